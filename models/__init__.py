@@ -1,0 +1,1 @@
+"""What happens to windows: datasets, training, bundles and classification."""

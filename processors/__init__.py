@@ -1,0 +1,1 @@
+"""What happens between a raw stream and a window: Specs, Stages and the chain they form."""

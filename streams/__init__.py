@@ -1,0 +1,1 @@
+"""Kymo's edge: chunks and their codec, topics, settings, readers of files, replay and what comes back (events)."""

@@ -1,0 +1,215 @@
+"""Chunk, Format and sample times. In: integers and arrays. Out: the same, with times in ns since the Unix epoch.
+
+A :class:`Format` says what one sample is; a :class:`Header` adds whose it is and when sample 0 was taken; a :class:`Chunk` adds the
+samples. All chunks of a stream share one Header object, so that comparing headers is comparing identities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.generic]
+NS = 10**9
+DTYPES = ("float32", "float64", "int16", "uint8", "jpeg")
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """What one sample of a stream is, known before any sample is.
+
+    Attributes
+    ----------
+    stream : str
+        ``kind[.place]``, such as ``imu.left``.
+    channels : tuple of str
+        Names of the last axis.
+    units : tuple of str
+        One a channel, or empty where unknown.
+    rate : Fraction
+        Samples per second; 0 for an irregular stream.
+    dtype : str
+        One of :data:`DTYPES`.
+    shape : tuple of int
+        Shape of one sample; the last axis is the channels: ``(channels,)`` for a signal, ``(bins, channels)`` for a spectrogram column.
+    step : Fraction
+        Raw input samples from one sample of this stream to the next (1 for raw streams).
+    span : int
+        Raw input samples that one sample of this stream covers (1 for raw streams).
+    rows : int, optional
+        Behind a window: how many samples it holds.
+    """
+
+    stream: str
+    channels: tuple[str, ...]
+    units: tuple[str, ...]
+    rate: Fraction
+    dtype: str
+    shape: tuple[int, ...]
+    step: Fraction = Fraction(1)
+    span: int = 1
+    rows: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A Format of one session: whose it is, when sample 0 was taken, and by which chain it was made.
+
+    Attributes
+    ----------
+    session : str
+        One recording of one subject or device; the Kafka key.
+    origin_ns : int
+        Unix time of sample 0, ns. A source that re-anchors its clock sends a new origin; no window spans the two.
+    format : Format
+        What one sample is.
+    chain : str
+        Digest of the steps that made it; empty for raw samples.
+    """
+
+    session: str
+    origin_ns: int
+    format: Format
+    chain: str = ""
+
+    def time_ns(self, index: int) -> int:
+        """Unix time of sample `index` in ns, exact integer arithmetic (rounded down)."""
+        return sample_time_ns(self.origin_ns, self.format.rate, index)
+
+
+@dataclass(slots=True, eq=False)
+class Chunk:
+    """Consecutive samples of one stream of one session. Not to be changed once made.
+
+    Attributes
+    ----------
+    header : Header
+        Shared by all chunks of the stream.
+    first_index : int
+        Number of the first sample, counted from 0 at the session's start.
+    data : ndarray
+        ``(n, *format.shape)``; for jpeg an object array ``(n,)`` of bytes.
+    times_ns : ndarray of int64, optional
+        ``(n,)``, irregular streams only.
+    end : bool
+        Whether the session's stream ends behind this chunk (which may be empty).
+    """
+
+    header: Header
+    first_index: int
+    data: Array
+    times_ns: NDArray[np.int64] | None = None
+    end: bool = False
+
+    @property
+    def session(self) -> str:
+        """The session's name."""
+        return self.header.session
+
+    @property
+    def stream(self) -> str:
+        """The stream's name, ``kind[.place]``."""
+        return self.header.format.stream
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return len(self.data)
+
+    @property
+    def end_index(self) -> int:
+        """Index one past the last sample."""
+        return self.first_index + len(self.data)
+
+    @property
+    def start_ns(self) -> int:
+        """Unix time of the first sample, ns."""
+        return int(self.times_ns[0]) if self.times_ns is not None and len(self.times_ns) else self.header.time_ns(self.first_index)
+
+    def __repr__(self) -> str:
+        return f"Chunk({self.session}/{self.stream}[{self.first_index}:{self.end_index}]{' end' if self.end else ''})"
+
+
+@dataclass(slots=True, eq=False)
+class Window:
+    """A fixed number of consecutive samples, columns or frames.
+
+    Attributes
+    ----------
+    header : Header
+        Of the samples in `data` (its format has `rows` set).
+    start_index, end_index : int
+        Half open, in samples of the raw input.
+    start_ns, end_ns : int
+        Unix times of those two, ns.
+    data : ndarray
+        ``(rows, *shape)``.
+    missing : float
+        Share of the window's raw samples that were interpolated, 0 to 1.
+    """
+
+    header: Header
+    start_index: int
+    end_index: int
+    start_ns: int
+    end_ns: int
+    data: Array
+    missing: float = 0.0
+
+    @property
+    def session(self) -> str:
+        """The session's name."""
+        return self.header.session
+
+
+def sample_time_ns(origin_ns: int, rate: Fraction, index: int) -> int:
+    """Unix time of sample `index`: ``origin_ns + index * 10**9 * den // num``.
+
+    Parameters
+    ----------
+    origin_ns : int
+        Unix time of sample 0, ns.
+    rate : Fraction
+        Samples per second, above 0.
+    index : int
+        Sample number.
+
+    Examples
+    --------
+    >>> sample_time_ns(0, Fraction(30), 1)
+    33333333
+    """
+    return origin_ns + index * NS * rate.denominator // rate.numerator
+
+
+def index_at(origin_ns: int, rate: Fraction, time_ns: int) -> int:
+    """Number of the first sample taken at or after `time_ns` (the inverse of :func:`sample_time_ns`, rounded up).
+
+    Examples
+    --------
+    >>> index_at(0, Fraction(10), 250_000_000)
+    3
+    """
+    return -((origin_ns - time_ns) * rate.numerator // (NS * rate.denominator))
+
+
+def signal_format(stream: str, channels: tuple[str, ...], rate: Fraction | int, dtype: str = "float32", units: tuple[str, ...] = ()) -> Format:
+    """Format of a plain signal: a sample is one number a channel.
+
+    Parameters
+    ----------
+    stream : str
+        ``kind[.place]``.
+    channels : tuple of str
+        Channel names.
+    rate : Fraction or int
+        Samples per second.
+    dtype : str
+        float32, float64 or int16.
+    units : tuple of str
+        One a channel, or empty.
+    """
+    return Format(stream, tuple(channels), tuple(units), Fraction(rate), dtype, (len(channels),))

@@ -1,0 +1,225 @@
+"""Chunk ⇄ Protobuf. In: Chunks. Out: bytes as `chunk.proto` describes them, the same in Kafka and in the archive; and back.
+
+Decoding copies no sample: `data` of the result is a view of the message. The part of a message that is the same in every chunk of a
+stream is parsed once and looked up afterwards, so that a chunk costs about as much as three slices.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import OrderedDict
+from fractions import Fraction
+from typing import TypeVar
+
+import numpy as np
+from google.protobuf.message import DecodeError, EncodeError
+
+from streams.chunk import DTYPES, Array, Chunk, Format, Header
+from streams.chunk_pb2 import Chunk as Message
+from streams.errors import ChunkError
+
+K = TypeVar("K")
+V = TypeVar("V")
+_PREFIX = struct.Struct("<BIBq")  # tag of data_bytes, data_bytes, tag of first_index, first_index
+_TAG_BYTES, _TAG_INDEX, _TAG_DATA = 0x0D, 0x11, b"\xf2\x01"
+_MAX_NAME, _MAX_CHANNELS, _MAX_RATE = 200, 4096, 10**9
+_MAX_INDEX = 2**53  # sample numbers stay exact in JSON readers that hold numbers as float64
+
+
+class ChunkCodec:
+    """Encodes and decodes Chunks; one a thread.
+
+    Parameters
+    ----------
+    cache_size : int
+        How many stream headers to keep parsed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from streams.chunk import signal_format
+    >>> header = Header("s1", 0, signal_format("imu", ("ax", "ay"), 100))
+    >>> codec = ChunkCodec()
+    >>> chunk = codec.decode(codec.encode(Chunk(header, 50, np.ones((3, 2), np.float32))))
+    >>> chunk, chunk.data.shape
+    (Chunk(s1/imu[50:53]), (3, 2))
+    """
+
+    def __init__(self, cache_size: int = 10_000) -> None:
+        self._parsed: OrderedDict[bytes, tuple[Header, np.dtype[np.generic], tuple[int, ...], int, bool]] = OrderedDict()
+        self._headers: OrderedDict[Header, Header] = OrderedDict()
+        self._encoded: OrderedDict[tuple[Header, bool], bytes] = OrderedDict()
+        self._cache_size = cache_size
+
+    def encode(self, chunk: Chunk) -> bytes:
+        """Bytes of a chunk.
+
+        Raises
+        ------
+        ChunkError
+            If the chunk contradicts its header (`invalid`).
+        """
+        header, fmt = chunk.header, chunk.header.format
+        if fmt.dtype == "jpeg":
+            frames = [bytes(frame) for frame in chunk.data]  # type: ignore[arg-type]
+            data, sizes = b"".join(frames), [len(frame) for frame in frames]
+        else:
+            if chunk.data.shape[1:] != fmt.shape or chunk.data.dtype != fmt.dtype:
+                came, wanted = f"{chunk.data.dtype}{chunk.data.shape[1:]}", f"{fmt.dtype}{fmt.shape}"
+                raise ChunkError("invalid", f"{header.session}/{fmt.stream}: samples are {came}, their header says {wanted}")
+            data, sizes = np.ascontiguousarray(chunk.data).astype(_little(fmt.dtype), copy=False).tobytes(), []
+        key = (header, chunk.end)
+        constant = self._encoded.get(key)
+        if constant is None:
+            constant = _header_message(header, chunk.end).SerializeToString(deterministic=True)
+            _remember(self._encoded, key, constant, self._cache_size)
+        extra = b""
+        if chunk.times_ns is not None or sizes:
+            times = b"" if chunk.times_ns is None else chunk.times_ns.astype("<i8").tobytes()
+            extra = Message(times_ns=times, frame_bytes=sizes).SerializeToString(deterministic=True)
+        prefix = _PREFIX.pack(_TAG_BYTES, len(data), _TAG_INDEX, chunk.first_index)
+        return b"".join((prefix, constant, extra, _TAG_DATA, _varint(len(data)), data))
+
+    def decode(self, raw: bytes) -> Chunk:
+        """Chunk of a message; its `data` is a read-only view of `raw`.
+
+        Raises
+        ------
+        ChunkError
+            `undecodable` if the bytes are no Chunk message, `invalid` if the message contradicts itself.
+        """
+        if len(raw) >= _PREFIX.size:
+            tag, size, tag2, first_index = _PREFIX.unpack_from(raw)
+            start = len(raw) - size
+            head_end = start - 2 - _varint_length(size)
+            if tag == _TAG_BYTES and tag2 == _TAG_INDEX and head_end >= _PREFIX.size:
+                known = self._parsed.get(raw[_PREFIX.size : head_end])
+                if known is not None and raw[head_end:start] == _TAG_DATA + _varint(size):
+                    header, dtype, shape, sample_bytes, end = known
+                    count, rest = divmod(size, sample_bytes)
+                    if rest == 0 and 0 <= first_index < _MAX_INDEX:
+                        data = np.frombuffer(raw, dtype, count * (sample_bytes // dtype.itemsize), start)
+                        return Chunk(header, first_index, data.reshape(count, *shape), None, end)
+        return self._decode_new(raw)
+
+    def _decode_new(self, raw: bytes) -> Chunk:
+        """The first chunk of a stream, an irregular one, or one that another writer laid out otherwise."""
+        message = Message()
+        try:
+            message.ParseFromString(raw)
+        except DecodeError as error:
+            raise ChunkError("undecodable", f"{len(raw)} bytes are no Chunk message ({error})") from None
+        if not message.HasField("data") or not message.HasField("first_index"):
+            raise ChunkError("undecodable", f"{len(raw)} bytes hold no Chunk: `data` or `first_index` is absent")
+        header = self._intern(_checked_header(message))
+        data = _samples(message, header.format)
+        times = None
+        if message.times_ns or header.format.rate == 0:
+            if len(message.times_ns) != 8 * len(data):
+                raise ChunkError("invalid", f"{header.session}/{header.format.stream}: {len(message.times_ns)} bytes of times for {len(data)} samples")
+            times = np.frombuffer(message.times_ns, "<i8")
+        elif header.format.dtype != "jpeg":
+            self._learn(raw, message, header)
+        return Chunk(header, message.first_index, data, times, message.end)
+
+    def _learn(self, raw: bytes, message: Message, header: Header) -> None:
+        head_end = len(raw) - len(message.data) - 2 - _varint_length(len(message.data))
+        constant = _header_message(header, message.end).SerializeToString(deterministic=True)
+        if raw[_PREFIX.size : head_end] == constant and raw[0] == _TAG_BYTES and raw[5] == _TAG_INDEX:
+            dtype = _little(header.format.dtype)
+            sample = dtype.itemsize * int(np.prod(header.format.shape, dtype=np.int64))
+            _remember(self._parsed, constant, (header, dtype, header.format.shape, sample, message.end), self._cache_size)
+
+    def _intern(self, header: Header) -> Header:
+        known = self._headers.get(header)
+        if known is None:
+            _remember(self._headers, header, header, self._cache_size)
+            return header
+        return known
+
+
+def _remember(cache: OrderedDict[K, V], key: K, value: V, size: int) -> None:
+    cache[key] = value
+    if len(cache) > size:
+        cache.popitem(last=False)
+
+
+def _little(dtype: str) -> np.dtype[np.generic]:
+    return np.dtype(dtype).newbyteorder("<")
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _varint_length(value: int) -> int:
+    return max(1, (value.bit_length() + 6) // 7)
+
+
+def _header_message(header: Header, end: bool) -> Message:
+    fmt = header.format
+    try:
+        return Message(
+            session=header.session,
+            stream=fmt.stream,
+            chain=header.chain,
+            origin_ns=header.origin_ns,
+            rate_num=fmt.rate.numerator,
+            rate_den=fmt.rate.denominator,
+            channels=fmt.channels,
+            units=fmt.units,
+            dtype=fmt.dtype,
+            shape=fmt.shape,
+            step_num=fmt.step.numerator,
+            step_den=fmt.step.denominator,
+            span=fmt.span,
+            end=end,
+        )
+    except (ValueError, TypeError, EncodeError) as error:
+        raise ChunkError("invalid", f"{header.session}/{fmt.stream}: header cannot be written ({error})") from None
+
+
+def _checked_header(m: Message) -> Header:
+    """Header of a message in which every field is plausible."""
+    if not (0 < len(m.session) <= _MAX_NAME and 0 < len(m.stream) <= _MAX_NAME):
+        raise ChunkError("invalid", f"session {m.session[:40]!r}, stream {m.stream[:40]!r}: 1 to {_MAX_NAME} characters each")
+    where = f"{m.session}/{m.stream}"
+    if m.dtype not in DTYPES:
+        raise ChunkError("invalid", f"{where}: dtype {m.dtype[:40]!r}, expected one of {', '.join(DTYPES)}")
+    if m.rate_den == 0 or m.rate_num > _MAX_RATE * m.rate_den or m.step_num and not m.step_den:
+        raise ChunkError("invalid", f"{where}: rate {m.rate_num}/{m.rate_den} Hz, step {m.step_num}/{m.step_den}")
+    if not 0 <= m.first_index < _MAX_INDEX or not -(2**62) < m.origin_ns < 2**62:
+        raise ChunkError("invalid", f"{where}: first_index {m.first_index}, origin {m.origin_ns} ns")
+    channels, units, shape = tuple(m.channels), tuple(m.units), tuple(m.shape)
+    if not 0 < len(channels) <= _MAX_CHANNELS or len(set(channels)) != len(channels):
+        raise ChunkError("invalid", f"{where}: {len(channels)} channels, expected 1 to {_MAX_CHANNELS} with different names")
+    if units and len(units) != len(channels):
+        raise ChunkError("invalid", f"{where}: {len(units)} units for {len(channels)} channels")
+    if m.dtype != "jpeg" and (not shape or shape[-1] != len(channels) or 0 in shape or len(shape) > 4):
+        raise ChunkError("invalid", f"{where}: shape {shape} of a sample, expected its last axis to be the {len(channels)} channels")
+    step = Fraction(m.step_num, m.step_den) if m.step_num else Fraction(1)
+    fmt = Format(m.stream, channels, units, Fraction(m.rate_num, m.rate_den), m.dtype, shape, step, m.span or 1)
+    return Header(m.session, m.origin_ns, fmt, m.chain)
+
+
+def _samples(m: Message, fmt: Format) -> Array:
+    if m.HasField("data_bytes") and m.data_bytes != len(m.data):
+        raise ChunkError("invalid", f"{m.session}/{m.stream}: {len(m.data)} bytes of data where {m.data_bytes} were announced")
+    if fmt.dtype == "jpeg":
+        ends = np.cumsum(m.frame_bytes)
+        if (int(ends[-1]) if len(ends) else 0) != len(m.data):
+            raise ChunkError("invalid", f"{m.session}/{m.stream}: frame sizes do not add up to {len(m.data)} bytes")
+        frames = np.empty(len(ends), object)
+        for i, (stop, size) in enumerate(zip(ends, m.frame_bytes, strict=True)):
+            frames[i] = m.data[int(stop) - size : int(stop)]
+        return frames
+    dtype = _little(fmt.dtype)
+    count, rest = divmod(len(m.data), dtype.itemsize * int(np.prod(fmt.shape, dtype=np.int64)))
+    if rest:
+        raise ChunkError("invalid", f"{m.session}/{m.stream}: {len(m.data)} bytes are no whole number of {fmt.dtype}{fmt.shape} samples")
+    return np.frombuffer(m.data, dtype).reshape(count, *fmt.shape)

@@ -1,0 +1,108 @@
+"""The one error tree. In: nothing. Out: exceptions whose text names the thing, what was expected, what came and what to do.
+
+::
+
+    KymoError                 a failure that a user can act on; the command line prints its one line and exits 1
+    ├── SettingsError         a KYMO_* variable that cannot be used
+    ├── RecipeError           a recipe that does not hold together (carries file and line)
+    ├── FormatError           a step or model that does not fit what comes before it
+    ├── SourceError           a file that cannot be read as it stands (carries file and row)
+    ├── ChunkError            bytes that are no Chunk, or a Chunk that contradicts itself; `reason` is from a closed set
+    ├── BrokerError           the embedded broker, or a broker that cannot be reached
+    ├── TopicError            a topic that is missing or configured otherwise
+    ├── DeliveryError         an output that was not acknowledged
+    ├── BundleError           a bundle that is damaged or does not fit its recipe
+    └── TrainingError         data from which nothing can be learned
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class KymoError(Exception):
+    """Base of every failure that a user can act on; ``str(error)`` is one line."""
+
+
+class SettingsError(KymoError):
+    """A ``KYMO_*`` variable that cannot be used."""
+
+
+class RecipeError(KymoError):
+    """A recipe that does not hold together.
+
+    Parameters
+    ----------
+    message : str
+        What was expected, what came, what to do.
+    path : Path or str, optional
+        The recipe's file.
+    line : int, optional
+        Its line, counted from 1.
+    """
+
+    def __init__(self, message: str, path: Path | str | None = None, line: int | None = None) -> None:
+        where = f"{path}:{line}: " if path and line else f"{path}: " if path else f"line {line}: " if line else ""
+        super().__init__(where + message)
+        self.path, self.line, self.message = path, line, message
+
+
+class FormatError(KymoError):
+    """A step, window or model that does not fit what comes before it."""
+
+
+class SourceError(KymoError):
+    """A file that cannot be read as it stands.
+
+    Parameters
+    ----------
+    message : str
+        What was expected, what came, what to do.
+    path : Path or str, optional
+        The file.
+    row : int, optional
+        Its row, counted from 1 as an editor counts lines (the header is row 1).
+    """
+
+    def __init__(self, message: str, path: Path | str | None = None, row: int | None = None) -> None:
+        where = f"{path}, row {row}: " if path and row else f"{path}: " if path else ""
+        super().__init__(where + message)
+        self.path, self.row, self.message = path, row, message
+
+
+class ChunkError(KymoError):
+    """Bytes that are no Chunk, or a Chunk that contradicts itself.
+
+    Parameters
+    ----------
+    reason : str
+        One of :data:`REASONS`; a metric label and the ``reason`` header on ``kymo.rejected``.
+    message : str
+        The particulars.
+    """
+
+    REASONS = ("undecodable", "invalid", "key", "oversize")
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason, self.message = reason, message
+
+
+class BrokerError(KymoError):
+    """The embedded broker failed, or a broker cannot be reached."""
+
+
+class TopicError(KymoError):
+    """A topic is missing, or configured otherwise than the table says."""
+
+
+class DeliveryError(KymoError):
+    """An output was not acknowledged, or this worker no longer owns what it was working on."""
+
+
+class BundleError(KymoError):
+    """A bundle is damaged, or does not fit its recipe."""
+
+
+class TrainingError(KymoError):
+    """Data from which nothing can be learned."""

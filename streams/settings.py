@@ -1,0 +1,117 @@
+"""Every setting of a deployment, read from ``KYMO_*`` variables in this one file. Behaviour stands in recipes, not here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from streams.errors import SettingsError
+
+SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where things are and how big they may grow.
+
+    Attributes
+    ----------
+    brokers : str
+        ``KYMO_BROKERS``, ``host:port`` separated by commas; empty for the embedded broker.
+    prefix : str
+        ``KYMO_PREFIX``, first part of every topic's name.
+    home : Path
+        ``KYMO_HOME``, folder for the embedded broker's data, downloaded jars, the registry and run files.
+    partitions, replication : int
+        ``KYMO_PARTITIONS``, ``KYMO_REPLICATION``, used when topics are created.
+    security_protocol, sasl_mechanism, sasl_username, sasl_password, ssl_cafile, ssl_certfile, ssl_keyfile : str
+        ``KYMO_KAFKA_SECURITY_PROTOCOL`` and so on.
+    session_timeout_s : float
+        ``KYMO_SESSION_TIMEOUT_S``, after which a silent worker's partitions go to another.
+    metrics_port : int
+        ``KYMO_METRICS_PORT``, first port to try for ``/metrics``; 0 for any, -1 for none.
+    write_derived : bool
+        ``KYMO_WRITE_DERIVED``: a worker with both roles also publishes the derived topics.
+    """
+
+    brokers: str = ""
+    prefix: str = "kymo"
+    home: Path = Path(".kymo")
+    partitions: int = 12
+    replication: int = 1
+    security_protocol: str = "PLAINTEXT"
+    sasl_mechanism: str = "SCRAM-SHA-256"
+    sasl_username: str = ""
+    sasl_password: str = ""
+    ssl_cafile: str = ""
+    ssl_certfile: str = ""
+    ssl_keyfile: str = ""
+    session_timeout_s: float = 6.0
+    metrics_port: int = 9400
+    write_derived: bool = False
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
+        """Settings of this process.
+
+        Raises
+        ------
+        SettingsError
+            If a variable cannot be used; the text names it.
+        """
+        e = os.environ if env is None else env
+        security = {
+            name: e[f"KYMO_KAFKA_SECURITY_{name.upper()}"]
+            for name in ("sasl_mechanism", "sasl_username", "sasl_password", "ssl_cafile", "ssl_certfile", "ssl_keyfile")
+            if f"KYMO_KAFKA_SECURITY_{name.upper()}" in e
+        }
+        protocol = e.get("KYMO_KAFKA_SECURITY_PROTOCOL", "PLAINTEXT").upper()
+        if protocol not in SECURITY_PROTOCOLS:
+            raise SettingsError(f"KYMO_KAFKA_SECURITY_PROTOCOL={protocol}: expected one of {', '.join(SECURITY_PROTOCOLS)}")
+        return cls(
+            brokers=e.get("KYMO_BROKERS", ""),
+            prefix=e.get("KYMO_PREFIX", "kymo"),
+            home=_home(e),
+            partitions=int(_number(e, "KYMO_PARTITIONS", 12, 1, 10_000)),
+            replication=int(_number(e, "KYMO_REPLICATION", 1, 1, 100)),
+            security_protocol=protocol,
+            session_timeout_s=_number(e, "KYMO_SESSION_TIMEOUT_S", 6.0, 1.0, 300.0),
+            metrics_port=int(_number(e, "KYMO_METRICS_PORT", 9400, -1, 65_535)),
+            write_derived=e.get("KYMO_WRITE_DERIVED", "").lower() in ("1", "true", "yes"),
+            **security,
+        )
+
+    def kafka_python(self) -> dict[str, Any]:
+        """Connection arguments for kafka-python's clients."""
+        out: dict[str, Any] = {"bootstrap_servers": self.brokers.split(","), "security_protocol": self.security_protocol}
+        if self.security_protocol.startswith("SASL"):
+            out |= {"sasl_mechanism": self.sasl_mechanism, "sasl_plain_username": self.sasl_username, "sasl_plain_password": self.sasl_password}
+        if self.security_protocol.endswith("SSL"):
+            files = {"ssl_cafile": self.ssl_cafile, "ssl_certfile": self.ssl_certfile, "ssl_keyfile": self.ssl_keyfile}
+            out |= {name: path for name, path in files.items() if path}
+        return out
+
+
+def _number(env: Mapping[str, str], name: str, default: float, low: float, high: float) -> float:
+    text = env.get(name, "")
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        raise SettingsError(f"{name}={text}: expected a number from {low:g} to {high:g}") from None
+    if not low <= value <= high:
+        raise SettingsError(f"{name}={text}: expected a number from {low:g} to {high:g}")
+    return value
+
+
+def _home(env: Mapping[str, str]) -> Path:
+    if env.get("KYMO_HOME"):
+        return Path(env["KYMO_HOME"]).expanduser()
+    if env.get("XDG_DATA_HOME"):
+        return Path(env["XDG_DATA_HOME"]) / "kymo"
+    # Without a home folder (a bare container, cron) the current folder is the only place that the user can be expected to find.
+    return Path(env["HOME"]) / ".local/share/kymo" if env.get("HOME") else Path(".kymo").absolute()
