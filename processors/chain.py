@@ -1,0 +1,219 @@
+"""A chain of Specs is a Spec. In: raw Chunks. Out: Windows (or derived Chunks, where no window step is in it)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from processors.intake import Intake, IntakeStage
+from processors.memory import pack_list, unpack_list
+from processors.spec import Spec, Stage, chain_digest
+from processors.windows import Windows
+from streams.chunk import Chunk, Format, Header, Window
+from streams.errors import FormatError
+
+
+@dataclass(frozen=True)
+class PerWindow(Spec):
+    """A step behind the window: the same Spec, on each window's rows.
+
+    Parameters
+    ----------
+    spec : Spec
+        The step.
+    """
+
+    spec: Spec
+    name: ClassVar[str] = "per_window"
+
+    def build(self) -> Stage:
+        """A Stage for one session."""
+        return PerWindowStage(self)
+
+    def output(self, inputs: Mapping[str, Format]) -> Format:
+        """The step's output, with its number of rows."""
+        ((stream, fmt),) = inputs.items()
+        out = self.spec.output({stream: fmt})
+        if out.step == fmt.step:
+            return replace(out, rows=fmt.rows)
+        length = int((fmt.rows or 0) * fmt.step)
+        return replace(out, rows=Windows(length, 1).rows(out))
+
+
+class PerWindowStage(Stage):
+    """Stage of :class:`PerWindow`: no memory."""
+
+    def __init__(self, spec: PerWindow) -> None:
+        super().__init__()
+        self.spec = spec
+        self._in: Header | None = None
+
+    def push(self, item: Window) -> list[Window]:
+        """Take a Window; give it transformed."""
+        if item.header is not self._in:
+            self._in = item.header
+            fmt = item.header.format
+            self._out = replace(item.header, format=self.spec.output({fmt.stream: fmt}), chain=chain_digest(item.header.chain, self.spec))
+        return [replace(item, header=self._out, data=self.spec.spec.apply(item.data, item.header.format))]
+
+    @property
+    def needs_from(self) -> dict[str, int]:
+        """Nothing: a window that came in has gone out."""
+        return {}
+
+    def snapshot(self) -> bytes:
+        """See :meth:`Stage.snapshot`."""
+        return b""
+
+    def restore(self, snapshot: bytes) -> None:
+        """See :meth:`Stage.restore`."""
+
+
+@dataclass(frozen=True)
+class Chain(Spec):
+    """Specs one behind the other.
+
+    Parameters
+    ----------
+    specs : tuple of Spec
+        At least one; an :class:`~processors.intake.Intake` first where raw input is to be cleaned.
+    """
+
+    specs: tuple[Spec, ...]
+    name: ClassVar[str] = "chain"
+
+    def __post_init__(self) -> None:
+        if not self.specs:
+            raise FormatError("chain: no steps, expected at least one")
+
+    def build(self) -> ChainStage:
+        """A Stage for one session."""
+        return ChainStage(self)
+
+    def output(self, inputs: Mapping[str, Format]) -> Format:
+        """Format behind the last step; fails where a step cannot take what comes before it."""
+        for spec in self.specs:
+            fmt = spec.output(inputs)
+            inputs = {fmt.stream: fmt}
+        return fmt
+
+    def input_index(self, index: int) -> int:
+        """Oldest input index that output `index` rests on."""
+        for spec in reversed(self.specs):
+            index = spec.input_index(index)
+        return index
+
+    def digest(self, learned: bool = True) -> str:
+        """16 hexadecimal digits; with ``learned=False`` the same for chains that differ in learned numbers only."""
+        text = json.dumps(self.to_json() if learned else strip_learned(self.to_json()), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def strip_learned(described: dict[str, Any]) -> dict[str, Any]:
+    """A Spec's JSON without what training sets."""
+    from processors.registry import STEPS
+
+    learned = STEPS[described["step"]].learned if described["step"] in STEPS else frozenset()
+    out: dict[str, Any] = {}
+    for key, value in described.items():
+        if key in learned:
+            continue
+        if isinstance(value, dict) and "step" in value:
+            value = strip_learned(value)
+        elif isinstance(value, list):
+            value = [strip_learned(v) if isinstance(v, dict) and "step" in v else v for v in value]
+        out[key] = value
+    return out
+
+
+class ChainStage(Stage):
+    """Stage of a :class:`Chain`: the stages of its Specs."""
+
+    def __init__(self, spec: Chain) -> None:
+        super().__init__()
+        self.spec = spec
+        self.stages = [s.build() for s in spec.specs]
+        self._intake = self.stages[0] if isinstance(self.stages[0], IntakeStage) else None
+        self._max_missing = spec.specs[0].max_missing if isinstance(spec.specs[0], Intake) else 0.0
+        # How an index at each stage's input maps back to the chain's input.
+        self._before = [spec.specs[:i][::-1] for i in range(len(spec.specs))]
+
+    def push(self, item: Any) -> list[Any]:
+        """Take a raw Chunk; give what came out behind the last step."""
+        return self._admit(self._through([item], 0))
+
+    def _through(self, items: list[Any], first: int) -> list[Any]:
+        for stage in self.stages[first:]:
+            if not items:
+                break
+            items = stage.push(items[0]) if len(items) == 1 else [out for item in items for out in stage.push(item)]
+        return items
+
+    def flush(self) -> list[Any]:
+        """Flush every stage in order, each into the next."""
+        out: list[Any] = []
+        for i, stage in enumerate(self.stages):
+            left = stage.flush()
+            if left:
+                out += self._through(left, i + 1)
+        return self._admit(out)
+
+    def _admit(self, items: list[Any]) -> list[Any]:
+        """Say of each window what share of it was interpolated, and leave out those with too much."""
+        if self._intake is None or not self._intake.filled:
+            return items
+        admitted = []
+        for item in items:
+            if isinstance(item, Window):
+                item.missing, unbridged = self._intake.missing(item.start_index, item.end_index)
+                if unbridged > self._max_missing:
+                    self.counts["windows_with_gaps"] += 1
+                    continue
+            admitted.append(item)
+        self._intake.forget(min(self._needs_behind_intake(), default=0))
+        return admitted
+
+    def _needs_behind_intake(self) -> list[int]:
+        needs = []
+        for i, stage in enumerate(self.stages[1:], 1):
+            for index in stage.needs_from.values():
+                for spec in self._before[i]:
+                    index = spec.input_index(index)
+                needs.append(index)
+        return needs
+
+    @property
+    def needs_from(self) -> dict[str, int]:
+        """Oldest raw sample that any stage still needs."""
+        first = self.stages[0].needs_from
+        if not first:
+            return {}
+        ((stream, own),) = first.items()
+        need = min([own, *self._needs_behind_intake()])
+        return {stream: need if self._intake is None else self._intake.input_needed(need)}
+
+    def take_counts(self) -> Counter[str]:
+        """What was noticed since the last call, of all stages."""
+        total = self.counts.copy()
+        self.counts.clear()
+        for stage in self.stages:
+            if stage.counts:
+                total += stage.counts
+                stage.counts.clear()
+        return total
+
+    def snapshot(self) -> bytes:
+        """See :meth:`Stage.snapshot`."""
+        return pack_list([stage.snapshot() for stage in self.stages])
+
+    def restore(self, snapshot: bytes) -> None:
+        """See :meth:`Stage.restore`."""
+        for stage, part in zip(self.stages, unpack_list(snapshot), strict=True):
+            stage.restore(part)
+
+
+__all__ = ["Chain", "ChainStage", "Chunk", "PerWindow", "strip_learned"]

@@ -1,0 +1,231 @@
+"""The chain's entry. In: raw Chunks as they came (repeated, late, with gaps, in other units). Out: clean Chunks in rising order.
+
+Duplicates and late chunks are dropped and counted; short gaps are interpolated where the recipe says so; any other gap is a jump of the
+index, which no window spans. Samples that are NaN or infinite in any channel count as missing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import ClassVar
+
+import numpy as np
+
+from processors.memory import pack, unpack
+from processors.spec import Spec, Stage, only
+from processors.units import factor
+from streams.chunk import Array, Chunk, Format, Header
+from streams.errors import FormatError
+
+_GAPS_KEPT = 64  # gaps remembered per session to tell a late chunk from a duplicate
+
+
+@dataclass(frozen=True)
+class Intake(Spec):
+    """Takes what a recipe's ``[[input]]`` asks for out of a stream, clean.
+
+    Parameters
+    ----------
+    channels : tuple of str
+        Channels wanted, in this order; empty for all as they come.
+    units : tuple of str
+        Units wanted, one a channel; empty for as they come. Known units are converted.
+    dtype : str
+        float32 or float64: what the chain computes in.
+    bridge : int
+        Gaps of up to this many samples are interpolated and do not speak against a window.
+    fill : int
+        Gaps of up to this many samples are interpolated and count as missing.
+    max_missing : float
+        Share of a window's samples (0 to 1) that may be missing.
+    """
+
+    channels: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+    dtype: str = "float32"
+    bridge: int = 0
+    fill: int = 0
+    max_missing: float = 0.0
+    name: ClassVar[str] = "intake"
+    after_window: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "float64"):
+            raise FormatError(f"input: dtype {self.dtype!r}, expected float32 or float64")
+        if not 0 <= self.max_missing <= 1 or self.bridge < 0 or self.fill < 0:
+            raise FormatError("input: bridge_ms and max_missing must not be negative, max_missing not above 1")
+
+    def build(self) -> Stage:
+        """A Stage for one session."""
+        return IntakeStage(self)
+
+    def columns(self, fmt: Format) -> list[int]:
+        """Where the wanted channels stand in `fmt`."""
+        absent = [c for c in self.channels if c not in fmt.channels]
+        if absent:
+            raise FormatError(f"`{fmt.stream}` has no channel {', '.join(absent)}; it has {', '.join(fmt.channels)}")
+        return [fmt.channels.index(c) for c in self.channels or fmt.channels]
+
+    def output(self, inputs: Mapping[str, Format]) -> Format:
+        """The wanted channels, in the wanted units and dtype."""
+        fmt = only(inputs)
+        if len(fmt.shape) != 1 or fmt.dtype in ("jpeg", "uint8"):
+            raise FormatError(f"`{fmt.stream}`: samples are {fmt.dtype}{fmt.shape}, expected one number a channel")
+        at = self.columns(fmt)
+        units = self.units or tuple(fmt.units[i] for i in at if fmt.units)
+        if self.units and fmt.units:
+            for i, unit in zip(at, self.units, strict=True):
+                factor(fmt.units[i], unit)
+        return replace(fmt, channels=tuple(fmt.channels[i] for i in at), units=units, dtype=self.dtype, shape=(len(at),))
+
+
+class IntakeStage(Stage):
+    """Stage of :class:`Intake`.
+
+    Attributes
+    ----------
+    filled : list of (start, end, bridged)
+        Interpolated sample ranges that a window may still hold.
+    """
+
+    def __init__(self, spec: Intake) -> None:
+        super().__init__()
+        self.spec = spec
+        self.filled: list[tuple[int, int, bool]] = []
+        self._in: Header | None = None
+        self._out: Header | None = None
+        self._seen = 0  # index one past the newest sample taken
+        self._valid = -1  # index of the newest sample that was a number
+        self._last: Array | None = None  # that sample, as it went out
+        self._gaps: deque[tuple[int, int]] = deque(maxlen=_GAPS_KEPT)
+
+    def _bind(self, header: Header) -> None:
+        fmt = header.format
+        out = self.spec.output({fmt.stream: fmt})
+        at = self.spec.columns(fmt)
+        self._columns = None if at == list(range(len(fmt.channels))) else at
+        self._scale = None
+        if self.spec.units and fmt.units:
+            scale = np.array([factor(fmt.units[i], unit) for i, unit in zip(at, self.spec.units, strict=True)])
+            self._scale = None if (scale == 1).all() else scale
+        if self._in is not None and (header.origin_ns, fmt.rate) != (self._in.origin_ns, self._in.format.rate):
+            self.counts["segments"] += 1
+            self._last = None  # no interpolation across a re-anchored clock
+        self._in, self._out = header, replace(header, format=out)
+
+    def push(self, item: Chunk) -> list[Chunk]:
+        """Take a raw Chunk; give what of it is new and good."""
+        if item.header is not self._in:
+            if item.header != self._in:
+                self._bind(item.header)
+            self._in = item.header
+        data, first = item.data, item.first_index
+        if self._valid >= 0 or self._seen:
+            if first < self._seen:
+                self._count_old(first, item.end_index)
+                if item.end_index <= self._seen:
+                    return []
+                data, first = data[self._seen - first :], self._seen
+        elif item.count:
+            self._seen = first
+        if not len(data):
+            return []
+        self.counts["samples"] += len(data)
+        values = self._convert(data)
+        if first > self._seen:
+            self._gaps.append((self._seen, first))
+        self._seen = first + len(data)
+        # One sum tells whether all is finite: NaN and infinity survive any addition (an overflow only costs the slower look).
+        with np.errstate(over="ignore", invalid="ignore"):
+            whole = np.isfinite(values.sum())
+        if whole:
+            return self._run(first, values)
+        return self._pieces(first, values)
+
+    def _convert(self, data: Array) -> Array:
+        if self._columns is not None:
+            data = data[:, self._columns]
+        if self._scale is not None:
+            return (data * self._scale).astype(self.spec.dtype)
+        return data.astype(self.spec.dtype, copy=False)
+
+    def _count_old(self, first: int, end: int) -> None:
+        late = any(a < min(end, self._seen) and first < b for a, b in self._gaps)
+        self.counts["late" if late else "duplicates"] += 1
+
+    def _pieces(self, first: int, values: Array) -> list[Chunk]:
+        """The runs of numbers between samples that are none."""
+        good = np.isfinite(values).all(axis=1)
+        self.counts["not_a_number"] += int(len(good) - good.sum())
+        edges = np.flatnonzero(np.diff(np.concatenate(([False], good, [False])).astype(np.int8)))
+        return [c for a, b in edges.reshape(-1, 2) for c in self._run(first + int(a), values[a:b])]
+
+    def _run(self, first: int, values: Array) -> list[Chunk]:
+        """Consecutive numbers, with the gap before them filled if it may be."""
+        assert self._out is not None
+        out = []
+        missing = first - self._valid - 1
+        if missing and self._valid >= 0:
+            self.counts["gaps"] += 1
+            if missing <= max(self.spec.bridge, self.spec.fill) and self._last is not None:
+                out.append(Chunk(self._out, self._valid + 1, self._between(values[0], missing)))
+                self.filled.append((self._valid + 1, first, missing <= self.spec.bridge))
+                self.counts["interpolated"] += missing
+        out.append(Chunk(self._out, first, values))
+        self._valid = first + len(values) - 1
+        if self.spec.bridge or self.spec.fill:
+            self._last = values[-1].copy()
+        return out
+
+    def _between(self, after: Array, count: int) -> Array:
+        """Samples on the straight line between the last number and `after`: ``(count, channels)``."""
+        assert self._last is not None
+        share = (np.arange(1, count + 1) / (count + 1))[:, None]
+        return (self._last * (1 - share) + after * share).astype(self.spec.dtype)
+
+    def missing(self, start: int, end: int) -> tuple[float, float]:
+        """Shares of ``[start, end)`` that were interpolated: in all, and in gaps too long to be bridged."""
+        lengths = [(max(0, min(b, end) - max(a, start)), bridged) for a, b, bridged in self.filled]
+        total, unbridged = sum(n for n, _ in lengths), sum(n for n, bridged in lengths if not bridged)
+        return total / (end - start), unbridged / (end - start)
+
+    def forget(self, before: int) -> None:
+        """Forget interpolated ranges that end before sample `before`."""
+        self.filled = [r for r in self.filled if r[1] > before]
+
+    def input_needed(self, index: int) -> int:
+        """Oldest raw sample needed to make sample `index` again: an interpolated one rests on the number before its gap."""
+        if self._last is not None:
+            index = min(index, self._valid)
+        for start, end, _ in self.filled:
+            if start <= index < end:
+                return start - 1
+        return index
+
+    @property
+    def needs_from(self) -> dict[str, int]:
+        """The next sample (see :meth:`input_needed` for what others need)."""
+        return {} if self._in is None else {self._in.format.stream: self._seen}
+
+    def snapshot(self) -> bytes:
+        """See :meth:`Stage.snapshot`."""
+        meta = {"header": self._in, "seen": self._seen, "valid": self._valid, "filled": self.filled, "gaps": list(self._gaps)}
+        return pack(meta, {} if self._last is None else {"last": self._last})
+
+    def restore(self, snapshot: bytes) -> None:
+        """See :meth:`Stage.restore`."""
+        meta, arrays = unpack(snapshot)
+        if meta["header"] is not None:
+            self._bind(meta["header"])
+        self._seen, self._valid = meta["seen"], meta["valid"]
+        self.filled = [tuple(r) for r in meta["filled"]]
+        self._gaps = deque((tuple(g) for g in meta["gaps"]), maxlen=_GAPS_KEPT)
+        self._last = arrays.get("last")
+
+
+def fill_lengths(rate: Fraction, bridge_ms: float, max_missing: float, window: int) -> tuple[int, int]:
+    """Samples of gap that may be bridged, and filled, by a recipe's ``bridge_ms`` and ``max_missing``."""
+    return int(bridge_ms * rate / 1000), int(max_missing * window)

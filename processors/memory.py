@@ -1,0 +1,76 @@
+"""Snapshots as bytes. In: a dict of JSON values and Headers, and arrays. Out: bytes, the same for the same memory, and back."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from streams.chunk import Array, Format, Header
+
+_LENGTH = struct.Struct("<I")
+
+
+def pack(meta: Mapping[str, Any], arrays: Mapping[str, Array] | None = None) -> bytes:
+    """Bytes of a Stage's memory.
+
+    Parameters
+    ----------
+    meta : mapping
+        JSON values, or Headers.
+    arrays : mapping of str to ndarray, optional
+        Kept with dtype and shape, in C order.
+    """
+    described, blobs = [], []
+    for name, array in (arrays or {}).items():
+        described.append([name, array.dtype.str, list(array.shape)])
+        blobs.append(np.ascontiguousarray(array).tobytes())
+    text = json.dumps({"meta": {k: _out(v) for k, v in meta.items()}, "arrays": described}, separators=(",", ":")).encode()
+    return b"".join((_LENGTH.pack(len(text)), text, *blobs))
+
+
+def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
+    """What :func:`pack` was given; arrays are copies that may be written to."""
+    (size,) = _LENGTH.unpack_from(data)
+    head = json.loads(data[4 : 4 + size])
+    position, arrays = 4 + size, {}
+    for name, dtype, shape in head["arrays"]:
+        count = int(np.prod(shape, dtype=np.int64))
+        arrays[name] = np.frombuffer(data, dtype, count, position).reshape(shape).copy()
+        position += count * np.dtype(dtype).itemsize
+    return {k: _in(v) for k, v in head["meta"].items()}, arrays
+
+
+def pack_list(parts: list[bytes]) -> bytes:
+    """Several snapshots as one."""
+    return b"".join(_LENGTH.pack(len(part)) + part for part in parts)
+
+
+def unpack_list(data: bytes) -> list[bytes]:
+    """What :func:`pack_list` was given."""
+    parts, position = [], 0
+    while position < len(data):
+        (size,) = _LENGTH.unpack_from(data, position)
+        parts.append(data[position + 4 : position + 4 + size])
+        position += 4 + size
+    return parts
+
+
+def _out(value: Any) -> Any:
+    if not isinstance(value, Header):
+        return value
+    f = value.format
+    fields = [f.stream, f.channels, f.units, str(f.rate), f.dtype, f.shape, str(f.step), f.span, f.rows]
+    return {"__header__": [value.session, value.origin_ns, value.chain, fields]}
+
+
+def _in(value: Any) -> Any:
+    if not (isinstance(value, dict) and "__header__" in value):
+        return value
+    session, origin_ns, chain, (stream, channels, units, rate, dtype, shape, step, span, rows) = value["__header__"]
+    fmt = Format(stream, tuple(channels), tuple(units), Fraction(rate), dtype, tuple(shape), Fraction(step), span, rows)
+    return Header(session, origin_ns, fmt, chain)

@@ -1,0 +1,58 @@
+"""Every step there is, by name, and Specs from JSON. In: JSON values. Out: Specs. A new step is a line here."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from processors.chain import Chain, PerWindow
+from processors.intake import Intake
+from processors.spec import Spec
+from processors.windows import Windows
+from streams.errors import FormatError
+
+_ALL: tuple[type[Spec], ...] = (Intake, Windows, Chain, PerWindow)
+STEPS: dict[str, type[Spec]] = {spec.name: spec for spec in _ALL}
+
+
+def make_step(name: str, parameters: Mapping[str, Any]) -> Spec:
+    """A Spec from its name and parameters.
+
+    Raises
+    ------
+    FormatError
+        If there is no such step or parameter; the text says which is nearest.
+    """
+    if name not in STEPS:
+        raise FormatError(f"no step {name!r}{nearest(name, STEPS)}")
+    cls = STEPS[name]
+    known = {f.name for f in dataclasses.fields(cls)}
+    for key in parameters:
+        if key not in known:
+            raise FormatError(f"step {name!r} has no parameter {key!r}{nearest(key, known)}")
+    try:
+        return cls(**{key: _value(value) for key, value in parameters.items()})
+    except TypeError as error:
+        raise FormatError(f"step {name!r}: {str(error).partition('() ')[2] or error}") from None
+
+
+def spec_from_json(described: Mapping[str, Any]) -> Spec:
+    """The Spec that :meth:`Spec.to_json` described."""
+    return make_step(described["step"], {k: v for k, v in described.items() if k != "step"})
+
+
+def nearest(word: str, words: Any) -> str:
+    """``"; did you mean 'x'?"`` for the most similar of `words`, else a list of them."""
+    names = sorted(words)
+    match = difflib.get_close_matches(word, names, n=1)
+    return f"; did you mean {match[0]!r}?" if match else f"; there are {', '.join(names)}"
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, Mapping) and "step" in value:
+        return spec_from_json(value)
+    if isinstance(value, list | tuple):
+        return tuple(_value(v) for v in value)
+    return value

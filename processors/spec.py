@@ -1,0 +1,168 @@
+"""Spec and Stage, the one abstraction. In: Chunks (or Windows). Out: Chunks, or Windows behind a window step.
+
+A Spec is parameters only; ``spec.build()`` gives a Stage, which is the memory of one session. Nothing here knows Kafka, asyncio, files
+or wall time. Two laws hold for every Spec (``tests/checks.py``): cut invariance and crash invariance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from streams.chunk import Array, Chunk, Format, Header, Window
+
+Item = Chunk | Window
+
+
+class Stage(ABC):
+    """The memory of one Spec in one session.
+
+    Attributes
+    ----------
+    counts : Counter
+        What was noticed, by name (``gaps``, ``duplicates``, ``late``, …); the owner may read and clear it.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    @abstractmethod
+    def push(self, item: Any) -> list[Any]:
+        """Take one item; give what became complete by it."""
+
+    def flush(self) -> list[Any]:
+        """Give what is still inside and can stand alone; called at the session's end mark only."""
+        return []
+
+    @property
+    @abstractmethod
+    def needs_from(self) -> dict[str, int]:
+        """By stream, the oldest input index still needed; what lies before may be forgotten. Empty before the first item."""
+
+    @abstractmethod
+    def snapshot(self) -> bytes:
+        """All of the memory, so that a new Stage of the same Spec goes on exactly."""
+
+    @abstractmethod
+    def restore(self, snapshot: bytes) -> None:
+        """Become what `snapshot` was taken of."""
+
+
+@dataclass(frozen=True)
+class Spec(ABC):
+    """Parameters of one step, validated at construction, JSON both ways."""
+
+    name: ClassVar[str]
+    #: Fields that training sets; two chains that differ in these only are the same chain.
+    learned: ClassVar[frozenset[str]] = frozenset()
+    #: Whether the step may stand before the window (stream to stream), behind it (per window).
+    before_window: ClassVar[bool] = True
+    after_window: ClassVar[bool] = True
+
+    @abstractmethod
+    def build(self) -> Stage:
+        """A Stage for one session."""
+
+    @abstractmethod
+    def output(self, inputs: Mapping[str, Format]) -> Format:
+        """Format of what comes out, from the formats of what comes in, without data.
+
+        Raises
+        ------
+        FormatError
+            If the step cannot take its input.
+        """
+
+    def apply(self, data: Array, fmt: Format) -> Array:
+        """The step on a whole array at once: ``(n, *shape)`` to ``(m, *output.shape)``; how it is done per window."""
+        raise TypeError(f"{self.name} cannot stand behind the window")
+
+    def input_index(self, index: int) -> int:
+        """Oldest input index that output `index` rests on."""
+        return index
+
+    def to_json(self) -> dict[str, Any]:
+        """The Spec as JSON values; :func:`processors.registry.spec_from_json` reads it back."""
+        fields = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        return {"step": self.name, **fields}
+
+
+def only(inputs: Mapping[str, Format]) -> Format:
+    """The one format of a step that takes one stream."""
+    (fmt,) = inputs.values()
+    return fmt
+
+
+def chain_digest(before: str, spec: Spec) -> str:
+    """Digest of the steps so far: 16 hexadecimal digits, depending on the recipe alone."""
+    text = before + json.dumps(spec.to_json(), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def derived_header(header: Header, spec: Spec) -> Header:
+    """Header of what `spec` makes of a stream."""
+    return replace(header, format=spec.output({header.format.stream: header.format}), chain=chain_digest(header.chain, spec))
+
+
+class MapSpec(Spec):
+    """A pure function of each sample, lifted: subclasses give :meth:`Spec.apply` and :meth:`Spec.output` alone."""
+
+    def build(self) -> Stage:
+        """A Stage for one session."""
+        return MapStage(self)
+
+
+class MapStage(Stage):
+    """Stage of a :class:`MapSpec`: no memory but the input's header."""
+
+    def __init__(self, spec: MapSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self._in: Header | None = None
+        self._out: Header | None = None
+        self._next = 0
+
+    def push(self, item: Chunk) -> list[Chunk]:
+        """Take a Chunk; give it transformed."""
+        if item.header is not self._in:
+            if item.header != self._in:
+                self._out = derived_header(item.header, self.spec)
+            self._in = item.header
+        assert self._out is not None
+        self._next = item.end_index
+        return [Chunk(self._out, item.first_index, self.spec.apply(item.data, item.header.format), item.times_ns, item.end)]
+
+    @property
+    def needs_from(self) -> dict[str, int]:
+        """Nothing of what was taken is needed again."""
+        return {} if self._in is None else {self._in.format.stream: self._next}
+
+    def snapshot(self) -> bytes:
+        """See :meth:`Stage.snapshot`."""
+        from processors.memory import pack
+
+        return pack({"next": self._next, "header": self._in})
+
+    def restore(self, snapshot: bytes) -> None:
+        """See :meth:`Stage.restore`."""
+        from processors.memory import unpack
+
+        meta, _ = unpack(snapshot)
+        self._next, self._in = meta["next"], meta["header"]
+        self._out = None if self._in is None else derived_header(self._in, self.spec)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return value.to_json()
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if hasattr(value, "numerator") and not isinstance(value, int | float):
+        return f"{value.numerator}/{value.denominator}"
+    return value

@@ -1,0 +1,156 @@
+"""Windows on a grid fixed to index 0. In: Chunks of samples or columns. Out: Windows of a fixed number of rows, in order.
+
+``length`` and ``hop`` count raw input samples. Window ``k`` is ``[k*hop, k*hop + length)`` and holds exactly the rows whose samples all
+lie inside it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from processors.memory import pack, unpack
+from processors.spec import Spec, Stage, chain_digest, only
+from streams.chunk import Array, Chunk, Format, Header, Window
+from streams.errors import FormatError
+
+
+@dataclass(frozen=True)
+class Windows(Spec):
+    """Cuts a stream into windows.
+
+    Parameters
+    ----------
+    length : int
+        Raw input samples a window, at least 1.
+    hop : int
+        Raw input samples from one window's start to the next's, at least 1.
+    """
+
+    length: int
+    hop: int
+    name: ClassVar[str] = "windows"
+    after_window: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.length < 1 or self.hop < 1:
+            raise FormatError(f"window: length {self.length} and hop {self.hop} samples, expected at least 1 each")
+
+    def build(self) -> Stage:
+        """A Stage for one session."""
+        return WindowStage(self)
+
+    def rows(self, fmt: Format) -> int:
+        """Rows of `fmt` whose samples all lie inside a window."""
+        return int((self.length - fmt.span) // fmt.step) + 1
+
+    def output(self, inputs: Mapping[str, Format]) -> Format:
+        """The input's format with ``rows`` set.
+
+        Raises
+        ------
+        FormatError
+            If a window would hold no row, or windows do not start on rows.
+        """
+        fmt = only(inputs)
+        if self.hop % fmt.step:
+            raise FormatError(
+                f"window: a hop of {self.hop} samples is no multiple of the {fmt.step} samples between rows of `{fmt.stream}`; "
+                f"make it one, or put the step behind the window"
+            )
+        if self.rows(fmt) < 1:
+            raise FormatError(f"window: {self.length} samples are fewer than the {fmt.span} that one row of `{fmt.stream}` covers")
+        return replace(fmt, rows=self.rows(fmt))
+
+
+class WindowStage(Stage):
+    """Stage of :class:`Windows`: the rows from the next window's start on."""
+
+    def __init__(self, spec: Windows) -> None:
+        super().__init__()
+        self.spec = spec
+        self._in: Header | None = None
+        self._parts: deque[tuple[int, Array]] = deque()
+        self._end = 0
+        self._number = 0  # of the next window
+
+    def _bind(self, header: Header) -> None:
+        self._in = header
+        fmt = self.spec.output({header.format.stream: header.format})
+        self._out = replace(header, format=fmt, chain=chain_digest(header.chain, self.spec))
+        self._rows, self._hop = self.spec.rows(header.format), int(self.spec.hop / header.format.step)
+        self._raw_rate = header.format.rate * header.format.step
+
+    def push(self, item: Chunk) -> list[Window]:
+        """Take rows; give the windows that became whole."""
+        if item.header is not self._in and item.header == self._in:
+            self._in = item.header  # the same header as another object, as after a restart
+        if item.header is not self._in or item.first_index != self._end:
+            if item.header is not self._in:
+                self._bind(item.header)
+            self._parts.clear()
+            self._number = -(-item.first_index // self._hop)
+        self._end = item.end_index
+        if item.count:
+            self._parts.append((item.first_index, item.data))
+        out = []
+        while (start := self._number * self._hop) + self._rows <= self._end:
+            out.append(self._window(start))
+            self._number += 1
+            self._forget()
+        self._forget()
+        return out
+
+    def _forget(self) -> None:
+        start = self._number * self._hop
+        while self._parts and self._parts[0][0] + len(self._parts[0][1]) <= start:
+            self._parts.popleft()
+
+    def _window(self, start: int) -> Window:
+        stop, pieces = start + self._rows, []
+        for first, data in self._parts:
+            if first >= stop:
+                break
+            pieces.append(data[max(start - first, 0) : stop - first])
+        raw = self._number * self.spec.hop
+        end = raw + self.spec.length
+        return Window(self._out, raw, end, self._time(raw), self._time(end), join_rows(pieces))
+
+    def _time(self, raw_index: int) -> int:
+        rate = self._raw_rate
+        return self._out.origin_ns + raw_index * 10**9 * rate.denominator // rate.numerator
+
+    @property
+    def needs_from(self) -> dict[str, int]:
+        """First row of the next window."""
+        return {} if self._in is None else {self._in.format.stream: self._number * self._hop}
+
+    def snapshot(self) -> bytes:
+        """See :meth:`Stage.snapshot`."""
+        pieces = [data for _, data in self._parts]
+        meta = {"header": self._in, "first": self._parts[0][0] if pieces else 0, "end": self._end, "number": self._number}
+        return pack(meta, {"rows": np.concatenate(pieces)} if pieces else {})
+
+    def restore(self, snapshot: bytes) -> None:
+        """See :meth:`Stage.restore`."""
+        meta, arrays = unpack(snapshot)
+        if meta["header"] is not None:
+            self._bind(meta["header"])
+        self._end, self._number = meta["end"], meta["number"]
+        self._parts = deque([(meta["first"], arrays["rows"])] if "rows" in arrays else [])
+
+
+def join_rows(pieces: list[Array]) -> Array:
+    """Pieces of a stream one behind the other, in the memory order that they have.
+
+    A spectrogram's columns may lie in memory channel by channel; keeping that order makes this a plain copy, and the network's
+    channels-first input a view.
+    """
+    first = pieces[0]
+    order = sorted(range(first.ndim), key=lambda axis: -abs(first.strides[axis]))
+    joined = np.concatenate([piece.transpose(order) for piece in pieces], axis=order.index(0))
+    return joined.transpose(np.argsort(order))
