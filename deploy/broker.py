@@ -1,0 +1,281 @@
+"""The embedded broker: a real single-node Apache Kafka in a process of its own, on loopback.
+
+In: a data folder and a port. Out: a running server's address. What must outlive a crash stands in the data folder:
+
+``kafka/``            Kafka's own log and metadata
+``server.properties`` written anew at each start
+``logs/server.log``   what the server says
+``broker.json``       the running server's process and port, removed by a stop
+``broker.lock``       held while a start or stop is under way
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from deploy import kafka_jars, kafka_server
+from deploy.broker_state import BrokerInfo, alive, created_s, read_state, state_file, write_state
+from deploy.kafka_server import HOST
+from streams.errors import BrokerError
+from streams.settings import Settings
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 30.0
+POLL_S = 0.02
+MIN_FREE_BYTES = 256 * 2**20
+# Any other program may take a port between its choice and Kafka's bind; nobody loses that race thrice.
+PORT_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerStatus:
+    """What there is in a data folder.
+
+    Attributes
+    ----------
+    state : {"running", "stopped", "died"}
+        ``died``: it was started, was not stopped and is gone.
+    info : BrokerInfo or None
+        The server, running or dead.
+    reason : str
+        For a dead server, its cause and the last lines of its log.
+    """
+
+    state: Literal["running", "stopped", "died"]
+    info: BrokerInfo | None = None
+    reason: str = ""
+
+
+def start(
+    data_dir: Path, port: int = 0, *, jars_dir: Path | None = None, timeout_s: float = START_TIMEOUT_S
+) -> BrokerInfo:
+    """Start Kafka on a data folder, or report the one that already runs on it.
+
+    Parameters
+    ----------
+    data_dir : Path
+        Folder for everything it keeps; made if absent. What an earlier server left there is served again, however it
+        ended.
+    port : int
+        Client port on loopback, 0 to 65535; 0 takes a free one.
+    jars_dir : Path, optional
+        Where the jars are kept; default ``kafka`` under ``KYMO_HOME``.
+    timeout_s : float
+        How long the server may take until it answers.
+
+    Returns
+    -------
+    BrokerInfo
+        The server, ready for requests.
+
+    Raises
+    ------
+    BrokerError
+        Port taken, folder not writable, disk full, jars not to be had or not as locked, another port in use by this
+        folder's server, or a server that dies or does not answer.
+    """
+    data_dir = data_dir.absolute()
+    _prepare(data_dir)
+    with _locked(data_dir):
+        running = _running(data_dir)
+        if running:
+            if port not in (0, running.port):
+                raise BrokerError(
+                    f"a broker already runs on {data_dir}, at {running.bootstrap}, not at port {port}; "
+                    "stop it first (kymo broker stop) or leave the port as it is"
+                )
+            return running
+        _check_space(data_dir)
+        if port:
+            _check_port(port)
+        jars = kafka_jars.class_path((jars_dir or Settings.from_env().home / "kafka").absolute())
+        for attempt in range(PORT_ATTEMPTS):
+            try:
+                return _launch(data_dir, port or _free_port(), jars, timeout_s)
+            except BrokerError as error:
+                if port or "port is taken" not in str(error) or attempt == PORT_ATTEMPTS - 1:
+                    raise
+    raise AssertionError("unreachable")
+
+
+def stop(data_dir: Path, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
+    """Stop the folder's server and wait until its process is gone; one that does not obey within `timeout_s` is killed.
+
+    Returns
+    -------
+    bool
+        Whether one was running.
+    """
+    data_dir = data_dir.absolute()
+    if not data_dir.is_dir():
+        return False
+    with _locked(data_dir):
+        info = _running(data_dir)
+        if info:
+            _end(info, timeout_s)
+        state_file(data_dir).unlink(missing_ok=True)
+        return info is not None
+
+
+def status(data_dir: Path) -> BrokerStatus:
+    """What there is in a data folder; never blocks and never changes it."""
+    data_dir = data_dir.absolute()
+    info = read_state(data_dir)
+    if info is None:
+        return BrokerStatus("stopped")
+    if alive(info):
+        return BrokerStatus("running", info)
+    return BrokerStatus("died", info, kafka_server.explain(data_dir, f"died (process {info.pid})"))
+
+
+@contextlib.contextmanager
+def running(data_dir: Path, port: int = 0, *, jars_dir: Path | None = None) -> Iterator[BrokerInfo]:
+    """A broker for the length of a ``with`` block; one that was already there stays."""
+    had = status(data_dir).state == "running"
+    info = start(data_dir, port, jars_dir=jars_dir)
+    try:
+        yield info
+    finally:
+        if not had:
+            stop(data_dir)
+
+
+def probe(port: int, timeout_s: float = 1.0) -> bool:
+    """Whether a Kafka on this machine answers requests on `port` (0 to 65535) within `timeout_s`.
+
+    A bound port alone does not tell: Kafka binds long before it serves.
+    """
+    # ApiVersions, version 0, correlation 7, no client id; https://kafka.apache.org/protocol
+    request = struct.pack(">ihhih", 10, 18, 0, 7, -1)
+    try:
+        with socket.create_connection((HOST, port), timeout=timeout_s) as connection:
+            connection.sendall(request)
+            reply = connection.recv(8)
+            return len(reply) == 8 and reply[4:] == struct.pack(">i", 7)
+    except OSError:
+        return False
+
+
+def _prepare(data_dir: Path) -> None:
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with _lock_file(data_dir).open("ab"):
+            pass
+        kafka_server.rotate_log(data_dir)
+        with kafka_server.log_file(data_dir).open("ab"):
+            pass
+    except OSError as error:
+        raise BrokerError(
+            f"{data_dir}: the broker's data folder cannot be written ({error.strerror}); "
+            "choose another with --data-dir or KYMO_HOME"
+        ) from error
+
+
+def _check_space(data_dir: Path) -> None:
+    free = shutil.disk_usage(data_dir).free
+    if free < MIN_FREE_BYTES:
+        raise BrokerError(
+            f"no disk space for the broker: {free / 2**20:.0f} MiB free under {data_dir}, "
+            f"at least {MIN_FREE_BYTES / 2**20:.0f} MiB needed; "
+            "free some, or choose another folder with --data-dir or KYMO_HOME"
+        )
+
+
+def _check_port(port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe_socket:
+        # As Kafka does, so that a port in TIME_WAIT counts as free.
+        probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe_socket.bind((HOST, port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise BrokerError(
+                f"port {port} on {HOST} is taken ({reason}); choose another with --port, or 0 for any that is free"
+            ) from error
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe_socket:
+        probe_socket.bind((HOST, 0))
+        return int(probe_socket.getsockname()[1])
+
+
+def _launch(data_dir: Path, port: int, jars: list[Path], timeout_s: float) -> BrokerInfo:
+    properties = kafka_server.write_properties(data_dir, port, _free_port())
+    kafka_server.format_storage(jars, properties, data_dir)
+    path = kafka_server.log_file(data_dir)
+    with path.open("ab") as log:
+        process = subprocess.Popen(
+            kafka_server.command(jars, "kafka.Kafka", str(properties)),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=data_dir,
+            # A session of its own: Ctrl-C in a terminal is meant for the program in front, which stops the broker last.
+            start_new_session=True,
+        )
+    # Reaps the child whenever it ends, so that no zombie stays while this process lives.
+    threading.Thread(target=process.wait, name="kafka-reaper", daemon=True).start()
+    info = BrokerInfo(f"{HOST}:{port}", process.pid, port, data_dir, path, created_s(process.pid) or time.time())
+    try:
+        write_state(info)
+        _await_ready(process, info, timeout_s)
+    except BaseException:
+        # Also for Ctrl-C: a start that did not end well leaves no process.
+        process.kill()
+        process.wait()
+        state_file(data_dir).unlink(missing_ok=True)
+        raise
+    return info
+
+
+def _await_ready(process: subprocess.Popen[bytes], info: BrokerInfo, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not probe(info.port):
+        if process.poll() is not None:
+            raise BrokerError(kafka_server.explain(info.data_dir, f"died at start (status {process.returncode})"))
+        if time.monotonic() > deadline:
+            what = f"did not answer on port {info.port} within {timeout_s:.0f} s"
+            raise BrokerError(kafka_server.explain(info.data_dir, what))
+        time.sleep(POLL_S)
+
+
+def _end(info: BrokerInfo, timeout_s: float) -> None:
+    for order, limit_s in ((signal.SIGTERM, timeout_s), (signal.SIGKILL, timeout_s)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(info.pid, order)
+        deadline = time.monotonic() + limit_s
+        while alive(info) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        if not alive(info):
+            return
+    raise BrokerError(f"process {info.pid} of the broker on {info.data_dir} does not end, not even when killed")
+
+
+def _running(data_dir: Path) -> BrokerInfo | None:
+    info = read_state(data_dir)
+    return info if info and alive(info) else None
+
+
+def _lock_file(data_dir: Path) -> Path:
+    return data_dir / "broker.lock"
+
+
+@contextlib.contextmanager
+def _locked(data_dir: Path) -> Iterator[None]:
+    with _lock_file(data_dir).open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
