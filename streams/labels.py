@@ -1,0 +1,198 @@
+"""Labels: intervals of a session with a class. In: a column's texts, a labels JSON, ``kymo.labels`` messages. Out: Labels, times in Unix ns.
+
+Labels are text; numbers are equal by value, so that ``3``, ``3.0`` and ``"3.00"`` from three programs are one class.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+from streams.errors import SourceError
+
+NS = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One labelled interval, as ``kymo.labels`` carries it.
+
+    Attributes
+    ----------
+    id : str
+        Unique; by default ``session/set/start_ns``.
+    session : str
+        The session that it belongs to.
+    set : str
+        Which question it answers: the column's or the key's name.
+    start_ns, end_ns : int
+        Half open, Unix ns.
+    label : str
+        The class, canonical (see :func:`canonical`).
+    author : str
+        Who said so: a person, a file or a rule.
+    created_ns : int
+        When, Unix ns; 0 where unknown.
+    replaces : str
+        Id of the label that this one corrects, or empty.
+    """
+
+    id: str
+    session: str
+    set: str
+    start_ns: int
+    end_ns: int
+    label: str
+    author: str = ""
+    created_ns: int = 0
+    replaces: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object of ``kymo.labels``."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Label:
+        """Label of a JSON object; unknown members are ignored.
+
+        Raises
+        ------
+        SourceError
+            If a member is missing or of another type; the text names it.
+        """
+        kinds = {"start_ns": int, "end_ns": int, "created_ns": int}
+        found: dict[str, Any] = {}
+        for field in fields(cls):
+            kind = kinds.get(field.name, str)
+            if field.name in value:
+                item = value[field.name]
+                if not isinstance(item, kind) or isinstance(item, bool):
+                    raise SourceError(f"label member `{field.name}` is {item!r}, expected {'text' if kind is str else 'a whole number'}")
+                found[field.name] = item
+            elif field.name in ("session", "start_ns", "end_ns", "label"):
+                raise SourceError(f"a label needs the member `{field.name}`; there are {', '.join(map(str, value)) or 'none'}")
+        if found["end_ns"] < found["start_ns"]:
+            raise SourceError(f"label {found['label']!r} ends at {found['end_ns']} ns, before it starts at {found['start_ns']} ns")
+        found["label"] = canonical(found["label"])
+        return interval(**{"set": "label"} | found)
+
+
+def canonical(label: object) -> str:
+    """Text of a label; numbers that are equal give equal text.
+
+    Examples
+    --------
+    >>> canonical("3.0"), canonical(3), canonical(" walk "), canonical("2.50"), canonical("1e1"), canonical(True)
+    ('3', '3', 'walk', '2.5', '10', 'true')
+    """
+    if isinstance(label, bool):
+        return "true" if label else "false"
+    text = str(label).strip()
+    if not text or text[0] not in "+-.0123456789" or "_" in text:
+        return text
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return text
+    # Beyond 30 digits it is an identifier or an overflow, not a quantity; spelling it out would only be long.
+    if not number.is_finite() or abs(number.adjusted()) > 30 or len(number.as_tuple().digits) > 30:
+        return text
+    plain = f"{number:f}"
+    plain = plain.rstrip("0").rstrip(".") if "." in plain else plain
+    return "0" if plain in ("-0", "") else plain
+
+
+def interval(**members: Any) -> Label:
+    """A Label; its id is made from session, set and start where none is given."""
+    return Label(**{"id": f"{members['session']}/{members['set']}/{members['start_ns']}"} | members)
+
+
+def read_labels_json(
+    path: str | Path, key: str, names: Mapping[str, str] | None = None, session: str | None = None
+) -> tuple[list[Label], int]:
+    """Labels of a labels JSON: ``{"events": [{"startTime": {"sec", "nsec"}, "endTime": …, "metadata": {key: label}}]}``.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    key : str
+        Which member of `metadata` is the label.
+    names : mapping, optional
+        Class name of each value, such as ``{"0": "none"}``; a value that is not there stays as it is.
+    session : str, optional
+        Name of the session; by default the file's name up to its first ``.labels`` or suffix.
+
+    Returns
+    -------
+    labels : list of Label
+        By start; times are the file's own, ns.
+    without : int
+        How many events have no such key.
+
+    Raises
+    ------
+    SourceError
+        If the file is no labels JSON or no event has the key; the text lists the keys that are there.
+    """
+    path = Path(path)
+    session = session or path.name.removesuffix(".json").removesuffix(".labels")
+    events = _events(path)
+    out: list[Label] = []
+    seen: set[str] = set()
+    for number, event in enumerate(events, 1):
+        metadata = event.get("metadata") if isinstance(event, dict) else None
+        if not isinstance(metadata, dict):
+            raise SourceError(f"event {number} has no object `metadata`", path)
+        seen |= {str(name) for name in metadata if name}
+        text = canonical(metadata.get(key, ""))
+        if text:
+            start, end = (_time_ns(event, member, path, number) for member in ("startTime", "endTime"))
+            if end < start:
+                raise SourceError(f"event {number} ends at {end} ns, before it starts at {start} ns", path)
+            identity = {"id": f"{session}/{key}/{event['id']}"} if isinstance(event.get("id"), str) else {}
+            label = rename(text, names)
+            out.append(
+                interval(session=session, set=key, start_ns=start, end_ns=end, label=label, author=path.name, **identity)
+            )
+    if events and not out:
+        raise SourceError(f"no event has the label key `{key}`; keys that are there: {', '.join(sorted(seen)) or 'none'}", path)
+    return sorted(out, key=lambda label: (label.start_ns, label.end_ns)), len(events) - len(out)
+
+
+def rename(text: str, names: Mapping[str, str] | None) -> str:
+    """Class name of a canonical label; keys of `names` are compared by value, too ("0" names 0.0).
+
+    Examples
+    --------
+    >>> rename("0", {"0.0": "none"}), rename("1", {})
+    ('none', '1')
+    """
+    if not names:
+        return text
+    return {canonical(value): name for value, name in names.items()}.get(text, text)
+
+
+def _events(path: Path) -> Sequence[Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise SourceError(f"cannot be read ({error.strerror or error})", path) from None
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"is no JSON ({error})", path) from None
+    events = content.get("events") if isinstance(content, dict) else None
+    if not isinstance(events, list):
+        raise SourceError("is no labels JSON: expected an object with a list `events`", path)
+    return events
+
+
+def _time_ns(event: Mapping[str, Any], member: str, path: Path, number: int) -> int:
+    time = event.get(member)
+    sec, nsec = (time.get("sec"), time.get("nsec", 0)) if isinstance(time, dict) else (None, None)
+    if not isinstance(sec, int) or not isinstance(nsec, int) or not 0 <= nsec < NS:
+        raise SourceError(f"event {number}: `{member}` is {time!r}, expected {{sec, nsec}} as whole numbers", path)
+    return sec * NS + nsec

@@ -1,0 +1,240 @@
+"""Recordings: what readers of files give. In: samples and their numbers. Out: Chunks, and the label of an interval; times in Unix ns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.chunk import NS, Array, Chunk, Header
+from streams.labels import Label
+
+Times = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class InputOptions:
+    """One ``[[input]]`` of a recipe, as far as reading needs it.
+
+    Attributes
+    ----------
+    stream : str
+        ``kind[.place]`` of the stream to make.
+    channels : tuple of str
+        Columns to take, in this order; empty for all numeric ones. In MCAP files with a topic a signal: ``topic.channel``.
+    rate_hz : Fraction, optional
+        Samples per second; 0 for an irregular stream, None to take it from the file's times.
+    units : tuple of str
+        One a channel, or empty where unknown.
+    """
+
+    stream: str
+    channels: tuple[str, ...] = ()
+    rate_hz: Fraction | None = None
+    units: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How files become sessions.
+
+    Attributes
+    ----------
+    inputs : tuple of InputOptions
+        Streams to make; empty for one stream of all numeric columns.
+    session : tuple of str
+        Columns that together name a session; empty for the column ``session`` if it is there, else the file's stem.
+    subject : str, optional
+        Column of the subject's pseudonym; None for the column ``subject`` if it is there.
+    keep : str, optional
+        Rows to keep, such as ``usabledata == 1``: comparisons, ``in``, ``and``, ``or``, ``not`` of columns, numbers and texts.
+    label_column : str, optional
+        Column of the class.
+    label_key : str, optional
+        Member of `metadata` in a labels JSON ``X.labels.json`` beside the file ``X.csv`` or ``X.mcap``.
+    label_names : mapping
+        Class name of each value.
+    session_name, stream_name : str, optional
+        Names to use instead of the file's.
+    """
+
+    inputs: tuple[InputOptions, ...] = ()
+    session: tuple[str, ...] = ()
+    subject: str | None = None
+    keep: str | None = None
+    label_column: str | None = "label"
+    label_key: str | None = None
+    label_names: Mapping[str, str] = field(default_factory=dict)
+    session_name: str | None = None
+    stream_name: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class StreamData:
+    """One stream of a recording.
+
+    Attributes
+    ----------
+    header : Header
+        Shared by all its chunks.
+    data : ndarray
+        All samples, ``(n, *header.format.shape)`` of the header's dtype; for jpeg an object array ``(n,)`` of bytes.
+    times_ns : ndarray of int64, optional
+        ``(n,)``, irregular streams only.
+    first_index : int
+        Number of the first sample.
+    pieces : list of (int, ndarray)
+        Runs of consecutive samples with the number of their first; a gap is a jump between two of them. Views of `data`, in order.
+        One piece by default.
+    """
+
+    header: Header
+    data: Array
+    times_ns: Times | None = None
+    first_index: int = 0
+    pieces: list[tuple[int, Array]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.pieces:
+            self.pieces = [(self.first_index, self.data)]
+        self.first_index = self.pieces[0][0]
+
+    @classmethod
+    def from_indexes(cls, header: Header, data: Array, indexes: Times, times_ns: Times | None = None) -> StreamData:
+        """A stream whose samples carry these numbers.
+
+        Parameters
+        ----------
+        header : Header
+            Of the stream.
+        data : ndarray
+            ``(n, *shape)``.
+        indexes : ndarray of int64
+            ``(n,)``, strictly increasing.
+        times_ns : ndarray of int64, optional
+            ``(n,)``, irregular streams only.
+        """
+        cuts = [0, *(np.flatnonzero(np.diff(indexes) != 1) + 1).tolist(), len(indexes)]
+        pieces = [(int(indexes[a]), data[a:b]) for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+        return cls(header, data, times_ns, 0, pieces)
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return len(self.data)
+
+    @property
+    def end_index(self) -> int:
+        """Number one past the last sample."""
+        first, samples = self.pieces[-1]
+        return first + len(samples)
+
+    @property
+    def start_ns(self) -> int:
+        """Unix time of the first sample, ns."""
+        if self.times_ns is not None and len(self.times_ns):
+            return int(self.times_ns[0])
+        return self.header.time_ns(self.first_index) if self.header.format.rate else self.header.origin_ns
+
+    @property
+    def end_ns(self) -> int:
+        """Unix time one sample after the last, ns (irregular streams: of the last sample)."""
+        if self.times_ns is not None and len(self.times_ns):
+            return int(self.times_ns[-1])
+        return self.header.time_ns(self.end_index) if self.header.format.rate else self.header.origin_ns
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the first sample to the end, gaps included."""
+        return (self.end_ns - self.start_ns) / NS
+
+    def chunks(self, samples: int) -> Iterator[Chunk]:
+        """The stream as consecutive chunks of at most `samples` samples; none spans a gap, the last one has ``end=True``.
+
+        An empty stream gives one empty chunk with ``end=True``.
+
+        Parameters
+        ----------
+        samples : int
+            At least 1.
+        """
+        if samples < 1:
+            raise ValueError(f"chunks of {samples} samples: expected at least 1")
+        at = 0
+        for first, piece in self.pieces:
+            for start in range(0, max(len(piece), 1 if self.count == 0 else 0), samples):
+                part = piece[start : start + samples]
+                times = None if self.times_ns is None else self.times_ns[at : at + len(part)]
+                at += len(part)
+                yield Chunk(self.header, first + start, part, times, at == self.count)
+                if self.count == 0:
+                    return
+
+
+@dataclass(slots=True, eq=False)
+class Recording:
+    """One session as its file holds it.
+
+    Attributes
+    ----------
+    session : str
+        Its name; the Kafka key.
+    streams : list of StreamData
+        Its signals.
+    labels : list of Label
+        By start.
+    subject : str, optional
+        Pseudonym.
+    metadata : dict of str
+        What else the file says of the session.
+    path : str
+        Where it was read from.
+    notes : list of str
+        Every repair and every guess, counted, in words, with the first row.
+    """
+
+    session: str
+    streams: list[StreamData]
+    labels: list[Label] = field(default_factory=list)
+    subject: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    path: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def start_ns(self) -> int:
+        """Unix time of the earliest sample, ns; 0 without streams."""
+        return min((stream.start_ns for stream in self.streams), default=0)
+
+    @property
+    def end_ns(self) -> int:
+        """Unix time of the latest end of a stream, ns; 0 without streams."""
+        return max((stream.end_ns for stream in self.streams), default=0)
+
+    def label_of(self, start_ns: int, end_ns: int, min_share: float = 0.5) -> str | None:
+        """The class that covers the largest part of an interval, if that is at least `min_share` of it.
+
+        Parameters
+        ----------
+        start_ns, end_ns : int
+            Half open, Unix ns.
+        min_share : float
+            0 to 1. Of two classes with equal parts the one that starts first counts.
+
+        Returns
+        -------
+        str or None
+            None where no class covers enough.
+        """
+        covered: dict[str, int] = {}
+        for label in self.labels:
+            overlap = min(end_ns, label.end_ns) - max(start_ns, label.start_ns)
+            if overlap > 0:
+                covered[label.label] = covered.get(label.label, 0) + overlap
+        if not covered:
+            return None
+        best = max(covered, key=lambda name: covered[name])
+        return best if covered[best] >= min_share * (end_ns - start_ns) else None

@@ -1,0 +1,62 @@
+"""Session metadata for the compacted topic ``kymo.sessions``. In: a Recording. Out: a JSON object, one a session, keyed by its name."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from streams.recording import Recording, StreamData
+
+#: Metadata that has a member of its own in the record.
+_OWN = ("device", "placement", "axes")
+
+
+def session_record(recording: Recording) -> dict[str, Any]:
+    """What is known of a session: who, with what, which streams, read by which software.
+
+    Parameters
+    ----------
+    recording : Recording
+        As a reader gave it.
+
+    Returns
+    -------
+    dict
+        JSON: ``session, subject, start_ns, end_ns, streams[{stream, placement, channels, units, rate_hz, rate, dtype, samples}], device,
+        placement, axes, software, source, metadata{}, notes[]``. Labels travel on ``kymo.labels``.
+    """
+    known = {name.lower(): text for name, text in recording.metadata.items()}
+    return {
+        "session": recording.session,
+        "subject": recording.subject,
+        "start_ns": recording.start_ns,
+        "end_ns": recording.end_ns,
+        "streams": [_stream(data) for data in recording.streams],
+        **{name: known.get(name, "") for name in _OWN},
+        "software": f"kymo {software_version()}",
+        "source": recording.path.replace("\\", "/").rpartition("/")[2],
+        "metadata": {name: text for name, text in recording.metadata.items() if name.lower() not in _OWN},
+        "notes": list(recording.notes),
+    }
+
+
+def software_version() -> str:
+    """Version of the installed package, or ``unknown`` where it runs from a bare folder."""
+    try:
+        return version("kymo")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _stream(data: StreamData) -> dict[str, Any]:
+    fmt = data.header.format
+    return {
+        "stream": fmt.stream,
+        "placement": fmt.stream.partition(".")[2],
+        "channels": list(fmt.channels),
+        "units": list(fmt.units),
+        "rate_hz": float(fmt.rate),
+        "rate": f"{fmt.rate.numerator}/{fmt.rate.denominator}",
+        "dtype": fmt.dtype,
+        "samples": data.count,
+    }
