@@ -1,4 +1,4 @@
-"""``kymo broker start|stop|status``. In: options. Out: a line or JSON; exit status 0 done, 1 a failure, 2 wrong usage."""
+"""``kymo broker start|stop|status``. In: options. Out: a line or JSON; exit status 0 done, 1 failed, 2 wrong usage."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def broker() -> None:
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    help=f"Client port on loopback; 0 takes a free one. Default: {DEFAULT_PORT}, or that of the broker already running.",
+    help=f"Client port on loopback; 0 takes a free one. Default: {DEFAULT_PORT}, or that of the running broker.",
 )
 @data_dir_option
 @json_option

@@ -62,6 +62,10 @@ background.threads=2
 log.cleaner.threads=1
 log.cleaner.dedupe.buffer.size=16777216
 controlled.shutdown.enable=true
+
+# After kill -9 the controller refuses the returning broker until its old session has run out (9 s by default).
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
 """
 
 JVM_FLAGS = (

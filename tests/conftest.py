@@ -1,0 +1,54 @@
+"""Shared fixtures.
+
+One embedded Kafka serves a whole test session; a test that needs topics makes them under a prefix of its own.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from streams.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+# Read once: a test may point KYMO_HOME elsewhere, and the 45 MB of jars should not be fetched again for that.
+JARS_DIR = Settings.from_env().home / "kafka"
+
+
+@pytest.fixture(scope="session")
+def jars_dir() -> Path:
+    """Where the jars of the embedded Kafka are kept between test sessions; all of them are there."""
+    from deploy.kafka_jars import class_path
+
+    class_path(JARS_DIR)
+    return JARS_DIR
+
+
+@pytest.fixture(scope="session")
+def broker_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data folder of the session's broker."""
+    return tmp_path_factory.mktemp("broker")
+
+
+@pytest.fixture(scope="session")
+def broker(broker_data_dir: Path, jars_dir: Path) -> Iterator[str]:
+    """``host:port`` of an embedded Kafka that serves the whole session."""
+    from deploy.broker import running
+
+    with running(broker_data_dir, jars_dir=jars_dir) as info:
+        yield info.bootstrap
+
+
+@pytest.fixture
+def new_prefix() -> Callable[[], str]:
+    """A function that gives topic prefixes that nobody else uses."""
+    return lambda: f"t{uuid.uuid4().hex[:10]}"
+
+
+@pytest.fixture
+def prefix(new_prefix: Callable[[], str]) -> str:
+    """A topic prefix for this test alone."""
+    return new_prefix()

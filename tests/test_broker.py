@@ -1,0 +1,266 @@
+"""The embedded Kafka: data survive, failures are named, nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from click.testing import CliRunner
+from kafka import KafkaConsumer, KafkaProducer
+from kafka.admin import KafkaAdminClient, NewTopic
+
+from deploy import broker as embedded
+from deploy import kafka_jars, kafka_server
+from deploy.broker_cli import broker as broker_command
+from deploy.broker_state import BrokerInfo, write_state
+from streams.errors import BrokerError
+
+NOWHERE = "http://127.0.0.1:9"
+PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PROXIES:
+        monkeypatch.setenv(name, NOWHERE)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "data"
+    yield folder
+    embedded.stop(folder)
+    assert servers_on(folder) == []
+
+
+def servers_on(folder: Path) -> list[int]:
+    """Processes that run Kafka's server or formatter on the folder."""
+    return [
+        p.pid
+        for p in psutil.process_iter(["cmdline"])
+        if str(folder / "server.properties") in (p.info["cmdline"] or [])
+    ]
+
+
+def produce(bootstrap: str, topic: str, values: list[bytes]) -> None:
+    producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all")
+    sent = [producer.send(topic, value, partition=0) for value in values]
+    for future in sent:
+        future.get(timeout=20)
+    producer.close()
+
+
+def consume(bootstrap: str, topic: str, count: int) -> list[bytes]:
+    consumer = KafkaConsumer(
+        topic,
+        bootstrap_servers=bootstrap,
+        group_id=f"{topic}-group",
+        auto_offset_reset="earliest",
+        consumer_timeout_ms=20_000,
+    )
+    values: list[bytes] = []
+    for record in consumer:
+        values.append(record.value)
+        if len(values) == count:
+            break
+    consumer.commit()
+    consumer.close()
+    return values
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+def test_data_and_offsets_survive_kill_and_stop_without_network(
+    data_dir: Path, jars_dir: Path, no_network: None
+) -> None:
+    info = embedded.start(data_dir, jars_dir=jars_dir)
+    admin = KafkaAdminClient(bootstrap_servers=info.bootstrap)
+    admin.create_topics([NewTopic("t", num_partitions=1, replication_factor=1)])
+    admin.close()
+    values = [bytes([i]) * 1000 for i in range(50)]
+    produce(info.bootstrap, "t", values)
+    assert consume(info.bootstrap, "t", 20) == values[:20]
+
+    server = psutil.Process(info.pid)
+    server.kill()
+    server.wait(10)
+    died = embedded.status(data_dir)
+    assert died.state == "died"
+    assert "Group t-group with generation" in died.reason  # its last words
+    again = embedded.start(data_dir, info.port, jars_dir=jars_dir)
+    assert again.pid != info.pid
+    assert consume(again.bootstrap, "t", 20) == values[20:40]
+
+    assert embedded.stop(data_dir) is True
+    assert embedded.status(data_dir).state == "stopped"
+    third = embedded.start(data_dir, jars_dir=jars_dir)
+    assert consume(third.bootstrap, "t", 10) == values[40:]
+
+
+@pytest.mark.broker
+def test_second_start_reports_the_running_broker(broker: str, broker_data_dir: Path, jars_dir: Path) -> None:
+    info = embedded.start(broker_data_dir, jars_dir=jars_dir)
+    assert info.bootstrap == broker
+    assert servers_on(broker_data_dir) == [info.pid]
+    assert embedded.status(broker_data_dir) == embedded.BrokerStatus("running", info)
+    with pytest.raises(BrokerError, match=f"already runs on .*, at {broker}, not at port 1;"):
+        embedded.start(broker_data_dir, 1, jars_dir=jars_dir)
+
+
+@pytest.mark.broker
+def test_it_listens_on_loopback_only(broker: str, broker_data_dir: Path) -> None:
+    info = embedded.status(broker_data_dir).info
+    assert info is not None
+    listening = [c.laddr.ip for c in psutil.Process(info.pid).net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert len(listening) == 2  # clients and controller
+    assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("order", [signal.SIGINT, signal.SIGTERM])
+def test_foreground_ends_with_the_signal(order: signal.Signals, data_dir: Path, jars_dir: Path) -> None:
+    code = "from deploy.broker_cli import broker; broker()"
+    line = [sys.executable, "-c", code, "start", "--foreground", "--port", "0", "--json", "--data-dir", str(data_dir)]
+    env = os.environ | {"KYMO_HOME": str(jars_dir.parent)}
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stdout is not None
+        info = json.loads(process.stdout.readline())
+        assert servers_on(data_dir) == [info["pid"]]
+        process.send_signal(order)
+        assert process.wait(timeout=40) == 0
+    assert servers_on(data_dir) == []
+    assert embedded.status(data_dir).state == "stopped"
+
+
+@pytest.mark.broker
+def test_a_server_that_dies_at_start_shows_its_log(data_dir: Path, jars_dir: Path) -> None:
+    meta = data_dir / "kafka" / "meta.properties"
+    meta.parent.mkdir(parents=True)
+    meta.write_text("version=1\nnode.id=99\ncluster.id=abc\n")
+    with pytest.raises(BrokerError, match=r"(?s)died at start \(status 1\).*server\.log.*99"):
+        embedded.start(data_dir, jars_dir=jars_dir)
+    assert servers_on(data_dir) == []
+    assert embedded.status(data_dir).state == "stopped"
+
+
+def test_taken_port_is_an_error(data_dir: Path, jars_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(BrokerError, match=f"port {port} on 127.0.0.1 is taken"):
+            embedded.start(data_dir, port, jars_dir=jars_dir)
+
+
+def test_no_disk_space_is_an_error(data_dir: Path, jars_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10 * 2**30, 10 * 2**30, 0))
+    with pytest.raises(BrokerError, match=r"no disk space for the broker: 0 MiB free under .*, at least 256 MiB"):
+        embedded.start(data_dir, jars_dir=jars_dir)
+
+
+def test_folder_that_cannot_be_written_is_an_error(tmp_path: Path, jars_dir: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BrokerError, match="data folder cannot be written"):
+        embedded.start(tmp_path / "file" / "data", jars_dir=jars_dir)
+
+
+@pytest.mark.broker
+def test_changed_jar_is_an_error(data_dir: Path, tmp_path: Path, jars_dir: Path) -> None:
+    copy = tmp_path / "jars"
+    copy.mkdir()
+    for jar in kafka_jars.read_lock():
+        (copy / jar.filename).symlink_to(jars_dir.absolute() / jar.filename)
+    changed = copy / "kafka-clients-4.1.1.jar"
+    changed.unlink()
+    changed.write_bytes((jars_dir / changed.name).read_bytes() + b"!")
+    with pytest.raises(
+        BrokerError, match=r"kafka-clients-4\.1\.1\.jar: checksum mismatch: expected sha256 [0-9a-f]{64}, got"
+    ):
+        embedded.start(data_dir, jars_dir=copy)
+
+
+def test_failed_download_is_an_error_and_leaves_nothing(data_dir: Path, tmp_path: Path, no_network: None) -> None:
+    with pytest.raises(
+        BrokerError, match=r"download of Kafka 4\.1\.1 failed at .*\.jar \(Connection refused\); check the network"
+    ):
+        embedded.start(data_dir, jars_dir=tmp_path / "jars")
+    assert list((tmp_path / "jars").iterdir()) == []
+
+
+def test_lock_file_pins_every_jar_once() -> None:
+    jars = kafka_jars.read_lock()
+    assert len({jar.filename for jar in jars}) == len(jars) == 46
+    assert jars[0].filename == "kafka_2.13-4.1.1.jar"
+
+
+def test_malformed_lock_names_the_line(tmp_path: Path) -> None:
+    lock = tmp_path / "kafka.lock"
+    lock.write_text("# head\na:b:1 00\n")
+    with pytest.raises(BrokerError, match=r"kafka\.lock:2: expected"):
+        kafka_jars.read_lock(lock)
+
+
+def test_another_process_under_the_old_pid_is_left_alone(data_dir: Path) -> None:
+    data_dir.mkdir()
+    write_state(BrokerInfo("127.0.0.1:1", os.getpid(), 1, data_dir, kafka_server.log_file(data_dir), created_s=1.0))
+    assert embedded.status(data_dir).state == "died"
+    assert embedded.stop(data_dir) is False
+    assert embedded.status(data_dir).state == "stopped"
+
+
+def test_damaged_state_file_counts_as_stopped(data_dir: Path) -> None:
+    data_dir.mkdir()
+    (data_dir / "broker.json").write_text('{"pid": ')
+    assert embedded.status(data_dir).state == "stopped"
+    assert embedded.stop(data_dir) is False
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        ("java.io.IOException: No space left on device", "no disk space left under"),
+        ("java.net.BindException: Address already in use", "its port is taken"),
+        ("java.lang.OutOfMemoryError: Java heap space", "it needs 512 MiB of memory"),
+        ("anything else", "its log says why"),
+    ],
+)
+def test_known_causes_are_named(line: str, cause: str, tmp_path: Path) -> None:
+    path = kafka_server.log_file(tmp_path)
+    path.parent.mkdir()
+    path.write_text(f"first\n{line}\n\tat a.b.C(D.java:1)\n")
+    text = kafka_server.explain(tmp_path, "died")
+    assert text.startswith(f"Kafka died: {cause}")
+    assert text.endswith(f"first\n{line}")
+
+
+def test_long_log_is_rotated(tmp_path: Path) -> None:
+    path = kafka_server.log_file(tmp_path)
+    path.parent.mkdir()
+    with path.open("wb") as log:
+        log.truncate(kafka_server.LOG_LIMIT_BYTES + 1)
+    kafka_server.rotate_log(tmp_path)
+    assert not path.exists()
+    assert path.with_suffix(".log.1").stat().st_size == kafka_server.LOG_LIMIT_BYTES + 1
+
+
+def test_command_line_statuses(tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    folder = ["--data-dir", str(tmp_path / "none")]
+    stopped = run(broker_command, ["status", "--json", *folder])
+    assert (stopped.exit_code, json.loads(stopped.output)["state"]) == (1, "stopped")
+    assert run(broker_command, ["stop", *folder]).exit_code == 0
+    assert run(broker_command, ["start", "--port", "70000", *folder]).exit_code == 2
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        refused = run(broker_command, ["start", "--port", str(taken.getsockname()[1]), *folder])
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("kymo: port ")
+    assert refused.stderr.count("\n") == 1
