@@ -8,6 +8,7 @@
     ├── FormatError           a step or model that does not fit what comes before it
     ├── SourceError           a file that cannot be read as it stands (carries file and row)
     ├── ChunkError            bytes that are no Chunk, or a Chunk that contradicts itself; `reason` is from a closed set
+    ├── EventError            bytes that are no Event
     ├── BrokerError           the embedded broker, or a broker that cannot be reached
     ├── TopicError            a topic that is missing or configured otherwise
     ├── DeliveryError         an output that was not acknowledged
@@ -86,6 +87,10 @@ class ChunkError(KymoError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(f"{reason}: {message}")
         self.reason, self.message = reason, message
+
+
+class EventError(KymoError):
+    """Bytes that are no Event, or an Event that cannot be written."""
 
 
 class BrokerError(KymoError):

@@ -1,0 +1,186 @@
+"""Event ⇄ JSON. In: a classified window's fields. Out: the JSON that ``kymo.events`` carries, with its schema; times in Unix ns."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from streams.errors import EventError
+
+_INTEGER = {"type": "integer"}
+_SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+_TEXT = {"type": "string"}
+_NUMBERS = {"type": "object", "additionalProperties": {"type": "number"}}
+#: JSON Schema (draft 2020-12) of an Event.
+EVENT_SCHEMA: dict[str, Any] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "Event",
+    "description": "A classified window of one session. Intervals are half open; times are Unix nanoseconds.",
+    "type": "object",
+    "additionalProperties": True,
+    "properties": {
+        "id": {"type": "string", "minLength": 1, "description": "session/recipe/start_index[/head]"},
+        "recipe": {"type": "string", "minLength": 1},
+        "bundle": {**_TEXT, "description": "the model that classified it; no part of the id"},
+        "session": {"type": "string", "minLength": 1},
+        "stream": {**_TEXT, "description": "kind[.place]"},
+        "start_index": {**_INTEGER, "description": "first sample of the window, counted from the session's start"},
+        "start_ns": _INTEGER,
+        "end_ns": _INTEGER,
+        "label": {
+            **_TEXT,
+            "description": "the class, 'unknown' below the recipe's min_probability, empty for a regression",
+        },
+        "probability": {**_SHARE, "description": "of the most probable class; 0 for a regression"},
+        "probabilities": {"type": "object", "additionalProperties": _SHARE},
+        "values": {**_NUMBERS, "description": "outputs of a regression"},
+        "head": {**_TEXT, "description": "which output of a model with several; else empty"},
+        "missing": {**_SHARE, "description": "share of the window's samples that were interpolated"},
+        "emitted_ns": {**_INTEGER, "description": "wall time of publication"},
+    },
+    "required": [
+        "id",
+        "recipe",
+        "bundle",
+        "session",
+        "stream",
+        "start_index",
+        "start_ns",
+        "end_ns",
+        "label",
+        "probability",
+    ],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A classified window.
+
+    Attributes
+    ----------
+    id : str
+        See :func:`event_id`.
+    recipe, bundle, session, stream : str
+        What classified which stream.
+    start_index : int
+        First sample of the window, counted from the session's start.
+    start_ns, end_ns : int
+        Half open, Unix ns.
+    label : str
+        The class; ``unknown`` below the recipe's `min_probability`; empty for a regression.
+    probability : float
+        Of the most probable class, 0 to 1; 0 for a regression.
+    probabilities : dict
+        Of every class.
+    values : dict
+        Outputs of a regression.
+    head : str
+        Which output of a model with several, else empty.
+    missing : float
+        Share of the window's samples that were interpolated, 0 to 1.
+    emitted_ns : int
+        Wall time of publication, Unix ns; the one field that may differ between two runs.
+    """
+
+    id: str
+    recipe: str
+    bundle: str
+    session: str
+    stream: str
+    start_index: int
+    start_ns: int
+    end_ns: int
+    label: str
+    probability: float
+    probabilities: dict[str, float] = field(default_factory=dict)
+    values: dict[str, float] = field(default_factory=dict)
+    head: str = ""
+    missing: float = 0.0
+    emitted_ns: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object, members in the order of the attributes."""
+        return {name: getattr(self, name) for name in _NAMES}
+
+    def to_json(self) -> bytes:
+        """One line of JSON in UTF-8; equal events give equal bytes.
+
+        Raises
+        ------
+        EventError
+            If a number is not finite.
+        """
+        try:
+            return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        except ValueError:
+            raise EventError(f"event {self.id}: a probability or value is not finite") from None
+
+    @classmethod
+    def from_json(cls, raw: bytes | str) -> Event:
+        """The event of a message; members that are not known are left out.
+
+        Raises
+        ------
+        EventError
+            If it is no JSON object, or a member is absent or of the wrong type.
+
+        Examples
+        --------
+        >>> Event.from_json('{"id": "a/r/0"}')
+        Traceback (most recent call last):
+        ...
+        streams.errors.EventError: event a/r/0: `recipe` is absent
+        """
+        try:
+            found = json.loads(raw)
+        except ValueError as error:
+            raise EventError(f"{len(raw)} bytes are no JSON ({error})") from None
+        if not isinstance(found, dict):
+            raise EventError(f"expected a JSON object, got {type(found).__name__}")
+        return cls(
+            **{name: _checked(found, name) for name in _NAMES if name in found or name in EVENT_SCHEMA["required"]}
+        )
+
+
+_NAMES = tuple(f.name for f in fields(Event))
+_TYPES: dict[str, type | tuple[type, ...]] = {"string": str, "integer": int, "number": (int, float), "object": dict}
+
+
+def _checked(found: dict[str, Any], name: str) -> Any:
+    who, rule = f"event {str(found.get('id', '?'))[:200]}", EVENT_SCHEMA["properties"][name]
+    if name not in found:
+        raise EventError(f"{who}: `{name}` is absent")
+    value = found[name]
+    if not isinstance(value, _TYPES[rule["type"]]) or isinstance(value, bool):
+        raise EventError(f"{who}: `{name}` is {str(value)[:40]!r}, expected {rule['type']}")
+    if len(str(value)) < rule.get("minLength", 0):
+        raise EventError(f"{who}: `{name}` is empty")
+    if rule["type"] == "number" and not rule["minimum"] <= value <= rule["maximum"]:
+        raise EventError(f"{who}: `{name}` is {value}, expected 0 to 1")
+    if rule["type"] == "object":
+        for key, number in value.items():
+            if not isinstance(number, int | float) or isinstance(number, bool):
+                raise EventError(f"{who}: `{name}` holds {key!r}: {str(number)[:40]!r}, expected a number")
+    return value
+
+
+def event_id(recipe: str, session: str, start_index: int, head: str = "") -> str:
+    """Id of an event: the same for the same window, whichever bundle classified it.
+
+    Parameters
+    ----------
+    recipe, session : str
+        Names.
+    start_index : int
+        First sample of the window.
+    head : str
+        Which output of a model with several, else empty.
+
+    Examples
+    --------
+    >>> event_id("walk", "s1", 500), event_id("walk", "s1", 500, "gait")
+    ('s1/walk/500', 's1/walk/500/gait')
+    """
+    return f"{session}/{recipe}/{start_index}" + (f"/{head}" if head else "")
