@@ -1,0 +1,238 @@
+"""Spectrograms of a signal. In: samples ``(n, channels)`` in the signal's unit. Out: columns ``(m, bins, channels)``.
+
+Columns are in the unit's square per Hz, or as the mode says; the numbers are those of :func:`scipy.signal.spectrogram`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any, ClassVar
+
+import numpy as np
+import scipy.fft
+import scipy.signal
+
+from processors.frames import FramedSpec
+from processors.spec import only
+from streams.chunk import Array, Format
+from streams.errors import FormatError
+
+MODES = ("psd", "magnitude", "angle", "phase")
+
+
+@dataclass(frozen=True)
+class Spectrogram(FramedSpec):
+    """Power (or magnitude, or phase) of consecutive frames by frequency, as ``scipy.signal.spectrogram`` defines it.
+
+    Bin ``k`` stands for ``k * rate / nfft`` Hz. A column depends on its own samples alone.
+
+    Parameters
+    ----------
+    window : str or tuple
+        A window's name, or name and parameters, as :func:`scipy.signal.get_window` takes them.
+    nperseg : int
+        Samples a column covers, at least 1.
+    noverlap : int, optional
+        Samples that neighbouring columns share, 0 to nperseg - 1; ``nperseg // 8`` if not given.
+    nfft : int, optional
+        Length of the transform (zeros fill it up), at least nperseg; nperseg if not given.
+    detrend : str or False
+        ``"constant"`` takes each frame's mean away, ``"linear"`` its straight line, False nothing.
+    scaling : str
+        ``"density"`` (unit²/Hz) or ``"spectrum"`` (unit²).
+    mode : str
+        ``"psd"``, ``"magnitude"``, ``"angle"`` or ``"phase"`` (the angle unwrapped along frequency), both in rad.
+    keep_bins : int, optional
+        Only the first so many bins; all ``nfft // 2 + 1`` if not given.
+
+    Raises
+    ------
+    FormatError
+        If a parameter is out of range.
+
+    References
+    ----------
+    P. Welch, IEEE Trans. Audio Electroacoust. 15 (1967) 70-73; scaling as in ``scipy.signal.spectrogram``.
+
+    Examples
+    --------
+    >>> Spectrogram(nperseg=200, noverlap=160).frame_step
+    40
+    """
+
+    window: Any = ("tukey", 0.25)
+    nperseg: int = 256
+    noverlap: int | None = None
+    nfft: int | None = None
+    detrend: Any = "constant"
+    scaling: str = "density"
+    mode: str = "psd"
+    keep_bins: int | None = None
+    name: ClassVar[str] = "spectrogram"
+
+    def __post_init__(self) -> None:
+        self._check_lengths()
+        if self.detrend not in ("constant", "linear", False):
+            raise FormatError(f'spectrogram: detrend {self.detrend!r}, expected "constant", "linear" or false')
+        if self.scaling not in ("density", "spectrum"):
+            raise FormatError(f'spectrogram: scaling {self.scaling!r}, expected "density" or "spectrum"')
+        if self.mode == "complex":
+            raise FormatError(
+                'spectrogram: mode "complex" has no place on a stream of real numbers; use "magnitude" and "angle"'
+            )
+        if self.mode not in MODES:
+            raise FormatError(f"spectrogram: mode {self.mode!r}, expected one of {', '.join(MODES)}")
+        if isinstance(self.window, list):
+            object.__setattr__(self, "window", tuple(self.window))
+        taper(self.window, self.nperseg, self.name)
+
+    def _check_lengths(self) -> None:
+        whole_number(self.name, "chunk_frames", self.chunk_frames, 1)
+        whole_number(self.name, "nperseg", self.nperseg, 1)
+        if self.noverlap is not None:
+            whole_number(self.name, "noverlap", self.noverlap, 0, self.nperseg - 1)
+        if self.nfft is not None:
+            whole_number(self.name, "nfft", self.nfft, self.nperseg)
+        if self.keep_bins is not None:
+            whole_number(self.name, "keep_bins", self.keep_bins, 1, (self.nfft or self.nperseg) // 2 + 1)
+
+    @property
+    def frame_length(self) -> int:
+        """Samples a column covers."""
+        return self.nperseg
+
+    @property
+    def frame_step(self) -> int:
+        """Samples from one column to the next."""
+        return self.nperseg - (self.nperseg // 8 if self.noverlap is None else self.noverlap)
+
+    @property
+    def bins(self) -> int:
+        """Bins a column holds."""
+        return self.keep_bins or (self.nfft or self.nperseg) // 2 + 1
+
+    def output(self, inputs: Mapping[str, Format]) -> Format:
+        """Columns ``(bins, channels)``, as float32 or float64 as the input is."""
+        return framed_format(self, only(inputs), self.bins, self._unit)
+
+    def _unit(self, unit: str) -> str:
+        if self.mode in ("angle", "phase"):
+            return "rad"
+        if not unit:
+            return ""
+        of = f"({unit})" if any(c in unit for c in "/*^ ") else unit
+        if self.mode == "magnitude":
+            return f"{of}/Hz^0.5" if self.scaling == "density" else unit
+        return f"{of}^2/Hz" if self.scaling == "density" else f"{of}^2"
+
+    def kernel(self, samples: Array, fmt: Format) -> Array:
+        """Columns of consecutive samples: see :meth:`FramedSpec.kernel`."""
+        columns = exact_columns(self, samples, float(fmt.rate))
+        return columns.transpose(1, 2, 0)  # (m, bins, channels), in memory (channels, m, bins)
+
+
+def exact_columns(spec: Spectrogram, samples: Array, rate_hz: float) -> Array:
+    """Columns by scipy's own operations in scipy's order.
+
+    Parameters
+    ----------
+    spec : Spectrogram
+        What to compute.
+    samples : ndarray
+        ``(channels, n)``, float32 or float64.
+    rate_hz : float
+        Samples per second.
+
+    Returns
+    -------
+    ndarray
+        ``(channels, m, bins)``, C order.
+    """
+    frames = framed(samples, spec.nperseg, spec.frame_step)
+    window = taper(spec.window, spec.nperseg, spec.name).astype(samples.dtype, copy=False)
+    if spec.detrend == "constant":
+        frames = frames - frames.mean(-1, keepdims=True)
+    elif spec.detrend == "linear":
+        frames = scipy.signal.detrend(frames, type="linear", axis=-1)
+    spectrum = scipy.fft.rfft(window * frames, n=spec.nfft or spec.nperseg)
+    total = rate_hz * (window * window).sum() if spec.scaling == "density" else window.sum() ** 2
+    scale = 1.0 / total
+    if spec.mode == "psd":
+        power = np.conjugate(spectrum) * spectrum
+        power *= scale
+        last = power.shape[-1] if (spec.nfft or spec.nperseg) % 2 else -1
+        power[..., 1:last] *= 2
+        return np.ascontiguousarray(power.real[..., : spec.bins])
+    spectrum *= np.sqrt(scale)
+    if spec.mode == "magnitude":
+        return np.abs(spectrum[..., : spec.bins])
+    angle = np.angle(spectrum[..., : spec.bins])
+    return np.unwrap(angle, axis=-1) if spec.mode == "phase" else angle
+
+
+def framed(samples: Array, length: int, step: int) -> Array:
+    """Overlapping frames ``(channels, m, length)`` of ``(channels, n)``: a view, not to be written to."""
+    count = (samples.shape[1] - length) // step + 1
+    along, down = samples.strides[1], samples.strides[0]
+    return np.lib.stride_tricks.as_strided(
+        samples, (len(samples), count, length), (down, step * along, along), writeable=False
+    )
+
+
+def framed_format(spec: FramedSpec, fmt: Format, bins: int, unit: Any) -> Format:
+    """Format of columns ``(bins, channels)`` made from frames of a signal.
+
+    Raises
+    ------
+    FormatError
+        If the input is no evenly sampled signal of float32 or float64.
+    """
+    if len(fmt.shape) != 1 or fmt.dtype not in ("float32", "float64"):
+        raise FormatError(
+            f"{spec.name}: samples of `{fmt.stream}` are {fmt.dtype}{fmt.shape}, "
+            f"expected one float32 or float64 a channel"
+        )
+    if not fmt.rate:
+        raise FormatError(f"{spec.name}: `{fmt.stream}` has no fixed rate; put `resample` before it")
+    _, dot, place = fmt.stream.partition(".")
+    span = ceil((spec.frame_length - 1) * fmt.step) + fmt.span
+    return replace(
+        fmt,
+        stream=f"spectrogram{dot}{place}",
+        units=tuple(unit(u) for u in fmt.units),
+        rate=fmt.rate / spec.frame_step,
+        shape=(bins, len(fmt.channels)),
+        step=fmt.step * spec.frame_step,
+        span=span,
+        rows=None,
+    )
+
+
+def taper(window: Any, length: int, step: str) -> Array:
+    """A window function's values ``(length,)`` in float64, periodic, as scipy's spectral functions take it.
+
+    Raises
+    ------
+    FormatError
+        If scipy knows no such window.
+    """
+    try:
+        values: Array = scipy.signal.get_window(window, length)
+    except (ValueError, TypeError) as error:
+        raise FormatError(f"{step}: window {window!r}: {error}") from None
+    return values
+
+
+def whole_number(step: str, field: str, value: Any, low: int, high: int | None = None) -> None:
+    """Check that a parameter is a whole number from `low` to `high`.
+
+    Raises
+    ------
+    FormatError
+        If it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+        expected = f"{low} to {high}" if high is not None else f"at least {low}"
+        raise FormatError(f"{step}: {field} {value!r}, expected a whole number, {expected}")
