@@ -62,7 +62,9 @@ clean: ## remove the virtual environment
 
 .venv/.uv:
 	@test -n "$(PYTHON)" && $(PYTHON) -c "$(supported)" || { \
-	  echo "Kymo needs Python 3.11 or 3.12, found $$($(or $(PYTHON),python3) --version 2>&1 | head -n 1); install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	  found=$$($(or $(PYTHON),python3) --version 2>/dev/null); \
+	  echo "Kymo needs Python 3.11 or 3.12, found $${found:-none}; install one, or name it: make PYTHON=/path/to/python3.12" >&2; \
+	  exit 1; }
 	@$(PYTHON) -c "import ensurepip, venv" 2>/dev/null || { \
 	  echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@echo "Setting up .venv with $$($(PYTHON) --version)"
