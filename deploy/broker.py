@@ -141,6 +141,28 @@ def status(data_dir: Path) -> BrokerStatus:
     return BrokerStatus("died", info, kafka_server.explain(data_dir, f"died (process {info.pid})"))
 
 
+def address(settings: Settings) -> str:
+    """Where clients connect: ``KYMO_BROKERS``, or the embedded broker that runs under ``KYMO_HOME``.
+
+    Raises
+    ------
+    BrokerError
+        If neither is there.
+    """
+    if settings.brokers:
+        return settings.brokers
+    found = status(default_data_dir(settings))
+    if found.state == "running" and found.info:
+        return found.info.bootstrap
+    hint = "start it with `kymo broker start`, or set KYMO_BROKERS to a running Kafka"
+    raise BrokerError(f"no broker: KYMO_BROKERS is not set and the embedded one is not running ({found.state}); {hint}")
+
+
+def default_data_dir(settings: Settings) -> Path:
+    """Data folder of the embedded broker when none is named."""
+    return (settings.home / "broker").absolute()
+
+
 @contextlib.contextmanager
 def running(data_dir: Path, port: int = 0, *, jars_dir: Path | None = None) -> Iterator[BrokerInfo]:
     """A broker for the length of a ``with`` block; one that was already there stays."""

@@ -116,7 +116,9 @@ def status_command(data_dir: Path | None, as_json: bool) -> None:
 
 
 def _folder(data_dir: Path | None) -> Path:
-    return (data_dir or Settings.from_env().home / "broker").absolute()
+    from deploy.broker import default_data_dir
+
+    return data_dir.absolute() if data_dir else default_data_dir(Settings.from_env())
 
 
 def _running(info: BrokerInfo) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from deploy import kafka_jars, kafka_server
 from deploy.broker_cli import broker as broker_command
 from deploy.broker_state import BrokerInfo, write_state
 from streams.errors import BrokerError
+from streams.settings import Settings
 
 NOWHERE = "http://127.0.0.1:9"
 PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
@@ -215,6 +216,15 @@ def test_another_process_under_the_old_pid_is_left_alone(data_dir: Path) -> None
     assert embedded.status(data_dir).state == "died"
     assert embedded.stop(data_dir) is False
     assert embedded.status(data_dir).state == "stopped"
+
+
+@pytest.mark.broker
+def test_address_prefers_the_setting_to_the_embedded_broker(broker: str, broker_data_dir: Path, tmp_path: Path) -> None:
+    assert embedded.address(Settings(brokers="kafka:9092")) == "kafka:9092"
+    (tmp_path / "broker").symlink_to(broker_data_dir)
+    assert embedded.address(Settings(home=tmp_path)) == broker
+    with pytest.raises(BrokerError, match=r"no broker: KYMO_BROKERS is not set .* \(stopped\); start it with"):
+        embedded.address(Settings(home=tmp_path / "none"))
 
 
 def test_damaged_state_file_counts_as_stopped(data_dir: Path) -> None:
