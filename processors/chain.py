@@ -30,6 +30,10 @@ class PerWindow(Spec):
     spec: Spec
     name: ClassVar[str] = "per_window"
 
+    def __post_init__(self) -> None:
+        if not self.spec.after_window:
+            raise FormatError(f"{self.spec.name}: cannot stand behind the window")
+
     def build(self) -> Stage:
         """A Stage for one session."""
         return PerWindowStage(self)
@@ -37,11 +41,13 @@ class PerWindow(Spec):
     def output(self, inputs: Mapping[str, Format]) -> Format:
         """The step's output, with its number of rows."""
         ((stream, fmt),) = inputs.items()
+        if fmt.rows is None:
+            raise FormatError(f"{self.spec.name}: stands behind the window, but no window comes before it")
         out = self.spec.output({stream: fmt})
-        if out.step == fmt.step:
-            return replace(out, rows=fmt.rows)
-        length = int((fmt.rows or 0) * fmt.step)
-        return replace(out, rows=Windows(length, 1).rows(out))
+        rows = int(((fmt.rows - 1) * fmt.step + fmt.span - out.span) // out.step) + 1
+        if rows < 1:
+            raise FormatError(f"{self.spec.name}: a window of {fmt.rows} rows is too short for it")
+        return replace(out, rows=rows)
 
 
 class PerWindowStage(Stage):
@@ -97,6 +103,8 @@ class Chain(Spec):
     def output(self, inputs: Mapping[str, Format]) -> Format:
         """Format behind the last step; fails where a step cannot take what comes before it."""
         for spec in self.specs:
+            if any(fmt.rows is not None for fmt in inputs.values()) and not isinstance(spec, PerWindow):
+                raise FormatError(f"{spec.name}: takes a stream, but stands behind the window")
             fmt = spec.output(inputs)
             inputs = {fmt.stream: fmt}
         return fmt
@@ -198,11 +206,10 @@ class ChainStage(Stage):
 
     def take_counts(self) -> Counter[str]:
         """What was noticed since the last call, of all stages."""
-        total = self.counts.copy()
-        self.counts.clear()
-        for stage in self.stages:
+        total: Counter[str] = Counter()
+        for stage in (self, *self.stages):
             if stage.counts:
-                total += stage.counts
+                total.update(stage.counts)
                 stage.counts.clear()
         return total
 

@@ -75,6 +75,10 @@ class Intake(Spec):
         if len(fmt.shape) != 1 or fmt.dtype in ("jpeg", "uint8"):
             raise FormatError(f"`{fmt.stream}`: samples are {fmt.dtype}{fmt.shape}, expected one number a channel")
         at = self.columns(fmt)
+        if not fmt.rate:
+            raise FormatError(f"`{fmt.stream}` has no fixed rate; a chain takes evenly sampled streams")
+        if len(self.units) not in (0, len(at)):
+            raise FormatError(f"input: {len(self.units)} units for the {len(at)} channels of `{fmt.stream}`, expected one each or none")
         units = self.units or tuple(fmt.units[i] for i in at if fmt.units)
         if self.units and fmt.units:
             for i, unit in zip(at, self.units, strict=True):
@@ -111,29 +115,28 @@ class IntakeStage(Stage):
         if self.spec.units and fmt.units:
             scale = np.array([factor(fmt.units[i], unit) for i, unit in zip(at, self.spec.units, strict=True)])
             self._scale = None if (scale == 1).all() else scale
-        if self._in is not None and (header.origin_ns, fmt.rate) != (self._in.origin_ns, self._in.format.rate):
+        made = replace(header, format=out)
+        if self._out is not None and made != self._out:
             self.counts["segments"] += 1
-            self._last = None  # no interpolation across a re-anchored clock
-        self._in, self._out = header, replace(header, format=out)
+            self._last = None  # no interpolation across a re-anchored clock, or from one unit to another
+        self._in, self._out = header, made
 
     def push(self, item: Chunk) -> list[Chunk]:
         """Take a raw Chunk; give what of it is new and good."""
+        data, first = item.data, item.first_index
+        if not len(data):
+            return []
+        if self._in is None:
+            self._seen = first
+        elif first < self._seen:
+            self._count_old(first, item.end_index)
+            if item.end_index <= self._seen:
+                return []  # before its header is looked at: what came late from before a re-anchored clock must change nothing
+            data, first = data[self._seen - first :], self._seen
         if item.header is not self._in:
             if item.header != self._in:
                 self._bind(item.header)
             self._in = item.header
-        data, first = item.data, item.first_index
-        if self._valid >= 0 or self._seen:
-            if first < self._seen:
-                self._count_old(first, item.end_index)
-                if item.end_index <= self._seen:
-                    return []
-                data, first = data[self._seen - first :], self._seen
-        elif item.count:
-            self._seen = first
-        if not len(data):
-            return []
-        self.counts["samples"] += len(data)
         values = self._convert(data)
         if first > self._seen:
             self._gaps.append((self._seen, first))
@@ -148,9 +151,10 @@ class IntakeStage(Stage):
     def _convert(self, data: Array) -> Array:
         if self._columns is not None:
             data = data[:, self._columns]
-        if self._scale is not None:
-            return (data * self._scale).astype(self.spec.dtype)
-        return data.astype(self.spec.dtype, copy=False)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and so is missing
+            if self._scale is not None:
+                return (data * self._scale).astype(self.spec.dtype)
+            return data.astype(self.spec.dtype, copy=False)
 
     def _count_old(self, first: int, end: int) -> None:
         late = any(a < min(end, self._seen) and first < b for a, b in self._gaps)
@@ -198,7 +202,8 @@ class IntakeStage(Stage):
 
     def input_needed(self, index: int) -> int:
         """Oldest raw sample needed to make sample `index` again: an interpolated one rests on the number before its gap."""
-        if self._last is not None:
+        # In a gap that is too long already the last number is of no use any more, and must not hold back a commit.
+        if self._last is not None and self._seen - self._valid - 1 <= max(self.spec.bridge, self.spec.fill):
             index = min(index, self._valid)
         for start, end, _ in self.filled:
             if start <= index < end:
@@ -207,8 +212,8 @@ class IntakeStage(Stage):
 
     @property
     def needs_from(self) -> dict[str, int]:
-        """The next sample (see :meth:`input_needed` for what others need)."""
-        return {} if self._in is None else {self._in.format.stream: self._seen}
+        """The next sample, or the last number where a gap behind it may still be filled (see :meth:`input_needed`)."""
+        return {} if self._in is None else {self._in.format.stream: self.input_needed(self._seen)}
 
     def snapshot(self) -> bytes:
         """See :meth:`Stage.snapshot`."""

@@ -1,0 +1,188 @@
+"""A worker process. In: recipes, their bundles and settings. Out: a process that turns the input topics into events until it is stopped.
+
+One Faust app a recipe. On SIGTERM it finishes what it took and commits, within 20 s. When an output is not acknowledged, or others may
+own its partitions by now, the process replaces itself by a new one, which begins from the last commit; any other failure ends it with a
+non-zero exit status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from deploy.broker import address
+from models.bundle import Bundle, load_bundle
+from models.classify import Classifier
+from processors.recipe import Recipe, load_recipe
+from streams.chunk import Window
+from streams.errors import DeliveryError, KymoError, RecipeError
+from streams.kafka_admin import ensure_topics
+from streams.settings import Settings
+from streams.topics import Names
+
+DRAIN_S = 20.0
+_RESTARTS = "KYMO_WORKER_RESTARTS"  # times of the last restarts, across them
+_RESTARTS_MAX, _RESTARTS_S = 10, 60.0
+logger = logging.getLogger("kymo.worker")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Work:
+    """A recipe with the bundle that classifies for it."""
+
+    recipe: Recipe
+    bundle: Bundle
+
+
+def load_work(recipes: Sequence[str], bundle: str | None, home: Path) -> list[Work]:
+    """Recipes and their bundles, checked against each other before anything starts.
+
+    Raises
+    ------
+    KymoError
+        If a recipe, or its bundle, cannot be used.
+    """
+    works = []
+    for name in recipes:
+        recipe = load_recipe(name)
+        if recipe.model is None:
+            raise RecipeError(f"recipe `{recipe.name}` has no [model], so there is nothing to classify with", recipe.path)
+        loaded = load_bundle(bundle or recipe.name, home)
+        loaded.check(recipe)
+        works.append(Work(recipe, loaded))
+    groups = [work.recipe.name for work in works]
+    if len(set(groups)) != len(groups):
+        raise RecipeError(f"two recipes have the same name ({', '.join(groups)}); a worker tells them apart by it")
+    return works
+
+
+def encoder(classifier: Classifier) -> Callable[[Sequence[Window]], list[bytes]]:
+    """Windows to encoded events, stamped with the present."""
+
+    def classify(windows: Sequence[Window]) -> list[bytes]:
+        events = classifier.classify(windows)
+        now_ns = time.time_ns()
+        return [dataclasses.replace(event, emitted_ns=now_ns).to_json() for event in events]
+
+    return classify
+
+
+def run_worker(recipes: Sequence[str], settings: Settings, bundle: str | None = None) -> None:
+    """Run a worker until SIGTERM or SIGINT; returns when it has drained.
+
+    Parameters
+    ----------
+    recipes : sequence of str
+        Names or paths.
+    settings : Settings
+        The deployment.
+    bundle : str, optional
+        A bundle's path or name, instead of each recipe's own.
+
+    Raises
+    ------
+    KymoError
+        If it cannot start.
+    """
+    works = load_work(recipes, bundle, settings.home)
+    settings = dataclasses.replace(settings, brokers=address(settings))
+    ensure_topics(settings, Names(settings.prefix))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the event loop takes over
+    with contextlib.ExitStack() as stack:
+        slot = stack.enter_context(_slot(settings.home / "run"))
+        _serve(works, settings, slot)
+
+
+def _serve(works: list[Work], settings: Settings, slot: int) -> None:
+    import uvloop
+
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    # A thread that wants to answer the broker waits this long for one that computes; the default of 5 ms shows in the latency.
+    sys.setswitchinterval(0.001)
+    from mode import Worker
+
+    from deploy.metrics import WorkerMetrics, serve_metrics
+
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    metrics = WorkerMetrics({work.recipe.name: work.bundle.id for work in works})
+    apps = [_app(work, settings, slot, metrics, loop) for work in works]
+    server = serve_metrics(metrics.registry, settings, "worker", ready=lambda: all(app.is_ready() for app in apps))
+    worker = Worker(*apps, loglevel="WARN", redirect_stdouts=False, quiet=True, blocking_timeout=0.0, loop=loop)
+    try:
+        worker.execute_from_commandline()
+    except SystemExit as stop:
+        if stop.code:
+            raise
+    finally:
+        server.close()
+
+
+def _app(work: Work, settings: Settings, slot: int, metrics: Any, loop: asyncio.AbstractEventLoop) -> Any:
+    from models.agent import Agent, Job
+    from models.log import ReadBack
+    from processors.batches import BatchApp, reader_arguments
+
+    recipe, names = work.recipe, Names(settings.prefix)
+    classifier = Classifier(work.bundle, recipe.name, recipe.model.min_probability if recipe.model else 0.0)
+    group = f"{settings.prefix}.{recipe.name}.model"
+    topics = sorted({names.for_stream(table.stream) for table in recipe.inputs})
+    app = BatchApp(group, topics, settings, f"{socket.gethostname()}-{slot}", fail)
+    job = Job(recipe.name, work.bundle.chain, recipe.matches, encoder(classifier))
+    app.handler = Agent(job, app, names, ReadBack(reader_arguments(settings)), metrics.observer(recipe.name), fail)
+    return app
+
+
+def fail(error: BaseException) -> None:
+    """End this process, or begin it again: what was not committed is done again, and nothing that was published is published twice."""
+    if isinstance(error, DeliveryError):
+        print(f"kymo worker: {error}; beginning again from the last commit", file=sys.stderr, flush=True)
+        _restart()
+    if isinstance(error, KymoError):
+        print(f"kymo worker: {error}", file=sys.stderr, flush=True)
+    else:
+        traceback.print_exception(error)
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _restart() -> None:
+    now = time.time()
+    recent = [t for t in os.environ.get(_RESTARTS, "").split(",") if t and now - float(t) < _RESTARTS_S]
+    if len(recent) >= _RESTARTS_MAX:
+        print(f"kymo worker: began again {len(recent)} times within {_RESTARTS_S:g} s; giving up", file=sys.stderr, flush=True)
+        os._exit(1)
+    os.environ[_RESTARTS] = ",".join([*recent, f"{now:.1f}"])
+    # A process image of its own: no task, thread or socket of this one can send anything afterwards.
+    os.execv(sys.executable, sys.orig_argv)
+
+
+@contextlib.contextmanager
+def _slot(folder: Path) -> Any:
+    """The lowest number that no other worker of this machine holds; its static membership."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(1_000):
+        file: IO[str] = (folder / f"worker-{number}.lock").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            continue
+        try:
+            yield number
+        finally:
+            file.close()
+        return
+    raise KymoError(f"{folder}: 1,000 workers run here already")

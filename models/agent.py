@@ -1,0 +1,360 @@
+"""The model agent of one recipe. In: records of the input topics, in batches. Out: events, snapshots, rejected records, commits.
+
+It knows aiokafka's records and producer but no Faust: `processors.batches.BatchApp` calls it. Windows that become whole while a batch is
+being classified form the next batch. Whatever goes wrong with an output, the worker begins again from its last commit: that is the one
+path for a crash, a lost partition and a broker that refused, so it is the one that is tested.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from models.log import Outbox, Outgoing, ReadBack
+from models.partition import Left, Limits, Partition, Pending
+from processors.chain import Chain
+from streams.chunk import Format, Window
+from streams.errors import ChunkError, DeliveryError
+from streams.topics import MESSAGE_MAX, Names
+
+_BATCH = 64  # windows a classification; more only adds latency
+_PENDING_MAX = 2_048  # windows waiting: beyond it nothing more is read
+_YIELD_S = 0.005  # how long records are taken before other tasks have their turn
+_DRAIN_S = 12.0  # how long a revocation may wait for what was taken
+
+
+class Batch(Protocol):
+    """Classifies windows; called in a thread of its own."""
+
+    def __call__(self, windows: Sequence[Window]) -> list[bytes]:
+        """The event of each window, encoded."""
+
+
+class Observer(Protocol):
+    """Told what happens, for metrics."""
+
+    def took(self, partition: Partition, records: int, seconds: float) -> None:
+        """Records were decoded and pushed through the chain."""
+
+    def classified(self, windows: int, seconds: float) -> None:
+        """A batch was classified."""
+
+    def emitted(self, seconds: float) -> None:
+        """An event was acknowledged, so long after its window's last chunk was sent."""
+
+    def rejected(self, reason: str) -> None:
+        """A record was rejected."""
+
+    def committed(self, seconds: float) -> None:
+        """Offsets were committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What an agent does: one recipe with one bundle.
+
+    Attributes
+    ----------
+    recipe : str
+        Its name.
+    chain : Chain
+        From raw chunks to windows, with the bundle's learned numbers.
+    matches : callable
+        None for a stream that the recipe takes, else the reason why not.
+    classify : callable
+        Windows to encoded events.
+    """
+
+    recipe: str
+    chain: Chain
+    matches: Callable[[Format], str | None]
+    classify: Batch
+
+
+class Kafka(Protocol):
+    """What the agent asks of its Faust app."""
+
+    def aiokafka_producer(self) -> Any:
+        """The producer."""
+
+    async def commit_with(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+        """Commit."""
+
+    async def committed_with(self, partitions: Any) -> dict[TopicPartition, OffsetAndMetadata]:
+        """Committed offsets."""
+
+    def is_stale(self) -> bool:
+        """Whether others may own the partitions by now."""
+
+    def assigned(self) -> list[TopicPartition]:
+        """The partitions that are this worker's."""
+
+
+class Agent:
+    """Takes records, gives events.
+
+    Parameters
+    ----------
+    job : Job
+        What to do.
+    kafka : Kafka
+        The app.
+    names : Names
+        Topic names.
+    read_back : ReadBack
+        For what an earlier life left.
+    observer : Observer
+        For metrics.
+    failed : callable
+        Called once with the first error that makes going on unsafe.
+    limits : Limits
+        When to snapshot.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        kafka: Kafka,
+        names: Names,
+        read_back: ReadBack,
+        observer: Observer,
+        failed: Callable[[BaseException], None],
+        limits: Limits | None = None,
+    ) -> None:
+        self._failed = failed
+        self.job, self._kafka, self._names, self._read_back, self._observer = job, kafka, names, read_back, observer
+        self._limits = limits
+        self.partitions: dict[int, Partition] = {}
+        self._epoch = 0  # counts revocations
+        self._pending: deque[tuple[Partition, Pending]] = deque()
+        self._changed = asyncio.Condition()
+        self._turn = asyncio.Lock()  # no record is taken while snapshots are stored
+        self._outbox = Outbox(kafka.aiokafka_producer, self._fail)
+        self._committed: dict[TopicPartition, int] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="classify")
+        self._tasks: list[asyncio.Task[None]] = []
+        self._failure: BaseException | None = None
+
+    def start(self, commit_every_s: float = 0.5) -> None:
+        """Begin to classify and commit."""
+        self._tasks = [asyncio.create_task(self._guard(self._classify())), asyncio.create_task(self._guard(self._commit_every(commit_every_s)))]
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._fail(error)
+
+    async def on_records(self, records: Mapping[TopicPartition, list[Any]]) -> None:
+        """Take records; returns when there is room for more.
+
+        Raises
+        ------
+        DeliveryError
+            If an output failed; the worker must begin again from its last commit.
+        """
+        self._raise_failure()
+        async with self._turn:
+            epoch, mine = self._epoch, set(self._kafka.assigned())
+            for tp, batch in records.items():
+                if tp in mine and epoch == self._epoch:
+                    partition = self.partitions.get(tp.partition) or await self._load(tp.partition)
+                    await self._take(partition, tp, batch)
+        await self._wait_for(lambda: len(self._pending) < _PENDING_MAX)
+
+    async def _take(self, partition: Partition, tp: TopicPartition, batch: list[Any]) -> None:
+        started, taken, epoch = time.perf_counter(), 0, self._epoch
+        expected = partition.next_offset.get(tp.topic, 0)
+        if batch[0].offset > expected and (await self._read_back.limits(tp))[0] <= expected:
+            raise DeliveryError(f"{tp.topic}/{tp.partition}: offset {batch[0].offset} came where {expected} was next")
+        partition.mark(tp.topic, max(expected, batch[0].offset))
+        for record in batch:
+            if record.offset < expected:
+                continue  # fetched again after a rebalance
+            try:
+                found = partition.take(tp.topic, record.offset, record.key, record.value, record.timestamp)
+            except ChunkError as error:
+                self._reject(record, error)
+                continue
+            taken += 1
+            if found:
+                self._pending.extend((partition, pending) for pending in found)
+            if time.perf_counter() - started > _YIELD_S:
+                self._observer.took(partition, taken, time.perf_counter() - started)
+                await self._wake()
+                await asyncio.sleep(0)
+                if epoch != self._epoch:
+                    return
+                started, taken = time.perf_counter(), 0
+        self._observer.took(partition, taken, time.perf_counter() - started)
+        await self._wake()
+
+    async def _load(self, number: int) -> Partition:
+        """A partition as its last owner left it."""
+        partition = Partition(number, self.job.chain, self.job.matches, time.monotonic, self._limits)
+        inputs = [tp for tp in self._kafka.assigned() if tp.partition == number]
+        committed = {tp: c for tp, c in (await self._kafka.committed_with(inputs)).items() if c.offset >= 0}
+        left = Left()
+        for tp in inputs:
+            first, left.input_end[tp.topic] = await self._read_back.limits(tp)
+            left.next_offset[tp.topic] = max(first, committed[tp].offset if tp in committed else 0)
+        # Without a commit nothing is known: any event that is there may be of a window that comes again.
+        marks = [json.loads(c.metadata)["events"] if c.metadata else 0 for c in committed.values()]
+        left.events_start = min(marks) if len(marks) == len(inputs) else 0
+        left.events_end, left.published = await self._read_back.published(
+            self._names.of("events"), number, left.events_start, self.job.recipe
+        )
+        left.snapshots = await self._read_back.snapshots(self._names.of("state"), number, self._state_key(""))
+        partition.load(left)
+        self.partitions[number] = partition
+        return partition
+
+    def _state_key(self, session: str) -> bytes:
+        return f"{self.job.recipe}\n{session}".encode()
+
+    def _reject(self, record: Any, error: ChunkError) -> None:
+        """Send a record as it came to `kymo.rejected`, with the reason."""
+        self._observer.rejected(error.reason)
+        about = {
+            "reason": error.reason,
+            "message": error.message[:1000],
+            "topic": record.topic,
+            "partition": record.partition,
+            "offset": record.offset,
+            "recipe": self.job.recipe,
+        }
+        headers = [(name, str(value).encode()) for name, value in about.items()]
+        self._outbox.put(self._names.of("rejected"), record.partition, [Outgoing(record.key or b"", record.value or b"", headers)])
+
+    async def _classify(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            async with self._changed:
+                await self._changed.wait_for(lambda: bool(self._pending))
+            batch = [self._pending.popleft() for _ in range(min(_BATCH, len(self._pending)))]
+            started = time.perf_counter()
+            events = await loop.run_in_executor(self._thread, self.job.classify, [p.window for _, p in batch])
+            self._observer.classified(len(batch), time.perf_counter() - started)
+            outgoing: dict[int, list[Outgoing]] = {}
+            for (partition, pending), event in zip(batch, events, strict=True):
+                record = Outgoing(pending.window.session.encode(), event, done=partial(self._emitted, partition, pending))
+                outgoing.setdefault(partition.number, []).append(record)
+            for number, records in outgoing.items():
+                self._outbox.put(self._names.of("events"), number, records)
+            await self._wake()
+
+    def _emitted(self, partition: Partition, pending: Pending, end: int) -> None:
+        partition.acknowledge(pending)
+        partition.events_end = max(partition.events_end, end)
+        self._observer.emitted(time.time() - pending.sent_ms / 1000)
+
+    async def _commit_every(self, seconds: float) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            await self.commit()
+
+    async def commit(self) -> None:
+        """Store the snapshots that are due, then commit what nothing needs any more."""
+        async with self._turn:
+            await self._commit()
+
+    async def _commit(self) -> None:
+        started = time.perf_counter()
+        for partition in list(self.partitions.values()):
+            due = partition.snapshots()
+            records = [
+                Outgoing(self._state_key(session.name), snapshot, done=partial(self._stored, partition, session, snapshot))
+                for session, snapshot in due
+            ]
+            if records:
+                self._outbox.put(self._names.of("state"), partition.number, records)
+        # No record is taken meanwhile, so these two settle; only then may what they release be committed.
+        await self._outbox.settled(self._names.of("state"), self._names.of("rejected"))
+        offsets = self._committable()
+        self._raise_failure()
+        if offsets and not self._kafka.is_stale():
+            await self._kafka.commit_with(offsets)
+            self._committed |= {tp: o.offset for tp, o in offsets.items()}
+            self._observer.committed(time.perf_counter() - started)
+
+    @staticmethod
+    def _stored(partition: Partition, session: Any, snapshot: bytes | None, _end: int) -> None:
+        partition.stored(session, snapshot)
+
+    def _committable(self) -> dict[TopicPartition, OffsetAndMetadata]:
+        out = {}
+        for partition in self.partitions.values():
+            for topic, (offset, events_end) in partition.committable().items():
+                tp = TopicPartition(topic, partition.number)
+                if self._committed.get(tp) != offset:
+                    out[tp] = OffsetAndMetadata(offset, json.dumps({"events": events_end}))
+        return out
+
+    async def _drain(self) -> None:
+        """Wait until every window taken is an acknowledged event, then commit."""
+        await self._wait_for(lambda: not any(s.pending for p in self.partitions.values() for s in p.sessions.values()))
+        await self._commit()
+
+    async def on_revoked(self) -> None:
+        """Finish what was taken and forget the partitions.
+
+        Raises
+        ------
+        DeliveryError
+            If they may belong to another worker by now, or finishing takes too long: then only a new beginning is safe.
+        """
+        self._epoch += 1
+        async with self._turn:
+            if self.partitions:
+                if self._kafka.is_stale():
+                    raise DeliveryError("the broker has not heard of this worker for half its session timeout")
+                try:
+                    await asyncio.wait_for(self._drain(), _DRAIN_S)
+                except TimeoutError:
+                    raise DeliveryError(f"what was taken could not be finished within {_DRAIN_S:g} s of losing its partitions") from None
+            self.partitions.clear()
+            self._committed.clear()
+
+    async def on_stop(self) -> None:
+        """Finish what was taken, commit it, close."""
+        self._epoch += 1
+        try:
+            async with self._turn:
+                if self._failure is None:
+                    await self._drain()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            self._outbox.close()
+            self._thread.shutdown(wait=False, cancel_futures=True)
+            await self._read_back.close()
+
+    async def _wake(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _wait_for(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._raise_failure()
+            await asyncio.sleep(0.002)
+        self._raise_failure()
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+            self._failed(error)
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure

@@ -1,0 +1,179 @@
+"""What an agent asks of Kafka, in aiokafka's terms. In: topics and offsets. Out: records read back, batches acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiokafka
+from aiokafka.structs import TopicPartition
+
+from streams.errors import DeliveryError
+
+
+
+class ReadBack:
+    """Reads ranges of topics without a group.
+
+    Parameters
+    ----------
+    arguments : dict
+        Connection arguments of aiokafka's clients.
+    """
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        self._arguments = arguments
+        self._consumer: aiokafka.AIOKafkaConsumer | None = None
+
+    async def _open(self) -> aiokafka.AIOKafkaConsumer:
+        if self._consumer is None:
+            self._consumer = aiokafka.AIOKafkaConsumer(enable_auto_commit=False, auto_offset_reset="earliest", **self._arguments)
+            await self._consumer.start()
+        return self._consumer
+
+    async def limits(self, tp: TopicPartition) -> tuple[int, int]:
+        """First offset there is, and the one behind the last."""
+        consumer = await self._open()
+        return (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
+
+    async def read(self, topic: str, partition: int, start: int, visit: Callable[[Any], None]) -> int:
+        """Visit every record from offset `start` to the present end; gives that end."""
+        consumer, tp = await self._open(), TopicPartition(topic, partition)
+        consumer.assign([tp])
+        first, end = await self.limits(tp)
+        if max(first, start) < end:
+            consumer.seek(tp, max(first, start))
+            while await consumer.position(tp) < end:
+                for records in (await consumer.getmany(tp, timeout_ms=1000)).values():
+                    for record in records:
+                        visit(record)
+        return end
+
+    async def published(self, topic: str, partition: int, start: int, recipe: str) -> tuple[int, dict[str, set[int]]]:
+        """End of an events partition, and by session the windows of `recipe` whose events stand from `start` on."""
+        found: dict[str, set[int]] = {}
+
+        def visit(record: Any) -> None:
+            try:
+                event = json.loads(record.value)
+                if event["recipe"] == recipe:
+                    found.setdefault(event["session"], set()).add(int(event["start_index"]))
+            except (ValueError, TypeError, KeyError):
+                return  # not one of ours
+
+        return await self.read(topic, partition, start, visit), found
+
+    async def snapshots(self, topic: str, partition: int, prefix: bytes) -> dict[str, bytes]:
+        """By session, the stored snapshots whose key begins with `prefix`."""
+        found: dict[str, bytes] = {}
+
+        def visit(record: Any) -> None:
+            if record.key is None or not record.key.startswith(prefix):
+                return
+            name = record.key[len(prefix) :].decode()
+            if record.value is None:
+                found.pop(name, None)
+            else:
+                found[name] = record.value
+
+        await self.read(topic, partition, 0, visit)
+        return found
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """A record on its way out.
+
+    Attributes
+    ----------
+    key, value : bytes
+        The record; a value of None deletes on a compacted topic.
+    headers : list of (str, bytes)
+        Its headers.
+    done : callable, optional
+        Called with the offset behind the record's batch once the broker has acknowledged it (0 where the broker did not say).
+    """
+
+    key: bytes
+    value: bytes | None
+    headers: list[tuple[str, bytes]] = field(default_factory=list)
+    done: Callable[[int], None] | None = None
+
+
+class Outbox:
+    """Sends records in batches that form by themselves while the previous one is on its way, in order within a partition.
+
+    Parameters
+    ----------
+    producer : callable
+        Gives the aiokafka producer.
+    failed : callable
+        Called with the error if a batch is not acknowledged; nothing is sent after that.
+    """
+
+    def __init__(self, producer: Callable[[], aiokafka.AIOKafkaProducer], failed: Callable[[BaseException], None]) -> None:
+        self._producer, self._failed = producer, failed
+        self._waiting: dict[TopicPartition, list[Outgoing]] = {}
+        self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
+
+    def put(self, topic: str, partition: int, records: Sequence[Outgoing]) -> None:
+        """Send records as soon as their partition is free."""
+        tp = TopicPartition(topic, partition)
+        self._waiting.setdefault(tp, []).extend(records)
+        if tp not in self._tasks:
+            self._tasks[tp] = asyncio.create_task(self._send_all(tp))
+
+    async def settled(self, *topics: str) -> None:
+        """Wait until everything put for some topics is acknowledged (or has failed)."""
+        while tasks := [task for tp, task in self._tasks.items() if tp.topic in topics]:
+            await asyncio.wait(tasks)
+
+    def close(self) -> None:
+        """Send nothing more."""
+        for task in self._tasks.values():
+            task.cancel()
+
+    async def _send_all(self, tp: TopicPartition) -> None:
+        waiting = self._waiting[tp]
+        try:
+            while waiting:
+                batch = waiting[:]
+                waiting.clear()
+                await self._send(tp, batch)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._failed(error)
+        finally:
+            del self._tasks[tp]
+
+    async def _send(self, tp: TopicPartition, records: list[Outgoing]) -> None:
+        position = 0
+        while position < len(records):
+            builder, first = self._producer().create_batch(), position
+            now_ms = int(time.time() * 1000)
+            while position < len(records):
+                r = records[position]
+                if builder.append(timestamp=now_ms, key=r.key, value=r.value, headers=r.headers) is None:
+                    break
+                position += 1
+            if position == first:
+                size = len(records[position].value or b"")
+                raise DeliveryError(f"{tp.topic}/{tp.partition}: a record of {size} bytes does not fit into a batch")
+            try:
+                told = await (await self._producer().send_batch(builder, tp.topic, partition=tp.partition))
+            except Exception as error:
+                raise DeliveryError(f"{tp.topic}/{tp.partition}: {position - first} records were not acknowledged ({error!r})") from error
+            end = told.offset + position - first if told is not None and told.offset is not None and told.offset >= 0 else 0
+            for r in records[first:position]:
+                if r.done is not None:
+                    r.done(end)

@@ -1,0 +1,248 @@
+"""One partition of a recipe in a worker, without any input or output. In: records. Out: windows to classify, offsets to commit.
+
+The owner reads records in order, classifies the windows that :meth:`Partition.take` gives, publishes the events, says so by
+:meth:`Partition.acknowledge`, stores what :meth:`Partition.snapshots` asks for, and commits what :meth:`Partition.committable` says.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from models.sessions import Session
+from processors.chain import Chain, ChainStage
+from streams.chunk import Chunk, Format, Header, Window
+from streams.codec import ChunkCodec
+from streams.errors import ChunkError, FormatError
+
+_BINDINGS = 10_000  # headers whose verdict is remembered
+_IRREGULAR = ("duplicates", "late")
+
+
+@dataclass(slots=True, frozen=True)
+class Limits:
+    """When a session gets a snapshot, so that it holds back no commit.
+
+    Attributes
+    ----------
+    quiet_s : float
+        Seconds without a chunk after which a session is stored and unloaded.
+    lag : int
+        Offsets that a session may hold the commit back.
+    """
+
+    quiet_s: float = 60.0
+    lag: int = 20_000
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """A window on its way to becoming an event.
+
+    Attributes
+    ----------
+    window : Window
+        The window.
+    session : Session
+        Whose it is.
+    sent_ms : int
+        Unix time at which its last chunk was sent, ms.
+    """
+
+    window: Window
+    session: Session
+    sent_ms: int
+
+
+@dataclass(slots=True)
+class Left:
+    """What an earlier life of a partition left.
+
+    Attributes
+    ----------
+    events_start, events_end : int
+        Its events since its last commit stand between these offsets of the events partition.
+    published : dict of str to set of int
+        By session, the start indices of the windows of those events.
+    snapshots : dict of str to bytes
+        By session, its stored snapshot.
+    next_offset : dict of str to int
+        By input topic, where reading begins.
+    input_end : dict of str to int
+        By input topic, the end at loading: nothing behind it can have been read before.
+    """
+
+    events_start: int = 0
+    events_end: int = 0
+    published: dict[str, set[int]] = field(default_factory=dict)
+    snapshots: dict[str, bytes] = field(default_factory=dict)
+    next_offset: dict[str, int] = field(default_factory=dict)
+    input_end: dict[str, int] = field(default_factory=dict)
+
+
+class Partition:
+    """The sessions of one partition.
+
+    Parameters
+    ----------
+    number : int
+        The partition.
+    chain : Chain
+        From raw chunks to windows, with its learned numbers.
+    matches : callable
+        ``matches(format)`` is None for a stream that this recipe takes, else the reason why not.
+    now_s : callable
+        A monotonic clock.
+    limits : Limits
+        When to snapshot.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        chain: Chain,
+        matches: Callable[[Format], str | None],
+        now_s: Callable[[], float],
+        limits: Limits | None = None,
+    ) -> None:
+        self.number, self.chain, self._matches, self._now_s = number, chain, matches, now_s
+        self.limits = limits or Limits()
+        self.counts: Counter[str] = Counter()
+        self.sessions: dict[str, Session] = {}
+        self._asleep: dict[str, bytes] = {}
+        self._codec = ChunkCodec()
+        self._verdicts: dict[int, tuple[Header, bool]] = {}
+        self._left = Left()
+        self.published: dict[str, set[int]] = {}  # windows that an earlier life of this partition has published
+        self.samples = 0
+        self.events_end = 0
+        self.next_offset: dict[str, int] = {}
+        self._marks: dict[str, deque[tuple[int, int]]] = {}
+
+    def load(self, left: Left) -> None:
+        """Take over what an earlier life left."""
+        self._left, self.published, self.events_end = left, left.published, left.events_end
+        self.next_offset = dict(left.next_offset)
+        self._asleep = {name: zlib.compress(data, 1) for name, data in left.snapshots.items()}
+
+    def mark(self, topic: str, offset: int) -> None:
+        """A batch begins at `offset`: note from where on the events of anything from here on stand."""
+        # What an earlier life may have read has its events anywhere from its mark on; what it cannot have read, behind today's end.
+        seen_before = offset < self._left.input_end.get(topic, 0)
+        if not seen_before and self.published and all(self.next_offset.get(t, 0) >= end for t, end in self._left.input_end.items()):
+            self.published = {}
+        at = self._left.events_start if seen_before else self.events_end
+        marks = self._marks.setdefault(topic, deque())
+        if not marks or marks[-1][1] != at:
+            marks.append((offset, at))
+
+    def take(self, topic: str, offset: int, key: bytes | None, value: bytes | None, sent_ms: int) -> list[Pending]:
+        """Windows that became whole by one record.
+
+        Raises
+        ------
+        ChunkError
+            If the record is to be rejected; the offset counts as taken.
+        """
+        self.next_offset[topic] = offset + 1
+        if value is None:
+            raise ChunkError("undecodable", "a record without a value")
+        chunk = self._codec.decode(value)
+        if key is not None and key != chunk.session.encode():
+            raise ChunkError(
+                "key", f"the record's key is {key[:40]!r}, its session {chunk.session!r}; the key must be the session"
+            )
+        self.samples += chunk.count
+        if not self._wanted(chunk.header):
+            self.counts["unmatched"] += 1
+            return []
+        session = self.sessions.get(chunk.session) or self._wake(chunk.session)
+        if session.stream != chunk.stream:
+            if session.stream:  # two places of one kind: the first one feeds the recipe
+                self.counts["unmatched"] += 1
+                session.irregular = True
+                return []
+            session.stream, session.topic = chunk.stream, topic
+        return self._push(session, chunk, offset, sent_ms)
+
+    def _push(self, session: Session, chunk: Chunk, offset: int, sent_ms: int) -> list[Pending]:
+        session.touched_s = self._now_s()
+        try:
+            windows = session.take(chunk, offset)
+        except FormatError as error:  # a header that contradicts the session's own
+            raise ChunkError("invalid", str(error)) from None
+        counts = session.stage.take_counts()
+        if counts:
+            self.counts.update(counts)
+            session.irregular = session.irregular or any(counts[name] for name in _IRREGULAR)
+        known = self.published.get(session.name)
+        if known:
+            for window in windows:
+                if window.start_index in known:
+                    session.acknowledge(window.start_index)
+                    self.counts["windows_known"] += 1
+            windows = [w for w in windows if w.start_index not in known]
+        return [Pending(window, session, sent_ms) for window in windows]
+
+    def _wanted(self, header: Header) -> bool:
+        verdict = self._verdicts.get(id(header))
+        if verdict is None:
+            if len(self._verdicts) >= _BINDINGS:
+                self._verdicts.clear()
+            verdict = self._verdicts[id(header)] = (header, not header.chain and self._matches(header.format) is None)
+        return verdict[1]
+
+    def _wake(self, name: str) -> Session:
+        stage = self.chain.build()
+        assert isinstance(stage, ChainStage)
+        session = self.sessions[name] = Session(name, stage)
+        stored = self._asleep.pop(name, None)
+        if stored is not None:
+            session.restore(zlib.decompress(stored))
+        return session
+
+    def acknowledge(self, pending: Pending) -> None:
+        """The event of a window is published and acknowledged (or the window needs none)."""
+        pending.session.acknowledge(pending.window.start_index)
+
+    def snapshots(self) -> list[tuple[Session, bytes | None]]:
+        """Sessions whose snapshot must be stored before the next commit can pass them; None deletes a stored one."""
+        now, out = self._now_s(), []
+        for session in self.sessions.values():
+            if session.pending:
+                continue
+            held = session.hold()
+            lag = self.next_offset.get(session.topic, 0) - held if held is not None else 0
+            quiet = now - session.touched_s > self.limits.quiet_s
+            if session.must_snapshot() or (held is not None and (quiet or lag > self.limits.lag)):
+                out.append((session, session.snapshot()))
+            elif session.can_withdraw():
+                out.append((session, None))
+        return out
+
+    def stored(self, session: Session, snapshot: bytes | None) -> None:
+        """What :meth:`snapshots` asked for is acknowledged (no record was taken in between)."""
+        if snapshot is None:
+            session.withdrawn()
+            return
+        session.stored()
+        if session.ended or self._now_s() - session.touched_s > self.limits.quiet_s:
+            self._asleep[session.name] = zlib.compress(snapshot, 1)
+            del self.sessions[session.name]
+
+    def committable(self) -> dict[str, tuple[int, int]]:
+        """By topic: the offset that may be committed, and where to begin to read the events back from there."""
+        holds: dict[str, int] = dict(self.next_offset)
+        for session in self.sessions.values():
+            held = session.hold()
+            if held is not None:
+                holds[session.topic] = min(holds.get(session.topic, held), held)
+        out = {}
+        for topic, offset in holds.items():
+            marks = self._marks.get(topic, deque())
+            while len(marks) > 1 and marks[1][0] <= offset:
+                marks.popleft()
+            out[topic] = (offset, marks[0][1] if marks else self.events_end)
+        return out
