@@ -1,7 +1,8 @@
-"""From a recipe's steps to a chain. In: Specs with the lines they stand on, a window, a format. Out: a Chain, checked, and notes.
+"""From a recipe's steps to a chain. In: Specs with their lines, a window, a format. Out: a Chain, checked, and notes.
 
-Framed steps before the window get the window's grid as their block borders, so that a window is complete with its last sample. Where the
-hop is no multiple of a step's column spacing, windows do not start on columns: that step and all behind it then stand behind the window.
+Framed steps before the window get the window's grid as their block borders, so that a window is complete with its last
+sample. Where the hop is no multiple of a step's column spacing, windows do not start on columns: that step and all
+behind it then stand behind the window.
 """
 
 from __future__ import annotations
@@ -175,16 +176,11 @@ def compile_chain(intake: Intake, raw: Format, layout: Layout) -> tuple[Chain, t
     for step in [*moved, *layout.window_steps]:
         if not step.spec.after_window:
             raise step.fail(
-                f"step {step.spec.name!r} makes no row at every hop of {windows.hop} samples and cannot stand behind the window; "
-                f"make the hop a multiple of its step"
+                f"step {step.spec.name!r} makes no row at every hop of {windows.hop} samples and cannot stand behind "
+                f"the window; make the hop a multiple of its step"
             )
-        wrapped = PerWindow(step.spec)
-        fmt = _output(wrapped, fmt, step.fail)
-        if fmt.rows is not None and fmt.rows < 1:
-            raise step.fail(
-                f"step {step.spec.name!r}: a window of {windows.length} samples is too short for one row of it"
-            )
-        behind.append(wrapped)
+        behind.append(PerWindow(step.spec))
+        fmt = _output(behind[-1], fmt, step.fail)
     return Chain((intake, *specs, windows, *behind)), notes
 
 
@@ -208,7 +204,7 @@ def align(specs: Sequence[Spec], formats: Sequence[Format], windows: Windows) ->
         The window behind them.
     """
     out = list(specs)
-    # Windows need rows up to `end + k * hop` of the stream at hand: of the last one first, then of what each step makes it from.
+    # Windows need rows up to `end + k * hop` of the stream at hand: of the last first, then of what it is made from.
     end, hop = windows.rows(formats[-1]), int(windows.hop / formats[-1].step)
     for i in range(len(specs) - 1, -1, -1):
         spec, came, went = specs[i], formats[i], formats[i + 1]
@@ -226,7 +222,6 @@ def _moved_notes(moved: Sequence[PlacedStep], fmt: Format, windows: Windows) -> 
     out = _output(moved[0].spec, fmt, moved[0].fail)
     rows, fresh = windows.rows(out), Fraction(windows.hop) / out.step
     names = ", ".join(repr(step.spec.name) for step in moved)
-    return (
-        f"the hop of {windows.hop} samples is no multiple of the {out.step} between rows of step {moved[0].spec.name!r}: {names} run for "
-        f"each window, {rows} rows a window instead of {float(fresh):.3g} new ones ({float(rows / fresh):.1f} times the work)",
-    )
+    why = f"the hop of {windows.hop} samples is no multiple of the {out.step} between rows of {moved[0].spec.name!r}"
+    cost = f"{rows} rows a window instead of {float(fresh):.3g} new ones, {float(rows / fresh):.1f} times the work"
+    return (f"{why}: {names} run for each window ({cost})",)

@@ -1,7 +1,7 @@
 """Recipes: one use of the system in a TOML file. In: its path, name or text. Out: a Recipe with its compiled chain.
 
-Everything is checked here: names, types, whole numbers of samples, and the formats from step to step, so that a wrong recipe fails when
-it is loaded. Times stand in seconds, rates in hertz; windows are counted in raw input samples.
+Everything is checked here: names, types, whole numbers of samples, and the formats from step to step, so that a wrong
+recipe fails when it is loaded. Times stand in seconds, rates in hertz; windows are counted in raw input samples.
 """
 
 from __future__ import annotations
@@ -15,7 +15,21 @@ from typing import Any
 from processors.chain import Chain
 from processors.compile import Layout, compile_chain, read_step
 from processors.intake import Intake, fill_lengths
-from processors.recipe_toml import Document, Table, format_recipe, toml_value
+from processors.recipe_format import format_recipe, toml_value
+from processors.recipe_tables import (
+    InputTable,
+    LabelTable,
+    ModelTable,
+    SourceTable,
+    TrainTable,
+    read_alerts,
+    read_inputs,
+    read_labels,
+    read_model,
+    read_source,
+    read_train,
+)
+from processors.recipe_toml import Document, Table
 from processors.registry import nearest
 from processors.units import factor
 from processors.windows import Windows
@@ -23,77 +37,9 @@ from streams.chunk import Format, signal_format
 from streams.errors import FormatError, RecipeError
 from streams.recording import InputOptions, ReadOptions
 
-SPLITS = ("subject", "session", "window")
 _TABLES = ("name", "source", "input", "steps", "window", "model", "labels", "train", "alerts")
 #: Where recipes without a path are looked for: the current folder first, then those that come with Kymo.
 INSTALLED = Path(__file__).resolve().parent.parent / "recipes"
-
-
-@dataclass(frozen=True)
-class InputTable:
-    """One ``[[input]]``: which stream the recipe takes.
-
-    Attributes
-    ----------
-    stream : str
-        ``kind`` for one at any place, or ``kind.place``.
-    rate_hz : Fraction
-        Samples per second, above 0.
-    channels : tuple of str
-        By name, in this order.
-    units : tuple of str
-        One a channel, or empty to take them as they come.
-    dtype : str
-        float32 or float64: what the chain computes in.
-    bridge_ms : float
-        Gaps of up to this length are interpolated.
-    max_missing : float
-        Share of a window's samples that may be missing, 0 to 1.
-    """
-
-    stream: str
-    rate_hz: Fraction
-    channels: tuple[str, ...]
-    units: tuple[str, ...] = ()
-    dtype: str = "float32"
-    bridge_ms: float = 0.0
-    max_missing: float = 0.0
-
-
-@dataclass(frozen=True)
-class ModelTable:
-    """``[model]``: the architecture, the probability below which the label is ``unknown``, and the architecture's own parameters."""
-
-    architecture: str
-    min_probability: float
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class LabelTable:
-    """``[labels]``: a column, or a key of a labels JSON; class names; the share of a window that a label must cover."""
-
-    column: str | None = "label"
-    key: str | None = None
-    names: Mapping[str, str] = field(default_factory=dict)
-    min_share: float = 0.5
-
-
-@dataclass(frozen=True)
-class TrainTable:
-    """``[train]``: what must not stand on both sides of a split (one of :data:`SPLITS`), and the trainer's own parameters."""
-
-    split: str = "session"
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class SourceTable:
-    """``[source]``: columns that together name a session, the subject's column, and which rows to keep."""
-
-    session: tuple[str, ...] = ()
-    subject: str | None = None
-    keep: str | None = None
 
 
 @dataclass(frozen=True)
@@ -129,9 +75,9 @@ class Recipe:
     window_hop: int
     chain: Chain
     model: ModelTable | None
-    labels: LabelTable = LabelTable()
-    train: TrainTable = TrainTable()
-    source: SourceTable = SourceTable()
+    labels: LabelTable = field(default_factory=LabelTable)
+    train: TrainTable = field(default_factory=TrainTable)
+    source: SourceTable = field(default_factory=SourceTable)
     alerts: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -246,7 +192,7 @@ def parse_recipe(text: str, path: Path | None = None) -> Recipe:
         raise root.error(
             f"name = {toml_value(name)}: it becomes part of event ids; use no slash and no blanks around it", "name"
         )
-    inputs = _inputs(root)
+    inputs = read_inputs(root)
     chain, (length, hop), notes = _chain(root, inputs[0])
     return Recipe(
         name=name,
@@ -255,39 +201,13 @@ def parse_recipe(text: str, path: Path | None = None) -> Recipe:
         window_length=length,
         window_hop=hop,
         chain=chain,
-        model=_model(root),
-        labels=_labels(root),
-        train=_train(root),
-        source=_source(root),
-        alerts=_alerts(root),
+        model=read_model(root),
+        labels=read_labels(root),
+        train=read_train(root),
+        source=read_source(root),
+        alerts=read_alerts(root),
         notes=notes,
     )
-
-
-def _inputs(root: Table) -> tuple[InputTable, ...]:
-    known = ("stream", "rate_hz", "channels", "units", "dtype", "bridge_ms", "max_missing")
-    tables = root.tables("input", known)
-    if not tables:
-        raise root.error("a recipe lacks [[input]]: which stream it takes, with rate_hz and channels")
-    inputs = tuple(_input(table) for table in tables)
-    if len(tables) > 1:
-        raise tables[1].error("several [[input]]s: a recipe takes one stream; leave one, or write a recipe for each")
-    return inputs
-
-
-def _input(table: Table) -> InputTable:
-    channels = table.texts("channels")
-    if len(set(channels)) < len(channels):
-        twice = next(c for c in channels if channels.count(c) > 1)
-        raise table.error(f"channels: {twice!r} stands there twice", "channels")
-    units = table.texts("units", ())
-    if units and len(units) != len(channels):
-        raise table.error(f"units: {len(units)} for {len(channels)} channels, expected one each", "units")
-    dtype = table.text("dtype", "float32")
-    if dtype not in ("float32", "float64"):
-        raise table.error(f'dtype = {toml_value(dtype)}: expected "float32" or "float64"', "dtype")
-    bridge, missing = table.number("bridge_ms", 0, 0), table.number("max_missing", 0, 0, 1)
-    return InputTable(table.text("stream"), table.fraction("rate_hz"), channels, units, dtype, bridge, missing)
 
 
 def _raw_format(table: InputTable) -> Format:
@@ -323,62 +243,6 @@ def _samples(window: Table, key: str, rate: Fraction) -> int:
         f"the nearest is {toml_value(near / rate)} ({near} samples)",
         key,
     )
-
-
-def _model(root: Table) -> ModelTable | None:
-    table = root.table("model", ("architecture", "min_probability"), free=True)
-    if table is None:
-        return None
-    return ModelTable(table.text("architecture"), table.number("min_probability", 0, 0, 1), table.rest())
-
-
-def _labels(root: Table) -> LabelTable:
-    table = root.table("labels", ("column", "key", "names", "min_share"))
-    if table is None:
-        return LabelTable()
-    if "column" in table.values and "key" in table.values:
-        raise table.error(
-            "[labels] has both column and key; labels come from a column, or from a labels JSON by key", "key"
-        )
-    key = table.text("key") if "key" in table.values else None
-    column = table.text("column", "label") if key is None else None
-    names = table.table("names", (), free=True)
-    renamed = {k: names.text(k) for k in names.values} if names else {}
-    return LabelTable(column, key, renamed, table.number("min_share", 0.5, 0, 1))
-
-
-def _train(root: Table) -> TrainTable:
-    table = root.table("train", ("split",), free=True)
-    if table is None:
-        return TrainTable()
-    split = table.text("split", "session")
-    if split not in SPLITS:
-        raise table.error(f"split = {toml_value(split)}{nearest(split, SPLITS)}", "split")
-    return TrainTable(split, table.rest())
-
-
-def _source(root: Table) -> SourceTable:
-    table = root.table("source", ("session", "subject", "keep"))
-    if table is None:
-        return SourceTable()
-    subject, keep = (table.text(key) if key in table.values else None for key in ("subject", "keep"))
-    return SourceTable(table.texts("session", ()), subject, keep)
-
-
-def _alerts(root: Table) -> tuple[Mapping[str, Any], ...]:
-    tables = root.tables("alerts", ("name", "label", "min_probability", "windows", "notify"))
-    out = []
-    for table in tables:
-        rule: dict[str, Any] = {
-            "label": list(table.texts("label")),
-            "min_probability": table.number("min_probability", 0, 0, 1),
-        }
-        windows = table.number("windows", 1, 1)
-        if windows % 1:
-            raise table.error(f"windows = {windows:g}: expected a whole number", "windows")
-        rule |= {"windows": int(windows), "notify": list(table.texts("notify", ()))}
-        out.append(rule | ({"name": table.text("name")} if "name" in table.values else {}))
-    return tuple(out)
 
 
 __all__ = [

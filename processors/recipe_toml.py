@@ -1,20 +1,21 @@
-"""TOML with the line of every key. In: text. Out: tables whose values are checked as they are read; errors name line and nearest word.
+"""TOML with the line of every key. In: text. Out: tables, checked as they are read; errors name line and nearest word.
 
-`tomllib` tells no positions, so a small scanner finds the line of each key and header of a text that `tomllib` has already accepted.
+`tomllib` tells no positions, so a small scanner finds the line of each key and header of a text that `tomllib` has
+already accepted.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 import re
 import tomllib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from processors.recipe_format import toml_value
 from processors.registry import nearest
 from streams.errors import RecipeError
 
@@ -79,7 +80,8 @@ def key_lines(text: str) -> dict[Where, int]:
     counts: dict[Where, int] = {}
     table: Where = ()
     depth, quote = 0, ""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, whole in enumerate(text.splitlines(), 1):
+        line = whole
         if not depth and not quote:
             if header := _HEADER.match(line):
                 table = _resolve(_names(header[2]), counts, header[1] == "[[")
@@ -185,7 +187,7 @@ class Table:
         return value
 
     def texts(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
-        """A text or an array of texts, all different unless they may repeat (units)."""
+        """A text, or an array of texts with at least one."""
         if key not in self.values:
             if default is None:
                 raise self._required(key, "an array of texts")
@@ -257,69 +259,3 @@ def _kind(value: Any) -> str:
 
 def _show(value: Any) -> str:
     return toml_value(plain(value)) if _kind(value) != "a date or time" else str(value)
-
-
-def toml_value(value: Any) -> str:
-    """A value as TOML writes it."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_toml_key(k)} = {toml_value(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, Iterable):
-        return "[" + ", ".join(toml_value(v) for v in value) + "]"
-    if isinstance(value, Fraction):
-        return str(value.numerator) if value.denominator == 1 else _decimal(value)
-    return repr(value)
-
-
-def _decimal(value: Fraction) -> str:
-    exact = Decimal(value.numerator) / Decimal(value.denominator)
-    return str(exact) if Fraction(exact) == value else f'"{value}"'
-
-
-def _toml_key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
-
-
-def format_recipe(tables: Mapping[str, Any], comments: Mapping[str, str] | None = None) -> str:
-    """A recipe as TOML text.
-
-    Parameters
-    ----------
-    tables : mapping
-        What :func:`tomllib.loads` would give; a Fraction is written exactly.
-    comments : mapping of str to str, optional
-        By dotted path (``window.length_s``, ``steps`` for every ``[[steps]]``), what to write behind the key or header.
-
-    Examples
-    --------
-    >>> print(format_recipe({"name": "x", "input": [{"stream": "imu"}]}, {"input.stream": "where it comes from"}))
-    name = "x"
-    <BLANKLINE>
-    [[input]]
-    stream = "imu"  # where it comes from
-    <BLANKLINE>
-    """
-    out: list[str] = []
-    _write(out, "", tables, comments or {})
-    return "\n".join(out) + "\n"
-
-
-def _write(out: list[str], prefix: str, table: Mapping[str, Any], comments: Mapping[str, str]) -> None:
-    def line(text: str, dotted: str) -> str:
-        return f"{text}  # {comments[dotted]}" if dotted in comments else text
-
-    inner: list[tuple[str, str, Mapping[str, Any]]] = []
-    for key, value in table.items():
-        dotted = f"{prefix}{_toml_key(key)}"
-        if isinstance(value, Mapping) and prefix == "":
-            inner.append((f"[{dotted}]", dotted, value))
-        elif isinstance(value, list | tuple) and value and all(isinstance(v, Mapping) for v in value):
-            inner += [(f"[[{dotted}]]", dotted, v) for v in value]
-        else:
-            out.append(line(f"{_toml_key(key)} = {toml_value(value)}", dotted))
-    for header, dotted, value in inner:
-        out += ["", line(header, dotted)]
-        _write(out, f"{dotted}.", value, comments)

@@ -1,0 +1,163 @@
+"""The tables of a recipe. In: TOML tables. Out: one dataclass a table, its values checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from processors.recipe_format import toml_value
+from processors.recipe_toml import Table
+from processors.registry import nearest
+
+SPLITS = ("subject", "session", "window")
+
+
+@dataclass(frozen=True)
+class InputTable:
+    """One ``[[input]]``: which stream the recipe takes.
+
+    Attributes
+    ----------
+    stream : str
+        ``kind`` for one at any place, or ``kind.place``.
+    rate_hz : Fraction
+        Samples per second, above 0.
+    channels : tuple of str
+        By name, in this order.
+    units : tuple of str
+        One a channel, or empty to take them as they come.
+    dtype : str
+        float32 or float64: what the chain computes in.
+    bridge_ms : float
+        Gaps of up to this length are interpolated.
+    max_missing : float
+        Share of a window's samples that may be missing, 0 to 1.
+    """
+
+    stream: str
+    rate_hz: Fraction
+    channels: tuple[str, ...]
+    units: tuple[str, ...] = ()
+    dtype: str = "float32"
+    bridge_ms: float = 0.0
+    max_missing: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelTable:
+    """``[model]``: architecture, probability below which a label is ``unknown``, the architecture's parameters."""
+
+    architecture: str
+    min_probability: float
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """``[labels]``: a column, or a key of a labels JSON; class names; the share of a window that a label must cover."""
+
+    column: str | None = "label"
+    key: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    min_share: float = 0.5
+
+
+@dataclass(frozen=True)
+class TrainTable:
+    """``[train]``: what stands on one side of a split only (one of :data:`SPLITS`), and the trainer's parameters."""
+
+    split: str = "session"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SourceTable:
+    """``[source]``: columns that together name a session, the subject's column, and which rows to keep."""
+
+    session: tuple[str, ...] = ()
+    subject: str | None = None
+    keep: str | None = None
+
+
+def read_inputs(root: Table) -> tuple[InputTable, ...]:
+    known = ("stream", "rate_hz", "channels", "units", "dtype", "bridge_ms", "max_missing")
+    tables = root.tables("input", known)
+    if not tables:
+        raise root.error("a recipe lacks [[input]]: which stream it takes, with rate_hz and channels")
+    inputs = tuple(_input(table) for table in tables)
+    if len(tables) > 1:
+        raise tables[1].error("several [[input]]s: a recipe takes one stream; leave one, or write a recipe for each")
+    return inputs
+
+
+def _input(table: Table) -> InputTable:
+    channels = table.texts("channels")
+    if len(set(channels)) < len(channels):
+        twice = next(c for c in channels if channels.count(c) > 1)
+        raise table.error(f"channels: {twice!r} stands there twice", "channels")
+    units = table.texts("units", ())
+    if units and len(units) != len(channels):
+        raise table.error(f"units: {len(units)} for {len(channels)} channels, expected one each", "units")
+    dtype = table.text("dtype", "float32")
+    if dtype not in ("float32", "float64"):
+        raise table.error(f'dtype = {toml_value(dtype)}: expected "float32" or "float64"', "dtype")
+    bridge, missing = table.number("bridge_ms", 0, 0), table.number("max_missing", 0, 0, 1)
+    return InputTable(table.text("stream"), table.fraction("rate_hz"), channels, units, dtype, bridge, missing)
+
+
+def read_model(root: Table) -> ModelTable | None:
+    table = root.table("model", ("architecture", "min_probability"), free=True)
+    if table is None:
+        return None
+    return ModelTable(table.text("architecture"), table.number("min_probability", 0, 0, 1), table.rest())
+
+
+def read_labels(root: Table) -> LabelTable:
+    table = root.table("labels", ("column", "key", "names", "min_share"))
+    if table is None:
+        return LabelTable()
+    if "column" in table.values and "key" in table.values:
+        raise table.error(
+            "[labels] has both column and key; labels come from a column, or from a labels JSON by key", "key"
+        )
+    key = table.text("key") if "key" in table.values else None
+    column = table.text("column", "label") if key is None else None
+    names = table.table("names", (), free=True)
+    renamed = {k: names.text(k) for k in names.values} if names else {}
+    return LabelTable(column, key, renamed, table.number("min_share", 0.5, 0, 1))
+
+
+def read_train(root: Table) -> TrainTable:
+    table = root.table("train", ("split",), free=True)
+    if table is None:
+        return TrainTable()
+    split = table.text("split", "session")
+    if split not in SPLITS:
+        raise table.error(f"split = {toml_value(split)}{nearest(split, SPLITS)}", "split")
+    return TrainTable(split, table.rest())
+
+
+def read_source(root: Table) -> SourceTable:
+    table = root.table("source", ("session", "subject", "keep"))
+    if table is None:
+        return SourceTable()
+    subject, keep = (table.text(key) if key in table.values else None for key in ("subject", "keep"))
+    return SourceTable(table.texts("session", ()), subject, keep)
+
+
+def read_alerts(root: Table) -> tuple[Mapping[str, Any], ...]:
+    tables = root.tables("alerts", ("name", "label", "min_probability", "windows", "notify"))
+    out = []
+    for table in tables:
+        rule: dict[str, Any] = {
+            "label": list(table.texts("label")),
+            "min_probability": table.number("min_probability", 0, 0, 1),
+        }
+        windows = table.number("windows", 1, 1)
+        if windows % 1:
+            raise table.error(f"windows = {windows:g}: expected a whole number", "windows")
+        rule |= {"windows": int(windows), "notify": list(table.texts("notify", ()))}
+        out.append(rule | ({"name": table.text("name")} if "name" in table.values else {}))
+    return tuple(out)
