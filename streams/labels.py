@@ -1,4 +1,5 @@
-"""Labels: intervals of a session with a class. In: a column's texts, a labels JSON, ``kymo.labels`` messages. Out: Labels, times in Unix ns.
+"""Labels: intervals of a session with a class. In: a column's texts, a labels JSON, ``kymo.labels`` messages. Out:
+Labels, times in Unix ns.
 
 Labels are text; numbers are equal by value, so that ``3``, ``3.0`` and ``"3.00"`` from three programs are one class.
 """
@@ -71,12 +72,17 @@ class Label:
             if field.name in value:
                 item = value[field.name]
                 if not isinstance(item, kind) or isinstance(item, bool):
-                    raise SourceError(f"label member `{field.name}` is {item!r}, expected {'text' if kind is str else 'a whole number'}")
+                    expected = "text" if kind is str else "a whole number"
+                    raise SourceError(f"label member `{field.name}` is {item!r}, expected {expected}")
                 found[field.name] = item
             elif field.name in ("session", "start_ns", "end_ns", "label"):
-                raise SourceError(f"a label needs the member `{field.name}`; there are {', '.join(map(str, value)) or 'none'}")
+                raise SourceError(
+                    f"a label needs the member `{field.name}`; there are {', '.join(map(str, value)) or 'none'}"
+                )
         if found["end_ns"] < found["start_ns"]:
-            raise SourceError(f"label {found['label']!r} ends at {found['end_ns']} ns, before it starts at {found['start_ns']} ns")
+            raise SourceError(
+                f"label {found['label']!r} ends at {found['end_ns']} ns, before it starts at {found['start_ns']} ns"
+            )
         found["label"] = canonical(found["label"])
         return interval(**{"set": "label"} | found)
 
@@ -113,8 +119,9 @@ def interval(**members: Any) -> Label:
 
 def read_labels_json(
     path: str | Path, key: str, names: Mapping[str, str] | None = None, session: str | None = None
-) -> tuple[list[Label], int]:
-    """Labels of a labels JSON: ``{"events": [{"startTime": {"sec", "nsec"}, "endTime": …, "metadata": {key: label}}]}``.
+) -> list[Label]:
+    """Labels of a labels JSON: ``{"events": [{"startTime": {"sec", "nsec"}, "endTime": …, "metadata": {key:
+    label}}]}``.
 
     Parameters
     ----------
@@ -129,16 +136,21 @@ def read_labels_json(
 
     Returns
     -------
-    labels : list of Label
-        By start; times are the file's own, ns.
-    without : int
-        How many events have no such key.
+    list of Label
+        By start; times are the file's own, ns. Events without the key are left out.
 
     Raises
     ------
     SourceError
         If the file is no labels JSON or no event has the key; the text lists the keys that are there.
     """
+    return count_labels_json(path, key, names, session)[0]
+
+
+def count_labels_json(
+    path: str | Path, key: str, names: Mapping[str, str] | None = None, session: str | None = None
+) -> tuple[list[Label], int]:
+    """:func:`read_labels_json`, with the number of events that have no such key."""
     path = Path(path)
     session = session or path.name.removesuffix(".json").removesuffix(".labels")
     events = _events(path)
@@ -157,10 +169,14 @@ def read_labels_json(
             identity = {"id": f"{session}/{key}/{event['id']}"} if isinstance(event.get("id"), str) else {}
             label = rename(text, names)
             out.append(
-                interval(session=session, set=key, start_ns=start, end_ns=end, label=label, author=path.name, **identity)
+                interval(
+                    session=session, set=key, start_ns=start, end_ns=end, label=label, author=path.name, **identity
+                )
             )
     if events and not out:
-        raise SourceError(f"no event has the label key `{key}`; keys that are there: {', '.join(sorted(seen)) or 'none'}", path)
+        raise SourceError(
+            f"no event has the label key `{key}`; keys that are there: {', '.join(sorted(seen)) or 'none'}", path
+        )
     return sorted(out, key=lambda label: (label.start_ns, label.end_ns)), len(events) - len(out)
 
 

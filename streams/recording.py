@@ -1,10 +1,12 @@
-"""Recordings: what readers of files give. In: samples and their numbers. Out: Chunks, and the label of an interval; times in Unix ns."""
+"""Recordings: what readers of files give. In: samples and their numbers. Out: Chunks, and the label of an interval;
+times in Unix ns."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +26,8 @@ class InputOptions:
     stream : str
         ``kind[.place]`` of the stream to make.
     channels : tuple of str
-        Columns to take, in this order; empty for all numeric ones. In MCAP files with a topic a signal: ``topic.channel``.
+        Columns to take, in this order; empty for all numeric ones. In MCAP files with a topic a signal:
+        ``topic.channel``.
     rate_hz : Fraction, optional
         Samples per second; 0 for an irregular stream, None to take it from the file's times.
     units : tuple of str
@@ -50,7 +53,8 @@ class ReadOptions:
     subject : str, optional
         Column of the subject's pseudonym; None for the column ``subject`` if it is there.
     keep : str, optional
-        Rows to keep, such as ``usabledata == 1``: comparisons, ``in``, ``and``, ``or``, ``not`` of columns, numbers and texts.
+        Rows to keep, such as ``usabledata == 1``: comparisons, ``in``, ``and``, ``or``, ``not`` of columns, numbers and
+        texts.
     label_column : str, optional
         Column of the class.
     label_key : str, optional
@@ -87,8 +91,8 @@ class StreamData:
     first_index : int
         Number of the first sample.
     pieces : list of (int, ndarray)
-        Runs of consecutive samples with the number of their first; a gap is a jump between two of them. Views of `data`, in order.
-        One piece by default.
+        Runs of consecutive samples with the number of their first; a gap is a jump between two of them. Views of
+        `data`, in order. One piece by default.
     """
 
     header: Header
@@ -118,7 +122,7 @@ class StreamData:
             ``(n,)``, irregular streams only.
         """
         cuts = [0, *(np.flatnonzero(np.diff(indexes) != 1) + 1).tolist(), len(indexes)]
-        pieces = [(int(indexes[a]), data[a:b]) for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+        pieces = [(int(indexes[a]), data[a:b]) for a, b in pairwise(cuts) if b > a]
         return cls(header, data, times_ns, 0, pieces)
 
     @property
@@ -152,7 +156,8 @@ class StreamData:
         return (self.end_ns - self.start_ns) / NS
 
     def chunks(self, samples: int) -> Iterator[Chunk]:
-        """The stream as consecutive chunks of at most `samples` samples; none spans a gap, the last one has ``end=True``.
+        """The stream as consecutive chunks of at most `samples` samples; none spans a gap, the last one has
+        ``end=True``.
 
         An empty stream gives one empty chunk with ``end=True``.
 

@@ -1,4 +1,5 @@
-"""Session metadata for the compacted topic ``kymo.sessions``. In: a Recording. Out: a JSON object, one a session, keyed by its name."""
+"""Session metadata for the compacted topic ``kymo.sessions``. In: a Recording. Out: a JSON object, one a session, keyed
+by its name."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ def session_record(recording: Recording) -> dict[str, Any]:
     Returns
     -------
     dict
-        JSON: ``session, subject, start_ns, end_ns, streams[{stream, placement, channels, units, rate_hz, rate, dtype, samples}], device,
-        placement, axes, software, source, metadata{}, notes[]``. Labels travel on ``kymo.labels``.
+        JSON: ``session, subject, start_ns, end_ns, streams[{stream, placement, channels, units, rate_hz, rate, dtype,
+        samples}], device, placement, axes, software, source, metadata{}, notes[]``. Labels travel on ``kymo.labels``.
     """
     known = {name.lower(): text for name, text in recording.metadata.items()}
     return {

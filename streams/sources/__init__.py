@@ -1,0 +1,90 @@
+"""Files as recordings. In: paths, folders, URLs, the name of a shipped data set. Out: Recordings, one a session, times
+in Unix ns.
+
+One reader a format: CSV, Parquet, MCAP, and the BasicMotions recordings of the aeon package (``basicmotions:train``,
+``basicmotions:test``). Whatever a reader repairs or guesses stands in the recording's `notes`; what it cannot repair is
+a SourceError with file and row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from streams.errors import SourceError
+from streams.labels import count_labels_json
+from streams.recording import ReadOptions, Recording
+from streams.sources import basic_motions
+from streams.sources.csv_file import read_csv
+from streams.sources.files import File, find
+from streams.sources.mcap_file import read_mcap
+from streams.sources.parquet_file import read_parquet
+
+_READERS: dict[str, Callable[[File, ReadOptions], Iterator[Recording]]] = {
+    ".csv": read_csv,
+    ".tsv": read_csv,
+    ".txt": read_csv,
+    ".parquet": read_parquet,
+    ".pq": read_parquet,
+    ".mcap": read_mcap,
+}
+#: Suffixes of files that can be read.
+SUFFIXES = tuple(_READERS)
+#: Those that are read where they are found in a folder (a .txt there is as likely a readme).
+FOLDER_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != ".txt")
+
+
+def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> Iterator[Recording]:  # noqa: B008
+    """Recordings of files, one after the other.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+        Files, folders (sorted, with subfolders, known suffixes), fsspec URLs, or ``basicmotions:train``,
+        ``basicmotions:test``.
+    options : ReadOptions
+        How files become sessions.
+
+    Yields
+    ------
+    Recording
+        One a session. Only one file's worth is held; of a CSV or Parquet file with many sessions, one session's.
+
+    Raises
+    ------
+    SourceError
+        If a path is not there or a file cannot be read as it stands.
+    """
+    for path in paths:
+        if str(path).lower() in basic_motions.NAMES:
+            yield from basic_motions.read_basic_motions(str(path).lower(), options)
+    real = [path for path in paths if str(path).lower() not in basic_motions.NAMES]
+    for file in find(real, SUFFIXES, FOLDER_SUFFIXES):
+        for recording in _READERS[file.suffix](file, options):
+            if options.label_key is not None:
+                _add_labels(recording, file, options)
+            yield recording
+
+
+def _add_labels(recording: Recording, file: File, options: ReadOptions) -> None:
+    """Labels of ``X.labels.json`` beside the file, as far as they touch the recording."""
+    assert options.label_key is not None
+    path = Path(file.path).with_suffix(".labels.json")
+    if file.system is not None or not path.is_file():
+        recording.notes.append(f"no {path.name} beside it: read without labels")
+        return
+    labels, without = count_labels_json(path, options.label_key, options.label_names, recording.session)
+    inside = [label for label in labels if label.end_ns > recording.start_ns and label.start_ns < recording.end_ns]
+    if labels and not inside:
+        raise SourceError(
+            f"none of its {len(labels)} labels lies within session {recording.session}; is its clock another one?",
+            path,
+        )
+    if without:
+        recording.notes.append(f"{path.name}: {without} events without `{options.label_key}` left out")
+    if len(inside) < len(labels):
+        recording.notes.append(f"{path.name}: {len(labels) - len(inside)} labels outside the recording left out")
+    recording.labels = sorted([*recording.labels, *inside], key=lambda label: (label.start_ns, label.end_ns))
+
+
+__all__ = ["FOLDER_SUFFIXES", "SUFFIXES", "File", "read"]

@@ -1,0 +1,218 @@
+"""CSV files. In: text, one column a channel, one row a sample. Out: Recordings; values are float64 as written, times in
+Unix ns.
+
+Comma, semicolon or tab; a decimal comma where the delimiter is none; with or without byte order mark. Rows are parsed
+in blocks by numpy; a block that it refuses is read again cell by cell, which finds the row.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.errors import SourceError
+from streams.recording import ReadOptions, Recording
+from streams.sources.files import File
+from streams.sources.layout import Layout, decide
+from streams.sources.table import Block, Gatherer
+from streams.sources.times import Clock
+
+_BLOCK_BYTES = 32 * 2**20
+_TOGETHER_BYTES = 64 * 2**20  # larger files are given away session by session
+_SAMPLE_ROWS = 200
+_NO_VALUE = frozenset(("", "nan", "na", "n/a", "null", "none"))
+_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
+_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK": "a zip or Excel file", b"\x1f\x8b": "a gzip file"}
+
+
+def read_csv(file: File, options: ReadOptions) -> Iterator[Recording]:
+    """Recordings of a CSV file.
+
+    Parameters
+    ----------
+    file : File
+        The file.
+    options : ReadOptions
+        What the recipe says.
+
+    Raises
+    ------
+    SourceError
+        If it is empty, lacks a column, or has a row that is not like the header says; with the row.
+    """
+    with file.open() as raw:
+        size = raw.seek(0, io.SEEK_END)
+        raw.seek(0)
+        start = raw.read(2)
+        raw.seek(0)
+        if start in _MARKS:
+            raise SourceError(f"is {_MARKS[start]}, expected CSV text in UTF-8", file.path)
+        text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
+        try:
+            yield from _Reader(text, file, options).recordings(size > _TOGETHER_BYTES)
+        except UnicodeDecodeError as error:
+            raise SourceError(
+                f"is no UTF-8 text (byte {error.object[error.start]:#04x}); save it as UTF-8", file.path
+            ) from None
+        except csv.Error as error:
+            raise SourceError(f"is no CSV ({error})", file.path) from None
+
+
+class _Reader:
+    """One file: finds out what its columns are, then parses block after block."""
+
+    def __init__(self, text: io.TextIOWrapper, file: File, options: ReadOptions) -> None:
+        self._text, self._file, self._options = text, file, options
+        self._row = 0  # of the last line that was read
+        self._blank: list[int] = []
+        self._names: list[str] = []
+        self._delimiter, self._comma = ",", False
+        self._layout: Layout
+        self._clock: Clock | None = None
+
+    def recordings(self, together: bool) -> Iterator[Recording]:
+        self._header()
+        lines, rows = self._lines()
+        if not lines:
+            raise SourceError("has a header but no rows", self._file.path)
+        self._decide(lines)
+        gatherer = Gatherer(self._file, self._layout, self._options, together)
+        while lines:
+            block = self._fast(lines, rows) or self._slow(lines, rows)
+            # Empty lines at the end are nobody's fault; between rows they may stand for lost ones.
+            inner = sorted(row for row in self._blank if len(block.rows) and row < block.rows[-1])
+            if inner:
+                gatherer.notes.append(
+                    f"{len(inner)} empty line{'s' * (len(inner) > 1)} passed over, first row {inner[0]}"
+                )
+                self._blank = [row for row in self._blank if row not in inner]
+            if self._clock:
+                gatherer.notes += [note for note in self._clock.notes if note not in gatherer.notes]
+            if len(block.rows):
+                yield from gatherer.add(block)
+            lines, rows = self._lines()
+        yield from gatherer.finish()
+
+    def _header(self) -> None:
+        line = ""
+        for line in iter(self._text.readline, ""):
+            self._row += 1
+            if line.strip():
+                break
+        if not line.strip():
+            raise SourceError("is empty; expected a header row and rows of numbers", self._file.path)
+        found = [next(csv.reader([line], delimiter=sign)) for sign in (",", ";", "\t")]
+        best = max(found, key=len)
+        self._delimiter = ",;\t"[found.index(best)]
+        self._names = [name.strip() for name in best]
+        if not any(self._names) or all(_is_number(name) for name in self._names if name):
+            raise SourceError(
+                f"holds {line.strip()[:60]!r} where column names are expected", self._file.path, self._row
+            )
+
+    def _lines(self) -> tuple[list[str], NDArray[np.int64]]:
+        """The next lines that hold something, with their row numbers; quoted line breaks stay within one block."""
+        lines = self._text.readlines(_BLOCK_BYTES)
+        while sum(line.count('"') for line in lines) % 2 and (more := self._text.readline()):
+            lines.append(more)
+        rows = np.arange(self._row + 1, self._row + 1 + len(lines))
+        self._row += len(lines)
+        blank = [i for i, line in enumerate(lines) if line.isspace()]
+        # An empty line within quotes belongs to its cell; the slow path sees it.
+        if blank and not any('"' in line for line in lines):
+            self._blank += rows[blank].tolist()
+            kept = np.setdiff1d(np.arange(len(lines)), blank)
+            lines, rows = [lines[i] for i in kept.tolist()], rows[kept]
+        if not lines and blank:
+            return self._lines()
+        return lines, rows
+
+    def _decide(self, lines: Sequence[str]) -> None:
+        sample = [row for row in islice(csv.reader(lines, delimiter=self._delimiter), _SAMPLE_ROWS) if any(row)]
+        if self._delimiter != ",":
+            self._comma = any(_DECIMAL_COMMA.fullmatch(cell.strip()) for row in sample for cell in row)
+        numeric = set()
+        for i, name in enumerate(self._names):
+            cells = [row[i].strip() for row in sample if len(row) > i and row[i].strip().lower() not in _NO_VALUE]
+            numbers = sum(_is_number(self._plain(cell)) for cell in cells)
+            # A channel with one wrong cell is a channel with an error, not a text column to pass over.
+            if cells and 2 * numbers >= len(cells):
+                numeric.add(name)
+        self._layout = decide(self._names, numeric, self._options, self._file.path)
+        if self._layout.time:
+            self._clock = Clock(self._layout.time, self._file.path)
+
+    def _plain(self, cell: str) -> str:
+        return cell.replace(",", ".") if self._comma else cell
+
+    def _fast(self, lines: list[str], rows: NDArray[np.int64]) -> Block | None:
+        """A block by numpy; None if it holds anything unusual."""
+        layout = self._layout
+        texts = {*layout.texts, layout.time} - {None}
+        numbers = [name in layout.channels and name not in texts for name in self._names]
+        if sum(numbers) < len(layout.channels) or (self._comma and not all(numbers)):
+            return None
+        if self._comma:
+            lines = [line.replace(",", ".") for line in lines]
+        fields = np.dtype([(f"c{i}", "f8" if number else "O") for i, number in enumerate(numbers)])
+        try:
+            table = np.loadtxt(lines, fields, None, self._delimiter, ndmin=1, quotechar='"')
+        except (ValueError, IndexError):
+            return None
+        if len(table) != len(lines):
+            return None
+        values = np.column_stack([table[f"c{self._names.index(name)}"] for name in layout.channels])
+        found = {name: table[f"c{self._names.index(name)}"].tolist() for name in texts if name}
+        return Block(rows, values, {name: found[name] for name in layout.texts}, self._times(found, rows))
+
+    def _slow(self, lines: list[str], rows: NDArray[np.int64]) -> Block:
+        """A block cell by cell: finds the wrong row, or reads what numpy does not (empty cells, quoted line breaks)."""
+        layout = self._layout
+        reader = csv.reader(lines, delimiter=self._delimiter)
+        at = [self._names.index(name) for name in layout.channels]
+        wanted = {name: self._names.index(name) for name in (*layout.texts, *([layout.time] if layout.time else []))}
+        kept: list[int] = []
+        values: list[list[float]] = []
+        texts: dict[str, list[str]] = {name: [] for name in wanted}
+        before = 0
+        for cells in reader:
+            row, before = int(rows[before]), reader.line_num
+            if not any(cell.strip() for cell in cells):
+                self._blank.append(row)
+                continue
+            if len(cells) != len(self._names):
+                raise SourceError(f"{len(cells)} columns where the header has {len(self._names)}", self._file.path, row)
+            kept.append(row)
+            values.append([self._number(cells[i], i, row) for i in at])
+            for name, i in wanted.items():
+                texts[name].append(self._plain(cells[i]) if name == layout.time else cells[i])
+        numbers = np.array(kept, np.int64)
+        table = np.array(values, np.float64).reshape(len(kept), len(at))
+        return Block(numbers, table, {name: texts[name] for name in layout.texts}, self._times(texts, numbers))
+
+    def _number(self, cell: str, column: int, row: int) -> float:
+        text = self._plain(cell.strip())
+        if text.lower() in _NO_VALUE:
+            return float("nan")
+        if not _is_number(text):
+            raise SourceError(f"column `{self._names[column]}` has {cell!r}, expected a number", self._file.path, row)
+        return float(text)
+
+    def _times(self, texts: dict[str, list[str]], rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        return self._clock.parse(texts[self._clock.column], rows) if self._clock else None
+
+
+def _is_number(text: str) -> bool:
+    if "_" in text:
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

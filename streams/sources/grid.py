@@ -1,0 +1,261 @@
+"""From the times of samples to their numbers. In: times, Unix ns. Out: rate (a fraction), origin in ns, a number a
+sample, and notes.
+
+Sample i of a stream is taken at ``origin + i / rate``. Recorded times jitter, drift, repeat and jump; here they become
+whole numbers: jitter is rounded away, a jump in the numbers is a gap, a repeated number is a duplicate. Nothing is
+repaired without a note.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.chunk import NS, Array
+from streams.errors import SourceError
+
+Int = NDArray[np.int64]
+_SNAP = 1e-4  # a rate this close to a plain number is that number
+_RATE_TOLERANCE = 0.01
+_IRREGULAR = 0.22  # mean distance from the grid in samples; times without any grid have 0.25
+_MAX_INDEX = 2**53
+
+
+@dataclass(slots=True)
+class Grid:
+    """Numbers of a stream's samples.
+
+    Attributes
+    ----------
+    rate : Fraction
+        Samples per second; 0 for an irregular stream.
+    origin_ns : int
+        Unix time of sample 0.
+    rows : ndarray of int64
+        Which input rows are kept, in the order of their times.
+    indexes : ndarray of int64
+        Number of each kept row, strictly increasing from 0.
+    notes : list of str
+        What was repaired or guessed.
+    """
+
+    rate: Fraction
+    origin_ns: int
+    rows: Int
+    indexes: Int
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where rows come from, for messages.
+
+    Attributes
+    ----------
+    path : Path or str
+        The file.
+    rows : ndarray of int64
+        ``(n,)``, row number of each sample as a user counts.
+    word : str
+        What a row is called there (``row``, ``message``).
+    stream : str
+        The stream's name.
+    """
+
+    path: Path | str
+    rows: Int
+    word: str = "row"
+    stream: str = ""
+
+    def at(self, i: int) -> str:
+        """``row 17``."""
+        return f"{self.word} {int(self.rows[i])}"
+
+    def error(self, message: str, i: int) -> SourceError:
+        """A SourceError at sample `i`."""
+        if self.word == "row":
+            return SourceError(message, self.path, int(self.rows[i]))
+        return SourceError(f"{self.stream}, {self.at(i)}: {message}", self.path)
+
+
+def counted(rate: Fraction, origin_ns: int, count: int) -> Grid:
+    """Numbers of samples that have no times: they follow each other."""
+    numbers = np.arange(count, dtype=np.int64)
+    return Grid(rate, origin_ns, numbers, numbers)
+
+
+def irregular(times_ns: Int, data: Array, place: Place) -> Grid:
+    """Numbers of an irregular stream's samples: by time, one after the other."""
+    notes: list[str] = []
+    order = _sorted(times_ns, data, place, notes)
+    numbers = np.arange(len(order), dtype=np.int64)
+    return Grid(Fraction(0), int(times_ns[order[0]]) if len(order) else 0, order, numbers, notes)
+
+
+def fit(times_ns: Int, data: Array, rate: Fraction | None, place: Place) -> Grid:
+    """Numbers of a regular stream's samples from their times.
+
+    Parameters
+    ----------
+    times_ns : ndarray of int64
+        ``(n,)``, n at least 1.
+    data : ndarray
+        ``(n, …)``; tells a repeated sample from two samples of one time.
+    rate : Fraction, optional
+        Samples per second as the recipe says; None to take it from the times.
+    place : Place
+        For messages.
+
+    Raises
+    ------
+    SourceError
+        If the times have no rate, another rate than `rate`, or two recordings' times.
+    """
+    notes: list[str] = []
+    order = _sorted(times_ns, data, place, notes)
+    times = times_ns[order]
+    real = _real_rate(times)
+    if rate is None:
+        if real is None:
+            hint = "give `rate_hz` in the recipe's [[input]]"
+            raise place.error(f"one time alone has no rate; {hint}", int(order[0]))
+        rate = _snapped(real, notes)
+    elif real is not None and abs(real / float(rate) - 1) > _RATE_TOLERANCE:
+        raise SourceError(
+            f"the times say {_hz(real)}, the recipe says {_hz(float(rate))}; correct `rate_hz`, or the time column",
+            place.path,
+        )
+    numbers = _numbers(times, rate, real, place, notes)
+    keep = _first_of_each(numbers, order, data, place, notes)
+    _note_gaps(numbers[keep], order[keep], rate, place, notes)
+    return Grid(rate, int(times[0]), order[keep], numbers[keep], notes)
+
+
+def _sorted(times: Int, data: Array, place: Place, notes: list[str]) -> Int:
+    """Rows in the order of their times; two recordings in one are refused."""
+    back = np.flatnonzero(np.diff(times) < 0) + 1
+    order = np.argsort(times, kind="stable") if len(back) else np.arange(len(times))
+    if len(back):
+        again = np.flatnonzero(np.diff(times[order]) == 0)
+        if any(not _equal(data[order[i]], data[order[i + 1]]) for i in again.tolist()):
+            seconds = (times[back[0] - 1] - times[back[0]]) / NS
+            raise place.error(
+                f"time goes back by {seconds:g} s, and the same times come again with other values: two recordings "
+                "in one file; name them in a `session` column or split the file",
+                int(back[0]),
+            )
+        notes.append(
+            f"{_many(len(back), 'time')} earlier than the one before, first at {place.at(int(back[0]))}: sorted by time"
+        )
+    return order.astype(np.int64)
+
+
+def _real_rate(times: Int) -> float | None:
+    """Rate over all steps that are no gaps: their mean, since the median of times rounded to ms is off by up to half a
+    ms."""
+    steps = np.diff(times)
+    steps = steps[steps > 0]
+    if not len(steps):
+        return None
+    middle = float(np.median(steps))
+    inner = steps[(steps > 0.4 * middle) & (steps < 1.6 * middle)]
+    return float(NS / inner.mean()) if len(inner) else NS / middle
+
+
+def _snapped(real: float, notes: list[str]) -> Fraction:
+    """The plain number within 1e-4 of a rate: whole, a whole number of seconds, television's n/1.001, then two
+    decimals."""
+    plain = [Fraction(round(real)), Fraction(round(real * 1.001) * 1000, 1001), Fraction(round(real * 100), 100)]
+    if real < 1:
+        plain = [Fraction(1, round(1 / real)), *plain]
+    for rate in plain:
+        if rate and abs(real / float(rate) - 1) <= _SNAP:
+            notes.append(f"rate {_hz(float(rate))} taken from the times (they say {_hz(real)})")
+            return rate
+    rate = Fraction(real).limit_denominator(10_000)
+    notes.append(f"rate {_hz(float(rate))} taken from the times; no plain number is within 0.01 %")
+    return rate
+
+
+def _numbers(times: Int, rate: Fraction, real: float | None, place: Place, notes: list[str]) -> Int:
+    since = (times - times[0]).astype(np.float64) / NS  # (n,) seconds
+    used, drift_s = float(rate), 0.0
+    if real is not None:
+        drift_s = since[-1] * (real / used - 1)
+        # Rounding by a clock that is 0.1 % off would drop or skip a sample every 1,000: number by the clock that the
+        # file has.
+        if abs(drift_s * used) > 0.25:
+            used = real
+    at = since * used
+    if at[-1] >= _MAX_INDEX:
+        raise place.error(
+            f"the last time is {since[-1]:.6g} s after the first: more than 2^53 samples at {_hz(used)}", len(times) - 1
+        )
+    # The first time jitters as any other: the grid's phase is the mean of all, on a circle.
+    phase = float(np.angle(np.exp(2j * np.pi * (at - np.round(at))).mean())) / (2 * np.pi)
+    exact = at - phase
+    numbers = np.rint(exact).astype(np.int64)
+    if len(times) >= 20 and float(np.abs(exact - numbers).mean()) > _IRREGULAR:
+        raise SourceError(
+            f"the times lie on no grid (steps around {_hz(used)} vary by more than a sample); resample them, "
+            "or give `rate_hz = 0` for an irregular stream",
+            place.path,
+        )
+    if used != float(rate) and abs(drift_s * used) > 0.75:
+        notes.append(
+            f"the file's clock runs at {_hz(used)}, numbered as {_hz(float(rate))}: "
+            f"the last sample's time is off by {drift_s:+.3f} s"
+        )
+    out: Int = numbers - numbers[0]
+    return out
+
+
+def _first_of_each(numbers: Int, order: Int, data: Array, place: Place, notes: list[str]) -> NDArray[np.bool_]:
+    keep = np.concatenate(([True], np.diff(numbers) != 0))
+    repeated = np.flatnonzero(~keep)
+    if not len(repeated):
+        return keep
+    rows = place.rows[order]
+    if len(repeated) > len(numbers) // 2:
+        raise place.error(
+            f"{len(repeated)} of {len(numbers)} times fall on a sample that is already there: "
+            "the times are too coarse; leave the time column out and give `rate_hz`, or write finer times",
+            int(order[repeated[0]]),
+        )
+    starts = np.flatnonzero(keep)
+    owners = starts[np.searchsorted(starts, repeated) - 1]
+    other = sum(
+        not _equal(data[order[a]], data[order[b]]) for a, b in zip(owners.tolist(), repeated.tolist(), strict=True)
+    )
+    first = int(order[repeated[np.argmin(rows[repeated])]])
+    with_other = f" ({other} with other values)" if other else ""
+    notes.append(
+        f"{_many(len(repeated), 'repeated sample')}{with_other}, first at {place.at(first)}: the first of each is kept"
+    )
+    return keep
+
+
+def _note_gaps(numbers: Int, order: Int, rate: Fraction, place: Place, notes: list[str]) -> None:
+    jumps = np.diff(numbers) - 1
+    gaps = np.flatnonzero(jumps > 0)
+    if len(gaps):
+        missing = int(jumps.sum())
+        seconds = missing / float(rate)
+        where = place.at(int(order[gaps[0] + 1]))
+        notes.append(f"{_many(len(gaps), 'gap')}, {missing} samples ({seconds:.6g} s) missing, first before {where}")
+
+
+def _equal(a: Array, b: Array) -> bool:
+    return bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
+
+
+def _many(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def _hz(rate: float) -> str:
+    return f"{rate:.8g} Hz"

@@ -1,0 +1,150 @@
+"""What each column of a table is. In: column names, which are numeric, ReadOptions. Out: a Layout (channels, time,
+label, session …)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+
+from streams.errors import SourceError
+from streams.recording import InputOptions, ReadOptions
+from streams.sources.keep import Keep
+from streams.sources.times import TIME_COLUMNS
+
+#: Name of the stream that is made where neither a recipe nor the user names one.
+DEFAULT_STREAM = "sensor"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Roles of a table's columns.
+
+    Attributes
+    ----------
+    inputs : tuple of InputOptions
+        Streams to make, each with its channels.
+    channels : tuple of str
+        All of them, in the order of a block's values.
+    time, subject, label : str, optional
+        Columns.
+    session : tuple of str
+        Columns that name a session.
+    metadata : tuple of str
+        Columns that are metadata where they are constant.
+    keep : Keep, optional
+        Which rows.
+    notes : list of str
+        What was decided.
+    """
+
+    inputs: tuple[InputOptions, ...]
+    channels: tuple[str, ...]
+    time: str | None
+    session: tuple[str, ...]
+    subject: str | None
+    label: str | None
+    metadata: tuple[str, ...]
+    keep: Keep | None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Columns to read as text, the time column apart."""
+        keep = self.keep.columns if self.keep else ()
+        wanted = (*self.session, self.subject, self.label, *keep, *self.metadata)
+        return tuple(dict.fromkeys(name for name in wanted if name is not None))
+
+
+def decide(names: Sequence[str], numeric: Collection[str], options: ReadOptions, path: Path | str) -> Layout:
+    """Roles of the columns `names`.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Column names; an empty one is no column.
+    numeric : collection of str
+        Those that hold numbers.
+    options : ReadOptions
+        What the recipe says.
+    path : Path or str
+        The file, for messages.
+
+    Raises
+    ------
+    SourceError
+        If a name comes twice, a column that the recipe names is not there, or nothing is left for channels.
+    """
+    named = [name for name in names if name]
+    twice = sorted({name for name in named if named.count(name) > 1}) if len(set(named)) < len(named) else []
+    if twice:
+        raise SourceError(
+            f"column `{twice[0]}` is there {named.count(twice[0])} times; each needs a name of its own", path, 1
+        )
+    keep = Keep(options.keep) if options.keep else None
+    for name in (*options.session, *([options.subject] if options.subject else []), *(keep.columns if keep else ())):
+        if name not in named:
+            raise missing(name, named, path)
+    asked = {name for item in options.inputs for name in item.channels}
+    time = next((name for name in TIME_COLUMNS if name in named and name not in asked), None)
+    session = options.session or (("session",) if "session" in named and "session" not in asked else ())
+    subject = options.subject or ("subject" if "subject" in named and "subject" not in asked else None)
+    label = options.label_column if options.label_column in named else None
+    spoken_for = {time, subject, label, *TIME_COLUMNS, *session, *(keep.columns if keep else ())}
+    free = [name for name in named if name in numeric and name not in spoken_for]
+    inputs, notes = _inputs(options, named, free, path)
+    channels = tuple(dict.fromkeys(name for item in inputs for name in item.channels))
+    if options.label_column not in (None, "label") and label is None and options.label_key is None:
+        notes.append(f"no label column `{options.label_column}`: read without labels")
+    rest = tuple(name for name in named if name not in spoken_for and name not in channels)
+    return Layout(inputs, channels, time, session, subject, label, rest, keep, notes)
+
+
+def missing(name: str, names: Sequence[str], path: Path | str, what: str = "column") -> SourceError:
+    """The error for a name that is not there: which one, the nearest, and all that are."""
+    lower = {other.lower(): other for other in names}
+    near = get_close_matches(name.lower(), list(lower), 1, 0.6)
+    hint = f" (did you mean `{lower[near[0]]}`?)" if near else ""
+    shown = ", ".join(names[:40]) + (f" and {len(names) - 40} more" if len(names) > 40 else "")
+    return SourceError(f"no {what} `{name}`{hint}; there are: {shown or 'none'}", path)
+
+
+def wanted(options: ReadOptions, path: Path | str) -> tuple[InputOptions, ...]:
+    """The recipe's inputs under the stream name that the user gave instead, if any."""
+    if options.stream_name is None:
+        return options.inputs
+    if not options.inputs:
+        return (InputOptions(options.stream_name),)
+    chosen = [item for item in options.inputs if item.stream == options.stream_name]
+    if chosen:
+        return tuple(chosen)
+    if len(options.inputs) > 1:
+        known = ", ".join(item.stream for item in options.inputs)
+        raise SourceError(f"the stream name `{options.stream_name}` is none of the recipe's {known}", path)
+    return (replace(options.inputs[0], stream=options.stream_name),)
+
+
+def _inputs(
+    options: ReadOptions, named: Sequence[str], free: Sequence[str], path: Path | str
+) -> tuple[tuple[InputOptions, ...], list[str]]:
+    asked = wanted(options, path) or (InputOptions(DEFAULT_STREAM),)
+    present = [item for item in asked if not item.channels or any(name in named for name in item.channels)]
+    if not present:
+        raise missing(asked[0].channels[0], named, path)
+    notes = [f"no column of stream `{item.stream}`: read without it" for item in asked if item not in present]
+    taken = {name for item in present for name in item.channels}
+    out: list[InputOptions] = []
+    for item in present:
+        for name in item.channels:
+            if name not in named:
+                raise missing(name, named, path)
+        channels = item.channels or tuple(name for name in free if name not in taken)
+        if not channels:
+            raise SourceError(
+                f"no column holds numbers for stream `{item.stream}`; there are: {', '.join(named) or 'none'}", path
+            )
+        if item.units and len(item.units) != len(channels):
+            raise SourceError(f"stream `{item.stream}` has {len(item.units)} units for {len(channels)} channels", path)
+        out.append(replace(item, channels=channels))
+    return tuple(out), notes

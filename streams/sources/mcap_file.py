@@ -1,0 +1,175 @@
+"""MCAP files. In: own Chunk messages (Protobuf), or JSON messages with `values`, one a sample. Out: Recordings, times
+in Unix ns.
+
+Each JSON topic is a stream of its name, unless an input names channels such as ``acc_raw.x``: then the topics are put
+side by side. Messages of other kinds are counted as not read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from mcap.records import Channel, Message, Schema
+from numpy.typing import NDArray
+
+from streams.chunk import Array, Chunk, Header
+from streams.codec import ChunkCodec
+from streams.errors import ChunkError, SourceError
+from streams.labels import Label
+from streams.recording import ReadOptions, Recording, StreamData
+from streams.sources.files import File
+from streams.sources.mcap_scan import Scan
+from streams.sources.topics import Topic, topic_streams
+
+CHUNK_SCHEMA = "kymo.Chunk"
+
+
+def read_mcap(file: File, options: ReadOptions) -> Iterator[Recording]:
+    """Recordings of an MCAP file: one for each session of own chunks, one for all JSON topics.
+
+    Parameters
+    ----------
+    file : File
+        The file.
+    options : ReadOptions
+        What the recipe says.
+
+    Raises
+    ------
+    SourceError
+        If it is no MCAP, holds nothing that can be read, or lacks a topic or channel that the recipe names.
+    """
+    content = _Content(file.path)
+    with file.open() as raw:
+        scan = Scan(raw, file.path)
+        for schema, channel, message in scan.messages():
+            content.take(schema, channel, message)
+    notes = [*scan.notes, *content.notes()]
+    if not content.chunks and not content.topics:
+        raise SourceError("; ".join(["holds no Chunk messages and no JSON messages with `values`", *notes]), file.path)
+    yield from _own(content, options, scan.metadata, file.path, notes)
+    if content.topics and not (content.chunks and options.inputs):
+        session = options.session_name or file.session
+        streams, found = topic_streams(content.topics, session, options, file.path)
+        labels = content.labels.get(session, [])
+        yield Recording(session, streams, labels, None, dict(scan.metadata), file.path, [*notes, *found])
+
+
+class _Content:
+    """Sorts messages by what they are."""
+
+    def __init__(self, path: str) -> None:
+        self._path, self._codec = path, ChunkCodec()
+        self.chunks: dict[Header, list[Chunk]] = {}
+        self.topics: dict[str, Topic] = {}
+        self.labels: dict[str, list[Label]] = {}
+        self.records: dict[str, dict[str, Any]] = {}
+        self._unread: Counter[str] = Counter()
+
+    def take(self, schema: Schema | None, channel: Channel, message: Message) -> None:
+        """One message."""
+        if schema is not None and schema.name == CHUNK_SCHEMA and channel.message_encoding == "protobuf":
+            self._chunk(channel.topic, bytes(message.data))
+        elif channel.message_encoding == "json":
+            self._json(schema, channel, message)
+        else:
+            self._unread[f"{channel.message_encoding or 'unnamed encoding'} on {channel.topic}"] += 1
+
+    def notes(self) -> list[str]:
+        """What was not read."""
+        return [f"{count} message{'s' * (count > 1)} not read: {what}" for what, count in sorted(self._unread.items())]
+
+    def _chunk(self, topic: str, raw: bytes) -> None:
+        try:
+            chunk = self._codec.decode(raw)
+        except ChunkError as error:
+            self._unread[f"{error.reason} Chunk on {topic}"] += 1
+            return
+        if chunk.header.chain:
+            self._unread[f"derived stream {chunk.stream}, made again from the raw one"] += 1
+        else:
+            self.chunks.setdefault(chunk.header, []).append(chunk)
+
+    def _json(self, schema: Schema | None, channel: Channel, message: Message) -> None:
+        try:
+            value = json.loads(message.data)
+        except (ValueError, RecursionError):
+            self._unread[f"broken JSON on {channel.topic}"] += 1
+            return
+        if isinstance(value, dict) and isinstance(value.get("values"), list):
+            topic = self.topics.get(channel.topic)
+            if topic is None:
+                topic = self.topics[channel.topic] = Topic(channel.topic, schema.data if schema else b"", self._path)
+            topic.add(value, message.log_time)
+        elif (
+            isinstance(value, dict)
+            and channel.topic.endswith(".labels")
+            and {"session", "start_ns", "label"} <= value.keys()
+        ):
+            label = Label.from_json(value)
+            self.labels.setdefault(label.session, []).append(label)
+        elif isinstance(value, dict) and channel.topic.endswith(".sessions") and isinstance(value.get("session"), str):
+            self.records[value["session"]] = value
+        else:
+            self._unread[f"JSON without `values` on {channel.topic}"] += 1
+
+
+def _own(
+    content: _Content, options: ReadOptions, metadata: dict[str, str], path: str, notes: list[str]
+) -> Iterator[Recording]:
+    """Sessions of own chunks, in the order of their first chunk."""
+    sessions: dict[str, list[Header]] = {}
+    for header in content.chunks:
+        sessions.setdefault(header.session, []).append(header)
+    for name, headers in sessions.items():
+        found = list(notes)
+        session = name if options.session_name is None else options.session_name
+        if options.session_name is not None and len(sessions) > 1:
+            session = f"{options.session_name}-{name}"
+        streams = [_joined(_named(header, session), content.chunks.pop(header), found) for header in headers]
+        record = content.records.get(name, {})
+        extra = record.get("metadata")
+        known = dict(metadata) | ({str(k): str(v) for k, v in extra.items()} if isinstance(extra, dict) else {})
+        known |= {key: str(record[key]) for key in ("device", "placement", "axes") if record.get(key)}
+        subject = record.get("subject")
+        labels = _current(content.labels.get(name, []))
+        yield Recording(session, streams, labels, subject if isinstance(subject, str) else None, known, path, found)
+
+
+def _current(labels: list[Label]) -> list[Label]:
+    """Labels by start, without those that others replace."""
+    replaced = {label.replaces for label in labels if label.replaces}
+    unique = {label.id: label for label in labels if label.id not in replaced}
+    return sorted(unique.values(), key=lambda label: (label.start_ns, label.end_ns))
+
+
+def _named(header: Header, session: str) -> Header:
+    return header if header.session == session else Header(session, header.origin_ns, header.format, header.chain)
+
+
+def _joined(header: Header, chunks: list[Chunk], notes: list[str]) -> StreamData:
+    """One stream of its chunks: in order, each sample once."""
+    parts: list[tuple[Array, NDArray[np.int64], NDArray[np.int64] | None]] = []  # samples, numbers, times
+    end, gaps, missing, repeated = -1, 0, 0, 0
+    for chunk in sorted(chunks, key=lambda chunk: (chunk.first_index, chunk.end_index)):
+        skip = min(max(end - chunk.first_index, 0), chunk.count) if end >= 0 else 0
+        repeated += skip
+        if 0 <= end < chunk.first_index:
+            gaps, missing = gaps + 1, missing + chunk.first_index - end
+        times = None if chunk.times_ns is None else chunk.times_ns[skip:]
+        parts.append((chunk.data[skip:], np.arange(chunk.first_index + skip, chunk.end_index), times))
+        end = max(end, chunk.end_index)
+    stream = header.format.stream
+    if gaps:
+        notes.append(f"{stream}: {gaps} gap{'s' * (gaps > 1)}, {missing} samples missing")
+    if repeated:
+        notes.append(f"{stream}: {repeated} repeated samples, the first of each is kept")
+    clocked = all(times is not None for _, _, times in parts)
+    times_ns = np.concatenate([times for _, _, times in parts if times is not None]) if clocked else None
+    return StreamData.from_indexes(
+        header, np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]), times_ns
+    )

@@ -1,0 +1,130 @@
+"""Everything readable in an MCAP file, in the file's order. In: bytes. Out: schema, channel and message, and what was
+wrong on the way.
+
+A file that its writer did not close, or that was cut, is read as far as it is whole; a damaged chunk is passed over.
+Both are noted.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import IO
+
+from mcap.exceptions import EndOfFile, InvalidMagic, UnsupportedCompressionError
+from mcap.records import Channel, Chunk, DataEnd, Footer, McapRecord, Message, Metadata, Schema
+from mcap.stream_reader import StreamReader, breakup_chunk
+
+from streams.errors import SourceError
+
+Item = tuple[Schema | None, Channel, Message]
+
+
+class Scan:
+    """One pass over a file.
+
+    Parameters
+    ----------
+    raw : binary file
+        Seekable.
+    path : str
+        For messages.
+
+    Attributes
+    ----------
+    notes : list of str
+        What was damaged.
+    metadata : dict of str
+        Of the file's metadata records, ``record.member``.
+    """
+
+    def __init__(self, raw: IO[bytes], path: str) -> None:
+        self._raw, self._path = raw, path
+        self._schemas: dict[int, Schema] = {}
+        self._channels: dict[int, Channel] = {}
+        self._damaged: list[int] = []
+        self._orphans = 0
+        self.notes: list[str] = []
+        self.metadata: dict[str, str] = {}
+
+    def messages(self) -> Iterator[Item]:
+        """All whole messages.
+
+        Raises
+        ------
+        SourceError
+            If the file is no MCAP, or holds no whole message and is cut.
+        """
+        count = 0
+        for record in self._records():
+            if isinstance(record, Chunk):
+                inner, damaged = _inner(record, self._path)
+                if damaged:
+                    self._damaged.append(self._raw.tell())
+            else:
+                inner = [record]
+            for item in inner:
+                if isinstance(item, Message):
+                    channel = self._channels.get(item.channel_id)
+                    if channel is None:
+                        self._orphans += 1
+                        continue
+                    count += 1
+                    yield self._schemas.get(channel.schema_id), channel, item
+                else:
+                    self._note(item)
+        self._sum_up(count)
+
+    def _records(self) -> Iterator[McapRecord]:
+        size = self._raw.seek(0, io.SEEK_END)
+        self._raw.seek(0)
+        if not size:
+            raise SourceError("is empty; expected an MCAP file", self._path)
+        records = StreamReader(self._raw, emit_chunks=True, record_size_limit=size).records  # type: ignore[arg-type, unused-ignore]
+        whole = 0
+        while True:
+            try:
+                record = next(records, None)
+            except InvalidMagic:
+                raise SourceError("is no MCAP file (its first bytes say so)", self._path) from None
+            except Exception as error:  # a damaged length or text gives whatever error its parser has
+                if whole == 0 and size < 8:
+                    raise SourceError("is no MCAP file (its first bytes say so)", self._path) from None
+                what = "ends within a record" if isinstance(error, EndOfFile) else "is damaged"
+                self.notes.append(f"the file {what}: whole up to byte {whole} of {size}, the rest is not read")
+                return
+            whole = self._raw.tell()
+            if record is None or isinstance(record, (DataEnd, Footer)):
+                return
+            yield record
+
+    def _note(self, record: McapRecord) -> None:
+        if isinstance(record, Schema):
+            self._schemas[record.id] = record
+        elif isinstance(record, Channel):
+            self._channels[record.id] = record
+        elif isinstance(record, Metadata):
+            self.metadata |= {f"{record.name}.{name}": text for name, text in record.metadata.items()}
+
+    def _sum_up(self, count: int) -> None:
+        if self._damaged:
+            many = "s" * (len(self._damaged) > 1)
+            self.notes.append(
+                f"{len(self._damaged)} damaged MCAP chunk{many} passed over, the first ends at byte {self._damaged[0]}"
+            )
+        if self._orphans:
+            self.notes.append(f"{self._orphans} messages of channels that the file does not declare: not read")
+        if not count:
+            raise SourceError("; ".join(["holds no whole message", *self.notes]), self._path)
+
+
+def _inner(chunk: Chunk, path: str) -> tuple[list[McapRecord], bool]:
+    try:
+        return breakup_chunk(chunk, validate_crc=True), False
+    except UnsupportedCompressionError:
+        known = "expected zstd, lz4 (pip install lz4) or none"
+        raise SourceError(
+            f"is compressed with {chunk.compression!r}, which cannot be read here; {known}", path
+        ) from None
+    except Exception:  # see above; the checksum or the decompressor tells, the caller counts it
+        return [], True

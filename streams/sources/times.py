@@ -1,0 +1,144 @@
+"""Time columns. In: texts or numbers of a column `t` (s), `t_ns` or `timestamp` (ISO 8601, or epoch s, ms, µs, ns).
+Out: int64, ns.
+
+The unit of a `timestamp` is decided once for a file, from its first value's magnitude, and noted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.chunk import NS
+from streams.errors import SourceError
+
+#: Names of time columns, best first.
+TIME_COLUMNS = ("t_ns", "t", "timestamp")
+_UNITS = {"s": 9, "ms": 6, "µs": 3, "ns": 0}
+_LIMIT_NS = 2**62
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Clock:
+    """Reads one time column of one file.
+
+    Parameters
+    ----------
+    column : str
+        One of :data:`TIME_COLUMNS`.
+    path : Path or str
+        The file, for messages.
+
+    Attributes
+    ----------
+    notes : list of str
+        What was decided.
+    """
+
+    def __init__(self, column: str, path: Path | str) -> None:
+        self.column, self.notes = column, list[str]()
+        self.path = path
+        self._exponent: int | None = {"t": 9, "t_ns": 0}.get(column)  # 10**exponent ns are one unit; -1 for ISO 8601
+
+    def parse(self, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Times of texts, exact to the ns.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            As the file has them.
+        rows : ndarray of int64
+            Row number of each.
+
+        Raises
+        ------
+        SourceError
+            At the first text that is no time.
+        """
+        if self._exponent is None and texts:
+            self._decide(texts[0])
+        out = np.empty(len(texts), np.int64)
+        try:
+            if self._exponent == -1:
+                out[:] = [_iso_ns(text) for text in texts]
+            else:
+                out[:] = [_scaled(text, self._exponent or 0) for text in texts]
+        except (ValueError, ArithmeticError, OverflowError):
+            raise self._wrong(texts, rows) from None
+        return out
+
+    def numbers(self, values: NDArray[np.generic], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Times of a numeric column (Parquet): whole numbers exactly, float64 as exactly as it holds them."""
+        if self._exponent is None and len(values):
+            self._decide(str(values[0]))
+        scale = 10 ** (self._exponent or 0)
+        if values.dtype.kind in "iu":
+            out = values.astype(np.int64)
+            limit = _LIMIT_NS // scale
+            bad = np.flatnonzero((out > limit) | (out < -limit))
+        else:
+            exact = np.rint(values.astype(np.float64) * scale)
+            bad = np.flatnonzero(~(np.abs(exact) < _LIMIT_NS))
+            out = np.where(np.abs(exact) < _LIMIT_NS, exact, 0).astype(np.int64)
+            scale = 1
+        if len(bad):
+            raise self._error(str(values[bad[0]]), int(rows[bad[0]]))
+        times: NDArray[np.int64] = out * scale
+        return times
+
+    def _decide(self, text: str) -> None:
+        try:
+            size = abs(float(text))
+        except ValueError:
+            self._exponent = -1
+            zoned = text.strip()[-1:] in ("Z", "z") or "+" in text[10:] or "-" in text[10:]
+            self.notes.append(
+                "`timestamp` is read as ISO 8601" + ("" if zoned else " without a time zone, taken as UTC")
+            )
+            return
+        # Seconds reach 1e11 in the year 5138; the other units follow at the same factor.
+        unit = next((name for name, top in (("s", 1e11), ("ms", 1e14), ("µs", 1e17)) if size < top), "ns")
+        self._exponent = _UNITS[unit]
+        self.notes.append(f"`timestamp` is read as {unit} since 1970, by the size of its first value ({text.strip()})")
+
+    def _wrong(self, texts: Sequence[str], rows: NDArray[np.int64]) -> SourceError:
+        for text, row in zip(texts, rows.tolist(), strict=True):
+            try:
+                if self._exponent == -1:
+                    _iso_ns(text)
+                else:
+                    _scaled(text, self._exponent or 0)
+            except (ValueError, ArithmeticError, OverflowError):
+                return self._error(text, row)
+        return self._error(texts[0], int(rows[0]))
+
+    def _error(self, text: str, row: int) -> SourceError:
+        kind = "a date and time in ISO 8601" if self._exponent == -1 else "a number"
+        unit = {9: " of seconds", 6: " of ms", 3: " of µs", 0: " of ns", -1: ""}[self._exponent or 0]
+        return SourceError(f"column `{self.column}` has {text!r}, expected {kind}{unit}", self.path, row)
+
+
+def _scaled(text: str, exponent: int) -> int:
+    try:
+        value = Decimal(text).scaleb(exponent).to_integral_value()
+    except InvalidOperation:
+        raise ValueError(text) from None
+    if not abs(value) < _LIMIT_NS or "_" in text:
+        raise ValueError(text)
+    return int(value)
+
+
+def _iso_ns(text: str) -> int:
+    """Unix ns of an ISO 8601 text; :mod:`datetime` holds µs, so the digits of the fraction are read apart."""
+    whole, dot, rest = text.strip().replace(",", ".").partition(".")
+    digits = len(rest) - len(rest.lstrip("0123456789"))
+    if dot and not digits:
+        raise ValueError(text)
+    moment = datetime.fromisoformat(whole + rest[digits:])
+    since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
+    return (since.days * 86_400 + since.seconds) * NS + int((rest[:digits] + "0" * 9)[:9])
