@@ -83,7 +83,8 @@ def read_step(parameters: Mapping[str, Any], fail: Callable[..., RecipeError], p
     try:
         return PlacedStep(make_step(name, values), fail)
     except FormatError as error:
-        raise fail(str(error)) from None
+        words = str(error).replace(",", " ").replace(":", " ").split()
+        raise fail(str(error), *[key for key in values if key in words][:1]) from None
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -101,7 +102,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return not isinstance(hint, type) or hint is NoneType or isinstance(value, hint)
+    return not isinstance(hint, type) or isinstance(value, hint)
 
 
 def _words(hint: Any) -> str:
