@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 from processors.intake import Intake, IntakeStage
 from processors.memory import pack_list, unpack_list
 from processors.spec import Spec, Stage, chain_digest
-from processors.windows import Windows
 from streams.chunk import Chunk, Format, Header, Window
 from streams.errors import FormatError
 

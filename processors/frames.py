@@ -94,6 +94,8 @@ class FrameStage(Stage):
     def push(self, item: Chunk) -> list[Chunk]:
         """Take samples; give the blocks of columns that became whole."""
         out: list[Chunk] = []
+        if not item.count:
+            return out
         if item.header is not self._in and item.header == self._in:
             self._in = item.header  # the same header as another object, as after a restart
         if item.header is not self._in or item.first_index != self._end:

@@ -23,10 +23,14 @@ def pack(meta: Mapping[str, Any], arrays: Mapping[str, Array] | None = None) -> 
     meta : mapping
         JSON values, or Headers.
     arrays : mapping of str to ndarray, optional
-        Kept with dtype and shape, in C order.
+        Kept with dtype and shape, in C order; an array of objects holds bytes, ``(n,)``.
     """
     described, blobs = [], []
     for name, array in (arrays or {}).items():
+        if array.dtype == object:  # frames as bytes
+            described.append([name, "bytes", [len(frame) for frame in array]])
+            blobs += [bytes(frame) for frame in array]
+            continue
         described.append([name, array.dtype.str, list(array.shape)])
         blobs.append(np.ascontiguousarray(array).tobytes())
     text = json.dumps({"meta": {k: _out(v) for k, v in meta.items()}, "arrays": described}, separators=(",", ":")).encode()
@@ -39,6 +43,12 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
     head = json.loads(data[4 : 4 + size])
     position, arrays = 4 + size, {}
     for name, dtype, shape in head["arrays"]:
+        if dtype == "bytes":
+            arrays[name] = np.empty(len(shape), object)
+            for i, length in enumerate(shape):
+                arrays[name][i] = data[position : position + length]
+                position += length
+            continue
         count = int(np.prod(shape, dtype=np.int64))
         arrays[name] = np.frombuffer(data, dtype, count, position).reshape(shape).copy()
         position += count * np.dtype(dtype).itemsize

@@ -41,7 +41,15 @@ def make_step(name: str, parameters: Mapping[str, Any]) -> Spec:
 
 
 def spec_from_json(described: Mapping[str, Any]) -> Spec:
-    """The Spec that :meth:`Spec.to_json` described."""
+    """The Spec that :meth:`Spec.to_json` described.
+
+    Raises
+    ------
+    FormatError
+        If it describes none.
+    """
+    if not isinstance(described, Mapping) or not isinstance(described.get("step"), str):
+        raise FormatError(f"{str(described)[:80]} describes no step, expected an object with a `step`")
     return make_step(described["step"], {k: v for k, v in described.items() if k != "step"})
 
 

@@ -87,6 +87,8 @@ class WindowStage(Stage):
 
     def push(self, item: Chunk) -> list[Window]:
         """Take rows; give the windows that became whole."""
+        if not item.count:
+            return []
         if item.header is not self._in and item.header == self._in:
             self._in = item.header  # the same header as another object, as after a restart
         if item.header is not self._in or item.first_index != self._end:
@@ -95,8 +97,7 @@ class WindowStage(Stage):
             self._parts.clear()
             self._number = -(-item.first_index // self._hop)
         self._end = item.end_index
-        if item.count:
-            self._parts.append((item.first_index, item.data))
+        self._parts.append((item.first_index, item.data))
         out = []
         while (start := self._number * self._hop) + self._rows <= self._end:
             out.append(self._window(start))
