@@ -1,0 +1,217 @@
+"""Bundles: trained models as folders. In: a folder or a name. Out: a :class:`Bundle` with verified files, or an error.
+
+A bundle is ``model.onnx``, ``manifest.json`` and ``report/``. The manifest names every other file with its SHA-256.
+The bundle's id is ``recipe@digest``, the digest of all that the manifest says but the moment of making: the same inputs
+and seed give the same id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.registry import FORMAT, MANIFEST, MODEL, digest_of, find_bundle, read_manifest
+from processors.chain import Chain, strip_learned
+from processors.registry import spec_from_json
+from streams.errors import BundleError, FormatError
+
+if TYPE_CHECKING:
+    from processors.recipe import Recipe
+
+UNKNOWN = "unknown"
+LAYOUTS = ("channels_first", "channels_last")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """A trained model, its files verified.
+
+    Attributes
+    ----------
+    path : Path
+        Its folder.
+    id : str
+        ``recipe@digest``.
+    recipe : str
+        Name of the recipe that it was trained by.
+    chain : Chain
+        From raw chunks to windows, with the learned numbers; the chain to run.
+    labels : tuple of str
+        Classes, in the order of the model's outputs.
+    shape : tuple of int
+        Of one window as the model takes it.
+    layout : str
+        ``channels_first``: (channels, time, …), or ``channels_last``: as windows are, (time, …, channels).
+    dtype : str
+        Of the model's input.
+    input, output : str
+        Names in the ONNX graph; the output holds logits, (windows, labels).
+    temperature : float
+        What logits are divided by before the softmax, above 0; 1 leaves them as they are.
+    batch : str
+        ``any``, ``padded:N`` or ``single``: how windows must be put together so that no result depends on the others.
+    manifest : dict
+        All that the manifest says.
+    """
+
+    path: Path
+    id: str
+    recipe: str
+    chain: Chain
+    labels: tuple[str, ...]
+    shape: tuple[int, ...]
+    layout: str
+    dtype: str
+    input: str
+    output: str
+    temperature: float
+    batch: str
+    manifest: dict[str, Any]
+
+    @property
+    def model_path(self) -> Path:
+        """The ONNX file."""
+        return self.path / MODEL
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuse a recipe that this bundle was not trained for.
+
+        Raises
+        ------
+        BundleError
+            If the recipe's chain differs in more than learned numbers, gives other shapes, or names other labels; the
+            text says which step and parameter.
+        """
+        advice = f"train it again (`kymo train {recipe.name}`), or use the recipe that the bundle was made by"
+        difference = _difference(strip_learned(self.chain.to_json()), strip_learned(recipe.chain.to_json()))
+        if difference:
+            raise BundleError(f"bundle {self.id} does not fit recipe `{recipe.name}`: {difference}; {advice}")
+        fmt = recipe.output_format()
+        shape = input_shape((fmt.rows or 0, *fmt.shape), self.layout)
+        if shape != self.shape or fmt.dtype != self.dtype:
+            takes, makes = f"{_shape(self.shape)} {self.dtype}", f"{_shape(shape)} {fmt.dtype}"
+            raise BundleError(
+                f"bundle {self.id} takes windows of {takes}, recipe `{recipe.name}` makes {makes}; {advice}"
+            )
+        named = set(recipe.labels.names.values())
+        alien = [label for label in self.labels if named and label not in named]
+        if alien:
+            raise BundleError(
+                f"bundle {self.id} tells label `{alien[0]}`, which recipe `{recipe.name}` does not name "
+                f"({', '.join(sorted(named))}); {advice}"
+            )
+
+
+def input_shape(window: tuple[int, ...], layout: str) -> tuple[int, ...]:
+    """Shape of a window as the model takes it, from ``(time, …, channels)``.
+
+    Examples
+    --------
+    >>> input_shape((21, 101, 12), "channels_first")
+    (12, 21, 101)
+    """
+    return (window[-1], *window[:-1]) if layout == "channels_first" else window
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _difference(ours: Any, theirs: Any, where: str = "") -> str:
+    """First place where two chains' JSON differ, in words; empty where they do not."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        if ours.get("step") != theirs.get("step"):
+            return f"{where or 'chain'} is `{ours.get('step')}` in the bundle and `{theirs.get('step')}` in the recipe"
+        inner = where if ours.get("step") in ("chain", "per_window") else f"{where} `{ours.get('step')}`"
+        found = (_difference(ours.get(key), theirs.get(key), _inside(inner, key)) for key in sorted({*ours, *theirs}))
+        return next((text for text in found if text), "")
+    if isinstance(ours, list) and isinstance(theirs, list) and any(isinstance(item, dict) for item in [*ours, *theirs]):
+        for i, (a, b) in enumerate(zip(ours, theirs, strict=False), 1):
+            if text := _difference(a, b, f"step {i}"):
+                return text
+        if len(ours) != len(theirs):
+            extra, owner = (ours, "bundle") if len(ours) > len(theirs) else (theirs, "recipe")
+            step = extra[min(len(ours), len(theirs))]
+            return f"only the {owner} has step {min(len(ours), len(theirs)) + 1} `{step.get('spec', step)['step']}`"
+        return ""
+    return (
+        "" if ours == theirs else f"{where} is {json.dumps(ours)} in the bundle and {json.dumps(theirs)} in the recipe"
+    )
+
+
+def _inside(where: str, key: str) -> str:
+    return where if key in ("specs", "spec") else f"{where}, {key}"
+
+
+def load_bundle(source: str | Path, home: Path | None = None) -> Bundle:
+    """A bundle with all its files verified.
+
+    Parameters
+    ----------
+    source : str or Path
+        See :func:`find_bundle`.
+    home : Path, optional
+        Instead of ``KYMO_HOME``.
+
+    Raises
+    ------
+    BundleError
+        If there is none, a file is missing or damaged, or it was made by a newer Kymo; the text names the file.
+    """
+    path = find_bundle(str(source), home) if isinstance(source, str) else source
+    manifest = read_manifest(path)
+    where = path / MANIFEST
+    if manifest.get("format") != FORMAT:
+        raise BundleError(
+            f"{where}: bundle format {manifest.get('format')!r}, expected {FORMAT}; "
+            f"train it again with this version of Kymo"
+        )
+    _verify(path, manifest)
+    try:
+        chain = spec_from_json(manifest["chain"])
+        model = manifest["model"]
+        bundle = Bundle(
+            path=path,
+            id=manifest["id"],
+            recipe=manifest["recipe"],
+            chain=chain if isinstance(chain, Chain) else Chain((chain,)),
+            labels=tuple(manifest["labels"]),
+            shape=tuple(model["shape"]),
+            layout=model["layout"],
+            dtype=model["dtype"],
+            input=model["input"],
+            output=model["output"],
+            temperature=float(manifest["temperature"]),
+            batch=manifest["batch"],
+            manifest=manifest,
+        )
+    except FormatError as error:
+        raise BundleError(
+            f"{where}: its chain cannot be built: {error}; train it again with this version of Kymo"
+        ) from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{where}: not a whole manifest ({type(error).__name__}: {error}); train the bundle again"
+        ) from None
+    if bundle.layout not in LAYOUTS or not bundle.temperature > 0 or len(set(bundle.labels)) < 2:
+        raise BundleError(f"{where}: layout, temperature or labels make no sense; train the bundle again")
+    return bundle
+
+
+def _verify(path: Path, manifest: dict[str, Any]) -> None:
+    files = manifest.get("files")
+    if not isinstance(files, dict) or MODEL not in files:
+        raise BundleError(f"{path / MANIFEST}: does not list {MODEL} among its files; copy or train the bundle again")
+    if digest_of(manifest) != manifest.get("digest"):
+        raise BundleError(f"{path / MANIFEST}: was changed after it was made; copy or train the bundle again")
+    for name, expected in files.items():
+        file = path / name
+        if not file.resolve().is_relative_to(path.resolve()) or not file.is_file():
+            raise BundleError(f"{file}: not there, but {MANIFEST} lists it; copy or train the bundle again")
+        if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+            raise BundleError(
+                f"{file}: damaged, its checksum is not the one in {MANIFEST}; copy or train the bundle again"
+            )

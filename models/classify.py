@@ -1,0 +1,149 @@
+"""The classifier: a batch function across sessions. In: Windows. Out: Events, `emitted_ns` 0 (the edge sets it).
+
+Nothing here knows Kafka or wall time. The same windows give the same events, to the bit, however they are batched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from threading import Lock
+
+import numpy as np
+
+from models.bundle import UNKNOWN, Bundle
+from models.onnx_model import MAX_BATCH, OnnxModel
+from streams.chunk import Array, Window
+from streams.errors import BundleError
+from streams.events import Event, event_id
+
+
+class Classifier:
+    """A bundle's model, ready to classify.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        The trained model.
+    recipe_name : str
+        For the events' ids.
+    min_probability : float
+        Below it the label is ``unknown``, 0 to 1.
+    stream : str, optional
+        The events' stream; by default each window's own.
+
+    Attributes
+    ----------
+    counts : Counter
+        ``not_finite``: windows whose numbers the model could not judge.
+
+    Raises
+    ------
+    BundleError
+        If the model does not load or is not the one that the manifest describes.
+    """
+
+    def __init__(
+        self, bundle: Bundle, recipe_name: str, min_probability: float = 0.0, stream: str | None = None
+    ) -> None:
+        self.bundle, self.recipe_name, self.min_probability, self.stream = bundle, recipe_name, min_probability, stream
+        self.model = OnnxModel(bundle.model_path, bundle.input, bundle.output, bundle.batch)
+        self.counts: Counter[str] = Counter()
+        # Another processor may take other kernels than the one that the bundle was made on.
+        self.batch_rule = self.model.settle(bundle.shape, bundle.dtype)
+        outputs = self.model.run(np.zeros((1, *bundle.shape), bundle.dtype)).shape
+        if outputs != (1, len(bundle.labels)):
+            raise BundleError(
+                f"{bundle.model_path}: gives {outputs} for one window, expected a number for each of "
+                f"{len(bundle.labels)} labels; train the bundle again"
+            )
+        self._first = bundle.layout == "channels_first"
+        self._stacked = np.empty((MAX_BATCH, *bundle.shape), bundle.dtype)
+        self._lock = Lock()
+
+    def classify(self, windows: Sequence[Window]) -> list[Event]:
+        """An event for each window, in order.
+
+        Parameters
+        ----------
+        windows : sequence of Window
+            Of any sessions; as the bundle's chain makes them.
+
+        Raises
+        ------
+        BundleError
+            If a window has another shape or dtype than the bundle's.
+        """
+        events: list[Event] = []
+        for i in range(0, len(windows), MAX_BATCH):
+            part = windows[i : i + MAX_BATCH]
+            events += map(self._event, part, self.logits(part).tolist())
+        return events
+
+    def logits(self, windows: Sequence[Window]) -> Array:
+        """Outputs of the model, ``(n, labels)``, for at most 64 windows."""
+        bundle, stacked = self.bundle, self._stacked
+        with self._lock:
+            for i, window in enumerate(windows):
+                data = window.data
+                # (time, …, channels) to (channels, time, …), as spectrograms lie in memory: then this is a plain copy.
+                data = data.transpose(data.ndim - 1, *range(data.ndim - 1)) if self._first else data
+                if data.shape != bundle.shape or data.dtype != stacked.dtype:
+                    raise BundleError(
+                        f"bundle {bundle.id} takes windows of {bundle.shape} {bundle.dtype} ({bundle.layout}), "
+                        f"session {window.session} gave {data.shape} {data.dtype}; check the recipe against the bundle"
+                    )
+                stacked[i] = data
+            return self.model.run(stacked[: len(windows)])
+
+    def _event(self, window: Window, logits: list[float]) -> Event:
+        labels = self.bundle.labels
+        probabilities = softmax(logits, self.bundle.temperature)
+        probability = max(probabilities)
+        label = labels[probabilities.index(probability)]
+        if not probability:
+            self.counts["not_finite"] += 1
+        if probability < self.min_probability or not probability:
+            label = UNKNOWN
+        header = window.header
+        return Event(
+            event_id(self.recipe_name, header.session, window.start_index),
+            self.recipe_name,
+            self.bundle.id,
+            header.session,
+            self.stream or header.format.stream,
+            window.start_index,
+            window.start_ns,
+            window.end_ns,
+            label,
+            probability,
+            dict(zip(labels, probabilities, strict=True)),
+            missing=window.missing,
+        )
+
+
+def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
+    """Probabilities of one window: ``exp(z / T)`` over their sum (Guo et al. 2017, "On Calibration").
+
+    Plain numbers, one window at a time: vectorised exponentials may round by an element's place. Zeros where a logit is
+    not finite.
+
+    Parameters
+    ----------
+    logits : sequence of float
+        One a label.
+    temperature : float
+        Above 0.
+
+    Examples
+    --------
+    >>> softmax([0.0, 0.0])
+    [0.5, 0.5]
+    >>> softmax([math.nan, 0.0])
+    [0.0, 0.0]
+    """
+    top = max(logits)
+    weights = [math.exp((z - top) / temperature) for z in logits]
+    total = sum(weights)
+    return [w / total for w in weights] if math.isfinite(total) else [0.0] * len(weights)
