@@ -76,9 +76,11 @@ clean: ## remove the virtual environment
 .venv/.demo: .venv/.uv pyproject.toml constraints.txt
 	@test -e .venv/.setup || { echo "Installing what the demo needs"; $(install) --editable '.[kafka]' && $(install) --no-deps aeon; }
 	@test ! -e .venv/.setup || $(MAKE) --no-print-directory .venv/.setup
+	@$(bin)/python -m deploy.prepare
 	@touch $@
 
 .venv/.setup: .venv/.uv pyproject.toml constraints.txt
 	@echo "Installing everything (several GB; torch and tensorflow are among it)"
 	@$(install) --editable '.[$(everything)]'
+	@$(bin)/python -m deploy.prepare
 	@touch $@

@@ -17,7 +17,6 @@ import os
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import threading
 import time
@@ -28,13 +27,12 @@ from typing import Literal
 
 from deploy import kafka_jars, kafka_server
 from deploy.broker_state import BrokerInfo, alive, created_s, read_state, state_file, write_state
-from deploy.kafka_server import HOST
+from deploy.kafka_server import HOST, POLL_S
 from streams.errors import BrokerError
 from streams.settings import Settings
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
-POLL_S = 0.02
 MIN_FREE_BYTES = 256 * 2**20
 # Any other program may take a port between its choice and Kafka's bind; nobody loses that race thrice.
 PORT_ATTEMPTS = 3
@@ -104,7 +102,7 @@ def start(
         jars = kafka_jars.class_path((jars_dir or Settings.from_env().home / "kafka").absolute())
         for attempt in range(PORT_ATTEMPTS):
             try:
-                return _launch(data_dir, port or _free_port(), jars, timeout_s)
+                return _launch(data_dir, port or free_port(), jars, timeout_s)
             except BrokerError as error:
                 if port or "port is taken" not in str(error) or attempt == PORT_ATTEMPTS - 1:
                     raise
@@ -175,22 +173,6 @@ def running(data_dir: Path, port: int = 0, *, jars_dir: Path | None = None) -> I
             stop(data_dir)
 
 
-def probe(port: int, timeout_s: float = 1.0) -> bool:
-    """Whether a Kafka on this machine answers requests on `port` (0 to 65535) within `timeout_s`.
-
-    A bound port alone does not tell: Kafka binds long before it serves.
-    """
-    # ApiVersions, version 0, correlation 7, no client id; https://kafka.apache.org/protocol
-    request = struct.pack(">ihhih", 10, 18, 0, 7, -1)
-    try:
-        with socket.create_connection((HOST, port), timeout=timeout_s) as connection:
-            connection.sendall(request)
-            reply = connection.recv(8)
-            return len(reply) == 8 and reply[4:] == struct.pack(">i", 7)
-    except OSError:
-        return False
-
-
 def _prepare(data_dir: Path) -> None:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -229,14 +211,15 @@ def _check_port(port: int) -> None:
             ) from error
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port on loopback that is free at this moment."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe_socket:
         probe_socket.bind((HOST, 0))
         return int(probe_socket.getsockname()[1])
 
 
 def _launch(data_dir: Path, port: int, jars: list[Path], timeout_s: float) -> BrokerInfo:
-    properties = kafka_server.write_properties(data_dir, port, _free_port())
+    properties = kafka_server.write_properties(data_dir, port, free_port())
     kafka_server.format_storage(jars, properties, data_dir)
     path = kafka_server.log_file(data_dir)
     with path.open("ab") as log:
@@ -254,7 +237,7 @@ def _launch(data_dir: Path, port: int, jars: list[Path], timeout_s: float) -> Br
     info = BrokerInfo(f"{HOST}:{port}", process.pid, port, data_dir, path, created_s(process.pid) or time.time())
     try:
         write_state(info)
-        _await_ready(process, info, timeout_s)
+        kafka_server.await_ready(process, port, data_dir, timeout_s)
     except BaseException:
         # Also for Ctrl-C: a start that did not end well leaves no process.
         process.kill()
@@ -262,17 +245,6 @@ def _launch(data_dir: Path, port: int, jars: list[Path], timeout_s: float) -> Br
         state_file(data_dir).unlink(missing_ok=True)
         raise
     return info
-
-
-def _await_ready(process: subprocess.Popen[bytes], info: BrokerInfo, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not probe(info.port):
-        if process.poll() is not None:
-            raise BrokerError(kafka_server.explain(info.data_dir, f"died at start (status {process.returncode})"))
-        if time.monotonic() > deadline:
-            what = f"did not answer on port {info.port} within {timeout_s:.0f} s"
-            raise BrokerError(kafka_server.explain(info.data_dir, what))
-        time.sleep(POLL_S)
 
 
 def _end(info: BrokerInfo, timeout_s: float) -> None:

@@ -174,12 +174,23 @@ def test_folder_that_cannot_be_written_is_an_error(tmp_path: Path, jars_dir: Pat
         embedded.start(tmp_path / "file" / "data", jars_dir=jars_dir)
 
 
-@pytest.mark.broker
-def test_changed_jar_is_an_error(data_dir: Path, tmp_path: Path, jars_dir: Path) -> None:
-    copy = tmp_path / "jars"
+def linked_jars(jars_dir: Path, copy: Path) -> Path:
     copy.mkdir()
     for jar in kafka_jars.read_lock():
         (copy / jar.filename).symlink_to(jars_dir.absolute() / jar.filename)
+    return copy
+
+
+@pytest.mark.broker
+def test_damaged_startup_cache_is_ignored(data_dir: Path, tmp_path: Path, jars_dir: Path) -> None:
+    copy = linked_jars(jars_dir, tmp_path / "jars")
+    kafka_server.aot_cache([copy / "any.jar"]).write_bytes(b"garbage" * 10_000)
+    assert kafka_server.probe(embedded.start(data_dir, jars_dir=copy).port)
+
+
+@pytest.mark.broker
+def test_changed_jar_is_an_error(data_dir: Path, tmp_path: Path, jars_dir: Path) -> None:
+    copy = linked_jars(jars_dir, tmp_path / "jars")
     changed = copy / "kafka-clients-4.1.1.jar"
     changed.unlink()
     changed.write_bytes((jars_dir / changed.name).read_bytes() + b"!")
