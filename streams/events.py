@@ -1,4 +1,4 @@
-"""Event ⇄ JSON. In: a classified window's fields. Out: the JSON that ``kymo.events`` carries, with its schema; times in Unix ns."""
+"""Event ⇄ JSON. In: a classified window's fields. Out: the JSON that ``kymo.events`` carries; times in Unix ns."""
 
 from __future__ import annotations
 
@@ -152,14 +152,14 @@ def _checked(found: dict[str, Any], name: str) -> Any:
     who, rule = f"event {str(found.get('id', '?'))[:200]}", EVENT_SCHEMA["properties"][name]
     if name not in found:
         raise EventError(f"{who}: `{name}` is absent")
-    value = found[name]
+    value: Any = found[name]
     if not isinstance(value, _TYPES[rule["type"]]) or isinstance(value, bool):
         raise EventError(f"{who}: `{name}` is {str(value)[:40]!r}, expected {rule['type']}")
     if len(str(value)) < rule.get("minLength", 0):
         raise EventError(f"{who}: `{name}` is empty")
     if rule["type"] == "number" and not rule["minimum"] <= value <= rule["maximum"]:
         raise EventError(f"{who}: `{name}` is {value}, expected 0 to 1")
-    if rule["type"] == "object":
+    if isinstance(value, dict):
         for key, number in value.items():
             if not isinstance(number, int | float) or isinstance(number, bool):
                 raise EventError(f"{who}: `{name}` holds {key!r}: {str(number)[:40]!r}, expected a number")

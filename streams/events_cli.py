@@ -1,0 +1,125 @@
+"""``kymo events``. In: options. Out: events as JSON Lines on stdout; what is no event is told on stderr."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+import tomllib
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from streams.errors import EventError, KymoError, RecipeError
+from streams.settings import Settings
+
+_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+class Moment(click.ParamType):
+    """A time as a user writes it; becomes Unix ns."""
+
+    name = "time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Unix ns of `value`."""
+        try:
+            return parse_moment(str(value), time.time_ns())
+        except ValueError:
+            self.fail(
+                f"{value!r} is no time: expected 2026-03-01T12:00:00, 2026-03-01, Unix seconds, or 10m (s, h, d) ago",
+                param,
+                ctx,
+            )
+
+
+def parse_moment(text: str, now_ns: int) -> int:
+    """Unix ns of a date, an ISO 8601 time (UTC unless it says otherwise), Unix seconds, or a length of time ago.
+
+    Parameters
+    ----------
+    text : str
+        As typed.
+    now_ns : int
+        Unix time, ns.
+
+    Raises
+    ------
+    ValueError
+        It is none of them.
+
+    Examples
+    --------
+    >>> parse_moment("10m", 700 * 10**9), parse_moment("1970-01-01T00:00:01.5", 0), parse_moment("1.25", 0)
+    (100000000000, 1500000000, 1250000000)
+    """
+    ago = _AGO.fullmatch(text.strip())
+    if ago:
+        return now_ns - round(float(ago[1]) * _SECONDS[ago[2]] * 10**9)
+    if re.fullmatch(r"-?\d+(\.\d+)?", text.strip()):
+        whole, _, part = text.strip().partition(".")
+        sign = -1 if whole.startswith("-") else 1
+        return int(whole) * 10**9 + sign * int(part.ljust(9, "0")[:9] or 0)
+    moment = datetime.fromisoformat(text.strip())
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    whole_s = moment.replace(microsecond=0)
+    return int(whole_s.timestamp()) * 10**9 + moment.microsecond * 1000
+
+
+def recipe_name(recipe: str) -> str:
+    """Name of a recipe that is given by name or by its file.
+
+    Raises
+    ------
+    RecipeError
+        The file cannot be read or has no name.
+    """
+    if not recipe.endswith(".toml"):
+        return recipe
+    try:
+        found = tomllib.loads(Path(recipe).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"cannot be read ({error})", recipe) from None
+    if not isinstance(found.get("name"), str):
+        raise RecipeError('has no name: expected name = "…" in its first lines', recipe)
+    return str(found["name"])
+
+
+@click.command("events", epilog="Example: kymo events --follow --recipe basic_motions")
+@click.option("--follow", is_flag=True, help="Go on with events as they are published, until Ctrl-C.")
+@click.option("--recipe", metavar="R", help="Only this recipe's events: its name or its .toml file.")
+@click.option("--since", type=Moment(), metavar="T", help="Only windows that end after this event time.")
+@click.option("--since-emitted", type=Moment(), metavar="T", help="Only events published since this wall time.")
+@click.option("--run", metavar="N", help="Events of a `replay --run N`.")
+def events(follow: bool, recipe: str | None, since: int | None, since_emitted: int | None, run: str | None) -> None:
+    """Print labelled events as JSON Lines, one a line.
+
+    T is a date, an ISO 8601 time (UTC unless it says otherwise), Unix seconds, or a length of time ago such as 10m.
+    """
+    from streams.event_reader import EventFilter, read_events
+    from streams.kafka_admin import run_prefix
+    from streams.kafka_read import Record
+
+    def tell(_record: Record, error: EventError) -> None:
+        click.echo(f"kymo events: {error}", err=True)
+
+    try:
+        settings = Settings.from_env()
+        if run is not None:
+            settings = replace(settings, prefix=run_prefix(settings.prefix, run))
+        wanted = EventFilter(recipe_name(recipe) if recipe else None, since, since_emitted)
+        out = sys.stdout.buffer
+        for event in read_events(settings, follow=follow, wanted=wanted, on_bad=tell):
+            out.write(event.to_json() + b"\n")
+            if follow:
+                out.flush()
+        out.flush()
+    except KymoError as error:
+        raise click.ClickException(str(error)) from None
+    except BrokenPipeError:
+        # The reader has gone (`kymo events | head`): an ordinary end. Python would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

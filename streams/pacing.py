@@ -1,0 +1,137 @@
+"""The pace of a replay. In: event time since the replay's start, ns. Out: when it is due, in ns of a monotonic clock.
+
+Every deadline is counted from one moment, ``t0 + event time / speed``, so that a sleep that lasts too long delays one
+chunk and not all that follow. A pause moves t0.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+NS = 10**9
+
+
+class Clock(Protocol):
+    """Where time comes from."""
+
+    def monotonic_ns(self) -> int:
+        """Never goes back, ns."""
+
+    def wall_ns(self) -> int:
+        """Unix time, ns."""
+
+    def wait(self, seconds: float) -> None:
+        """Return `seconds` later, or a little after."""
+
+
+class SystemClock:
+    """This machine's clock."""
+
+    def monotonic_ns(self) -> int:
+        """Never goes back, ns."""
+        return time.monotonic_ns()
+
+    def wall_ns(self) -> int:
+        """Unix time, ns."""
+        return time.time_ns()
+
+    def wait(self, seconds: float) -> None:
+        """Sleep."""
+        time.sleep(seconds)
+
+
+class Pacer:
+    """Deadlines of a replay; the replay starts when this is made.
+
+    Parameters
+    ----------
+    clock : Clock
+        Only its monotonic time is read.
+    speed : float or None
+        Seconds of event time a second, above 0; None for no pace: everything is due at once.
+
+    Examples
+    --------
+    >>> class Still:
+    ...     def monotonic_ns(self): return 1000
+    >>> Pacer(Still(), 20).deadline_ns(4000)
+    1200
+    """
+
+    def __init__(self, clock: Clock, speed: float | None) -> None:
+        if speed is not None and not speed > 0:
+            raise ValueError(f"speed {speed}: expected above 0, or None")
+        self.speed = speed
+        self._clock = clock
+        self._t0_ns = self._started_ns = clock.monotonic_ns()
+        self._paused_at_ns: int | None = None
+        self._paused_ns = 0
+        self._skipped_to_ns = 0
+
+    @property
+    def paused(self) -> bool:
+        """Whether time stands still."""
+        return self._paused_at_ns is not None
+
+    def _now_ns(self) -> int:
+        return self._clock.monotonic_ns() if self._paused_at_ns is None else self._paused_at_ns
+
+    def deadline_ns(self, due_ns: int) -> int:
+        """Monotonic time at which `due_ns` of event time has passed."""
+        return self._t0_ns if self.speed is None else self._t0_ns + round(due_ns / self.speed)
+
+    def lag_ns(self, due_ns: int) -> int:
+        """How far past its deadline something is; negative while it is still to come. 0 without a pace."""
+        return 0 if self.speed is None else self._now_ns() - self.deadline_ns(due_ns)
+
+    def lateness_ns(self, due_ns: int) -> int:
+        """The lag that the user did not ask for: 0 for what a pause held or a skip made due, never negative."""
+        return 0 if self.paused or due_ns <= self._skipped_to_ns else max(0, self.lag_ns(due_ns))
+
+    def toggle_pause(self) -> None:
+        """Let time stand still, or go on from where it stood."""
+        now = self._clock.monotonic_ns()
+        if self._paused_at_ns is None:
+            self._paused_at_ns = now
+            return
+        self._t0_ns += now - self._paused_at_ns
+        self._paused_ns += now - self._paused_at_ns
+        self._paused_at_ns = None
+
+    def skip(self, event_ns: int) -> None:
+        """Make everything due that much event time earlier."""
+        if self.speed is not None:
+            self._t0_ns -= round(event_ns / self.speed)
+            self._skipped_to_ns = round(self.lag_ns(0) * self.speed)
+
+    def advance_to(self, due_ns: int) -> None:
+        """Go to `due_ns` unless that lies behind."""
+        if self.speed is not None:
+            self._t0_ns += min(0, self.lag_ns(due_ns))
+
+    @property
+    def elapsed_ns(self) -> int:
+        """Time since the start without pauses, ns."""
+        return self._now_ns() - self._started_ns - self._paused_ns
+
+
+@dataclass(slots=True)
+class LagMeter:
+    """Running mean and maximum of the lag, ns."""
+
+    count: int = 0
+    total_ns: int = 0
+    max_ns: int = 0
+
+    def add(self, lag_ns: int) -> None:
+        """One chunk was sent this long after its deadline."""
+        self.count += 1
+        self.total_ns += lag_ns
+        self.max_ns = max(self.max_ns, lag_ns)
+
+    @property
+    def mean_ns(self) -> float:
+        """Mean, 0 before the first."""
+        return self.total_ns / self.count if self.count else 0.0

@@ -1,0 +1,237 @@
+"""What a replay sends and in which order. In: Recordings and a ReplayPlan. Out: Chunks and when they are due, in ns.
+
+Pure: nothing here knows a clock or Kafka. A chunk is due when its last sample has been taken, as a device would send.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from streams.chunk import NS, Chunk, Header, index_at
+from streams.recording import Recording, StreamData
+from streams.topics import MESSAGE_MAX
+
+DAY_NS = 24 * 3600 * NS
+#: Room for a chunk's header within a message.
+HEADER_ROOM = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayPlan:
+    """How recordings are replayed.
+
+    Attributes
+    ----------
+    speed : float or None
+        Seconds of event time a second; None for as fast as Kafka takes it.
+    loop : int
+        How many times, index and time going on; 0 for ever.
+    start_s, duration_s : float
+        Which part, in seconds from each session's first sample; no duration for all that follows.
+    now : bool
+        Shift event times so that the replay's first sample is taken at its start.
+    chunk_ms : float
+        Length of a chunk, ms of event time.
+    run : str, optional
+        Replay into topics of its own, ``prefix.run``.
+    """
+
+    speed: float | None = 1.0
+    loop: int = 1
+    start_s: float = 0.0
+    duration_s: float | None = None
+    now: bool = False
+    chunk_ms: float = 100
+    run: str | None = None
+
+
+class Due(NamedTuple):
+    """One chunk and when it is due."""
+
+    due_ns: int
+    """Event time since the replay's start, ns."""
+    session: int
+    """Which recording, counted from 0."""
+    stream: int
+    """Which stream of it, counted from 0."""
+    chunk: Chunk
+
+
+def cut(recording: Recording, start_s: float, duration_s: float | None) -> Recording | None:
+    """A part of a recording; samples keep their numbers, streams without a sample in it keep their end mark.
+
+    Parameters
+    ----------
+    recording : Recording
+        Left as it is.
+    start_s, duration_s : float
+        From the session's first sample, half open; no duration for all that follows.
+
+    Returns
+    -------
+    Recording or None
+        None if no sample lies in that part.
+    """
+    if start_s == 0 and duration_s is None:
+        return recording
+    low = recording.start_ns + round(start_s * NS)
+    high = recording.end_ns + 1 if duration_s is None else low + round(duration_s * NS)
+    streams = [_cut_stream(stream, low, high) for stream in recording.streams]
+    return replace(recording, streams=streams) if any(stream.count for stream in streams) else None
+
+
+def _cut_stream(stream: StreamData, low_ns: int, high_ns: int) -> StreamData:
+    if stream.times_ns is not None:
+        a, b = (int(i) for i in np.searchsorted(stream.times_ns, [low_ns, high_ns]))
+        first = min(stream.first_index + a, stream.end_index)
+        return StreamData(stream.header, stream.data[a:b], stream.times_ns[a:b], first)
+    rate, origin = stream.header.format.rate, stream.header.origin_ns
+    low, high = index_at(origin, rate, low_ns), index_at(origin, rate, high_ns)
+    pieces = []
+    for first, samples in stream.pieces:
+        a, b = max(low - first, 0), min(high - first, len(samples))
+        if b > a:
+            pieces.append((first + a, samples[a:b]))
+    if not pieces:
+        first = min(max(low, stream.first_index), stream.end_index)
+        return StreamData(stream.header, stream.data[:0], None, first)
+    data = pieces[0][1] if len(pieces) == 1 else np.concatenate([samples for _, samples in pieces])
+    return StreamData(stream.header, data, None, 0, pieces)
+
+
+def starts(recordings: Sequence[Recording]) -> tuple[list[int], bool]:
+    """When each session starts, ns after the replay's start, and whether that is as recorded.
+
+    Sessions start as recorded if, within a day, at least one of them ran at every moment from the first start to the
+    last; else (recordings of different days, or with silence between them) all start together.
+
+    Parameters
+    ----------
+    recordings : sequence of Recording
+        At least one.
+    """
+    first = min(recording.start_ns for recording in recordings)
+    reached = first
+    for recording in sorted(recordings, key=lambda r: r.start_ns):
+        if recording.start_ns > reached or recording.start_ns - first > DAY_NS:
+            return [0] * len(recordings), False
+        reached = max(reached, recording.end_ns)
+    return [recording.start_ns - first for recording in recordings], True
+
+
+def shifted(recording: Recording, shift_ns: int) -> Recording:
+    """The recording with every event time later by `shift_ns`."""
+    if not shift_ns:
+        return recording
+    streams = []
+    for stream in recording.streams:
+        header = replace(stream.header, origin_ns=stream.header.origin_ns + shift_ns)
+        times = None if stream.times_ns is None else stream.times_ns + shift_ns
+        streams.append(StreamData(header, stream.data, times, 0, list(stream.pieces)))
+    return replace(recording, streams=streams)
+
+
+def schedule(recordings: Sequence[Recording], offsets_ns: Sequence[int], plan: ReplayPlan) -> Iterator[Due]:
+    """All chunks by the time they are due, then by session, then by stream.
+
+    Parameters
+    ----------
+    recordings : sequence of Recording
+        Cut and shifted as wanted.
+    offsets_ns : sequence of int
+        When each starts, ns after the replay's start.
+    plan : ReplayPlan
+        Its `loop` and `chunk_ms`.
+    """
+    parts = []
+    for i, (recording, offset) in enumerate(zip(recordings, offsets_ns, strict=True)):
+        to_due = offset - recording.start_ns
+        for j, stream in enumerate(recording.streams):
+            parts.append(_stream_schedule(stream, (i, j), to_due, plan))
+    return heapq.merge(*parts, key=lambda due: due[:3])
+
+
+def _stream_schedule(stream: StreamData, place: tuple[int, int], to_due_ns: int, plan: ReplayPlan) -> Iterator[Due]:
+    due, turn = 0, 0
+    period = stream.end_index - stream.first_index
+    period_ns = _period_ns(stream)
+    while plan.loop == 0 or turn < plan.loop:
+        last = turn + 1 == plan.loop
+        for chunk in _chunks(stream, plan.chunk_ms):
+            if not chunk.count and not last:
+                continue
+            times = None if chunk.times_ns is None else chunk.times_ns + turn * period_ns
+            sent = Chunk(chunk.header, chunk.first_index + turn * period, chunk.data, times, chunk.end and last)
+            due = max(due, _last_ns(sent, due - to_due_ns) + to_due_ns)
+            yield Due(due, *place, sent)
+        turn += 1
+        if not stream.count and plan.loop == 0:
+            return
+
+
+def _last_ns(chunk: Chunk, default_ns: int) -> int:
+    """Time of the chunk's last sample, ns."""
+    if not chunk.count:
+        return default_ns
+    return int(chunk.times_ns[-1]) if chunk.times_ns is not None else chunk.header.time_ns(chunk.end_index - 1)
+
+
+def _period_ns(stream: StreamData) -> int:
+    """How much later an irregular stream's next loop is: its length and one mean interval, ns."""
+    times = stream.times_ns
+    if times is None or len(times) == 0:
+        return 0
+    length = int(times[-1]) - int(times[0])
+    return length + (length // (len(times) - 1) if len(times) > 1 else NS)
+
+
+def _chunks(stream: StreamData, chunk_ms: float) -> Iterator[Chunk]:
+    fmt = stream.header.format
+    item = np.dtype(object if fmt.dtype == "jpeg" else fmt.dtype).itemsize
+    most = max(1, (MESSAGE_MAX - HEADER_ROOM) // (item * int(np.prod(fmt.shape, dtype=np.int64)) + 8))
+    if fmt.rate:
+        yield from stream.chunks(min(most, max(1, int(fmt.rate * round(chunk_ms * 1000) / 1_000_000))))
+        return
+    slot_ns = max(1, round(chunk_ms * 1_000_000))
+    for chunk in stream.chunks(most):
+        if chunk.times_ns is None or chunk.count < 2:
+            yield chunk
+            continue
+        slots = chunk.times_ns // slot_ns
+        cuts = [0, *(np.flatnonzero(np.diff(slots)) + 1).tolist(), chunk.count]
+        for a, b in pairwise(cuts):
+            end = chunk.end and b == chunk.count
+            yield Chunk(chunk.header, chunk.first_index + a, chunk.data[a:b], chunk.times_ns[a:b], end)
+
+
+def digest(recording: Recording, plan: ReplayPlan) -> str:
+    """SHA-256 of what a replay of `recording` (cut, not shifted) puts into the topics, whatever the chunks' length."""
+    total = hashlib.sha256(json.dumps([plan.loop, plan.now]).encode())
+    for stream in sorted(recording.streams, key=lambda s: s.header.format.stream):
+        total.update(_header_text(stream.header, plan.now).encode())
+        for first, samples in stream.pieces:
+            total.update(f"{first}+{len(samples)};".encode())
+            if stream.header.format.dtype == "jpeg":
+                for frame in samples:
+                    total.update(f"{len(frame)}:".encode() + bytes(frame))
+            else:
+                total.update(np.ascontiguousarray(samples).data)
+        if stream.times_ns is not None:
+            total.update(np.ascontiguousarray(stream.times_ns).data)
+    return total.hexdigest()
+
+
+def _header_text(header: Header, now: bool) -> str:
+    fmt = header.format
+    origin = 0 if now else header.origin_ns
+    return json.dumps(
+        [header.session, fmt.stream, header.chain, origin, str(fmt.rate), fmt.channels, fmt.units, fmt.dtype, fmt.shape]
+    )
