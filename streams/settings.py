@@ -33,6 +33,8 @@ class Settings:
         ``KYMO_SESSION_TIMEOUT_S``, after which a silent worker's partitions go to another.
     metrics_port : int
         ``KYMO_METRICS_PORT``, first port to try for ``/metrics``; 0 for any, -1 for none.
+    metrics_host : str
+        ``KYMO_METRICS_HOST``, the address to serve them at; loopback unless said otherwise.
     write_derived : bool
         ``KYMO_WRITE_DERIVED``: a worker with both roles also publishes the derived topics.
     """
@@ -51,6 +53,7 @@ class Settings:
     ssl_keyfile: str = ""
     session_timeout_s: float = 6.0
     metrics_port: int = 9400
+    metrics_host: str = "127.0.0.1"
     write_derived: bool = False
 
     @classmethod
@@ -65,12 +68,21 @@ class Settings:
         e = os.environ if env is None else env
         security = {
             name: e[f"KYMO_KAFKA_SECURITY_{name.upper()}"]
-            for name in ("sasl_mechanism", "sasl_username", "sasl_password", "ssl_cafile", "ssl_certfile", "ssl_keyfile")
+            for name in (
+                "sasl_mechanism",
+                "sasl_username",
+                "sasl_password",
+                "ssl_cafile",
+                "ssl_certfile",
+                "ssl_keyfile",
+            )
             if f"KYMO_KAFKA_SECURITY_{name.upper()}" in e
         }
         protocol = e.get("KYMO_KAFKA_SECURITY_PROTOCOL", "PLAINTEXT").upper()
         if protocol not in SECURITY_PROTOCOLS:
-            raise SettingsError(f"KYMO_KAFKA_SECURITY_PROTOCOL={protocol}: expected one of {', '.join(SECURITY_PROTOCOLS)}")
+            raise SettingsError(
+                f"KYMO_KAFKA_SECURITY_PROTOCOL={protocol}: expected one of {', '.join(SECURITY_PROTOCOLS)}"
+            )
         return cls(
             brokers=e.get("KYMO_BROKERS", ""),
             prefix=e.get("KYMO_PREFIX", "kymo"),
@@ -80,15 +92,23 @@ class Settings:
             security_protocol=protocol,
             session_timeout_s=_number(e, "KYMO_SESSION_TIMEOUT_S", 6.0, 1.0, 300.0),
             metrics_port=int(_number(e, "KYMO_METRICS_PORT", 9400, -1, 65_535)),
+            metrics_host=e.get("KYMO_METRICS_HOST") or "127.0.0.1",
             write_derived=e.get("KYMO_WRITE_DERIVED", "").lower() in ("1", "true", "yes"),
             **security,
         )
 
     def kafka_python(self) -> dict[str, Any]:
         """Connection arguments for kafka-python's clients."""
-        out: dict[str, Any] = {"bootstrap_servers": self.brokers.split(","), "security_protocol": self.security_protocol}
+        out: dict[str, Any] = {
+            "bootstrap_servers": self.brokers.split(","),
+            "security_protocol": self.security_protocol,
+        }
         if self.security_protocol.startswith("SASL"):
-            out |= {"sasl_mechanism": self.sasl_mechanism, "sasl_plain_username": self.sasl_username, "sasl_plain_password": self.sasl_password}
+            out |= {
+                "sasl_mechanism": self.sasl_mechanism,
+                "sasl_plain_username": self.sasl_username,
+                "sasl_plain_password": self.sasl_password,
+            }
         if self.security_protocol.endswith("SSL"):
             files = {"ssl_cafile": self.ssl_cafile, "ssl_certfile": self.ssl_certfile, "ssl_keyfile": self.ssl_keyfile}
             out |= {name: path for name, path in files.items() if path}

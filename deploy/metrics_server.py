@@ -1,0 +1,168 @@
+"""Serves metrics. In: a registry. Out: ``/metrics``, ``/livez``, ``/readyz`` on a port, and a file to find them by.
+
+The files stand in ``run/prometheus`` under KYMO_HOME, one a process, in the format of ``file_sd_configs``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from streams.errors import SettingsError
+from streams.settings import Settings
+
+PORTS = 200  # how many ports are tried, from the first on
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class Server:
+    """A running server, or none where the settings ask for none.
+
+    Attributes
+    ----------
+    port : int
+        Where it listens; -1 for none.
+    """
+
+    def __init__(
+        self, port: int = -1, http: ThreadingHTTPServer | None = None, target_file: Path | None = None
+    ) -> None:
+        self.port, self._http, self._file = port, http, target_file
+
+    def close(self) -> None:
+        """Stop serving and take the file away; harmless if done before."""
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+        if self._http is not None:
+            self._http.shutdown()
+            self._http.server_close()
+        self._http = self._file = None
+
+
+def serve_metrics(registry: CollectorRegistry, settings: Settings, role: str, ready: Callable[[], bool]) -> Server:
+    """Serve a registry until the server is closed.
+
+    Parameters
+    ----------
+    registry : CollectorRegistry
+        What ``/metrics`` gives.
+    settings : Settings
+        `metrics_host`, `metrics_port` (the first one to try; 0 for any, -1 for none) and `home`.
+    role : str
+        What this process is, such as ``worker``.
+    ready : callable
+        Whether ``/readyz`` answers 200 (else 503); called from the server's thread.
+
+    Raises
+    ------
+    SettingsError
+        If no port can be had.
+    """
+    if settings.metrics_port < 0:
+        return Server()
+    http = _bind(settings, _handler(registry, ready))
+    threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05}, name="metrics", daemon=True).start()
+    port = int(http.server_address[1])
+    return Server(port, http, _announce(settings, role, port))
+
+
+def targets_folder(home: Path) -> Path:
+    """Where the files for Prometheus' file discovery stand."""
+    return home / "run" / "prometheus"
+
+
+def _bind(settings: Settings, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+    first = settings.metrics_port
+    for port in range(first, min(first + PORTS, 65_536)) if first else (0,):
+        try:
+            return _Http((settings.metrics_host, port), handler)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise SettingsError(
+                    f"metrics at {settings.metrics_host}:{port}: {error.strerror or error}; "
+                    "set KYMO_METRICS_HOST and KYMO_METRICS_PORT to what this machine can listen at (-1 for none)"
+                ) from None
+    raise SettingsError(
+        f"metrics: ports {first} to {first + PORTS - 1} are all taken; set KYMO_METRICS_PORT to another, or 0 for any"
+    )
+
+
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A scraper that goes away is nobody's error."""
+
+
+def _handler(registry: CollectorRegistry, ready: Callable[[], bool]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 10.0
+
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            if path == "/metrics":
+                encode, content_type = choose_encoder(self.headers.get("Accept", ""))
+                self._answer(200, encode(registry), content_type)
+            elif path == "/livez":
+                self._answer(200, b"live\n")
+            elif path == "/readyz":
+                is_ready = _holds(ready)
+                self._answer(200 if is_ready else 503, b"ready\n" if is_ready else b"not ready\n")
+            else:
+                self._answer(404, b"/metrics, /livez, /readyz\n")
+
+        def _answer(self, status: int, body: bytes, content_type: str = "text/plain; charset=utf-8") -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """Scrapes are not news."""
+
+    return Handler
+
+
+def _holds(ready: Callable[[], bool]) -> bool:
+    try:
+        return ready()
+    except Exception:  # what it asks is only half there while the process starts
+        return False
+
+
+def _announce(settings: Settings, role: str, port: int) -> Path:
+    folder = targets_folder(settings.home)
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*-*.json"):
+        pid = old.stem.rpartition("-")[2]
+        if pid.isdecimal() and not _lives(int(pid)):
+            old.unlink(missing_ok=True)
+    host = settings.metrics_host if settings.metrics_host in _LOOPBACK else socket.gethostname()
+    target = {"targets": [f"{host}:{port}"], "labels": {"role": role, "instance": f"{role}-{os.getpid()}"}}
+    path = folder / f"{role}-{os.getpid()}.json"
+    # Prometheus may read at any moment: the file appears whole.
+    unfinished = path.with_suffix(".new")
+    unfinished.write_text(json.dumps([target]))
+    unfinished.replace(path)
+    return path
+
+
+def _lives(pid: int) -> bool:
+    with contextlib.suppress(PermissionError):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+    return True
