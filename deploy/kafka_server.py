@@ -6,6 +6,7 @@ In: a data folder and ports. Out: server.properties, JVM command lines, excerpts
 from __future__ import annotations
 
 import base64
+import shutil
 import socket
 import struct
 import subprocess
@@ -22,6 +23,7 @@ HEAP_MIB = 512
 LOG_LIMIT_BYTES = 16 * 2**20
 LOG_LINES_SHOWN = 12
 POLL_S = 0.02
+FULL_BYTES = 2**20
 
 PROPERTIES = """\
 # Written by Kymo at every start of the embedded broker; edits are lost.
@@ -224,7 +226,8 @@ def explain(data_dir: Path, what: str) -> str:
     path = log_file(data_dir)
     lines = tail(path)
     text = "\n".join(lines)
-    if "No space left on device" in text:
+    # On a full disk the log itself may lack the line that would say so.
+    if "No space left on device" in text or shutil.disk_usage(data_dir).free < FULL_BYTES:
         cause = f"no disk space left under {data_dir}; free some and start again"
     elif "Address already in use" in text:
         cause = "its port is taken; choose another with --port, or 0 for any that is free"
