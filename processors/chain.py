@@ -30,6 +30,8 @@ class PerWindow(Spec):
     name: ClassVar[str] = "per_window"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.spec, Spec):
+            raise FormatError(f"per_window: {str(self.spec)[:80]} is no step")
         if not self.spec.after_window:
             raise FormatError(f"{self.spec.name}: cannot stand behind the window")
 
@@ -94,6 +96,9 @@ class Chain(Spec):
     def __post_init__(self) -> None:
         if not self.specs:
             raise FormatError("chain: no steps, expected at least one")
+        for spec in self.specs:
+            if not isinstance(spec, Spec):
+                raise FormatError(f"chain: {str(spec)[:80]} is no step")
 
     def build(self) -> ChainStage:
         """A Stage for one session."""

@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from processors.memory import pack, unpack
 from processors.spec import Spec, Stage, only
@@ -55,6 +56,10 @@ class Intake(Spec):
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "float64"):
             raise FormatError(f"input: dtype {self.dtype!r}, expected float32 or float64")
+        if type(self.bridge) is not int or type(self.fill) is not int:
+            raise FormatError(f"input: bridge {self.bridge!r} and fill {self.fill!r}, expected a whole number of samples")
+        if isinstance(self.max_missing, bool) or not isinstance(self.max_missing, int | float):
+            raise FormatError(f"input: max_missing {self.max_missing!r}, expected a number from 0 to 1")
         if not 0 <= self.max_missing <= 1 or self.bridge < 0 or self.fill < 0:
             raise FormatError("input: bridge_ms and max_missing must not be negative, max_missing not above 1")
 
@@ -153,7 +158,7 @@ class IntakeStage(Stage):
             data = data[:, self._columns]
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and so is missing
             if self._scale is not None:
-                return (data * self._scale).astype(self.spec.dtype)
+                data = np.multiply(data, self._scale)
             return data.astype(self.spec.dtype, copy=False)
 
     def _count_old(self, first: int, end: int) -> None:
@@ -162,7 +167,7 @@ class IntakeStage(Stage):
 
     def _pieces(self, first: int, values: Array) -> list[Chunk]:
         """The runs of numbers between samples that are none."""
-        good = np.isfinite(values).all(axis=1)
+        good: NDArray[np.bool_] = np.asarray(np.isfinite(values).all(axis=1))
         self.counts["not_a_number"] += int(len(good) - good.sum())
         edges = np.flatnonzero(np.diff(np.concatenate(([False], good, [False])).astype(np.int8)))
         return [c for a, b in edges.reshape(-1, 2) for c in self._run(first + int(a), values[a:b])]
@@ -188,7 +193,8 @@ class IntakeStage(Stage):
         """Samples on the straight line between the last number and `after`: ``(count, channels)``."""
         assert self._last is not None
         share = (np.arange(1, count + 1) / (count + 1))[:, None]
-        return (self._last * (1 - share) + after * share).astype(self.spec.dtype)
+        line: Array = (np.multiply(self._last, 1 - share) + np.multiply(after, share)).astype(self.spec.dtype)
+        return line
 
     def missing(self, start: int, end: int) -> tuple[float, float]:
         """Shares of ``[start, end)`` that were interpolated: in all, and in gaps too long to be bridged."""

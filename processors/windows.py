@@ -37,8 +37,9 @@ class Windows(Spec):
     after_window: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.length < 1 or self.hop < 1:
-            raise FormatError(f"window: length {self.length} and hop {self.hop} samples, expected at least 1 each")
+        if type(self.length) is not int or type(self.hop) is not int or min(self.length, self.hop) < 1:
+            came = f"length {self.length!r} and hop {self.hop!r} samples"
+            raise FormatError(f"window: {came}, expected a whole number of at least 1 each")
 
     def build(self) -> Stage:
         """A Stage for one session."""

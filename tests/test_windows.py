@@ -1,0 +1,169 @@
+"""Windows against lists of numbers: which come, what they hold, what is kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import cuttings, imu, recordings
+
+from processors.chain import Chain, PerWindow
+from processors.intake import Intake
+from processors.registry import make_step, spec_from_json
+from processors.windows import Windows
+from streams.chunk import Chunk, Format, Header, index_at, sample_time_ns
+from streams.errors import FormatError
+
+
+def numbered(fmt: Format, first: int, count: int, origin_ns: int = 0) -> Chunk:
+    """Samples whose value is their index (modulo what the dtype holds exactly)."""
+    values = (np.arange(first, first + count) % 30_000).astype(fmt.dtype)
+    values = np.broadcast_to(values.reshape(-1, *[1] * len(fmt.shape)), (count, *fmt.shape)).copy()
+    values.setflags(write=False)
+    return Chunk(Header("s", origin_ns, fmt), first, values)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.data())
+@settings(max_examples=150, deadline=None)
+def test_windows_are_slices_of_the_recording(length: int, hop: int, data: st.DataObject) -> None:
+    runs = data.draw(recordings(imu(2, "int16"), 70))
+    wanted = {}
+    for run_ in runs:
+        for k in range(-(-run_.first // hop), run_.end // hop + 1):
+            start = k * hop
+            if run_.first <= start and start + length <= run_.end:
+                wanted[start] = (
+                    run_.header.origin_ns,
+                    run_.data[start - run_.first : start - run_.first + length].tolist(),
+                )
+    came = run(Windows(length, hop), data.draw(cuttings(runs)))
+    assert {w.start_index: (w.header.origin_ns, w.data.tolist()) for w in came} == wanted
+    assert all(w.end_index == w.start_index + length for w in came)
+    assert [w.start_index for w in came] == sorted(wanted)
+
+
+@given(st.integers(1, 7), st.integers(1, 12), st.integers(1, 8), st.integers(0, 30), st.integers(1, 200))
+def test_a_window_holds_the_columns_inside_it(step: int, span: int, k: int, extra: int, count: int) -> None:
+    fmt = Format("spectrogram", ("a",), (), Fraction(100, step), "float32", (2, 1), Fraction(step), span)
+    length, hop = span + extra, k * step
+    rows = [r for r in range(length) if r * step + span <= length]
+    came = run(Windows(length, hop), [numbered(fmt, 0, count)])
+    assert Windows(length, hop).rows(fmt) == len(rows)
+    starts = [s for s in range(0, count * step, hop) if s // step + len(rows) <= count]
+    assert [w.start_index for w in came] == starts
+    for w in came:
+        assert w.data[:, 0, 0].tolist() == [w.start_index // step + r for r in rows]
+        assert (w.start_ns, w.end_ns) == (w.start_index * 10**7, w.end_index * 10**7)
+
+
+def test_twenty_seconds_at_500_hz_hold_46_columns() -> None:
+    fmt = Format("spectrogram", ("a",), (), Fraction(500, 200), "float32", (223, 1), Fraction(200), 1000)
+    assert Windows(10_000, 5_000).output({"spectrogram": fmt}).rows == 46
+
+
+def test_a_fractional_step_between_rows() -> None:
+    fmt = replace(imu(1), rate=Fraction(64), step=Fraction(25, 16))  # 100 Hz made 64 Hz
+    came = run(Windows(100, 25), [numbered(fmt, 0, 100)])
+    assert Windows(100, 25).rows(fmt) == 64
+    assert [(w.start_index, int(w.data[0, 0])) for w in came] == [(0, 0), (25, 16), (50, 32)]
+    assert [w.start_ns for w in came] == [0, 250_000_000, 500_000_000]
+    with pytest.raises(FormatError, match="no multiple"):
+        Windows(100, 10).output({"imu": fmt})
+
+
+@given(st.integers(-(2**61), 2**62 - 10**12), st.integers(0, 10**9), st.fractions(Fraction(1, 100), 10**6))
+def test_times_are_exact_integers(origin: int, index: int, rate: Fraction) -> None:
+    time = sample_time_ns(origin, rate, index)
+    assert time == origin + int(Fraction(index) * 10**9 / rate)
+    assert index_at(origin, rate, time) == index or rate > 10**9
+    assert sample_time_ns(origin, rate, index_at(origin, rate, time + 1)) >= time + 1
+
+
+def test_only_what_an_open_window_needs_is_held() -> None:
+    stage = Windows(10, 4).build()
+    for first in range(0, 60, 3):
+        stage.push(numbered(imu(), first, 3))
+        whole = max(0, (first + 3 - 10) // 4 + 1)
+        assert stage.needs_from == {"imu": whole * 4}
+        assert len(stage.snapshot()) < 1000
+
+
+def test_a_hop_longer_than_the_window_leaves_samples_out() -> None:
+    stage = Windows(3, 10).build()
+    assert [w.start_index for w in stage.push(numbered(imu(), 0, 4))] == [0]
+    assert stage.needs_from == {"imu": 10}
+    assert [w.data[:, 0].tolist() for w in stage.push(numbered(imu(), 4, 12))] == [[10, 11, 12]]
+
+
+def test_frames_of_video_as_bytes_survive_a_snapshot() -> None:
+    fmt = Format("video", ("rgb",), (), Fraction(10), "jpeg", ())
+    frames = np.empty(5, object)
+    frames[:] = [b"a", b"", b"ccc", b"dd", b"e"]
+    stage, again = Windows(4, 2).build(), Windows(4, 2).build()
+    header = Header("s", 0, fmt)
+    stage.push(Chunk(header, 0, frames[:3]))
+    again.restore(stage.snapshot())
+    (window,) = again.push(Chunk(header, 3, frames[3:]))
+    assert window.data.tolist() == [b"a", b"", b"ccc", b"dd"]
+
+
+def test_an_empty_chunk_anywhere_changes_nothing() -> None:
+    stage, chunk = Windows(6, 3).build(), numbered(imu(), 0, 4)
+    stage.push(chunk)
+    for first in (0, 2, 4, 99):
+        assert stage.push(replace(chunk, first_index=first, data=chunk.data[:0], end=True)) == []
+    assert [w.start_index for w in stage.push(numbered(imu(), 4, 3))] == [0]
+
+
+def test_windows_share_no_memory_with_their_input_or_each_other() -> None:
+    chunk = numbered(imu(), 0, 20)
+    a, b, *_ = run(Windows(10, 4), [chunk])
+    assert not np.shares_memory(a.data, b.data)
+    assert not np.shares_memory(a.data, chunk.data)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "says"),
+    [
+        ("windows", {"length": 0, "hop": 1}, "at least 1 each"),
+        ("windows", {"length": 10.5, "hop": 2}, "whole number"),
+        ("windows", {"length": 10, "hop": "2"}, "whole number"),
+        ("windows", {"length": 10, "hop": True}, "whole number"),
+        ("windows", {"length": 10, "hopp": 2}, "did you mean 'hop'"),
+        ("windows", {"length": 10}, "hop"),
+        ("window", {"length": 10}, "did you mean 'windows'"),
+        ("intake", {"bridge": 1.5}, "whole number"),
+        ("intake", {"max_missing": 2}, "not above 1"),
+        ("intake", {"max_missing": "x"}, "max_missing"),
+        ("chain", {"specs": []}, "no steps"),
+    ],
+)
+def test_wrong_parameters_are_named(name: str, parameters: dict[str, Any], says: str) -> None:
+    with pytest.raises(FormatError, match=says):
+        make_step(name, parameters)
+
+
+@pytest.mark.parametrize(
+    "described",
+    [{}, {"step": 3}, [], "windows", {"step": "chain", "specs": [{"step": "no"}]}, {"step": "chain", "specs": [3]}],
+)
+def test_json_that_describes_no_step_is_named(described: Any) -> None:
+    with pytest.raises(FormatError):
+        spec_from_json(described)
+
+
+def test_steps_in_the_wrong_place_fail_when_declared() -> None:
+    with pytest.raises(FormatError, match="behind the window"):
+        PerWindow(Windows(3, 3))
+    with pytest.raises(FormatError, match="no window"):
+        Chain((Intake(), PerWindow(make_step("log", {})))).output({"imu": imu()})
+    with pytest.raises(FormatError, match="behind the window"):
+        Chain((Windows(5, 5), make_step("log", {}))).output({"imu": imu()})
+    with pytest.raises(FormatError, match="fewer than"):
+        Windows(9, 4).output({"s": Format("s", ("a",), (), Fraction(1), "float32", (1,), Fraction(4), 10)})
