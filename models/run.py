@@ -1,0 +1,190 @@
+"""The chain and the classifier without a broker. In: recordings. Out: Events in order, equal to the online ones.
+
+Every session runs through a Stage of its own, chunk by chunk, and is flushed at its end. Only `emitted_ns` (wall time,
+ns) differs from what a worker publishes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from models.bundle import Bundle
+from processors.chain import ChainStage
+from processors.recipe import Recipe
+from streams.chunk import Window
+from streams.errors import KymoError, RecipeError
+from streams.events import Event
+from streams.recording import Recording, StreamData
+
+BATCH = 64
+CHUNK_MS = 100
+
+
+class BatchClassifier(Protocol):
+    """What classifies: :class:`models.classify.Classifier`."""
+
+    @property
+    def bundle(self) -> Bundle:
+        """Its bundle, whose chain has the learned numbers."""
+
+    def classify(self, windows: Sequence[Window]) -> list[Event]:
+        """An event for each window, in order."""
+
+
+@dataclass
+class Report:
+    """What a run noticed.
+
+    Attributes
+    ----------
+    recordings, matched : int
+        Sessions read; those with a stream that the recipe takes.
+    events, unknown : int
+        Given; of those the ones below `min_probability`.
+    counts : Counter
+        By name, as a worker counts them: samples, gaps, interpolated, duplicates, late, unmatched streams, …
+    unmatched : dict of str
+        By session, why the recipe takes none of its streams.
+    silent : dict of str
+        By session that matched, why it gave no window.
+    repairs : dict of list of str
+        By session, the reader's notes.
+    """
+
+    recordings: int = 0
+    matched: int = 0
+    events: int = 0
+    unknown: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    unmatched: dict[str, str] = field(default_factory=dict)
+    silent: dict[str, str] = field(default_factory=dict)
+    repairs: dict[str, list[str]] = field(default_factory=dict)
+
+
+def run(
+    recipe: Recipe,
+    recordings: Iterable[Recording],
+    classifier: BatchClassifier,
+    chunk_ms: int = CHUNK_MS,
+    report: Report | None = None,
+) -> Iterator[Event]:
+    """Classify recordings.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Says which stream is taken.
+    recordings : iterable of Recording
+        One a session.
+    classifier : BatchClassifier
+        With the bundle whose chain is run.
+    chunk_ms : int
+        Length of the chunks, ms, at least 1; the events do not depend on it.
+    report : Report, optional
+        Filled while the run goes on.
+
+    Yields
+    ------
+    Event
+        Session by session, by start.
+
+    Raises
+    ------
+    KymoError
+        If the bundle does not fit the recipe, or a file cannot be read as it stands.
+    """
+    classifier.bundle.check(recipe)
+    report = report if report is not None else Report()
+    for recording in recordings:
+        report.recordings += 1
+        if recording.notes:
+            report.repairs[recording.session] = list(recording.notes)
+        stream = _choose(recipe, recording, report)
+        if stream is None:
+            continue
+        report.matched += 1
+        before = report.events
+        skipped = report.counts["windows_with_gaps"]
+        for event in _session(stream, classifier, chunk_ms, report):
+            report.events += 1
+            report.unknown += event.label == "unknown"
+            yield event
+        if report.events == before:
+            report.silent[recording.session] = why_silent(recipe, stream, report.counts["windows_with_gaps"] - skipped)
+
+
+def why_silent(recipe: Recipe, stream: StreamData, with_gaps: int = 0) -> str:
+    """Why a stream that the recipe takes has no window."""
+    length, rate = recipe.window_length, float(recipe.inputs[0].rate_hz)
+    if stream.end_index - stream.first_index < length:
+        return (
+            f"it holds {stream.count} samples ({stream.count / rate:g} s), fewer than a window of {length} "
+            f"({length / rate:g} s); shorten [window] length_s"
+        )
+    cut = f"{with_gaps} windows left out for too many missing samples" if with_gaps else "gaps cut every window"
+    return f"{cut} ({len(stream.pieces) - 1} gaps); see bridge_ms and max_missing of [[input]]"
+
+
+def _choose(recipe: Recipe, recording: Recording, report: Report) -> StreamData | None:
+    """The stream that feeds the recipe: as online, the first that matches."""
+    verdicts = [
+        (stream, recipe.matches(stream.header.format)) for stream in recording.streams if not stream.header.chain
+    ]
+    taken = [stream for stream, why in verdicts if why is None]
+    report.counts["unmatched"] += len(recording.streams) - min(1, len(taken))
+    if not taken:
+        report.unmatched[recording.session] = "; ".join(str(why) for _, why in verdicts) or "it holds no raw stream"
+        return None
+    return min(taken, key=lambda stream: stream.start_ns)
+
+
+def _session(stream: StreamData, classifier: BatchClassifier, chunk_ms: int, report: Report) -> Iterator[Event]:
+    stage = classifier.bundle.chain.build()
+    assert isinstance(stage, ChainStage)
+    waiting: list[Window] = []
+    for chunk in stream.chunks(max(1, round(stream.header.format.rate * chunk_ms / 1000))):
+        waiting += stage.push(chunk)
+        while len(waiting) >= BATCH:
+            yield from _emit(classifier.classify(waiting[:BATCH]))
+            del waiting[:BATCH]
+    waiting += stage.flush()
+    report.counts.update(stage.take_counts())
+    yield from _emit(classifier.classify(waiting))
+
+
+def _emit(events: list[Event], now_ns: Callable[[], int] = time.time_ns) -> list[Event]:
+    now = now_ns()
+    return [replace(event, emitted_ns=now) for event in events]
+
+
+def check_model(recipe: Recipe) -> None:
+    """Refuse a recipe that has nothing to classify with.
+
+    Raises
+    ------
+    RecipeError
+        If it has no ``[model]``.
+    """
+    if recipe.model is None:
+        raise RecipeError(f"recipe `{recipe.name}` has no [model], so there is nothing to classify with", recipe.path)
+
+
+def check_matched(recipe: Recipe, report: Report) -> None:
+    """Fail where no recording was the recipe's.
+
+    Raises
+    ------
+    KymoError
+        Naming a recording and its reason.
+    """
+    if report.recordings and not report.matched:
+        session, why = next(iter(report.unmatched.items()))
+        rest = f" (and {report.recordings - 1} more)" if report.recordings > 1 else ""
+        raise KymoError(f"no recording is what recipe `{recipe.name}` takes: {session}: {why}{rest}")
+
+
+__all__ = ["BatchClassifier", "Report", "check_matched", "check_model", "run", "why_silent"]

@@ -1,0 +1,118 @@
+"""``kymo run``. In: a recipe and paths. Out: events as JSON Lines; what was repaired or left out on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from streams.errors import KymoError
+from streams.events import Event
+
+_SHOWN = 20  # lines of one kind on stderr before the rest is only counted
+
+
+@click.command("run")
+@click.argument("recipe", metavar="RECIPE")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH…")
+@click.option("--bundle", metavar="V", help="A bundle's folder or name, instead of the recipe's own.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="F", help="Write events to this file.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the summary as JSON (with --out on stdout, else on stderr)."
+)
+def run_command(recipe: str, paths: tuple[str, ...], bundle: str | None, out: Path | None, as_json: bool) -> None:
+    """Classify files without a broker: the same events as online, as JSON Lines.
+
+    Example: kymo run basicmotions basicmotions:test --out events.jsonl
+    """
+    from models.bundle import load_bundle
+    from models.classify import Classifier
+    from models.run import Report, check_matched, check_model, run
+    from processors.recipe import load_recipe
+    from streams.sources import read
+
+    loaded = load_recipe(recipe)
+    check_model(loaded)
+    assert loaded.model is not None
+    report, started = Report(), time.perf_counter()
+    classifier = Classifier(load_bundle(bundle or loaded.name), loaded.name, loaded.model.min_probability)
+    events = run(loaded, read(paths, loaded.read_options()), classifier, report=report)
+    with _target(out) as file:
+        for event in _progress(events, report):
+            file.write(event.to_json().decode() + "\n")
+    report.counts.update(classifier.counts)
+    summary = {
+        "recordings": report.recordings,
+        "matched": report.matched,
+        "events": report.events,
+        "unknown": report.unknown,
+        "counts": {name: n for name, n in sorted(report.counts.items()) if n},
+        "unmatched": report.unmatched,
+        "silent": report.silent,
+        "repairs": report.repairs,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    if as_json:
+        click.echo(json.dumps(summary, ensure_ascii=False), err=out is None or str(out) == "-")
+    else:
+        _tell([f"recipe: {note}" for note in loaded.notes], summary)
+    check_matched(loaded, report)
+
+
+@contextlib.contextmanager
+def _target(out: Path | None) -> Iterator[IO[str]]:
+    """Where events go; a file appears under its name only once it is whole."""
+    if out is None or str(out) == "-":
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    part = out.with_name(f"{out.name}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            yield file
+        os.replace(part, out)
+    except OSError as error:
+        raise KymoError(f"{out}: cannot be written ({error.strerror or error})") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _progress(events: Iterable[Event], report: Any) -> Iterator[Event]:
+    """The same events, with a line on stderr that counts them where that is a terminal and stdout is not."""
+    if not sys.stderr.isatty() or sys.stdout.isatty():
+        yield from events
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("reading") as status:
+        for event in events:
+            yield event
+            if report.events % 50 == 1:
+                status.update(f"{report.recordings} recordings, {report.events} events")
+
+
+def _tell(notes: list[str], summary: dict[str, Any]) -> None:
+    groups = [
+        notes,
+        [f"{session}: {note}" for session, found in summary["repairs"].items() for note in found],
+        [f"{session}: not taken: {why}" for session, why in summary["unmatched"].items()],
+        [f"{session}: no event: {why}" for session, why in summary["silent"].items()],
+    ]
+    for lines in groups:
+        for line in lines[:_SHOWN]:
+            click.echo(line, err=True)
+        if len(lines) > _SHOWN:
+            click.echo(f"… and {len(lines) - _SHOWN} more like these", err=True)
+    counts = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in summary["counts"].items())
+    click.echo(
+        f"{summary['matched']} of {summary['recordings']} recordings taken, {summary['events']} events "
+        f"({summary['unknown']} unknown) in {summary['seconds']:.1f} s{'; ' if counts else ''}{counts}",
+        err=True,
+    )
