@@ -31,7 +31,9 @@ class ReadBack:
 
     async def _open(self) -> aiokafka.AIOKafkaConsumer:
         if self._consumer is None:
-            self._consumer = aiokafka.AIOKafkaConsumer(enable_auto_commit=False, auto_offset_reset="earliest", **self._arguments)
+            self._consumer = aiokafka.AIOKafkaConsumer(
+                enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=10, **self._arguments
+            )
             await self._consumer.start()
         return self._consumer
 
@@ -43,14 +45,16 @@ class ReadBack:
     async def read(self, topic: str, partition: int, start: int, visit: Callable[[Any], None]) -> int:
         """Visit every record from offset `start` to the present end; gives that end."""
         consumer, tp = await self._open(), TopicPartition(topic, partition)
-        consumer.assign([tp])
         first, end = await self.limits(tp)
         if max(first, start) < end:
+            consumer.assign([tp])
             consumer.seek(tp, max(first, start))
             while await consumer.position(tp) < end:
                 for records in (await consumer.getmany(tp, timeout_ms=1000)).values():
                     for record in records:
                         visit(record)
+            # Left assigned, it would go on to fetch, and every later question would wait behind an idle fetch.
+            consumer.unsubscribe()
         return end
 
     async def published(self, topic: str, partition: int, start: int, recipe: str) -> tuple[int, dict[str, set[int]]]:
