@@ -40,7 +40,7 @@ class Verb:
 
 VERBS = {
     "demo": Verb("deploy.demo:demo", "The main job, start to end, on real recordings."),
-    "up": Verb("deploy.worker_cli:up", "Broker and worker until Ctrl-C."),
+    "up": Verb("deploy.up:up", "Broker and worker until Ctrl-C."),
     "broker": Verb("deploy.broker_cli:broker", "The embedded Apache Kafka: start, stop, status."),
     "replay": Verb("kymo:_replay", "Send recordings to their topics at their own pace.", broker=True),
     "worker": Verb("deploy.worker_cli:worker", "Classify what arrives, until stopped."),
@@ -142,7 +142,7 @@ class Verbs(click.Group):
         except (KeyboardInterrupt, click.Abort):
             ctx.exit(130)
         except BrokenPipeError:
-            # The reader has gone (`kymo events | head`): an ordinary end; Python would complain when it flushes at exit.
+            # The reader has gone (`kymo events | head`): an ordinary end; Python would complain at its own last flush.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             ctx.exit(141)
         except ModuleNotFoundError as error:

@@ -11,7 +11,9 @@ import json
 import os
 import socket
 import threading
+import urllib.request
 from collections.abc import Callable
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -166,3 +168,31 @@ def _lives(pid: int) -> bool:
         except ProcessLookupError:
             return False
     return True
+
+
+def find_server(home: Path, role: str, pid: int) -> str | None:
+    """Address (``http://host:port``) of a process's metrics, or None while it serves none.
+
+    Parameters
+    ----------
+    home : Path
+        Its ``KYMO_HOME``.
+    role : str
+        What it is, such as ``worker``.
+    pid : int
+        Its process.
+    """
+    try:
+        found = json.loads((targets_folder(home) / f"{role}-{pid}.json").read_text())
+        return f"http://{found[0]['targets'][0]}"
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def is_ready(server: str, timeout_s: float = 2.0) -> bool:
+    """Whether ``/readyz`` at an address from :func:`find_server` answers 200."""
+    try:
+        with urllib.request.urlopen(f"{server}/readyz", timeout=timeout_s) as reply:  # noqa: S310 (http, from our own file)
+            return bool(reply.status == 200)
+    except (OSError, HTTPException):
+        return False

@@ -1,0 +1,235 @@
+"""Child processes of this command line. In: verbs. Out: running children, their lines, and a new one where one died.
+
+Children are sessions of their own: Ctrl-C reaches only the parent, which ends them in order.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+STOP_TIMEOUT_S = 25.0  # a worker drains for 20 s at most
+TAIL = 20
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def kymo_command(*arguments: str) -> list[str]:
+    """A command line that runs ``kymo ARGUMENTS`` with this interpreter.
+
+    The current folder is kept off the path: it may hold a package of the same name as one of ours.
+    """
+    return [sys.executable, "-P", "-m", "kymo", *arguments]
+
+
+def kymo_environment(changes: Mapping[str, str], *, keep: bool = True) -> dict[str, str]:
+    """Environment of a child that runs this Kymo.
+
+    Parameters
+    ----------
+    changes : mapping
+        Variables to set.
+    keep : bool
+        Whether it sees this process's ``KYMO_*`` variables too.
+    """
+    own = {name: value for name, value in os.environ.items() if keep or not name.startswith("KYMO_")}
+    path = os.pathsep.join([str(_ROOT), *filter(None, [own.get("PYTHONPATH")])])
+    return own | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | dict(changes)
+
+
+class Child:
+    """A child process whose lines are passed on.
+
+    Parameters
+    ----------
+    name : str
+        What to call it.
+    command : sequence of str
+        What it runs.
+    env : mapping
+        Its environment.
+    said : callable, optional
+        Called with each line of its stdout and stderr, in a thread.
+
+    Attributes
+    ----------
+    tail : deque of str
+        Its last lines.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        said: Callable[[str], None] | None = None,
+    ) -> None:
+        self.name, self._command, self._env, self._said = name, list(command), dict(env), said
+        self.tail: deque[str] = deque(maxlen=TAIL)
+        self._process: subprocess.Popen[str] | None = None
+        self._pump = threading.Thread()
+
+    def start(self) -> None:
+        """Start it (again)."""
+        self._process = subprocess.Popen(
+            self._command,
+            env=self._env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self._pump = threading.Thread(target=self._read, args=(self._process,), name=f"{self.name} lines", daemon=True)
+        self._pump.start()
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            self.tail.append(line.rstrip("\n"))
+            if self._said is not None:
+                self._said(line.rstrip("\n"))
+
+    @property
+    def pid(self) -> int:
+        """Its process; 0 before the first start."""
+        return self._process.pid if self._process else 0
+
+    @property
+    def status(self) -> int | None:
+        """Exit status, negative for a signal; None while it runs."""
+        return self._process.poll() if self._process else 0
+
+    def ended(self) -> str:
+        """How it ended, in words."""
+        status = self.status or 0
+        if status >= 0:
+            return f"exit status {status}"
+        try:
+            return f"killed by {signal.Signals(-status).name}"
+        except ValueError:
+            return f"killed by signal {-status}"
+
+    def send(self, number: int) -> None:
+        """Send a signal, if it runs."""
+        if self._process and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def wait(self, timeout_s: float) -> int | None:
+        """Wait until it has ended and all its lines are read; its status, or None after `timeout_s`."""
+        if self._process is None:
+            return 0
+        try:
+            status = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+        self._pump.join(1.0)  # a grandchild may hold the pipe open
+        return status
+
+
+def stop(children: Sequence[Child], timeout_s: float = STOP_TIMEOUT_S) -> list[str]:
+    """SIGTERM to all, then wait; gives the names of those that had to be killed."""
+    killed = []
+    try:
+        for child in children:
+            child.send(signal.SIGTERM)
+        deadline = time.monotonic() + timeout_s
+        for child in children:
+            child.wait(max(0.0, deadline - time.monotonic()))
+    finally:  # whatever interrupts the waiting, none stays
+        for child in children:
+            if child.status is None:
+                killed.append(child.name)
+                child.send(signal.SIGKILL)
+                child.wait(timeout_s)
+    return killed
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long to wait before a child is started again, s.
+
+    Attributes
+    ----------
+    first_s, max_s : float
+        After the first death; it doubles with each one up to the maximum.
+    steady_s : float
+        A child that ran so long begins at `first_s` again.
+    """
+
+    first_s: float = 1.0
+    max_s: float = 30.0
+    steady_s: float = 60.0
+
+
+class Supervisor:
+    """Starts children, and starts again those that die.
+
+    Parameters
+    ----------
+    children : sequence of Child
+        Not yet started.
+    tell : callable
+        Called with a line for each death and new start.
+    backoff : Backoff
+        Pace of new starts.
+    now_s : callable
+        A monotonic clock.
+
+    Attributes
+    ----------
+    restarts : int
+        New starts so far.
+    """
+
+    def __init__(
+        self,
+        children: Sequence[Child],
+        tell: Callable[[str], None],
+        backoff: Backoff | None = None,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.children, self._tell, self._now_s = list(children), tell, now_s
+        self._backoff = backoff or Backoff()
+        self._delay_s = dict.fromkeys(self.children, self._backoff.first_s)
+        self._started_s: dict[Child, float] = {}
+        self._due_s: dict[Child, float] = {}
+        self.restarts = 0
+
+    def start(self) -> None:
+        """Start all."""
+        for child in self.children:
+            self._start(child)
+
+    def _start(self, child: Child) -> None:
+        child.start()
+        self._started_s[child] = self._now_s()
+
+    def check(self) -> None:
+        """Look after the children; to be called a few times a second."""
+        for child in self.children:
+            if child.status is None:
+                continue
+            if child not in self._due_s:
+                self._note_death(child)
+            elif self._now_s() >= self._due_s[child]:
+                del self._due_s[child]
+                self.restarts += 1
+                self._start(child)
+
+    def _note_death(self, child: Child) -> None:
+        now = self._now_s()
+        if now - self._started_s[child] >= self._backoff.steady_s:
+            self._delay_s[child] = self._backoff.first_s
+        delay = self._delay_s[child]
+        self._delay_s[child] = min(2 * delay, self._backoff.max_s)
+        self._due_s[child] = now + delay
+        self._tell(f"{child.name} ended ({child.ended()}); starting it again in {delay:g} s")

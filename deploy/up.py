@@ -1,0 +1,196 @@
+"""``kymo up``. In: recipes. Out: a broker and workers, until Ctrl-C or SIGTERM, which ends them in order."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from deploy.children import Child, Supervisor, kymo_command, kymo_environment, stop
+from streams.errors import BrokerError, KymoError, RecipeError
+from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from deploy.broker_state import BrokerInfo
+
+PORT = 9092
+WATCH_S = 0.2
+
+
+@click.command()
+@click.argument("recipes", nargs=-1, metavar="[RECIPE…]")
+@click.option("--workers", type=click.IntRange(1, 1000), default=1, show_default=True, help="Worker processes.")
+def up(recipes: tuple[str, ...], workers: int) -> None:
+    """Run everything until Ctrl-C: the broker, unless KYMO_BROKERS names one, and workers.
+
+    Without RECIPE: all recipes in ./recipes that have a bundle. A worker that dies is started again.
+
+    Example: kymo up basicmotions --workers 2
+    """
+    from streams.kafka_admin import ensure_topics
+    from streams.topics import Names
+
+    settings = Settings.from_env()
+    names = usable_recipes(recipes, settings.home)
+    info: BrokerInfo | None = None
+    with _stop_signals() as stopped, contextlib.ExitStack() as stack:
+        if not settings.brokers:
+            info = _start_broker(settings, stack)
+            settings = dataclasses.replace(settings, brokers=info.bootstrap)
+        ensure_topics(settings, Names(settings.prefix))
+        _tell(f"topics {settings.prefix}.* on {settings.brokers}; recipes {', '.join(names)}")
+        _supervise(_workers(names, settings, workers), settings, stopped, info)
+
+
+def usable_recipes(recipes: Sequence[str], home: Path) -> list[str]:
+    """The recipes to run: those given, which must all be usable, or else those in ``./recipes`` that are.
+
+    Raises
+    ------
+    KymoError
+        If a given recipe or its bundle cannot be used, or none was given and none is usable.
+    """
+    from deploy.worker import load_work
+    from processors.recipe import INSTALLED
+
+    if recipes:
+        load_work(recipes, None, home)
+        return list(recipes)
+    folder = Path("recipes") if Path("recipes").is_dir() else INSTALLED
+    found, left_out = [], []
+    for path in sorted(folder.glob("*.toml")):
+        try:
+            load_work([str(path)], None, home)
+            found.append(str(path))
+        except KymoError as error:
+            left_out.append(str(error))
+    for reason in left_out:
+        _tell(f"left out: {reason}")
+    if not found:
+        raise RecipeError(f"no recipe in {folder} can be run; name one, or train one: kymo train RECIPE --data PATH")
+    return found
+
+
+def _start_broker(settings: Settings, stack: contextlib.ExitStack) -> BrokerInfo:
+    """The embedded broker; stopped at the end if it was started here."""
+    from deploy import broker
+
+    folder = broker.default_data_dir(settings)
+    if broker.status(folder).state == "running":
+        info = broker.start(folder)
+        _tell(f"broker at {info.bootstrap}, which ran already and will be left running")
+        return info
+    _tell("starting the broker")
+    stack.callback(_stop_broker, folder)
+    try:
+        info = broker.start(folder, PORT)
+    except BrokerError:  # most likely the port is taken; anything else will be said again
+        info = broker.start(folder)
+    _tell(f"broker at {info.bootstrap}, data in {info.data_dir}")
+    return info
+
+
+def _stop_broker(folder: Path) -> None:
+    from deploy import broker
+
+    if broker.stop(folder):
+        _tell("broker stopped")
+
+
+def _workers(recipes: Sequence[str], settings: Settings, count: int) -> list[Child]:
+    env = kymo_environment({"KYMO_BROKERS": settings.brokers, "KYMO_HOME": str(settings.home.absolute())})
+    command = kymo_command("worker", *recipes)
+    return [_worker(f"worker {number}", command, env) for number in range(1, count + 1)]
+
+
+def _worker(name: str, command: list[str], env: dict[str, str]) -> Child:
+    return Child(name, command, env, lambda line: click.echo(f"[{name}] {line}", err=True))
+
+
+def _look_after_broker(info: BrokerInfo) -> None:
+    """Start the embedded broker again, where clients look for it, if it died; what is on its disk is there again."""
+    from deploy import broker
+
+    if broker.status(info.data_dir).state == "died":
+        _tell("the broker died; starting it again", err=True)
+        broker.start(info.data_dir, info.port)
+        _tell(f"broker at {info.bootstrap} again", err=True)
+
+
+def _supervise(children: list[Child], settings: Settings, stopped: threading.Event, info: BrokerInfo | None) -> None:
+    supervisor = Supervisor(children, lambda line: _tell(line, err=True))
+    announced: dict[str, int] = {}  # process that was last said to be ready, by child
+    with _metrics(supervisor, settings, announced):
+        try:
+            supervisor.start()
+            _tell("Ctrl-C stops everything")
+            while not stopped.wait(WATCH_S):
+                if info is not None:
+                    _look_after_broker(info)
+                supervisor.check()
+                _announce(children, settings, announced)
+        finally:
+            _tell("stopping")
+            for name in stop(children):
+                _tell(f"{name} did not end in time and was killed", err=True)
+
+
+def _announce(children: list[Child], settings: Settings, announced: dict[str, int]) -> None:
+    """Say of each worker, once, that it is ready."""
+    from deploy.metrics_server import find_server, is_ready
+
+    for child in children:
+        if child.status is None and announced.get(child.name) != child.pid:
+            server = find_server(settings.home, "worker", child.pid)
+            if server and is_ready(server):
+                announced[child.name] = child.pid
+                _tell(f"{child.name} is ready, metrics at {server}/metrics")
+
+
+@contextlib.contextmanager
+def _metrics(supervisor: Supervisor, settings: Settings, announced: dict[str, int]) -> Iterator[None]:
+    """Metrics of this process itself: ready once all workers are."""
+    from prometheus_client import Gauge
+
+    from deploy.metrics import process_registry, serve_metrics
+
+    registry, children = process_registry(), supervisor.children
+    alive = Gauge("kymo_workers", "Worker processes that run", registry=registry)
+    alive.set_function(lambda: sum(child.status is None for child in children))
+    restarts = Gauge("kymo_worker_restarts", "Workers started again after they died", registry=registry)
+    restarts.set_function(lambda: supervisor.restarts)
+    ready = lambda: all(announced.get(child.name) == child.pid for child in children)  # noqa: E731
+    server = serve_metrics(registry, settings, "up", ready)
+    try:
+        yield
+    finally:
+        server.close()
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C, SIGTERM and a closed terminal set; at a second signal whatever is under way is given up."""
+    stopped = threading.Event()
+
+    def on_signal(*_: object) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, on_signal) for number in numbers]
+    try:
+        yield stopped
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _tell(text: str, *, err: bool = False) -> None:
+    click.echo(f"[up] {text}", err=err)
