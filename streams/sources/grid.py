@@ -23,6 +23,7 @@ _SNAP = 1e-4  # a rate this close to a plain number is that number
 _RATE_TOLERANCE = 0.01
 _IRREGULAR = 0.22  # mean distance from the grid in samples; times without any grid have 0.25
 _MAX_INDEX = 2**53
+_TRACKED = 24  # samples a block when a clock's phase is followed: at 1 % off it moves by a quarter of a sample
 
 
 @dataclass(slots=True)
@@ -118,18 +119,18 @@ def fit(times_ns: Int, data: Array, rate: Fraction | None, place: Place) -> Grid
     notes: list[str] = []
     order = _sorted(times_ns, data, place, notes)
     times = times_ns[order]
-    real = _real_rate(times)
+    real = _real_rates(times)
     if rate is None:
-        if real is None:
+        if not real:
             hint = "give `rate_hz` in the recipe's [[input]]"
             raise place.error(f"one time alone has no rate; {hint}", int(order[0]))
-        rate = _snapped(real, notes)
-    elif real is not None and abs(real / float(rate) - 1) > _RATE_TOLERANCE:
+        rate = _snapped(real[0], notes)
+    elif real and all(abs(found / float(rate) - 1) > _RATE_TOLERANCE for found in real):
         raise SourceError(
-            f"the times say {_hz(real)}, the recipe says {_hz(float(rate))}; correct `rate_hz`, or the time column",
+            f"the times say {_hz(real[0])}, the recipe says {_hz(float(rate))}; correct `rate_hz`, or the time column",
             place.path,
         )
-    numbers = _numbers(times, rate, real, place, notes)
+    numbers = _numbers(times, rate, place, notes)
     keep = _first_of_each(numbers, order, data, place, notes)
     _note_gaps(numbers[keep], order[keep], rate, place, notes)
     return Grid(rate, int(times[0]), order[keep], numbers[keep], notes)
@@ -154,16 +155,23 @@ def _sorted(times: Int, data: Array, place: Place, notes: list[str]) -> Int:
     return order.astype(np.int64)
 
 
-def _real_rate(times: Int) -> float | None:
-    """Rate over all steps that are no gaps: their mean, since the median of times rounded to ms is off by up to half a
-    ms."""
+def _real_rates(times: Int) -> list[float]:
+    """Estimates of the rate, the best one first; none where no time differs from another.
+
+    The mean of the steps that are no gaps is best where times jitter little, and right where they are rounded to ms
+    (their median is not). Where they jitter much, leaving out long and short steps would bias it; then the mean of all
+    is best.
+    """
     steps = np.diff(times)
     steps = steps[steps > 0]
     if not len(steps):
-        return None
+        return []
     middle = float(np.median(steps))
     inner = steps[(steps > 0.4 * middle) & (steps < 1.6 * middle)]
-    return float(NS / inner.mean()) if len(inner) else NS / middle
+    low, high = np.quantile(inner, (0.05, 0.95)) if len(inner) else (0.0, np.inf)
+    means = [float(NS * len(steps) / steps.sum()), NS / middle]
+    best = float(NS / inner.mean()) if len(inner) else NS / middle
+    return [best, *means] if high - low < 0.5 * middle else [*means, best]
 
 
 def _snapped(real: float, notes: list[str]) -> Fraction:
@@ -181,37 +189,47 @@ def _snapped(real: float, notes: list[str]) -> Fraction:
     return rate
 
 
-def _numbers(times: Int, rate: Fraction, real: float | None, place: Place, notes: list[str]) -> Int:
+def _numbers(times: Int, rate: Fraction, place: Place, notes: list[str]) -> Int:
     since = (times - times[0]).astype(np.float64) / NS  # (n,) seconds
-    used, drift_s = float(rate), 0.0
-    if real is not None:
-        drift_s = since[-1] * (real / used - 1)
-        # Rounding by a clock that is 0.1 % off would drop or skip a sample every 1,000: number by the clock that the
-        # file has.
-        if abs(drift_s * used) > 0.25:
-            used = real
-    at = since * used
+    at = since * float(rate)
     if at[-1] >= _MAX_INDEX:
-        raise place.error(
-            f"the last time is {since[-1]:.6g} s after the first: more than 2^53 samples at {_hz(used)}", len(times) - 1
-        )
+        raise SourceError(f"the times span {since[-1]:.6g} s: more than 2^53 samples at {_hz(float(rate))}", place.path)
     # The first time jitters as any other: the grid's phase is the mean of all, on a circle.
-    phase = float(np.angle(np.exp(2j * np.pi * (at - np.round(at))).mean())) / (2 * np.pi)
-    exact = at - phase
+    exact = at - _phases(at, len(at))
+    if len(at) >= 2 * _TRACKED and _jumps(exact):
+        # A clock that is 0.1 % off would skip a sample every 1,000: follow its phase, if that gives fewer jumps.
+        tracked = at - _phases(at, _TRACKED)
+        if _jumps(tracked) < _jumps(exact):
+            exact = tracked
+            count = float(np.rint(exact[-1]) - np.rint(exact[0]))
+            notes.append(
+                f"the file's clock runs at {_hz(count / since[-1])}, numbered as {_hz(float(rate))}: "
+                f"the last sample's time is off by {count / float(rate) - since[-1]:+.3f} s"
+            )
     numbers = np.rint(exact).astype(np.int64)
     if len(times) >= 20 and float(np.abs(exact - numbers).mean()) > _IRREGULAR:
         raise SourceError(
-            f"the times lie on no grid (steps around {_hz(used)} vary by more than a sample); resample them, "
+            f"the times lie on no grid of {_hz(float(rate))} (they vary by more than a sample); resample them, "
             "or give `rate_hz = 0` for an irregular stream",
             place.path,
         )
-    if used != float(rate) and abs(drift_s * used) > 0.75:
-        notes.append(
-            f"the file's clock runs at {_hz(used)}, numbered as {_hz(float(rate))}: "
-            f"the last sample's time is off by {drift_s:+.3f} s"
-        )
     out: Int = numbers - numbers[0]
     return out
+
+
+def _phases(at: NDArray[np.float64], block: int) -> NDArray[np.float64]:
+    """Distance of times from whole samples, -0.5 to 0.5: one mean a block of samples, followed from block to block."""
+    turns = np.exp(2j * np.pi * (at - np.round(at)))
+    starts = np.arange(0, len(at), block)
+    means = np.add.reduceat(turns, starts)
+    phases = np.unwrap(np.angle(means)) / (2 * np.pi)
+    centres = starts + (np.diff(starts, append=len(at)) - 1) / 2
+    out: NDArray[np.float64] = np.interp(np.arange(len(at)), centres, phases)
+    return out
+
+
+def _jumps(exact: NDArray[np.float64]) -> int:
+    return int(np.count_nonzero(np.diff(np.rint(exact)) != 1))
 
 
 def _first_of_each(numbers: Int, order: Int, data: Array, place: Place, notes: list[str]) -> NDArray[np.bool_]:

@@ -104,7 +104,7 @@ def decide(names: Sequence[str], numeric: Collection[str], options: ReadOptions,
 def missing(name: str, names: Sequence[str], path: Path | str, what: str = "column") -> SourceError:
     """The error for a name that is not there: which one, the nearest, and all that are."""
     lower = {other.lower(): other for other in names}
-    near = get_close_matches(name.lower(), list(lower), 1, 0.6)
+    near = get_close_matches(name.lower(), list(lower), 1, 0.5)
     hint = f" (did you mean `{lower[near[0]]}`?)" if near else ""
     shown = ", ".join(names[:40]) + (f" and {len(names) - 40} more" if len(names) > 40 else "")
     return SourceError(f"no {what} `{name}`{hint}; there are: {shown or 'none'}", path)

@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterator
 from typing import IO
 
-from mcap.exceptions import EndOfFile, InvalidMagic, UnsupportedCompressionError
+from mcap.exceptions import EndOfFile, InvalidMagic, RecordLengthLimitExceeded, UnsupportedCompressionError
 from mcap.records import Channel, Chunk, DataEnd, Footer, McapRecord, Message, Metadata, Schema
 from mcap.stream_reader import StreamReader, breakup_chunk
 
@@ -80,7 +80,7 @@ class Scan:
         self._raw.seek(0)
         if not size:
             raise SourceError("is empty; expected an MCAP file", self._path)
-        records = StreamReader(self._raw, emit_chunks=True, record_size_limit=size).records  # type: ignore[arg-type, unused-ignore]
+        records = StreamReader(self._raw, emit_chunks=True, record_size_limit=size).records
         whole = 0
         while True:
             try:
@@ -90,7 +90,8 @@ class Scan:
             except Exception as error:  # a damaged length or text gives whatever error its parser has
                 if whole == 0 and size < 8:
                     raise SourceError("is no MCAP file (its first bytes say so)", self._path) from None
-                what = "ends within a record" if isinstance(error, EndOfFile) else "is damaged"
+                cut = isinstance(error, (EndOfFile, RecordLengthLimitExceeded)) or self._raw.tell() >= size
+                what = "ends within a record" if cut else "is damaged"
                 self.notes.append(f"the file {what}: whole up to byte {whole} of {size}, the rest is not read")
                 return
             whole = self._raw.tell()

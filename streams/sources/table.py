@@ -102,13 +102,15 @@ class Gatherer:
             self._extend(session, block, picked, numbers)
             last = key
         if self._together:
-            for key in [key for key in self._open if key != last]:
+            # The last one with rows stays, too: what is said of a session that `keep` leaves nothing of goes with it.
+            kept = [key for key, session in self._open.items() if session.kept]
+            for key in [key for key in self._open if key not in (last, *kept[-1:])]:
                 self._done.add(key)
                 yield from self._finish(key)
 
     def finish(self) -> Iterator[Recording]:
         """The recordings that are left."""
-        for key in list(self._open):
+        for key in sorted(self._open, key=lambda key: self._open[key].kept > 0):
             yield from self._finish(key)
         if self._dropped and self._dropped == len(self._done):
             raise SourceError(f"keep = {self._options.keep!r} leaves no row", self._file.path)
@@ -200,6 +202,7 @@ class Gatherer:
         streams: list[StreamData] = []
         labels: list[Label] = []
         several = len(self._layout.inputs) > 1
+        author = self._file.path.replace("\\", "/").rpartition("/")[2]
         longest = -1
         for item in self._layout.inputs:
             columns = [self._layout.channels.index(name) for name in item.channels]

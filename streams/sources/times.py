@@ -62,6 +62,8 @@ class Clock:
         """
         if self._exponent is None and texts:
             self._decide(texts[0])
+        if self._exponent == 9 and (quick := _small_seconds(texts)) is not None:
+            return quick
         out = np.empty(len(texts), np.int64)
         try:
             if self._exponent == -1:
@@ -121,6 +123,18 @@ class Clock:
         kind = "a date and time in ISO 8601" if self._exponent == -1 else "a number"
         unit = {9: " of seconds", 6: " of ms", 3: " of µs", 0: " of ns", -1: ""}[self._exponent or 0]
         return SourceError(f"column `{self.column}` has {text!r}, expected {kind}{unit}", self.path, row)
+
+
+def _small_seconds(texts: Sequence[str]) -> NDArray[np.int64] | None:
+    """Seconds below 1e6, where a float64 is exact to a fraction of a ns; None for anything else."""
+    try:
+        seconds = np.array([float(text) for text in texts], np.float64)
+    except ValueError:
+        return None
+    if not (np.abs(seconds) < 1e6).all() or any("_" in text for text in texts):
+        return None
+    out: NDArray[np.int64] = np.rint(seconds * NS).astype(np.int64)
+    return out
 
 
 def _scaled(text: str, exponent: int) -> int:

@@ -215,7 +215,6 @@ def _side_by_side(
 def _titles(schema: bytes) -> tuple[str, ...]:
     try:
         values = json.loads(schema)["properties"]["values"]
-        items = values.get("prefixItems", values["items"])
-        return tuple(str(item["title"]) for item in items)
+        return tuple(str(item["title"]) for item in values.get("prefixItems") or values["items"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ()

@@ -1,0 +1,293 @@
+"""MCAP files as recordings: the foreign one of shared/, own chunks, damaged and cut files."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mcap.reader import make_reader
+from mcap.writer import CompressionType, Writer
+
+from streams.chunk import Chunk, Header, signal_format
+from streams.codec import ChunkCodec
+from streams.errors import SourceError
+from streams.recording import InputOptions, ReadOptions, Recording
+from streams.sources import read
+
+FOREIGN = Path(__file__).parents[2] / "shared/data/imu_mcap/basic_synthetic.mcap"
+needs_foreign = pytest.mark.skipif(not FOREIGN.is_file(), reason="shared/data/imu_mcap is absent")
+HEADER = Header("s1", 10**18, signal_format("imu.left", ("a", "b"), 100, "float32"))
+Message = tuple[str, str, str, int, bytes]  # topic, encoding, schema name, log time, data
+
+DEFAULT = ReadOptions()
+
+
+def mcap(
+    path: Path, messages: Iterable[Message], chunk_size: int = 2**20, metadata: dict[str, str] | None = None
+) -> Path:
+    out = io.BytesIO()
+    writer = Writer(out, chunk_size=chunk_size, compression=CompressionType.ZSTD)
+    writer.start()
+    schemas: dict[str, int] = {}
+    channels: dict[tuple[str, str], int] = {}
+    for topic, encoding, schema, time, data in messages:
+        if schema not in schemas:
+            schemas[schema] = writer.register_schema(schema, "jsonschema" if encoding == "json" else encoding, b"")
+        if (topic, encoding) not in channels:
+            channels[topic, encoding] = writer.register_channel(topic, encoding, schemas[schema])
+        writer.add_message(channels[topic, encoding], time, data, time)
+    if metadata:
+        writer.add_metadata("recording", metadata)
+    writer.finish()
+    path.write_bytes(out.getvalue())
+    return path
+
+
+def sample(topic: str, time: int, values: Any, **more: Any) -> Message:
+    return topic, "json", "event", time, json.dumps({"values": values, **more}).encode()
+
+
+def chunk(first: int, count: int, header: Header = HEADER, end: bool = False) -> Message:
+    data = np.arange(first * 2, (first + count) * 2, dtype=np.float32).reshape(-1, 2)
+    return "kymo.sensor", "protobuf", "kymo.Chunk", first, ChunkCodec().encode(Chunk(header, first, data, None, end))
+
+
+def error_of(path: Path, options: ReadOptions = DEFAULT) -> str:
+    with pytest.raises(SourceError) as error:
+        list(read([path], options))
+    text = str(error.value)
+    assert text.startswith(f"{path}: ")
+    return text.removeprefix(f"{path}: ")
+
+
+def one(path: Path, options: ReadOptions = DEFAULT) -> Recording:
+    (recording,) = read([path], options)
+    return recording
+
+
+@needs_foreign
+def test_foreign_topics_are_streams() -> None:
+    recording = one(FOREIGN)
+    assert recording.session == "basic_synthetic"
+    with FOREIGN.open("rb") as file:
+        raw = [json.loads(message.data) for _, _, message in make_reader(file).iter_messages(["gyro_raw"])]
+    streams = {stream.header.format.stream: stream for stream in recording.streams}
+    assert set(streams) == {"acc_raw", "gyro_raw", "mag_raw", "acc_truth", "gyro_truth", "mag_truth", "pose_truth"}
+    gyro = streams["gyro_raw"]
+    assert (gyro.header.format.channels, gyro.header.format.rate, gyro.header.origin_ns) == (("x", "y", "z"), 30, 0)
+    np.testing.assert_array_equal(gyro.data, [message["values"] for message in raw])
+    assert len(gyro.pieces) == 1
+    # The file's times step by 33,333,333 ns or so; ours are exact thirtieths.
+    ours = [gyro.header.time_ns(i) for i in range(gyro.count)]
+    assert max(abs(a - message["timestamp"]) for a, message in zip(ours, raw, strict=True)) < 1_000
+
+
+@needs_foreign
+def test_foreign_topics_side_by_side(tmp_path: Path) -> None:
+    options = ReadOptions(inputs=(InputOptions("imu", ("mag_raw.y", "acc_raw.x", "acc_raw.z"), Fraction(30)),))
+    recording = one(FOREIGN, options)
+    (stream,) = recording.streams
+    apart = {s.header.format.stream: s.data for s in one(FOREIGN).streams}
+    expected = np.column_stack([apart["mag_raw"][:, 1], apart["acc_raw"][:, 0], apart["acc_raw"][:, 2]])
+    np.testing.assert_array_equal(stream.data, expected)
+    assert stream.header.format.channels == ("mag_raw.y", "acc_raw.x", "acc_raw.z")
+    wrong = ReadOptions(inputs=(InputOptions("imu", ("acc_raw.x", "acc_rav.y")),))
+    assert error_of(FOREIGN, wrong).startswith("no channel `acc_rav.y` (did you mean `acc_raw.y`?); there are: ")
+    absent = ReadOptions(inputs=(InputOptions("eda"),))
+    assert error_of(FOREIGN, absent).startswith("no topic or channel `eda`")
+    single = one(FOREIGN, ReadOptions(inputs=(InputOptions("acc_raw", ("z", "x")),)))
+    np.testing.assert_array_equal(single.streams[0].data, apart["acc_raw"][:, [2, 0]])
+
+
+@needs_foreign
+def test_every_cut_of_a_file_is_read_as_far_as_it_is_whole(tmp_path: Path) -> None:
+    content = FOREIGN.read_bytes()
+    whole = one(FOREIGN).streams[0].data
+    with FOREIGN.open("rb") as file:
+        summary = make_reader(file).get_summary()
+    assert summary is not None
+    first = summary.chunk_indexes[0]
+    first_chunk_end = first.chunk_start_offset + first.chunk_length
+    counts = set()
+    for size in range(0, len(content), len(content) // 23):
+        path = tmp_path / "cut.mcap"
+        path.write_bytes(content[:size])
+        if size < first_chunk_end:
+            assert "ends within a record" in error_of(path) or size < 9
+            continue
+        recording = one(path)
+        data = recording.streams[0].data
+        assert "the file ends within a record" in recording.notes[0] or len(data) == len(whole)
+        np.testing.assert_array_equal(data, whole[: len(data)])
+        counts.add(len(data))
+    assert len(counts) == 2
+
+
+def test_a_cut_file_says_where(tmp_path: Path) -> None:
+    path = mcap(tmp_path / "x.mcap", [sample("acc", i * 10**7, [i, 0, 0]) for i in range(200)], chunk_size=1_000)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    notes = one(path).notes
+    assert notes[0].startswith("the file ends within a record: whole up to byte ")
+    assert notes[0].endswith(f" of {len(content) // 2}, the rest is not read")
+    path.write_bytes(content[:60])
+    assert error_of(path).startswith("holds no whole message; the file ends within a record: whole up to byte ")
+    for junk in (b"abc", b"a,b,c\n1,2,3\n4,5,6\n", bytes(100)):
+        path.write_bytes(junk)
+        assert error_of(path) == "is no MCAP file (its first bytes say so)"
+    path.write_bytes(b"")
+    assert error_of(path) == "is empty; expected an MCAP file"
+
+
+def test_a_damaged_chunk_is_passed_over_and_leaves_a_gap(tmp_path: Path) -> None:
+    path = mcap(tmp_path / "x.mcap", [sample("acc", i * 10**7, [i, 0, 0]) for i in range(300)], chunk_size=3_000)
+    content = bytearray(path.read_bytes())
+    with path.open("rb") as file:
+        summary = make_reader(file).get_summary()
+    assert summary is not None
+    second = summary.chunk_indexes[1]
+    content[second.chunk_start_offset + 80] ^= 0xFF
+    path.write_bytes(content)
+    recording = one(path)
+    assert recording.notes[0].startswith("1 damaged MCAP chunk passed over, the first ends at byte ")
+    assert any("1 gap, " in note for note in recording.notes)
+    stream = recording.streams[0]
+    indexes = [first + i for first, piece in stream.pieces for i in range(len(piece))]
+    assert stream.data[:, 0].tolist() == indexes
+    assert 100 < stream.count < 300
+
+
+def test_random_damage_never_gives_a_traceback(tmp_path: Path) -> None:
+    messages = [sample("acc", i * 10**7, [i, 0, 0]) for i in range(50)] + [chunk(i * 10, 10) for i in range(5)]
+    content = mcap(tmp_path / "x.mcap", messages, chunk_size=500, metadata={"a": "b"}).read_bytes()
+    random = np.random.default_rng(1)
+    path = tmp_path / "y.mcap"
+    for _ in range(300):
+        damaged = bytearray(content)
+        for at in random.integers(0, len(content), random.integers(1, 6)):
+            damaged[at] = random.integers(0, 256)
+        path.write_bytes(damaged)
+        try:
+            list(read([path]))
+        except SourceError as error:
+            assert str(error).count("\n") == 0  # noqa: PT017
+
+
+def test_own_chunks_become_sessions(tmp_path: Path) -> None:
+    other = Header("s2", 5, signal_format("eda", ("eda", "x"), 4, "float32"))
+    record = {"session": "s1", "subject": "P1", "device": "watch", "metadata": {"room": "4"}}
+    label = {"id": "l1", "session": "s1", "set": "label", "start_ns": 10**18, "end_ns": 10**18 + 5, "label": "3.0"}
+    better = label | {"id": "l2", "label": "walk", "replaces": "l1"}
+    messages = [
+        chunk(20, 10),
+        chunk(0, 10),
+        chunk(0, 4, other, end=True),
+        chunk(5, 10),
+        ("kymo.labels", "json", "Label", 0, json.dumps(label).encode()),
+        ("kymo.labels", "json", "Label", 1, json.dumps(better).encode()),
+        ("kymo.sessions", "json", "Session", 0, json.dumps(record).encode()),
+        ("kymo.events", "json", "Event", 0, b'{"id": "e"}'),
+        ("/imu", "cdr", "sensor_msgs/msg/Imu", 0, b"\x00"),
+        ("/imu", "cdr", "sensor_msgs/msg/Imu", 1, b"\x00"),
+        ("kymo.sensor", "protobuf", "kymo.Chunk", 9, b"junk"),
+        chunk(0, 3, Header("s1", 10**18, signal_format("spectrogram", ("a", "b"), 1), "digest")),
+    ]
+    first, second = read([mcap(tmp_path / "a.mcap", messages, metadata={"rig": "7"})])
+    assert (first.session, first.subject) == ("s1", "P1")
+    assert first.metadata == {"recording.rig": "7", "room": "4", "device": "watch"}
+    assert [(start, len(piece)) for start, piece in first.streams[0].pieces] == [(0, 15), (20, 10)]
+    np.testing.assert_array_equal(first.streams[0].data.ravel(), [*range(30), *range(40, 60)])
+    assert first.streams[0].header == HEADER
+    assert [entry.label for entry in first.labels] == ["walk"]
+    assert (second.session, second.streams[0].count, second.notes) == ("s2", 4, first.notes[:4])
+    assert first.notes == [
+        "1 message not read: JSON without `values` on kymo.events",
+        "2 messages not read: cdr on /imu",
+        "1 message not read: derived stream spectrogram, made again from the raw one",
+        "1 message not read: undecodable Chunk on kymo.sensor",
+        "imu.left: 1 gap, 5 samples missing",
+        "imu.left: 5 repeated samples, the first of each is kept",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("messages", "text"),
+    [
+        ([sample("acc", 0, [1, 2, 3]), sample("acc", 10, [1, 2])], "acc, message 2: 2 values, expected 3"),
+        ([sample("acc", 0, [])], "acc, message 1: 0 values, expected at least 1"),
+        ([sample("acc", 0, [1, "2", 3])], "acc, message 1: '2' among the values, expected a number"),
+        ([sample("acc", 0, [1, True, 3])], "acc, message 1: True among the values, expected a number"),
+        ([sample("acc", 0, [1], timestamp=1.5)], "acc, message 1: timestamp 1.5, expected whole ns"),
+        ([sample("acc", 0, [10**400])], "acc, message 1: a value is too large for a float64"),
+        (
+            [sample("acc", 0, [1])],
+            "acc, message 1: one time alone has no rate; give `rate_hz` in the recipe's [[input]]",
+        ),
+        (
+            [("acc", "json", "e", 0, b"{"), ("/i", "cdr", "e2", 0, b"")],
+            (
+                "holds no Chunk messages and no JSON messages with `values`; 1 message not read: broken JSON on acc; "
+                "1 message not read: cdr on /i"
+            ),
+        ),
+    ],
+)
+def test_malformed_messages(tmp_path: Path, messages: list[Message], text: str) -> None:
+    assert error_of(mcap(tmp_path / "x.mcap", messages)) == text
+
+
+def test_times_and_names_of_topics(tmp_path: Path) -> None:
+    messages = [sample("/q/left", i * 10**7, [1, 0, 0, None], timestamp=5 + i * 10**8) for i in range(10) if i != 4]
+    recording = one(mcap(tmp_path / "x.mcap", messages))
+    (stream,) = recording.streams
+    assert (stream.header.format.stream, stream.header.format.channels) == ("q.left", ("w", "x", "y", "z"))
+    assert (stream.header.origin_ns, stream.header.format.rate) == (5, 10)
+    assert [first for first, _ in stream.pieces] == [0, 5]
+    assert np.isnan(stream.data[:, 3]).all()
+    assert "q.left: 1 gap, 1 samples (0.1 s) missing, first before message 5" in recording.notes
+    assert "q.left: 9 samples with missing values, first at index 0" in recording.notes
+
+
+def test_topics_whose_times_differ_are_put_on_one_grid(tmp_path: Path) -> None:
+    messages = [sample("acc", i * 10**7, [i]) for i in range(2, 20) if i != 7]
+    messages += [sample("gyro", i * 10**7 + 1_000_000, [-i]) for i in range(18)]
+    options = ReadOptions(inputs=(InputOptions("imu", ("acc.value", "gyro.value"), Fraction(100)),))
+    recording = one(mcap(tmp_path / "x.mcap", messages), options)
+    (stream,) = recording.streams
+    acc = [np.nan if i in (0, 1, 7) else float(i) for i in range(20)]
+    gyro = [-float(i) if i < 18 else np.nan for i in range(20)]
+    np.testing.assert_array_equal(stream.data, np.column_stack([acc, gyro]))
+    assert "imu: times of acc, gyro differ: put on one grid at 100 Hz" in recording.notes
+    assert "imu: 5 samples with missing values, first at index 0" in recording.notes
+
+
+def test_a_schema_may_name_the_values(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    writer = Writer(out)
+    writer.start()
+    schema = {
+        "type": "object",
+        "properties": {"values": {"type": "array", "prefixItems": [{"title": "left"}, {"title": "right"}]}},
+    }
+    channel = writer.register_channel(
+        "pupil", "json", writer.register_schema("pd", "jsonschema", json.dumps(schema).encode())
+    )
+    for i in range(3):
+        writer.add_message(channel, i * 10**9, b'{"values": [1, 2]}', i * 10**9)
+    writer.finish()
+    path = tmp_path / "x.mcap"
+    path.write_bytes(out.getvalue())
+    assert one(path).streams[0].header.format.channels == ("left", "right")
+
+
+@pytest.mark.parametrize("name", [None, "mine"])
+def test_session_name_override(tmp_path: Path, name: str | None) -> None:
+    path = mcap(tmp_path / "x.mcap", [chunk(0, 10)])
+    recording = one(path, ReadOptions(session_name=name))
+    assert recording.session == recording.streams[0].header.session == (name or "s1")

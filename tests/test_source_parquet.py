@@ -1,0 +1,110 @@
+"""Parquet files as recordings: types kept, times exact, damaged files named."""
+
+from __future__ import annotations
+
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streams.errors import SourceError
+from streams.recording import InputOptions, ReadOptions, Recording
+from streams.sources import read
+
+pa: Any = pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
+pq: Any = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")
+
+DEFAULT = ReadOptions()
+
+
+def save(path: Path, columns: dict[str, Any]) -> Path:
+    pq.write_table(pa.table(columns), path, row_group_size=7)
+    return path
+
+
+def one(path: Path, options: ReadOptions = DEFAULT) -> Recording:
+    (recording,) = read([path], options)
+    return recording
+
+
+def error_of(path: Path, options: ReadOptions = DEFAULT) -> str:
+    with pytest.raises(SourceError) as error:
+        list(read([path], options))
+    return str(error.value).removeprefix(str(path))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kept"),
+    [("float32", "float32"), ("float64", "float64"), ("int16", "int16"), ("int32", "float64"), ("uint8", "float64")],
+)
+def test_values_keep_their_type(tmp_path: Path, dtype: str, kept: str) -> None:
+    x, y = np.arange(20).astype(dtype), np.arange(20, 40).astype(dtype)
+    recording = one(
+        save(tmp_path / "a.parquet", {"t": np.arange(20) / 50, "x": x, "y": y, "label": ["a"] * 10 + ["b"] * 10})
+    )
+    (stream,) = recording.streams
+    assert (stream.header.format.dtype, stream.data.dtype, stream.header.format.rate) == (kept, kept, 50)
+    np.testing.assert_array_equal(stream.data, np.column_stack([x, y]))
+    assert [(label.label, label.start_ns, label.end_ns) for label in recording.labels] == [
+        ("a", 0, 200_000_000),
+        ("b", 200_000_000, 400_000_000),
+    ]
+
+
+def test_int16_with_empty_cells_is_float64(tmp_path: Path) -> None:
+    options = ReadOptions(inputs=(InputOptions("imu", ("x",), Fraction(10)),))
+    recording = one(save(tmp_path / "a.parquet", {"x": pa.array([1, None, 3], pa.int16())}), options)
+    np.testing.assert_array_equal(recording.streams[0].data, [[1], [np.nan], [3]])
+    assert recording.notes == ["1 row with empty or NaN cells, kept as missing, first at row 2"]
+
+
+@pytest.mark.parametrize("kind", ["int", "text", "us", "ns", "zone"])
+def test_timestamps(tmp_path: Path, kind: str) -> None:
+    ns = 1_704_164_645_000_001_000 + np.arange(5) * 20_000_000
+    column: Any = {
+        "int": ns,
+        "text": [f"{np.datetime64(int(value), 'ns')}Z" for value in ns],
+        "us": pa.array(ns // 1000, pa.timestamp("us")),
+        "ns": pa.array(ns, pa.timestamp("ns")),
+        "zone": pa.array(ns // 1000, pa.timestamp("us", "Europe/Berlin")),
+    }[kind]
+    header = one(save(tmp_path / "a.pq", {"timestamp": column, "x": np.ones(5)})).streams[0].header
+    assert (header.origin_ns, header.format.rate) == (1_704_164_645_000_001_000, 50)
+
+
+def test_sessions_subjects_and_metadata(tmp_path: Path) -> None:
+    columns = {
+        "x": np.arange(9.0),
+        "session": [1.0, 2.0, 3.0] * 3,
+        "subject": [7, 8, 7] * 3,
+        "site": ["lab"] * 9,
+        "ok": [True] * 9,
+    }
+    options = ReadOptions(inputs=(InputOptions("imu", ("x",), Fraction(10)),), keep="ok == 1 and site == 'lab'")
+    found = [
+        (r.session, r.subject, r.streams[0].data[:, 0].tolist())
+        for r in read([save(tmp_path / "a.parquet", columns)], options)
+    ]
+    assert found == [("1", "7", [0, 3, 6]), ("2", "8", [1, 4, 7]), ("3", "7", [2, 5, 8])]
+
+
+def test_malformed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "a.parquet", {"t": [0.0, None, 0.2], "x": ["1", "2", "3"]})
+    assert (
+        error_of(path, ReadOptions(inputs=(InputOptions("imu", ("x",)),)))
+        == ": column `x` holds string, expected numbers"
+    )
+    assert "no column `y`; there are: t, x" in error_of(path, ReadOptions(inputs=(InputOptions("imu", ("y",)),)))
+    assert "no column holds numbers" in error_of(path)
+    save(path, {"t": [0.0, None, 0.2], "x": [1, 2, 3]})
+    assert error_of(path) == ", row 2: column `t` is empty"
+    save(path, {"x": np.empty(0)})
+    assert error_of(path) == ": has columns but no rows"
+    for content in (b"", b"x,y\n1,2\n", b"PAR1" + bytes(50) + b"PAR1"):
+        path.write_bytes(content)
+        assert error_of(path).startswith(": is no whole Parquet file (")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert error_of(path) == ": Parquet is read with pyarrow, which is not installed: pip install 'kymo[parquet]'"
