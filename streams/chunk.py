@@ -1,7 +1,8 @@
 """Chunk, Format and sample times. In: integers and arrays. Out: the same, with times in ns since the Unix epoch.
 
-A :class:`Format` says what one sample is; a :class:`Header` adds whose it is and when sample 0 was taken; a :class:`Chunk` adds the
-samples. All chunks of a stream share one Header object, so that comparing headers is comparing identities.
+A :class:`Format` says what one sample is; a :class:`Header` adds whose it is and when sample 0 was taken; a
+:class:`Chunk` adds the samples. All chunks of a stream share one Header object, so that comparing headers is comparing
+identities.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Format:
     dtype : str
         One of :data:`DTYPES`.
     shape : tuple of int
-        Shape of one sample; the last axis is the channels: ``(channels,)`` for a signal, ``(bins, channels)`` for a spectrogram column.
+        Shape of one sample; the last axis is the channels: ``(channels,)`` for a signal, ``(bins, channels)`` for a
+        spectrogram column.
     step : Fraction
         Raw input samples from one sample of this stream to the next (1 for raw streams).
     span : int
@@ -126,8 +128,10 @@ class Chunk:
 
     @property
     def start_ns(self) -> int:
-        """Unix time of the first sample, ns."""
-        return int(self.times_ns[0]) if self.times_ns is not None and len(self.times_ns) else self.header.time_ns(self.first_index)
+        """Unix time of the first sample, ns; of an irregular stream's empty end mark, its origin."""
+        if self.times_ns is not None and len(self.times_ns):
+            return int(self.times_ns[0])
+        return self.header.time_ns(self.first_index) if self.header.format.rate else self.header.origin_ns
 
     def __repr__(self) -> str:
         return f"Chunk({self.session}/{self.stream}[{self.first_index}:{self.end_index}]{' end' if self.end else ''})"
@@ -196,7 +200,9 @@ def index_at(origin_ns: int, rate: Fraction, time_ns: int) -> int:
     return -((origin_ns - time_ns) * rate.numerator // (NS * rate.denominator))
 
 
-def signal_format(stream: str, channels: tuple[str, ...], rate: Fraction | int, dtype: str = "float32", units: tuple[str, ...] = ()) -> Format:
+def signal_format(
+    stream: str, channels: tuple[str, ...], rate: Fraction | int, dtype: str = "float32", units: tuple[str, ...] = ()
+) -> Format:
     """Format of a plain signal: a sample is one number a channel.
 
     Parameters

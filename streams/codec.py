@@ -1,11 +1,12 @@
-"""Chunk ⇄ Protobuf. In: Chunks. Out: bytes as `chunk.proto` describes them, the same in Kafka and in the archive; and back.
+"""Chunk ⇄ Protobuf. In: Chunks. Out: bytes as `chunk.proto` describes them, in Kafka and in the archive; and back.
 
-Decoding copies no sample: `data` of the result is a view of the message. The part of a message that is the same in every chunk of a
-stream is parsed once and looked up afterwards, so that a chunk costs about as much as three slices.
+Decoding copies no sample: `data` of the result is a view of the message. The part of a message that is the same in
+every chunk of a stream is parsed once and looked up afterwards, so that a chunk costs about as much as three slices.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import OrderedDict
 from fractions import Fraction
@@ -23,6 +24,8 @@ V = TypeVar("V")
 _PREFIX = struct.Struct("<BIBq")  # tag of data_bytes, data_bytes, tag of first_index, first_index
 _TAG_BYTES, _TAG_INDEX, _TAG_DATA = 0x0D, 0x11, b"\xf2\x01"
 _MAX_NAME, _MAX_CHANNELS, _MAX_RATE = 200, 4096, 10**9
+_MAX_SAMPLE = 2**26  # numbers a sample, as an uncompressed video frame may have
+_MAX_HEADER = 2**16  # bytes of a header that is worth remembering
 _MAX_INDEX = 2**53  # sample numbers stay exact in JSON readers that hold numbers as float64
 
 
@@ -46,9 +49,12 @@ class ChunkCodec:
     """
 
     def __init__(self, cache_size: int = 10_000) -> None:
-        self._parsed: OrderedDict[bytes, tuple[Header, np.dtype[np.generic], tuple[int, ...], int, bool]] = OrderedDict()
+        self._parsed: OrderedDict[bytes, tuple[Header, np.dtype[np.generic], tuple[int, ...], int, bool]] = (
+            OrderedDict()
+        )
         self._headers: OrderedDict[Header, Header] = OrderedDict()
-        self._encoded: OrderedDict[tuple[Header, bool], bytes] = OrderedDict()
+        # By identity, which costs no hashing; the Header is kept with it, so that no other can get its id.
+        self._encoded: OrderedDict[tuple[int, bool], tuple[Header, bytes]] = OrderedDict()
         self._cache_size = cache_size
 
     def encode(self, chunk: Chunk) -> bytes:
@@ -59,26 +65,28 @@ class ChunkCodec:
         ChunkError
             If the chunk contradicts its header (`invalid`).
         """
-        header, fmt = chunk.header, chunk.header.format
-        if fmt.dtype == "jpeg":
-            frames = [bytes(frame) for frame in chunk.data]  # type: ignore[arg-type]
-            data, sizes = b"".join(frames), [len(frame) for frame in frames]
-        else:
-            if chunk.data.shape[1:] != fmt.shape or chunk.data.dtype != fmt.dtype:
-                came, wanted = f"{chunk.data.dtype}{chunk.data.shape[1:]}", f"{fmt.dtype}{fmt.shape}"
-                raise ChunkError("invalid", f"{header.session}/{fmt.stream}: samples are {came}, their header says {wanted}")
-            data, sizes = np.ascontiguousarray(chunk.data).astype(_little(fmt.dtype), copy=False).tobytes(), []
-        key = (header, chunk.end)
-        constant = self._encoded.get(key)
-        if constant is None:
-            constant = _header_message(header, chunk.end).SerializeToString(deterministic=True)
-            _remember(self._encoded, key, constant, self._cache_size)
-        extra = b""
-        if chunk.times_ns is not None or sizes:
-            times = b"" if chunk.times_ns is None else chunk.times_ns.astype("<i8").tobytes()
-            extra = Message(times_ns=times, frame_bytes=sizes).SerializeToString(deterministic=True)
+        header, count = chunk.header, len(chunk.data)
+        known = self._encoded.get((id(header), chunk.end))
+        if known is None:
+            message = _header_message(header, chunk.end)
+            _checked_header(message)
+            known = (header, message.SerializeToString(deterministic=True))
+            _remember(self._encoded, (id(header), chunk.end), known, self._cache_size)
+        data, sizes = _data_bytes(chunk)
+        if not 0 <= chunk.first_index < _MAX_INDEX or len(data) >= 2**31:
+            where = f"{header.session}/{header.format.stream}"
+            raise ChunkError("invalid", f"{where}: first_index {chunk.first_index}, {len(data)} bytes of data")
+        extra, times = b"", chunk.times_ns
+        if times is not None or sizes or not header.format.rate:
+            if (times is None and not header.format.rate) or (times is not None and len(times) != count):
+                came = "no" if times is None else len(times)
+                raise ChunkError(
+                    "invalid", f"{header.session}/{header.format.stream}: {came} times for {count} samples"
+                )
+            packed = b"" if times is None else times.astype("<i8").tobytes()
+            extra = Message(times_ns=packed, frame_bytes=sizes).SerializeToString(deterministic=True)
         prefix = _PREFIX.pack(_TAG_BYTES, len(data), _TAG_INDEX, chunk.first_index)
-        return b"".join((prefix, constant, extra, _TAG_DATA, _varint(len(data)), data))
+        return b"".join((prefix, known[1], extra, _TAG_DATA, _varint(len(data)), data))
 
     def decode(self, raw: bytes) -> Chunk:
         """Chunk of a message; its `data` is a read-only view of `raw`.
@@ -111,14 +119,17 @@ class ChunkCodec:
             raise ChunkError("undecodable", f"{len(raw)} bytes are no Chunk message ({error})") from None
         if not message.HasField("data") or not message.HasField("first_index"):
             raise ChunkError("undecodable", f"{len(raw)} bytes hold no Chunk: `data` or `first_index` is absent")
-        header = self._intern(_checked_header(message))
-        data = _samples(message, header.format)
+        header, content = _checked_header(message), message.data
+        if len(raw) - len(content) <= _MAX_HEADER:
+            header = self._intern(header)
+        data = _samples(message, content, header.format)
         times = None
         if message.times_ns or header.format.rate == 0:
             if len(message.times_ns) != 8 * len(data):
-                raise ChunkError("invalid", f"{header.session}/{header.format.stream}: {len(message.times_ns)} bytes of times for {len(data)} samples")
+                where = f"{header.session}/{header.format.stream}"
+                raise ChunkError("invalid", f"{where}: {len(message.times_ns)} bytes of times for {len(data)} samples")
             times = np.frombuffer(message.times_ns, "<i8")
-        elif header.format.dtype != "jpeg":
+        elif header.format.dtype != "jpeg" and len(raw) - len(content) <= _MAX_HEADER:
             self._learn(raw, message, header)
         return Chunk(header, message.first_index, data, times, message.end)
 
@@ -127,8 +138,10 @@ class ChunkCodec:
         constant = _header_message(header, message.end).SerializeToString(deterministic=True)
         if raw[_PREFIX.size : head_end] == constant and raw[0] == _TAG_BYTES and raw[5] == _TAG_INDEX:
             dtype = _little(header.format.dtype)
-            sample = dtype.itemsize * int(np.prod(header.format.shape, dtype=np.int64))
-            _remember(self._parsed, constant, (header, dtype, header.format.shape, sample, message.end), self._cache_size)
+            sample = dtype.itemsize * math.prod(header.format.shape)
+            _remember(
+                self._parsed, constant, (header, dtype, header.format.shape, sample, message.end), self._cache_size
+            )
 
     def _intern(self, header: Header) -> Header:
         known = self._headers.get(header)
@@ -181,45 +194,77 @@ def _header_message(header: Header, end: bool) -> Message:
             end=end,
         )
     except (ValueError, TypeError, EncodeError) as error:
-        raise ChunkError("invalid", f"{header.session}/{fmt.stream}: header cannot be written ({error})") from None
+        raise ChunkError("invalid", f"{header.session!r}/{fmt.stream!r}: header cannot be written ({error})") from None
 
 
 def _checked_header(m: Message) -> Header:
     """Header of a message in which every field is plausible."""
     if not (0 < len(m.session) <= _MAX_NAME and 0 < len(m.stream) <= _MAX_NAME):
-        raise ChunkError("invalid", f"session {m.session[:40]!r}, stream {m.stream[:40]!r}: 1 to {_MAX_NAME} characters each")
+        raise ChunkError(
+            "invalid", f"session {m.session[:40]!r}, stream {m.stream[:40]!r}: 1 to {_MAX_NAME} characters each"
+        )
     where = f"{m.session}/{m.stream}"
     if m.dtype not in DTYPES:
         raise ChunkError("invalid", f"{where}: dtype {m.dtype[:40]!r}, expected one of {', '.join(DTYPES)}")
-    if m.rate_den == 0 or m.rate_num > _MAX_RATE * m.rate_den or m.step_num and not m.step_den:
+    if m.rate_den == 0 or m.rate_num > _MAX_RATE * m.rate_den or (m.step_num and not m.step_den):
         raise ChunkError("invalid", f"{where}: rate {m.rate_num}/{m.rate_den} Hz, step {m.step_num}/{m.step_den}")
     if not 0 <= m.first_index < _MAX_INDEX or not -(2**62) < m.origin_ns < 2**62:
         raise ChunkError("invalid", f"{where}: first_index {m.first_index}, origin {m.origin_ns} ns")
     channels, units, shape = tuple(m.channels), tuple(m.units), tuple(m.shape)
     if not 0 < len(channels) <= _MAX_CHANNELS or len(set(channels)) != len(channels):
-        raise ChunkError("invalid", f"{where}: {len(channels)} channels, expected 1 to {_MAX_CHANNELS} with different names")
+        raise ChunkError(
+            "invalid", f"{where}: {len(channels)} channels, expected 1 to {_MAX_CHANNELS} with different names"
+        )
     if units and len(units) != len(channels):
         raise ChunkError("invalid", f"{where}: {len(units)} units for {len(channels)} channels")
+    if max(len(m.chain), *map(len, channels), *map(len, units)) > _MAX_NAME:
+        raise ChunkError(
+            "invalid", f"{where}: names of channels, units and chain hold up to {_MAX_NAME} characters each"
+        )
     if m.dtype != "jpeg" and (not shape or shape[-1] != len(channels) or 0 in shape or len(shape) > 4):
-        raise ChunkError("invalid", f"{where}: shape {shape} of a sample, expected its last axis to be the {len(channels)} channels")
+        raise ChunkError(
+            "invalid",
+            f"{where}: shape {shape[:8]} of a sample, expected its last axis to be the {len(channels)} channels",
+        )
+    if math.prod(shape[:4]) > _MAX_SAMPLE:
+        raise ChunkError("invalid", f"{where}: shape {shape} of a sample, expected up to {_MAX_SAMPLE} numbers")
     step = Fraction(m.step_num, m.step_den) if m.step_num else Fraction(1)
     fmt = Format(m.stream, channels, units, Fraction(m.rate_num, m.rate_den), m.dtype, shape, step, m.span or 1)
     return Header(m.session, m.origin_ns, fmt, m.chain)
 
 
-def _samples(m: Message, fmt: Format) -> Array:
-    if m.HasField("data_bytes") and m.data_bytes != len(m.data):
-        raise ChunkError("invalid", f"{m.session}/{m.stream}: {len(m.data)} bytes of data where {m.data_bytes} were announced")
+def _data_bytes(chunk: Chunk) -> tuple[bytes, list[int]]:
+    """A chunk's samples as bytes, and the size of each frame where they are images."""
+    header, fmt = chunk.header, chunk.header.format
     if fmt.dtype == "jpeg":
-        ends = np.cumsum(m.frame_bytes)
-        if (int(ends[-1]) if len(ends) else 0) != len(m.data):
-            raise ChunkError("invalid", f"{m.session}/{m.stream}: frame sizes do not add up to {len(m.data)} bytes")
-        frames = np.empty(len(ends), object)
-        for i, (stop, size) in enumerate(zip(ends, m.frame_bytes, strict=True)):
-            frames[i] = m.data[int(stop) - size : int(stop)]
+        frames = [bytes(frame) for frame in chunk.data]
+        if not all(frames):
+            raise ChunkError("invalid", f"{header.session}/{fmt.stream}: an image of no bytes")
+        return b"".join(frames), [len(frame) for frame in frames]
+    if chunk.data.shape[1:] != fmt.shape or chunk.data.dtype != fmt.dtype:
+        came, wanted = f"{chunk.data.dtype}{chunk.data.shape[1:]}", f"{fmt.dtype}{fmt.shape}"
+        raise ChunkError("invalid", f"{header.session}/{fmt.stream}: samples are {came}, their header says {wanted}")
+    return np.ascontiguousarray(chunk.data).astype(_little(fmt.dtype), copy=False).tobytes(), []
+
+
+def _samples(m: Message, content: bytes, fmt: Format) -> Array:
+    """Samples as a view of `content`, which is the message's `data` (reading that field copies it)."""
+    where = f"{m.session}/{m.stream}"
+    if m.HasField("data_bytes") and m.data_bytes != len(content):
+        raise ChunkError("invalid", f"{where}: {len(content)} bytes of data where {m.data_bytes} were announced")
+    if fmt.dtype == "jpeg":
+        sizes = list(m.frame_bytes)
+        if sum(sizes) != len(content) or 0 in sizes:
+            raise ChunkError("invalid", f"{where}: frame sizes, all above 0, do not add up to {len(content)} bytes")
+        frames, at = np.empty(len(sizes), object), 0
+        for i, size in enumerate(sizes):
+            frames[i] = content[at : at + size]
+            at += size
         return frames
     dtype = _little(fmt.dtype)
-    count, rest = divmod(len(m.data), dtype.itemsize * int(np.prod(fmt.shape, dtype=np.int64)))
+    count, rest = divmod(len(content), dtype.itemsize * math.prod(fmt.shape))
     if rest:
-        raise ChunkError("invalid", f"{m.session}/{m.stream}: {len(m.data)} bytes are no whole number of {fmt.dtype}{fmt.shape} samples")
-    return np.frombuffer(m.data, dtype).reshape(count, *fmt.shape)
+        raise ChunkError(
+            "invalid", f"{where}: {len(content)} bytes are no whole number of {fmt.dtype}{fmt.shape} samples"
+        )
+    return np.frombuffer(content, dtype).reshape(count, *fmt.shape)
