@@ -132,6 +132,7 @@ def test_time_columns_are_exact(write: Write, column: str, texts: list[str], ori
         b"t, ax , ay\n0, 1.5, 2 \n0.1, 3, -4e-1\n",
         b"\n\nt,ax,ay\n0,1.5,2\n0.1,3,-4e-1\n,,\n,,\n",
         b"t,ax,ay\r0,1.5,2\r0.1,3,-4e-1\r",
+        b't,"ax","ay","two\nlines"\n0,1.5,2,x\n0.1,3,-4e-1,x\n',
     ],
 )
 def test_dialects(write: Write, content: bytes) -> None:
@@ -218,7 +219,7 @@ def test_rows_left_out_by_keep_are_a_gap(write: Write) -> None:
     ]
     assert recording.notes == [
         "keep leaves 5 of 6 rows",
-        "rows left out between others make 1 gaps, first before row 6",
+        "rows left out between others make 1 gap, first before row 6",
     ]
 
 

@@ -250,7 +250,7 @@ def test_times_and_names_of_topics(tmp_path: Path) -> None:
     assert (stream.header.origin_ns, stream.header.format.rate) == (5, 10)
     assert [first for first, _ in stream.pieces] == [0, 5]
     assert np.isnan(stream.data[:, 3]).all()
-    assert "q.left: 1 gap, 1 samples (0.1 s) missing, first before message 5" in recording.notes
+    assert "q.left: 1 gap, 1 sample (0.1 s) missing, first before message 5" in recording.notes
     assert "q.left: 9 samples with missing values, first at index 0" in recording.notes
 
 

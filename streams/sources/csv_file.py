@@ -22,6 +22,7 @@ from streams.sources.files import File
 from streams.sources.layout import Layout, decide
 from streams.sources.table import Block, Gatherer
 from streams.sources.times import Clock
+from streams.sources.words import brief, many
 
 _BLOCK_BYTES = 32 * 2**20
 _TOGETHER_BYTES = 64 * 2**20  # larger files are given away session by session
@@ -88,9 +89,7 @@ class _Reader:
             # Empty lines at the end are nobody's fault; between rows they may stand for lost ones.
             inner = sorted(row for row in self._blank if len(block.rows) and row < block.rows[-1])
             if inner:
-                gatherer.notes.append(
-                    f"{len(inner)} empty line{'s' * (len(inner) > 1)} passed over, first row {inner[0]}"
-                )
+                gatherer.notes.append(f"{many(len(inner), 'empty line')} passed over, first row {inner[0]}")
                 self._blank = [row for row in self._blank if row not in inner]
             if self._clock:
                 gatherer.notes += [note for note in self._clock.notes if note not in gatherer.notes]
@@ -105,16 +104,16 @@ class _Reader:
             self._row += 1
             if line.strip():
                 break
+        while line.count('"') % 2 and (more := self._text.readline()):  # a line break within a quoted name
+            self._row, line = self._row + 1, line + more
         if not line.strip():
             raise SourceError("is empty; expected a header row and rows of numbers", self._file.path)
-        found = [next(csv.reader([line], delimiter=sign)) for sign in (",", ";", "\t")]
+        found = [next(csv.reader(line.splitlines(keepends=True), delimiter=sign)) for sign in (",", ";", "\t")]
         best = max(found, key=len)
         self._delimiter = ",;\t"[found.index(best)]
-        self._names = [name.strip() for name in best]
+        self._names = [" ".join(name.split()) for name in best]
         if not any(self._names) or all(_is_number(name) for name in self._names if name):
-            raise SourceError(
-                f"holds {line.strip()[:60]!r} where column names are expected", self._file.path, self._row
-            )
+            raise SourceError(f"holds {brief(line)!r} where column names are expected", self._file.path, self._row)
 
     def _lines(self) -> tuple[list[str], NDArray[np.int64]]:
         """The next lines that hold something, with their row numbers; quoted line breaks stay within one block."""
@@ -201,7 +200,9 @@ class _Reader:
         if text.lower() in _NO_VALUE:
             return float("nan")
         if not _is_number(text):
-            raise SourceError(f"column `{self._names[column]}` has {cell!r}, expected a number", self._file.path, row)
+            raise SourceError(
+                f"column `{self._names[column]}` has {brief(cell)!r}, expected a number", self._file.path, row
+            )
         return float(text)
 
     def _times(self, texts: dict[str, list[str]], rows: NDArray[np.int64]) -> NDArray[np.int64] | None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from streams.chunk import NS, Array
 from streams.errors import SourceError
+from streams.sources.words import many
 
 Int = NDArray[np.int64]
 _SNAP = 1e-4  # a rate this close to a plain number is that number
@@ -150,7 +151,7 @@ def _sorted(times: Int, data: Array, place: Place, notes: list[str]) -> Int:
                 int(back[0]),
             )
         notes.append(
-            f"{_many(len(back), 'time')} earlier than the one before, first at {place.at(int(back[0]))}: sorted by time"
+            f"{many(len(back), 'time')} earlier than the one before, first at {place.at(int(back[0]))}: sorted by time"
         )
     return order.astype(np.int64)
 
@@ -252,7 +253,7 @@ def _first_of_each(numbers: Int, order: Int, data: Array, place: Place, notes: l
     first = int(order[repeated[np.argmin(rows[repeated])]])
     with_other = f" ({other} with other values)" if other else ""
     notes.append(
-        f"{_many(len(repeated), 'repeated sample')}{with_other}, first at {place.at(first)}: the first of each is kept"
+        f"{many(len(repeated), 'repeated sample')}{with_other}, first at {place.at(first)}: the first of each is kept"
     )
     return keep
 
@@ -264,15 +265,13 @@ def _note_gaps(numbers: Int, order: Int, rate: Fraction, place: Place, notes: li
         missing = int(jumps.sum())
         seconds = missing / float(rate)
         where = place.at(int(order[gaps[0] + 1]))
-        notes.append(f"{_many(len(gaps), 'gap')}, {missing} samples ({seconds:.6g} s) missing, first before {where}")
+        notes.append(
+            f"{many(len(gaps), 'gap')}, {many(missing, 'sample')} ({seconds:.6g} s) missing, first before {where}"
+        )
 
 
 def _equal(a: Array, b: Array) -> bool:
     return bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
-
-
-def _many(count: int, word: str) -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def _hz(rate: float) -> str:

@@ -12,6 +12,7 @@ from streams.errors import SourceError
 from streams.recording import InputOptions, ReadOptions
 from streams.sources.keep import Keep
 from streams.sources.times import TIME_COLUMNS
+from streams.sources.words import brief
 
 #: Name of the stream that is made where neither a recipe nor the user names one.
 DEFAULT_STREAM = "sensor"
@@ -80,7 +81,7 @@ def decide(names: Sequence[str], numeric: Collection[str], options: ReadOptions,
     twice = sorted({name for name in named if named.count(name) > 1}) if len(set(named)) < len(named) else []
     if twice:
         raise SourceError(
-            f"column `{twice[0]}` is there {named.count(twice[0])} times; each needs a name of its own", path, 1
+            f"column `{brief(twice[0])}` is there {named.count(twice[0])} times; each needs a name of its own", path, 1
         )
     keep = Keep(options.keep) if options.keep else None
     for name in (*options.session, *([options.subject] if options.subject else []), *(keep.columns if keep else ())):
@@ -106,7 +107,7 @@ def missing(name: str, names: Sequence[str], path: Path | str, what: str = "colu
     lower = {other.lower(): other for other in names}
     near = get_close_matches(name.lower(), list(lower), 1, 0.5)
     hint = f" (did you mean `{lower[near[0]]}`?)" if near else ""
-    shown = ", ".join(names[:40]) + (f" and {len(names) - 40} more" if len(names) > 40 else "")
+    shown = ", ".join(map(brief, names[:40])) + (f" and {len(names) - 40} more" if len(names) > 40 else "")
     return SourceError(f"no {what} `{name}`{hint}; there are: {shown or 'none'}", path)
 
 

@@ -24,6 +24,7 @@ from streams.recording import ReadOptions, Recording, StreamData
 from streams.sources.files import File
 from streams.sources.mcap_scan import Scan
 from streams.sources.topics import Topic, topic_streams
+from streams.sources.words import brief, many
 
 CHUNK_SCHEMA = "kymo.Chunk"
 
@@ -81,7 +82,7 @@ class _Content:
 
     def notes(self) -> list[str]:
         """What was not read."""
-        return [f"{count} message{'s' * (count > 1)} not read: {what}" for what, count in sorted(self._unread.items())]
+        return [f"{many(count, 'message')} not read: {brief(what)}" for what, count in sorted(self._unread.items())]
 
     def _chunk(self, topic: str, raw: bytes) -> None:
         try:
@@ -165,9 +166,9 @@ def _joined(header: Header, chunks: list[Chunk], notes: list[str]) -> StreamData
         end = max(end, chunk.end_index)
     stream = header.format.stream
     if gaps:
-        notes.append(f"{stream}: {gaps} gap{'s' * (gaps > 1)}, {missing} samples missing")
+        notes.append(f"{stream}: {many(gaps, 'gap')}, {many(missing, 'sample')} missing")
     if repeated:
-        notes.append(f"{stream}: {repeated} repeated samples, the first of each is kept")
+        notes.append(f"{stream}: {many(repeated, 'repeated sample')}, the first of each is kept")
     clocked = all(times is not None for _, _, times in parts)
     times_ns = np.concatenate([times for _, _, times in parts if times is not None]) if clocked else None
     return StreamData.from_indexes(

@@ -16,6 +16,7 @@ from mcap.records import Channel, Chunk, DataEnd, Footer, McapRecord, Message, M
 from mcap.stream_reader import StreamReader, breakup_chunk
 
 from streams.errors import SourceError
+from streams.sources.words import many
 
 Item = tuple[Schema | None, Channel, Message]
 
@@ -109,12 +110,11 @@ class Scan:
 
     def _sum_up(self, count: int) -> None:
         if self._damaged:
-            many = "s" * (len(self._damaged) > 1)
             self.notes.append(
-                f"{len(self._damaged)} damaged MCAP chunk{many} passed over, the first ends at byte {self._damaged[0]}"
+                f"{many(len(self._damaged), 'damaged MCAP chunk')} passed over, the first ends at byte {self._damaged[0]}"
             )
         if self._orphans:
-            self.notes.append(f"{self._orphans} messages of channels that the file does not declare: not read")
+            self.notes.append(f"{many(self._orphans, 'message')} of channels that the file does not declare: not read")
         if not count:
             raise SourceError("; ".join(["holds no whole message", *self.notes]), self._path)
 
@@ -127,5 +127,5 @@ def _inner(chunk: Chunk, path: str) -> tuple[list[McapRecord], bool]:
         raise SourceError(
             f"is compressed with {chunk.compression!r}, which cannot be read here; {known}", path
         ) from None
-    except Exception:  # see above; the checksum or the decompressor tells, the caller counts it
+    except Exception:  # see above: the checksum or the decompressor tells
         return [], True

@@ -18,6 +18,7 @@ from streams.sources import grid
 from streams.sources.files import File
 from streams.sources.layout import Layout
 from streams.sources.runs import canonical_all, label_runs
+from streams.sources.words import brief, many
 
 Int = NDArray[np.int64]
 
@@ -90,7 +91,7 @@ class Gatherer:
             if key in self._done:
                 row = int(block.rows[picked[0]])
                 raise SourceError(
-                    f"session {self._name(key)} comes again after others; sort a file this large by session",
+                    f"session {brief(self._name(key))} comes again after others; sort a file this large by session",
                     self._file.path,
                     row,
                 )
@@ -167,7 +168,7 @@ class Gatherer:
             subject = canonical(text) or None
             if session.subject is not None and subject not in (None, session.subject):
                 raise SourceError(
-                    f"session {session.name} has the subjects {session.subject} and {subject}; "
+                    f"session {brief(session.name)} has the subjects {brief(session.subject)} and {brief(subject)}; "
                     f"add `{column}` to the columns that name a session",
                     self._file.path,
                 )
@@ -178,7 +179,7 @@ class Gatherer:
         self._done.add(key)
         if not session.kept:
             self._dropped += 1
-            self.notes.append(f"keep leaves no row of session {session.name}")
+            self.notes.append(f"keep leaves no row of session {brief(session.name)}")
             return
         notes = [*self.notes]
         # What is said once of the file stays; a dropped session is said once, with the next recording.
@@ -218,7 +219,7 @@ class Gatherer:
                 named = canonical_all(texts, self._options.label_names)
                 labels = label_runs([named[i] for i in picked.tolist()], stream, self._layout.label, author)
         if not streams:
-            raise SourceError(f"session {table.session} holds no value in any channel", table.path)
+            raise SourceError(f"session {brief(table.session)} holds no value in any channel", table.path)
         return streams, labels
 
 
@@ -256,9 +257,9 @@ class _Table:
         empty = np.flatnonzero(bad.any(axis=1))
         notes = numbered.notes
         if len(empty):
-            many = f"{len(empty)} row{'s' * (len(empty) > 1)}"
+            rows = many(len(empty), "row")
             where = place.at(int(empty[0]))
-            notes.append(f"{many} with empty or NaN cells, kept as missing, first at {where}")
+            notes.append(f"{rows} with empty or NaN cells, kept as missing, first at {where}")
         fmt = signal_format(item.stream, item.channels, numbered.rate, values.dtype.name, item.units)
         header = Header(self.session, numbered.origin_ns, fmt)
         in_order = len(numbered.rows) == len(values) and bool((np.diff(numbered.rows) == 1).all())
@@ -287,7 +288,7 @@ class _Table:
 def _skipped(numbers: Int, place: grid.Place) -> list[str]:
     jumps = np.flatnonzero(np.diff(numbers) != 1)
     return (
-        [f"rows left out between others make {len(jumps)} gaps, first before {place.at(int(jumps[0]) + 1)}"]
+        [f"rows left out between others make {many(len(jumps), 'gap')}, first before {place.at(int(jumps[0]) + 1)}"]
         if len(jumps)
         else []
     )

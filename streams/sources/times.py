@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from streams.chunk import NS
 from streams.errors import SourceError
+from streams.sources.words import brief
 
 #: Names of time columns, best first.
 TIME_COLUMNS = ("t_ns", "t", "timestamp")
@@ -106,7 +107,7 @@ class Clock:
         # Seconds reach 1e11 in the year 5138; the other units follow at the same factor.
         unit = next((name for name, top in (("s", 1e11), ("ms", 1e14), ("µs", 1e17)) if size < top), "ns")
         self._exponent = _UNITS[unit]
-        self.notes.append(f"`timestamp` is read as {unit} since 1970, by the size of its first value ({text.strip()})")
+        self.notes.append(f"`timestamp` is read as {unit} since 1970, by the size of its first value ({brief(text)})")
 
     def _wrong(self, texts: Sequence[str], rows: NDArray[np.int64]) -> SourceError:
         for text, row in zip(texts, rows.tolist(), strict=True):
@@ -122,7 +123,7 @@ class Clock:
     def _error(self, text: str, row: int) -> SourceError:
         kind = "a date and time in ISO 8601" if self._exponent == -1 else "a number"
         unit = {9: " of seconds", 6: " of ms", 3: " of µs", 0: " of ns", -1: ""}[self._exponent or 0]
-        return SourceError(f"column `{self.column}` has {text!r}, expected {kind}{unit}", self.path, row)
+        return SourceError(f"column `{self.column}` has {brief(text)!r}, expected {kind}{unit}", self.path, row)
 
 
 def _small_seconds(texts: Sequence[str]) -> NDArray[np.int64] | None:

@@ -16,6 +16,7 @@ from streams.errors import SourceError
 from streams.recording import InputOptions, ReadOptions, StreamData
 from streams.sources import grid
 from streams.sources.layout import missing, wanted
+from streams.sources.words import brief, many
 
 _AXES = {1: ("value",), 3: ("x", "y", "z"), 4: ("w", "x", "y", "z")}
 _MAX_NS = 2**62
@@ -35,7 +36,7 @@ class Topic:
     """
 
     def __init__(self, name: str, schema: bytes, path: str) -> None:
-        self.stream = name.strip("/").replace("/", ".") or "sensor"
+        self.stream = " ".join(name.split()).strip("/").replace("/", ".") or "sensor"
         self._path, self._schema = path, schema
         self._times: list[int] = []
         self._values: list[list[float]] = []
@@ -57,11 +58,14 @@ class Topic:
         for value in numbers:
             if type(value) not in (int, float):
                 raise SourceError(
-                    f"{self.stream}, message {number}: {value!r} among the values, expected a number", self._path
+                    f"{self.stream}, message {number}: {brief(repr(value))} among the values, expected a number",
+                    self._path,
                 )
         time = message.get("timestamp", log_ns)
         if type(time) is not int or not -_MAX_NS < time < _MAX_NS:
-            raise SourceError(f"{self.stream}, message {number}: timestamp {time!r}, expected whole ns", self._path)
+            raise SourceError(
+                f"{self.stream}, message {number}: timestamp {brief(repr(time))}, expected whole ns", self._path
+            )
         self._times.append(time)
         try:
             self._values.append([float(value) for value in numbers])
@@ -170,7 +174,7 @@ def _stream(
     data = np.ascontiguousarray(values[:, columns])
     bad = np.flatnonzero(~np.isfinite(data).all(axis=1))
     if len(bad):
-        notes.append(f"{len(bad)} samples with missing values, first at index {int(indexes[bad[0]])}")
+        notes.append(f"{many(len(bad), 'sample')} with missing values, first at index {int(indexes[bad[0]])}")
     return StreamData.from_indexes(Header(session, origin, fmt), data, indexes, stamps), notes
 
 
