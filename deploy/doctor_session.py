@@ -1,0 +1,284 @@
+"""Why a session yields no events. In: a recipe, a session, what the topics hold of it. Out: Checks along the flow."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from deploy.doctor import NOTE, OK, WRONG, Check, admin
+from processors.intake import Intake
+from processors.recipe import Recipe
+from processors.registry import nearest
+from streams.chunk import Chunk, Format
+from streams.codec import ChunkCodec
+from streams.errors import ChunkError, EventError
+from streams.events import Event
+from streams.settings import Settings
+from streams.topics import CHUNK_TOPICS, Names
+
+UNKNOWN = "unknown"
+
+
+@dataclass
+class StreamFacts:
+    """What the topics hold of one raw stream.
+
+    Attributes
+    ----------
+    format : Format
+        Of its newest chunk.
+    topic : str
+        Where it stands.
+    runs : list of [int, int]
+        Index ranges without gaps, half open.
+    ended : bool
+        Whether its end mark is there.
+    first_offset, last_offset : int
+        Of its chunks.
+    """
+
+    format: Format
+    topic: str
+    runs: list[list[int]]
+    ended: bool = False
+    first_offset: int = 0
+    last_offset: int = 0
+
+    def add(self, chunk: Chunk, offset: int) -> None:
+        """Take the next chunk."""
+        self.ended, self.last_offset = self.ended or chunk.end, offset
+        if chunk.first_index <= self.runs[-1][1]:
+            self.runs[-1][1] = max(self.runs[-1][1], chunk.end_index)
+        else:
+            self.runs.append([chunk.first_index, chunk.end_index])
+
+
+@dataclass
+class Facts:
+    """What the topics hold of one session.
+
+    Attributes
+    ----------
+    session : str
+        Its name.
+    known : list of str
+        Sessions that there are.
+    record : dict, optional
+        Its message on ``kymo.sessions``.
+    streams : dict
+        By name.
+    rejected : Counter
+        Reasons of its rejected messages.
+    events : list of Event
+        Of the recipe.
+    committed : int, optional
+        Next offset of the recipe's workers in the partition; None if they never committed.
+    """
+
+    session: str
+    known: list[str] = field(default_factory=list)
+    record: dict[str, Any] | None = None
+    streams: dict[str, StreamFacts] = field(default_factory=dict)
+    rejected: Counter[str] = field(default_factory=Counter)
+    events: list[Event] = field(default_factory=list)
+    committed: int | None = None
+
+
+def explain(recipe: Recipe, facts: Facts) -> list[Check]:
+    """Follow a session from its chunks to its events.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Whose events are missed.
+    facts : Facts
+        What the topics hold.
+
+    Returns
+    -------
+    list of Check
+        Up to the first cause that explains everything.
+    """
+    out: list[Check] = []
+    if facts.rejected:
+        text = ", ".join(f"{reason} {n}" for reason, n in facts.rejected.items())
+        out.append(Check("rejected", WRONG, f"messages of this session were refused: {text}"))
+    if not facts.streams:
+        return [*out, _nothing(facts)]
+    verdicts = {name: recipe.matches(stream.format) for name, stream in facts.streams.items()}
+    taken = [name for name, why in verdicts.items() if why is None]
+    if not taken:
+        reasons = "; ".join(str(why) for why in verdicts.values())
+        return [*out, Check("input", WRONG, f"recipe `{recipe.name}` takes none of its streams: {reasons}")]
+    stream = facts.streams[taken[0]]
+    extra = f"; {', '.join(taken[1:])} would fit too, but a session feeds a recipe once" if taken[1:] else ""
+    out.append(Check("input", OK, f"recipe `{recipe.name}` takes {taken[0]}{extra}"))
+    windows = _window_check(recipe, stream)
+    out.append(windows)
+    return out if windows.state == WRONG else [*out, _event_check(recipe, facts, stream)]
+
+
+def _nothing(facts: Facts) -> Check:
+    if facts.record is not None:
+        text = "its metadata are there but no chunk: not sent yet, or older than what the topics keep; replay it again"
+        return Check("session", WRONG, text)
+    hint = nearest(facts.session, facts.known) if facts.known else "; nothing has been replayed yet"
+    return Check("session", WRONG, f"no session {facts.session!r}{hint}")
+
+
+def window_count(recipe: Recipe, runs: list[list[int]]) -> int:
+    """Windows of the grid that lie inside runs of samples; gaps that the recipe fills do not count as such."""
+    intake = recipe.chain.specs[0]
+    fill = max(intake.bridge, intake.fill) if isinstance(intake, Intake) else 0
+    merged: list[list[int]] = []
+    for start, end in runs:
+        if merged and start - merged[-1][1] <= fill:
+            merged[-1][1] = end
+        else:
+            merged.append([start, end])
+    hop, length = recipe.window_hop, recipe.window_length
+    return sum(max(0, (end - length) // hop - -(-start // hop) + 1) for start, end in merged)
+
+
+def _window_check(recipe: Recipe, stream: StreamFacts) -> Check:
+    rate, length = float(stream.format.rate), recipe.window_length
+    count = sum(end - start for start, end in stream.runs)
+    windows = window_count(recipe, stream.runs)
+    if windows:
+        gaps = f", {len(stream.runs) - 1} gaps" if len(stream.runs) > 1 else ""
+        return Check("windows", OK, f"{count} samples ({count / rate:g} s{gaps}) hold {windows} windows")
+    need = f"a window needs {length} ({length / rate:g} s) without a gap"
+    if len(stream.runs) > 1:
+        longest = max(end - start for start, end in stream.runs)
+        text = (
+            f"{len(stream.runs) - 1} gaps leave at most {longest} samples in a row, {need}; see bridge_ms, max_missing"
+        )
+    elif stream.ended:
+        text = f"the session has {count} samples ({count / rate:g} s), {need}; shorten [window] length_s"
+    else:
+        text = f"{count} samples ({count / rate:g} s) have come so far, {need}"
+    return Check("windows", WRONG, text)
+
+
+def _event_check(recipe: Recipe, facts: Facts, stream: StreamFacts) -> Check:
+    events, expected = facts.events, window_count(recipe, stream.runs)
+    if not events:
+        if facts.committed is None:
+            text = f"none: no worker has ever worked on this recipe; start one: kymo worker {recipe.name}"
+        elif facts.committed <= stream.first_offset:
+            text = "none: the worker has not come to this session yet; is one running? (kymo worker)"
+        else:
+            text = "none, although a worker has passed this session: did its bundle or recipe change since? see its log"
+        return Check("events", WRONG, text)
+    unknown = [event for event in events if event.label == UNKNOWN]
+    least = recipe.model.min_probability if recipe.model else 0.0
+    if len(unknown) == len(events):
+        best = max(event.probability for event in events)
+        text = (
+            f"all {len(events)} are `unknown`: the highest probability, {best:.2f}, is below min_probability {least:g}"
+        )
+        return Check("events", WRONG, text)
+    text = f"{len(events)} of {expected} windows have one, {len(unknown)} of them `unknown` (below {least:g})"
+    return Check("events", OK if len(events) >= expected else NOTE, text)
+
+
+def gather(recipe: Recipe, session: str, settings: Settings) -> Facts:
+    """Read what the topics hold of a session.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Whose events to look for.
+    session : str
+        The session.
+    settings : Settings
+        With the broker's address.
+
+    Raises
+    ------
+    BrokerError
+        If the broker cannot be reached.
+    """
+    names, facts, codec = Names(settings.prefix), Facts(session), ChunkCodec()
+    for key, value, _ in _records(settings, names.of("sessions"), None):
+        facts.known.append(key)
+        if key == session and value is not None:
+            facts.record = json.loads(value)
+    for topic in CHUNK_TOPICS:
+        for _, value, offset in _records(settings, names.of(topic), session):
+            try:
+                chunk = codec.decode(value or b"")
+            except ChunkError:
+                continue
+            if not chunk.header.chain and chunk.session == session:
+                _add(facts, chunk, names.of(topic), offset)
+    for _, value, _ in _records(settings, names.of("events"), session):
+        try:
+            event = Event.from_json(value or b"")
+        except EventError:
+            continue
+        if event.recipe == recipe.name:
+            facts.events.append(event)
+    for _, reason, _ in _records(settings, names.of("rejected"), session, reasons=True):
+        facts.rejected[(reason or b"?").decode(errors="replace")] += 1
+    facts.committed = _committed(recipe, session, settings, names)
+    return facts
+
+
+def _add(facts: Facts, chunk: Chunk, topic: str, offset: int) -> None:
+    stream = facts.streams.get(chunk.stream)
+    if stream is None:
+        runs = [[chunk.first_index, chunk.first_index]]
+        stream = facts.streams[chunk.stream] = StreamFacts(chunk.header.format, topic, runs, False, offset, offset)
+    stream.add(chunk, offset)
+
+
+def _records(
+    settings: Settings, topic: str, session: str | None, reasons: bool = False
+) -> list[tuple[str, bytes | None, int]]:
+    """Key, value (or reason header) and offset of a topic's records, of one session or all; none without the topic."""
+    from kafka import KafkaConsumer, TopicPartition
+
+    from streams.kafka_client import client_arguments, kafka_errors, partition_of
+
+    out = []
+    with kafka_errors(settings, f"reading {topic}"):
+        consumer = KafkaConsumer(
+            **client_arguments(settings), group_id=None, enable_auto_commit=False, allow_auto_create_topics=False
+        )
+        try:
+            numbers = consumer.partitions_for_topic(topic) or set()
+            if numbers and session is not None:
+                numbers = {partition_of(session.encode(), len(numbers))}
+            places = [TopicPartition(topic, number) for number in sorted(numbers)]
+            consumer.assign(places)
+            ends = consumer.end_offsets(places) if places else {}
+            if places:
+                consumer.seek_to_beginning(*places)
+            while any(consumer.position(place) < end for place, end in ends.items()):
+                for records in consumer.poll(timeout_ms=200).values():
+                    for r in records:
+                        key = (r.key or b"").decode(errors="replace")
+                        if session is None or key == session:
+                            value = dict(r.headers).get("reason", b"?") if reasons else r.value
+                            out.append((key, value, r.offset))
+        finally:
+            consumer.close()
+    return out
+
+
+def _committed(recipe: Recipe, session: str, settings: Settings, names: Names) -> int | None:
+    from streams.kafka_client import partition_of
+
+    topic = names.for_stream(recipe.inputs[0].stream)
+    group = f"{settings.prefix}.{recipe.name}.model"
+    with admin(settings, f"asking for the offsets of {group}") as client:
+        # A broker that never had a group has no coordinator to ask.
+        if topic not in client.list_topics() or group not in {g["group_id"] for g in client.list_groups()}:
+            return None
+        committed = client.list_group_offsets(group).get(group, {})
+        partitions = len(client.describe_topics([topic])[0]["partitions"])
+    offsets = {place.partition: meta.offset for place, meta in committed.items() if place.topic == topic}
+    return offsets.get(partition_of(session.encode(), partitions), -1) if offsets else None
