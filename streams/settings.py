@@ -1,14 +1,16 @@
-"""Every setting of a deployment, read from ``KYMO_*`` variables in this one file. Behaviour stands in recipes, not here."""
+"""Every setting of a deployment, read from ``KYMO_*`` variables in this one file. Behaviour stands in recipes."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from streams.errors import SettingsError
+from streams.topics import FENCE_MS
 
 SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 
@@ -30,7 +32,8 @@ class Settings:
     security_protocol, sasl_mechanism, sasl_username, sasl_password, ssl_cafile, ssl_certfile, ssl_keyfile : str
         ``KYMO_KAFKA_SECURITY_PROTOCOL`` and so on.
     session_timeout_s : float
-        ``KYMO_SESSION_TIMEOUT_S``, after which a silent worker's partitions go to another.
+        ``KYMO_SESSION_TIMEOUT_S``, after which a silent worker's partitions go to another; longer than
+        a stopped worker's records live (:data:`~streams.topics.FENCE_MS`).
     metrics_port : int
         ``KYMO_METRICS_PORT``, first port to try for ``/metrics``; 0 for any, -1 for none.
     metrics_host : str
@@ -84,16 +87,16 @@ class Settings:
                 f"KYMO_KAFKA_SECURITY_PROTOCOL={protocol}: expected one of {', '.join(SECURITY_PROTOCOLS)}"
             )
         return cls(
-            brokers=e.get("KYMO_BROKERS", ""),
-            prefix=e.get("KYMO_PREFIX", "kymo"),
+            brokers=",".join(b.strip() for b in e.get("KYMO_BROKERS", "").split(",") if b.strip()),
+            prefix=_prefix(e),
             home=_home(e),
-            partitions=int(_number(e, "KYMO_PARTITIONS", 12, 1, 10_000)),
-            replication=int(_number(e, "KYMO_REPLICATION", 1, 1, 100)),
+            partitions=_whole(e, "KYMO_PARTITIONS", 12, 1, 10_000),
+            replication=_whole(e, "KYMO_REPLICATION", 1, 1, 100),
             security_protocol=protocol,
-            session_timeout_s=_number(e, "KYMO_SESSION_TIMEOUT_S", 6.0, 1.0, 300.0),
-            metrics_port=int(_number(e, "KYMO_METRICS_PORT", 9400, -1, 65_535)),
+            session_timeout_s=_number(e, "KYMO_SESSION_TIMEOUT_S", 6.0, FENCE_MS / 1000 + 1, 300.0),
+            metrics_port=_whole(e, "KYMO_METRICS_PORT", 9400, -1, 65_535),
             metrics_host=e.get("KYMO_METRICS_HOST") or "127.0.0.1",
-            write_derived=e.get("KYMO_WRITE_DERIVED", "").lower() in ("1", "true", "yes"),
+            write_derived=_yes(e, "KYMO_WRITE_DERIVED"),
             **security,
         )
 
@@ -128,10 +131,33 @@ def _number(env: Mapping[str, str], name: str, default: float, low: float, high:
     return value
 
 
+def _whole(env: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    value = _number(env, name, default, low, high)
+    if value != int(value):
+        raise SettingsError(f"{name}={env[name]}: expected a whole number from {low} to {high}")
+    return int(value)
+
+
+def _yes(env: Mapping[str, str], name: str) -> bool:
+    text = env.get(name, "").strip().lower()
+    if text not in ("", "0", "1", "false", "true", "no", "yes", "off", "on"):
+        raise SettingsError(f"{name}={text}: expected 1 or 0")
+    return text in ("1", "true", "yes", "on")
+
+
+def _prefix(env: Mapping[str, str]) -> str:
+    text = env.get("KYMO_PREFIX") or "kymo"
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,200}", text):
+        raise SettingsError(
+            f"KYMO_PREFIX={text}: expected letters, digits, '.', '_' and '-', as in a Kafka topic's name"
+        )
+    return text
+
+
 def _home(env: Mapping[str, str]) -> Path:
     if env.get("KYMO_HOME"):
         return Path(env["KYMO_HOME"]).expanduser()
     if env.get("XDG_DATA_HOME"):
         return Path(env["XDG_DATA_HOME"]) / "kymo"
-    # Without a home folder (a bare container, cron) the current folder is the only place that the user can be expected to find.
+    # Without a home folder (a bare container, cron) the current folder is the only place that the user will find.
     return Path(env["HOME"]) / ".local/share/kymo" if env.get("HOME") else Path(".kymo").absolute()
