@@ -286,6 +286,15 @@ def test_a_schema_may_name_the_values(tmp_path: Path) -> None:
     assert one(path).streams[0].header.format.channels == ("left", "right")
 
 
+def test_one_stream_of_own_chunks(tmp_path: Path) -> None:
+    other = Header("s1", 5, signal_format("eda", ("eda", "x"), 4, "float32"))
+    path = mcap(tmp_path / "x.mcap", [chunk(0, 10), chunk(0, 4, other)])
+    assert [s.header.format.stream for s in one(path, ReadOptions(stream_name="eda")).streams] == ["eda"]
+    assert error_of(path, ReadOptions(stream_name="imu.lift")) == (
+        "no stream `imu.lift` (did you mean `imu.left`?); there are: imu.left, eda"
+    )
+
+
 @pytest.mark.parametrize("name", [None, "mine"])
 def test_session_name_override(tmp_path: Path, name: str | None) -> None:
     path = mcap(tmp_path / "x.mcap", [chunk(0, 10)])

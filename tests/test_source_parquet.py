@@ -91,6 +91,12 @@ def test_sessions_subjects_and_metadata(tmp_path: Path) -> None:
     assert found == [("1", "7", [0, 3, 6]), ("2", "8", [1, 4, 7]), ("3", "7", [2, 5, 8])]
 
 
+def test_empty_labels_of_pandas(tmp_path: Path) -> None:
+    columns = {"x": np.arange(3.0), "t": np.arange(3.0), "label": pa.array([3.0, float("nan"), None])}
+    recording = one(save(tmp_path / "a.parquet", columns))
+    assert [(label.label, label.start_ns, label.end_ns) for label in recording.labels] == [("3", 0, 10**9)]
+
+
 def test_malformed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "a.parquet", {"t": [0.0, None, 0.2], "x": ["1", "2", "3"]})
     assert (

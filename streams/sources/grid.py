@@ -84,12 +84,6 @@ class Place:
         return SourceError(f"{self.stream}, {self.at(i)}: {message}", self.path)
 
 
-def counted(rate: Fraction, origin_ns: int, count: int) -> Grid:
-    """Numbers of samples that have no times: they follow each other."""
-    numbers = np.arange(count, dtype=np.int64)
-    return Grid(rate, origin_ns, numbers, numbers)
-
-
 def irregular(times_ns: Int, data: Array, place: Place) -> Grid:
     """Numbers of an irregular stream's samples: by time, one after the other."""
     notes: list[str] = []

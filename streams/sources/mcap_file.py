@@ -22,6 +22,7 @@ from streams.errors import ChunkError, SourceError
 from streams.labels import Label
 from streams.recording import ReadOptions, Recording, StreamData
 from streams.sources.files import File
+from streams.sources.layout import missing
 from streams.sources.mcap_scan import Scan
 from streams.sources.topics import Topic, topic_streams
 from streams.sources.words import brief, many
@@ -125,7 +126,11 @@ def _own(
     """Sessions of own chunks, in the order of their first chunk."""
     sessions: dict[str, list[Header]] = {}
     for header in content.chunks:
-        sessions.setdefault(header.session, []).append(header)
+        if options.stream_name in (None, header.format.stream):
+            sessions.setdefault(header.session, []).append(header)
+    if content.chunks and not sessions and not content.topics:
+        names = list(dict.fromkeys(header.format.stream for header in content.chunks))
+        raise missing(str(options.stream_name), names, path, "stream")
     for name, headers in sessions.items():
         found = list(notes)
         session = name if options.session_name is None else options.session_name

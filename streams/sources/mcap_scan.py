@@ -110,9 +110,8 @@ class Scan:
 
     def _sum_up(self, count: int) -> None:
         if self._damaged:
-            self.notes.append(
-                f"{many(len(self._damaged), 'damaged MCAP chunk')} passed over, the first ends at byte {self._damaged[0]}"
-            )
+            lost = many(len(self._damaged), "damaged MCAP chunk")
+            self.notes.append(f"{lost} passed over, the first ends at byte {self._damaged[0]}")
         if self._orphans:
             self.notes.append(f"{many(self._orphans, 'message')} of channels that the file does not declare: not read")
         if not count:

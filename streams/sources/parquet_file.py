@@ -108,7 +108,8 @@ def _numbers(column: Any, dtype: str) -> Array:
 
 
 def _texts(column: Any) -> list[str]:
-    return ["" if value is None else str(value) for value in column.to_pylist()]
+    # pandas writes an empty cell of a numeric column as NaN.
+    return ["" if value is None or str(value) == "nan" else str(value) for value in column.to_pylist()]
 
 
 def _times(column: Any, clock: Clock, rows: NDArray[np.int64]) -> NDArray[np.int64]:
