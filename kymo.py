@@ -48,8 +48,8 @@ VERBS = {
     "run": Verb("models.run_cli:run_command", "Classify files without a broker."),
     "runs": Verb("streams.replay_cli:runs", "List or delete runs of `replay --run`.", broker=True),
     "init": Verb("processors.init_recipe:init", "Write a recipe from data."),
-    "train": Verb("models.cli:train", "Train a recipe's model and write its bundle."),
-    "evaluate": Verb("models.cli:evaluate", "Score a bundle on labelled recordings."),
+    "train": Verb("models.cli:train_command", "Train a recipe's model and write its bundle."),
+    "evaluate": Verb("models.cli:evaluate_command", "Score a bundle on labelled recordings."),
     "doctor": Verb("deploy.doctor_cli:doctor", "What is wrong on this machine, or with this session."),
 }
 #: Which extra brings a library.
@@ -142,8 +142,7 @@ class Verbs(click.Group):
         except (KeyboardInterrupt, click.Abort):
             ctx.exit(130)
         except BrokenPipeError:
-            # The reader has gone (`kymo events | head`): an ordinary end; Python would complain at its own last flush.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            _discard_output()  # the reader has gone (`kymo events | head`): an ordinary end
             ctx.exit(141)
         except ModuleNotFoundError as error:
             library = (error.name or "").partition(".")[0]
@@ -159,6 +158,11 @@ def load_verb(verb: Verb) -> click.Command:
     module, _, attribute = verb.target.partition(":")
     found: click.Command | Callable[[], click.Command] = getattr(importlib.import_module(module), attribute)
     return found if isinstance(found, click.Command) else found()
+
+
+def _discard_output() -> None:
+    """Give up stdout, so that Python does not complain when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _fail(ctx: click.Context, message: str, status: int) -> None:
@@ -210,7 +214,15 @@ def cli() -> None:
 
 def main() -> None:
     """The entry point ``kymo``."""
-    cli.main(prog_name="kymo")
+    try:
+        cli.main(prog_name="kymo")
+    except OSError as error:  # such as a full disk under stdout: the machine's fault
+        if error.errno is None:
+            raise
+        named = f"{error.filename}: " if error.filename else ""
+        click.echo(f"kymo: {named}{error.strerror}", err=True)
+        _discard_output()
+        sys.exit(1)
 
 
 if __name__ == "__main__":

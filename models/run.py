@@ -99,8 +99,13 @@ def run(
     """
     classifier.bundle.check(recipe)
     report = report if report is not None else Report()
+    done: set[str] = set()
     for recording in recordings:
         report.recordings += 1
+        if recording.session in done:  # its windows would have the ids of the first one's
+            report.silent[recording.session] = "the session came again; only the first recording of it is run"
+            continue
+        done.add(recording.session)
         if recording.notes:
             report.repairs[recording.session] = list(recording.notes)
         stream = _choose(recipe, recording, report)
@@ -148,6 +153,7 @@ def _session(stream: StreamData, classifier: BatchClassifier, chunk_ms: int, rep
     waiting: list[Window] = []
     for chunk in stream.chunks(max(1, round(stream.header.format.rate * chunk_ms / 1000))):
         waiting += stage.push(chunk)
+        report.counts["samples"] += chunk.count
         while len(waiting) >= BATCH:
             yield from _emit(classifier.classify(waiting[:BATCH]))
             del waiting[:BATCH]

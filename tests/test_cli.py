@@ -1,0 +1,152 @@
+"""The command line as others script against it: verbs, help, exit statuses; and the façade."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+import kymo
+from streams.errors import KymoError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def invoke(*arguments: str) -> Result:
+    """Run the command line."""
+    return CliRunner().invoke(kymo.cli, list(arguments), prog_name="kymo")
+
+
+def verb_that(monkeypatch: pytest.MonkeyPatch, action: Callable[[], None]) -> None:
+    """Make `kymo demo` do something else."""
+    monkeypatch.setattr(kymo, "load_verb", lambda _: click.Command("demo", callback=action))
+
+
+def leaves(command: click.Command, path: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """A command, or those inside a group."""
+    if isinstance(command, click.Group):
+        return [leaf for name, inner in command.commands.items() for leaf in leaves(inner, (*path, name))]
+    return [path]
+
+
+def test_help_lists_every_verb() -> None:
+    result = invoke("--help")
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.stdout.partition("Verbs:\n")[2].splitlines()] == list(kymo.VERBS)
+
+
+@pytest.mark.parametrize("name", kymo.VERBS)
+def test_every_verb_has_help_with_an_example(name: str) -> None:
+    for path in leaves(kymo.load_verb(kymo.VERBS[name]), (name,)):
+        result = invoke(*path, "--help")
+        assert result.exit_code == 0, path
+        assert "kymo " + name in result.stdout.partition("Example")[2], f"{' '.join(path)} --help has no example"
+
+
+def test_version() -> None:
+    assert invoke("--version").stdout.startswith("kymo ")
+
+
+def test_wrong_usage_is_2() -> None:
+    result = invoke("evnts")
+    assert (result.exit_code, "no verb 'evnts'; did you mean 'events'?" in result.stderr) == (2, True)
+    assert invoke("run").exit_code == 2
+    assert invoke("--nothing").exit_code == 2
+
+
+def test_a_failure_is_one_line_and_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise KymoError("x.csv, row 3: 'a' is no number; correct it")
+
+    verb_that(monkeypatch, fail)
+    result = invoke("demo")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "kymo: x.csv, row 3: 'a' is no number; correct it\n"
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, 130), (click.Abort, 130), (BrokenPipeError, 141)])
+def test_interruptions_are_quiet(error: type[BaseException], status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise error
+
+    # The real standard output must survive that the command line gives it up.
+    monkeypatch.setattr("os.dup2", lambda *_: None)
+    verb_that(monkeypatch, fail)
+    result = invoke("demo")
+    assert (result.exit_code, result.stderr) == (status, "")
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")
+
+    verb_that(monkeypatch, fail)
+    result = invoke("demo")
+    assert result.exit_code == 1
+    assert result.stderr == "kymo: this needs torch, which is not installed: pip install 'kymo[torch]'\n"
+
+
+def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ModuleNotFoundError("No module named 'streams.nothing'", name="streams.nothing")
+
+    verb_that(monkeypatch, fail)
+    assert isinstance(invoke("demo").exception, ModuleNotFoundError)
+
+
+def test_the_embedded_broker_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KYMO_BROKERS", "")
+    monkeypatch.setattr("deploy.broker.address", lambda _: "127.0.0.1:5")
+    seen: list[str] = []
+    monkeypatch.setattr(
+        kymo, "load_verb", lambda _: click.Command("x", callback=lambda: seen.append(os.environ["KYMO_BROKERS"]))
+    )
+    assert invoke("events").exit_code == 0
+    monkeypatch.setenv("KYMO_BROKERS", "elsewhere:9")
+    assert invoke("replay").exit_code == 0
+    assert seen == ["127.0.0.1:5", "elsewhere:9"]
+
+
+def test_importing_kymo_is_light() -> None:
+    code = "import kymo, sys; print(*sys.modules, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    roots = {name.partition(".")[0] for name in done.stdout.split()}
+    assert not roots & {"numpy", "kafka", "faust", "aiokafka", "torch", "onnxruntime", "scipy", "rich", "mcap"}
+
+
+def help_into(target: int) -> tuple[int, str]:
+    """Exit status and standard error of `kymo --help` with its output sent to a file descriptor."""
+    command = [sys.executable, "-m", "kymo", "--help"]
+    done = subprocess.run(command, check=False, cwd=ROOT, stdout=target, stderr=subprocess.PIPE, text=True)
+    os.close(target)
+    return done.returncode, done.stderr
+
+
+def test_a_closed_pipe_is_quiet() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    assert help_into(write)[1] == ""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is not there")
+def test_a_full_disk_is_one_line() -> None:
+    assert help_into(os.open("/dev/full", os.O_WRONLY)) == (1, "kymo: No space left on device\n")
+
+
+def test_facade() -> None:
+    from models.run import run
+    from processors.recipe import load_recipe
+    from streams.sources import read
+
+    assert (kymo.run, kymo.load_recipe, kymo.read) == (run, load_recipe, read)
+    assert set(dir(kymo)) == set(kymo.__all__)
+    for name in kymo.__all__:
+        assert getattr(kymo, name) is not None
+    with pytest.raises(AttributeError, match="'nothing'"):
+        _ = kymo.nothing

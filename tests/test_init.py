@@ -1,0 +1,159 @@
+"""`kymo init`: a recipe from data that loads, fits its recordings and says what was found."""
+
+from __future__ import annotations
+
+import csv
+import math
+import tomllib
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import kymo
+from processors.init_recipe import frames, window_samples
+from processors.recipe import Recipe, load_recipe
+from streams.sources import read
+
+RATE = 32
+
+
+@pytest.fixture(autouse=True)
+def _in_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def write(path: Path, seconds: float, rate: float = RATE, **columns: Any) -> Path:
+    """A CSV with three channels and constant columns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["t", "x", "y", "z", *columns])
+        for i in range(round(seconds * rate)):
+            rows.writerow([i / rate, math.sin(i), math.cos(i), i % 7, *columns.values()])
+    return path
+
+
+def init(*arguments: str) -> Result:
+    """Run the verb."""
+    return CliRunner().invoke(kymo.cli, ["init", *arguments])
+
+
+def made(name: str) -> Recipe:
+    """The recipe that was written, which must take every window of its data."""
+    recipe = load_recipe(name)
+    assert recipe.notes == (), "columns must be shared by overlapping windows"
+    return recipe
+
+
+def test_from_a_file() -> None:
+    write(Path("walk.csv"), 12, label="walk", subject="s1")
+    result = init("shaking", "--from", "walk.csv")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [
+        "recipes/shaking.toml: 1 recording, sensor at 32 Hz, 3 channels (x, y, z), windows of 4 s every 2 s",
+        "next: kymo train shaking --data walk.csv",
+    ]
+    recipe = made("shaking")
+    assert recipe.inputs[0].rate_hz == RATE
+    assert recipe.inputs[0].channels == ("x", "y", "z")
+    assert (recipe.window_length, recipe.window_hop) == (128, 64)
+    assert recipe.train.split == "session"
+    assert recipe.labels.column == "label"
+    (recording,) = read(["walk.csv"], recipe.read_options())
+    assert recipe.matches(recording.streams[0].header.format) is None
+
+
+def test_from_a_folder_with_subjects() -> None:
+    for i, (label, seconds) in enumerate([("walk", 20), ("run", 9), ("rest", 30)]):
+        write(Path("data") / f"{label}.csv", seconds, label=label, subject=f"s{i}", age=30 + i)
+    result = init("moves", "--from", "data", "--out", "there")
+    assert result.exit_code == 0, result.output
+    assert "next: kymo train there/moves.toml --data data" in result.output
+    assert "not taken: age" in result.stderr
+    recipe = made("there/moves.toml")
+    assert recipe.train.split == "subject"
+    assert recipe.window_length == 3 * RATE, "a third of the shortest, which has 9 s"
+    text = Path("there/moves.toml").read_text()
+    assert "rest, run, walk" in text
+    lines = [line for line in text.splitlines() if " = " in line and not line.startswith(("step", "arch", "column"))]
+    assert all("#" in line for line in lines), "every line is explained"
+
+
+def test_windows_fit_the_shortest_recording() -> None:
+    write(Path("a.csv"), 1.5)
+    write(Path("b.csv"), 60)
+    assert init("short", "--from", "a.csv", "--from", "b.csv").exit_code == 0
+    assert made("short").window_length <= 48
+
+
+@pytest.mark.parametrize("rate", [Fraction(1, 10), Fraction(4), Fraction(10), Fraction(100, 3), Fraction(30000, 1001)])
+@pytest.mark.parametrize("shortest", [8, 9, 31, 100, 1001, 10**6])
+def test_any_window_can_be_cut_into_frames(rate: Fraction, shortest: int) -> None:
+    length = window_samples(shortest, rate)
+    assert 0 < length <= shortest
+    assert length % 2 == 0
+    nperseg, noverlap = frames(length, length // 2)
+    assert 0 <= noverlap < nperseg <= max(4, length // 3)
+    assert length // 2 % (nperseg - noverlap) == 0
+
+
+def test_odd_rates_are_written_exactly() -> None:
+    write(Path("film.csv"), 20, 30000 / 1001)
+    assert init("film", "--from", "film.csv").exit_code == 0
+    assert made("film").inputs[0].rate_hz == Fraction(30000, 1001)
+
+
+def test_a_file_without_times_needs_a_rate() -> None:
+    Path("n.csv").write_text("x,y\n" + "".join(f"{i % 5},{i % 3}\n" for i in range(400)))
+    result = init("n", "--from", "n.csv")
+    assert result.exit_code == 1
+    assert "say --rate-hz" in result.stderr
+    assert init("n", "--from", "n.csv", "--rate-hz", "0").exit_code == 2
+    assert init("n", "--from", "n.csv", "--rate-hz", "50").exit_code == 0
+    assert made("n").inputs[0].rate_hz == 50
+
+
+def test_never_overwrites_unasked() -> None:
+    write(Path("a.csv"), 12)
+    (Path("recipes")).mkdir()
+    file = Path("recipes/mine.toml")
+    file.write_text("precious")
+    result = init("mine", "--from", "a.csv")
+    assert (result.exit_code, file.read_text()) == (1, "precious")
+    assert "--force" in result.stderr
+    assert init("mine", "--from", "a.csv", "--force").exit_code == 0
+    assert tomllib.loads(file.read_text())["name"] == "mine"
+
+
+@pytest.mark.parametrize("label", ['a"b', "a\nb", "#", "ü"])
+def test_odd_labels_do_not_break_the_file(label: str) -> None:
+    write(Path("a.csv"), 12, label=label)
+    assert init("odd", "--from", "a.csv").exit_code == 0
+    made("odd")
+
+
+def test_failures() -> None:
+    assert init("a/b", "--from", "x.csv").exit_code == 2
+    assert init("a").exit_code == 2
+    result = init("a", "--from", "x.csv")
+    assert (result.exit_code, result.stderr) == (1, "kymo: x.csv: no such file or folder\n")
+    write(Path("tiny.csv"), 0.2)
+    result = init("a", "--from", "tiny.csv")
+    assert result.exit_code == 1
+    assert "holds 6 samples, expected at least 8" in result.stderr
+    assert not Path("recipes/a.toml").exists()
+
+
+def test_from_a_foreign_mcap() -> None:
+    file = Path(__file__).parent.parent.parent / "shared/data/imu_mcap/basic_synthetic.mcap"
+    if not file.exists():
+        pytest.skip("../shared is not there")
+    assert init("mag", "--from", str(file), "--stream", "acc_raw", "--stream", "mag_raw").exit_code == 0
+    recipe = made("mag")
+    expected = {f"{topic}_raw.{axis}" for topic in ("acc", "mag") for axis in "xyz"}
+    assert set(recipe.inputs[0].channels) == expected
+    (recording,) = read([file], recipe.read_options())
+    assert recipe.matches(recording.streams[0].header.format) is None

@@ -1,0 +1,211 @@
+"""`kymo run`: every window once, in order, whatever the chunks; and a reason for every recording that gives none."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import kymo
+from models.run import BatchClassifier, Report, check_matched, run
+from processors.recipe import Recipe, parse_recipe
+from streams.chunk import Header, Window, signal_format
+from streams.errors import BundleError, KymoError
+from streams.events import Event, event_id
+from streams.recording import Recording, StreamData
+
+RECIPE = """\
+name = "r"
+[[input]]
+stream = "imu"
+rate_hz = 20
+channels = ["x", "y"]
+bridge_ms = 100
+[[steps]]
+step = "spectrogram"
+nperseg = 8
+noverlap = 6
+[window]
+length_s = 2
+hop_s = 0.5
+[model]
+architecture = "spectrogram_cnn"
+"""
+
+
+class Fake:
+    """Calls a window by its largest value; notes how many came at once."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.batches: list[int] = []
+        self.bundle: Any = SimpleNamespace(chain=recipe.chain, check=lambda _: None)
+
+    def classify(self, windows: Sequence[Window]) -> list[Event]:
+        """An event for each."""
+        self.batches.append(len(windows))
+        return [self._event(w) for w in windows]
+
+    def _event(self, w: Window) -> Event:
+        key = event_id("r", w.session, w.start_index)
+        label = "unknown" if w.start_index == 0 else "a"
+        times = (w.start_index, w.start_ns, w.end_ns)
+        return Event(key, "r", "b", w.session, w.header.format.stream, *times, label, float(w.data.max()))
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    """Windows of 40 samples every 10."""
+    return parse_recipe(RECIPE)
+
+
+def recording(session: str, count: int, stream: str = "imu.left", **changed: Any) -> Recording:
+    """One stream of noise."""
+    fmt = replace(signal_format(stream, ("x", "y"), 20, "float64"), **changed)
+    data = np.random.default_rng(count).standard_normal((count, len(fmt.channels)))
+    return Recording(session, [StreamData(Header(session, 10**18, fmt), data)])
+
+
+def test_every_window_in_order(recipe: Recipe) -> None:
+    report = Report()
+    events = list(run(recipe, [recording("a", 100), recording("b", 45)], Fake(recipe), report=report))
+    assert [e.id for e in events] == [*(f"a/r/{i}" for i in range(0, 61, 10)), "b/r/0"]
+    assert events[1].start_ns == 10**18 + 500_000_000
+    assert all(e.emitted_ns > 0 for e in events)
+    assert (report.recordings, report.matched, report.events, report.unknown) == (2, 2, 8, 2)
+    assert report.counts["samples"] == 145
+
+
+def test_a_session_is_run_once(recipe: Recipe) -> None:
+    report = Report()
+    events = list(run(recipe, [recording("a", 100), recording("a", 120)], Fake(recipe), report=report))
+    assert len({e.id for e in events}) == len(events) == 7
+    assert "came again" in report.silent["a"]
+
+
+@pytest.mark.parametrize("chunk_ms", [1, 50, 333, 60_000])
+def test_chunks_do_not_matter(recipe: Recipe, chunk_ms: int) -> None:
+    def events(ms: int) -> list[Event]:
+        return [replace(e, emitted_ns=0) for e in run(recipe, [recording("a", 2000)], Fake(recipe), ms)]
+
+    assert events(chunk_ms) == events(100)
+
+
+def test_batches_are_bounded(recipe: Recipe) -> None:
+    fake = Fake(recipe)
+    assert len(list(run(recipe, [recording("a", 2000)], fake, 60_000))) == 197
+    assert fake.batches == [64, 64, 64, 5]
+
+
+def test_gaps(recipe: Recipe) -> None:
+    whole = recording("a", 100).streams[0]
+    indexes = np.delete(np.arange(100), [50, 51])
+    bridged = StreamData.from_indexes(whole.header, whole.data[indexes], indexes)
+    report = Report()
+    assert len(list(run(recipe, [Recording("a", [bridged])], Fake(recipe), report=report))) == 7
+    assert (report.counts["gaps"], report.counts["interpolated"]) == (1, 2)
+    indexes = np.delete(np.arange(70), [35, 36, 37])
+    torn = StreamData.from_indexes(whole.header, whole.data[indexes], indexes)
+    assert list(run(recipe, [Recording("a", [torn])], Fake(recipe), report=report)) == []
+    assert "gaps cut every window (1 gaps)" in report.silent["a"]
+
+
+def test_what_does_not_match_is_told(recipe: Recipe) -> None:
+    report = Report()
+    others = [
+        recording("eda", 100, "eda"),
+        recording("names", 100, channels=("x", "z")),
+        recording("short", 39),
+        Recording("empty", []),
+    ]
+    assert list(run(recipe, others, Fake(recipe), report=report)) == []
+    assert report.unmatched == {
+        "eda": "stream `eda` is not `imu`",
+        "names": "`imu.left` has no channel y; it has x, z",
+        "empty": "it holds no raw stream",
+    }
+    assert "39 samples (1.95 s), fewer than a window of 40 (2 s)" in report.silent["short"]
+    check_matched(recipe, report)
+    report = Report()
+    assert list(run(recipe, others[:2], Fake(recipe), report=report)) == []
+    with pytest.raises(KymoError, match=r"no recording is what recipe `r` takes: eda: .* \(and 1 more\)"):
+        check_matched(recipe, report)
+
+
+def test_two_places_of_one_kind(recipe: Recipe) -> None:
+    left, right = (recording("a", 100, f"imu.{place}").streams[0] for place in ("left", "right"))
+    early = StreamData(replace(right.header, origin_ns=5), right.data)
+    report = Report()
+    events = list(run(recipe, [Recording("a", [left, early])], Fake(recipe), report=report))
+    assert {e.stream for e in events} == {"spectrogram.right"}
+    assert report.counts["unmatched"] == 1
+
+
+def test_a_bundle_that_does_not_fit_is_refused(recipe: Recipe) -> None:
+    def refuse(_: Recipe) -> None:
+        raise BundleError("does not fit")
+
+    fake = Fake(recipe)
+    fake.bundle.check = refuse
+    with pytest.raises(BundleError):
+        next(iter(run(recipe, [recording("a", 100)], fake)))
+
+
+def test_a_fake_is_a_classifier(recipe: Recipe) -> None:
+    classifier: BatchClassifier = Fake(recipe)
+    assert classifier.classify([]) == []
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> Path:
+    """A folder with a recipe and two CSVs; the bundle is a fake."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("models.bundle.load_bundle", lambda name: name)
+    fake = Fake(recipe)
+    fake.counts = {}  # type: ignore[attr-defined]
+    monkeypatch.setattr("models.classify.Classifier", lambda *_: fake)
+    Path("r.toml").write_text(RECIPE)
+    for name, count in (("a", 100), ("b", 10)):
+        rows = "".join(f"{i / 20},{math.sin(i)},{math.cos(i)}\n" for i in range(count))
+        Path(f"{name}.csv").write_text("t,x,y\n" + rows)
+    return tmp_path
+
+
+def test_json_lines_on_stdout(files: Path) -> None:
+    result = CliRunner().invoke(kymo.cli, ["run", "r.toml", "a.csv", "b.csv"])
+    assert result.exit_code == 0, result.output
+    assert [json.loads(line)["id"] for line in result.stdout.splitlines()] == [f"a/r/{i}" for i in range(0, 61, 10)]
+    assert "b: no event: it holds 10 samples" in result.stderr
+    assert "2 of 2 recordings taken, 7 events (1 unknown)" in result.stderr
+
+
+def test_a_file_appears_whole_or_not_at_all(files: Path) -> None:
+    out = files / "events.jsonl"
+    result = CliRunner().invoke(kymo.cli, ["run", "r.toml", "a.csv", "--out", str(out), "--json"])
+    assert result.exit_code == 0, result.output
+    assert len(out.read_text().splitlines()) == 7
+    assert json.loads(result.stdout)["events"] == 7
+    out.unlink()
+    (files / "c.csv").write_text("t,x,y\n0,1,oops\n")
+    result = CliRunner().invoke(kymo.cli, ["run", "r.toml", "a.csv", "c.csv", "--out", str(out)])
+    assert result.exit_code == 1
+    assert "c.csv" in result.stderr
+    assert sorted(p.name for p in files.iterdir() if "events" in p.name) == []
+
+
+def test_exit_status_when_nothing_matches(files: Path) -> None:
+    Path("r.toml").write_text(RECIPE.replace('name = "r"', 'name = "r"  # other').replace('"x", "y"', '"x", "w"'))
+    result = CliRunner().invoke(kymo.cli, ["run", "r.toml", "a.csv"])
+    assert result.exit_code == 1
+    assert "w" in result.stderr
+    Path("none.toml").write_text(RECIPE.partition("[model]")[0])
+    result = CliRunner().invoke(kymo.cli, ["run", "none.toml", "a.csv"])
+    assert (result.exit_code, "has no [model]" in result.stderr) == (1, True)
