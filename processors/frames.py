@@ -83,9 +83,10 @@ class FrameStage(Stage):
     def __init__(self, spec: FramedSpec) -> None:
         super().__init__()
         self.spec = spec
+        self._step, self._length, self._chunk = spec.frame_step, spec.frame_length, spec.chunk_frames
         self._in: Header | None = None
         self._out: Header | None = None
-        self._width = (spec.chunk_frames - 1) * spec.frame_step + spec.frame_length
+        self._width = (self._chunk - 1) * self._step + self._length
         self._block = np.empty((0, 0))  # (channels, width): samples of the block that ends at border `_border`
         self._next = 0  # first column not yet given
         self._border = 0
@@ -100,10 +101,9 @@ class FrameStage(Stage):
             self._in = item.header  # the same header as another object, as after a restart
         if item.header is not self._in or item.first_index != self._end:
             out = self._start(item)
-        step, length = self.spec.frame_step, self.spec.frame_length
         samples, taken, count = item.data, 0, item.count
         while True:
-            wanted = (self._border - 1) * step + length
+            wanted = (self._border - 1) * self._step + self._length
             stop = min(count, taken + wanted - self._end)
             if stop > taken:
                 self._put(samples[taken:stop])
@@ -114,7 +114,7 @@ class FrameStage(Stage):
             self._advance()
 
     def _put(self, samples: Array) -> None:
-        at = self._end - (self._border - self.spec.chunk_frames) * self.spec.frame_step
+        at = self._end - (self._border - self._chunk) * self._step
         self._end += len(samples)
         if at < 0:  # frames with room between them: these samples belong to none
             samples, at = samples[-at:], 0
@@ -136,15 +136,15 @@ class FrameStage(Stage):
 
     def _advance(self) -> None:
         """Move on to the next block, keeping the samples that both need."""
-        hop = self.spec.chunk_frames * self.spec.frame_step
+        hop = self._chunk * self._step
         if self._width > hop:
-            self._block[:, : self._width - hop] = self._block[:, hop:].copy()
+            self._block[:, : self._width - hop] = self._block[:, hop:]  # numpy minds the overlap
         self._next = self._border
-        self._border += self.spec.chunk_frames
+        self._border += self._chunk
 
     def _columns(self, stop: int) -> Chunk:
         assert self._in is not None and self._out is not None
-        first = self._border - self.spec.chunk_frames
+        first = self._border - self._chunk
         columns = self.spec.kernel(self._block, self._in.format)[self._next - first : stop - first]
         return Chunk(self._out, self._next, columns)
 

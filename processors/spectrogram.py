@@ -11,11 +11,10 @@ from math import ceil
 from typing import Any, ClassVar
 
 import numpy as np
-import scipy.fft
-import scipy.signal
 
 from processors.frames import FramedSpec
 from processors.spec import only
+from processors.spectral import Amplitude, ExactPower, FastPower, Frames, Plan, plan_for, taper
 from streams.chunk import Array, Format
 from streams.errors import FormatError
 
@@ -128,57 +127,28 @@ class Spectrogram(FramedSpec):
         return f"{of}^2/Hz" if self.scaling == "density" else f"{of}^2"
 
     def kernel(self, samples: Array, fmt: Format) -> Array:
-        """Columns of consecutive samples: see :meth:`FramedSpec.kernel`."""
-        columns = exact_columns(self, samples, float(fmt.rate))
-        return columns.transpose(1, 2, 0)  # (m, bins, channels), in memory (channels, m, bins)
+        """Columns of consecutive samples: see :meth:`FramedSpec.kernel`.
 
+        float64, and any mode but psd, take scipy's operations in scipy's order. psd in float32 has its scale in the
+        window, and sums means and squares in another order.
+        """
+        plan = plan_for(self, samples, fmt.rate, lambda: self._plan(samples, float(fmt.rate)))
+        return plan.run(samples).transpose(1, 2, 0)  # (m, bins, channels), in memory (channels, m, bins)
 
-def exact_columns(spec: Spectrogram, samples: Array, rate_hz: float) -> Array:
-    """Columns by scipy's own operations in scipy's order.
+    def _plan(self, samples: Array, rate_hz: float) -> Plan:
+        nfft = self.nfft or self.nperseg
+        window = taper(self.window, self.nperseg, self.name)
+        frames = Frames(self.nperseg, self.frame_step, nfft, self.detrend)
+        if self.mode == "psd" and samples.dtype == np.float32:
+            window = (window * np.sqrt(2 * self._scale(window, rate_hz))).astype(np.float32)
+            return Plan(self, frames, window, samples.shape, self.bins, FastPower())
+        window = window.astype(samples.dtype, copy=False)
+        scale = self._scale(window, rate_hz)
+        finish = ExactPower(nfft, scale) if self.mode == "psd" else Amplitude(self.mode, np.sqrt(scale))
+        return Plan(self, frames, window, samples.shape, self.bins, finish)
 
-    Parameters
-    ----------
-    spec : Spectrogram
-        What to compute.
-    samples : ndarray
-        ``(channels, n)``, float32 or float64.
-    rate_hz : float
-        Samples per second.
-
-    Returns
-    -------
-    ndarray
-        ``(channels, m, bins)``, C order.
-    """
-    frames = framed(samples, spec.nperseg, spec.frame_step)
-    window = taper(spec.window, spec.nperseg, spec.name).astype(samples.dtype, copy=False)
-    if spec.detrend == "constant":
-        frames = frames - frames.mean(-1, keepdims=True)
-    elif spec.detrend == "linear":
-        frames = scipy.signal.detrend(frames, type="linear", axis=-1)
-    spectrum = scipy.fft.rfft(window * frames, n=spec.nfft or spec.nperseg)
-    total = rate_hz * (window * window).sum() if spec.scaling == "density" else window.sum() ** 2
-    scale = 1.0 / total
-    if spec.mode == "psd":
-        power = np.conjugate(spectrum) * spectrum
-        power *= scale
-        last = power.shape[-1] if (spec.nfft or spec.nperseg) % 2 else -1
-        power[..., 1:last] *= 2
-        return np.ascontiguousarray(power.real[..., : spec.bins])
-    spectrum *= np.sqrt(scale)
-    if spec.mode == "magnitude":
-        return np.abs(spectrum[..., : spec.bins])
-    angle = np.angle(spectrum[..., : spec.bins])
-    return np.unwrap(angle, axis=-1) if spec.mode == "phase" else angle
-
-
-def framed(samples: Array, length: int, step: int) -> Array:
-    """Overlapping frames ``(channels, m, length)`` of ``(channels, n)``: a view, not to be written to."""
-    count = (samples.shape[1] - length) // step + 1
-    along, down = samples.strides[1], samples.strides[0]
-    return np.lib.stride_tricks.as_strided(
-        samples, (len(samples), count, length), (down, step * along, along), writeable=False
-    )
+    def _scale(self, window: Any, rate_hz: float) -> Any:
+        return 1.0 / (rate_hz * (window * window).sum()) if self.scaling == "density" else 1.0 / window.sum() ** 2
 
 
 def framed_format(spec: FramedSpec, fmt: Format, bins: int, unit: Any) -> Format:
@@ -208,21 +178,6 @@ def framed_format(spec: FramedSpec, fmt: Format, bins: int, unit: Any) -> Format
         span=span,
         rows=None,
     )
-
-
-def taper(window: Any, length: int, step: str) -> Array:
-    """A window function's values ``(length,)`` in float64, periodic, as scipy's spectral functions take it.
-
-    Raises
-    ------
-    FormatError
-        If scipy knows no such window.
-    """
-    try:
-        values: Array = scipy.signal.get_window(window, length)
-    except (ValueError, TypeError) as error:
-        raise FormatError(f"{step}: window {window!r}: {error}") from None
-    return values
 
 
 def whole_number(step: str, field: str, value: Any, low: int, high: int | None = None) -> None:

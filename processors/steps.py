@@ -1,4 +1,4 @@
-"""Small steps. In: samples, columns or windows of them. Out: the same: some channels, scaled, logarithms, standardised."""
+"""Small steps. In: samples, columns or windows of them. Out: the same, fewer, scaled, in logarithms, standardised."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from processors.spec import MapSpec, only
 from streams.chunk import Array, Format, Window
 from streams.errors import FormatError
 
+Real = NDArray[Any]
 FLOATS = ("float32", "float64")
 
 
@@ -35,9 +37,10 @@ class Select(MapSpec):
     name: ClassVar[str] = "select"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", tuple(self.channels) if isinstance(self.channels, list) else self.channels)
-        if not isinstance(self.channels, tuple) or not self.channels or len(set(self.channels)) != len(self.channels):
-            raise FormatError(f"select: channels {self.channels!r}, expected a list of at least one name, none twice")
+        names: Any = self.channels
+        if isinstance(names, str) or not names or len(set(names)) != len(names):
+            raise FormatError(f"select: channels {names!r}, expected a list of at least one name, none twice")
+        object.__setattr__(self, "channels", tuple(names))
 
     def _columns(self, fmt: Format) -> list[int]:
         absent = [c for c in self.channels if c not in fmt.channels]
@@ -99,7 +102,7 @@ class Scale(MapSpec):
     def apply(self, data: Array, fmt: Format) -> Array:
         """``(n, ..., channels)`` to the same shape."""
         dtype = float_of(self.name, fmt)
-        out = np.multiply(data, np.asarray(self.factor, dtype), dtype=dtype)
+        out: Real = np.multiply(data, np.asarray(self.factor, dtype), dtype=dtype)
         out += np.asarray(self.offset, dtype)
         return out
 
@@ -148,14 +151,15 @@ class Log(MapSpec):
 
     def apply(self, data: Array, fmt: Format) -> Array:
         """``(n, ...)`` to the same shape."""
-        out = np.maximum(data, self.floor, dtype=float_of(self.name, fmt))
+        out: Real = np.maximum(data, self.floor, dtype=float_of(self.name, fmt))
         if self.eps:
             out += self.eps
         if self.db:
             np.log10(out, out=out)
             out *= 10
             return out
-        return np.log(out, out=out)
+        np.log(out, out=out)
+        return out
 
 
 @dataclass(frozen=True)
@@ -211,7 +215,7 @@ class Standardise(MapSpec):
         if not self.mean:
             raise FormatError("standardise: has not learned mean and std yet; train first (`kymo train`)")
         dtype = float_of(self.name, fmt)
-        out = np.subtract(data, np.asarray(self.mean, dtype), dtype=dtype)
+        out: Real = np.subtract(data, np.asarray(self.mean, dtype), dtype=dtype)
         out *= 1 / np.asarray(self.std, dtype)
         return out
 
