@@ -23,6 +23,12 @@ from streams.sources.layout import missing, wanted
 CHANNELS = ("ax", "ay", "az", "gx", "gy", "gz")
 RATE_HZ = Fraction(10)
 STREAM = "imu.wrist"
+METADATA = {
+    "device": "smart watch",
+    "placement": "wrist",
+    "dataset": "BasicMotions (UEA archive, from the aeon package)",
+}
+NOTE = "no start time in the file: sample 0 stands at 0 ns"
 #: Names that :func:`streams.sources.read` takes in place of a path.
 NAMES = {"basicmotions:train": "TRAIN", "basicmotions:test": "TEST"}
 
@@ -53,23 +59,16 @@ def read_basic_motions(name: str, options: ReadOptions) -> Iterator[Recording]:
     units = asked[0].units if asked else ()
     fmt = signal_format(asked[0].stream if asked else STREAM, channels, RATE_HZ, "float64", units)
     prefix = options.session_name or name.replace(":", "-")
-    for number, (data, label) in enumerate(_cases(path)):
+    for number, (data, name_of_class) in enumerate(_cases(path)):
         session = f"{prefix}-{number:02d}"
         stream = StreamData(
             Header(session, 0, fmt), np.ascontiguousarray(data[:, [CHANNELS.index(c) for c in channels]])
         )
-        text = rename(canonical(label.lower()), options.label_names)
-        labels = [
-            interval(session=session, set="label", start_ns=0, end_ns=stream.end_ns, label=text, author="BasicMotions")
-        ]
-        metadata = {
-            "device": "smart watch",
-            "placement": "wrist",
-            "dataset": "BasicMotions (UEA archive, from the aeon package)",
-        }
-        yield Recording(
-            session, [stream], labels, None, metadata, name, ["no start time in the file: sample 0 stands at 0 ns"]
+        text = rename(canonical(name_of_class.lower()), options.label_names)
+        label = interval(
+            session=session, set="label", start_ns=0, end_ns=stream.end_ns, label=text, author="BasicMotions"
         )
+        yield Recording(session, [stream], [label], None, dict(METADATA), name, [NOTE])
 
 
 def _file(part: str) -> Path:

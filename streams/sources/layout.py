@@ -3,6 +3,7 @@ label, session …)."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -78,11 +79,7 @@ def decide(names: Sequence[str], numeric: Collection[str], options: ReadOptions,
         If a name comes twice, a column that the recipe names is not there, or nothing is left for channels.
     """
     named = [name for name in names if name]
-    twice = sorted({name for name in named if named.count(name) > 1}) if len(set(named)) < len(named) else []
-    if twice:
-        raise SourceError(
-            f"column `{brief(twice[0])}` is there {named.count(twice[0])} times; each needs a name of its own", path, 1
-        )
+    _check_unique(named, path)
     keep = Keep(options.keep) if options.keep else None
     for name in (*options.session, *([options.subject] if options.subject else []), *(keep.columns if keep else ())):
         if name not in named:
@@ -100,6 +97,12 @@ def decide(names: Sequence[str], numeric: Collection[str], options: ReadOptions,
         notes.append(f"no label column `{options.label_column}`: read without labels")
     rest = tuple(name for name in named if name not in spoken_for and name not in channels)
     return Layout(inputs, channels, time, session, subject, label, rest, keep, notes)
+
+
+def _check_unique(named: Sequence[str], path: Path | str) -> None:
+    for name, count in Counter(named).items():
+        if count > 1:
+            raise SourceError(f"column `{brief(name)}` is there {count} times; each needs a name of its own", path, 1)
 
 
 def missing(name: str, names: Sequence[str], path: Path | str, what: str = "column") -> SourceError:
