@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from processors.intake import Intake, IntakeStage
 from processors.memory import pack_list, unpack_list
 from processors.spec import Spec, Stage, chain_digest
+from processors.windows import WindowStage
 from streams.chunk import Chunk, Format, Header, Window
 from streams.errors import FormatError
 
@@ -64,7 +65,11 @@ class PerWindowStage(Stage):
         if item.header is not self._in:
             self._in = item.header
             fmt = item.header.format
-            self._out = replace(item.header, format=self.spec.output({fmt.stream: fmt}), chain=chain_digest(item.header.chain, self.spec))
+            self._out = replace(
+                item.header,
+                format=self.spec.output({fmt.stream: fmt}),
+                chain=chain_digest(item.header.chain, self.spec),
+            )
         return [replace(item, header=self._out, data=self.spec.spec.apply(item.data, item.header.format))]
 
     @property
@@ -121,7 +126,9 @@ class Chain(Spec):
 
     def digest(self, learned: bool = True) -> str:
         """16 hexadecimal digits; with ``learned=False`` the same for chains that differ in learned numbers only."""
-        text = json.dumps(self.to_json() if learned else strip_learned(self.to_json()), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(
+            self.to_json() if learned else strip_learned(self.to_json()), sort_keys=True, separators=(",", ":")
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -181,13 +188,23 @@ class ChainStage(Stage):
         admitted = []
         for item in items:
             if isinstance(item, Window):
-                item.missing, unbridged = self._intake.missing(item.start_index, item.end_index)
+                item.missing, unbridged = self._missing(item)
                 if unbridged > self._max_missing:
                     self.counts["windows_with_gaps"] += 1
                     continue
             admitted.append(item)
         self._intake.forget(min(self._needs_behind_intake(), default=0))
         return admitted
+
+    def _missing(self, window: Window) -> tuple[float, float]:
+        """Shares interpolated, in all and unbridged, counting only what the rows rest on.
+
+        What lies behind the last row may not have come yet when the window is whole: it must not decide.
+        """
+        assert self._intake is not None
+        length = window.end_index - window.start_index
+        covered = next((s.covered for s in self.stages if isinstance(s, WindowStage)), length)
+        return self._intake.missing(window.start_index, window.start_index + covered, length)
 
     def _needs_behind_intake(self) -> list[int]:
         needs = []

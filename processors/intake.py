@@ -196,11 +196,11 @@ class IntakeStage(Stage):
         line: Array = (np.multiply(self._last, 1 - share) + np.multiply(after, share)).astype(self.spec.dtype)
         return line
 
-    def missing(self, start: int, end: int) -> tuple[float, float]:
-        """Shares of ``[start, end)`` that were interpolated: in all, and in gaps too long to be bridged."""
+    def missing(self, start: int, end: int, length: int) -> tuple[float, float]:
+        """Shares of `length` samples that were interpolated in ``[start, end)``: in all, and in gaps beyond the bridge."""
         lengths = [(max(0, min(b, end) - max(a, start)), bridged) for a, b, bridged in self.filled]
         total, unbridged = sum(n for n, _ in lengths), sum(n for n, bridged in lengths if not bridged)
-        return total / (end - start), unbridged / (end - start)
+        return total / length, unbridged / length
 
     def forget(self, before: int) -> None:
         """Forget interpolated ranges that end before sample `before`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -64,7 +65,9 @@ class Windows(Spec):
                 f"make it one, or put the step behind the window"
             )
         if self.rows(fmt) < 1:
-            raise FormatError(f"window: {self.length} samples are fewer than the {fmt.span} that one row of `{fmt.stream}` covers")
+            raise FormatError(
+                f"window: {self.length} samples are fewer than the {fmt.span} that one row of `{fmt.stream}` covers"
+            )
         return replace(fmt, rows=self.rows(fmt))
 
 
@@ -84,6 +87,8 @@ class WindowStage(Stage):
         fmt = self.spec.output({header.format.stream: header.format})
         self._out = replace(header, format=fmt, chain=chain_digest(header.chain, self.spec))
         self._rows, self._hop = self.spec.rows(header.format), int(self.spec.hop / header.format.step)
+        # Raw samples that the rows rest on; a window may end with some that no whole row covers.
+        self.covered = int((self._rows - 1) * header.format.step) + header.format.span
         self._raw_rate = header.format.rate * header.format.step
 
     def push(self, item: Chunk) -> list[Window]:
@@ -134,7 +139,12 @@ class WindowStage(Stage):
     def snapshot(self) -> bytes:
         """See :meth:`Stage.snapshot`."""
         pieces = [data for _, data in self._parts]
-        meta = {"header": self._in, "first": self._parts[0][0] if pieces else 0, "end": self._end, "number": self._number}
+        meta = {
+            "header": self._in,
+            "first": self._parts[0][0] if pieces else 0,
+            "end": self._end,
+            "number": self._number,
+        }
         return pack(meta, {"rows": np.concatenate(pieces)} if pieces else {})
 
     def restore(self, snapshot: bytes) -> None:
@@ -152,7 +162,12 @@ def join_rows(pieces: list[Array]) -> Array:
     A spectrogram's columns may lie in memory channel by channel; keeping that order makes this a plain copy, and the network's
     channels-first input a view.
     """
-    first = pieces[0]
-    order = sorted(range(first.ndim), key=lambda axis: -abs(first.strides[axis]))
-    joined = np.concatenate([piece.transpose(order) for piece in pieces], axis=order.index(0))
-    return joined.transpose(np.argsort(order))
+    order, rows, back = _memory_order(pieces[0].strides)
+    return np.concatenate([piece.transpose(order) for piece in pieces], rows).transpose(back)
+
+
+@lru_cache(maxsize=256)
+def _memory_order(strides: tuple[int, ...]) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
+    """Axes from the slowest to the fastest in memory, where axis 0 stands among them, and the way back."""
+    order = sorted(range(len(strides)), key=lambda axis: -abs(strides[axis]))
+    return tuple(order), order.index(0), tuple(order.index(axis) for axis in range(len(order)))

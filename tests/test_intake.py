@@ -16,6 +16,7 @@ from strategies import imu, read_only
 
 from processors.chain import Chain
 from processors.intake import Intake
+from processors.spectrogram import Spectrogram
 from processors.windows import Windows
 from streams.chunk import Array, Chunk, Header, Window, signal_format
 from streams.errors import FormatError
@@ -204,6 +205,45 @@ def test_going_on_through_gaps_and_new_clocks(
 def test_snapshots_hold_with_late_chunks(spec: Intake, cut: Windows, chunks: list[Chunk], kills: list[int]) -> None:
     check_snapshot(Chain((spec, cut)), chunks, kills)
     check_snapshot(spec, chunks, kills)
+
+
+@given(
+    spec=specs(),
+    cut=st.tuples(st.integers(4, 20), st.integers(1, 8)),
+    border=st.tuples(st.integers(1, 5), st.integers(0, 5)),
+    chunks=st.tuples(clean(), messy()),
+    kills=st.lists(st.integers(0, 9), min_size=1, max_size=4),
+)
+@settings(MANY, max_examples=60)
+def test_both_laws_with_columns_over_gaps(
+    spec: Intake,
+    cut: tuple[int, int],
+    border: tuple[int, int],
+    chunks: tuple[list[Chunk], list[Chunk]],
+    kills: list[int],
+) -> None:
+    columns = Spectrogram(nperseg=4, noverlap=2, chunk_frames=border[0], chunk_phase=border[1])
+    chain = Chain((spec, columns, Windows(cut[0], 2 * cut[1])))
+    for trim in (False, True):
+        check_going_on(chain, chunks[0], kills, trim)
+    check_snapshot(chain, chunks[1], kills)
+    single = [
+        replace(c, first_index=c.first_index + i, data=c.data[i : i + 1]) for c in chunks[0] for i in range(c.count)
+    ]
+    assert outputs(run(chain, chunks[0])) == outputs(run(chain, single))
+    plain = {w.start_index for w in run(Chain((spec, Windows(cut[0], 2 * cut[1]))), chunks[0])}
+    assert plain <= {w.start_index for w in run(chain, chunks[0])}
+
+
+def test_what_no_column_covers_does_not_count_as_missing_however_it_is_cut() -> None:
+    chain = Chain((Intake(fill=3, max_missing=0.5), Spectrogram(nperseg=4, noverlap=2), Windows(5, 10)))
+    values = [0.0, 1, 2, 3, np.nan, 5, 6, 7]
+    for chunks in (
+        [rows(0, *values)],
+        [rows(i, v) for i, v in enumerate(values)],
+        [rows(0, *values[:4]), rows(5, 5, 6)],
+    ):
+        assert [(w.start_index, w.missing) for w in run(chain, chunks)] == [(0, 0.0)]
 
 
 @given(chunks=clean(), repeat=st.data())
