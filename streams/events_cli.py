@@ -120,6 +120,8 @@ def events(follow: bool, recipe: str | None, since: int | None, since_emitted: i
         out.flush()
     except KymoError as error:
         raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        sys.exit(130)
     except BrokenPipeError:
         # The reader has gone (`kymo events | head`): an ordinary end. Python would complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 from kafka import TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, OffsetSpec
-from kafka.errors import NoError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
+from kafka.errors import KafkaTimeoutError, NoError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 
 from streams.errors import TopicError
 from streams.kafka_client import client_arguments, kafka_errors
@@ -155,6 +156,7 @@ def delete_run(settings: Settings, run: str) -> list[str]:
             error = for_code(result["error_code"])
             if error not in (NoError, UnknownTopicOrPartitionError):
                 raise error(f"deleting {result['name']}")
+        _await_gone(admin, topics)
         groups = [group["group_id"] for group in admin.list_groups() if group["group_id"].startswith(start)]
         if groups:
             admin.delete_groups(groups)
@@ -218,12 +220,24 @@ def _run_of(prefix: str, topic: str) -> str:
     return run if rest in BY_NAME and run not in BY_NAME and RUN_NAME.fullmatch(run) else ""
 
 
+def _await_gone(admin: Any, topics: list[str]) -> None:
+    """Wait until the broker's metadata no longer show them: deletion is acknowledged before."""
+    give_up = time.monotonic() + READY_TIMEOUT_S
+    while left := sorted(set(topics).intersection(admin.list_topics())):
+        if time.monotonic() > give_up:
+            raise KafkaTimeoutError(f"{len(left)} topics are still there, such as {left[0]}")
+        time.sleep(0.05)
+
+
 def _messages(admin: Any, topics: list[str]) -> int:
     parts = [
         TopicPartition(row["name"], part["partition_index"])
         for row in admin.describe_topics(topics)
         for part in row["partitions"]
     ]
-    first = admin.list_partition_offsets(dict.fromkeys(parts, OffsetSpec.EARLIEST))
-    end = admin.list_partition_offsets(dict.fromkeys(parts, OffsetSpec.LATEST))
+    try:
+        first = admin.list_partition_offsets(dict.fromkeys(parts, OffsetSpec.EARLIEST))
+        end = admin.list_partition_offsets(dict.fromkeys(parts, OffsetSpec.LATEST))
+    except UnknownTopicOrPartitionError:  # deleted since they were listed
+        return 0
     return sum(end[part].offset - first[part].offset for part in parts)

@@ -1,4 +1,4 @@
-"""``kymo replay`` and ``kymo runs``. In: options. Out: a replay, its summary on stdout; 0 only if all is acknowledged."""
+"""``kymo replay`` and ``kymo runs``. In: options. Out: a replay; exit status 0 only if all is acknowledged."""
 
 from __future__ import annotations
 
@@ -83,6 +83,8 @@ def _run(
     except KymoError as error:
         click.echo(f"Error: {error}", err=True)
         return 1
+    except KeyboardInterrupt:  # before anything was sent
+        return 130
     if as_json:
         click.echo(json.dumps(summary.to_dict(), ensure_ascii=False))
     else:

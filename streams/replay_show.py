@@ -1,4 +1,4 @@
-"""A replay on the terminal. In: ReplayProgress. Out: a progress bar on stderr and keys from stdin; neither without a TTY."""
+"""A replay on the terminal. In: ReplayProgress. Out: a progress bar on stderr; keys from stdin."""
 
 from __future__ import annotations
 

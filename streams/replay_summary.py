@@ -74,9 +74,9 @@ class ReplaySummary:
         asked = "max" if self.requested_speed is None else f"{self.requested_speed:g}"
         start = "as recorded relative to one another" if self.alignment == "recorded" else "together"
         out = [
-            f"{self.sessions} sessions, {self.chunks} chunks, {self.samples} samples, {self.bytes / 1e6:.2f} MB to "
-            f"{self.topics}.*; {self.acknowledged} chunks acknowledged",
-            f"speed {asked} requested, {self.reached_speed:.4g} reached: {self.event_s:.1f} s in {self.elapsed_s:.1f} s; "
+            f"{self.sessions} sessions, {self.samples} samples, {self.chunks} chunks, {self.acknowledged} acknowledged",
+            f"{self.bytes / 1e6:.2f} MB to {self.topics}.*",
+            f"speed {asked} asked, {self.reached_speed:.4g} reached: {self.event_s:.1f} s in {self.elapsed_s:.1f} s",
             f"lag {self.mean_lag_ms:.2f} ms mean, {self.max_lag_ms:.2f} ms at most",
         ]
         if self.sessions > 1:

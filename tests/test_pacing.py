@@ -1,0 +1,298 @@
+"""The pace of a replay, its order and its arithmetic, against brute force; clocks are injected, nothing sleeps."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.chunk import NS, Header, signal_format
+from streams.pacing import Pacer
+from streams.player import PAUSE, QUIT, SEEK, STEP, Player
+from streams.recording import Recording, StreamData
+from streams.schedule import Due, ReplayPlan, cut, digest, schedule, shifted, starts
+
+
+class SleepyClock:
+    """A clock whose sleep lasts up to `over_s` too long, at random."""
+
+    def __init__(self, over_s: float = 0.0, seed: int = 0) -> None:
+        self.now_ns = 1_000
+        self._over_s = over_s
+        self._random = random.Random(seed)
+
+    def monotonic_ns(self) -> int:
+        return self.now_ns
+
+    def wall_ns(self) -> int:
+        return 1_700_000_000 * NS
+
+    def wait(self, seconds: float) -> None:
+        self.now_ns += round((seconds + self._random.random() * self._over_s) * NS)
+
+
+def recording(
+    name: str = "s", rates: dict[str, int] | None = None, seconds: float = 10, origin_ns: int = 0, first: int = 0
+) -> Recording:
+    streams = []
+    for stream, rate in (rates or {"imu": 10}).items():
+        header = Header(name, origin_ns, signal_format(stream, ("x", "y"), rate))
+        n = round(rate * seconds)
+        data = np.arange(2 * n, dtype=np.float32).reshape(n, 2)
+        streams.append(StreamData(header, data, None, first, [(first, data)]))
+    return Recording(name, streams)
+
+
+def irregular(name: str, times_ns: list[int]) -> Recording:
+    header = Header(name, 0, signal_format("ibi", ("ms",), 0))
+    data = np.arange(len(times_ns), dtype=np.float32).reshape(-1, 1)
+    return Recording(name, [StreamData(header, data, np.array(times_ns, np.int64))])
+
+
+def chunks_only(*recordings: Recording, plan: ReplayPlan = ReplayPlan()) -> list[Due]:  # noqa: B008
+    return list(schedule(recordings, starts(recordings)[0], plan))
+
+
+def idle(n: int, step_ns: int) -> Iterator[Due]:
+    chunk = recording().streams[0].chunks(1).__next__()
+    return (Due(i * step_ns, 0, 0, chunk) for i in range(n))
+
+
+def test_ten_minutes_do_not_drift() -> None:
+    clock = SleepyClock(over_s=0.004)
+    late: list[int] = []
+    pacer = Pacer(clock, 1)
+    start = clock.now_ns
+
+    def send(due: Due) -> None:
+        late.append(clock.now_ns - start - due.due_ns)
+        clock.now_ns += 200_000  # sending takes time as well
+
+    assert Player(pacer, clock).play(idle(6000, 100_000_000), send)
+    first, last = np.mean(late[:600]), np.mean(late[-600:])
+    assert abs(last - first) < 1_000_000
+    assert min(late) >= 0
+    assert max(late) < 5_000_000
+
+
+@given(st.sampled_from([0.5, 1.0, 20.0, 333.3]), st.integers(0, 1000))
+def test_deadlines_scale_with_speed(speed: float, seed: int) -> None:
+    clock = SleepyClock(over_s=0.001, seed=seed)
+    start, sent = clock.now_ns, []
+    Player(Pacer(clock, speed), clock).play(idle(50, 7_000_000), lambda due: sent.append((clock.now_ns, due.due_ns)))
+    for now, due in sent:
+        assert 0 <= now - start - round(due / speed) < 2_000_000
+
+
+def test_without_pace_nothing_waits() -> None:
+    clock = SleepyClock()
+    player = Player(Pacer(clock, None), clock)
+    assert player.play(idle(100, NS), lambda _: None)
+    assert (clock.now_ns, player.lag.count, player.lag.max_ns) == (1_000, 100, 0)
+
+
+def test_slow_sending_is_lag_and_is_caught_up() -> None:
+    clock = SleepyClock()
+    sent = []
+
+    def send(due: Due) -> None:
+        sent.append(due.due_ns)
+        if len(sent) == 3:
+            clock.now_ns += 350_000_000
+
+    player = Player(Pacer(clock, 1), clock)
+    assert player.play(idle(20, 100_000_000), send)
+    assert len(sent) == 20
+    assert player.lag.max_ns == 250_000_000  # chunk 3, due 100 ms after the one that took 350 ms
+    assert clock.now_ns == 1_000 + 1_900_000_000
+
+
+class Script:
+    """Keys at given times; between them it waits."""
+
+    def __init__(self, clock: SleepyClock, keys: list[tuple[float, str]]) -> None:
+        self._clock, self._keys = clock, keys
+
+    def __call__(self, seconds: float) -> str | None:
+        if self._keys and self._clock.now_ns >= self._keys[0][0] * NS:
+            return self._keys.pop(0)[1]
+        self._clock.wait(seconds or 0.0)
+        return None
+
+
+def played(keys: list[tuple[float, str]], n: int = 40) -> tuple[list[tuple[float, float]], Player, bool]:
+    clock = SleepyClock()
+    sent: list[tuple[float, float]] = []
+    player = Player(Pacer(clock, 1), clock, Script(clock, keys))
+    done = player.play(idle(n, NS), lambda due: sent.append((round(clock.now_ns / NS, 1), due.due_ns / NS)))
+    return sent, player, done
+
+
+def test_pause_moves_all_that_follows() -> None:
+    sent, player, done = played([(2.5, PAUSE), (7.5, PAUSE)], 6)
+    assert done
+    assert sent == [(0, 0), (1, 1), (2, 2), (8, 3), (9, 4), (10, 5)]
+    assert player.lag.max_ns < 60_000_000
+
+
+def test_seek_sends_ten_seconds_at_once_and_loses_none() -> None:
+    sent, player, _ = played([(2.5, SEEK)], 20)
+    assert [due for _, due in sent] == list(range(20))
+    assert [due for now, due in sent if now == 2.5] == list(range(3, 13))
+    assert {due: now for now, due in sent}[13] == 3.0
+    assert player.lag.max_ns < 60_000_000
+
+
+def test_step_sends_one_chunk_and_going_on_waits_for_the_next() -> None:
+    sent, _, _ = played([(1.5, PAUSE), (3, STEP), (4, STEP), (6, PAUSE)], 6)
+    assert sent == [(0, 0), (1, 1), (3, 2), (4, 3), (7, 4), (8, 5)]
+
+
+def test_quit_ends() -> None:
+    sent, _, done = played([(1.5, QUIT)])
+    assert (len(sent), done) == (2, False)
+
+
+@pytest.mark.parametrize("speed", [0, -1, float("nan")])
+def test_speed_must_be_above_zero(speed: float) -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        Pacer(SleepyClock(), speed)
+
+
+def test_order_is_by_due_time_then_session_then_stream() -> None:
+    a, b = recording("a", {"imu": 10, "eda": 4}, 3), recording("b", {"imu": 10, "eda": 4}, 3)
+    got = chunks_only(a, b, plan=ReplayPlan(chunk_ms=250))
+    assert [d[:3] for d in got] == sorted(d[:3] for d in got)
+    assert {d[1:3] for d in got} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    for place in {d[1:3] for d in got}:
+        mine = [d.chunk for d in got if d[1:3] == place]
+        assert [c.first_index for c in mine[1:]] == [c.end_index for c in mine[:-1]]
+        assert [c.end for c in mine] == [False] * (len(mine) - 1) + [True]
+
+
+def test_a_chunk_is_due_when_its_last_sample_is_taken() -> None:
+    first, second = chunks_only(recording(origin_ns=5 * NS), plan=ReplayPlan(chunk_ms=300))[:2]
+    assert (first.due_ns, first.chunk.count) == (200_000_000, 3)
+    assert second.due_ns == 500_000_000
+
+
+def test_overlapping_sessions_start_as_recorded_and_others_together() -> None:
+    def at(*starts_s: int) -> list[Recording]:
+        return [recording(f"s{i}", origin_ns=start * NS) for i, start in enumerate(starts_s)]
+
+    assert starts(at(100, 105, 112)) == ([0, 5 * NS, 12 * NS], True)
+    assert starts(at(105, 100)) == ([5 * NS, 0], True)
+    assert starts(at(100, 111)) == ([0, 0], False)  # a second of silence
+    assert starts(at(0, 0)) == ([0, 0], True)
+    week = [recording(f"s{i}", {"eda": 1}, 90_000, origin_ns=i * 89_000 * NS) for i in range(2)]
+    assert starts(week) == ([0, 0], False)  # more than a day apart
+
+
+@given(st.integers(0, 12), st.integers(1, 12), st.sampled_from([1, 3, 7, 10]), st.integers(0, 20))
+def test_cut_equals_brute_force(start: int, length: int, rate: int, first: int) -> None:
+    whole = recording("s", {"imu": rate}, 10, origin_ns=3, first=first)
+    header = whole.streams[0].header
+    low = whole.start_ns + start * NS
+    numbers = range(first, first + 10 * rate)
+    expected = [i for i in numbers if low <= header.time_ns(i) < low + length * NS]
+    part = cut(whole, start, length)
+    if part is None:
+        assert expected == []
+        return
+    (stream,) = part.streams
+    assert list(range(stream.first_index, stream.end_index)) == expected
+    assert np.array_equal(stream.data[:, 0], [2 * (i - first) for i in expected])
+    sent = [d.chunk for d in chunks_only(part)]
+    assert [i for c in sent for i in range(c.first_index, c.end_index)] == expected
+    assert sent[-1].end
+
+
+def test_cut_keeps_gaps_and_empty_streams_end() -> None:
+    header = Header("s", 0, signal_format("imu", ("x",), 1))
+    data = np.arange(6, dtype=np.float32).reshape(6, 1)
+    short = recording("s", {"eda": 1}, 2).streams[0]
+    gap = StreamData.from_indexes(header, data, np.array([0, 1, 2, 7, 8, 9]))
+    part = cut(Recording("s", [gap, short]), 2, 6)
+    assert part is not None
+    assert [(f, len(d)) for f, d in part.streams[0].pieces] == [(2, 1), (7, 1)]
+    end = [d.chunk for d in chunks_only(part) if d.stream == 1]
+    assert [(c.count, c.first_index, c.end) for c in end] == [(0, 2, True)]
+
+
+def test_cut_of_irregular_samples() -> None:
+    part = cut(irregular("s", [10 * NS, 11 * NS, 13 * NS, 14 * NS]), 1, 3)
+    assert part is not None
+    assert part.streams[0].times_ns is not None
+    assert part.streams[0].times_ns.tolist() == [11 * NS, 13 * NS]
+    assert part.streams[0].first_index == 1
+
+
+@given(st.integers(1, 4), st.sampled_from([100.0, 250.0, 1000.0]), st.integers(0, 5))
+def test_loops_continue_index_and_time(loop: int, chunk_ms: float, first: int) -> None:
+    whole = recording(first=first, seconds=3)
+    got = [d.chunk for d in chunks_only(whole, plan=ReplayPlan(loop=loop, chunk_ms=chunk_ms))]
+    assert [i for c in got for i in range(c.first_index, c.end_index)] == list(range(first, first + 30 * loop))
+    values = np.concatenate([c.data for c in got])
+    assert np.array_equal(values, np.tile(whole.streams[0].data, (loop, 1)))
+    assert [c.end for c in got] == [False] * (len(got) - 1) + [True]
+
+
+def test_loops_of_irregular_samples_go_on_one_interval_later() -> None:
+    plan = ReplayPlan(loop=2, chunk_ms=10_000)
+    got = [d.chunk for d in chunks_only(irregular("s", [0, NS, 2 * NS]), plan=plan)]
+    assert [t // NS for c in got if c.times_ns is not None for t in c.times_ns] == [0, 1, 2, 3, 4, 5]
+    assert [c.first_index for c in got] == [0, 3]
+
+
+def test_irregular_chunks_span_one_slot() -> None:
+    times = [0, 50_000_000, 99_999_999, 100_000_000, 450_000_000]
+    got = [d.chunk for d in chunks_only(irregular("s", times))]
+    assert [(c.first_index, c.count, c.end) for c in got] == [(0, 3, False), (3, 1, False), (4, 1, True)]
+
+
+def test_endless_loop_never_ends() -> None:
+    endless = schedule([recording(seconds=1)], [0], ReplayPlan(loop=0, chunk_ms=1000))
+    got = [next(endless).chunk for _ in range(50)]
+    assert got[-1].end_index == 500
+    assert not any(c.end for c in got)
+
+
+def test_shift_moves_every_time_and_nothing_else() -> None:
+    whole = Recording("s", [*recording(origin_ns=7).streams, *irregular("s", [5, 9]).streams])
+    moved = shifted(whole, 1000)
+    assert moved.start_ns == whole.start_ns + 1000
+    assert moved.streams[0].header.time_ns(13) == whole.streams[0].header.time_ns(13) + 1000
+    assert moved.streams[1].times_ns is not None
+    assert moved.streams[1].times_ns.tolist() == [1005, 1009]
+    assert np.array_equal(moved.streams[0].data, whole.streams[0].data)
+
+
+def test_chunk_stays_below_the_message_limit() -> None:
+    header = Header("s", 0, signal_format("imu", tuple(f"c{i}" for i in range(1000)), Fraction(10_000), "float64"))
+    wide = Recording("s", [StreamData(header, np.zeros((1200, 1000)))])
+    assert max(d.chunk.data.nbytes for d in chunks_only(wide, plan=ReplayPlan(chunk_ms=1000))) < 4 * 2**20
+
+
+def test_digest_depends_on_samples_and_plan_only() -> None:
+    plan = ReplayPlan()
+    base = digest(recording(), plan)
+    assert digest(recording(), replace(plan, chunk_ms=500, speed=20)) == base
+    other = recording()
+    other.streams[0].data[3, 1] += 1
+    different = [
+        digest(other, plan),
+        digest(recording(first=1), plan),
+        digest(recording(origin_ns=1), plan),
+        digest(recording("t"), plan),
+        digest(recording(), replace(plan, loop=2)),
+        digest(recording(), replace(plan, now=True)),
+    ]
+    assert len({base, *different}) == 7
+    now = replace(plan, now=True)
+    assert digest(recording(origin_ns=1), now) == digest(recording(), now)
