@@ -91,8 +91,8 @@ class Bundle:
             raise BundleError(f"bundle {self.id} does not fit recipe `{recipe.name}`: {difference}; {advice}")
         fmt = recipe.output_format()
         shape = input_shape((fmt.rows or 0, *fmt.shape), self.layout)
-        if shape != self.shape or fmt.dtype != self.dtype:
-            takes, makes = f"{_shape(self.shape)} {self.dtype}", f"{_shape(shape)} {fmt.dtype}"
+        if shape != self.shape:
+            takes, makes = " x ".join(map(str, self.shape)), " x ".join(map(str, shape))
             raise BundleError(
                 f"bundle {self.id} takes windows of {takes}, recipe `{recipe.name}` makes {makes}; {advice}"
             )
@@ -114,10 +114,6 @@ def input_shape(window: tuple[int, ...], layout: str) -> tuple[int, ...]:
     (12, 21, 101)
     """
     return (window[-1], *window[:-1]) if layout == "channels_first" else window
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
 
 
 def _difference(ours: Any, theirs: Any, where: str = "") -> str:

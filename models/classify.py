@@ -18,6 +18,8 @@ from streams.chunk import Array, Window
 from streams.errors import BundleError
 from streams.events import Event, event_id
 
+_TEMPERATURES = np.geomspace(0.25, 8, 101)
+
 
 class Classifier:
     """A bundle's model, ready to classify.
@@ -73,7 +75,7 @@ class Classifier:
         Raises
         ------
         BundleError
-            If a window has another shape or dtype than the bundle's.
+            If a window has another shape than the bundle's.
         """
         events: list[Event] = []
         for i in range(0, len(windows), MAX_BATCH):
@@ -89,10 +91,10 @@ class Classifier:
                 data = window.data
                 # (time, …, channels) to (channels, time, …), as spectrograms lie in memory: then this is a plain copy.
                 data = data.transpose(data.ndim - 1, *range(data.ndim - 1)) if self._first else data
-                if data.shape != bundle.shape or data.dtype != stacked.dtype:
+                if data.shape != bundle.shape:
                     raise BundleError(
-                        f"bundle {bundle.id} takes windows of {bundle.shape} {bundle.dtype} ({bundle.layout}), "
-                        f"session {window.session} gave {data.shape} {data.dtype}; check the recipe against the bundle"
+                        f"bundle {bundle.id} takes windows of {bundle.shape} ({bundle.layout}), session "
+                        f"{window.session} gave {data.shape}; run the bundle's own chain"
                     )
                 stacked[i] = data
             return self.model.run(stacked[: len(windows)])
@@ -147,3 +149,22 @@ def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
     weights = [math.exp((z - top) / temperature) for z in logits]
     total = sum(weights)
     return [w / total for w in weights] if math.isfinite(total) else [0.0] * len(weights)
+
+
+def fit_temperature(logits: Sequence[Sequence[float]], classes: Sequence[int]) -> float:
+    """The temperature, 0.25 to 8, under which held-out classes are most likely.
+
+    Guo, Pleiss, Sun, Weinberger 2017, On Calibration of Modern Neural Networks, section 4.2.
+
+    Parameters
+    ----------
+    logits : sequence of sequence of float
+        ``(n, labels)``.
+    classes : sequence of int
+        ``(n,)``.
+    """
+    z = np.asarray(logits, np.float64)
+    z -= z.max(1, keepdims=True)
+    right = z[np.arange(len(z)), classes]
+    losses = [float(np.mean(np.log(np.exp(z / t).sum(1)) - right / t)) for t in _TEMPERATURES]
+    return float(_TEMPERATURES[int(np.argmin(losses))])

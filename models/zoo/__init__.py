@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from processors.registry import nearest
 from streams.chunk import Array, Format
 from streams.errors import TrainingError
 
@@ -110,18 +111,20 @@ def architecture(name: str) -> type[Architecture]:
         ) from None
 
 
-def read_parameters(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters with defaults filled in; numbers must be of the default's kind.
+def read_parameters(given: Mapping[str, Any], defaults: Mapping[str, Any], table: str = "[model]") -> dict[str, Any]:
+    """Parameters with defaults filled in; each must be of its default's kind.
 
     Raises
     ------
     TrainingError
-        If one is not known, or no number where a number is expected.
+        If one is not known or of another kind; the text names it.
     """
     for key, value in given.items():
         if key not in defaults:
-            raise TrainingError(f"[model] has no parameter {key!r} here; there are {', '.join(sorted(defaults))}")
-        whole = isinstance(defaults[key], int)
-        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-            raise TrainingError(f"[model] {key} = {value!r}, expected {'a whole number' if whole else 'a number'}")
+            raise TrainingError(f"{table} has no parameter {key!r} here{nearest(key, defaults)}")
+        kind = type(defaults[key])
+        fits = isinstance(value, int | float) if kind is float else isinstance(value, kind)
+        if not fits or (isinstance(value, bool) and kind is not bool):
+            words = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a text")
+            raise TrainingError(f"{table} {key} = {value!r}, expected {words}")
     return {**defaults, **given}

@@ -164,16 +164,17 @@ def _network(shape: tuple[int, ...], labels: int, parameters: Mapping[str, Any])
     patch_time = min(parameters["patch_time"] or _patch(time), time)
     patch_bins = min(parameters["patch_bins"] or _patch(bins), bins)
     patch = (patch_time, patch_bins)
-    stride = (2 if time // patch_time >= 8 else 1, 2 if bins // patch_bins >= 8 else 1)
+    first = (time // patch_time, bins // patch_bins)
+    second = (_halved(first[0]), _halved(first[1]))
     return nn.Sequential(
         *([nn.Unflatten(2, (time, 1))] if len(shape) == 2 else []),
         nn.Conv2d(channels, width, patch, patch, bias=False),
         nn.BatchNorm2d(width),
         nn.ReLU(),
-        nn.Conv2d(width, 2 * width, 3, stride, 1, bias=False),
+        nn.Conv2d(width, 2 * width, 3, _stride(first), 1, bias=False),
         nn.BatchNorm2d(2 * width),
         nn.ReLU(),
-        nn.Conv2d(2 * width, 2 * width, 3, 1, 1, bias=False),
+        nn.Conv2d(2 * width, 2 * width, 3, _stride(second), 1, bias=False),
         nn.BatchNorm2d(2 * width),
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(1),
@@ -185,6 +186,15 @@ def _network(shape: tuple[int, ...], labels: int, parameters: Mapping[str, Any])
 
 def _patch(size: int) -> int:
     return 1 if size < 16 else 2 if size < 64 else max(4, size // 32)
+
+
+def _stride(size: tuple[int, int]) -> tuple[int, int]:
+    """2 along what is long enough to lose half of it."""
+    return (2 if size[0] >= 8 else 1, 2 if size[1] >= 8 else 1)
+
+
+def _halved(size: int) -> int:
+    return (size + 1) // 2 if size >= 8 else size
 
 
 def _class_weights(classes: Array, labels: int) -> Tensor:

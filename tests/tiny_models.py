@@ -1,0 +1,113 @@
+"""Small ONNX models and a small recipe, made by hand: what several model tests share."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from models.bundle import Bundle, load_bundle
+from models.registry import MODEL, write_bundle
+from processors.chain import Chain
+from processors.recipe import Recipe, parse_recipe
+from streams.chunk import Array, Format, Header, Window
+
+RECIPE = """
+name = "tiny"
+[[input]]
+stream = "imu"
+rate_hz = 10
+channels = ["x", "y"]
+[[steps]]
+step = "scale"
+factor = 0.5
+[window]
+length_s = 0.4
+hop_s = 0.2
+[[window.steps]]
+step = "standardise"
+[model]
+architecture = "spectrogram_cnn"
+min_probability = 0.6
+[train]
+epochs = 3
+"""
+LABELS = ("low", "middle", "high")
+
+
+@cache
+def recipe(text: str = RECIPE) -> Recipe:
+    """The small recipe: 2 channels at 10 Hz, windows of 4 samples."""
+    return parse_recipe(text)
+
+
+def linear_onnx(weights: Array, channels: int = 2, rows: int = 4) -> bytes:
+    """Logits = weights @ (mean of each channel over time), for windows (n, channels, rows)."""
+    shape = ["n", channels, rows]
+    nodes = [
+        helper.make_node("ReduceMean", ["windows", "axes"], ["mean"], keepdims=0),
+        helper.make_node("MatMul", ["mean", "weights"], ["logits"]),
+    ]
+    return _model(nodes, {"axes": np.array([2]), "weights": weights.T.astype(np.float32)}, shape, len(weights))
+
+
+def dense_onnx(inputs: int, labels: int, seed: int) -> bytes:
+    """A dense layer over all of a window (n, 1, inputs): the kind whose bytes may depend on the batch."""
+    weights = np.random.default_rng(seed).standard_normal((inputs, labels)).astype(np.float32)
+    nodes = [
+        helper.make_node("Flatten", ["windows"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weights"], ["logits"]),
+    ]
+    return _model(nodes, {"weights": weights}, ["n", 1, inputs], labels)
+
+
+def _model(nodes: list[Any], constants: dict[str, Array], shape: list[Any], labels: int) -> bytes:
+    graph = helper.make_graph(
+        nodes,
+        "model",
+        [helper.make_tensor_value_info("windows", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", labels])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def fitted(chain: Chain) -> dict[str, Any]:
+    """A chain's JSON with numbers in its learned step."""
+    described = chain.to_json()
+    described["specs"][-1]["spec"] |= {"mean": [0.0, 0.0], "std": [1.0, 1.0]}
+    return described
+
+
+def manifest(**changes: Any) -> dict[str, Any]:
+    """A manifest of the small recipe's linear model."""
+    model = {"input": "windows", "output": "logits", "shape": [2, 4], "dtype": "float32", "layout": "channels_first"}
+    return {
+        "recipe": "tiny",
+        "labels": list(LABELS),
+        "temperature": 1.0,
+        "batch": "any",
+        "chain": fitted(recipe().chain),
+        "model": model,
+    } | changes
+
+
+def tiny_bundle(folder: Path, weights: Array | None = None, **changes: Any) -> Bundle:
+    """A bundle of the small recipe; its model's logits are ``weights @ mean of each channel``."""
+    w = np.array([[-1.0, 0.0], [0.0, 0.0], [1.0, 0.0]]) if weights is None else weights
+    return load_bundle(write_bundle(folder, manifest(**changes), {MODEL: linear_onnx(w)}))
+
+
+def window(data: Array, session: str = "s", index: int = 0, missing: float = 0.0) -> Window:
+    """A window of (time, channels) numbers."""
+    fmt = Format("imu.wrist", ("x", "y"), (), Fraction(10), "float32", (2,), rows=4)
+    header = Header(session, 0, fmt)
+    return Window(header, index, index + 4, index * 10**8, (index + 4) * 10**8, data.astype(np.float32), missing)
