@@ -6,13 +6,16 @@ the source re-anchored. All arrays are read-only, so that a step that writes to 
 
 from __future__ import annotations
 
+import math
+import random
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
-from streams.chunk import Array, Chunk, Format, Header, signal_format
+from streams.chunk import DTYPES, Array, Chunk, Format, Header, signal_format
 
 RATES = (10, 64, 500)
 
@@ -109,3 +112,58 @@ def chunks_from(chunks: list[Chunk], index: int | None, trim: bool) -> list[Chun
 def imu(channels: int = 2, dtype: str = "float32", rate: int = 100, units: tuple[str, ...] = ()) -> Format:
     """A plain signal."""
     return signal_format("imu", tuple(f"c{i}" for i in range(channels)), rate, dtype, units)
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=12)
+
+
+@st.composite
+def any_headers(draw: Any, dtypes: tuple[str, ...] = DTYPES) -> Header:
+    """Any header that makes sense."""
+    dtype = draw(st.sampled_from(dtypes))
+    channels = tuple(draw(st.lists(NAMES, min_size=1, max_size=4, unique=True)))
+    units = (
+        tuple(draw(st.lists(st.text(max_size=5), min_size=len(channels), max_size=len(channels))))
+        if draw(st.booleans())
+        else ()
+    )
+    shape = () if dtype == "jpeg" else (*draw(st.lists(st.integers(1, 4), max_size=2)), len(channels))
+    rate = draw(st.one_of(st.just(Fraction(0)), st.fractions(Fraction(1, 10**6), 10**6, max_denominator=10**9)))
+    step = draw(st.fractions(Fraction(1, 1000), 10**5, max_denominator=1000))
+    fmt = Format(draw(NAMES), channels, units, rate, dtype, shape, step, draw(st.integers(1, 10**6)))
+    origin = draw(st.integers(-(2**62) + 1, 2**62 - 1))
+    return Header(draw(NAMES), origin, fmt, draw(st.sampled_from(["", "0123456789abcdef"])))
+
+
+@st.composite
+def any_chunks(draw: Any, header: Header | None = None, longest: int = 5) -> Chunk:
+    """Any chunk of a header."""
+    header = header or draw(any_headers())
+    count, seed = draw(st.integers(0, longest)), draw(st.integers(0, 99))
+    if header.format.dtype == "jpeg":
+        data = np.empty(count, object)
+        data[:] = [bytes(random.Random(seed + i).randbytes(1 + seed % 40)) for i in range(count)]
+    else:
+        data = samples(header.format, count, seed)
+        if header.format.dtype.startswith("float") and count:
+            data = data.copy()
+            data.flat[0] = draw(st.sampled_from([math.nan, math.inf, -0.0, 5e-324]))
+    times = None
+    if header.format.rate == 0:
+        times = np.array(draw(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=count, max_size=count)), np.int64)
+    return Chunk(header, draw(st.integers(0, 2**53 - 1)), data, times, draw(st.booleans()))
+
+
+def assert_same(came: Chunk, sent: Chunk) -> None:
+    assert came.header == sent.header
+    assert (came.first_index, came.end, came.count) == (sent.first_index, sent.end, sent.count)
+    assert came.data.dtype == sent.data.dtype
+    assert came.data.shape == sent.data.shape
+    if sent.header.format.dtype == "jpeg":
+        assert came.data.tolist() == sent.data.tolist()
+    else:
+        assert came.data.tobytes() == sent.data.tobytes()
+    assert (came.times_ns is None) == (sent.times_ns is None)
+    if came.times_ns is not None and sent.times_ns is not None:
+        assert came.times_ns.dtype == np.int64
+        assert came.times_ns.tolist() == sent.times_ns.tolist()
