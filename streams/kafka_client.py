@@ -76,7 +76,7 @@ def partition_of(key: bytes, partitions: int) -> int:
     Examples
     --------
     >>> partition_of(b"s1", 12)
-    10
+    9
     """
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
