@@ -99,11 +99,12 @@ def _progress(events: Iterable[Event], report: Any) -> Iterator[Event]:
 
 
 def _tell(notes: list[str], summary: dict[str, Any]) -> None:
+    repairs = [(session, note) for session, found in summary["repairs"].items() for note in found]
     groups = [
         notes,
-        [f"{session}: {note}" for session, found in summary["repairs"].items() for note in found],
-        [f"{session}: not taken: {why}" for session, why in summary["unmatched"].items()],
-        [f"{session}: no event: {why}" for session, why in summary["silent"].items()],
+        _grouped(repairs, ""),
+        _grouped(summary["unmatched"].items(), "not taken: "),
+        _grouped(summary["silent"].items(), "no event: "),
     ]
     for lines in groups:
         for line in lines[:_SHOWN]:
@@ -116,3 +117,14 @@ def _tell(notes: list[str], summary: dict[str, Any]) -> None:
         f"({summary['unknown']} unknown) in {summary['seconds']:.1f} s{'; ' if counts else ''}{counts}",
         err=True,
     )
+
+
+def _grouped(found: Iterable[tuple[str, str]], what: str) -> list[str]:
+    """A line for each text, with the sessions that it holds for."""
+    sessions: dict[str, list[str]] = {}
+    for session, text in found:
+        sessions.setdefault(text, []).append(session)
+    return [
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {what}{text}"
+        for text, names in sessions.items()
+    ]

@@ -251,6 +251,24 @@ def test_moved_steps_give_the_same_numbers() -> None:
     assert at[1][0].shape == (out.rows, *out.shape)
 
 
+@pytest.mark.parametrize(
+    ("length_s", "hop_s", "noverlap"),
+    [(2, 0.5, 12), (2, 3, 12), (0.5, 0.5, 0), (2, 2, 15), (1.5, 0.25, 8), (2.03125, 1, 14), (2, 0.75, 11)],
+)
+def test_windows_hold_what_each_would_alone(length_s: float, hop_s: float, noverlap: int) -> None:
+    text = (SMALL.format(hop=hop_s) + SPECTROGRAM.format(noverlap=noverlap)).replace("= 2\n", f"= {length_s}\n", 1)
+    recipe = parse_recipe(text)
+    length, hop, chunk = recipe.window_length, recipe.window_hop, signal(recipe, 500)
+    found = {w.start_index: w.data for w in windows_of(recipe.chain, chunk)}
+    assert list(found) == list(range(0, 500 - length + 1, hop))
+    steps = [s.spec if isinstance(s, PerWindow) else s for s in recipe.chain.specs[1:] if not isinstance(s, Windows)]
+    for start, data in found.items():
+        alone, fmt = chunk.data[start : start + length], recipe.input_format()
+        for step in steps:
+            alone, fmt = step.apply(alone, fmt), step.output({fmt.stream: fmt})
+        np.testing.assert_array_equal(data, alone)
+
+
 def test_a_step_that_cannot_move_is_an_error_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Spectrogram, "after_window", False)
     with pytest.raises(RecipeError, match=r"line 9: .*make the hop a multiple"):

