@@ -30,6 +30,7 @@ READY_TIMEOUT_S = 60.0
 EVENTS_TIMEOUT_S = 20.0  # without a new event, once everything is sent
 REPLAY_TIMEOUT_S = 600.0
 POLL_S = 0.05
+CHUNK_MS = "500"  # five samples, two messages a second and device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Run:
         )
         recipe = str(self.task.recipe.path)
         worker = Child("worker", kymo_command("worker", recipe, "--bundle", str(self.task.bundle.path)), env)
-        pace = ["--recipe", recipe, "--speed", f"{self.speed:g}", "--json"]
+        pace = ["--recipe", recipe, "--speed", f"{self.speed:g}", "--chunk-ms", CHUNK_MS, "--json"]
         replay = Child("replay", kymo_command("replay", DATA, *pace), env)
         try:
             self._time("worker_ready", lambda: self._start(worker))
