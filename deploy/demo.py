@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,14 @@ def run_demo(speed: float, screen: Screen, *, keep: bool = False) -> dict[str, A
 
     started = time.perf_counter()
     user = Settings.from_env()
-    task = Task.load(user.home)
     home = Path(tempfile.mkdtemp(prefix="kymo-demo-"))
     kept = False
     try:
         screen.step(f"starting Kafka in {home}")
-        info = broker.start(home / "broker", jars_dir=user.home / "kafka")
+        with ThreadPoolExecutor(1) as pool:
+            loading = pool.submit(Task.load, user.home)  # takes a processor while Kafka starts on another
+            info = broker.start(home / "broker", jars_dir=user.home / "kafka")
+            task = loading.result()
         # Nothing of the user's own deployment is used: not its broker, its prefix, nor its security.
         settings = Settings(brokers=info.bootstrap, home=home, metrics_port=0)
         run = Run(task, settings, speed, screen)

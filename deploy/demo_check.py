@@ -9,14 +9,16 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from processors.recipe import Recipe
 from streams.chunk import Chunk
 from streams.events import Event, event_id
 from streams.recording import Recording
+
+if TYPE_CHECKING:
+    from processors.recipe import Recipe
 
 SHOWN = 3  # examples of a complaint
 
