@@ -189,10 +189,8 @@ def gather(recipe: Recipe, session: str, settings: Settings) -> Facts:
 
     Parameters
     ----------
-    recipe : Recipe
-        Whose events to look for.
-    session : str
-        The session.
+    recipe, session : Recipe, str
+        Whose events to look for, of which session.
     settings : Settings
         With the broker's address.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from models.bundle import Bundle
+from models.bundle import UNKNOWN, Bundle
 from processors.chain import ChainStage
 from processors.recipe import Recipe
 from streams.chunk import Window
@@ -76,10 +76,8 @@ def run(
 
     Parameters
     ----------
-    recipe : Recipe
-        Says which stream is taken.
-    recordings : iterable of Recording
-        One a session.
+    recipe, recordings : Recipe, iterable of Recording
+        What says which stream is taken, and one recording a session.
     classifier : BatchClassifier
         With the bundle whose chain is run.
     chunk_ms : int
@@ -109,17 +107,9 @@ def run(
         if recording.notes:
             report.repairs[recording.session] = list(recording.notes)
         stream = _choose(recipe, recording, report)
-        if stream is None:
-            continue
-        report.matched += 1
-        before = report.events
-        skipped = report.counts["windows_with_gaps"]
-        for event in _session(stream, classifier, chunk_ms, report):
-            report.events += 1
-            report.unknown += event.label == "unknown"
-            yield event
-        if report.events == before:
-            report.silent[recording.session] = why_silent(recipe, stream, report.counts["windows_with_gaps"] - skipped)
+        if stream is not None:
+            report.matched += 1
+            yield from _session(recipe, stream, classifier, chunk_ms, report)
 
 
 def why_silent(recipe: Recipe, stream: StreamData, with_gaps: int = 0) -> str:
@@ -147,19 +137,33 @@ def _choose(recipe: Recipe, recording: Recording, report: Report) -> StreamData 
     return min(taken, key=lambda stream: stream.start_ns)
 
 
-def _session(stream: StreamData, classifier: BatchClassifier, chunk_ms: int, report: Report) -> Iterator[Event]:
+def _session(
+    recipe: Recipe, stream: StreamData, classifier: BatchClassifier, chunk_ms: int, report: Report
+) -> Iterator[Event]:
+    before = report.events
     stage = classifier.bundle.chain.build()
     assert isinstance(stage, ChainStage)
+    for windows in _batches(stage, stream, chunk_ms):
+        for event in _emit(classifier.classify(windows)):
+            report.events += 1
+            report.unknown += event.label == UNKNOWN
+            yield event
+    counts = stage.take_counts()
+    report.counts.update(counts, samples=stream.count)
+    if report.events == before:
+        report.silent[stream.header.session] = why_silent(recipe, stream, counts["windows_with_gaps"])
+
+
+def _batches(stage: ChainStage, stream: StreamData, chunk_ms: int) -> Iterator[list[Window]]:
     waiting: list[Window] = []
     for chunk in stream.chunks(max(1, round(stream.header.format.rate * chunk_ms / 1000))):
         waiting += stage.push(chunk)
-        report.counts["samples"] += chunk.count
         while len(waiting) >= BATCH:
-            yield from _emit(classifier.classify(waiting[:BATCH]))
+            yield waiting[:BATCH]
             del waiting[:BATCH]
     waiting += stage.flush()
-    report.counts.update(stage.take_counts())
-    yield from _emit(classifier.classify(waiting))
+    if waiting:
+        yield waiting
 
 
 def _emit(events: list[Event], now_ns: Callable[[], int] = time.time_ns) -> list[Event]:

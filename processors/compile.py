@@ -51,7 +51,7 @@ def read_step(parameters: Mapping[str, Any], fail: Callable[..., RecipeError], p
     parameters : mapping
         The table, ``step`` among it.
     fail : callable
-        ``fail(message, key)`` makes an error that names the line of a key, or without key of the table.
+        ``fail(message, key)`` makes an error that names the line of a key; without key, of the table.
     per_window : bool
         Whether it stands behind the window.
 
@@ -71,20 +71,23 @@ def read_step(parameters: Mapping[str, Any], fail: Callable[..., RecipeError], p
     if name not in offered:
         there, here = ("[[steps]]", "behind") if per_window else ("[[window.steps]]", "before")
         raise fail(f"step {name!r} cannot stand {here} the window; move it to {there}", "step")
-    cls = STEPS[name]
-    known = {f.name for f in fields(cls)} - cls.learned - _OWN_PARAMETERS
-    hints = get_type_hints(cls)
     values = {key: value for key, value in parameters.items() if key != "step"}
-    for key, value in values.items():
-        if key not in known:
-            raise fail(f"step {name!r} has no parameter {key!r}{nearest(key, known) if known else ''}", key)
-        if not _fits(value, hints[key]):
-            raise fail(f"step {name!r}: {key} = {value!r}, expected {_words(hints[key])}", key)
+    _check_parameters(STEPS[name], values, fail)
     try:
         return PlacedStep(make_step(name, values), fail)
     except FormatError as error:
         words = str(error).replace(",", " ").replace(":", " ").split()
         raise fail(str(error), *[key for key in values if key in words][:1]) from None
+
+
+def _check_parameters(cls: type[Spec], values: Mapping[str, Any], fail: Callable[..., RecipeError]) -> None:
+    known = {f.name for f in fields(cls)} - cls.learned - _OWN_PARAMETERS
+    hints = get_type_hints(cls)
+    for key, value in values.items():
+        if key not in known:
+            raise fail(f"step {cls.name!r} has no parameter {key!r}{nearest(key, known) if known else ''}", key)
+        if not _fits(value, hints[key]):
+            raise fail(f"step {cls.name!r}: {key} = {value!r}, expected {_words(hints[key])}", key)
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -141,19 +144,13 @@ def compile_chain(intake: Intake, raw: Format, layout: Layout) -> tuple[Chain, t
 
     Parameters
     ----------
-    intake : Intake
-        The chain's entry.
-    raw : Format
-        Of the input.
-    layout : Layout
-        Steps and window.
+    intake, raw, layout
+        The chain's entry, the input's format, and the steps and the window.
 
     Returns
     -------
-    chain : Chain
-        Intake, steps, window, steps behind it.
-    notes : tuple of str
-        What the user should know: steps that had to move behind the window, and what that costs.
+    tuple of (Chain, tuple of str)
+        The chain, and what the user should know: steps that had to move behind the window, and what that costs.
 
     Raises
     ------
@@ -172,9 +169,14 @@ def compile_chain(intake: Intake, raw: Format, layout: Layout) -> tuple[Chain, t
     moved = list(layout.steps[len(before) :])
     specs = align([step.spec for step in before], formats, windows)
     fmt = _output(windows, formats[-1], layout.fail)
-    notes = _moved_notes(moved, formats[-1], windows)
+    behind = _behind([*moved, *layout.window_steps], fmt, windows)
+    return Chain((intake, *specs, windows, *behind)), _moved_notes(moved, formats[-1], windows)
+
+
+def _behind(steps: Sequence[PlacedStep], fmt: Format, windows: Windows) -> list[Spec]:
+    """Steps behind the window, each checked on what the one before it gives."""
     behind: list[Spec] = []
-    for step in [*moved, *layout.window_steps]:
+    for step in steps:
         if not step.spec.after_window:
             raise step.fail(
                 f"step {step.spec.name!r} makes no row at every hop of {windows.hop} samples and cannot stand behind "
@@ -182,7 +184,7 @@ def compile_chain(intake: Intake, raw: Format, layout: Layout) -> tuple[Chain, t
             )
         behind.append(PerWindow(step.spec))
         fmt = _output(behind[-1], fmt, step.fail)
-    return Chain((intake, *specs, windows, *behind)), notes
+    return behind
 
 
 def _output(spec: Spec, fmt: Format, fail: Callable[[str], RecipeError]) -> Format:

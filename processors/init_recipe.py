@@ -62,14 +62,7 @@ def frames(length: int, hop: int) -> tuple[int, int]:
 
 
 def recipe_text(name: str, found: Survey) -> str:
-    """A recipe for what was found.
-
-    Parameters
-    ----------
-    name : str
-        Of the recipe.
-    found : Survey
-        Of its recordings.
+    """A recipe of this name for what was found.
 
     Raises
     ------

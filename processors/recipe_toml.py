@@ -26,6 +26,7 @@ _HEADER = re.compile(rf"\s*(\[\[?)\s*({_DOTTED})\s*\]")
 _PAIR = re.compile(rf"\s*({_DOTTED})\s*=")
 # What may hold a bracket or a quotation mark that is none: strings of the four kinds, and comments.
 _TOKEN = re.compile(r'"""|\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}]')
+_EXACT = re.compile(r"\d{1,12}(\.\d{1,12}|/0*[1-9]\d{0,11})?|\d(\.\d{1,12})?[eE]-?\d")
 _AT_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
 
 
@@ -49,7 +50,7 @@ class Document:
         self.path = path
         try:
             self.values: dict[str, Any] = tomllib.loads(text, parse_float=Decimal)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:
             at = _AT_LINE.search(str(error))
             raise RecipeError(
                 f"no valid TOML: {_AT_LINE.sub('', str(error))}", path, int(at[1]) if at else None
@@ -61,7 +62,8 @@ class Document:
         for stop in range(len(where), 0, -1):
             if where[:stop] in self._lines:
                 return self._lines[where[:stop]]
-        return None
+        # A table that is there only as part of a longer header.
+        return next((line for at, line in self._lines.items() if where and at[: len(where)] == where), None)
 
     def error(self, message: str, where: Where = ()) -> RecipeError:
         """An error that names the line of `where`."""
@@ -203,21 +205,22 @@ class Table:
         if key not in self.values:
             return default
         value = self.values[key]
-        if isinstance(value, bool) or not isinstance(value, int | Decimal) or not low <= value <= high:
+        number = float(value) if isinstance(value, int | Decimal) and not isinstance(value, bool) else float("nan")
+        if not low <= number <= high:
             limits = f"from {low:g} to {high:g}" if high != float("inf") else f"of at least {low:g}"
             raise self._wrong(key, f"a number {limits}")
-        return float(value)
+        return number
 
     def fraction(self, key: str) -> Fraction:
         """An exact number above 0: a whole or decimal one, or a text such as "30000/1001"; it must be there."""
         if key not in self.values:
             raise self._required(key, "a number above 0 (there is no default)")
         value = self.values[key]
-        try:
-            if not isinstance(value, bool) and isinstance(value, int | Decimal | str) and (out := Fraction(value)) > 0:
+        # Checked as text first: 1e999999999 would be a number of a billion digits.
+        if not isinstance(value, bool) and isinstance(value, int | Decimal | str) and _EXACT.fullmatch(str(value)):
+            out = Fraction(str(value))
+            if out > 0:
                 return out
-        except (ValueError, ZeroDivisionError, OverflowError):
-            pass
         raise self._wrong(key, 'a number above 0, or a fraction as text such as "30000/1001"')
 
     def table(self, key: str, known: Collection[str], free: bool = False) -> Table | None:
@@ -258,4 +261,5 @@ def _kind(value: Any) -> str:
 
 
 def _show(value: Any) -> str:
-    return toml_value(plain(value)) if _kind(value) != "a date or time" else str(value)
+    text = toml_value(plain(value)) if _kind(value) != "a date or time" else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
