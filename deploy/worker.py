@@ -58,7 +58,9 @@ def load_work(recipes: Sequence[str], bundle: str | None, home: Path) -> list[Wo
     for name in recipes:
         recipe = load_recipe(name)
         if recipe.model is None:
-            raise RecipeError(f"recipe `{recipe.name}` has no [model], so there is nothing to classify with", recipe.path)
+            raise RecipeError(
+                f"recipe `{recipe.name}` has no [model], so there is nothing to classify with", recipe.path
+            )
         loaded = load_bundle(bundle or recipe.name, home)
         loaded.check(recipe)
         works.append(Work(recipe, loaded))
@@ -131,7 +133,7 @@ def _serve(works: list[Work], settings: Settings, slot: int) -> None:
 
 
 def _app(work: Work, settings: Settings, slot: int, metrics: Any, loop: asyncio.AbstractEventLoop) -> Any:
-    from models.agent import Agent, Job
+    from models.agent import Agent, Around, Job
     from models.log import ReadBack
     from processors.batches import BatchApp, reader_arguments
 
@@ -141,7 +143,8 @@ def _app(work: Work, settings: Settings, slot: int, metrics: Any, loop: asyncio.
     topics = sorted({names.for_stream(table.stream) for table in recipe.inputs})
     app = BatchApp(group, topics, settings, f"{socket.gethostname()}-{slot}", fail)
     job = Job(recipe.name, work.bundle.chain, recipe.matches, encoder(classifier))
-    app.handler = Agent(job, app, names, ReadBack(reader_arguments(settings)), metrics.observer(recipe.name), fail)
+    around = Around(app, names, ReadBack(reader_arguments(settings)), metrics.observer(recipe.name), fail)
+    app.handler = Agent(job, around)
     return app
 
 
@@ -162,11 +165,15 @@ def _restart() -> None:
     now = time.time()
     recent = [t for t in os.environ.get(_RESTARTS, "").split(",") if t and now - float(t) < _RESTARTS_S]
     if len(recent) >= _RESTARTS_MAX:
-        print(f"kymo worker: began again {len(recent)} times within {_RESTARTS_S:g} s; giving up", file=sys.stderr, flush=True)
+        print(
+            f"kymo worker: began again {len(recent)} times within {_RESTARTS_S:g} s; giving up",
+            file=sys.stderr,
+            flush=True,
+        )
         os._exit(1)
     os.environ[_RESTARTS] = ",".join([*recent, f"{now:.1f}"])
     # A process image of its own: no task, thread or socket of this one can send anything afterwards.
-    os.execv(sys.executable, sys.orig_argv)
+    os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - the very command that started this process
 
 
 @contextlib.contextmanager

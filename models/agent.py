@@ -24,19 +24,12 @@ from models.partition import Left, Limits, Partition, Pending
 from processors.chain import Chain
 from streams.chunk import Format, Window
 from streams.errors import ChunkError, DeliveryError
-from streams.topics import MESSAGE_MAX, Names
+from streams.topics import Names
 
 _BATCH = 64  # windows a classification; more only adds latency
 _PENDING_MAX = 2_048  # windows waiting: beyond it nothing more is read
 _YIELD_S = 0.005  # how long records are taken before other tasks have their turn
 _DRAIN_S = 12.0  # how long a revocation may wait for what was taken
-
-
-class Batch(Protocol):
-    """Classifies windows; called in a thread of its own."""
-
-    def __call__(self, windows: Sequence[Window]) -> list[bytes]:
-        """The event of each window, encoded."""
 
 
 class Observer(Protocol):
@@ -77,7 +70,7 @@ class Job:
     recipe: str
     chain: Chain
     matches: Callable[[Format], str | None]
-    classify: Batch
+    classify: Callable[[Sequence[Window]], list[bytes]]
 
 
 class Kafka(Protocol):
@@ -99,13 +92,12 @@ class Kafka(Protocol):
         """The partitions that are this worker's."""
 
 
-class Agent:
-    """Takes records, gives events.
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What is around an agent.
 
-    Parameters
+    Attributes
     ----------
-    job : Job
-        What to do.
     kafka : Kafka
         The app.
     names : Names
@@ -115,30 +107,39 @@ class Agent:
     observer : Observer
         For metrics.
     failed : callable
-        Called once with the first error that makes going on unsafe.
+        Called once, with the first error that makes going on unsafe.
+    """
+
+    kafka: Kafka
+    names: Names
+    read_back: ReadBack
+    observer: Observer
+    failed: Callable[[BaseException], None]
+
+
+class Agent:
+    """Takes records, gives events.
+
+    Parameters
+    ----------
+    job : Job
+        What to do.
+    around : Around
+        Kafka, and who is told.
     limits : Limits
         When to snapshot.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        kafka: Kafka,
-        names: Names,
-        read_back: ReadBack,
-        observer: Observer,
-        failed: Callable[[BaseException], None],
-        limits: Limits | None = None,
-    ) -> None:
-        self._failed = failed
-        self.job, self._kafka, self._names, self._read_back, self._observer = job, kafka, names, read_back, observer
-        self._limits = limits
+    def __init__(self, job: Job, around: Around, limits: Limits | None = None) -> None:
+        self.job, self._limits = job, limits
+        self._kafka, self._names, self._read_back = around.kafka, around.names, around.read_back
+        self._observer, self._failed = around.observer, around.failed
         self.partitions: dict[int, Partition] = {}
         self._epoch = 0  # counts revocations
         self._pending: deque[tuple[Partition, Pending]] = deque()
         self._changed = asyncio.Condition()
         self._turn = asyncio.Lock()  # no record is taken while snapshots are stored
-        self._outbox = Outbox(kafka.aiokafka_producer, self._fail)
+        self._outbox = Outbox(self._kafka.aiokafka_producer, self._fail)
         self._committed: dict[TopicPartition, int] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="classify")
         self._tasks: list[asyncio.Task[None]] = []
@@ -146,7 +147,10 @@ class Agent:
 
     def start(self, commit_every_s: float = 0.5) -> None:
         """Begin to classify and commit."""
-        self._tasks = [asyncio.create_task(self._guard(self._classify())), asyncio.create_task(self._guard(self._commit_every(commit_every_s)))]
+        self._tasks = [
+            asyncio.create_task(self._guard(self._classify())),
+            asyncio.create_task(self._guard(self._commit_every(commit_every_s))),
+        ]
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -235,7 +239,9 @@ class Agent:
             "recipe": self.job.recipe,
         }
         headers = [(name, str(value).encode()) for name, value in about.items()]
-        self._outbox.put(self._names.of("rejected"), record.partition, [Outgoing(record.key or b"", record.value or b"", headers)])
+        self._outbox.put(
+            self._names.of("rejected"), record.partition, [Outgoing(record.key or b"", record.value or b"", headers)]
+        )
 
     async def _classify(self) -> None:
         loop = asyncio.get_running_loop()
@@ -248,7 +254,9 @@ class Agent:
             self._observer.classified(len(batch), time.perf_counter() - started)
             outgoing: dict[int, list[Outgoing]] = {}
             for (partition, pending), event in zip(batch, events, strict=True):
-                record = Outgoing(pending.window.session.encode(), event, done=partial(self._emitted, partition, pending))
+                record = Outgoing(
+                    pending.window.session.encode(), event, done=partial(self._emitted, partition, pending)
+                )
                 outgoing.setdefault(partition.number, []).append(record)
             for number, records in outgoing.items():
                 self._outbox.put(self._names.of("events"), number, records)
@@ -274,7 +282,9 @@ class Agent:
         for partition in list(self.partitions.values()):
             due = partition.snapshots()
             records = [
-                Outgoing(self._state_key(session.name), snapshot, done=partial(self._stored, partition, session, snapshot))
+                Outgoing(
+                    self._state_key(session.name), snapshot, done=partial(self._stored, partition, session, snapshot)
+                )
                 for session, snapshot in due
             ]
             if records:
@@ -322,7 +332,9 @@ class Agent:
                 try:
                     await asyncio.wait_for(self._drain(), _DRAIN_S)
                 except TimeoutError:
-                    raise DeliveryError(f"what was taken could not be finished within {_DRAIN_S:g} s of losing its partitions") from None
+                    raise DeliveryError(
+                        f"what was taken could not be finished within {_DRAIN_S:g} s of losing its partitions"
+                    ) from None
             self.partitions.clear()
             self._committed.clear()
 

@@ -15,7 +15,6 @@ from aiokafka.structs import TopicPartition
 from streams.errors import DeliveryError
 
 
-
 class ReadBack:
     """Reads ranges of topics without a group.
 
@@ -124,7 +123,9 @@ class Outbox:
         Called with the error if a batch is not acknowledged; nothing is sent after that.
     """
 
-    def __init__(self, producer: Callable[[], aiokafka.AIOKafkaProducer], failed: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, producer: Callable[[], aiokafka.AIOKafkaProducer], failed: Callable[[BaseException], None]
+    ) -> None:
         self._producer, self._failed = producer, failed
         self._waiting: dict[TopicPartition, list[Outgoing]] = {}
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
@@ -176,8 +177,14 @@ class Outbox:
             try:
                 told = await (await self._producer().send_batch(builder, tp.topic, partition=tp.partition))
             except Exception as error:
-                raise DeliveryError(f"{tp.topic}/{tp.partition}: {position - first} records were not acknowledged ({error!r})") from error
-            end = told.offset + position - first if told is not None and told.offset is not None and told.offset >= 0 else 0
+                raise DeliveryError(
+                    f"{tp.topic}/{tp.partition}: {position - first} records were not acknowledged ({error!r})"
+                ) from error
+            end = (
+                told.offset + position - first
+                if told is not None and told.offset is not None and told.offset >= 0
+                else 0
+            )
             for r in records[first:position]:
                 if r.done is not None:
                     r.done(end)

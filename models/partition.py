@@ -131,7 +131,11 @@ class Partition:
         """A batch begins at `offset`: note from where on the events of anything from here on stand."""
         # What an earlier life may have read has its events anywhere from its mark on; what it cannot have read, behind today's end.
         seen_before = offset < self._left.input_end.get(topic, 0)
-        if not seen_before and self.published and all(self.next_offset.get(t, 0) >= end for t, end in self._left.input_end.items()):
+        if (
+            not seen_before
+            and self.published
+            and all(self.next_offset.get(t, 0) >= end for t, end in self._left.input_end.items())
+        ):
             self.published = {}
         at = self._left.events_start if seen_before else self.events_end
         marks = self._marks.setdefault(topic, deque())
@@ -209,7 +213,8 @@ class Partition:
 
     def snapshots(self) -> list[tuple[Session, bytes | None]]:
         """Sessions whose snapshot must be stored before the next commit can pass them; None deletes a stored one."""
-        now, out = self._now_s(), []
+        now = self._now_s()
+        out: list[tuple[Session, bytes | None]] = []
         for session in self.sessions.values():
             if session.pending:
                 continue

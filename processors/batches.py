@@ -6,6 +6,8 @@ more things differ from Faust's own transport: partitions of equal number stay t
 and a worker that has not been heard by the broker for half its session timeout sends nothing any more.
 """
 
+# Faust declares its app, consumer and producer by abstract types that lack what the concrete ones have and we add.
+# mypy: disable-error-code="attr-defined,no-any-return,misc"
 from __future__ import annotations
 
 import asyncio
@@ -19,7 +21,6 @@ import faust
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
-from mode import Service
 
 from streams.errors import DeliveryError, KymoError
 from streams.settings import Settings
@@ -45,7 +46,7 @@ class Handler(Protocol):
         """Finish what was taken, commit it."""
 
 
-class BatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+class BatchThread(driver.AIOKafkaConsumerThread):
     """Faust's consumer thread, with the settings and the heartbeat that batches need."""
 
     last_heartbeat_s = float("inf")
@@ -102,11 +103,13 @@ class BatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     async def committed_with(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
         """Committed offsets with their metadata."""
         coordinator = self._ensure_consumer()._coordinator
-        found: dict[TopicPartition, OffsetAndMetadata] = await self.call_thread(coordinator.fetch_committed_offsets, list(partitions))
+        found: dict[TopicPartition, OffsetAndMetadata] = await self.call_thread(
+            coordinator.fetch_committed_offsets, list(partitions)
+        )
         return found
 
 
-class BatchConsumer(driver.Consumer):  # type: ignore[misc]
+class BatchConsumer(driver.Consumer):
     """Faust's consumer, draining fetches into the app's handler."""
 
     _thread: BatchThread
@@ -114,7 +117,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
     def _new_consumer_thread(self) -> BatchThread:
         return BatchThread(self, loop=self.loop, beacon=self.beacon)
 
-    async def _drain_messages(self, fetcher: Service) -> None:
+    async def _drain_messages(self, fetcher: Any) -> None:
         stopped, fetcher_stopped = self._stopped.is_set, fetcher._stopped.is_set
         while not (stopped() or fetcher_stopped()):
             generation = self.app.consumer_generation_id
@@ -134,7 +137,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         """Faust's own check for stuck streams sees none of ours."""
 
 
-class FencedProducer(driver.Producer):  # type: ignore[misc]
+class FencedProducer(driver.Producer):
     """Faust's producer: idempotent, and silent once the worker may have been overtaken."""
 
     def _settings_extra(self) -> dict[str, Any]:
@@ -154,14 +157,14 @@ class FencedProducer(driver.Producer):  # type: ignore[misc]
         client.send = fenced
 
 
-class BatchTransport(driver.Transport):  # type: ignore[misc]
+class BatchTransport(driver.Transport):
     """The above as a Faust transport."""
 
     Consumer = BatchConsumer
     Producer = FencedProducer
 
 
-class BatchApp(faust.App):  # type: ignore[misc]
+class BatchApp(faust.App):
     """A Faust app that hands fetched records to a handler.
 
     Parameters
@@ -181,7 +184,14 @@ class BatchApp(faust.App):  # type: ignore[misc]
 
     handler: Handler
 
-    def __init__(self, group: str, topics: Iterable[str], settings: Settings, instance: str, failed: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        group: str,
+        topics: Iterable[str],
+        settings: Settings,
+        instance: str,
+        failed: Callable[[BaseException], None],
+    ) -> None:
         super().__init__(
             group,
             broker=[f"kafka://{address}" for address in settings.brokers.split(",")],
@@ -199,7 +209,9 @@ class BatchApp(faust.App):  # type: ignore[misc]
         )
         self._failed, self._session_timeout_s = failed, settings.session_timeout_s
         # An agent makes Faust subscribe; its stream stays empty, since records go to the handler.
-        self.agent(self.topic(*topics, value_type=bytes, value_serializer="raw"), name=f"{group}.subscription")(_subscription)
+        self.agent(self.topic(*topics, value_type=bytes, value_serializer="raw"), name=f"{group}.subscription")(
+            _subscription
+        )
 
     def _new_transport(self) -> BatchTransport:
         return BatchTransport(self.conf.broker_consumer, self)
@@ -221,7 +233,9 @@ class BatchApp(faust.App):  # type: ignore[misc]
 
     def is_ready(self) -> bool:
         """Whether partitions are assigned and the broker has been heard of lately."""
-        return bool(self.started and not self.should_stop and not self.rebalancing and self.assigned() and not self.is_stale())
+        return bool(
+            self.started and not self.should_stop and not self.rebalancing and self.assigned() and not self.is_stale()
+        )
 
     def is_stale(self) -> bool:
         """Whether the broker may by now have given this worker's partitions to another."""
@@ -229,7 +243,11 @@ class BatchApp(faust.App):  # type: ignore[misc]
 
     def fail_stale(self) -> None:
         """Give up: what this worker would send may be another's by now."""
-        self._failed(DeliveryError("the broker has not heard of this worker for half its session timeout; others may own its partitions"))
+        self._failed(
+            DeliveryError(
+                "the broker has not heard of this worker for half its session timeout; others may own its partitions"
+            )
+        )
 
     async def commit_with(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
         """Commit offsets with metadata."""
@@ -266,7 +284,10 @@ def credentials(settings: Settings) -> Any:
     if settings.security_protocol == "SSL":
         return faust.SSLCredentials(context)
     return faust.SASLCredentials(
-        username=settings.sasl_username, password=settings.sasl_password, mechanism=settings.sasl_mechanism, ssl_context=context
+        username=settings.sasl_username,
+        password=settings.sasl_password,
+        mechanism=settings.sasl_mechanism,
+        ssl_context=context,
     )
 
 
@@ -274,5 +295,3 @@ def reader_arguments(settings: Settings) -> dict[str, Any]:
     """Connection arguments for aiokafka's own clients."""
     auth = driver.credentials_to_aiokafka_auth(credentials(settings), None)
     return {"bootstrap_servers": settings.brokers, **auth}
-
-

@@ -141,12 +141,12 @@ def strip_learned(described: dict[str, Any]) -> dict[str, Any]:
     for key, value in described.items():
         if key in learned:
             continue
-        if isinstance(value, dict) and "step" in value:
-            value = strip_learned(value)
-        elif isinstance(value, list):
-            value = [strip_learned(v) if isinstance(v, dict) and "step" in v else v for v in value]
-        out[key] = value
+        out[key] = [_stripped(v) for v in value] if isinstance(value, list) else _stripped(value)
     return out
+
+
+def _stripped(value: Any) -> Any:
+    return strip_learned(value) if isinstance(value, dict) and "step" in value else value
 
 
 class ChainStage(Stage):
@@ -209,7 +209,8 @@ class ChainStage(Stage):
     def _needs_behind_intake(self) -> list[int]:
         needs = []
         for i, stage in enumerate(self.stages[1:], 1):
-            for index in stage.needs_from.values():
+            for needed in stage.needs_from.values():
+                index = needed
                 for spec in self._before[i]:
                     index = spec.input_index(index)
                 needs.append(index)

@@ -87,7 +87,7 @@ class FrameStage(Stage):
         self._in: Header | None = None
         self._out: Header | None = None
         self._width = (self._chunk - 1) * self._step + self._length
-        self._block = np.empty((0, 0))  # (channels, width): samples of the block that ends at border `_border`
+        self._block: Array = np.empty((0, 0))  # (channels, width): samples of the block that ends at border `_border`
         self._next = 0  # first column not yet given
         self._border = 0
         self._end = 0  # index one past the last sample taken
@@ -143,7 +143,8 @@ class FrameStage(Stage):
         self._border += self._chunk
 
     def _columns(self, stop: int) -> Chunk:
-        assert self._in is not None and self._out is not None
+        assert self._in is not None
+        assert self._out is not None
         first = self._border - self._chunk
         columns = self.spec.kernel(self._block, self._in.format)[self._next - first : stop - first]
         return Chunk(self._out, self._next, columns)

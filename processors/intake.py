@@ -57,7 +57,9 @@ class Intake(Spec):
         if self.dtype not in ("float32", "float64"):
             raise FormatError(f"input: dtype {self.dtype!r}, expected float32 or float64")
         if type(self.bridge) is not int or type(self.fill) is not int:
-            raise FormatError(f"input: bridge {self.bridge!r} and fill {self.fill!r}, expected a whole number of samples")
+            raise FormatError(
+                f"input: bridge {self.bridge!r} and fill {self.fill!r}, expected a whole number of samples"
+            )
         if isinstance(self.max_missing, bool) or not isinstance(self.max_missing, int | float):
             raise FormatError(f"input: max_missing {self.max_missing!r}, expected a number from 0 to 1")
         if not 0 <= self.max_missing <= 1 or self.bridge < 0 or self.fill < 0:
@@ -83,12 +85,16 @@ class Intake(Spec):
         if not fmt.rate:
             raise FormatError(f"`{fmt.stream}` has no fixed rate; a chain takes evenly sampled streams")
         if len(self.units) not in (0, len(at)):
-            raise FormatError(f"input: {len(self.units)} units for the {len(at)} channels of `{fmt.stream}`, expected one each or none")
+            raise FormatError(
+                f"input: {len(self.units)} units for the {len(at)} channels of `{fmt.stream}`, expected one each or none"
+            )
         units = self.units or tuple(fmt.units[i] for i in at if fmt.units)
         if self.units and fmt.units:
             for i, unit in zip(at, self.units, strict=True):
                 factor(fmt.units[i], unit)
-        return replace(fmt, channels=tuple(fmt.channels[i] for i in at), units=units, dtype=self.dtype, shape=(len(at),))
+        return replace(
+            fmt, channels=tuple(fmt.channels[i] for i in at), units=units, dtype=self.dtype, shape=(len(at),)
+        )
 
 
 class IntakeStage(Stage):
@@ -223,7 +229,13 @@ class IntakeStage(Stage):
 
     def snapshot(self) -> bytes:
         """See :meth:`Stage.snapshot`."""
-        meta = {"header": self._in, "seen": self._seen, "valid": self._valid, "filled": self.filled, "gaps": list(self._gaps)}
+        meta = {
+            "header": self._in,
+            "seen": self._seen,
+            "valid": self._valid,
+            "filled": self.filled,
+            "gaps": list(self._gaps),
+        }
         return pack(meta, {} if self._last is None else {"last": self._last})
 
     def restore(self, snapshot: bytes) -> None:

@@ -33,7 +33,9 @@ def pack(meta: Mapping[str, Any], arrays: Mapping[str, Array] | None = None) -> 
             continue
         described.append([name, array.dtype.str, list(array.shape)])
         blobs.append(np.ascontiguousarray(array).tobytes())
-    text = json.dumps({"meta": {k: _out(v) for k, v in meta.items()}, "arrays": described}, separators=(",", ":")).encode()
+    text = json.dumps(
+        {"meta": {k: _out(v) for k, v in meta.items()}, "arrays": described}, separators=(",", ":")
+    ).encode()
     return b"".join((_LENGTH.pack(len(text)), text, *blobs))
 
 

@@ -9,13 +9,28 @@ from typing import Any
 
 from processors.chain import Chain, PerWindow
 from processors.intake import Intake
+from processors.mel import LogMel, Mel
+from processors.resample import Resample
 from processors.spec import Spec
 from processors.spectrogram import Spectrogram
 from processors.steps import Log, Scale, Select, Standardise
 from processors.windows import Windows
 from streams.errors import FormatError
 
-_ALL: tuple[type[Spec], ...] = (Intake, Windows, Chain, PerWindow, Spectrogram, Select, Scale, Log, Standardise)
+_ALL: tuple[type[Spec], ...] = (
+    Intake,
+    Windows,
+    Chain,
+    PerWindow,
+    Spectrogram,
+    Select,
+    Scale,
+    Log,
+    Standardise,
+    Mel,
+    LogMel,
+    Resample,
+)
 STEPS: dict[str, type[Spec]] = {spec.name: spec for spec in _ALL}
 
 

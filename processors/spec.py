@@ -107,7 +107,9 @@ def chain_digest(before: str, spec: Spec) -> str:
 
 def derived_header(header: Header, spec: Spec) -> Header:
     """Header of what `spec` makes of a stream."""
-    return replace(header, format=spec.output({header.format.stream: header.format}), chain=chain_digest(header.chain, spec))
+    return replace(
+        header, format=spec.output({header.format.stream: header.format}), chain=chain_digest(header.chain, spec)
+    )
 
 
 class MapSpec(Spec):
@@ -136,7 +138,9 @@ class MapStage(Stage):
             self._in = item.header
         assert self._out is not None
         self._next = item.end_index
-        return [Chunk(self._out, item.first_index, self.spec.apply(item.data, item.header.format), item.times_ns, item.end)]
+        return [
+            Chunk(self._out, item.first_index, self.spec.apply(item.data, item.header.format), item.times_ns, item.end)
+        ]
 
     @property
     def needs_from(self) -> dict[str, int]:
