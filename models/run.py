@@ -97,19 +97,25 @@ def run(
     """
     classifier.bundle.check(recipe)
     report = report if report is not None else Report()
+    for recording in _once(recordings, report):
+        stream = _choose(recipe, recording, report)
+        if stream is not None:
+            report.matched += 1
+            yield from _session(recipe, stream, classifier, chunk_ms, report)
+
+
+def _once(recordings: Iterable[Recording], report: Report) -> Iterator[Recording]:
+    """Recordings whose session did not come before: the windows of another would have the same ids."""
     done: set[str] = set()
     for recording in recordings:
         report.recordings += 1
-        if recording.session in done:  # its windows would have the ids of the first one's
+        if recording.session in done:
             report.silent[recording.session] = "the session came again; only the first recording of it is run"
             continue
         done.add(recording.session)
         if recording.notes:
             report.repairs[recording.session] = list(recording.notes)
-        stream = _choose(recipe, recording, report)
-        if stream is not None:
-            report.matched += 1
-            yield from _session(recipe, stream, classifier, chunk_ms, report)
+        yield recording
 
 
 def why_silent(recipe: Recipe, stream: StreamData, with_gaps: int = 0) -> str:
