@@ -7,6 +7,7 @@ its events, not here.
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
 from bisect import bisect_left
@@ -236,10 +237,11 @@ class WorkerMetrics(Collector):
             "kymo_last_commit_timestamp_seconds", "Unix time of the last commit", labels=["recipe"]
         )
         for recipe, found in self.recipes.items():
-            if found.assigned:
-                assigned.add_metric([recipe], found.assigned())
-            if found.pending:
-                pending.add_metric([recipe], found.pending())
+            for family, count in ((assigned, found.assigned), (pending, found.pending)):
+                # What is asked may be only half there while the process starts; the other metrics are shown all the same.
+                with contextlib.suppress(Exception):
+                    if count is not None:
+                        family.add_metric([recipe], count())
             commit.add_metric([recipe], found.committed_s)
         yield from (assigned, pending, commit)
 

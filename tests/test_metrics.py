@@ -52,6 +52,7 @@ def busy() -> WorkerMetrics:
     observer.rejected("basicmotions-test-17")
     observer.committed(0.003)
     metrics.watch("walk", lambda: 12, lambda: 7)
+    metrics.watch("fall", lambda: 1 // 0, lambda: 0)  # not there yet
     return metrics
 
 
@@ -87,6 +88,7 @@ def test_a_scrape_shows_what_was_told() -> None:
     assert value("kymo_last_commit_timestamp_seconds", recipe="fall") == 0
     assert value("kymo_model_info", recipe="fall", bundle="fall@2") == 1
     assert ("kymo_assigned_partitions", (("recipe", "fall"),)) not in found
+    assert value("kymo_pending_windows", recipe="fall") == 0
 
 
 def test_a_partition_is_counted_once_however_often_it_is_looked_at() -> None:
