@@ -149,6 +149,9 @@ def _stripped(value: Any) -> Any:
     return strip_learned(value) if isinstance(value, dict) and "step" in value else value
 
 
+_NOTHING: Counter[str] = Counter()  # asked for with every chunk, so made once
+
+
 class ChainStage(Stage):
     """Stage of a :class:`Chain`: the stages of its Specs."""
 
@@ -228,6 +231,8 @@ class ChainStage(Stage):
 
     def take_counts(self) -> Counter[str]:
         """What was noticed since the last call, of all stages."""
+        if not self.counts and not any([stage.counts for stage in self.stages]):
+            return _NOTHING
         total: Counter[str] = Counter()
         for stage in (self, *self.stages):
             if stage.counts:

@@ -110,6 +110,7 @@ class IntakeStage(Stage):
         super().__init__()
         self.spec = spec
         self.filled: list[tuple[int, int, bool]] = []
+        self._dtype = np.dtype(spec.dtype)
         self._in: Header | None = None
         self._out: Header | None = None
         self._seen = 0  # index one past the newest sample taken
@@ -152,16 +153,15 @@ class IntakeStage(Stage):
         if first > self._seen:
             self._gaps.append((self._seen, first))
         self._seen = first + len(data)
-        # One sum tells whether all is finite: NaN and infinity survive any addition (an overflow only costs the slower look).
-        with np.errstate(over="ignore", invalid="ignore"):
-            whole = np.isfinite(values.sum())
-        if whole:
+        if np.isfinite(values).all():
             return self._run(first, values)
         return self._pieces(first, values)
 
     def _convert(self, data: Array) -> Array:
         if self._columns is not None:
             data = data[:, self._columns]
+        if self._scale is None and data.dtype == self._dtype:
+            return data
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and so is missing
             if self._scale is not None:
                 data = np.multiply(data, self._scale)
