@@ -20,7 +20,7 @@ from streams.errors import FormatError
 
 Real = NDArray[Any]
 
-_TILE_BYTES = 256 * 1024  # frames of a tile; with spectrum and window they stay in a second-level cache of 1 MiB
+_TILE_BYTES = 256 * 1024  # of frames: fewer calls for small blocks, a second-level cache's worth for large ones
 _PLANS_KEPT = 16  # a thread; shapes vary only where a step stands behind the window
 _local = threading.local()
 
@@ -39,10 +39,15 @@ def _pick_transform() -> Callable[[Real, Real], Any]:
             return lambda frames, out: r2c(frames, (-1,), True, 0, out, 1)
     except (ImportError, TypeError):
         pass
-    return lambda frames, out: np.copyto(out, scipy.fft.rfft(frames))
+    return transform_publicly
 
 
-_transform = _pick_transform()
+def transform_publicly(frames: Real, out: Real) -> None:
+    """``scipy.fft.rfft`` of `frames` along the last axis, into `out`."""
+    np.copyto(out, scipy.fft.rfft(frames))
+
+
+transform = _pick_transform()
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +124,7 @@ class Tile:
             if detrend == "linear":
                 inner -= np.vecdot(inner, self._line)[..., None] * self._line
         np.multiply(self._flat, self._window, self._flat)
-        _transform(self._data, self.spectrum)
+        transform(self._data, self.spectrum)
 
 
 def _without_twin(parts: Real, nfft: int) -> Real:
@@ -265,6 +270,9 @@ def plan_for(owner: Any, samples: Array, rate: Any, make: Callable[[], Plan]) ->
     plans: dict[tuple[Any, ...], Plan] | None = getattr(_local, "plans", None)
     if plans is None:
         plans = _local.plans = {}
+        # glibc gives freed memory back to the system beyond a threshold, and taking it again costs more page by page than
+        # a window's copy; freeing one larger block raises the threshold for good.
+        np.empty(1 << 22, np.uint8)
     key = (id(owner), samples.shape, samples.dtype.char, rate.numerator, rate.denominator)
     plan = plans.get(key)
     if plan is None:  # a plan holds its owner, so no other object gets that id while it is kept

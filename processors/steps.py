@@ -102,7 +102,8 @@ class Scale(MapSpec):
     def apply(self, data: Array, fmt: Format) -> Array:
         """``(n, ..., channels)`` to the same shape."""
         dtype = float_of(self.name, fmt)
-        out: Real = np.multiply(data, np.asarray(self.factor, dtype), dtype=dtype)
+        out: Real = np.empty_like(data, dtype)  # in the input's memory order
+        np.multiply(data, np.asarray(self.factor, dtype), out=out, dtype=dtype)
         out += np.asarray(self.offset, dtype)
         return out
 
@@ -215,7 +216,8 @@ class Standardise(MapSpec):
         if not self.mean:
             raise FormatError("standardise: has not learned mean and std yet; train first (`kymo train`)")
         dtype = float_of(self.name, fmt)
-        out: Real = np.subtract(data, np.asarray(self.mean, dtype), dtype=dtype)
+        out: Real = np.empty_like(data, dtype)  # in the input's memory order
+        np.subtract(data, np.asarray(self.mean, dtype), out=out, dtype=dtype)
         out *= 1 / np.asarray(self.std, dtype)
         return out
 
@@ -246,6 +248,8 @@ class Standardise(MapSpec):
             count += n
         if not count:
             raise FormatError("standardise: nothing to learn from, expected at least one window")
+        if not np.isfinite(squares).all():
+            raise FormatError("standardise: a value in the windows is not finite, expected numbers only")
         std = np.sqrt(squares / count)
         # Less than what rounding alone makes of a constant counts as no variation.
         std = np.where(std > 1e-12 * np.abs(mean), std, 1.0)

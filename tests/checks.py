@@ -87,6 +87,14 @@ STEP_EXAMPLES: list[tuple[str, dict[str, Any], Format]] = [
         {"mean": ((1.0, 2.0), (0.0, 0.5), (3.0, 1.0)), "std": ((1.0, 2.0), (3.0, 4.0), (5.0, 6.0)), "per": "bin"},
         COLUMNS,
     ),
+    ("mel", {"n_fft": 16, "hop_length": 4, "n_mels": 3}, imu()),
+    (
+        "log_mel",
+        {"n_fft": 12, "hop_length": 5, "win_length": 8, "n_mels": 2, "htk": True, "power": 1.0},
+        imu(1, "float64"),
+    ),
+    ("resample", {"up": 2, "down": 1}, imu()),
+    ("resample", {"up": 2, "down": 3}, imu(1, "float64")),
 ]
 
 

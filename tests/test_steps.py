@@ -1,0 +1,136 @@
+"""select, scale, log and standardise: exact input, exact output."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+from processors.chain import Chain
+from processors.registry import make_step, spec_from_json
+from processors.steps import Log, Scale, Select, Standardise
+from streams.chunk import Format, Header, Window, signal_format
+from streams.errors import FormatError
+
+IMU = signal_format("imu", ("ax", "ay", "az"), 100, "float64", ("g", "g", "m/s^2"))
+COLUMNS = Format("spectrogram", ("a", "b"), ("V^2", "V^2"), Fraction(10), "float32", (3, 2), Fraction(4), 8)
+
+
+def windows_of(data: Any, fmt: Format, rows: int) -> list[Window]:
+    header = Header("s", 0, fmt)
+    return [Window(header, i, i + rows, 0, 1, data[i : i + rows]) for i in range(0, len(data), rows)]
+
+
+def test_select_takes_channels_in_the_order_asked_for() -> None:
+    spec, data = Select(("az", "ax")), np.arange(6.0).reshape(2, 3)
+    assert spec.apply(data, IMU).tolist() == [[2, 0], [5, 3]]
+    out = spec.output({"imu": IMU})
+    assert (out.channels, out.units, out.shape) == (("az", "ax"), ("m/s^2", "g"), (2,))
+    with pytest.raises(FormatError, match=r"no channel gx; it has ax, ay, az"):
+        Select(("gx",)).output({"imu": IMU})
+
+
+def test_scale_by_channel_and_in_new_units() -> None:
+    spec, data = Scale((2.0, 10.0, 1.0), 1.0, ("V", "V", "V")), np.ones((2, 3))
+    assert spec.apply(data, IMU).tolist() == [[3, 11, 2], [3, 11, 2]]
+    assert (data == 1).all()
+    assert spec.output({"imu": IMU}).units == ("V", "V", "V")
+    whole = signal_format("imu", ("ax", "ay", "az"), 100, "int16")
+    assert spec.output({"imu": whole}).dtype == "float32"
+    assert spec.apply(np.full((1, 3), 30_000, "int16"), whole).tolist() == [[60_001, 300_001, 30_001]]
+    with pytest.raises(FormatError, match="2 numbers in factor"):
+        Scale((1.0, 2.0)).output({"imu": IMU})
+
+
+def test_log_takes_nothing_below_its_floor() -> None:
+    data = np.array([[0.0, 1e-3, 1.0]])
+    natural = Log(floor=1e-2, eps=0.0).apply(data, IMU)
+    np.testing.assert_allclose(natural, [[math.log(1e-2), math.log(1e-2), 0.0]], rtol=1e-15)
+    np.testing.assert_allclose(Log(eps=1e-3, db=True).apply(data, IMU), 10 * np.log10(data + 1e-3), rtol=1e-15)
+    assert data[0, 0] == 0
+    assert np.isfinite(Log().apply(np.zeros((1, 3, 2), "float32"), COLUMNS)).all()
+    assert Log(db=True).output({"s": COLUMNS}).units == ("dB", "dB")
+
+
+def test_steps_keep_dtype_and_memory_order() -> None:
+    """A spectrogram lies channel by channel in memory; a step that changed that would cost a transposition."""
+    data = np.ones((2, 5, 3), "float32").transpose(1, 2, 0)  # (5, 3, 2)
+    for spec in (
+        Scale(2.0),
+        Log(),
+        Standardise((0.0, 0.0), (1.0, 2.0)),
+        Standardise(((0.0,) * 2,) * 3, ((1.0,) * 2,) * 3),
+    ):
+        out = spec.apply(data, COLUMNS)
+        assert out.dtype == np.float32
+        assert out.transpose(2, 0, 1).flags.c_contiguous, spec.name
+
+
+@pytest.mark.parametrize("per", ["channel", "bin"])
+def test_standardise_learns_mean_and_deviation(per: str) -> None:
+    data = (np.random.default_rng(0).standard_normal((60, 3, 2)) * 3 + 1e4).astype("float32")
+    spec = Standardise(per=per).fit(iter(windows_of(data, COLUMNS, 7)))
+    axes, wide = ((0, 1) if per == "channel" else (0,)), data.astype("float64")
+    np.testing.assert_allclose(spec.mean, wide.mean(axes), rtol=1e-13)
+    np.testing.assert_allclose(spec.std, wide.std(axes), rtol=1e-10)
+    assert spec.output({"s": COLUMNS}).units == ()
+    assert spec_from_json(spec.to_json()) == spec
+    assert abs(spec.apply(data, COLUMNS).std() - 1) < 1e-2
+
+
+def test_standardise_in_float64_is_the_formula() -> None:
+    spec, data = Standardise((1.0, 2.0, 3.0), (2.0, 4.0, 0.5)), np.array([[3.0, 2.0, 4.0]])
+    assert spec.apply(data, IMU).tolist() == [[1.0, 0.0, 2.0]]
+    assert data[0, 0] == 3
+
+
+def test_what_does_not_vary_keeps_its_size() -> None:
+    data = np.full((20, 3, 2), 0.1, "float64")
+    spec = Standardise().fit(windows_of(data, COLUMNS, 5))
+    assert spec.std == (1.0, 1.0)
+
+
+def test_learned_numbers_do_not_change_the_chain() -> None:
+    spec = Standardise()
+    fitted = spec.fit(windows_of(np.random.default_rng(1).standard_normal((8, 3)), IMU, 4))
+    assert fitted != spec
+    assert Chain((spec,)).digest(learned=False) == Chain((fitted,)).digest(learned=False)
+    assert Chain((spec,)).digest() != Chain((fitted,)).digest()
+
+
+def test_standardise_says_what_is_missing() -> None:
+    with pytest.raises(FormatError, match="has not learned"):
+        Standardise().apply(np.ones((1, 3)), IMU)
+    with pytest.raises(FormatError, match="at least one window"):
+        Standardise().fit([])
+    with pytest.raises(FormatError, match="not finite"):
+        Standardise().fit(windows_of(np.array([[1.0, np.nan, 1.0]]), IMU, 1))
+    with pytest.raises(FormatError, match="train again"):
+        Standardise((1.0, 1.0), (1.0, 1.0)).output({"imu": IMU})
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen", "words"),
+    [
+        ("select", {}, "at least one name"),
+        ("select", {"channels": ["a", "a"]}, "none twice"),
+        ("select", {"channels": "ax"}, "expected a list"),
+        ("scale", {"factor": "2"}, "factor '2'"),
+        ("scale", {"offset": [1.0, math.inf]}, "finite"),
+        ("log", {"floor": -1.0}, "floor -1.0"),
+        ("log", {"eps": 0.0}, "both 0"),
+        ("log", {"db": 1}, "db 1"),
+        ("standardise", {"per": "row"}, "per 'row'"),
+        ("standardise", {"mean": [1.0], "std": [0.0]}, "std above 0"),
+        ("standardise", {"mean": [1.0], "std": [1.0, 2.0]}, "equal shapes"),
+        ("standardise", {"mean": ["x"], "std": ["y"]}, "numbers"),
+        ("log", {"flor": 1.0}, "did you mean 'floor'"),
+    ],
+)
+def test_a_wrong_parameter_is_named(name: str, chosen: dict[str, Any], words: str) -> None:
+    with pytest.raises(FormatError) as caught:
+        make_step(name, chosen)
+    assert words in str(caught.value)
