@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import queue
 import threading
 import time
@@ -16,6 +15,9 @@ from deploy.children import Child, kymo_command, kymo_environment, stop
 from deploy.demo_show import Screen, summary
 from streams.errors import KymoError
 from streams.events import Event
+from streams.player import QUIT
+from streams.replay_summary import ReplayIO, ReplaySummary
+from streams.schedule import ReplayPlan
 from streams.settings import Settings
 from streams.topics import Names
 
@@ -28,9 +30,9 @@ RECIPE = "basicmotions"
 DATA = "basicmotions:test"
 READY_TIMEOUT_S = 60.0
 EVENTS_TIMEOUT_S = 20.0  # without a new event, once everything is sent
-REPLAY_TIMEOUT_S = 600.0
+FLUSH_S = 30.0  # how long the last acknowledgements may take
 POLL_S = 0.05
-CHUNK_MS = "500"  # five samples, two messages a second and device
+CHUNK_MS = 500  # five samples, two messages a second and device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Run:
         self.task, self.settings, self.speed, self.screen = task, settings, speed, screen
         self.seconds: dict[str, float] = {}
         self.arrived_ms: dict[str, float] = {}
-        self.replayed: dict[str, Any] = {}
+        self.speed_reached = 0.0
 
     def online(self) -> None:
         """Worker, replay, events; the worker has drained and ended when this returns."""
@@ -84,18 +86,15 @@ class Run:
             },
             keep=False,
         )
-        recipe = str(self.task.recipe.path)
-        worker = Child("worker", kymo_command("worker", recipe, "--bundle", str(self.task.bundle.path)), env)
-        pace = ["--recipe", recipe, "--speed", f"{self.speed:g}", "--chunk-ms", CHUNK_MS, "--json"]
-        replay = Child("replay", kymo_command("replay", DATA, *pace), env)
+        bundle = str(self.task.bundle.path)
+        worker = Child("worker", kymo_command("worker", str(self.task.recipe.path), "--bundle", bundle), env)
         try:
             self._time("worker_ready", lambda: self._start(worker))
-            with _Arrivals(self.settings) as arrivals:
-                self._time("replay_and_events", lambda: self._replay(worker, replay, arrivals))
+            self._time("replay_and_events", lambda: self._replay(worker))
         finally:
             # Only when the worker has ended is it certain that no event comes twice.
-            killed = stop([replay, worker])
-        if "worker" in killed or worker.status:
+            killed = stop([worker])
+        if killed or worker.status:
             raise _died(worker, "could not be ended in order")
 
     def _time(self, name: str, work: Callable[[], None]) -> None:
@@ -115,27 +114,22 @@ class Run:
             if time.monotonic() > deadline:
                 raise _died(worker, f"was not ready after {READY_TIMEOUT_S:g} s")
 
-    def _replay(self, worker: Child, replay: Child, arrivals: _Arrivals) -> None:
-        count = len(self.task.recordings)
-        self.screen.step(f"replaying {count} recordings at {self.speed:g} times their pace")
-        replay.start()
-        began = heard = time.monotonic()
-        while len(self.arrived_ms) < len(self.task.expected):
-            arrival = arrivals.next(POLL_S)
-            if arrival is not None:
-                heard = time.monotonic()
-                self._show(*arrival)
-            elif worker.status is not None:
-                raise _died(worker, "ended before its time")
-            elif replay.status is None:
-                heard = time.monotonic()
-                if heard - began > REPLAY_TIMEOUT_S:
-                    raise _died(replay, f"did not end within {REPLAY_TIMEOUT_S:g} s")
-            elif replay.status or time.monotonic() - heard > EVENTS_TIMEOUT_S:
-                break
-        if replay.wait(REPLAY_TIMEOUT_S) != 0:
-            raise _died(replay, "failed")
-        self.replayed = json.loads(next(line for line in reversed(replay.tail) if line.startswith("{")))
+    def _replay(self, worker: Child) -> None:
+        recordings = list(self.task.recordings.values())
+        self.screen.step(f"replaying {len(recordings)} recordings at {self.speed:g} times their pace")
+        with _Arrivals(self.settings) as arrivals, _Replay(recordings, self.settings, self.speed) as replay:
+            heard = time.monotonic()
+            while len(self.arrived_ms) < len(self.task.expected) or replay.runs:
+                arrival = arrivals.next(POLL_S)
+                if arrival is not None:
+                    self._show(*arrival)
+                elif worker.status is not None:
+                    raise _died(worker, "ended before its time")
+                if arrival is not None or replay.runs:
+                    heard = time.monotonic()
+                elif replay.failed or time.monotonic() - heard > EVENTS_TIMEOUT_S:
+                    break
+            self.speed_reached = replay.summary().reached_speed
 
     def _show(self, event: Event, arrived_ms: float) -> None:
         if event.id in self.arrived_ms:
@@ -173,7 +167,7 @@ class Run:
                 "chunks": sent.chunks,
                 "rejected": rejected,
                 "speed_requested": self.speed,
-                "speed_reached": self.replayed.get("reached_speed", 0.0),
+                "speed_reached": self.speed_reached,
             },
             "scores": {name: found[name] for name in ("accuracy", "n", "window_accuracy", "windows")},
             "offline": {"events": len(offline)},
@@ -232,6 +226,62 @@ class _Arrivals:
                 self._found.put((event, time.time_ns() / 1e6))
         except KymoError as error:
             self._found.put(error)
+
+
+class _Replay:
+    """The replay, in a thread of its own: what it needs is loaded here already."""
+
+    def __init__(self, recordings: list[Recording], settings: Settings, speed: float) -> None:
+        self._cancelled = threading.Event()
+        self._summary: ReplaySummary | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(
+            target=self._run, args=(recordings, settings, speed), name="replay", daemon=True
+        )
+
+    def __enter__(self) -> _Replay:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cancelled.set()
+        self._thread.join(FLUSH_S + 1)
+
+    @property
+    def runs(self) -> bool:
+        """Whether something may still be sent."""
+        return self._thread.is_alive()
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended without having sent all."""
+        return not self.runs and (self._summary is None or not self._summary.ok)
+
+    def summary(self) -> ReplaySummary:
+        """What it did.
+
+        Raises
+        ------
+        KymoError
+            If it failed.
+        """
+        if self._error is not None:
+            raise self._error
+        if self._summary is None or not self._summary.ok:
+            raise KymoError(f"the demo's replay failed: {self._summary.error if self._summary else 'it did not end'}")
+        return self._summary
+
+    def _run(self, recordings: list[Recording], settings: Settings, speed: float) -> None:
+        from streams.replay import replay
+
+        try:
+            io = ReplayIO(controls=self._controls, flush_s=FLUSH_S)
+            self._summary = replay(recordings, settings, ReplayPlan(speed=speed, chunk_ms=CHUNK_MS), io)
+        except BaseException as error:  # raised where the summary is asked for
+            self._error = error
+
+    def _controls(self, seconds: float) -> str | None:
+        return QUIT if self._cancelled.wait(seconds) else None
 
 
 def _died(child: Child, what: str) -> KymoError:
