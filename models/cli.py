@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -91,7 +92,17 @@ def evaluate_command(
 
 def _print_scores(console: Console, scores: dict[str, Any]) -> None:
     answers = list(next(iter(scores["confusion"].values())))
-    table = Table("truth", *answers, "recall", "precision", "F1", title=scores.get("bundle"))
+    table = Table(
+        "truth",
+        *answers,
+        "recall",
+        "precision",
+        "F1",
+        title=scores.get("bundle"),
+        box=box.SIMPLE,
+        collapse_padding=True,
+        pad_edge=False,
+    )
     for truth, row in scores["confusion"].items():
         found = scores["per_class"][truth]
         counts = [str(row[answer]) if row[answer] else "·" for answer in answers]

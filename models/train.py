@@ -36,7 +36,7 @@ DEFAULTS: dict[str, Any] = {
     "calibrate": False,
     "refit": True,
 }
-_PACKAGES = ("kymo", "numpy", "scipy", "onnxruntime", "onnx", "onnxscript", "torch", "tensorflow", "aeon")
+_PACKAGES = ("kymo", "numpy", "scipy", "onnxruntime")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,29 +129,27 @@ def train(recipe: Recipe, request: TrainRequest, on_epoch: Callable[[Epoch], Non
     dataset = read_dataset(read(request.paths, recipe.read_options()), recipe, split_chain(recipe.chain)[0])
     prepared = prepare(recipe, dataset.examples, parameters["validation"], parameters["seed"])
     learned = learn(recipe, prepared, parameters, on_epoch)
-    history = learned.history
     temperature, scores = _judge(prepared, learned, parameters["calibrate"])
-    lineage = _lineage(recipe, request, parameters, dataset, prepared)
-    notes = _notes(dataset, prepared)
+    final, model = prepared, learned
     if prepared.validation and parameters["refit"]:
-        best = min(history, key=lambda epoch: epoch["validation_loss"])
-        prepared = prepare(recipe, dataset.examples, 0.0, parameters["seed"])
-        learned = learn(recipe, prepared, {**parameters, "epochs": int(best["epoch"])}, on_epoch)
-    exported = export_model(learned.model, learned.training.windows.shape[1:], learned.training.windows)
+        best = min(learned.history, key=lambda epoch: epoch["validation_loss"])
+        final = prepare(recipe, dataset.examples, 0.0, parameters["seed"])
+        model = learn(recipe, final, {**parameters, "epochs": int(best["epoch"])}, on_epoch)
+    exported = export_model(model.model, model.training.windows.shape[1:], model.training.windows)
     manifest = {
         "recipe": recipe.name,
-        **_model_section(recipe, learned),
-        "labels": list(prepared.labels),
+        **_model_section(recipe, model),
+        "labels": list(final.labels),
         "temperature": temperature,
         "batch": exported.batch,
-        "chain": prepared.chain.to_json(),
+        "chain": final.chain.to_json(),
         "scores": {k: scores[k] for k in ("accuracy", "macro_f1", "n", "window_accuracy", "windows") if k in scores},
-        "lineage": lineage,
+        "lineage": _lineage(recipe, request, parameters, dataset, prepared),
     }
-    report = {"history": history, "validation": scores, "parity": exported.parity, "notes": dict(dataset.notes)}
+    report = {"history": learned.history, "validation": scores, "parity": exported.parity, "notes": dict(dataset.notes)}
     files = {MODEL: exported.model, "report/report.json": (json.dumps(report, indent=1) + "\n").encode()}
     path = write_bundle(request.out, manifest, files)
-    return Trained(load_bundle(path), scores, notes)
+    return Trained(load_bundle(path), scores, _notes(dataset, prepared))
 
 
 def train_parameters(recipe: Recipe, request: TrainRequest) -> dict[str, Any]:
@@ -250,6 +248,8 @@ def _model_section(recipe: Recipe, learned: _Learned) -> dict[str, Any]:
 def _lineage(
     recipe: Recipe, request: TrainRequest, parameters: Mapping[str, Any], dataset: Dataset, prepared: Prepared
 ) -> dict[str, Any]:
+    assert recipe.model is not None
+    packages = architecture(recipe.model.architecture).packages
     named = str(recipe.path.with_suffix("").name) if recipe.path else recipe.name
     data = "".join(f" --data {path}" for path in request.paths)
     epochs = f" --epochs {request.epochs}" if request.epochs is not None else ""
@@ -260,7 +260,7 @@ def _lineage(
         "inputs": [{"path": path, **found} for path, found in dataset.inputs.items()],
         "windows": {"training": len(prepared.training), "validation": len(prepared.validation)},
         "validation_groups": sorted({example.group for example in prepared.validation}),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "packages": {name: _version(name) for name in (*_PACKAGES, *packages)},
         "python": platform.python_version(),
     }
 

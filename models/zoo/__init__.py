@@ -69,11 +69,14 @@ class Architecture(Protocol):
     ----------
     layout : str
         ``channels_first`` or ``channels_last``: how it takes windows.
+    packages : tuple of str
+        What it is built with, for a bundle's lineage.
     parameters : dict
         All of its parameters, defaults filled in.
     """
 
     layout: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]]
     parameters: dict[str, Any]
 
     def __init__(self, fmt: Format, labels: Sequence[str], parameters: Mapping[str, Any], seed: int) -> None:

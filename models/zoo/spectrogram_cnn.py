@@ -62,6 +62,7 @@ class SpectrogramCnn:
     """
 
     layout: ClassVar[str] = "channels_first"
+    packages: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript")
 
     def __init__(self, fmt: Format, labels: Sequence[str], parameters: Mapping[str, Any], seed: int) -> None:
         if len(fmt.shape) not in (1, 2):

@@ -1,0 +1,106 @@
+"""Scores, against scikit-learn and by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import LABELS, RECIPE, recipe, tiny_bundle
+
+from models.evaluate import evaluate, score, score_windows
+from streams.chunk import Header, signal_format
+from streams.errors import BundleError, TrainingError
+from streams.labels import interval
+from streams.recording import Recording, StreamData
+
+CLASSES = ("a", "b", "c", "d")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(CLASSES), st.sampled_from(CLASSES)), min_size=1, max_size=60))
+def test_scores_equal_scikit_learn(pairs: list[tuple[str, str]]) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    truth, answer = zip(*pairs, strict=True)
+    found = score(pairs, CLASSES)
+    names = [name for name in CLASSES if name in truth or name in answer]
+    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(truth, answer))
+    assert found["macro_f1"] == pytest.approx(metrics.f1_score(truth, answer, average="macro", zero_division=0))
+    rows = metrics.precision_recall_fscore_support(truth, answer, labels=names, zero_division=0)
+    for name, precision, recall, f1, n in zip(names, *rows, strict=True):
+        expected = {"precision": precision, "recall": recall, "f1": f1, "n": n}
+        assert found["per_class"][name] == pytest.approx(expected)
+    matrix = metrics.confusion_matrix(truth, answer, labels=names)
+    assert [list(row.values()) for row in found["confusion"].values()] == matrix.tolist()
+    assert (list(found["confusion"]), found["n"], found["unclassified"]) == (names, len(pairs), 0)
+
+
+def test_what_was_not_classified_is_an_error() -> None:
+    found = score([("a", "a"), ("a", "unclassified"), ("b", "b"), ("b", "b")])
+    assert (found["accuracy"], found["n"], found["unclassified"]) == (0.75, 4, 1)
+    assert found["per_class"]["a"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "n": 2}
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 1) / 2)
+    assert found["confusion"] == {
+        "a": {"a": 1, "b": 0, "unclassified": 1},
+        "b": {"a": 0, "b": 2, "unclassified": 0},
+    }
+
+
+def test_a_recording_counts_by_the_mean_of_its_windows() -> None:
+    windows = [
+        ("one", "a", {"a": 0.9, "b": 0.1}),
+        ("one", "a", {"a": 0.4, "b": 0.6}),
+        ("one", "a", {"a": 0.4, "b": 0.6}),
+        ("two", "b", {"a": 0.8, "b": 0.2}),
+        ("two", "b", {"a": 0.4, "b": 0.6}),
+    ]
+    found = score_windows(windows, ("a", "b"))
+    assert found["confusion"] == {"a": {"a": 1, "b": 0}, "b": {"a": 1, "b": 0}}
+    assert (found["accuracy"], found["n"], found["window_accuracy"], found["windows"]) == (0.5, 2, 0.4, 5)
+
+
+def recording(session: str, levels: Sequence[float], labels: Sequence[tuple[float, float, str]]) -> Recording:
+    """A recording at 10 Hz whose channel x holds `levels`; the small model's logits are (-x/2, 0, x/2)."""
+    data = np.column_stack([levels, np.zeros(len(levels))]).astype(np.float32)
+    stream = StreamData(Header(session, 0, signal_format("imu.wrist", ("x", "y"), Fraction(10))), data)
+    named = [
+        interval(session=session, set="label", start_ns=int(a * 1e9), end_ns=int(b * 1e9), label=name)
+        for a, b, name in labels
+    ]
+    return Recording(session, [stream], named)
+
+
+def test_evaluates_recordings(tmp_path: Path) -> None:
+    found = evaluate(
+        recipe(),
+        tiny_bundle(tmp_path / "b"),
+        [
+            recording("right", [8] * 10, [(0, 1, "high")]),
+            recording("wrong", [-8] * 10, [(0, 1, "high")]),
+            recording("two classes", [8] * 6 + [-8] * 6, [(0, 0.6, "high"), (0.6, 1.2, "low")]),
+            recording("too short", [8] * 3, [(0, 0.3, "low")]),
+            recording("unlabelled", [8] * 10, []),
+            recording("undecided", [0] * 4, [(0, 1, "middle")]),
+        ],
+    )
+    assert found["confusion"] == {
+        "low": {"low": 1, "middle": 0, "high": 0, "unclassified": 1},
+        "middle": {"low": 1, "middle": 0, "high": 0, "unclassified": 0},
+        "high": {"low": 1, "middle": 0, "high": 2, "unclassified": 0},
+    }
+    assert (found["n"], found["unclassified"], found["accuracy"]) == (6, 1, 0.5)
+    assert (found["windows"], found["unknown_windows"]) == (14, 2)  # 4 + 4 + 5 + 1; at the border, and undecided
+    assert found["bundle"].startswith("tiny@")
+    assert set(found["per_class"]) == set(LABELS)
+
+
+def test_without_labels_there_is_nothing_to_score(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "b")
+    with pytest.raises(TrainingError, match=r"no recording has a label .* check \[labels\]"):
+        evaluate(recipe(), bundle, [recording("s", [1] * 10, [])])
+    with pytest.raises(BundleError, match=r"factor is 0\.5 in the bundle"):
+        evaluate(recipe(RECIPE.replace("0.5", "0.25", 1)), bundle, [])

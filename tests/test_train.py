@@ -1,0 +1,253 @@
+"""The trainer: what it learns from, what it refuses, and that the same seed gives the same bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import RECIPE, recipe, window
+
+from models.bundle import load_bundle
+from models.classify import fit_temperature
+from models.cli import evaluate_command, train_command
+from models.dataset import Example, fit_steps, read_dataset, split, split_chain, stream_of, windows_of
+from models.registry import MANIFEST, MODEL
+from models.train import TrainRequest, prepare, train
+from processors.recipe import Recipe
+from streams.errors import KymoError, TrainingError
+from streams.sources import read
+
+SESSIONS = 5  # a class
+
+
+def write_csv(path: Path, label: str, level: float, seconds: float = 2.0) -> None:
+    """A recording of the small recipe at 10 Hz: noise around a level."""
+    random = np.random.default_rng(sum(path.name.encode()))
+    rows = [
+        f"{i / 10:.1f},{level + random.standard_normal():.4f},{random.standard_normal():.4f},{label}"
+        for i in range(round(seconds * 10))
+    ]
+    path.write_text("\n".join(["t,x,y,label", *rows]) + "\n")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for label, level in (("rest", 0.0), ("work", 8.0)):
+        for i in range(SESSIONS):
+            write_csv(folder / f"{label}{i}.csv", label, level)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle by the command line."""
+    pytest.importorskip("torch")
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.toml").write_text(RECIPE.replace("epochs = 3", "epochs = 12"))
+    arguments = [
+        str(folder / "tiny.toml"),
+        "--data",
+        *map(str, sorted(data.iterdir())),
+        "--out",
+        str(folder / "bundle"),
+    ]
+    done = CliRunner().invoke(train_command, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "2 recordings: accuracy 100.0%" in done.output
+    return folder / "bundle"
+
+
+def test_a_trained_bundle_classifies(trained: Path, data: Path) -> None:
+    bundle = load_bundle(trained)
+    assert (bundle.labels, bundle.shape, bundle.batch) == (("rest", "work"), (2, 4), "any")
+    arguments = [str(trained.parent / "tiny.toml"), "--data", str(data), "--bundle", str(trained)]
+    done = CliRunner().invoke(evaluate_command, [*arguments, "--json"], catch_exceptions=False)
+    scores = json.loads(done.output)
+    assert (scores["accuracy"], scores["macro_f1"], scores["n"]) == (1.0, 1.0, 2 * SESSIONS)
+    assert scores["window_accuracy"] > 0.95
+    assert "10 recordings: accuracy 100.0%" in CliRunner().invoke(evaluate_command, arguments).output
+
+
+def test_the_manifest_tells_where_it_came_from(trained: Path) -> None:
+    manifest = json.loads((trained / MANIFEST).read_text())
+    lineage = manifest["lineage"]
+    assert lineage["command"].startswith("kymo train tiny --data ")
+    assert lineage["windows"] == {"training": 72, "validation": 18}  # 9 windows a recording
+    assert {Path(i["path"]).stem for i in lineage["inputs"]} == {f"{c}{i}" for c in ("rest", "work") for i in range(5)}
+    assert all(len(i["sha256"]) == 64 and i["recordings"] == 1 for i in lineage["inputs"])
+    assert {"torch", "numpy", "onnxruntime"} <= set(lineage["packages"])
+    assert manifest["scores"]["n"] == 2
+    assert manifest["architecture"]["parameters"]["width"] == 16
+    assert manifest["scores"]["accuracy"] == 1.0
+    report = json.loads((trained / "report" / "report.json").read_text())
+    assert report["parity"] <= 1e-5
+    assert {"epoch", "loss", "validation_loss", "validation_accuracy"} == set(report["history"][0])
+    assert str(Path.home()).encode() not in (trained / MODEL).read_bytes()
+
+
+def test_the_same_seed_gives_the_same_bytes(trained: Path, data: Path, tmp_path: Path) -> None:
+    loaded = recipe(RECIPE.replace("epochs = 3", "epochs = 12"))
+    paths = tuple(map(str, sorted(data.iterdir())))
+    again = train(loaded, TrainRequest(paths, out=tmp_path / "a")).bundle
+    assert again.id == load_bundle(trained).id
+    for name in (MODEL, "report/report.json"):
+        assert (again.path / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_into_the_registry(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setenv("KYMO_HOME", str(tmp_path))
+    epochs: list[dict[str, float]] = []
+    text = RECIPE.replace("epochs = 3", "epochs = 3\nvalidation = 0\ncalibrate = true")
+    done = train(recipe(text), TrainRequest((str(data),), epochs=2, seed=7), epochs.append)
+    assert load_bundle("tiny").id == done.bundle.id
+    assert done.bundle.path.parent == tmp_path / "registry" / "tiny"
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2]
+    assert done.scores == {}
+    assert any("nothing was held out" in note for note in done.notes)
+
+
+def refused(text: str, *paths: Path) -> str:
+    """The message with which training is refused."""
+    with pytest.raises(TrainingError) as caught:
+        train(recipe(text), TrainRequest(tuple(map(str, paths))))
+    return str(caught.value)
+
+
+def test_refuses_what_cannot_be_learned(data: Path, tmp_path: Path) -> None:
+    write_csv(tmp_path / "short.csv", "rest", 0, 0.3)
+    assert "no window of 0.4 s fits into the recordings (the longest has 0.3 s" in refused(
+        RECIPE, tmp_path / "short.csv"
+    )
+    assert "all 9 windows have the label `rest`; a classifier needs" in refused(RECIPE, data / "rest0.csv")
+    (tmp_path / "bare.csv").write_text((data / "rest0.csv").read_text().replace("label", "remark"))
+    assert "no labels in the data (column `label`)" in refused(RECIPE, tmp_path / "bare.csv")
+    patched = RECIPE + "[labels]\nmin_share = 1.0\n"
+    lines = (data / "rest0.csv").read_text().splitlines()
+    mixed = [lines[0], *(line.replace("rest", f"c{i % 2}") for i, line in enumerate(lines[1:]))]
+    (tmp_path / "mixed.csv").write_text("\n".join(mixed) + "\n")
+    assert "no window is covered by a label to 100%" in refused(patched, tmp_path / "mixed.csv")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("epochs = 3", "epoch = 3", r"\[train\] has no parameter 'epoch' here; did you mean 'epochs'"),
+        ("epochs = 3", "epochs = 2.5", r"\[train\] epochs = Decimal\('2.5'\)|epochs = 2.5, expected a whole number"),
+        ("epochs = 3", "epochs = 0", "epochs and patience start at 1"),
+        ("epochs = 3", "validation = 1", r"expected a number|validation is a share from 0 to below 1"),
+        ('"spectrogram_cnn"', '"spectrogram_cn"', "architecture 'spectrogram_cn': expected one of spectrogram_cnn"),
+        ("min_probability = 0.6", "depth = 3", r"\[model\] has no parameter 'depth' here; "),
+        ('[model]\narchitecture = "spectrogram_cnn"\nmin_probability = 0.6', "", r"has no \[model\]"),
+    ],
+)
+def test_refuses_wrong_parameters(data: Path, old: str, new: str, message: str) -> None:
+    pytest.importorskip("torch")
+    assert old in RECIPE
+    with pytest.raises(KymoError, match=message):
+        train(recipe(RECIPE.replace(old, new)), TrainRequest((str(data),)))
+
+
+def examples_of(groups: list[tuple[int, str]]) -> list[Example]:
+    return [
+        Example(window(np.zeros((4, 2)), f"s{group}", i), label, f"s{group}") for i, (group, label) in enumerate(groups)
+    ]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 8), st.sampled_from("abc")), min_size=1, max_size=60),
+    st.floats(0, 0.9),
+    st.integers(0, 3),
+)
+def test_no_group_stands_on_both_sides(groups: list[tuple[int, str]], share: float, seed: int) -> None:
+    examples = examples_of(groups)
+    training, validation = split(examples, share, seed)
+    assert sorted([*training, *validation]) == list(range(len(examples)))
+    sides = [{examples[i].group for i in side} for side in (training, validation)]
+    assert not sides[0] & sides[1]
+    assert {examples[i].label for i in training} == {example.label for example in examples}
+    assert (training, validation) == split(examples, share, seed)
+    assert share or not validation
+
+
+def test_every_class_gets_its_share() -> None:
+    examples = examples_of([(i, "abcd"[i % 4]) for i in range(40) for _ in range(6)])
+    _, validation = split(examples, 0.2, 0)
+    held = [examples[i] for i in validation]
+    assert {label: len({e.group for e in held if e.label == label}) for label in "abcd"} == dict.fromkeys("abcd", 2)
+    assert {e.group for e in held} != {examples[i].group for i in split(examples, 0.2, 1)[1]}
+
+
+def test_a_lone_group_is_not_held_out() -> None:
+    assert split(examples_of([(0, "a"), (0, "b")]), 0.2, 0) == ([0, 1], [])
+    training, validation = split(examples_of([(0, "a"), (0, "b"), (1, "a"), (1, "b")]), 0.2, 0)
+    assert len(training) == len(validation) == 2
+
+
+@pytest.mark.parametrize(("rule", "groups"), [("session", 4), ("subject", 2), ("window", 36)])
+def test_groups_by_the_recipe(tmp_path: Path, rule: str, groups: int) -> None:
+    for i in range(4):
+        write_csv(tmp_path / f"{i}.csv", "ab"[i % 2], 0)
+        text = (tmp_path / f"{i}.csv").read_text().splitlines()
+        text = [f"{line},{'subject' if j == 0 else f'p{i // 2}'}" for j, line in enumerate(text)]
+        (tmp_path / f"{i}.csv").write_text("\n".join(text) + "\n")
+    loaded = recipe(RECIPE + f'split = "{rule}"\n')
+    found = read_dataset(read([tmp_path], loaded.read_options()), loaded, split_chain(loaded.chain)[0])
+    assert len({example.group for example in found.examples}) == groups
+    assert found.labels == ("a", "b")
+
+
+def windows_by_label(loaded: Recipe, data: Path) -> list[Example]:
+    return read_dataset(read([data], loaded.read_options()), loaded, split_chain(loaded.chain)[0]).examples
+
+
+def test_steps_learn_from_the_training_side_alone(data: Path) -> None:
+    loaded = recipe()
+    examples = windows_by_label(loaded, data)
+    prepared = prepare(loaded, examples, 0.2, 0)
+    held = {example.group for example in prepared.validation}
+    rows = np.concatenate([e.window.data for e in examples if e.group not in held]).astype(np.float64)
+    learned = prepared.chain.to_json()["specs"][-1]["spec"]
+    np.testing.assert_allclose(learned["mean"], rows.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(learned["std"], rows.std(0), rtol=1e-9)
+    seen = np.concatenate([e.window.data for e in prepared.training])
+    np.testing.assert_allclose(seen.mean(0), 0, atol=1e-6)
+    assert prepared.chain.digest(learned=False) == loaded.chain.digest(learned=False)
+
+
+def test_the_learned_chain_gives_the_trained_windows(data: Path) -> None:
+    loaded = recipe()
+    prepared = prepare(loaded, windows_by_label(loaded, data), 0.0, 0)
+    live = []
+    for recording in read([data], loaded.read_options()):
+        stream = stream_of(recording, loaded)
+        assert stream is not None
+        live += windows_of(stream, prepared.chain)
+    assert [w.data.tobytes() for w in live] == [e.window.data.tobytes() for e in prepared.training]
+    assert [w.header for w in live] == [e.window.header for e in prepared.training]
+
+
+def test_steps_behind_one_that_learns_see_its_output() -> None:
+    text = RECIPE.replace('step = "standardise"', 'step = "standardise"\n[[window.steps]]\nstep = "standardise"')
+    _, steps = split_chain(recipe(text).chain)
+    data = np.random.default_rng(0).standard_normal((40, 4, 2)) * 5 + 3
+    first, second = (step.to_json()["spec"] for step in fit_steps(steps, [window(d) for d in data]))
+    np.testing.assert_allclose(first["mean"], data.reshape(-1, 2).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(second["mean"], 0, atol=1e-6)
+    np.testing.assert_allclose(second["std"], 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_temperature_is_found_again(temperature: float) -> None:
+    random = np.random.default_rng(0)
+    logits = random.standard_normal((4000, 3)) * 2
+    odds = np.exp(logits / temperature)
+    classes = [random.choice(3, p=row / row.sum()) for row in odds]
+    assert fit_temperature(logits.tolist(), classes) == pytest.approx(temperature, rel=0.12)
