@@ -170,17 +170,17 @@ class Agent:
         """
         self._raise_failure()
         async with self._turn:
-            epoch, mine = self._epoch, set(self._kafka.assigned())
+            epoch = self._epoch
+            await self._load()
             for tp, batch in records.items():
-                if tp in mine and epoch == self._epoch:
-                    partition = self.partitions.get(tp.partition) or await self._load(tp.partition)
-                    await self._take(partition, tp, batch)
+                if tp.partition in self.partitions and epoch == self._epoch:
+                    await self._take(self.partitions[tp.partition], tp, batch)
         await self._wait_for(lambda: len(self._pending) < _PENDING_MAX)
 
     async def _take(self, partition: Partition, tp: TopicPartition, batch: list[Any]) -> None:
         started, taken, epoch = time.perf_counter(), 0, self._epoch
         expected = partition.next_offset.get(tp.topic, 0)
-        if batch[0].offset > expected and (await self._read_back.limits(tp))[0] <= expected:
+        if batch[0].offset > expected and (await self._read_back.limits([tp]))[tp][0] <= expected:
             raise DeliveryError(f"{tp.topic}/{tp.partition}: offset {batch[0].offset} came where {expected} was next")
         partition.mark(tp.topic, max(expected, batch[0].offset))
         for record in batch:
@@ -204,25 +204,48 @@ class Agent:
         self._observer.took(partition, taken, time.perf_counter() - started)
         await self._wake()
 
-    async def _load(self, number: int) -> Partition:
-        """A partition as its last owner left it."""
-        partition = Partition(number, self.job.chain, self.job.matches, time.monotonic, self._limits)
-        inputs = [tp for tp in self._kafka.assigned() if tp.partition == number]
+    async def on_assigned(self) -> None:
+        """Load the partitions that came before their first record does."""
+        async with self._turn:
+            await self._load()
+
+    async def _load(self) -> None:
+        """The assigned partitions as their last owners left them."""
+        assigned = self._kafka.assigned()
+        numbers = sorted({tp.partition for tp in assigned} - set(self.partitions))
+        if not numbers:
+            return
+        inputs = [tp for tp in assigned if tp.partition in numbers]
+        events = {n: TopicPartition(self._names.of("events"), n) for n in numbers}
+        states = [TopicPartition(self._names.of("state"), n) for n in numbers]
         committed = {tp: c for tp, c in (await self._kafka.committed_with(inputs)).items() if c.offset >= 0}
-        left = Left()
-        for tp in inputs:
-            first, left.input_end[tp.topic] = await self._read_back.limits(tp)
-            left.next_offset[tp.topic] = max(first, committed[tp].offset if tp in committed else 0)
+        limits = await self._read_back.limits([*inputs, *events.values(), *states])
         # Without a commit nothing is known: any event that is there may be of a window that comes again.
-        marks = [json.loads(c.metadata)["events"] if c.metadata else 0 for c in committed.values()]
-        left.events_start = min(marks) if len(marks) == len(inputs) else 0
-        left.events_end, left.published = await self._read_back.published(
-            self._names.of("events"), number, left.events_start, self.job.recipe
+        marks = {
+            tp: json.loads(committed[tp].metadata)["events"] if tp in committed and committed[tp].metadata else 0
+            for tp in inputs
+        }
+        starts = {
+            n: max(limits[events[n]][0], min(mark for tp, mark in marks.items() if tp.partition == n)) for n in numbers
+        }
+        published = await self._read_back.published(
+            {events[n]: (starts[n], limits[events[n]][1]) for n in numbers}, self.job.recipe
         )
-        left.snapshots = await self._read_back.snapshots(self._names.of("state"), number, self._state_key(""))
-        partition.load(left)
-        self.partitions[number] = partition
-        return partition
+        snapshots = await self._read_back.snapshots({tp: limits[tp] for tp in states}, self._state_key(""))
+        for n in numbers:
+            mine = [tp for tp in inputs if tp.partition == n]
+            left = Left(
+                events_start=starts[n],
+                events_end=limits[events[n]][1],
+                published=published[n],
+                snapshots=snapshots[n],
+                next_offset={
+                    tp.topic: max(limits[tp][0], committed[tp].offset if tp in committed else 0) for tp in mine
+                },
+                input_end={tp.topic: limits[tp][1] for tp in mine},
+            )
+            self.partitions[n] = Partition(n, self.job.chain, self.job.matches, time.monotonic, self._limits)
+            self.partitions[n].load(left)
 
     def _state_key(self, session: str) -> bytes:
         return f"{self.job.recipe}\n{session}".encode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,54 +36,63 @@ class ReadBack:
             await self._consumer.start()
         return self._consumer
 
-    async def limits(self, tp: TopicPartition) -> tuple[int, int]:
-        """First offset there is, and the one behind the last."""
+    async def limits(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
+        """By partition, the first offset there is, and the one behind the last."""
+        consumer, wanted = await self._open(), list(partitions)
+        first, end = await consumer.beginning_offsets(wanted), await consumer.end_offsets(wanted)
+        return {tp: (first[tp], end[tp]) for tp in wanted}
+
+    async def read(self, ranges: Mapping[TopicPartition, tuple[int, int]], visit: Callable[[Any], None]) -> None:
+        """Visit every record between two offsets of each partition, in order within a partition."""
         consumer = await self._open()
-        return (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
+        left = {tp: end for tp, (start, end) in ranges.items() if start < end}
+        if not left:
+            return
+        consumer.assign(list(left))
+        for tp in left:
+            consumer.seek(tp, ranges[tp][0])
+        while left:
+            for records in (await consumer.getmany(*left, timeout_ms=1000)).values():
+                for record in records:
+                    visit(record)
+            for tp in [tp for tp, end in left.items() if await consumer.position(tp) >= end]:
+                del left[tp]
+        # Left assigned, it would go on to fetch, and every later question would wait behind an idle fetch.
+        consumer.unsubscribe()
 
-    async def read(self, topic: str, partition: int, start: int, visit: Callable[[Any], None]) -> int:
-        """Visit every record from offset `start` to the present end; gives that end."""
-        consumer, tp = await self._open(), TopicPartition(topic, partition)
-        first, end = await self.limits(tp)
-        if max(first, start) < end:
-            consumer.assign([tp])
-            consumer.seek(tp, max(first, start))
-            while await consumer.position(tp) < end:
-                for records in (await consumer.getmany(tp, timeout_ms=1000)).values():
-                    for record in records:
-                        visit(record)
-            # Left assigned, it would go on to fetch, and every later question would wait behind an idle fetch.
-            consumer.unsubscribe()
-        return end
-
-    async def published(self, topic: str, partition: int, start: int, recipe: str) -> tuple[int, dict[str, set[int]]]:
-        """End of an events partition, and by session the windows of `recipe` whose events stand from `start` on."""
-        found: dict[str, set[int]] = {}
+    async def published(
+        self, ranges: Mapping[TopicPartition, tuple[int, int]], recipe: str
+    ) -> dict[int, dict[str, set[int]]]:
+        """By partition and session, the windows of `recipe` whose events stand in `ranges` of the events topic."""
+        found: dict[int, dict[str, set[int]]] = {tp.partition: {} for tp in ranges}
 
         def visit(record: Any) -> None:
             try:
                 event = json.loads(record.value)
                 if event["recipe"] == recipe:
-                    found.setdefault(event["session"], set()).add(int(event["start_index"]))
+                    found[record.partition].setdefault(event["session"], set()).add(int(event["start_index"]))
             except (ValueError, TypeError, KeyError):
                 return  # not one of ours
 
-        return await self.read(topic, partition, start, visit), found
+        await self.read(ranges, visit)
+        return found
 
-    async def snapshots(self, topic: str, partition: int, prefix: bytes) -> dict[str, bytes]:
-        """By session, the stored snapshots whose key begins with `prefix`."""
-        found: dict[str, bytes] = {}
+    async def snapshots(
+        self, ranges: Mapping[TopicPartition, tuple[int, int]], prefix: bytes
+    ) -> dict[int, dict[str, bytes]]:
+        """By partition and session, the stored snapshots whose key begins with `prefix`."""
+        found: dict[int, dict[str, bytes]] = {tp.partition: {} for tp in ranges}
 
         def visit(record: Any) -> None:
             if record.key is None or not record.key.startswith(prefix):
                 return
             name = record.key[len(prefix) :].decode()
             if record.value is None:
-                found.pop(name, None)
+                found[record.partition].pop(name, None)
             else:
-                found[name] = record.value
+                found[record.partition][name] = record.value
 
-        await self.read(topic, partition, 0, visit)
+        await self.read(ranges, visit)
         return found
 
     async def close(self) -> None:

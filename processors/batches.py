@@ -39,6 +39,9 @@ class Handler(Protocol):
     async def on_records(self, records: Mapping[TopicPartition, list[Any]]) -> None:
         """Records of each partition, in order."""
 
+    async def on_assigned(self) -> None:
+        """Partitions came; their records follow."""
+
     async def on_revoked(self) -> None:
         """Every partition goes; those that come are read from their committed offsets."""
 
@@ -223,6 +226,7 @@ class BatchApp(faust.App):
         """Begin to classify and commit once the loop runs."""
         await super().on_first_start()
         self.on_partitions_revoked.connect(self._revoked)
+        self.on_partitions_assigned.connect(self._assigned)
         self.handler.start()
 
     async def _revoked(self, *_: Any, **__: Any) -> None:
@@ -230,6 +234,9 @@ class BatchApp(faust.App):
             await self.handler.on_revoked()
         except KymoError as error:
             self._failed(error)
+
+    async def _assigned(self, *_: Any, **__: Any) -> None:
+        await self.handler.on_assigned()
 
     def is_ready(self) -> bool:
         """Whether partitions are assigned and the broker has been heard of lately."""

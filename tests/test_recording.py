@@ -179,7 +179,7 @@ def test_malformed_labels_json(tmp_path: Path, content: str, text: str) -> None:
 
 def test_session_record_is_json() -> None:
     stream = StreamData(HEADER, np.ones((5, 2)))
-    recording = Recording("s1", [stream], [], "P07", {"device": "watch", "room": "4"}, "/home/me/x.csv", ["a note"])
+    recording = Recording("s1", [stream], [], "P07", {"device": "watch", "room": "4"}, "/data/x.csv", ["a note"])
     record = json.loads(json.dumps(session_record(recording)))
     assert record["software"].startswith("kymo ")
     del record["software"]
