@@ -20,7 +20,7 @@ from streams.errors import FormatError
 
 Real = NDArray[Any]
 
-_TILE_BYTES = 256 * 1024  # of frames: fewer calls for small blocks, a second-level cache's worth for large ones
+_TILE_BYTES = 512 * 1024  # of frames: fewer calls for small blocks, a second-level cache's worth for large ones
 _PLANS_KEPT = 16  # a thread; shapes vary only where a step stands behind the window
 _local = threading.local()
 
