@@ -133,7 +133,8 @@ def _serve(works: list[Work], settings: Settings, slot: int) -> None:
 
 
 def _app(work: Work, settings: Settings, slot: int, metrics: Any, loop: asyncio.AbstractEventLoop) -> Any:
-    from models.agent import Agent, Around, Job
+    from models.agent import Agent
+    from models.around import Around, Job
     from models.log import ReadBack
     from processors.batches import BatchApp, reader_arguments
 

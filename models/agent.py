@@ -11,110 +11,22 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from models.log import Outbox, Outgoing, ReadBack
+from models.around import Around, Job
+from models.log import Outbox, Outgoing
 from models.partition import Left, Limits, Partition, Pending
-from processors.chain import Chain
-from streams.chunk import Format, Window
 from streams.errors import ChunkError, DeliveryError
-from streams.topics import Names
 
 _BATCH = 64  # windows a classification; more only adds latency
 _PENDING_MAX = 2_048  # windows waiting: beyond it nothing more is read
 _YIELD_S = 0.005  # how long records are taken before other tasks have their turn
 _DRAIN_S = 12.0  # how long a revocation may wait for what was taken
-
-
-class Observer(Protocol):
-    """Told what happens, for metrics."""
-
-    def took(self, partition: Partition, records: int, seconds: float) -> None:
-        """Records were decoded and pushed through the chain."""
-
-    def classified(self, windows: int, seconds: float) -> None:
-        """A batch was classified."""
-
-    def emitted(self, seconds: float) -> None:
-        """An event was acknowledged, so long after its window's last chunk was sent."""
-
-    def rejected(self, reason: str) -> None:
-        """A record was rejected."""
-
-    def committed(self, seconds: float) -> None:
-        """Offsets were committed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What an agent does: one recipe with one bundle.
-
-    Attributes
-    ----------
-    recipe : str
-        Its name.
-    chain : Chain
-        From raw chunks to windows, with the bundle's learned numbers.
-    matches : callable
-        None for a stream that the recipe takes, else the reason why not.
-    classify : callable
-        Windows to encoded events.
-    """
-
-    recipe: str
-    chain: Chain
-    matches: Callable[[Format], str | None]
-    classify: Callable[[Sequence[Window]], list[bytes]]
-
-
-class Kafka(Protocol):
-    """What the agent asks of its Faust app."""
-
-    def aiokafka_producer(self) -> Any:
-        """The producer."""
-
-    async def commit_with(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
-        """Commit."""
-
-    async def committed_with(self, partitions: Any) -> dict[TopicPartition, OffsetAndMetadata]:
-        """Committed offsets."""
-
-    def is_stale(self) -> bool:
-        """Whether others may own the partitions by now."""
-
-    def assigned(self) -> list[TopicPartition]:
-        """The partitions that are this worker's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Around:
-    """What is around an agent.
-
-    Attributes
-    ----------
-    kafka : Kafka
-        The app.
-    names : Names
-        Topic names.
-    read_back : ReadBack
-        For what an earlier life left.
-    observer : Observer
-        For metrics.
-    failed : callable
-        Called once, with the first error that makes going on unsafe.
-    """
-
-    kafka: Kafka
-    names: Names
-    read_back: ReadBack
-    observer: Observer
-    failed: Callable[[BaseException], None]
 
 
 class Agent:
@@ -319,6 +231,8 @@ class Agent:
         if offsets and not self._kafka.is_stale():
             await self._kafka.commit_with(offsets)
             self._committed |= {tp: o.offset for tp, o in offsets.items()}
+            for tp, committed in offsets.items():
+                self.partitions[tp.partition].committed(tp.topic, committed.offset)
             self._observer.committed(time.perf_counter() - started)
 
     @staticmethod

@@ -1,0 +1,100 @@
+"""What an agent does and what is around it. In: a recipe with its bundle, a Faust app, metrics. Out: the parts an agent is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from models.log import ReadBack
+from models.partition import Partition
+from processors.chain import Chain
+from streams.chunk import Format, Window
+from streams.topics import Names
+
+
+class Observer(Protocol):
+    """Told what happens, for metrics."""
+
+    def took(self, partition: Partition, records: int, seconds: float) -> None:
+        """Records were decoded and pushed through the chain."""
+
+    def classified(self, windows: int, seconds: float) -> None:
+        """A batch was classified."""
+
+    def emitted(self, seconds: float) -> None:
+        """An event was acknowledged, so long after its window's last chunk was sent."""
+
+    def rejected(self, reason: str) -> None:
+        """A record was rejected."""
+
+    def committed(self, seconds: float) -> None:
+        """Offsets were committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What an agent does: one recipe with one bundle.
+
+    Attributes
+    ----------
+    recipe : str
+        Its name.
+    chain : Chain
+        From raw chunks to windows, with the bundle's learned numbers.
+    matches : callable
+        None for a stream that the recipe takes, else the reason why not.
+    classify : callable
+        Windows to encoded events.
+    """
+
+    recipe: str
+    chain: Chain
+    matches: Callable[[Format], str | None]
+    classify: Callable[[Sequence[Window]], list[bytes]]
+
+
+class Kafka(Protocol):
+    """What the agent asks of its Faust app."""
+
+    def aiokafka_producer(self) -> Any:
+        """The producer."""
+
+    async def commit_with(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+        """Commit."""
+
+    async def committed_with(self, partitions: Any) -> dict[TopicPartition, OffsetAndMetadata]:
+        """Committed offsets."""
+
+    def is_stale(self) -> bool:
+        """Whether others may own the partitions by now."""
+
+    def assigned(self) -> list[TopicPartition]:
+        """The partitions that are this worker's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What is around an agent.
+
+    Attributes
+    ----------
+    kafka : Kafka
+        The app.
+    names : Names
+        Topic names.
+    read_back : ReadBack
+        For what an earlier life left.
+    observer : Observer
+        For metrics.
+    failed : callable
+        Called once, with the first error that makes going on unsafe.
+    """
+
+    kafka: Kafka
+    names: Names
+    read_back: ReadBack
+    observer: Observer
+    failed: Callable[[BaseException], None]
