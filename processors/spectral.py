@@ -75,10 +75,8 @@ class Tile:
     ----------
     frames : Frames
         What to compute.
-    shape : tuple of int
-        Channels and frames a channel.
-    window : ndarray
-        ``(length,)``, of the dtype to compute in.
+    shape, window
+        Channels and frames a channel; ``(length,)``, of the dtype to compute in.
     """
 
     def __init__(self, frames: Frames, shape: tuple[int, int], window: Real) -> None:
@@ -214,12 +212,8 @@ class Plan:
     ----------
     owner : object
         The Spec that it is for.
-    frames : Frames
-        What to compute.
-    window : ndarray
-        ``(length,)``, of the dtype to compute in; may hold a scale as well.
-    shape : tuple of int
-        Of the samples, ``(channels, n)``.
+    frames, window, shape
+        What to compute, ``(length,)`` in the dtype to compute in (it may hold a scale), and the samples' ``(channels, n)``.
     bins : int
         Bins to give, from the first.
     finish : callable

@@ -29,7 +29,7 @@ class Spectrogram(FramedSpec):
 
     In float64 every number is scipy's to the bit, but for the linear detrend (within 1e-12 of the column's largest). In
     float32, psd lies within 1e-5 of the column's largest value in float64, as long as what detrending takes away is at most
-    ten times as large as what it leaves; magnitude and angles are scipy's own float32 numbers.
+    ten times as large as what it leaves; the other modes have scipy's own float32 numbers (the linear detrend aside).
 
     Parameters
     ----------

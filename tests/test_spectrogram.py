@@ -57,6 +57,14 @@ def test_float64_is_scipy_to_the_bit(chosen: dict[str, Any]) -> None:
     np.testing.assert_array_equal(came, by_scipy(data, **chosen))
 
 
+@settings(max_examples=60, deadline=None)
+@given(parameters(), st.sampled_from(["magnitude", "angle", "phase"]))
+def test_float32_amplitudes_are_scipy_to_the_bit(chosen: dict[str, Any], mode: str) -> None:
+    data, chosen = recording("float32", 700), chosen | {"mode": mode}
+    came = make_step("spectrogram", chosen).apply(data, fmt("float32"))
+    np.testing.assert_array_equal(came, by_scipy(data, **chosen))
+
+
 @settings(max_examples=40, deadline=None)
 @given(parameters())
 def test_linear_detrend_is_scipy_to_1e_12(chosen: dict[str, Any]) -> None:
