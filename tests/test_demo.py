@@ -164,16 +164,16 @@ def user(tmp_path: Path, jars_dir: Path) -> Iterator[dict[str, str]]:
     assert not processes_that_mention(tmp_path)
 
 
-def processes_that_mention(folder: Path) -> list[str]:
-    """Command lines of running processes that name a folder, in arguments or environment."""
-    found = []
+def processes_that_mention(folder: Path) -> dict[int, list[str]]:
+    """Command lines, by process, of those that name a folder in arguments or environment."""
+    found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            text = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+            command, env = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
         except OSError:
             continue
-        if str(folder).encode() in text and int(process.name) != os.getpid():
-            found.append(text.split(b"\0")[0].decode(errors="replace"))
+        if str(folder).encode() in command + env and int(process.name) != os.getpid():
+            found[int(process.name)] = [part.decode(errors="replace") for part in command.split(b"\0")]
     return found
 
 
@@ -236,10 +236,22 @@ def says(text: str, times: int = 1) -> Callable[[list[str]], bool]:
 @pytest.mark.broker
 @pytest.mark.slow
 def test_ctrl_c_leaves_nothing_of_the_demo(user: dict[str, str]) -> None:
-    with Verb(user, "demo", "--speed", "1") as verb:
+    with Verb(user, "demo", "--speed", "2") as verb:
         verb.wait_for(says("truth"))  # in the midst of it
         verb.child.send(signal.SIGINT)
         assert verb.child.wait(PATIENCE_S) == 130, verb.lines
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+def test_a_demo_whose_worker_dies_fails_and_says_so(user: dict[str, str], tmp_path: Path) -> None:
+    with Verb(user, "demo", "--speed", "2") as verb:
+        verb.wait_for(says("truth"))
+        workers = [pid for pid, command in processes_that_mention(tmp_path).items() if "worker" in command]
+        assert len(workers) == 1
+        os.kill(workers[0], signal.SIGKILL)
+        assert verb.child.wait(PATIENCE_S) == 1, verb.lines
+        assert says("kymo: the demo's worker ended before its time (killed by SIGKILL)")(verb.lines)
 
 
 @pytest.mark.broker
