@@ -232,6 +232,9 @@ class Agent:
             await self._kafka.commit_with(offsets)
             self._committed |= {tp: o.offset for tp, o in offsets.items()}
             for tp, committed in offsets.items():
+                if tp.partition in self.partitions:
+                    self.partitions[tp.partition].committed(tp.topic, committed.offset)
+            for tp, committed in offsets.items():
                 self.partitions[tp.partition].committed(tp.topic, committed.offset)
             self._observer.committed(time.perf_counter() - started)
 

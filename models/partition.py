@@ -120,11 +120,12 @@ class Partition:
         self.events_end = 0
         self.next_offset: dict[str, int] = {}
         self._marks: dict[str, deque[tuple[int, int]]] = {}
+        self._committed: dict[str, int] = {}  # by topic: where a restart would begin
 
     def load(self, left: Left) -> None:
         """Take over what an earlier life left."""
         self._left, self.published, self.events_end = left, left.published, left.events_end
-        self.next_offset = dict(left.next_offset)
+        self.next_offset, self._committed = dict(left.next_offset), dict(left.next_offset)
         self._asleep = {name: zlib.compress(data, 1) for name, data in left.snapshots.items()}
 
     def mark(self, topic: str, offset: int) -> None:
@@ -223,7 +224,7 @@ class Partition:
             quiet = now - session.touched_s > self.limits.quiet_s
             if session.must_snapshot() or (held is not None and (quiet or lag > self.limits.lag)):
                 out.append((session, session.snapshot()))
-            elif session.can_withdraw():
+            elif session.can_withdraw(self._committed.get(session.topic, -1)):
                 out.append((session, None))
         return out
 
@@ -237,6 +238,10 @@ class Partition:
             self._asleep[session.name] = zlib.compress(snapshot, 1)
             del self.sessions[session.name]
 
+    def committed(self, topic: str, offset: int) -> None:
+        """The broker has the commit: a restart begins there."""
+        self._committed[topic] = offset
+
     def committable(self) -> dict[str, tuple[int, int]]:
         """By topic: the offset that may be committed, and where to begin to read the events back from there."""
         holds: dict[str, int] = dict(self.next_offset)
@@ -249,5 +254,9 @@ class Partition:
             marks = self._marks.get(topic, deque())
             while len(marks) > 1 and marks[1][0] <= offset:
                 marks.popleft()
-            out[topic] = (offset, marks[0][1] if marks else self.events_end)
+            if marks:
+                out[topic] = (offset, marks[0][1])
+            else:  # not read from yet: what an earlier life read of it has its events from that life's mark on
+                unread = offset < self._left.input_end.get(topic, 0)
+                out[topic] = (offset, self._left.events_start if unread else self.events_end)
         return out

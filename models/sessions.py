@@ -66,15 +66,15 @@ class Session:
 
     def hold(self) -> int | None:
         """Oldest offset that this session still needs; None if none."""
-        needs = self._needs()
-        while self._ledger and self._ledger[0][0] <= needs:
-            self._ledger.popleft()
-        held = self._ledger[0][1] if self._ledger else None
-        if self.pending and held is None:
-            held = self.last_offset
-        if self._behind_snapshot() and self._first_since is not None:
+        ledger, needs = self._ledger, self._needs()
+        # The newest chunk stays although no window needs it: a restart learns from it what came already, and so what is a repetition.
+        # What only a snapshot can release stays whole, since a restart anywhere behind it could take it otherwise.
+        while len(ledger) > 1 and ledger[0][0] <= needs and not self.must_snapshot():
+            ledger.popleft()
+        held = ledger[0][1] if ledger else None
+        if self._first_since is not None and (self._behind_snapshot() or self.must_snapshot()):
             # A stored snapshot speaks for the offsets before this one: until it is replaced or withdrawn, a restart must begin here.
-            held = min(held, self._first_since[1]) if held is not None else self._first_since[1]
+            held = self._first_since[1] if held is None or self._behind_snapshot() else held
         return held
 
     def _behind_snapshot(self) -> bool:
@@ -84,9 +84,13 @@ class Session:
         """Whether only a snapshot can release what came."""
         return (self.ended or self.irregular) and self._first_since is not None
 
-    def can_withdraw(self) -> bool:
-        """Whether the stored snapshot is overtaken: nothing from before the first chunk behind it is needed any more."""
-        return self._behind_snapshot() and self._first_since is not None and self._needs() >= self._first_since[0]
+    def can_withdraw(self, committed: int) -> bool:
+        """Whether the stored snapshot is overtaken.
+
+        Nothing from before the first chunk behind it is needed any more, and a restart begins behind it: at `committed`.
+        """
+        overtaken = self._first_since is not None and self._needs() >= self._first_since[0]
+        return self._behind_snapshot() and overtaken and committed > self.snapshot_upto
 
     def snapshot(self) -> bytes:
         """All of the session; only while no window is pending."""

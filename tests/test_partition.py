@@ -1,0 +1,384 @@
+"""Partition and Session against a log in memory: whatever is done in whatever order, and wherever it crashes, the events stay the same."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
+
+from models.partition import Left, Limits, Partition, Pending
+from processors.chain import Chain
+from processors.intake import Intake
+from processors.spectrogram import Spectrogram
+from processors.windows import Windows
+from streams.chunk import Chunk, Header, Window, signal_format
+from streams.codec import ChunkCodec
+from streams.errors import ChunkError
+
+CHAINS = {
+    "overlapping": Chain((Intake(), Windows(4, 2))),
+    "abutting": Chain((Intake(), Windows(4, 4))),
+    "apart": Chain((Intake(), Windows(3, 5))),
+    "bridged": Chain((Intake(bridge=2, fill=4, max_missing=0.5), Windows(6, 3))),
+    "spectrogram": Chain((Intake(), Spectrogram(nperseg=4, noverlap=2), Windows(8, 4))),
+}
+Found = tuple[str, int, bytes]
+
+
+def content(window: Window) -> bytes:
+    """What a classifier would judge by."""
+    return np.ascontiguousarray(window.data).tobytes() + repr(window.missing).encode()
+
+
+def chunk(session: str, first: int, count: int, end: bool = False, stream: str = "imu.left") -> Chunk:
+    """Samples that depend on session, stream and index alone."""
+    header = Header(session, 0, signal_format(stream, ("x",), 10))
+    seed = sum(map(ord, session + stream))
+    data = np.sin(seed + np.arange(first, first + count, dtype=np.float64))[:, None].astype(np.float32)
+    return Chunk(header, first, data, None, end)
+
+
+@dataclass
+class Log:
+    """What outlives a worker."""
+
+    inputs: dict[str, list[Chunk]]
+    visible: dict[str, int] = field(default_factory=dict)
+    first: dict[str, int] = field(default_factory=dict)
+    events: list[Found] = field(default_factory=list)
+    state: dict[str, bytes] = field(default_factory=dict)
+    commits: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def left(self) -> Left:
+        """What a new owner reads, as the agent does."""
+        next_offset = {t: max(self.first.get(t, 0), self.commits.get(t, (0, 0))[0]) for t in self.inputs}
+        start = min(mark for _, mark in self.commits.values()) if len(self.commits) == len(self.inputs) else 0
+        published: dict[str, set[int]] = {}
+        for session, index, _ in self.events[start:]:
+            published.setdefault(session, set()).add(index)
+        ends = {t: self.visible.get(t, 0) for t in self.inputs}
+        return Left(start, len(self.events), published, dict(self.state), next_offset, ends)
+
+
+class Life:
+    """A worker between two crashes: reads, publishes, hears acknowledgements, commits, in any order."""
+
+    def __init__(self, log: Log, chain: Chain, clock: list[float], limits: Limits) -> None:
+        self.log = log
+        self.codec = ChunkCodec()
+        self.partition = Partition(0, chain, lambda fmt: None, lambda: clock[0], limits)
+        self.partition.load(log.left())
+        self.waiting: deque[Pending] = deque()
+        self.sent: deque[tuple[Pending, int]] = deque()
+
+    def read(self, topic: str, count: int) -> int:
+        """Take up to `count` records in one batch."""
+        start = self.partition.next_offset[topic]
+        records = self.log.inputs[topic][start : min(start + count, self.log.visible.get(topic, 0))]
+        if records:
+            self.partition.mark(topic, start)
+        for offset, item in enumerate(records, start):
+            self.waiting += self.partition.take(topic, offset, item.session.encode(), self.codec.encode(item), 0)
+        return len(records)
+
+    def publish(self, count: int) -> None:
+        """Have events stored; their acknowledgements are on the way."""
+        for _ in range(min(count, len(self.waiting))):
+            pending = self.waiting.popleft()
+            w = pending.window
+            self.log.events.append((w.session, w.start_index, content(w)))
+            self.sent.append((pending, len(self.log.events)))
+
+    def hear(self, count: int) -> None:
+        """Acknowledgements come."""
+        for _ in range(min(count, len(self.sent))):
+            pending, end = self.sent.popleft()
+            self.partition.acknowledge(pending)
+            self.partition.events_end = max(self.partition.events_end, end)
+
+    def commit(self, heard_between: int = 0, crash_after: int = 99) -> bool:
+        """Store what is due, then commit; acknowledgements may come in between. False if it crashed on the way."""
+        due = self.partition.snapshots()
+        self.hear(heard_between)
+        for session, snapshot in due:
+            if not crash_after:
+                return False
+            crash_after -= 1
+            if snapshot is None:
+                self.log.state.pop(session.name, None)
+            else:
+                self.log.state[session.name] = snapshot
+            self.partition.stored(session, snapshot)
+        if not crash_after:
+            return False
+        for topic, (offset, mark) in self.partition.committable().items():
+            before = self.log.commits.get(topic, (0, 0))[0]
+            assert offset >= before, f"{topic}: the commit went back from {before} to {offset}"
+            self.log.commits[topic] = (offset, mark)
+            self.partition.committed(topic, offset)
+        return True
+
+    def finish(self) -> None:
+        """All there is, and a commit."""
+        for topic in self.log.inputs:
+            while self.read(topic, 50):
+                pass
+        self.publish(10**6)
+        self.hear(10**6)
+        self.commit()
+
+
+def undisturbed(log: Log, chain: Chain) -> list[Found]:
+    """By chains alone, without Partition: each session's chunks in their order, of the stream that came first."""
+    found: list[Found] = []
+    for items in log.inputs.values():
+        for name in {c.session for c in items}:
+            mine = [c for c in items if c.session == name]
+            stage = chain.build()
+            for c in mine:
+                if c.stream != mine[0].stream:
+                    continue
+                windows = stage.push(c) + (stage.flush() if c.end else [])
+                found += [(name, w.start_index, content(w)) for w in windows]
+    return sorted(found)
+
+
+Step = tuple[str, int]
+MOVES = ["next"] * 6 + ["gap", "again", "late", "place", "whole", "end"]
+STEPS: list[tuple[str, int]] = [
+    ("arrive", 10),
+    ("read", 8),
+    ("read", 3),
+    ("publish", 4),
+    ("publish", 9),
+    ("hear", 4),
+    ("hear", 9),
+    ("commit", 3),
+    ("settle", 1),
+    ("settle", 1),
+    ("wait", 9),
+    ("crash", 1),
+    ("crash in commit", 2),
+]
+LIMITS = [Limits(60.0, 10_000), Limits(5.0, 10_000), Limits(5.0, 3)]
+
+
+def session(pick: random.Random, name: str) -> list[Chunk]:
+    """A recording as it comes: gaps, repetitions, late chunks, end marks, another place of the same kind, all of it again."""
+    out: list[Chunk] = []
+    at = pick.choice([0, 0, 7])
+    for _ in range(pick.randint(1, 14)):
+        move, size = pick.choice(MOVES), pick.randint(1, 6)
+        at += pick.randint(1, 8) if move == "gap" else 0
+        if move in ("next", "gap", "end"):
+            out.append(chunk(name, at, size, move == "end"))
+            at += size
+        elif move == "again" and out:
+            out.append(pick.choice(out))
+        elif move == "late":
+            out += [chunk(name, at + size, 2), chunk(name, at, size)]
+            at += size + 2
+        elif move == "place":
+            out.append(chunk(name, at, size, stream="imu.right"))
+        elif move == "whole":
+            out += [chunk(name, i, 3, i + 3 >= at) for i in range(0, at, 3)]
+    return out
+
+
+def recorded(pick: random.Random) -> Log:
+    """One or two input topics with the chunks of one to three sessions, interleaved."""
+    queues = [deque(session(pick, f"s{i}")) for i in range(pick.randint(1, 3))]
+    topics = pick.choice([("a",), ("a",), ("a", "b")])
+    inputs: dict[str, list[Chunk]] = {topic: [] for topic in topics}
+    while live := [i for i, q in enumerate(queues) if q]:
+        i = pick.choice(live)
+        for _ in range(min(pick.choice([1, 1, 2, 5]), len(queues[i]))):
+            inputs[topics[i % len(topics)]].append(queues[i].popleft())
+    return Log(inputs)
+
+
+def act(life: Life, step: Step, clock: list[float], topic: str) -> bool:
+    """One step; False if the worker has crashed."""
+    name, number = step
+    log = life.log
+    if name == "arrive":
+        log.visible[topic] = min(log.visible.get(topic, 0) + number, len(log.inputs[topic]))
+    elif name == "read":
+        life.read(topic, number)
+    elif name == "publish":
+        life.publish(number)
+    elif name == "hear":
+        life.hear(number)
+    elif name == "commit":
+        life.commit(number)
+    elif name == "settle":
+        life.publish(99)
+        life.hear(99)
+        life.commit()
+    elif name == "wait":
+        clock[0] += number
+    elif name == "crash in commit":
+        return life.commit(0, number)
+    return name != "crash"
+
+
+def finish(log: Log, chain: Chain, clock: list[float], limits: Limits) -> None:
+    """One more life takes all there is; a last one finds nothing to add. Every event is there, none twice, none different."""
+    log.visible = {topic: len(items) for topic, items in log.inputs.items()}
+    for _ in range(2):
+        Life(log, chain, clock, limits).finish()
+        assert sorted(log.events) == undisturbed(log, chain)
+
+
+def campaign(seed: int) -> None:
+    """A random log, worked on in random steps."""
+    pick = random.Random(seed)
+    chain, log, limits, clock = CHAINS[pick.choice(sorted(CHAINS))], recorded(pick), pick.choice(LIMITS), [0.0]
+    if pick.random() < 0.5:
+        log.visible = {topic: len(items) for topic, items in log.inputs.items()}
+    life = Life(log, chain, clock, limits)
+    for _ in range(pick.randint(1, 60)):
+        name, most = pick.choice(STEPS)
+        step, topic = (name, pick.randint(0 if "commit" in name else 1, most)), pick.choice(sorted(log.inputs))
+        note(f"{step} {topic}")
+        if not act(life, step, clock, topic):
+            life = Life(log, chain, clock, limits)
+    finish(log, chain, clock, limits)
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.integers(0, 2**32))
+def test_crashes_anywhere(seed: int) -> None:
+    campaign(seed)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1200)
+@settings(max_examples=50_000, deadline=None)
+@given(st.integers(0, 2**64))
+def test_crashes_anywhere_at_length(seed: int) -> None:
+    campaign(seed)
+
+
+def lives(log: Log, name: str = "abutting", limits: Limits | None = None) -> Iterator[Life]:
+    """One life after another, each begun where the last one crashed; everything is visible."""
+    log.visible = {topic: len(items) for topic, items in log.inputs.items()}
+    clock = [0.0]
+    while True:
+        yield Life(log, CHAINS[name], clock, limits or Limits())
+
+
+def settle(life: Life, topic: str, count: int) -> None:
+    """Take some records, publish, commit."""
+    life.read(topic, count)
+    life.publish(99)
+    life.hear(99)
+    life.commit()
+
+
+def test_a_recording_sent_again_after_a_crash_adds_nothing() -> None:
+    log = Log({"a": [chunk("s", 0, 4), chunk("s", 4, 4), chunk("s", 0, 4), chunk("s", 4, 4)]})
+    life = lives(log)
+    settle(next(life), "a", 2)  # no window is open, so nothing but the memory of what came is needed
+    settle(next(life), "a", 4)
+    assert [(e[0], e[1]) for e in log.events] == [("s", 0), ("s", 4)]
+
+
+def test_an_acknowledgement_between_snapshots_and_commit_releases_nothing_early() -> None:
+    whole = [chunk("s", 0, 4), chunk("s", 4, 4, end=True)]
+    log = Log({"a": [*whole, *whole]})
+    life = lives(log)
+    first = next(life)
+    first.read("a", 2)
+    first.publish(99)
+    first.commit(heard_between=99)
+    settle(next(life), "a", 4)
+    assert [(e[0], e[1]) for e in log.events] == [("s", 0), ("s", 4)]
+
+
+def test_a_snapshot_is_withdrawn_only_behind_the_commit() -> None:
+    late = chunk("s", 0, 4)
+    log = Log({"a": [chunk("slow", 0, 1), chunk("s", 4, 4), late, *(chunk("s", i, 4) for i in range(8, 40, 4))]})
+    life = lives(log)
+    first = next(life)
+    for _ in range(8):
+        settle(first, "a", 1)  # `slow` holds the commit at offset 0
+    settle(next(life), "a", 99)
+    assert [(e[0], e[1]) for e in log.events] == [("s", i) for i in range(4, 40, 4)]
+
+
+def test_a_topic_not_yet_read_keeps_its_mark() -> None:
+    log = Log({"a": [chunk("s", 0, 8)], "b": [chunk("t", 0, 8)]})
+    life = lives(log)
+    first = next(life)
+    first.read("a", 1)
+    first.read("b", 1)
+    first.publish(99)
+    settle(next(life), "b", 1)  # commits for both
+    settle(next(life), "a", 1)
+    assert len(log.events) == len(set(log.events)) == 4
+
+
+def test_a_quiet_session_holds_nothing_back_and_goes_on_exactly() -> None:
+    log = Log({"a": [chunk("s", 0, 6), *(chunk("t", i, 4) for i in range(0, 40, 4)), chunk("s", 6, 6)]})
+    log.visible = {"a": 11}
+    clock = [0.0]
+    life = Life(log, CHAINS["overlapping"], clock, Limits(quiet_s=5.0))
+    for _ in range(11):
+        settle(life, "a", 1)
+        clock[0] += 1
+    assert log.commits["a"][0] == 10  # the newest chunk of `t`, which is not quiet
+    assert set(log.state) == {"s"}
+    assert set(life.partition.sessions) == {"t"}
+    finish(log, CHAINS["overlapping"], clock, Limits(quiet_s=5.0))
+
+
+def test_a_slow_session_holds_the_commit_back_by_its_limit_only() -> None:
+    log = Log({"a": [chunk("s", 0, 6), *(chunk("t", i, 4) for i in range(0, 80, 4)), chunk("s", 6, 6)]})
+    life = next(lives(log, limits=Limits(lag=5)))
+    behind = []
+    for read in range(1, 22):
+        settle(life, "a", 1)
+        behind.append(read - log.commits["a"][0])
+    assert max(behind) == 5
+    finish(log, CHAINS["abutting"], [0.0], Limits(lag=5))
+
+
+def test_input_deleted_before_it_was_read_is_a_gap() -> None:
+    log = Log({"a": [chunk("s", i, 4) for i in range(0, 40, 4)]})
+    life = lives(log)
+    settle(next(life), "a", 3)
+    log.first = {"a": 6}
+    settle(next(life), "a", 99)
+    assert [e[1] for e in log.events] == [0, 4, 8, 24, 28, 32, 36]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        (b"s", None, "undecodable"),
+        (b"s", b"", "undecodable"),
+        (b"s", b"\x00" * 50, "undecodable"),
+        (b"other", ChunkCodec().encode(chunk("s", 0, 4)), "key"),
+        (b"s", ChunkCodec().encode(chunk("s", 0, 4))[:-1], "undecodable"),
+    ],
+)
+def test_what_is_no_chunk_is_passed_over(key: bytes, value: bytes | None, reason: str) -> None:
+    partition = Partition(0, CHAINS["abutting"], lambda fmt: None, lambda: 0.0)
+    with pytest.raises(ChunkError) as caught:
+        partition.take("a", 7, key, value, 0)
+    assert caught.value.reason == reason
+    assert partition.committable() == {"a": (8, 0)}
+
+
+def test_a_stream_that_the_recipe_does_not_take_is_counted() -> None:
+    partition = Partition(0, CHAINS["abutting"], lambda fmt: "another rate", lambda: 0.0)
+    assert partition.take("a", 0, b"s", ChunkCodec().encode(chunk("s", 0, 4)), 0) == []
+    assert partition.counts["unmatched"] == 1
+    assert partition.committable() == {"a": (1, 0)}
