@@ -147,7 +147,8 @@ class Spectrogram(FramedSpec):
             window = (window * np.sqrt(2 * self._scale(window, rate_hz))).astype(np.float32)
             return Plan(self, frames, window, samples.shape, self.bins, FastPower())
         window = window.astype(samples.dtype, copy=False)
-        scale = self._scale(window, rate_hz)
+        # scipy sums the window in complex numbers where the input is float32
+        scale = self._scale(window.astype(np.complex64) if window.dtype == np.float32 else window, rate_hz)
         finish = ExactPower(nfft, scale) if self.mode == "psd" else Amplitude(self.mode, np.sqrt(scale))
         return Plan(self, frames, window, samples.shape, self.bins, finish)
 
