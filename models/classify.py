@@ -80,11 +80,11 @@ class Classifier:
         events: list[Event] = []
         for i in range(0, len(windows), MAX_BATCH):
             part = windows[i : i + MAX_BATCH]
-            events += map(self._event, part, self.logits(part).tolist())
+            events += map(self._event, part, self._logits(part).tolist())
         return events
 
-    def logits(self, windows: Sequence[Window]) -> Array:
-        """Outputs of the model, ``(n, labels)``, for at most 64 windows."""
+    def _logits(self, windows: Sequence[Window]) -> Array:
+        """Outputs of the model, ``(n, labels)``, for at most :data:`~models.onnx_model.MAX_BATCH` windows."""
         bundle, stacked = self.bundle, self._stacked
         with self._lock:
             for i, window in enumerate(windows):

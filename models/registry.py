@@ -53,7 +53,8 @@ def find_bundle(name: str, home: Path | None = None) -> Path:
         versions = registry_folder(home) / recipe
         if not digest and (versions / "current").is_file():
             return versions / (versions / "current").read_text().strip()
-        found = sorted(path for path in versions.glob(f"{digest}*") if (path / MANIFEST).is_file()) if digest else []
+        there = versions.iterdir() if digest and versions.is_dir() else []
+        found = sorted(path for path in there if path.name.startswith(digest) and (path / MANIFEST).is_file())
         if len(found) == 1:
             return found[0]
         if len(found) > 1:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import LABELS, RECIPE, recipe, tiny_bundle
 
+from models.bundle import load_bundle
+from models.classify import Classifier
+from models.cli import evaluate_command
 from models.evaluate import evaluate, score, score_windows
+from models.registry import SHIPPED
 from streams.chunk import Header, signal_format
 from streams.errors import BundleError, TrainingError
 from streams.labels import interval
@@ -104,3 +111,21 @@ def test_without_labels_there_is_nothing_to_score(tmp_path: Path) -> None:
         evaluate(recipe(), bundle, [recording("s", [1] * 10, [])])
     with pytest.raises(BundleError, match=r"factor is 0\.5 in the bundle"):
         evaluate(recipe(RECIPE.replace("0.5", "0.25", 1)), bundle, [])
+
+
+def test_the_shipped_bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if importlib.util.find_spec("aeon") is None:
+        pytest.skip("the recordings come with the package aeon, which is not installed")
+    monkeypatch.setenv("KYMO_HOME", str(tmp_path))
+    bundle = load_bundle("basicmotions")
+    assert bundle.path == SHIPPED / "basicmotions"
+    assert sum(file.stat().st_size for file in bundle.path.rglob("*") if file.is_file()) < 1_000_000
+    assert bundle.manifest["lineage"]["command"] == "kymo train basicmotions --data basicmotions:train --seed 0"
+    assert bundle.batch == Classifier(bundle, "basicmotions").batch_rule == "any"
+    done = CliRunner().invoke(
+        evaluate_command, ["basicmotions", "--data", "basicmotions:test", "--json"], catch_exceptions=False
+    )
+    scores = json.loads(done.stdout)
+    assert (scores["accuracy"], scores["macro_f1"], scores["n"], scores["unclassified"]) == (1.0, 1.0, 40, 0)
+    assert scores["window_accuracy"] > 0.98
+    assert set(scores) >= {"per_class", "confusion", "bundle"}
