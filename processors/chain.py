@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from processors.intake import Intake, IntakeStage
+from processors.derived import Derived
+from processors.intake import EntryStage, Intake
 from processors.memory import pack_list, unpack_list
 from processors.spec import Spec, Stage, chain_digest
-from processors.windows import WindowStage
+from processors.windows import Windows, WindowStage
 from streams.chunk import Chunk, Format, Header, Window
 from streams.errors import FormatError
 
@@ -124,6 +125,29 @@ class Chain(Spec):
             index = spec.input_index(index)
         return index
 
+    def split(self) -> tuple[Chain, Chain]:
+        """What stands before the window, and the rest, which takes the former's chunks.
+
+        Raises
+        ------
+        FormatError
+            If no step stands before the window: then there is no derived stream.
+        """
+        at = next((i for i, spec in enumerate(self.specs) if isinstance(spec, Windows)), len(self.specs))
+        first = self.specs[0]
+        if at < 2 or at == len(self.specs) or not isinstance(first, Intake):
+            raise FormatError(
+                "no step stands before the window, so there is no derived stream; run both roles in one worker"
+            )
+        return Chain(self.specs[:at]), Chain((Derived(first.max_missing), *self.specs[at:]))
+
+    def derived_digest(self) -> str:
+        """What the chunks behind this chain carry as their `chain`."""
+        digest = ""
+        for spec in self.specs:
+            digest = chain_digest(digest, spec)
+        return digest
+
     def digest(self, learned: bool = True) -> str:
         """16 hexadecimal digits; with ``learned=False`` the same for chains that differ in learned numbers only."""
         text = json.dumps(
@@ -159,8 +183,9 @@ class ChainStage(Stage):
         super().__init__()
         self.spec = spec
         self.stages = [s.build() for s in spec.specs]
-        self._intake = self.stages[0] if isinstance(self.stages[0], IntakeStage) else None
-        self._max_missing = spec.specs[0].max_missing if isinstance(spec.specs[0], Intake) else 0.0
+        first = spec.specs[0]
+        self._intake = self.stages[0] if isinstance(self.stages[0], EntryStage) else None
+        self._max_missing = first.max_missing if isinstance(first, Intake | Derived) else 0.0
         # How an index at each stage's input maps back to the chain's input.
         self._before = [spec.specs[:i][::-1] for i in range(len(spec.specs))]
 
@@ -195,9 +220,17 @@ class ChainStage(Stage):
                 if unbridged > self._max_missing:
                     self.counts["windows_with_gaps"] += 1
                     continue
+            elif isinstance(item, Chunk):
+                item.filled = self._filled_under(item)
             admitted.append(item)
         self._intake.forget(min(self._needs_behind_intake(), default=0))
         return admitted
+
+    def _filled_under(self, chunk: Chunk) -> tuple[tuple[int, int, bool], ...]:
+        assert self._intake is not None
+        fmt = chunk.header.format
+        start, end = int(chunk.first_index * fmt.step), int((chunk.end_index - 1) * fmt.step) + fmt.span
+        return tuple(gap for gap in self._intake.filled if gap[0] < end and start < gap[1])
 
     def _missing(self, window: Window) -> tuple[float, float]:
         """Shares interpolated, in all and unbridged, counting only what the rows rest on.

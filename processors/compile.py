@@ -23,7 +23,7 @@ from streams.chunk import Format
 from streams.errors import FormatError, RecipeError
 
 #: Steps that the compiler sets itself, and parameters that it sets on framed steps.
-_OWN_STEPS = frozenset({"intake", "windows", "chain", "per_window"})
+_OWN_STEPS = frozenset({"intake", "derived", "windows", "chain", "per_window"})
 _OWN_PARAMETERS = frozenset({"chunk_frames", "chunk_phase"})
 
 

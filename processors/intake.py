@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processors.memory import pack, unpack
-from processors.spec import Spec, Stage, only
+from processors.spec import Spec, Stage, chain_digest, only
 from processors.units import factor
 from streams.chunk import Array, Chunk, Format, Header
 from streams.errors import FormatError
@@ -97,19 +97,40 @@ class Intake(Spec):
         )
 
 
-class IntakeStage(Stage):
-    """Stage of :class:`Intake`.
+class EntryStage(Stage):
+    """First stage of a chain: knows which samples that go through are interpolated.
 
     Attributes
     ----------
     filled : list of (start, end, bridged)
-        Interpolated sample ranges that a window may still hold.
+        Ranges of raw samples that a window may still hold.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filled: list[tuple[int, int, bool]] = []
+
+    def missing(self, start: int, end: int, length: int) -> tuple[float, float]:
+        """Shares of `length` samples that were interpolated in ``[start, end)``: in all, and in gaps beyond the bridge."""
+        lengths = [(max(0, min(b, end) - max(a, start)), bridged) for a, b, bridged in self.filled]
+        total, unbridged = sum(n for n, _ in lengths), sum(n for n, bridged in lengths if not bridged)
+        return total / length, unbridged / length
+
+    def forget(self, before: int) -> None:
+        """Forget interpolated ranges that end before sample `before`."""
+        self.filled = [r for r in self.filled if r[1] > before]
+
+    def input_needed(self, index: int) -> int:
+        """Oldest input index needed to make input `index` again."""
+        return index
+
+
+class IntakeStage(EntryStage):
+    """Stage of :class:`Intake`."""
 
     def __init__(self, spec: Intake) -> None:
         super().__init__()
         self.spec = spec
-        self.filled: list[tuple[int, int, bool]] = []
         self._dtype = np.dtype(spec.dtype)
         self._in: Header | None = None
         self._out: Header | None = None
@@ -127,7 +148,7 @@ class IntakeStage(Stage):
         if self.spec.units and fmt.units:
             scale = np.array([factor(fmt.units[i], unit) for i, unit in zip(at, self.spec.units, strict=True)])
             self._scale = None if (scale == 1).all() else scale
-        made = replace(header, format=out)
+        made = replace(header, format=out, chain=chain_digest(header.chain, self.spec))
         if self._out is not None and made != self._out:
             self.counts["segments"] += 1
             self._last = None  # no interpolation across a re-anchored clock, or from one unit to another
@@ -201,16 +222,6 @@ class IntakeStage(Stage):
         share = (np.arange(1, count + 1) / (count + 1))[:, None]
         line: Array = (np.multiply(self._last, 1 - share) + np.multiply(after, share)).astype(self.spec.dtype)
         return line
-
-    def missing(self, start: int, end: int, length: int) -> tuple[float, float]:
-        """Shares of `length` samples that were interpolated in ``[start, end)``: in all, and in gaps beyond the bridge."""
-        lengths = [(max(0, min(b, end) - max(a, start)), bridged) for a, b, bridged in self.filled]
-        total, unbridged = sum(n for n, _ in lengths), sum(n for n, bridged in lengths if not bridged)
-        return total / length, unbridged / length
-
-    def forget(self, before: int) -> None:
-        """Forget interpolated ranges that end before sample `before`."""
-        self.filled = [r for r in self.filled if r[1] > before]
 
     def input_needed(self, index: int) -> int:
         """Oldest raw sample needed to make sample `index` again: an interpolated one rests on the number before its gap."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from processors.chain import Chain, PerWindow
+from processors.derived import Derived
 from processors.intake import Intake
 from processors.mel import LogMel, Mel
 from processors.resample import Resample
@@ -19,6 +20,7 @@ from streams.errors import FormatError
 
 _ALL: tuple[type[Spec], ...] = (
     Intake,
+    Derived,
     Windows,
     Chain,
     PerWindow,

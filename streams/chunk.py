@@ -98,6 +98,8 @@ class Chunk:
         ``(n,)``, irregular streams only.
     end : bool
         Whether the session's stream ends behind this chunk (which may be empty).
+    filled : tuple of (start, end, bridged)
+        Of a derived chunk: ranges of raw samples beneath it that were interpolated.
     """
 
     header: Header
@@ -105,6 +107,7 @@ class Chunk:
     data: Array
     times_ns: NDArray[np.int64] | None = None
     end: bool = False
+    filled: tuple[tuple[int, int, bool], ...] = ()
 
     @property
     def session(self) -> str:

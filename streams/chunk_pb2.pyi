@@ -45,6 +45,7 @@ class Chunk(_message.Message):
     END_FIELD_NUMBER: _builtins.int
     TIMES_NS_FIELD_NUMBER: _builtins.int
     FRAME_BYTES_FIELD_NUMBER: _builtins.int
+    FILLED_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     data_bytes: _builtins.int
     """size of `data` in bytes"""
@@ -88,6 +89,10 @@ class Chunk(_message.Message):
     def frame_bytes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """jpeg: size of each frame within `data`"""
 
+    @_builtins.property
+    def filled(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """derived: raw sample ranges beneath that were interpolated: start, end, 1 if bridged else 0"""
+
     def __init__(
         self,
         *,
@@ -109,11 +114,12 @@ class Chunk(_message.Message):
         end: _builtins.bool = ...,
         times_ns: _builtins.bytes = ...,
         frame_bytes: _abc.Iterable[_builtins.int] | None = ...,
+        filled: _abc.Iterable[_builtins.int] | None = ...,
         data: _builtins.bytes | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_data", b"_data", "_data_bytes", b"_data_bytes", "_first_index", b"_first_index", "data", b"data", "data_bytes", b"data_bytes", "first_index", b"first_index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_data", b"_data", "_data_bytes", b"_data_bytes", "_first_index", b"_first_index", "chain", b"chain", "channels", b"channels", "data", b"data", "data_bytes", b"data_bytes", "dtype", b"dtype", "end", b"end", "first_index", b"first_index", "frame_bytes", b"frame_bytes", "origin_ns", b"origin_ns", "rate_den", b"rate_den", "rate_num", b"rate_num", "session", b"session", "shape", b"shape", "span", b"span", "step_den", b"step_den", "step_num", b"step_num", "stream", b"stream", "times_ns", b"times_ns", "units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_data", b"_data", "_data_bytes", b"_data_bytes", "_first_index", b"_first_index", "chain", b"chain", "channels", b"channels", "data", b"data", "data_bytes", b"data_bytes", "dtype", b"dtype", "end", b"end", "filled", b"filled", "first_index", b"first_index", "frame_bytes", b"frame_bytes", "origin_ns", b"origin_ns", "rate_den", b"rate_den", "rate_num", b"rate_num", "session", b"session", "shape", b"shape", "span", b"span", "step_den", b"step_den", "step_num", b"step_num", "stream", b"stream", "times_ns", b"times_ns", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__data: _TypeAlias = _typing.Literal["data"]  # noqa: Y015
     _WhichOneofArgType__data: _TypeAlias = _typing.Literal["_data", b"_data"]  # noqa: Y015

@@ -77,14 +77,15 @@ class ChunkCodec:
             where = f"{header.session}/{header.format.stream}"
             raise ChunkError("invalid", f"{where}: first_index {chunk.first_index}, {len(data)} bytes of data")
         extra, times = b"", chunk.times_ns
-        if times is not None or sizes or not header.format.rate:
+        if times is not None or sizes or chunk.filled or not header.format.rate:
             if (times is None and not header.format.rate) or (times is not None and len(times) != count):
                 came = "no" if times is None else len(times)
                 raise ChunkError(
                     "invalid", f"{header.session}/{header.format.stream}: {came} times for {count} samples"
                 )
             packed = b"" if times is None else times.astype("<i8").tobytes()
-            extra = Message(times_ns=packed, frame_bytes=sizes).SerializeToString(deterministic=True)
+            filled = [int(number) for gap in chunk.filled for number in gap]
+            extra = Message(times_ns=packed, frame_bytes=sizes, filled=filled).SerializeToString(deterministic=True)
         prefix = _PREFIX.pack(_TAG_BYTES, len(data), _TAG_INDEX, chunk.first_index)
         return b"".join((prefix, known[1], extra, _TAG_DATA, _varint(len(data)), data))
 
@@ -129,9 +130,9 @@ class ChunkCodec:
                 where = f"{header.session}/{header.format.stream}"
                 raise ChunkError("invalid", f"{where}: {len(message.times_ns)} bytes of times for {len(data)} samples")
             times = np.frombuffer(message.times_ns, "<i8")
-        elif header.format.dtype != "jpeg" and len(raw) - len(content) <= _MAX_HEADER:
+        elif header.format.dtype != "jpeg" and not message.filled and len(raw) - len(content) <= _MAX_HEADER:
             self._learn(raw, message, header)
-        return Chunk(header, message.first_index, data, times, message.end)
+        return Chunk(header, message.first_index, data, times, message.end, _filled(message))
 
     def _learn(self, raw: bytes, message: Message, header: Header) -> None:
         head_end = len(raw) - len(message.data) - 2 - _varint_length(len(message.data))
@@ -231,6 +232,14 @@ def _checked_header(m: Message) -> Header:
     step = Fraction(m.step_num, m.step_den) if m.step_num else Fraction(1)
     fmt = Format(m.stream, channels, units, Fraction(m.rate_num, m.rate_den), m.dtype, shape, step, m.span or 1)
     return Header(m.session, m.origin_ns, fmt, m.chain)
+
+
+def _filled(m: Message) -> tuple[tuple[int, int, bool], ...]:
+    numbers = list(m.filled)
+    gaps = tuple((a, b, bool(c)) for a, b, c in zip(*[iter(numbers)] * 3, strict=False))
+    if len(numbers) % 3 or any(not 0 <= a < b < _MAX_INDEX for a, b, _ in gaps):
+        raise ChunkError("invalid", f"{m.session}/{m.stream}: interpolated ranges {numbers[:6]} are no rising ranges")
+    return gaps
 
 
 def _data_bytes(chunk: Chunk) -> tuple[bytes, list[int]]:

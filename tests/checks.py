@@ -63,6 +63,7 @@ def examples() -> dict[str, list[Example]]:
 COLUMNS = Format("spectrogram", ("a", "b"), ("g", "g"), Fraction(10), "float32", (3, 2), Fraction(4), 8)
 G = ("g", "g")
 STEP_EXAMPLES: list[tuple[str, dict[str, Any], Format]] = [
+    ("derived", {}, COLUMNS),
     ("spectrogram", {"nperseg": 8, "noverlap": 6}, imu()),
     (
         "spectrogram",

@@ -1,0 +1,80 @@
+"""A chain cut in two at its window, with Kafka's bytes between the halves, gives the windows of the whole chain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from processors.chain import Chain
+from processors.derived import Derived
+from processors.intake import Intake
+from processors.spec import Stage
+from processors.spectrogram import Spectrogram
+from processors.steps import Log
+from processors.windows import Windows
+from streams.chunk import Chunk, Header, Window, signal_format
+from streams.codec import ChunkCodec
+from streams.errors import FormatError
+
+HEADER = Header("s", 0, signal_format("imu.wrist", ("a", "b"), 100))
+SAMPLES = np.random.default_rng(7).standard_normal((3000, 2)).astype(np.float32)
+WHOLE = Chain(
+    (
+        Intake(bridge=5, fill=30, max_missing=0.1),
+        Spectrogram(nperseg=20, noverlap=16, chunk_frames=6, chunk_phase=3),
+        Log(),
+        Windows(100, 24),
+    )
+)
+
+
+def recording(cut: int) -> Iterator[Chunk]:
+    """A gap to bridge, one to fill, one that no window spans."""
+    for a, b in [(0, 500), (503, 900), (908, 2000), (2100, 3000)]:
+        for i in range(a, b, cut):
+            yield Chunk(HEADER, i, SAMPLES[i : min(b, i + cut)])
+
+
+def run(stage: Stage, items: Iterable[Any]) -> list[Any]:
+    out = [made for item in items for made in stage.push(item)]
+    return out + stage.flush()
+
+
+def fields(w: Window) -> tuple[Any, ...]:
+    return w.start_index, w.start_ns, w.end_ns, w.missing, w.header.format, w.data.shape, w.data.tobytes()
+
+
+@pytest.mark.parametrize("cut", [7, 37, 400])
+def test_halves_give_the_windows_of_the_whole(cut: int) -> None:
+    first, rest = WHOLE.split()
+    codec = ChunkCodec()
+    derived = [codec.decode(codec.encode(chunk)) for chunk in run(first.build(), recording(cut))]
+    assert {c.header.chain for c in derived} == {first.derived_digest()}
+    expected = run(WHOLE.build(), recording(cut))
+    assert {w.missing for w in expected} == {0.0, 0.03, 0.08}
+    assert list(map(fields, run(rest.build(), derived))) == list(map(fields, expected))
+
+
+def test_repeated_chunks_change_nothing() -> None:
+    first, rest = WHOLE.split()
+    derived = run(first.build(), recording(50))
+    again = [chunk for i, chunk in enumerate(derived) for chunk in (chunk, *derived[max(0, i - 1) : i])]
+    assert list(map(fields, run(rest.build(), again))) == list(map(fields, run(rest.build(), derived)))
+
+
+def test_digest_tells_recipes_apart() -> None:
+    other = Chain((Intake(bridge=6), *WHOLE.specs[1:])).split()[0]
+    assert other.derived_digest() != WHOLE.split()[0].derived_digest()
+
+
+def test_a_chain_without_steps_before_the_window_has_no_derived_stream() -> None:
+    with pytest.raises(FormatError, match="no step stands before the window"):
+        Chain((Intake(), Windows(10, 5))).split()
+
+
+def test_range_is_checked() -> None:
+    with pytest.raises(FormatError, match="max_missing"):
+        Derived(2.0)
