@@ -19,20 +19,25 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from deploy.broker import address
 from models.bundle import Bundle, load_bundle
 from models.classify import Classifier
+from models.outputs import outputs_of
 from processors.recipe import Recipe, load_recipe
-from streams.chunk import Window
+from streams.chunk import Format, Window
+from streams.codec import ChunkCodec
 from streams.errors import DeliveryError, KymoError, RecipeError
 from streams.kafka_admin import ensure_topics
 from streams.settings import Settings
 from streams.topics import Names
 
 DRAIN_S = 20.0
+BOTH = "processor-model"
 _RESTARTS = "KYMO_WORKER_RESTARTS"  # times of the last restarts, across them
 _RESTARTS_MAX, _RESTARTS_S = 10, 60.0
 logger = logging.getLogger("kymo.worker")
@@ -81,7 +86,25 @@ def encoder(classifier: Classifier) -> Callable[[Sequence[Window]], list[bytes]]
     return classify
 
 
-def run_worker(recipes: Sequence[str], settings: Settings, bundle: str | None = None) -> None:
+def roles_of(text: str, settings: Settings) -> list[str]:
+    """The roles that a worker plays, from ``processor,model``; both together hand over in memory.
+
+    Raises
+    ------
+    KymoError
+        If a role is not known.
+    """
+    wanted = {role.strip() for role in text.split(",")}
+    if wanted == {"processor", "model"}:
+        return [BOTH, "processor"] if settings.write_derived else [BOTH]
+    if not wanted or wanted - {"processor", "model"}:
+        raise KymoError(f"--roles {text}: expected processor, model, or both separated by a comma")
+    return sorted(wanted)
+
+
+def run_worker(
+    recipes: Sequence[str], settings: Settings, bundle: str | None = None, roles: str = "processor,model"
+) -> None:
     """Run a worker until SIGTERM or SIGINT; returns when it has drained.
 
     Parameters
@@ -92,22 +115,28 @@ def run_worker(recipes: Sequence[str], settings: Settings, bundle: str | None = 
         The deployment.
     bundle : str, optional
         A bundle's path or name, instead of each recipe's own.
+    roles : str
+        ``processor``, ``model`` or both; with both the derived stream stays in memory unless ``KYMO_WRITE_DERIVED`` asks for it.
 
     Raises
     ------
     KymoError
         If it cannot start.
     """
+    played = roles_of(roles, settings)
     works = load_work(recipes, bundle, settings.home)
+    if set(played) != {BOTH}:
+        for work in works:
+            derived_format(work.recipe)
     settings = dataclasses.replace(settings, brokers=address(settings))
     ensure_topics(settings, Names(settings.prefix))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the event loop takes over
     with contextlib.ExitStack() as stack:
         slot = stack.enter_context(_slot(settings.home / "run"))
-        _serve(works, settings, slot)
+        _serve([(role, work) for work in works for role in played], settings, slot)
 
 
-def _serve(works: list[Work], settings: Settings, slot: int) -> None:
+def _serve(parts: list[tuple[str, Work]], settings: Settings, slot: int) -> None:
     import uvloop
 
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
@@ -119,8 +148,10 @@ def _serve(works: list[Work], settings: Settings, slot: int) -> None:
 
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    metrics = WorkerMetrics({work.recipe.name: work.bundle.id for work in works})
-    apps = [_app(work, settings, slot, metrics, loop) for work in works]
+    metrics = WorkerMetrics({work.recipe.name: work.bundle.id for _, work in parts})
+    apps = [_app(role, work, settings, slot, metrics) for role, work in parts]
+    for (_, work), app in zip(parts, apps, strict=True):
+        metrics.watch(work.recipe.name, partial(_assigned, app), partial(getattr, app.handler, "waiting"))
     server = serve_metrics(metrics.registry, settings, "worker", ready=lambda: all(app.is_ready() for app in apps))
     worker = Worker(*apps, loglevel="WARN", redirect_stdouts=False, quiet=True, blocking_timeout=0.0, loop=loop)
     try:
@@ -132,21 +163,56 @@ def _serve(works: list[Work], settings: Settings, slot: int) -> None:
         server.close()
 
 
-def _app(work: Work, settings: Settings, slot: int, metrics: Any, loop: asyncio.AbstractEventLoop) -> Any:
+def _app(role: str, work: Work, settings: Settings, slot: int, metrics: Any) -> Any:
     from models.agent import Agent
-    from models.around import Around, Job
+    from models.around import Around
     from models.log import ReadBack
     from processors.batches import BatchApp, reader_arguments
 
     recipe, names = work.recipe, Names(settings.prefix)
-    classifier = Classifier(work.bundle, recipe.name, recipe.model.min_probability if recipe.model else 0.0)
-    group = f"{settings.prefix}.{recipe.name}.model"
-    topics = sorted({names.for_stream(table.stream) for table in recipe.inputs})
-    app = BatchApp(group, topics, settings, f"{socket.gethostname()}-{slot}", fail)
-    job = Job(recipe.name, work.bundle.chain, recipe.matches, encoder(classifier))
-    around = Around(app, names, ReadBack(reader_arguments(settings)), metrics.observer(recipe.name), fail)
-    app.handler = Agent(job, around)
+    inputs = sorted({names.for_stream(table.stream) for table in recipe.inputs})
+    if role == "model":
+        inputs = [names.for_stream(derived_format(recipe).stream)]
+    app = BatchApp(f"{settings.prefix}.{recipe.name}.{role}", inputs, settings, f"{socket.gethostname()}-{slot}", fail)
+    observer = metrics.observer(recipe.name)
+    app.handler = Agent(
+        _job(role, work, names), Around(app, names, ReadBack(reader_arguments(settings)), observer, fail)
+    )
     return app
+
+
+def _assigned(app: Any) -> int:
+    return len(app.assigned())
+
+
+def _job(role: str, work: Work, names: Names) -> Any:
+    from models.around import Job
+
+    recipe, whole = work.recipe, work.bundle.chain
+    if role == "processor":
+        chain, _ = whole.split()
+        codec, topic = ChunkCodec(), names.for_stream(derived_format(recipe).stream)
+        outputs = outputs_of(chain, recipe.name)
+        return Job(
+            recipe.name, role, chain, outputs, topic, recipe.matches, lambda made: [codec.encode(c) for c in made]
+        )
+    chain = whole if role == BOTH else whole.split()[1]
+    step = Fraction(1) if role == BOTH else derived_format(recipe).step
+    classifier = Classifier(work.bundle, recipe.name, recipe.model.min_probability if recipe.model else 0.0)
+    outputs = outputs_of(chain, recipe.name, step)
+    return Job(recipe.name, role, chain, outputs, names.of("events"), recipe.matches, encoder(classifier))
+
+
+def derived_format(recipe: Recipe) -> Format:
+    """Format of the stream between a recipe's processor and its model agent.
+
+    Raises
+    ------
+    FormatError
+        If no step stands before the window.
+    """
+    fmt = recipe.input_format()
+    return recipe.chain.split()[0].output({fmt.stream: fmt})
 
 
 def fail(error: BaseException) -> None:

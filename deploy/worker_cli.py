@@ -13,7 +13,14 @@ from streams.settings import Settings
 @click.argument("recipes", nargs=-1, required=True, metavar="RECIPE…")
 @click.option("--bundle", metavar="V", help="A bundle's folder or name, instead of each recipe's own.")
 @click.option("--prefix", metavar="P", help="Topic prefix, instead of KYMO_PREFIX; `kymo.N` for the run N of a replay.")
-def worker(recipes: tuple[str, ...], bundle: str | None, prefix: str | None) -> None:
+@click.option(
+    "--roles",
+    default="processor,model",
+    show_default=True,
+    metavar="R",
+    help="processor: raw to derived streams; model: derived streams to events; both: raw to events, in memory.",
+)
+def worker(recipes: tuple[str, ...], bundle: str | None, prefix: str | None, roles: str) -> None:
     """Classify what arrives on the input topics until stopped; start as many workers as there are partitions.
 
     Example: kymo worker basicmotions
@@ -23,4 +30,4 @@ def worker(recipes: tuple[str, ...], bundle: str | None, prefix: str | None) -> 
     settings = Settings.from_env()
     if prefix:
         settings = dataclasses.replace(settings, prefix=prefix)
-    run_worker(recipes, settings, bundle)
+    run_worker(recipes, settings, bundle, roles)

@@ -57,6 +57,11 @@ class Agent:
         self._tasks: list[asyncio.Task[None]] = []
         self._failure: BaseException | None = None
 
+    @property
+    def waiting(self) -> int:
+        """Windows that wait to be classified."""
+        return len(self._pending)
+
     def start(self, commit_every_s: float = 0.5) -> None:
         """Begin to classify and commit."""
         self._tasks = [
@@ -128,7 +133,7 @@ class Agent:
         if not numbers:
             return
         inputs = [tp for tp in assigned if tp.partition in numbers]
-        events = {n: TopicPartition(self._names.of("events"), n) for n in numbers}
+        events = {n: TopicPartition(self.job.topic, n) for n in numbers}
         states = [TopicPartition(self._names.of("state"), n) for n in numbers]
         committed = {tp: c for tp, c in (await self._kafka.committed_with(inputs)).items() if c.offset >= 0}
         limits = await self._read_back.limits([*inputs, *events.values(), *states])
@@ -141,7 +146,7 @@ class Agent:
             n: max(limits[events[n]][0], min(mark for tp, mark in marks.items() if tp.partition == n)) for n in numbers
         }
         published = await self._read_back.published(
-            {events[n]: (starts[n], limits[events[n]][1]) for n in numbers}, self.job.recipe
+            {events[n]: (starts[n], limits[events[n]][1]) for n in numbers}, self.job.outputs.read
         )
         snapshots = await self._read_back.snapshots({tp: limits[tp] for tp in states}, self._state_key(""))
         for n in numbers:
@@ -156,11 +161,13 @@ class Agent:
                 },
                 input_end={tp.topic: limits[tp][1] for tp in mine},
             )
-            self.partitions[n] = Partition(n, self.job.chain, self.job.matches, time.monotonic, self._limits)
+            self.partitions[n] = Partition(
+                n, self.job.chain, self.job.matches, time.monotonic, self._limits, self.job.outputs
+            )
             self.partitions[n].load(left)
 
     def _state_key(self, session: str) -> bytes:
-        return f"{self.job.recipe}\n{session}".encode()
+        return f"{self.job.recipe}.{self.job.role}\n{session}".encode()
 
     def _reject(self, record: Any, error: ChunkError) -> None:
         """Send a record as it came to `kymo.rejected`, with the reason."""
@@ -185,16 +192,16 @@ class Agent:
                 await self._changed.wait_for(lambda: bool(self._pending))
             batch = [self._pending.popleft() for _ in range(min(_BATCH, len(self._pending)))]
             started = time.perf_counter()
-            events = await loop.run_in_executor(self._thread, self.job.classify, [p.window for _, p in batch])
+            events = await loop.run_in_executor(self._thread, self.job.classify, [p.output for _, p in batch])
             self._observer.classified(len(batch), time.perf_counter() - started)
             outgoing: dict[int, list[Outgoing]] = {}
             for (partition, pending), event in zip(batch, events, strict=True):
                 record = Outgoing(
-                    pending.window.session.encode(), event, done=partial(self._emitted, partition, pending)
+                    pending.output.session.encode(), event, done=partial(self._emitted, partition, pending)
                 )
                 outgoing.setdefault(partition.number, []).append(record)
             for number, records in outgoing.items():
-                self._outbox.put(self._names.of("events"), number, records)
+                self._outbox.put(self.job.topic, number, records)
             await self._wake()
 
     def _emitted(self, partition: Partition, pending: Pending, end: int) -> None:

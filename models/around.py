@@ -9,9 +9,10 @@ from typing import Any, Protocol
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from models.log import ReadBack
+from models.outputs import Outputs
 from models.partition import Partition
 from processors.chain import Chain
-from streams.chunk import Format, Window
+from streams.chunk import Format
 from streams.topics import Names
 
 
@@ -42,18 +43,27 @@ class Job:
     ----------
     recipe : str
         Its name.
+    role : str
+        ``processor``, ``model``, or ``processor-model`` for both in one.
     chain : Chain
-        From raw chunks to windows, with the bundle's learned numbers.
+        From the input's chunks to windows, with the bundle's learned numbers, or to derived chunks.
+    outputs : Outputs
+        What the chain's outputs are.
+    topic : str
+        Full name of the topic for them.
     matches : callable
         None for a stream that the recipe takes, else the reason why not.
     classify : callable
-        Windows to encoded events.
+        Outputs to the values of their records; called in a thread of its own.
     """
 
     recipe: str
+    role: str
     chain: Chain
+    outputs: Outputs
+    topic: str
     matches: Callable[[Format], str | None]
-    classify: Callable[[Sequence[Window]], list[bytes]]
+    classify: Callable[[Sequence[Any]], list[bytes]]
 
 
 class Kafka(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,18 +60,15 @@ class ReadBack:
         consumer.unsubscribe()
 
     async def published(
-        self, ranges: Mapping[TopicPartition, tuple[int, int]], recipe: str
+        self, ranges: Mapping[TopicPartition, tuple[int, int]], read: Callable[[bytes | None], tuple[str, int] | None]
     ) -> dict[int, dict[str, set[int]]]:
-        """By partition and session, the windows of `recipe` whose events stand in `ranges` of the events topic."""
+        """By partition and session, the marks of what stands in `ranges` of the output topic."""
         found: dict[int, dict[str, set[int]]] = {tp.partition: {} for tp in ranges}
 
         def visit(record: Any) -> None:
-            try:
-                event = json.loads(record.value)
-                if event["recipe"] == recipe:
-                    found[record.partition].setdefault(event["session"], set()).add(int(event["start_index"]))
-            except (ValueError, TypeError, KeyError):
-                return  # not one of ours
+            mark = read(record.value)
+            if mark is not None:
+                found[record.partition].setdefault(mark[0], set()).add(mark[1])
 
         await self.read(ranges, visit)
         return found

@@ -11,9 +11,10 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from models.outputs import Output, Outputs, outputs_of, taken_chain
 from models.sessions import Session
 from processors.chain import Chain, ChainStage
-from streams.chunk import Chunk, Format, Header, Window
+from streams.chunk import Chunk, Format, Header
 from streams.codec import ChunkCodec
 from streams.errors import ChunkError, FormatError
 
@@ -43,15 +44,18 @@ class Pending:
 
     Attributes
     ----------
-    window : Window
-        The window.
+    output : Window or Chunk
+        The window, or the derived chunk.
+    place : int
+        Where in the session's input it stands.
     session : Session
         Whose it is.
     sent_ms : int
         Unix time at which its last chunk was sent, ms.
     """
 
-    window: Window
+    output: Output
+    place: int
     session: Session
     sent_ms: int
 
@@ -97,6 +101,8 @@ class Partition:
         A monotonic clock.
     limits : Limits
         When to snapshot.
+    outputs : Outputs, optional
+        What the chain's outputs are; by default what the chain says.
     """
 
     def __init__(
@@ -106,6 +112,7 @@ class Partition:
         matches: Callable[[Format], str | None],
         now_s: Callable[[], float],
         limits: Limits | None = None,
+        outputs: Outputs | None = None,
     ) -> None:
         self.number, self.chain, self._matches, self._now_s = number, chain, matches, now_s
         self.limits = limits or Limits()
@@ -113,6 +120,7 @@ class Partition:
         self.sessions: dict[str, Session] = {}
         self._asleep: dict[str, bytes] = {}
         self._codec = ChunkCodec()
+        self._outputs, self._takes = outputs or outputs_of(chain, ""), taken_chain(chain)
         self._verdicts: dict[int, tuple[Header, bool]] = {}
         self._left = Left()
         self.published: dict[str, set[int]] = {}  # windows that an earlier life of this partition has published
@@ -175,34 +183,42 @@ class Partition:
     def _push(self, session: Session, chunk: Chunk, offset: int, sent_ms: int) -> list[Pending]:
         session.touched_s = self._now_s()
         try:
-            windows = session.take(chunk, offset)
+            made = session.take(chunk, offset)
         except FormatError as error:  # a header that contradicts the session's own
             raise ChunkError("invalid", str(error)) from None
         counts = session.stage.take_counts()
         if counts:
             self.counts.update(counts)
             session.irregular = session.irregular or any(counts[name] for name in _IRREGULAR)
-        known = self.published.get(session.name)
-        if known:
-            for window in windows:
-                if window.start_index in known:
-                    session.acknowledge(window.start_index)
-                    self.counts["windows_known"] += 1
-            windows = [w for w in windows if w.start_index not in known]
-        return [Pending(window, session, sent_ms) for window in windows]
+        marks, place = self.published.get(session.name), self._outputs.place
+        if not marks:
+            return [Pending(output, place(output), session, sent_ms) for output in made]
+        pending = []
+        for output in made:
+            fresh = self._outputs.fresh(output, marks)
+            if fresh is None:
+                session.acknowledge(place(output))
+                self.counts["windows_known"] += 1
+            else:
+                pending.append(Pending(fresh, place(output), session, sent_ms))
+        return pending
 
     def _wanted(self, header: Header) -> bool:
         verdict = self._verdicts.get(id(header))
         if verdict is None:
             if len(self._verdicts) >= _BINDINGS:
                 self._verdicts.clear()
-            verdict = self._verdicts[id(header)] = (header, not header.chain and self._matches(header.format) is None)
+            verdict = self._verdicts[id(header)] = (header, self._verdict(header))
         return verdict[1]
+
+    def _verdict(self, header: Header) -> bool:
+        # A derived stream is known by its chain; raw ones by what they are.
+        return header.chain == self._takes and (bool(header.chain) or self._matches(header.format) is None)
 
     def _wake(self, name: str) -> Session:
         stage = self.chain.build()
         assert isinstance(stage, ChainStage)
-        session = self.sessions[name] = Session(name, stage)
+        session = self.sessions[name] = Session(name, stage, self._outputs)
         stored = self._asleep.pop(name, None)
         if stored is not None:
             session.restore(zlib.decompress(stored))
@@ -210,7 +226,7 @@ class Partition:
 
     def acknowledge(self, pending: Pending) -> None:
         """The event of a window is published and acknowledged (or the window needs none)."""
-        pending.session.acknowledge(pending.window.start_index)
+        pending.session.acknowledge(pending.place)
 
     def snapshots(self) -> list[tuple[Session, bytes | None]]:
         """Sessions whose snapshot must be stored before the next commit can pass them; None deletes a stored one."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 
+from models.outputs import Output, Outputs
 from processors.chain import ChainStage
 from processors.memory import pack, pack_list, unpack, unpack_list
-from streams.chunk import Chunk, Window
+from streams.chunk import Chunk, Header
 
 
 class Session:
@@ -22,16 +23,20 @@ class Session:
         The session.
     stage : ChainStage
         Its chain, new.
+    outputs : Outputs
+        What the chain's outputs are.
     """
 
-    def __init__(self, name: str, stage: ChainStage) -> None:
-        self.name, self.stage = name, stage
+    def __init__(self, name: str, stage: ChainStage, outputs: Outputs) -> None:
+        self.name, self.stage, self._outputs = name, stage, outputs
         self.stream = ""  # the stream that feeds it; "" until its first chunk
         self.topic = ""
         self.ended = False
         self.irregular = False  # something came that a restart from an offset could take otherwise
         self.touched_s = 0.0
-        self.pending: deque[int] = deque()  # start indices of windows given but not acknowledged, ascending
+        self.pending: deque[int] = deque()  # places of outputs given but not acknowledged, ascending
+        self._made: tuple[Header, int] | None = None  # header and end of the newest derived chunk
+        self._ended_at = -1  # where the derived stream's last end mark stands
         self._ledger: deque[tuple[int, int]] = deque()  # (end index, offset) of chunks still needed
         self.last_offset = -1
         self.snapshot_upto = -1  # the stored snapshot holds everything up to this offset; -1: none is stored
@@ -39,26 +44,29 @@ class Session:
             None  # (first index, offset) of the first chunk behind the stored snapshot
         )
 
-    def take(self, chunk: Chunk, offset: int) -> list[Window]:
-        """Windows that became whole by `chunk`."""
+    def take(self, chunk: Chunk, offset: int) -> list[Output]:
+        """Outputs that became whole by `chunk`."""
         if offset <= self.snapshot_upto:
             return []
         self.last_offset = offset
         if self._first_since is None:
             self._first_since = (chunk.first_index, offset)
-        windows: list[Window] = self.stage.push(chunk)
+        made: list[Output] = self.stage.push(chunk)
         if chunk.end:
-            windows += self.stage.flush()
-            self.ended = True
-        elif self.ended:
-            self.ended = False
+            made += self.stage.flush()
+        if made and isinstance(made[-1], Chunk):
+            self._made = (made[-1].header, made[-1].end_index)
+        if chunk.end and self._made is not None and self._made[1] > self._ended_at:
+            self._ended_at = self._made[1]
+            made += self._outputs.ending(*self._made)
+        self.ended = chunk.end
         self._ledger.append((chunk.end_index, offset))
-        self.pending.extend(w.start_index for w in windows)
-        return windows
+        self.pending.extend(self._outputs.place(output) for output in made)
+        return made
 
-    def acknowledge(self, start_index: int) -> None:
-        """The window at `start_index` needs nothing more; windows are acknowledged in order."""
-        self.pending.popleft() if self.pending and self.pending[0] == start_index else self.pending.remove(start_index)
+    def acknowledge(self, place: int) -> None:
+        """The output at `place` needs nothing more; outputs are acknowledged in order."""
+        self.pending.popleft() if self.pending and self.pending[0] == place else self.pending.remove(place)
 
     def _needs(self) -> int:
         needs = min(self.stage.needs_from.values(), default=0)
@@ -95,6 +103,8 @@ class Session:
     def snapshot(self) -> bytes:
         """All of the session; only while no window is pending."""
         meta = {"stream": self.stream, "topic": self.topic, "ended": self.ended, "upto": self.last_offset}
+        if self._made is not None:
+            meta |= {"made": self._made[0], "made_end": self._made[1], "ended_at": self._ended_at}
         return pack_list([pack(meta), self.stage.snapshot()])
 
     def stored(self) -> None:
@@ -115,4 +125,6 @@ class Session:
         meta, _ = unpack(head)
         self.stream, self.topic, self.ended = meta["stream"], meta["topic"], meta["ended"]
         self.last_offset = self.snapshot_upto = meta["upto"]
+        if "made" in meta:
+            self._made, self._ended_at = (meta["made"], meta["made_end"]), meta["ended_at"]
         self.stage.restore(stage)

@@ -139,7 +139,8 @@ class Chain(Spec):
             raise FormatError(
                 "no step stands before the window, so there is no derived stream; run both roles in one worker"
             )
-        return Chain(self.specs[:at]), Chain((Derived(first.max_missing), *self.specs[at:]))
+        before = Chain(self.specs[:at])
+        return before, Chain((Derived(before.derived_digest(), first.max_missing), *self.specs[at:]))
 
     def derived_digest(self) -> str:
         """What the chunks behind this chain carry as their `chain`."""
@@ -264,7 +265,7 @@ class ChainStage(Stage):
 
     def take_counts(self) -> Counter[str]:
         """What was noticed since the last call, of all stages."""
-        if not self.counts and not any([stage.counts for stage in self.stages]):
+        if not self.counts and not any(stage.counts for stage in self.stages):
             return _NOTHING
         total: Counter[str] = Counter()
         for stage in (self, *self.stages):

@@ -23,10 +23,13 @@ class Derived(Spec):
 
     Parameters
     ----------
+    chain : str
+        Digest of the chain whose chunks they are.
     max_missing : float
         Share of a window's raw samples (0 to 1) that may be missing.
     """
 
+    chain: str = ""
     max_missing: float = 0.0
     name: ClassVar[str] = "derived"
     after_window: ClassVar[bool] = False

@@ -77,4 +77,4 @@ def test_a_chain_without_steps_before_the_window_has_no_derived_stream() -> None
 
 def test_range_is_checked() -> None:
     with pytest.raises(FormatError, match="max_missing"):
-        Derived(2.0)
+        Derived(max_missing=2.0)

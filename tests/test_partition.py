@@ -91,7 +91,7 @@ class Life:
         """Have events stored; their acknowledgements are on the way."""
         for _ in range(min(count, len(self.waiting))):
             pending = self.waiting.popleft()
-            w = pending.window
+            w = pending.output
             self.log.events.append((w.session, w.start_index, content(w)))
             self.sent.append((pending, len(self.log.events)))
 

@@ -1,0 +1,130 @@
+"""What a worker publishes, and how it knows that it did. In: what comes out of a chain. Out: places, and what is still to be published.
+
+A chain that ends at windows makes events; one that ends before them makes the chunks of a derived stream. What was published is read
+back as *marks*: for events the windows' start indices, for chunks their end indices, and -1 for the end of the stream.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Set
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Protocol
+
+import numpy as np
+
+from processors.chain import Chain
+from processors.derived import Derived
+from processors.windows import Windows
+from streams.chunk import Chunk, Header, Window
+from streams.codec import ChunkCodec
+from streams.errors import ChunkError
+
+Output = Window | Chunk
+_END = -1
+
+
+class Outputs(Protocol):
+    """What a chain's outputs are, to the delivery."""
+
+    def place(self, item: Any) -> int:
+        """Oldest input index that `item` rests on."""
+
+    def fresh(self, item: Any, marks: Set[int]) -> Any | None:
+        """What of `item` is not published yet; None if all of it is."""
+
+    def ending(self, header: Header, end: int) -> list[Any]:
+        """What follows the last output, which had `header` and ended before `end`, at the session's end mark."""
+
+    def read(self, value: bytes | None) -> tuple[str, int] | None:
+        """Session and mark of a published record; None if it is not one of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Windows that become events.
+
+    Parameters
+    ----------
+    recipe : str
+        Whose.
+    step : Fraction
+        Raw samples from one input sample to the next.
+    """
+
+    recipe: str
+    step: Fraction = Fraction(1)
+
+    def place(self, item: Window) -> int:
+        """See :meth:`Outputs.place`."""
+        return item.start_index if self.step == 1 else int(item.start_index / self.step)
+
+    def fresh(self, item: Window, marks: Set[int]) -> Window | None:
+        """See :meth:`Outputs.fresh`."""
+        return None if item.start_index in marks else item
+
+    def ending(self, header: Header, end: int) -> list[Window]:
+        """Nothing."""
+        return []
+
+    def read(self, value: bytes | None) -> tuple[str, int] | None:
+        """See :meth:`Outputs.read`."""
+        try:
+            event = json.loads(value or b"")
+            return (event["session"], int(event["start_index"])) if event["recipe"] == self.recipe else None
+        except (ValueError, TypeError, KeyError):
+            return None
+
+
+class DerivedChunks:
+    """Chunks of a derived stream.
+
+    Parameters
+    ----------
+    chain : Chain
+        What makes them.
+    """
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain, self._digest, self._codec = chain, chain.derived_digest(), ChunkCodec()
+
+    def place(self, item: Chunk) -> int:
+        """See :meth:`Outputs.place`."""
+        return self._chain.input_index(item.first_index)
+
+    def fresh(self, item: Chunk, marks: Set[int]) -> Chunk | None:
+        """See :meth:`Outputs.fresh`: after a restart a chunk may begin before what is published."""
+        published = max(marks, default=0)
+        if item.end:
+            return None if _END in marks and item.end_index <= published else item
+        if item.end_index <= published:
+            return None
+        if item.first_index >= published:
+            return item
+        return Chunk(item.header, published, item.data[published - item.first_index :], filled=item.filled)
+
+    def ending(self, header: Header, end: int) -> list[Chunk]:
+        """The derived stream's own end mark."""
+        return [Chunk(header, end, np.empty((0, *header.format.shape), header.format.dtype), end=True)]
+
+    def read(self, value: bytes | None) -> tuple[str, int] | None:
+        """See :meth:`Outputs.read`."""
+        try:
+            chunk = self._codec.decode(value or b"")
+        except ChunkError:
+            return None
+        if chunk.header.chain != self._digest:
+            return None
+        return chunk.session, _END if chunk.end else chunk.end_index
+
+
+def outputs_of(chain: Chain, recipe: str, step: Fraction = Fraction(1)) -> Outputs:
+    """How the outputs of a chain are published."""
+    return Events(recipe, step) if any(isinstance(spec, Windows) for spec in chain.specs) else DerivedChunks(chain)
+
+
+def taken_chain(chain: Chain) -> str:
+    """The `chain` of the chunks that a chain takes: empty for raw ones."""
+    first = chain.specs[0]
+    return first.chain if isinstance(first, Derived) else ""
