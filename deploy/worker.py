@@ -31,12 +31,13 @@ from models.outputs import outputs_of
 from processors.recipe import Recipe, load_recipe
 from streams.chunk import Format, Window
 from streams.codec import ChunkCodec
-from streams.errors import DeliveryError, KymoError, RecipeError
+from streams.errors import BrokerError, DeliveryError, KymoError, RecipeError
 from streams.kafka_admin import ensure_topics
 from streams.settings import Settings
 from streams.topics import Names
 
 DRAIN_S = 20.0
+AWAY_S = 600.0  # a broker may be away so long before a worker gives up
 BOTH = "processor-model"
 _RESTARTS = "KYMO_WORKER_RESTARTS"  # times of the last restarts, across them
 _RESTARTS_MAX, _RESTARTS_S = 10, 60.0
@@ -128,12 +129,26 @@ def run_worker(
     if set(played) != {BOTH}:
         for work in works:
             derived_format(work.recipe)
-    settings = dataclasses.replace(settings, brokers=address(settings))
-    ensure_topics(settings, Names(settings.prefix))
+    settings = _reach(settings)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the event loop takes over
     with contextlib.ExitStack() as stack:
         slot = stack.enter_context(_slot(settings.home / "run"))
         _serve([(role, work) for work in works for role in played], settings, slot)
+
+
+def _reach(settings: Settings) -> Settings:
+    """Settings that name the broker, whose topics are there; a worker that has begun again waits for a broker that is away."""
+    give_up = time.monotonic() + (AWAY_S if _RESTARTS in os.environ else 0.0)
+    while True:
+        try:
+            found = dataclasses.replace(settings, brokers=address(settings))
+            ensure_topics(found, Names(found.prefix))
+        except BrokerError:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.5)
+            continue
+        return found
 
 
 def _serve(parts: list[tuple[str, Work]], settings: Settings, slot: int) -> None:
