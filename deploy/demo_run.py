@@ -146,7 +146,7 @@ class Run:
 
         task, recipe = self.task, self.task.recipe
         sent, seen, rejected = self._read_back()
-        classifier = Classifier(task.bundle, recipe.name, recipe.model.min_probability if recipe.model else 0.0)
+        classifier = Classifier.for_recipe(task.bundle, recipe)
         offline = list(run(recipe, task.recordings.values(), classifier))
         checked = checks.check(task.expected, [found.event for found in seen], offline)
         first = {found.event.id: found for found in reversed(seen)}

@@ -213,7 +213,7 @@ def _job(role: str, work: Work, names: Names) -> Any:
         )
     chain = whole if role == BOTH else whole.split()[1]
     step = Fraction(1) if role == BOTH else derived_format(recipe).step
-    classifier = Classifier(work.bundle, recipe.name, recipe.model.min_probability if recipe.model else 0.0)
+    classifier = Classifier.for_recipe(work.bundle, recipe)
     outputs = outputs_of(chain, recipe.name, step)
     return Job(recipe.name, role, chain, outputs, names.of("events"), recipe.matches, encoder(classifier))
 

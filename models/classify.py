@@ -14,6 +14,7 @@ import numpy as np
 
 from models.bundle import UNKNOWN, Bundle
 from models.onnx_model import MAX_BATCH, OnnxModel
+from processors.recipe import Recipe
 from streams.chunk import Array, Window
 from streams.errors import BundleError
 from streams.events import Event, event_id
@@ -32,8 +33,8 @@ class Classifier:
         For the events' ids.
     min_probability : float
         Below it the label is ``unknown``, 0 to 1.
-    stream : str, optional
-        The events' stream; by default each window's own.
+    kind : str, optional
+        Kind of the raw stream that events name, with the place of each window's own; by default a window's own stream.
 
     Attributes
     ----------
@@ -46,10 +47,8 @@ class Classifier:
         If the model does not load or is not the one that the manifest describes.
     """
 
-    def __init__(
-        self, bundle: Bundle, recipe_name: str, min_probability: float = 0.0, stream: str | None = None
-    ) -> None:
-        self.bundle, self.recipe_name, self.min_probability, self.stream = bundle, recipe_name, min_probability, stream
+    def __init__(self, bundle: Bundle, recipe_name: str, min_probability: float = 0.0, kind: str = "") -> None:
+        self.bundle, self.recipe_name, self.min_probability, self._kind = bundle, recipe_name, min_probability, kind
         self.model = OnnxModel(bundle.model_path, bundle.input, bundle.output, bundle.batch)
         self.counts: Counter[str] = Counter()
         # Another processor may take other kernels than the one that the bundle was made on.
@@ -63,6 +62,19 @@ class Classifier:
         self._first = bundle.layout == "channels_first"
         self._stacked = np.empty((MAX_BATCH, *bundle.shape), bundle.dtype)
         self._lock = Lock()
+
+    @classmethod
+    def for_recipe(cls, bundle: Bundle, recipe: Recipe) -> Classifier:
+        """A classifier whose events are those of `recipe`.
+
+        Raises
+        ------
+        BundleError
+            If the bundle does not fit the recipe.
+        """
+        bundle.check(recipe)
+        kind = recipe.inputs[0].stream.partition(".")[0]
+        return cls(bundle, recipe.name, recipe.model.min_probability if recipe.model else 0.0, kind)
 
     def classify(self, windows: Sequence[Window]) -> list[Event]:
         """An event for each window, in order.
@@ -99,6 +111,10 @@ class Classifier:
                 stacked[i] = data
             return self.model.run(stacked[: len(windows)])
 
+    def _stream(self, stream: str) -> str:
+        kind, dot, place = stream.partition(".")
+        return f"{self._kind or kind}{dot}{place}"
+
     def _event(self, window: Window, logits: list[float]) -> Event:
         labels = self.bundle.labels
         probabilities = softmax(logits, self.bundle.temperature)
@@ -114,7 +130,7 @@ class Classifier:
             self.recipe_name,
             self.bundle.id,
             header.session,
-            self.stream or header.format.stream,
+            self._stream(header.format.stream),
             window.start_index,
             window.start_ns,
             window.end_ns,

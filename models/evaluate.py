@@ -50,7 +50,7 @@ def evaluate(recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording]) ->
         If no recording has a label.
     """
     bundle.check(recipe)
-    classifier = Classifier(bundle, recipe.name, recipe.model.min_probability if recipe.model else 0.0)
+    classifier = Classifier.for_recipe(bundle, recipe)
     found: list[Judged] = []
     without: list[str] = []
     unknown = 0

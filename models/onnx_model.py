@@ -16,6 +16,8 @@ import onnxruntime as ort
 from streams.chunk import Array
 from streams.errors import BundleError
 
+# Some builds report usage to their maker unless told not to.
+ort.disable_telemetry_events()
 #: From the cheapest to the safest: as they come; always 8, the rest zeros; one at a time.
 RULES = ("any", "padded:8", "single")
 #: More are run in several batches: beyond it nothing gets faster, while memory grows and falls out of the caches.

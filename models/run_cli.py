@@ -42,7 +42,7 @@ def run_command(recipe: str, paths: tuple[str, ...], bundle: str | None, out: Pa
     check_model(loaded)
     assert loaded.model is not None
     report, started = Report(), time.perf_counter()
-    classifier = Classifier(load_bundle(bundle or loaded.name), loaded.name, loaded.model.min_probability)
+    classifier = Classifier.for_recipe(load_bundle(bundle or loaded.name), loaded)
     events = run(loaded, read(paths, loaded.read_options()), classifier, report=report)
     with _target(out) as file:
         for event in _progress(events, report):

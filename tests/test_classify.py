@@ -45,9 +45,9 @@ def test_an_event_says_what_was_classified(tmp_path: Path) -> None:
 
 
 def test_unknown_below_min_probability(tmp_path: Path) -> None:
-    classifier = Classifier(tiny_bundle(tmp_path / "b"), "tiny", 0.6, stream="imu")
+    classifier = Classifier(tiny_bundle(tmp_path / "b"), "tiny", 0.6, kind="gyro")
     (event,) = classifier.classify([window(np.full((4, 2), 0.5))])
-    assert (event.label, event.stream) == ("unknown", "imu")
+    assert (event.label, event.stream) == ("unknown", "gyro.wrist")
     assert 0.4 < event.probability < 0.6
     classifier.min_probability = event.probability
     assert classifier.classify([window(np.full((4, 2), 0.5))])[0].label == "high"
