@@ -1,0 +1,142 @@
+"""What the delivery guarantee promises, on real processes: workers killed, stopped and overtaken, a broker killed, input that is none.
+
+Short here, at full size under the mark `chaos`. Every test compares the topic with an undisturbed run: each event there, none twice,
+none different.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from fault_lab import TAKEOVER_S, Feed, Lab, await_that, kill, signal_process, stop_worker
+
+from deploy import broker as embedded
+from streams.errors import ChunkError
+
+pytestmark = [pytest.mark.broker, pytest.mark.slow]
+SIZES = [
+    pytest.param(False, marks=pytest.mark.timeout(300), id="short"),
+    pytest.param(True, marks=[pytest.mark.chaos, pytest.mark.timeout(3600)], id="full"),
+]
+
+
+@pytest.fixture
+def lab(tmp_path: Path, broker: str, prefix: str) -> Lab:
+    """Topics of its own on the session's broker."""
+    return Lab(tmp_path, broker, prefix)
+
+
+def started(lab: Lab, seed: int) -> Feed:
+    """An input that runs."""
+    feed = Feed(lab, seed)
+    feed.start()
+    return feed
+
+
+def pause(pick: random.Random, most_s: float) -> None:
+    """A random moment: where in its work the worker is hit."""
+    threading.Event().wait(pick.uniform(0, most_s))
+
+
+@pytest.mark.parametrize("full", SIZES)
+def test_worker_killed_again_and_again(lab: Lab, full: bool) -> None:
+    pick, kills, back = random.Random(1), 50 if full else 4, []
+    with lab:
+        feed, worker = started(lab, 1), lab.start_worker()
+        lab.await_growth()
+        for _ in range(kills):
+            pause(pick, 1.5)
+            kill(worker)
+            worker = lab.start_worker()
+            back.append(lab.await_growth())
+        count = lab.check(feed)
+        stop_worker(worker)
+        assert lab.verdict(lab.expected(feed)) == count
+    print(f"\n{kills} kills: {count} events, each once; back after {max(back):.1f} s at most")
+
+
+@pytest.mark.parametrize("full", SIZES)
+def test_broker_killed_and_started_again(tmp_path: Path, jars_dir: Path, prefix: str, full: bool) -> None:
+    data, pick, kills, back = tmp_path / "broker", random.Random(2), 5 if full else 1, []
+    info = embedded.start(data, jars_dir=jars_dir)
+    try:
+        with Lab(tmp_path, info.bootstrap, prefix) as lab:
+            feed, worker = started(lab, 2), lab.start_worker()
+            for _ in range(kills):
+                lab.await_growth()
+                pause(pick, 1.0)
+                os.kill(info.pid, signal.SIGKILL)
+                await_that(lambda: embedded.status(data).state == "died", "the broker's death")
+                pause(pick, 8.0)
+                info = embedded.start(data, info.port, jars_dir=jars_dir)
+                back.append(lab.await_growth())
+            count = lab.check(feed)
+            stop_worker(worker)
+        print(f"\nbroker killed {kills} times: {count} events, each once; back after {max(back):.1f} s at most")
+    finally:
+        embedded.stop(data)
+
+
+@pytest.mark.parametrize("full", SIZES)
+def test_one_of_two_workers_killed(lab: Lab, full: bool) -> None:
+    took = []
+    with lab:
+        feed, workers = started(lab, 3), [lab.start_worker(), lab.start_worker()]
+        for _ in range(5 if full else 1):
+            await_both(lab)
+            kill(workers.pop(0))
+            took.append(lab.await_growth(everywhere=True))
+            workers.append(lab.start_worker())
+        count = lab.check(feed)
+        for worker in workers:
+            stop_worker(worker)
+    print(f"\n{count} events, each once; taken over after {max(took):.1f} s at most")
+    assert max(took) < TAKEOVER_S
+
+
+@pytest.mark.parametrize("full", SIZES)
+def test_one_of_two_workers_stopped_and_continued(lab: Lab, full: bool) -> None:
+    stopped_s, took = 30.0 if full else 8.0, []
+    with lab:
+        feed, workers = started(lab, 4), [lab.start_worker(), lab.start_worker()]
+        for worker in workers if full else workers[:1]:
+            await_both(lab)
+            signal_process(worker, signal.SIGSTOP)
+            took.append(lab.await_growth(everywhere=True))
+            threading.Event().wait(max(0.0, stopped_s - took[-1]))
+            signal_process(worker, signal.SIGCONT)
+            lab.await_growth(everywhere=True)
+        count = lab.check(feed)
+        for worker in workers:
+            stop_worker(worker)
+    print(f"\n{count} events, each once; taken over after {max(took):.1f} s at most")
+    assert max(took) < TAKEOVER_S
+
+
+def await_both(lab: Lab) -> None:
+    """Wait until events come from all partitions, and two workers share them."""
+    lab.await_that(lambda: lab.members() == 2, "two workers")
+    lab.await_growth(everywhere=True)
+
+
+@pytest.mark.parametrize("full", SIZES)
+def test_messages_that_are_none(lab: Lab, full: bool) -> None:
+    number = 10_000 if full else 500
+    with lab:
+        feed, worker = started(lab, 5), lab.start_worker()
+        sent = lab.send_fuzzed(5, number)
+        events = lab.check(feed)
+        lab.await_that(lambda: sum(lab.ends("rejected").values()) >= number, f"{number} rejected")
+        stop_worker(worker)
+        rejected = lab.rejected()
+    assert rejected.keys() == sent.keys()
+    for place, (key, value) in sent.items():
+        (came_key, came_value), reason = rejected[place]
+        assert (came_key or b"", came_value or b"") == (key or b"", value or b""), place
+        assert reason in ChunkError.REASONS
+    print(f"\n{number} messages rejected with a reason, {events} events, each once")

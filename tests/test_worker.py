@@ -1,0 +1,166 @@
+"""`kymo worker` as a process of its own: what it publishes, what it rejects, and how it ends."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fault_lab import PATIENCE_S, RECIPE, Feed, Lab, kill, stop_worker
+from kafka import KafkaConsumer, TopicPartition
+from kafka.structs import OffsetAndMetadata
+
+from deploy import broker as embedded
+from deploy.broker import free_port
+from deploy.children import Child, kymo_command, kymo_environment
+from models.bundle import load_bundle
+from models.classify import Classifier
+from models.run import run
+from processors.recipe import load_recipe
+from streams.chunk import Chunk, Header, signal_format
+from streams.kafka_client import client_arguments
+from streams.publish import Publisher
+from streams.recording import Recording, StreamData
+
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
+DRAIN_S = 20.0
+
+
+@pytest.fixture
+def lab(tmp_path: Path, broker: str, prefix: str) -> Lab:
+    """Topics of its own on the session's broker."""
+    return Lab(tmp_path, broker, prefix)
+
+
+def test_events_equal_an_offline_run_and_sigterm_drains(lab: Lab) -> None:
+    with lab:
+        feed, worker = Feed(lab, 7, rate=300), lab.start_worker()
+        feed.start()
+        lab.await_growth(everywhere=True)
+        assert stop_worker(worker) < DRAIN_S  # in the middle of its work
+        worker = lab.start_worker()
+        assert lab.check(feed) > 100
+        assert stop_worker(worker) < DRAIN_S
+        assert lab.records("rejected") == []
+        assert lab.said() == ""
+
+
+def test_commits_of_another_program_are_no_obstacle(lab: Lab) -> None:
+    with lab:
+        feed, worker = Feed(lab, 8), lab.start_worker()
+        feed.start()
+        lab.await_growth(everywhere=True)
+        stop_worker(worker)
+        group = f"{lab.settings.prefix}.lab.processor-model"
+        consumer = KafkaConsumer(**client_arguments(lab.settings), group_id=group, enable_auto_commit=False)
+        places = [TopicPartition(lab.names.of("sensor"), i) for i in range(lab.settings.partitions)]
+        notes = ["", "no JSON", "{}", "[1]", '{"events": "many"}', '{"events": -5}']
+        consumer.assign(places)
+        consumer.commit({place: OffsetAndMetadata(0, note, -1) for place, note in zip(places, notes, strict=True)})
+        consumer.close()
+        worker = lab.start_worker()
+        lab.check(feed)
+        stop_worker(worker)
+
+
+def test_large_messages_go_through(lab: Lab) -> None:
+    header = Header("large", 0, signal_format("imu", ("x", "y"), 100))
+    data = np.random.default_rng(1).standard_normal((390_000, 2)).astype(np.float32)  # 3.1 MB
+    with lab:
+        with Publisher(lab.settings, lab.names) as publisher:
+            publisher.send("sensor", "large", lab.codec.encode(Chunk(header, 0, data, None, True)))
+            publisher.send("sensor", "large", b"\x00" * (4 * 2**20 - 500))
+            publisher.flush(PATIENCE_S)
+        worker = lab.start_worker()
+        recipe, bundle = load_recipe(lab.recipe), load_bundle(str(lab.bundle), lab.settings.home)
+        recordings = [Recording("large", [StreamData(header, data)])]
+        expected = {
+            e.id: e.to_dict() | {"emitted_ns": 0} for e in run(recipe, recordings, Classifier.for_recipe(bundle, recipe))
+        }
+        lab.await_that(lambda: sum(lab.ends().values()) >= len(expected), f"{len(expected)} events")
+        lab.await_that(lambda: sum(lab.ends("rejected").values()) >= 1, "what was rejected")
+        stop_worker(worker)
+        assert lab.verdict(expected) == 48_749
+        (((key, value), reason),) = lab.rejected().values()
+        assert (key, len(value or b""), reason) == (b"large", 4 * 2**20 - 500, "undecodable")
+
+
+def test_a_bundle_that_does_not_fit_is_refused_in_one_line(lab: Lab, tmp_path: Path) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text(RECIPE.replace("factor = 0.5", "factor = 0.25"))
+    with lab:
+        lab.recipe = other
+        worker = lab.start_worker()
+        assert worker.wait(PATIENCE_S) == 1
+        (line,) = worker.tail
+        assert "bundle" in line
+        lab.recipe = tmp_path / "none.toml"
+        worker = lab.start_worker()
+        assert worker.wait(PATIENCE_S) == 1
+        (line,) = worker.tail
+        assert "none.toml" in line
+
+
+def test_no_broker_is_told_in_one_line(lab: Lab) -> None:
+    with lab:
+        worker = lab.start_worker(KYMO_BROKERS=f"127.0.0.1:{free_port()}")
+        assert worker.wait(PATIENCE_S) == 1
+        (line,) = worker.tail
+        assert "kymo broker status" in line
+
+
+@pytest.mark.parametrize("part", ["models.classify.Classifier.classify", "models.partition.Partition.take"])
+def test_an_agent_that_dies_ends_the_process(lab: Lab, part: str) -> None:
+    module, name, method = part.rsplit(".", 2)
+    code = (
+        f"import sys, {module} as m\n"
+        f"def broken(*_): raise RuntimeError('broken on purpose')\n"
+        f"m.{name}.{method} = broken\n"
+        "import kymo\n"
+        "kymo.main()\n"
+    )
+    with lab:
+        whole = lab.start_worker()
+        feed = Feed(lab, 9)
+        feed.start()
+        lab.await_growth()
+        kill(whole)
+        environment = whole._env  # the same, with one part that fails
+        broken = Child(
+            "broken", [sys.executable, "-c", code, "worker", str(lab.recipe), "--bundle", str(lab.bundle)], environment
+        )
+        broken.start()
+        lab.workers.append(broken)
+        assert broken.wait(PATIENCE_S) == 1
+        assert any("broken on purpose" in line for line in broken.tail)
+        lab.start_worker()
+        lab.check(feed)
+
+
+@pytest.mark.slow
+def test_sigterm_without_a_broker_still_ends(tmp_path: Path, jars_dir: Path, prefix: str) -> None:
+    data = tmp_path / "broker"
+    info = embedded.start(data, jars_dir=jars_dir)
+    try:
+        with Lab(tmp_path, info.bootstrap, prefix) as lab:
+            feed, worker = Feed(lab, 10), lab.start_worker()
+            feed.start()
+            lab.await_growth()
+            embedded.stop(data, timeout_s=0.0)
+            worker.send(signal.SIGTERM)
+            assert worker.wait(2 * DRAIN_S) is not None
+            embedded.start(data, info.port, jars_dir=jars_dir)
+            lab.start_worker()
+            lab.check(feed)
+    finally:
+        embedded.stop(data)
+
+
+def test_help_has_an_example() -> None:
+    said: list[str] = []
+    child = Child("help", kymo_command("worker", "--help"), kymo_environment({}), said.append)
+    child.start()
+    assert child.wait(PATIENCE_S) == 0
+    assert any("Example: kymo worker" in line for line in said)
