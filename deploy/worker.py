@@ -82,7 +82,7 @@ def encoder(classifier: Classifier) -> Callable[[Sequence[Window]], list[bytes]]
     def classify(windows: Sequence[Window]) -> list[bytes]:
         events = classifier.classify(windows)
         now_ns = time.time_ns()
-        return [dataclasses.replace(event, emitted_ns=now_ns).to_json() for event in events]
+        return [event.to_json(now_ns) for event in events]
 
     return classify
 
