@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from deploy.broker import address
+from deploy.worker_log import set_up_logging
 from models.bundle import Bundle, load_bundle
 from models.classify import Classifier
 from models.outputs import outputs_of
@@ -168,7 +169,12 @@ def _serve(parts: list[tuple[str, Work]], settings: Settings, slot: int) -> None
     for (_, work), app in zip(parts, apps, strict=True):
         metrics.watch(work.recipe.name, partial(_assigned, app), partial(getattr, app.handler, "waiting"))
     server = serve_metrics(metrics.registry, settings, "worker", ready=lambda: all(app.is_ready() for app in apps))
-    worker = Worker(*apps, loglevel="WARN", redirect_stdouts=False, quiet=True, blocking_timeout=0.0, loop=loop)
+
+    class QuietWorker(Worker):
+        def _setup_logging(self) -> None:  # mode's own would replace every handler
+            set_up_logging()
+
+    worker = QuietWorker(*apps, redirect_stdouts=False, quiet=True, blocking_timeout=0.0, loop=loop)
     try:
         worker.execute_from_commandline()
     except SystemExit as stop:
