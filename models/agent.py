@@ -26,6 +26,7 @@ from streams.errors import ChunkError, DeliveryError
 _BATCH = 64  # windows a classification; more only adds latency
 _PENDING_MAX = 2_048  # windows waiting: beyond it nothing more is read
 _YIELD_S = 0.005  # how long records are taken before other tasks have their turn
+_REWINDS = 3  # where the broker skips offsets that often, nothing stands there
 _DRAIN_S = 12.0  # how long a revocation may wait for what was taken
 
 
@@ -53,6 +54,7 @@ class Agent:
         self._turn = asyncio.Lock()  # no record is taken while snapshots are stored
         self._outbox = Outbox(self._kafka.aiokafka_producer, self._fail)
         self._committed: dict[TopicPartition, int] = {}
+        self._rewinds: dict[tuple[TopicPartition, int, int], int] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="classify")
         self._tasks: list[asyncio.Task[None]] = []
         self._failure: BaseException | None = None
@@ -97,8 +99,8 @@ class Agent:
     async def _take(self, partition: Partition, tp: TopicPartition, batch: list[Any]) -> None:
         started, taken, epoch = time.perf_counter(), 0, self._epoch
         expected = partition.next_offset.get(tp.topic, 0)
-        if batch[0].offset > expected and (await self._read_back.limits([tp]))[tp][0] <= expected:
-            raise DeliveryError(f"{tp.topic}/{tp.partition}: offset {batch[0].offset} came where {expected} was next")
+        if batch[0].offset > expected and await self._rewound(tp, expected, batch[0].offset):
+            return
         partition.mark(tp.topic, max(expected, batch[0].offset))
         for record in batch:
             if record.offset < expected:
@@ -121,6 +123,15 @@ class Agent:
         self._observer.took(partition, taken, time.perf_counter() - started)
         await self._wake()
 
+    async def _rewound(self, tp: TopicPartition, expected: int, came: int) -> bool:
+        """Whether records in between were dropped, as in a rebalance, and so are read again; else there are none (any more)."""
+        times = self._rewinds.pop((tp, expected, came), 0)
+        if times == _REWINDS or (await self._read_back.limits([tp]))[tp][0] > expected:
+            return False
+        self._rewinds = {(tp, expected, came): times + 1}
+        await self._kafka.rewind(tp, expected)
+        return True
+
     async def on_assigned(self) -> None:
         """Load the partitions that came before their first record does."""
         async with self._turn:
@@ -132,6 +143,8 @@ class Agent:
         numbers = sorted({tp.partition for tp in assigned} - set(self.partitions))
         if not numbers:
             return
+        for topic in (self.job.topic, self._names.of("state"), self._names.of("rejected")):
+            await self._kafka.aiokafka_producer().partitions_for(topic)  # else the first event would wait for it
         inputs = [tp for tp in assigned if tp.partition in numbers]
         events = {n: TopicPartition(self.job.topic, n) for n in numbers}
         states = [TopicPartition(self._names.of("state"), n) for n in numbers]
