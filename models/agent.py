@@ -54,7 +54,7 @@ class Agent:
         self._turn = asyncio.Lock()  # no record is taken while snapshots are stored
         self._outbox = Outbox(self._kafka.aiokafka_producer, self._fail)
         self._committed: dict[TopicPartition, int] = {}
-        self._rewinds: dict[tuple[TopicPartition, int, int], int] = {}
+        self._rewinds: dict[TopicPartition, tuple[int, int, int]] = {}  # (expected, came, how often)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="classify")
         self._tasks: list[asyncio.Task[None]] = []
         self._failure: BaseException | None = None
@@ -125,10 +125,11 @@ class Agent:
 
     async def _rewound(self, tp: TopicPartition, expected: int, came: int) -> bool:
         """Whether records in between were dropped, as in a rebalance, and so are read again; else there are none (any more)."""
-        times = self._rewinds.pop((tp, expected, came), 0)
-        if times == _REWINDS or (await self._read_back.limits([tp]))[tp][0] > expected:
+        before = self._rewinds.get(tp, (-1, -1, 0))
+        times = before[2] + 1 if before[:2] == (expected, came) else 1
+        if times > _REWINDS or (await self._read_back.limits([tp]))[tp][0] > expected:
             return False
-        self._rewinds = {(tp, expected, came): times + 1}
+        self._rewinds[tp] = (expected, came, times)
         await self._kafka.rewind(tp, expected)
         return True
 

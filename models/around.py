@@ -78,6 +78,9 @@ class Kafka(Protocol):
     async def committed_with(self, partitions: Any) -> dict[TopicPartition, OffsetAndMetadata]:
         """Committed offsets."""
 
+    async def rewind(self, tp: TopicPartition, offset: int) -> None:
+        """Read a partition again from there."""
+
     def is_stale(self) -> bool:
         """Whether others may own the partitions by now."""
 

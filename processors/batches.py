@@ -11,6 +11,7 @@ and a worker that has not been heard by the broker for half its session timeout 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +20,7 @@ from typing import Any, Protocol
 import aiokafka
 import faust
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import IllegalStateError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 
@@ -125,12 +127,20 @@ class BatchConsumer(driver.Consumer):
         while not (stopped() or fetcher_stopped()):
             generation = self.app.consumer_generation_id
             records, _ = await self._wait_next_records(timeout=1.0)
-            if self.should_stop or not records or generation != self.app.consumer_generation_id:
+            if self.should_stop or not records:
                 await asyncio.sleep(0)
-            elif self.flow_active:
+            elif self.flow_active and generation == self.app.consumer_generation_id:
                 await self.app.handler.on_records(records)
-            else:  # fetched while a rebalance began: read them again, from where the partition's next owner begins
-                await self.perform_seek()
+            else:  # fetched while a rebalance was under way
+                await self._put_back(records)
+
+    async def _put_back(self, records: Mapping[TopicPartition, list[Any]]) -> None:
+        """Have what is still this worker's read again."""
+        for tp, batch in records.items():
+            with contextlib.suppress(IllegalStateError):  # taken away meanwhile; its owner begins at the commit
+                position = await self.position(tp)
+                if position is not None and position > batch[0].offset:
+                    await self.seek(tp, batch[0].offset)
 
     async def on_stop(self) -> None:
         """Finish and commit before the connection closes."""
@@ -264,6 +274,11 @@ class BatchApp(faust.App):
         """Committed offsets with their metadata."""
         found: dict[TopicPartition, OffsetAndMetadata] = await self.consumer._thread.committed_with(partitions)
         return found
+
+    async def rewind(self, tp: TopicPartition, offset: int) -> None:
+        """Read a partition again from there."""
+        with contextlib.suppress(IllegalStateError):
+            await self.consumer.seek(tp, offset)
 
     def assigned(self) -> list[TopicPartition]:
         """The partitions that are this worker's."""

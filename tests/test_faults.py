@@ -92,6 +92,7 @@ def test_one_of_two_workers_killed(lab: Lab, full: bool) -> None:
             kill(workers.pop(0))
             took.append(lab.await_growth(everywhere=True))
             workers.append(lab.start_worker())
+        await_both(lab)
         count = lab.check(feed)
         for worker in workers:
             stop_worker(worker)
@@ -111,6 +112,7 @@ def test_one_of_two_workers_stopped_and_continued(lab: Lab, full: bool) -> None:
             threading.Event().wait(max(0.0, stopped_s - took[-1]))
             signal_process(worker, signal.SIGCONT)
             lab.await_growth(everywhere=True)
+        await_both(lab)
         count = lab.check(feed)
         for worker in workers:
             stop_worker(worker)
