@@ -1,0 +1,62 @@
+"""The README and CONTRIBUTING as data. In: their Markdown. Out: code blocks, commands and tables by heading."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: the heading it stands under, its language, its text."""
+
+    heading: str
+    language: str
+    text: str
+
+
+def text_of(name: str) -> str:
+    """Text of a document at the root."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(name: str, language: str | None = None, heading: str | None = None) -> list[Block]:
+    """Fenced blocks of a document, in order."""
+    found: list[Block] = []
+    title, inside, lines = "", None, list[str]()
+    for line in text_of(name).splitlines():
+        if inside is None and (head := re.match(r"#+ (.*)", line)):
+            title = head[1].replace("`", "")
+        elif inside is None and (fence := re.match(r"```(\w+)$", line)):
+            inside, lines = fence[1], []
+        elif inside is not None and line == "```":
+            found.append(Block(title, inside, "\n".join(lines) + "\n"))
+            inside = None
+        elif inside is not None:
+            lines.append(line)
+    assert inside is None, f"{name}: a block is not closed"
+    return [b for b in found if language in (None, b.language) and heading in (None, b.heading)]
+
+
+def commands(name: str, heading: str | None = None) -> list[list[str]]:
+    """Commands of the shell blocks of a document, as words."""
+    text = "".join(block.text for block in blocks(name, "sh", heading))
+    return [words for line in text.splitlines() if (words := shlex.split(line, comments=True))]
+
+
+def table(name: str, heading: str, first: str) -> list[list[str]]:
+    """Rows of the table under a heading whose first column has this title: cells as they stand."""
+    section = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", text_of(name), re.MULTILINE | re.DOTALL)
+    assert section is not None, f"{name} has no heading {heading!r}"
+    rows = re.search(rf"^\| {re.escape(first)}[^|]*\|.*\n\|[ \-|]+\|\n((?:\|.*\n)*)", section[1], re.MULTILINE)
+    assert rows is not None, f"{name}, {heading}: no table that begins with {first!r}"
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows[1].splitlines()]
+
+
+def words(cells: list[list[str]], column: int = 0) -> list[str]:
+    """What stands in backticks in a column of a table."""
+    return [word for row in cells for word in re.findall(r"`([^`]+)`", row[column])]

@@ -1,0 +1,271 @@
+"""The README's tables against the code: recipes, settings, topics, metrics, verbs, formats. What drifts, fails."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from documents import ROOT, commands, table, text_of, words
+
+import kymo
+from models import train
+from models.zoo import ARCHITECTURES, architecture
+from processors.recipe import Recipe, parse_recipe
+from processors.registry import STEPS
+from streams.chunk_pb2 import Chunk
+from streams.errors import ChunkError, RecipeError
+from streams.events import Event
+from streams.settings import Settings
+from streams.topics import TABLE
+
+NONSENSE = "zzqqk"
+#: What a recipe cannot do without: exactly this, so that each of these lines is one that the README must call required.
+MINIMAL = {
+    "name": 'name = "x"',
+    "input": "[[input]]",
+    "input.stream": 'stream = "s"',
+    "input.rate_hz": "rate_hz = 10",
+    "input.channels": 'channels = ["a", "b"]',
+    "window": "[window]",
+    "window.length_s": "length_s = 6.4",
+    "window.hop_s": "hop_s = 3.2",
+}
+#: Steps whose parameters cannot all be left out.
+ENOUGH = {"select": 'channels = ["a"]', "resample": "up = 1\ndown = 2", "mel": "n_mels = 1", "log_mel": "n_mels = 1"}
+
+
+def recipe(more: str = "", without: str = "", steps: str = "") -> Recipe:
+    """The minimal recipe with other tables behind it, or without a line."""
+    lines = [text for name, text in MINIMAL.items() if not (without and f"{name}.".startswith(f"{without}."))]
+    lines.insert(next((i for i, line in enumerate(lines) if line == "[window]"), len(lines)), steps)
+    return parse_recipe("\n".join([*lines, more]) + "\n")
+
+
+def known(more: str = "", steps: str = "", top: str = "") -> set[str]:
+    """The words that the recipe reader offers in place of one that it does not know."""
+    with pytest.raises(RecipeError, match=NONSENSE) as caught:
+        parse_recipe(f"{top}\n" + "\n".join(MINIMAL.values()).replace("[window]", f"{steps}\n[window]") + f"\n{more}\n")
+    return set(str(caught.value).partition("; there are ")[2].split(", "))
+
+
+def cells(heading: str, first: str = "key") -> dict[str, str]:
+    """Default by key, as the README's table has it."""
+    rows = table("README.md", heading, first)
+    assert all(len(row) == 3 for row in rows)
+    keys = [row[0].strip("`") for row in rows]
+    assert len(set(keys)) == len(keys)
+    return dict(zip(keys, (row[1] for row in rows), strict=True))
+
+
+def same_default(cell: str, value: Any) -> bool:
+    """Whether a table's cell says this default."""
+    if cell == "none":
+        return value in (None, (), {}, [])
+    said = tomllib.loads(f"x = {cell.strip('`')}")["x"]
+    value = list(value) if isinstance(value, tuple) else value
+    return bool(said == value) and isinstance(said, bool) == isinstance(value, bool)
+
+
+def check_table(heading: str, offered: set[str], default: Mapping[str, Any], first: str = "key") -> None:
+    said = cells(heading, first)
+    assert set(said) == offered, f"README, {heading}"
+    for key, cell in said.items():
+        if cell != "required":
+            assert same_default(cell, default.get(key)), (
+                f"README, {heading}: `{key}` is {default.get(key)!r}, not {cell}"
+            )
+
+
+def values_of(thing: Any) -> dict[str, Any]:
+    return {f.name: getattr(thing, f.name) for f in fields(thing)}
+
+
+MODEL = '[model]\narchitecture = "spectrogram_cnn"'
+
+
+def test_the_minimal_recipe_is_what_is_required() -> None:
+    recipe()
+    said = {"": "Top of the file", "input.": "`[[input]]`", "window.": "`[window]`"}
+    wanted = {
+        prefix + key for prefix, heading in said.items() for key, cell in cells(heading).items() if cell == "required"
+    }
+    assert wanted == set(MINIMAL)
+    for name in MINIMAL:
+        with pytest.raises(RecipeError):
+            recipe(without=name)
+    assert cells("`[model]`")["architecture"] == cells("`[[alerts]]`")["label"] == "required"
+
+
+def test_recipe_tables() -> None:
+    found = recipe(f'{MODEL}\n[[alerts]]\nlabel = "a"')
+    bad = f"{NONSENSE} = 1"
+    check_table("Top of the file", known(top=bad), {})
+    check_table("`[source]`", known(f"[source]\n{bad}"), values_of(found.source))
+    check_table("`[[input]]`", known(steps=bad), values_of(found.inputs[0]))
+    check_table("`[window]`", known(bad), {})
+    assert found.model is not None
+    check_table("`[model]`", {"architecture", "min_probability"}, values_of(found.model))
+    check_table("`[labels]`", known(f"[labels]\n{bad}"), values_of(found.labels))
+    check_table("`[train]`", {"split", *train.DEFAULTS}, values_of(found.train) | train.DEFAULTS)
+    check_table("`[[alerts]]`", known(f'[[alerts]]\nlabel = "a"\n{bad}'), found.alerts[0])
+
+
+def test_recipe_steps() -> None:
+    rows = table("README.md", "`[[steps]]`, `[[window.steps]]`", "step")
+    before = known(steps=f'[[steps]]\nstep = "{NONSENSE}"')
+    behind = known(f'[[window.steps]]\nstep = "{NONSENSE}"')
+    said = {row[0].strip("`"): (row[1], row[2]) for row in rows}
+    yes = {True: "yes", False: "no"}
+    assert said == {name: (yes[name in before], yes[name in behind]) for name in before | behind}
+
+
+@pytest.mark.parametrize(
+    "name", [row[0].strip("`") for row in table("README.md", "`[[steps]]`, `[[window.steps]]`", "step")]
+)
+def test_step_parameters(name: str) -> None:
+    text = f'[[window.steps]]\nstep = "{name}"\n{NONSENSE} = 1' if not STEPS[name].before_window else ""
+    offered = known(text, "" if text else f'[[steps]]\nstep = "{name}"\n{NONSENSE} = 1')
+    if name == "log_mel":
+        offered -= {f.name for f in fields(STEPS["mel"])}
+    required = {"channels"} if name == "select" else set()
+    said = cells(f"`{name}`", "parameter")
+    assert {key for key, cell in said.items() if cell == "required"} == required
+    check_table(f"`{name}`", offered, {f.name: f.default for f in fields(STEPS[name])}, "parameter")
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_architecture_parameters(name: str) -> None:
+    pytest.importorskip("torch")
+    made = architecture(name)(recipe().output_format(), ("a", "b"), {}, 0)
+    check_table(f"`{name}`", set(made.parameters), made.parameters, "parameter")
+
+
+class Asked(dict[str, str]):
+    """An environment that notes what it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.names.add(key)
+        return super().get(key, default)
+
+    def __contains__(self, key: object) -> bool:
+        self.names.add(str(key))
+        return super().__contains__(key)
+
+
+def shown(value: Any) -> str:
+    """A setting's default as the table has it."""
+    if value is False or value == "":
+        return "off" if value is False else "none"
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+def test_settings() -> None:
+    asked = Asked()
+    found = Settings.from_env(asked)
+    said = cells("Settings", "variable")
+    assert set(said) == {name for name in asked.names if name.startswith("KYMO_")}
+    for name, cell in said.items():
+        member = name.removeprefix("KYMO_").removeprefix("KAFKA_").lower()
+        member = member if hasattr(found, member) else member.removeprefix("security_")
+        assert member == "home" or cell.strip("`") == shown(getattr(found, member)), name
+
+
+def kept(topic: Any) -> str:
+    if topic.compact:
+        return "newest of each key"
+    if topic.retention_ms < 0:
+        return "for ever"
+    hours = topic.retention_ms // 3_600_000
+    return (
+        f"{hours} h" * (hours < 48)
+        + f"{hours // 24} days" * (hours >= 48)
+        + f", {topic.retention_bytes >> 30} GiB a partition"
+    )
+
+
+def test_topics() -> None:
+    rows = table("README.md", "Formats", "topic")
+    assert [(row[0].strip("`"), row[2]) for row in rows] == [(topic.name, kept(topic)) for topic in TABLE]
+
+
+def test_metrics() -> None:
+    from deploy.metrics import WorkerMetrics
+
+    made = WorkerMetrics({"r": "r@1"})
+    names = {metric.name for metric in made.registry.collect() if metric.name.startswith("kymo_")}
+    assert set(words(table("README.md", "Metrics", "metric"))) == names
+
+
+def test_formats() -> None:
+    formats = "Formats"
+    section = table("README.md", formats, "field")
+    assert set(words(section)) >= {f.name for f in Chunk.DESCRIPTOR.fields}
+    events = re.search(r"\*\*Event\*\*.*?\n(\| field.*?)\n\n", text_of("README.md"), re.DOTALL)
+    assert events is not None
+    first = [line.split("|")[1] for line in events[1].splitlines()[2:]]
+    assert re.findall(r"`(\w+)`", " ".join(first)) == [f.name for f in fields(Event)]
+
+
+def test_verbs() -> None:
+    said = [word.split()[1] for word in words(table("README.md", "Command line", "verb")) if word.startswith("kymo ")]
+    assert sorted(set(said)) == sorted(kymo.VERBS)
+
+
+def test_reasons_of_rejection() -> None:
+    assert "Reasons of rejection are " + ", ".join(f"`{r}`" for r in ChunkError.REASONS[:-1]) in text_of("README.md")
+    assert f"and `{ChunkError.REASONS[-1]}`" in text_of("README.md")
+
+
+def every_command() -> Iterator[tuple[str, list[str]]]:
+    for name in ("README.md", "CONTRIBUTING.md"):
+        for line in commands(name):
+            yield name, line
+
+
+@pytest.mark.parametrize(("name", "line"), [(n, " ".join(w)) for n, w in every_command() if w[0] == "kymo"])
+def test_every_kymo_command_is_one(name: str, line: str) -> None:
+    """Verb and options are known to the command line; what it does is tried elsewhere."""
+    command: Any = kymo.cli
+    rest = line.split()[1:]
+    context = command.make_context("kymo", list(rest))
+    while hasattr(command, "resolve_command"):
+        _, command, rest = command.resolve_command(context, rest)
+        context = command.make_context(line, list(rest), parent=context)
+
+
+def test_every_make_target_is_one() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    said = {word for _, w in every_command() if w[0] == "make" for word in w[1:] if "=" not in word}
+    for name in ("README.md", "CONTRIBUTING.md"):
+        said |= set(re.findall(r"`make\s([a-z]+)", text_of(name)))
+    assert said <= targets
+    assert {"demo", "test", "setup"} <= said
+
+
+def test_links_lead_somewhere() -> None:
+    for name in ("README.md", "CONTRIBUTING.md"):
+        text = text_of(name)
+        anchors = {
+            re.sub(r"[^\w\- ]", "", head).strip().lower().replace(" ", "-")
+            for head in re.findall(r"^#+ (.*)", text, re.M)
+        }
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            assert target[1:] in anchors if target.startswith("#") else (ROOT / target).exists(), f"{name}: {target}"
+
+
+def test_files_that_are_named_exist() -> None:
+    for name in ("README.md", "CONTRIBUTING.md"):
+        for path in re.findall(
+            r"`((?:streams|processors|models|deploy|tests|benchmarks|\.ci)/[\w./]*)`", text_of(name)
+        ):
+            if "norm.py" not in path and "softmax_regression.py" not in path:
+                assert Path(ROOT / path).exists(), f"{name}: {path}"
