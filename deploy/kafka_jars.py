@@ -137,7 +137,8 @@ def _fetch(jar: Jar, cache: Path, folder: Path) -> None:
 def _cause(error: BaseException) -> str:
     text = (str(error).splitlines() or [type(error).__name__])[0]
     # A refused connection comes wrapped in four layers of text; the innermost is the one that helps.
-    return (text.rpartition("[Errno")[2].partition("] ")[2] if "[Errno" in text else text).rstrip(")'\"")[:160]
+    inner = text.rpartition("[Errno")[2].partition("] ")[2] if "[Errno" in text else text.rpartition("Caused by ")[2]
+    return inner.rstrip(")'\"")[:160]
 
 
 def _maven(cache: Path) -> Any:
