@@ -1,0 +1,73 @@
+"""`python -m benchmarks`, which `make bench` runs. In: which comparisons. Out: tables, and with `--out` all figures as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+COMPARISONS = ("kernels", "throughput", "latency", "memory", "workers", "devices")
+
+
+@click.command()
+@click.argument("chosen", nargs=-1, type=click.Choice((*COMPARISONS, "all")))
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write every figure to this JSON file.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each peer, by turns.")
+@click.option(
+    "--size", type=click.FloatRange(0.1), default=40.0, show_default=True, help="Million channel-samples a run."
+)
+@click.option("--seconds", type=click.FloatRange(12.0), default=60.0, show_default=True, help="At real-time pace.")
+def main(chosen: tuple[str, ...], out: Path | None, rounds: int, size: float, seconds: float) -> None:
+    """Measure Kymo beside its peers, on this machine, in one run.
+
+    Example: python -m benchmarks throughput latency --rounds 5
+    """
+    from benchmarks.report import machine
+
+    wanted = list(dict.fromkeys(chosen)) or ["all"]
+    wanted = list(COMPARISONS) if "all" in wanted else wanted
+    found: dict[str, Any] = {"machine": machine()}
+    click.echo("".join(f"{key}: {value}\n" for key, value in found["machine"].items()))
+    if "kernels" in wanted:
+        _kernels(found, 20 * rounds)
+    if through_kafka := [name for name in wanted if name != "kernels"]:
+        _through_kafka(found, through_kafka, rounds, (size * 1e6, seconds))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _kernels(found: dict[str, Any], rounds: int) -> None:
+    from rich.console import Console
+
+    from benchmarks import kernels
+
+    console, found["kernels"] = Console(), []
+    for shape in kernels.SHAPES:
+        for dtype in ("float32", "float64"):
+            found["kernels"].append(kernels.results(shape, dtype, rounds))
+            kernels.show(found["kernels"][-1], console)
+
+
+def _through_kafka(found: dict[str, Any], wanted: list[str], rounds: int, sizes: tuple[float, float]) -> None:
+    from benchmarks import end_to_end, report
+    from benchmarks.load import Workload
+    from benchmarks.real_time import real_time
+    from benchmarks.rig import rig
+
+    channel_samples, seconds = sizes
+    work = Workload(2).sized(channel_samples)
+    for name in wanted:
+        with rig(work) as made:  # a broker with empty topics each time: what came before costs nothing
+            if name in ("latency", "memory"):
+                # One run gives both.
+                found[name] = found.get("latency" if name == "memory" else "memory") or real_time(made, work, seconds)
+            else:
+                found[name] = getattr(end_to_end, name)(made, work, rounds=rounds)
+        click.echo(f"## {name}\n\n{report.table(name, found[name])}\n")
+
+
+if __name__ == "__main__":
+    main()

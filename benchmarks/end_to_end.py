@@ -1,0 +1,180 @@
+"""Throughput through Kafka. In: a Rig and a Workload. Out: rows of figures; rates in channel-samples a second.
+
+Every peer drains a prefilled topic with a consumer group of its own and publishes an event a window; the peers take turns, and events of
+every run are compared with scipy's and ONNX Runtime's own results.
+"""
+
+from __future__ import annotations
+
+import signal
+import statistics
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from benchmarks.child import alive
+from benchmarks.drain import Drained, EventTopic, await_ready, drain
+from benchmarks.load import Workload, chunks, fill, json_samples
+from benchmarks.peer import Task, peer_child
+from benchmarks.peer_kymo import worker
+from benchmarks.rig import Rig
+from benchmarks.truth import compare
+from deploy.children import Child
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A peer with its input.
+
+    Attributes
+    ----------
+    title : str
+        In the table.
+    peer : str
+        ``kymo``, or the NAME of a peer_NAME.py.
+    chunk : int
+        Samples a message; 1 for JSON.
+    share : float
+        Of the numbers that the fastest peers get: slow ones get fewer, since only the rate counts.
+    """
+
+    title: str
+    peer: str
+    chunk: int
+    share: float = 1.0
+
+
+KYMO, BARE = Entry("Kymo, chunks of 100", "kymo", 100), Entry("bare confluent-kafka loop, chunks of 100", "bare", 100)
+ENTRIES = (
+    Entry("Kymo, chunks of 500", "kymo", 500),
+    KYMO,
+    Entry("bare confluent-kafka loop, chunks of 500", "bare", 500),
+    BARE,
+    Entry("Quix Streams, a JSON message a sample", "quix", 1, 0.02),
+    Entry("Faust, a JSON message a sample", "faust", 1, 0.02),
+)
+
+
+class Runner:
+    """Runs entries on one rig, each input filled in once.
+
+    Parameters
+    ----------
+    rig : Rig
+        The rig.
+    """
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self._filled: dict[tuple[Workload, int], str] = {}
+
+    def prefix(self) -> str:
+        """Prefix of new topics."""
+        prefix = f"bench-{uuid.uuid4().hex[:8]}"
+        self.rig.names(prefix)
+        return prefix
+
+    def fill(self, prefix: str, work: Workload, chunk: int) -> None:
+        """Send a workload in messages of `chunk` samples; 1 is JSON."""
+        fill(self.rig.producer(), f"{prefix}.sensor", json_samples(work) if chunk == 1 else chunks(work, chunk))
+
+    def filled(self, work: Workload, chunk: int) -> str:
+        """Prefix of topics that hold a workload already."""
+        prefix = self._filled.get((work, chunk))
+        if prefix is None:
+            prefix = self._filled[work, chunk] = self.prefix()
+            self.fill(prefix, work, chunk)
+        return prefix
+
+    def peer(self, peer: str, prefix: str, work: Workload) -> tuple[Child, EventTopic]:
+        """A peer's process under a new consumer group, not yet started, and the topic of its events."""
+        brokers, name = self.rig.settings.brokers, f"{peer}-{uuid.uuid4().hex[:8]}"
+        if peer == "kymo":
+            return worker(self.rig, prefix, name), EventTopic(brokers, f"{prefix}.events")
+        target = self.rig.topic(f"out.{name}")
+        task = Task(brokers, name, f"{prefix}.sensor", target, str(self.rig.folder), work)
+        return peer_child(peer, task), EventTopic(brokers, target)
+
+    def run(self, entry: Entry, work: Workload) -> Drained:
+        """Drain once, and check the events."""
+        child, topic = self.peer(entry.peer, self.filled(work, entry.chunk), work)
+        with alive([child]):
+            result = drain([child], topic, work)
+        topic.close()
+        compare(work, result.events)
+        return result
+
+
+def throughput(rig: Rig, work: Workload, rounds: int = 3, entries: Sequence[Entry] = ENTRIES) -> list[Row]:
+    """Every entry `rounds` times, by turns; the median of each."""
+    runner = Runner(rig)
+    works = {entry: work.sized(work.channel_samples * entry.share) for entry in entries}
+    for entry in entries:
+        runner.filled(works[entry], entry.chunk)
+    found: dict[Entry, list[Drained]] = {entry: [] for entry in entries}
+    for _ in range(rounds):
+        for entry in entries:
+            found[entry].append(runner.run(entry, works[entry]))
+    return [{"peer": entry.title} | _row(found[entry]) for entry in entries]
+
+
+def _row(runs: Sequence[Drained]) -> Row:
+    return {
+        "rate": statistics.median(r.rate for r in runs),
+        "rates": [round(r.rate) for r in runs],
+        "rate_cpu": statistics.median(r.rate_cpu for r in runs),
+        "windows": len(runs[0].events),
+        "pss_mb": statistics.median(r.memory.pss_mb for r in runs),
+        "peak_mb": max(r.memory.peak_mb for r in runs),
+    }
+
+
+def devices(rig: Rig, work: Workload, counts: Sequence[int] = (1, 8, 64, 512), rounds: int = 2) -> list[Row]:
+    """The same number of samples from more and more devices: Kymo and the bare loop, chunks of 100."""
+    rows = []
+    for count in counts:
+        runner, sized = Runner(rig), replace(work, devices=count).sized(work.channel_samples)
+        found: dict[Entry, list[Drained]] = {KYMO: [], BARE: []}
+        for _ in range(rounds):
+            for entry, runs in found.items():
+                runs.append(runner.run(entry, sized))
+        rows += [{"devices": count, "peer": entry.peer} | _row(runs) for entry, runs in found.items()]
+    return rows
+
+
+def workers(rig: Rig, work: Workload, counts: Sequence[int] = (1, 2), rounds: int = 2) -> list[Row]:
+    """Workers that share the partitions: from the moment at which all may begin to the last event.
+
+    They join while there is no input, stand still (SIGSTOP) while it is filled in, and go on at the same moment.
+    """
+    runner, rows = Runner(rig), []
+    for count in counts:
+        seconds = [_together(runner, work, count) for _ in range(rounds)]
+        rates = [work.channel_samples / s for s in seconds]
+        rows.append({"workers": count, "rate": statistics.median(rates), "rates": [round(r) for r in rates]})
+    return rows
+
+
+def _together(runner: Runner, work: Workload, count: int) -> float:
+    prefix = runner.prefix()
+    name, topic = f"{prefix}-workers", EventTopic(runner.rig.settings.brokers, f"{prefix}.events")
+    # Long enough to stand still without being taken for dead.
+    children = [worker(runner.rig, prefix, name, KYMO_SESSION_TIMEOUT_S="120") for _ in range(count)]
+    with alive(children):
+        await_ready(children, runner.rig.settings.home)
+        try:
+            for child in children:
+                child.send(signal.SIGSTOP)
+            runner.fill(prefix, work, KYMO.chunk)
+            started_ms = time.time() * 1000
+        finally:
+            for child in children:
+                child.send(signal.SIGCONT)
+        result = drain(children, topic, work)
+    topic.close()
+    compare(work, result.events)
+    return float(max(e["t_ms"] for e in result.events) - started_ms) / 1000

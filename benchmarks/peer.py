@@ -1,0 +1,106 @@
+"""What a peer process is told, and what all peers share. In: a Task as JSON in `argv`. Out: events on its target topic.
+
+Every peer reads the same samples, runs the same network and publishes an event a window with the members session, start_index, label
+and probabilities; how it gets there is its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import spectrogram
+
+from benchmarks.load import Workload
+from benchmarks.rig import LABELS, NETWORK
+from deploy.children import Child, kymo_environment
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a peer shall do.
+
+    Attributes
+    ----------
+    brokers, group : str
+        Kafka, and a consumer group that is new.
+    source, target : str
+        Topics.
+    folder : str
+        For its state.
+    work : Workload
+        Shapes.
+    """
+
+    brokers: str
+    group: str
+    source: str
+    target: str
+    folder: str
+    work: Workload
+
+    def to_json(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_argv(cls) -> Task:
+        """The one that this process was given."""
+        fields = json.loads(sys.argv.pop())
+        return cls(**fields | {"work": Workload(**fields["work"])})
+
+
+def peer_child(name: str, task: Task) -> Child:
+    """The process of ``benchmarks/peer_NAME.py``, not yet started."""
+    return Child(name, [sys.executable, "-m", f"benchmarks.peer_{name}", task.to_json()], kymo_environment({}))
+
+
+@cache
+def network() -> Any:
+    """The network as a function of ``(n, channels, time, bins)`` float32; one thread, as Kymo runs it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(NETWORK), options, providers=["CPUExecutionProvider"])
+    return lambda batch: session.run(None, {"windows": batch})[0]
+
+
+def event(session: str, start_index: int, logits: NDArray[np.float32]) -> dict[str, Any]:
+    """An event of one window's logits."""
+    weights = np.exp(logits.astype(np.float64) - logits.max())
+    probabilities = (weights / weights.sum()).tolist()
+    best = int(np.argmax(logits))
+    named = dict(zip(LABELS, probabilities, strict=True))
+    return {
+        "session": session,
+        "start_index": start_index,
+        "label": LABELS[best],
+        "probability": probabilities[best],
+        "probabilities": named,
+    }
+
+
+def by_channel(work: Workload, window: NDArray[Any]) -> NDArray[np.float32]:
+    """Network input of one window ``(time, channels)``, a channel at a time, as tutorials do: ``(1, channels, time, bins)``."""
+    spectra = []
+    for channel in range(window.shape[1]):
+        _, _, power = spectrogram(window[:, channel], work.rate_hz, nperseg=work.nperseg, noverlap=work.noverlap)
+        spectra.append(np.log(power + work.eps).T)
+    return np.stack(spectra)[None].astype(np.float32)
+
+
+def batched(work: Workload, windows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Network input of windows ``(..., time, channels)``, all channels in one call: ``(..., channels, time, bins)``."""
+    _, _, power = spectrogram(
+        np.ascontiguousarray(np.swapaxes(windows, -1, -2)), work.rate_hz, nperseg=work.nperseg, noverlap=work.noverlap
+    )
+    # What scipy returns is every second float of a complex array: a copy first makes the logarithm several times quicker.
+    power = np.ascontiguousarray(np.swapaxes(power, -1, -2))
+    power += np.float32(work.eps)
+    return np.asarray(np.log(power, out=power))

@@ -1,0 +1,14 @@
+"""Peer: Kymo's own worker, as the command line starts it. In: a Rig and a recipe's name. Out: its process."""
+
+from __future__ import annotations
+
+from benchmarks.rig import Rig
+from deploy.children import Child, kymo_command, kymo_environment
+
+
+def worker(rig: Rig, prefix: str, name: str, **env: str) -> Child:
+    """A worker under a prefix, for a recipe of this name (workers of one name share the work), not yet started."""
+    recipe, bundle = rig.recipe(name)
+    changes = {"KYMO_BROKERS": rig.settings.brokers, "KYMO_HOME": str(rig.settings.home), "KYMO_METRICS_PORT": "0"}
+    command = kymo_command("worker", str(recipe), "--bundle", str(bundle), "--prefix", prefix)
+    return Child("kymo", command, kymo_environment(changes | env, keep=False))

@@ -1,0 +1,96 @@
+"""Tables of what was measured. In: rows of figures. Out: text for a terminal, which is Markdown too, and the machine they hold for."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+_PACKAGES = ("numpy", "scipy", "onnxruntime", "aiokafka", "confluent-kafka", "faust-streaming", "quixstreams")
+#: By comparison: key of a row, heading, and how the number is shown.
+_COLUMNS: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "throughput": (
+        ("peer", "", "{}"),
+        ("rate", "M channel-samples/s", "{:.2f}"),
+        ("spread", "lowest to highest", "{}"),
+        ("times_slowest", "times the slowest", "{:.1f}"),
+        ("rate_cpu", "M a processor-second", "{:.2f}"),
+        ("windows", "windows a run", "{:,}"),
+        ("pss_mb", "memory after it, MB", "{:.0f}"),
+    ),
+    "latency": (
+        ("peer", "", "{}"),
+        ("p50_ms", "p50, ms", "{:.1f}"),
+        ("p95_ms", "p95, ms", "{:.1f}"),
+        ("p99_ms", "p99, ms", "{:.1f}"),
+        ("max_ms", "most, ms", "{:.1f}"),
+        ("windows", "windows", "{:,}"),
+    ),
+    "memory": (
+        ("peer", "", "{}"),
+        ("pss_mb", "proportional share, MB", "{:.0f}"),
+        ("rss_mb", "resident, MB", "{:.0f}"),
+        ("peak_mb", "most resident, MB", "{:.0f}"),
+    ),
+    "workers": (
+        ("workers", "workers", "{}"),
+        ("rate", "M channel-samples/s", "{:.2f}"),
+        ("spread", "lowest to highest", "{}"),
+    ),
+    "devices": (
+        ("devices", "devices", "{}"),
+        ("peer", "", "{}"),
+        ("rate", "M channel-samples/s", "{:.2f}"),
+        ("spread", "lowest to highest", "{}"),
+        ("rate_cpu", "M a processor-second", "{:.2f}"),
+        ("pss_mb", "memory after it, MB", "{:.0f}"),
+    ),
+}
+
+
+def machine() -> Row:
+    """What the figures hold for."""
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "load": [round(load, 1) for load in os.getloadavg()],
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in _PACKAGES},
+    }
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return found or platform.processor() or platform.machine()
+
+
+def table(comparison: str, rows: Sequence[Row]) -> str:
+    """A comparison as a Markdown table.
+
+    Examples
+    --------
+    >>> print(table("workers", [{"workers": 1, "rate": 9e6, "rates": [8_000_000, 10_000_000]}]))
+    | workers | M channel-samples/s | lowest to highest |
+    | ---: | ---: | ---: |
+    | 1 | 9.00 | 8.00 to 10.00 |
+    """
+    columns, rows = _COLUMNS[comparison], [_shown(row, rows) for row in rows]
+    lines = [[heading for _, heading, _ in columns], ["---" if key == "peer" else "---:" for key, _, _ in columns]]
+    lines += [[form.format(row[key]) for key, _, form in columns] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _shown(row: Row, rows: Sequence[Row]) -> Row:
+    if "rate" not in row:
+        return row
+    out = row | {"rate": row["rate"] / 1e6, "times_slowest": row["rate"] / min(r["rate"] for r in rows)}
+    out["spread"] = f"{min(row['rates']) / 1e6:.2f} to {max(row['rates']) / 1e6:.2f}"
+    return out | ({"rate_cpu": row["rate_cpu"] / 1e6} if "rate_cpu" in row else {})

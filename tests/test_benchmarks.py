@@ -1,0 +1,139 @@
+"""The comparisons run, small, and all peers find scipy's numbers. What they measure is in benchmarks/README.md."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from scipy.signal import spectrogram
+
+pytest.importorskip("confluent_kafka", reason="the peers need the 'bench' extra")
+pytest.importorskip("quixstreams", reason="the peers need the 'bench' extra")
+
+from benchmarks import end_to_end, load, peer, report, truth
+from benchmarks.load import Workload
+from benchmarks.peer import Task
+from benchmarks.peer_bare import take
+from benchmarks.real_time import real_time
+from benchmarks.rig import LABELS, NETWORK, Rig, recipe_text, rig
+from models.onnx_model import OnnxModel
+from processors.recipe import parse_recipe
+from streams.chunk_pb2 import Chunk as Message
+from streams.codec import ChunkCodec
+
+WORK = Workload(3)
+
+
+@pytest.fixture(scope="module")
+def made(broker: str) -> Iterator[Rig]:
+    with rig(WORK, broker) as found:
+        yield found
+
+
+def truth_of(device: int, start: int) -> np.ndarray:
+    """Log spectrogram (channels, time, bins) in float64, written out for the test alone."""
+    window = load.samples(WORK, device, start, start + 1000).astype(np.float64)
+    columns = [np.log(spectrogram(x, 500, nperseg=200, noverlap=160)[2] + 1e-6).T for x in window.T]
+    return np.stack(columns)
+
+
+def test_workload_sizes() -> None:
+    assert (WORK.samples, WORK.events, WORK.columns, WORK.bins) == (1960, 24, 21, 101)
+    assert Workload(2).sized(40e6).channel_samples == pytest.approx(40e6, rel=0.01)
+
+
+def test_all_formats_carry_the_same_samples() -> None:
+    codec, found = ChunkCodec(), {device: [] for device in range(8)}
+    for _, value in load.chunks(WORK, 100):
+        found[int(codec.decode(value).session[-1])].append(codec.decode(value).data)
+    rows = [json.loads(value) for _, value in load.json_samples(WORK)]
+    for device in range(8):
+        expected = load.samples(WORK, device, 0, WORK.samples)
+        mine = [row for row in rows if row["session"] == load.session(device)]
+        assert np.array_equal(np.concatenate(found[device]), expected)
+        assert np.array_equal(np.array([row["values"] for row in mine][:-1], np.float32), expected)
+        assert [row["index"] for row in mine] == list(range(WORK.samples + 1))
+
+
+@pytest.mark.parametrize("size", [37, 100, 500])
+def test_bare_loop_gives_every_window(size: int) -> None:
+    task, rings, found = Task("", "", "", "", "", WORK), {}, {}
+    for _, value in load.chunks(WORK, size):
+        assert Message.FromString(value).session
+        found |= {(name, start): window for name, start, window in take(task, rings, value)}
+    assert set(found) == set(itertools.product(map(load.session, range(8)), (0, 480, 960)))
+    for (name, start), window in found.items():
+        assert np.array_equal(window, load.samples(WORK, int(name[-1]), start, start + 1000))
+
+
+def test_peers_give_scipys_spectrogram() -> None:
+    windows = np.stack([load.samples(WORK, 2, start, start + 1000) for start in (0, 480)])
+    expected = np.stack([truth_of(2, 0), truth_of(2, 480)])
+    assert peer.batched(WORK, windows).shape == (2, 12, 21, 101)
+    assert np.abs(peer.batched(WORK, windows) - expected).max() < 2e-3  # float32
+    for window, right in zip(windows, expected, strict=True):
+        assert np.allclose(peer.by_channel(WORK, window.astype(np.float64))[0], right, atol=1e-6)
+
+
+def test_kymo_gives_scipys_spectrogram() -> None:
+    stage, codec, found = parse_recipe(recipe_text("shape", WORK)).chain.build(), ChunkCodec(), {}
+    for key, value in load.chunks(WORK, 100):
+        if key == load.session(2):
+            found |= {window.start_index: window.data for window in stage.push(codec.decode(value))}
+    assert list(found) == [0, 480, 960]
+    for start, data in found.items():
+        assert np.abs(data.transpose(2, 0, 1) - truth_of(2, start)).max() < 2e-3
+
+
+def test_network_is_the_same_in_any_batch() -> None:
+    model = OnnxModel(NETWORK, "windows", "logits")
+    assert model.shape == (WORK.channels, WORK.columns, WORK.bins)
+    assert model.invariant(model.shape, "float32")
+
+
+def test_wrong_events_are_found_out() -> None:
+    right = truth.expected(WORK, 1, 480)
+    event = {"session": "sensor-1", "start_index": 480, "label": max(right, key=right.__getitem__)}
+    assert truth.compare(WORK, [event | {"probabilities": right}]) == 0
+    wrong = right | {LABELS[0]: right[LABELS[0]] + 1e-3}
+    with pytest.raises(RuntimeError, match="sensor-1 at 480"):
+        truth.compare(WORK, [event | {"probabilities": wrong}])
+    with pytest.raises(RuntimeError, match="sensor-1 at 960"):
+        truth.compare(WORK, [event | {"start_index": 960, "probabilities": right}])
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_throughput(made: Rig) -> None:
+    small = tuple(end_to_end.Entry(e.title, e.peer, e.chunk) for e in end_to_end.ENTRIES)
+    rows = end_to_end.throughput(made, WORK, 1, small)
+    assert [row["windows"] for row in rows] == [24] * 6
+    assert all(row["rate"] > 0 and row["pss_mb"] > 0 for row in rows)
+    assert report.table("throughput", rows).count("\n") == 7
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_workers_and_devices(made: Rig) -> None:
+    rows = end_to_end.workers(made, WORK, (1, 2), 1)
+    assert [row["workers"] for row in rows] == [1, 2]
+    rows = end_to_end.devices(made, WORK, (1, 3), 1)
+    assert [(row["devices"], row["peer"]) for row in rows] == [(1, "kymo"), (1, "bare"), (3, "kymo"), (3, "bare")]
+    assert report.table("devices", rows).count("\n") == 5
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_real_time(made: Rig) -> None:
+    (row,) = real_time(made, WORK, 10.0, ("kymo",))
+    assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"] <= row["max_ms"]
+    assert row["windows"] > 0
+    assert {"p99", "MB"} <= set(
+        (report.table("latency", [row]) + report.table("memory", [row])).replace(",", "").split()
+    )
