@@ -149,13 +149,12 @@ class Agent:
         inputs = [tp for tp in assigned if tp.partition in numbers]
         events = {n: TopicPartition(self.job.topic, n) for n in numbers}
         states = [TopicPartition(self._names.of("state"), n) for n in numbers]
-        committed = {tp: c for tp, c in (await self._kafka.committed_with(inputs)).items() if c.offset >= 0}
         limits = await self._read_back.limits([*inputs, *events.values(), *states])
+        found = (await self._kafka.committed_with(inputs)).items()
+        # A commit behind the end is of a topic that was deleted and made again.
+        committed = {tp: c for tp, c in found if 0 <= c.offset <= limits[tp][1]}
         # Without a commit nothing is known: any event that is there may be of a window that comes again.
-        marks = {
-            tp: json.loads(committed[tp].metadata)["events"] if tp in committed and committed[tp].metadata else 0
-            for tp in inputs
-        }
+        marks = {tp: events_mark(committed[tp].metadata) if tp in committed else 0 for tp in inputs}
         starts = {
             n: max(limits[events[n]][0], min(mark for tp, mark in marks.items() if tp.partition == n)) for n in numbers
         }
@@ -331,3 +330,12 @@ class Agent:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+
+def events_mark(metadata: str | None) -> int:
+    """Where to begin to read the events back, as it stands beside a commit; 0, from the start, where another program made the commit."""
+    try:
+        mark = json.loads(metadata or "")["events"]
+    except (ValueError, TypeError, KeyError):
+        return 0
+    return mark if type(mark) is int and mark >= 0 else 0

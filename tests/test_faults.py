@@ -49,9 +49,15 @@ def test_worker_killed_again_and_again(lab: Lab, full: bool) -> None:
     with lab:
         feed, worker = started(lab, 1), lab.start_worker()
         lab.await_growth()
-        for _ in range(kills):
-            pause(pick, 1.5)
+        for number in range(kills):
+            if number % 4 == 1:  # while it ends in order
+                worker.send(signal.SIGTERM)
+            pause(pick, 0.3 if number % 4 == 1 else 1.5)
             kill(worker)
+            if number % 4 == 2:  # while it starts and loads
+                worker = lab.start_worker()
+                pause(pick, 6.0)
+                kill(worker)
             worker = lab.start_worker()
             back.append(lab.await_growth())
         count = lab.check(feed)
