@@ -119,7 +119,8 @@ def events(follow: bool, recipe: str | None, since: int | None, since_emitted: i
                 out.flush()
         out.flush()
     except KymoError as error:
-        raise click.ClickException(str(error)) from None
+        click.echo(f"kymo: {error}", err=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:

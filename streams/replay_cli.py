@@ -81,7 +81,7 @@ def _run(
         with connected() as io:
             summary = replay(recordings, Settings.from_env(), _plan(given), io)
     except KymoError as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"kymo: {error}", err=True)
         return 1
     except KeyboardInterrupt:  # before anything was sent
         return 130
@@ -92,7 +92,7 @@ def _run(
     if summary.outcome == "interrupted":
         return 130
     if not summary.ok:
-        click.echo(f"Error: {summary.error}", err=True)
+        click.echo(f"kymo: {summary.error}", err=True)
     return 0 if summary.ok else 1
 
 
@@ -174,7 +174,8 @@ def list_command(as_json: bool) -> None:
     try:
         found = list_runs(Settings.from_env())
     except KymoError as error:
-        raise click.ClickException(str(error)) from None
+        click.echo(f"kymo: {error}", err=True)
+        sys.exit(1)
     if as_json:
         click.echo(json.dumps([asdict(run) for run in found]))
         return
@@ -193,5 +194,6 @@ def delete_command(run: str) -> None:
     try:
         topics = delete_run(Settings.from_env(), run)
     except KymoError as error:
-        raise click.ClickException(str(error)) from None
+        click.echo(f"kymo: {error}", err=True)
+        sys.exit(1)
     click.echo(f"deleted {len(topics)} topics of run {run}")
