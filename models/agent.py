@@ -24,7 +24,7 @@ from models.partition import Left, Limits, Partition, Pending
 from streams.errors import ChunkError, DeliveryError
 
 _BATCH = 64  # windows a classification; more only adds latency
-_PENDING_MAX = 2_048  # windows waiting: beyond it nothing more is read
+_PENDING_MAX = 256  # windows waiting: beyond it nothing more is read
 _YIELD_S = 0.005  # how long records are taken before other tasks have their turn
 _REWINDS = 3  # where the broker skips offsets that often, nothing stands there
 _DRAIN_S = 12.0  # how long a revocation may wait for what was taken

@@ -26,7 +26,7 @@ from faust.transport.drivers import aiokafka as driver
 
 from streams.errors import DeliveryError, KymoError
 from streams.settings import Settings
-from streams.topics import MESSAGE_MAX, MIB
+from streams.topics import MIB
 
 _FETCH_RECORDS = 2_000  # records a hand-over: enough to make fetching cheap, few enough to answer a rebalance soon
 _REQUEST_TIMEOUT_S = 30.0
@@ -70,8 +70,8 @@ class BatchThread(driver.AIOKafkaConsumerThread):
             auto_offset_reset="earliest",
             max_poll_records=_FETCH_RECORDS,
             max_poll_interval_ms=300_000,
-            max_partition_fetch_bytes=2 * MESSAGE_MAX,
-            fetch_max_bytes=32 * MIB,
+            max_partition_fetch_bytes=2 * MIB,  # a larger message comes alone
+            fetch_max_bytes=8 * MIB,
             fetch_max_wait_ms=500,
             request_timeout_ms=int(_REQUEST_TIMEOUT_S * 1000),
             session_timeout_ms=timeout_ms,
