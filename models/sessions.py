@@ -97,8 +97,10 @@ class Session:
 
         Nothing from before the first chunk behind it is needed any more, and a restart begins behind it: at `committed`.
         """
-        overtaken = self._first_since is not None and self._needs() >= self._first_since[0]
-        return self._behind_snapshot() and overtaken and committed > self.snapshot_upto
+        if self._first_since is None or not self._behind_snapshot():
+            return False
+        first_index, offset = self._first_since
+        return self._needs() >= first_index and committed >= offset
 
     def snapshot(self) -> bytes:
         """All of the session; only while no window is pending."""
