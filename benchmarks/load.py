@@ -101,7 +101,8 @@ def _block(device: int, channels: int) -> NDArray[np.float32]:
 
 def samples(work: Workload, device: int, start: int, stop: int) -> NDArray[np.float32]:
     """Samples `start` to `stop` of a device: ``(stop - start, channels)``."""
-    return _block(device, work.channels)[np.arange(start, stop) % _BLOCK]
+    out: NDArray[np.float32] = _block(device, work.channels)[np.arange(start, stop) % _BLOCK]
+    return out
 
 
 def header(work: Workload, device: int) -> Header:
@@ -132,8 +133,9 @@ def json_samples(work: Workload) -> Iterator[tuple[str, bytes]]:
         for i in range(stop - start):
             index = start + i
             for device in range(work.devices):
-                row = {"session": session(device), "index": index, "t_ms": origin_ms + index * step_ms}
-                yield row["session"], json.dumps(row | {"values": values[device][i]}).encode()
+                key, t_ms = session(device), origin_ms + index * step_ms
+                row = {"session": key, "index": index, "t_ms": t_ms, "values": values[device][i]}
+                yield key, json.dumps(row).encode()
 
 
 def fill(producer: Any, topic: str, messages: Iterator[tuple[str, bytes]]) -> int:

@@ -58,7 +58,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     while not stopped:
         found = []
-        for message in consumer.consume(_MESSAGES, 0.02):
+        # The first message by itself: a batch would wait for its end, which is latency.
+        first = consumer.poll(0.05)
+        for message in [first, *consumer.consume(_MESSAGES - 1, 0)] if first else ():
             if message.error():
                 raise RuntimeError(message.error())
             found += take(task, rings, message.value())

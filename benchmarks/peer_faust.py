@@ -32,7 +32,7 @@ def make_app(task: Task) -> Any:
     sessions: dict[str, list[Any]] = {}
     starts: dict[str, int] = {}
 
-    @app.agent(source)  # type: ignore[untyped-decorator]
+    @app.agent(source)
     async def classify(stream: Any) -> None:
         async for sample in stream:
             name = sample["session"]
