@@ -35,6 +35,8 @@ class Session:
         self.irregular = False  # something came that a restart from an offset could take otherwise
         self.touched_s = 0.0
         self.pending: deque[int] = deque()  # places of outputs given but not acknowledged, ascending
+        self._rests: deque[int] = deque()  # by pending output: the oldest sample that may be needed to make it again
+        self._needed = 0  # what the chain needed when it last gave outputs: the next ones rest on nothing older
         self._made: tuple[Header, int] | None = None  # header and end of the newest derived chunk
         self._ended_at = -1  # where the derived stream's last end mark stands
         self._ledger: deque[tuple[int, int]] = deque()  # (end index, offset) of chunks still needed
@@ -61,16 +63,23 @@ class Session:
             made += self._outputs.ending(*self._made)
         self.ended = chunk.end
         self._ledger.append((chunk.end_index, offset))
-        self.pending.extend(self._outputs.place(output) for output in made)
+        if made:
+            self.pending.extend(self._outputs.place(output) for output in made)
+            self._rests.extend([self._needed] * len(made))
+            self._needed = self._chain_needs()
         return made
 
     def acknowledge(self, place: int) -> None:
         """The output at `place` needs nothing more; outputs are acknowledged in order."""
-        self.pending.popleft() if self.pending and self.pending[0] == place else self.pending.remove(place)
+        at = self.pending.index(place)
+        del self.pending[at], self._rests[at]
+
+    def _chain_needs(self) -> int:
+        return min(self.stage.needs_from.values(), default=0)
 
     def _needs(self) -> int:
-        needs = min(self.stage.needs_from.values(), default=0)
-        return min(needs, self.pending[0]) if self.pending else needs
+        # An output may rest on samples before its own start: those on either side of a gap that was bridged.
+        return min(self._rests[0], self._chain_needs()) if self._rests else self._chain_needs()
 
     def hold(self) -> int | None:
         """Oldest offset that this session still needs; None if none."""

@@ -254,6 +254,7 @@ def campaign(seed: int) -> None:
 
 @settings(max_examples=600, deadline=None)
 @example(5_002_128)  # another place's chunk between a snapshot and the first chunk behind it
+@example(7_003_395)  # a window that rests on the number before a bridged gap
 @given(st.integers(0, 2**32))
 def test_crashes_anywhere(seed: int) -> None:
     campaign(seed)
