@@ -77,7 +77,7 @@ TABLE: tuple[Topic, ...] = (
     Topic("labels", "Label JSON", retention_ms=-1, retention_bytes=-1),
     Topic("sessions", "session metadata JSON", compact=True),
     Topic("models", "bundle promotions JSON", compact=True, partitions=1),
-    Topic("state", "snapshots of quiet and slow sessions", compact=True, message_max=8 * MIB),
+    Topic("state", "snapshots of quiet and slow sessions", compact=True, message_max=8 * MIB, fenced=True),
     Topic("rejected", "bytes that were no message, with the reason", message_max=MESSAGE_MAX + REJECTED_EXTRA),
 )
 BY_NAME = {topic.name: topic for topic in TABLE}
