@@ -48,7 +48,7 @@ def test_a_rejected_message_fits_with_its_reason() -> None:
 
 def test_what_only_workers_write_is_fenced() -> None:
     fenced = [topic.name for topic in TABLE if "message.timestamp.before.max.ms" in topic.config()]
-    assert fenced == ["spectrogram", "animation", "events", "shadow"]
+    assert fenced == ["spectrogram", "animation", "events", "shadow", "state"]
     assert BY_NAME["events"].config()["message.timestamp.before.max.ms"] == str(FENCE_MS)
 
 
