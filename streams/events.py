@@ -54,7 +54,9 @@ EVENT_SCHEMA: dict[str, Any] = {
 }
 
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))  # once: it costs as much as an event
+_ENCODER = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":")
+)  # once: it costs as much as an event
 
 
 @dataclass(frozen=True, slots=True)
