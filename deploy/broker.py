@@ -33,6 +33,7 @@ from streams.settings import Settings
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
+KILL_TIMEOUT_S = 20.0  # the kernel takes its time to end a process with much memory on a busy machine
 MIN_FREE_BYTES = 256 * 2**20
 # Any other program may take a port between its choice and Kafka's bind; nobody loses that race thrice.
 PORT_ATTEMPTS = 3
@@ -248,7 +249,7 @@ def _launch(data_dir: Path, port: int, jars: list[Path], timeout_s: float) -> Br
 
 
 def _end(info: BrokerInfo, timeout_s: float) -> None:
-    for order, limit_s in ((signal.SIGTERM, timeout_s), (signal.SIGKILL, timeout_s)):
+    for order, limit_s in ((signal.SIGTERM, timeout_s), (signal.SIGKILL, KILL_TIMEOUT_S)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(info.pid, order)
         deadline = time.monotonic() + limit_s

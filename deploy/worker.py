@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -174,6 +175,12 @@ def _serve(parts: list[tuple[str, Work]], settings: Settings, slot: int) -> None
         def _setup_logging(self) -> None:  # mode's own would replace every handler
             set_up_logging()
 
+        def _schedule_shutdown(self, number: signal.Signals) -> None:
+            if not _stopping.is_set():
+                _stopping.set()
+                _end_anyway_after(DRAIN_S)
+            super()._schedule_shutdown(number)
+
     worker = QuietWorker(*apps, redirect_stdouts=False, quiet=True, blocking_timeout=0.0, loop=loop)
     try:
         worker.execute_from_commandline()
@@ -249,7 +256,23 @@ def fail(error: BaseException) -> None:
     os._exit(1)
 
 
+_stopping = threading.Event()  # the process was asked to end
+
+
+def _end_anyway_after(seconds: float) -> None:
+    timer = threading.Timer(seconds, _give_up, [f"not drained within {seconds:g} s"])
+    timer.daemon = True
+    timer.start()
+
+
+def _give_up(why: str) -> None:
+    print(f"kymo worker: {why}; what is left is done again at the next start", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
 def _restart() -> None:
+    if _stopping.is_set():
+        _give_up("asked to end while an output could not be delivered")
     now = time.time()
     recent = [t for t in os.environ.get(_RESTARTS, "").split(",") if t and now - float(t) < _RESTARTS_S]
     if len(recent) >= _RESTARTS_MAX:

@@ -31,7 +31,7 @@ class Sparse(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to print `record`; its message may be completed."""
         text = str(record.msg)
-        if text.startswith(_MEANINGLESS):
+        if any(meaningless in text for meaningless in _MEANINGLESS):  # behind the name of the service
             return False
         key, now = (record.name, text), self._now_s()
         then, held = self._last.get(key, (float("-inf"), 0))

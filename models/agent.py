@@ -97,30 +97,24 @@ class Agent:
         await self._wait_for(lambda: len(self._pending) < _PENDING_MAX)
 
     async def _take(self, partition: Partition, tp: TopicPartition, batch: list[Any]) -> None:
-        started, taken, epoch = time.perf_counter(), 0, self._epoch
+        started, epoch = time.perf_counter(), self._epoch
         expected = partition.next_offset.get(tp.topic, 0)
         if batch[0].offset > expected and await self._rewound(tp, expected, batch[0].offset):
             return
         partition.mark(tp.topic, max(expected, batch[0].offset))
-        for record in batch:
-            if record.offset < expected:
-                continue  # fetched again after a rebalance
-            try:
-                found = partition.take(tp.topic, record.offset, record.key, record.value, record.timestamp)
-            except ChunkError as error:
-                self._reject(record, error)
-                continue
-            taken += 1
-            if found:
-                self._pending.extend((partition, pending) for pending in found)
+        new = [
+            record for record in batch if record.offset >= expected
+        ]  # the others were fetched again after a rebalance
+        for found in partition.take(tp.topic, new, self._reject):
+            self._pending.extend((partition, pending) for pending in found)
             if time.perf_counter() - started > _YIELD_S:
-                self._observer.took(partition, taken, time.perf_counter() - started)
+                self._observer.took(partition, 0, time.perf_counter() - started)
                 await self._wake()
                 await asyncio.sleep(0)
                 if epoch != self._epoch:
                     return
-                started, taken = time.perf_counter(), 0
-        self._observer.took(partition, taken, time.perf_counter() - started)
+                started = time.perf_counter()
+        self._observer.took(partition, len(new), time.perf_counter() - started)
         await self._wake()
 
     async def _rewound(self, tp: TopicPartition, expected: int, came: int) -> bool:

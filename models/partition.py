@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from models.outputs import Output, Outputs, outputs_of, taken_chain
+from models.runs import SAMPLES, Run
 from models.sessions import Session
 from processors.chain import Chain, ChainStage
 from streams.chunk import Chunk, Format, Header
@@ -151,41 +153,88 @@ class Partition:
         if not marks or marks[-1][1] != at:
             marks.append((offset, at))
 
-    def take(self, topic: str, offset: int, key: bytes | None, value: bytes | None, sent_ms: int) -> list[Pending]:
-        """Windows that became whole by one record.
+    def take(
+        self, topic: str, records: Iterable[Any], reject: Callable[[Any, ChunkError], None]
+    ) -> Iterator[list[Pending]]:
+        """Take records in order.
 
-        Raises
+        Parameters
+        ----------
+        topic : str
+            Where they stand.
+        records : iterable
+            With `offset`, `key`, `value` and `timestamp` (ms).
+        reject : callable
+            Called with a record that cannot be used, and why.
+
+        Yields
         ------
-        ChunkError
-            If the record is to be rejected; the offset counts as taken.
+        list of Pending
+            What became whole; often nothing, so that the caller can stop to do other things.
         """
-        self.next_offset[topic] = offset + 1
-        if value is None:
+        runs: dict[str, Run] = {}
+        for record in records:
+            self.next_offset[topic] = record.offset + 1
+            try:
+                chunk = self._decode(record)
+            except ChunkError as error:
+                reject(record, error)
+                continue
+            session = self._session_for(topic, chunk, record.offset)
+            if session is None:
+                continue
+            run = runs.get(session.name)
+            if run is not None and run.follows(chunk):
+                run.add(chunk, record)
+            else:
+                if run is not None:
+                    yield self._push(runs.pop(session.name), reject)
+                run = Run(session, chunk, record)
+                if chunk.first_index == session.next_index:
+                    runs[session.name] = run
+                else:  # the first of its session, late or repeated: looked at alone, and counted
+                    yield self._push(run, reject)
+                    continue
+            if run.count >= SAMPLES:
+                yield self._push(runs.pop(session.name), reject)
+        for run in runs.values():
+            yield self._push(run, reject)
+
+    def _decode(self, record: Any) -> Chunk:
+        if record.value is None:
             raise ChunkError("undecodable", "a record without a value")
-        chunk = self._codec.decode(value)
-        if key is not None and key != chunk.session.encode():
+        chunk = self._codec.decode(record.value)
+        if record.key is not None and record.key != chunk.session.encode():
+            key = record.key[:40]
             raise ChunkError(
-                "key", f"the record's key is {key[:40]!r}, its session {chunk.session!r}; the key must be the session"
+                "key", f"the record's key is {key!r}, its session {chunk.session!r}; the key must be the session"
             )
         self.samples += chunk.count
+        return chunk
+
+    def _session_for(self, topic: str, chunk: Chunk, offset: int) -> Session | None:
+        """The session that takes a chunk; None if this recipe does not want it, or it is in a snapshot already."""
         if not self._wanted(chunk.header):
             self.counts["unmatched"] += 1
-            return []
+            return None
         session = self.sessions.get(chunk.session) or self._wake(chunk.session)
         if session.stream != chunk.stream:
             if session.stream:  # two places of one kind: the first one feeds the recipe
                 self.counts["unmatched"] += 1
                 session.irregular = True
-                return []
+                return None
             session.stream, session.topic = chunk.stream, topic
-        return self._push(session, chunk, offset, sent_ms)
+        return None if offset <= session.snapshot_upto else session
 
-    def _push(self, session: Session, chunk: Chunk, offset: int, sent_ms: int) -> list[Pending]:
+    def _push(self, run: Run, reject: Callable[[Any, ChunkError], None]) -> list[Pending]:
+        session, sent_ms = run.session, run.records[-1].timestamp
         session.touched_s = self._now_s()
         try:
-            made = session.take(chunk, offset)
+            made = session.take(run.joined(), run.places())
         except FormatError as error:  # a header that contradicts the session's own
-            raise ChunkError("invalid", str(error)) from None
+            for record in run.records:
+                reject(record, ChunkError("invalid", str(error)))
+            return []
         counts = session.stage.take_counts()
         if counts:
             self.counts.update(counts)

@@ -7,6 +7,7 @@ from the samples alone (a late or repeated chunk, a session that has ended or go
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from models.outputs import Output, Outputs
 from processors.chain import ChainStage
@@ -34,6 +35,7 @@ class Session:
         self.ended = False
         self.irregular = False  # something came that a restart from an offset could take otherwise
         self.touched_s = 0.0
+        self.next_index = -1  # where the newest chunk taken ended
         self.pending: deque[int] = deque()  # places of outputs given but not acknowledged, ascending
         self._rests: deque[int] = deque()  # by pending output: the oldest sample that may be needed to make it again
         self._needed = 0  # what the chain needed when it last gave outputs: the next ones rest on nothing older
@@ -46,13 +48,19 @@ class Session:
             None  # (first index, offset) of the first chunk behind the stored snapshot
         )
 
-    def take(self, chunk: Chunk, offset: int) -> list[Output]:
-        """Outputs that became whole by `chunk`."""
-        if offset <= self.snapshot_upto:
-            return []
-        self.last_offset = offset
+    def take(self, chunk: Chunk, places: Sequence[tuple[int, int]]) -> list[Output]:
+        """Outputs that became whole by `chunk`.
+
+        Parameters
+        ----------
+        chunk : Chunk
+            The next one, or several that follow each other joined.
+        places : sequence of (end index, offset)
+            Of the chunks that it was joined of.
+        """
+        self.last_offset, self.next_index = places[-1][1], chunk.end_index
         if self._first_since is None:
-            self._first_since = (chunk.first_index, offset)
+            self._first_since = (chunk.first_index, places[0][1])
         made: list[Output] = self.stage.push(chunk)
         if chunk.end:
             made += self.stage.flush()
@@ -62,7 +70,7 @@ class Session:
             self._ended_at = self._made[1]
             made += self._outputs.ending(*self._made)
         self.ended = chunk.end
-        self._ledger.append((chunk.end_index, offset))
+        self._ledger.extend(places)
         if made:
             self.pending.extend(self._outputs.place(output) for output in made)
             self._rests.extend([self._needed] * len(made))

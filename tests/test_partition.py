@@ -6,6 +6,7 @@ import random
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -66,6 +67,14 @@ class Log:
         return Left(start, len(self.events), published, dict(self.state), next_offset, ends)
 
 
+def record(offset: int, key: bytes, value: bytes | None) -> SimpleNamespace:
+    return SimpleNamespace(offset=offset, key=key, value=value, timestamp=0)
+
+
+def refuse(rejected: SimpleNamespace, error: ChunkError) -> None:
+    raise error
+
+
 class Life:
     """A worker between two crashes: reads, publishes, hears acknowledgements, commits, in any order."""
 
@@ -83,8 +92,11 @@ class Life:
         records = self.log.inputs[topic][start : min(start + count, self.log.visible.get(topic, 0))]
         if records:
             self.partition.mark(topic, start)
-        for offset, item in enumerate(records, start):
-            self.waiting += self.partition.take(topic, offset, item.session.encode(), self.codec.encode(item), 0)
+        encoded = [
+            record(offset, item.session.encode(), self.codec.encode(item)) for offset, item in enumerate(records, start)
+        ]
+        for made in self.partition.take(topic, encoded, refuse):
+            self.waiting += made
         return len(records)
 
     def publish(self, count: int) -> None:
@@ -374,13 +386,13 @@ def test_input_deleted_before_it_was_read_is_a_gap() -> None:
 def test_what_is_no_chunk_is_passed_over(key: bytes, value: bytes | None, reason: str) -> None:
     partition = Partition(0, CHAINS["abutting"], lambda fmt: None, lambda: 0.0)
     with pytest.raises(ChunkError) as caught:
-        partition.take("a", 7, key, value, 0)
+        list(partition.take("a", [record(7, key, value)], refuse))
     assert caught.value.reason == reason
     assert partition.committable() == {"a": (8, 0)}
 
 
 def test_a_stream_that_the_recipe_does_not_take_is_counted() -> None:
     partition = Partition(0, CHAINS["abutting"], lambda fmt: "another rate", lambda: 0.0)
-    assert partition.take("a", 0, b"s", ChunkCodec().encode(chunk("s", 0, 4)), 0) == []
+    assert list(partition.take("a", [record(0, b"s", ChunkCodec().encode(chunk("s", 0, 4)))], refuse)) == []
     assert partition.counts["unmatched"] == 1
     assert partition.committable() == {"a": (1, 0)}

@@ -26,4 +26,4 @@ def test_the_same_again_is_held_back_and_counted() -> None:
 
 
 def test_what_means_nothing_is_left_out() -> None:
-    assert not Sparse().filter(record("Missing sensor state for rebalance #%s", 1))
+    assert not Sparse().filter(record("[^-BatchApp]: Missing sensor state for rebalance #%s", 1))
