@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import dataclasses
 import fcntl
-import logging
 import os
 import signal
 import socket
@@ -43,7 +42,6 @@ AWAY_S = 600.0  # a broker may be away so long before a worker gives up
 BOTH = "processor-model"
 _RESTARTS = "KYMO_WORKER_RESTARTS"  # times of the last restarts, across them
 _RESTARTS_MAX, _RESTARTS_S = 10, 60.0
-logger = logging.getLogger("kymo.worker")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -282,6 +282,3 @@ class ChainStage(Stage):
         """See :meth:`Stage.restore`."""
         for stage, part in zip(self.stages, unpack_list(snapshot), strict=True):
             stage.restore(part)
-
-
-__all__ = ["Chain", "ChainStage", "Chunk", "PerWindow", "strip_learned"]
