@@ -150,7 +150,7 @@ def other_calls(shape: Shape, dtype: str) -> tuple[dict[str, Call], list[str]]:
     return calls, absent
 
 
-def measure(calls: dict[str, Call], rounds: int, seconds: float = 0.004) -> dict[str, list[float]]:
+def measure(calls: dict[str, Call], rounds: int, seconds: float = 0.02) -> dict[str, list[float]]:
     """Seconds a call by name, one figure a round; the calls take turns, and each round starts with another one."""
     counts = {}
     for name, call in calls.items():
@@ -163,6 +163,7 @@ def measure(calls: dict[str, Call], rounds: int, seconds: float = 0.004) -> dict
     for i in range(rounds):
         for name in names[i % len(names) :] + names[: i % len(names)]:
             call, count = calls[name], counts[name]
+            call()  # the one before has left the caches full of its own
             start = thread_time()
             for _ in range(count):
                 call()

@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from processors.columns import Amplitude, ExactPower, FastPower
 from processors.frames import FramedSpec
 from processors.spec import only
-from processors.spectral import Amplitude, ExactPower, FastPower, Frames, Plan, plan_for, taper
+from processors.spectral import Frames, Plan, plan_for, taper
 from streams.chunk import Array, Format
 from streams.errors import FormatError
 
@@ -133,8 +134,8 @@ class Spectrogram(FramedSpec):
     def kernel(self, samples: Array, fmt: Format) -> Array:
         """Columns of consecutive samples: see :meth:`FramedSpec.kernel`.
 
-        float64, and any mode but psd, take scipy's operations in scipy's order. psd in float32 has its scale in the
-        window, and sums means and squares in another order.
+        float64, and any mode but psd, take scipy's operations in scipy's order. psd in float32
+        sums means and squares in another order.
         """
         plan = plan_for(self, samples, fmt.rate, lambda: self._plan(samples, float(fmt.rate)))
         return plan.run(samples).transpose(1, 2, 0)  # (m, bins, channels), in memory (channels, m, bins)
@@ -144,8 +145,8 @@ class Spectrogram(FramedSpec):
         window = taper(self.window, self.nperseg, self.name)
         frames = Frames(self.nperseg, self.frame_step, nfft, self.detrend)
         if self.mode == "psd" and samples.dtype == np.float32:
-            window = (window * np.sqrt(2 * self._scale(window, rate_hz))).astype(np.float32)
-            return Plan(self, frames, window, samples.shape, self.bins, FastPower())
+            fast = FastPower(nfft, self._scale(window, rate_hz))
+            return Plan(self, frames, window.astype(np.float32), samples.shape, self.bins, fast)
         window = window.astype(samples.dtype, copy=False)
         # scipy sums the window in complex numbers where the input is float32
         scale = self._scale(window.astype(np.complex64) if window.dtype == np.float32 else window, rate_hz)

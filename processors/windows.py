@@ -89,7 +89,8 @@ class WindowStage(Stage):
         self._rows, self._hop = self.spec.rows(header.format), int(self.spec.hop / header.format.step)
         # Raw samples that the rows rest on; a window may end with some that no whole row covers.
         self.covered = int((self._rows - 1) * header.format.step) + header.format.span
-        self._raw_rate = header.format.rate * header.format.step
+        raw_rate = header.format.rate * header.format.step
+        self._ns_per_samples = raw_rate.denominator * 10**9, raw_rate.numerator  # so many ns every so many samples
 
     def push(self, item: Chunk) -> list[Window]:
         """Take rows; give the windows that became whole."""
@@ -108,28 +109,25 @@ class WindowStage(Stage):
         while (start := self._number * self._hop) + self._rows <= self._end:
             out.append(self._window(start))
             self._number += 1
-            self._forget()
-        self._forget()
+        parts = self._parts
+        while parts and parts[0][0] + len(parts[0][1]) <= start:
+            parts.popleft()
         return out
 
-    def _forget(self) -> None:
-        start = self._number * self._hop
-        while self._parts and self._parts[0][0] + len(self._parts[0][1]) <= start:
-            self._parts.popleft()
-
     def _window(self, start: int) -> Window:
-        stop, pieces = start + self._rows, []
-        for first, data in self._parts:
-            if first >= stop:
-                break
-            pieces.append(data[max(start - first, 0) : stop - first])
+        stop = start + self._rows
+        pieces = [
+            data[start - first if start > first else 0 : stop - first]
+            for first, data in self._parts
+            if first < stop and first + len(data) > start
+        ]
         raw = self._number * self.spec.hop
         end = raw + self.spec.length
         return Window(self._out, raw, end, self._time(raw), self._time(end), join_rows(pieces))
 
     def _time(self, raw_index: int) -> int:
-        rate = self._raw_rate
-        return self._out.origin_ns + raw_index * 10**9 * rate.denominator // rate.numerator
+        ns, samples = self._ns_per_samples
+        return self._out.origin_ns + raw_index * ns // samples
 
     @property
     def needs_from(self) -> dict[str, int]:
