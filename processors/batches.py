@@ -124,15 +124,28 @@ class BatchConsumer(driver.Consumer):
 
     async def _drain_messages(self, fetcher: Any) -> None:
         stopped, fetcher_stopped = self._stopped.is_set, fetcher._stopped.is_set
-        while not (stopped() or fetcher_stopped()):
-            generation = self.app.consumer_generation_id
+        ahead = self._fetch()
+        try:
+            while not (stopped() or fetcher_stopped()):
+                generation, records = await ahead
+                ahead = self._fetch()  # crosses into the consumer's thread and back while the handler works
+                if self.should_stop or not records:
+                    await asyncio.sleep(0)
+                elif self.flow_active and generation == self.app.consumer_generation_id:
+                    await self.app.handler.on_records(records)
+                else:  # fetched while a rebalance was under way
+                    await self._put_back(records)
+        finally:
+            ahead.cancel()
+
+    def _fetch(self) -> asyncio.Task[tuple[int, Any]]:
+        """Begin to wait for records; gives them with the generation in which that began."""
+
+        async def wait(generation: int) -> tuple[int, Any]:
             records, _ = await self._wait_next_records(timeout=1.0)
-            if self.should_stop or not records:
-                await asyncio.sleep(0)
-            elif self.flow_active and generation == self.app.consumer_generation_id:
-                await self.app.handler.on_records(records)
-            else:  # fetched while a rebalance was under way
-                await self._put_back(records)
+            return generation, records
+
+        return asyncio.create_task(wait(self.app.consumer_generation_id))
 
     async def _put_back(self, records: Mapping[TopicPartition, list[Any]]) -> None:
         """Have what is still this worker's read again."""
