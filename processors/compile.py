@@ -42,6 +42,19 @@ class PlacedStep:
     spec: Spec
     fail: Callable[[str], RecipeError]
 
+    def at(self, fmt: Format) -> PlacedStep:
+        """The same behind what gives `fmt`.
+
+        Raises
+        ------
+        RecipeError
+            If it cannot stand there.
+        """
+        try:
+            return replace(self, spec=self.spec.at(fmt))
+        except FormatError as error:
+            raise self.fail(str(error)) from None
+
 
 def read_step(parameters: Mapping[str, Any], fail: Callable[..., RecipeError], per_window: bool) -> PlacedStep:
     """The step of one ``[[steps]]`` or ``[[window.steps]]`` table.
@@ -160,7 +173,7 @@ def compile_chain(intake: Intake, raw: Format, layout: Layout) -> tuple[Chain, t
     windows = layout.windows
     formats = [intake.output({raw.stream: raw})]
     before: list[PlacedStep] = []
-    for step in layout.steps:
+    for step in (step.at(formats[-1]) for step in layout.steps):
         out = _output(step.spec, formats[-1], step.fail)
         if windows.hop % out.step:
             break

@@ -38,7 +38,7 @@ class Resample(Spec):
     rate_hz : float or str, optional
         Rate wanted, above 0; a fraction may be written as ``"100/3"``.
     from_hz : float or str, optional
-        The input's rate; goes with `rate_hz`.
+        The input's rate; goes with `rate_hz`. A recipe fills it in.
     up, down : int, optional
         Instead of the rates: 1 to 1000.
 
@@ -66,14 +66,16 @@ class Resample(Spec):
     after_window: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        by_rate = self.rate_hz is not None and self.from_hz is not None and self.up is None and self.down is None
+        by_rate = self.rate_hz is not None and self.up is None and self.down is None
         by_ratio = self.rate_hz is None and self.from_hz is None and self.up is not None and self.down is not None
         if not by_rate and not by_ratio:
-            raise FormatError("resample: expected either rate_hz and from_hz, or up and down")
+            raise FormatError("resample: expected either rate_hz, with or without from_hz, or up and down")
         if by_ratio:
             whole_number(self.name, "up", self.up, 1, LARGEST)
             whole_number(self.name, "down", self.down, 1, LARGEST)
-        if max(self.ratio.numerator, self.ratio.denominator) > LARGEST:
+        if by_rate and self.from_hz is None:
+            _rate("rate_hz", self.rate_hz)
+        elif max(self.ratio.numerator, self.ratio.denominator) > LARGEST:
             raise FormatError(
                 f"resample: rate_hz {self.rate_hz} of {self.from_hz} is {self.ratio}, expected whole numbers up to {LARGEST}"
             )
@@ -83,7 +85,15 @@ class Resample(Spec):
         """Output samples for each input sample, in lowest terms."""
         if self.up is not None and self.down is not None:
             return Fraction(self.up, self.down)
+        if self.from_hz is None:
+            raise FormatError(f"resample: rate_hz {self.rate_hz} of which rate? give from_hz")
         return _rate("rate_hz", self.rate_hz) / _rate("from_hz", self.from_hz)
+
+    def at(self, fmt: Format) -> Resample:
+        """The same with the rate of its input."""
+        if self.rate_hz is None or self.from_hz is not None or not fmt.rate:
+            return self
+        return replace(self, from_hz=str(fmt.rate))
 
     @cached_property
     def taps(self) -> Real:

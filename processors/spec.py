@@ -69,6 +69,16 @@ class Spec(ABC):
     def build(self) -> Stage:
         """A Stage for one session."""
 
+    def at(self, fmt: Format) -> Spec:
+        """This step behind what gives `fmt`, with what it can know from there filled in; most know all by themselves.
+
+        Raises
+        ------
+        FormatError
+            If it cannot stand there.
+        """
+        return self
+
     @abstractmethod
     def output(self, inputs: Mapping[str, Format]) -> Format:
         """Format of what comes out, from the formats of what comes in, without data.

@@ -11,6 +11,7 @@ import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from processors.recipe import parse_recipe
 from processors.resample import Resample
 from streams.chunk import Chunk, Header, signal_format
 from streams.errors import FormatError
@@ -89,6 +90,29 @@ def test_going_on_from_needs_from_gives_the_same_bytes(up: int, down: int, at: i
     assert columns == {i: row.tobytes() for i, row in enumerate(whole)}
 
 
+def test_a_recipe_fills_in_the_rate_of_what_comes_before() -> None:
+    text = """
+name = "r"
+[[input]]
+stream = "imu"
+rate_hz = 500
+channels = ["a", "b"]
+[[steps]]
+step = "resample"
+rate_hz = 250
+[[steps]]
+step = "resample"
+rate_hz = "100/3"
+[window]
+length_s = 3
+hop_s = 1.5
+"""
+    first, second = parse_recipe(text).chain.specs[1:3]
+    assert first == Resample(rate_hz=250, from_hz="500")
+    assert isinstance(second, Resample)
+    assert second.ratio == Fraction(100, 3) / 250
+
+
 def test_format() -> None:
     fmt = header().format
     out = Resample(rate_hz=200, from_hz=500).output({"imu": fmt})
@@ -98,8 +122,9 @@ def test_format() -> None:
 @pytest.mark.parametrize(
     ("chosen", "words"),
     [
-        ({}, "either rate_hz and from_hz, or up and down"),
-        ({"rate_hz": 50}, "either"),
+        ({}, "either rate_hz, with or without from_hz, or up and down"),
+        ({"from_hz": 50}, "either"),
+        ({"rate_hz": "0"}, "rate_hz '0'"),
         ({"rate_hz": 50, "from_hz": 500, "up": 1, "down": 10}, "either"),
         ({"rate_hz": 50.001, "from_hz": 500}, "whole numbers up to 1000"),
         ({"rate_hz": -1, "from_hz": 500}, "rate_hz -1"),
