@@ -60,6 +60,7 @@ EXTRAS = {
     "librosa": "audio",
     "pyarrow": "parquet",
     "aeon": "demo",
+    "matplotlib": "report",
 }
 _FACADE = {
     **dict.fromkeys(("Bundle", "load_bundle"), "models.bundle"),
