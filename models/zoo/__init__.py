@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast
 
@@ -23,25 +23,53 @@ from streams.errors import TrainingError
 ARCHITECTURES: dict[str, str] = {"spectrogram_cnn": "models.zoo.spectrogram_cnn:SpectrogramCnn"}
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a model says beside the recipe's classes: classes of another kind, or one number.
+
+    Attributes
+    ----------
+    name : str
+        Of the labels it learns from, and of what an event carries.
+    labels : tuple of str
+        Its classes; empty for a number.
+    weight : float
+        Of its loss beside that of the recipe's classes, above 0.
+    """
+
+    name: str
+    labels: tuple[str, ...] = ()
+    weight: float = 1.0
+
+    @property
+    def width(self) -> int:
+        """Columns of the output: a logit a class, or the number itself."""
+        return len(self.labels) or 1
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
-    """Windows with their classes.
+    """Windows with what a model should say of them.
 
     Attributes
     ----------
     windows : ndarray
-        ``(n, *shape)`` in the architecture's layout, float32.
+        ``(n, *shape)`` in the architecture's layout, float32. It may be a memory map: take what a batch needs
+        (``windows[numbers]``), never a copy of all of it.
     classes : ndarray of int64
         ``(n,)``, numbers of the labels.
+    targets : mapping of str to ndarray
+        By name of a further head, ``(n,)``: int64 numbers of its labels (-1: not known) or float32 (NaN: not known).
     """
 
     windows: Array
     classes: NDArray[np.int64]
+    targets: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class FitOptions:
-    """How to learn.
+    """How to learn. Where a value is empty or 0 the architecture's own parameter decides.
 
     Attributes
     ----------
@@ -51,12 +79,36 @@ class FitOptions:
         Of everything that is random.
     patience : int
         Epochs without a better validation loss after which learning stops.
+    batch_size : int
+        Windows a step; 0 for the architecture's own.
+    schedule : str
+        Learning rate over time, one of :data:`SCHEDULES`; empty for the architecture's own.
+    class_weights : tuple of float
+        One a label; empty: as if all classes were equally frequent.
+    augment : callable, optional
+        ``augment(windows, random)`` varies a batch of training windows, given and returned in the architecture's
+        layout; it may change what it is given.
+    checkpoints : Path, optional
+        A folder of this fit alone: its state after every epoch. A fit that finds a state there goes on from it, tells
+        `on_epoch` the epochs that were, and ends with the very weights of one that was never stopped.
+    mixed_precision : str
+        ``auto`` (on a GPU), ``on`` or ``off``.
     """
 
     epochs: int = 60
     seed: int = 0
     patience: int = 15
+    batch_size: int = 0
+    schedule: str = ""
+    class_weights: tuple[float, ...] = ()
+    augment: Callable[[Array, np.random.Generator], Array] | None = None
+    checkpoints: Path | None = None
+    mixed_precision: str = "auto"
 
+
+#: ``none``: the same rate throughout; ``cosine``: up over the first tenth, then down to 0 along a half cosine;
+#: ``plateau``: half as large each time the validation loss was not better for a third of `patience` epochs.
+SCHEDULES = ("none", "cosine", "plateau")
 
 #: One epoch's numbers: ``epoch``, ``loss`` and, with validation, ``validation_loss`` and ``validation_accuracy``.
 Epoch = dict[str, float]
@@ -64,6 +116,13 @@ Epoch = dict[str, float]
 
 class Architecture(Protocol):
     """What the trainer needs of a model.
+
+    A class may also have ``takes = "raw"`` (windows of raw samples instead of what the recipe's steps make of them;
+    see :func:`takes`), ``several_heads = True`` (its ``__init__`` then takes ``heads``, see below) and ``search``,
+    by parameter the values that ``kymo train --search`` may try (see :mod:`models.search`).
+
+    Its output has a column for each label, then those of each further head in order: one matrix, so that one ONNX
+    output carries all. With ``several_heads`` the constructor is ``(fmt, labels, parameters, seed, heads)``.
 
     Attributes
     ----------
@@ -88,10 +147,15 @@ class Architecture(Protocol):
         """Learn; with validation, keep the state of the best epoch."""
 
     def predict(self, windows: Array) -> Array:
-        """Logits, ``(n, labels)`` float32, by the framework itself."""
+        """Outputs, ``(n, columns)`` float32, by the framework itself; `windows` may be a memory map."""
 
     def export(self, path: Path, input_name: str, output_name: str) -> None:
-        """Write ONNX: `input_name` ``(n, *shape)`` to `output_name`, logits ``(n, labels)``, n free."""
+        """Write ONNX: `input_name` ``(n, *shape)`` to `output_name`, ``(n, columns)``, n free."""
+
+
+def takes(make: type[Architecture]) -> str:
+    """What an architecture takes: ``chain``, the recipe's windows, or ``raw``, windows of the samples that came in."""
+    return str(getattr(make, "takes", "chain"))
 
 
 def architecture(name: str) -> type[Architecture]:

@@ -1,0 +1,183 @@
+"""What the fit loops of all frameworks share. In: samples, options. Out: batches, rates, states on disk, the best epoch.
+
+Nothing here knows a framework. A loop is a sequence of epochs; after each one its whole state can be stored, so that a
+process that is killed goes on with the next epoch and ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.zoo import SCHEDULES, Epoch, FitOptions, Head, Samples
+from streams.errors import TrainingError
+
+PREDICT_BATCH = 256
+_WARM = 0.1  # share of the steps over which a cosine schedule rises
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """An architecture's own way to learn; :class:`~models.zoo.FitOptions` overrule it.
+
+    Attributes
+    ----------
+    labels : int
+        Number of classes; the first columns of the output.
+    heads : tuple of Head
+        What the other columns are.
+    learning_rate : float
+        Highest of the schedule, above 0.
+    batch_size : int
+        Windows a step.
+    schedule : str
+        One of :data:`~models.zoo.SCHEDULES`.
+    weight_decay : float
+        Decoupled, of AdamW (Loshchilov and Hutter 2019).
+    label_smoothing : float
+        Share of a class's probability that is spread over all of them.
+    clip_norm : float, optional
+        Longest gradient; None for any.
+    """
+
+    labels: int
+    heads: tuple[Head, ...] = ()
+    learning_rate: float = 1e-3
+    batch_size: int = 32
+    schedule: str = "cosine"
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
+
+    def under(self, options: FitOptions) -> Learning:
+        """The same with what `options` say instead.
+
+        Raises
+        ------
+        TrainingError
+            If the schedule is not known.
+        """
+        schedule = options.schedule or self.schedule
+        if schedule not in SCHEDULES:
+            raise TrainingError(f"schedule {schedule!r}: expected one of {', '.join(SCHEDULES)}")
+        return replace(self, schedule=schedule, batch_size=options.batch_size or self.batch_size)
+
+
+@dataclass(slots=True)
+class Course:
+    """Where a fit stands: what it must remember from epoch to epoch beside weights.
+
+    Attributes
+    ----------
+    history : list of dict
+        The epochs that were.
+    best_loss : float
+        Lowest validation loss.
+    since : int
+        Epochs without a better one.
+    stopped : bool
+        Whether nothing more is to be learned.
+    """
+
+    history: list[Epoch] = field(default_factory=list)
+    best_loss: float = math.inf
+    since: int = 0
+    stopped: bool = False
+
+    def add(self, numbers: Epoch, options: FitOptions) -> bool:
+        """Take an epoch's numbers; whether it is the best so far."""
+        self.history.append(numbers)
+        better = numbers.get("validation_loss", math.inf) < self.best_loss
+        if "validation_loss" in numbers:
+            self.since = 0 if better else self.since + 1
+            self.best_loss = min(self.best_loss, numbers["validation_loss"])
+        self.stopped = self.since >= options.patience or len(self.history) >= options.epochs
+        return better
+
+    def factor(self, patience: int) -> float:
+        """What a plateau schedule has made of the learning rate so far."""
+        wait, best, since, factor = max(1, patience // 3), math.inf, 0, 1.0
+        for epoch in self.history:
+            loss = epoch.get("validation_loss", epoch["loss"])
+            best, since = (loss, 0) if loss < best else (best, since + 1)
+            if since >= wait:
+                factor, since = factor / 2, 0
+        return factor
+
+
+def rate(learning: Learning, course: Course, step: int, total: int, patience: int) -> float:
+    """Learning rate of a step.
+
+    Parameters
+    ----------
+    learning : Learning
+        With the highest rate, and the schedule.
+    course : Course
+        For a plateau.
+    step, total : int
+        Number of the step from 0, and of all that may come.
+    patience : int
+        Of the options.
+    """
+    if learning.schedule == "plateau":
+        return learning.learning_rate * course.factor(patience)
+    if learning.schedule == "none":
+        return learning.learning_rate
+    warm = max(1, round(_WARM * total))
+    if step < warm:
+        return learning.learning_rate * (step + 1) / warm
+    return learning.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+
+def epoch_random(seed: int, epoch: int) -> np.random.Generator:
+    """Randomness of one epoch: known without that of the ones before, so that a fit may go on anywhere."""
+    return np.random.default_rng([seed, epoch])
+
+
+def batches(
+    samples: Samples, batch_size: int, options: FitOptions, random: np.random.Generator
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """One epoch's batches, shuffled and varied: windows, a copy of this batch alone, and numbers of the samples.
+
+    Batches differ in size by one at most: a last one of a single window would upset batch normalisation.
+    """
+    order = random.permutation(len(samples.classes))
+    for numbers in np.array_split(order, max(1, -(-len(order) // batch_size))):
+        numbers.sort()  # a memory map is read forwards
+        windows: NDArray[np.float32] = np.array(samples.windows[numbers], np.float32)
+        if options.augment is not None:
+            windows = np.ascontiguousarray(options.augment(windows, random), np.float32)
+        yield windows, numbers
+
+
+def class_weights(classes: NDArray[np.int64], labels: int, options: FitOptions) -> NDArray[np.float32]:
+    """Weight of each class, ``(labels,)``; unless the options say: as if all were equally frequent, with mean 1."""
+    if options.class_weights:
+        return np.asarray(options.class_weights, np.float32)
+    counts = np.bincount(classes, minlength=labels)
+    return (len(classes) / (labels * np.maximum(counts, 1))).astype(np.float32)
+
+
+def load_state(folder: Path | None) -> bytes | None:
+    """The stored state of a fit; None where there is none."""
+    file = folder / "state" if folder else None
+    return file.read_bytes() if file and file.is_file() else None
+
+
+def store_state(folder: Path | None, state: bytes) -> None:
+    """Store the state of a fit: whole or not at all, whenever the process is killed."""
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    new = folder / f"state.new-{os.getpid()}"
+    with new.open("wb") as file:
+        file.write(state)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(folder / "state")

@@ -1,0 +1,172 @@
+"""The facts of a training run. In: what the trainer did. Out: one JSON text, from which the report is drawn.
+
+Written once, at the end of a run. Arrays stand as nested lists; a number that is not finite as null. Seconds are wall
+time, memory is the process's largest resident size in MB (10**6 bytes).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from streams.chunk import Array
+from streams.errors import TrainingError
+
+
+@dataclass(slots=True, eq=False)
+class HeldOut:
+    """The validation windows, in order, with what the model said of them.
+
+    Attributes
+    ----------
+    labels : list of str
+        Columns of `probabilities`.
+    y_true : ndarray of int64
+        ``(n,)``, numbers of the labels.
+    probabilities : ndarray of float64
+        ``(n, labels)``, as an event would carry them.
+    sessions, subjects : list of str
+        ``n`` each; a subject is empty where it is not known.
+    start_index : ndarray of int64
+        ``(n,)``, raw samples from the session's index 0.
+    """
+
+    labels: list[str] = field(default_factory=list)
+    y_true: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    probabilities: Array = field(default_factory=lambda: np.zeros((0, 0)))
+    sessions: list[str] = field(default_factory=list)
+    subjects: list[str] = field(default_factory=list)
+    start_index: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+
+
+@dataclass(slots=True, eq=False)
+class Candidate:
+    """One model that was fitted on the training side.
+
+    Attributes
+    ----------
+    name : str
+        Architecture, and in a search the number of the trial.
+    parameters : dict
+        All of its parameters.
+    scores : dict
+        Of the validation windows and recordings: :func:`models.evaluate.score_windows`.
+    history : list of dict
+        An entry an epoch.
+    seconds, peak_mb : float
+        Wall time of the fit; the process's largest resident size so far.
+    chosen : bool
+        Whether it is the one that was bundled.
+    note : str
+        Why it is out of the running, if it is: stopped early, failed.
+    """
+
+    name: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    peak_mb: float = 0.0
+    chosen: bool = False
+    note: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class RunRecord:
+    """A training run.
+
+    Attributes
+    ----------
+    recipe : str
+        The recipe's name.
+    recipe_text : str
+        Its TOML, empty where it came from no file.
+    architecture : str
+        What was bundled.
+    parameters : dict
+        Of the architecture.
+    training : dict
+        ``[train]`` with its defaults filled in.
+    history : list of dict
+        An entry an epoch: ``epoch``, ``loss`` and, with validation, ``validation_loss`` and ``validation_accuracy``.
+    split : dict
+        ``kind``, ``seed``; of ``training`` and ``validation`` each ``windows`` (a count), ``groups`` (names) and
+        ``labels`` (windows by class).
+    scores : dict
+        Of the validation side; empty where nothing was held out. See :func:`models.evaluate.score_windows`.
+    held_out : HeldOut
+        The validation windows one by one.
+    candidates : list of Candidate
+        All that were compared, the chosen one among them.
+    choice : str
+        Which was bundled, and why, in a sentence.
+    lineage : dict
+        ``command``, ``inputs`` (path, recordings, sha256), ``packages``, ``python``, ``seed``, ``revision``.
+    pooling : dict
+        ``[model] pool`` as it stands in the bundle; empty without.
+    notes : list of str
+        What a user should know.
+    seconds, peak_mb : float
+        Of the whole run. They differ between equal runs, as do those of the candidates.
+    """
+
+    recipe: str
+    recipe_text: str = ""
+    architecture: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    split: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+    held_out: HeldOut = field(default_factory=HeldOut)
+    candidates: list[Candidate] = field(default_factory=list)
+    choice: str = ""
+    lineage: dict[str, Any] = field(default_factory=dict)
+    pooling: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    peak_mb: float = 0.0
+
+    def to_json(self) -> str:
+        """The record as JSON text that ends in a newline."""
+        return json.dumps(_plain(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> RunRecord:
+        """The record that a text holds.
+
+        Raises
+        ------
+        TrainingError
+            If it is no record.
+        """
+        try:
+            found: dict[str, Any] = json.loads(text)
+            held, candidates = found.pop("held_out"), found.pop("candidates")
+            kinds = {"y_true": np.int64, "probabilities": np.float64, "start_index": np.int64}
+            held |= {name: np.array(held[name], kind) for name, kind in kinds.items()}
+            if not len(held["y_true"]):
+                held["probabilities"] = held["probabilities"].reshape(0, len(held["labels"]))
+            return cls(**found, held_out=HeldOut(**held), candidates=[Candidate(**one) for one in candidates])
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise TrainingError(f"no record of a training run ({error}); train again") from None
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, arrays and numpy's numbers as JSON has them."""
+    if isinstance(value, RunRecord | HeldOut | Candidate):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
