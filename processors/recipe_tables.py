@@ -11,7 +11,9 @@ from processors.recipe_format import toml_value
 from processors.recipe_toml import Table
 from processors.registry import nearest
 
-SPLITS = ("subject", "session", "window")
+#: What a split keeps on one side: all of a subject, of a session, of a stretch of time; or nothing but the window.
+SPLITS = ("subject", "session", "time", "window")
+BALANCES = ("none", "weights", "oversample")
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,39 @@ class LabelTable:
 
 
 @dataclass(frozen=True)
+class ColumnSplit:
+    """``split = {column = …, train = […], test = […]}``: a column of the recordings' metadata says the side."""
+
+    column: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class TrainTable:
-    """``[train]``: what stands on one side of a split only (one of :data:`SPLITS`), and the trainer's parameters."""
+    """``[train]``: how to split, to balance and to vary what is learned from, and the trainer's parameters.
+
+    Attributes
+    ----------
+    split : str
+        One of :data:`SPLITS`, or ``column``: see :mod:`models.splits`.
+    column : ColumnSplit, optional
+        Where `split` is ``column``.
+    folds : int
+        Parts of a cross-validation, from 2; 0 for a single split, -1 (``"each"``) for as many as there are groups.
+    balance : str
+        One of :data:`BALANCES`: what is done about classes of unequal size.
+    augment : tuple of mapping
+        Each ``[[train.augment]]`` as it stands: see :mod:`models.augment`.
+    parameters : mapping
+        The other keys.
+    """
 
     split: str = "session"
+    column: ColumnSplit | None = None
+    folds: int = 0
+    balance: str = "none"
+    augment: tuple[Mapping[str, Any], ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -130,13 +161,41 @@ def read_labels(root: Table) -> LabelTable:
 
 
 def read_train(root: Table) -> TrainTable:
-    table = root.table("train", ("split",), free=True)
+    table = root.table("train", ("split", "folds", "balance", "augment"), free=True)
     if table is None:
         return TrainTable()
-    split = table.text("split", "session")
-    if split not in SPLITS:
+    column = _column_split(table)
+    split = "column" if column else table.text("split", "session")
+    if not column and split not in SPLITS:
         raise table.error(f"split = {toml_value(split)}{nearest(split, SPLITS)}", "split")
-    return TrainTable(split, table.rest())
+    balance = table.text("balance", "none")
+    if balance not in BALANCES:
+        raise table.error(f"balance = {toml_value(balance)}{nearest(balance, BALANCES)}", "balance")
+    augment = tuple(each.rest() for each in table.tables("augment", (), free=True))
+    return TrainTable(split, column, _folds(table, split), balance, augment, table.rest())
+
+
+def _column_split(table: Table) -> ColumnSplit | None:
+    if not isinstance(table.values.get("split"), Mapping):
+        return None
+    inner = table.table("split", ("column", "train", "test"))
+    assert inner is not None
+    found = ColumnSplit(inner.text("column"), inner.texts("train"), inner.texts("test"))
+    if both := sorted(set(found.train) & set(found.test)):
+        raise inner.error(f"split: {', '.join(both)} stands in train and in test", "test")
+    return found
+
+
+def _folds(table: Table, split: str) -> int:
+    if table.values.get("folds") == "each":
+        folds = -1.0
+    else:
+        folds = table.number("folds", 0, 0)
+        if folds % 1 or folds == 1:
+            raise table.error(f'folds = {folds:g}: expected a whole number from 2, 0 for one split, or "each"', "folds")
+    if folds and split == "column":
+        raise table.error("folds: a split by column has one training and one test side; leave folds out", "folds")
+    return int(folds)
 
 
 def read_source(root: Table) -> SourceTable:
