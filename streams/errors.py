@@ -12,6 +12,7 @@
     ├── BrokerError           the embedded broker, or a broker that cannot be reached
     ├── TopicError            a topic that is missing or configured otherwise
     ├── DeliveryError         an output that was not acknowledged
+    ├── ArchiveError          a segment of the archive that is damaged, missing or cannot be written
     ├── BundleError           a bundle that is damaged or does not fit its recipe
     └── TrainingError         data from which nothing can be learned
 """
@@ -103,6 +104,10 @@ class TopicError(KymoError):
 
 class DeliveryError(KymoError):
     """An output was not acknowledged, or this worker no longer owns what it was working on."""
+
+
+class ArchiveError(KymoError):
+    """A segment of the archive is damaged or missing, or cannot be written."""
 
 
 class BundleError(KymoError):
