@@ -1,0 +1,258 @@
+"""Gait-like motion of two feet, made up. In: traits of a runner, speed in m/s, surface, a seed. Out: what a sensor on
+each shoe would measure: acceleration in m/s², angular rate in rad/s, at any times in s.
+
+SYNTHETIC. No public copy of two-foot running recordings with speeds, surfaces and 10 km times exists, so this stands in
+for them in tests and tutorials; what a model reaches on it says nothing about people. Numbers and their sources:
+
+- Stride rate: 77, 79 and 80 strides a minute at 2.4, 2.6 and 2.9 m/s (van Oeveren et al., PLoS ONE 12 (2017) e0184273);
+  the line through the first and the last of them, ``77 + 6 (v - 2.4)``, is carried on to 3.5 m/s.
+- Stance: 36 % of a stride at 2.7 m/s (contact of 271 to 282 ms, 1.28 to 1.31 strides a second; Karamanidis and
+  Arampatzis, J. Exp. Biol. 208 (2005) 3907-3923); 4 percent points less for each m/s more are assumed.
+- A treadmill lowers the foot's angle at contact by 9.8° and makes contact 5 ms longer (Van Hooren et al., Sports Med. 50
+  (2020) 785-813, a meta-analysis, which finds most else alike).
+- The shock of contact is a damped oscillation with 12 to 20 Hz as its main content (Shorten and Winslow, Int. J. Sport
+  Biomech. 8 (1992) 288-304). Its peak of 7 g at 3 m/s and its growth with speed are chosen to lie within what sensors of
+  the usual ±16 g record at a runner's shank; a tenth less on a treadmill is assumed.
+- Swing: the foot's mean forward speed is the runner's, it stands still in stance, and its speed in swing is a raised
+  cosine, which fixes the acceleration: ``v / (1 - d)² · 2π / T · sin(2π s)`` with stance share d, stride time T.
+- Variation from stride to stride stays below 2.5 % in time and near 7 % in the shock; overground is assumed to vary more.
+
+Everything else (differences between runners, sensor mounting, noise) is a plausible choice of ours.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+GRAVITY = 9.80665  # m/s²
+#: Full scale of the sensors: ±16 g and ±2000 °/s.
+RANGE = (16 * GRAVITY, math.radians(2000))
+SURFACES = ("treadmill", "overground")
+FEET = ("left", "right")
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """What stays with a person.
+
+    Attributes
+    ----------
+    name : str
+        Pseudonym.
+    tempo : float
+        Own stride rate, as a multiple of the usual one at that speed.
+    stance : float
+        Added to the share of stance.
+    shock_g : float
+        Peak of the shock at 3 m/s, in g.
+    lift_m : float
+        How high the foot is lifted, m.
+    asymmetry : float
+        Difference of the two step times, as a share of their mean.
+    mount_rad : ndarray
+        ``(2, 3)``: how the sensor on each foot is turned, rotation vector.
+    seconds_10k : float
+        Time over 10 km, s.
+    """
+
+    name: str
+    tempo: float
+    stance: float
+    shock_g: float
+    lift_m: float
+    asymmetry: float
+    mount_rad: Floats
+    seconds_10k: float
+
+    @property
+    def score_10k(self) -> float:
+        """100 for 10 km in 30 minutes, in inverse proportion to the time."""
+        return 100 * 1800 / self.seconds_10k
+
+
+def make_runner(number: int, seed: int) -> Runner:
+    """Runner `number` of the population of a seed; the same whatever the number of runners."""
+    random = np.random.default_rng([seed, number])
+    fitness = random.standard_normal()
+    return Runner(
+        name=f"S{number:02d}",
+        tempo=1 + 0.035 * random.standard_normal(),
+        stance=-0.01 * fitness + 0.008 * random.standard_normal(),
+        shock_g=float(np.clip(7 + random.standard_normal(), 4.5, 9.5)),
+        lift_m=float(np.clip(0.22 + 0.03 * random.standard_normal(), 0.12, 0.32)),
+        asymmetry=float(np.clip(0.01 * random.standard_normal(), -0.02, 0.02)),
+        mount_rad=np.radians(6) * random.standard_normal((2, 3)),
+        seconds_10k=float(np.clip(3000 - 300 * fitness, 1900, 4200)),
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one runner: standing, running, standing again.
+
+    Attributes
+    ----------
+    runner : Runner
+        Who.
+    speed : float
+        m/s.
+    surface : str
+        One of :data:`SURFACES`.
+    start_s, run_s : float
+        When the first foot strikes, and for how long it goes on.
+    taps_s : tuple of float
+        When both sensors were knocked together.
+    seed : int
+        Of what varies from stride to stride.
+    """
+
+    runner: Runner
+    speed: float
+    surface: str
+    start_s: float = 3.0
+    run_s: float = 30.0
+    taps_s: tuple[float, ...] = ()
+    seed: int = 0
+
+    @property
+    def stride_s(self) -> float:
+        """Mean time of a stride, s."""
+        return 60 / ((77 + 6 * (self.speed - 2.4)) * self.runner.tempo)
+
+    @property
+    def stance(self) -> float:
+        """Share of stance in a stride."""
+        longer = 0.005 / self.stride_s if self.surface == "treadmill" else 0.0
+        return 0.36 - 0.04 * (self.speed - 2.7) + self.runner.stance + longer
+
+    @cached_property
+    def strikes_s(self) -> tuple[Floats, Floats]:
+        """When the left and the right foot strike the ground, s; in turns, the left one first."""
+        random = np.random.default_rng([self.seed, 1])
+        steps = int(self.run_s / self.stride_s * 2)
+        spread = 0.012 if self.surface == "treadmill" else 0.018
+        slow = np.zeros(steps)
+        for i in range(1, steps):  # tempo wanders: a first-order process with a memory of about ten steps
+            slow[i] = 0.9 * slow[i - 1] + spread * math.sqrt(1 - 0.9**2) * random.standard_normal()
+        uneven = np.where(np.arange(steps) % 2 == 0, 1, -1) * self.runner.asymmetry / 2
+        lengths = self.stride_s / 2 * (1 + uneven + slow + 0.4 * spread * random.standard_normal(steps))
+        times = self.start_s + np.concatenate(([0.0], np.cumsum(lengths)))
+        return times[0::2], times[1::2]
+
+    def measure(self, foot: str, times_s: Floats) -> Floats:
+        """What the sensor of a foot measures, without noise.
+
+        Parameters
+        ----------
+        foot : str
+            ``left`` or ``right``.
+        times_s : ndarray
+            ``(n,)``, s.
+
+        Returns
+        -------
+        ndarray
+            ``(n, 6)``: ax ay az in m/s², gx gy gz in rad/s; x forward, y to the left, z up at rest.
+        """
+        side = FEET.index(foot)
+        turn = _rotation(self.runner.mount_rad[side])
+        pitch = self._pitch(side, times_s)
+        force = self._force(side, times_s)  # (n, 3), in the ground's axes
+        cos, sin = np.cos(pitch), np.sin(pitch)
+        own = np.column_stack(
+            [cos * force[:, 0] - sin * force[:, 2], force[:, 1], sin * force[:, 0] + cos * force[:, 2]]
+        )
+        h = 5e-4  # s
+        rate = (self._pitch(side, times_s + h) - self._pitch(side, times_s - h)) / (2 * h)
+        roll = (self._roll(side, times_s + h) - self._roll(side, times_s - h)) / (2 * h)
+        mirror = 1 if foot == "left" else -1
+        spin = np.column_stack([mirror * roll, rate, -0.4 * mirror * roll])
+        return np.hstack([own @ turn, spin @ turn])
+
+    def _phase(self, side: int, times_s: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
+        """Stride, phase 0 to 1 within it, and how much it counts (0 when standing, smooth at both ends)."""
+        strikes = self.strikes_s[side]
+        stride = np.clip(np.searchsorted(strikes, times_s, side="right") - 1, 0, len(strikes) - 2)
+        length = strikes[stride + 1] - strikes[stride]
+        phase = np.clip((times_s - strikes[stride]) / length, 0, 1)
+        rise = np.clip((times_s - strikes[0]) / 0.3, 0, 1)
+        fall = np.clip((strikes[-1] - times_s) / 0.3, 0, 1)
+        return stride.astype(np.int64), phase, (1 - np.cos(np.pi * rise)) * (1 - np.cos(np.pi * fall)) / 4
+
+    def _pitch(self, side: int, times_s: Floats) -> Floats:
+        """Angle of the sole to the ground, rad; toes up is positive."""
+        _, phase, weight = self._phase(side, times_s)
+        angle: Floats = weight * np.radians(self._pitch_curve(phase))
+        return angle
+
+    @cached_property
+    def _pitch_curve(self) -> Any:
+        from scipy.interpolate import PchipInterpolator
+
+        d = self.stance
+        contact = 18.0 - (9.8 if self.surface == "treadmill" else 0.0)
+        knots = [0.0, 0.25 * d, 0.6 * d, d, d + 0.3 * (1 - d), d + 0.75 * (1 - d), 0.96, 1.0]
+        swing = -70 - 8 * (self.speed - 3)
+        angles = [contact, 0.0, -3.0, -42.0, swing, 4.0, contact + 2, contact]
+        return PchipInterpolator(
+            [k - 1 for k in knots[:-1]] + knots + [k + 1 for k in knots[1:]], angles[:-1] + angles + angles[1:]
+        )
+
+    def _roll(self, side: int, times_s: Floats) -> Floats:
+        """Inversion of the foot, rad: tilted out at contact, flat in stance."""
+        _, phase, weight = self._phase(side, times_s)
+        angle: Floats = weight * np.radians(7) * np.cos(2 * np.pi * phase)
+        return angle
+
+    def _force(self, side: int, times_s: Floats) -> Floats:
+        """Acceleration less gravity in the ground's axes, ``(n, 3)`` in m/s²."""
+        stride, phase, weight = self._phase(side, times_s)
+        d, period = self.stance, self.stride_s
+        swing = np.where(phase > d, (phase - d) / (1 - d), 0.0)
+        swing_s = (1 - d) * period
+        peak = self.speed / (1 - d) * 2 * np.pi / swing_s
+        out = np.zeros((len(times_s), 3))
+        out[:, 0] = weight * peak * np.sin(2 * np.pi * swing)
+        lifted = 2 * np.pi**2 * self.runner.lift_m / swing_s**2 * np.cos(2 * np.pi * swing)
+        # The foot leaves the ground and lands with no step in acceleration: faded in and out over a tenth of the swing.
+        edge = np.clip(np.minimum(swing, 1 - swing) / 0.1, 0, 1)
+        out[:, 2] = GRAVITY + weight * np.where(phase > d, lifted, 0.0) * edge
+        shock = self._shock(side, stride, times_s)
+        out += np.outer(shock, [-0.4, 0.1 * (1 if side == 0 else -1), 1.0])
+        push = weight * 8 * (self.speed / 3) * np.exp(-(((phase - 0.85 * d) / (0.1 * d)) ** 2))
+        out[:, 0] += push
+        for tap in self.taps_s:
+            since = times_s - tap
+            pulse = np.where((since > 0) & (since < 0.008), np.sin(np.pi * since / 0.008), 0.0)
+            out[:, 2] += 60 * pulse
+        return out
+
+    def _shock(self, side: int, stride: NDArray[np.int64], times_s: Floats) -> Floats:
+        """Vertical shock of the contacts, m/s²: a damped oscillation of 16 Hz after each strike."""
+        strikes = self.strikes_s[side]
+        random = np.random.default_rng([self.seed, 2 + side])
+        vary = np.exp(0.07 * random.standard_normal(len(strikes)))
+        usual = self.runner.shock_g * GRAVITY * (self.speed / 3) ** 1.3 * (0.9 if self.surface == "treadmill" else 1.0)
+        since = times_s - strikes[stride]
+        after = np.clip(since, 0, None)
+        shape = np.exp(-after / 0.018) * np.sin(2 * np.pi * 16 * after) / 0.48563  # its largest value is 1
+        return np.where((since > 0) & (times_s < strikes[-1]), usual * vary[stride] * shape, 0.0)
+
+
+def _rotation(vector: Floats) -> Floats:
+    """Matrix of a rotation vector (Rodrigues)."""
+    angle = float(np.linalg.norm(vector))
+    if angle == 0:
+        return np.eye(3)
+    x, y, z = vector / angle
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    turned: Floats = np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
+    return turned
