@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.zoo import SCHEDULES, Epoch, FitOptions, Head, Samples
+from streams.chunk import Array
 from streams.errors import TrainingError
 
 PREDICT_BATCH = 256
@@ -162,6 +163,12 @@ def class_weights(classes: NDArray[np.int64], labels: int, options: FitOptions) 
         return np.asarray(options.class_weights, np.float32)
     counts = np.bincount(classes, minlength=labels)
     return (len(classes) / (labels * np.maximum(counts, 1))).astype(np.float32)
+
+
+def spread(values: Array) -> np.float32:
+    """Standard deviation of the known ones, 1 where there is none: what a number's error is measured in."""
+    known = values[np.isfinite(values)]
+    return np.float32(known.std() if len(known) and known.std() > 0 else 1.0)
 
 
 def load_state(folder: Path | None) -> bytes | None:

@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from models.fit import Course, Learning, batches, class_weights, epoch_random, load_state, rate, store_state
+from models.fit import Course, Learning, batches, class_weights, epoch_random, load_state, rate, spread, store_state
 from models.zoo import Epoch, FitOptions, Samples
 from streams.chunk import Array
 
@@ -166,12 +166,6 @@ class _Fit:
             self.best = [arrays[f"best{i}"] for i in range(sum(key.startswith("best") for key in arrays.files))]
         for epoch in self.course.history:
             on_epoch(epoch)
-
-
-def spread(values: Array) -> np.float32:
-    """Standard deviation of the known ones, 1 where there is none: what a number's error is measured in."""
-    known = values[np.isfinite(values)]
-    return np.float32(known.std() if len(known) and known.std() > 0 else 1.0)
 
 
 def _cross_entropy(logits: Any, classes: Any, weights: Any, smoothing: float) -> Any:

@@ -106,6 +106,17 @@ class FitOptions:
     mixed_precision: str = "auto"
 
 
+@dataclass(frozen=True, slots=True)
+class Between:
+    """A range of a parameter that a search may try: evenly in its logarithm, both ends above 0."""
+
+    low: float
+    high: float
+
+
+#: What a search may try of a parameter: some values, or a range.
+Range = tuple[Any, ...] | Between
+
 #: ``none``: the same rate throughout; ``cosine``: up over the first tenth, then down to 0 along a half cosine;
 #: ``plateau``: half as large each time the validation loss was not better for a third of `patience` epochs.
 SCHEDULES = ("none", "cosine", "plateau")

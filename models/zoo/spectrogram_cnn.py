@@ -7,23 +7,24 @@ batch. A plain signal (time, channels) counts as a spectrogram of one bin.
 
 from __future__ import annotations
 
-import contextlib
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from models.export import clean_onnx
-from models.zoo import Epoch, FitOptions, Samples, read_parameters
+from models.fit import Learning
+from models.fit_torch import fit_torch, predict_torch
+from models.zoo import Between, Epoch, FitOptions, Range, Samples, read_parameters
 from streams.chunk import Array, Format
 from streams.errors import TrainingError
 
 OPSET = 18
+_MOST_SEEN = 1024  # windows from which the spread is taken
 #: ``width`` channels behind the first layer and twice as many behind the others; patches of ``patch_time`` x
 #: ``patch_bins`` (0: chosen by the window's shape); then how it learns: ``jitter`` (noise), ``scale`` (loudness of a
 #: channel) and ``shift`` (in time) are shares of the spread, value and window by which they are varied.
@@ -63,6 +64,14 @@ class SpectrogramCnn:
 
     layout: ClassVar[str] = "channels_first"
     packages: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript")
+    search: ClassVar[Mapping[str, Range]] = {
+        "width": (8, 16, 32),
+        "dropout": (0.0, 0.1, 0.3),
+        "learning_rate": Between(1e-3, 1e-2),
+        "weight_decay": Between(1e-3, 1e-1),
+        "jitter": (0.0, 0.05, 0.1, 0.2),
+        "shift": (0.0, 0.1, 0.2),
+    }
 
     def __init__(self, fmt: Format, labels: Sequence[str], parameters: Mapping[str, Any], seed: int) -> None:
         if len(fmt.shape) not in (1, 2):
@@ -76,6 +85,7 @@ class SpectrogramCnn:
                 "[model] width and batch_size start at 1, learning_rate is above 0, dropout from 0 to below 1"
             )
         self.shape = (fmt.shape[-1], fmt.rows or 1, *fmt.shape[:-1])  # (channels, time, bins)
+        self.labels = len(labels)
         torch.manual_seed(seed)
         self.net = _network(self.shape, len(labels), p)
 
@@ -83,61 +93,24 @@ class SpectrogramCnn:
         self, training: Samples, validation: Samples | None, options: FitOptions, on_epoch: Callable[[Epoch], None]
     ) -> None:
         """Learn by AdamW with a cosine schedule and class weights; with validation, keep the best epoch's weights."""
-        with _reproducible(options.seed):
-            self._fit(training, validation, options, on_epoch)
+        p, first = self.parameters, options.augment
+        spread = float(training.windows[:_MOST_SEEN].std()) or 1.0
 
-    def _fit(
-        self, training: Samples, validation: Samples | None, options: FitOptions, on_epoch: Callable[[Epoch], None]
-    ) -> None:
-        p, random = self.parameters, np.random.default_rng(options.seed)
-        loss_of = nn.CrossEntropyLoss(weight=_class_weights(training.classes, self._labels()), label_smoothing=0.02)
-        batches = -(-len(training.classes) // p["batch_size"])
-        optimiser = torch.optim.AdamW(self.net.parameters(), lr=p["learning_rate"], weight_decay=p["weight_decay"])
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, p["learning_rate"], total_steps=options.epochs * batches
+        def augment(windows: Array, random: np.random.Generator) -> Array:
+            return _varied(first(windows, random) if first else windows, p, spread, random)
+
+        learning = Learning(
+            labels=self.labels,
+            learning_rate=p["learning_rate"],
+            batch_size=p["batch_size"],
+            weight_decay=p["weight_decay"],
+            label_smoothing=0.02,
         )
-        best, best_loss, since = None, float("inf"), 0
-        for epoch in range(options.epochs):
-            self.net.train()
-            total = 0.0
-            for windows, classes in _batches(training, p, random):
-                optimiser.zero_grad()
-                loss = loss_of(self.net(windows), classes)
-                loss.backward()
-                optimiser.step()
-                schedule.step()
-                total += loss.item() * len(classes)
-            numbers: Epoch = {"epoch": epoch + 1, "loss": total / len(training.classes)}
-            if validation is not None:
-                numbers |= self._judge(validation)
-                since += 1
-                if numbers["validation_loss"] < best_loss:
-                    best, best_loss, since = copy.deepcopy(self.net.state_dict()), numbers["validation_loss"], 0
-            on_epoch(numbers)
-            if since >= options.patience:
-                break
-        if best is not None:
-            self.net.load_state_dict(best)
-        self.net.eval()
-
-    def _labels(self) -> int:
-        head = self.net[-2]
-        assert isinstance(head, nn.Conv2d)
-        return head.out_channels
-
-    def _judge(self, samples: Samples) -> Epoch:
-        logits, classes = torch.from_numpy(self.predict(samples.windows)), torch.from_numpy(samples.classes)
-        loss = nn.functional.cross_entropy(logits, classes).item()
-        return {"validation_loss": loss, "validation_accuracy": (logits.argmax(1) == classes).double().mean().item()}
+        fit_torch(self.net, learning, training, validation, replace(options, augment=augment), on_epoch)
 
     def predict(self, windows: Array) -> Array:
         """Logits, ``(n, labels)`` float32, by torch."""
-        self.net.eval()
-        with torch.inference_mode():
-            parts = [
-                self.net(torch.from_numpy(windows[i : i + 256].copy())).numpy() for i in range(0, len(windows), 256)
-            ]
-        return np.concatenate(parts)
+        return predict_torch(self.net, windows)
 
     def export(self, path: Path, input_name: str, output_name: str) -> None:
         """Write ONNX with a free batch size."""
@@ -198,37 +171,13 @@ def _halved(size: int) -> int:
     return (size + 1) // 2 if size >= 8 else size
 
 
-def _class_weights(classes: Array, labels: int) -> Tensor:
-    """Weight of each class: as if all were equally frequent; their mean over the samples is 1."""
-    counts = np.bincount(classes, minlength=labels)
-    return torch.from_numpy((len(classes) / (labels * np.maximum(counts, 1))).astype(np.float32))
-
-
-def _batches(samples: Samples, p: Mapping[str, Any], random: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch's batches, shuffled and varied: noise, loudness of each channel, shift in time."""
-    order = random.permutation(len(samples.classes))
-    spread = float(samples.windows.std()) or 1.0
-    for part in np.array_split(order, -(-len(order) // p["batch_size"])):
-        windows: NDArray[np.float32] = samples.windows[part].astype(np.float32)  # (n, channels, time, …), a copy
-        aside = (1,) * (windows.ndim - 2)
-        windows *= 1 + p["scale"] * random.standard_normal((len(part), windows.shape[1], *aside), np.float32)
-        windows += p["jitter"] * spread * random.standard_normal(windows.shape, np.float32)
-        most = int(p["shift"] * windows.shape[2])
-        if most:
-            for window, by in zip(windows, random.integers(-most, most + 1, len(part)), strict=True):
-                window[:] = np.roll(window, by, axis=1)
-        yield torch.from_numpy(windows), torch.from_numpy(samples.classes[part])
-
-
-@contextlib.contextmanager
-def _reproducible(seed: int) -> Iterator[None]:
-    """One thread and deterministic kernels: the same seed gives the same weights on the same machine."""
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(strict)
+def _varied(windows: Array, p: Mapping[str, Any], spread: float, random: np.random.Generator) -> Array:
+    """A batch ``(n, channels, time, …)`` with noise, another loudness of each channel, and shifted in time."""
+    aside = (1,) * (windows.ndim - 2)
+    windows *= 1 + p["scale"] * random.standard_normal((*windows.shape[:2], *aside), np.float32)
+    windows += p["jitter"] * spread * random.standard_normal(windows.shape, np.float32)
+    most = int(p["shift"] * windows.shape[2])
+    if most:
+        for window, by in zip(windows, random.integers(-most, most + 1, len(windows)), strict=True):
+            window[:] = np.roll(window, by, axis=1)
+    return windows
