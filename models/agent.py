@@ -19,8 +19,10 @@ from typing import Any
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from models.around import Around, Job
+from models.handed import Limits, Pending
 from models.log import Outbox, Outgoing
-from models.partition import Left, Limits, Partition, Pending
+from models.partition import Partition
+from models.takeover import read_left
 from streams.errors import ChunkError, DeliveryError
 
 _BATCH = 64  # windows a classification; more only adds latency
@@ -45,7 +47,7 @@ class Agent:
 
     def __init__(self, job: Job, around: Around, limits: Limits | None = None) -> None:
         self.job, self._limits = job, limits
-        self._kafka, self._names, self._read_back = around.kafka, around.names, around.read_back
+        self._around, self._kafka, self._names, self._read_back = around, around.kafka, around.names, around.read_back
         self._observer, self._failed = around.observer, around.failed
         self.partitions: dict[int, Partition] = {}
         self._epoch = 0  # counts revocations
@@ -53,7 +55,6 @@ class Agent:
         self._changed = asyncio.Condition()
         self._turn = asyncio.Lock()  # no record is taken while snapshots are stored
         self._outbox = Outbox(self._kafka.aiokafka_producer, self._fail)
-        self._committed: dict[TopicPartition, int] = {}
         self._rewinds: dict[TopicPartition, tuple[int, int, int]] = {}  # (expected, came, how often)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="classify")
         self._tasks: list[asyncio.Task[None]] = []
@@ -141,33 +142,7 @@ class Agent:
         for topic in (self.job.topic, self._names.of("state"), self._names.of("rejected")):
             await self._kafka.aiokafka_producer().partitions_for(topic)  # else the first event would wait for it
         inputs = [tp for tp in assigned if tp.partition in numbers]
-        events = {n: TopicPartition(self.job.topic, n) for n in numbers}
-        states = [TopicPartition(self._names.of("state"), n) for n in numbers]
-        limits = await self._read_back.limits([*inputs, *events.values(), *states])
-        found = (await self._kafka.committed_with(inputs)).items()
-        # A commit behind the end is of a topic that was deleted and made again.
-        committed = {tp: c for tp, c in found if 0 <= c.offset <= limits[tp][1]}
-        # Without a commit nothing is known: any event that is there may be of a window that comes again.
-        marks = {tp: events_mark(committed[tp].metadata) if tp in committed else 0 for tp in inputs}
-        starts = {
-            n: max(limits[events[n]][0], min(mark for tp, mark in marks.items() if tp.partition == n)) for n in numbers
-        }
-        published = await self._read_back.published(
-            {events[n]: (starts[n], limits[events[n]][1]) for n in numbers}, self.job.outputs.read
-        )
-        snapshots = await self._read_back.snapshots({tp: limits[tp] for tp in states}, self._state_key(""))
-        for n in numbers:
-            mine = [tp for tp in inputs if tp.partition == n]
-            left = Left(
-                events_start=starts[n],
-                events_end=limits[events[n]][1],
-                published=published[n],
-                snapshots=snapshots[n],
-                next_offset={
-                    tp.topic: max(limits[tp][0], committed[tp].offset if tp in committed else 0) for tp in mine
-                },
-                input_end={tp.topic: limits[tp][1] for tp in mine},
-            )
+        for n, left in (await read_left(self.job, self._around, inputs, self._state_key(""))).items():
             self.partitions[n] = Partition(
                 n, self.job.chain, self.job.matches, time.monotonic, self._limits, self.job.outputs
             )
@@ -244,10 +219,6 @@ class Agent:
         self._raise_failure()
         if offsets and not self._kafka.is_stale():
             await self._kafka.commit_with(offsets)
-            self._committed |= {tp: o.offset for tp, o in offsets.items()}
-            for tp, committed in offsets.items():
-                if tp.partition in self.partitions:
-                    self.partitions[tp.partition].committed(tp.topic, committed.offset)
             for tp, committed in offsets.items():
                 self.partitions[tp.partition].committed(tp.topic, committed.offset)
             self._observer.committed(time.perf_counter() - started)
@@ -260,9 +231,9 @@ class Agent:
         out = {}
         for partition in self.partitions.values():
             for topic, (offset, events_end) in partition.committable().items():
-                tp = TopicPartition(topic, partition.number)
-                if self._committed.get(tp) != offset:
-                    out[tp] = OffsetAndMetadata(offset, json.dumps({"events": events_end}))
+                out[TopicPartition(topic, partition.number)] = OffsetAndMetadata(
+                    offset, json.dumps({"events": events_end})
+                )
         return out
 
     async def _drain(self) -> None:
@@ -290,7 +261,6 @@ class Agent:
                         f"what was taken could not be finished within {_DRAIN_S:g} s of losing its partitions"
                     ) from None
             self.partitions.clear()
-            self._committed.clear()
 
     async def on_stop(self) -> None:
         """Finish what was taken, commit it, close."""
@@ -324,12 +294,3 @@ class Agent:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
-
-
-def events_mark(metadata: str | None) -> int:
-    """Where to begin to read the events back, as it stands beside a commit; 0, from the start, where another program made the commit."""
-    try:
-        mark = json.loads(metadata or "")["events"]
-    except (ValueError, TypeError, KeyError):
-        return 0
-    return mark if type(mark) is int and mark >= 0 else 0

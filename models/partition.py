@@ -9,10 +9,10 @@ from __future__ import annotations
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
-from models.outputs import Output, Outputs, outputs_of, taken_chain
+from models.handed import Left, Limits, Pending
+from models.outputs import Outputs, outputs_of, taken_chain
 from models.runs import SAMPLES, Run
 from models.sessions import Session
 from processors.chain import Chain, ChainStage
@@ -22,70 +22,6 @@ from streams.errors import ChunkError, FormatError
 
 _BINDINGS = 10_000  # headers whose verdict is remembered
 _IRREGULAR = ("duplicates", "late")
-
-
-@dataclass(slots=True, frozen=True)
-class Limits:
-    """When a session gets a snapshot, so that it holds back no commit.
-
-    Attributes
-    ----------
-    quiet_s : float
-        Seconds without a chunk after which a session is stored and unloaded.
-    lag : int
-        Offsets that a session may hold the commit back.
-    """
-
-    quiet_s: float = 60.0
-    lag: int = 20_000
-
-
-@dataclass(slots=True, eq=False)
-class Pending:
-    """A window on its way to becoming an event.
-
-    Attributes
-    ----------
-    output : Window or Chunk
-        The window, or the derived chunk.
-    place : int
-        Where in the session's input it stands.
-    session : Session
-        Whose it is.
-    sent_ms : int
-        Unix time at which its last chunk was sent, ms.
-    """
-
-    output: Output
-    place: int
-    session: Session
-    sent_ms: int
-
-
-@dataclass(slots=True)
-class Left:
-    """What an earlier life of a partition left.
-
-    Attributes
-    ----------
-    events_start, events_end : int
-        Its events since its last commit stand between these offsets of the events partition.
-    published : dict of str to set of int
-        By session, the start indices of the windows of those events.
-    snapshots : dict of str to bytes
-        By session, its stored snapshot.
-    next_offset : dict of str to int
-        By input topic, where reading begins.
-    input_end : dict of str to int
-        By input topic, the end at loading: nothing behind it can have been read before.
-    """
-
-    events_start: int = 0
-    events_end: int = 0
-    published: dict[str, set[int]] = field(default_factory=dict)
-    snapshots: dict[str, bytes] = field(default_factory=dict)
-    next_offset: dict[str, int] = field(default_factory=dict)
-    input_end: dict[str, int] = field(default_factory=dict)
 
 
 class Partition:
@@ -130,12 +66,12 @@ class Partition:
         self.events_end = 0
         self.next_offset: dict[str, int] = {}
         self._marks: dict[str, deque[tuple[int, int]]] = {}
-        self._committed: dict[str, int] = {}  # by topic: where a restart would begin
+        self._committed: dict[str, int] = {}  # by topic: what this life has committed
 
     def load(self, left: Left) -> None:
         """Take over what an earlier life left."""
         self._left, self.published, self.events_end = left, left.published, left.events_end
-        self.next_offset, self._committed = dict(left.next_offset), dict(left.next_offset)
+        self.next_offset = dict(left.next_offset)
         self._asleep = {name: zlib.compress(data, 1) for name, data in left.snapshots.items()}
 
     def mark(self, topic: str, offset: int) -> None:
@@ -289,7 +225,7 @@ class Partition:
             quiet = now - session.touched_s > self.limits.quiet_s
             if session.must_snapshot() or (held is not None and (quiet or lag > self.limits.lag)):
                 out.append((session, session.snapshot()))
-            elif session.can_withdraw(self._committed.get(session.topic, -1)):
+            elif session.can_withdraw(self._restart(session.topic)):
                 out.append((session, None))
         return out
 
@@ -307,8 +243,12 @@ class Partition:
         """The broker has the commit: a restart begins there."""
         self._committed[topic] = offset
 
+    def _restart(self, topic: str) -> int:
+        """Where a restart would begin to read."""
+        return self._committed.get(topic, self._left.next_offset.get(topic, -1))
+
     def committable(self) -> dict[str, tuple[int, int]]:
-        """By topic: the offset that may be committed, and where to begin to read the events back from there."""
+        """By topic, where it changed: the offset that may be committed, and where to begin to read the events back from there."""
         holds: dict[str, int] = dict(self.next_offset)
         for session in self.sessions.values():
             held = session.hold()
@@ -316,6 +256,8 @@ class Partition:
                 holds[session.topic] = min(holds.get(session.topic, held), held)
         out = {}
         for topic, offset in holds.items():
+            if self._committed.get(topic) == offset:
+                continue
             marks = self._marks.get(topic, deque())
             while len(marks) > 1 and marks[1][0] <= offset:
                 marks.popleft()
