@@ -1,35 +1,27 @@
 """Faust without its stream path. In: settings and topic names. Out: a Faust app that hands over records in batches as they were fetched.
 
 Faust keeps what it is good at: the consumer's thread with its heartbeats, group membership, assignment, commits, start and stop. Its
-stream path costs 0.08 to 0.15 ms a message, so it is left out: what a fetch brings goes to the app's `handler` as it is. Three
-more things differ from Faust's own transport: partitions of equal number stay together (range assignment), a commit carries metadata,
-and a worker that has not been heard by the broker for half its session timeout sends nothing any more.
+stream path costs 0.08 to 0.15 ms a message, so it is left out: what a fetch brings goes to the app's `handler` as it is
+(`processors.transport`).
 """
 
 # Faust declares its app, consumer and producer by abstract types that lack what the concrete ones have and we add.
 # mypy: disable-error-code="attr-defined,no-any-return,misc"
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import aiokafka
 import faust
-from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import IllegalStateError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
-from faust.transport.drivers import aiokafka as driver
 
+from processors.transport import REQUEST_TIMEOUT_S, BatchTransport, credentials
 from streams.errors import DeliveryError, KymoError
 from streams.settings import Settings
-from streams.topics import MIB
-
-_FETCH_RECORDS = 2_000  # records a hand-over: enough to make fetching cheap, few enough to answer a rebalance soon
-_REQUEST_TIMEOUT_S = 30.0
 
 
 class Handler(Protocol):
@@ -49,145 +41,6 @@ class Handler(Protocol):
 
     async def on_stop(self) -> None:
         """Finish what was taken, commit it."""
-
-
-class BatchThread(driver.AIOKafkaConsumerThread):
-    """Faust's consumer thread, with the settings and the heartbeat that batches need."""
-
-    last_heartbeat_s = float("inf")
-
-    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
-        conf, timeout_ms = self.app.conf, int(self.app.conf.broker_session_timeout * 1000)
-        self._assignor = RangePartitionAssignor
-        auth = driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context)
-        return aiokafka.AIOKafkaConsumer(
-            client_id=conf.broker_client_id,
-            group_id=conf.id,
-            group_instance_id=conf.consumer_group_instance_id,
-            bootstrap_servers=driver.server_list(transport.url, transport.default_port),
-            partition_assignment_strategy=[RangePartitionAssignor],
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            max_poll_records=_FETCH_RECORDS,
-            max_poll_interval_ms=300_000,
-            max_partition_fetch_bytes=2 * MIB,  # a larger message comes alone
-            fetch_max_bytes=8 * MIB,
-            fetch_max_wait_ms=500,
-            request_timeout_ms=int(_REQUEST_TIMEOUT_S * 1000),
-            session_timeout_ms=timeout_ms,
-            rebalance_timeout_ms=max(timeout_ms, 15_000),
-            heartbeat_interval_ms=max(timeout_ms // 8, 100),
-            check_crcs=False,  # the broker has checked them; a check in pure Python would cost more than all the rest
-            **auth,
-        )
-
-    async def on_start(self) -> None:
-        """Start the consumer and listen to its heartbeat."""
-        await super().on_start()
-        coordinator = self._ensure_consumer()._coordinator
-        beat = coordinator._do_heartbeat
-
-        async def listened() -> bool:
-            sent = time.monotonic()
-            alive: bool = await beat()
-            if alive:
-                self.last_heartbeat_s = sent
-            return alive
-
-        coordinator._do_heartbeat = listened
-
-    async def on_partitions_assigned(self, assigned: set[Any], generation_id: int = 0) -> None:
-        """Pass the assignment on; to have been given one is a sign of life."""
-        self.last_heartbeat_s = time.monotonic()
-        await super().on_partitions_assigned(assigned, generation_id)
-
-    async def commit_with(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
-        """Commit offsets and their metadata."""
-        await self.call_thread(self._ensure_consumer().commit, dict(offsets))
-
-    async def committed_with(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
-        """Committed offsets with their metadata."""
-        coordinator = self._ensure_consumer()._coordinator
-        found: dict[TopicPartition, OffsetAndMetadata] = await self.call_thread(
-            coordinator.fetch_committed_offsets, list(partitions)
-        )
-        return found
-
-
-class BatchConsumer(driver.Consumer):
-    """Faust's consumer, draining fetches into the app's handler."""
-
-    _thread: BatchThread
-
-    def _new_consumer_thread(self) -> BatchThread:
-        return BatchThread(self, loop=self.loop, beacon=self.beacon)
-
-    async def _drain_messages(self, fetcher: Any) -> None:
-        stopped, fetcher_stopped = self._stopped.is_set, fetcher._stopped.is_set
-        ahead = self._fetch()
-        try:
-            while not (stopped() or fetcher_stopped()):
-                generation, records = await ahead
-                ahead = self._fetch()  # crosses into the consumer's thread and back while the handler works
-                if self.should_stop or not records:
-                    await asyncio.sleep(0)
-                elif self.flow_active and generation == self.app.consumer_generation_id:
-                    await self.app.handler.on_records(records)
-                else:  # fetched while a rebalance was under way
-                    await self._put_back(records)
-        finally:
-            ahead.cancel()
-
-    def _fetch(self) -> asyncio.Task[tuple[int, Any]]:
-        """Begin to wait for records; gives them with the generation in which that began."""
-
-        async def wait(generation: int) -> tuple[int, Any]:
-            records, _ = await self._wait_next_records(timeout=1.0)
-            return generation, records
-
-        return asyncio.create_task(wait(self.app.consumer_generation_id))
-
-    async def _put_back(self, records: Mapping[TopicPartition, list[Any]]) -> None:
-        """Have what is still this worker's read again."""
-        for tp, batch in records.items():
-            with contextlib.suppress(IllegalStateError):  # taken away meanwhile; its owner begins at the commit
-                position = await self.position(tp)
-                if position is not None and position > batch[0].offset:
-                    await self.seek(tp, batch[0].offset)
-
-    async def on_stop(self) -> None:
-        """Finish and commit before the connection closes."""
-        await self.app.handler.on_stop()
-
-    def verify_event_path(self, now: float, tp: Any) -> None:
-        """Faust's own check for stuck streams sees none of ours."""
-
-
-class FencedProducer(driver.Producer):
-    """Faust's producer: idempotent, and silent once the worker may have been overtaken."""
-
-    def _settings_extra(self) -> dict[str, Any]:
-        return {"acks": "all", "enable_idempotence": True, "max_batch_size": MIB, "max_request_size": 8 * MIB + MIB}
-
-    async def on_start(self) -> None:
-        """Start, and put the fence where a request is written to the socket."""
-        await super().on_start()
-        client = self._ensure_producer().client
-        send = client.send
-
-        async def fenced(node_id: Any, request: Any, **kwargs: Any) -> Any:
-            if type(request).__name__.startswith("Produce") and self.app.is_stale():
-                self.app.fail_stale()
-            return await send(node_id, request, **kwargs)
-
-        client.send = fenced
-
-
-class BatchTransport(driver.Transport):
-    """The above as a Faust transport."""
-
-    Consumer = BatchConsumer
-    Producer = FencedProducer
 
 
 class BatchApp(faust.App):
@@ -223,10 +76,10 @@ class BatchApp(faust.App):
             broker=[f"kafka://{address}" for address in settings.brokers.split(",")],
             broker_credentials=credentials(settings),
             broker_session_timeout=settings.session_timeout_s,
-            broker_request_timeout=_REQUEST_TIMEOUT_S,
+            broker_request_timeout=REQUEST_TIMEOUT_S,
             broker_heartbeat_interval=settings.session_timeout_s / 8,
             consumer_group_instance_id=instance,
-            producer_request_timeout=_REQUEST_TIMEOUT_S,
+            producer_request_timeout=REQUEST_TIMEOUT_S,
             topic_allow_declare=False,
             topic_disable_leader=True,
             web_enabled=False,
@@ -305,28 +158,3 @@ class BatchApp(faust.App):
 async def _subscription(stream: Any) -> None:
     async for _ in stream.noack():
         raise RuntimeError("a record took Faust's stream path")
-
-
-def credentials(settings: Settings) -> Any:
-    """Faust's credentials of a deployment; None for plain text."""
-    if settings.security_protocol == "PLAINTEXT":
-        return None
-    context = None
-    if settings.security_protocol.endswith("SSL"):
-        context = ssl.create_default_context(cafile=settings.ssl_cafile or None)
-        if settings.ssl_certfile:
-            context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile or None)
-    if settings.security_protocol == "SSL":
-        return faust.SSLCredentials(context)
-    return faust.SASLCredentials(
-        username=settings.sasl_username,
-        password=settings.sasl_password,
-        mechanism=settings.sasl_mechanism,
-        ssl_context=context,
-    )
-
-
-def reader_arguments(settings: Settings) -> dict[str, Any]:
-    """Connection arguments for aiokafka's own clients."""
-    auth = driver.credentials_to_aiokafka_auth(credentials(settings), None)
-    return {"bootstrap_servers": settings.brokers, **auth}

@@ -29,8 +29,8 @@ BELOW = {
 LAYERS = {*BELOW, "kymo"}
 # Where a heavy library may be imported: a file, or every file of a folder that ends in a slash.
 HOMES = {
-    "faust": {"processors/agent.py", "processors/batches.py", "deploy/"},
-    "mode": {"processors/agent.py", "processors/batches.py", "deploy/"},
+    "faust": {"processors/batches.py", "processors/transport.py", "deploy/"},
+    "mode": {"processors/batches.py", "processors/transport.py", "deploy/"},
     "torch": {"models/"},
     "onnxscript": {"models/"},
     "tensorflow": {"models/"},
