@@ -56,7 +56,7 @@ def usable_recipes(recipes: Sequence[str], home: Path) -> list[str]:
     KymoError
         If a given recipe or its bundle cannot be used, or none was given and none is usable.
     """
-    from deploy.worker import load_work
+    from deploy.jobs import load_work
     from processors.recipe import INSTALLED
 
     if recipes:

@@ -13,78 +13,27 @@ import dataclasses
 import fcntl
 import os
 import signal
-import socket
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from fractions import Fraction
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from deploy.broker import address
+from deploy.jobs import BOTH, Work, derived_format, load_work, make_app
 from deploy.worker_log import set_up_logging
-from models.bundle import Bundle, load_bundle
-from models.classify import Classifier
-from models.outputs import outputs_of
-from processors.recipe import Recipe, load_recipe
-from streams.chunk import Format, Window
-from streams.codec import ChunkCodec
-from streams.errors import BrokerError, DeliveryError, KymoError, RecipeError
+from streams.errors import BrokerError, DeliveryError, KymoError
 from streams.kafka_admin import ensure_topics
 from streams.settings import Settings
 from streams.topics import Names
 
 DRAIN_S = 20.0
 AWAY_S = 600.0  # a broker may be away so long before a worker gives up
-BOTH = "processor-model"
 _RESTARTS = "KYMO_WORKER_RESTARTS"  # times of the last restarts, across them
 _RESTARTS_MAX, _RESTARTS_S = 10, 60.0
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Work:
-    """A recipe with the bundle that classifies for it."""
-
-    recipe: Recipe
-    bundle: Bundle
-
-
-def load_work(recipes: Sequence[str], bundle: str | None, home: Path) -> list[Work]:
-    """Recipes and their bundles, checked against each other before anything starts.
-
-    Raises
-    ------
-    KymoError
-        If a recipe, or its bundle, cannot be used.
-    """
-    works = []
-    for name in recipes:
-        recipe = load_recipe(name)
-        if recipe.model is None:
-            raise RecipeError(
-                f"recipe `{recipe.name}` has no [model], so there is nothing to classify with", recipe.path
-            )
-        loaded = load_bundle(bundle or recipe.name, home)
-        loaded.check(recipe)
-        works.append(Work(recipe, loaded))
-    groups = [work.recipe.name for work in works]
-    if len(set(groups)) != len(groups):
-        raise RecipeError(f"two recipes have the same name ({', '.join(groups)}); a worker tells them apart by it")
-    return works
-
-
-def encoder(classifier: Classifier) -> Callable[[Sequence[Window]], list[bytes]]:
-    """Windows to encoded events, stamped with the present."""
-
-    def classify(windows: Sequence[Window]) -> list[bytes]:
-        events = classifier.classify(windows)
-        now_ns = time.time_ns()
-        return [event.to_json(now_ns) for event in events]
-
-    return classify
 
 
 def roles_of(text: str, settings: Settings) -> list[str]:
@@ -164,7 +113,7 @@ def _serve(parts: list[tuple[str, Work]], settings: Settings, slot: int) -> None
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     metrics = WorkerMetrics({work.recipe.name: work.bundle.id for _, work in parts})
-    apps = [_app(role, work, settings, slot, metrics) for role, work in parts]
+    apps = [make_app(role, work, settings, slot, metrics, fail) for role, work in parts]
     for (_, work), app in zip(parts, apps, strict=True):
         metrics.watch(work.recipe.name, partial(_assigned, app), partial(getattr, app.handler, "waiting"))
     server = serve_metrics(metrics.registry, settings, "worker", ready=lambda: all(app.is_ready() for app in apps))
@@ -189,56 +138,8 @@ def _serve(parts: list[tuple[str, Work]], settings: Settings, slot: int) -> None
         server.close()
 
 
-def _app(role: str, work: Work, settings: Settings, slot: int, metrics: Any) -> Any:
-    from models.agent import Agent
-    from models.around import Around
-    from models.log import ReadBack
-    from processors.batches import BatchApp, reader_arguments
-
-    recipe, names = work.recipe, Names(settings.prefix)
-    inputs = sorted({names.for_stream(table.stream) for table in recipe.inputs})
-    if role == "model":
-        inputs = [names.for_stream(derived_format(recipe).stream)]
-    app = BatchApp(f"{settings.prefix}.{recipe.name}.{role}", inputs, settings, f"{socket.gethostname()}-{slot}", fail)
-    observer = metrics.observer(recipe.name)
-    app.handler = Agent(
-        _job(role, work, names), Around(app, names, ReadBack(reader_arguments(settings)), observer, fail)
-    )
-    return app
-
-
 def _assigned(app: Any) -> int:
     return len(app.assigned())
-
-
-def _job(role: str, work: Work, names: Names) -> Any:
-    from models.around import Job
-
-    recipe, whole = work.recipe, work.bundle.chain
-    if role == "processor":
-        chain, _ = whole.split()
-        codec, topic = ChunkCodec(), names.for_stream(derived_format(recipe).stream)
-        outputs = outputs_of(chain, recipe.name)
-        return Job(
-            recipe.name, role, chain, outputs, topic, recipe.matches, lambda made: [codec.encode(c) for c in made]
-        )
-    chain = whole if role == BOTH else whole.split()[1]
-    step = Fraction(1) if role == BOTH else derived_format(recipe).step
-    classifier = Classifier.for_recipe(work.bundle, recipe)
-    outputs = outputs_of(chain, recipe.name, step)
-    return Job(recipe.name, role, chain, outputs, names.of("events"), recipe.matches, encoder(classifier))
-
-
-def derived_format(recipe: Recipe) -> Format:
-    """Format of the stream between a recipe's processor and its model agent.
-
-    Raises
-    ------
-    FormatError
-        If no step stands before the window.
-    """
-    fmt = recipe.input_format()
-    return recipe.chain.split()[0].output({fmt.stream: fmt})
 
 
 def fail(error: BaseException) -> None:
