@@ -1,0 +1,192 @@
+"""Numbers of a report. In: held-out windows with their probabilities, 0 to 1. Out: shares from 0 to 1 and counts.
+
+A window without an answer (a probability that is not finite) counts as an error, in a column of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Interval = tuple[float, float]
+
+#: The answer where a model gave no finite probabilities.
+NO_ANSWER = -1
+#: Two-sided 95 % point of the normal distribution.
+_Z = 1.959963984540054
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How often something was right: ``right`` of ``n`` windows in ``sessions`` sessions, with its 95 % interval."""
+
+    name: str
+    sessions: int
+    right: int
+    n: int
+    interval: Interval
+
+    @property
+    def share(self) -> float:
+        """``right / n``."""
+        return self.right / self.n
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRow:
+    """One class: precision, recall and F1 are NaN where they are undefined; `n` is how often it is the truth."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    """A reliability diagram: bins of the answer's probability, and the expected calibration error.
+
+    Attributes
+    ----------
+    edges : ndarray
+        ``(bins + 1,)``; a bin holds what lies above its lower edge and not above its upper.
+    count : ndarray of int64
+        ``(bins,)``.
+    confidence, accuracy : ndarray
+        ``(bins,)``, means in each bin; NaN where it is empty.
+    error : float
+        Mean over the windows of the distance of the two in a window's bin; NaN without windows.
+    """
+
+    edges: Floats
+    count: Integers
+    confidence: Floats
+    accuracy: Floats
+    error: float
+
+
+def answers_of(probabilities: Floats) -> Integers:
+    """Number of each row's largest entry, the first of equals; :data:`NO_ANSWER` where one is not finite."""
+    if probabilities.shape[1] == 0:
+        return np.full(len(probabilities), NO_ANSWER, np.int64)
+    finite = np.isfinite(probabilities).all(axis=1)
+    return np.where(finite, np.where(finite[:, None], probabilities, 0.0).argmax(axis=1), NO_ANSWER).astype(np.int64)
+
+
+def confusion(truth: Integers, answers: Integers, labels: int) -> Integers:
+    """Counts ``(labels, labels + 1)``: row the truth, column the answer, the last column no answer."""
+    counts = np.zeros((labels, labels + 1), np.int64)
+    np.add.at(counts, (truth, np.where(answers == NO_ANSWER, labels, answers)), 1)
+    return counts
+
+
+def class_rows(counts: Integers, labels: Sequence[str]) -> list[ClassRow]:
+    """Precision, recall and F1 of each class of a confusion matrix that occurs as truth or as answer."""
+    rows = []
+    for i, name in enumerate(labels):
+        right, truths, answers = int(counts[i, i]), int(counts[i].sum()), int(counts[:, i].sum())
+        if truths + answers:
+            shares = (_share(right, answers), _share(right, truths), _share(2 * right, truths + answers))
+            rows.append(ClassRow(name, *shares, truths))
+    return rows
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
+
+
+def wilson(right: int, n: int) -> Interval:
+    """95 % interval of a share, of `n` independent trials (E. B. Wilson 1927, JASA 22, 209); NaN for none."""
+    if not n:
+        return math.nan, math.nan
+    share, square = right / n, _Z * _Z
+    middle = (share + square / (2 * n)) / (1 + square / n)
+    half = _Z / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def by_group(names: Sequence[str], sessions: Sequence[str], right: NDArray[np.bool_]) -> list[Shares]:
+    """Right windows of each group, the worst first.
+
+    The interval is Wilson's with as many independent trials as there are windows; windows of one session resemble each
+    other, so that the true interval is wider.
+    """
+    counts: dict[str, list[int]] = {}
+    seen: dict[str, set[str]] = {}
+    for name, session, was_right in zip(names, sessions, right.tolist(), strict=True):
+        entry = counts.setdefault(name, [0, 0])
+        entry[0] += was_right
+        entry[1] += 1
+        seen.setdefault(name, set()).add(session)
+    found = [Shares(name, len(seen[name]), k, n, wilson(k, n)) for name, (k, n) in counts.items()]
+    return sorted(found, key=lambda group: (group.share, group.name))
+
+
+def group_interval(groups: Sequence[Shares]) -> Interval:
+    """95 % interval of the share of right windows: percentiles of 2,000 resamples of whole groups, with a fixed seed.
+
+    Whole groups, since windows of one person or recording resemble each other (B. Efron 1979, Ann. Statist. 7, 1). NaN
+    for fewer than three groups, of which it would say nothing.
+    """
+    if len(groups) < 3:
+        return math.nan, math.nan
+    counts = np.array(sorted((group.right, group.n) for group in groups), float)  # (groups, 2)
+    drawn = np.random.default_rng(0).multinomial(len(groups), np.full(len(groups), 1 / len(groups)), _RESAMPLES)
+    sums = drawn @ counts  # (resamples, 2)
+    low, high = np.percentile(sums[:, 0] / sums[:, 1], [2.5, 97.5])
+    return float(low), float(high)
+
+
+def calibration(truth: Integers, probabilities: Floats, bins: int = 10) -> Calibration:
+    """Reliability diagram and expected calibration error, with bins of equal width.
+
+    After C. Guo et al. 2017, On Calibration of Modern Neural Networks, equation 3. Windows without an answer are left out.
+    """
+    answers = answers_of(probabilities)
+    kept = answers != NO_ANSWER
+    confidence = probabilities[kept, answers[kept]]
+    right = (answers == truth)[kept].astype(float)
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    number = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    count = np.bincount(number, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        means = [np.bincount(number, values, bins) / count for values in (confidence, right)]
+    distance = np.abs(means[0] - means[1])
+    error = float(np.nansum(count * distance) / count.sum()) if count.sum() else math.nan
+    return Calibration(edges, count.astype(np.int64), means[0], means[1], error)
+
+
+def worst(truth: Integers, probabilities: Floats, count: int) -> list[int]:
+    """Numbers of the wrong windows of which the model was surest, the surest first, then by number."""
+    answers = answers_of(probabilities)
+    wrong = np.flatnonzero((answers != truth) & (answers != NO_ANSWER))
+    sure = probabilities[wrong, answers[wrong]]
+    return [int(i) for i in wrong[np.argsort(-sure, kind="stable")][:count]]
+
+
+def most_confused(counts: Integers, most: int) -> list[int]:
+    """Numbers of the classes to show where there are too many: those with the most errors, in their own order."""
+    occurs = [i for i in range(len(counts)) if counts[i].sum() + counts[:, i].sum()]
+    if len(occurs) <= most:
+        return occurs
+    errors = {i: int(counts[i].sum() + counts[:, i].sum() - 2 * counts[i, i]) for i in occurs}
+    return sorted(sorted(occurs, key=lambda i: -errors[i])[:most])
+
+
+def accuracy(truth: Integers, answers: Integers) -> float:
+    """Share of right answers; NaN without any."""
+    return float(np.mean(truth == answers)) if len(truth) else math.nan
+
+
+def macro_f1(rows: Iterable[ClassRow]) -> float:
+    """Plain mean of the classes' F1; NaN without any."""
+    found = [row.f1 for row in rows]
+    return sum(found) / len(found) if found else math.nan

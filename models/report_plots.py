@@ -1,0 +1,268 @@
+"""Figures of a report. In: shares from 0 to 1, counts, window arrays ``(time, …, channels)``. Out: PNG and SVG, as bytes.
+
+Each figure is drawn once and written twice: as PNG on white, and as an SVG without background, fonts and fixed colours,
+for a page that has its own, light or dark. Equal input gives equal bytes for one version of matplotlib. Nothing is told
+by colour alone: lines differ in dashes and markers, cells and bars carry their numbers.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from models.report_numbers import Calibration, Integers, Shares
+from streams.chunk import Array
+
+#: What a page may set, and what stands in a PNG. Hues after M. Okabe and K. Ito 2008, Color Universal Design.
+INK, FAINT, PAPER = "#1c2126", "#8a9199", "#fefefe"
+BLUE, ORANGE = "#0071b2", "#d45e00"
+VARIABLES = {INK: "--ink", FAINT: "--faint", PAPER: "--paper", BLUE: "--blue", ORANGE: "--orange"}
+_WIDTH = 4.7  # inches; narrow, so that letters stay readable on a telephone
+_SETTINGS: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # names are the user's: `$` is a dollar
+    "font.size": 9.5,
+    "font.family": ["DejaVu Sans"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.unicode_minus": True,
+    "path.simplify": True,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A figure: ``png`` for a file, ``svg`` (an element, no document) for a page."""
+
+    png: bytes
+    svg: str
+
+
+def draw(name: str, height: float, paint: Callable[[Figure], None], width: float = _WIDTH) -> Drawing:
+    """Draw a figure; sizes in inches. `name` keeps apart the ids of several figures in one page."""
+    settings: Any = {**_SETTINGS, "svg.hashsalt": name}
+    with mpl.rc_context(settings), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as a glyph that the font lacks: nothing that a user could mend
+        figure = Figure(figsize=(width, height), layout="constrained")
+        paint(figure)
+        png, svg = io.BytesIO(), io.StringIO()
+        FigureCanvasAgg(figure)
+        figure.savefig(png, format="png", dpi=180, facecolor=PAPER, metadata={"Software": None})
+        FigureCanvasSVG(figure)
+        figure.savefig(
+            svg, format="svg", facecolor="none", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
+    return Drawing(png.getvalue(), _element(svg.getvalue()))
+
+
+def _element(document: str) -> str:
+    """An SVG document as an element for HTML: no header, metadata, fonts, unused ids; colours as CSS variables."""
+    text = document[document.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    box = re.search(r'viewBox="[^"]+"', text)
+    assert box is not None
+    text = f'<svg {box.group()} aria-hidden="true" focusable="false">' + text[text.index(">") + 1 :]
+    used = set(re.findall(r'(?:href="#|url\(#)([\w-]+)', text))
+    text = re.sub(r' id="([^"]+)"', lambda found: found.group() if found.group(1) in used else "", text)
+    text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text).replace("xlink:href", "href")
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    return re.sub(r">\s+<(?!/?text)", "><", text)
+
+
+def learning_curves(history: Sequence[Mapping[str, float]]) -> Drawing:
+    """Loss and, where it was measured, validation accuracy by epoch; the best epoch is marked."""
+    panels = [(("loss", "training"), ("validation_loss", "validation"))]
+    if any("validation_accuracy" in epoch for epoch in history):
+        panels.append((("accuracy", "training"), ("validation_accuracy", "validation")))
+
+    def paint(figure: Figure) -> None:
+        axes: list[Axes] = list(figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0])
+        for ax, lines in zip(axes, panels, strict=True):
+            for (key, label), (colour, dash) in zip(lines, ((BLUE, "-"), (ORANGE, "--")), strict=True):
+                points = [(epoch["epoch"], epoch[key]) for epoch in history if _finite(epoch.get(key))]
+                if points:
+                    marker = "o" if len(points) < 3 else None
+                    ax.plot(*zip(*points, strict=True), dash, color=colour, label=label, linewidth=1.6, marker=marker)
+            ax.set_ylabel("accuracy" if "accuracy" in lines[1][0] else "loss")
+            _grid(ax)
+        if len(panels) > 1:
+            axes[1].yaxis.set_major_formatter(PercentFormatter(1.0, 0))
+        _mark_best(axes, history)
+        if axes[0].get_legend_handles_labels()[0]:
+            axes[0].legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+        axes[-1].set_xlabel("epoch")
+        axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+
+    return draw("curves", 1.5 + 1.6 * len(panels), paint)
+
+
+def _mark_best(axes: Sequence[Axes], history: Sequence[Mapping[str, float]]) -> None:
+    able = [epoch for epoch in history if _finite(epoch.get("validation_loss"))]
+    if not able:
+        return
+    best = min(able, key=lambda epoch: epoch["validation_loss"])["epoch"]
+    for ax in axes:
+        ax.axvline(best, color=FAINT, linewidth=1, linestyle=":", label=f"best ({best:g})")
+
+
+def confusion_matrix(name: str, counts: Integers, rows: Sequence[str], columns: Sequence[str]) -> Drawing:
+    """Counts ``(rows, columns)`` as cells, shaded by their share of the row; with room, counts and shares in them."""
+    with np.errstate(invalid="ignore"):
+        shares = counts / counts.sum(axis=1, keepdims=True)
+    long = max(len(shorten(label)) for label in (*rows, *columns))
+    size = max(0.24, min(0.62, (_WIDTH - 1.0 - 0.05 * long) / len(columns)))
+
+    def paint(figure: Figure) -> None:
+        ax = figure.subplots()
+        for (i, j), share in np.ndenumerate(shares):
+            shade = 0.0 if not share > 0 else 0.08 + 0.92 * float(share)
+            ax.add_patch(mpl.patches.Rectangle((j, i), 1, 1, facecolor=BLUE, alpha=shade, linewidth=0))
+            if counts[i, j]:
+                text = f"{counts[i, j]}\n{share:.0%}" if size > 0.4 else f"{counts[i, j]}"
+                ax.text(
+                    j + 0.5,
+                    i + 0.5,
+                    text,
+                    ha="center",
+                    va="center",
+                    color=PAPER if shade > 0.55 else INK,
+                    fontsize=min(9.0, size * 15, size * 72 / (0.75 * max(len(line) for line in text.split("\n")))),
+                )
+        ax.set(xlim=(0, len(columns)), ylim=(len(rows), 0), aspect="equal", xlabel="answer", ylabel="truth")
+        ax.set_xticks(
+            np.arange(len(columns)) + 0.5,
+            [shorten(c) for c in columns],
+            rotation=45,
+            ha="right",
+            rotation_mode="anchor",
+        )
+        ax.set_yticks(np.arange(len(rows)) + 0.5, [shorten(row) for row in rows])
+        ax.hlines(range(len(rows) + 1), 0, len(columns), color=FAINT, linewidth=0.4)
+        ax.vlines(range(len(columns) + 1), 0, len(rows), color=FAINT, linewidth=0.4)
+        ax.tick_params(length=0, labelsize=9 if size > 0.3 else 7.5)
+        for spine in ax.spines.values():
+            spine.set_visible(False)
+
+    return draw(name, 0.9 + size * len(rows) + 0.055 * long, paint)
+
+
+def group_scores(groups: Sequence[Shares], overall: float) -> Drawing:
+    """Share of right windows of each group as a point with its interval, and the overall share as a line."""
+
+    def paint(figure: Figure) -> None:
+        ax = figure.subplots()
+        for row, group in enumerate(groups):
+            ax.plot(group.interval, (row, row), color=BLUE, linewidth=2, solid_capstyle="butt")
+            ax.plot([group.share], [row], "o", color=BLUE, markersize=5)
+        ax.axvline(overall, color=ORANGE, linestyle="--", linewidth=1.2, label=f"all windows {overall:.1%}")
+        ax.set(xlim=(-0.02, 1.02), ylim=(len(groups) - 0.5, -0.5), xlabel="windows answered rightly")
+        ax.set_yticks(range(len(groups)), [shorten(group.name) for group in groups])
+        ax.xaxis.set_major_formatter(PercentFormatter(1.0, 0))
+        ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+        _grid(ax, "x")
+
+    return draw("groups", 1.15 + 0.24 * len(groups), paint)
+
+
+def reliability(found: Calibration) -> Drawing:
+    """Accuracy against the answer's probability, a bin a bar, and below how many windows each bin holds."""
+
+    def paint(figure: Figure) -> None:
+        top, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        width, middle = np.diff(found.edges), (found.edges[:-1] + found.edges[1:]) / 2
+        top.bar(middle, np.nan_to_num(found.accuracy), width * 0.92, color=BLUE, alpha=0.75, label="accuracy")
+        top.plot(found.confidence, found.confidence, "D", color=ORANGE, markersize=4.5, label="mean probability")
+        top.plot((0, 1), (0, 1), color=FAINT, linestyle="--", linewidth=1, label="ideal")
+        top.set(xlim=(0, 1), ylim=(0, 1.04), ylabel="right answers")
+        top.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), columnspacing=1.0)
+        below.bar(middle, found.count, width * 0.92, color=FAINT)
+        below.set(xlabel="probability of the answer", ylabel="windows")
+        below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        for axis in (top.yaxis, below.xaxis):
+            axis.set_major_formatter(PercentFormatter(1.0, 0))
+        _grid(top)
+
+    return draw("reliability", 4.0, paint)
+
+
+def window_picture(name: str, data: Array, channels: Sequence[str], seconds: tuple[float, float]) -> Drawing:
+    """A window as the model saw it: signals ``(time, channels)`` as lines, spectrograms ``(time, bins, channels)`` as
+    pictures, frames ``(time, height, width, channels)`` as a row of pictures; at most six channels or frames.
+
+    Parameters
+    ----------
+    name : str
+        Keeps the figure apart from others of the page.
+    data : ndarray
+        Numbers.
+    channels : sequence of str
+        Names of the last axis.
+    seconds : (float, float)
+        Start and end on the time axis.
+    """
+    values = np.where(np.isfinite(np.asarray(data, float)), np.asarray(data, float), np.nan)
+    names = list(channels) if len(channels) == values.shape[-1] else [str(i) for i in range(values.shape[-1])]
+    if values.ndim >= 4:
+        return draw(name, 1.3, lambda figure: _frames(figure, values, seconds), _WIDTH * 0.8)
+    shown = min(6, values.shape[-1]) if values.ndim == 2 else min(3, values.shape[-1])
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots(shown, 1, sharex=True, squeeze=False)[:, 0]
+        for i, ax in enumerate(axes):
+            if values.ndim == 2:
+                ax.plot(np.linspace(*seconds, len(values), endpoint=False), values[:, i], color=BLUE, linewidth=1)
+            else:
+                ax.imshow(
+                    values[:, :, i].T,
+                    aspect="auto",
+                    origin="lower",
+                    cmap="cividis",
+                    interpolation="nearest",
+                    extent=(*seconds, 0, values.shape[1]),
+                )
+            ax.set_ylabel(shorten(names[i], 10), rotation=0, ha="right", va="center", fontsize=8)
+            ax.yaxis.set_major_locator(MaxNLocator(2))
+            ax.tick_params(labelsize=7.5)
+        axes[-1].set_xlabel("time (s)", fontsize=8)
+
+    return draw(name, 0.5 + shown * (0.36 if values.ndim == 2 else 0.55), paint, _WIDTH * 0.8)
+
+
+def _frames(figure: Figure, values: Any, seconds: tuple[float, float]) -> None:
+    numbers = np.unique(np.linspace(0, len(values) - 1, min(6, len(values))).round().astype(int))
+    for ax, i in zip(figure.subplots(1, len(numbers), squeeze=False)[0], numbers, strict=True):
+        frame = values[i].reshape(*values.shape[1:3], -1)
+        ax.imshow(frame.mean(axis=-1), cmap="cividis", interpolation="nearest")
+        ax.set_title(f"{seconds[0] + (seconds[1] - seconds[0]) * i / len(values):.4g} s", fontsize=7)
+        ax.set_axis_off()
+
+
+def shorten(text: str, most: int = 22) -> str:
+    """A name with its middle left out if it is longer than `most` letters."""
+    return text if len(text) <= most else f"{text[: most - most // 2 - 1]}…{text[-(most // 2) :]}"
+
+
+def _grid(ax: Axes, axis: Any = "both") -> None:
+    ax.grid(visible=True, axis=axis, color=FAINT, alpha=0.25, linewidth=0.6)
+    ax.set_axisbelow(True)
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
