@@ -98,7 +98,7 @@ class _Fit:
         if self.best is not None:
             self.net.load_state_dict(self.best)
 
-    def _epoch(self, training: Samples, epoch: int, weights: Array, scales: Mapping[str, float]) -> float:
+    def _epoch(self, training: Samples, epoch: int, weights: Array, scales: Mapping[str, np.float32]) -> float:
         """Learn from every training window once; their mean loss."""
         options, count = self.options, len(training.classes)
         steps = max(1, -(-count // self.learning.batch_size))
@@ -114,7 +114,7 @@ class _Fit:
             with self.autocast:
                 out = self.net(torch.from_numpy(windows).to(self.device))
             loss = self._loss(out.float(), self._truths(training, numbers), torch.from_numpy(weights), scales)
-            self.scaler.scale(loss).backward()
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             if self.learning.clip_norm is not None:
                 self.scaler.unscale_(self.optimiser)
                 nn.utils.clip_grad_norm_(self.net.parameters(), self.learning.clip_norm)
@@ -128,7 +128,7 @@ class _Fit:
         return {name: torch.from_numpy(np.asarray(a[numbers])).to(self.device) for name, a in arrays.items()}
 
     def _loss(
-        self, out: Tensor, truths: Mapping[str, Tensor], weights: Tensor | None, scales: Mapping[str, float]
+        self, out: Tensor, truths: Mapping[str, Tensor], weights: Tensor | None, scales: Mapping[str, np.float32]
     ) -> Tensor:
         """Weighted by class in training; plain, and without smoothing, where `weights` is None."""
         smoothing = self.learning.label_smoothing if weights is not None else 0.0
@@ -150,7 +150,7 @@ class _Fit:
             loss = loss + head.weight * each
         return loss
 
-    def _judge(self, samples: Samples, scales: Mapping[str, float]) -> Epoch:
+    def _judge(self, samples: Samples, scales: Mapping[str, np.float32]) -> Epoch:
         out = torch.from_numpy(predict_torch(self.net, samples.windows)).to(self.device)
         truths = self._truths(samples, slice(None))
         right = (out[:, : self.learning.labels].argmax(1) == truths[""]).double().mean().item()

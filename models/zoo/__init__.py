@@ -20,7 +20,10 @@ from streams.chunk import Array, Format
 from streams.errors import TrainingError
 
 #: Name to ``module:class``.
-ARCHITECTURES: dict[str, str] = {"spectrogram_cnn": "models.zoo.spectrogram_cnn:SpectrogramCnn"}
+ARCHITECTURES: dict[str, str] = {
+    "minirocket": "models.zoo.minirocket:MiniRocket",
+    "spectrogram_cnn": "models.zoo.spectrogram_cnn:SpectrogramCnn",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +63,14 @@ class Samples:
         ``(n,)``, numbers of the labels.
     targets : mapping of str to ndarray
         By name of a further head, ``(n,)``: int64 numbers of its labels (-1: not known) or float32 (NaN: not known).
+    groups : ndarray of int64, optional
+        ``(n,)``, numbers of what must stay on one side of a split: for architectures that cross-validate.
     """
 
     windows: Array
     classes: NDArray[np.int64]
     targets: Mapping[str, Array] = field(default_factory=dict)
+    groups: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)

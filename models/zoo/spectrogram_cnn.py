@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from models.export import clean_onnx
@@ -174,10 +175,11 @@ def _halved(size: int) -> int:
 def _varied(windows: Array, p: Mapping[str, Any], spread: float, random: np.random.Generator) -> Array:
     """A batch ``(n, channels, time, …)`` with noise, another loudness of each channel, and shifted in time."""
     aside = (1,) * (windows.ndim - 2)
-    windows *= 1 + p["scale"] * random.standard_normal((*windows.shape[:2], *aside), np.float32)
-    windows += p["jitter"] * spread * random.standard_normal(windows.shape, np.float32)
+    varied: NDArray[np.float32] = windows.astype(np.float32, copy=False)
+    varied *= 1 + p["scale"] * random.standard_normal((*windows.shape[:2], *aside), np.float32)
+    varied += p["jitter"] * spread * random.standard_normal(windows.shape, np.float32)
     most = int(p["shift"] * windows.shape[2])
     if most:
-        for window, by in zip(windows, random.integers(-most, most + 1, len(windows)), strict=True):
+        for window, by in zip(varied, random.integers(-most, most + 1, len(windows)), strict=True):
             window[:] = np.roll(window, by, axis=1)
-    return windows
+    return varied
