@@ -7,13 +7,13 @@ and seed give the same id.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.registry import FORMAT, MANIFEST, MODEL, digest_of, find_bundle, read_manifest
+from models.manifest import FORMAT, MANIFEST, MODEL, read_manifest, verify
+from models.registry import find_bundle
 from processors.chain import Chain, strip_learned
 from processors.registry import spec_from_json
 from streams.errors import BundleError, FormatError
@@ -165,7 +165,7 @@ def load_bundle(source: str | Path, home: Path | None = None) -> Bundle:
             f"{where}: bundle format {manifest.get('format')!r}, expected {FORMAT}; "
             f"train it again with this version of Kymo"
         )
-    _verify(path, manifest)
+    verify(path, manifest)
     try:
         chain = spec_from_json(manifest["chain"])
         model = manifest["model"]
@@ -195,19 +195,3 @@ def load_bundle(source: str | Path, home: Path | None = None) -> Bundle:
     if bundle.layout not in LAYOUTS or not bundle.temperature > 0 or len(set(bundle.labels)) < 2:
         raise BundleError(f"{where}: layout, temperature or labels make no sense; train the bundle again")
     return bundle
-
-
-def _verify(path: Path, manifest: dict[str, Any]) -> None:
-    files = manifest.get("files")
-    if not isinstance(files, dict) or MODEL not in files:
-        raise BundleError(f"{path / MANIFEST}: does not list {MODEL} among its files; copy or train the bundle again")
-    if digest_of(manifest) != manifest.get("digest"):
-        raise BundleError(f"{path / MANIFEST}: was changed after it was made; copy or train the bundle again")
-    for name, expected in files.items():
-        file = path / name
-        if not file.resolve().is_relative_to(path.resolve()) or not file.is_file():
-            raise BundleError(f"{file}: not there, but {MANIFEST} lists it; copy or train the bundle again")
-        if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
-            raise BundleError(
-                f"{file}: damaged, its checksum is not the one in {MANIFEST}; copy or train the bundle again"
-            )

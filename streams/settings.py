@@ -27,6 +27,8 @@ class Settings:
         ``KYMO_PREFIX``, first part of every topic's name.
     home : Path
         ``KYMO_HOME``, folder for the embedded broker's data, downloaded jars, the registry and run files.
+    registry : str
+        ``KYMO_REGISTRY``, folder or fsspec URL of the trained bundles; empty for ``registry`` in the home folder.
     partitions, replication : int
         ``KYMO_PARTITIONS``, ``KYMO_REPLICATION``, used when topics are created.
     security_protocol, sasl_mechanism, sasl_username, sasl_password, ssl_cafile, ssl_certfile, ssl_keyfile : str
@@ -45,6 +47,7 @@ class Settings:
     brokers: str = ""
     prefix: str = "kymo"
     home: Path = Path(".kymo")
+    registry: str = ""
     partitions: int = 12
     replication: int = 1
     security_protocol: str = "PLAINTEXT"
@@ -90,6 +93,7 @@ class Settings:
             brokers=",".join(b.strip() for b in e.get("KYMO_BROKERS", "").split(",") if b.strip()),
             prefix=_prefix(e),
             home=_home(e),
+            registry=e.get("KYMO_REGISTRY", ""),
             partitions=_whole(e, "KYMO_PARTITIONS", 12, 1, 10_000),
             replication=_whole(e, "KYMO_REPLICATION", 1, 1, 100),
             security_protocol=protocol,

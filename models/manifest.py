@@ -1,0 +1,92 @@
+"""A bundle's manifest. In: a folder, or what a trainer knows. Out: the manifest; contents to write; an error where a file is damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from streams.errors import BundleError
+
+FORMAT = 1
+MODEL = "model.onnx"
+MANIFEST = "manifest.json"
+_NOT_DIGESTED = ("id", "digest", "created", "attached")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a bundle's folder, its checksums not yet verified.
+
+    Raises
+    ------
+    BundleError
+        If it is not there or no JSON object.
+    """
+    where = path / MANIFEST
+    try:
+        manifest = json.loads(where.read_bytes())
+    except FileNotFoundError:
+        raise BundleError(f"{where}: not there; name a bundle's folder") from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{where}: cannot be read ({error}); copy or train the bundle again") from None
+    if not isinstance(manifest, dict):
+        raise BundleError(f"{where}: expected a JSON object; copy or train the bundle again")
+    return manifest
+
+
+def digest_of(manifest: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits of all that a manifest says, the moment of making and what is attached apart."""
+    said = {key: value for key, value in manifest.items() if key not in _NOT_DIGESTED}
+    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+def complete(manifest: Mapping[str, Any], files: Mapping[str, bytes], attached: Mapping[str, bytes]) -> dict[str, Any]:
+    """A manifest with ``format``, ``files``, ``attached`` (where something is), ``digest``, ``id`` and ``created``."""
+    full: dict[str, Any] = {"format": FORMAT, **manifest, "files": _checksums(files)}
+    if attached:
+        full["attached"] = _checksums(attached)
+    digest = digest_of(full)
+    return {"id": f"{full['recipe']}@{digest}", "digest": digest, "created": _now(), **full}
+
+
+def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    """The file's contents."""
+    return (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def verify(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Compare every file of a bundle's folder with its checksum.
+
+    Raises
+    ------
+    BundleError
+        If one is missing or damaged; the text names it.
+    """
+    files, attached = manifest.get("files"), manifest.get("attached", {})
+    if not isinstance(files, dict) or not isinstance(attached, dict) or MODEL not in files:
+        raise BundleError(f"{path / MANIFEST}: does not list {MODEL} among its files; copy or train the bundle again")
+    if digest_of(manifest) != manifest.get("digest"):
+        raise BundleError(f"{path / MANIFEST}: was changed after it was made; copy or train the bundle again")
+    for name, expected in {**attached, **files}.items():
+        file = path / name
+        if not file.resolve().is_relative_to(path.resolve()) or not file.is_file():
+            raise BundleError(f"{file}: not there, but {MANIFEST} lists it; copy or train the bundle again")
+        if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+            raise BundleError(
+                f"{file}: damaged, its checksum is not the one in {MANIFEST}; copy or train the bundle again"
+            )
+
+
+def _checksums(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
+
+
+def _now() -> str:
+    # SOURCE_DATE_EPOCH is what reproducible builds set (https://reproducible-builds.org/specs/source-date-epoch/).
+    seconds = int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
