@@ -44,7 +44,7 @@ def _kernels(found: dict[str, Any], rounds: int) -> None:
 
     from benchmarks import kernels
 
-    console, found["kernels"] = Console(), []
+    console, found["kernels"] = Console(width=100), []
     for shape in kernels.SHAPES:
         for dtype in ("float32", "float64"):
             found["kernels"].append(kernels.results(shape, dtype, rounds))

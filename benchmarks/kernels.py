@@ -208,7 +208,7 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.rounds < 1:
         parser.error("--rounds: expected at least 1")
-    console, all_results = Console(), []
+    console, all_results = Console(width=100), []
     for shape in SHAPES:
         for dtype in ("float32", "float64"):
             all_results.append(results(shape, dtype, chosen.rounds))
