@@ -1,22 +1,23 @@
-"""Data sets. In: recordings and a recipe. Out: labelled windows, made by the chain that runs live, and their split."""
+"""Data sets. In: recordings and a recipe. Out: labelled windows, made by the chain that runs live."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from models.bundle import input_shape
-from models.zoo import Samples
-from processors.chain import Chain, PerWindow
+from models.dataset_steps import apply_steps, fit_steps, split_chain, to_samples, with_steps
+from models.split_groups import hold_out
+from processors.chain import Chain
 from processors.recipe import Recipe
-from processors.spec import Spec
 from streams.chunk import Window
 from streams.errors import TrainingError
+from streams.labels import Label
+from streams.labels_cover import Cover
 from streams.recording import Recording, StreamData
 
 CHUNK_SAMPLES = 4096
@@ -34,11 +35,21 @@ class Example:
         Its class.
     group : str
         What must stand on one side of a split: subject or session, as the recipe says.
+    session, subject : str
+        Whose; the second is empty where it is not known.
+    recording : str
+        Path that it was read from.
+    metadata : mapping
+        What else the recording says of itself.
     """
 
     window: Window
     label: str
     group: str
+    session: str = ""
+    subject: str = ""
+    recording: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -80,15 +91,27 @@ def stream_of(recording: Recording, recipe: Recipe) -> StreamData | None:
     return next((s for s in recording.streams if recipe.matches(s.header.format) is None), None)
 
 
+def stream_windows(stream: StreamData, chain: Chain) -> Iterator[Window]:
+    """Windows of one stream, one after the other, through the chain's stages."""
+    stage = chain.build()
+    for chunk in stream.chunks(CHUNK_SAMPLES):
+        yield from stage.push(chunk)
+    yield from stage.flush()
+
+
 def windows_of(stream: StreamData, chain: Chain) -> list[Window]:
     """All windows of one stream, through the chain's stages."""
-    stage = chain.build()
-    windows: list[Window] = [window for chunk in stream.chunks(CHUNK_SAMPLES) for window in stage.push(chunk)]
-    return windows + stage.flush()
+    return list(stream_windows(stream, chain))
+
+
+def labels_of(recording: Recording, recipe: Recipe) -> list[Label]:
+    """The labels that answer the recipe's question: those of the set that ``[labels]`` names."""
+    asked = recipe.labels.key or recipe.labels.column
+    return [label for label in recording.labels if label.set == asked]
 
 
 def read_dataset(recordings: Iterable[Recording], recipe: Recipe, chain: Chain) -> Dataset:
-    """Labelled windows of recordings.
+    """Labelled windows of recordings, in memory; :func:`models.dataset_cache.build_dataset` keeps them on disk.
 
     Parameters
     ----------
@@ -105,10 +128,29 @@ def read_dataset(recordings: Iterable[Recording], recipe: Recipe, chain: Chain) 
         If there is nothing to learn from; the text says what to change.
     """
     found = Dataset()
+    found.examples = list(iter_examples(recordings, recipe, chain, found))
+    return found
+
+
+def iter_examples(
+    recordings: Iterable[Recording],
+    recipe: Recipe,
+    chain: Chain,
+    found: Dataset,
+    on_progress: Callable[[int, int], None] = lambda recordings, windows: None,
+) -> Iterator[Example]:
+    """Labelled windows one by one; what else is to know goes into `found`.
+
+    `on_progress` is told the numbers of recordings and of windows so far. Raises as :func:`read_dataset`, behind the
+    last window.
+    """
     seen: Counter[str] = Counter()
     for recording in recordings:
         seen["recordings"] += 1
-        seen["labels"] += len(recording.labels)
+        labels = labels_of(recording, recipe)
+        seen["labels"] += len(labels)
+        if len(labels) < len(recording.labels):
+            found.notes["labels of another set left out"] += len(recording.labels) - len(labels)
         found.notes.update(recording.notes)
         stream = stream_of(recording, recipe)
         if stream is None:
@@ -117,18 +159,35 @@ def read_dataset(recordings: Iterable[Recording], recipe: Recipe, chain: Chain) 
             continue
         found.longest_s = max(found.longest_s, stream.duration_s)
         _add_input(found.inputs, recording, stream)
-        windows = windows_of(stream, chain)
-        seen["windows"] += len(windows)
-        group = (recording.subject or recording.session) if recipe.train.split == "subject" else recording.session
-        for window in windows:
-            label = recording.label_of(window.start_ns, window.end_ns, recipe.labels.min_share)
+        make, cover = _example_maker(recording, recipe.train.split), Cover(labels)
+        for window in stream_windows(stream, chain):
+            seen["windows"] += 1
+            label = cover.label_of(window.start_ns, window.end_ns, recipe.labels.min_share)
             if label is None:
                 found.notes["windows without a label left out"] += 1
                 continue
-            own = f"{group}/{window.start_index}" if recipe.train.split == "window" else group
-            found.examples.append(Example(window, label, own))
+            seen["examples"] += 1
+            yield make(window, label)
+        on_progress(seen["recordings"], seen["windows"])
     _check_found(found, seen, recipe)
-    return found
+
+
+def _example_maker(recording: Recording, kind: str) -> Callable[[Window, str], Example]:
+    """What makes Examples of one recording's windows."""
+    subject, metadata = recording.subject or "", dict(recording.metadata)
+    session, path = recording.session, recording.path
+
+    def make(window: Window, label: str) -> Example:
+        return Example(window, label, group_name(session, subject, window, kind), session, subject, path, metadata)
+
+    return make
+
+
+def group_name(session: str, subject: str, window: Window, kind: str) -> str:
+    """What must stand on one side of a split of this kind."""
+    if kind == "window":
+        return f"{session}/{window.start_index}"
+    return subject or session if kind == "subject" else session
 
 
 def _check_found(found: Dataset, seen: Mapping[str, int], recipe: Recipe) -> None:
@@ -146,7 +205,7 @@ def _check_found(found: Dataset, seen: Mapping[str, int], recipe: Recipe) -> Non
     source = f"key `{recipe.labels.key}` of a labels JSON" if recipe.labels.key else f"column `{recipe.labels.column}`"
     if not seen.get("labels"):
         raise TrainingError(f"no labels in the data ({source}); correct [labels], or add the labels")
-    if not found.examples:
+    if not seen.get("examples"):
         raise TrainingError(
             f"no window is covered by a label to {recipe.labels.min_share:.0%}; shorten [window] length_s or lower "
             f"[labels] min_share"
@@ -164,10 +223,7 @@ def _add_input(inputs: dict[str, dict[str, Any]], recording: Recording, stream: 
 
 
 def split(examples: Sequence[Example], share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Numbers of the training and of the validation examples; no group stands on both sides.
-
-    Groups are taken one by one, each the one that brings the validation's count of every class nearest to its share,
-    as long as every class stays in training.
+    """Numbers of the training and of the validation examples by their `group`; no group stands on both sides.
 
     Parameters
     ----------
@@ -183,92 +239,33 @@ def split(examples: Sequence[Example], share: float, seed: int) -> tuple[list[in
     training, validation : list of int
         The second is empty where `share` is 0 or no group can be spared.
     """
-    classes = sorted({example.label for example in examples})
-    counts: dict[str, Counter[str]] = {}
-    for example in examples:
-        counts.setdefault(example.group, Counter())[example.label] += 1
-    names = sorted(counts)
-    np.random.default_rng(seed).shuffle(names)
-    left = {name: np.array([counts[name][c] for c in classes], float) for name in names}
-    total = np.sum(list(left.values()), axis=0)
-    taken = np.zeros(len(classes))
-    chosen: set[str] = set()
-    while share and left:
-        able = [name for name, count in left.items() if (taken + count < total).all()]
-        if not able:
-            break
-        # In shares of each class, so that rare ones count as much as frequent ones.
-        distance = {name: float(np.sum(((taken + left[name]) / total - share) ** 2)) for name in able}
-        best = min(able, key=lambda name: distance[name])
-        if chosen and distance[best] >= np.sum((taken / total - share) ** 2):
-            break
-        taken = taken + left.pop(best)
-        chosen.add(best)
+    chosen = hold_out([example.group for example in examples], [example.label for example in examples], share, seed)
     validation = [i for i, example in enumerate(examples) if example.group in chosen]
     return [i for i, example in enumerate(examples) if example.group not in chosen], validation
-
-
-def split_chain(chain: Chain) -> tuple[Chain, tuple[Spec, ...]]:
-    """A chain up to its first step that learns, and the steps from there on."""
-    at = next((i for i, spec in enumerate(chain.specs) if _learns(spec)), len(chain.specs))
-    return Chain(chain.specs[:at]), chain.specs[at:]
-
-
-def _learns(spec: Spec) -> bool:
-    return bool((spec.spec if isinstance(spec, PerWindow) else spec).learned)
-
-
-def fit_steps(steps: Sequence[Spec], windows: Sequence[Window]) -> tuple[Spec, ...]:
-    """Steps that have learned their numbers, each from what the ones before it make of `windows`."""
-    fitted: list[Spec] = []
-    for step in steps:
-        fitted.append(_fit(step, windows))
-        windows = apply_steps(fitted[-1:], windows)
-    return tuple(fitted)
-
-
-def _fit(step: Spec, windows: Sequence[Window]) -> Spec:
-    if not isinstance(step, PerWindow) or not _learns(step):
-        return step
-    learner: Any = step.spec
-    return replace(step, spec=learner.fit(windows))
-
-
-def apply_steps(steps: Sequence[Spec], windows: Sequence[Window]) -> list[Window]:
-    """Windows behind per-window steps."""
-    out = list(windows)
-    for step in steps:
-        stage = step.build()
-        out = [made for window in out for made in stage.push(window)]
-    return out
-
-
-def to_samples(examples: Sequence[Example], labels: Sequence[str], layout: str) -> Samples:
-    """Arrays of examples as a model takes them.
-
-    Raises
-    ------
-    TrainingError
-        If a window holds a number that is not finite.
-    """
-    number = {label: i for i, label in enumerate(labels)}
-    first = examples[0].window.data
-    windows = np.empty((len(examples), *input_shape(first.shape, layout)), np.float32)
-    for i, example in enumerate(examples):
-        data = example.window.data
-        windows[i] = np.moveaxis(data, -1, 0) if layout == "channels_first" else data
-        if not np.isfinite(windows[i]).all():
-            raise TrainingError(
-                f"session {example.window.session}, window from sample {example.window.start_index}: a number is not "
-                f"finite behind the chain; look at its steps (a logarithm of 0 needs `eps`)"
-            )
-    return Samples(windows, np.array([number[example.label] for example in examples], np.int64))
 
 
 def iter_windows(
     recordings: Iterable[Recording], recipe: Recipe, chain: Chain
 ) -> Iterator[tuple[Recording, list[Window]]]:
-    """Each recording with its windows; none where no stream fits the recipe."""
+    """Each recording, with the labels that the recipe asks for, and its windows; none where no stream fits the recipe."""
     for recording in recordings:
         stream = stream_of(recording, recipe)
-        yield recording, windows_of(stream, chain) if stream is not None else []
+        asked = replace(recording, labels=labels_of(recording, recipe))
+        yield asked, windows_of(stream, chain) if stream is not None else []
+
+
+__all__ = [
+    "Dataset",
+    "Example",
+    "apply_steps",
+    "fit_steps",
+    "iter_examples",
+    "iter_windows",
+    "read_dataset",
+    "split",
+    "split_chain",
+    "stream_of",
+    "to_samples",
+    "windows_of",
+    "with_steps",
+]

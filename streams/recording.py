@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from streams.chunk import NS, Array, Chunk, Header
 from streams.labels import Label
+from streams.labels_cover import Cover
 
 Times = NDArray[np.int64]
 
@@ -227,19 +228,13 @@ class Recording:
         start_ns, end_ns : int
             Half open, Unix ns.
         min_share : float
-            0 to 1. Of two classes with equal parts the one that starts first counts.
+            0 to 1. Of classes with equal parts the one that starts first counts. Labels of one class that overlap
+            count once.
 
         Returns
         -------
         str or None
             None where no class covers enough.
         """
-        covered: dict[str, int] = {}
-        for label in self.labels:
-            overlap = min(end_ns, label.end_ns) - max(start_ns, label.start_ns)
-            if overlap > 0:
-                covered[label.label] = covered.get(label.label, 0) + overlap
-        if not covered:
-            return None
-        best = max(covered, key=lambda name: covered[name])
-        return best if covered[best] >= min_share * (end_ns - start_ns) else None
+        near = [label for label in self.labels if label.start_ns < end_ns and start_ns < label.end_ns]
+        return Cover(near).label_of(start_ns, end_ns, min_share)
