@@ -46,6 +46,7 @@ VERBS = {
     "worker": Verb("deploy.worker_cli:worker", "Classify what arrives, until stopped."),
     "events": Verb("streams.events_cli:events", "Print labelled events as JSON Lines.", broker=True),
     "run": Verb("models.run_cli:run_command", "Classify files without a broker."),
+    "archive": Verb("deploy.archive_cli:archive", "Write all topics to MCAP segments; list, check, export them.", broker=True),
     "runs": Verb("streams.replay_cli:runs", "List or delete runs of `replay --run`.", broker=True),
     "init": Verb("processors.init_recipe:init", "Write a recipe from data."),
     "train": Verb("models.cli:train_command", "Train a recipe's model and write its bundle."),

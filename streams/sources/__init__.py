@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from streams.archive_format import is_archive
 from streams.errors import SourceError
 from streams.labels import count_labels_json
 from streams.recording import ReadOptions, Recording
@@ -40,7 +41,7 @@ def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> I
     Parameters
     ----------
     paths : sequence of str or Path
-        Files, folders (sorted, with subfolders, known suffixes), fsspec URLs, or ``basicmotions:train``,
+        Files, folders (sorted, with subfolders, known suffixes), archives (folders of segments), fsspec URLs, or ``basicmotions:train``,
         ``basicmotions:test``.
     options : ReadOptions
         How files become sessions.
@@ -58,7 +59,14 @@ def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> I
     for path in paths:
         if str(path).lower() in basic_motions.NAMES:
             yield from basic_motions.read_basic_motions(str(path).lower(), options)
-    real = [path for path in paths if str(path).lower() not in basic_motions.NAMES]
+    archives = [path for path in paths if "://" not in str(path) and is_archive(Path(path))]
+    for path in archives:
+        from streams.archive_read import read_archive
+
+        yield from read_archive(Path(path), options)
+    if archives and len(archives) == len(paths):
+        return
+    real = [path for path in paths if path not in archives and str(path).lower() not in basic_motions.NAMES]
     for file in find(real, SUFFIXES, FOLDER_SUFFIXES):
         for recording in _READERS[file.suffix](file, options):
             if options.label_key is not None:

@@ -45,24 +45,41 @@ def read_mcap(file: File, options: ReadOptions) -> Iterator[Recording]:
     SourceError
         If it is no MCAP, holds nothing that can be read, or lacks a topic or channel that the recipe names.
     """
-    content = _Content(file.path)
+    content = Content(file.path)
     with file.open() as raw:
         scan = Scan(raw, file.path)
         for schema, channel, message in scan.messages():
             content.take(schema, channel, message)
     notes = [*scan.notes, *content.notes()]
+    # What a segment of an archive says of its offsets is nothing that a session should know.
+    metadata = {name: text for name, text in scan.metadata.items() if not name.startswith("kymo.archive.")}
     if not content.chunks and not content.topics:
         raise SourceError("; ".join(["holds no Chunk messages and no JSON messages with `values`", *notes]), file.path)
-    yield from _own(content, options, scan.metadata, file.path, notes)
+    yield from own_sessions(content, options, metadata, file.path, notes)
     if content.topics and not (content.chunks and options.inputs):
         session = options.session_name or file.session
         streams, found = topic_streams(content.topics, session, options, file.path)
         labels = content.labels.get(session, [])
-        yield Recording(session, streams, labels, None, dict(scan.metadata), file.path, [*notes, *found])
+        yield Recording(session, streams, labels, None, dict(metadata), file.path, [*notes, *found])
 
 
-class _Content:
-    """Sorts messages by what they are."""
+class Content:
+    """Sorts messages by what they are.
+
+    Parameters
+    ----------
+    path : str
+        Of the file or folder, for messages.
+
+    Attributes
+    ----------
+    chunks : dict of list
+        Raw chunks by their header.
+    topics : dict
+        JSON topics with `values`.
+    labels, records : dict
+        Labels and session metadata by session.
+    """
 
     def __init__(self, path: str) -> None:
         self._path, self._codec = path, ChunkCodec()
@@ -75,7 +92,7 @@ class _Content:
     def take(self, schema: Schema | None, channel: Channel, message: Message) -> None:
         """One message."""
         if schema is not None and schema.name == CHUNK_SCHEMA and channel.message_encoding == "protobuf":
-            self._chunk(channel.topic, bytes(message.data))
+            self.take_chunk(channel.topic, bytes(message.data))
         elif channel.message_encoding == "json":
             self._json(schema, channel, message)
         else:
@@ -85,7 +102,8 @@ class _Content:
         """What was not read."""
         return [f"{many(count, 'message')} not read: {brief(what)}" for what, count in sorted(self._unread.items())]
 
-    def _chunk(self, topic: str, raw: bytes) -> None:
+    def take_chunk(self, topic: str, raw: bytes) -> None:
+        """A Chunk message."""
         try:
             chunk = self._codec.decode(raw)
         except ChunkError as error:
@@ -107,23 +125,52 @@ class _Content:
             if topic is None:
                 topic = self.topics[channel.topic] = Topic(channel.topic, schema.data if schema else b"", self._path)
             topic.add(value, message.log_time)
-        elif (
-            isinstance(value, dict)
-            and channel.topic.endswith(".labels")
-            and {"session", "start_ns", "label"} <= value.keys()
-        ):
-            label = Label.from_json(value)
-            self.labels.setdefault(label.session, []).append(label)
-        elif isinstance(value, dict) and channel.topic.endswith(".sessions") and isinstance(value.get("session"), str):
-            self.records[value["session"]] = value
-        else:
+        elif not self.take_json(channel.topic, value):
             self._unread[f"JSON without `values` on {channel.topic}"] += 1
 
+    def take_json(self, topic: str, value: Any) -> bool:
+        """A label or a session's metadata; false if it is something else.
 
-def _own(
-    content: _Content, options: ReadOptions, metadata: dict[str, str], path: str, notes: list[str]
+        Raises
+        ------
+        SourceError
+            It is a label that does not hold together.
+        """
+        if not isinstance(value, dict):
+            return False
+        if topic.endswith(".labels") and {"session", "start_ns", "label"} <= value.keys():
+            label = Label.from_json(value)
+            self.labels.setdefault(label.session, []).append(label)
+        elif topic.endswith(".sessions") and isinstance(value.get("session"), str):
+            self.records[value["session"]] = value
+        else:
+            return False
+        return True
+
+
+def own_sessions(
+    content: Content, options: ReadOptions, metadata: dict[str, str], path: str, notes: list[str]
 ) -> Iterator[Recording]:
-    """Sessions of own chunks, in the order of their first chunk."""
+    """Sessions of own chunks, in the order of their first chunk.
+
+    Parameters
+    ----------
+    content : Content
+        Its chunks are taken out, so that only one session is held twice.
+    options : ReadOptions
+        Which stream, and a name instead of the session's.
+    metadata : dict of str
+        Of the file.
+    path : str
+        Where they were read from.
+    notes : list of str
+        What the reader has to say of all of them.
+
+    Raises
+    ------
+    SourceError
+        No stream has the name that is asked for.
+    """
     sessions: dict[str, list[Header]] = {}
     for header in content.chunks:
         if options.stream_name in (None, header.format.stream):

@@ -1,0 +1,110 @@
+"""``kymo archive``. In: options, topics. Out: segments until it is stopped, and its metrics; its verbs for what is there."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from streams.archive_cli import dir_option, folder_of, verbs
+from streams.archive_plan import TOPICS, ArchivePlan
+from streams.settings import Settings
+from streams.topics import BY_NAME, MIB
+
+if TYPE_CHECKING:
+    from streams.archive import Archive
+
+
+@click.group(
+    "archive",
+    invoke_without_command=True,
+    epilog="Example: kymo archive --segment-s 60; kymo archive list; kymo replay FOLDER --run again",
+)
+@dir_option
+@click.option(
+    "--segment-mb", type=click.FloatRange(1), default=256, show_default=True, help="Close a segment at this size."
+)
+@click.option("--segment-s", type=click.FloatRange(0.1), default=300, show_default=True, help="… or at this age.")
+@click.option(
+    "--with", "also", multiple=True, type=click.Choice(("state", "rejected")), help="Archive this topic, too."
+)
+@click.option("--once", is_flag=True, help="End when all that is there now is archived.")
+@click.option("--json", "as_json", is_flag=True, help="At the end, print what was done as JSON.")
+@click.pass_context
+def archive(ctx: click.Context, /, folder: Path | None, also: tuple[str, ...], **given: float) -> None:
+    """Write all topics to MCAP segments until stopped, and look after them.
+
+    It goes on where the newest complete segment ends: kill it whenever you like.
+    """
+    if ctx.invoked_subcommand is not None:
+        ctx.obj = folder
+        return
+    settings = Settings.from_env()
+    topics = (*TOPICS, *(name for name in BY_NAME if name in also))
+    plan = ArchivePlan(int(given["segment_mb"] * MIB), given["segment_s"], topics)
+    _run(settings, folder_of(folder, settings), plan, once=bool(given["once"]), as_json=bool(given["as_json"]))
+
+
+for _verb in verbs:
+    archive.add_command(_verb)
+
+
+def _run(settings: Settings, folder: Path, plan: ArchivePlan, *, once: bool, as_json: bool) -> None:
+    from streams.archive import Archive
+
+    made = Archive(settings, folder, plan, lambda line: click.echo(f"[archive] {line}", err=True))
+    with _stop_signals() as stopped, _metrics(made, settings):
+        click.echo(f"[archive] {settings.prefix}.* to {folder}", err=True)
+        counts = made.run(stopped.is_set, once=once)
+    done = dataclasses.asdict(counts)
+    text = f"{counts.records} records in {counts.segments} segments, {counts.lost} lost; {folder}"
+    click.echo(json.dumps(done | {"dir": str(folder)}) if as_json else text)
+
+
+@contextlib.contextmanager
+def _metrics(made: Archive, settings: Settings) -> Iterator[None]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+    from prometheus_client.registry import Collector
+
+    from deploy.metrics import process_registry, serve_metrics
+
+    class Counts(Collector):
+        def collect(self) -> Iterator[Metric]:
+            c = made.counts
+            yield CounterMetricFamily("kymo_archive_records", "Records stored", c.records)
+            yield CounterMetricFamily("kymo_archive_bytes", "Bytes of their values", c.bytes)
+            yield CounterMetricFamily("kymo_archive_segments", "Segments closed", c.segments)
+            yield CounterMetricFamily("kymo_archive_lost_records", "Offsets that Kafka no longer had", c.lost)
+            yield CounterMetricFamily("kymo_archive_errors", "Failed looks at the topics", c.errors)
+            yield GaugeMetricFamily("kymo_archive_behind_records", "Records that wait in Kafka", c.behind)
+            yield GaugeMetricFamily("kymo_archive_partitions", "Partitions that are read", c.partitions)
+            closed = "End of the newest segment, Unix seconds"
+            yield GaugeMetricFamily("kymo_archive_last_segment_timestamp_seconds", closed, c.last_closed_s)
+
+    registry = process_registry()
+    registry.register(Counts())
+    server = serve_metrics(registry, settings, "archive", lambda: made.ready)
+    try:
+        yield
+    finally:
+        server.close()
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C, SIGTERM and a closed terminal set: the open segment is closed then."""
+    stopped = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, lambda *_: stopped.set()) for number in numbers]
+    try:
+        yield stopped
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,82 @@
+"""``kymo archive list|check|recover|export``. In: a folder of segments. Out: what it holds, whether it is whole, files for others."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from streams.archive_plan import default_folder
+from streams.settings import Settings
+
+dir_option = click.option(
+    "--dir",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the segments; default: archive/PREFIX under KYMO_HOME.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def folder_of(folder: Path | None, settings: Settings | None = None) -> Path:
+    """The folder that is meant: that of the verb, of `kymo archive --dir`, or the default."""
+    context = click.get_current_context(silent=True)
+    above = context.obj if context is not None else None
+    return folder or (above if isinstance(above, Path) else None) or default_folder(settings or Settings.from_env())
+
+
+@click.command("list", epilog="Example: kymo archive list --json")
+@dir_option
+@json_option
+def list_command(folder: Path | None, as_json: bool) -> None:
+    """Show segments: time span, sessions, records by topic, size, offsets."""
+    from streams.archive_read import ArchiveReader
+
+    found = [_summary(segment) for segment in ArchiveReader(folder_of(folder)).segments]
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False))
+        return
+    for row in found:
+        topics = ", ".join(f"{name} {count}" for name, count in row["topics"].items()) or "no records"
+        click.echo(
+            f"{row['segment']}  {row['start']} to {row['end']}  {row['bytes'] / 1e6:.1f} MB  "
+            f"{len(row['sessions'])} sessions  {topics}"
+            + (f"  {row['absent']} offsets absent" if row["absent"] else "")
+        )
+
+
+def _summary(segment: Any) -> dict[str, Any]:
+    from streams.topics import CHUNK_TOPICS
+
+    topics: Counter[str] = Counter()
+    sessions: dict[str, None] = {}
+    for channel in segment.channels:
+        topics[segment.name_of(channel.topic)] += channel.count
+        if segment.name_of(channel.topic) in CHUNK_TOPICS:
+            sessions.setdefault(channel.session)
+    spans = segment.contents.spans
+    return {
+        "segment": segment.path.name,
+        "start_ns": segment.start_ns,
+        "end_ns": segment.end_ns,
+        "start": _clock(segment.start_ns),
+        "end": _clock(segment.end_ns),
+        "bytes": segment.size,
+        "records": segment.count,
+        "topics": dict(sorted(topics.items())),
+        "sessions": list(sessions),
+        "offsets": {f"{topic}/{part}": [s.first, s.next] for (topic, part), s in spans.items() if s.next > s.first},
+        "absent": sum(a.end - a.start for a in segment.contents.absent),
+    }
+
+
+def _clock(ns: int) -> str:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(ns // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+verbs: list[click.Command] = [list_command]

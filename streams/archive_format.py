@@ -1,0 +1,270 @@
+"""What an archive is made of. In: segments' files. Out: which records they hold, by topic, partition and offset; times in Unix ns.
+
+A segment is an MCAP file ``kymo-00000017.mcap`` that any MCAP reader opens. There is one channel for each topic, partition and
+key; its metadata say ``partition``, ``topic_id``, ``key`` (or ``key_base64``; neither where there is none) and ``offset``, the first one. A
+message is a Kafka record: its bytes, ``log_time`` the record time, ``publish_time`` the event time, ``sequence`` the offset's
+lower 32 bits. What fits nowhere there (headers, a deleted key) stands in a JSON message on :data:`EXTRAS_TOPIC`. The metadata
+record :data:`METADATA_NAME` holds the range of offsets of every topic-partition, and those within it that are not there.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from mcap.reader import make_reader
+from mcap.records import Channel, ChunkIndex
+
+from streams.errors import ArchiveError
+
+METADATA_NAME = "kymo.archive"
+EXTRAS_TOPIC = "archive.record"
+VERSION = "1"
+SUFFIX = ".mcap"
+PARTIAL = ".partial"
+_NAME = re.compile(r"kymo-(\d{8,})\.mcap")
+NS_PER_MS = 10**6
+#: Why offsets within a range are not there.
+RETENTION, HOLE, REWOUND, ERASED, DAMAGED = "retention", "hole", "rewound", "erased", "damaged"
+
+
+class Absent(NamedTuple):
+    """Offsets ``[start, end)`` of a range that the segment does not hold."""
+
+    topic: str
+    partition: int
+    start: int
+    end: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Span:
+    """Which records of a topic-partition a segment covers.
+
+    Attributes
+    ----------
+    topic_id : str
+        Kafka's own id of the topic, which a topic that is deleted and made again does not keep; empty where unknown.
+    first, next : int
+        Offsets ``[first, next)``.
+    """
+
+    topic_id: str
+    first: int
+    next: int
+
+
+Place = tuple[str, int]
+"""A topic's full name and a partition."""
+
+
+@dataclass(slots=True)
+class Contents:
+    """What a segment says of itself.
+
+    Attributes
+    ----------
+    prefix, cluster : str
+        Of the topics, and the Kafka cluster's id.
+    spans : dict
+        By topic and partition; every partition that the archive knows, those without a record in this segment too.
+    absent : list of Absent
+        Offsets within the spans that are not there, with the reason.
+    created_ns : int
+        When the segment was begun, Unix ns.
+    """
+
+    prefix: str
+    cluster: str = ""
+    spans: dict[Place, Span] = field(default_factory=dict)
+    absent: list[Absent] = field(default_factory=list)
+    created_ns: int = 0
+
+    def to_metadata(self) -> dict[str, str]:
+        """Members of the metadata record."""
+        spans = [[topic, part, s.topic_id, s.first, s.next] for (topic, part), s in sorted(self.spans.items())]
+        return {
+            "version": VERSION,
+            "prefix": self.prefix,
+            "cluster": self.cluster,
+            "created_ns": str(self.created_ns),
+            "offsets": json.dumps(spans, separators=(",", ":")),
+            "absent": json.dumps(self.absent, separators=(",", ":")),
+        }
+
+    @classmethod
+    def from_metadata(cls, members: Mapping[str, str], path: Path | str) -> Contents:
+        """Of a metadata record.
+
+        Raises
+        ------
+        ArchiveError
+            If it is of another version, or does not hold together.
+        """
+        if members.get("version") != VERSION:
+            raise ArchiveError(f"{path}: archive version {members.get('version')!r}, expected {VERSION!r}; update kymo")
+        try:
+            spans = {
+                (str(topic), int(part)): Span(str(known), int(first), int(behind))
+                for topic, part, known, first, behind in json.loads(members["offsets"])
+            }
+            absent = [
+                Absent(str(t), int(p), int(a), int(b), str(why)) for t, p, a, b, why in json.loads(members["absent"])
+            ]
+            return cls(members["prefix"], members["cluster"], spans, absent, int(members["created_ns"]))
+        except (KeyError, ValueError, TypeError) as error:
+            raise ArchiveError(f"{path}: its offsets cannot be read ({error!r}); `kymo archive recover`") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One channel of a segment: the records of one key in one topic-partition."""
+
+    id: int
+    topic: str
+    partition: int
+    key: bytes | None
+    offset: int
+    """Of its first record."""
+    count: int
+    topic_id: str = ""
+
+    @classmethod
+    def of(cls, channel: Channel, count: int) -> Stored | None:
+        """Of an MCAP channel; None if it is none of ours."""
+        members = channel.metadata
+        try:
+            key = base64.b64decode(members["key_base64"]) if "key_base64" in members else None
+            key = members["key"].encode() if "key" in members else key
+            offset, topic_id = int(members["offset"]), members.get("topic_id", "")
+            return cls(channel.id, channel.topic, int(members["partition"]), key, offset, count, topic_id)
+        except (KeyError, ValueError):
+            return None
+
+    def full_offset(self, sequence: int) -> int:
+        """The offset of a message from its lower 32 bits."""
+        return self.offset + ((sequence - self.offset) & 0xFFFFFFFF)
+
+    @property
+    def session(self) -> str:
+        """The key as text; empty where there is none."""
+        return (self.key or b"").decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One complete file of an archive, without its messages.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    number : int
+        Its place in the archive.
+    size : int
+        Bytes.
+    start_ns, end_ns : int
+        First and last record time, Unix ns; 0 where it holds no message.
+    count : int
+        Messages, extras not counted.
+    contents : Contents
+        Offsets.
+    channels : list of Stored
+        Whose messages it holds.
+    chunks : list of ChunkIndex
+        Where they stand.
+    extras : int
+        Channel of the extras; 0 for none.
+    """
+
+    path: Path
+    number: int
+    size: int
+    start_ns: int
+    end_ns: int
+    count: int
+    contents: Contents
+    channels: list[Stored]
+    chunks: list[ChunkIndex]
+    extras: int = 0
+
+    def name_of(self, topic: str) -> str:
+        """A topic's name without the prefix."""
+        return topic.removeprefix(self.contents.prefix + ".")
+
+
+def segment_path(folder: Path, number: int) -> Path:
+    """Name of a segment's file.
+
+    Examples
+    --------
+    >>> segment_path(Path("a"), 17).name
+    'kymo-00000017.mcap'
+    """
+    return folder / f"kymo-{number:08d}{SUFFIX}"
+
+
+def segment_number(path: Path) -> int | None:
+    """Number of a segment's file; None for any other file."""
+    found = _NAME.fullmatch(path.name)
+    return int(found[1]) if found else None
+
+
+def segment_paths(folder: Path) -> list[Path]:
+    """Complete segments of an archive, oldest first."""
+    found = [(number, path) for path in folder.glob("kymo-*.mcap") if (number := segment_number(path)) is not None]
+    return [path for _, path in sorted(found)]
+
+
+def is_archive(folder: Path) -> bool:
+    """Whether a folder holds segments."""
+    return folder.is_dir() and bool(segment_paths(folder))
+
+
+def read_segment(path: Path) -> Segment:
+    """What a segment holds, from its summary alone.
+
+    Raises
+    ------
+    ArchiveError
+        If the file is damaged, was not closed, or is no segment.
+    """
+    try:
+        with path.open("rb") as raw:
+            reader = make_reader(raw)
+            summary = reader.get_summary()
+            found = [record for record in reader.iter_metadata() if record.name == METADATA_NAME] if summary else []
+    except OSError as error:
+        raise ArchiveError(f"{path}: cannot be read ({error.strerror})") from None
+    except Exception as error:  # a damaged length or text gives whatever error its parser has
+        raise _damaged(path, repr(error)) from None
+    if summary is None or summary.statistics is None:
+        raise _damaged(path, "it has no summary, as if it was not closed")
+    if not found:
+        raise ArchiveError(f"{path}: is no segment of an archive (no metadata record {METADATA_NAME})")
+    stats = summary.statistics
+    counts = stats.channel_message_counts
+    channels = [s for c in summary.channels.values() if (s := Stored.of(c, counts.get(c.id, 0))) is not None]
+    extras = next((c.id for c in summary.channels.values() if c.topic == EXTRAS_TOPIC), 0)
+    return Segment(
+        path,
+        segment_number(path) or 0,
+        path.stat().st_size,
+        stats.message_start_time,
+        stats.message_end_time,
+        stats.message_count - counts.get(extras, 0),
+        Contents.from_metadata(found[-1].metadata, path),
+        channels,
+        sorted(summary.chunk_indexes, key=lambda chunk: chunk.chunk_start_offset),
+        extras,
+    )
+
+
+def _damaged(path: Path, what: str) -> ArchiveError:
+    return ArchiveError(f"{path}: the segment is damaged ({what}); `kymo archive recover` keeps what is whole")

@@ -1,0 +1,206 @@
+"""What is whole of a damaged segment. In: an MCAP file that was cut, not closed or damaged. Out: a segment of what can be read, and
+what was lost in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from streams.archive_format import (
+    DAMAGED,
+    EXTRAS_TOPIC,
+    METADATA_NAME,
+    PARTIAL,
+    SUFFIX,
+    Absent,
+    Contents,
+    Place,
+    Span,
+    Stored,
+    read_segment,
+    segment_number,
+    segment_path,
+    segment_paths,
+)
+from streams.archive_record import ArchivedRecord, with_extra
+from streams.archive_segment import SegmentWriter
+from streams.errors import ArchiveError, SourceError
+from streams.sources.mcap_scan import Scan
+from streams.sources.words import many
+
+DAMAGED_SUFFIX = ".damaged"
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What :func:`recover_file` did.
+
+    Attributes
+    ----------
+    path : Path
+        The new segment.
+    records : int
+        That it holds.
+    notes : list of str
+        What was damaged.
+    """
+
+    path: Path
+    records: int
+    notes: list[str]
+
+    @property
+    def text(self) -> str:
+        """One line."""
+        return f"{self.path}: {many(self.records, 'record')} recovered; " + (
+            "; ".join(self.notes) or "nothing was lost"
+        )
+
+
+def recover(folder: Path) -> list[Recovered]:
+    """Recover every segment that is damaged, and one that was not closed.
+
+    The damaged file stays beside its successor as ``….damaged``.
+
+    Parameters
+    ----------
+    folder : Path
+        The archive; no `kymo archive` may be writing there.
+
+    Raises
+    ------
+    ArchiveError
+        A file holds nothing that is whole.
+    """
+    out = []
+    for path in segment_paths(folder):
+        try:
+            read_segment(path)
+            if not _chunks_damaged(path):
+                continue
+        except ArchiveError:
+            pass
+        kept = path.with_name(path.name + DAMAGED_SUFFIX)
+        path.replace(kept)
+        out.append(recover_file(kept, path))
+    for partial in sorted(folder.glob(f"kymo-*{SUFFIX}{PARTIAL}")):
+        target = partial.with_suffix("")
+        kept = partial.with_name(target.name + DAMAGED_SUFFIX)
+        partial.replace(kept)
+        out.append(recover_file(kept, target))
+    return out
+
+
+def recover_file(path: Path, target: Path) -> Recovered:
+    """Write what is whole of a file as a segment.
+
+    Parameters
+    ----------
+    path : Path
+        The damaged file; it is left as it is.
+    target : Path
+        The segment to make; its number tells which segment it follows.
+
+    Raises
+    ------
+    ArchiveError
+        Nothing in it is whole, or the segment cannot be written.
+    """
+    number = segment_number(target)
+    assert number is not None
+    contents = Contents("")
+    with path.open("rb") as raw:
+        scan = Scan(raw, str(path))
+        records = _records(scan)
+        try:
+            first = next(records, None)
+        except SourceError as error:
+            raise ArchiveError(f"{error}; nothing of it can be kept, delete it") from None
+        contents = _start(target, number, first[0] if first else None, scan)
+        writer = SegmentWriter(target.parent, number, contents)
+        if writer.partial == path:
+            raise ArchiveError(f"{path}: rename it first")
+        if first is not None:
+            _add(writer, *first)
+        for record, topic_id in records:
+            _add(writer, record, topic_id)
+    _finish(contents, scan, path)
+    writer.close()
+    return Recovered(target, writer.count, scan.notes)
+
+
+def _add(writer: SegmentWriter, record: ArchivedRecord, topic_id: str) -> None:
+    place = (record.topic, record.partition)
+    span = writer.contents.spans.get(place)
+    if span is None or (topic_id and span.topic_id != topic_id):
+        writer.contents.spans[place] = Span(topic_id, record.offset, record.offset)
+    writer.add(record)
+
+
+def _start(target: Path, number: int, first: ArchivedRecord | None, scan: Scan) -> Contents:
+    """Spans at the segment's start: those that the segment before it ends with."""
+    before = segment_path(target.parent, number - 1)
+    if before.exists():
+        known = read_segment(before).contents
+        spans = {place: Span(s.topic_id, s.next, s.next) for place, s in known.spans.items()}
+        return Contents(known.prefix, known.cluster, spans)
+    prefix = scan.metadata.get(f"{METADATA_NAME}.prefix", "")
+    return Contents(prefix or (first.topic.rpartition(".")[0] if first else ""))
+
+
+def _finish(contents: Contents, scan: Scan, path: Path) -> None:
+    """Where the file's own list of offsets is whole, its gaps and ends hold."""
+    members = {
+        name.removeprefix(METADATA_NAME + "."): text
+        for name, text in scan.metadata.items()
+        if name.startswith(METADATA_NAME + ".")
+    }
+    if not members:
+        return
+    own = Contents.from_metadata(members, path)
+    known = {(*a[:4],): a for a in own.absent}
+    contents.absent = [known.get((*a[:4],), a) for a in contents.absent]
+    contents.cluster = contents.cluster or own.cluster
+    for place, span in own.spans.items():
+        made = contents.spans.setdefault(place, Span(span.topic_id, span.first, span.first))
+        made.topic_id = span.topic_id
+        _note_tail(contents, place, made, span)
+
+
+def _note_tail(contents: Contents, place: Place, made: Span, span: Span) -> None:
+    if made.next < span.next:
+        contents.absent.append(Absent(*place, made.next, span.next, DAMAGED))
+        made.next = span.next
+
+
+def _records(scan: Scan) -> Iterator[tuple[ArchivedRecord, str]]:
+    """Records as they were, in the file's order, with their topic's id."""
+    channels: dict[int, Stored | None] = {}
+    extras: dict[tuple[str, int, int], dict[str, Any]] = {}
+    for _, channel, message in scan.messages():
+        if channel.topic == EXTRAS_TOPIC:
+            extra = json.loads(message.data)
+            extras[extra["topic"], extra["partition"], extra["offset"]] = extra
+            continue
+        if channel.id not in channels:
+            channels[channel.id] = Stored.of(channel, 0)
+        stored = channels[channel.id]
+        if stored is None:
+            continue
+        offset = stored.full_offset(message.sequence)
+        record = ArchivedRecord(
+            stored.topic, stored.partition, offset, message.log_time // 10**6, 0, stored.key, bytes(message.data)
+        )
+        extra = extras.pop((stored.topic, stored.partition, offset), None) if extras else None
+        yield (with_extra(record, extra) if extra else record), stored.topic_id
+
+
+def _chunks_damaged(path: Path) -> bool:
+    with path.open("rb") as raw:
+        scan = Scan(raw, str(path))
+        for _ in scan.messages():
+            pass
+    return bool(scan.notes)
