@@ -45,7 +45,7 @@ class OnnxModel:
     """
 
     def __init__(self, model: Path | bytes, input_name: str, output_name: str, rule: str = "any") -> None:
-        self.session = _session(model)
+        self.session = load_session(model)
         self._input, self._outputs = input_name, [output_name]
         self._name = str(model) if isinstance(model, Path) else "the model"
         inputs = {value.name: value for value in self.session.get_inputs()}
@@ -132,7 +132,14 @@ class OnnxModel:
         return True
 
 
-def _session(model: Path | bytes) -> Any:
+def load_session(model: Path | bytes) -> Any:
+    """An ONNX Runtime session on one thread of the processor, which keeps no memory between two runs.
+
+    Raises
+    ------
+    BundleError
+        If it cannot be loaded.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     # Arena and memory pattern keep the largest batch of every size for ever; without them a run costs no more.

@@ -1,0 +1,162 @@
+"""ResNet50 and its like over spectrograms, in Keras. In: windows (n, time, bins, channels) float32. Out: logits and more.
+
+Convolutions in front map any number of channels to the three that networks trained on images take. Without ImageNet
+weights the large ones need a GPU and much data; `backbone = "small"` learns on two cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar
+
+import keras
+
+from models.fit_keras import prepare_keras
+from models.zoo import Head, read_parameters
+from models.zoo.backbones import BACKBONES, OWN, Normalisation, borrowed, own
+from models.zoo.keras_common import KerasArchitecture, check_learning, one_of, window_shape
+from streams.chunk import Format
+from streams.errors import TrainingError
+
+FRONTS = ("conv2d", "deep", "conv3d", "none")
+#: ``backbone`` and its ``weights`` (imagenet, fresh or a file); ``width``, filters of the first stage of an own
+#: backbone (0: its own); ``front``, what maps the channels to three: two convolutions, a ``deep`` row of four, a
+#: ``conv3d`` that takes the channels as a third axis, or none; layers of the backbone that keep their weights:
+#: ``frozen_names`` (separated by commas, * for anything), the first ``frozen_layers``, or the first ``frozen_share`` of
+#: them; ``batch_norm`` and its ``momentum``, ``dropout`` before the last layer; then how it learns.
+DEFAULTS: dict[str, Any] = {
+    "backbone": "resnet50",
+    "weights": "imagenet",
+    "width": 0,
+    "front": "conv2d",
+    "frozen_names": "",
+    "frozen_layers": 0,
+    "frozen_share": 0.0,
+    "batch_norm": True,
+    "momentum": 0.9,
+    "dropout": 0.5,
+    "learning_rate": 1e-3,
+    "weight_decay": 0.0,
+    "batch_size": 32,
+    "schedule": "cosine",
+}
+
+
+class SpectrogramResnet(KerasArchitecture):
+    """The network as an :class:`~models.zoo.Architecture`.
+
+    Parameters
+    ----------
+    fmt : Format
+        Of the windows: ``rows`` and shape ``(bins, channels)``, or ``(channels,)``, which counts as one bin.
+    labels : sequence of str
+        Classes.
+    parameters : mapping
+        See :data:`DEFAULTS`.
+    seed : int
+        Of the first weights.
+    heads : sequence of Head
+        What else it says.
+
+    Raises
+    ------
+    TrainingError
+        If the windows have another number of axes, a parameter is out of range, or the weights cannot be read.
+    """
+
+    cpu_sized: ClassVar[Mapping[str, Any]] = {"backbone": "small", "width": 8, "dropout": 0.0}
+    search: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "learning_rate": (3e-4, 1e-3, 3e-3),
+        "dropout": (0.2, 0.5),
+        "front": ("conv2d", "conv3d", "deep"),
+    }
+
+    def __init__(
+        self,
+        fmt: Format,
+        labels: Sequence[str],
+        parameters: Mapping[str, Any],
+        seed: int,
+        heads: Sequence[Head] = (),
+    ) -> None:
+        super().__init__(labels, heads)
+        if len(fmt.shape) not in (1, 2):
+            raise TrainingError(
+                f"architecture 'spectrogram_resnet' takes windows of (time, bins, channels), the recipe makes "
+                f"{len(fmt.shape) + 1} axes; take another architecture"
+            )
+        p = self.parameters = _checked(read_parameters(parameters, DEFAULTS), fmt.shape[-1])
+        prepare_keras(seed)
+        shape = window_shape(fmt)
+        source = keras.Input(shape)
+        x = source if len(shape) == 3 else keras.layers.Reshape((shape[0], 1, shape[1]))(source)
+        normalise = Normalisation(p["batch_norm"], p["momentum"])
+        x = _front(p["front"], normalise, x)
+        if p["backbone"] in OWN:
+            first = keras.Model(source, x)
+            features = own(p["backbone"], p["width"], normalise, x)
+            ours = [layer for layer in keras.Model(source, features).layers if layer not in first.layers]
+            p["weights"] = "fresh"
+        else:
+            features, ours, p["weights"] = borrowed(p["backbone"], p["weights"], p["momentum"], x)
+        self._freeze(ours)
+        self.model = keras.Model(source, self.columns(keras.layers.Dropout(p["dropout"])(features)))
+
+    def _freeze(self, layers: Sequence[Any]) -> None:
+        """Keep the weights of some layers of the backbone, in the order from the input."""
+        p = self.parameters
+        count = p["frozen_layers"] or int(p["frozen_share"] * len(layers))
+        if count > len(layers):
+            raise TrainingError(f"[model] frozen_layers = {count}, but {p['backbone']} has {len(layers)} layers")
+        for layer in layers[:count]:
+            layer.trainable = False
+        for pattern in filter(None, (name.strip() for name in p["frozen_names"].split(","))):
+            found = [layer for layer in layers if fnmatchcase(layer.name, pattern)]
+            if not found:
+                names = [layer.name for layer in layers if layer.weights]
+                raise TrainingError(
+                    f"[model] frozen_names: {p['backbone']} has no layer {pattern!r}; it begins with "
+                    f"{', '.join(names[:4])} and ends with {', '.join(names[-2:])}"
+                )
+            for layer in found:
+                layer.trainable = False
+
+
+def _checked(p: dict[str, Any], channels: int) -> dict[str, Any]:
+    check_learning(p)
+    one_of(p, "backbone", BACKBONES)
+    one_of(p, "front", FRONTS)
+    if p["front"] == "none" and p["backbone"] not in OWN and channels != 3:
+        raise TrainingError(f"[model] front = 'none': {p['backbone']} takes 3 channels, the recipe makes {channels}")
+    if p["width"] and p["backbone"] not in OWN:
+        raise TrainingError(f"[model] width is for {' and '.join(OWN)} alone, {p['backbone']} has its own")
+    if p["width"] < 0 or p["frozen_layers"] < 0 or not 0 <= p["frozen_share"] <= 1 or not 0 <= p["momentum"] < 1:
+        raise TrainingError(
+            "[model] width and frozen_layers are 0 or more, frozen_share is from 0 to 1, momentum from 0 to below 1"
+        )
+    if sum(bool(p[key]) for key in ("frozen_names", "frozen_layers", "frozen_share")) > 1:
+        raise TrainingError("[model] takes one of frozen_names, frozen_layers and frozen_share, not several")
+    return p
+
+
+def _front(kind: str, normalise: Normalisation, x: Any) -> Any:
+    """``(n, time, bins, channels)`` to ``(n, time, bins, 3)``."""
+    if kind == "none":
+        return x
+
+    def convolve(x: Any, filters: int, size: int) -> Any:
+        made = keras.layers.Conv2D(filters, size, padding="same", use_bias=not normalise.on)(x)
+        return keras.layers.Activation("relu")(normalise(made))
+
+    if kind == "conv3d":
+        # Neighbouring channels are axes of one sensor: the first layer takes three at once, the second one all.
+        _, time, bins, channels = x.shape
+        x = keras.layers.Reshape((time, bins, channels, 1))(x)
+        x = keras.layers.Conv3D(4, (3, 3, min(3, channels)), padding="same", use_bias=not normalise.on)(x)
+        x = keras.layers.Activation("relu")(normalise(x))
+        x = keras.layers.Conv3D(3, (1, 1, channels), use_bias=not normalise.on)(x)
+        return keras.layers.Reshape((time, bins, 3))(normalise(x))
+    for filters in (32, 16, 8) if kind == "deep" else (8,):
+        x = convolve(x, filters, 3)
+    return normalise(keras.layers.Conv2D(3, 1, use_bias=not normalise.on)(x))
