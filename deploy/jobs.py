@@ -73,14 +73,15 @@ def make_job(role: str, work: Work, names: Names) -> Any:
 
     recipe, whole = work.recipe, work.bundle.chain
     if role == "processor":
-        chain, _ = whole.split()
+        chain, _ = recipe.chain.split()
         codec, topic = ChunkCodec(), names.for_stream(derived_format(recipe).stream)
         outputs = outputs_of(chain, recipe.name)
         return Job(
             recipe.name, role, chain, outputs, topic, recipe.matches, lambda made: [codec.encode(c) for c in made]
         )
-    chain = whole if role == BOTH else whole.split()[1]
-    step = Fraction(1) if role == BOTH else derived_format(recipe).step
+    alone = role == BOTH or work.bundle.takes == "raw"
+    chain = whole if alone else whole.split()[1]
+    step = Fraction(1) if alone else derived_format(recipe).step
     classifier = Classifier.for_recipe(work.bundle, recipe)
     outputs = outputs_of(chain, recipe.name, step)
     return Job(recipe.name, role, chain, outputs, names.of("events"), recipe.matches, encoder(classifier))
@@ -108,7 +109,7 @@ def make_app(role: str, work: Work, settings: Settings, slot: int, metrics: Any,
 
     recipe, names = work.recipe, Names(settings.prefix)
     inputs = sorted({names.for_stream(table.stream) for table in recipe.inputs})
-    if role == "model":
+    if role == "model" and work.bundle.takes == "chain":
         inputs = [names.for_stream(derived_format(recipe).stream)]
     app = BatchApp(
         f"{settings.prefix}.{recipe.name}.{role}", inputs, settings, f"{socket.gethostname()}-{slot}", failed

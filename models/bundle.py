@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.manifest import FORMAT, MANIFEST, MODEL, read_manifest, verify
+from models.raw import raw_chain
 from models.registry import find_bundle
 from processors.chain import Chain, strip_learned
 from processors.registry import spec_from_json
@@ -76,6 +77,11 @@ class Bundle:
         """The ONNX file."""
         return self.path / MODEL
 
+    @property
+    def takes(self) -> str:
+        """``chain``, what the recipe's chain makes, or ``raw``, windows of raw samples; see :mod:`models.raw`."""
+        return str(self.manifest["model"].get("takes", "chain"))
+
     def check(self, recipe: Recipe) -> None:
         """Refuse a recipe that this bundle was not trained for.
 
@@ -86,10 +92,12 @@ class Bundle:
             text says which step and parameter.
         """
         advice = f"train it again (`kymo train {recipe.name}`), or use the recipe that the bundle was made by"
-        difference = _difference(strip_learned(self.chain.to_json()), strip_learned(recipe.chain.to_json()))
+        wanted = raw_chain(recipe.chain) if self.takes == "raw" else recipe.chain
+        difference = _difference(strip_learned(self.chain.to_json()), strip_learned(wanted.to_json()))
         if difference:
             raise BundleError(f"bundle {self.id} does not fit recipe `{recipe.name}`: {difference}; {advice}")
-        fmt = recipe.output_format()
+        raw = recipe.input_format()
+        fmt = wanted.output({raw.stream: raw})
         shape = input_shape((fmt.rows or 0, *fmt.shape), self.layout)
         if shape != self.shape:
             takes, makes = " x ".join(map(str, self.shape)), " x ".join(map(str, shape))
