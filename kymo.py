@@ -51,6 +51,7 @@ VERBS = {
     "init": Verb("processors.init_recipe:init", "Write a recipe from data."),
     "train": Verb("models.cli:train_command", "Train a recipe's model and write its bundle."),
     "evaluate": Verb("models.cli:evaluate_command", "Score a bundle on labelled recordings."),
+    "models": Verb("models.models_cli:models", "Versions of trained models: list, compare, promote.", broker=True),
     "doctor": Verb("deploy.doctor_cli:doctor", "What is wrong on this machine, or with this session."),
 }
 #: Which extra brings a library.

@@ -1,0 +1,98 @@
+"""`kymo models`: what it lists, compares, promotes and undoes, and whom it tells."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from tiny_models import linear_onnx, manifest
+
+import kymo
+from models.bundle import load_bundle
+from models.registry import MODEL, write_bundle
+from streams.errors import BundleError
+from streams.promotions import PROMOTION_SCHEMA, Promotion
+
+ONNX = linear_onnx(np.eye(3, 2))
+
+
+def invoke(*arguments: str) -> Result:
+    """Run the command line."""
+    return CliRunner().invoke(kymo.cli, list(arguments), prog_name="kymo")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home."""
+    for name in ("KYMO_BROKERS", "KYMO_REGISTRY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KYMO_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def made(temperature: float, **changes: object) -> str:
+    """Id of a new version."""
+    path = write_bundle(None, manifest(temperature=temperature, **changes), {MODEL: ONNX}, promote=False)
+    return load_bundle(path).id
+
+
+def test_list_promote_and_roll_back() -> None:
+    a, b = made(1, scores={"accuracy": 0.5, "macro_f1": 0.25, "n": 8}), made(2)
+    assert invoke("models", "promote", a, "--why", "first").stdout == f"champion of tiny: {a} (before: none)\n"
+    done = invoke("models", "promote", b[:12], "--json")
+    said = json.loads(done.stdout)
+    assert (said["bundle"], said["before"], said["announced"]) == (b, a, False)
+    assert "no broker" in said["reason"]
+    invoke("models", "promote", "tiny@champion", "--alias", "shadow")
+    listed = {row["bundle"]: row for row in json.loads(invoke("models", "list", "tiny", "--json").stdout)}
+    assert {name: row["aliases"] for name, row in listed.items()} == {a: [], b: ["champion", "shadow"]}
+    assert listed[a]["scores"] == {"accuracy": 0.5, "macro_f1": 0.25, "n": 8}
+    table = invoke("models", "list").stdout
+    assert a in table
+    assert "0.500" in table
+    assert "basicmotions@" in table  # what ships with Kymo is listed too
+    done = invoke("models", "rollback", "tiny")
+    assert done.stdout == f"champion of tiny: {a} (before: {b})\n"
+    assert "running agents were not told" in done.stderr
+    assert load_bundle("tiny").id == a
+    assert f"by {said['by']}: first" in invoke("models", "show", "tiny").stdout
+    log = json.loads(invoke("models", "show", "tiny", "--json").stdout)["log"]
+    assert [entry["action"] for entry in log] == ["promote", "promote", "promote", "rollback"]
+
+
+def test_diff() -> None:
+    a, b = made(1), made(2)
+    found = json.loads(invoke("models", "diff", a, b, "--json").stdout)
+    assert found["bundles"] == [a, b]
+    assert found["differences"].pop("temperature") == [1, 2]
+    assert set(found["differences"]) <= {"created"}
+    assert "temperature: 1 | 2\n" in invoke("models", "diff", a, b).stdout
+    assert invoke("models", "diff", a, a).stdout == "no difference\n"
+
+
+def test_a_folder_is_taken_in(tmp_path: Path) -> None:
+    path = write_bundle(tmp_path / "sent", manifest(), {MODEL: ONNX}, attached={"report/report.html": b"<p>"})
+    assert invoke("models", "promote", str(path)).exit_code == 0
+    found = load_bundle("tiny")
+    assert (found.id, found.path != path) == (load_bundle(path).id, True)
+    assert (found.path / "report" / "report.html").read_bytes() == b"<p>"
+
+
+@pytest.mark.parametrize(
+    "words", [("promote", "none"), ("promote", "tiny@ff"), ("rollback", "tiny"), ("show", "x/y"), ("diff", "a", "b")]
+)
+def test_failures_are_one_line(words: tuple[str, ...]) -> None:
+    done = invoke("models", *words)
+    assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+
+
+def test_promotions_as_json() -> None:
+    one = Promotion("walk", "champion", "walk@0", 5, "s3://b/m", "rollback", "eva", "wörse")
+    assert Promotion.from_json(one.to_json()) == one
+    assert set(json.loads(one.to_json())) == set(PROMOTION_SCHEMA["properties"])
+    for raw in (b"x", b"[]", b"{}", b'{"recipe":"a","alias":"b","bundle":"c","promoted_ns":"5"}'):
+        with pytest.raises(BundleError, match="promotion: "):
+            Promotion.from_json(raw)
