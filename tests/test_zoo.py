@@ -134,7 +134,7 @@ def test_refuses_wrong_parameters(parameters: dict[str, Any], message: str) -> N
 def test_refuses_other_axes_and_names() -> None:
     with pytest.raises(TrainingError, match=r"makes 4 axes"):
         network(6, (8, 8, 3))
-    with pytest.raises(TrainingError, match=r"architecture 'resnet': expected one of spectrogram_cnn"):
+    with pytest.raises(TrainingError, match=r"architecture 'resnet': expected one of .*spectrogram_cnn"):
         architecture("resnet")
 
 

@@ -22,7 +22,9 @@ from streams.errors import TrainingError
 #: Name to ``module:class``.
 ARCHITECTURES: dict[str, str] = {
     "minirocket": "models.zoo.minirocket:MiniRocket",
+    "recurrent": "models.zoo.recurrent:Recurrent",
     "spectrogram_cnn": "models.zoo.spectrogram_cnn:SpectrogramCnn",
+    "spectrogram_resnet": "models.zoo.spectrogram_resnet:SpectrogramResnet",
 }
 
 

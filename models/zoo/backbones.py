@@ -6,11 +6,10 @@ channels, and have ImageNet weights.
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,7 +17,6 @@ import keras
 from models.zoo.keras_common import output_aside
 from streams.errors import TrainingError
 
-_log = logging.getLogger(__name__)
 #: Blocks a stage, and filters of the first stage, of the networks that are built here.
 OWN = {"small": ((1, 1, 1), 16), "resnet18": ((2, 2, 2, 2), 64)}
 #: Names in keras.applications.
@@ -93,68 +91,77 @@ def _block(x: Any, filters: int, strides: tuple[int, int], normalise: Normalisat
     return keras.layers.Activation("relu")(keras.layers.Add()([inner, x]))
 
 
-def borrowed(name: str, weights: str, momentum: float, x: Any) -> tuple[Any, list[Any], str]:
-    """Features of one of Keras' own networks, its layers, and the weights that it really has.
+def borrowed(name: str, x: Any) -> tuple[Any, list[Any]]:
+    """Features of one of Keras' own networks, with fresh weights, and its layers.
+
+    Parameters
+    ----------
+    name : str
+        One of :data:`BORROWED`.
+    x : KerasTensor
+        ``(n, time, bins, 3)``; axes shorter than 32 are filled up with zeros.
+    """
+    missing = [max(0, _LEAST - length) for length in x.shape[1:3]]
+    if any(missing):
+        x = keras.layers.ZeroPadding2D([(size // 2, size - size // 2) for size in missing])(x)
+    before = {layer.name for layer in keras.Model(keras.utils.get_source_inputs(x), x).layers}
+    made = _make(name)(include_top=False, weights=None, input_tensor=x, pooling="avg")
+    return made.outputs[0], [layer for layer in made.layers if layer.name not in before]
+
+
+def pretrain(name: str, weights: str, layers: Sequence[Any]) -> str:
+    """Give the layers of a borrowed network the weights that it has learned elsewhere; empty, or why it keeps fresh ones.
 
     Parameters
     ----------
     name : str
         One of :data:`BORROWED`.
     weights : str
-        ``imagenet`` (from Keras' cache or the network, else fresh ones, which a warning says), ``fresh``, or a file of
-        weights without the network's top.
-    momentum : float
-        Of the batch normalisation of fresh weights, 0 to below 1.
-    x : KerasTensor
-        ``(n, time, bins, 3)``; axes shorter than 32 are filled up with zeros.
+        ``imagenet`` (Keras' cache or the network), ``fresh``, or a file of weights without the network's top.
+    layers : sequence of keras.Layer
+        Of :func:`borrowed`.
 
     Raises
     ------
     TrainingError
         If the file holds no weights of this network.
     """
-    make = getattr(keras.applications, BORROWED[name])
-    missing = [max(0, _LEAST - length) for length in x.shape[1:3]]
-    if any(missing):
-        x = keras.layers.ZeroPadding2D([(size // 2, size - size // 2) for size in missing])(x)
-    learned, weights = _learned(make, name, weights, x.shape[1:])
-    made = make(include_top=False, weights=None, input_tensor=x, pooling="avg")
-    ours = {layer.name for layer in learned.layers if not isinstance(layer, keras.layers.InputLayer)}
-    layers = [layer for layer in made.layers if layer.name in ours]
-    for layer in layers:
-        layer.set_weights(learned.get_layer(layer.name).get_weights())
-        if weights == "fresh" and isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = momentum
-    return made.outputs[0], layers, weights
-
-
-def _learned(make: Callable[..., Any], name: str, weights: str, shape: Any) -> tuple[Any, str]:
-    """The network by itself, for its weights: a file's order of layers is not that of a larger model."""
+    if weights == "fresh":
+        return ""
+    # The network by itself: a file's order of layers is not that of a larger model.
     if weights == "imagenet":
-        before = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(_TIMEOUT_S)
         try:
-            with output_aside():
-                return make(include_top=False, weights="imagenet", input_shape=shape, pooling="avg"), weights
+            with output_aside(), _timeout():
+                learned = _make(name)(include_top=False, weights="imagenet", pooling="avg")
         except Exception as error:  # Keras wraps what the network says in bare Exceptions
-            _log.warning(
-                "no ImageNet weights of %s: %s; it begins with fresh ones, which need far more data. Give a file "
-                '([model] weights = "PATH"), or say weights = "fresh" to be rid of this line',
-                name,
-                str(error).splitlines()[0][:200],
+            return (
+                f"no ImageNet weights of {name}: {str(error).splitlines()[0][:200]}; it begins with fresh ones, which "
+                f'need far more data. Give a file ([model] weights = "PATH"), or say weights = "fresh"'
             )
-        finally:
-            socket.setdefaulttimeout(before)
-        weights = "fresh"
-    made = make(include_top=False, weights=None, input_shape=shape, pooling="avg")
-    if weights != "fresh":
-        if not Path(weights).is_file():
-            raise TrainingError(f"[model] weights = {weights!r}: no such file; expected imagenet, fresh or a file")
+    else:
+        learned = _make(name)(include_top=False, weights=None, pooling="avg")
         try:
-            made.load_weights(weights)
+            learned.load_weights(weights)
         except Exception as error:  # h5py's and Keras' errors share no base
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise TrainingError(
                 f"[model] weights = {weights!r}: not those of {name} without its top ({reason})"
             ) from None
-    return made, weights
+    for layer in layers:
+        layer.set_weights(learned.get_layer(layer.name).get_weights())
+    return ""
+
+
+def _make(name: str) -> Any:
+    return getattr(keras.applications, BORROWED[name])
+
+
+@contextlib.contextmanager
+def _timeout() -> Iterator[None]:
+    """A download that hangs ends."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT_S)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -59,6 +59,8 @@ class KerasArchitecture:
     ----------
     model : keras.Model
         One input ``(n, *shape)``, one output ``(n, columns)``.
+    notes : list of str
+        What the user should know of the fit.
     """
 
     layout: ClassVar[str] = "channels_last"
@@ -69,6 +71,7 @@ class KerasArchitecture:
 
     def __init__(self, labels: Sequence[str], heads: Sequence[Head]) -> None:
         self.labels, self.heads = tuple(labels), tuple(heads)
+        self.notes: list[str] = []
 
     def columns(self, features: Any) -> Any:
         """The output ``(n, columns)`` of features ``(n, width)``: a dense layer a head, then units."""

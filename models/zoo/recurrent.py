@@ -88,14 +88,14 @@ class Recurrent(KerasArchitecture):
         p = self.parameters = read_parameters(parameters, DEFAULTS)
         self.shape = window_shape(fmt)
         _check(p, self.shape[0])
-        p["patch"] = p["patch"] or max(1, self.shape[0] // _STEPS)
+        self.patch = p["patch"] or max(1, self.shape[0] // _STEPS)
         prepare_keras(seed)
         source = keras.Input((None, *self.shape[1:]))
         features = math.prod(self.shape[1:])
         x = source if len(self.shape) == 2 else keras.layers.Reshape((-1, features))(source)
-        mask = Padding(p["patch"], name="padding")(x) if p["masking"] else None
-        if p["patch"] > 1:
-            x = keras.layers.Conv1D(p["patch_width"], p["patch"], p["patch"], name="patches")(x)
+        mask = Padding(self.patch, name="padding")(x) if p["masking"] else None
+        if self.patch > 1:
+            x = keras.layers.Conv1D(p["patch_width"], self.patch, self.patch, name="patches")(x)
         for i in range(p["layers"]):
             if i:
                 x = keras.layers.Dropout(p["dropout"])(x)
@@ -141,9 +141,9 @@ class Recurrent(KerasArchitecture):
                 "a stateful model looks backwards only, step by step; train it with [model] bidirectional = false and "
                 "attention = false"
             )
-        if hop < 1 or hop % p["patch"]:
+        if hop < 1 or hop % self.patch:
             raise TrainingError(
-                f"a stateful model with patch = {p['patch']} cannot predict every {hop} samples; take a multiple"
+                f"a stateful model with patch = {self.patch} cannot predict every {hop} samples; take a multiple"
             )
         path.write_bytes(stateful_to_onnx(self, input_name, output_name, hop))
 

@@ -22,7 +22,7 @@ def windows_to_onnx(network: Any, input_name: str, output_name: str) -> bytes:
     """ONNX of a :class:`~models.zoo.recurrent.Recurrent` for windows ``(n, time, …)``, n and time free."""
     graph, p = Graph(), network.parameters
     flat = _flat(graph, network, input_name)
-    lengths = _lengths(graph, flat, p["patch"]) if p["masking"] else ""
+    lengths = _lengths(graph, flat, network.patch) if p["masking"] else ""
     sequence = _steps(graph, network, flat)
     for i in range(p["layers"]):
         steps, last, _ = _layer(graph, network, i, sequence, lengths)
@@ -68,7 +68,7 @@ def _flat(graph: Graph, network: Any, value: str) -> str:
 
 def _steps(graph: Graph, network: Any, flat: str) -> str:
     """``(n, time, features)`` to ``(steps, n, features of a step)``."""
-    if network.parameters["patch"] == 1:
+    if network.patch == 1:
         return graph.node("Transpose", [flat], perm=[1, 0, 2])
     layer = network.model.get_layer("patches")
     kernel, bias = (w.numpy() for w in (layer.kernel, layer.bias))  # (patch, features, width), (width,)

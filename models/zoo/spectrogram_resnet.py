@@ -6,19 +6,22 @@ weights the large ones need a GPU and much data; `backbone = "small"` learns on 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, ClassVar
 
 import keras
 
 from models.fit_keras import prepare_keras
-from models.zoo import Head, read_parameters
-from models.zoo.backbones import BACKBONES, OWN, Normalisation, borrowed, own
+from models.zoo import Epoch, FitOptions, Head, Samples, read_parameters
+from models.zoo.backbones import BACKBONES, BORROWED, OWN, Normalisation, borrowed, own, pretrain
 from models.zoo.keras_common import KerasArchitecture, check_learning, one_of, window_shape
 from streams.chunk import Format
 from streams.errors import TrainingError
 
+_log = logging.getLogger(__name__)
 FRONTS = ("conv2d", "deep", "conv3d", "none")
 #: ``backbone`` and its ``weights`` (imagenet, fresh or a file); ``width``, filters of the first stage of an own
 #: backbone (0: its own); ``front``, what maps the channels to three: two convolutions, a ``deep`` row of four, a
@@ -96,12 +99,27 @@ class SpectrogramResnet(KerasArchitecture):
         if p["backbone"] in OWN:
             first = keras.Model(source, x)
             features = own(p["backbone"], p["width"], normalise, x)
-            ours = [layer for layer in keras.Model(source, features).layers if layer not in first.layers]
-            p["weights"] = "fresh"
+            self._backbone = [layer for layer in keras.Model(source, features).layers if layer not in first.layers]
         else:
-            features, ours, p["weights"] = borrowed(p["backbone"], p["weights"], p["momentum"], x)
-        self._freeze(ours)
+            features, self._backbone = borrowed(p["backbone"], x)
+        self._freeze(self._backbone)
         self.model = keras.Model(source, self.columns(keras.layers.Dropout(p["dropout"])(features)))
+
+    def fit(
+        self, training: Samples, validation: Samples | None, options: FitOptions, on_epoch: Callable[[Epoch], None]
+    ) -> None:
+        """Take the backbone's learned weights, then learn by AdamW; with validation, keep the best epoch's weights."""
+        p = self.parameters
+        if p["backbone"] in BORROWED:
+            lacking = pretrain(p["backbone"], p["weights"], self._backbone)
+            if lacking:
+                _log.warning(lacking)
+                self.notes.append(lacking)
+            if lacking or p["weights"] == "fresh":
+                for layer in self._backbone:
+                    if isinstance(layer, keras.layers.BatchNormalization):
+                        layer.momentum = p["momentum"]
+        super().fit(training, validation, options, on_epoch)
 
     def _freeze(self, layers: Sequence[Any]) -> None:
         """Keep the weights of some layers of the backbone, in the order from the input."""
@@ -129,6 +147,10 @@ def _checked(p: dict[str, Any], channels: int) -> dict[str, Any]:
     one_of(p, "front", FRONTS)
     if p["front"] == "none" and p["backbone"] not in OWN and channels != 3:
         raise TrainingError(f"[model] front = 'none': {p['backbone']} takes 3 channels, the recipe makes {channels}")
+    if p["weights"] not in ("imagenet", "fresh") and not (p["backbone"] in BORROWED and Path(p["weights"]).is_file()):
+        raise TrainingError(
+            f"[model] weights = {p['weights']!r}: expected imagenet, fresh or, for {', '.join(BORROWED)}, a file"
+        )
     if p["width"] and p["backbone"] not in OWN:
         raise TrainingError(f"[model] width is for {' and '.join(OWN)} alone, {p['backbone']} has its own")
     if p["width"] < 0 or p["frozen_layers"] < 0 or not 0 <= p["frozen_share"] <= 1 or not 0 <= p["momentum"] < 1:
