@@ -97,7 +97,8 @@ class ArchiveReader:
         Yields
         ------
         Recording
-            Each sample once, however often its chunk was sent, across the borders of segments.
+            What a worker would have taken: each sample once, however often its chunk was sent, across the borders of
+            segments, and no chunk that came when its place had passed.
 
         Raises
         ------
@@ -109,7 +110,7 @@ class ArchiveReader:
         for name in self.sessions():
             if sessions is not None and name not in sessions:
                 continue
-            content = Content(str(self.folder))
+            content = Content(str(self.folder), as_arrived=True)
             content.labels, content.records = about.labels, about.records
             for record in self.records(lambda s, c, n=name: c.session == n and s.name_of(c.topic) in CHUNK_TOPICS):  # type: ignore[misc]
                 content.take_chunk(record.topic, record.value or b"")

@@ -41,7 +41,7 @@ def extra_of(record: Any) -> dict[str, Any]:
 
 def with_extra(record: ArchivedRecord, extra: Mapping[str, Any]) -> ArchivedRecord:
     """A record with what :func:`extra_of` said of it."""
-    headers = [(name, None if text is None else base64.b64decode(text)) for name, text in extra.get("headers", ())]
+    headers = tuple((name, None if text is None else base64.b64decode(text)) for name, text in extra.get("headers", ()))
     return record._replace(
         headers=headers,
         value=None if extra.get("deleted") else record.value,

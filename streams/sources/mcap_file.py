@@ -70,6 +70,8 @@ class Content:
     ----------
     path : str
         Of the file or folder, for messages.
+    as_arrived : bool
+        Leave out chunks that came when their place had passed, as a worker does; else they are put where they belong.
 
     Attributes
     ----------
@@ -81,8 +83,9 @@ class Content:
         Labels and session metadata by session.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, as_arrived: bool = False) -> None:
         self._path, self._codec = path, ChunkCodec()
+        self._ends: dict[Header, int] | None = {} if as_arrived else None
         self.chunks: dict[Header, list[Chunk]] = {}
         self.topics: dict[str, Topic] = {}
         self.labels: dict[str, list[Label]] = {}
@@ -111,7 +114,11 @@ class Content:
             return
         if chunk.header.chain:
             self._unread[f"derived stream {chunk.stream}, made again from the raw one"] += 1
+        elif self._ends is not None and chunk.end_index <= self._ends.get(chunk.header, -1):
+            self._unread[f"late or repeated chunk of {chunk.stream}, as a worker leaves it out"] += 1
         else:
+            if self._ends is not None:
+                self._ends[chunk.header] = chunk.end_index
             self.chunks.setdefault(chunk.header, []).append(chunk)
 
     def _json(self, schema: Schema | None, channel: Channel, message: Message) -> None:
