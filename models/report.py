@@ -16,12 +16,13 @@ from models import report_facts as facts
 from models import report_html as h
 from models import report_numbers as numbers
 from models import report_scores as scores
-from models.report_scores import Gallery, Judged
+from models.report_judged import Gallery, Judged
 from models.run_record import RunRecord
 from streams.chunk import NS, Array, Window
 from streams.errors import TrainingError
 
 PAGE = "report.html"
+RECORD = "run.json"
 WORST = 6
 
 
@@ -58,9 +59,9 @@ def worst_windows(record: RunRecord, count: int = WORST) -> list[int]:
     return numbers.worst(judged.truth, judged.probabilities, count) if judged else []
 
 
-def pictures(record: RunRecord, windows: Sequence[Window]) -> dict[int, Picture]:
-    """The worst windows, out of all held-out windows in the record's order."""
-    return {i: Picture.of(windows[i]) for i in worst_windows(record)}
+def pictures(record: RunRecord, window_of: Callable[[int], Window]) -> dict[int, Picture]:
+    """The worst windows; `window_of` gives a held-out window by its number in the record, and is asked for these alone."""
+    return {i: Picture.of(window_of(i)) for i in worst_windows(record)}
 
 
 def report_files(
@@ -98,6 +99,20 @@ def report_files(
     named = title or f"{record.recipe}{f': {record.architecture}' if record.architecture else ''}"
     page = h.page(named, _lead(record, judged, gallery), made, _foot(gallery))
     return {PAGE: page.encode(), **gallery.files}
+
+
+def bundle_report(record: RunRecord, window_of: Callable[[int], Window] | None = None) -> dict[str, bytes]:
+    """A report as a bundle holds it: contents by name, each in the folder ``report``, the record itself among them.
+
+    Parameters
+    ----------
+    record : RunRecord
+        What is known.
+    window_of : callable, optional
+        A held-out window by its number in the record, to draw the worst ones.
+    """
+    files = report_files(record, pictures(record, window_of) if window_of else None)
+    return {f"report/{name}": data for name, data in {RECORD: record.to_json().encode(), **files}.items()}
 
 
 def write_report(folder: Path, files: Mapping[str, bytes]) -> Path:

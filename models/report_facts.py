@@ -71,8 +71,10 @@ def candidates(record: RunRecord) -> str:
     if len(shown) < len(found):
         caption += f"; {len(shown)} of {len(found)} shown"
     stressed = [i for i, one in enumerate(shown) if one.chosen]
-    made = h.paragraph(record.choice) if record.choice else ""
-    made += h.table(caption, columns, map(_candidate, shown), stressed)
+    rows = [_candidate(one) for one in shown]
+    if not any(one.note for one in shown):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    made = h.table(caption, columns, rows, stressed)
     settings = [(one.name, json.dumps(one.parameters, ensure_ascii=False)) for one in shown if one.parameters]
     if settings:
         made += h.details(

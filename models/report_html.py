@@ -38,14 +38,14 @@ def escape(text: object) -> str:
 
 
 def percent(share: float | None) -> str:
-    """``97.3 %``, or a dash."""
-    return NOTHING if share is None or not math.isfinite(share) else f"{share * 100:.1f} %"
+    """``97.3 %``, which no line end divides, or a dash."""
+    return NOTHING if share is None or not math.isfinite(share) else f"{share * 100:.1f}\u00a0%"
 
 
 def percents(interval: tuple[float, float]) -> str:
-    """``81.2 to 97.0 %``, or a dash."""
+    """``81.2–97.0 %``, or a dash."""
     low, high = interval
-    return f"{low * 100:.1f} to {high * 100:.1f} %" if math.isfinite(low + high) else NOTHING
+    return f"{low * 100:.1f}–{high * 100:.1f}\u00a0%" if math.isfinite(low + high) else NOTHING
 
 
 def number(value: object, digits: int = 3) -> str:
@@ -62,9 +62,9 @@ def duration(seconds: float) -> str:
     if not math.isfinite(seconds) or seconds <= 0:
         return NOTHING
     if seconds < 60:
-        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+        return f"{seconds:.2f}\u00a0s" if seconds < 10 else f"{seconds:.1f}\u00a0s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes}\u00a0min {rest}\u00a0s" if minutes < 60 else f"{minutes // 60}\u00a0h {minutes % 60}\u00a0min"
 
 
 def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[object]], bold: Iterable[int] = ()) -> str:

@@ -28,8 +28,8 @@ from streams.chunk import Array
 
 #: What a page may set, and what stands in a PNG. Hues after M. Okabe and K. Ito 2008, Color Universal Design.
 INK, FAINT, PAPER = "#1c2126", "#8a9199", "#fefefe"
-BLUE, ORANGE = "#0071b2", "#d45e00"
-VARIABLES = {INK: "--ink", FAINT: "--faint", PAPER: "--paper", BLUE: "--blue", ORANGE: "--orange"}
+BLUE, ORANGE, CELL = "#0071b2", "#d45e00", "#0071b3"
+VARIABLES = {INK: "--ink", FAINT: "--faint", PAPER: "--paper", BLUE: "--blue", ORANGE: "--orange", CELL: "--cell"}
 _WIDTH = 4.7  # inches; narrow, so that letters stay readable on a telephone
 _SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -39,6 +39,7 @@ _SETTINGS: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.8,
+    "axes.facecolor": "none",  # the page's own ground shows through
     "axes.unicode_minus": True,
     "path.simplify": True,
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
@@ -119,48 +120,46 @@ def _mark_best(axes: Sequence[Axes], history: Sequence[Mapping[str, float]]) -> 
         return
     best = min(able, key=lambda epoch: epoch["validation_loss"])["epoch"]
     for ax in axes:
-        ax.axvline(best, color=FAINT, linewidth=1, linestyle=":", label=f"best ({best:g})")
+        ax.axvline(best, color=FAINT, linewidth=1.4, linestyle=":", label=f"best ({best:g})")
 
 
 def confusion_matrix(name: str, counts: Integers, rows: Sequence[str], columns: Sequence[str]) -> Drawing:
     """Counts ``(rows, columns)`` as cells, shaded by their share of the row; with room, counts and shares in them."""
-    with np.errstate(invalid="ignore"):
-        shares = counts / counts.sum(axis=1, keepdims=True)
-    long = max(len(shorten(label)) for label in (*rows, *columns))
-    size = max(0.24, min(0.62, (_WIDTH - 1.0 - 0.05 * long) / len(columns)))
+    letter = 0.073 if len(columns) <= 12 else 0.06  # inches
+    names = letter * max(len(shorten(label)) for label in (*rows, *columns))
+    size = max(0.2, min(0.62, (_WIDTH - 0.6 - names) / len(columns)))
 
     def paint(figure: Figure) -> None:
         ax = figure.subplots()
-        for (i, j), share in np.ndenumerate(shares):
-            shade = 0.0 if not share > 0 else 0.08 + 0.92 * float(share)
-            ax.add_patch(mpl.patches.Rectangle((j, i), 1, 1, facecolor=BLUE, alpha=shade, linewidth=0))
-            if counts[i, j]:
-                text = f"{counts[i, j]}\n{share:.0%}" if size > 0.4 else f"{counts[i, j]}"
-                ax.text(
-                    j + 0.5,
-                    i + 0.5,
-                    text,
-                    ha="center",
-                    va="center",
-                    color=PAPER if shade > 0.55 else INK,
-                    fontsize=min(9.0, size * 15, size * 72 / (0.75 * max(len(line) for line in text.split("\n")))),
-                )
+        _cells(ax, counts, size)
         ax.set(xlim=(0, len(columns)), ylim=(len(rows), 0), aspect="equal", xlabel="answer", ylabel="truth")
-        ax.set_xticks(
-            np.arange(len(columns)) + 0.5,
-            [shorten(c) for c in columns],
-            rotation=45,
-            ha="right",
-            rotation_mode="anchor",
-        )
+        ends: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        ax.set_xticks(np.arange(len(columns)) + 0.5, [shorten(column) for column in columns], **ends)
         ax.set_yticks(np.arange(len(rows)) + 0.5, [shorten(row) for row in rows])
         ax.hlines(range(len(rows) + 1), 0, len(columns), color=FAINT, linewidth=0.4)
         ax.vlines(range(len(columns) + 1), 0, len(rows), color=FAINT, linewidth=0.4)
-        ax.tick_params(length=0, labelsize=9 if size > 0.3 else 7.5)
+        ax.tick_params(length=0, labelsize=letter / 0.073 * 9)
         for spine in ax.spines.values():
             spine.set_visible(False)
 
-    return draw(name, 0.9 + size * len(rows) + 0.055 * long, paint)
+    width = max(2.6, 0.6 + names + size * len(columns))
+    return draw(name, 0.5 + size * len(rows) + 0.7 * names, paint, width)
+
+
+def _cells(ax: Axes, counts: Integers, size: float) -> None:
+    """Cells of `size` inches."""
+    with np.errstate(invalid="ignore"):
+        shares = counts / counts.sum(axis=1, keepdims=True)
+    for (i, j), share in np.ndenumerate(shares):
+        shade = 0.08 + 0.92 * float(share) if share > 0 else 0.0
+        ax.add_patch(mpl.patches.Rectangle((j, i), 1, 1, facecolor=CELL, alpha=shade, linewidth=0))
+        if counts[i, j]:
+            text = f"{counts[i, j]}\n{share:.0%}" if size > 0.4 else f"{counts[i, j]}"
+            letters = max(map(len, text.split("\n")))
+            points = min(9.0, size * 30, size * 72 / (0.75 * letters))
+            # Paper on dark cells, ink on light ones; where they change, contrast is 4 to 1 either way.
+            colour = PAPER if shade > 0.86 else INK
+            ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=colour, fontsize=points)
 
 
 def group_scores(groups: Sequence[Shares], overall: float) -> Drawing:
@@ -241,6 +240,7 @@ def window_picture(name: str, data: Array, channels: Sequence[str], seconds: tup
             ax.yaxis.set_major_locator(MaxNLocator(2))
             ax.tick_params(labelsize=7.5)
         axes[-1].set_xlabel("time (s)", fontsize=8)
+        figure.align_ylabels(list(axes))
 
     return draw(name, 0.5 + shown * (0.36 if values.ndim == 2 else 0.55), paint, _WIDTH * 0.8)
 

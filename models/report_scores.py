@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,101 +15,16 @@ import numpy as np
 from models import report_html as h
 from models import report_numbers as numbers
 from models.report_html import Column
-from models.run_record import HeldOut, RunRecord
+from models.report_judged import Gallery, Judged
+from models.run_record import RunRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from models.report_plots import Drawing
 
-MOST_CLASSES, MOST_ROWS, MOST_POINTS = 20, 60, 30
+MOST_CLASSES, MOST_ROWS, MOST_POINTS = 20, 40, 30
 _CLASS_COLUMNS = [Column("class"), *(Column(name, "n") for name in ("precision", "recall", "F1", "support"))]
-
-
-@dataclass(slots=True, eq=False)
-class Gallery:
-    """Figures of one report: into the page as SVG, beside it as PNG.
-
-    Attributes
-    ----------
-    files : dict of str to bytes
-        PNG by file name.
-    missing : bool
-        Whether nothing can be drawn, because matplotlib is not installed.
-    """
-
-    files: dict[str, bytes] = field(default_factory=dict)
-    missing: bool = False
-
-    def show(self, file: str, make: Callable[[Any], Drawing], alt: str, caption: str = "") -> str:
-        """Draw a figure with the module that can; HTML, empty where nothing can be drawn."""
-        try:
-            from models import report_plots
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] != "matplotlib":
-                raise
-            self.missing = True
-            return ""
-        drawing = make(report_plots)
-        self.files[file] = drawing.png
-        return h.figure(drawing.svg, alt, caption)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Judged:
-    """Held-out windows, counted once for all sections.
-
-    Attributes
-    ----------
-    labels : tuple of str
-        Classes.
-    truth, answers : ndarray of int64
-        ``(n,)``; an answer may be :data:`~models.report_numbers.NO_ANSWER`.
-    probabilities : ndarray
-        ``(n, labels)``.
-    counts : ndarray of int64
-        ``(labels, labels + 1)``, see :func:`~models.report_numbers.confusion`.
-    kind : str
-        ``subject`` or, where none is known, ``session``.
-    groups, sessions : list of Shares
-        Worst first.
-    """
-
-    labels: tuple[str, ...]
-    truth: numbers.Integers
-    answers: numbers.Integers
-    probabilities: numbers.Floats
-    counts: numbers.Integers
-    kind: str
-    groups: list[numbers.Shares]
-    sessions: list[numbers.Shares]
-
-    @classmethod
-    def of(cls, held: HeldOut) -> Judged | None:
-        """What was held out; None if nothing was."""
-        truth = np.asarray(held.y_true, np.int64)
-        if not len(truth):
-            return None
-        probabilities = np.asarray(held.probabilities, np.float64).reshape(len(truth), -1)
-        answers = numbers.answers_of(probabilities)
-        known = any(held.subjects)
-        names = [subject or f"session {session}" for subject, session in zip(held.subjects, held.sessions, strict=True)]
-        sessions = numbers.by_group(held.sessions, held.sessions, truth == answers)
-        return cls(
-            tuple(held.labels),
-            truth,
-            answers,
-            probabilities,
-            numbers.confusion(truth, answers, len(held.labels)),
-            "subject" if known else "session",
-            numbers.by_group(names, held.sessions, truth == answers) if known else sessions,
-            sessions,
-        )
-
-    @property
-    def accuracy(self) -> float:
-        """Share of windows answered rightly."""
-        return float(np.mean(self.truth == self.answers))
 
 
 def summary(record: RunRecord, judged: Judged | None) -> str:
@@ -183,7 +97,7 @@ def confusion(record: RunRecord, judged: Judged | None, gallery: Gallery) -> str
         rows = [labels[i] for i in kept]
         classes = len(numbers.most_confused(counts, len(counts)))
         if len(kept) < classes:
-            remarks.append(f"{what}: the {len(kept)} classes with the most errors of {classes} are shown.")
+            remarks.append(f"{what.capitalize()}: the {len(kept)} classes with the most errors of {classes} are shown.")
         alt = f"Confusion matrix of {counts.sum():,} {what}: {_confusions(counts, labels)}"
         drawn = (rest, tuple(rows), tuple(columns), f"confusion_{what}")
         caption = f"{what.capitalize()}: counts, and shares of each row."
@@ -304,7 +218,7 @@ def reliability(judged: Judged | None, gallery: Gallery) -> str:
     drawn = gallery.show("reliability.png", lambda plots: plots.reliability(found), alt, caption)
     edges = zip(found.edges[:-1], found.edges[1:], strict=True)
     rows = [
-        (f"{a:.0%} to {b:.0%}", f"{n:,}", h.percent(confidence), h.percent(right))
+        (f"{a * 100:.0f} to {b * 100:.0f}\u00a0%", f"{n:,}", h.percent(confidence), h.percent(right))
         for (a, b), n, confidence, right in zip(edges, found.count, found.confidence, found.accuracy, strict=True)
     ]
     columns = [Column("probability"), Column("windows", "n"), Column("mean probability", "n"), Column("right", "n")]

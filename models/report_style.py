@@ -6,9 +6,9 @@ paper and on dark.
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fefefe; --ink: #1c2126; --soft: #59626b; --faint: #8a9199;
-  --rule: #dfe3e6; --band: #f4f6f7; --blue: #0071b2; --orange: #d45e00; }
+  --rule: #dfe3e6; --band: #f4f6f7; --blue: #0071b2; --orange: #d45e00; --cell: #0071b2; }
 @media (prefers-color-scheme: dark) { :root { --paper: #15181b; --ink: #e6e9eb; --soft: #a4adb5; --faint: #767f88;
-  --rule: #31373d; --band: #1e2327; --blue: #5ab4ea; --orange: #f0954a; } }
+  --rule: #31373d; --band: #1e2327; --blue: #5ab4ea; --orange: #f0954a; --cell: #3d97d2; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, "Segoe UI", "DejaVu Sans",
   sans-serif; overflow-wrap: anywhere; }
@@ -44,6 +44,7 @@ pre { background: var(--band); padding: .8rem; border-radius: .5rem; overflow-x:
 details { margin: .8rem 0; } summary { cursor: pointer; color: var(--blue); }
 ul { padding-left: 1.2rem; margin: .3rem 0 .8rem; } footer { padding: 1.4rem 1.1rem 3rem; }
 @media (max-width: 34rem) { body { font-size: 15px; } .cards { grid-template-columns: 1fr 1fr; }
-  th, td { padding-right: .5rem; } }
+  table { font-size: .84rem; } th, td { padding-right: .45rem; } td.n, th.n { padding-left: .1rem; }
+  tbody th { min-width: 4.5rem; } }
 @media print { nav, .skip { display: none; } h2 { break-after: avoid; } figure, tr { break-inside: avoid; } }
 """

@@ -1,0 +1,141 @@
+"""Numbers of a report, against scikit-learn, scipy, enumeration and loops."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from models.report_numbers import (
+    NO_ANSWER,
+    Shares,
+    answers_of,
+    by_group,
+    calibration,
+    class_rows,
+    confusion,
+    group_interval,
+    most_confused,
+    wilson,
+    worst,
+)
+
+CLASSES = 4
+
+
+@st.composite
+def judged(draw: st.DrawFn) -> tuple[Any, Any]:
+    """Truth (n,) and probabilities (n, 4); some fall on the edges of bins, some are not finite."""
+    n = draw(st.integers(1, 40))
+    truth = np.array(draw(st.lists(st.integers(0, CLASSES - 1), min_size=n, max_size=n)), np.int64)
+    edges = st.sampled_from([[0.4, 0.3, 0.2, 0.1], [0.7, 0.1, 0.1, 0.1], [0, 0, 1, 0], [0.25] * 4, [math.nan] * 4])
+    drawn = st.lists(st.floats(0.01, 1), min_size=CLASSES, max_size=CLASSES).map(lambda row: np.array(row) / sum(row))
+    return truth, np.array(draw(st.lists(st.one_of(edges, drawn), min_size=n, max_size=n)), np.float64)
+
+
+def brute_force_error(truth: Any, probabilities: Any, bins: int) -> float:
+    """Expected calibration error, window by window and bin by bin."""
+    held: dict[int, list[tuple[float, bool]]] = {}
+    for answer_is, row in zip(truth, probabilities, strict=True):
+        if any(math.isnan(p) for p in row):
+            continue
+        answer = max(range(len(row)), key=lambda i: row[i])
+        # Bin b is (b / bins, (b + 1) / bins]; its edges are the doubles nearest to them.
+        place = next(b for b in range(bins) if row[answer] <= np.linspace(0, 1, bins + 1)[b + 1])
+        held.setdefault(place, []).append((float(row[answer]), answer == answer_is))
+    n = sum(map(len, held.values()))
+    gaps = [abs(sum(p for p, _ in rows) - sum(right for _, right in rows)) for rows in held.values()]
+    return sum(gaps) / n if n else math.nan
+
+
+@settings(max_examples=60, deadline=None)
+@given(judged(), st.sampled_from([1, 5, 10, 15]))
+def test_calibration_error_equals_brute_force(drawn: tuple[Any, Any], bins: int) -> None:
+    truth, probabilities = drawn
+    found = calibration(truth, probabilities, bins)
+    assert found.error == pytest.approx(brute_force_error(truth, probabilities, bins), abs=1e-12, nan_ok=True)
+    assert found.count.sum() == np.isfinite(probabilities).all(axis=1).sum()
+    there = found.count > 0
+    assert (np.isnan(found.accuracy) == ~there).all()
+    assert (found.confidence[there] <= found.edges[1:][there] + 1e-12).all()
+    assert (found.confidence[there] >= found.edges[:-1][there] - 1e-12).all()
+
+
+def test_calibration_by_hand() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.65, 0.35]])
+    found = calibration(np.array([0, 1, 1, 0]), probabilities)
+    # (0.8, 0.9]: two with 0.9, one right; (0.7, 0.8]: one with 0.8, right; (0.6, 0.7]: one with 0.65, right.
+    assert found.count.tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 2, 0]
+    assert found.error == pytest.approx((0.35 + 0.2 + 2 * 0.4) / 4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(judged())
+def test_classes_equal_scikit_learn(drawn: tuple[Any, Any]) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    truth, probabilities = drawn
+    answers = answers_of(probabilities)
+    counts = confusion(truth, answers, CLASSES)
+    named = np.where(answers == NO_ANSWER, CLASSES, answers)
+    assert counts.tolist() == metrics.confusion_matrix(truth, named, labels=range(CLASSES + 1))[:CLASSES].tolist()
+    expected = metrics.precision_recall_fscore_support(truth, named, labels=range(CLASSES), zero_division=np.nan)
+    rows = {row.name: row for row in class_rows(counts, list("abcd"))}
+    for i, name in enumerate("abcd"):
+        if i not in truth and i not in named:
+            assert name not in rows
+            continue
+        row = rows[name]
+        found = (row.precision, row.recall, row.f1, row.n)
+        assert found == pytest.approx([column[i] for column in expected], nan_ok=True)
+
+
+def test_answers() -> None:
+    probabilities = np.array([[0.2, 0.8], [0.5, 0.5], [math.nan, 1.0], [math.inf, 0.0]])
+    assert answers_of(probabilities).tolist() == [1, 0, NO_ANSWER, NO_ANSWER]
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 1), (1, 1), (0, 7), (7, 7), (3, 7), (46, 50), (1, 1000), (999, 1000)])
+def test_intervals_equal_scipy(right: int, n: int) -> None:
+    expected = binomtest(right, n).proportion_ci(0.95, "wilson")
+    assert wilson(right, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_an_interval_of_nothing_is_none() -> None:
+    assert all(map(math.isnan, wilson(0, 0)))
+    assert all(map(math.isnan, group_interval([Shares("a", 1, 1, 2, (0, 1)), Shares("b", 1, 1, 2, (0, 1))])))
+
+
+def test_the_interval_of_groups_equals_enumeration() -> None:
+    counts = [(9, 10), (2, 10), (14, 20), (30, 30), (1, 8)]
+    groups = [Shares(str(i), 1, right, n, (0, 1)) for i, (right, n) in enumerate(counts)]
+    drawn = [[counts[i] for i in chosen] for chosen in itertools.product(range(5), repeat=5)]  # all 3,125 resamples
+    shares = [sum(right for right, _ in rows) / sum(n for _, n in rows) for rows in drawn]
+    assert group_interval(groups) == pytest.approx(np.percentile(shares, [2.5, 97.5]), abs=0.03)
+    assert group_interval(groups) == group_interval(groups[::-1])
+
+
+def test_groups_are_counted_worst_first() -> None:
+    right = np.array([True, False, True, True, False])
+    found = by_group(["p", "q", "p", "p", "q"], ["p1", "q1", "p1", "p2", "q1"], right)
+    assert [(g.name, g.sessions, g.right, g.n) for g in found] == [("q", 1, 0, 2), ("p", 2, 3, 3)]
+    assert found[1].interval == wilson(3, 3)
+
+
+def test_the_worst_are_the_surest_of_the_wrong() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.05, 0.95], [math.nan, 0.5], [0.1, 0.9], [0.9, 0.1]])
+    truth = np.array([1, 1, 1, 0, 0, 1])
+    assert worst(truth, probabilities, 3) == [0, 4, 5]
+    assert worst(truth, probabilities, 9) == [0, 4, 5, 1]
+
+
+def test_of_many_classes_the_most_confused_are_kept() -> None:
+    counts = np.zeros((5, 6), np.int64)
+    counts[0, 0], counts[1, 2], counts[2, 2], counts[4, 5] = 9, 3, 1, 2  # 3 never occurs; 4 is without an answer
+    assert most_confused(counts, 5) == [0, 1, 2, 4]
+    assert most_confused(counts, 2) == [1, 2]
