@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -72,17 +72,23 @@ def unpack_list(data: bytes) -> list[bytes]:
     return parts
 
 
-def _out(value: Any) -> Any:
-    if not isinstance(value, Header):
-        return value
-    f = value.format
+def header_to_json(header: Header) -> list[Any]:
+    """A Header as JSON values; :func:`header_from_json` reads it back."""
+    f = header.format
     fields = [f.stream, f.channels, f.units, str(f.rate), f.dtype, f.shape, str(f.step), f.span, f.rows]
-    return {"__header__": [value.session, value.origin_ns, value.chain, fields]}
+    return [header.session, header.origin_ns, header.chain, fields]
+
+
+def header_from_json(values: Sequence[Any]) -> Header:
+    """What :func:`header_to_json` was given."""
+    session, origin_ns, chain, (stream, channels, units, rate, dtype, shape, step, span, rows) = values
+    fmt = Format(stream, tuple(channels), tuple(units), Fraction(rate), dtype, tuple(shape), Fraction(step), span, rows)
+    return Header(session, origin_ns, fmt, chain)
+
+
+def _out(value: Any) -> Any:
+    return {"__header__": header_to_json(value)} if isinstance(value, Header) else value
 
 
 def _in(value: Any) -> Any:
-    if not (isinstance(value, dict) and "__header__" in value):
-        return value
-    session, origin_ns, chain, (stream, channels, units, rate, dtype, shape, step, span, rows) = value["__header__"]
-    fmt = Format(stream, tuple(channels), tuple(units), Fraction(rate), dtype, tuple(shape), Fraction(step), span, rows)
-    return Header(session, origin_ns, fmt, chain)
+    return header_from_json(value["__header__"]) if isinstance(value, dict) and "__header__" in value else value

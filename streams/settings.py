@@ -40,6 +40,8 @@ class Settings:
         ``KYMO_METRICS_PORT``, first port to try for ``/metrics``; 0 for any, -1 for none.
     metrics_host : str
         ``KYMO_METRICS_HOST``, the address to serve them at; loopback unless said otherwise.
+    cache_gb : float
+        ``KYMO_CACHE_GB``, how large the data sets under ``cache`` in the home folder may be together, 10**9 bytes.
     write_derived : bool
         ``KYMO_WRITE_DERIVED``: a worker with both roles also publishes the derived topics.
     """
@@ -60,6 +62,7 @@ class Settings:
     session_timeout_s: float = 6.0
     metrics_port: int = 9400
     metrics_host: str = "127.0.0.1"
+    cache_gb: float = 20.0
     write_derived: bool = False
 
     @classmethod
@@ -100,6 +103,7 @@ class Settings:
             session_timeout_s=_number(e, "KYMO_SESSION_TIMEOUT_S", 6.0, FENCE_MS / 1000 + 1, 300.0),
             metrics_port=_whole(e, "KYMO_METRICS_PORT", 9400, -1, 65_535),
             metrics_host=e.get("KYMO_METRICS_HOST") or "127.0.0.1",
+            cache_gb=_number(e, "KYMO_CACHE_GB", 20.0, 0.0, 1e6),
             write_derived=_yes(e, "KYMO_WRITE_DERIVED"),
             **security,
         )

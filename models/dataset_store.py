@@ -1,0 +1,192 @@
+"""Labelled windows on disk. In: Examples, one by one. Out: a folder; and from a folder a Dataset whose windows are
+read-only views of a memory map.
+
+::
+
+    rows.bin       rows of all windows one behind the other, as they lie in memory; the chain's own dtype
+    windows.npy    a record a window: where its rows begin, samples, times (ns), label, recording, header
+    dataset.json   recordings, headers, labels, checksums, notes; written last
+
+Windows that overlap share rows: rows that are, to the byte, the last ones of the window before are not written again.
+Writing holds two windows and 64 bytes for each one before them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.dataset import Dataset, Example, group_name
+from processors.memory import header_from_json, header_to_json
+from streams.chunk import Array, Header, Window
+from streams.errors import TrainingError
+
+ROWS, WINDOWS, DATASET = "rows.bin", "windows.npy", "dataset.json"
+_RECORD = np.dtype(
+    [
+        ("row", "<i8"),
+        ("start_index", "<i8"),
+        ("end_index", "<i8"),
+        ("start_ns", "<i8"),
+        ("end_ns", "<i8"),
+        ("missing", "<f8"),
+        ("label", "<i4"),
+        ("recording", "<i4"),
+        ("header", "<i4"),
+    ]
+)
+
+
+class StoreWriter:
+    """Writes windows into a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Must be there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.rows, self.count = folder, 0, 0
+        self._file = (folder / ROWS).open("wb", buffering=0)
+        self._records = bytearray()
+        self._labels: dict[str, int] = {}
+        self._recordings: dict[tuple[str, str, str], int] = {}
+        self._metadata: list[dict[str, str]] = []
+        self._headers: dict[Header, int] = {}
+        self._last: tuple[Window, Array] | None = None
+        self._axes: tuple[int, ...] = ()
+
+    def add(self, example: Example) -> None:
+        """Take a window.
+
+        Raises
+        ------
+        TrainingError
+            If it is of another shape or dtype than the ones before.
+        """
+        window = example.window
+        if self._last is None:
+            self._axes = _memory_order(window.data)
+        rows = np.ascontiguousarray(window.data.transpose(self._axes))
+        shared = self._shared(window, rows)
+        first = self.rows - shared
+        if shared < len(rows):
+            _write_all(self._file, rows[shared:])
+        self.rows += len(rows) - shared
+        who = example.session, example.subject, example.recording
+        if who not in self._recordings:
+            self._metadata.append(dict(example.metadata))
+        record = (
+            *(first, window.start_index, window.end_index, window.start_ns, window.end_ns, window.missing),
+            self._labels.setdefault(example.label, len(self._labels)),
+            self._recordings.setdefault(who, len(self._recordings)),
+            self._headers.setdefault(window.header, len(self._headers)),
+        )
+        self._records += np.array(record, _RECORD).tobytes()
+        self._last = window, rows
+        self.count += 1
+
+    def _shared(self, window: Window, rows: Array) -> int:
+        """How many of the first rows are the last ones of the window before."""
+        if self._last is None:
+            return 0
+        before, old = self._last
+        if (old.shape, old.dtype) != (rows.shape, rows.dtype):
+            raise TrainingError(
+                f"session {window.session}: a window is {rows.dtype}{list(window.data.shape)}, those before are "
+                f"{old.dtype}{list(before.data.shape)}; use recordings of one kind"
+            )
+        hop = (window.start_index - before.start_index) / window.header.format.step
+        if window.header is not before.header or hop.denominator != 1 or not 0 < hop < len(rows):
+            return 0
+        at = int(hop)
+        return len(rows) - at if np.array_equal(_bits(old[at:]), _bits(rows[:-at])) else 0
+
+    def finish(self, found: Dataset) -> None:
+        """Write what is to know of all windows, and see to it that everything is on the disk.
+
+        Parameters
+        ----------
+        found : Dataset
+            Its inputs, notes and longest recording.
+        """
+        assert self._last is not None
+        np.save(self.folder / WINDOWS, np.frombuffer(bytes(self._records), _RECORD))
+        rows = self._last[1]
+        about = {
+            "rows": self.rows,
+            "rows_a_window": len(rows),
+            "row_shape": list(rows.shape[1:]),
+            "dtype": rows.dtype.str,
+            "axes": list(self._axes),
+            "labels": list(self._labels),
+            "recordings": [[*who, known] for who, known in zip(self._recordings, self._metadata, strict=True)],
+            "headers": [header_to_json(header) for header in self._headers],
+            "inputs": found.inputs,
+            "notes": dict(found.notes),
+            "longest_s": found.longest_s,
+        }
+        (self.folder / DATASET).write_text(json.dumps(about))
+        os.fsync(self._file.fileno())
+        self._file.close()
+        for name in (WINDOWS, DATASET):
+            with (self.folder / name).open("rb") as file:
+                os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """Give the file back, whether or not all was written."""
+        self._file.close()
+
+
+def open_store(folder: Path, split: str) -> Dataset:
+    """The data set of a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        What a :class:`StoreWriter` has finished.
+    split : str
+        Kind of split that the examples' groups are for.
+
+    Raises
+    ------
+    OSError, ValueError, KeyError
+        If it is not there or not whole.
+    """
+    about = json.loads((folder / DATASET).read_text())
+    records = np.load(folder / WINDOWS)
+    shape = (about["rows"], *about["row_shape"])
+    rows: Array = np.asarray(np.memmap(folder / ROWS, np.dtype(about["dtype"]), "r", shape=shape))
+    back = tuple(about["axes"].index(axis) for axis in range(len(about["axes"])))
+    headers = [header_from_json(header) for header in about["headers"]]
+    whose, labels, height = about["recordings"], about["labels"], about["rows_a_window"]
+    examples = []
+    for row, start, end, start_ns, end_ns, missing, label, recording, header in records.tolist():
+        data = rows[row : row + height].transpose(back)
+        window = Window(headers[header], start, end, start_ns, end_ns, data, missing)
+        session, subject, path, known = whose[recording]
+        group = group_name(session, subject, window, split)
+        examples.append(Example(window, labels[label], group, session, subject, path, known))
+    return Dataset(examples, about["inputs"], Counter(about["notes"]), about["longest_s"])
+
+
+def _memory_order(data: Array) -> tuple[int, ...]:
+    """Axes with time first, then from the slowest to the fastest in memory: so most of a copy is plain."""
+    return (0, *sorted(range(1, data.ndim), key=lambda axis: -abs(data.strides[axis])))
+
+
+def _bits(rows: Array) -> Any:
+    """Rows as whole numbers: NaN equals itself, 0 is not -0."""
+    return rows.view(f"u{rows.dtype.itemsize}")
+
+
+def _write_all(file: Any, rows: Any) -> None:
+    left = memoryview(rows).cast("B")
+    while left:
+        left = left[file.write(left) :]

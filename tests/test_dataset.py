@@ -1,0 +1,221 @@
+"""Data sets: what an example knows, which labels count, steps applied late, windows on disk."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import RECIPE, recipe, window
+
+from models import dataset_steps
+from models.dataset import Dataset, Example, apply_steps, fit_steps, read_dataset, split_chain, to_samples, with_steps
+from models.dataset_store import ROWS, StoreWriter, open_store
+from processors.recipe import Recipe
+from streams.chunk import Header, Window, signal_format
+from streams.errors import TrainingError
+from streams.labels import Label
+from streams.recording import Recording, StreamData
+from streams.sources import read
+
+NS = 10**9
+SPECTRA = """
+name = "spectra"
+[[input]]
+stream = "imu"
+rate_hz = 10
+channels = ["x", "y"]
+[[steps]]
+step = "spectrogram"
+nperseg = 8
+noverlap = 6
+[window]
+length_s = 2
+hop_s = 0.4
+"""
+
+
+def recording(name: str = "s1", seconds: int = 6, labels: tuple[Label, ...] = (), seed: int = 0) -> Recording:
+    """A session of noise at 10 Hz, with another channel in between."""
+    data = np.random.default_rng(seed).standard_normal((seconds * 10, 3)).astype(np.float32)
+    header = Header(name, 5 * NS, signal_format("imu.left", ("x", "other", "y"), 10))
+    return Recording(name, [StreamData(header, data)], list(labels), f"of {name}", {"place": "hall"}, f"{name}.csv")
+
+
+def label(name: str, start_s: float, end_s: float, text: str = "a", kind: str = "label") -> Label:
+    start, end = round((5 + start_s) * NS), round((5 + end_s) * NS)
+    return Label(f"{name}/{kind}/{start}", name, kind, start, end, text)
+
+
+def examples_of(loaded: Recipe, *recordings: Recording) -> Dataset:
+    return read_dataset(recordings, loaded, split_chain(loaded.chain)[0])
+
+
+def stored(folder: Path, found: Dataset, split: str = "session") -> Dataset:
+    writer = StoreWriter(folder)
+    for example in found.examples:
+        writer.add(example)
+    writer.finish(found)
+    writer.close()
+    return open_store(folder, split)
+
+
+def same(one: Example, other: Example) -> bool:
+    a, b = one.window, other.window
+    plain = [
+        (
+            e.label,
+            e.group,
+            e.session,
+            e.subject,
+            e.recording,
+            dict(e.metadata),
+            w.header,
+            w.start_index,
+            w.end_index,
+            w.start_ns,
+            w.end_ns,
+            w.missing,
+            w.data.dtype,
+            w.data.shape,
+            w.data.tobytes(),
+        )
+        for e, w in ((one, a), (other, b))
+    ]
+    return plain[0] == plain[1]
+
+
+def test_an_example_knows_where_it_comes_from() -> None:
+    found = examples_of(recipe(), recording(labels=(label("s1", 0, 6),)))
+    first = found.examples[0]
+    assert (first.session, first.subject, first.recording) == ("s1", "of s1", "s1.csv")
+    assert (first.group, first.label, first.metadata) == ("s1", "a", {"place": "hall"})
+    assert [e.window.start_index for e in found.examples] == list(range(0, 57, 2))
+
+
+def test_only_the_set_that_is_asked_for_counts() -> None:
+    both = (label("s1", 0, 6), label("s1", 0, 6, "grass", "surface"))
+    found = examples_of(recipe(), recording(labels=both))
+    assert found.labels == ("a",)
+    assert found.notes["labels of another set left out"] == 1
+    asked = recipe(RECIPE + '[labels]\ncolumn = "surface"\n')
+    assert examples_of(asked, recording(labels=both)).labels == ("grass",)
+    with pytest.raises(TrainingError, match="no labels in the data"):
+        examples_of(recipe(), recording(labels=both[1:]))
+
+
+def test_a_window_without_enough_of_a_label_is_left_out() -> None:
+    # Windows of 0.4 s every 0.2 s; the label ends at 1.0 s, so of the window at 0.8 s it covers one half.
+    text = RECIPE + "[labels]\nmin_share = {}\n"
+    counts = {
+        share: len(examples_of(recipe(text.format(share)), recording(labels=(label("s1", 0, 1),))).examples)
+        for share in (0.5, 0.51, 1.0)
+    }
+    assert counts == {0.5: 5, 0.51: 4, 1.0: 4}
+
+
+@pytest.mark.parametrize("text", [RECIPE, SPECTRA, SPECTRA.replace("hop_s = 0.4", "hop_s = 3")])
+def test_windows_come_back_from_the_disk(tmp_path: Path, text: str) -> None:
+    sessions = [recording(f"s{i}", 8, (label(f"s{i}", 0, 3), label(f"s{i}", 4, 8, "b")), seed=i) for i in range(3)]
+    found = examples_of(recipe(text), *sessions)
+    back = stored(tmp_path, found)
+    assert len(back.examples) == len(found.examples) > 6
+    assert all(same(one, other) for one, other in zip(found.examples, back.examples, strict=True))
+    assert (back.inputs, back.notes, back.longest_s) == (found.inputs, found.notes, found.longest_s)
+    with pytest.raises(ValueError, match="read-only"):
+        back.examples[0].window.data[...] = 0
+    assert back.examples[0].window.header is back.examples[1].window.header
+
+
+def test_groups_are_those_of_the_split(tmp_path: Path) -> None:
+    found = examples_of(recipe(), recording(labels=(label("s1", 0, 6),)))
+    stored(tmp_path, found)
+    groups = {kind: open_store(tmp_path, kind).examples[1].group for kind in ("session", "subject", "window", "time")}
+    assert groups == {"session": "s1", "subject": "of s1", "window": "s1/2", "time": "s1"}
+
+
+def test_rows_that_windows_share_lie_on_the_disk_once(tmp_path: Path) -> None:
+    found = examples_of(recipe(SPECTRA), recording(seconds=20, labels=(label("s1", 0, 20),)))
+    stored(tmp_path, found)
+    shape = found.examples[0].window.data.shape
+    assert shape == (7, 5, 2)  # of which a hop brings 2 new ones
+    assert (tmp_path / ROWS).stat().st_size == 4 * (7 + 2 * (len(found.examples) - 1)) * 5 * 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hops=st.lists(st.integers(0, 6), max_size=8),
+    change=st.sampled_from(["none", "nan", "minus zero", "value", "header"]),
+    order=st.permutations([0, 1, 2]),
+)
+def test_any_windows_come_back(
+    tmp_path_factory: pytest.TempPathFactory, hops: list[int], change: str, order: list[int]
+) -> None:
+    """Whatever the hop, the order in memory, and what differs in rows that could be shared."""
+    rows = np.random.default_rng(0).standard_normal((60, 3, 2)).astype(np.float32)
+    rows[4] = np.nan if change == "nan" else 0.0
+    header = Header("s", 0, signal_format("imu", ("x", "y"), 10))
+    examples, at = [], 0
+    for number, hop in enumerate([0, *hops]):
+        at += hop
+        data = rows[at : at + 4].copy().transpose(order).copy().transpose(np.argsort(order))
+        if number % 2 and change == "minus zero":
+            data[data == 0] = -0.0
+        if number % 2 and change == "value":
+            data[0, 0, 0] += 1
+        own = Header("s", number, header.format) if change == "header" else header
+        examples.append(Example(Window(own, at, at + 4, at, at + 4, data), "a", "s", "s"))
+    back = stored(tmp_path_factory.mktemp("store"), Dataset(examples))
+    assert all(same(one, other) for one, other in zip(examples, back.examples, strict=True))
+
+
+def test_windows_of_two_shapes_are_refused(tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path)
+    writer.add(Example(window(np.zeros((4, 2))), "a", "s"))
+    with pytest.raises(TrainingError, match=r"float32\[5, 2\], those before are float32\[4, 2\]"):
+        writer.add(Example(window(np.zeros((5, 2))), "a", "s"))
+    writer.close()
+
+
+def test_steps_are_applied_where_a_window_is_asked_for() -> None:
+    windows = [window(np.full((4, 2), i)) for i in range(5)]
+    fitted = fit_steps(split_chain(recipe().chain)[1], windows)
+    seen = apply_steps(fitted, windows)
+    std = np.sqrt(2)
+    assert [w.data[0, 0] for w in seen] == pytest.approx([(i - 2) / std for i in range(5)])
+    assert seen[3].data[0, 0] == pytest.approx(1 / std)
+    assert [w.data[0, 0] for w in seen[1:3]] == pytest.approx([-1 / std, 0])
+    assert seen[3] is not seen[3]
+    examples = with_steps([Example(w, str(i), "g") for i, w in enumerate(windows)], fitted)
+    assert [(e.label, e.window.data[0, 0]) for e in examples][4] == ("4", pytest.approx(2 / std))
+    assert [e.label for e in examples[1::2]] == ["1", "3"]
+    assert apply_steps((), windows) is windows
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+def test_a_large_array_lies_in_a_nameless_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
+    monkeypatch.setenv("KYMO_HOME", str(tmp_path))
+    random = np.random.default_rng(0)
+    examples = [Example(window(random.standard_normal((4, 2))), "ab"[i % 2], "g") for i in range(7)]
+    small = to_samples(examples, ("a", "b"), layout)
+    monkeypatch.setattr(dataset_steps, "IN_MEMORY", 0)
+    large = to_samples(examples, ("a", "b"), layout)
+    assert isinstance(large.windows.base, np.memmap)
+    assert not isinstance(small.windows.base, np.memmap)
+    assert np.array_equal(small.windows, large.windows)
+    expected = np.stack([e.window.data.T if layout == "channels_first" else e.window.data for e in examples])
+    assert np.array_equal(large.windows, expected)
+    assert small.classes.tolist() == large.classes.tolist() == [0, 1, 0, 1, 0, 1, 0]
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_labels_from_files_are_of_the_set_that_the_recipe_names(tmp_path: Path) -> None:
+    rows = "\n".join(f"{i / 10},{i},{i},{'walk' if i < 20 else 'run'}" for i in range(40))
+    (tmp_path / "a.csv").write_text(f"t,x,y,activity\n{rows}\n")
+    loaded = recipe(RECIPE + '[labels]\ncolumn = "activity"\n')
+    found = read_dataset(read([tmp_path], loaded.read_options()), loaded, split_chain(loaded.chain)[0])
+    assert found.labels == ("run", "walk")
+    assert loaded.inputs[0].rate_hz == Fraction(10)
