@@ -48,9 +48,12 @@ def kafka_errors(settings: Settings, doing: str) -> Iterator[None]:
     try:
         yield
     except KafkaError as error:
+        # What a server refuses at the handshake looks to the client as if nobody answered.
+        secured = ", are user, password and certificates (KYMO_KAFKA_SECURITY_*)"
+        plain = settings.security_protocol == "PLAINTEXT"
         raise BrokerError(
             f"Kafka at {settings.brokers}, {doing}: {describe(error)}; is it running (kymo broker status), is "
-            "KYMO_BROKERS right?"
+            f"KYMO_BROKERS{'' if plain else secured} right?"
         ) from None
     except OSError as error:  # a certificate that is not there, a name that cannot be resolved
         raise BrokerError(f"Kafka at {settings.brokers}, {doing}: {error}") from None
