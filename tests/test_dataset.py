@@ -64,28 +64,14 @@ def stored(folder: Path, found: Dataset, split: str = "session") -> Dataset:
 
 
 def same(one: Example, other: Example) -> bool:
-    a, b = one.window, other.window
-    plain = [
-        (
-            e.label,
-            e.group,
-            e.session,
-            e.subject,
-            e.recording,
-            dict(e.metadata),
-            w.header,
-            w.start_index,
-            w.end_index,
-            w.start_ns,
-            w.end_ns,
-            w.missing,
-            w.data.dtype,
-            w.data.shape,
-            w.data.tobytes(),
-        )
-        for e, w in ((one, a), (other, b))
-    ]
-    return plain[0] == plain[1]
+    return all_of(one) == all_of(other)
+
+
+def all_of(e: Example) -> list[object]:
+    w = e.window
+    whose = [e.label, e.group, e.session, e.subject, e.recording, dict(e.metadata), w.header]
+    where = [w.start_index, w.end_index, w.start_ns, w.end_ns, w.missing]
+    return [*whose, *where, w.data.dtype, w.data.shape, w.data.tobytes()]
 
 
 def test_an_example_knows_where_it_comes_from() -> None:

@@ -60,18 +60,9 @@ def build(data: Path, home: Path, loaded: Recipe | None = None, cache_gb: float 
 
 def content(found: Dataset) -> list[object]:
     return [
-        (
-            e.label,
-            e.group,
-            e.session,
-            e.subject,
-            e.recording,
-            e.window.header,
-            e.window.start_index,
-            e.window.end_ns,
-            e.window.data.tobytes(),
-        )
+        (e.label, e.group, e.session, e.subject, e.recording, w.header, w.start_index, w.end_ns, w.data.tobytes())
         for e in found.examples
+        for w in [e.window]
     ]
 
 

@@ -1,0 +1,235 @@
+"""Splits: what stands where, that every class has its share, that nothing leaks; all against plain counting."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.dataset import Example
+from models.leaks import check_leaks, overlap
+from models.splits import Split, leak_free, make_folds, make_split
+from processors.recipe import parse_recipe
+from processors.recipe_tables import ColumnSplit, TrainTable
+from streams.chunk import Header, Window, signal_format
+from streams.errors import RecipeError, TrainingError
+
+LENGTH, HOP = 10, 4
+
+
+def example(session: str, number: int, label: str = "a", subject: str = "", hop: int = HOP, **known: str) -> Example:
+    """The number-th window of a session: 10 samples at 1 kHz, one every 4."""
+    header = Header(session, 7, signal_format("imu", ("x",), Fraction(1000)))
+    start = number * hop
+    times = [header.time_ns(start), header.time_ns(start + LENGTH)]
+    window = Window(header, start, start + LENGTH, times[0], times[1], np.zeros((LENGTH, 1), np.float32))
+    return Example(window, label, session, session, subject, f"{session}.csv", known)
+
+
+def sessions(count: int, windows: int = 6, subjects: int = 0, hop: int = HOP) -> list[Example]:
+    """Sessions of one class each, three classes by turns."""
+    return [
+        example(f"s{s}", n, "abc"[s % 3], f"p{s % subjects}" if subjects else "", hop)
+        for s in range(count)
+        for n in range(windows)
+    ]
+
+
+def shared(examples: Sequence[Example], split: Split) -> list[tuple[int, int]]:
+    """Pairs of windows on two sides with a common sample, by trying all."""
+    spans = [set(range(e.window.start_index, e.window.end_index)) for e in examples]
+    return [
+        (i, j)
+        for i in split.training
+        for j in split.validation
+        if examples[i].session == examples[j].session and spans[i] & spans[j]
+    ]
+
+
+def check(examples: Sequence[Example], split: Split) -> None:
+    """Every window once, no leak."""
+    assert sorted([*split.training, *split.validation, *split.left_out]) == list(range(len(examples)))
+    assert shared(examples, split) == []
+    check_leaks(examples, split)
+
+
+@pytest.mark.parametrize("kind", ["session", "subject"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_groups_stay_together(kind: str, seed: int) -> None:
+    examples = sessions(24, subjects=12)
+    split = make_split(examples, TrainTable(kind), 0.25, seed)
+    check(examples, split)
+    held = Counter(examples[i].label for i in split.validation)
+    assert held == {"a": 12, "b": 12, "c": 12}  # a quarter of 48 windows each
+    assert not set(split.training_groups) & set(split.validation_groups)
+    assert all(name.startswith("p" if kind == "subject" else "s") for name in split.validation_groups)
+    assert split == make_split(examples, TrainTable(kind), 0.25, seed)
+    assert split.left_out == ()
+
+
+def test_the_seed_chooses() -> None:
+    examples = sessions(30)
+    assert len({make_split(examples, TrainTable(), 0.2, seed).validation_groups for seed in range(5)}) > 1
+
+
+def test_a_session_without_a_subject_stands_for_itself() -> None:
+    examples = [*sessions(6, subjects=3), *sessions(0), *(example("alone", n, "a") for n in range(3))]
+    split = make_split(examples, TrainTable("subject"), 0.3, 0)
+    assert set(split.training_groups) | set(split.validation_groups) == {"p0", "p1", "p2", "alone"}
+
+
+@given(windows=st.integers(1, 30), share=st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.9]), hop=st.integers(1, 14))
+@settings(max_examples=80, deadline=None)
+def test_by_time_the_end_is_held_out(windows: int, share: float, hop: int) -> None:
+    examples = [example(f"s{s}", n, hop=hop) for s in range(2) for n in range(windows)]
+    np.random.default_rng(windows).shuffle(examples)  # type: ignore[arg-type]
+    split = make_split(examples, TrainTable("time"), share, 0)
+    check(examples, split)
+    for session in ("s0", "s1"):
+        held = [examples[i].window for i in split.validation if examples[i].session == session]
+        wanted = min(windows - 1, max(1, round(share * windows))) if share and windows > 1 else 0
+        assert len(held) == wanted
+        start = min((w.start_index for w in held), default=10**9)
+        # Exactly those that end before the part held out are learned from; the others reach into it.
+        assert sorted(examples[i].window.start_index for i in split.training if examples[i].session == session) == [
+            n * hop for n in range(windows) if n * hop + LENGTH <= start
+        ]
+
+
+def test_by_column() -> None:
+    examples = [example(f"s{i}", n, set=value) for i, value in enumerate(("1", "1.0", "2", "3")) for n in range(2)]
+    table = TrainTable("column", ColumnSplit("set", ("1",), ("2", "4")))
+    split = make_split(examples, table, 0.2, 0)
+    check(examples, split)
+    assert (split.training_groups, split.validation_groups) == (("s0", "s1"), ("s2",))
+    assert split.left_out == (6, 7)
+    with pytest.raises(TrainingError, match="no window on the test side; values: 1, 2, 3"):
+        make_split(examples, TrainTable("column", ColumnSplit("set", ("1",), ("9",))), 0.2, 0)
+    with pytest.raises(TrainingError, match="no recording has this column"):
+        make_split(examples, TrainTable("column", ColumnSplit("part", ("1",), ("9",))), 0.2, 0)
+    people = sessions(4, subjects=4)
+    by_name = make_split(people, TrainTable("column", ColumnSplit("subject", ("p0", "p1"), ("p3",))), 0.2, 0)
+    assert by_name.validation_groups == ("s3",)
+
+
+def test_random_windows_leak_and_say_so() -> None:
+    examples = sessions(9, 20)
+    split = make_split(examples, TrainTable("window"), 0.2, 3)
+    assert Counter(examples[i].label for i in split.validation) == {"a": 12, "b": 12, "c": 12}
+    assert shared(examples, split)
+    check_leaks(examples, split)  # allowed, since it is what was asked for
+    pair = overlap(examples, split)
+    assert pair in shared(examples, split)
+    beside = leak_free(examples, split, 0.2)
+    check(examples, beside)
+    assert (beside.kind, beside.seed) == ("session", 3)
+    one = [example("only", n, "ab"[n % 2]) for n in range(20)]
+    beside = leak_free(one, make_split(one, TrainTable("window"), 0.2, 0), 0.2)
+    check(one, beside)
+    assert beside.kind == "time"
+    with pytest.raises(TrainingError, match="no split without a leak"):
+        leak_free(one[:2], make_split(one[:2], TrainTable("window"), 0.2, 0), 0.2)
+
+
+def test_a_leak_is_named() -> None:
+    examples = [example("walk 7", n) for n in range(6)]
+    with pytest.raises(TrainingError, match=r"session walk 7, samples 8 to 18 .* samples 12 to 22 .* overlap"):
+        check_leaks(examples, Split([0, 1, 2], [3, 4, 5], "session"))
+    check_leaks(examples, Split([0], [3], "session"))  # 0 to 10 and 12 to 22
+
+
+@given(
+    windows=st.lists(st.tuples(st.sampled_from("xy"), st.integers(0, 12), st.sampled_from("tv-")), max_size=14),
+)
+@settings(max_examples=200, deadline=None)
+def test_the_guard_finds_every_leak(windows: list[tuple[str, int, str]]) -> None:
+    examples = [example(session, number) for session, number, _ in windows]
+    sides = {side: [i for i, w in enumerate(windows) if w[2] == side] for side in "tv"}
+    split = Split(sides["t"], sides["v"], "session")
+    found, right = overlap(examples, split), shared(examples, split)
+    assert (found in right) if right else (found is None)
+
+
+@pytest.mark.parametrize(("kind", "count"), [("subject", 4), ("session", 5), ("window", 5), ("time", 3)])
+def test_folds_hold_every_window_out_once(kind: str, count: int) -> None:
+    examples = sessions(24, 7, subjects=12)
+    folds = make_folds(examples, TrainTable(kind, folds=count), 0)
+    assert [fold.fold for fold in folds] == list(range(count))
+    assert sorted(i for fold in folds for i in fold.validation) == list(range(len(examples)))
+    for fold in folds:
+        if kind != "window":
+            check(examples, fold)
+        assert len({examples[i].label for i in fold.training}) == 3
+        sizes = Counter(examples[i].label for i in fold.validation)
+        assert max(sizes.values()) <= min(sizes.values()) * 2 + 7  # a group at most is between two classes
+    assert folds == make_folds(examples, TrainTable(kind, folds=count), 0)
+
+
+def test_each_subject_by_itself() -> None:
+    examples = sessions(10, subjects=5)
+    folds = make_folds(examples, TrainTable("subject", folds=-1), 0)
+    assert [fold.validation_groups for fold in folds] == [(f"p{i}",) for i in range(5)]
+    for fold in folds:
+        check(examples, fold)
+
+
+def test_folds_that_cannot_be() -> None:
+    with pytest.raises(TrainingError, match="folds = 5 by subject: the data has 3 of them"):
+        make_folds(sessions(9, subjects=3), TrainTable("subject", folds=5), 0)
+    with pytest.raises(TrainingError, match='split "time" has no folds of this kind'):
+        make_folds(sessions(9), TrainTable("time", folds=-1), 0)
+
+
+RECIPE = """
+name = "x"
+[[input]]
+stream = "s"
+rate_hz = 10
+channels = ["a"]
+[window]
+length_s = 1
+hop_s = 1
+[train]
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", TrainTable()),
+        ('split = "time"\nfolds = 5', TrainTable("time", folds=5)),
+        ('split = "subject"\nfolds = "each"', TrainTable("subject", folds=-1)),
+        (
+            'split = {column = "set", train = ["a", "b"], test = "c"}\nepochs = 4',
+            TrainTable("column", ColumnSplit("set", ("a", "b"), ("c",)), parameters={"epochs": 4}),
+        ),
+        (
+            'balance = "weights"\n[[train.augment]]\nkind = "jitter"\nshare = 0.1',
+            TrainTable(balance="weights", augment=({"kind": "jitter", "share": 0.1},)),
+        ),
+    ],
+)
+def test_recipes_name_splits(text: str, expected: TrainTable) -> None:
+    assert parse_recipe(RECIPE + text).train == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('split = "subjects"', r'line 11: split = "subjects"; did you mean'),
+        ('split = {column = "set", train = ["a"]}', r"lacks test"),
+        ('split = {column = "set", train = ["a"], test = ["a"]}', r"a stands in train and in test"),
+        ('split = {column = "set", train = ["a"], test = ["b"]}\nfolds = 3', r"leave folds out"),
+        ("folds = 1", r'folds = 1: expected a whole number from 2, 0 for one split, or "each"'),
+        ("folds = 2.5", r"folds = 2.5: expected a whole number"),
+        ('balance = "weight"', r'balance = "weight"; did you mean'),
+    ],
+)
+def test_wrong_splits_are_refused(text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(RECIPE + text)
