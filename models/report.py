@@ -112,7 +112,9 @@ def bundle_report(record: RunRecord, window_of: Callable[[int], Window] | None =
         A held-out window by its number in the record, to draw the worst ones.
     """
     files = report_files(record, pictures(record, window_of) if window_of else None)
-    return {f"report/{name}": data for name, data in {RECORD: record.to_json().encode(), **files}.items()}
+    # File names may bring halves of characters, which JSON can say but UTF-8 cannot.
+    text = record.to_json().encode("utf-8", "backslashreplace")
+    return {f"report/{name}": data for name, data in {RECORD: text, **files}.items()}
 
 
 def write_report(folder: Path, files: Mapping[str, bytes]) -> Path:

@@ -23,6 +23,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from models.report_html import clean
 from models.report_numbers import Calibration, Integers, Shares
 from streams.chunk import Array
 
@@ -255,7 +256,8 @@ def _frames(figure: Figure, values: Any, seconds: tuple[float, float]) -> None:
 
 
 def shorten(text: str, most: int = 22) -> str:
-    """A name with its middle left out if it is longer than `most` letters."""
+    """A name that a font can draw, with its middle left out if it is longer than `most` letters."""
+    text = " ".join(clean(text).split())
     return text if len(text) <= most else f"{text[: most - most // 2 - 1]}…{text[-(most // 2) :]}"
 
 

@@ -1,0 +1,337 @@
+"""The report of a run: what its page says, that it stands alone, and what it makes of odd records."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_models import window
+
+from models.evaluate import score_windows
+from models.report import Picture, bundle_report, pictures, report_files, worst_windows, write_report
+from models.run_record import Candidate, HeldOut, RunRecord
+from streams.errors import TrainingError
+
+LABELS = ["sit", "walk", "run"]
+EVIL = "<script>alert('x')</script> & \"$a_b$\" \x00\ud800 ://"
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+@dataclass
+class Page(HTMLParser):
+    """What a page holds: tables by caption, headings, labels of figures, all text."""
+
+    source: str
+    tables: dict[str, list[list[str]]] = field(default_factory=dict)
+    figures: list[str] = field(default_factory=list)
+    heads: list[str] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self._open: list[str] = []
+        self._rows: list[list[str]] = []
+        self._caption = ""
+        self.feed(self.source)
+        self.close()
+        assert self._open == [], "a tag is not closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.tags.append(tag)
+        self.ids += [value for value in [found.get("id")] if value]
+        self.figures += [found["aria-label"] or ""] if found.get("role") == "img" else []
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "table":
+            self._rows, self._caption = [], ""
+        elif tag == "tr":
+            self._rows.append([])
+        elif tag in ("td", "th"):
+            self._rows[-1].append("")
+        elif tag == "h2":
+            self.heads.append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag, "tags cross"
+        if tag == "table":
+            self.tables[self._caption] = self._rows
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if "caption" in self._open:
+            self._caption += data
+        elif self._open and self._open[-1] in ("td", "th"):
+            self._rows[-1][-1] += data.replace("\u00a0", " ")
+        elif self._open and self._open[-1] == "h2":
+            self.heads[-1] += data
+
+
+def page(record: RunRecord, drawn: dict[int, Picture] | None = None) -> Page:
+    """A record's page, parsed."""
+    return Page(report_files(record, drawn)["report.html"].decode())
+
+
+def record(sessions: int = 6, windows: int = 10, labels: list[str] = LABELS, **changes: Any) -> RunRecord:
+    """A run whose answers are right in about two of three windows; two sessions a subject."""
+    random = np.random.default_rng(0)
+    n = sessions * windows
+    truth = np.repeat(np.arange(sessions) % len(labels), windows)
+    logits = random.normal(size=(n, len(labels)))
+    logits[np.arange(n), truth] += 1
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    names = [f"walk {i // windows}" for i in range(n)]
+    held = HeldOut(labels, truth, probabilities, names, [f"P{i // windows // 2}" for i in range(n)], np.arange(n) * 2)
+    rows = [dict(zip(labels, row, strict=True)) for row in probabilities.tolist()]
+    scores = score_windows(zip(names, [labels[i] for i in truth], rows, strict=True), labels)
+    history = [
+        {"epoch": i, "loss": 1 / i, "validation_loss": 1 / i + i / 16, "validation_accuracy": 0.5} for i in range(1, 9)
+    ]
+    made = RunRecord(
+        recipe="wrist",
+        recipe_text='name = "wrist"\n',
+        architecture="cnn",
+        parameters={"width": 32},
+        training={"epochs": 8},
+        history=history,
+        split={
+            "kind": "subject",
+            "seed": 3,
+            "training": {"windows": 90, "groups": ["P7", "P8"], "labels": {"sit": 50, "walk": 40}},
+            "validation": {"windows": n, "groups": ["P0", "P1", "P2"], "labels": {"sit": 20, "walk": 20, "run": 20}},
+        },
+        scores=scores,
+        held_out=held,
+        candidates=[
+            Candidate("cnn", {"width": 32}, scores, history, 75.0, 812.4, chosen=True),
+            Candidate("minirocket", {}, {"accuracy": 0.5, "macro_f1": None}, [], 3.25, 640.0, note="failed"),
+        ],
+        choice="cnn is bundled, since it is better.",
+        lineage={
+            "command": "kymo train wrist --data x.csv --seed 0",
+            "inputs": [{"path": "x.csv", "recordings": 12, "sha256": "ab" * 32}],
+            "packages": {"numpy": "2.3.5", "absent": None},
+            "python": "3.11.2",
+            "seed": 0,
+            "revision": "0123abc",
+        },
+        notes=["gaps bridged (3 times)"],
+        seconds=131.4,
+        peak_mb=1240.0,
+    )
+    return replace(made, **changes)
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, bytes]:
+    """The whole report of the usual record, as a bundle holds it."""
+    windows = [window(np.full((4, 2), i), "walk", i) for i in range(60)]
+    return bundle_report(record(), windows.__getitem__)
+
+
+def test_the_tables_say_what_the_record_says() -> None:
+    run = record()
+    found = page(run)
+    assert found.heads == [
+        *("Learning curves", "Confusion", "Classes", "Subjects", "Reliability", "Worst windows", "Models compared"),
+        *("Split", "Settings", "Lineage"),
+    ]
+    assert found.tables["Recordings, 3 classes"][1:] == [
+        [name, *(f"{row[key]:.3f}" for key in ("precision", "recall", "f1")), str(row["n"])]
+        for name, row in run.scores["per_class"].items()
+    ]
+    right = run.held_out.probabilities.argmax(axis=1) == run.held_out.y_true
+    rows = {row[0]: row[1:4] for row in found.tables["3 subjects, the worst first"][1:]}
+    assert rows == {
+        f"P{i}": ["2", "20", f"{right[20 * i : 20 * i + 20].mean():.1%}".replace("%", " %")] for i in range(3)
+    }
+    assert len(found.tables["6 sessions, the worst first"]) == 7
+    assert found.tables["Compared on the same validation windows"][1:] == [
+        [
+            "cnn (bundled)",
+            f"{run.scores['accuracy'] * 100:.1f} %",
+            f"{run.scores['macro_f1']:.3f}",
+            f"{run.scores['window_accuracy'] * 100:.1f} %",
+            f"{min(epoch['validation_loss'] for epoch in run.history):.3f}",
+            "1 min 15 s",
+            "812 MB",
+            "",
+        ],
+        ["minirocket", "50.0 %", "–", "–", "–", "3.25 s", "640 MB", "failed"],
+    ]
+    assert found.tables["The two sides"][1:] == [
+        ["training", "2", "90", "sit: 50, walk: 40, run: 0"],
+        ["validation", "3", "60", "sit: 20, walk: 20, run: 20"],
+    ]
+    assert found.tables["1 inputs"][1:] == [["x.csv", "12", "ab" * 32]]
+    assert found.tables["Versions"][1:] == [["python", "3.11.2"], ["numpy", "2.3.5"]]
+    assert found.tables["Also"][1:] == [["seed", "0"], ["revision", "0123abc"]]
+    assert [row[0] for row in found.tables["Every epoch"][1:]] == list("12345678")
+    for text in (
+        "2\u00a0min 11\u00a0s",
+        "1,240 MB",
+        "gaps bridged (3 times)",
+        "kymo train wrist",
+        'name = "wrist"',
+        run.choice,
+    ):
+        assert text in found.text
+
+
+def test_the_figures_are_there_as_png_and_in_the_page(made: dict[str, bytes]) -> None:
+    pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
+    image = pytest.importorskip("PIL.Image")
+    files = {name.removeprefix("report/"): data for name, data in made.items()}
+    assert list(files) == [
+        "run.json",
+        "report.html",
+        *(f"{name}.png" for name in ("learning_curves", "confusion_recordings", "confusion_windows", "groups")),
+        *(f"{name}.png" for name in ("reliability", *(f"worst_{i}" for i in range(1, 7)))),
+    ]
+    for name, data in files.items():
+        if name.endswith(".png"):
+            picture = image.open(io.BytesIO(data))
+            picture.load()
+            assert (picture.format, picture.width > 400, picture.height > 150) == ("PNG", True, True), name
+            pixels = np.asarray(picture.convert("L"))
+            assert pixels.std() > 5, f"{name} is empty"
+    found = Page(files["report.html"].decode())
+    assert len(found.figures) == found.tags.count("svg") == len(files) - 2
+    assert "lowest, 0.5, in epoch 4." in found.figures[0]  # 1/4 + 4/16 is less than its neighbours
+
+
+def test_equal_records_give_equal_bytes(made: dict[str, bytes]) -> None:
+    windows = [window(np.full((4, 2), i), "walk", i) for i in range(60)]
+    assert bundle_report(record(), windows.__getitem__) == made
+    assert RunRecord.from_json(made["report/run.json"]).to_json() == record().to_json()
+    assert {name.partition("/")[0] for name in made} == {"report"}
+
+
+def test_the_page_stands_alone(made: dict[str, bytes]) -> None:
+    source = made["report/report.html"].decode()
+    assert "://" not in source
+    assert not re.search(r"@import|url\((?!#)|\ssrc=|<(script|link|img|iframe|object)\b", source)
+    links = re.findall(r'href="([^"]+)"', source)
+    assert links
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in links)
+    found = Page(source)
+    assert len(found.ids) == len(set(found.ids))
+    assert {link[1:] for link in links if link.startswith("#")} <= set(found.ids)
+    assert "color-scheme: light dark" in source
+    assert "prefers-color-scheme: dark" in source
+
+
+def test_names_are_text_not_markup() -> None:
+    run = record(labels=[EVIL, "b"], recipe=EVIL, recipe_text=EVIL, notes=[EVIL], choice=EVIL)
+    run.held_out.sessions = [f"{EVIL}{name}" for name in run.held_out.sessions]
+    run.held_out.subjects = [f"{EVIL}{name}" for name in run.held_out.subjects]
+    run.split["training"]["groups"] = [EVIL]
+    run.lineage["inputs"][0]["path"] = EVIL
+    run.candidates[0].name = EVIL
+    windows = [window(np.full((4, 2), i), EVIL, i) for i in range(60)]
+    source = report_files(run, pictures(run, windows.__getitem__))["report.html"].decode()
+    found = Page(source)
+    assert "script" not in found.tags
+    assert "\x00" not in source
+    shown = "<script>alert('x')</script> & \"$a_b$\" \ufffd\ufffd ://"
+    assert found.text.count(shown) >= 12
+
+
+def test_what_is_too_long_is_cut_and_says_so() -> None:
+    run = record(sessions=1000, windows=2, labels=[f"class {i}" for i in range(200)])
+    run.lineage["inputs"] = [{"path": f"{i}.csv", "recordings": 1, "sha256": "00"} for i in range(3000)]
+    run.split["training"]["groups"] = [f"P{i}" for i in range(500)]
+    files = report_files(run)
+    found = Page(files["report.html"].decode())
+    assert len(files["report.html"]) < 1_000_000
+    assert len(found.tables["Windows: the 40 classes of 200 with the lowest F1"]) == 41
+    assert len(found.tables["The worst 40 of 500 subjects"]) == 41
+    assert len(found.tables["3,000 inputs, 100 shown"]) == 101
+    assert "Windows: the 20 classes with the most errors of 200 are shown." in found.text
+    assert "P59 and 440 more" in found.text
+
+
+def nothing_held_out() -> RunRecord:
+    history = [{"epoch": 1, "loss": float("nan")}, {"epoch": 2, "loss": 0.5}]
+    return record(held_out=HeldOut(), scores={}, history=history, candidates=[])
+
+
+def one_class() -> RunRecord:
+    return record(labels=["only"])
+
+
+def no_numbers() -> RunRecord:
+    run = record(history=[{"epoch": 1, "loss": float("nan"), "validation_loss": float("inf")}])
+    run.held_out.probabilities = np.full_like(run.held_out.probabilities, np.nan)
+    run.scores = {key: None if isinstance(value, float) else value for key, value in run.scores.items()}
+    return run
+
+
+def only_a_name() -> RunRecord:
+    return RunRecord("empty")
+
+
+def from_json() -> RunRecord:
+    return RunRecord.from_json(no_numbers().to_json())
+
+
+@pytest.mark.parametrize("make", [nothing_held_out, one_class, no_numbers, only_a_name, from_json])
+def test_there_is_a_report_of_anything(make: Callable[[], RunRecord]) -> None:
+    found = page(make())
+    assert not re.search(r"\b(nan|NaN|None|inf)\b", found.text)
+    if make in (nothing_held_out, only_a_name):
+        assert "No window was held out" in found.text
+    if make in (no_numbers, from_json):
+        assert "No window has finite probabilities." in found.text
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"), [((40, 2), "f4"), ((8, 16, 2), "f4"), ((5, 12, 9, 2), "u1"), ((1, 1), "f8"), ((6, 3, 2), "nan")]
+)
+def test_windows_of_every_kind_are_drawn(shape: tuple[int, ...], kind: str) -> None:
+    pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
+    data = np.full(shape, np.nan) if kind == "nan" else np.arange(np.prod(shape)).reshape(shape).astype(kind)
+    run = record()
+    number = worst_windows(run, 1)[0]
+    files = report_files(run, {number: Picture(data, ("x", "y"), 2.0, 4.5)})
+    assert "worst_1.png" in files
+    held = run.held_out
+    truth, answer = LABELS[held.y_true[number]], LABELS[held.probabilities[number].argmax()]
+    said = f"{held.sessions[number]} ({held.subjects[number]}), 2.00 to 4.50 s: {truth} taken for {answer} with "
+    assert any(said in alt for alt in Page(files["report.html"].decode()).figures)
+
+
+def test_without_matplotlib_the_tables_are_there() -> None:
+    code = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "from models.report import report_files\nfrom models.run_record import RunRecord\n"
+        "files = report_files(RunRecord('r', history=[{'epoch': 1, 'loss': 0.5}]))\n"
+        "print(list(files), b'kymo[report]' in files['report.html'])"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.stdout == "['report.html'] True\n", done.stderr
+
+
+def test_a_report_is_written_or_says_why(tmp_path: Path) -> None:
+    path = write_report(tmp_path / "a" / "b", report_files(RunRecord("r")))
+    assert path.read_text().startswith("<!DOCTYPE html>")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainingError, match=r"file.*cannot be written"):
+        write_report(tmp_path / "file", {})
