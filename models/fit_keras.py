@@ -9,18 +9,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # else TensorFlow tells of its build at every start
-
-import keras
 import numpy as np
-import tensorflow as tf
 
 from models.fit import Course, Learning, batches, class_weights, epoch_random, load_state, rate, spread, store_state
+from models.load_keras import keras, tf
 from models.zoo import Epoch, FitOptions, Samples
 from streams.chunk import Array
 

@@ -12,8 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import keras
-
+from models.load_keras import keras
 from models.zoo.keras_common import output_aside
 from streams.errors import TrainingError
 

@@ -7,19 +7,16 @@ own unit (3,000 s, 42.5 points): the last layer scales and shifts it by spread a
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # else TensorFlow tells of its build at every start
-
-import keras
 import numpy as np
 
 from models.fit import Learning
 from models.fit_keras import fit_keras, predict_keras
+from models.load_keras import keras
 from models.zoo import Epoch, FitOptions, Head, Samples
 from models.zoo.keras_onnx import Graph, keras_to_onnx, layer_form
 from streams.chunk import Array, Format

@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import keras
-
 from models.fit_keras import prepare_keras
+from models.load_keras import keras
 from models.zoo import Head, read_parameters
 from models.zoo.keras_common import KerasArchitecture, check_learning, one_of, window_shape
 from models.zoo.recurrent_layers import Attention, Padding

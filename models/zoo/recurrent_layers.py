@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
-from keras import ops
+from models.load_keras import keras
 
+ops = keras.ops
 _NEVER = -1e9  # a score whose exponential is 0
 
 

@@ -12,9 +12,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar
 
-import keras
-
 from models.fit_keras import prepare_keras
+from models.load_keras import keras
 from models.zoo import Epoch, FitOptions, Head, Samples, read_parameters
 from models.zoo.backbones import BACKBONES, BORROWED, OWN, Normalisation, borrowed, own, pretrain
 from models.zoo.keras_common import KerasArchitecture, check_learning, one_of, window_shape

@@ -1,0 +1,21 @@
+"""Keras and TensorFlow, loaded such that torch can stand beside them. In: nothing. Out: the two modules.
+
+TensorFlow and the compiler that torch brings along (triton) hold an LLVM each. Loaded behind TensorFlow, triton's
+registers its options a second time and ends the process; the other way round both work. Hence triton first, if it is
+there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # else TensorFlow tells of its build at every start
+with contextlib.suppress(ImportError):
+    importlib.import_module("triton")
+
+import keras  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+__all__ = ["keras", "tf"]
