@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import socket
-import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from models.bundle import Bundle, load_bundle
-from models.classify import Classifier
 from models.outputs import outputs_of
+from models.serving import Model, Serving, cut_behind_window
+from processors.chain import Chain
 from processors.recipe import Recipe, load_recipe
-from streams.chunk import Format, Window
+from streams.chunk import Format
 from streams.codec import ChunkCodec
 from streams.errors import RecipeError
 from streams.settings import Settings
@@ -32,8 +32,10 @@ class Work:
     bundle: Bundle
 
 
-def load_work(recipes: Sequence[str], bundle: str | None, home: Path) -> list[Work]:
-    """Recipes and their bundles, checked against each other before anything starts.
+def load_work(
+    recipes: Sequence[str], bundle: str | None, home: Path, find: Callable[[str, Path], Bundle] = load_bundle
+) -> list[Work]:
+    """Recipes and their bundles, checked against each other before anything starts; `find` gives a name's bundle.
 
     Raises
     ------
@@ -47,7 +49,7 @@ def load_work(recipes: Sequence[str], bundle: str | None, home: Path) -> list[Wo
             raise RecipeError(
                 f"recipe `{recipe.name}` has no [model], so there is nothing to classify with", recipe.path
             )
-        loaded = load_bundle(bundle or recipe.name, home)
+        loaded = find(bundle or recipe.name, home)
         loaded.check(recipe)
         works.append(Work(recipe, loaded))
     groups = [work.recipe.name for work in works]
@@ -56,35 +58,28 @@ def load_work(recipes: Sequence[str], bundle: str | None, home: Path) -> list[Wo
     return works
 
 
-def encoder(classifier: Classifier) -> Callable[[Sequence[Window]], list[bytes]]:
-    """Windows to encoded events, stamped with the present."""
-
-    def classify(windows: Sequence[Window]) -> list[bytes]:
-        events = classifier.classify(windows)
-        now_ns = time.time_ns()
-        return [event.to_json(now_ns) for event in events]
-
-    return classify
-
-
-def make_job(role: str, work: Work, names: Names) -> Any:
-    """What the agent of a role does."""
+def make_job(role: str, work: Work, names: Names, serving: Serving | None, shadow: Any = None) -> Any:
+    """What the agent of a role does; only one that classifies has what serves it, and a shadow."""
     from models.around import Job
 
-    recipe, whole = work.recipe, work.bundle.chain
-    if role == "processor":
+    recipe = work.recipe
+    if serving is None:
         chain, _ = recipe.chain.split()
         codec, topic = ChunkCodec(), names.for_stream(derived_format(recipe).stream)
         outputs = outputs_of(chain, recipe.name)
         return Job(
             recipe.name, role, chain, outputs, topic, recipe.matches, lambda made: [codec.encode(c) for c in made]
         )
-    alone = role == BOTH or work.bundle.takes == "raw"
-    chain = whole if alone else whole.split()[1]
-    step = Fraction(1) if alone else derived_format(recipe).step
-    classifier = Classifier.for_recipe(work.bundle, recipe)
+    chain, step = served_chain(role, work)
     outputs = outputs_of(chain, recipe.name, step)
-    return Job(recipe.name, role, chain, outputs, names.of("events"), recipe.matches, encoder(classifier))
+    return Job(recipe.name, role, chain, outputs, names.of("events"), recipe.matches, serving.classify, shadow)
+
+
+def served_chain(role: str, work: Work) -> tuple[Chain, Fraction]:
+    """The chain of an agent that classifies, up to its window, and how many raw samples one of its input's is."""
+    alone = role == BOTH or work.bundle.takes == "raw"
+    whole = work.bundle.chain if alone else work.bundle.chain.split()[1]
+    return cut_behind_window(whole)[0], Fraction(1) if alone else derived_format(work.recipe).step
 
 
 def derived_format(recipe: Recipe) -> Format:
@@ -99,23 +94,70 @@ def derived_format(recipe: Recipe) -> Format:
     return recipe.chain.split()[0].output({fmt.stream: fmt})
 
 
-def make_app(role: str, work: Work, settings: Settings, slot: int, metrics: Any, failed: Failed) -> Any:
-    """A Faust app that plays `role` for a recipe; `failed` is told of an error after which going on is unsafe."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """A role that a worker plays for a recipe.
+
+    Attributes
+    ----------
+    role : str
+        ``processor``, ``model`` or both in one.
+    work : Work
+        The recipe.
+    serving : Serving, optional
+        What classifies; None for a processor.
+    shadow : Shadow, optional
+        What scores aside.
+    """
+
+    role: str
+    work: Work
+    serving: Serving | None = None
+    shadow: Any = None
+
+
+def make_part(role: str, work: Work, names: Names) -> Part:
+    """A role's part, its model loaded.
+
+    Raises
+    ------
+    BundleError
+        If the model does not load.
+    """
+    from models.shadow import Shadow
+
+    if role == "processor":
+        return Part(role, work)
+    return Part(role, work, Serving(Model(work.bundle, work.recipe), work.recipe), Shadow(names.of("shadow")))
+
+
+def make_app(part: Part, settings: Settings, slot: int, metrics: Any, failed: Failed) -> Any:
+    """A Faust app that plays a part; `failed` is told of an error after which going on is unsafe."""
     from models.agent import Agent
     from models.around import Around
     from models.log import ReadBack
     from processors.batches import BatchApp
     from processors.transport import reader_arguments
 
-    recipe, names = work.recipe, Names(settings.prefix)
+    role, recipe, names = part.role, part.work.recipe, Names(settings.prefix)
     inputs = sorted({names.for_stream(table.stream) for table in recipe.inputs})
-    if role == "model" and work.bundle.takes == "chain":
+    if role == "model" and part.work.bundle.takes == "chain":
         inputs = [names.for_stream(derived_format(recipe).stream)]
     app = BatchApp(
         f"{settings.prefix}.{recipe.name}.{role}", inputs, settings, f"{socket.gethostname()}-{slot}", failed
     )
     observer = metrics.observer(recipe.name)
-    app.handler = Agent(
-        make_job(role, work, names), Around(app, names, ReadBack(reader_arguments(settings)), observer, failed)
-    )
+    job = make_job(role, part.work, names, part.serving, part.shadow)
+    app.handler = Agent(job, Around(app, names, ReadBack(reader_arguments(settings)), observer, failed))
     return app
+
+
+def make_reader(settings: Settings) -> Any:
+    """A consumer without a group."""
+    import aiokafka
+
+    from processors.transport import reader_arguments
+
+    return aiokafka.AIOKafkaConsumer(
+        enable_auto_commit=False, auto_offset_reset="earliest", **reader_arguments(settings)
+    )

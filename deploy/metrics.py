@@ -8,6 +8,7 @@ its events, not here.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import platform
 import time
 from bisect import bisect_left
@@ -44,6 +45,7 @@ COUNTS = {
     "segments": "Segments that sources began anew",
     "windows_with_gaps": "Windows not classified because of a gap",
     "windows_known": "Windows not classified because their events were published before a restart",
+    "other_chain": "Stored sessions begun anew, because another chain (of a changed recipe or model) had stored them",
     "unmatched": "Chunks of streams that the recipe does not take",
 }
 STAGES = {"chain": "decoding and the chain, per batch of records", "classify": "per batch", "commit": "per commit"}
@@ -120,6 +122,8 @@ class RecipeMetrics:
         self.committed_s = 0.0  # Unix time
         self.assigned: Callable[[], int] | None = None
         self.pending: Callable[[], int] | None = None
+        self.swaps: Counter[tuple[str, str]] = Counter()  # (alias, result)
+        self.shadow: Counter[str] = Counter()
 
     def took(self, partition: Partition, records: int, seconds: float) -> None:
         """Records were decoded and pushed through the chain; takes over what the partition has counted."""
@@ -180,9 +184,20 @@ class WorkerMetrics(Collector):
         """Say where each scrape finds how many partitions a recipe's agent holds, and how many windows wait."""
         self.recipes[recipe].assigned, self.recipes[recipe].pending = assigned, pending
 
+    def swapped(self, recipe: str, alias: str, bundle: str) -> None:
+        """A bundle was taken over while the worker runs."""
+        self.recipes[recipe].swaps[alias, "taken"] += 1
+        if alias == "champion":
+            self.bundles[recipe] = bundle
+
+    def refused(self, recipe: str, alias: str) -> None:
+        """A bundle that was promoted was refused."""
+        self.recipes[recipe].swaps[alias, "refused"] += 1
+
     def collect(self) -> Iterable[Metric]:
         """The families, as they stand."""
         yield from self._counters()
+        yield from self._exchanges()
         yield from self._histograms()
         yield from self._gauges()
         model = InfoMetricFamily("kymo_model", "The bundle that classifies for a recipe", labels=["recipe"])
@@ -214,6 +229,20 @@ class WorkerMetrics(Collector):
             for reason, count in found.reasons.items():
                 rejected.add_metric([recipe, reason], count)
         yield rejected
+
+    def _exchanges(self) -> Iterable[Metric]:
+        swaps = CounterMetricFamily(
+            "kymo_swaps", "Promoted bundles that were taken over or refused", labels=["recipe", "alias", "result"]
+        )
+        shadow = CounterMetricFamily(
+            "kymo_shadow_windows", "Windows that a shadow scored, dropped or failed at", labels=["recipe", "result"]
+        )
+        for recipe, found in self.recipes.items():
+            for key in itertools.product(("champion", "shadow"), ("taken", "refused")):
+                swaps.add_metric([recipe, *key], found.swaps[key])
+            for result in ("scored", "dropped", "failed"):
+                shadow.add_metric([recipe, result], found.shadow[result])
+        yield from (swaps, shadow)
 
     def _histograms(self) -> Iterable[Metric]:
         batch = HistogramMetricFamily("kymo_batch_windows", "Windows classified at once", labels=["recipe"])

@@ -20,15 +20,20 @@ import traceback
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from deploy.broker import address
-from deploy.jobs import BOTH, Work, derived_format, load_work, make_app
+from deploy.jobs import BOTH, Part, Work, derived_format, load_work, make_app, make_part, make_reader
 from deploy.worker_log import set_up_logging
-from streams.errors import BrokerError, DeliveryError, KymoError
+from models.bundle import load_bundle
+from models.registry_log import CHAMPION
+from streams.errors import BrokerError, BundleError, DeliveryError, KymoError
 from streams.kafka_admin import ensure_topics
 from streams.settings import Settings
 from streams.topics import Names
+
+if TYPE_CHECKING:
+    from deploy.metrics import WorkerMetrics
 
 DRAIN_S = 20.0
 AWAY_S = 600.0  # a broker may be away so long before a worker gives up
@@ -74,7 +79,7 @@ def run_worker(
         If it cannot start.
     """
     played = roles_of(roles, settings)
-    works = load_work(recipes, bundle, settings.home)
+    works = _load(recipes, bundle, settings)
     if set(played) != {BOTH}:
         for work in works:
             derived_format(work.recipe)
@@ -82,7 +87,35 @@ def run_worker(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the event loop takes over
     with contextlib.ExitStack() as stack:
         slot = stack.enter_context(_slot(settings.home / "run"))
-        _serve([(role, work) for work in works for role in played], settings, slot)
+        _serve(works, played, settings, Place(slot, follows=bundle is None and played != ["processor"]))
+
+
+def _load(recipes: Sequence[str], bundle: str | None, settings: Settings) -> list[Work]:
+    """Recipes with their bundles; where this machine's registry has none, with those that are announced."""
+    try:
+        return load_work(recipes, bundle, settings.home)
+    except BundleError:
+        if bundle is not None:
+            raise
+        from deploy.follow import announced, bundle_of
+
+        said = {recipe: p for (recipe, alias), p in announced(_reach(settings)).items() if alias == CHAMPION}
+        if not said:
+            raise
+        return load_work(
+            recipes,
+            None,
+            settings.home,
+            lambda n, home: bundle_of(said[n], home) if n in said else load_bundle(n, home),
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """A worker's number on its machine, and whether it follows promotions."""
+
+    slot: int
+    follows: bool
 
 
 def _reach(settings: Settings) -> Settings:
@@ -100,7 +133,7 @@ def _reach(settings: Settings) -> Settings:
         return found
 
 
-def _serve(parts: list[tuple[str, Work]], settings: Settings, slot: int) -> None:
+def _serve(works: list[Work], played: list[str], settings: Settings, place: Place) -> None:
     import uvloop
 
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
@@ -112,10 +145,11 @@ def _serve(parts: list[tuple[str, Work]], settings: Settings, slot: int) -> None
 
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    metrics = WorkerMetrics({work.recipe.name: work.bundle.id for _, work in parts})
-    apps = [make_app(role, work, settings, slot, metrics, fail) for role, work in parts]
-    for (_, work), app in zip(parts, apps, strict=True):
-        metrics.watch(work.recipe.name, partial(_assigned, app), partial(getattr, app.handler, "waiting"))
+    metrics = WorkerMetrics({work.recipe.name: work.bundle.id for work in works})
+    parts, followers = _parts(works, played, settings, place, metrics)
+    apps = [make_app(part, settings, place.slot, metrics, fail) for part in parts]
+    for part, app in zip(parts, apps, strict=True):
+        metrics.watch(part.work.recipe.name, partial(_assigned, app), partial(getattr, app.handler, "waiting"))
     server = serve_metrics(metrics.registry, settings, "worker", ready=lambda: all(app.is_ready() for app in apps))
 
     class QuietWorker(Worker):
@@ -128,7 +162,7 @@ def _serve(parts: list[tuple[str, Work]], settings: Settings, slot: int) -> None
                 _end_anyway_after(DRAIN_S)
             super()._schedule_shutdown(number)
 
-    worker = QuietWorker(*apps, redirect_stdouts=False, quiet=True, blocking_timeout=0.0, loop=loop)
+    worker = QuietWorker(*apps, *followers, redirect_stdouts=False, quiet=True, blocking_timeout=0.0, loop=loop)
     try:
         worker.execute_from_commandline()
     except SystemExit as stop:
@@ -136,6 +170,27 @@ def _serve(parts: list[tuple[str, Work]], settings: Settings, slot: int) -> None
             raise
     finally:
         server.close()
+
+
+def _parts(
+    works: list[Work], played: list[str], settings: Settings, place: Place, metrics: WorkerMetrics
+) -> tuple[list[Part], list[Any]]:
+    """What the worker does, with the champions of now; and what follows promotions, if it should."""
+    since: dict[str, int] = {}
+    if place.follows:
+        from deploy.follow import Exchange, Follower, newest
+
+        found = list(newest(works, settings, metrics))
+        works, since = [work for work, _ in found], {work.recipe.name: at_ns for work, at_ns in found}
+        metrics.bundles.update({work.recipe.name: work.bundle.id for work in works})
+    parts = [make_part(role, work, Names(settings.prefix)) for work in works for role in played]
+    if not place.follows:
+        return parts, []
+    for part in parts:
+        if part.shadow is not None:
+            metrics.recipes[part.work.recipe.name].shadow = part.shadow.counts
+    exchange = Exchange(parts, since, settings.home, metrics)
+    return parts, [Follower(exchange, settings, partial(make_reader, settings))]
 
 
 def _assigned(app: Any) -> int:

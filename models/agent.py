@@ -67,6 +67,8 @@ class Agent:
 
     def start(self, commit_every_s: float = 0.5) -> None:
         """Begin to classify and commit."""
+        if self.job.shadow is not None:
+            self.job.shadow.start(Outbox(self._kafka.aiokafka_producer, self.job.shadow.failed))
         self._tasks = [
             asyncio.create_task(self._guard(self._classify())),
             asyncio.create_task(self._guard(self._commit_every(commit_every_s))),
@@ -103,9 +105,7 @@ class Agent:
         if batch[0].offset > expected and await self._rewound(tp, expected, batch[0].offset):
             return
         partition.mark(tp.topic, max(expected, batch[0].offset))
-        new = [
-            record for record in batch if record.offset >= expected
-        ]  # the others were fetched again after a rebalance
+        new = [r for r in batch if r.offset >= expected]  # the others were fetched again after a rebalance
         for found in partition.take(tp.topic, new, self._reject):
             self._pending.extend((partition, pending) for pending in found)
             if time.perf_counter() - started > _YIELD_S:
@@ -184,6 +184,8 @@ class Agent:
                 outgoing.setdefault(partition.number, []).append(record)
             for number, records in outgoing.items():
                 self._outbox.put(self.job.topic, number, records)
+            if self.job.shadow is not None:
+                self.job.shadow.offer([(partition.number, pending.output) for partition, pending in batch])
             await self._wake()
 
     def _emitted(self, partition: Partition, pending: Pending, end: int) -> None:
@@ -231,9 +233,8 @@ class Agent:
         out = {}
         for partition in self.partitions.values():
             for topic, (offset, events_end) in partition.committable().items():
-                out[TopicPartition(topic, partition.number)] = OffsetAndMetadata(
-                    offset, json.dumps({"events": events_end})
-                )
+                note = json.dumps({"events": events_end})
+                out[TopicPartition(topic, partition.number)] = OffsetAndMetadata(offset, note)
         return out
 
     async def _drain(self) -> None:
@@ -272,6 +273,8 @@ class Agent:
         finally:
             for task in self._tasks:
                 task.cancel()
+            if self.job.shadow is not None:
+                self.job.shadow.close()
             self._outbox.close()
             self._thread.shutdown(wait=False, cancel_futures=True)
             await self._read_back.close()

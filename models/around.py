@@ -11,6 +11,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from models.log import ReadBack
 from models.outputs import Outputs
 from models.partition import Partition
+from models.shadow import Shadow
 from processors.chain import Chain
 from streams.chunk import Format
 from streams.topics import Names
@@ -37,7 +38,7 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What an agent does: one recipe with one bundle.
+    """What an agent does for one recipe.
 
     Attributes
     ----------
@@ -46,7 +47,7 @@ class Job:
     role : str
         ``processor``, ``model``, or ``processor-model`` for both in one.
     chain : Chain
-        From the input's chunks to windows, with the bundle's learned numbers, or to derived chunks.
+        From the input's chunks to windows, or to derived chunks.
     outputs : Outputs
         What the chain's outputs are.
     topic : str
@@ -55,6 +56,8 @@ class Job:
         None for a stream that the recipe takes, else the reason why not.
     classify : callable
         Outputs to the values of their records; called in a thread of its own.
+    shadow : Shadow, optional
+        What scores the same windows aside.
     """
 
     recipe: str
@@ -64,6 +67,7 @@ class Job:
     topic: str
     matches: Callable[[Format], str | None]
     classify: Callable[[Sequence[Any]], list[bytes]]
+    shadow: Shadow | None = None
 
 
 class Kafka(Protocol):

@@ -58,6 +58,7 @@ class Partition:
         self.sessions: dict[str, Session] = {}
         self._asleep: dict[str, bytes] = {}
         self._codec = ChunkCodec()
+        self._digest = chain.digest(learned=False)
         self._outputs, self._takes = outputs or outputs_of(chain, ""), taken_chain(chain)
         self._verdicts: dict[int, tuple[Header, bool]] = {}
         self._left = Left()
@@ -203,10 +204,10 @@ class Partition:
     def _wake(self, name: str) -> Session:
         stage = self.chain.build()
         assert isinstance(stage, ChainStage)
-        session = self.sessions[name] = Session(name, stage, self._outputs)
+        session = self.sessions[name] = Session(name, stage, self._outputs, self._digest)
         stored = self._asleep.pop(name, None)
-        if stored is not None:
-            session.restore(zlib.decompress(stored))
+        if stored is not None and not session.restore(zlib.decompress(stored)):
+            self.counts["other_chain"] += 1
         return session
 
     def acknowledge(self, pending: Pending) -> None:

@@ -26,10 +26,12 @@ class Session:
         Its chain, new.
     outputs : Outputs
         What the chain's outputs are.
+    chain : str
+        The chain's digest; a snapshot of another chain is of no use.
     """
 
-    def __init__(self, name: str, stage: ChainStage, outputs: Outputs) -> None:
-        self.name, self.stage, self._outputs = name, stage, outputs
+    def __init__(self, name: str, stage: ChainStage, outputs: Outputs, chain: str = "") -> None:
+        self.name, self.stage, self._outputs, self._chain = name, stage, outputs, chain
         self.stream = ""  # the stream that feeds it; "" until its first chunk
         self.topic = ""
         self.ended = False
@@ -122,6 +124,7 @@ class Session:
     def snapshot(self) -> bytes:
         """All of the session; only while no window is pending."""
         meta = {"stream": self.stream, "topic": self.topic, "ended": self.ended, "upto": self.last_offset}
+        meta["chain"] = self._chain
         if self._made is not None:
             meta |= {"made": self._made[0], "made_end": self._made[1], "ended_at": self._ended_at}
         return pack_list([pack(meta), self.stage.snapshot()])
@@ -138,12 +141,15 @@ class Session:
         self.snapshot_upto = -1
         self._first_since = None
 
-    def restore(self, snapshot: bytes) -> None:
-        """Become what :meth:`snapshot` was taken of."""
+    def restore(self, snapshot: bytes) -> bool:
+        """Become what :meth:`snapshot` was taken of; False, and nothing, if another chain made it."""
         head, stage = unpack_list(snapshot)
         meta, _ = unpack(head)
+        if meta.get("chain") != self._chain:
+            return False
         self.stream, self.topic, self.ended = meta["stream"], meta["topic"], meta["ended"]
         self.last_offset = self.snapshot_upto = meta["upto"]
         if "made" in meta:
             self._made, self._ended_at = (meta["made"], meta["made_end"]), meta["ended_at"]
         self.stage.restore(stage)
+        return True

@@ -106,6 +106,8 @@ def test_labels_come_from_closed_sets() -> None:
         "bundle": {"walk@1", "fall@2"},
         "reason": {*ChunkError.REASONS, "other"},
         "stage": set(STAGES),
+        "alias": {"champion", "shadow"},
+        "result": {"taken", "refused", "scored", "dropped", "failed"},
     }
     free = {"le", "version", "python"}  # buckets and the build: one value each in the life of a process
     for name, labels in scrape(busy()):

@@ -1,0 +1,227 @@
+"""Following promotions. In: the compacted ``kymo.models``. Out: bundles that running agents take over, or refuse.
+
+A worker reads the topic whole, without a group, and then goes on reading. What it loads, checks and warms it does in a thread of its own,
+so that the present bundle goes on classifying meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+from mode import Service
+
+from deploy.jobs import Part, Work
+from models.bundle import Bundle, load_bundle
+from models.manifest import MANIFEST
+from models.promote import promotion_of
+from models.registry import SHIPPED, open_registry
+from models.registry_log import CHAMPION, SHADOW, Registry
+from streams.errors import BrokerError, BundleError, KymoError, TopicError
+from streams.promotions import Promotion
+from streams.settings import Settings
+from streams.topics import Names
+
+_AGAIN_S = 1.0
+
+
+class Told(Protocol):
+    """Told what became of a promotion, for metrics."""
+
+    def swapped(self, recipe: str, alias: str, bundle: str) -> None:
+        """A bundle was taken over (an empty name: none stands there any more)."""
+
+    def refused(self, recipe: str, alias: str) -> None:
+        """A bundle was refused."""
+
+
+def bundle_of(promotion: Promotion, home: Path) -> Bundle:
+    """The bundle that a promotion names, from this machine's registry or the one that the promotion names, verified.
+
+    Raises
+    ------
+    BundleError
+        If it is in neither, or damaged.
+    """
+    recipe, _, digest = promotion.bundle.partition("@")
+    if not digest:
+        if not (SHIPPED / promotion.recipe / MANIFEST).is_file():
+            raise BundleError(f"recipe `{promotion.recipe}` has no champion any more, and none ships with Kymo")
+        return load_bundle(SHIPPED / promotion.recipe)
+    own = open_registry(home)
+    for registry in (own, *([Registry.at(promotion.registry, home)] if promotion.registry else [])):
+        folder = registry.folder(recipe, digest)
+        if folder is not None:
+            found = load_bundle(folder)
+            if found.id != promotion.bundle:
+                raise BundleError(f"{folder}: holds {found.id}, expected {promotion.bundle}; copy the bundle again")
+            return found
+    raise BundleError(f"bundle {promotion.bundle} is neither in {own.url} nor in {promotion.registry or 'another'}")
+
+
+def announced(settings: Settings) -> dict[tuple[str, str], Promotion]:
+    """By recipe and alias, what the topic says now; nothing where it cannot be read."""
+    from streams.kafka_read import read_records
+
+    found = {}
+    try:
+        for record in read_records(settings, Names(settings.prefix).of("models")):
+            promotion = _read(record.value)
+            if promotion is not None:
+                found[promotion.recipe, promotion.alias] = promotion
+    except (BrokerError, TopicError):
+        return {}
+    return found
+
+
+def _read(value: bytes | None) -> Promotion | None:
+    try:
+        return Promotion.from_json(value) if value is not None else None
+    except BundleError as error:
+        _say(f"{error}; left out")
+        return None
+
+
+def newest(works: Sequence[Work], settings: Settings, told: Told) -> Iterator[tuple[Work, int]]:
+    """Each work with the champion of now, by the registry or the topic, whichever is newer; and when it was promoted."""
+    said, registry = announced(settings), open_registry(settings.home)
+    for work in works:
+        recipe = work.recipe
+        entry = registry.current(recipe.name)
+        promotion, since = said.get((recipe.name, CHAMPION)), entry.at_ns if entry else 0
+        if promotion is None or promotion.promoted_ns <= since:
+            yield work, since
+            continue
+        try:
+            bundle = bundle_of(promotion, settings.home)
+            bundle.check(recipe)
+            yield Work(recipe, bundle), promotion.promoted_ns
+        except KymoError as error:
+            told.refused(recipe.name, CHAMPION)
+            _say(f"{recipe.name}: {promotion.bundle} is announced but refused: {error}; starting with {work.bundle.id}")
+            yield work, promotion.promoted_ns
+
+
+class Exchange:
+    """Exchanges the bundles of the parts of a worker.
+
+    Parameters
+    ----------
+    parts : sequence of Part
+        Those that classify.
+    since : dict of str to int
+        By recipe, when the champion that it starts with was promoted, Unix ns.
+    home : Path
+        For the registry and for what is fetched.
+    told : Told
+        For metrics.
+    """
+
+    def __init__(self, parts: Sequence[Part], since: dict[str, int], home: Path, told: Told) -> None:
+        self._parts = {part.work.recipe.name: part for part in parts if part.serving is not None}
+        self._since = {(recipe, CHAMPION): at_ns for recipe, at_ns in since.items()}
+        self._home, self._told = home, told
+
+    def start_shadows(self) -> None:
+        """Take over the shadows that the registry knows of."""
+        registry = open_registry(self._home)
+        for recipe in self._parts:
+            entry = registry.current(recipe, SHADOW)
+            if entry is not None and entry.bundle:
+                self.consider(promotion_of(entry, recipe, registry))
+
+    def consider(self, promotion: Promotion) -> None:
+        """Take over the bundle of a promotion that is news, or refuse it and keep the present one."""
+        part, key = self._parts.get(promotion.recipe), (promotion.recipe, promotion.alias)
+        if part is None or promotion.alias not in (CHAMPION, SHADOW):
+            return
+        if promotion.promoted_ns <= self._since.get(key, 0):
+            return
+        self._since[key] = promotion.promoted_ns
+        try:
+            if promotion.alias == SHADOW:
+                self._shadow(part, promotion)
+            else:
+                self._champion(part, promotion)
+        except Exception as error:  # whatever is wrong with a bundle, the present one goes on
+            self._told.refused(*key)
+            why = error if isinstance(error, KymoError) else f"{type(error).__name__}: {error}"
+            _say(f"{promotion.recipe}: {promotion.bundle or 'no bundle'} is refused as {promotion.alias}: {why}")
+
+    def _champion(self, part: Part, promotion: Promotion) -> None:
+        assert part.serving is not None
+        bundle = bundle_of(promotion, self._home)
+        before = part.serving.model.bundle.id
+        if bundle.id == before:
+            return
+        part.serving.exchange(part.serving.prepare(bundle))
+        self._told.swapped(promotion.recipe, CHAMPION, bundle.id)
+        after_s = (time.time_ns() - promotion.promoted_ns) / 1e9
+        _say(f"{promotion.recipe}: {bundle.id} takes over from {before}, {after_s:.2f} s after its promotion")
+
+    def _shadow(self, part: Part, promotion: Promotion) -> None:
+        assert part.serving is not None
+        bundle = bundle_of(promotion, self._home) if promotion.bundle else None
+        part.shadow.model = part.serving.prepare(bundle) if bundle else None
+        self._told.swapped(promotion.recipe, SHADOW, promotion.bundle)
+        _say(f"{promotion.recipe}: shadow {promotion.bundle or 'none'}")
+
+
+class Follower(Service):
+    """Reads the topic as long as the worker runs.
+
+    Parameters
+    ----------
+    exchange : Exchange
+        What takes the promotions.
+    settings : Settings
+        Broker and prefix.
+    consumer : callable
+        Makes an aiokafka consumer.
+    """
+
+    def __init__(self, exchange: Exchange, settings: Settings, consumer: Callable[[], Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._exchange, self._topic, self._consumer = exchange, Names(settings.prefix).of("models"), consumer
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="exchange")
+
+    @Service.task
+    async def _follow(self) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._exchange.start_shadows)
+        while not self.should_stop:
+            try:
+                await self._read(loop)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:  # the agents' own clients say what is wrong with the broker
+                self.log.debug("following promotions: %r", error)
+            await self.sleep(_AGAIN_S)
+
+    async def _read(self, loop: asyncio.AbstractEventLoop) -> None:
+        from aiokafka.structs import TopicPartition
+
+        consumer, tp = self._consumer(), TopicPartition(self._topic, 0)
+        try:
+            await consumer.start()
+            consumer.assign([tp])
+            await consumer.seek_to_beginning(tp)
+            async for record in consumer:
+                promotion = _read(record.value)
+                if promotion is not None:
+                    await loop.run_in_executor(self._thread, self._exchange.consider, promotion)
+        finally:
+            await consumer.stop()
+
+    async def on_stop(self) -> None:
+        """Wait for nothing: a bundle that is half loaded is not taken."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _say(text: str) -> None:
+    print(f"kymo worker: {text}", file=sys.stderr, flush=True)

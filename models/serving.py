@@ -1,0 +1,136 @@
+"""The model that an agent serves, and its exchange while it runs. In: windows as the recipe's chain cuts them. Out: events, encoded.
+
+A chain is cut behind its window: what stands before is the recipe's and makes the windows of open sessions, what stands behind, with its
+learned numbers, is the bundle's and is applied to each window when it is classified. It has no memory, so exchanging a bundle touches no
+session: a batch of windows is classified by one bundle, the next by another.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from models.bundle import Bundle
+from models.classify import Classifier
+from processors.chain import Chain, PerWindow, PerWindowStage
+from processors.recipe import Recipe
+from processors.windows import Windows
+from streams.chunk import Header, Window
+from streams.errors import BundleError
+
+_HEADERS = 1_000  # sessions whose formats are remembered
+_WARM_UP = 4  # windows
+
+
+def cut_behind_window(chain: Chain) -> tuple[Chain, tuple[PerWindow, ...]]:
+    """A chain up to its window, and its steps behind it."""
+    at = next((i for i, spec in enumerate(chain.specs) if isinstance(spec, Windows)), len(chain.specs) - 1)
+    behind = tuple(spec for spec in chain.specs[at + 1 :] if isinstance(spec, PerWindow))
+    return Chain(chain.specs[: at + 1]), behind
+
+
+class Tail:
+    """Steps behind the window.
+
+    Parameters
+    ----------
+    steps : sequence of PerWindow
+        In order; may be empty.
+    """
+
+    def __init__(self, steps: Sequence[PerWindow]) -> None:
+        self._steps = steps
+        # A stage works out the format of a stream once; the windows of many sessions come mixed, so each has its own.
+        self._stages: dict[int, tuple[Header, list[PerWindowStage]]] = {}
+
+    def apply(self, window: Window) -> Window:
+        """A window behind all steps."""
+        found = self._stages.get(id(window.header))
+        if found is None or found[0] is not window.header:
+            if len(self._stages) >= _HEADERS:
+                self._stages.clear()
+            found = self._stages[id(window.header)] = (window.header, [PerWindowStage(step) for step in self._steps])
+        for stage in found[1]:
+            (window,) = stage.push(window)
+        return window
+
+
+class Model:
+    """A bundle ready to serve: checked, loaded, warm.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Verified by its loading.
+    recipe : Recipe
+        What it must fit.
+
+    Raises
+    ------
+    BundleError
+        If it does not fit the recipe, does not load, or gives numbers that are not finite.
+    """
+
+    def __init__(self, bundle: Bundle, recipe: Recipe) -> None:
+        self.bundle = bundle
+        self.classifier = Classifier.for_recipe(bundle, recipe)
+        self.head, steps = cut_behind_window(bundle.chain)
+        self._tail = Tail(steps)
+        random = np.random.default_rng(0).standard_normal((_WARM_UP, *bundle.shape)).astype(bundle.dtype)
+        if not np.isfinite(self.classifier.model.run(random)).all():
+            raise BundleError(
+                f"bundle {bundle.id}: gives numbers that are not finite for ordinary windows; train it again"
+            )
+
+    def classify(self, windows: Sequence[Window]) -> list[bytes]:
+        """Encoded events of windows as `head` makes them, stamped with the present."""
+        events = self.classifier.classify([self._tail.apply(window) for window in windows])
+        now_ns = time.time_ns()
+        return [event.to_json(now_ns) for event in events]
+
+
+class Serving:
+    """What classifies the windows of a recipe now.
+
+    Parameters
+    ----------
+    model : Model
+        The first.
+    recipe : Recipe
+        What every other one must fit.
+
+    Attributes
+    ----------
+    model : Model
+        The present one.
+    """
+
+    def __init__(self, model: Model, recipe: Recipe) -> None:
+        self.model, self.recipe = model, recipe
+        self._head = model.head.digest(learned=False)
+
+    def prepare(self, bundle: Bundle) -> Model:
+        """A model that may take over from the present one; to be called in any thread.
+
+        Raises
+        ------
+        BundleError
+            If the bundle does not fit, does not load, or takes other windows than the open sessions make.
+        """
+        model = Model(bundle, self.recipe)
+        if model.head.digest(learned=False) != self._head:
+            raise BundleError(
+                f"bundle {bundle.id} takes windows of {bundle.takes!r} input, {self.model.bundle.id} those of "
+                f"{self.model.bundle.takes!r}; the sessions that are open cannot give them: start the worker again"
+            )
+        return model
+
+    def exchange(self, model: Model) -> None:
+        """Classify with `model` from the next batch on; to be called in any thread."""
+        self.model = model
+
+    def classify(self, windows: Sequence[Window]) -> list[bytes]:
+        """Encoded events, all of one bundle."""
+        return self.model.classify(windows)
