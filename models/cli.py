@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from streams.sources import read
 
 _DATA = click.option("--data", "paths", multiple=True, required=True, metavar="PATH…", help="Files, folders or URLs.")
 # An option takes one value; what follows it is taken here, so that `--data a.csv b.csv` and shell patterns work.
+_FILE = click.Path(path_type=Path, dir_okay=False)
 _MORE = click.argument("more", nargs=-1, metavar="")
 
 
@@ -30,11 +32,18 @@ _MORE = click.argument("more", nargs=-1, metavar="")
 @click.option("--epochs", type=click.IntRange(1), help="Most passes over the data.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of everything that is random.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder; else the registry.")
+@click.option("--only", is_flag=True, help="The recipe's architecture alone; MiniRocket is not fitted beside it.")
+@click.option(
+    "--search", "search_minutes", type=click.FloatRange(0), default=0.0, metavar="MINUTES", help="Try other settings."
+)
+@click.option("--weights-out", type=_FILE, help="Save the weights, of the framework's own kind, to this file too.")
+@click.option("--history-out", type=_FILE, help="Save the epochs' numbers to this JSON file too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def train_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as_json: bool, **chosen: Any) -> None:
     """Train RECIPE's model on labelled recordings.
 
-    The model becomes the recipe's current version in the registry, or goes to --out.
+    MiniRocket is fitted beside it on the same split, and the better on held-out recordings becomes the recipe's current
+    version in the registry, or goes to --out. Started again after a kill, the same command goes on where it was.
 
     Example: kymo train basicmotions --data basicmotions:train
     """
@@ -42,28 +51,33 @@ def train_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as
 
     loaded = load_recipe(recipe)
     request = TrainRequest((*paths, *more), **chosen)
-    total = train_parameters(loaded, request)["epochs"]
+    train_parameters(loaded, request)
     console = Console()
     with ExitStack() as stack:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         bar = stack.enter_context(Progress(*columns, console=Console(stderr=True), transient=True))
-        task = bar.add_task("reading", total=total)
+        task = bar.add_task("reading", total=None)
 
-        def on_epoch(epoch: dict[str, float]) -> None:
-            seen = f", validation {epoch['validation_accuracy']:.1%}" if "validation_accuracy" in epoch else ""
-            bar.update(task, completed=epoch["epoch"], description=f"loss {epoch['loss']:.3f}{seen}")
+        def on_stage(name: str, epochs: int) -> Callable[[dict[str, float]], None]:
+            bar.reset(task, total=epochs, description=name)
 
-        trained = train(loaded, request, on_epoch)
+            def on_epoch(epoch: dict[str, float]) -> None:
+                seen = f", validation {epoch['validation_accuracy']:.1%}" if "validation_accuracy" in epoch else ""
+                bar.update(task, completed=epoch["epoch"], description=f"{name}: loss {epoch['loss']:.3f}{seen}")
+
+            return on_epoch
+
+        trained = train(loaded, request, on_stage=on_stage)
     if as_json:
-        click.echo(
-            json.dumps({"bundle": trained.bundle.id, "path": str(trained.bundle.path), "scores": trained.scores})
-        )
+        said = {"bundle": trained.bundle.id, "path": str(trained.bundle.path), "scores": trained.scores}
+        click.echo(json.dumps({**said, "architecture": trained.record.architecture, "choice": trained.record.choice}))
         return
     for note in trained.notes:
         click.echo(f"note: {note}", err=True)
     if trained.scores:
         console.print("On recordings held out for validation:")
         _print_scores(console, trained.scores)
+    click.echo(trained.record.choice)
     click.echo(f"{trained.bundle.id}  {trained.bundle.path}")
 
 

@@ -13,6 +13,8 @@ from processors.registry import nearest
 
 #: What a split keeps on one side: all of a subject, of a session, of a stretch of time; or nothing but the window.
 SPLITS = ("subject", "session", "time", "window")
+#: How windows are pooled over time.
+POOLS = ("mean", "hmm")
 BALANCES = ("none", "weights", "oversample")
 
 
@@ -49,11 +51,16 @@ class InputTable:
 
 @dataclass(frozen=True)
 class ModelTable:
-    """``[model]``: architecture, probability below which a label is ``unknown``, the architecture's parameters."""
+    """``[model]``: architecture, probability below which a label is ``unknown``, the architecture's parameters.
+
+    `pool` says how windows are pooled over time: ``{kind = "mean", windows = n}`` or ``{kind = "hmm"}``; empty for not
+    at all.
+    """
 
     architecture: str
     min_probability: float
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    pool: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ class TrainTable:
     split: str = "session"
     column: ColumnSplit | None = None
     folds: int = 0
-    balance: str = "none"
+    balance: str = "weights"
     augment: tuple[Mapping[str, Any], ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
@@ -139,10 +146,27 @@ def _input(table: Table) -> InputTable:
 
 
 def read_model(root: Table) -> ModelTable | None:
-    table = root.table("model", ("architecture", "min_probability"), free=True)
+    table = root.table("model", ("architecture", "min_probability", "pool"), free=True)
     if table is None:
         return None
-    return ModelTable(table.text("architecture"), table.number("min_probability", 0, 0, 1), table.rest())
+    return ModelTable(table.text("architecture"), table.number("min_probability", 0, 0, 1), table.rest(), _pool(table))
+
+
+def _pool(table: Table) -> Mapping[str, Any]:
+    pool = table.table("pool", ("kind", "windows"))
+    if pool is None:
+        return {}
+    kind = pool.text("kind")
+    if kind not in POOLS:
+        raise pool.error(f"kind = {toml_value(kind)}{nearest(kind, POOLS)}", "kind")
+    if kind == "hmm":
+        if "windows" in pool.values:
+            raise pool.error("windows: an hmm has none; leave it out", "windows")
+        return {"kind": kind}
+    windows = pool.number("windows", 5, 1)
+    if windows % 1:
+        raise pool.error(f"windows = {windows:g}: expected a whole number from 1", "windows")
+    return {"kind": kind, "windows": int(windows)}
 
 
 def read_labels(root: Table) -> LabelTable:
@@ -168,7 +192,7 @@ def read_train(root: Table) -> TrainTable:
     split = "column" if column else table.text("split", "session")
     if not column and split not in SPLITS:
         raise table.error(f"split = {toml_value(split)}{nearest(split, SPLITS)}", "split")
-    balance = table.text("balance", "none")
+    balance = table.text("balance", "weights")
     if balance not in BALANCES:
         raise table.error(f"balance = {toml_value(balance)}{nearest(balance, BALANCES)}", "balance")
     augment = tuple(each.rest() for each in table.tables("augment", (), free=True))

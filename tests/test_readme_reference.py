@@ -109,7 +109,7 @@ def test_recipe_tables() -> None:
     check_table("`[[input]]`", known(steps=bad), values_of(found.inputs[0]))
     check_table("`[window]`", known(bad), {})
     assert found.model is not None
-    check_table("`[model]`", {"architecture", "min_probability"}, values_of(found.model))
+    check_table("`[model]`", {"architecture", "min_probability", "pool"}, values_of(found.model))
     check_table("`[labels]`", known(f"[labels]\n{bad}"), values_of(found.labels))
     check_table("`[train]`", {"split", "folds", "balance", "augment", *train.DEFAULTS}, values_of(found.train) | train.DEFAULTS)
     check_table("`[[alerts]]`", known(f'[[alerts]]\nlabel = "a"\n{bad}'), found.alerts[0])

@@ -1,0 +1,164 @@
+"""Pooling over time. In: probabilities of a session's windows, in order. Out: probabilities that heed the windows before.
+
+``mean`` is the mean of the last n windows. ``hmm`` is the forward filter of a hidden Markov model (Rabiner 1989, A
+Tutorial on Hidden Markov Models, section III.A): what the windows so far say, carried over by how often one class
+follows another, times what this window says. Both look back only, so they are the same online and offline; a state is
+all that the next window needs, in plain numbers, so that it can be stored and gone on from exactly.
+
+A window that gives no probabilities (all 0) leaves the state as it is. A gap in a session is no new beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from streams.chunk import Array
+from streams.errors import FormatError
+
+Row = list[float]
+#: What is kept from window to window: for ``mean`` the last rows, for ``hmm`` the one filtered row; empty at first.
+State = list[Row]
+_RARE = 0.5  # added to every count of a transition, so that none is impossible
+KINDS = ("mean", "hmm")
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """How probabilities are pooled; what a bundle's manifest holds as ``pool``.
+
+    Attributes
+    ----------
+    kind : str
+        ``mean`` or ``hmm``.
+    windows : int
+        For ``mean``: how many, from 1, this one counted.
+    transitions : tuple of tuple of float
+        For ``hmm``: row of the class before, column of the class now; each row sums to 1.
+    start : tuple of float
+        For ``hmm``: share of each class, which the network's probabilities are relative to.
+
+    Raises
+    ------
+    FormatError
+        If a parameter is missing or out of range.
+    """
+
+    kind: str
+    windows: int = 1
+    transitions: tuple[tuple[float, ...], ...] = ()
+    start: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise FormatError(f"pool kind {self.kind!r}: expected one of {', '.join(KINDS)}")
+        if self.kind == "mean" and self.windows < 1:
+            raise FormatError(f"pool windows = {self.windows}: expected a whole number from 1")
+        if self.kind == "hmm" and (
+            not self.start or any(len(row) != len(self.start) for row in (self.start, *self.transitions))
+        ):
+            raise FormatError(
+                "pool hmm: expected a share for each class and a row of transitions for each; train again"
+            )
+
+    def step(self, state: State, probabilities: Sequence[float]) -> tuple[State, Row]:
+        """The next window of a session.
+
+        Parameters
+        ----------
+        state : list
+            What the last step gave; empty before the first window.
+        probabilities : sequence of float
+            Of this window alone.
+
+        Returns
+        -------
+        state : list
+            For the next window.
+        probabilities : list of float
+            Pooled; they sum to 1.
+
+        Examples
+        --------
+        >>> pool = Pool("mean", 2)
+        >>> state, _ = pool.step([], [1.0, 0.0])
+        >>> pool.step(state, [0.0, 1.0])[1]
+        [0.5, 0.5]
+        """
+        row = list(probabilities)
+        if not any(row):
+            return state, row
+        if self.kind == "mean":
+            kept = [*state, row][-self.windows :]
+            return kept, [sum(column) / len(kept) for column in zip(*kept, strict=True)]
+        # The network learned from classes as frequent as in training: what a window itself says is its share of that.
+        seen = [p / max(s, 1e-9) for p, s in zip(row, self.start, strict=True)]
+        before = state[0] if state else None
+        expected = (
+            list(self.start)
+            if before is None
+            else [sum(b * t[j] for b, t in zip(before, self.transitions, strict=True)) for j in range(len(row))]
+        )
+        joint = [e * s for e, s in zip(expected, seen, strict=True)]
+        total = sum(joint)
+        filtered = [value / total for value in joint] if total > 0 else row
+        return [filtered], filtered
+
+    def to_json(self) -> dict[str, Any]:
+        """For a manifest."""
+        if self.kind == "mean":
+            return {"kind": "mean", "windows": self.windows}
+        return {"kind": "hmm", "transitions": [list(row) for row in self.transitions], "start": list(self.start)}
+
+    @classmethod
+    def from_json(cls, described: Mapping[str, Any]) -> Pool:
+        """What :meth:`to_json` gave.
+
+        Raises
+        ------
+        FormatError
+            If it holds something else.
+        """
+        try:
+            rows = tuple(tuple(float(p) for p in row) for row in described.get("transitions", ()))
+            start = tuple(float(p) for p in described.get("start", ()))
+            return cls(str(described["kind"]), int(described.get("windows", 1)), rows, start)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FormatError(f"pool {described!r}: not a pooling ({error}); train the bundle again") from None
+
+
+def learn_hmm(classes: Sequence[int], sessions: Sequence[str], labels: int, balanced: bool) -> Pool:
+    """An HMM whose transitions are those of the labels of training windows.
+
+    Parameters
+    ----------
+    classes, sessions : sequence
+        Of the windows, each session's in order of time.
+    labels : int
+        Number of classes.
+    balanced : bool
+        Whether the model was trained as if all classes were equally frequent.
+    """
+    counts = np.full((labels, labels), _RARE)
+    for i in range(1, len(classes)):
+        if sessions[i] == sessions[i - 1]:
+            counts[classes[i - 1], classes[i]] += 1
+    frequent = np.full(labels, 1.0) if balanced else np.bincount(classes, minlength=labels) + _RARE
+    rows = counts / counts.sum(1, keepdims=True)
+    return Pool(
+        "hmm", transitions=tuple(tuple(row) for row in rows.tolist()), start=tuple((frequent / frequent.sum()).tolist())
+    )
+
+
+def pool_windows(
+    pool: Pool, probabilities: Sequence[Sequence[float]] | Array, sessions: Sequence[str], starts: Sequence[int]
+) -> list[Row]:
+    """Pooled probabilities of windows of many sessions, given in any order, each session's taken by its start."""
+    out: list[Row] = [[] for _ in sessions]
+    states: dict[str, State] = {}
+    for i in sorted(range(len(sessions)), key=lambda i: (sessions[i], starts[i])):
+        states[sessions[i]], out[i] = pool.step(states.get(sessions[i], []), list(map(float, probabilities[i])))
+    return out

@@ -1,0 +1,163 @@
+"""Fitting one model and judging it. In: windows on both sides, an architecture. Out: the model, its scores, what it took."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.classify import fit_temperature, softmax
+from models.evaluate import score_windows
+from models.pooling import Pool, pool_windows
+from models.run_record import Candidate, HeldOut
+from models.splits import session_of
+from models.train_data import Prepared, augment_of, samples_of, weights_of
+from models.zoo import Architecture, Epoch, FitOptions, Samples, architecture
+from processors.recipe import Recipe
+from streams.chunk import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be fitted.
+
+    Attributes
+    ----------
+    name : str
+        For people and for the record.
+    architecture : str
+        In the zoo.
+    parameters : mapping
+        As a recipe's ``[model]`` has them.
+    settings : mapping
+        ``[train]``, filled in.
+    checkpoints : Path, optional
+        Folder of this fit alone.
+    """
+
+    name: str
+    architecture: str
+    parameters: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    checkpoints: Path | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Fitted:
+    """A model that has learned, and what it says of the held-out windows.
+
+    Attributes
+    ----------
+    plan, prepared
+        What it was made by.
+    model : Architecture
+        The model.
+    training, validation : Samples
+        Its windows.
+    history : list of dict
+        Epochs.
+    temperature : float
+        What logits are divided by.
+    scores : dict
+        Of the validation side; empty without.
+    probabilities : ndarray
+        ``(n, labels)`` of the held-out windows, pooled where the recipe pools.
+    seconds, peak_mb : float
+        Wall time; the process's largest resident size so far.
+    """
+
+    plan: Plan
+    prepared: Prepared
+    model: Architecture
+    training: Samples
+    validation: Samples | None
+    history: list[Epoch] = field(default_factory=list)
+    temperature: float = 1.0
+    scores: dict[str, Any] = field(default_factory=dict)
+    probabilities: Array = field(default_factory=lambda: np.zeros((0, 0)))
+    seconds: float = 0.0
+    peak_mb: float = 0.0
+
+    @property
+    def rank(self) -> float:
+        """What candidates are compared by: mean of accuracy and macro F1 of recordings and accuracy of windows."""
+        return float(np.mean([self.scores[key] for key in ("accuracy", "macro_f1", "window_accuracy")]))
+
+    def candidate(self) -> Candidate:
+        """For the record."""
+        return Candidate(self.plan.name, self.model.parameters, self.scores, self.history, self.seconds, self.peak_mb)
+
+    def held_out(self) -> HeldOut:
+        """For the record."""
+        side = list(self.prepared.validation)
+        return HeldOut(
+            list(self.prepared.labels),
+            self.validation.classes if self.validation is not None else np.zeros(0, np.int64),
+            self.probabilities,
+            [session_of(example) for example in side],
+            [example.subject for example in side],
+            np.array([example.window.start_index for example in side], np.int64),
+        )
+
+
+def fit(recipe: Recipe, prepared: Prepared, plan: Plan, on_epoch: Callable[[Epoch], None]) -> Fitted:
+    """A model that has learned the prepared windows.
+
+    Raises
+    ------
+    TrainingError
+        If the architecture cannot take them, or a window holds a number that is not finite.
+    """
+    started = time.monotonic()
+    make, settings = architecture(plan.architecture), plan.settings
+    training, validation = samples_of(recipe, prepared, make.layout)
+    model = make(prepared.format(recipe), prepared.labels, plan.parameters, settings["seed"])
+    found = Fitted(plan, prepared, model, training, validation)
+
+    def tell(epoch: Epoch) -> None:
+        found.history.append(epoch)
+        on_epoch(epoch)
+
+    options = FitOptions(
+        settings["epochs"],
+        settings["seed"],
+        settings["patience"],
+        schedule=settings["schedule"],
+        class_weights=weights_of(recipe, training.classes, len(prepared.labels)),
+        augment=augment_of(recipe, make.layout, prepared.format(recipe)),
+        checkpoints=plan.checkpoints,
+    )
+    model.fit(training, validation, options, tell)
+    found.seconds = time.monotonic() - started
+    found.peak_mb = peak_mb()
+    return found
+
+
+def judge(found: Fitted, calibrate: bool, pool: Pool | None) -> None:
+    """Temperature, and scores of the validation windows, as events would carry them."""
+    if found.validation is None:
+        return
+    logits = found.model.predict(found.validation.windows).tolist()
+    found.temperature = fit_temperature(logits, found.validation.classes.tolist()) if calibrate else 1.0
+    side, labels = found.prepared.validation, found.prepared.labels
+    sessions, starts, truths = [], [], []
+    for example in side:
+        sessions.append(session_of(example))
+        starts.append(example.window.start_index)
+        truths.append(example.label)
+    rows = [softmax(row, found.temperature) for row in logits]
+    if pool is not None:
+        rows = pool_windows(pool, rows, sessions, starts)
+    found.probabilities = np.array(rows)
+    said = [dict(zip(labels, row, strict=True)) for row in rows]
+    found.scores = score_windows(zip(sessions, truths, said, strict=True), labels)
+
+
+def peak_mb() -> float:
+    """The process's largest resident size so far, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
