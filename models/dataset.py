@@ -158,7 +158,7 @@ def iter_examples(
             found.notes[f"recordings not taken: {reasons[0] if reasons else 'no stream'}"] += 1
             continue
         found.longest_s = max(found.longest_s, stream.duration_s)
-        _add_input(found.inputs, recording, stream)
+        add_input(found.inputs, recording, stream)
         make, cover = _example_maker(recording, recipe.train.split), Cover(labels)
         for window in stream_windows(stream, chain):
             seen["windows"] += 1
@@ -212,7 +212,8 @@ def _check_found(found: Dataset, seen: Mapping[str, int], recipe: Recipe) -> Non
         )
 
 
-def _add_input(inputs: dict[str, dict[str, Any]], recording: Recording, stream: StreamData) -> None:
+def add_input(inputs: dict[str, dict[str, Any]], recording: Recording, stream: StreamData) -> None:
+    """Count a recording among the inputs of its path, and carry on their checksum of samples and labels."""
     labels = [(label.start_ns, label.end_ns, label.label) for label in recording.labels]
     digest = hashlib.sha256(repr((recording.session, stream.header, stream.first_index, labels)).encode())
     for first, samples in stream.pieces:

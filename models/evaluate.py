@@ -7,23 +7,29 @@ covers a window. A labelled recording without any window counts as an error.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from models.bundle import UNKNOWN, Bundle
 from models.classify import Classifier
 from models.dataset import iter_windows
 from processors.recipe import Recipe
+from streams.chunk import Window
 from streams.errors import TrainingError
+from streams.events import Event
 from streams.recording import Recording
 
 #: What stands for the answer where a recording gave no window.
 UNCLASSIFIED = "unclassified"
 Pair = tuple[str, str]
 Judged = tuple[str, str, Mapping[str, float]]
+#: Told of each labelled window: its recording, the window, its event, its truth.
+OnWindow = Callable[[Recording, Window, Event, str], None]
 
 
-def evaluate(recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording]) -> dict[str, Any]:
+def evaluate(
+    recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording], on_window: OnWindow = lambda *_: None
+) -> dict[str, Any]:
     """Scores of a bundle.
 
     Parameters
@@ -34,6 +40,8 @@ def evaluate(recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording]) ->
         Must fit the recipe.
     recordings : iterable of Recording
         Labelled ones count, the others are left out.
+    on_window : callable, optional
+        Told of each labelled window.
 
     Returns
     -------
@@ -56,11 +64,12 @@ def evaluate(recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording]) ->
     unknown = 0
     for recording, windows in iter_windows(recordings, recipe, bundle.chain):
         events = classifier.classify(windows)
-        for event in events:
+        for window, event in zip(windows, events, strict=True):
             truth = recording.label_of(event.start_ns, event.end_ns, recipe.labels.min_share)
             if truth is not None:
                 found.append((recording.session, truth, event.probabilities))
                 unknown += event.label == UNKNOWN
+                on_window(recording, window, event, truth)
         if not events:
             without += sorted({label.label for label in recording.labels})
     if not found and not without:
