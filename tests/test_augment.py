@@ -1,0 +1,158 @@
+"""Variations of windows: what changes, what stays, the same seed the same windows."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from models.augment import KINDS, augmenter
+from streams.chunk import Format, signal_format
+from streams.errors import TrainingError
+
+CHANNELS = ("ax", "ay", "az", "heat")
+SIGNAL = signal_format("imu", CHANNELS, 50)
+SPECTRUM = Format("spectrogram", CHANNELS, (), Fraction(10), "float32", (6, 4), rows=20)
+N = 400
+
+
+def windows(fmt: Format = SIGNAL, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal((N, 20, *fmt.shape)).astype(np.float32) + 3
+
+
+def varied(
+    table: dict[str, Any], fmt: Format = SIGNAL, seed: int = 0
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    given = windows(fmt)
+    before = given.copy()
+    out = augmenter([{"p": 1.0} | table], fmt)(given, np.random.default_rng(seed))
+    assert np.array_equal(given, before)
+    assert (out.shape, out.dtype) == (given.shape, np.float32)
+    return given, out
+
+
+@pytest.mark.parametrize("fmt", [SIGNAL, SPECTRUM])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_seed_gives_the_same_windows(kind: str, fmt: Format) -> None:
+    if (kind, fmt) in (("rotate", SPECTRUM), ("bin_mask", SIGNAL)):
+        with pytest.raises(TrainingError, match=f"{kind}: defined on"):
+            augmenter([{"kind": kind}], fmt)
+        return
+    table = {"kind": kind} | ({} if kind == "rotate" else {"share": 0.9})
+    given, one = varied(table, fmt)
+    assert np.array_equal(one, varied(table, fmt)[1])
+    assert not np.array_equal(one, varied(table, fmt, seed=1)[1])
+    assert not np.array_equal(one, given)
+    assert np.array_equal(varied(table | {"p": 0.0}, fmt)[1], given)
+    half = varied(table | {"p": 0.5}, fmt)[1]
+    assert 0.3 * N < (half != given).any(axis=tuple(range(1, half.ndim))).sum() < 0.6 * N
+
+
+def test_jitter_is_a_share_of_the_deviation() -> None:
+    given = windows()
+    given[..., 1] *= 100
+    out = augmenter([{"kind": "jitter", "share": 0.2, "p": 1.0}], SIGNAL)(given, np.random.default_rng(0))
+    noise = (out - given).std(axis=(0, 1)) / given.std(axis=1).mean(0)
+    assert noise == pytest.approx([0.2] * 4, rel=0.03)
+    assert ((out - given) / given.std(axis=(0, 1))).mean() == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.parametrize("fmt", [SIGNAL, SPECTRUM])
+def test_scale_is_one_factor_a_channel(fmt: Format) -> None:
+    given, out = varied({"kind": "scale", "share": 0.25}, fmt)
+    factor = (out / given).reshape(N, -1, 4)
+    assert np.abs(factor - factor[:, :1]).max() < 1e-5
+    one = factor[:, 0]
+    assert 0.8 - 1e-5 <= one.min() < 0.81
+    assert 1.24 < one.max() <= 1.25 + 1e-5
+    assert abs(np.corrcoef(one.T)[0, 1]) < 0.2
+
+
+def test_rotation_keeps_lengths_and_angles() -> None:
+    given, out = varied({"kind": "rotate", "degrees": 40})
+    assert np.array_equal(out[..., 3], given[..., 3])
+    grams = [np.einsum("nti,nsi->nts", w[..., :3], w[..., :3]) for w in (given, out)]
+    assert np.abs(grams[0] - grams[1]).max() < 1e-3
+    # The matrix that turns one into the other is a rotation, by up to 40 degrees.
+    matrix = np.linalg.lstsq(given[0, :, :3], out[0, :, :3], rcond=None)[0]
+    assert np.linalg.det(matrix) == pytest.approx(1, abs=1e-4)
+    cosines = [
+        (np.trace(np.linalg.lstsq(a[:, :3], b[:, :3], rcond=None)[0]) - 1) / 2 for a, b in zip(given, out, strict=True)
+    ]
+    angles = np.rad2deg(np.arccos(np.clip(cosines, -1, 1)))
+    assert angles.max() == pytest.approx(40, abs=1)
+    assert angles.mean() == pytest.approx(20, abs=2)
+
+
+def test_groups_turn_together_or_alone() -> None:
+    fmt = signal_format("imu", ("ax", "ay", "az", "gx", "gy", "gz"), 50)
+    base = np.random.default_rng(0).standard_normal((9, 20, 3)).astype(np.float32)
+    both = np.concatenate([base, base], -1)
+    table = {"kind": "rotate", "p": 1.0}
+    together = augmenter([table], fmt)(both, np.random.default_rng(0))
+    assert np.array_equal(together[..., :3], together[..., 3:])
+    alone = augmenter([table | {"together": False}], fmt)(both, np.random.default_rng(0))
+    assert not np.array_equal(alone[..., :3], alone[..., 3:])
+    named = augmenter([table | {"groups": [["gx", "gy", "gz"]]}], fmt)(both, np.random.default_rng(0))
+    assert np.array_equal(named[..., :3], base)
+    assert not np.array_equal(named[..., 3:], base)
+
+
+def test_a_warp_of_a_line_shows_the_pace() -> None:
+    line = np.broadcast_to(np.arange(50, dtype=np.float32)[None, :, None], (N, 50, 4)).copy()
+    out = augmenter([{"kind": "time_warp", "share": 0.5, "p": 1.0}], SIGNAL)(line, np.random.default_rng(0))
+    assert np.array_equal(out[:, 0], line[:, 0])
+    assert np.abs(out[:, -1] - 49).max() < 1e-4
+    pace = np.diff(out[..., 0], axis=1)
+    assert pace.min() > 1 / 1.5**2 - 1e-3  # never backwards
+    assert pace.max() < 1.5**2 + 1e-3
+    assert pace.std(axis=1).mean() > 0.05
+
+
+def test_dropout_leaves_a_channel() -> None:
+    given, out = varied({"kind": "channel_dropout", "share": 0.5})
+    gone = (out == 0).all(1)
+    assert np.array_equal(np.where(gone[:, None], 0, given), out)
+    assert gone.mean() == pytest.approx(0.5 * 3 / 4, abs=0.05)
+    assert not varied({"kind": "channel_dropout", "share": 1.0})[1].all(axis=(1, 2)).any()
+    assert ((varied({"kind": "channel_dropout", "share": 1.0})[1] != 0).any(1).sum(1) == 1).all()
+
+
+@pytest.mark.parametrize(("kind", "axis", "most"), [("time_mask", 1, 5), ("bin_mask", 2, 1)])
+def test_masks_hide_one_stretch(kind: str, axis: int, most: int) -> None:
+    given, out = varied({"kind": kind, "share": 0.25}, SPECTRUM)
+    other = tuple(a for a in (1, 2, 3) if a != axis)
+    hidden = (out == 0).all(axis=other)
+    assert np.array_equal(np.where(np.expand_dims(hidden, tuple(a for a in other)), 0, given), out)
+    assert set(hidden.sum(1)) == set(range(most + 1))
+    assert all(np.count_nonzero(np.diff(np.r_[0, row.astype(int), 0])) in (0, 2) for row in hidden)
+    assert hidden.any(0).all()  # anywhere
+
+
+def test_several_act_one_after_the_other() -> None:
+    tables = [{"kind": "scale", "p": 1.0}, {"kind": "time_mask", "share": 0.5, "p": 1.0}]
+    random = np.random.default_rng(5)
+    one_by_one = windows()
+    for table in tables:
+        one_by_one = augmenter([table], SIGNAL)(one_by_one, random)
+    assert np.array_equal(augmenter(tables, SIGNAL)(windows(), np.random.default_rng(5)), one_by_one)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"kind": "jiter"}, "kind = 'jiter'; did you mean 'jitter'"),
+        ({}, "kind = None"),
+        ({"kind": "jitter", "shares": 1}, "jitter has no parameter 'shares'; did you mean 'share'"),
+        ({"kind": "scale", "share": -1}, "scale: share = -1, expected a number from 0 to 10"),
+        ({"kind": "time_mask", "p": 2}, "time_mask: p = 2, expected a number from 0 to 1"),
+        ({"kind": "rotate", "groups": [["ax", "ay"]]}, "expected arrays of three channel names"),
+        ({"kind": "rotate", "groups": [["ax", "ay", "up"]]}, "no channel up among ax, ay, az, heat"),
+    ],
+)
+def test_wrong_tables_are_refused(table: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        augmenter([table], SIGNAL)
