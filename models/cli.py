@@ -86,10 +86,11 @@ def train_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as
 @_MORE
 @_DATA
 @click.option("--bundle", help="Folder, recipe or recipe@digest; else the recipe's current one.")
+@click.option(
+    "--report", "folder", type=click.Path(path_type=Path, file_okay=False), help="Write a report (HTML, PNG) into it."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def evaluate_command(
-    recipe: str, more: tuple[str, ...], paths: tuple[str, ...], bundle: str | None, as_json: bool
-) -> None:
+def evaluate_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], **chosen: Any) -> None:
     """Score a bundle on labelled recordings.
 
     A recording counts by the mean of its windows; one without a window counts as an error.
@@ -97,11 +98,22 @@ def evaluate_command(
     Example: kymo evaluate basicmotions --data basicmotions:test
     """
     loaded = load_recipe(recipe)
-    scores = evaluate(loaded, load_bundle(bundle or loaded.name), read((*paths, *more), loaded.read_options()))
-    if as_json:
-        click.echo(json.dumps(scores, ensure_ascii=False))
+    bundle = load_bundle(chosen["bundle"] or loaded.name)
+    recordings = read((*paths, *more), loaded.read_options())
+    page: dict[str, str] = {}
+    if chosen["folder"]:
+        from models.report import write_report
+        from models.report_evaluation import evaluate_with_report
+
+        scores, files = evaluate_with_report(loaded, bundle, recordings)
+        page = {"report": str(write_report(chosen["folder"], files))}
+    else:
+        scores = evaluate(loaded, bundle, recordings)
+    if chosen["as_json"]:
+        click.echo(json.dumps({**scores, **page}, ensure_ascii=False))
     else:
         _print_scores(Console(), scores)
+        click.echo("".join(f"report: {path}\n" for path in page.values()), nl=False)
 
 
 def _print_scores(console: Console, scores: dict[str, Any]) -> None:

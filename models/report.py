@@ -47,10 +47,10 @@ class Picture:
 
     @classmethod
     def of(cls, window: Window) -> Picture:
-        """A window as it is."""
+        """A window as it is; its numbers are copied, so that nothing larger is held on to."""
         header = window.header
         seconds = [(time_ns - header.origin_ns) / NS for time_ns in (window.start_ns, window.end_ns)]
-        return cls(window.data, header.format.channels, *seconds)
+        return cls(window.data.copy(), header.format.channels, *seconds)
 
 
 def worst_windows(record: RunRecord, count: int = WORST) -> list[int]:

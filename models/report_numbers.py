@@ -1,6 +1,6 @@
 """Numbers of a report. In: held-out windows with their probabilities, 0 to 1. Out: shares from 0 to 1 and counts.
 
-A window without an answer (a probability that is not finite) counts as an error, in a column of its own.
+A window without an answer (its probabilities are not finite, or all 0) counts as an error, in a column of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Interval = tuple[float, float]
 
-#: The answer where a model gave no finite probabilities.
+#: The answer where a model gave no probabilities.
 NO_ANSWER = -1
 #: Two-sided 95 % point of the normal distribution.
 _Z = 1.959963984540054
@@ -74,11 +74,11 @@ class Calibration:
 
 
 def answers_of(probabilities: Floats) -> Integers:
-    """Number of each row's largest entry, the first of equals; :data:`NO_ANSWER` where one is not finite."""
+    """Number of each row's largest entry, the first of equals; :data:`NO_ANSWER` where all are 0 or one is not finite."""
     if probabilities.shape[1] == 0:
         return np.full(len(probabilities), NO_ANSWER, np.int64)
-    finite = np.isfinite(probabilities).all(axis=1)
-    return np.where(finite, np.where(finite[:, None], probabilities, 0.0).argmax(axis=1), NO_ANSWER).astype(np.int64)
+    finite = np.where(np.isfinite(probabilities).all(axis=1)[:, None], probabilities, 0.0)
+    return np.where(finite.any(axis=1), finite.argmax(axis=1), NO_ANSWER).astype(np.int64)
 
 
 def confusion(truth: Integers, answers: Integers, labels: int) -> Integers:

@@ -209,7 +209,7 @@ def reliability(judged: Judged | None, gallery: Gallery) -> str:
         return ""
     found = numbers.calibration(judged.truth, judged.probabilities)
     if not found.count.sum():
-        return h.paragraph("No window has finite probabilities.", "note")
+        return h.paragraph("No window has probabilities.", "note")
     alt = f"Reliability diagram with {len(found.count)} bins; expected calibration error {h.percent(found.error)}."
     caption = (
         f"How often answers of each probability are right. Expected calibration error {h.percent(found.error)}: 0 % "
@@ -224,6 +224,4 @@ def reliability(judged: Judged | None, gallery: Gallery) -> str:
     columns = [Column("probability"), Column("windows", "n"), Column("mean probability", "n"), Column("right", "n")]
     made = h.figures([part for part in (drawn, h.table("Bins of the answer's probability", columns, rows)) if part])
     without = int((judged.answers == numbers.NO_ANSWER).sum())
-    return made + (
-        h.paragraph(f"{without} windows without finite probabilities are left out.", "note") if without else ""
-    )
+    return made + (h.paragraph(f"{without} windows without probabilities are left out.", "note") if without else "")

@@ -31,10 +31,12 @@ CLASSES = 4
 
 @st.composite
 def judged(draw: st.DrawFn) -> tuple[Any, Any]:
-    """Truth (n,) and probabilities (n, 4); some fall on the edges of bins, some are not finite."""
+    """Truth (n,) and probabilities (n, 4); some fall on the edges of bins, some are not finite or all 0."""
     n = draw(st.integers(1, 40))
     truth = np.array(draw(st.lists(st.integers(0, CLASSES - 1), min_size=n, max_size=n)), np.int64)
-    edges = st.sampled_from([[0.4, 0.3, 0.2, 0.1], [0.7, 0.1, 0.1, 0.1], [0, 0, 1, 0], [0.25] * 4, [math.nan] * 4])
+    edges = st.sampled_from(
+        [[0.4, 0.3, 0.2, 0.1], [0.7, 0.1, 0.1, 0.1], [0, 0, 1, 0], [0.25] * 4, [math.nan] * 4, [0.0] * 4]
+    )
     drawn = st.lists(st.floats(0.01, 1), min_size=CLASSES, max_size=CLASSES).map(lambda row: np.array(row) / sum(row))
     return truth, np.array(draw(st.lists(st.one_of(edges, drawn), min_size=n, max_size=n)), np.float64)
 
@@ -43,7 +45,7 @@ def brute_force_error(truth: Any, probabilities: Any, bins: int) -> float:
     """Expected calibration error, window by window and bin by bin."""
     held: dict[int, list[tuple[float, bool]]] = {}
     for answer_is, row in zip(truth, probabilities, strict=True):
-        if any(math.isnan(p) for p in row):
+        if any(math.isnan(p) for p in row) or not any(row):
             continue
         answer = max(range(len(row)), key=lambda i: row[i])
         # Bin b is (b / bins, (b + 1) / bins]; its edges are the doubles nearest to them.
@@ -60,7 +62,7 @@ def test_calibration_error_equals_brute_force(drawn: tuple[Any, Any], bins: int)
     truth, probabilities = drawn
     found = calibration(truth, probabilities, bins)
     assert found.error == pytest.approx(brute_force_error(truth, probabilities, bins), abs=1e-12, nan_ok=True)
-    assert found.count.sum() == np.isfinite(probabilities).all(axis=1).sum()
+    assert found.count.sum() == sum(sum(row) > 0 for row in probabilities)  # NaN is not above 0
     there = found.count > 0
     assert (np.isnan(found.accuracy) == ~there).all()
     assert (found.confidence[there] <= found.edges[1:][there] + 1e-12).all()
@@ -96,8 +98,8 @@ def test_classes_equal_scikit_learn(drawn: tuple[Any, Any]) -> None:
 
 
 def test_answers() -> None:
-    probabilities = np.array([[0.2, 0.8], [0.5, 0.5], [math.nan, 1.0], [math.inf, 0.0]])
-    assert answers_of(probabilities).tolist() == [1, 0, NO_ANSWER, NO_ANSWER]
+    probabilities = np.array([[0.2, 0.8], [0.5, 0.5], [math.nan, 1.0], [math.inf, 0.0], [0.0, 0.0]])
+    assert answers_of(probabilities).tolist() == [1, 0, NO_ANSWER, NO_ANSWER, NO_ANSWER]
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 1), (1, 1), (0, 7), (7, 7), (3, 7), (46, 50), (1, 1000), (999, 1000)])
