@@ -27,10 +27,10 @@ from streams.archive_format import (
     Span,
     read_segment,
     segment_number,
-    segment_path,
     segment_paths,
 )
 from streams.archive_plan import ArchiveCounts, ArchivePlan
+from streams.archive_recover import recover_partial
 from streams.archive_segment import SegmentWriter, disk_error
 from streams.archive_topics import Ends, TopicFinder
 from streams.errors import ArchiveError
@@ -40,6 +40,7 @@ from streams.topics import MIB
 
 POLL_MS = 100
 DISCOVER_S = 2.0
+_TOGETHER = 500  # records between two looks at a segment's size
 
 
 class Archive:
@@ -163,7 +164,12 @@ class Archive:
             self._looked = 0.0
             return
         for records in batches.values():
-            self._store(records)
+            for first in range(0, len(records), _TOGETHER):
+                self._store(records[first : first + _TOGETHER])
+                self._rotate()
+        self._rotate()
+
+    def _rotate(self) -> None:
         if self._segment and (
             self._segment.size >= self._plan.segment_bytes
             or self._segment.full
@@ -249,20 +255,15 @@ class Archive:
         """A segment that was not closed: Kafka has its records still, or else what is whole of it is kept."""
         for partial in sorted(self._folder.glob(f"kymo-*{SUFFIX}{PARTIAL}")):
             spans, target = self._contents.spans, partial.with_suffix("")
-            gone = [
-                p
-                for p, s in spans.items()
-                if (s.topic_id and new.get(p) != s.topic_id) or p not in ends or ends[p].begin > s.next
-            ]
-            if gone and segment_number(target) == self._number and partial.stat().st_size:
-                from streams.archive_recover import recover_file
-
+            gone = [p for p, s in spans.items() if p not in ends or new[p] != s.topic_id or ends[p].begin > s.next]
+            if gone and segment_number(target) == self._number:
                 self._tell(f"{partial}: Kafka no longer has all of it ({gone[0][0]}); what is whole is kept")
-                self._tell(recover_file(partial, segment_path(self._folder, self._number)).text)
+                for line in recover_partial(partial):
+                    self._tell(line)
                 self._go_on()
             else:
                 self._tell(f"{partial}: was not closed; discarded, its records are read from Kafka again")
-            partial.unlink(missing_ok=True)
+                partial.unlink(missing_ok=True)
 
     def _reached(self, consumer: Any, ends: dict[Place, Ends]) -> bool:
         for place in list(ends):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,18 @@ def folder_of(folder: Path | None, settings: Settings | None = None) -> Path:
     context = click.get_current_context(silent=True)
     above = context.obj if context is not None else None
     return folder or (above if isinstance(above, Path) else None) or default_folder(settings or Settings.from_env())
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, where that is a terminal; to be told how many of how many are done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
 @click.command("list", epilog="Example: kymo archive list --json")
@@ -79,4 +93,40 @@ def _clock(ns: int) -> str:
     return datetime.fromtimestamp(ns // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-verbs: list[click.Command] = [list_command]
+@click.command("check", epilog="Example: kymo archive check")
+@dir_option
+@json_option
+def check_command(folder: Path | None, as_json: bool) -> None:
+    """Verify every checksum, the index and that no offset is missing; exit status 1 if anything is wrong."""
+    from streams.archive_check import check_archive
+
+    folder = folder_of(folder)
+    with progress("checking") as show:
+        wrong = check_archive(folder, show)
+    if as_json:
+        click.echo(json.dumps({"dir": str(folder), "ok": not wrong, "wrong": wrong}, ensure_ascii=False))
+    else:
+        click.echo("\n".join(wrong) or f"{folder}: whole")
+    if wrong:
+        click.get_current_context().exit(1)
+
+
+@click.command("recover", epilog="Example: kymo archive recover")
+@dir_option
+@json_option
+def recover_command(folder: Path | None, as_json: bool) -> None:
+    """Keep what is whole of damaged segments and of one that was not closed; no `kymo archive` may run meanwhile.
+
+    The damaged file stays as `….mcap.damaged`.
+    """
+    from streams.archive_recover import recover
+
+    found = recover(folder_of(folder))
+    if as_json:
+        rows = [{"segment": row.path.name, "records": row.records, "notes": row.notes} for row in found]
+        click.echo(json.dumps(rows, ensure_ascii=False))
+    else:
+        click.echo("\n".join(row.text for row in found) or "nothing to recover")
+
+
+verbs: list[click.Command] = [list_command, check_command, recover_command]

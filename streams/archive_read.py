@@ -16,6 +16,7 @@ import numpy as np
 import zstandard
 from mcap.data_stream import ReadDataStream
 from mcap.records import Chunk, ChunkIndex
+from numpy.typing import NDArray
 
 from streams.archive_format import Segment, Stored, is_archive, read_segment, segment_paths
 from streams.archive_record import ArchivedRecord, with_extra
@@ -26,6 +27,7 @@ from streams.topics import CHUNK_TOPICS
 
 _RECORD = struct.Struct("<BQ")  # opcode, length
 _MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
+_MESSAGE_INDEX = 7  # opcode
 _HEAD = _RECORD.size + _MESSAGE.size
 Wanted = Callable[[Segment, Stored], bool]
 
@@ -145,7 +147,7 @@ def _segment_records(segment: Segment, channels: dict[int, Stored]) -> Iterator[
             if not ids:
                 continue
             content = chunk_content(raw, index, segment.path)
-            for at in _positions(raw, index, ids, segment.path).tolist():
+            for at in _positions(raw, index, ids, segment.path):
                 channel_id, sequence, log_ns, _ = _MESSAGE.unpack_from(content, at + _RECORD.size)
                 end = at + _RECORD.size + _RECORD.unpack_from(content, at)[1]
                 stored = channels[channel_id]
@@ -184,19 +186,33 @@ def chunk_content(raw: IO[bytes], index: ChunkIndex, path: Path) -> bytes:
     return out
 
 
-def _positions(raw: IO[bytes], index: ChunkIndex, ids: list[int], path: Path) -> Any:
-    """Where messages of some channels stand in a chunk's content, in the order in which they were stored: ``(n,)``."""
-    found = []
-    for number in ids:
-        raw.seek(index.message_index_offsets[number])
-        opcode, length = _RECORD.unpack(raw.read(_RECORD.size))
-        body = raw.read(length)
-        if opcode != 7 or len(body) != length or struct.unpack_from("<H", body)[0] != number:
-            raise ArchiveError(
-                f"{path}: the index at byte {index.message_index_offsets[number]} is damaged; `kymo archive recover`"
-            )
-        found.append(np.frombuffer(body, "<u8", (length - 6) // 8, 6)[1::2])
-    return np.sort(np.concatenate(found))
+def _index(raw: IO[bytes], index: ChunkIndex, channel: int, path: Path) -> NDArray[np.uint64]:
+    """An MCAP message index: log time and position of a channel's messages in a chunk's content, ``(n, 2)``."""
+    at = index.message_index_offsets[channel]
+    raw.seek(at)
+    head = raw.read(_RECORD.size)
+    opcode, length = _RECORD.unpack(head) if len(head) == _RECORD.size else (0, 0)
+    body = raw.read(length) if opcode == _MESSAGE_INDEX and length < index.message_index_length else b""
+    if len(body) < 6 or struct.unpack_from("<H", body)[0] != channel or (length - 6) % 16:
+        raise ArchiveError(f"{path}: the index at byte {at} is damaged; `kymo archive recover` makes it again")
+    return np.frombuffer(body, "<u8", (length - 6) // 8, 6).reshape(-1, 2)
+
+
+def index_entries(raw: IO[bytes], index: ChunkIndex, channel: int, path: Path) -> list[tuple[int, int]]:
+    """Log time, Unix ns, and position of a channel's messages in a chunk's content, as its index has them.
+
+    Raises
+    ------
+    ArchiveError
+        If it is damaged.
+    """
+    return [(time, at) for time, at in _index(raw, index, channel, path).tolist()]
+
+
+def _positions(raw: IO[bytes], index: ChunkIndex, ids: list[int], path: Path) -> list[int]:
+    """Where messages of some channels stand in a chunk's content, in the order in which they were stored."""
+    found = np.concatenate([_index(raw, index, number, path)[:, 1] for number in ids])
+    return [int(at) for at in np.sort(found)]
 
 
 def _extras(raw: IO[bytes], segment: Segment) -> dict[tuple[str, int, int], dict[str, Any]]:
@@ -205,7 +221,7 @@ def _extras(raw: IO[bytes], segment: Segment) -> dict[tuple[str, int, int], dict
         if segment.extras not in index.message_index_offsets:
             continue
         content = chunk_content(raw, index, segment.path)
-        for at in _positions(raw, index, [segment.extras], segment.path).tolist():
+        for at in _positions(raw, index, [segment.extras], segment.path):
             end = at + _RECORD.size + _RECORD.unpack_from(content, at)[1]
             extra = json.loads(content[at + _HEAD : end])
             out[extra["topic"], extra["partition"], extra["offset"]] = extra

@@ -3,6 +3,7 @@ what was lost in words."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ from streams.sources.mcap_scan import Scan
 from streams.sources.words import many
 
 DAMAGED_SUFFIX = ".damaged"
+
+
+class NothingWholeError(ArchiveError):
+    """A file of which nothing can be kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +91,43 @@ def recover(folder: Path) -> list[Recovered]:
         kept = path.with_name(path.name + DAMAGED_SUFFIX)
         path.replace(kept)
         out.append(recover_file(kept, path))
-    for partial in sorted(folder.glob(f"kymo-*{SUFFIX}{PARTIAL}")):
-        target = partial.with_suffix("")
-        kept = partial.with_name(target.name + DAMAGED_SUFFIX)
-        partial.replace(kept)
-        out.append(recover_file(kept, target))
+    partials = sorted(folder.glob(f"kymo-*{SUFFIX}{PARTIAL}"))
+    out += [recover_file(_set_aside(partial), partial.with_suffix("")) for partial in partials]
+    left = sorted(folder.glob(f"kymo-*{SUFFIX}{DAMAGED_SUFFIX}"))  # of a recovery that was killed
+    out += [recover_file(path, path.with_suffix("")) for path in left if not path.with_suffix("").exists()]
     return out
+
+
+def recover_partial(partial: Path) -> list[str]:
+    """Make a segment of what is whole of one that was not closed, and take that one away.
+
+    Parameters
+    ----------
+    partial : Path
+        ``kymo-….mcap.partial``.
+
+    Returns
+    -------
+    list of str
+        What there is to tell.
+    """
+    kept = _set_aside(partial)
+    try:
+        told = recover_file(kept, partial.with_suffix("")).text
+    except NothingWholeError as error:
+        told = str(error)
+    kept.unlink()
+    return [told]
+
+
+def _set_aside(partial: Path) -> Path:
+    """Give an unclosed segment another name; if that is taken, a recovery was killed and the other one is the whole file."""
+    kept = partial.with_name(partial.with_suffix("").name + DAMAGED_SUFFIX)
+    if kept.exists():
+        partial.unlink()
+    else:
+        partial.replace(kept)
+    return kept
 
 
 def recover_file(path: Path, target: Path) -> Recovered:
@@ -100,7 +136,7 @@ def recover_file(path: Path, target: Path) -> Recovered:
     Parameters
     ----------
     path : Path
-        The damaged file; it is left as it is.
+        The damaged file, of another name than the segment is written under; it is left as it is.
     target : Path
         The segment to make; its number tells which segment it follows.
 
@@ -111,18 +147,12 @@ def recover_file(path: Path, target: Path) -> Recovered:
     """
     number = segment_number(target)
     assert number is not None
-    contents = Contents("")
     with path.open("rb") as raw:
         scan = Scan(raw, str(path))
         records = _records(scan)
-        try:
-            first = next(records, None)
-        except SourceError as error:
-            raise ArchiveError(f"{error}; nothing of it can be kept, delete it") from None
+        first = _first(records, scan)
         contents = _start(target, number, first[0] if first else None, scan)
         writer = SegmentWriter(target.parent, number, contents)
-        if writer.partial == path:
-            raise ArchiveError(f"{path}: rename it first")
         if first is not None:
             _add(writer, *first)
         for record, topic_id in records:
@@ -130,6 +160,15 @@ def recover_file(path: Path, target: Path) -> Recovered:
     _finish(contents, scan, path)
     writer.close()
     return Recovered(target, writer.count, scan.notes)
+
+
+def _first(records: Iterator[tuple[ArchivedRecord, str]], scan: Scan) -> tuple[ArchivedRecord, str] | None:
+    try:
+        return next(records, None)
+    except SourceError as error:
+        if f"{METADATA_NAME}.offsets" in scan.metadata:  # which offsets are gone is known at least
+            return None
+        raise NothingWholeError(f"{error}; nothing of it can be kept, delete it") from None
 
 
 def _add(writer: SegmentWriter, record: ArchivedRecord, topic_id: str) -> None:
@@ -201,6 +240,9 @@ def _records(scan: Scan) -> Iterator[tuple[ArchivedRecord, str]]:
 def _chunks_damaged(path: Path) -> bool:
     with path.open("rb") as raw:
         scan = Scan(raw, str(path))
-        for _ in scan.messages():
-            pass
+        with contextlib.suppress(
+            SourceError
+        ):  # no message at all: of a segment that records a gap, or the notes say why
+            for _ in scan.messages():
+                pass
     return bool(scan.notes)

@@ -138,7 +138,7 @@ class SegmentWriter:
         self._events = {f"{contents.prefix}.{name}" for name in ("events", "shadow", "labels", "alerts")}
         self._chunks = {f"{contents.prefix}.{name}" for name in CHUNK_TOPICS}
         try:
-            self._file = self.partial.open("wb", 4 * MIB)
+            self._file = self.partial.open("wb", MIB // 4)
             self._writer = Writer(self._file, CHUNK_BYTES, CompressionType.ZSTD, enable_data_crcs=True)
             self._writer.start(profile="", library="kymo archive")
         except OSError as error:

@@ -70,7 +70,7 @@ def write_archive(folder: Path, parts: Sequence[Sequence[ArchivedRecord]]) -> li
     return out
 
 
-def some_records(seed: int, number: int) -> list[ArchivedRecord]:
+def some_records(seed: int, number: int, most: int = 300) -> list[ArchivedRecord]:
     """Records of several sessions in two partitions, and a few of a kind of their own."""
     pick = random.Random(seed)
     at: dict[str, int] = {}
@@ -79,7 +79,7 @@ def some_records(seed: int, number: int) -> list[ArchivedRecord]:
     for _ in range(number):
         session = f"s{pick.randrange(6)}"
         part = int(session[1]) % 2
-        made = chunk(session, at.get(session, 0), pick.randint(1, 300))
+        made = chunk(session, at.get(session, 0), pick.randint(1, most))
         at[session] = made.end_index
         out.append(chunk_record(offsets[part], made, partition=part))
         offsets[part] += 1

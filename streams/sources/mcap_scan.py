@@ -7,11 +7,13 @@ Both are noted.
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator
 from typing import IO
 
 from mcap.exceptions import EndOfFile, InvalidMagic, RecordLengthLimitExceeded, UnsupportedCompressionError
+from mcap.reader import make_reader
 from mcap.records import Channel, Chunk, DataEnd, Footer, McapRecord, Message, Metadata, Schema
 from mcap.stream_reader import StreamReader, breakup_chunk
 
@@ -57,6 +59,7 @@ class Scan:
             If the file is no MCAP, or holds no whole message and is cut.
         """
         count = 0
+        self._preload()
         for record in self._records():
             if isinstance(record, Chunk):
                 inner, damaged = _inner(record, self._path)
@@ -75,6 +78,14 @@ class Scan:
                 else:
                     self._note(item)
         self._sum_up(count)
+
+    def _preload(self) -> None:
+        """Channels as the summary has them: those in a damaged chunk are known all the same."""
+        with contextlib.suppress(Exception):  # a file that was cut has none, a damaged one gives any error
+            self._raw.seek(0)
+            summary = make_reader(self._raw).get_summary()
+            if summary is not None:
+                self._schemas, self._channels = dict(summary.schemas), dict(summary.channels)
 
     def _records(self) -> Iterator[McapRecord]:
         size = self._raw.seek(0, io.SEEK_END)

@@ -1,0 +1,347 @@
+"""`kymo archive` on the embedded Kafka: every record once, in order, with equal bytes, whatever happens to the process."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import resource
+import signal
+import subprocess
+import threading
+import urllib.request
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from archive_lab import archive_process, chunk
+from fault_lab import Feed, Lab, await_that, kill, stop_worker
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import KafkaAdminClient, NewTopic
+
+from deploy.children import Child, kymo_command, kymo_environment
+from deploy.metrics_server import find_server, is_ready
+from streams.archive import Archive
+from streams.archive_format import read_segment, segment_paths
+from streams.archive_plan import TOPICS, ArchivePlan
+from streams.archive_read import ArchiveReader
+from streams.codec import ChunkCodec
+from streams.errors import ArchiveError
+from streams.kafka_admin import ensure_topics
+from streams.kafka_client import client_arguments
+from streams.replay import replay
+from streams.schedule import ReplayPlan
+from streams.settings import Settings
+from streams.sources import read
+from streams.topics import Names
+
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
+Raw = tuple[str, int, int, int, bytes | None, bytes | None, tuple[tuple[str, bytes | None], ...]]
+
+
+class Topics:
+    """Two partitions a topic, and what Kafka itself says that it holds."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.names = settings, Names(settings.prefix)
+        ensure_topics(settings, self.names)
+        self.producer = KafkaProducer(**client_arguments(settings), acks="all", metrics_enabled=False)
+
+    def send(self, topic: str, value: bytes | None, key: bytes | None = b"s", **more: Any) -> None:
+        self.producer.send(self.names.of(topic), value, key, **more)
+
+    def send_chunks(self, first: int, number: int, session: str = "s1") -> None:
+        """Chunks of ten samples each."""
+        for i in range(first, first + number):
+            self.send("sensor", ChunkCodec().encode(chunk(session, 10 * i)), session.encode())
+        self.producer.flush()
+
+    def held(self, topics: tuple[str, ...] = TOPICS) -> list[Raw]:
+        """Every record, by topic, partition and offset."""
+        consumer = KafkaConsumer(**client_arguments(self.settings), auto_offset_reset="earliest", metrics_enabled=False)
+        try:
+            parts = [
+                (self.names.of(t), p) for t in topics for p in consumer.partitions_for_topic(self.names.of(t)) or ()
+            ]
+            places = [TopicPartition(*part) for part in parts]
+            consumer.assign(places)
+            ends = consumer.end_offsets(places)
+            found = []
+            while any(consumer.position(place) < end for place, end in ends.items()):
+                found += [raw(r) for records in consumer.poll(200).values() for r in records]
+        finally:
+            consumer.close()
+        return sorted(found, key=lambda r: r[:3])
+
+    def archive(self, folder: Path, plan: ArchivePlan | None = None) -> tuple[Any, list[str]]:
+        """What is there now; the counts and what was told."""
+        told: list[str] = []
+        return Archive(self.settings, folder, plan, told.append).run(lambda: False, once=True), told
+
+    def delete_before(self, topic: str, offset: int, partition: int) -> None:
+        """As retention does."""
+        with KafkaAdminClient(**client_arguments(self.settings)) as admin:
+            admin.delete_records({TopicPartition(self.names.of(topic), partition): offset})
+
+
+def noise(seed: int, size: int) -> bytes:
+    """Bytes that do not get smaller."""
+    return random.Random(seed).randbytes(size)
+
+
+def raw(r: Any) -> Raw:
+    headers = tuple((str(name), value) for name, value in r.headers)
+    return r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, headers
+
+
+def stored(folder: Path) -> list[Raw]:
+    """Every archived record, by topic, partition and offset; each partition's must stand in order."""
+    found = [raw(r) for r in ArchiveReader(folder).records()]
+    by_place: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for r in found:
+        by_place[r[:2]].append(r[2])
+    assert all(a < b for offsets in by_place.values() for a, b in itertools.pairwise(offsets)), "out of order, or twice"
+    return sorted(found, key=lambda r: r[:3])
+
+
+@pytest.fixture
+def topics(tmp_path: Path, broker: str, prefix: str) -> Iterator[Topics]:
+    made = Topics(Settings(brokers=broker, prefix=prefix, home=tmp_path / "home", partitions=2))
+    yield made
+    made.producer.close()
+
+
+@pytest.fixture
+def processes() -> Iterator[list[Child]]:
+    started: list[Child] = []
+    yield started
+    for child in started:
+        child.send(signal.SIGKILL)
+        child.wait(30)
+
+
+def test_all_topics_as_they_are_and_it_goes_on(topics: Topics, tmp_path: Path) -> None:
+    topics.send_chunks(0, 50)
+    topics.send("events", b'{"id": "a"}', headers=[("h", b"\xff"), ("h", b"")])
+    topics.send("sessions", b'{"session": "s1"}', b"s1")
+    topics.send("sessions", None, b"s2")
+    topics.send("labels", b"no JSON", None, partition=1)
+    topics.send("alerts", b"", b"\xff\xfe", timestamp_ms=1)
+    topics.send("state", b"snapshot")
+    topics.producer.flush()
+    counts, _ = topics.archive(tmp_path / "a")
+    assert stored(tmp_path / "a") == topics.held()
+    assert (counts.records, counts.segments, counts.lost) == (55, 1, 0)
+    topics.send_chunks(50, 30)
+    counts, told = topics.archive(tmp_path / "a")
+    assert (counts.records, told[-1].split(": ")[1][:10]) == (30, "30 records")
+    assert stored(tmp_path / "a") == topics.held()
+    assert topics.archive(tmp_path / "a")[0].segments == 0  # nothing new, no segment
+    counts, _ = topics.archive(tmp_path / "b", ArchivePlan(topics=("state",)))
+    assert stored(tmp_path / "b") == topics.held(("state",))
+
+
+def test_segments_are_closed_by_size(topics: Topics, tmp_path: Path) -> None:
+    for i in range(2000):
+        topics.send("video", noise(i, 1500), b"s")
+    topics.producer.flush()
+    counts, _ = topics.archive(tmp_path, ArchivePlan(segment_bytes=2**10))
+    assert counts.segments >= 2  # records go to the file a MiB at a time
+    assert stored(tmp_path) == topics.held()
+    ends: dict[Any, int] = {}
+    for path in segment_paths(tmp_path):
+        for place, span in read_segment(path).contents.spans.items():
+            assert ends.get(place, 0) == span.first
+            ends[place] = span.next
+    assert sum(ends.values()) == 2000
+
+
+def test_new_topics_are_found_and_sigterm_closes_the_segment(
+    broker: str, prefix: str, tmp_path: Path, processes: list[Child]
+) -> None:
+    settings = Settings(brokers=broker, prefix=prefix, home=tmp_path / "home", partitions=2)
+    child = archive_process(settings, tmp_path / "a", KYMO_METRICS_PORT="0")
+    processes.append(child)
+    await_that(lambda: find_server(settings.home, "archive", child.pid) is not None, "metrics")
+    topics = Topics(settings)
+    topics.send_chunks(0, 20)
+    server = find_server(settings.home, "archive", child.pid)
+    assert server is not None
+    await_that(lambda: is_ready(server), "readiness")
+    await_that(
+        lambda: b"kymo_archive_records_total 20.0" in urllib.request.urlopen(f"{server}/metrics").read(), "records"
+    )
+    assert segment_paths(tmp_path / "a") == []
+    with pytest.raises(ArchiveError, match="another `kymo archive` writes there"):
+        topics.archive(tmp_path / "a")
+    child.send(signal.SIGTERM)
+    assert child.wait(30) == 0
+    assert stored(tmp_path / "a") == topics.held()
+    topics.producer.close()
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.chaos)])
+def test_kill_9_loses_nothing_and_doubles_nothing(
+    topics: Topics, tmp_path: Path, processes: list[Child], kills: int
+) -> None:
+    folder, over = tmp_path / "a", threading.Event()
+
+    def feed() -> None:
+        for i in itertools.count():
+            topics.send("sensor", ChunkCodec().encode(chunk(f"s{i % 7}", 10 * i)), b"s%d" % (i % 7))
+            topics.send("events", b'{"n": %d}' % i, b"s%d" % (i % 5))
+            if over.wait(0.001):
+                return
+
+    feeding = threading.Thread(target=feed)
+    feeding.start()
+    try:
+        for turn in range(kills):
+            child = archive_process(settings := topics.settings, folder, "--segment-s", "0.3")
+            processes.append(child)
+            wanted = len(segment_paths(folder)) + 1 + turn % 2
+            await_that(lambda n=wanted: len(segment_paths(folder)) >= n, "a segment")  # type: ignore[misc]
+            if turn % 3 == 0:
+                await_that(lambda: bool(list(folder.glob("*.partial"))), "an open segment")
+            kill(child)
+    finally:
+        over.set()
+        feeding.join()
+    topics.producer.flush()
+    topics.archive(folder)
+    assert stored(folder) == topics.held()
+    assert list(folder.glob("*.partial")) == []
+    assert settings.prefix == topics.settings.prefix
+
+
+def test_what_kafka_no_longer_has_is_a_gap(topics: Topics, tmp_path: Path) -> None:
+    topics.send_chunks(0, 20)
+    (place,) = {r[1] for r in topics.held()}
+    topics.delete_before("sensor", 5, place)
+    _, told = topics.archive(tmp_path)
+    assert any("begins at offset 5" in line for line in told)
+    topics.send_chunks(20, 20)
+    topics.delete_before("sensor", 30, place)
+    counts, told = topics.archive(tmp_path)
+    assert (counts.lost, counts.records) == (10, 10)
+    assert any("GAP, offsets 20 to 29 (10)" in line for line in told)
+    found = read_segment(segment_paths(tmp_path)[-1]).contents
+    assert found.absent == [(topics.names.of("sensor"), place, 20, 30, "retention")]
+    assert (
+        found.spans[topics.names.of("sensor"), place].first,
+        found.spans[topics.names.of("sensor"), place].next,
+    ) == (20, 40)
+
+
+def test_an_unclosed_segment_is_kept_where_kafka_has_lost_it(
+    topics: Topics, tmp_path: Path, processes: list[Child]
+) -> None:
+    folder = tmp_path / "a"
+    topics.send_chunks(0, 10)
+    topics.archive(folder)
+    for i in range(3000):  # more than a chunk of the file, so that something is on the disk
+        topics.send("sensor", noise(i, 1500), b"s1")
+    topics.producer.flush()
+    held = topics.held()
+    (place,) = {r[1] for r in held}
+    child = archive_process(topics.settings, folder, KYMO_METRICS_PORT="0")
+    processes.append(child)
+    await_that(lambda: any(p.stat().st_size for p in folder.glob("*.partial")), "an open segment")
+    kill(child)
+    topics.delete_before("sensor", 3010, place)
+    counts, told = topics.archive(folder)
+    assert any("Kafka no longer has all of it" in line for line in told)
+    found = stored(folder)
+    assert found == held[: len(found)]
+    assert len(found) > 10
+    assert counts.lost == 3010 - len(found)
+
+
+def test_a_topic_made_anew_is_archived_from_its_beginning(topics: Topics, tmp_path: Path) -> None:
+    topics.send_chunks(0, 10)
+    before = topics.held()
+    topics.archive(tmp_path)
+    with KafkaAdminClient(**client_arguments(topics.settings)) as admin:
+        name = topics.names.of("sensor")
+        admin.delete_topics([name])
+        await_that(lambda: name not in admin.list_topics(), "deletion")
+        admin.create_topics([NewTopic(name, 2, 1)])
+        admin.wait_for_topics([name], timeout_ms=20_000)
+    topics.producer.close()
+    again = Topics(topics.settings)
+    again.send_chunks(0, 30, "s2")
+    counts, told = again.archive(tmp_path)
+    again.producer.close()
+    assert (counts.records, counts.lost) == (30, 0)
+    assert any("made anew" in line for line in told)
+    found = [raw(r) for r in ArchiveReader(tmp_path).records()]
+    assert found == [*before, *again.held()]
+
+
+def test_a_full_disk_is_told_and_leaves_no_segment(topics: Topics, tmp_path: Path) -> None:
+    for i in range(3000):
+        topics.send("sensor", noise(i, 1500), b"s1")
+    topics.producer.flush()
+    variables = {
+        "KYMO_BROKERS": topics.settings.brokers,
+        "KYMO_PREFIX": topics.settings.prefix,
+        "KYMO_METRICS_PORT": "-1",
+    }
+    done = subprocess.run(
+        kymo_command("archive", "--dir", str(tmp_path / "a"), "--once"),
+        env=kymo_environment(variables, keep=False),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    error = done.stderr.strip().splitlines()[-1]
+    assert error.startswith("kymo: ")
+    assert "kymo-00000001.mcap: cannot be written (File too large)" in error
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in (tmp_path / "a").iterdir()] == [".lock"]
+    topics.archive(tmp_path / "a")
+    assert stored(tmp_path / "a") == topics.held()
+
+
+def test_another_prefix_is_refused(topics: Topics, tmp_path: Path, new_prefix: Callable[[], str]) -> None:
+    topics.send_chunks(0, 1)
+    topics.archive(tmp_path)
+    other = Settings(brokers=topics.settings.brokers, prefix=new_prefix())
+    with pytest.raises(ArchiveError, match=f"is the archive of {topics.settings.prefix}"):
+        Archive(other, tmp_path).run(lambda: False, once=True)
+
+
+def test_a_replayed_archive_gives_the_events_of_the_live_run(
+    tmp_path: Path, broker: str, new_prefix: Callable[[], str]
+) -> None:
+    """The live input has gaps, repeated and late chunks, and sessions that end and come again."""
+    live, again = tmp_path / "live", tmp_path / "again"
+    live.mkdir()
+    again.mkdir()
+    with Lab(live, broker, new_prefix(), partitions=2) as lab:
+        feed, worker = Feed(lab, 5, rate=300, ending=0.01), lab.start_worker()
+        feed.start()
+        lab.await_growth(everywhere=True)
+        lab.await_growth(everywhere=True)
+        lab.check(feed)
+        stop_worker(worker)
+        events = by_id(lab)
+        Archive(lab.settings, tmp_path / "a", ArchivePlan(segment_bytes=2**12)).run(lambda: False, once=True)
+    recordings = list(read([tmp_path / "a"]))
+    with Lab(again, broker, new_prefix(), partitions=2) as lab:
+        worker = lab.start_worker()
+        summary = replay(recordings, lab.settings, ReplayPlan(speed=None))
+        assert summary.ok
+        lab.await_that(lambda: sum(lab.ends().values()) >= len(events), "as many events")
+        stop_worker(worker)
+        assert by_id(lab) == events
+
+
+def by_id(lab: Lab) -> dict[str, tuple[str, float]]:
+    found = [json.loads(r.value or b"") for r in lab.records("events")]
+    assert len({event["id"] for event in found}) == len(found)
+    return {event["id"]: (event["label"], event["probability"]) for event in found}
