@@ -5,9 +5,14 @@ from __future__ import annotations
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 import pytest
-from fault_lab import Feed, stop_worker
-from swap_lab import SwapLab
+from fault_lab import Feed, kill, stop_worker
+from swap_lab import SwapLab, version
+from tiny_models import linear_onnx
+
+from models.promote import tell
+from models.registry import MODEL, open_registry
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 
@@ -36,3 +41,72 @@ def test_five_exchanges_while_the_stream_goes_on(lab: SwapLab) -> None:
     print(
         f"\n{len(events)} events over 5 promotions, each once; first of the new bundle after {max(took):.2f} s at most"
     )
+
+
+def test_kills_between_promotions(lab: SwapLab) -> None:
+    with lab:
+        feed, worker = Feed(lab, 22), lab.start_worker()
+        feed.start()
+        lab.until_served_by(lab.versions[0])
+        kill(worker)
+        lab.promote(lab.versions[1])  # while no worker runs
+        worker = lab.start_worker()
+        lab.until_served_by(lab.versions[1])
+        lab.promote(lab.versions[0])
+        kill(worker)
+        worker = lab.start_worker()
+        lab.until_served_by(lab.versions[0])
+        lab.check_swaps(feed)
+        stop_worker(worker)
+
+
+def test_broken_bundles_are_refused_and_the_old_one_stays(lab: SwapLab) -> None:
+    home, registry = lab.settings.home, open_registry(lab.settings.home)
+    no_model = version(lab.recipe, home, 3, b"no onnx")
+    not_finite = version(lab.recipe, home, 4, linear_onnx(np.full((3, 2), np.nan), rows=16))
+    other_shape = version(lab.recipe, home, 5, linear_onnx(np.eye(3, 2), rows=15))
+    damaged = version(lab.recipe, home, 6)
+    with lab:
+        feed, worker = Feed(lab, 23), lab.start_worker()
+        feed.start()
+        lab.until_served_by(lab.versions[0])
+        for bundle in (no_model, not_finite, other_shape, damaged):
+            entry = registry.promote("lab", bundle.partition("@")[2])
+            if bundle == damaged:
+                (home / "registry" / "lab" / entry.digest / MODEL).write_bytes(b"damaged")
+            assert tell(entry, "lab", lab.settings) == ""
+            lab.await_that(lambda b=bundle: f"{b} is refused" in lab.said(), "the refusal")
+        lab.promote(lab.versions[1])
+        lab.until_served_by(lab.versions[1])
+        assert {event["bundle"] for event in lab.check_swaps(feed)} == set(lab.versions)
+        stop_worker(worker)
+
+
+def test_a_worker_with_another_home_fetches_what_is_announced(lab: SwapLab, tmp_path: Path) -> None:
+    with lab:
+        lab.promote(lab.versions[1])
+        feed, worker = Feed(lab, 24), lab.start_worker(KYMO_HOME=str(tmp_path / "other"))
+        feed.start()
+        lab.until_served_by(lab.versions[1])
+        lab.promote(lab.versions[0])
+        lab.until_served_by(lab.versions[0])
+        lab.check_swaps(feed)
+        stop_worker(worker)
+
+
+def test_a_shadow_scores_the_same_windows(lab: SwapLab) -> None:
+    champion, shadow = lab.versions
+    with lab:
+        feed, worker = Feed(lab, 25), lab.start_worker()
+        feed.start()
+        lab.until_served_by(champion)
+        lab.promote(shadow, "shadow")
+        lab.await_that(lambda: len(lab.events("shadow")) > 50, "the shadow's events")
+        events = lab.check_swaps(feed)
+        offline = lab.offline(feed, shadow)
+        scored = lab.events("shadow")
+        stop_worker(worker)
+    assert {event["bundle"] for event in events} == {champion}
+    assert len({event["id"] for event in scored}) == len(scored)
+    for event in scored:
+        assert event | {"emitted_ns": 0} == offline[event["id"]]

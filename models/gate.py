@@ -1,0 +1,230 @@
+"""The gate before a promotion. In: two bundles, sessions that neither has learned from. Out: whether the new one is better.
+
+Both judge the same sessions, so what is hard for both cancels out. Windows of one session resemble each other, hence whole sessions are
+resampled, never windows: the paired bootstrap of Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapters 6 and 13. The
+new bundle passes if the lower end of the 95 % interval of the difference lies above 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import Bundle
+from models.evaluate import UNCLASSIFIED, evaluate
+from processors.recipe import Recipe
+from streams.chunk import Window
+from streams.errors import TrainingError
+from streams.events import Event
+from streams.recording import Recording
+
+#: Fewer sessions cannot tell: one lucky draw would decide.
+MIN_SESSIONS = 6
+RESAMPLES = 10_000
+INTERVAL = 0.95
+METRICS = ("accuracy", "macro_f1")
+Numbers = NDArray[np.float64]
+_CHUNK = 1_000  # resamples at once
+#: What a bundle answers on one session: pairs of truth and answer, usually one.
+Answers = Mapping[str, Sequence[tuple[str, str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a comparison came to.
+
+    Attributes
+    ----------
+    promote : bool
+        Whether the candidate is better by more than chance.
+    metric : str
+        What was compared: ``accuracy`` or ``macro_f1`` of sessions.
+    sessions : int
+        How many judged.
+    champion, candidate : float
+        Their scores, 0 to 1.
+    difference, low, high : float
+        Candidate less champion, and the ends of its 95 % interval.
+    text : str
+        All of it on one line.
+    """
+
+    promote: bool
+    metric: str
+    sessions: int
+    champion: float
+    candidate: float
+    difference: float
+    low: float
+    high: float
+    text: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON object."""
+        return asdict(self)
+
+
+def judge(champion: Answers, candidate: Answers, metric: str = "accuracy", seed: int = 0) -> Verdict:
+    """Compare two bundles by their answers on the same sessions.
+
+    Parameters
+    ----------
+    champion, candidate : mapping of str to sequence of (str, str)
+        By session, pairs of truth and answer; the same sessions and truths in both.
+    metric : str
+        One of :data:`METRICS`.
+    seed : int
+        Of the resampling.
+
+    Raises
+    ------
+    TrainingError
+        If there is no session, or the two did not judge the same ones.
+    """
+    sessions = sorted(champion)
+    if not sessions or sessions != sorted(candidate):
+        raise TrainingError(
+            f"the champion judged {len(champion)} sessions, the candidate {len(candidate)}; expected the same ones"
+        )
+    classes = sorted({name for side in (champion, candidate) for pairs in side.values() for p in pairs for name in p})
+    counts = [_confusions(side, sessions, classes) for side in (champion, candidate)]
+    score = _accuracies if metric == "accuracy" else _macro_f1s
+    ones = np.ones((1, len(sessions)))
+    before, after = (float(score(ones, c)[0]) for c in counts)
+    draws = _draws(counts, score, len(sessions), seed)
+    low, high = (float(q) for q in np.quantile(draws, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2], method="inverted_cdf"))
+    passed = low > 0 and len(sessions) >= MIN_SESSIONS
+    why = _reason(passed, low, len(sessions))
+    text = (
+        f"{metric.replace('_', ' ')} on {len(sessions)} held-out sessions: {after:.3f} against the champion's {before:.3f}, "
+        f"difference {after - before:+.3f} (95 % interval {low:+.3f} to {high:+.3f}): {why}"
+    )
+    return Verdict(passed, metric, len(sessions), before, after, after - before, low, high, text)
+
+
+def _reason(passed: bool, low: float, sessions: int) -> str:
+    if passed:
+        return "better by more than chance"
+    if low > 0:
+        return f"{sessions} sessions are too few to tell, at least {MIN_SESSIONS} are needed"
+    return "not better by more than chance"
+
+
+def _confusions(answers: Answers, sessions: Sequence[str], classes: Sequence[str]) -> Numbers:
+    """Counts ``(sessions, truth, answer)``."""
+    number = {name: i for i, name in enumerate(classes)}
+    out = np.zeros((len(sessions), len(classes), len(classes)))
+    for i, session in enumerate(sessions):
+        for truth, answer in answers[session]:
+            out[i, number[truth], number[answer]] += 1
+    return out
+
+
+def _draws(counts: Sequence[Numbers], score: Any, sessions: int, seed: int) -> Numbers:
+    """Differences of the score, one for each resample of the sessions."""
+    random = np.random.default_rng(seed)
+    parts = []
+    for _ in range(0, RESAMPLES, _CHUNK):
+        weights = random.multinomial(sessions, np.full(sessions, 1 / sessions), size=_CHUNK).astype(float)
+        parts.append(score(weights, counts[1]) - score(weights, counts[0]))
+    # What differs by rounding only is equal.
+    differences: Numbers = np.round(np.concatenate(parts), 12)
+    return differences
+
+
+def _accuracies(weights: Numbers, counts: Numbers) -> Numbers:
+    """Share of right answers, by row of ``weights (resamples, sessions)``."""
+    right = np.trace(counts, axis1=1, axis2=2)
+    found: Numbers = (weights @ right) / (weights @ counts.sum((1, 2)))
+    return found
+
+
+def _macro_f1s(weights: Numbers, counts: Numbers) -> Numbers:
+    """Mean F1 of the classes that occur, as :func:`models.evaluate.score` counts it, by row of weights."""
+    confusion = np.tensordot(weights, counts, 1)  # (resamples, truth, answer)
+    right = np.diagonal(confusion, axis1=1, axis2=2)
+    there = confusion.sum(2) + confusion.sum(1)
+    f1 = np.divide(2 * right, there, out=np.zeros_like(right), where=there > 0)
+    found: Numbers = f1.sum(1) / np.maximum((there > 0).sum(1), 1)
+    return found
+
+
+def compare(
+    champion: Bundle, candidate: Bundle, recordings: Iterable[Recording], recipe: Recipe, metric: str = "accuracy"
+) -> Verdict:
+    """Have two bundles judge the same recordings.
+
+    Parameters
+    ----------
+    champion, candidate : Bundle
+        The candidate is promoted only if it is better by more than chance.
+    recordings : iterable of Recording
+        Labelled; neither bundle may have learned from them.
+    recipe : Recipe
+        Which stream, which labels.
+    metric : str
+        ``accuracy`` or ``macro_f1`` of sessions.
+
+    Raises
+    ------
+    KymoError
+        If a bundle does not fit the recipe, or no recording has a label.
+    """
+    kept = list(recordings)
+    sides = [answers_of(bundle, kept, recipe) for bundle in (champion, candidate)]
+    for name in {*sides[0], *sides[1]}:  # a bundle that gives no window for a session has not answered
+        for own, other in (sides, sides[::-1]):
+            own.setdefault(name, [(truth, UNCLASSIFIED) for truth, _ in other.get(name, [])])
+    return judge(sides[0], sides[1], metric)
+
+
+def answers_of(bundle: Bundle, recordings: Iterable[Recording], recipe: Recipe) -> dict[str, list[tuple[str, str]]]:
+    """What a bundle answers on each labelled session: by truth, the label with the largest sum over the windows."""
+    totals: dict[tuple[str, str], dict[str, float]] = {}
+
+    def add(recording: Recording, _window: Window, event: Event, truth: str) -> None:
+        total = totals.setdefault((recording.session, truth), defaultdict(float))
+        for label, probability in event.probabilities.items():
+            total[label] += probability
+
+    evaluate(recipe, bundle, recordings, add)
+    found: dict[str, list[tuple[str, str]]] = {}
+    for (session, truth), total in sorted(totals.items()):
+        found.setdefault(session, []).append((truth, max(total, key=lambda label: total[label])))
+    return found
+
+
+def hold_out(groups: Mapping[str, str], share: float = 0.25) -> set[str]:
+    """Groups kept from training for the gate: by a hash of their names, so that they are the same ones every time.
+
+    A model that was trained without them yesterday and one that is trained today can thus be compared on them fairly.
+
+    Parameters
+    ----------
+    groups : mapping of str to str
+        Class by group (subject or session). Of each class at least one group is held out, and at least one is left.
+    share : float
+        Of the groups, 0 to 1.
+
+    Examples
+    --------
+    >>> sorted(hold_out({f"s{i}": "walk" for i in range(8)}))
+    ['s5', 's7']
+    """
+    chosen = set()
+    for label in sorted(set(groups.values())):
+        ranked = sorted((_place(name), name) for name, its in groups.items() if its == label)
+        held = [name for place, name in ranked if place < share] or [name for _, name in ranked[:1]]
+        chosen.update(held[: len(ranked) - 1])
+    return chosen
+
+
+def _place(name: str) -> float:
+    """A number from 0 to below 1 that depends on the name alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
