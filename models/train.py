@@ -28,7 +28,6 @@ from models.train_write import record_of, write_run
 from models.zoo import Epoch, takes
 from processors.recipe import Recipe
 from streams.errors import TrainingError
-from streams.sources import read
 
 BESIDE = "minirocket"
 
@@ -86,7 +85,7 @@ def train(
     """
     started = time.monotonic()
     settings = train_parameters(recipe, request)
-    dataset = read_dataset(read(request.paths, recipe.read_options()), recipe, split_chain(recipe.chain)[0])
+    dataset = read_dataset(request.recordings(recipe), recipe, split_chain(recipe.chain)[0])
     run = Run(recipe, request, settings, dataset, on_stage or (lambda name, epochs: on_epoch))
     with checkpoints(run.decisive()) as run.folder:
         found, pool = _candidates(run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from models.train_record import revision
 from models.zoo import SCHEDULES, Epoch, architecture, read_parameters, takes
 from processors.recipe import Recipe
 from streams.errors import TrainingError
+from streams.recording import Recording
 from streams.sources import read
 
 #: ``[train]`` of a recipe: epochs, patience, seed and schedule (see FitOptions), the share of windows held out for
@@ -53,6 +54,8 @@ class TrainRequest:
         Wall time to try other parameters in; 0 for none.
     promote : bool
         Whether a bundle in the registry becomes the champion.
+    without : frozenset of str
+        Sessions that are left out, as if they were not there.
     weights_out, history_out : Path, optional
         Files to save the weights (of the framework's own kind) and the epochs (JSON) to.
     """
@@ -64,8 +67,14 @@ class TrainRequest:
     only: bool = False
     search_minutes: float = 0.0
     promote: bool = True
+    without: frozenset[str] = frozenset()
     weights_out: Path | None = None
     history_out: Path | None = None
+
+    def recordings(self, recipe: Recipe) -> Iterator[Recording]:
+        """What to train on, read one at a time."""
+        found = read(self.paths, recipe.read_options())
+        return (recording for recording in found if recording.session not in self.without)
 
 
 @dataclass(slots=True, eq=False)
@@ -84,8 +93,7 @@ class Run:
     def raw_windows(self) -> Dataset:
         """Raw windows of the same recordings, read when they are first wanted."""
         if self.raw is None:
-            found = read(self.request.paths, self.recipe.read_options())
-            self.raw = read_dataset(found, self.recipe, raw_chain(self.recipe.chain))
+            self.raw = read_dataset(self.request.recordings(self.recipe), self.recipe, raw_chain(self.recipe.chain))
         return self.raw
 
     def prepared_for(self, name: str, share: float, chain: Prepared | None = None) -> Prepared:
