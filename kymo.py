@@ -48,6 +48,8 @@ VERBS = {
     "run": Verb("models.run_cli:run_command", "Classify files without a broker."),
     "archive": Verb("deploy.archive_cli:archive", "Write all topics to MCAP segments; list, check, export them.", broker=True),
     "runs": Verb("streams.replay_cli:runs", "List or delete runs of `replay --run`.", broker=True),
+    "label": Verb("streams.label_cli:label", "Add, import and export labels of sessions.", broker=True),
+    "prepare": Verb("models.prepare_cli:prepare", "Make raw recordings ready for a recipe."),
     "init": Verb("processors.init_recipe:init", "Write a recipe from data."),
     "train": Verb("models.cli:train_command", "Train a recipe's model and write its bundle."),
     "evaluate": Verb("models.cli:evaluate_command", "Score a bundle on labelled recordings."),

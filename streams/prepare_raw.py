@@ -8,6 +8,7 @@ gz_right``; ``_l``/``_r`` and ``1``/``2`` are understood, 1 is left), which then
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -172,18 +173,21 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]], Int]:
         raise SourceError(f"cannot be read ({error.strerror or error})", path) from None
     if not text.strip():
         raise SourceError("is empty; expected a header row and rows of numbers", path)
-    lines = text.splitlines()
-    delimiter = max(",;\t", key=lines[0].count)
-    names = [" ".join(cell.split()) for cell in next(csv.reader(lines[:1], delimiter=delimiter))]
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     cells: list[list[str]] = []
     rows: list[int] = []
-    for row, found in enumerate(csv.reader(lines[1:], delimiter=delimiter), 2):
-        if not any(cell.strip() for cell in found):
-            continue
-        if len(found) != len(names):
-            raise SourceError(f"{len(found)} columns where the header has {len(names)}", path, row)
-        cells.append(found)
-        rows.append(row)
+    try:
+        names = [" ".join(cell.split()) for cell in next(reader)]
+        for found in reader:
+            if any(cell.strip() for cell in found):
+                if len(found) != len(names):
+                    here = reader.line_num
+                    raise SourceError(f"{len(found)} columns where the header has {len(names)}", path, here)
+                cells.append(found)
+                rows.append(reader.line_num)
+    except csv.Error as error:
+        raise SourceError(f"is no CSV ({error})", path, reader.line_num) from None
     if not cells:
         raise SourceError("has a header but no rows", path)
     return names, cells, np.array(rows, np.int64)
