@@ -14,6 +14,7 @@ from models.bundle import Bundle
 from models.dataset import add_input, stream_of
 from models.evaluate import evaluate
 from models.report import WORST, Picture, report_files
+from models.report_html import counted
 from models.run_record import HeldOut, RunRecord
 from processors.recipe import Recipe
 from streams.chunk import Window
@@ -131,10 +132,10 @@ def _lineage(bundle: Bundle, inputs: dict[str, dict[str, Any]]) -> dict[str, Any
 def _notes(scores: dict[str, Any]) -> list[str]:
     notes = []
     if scores["unclassified"]:
-        notes.append(f"{scores['unclassified']} recordings gave no window and count as errors.")
+        notes.append(f"{counted(scores['unclassified'], 'recording')} without a window, counted as wrong.")
     if scores["unknown_windows"]:
         notes.append(
-            f"{scores['unknown_windows']} windows lie below min_probability: their events say `unknown`. Here they "
-            f"count by their most probable class."
+            f"{counted(scores['unknown_windows'], 'window')} below min_probability: events say `unknown`; here the most "
+            f"probable class counts."
         )
     return notes

@@ -113,6 +113,8 @@ def settings(record: RunRecord) -> str:
 
 
 def _value(value: Any) -> str:
+    if value in ("", None):
+        return h.NOTHING
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 400 else f"{text[:400]}… ({len(text):,} characters)"
 
@@ -126,7 +128,7 @@ def lineage(record: RunRecord) -> str:
     inputs = found.get("inputs") or []
     if inputs:
         shown = inputs[:MOST_INPUTS]
-        caption = f"{len(inputs):,} inputs" + (f", {len(shown)} shown" if len(shown) < len(inputs) else "")
+        caption = h.counted(len(inputs), "input") + (f", {len(shown)} shown" if len(shown) < len(inputs) else "")
         columns = [Column("path"), Column("recordings", "n"), Column("SHA-256 of samples and labels", "code")]
         rows = [(one.get("path", ""), h.number(one.get("recordings")), one.get("sha256", h.NOTHING)) for one in shown]
         made.append(h.table(caption, columns, rows))

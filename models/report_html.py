@@ -57,6 +57,11 @@ def number(value: object, digits: int = 3) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
 
 
+def counted(n: int, thing: str) -> str:
+    """``1 window``, ``2,000 windows``."""
+    return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}{'es' if thing.endswith('s') else 's'}"
+
+
 def duration(seconds: float) -> str:
     """``0.42 s``, ``12.3 s``, ``4 min 10 s``, ``2 h 5 min``, or a dash."""
     if not math.isfinite(seconds) or seconds <= 0:

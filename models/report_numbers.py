@@ -134,9 +134,10 @@ def group_interval(groups: Sequence[Shares]) -> Interval:
     """95 % interval of the share of right windows: percentiles of 2,000 resamples of whole groups, with a fixed seed.
 
     Whole groups, since windows of one person or recording resemble each other (B. Efron 1979, Ann. Statist. 7, 1). NaN
-    for fewer than three groups, of which it would say nothing.
+    for fewer than three groups, and where all windows or none are right: resampling says nothing of those.
     """
-    if len(groups) < 3:
+    right, n = sum(group.right for group in groups), sum(group.n for group in groups)
+    if len(groups) < 3 or right in (0, n):
         return math.nan, math.nan
     counts = np.array(sorted((group.right, group.n) for group in groups), float)  # (groups, 2)
     drawn = np.random.default_rng(0).multinomial(len(groups), np.full(len(groups), 1 / len(groups)), _RESAMPLES)

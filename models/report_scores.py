@@ -39,7 +39,7 @@ def summary(record: RunRecord, judged: Judged | None) -> str:
         made.append(("Macro F1", h.number(scores.get("macro_f1")), "of recordings, over the classes"))
     if judged:
         low_high = h.percents(numbers.group_interval(judged.groups))
-        said = f"{len(judged.truth):,} windows of {len(judged.groups)} {judged.kind}s"
+        said = f"{h.counted(len(judged.truth), 'window')} of {h.counted(len(judged.groups), judged.kind)}"
         said += f"; 95 % interval {low_high}" if low_high != h.NOTHING else ""
         made.append(("Windows right", h.percent(judged.accuracy), said))
         error = numbers.calibration(judged.truth, judged.probabilities).error
@@ -154,7 +154,7 @@ def _number_of(value: Any) -> float:
 
 def _class_table(what: str, rows: Sequence[numbers.ClassRow]) -> str:
     shown = list(rows)
-    caption = f"{what}, {len(rows)} classes"
+    caption = f"{what}, {h.counted(len(rows), 'class')}"
     if len(rows) > MOST_ROWS:
         shown = sorted(rows, key=lambda row: (not math.isnan(row.f1), row.f1))[:MOST_ROWS]
         caption = f"{what}: the {MOST_ROWS} classes of {len(rows)} with the lowest F1"
@@ -187,7 +187,7 @@ def per_group(judged: Judged | None, gallery: Gallery) -> str:
 
 def _group_table(kind: str, groups: Sequence[numbers.Shares]) -> str:
     shown = groups[:MOST_ROWS]
-    caption = f"{len(groups)} {kind}s, the worst first"
+    caption = f"{h.counted(len(groups), kind)}, the worst first"
     if len(shown) < len(groups):
         caption = f"The worst {len(shown)} of {len(groups)} {kind}s"
     columns = [

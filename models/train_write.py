@@ -44,18 +44,16 @@ def write_run(
     run: Run, final: Fitted, chosen: Fitted, exported: Exported, pool: Pool | None, record: RunRecord
 ) -> Bundle:
     """Write the bundle of `final`, with the scores of `chosen`, its report and what else is to be saved; read it back."""
-    from models.report import pictures, report_files
+    from models.report import bundle_report
 
     lineage = {key: value for key, value in record.lineage.items() if key not in ("seed", "revision")}
     facts = {"history": chosen.history, "validation": chosen.scores, "parity": exported.parity}
     said = json.dumps({**facts, "notes": dict(run.dataset.notes)}, indent=1) + "\n"
-    drawn = pictures(record, lambda i: chosen.prepared.validation[i].window)
-    report = {f"report/{name}": data for name, data in report_files(record, drawn).items()}
     path = write_bundle(
         run.request.out,
         manifest_of(run.recipe, final, chosen, exported, pool, lineage),
         {MODEL: exported.model, "report/report.json": said.encode()},
-        attached={"report/run.json": record.to_json().encode(), **report},
+        attached=bundle_report(record, lambda i: chosen.prepared.validation[i].window),
         promote=run.request.promote,
     )
     if run.request.history_out:

@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import window
+from tiny_models import linear_onnx, manifest, window
 
+from models.bundle import load_bundle
 from models.evaluate import score_windows
+from models.registry import MODEL, write_bundle
 from models.report import Picture, bundle_report, pictures, report_files, worst_windows, write_report
 from models.run_record import Candidate, HeldOut, RunRecord
-from streams.errors import TrainingError
+from streams.errors import BundleError, TrainingError
 
 LABELS = ["sit", "walk", "run"]
 EVIL = "<script>alert('x')</script> & \"$a_b$\" \x00\ud800 ://"
@@ -179,7 +181,7 @@ def test_the_tables_say_what_the_record_says() -> None:
         ["training", "2", "90", "sit: 50, walk: 40, run: 0"],
         ["validation", "3", "60", "sit: 20, walk: 20, run: 20"],
     ]
-    assert found.tables["1 inputs"][1:] == [["x.csv", "12", "ab" * 32]]
+    assert found.tables["1 input"][1:] == [["x.csv", "12", "ab" * 32]]
     assert found.tables["Versions"][1:] == [["python", "3.11.2"], ["numpy", "2.3.5"]]
     assert found.tables["Also"][1:] == [["seed", "0"], ["revision", "0123abc"]]
     assert [row[0] for row in found.tables["Every epoch"][1:]] == list("12345678")
@@ -221,6 +223,20 @@ def test_equal_records_give_equal_bytes(made: dict[str, bytes]) -> None:
     assert bundle_report(record(), windows.__getitem__) == made
     assert RunRecord.from_json(made["report/run.json"]).to_json() == record().to_json()
     assert {name.partition("/")[0] for name in made} == {"report"}
+
+
+def test_a_bundle_checks_its_report_which_is_no_part_of_its_id(tmp_path: Path) -> None:
+    held = HeldOut()
+    ids = set()
+    for seconds in (1.0, 2.0):
+        report = bundle_report(RunRecord("tiny", held_out=held, seconds=seconds))
+        path = write_bundle(tmp_path / str(seconds), manifest(), {MODEL: linear_onnx(np.eye(3, 2))}, attached=report)
+        ids.add(load_bundle(path).id)
+    assert len(ids) == 1
+    page = path / "report" / "report.html"
+    page.write_text(page.read_text().replace("tiny", "tidy"))
+    with pytest.raises(BundleError, match=r"report\.html: damaged"):
+        load_bundle(path)
 
 
 def test_the_page_stands_alone(made: dict[str, bytes]) -> None:

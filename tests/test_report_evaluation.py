@@ -46,7 +46,7 @@ def test_the_page_says_what_the_scores_say(tmp_path: Path) -> None:
     page = files["report.html"].decode().replace("\u00a0", " ")
     # 4 + 4 + 4 + 1 windows of 4 samples, every 2; those of `right` alone are right.
     assert f"<h1>{bundle.id}: evaluation</h1>" in page
-    assert "1 recordings gave no window and count as errors." in page
+    assert "1 recording without a window, counted as wrong." in page
     assert "13 windows of 3 subjects" in page
     assert f"<dd>{4 / 13:.1%}</dd>".replace("%", " %") in page
     assert "The 6 of 9 wrongly answered windows" in page

@@ -110,7 +110,9 @@ def test_intervals_equal_scipy(right: int, n: int) -> None:
 
 def test_an_interval_of_nothing_is_none() -> None:
     assert all(map(math.isnan, wilson(0, 0)))
-    assert all(map(math.isnan, group_interval([Shares("a", 1, 1, 2, (0, 1)), Shares("b", 1, 1, 2, (0, 1))])))
+    assert all(map(math.isnan, group_interval([Shares(name, 1, 1, 2, (0, 1)) for name in "ab"])))
+    assert all(map(math.isnan, group_interval([Shares(name, 1, 2, 2, (0, 1)) for name in "abcd"])))
+    assert all(map(math.isfinite, group_interval([Shares(name, 1, 1, 2, (0, 1)) for name in "abcd"])))
 
 
 def test_the_interval_of_groups_equals_enumeration() -> None:
