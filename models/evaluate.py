@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from models.bundle import UNKNOWN, Bundle
 from models.classify import Classifier
-from models.dataset import iter_windows
+from models.dataset import iter_windows, labels_of
+from models.pooling import pool_events, pool_for
 from processors.recipe import Recipe
 from streams.chunk import Window
 from streams.errors import TrainingError
 from streams.events import Event
+from streams.labels_cover import Cover
 from streams.recording import Recording
 
 #: What stands for the answer where a recording gave no window.
@@ -48,7 +51,8 @@ def evaluate(
     dict
         ``bundle``, ``accuracy``, ``macro_f1``, ``per_class``, ``confusion`` (truth, then answer), ``n`` and
         ``unclassified`` of recordings; ``window_accuracy``, ``windows`` and ``unknown_windows`` (below the recipe's
-        `min_probability`) of windows.
+        `min_probability`) of windows; ``per_subject``: by subject ``accuracy``, ``macro_f1``, ``n``,
+        ``window_accuracy``, ``windows``, empty where no subject is known.
 
     Raises
     ------
@@ -57,24 +61,72 @@ def evaluate(
     TrainingError
         If no recording has a label.
     """
+    found = _judge(recipe, bundle, recordings, on_window)
+    pairs = [(w.session, w.truth, w.probabilities) for w in found.windows]
+    scores = {"bundle": bundle.id, **score_windows(pairs, bundle.labels, [truth for _, truth in found.without])}
+    return {**scores, "unknown_windows": found.unknown, "per_subject": found.per_subject(bundle.labels)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A labelled window and what a bundle says of it; `subject` may be empty."""
+
+    session: str
+    subject: str
+    truth: str
+    probabilities: Mapping[str, float]
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a bundle says of labelled recordings.
+
+    Attributes
+    ----------
+    windows : list of _Window
+        In the order of the recordings, then of time.
+    without : list of (str, str)
+        Subject and truth of recordings that gave no window.
+    unknown : int
+        Windows below the recipe's `min_probability`.
+    """
+
+    windows: list[_Window] = field(default_factory=list)
+    without: list[Pair] = field(default_factory=list)
+    unknown: int = 0
+
+    def per_subject(self, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """By subject, where there are any, what is said of its recordings and windows in one number each."""
+        out = {}
+        for name in sorted({w.subject for w in self.windows} | {subject for subject, _ in self.without}):
+            own = [(w.session, w.truth, w.probabilities) for w in self.windows if w.subject == name]
+            scores = score_windows(own, labels, [truth for subject, truth in self.without if subject == name])
+            out[name] = {key: scores[key] for key in ("accuracy", "macro_f1", "n", "window_accuracy", "windows")}
+        return {} if set(out) <= {""} else out
+
+
+def _judge(recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording], on_window: OnWindow) -> _Found:
+    """Classify labelled recordings as `kymo run` does, pooling included."""
     bundle.check(recipe)
-    classifier = Classifier.for_recipe(bundle, recipe)
-    found: list[Judged] = []
-    without: list[str] = []
-    unknown = 0
+    classifier, pool = Classifier.for_recipe(bundle, recipe), pool_for(recipe, bundle)
+    found = _Found()
     for recording, windows in iter_windows(recordings, recipe, bundle.chain):
-        events = classifier.classify(windows)
+        events, subject = classifier.classify(windows), recording.subject or ""
+        if pool is not None:
+            _, events = pool_events(pool, [], events, classifier.min_probability)
+        labels = labels_of(recording, recipe)
+        cover = Cover(labels)
         for window, event in zip(windows, events, strict=True):
-            truth = recording.label_of(event.start_ns, event.end_ns, recipe.labels.min_share)
+            truth = cover.label_of(event.start_ns, event.end_ns, recipe.labels.min_share)
             if truth is not None:
-                found.append((recording.session, truth, event.probabilities))
-                unknown += event.label == UNKNOWN
+                found.windows.append(_Window(recording.session, subject, truth, event.probabilities))
+                found.unknown += event.label == UNKNOWN
                 on_window(recording, window, event, truth)
         if not events:
-            without += sorted({label.label for label in recording.labels})
-    if not found and not without:
+            found.without += sorted({(subject, label.label) for label in labels})
+    if not found.windows and not found.without:
         raise TrainingError("no recording has a label that covers a window; check [labels] and the labels in the data")
-    return {"bundle": bundle.id, **score_windows(found, bundle.labels, without), "unknown_windows": unknown}
+    return found
 
 
 def score_windows(found: Iterable[Judged], labels: Sequence[str], without: Sequence[str] = ()) -> dict[str, Any]:

@@ -11,13 +11,18 @@ A window that gives no probabilities (all 0) leaves the state as it is. A gap in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from models.bundle import UNKNOWN, Bundle
 from streams.chunk import Array
-from streams.errors import FormatError
+from streams.errors import BundleError, FormatError
+from streams.events import Event
+
+if TYPE_CHECKING:
+    from processors.recipe import Recipe
 
 Row = list[float]
 #: What is kept from window to window: for ``mean`` the last rows, for ``hmm`` the one filtered row; empty at first.
@@ -162,3 +167,58 @@ def pool_windows(
     for i in sorted(range(len(sessions)), key=lambda i: (sessions[i], starts[i])):
         states[sessions[i]], out[i] = pool.step(states.get(sessions[i], []), list(map(float, probabilities[i])))
     return out
+
+
+def pool_for(recipe: Recipe, bundle: Bundle) -> Pool | None:
+    """How a recipe pools what a bundle says; None for not at all.
+
+    The recipe decides; what an ``hmm`` learned stands in the bundle.
+
+    Raises
+    ------
+    BundleError
+        If the recipe asks for an hmm that the bundle has not learned.
+    """
+    asked = recipe.model.pool if recipe.model else {}
+    if not asked:
+        return None
+    if asked["kind"] == "mean":
+        return Pool("mean", asked["windows"])
+    learned = bundle.manifest.get("pool", {})
+    if learned.get("kind") != "hmm":
+        raise BundleError(
+            f"bundle {bundle.id} has learned no hmm, which recipe `{recipe.name}` pools by; train it again "
+            f"(`kymo train {recipe.name}`)"
+        )
+    return Pool.from_json(learned)
+
+
+def pool_events(pool: Pool, state: State, events: Sequence[Event], min_probability: float) -> tuple[State, list[Event]]:
+    """The next events of one session, pooled.
+
+    Parameters
+    ----------
+    pool : Pool
+        How.
+    state : list
+        What the last call gave; empty before the session's first event.
+    events : sequence of Event
+        Of one session, in order, as each window by itself was classified.
+    min_probability : float
+        Below it the label is ``unknown``.
+
+    Returns
+    -------
+    state : list
+        For the session's next events.
+    events : list of Event
+        The same windows, with pooled probabilities and the labels that follow.
+    """
+    out = []
+    for event in events:
+        state, row = pool.step(state, list(event.probabilities.values()))
+        best = max(row)
+        label = list(event.probabilities)[row.index(best)] if best and best >= min_probability else UNKNOWN
+        named = dict(zip(event.probabilities, row, strict=True))
+        out.append(replace(event, label=label, probability=best, probabilities=named))
+    return state, out

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from models.bundle import UNKNOWN, Bundle
+from models.pooling import State, pool_events, pool_for
 from processors.chain import ChainStage
 from processors.recipe import Recipe
 from streams.chunk import Window
@@ -149,8 +150,12 @@ def _session(
     before = report.events
     stage = classifier.bundle.chain.build()
     assert isinstance(stage, ChainStage)
+    pool, state = pool_for(recipe, classifier.bundle), State()
     for windows in _batches(stage, stream, chunk_ms):
-        for event in _emit(classifier.classify(windows)):
+        events = classifier.classify(windows)
+        if pool is not None and recipe.model is not None:
+            state, events = pool_events(pool, state, events, recipe.model.min_probability)
+        for event in _emit(events):
             report.events += 1
             report.unknown += event.label == UNKNOWN
             yield event
