@@ -46,13 +46,16 @@ VERBS = {
     "worker": Verb("deploy.worker_cli:worker", "Classify what arrives, until stopped."),
     "events": Verb("streams.events_cli:events", "Print labelled events as JSON Lines.", broker=True),
     "run": Verb("models.run_cli:run_command", "Classify files without a broker."),
-    "archive": Verb("deploy.archive_cli:archive", "Write all topics to MCAP segments; list, check, export them.", broker=True),
+    "archive": Verb(
+        "deploy.archive_cli:archive", "Write all topics to MCAP segments; list, check, export them.", broker=True
+    ),
     "runs": Verb("streams.replay_cli:runs", "List or delete runs of `replay --run`.", broker=True),
     "label": Verb("streams.label_cli:label", "Add, import and export labels of sessions.", broker=True),
     "prepare": Verb("models.prepare_cli:prepare", "Make raw recordings ready for a recipe."),
     "init": Verb("processors.init_recipe:init", "Write a recipe from data."),
-    "train": Verb("models.cli:train_command", "Train a recipe's model and write its bundle."),
+    "train": Verb("models.cli:train_command", "Train a recipe's model and write its bundle.", broker=True),
     "evaluate": Verb("models.cli:evaluate_command", "Score a bundle on labelled recordings."),
+    "refresh": Verb("models.refresh_cli:refresh", "Train on what is new; promote what is better.", broker=True),
     "models": Verb("models.models_cli:models", "Versions of trained models: list, compare, promote.", broker=True),
     "doctor": Verb("deploy.doctor_cli:doctor", "What is wrong on this machine, or with this session."),
 }

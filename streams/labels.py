@@ -16,6 +16,27 @@ from typing import Any
 from streams.errors import SourceError
 
 NS = 10**9
+_TEXT, _TIME = {"type": "string"}, {"type": "integer"}
+#: JSON Schema (draft 2020-12) of a Label.
+LABEL_SCHEMA: dict[str, Any] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "Label",
+    "description": "An interval of a session with a class. Intervals are half open; times are Unix nanoseconds.",
+    "type": "object",
+    "additionalProperties": True,
+    "properties": {
+        "id": {**_TEXT, "description": "unique; session/set/start_ns where a message has none"},
+        "session": {**_TEXT, "minLength": 1},
+        "set": {**_TEXT, "description": "which question it answers; `label` where a message has none"},
+        "start_ns": _TIME,
+        "end_ns": {**_TIME, "description": "not before start_ns"},
+        "label": {**_TEXT, "description": "the class; empty: takes labels away"},
+        "author": {**_TEXT, "description": "who said so: a person, a file or a rule"},
+        "created_ns": {**_TIME, "description": "when it was made; 0 where unknown"},
+        "replaces": {**_TEXT, "description": "id of the label that it corrects, or empty"},
+    },
+    "required": ["session", "start_ns", "end_ns", "label"],
+}
 
 
 @dataclass(frozen=True, slots=True)

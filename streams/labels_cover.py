@@ -113,7 +113,7 @@ class Spans:
         while i < len(self._starts) and self._starts[i] < end:
             total += min(end, self._ends[i]) - max(start, self._starts[i])
             i += 1
-        return total, self._starts[first] if total else 0
+        return total, max(start, self._starts[first]) if total else 0
 
 
 class Cover:
@@ -138,18 +138,19 @@ class Cover:
         start_ns, end_ns : int
             Half open, Unix ns.
         min_share : float
-            0 to 1. Of classes with equal parts the one whose part begins first counts, then the one that was named
-            first.
+            0 to 1. Of classes with equal parts the one whose part begins first counts, then the first by name.
 
         Returns
         -------
         str or None
             None where no class covers enough.
         """
-        best: tuple[int, int] | None = None
-        name = None
+        parts = []
         for label, spans in self._classes.items():
             covered, first = spans.within(start_ns, end_ns)
-            if covered and (best is None or (covered, -first) > best):
-                best, name = (covered, -first), label
-        return name if best is not None and best[0] >= min_share * (end_ns - start_ns) else None
+            if covered:
+                parts.append((-covered, first, label))
+        if not parts:
+            return None
+        covered, _, name = min(parts)
+        return name if -covered >= min_share * (end_ns - start_ns) else None

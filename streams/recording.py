@@ -228,8 +228,8 @@ class Recording:
         start_ns, end_ns : int
             Half open, Unix ns.
         min_share : float
-            0 to 1. Of classes with equal parts the one that starts first counts. Labels of one class that overlap
-            count once.
+            0 to 1. Of classes with equal parts the one whose part begins first counts, then the first by name. Labels of
+            one class that overlap count once.
 
         Returns
         -------

@@ -20,6 +20,7 @@ from streams.chunk import Array, Chunk, Header
 from streams.codec import ChunkCodec
 from streams.errors import ChunkError, SourceError
 from streams.labels import Label
+from streams.labels_cover import current_labels
 from streams.recording import ReadOptions, Recording, StreamData
 from streams.sources.files import File
 from streams.sources.layout import missing
@@ -196,15 +197,8 @@ def own_sessions(
         known = dict(metadata) | ({str(k): str(v) for k, v in extra.items()} if isinstance(extra, dict) else {})
         known |= {key: str(record[key]) for key in ("device", "placement", "axes") if record.get(key)}
         subject = record.get("subject")
-        labels = _current(content.labels.get(name, []))
+        labels = current_labels(content.labels.get(name, []))
         yield Recording(session, streams, labels, subject if isinstance(subject, str) else None, known, path, found)
-
-
-def _current(labels: list[Label]) -> list[Label]:
-    """Labels by start, without those that others replace."""
-    replaced = {label.replaces for label in labels if label.replaces}
-    unique = {label.id: label for label in labels if label.id not in replaced}
-    return sorted(unique.values(), key=lambda label: (label.start_ns, label.end_ns))
 
 
 def _named(header: Header, session: str) -> Header:
