@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from models import report_facts as facts
-from models import report_html as h
 from models import report_numbers as numbers
 from models import report_scores as scores
 from models.report_judged import Gallery, Judged
 from models.run_record import RunRecord
+from streams import page as h
 from streams.chunk import NS, Array, Window
 from streams.errors import TrainingError
 

@@ -14,11 +14,11 @@ from models.bundle import Bundle
 from models.dataset import add_input, stream_of
 from models.evaluate import evaluate
 from models.report import WORST, Picture, report_files
-from models.report_html import counted
 from models.run_record import HeldOut, RunRecord
 from processors.recipe import Recipe
 from streams.chunk import Window
 from streams.events import Event
+from streams.page import counted
 from streams.recording import Recording
 
 

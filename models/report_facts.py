@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from models import report_html as h
-from models.report_html import Column
 from models.run_record import Candidate, RunRecord
+from streams import page as h
+from streams.page import Column
 
 MOST_NAMES, MOST_INPUTS, MOST_CANDIDATES = 60, 100, 40
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models import report_html as h
 from models import report_numbers as numbers
 from models.run_record import HeldOut
+from streams import page as h
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from models.report_plots import Drawing
+    from streams.drawing import Drawing
 
 
 @dataclass(slots=True, eq=False)

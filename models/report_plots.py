@@ -1,91 +1,20 @@
-"""Figures of a report. In: shares from 0 to 1, counts, window arrays ``(time, …, channels)``. Out: PNG and SVG, as bytes.
-
-Each figure is drawn once and written twice: as PNG on white, and as an SVG without background, fonts and fixed colours,
-for a page that has its own, light or dark. Equal input gives equal bytes for one version of matplotlib. Nothing is told
-by colour alone: lines differ in dashes and markers, cells and bars carry their numbers.
-"""
+"""Figures of a report. In: shares from 0 to 1, counts, window arrays ``(time, …, channels)``. Out: drawings."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from models.report_html import clean
 from models.report_numbers import Calibration, Integers, Shares
 from streams.chunk import Array
-
-#: What a page may set, and what stands in a PNG. Hues after M. Okabe and K. Ito 2008, Color Universal Design.
-INK, FAINT, PAPER = "#1c2126", "#8a9199", "#fefefe"
-BLUE, ORANGE, CELL = "#0071b2", "#d45e00", "#0071b3"
-VARIABLES = {INK: "--ink", FAINT: "--faint", PAPER: "--paper", BLUE: "--blue", ORANGE: "--orange", CELL: "--cell"}
-_WIDTH = 4.7  # inches; narrow, so that letters stay readable on a telephone
-_SETTINGS: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,  # names are the user's: `$` is a dollar
-    "font.size": 9.5,
-    "font.family": ["DejaVu Sans"],
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "axes.facecolor": "none",  # the page's own ground shows through
-    "axes.unicode_minus": True,
-    "path.simplify": True,
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Drawing:
-    """A figure: ``png`` for a file, ``svg`` (an element, no document) for a page."""
-
-    png: bytes
-    svg: str
-
-
-def draw(name: str, height: float, paint: Callable[[Figure], None], width: float = _WIDTH) -> Drawing:
-    """Draw a figure; sizes in inches. `name` keeps apart the ids of several figures in one page."""
-    settings: Any = {**_SETTINGS, "svg.hashsalt": name}
-    with mpl.rc_context(settings), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # such as a glyph that the font lacks: nothing that a user could mend
-        figure = Figure(figsize=(width, height), layout="constrained")
-        paint(figure)
-        png, svg = io.BytesIO(), io.StringIO()
-        FigureCanvasAgg(figure)
-        figure.savefig(png, format="png", dpi=180, facecolor=PAPER, metadata={"Software": None})
-        FigureCanvasSVG(figure)
-        figure.savefig(
-            svg, format="svg", facecolor="none", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        )
-    return Drawing(png.getvalue(), _element(svg.getvalue()))
-
-
-def _element(document: str) -> str:
-    """An SVG document as an element for HTML: no header, metadata, fonts, unused ids; colours as CSS variables."""
-    text = document[document.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
-    box = re.search(r'viewBox="[^"]+"', text)
-    assert box is not None
-    text = f'<svg {box.group()} aria-hidden="true" focusable="false">' + text[text.index(">") + 1 :]
-    used = set(re.findall(r'(?:href="#|url\(#)([\w-]+)', text))
-    text = re.sub(r' id="([^"]+)"', lambda found: found.group() if found.group(1) in used else "", text)
-    text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
-    text = re.sub(r"font-family: [^;\"]*;? ?", "", text).replace("xlink:href", "href")
-    for colour, variable in VARIABLES.items():
-        text = text.replace(colour, f"var({variable})")
-    return re.sub(r">\s+<(?!/?text)", "><", text)
+from streams.drawing import BLUE, CELL, FAINT, INK, ORANGE, PAPER, WIDTH, Drawing, draw, grid, shorten
 
 
 def learning_curves(history: Sequence[Mapping[str, float]]) -> Drawing:
@@ -103,7 +32,7 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Drawing:
                     marker = "o" if len(points) < 3 else None
                     ax.plot(*zip(*points, strict=True), dash, color=colour, label=label, linewidth=1.6, marker=marker)
             ax.set_ylabel("accuracy" if "accuracy" in lines[1][0] else "loss")
-            _grid(ax)
+            grid(ax)
         if len(panels) > 1:
             axes[1].yaxis.set_major_formatter(PercentFormatter(1.0, 0))
         _mark_best(axes, history)
@@ -128,7 +57,7 @@ def confusion_matrix(name: str, counts: Integers, rows: Sequence[str], columns: 
     """Counts ``(rows, columns)`` as cells, shaded by their share of the row; with room, counts and shares in them."""
     letter = 0.073 if len(columns) <= 12 else 0.06  # inches
     names = letter * max(len(shorten(label)) for label in (*rows, *columns))
-    size = max(0.2, min(0.62, (_WIDTH - 0.6 - names) / len(columns)))
+    size = max(0.2, min(0.62, (WIDTH - 0.6 - names) / len(columns)))
 
     def paint(figure: Figure) -> None:
         ax = figure.subplots()
@@ -176,7 +105,7 @@ def group_scores(groups: Sequence[Shares], overall: float) -> Drawing:
         ax.set_yticks(range(len(groups)), [shorten(group.name) for group in groups])
         ax.xaxis.set_major_formatter(PercentFormatter(1.0, 0))
         ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-        _grid(ax, "x")
+        grid(ax, "x")
 
     return draw("groups", 1.15 + 0.24 * len(groups), paint)
 
@@ -197,7 +126,7 @@ def reliability(found: Calibration) -> Drawing:
         below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         for axis in (top.yaxis, below.xaxis):
             axis.set_major_formatter(PercentFormatter(1.0, 0))
-        _grid(top)
+        grid(top)
 
     return draw("reliability", 4.0, paint)
 
@@ -220,7 +149,7 @@ def window_picture(name: str, data: Array, channels: Sequence[str], seconds: tup
     values = np.where(np.isfinite(np.asarray(data, float)), np.asarray(data, float), np.nan)
     names = list(channels) if len(channels) == values.shape[-1] else [str(i) for i in range(values.shape[-1])]
     if values.ndim >= 4:
-        return draw(name, 1.3, lambda figure: _frames(figure, values, seconds), _WIDTH * 0.8)
+        return draw(name, 1.3, lambda figure: _frames(figure, values, seconds), WIDTH * 0.8)
     shown = min(6, values.shape[-1]) if values.ndim == 2 else min(3, values.shape[-1])
 
     def paint(figure: Figure) -> None:
@@ -243,7 +172,7 @@ def window_picture(name: str, data: Array, channels: Sequence[str], seconds: tup
         axes[-1].set_xlabel("time (s)", fontsize=8)
         figure.align_ylabels(list(axes))
 
-    return draw(name, 0.5 + shown * (0.36 if values.ndim == 2 else 0.55), paint, _WIDTH * 0.8)
+    return draw(name, 0.5 + shown * (0.36 if values.ndim == 2 else 0.55), paint, WIDTH * 0.8)
 
 
 def _frames(figure: Figure, values: Any, seconds: tuple[float, float]) -> None:
@@ -253,17 +182,6 @@ def _frames(figure: Figure, values: Any, seconds: tuple[float, float]) -> None:
         ax.imshow(frame.mean(axis=-1), cmap="cividis", interpolation="nearest")
         ax.set_title(f"{seconds[0] + (seconds[1] - seconds[0]) * i / len(values):.4g} s", fontsize=7)
         ax.set_axis_off()
-
-
-def shorten(text: str, most: int = 22) -> str:
-    """A name that a font can draw, with its middle left out if it is longer than `most` letters."""
-    text = " ".join(clean(text).split())
-    return text if len(text) <= most else f"{text[: most - most // 2 - 1]}…{text[-(most // 2) :]}"
-
-
-def _grid(ax: Axes, axis: Any = "both") -> None:
-    ax.grid(visible=True, axis=axis, color=FAINT, alpha=0.25, linewidth=0.6)
-    ax.set_axisbelow(True)
 
 
 def _finite(value: float | None) -> bool:

