@@ -46,6 +46,7 @@ VERBS = {
     "worker": Verb("deploy.worker_cli:worker", "Classify what arrives, until stopped."),
     "events": Verb("streams.events_cli:events", "Print labelled events as JSON Lines.", broker=True),
     "run": Verb("models.run_cli:run_command", "Classify files without a broker."),
+    "sessions": Verb("streams.sessions_cli:sessions", "List sessions, end or erase one.", broker=True),
     "archive": Verb(
         "deploy.archive_cli:archive", "Write all topics to MCAP segments; list, check, export them.", broker=True
     ),

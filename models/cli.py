@@ -36,10 +36,18 @@ _MORE = click.argument("more", nargs=-1, metavar="")
 @click.option(
     "--search", "search_minutes", type=click.FloatRange(0), default=0.0, metavar="MINUTES", help="Try other settings."
 )
+@click.option(
+    "--promote-if-better",
+    "gated",
+    is_flag=True,
+    help="Keep a quarter of the sessions from training; promote only what beats the champion on them by more than chance.",
+)
 @click.option("--weights-out", type=_FILE, help="Save the weights, of the framework's own kind, to this file too.")
 @click.option("--history-out", type=_FILE, help="Save the epochs' numbers to this JSON file too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def train_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as_json: bool, **chosen: Any) -> None:
+def train_command(
+    recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as_json: bool, gated: bool, **chosen: Any
+) -> None:
     """Train RECIPE's model on labelled recordings.
 
     MiniRocket is fitted beside it on the same split, and the better on held-out recordings becomes the recipe's current
@@ -47,8 +55,11 @@ def train_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as
 
     Example: kymo train basicmotions --data basicmotions:train
     """
-    from models.train import TrainRequest, train, train_parameters
+    from models.promote import trainer
+    from models.train import TrainRequest, train_parameters
 
+    if gated and chosen["out"]:
+        raise click.UsageError("--promote-if-better promotes in the registry; leave --out away")
     loaded = load_recipe(recipe)
     request = TrainRequest((*paths, *more), **chosen)
     train_parameters(loaded, request)
@@ -67,10 +78,14 @@ def train_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as
 
             return on_epoch
 
-        trained = train(loaded, request, on_stage=on_stage)
+        trained, came_of_it = trainer(gated)(loaded, request, on_stage)
     if as_json:
         said = {"bundle": trained.bundle.id, "path": str(trained.bundle.path), "scores": trained.scores}
-        click.echo(json.dumps({**said, "architecture": trained.record.architecture, "choice": trained.record.choice}))
+        click.echo(
+            json.dumps(
+                {**said, "architecture": trained.record.architecture, "choice": trained.record.choice, **came_of_it}
+            )
+        )
         return
     for note in trained.notes:
         click.echo(f"note: {note}", err=True)
@@ -78,6 +93,8 @@ def train_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as
         console.print("On recordings held out for validation:")
         _print_scores(console, trained.scores)
     click.echo(trained.record.choice)
+    if "reason" in came_of_it:
+        click.echo(f"{'promoted' if came_of_it['promoted'] else 'not promoted'}: {came_of_it['reason']}")
     click.echo(f"{trained.bundle.id}  {trained.bundle.path}")
 
 

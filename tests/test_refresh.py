@@ -1,0 +1,142 @@
+"""`kymo refresh` and `kymo train --promote-if-better`: the whole loop from data to champion, and what stops it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from tiny_models import RECIPE, linear_onnx, manifest, recipe
+
+import kymo
+from models.bundle import load_bundle
+from models.refresh import Outcome, alone, plan_of, refresh_for_ever
+from models.registry import MODEL, open_registry, write_bundle
+from streams.errors import KymoError, TrainingError
+
+SESSIONS = 16  # a class
+WRONG = np.array([[1.0, 0.0], [-1.0, 0.0]])  # says rest of what is work
+
+
+def write_csv(path: Path, label: str, level: float) -> None:
+    """2 s at 10 Hz: noise around a level."""
+    random = np.random.default_rng(sum(path.name.encode()))
+    numbers = np.column_stack([level + random.standard_normal(20), random.standard_normal(20)])
+    rows = [f"{i / 10:.1f},{x:.4f},{y:.4f},{label}" for i, (x, y) in enumerate(numbers)]
+    path.write_text("\n".join(["t,x,y,label", *rows]) + "\n")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe, labelled recordings, and a home with a champion that is wrong."""
+    for name in ("KYMO_BROKERS", "KYMO_REGISTRY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KYMO_HOME", str(tmp_path / "home"))
+    (tmp_path / "tiny.toml").write_text(RECIPE.replace("epochs = 3", "epochs = 20"))
+    (tmp_path / "data").mkdir()
+    for label, level in (("rest", 0.0), ("work", 8.0)):
+        for i in range(SESSIONS):
+            write_csv(tmp_path / "data" / f"{label}{i}.csv", label, level)
+    return tmp_path
+
+
+def wrong_champion() -> str:
+    """Id of a champion that answers wrongly."""
+    write_bundle(None, manifest(labels=["rest", "work"]), {MODEL: linear_onnx(WRONG)})
+    return load_bundle("tiny").id
+
+
+def invoke(verb: str, folder: Path, *more: str) -> Result:
+    """Run a verb on the folder's recipe and data."""
+    words = [verb, str(folder / "tiny.toml"), "--data", str(folder / "data"), "--only", *more]
+    return CliRunner().invoke(kymo.cli, words, prog_name="kymo")
+
+
+def test_a_better_model_is_promoted_and_an_equal_one_is_not(folder: Path) -> None:
+    pytest.importorskip("torch")
+    before = wrong_champion()
+    first = invoke("refresh", folder, "--json")
+    assert first.exit_code == 0, first.stderr
+    said = json.loads(first.stdout)
+    assert (said["promoted"], said["champion"], said["sessions"]) == (True, before, 2 * SESSIONS)
+    assert said["verdict"]["promote"]
+    assert said["verdict"]["sessions"] == said["held_out"] >= 6
+    assert said["verdict"]["candidate"] > said["verdict"]["champion"]
+    assert load_bundle("tiny").id == said["bundle"]
+    assert open_registry().log("tiny")[-1].why == said["reason"]
+    assert not said["told"]
+    # The sessions that judged were not learned from.
+    inputs = load_bundle("tiny").manifest["lineage"]["inputs"]
+    assert sum(entry["recordings"] for entry in inputs) == 2 * SESSIONS - said["held_out"]
+    again = invoke("train", folder, "--promote-if-better", "--seed", "7")
+    assert again.exit_code == 0, again.stderr
+    assert "not promoted: accuracy on" in again.stdout
+    assert load_bundle("tiny").id == said["bundle"]
+    assert len(open_registry().versions("tiny")) == 3  # kept, all the same
+
+
+def test_without_a_champion_the_first_is_promoted(folder: Path) -> None:
+    pytest.importorskip("torch")
+    done = invoke("refresh", folder, "--epochs", "1")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith(f"tiny: {load_bundle('tiny').id} promoted: there was no champion")
+
+
+def test_a_failure_leaves_the_champion(folder: Path) -> None:
+    before = wrong_champion()
+    for path in (folder / "data").iterdir():
+        write_csv(path, "rest", 0.0)
+    done = invoke("refresh", folder)
+    assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert "at least two classes" in done.stderr
+    assert load_bundle("tiny").id == before
+    done = CliRunner().invoke(kymo.cli, ["refresh", str(folder / "tiny.toml")], prog_name="kymo")
+    assert (done.exit_code, "no archive is there" in done.stderr) == (1, True)
+    assert invoke("refresh", folder, "--every", "soon").exit_code == 2
+
+
+def test_rounds_go_on_after_a_failure_and_wait_for_new_data() -> None:
+    signatures = iter(["a", "a", "a", "b", "b"])
+    rounds = iter([OSError("disk full"), Outcome("tiny", True, "tiny@1"), KymoError("no broker"), Outcome("tiny")])
+    waits = iter([True, True, True, True, False])
+
+    def one_round() -> Outcome:
+        came = next(rounds)
+        if isinstance(came, Exception):
+            raise came
+        return came
+
+    said = list(refresh_for_ever(recipe(), one_round, lambda: next(signatures), lambda: next(waits)))
+    assert [(o.promoted, o.reason) for o in said] == [
+        (False, "failed: OSError: disk full"),
+        (True, ""),
+        (False, "no new recordings or labels"),
+        (False, "failed: no broker"),
+        (False, ""),
+    ]
+
+
+def test_two_do_not_run_at_once(folder: Path) -> None:
+    home = folder / "home"
+    with alone("tiny", home), pytest.raises(KymoError, match="another refresh of `tiny` runs"), alone("tiny", home):
+        pass
+    with alone("tiny", home):
+        pass
+
+
+def test_what_is_kept_from_training(folder: Path) -> None:
+    paths = (str(folder / "data"),)
+    plan = plan_of(recipe(), paths)
+    assert plan.sessions == 2 * SESSIONS
+    assert {name[:4] for name in plan.held} == {"rest", "work"}
+    assert plan_of(recipe(), paths) == plan
+    write_csv(folder / "data" / "rest99.csv", "rest", 0.0)
+    more = plan_of(recipe(), paths)
+    assert more.signature != plan.signature
+    assert more.held - {"rest99"} == plan.held
+    (folder / "empty").mkdir()
+    (folder / "empty" / "a.csv").write_text("t,x,y\n" + "".join(f"{i / 10:.1f},0,0\n" for i in range(20)))
+    with pytest.raises(TrainingError, match="no labelled session"):
+        plan_of(recipe(), (str(folder / "empty"),))
