@@ -87,7 +87,8 @@ def start_of(starts: dict[str, int], session: str) -> int:
 
 
 def append_labels(settings: Settings, labels: Iterable[Label], created_ns: int) -> tuple[int, int]:
-    """Add labels to the topic; those that are there already, the same in all but author and time, are left out.
+    """Add labels to the topic; left out are those that say what the last one of their id says, whoever said it when, and
+    records of the topic itself.
 
     Parameters
     ----------
@@ -108,11 +109,12 @@ def append_labels(settings: Settings, labels: Iterable[Label], created_ns: int) 
     DeliveryError
         A message was not acknowledged; those before it may be there: say it again.
     """
-    last = {label.id: _meaning(label) for label in read_labels(settings)}
+    log = read_labels(settings)
+    last, records = {label.id: _meaning(label) for label in log}, set(log)
     added = there = 0
     with Publisher(settings, Names(settings.prefix)) as publisher:
         for label in labels:
-            if last.get(label.id) == _meaning(label):
+            if last.get(label.id) == _meaning(label) or label in records:
                 there += 1
                 continue
             last[label.id] = _meaning(label)
