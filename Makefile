@@ -21,7 +21,7 @@ install = $(bin)/uv pip install --quiet --python $(bin)/python --constraint cons
 everything := kafka,audio,parquet,demo,report,torch,tensorflow,bench,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench up setup chaos soak pins clean
+.PHONY: help demo test check bench up setup chaos large soak pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
@@ -47,6 +47,9 @@ setup: .venv/.setup ## install everything, training frameworks too
 
 chaos: .venv/.setup ## long fault campaign: kill -9, broker restarts, rebalances, fuzzing
 	@$(bin)/python -m pytest -m chaos $(ARGS)
+
+large: .venv/.setup ## large networks: one step of training, export, parity
+	@$(bin)/python -m pytest -m large $(ARGS)
 
 soak: .venv/.setup ## hours at real-time pace
 	@$(bin)/python -m pytest -m soak $(ARGS)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # else TensorFlow tells of its build at every start
-with contextlib.suppress(ImportError):
-    importlib.import_module("triton")
+if "tensorflow" not in sys.modules:
+    with contextlib.suppress(ImportError):
+        importlib.import_module("triton")
 
-import keras  # noqa: E402
-import tensorflow as tf  # noqa: E402
+import keras
+import tensorflow as tf
 
 __all__ = ["keras", "tf"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,9 +38,9 @@ class Normalisation:
     on: bool = True
     momentum: float = 0.9
 
-    def __call__(self, x: Any) -> Any:
-        """`x`, normalised where it is on."""
-        return keras.layers.BatchNormalization(momentum=self.momentum)(x) if self.on else x
+    def __call__(self, x: Any, name: str) -> Any:
+        """`x`, normalised where it is on by a layer called `name` and ``_bn``."""
+        return keras.layers.BatchNormalization(momentum=self.momentum, name=f"{name}_bn")(x) if self.on else x
 
 
 def own(name: str, width: int, normalise: Normalisation, x: Any) -> Any:
@@ -58,12 +59,13 @@ def own(name: str, width: int, normalise: Normalisation, x: Any) -> Any:
     """
     stages, own_width = OWN[name]
     width = width or own_width
-    x = _convolve(x, width, 7, _strides(x, 16), normalise)
+    x = _convolve(x, "stem", (width, 7, _strides(x, 16)), normalise)
     x = keras.layers.Activation("relu")(x)
     x = keras.layers.MaxPooling2D(3, _strides(x, 16), padding="same")(x)
     for i, blocks in enumerate(stages):
         for j in range(blocks):
-            x = _block(x, width * 2**i, _strides(x, 4) if i and not j else (1, 1), normalise)
+            strides = _strides(x, 4) if i and not j else (1, 1)
+            x = _block(x, f"stage{i + 1}_block{j + 1}", width * 2**i, strides, normalise)
     return keras.layers.GlobalAveragePooling2D()(x)
 
 
@@ -73,20 +75,20 @@ def _strides(x: Any, least: int) -> tuple[int, int]:
     return (2 if time >= least else 1, 2 if bins >= least else 1)
 
 
-def _convolve(x: Any, filters: int, size: int, strides: tuple[int, int], normalise: Normalisation) -> Any:
+def _convolve(x: Any, name: str, kind: tuple[int, int, tuple[int, int]], normalise: Normalisation) -> Any:
+    """A convolution of (filters, size, strides), its layers called `name` and ``_conv`` or ``_bn``."""
+    filters, size, strides = kind
     # An axis of one place (a plain signal) needs no more of the kernel than its middle.
     kernel = tuple(min(size, 2 * length - 1) for length in x.shape[1:3])
-    convolution = keras.layers.Conv2D(
-        filters, kernel, strides, padding="same", use_bias=not normalise.on, kernel_initializer="he_normal"
-    )
-    return normalise(convolution(x))
+    options = {"use_bias": not normalise.on, "kernel_initializer": "he_normal", "name": f"{name}_conv"}
+    return normalise(keras.layers.Conv2D(filters, kernel, strides, padding="same", **options)(x), name)
 
 
-def _block(x: Any, filters: int, strides: tuple[int, int], normalise: Normalisation) -> Any:
-    inner = keras.layers.Activation("relu")(_convolve(x, filters, 3, strides, normalise))
-    inner = _convolve(inner, filters, 3, (1, 1), normalise)
+def _block(x: Any, name: str, filters: int, strides: tuple[int, int], normalise: Normalisation) -> Any:
+    inner = keras.layers.Activation("relu")(_convolve(x, f"{name}_1", (filters, 3, strides), normalise))
+    inner = _convolve(inner, f"{name}_2", (filters, 3, (1, 1)), normalise)
     if strides != (1, 1) or x.shape[-1] != filters:
-        x = _convolve(x, filters, 1, strides, normalise)
+        x = _convolve(x, f"{name}_0", (filters, 1, strides), normalise)
     return keras.layers.Activation("relu")(keras.layers.Add()([inner, x]))
 
 
@@ -140,14 +142,18 @@ def pretrain(name: str, weights: str, layers: Sequence[Any]) -> str:
     else:
         learned = _make(name)(include_top=False, weights=None, pooling="avg")
         try:
-            learned.load_weights(weights)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)  # what a file lacks, Keras only warns of
+                learned.load_weights(weights)
         except Exception as error:  # h5py's and Keras' errors share no base
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise TrainingError(
                 f"[model] weights = {weights!r}: not those of {name} without its top ({reason})"
             ) from None
-    for layer in layers:
-        layer.set_weights(learned.get_layer(layer.name).get_weights())
+    # By order, since a few layers have no name of their own.
+    ours, theirs = ([layer for layer in some if layer.weights] for some in (layers, learned.layers))
+    for mine, other in zip(ours, theirs, strict=True):
+        mine.set_weights(other.get_weights())
     return ""
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from models.onnx_stateful import NEXT_STATE, STATE
 from models.zoo.keras_onnx import Graph, write_layers
 from streams.chunk import Array
 
-STATE, NEXT_STATE = "state", "next_state"
+
 _GATES = {"lstm": (0, 3, 1, 2), "gru": (0, 1, 2)}  # Keras has i f c o and z r h, ONNX has i o f c and z r h
 
 

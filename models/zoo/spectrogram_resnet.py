@@ -166,18 +166,19 @@ def _front(kind: str, normalise: Normalisation, x: Any) -> Any:
     if kind == "none":
         return x
 
-    def convolve(x: Any, filters: int, size: int) -> Any:
-        made = keras.layers.Conv2D(filters, size, padding="same", use_bias=not normalise.on)(x)
-        return keras.layers.Activation("relu")(normalise(made))
-
+    biased = {"use_bias": not normalise.on}
     if kind == "conv3d":
         # Neighbouring channels are axes of one sensor: the first layer takes three at once, the second one all.
         _, time, bins, channels = x.shape
         x = keras.layers.Reshape((time, bins, channels, 1))(x)
-        x = keras.layers.Conv3D(4, (3, 3, min(3, channels)), padding="same", use_bias=not normalise.on)(x)
-        x = keras.layers.Activation("relu")(normalise(x))
-        x = keras.layers.Conv3D(3, (1, 1, channels), use_bias=not normalise.on)(x)
-        return keras.layers.Reshape((time, bins, 3))(normalise(x))
-    for filters in (32, 16, 8) if kind == "deep" else (8,):
-        x = convolve(x, filters, 3)
-    return normalise(keras.layers.Conv2D(3, 1, use_bias=not normalise.on)(x))
+        size = (3, 3, min(3, channels))
+        x = normalise(keras.layers.Conv3D(4, size, padding="same", name="front_1_conv", **biased)(x), "front_1")
+        x = keras.layers.Activation("relu")(x)
+        x = normalise(keras.layers.Conv3D(3, (1, 1, channels), name="front_2_conv", **biased)(x), "front_2")
+        return keras.layers.Reshape((time, bins, 3))(x)
+    widths = (32, 16, 8) if kind == "deep" else (8,)
+    for i, filters in enumerate(widths, 1):
+        x = keras.layers.Conv2D(filters, 3, padding="same", name=f"front_{i}_conv", **biased)(x)
+        x = keras.layers.Activation("relu")(normalise(x, f"front_{i}"))
+    name = f"front_{len(widths) + 1}"
+    return normalise(keras.layers.Conv2D(3, 1, name=f"{name}_conv", **biased)(x), name)

@@ -1,0 +1,47 @@
+"""Every architecture of the zoo, by the checks in zoo_checks.py; a new entry of the table is checked without a new test."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import zoo_checks
+
+from models.zoo import ARCHITECTURES
+
+pytestmark = [
+    pytest.mark.skipif(find_spec(package) is None, reason=f"{package} is not installed")
+    for package in ("onnx", "tensorflow", "torch")
+]
+every = pytest.mark.parametrize("name", ARCHITECTURES)
+
+
+@every
+def test_builds_for_the_declared_input(name: str) -> None:
+    for kind in zoo_checks.kinds(name):
+        zoo_checks.check_builds(name, kind)
+
+
+@every
+def test_overfits_eight_windows(name: str) -> None:
+    for kind in zoo_checks.kinds(name):
+        zoo_checks.check_overfits(name, kind)
+
+
+@every
+def test_exports_clean_onnx(name: str) -> None:
+    for kind in zoo_checks.kinds(name):
+        zoo_checks.check_exports(name, kind)
+
+
+@every
+def test_onnx_runtime_agrees(name: str) -> None:
+    for kind in zoo_checks.kinds(name):
+        zoo_checks.check_agrees(name, kind)
+
+
+@every
+def test_goes_through_a_bundle_into_an_agent(name: str, tmp_path: Path) -> None:
+    for kind in zoo_checks.kinds(name):
+        zoo_checks.check_bundle(name, kind, tmp_path / kind)
