@@ -16,7 +16,9 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
+from streams.archive_erase import Erased, drop_erased
 from streams.archive_format import (
+    ERASED,
     PARTIAL,
     RETENTION,
     REWOUND,
@@ -77,6 +79,7 @@ class Archive:
         self._plan = plan or ArchivePlan()
         self._contents, self._number = Contents(settings.prefix), 1
         self._segment: SegmentWriter | None = None
+        self._erased = Erased(folder)
         self._opened = self._looked = 0.0
         self._assigned: dict[Place, str] = {}
 
@@ -98,6 +101,7 @@ class Archive:
             The broker cannot be reached at the start.
         """
         with self._locked(), contextlib.ExitStack() as stack:
+            self._erased = Erased(self._folder)
             self._go_on()
             with kafka_errors(self._settings, "archiving"):
                 finder = TopicFinder(self._settings, self._plan.topics)
@@ -178,12 +182,16 @@ class Archive:
             self._close_segment()
 
     def _store(self, records: list[Any]) -> None:
+        erased = self._erased
         if not self._segment:
             self._segment = SegmentWriter(self._folder, self._number, self._contents)
             self._opened = time.monotonic()
         add, size = self._segment.add, 0
         try:
             for record in records:
+                if erased and erased.has(record):
+                    self._contents.leave_out(record.topic, record.partition, record.offset, ERASED)
+                    continue
                 add(record)
                 size += len(record.value or b"")
         except ArchiveError:
@@ -202,6 +210,9 @@ class Archive:
         self._contents = Contents(self._contents.prefix, self._contents.cluster, spans)
         self.counts.segments += 1
         self.counts.last_closed_s = time.time()
+        self._erased.load()
+        if taken := drop_erased(path, self._erased):
+            self._tell(f"{path}: {taken} records of a session that was erased meanwhile are taken out")
         self._tell(f"{path}: {segment.count} records, {path.stat().st_size / 1e6:.1f} MB")
 
     def _look(self, finder: TopicFinder, consumer: Any, *, first: bool = False) -> None:
@@ -223,6 +234,7 @@ class Archive:
         if found:
             ends = finder.ends(list(found))
             self.counts.behind = sum(max(0, ends[p].end - self._contents.spans[p].next) for p in found if p in ends)
+        self._erased.load()
         self._looked = time.monotonic()
 
     def _place(self, place: Place, topic_id: str, ends: Ends) -> None:
@@ -241,9 +253,8 @@ class Archive:
         elif span.next < ends.begin:
             lost = ends.begin - span.next
             self.counts.lost += lost
-            self._contents.absent.append(Absent(*place, span.next, ends.begin, RETENTION))
             self._tell(f"{where}: GAP, offsets {span.next} to {ends.begin - 1} ({lost}) are no longer in Kafka")
-            span.next = ends.begin
+            self._contents.leave_out(*place, ends.begin - 1, RETENTION)
         elif span.next > ends.end:
             self._close_segment()
             span = self._contents.spans[place]

@@ -86,6 +86,16 @@ class Contents:
     absent: list[Absent] = field(default_factory=list)
     created_ns: int = 0
 
+    def leave_out(self, topic: str, partition: int, last: int, reason: str) -> None:
+        """Move a span on behind `last`; what it did not hold up to there is absent for this reason."""
+        span = self.spans[topic, partition]
+        before = self.absent[-1] if self.absent else None
+        if before is not None and before[:2] == (topic, partition) and before[3:] == (span.next, reason):
+            self.absent[-1] = before._replace(end=last + 1)
+        else:
+            self.absent.append(Absent(topic, partition, span.next, last + 1, reason))
+        span.next = last + 1
+
     def to_metadata(self) -> dict[str, str]:
         """Members of the metadata record."""
         spans = [[topic, part, s.topic_id, s.first, s.next] for (topic, part), s in sorted(self.spans.items())]

@@ -75,7 +75,7 @@ class ArchiveReader:
         for segment in self.segments:
             channels = {c.id: c for c in segment.channels if wanted is None or wanted(segment, c)}
             if channels:
-                yield from _segment_records(segment, channels)
+                yield from segment_records(segment, channels)
 
     def sessions(self) -> list[str]:
         """Sessions with chunks, in the order in which they first appear."""
@@ -108,7 +108,7 @@ class ArchiveReader:
             A segment is damaged, or holds no stream that is asked for.
         """
         options = options or ReadOptions()
-        about = self._about()
+        about = self.about()
         for name in self.sessions():
             if sessions is not None and name not in sessions:
                 continue
@@ -119,7 +119,7 @@ class ArchiveReader:
             if content.chunks:
                 yield from own_sessions(content, options, {}, str(self.folder), content.notes())
 
-    def _about(self) -> Content:
+    def about(self) -> Content:
         """Labels and metadata of all sessions; the newest of each counts."""
         content = Content(str(self.folder))
         for record in self.records(lambda s, c: s.name_of(c.topic) in ("labels", "sessions")):
@@ -139,7 +139,22 @@ def read_archive(folder: Path, options: ReadOptions) -> Iterator[Recording]:
     yield from ArchiveReader(folder).recordings(options)
 
 
-def _segment_records(segment: Segment, channels: dict[int, Stored]) -> Iterator[ArchivedRecord]:
+def segment_records(segment: Segment, channels: dict[int, Stored] | None = None) -> Iterator[ArchivedRecord]:
+    """Records of a segment, in the order in which they were stored.
+
+    Parameters
+    ----------
+    segment : Segment
+        A complete one.
+    channels : dict of Stored, optional
+        Only these, by number; by default all.
+
+    Raises
+    ------
+    ArchiveError
+        A chunk is damaged.
+    """
+    channels = {c.id: c for c in segment.channels} if channels is None else channels
     with segment.path.open("rb") as raw:
         extras = _extras(raw, segment) if segment.extras else {}
         for index in segment.chunks:

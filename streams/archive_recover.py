@@ -92,6 +92,11 @@ def recover(folder: Path) -> list[Recovered]:
         path.replace(kept)
         out.append(recover_file(kept, path))
     partials = sorted(folder.glob(f"kymo-*{SUFFIX}{PARTIAL}"))
+    for rewrite in [
+        path for path in partials if path.with_suffix("").exists()
+    ]:  # that was killed: the segment is whole
+        rewrite.unlink()
+        partials.remove(rewrite)
     out += [recover_file(_set_aside(partial), partial.with_suffix("")) for partial in partials]
     left = sorted(folder.glob(f"kymo-*{SUFFIX}{DAMAGED_SUFFIX}"))  # of a recovery that was killed
     out += [recover_file(path, path.with_suffix("")) for path in left if not path.with_suffix("").exists()]

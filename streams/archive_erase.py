@@ -1,0 +1,190 @@
+"""A session taken out of an archive. In: its name. Out: segments without its records; the others' bytes and all offsets as they were.
+
+What Kafka still holds of it would be archived again. So the folder keeps a list of what is erased: the SHA-256 of the session's
+name, and for each partition the offset before which its records are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from streams.archive_format import ERASED, Absent, Contents, Place, Segment, Span, read_segment, segment_paths
+from streams.archive_read import segment_records
+from streams.archive_record import ArchivedRecord
+from streams.archive_segment import SegmentWriter, sync_folder
+from streams.errors import ArchiveError
+
+ERASED_FILE = "erased.json"
+_JSON = ("events", "shadow", "labels", "alerts", "sessions")
+
+
+def name_digest(session: str | bytes) -> str:
+    """SHA-256 of a session's name, hexadecimal: the list of what is erased must not hold the name itself."""
+    return hashlib.sha256(session.encode() if isinstance(session, str) else session).hexdigest()
+
+
+class Erased:
+    """Sessions that are to be left out of an archive.
+
+    Parameters
+    ----------
+    folder : Path
+        The archive, which may be empty.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / ERASED_FILE
+        self._until: dict[str, dict[Place, int]] = {}
+        self._seen: tuple[int, int] | None = None
+        self._digests: dict[bytes, str] = {}
+        self.load()
+
+    def load(self) -> None:
+        """Read the list again if it has changed.
+
+        Raises
+        ------
+        ArchiveError
+            It cannot be read.
+        """
+        try:
+            stat = self._path.stat()
+        except FileNotFoundError:
+            return
+        if (stat.st_mtime_ns, stat.st_ino) == self._seen:
+            return
+        try:
+            rows = json.loads(self._path.read_text())
+            self._until = {
+                row["session_sha256"]: {(topic, part): until for topic, part, until in row["until"]} for row in rows
+            }
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ArchiveError(f"{self._path}: cannot be read ({error!r}); it says which sessions are erased") from None
+        self._seen = stat.st_mtime_ns, stat.st_ino
+
+    def __bool__(self) -> bool:
+        return bool(self._until)
+
+    def has(self, record: Any) -> bool:
+        """Whether a record is of an erased session, and was there when it was erased."""
+        key = record.key
+        if not self._until or key is None:
+            return False
+        digest = self._digests.get(key)
+        if digest is None:
+            digest = self._digests[key] = name_digest(key)
+        until = self._until.get(digest)
+        return until is not None and record.offset < until.get((record.topic, record.partition), 0)
+
+    def add(self, session: str, until: Mapping[Place, int]) -> None:
+        """Put a session on the list; what is there of it already stays."""
+        self.load()
+        known = self._until.setdefault(name_digest(session), {})
+        for place, offset in until.items():
+            known[place] = max(offset, known.get(place, 0))
+        rows = [
+            {"session_sha256": digest, "until": [[*place, offset] for place, offset in sorted(places.items())]}
+            for digest, places in sorted(self._until.items())
+        ]
+        unfinished = self._path.with_suffix(".new")
+        with unfinished.open("w") as file:
+            file.write(json.dumps(rows))
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(self._path)
+        sync_folder(self._path.parent)
+
+
+def erase_session(folder: Path, session: str) -> tuple[int, int]:
+    """Rewrite the complete segments that hold records of a session.
+
+    Parameters
+    ----------
+    folder : Path
+        The archive; `kymo archive` may be running.
+    session : str
+        Its name.
+
+    Returns
+    -------
+    records, segments : int
+        How many were taken out, of how many segments.
+
+    Raises
+    ------
+    ArchiveError
+        A segment is damaged, or the disk is full; the segments are whole all the same.
+    """
+    taken = segments = 0
+    for path in segment_paths(folder):
+        count = rewrite_without(read_segment(path), lambda r, s: _belongs(r, s, session))
+        taken, segments = taken + count, segments + bool(count)
+    return taken, segments
+
+
+def drop_erased(path: Path, erased: Erased) -> int:
+    """Rewrite a segment that was open while a session was erased; how many records were taken out."""
+    if not erased:
+        return 0
+    return rewrite_without(read_segment(path), lambda record, _: erased.has(record))
+
+
+def rewrite_without(segment: Segment, unwanted: Any) -> int:
+    """Rewrite a segment without some records; nothing is touched if it holds none.
+
+    Parameters
+    ----------
+    segment : Segment
+        A complete one.
+    unwanted : callable
+        Given a record and the segment, whether to take it out.
+
+    Returns
+    -------
+    int
+        How many were taken out.
+    """
+    gone = [(r.topic, r.partition, r.offset) for r in segment_records(segment) if unwanted(r, segment)]
+    if not gone:
+        return 0
+    out, old = set(gone), segment.contents
+    spans = {place: Span(s.topic_id, s.first, s.first) for place, s in old.spans.items()}
+    made = Contents(old.prefix, old.cluster, spans, [], old.created_ns)
+    writer = SegmentWriter(segment.path.parent, segment.number, made)
+    for record in segment_records(segment):
+        if (record.topic, record.partition, record.offset) not in out:
+            writer.add(record)
+    made.absent[:] = [*old.absent, *_runs(gone)]
+    made.spans.update(old.spans)
+    writer.close()
+    return len(gone)
+
+
+def _runs(gone: Iterable[tuple[str, int, int]]) -> list[Absent]:
+    """Offsets that follow one another, together."""
+    out: list[Absent] = []
+    for topic, partition, offset in sorted(gone):
+        last = out[-1] if out else None
+        if last is not None and (last.topic, last.partition, last.end) == (topic, partition, offset):
+            out[-1] = last._replace(end=offset + 1)
+        else:
+            out.append(Absent(topic, partition, offset, offset + 1, ERASED))
+    return out
+
+
+def _belongs(record: ArchivedRecord, segment: Segment, session: str) -> bool:
+    """By its key; where another program left that out, by what the JSON says."""
+    if record.key is not None:
+        return record.key == session.encode() or record.key.endswith(b"\n" + session.encode())
+    if segment.name_of(record.topic) not in _JSON:
+        return False
+    try:
+        value = json.loads(record.value or b"null")
+    except ValueError:
+        return False
+    return isinstance(value, dict) and value.get("session") == session

@@ -1,0 +1,152 @@
+"""``kymo sessions list|end|delete``. In: options, topics, an archive. Out: what is known of sessions; end marks; what was erased."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from streams.archive_cli import progress
+from streams.archive_plan import default_folder
+from streams.errors import SourceError
+from streams.settings import Settings
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group("sessions", epilog="Example: kymo sessions list --json")
+def sessions() -> None:
+    """List sessions, end one, or erase one."""
+
+
+@sessions.command("list", epilog="Example: kymo sessions list --archive recordings-archive")
+@click.option(
+    "--archive",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="List those of an archive instead of those in the topics.",
+)
+@json_option
+def list_command(folder: Path | None, as_json: bool) -> None:
+    """Show sessions: subject, time span, streams, whether a replay of it is complete."""
+    rows = _archived(folder) if folder else _in_topics(Settings.from_env())
+    if as_json:
+        click.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    for row in rows:
+        known = [
+            row["session"],
+            row["subject"] or "-",
+            f"{_clock(row['start_ns'])} to {_clock(row['end_ns'])}" if row["start_ns"] is not None else "-",
+            ", ".join(row["streams"]) or "-",
+            "complete" if row["complete"] else "open",
+        ]
+        click.echo("\t".join(known))
+    if not rows:
+        click.echo("no sessions")
+
+
+def _in_topics(settings: Settings) -> list[dict[str, Any]]:
+    from streams.kafka_read import read_records
+    from streams.topics import Names
+
+    found: dict[str, dict[str, Any]] = {}
+    for record in read_records(settings, Names(settings.prefix).of("sessions")):
+        name = (record.key or b"").decode(errors="replace")
+        try:
+            value = json.loads(record.value or b"null")
+        except ValueError:
+            continue
+        found.pop(name, None)
+        if isinstance(value, dict):
+            found[name] = _row(name, value)
+    return list(found.values())
+
+
+def _archived(folder: Path) -> list[dict[str, Any]]:
+    from streams.archive_read import ArchiveReader
+
+    reader = ArchiveReader(folder)
+    about = reader.about()
+    return [_row(name, about.records.get(name, {})) for name in reader.sessions()]
+
+
+def _row(name: str, value: dict[str, Any]) -> dict[str, Any]:
+    streams = value.get("streams")
+    replayed = value.get("replayed")
+    return {
+        "session": name,
+        "subject": value.get("subject"),
+        "start_ns": value.get("start_ns"),
+        "end_ns": value.get("end_ns"),
+        "streams": [str(s.get("stream")) for s in streams if isinstance(s, dict)] if isinstance(streams, list) else [],
+        "complete": bool(isinstance(replayed, dict) and replayed.get("complete")),
+    }
+
+
+def _clock(ns: Any) -> str:
+    return datetime.fromtimestamp(ns // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if isinstance(ns, int) else "-"
+
+
+@sessions.command("end", epilog="Example: kymo sessions end watch-7@1770000000")
+@click.argument("session")
+@json_option
+def end_command(session: str, as_json: bool) -> None:
+    """Send the end mark of every stream of SESSION, so that its last windows are classified."""
+    from streams.session_topics import end_session
+
+    with progress("looking for its streams") as show:
+        ended = end_session(Settings.from_env(), session, show)
+    if as_json:
+        click.echo(json.dumps({"session": session, "ended": ended}, ensure_ascii=False))
+    else:
+        click.echo(f"{session}: ended {', '.join(ended)}" if ended else f"{session}: had ended already")
+
+
+@sessions.command("delete", epilog="Example: kymo sessions delete P07-walk --yes")
+@click.argument("session")
+@click.option(
+    "--archive",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Its archive; default: archive/PREFIX under KYMO_HOME, if there is one.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def delete_command(session: str, folder: Path | None, yes: bool, as_json: bool) -> None:
+    """Erase SESSION from the topics, as far as Kafka can, and from the archive.
+
+    Kafka cannot delete records between those of others: they go when retention takes them, and it is said how many and when. The
+    archive's segments are written anew without the session, and what Kafka still holds of it is not archived again. Copies that
+    others made (bundles, data sets, exports, backups) are not touched. Nothing may be sending the session meanwhile.
+    """
+    from streams.archive_erase import Erased, erase_session
+    from streams.session_topics import delete_session
+
+    settings = Settings.from_env()
+    place = folder or default_folder(settings)
+    if folder is not None and not folder.is_dir():
+        raise SourceError("no such archive", folder)
+    if not yes:
+        click.confirm(f"Erase session {session} from {settings.prefix}.* and from {place}?", abort=True, err=True)
+    with progress("looking for its records") as show:
+        done = delete_session(settings, session, show)
+    records = segments = 0
+    if place.is_dir():
+        Erased(place).add(session, done.ends)  # first the list: an archive that runs meanwhile must know it
+        records, segments = erase_session(place, session)
+    if not done.topics and not records:
+        raise SourceError(f"no record of a session {session}, neither in {settings.prefix}.* nor in {place}")
+    rows = [asdict(topic) for topic in done.topics]
+    if as_json:
+        archived = {"dir": str(place), "records": records, "segments": segments}
+        click.echo(json.dumps({"session": session, "topics": rows, "archive": archived}, ensure_ascii=False))
+        return
+    for topic in done.topics:
+        until = f" ({_clock(topic.until_ms * 10**6)} at the earliest)" if topic.left else ""
+        click.echo(topic.line() + until)
+    click.echo(f"{place}: {records} records taken out of {segments} segments")
