@@ -49,6 +49,12 @@ def load_work(
             raise RecipeError(
                 f"recipe `{recipe.name}` has no [model], so there is nothing to classify with", recipe.path
             )
+        if recipe.model.pool:
+            raise RecipeError(
+                f"recipe `{recipe.name}` pools windows over time ([model] pool), which `kymo run` and `kymo evaluate` do, but "
+                f"no worker yet; leave pool out for live streams",
+                recipe.path,
+            )
         loaded = find(bundle or recipe.name, home)
         loaded.check(recipe)
         works.append(Work(recipe, loaded))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from models.bundle import Bundle
-from models.dataset import read_dataset, split_chain
+from models.dataset import split_chain
 from models.export import export_model
 from models.pooling import Pool, learn_hmm
 from models.run_record import Candidate, RunRecord
@@ -85,7 +85,7 @@ def train(
     """
     started = time.monotonic()
     settings = train_parameters(recipe, request)
-    dataset = read_dataset(request.recordings(recipe), recipe, split_chain(recipe.chain)[0])
+    dataset = request.windows(recipe, split_chain(recipe.chain)[0])
     run = Run(recipe, request, settings, dataset, on_stage or (lambda name, epochs: on_epoch))
     with checkpoints(run.decisive()) as run.folder:
         found, pool = _candidates(run)

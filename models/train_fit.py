@@ -123,13 +123,15 @@ def fit(recipe: Recipe, prepared: Prepared, plan: Plan, on_epoch: Callable[[Epoc
         found.history.append(epoch)
         on_epoch(epoch)
 
+    own = recipe.model is not None and plan.architecture == recipe.model.architecture
     options = FitOptions(
         settings["epochs"],
         settings["seed"],
         settings["patience"],
         schedule=settings["schedule"],
         class_weights=weights_of(recipe, training.classes, len(prepared.labels)),
-        augment=augment_of(recipe, make.layout, prepared.format(recipe)),
+        # Variations are written for the recipe's own windows; another candidate may take others.
+        augment=augment_of(recipe, make.layout, prepared.format(recipe)) if own else None,
         checkpoints=plan.checkpoints,
     )
     model.fit(training, validation, options, tell)

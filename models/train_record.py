@@ -59,6 +59,7 @@ def lineage_of(recipe: Recipe, request: TrainRequest, dataset: Dataset, chosen: 
         "chain": recipe.chain.digest(learned=False),
         "train": {**settings, "split": recipe.train.split, "balance": recipe.train.balance},
         "inputs": [{"path": path, **found} for path, found in dataset.inputs.items()],
+        **({"without": sorted(request.without)} if request.without else {}),
         "windows": {"training": len(prepared.split.training), "validation": len(prepared.split.validation)},
         "validation_groups": sorted({example.group for example in prepared.validation}),
         "packages": {name: _version(name) for name in (*_PACKAGES, *packages)},

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from models.dataset import Dataset, read_dataset
+from models.dataset import Dataset
+from models.dataset_cache import build_dataset
 from models.raw import raw_chain
 from models.run_record import Candidate
+from models.splits import session_of
 from models.train_data import Prepared, prepare, prepare_raw
 from models.train_fit import Plan
 from models.train_record import revision
 from models.zoo import SCHEDULES, Epoch, architecture, read_parameters, takes
+from processors.chain import Chain
 from processors.recipe import Recipe
 from streams.errors import TrainingError
-from streams.recording import Recording
-from streams.sources import read
 
 #: ``[train]`` of a recipe: epochs, patience, seed and schedule (see FitOptions), the share of windows held out for
 #: validation, whether the temperature is fitted to those or stays 1, whether the final model learns from them too, and
@@ -71,10 +72,20 @@ class TrainRequest:
     weights_out: Path | None = None
     history_out: Path | None = None
 
-    def recordings(self, recipe: Recipe) -> Iterator[Recording]:
-        """What to train on, read one at a time."""
-        found = read(self.paths, recipe.read_options())
-        return (recording for recording in found if recording.session not in self.without)
+    def windows(self, recipe: Recipe, chain: Chain) -> Dataset:
+        """What to train on, behind a chain; on disk, and found there again.
+
+        Raises
+        ------
+        TrainingError
+            If there is nothing to learn from; the text says what to change.
+        """
+        found = build_dataset(self.paths, recipe, chain)
+        if self.without:
+            found.examples = [example for example in found.examples if session_of(example) not in self.without]
+            if not found.examples:
+                raise TrainingError(f"all {len(self.without)} sessions are left out; there is nothing to learn from")
+        return found
 
 
 @dataclass(slots=True, eq=False)
@@ -93,7 +104,7 @@ class Run:
     def raw_windows(self) -> Dataset:
         """Raw windows of the same recordings, read when they are first wanted."""
         if self.raw is None:
-            self.raw = read_dataset(self.request.recordings(self.recipe), self.recipe, raw_chain(self.recipe.chain))
+            self.raw = self.request.windows(self.recipe, raw_chain(self.recipe.chain))
         return self.raw
 
     def prepared_for(self, name: str, share: float, chain: Prepared | None = None) -> Prepared:
@@ -112,7 +123,7 @@ class Run:
         assert recipe.model is not None
         model = (recipe.model.architecture, dict(recipe.model.parameters))
         tables = (recipe.labels, recipe.train, recipe.chain.to_json(), dict(recipe.model.pool))
-        asked = (request.only, request.search_minutes)
+        asked = (request.only, request.search_minutes, sorted(request.without))
         return {"recipe": recipe.name, "model": model, "tables": tables, "asked": asked} | {
             "settings": self.settings,
             "inputs": self.dataset.inputs,
