@@ -15,7 +15,6 @@ from models.onnx_stateful import NEXT_STATE, STATE
 from models.zoo.keras_onnx import Graph, write_layers
 from streams.chunk import Array
 
-
 _GATES = {"lstm": (0, 3, 1, 2), "gru": (0, 1, 2)}  # Keras has i f c o and z r h, ONNX has i o f c and z r h
 
 
