@@ -1,0 +1,183 @@
+"""MiniRocket: aeon's features to the bit, a ridge against scikit-learn, one result in numpy, ONNX and any batch."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.export import export_model
+from models.minirocket import KERNELS, LARGEST, LENGTH, Bank, counts_of, dilations, fit_banks, places_of
+from models.onnx_model import OnnxModel
+from models.ridge import fit_ridge
+from models.zoo import FitOptions, Samples
+from models.zoo.minirocket import MiniRocket
+from streams.chunk import Array, Format
+from streams.errors import TrainingError
+
+
+def whole(n: int, channels: int, time: int, seed: int = 0) -> Any:
+    """Windows of whole numbers, some as large as they may be."""
+    random = np.random.default_rng(seed)
+    windows = np.rint(random.standard_normal((n, channels, time)) * 9_000).astype(np.float32)
+    windows[0] = LARGEST
+    windows[1, :, ::2] = -LARGEST
+    return windows
+
+
+def as_aeon_has_them(banks: list[Bank], channels: int) -> tuple[Array, ...]:
+    """Banks as the parameters of aeon's transform: by dilation, then by kernel, padded and not in turn."""
+    counts, indices, steps, features, biases = [], [], [], [], []
+    for j in range(len(banks) // 2):
+        padded, inside = banks[2 * j : 2 * j + 2]
+        steps.append(padded.dilation)
+        features.append(padded.biases.shape[1])
+        for k in range(KERNELS):
+            bank = padded if (j + k) % 2 == 0 else inside
+            row = k // 2
+            chosen = np.flatnonzero(bank.weights[row].any(1))
+            counts.append(len(chosen))
+            indices += chosen.tolist()
+            biases.append(bank.biases[row])
+    numbers = (np.array(values, np.int32) for values in (counts, indices, steps, features))
+    return (*numbers, np.concatenate(biases).astype(np.float32))
+
+
+@pytest.mark.slow  # compiles aeon's functions where that was not done before
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_features_are_aeons(channels: int) -> None:
+    aeon = pytest.importorskip("aeon.transformations.collection.convolution_based._minirocket")
+    windows = whole(12, channels, 50)
+    banks = fit_banks(windows, 840, np.random.default_rng(1))
+    ours = counts_of(banks, windows) / places_of(banks, 50)
+    parameters, indices = as_aeon_has_them(banks, channels), aeon.MiniRocket._indices
+    if channels == 1:
+        theirs = aeon._static_transform_uni(windows[:, 0], parameters, indices)
+    else:
+        theirs = aeon._static_transform_multi(windows, parameters, indices)
+    # Ours stand by bank, aeon's by kernel: the same numbers, in another order.
+    by_kernel = []
+    at = 0
+    for j in range(len(banks) // 2):
+        size = banks[2 * j].biases.size
+        halves = [ours[:, at + i * size : at + (i + 1) * size].reshape(12, KERNELS // 2, -1) for i in range(2)]
+        at += 2 * size
+        by_kernel += [halves[(j + k) % 2][:, k // 2] for k in range(KERNELS)]
+    np.testing.assert_array_equal(np.concatenate(by_kernel, 1).astype(np.float32), theirs)
+
+
+@pytest.mark.parametrize(("time", "features"), [(9, 84), (50, 10_000), (160, 10_000), (1000, 2_000), (17, 500)])
+def test_dilations_are_aeons(time: int, features: int) -> None:
+    aeon = pytest.importorskip("aeon.transformations.collection.convolution_based._minirocket")
+    values, counts = aeon._fit_dilations(time, features, 32)
+    assert dilations(time, features) == list(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def test_a_count_is_how_often_a_sum_lies_above_a_bias() -> None:
+    windows = whole(3, 2, 30)
+    (bank, *_) = (b for b in fit_banks(windows, 840, np.random.default_rng(0)) if b.dilation == 2 and b.padded)
+    padded = np.pad(windows.astype(np.int64), ((0, 0), (0, 0), (8, 8)))
+    weights = bank.weights.astype(np.int64)
+    for kernel in (0, 17):
+        sums = [
+            sum(int((weights[kernel, :, i] * padded[1, :, t + 2 * i]).sum()) for i in range(LENGTH)) for t in range(30)
+        ]
+        np.testing.assert_array_equal(bank.respond(windows)[1, kernel], sums)
+        count = bank.count(windows).reshape(3, len(weights), -1)[1, kernel]
+        assert count.tolist() == [sum(s > bias for s in sums) for bias in bank.biases[kernel]]
+
+
+def test_the_ridge_is_scikit_learns() -> None:
+    linear = pytest.importorskip("sklearn.linear_model")
+    random = np.random.default_rng(0)
+    classes = random.integers(0, 3, 60)
+    features = random.standard_normal((60, 8)).astype(np.float32) * 3 + classes[:, None]
+    found = fit_ridge(features.copy(), classes, np.arange(60) // 4, np.ones(3))
+    scaled = (features - found.mean) / found.scale
+    size = float(np.square(scaled).sum(1).mean())
+    # Our bias is a feature of the length of the others, with the same penalty.
+    rows = np.column_stack([scaled / np.sqrt(size), np.ones(60)])
+    targets = np.where(np.arange(3) == classes[:, None], 1.0, -1.0)
+    theirs = linear.Ridge(alpha=found.penalty, fit_intercept=False)
+    expected = theirs.fit(rows, targets).predict(rows)
+    ours = scaled @ found.weights + found.bias
+    temperature = float(np.median(expected / ours))
+    np.testing.assert_allclose(ours * temperature, expected, atol=1e-5)
+    for group in (0, 7):
+        held = np.arange(60) // 4 == group
+        left_out = theirs.fit(rows[~held], targets[~held]).predict(rows[held])
+        np.testing.assert_allclose(found.left_out[held] * temperature, left_out, atol=1e-5)
+
+
+def planted(n: int, seed: int, time: int = 40) -> Samples:
+    """Three classes: frequencies in noise, six windows a recording, far from 0."""
+    random = np.random.default_rng(seed)
+    classes = np.arange(n) // 6 % 3
+    phase = random.uniform(0, 6, (n, 1, 1))
+    rate = np.array([0.3, 0.7, 1.3])[classes][:, None, None] * np.array([[1.0], [1.1]])
+    windows = np.sin(rate * np.arange(time) + phase) + 0.5 * random.standard_normal((n, 2, time)) + [[9.81], [0.0]]
+    return Samples(windows.astype(np.float32), classes, groups=np.arange(n) // 6)
+
+
+def rocket(time: int = 40, **parameters: Any) -> MiniRocket:
+    fmt = Format("imu", ("x", "y"), (), Fraction(20), "float32", (2,), rows=time)
+    return MiniRocket(fmt, ("a", "b", "c"), {"features": 840, **parameters}, 0)
+
+
+@pytest.mark.parametrize("time", [9, 40, 130])
+def test_exports_what_it_computes_to_the_bit(time: int) -> None:
+    model, samples = rocket(time), planted(36, 0, time)
+    model.fit(samples, None, FitOptions(seed=3), lambda _: None)
+    exported = export_model(model, (2, time), samples.windows)
+    assert (exported.batch, exported.parity) == ("any", 0.0)
+    onnx, windows = OnnxModel(exported.model, "windows", "logits"), planted(70, 1, time).windows * 3
+    assert onnx.run(windows).tobytes() == model.predict(windows).tobytes()
+
+
+def test_learns_and_knows_how_sure_it_may_be() -> None:
+    model, held, epochs = rocket(), planted(90, 1), []
+    before = held.windows.tobytes()
+    model.fit(planted(180, 0), held, FitOptions(), epochs.append)
+    assert [set(epoch) for epoch in epochs] == [{"epoch", "loss", "validation_loss", "validation_accuracy"}]
+    assert epochs[0]["validation_accuracy"] > 0.95
+    # What was left out while it learned says how well it does on what it has not seen.
+    assert epochs[0]["validation_loss"] == pytest.approx(epochs[0]["loss"], abs=0.1)
+    assert held.windows.tobytes() == before
+
+
+def test_the_seed_decides() -> None:
+    def logits(seed: int) -> bytes:
+        model = rocket()
+        model.fit(planted(36, 0), None, FitOptions(seed=seed), lambda _: None)
+        return model.predict(planted(4, 2).windows).tobytes()
+
+    assert logits(3) == logits(3) != logits(4)
+
+
+def test_learns_from_no_more_windows_than_it_may() -> None:
+    model = rocket(windows=30)
+    model.fit(planted(180, 0), None, FitOptions(), lambda _: None)
+    assert (model.predict(planted(90, 1).windows).argmax(1) == planted(90, 1).classes).mean() > 0.7
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_not_finite_is_not_hidden(bad: float, tmp_path: Path) -> None:
+    model = rocket()
+    model.fit(planted(36, 0), None, FitOptions(), lambda _: None)
+    model.export(tmp_path / "m.onnx", "windows", "logits")
+    windows = planted(3, 1).windows
+    good = model.predict(windows)
+    windows[1, 0, 5] = bad
+    for out in (model.predict(windows), OnnxModel(tmp_path / "m.onnx", "windows", "logits").run(windows)):
+        assert np.isnan(out[1]).all()
+        np.testing.assert_array_equal(out[[0, 2]], good[[0, 2]])
+
+
+@pytest.mark.parametrize(("parameters", "time"), [({"features": 83}, 40), ({"windows": 1}, 40), ({}, 8)])
+def test_refuses(parameters: dict[str, Any], time: int) -> None:
+    with pytest.raises(TrainingError, match=r"features starts at 84, windows at 2|at least 9 samples"):
+        rocket(time, **parameters)
