@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from streams.archive_segment import SegmentWriter, sync_folder
 from streams.errors import ArchiveError
 
 ERASED_FILE = "erased.json"
-_JSON = ("events", "shadow", "labels", "alerts", "sessions")
 
 
 def name_digest(session: str | bytes) -> str:
@@ -72,12 +71,12 @@ class Erased:
 
     def has(self, record: Any) -> bool:
         """Whether a record is of an erased session, and was there when it was erased."""
-        key = record.key
-        if not self._until or key is None:
+        if not self._until:
             return False
-        digest = self._digests.get(key)
+        session = session_of(record)
+        digest = self._digests.get(session)
         if digest is None:
-            digest = self._digests[key] = name_digest(key)
+            digest = self._digests[session] = name_digest(session)
         until = self._until.get(digest)
         return until is not None and record.offset < until.get((record.topic, record.partition), 0)
 
@@ -122,7 +121,7 @@ def erase_session(folder: Path, session: str) -> tuple[int, int]:
     """
     taken = segments = 0
     for path in segment_paths(folder):
-        count = rewrite_without(read_segment(path), lambda r, s: _belongs(r, s, session))
+        count = rewrite_without(read_segment(path), lambda record: session_of(record) == session.encode())
         taken, segments = taken + count, segments + bool(count)
     return taken, segments
 
@@ -131,10 +130,10 @@ def drop_erased(path: Path, erased: Erased) -> int:
     """Rewrite a segment that was open while a session was erased; how many records were taken out."""
     if not erased:
         return 0
-    return rewrite_without(read_segment(path), lambda record, _: erased.has(record))
+    return rewrite_without(read_segment(path), erased.has)
 
 
-def rewrite_without(segment: Segment, unwanted: Any) -> int:
+def rewrite_without(segment: Segment, unwanted: Callable[[ArchivedRecord], bool]) -> int:
     """Rewrite a segment without some records; nothing is touched if it holds none.
 
     Parameters
@@ -142,14 +141,14 @@ def rewrite_without(segment: Segment, unwanted: Any) -> int:
     segment : Segment
         A complete one.
     unwanted : callable
-        Given a record and the segment, whether to take it out.
+        Given a record, whether to take it out.
 
     Returns
     -------
     int
         How many were taken out.
     """
-    gone = [(r.topic, r.partition, r.offset) for r in segment_records(segment) if unwanted(r, segment)]
+    gone = [(r.topic, r.partition, r.offset) for r in segment_records(segment) if unwanted(r)]
     if not gone:
         return 0
     out, old = set(gone), segment.contents
@@ -177,14 +176,24 @@ def _runs(gone: Iterable[tuple[str, int, int]]) -> list[Absent]:
     return out
 
 
-def _belongs(record: ArchivedRecord, segment: Segment, session: str) -> bool:
-    """By its key; where another program left that out, by what the JSON says."""
+def session_of(record: Any) -> bytes:
+    """Whose a record is: by its key, or where another program left that out by what its JSON says; empty if nobody's.
+
+    Parameters
+    ----------
+    record : kafka-python's ConsumerRecord or ArchivedRecord
+        The key of a snapshot is ``recipe.role``, a line feed and the session.
+
+    Examples
+    --------
+    >>> session_of(ArchivedRecord("kymo.labels", 0, 0, 0, 0, None, b'{"session": "s1"}'))
+    b's1'
+    """
     if record.key is not None:
-        return record.key == session.encode() or record.key.endswith(b"\n" + session.encode())
-    if segment.name_of(record.topic) not in _JSON:
-        return False
+        return bytes(record.key.rpartition(b"\n")[2])
     try:
         value = json.loads(record.value or b"null")
-    except ValueError:
-        return False
-    return isinstance(value, dict) and value.get("session") == session
+    except (ValueError, RecursionError):
+        return b""
+    session = value.get("session") if isinstance(value, dict) else None
+    return session.encode() if isinstance(session, str) else b""

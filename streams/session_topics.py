@@ -6,7 +6,6 @@ what stands behind another session's records goes when retention takes it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
+from streams.archive_erase import session_of
 from streams.archive_format import Place
 from streams.chunk import Chunk, Header
 from streams.codec import ChunkCodec
@@ -214,14 +214,7 @@ def _delete(settings: Settings, admin: Any, full: str, tally: _Tally) -> Deleted
 
 
 def _is_of(record: Any, session: str) -> bool:
-    key = record.key
-    if key is not None:
-        return bool(record.value is not None and (key == session.encode() or key.endswith(b"\n" + session.encode())))
-    try:
-        value = json.loads(record.value or b"null")
-    except ValueError:
-        return False
-    return isinstance(value, dict) and value.get("session") == session
+    return session_of(record) == session.encode() and (record.value is not None or record.key is None)
 
 
 def _send(settings: Settings, rows: list[tuple[str, int, bytes | None, bytes | None, list[tuple[str, bytes]]]]) -> None:
