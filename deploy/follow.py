@@ -22,6 +22,7 @@ from models.manifest import MANIFEST
 from models.promote import promotion_of
 from models.registry import SHIPPED, open_registry
 from models.registry_log import CHAMPION, SHADOW, Registry
+from models.serving import release_memory
 from streams.errors import BrokerError, BundleError, KymoError, TopicError
 from streams.promotions import Promotion
 from streams.settings import Settings
@@ -152,6 +153,7 @@ class Exchange:
             self._told.refused(*key)
             why = error if isinstance(error, KymoError) else f"{type(error).__name__}: {error}"
             _say(f"{promotion.recipe}: {promotion.bundle or 'no bundle'} is refused as {promotion.alias}: {why}")
+        release_memory()
 
     def _champion(self, part: Part, promotion: Promotion) -> None:
         assert part.serving is not None
