@@ -1,0 +1,133 @@
+"""Training that is killed goes on where it was, and ends with the same bytes as training that was not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_models import RECIPE, recipe
+
+from models.fit import Course, Learning, rate
+from models.registry import MODEL
+from models.train import TrainRequest, train
+from models.zoo import FitOptions, Samples
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = RECIPE.replace("epochs = 3", "epochs = 9\nrefit = true")
+
+
+def write_data(folder: Path) -> None:
+    random = np.random.default_rng(0)
+    for i in range(10):
+        level = 3.0 * (i % 2)
+        rows = [f"{t / 10},{level + random.standard_normal():.3f},{random.standard_normal():.3f}" for t in range(20)]
+        lines = ["t,x,y,label", *(f"{row},{'ab'[i % 2]}" for row in rows)]
+        (folder / f"r{i}.csv").write_text("\n".join(lines) + "\n")
+
+
+def killed_after(code: str, epochs: int, environment: dict[str, str]) -> None:
+    """Run Python code that prints a line an epoch; kill -9 after so many."""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, env=environment) as child:
+        assert child.stdout is not None
+        for _ in range(epochs):
+            assert child.stdout.readline().startswith(b"epoch")
+        child.kill()
+    assert child.returncode == -9
+
+
+TRAIN = """
+import sys; sys.path[:0] = ["tests"]
+from pathlib import Path
+from models.train import TrainRequest, train
+from processors.recipe import parse_recipe
+train(parse_recipe({text!r}), TrainRequest(({data!r},), out=Path({out!r})), lambda e: print("epoch", e["epoch"], flush=True))
+"""
+
+
+@pytest.mark.parametrize("epochs", [2, 12])  # in the first fit, and while the final model learns from all windows
+def test_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    pytest.importorskip("torch")
+    data = tmp_path / "data"
+    data.mkdir()
+    write_data(data)
+    monkeypatch.setenv("KYMO_HOME", str(tmp_path / "undisturbed"))
+    told: list[float] = []
+    whole = train(recipe(TEXT), TrainRequest((str(data),), out=tmp_path / "a"), lambda e: told.append(e["epoch"]))
+    assert len(told) > 12
+    monkeypatch.setenv("KYMO_HOME", str(tmp_path / "home"))
+    killed_after(TRAIN.format(text=TEXT, data=str(data), out=str(tmp_path / "b")), epochs, dict(os.environ))
+    states = list((tmp_path / "home" / "cache" / "training").rglob("state"))
+    assert len(states) == 1 + (epochs > 9)
+    again: list[float] = []
+    resumed = train(recipe(TEXT), TrainRequest((str(data),), out=tmp_path / "b"), lambda e: again.append(e["epoch"]))
+    assert resumed.bundle.id == whole.bundle.id
+    for name in (MODEL, "report/report.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert again == told  # the epochs that were are told again
+    assert not list((tmp_path / "home" / "cache" / "training").iterdir())
+
+
+KERAS = """
+import sys; sys.path[:0] = ["tests"]
+from pathlib import Path
+from test_train_resume import fit_small
+fit_small(Path({folder!r}), lambda e: print("epoch", e["epoch"], flush=True))
+"""
+
+
+def fit_small(checkpoints: Path | None, on_epoch: Any) -> Any:
+    """A small Keras model with dropout and batch normalisation, trained; what it then says of some windows."""
+    from models.fit_keras import fit_keras, keras, predict_keras, prepare_keras
+
+    prepare_keras(0)
+    given = keras.Input((8, 2))
+    hidden = keras.layers.BatchNormalization()(keras.layers.Conv1D(6, 3, activation="relu")(given))
+    hidden = keras.layers.Dropout(0.3)(keras.layers.GlobalAveragePooling1D()(hidden))
+    model = keras.Model(given, keras.layers.Dense(2)(hidden))
+    sides = [planted(60, 0), planted(30, 1)]
+    options = FitOptions(epochs=6, seed=1, schedule="plateau", patience=6, checkpoints=checkpoints)
+    fit_keras(model, Learning(2, learning_rate=0.02), *sides, options, on_epoch)
+    return predict_keras(model, sides[1].windows)
+
+
+def planted(n: int, seed: int) -> Samples:
+    random = np.random.default_rng(seed)
+    classes = random.integers(0, 2, n)
+    windows = random.standard_normal((n, 8, 2)).astype(np.float32)
+    windows[:, :, 0] += classes[:, None]
+    return Samples(windows, classes)
+
+
+@pytest.mark.slow  # imports TensorFlow twice
+def test_keras_too(tmp_path: Path) -> None:
+    pytest.importorskip("tensorflow")
+    whole: list[Any] = []
+    expected = fit_small(None, whole.append)
+    assert fit_small(None, lambda _: None).tobytes() == expected.tobytes()
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    killed_after(KERAS.format(folder=str(tmp_path)), 3, environment)
+    again: list[Any] = []
+    assert fit_small(tmp_path, again.append).tobytes() == expected.tobytes()
+    assert again == whole
+
+
+def test_schedules() -> None:
+    course = Course()
+    cosine = [rate(Learning(2, learning_rate=0.1), course, step, 100, 9) for step in range(100)]
+    assert cosine.index(max(cosine)) in (9, 10)
+    assert max(cosine) == pytest.approx(0.1)
+    assert cosine[55] == pytest.approx(0.05)
+    assert (cosine[0], cosine[99] < 1e-4) == (pytest.approx(0.01), True)
+    none = Learning(2, learning_rate=0.1, schedule="none")
+    assert {rate(none, course, step, 100, 9) for step in (0, 50, 99)} == {0.1}
+    options, plateau = FitOptions(patience=9), Learning(2, learning_rate=0.1, schedule="plateau")
+    rates = []
+    for loss in (1.0, 0.9, 0.95, 0.95, 0.95, 0.8, 0.9, 0.9, 0.9):
+        course.add({"epoch": 0, "loss": 1.0, "validation_loss": loss}, options)
+        rates.append(rate(plateau, course, 0, 1, 9))
+    assert rates == [0.1, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05, 0.025]
