@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-COMPARISONS = ("kernels", "throughput", "latency", "memory", "workers", "devices")
+COMPARISONS = ("kernels", "serving", "throughput", "latency", "memory", "workers", "devices", "archive")
 
 
 @click.command()
@@ -32,7 +32,9 @@ def main(chosen: tuple[str, ...], out: Path | None, rounds: int, size: float, se
     click.echo("".join(f"{key}: {value}\n" for key, value in found["machine"].items()))
     if "kernels" in wanted:
         _kernels(found, 20 * rounds)
-    if through_kafka := [name for name in wanted if name != "kernels"]:
+    if "serving" in wanted:
+        _serving(found, 3 * rounds)
+    if through_kafka := [name for name in wanted if name not in ("kernels", "serving")]:
         _through_kafka(found, through_kafka, rounds, (size * 1e6, seconds))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -51,8 +53,18 @@ def _kernels(found: dict[str, Any], rounds: int) -> None:
             kernels.show(found["kernels"][-1], console)
 
 
+def _serving(found: dict[str, Any], rounds: int) -> None:
+    from rich.console import Console
+
+    from benchmarks import serving
+
+    found["serving"] = serving.results(rounds)
+    serving.show(found["serving"], Console())
+
+
 def _through_kafka(found: dict[str, Any], wanted: list[str], rounds: int, sizes: tuple[float, float]) -> None:
     from benchmarks import end_to_end, report
+    from benchmarks.archive import archive
     from benchmarks.load import Workload
     from benchmarks.real_time import real_time
     from benchmarks.rig import rig
@@ -61,7 +73,9 @@ def _through_kafka(found: dict[str, Any], wanted: list[str], rounds: int, sizes:
     work = Workload(2).sized(channel_samples)
     for name in wanted:
         with rig(work) as made:  # a broker with empty topics each time: what came before costs nothing
-            if name in ("latency", "memory"):
+            if name == "archive":
+                found[name] = archive(made, work, rounds, min(seconds, 20.0))
+            elif name in ("latency", "memory"):
                 # One run gives both.
                 found[name] = found.get("latency" if name == "memory" else "memory") or real_time(made, work, seconds)
             else:
