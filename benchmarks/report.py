@@ -37,6 +37,16 @@ _COLUMNS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("rss_mb", "resident, MB", "{:.0f}"),
         ("peak_mb", "most resident, MB", "{:.0f}"),
     ),
+    "archive": (
+        ("peer", "", "{}"),
+        ("mb_s", "MB/s", "{:.0f}"),
+        ("mb_s_spread", "lowest to highest", "{}"),
+        ("mb_cpu_s", "MB a processor-second", "{:.0f}"),
+        ("us_message", "µs of processor a message", "{:.1f}"),
+        ("file_mb", "MB on the disk", "{:.0f}"),
+        ("sent_mb", "of MB sent", "{:.0f}"),
+        ("behind_ms", "behind at the end, ms", "{}"),
+    ),
     "workers": (
         ("workers", "workers", "{}"),
         ("rate", "M channel-samples/s", "{:.2f}"),

@@ -106,7 +106,7 @@ class Archive:
             with kafka_errors(self._settings, "archiving"):
                 finder = TopicFinder(self._settings, self._plan.topics)
                 stack.callback(finder.close)
-                consumer = KafkaConsumer(**client_arguments(self._settings), **_CONSUMER)
+                consumer = KafkaConsumer(**client_arguments(self._settings), **CONSUMER)
                 stack.callback(consumer.close)
                 self._contents.cluster = finder.cluster
                 self._look(finder, consumer, first=True)
@@ -284,7 +284,8 @@ class Archive:
         return not ends
 
 
-_CONSUMER: dict[str, Any] = {
+#: How topics are read.
+CONSUMER: dict[str, Any] = {
     "group_id": None,
     "enable_auto_commit": False,
     "auto_offset_reset": "none",

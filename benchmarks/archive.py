@@ -1,0 +1,135 @@
+"""How fast topics become an archive. In: a Rig and a Workload. Out: rows of figures; MB are 10**6 bytes of messages.
+
+Messages of 4.8 kB (100 samples of 12 channels) through Kafka: into segments; to a consumer that only reads; to one that writes the bytes
+to a plain file. Each peer is one process on one core, by turns. The archive is checked after every run: all checksums, every offset.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import uuid
+from itertools import count, cycle, islice
+from pathlib import Path
+from typing import Any
+
+from benchmarks.load import Workload, chunks, fill
+from benchmarks.rig import Rig
+from streams.archive_check import check_archive
+from streams.archive_read import ArchiveReader
+
+Row = dict[str, Any]
+TITLES = {
+    "kymo": "Kymo: into segments",
+    "reader": "kafka-python that only reads",
+    "file": "kafka-python that writes the bytes to a plain file",
+}
+CHUNK = 100
+LIVE_MB_S = 50.0
+
+
+def archive(rig: Rig, work: Workload, rounds: int = 3, live_s: float = 20.0) -> list[Row]:
+    """All peers on one backlog, then Kymo while messages come at 50 MB/s.
+
+    Parameters
+    ----------
+    rig : Rig
+        The rig.
+    work : Workload
+        How much is sent.
+    rounds : int
+        Runs of each peer, by turns.
+    live_s : float
+        Length of the live run, s; 0 for none.
+    """
+    prefix, messages = _topics(rig), list(chunks(work, CHUNK))
+    number = fill(rig.producer(), rig.names(prefix).of("sensor"), iter(messages))
+    megabytes = sum(len(value) for _, value in messages) / 1e6
+    found: dict[str, list[Row]] = {peer: [] for peer in TITLES}
+    for _ in range(rounds):
+        for peer in TITLES:
+            found[peer].append(_run(rig, peer, prefix, number))
+    rows = [_row(TITLES[peer], runs, megabytes, number) for peer, runs in found.items()]
+    return rows + ([live(rig, work, live_s)] if live_s else [])
+
+
+def live(rig: Rig, work: Workload, seconds: float) -> Row:
+    """Kymo beside a producer that sends 50 MB a second; how long after the last message its segment is closed."""
+    prefix = _topics(rig)
+    messages = cycle(list(chunks(work, CHUNK)))
+    size = len(next(messages)[1])
+    number = int(LIVE_MB_S * 1e6 * seconds / size)
+    producer, topic, step = rig.producer(), rig.names(prefix).of("sensor"), 100
+    child = _start(rig, "kymo", prefix, number)
+    started, sent_mb = time.monotonic(), 0.0
+    for first in count(0, step):
+        if first >= number:
+            break
+        for key, value in islice(messages, min(step, number - first)):
+            producer.produce(topic, value, key)
+            sent_mb += len(value) / 1e6
+        producer.poll(max(0.0, started + sent_mb / LIVE_MB_S - time.monotonic()))
+        time.sleep(max(0.0, started + sent_mb / LIVE_MB_S - time.monotonic()))
+    producer.flush()
+    took, ended_s = time.monotonic() - started, time.time()
+    run = _finish(rig, child, "kymo", prefix, number)
+    title = f"Kymo, live for {took:.0f} s"
+    behind_ms = 1000 * (run["ended_s"] - ended_s)
+    return _row(title, [run | {"wall_s": took}], sent_mb, number) | {"behind_ms": f"{behind_ms:.0f}"}
+
+
+def _topics(rig: Rig) -> str:
+    prefix = f"bench-{uuid.uuid4().hex[:8]}"
+    rig.names(prefix)
+    return prefix
+
+
+def _folder(rig: Rig, prefix: str) -> Path:
+    return rig.folder / f"archive-{prefix}"
+
+
+def _start(rig: Rig, peer: str, prefix: str, number: int) -> subprocess.Popen[str]:
+    core = str(max(os.sched_getaffinity(0)))
+    words = [peer, rig.settings.brokers, prefix, str(_folder(rig, prefix)), str(number), core]
+    command = [sys.executable, "-m", "benchmarks.archive_peer", *words]
+    root = Path(__file__).resolve().parent.parent
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root)
+
+
+def _finish(rig: Rig, child: subprocess.Popen[str], peer: str, prefix: str, number: int) -> Row:
+    printed, _ = child.communicate(timeout=600)
+    if child.returncode:
+        raise RuntimeError(f"{peer}: exit status {child.returncode}")
+    found: Row = json.loads(printed)
+    folder = _folder(rig, prefix)
+    found["file_mb"] = sum(path.stat().st_size for path in folder.glob("*")) / 1e6 if folder.exists() else 0.0
+    if peer == "kymo":
+        wrong, stored = check_archive(folder), sum(s.count for s in ArchiveReader(folder).segments)
+        if wrong or stored != number:
+            raise RuntimeError(f"the archive holds {stored} of {number} records; {wrong[:3]}")
+    shutil.rmtree(folder, ignore_errors=True)
+    return found
+
+
+def _run(rig: Rig, peer: str, prefix: str, number: int) -> Row:
+    return _finish(rig, _start(rig, peer, prefix, number), peer, prefix, number)
+
+
+def _row(title: str, runs: list[Row], megabytes: float, number: int) -> Row:
+    rates = [megabytes / run["wall_s"] for run in runs]
+    cpu_s = statistics.median(run["cpu_s"] for run in runs)
+    return {
+        "peer": title,
+        "mb_s": statistics.median(rates),
+        "mb_s_spread": f"{min(rates):.0f} to {max(rates):.0f}",
+        "mb_cpu_s": megabytes / cpu_s,
+        "us_message": 1e6 * cpu_s / number,
+        "file_mb": runs[0]["file_mb"],
+        "sent_mb": megabytes,
+        "behind_ms": "-",
+    }

@@ -1,0 +1,79 @@
+"""One peer of the comparison `archive`, in a process of its own on one core. In: a topic's records. Out: JSON of what it took.
+
+python -m benchmarks.archive_peer kymo|reader|file BROKERS PREFIX FOLDER RECORDS CORE
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from streams.archive import CONSUMER, Archive
+from streams.kafka_client import client_arguments
+from streams.settings import Settings
+from streams.topics import Names
+
+
+def kymo(settings: Settings, folder: Path, records: int) -> None:
+    """`kymo archive`, all topics of the prefix, until so many records are stored; the segment is on the disk then."""
+    archive = Archive(settings, folder)
+    archive.run(lambda: archive.counts.records >= records)
+
+
+def reader(settings: Settings, _folder: Path, records: int) -> None:
+    """A consumer that throws away what it reads."""
+    for _ in values(settings, records):
+        pass
+
+
+def file(settings: Settings, folder: Path, records: int) -> None:
+    """A consumer that appends the bytes to one file: no index, no checksum, no key, nothing to go on from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "raw").open("wb", 2**20) as out:
+        for value in values(settings, records):
+            out.write(value)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def values(settings: Settings, records: int) -> Iterator[bytes]:
+    """Values of the topic ``sensor``, read as the archive reads."""
+    from kafka import KafkaConsumer, TopicPartition
+
+    topic = Names(settings.prefix).of("sensor")
+    consumer = KafkaConsumer(**client_arguments(settings), **CONSUMER)
+    try:
+        places = [TopicPartition(topic, i) for i in sorted(consumer.partitions_for_topic(topic))]
+        consumer.assign(places)
+        consumer.seek_to_beginning(*places)
+        left = records
+        while left > 0:
+            for batch in consumer.poll(timeout_ms=100).values():
+                left -= len(batch)
+                for record in batch:
+                    yield record.value
+    finally:
+        consumer.close()
+
+
+PEERS: dict[str, Callable[[Settings, Path, int], None]] = {"kymo": kymo, "reader": reader, "file": file}
+
+
+def main(peer: str, brokers: str, prefix: str, folder: str, *numbers: str) -> None:
+    """Run a peer; one line of JSON."""
+    records, core = (int(number) for number in numbers)
+    os.sched_setaffinity(0, {core})
+    settings = Settings(brokers=brokers, prefix=prefix)
+    started, before = time.monotonic(), time.process_time()
+    PEERS[peer](settings, Path(folder), records)
+    took: dict[str, Any] = {"wall_s": time.monotonic() - started, "cpu_s": time.process_time() - before}
+    print(json.dumps(took | {"ended_s": time.time()}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
