@@ -54,10 +54,12 @@ VERBS = {
     "label": Verb("streams.label_cli:label", "Add, import and export labels of sessions.", broker=True),
     "prepare": Verb("models.prepare_cli:prepare", "Make raw recordings ready for a recipe."),
     "init": Verb("processors.init_recipe:init", "Write a recipe from data."),
+    "dataset": Verb("models.dataset_cli:dataset", "Windows as the trainer sees them: count, export."),
     "train": Verb("models.cli:train_command", "Train a recipe's model and write its bundle.", broker=True),
     "evaluate": Verb("models.cli:evaluate_command", "Score a bundle on labelled recordings."),
     "refresh": Verb("models.refresh_cli:refresh", "Train on what is new; promote what is better.", broker=True),
     "models": Verb("models.models_cli:models", "Versions of trained models: list, compare, promote.", broker=True),
+    "plot": Verb("kymo:_plot", "Draw recordings: streams over time, labels shaded."),
     "doctor": Verb("deploy.doctor_cli:doctor", "What is wrong on this machine, or with this session."),
 }
 #: Which extra brings a library.
@@ -182,6 +184,13 @@ def _fail(ctx: click.Context, message: str, status: int) -> None:
 def _replay() -> click.Command:
     from processors.recipe import load_recipe
     from streams.replay_cli import make_command
+
+    return make_command(lambda recipe: load_recipe(recipe).read_options())
+
+
+def _plot() -> click.Command:
+    from processors.recipe import load_recipe
+    from streams.plot_cli import make_command
 
     return make_command(lambda recipe: load_recipe(recipe).read_options())
 

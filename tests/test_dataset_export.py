@@ -1,0 +1,198 @@
+"""Windows for other programs: what is written is what the trainer sees, and others read it back."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_models import RECIPE
+
+import kymo
+from models import dataset_tfrecord
+from models.dataset import Example, fit_steps, read_dataset, split_chain, with_steps
+from models.dataset_tfrecord import crc32c, example, record
+from models.splits import make_split
+from models.train import DEFAULTS
+from processors.recipe import parse_recipe
+from streams.sources import read
+
+#: Reads a TFRecord file by TensorFlow itself and prints what it found, arrays as hexadecimal bytes.
+READER = """
+import json, sys
+import tensorflow as tf
+
+for raw in tf.data.TFRecordDataset(sys.argv[1]).as_numpy_iterator():
+    out = {}
+    for name, feature in tf.train.Example.FromString(raw).features.feature.items():
+        kind = feature.WhichOneof("kind")
+        values = getattr(feature, kind).value
+        if kind == "float_list":
+            import numpy as np
+            out[name] = np.array(values, np.float32).tobytes().hex()
+        else:
+            out[name] = [v.decode() if kind == "bytes_list" else v for v in values]
+    print(json.dumps(out))
+"""
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number in range(10):
+        values = np.random.default_rng(number).standard_normal((20, 2)) + number
+        rows = [f"{i / 10},{x:.3f},{y:.3f},{'ab'[number % 2]},p{number}" for i, (x, y) in enumerate(values)]
+        (folder / f"s{number}.csv").write_text("\n".join(["t,x,y,label,subject", *rows]) + "\n")
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    return folder
+
+
+def expected(data: Path) -> dict[str, list[Example]]:
+    """Both sides, as the trainer makes them."""
+    loaded = parse_recipe(RECIPE)
+    head, steps = split_chain(loaded.chain)
+    examples = read_dataset(read([data], loaded.read_options()), loaded, head).examples
+    split = make_split(examples, loaded.train, DEFAULTS["validation"], DEFAULTS["seed"])
+    fitted = fit_steps(steps, [examples[i].window for i in split.training])
+    return {
+        side: list(with_steps([examples[i] for i in numbers], fitted))
+        for side, numbers in (("training", split.training), ("validation", split.validation))
+    }
+
+
+def export(data: Path, fmt: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KYMO_HOME", str(data.parent / "home"))
+    out = data.parent / "out" / fmt
+    words = ["dataset", "export", str(data.parent / "tiny.toml"), "--data", *map(str, sorted(data.iterdir()))]
+    done = CliRunner().invoke(kymo.cli, [*words, "--format", fmt, "--out", str(out), "--json"])
+    assert done.exit_code == 0, done.output
+    about = json.loads(done.stdout)
+    assert about == json.loads((out / "dataset.json").read_text())
+    sides = expected(data)
+    assert {side: sum(counts.values()) for side, counts in about["windows"].items()} == {
+        side: len(examples) for side, examples in sides.items()
+    }
+    assert (about["shape"], about["classes"], about["channels"]) == ([4, 2], ["a", "b"], ["x", "y"])
+    assert about["chain"]["specs"][-1]["spec"]["mean"]
+    assert len(about["inputs"]) == 10
+    assert sorted(p.name for p in out.iterdir()) == ["dataset.json", f"training.{fmt}", f"validation.{fmt}"]
+    return out
+
+
+def plain(one: Example) -> dict[str, Any]:
+    window = one.window
+    return {
+        "window": window.data.astype(np.float32).tobytes().hex(),
+        "shape": [4, 2],
+        "label": one.label,
+        "class": "ab".index(one.label),
+        "session": one.session,
+        "subject": one.subject,
+        "start_index": window.start_index,
+        "end_index": window.end_index,
+        "start_ns": window.start_ns,
+        "end_ns": window.end_ns,
+    }
+
+
+def test_csv(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = export(data, "csv", monkeypatch)
+    for side, examples in expected(data).items():
+        with (out / f"{side}.csv").open(newline="") as file:
+            found = list(csv.DictReader(file))
+        for row, one in zip(found, examples, strict=True):
+            values = np.array([float(row.pop(f"v{i}")) for i in range(8)], np.float32)
+            assert row.pop("shape") == "4x2"
+            wanted = {k: str(v) for k, v in plain(one).items() if k not in ("window", "shape")}
+            assert (values.tobytes().hex(), row) == (plain(one)["window"], wanted)
+
+
+def test_parquet(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = export(data, "parquet", monkeypatch)
+    for side, examples in expected(data).items():
+        table = parquet.read_table(out / f"{side}.parquet")
+        rows = table.to_pylist()
+        for row in rows:
+            row["window"] = np.array(row["window"], np.float32).tobytes().hex()
+        assert rows == [plain(one) for one in examples]
+        assert json.loads(table.schema.metadata[b"kymo"])["shape"] == [4, 2]
+
+
+def test_tensorflow_reads_what_was_written_without_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorflow")
+    out = export(data, "tfrecord", monkeypatch)
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    path = out / "validation.tfrecord"
+    done = subprocess.run(
+        [sys.executable, "-c", READER, path], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    wanted = [plain(one) for one in expected(data)["validation"]]
+    one_each = [{k: v if k in ("window", "shape") else [v] for k, v in row.items()} for row in wanted]
+    assert found == one_each
+
+
+@given(st.binary(max_size=5000))
+def test_the_checksum_is_that_of_the_bytes_one_by_one(data: bytes) -> None:
+    state = 0xFFFFFFFF
+    for byte in data:
+        state ^= byte
+        for _ in range(8):
+            state = state >> 1 ^ (0x82F63B78 if state & 1 else 0)
+    assert crc32c(data) == state ^ 0xFFFFFFFF
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [(b"\0" * 32, 0x8A9136AA), (b"\xff" * 32, 0x62A8AB43), (bytes(range(32)), 0x46DD794E), (b"", 0)],
+)
+def test_the_checksums_of_the_standard(data: bytes, expected: int) -> None:
+    """RFC 3720, B.4."""
+    assert crc32c(data) == expected
+
+
+def test_long_checksums() -> None:
+    compiled = pytest.importorskip("aiokafka.record.util").calc_crc32c
+    random = np.random.default_rng(0)
+    for size in (63, 64, 65, 4095, 4097, 500_001):
+        data = random.bytes(size)
+        assert crc32c(data) == compiled(data)
+
+
+def test_a_record_byte_by_byte() -> None:
+    body = bytes.fromhex("0a0e0a0c 0a0161 1207 1a05 0a03 ac02 05".replace(" ", ""))
+    assert example({"a": [300, 5]}) == body
+    framed = record(body)
+    assert framed[:8] == len(body).to_bytes(8, "little")
+    assert framed[12:-4] == body
+    assert example({"n": -1}).endswith(b"\x0a\x0a" + b"\xff" * 9 + b"\x01")
+
+
+def test_a_folder_that_holds_something_is_left_alone(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = export(data, "csv", monkeypatch)
+    words = ["dataset", "export", str(data.parent / "tiny.toml"), "--data", str(data), "--format", "csv"]
+    done = CliRunner().invoke(kymo.cli, [*words, "--out", str(out)])
+    assert done.exit_code == 1
+    assert "is there and not empty; name a new folder" in done.output
+    assert sorted(p.name for p in out.parent.iterdir()) == ["csv"]
+
+
+def test_show_counts(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KYMO_HOME", str(data.parent / "home"))
+    words = ["dataset", "show", str(data.parent / "tiny.toml"), "--data", str(data)]
+    about = json.loads(CliRunner().invoke(kymo.cli, [*words, "--json"]).stdout)
+    assert (about["windows"], about["sessions"], about["subjects"], about["split"]) == (90, 10, 10, "session")
+    assert (about["training"], about["validation"]) == ({"a": 36, "b": 36}, {"a": 9, "b": 9})
+    assert "90 windows of 10 sessions, 10 subjects; split by session" in CliRunner().invoke(kymo.cli, words).output
