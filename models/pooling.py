@@ -63,7 +63,8 @@ class Pool:
         if self.kind == "mean" and self.windows < 1:
             raise FormatError(f"pool windows = {self.windows}: expected a whole number from 1")
         if self.kind == "hmm" and (
-            not self.start or any(len(row) != len(self.start) for row in (self.start, *self.transitions))
+            not 0 < len(self.start) == len(self.transitions)
+            or any(len(row) != len(self.start) for row in (self.start, *self.transitions))
         ):
             raise FormatError(
                 "pool hmm: expected a share for each class and a row of transitions for each; train again"
