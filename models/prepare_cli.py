@@ -15,9 +15,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from streams.errors import SourceError
+from processors.recipe import load_recipe
+from streams.errors import KymoError, SourceError
 from streams.prepare import FEET, FORMATS, Report, Wanted
 from streams.prepare import prepare as prepare_running
+from streams.sources import read
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _SURFACE = click.Choice(["treadmill", "overground"])
@@ -57,7 +59,8 @@ def running(raw: Path, out: Path, recipe: str, force: bool, as_json: bool, **cho
 
     Example: kymo prepare running Raw/ running/ --surface treadmill --speed 2.5
     """
-    formats = chosen.pop("formats") or FORMATS
+    asked = chosen.pop("formats")
+    formats = asked or FORMATS
     target = out / "Prepared"
     if force and (target / "report.json").is_file():
         shutil.rmtree(target)
@@ -67,32 +70,44 @@ def running(raw: Path, out: Path, recipe: str, force: bool, as_json: bool, **cho
         report = prepare_running(
             raw, out, Wanted(**chosen), sources, lambda done, of: bar.update(task, completed=done, total=of)
         )
-    windows = _export(target, recipe, "csv" if "csv" in sources else "parquet") if "tfrecords" in formats else None
+    windows: dict[str, int | str] = {}
+    if "tfrecords" in formats:
+        windows = _export(target, recipe, "csv" if "csv" in sources else "parquet", bool(asked))
     if as_json:
-        click.echo(json.dumps({"path": str(target), **report.totals(), "windows": windows}))
+        click.echo(json.dumps({"path": str(target), **report.totals(), "tfrecords": windows}))
         return
     _print(report, target, windows)
 
 
-def _export(target: Path, name: str, source: str) -> dict[str, int]:
-    """Windows of each surface as TFRecords: how many."""
-    from models.dataset_export import export_windows
-    from processors.recipe import load_recipe
+def _export(target: Path, name: str, source: str, asked: bool) -> dict[str, int | str]:
+    """Windows of each surface as TFRecords: how many, or why there are none."""
+    from models.dataset import read_dataset, split_chain
+    from models.dataset_export import export_dataset
 
     recipe = load_recipe(name)
-    folders = sorted(path for path in (target / source).iterdir() if path.is_dir())
-    return {
-        path.name: export_windows(recipe, (path,), "tfrecord", target / "tfrecords" / path.name) for path in folders
-    }
+    found: dict[str, int | str] = {}
+    for folder in sorted(path for path in (target / source).iterdir() if path.is_dir()):
+        try:
+            recordings = read((folder,), recipe.read_options())
+            dataset = read_dataset(recordings, recipe, split_chain(recipe.chain)[0])
+            export_dataset(recipe, dataset, "tfrecord", target / "tfrecords" / folder.name)
+            found[folder.name] = len(dataset.examples)
+        except KymoError as error:
+            if asked:
+                raise
+            found[folder.name] = str(error)
+    return found
 
 
-def _print(report: Report, target: Path, windows: dict[str, int] | None) -> None:
+def _print(report: Report, target: Path, windows: dict[str, int | str]) -> None:
     totals = report.totals()
     repairs = ", ".join(f"{count} {kind}" for kind, count in totals["repairs"].items()) or "none"
     click.echo(f"read      {totals['files']} files, {totals['rows']} rows")
     click.echo(f"written   {totals['sessions']} sessions, {totals['samples_written']} samples")
-    if windows is not None:
-        click.echo("windows   " + ", ".join(f"{count} {name}" for name, count in windows.items()))
+    for surface, count in windows.items():
+        click.echo(
+            f"tfrecords {surface}: {count} windows" if isinstance(count, int) else f"tfrecords {surface}: {count}"
+        )
     click.echo(f"repairs   {repairs}")
     click.echo(f"left out  {totals['left_out']}, not chosen {totals['not_chosen']}")
     unsure = [s["clock"]["offset_uncertainty_s"] for s in report.sessions if "clock" in s]
