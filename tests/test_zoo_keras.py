@@ -141,6 +141,16 @@ def test_frozen_layers_keep_their_weights(frozen: dict[str, Any], still: list[st
     assert same == (before.keys() - front if still is None else set(still))
 
 
+@pytest.mark.parametrize("name", ["spectrogram_resnet", "recurrent"])
+def test_saved_weights_make_the_same_model(name: str, tmp_path: Path) -> None:
+    trained, other, windows = made(name, 19, (8, 3)), made(name, 19, (8, 3)), noise(8, 19, 8, 3)
+    settled(trained, windows)
+    assert other.predict(windows).tobytes() != trained.predict(windows).tobytes()
+    (tmp_path / "saved.weights.h5").write_bytes(trained.weights())
+    other.model.load_weights(tmp_path / "saved.weights.h5")
+    assert other.predict(windows).tobytes() == trained.predict(windows).tobytes()
+
+
 @pytest.fixture
 def _no_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fit ends where its steps would begin."""

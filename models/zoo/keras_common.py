@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -113,6 +114,13 @@ class KerasArchitecture:
     def predict(self, windows: Array) -> Array:
         """Outputs, ``(n, columns)`` float32, by TensorFlow."""
         return predict_keras(self.model, windows)
+
+    def weights(self) -> bytes:
+        """All weights, in Keras' own format: the contents of a file ``*.weights.h5``."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.weights.h5"
+            self.model.save_weights(path)
+            return path.read_bytes()
 
     def export(self, path: Path, input_name: str, output_name: str) -> None:
         """Write ONNX with a free batch size."""
