@@ -129,4 +129,39 @@ def recover_command(folder: Path | None, as_json: bool) -> None:
         click.echo("\n".join(row.text for row in found) or "nothing to recover")
 
 
-verbs: list[click.Command] = [list_command, check_command, recover_command]
+@click.command("export", epilog="Example: kymo archive export --format parquet --out tables --session P07-walk")
+@dir_option
+@click.option(
+    "--format", "fmt", type=click.Choice(("csv", "parquet", "foxglove")), required=True, help="What to write."
+)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the files.")
+@click.option("--session", "chosen", multiple=True, metavar="ID", help="Only this session; may be given several times.")
+@json_option
+def export_command(folder: Path | None, fmt: str, out: Path, chosen: tuple[str, ...], as_json: bool) -> None:
+    """Write sessions for other programs.
+
+    csv, parquet: a table a session and stream, with t_ns, the channels, and a column of labels where there are any. foxglove: an MCAP
+    file a session with one message a sample, which Foxglove and Lichtblick plot as it is.
+    """
+    from streams.archive_export import check_format, export_recordings
+    from streams.archive_read import ArchiveReader
+    from streams.errors import ArchiveError
+
+    check_format(fmt)
+    reader = ArchiveReader(folder_of(folder))
+    names = reader.sessions()
+    if unknown := [name for name in chosen if name not in names]:
+        raise ArchiveError(f"{reader.folder}: no session {unknown[0]}; there are {', '.join(names[:10]) or 'none'}")
+    names = [name for name in names if not chosen or name in chosen]
+    written: list[str] = []
+    with progress("exporting") as show:
+        show(0, len(names))
+        recordings = reader.recordings(sessions=names)
+        done = export_recordings(recordings, fmt, out, lambda line: click.echo(line, err=True))
+        for number, (_, paths) in enumerate(done, 1):
+            written += map(str, paths)
+            show(number, len(names))
+    click.echo(json.dumps({"files": written}, ensure_ascii=False) if as_json else f"{len(written)} files in {out}")
+
+
+verbs: list[click.Command] = [list_command, check_command, recover_command, export_command]
