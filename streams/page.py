@@ -101,10 +101,11 @@ def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[objec
     )
 
 
-def figure(svg: str, alt: str, caption: str = "") -> str:
-    """A figure with what it shows in words, for those who do not see it."""
+def figure(svg: str, alt: str, caption: str = "", wide: bool = False) -> str:
+    """A figure with what it shows in words, for those who do not see it; a wide one scrolls where the page is narrow."""
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f'<figure><div role="img" aria-label="{escape(alt)}">{svg}</div>{below}</figure>'
+    made = f'<figure><div role="img" aria-label="{escape(alt)}">{svg}</div>{below}</figure>'
+    return f'<div class="scroll wide" role="region" aria-label="Figure" tabindex="0">{made}</div>' if wide else made
 
 
 def figures(made: Sequence[str]) -> str:

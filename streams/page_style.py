@@ -32,6 +32,7 @@ a:focus-visible, summary:focus-visible, .scroll:focus-visible { outline: 2px sol
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 1rem 2rem;
   align-items: start; }
 figure { margin: .8rem 0; min-width: 0; } figure svg { display: block; width: 100%; height: auto; max-width: 34rem; }
+.wide figure svg { max-width: none; min-width: 38rem; }
 .scroll { overflow-x: auto; margin: .6rem 0 1rem; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: .35rem; }

@@ -1,0 +1,196 @@
+"""`kymo plot`: what thinning keeps, what the page says, which part is shown, what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kymo
+from streams.chunk import Format, Header, signal_format
+from streams.labels import Label, interval
+from streams.plot import Band, bands_of, cut, panel_of, thin
+from streams.recording import Recording, StreamData
+
+pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
+from streams.plot_page import plot_recording
+
+NAN = float("nan")
+
+
+def label(start_s: float, end_s: float, name: str, of: str = "activity") -> Label:
+    return interval(session="s", set=of, start_ns=int(start_s * 1e9), end_ns=int(end_s * 1e9), label=name)
+
+
+def stream(indexes: Sequence[int], channels: int = 1, origin_ns: int = 0) -> StreamData:
+    """At 10 Hz; each sample holds its number."""
+    header = Header("s", origin_ns, signal_format("imu", tuple("xyz")[:channels], Fraction(10)))
+    data = np.repeat(np.array(indexes, np.float32)[:, None], channels, axis=1)
+    return StreamData.from_indexes(header, data, np.array(indexes, np.int64))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.one_of(st.floats(-5, 5), st.just(NAN)), min_size=1, max_size=120),
+    st.integers(1, 12),
+    st.data(),
+)
+def test_thinning_keeps_every_extreme(values: list[float], columns: int, data: st.DataObject) -> None:
+    n = len(values)
+    breaks = sorted(data.draw(st.sets(st.integers(1, n - 1), max_size=4))) if n > 1 else []
+    given_values, seconds = np.array(values), np.arange(n) / 7
+    found_seconds, found = thin(seconds, given_values, breaks, columns)
+    points = {(s, v) for s, v in zip(found_seconds.tolist(), found.tolist(), strict=True) if not np.isnan(v)}
+    assert points <= set(zip(seconds.tolist(), values, strict=True))
+    assert (np.diff(found_seconds) >= 0).all()
+    assert len(found) <= (n + len(breaks) if n <= 2 * columns else 2 * columns + 5 * (len(breaks) + 1))
+    for first, end in zip([0, *breaks], [*breaks, n], strict=True):
+        finite = [v for v in values[first:end] if not np.isnan(v)]
+        inside = [v for s, v in points if seconds[first] <= s <= seconds[end - 1]]
+        assert (min(inside, default=None), max(inside, default=None)) == (
+            min(finite, default=None),
+            max(finite, default=None),
+        )
+    for at in breaks:  # a number that is none stands between the two sides of a break
+        between = found[(found_seconds >= seconds[at - 1]) & (found_seconds <= seconds[at])]
+        assert np.isnan(between).any()
+
+
+def test_short_curves_are_left_as_they_are() -> None:
+    seconds, values = thin(np.arange(5.0), np.array([3.0, 1.0, 4.0, 1.0, 5.0]), [2], 600)
+    np.testing.assert_array_equal(seconds, [0, 1, 1, 2, 3, 4])
+    np.testing.assert_array_equal(values, [3, 1, NAN, 4, 1, 5])
+
+
+def test_a_panel_has_numbers_gaps_and_times() -> None:
+    data = stream([0, 1, 2, 7, 8], 2, origin_ns=5 * 10**9)
+    data.data[1, 1] = NAN
+    found = panel_of(data, 4 * 10**9)
+    assert found.gaps == [(pytest.approx(1.3), pytest.approx(1.7))]
+    x, y = found.curves
+    assert (x.name, x.low, x.mean, x.high, x.not_finite) == ("x", 0, pytest.approx(3.6), 8, 0)
+    assert (y.name, y.low, y.high, y.not_finite) == ("y", 0, 8, 1)
+    assert x.seconds.tolist() == pytest.approx([1.0, 1.1, 1.2, 1.2, 1.7, 1.8])
+
+
+def test_labels_of_one_class_that_touch_are_one_band() -> None:
+    labels = [label(2, 3, "b"), label(0, 1, "a"), label(1, 2, "a"), label(4, 5, "a"), label(0, 9, "c", "place")]
+    assert bands_of(labels, 10**9) == {
+        "activity": [Band(-1, 1, "a"), Band(1, 2, "b"), Band(3, 4, "a")],
+        "place": [Band(-1, 8, "c")],
+    }
+
+
+def test_a_part_is_cut_by_time() -> None:
+    whole = Recording("s", [stream(range(100)), stream([1, 2, 90, 91])], [label(0, 2, "a"), label(8, 9, "b")])
+    part = cut(whole, 1.0, 2.0)
+    assert [(one.first_index, one.count) for one in part.streams] == [(10, 20)]
+    assert part.streams[0].data[:, 0].tolist() == list(range(10, 30))
+    assert [one.label for one in part.labels] == ["a"]
+    assert [(one.first_index, one.end_index) for one in cut(whole, 8.0, None).streams] == [(80, 100), (90, 92)]
+
+
+def tall(dtype: str, shape: tuple[int, ...], data: Any) -> StreamData:
+    fmt = Format("other", tuple(f"c{i}" for i in range(shape[-1] if shape else 1)), (), Fraction(5), dtype, shape)
+    return StreamData(Header("s", 0, fmt), data)
+
+
+def jpegs(count: int) -> Any:
+    image = pytest.importorskip("PIL.Image")
+    made = np.empty(count, object)
+    for i in range(count):
+        out = io.BytesIO()
+        image.fromarray(np.full((30, 40, 3), 20 * i, np.uint8)).save(out, "JPEG")
+        made[i] = out.getvalue()
+    return made
+
+
+@pytest.mark.parametrize("kind", ["spectrogram", "animation", "jpeg", "irregular", "one sample", "nothing finite"])
+def test_streams_of_every_kind_are_drawn(kind: str) -> None:
+    random = np.random.default_rng(0)
+    if kind == "spectrogram":
+        data = tall("float32", (8, 2), random.random((1500, 8, 2)).astype(np.float32))
+    elif kind == "animation":
+        data = tall("uint8", (6, 9, 3), random.integers(0, 255, (20, 6, 9, 3)).astype(np.uint8))
+    elif kind == "jpeg":
+        data = tall("jpeg", (30, 40, 3), jpegs(8))
+    elif kind == "irregular":
+        fmt = Format("ibi", ("ms",), ("ms",), Fraction(0), "float32", (1,))
+        data = StreamData(Header("s", 0, fmt), random.random((9, 1)).astype(np.float32), np.arange(9) ** 2 * 10**8)
+    else:
+        data = stream([3])
+        data.data[:] = NAN if kind == "nothing finite" else 1
+    drawing, section = plot_recording(Recording("s", [data], [label(0, 0.5, "a")]))
+    assert drawing.png.startswith(b"\x89PNG")
+    assert drawing.svg in section
+    assert (drawing.png, section) == (plot_recording(Recording("s", [data], [label(0, 0.5, "a")]))[0].png, section)
+    assert "nan" not in re.sub(r"<svg.*?</svg>", "", section, flags=re.DOTALL)
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(kymo.cli, ["plot", *map(str, arguments)], prog_name="kymo")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    rows = [f"{s},{i / 10},{i},<b>{'walk' if i % 20 < 10 else 'run'}\n" for s in ("one", "two") for i in range(60)]
+    path = tmp_path / "two & more.csv"
+    path.write_text("session,t,x,label\n" + "".join(rows))
+    return path
+
+
+def test_the_verb_writes_a_page_that_stands_alone(file: Path, tmp_path: Path) -> None:
+    done = run(file, "--out", tmp_path / "out.html", "--json")
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert [(one["session"], one["labels"], one["streams"][0]["samples"]) for one in said["sessions"]] == [
+        ("one", 6, 60),
+        ("two", 6, 60),
+    ]
+    page = (tmp_path / "out.html").read_text()
+    assert "://" not in page
+    assert "<b>" not in page
+    assert page.count("<svg") == 2
+    assert '<th scope="row">&lt;b&gt;walk</th><td class="n">2.000</td><td class="n">3.000</td>' in page
+    assert "labels &lt;b&gt;run, &lt;b&gt;walk." in page
+    assert ">two &amp; more.csv</h1>" in page
+
+
+def test_the_verb_draws_a_part_as_png(file: Path, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    out = tmp_path / "part.png"
+    done = run(file, "--session", "two", "--start", 2, "--duration", 1.5, "--out", out, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["sessions"][0]["streams"][0]["samples"] == 15
+    assert image.open(out).width > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("--out", "x.png"), 1, "a PNG shows one session; name one with --session (one, two …)"),
+        (("--out", "x.gif"), 2, "ends in .html or .png"),
+        (("--session", "three"), 1, "no session `three`; there are one, two"),
+        (("--stream", "eda"), 1, "session one has no stream `eda`, only sensor"),
+        (("--start", "100"), 1, "no stream has a sample there"),
+        (("--out", "absent/x.html"), 1, "absent/x.html: cannot be written"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told_in_a_line(
+    file: Path, arguments: tuple[str, ...], status: int, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run(file, *arguments)
+    assert (done.exit_code, said in done.output) == (status, True), done.output
+    if status == 1:
+        assert done.stderr.count("\n") == 1
