@@ -21,6 +21,7 @@ from streams.sources import read
 
 _DATA = click.option("--data", "paths", multiple=True, required=True, metavar="PATH…", help="Files, folders or URLs.")
 # An option takes one value; what follows it is taken here, so that `--data a.csv b.csv` and shell patterns work.
+_MOST_COLUMNS = 8
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _MORE = click.argument("more", nargs=-1, metavar="")
 
@@ -135,9 +136,11 @@ def evaluate_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...],
 
 def _print_scores(console: Console, scores: dict[str, Any]) -> None:
     answers = list(next(iter(scores["confusion"].values())))
+    wide = len(answers) <= _MOST_COLUMNS  # more do not fit beside each other
+    columns = answers if wide else ["n", "taken for"]
     table = Table(
         "truth",
-        *answers,
+        *columns,
         "recall",
         "precision",
         "F1",
@@ -149,10 +152,15 @@ def _print_scores(console: Console, scores: dict[str, Any]) -> None:
     for truth, row in scores["confusion"].items():
         found = scores["per_class"][truth]
         counts = [str(row[answer]) if row[answer] else "·" for answer in answers]
-        table.add_row(truth, *counts, *(f"{found[key]:.3f}" for key in ("recall", "precision", "f1")))
+        others = sorted((answer for answer in answers if row[answer] and answer != truth), key=lambda a: -row[a])
+        mistaken = ", ".join(f"{answer} {row[answer]}" for answer in others[:2])
+        cells = counts if wide else [str(found["n"]), mistaken or "·"]
+        table.add_row(truth, *cells, *(f"{found[key]:.3f}" for key in ("recall", "precision", "f1")))
     console.print(table)
     without = f", {scores['unclassified']} {UNCLASSIFIED}" if scores["unclassified"] else ""
     console.print(
         f"{scores['n']} recordings: accuracy {scores['accuracy']:.1%}, macro F1 {scores['macro_f1']:.3f}{without}; "
         f"{scores['windows']} windows: accuracy {scores['window_accuracy']:.1%}"
     )
+    for subject, own in scores.get("per_subject", {}).items():
+        console.print(f"  {subject or 'no subject'}: {own['n']} recordings {own['accuracy']:.1%}")

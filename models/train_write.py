@@ -60,7 +60,7 @@ def write_run(
         _save(run.request.history_out, (json.dumps(chosen.history, indent=1) + "\n").encode())
     if run.request.weights_out:
         own = getattr(final.model, "weights", None)
-        _save(run.request.weights_out, own() if own else exported.model)
+        _save(run.request.weights_out, own() if callable(own) else exported.model)
     return load_bundle(path)
 
 

@@ -7,6 +7,7 @@ numbers: counts times weights that are rounded to whole multiples of a power of 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -121,6 +122,19 @@ class MiniRocket:
             logits[~np.isfinite(part).all((1, 2))] = np.nan
             parts.append(logits.astype(np.float32))
         return np.concatenate(parts)
+
+    def weights(self) -> bytes:
+        """All numbers that were learned, as an ``.npz`` file: logits are ``(counts - middle) @ weights * step + bias``."""
+        file = io.BytesIO()
+        banks = {
+            f"bank{i}_{name}": getattr(bank, name)
+            for i, bank in enumerate(self._banks)
+            for name in ("dilation", "padded", "weights", "biases")
+        }
+        numbers = {"unit": self._unit, "middle": self._middle, "weights": self._weights, "bias": self._bias}
+        arrays: dict[str, Any] = {**numbers, "step": self._step, **banks}
+        np.savez(file, **arrays)
+        return file.getvalue()
 
     def export(self, path: Path, input_name: str, output_name: str) -> None:
         """Write ONNX with a free batch size."""

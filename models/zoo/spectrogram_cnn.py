@@ -7,6 +7,7 @@ batch. A plain signal (time, channels) counts as a spectrogram of one bin.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -112,6 +113,12 @@ class SpectrogramCnn:
     def predict(self, windows: Array) -> Array:
         """Logits, ``(n, labels)`` float32, by torch."""
         return predict_torch(self.net, windows)
+
+    def weights(self) -> bytes:
+        """The network's state dict, as torch saves it."""
+        file = io.BytesIO()
+        torch.save(self.net.state_dict(), file)
+        return file.getvalue()
 
     def export(self, path: Path, input_name: str, output_name: str) -> None:
         """Write ONNX with a free batch size."""

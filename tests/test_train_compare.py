@@ -1,0 +1,191 @@
+"""What is fitted beside the recipe's model, what is bundled, and that raw bundles run like any other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from tiny_models import RECIPE, recipe
+
+from models.bundle import Bundle, load_bundle
+from models.classify import Classifier
+from models.cli import evaluate_command, train_command
+from models.evaluate import evaluate
+from models.raw import raw_chain
+from models.run import run
+from models.run_record import RunRecord
+from models.search import Medians, draw
+from models.train import TrainRequest, train
+from models.zoo import Between
+from processors.intake import Intake
+from processors.windows import Windows
+from streams.errors import BundleError, TrainingError
+from streams.sources import read
+
+#: A recipe whose step takes away what tells the classes apart: only raw windows have it.
+BLIND = RECIPE.replace("length_s = 0.4", "length_s = 1.2").replace("epochs = 3", "epochs = 2\ncalibrate = false")
+BLIND = BLIND.replace('step = "scale"\nfactor = 0.5', 'step = "select"\nchannels = ["y"]')
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten recordings in two classes that differ by how x moves; y is noise."""
+    folder = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+    for i in range(10):
+        x = np.sin((0.5 + 1.5 * (i % 2)) * np.arange(60) + i) + 0.1 * random.standard_normal(60)
+        rows = [f"{t / 10},{x[t]:.4f},{random.standard_normal():.4f},{'ab'[i % 2]}" for t in range(60)]
+        (folder / f"r{i}.csv").write_text("\n".join(["t,x,y,label", *rows]) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compared(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the blind recipe by the command line."""
+    pytest.importorskip("torch")
+    folder = tmp_path_factory.mktemp("compared")
+    (folder / "tiny.toml").write_text(BLIND)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KYMO_HOME", str(folder / "home"))
+        arguments = [str(folder / "tiny.toml"), "--data", str(data), "--out", str(folder / "bundle")]
+        saved = ["--weights-out", str(folder / "w" / "weights.npz"), "--history-out", str(folder / "history.json")]
+        done = CliRunner().invoke(train_command, [*arguments, *saved], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "bundled minirocket: 1.000 on what was held out; spectrogram_cnn 0." in done.output
+    return folder
+
+
+def test_the_better_is_bundled_and_the_record_says_so(compared: Path) -> None:
+    bundle = load_bundle(compared / "bundle")
+    assert (bundle.takes, bundle.shape, bundle.batch) == ("raw", (2, 12), "any")
+    assert bundle.manifest["architecture"]["name"] == "minirocket"
+    record = RunRecord.from_json((compared / "bundle" / "report" / "run.json").read_bytes())
+    assert [(one.name, one.chosen) for one in record.candidates] == [("spectrogram_cnn", False), ("minirocket", True)]
+    assert record.architecture == "minirocket"
+    assert record.scores["accuracy"] == 1.0 > record.candidates[0].scores["accuracy"]
+    assert len(record.held_out.y_true) == record.scores["windows"] == record.split["validation"]["windows"]
+    assert record.held_out.probabilities.shape == (record.scores["windows"], 2)
+    assert record.recipe_text == BLIND
+    assert json.loads(record.to_json()) == json.loads((compared / "bundle" / "report" / "run.json").read_text())
+    assert [epoch["epoch"] for epoch in json.loads((compared / "history.json").read_text())] == [1]
+    with np.load(compared / "w" / "weights.npz") as weights:
+        assert weights["weights"].shape[1] == 2
+
+
+def test_only_keeps_to_the_recipe(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setenv("KYMO_HOME", str(tmp_path))
+    for text, only in ((BLIND, True), (BLIND.replace("epochs = 2", "epochs = 2\ncompare = false"), False)):
+        done = train(recipe(text), TrainRequest((str(data),), out=tmp_path / "b", only=only))
+        assert done.bundle.takes == "chain"
+        assert [one.name for one in done.record.candidates] == ["spectrogram_cnn"]
+    assert (
+        "--only"
+        in train(recipe(BLIND), TrainRequest((str(data),), out=tmp_path / "b", only=True)).bundle.manifest["lineage"][
+            "command"
+        ]
+    )
+
+
+def test_a_raw_bundle_runs_and_is_evaluated(compared: Path, data: Path) -> None:
+    loaded, bundle = recipe(BLIND), load_bundle(compared / "bundle")
+    events = list(run(loaded, read([data], loaded.read_options()), Classifier.for_recipe(bundle, loaded)))
+    # 60 samples, windows of 12 every 2: as many as the recipe's own chain makes, at the same places.
+    assert [e.start_index for e in events if e.session == "r3"] == list(range(0, 49, 2))
+    assert {e.label for e in events if e.session == "r3"} == {"b"}
+    assert events[0].id == "r0/tiny/0"
+    scores = evaluate(loaded, bundle, read([data], loaded.read_options()))
+    assert (scores["accuracy"], scores["n"], scores["per_subject"]) == (1.0, 10, {})
+
+
+def test_a_raw_bundle_fits_any_steps_but_no_other_window(compared: Path) -> None:
+    bundle = load_bundle(compared / "bundle")
+    assert [type(spec) for spec in bundle.chain.specs] == [Intake, Windows]
+    assert bundle.chain.to_json() == raw_chain(recipe(BLIND).chain).to_json()
+    bundle.check(recipe(RECIPE.replace("length_s = 0.4", "length_s = 1.2")))
+    with pytest.raises(BundleError, match="length is 12 in the bundle and 4 in the recipe"):
+        bundle.check(recipe(RECIPE))
+
+
+def test_a_recipe_may_name_minirocket_itself(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KYMO_HOME", str(tmp_path))
+    text = BLIND.replace('architecture = "spectrogram_cnn"', 'architecture = "minirocket"\nfeatures = 420')
+    done = train(recipe(text), TrainRequest((str(data),), out=tmp_path / "b"))
+    assert done.bundle.manifest["architecture"] == {
+        "name": "minirocket",
+        "parameters": {"features": 420, "windows": 4096},
+    }
+    assert [one.name for one in done.record.candidates] == ["minirocket"]
+    assert done.scores["accuracy"] == 1.0
+
+
+def test_windows_too_short_for_it_leave_it_out(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setenv("KYMO_HOME", str(tmp_path))
+    done = train(recipe(RECIPE), TrainRequest((str(data),), out=tmp_path / "b"))
+    (own, beside) = done.record.candidates
+    assert (own.chosen, beside.chosen) == (True, False)
+    assert "at least 9 samples" in beside.note
+
+
+def test_search_takes_the_best_by_validation(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setenv("KYMO_HOME", str(tmp_path))
+    done = train(recipe(BLIND), TrainRequest((str(data),), out=tmp_path / "b", only=True, search_minutes=0.05))
+    record = done.record
+    names = [one.name for one in record.candidates]
+    assert names[:2] == ["spectrogram_cnn", "spectrogram_cnn 1"]
+    ended = [one for one in record.candidates if one.scores]
+    rank = [np.mean([one.scores[key] for key in ("accuracy", "macro_f1", "window_accuracy")]) for one in ended]
+    (chosen,) = [one for one in record.candidates if one.chosen]
+    assert chosen is ended[int(np.argmax(rank))]
+    assert done.bundle.manifest["architecture"]["parameters"] == chosen.parameters
+    assert all(one.note.startswith("stopped early") for one in record.candidates if not one.scores)
+
+
+def test_trials_are_drawn_by_the_seed() -> None:
+    ranges: dict[str, Any] = {"width": (8, 16, 32), "learning_rate": Between(1e-3, 1e-1)}
+    drawn = [draw(ranges, 0, trial) for trial in range(1, 200)]
+    assert drawn == [draw(ranges, 0, trial) for trial in range(1, 200)] != [draw(ranges, 1, t) for t in range(1, 200)]
+    assert {one["width"] for one in drawn} == {8, 16, 32}
+    rates = np.log10([one["learning_rate"] for one in drawn])
+    assert rates.min() >= -3
+    assert rates.max() <= -1
+    assert abs(rates.mean() + 2) < 0.15  # evenly in the logarithm
+
+
+def test_a_trial_worse_than_the_median_is_hopeless() -> None:
+    medians = Medians()
+    for best in (0.1, 0.2, 0.3):
+        assert not medians.hopeless(5, best)  # too few to compare with
+    assert medians.hopeless(5, 0.25)
+    assert not medians.hopeless(5, 0.2)
+    assert not medians.hopeless(4, 9.0)  # too early
+
+
+def test_search_needs_something_to_search(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setenv("KYMO_HOME", str(tmp_path))
+    text = BLIND.replace("epochs = 2", "epochs = 2\nvalidation = 0")
+    with pytest.raises(TrainingError, match="none are held out"):
+        train(recipe(text), TrainRequest((str(data),), search_minutes=0.01))
+
+
+def test_pooling_is_learned_and_kept(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KYMO_HOME", str(tmp_path))
+    text = BLIND.replace('architecture = "spectrogram_cnn"', 'architecture = "minirocket"\nfeatures = 84')
+    text = text.replace("min_probability = 0.6", 'pool = {kind = "hmm"}')
+    done = train(recipe(text), TrainRequest((str(data),), out=tmp_path / "b"))
+    bundle: Bundle = done.bundle
+    assert done.record.pooling == bundle.manifest["pool"]
+    # Eight recordings of 25 windows, four a class, and no change of class: 96 stays, half a count for the other.
+    np.testing.assert_allclose(bundle.manifest["pool"]["transitions"], [[96.5 / 97, 0.5 / 97], [0.5 / 97, 96.5 / 97]])
+    path = tmp_path / "tiny.toml"
+    path.write_text(text)
+    arguments = [str(path), "--data", str(data), "--bundle", str(bundle.path), "--json"]
+    said = json.loads(CliRunner().invoke(evaluate_command, arguments, catch_exceptions=False).output)
+    assert said["accuracy"] == 1.0
