@@ -101,13 +101,17 @@ def test_padding_changes_nothing(parameters: dict[str, Any]) -> None:
     assert np.abs(blind.predict(padded) - blind.predict(short)).max() > 1e-3
 
 
-@pytest.mark.parametrize(("name", "shape"), [("spectrogram_resnet", (19, 8, 3)), ("recurrent", (19, 24))])
-def test_several_heads_learn_classes_and_numbers(name: str, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("name", "shape", "precision"),
+    [("spectrogram_resnet", (19, 8, 3), "off"), ("recurrent", (19, 24), "off"), ("recurrent", (19, 24), "on")],
+)
+def test_several_heads_learn_classes_and_numbers(name: str, shape: tuple[int, ...], precision: str) -> None:
     model, windows = made(name, shape[0], shape[1:], HEADS, learning_rate=0.01), noise(8, *shape)
     numbers = np.array([2400, 2700, 3000, np.nan, 3300, 3600, 3900, 4200], np.float32)
     surface = np.array([0, 1, 0, 1, -1, 0, 1, 0])
     samples = Samples(windows, np.arange(8) % 3, targets={"surface": surface, "seconds_10k": numbers})
-    model.fit(samples, None, FitOptions(epochs=120, schedule="none"), lambda _: None)
+    options = FitOptions(epochs=80, schedule="none", mixed_precision=precision)
+    model.fit(samples, None, options, lambda _: None)
     out = model.predict(windows)
     assert out.shape == (8, 3 + 2 + 1)
     assert out[:, :3].argmax(1).tolist() == samples.classes.tolist()

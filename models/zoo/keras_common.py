@@ -25,16 +25,20 @@ from streams.errors import TrainingError
 
 
 class Units(keras.layers.Layer):  # type: ignore[misc]
-    """Columns times a scale plus an offset, both set from the training windows and not learned."""
+    """Columns times a scale plus an offset, both set from the training windows and not learned.
+
+    Always in float32: in float16, as the rest may be while it learns, the next number behind 3,000 s is 3,002 s.
+    """
 
     def build(self, shape: Any) -> None:
         """One scale and one offset a column."""
-        self.scale = self.add_weight(shape=shape[-1:], initializer="ones", trainable=False, name="scale")
-        self.offset = self.add_weight(shape=shape[-1:], initializer="zeros", trainable=False, name="offset")
+        options = {"shape": shape[-1:], "trainable": False, "autocast": False}
+        self.scale = self.add_weight(initializer="ones", name="scale", **options)
+        self.offset = self.add_weight(initializer="zeros", name="offset", **options)
 
     def call(self, x: Any) -> Any:
         """``(n, columns)``, each in its unit."""
-        return x * self.scale + self.offset
+        return keras.ops.cast(x, "float32") * self.scale + self.offset
 
 
 @layer_form("Units")
