@@ -96,6 +96,7 @@ def train_command(
     click.echo(trained.record.choice)
     if "reason" in came_of_it:
         click.echo(f"{'promoted' if came_of_it['promoted'] else 'not promoted'}: {came_of_it['reason']}")
+    click.echo(f"report: {trained.bundle.path / 'report' / 'report.html'}")
     click.echo(f"{trained.bundle.id}  {trained.bundle.path}")
 
 

@@ -164,7 +164,12 @@ def _worst(record: RunRecord, judged: Judged | None, drawn: Mapping[int, Picture
     if not found:
         return h.paragraph("No window was answered wrongly.")
     wrong = int((judged.truth != judged.answers).sum())
-    lead = h.paragraph(f"The {len(found)} of {wrong:,} wrongly answered windows of whose answer the model was surest.")
+    several = f"The {len(found)} of {wrong:,} wrongly answered windows of whose answer the model was surest."
+    text = several if wrong > 1 else "One window was answered wrongly."
+    # Of signals six channels are drawn, of spectrograms three.
+    if any(len(one.channels) > (6 if one.data.ndim == 2 else 3) for one in drawn.values() if one.data.ndim < 4):
+        text += " The first of their channels are drawn."
+    lead = h.paragraph(text)
     items = [(i, _said(record, judged, i, drawn.get(i))) for i in found]
     shown = [
         gallery.show(f"worst_{place}.png", _paint(place, drawn[i]), text, text)

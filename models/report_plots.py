@@ -166,7 +166,8 @@ def window_picture(name: str, data: Array, channels: Sequence[str], seconds: tup
                     interpolation="nearest",
                     extent=(*seconds, 0, values.shape[1]),
                 )
-            ax.set_ylabel(shorten(names[i], 10), rotation=0, ha="right", va="center", fontsize=8)
+            kind = "" if values.ndim == 2 else "\nbin"
+            ax.set_ylabel(f"{shorten(names[i], 10)}{kind}", rotation=0, ha="right", va="center", fontsize=8)
             ax.yaxis.set_major_locator(MaxNLocator(2))
             ax.tick_params(labelsize=7.5)
         axes[-1].set_xlabel("time (s)", fontsize=8)

@@ -106,9 +106,11 @@ def _streams_table(recording: Recording) -> str:
         rows.append(
             (fmt.stream, rate, f"{stream.count:,}", h.duration(stream.duration_s), f"{len(stream.pieces) - 1:,}", named)
         )
-    start = datetime.fromtimestamp(recording.start_ns / NS, UTC).isoformat(timespec="milliseconds")
+    start = f"Starts at {datetime.fromtimestamp(recording.start_ns / NS, UTC).isoformat(timespec='milliseconds')}."
+    if 0 <= recording.start_ns < 86_400 * NS:
+        start = "Its times have no date."
     who = f"Subject {recording.subject}. " if recording.subject else ""
-    return h.paragraph(f"{who}Starts at {start}.", "soft") + h.table("Streams", columns, rows)
+    return h.paragraph(f"{who}{start}", "soft") + h.table("Streams", columns, rows)
 
 
 def _numbers_table(panels: Sequence[Panel]) -> str:
