@@ -21,7 +21,7 @@ install = $(bin)/uv pip install --quiet --python $(bin)/python --constraint cons
 everything := kafka,audio,parquet,demo,report,torch,tensorflow,bench,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench up setup chaos large soak pins clean
+.PHONY: help demo test check bench loop up setup chaos large soak pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
@@ -39,6 +39,9 @@ check: .venv/.setup ## lint, format and types, the same as CI
 
 bench: .venv/.setup ## measure Kymo beside its peers
 	@$(bin)/python -m benchmarks $(ARGS)
+
+loop: .venv/.setup ## the closed loop on real recordings: live accuracy rises when a refreshed model takes over
+	@$(bin)/python -m deploy.loop $(ARGS)
 
 up: .venv/.demo ## broker, worker, archive and dashboard until Ctrl-C
 	@$(bin)/kymo up

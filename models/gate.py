@@ -28,7 +28,7 @@ from streams.recording import Recording
 MIN_SESSIONS = 6
 RESAMPLES = 10_000
 INTERVAL = 0.95
-METRICS = ("accuracy", "macro_f1")
+METRICS = ("accuracy", "macro_f1", "window_accuracy")
 Numbers = NDArray[np.float64]
 _CHUNK = 1_000  # resamples at once
 #: What a bundle answers on one session: pairs of truth and answer, usually one.
@@ -44,7 +44,7 @@ class Verdict:
     promote : bool
         Whether the candidate is better by more than chance.
     metric : str
-        What was compared: ``accuracy`` or ``macro_f1`` of sessions.
+        What was compared: ``accuracy`` or ``macro_f1`` of sessions, or ``window_accuracy``.
     sessions : int
         How many judged.
     champion, candidate : float
@@ -94,7 +94,7 @@ def judge(champion: Answers, candidate: Answers, metric: str = "accuracy", seed:
         )
     classes = sorted({name for side in (champion, candidate) for pairs in side.values() for p in pairs for name in p})
     counts = [_confusions(side, sessions, classes) for side in (champion, candidate)]
-    score = _accuracies if metric == "accuracy" else _macro_f1s
+    score = _macro_f1s if metric == "macro_f1" else _accuracies
     ones = np.ones((1, len(sessions)))
     before, after = (float(score(ones, c)[0]) for c in counts)
     draws = _draws(counts, score, len(sessions), seed)
@@ -169,7 +169,7 @@ def compare(
     recipe : Recipe
         Which stream, which labels.
     metric : str
-        ``accuracy`` or ``macro_f1`` of sessions.
+        ``accuracy`` or ``macro_f1`` of sessions (one answer each, by the mean of its windows), or ``window_accuracy``.
 
     Raises
     ------
@@ -177,7 +177,8 @@ def compare(
         If a bundle does not fit the recipe, or no recording has a label.
     """
     kept = list(recordings)
-    sides = [answers_of(bundle, kept, recipe) for bundle in (champion, candidate)]
+    answers = windows_of if metric == "window_accuracy" else answers_of
+    sides = [answers(bundle, kept, recipe) for bundle in (champion, candidate)]
     for name in {*sides[0], *sides[1]}:  # a bundle that gives no window for a session has not answered
         for own, other in (sides, sides[::-1]):
             own.setdefault(name, [(truth, UNCLASSIFIED) for truth, _ in other.get(name, [])])
@@ -197,6 +198,18 @@ def answers_of(bundle: Bundle, recordings: Iterable[Recording], recipe: Recipe) 
     found: dict[str, list[tuple[str, str]]] = {}
     for (session, truth), total in sorted(totals.items()):
         found.setdefault(session, []).append((truth, max(total, key=lambda label: total[label])))
+    return found
+
+
+def windows_of(bundle: Bundle, recordings: Iterable[Recording], recipe: Recipe) -> dict[str, list[tuple[str, str]]]:
+    """What a bundle answers on each labelled window, by session."""
+    found: dict[str, list[tuple[str, str]]] = {}
+
+    def add(recording: Recording, _window: Window, event: Event, truth: str) -> None:
+        answer = max(event.probabilities, key=lambda label: event.probabilities[label])
+        found.setdefault(recording.session, []).append((truth, answer))
+
+    evaluate(recipe, bundle, recordings, add)
     return found
 
 

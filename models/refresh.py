@@ -147,7 +147,7 @@ def train_behind_gate(
     on_stage : callable, optional
         For progress, see :func:`models.train.train`.
     metric : str
-        ``accuracy`` or ``macro_f1``.
+        One of :data:`models.gate.METRICS`.
 
     Raises
     ------

@@ -36,7 +36,9 @@ class Period(click.ParamType):
 @click.option("--data", "paths", multiple=True, metavar="PATH…", help="Files, folders or URLs with labels.")
 @click.option("--archive", type=click.Path(path_type=Path, file_okay=False), help="Folder of archived topics.")
 @click.option("--every", type=Period(), metavar="TIME", help="Again and again, such as 1h; else once.")
-@click.option("--metric", type=click.Choice(["accuracy", "macro_f1"]), default="accuracy", show_default=True)
+@click.option(
+    "--metric", type=click.Choice(["accuracy", "macro_f1", "window_accuracy"]), default="accuracy", show_default=True
+)
 @click.option("--epochs", type=click.IntRange(1), help="Most passes over the data.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of everything that is random.")
 @click.option("--only", is_flag=True, help="The recipe's architecture alone; MiniRocket is not fitted beside it.")

@@ -1,0 +1,29 @@
+"""Live accuracy, as `make loop` counts it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from deploy.loop import LIVE, RECIPE
+from deploy.loop_live import Live
+from processors.recipe import parse_recipe
+from streams.events import Event
+from streams.settings import Settings
+from streams.sources import read
+
+
+def test_events_are_counted_by_bundle() -> None:
+    recipe = parse_recipe(RECIPE)
+    live, (first, second) = Live(Settings(), recipe, LIVE), list(read((LIVE,), recipe.read_options()))[::39]
+    event = Event(
+        "a", "loop", "loop@1", first.session, "imu", 0, 0, 1, first.labels[0].label, 0.9, emitted_ns=5 * 10**9
+    )
+    live.add(event)
+    live.add(replace(event, id="b", label=second.labels[0].label))
+    live.add(replace(event, id="c", session="somebody else's"))
+    live.add(replace(event, id="d", bundle="loop@2", emitted_ns=9 * 10**9))
+    live.add(replace(event, id="d", bundle="loop@2", emitted_ns=8 * 10**9))
+    assert live.score("loop@1") == {"bundle": "loop@1", "windows": 2, "accuracy": 0.5}
+    assert live.score("loop@2") == {"bundle": "loop@2", "windows": 2, "accuracy": 1.0}
+    assert live.score("loop@3") == {"bundle": "loop@3", "windows": 0, "accuracy": 0.0}
+    assert (live.repeated, live.first_s("loop@2", 6 * 10**9), live.first_s("loop@3", 0)) == (1, 2.0, None)
