@@ -154,7 +154,7 @@ class Archive:
         if now - self._looked >= DISCOVER_S:
             try:
                 self._look(finder, consumer)
-            except KafkaError as error:  # it may be restarting; the consumer waits for it likewise
+            except (KafkaError, OSError) as error:  # it may be restarting; the consumer waits for it likewise
                 self._looked = now
                 self.counts.errors += 1
                 self._tell(f"cannot look for topics ({describe(error)}); trying again")

@@ -24,6 +24,7 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from deploy.children import Child, kymo_command, kymo_environment
 from deploy.metrics_server import find_server, is_ready
 from streams.archive import Archive
+from streams.archive_check import check_archive
 from streams.archive_format import read_segment, segment_paths
 from streams.archive_plan import TOPICS, ArchivePlan
 from streams.archive_read import ArchiveReader
@@ -31,6 +32,7 @@ from streams.codec import ChunkCodec
 from streams.errors import ArchiveError
 from streams.kafka_admin import ensure_topics
 from streams.kafka_client import client_arguments
+from streams.recording import Recording, StreamData
 from streams.replay import replay
 from streams.schedule import ReplayPlan
 from streams.settings import Settings
@@ -212,6 +214,7 @@ def test_kill_9_loses_nothing_and_doubles_nothing(
     topics.producer.flush()
     topics.archive(folder)
     assert stored(folder) == topics.held()
+    assert check_archive(folder) == []
     assert list(folder.glob("*.partial")) == []
     assert settings.prefix == topics.settings.prefix
 
@@ -233,6 +236,25 @@ def test_what_kafka_no_longer_has_is_a_gap(topics: Topics, tmp_path: Path) -> No
         found.spans[topics.names.of("sensor"), place].first,
         found.spans[topics.names.of("sensor"), place].next,
     ) == (20, 40)
+
+
+def test_what_is_deleted_while_it_runs_is_a_gap(topics: Topics, tmp_path: Path) -> None:
+    topics.send_chunks(0, 20)
+    (place,) = {r[1] for r in topics.held()}
+    told: list[str] = []
+    archive = Archive(topics.settings, tmp_path, None, told.append)
+
+    def stop() -> bool:
+        if not told:  # it stands at offset 0 and has read nothing yet
+            topics.delete_before("sensor", 15, place)
+            told.append("deleted")
+        return archive.counts.records >= 5
+
+    counts = archive.run(stop)
+    assert (counts.records, counts.lost) == (5, 15)
+    assert any("GAP, offsets 0 to 14 (15)" in line for line in told)
+    assert stored(tmp_path) == topics.held()
+    assert check_archive(tmp_path) == []
 
 
 def test_an_unclosed_segment_is_kept_where_kafka_has_lost_it(
@@ -339,6 +361,21 @@ def test_a_replayed_archive_gives_the_events_of_the_live_run(
         lab.await_that(lambda: sum(lab.ends().values()) >= len(events), "as many events")
         stop_worker(worker)
         assert by_id(lab) == events
+
+
+def test_replaying_an_archive_where_it_came_from_adds_nothing(topics: Topics, tmp_path: Path) -> None:
+    made = [recording("a", 250), recording("b", 990)]
+    assert replay(made, topics.settings, ReplayPlan(speed=None)).chunks > 2
+    topics.archive(tmp_path)
+    held = topics.held()
+    summary = replay(list(read([tmp_path])), topics.settings, ReplayPlan(speed=None))
+    assert (sorted(summary.skipped), summary.chunks) == (["a", "b"], 0)
+    assert topics.held() == held
+
+
+def recording(session: str, count: int) -> Recording:
+    made = chunk(session, 0, count)
+    return Recording(session, [StreamData(made.header, made.data)], [], "P1")
 
 
 def by_id(lab: Lab) -> dict[str, tuple[str, float]]:
