@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -51,25 +50,24 @@ class SwapLab(Lab):
         self.workers.append(worker)
         return worker
 
-    def promote(self, bundle: str, alias: str = "champion") -> None:
-        """Promote, and tell."""
+    def promote(self, bundle: str, alias: str = "champion") -> int:
+        """Promote, and tell; when it was promoted, Unix ns."""
         entry = promote(bundle, alias, home=self.settings.home)
         if alias == "champion":
             self.promoted.append(bundle)
         assert tell(entry, "lab", self.settings) == ""
+        return entry.at_ns
 
     def events(self, topic: str = "events") -> list[dict[str, Any]]:
         """All events of a topic."""
         return [json.loads(record.value or b"") for record in self.records(topic)]
 
-    def until_served_by(self, bundle: str) -> float:
-        """Seconds until an event of `bundle` is there that was not before."""
-        started = time.monotonic()
+    def until_served_by(self, bundle: str) -> None:
+        """Wait for an event of `bundle` that was not there before."""
         before = Counter(event["bundle"] for event in self.events())
         self.await_that(
             lambda: Counter(event["bundle"] for event in self.events())[bundle] > before[bundle], f"events of {bundle}"
         )
-        return time.monotonic() - started
 
     def offline(self, feed: Feed, bundle: str) -> dict[str, dict[str, Any]]:
         """By id, the events of an undisturbed run with one bundle."""

@@ -121,7 +121,9 @@ def recording(session: str, level: float, label: str) -> Recording:
     """2 s at 10 Hz whose first channel is constant."""
     data = np.column_stack([np.full(20, level), np.zeros(20)]).astype(np.float32)
     header = Header(session, 0, signal_format("imu", ("x", "y"), 10))
-    return Recording(session, [StreamData(header, data)], labels=[Label(session, session, "label", 0, 2 * 10**9, label)])
+    return Recording(
+        session, [StreamData(header, data)], labels=[Label(session, session, "label", 0, 2 * 10**9, label)]
+    )
 
 
 def test_bundles_are_compared_on_recordings(tmp_path: Path) -> None:
