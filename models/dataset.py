@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from streams.labels import Label
 from streams.labels_cover import Cover
 from streams.recording import Recording, StreamData
 
-CHUNK_SAMPLES = 4096
+CHUNK_SAMPLES = 8192
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,30 +146,33 @@ def iter_examples(
     last window.
     """
     seen: Counter[str] = Counter()
-    for recording in recordings:
-        seen["recordings"] += 1
-        labels = labels_of(recording, recipe)
-        seen["labels"] += len(labels)
-        if len(labels) < len(recording.labels):
-            found.notes["labels of another set left out"] += len(recording.labels) - len(labels)
-        found.notes.update(recording.notes)
-        stream = stream_of(recording, recipe)
-        if stream is None:
-            reasons = [recipe.matches(s.header.format) for s in recording.streams]
-            found.notes[f"recordings not taken: {reasons[0] if reasons else 'no stream'}"] += 1
-            continue
-        found.longest_s = max(found.longest_s, stream.duration_s)
-        add_input(found.inputs, recording, stream)
-        make, cover = _example_maker(recording, recipe.train.split), Cover(labels)
-        for window in stream_windows(stream, chain):
-            seen["windows"] += 1
-            label = cover.label_of(window.start_ns, window.end_ns, recipe.labels.min_share)
-            if label is None:
-                found.notes["windows without a label left out"] += 1
+    # Checksums are worked out beside the windows, in a thread: they take no interpreter.
+    with ThreadPoolExecutor(1) as beside:
+        for recording in recordings:
+            seen["recordings"] += 1
+            labels = labels_of(recording, recipe)
+            seen["labels"] += len(labels)
+            if len(labels) < len(recording.labels):
+                found.notes["labels of another set left out"] += len(recording.labels) - len(labels)
+            found.notes.update(recording.notes)
+            stream = stream_of(recording, recipe)
+            if stream is None:
+                reasons = [recipe.matches(s.header.format) for s in recording.streams]
+                found.notes[f"recordings not taken: {reasons[0] if reasons else 'no stream'}"] += 1
                 continue
-            seen["examples"] += 1
-            yield make(window, label)
-        on_progress(seen["recordings"], seen["windows"])
+            found.longest_s = max(found.longest_s, stream.duration_s)
+            checked = beside.submit(add_input, found.inputs, recording, stream)
+            make, cover = _example_maker(recording, recipe.train.split), Cover(labels)
+            for window in stream_windows(stream, chain):
+                seen["windows"] += 1
+                label = cover.label_of(window.start_ns, window.end_ns, recipe.labels.min_share)
+                if label is None:
+                    found.notes["windows without a label left out"] += 1
+                    continue
+                seen["examples"] += 1
+                yield make(window, label)
+            checked.result()
+            on_progress(seen["recordings"], seen["windows"])
     _check_found(found, seen, recipe)
 
 
@@ -217,7 +221,8 @@ def add_input(inputs: dict[str, dict[str, Any]], recording: Recording, stream: S
     labels = [(label.start_ns, label.end_ns, label.label) for label in recording.labels]
     digest = hashlib.sha256(repr((recording.session, stream.header, stream.first_index, labels)).encode())
     for first, samples in stream.pieces:
-        digest.update(first.to_bytes(8, "little", signed=True) + np.ascontiguousarray(samples).tobytes())
+        digest.update(first.to_bytes(8, "little", signed=True))
+        digest.update(np.ascontiguousarray(samples).data)
     entry = inputs.setdefault(recording.path, {"recordings": 0, "sha256": ""})
     entry["recordings"] += 1
     entry["sha256"] = hashlib.sha256((entry["sha256"] + digest.hexdigest()).encode()).hexdigest()

@@ -17,7 +17,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -81,14 +81,17 @@ def build_dataset(
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
         with _partial(entry) as partial:
-            _write(partial, read(paths, recipe.read_options()), recipe, chain, on_progress)
+            write_dataset(partial, read(paths, recipe.read_options()), recipe, chain, on_progress)
             _name(partial, entry)
         _evict(folder, entry, settings.cache_gb * 1e9)
         found = open_store(entry, recipe.train.split)
     return found
 
 
-def _write(folder: Path, recordings: Iterator[Recording], recipe: Recipe, chain: Chain, on_progress: Progress) -> None:
+def write_dataset(
+    folder: Path, recordings: Iterable[Recording], recipe: Recipe, chain: Chain, on_progress: Progress
+) -> None:
+    """Write the labelled windows of recordings into a folder; see :func:`~models.dataset.iter_examples`."""
     about, writer = Dataset(), StoreWriter(folder)
     try:
         for example in iter_examples(recordings, recipe, chain, about, on_progress):

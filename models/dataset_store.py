@@ -8,14 +8,15 @@ read-only views of a memory map.
     dataset.json   recordings, headers, labels, checksums, notes; written last
 
 Windows that overlap share rows: rows that are, to the byte, the last ones of the window before are not written again.
-Writing holds two windows and 64 bytes for each one before them.
+Writing holds the last few windows (:data:`WAITING` of them wait for the disk, in a thread) and 60 bytes for each one before.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections import Counter
+from collections import Counter, deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from streams.chunk import Array, Header, Window
 from streams.errors import TrainingError
 
 ROWS, WINDOWS, DATASET = "rows.bin", "windows.npy", "dataset.json"
+#: Windows that may wait for the disk, and how much is written before it is asked to keep up, bytes.
+WAITING, SYNC_BYTES = 32, 32 * 2**20
 _RECORD = np.dtype(
     [
         ("row", "<i8"),
@@ -54,6 +57,8 @@ class StoreWriter:
     def __init__(self, folder: Path) -> None:
         self.folder, self.rows, self.count = folder, 0, 0
         self._file = (folder / ROWS).open("wb", buffering=0)
+        self._disk, self._waiting = ThreadPoolExecutor(1), deque[Future[None]]()
+        self._unsynced = 0
         self._records = bytearray()
         self._labels: dict[str, int] = {}
         self._recordings: dict[tuple[str, str, str], int] = {}
@@ -77,7 +82,9 @@ class StoreWriter:
         shared = self._shared(window, rows)
         first = self.rows - shared
         if shared < len(rows):
-            _write_all(self._file, rows[shared:])
+            if len(self._waiting) >= WAITING:
+                self._waiting.popleft().result()
+            self._waiting.append(self._disk.submit(self._write, rows[shared:]))
         self.rows += len(rows) - shared
         who = example.session, example.subject, example.recording
         if who not in self._recordings:
@@ -108,6 +115,16 @@ class StoreWriter:
         at = int(hop)
         return len(rows) - at if np.array_equal(_bits(old[at:]), _bits(rows[:-at])) else 0
 
+    def _write(self, rows: Any) -> None:
+        """Write rows, in the thread of the disk; from time to time wait until they are there."""
+        left = memoryview(rows).cast("B")
+        self._unsynced += len(left)
+        while left:
+            left = left[self._file.write(left) :]
+        if self._unsynced >= SYNC_BYTES:
+            os.fdatasync(self._file.fileno())
+            self._unsynced = 0
+
     def finish(self, found: Dataset) -> None:
         """Write what is to know of all windows, and see to it that everything is on the disk.
 
@@ -133,14 +150,16 @@ class StoreWriter:
             "longest_s": found.longest_s,
         }
         (self.folder / DATASET).write_text(json.dumps(about))
+        while self._waiting:
+            self._waiting.popleft().result()
         os.fsync(self._file.fileno())
-        self._file.close()
         for name in (WINDOWS, DATASET):
             with (self.folder / name).open("rb") as file:
                 os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Give the file back, whether or not all was written."""
+        """Give file and thread back, whether or not all was written."""
+        self._disk.shutdown(cancel_futures=True)
         self._file.close()
 
 
@@ -184,9 +203,3 @@ def _memory_order(data: Array) -> tuple[int, ...]:
 def _bits(rows: Array) -> Any:
     """Rows as whole numbers: NaN equals itself, 0 is not -0."""
     return rows.view(f"u{rows.dtype.itemsize}")
-
-
-def _write_all(file: Any, rows: Any) -> None:
-    left = memoryview(rows).cast("B")
-    while left:
-        left = left[file.write(left) :]
