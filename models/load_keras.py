@@ -13,7 +13,7 @@ import os
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # else TensorFlow tells of its build at every start
-# With oneDNN, TensorFlow 2.21 corrupts memory on processors with AVX-512 when the last batch of an epoch is smaller.
+# With oneDNN, TensorFlow 2.21 corrupted memory (on an AMD EPYC) where the last batch of an epoch is smaller.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 if "tensorflow" not in sys.modules:
     with contextlib.suppress(ImportError):
