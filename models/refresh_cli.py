@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from processors.recipe import load_recipe
 from streams.errors import KymoError
 from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from models.train_run import OnStage
+    from models.zoo import Epoch
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -59,7 +67,8 @@ def refresh(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], **chosen
     request = TrainRequest(sources, epochs=chosen["epochs"], seed=chosen["seed"], only=chosen["only"])
 
     def one_round() -> Outcome:
-        return train_behind_gate(loaded, request, settings, metric=chosen["metric"])[1]
+        with _progress() as on_stage:
+            return train_behind_gate(loaded, request, settings, on_stage, metric=chosen["metric"])[1]
 
     def say(outcome: Outcome) -> None:
         click.echo(json.dumps(outcome.to_dict(), ensure_ascii=False) if chosen["as_json"] else outcome.line())
@@ -72,6 +81,20 @@ def refresh(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], **chosen
         wait = lambda: not stop.wait(chosen["every"])  # noqa: E731
         for outcome in refresh_for_ever(loaded, one_round, lambda: plan_of(loaded, sources).signature, wait):
             say(outcome)
+
+
+@contextmanager
+def _progress() -> Iterator[OnStage]:
+    """A bar on stderr: what is fitted, and its epochs."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def on_stage(name: str, epochs: int) -> Callable[[Epoch], None]:
+            bar.reset(task, total=epochs, description=name)
+            return lambda epoch: bar.update(task, completed=epoch["epoch"])
+
+        yield on_stage
 
 
 def _sources(paths: tuple[str, ...], archive: Path | None, settings: Settings) -> tuple[str, ...]:

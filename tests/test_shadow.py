@@ -1,0 +1,75 @@
+"""The shadow never holds anything up: what it is too slow for is dropped and counted, and what it does wrong stays its own affair."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tiny_models import window
+
+from models.log import Outgoing
+from models.shadow import Shadow
+
+WINDOWS = [(i % 3, window(np.zeros((4, 2)), f"s{i % 3}", i)) for i in range(1000)]
+
+
+class Outbox:
+    """Keeps what is put."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, int, Outgoing]] = []
+
+    def put(self, topic: str, partition: int, records: list[Outgoing]) -> None:
+        self.found += [(topic, partition, record) for record in records]
+
+
+class Model:
+    """Gives each window's index, once it may."""
+
+    bundle = type("Bundle", (), {"id": "tiny@1"})
+
+    def __init__(self) -> None:
+        self.may, self.broken = threading.Event(), False
+
+    def classify(self, windows: list[Any], *_: Any) -> list[bytes]:
+        assert self.may.wait(30)
+        if self.broken:
+            raise ValueError("broken on purpose")
+        return [str(w.start_index).encode() for w in windows]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def test_what_it_is_too_slow_for_is_dropped() -> None:
+    async def work() -> None:
+        shadow, outbox, model = Shadow("t.shadow"), Outbox(), Model()
+        shadow.start(outbox)  # type: ignore[arg-type]
+        shadow.offer(WINDOWS)  # there is no model: nobody is asked
+        assert not shadow.counts
+        shadow.model = model  # type: ignore[assignment]
+        shadow.offer(WINDOWS)
+        shadow.offer(WINDOWS[:5])
+        dropped = shadow.counts["dropped"]
+        assert 700 <= dropped <= 1000
+        model.may.set()
+        await until(lambda: shadow.counts["scored"] + dropped == 1005)
+        await until(lambda: len(outbox.found) == shadow.counts["scored"])
+        places = [(partition, int(record.value or b"")) for _, partition, record in outbox.found]
+        assert places == [(number, w.start_index) for number, w in WINDOWS[: len(places)]]
+        assert {record.key for _, _, record in outbox.found} == {b"s0", b"s1", b"s2"}
+        model.broken = True
+        shadow.offer(WINDOWS[:3])
+        await until(lambda: shadow.counts["failed"] == 3)
+        model.broken = False
+        shadow.offer(WINDOWS[:3])  # it goes on
+        await until(lambda: shadow.counts["scored"] + dropped == 1008)
+        shadow.close()
+
+    asyncio.run(work())
