@@ -40,7 +40,7 @@ class Verb:
 
 VERBS = {
     "demo": Verb("deploy.demo:demo", "The main job, start to end, on real recordings."),
-    "up": Verb("deploy.up:up", "Broker and worker until Ctrl-C."),
+    "up": Verb("deploy.up:up", "Broker, worker and archive until Ctrl-C."),
     "broker": Verb("deploy.broker_cli:broker", "The embedded Apache Kafka: start, stop, status."),
     "replay": Verb("kymo:_replay", "Send recordings to their topics at their own pace.", broker=True),
     "worker": Verb("deploy.worker_cli:worker", "Classify what arrives, until stopped."),

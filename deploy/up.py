@@ -1,4 +1,4 @@
-"""``kymo up``. In: recipes. Out: a broker and workers, until Ctrl-C or SIGTERM, which ends them in order."""
+"""``kymo up``. In: recipes. Out: a broker, workers and the archive, until Ctrl-C or SIGTERM, which ends them in order."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ WATCH_S = 0.2
 @click.command()
 @click.argument("recipes", nargs=-1, metavar="[RECIPE…]")
 @click.option("--workers", type=click.IntRange(1, 1000), default=1, show_default=True, help="Worker processes.")
-def up(recipes: tuple[str, ...], workers: int) -> None:
-    """Run everything until Ctrl-C: the broker, unless KYMO_BROKERS names one, and workers.
+@click.option(
+    "--archive/--no-archive", default=True, show_default=True, help="Keep all topics in files, as `kymo archive` does."
+)
+def up(recipes: tuple[str, ...], workers: int, archive: bool) -> None:
+    """Run everything until Ctrl-C: the broker, unless KYMO_BROKERS names one, workers, and the archive.
 
-    Without RECIPE: all recipes in ./recipes that have a bundle. A worker that dies is started again.
+    Without RECIPE: all recipes in ./recipes that have a bundle. What dies is started again.
 
     Example: kymo up basicmotions --workers 2
     """
@@ -45,7 +48,7 @@ def up(recipes: tuple[str, ...], workers: int) -> None:
             settings = dataclasses.replace(settings, brokers=info.bootstrap)
         ensure_topics(settings, Names(settings.prefix))
         _tell(f"topics {settings.prefix}.* on {settings.brokers}; recipes {', '.join(names)}")
-        _supervise(_workers(names, settings, workers), settings, stopped, info)
+        _supervise(_children(names, settings, workers, archive), settings, stopped, info)
 
 
 def usable_recipes(recipes: Sequence[str], home: Path) -> list[str]:
@@ -103,13 +106,15 @@ def _stop_broker(folder: Path) -> None:
         _tell("broker stopped")
 
 
-def _workers(recipes: Sequence[str], settings: Settings, count: int) -> list[Child]:
+def _children(recipes: Sequence[str], settings: Settings, count: int, archive: bool) -> list[Child]:
+    """Named by their role: ``worker 1``, ``archive``."""
     env = kymo_environment({"KYMO_BROKERS": settings.brokers, "KYMO_HOME": str(settings.home.absolute())})
     command = kymo_command("worker", *recipes)
-    return [_worker(f"worker {number}", command, env) for number in range(1, count + 1)]
+    children = [_child(f"worker {number}", command, env) for number in range(1, count + 1)]
+    return [*children, *([_child("archive", kymo_command("archive"), env)] if archive else [])]
 
 
-def _worker(name: str, command: list[str], env: dict[str, str]) -> Child:
+def _child(name: str, command: list[str], env: dict[str, str]) -> Child:
     return Child(name, command, env, lambda line: click.echo(f"[{name}] {line}", err=True))
 
 
@@ -142,12 +147,12 @@ def _supervise(children: list[Child], settings: Settings, stopped: threading.Eve
 
 
 def _announce(children: list[Child], settings: Settings, announced: dict[str, int]) -> None:
-    """Say of each worker, once, that it is ready."""
+    """Say of each child, once, that it is ready."""
     from deploy.metrics_server import find_server, is_ready
 
     for child in children:
         if child.status is None and announced.get(child.name) != child.pid:
-            server = find_server(settings.home, "worker", child.pid)
+            server = find_server(settings.home, child.name.partition(" ")[0], child.pid)
             if server and is_ready(server):
                 announced[child.name] = child.pid
                 _tell(f"{child.name} is ready, metrics at {server}/metrics")
@@ -155,15 +160,15 @@ def _announce(children: list[Child], settings: Settings, announced: dict[str, in
 
 @contextlib.contextmanager
 def _metrics(supervisor: Supervisor, settings: Settings, announced: dict[str, int]) -> Iterator[None]:
-    """Metrics of this process itself: ready once all workers are."""
+    """Metrics of this process itself: ready once all children are."""
     from prometheus_client import Gauge
 
     from deploy.metrics import process_registry, serve_metrics
 
     registry, children = process_registry(), supervisor.children
     alive = Gauge("kymo_workers", "Worker processes that run", registry=registry)
-    alive.set_function(lambda: sum(child.status is None for child in children))
-    restarts = Gauge("kymo_worker_restarts", "Workers started again after they died", registry=registry)
+    alive.set_function(lambda: sum(child.status is None for child in children if child.name.startswith("worker")))
+    restarts = Gauge("kymo_worker_restarts", "Workers and archives started again after they died", registry=registry)
     restarts.set_function(lambda: supervisor.restarts)
     ready = lambda: all(announced.get(child.name) == child.pid for child in children)  # noqa: E731
     server = serve_metrics(registry, settings, "up", ready)

@@ -259,6 +259,7 @@ def test_a_demo_whose_worker_dies_fails_and_says_so(user: dict[str, str], tmp_pa
 def test_up_starts_a_worker_again_and_ends_everything(user: dict[str, str]) -> None:
     with Verb(user, "up", "basicmotions") as verb:
         verb.wait_for(says("worker 1 is ready"))
+        verb.wait_for(says("archive is ready"))
         targets = Path(user["KYMO_HOME"]) / "run" / "prometheus"
         worker = next(int(path.stem.rpartition("-")[2]) for path in targets.glob("worker-*.json"))
         os.kill(worker, signal.SIGKILL)
