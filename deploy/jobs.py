@@ -49,12 +49,6 @@ def load_work(
             raise RecipeError(
                 f"recipe `{recipe.name}` has no [model], so there is nothing to classify with", recipe.path
             )
-        if recipe.model.pool:
-            raise RecipeError(
-                f"recipe `{recipe.name}` pools windows over time ([model] pool), which `kymo run` and `kymo evaluate` do, but "
-                f"no worker yet; leave pool out for live streams",
-                recipe.path,
-            )
         loaded = find(bundle or recipe.name, home)
         loaded.check(recipe)
         works.append(Work(recipe, loaded))
@@ -74,10 +68,10 @@ def make_job(role: str, work: Work, names: Names, serving: Serving | None, shado
         codec, topic = ChunkCodec(), names.for_stream(derived_format(recipe).stream)
         outputs = outputs_of(chain, recipe.name)
         return Job(
-            recipe.name, role, chain, outputs, topic, recipe.matches, lambda made: [codec.encode(c) for c in made]
+            recipe.name, role, chain, outputs, topic, recipe.matches, lambda made, _: [codec.encode(c) for c in made]
         )
     chain, step = served_chain(role, work)
-    outputs = outputs_of(chain, recipe.name, step)
+    outputs = outputs_of(chain, recipe.name, step, serving.memory)
     return Job(recipe.name, role, chain, outputs, names.of("events"), recipe.matches, serving.classify, shadow)
 
 

@@ -143,9 +143,8 @@ class Agent:
             await self._kafka.aiokafka_producer().partitions_for(topic)  # else the first event would wait for it
         inputs = [tp for tp in assigned if tp.partition in numbers]
         for n, left in (await read_left(self.job, self._around, inputs, self._state_key(""))).items():
-            self.partitions[n] = Partition(
-                n, self.job.chain, self.job.matches, time.monotonic, self._limits, self.job.outputs
-            )
+            job = self.job
+            self.partitions[n] = Partition(n, job.chain, job.matches, time.monotonic, self._limits, job.outputs)
             self.partitions[n].load(left)
 
     def _state_key(self, session: str) -> bytes:
@@ -174,14 +173,16 @@ class Agent:
                 await self._changed.wait_for(lambda: bool(self._pending))
             batch = [self._pending.popleft() for _ in range(min(_BATCH, len(self._pending)))]
             started = time.perf_counter()
-            events = await loop.run_in_executor(self._thread, self.job.classify, [p.output for _, p in batch])
+            given = [p.output for _, p in batch], [p.session.memory for _, p in batch]
+            events = await loop.run_in_executor(self._thread, self.job.classify, *given)
             self._observer.classified(len(batch), time.perf_counter() - started)
             outgoing: dict[int, list[Outgoing]] = {}
             for (partition, pending), event in zip(batch, events, strict=True):
-                record = Outgoing(
-                    pending.output.session.encode(), event, done=partial(self._emitted, partition, pending)
-                )
-                outgoing.setdefault(partition.number, []).append(record)
+                if pending.known:
+                    partition.acknowledge(pending)
+                    continue
+                key, done = pending.output.session.encode(), partial(self._emitted, partition, pending)
+                outgoing.setdefault(partition.number, []).append(Outgoing(key, event, done=done))
             for number, records in outgoing.items():
                 self._outbox.put(self.job.topic, number, records)
             if self.job.shadow is not None:

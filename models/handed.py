@@ -38,12 +38,15 @@ class Pending:
         Whose it is.
     sent_ms : int
         Unix time at which its last chunk was sent, ms.
+    known : bool
+        Whether its event stands already: it is classified for the sake of those behind it, and not published.
     """
 
     output: Output
     place: int
     session: Session
     sent_ms: int
+    known: bool = False
 
 
 @dataclass(slots=True)

@@ -26,7 +26,17 @@ _END = -1
 
 
 class Outputs(Protocol):
-    """What a chain's outputs are, to the delivery."""
+    """What a chain's outputs are, to the delivery.
+
+    Attributes
+    ----------
+    memory : int
+        How many outputs before it a published one rests on: those are made again after a restart.
+    """
+
+    @property
+    def memory(self) -> int:
+        """See above."""
 
     def place(self, item: Any) -> int:
         """Oldest input index that `item` rests on."""
@@ -51,10 +61,13 @@ class Events:
         Whose.
     step : Fraction
         Raw samples from one input sample to the next.
+    memory : int
+        Windows before it that an event rests on, where the recipe pools.
     """
 
     recipe: str
     step: Fraction = Fraction(1)
+    memory: int = 0
 
     def place(self, item: Window) -> int:
         """See :meth:`Outputs.place`."""
@@ -85,6 +98,8 @@ class DerivedChunks:
     chain : Chain
         What makes them.
     """
+
+    memory = 0
 
     def __init__(self, chain: Chain) -> None:
         self._chain, self._digest, self._codec = chain, chain.derived_digest(), ChunkCodec()
@@ -119,9 +134,11 @@ class DerivedChunks:
         return chunk.session, _END if chunk.end else chunk.end_index
 
 
-def outputs_of(chain: Chain, recipe: str, step: Fraction = Fraction(1)) -> Outputs:
+def outputs_of(chain: Chain, recipe: str, step: Fraction = Fraction(1), memory: int = 0) -> Outputs:
     """How the outputs of a chain are published."""
-    return Events(recipe, step) if any(isinstance(spec, Windows) for spec in chain.specs) else DerivedChunks(chain)
+    return (
+        Events(recipe, step, memory) if any(isinstance(spec, Windows) for spec in chain.specs) else DerivedChunks(chain)
+    )
 
 
 def taken_chain(chain: Chain) -> str:

@@ -183,8 +183,11 @@ class Partition:
         for output in made:
             fresh = self._outputs.fresh(output, marks)
             if fresh is None:
-                session.acknowledge(place(output))
                 self.counts["windows_known"] += 1
+                if self._outputs.memory:  # those behind it rest on it
+                    pending.append(Pending(output, place(output), session, sent_ms, known=True))
+                else:
+                    session.acknowledge(place(output))
             else:
                 pending.append(Pending(fresh, place(output), session, sent_ms))
         return pending

@@ -1,11 +1,11 @@
 """Pooling over time. In: probabilities of a session's windows, in order. Out: probabilities that heed the windows before.
 
 ``mean`` is the mean of the last n windows. ``hmm`` is the forward filter of a hidden Markov model (Rabiner 1989, A
-Tutorial on Hidden Markov Models, section III.A): what the windows so far say, carried over by how often one class
-follows another, times what this window says. Both look back only, so they are the same online and offline; a state is
-all that the next window needs, in plain numbers, so that it can be stored and gone on from exactly.
+Tutorial on Hidden Markov Models, section III.A) over the last n windows: what they say, carried over by how often one
+class follows another, times what this window says. Both rest on the last n windows alone, so that a worker can make
+them again after a crash from a bounded stretch of its input, and gives the same numbers as an offline run.
 
-A window that gives no probabilities (all 0) leaves the state as it is. A gap in a session is no new beginning.
+A window that gives no probabilities (all 0) counts among the n but says nothing. A gap is no new beginning.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from processors.recipe import Recipe
 
 Row = list[float]
-#: What is kept from window to window: for ``mean`` the last rows, for ``hmm`` the one filtered row; empty at first.
+#: What is kept from window to window: the rows of the last n windows; empty at first.
 State = list[Row]
+HMM_WINDOWS = 30  # how far a filter looks back unless told otherwise: what lies before has long faded
 _RARE = 0.5  # added to every count of a transition, so that none is impossible
 KINDS = ("mean", "hmm")
 
@@ -40,7 +41,7 @@ class Pool:
     kind : str
         ``mean`` or ``hmm``.
     windows : int
-        For ``mean``: how many, from 1, this one counted.
+        How many, from 1, this one counted.
     transitions : tuple of tuple of float
         For ``hmm``: row of the class before, column of the class now; each row sums to 1.
     start : tuple of float
@@ -53,14 +54,14 @@ class Pool:
     """
 
     kind: str
-    windows: int = 1
+    windows: int = HMM_WINDOWS
     transitions: tuple[tuple[float, ...], ...] = ()
     start: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise FormatError(f"pool kind {self.kind!r}: expected one of {', '.join(KINDS)}")
-        if self.kind == "mean" and self.windows < 1:
+        if self.windows < 1:
             raise FormatError(f"pool windows = {self.windows}: expected a whole number from 1")
         if self.kind == "hmm" and (
             not 0 < len(self.start) == len(self.transitions)
@@ -95,23 +96,24 @@ class Pool:
         [0.5, 0.5]
         """
         row = list(probabilities)
+        kept = [*state, row][-self.windows :]
+        said = [r for r in kept if any(r)]
         if not any(row):
-            return state, row
+            return kept, row
         if self.kind == "mean":
-            kept = [*state, row][-self.windows :]
-            return kept, [sum(column) / len(kept) for column in zip(*kept, strict=True)]
-        # The network learned from classes as frequent as in training: what a window itself says is its share of that.
-        seen = [p / max(s, 1e-9) for p, s in zip(row, self.start, strict=True)]
-        before = state[0] if state else None
-        expected = (
-            list(self.start)
-            if before is None
-            else [sum(b * t[j] for b, t in zip(before, self.transitions, strict=True)) for j in range(len(row))]
-        )
-        joint = [e * s for e, s in zip(expected, seen, strict=True)]
-        total = sum(joint)
-        filtered = [value / total for value in joint] if total > 0 else row
-        return [filtered], filtered
+            return kept, [sum(column) / len(said) for column in zip(*said, strict=True)]
+        return kept, self._filtered(said)
+
+    def _filtered(self, rows: Sequence[Row]) -> Row:
+        """The forward filter over some windows, from the shares that classes have at large."""
+        expected, filtered = list(self.start), rows[0]
+        for row in rows:
+            # The network learned from classes as frequent as in training: what a window itself says is its share of that.
+            joint = [e * p / max(s, 1e-9) for e, p, s in zip(expected, row, self.start, strict=True)]
+            total = sum(joint)
+            filtered = [value / total for value in joint] if total > 0 else row
+            expected = [sum(f * t[j] for f, t in zip(filtered, self.transitions, strict=True)) for j in range(len(row))]
+        return filtered
 
     def to_json(self) -> dict[str, Any]:
         """For a manifest."""
@@ -131,7 +133,7 @@ class Pool:
         try:
             rows = tuple(tuple(float(p) for p in row) for row in described.get("transitions", ()))
             start = tuple(float(p) for p in described.get("start", ()))
-            return cls(str(described["kind"]), int(described.get("windows", 1)), rows, start)
+            return cls(str(described["kind"]), int(described.get("windows", HMM_WINDOWS)), rows, start)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"pool {described!r}: not a pooling ({error}); train the bundle again") from None
 
@@ -191,7 +193,7 @@ def pool_for(recipe: Recipe, bundle: Bundle) -> Pool | None:
             f"bundle {bundle.id} has learned no hmm, which recipe `{recipe.name}` pools by; train it again "
             f"(`kymo train {recipe.name}`)"
         )
-    return Pool.from_json(learned)
+    return replace(Pool.from_json(learned), windows=asked["windows"])
 
 
 def pool_events(pool: Pool, state: State, events: Sequence[Event], min_probability: float) -> tuple[State, list[Event]]:

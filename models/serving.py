@@ -11,16 +11,19 @@ import ctypes
 import gc
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from models.bundle import Bundle
 from models.classify import Classifier
+from models.pooling import pool_events, pool_for
 from processors.chain import Chain, PerWindow, PerWindowStage
 from processors.recipe import Recipe
 from processors.windows import Windows
 from streams.chunk import Header, Window
 from streams.errors import BundleError
+from streams.events import Event
 
 _HEADERS = 1_000  # sessions whose formats are remembered
 _WARM_UP = 4  # windows
@@ -80,17 +83,36 @@ class Model:
         self.classifier = Classifier.for_recipe(bundle, recipe)
         self.head, steps = cut_behind_window(bundle.chain)
         self._tail = Tail(steps)
+        self.pool = pool_for(recipe, bundle)
         random = np.random.default_rng(0).standard_normal((_WARM_UP, *bundle.shape)).astype(bundle.dtype)
         if not np.isfinite(self.classifier.model.run(random)).all():
             raise BundleError(
                 f"bundle {bundle.id}: gives numbers that are not finite for ordinary windows; train it again"
             )
 
-    def classify(self, windows: Sequence[Window]) -> list[bytes]:
-        """Encoded events of windows as `head` makes them, stamped with the present."""
+    def classify(self, windows: Sequence[Window], memories: Sequence[list[Any]]) -> list[bytes]:
+        """Encoded events of windows as `head` makes them, stamped with the present.
+
+        Parameters
+        ----------
+        windows : sequence of Window
+            Those of a session in order.
+        memories : sequence of list
+            Of each window's session, what was found of the windows before; brought up to date where the recipe pools.
+        """
         events = self.classifier.classify([self._tail.apply(window) for window in windows])
+        if self.pool is not None:
+            events = [self._pooled(event, memory) for event, memory in zip(events, memories, strict=True)]
         now_ns = time.time_ns()
         return [event.to_json(now_ns) for event in events]
+
+    def _pooled(self, event: Event, memory: list[Any]) -> Event:
+        assert self.pool is not None
+        # What another bundle found may be of other classes, and is of another calibration: pooling begins anew behind an exchange.
+        state = [row for bundle, row in memory if bundle == self.bundle.id]
+        state, (pooled,) = pool_events(self.pool, state, [event], self.classifier.min_probability)
+        memory[:] = [[self.bundle.id, row] for row in state]
+        return pooled
 
 
 class Serving:
@@ -133,9 +155,14 @@ class Serving:
         """Classify with `model` from the next batch on; to be called in any thread."""
         self.model = model
 
-    def classify(self, windows: Sequence[Window]) -> list[bytes]:
-        """Encoded events, all of one bundle."""
-        return self.model.classify(windows)
+    def classify(self, windows: Sequence[Window], memories: Sequence[list[Any]]) -> list[bytes]:
+        """Encoded events, all of one bundle: see :meth:`Model.classify`."""
+        return self.model.classify(windows, memories)
+
+    @property
+    def memory(self) -> int:
+        """Windows before it that an event rests on."""
+        return self.model.pool.windows - 1 if self.model.pool else 0
 
 
 def release_memory() -> None:

@@ -8,11 +8,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from models.outputs import Output, Outputs
 from processors.chain import ChainStage
 from processors.memory import pack, pack_list, unpack, unpack_list
 from streams.chunk import Chunk, Header
+
+
+@dataclass(slots=True)
+class _Given:
+    """An output: its place, the oldest sample that may be needed to make it again, and whether it is not yet acknowledged."""
+
+    place: int
+    rest: int
+    open: bool = True
 
 
 class Session:
@@ -38,8 +49,10 @@ class Session:
         self.irregular = False  # something came that a restart from an offset could take otherwise
         self.touched_s = 0.0
         self.next_index = -1  # where the newest chunk taken ended
-        self.pending: deque[int] = deque()  # places of outputs given but not acknowledged, ascending
-        self._rests: deque[int] = deque()  # by pending output: the oldest sample that may be needed to make it again
+        self._given: deque[_Given] = deque()  # outputs not acknowledged, and those before them that they rest on
+        self.memory: list[
+            Any
+        ] = []  # what was found of the last outputs, for those behind them; whoever judges them keeps it
         self._needed = 0  # what the chain needed when it last gave outputs: the next ones rest on nothing older
         self._made: tuple[Header, int] | None = None  # header and end of the newest derived chunk
         self._ended_at = -1  # where the derived stream's last end mark stands
@@ -74,22 +87,31 @@ class Session:
         self.ended = chunk.end
         self._ledger.extend(places)
         if made:
-            self.pending.extend(self._outputs.place(output) for output in made)
-            self._rests.extend([self._needed] * len(made))
+            self._given.extend(_Given(self._outputs.place(output), self._needed) for output in made)
             self._needed = self._chain_needs()
         return made
 
+    @property
+    def pending(self) -> int:
+        """Outputs given but not acknowledged."""
+        return sum(given.open for given in self._given)
+
     def acknowledge(self, place: int) -> None:
-        """The output at `place` needs nothing more; outputs are acknowledged in order."""
-        at = self.pending.index(place)
-        del self.pending[at], self._rests[at]
+        """The output at `place` needs nothing more for itself."""
+        next(given for given in self._given if given.open and given.place == place).open = False
+        while self._settled() > self._outputs.memory:
+            self._given.popleft()
+
+    def _settled(self) -> int:
+        """How many outputs stand before the first that is open."""
+        return next((i for i, given in enumerate(self._given) if given.open), len(self._given))
 
     def _chain_needs(self) -> int:
         return min(self.stage.needs_from.values(), default=0)
 
     def _needs(self) -> int:
         # An output may rest on samples before its own start: those on either side of a gap that was bridged.
-        return min(self._rests[0], self._chain_needs()) if self._rests else self._chain_needs()
+        return min(self._given[0].rest, self._chain_needs()) if self._given else self._chain_needs()
 
     def hold(self) -> int | None:
         """Oldest offset that this session still needs; None if none."""
@@ -119,12 +141,13 @@ class Session:
         if self._first_since is None or not self._behind_snapshot():
             return False
         first_index, offset = self._first_since
-        return self._needs() >= first_index and committed >= offset
+        whole = self._settled() >= self._outputs.memory  # else the snapshot holds some of what the next output rests on
+        return whole and self._needs() >= first_index and committed >= offset
 
     def snapshot(self) -> bytes:
         """All of the session; only while no window is pending."""
         meta = {"stream": self.stream, "topic": self.topic, "ended": self.ended, "upto": self.last_offset}
-        meta["chain"] = self._chain
+        meta |= {"chain": self._chain, "memory": self.memory}
         if self._made is not None:
             meta |= {"made": self._made[0], "made_end": self._made[1], "ended_at": self._ended_at}
         return pack_list([pack(meta), self.stage.snapshot()])
@@ -133,6 +156,7 @@ class Session:
         """The snapshot just taken is acknowledged: it stands for every offset so far."""
         self.snapshot_upto = self.last_offset
         self._ledger.clear()
+        self._given.clear()
         self._first_since = None
         self.irregular = False
 
@@ -149,6 +173,7 @@ class Session:
             return False
         self.stream, self.topic, self.ended = meta["stream"], meta["topic"], meta["ended"]
         self.last_offset = self.snapshot_upto = meta["upto"]
+        self.memory = meta.get("memory", [])
         if "made" in meta:
             self._made, self._ended_at = (meta["made"], meta["made_end"]), meta["ended_at"]
         self.stage.restore(stage)

@@ -22,6 +22,7 @@ from models.serving import Model
 _ROOM = 256  # windows that may wait
 _BATCH = 16
 _NICE = 10
+_SESSIONS = 10_000  # whose memories are kept
 _log = logging.getLogger(__name__)
 Scored = tuple[int, Any]  # number of the partition, window
 
@@ -49,6 +50,7 @@ class Shadow:
         self._queue: Queue[Scored] = Queue(_ROOM)
         self._thread: threading.Thread | None = None
         self._stopped = False
+        self._memories: dict[str, list[Any]] = {}  # by session, for pooling
 
     def start(self, outbox: Outbox) -> None:
         """Begin; to be called in the event loop that `outbox` lives in."""
@@ -85,7 +87,9 @@ class Shadow:
             if not batch or model is None:
                 continue
             try:
-                events = model.classify([window for _, window in batch])
+                events = model.classify(
+                    [window for _, window in batch], [self._memory(window.session) for _, window in batch]
+                )
                 for (partition, window), event in zip(batch, events, strict=True):
                     record = Outgoing(window.session.encode(), event)
                     loop.call_soon_threadsafe(outbox.put, self.topic, partition, [record])
@@ -95,6 +99,11 @@ class Shadow:
             except Exception as error:  # whatever a model does wrong must not reach the champion
                 self.counts["failed"] += len(batch)
                 _log.warning("shadow %s: %s", model.bundle.id, error)
+
+    def _memory(self, session: str) -> list[Any]:
+        if session not in self._memories and len(self._memories) >= _SESSIONS:
+            self._memories.clear()
+        return self._memories.setdefault(session, [])
 
     def _next(self) -> list[Scored]:
         batch: list[Scored] = []

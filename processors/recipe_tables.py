@@ -53,8 +53,8 @@ class InputTable:
 class ModelTable:
     """``[model]``: architecture, probability below which a label is ``unknown``, the architecture's parameters.
 
-    `pool` says how windows are pooled over time: ``{kind = "mean", windows = n}`` or ``{kind = "hmm"}``; empty for not
-    at all.
+    `pool` says how windows are pooled over time: ``{kind = "mean", windows = n}`` or ``{kind = "hmm", windows = n}``;
+    empty for not at all.
     """
 
     architecture: str
@@ -159,11 +159,7 @@ def _pool(table: Table) -> Mapping[str, Any]:
     kind = pool.text("kind")
     if kind not in POOLS:
         raise pool.error(f"kind = {toml_value(kind)}{nearest(kind, POOLS)}", "kind")
-    if kind == "hmm":
-        if "windows" in pool.values:
-            raise pool.error("windows: an hmm has none; leave it out", "windows")
-        return {"kind": kind}
-    windows = pool.number("windows", 5, 1)
+    windows = pool.number("windows", 30 if kind == "hmm" else 5, 1)
     if windows % 1:
         raise pool.error(f"windows = {windows:g}: expected a whole number from 1", "windows")
     return {"kind": kind, "windows": int(windows)}

@@ -59,6 +59,7 @@ step = "standardise"
 [model]
 architecture = "spectrogram_cnn"
 min_probability = 0.6
+pool = { kind = "mean", windows = 3 }
 """
 PATIENCE_S = 120.0
 TAKEOVER_S = 15.0

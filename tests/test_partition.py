@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import example, given, note, settings
 from hypothesis import strategies as st
 
+from models.outputs import Events
 from models.partition import Left, Limits, Partition, Pending
 from processors.chain import Chain
 from processors.intake import Intake
@@ -32,9 +36,11 @@ CHAINS = {
 Found = tuple[str, int, bytes]
 
 
-def content(window: Window) -> bytes:
-    """What a classifier would judge by."""
-    return np.ascontiguousarray(window.data).tobytes() + repr(window.missing).encode()
+def content(window: Window, found: list[Any], memory: int) -> bytes:
+    """What a classifier would judge by: the window, and what was found of the `memory` windows before it."""
+    own = np.ascontiguousarray(window.data).tobytes() + repr(window.missing).encode()
+    found[:] = [*found, hashlib.sha256(own).hexdigest()][-memory - 1 :]
+    return own + "".join(found).encode()
 
 
 def chunk(session: str, first: int, count: int, end: bool = False, stream: str = "imu.left") -> Chunk:
@@ -50,6 +56,7 @@ class Log:
     """What outlives a worker."""
 
     inputs: dict[str, list[Chunk]]
+    memory: int = 0
     visible: dict[str, int] = field(default_factory=dict)
     first: dict[str, int] = field(default_factory=dict)
     events: list[Found] = field(default_factory=list)
@@ -81,7 +88,8 @@ class Life:
     def __init__(self, log: Log, chain: Chain, clock: list[float], limits: Limits) -> None:
         self.log = log
         self.codec = ChunkCodec()
-        self.partition = Partition(0, chain, lambda fmt: None, lambda: clock[0], limits)
+        outputs = Events("", Fraction(1), log.memory)
+        self.partition = Partition(0, chain, lambda fmt: None, lambda: clock[0], limits, outputs)
         self.partition.load(log.left())
         self.waiting: deque[Pending] = deque()
         self.sent: deque[tuple[Pending, int]] = deque()
@@ -100,11 +108,15 @@ class Life:
         return len(records)
 
     def publish(self, count: int) -> None:
-        """Have events stored; their acknowledgements are on the way."""
+        """Classify; have events stored, whose acknowledgements are on the way."""
         for _ in range(min(count, len(self.waiting))):
             pending = self.waiting.popleft()
-            w = pending.output
-            self.log.events.append((w.session, w.start_index, content(w)))
+            w, memory = pending.output, pending.session.memory
+            judged = content(w, memory, self.log.memory)
+            if pending.known:
+                self.partition.acknowledge(pending)
+                continue
+            self.log.events.append((w.session, w.start_index, judged))
             self.sent.append((pending, len(self.log.events)))
 
     def hear(self, count: int) -> None:
@@ -152,12 +164,12 @@ def undisturbed(log: Log, chain: Chain) -> list[Found]:
     for items in log.inputs.values():
         for name in {c.session for c in items}:
             mine = [c for c in items if c.session == name]
-            stage = chain.build()
+            stage, memory = chain.build(), list[Any]()
             for c in mine:
                 if c.stream != mine[0].stream:
                     continue
                 windows = stage.push(c) + (stage.flush() if c.end else [])
-                found += [(name, w.start_index, content(w)) for w in windows]
+                found += [(name, w.start_index, content(w, memory, log.memory)) for w in windows]
     return sorted(found)
 
 
@@ -251,7 +263,9 @@ def finish(log: Log, chain: Chain, clock: list[float], limits: Limits) -> None:
 def campaign(seed: int) -> None:
     """A random log, worked on in random steps."""
     pick = random.Random(seed)
+    memory = random.Random(-seed - 1).choice([0, 0, 1, 3])
     chain, log, limits, clock = CHAINS[pick.choice(sorted(CHAINS))], recorded(pick), pick.choice(LIMITS), [0.0]
+    log.memory = memory
     if pick.random() < 0.5:
         log.visible = {topic: len(items) for topic, items in log.inputs.items()}
     life = Life(log, chain, clock, limits)

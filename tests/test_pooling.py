@@ -68,12 +68,19 @@ def test_gone_on_from_a_stored_state(rows: list[list[float]], cut: int, pool: Po
     assert first + rest == whole
 
 
-def test_a_window_without_probabilities_changes_nothing() -> None:
-    for pool in (HMM, Pool("mean", 2)):
+def test_a_window_without_probabilities_says_nothing() -> None:
+    for pool in (HMM, Pool("mean", 3)):
         rows = [[0.7, 0.2, 0.1], [0.0, 0.0, 0.0], [0.1, 0.2, 0.7]]
         _, out = through(pool, rows)
         assert out[1] == rows[1]
         assert [out[0], out[2]] == through(pool, [rows[0], rows[2]])[1]
+
+
+@settings(deadline=None)
+@given(ROWS, st.integers(1, 4))
+def test_what_lies_further_back_than_the_windows_counts_for_nothing(rows: list[list[float]], windows: int) -> None:
+    for pool in (Pool("hmm", windows, HMM.transitions, HMM.start), Pool("mean", windows)):
+        assert through(pool, rows)[1][-1] == through(pool, rows[-windows:])[1][-1]
 
 
 def test_transitions_are_those_of_the_labels() -> None:
@@ -131,6 +138,8 @@ def test_an_hmm_must_have_been_learned(tmp_path: Path) -> None:
         pool_for(recipe(text), tiny_bundle(tmp_path / "b"))
     learned = tiny_bundle(tmp_path / "c", pool=HMM.to_json())
     assert pool_for(recipe(text), load_bundle(learned.path)) == HMM
+    shorter = recipe(text.replace('"hmm"', '"hmm", windows = 4'))
+    assert pool_for(shorter, learned) == Pool("hmm", 4, HMM.transitions, HMM.start)
     assert pool_for(recipe(), learned) is None
 
 
@@ -140,7 +149,7 @@ def test_an_hmm_must_have_been_learned(tmp_path: Path) -> None:
         ('{kind = "median"}', "expected one of mean, hmm|mean"),
         ('{kind = "mean", windows = 0}', "windows"),
         ('{kind = "mean", windows = 2.5}', "windows = 2.5: expected a whole number"),
-        ('{kind = "hmm", windows = 2}', "an hmm has none"),
+        ('{kind = "hmm", windows = 0}', "windows"),
         ("{windows = 2}", "lacks kind"),
     ],
 )
