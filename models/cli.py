@@ -19,10 +19,10 @@ from models.evaluate import UNCLASSIFIED, evaluate
 from processors.recipe import load_recipe
 from streams.sources import read
 
-_DATA = click.option("--data", "paths", multiple=True, required=True, metavar="PATH…", help="Files, folders or URLs.")
-# An option takes one value; what follows it is taken here, so that `--data a.csv b.csv` and shell patterns work.
 _MOST_COLUMNS = 8
 _FILE = click.Path(path_type=Path, dir_okay=False)
+_DATA = click.option("--data", "paths", multiple=True, required=True, metavar="PATH…", help="Files, folders or URLs.")
+# An option takes one value; what follows it is taken here, so that `--data a.csv b.csv` and shell patterns work.
 _MORE = click.argument("more", nargs=-1, metavar="")
 
 
@@ -43,6 +43,7 @@ _MORE = click.argument("more", nargs=-1, metavar="")
     is_flag=True,
     help="Keep a quarter of the sessions from training; promote only what beats the champion on them by more than chance.",
 )
+@click.option("--report/--no-report", default=True, help="Whether the bundle holds a page with figures.")
 @click.option("--weights-out", type=_FILE, help="Save the weights, of the framework's own kind, to this file too.")
 @click.option("--history-out", type=_FILE, help="Save the epochs' numbers to this JSON file too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -96,7 +97,8 @@ def train_command(
     click.echo(trained.record.choice)
     if "reason" in came_of_it:
         click.echo(f"{'promoted' if came_of_it['promoted'] else 'not promoted'}: {came_of_it['reason']}")
-    click.echo(f"report: {trained.bundle.path / 'report' / 'report.html'}")
+    if request.report:
+        click.echo(f"report: {trained.bundle.path / 'report' / 'report.html'}")
     click.echo(f"{trained.bundle.id}  {trained.bundle.path}")
 
 

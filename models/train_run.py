@@ -57,6 +57,8 @@ class TrainRequest:
         Whether a bundle in the registry becomes the champion.
     without : frozenset of str
         Sessions that are left out, as if they were not there.
+    report : bool
+        Whether the bundle's ``report/`` holds the page and its figures beside the numbers.
     weights_out, history_out : Path, optional
         Files to save the weights (of the framework's own kind) and the epochs (JSON) to.
     """
@@ -69,6 +71,7 @@ class TrainRequest:
     search_minutes: float = 0.0
     promote: bool = True
     without: frozenset[str] = frozenset()
+    report: bool = True
     weights_out: Path | None = None
     history_out: Path | None = None
 

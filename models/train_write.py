@@ -44,16 +44,20 @@ def write_run(
     run: Run, final: Fitted, chosen: Fitted, exported: Exported, pool: Pool | None, record: RunRecord
 ) -> Bundle:
     """Write the bundle of `final`, with the scores of `chosen`, its report and what else is to be saved; read it back."""
-    from models.report import bundle_report
+    from models.report import RECORD, bundle_report
 
     lineage = {key: value for key, value in record.lineage.items() if key not in ("seed", "revision")}
     facts = {"history": chosen.history, "validation": chosen.scores, "parity": exported.parity}
     said = json.dumps({**facts, "notes": dict(run.dataset.notes)}, indent=1) + "\n"
+    if run.request.report:
+        attached = bundle_report(record, lambda i: chosen.prepared.validation[i].window)
+    else:
+        attached = {f"report/{RECORD}": record.to_json().encode("utf-8", "backslashreplace")}
     path = write_bundle(
         run.request.out,
         manifest_of(run.recipe, final, chosen, exported, pool, lineage),
         {MODEL: exported.model, "report/report.json": said.encode()},
-        attached=bundle_report(record, lambda i: chosen.prepared.validation[i].window),
+        attached=attached,
         promote=run.request.promote,
     )
     if run.request.history_out:
