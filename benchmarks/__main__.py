@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-COMPARISONS = ("kernels", "serving", "throughput", "latency", "memory", "workers", "devices", "archive")
+COMPARISONS = ("kernels", "dataset", "serving", "throughput", "latency", "memory", "workers", "devices", "archive")
 
 
 @click.command()
@@ -32,9 +32,11 @@ def main(chosen: tuple[str, ...], out: Path | None, rounds: int, size: float, se
     click.echo("".join(f"{key}: {value}\n" for key, value in found["machine"].items()))
     if "kernels" in wanted:
         _kernels(found, 20 * rounds)
+    if "dataset" in wanted:
+        _dataset(found, rounds)
     if "serving" in wanted:
         _serving(found, 3 * rounds)
-    if through_kafka := [name for name in wanted if name not in ("kernels", "serving")]:
+    if through_kafka := [name for name in wanted if name not in ("kernels", "dataset", "serving")]:
         _through_kafka(found, through_kafka, rounds, (size * 1e6, seconds))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -51,6 +53,15 @@ def _kernels(found: dict[str, Any], rounds: int) -> None:
         for dtype in ("float32", "float64"):
             found["kernels"].append(kernels.results(shape, dtype, rounds))
             kernels.show(found["kernels"][-1], console)
+
+
+def _dataset(found: dict[str, Any], rounds: int) -> None:
+    from rich.console import Console
+
+    from benchmarks import dataset
+
+    found["dataset"] = dataset.dataset(rounds)
+    dataset.show(found["dataset"], Console(width=100))
 
 
 def _serving(found: dict[str, Any], rounds: int) -> None:
