@@ -140,6 +140,11 @@ def _lead(record: RunRecord, judged: Judged | None, gallery: Gallery) -> str:
     made = [h.paragraph(record.choice)] if record.choice else []
     made.append(scores.summary(record, judged))
     notes = list(record.notes)
+    if other := record.split.get("leak_free"):
+        right = h.percent((other.get("scores") or {}).get("window_accuracy"))
+        notes.insert(
+            0, f"These scores leak: split by {other.get('kind')} instead of by window, {right} of windows are right."
+        )
     if judged is None:
         notes.insert(0, "No window was held out: there is nothing to say of new data.")
     if gallery.missing:

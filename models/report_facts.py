@@ -22,8 +22,10 @@ def split(record: RunRecord) -> str:
     made = [h.paragraph(f"Split by {kind}{f', seed {seed}' if seed is not None else ''}.")] if kind else []
     if kind == "window":
         made.append(
-            h.paragraph("Windows of one session stand on both sides: scores of new sessions are lower.", "note")
+            h.paragraph("Windows of one session stand on both sides: new sessions score lower than these.", "note")
         )
+    if other := record.split.get("leak_free"):
+        made.append(_both_figures(record, other))
     labels = list(dict.fromkeys(label for side in sides.values() for label in side.get("labels") or {}))
     rows = [
         (
@@ -40,6 +42,21 @@ def split(record: RunRecord) -> str:
         if names := found.get("groups"):
             made.append(h.details(f"Groups in {side} ({len(names):,})", _names(names)))
     return "".join(made)
+
+
+def _both_figures(record: RunRecord, other: Mapping[str, Any]) -> str:
+    """Scores of the random split beside those of one in which no session stands on both sides."""
+    columns = [Column("split by"), *(Column(n, "n") for n in ("recordings right", "macro F1", "windows right"))]
+    rows = [
+        (
+            kind,
+            h.percent(found.get("accuracy")),
+            h.number(found.get("macro_f1")),
+            h.percent(found.get("window_accuracy")),
+        )
+        for kind, found in ((record.split.get("kind"), record.scores), (other.get("kind"), other.get("scores") or {}))
+    ]
+    return h.table("The same architecture, fitted and scored with each split", columns, rows)
 
 
 def _count(names: Sequence[str] | None) -> str:

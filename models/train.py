@@ -22,6 +22,7 @@ from models.search import search
 from models.splits import session_of
 from models.train_data import Prepared, prepare
 from models.train_fit import Fitted, fit, judge, peak_mb
+from models.train_leaks import leak_free_scores
 from models.train_run import DEFAULTS, OnStage, Run, TrainRequest, train_parameters
 from models.train_state import checkpoints
 from models.train_write import record_of, write_run
@@ -94,6 +95,7 @@ def train(
         windows = final.training.windows
         exported = export_model(final.model, windows.shape[1:], windows)
         record = record_of(run, found, chosen, choice, pool)
+        record.split |= {"leak_free": other} if (other := leak_free_scores(run, chosen, pool)) else {}
         record.seconds, record.peak_mb = time.monotonic() - started, peak_mb()
         bundle = write_run(run, final, chosen, exported, pool, record)
     return Trained(bundle, chosen.scores, record.notes, record)

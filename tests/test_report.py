@@ -269,6 +269,19 @@ def test_names_are_text_not_markup() -> None:
     assert found.text.count(shown) >= 12
 
 
+def test_a_split_that_leaks_shows_both_figures() -> None:
+    run = record()
+    other = {"accuracy": 0.5, "macro_f1": 0.25, "window_accuracy": 0.375}
+    run.split |= {"kind": "window", "leak_free": {"kind": "session", "scores": other}}
+    found = page(run)
+    accuracy, f1, windows = (run.scores[key] for key in ("accuracy", "macro_f1", "window_accuracy"))
+    assert found.tables["The same architecture, fitted and scored with each split"][1:] == [
+        ["window", f"{accuracy * 100:.1f} %", f"{f1:.3f}", f"{windows * 100:.1f} %"],
+        ["session", "50.0 %", "0.250", "37.5 %"],
+    ]
+    assert "split by session instead of by window, 37.5\u00a0% of windows are right." in found.text
+
+
 def test_what_is_too_long_is_cut_and_says_so() -> None:
     run = record(sessions=1000, windows=2, labels=[f"class {i}" for i in range(200)])
     run.lineage["inputs"] = [{"path": f"{i}.csv", "recordings": 1, "sha256": "00"} for i in range(3000)]
