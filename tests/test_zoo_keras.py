@@ -47,11 +47,9 @@ def settled(model: Any, windows: Array) -> None:
     [
         ((46, 33, 12), {"front": "conv3d"}),
         ((19, 8, 2), {"front": "conv3d", "batch_norm": False}),
-        ((46, 33, 6), {"front": "deep", "backbone": "resnet18"}),
-        ((9, 7, 1), {"front": "none", "batch_norm": False}),
-        ((1, 1, 1), {}),
-        ((1, 100), {"dropout": 0.5}),
-        ((300, 3), {"front": "deep"}),
+        ((23, 17, 6), {"front": "deep", "backbone": "resnet18"}),
+        ((1, 1, 1), {"front": "none"}),
+        ((300, 3), {"dropout": 0.5}),
     ],
 )
 def test_resnet_variants_export_what_they_compute(shape: tuple[int, ...], parameters: dict[str, Any]) -> None:
@@ -68,9 +66,8 @@ def test_resnet_variants_export_what_they_compute(shape: tuple[int, ...], parame
         ((19, 8, 2), {"cell": "gru", "layers": 2}),
         ((40, 3), {"bidirectional": True, "patch": 4}),
         ((40, 3), {"bidirectional": True, "attention": True, "layers": 2, "cell": "gru"}),
-        ((40, 3), {"attention": True, "patch": 3, "masking": False}),
-        ((1, 3), {}),
-        ((900, 2), {}),
+        ((1, 3), {"masking": False}),
+        ((900, 2), {"attention": True}),
     ],
 )
 def test_recurrent_variants_export_what_they_compute(shape: tuple[int, ...], parameters: dict[str, Any]) -> None:
@@ -89,7 +86,7 @@ def test_recurrent_variants_export_what_they_compute(shape: tuple[int, ...], par
 
 
 @pytest.mark.parametrize(
-    "parameters", [{}, {"bidirectional": True}, {"attention": True, "cell": "gru"}, {"patch": 4, "layers": 2}]
+    "parameters", [{"bidirectional": True, "patch": 4}, {"attention": True, "cell": "gru", "layers": 2}]
 )
 def test_padding_changes_nothing(parameters: dict[str, Any]) -> None:
     model, short = made("recurrent", 24, (3,), **parameters), noise(4, 16, 3)
@@ -103,7 +100,7 @@ def test_padding_changes_nothing(parameters: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("name", "shape", "precision"),
-    [("spectrogram_resnet", (19, 8, 3), "off"), ("recurrent", (19, 24), "off"), ("recurrent", (19, 24), "on")],
+    [("spectrogram_resnet", (19, 8, 3), "off"), ("recurrent", (19, 24), "on")],
 )
 def test_several_heads_learn_classes_and_numbers(name: str, shape: tuple[int, ...], precision: str) -> None:
     model, windows = made(name, shape[0], shape[1:], HEADS, learning_rate=0.01), noise(8, *shape)
@@ -129,7 +126,6 @@ def weights(model: Any) -> dict[str, list[bytes]]:
 @pytest.mark.parametrize(
     ("frozen", "still"),
     [
-        ({}, []),
         ({"frozen_names": "stem_conv, stage2_block1_0_*"}, ["stem_conv", "stage2_block1_0_conv", "stage2_block1_0_bn"]),
         ({"frozen_layers": 2}, ["stem_conv", "stem_bn"]),
         ({"frozen_share": 1.0}, None),
@@ -145,9 +141,9 @@ def test_frozen_layers_keep_their_weights(frozen: dict[str, Any], still: list[st
     assert same == (before.keys() - front if still is None else set(still))
 
 
-@pytest.mark.parametrize("name", ["spectrogram_resnet", "recurrent"])
-def test_saved_weights_make_the_same_model(name: str, tmp_path: Path) -> None:
-    trained, other, windows = made(name, 19, (8, 3)), made(name, 19, (8, 3)), noise(8, 19, 8, 3)
+def test_saved_weights_make_the_same_model(tmp_path: Path) -> None:
+    trained, other = (made("spectrogram_resnet", 19, (8, 3)) for _ in range(2))
+    windows = noise(8, 19, 8, 3)
     settled(trained, windows)
     assert other.predict(windows).tobytes() != trained.predict(windows).tobytes()
     (tmp_path / "saved.weights.h5").write_bytes(trained.weights())
@@ -245,14 +241,8 @@ def test_other_axes_and_layers_are_refused(tmp_path: Path) -> None:
         keras_to_onnx(model, INPUT, OUTPUT)
 
 
-@pytest.mark.parametrize(
-    "backbone",
-    [
-        pytest.param("resnet50", marks=pytest.mark.slow),
-        pytest.param("resnet152", marks=pytest.mark.large),
-        pytest.param("efficientnetb0", marks=pytest.mark.large),
-    ],
-)
+@pytest.mark.large
+@pytest.mark.parametrize("backbone", ["resnet50", "resnet152", "efficientnetb0"])
 def test_large_networks(backbone: str, tmp_path: Path) -> None:
     """Spectrograms of 12 channels at 500 Hz: built, one step of training, exported, equal; not trained."""
     shape = (46, 223, 12)
