@@ -13,8 +13,9 @@ import os
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # else TensorFlow tells of its build at every start
-# With oneDNN, TensorFlow 2.21 corrupted memory (on an AMD EPYC) where the last batch of an epoch is smaller.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+# On several threads, TensorFlow 2.21 corrupted memory in training convolutions (seen on an AMD EPYC, where an epoch's last
+# batch is smaller); on one it did not.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 if "tensorflow" not in sys.modules:
     with contextlib.suppress(ImportError):
         importlib.import_module("triton")
