@@ -129,6 +129,7 @@ def _row(title: str, runs: list[Row], megabytes: float, number: int) -> Row:
         "mb_s_spread": f"{min(rates):.0f} to {max(rates):.0f}",
         "mb_cpu_s": megabytes / cpu_s,
         "us_message": 1e6 * cpu_s / number,
+        "peak_mb": max(run["peak_mb"] for run in runs),
         "file_mb": runs[0]["file_mb"],
         "sent_mb": megabytes,
         "behind_ms": "-",

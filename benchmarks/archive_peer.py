@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.child import memory
 from streams.archive import CONSUMER, Archive
 from streams.kafka_client import client_arguments
 from streams.settings import Settings
@@ -72,6 +73,7 @@ def main(peer: str, brokers: str, prefix: str, folder: str, *numbers: str) -> No
     started, before = time.monotonic(), time.process_time()
     PEERS[peer](settings, Path(folder), records)
     took: dict[str, Any] = {"wall_s": time.monotonic() - started, "cpu_s": time.process_time() - before}
+    took["peak_mb"] = memory(os.getpid()).peak_mb
     print(json.dumps(took | {"ended_s": time.time()}))
 
 

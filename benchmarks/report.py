@@ -43,6 +43,7 @@ _COLUMNS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("mb_s_spread", "lowest to highest", "{}"),
         ("mb_cpu_s", "MB a processor-second", "{:.0f}"),
         ("us_message", "µs of processor a message", "{:.1f}"),
+        ("peak_mb", "most resident, MB", "{:.0f}"),
         ("file_mb", "MB on the disk", "{:.0f}"),
         ("sent_mb", "of MB sent", "{:.0f}"),
         ("behind_ms", "behind at the end, ms", "{}"),
