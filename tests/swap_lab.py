@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ class SwapLab(Lab):
 
     def __init__(self, folder: Path, brokers: str, prefix: str, versions: int = 2) -> None:
         super().__init__(folder, brokers, prefix)
+        # Pooling begins anew behind an exchange, so its first events would not be those of either bundle alone.
+        self.recipe.write_text(re.sub(r"(?m)^pool = .*\n", "", self.recipe.read_text()))
         self.versions = [version(self.recipe, self.settings.home, number) for number in range(versions)]
         self.promoted = [self.versions[0]]
         promote(self.versions[0], home=self.settings.home)
@@ -85,5 +88,7 @@ class SwapLab(Lab):
         found = self.events()
         assert sorted(event["id"] for event in found) == ids
         for event in found:
-            assert event | {"emitted_ns": 0} == offline[event["bundle"]][event["id"]]
+            expected = offline[event["bundle"]][event["id"]]
+            different = {name: (value, expected[name]) for name, value in event.items() if value != expected[name]}
+            assert set(different) <= {"emitted_ns"}, f"{event['id']}: came, expected: {different}"
         return found

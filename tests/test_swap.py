@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import threading
 from itertools import groupby
 from pathlib import Path
 
@@ -86,31 +88,45 @@ def test_broken_bundles_are_refused_and_the_old_one_stays(lab: SwapLab) -> None:
         stop_worker(worker)
 
 
-def test_a_worker_with_another_home_fetches_what_is_announced(lab: SwapLab, tmp_path: Path) -> None:
+def test_a_worker_with_another_home_fetches_what_is_announced_and_its_shadow_scores_aside(
+    lab: SwapLab, tmp_path: Path
+) -> None:
+    shadow, champion = lab.versions
     with lab:
-        lab.promote(lab.versions[1])
+        lab.promote(champion)
         feed, worker = Feed(lab, 24), lab.start_worker(KYMO_HOME=str(tmp_path / "other"))
-        feed.start()
-        lab.until_served_by(lab.versions[1])
-        lab.promote(lab.versions[0])
-        lab.until_served_by(lab.versions[0])
-        lab.check_swaps(feed)
-        stop_worker(worker)
-
-
-def test_a_shadow_scores_the_same_windows(lab: SwapLab) -> None:
-    champion, shadow = lab.versions
-    with lab:
-        feed, worker = Feed(lab, 25), lab.start_worker()
         feed.start()
         lab.until_served_by(champion)
         lab.promote(shadow, "shadow")
         lab.await_that(lambda: len(lab.events("shadow")) > 50, "the shadow's events")
-        events = lab.check_swaps(feed)
-        offline = lab.offline(feed, shadow)
-        scored = lab.events("shadow")
+        events, scored = lab.check_swaps(feed), lab.events("shadow")
         stop_worker(worker)
+    offline = lab.offline(feed, shadow)
     assert {event["bundle"] for event in events} == {champion}
     assert len({event["id"] for event in scored}) == len(scored)
     for event in scored:
         assert event | {"emitted_ns": 0} == offline[event["id"]]
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(3600)
+def test_promotions_and_kills_at_random_moments(lab: SwapLab) -> None:
+    pick, kills, promotions = random.Random(31), 0, 0
+    with lab:
+        feed, workers = Feed(lab, 31), [lab.start_worker(), lab.start_worker()]
+        feed.start()
+        lab.until_served_by(lab.versions[0])
+        for number in range(30):
+            lab.promote(lab.versions[(number + 1) % 2])
+            promotions += 1
+            threading.Event().wait(pick.uniform(0, 2))  # a random moment: while it loads, exchanges, or has exchanged
+            if number % 3 == 2:
+                kill(workers.pop(0))
+                workers.append(lab.start_worker())
+                kills += 1
+                lab.await_growth()
+        lab.until_served_by(lab.promoted[-1])
+        events = lab.check_swaps(feed)
+        for worker in workers:
+            stop_worker(worker)
+    print(f"\n{len(events)} events over {promotions} promotions and {kills} kills, each once")
