@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,20 +66,7 @@ def train_command(
     request = TrainRequest((*paths, *more), **chosen)
     train_parameters(loaded, request)
     console = Console()
-    with ExitStack() as stack:
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        bar = stack.enter_context(Progress(*columns, console=Console(stderr=True), transient=True))
-        task = bar.add_task("reading", total=None)
-
-        def on_stage(name: str, epochs: int) -> Callable[[dict[str, float]], None]:
-            bar.reset(task, total=epochs, description=name)
-
-            def on_epoch(epoch: dict[str, float]) -> None:
-                seen = f", validation {epoch['validation_accuracy']:.1%}" if "validation_accuracy" in epoch else ""
-                bar.update(task, completed=epoch["epoch"], description=f"{name}: loss {epoch['loss']:.3f}{seen}")
-
-            return on_epoch
-
+    with _progress() as on_stage:
         trained, came_of_it = trainer(gated)(loaded, request, on_stage)
     if as_json:
         said = {"bundle": trained.bundle.id, "path": str(trained.bundle.path), "scores": trained.scores}
@@ -100,6 +87,25 @@ def train_command(
     if request.report:
         click.echo(f"report: {trained.bundle.path / 'report' / 'report.html'}")
     click.echo(f"{trained.bundle.id}  {trained.bundle.path}")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int], Callable[[dict[str, float]], None]]]:
+    """A bar on stderr; what it gives is told each stage, and gives what is told its epochs."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def on_stage(name: str, epochs: int) -> Callable[[dict[str, float]], None]:
+            bar.reset(task, total=epochs, description=name)
+
+            def on_epoch(epoch: dict[str, float]) -> None:
+                seen = f", validation {epoch['validation_accuracy']:.1%}" if "validation_accuracy" in epoch else ""
+                bar.update(task, completed=epoch["epoch"], description=f"{name}: loss {epoch['loss']:.3f}{seen}")
+
+            return on_epoch
+
+        yield on_stage
 
 
 @click.command("evaluate")

@@ -71,25 +71,19 @@ def search(
     minutes: float,
     on_stage: Callable[[str, int], Callable[[Epoch], None]],
 ) -> tuple[list[Fitted], list[Candidate]]:
-    """Fit with other parameters until the time is over.
+    """Fit with other parameters until `minutes` of wall time are over; the trial under way then is stopped.
 
     Parameters
     ----------
-    recipe, prepared : Recipe, Prepared
-        With a validation side.
     plan : Plan
         The recipe's own; its parameters stand in every trial where a range does not overrule them.
-    minutes : float
-        Of wall time, from now on; the trial under way is stopped.
     on_stage : callable
         ``on_stage(name, epochs)`` gives what is told a trial's epochs.
 
     Returns
     -------
-    fitted : list of Fitted
-        Trials that ran to their end.
-    stopped : list of Candidate
-        The others, for the record.
+    fitted, stopped : list of Fitted, list of Candidate
+        Trials that ran to their end, and the others, for the record.
 
     Raises
     ------
@@ -109,18 +103,27 @@ def search(
         trial += 1
         parameters = {**plan.parameters, **draw(ranges, plan.settings["seed"], trial)}
         own = replace(plan, name=f"{plan.architecture} {trial}", parameters=parameters, checkpoints=None)
-        history: list[Epoch] = []
-        started, tell = time.monotonic(), on_stage(own.name, plan.settings["epochs"])
-        try:
-            fitted.append(fit(recipe, prepared, own, _watch(medians, end, history, tell)))
-        except Stopped as why:
-            seconds = time.monotonic() - started
-            stopped.append(
-                Candidate(own.name, parameters, {}, history, seconds, peak_mb(), note=f"stopped early: {why}")
-            )
-        except TrainingError as error:  # parameters that this architecture, or these windows, do not allow
-            stopped.append(Candidate(own.name, parameters, note=str(error)))
+        found = _trial(recipe, prepared, own, (medians, end), on_stage(own.name, plan.settings["epochs"]))
+        if isinstance(found, Fitted):
+            fitted.append(found)
+        else:
+            stopped.append(found)
     return fitted, stopped
+
+
+def _trial(
+    recipe: Recipe, prepared: Prepared, plan: Plan, rules: tuple[Medians, float], tell: Callable[[Epoch], None]
+) -> Fitted | Candidate:
+    """One trial: the model, or, where it was stopped or cannot be, what is to be said of it."""
+    history: list[Epoch] = []
+    started = time.monotonic()
+    try:
+        return fit(recipe, prepared, plan, _watch(*rules, history, tell))
+    except Stopped as why:
+        note, seconds = f"stopped early: {why}", time.monotonic() - started
+        return Candidate(plan.name, dict(plan.parameters), {}, history, seconds, peak_mb(), note=note)
+    except TrainingError as error:  # parameters that this architecture, or these windows, do not allow
+        return Candidate(plan.name, dict(plan.parameters), note=str(error))
 
 
 def _watch(

@@ -68,10 +68,6 @@ def train(
 
     Parameters
     ----------
-    recipe : Recipe
-        With a ``[model]``.
-    request : TrainRequest
-        Data and target.
     on_epoch : callable
         Told the numbers of each epoch of every fit.
     on_stage : callable, optional
