@@ -64,12 +64,12 @@ def export(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], fmt: str,
 @_DATA
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as_json: bool) -> None:
-    """Count RECIPE's windows, and those that its split holds out, by class.
+    """Count RECIPE's windows, and those that its split and each of its folds hold out, by class.
 
     Example: kymo dataset show basicmotions --data basicmotions:train
     """
     from models.leaks import check_leaks
-    from models.splits import make_split
+    from models.splits import make_folds, make_split
     from models.train import DEFAULTS
 
     loaded = load_recipe(recipe)
@@ -77,7 +77,9 @@ def show(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as_json: bo
         found = _build(loaded, (*paths, *more), bar, task)
     parameters = DEFAULTS | dict(loaded.train.parameters)
     split = make_split(found.examples, loaded.train, parameters["validation"], parameters["seed"])
-    check_leaks(found.examples, split)
+    folds = make_folds(found.examples, loaded.train, parameters["seed"]) if loaded.train.folds else []
+    for each in (split, *folds):
+        check_leaks(found.examples, each)
     sides = {"training": split.training, "validation": split.validation, "left_out": list(split.left_out)}
     counts = {side: _counts(found.examples, numbers, found.labels) for side, numbers in sides.items()}
     about = {
@@ -86,6 +88,13 @@ def show(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as_json: bo
         "subjects": len({example.subject for example in found.examples} - {""}),
         "split": split.kind,
         **counts,
+        "folds": [
+            {
+                "groups": list(fold.validation_groups),
+                "validation": _counts(found.examples, fold.validation, found.labels),
+            }
+            for fold in folds
+        ],
         "notes": dict(found.notes),
     }
     if as_json:
@@ -100,9 +109,12 @@ def _counts(examples: Sequence[Any], numbers: Sequence[int], labels: Sequence[st
 
 
 def _print(about: dict[str, Any], labels: Sequence[str]) -> None:
-    table = Table("class", "training", "validation", "left out", box=None)
+    folds = [fold["validation"] for fold in about["folds"]]
+    columns = [about[side] for side in ("training", "validation", "left_out")] + folds
+    names = ("training", "validation", "left out", *(f"fold {i}" for i in range(len(folds))))
+    table = Table("class", *names, box=None)
     for label in labels:
-        table.add_row(label, *(str(about[side][label]) for side in ("training", "validation", "left_out")))
+        table.add_row(label, *(str(counts[label]) for counts in columns))
     console = Console()
     console.print(table)
     console.print(

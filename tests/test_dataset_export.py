@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from tiny_models import RECIPE
 
 import kymo
-from models import dataset_tfrecord
 from models.dataset import Example, fit_steps, read_dataset, split_chain, with_steps
 from models.dataset_tfrecord import crc32c, example, record
 from models.splits import make_split
@@ -196,3 +195,13 @@ def test_show_counts(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (about["windows"], about["sessions"], about["subjects"], about["split"]) == (90, 10, 10, "session")
     assert (about["training"], about["validation"]) == ({"a": 36, "b": 36}, {"a": 9, "b": 9})
     assert "90 windows of 10 sessions, 10 subjects; split by session" in CliRunner().invoke(kymo.cli, words).output
+
+
+def test_show_counts_folds(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KYMO_HOME", str(data.parent / "home"))
+    (data.parent / "folds.toml").write_text(RECIPE + 'split = "subject"\nfolds = 5\n')
+    words = ["dataset", "show", str(data.parent / "folds.toml"), "--data", str(data)]
+    about = json.loads(CliRunner().invoke(kymo.cli, [*words, "--json"]).stdout)
+    assert [fold["validation"] for fold in about["folds"]] == [{"a": 9, "b": 9}] * 5
+    assert sorted(name for fold in about["folds"] for name in fold["groups"]) == [f"p{i}" for i in range(10)]
+    assert "fold 4" in CliRunner().invoke(kymo.cli, words).output
