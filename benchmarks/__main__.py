@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def _dataset(found: dict[str, Any], rounds: int) -> None:
 
 
 def _serving(found: dict[str, Any], rounds: int) -> None:
+    os.environ["TF_NUM_INTRAOP_THREADS"] = "0"  # as many as there are cores: nothing is trained here
     from rich.console import Console
 
     from benchmarks import serving
