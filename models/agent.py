@@ -162,9 +162,8 @@ class Agent:
             "recipe": self.job.recipe,
         }
         headers = [(name, str(value).encode()) for name, value in about.items()]
-        self._outbox.put(
-            self._names.of("rejected"), record.partition, [Outgoing(record.key or b"", record.value or b"", headers)]
-        )
+        rejected = Outgoing(record.key or b"", record.value or b"", headers)
+        self._outbox.put(self._names.of("rejected"), record.partition, [rejected])
 
     async def _classify(self) -> None:
         loop = asyncio.get_running_loop()
