@@ -158,14 +158,8 @@ def window_picture(name: str, data: Array, channels: Sequence[str], seconds: tup
             if values.ndim == 2:
                 ax.plot(np.linspace(*seconds, len(values), endpoint=False), values[:, i], color=BLUE, linewidth=1)
             else:
-                ax.imshow(
-                    values[:, :, i].T,
-                    aspect="auto",
-                    origin="lower",
-                    cmap="cividis",
-                    interpolation="nearest",
-                    extent=(*seconds, 0, values.shape[1]),
-                )
+                whole: Any = {"aspect": "auto", "origin": "lower", "extent": (*seconds, 0, values.shape[1])}
+                ax.imshow(values[:, :, i].T, cmap="cividis", interpolation="nearest", **whole)
             kind = "" if values.ndim == 2 else "\nbin"
             ax.set_ylabel(f"{shorten(names[i], 10)}{kind}", rotation=0, ha="right", va="center", fontsize=8)
             ax.yaxis.set_major_locator(MaxNLocator(2))

@@ -19,6 +19,29 @@ NOTHING = "–"
 _NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<a class="skip" href="#main">To the results</a>
+<header><h1>{title}</h1>
+{lead}
+<nav aria-label="Sections">{links}</nav></header>
+<main id="main">
+{body}
+</main>
+<footer class="soft">{foot}</footer>
+</body>
+</html>
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A table's column: its head, and whether it holds numbers (set to the right) or code."""
@@ -162,24 +185,4 @@ def page(title: str, lead: str, sections: Sequence[tuple[str, str]], foot: str) 
         f'<section aria-labelledby="{anchor}"><h2 id="{anchor}">{escape(name)}</h2>\n{inner}</section>'
         for anchor, name, inner in there
     )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<title>{escape(title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<a class="skip" href="#main">To the results</a>
-<header><h1>{escape(title)}</h1>
-{lead}
-<nav aria-label="Sections">{links}</nav></header>
-<main id="main">
-{body}
-</main>
-<footer class="soft">{escape(foot)}</footer>
-</body>
-</html>
-"""
+    return _PAGE.format(title=escape(title), style=STYLE, lead=lead, links=links, body=body, foot=escape(foot))
