@@ -157,8 +157,7 @@ def iter_examples(
             found.notes.update(recording.notes)
             stream = stream_of(recording, recipe)
             if stream is None:
-                reasons = [recipe.matches(s.header.format) for s in recording.streams]
-                found.notes[f"recordings not taken: {reasons[0] if reasons else 'no stream'}"] += 1
+                found.notes[_why_not_taken(recording, recipe)] += 1
                 continue
             found.longest_s = max(found.longest_s, stream.duration_s)
             checked = beside.submit(add_input, found.inputs, recording, stream)
@@ -174,6 +173,11 @@ def iter_examples(
             checked.result()
             on_progress(seen["recordings"], seen["windows"])
     _check_found(found, seen, recipe)
+
+
+def _why_not_taken(recording: Recording, recipe: Recipe) -> str:
+    reasons = [recipe.matches(stream.header.format) for stream in recording.streams]
+    return f"recordings not taken: {reasons[0] if reasons else 'no stream'}"
 
 
 def _example_maker(recording: Recording, kind: str) -> Callable[[Window, str], Example]:

@@ -51,41 +51,36 @@ def build_dataset(
 ) -> Dataset:
     """Labelled windows of files, from the cache if they are there.
 
-    At any time one recording, as its reader gives it, and two windows are in memory, and of each window about 1 kB.
+    In memory are one recording, as its reader gives it, a few windows, and of each window about 1 kB.
 
     Parameters
     ----------
     paths : sequence of str or Path
         What :func:`streams.sources.read` takes.
-    recipe : Recipe
-        Says which stream, which labels and which split.
-    chain : Chain
-        To run; the recipe's, up to where it must learn.
+    recipe, chain : Recipe, Chain
+        What says which stream, labels and split; what to run: the recipe's chain, up to where it must learn.
     settings : Settings, optional
         Home folder and limit of the cache; by default this process's.
     on_progress : callable
-        Told the numbers of recordings and of windows so far, while they are made.
+        Told how many recordings and windows there are so far.
 
     Raises
     ------
-    TrainingError
-        If there is nothing to learn from; the text says what to change.
-    SourceError
-        If a file cannot be read as it stands.
+    TrainingError, SourceError
+        If there is nothing to learn from, or a file cannot be read as it stands; the text says what to change.
     """
     settings = settings or Settings.from_env()
     folder = settings.home / "cache" / "datasets"
     entry = folder / digest_of(paths, recipe, chain)
     found = _look_up(entry, recipe)
-    if found is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
-        with _partial(entry) as partial:
-            write_dataset(partial, read(paths, recipe.read_options()), recipe, chain, on_progress)
-            _name(partial, entry)
-        _evict(folder, entry, settings.cache_gb * 1e9)
-        found = open_store(entry, recipe.train.split)
-    return found
+    if found is not None:
+        return found
+    _sweep(folder)
+    with _partial(entry) as partial:
+        write_dataset(partial, read(paths, recipe.read_options()), recipe, chain, on_progress)
+        _name(partial, entry)
+    _evict(folder, entry, settings.cache_gb * 1e9)
+    return open_store(entry, recipe.train.split)
 
 
 def write_dataset(
@@ -204,7 +199,8 @@ def _sync(folder: Path) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed builds left."""
+    """Make the folder, and remove what killed builds left in it."""
+    folder.mkdir(parents=True, exist_ok=True)
     for partial in folder.glob("*.partial"):
         try:
             with (partial / "lock").open("rb") as lock:

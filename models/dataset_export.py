@@ -16,7 +16,7 @@ import json
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -74,13 +74,18 @@ def export_dataset(
     head, steps = split_chain(recipe.chain)
     fitted = fit_steps(steps, [dataset.examples[i].window for i in split.training])
     about = _about(recipe, dataset, split, Chain((*head.specs, *fitted)))
+    sides = {side: with_steps([dataset.examples[i] for i in getattr(split, side)], fitted) for side in SIDES}
+    _write(out, fmt, {side: _rows(found, about["classes"], on_window) for side, found in sides.items() if found}, about)
+    return about
+
+
+def _write(out: Path, fmt: str, sides: Mapping[str, Rows], about: dict[str, Any]) -> None:
+    """A folder that appears when all is written."""
     partial = out.with_name(f"{out.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         partial.mkdir(parents=True)
-        for side in SIDES:
-            examples = with_steps([dataset.examples[i] for i in getattr(split, side)], fitted)
-            if len(examples):
-                FORMATS[fmt](partial / f"{side}.{fmt}", _rows(examples, about["classes"], on_window), about)
+        for side, rows in sides.items():
+            FORMATS[fmt](partial / f"{side}.{fmt}", rows, about)
         (partial / "dataset.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
         if out.exists():
             out.rmdir()
@@ -89,7 +94,6 @@ def export_dataset(
         raise TrainingError(f"{out} cannot be written ({error.strerror or error})") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return about
 
 
 def _about(recipe: Recipe, dataset: Dataset, split: Split, chain: Chain) -> dict[str, Any]:
