@@ -1,0 +1,149 @@
+"""The running system: its recipes, and the way from raw files to events. Two-foot recordings here are SYNTHETIC (no public
+copy of such data exists); BasicMotions is real walking and running."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from models.classify import Classifier
+from models.evaluate import evaluate
+from models.run import run
+from models.train import TrainRequest, train
+from processors.recipe import Recipe, load_recipe, parse_recipe
+from streams.gait_files import GaitPlan, write_gait
+from streams.prepare import Wanted, prepare
+from streams.sources import read
+
+SMALL = {
+    "length_s = 20": "length_s = 4",
+    "hop_s = 10": "hop_s = 2",
+    "nperseg = 1000": "nperseg = 500",
+    "noverlap = 800": "noverlap = 400",
+    "keep_bins = 223": "keep_bins = 112",
+}
+
+
+def changed(name: str, changes: dict[str, str], model: str, epochs: int) -> Recipe:
+    """A shipped recipe for two cores: shorter windows, another ``[model]``, fewer epochs."""
+    path = load_recipe(name).path
+    assert path is not None
+    text = path.read_text()
+    for old, new in {**changes, "epochs = 100": f"epochs = {epochs}\nvalidation = 0"}.items():
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    head, _, rest = text.partition("[model]")
+    return parse_recipe(f"{head}[model]\n{model}\n[labels]{rest.partition('[labels]')[2]}")
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "shape", "architecture"),
+    [("running", 46, (223, 12), "spectrogram_resnet"), ("running_recurrent", 10_000, (12,), "recurrent")],
+)
+def test_recipes_as_they_are(name: str, rows: int, shape: tuple[int, ...], architecture: str) -> None:
+    recipe = load_recipe(name)
+    fmt = recipe.output_format()
+    assert (recipe.window_length, recipe.window_hop, fmt.rows, fmt.shape) == (10_000, 5_000, rows, shape)
+    assert recipe.model is not None
+    chosen = {"dropout": 0.5, "learning_rate": 0.001, "batch_size": 32}
+    assert recipe.model.architecture == architecture
+    assert chosen.items() <= dict(recipe.model.parameters).items()
+    assert recipe.train.split == "subject"
+    assert recipe.train.parameters["epochs"] == 100
+    one = changed(name, {}, f'architecture = "{architecture}"', 1).path
+    assert one is None  # the text alone
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Prepared recordings of six runners, and of three others; speeds further apart than 2.5, 3 and 3.5 m/s, which so few
+    and so short recordings would not tell apart."""
+    found = []
+    for seed, subjects in ((1, 6), (2, 3)):
+        folder = tmp_path_factory.mktemp(f"gait{seed}")
+        write_gait(folder, GaitPlan(subjects, (2.0, 3.0, 4.0), ("treadmill",), run_s=8.5, seed=seed))
+        prepare(folder, folder, Wanted())
+        found.append(folder / "Prepared" / "csv")
+    return found[0], found[1]
+
+
+def test_from_raw_files_to_events_of_unknown_runners(prepared: tuple[Path, Path], tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    model = 'architecture = "spectrogram_cnn"\nmin_probability = 0.0'
+    recipe = changed("running", SMALL, model, 20)
+    trained = train(recipe, TrainRequest((str(prepared[0]),), out=tmp_path / "bundle", only=True))
+    recordings = list(read([prepared[1]], recipe.read_options()))
+    scores = evaluate(recipe, trained.bundle, recordings)
+    assert scores["n"] == 9
+    assert scores["accuracy"] >= 7 / 9  # chance is 3 of 9
+    events = list(run(recipe, recordings, Classifier(trained.bundle, recipe.name)))
+    counted = Counter(event.session for event in events)
+    assert sum(counted.values()) == scores["windows"]
+    for recording in recordings:
+        (stream,) = recording.streams
+        assert counted[recording.session] == (stream.end_index - 2000) // 1000 + 1
+    assert {event.stream for event in events} == {"imu"}
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("running", 'architecture = "spectrogram_resnet"\nbackbone = "small"\nwidth = 4'),
+        ("running_recurrent", 'architecture = "recurrent"\nunits = 8\npatch = 50'),
+    ],
+)
+def test_the_keras_models_take_these_recordings(
+    name: str, model: str, prepared: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Learning well takes longer than a test may; here they run from the files to labelled events."""
+    pytest.importorskip("tensorflow")
+    changes = SMALL if name == "running" else {key: SMALL[key] for key in list(SMALL)[:2]}
+    recipe = changed(name, changes, f"{model}\nmin_probability = 0.0", 1)
+    request = TrainRequest((str(prepared[1]),), out=tmp_path / "bundle", only=True)
+    bundle = train(recipe, request).bundle
+    recordings = read([min(prepared[1].rglob("*.csv"))], recipe.read_options())
+    events = list(run(recipe, recordings, Classifier(bundle, recipe.name)))
+    assert len(events) == 3
+    assert {event.label for event in events} <= {"2", "3", "4"}
+
+
+@pytest.mark.parametrize(
+    ("steps", "model"),
+    [
+        ('[[steps]]\nstep = "spectrogram"\nnperseg = 16\nnoverlap = 14\n[[steps]]\nstep = "log"', "spectrogram_resnet"),
+        ("", "recurrent"),
+    ],
+)
+def test_the_same_models_learn_real_walking_and_running(steps: str, model: str, tmp_path: Path) -> None:
+    """BasicMotions: 40 recordings to learn from, 40 others to be judged by; four classes."""
+    pytest.importorskip("tensorflow")
+    pytest.importorskip("aeon")
+    own = {"spectrogram_resnet": 'backbone = "small"\nwidth = 8', "recurrent": 'cell = "gru"\nunits = 16'}[model]
+    recipe = parse_recipe(f"""
+name = "motions"
+[[input]]
+stream = "imu"
+rate_hz = 10
+channels = ["ax", "ay", "az", "gx", "gy", "gz"]
+{steps}
+[window]
+length_s = 5
+hop_s = 2.5
+[[window.steps]]
+step = "standardise"
+[model]
+architecture = "{model}"
+min_probability = 0.0
+dropout = 0.2
+learning_rate = 0.01
+{own}
+[train]
+epochs = 15
+validation = 0
+""")
+    bundle = train(recipe, TrainRequest(("basicmotions:train",), out=tmp_path / "bundle", only=True)).bundle
+    scores = evaluate(recipe, bundle, read(["basicmotions:test"], recipe.read_options()))
+    assert scores["n"] == 40
+    assert scores["accuracy"] >= 0.8  # chance is 0.25
