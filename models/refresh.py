@@ -141,7 +141,7 @@ def train_behind_gate(
     recipe : Recipe
         With a ``[model]``.
     request : TrainRequest
-        Data; `out`, `promote` and `without` are set here.
+        Data; `out`, `promote`, `without` and `windows_of` are set here.
     settings : Settings
         Home of the registry, and the broker by which running agents are told.
     on_stage : callable, optional
@@ -157,7 +157,9 @@ def train_behind_gate(
     started = time.monotonic()
     plan = plan_of(recipe, request.paths)
     champion = _champion(recipe, settings.home)
-    trained = train(recipe, replace(request, out=None, promote=False, without=plan.held), on_stage=on_stage)
+    kind = champion.takes if champion else ""
+    asked = replace(request, out=None, promote=False, without=plan.held, windows_of=kind)
+    trained = train(recipe, asked, on_stage=on_stage)
     verdict, good, reason = _decide(recipe, (champion, trained.bundle), request.paths, plan, metric)
     untold = ""
     if good:

@@ -86,7 +86,7 @@ def train(
     run = Run(recipe, request, settings, dataset, on_stage or (lambda name, epochs: on_epoch))
     with checkpoints(run.decisive()) as run.folder:
         found, pool = _candidates(run)
-        chosen, choice = _choose(found)
+        chosen, choice = _choose(found, request.windows_of)
         final = _refitted(run, chosen)
         windows = final.training.windows
         exported = export_model(final.model, windows.shape[1:], windows)
@@ -133,13 +133,20 @@ def _pool(recipe: Recipe, prepared: Prepared) -> Pool | None:
     return learn_hmm(classes, [session_of(e) for e in order], len(number), recipe.train.balance != "none")
 
 
-def _choose(found: list[Fitted]) -> tuple[Fitted, str]:
-    """The best by what was held out, the recipe's own where another is not better; and a sentence about it."""
+def _choose(found: list[Fitted], windows_of: str) -> tuple[Fitted, str]:
+    """The best by what was held out, the recipe's own where another is not better; and a sentence about it.
+
+    Where windows must be of one kind, those of the other come last.
+    """
     own = found[0]
     if not own.scores:
         return own, f"{own.plan.name}: nothing was held out to compare by"
-    best = max(found, key=lambda one: one.rank)
-    chosen = best if best.rank > own.rank else own
+
+    def rank(one: Fitted) -> tuple[bool, float]:
+        return windows_of in ("", takes(type(one.model))), one.rank
+
+    best = max(found, key=rank)
+    chosen = best if rank(best) > rank(own) else own
     others = ", ".join(f"{one.plan.name} {one.rank:.3f}" for one in found if one is not chosen)
     beside = f"; {others}" if others else ""
     return chosen, f"bundled {chosen.plan.name}: {chosen.rank:.3f} on what was held out{beside}"

@@ -55,6 +55,9 @@ class TrainRequest:
         Wall time to try other parameters in; 0 for none.
     promote : bool
         Whether a bundle in the registry becomes the champion.
+    windows_of : str
+        ``chain`` or ``raw``: what the bundle's windows must be of, since running agents can only take over what fits the
+        sessions that they have open; empty for either.
     without : frozenset of str
         Sessions that are left out, as if they were not there.
     report : bool
@@ -70,6 +73,7 @@ class TrainRequest:
     only: bool = False
     search_minutes: float = 0.0
     promote: bool = True
+    windows_of: str = ""
     without: frozenset[str] = frozenset()
     report: bool = True
     weights_out: Path | None = None

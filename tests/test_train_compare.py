@@ -189,3 +189,11 @@ def test_pooling_is_learned_and_kept(data: Path, tmp_path: Path, monkeypatch: py
     arguments = [str(path), "--data", str(data), "--bundle", str(bundle.path), "--json"]
     said = json.loads(CliRunner().invoke(evaluate_command, arguments, catch_exceptions=False).output)
     assert said["accuracy"] == 1.0
+
+
+def test_windows_of_one_kind_may_be_asked_for(data: Path, tmp_path: Path) -> None:
+    """As a refresh does: running agents can take over only what fits the sessions that they have open."""
+    pytest.importorskip("torch")
+    request = TrainRequest((str(data),), out=tmp_path / "b", report=False, windows_of="chain")
+    made = train(recipe(BLIND), request).bundle
+    assert made.takes == "chain"
