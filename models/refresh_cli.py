@@ -87,7 +87,8 @@ def refresh(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], **chosen
 def _progress() -> Iterator[OnStage]:
     """A bar on stderr: what is fitted, and its epochs."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading", total=None)
 
         def on_stage(name: str, epochs: int) -> Callable[[Epoch], None]:

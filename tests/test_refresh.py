@@ -68,8 +68,8 @@ def test_a_better_model_is_promoted_and_an_equal_one_is_not(folder: Path) -> Non
     assert open_registry().log("tiny")[-1].why == said["reason"]
     assert not said["told"]
     # The sessions that judged were not learned from.
-    inputs = load_bundle("tiny").manifest["lineage"]["inputs"]
-    assert sum(entry["recordings"] for entry in inputs) == 2 * SESSIONS - said["held_out"]
+    windows = load_bundle("tiny").manifest["lineage"]["windows"]
+    assert sum(windows.values()) == 9 * (2 * SESSIONS - said["held_out"])
     again = invoke("train", folder, "--promote-if-better", "--seed", "7")
     assert again.exit_code == 0, again.stderr
     assert "not promoted: accuracy on" in again.stdout
