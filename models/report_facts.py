@@ -155,6 +155,6 @@ def lineage(record: RunRecord) -> str:
         made.append(h.table("Versions", [Column("package"), Column("version")], rows_of_versions))
     rest = {key: value for key, value in found.items() if key not in ("command", "inputs", "packages", "python")}
     if rest:
-        rows = [(key.replace("_", " "), _value(value)) for key, value in rest.items()]
-        made.append(h.table("Also", [Column("fact"), Column("value", "code")], rows))
+        facts = [(key.replace("_", " "), _value(value)) for key, value in rest.items()]
+        made.append(h.table("Also", [Column("fact"), Column("value", "code")], facts))
     return "".join(made)

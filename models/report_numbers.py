@@ -77,7 +77,7 @@ def answers_of(probabilities: Floats) -> Integers:
     """Number of each row's largest entry, the first of equals; :data:`NO_ANSWER` where all are 0 or one is not finite."""
     if probabilities.shape[1] == 0:
         return np.full(len(probabilities), NO_ANSWER, np.int64)
-    finite = np.where(np.isfinite(probabilities).all(axis=1)[:, None], probabilities, 0.0)
+    finite = np.where(np.isfinite(probabilities).all(axis=1, keepdims=True), probabilities, 0.0)
     return np.where(finite.any(axis=1), finite.argmax(axis=1), NO_ANSWER).astype(np.int64)
 
 

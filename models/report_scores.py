@@ -106,7 +106,7 @@ def confusion(record: RunRecord, judged: Judged | None, gallery: Gallery) -> str
 
 
 def _matrix(counts: Any, rows: Sequence[str], columns: Sequence[str], name: str) -> Callable[[Any], Drawing]:
-    return lambda plots: plots.confusion_matrix(name, counts, rows, columns)  # type: ignore[no-any-return]
+    return lambda plots: plots.confusion_matrix(name, counts, rows, columns)
 
 
 def _matrices(record: RunRecord, judged: Judged | None) -> list[tuple[str, Sequence[str], numbers.Integers]]:
@@ -139,7 +139,13 @@ def per_class(record: RunRecord, judged: Judged | None) -> str:
     made = []
     if found := record.scores.get("per_class"):
         rows = [
-            numbers.ClassRow(name, *(_number_of(row.get(key)) for key in ("precision", "recall", "f1")), int(row["n"]))
+            numbers.ClassRow(
+                name,
+                _number_of(row.get("precision")),
+                _number_of(row.get("recall")),
+                _number_of(row.get("f1")),
+                int(row["n"]),
+            )
             for name, row in found.items()
         ]
         made.append(_class_table("Recordings", rows))
@@ -197,7 +203,9 @@ def _group_table(kind: str, groups: Sequence[numbers.Shares]) -> str:
         Column("right", "n"),
         Column("95 % interval", "n"),
     ]
-    rows = [(g.name, g.sessions, f"{g.n:,}", h.percent(g.share), h.percents(g.interval)) for g in shown]
+    rows: list[tuple[Any, ...]] = [
+        (g.name, g.sessions, f"{g.n:,}", h.percent(g.share), h.percents(g.interval)) for g in shown
+    ]
     if kind == "session":
         columns, rows = [columns[0], *columns[2:]], [(row[0], *row[2:]) for row in rows]
     return h.table(caption, columns, rows)
