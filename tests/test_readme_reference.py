@@ -111,7 +111,9 @@ def test_recipe_tables() -> None:
     assert found.model is not None
     check_table("`[model]`", {"architecture", "min_probability", "pool"}, values_of(found.model))
     check_table("`[labels]`", known(f"[labels]\n{bad}"), values_of(found.labels))
-    check_table("`[train]`", {"split", "folds", "balance", "augment", *train.DEFAULTS}, values_of(found.train) | train.DEFAULTS)
+    check_table(
+        "`[train]`", {"split", "folds", "balance", "augment", *train.DEFAULTS}, values_of(found.train) | train.DEFAULTS
+    )
     check_table("`[[alerts]]`", known(f'[[alerts]]\nlabel = "a"\n{bad}'), found.alerts[0])
 
 
