@@ -108,8 +108,22 @@ def _numbers(column: Any, dtype: str) -> Array:
 
 
 def _texts(column: Any) -> list[str]:
+    import pyarrow as pa
+
+    if pa.types.is_nested(column.type):
+        return [_text(value) for value in column.to_pylist()]
+    # Labels and names repeat: each is turned into text once.
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    known = np.array([*map(_text, encoded.dictionary.to_pylist()), ""], object)
+    at = encoded.indices.cast(pa.int64()).fill_null(len(known) - 1).to_numpy(zero_copy_only=False)
+    found: list[str] = known[at].tolist()
+    return found
+
+
+def _text(value: Any) -> str:
     # pandas writes an empty cell of a numeric column as NaN.
-    return ["" if value is None or str(value) == "nan" else str(value) for value in column.to_pylist()]
+    text = "" if value is None else str(value)
+    return "" if text == "nan" else text
 
 
 def _times(column: Any, clock: Clock, rows: NDArray[np.int64]) -> NDArray[np.int64]:
