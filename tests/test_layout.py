@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -218,6 +219,16 @@ def test_compose_runs_the_same_kafka() -> None:
     assert settings["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
     # On the host it is reachable from this machine alone.
     assert [port.rpartition(":")[0] for port in kafka["ports"]] == ["127.0.0.1:9092"]
+
+
+@pytest.mark.skipif(
+    shutil.which("docker-compose") is None, reason="docker-compose is not installed: the file is not checked by it"
+)
+def test_compose_is_taken_by_docker_compose() -> None:
+    done = subprocess.run(
+        ["docker-compose", "config", "--quiet"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_compose_is_pinned_and_not_root() -> None:
