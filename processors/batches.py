@@ -92,6 +92,9 @@ class BatchApp(faust.App):
             _subscription
         )
 
+    def _create_directories(self) -> None:
+        """Make none: there are no tables, and a folder would stand wherever the worker was started."""
+
     def _new_transport(self) -> BatchTransport:
         return BatchTransport(self.conf.broker_consumer, self)
 

@@ -46,6 +46,7 @@ def test_events_equal_an_offline_run_and_sigterm_drains(lab: Lab) -> None:
         assert stop_worker(worker) < DRAIN_S
         assert lab.records("rejected") == []
         assert "Traceback" not in lab.said()
+        assert list(Path.cwd().glob(f"{lab.settings.prefix}*")) == []  # no folder in whatever folder it was started
 
 
 def test_commits_of_another_program_are_no_obstacle(lab: Lab) -> None:
