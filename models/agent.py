@@ -8,6 +8,7 @@ path for a crash, a lost partition and a broker that refused, so it is the one t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections import deque
@@ -22,6 +23,7 @@ from models.around import Around, Job
 from models.handed import Limits, Pending
 from models.log import Outbox, Outgoing
 from models.partition import Partition
+from models.shadow import SILENT
 from models.takeover import read_left
 from streams.errors import ChunkError, DeliveryError
 
@@ -100,21 +102,21 @@ class Agent:
         await self._wait_for(lambda: len(self._pending) < _PENDING_MAX)
 
     async def _take(self, partition: Partition, tp: TopicPartition, batch: list[Any]) -> None:
-        started, epoch = time.perf_counter(), self._epoch
-        expected = partition.next_offset.get(tp.topic, 0)
+        started, epoch, expected = time.perf_counter(), self._epoch, partition.next_offset.get(tp.topic, 0)
         if batch[0].offset > expected and await self._rewound(tp, expected, batch[0].offset):
             return
         partition.mark(tp.topic, max(expected, batch[0].offset))
         new = [r for r in batch if r.offset >= expected]  # the others were fetched again after a rebalance
-        for found in partition.take(tp.topic, new, self._reject):
-            self._pending.extend((partition, pending) for pending in found)
-            if time.perf_counter() - started > _YIELD_S:
-                self._observer.took(partition, 0, time.perf_counter() - started)
-                await self._wake()
-                await asyncio.sleep(0)
-                if epoch != self._epoch:
-                    return
-                started = time.perf_counter()
+        with contextlib.closing(partition.take(tp.topic, new, self._reject)) as taking:
+            for found in taking:
+                self._pending.extend((partition, pending) for pending in found)
+                if time.perf_counter() - started > _YIELD_S:
+                    self._observer.took(partition, 0, time.perf_counter() - started)
+                    await self._wake()
+                    await asyncio.sleep(0)
+                    if epoch != self._epoch:
+                        return
+                    started = time.perf_counter()
         self._observer.took(partition, len(new), time.perf_counter() - started)
         await self._wake()
 
@@ -135,15 +137,14 @@ class Agent:
 
     async def _load(self) -> None:
         """The assigned partitions as their last owners left them."""
-        assigned = self._kafka.assigned()
+        job, assigned = self.job, self._kafka.assigned()
         numbers = sorted({tp.partition for tp in assigned} - set(self.partitions))
         if not numbers:
             return
         for topic in (self.job.topic, self._names.of("state"), self._names.of("rejected")):
             await self._kafka.aiokafka_producer().partitions_for(topic)  # else the first event would wait for it
         inputs = [tp for tp in assigned if tp.partition in numbers]
-        for n, left in (await read_left(self.job, self._around, inputs, self._state_key(""))).items():
-            job = self.job
+        for n, left in (await read_left(job, self._around, inputs, self._state_key(""))).items():
             self.partitions[n] = Partition(n, job.chain, job.matches, time.monotonic, self._limits, job.outputs)
             self.partitions[n].load(left)
 
@@ -161,8 +162,7 @@ class Agent:
             "offset": record.offset,
             "recipe": self.job.recipe,
         }
-        headers = [(name, str(value).encode()) for name, value in about.items()]
-        rejected = Outgoing(record.key or b"", record.value or b"", headers)
+        rejected = Outgoing(record.key or b"", record.value or b"", [(k, str(v).encode()) for k, v in about.items()])
         self._outbox.put(self._names.of("rejected"), record.partition, [rejected])
 
     async def _classify(self) -> None:
@@ -185,7 +185,7 @@ class Agent:
             for number, records in outgoing.items():
                 self._outbox.put(self.job.topic, number, records)
             if self.job.shadow is not None:
-                self.job.shadow.offer([(partition.number, pending.output) for partition, pending in batch])
+                self.job.shadow.offer([(SILENT if p.known else partition.number, p.output) for partition, p in batch])
             await self._wake()
 
     def _emitted(self, partition: Partition, pending: Pending, end: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from models.handed import Left, Limits, Pending
@@ -92,8 +92,8 @@ class Partition:
 
     def take(
         self, topic: str, records: Iterable[Any], reject: Callable[[Any, ChunkError], None]
-    ) -> Iterator[list[Pending]]:
-        """Take records in order.
+    ) -> Generator[list[Pending], None, None]:
+        """Take records in order; where that is stopped half-way, :attr:`next_offset` tells what is not taken yet.
 
         Parameters
         ----------
@@ -110,32 +110,44 @@ class Partition:
             What became whole; often nothing, so that the caller can stop to do other things.
         """
         runs: dict[str, Run] = {}
-        for record in records:
-            self.next_offset[topic] = record.offset + 1
-            try:
-                chunk = self._decode(record)
-            except ChunkError as error:
-                reject(record, error)
-                continue
-            session = self._session_for(topic, chunk, record.offset)
-            if session is None:
-                continue
-            run = runs.get(session.name)
-            if run is not None and run.follows(chunk):
-                run.add(chunk, record)
-            else:
-                if run is not None:
-                    yield self._push(runs.pop(session.name), reject)
-                run = Run(session, chunk, record)
-                if chunk.first_index == session.next_index:
-                    runs[session.name] = run
-                else:  # the first of its session, late or repeated: looked at alone, and counted
-                    yield self._push(run, reject)
-                    continue
-            if run.count >= SAMPLES:
-                yield self._push(runs.pop(session.name), reject)
-        for run in runs.values():
-            yield self._push(run, reject)
+        try:
+            for record in records:
+                self.next_offset[topic] = record.offset + 1
+                made = self._take(topic, record, runs, reject)
+                if made is not None:
+                    yield made
+            while runs:
+                yield self._push(runs.pop(next(iter(runs))), reject)
+        finally:
+            if runs:  # left half taken, as in a rebalance: what no session has yet must be read again
+                self.next_offset[topic] = min(run.records[0].offset for run in runs.values())
+
+    def _take(
+        self, topic: str, record: Any, runs: dict[str, Run], reject: Callable[[Any, ChunkError], None]
+    ) -> list[Pending] | None:
+        """Take one record, which may wait among `runs` for those that follow it; None if nothing was pushed."""
+        try:
+            chunk = self._decode(record)
+        except ChunkError as error:
+            reject(record, error)
+            return None
+        session = self._session_for(topic, chunk, record.offset)
+        if session is None:
+            return None
+        made: list[Pending] | None = None
+        run = runs.get(session.name)
+        if run is not None and run.follows(chunk):
+            run.add(chunk, record)
+        else:
+            if run is not None:
+                made = self._push(runs.pop(session.name), reject)
+            run = Run(session, chunk, record)
+            if chunk.first_index != session.next_index:  # the first, late or repeated: looked at alone, and counted
+                return (made or []) + self._push(run, reject)
+            runs[session.name] = run
+        if run.count >= SAMPLES:
+            made = (made or []) + self._push(runs.pop(session.name), reject)
+        return made
 
     def _decode(self, record: Any) -> Chunk:
         if record.value is None:

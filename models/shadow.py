@@ -24,6 +24,9 @@ _BATCH = 16
 _NICE = 10
 _SESSIONS = 10_000  # whose memories are kept
 _log = logging.getLogger(__name__)
+SILENT = (
+    -1
+)  # instead of a partition: an earlier life has published the window, which is scored for those that rest on it
 Scored = tuple[int, Any]  # number of the partition, window
 
 
@@ -91,8 +94,9 @@ class Shadow:
                     [window for _, window in batch], [self._memory(window.session) for _, window in batch]
                 )
                 for (partition, window), event in zip(batch, events, strict=True):
-                    record = Outgoing(window.session.encode(), event)
-                    loop.call_soon_threadsafe(outbox.put, self.topic, partition, [record])
+                    if partition != SILENT:
+                        record = Outgoing(window.session.encode(), event)
+                        loop.call_soon_threadsafe(outbox.put, self.topic, partition, [record])
                 self.counts["scored"] += len(batch)
             except RuntimeError:  # the loop has ended
                 return

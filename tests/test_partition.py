@@ -378,6 +378,23 @@ def test_a_slow_session_holds_the_commit_back_by_its_limit_only() -> None:
     finish(log, CHAINS["abutting"], [0.0], Limits(lag=5))
 
 
+def test_what_is_left_half_taken_is_read_again() -> None:
+    items = [chunk("s", 0, 4), chunk("t", 0, 4), chunk("t", 4, 4), chunk("s", 20, 4), chunk("t", 8, 4)]
+    log, limits = Log({"a": items}), Limits(lag=0)
+    life = next(lives(log, limits=limits))
+    settle(life, "a", 2)  # both sessions are in snapshots, so nothing else holds the commit
+    rest = [record(i, c.session.encode(), life.codec.encode(c)) for i, c in enumerate(items) if i >= 2]
+    life.partition.mark("a", 2)
+    taking = life.partition.take("a", rest, refuse)
+    life.waiting += next(taking)  # the chunk of `s`, which does not follow; those of `t` wait to be joined
+    taking.close()
+    life.publish(99)
+    life.hear(99)
+    life.commit()
+    assert log.commits["a"][0] == 2
+    finish(log, CHAINS["abutting"], [0.0], limits)
+
+
 def test_input_deleted_before_it_was_read_is_a_gap() -> None:
     log = Log({"a": [chunk("s", i, 4) for i in range(0, 40, 4)]})
     life = lives(log)

@@ -11,7 +11,7 @@ import numpy as np
 from tiny_models import window
 
 from models.log import Outgoing
-from models.shadow import Shadow
+from models.shadow import SILENT, Shadow
 
 WINDOWS = [(i % 3, window(np.zeros((4, 2)), f"s{i % 3}", i)) for i in range(1000)]
 
@@ -71,5 +71,19 @@ def test_what_it_is_too_slow_for_is_dropped() -> None:
         shadow.offer(WINDOWS[:3])  # it goes on
         await until(lambda: shadow.counts["scored"] + dropped == 1008)
         shadow.close()
+
+    asyncio.run(work())
+
+
+def test_what_is_published_already_is_scored_in_silence() -> None:
+    async def work() -> None:
+        shadow, outbox, model = Shadow("t.shadow"), Outbox(), Model()
+        shadow.model = model  # type: ignore[assignment]
+        model.may.set()
+        shadow.start(outbox)  # type: ignore[arg-type]
+        shadow.offer([(SILENT, WINDOWS[0][1]), WINDOWS[1], WINDOWS[2]])
+        await until(lambda: shadow.counts["scored"] == 3 and len(outbox.found) >= 2)
+        shadow.close()
+        assert [(partition, record.value) for _, partition, record in outbox.found] == [(1, b"1"), (2, b"2")]
 
     asyncio.run(work())
