@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich import box
@@ -18,6 +18,9 @@ from models.bundle import load_bundle
 from models.evaluate import UNCLASSIFIED, evaluate
 from processors.recipe import load_recipe
 from streams.sources import read
+
+if TYPE_CHECKING:
+    from models.train import Trained
 
 _MOST_COLUMNS = 8
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -53,7 +56,8 @@ def train_command(
     """Train RECIPE's model on labelled recordings.
 
     MiniRocket is fitted beside it on the same split, and the better on held-out recordings becomes the recipe's current
-    version in the registry, or goes to --out. Started again after a kill, the same command goes on where it was.
+    version in the registry, or goes to --out. With [train] folds both are
+    cross-validated first. Started again after a kill, the same command goes on where it was.
 
     Example: kymo train basicmotions --data basicmotions:train
     """
@@ -65,28 +69,42 @@ def train_command(
     loaded = load_recipe(recipe)
     request = TrainRequest((*paths, *more), **chosen)
     train_parameters(loaded, request)
-    console = Console()
     with _progress() as on_stage:
         trained, came_of_it = trainer(gated)(loaded, request, on_stage)
     if as_json:
-        said = {"bundle": trained.bundle.id, "path": str(trained.bundle.path), "scores": trained.scores}
-        click.echo(
-            json.dumps(
-                {**said, "architecture": trained.record.architecture, "choice": trained.record.choice, **came_of_it}
-            )
-        )
+        click.echo(json.dumps(_facts(trained) | came_of_it))
         return
-    for note in trained.notes:
-        click.echo(f"note: {note}", err=True)
-    if trained.scores:
-        console.print("On recordings held out for validation:")
-        _print_scores(console, trained.scores)
-    click.echo(trained.record.choice)
+    _print_trained(trained)
     if "reason" in came_of_it:
         click.echo(f"{'promoted' if came_of_it['promoted'] else 'not promoted'}: {came_of_it['reason']}")
     if request.report:
         click.echo(f"report: {trained.bundle.path / 'report' / 'report.html'}")
     click.echo(f"{trained.bundle.id}  {trained.bundle.path}")
+
+
+def _facts(trained: Trained) -> dict[str, Any]:
+    """For ``--json``."""
+    bundle, record = trained.bundle, trained.record
+    return {
+        "bundle": bundle.id,
+        "path": str(bundle.path),
+        "scores": trained.scores,
+        "split": {"kind": record.split["kind"], "folds": len(record.split.get("folds", ()))},
+        "architecture": record.architecture,
+        "choice": record.choice,
+    }
+
+
+def _print_trained(trained: Trained) -> None:
+    from models.run_record import cross_validation
+
+    for note in trained.notes:
+        click.echo(f"note: {note}", err=True)
+    if trained.scores:
+        console, held = Console(), cross_validation(trained.record.split)
+        console.print(f"Over {held}:" if held else "On recordings held out for validation:")
+        _print_scores(console, trained.scores)
+    click.echo(trained.record.choice)
 
 
 @contextmanager

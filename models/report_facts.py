@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from models.run_record import Candidate, RunRecord
+from models.run_record import Candidate, RunRecord, cross_validation
 from streams import page as h
 from streams.page import Column
 
-MOST_NAMES, MOST_INPUTS, MOST_CANDIDATES = 60, 100, 40
+MOST_NAMES, MOST_INPUTS, MOST_CANDIDATES, MOST_HELD = 60, 100, 40, 6
 
 
 def split(record: RunRecord) -> str:
@@ -26,6 +26,9 @@ def split(record: RunRecord) -> str:
         )
     if other := record.split.get("leak_free"):
         made.append(_both_figures(record, other))
+    if said := cross_validation(record.split):
+        made.append(_folds(record, said))
+        sides = {"all": sides["validation"]}
     labels = list(dict.fromkeys(label for side in sides.values() for label in side.get("labels") or {}))
     rows = [
         (
@@ -37,11 +40,36 @@ def split(record: RunRecord) -> str:
         for side, found in sides.items()
     ]
     columns = [Column("side"), Column("groups", "n"), Column("windows", "n"), Column("windows by class")]
-    made.append(h.table("The two sides", columns, rows))
+    made.append(h.table("All windows" if said else "The two sides", columns, rows))
     for side, found in sides.items():
         if names := found.get("groups"):
             made.append(h.details(f"Groups in {side} ({len(names):,})", _names(names)))
     return "".join(made)
+
+
+def _folds(record: RunRecord, said: str) -> str:
+    """What each part of a cross-validation held out, and how it was judged."""
+    counts = ("learned from", "stopped by", "judged", "epochs")
+    columns = [Column("fold"), Column("held out"), *(Column(name, "n") for name in counts)]
+    columns += [Column(name, "n") for name in ("recordings right", "macro F1", "windows right")]
+    rows = [
+        (
+            str(i),
+            _names_of(fold.get("groups") or []),
+            *(h.number(fold.get(key)) for key in ("training", "validation", "windows", "epochs")),
+            h.percent(fold.get("accuracy")),
+            h.number(fold.get("macro_f1")),
+            h.percent(fold.get("window_accuracy")),
+        )
+        for i, fold in enumerate(record.split["folds"], 1)
+    ]
+    text = f"Scores are over {said}: a model that has not seen a fold judges it. The bundled model learned from all windows."
+    return h.paragraph(text) + h.table("Folds, of the bundled architecture", columns, rows)
+
+
+def _names_of(groups: Sequence[str]) -> str:
+    more = len(groups) - MOST_HELD
+    return ", ".join(map(str, groups[:MOST_HELD])) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _both_figures(record: RunRecord, other: Mapping[str, Any]) -> str:
@@ -84,7 +112,7 @@ def candidates(record: RunRecord) -> str:
     shown = shown[:MOST_CANDIDATES]
     columns = [Column("model"), *(Column(n, "n") for n in ("recordings right", "macro F1", "windows right", "loss"))]
     columns += [Column("time", "n"), Column("memory", "n"), Column("note")]
-    caption = "Compared on the same validation windows"
+    caption = f"Compared {'in the same folds' if record.split.get('folds') else 'on the same validation windows'}"
     if len(shown) < len(found):
         caption += f"; {len(shown)} of {len(found)} shown"
     stressed = [i for i, one in enumerate(shown) if one.chosen]

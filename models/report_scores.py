@@ -63,6 +63,7 @@ def curves(record: RunRecord, gallery: Gallery) -> str:
         return ""
     seen = [epoch for epoch in history if _is_number(epoch.get("validation_loss"))]
     alt = f"Learning curves over {len(history)} epochs"
+    alt += ", means of the folds that came so far" if record.split.get("folds") else ""
     if seen:
         best = min(seen, key=lambda epoch: epoch["validation_loss"])
         alt += f"; the validation loss is lowest, {best['validation_loss']:.4g}, in epoch {best['epoch']:g}"

@@ -96,7 +96,9 @@ class RunRecord:
         An entry an epoch: ``epoch``, ``loss`` and, with validation, ``validation_loss`` and ``validation_accuracy``.
     split : dict
         ``kind``, ``seed``; of ``training`` and ``validation`` each ``windows`` (a count), ``groups`` (names) and
-        ``labels`` (windows by class).
+        ``labels`` (windows by class). Of a cross-validation all windows stand on both sides, and ``folds`` is a list: the
+        ``groups`` that each holds out, windows to learn from (``training``) and to stop by (``validation``), ``epochs`` and
+        scores.
     scores : dict
         Of the validation side; empty where nothing was held out. See :func:`models.evaluate.score_windows`.
     held_out : HeldOut
@@ -155,6 +157,18 @@ class RunRecord:
             return cls(**found, held_out=HeldOut(**held), candidates=[Candidate(**one) for one in candidates])
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise TrainingError(f"no record of a training run ({error}); train again") from None
+
+
+def cross_validation(split: Mapping[str, Any]) -> str:
+    """A record's split in words where it is a cross-validation, else empty.
+
+    Examples
+    --------
+    >>> cross_validation({"kind": "subject", "folds": [{}, {}, {}]})
+    'a cross-validation of 3 folds by subject'
+    """
+    count = len(split.get("folds") or ())
+    return f"a cross-validation of {count} folds by {split.get('kind')}" if count else ""
 
 
 def _plain(value: Any) -> Any:

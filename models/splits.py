@@ -127,8 +127,9 @@ def make_folds(examples: Sequence[Example], table: TrainTable, seed: int) -> lis
     groups = [str(i) if kind == "window" else group_of(example, kind) for i, example in enumerate(examples)]
     names = sorted(set(groups))
     if count > len(names) or len(names) < 2:
+        named = '"each"' if count < 0 else count
         raise TrainingError(
-            f"[train] folds = {count} by {kind}: the data has {len(names)} of them; lower folds, or add recordings"
+            f"[train] folds = {named} by {kind}: the data has {len(names)} of them; lower folds, or add recordings"
         )
     part = {n: i for i, n in enumerate(names)} if count < 0 else deal(groups, _labels(examples), count, seed)
     total = len(names) if count < 0 else count

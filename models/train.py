@@ -2,8 +2,8 @@
 
 Windows come from the very chain that runs live; steps that learn, learn from the training windows alone. Beside the
 recipe's model MiniRocket is fitted on the raw windows of the same split, and the better on what was held out is
-bundled: so one sees when a network is not worth it. Scores are of recordings held out; the bundle's model is then
-learned from all of them, for as many epochs as were best (`refit`).
+bundled: so one sees when a network is not worth it. Scores are of recordings held out, once or, with ``[train] folds``,
+each in its turn; the bundle's model is then learned from all of them, for as many epochs as were best (`refit`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Any
 from models.bundle import Bundle
 from models.dataset import split_chain
 from models.export import export_model
-from models.pooling import Pool, learn_hmm
-from models.run_record import Candidate, RunRecord
+from models.pooling import Pool
+from models.run_record import Candidate, RunRecord, cross_validation
 from models.search import search
-from models.splits import session_of
-from models.train_data import Prepared, prepare
-from models.train_fit import Fitted, fit, judge, peak_mb
+from models.train_data import prepare
+from models.train_fit import Fitted, fit, judge, peak_mb, pool_of
+from models.train_folds import cross_validate
 from models.train_leaks import leak_free_scores
+from models.train_record import split_of
 from models.train_run import DEFAULTS, OnStage, Run, TrainRequest, train_parameters
 from models.train_state import checkpoints
 from models.train_write import record_of, write_run
@@ -90,7 +91,7 @@ def train(
         final = _refitted(run, chosen)
         windows = final.training.windows
         exported = export_model(final.model, windows.shape[1:], windows)
-        record = record_of(run, found, chosen, choice, pool)
+        record = record_of(run, found, chosen, choice, final, pool)
         record.split |= {"leak_free": other} if (other := leak_free_scores(run, chosen, pool)) else {}
         record.seconds, record.peak_mb = time.monotonic() - started, peak_mb()
         bundle = write_run(run, final, chosen, exported, pool, record)
@@ -101,17 +102,18 @@ def _candidates(run: Run) -> tuple[list[Fitted], Pool | None]:
     """The recipe's model first, then what a search tried, then MiniRocket."""
     recipe, settings = run.recipe, run.settings
     assert recipe.model is not None
-    name, chain = (
-        recipe.model.architecture,
-        prepare(recipe, run.dataset.examples, settings["validation"], settings["seed"]),
-    )
-    pool, prepared = _pool(recipe, chain), run.prepared_for(name, 0.0, chain)
+    name = recipe.model.architecture
+    beside = settings["compare"] and not run.request.only and name != BESIDE
+    if recipe.train.folds:
+        return cross_validate(run, BESIDE if beside else "")
+    chain = prepare(recipe, run.dataset.examples, settings["validation"], settings["seed"])
+    pool, prepared = pool_of(recipe, chain.training, chain.labels), run.prepared_for(name, 0.0, chain)
     own = run.plan(name, recipe.model.parameters, "own")
     found = [fit(recipe, prepared, own, run.on_stage(name, settings["epochs"]))]
     if run.request.search_minutes:
         more, run.stopped = search(recipe, prepared, own, run.request.search_minutes, run.on_stage)
         found += more
-    if settings["compare"] and not run.request.only and name != BESIDE and chain.validation:
+    if beside and chain.validation:
         try:
             raw = run.prepared_for(BESIDE, 0.0, chain)
             found.append(fit(recipe, raw, run.plan(BESIDE, {}, "beside"), run.on_stage(BESIDE, 1)))
@@ -120,17 +122,6 @@ def _candidates(run: Run) -> tuple[list[Fitted], Pool | None]:
     for one in found:
         judge(one, settings["calibrate"] and takes(type(one.model)) == "chain", pool)
     return found, pool
-
-
-def _pool(recipe: Recipe, prepared: Prepared) -> Pool | None:
-    assert recipe.model is not None
-    pool = recipe.model.pool
-    if not pool or pool["kind"] == "mean":
-        return Pool("mean", pool["windows"]) if pool else None
-    order = sorted(prepared.training, key=lambda example: (session_of(example), example.window.start_index))
-    number = {label: i for i, label in enumerate(prepared.labels)}
-    classes = [number[example.label] for example in order]
-    return learn_hmm(classes, [session_of(e) for e in order], len(number), recipe.train.balance != "none")
 
 
 def _choose(found: list[Fitted], windows_of: str) -> tuple[Fitted, str]:
@@ -149,21 +140,22 @@ def _choose(found: list[Fitted], windows_of: str) -> tuple[Fitted, str]:
     chosen = best if rank(best) > rank(own) else own
     others = ", ".join(f"{one.plan.name} {one.rank:.3f}" for one in found if one is not chosen)
     beside = f"; {others}" if others else ""
-    return chosen, f"bundled {chosen.plan.name}: {chosen.rank:.3f} on what was held out{beside}"
+    where = f"over {cross_validation(split_of(chosen))}" if chosen.folds else "on what was held out"
+    return chosen, f"bundled {chosen.plan.name}: {chosen.rank:.3f} {where}{beside}"
 
 
 def _refitted(run: Run, chosen: Fitted) -> Fitted:
     """The chosen model, learned from all windows."""
     if not chosen.scores or not run.settings["refit"]:
         return chosen
-    best = min(chosen.history, key=lambda epoch: epoch["validation_loss"])
+    epochs = chosen.best_epochs
     plan = replace(
         chosen.plan,
-        settings={**run.settings, "epochs": int(best["epoch"])},
+        settings={**run.settings, "epochs": epochs},
         checkpoints=run.folder / "refit" if run.folder else None,
     )
     prepared = run.prepared_for(plan.architecture, 0.0)
-    return fit(run.recipe, prepared, plan, run.on_stage(f"{plan.name}, all windows", int(best["epoch"])))
+    return fit(run.recipe, prepared, plan, run.on_stage(f"{plan.name}, all windows", epochs))
 
 
 __all__ = ["DEFAULTS", "TrainRequest", "Trained", "prepare", "train", "train_parameters"]

@@ -85,6 +85,22 @@ def prepare(recipe: Recipe, examples: Sequence[Example], share: float, seed: int
         check_leaks(examples, split)
     else:
         split = Split(list(range(len(examples))), [], recipe.train.split, seed)
+    return prepare_split(recipe, examples, split)
+
+
+def prepare_split(recipe: Recipe, examples: Sequence[Example], split: Split) -> Prepared:
+    """Run the windows of a split, whose leaks are checked, through the steps that learn, from its training side.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Gives the steps.
+    examples : sequence of Example
+        All windows, behind the chain's head.
+    split : Split
+        Of them; one side may be only a part of what is not on the other.
+    """
+    labels = Dataset(list(examples)).labels
     head, steps = split_chain(recipe.chain)
     sides = [[examples[i] for i in numbers] for numbers in (split.training, split.validation)]
     fitted = fit_steps(steps, [example.window for example in sides[0]])

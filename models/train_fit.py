@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import resource
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from models.classify import fit_temperature, softmax
+from models.dataset import Example
 from models.evaluate import score_windows
-from models.pooling import Pool, pool_windows
+from models.pooling import Pool, learn_hmm, pool_windows
 from models.run_record import Candidate, HeldOut
 from models.splits import session_of
 from models.train_data import Prepared, augment_of, samples_of, weights_of
 from models.zoo import Architecture, Epoch, FitOptions, Samples, architecture
 from processors.recipe import Recipe
-from streams.chunk import Array
+from streams.chunk import Array, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,11 @@ class Fitted:
         ``(n, labels)`` of the held-out windows, pooled where the recipe pools.
     seconds, peak_mb : float
         Wall time; the process's largest resident size so far.
+    folds : list of dict
+        Of a cross-validation, see :mod:`models.train_folds`: ``groups`` held out, counts of windows, ``epochs`` and scores of
+        each. The model has then learned nothing, and the scores are of models that had not seen what they judged.
+    draw : callable, optional
+        Gives a held-out window by its number, where the validation side is not as the model was given it.
     """
 
     plan: Plan
@@ -82,6 +89,19 @@ class Fitted:
     probabilities: Array = field(default_factory=lambda: np.zeros((0, 0)))
     seconds: float = 0.0
     peak_mb: float = 0.0
+    folds: list[dict[str, Any]] = field(default_factory=list)
+    draw: Callable[[int], Window] | None = None
+
+    @property
+    def best_epochs(self) -> int:
+        """For how many epochs to learn from all windows: as many as were best, over folds their median."""
+        if self.folds:
+            return int(statistics.median_high(fold["epochs"] for fold in self.folds))
+        return int(min(self.history, key=lambda epoch: epoch["validation_loss"])["epoch"])
+
+    def window(self, number: int) -> Window:
+        """A held-out window, as the model was given it."""
+        return self.draw(number) if self.draw else self.prepared.validation[number].window
 
     @property
     def rank(self) -> float:
@@ -158,6 +178,28 @@ def judge(found: Fitted, calibrate: bool, pool: Pool | None) -> None:
     found.probabilities = np.array(rows)
     said = [dict(zip(labels, row, strict=True)) for row in rows]
     found.scores = score_windows(zip(sessions, truths, said, strict=True), labels)
+
+
+def pool_of(recipe: Recipe, learned: Sequence[Example], labels: Sequence[str]) -> Pool | None:
+    """What pools probabilities over time, as ``[model] pool`` asks for; None without.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        With a ``[model]``.
+    learned : sequence of Example
+        Windows whose labels say how classes follow each other.
+    labels : sequence of str
+        Classes.
+    """
+    assert recipe.model is not None
+    pool = recipe.model.pool
+    if not pool or pool["kind"] == "mean":
+        return Pool("mean", pool["windows"]) if pool else None
+    order = sorted(learned, key=lambda example: (session_of(example), example.window.start_index))
+    number = {label: i for i, label in enumerate(labels)}
+    classes = [number[example.label] for example in order]
+    return learn_hmm(classes, [session_of(e) for e in order], len(number), recipe.train.balance != "none")
 
 
 def peak_mb() -> float:

@@ -54,10 +54,11 @@ def lineage_of(recipe: Recipe, request: TrainRequest, dataset: Dataset, chosen: 
     """What a bundle's model was made of; the same for equal runs."""
     settings, prepared = chosen.plan.settings, chosen.prepared
     packages = architecture(chosen.plan.architecture).packages
+    folds = {"folds": len(chosen.folds)} if chosen.folds else {}
     return {
         "command": _command(recipe, request, settings["seed"]),
         "chain": recipe.chain.digest(learned=False),
-        "train": {**settings, "split": recipe.train.split, "balance": recipe.train.balance},
+        "train": {**settings, "split": recipe.train.split, "balance": recipe.train.balance, **folds},
         "inputs": [{"path": path, **found} for path, found in dataset.inputs.items()],
         **({"without": sorted(request.without)} if request.without else {}),
         "windows": {"training": len(prepared.split.training), "validation": len(prepared.split.validation)},
@@ -86,6 +87,7 @@ def split_of(chosen: Fitted) -> dict[str, Any]:
     return {
         "kind": split.kind,
         "seed": split.seed,
+        **({"folds": chosen.folds} if chosen.folds else {}),
         **{name: _side(groups, examples, count) for name, (groups, examples, count) in sides.items()},
     }
 

@@ -154,4 +154,8 @@ def train_parameters(recipe: Recipe, request: TrainRequest) -> dict[str, Any]:
         raise TrainingError("[train] epochs and patience start at 1, validation is a share from 0 to below 1")
     if found["schedule"] not in ("", *SCHEDULES):
         raise TrainingError(f"[train] schedule = {found['schedule']!r}, expected one of {', '.join(SCHEDULES)}")
+    if recipe.train.folds and not found["refit"]:
+        raise TrainingError("[train] refit = false bundles the model of one split; leave it out, or folds")
+    if recipe.train.folds and request.search_minutes:
+        raise TrainingError("--search compares on one split; leave it out, or [train] folds")
     return found

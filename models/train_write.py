@@ -16,7 +16,9 @@ from models.train_run import Run
 from streams.errors import TrainingError
 
 
-def record_of(run: Run, found: list[Fitted], chosen: Fitted, choice: str, pool: Pool | None) -> RunRecord:
+def record_of(
+    run: Run, found: list[Fitted], chosen: Fitted, choice: str, final: Fitted, pool: Pool | None
+) -> RunRecord:
     """All facts of a run but its time and memory."""
     recipe = run.recipe
     candidates = [one.candidate() for one in found]
@@ -36,7 +38,7 @@ def record_of(run: Run, found: list[Fitted], chosen: Fitted, choice: str, pool: 
         choice=choice,
         lineage={**lineage, "seed": run.settings["seed"], "revision": revision()},
         pooling=pool.to_json() if pool else {},
-        notes=_notes(run, chosen),
+        notes=_notes(run, chosen, final),
     )
 
 
@@ -50,7 +52,7 @@ def write_run(
     facts = {"history": chosen.history, "validation": chosen.scores, "parity": exported.parity}
     said = json.dumps({**facts, "notes": dict(run.dataset.notes)}, indent=1) + "\n"
     if run.request.report:
-        attached = bundle_report(record, lambda i: chosen.prepared.validation[i].window)
+        attached = bundle_report(record, chosen.window)
     else:
         attached = {f"report/{RECORD}": record.to_json().encode("utf-8", "backslashreplace")}
     path = write_bundle(
@@ -76,10 +78,11 @@ def _save(path: Path, data: bytes) -> None:
         raise TrainingError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
 
 
-def _notes(run: Run, chosen: Fitted) -> list[str]:
+def _notes(run: Run, chosen: Fitted, final: Fitted) -> list[str]:
     notes = [f"{text} ({count} times)" if count > 1 else text for text, count in run.dataset.notes.items()]
     if not chosen.scores:
         notes.append(
             "nothing was held out, so there are no scores: no recording can be spared, or [train] validation = 0"
         )
-    return notes
+    said = [text for one in (chosen, final) for text in getattr(one.model, "notes", [])]
+    return [*notes, *dict.fromkeys(said)]

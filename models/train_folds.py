@@ -1,0 +1,280 @@
+"""Cross-validation. In: a run whose recipe says ``[train] folds``. Out: its architectures, each judged on all windows.
+
+Each fold's windows are judged by a model that has learned from the other folds alone: steps that learn, pooling,
+temperature and the end of training (early stopping) come from a part of those, never from the fold that is held out. A
+fold that is finished lies in the run's folder, so that a run that is killed does not fit it again. What is kept of a
+fold are outputs, a row a window; models and arrays of windows go before the next one.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from models.classify import fit_temperature, softmax
+from models.dataset import Example
+from models.dataset_steps import split_chain, to_samples, with_steps
+from models.evaluate import Judged, score_windows
+from models.fit import load_state, store_state
+from models.leaks import check_leaks
+from models.pooling import Pool, pool_windows
+from models.run_record import Candidate
+from models.splits import Split, make_folds, make_split, session_of
+from models.train_data import Prepared, prepare_raw, prepare_split
+from models.train_fit import Fitted, Plan, fit, pool_of
+from models.train_run import Run
+from models.zoo import Epoch, Samples, architecture, takes
+from processors.spec import Spec
+from streams.chunk import Array, Window
+from streams.errors import TrainingError
+
+_SHORT = ("accuracy", "macro_f1", "n", "window_accuracy", "windows")
+
+
+@dataclass(slots=True, eq=False)
+class _Learned:
+    """What is kept of a model that learned without one fold."""
+
+    logits: Array  # (windows of the fold, labels)
+    temperature: float
+    history: list[Epoch]
+    seconds: float
+    peak_mb: float
+
+    def to_bytes(self) -> bytes:
+        file = io.BytesIO()
+        facts = (self.temperature, self.history, self.seconds, self.peak_mb)
+        np.savez(file, logits=self.logits, facts=np.array(json.dumps(facts)))
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> _Learned:
+        with np.load(io.BytesIO(data)) as found:
+            return cls(found["logits"], *json.loads(str(found["facts"])))
+
+
+@dataclass(slots=True, eq=False)
+class _Collected:
+    """One architecture, fold by fold: numbers of the windows as they were judged, with what was said of them."""
+
+    plan: Plan
+    prepared: Prepared | None = None
+    numbers: list[int] = field(default_factory=list)
+    chains: list[tuple[int, tuple[Spec, ...]]] = field(default_factory=list)  # first place, steps that have learned
+    logits: list[Array] = field(default_factory=list)
+    rows: list[Sequence[float]] = field(default_factory=list)
+    histories: list[list[Epoch]] = field(default_factory=list)
+    folds: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    peak_mb: float = 0.0
+
+
+def cross_validate(run: Run, beside: str) -> tuple[list[Fitted], Pool | None]:
+    """Judge the recipe's architecture, and another beside it, on every fold.
+
+    Parameters
+    ----------
+    run : Run
+        Gives recipe, windows and settings; an architecture that cannot learn beside is noted in `run.stopped`.
+    beside : str
+        The other architecture; empty for none.
+
+    Returns
+    -------
+    list of Fitted
+        The recipe's own first. Scores, probabilities and ``folds`` are of the cross-validation; `model` has learned nothing.
+    Pool or None
+        As it is learned from all windows.
+
+    Raises
+    ------
+    TrainingError
+        If there are too few groups, a fold leaks, or the recipe's architecture cannot learn.
+    """
+    recipe, examples = run.recipe, run.dataset.examples
+    assert recipe.model is not None
+    splits = make_folds(examples, recipe.train, run.settings["seed"])
+    going = [_Collected(run.plan(recipe.model.architecture, recipe.model.parameters, "own"))]
+    if beside:
+        going.append(_Collected(run.plan(beside, {}, "beside")))
+    for split in splits:
+        inside = _inside(run, split, len(splits))
+        prepared = prepare_split(recipe, examples, inside)
+        pool = pool_of(recipe, [examples[i] for i in inside.training], prepared.labels)
+        _judge_fold(run, going[0], prepared, split, (len(splits), pool))
+        try:
+            for one in going[1:]:
+                _judge_fold(run, one, prepared, split, (len(splits), pool))
+        except TrainingError as error:
+            run.stopped.append(Candidate(going.pop().plan.name, note=str(error)))
+    return [_assembled(run, one) for one in going], pool_of(recipe, examples, run.dataset.labels)
+
+
+def _inside(run: Run, fold: Split, count: int) -> Split:
+    """The windows that a fold's model may see: those to learn from, and a part of them that says when to stop."""
+    examples = run.dataset.examples
+    named = f"fold {(fold.fold or 0) + 1} of {count}"
+    if not fold.validation:
+        raise TrainingError(f"{named} holds no window out; lower [train] folds, or add longer recordings")
+    labels = sorted({examples[i].label for i in fold.training})
+    if len(labels) < 2:
+        left = f"all windows that are left have the label `{labels[0]}`" if labels else "no window is left"
+        held = ", ".join(fold.validation_groups[:5])
+        raise TrainingError(f"{named}, without {held}: {left}; lower [train] folds, or add recordings of other groups")
+    check_leaks(examples, fold)
+    learn = [examples[i] for i in fold.training]
+    found = make_split(learn, run.recipe.train, run.settings["validation"], run.settings["seed"])
+    sides = [[fold.training[i] for i in side] for side in (found.training, found.validation)]
+    inside = replace(found, training=sides[0], validation=sides[1], fold=fold.fold, left_out=())
+    check_leaks(examples, inside)
+    return inside
+
+
+def _judge_fold(run: Run, one: _Collected, chain: Prepared, fold: Split, rest: tuple[int, Pool | None]) -> None:
+    """Fit without a fold, and take up what the model says of it."""
+    count, pool = rest
+    number = fold.fold or 0
+    prepared, held, examples = _taken(run, one.plan.architecture, chain, fold)
+    folder = one.plan.checkpoints / f"fold-{number + 1}" if one.plan.checkpoints else None
+    learned = _learned(run, replace(one.plan, checkpoints=folder), prepared, (examples, held), count)
+    plain = [examples[i] for i in held]
+    rows: list[Sequence[float]] = [softmax(row, learned.temperature) for row in learned.logits.tolist()]
+    if pool is not None:
+        rows = list(pool_windows(pool, rows, *_places(plain)))
+    scores = score_windows(_said(plain, rows, prepared.labels), prepared.labels)
+    one.folds.append(
+        {
+            "groups": list(fold.validation_groups),
+            "training": len(prepared.split.training),
+            "validation": len(prepared.split.validation),
+            "epochs": _best(learned.history),
+            **{key: scores[key] for key in _SHORT},
+        }
+    )
+    one.chains.append((len(one.numbers), _steps(run, prepared)))
+    one.numbers += held
+    one.rows += rows
+    one.logits.append(learned.logits)
+    one.histories.append(learned.history)
+    one.prepared, one.seconds = prepared, one.seconds + learned.seconds
+    one.peak_mb = max(one.peak_mb, learned.peak_mb)
+
+
+def _taken(run: Run, name: str, chain: Prepared, fold: Split) -> tuple[Prepared, list[int], Sequence[Example]]:
+    """Windows as an architecture takes them: what a fold's model may see, numbers of the fold's own, all examples."""
+    examples = run.dataset.examples
+    if takes(architecture(name)) == "chain":
+        return chain, fold.validation, examples
+    raw = run.raw_windows().examples
+    held = prepare_raw(run.recipe, raw, examples, replace(chain, split=fold)).split.validation
+    return prepare_raw(run.recipe, raw, examples, chain), held, raw
+
+
+def _learned(
+    run: Run, plan: Plan, prepared: Prepared, held: tuple[Sequence[Example], Sequence[int]], count: int
+) -> _Learned:
+    """A model's outputs for a fold that it has not seen; those of the run that was killed, where there are any."""
+    on_epoch = run.on_stage(f"{plan.name}, fold {(prepared.split.fold or 0) + 1} of {count}", plan.settings["epochs"])
+    result = plan.checkpoints / "result" if plan.checkpoints else None
+    if (stored := load_state(result)) is not None:
+        before = _Learned.from_bytes(stored)
+        for epoch in before.history:
+            on_epoch(epoch)
+        return before
+    found = fit(run.recipe, prepared, plan, on_epoch)
+    examples, numbers = held
+    windows = _behind(_steps(run, prepared), [examples[i] for i in numbers])
+    logits = found.model.predict(to_samples(windows, prepared.labels, found.model.layout).windows)
+    temperature = 1.0
+    if run.settings["calibrate"] and prepared.takes == "chain" and found.validation is not None:
+        seen = found.model.predict(found.validation.windows).tolist()
+        temperature = fit_temperature(seen, found.validation.classes.tolist())
+    made = _Learned(np.asarray(logits, np.float64), temperature, found.history, found.seconds, found.peak_mb)
+    store_state(result, made.to_bytes())
+    if plan.checkpoints:
+        (plan.checkpoints / "state").unlink(missing_ok=True)
+    return made
+
+
+def _steps(run: Run, prepared: Prepared) -> tuple[Spec, ...]:
+    """What learned from the other folds, and all steps behind it; none for raw windows."""
+    before = len(split_chain(run.recipe.chain)[0].specs)
+    return tuple(prepared.chain.specs[before:]) if prepared.takes == "chain" else ()
+
+
+def _behind(steps: tuple[Spec, ...], examples: Sequence[Example]) -> Sequence[Example]:
+    return with_steps(examples, steps) if steps else examples
+
+
+def _assembled(run: Run, one: _Collected) -> Fitted:
+    """All folds as one: every window judged once."""
+    assert one.prepared is not None
+    labels, plan = one.prepared.labels, one.plan
+    examples = run.raw_windows().examples if one.prepared.takes == "raw" else run.dataset.examples
+    judged = [examples[i] for i in one.numbers]
+    groups = tuple(sorted({group for fold in one.folds for group in fold["groups"]}))
+    every, inside = list(range(len(examples))), one.prepared.split
+    split = Split(every, one.numbers, inside.kind, inside.seed, groups, groups)
+    prepared = replace(one.prepared, training=examples, validation=judged, split=split)
+    number = {label: i for i, label in enumerate(labels)}
+    classes = np.array([number[example.label] for example in judged], np.int64)
+    none = Samples(np.zeros((0,), np.float32), np.zeros(0, np.int64))
+    model = architecture(plan.architecture)(prepared.format(run.recipe), labels, plan.parameters, plan.settings["seed"])
+    found = Fitted(plan, prepared, model, none, replace(none, classes=classes), _mean(one.histories))
+    if run.settings["calibrate"] and prepared.takes == "chain":
+        found.temperature = fit_temperature(np.concatenate(one.logits).tolist(), classes.tolist())
+    found.scores = _scores(judged, one.rows, labels)
+    found.probabilities, found.folds = np.array(one.rows), one.folds
+    found.seconds, found.peak_mb = one.seconds, one.peak_mb
+    found.draw = lambda i: _drawn(one, judged[i], i)
+    return found
+
+
+def _drawn(one: _Collected, example: Example, place: int) -> Window:
+    """A judged window as its fold's model was given it."""
+    steps = next(steps for first, steps in reversed(one.chains) if first <= place)
+    return _behind(steps, [example])[0].window
+
+
+def _scores(judged: Sequence[Example], rows: Sequence[Sequence[float]], labels: Sequence[str]) -> dict[str, Any]:
+    """Of all recordings and windows, and of each subject's."""
+    said = _said(judged, rows, labels)
+    own: dict[str, list[Judged]] = {}
+    for example, one in zip(judged, said, strict=True):
+        own.setdefault(example.subject, []).append(one)
+    scores = score_windows(said, labels)
+    if set(own) == {""}:
+        return scores
+    each = {name: score_windows(own[name], labels) for name in sorted(own)}
+    return {**scores, "per_subject": {name: {key: found[key] for key in _SHORT} for name, found in each.items()}}
+
+
+def _said(judged: Sequence[Example], rows: Sequence[Sequence[float]], labels: Sequence[str]) -> list[Judged]:
+    pairs = zip(judged, rows, strict=True)
+    return [(session_of(example), example.label, dict(zip(labels, row, strict=True))) for example, row in pairs]
+
+
+def _places(examples: Sequence[Example]) -> tuple[list[str], list[int]]:
+    return [session_of(example) for example in examples], [example.window.start_index for example in examples]
+
+
+def _best(history: Sequence[Epoch]) -> int:
+    """The epoch whose weights were kept: the last, where nothing said when to stop."""
+    if "validation_loss" not in history[-1]:
+        return len(history)
+    return int(min(history, key=lambda epoch: epoch["validation_loss"])["epoch"])
+
+
+def _mean(histories: Sequence[Sequence[Epoch]]) -> list[Epoch]:
+    """Means over the folds that came as far as each epoch, and how many did."""
+    made: list[Epoch] = []
+    for i in range(max(map(len, histories))):
+        found = [history[i] for history in histories if len(history) > i]
+        names = [name for name in found[0] if all(name in epoch for epoch in found)]
+        made.append({name: float(np.mean([epoch[name] for epoch in found])) for name in names} | {"folds": len(found)})
+    return made

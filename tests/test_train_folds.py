@@ -1,0 +1,260 @@
+"""Cross-validation: equal to folds worked out by hand, nothing held out is ever learned from, and a kill costs one fold."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from tiny_models import RECIPE, recipe
+
+from models.classify import fit_temperature, softmax
+from models.cli import train_command
+from models.dataset import Example, read_dataset, split_chain
+from models.dataset_steps import fit_steps, to_samples, with_steps
+from models.pooling import learn_hmm, pool_windows
+from models.run_record import RunRecord
+from models.splits import make_folds, make_split
+from models.train import Trained, TrainRequest, train
+from models.zoo import Epoch, FitOptions, Samples, architecture
+from models.zoo.minirocket import MiniRocket
+from models.zoo.spectrogram_cnn import SpectrogramCnn
+from processors.recipe import Recipe
+from streams.errors import TrainingError
+from streams.sources import read
+
+pytest.importorskip("torch", reason="training needs torch")
+
+SOURCE = '[source]\nsubject = "who"\n'
+SUBJECTS = ("anna", "ben", "cleo")
+
+
+def text(train_table: str, length_s: float = 0.4) -> str:
+    """The small recipe, split by subject, with more in its ``[train]``."""
+    made = RECIPE.replace("length_s = 0.4", f"length_s = {length_s}").replace("[model]", SOURCE + "[model]")
+    return made.replace("epochs = 3", f'epochs = 5\npatience = 2\nsplit = "subject"\n{train_table}')
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three subjects, each with two recordings of each class; classes lie close together."""
+    folder = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(4)
+    for n, who in enumerate(SUBJECTS):
+        for i in range(4):
+            level = 1.2 * (i % 2) + 0.5 * n
+            rows = [
+                f"{t / 10:.1f},{level + random.normal():.3f},{random.normal():.3f},{'ab'[i % 2]},{who}"
+                for t in range(30)
+            ]
+            (folder / f"{who}{i}.csv").write_text("\n".join(["t,x,y,label,who", *rows]) + "\n")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KYMO_HOME", str(tmp_path / "home"))
+
+
+def trained(loaded: Recipe, data: Path, out: Path, **request: Any) -> Trained:
+    return train(loaded, TrainRequest((str(data),), out=out, report=False, **request))
+
+
+def by_hand(loaded: Recipe, data: Path) -> dict[tuple[str, int], list[float]]:
+    """Probabilities of each window, by session and first sample, from a plain loop over the folds."""
+    examples = read_dataset(read([data], loaded.read_options()), loaded, split_chain(loaded.chain)[0]).examples
+    labels, steps = ("a", "b"), split_chain(loaded.chain)[1]
+    fmt = loaded.input_format()
+    said = {}
+    for fold in make_folds(examples, loaded.train, 0):
+        rest = [examples[i] for i in fold.training]
+        inner = make_split(rest, loaded.train, 0.2, 0)
+        learned = fit_steps(steps, [rest[i].window for i in inner.training])
+
+        def samples(chosen: list[Example], learned: Any = learned) -> Samples:
+            return to_samples(list(with_steps(chosen, learned)), labels, "channels_first")
+
+        held = [examples[i] for i in fold.validation]
+        model = architecture("spectrogram_cnn")(loaded.chain.output({fmt.stream: fmt}), labels, {}, 0)
+        # Of two folds one leaves a single subject to learn from: none can be spared to say when to stop.
+        stop = samples([rest[i] for i in inner.validation]) if inner.validation else None
+        model.fit(samples([rest[i] for i in inner.training]), stop, FitOptions(5, 0, 2), lambda _: None)
+        temperature = fit_temperature(model.predict(stop.windows).tolist(), stop.classes.tolist()) if stop else 1.0
+        rows = [softmax(row, temperature) for row in model.predict(samples(held).windows).tolist()]
+        order = sorted((rest[i] for i in inner.training), key=lambda e: (e.session, e.window.start_index))
+        pool = learn_hmm([labels.index(e.label) for e in order], [e.session for e in order], 2, True)
+        places = [(e.session, e.window.start_index) for e in held]
+        pooled = pool_windows(pool, rows, [s for s, _ in places], [i for _, i in places])
+        said |= dict(zip(places, map(list, pooled), strict=True))
+    return said
+
+
+@pytest.mark.parametrize("folds", ['"each"', "2"])
+def test_equal_to_folds_by_hand(data: Path, tmp_path: Path, folds: str) -> None:
+    loaded = recipe(text(f"folds = {folds}\ncalibrate = true\n[model.pool]\nkind = 'hmm'"))
+    record = trained(loaded, data, tmp_path / "b", only=True).record
+    held = record.held_out
+    places = list(zip(held.sessions, held.start_index.tolist(), strict=True))
+    expected = by_hand(loaded, data)
+    assert sorted(places) == sorted(expected)  # each window once
+    np.testing.assert_array_equal(held.probabilities, [expected[place] for place in places])
+    truth: dict[str, int] = dict(zip(held.sessions, held.y_true.tolist(), strict=True))
+    sums: dict[str, Any] = defaultdict(lambda: np.zeros(2))
+    for (session, _), row in expected.items():
+        sums[session] += row
+    right = {session: int(sums[session].argmax()) == truth[session] for session in sums}
+    assert (record.scores["n"], record.scores["accuracy"]) == (12, sum(right.values()) / 12)
+    subjects = {who: [ok for session, ok in right.items() if who in session] for who in SUBJECTS}
+    said = {who: (found["n"], found["accuracy"]) for who, found in record.scores["per_subject"].items()}
+    assert said == {who: (4, sum(own) / 4) for who, own in subjects.items()}
+
+
+def test_no_held_out_group_is_learned_from(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What each `fit` was given, told apart by the windows' own numbers."""
+    loaded = recipe(text('folds = "each"', 1.2).replace('[[window.steps]]\nstep = "standardise"\n', ""))
+    examples = read_dataset(read([data], loaded.read_options()), loaded, loaded.chain).examples
+    owner = {np.moveaxis(e.window.data, -1, 0).tobytes(): e.subject for e in examples}
+    raw = {np.moveaxis(e.window.data / np.float32(0.5), -1, 0).tobytes(): e.subject for e in examples}
+    given: dict[str, list[tuple[set[str], set[str]]]] = {"own": [], "beside": []}
+
+    def watched(cls: Any, key: str, whose: dict[bytes, str]) -> None:
+        real = cls.fit
+
+        def fit(self: Any, training: Samples, validation: Samples | None, *rest: Any) -> None:
+            sides = [
+                {whose[window.tobytes()] for window in np.asarray(side.windows)} if side else set()
+                for side in (training, validation)
+            ]
+            given[key].append((sides[0], sides[1]))
+            real(self, training, validation, *rest)
+
+        monkeypatch.setattr(cls, "fit", fit)
+
+    watched(SpectrogramCnn, "own", owner)
+    watched(MiniRocket, "beside", raw)
+    record = trained(loaded, data, tmp_path / "b").record
+    chosen, other = ("own", "beside") if record.architecture == "spectrogram_cnn" else ("beside", "own")
+    assert given[chosen].pop() == (set(SUBJECTS), set())  # what is bundled learns from all
+    for fits in (given[chosen], given[other]):
+        assert len(fits) == 3
+        for held, (learned, stopped) in zip(SUBJECTS, fits, strict=True):
+            assert len(learned) == len(stopped) == 1
+            assert learned | stopped == set(SUBJECTS) - {held}
+    assert [fold["groups"] for fold in record.split["folds"]] == [[who] for who in SUBJECTS]
+    assert record.split["validation"]["windows"] == len(examples) == record.scores["windows"]
+    assert [one.scores["windows"] for one in record.candidates] == [len(examples)] * 2
+
+
+def test_the_choice_and_the_pages_rest_on_it(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(text('folds = "each"', 1.2))
+    arguments = [str(tmp_path / "tiny.toml"), "--data", str(data), "--out", str(tmp_path / "b")]
+    done = CliRunner().invoke(train_command, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "Over a cross-validation of 3 folds by subject:" in done.output
+    record = RunRecord.from_json((tmp_path / "b" / "report" / "run.json").read_bytes())
+    names = ("accuracy", "macro_f1", "window_accuracy")
+    ranks = {one.name: float(np.mean([one.scores[name] for name in names])) for one in record.candidates}
+    assert list(ranks) == ["spectrogram_cnn", "minirocket"]
+    best = max(ranks, key=lambda name: ranks[name])
+    assert record.architecture == best == next(one.name for one in record.candidates if one.chosen)
+    assert f"bundled {best}: {ranks[best]:.3f} over a cross-validation of 3 folds by subject; " in done.output
+    page = (tmp_path / "b" / "report" / "report.html").read_text()
+    assert "Scores are over a cross-validation of 3 folds by subject" in page
+    assert all(who in page for who in SUBJECTS)
+    done = CliRunner().invoke(train_command, [*arguments, "--json", "--only"], catch_exceptions=False)
+    said = json.loads(done.stdout)
+    assert said["split"] == {"kind": "subject", "folds": 3}
+    assert set(said["scores"]["per_subject"]) == set(SUBJECTS)
+
+
+def test_a_finished_fold_is_not_fitted_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = recipe(text('folds = "each"'))
+    whole = trained(loaded, data, tmp_path / "a", only=True)
+    real, fits, stages = SpectrogramCnn.fit, [0], list[str]()
+
+    def fit(self: Any, *rest: Any) -> None:
+        fits[0] += 1
+        if fits[0] == 3:
+            raise KeyboardInterrupt
+        real(self, *rest)
+
+    monkeypatch.setattr(SpectrogramCnn, "fit", fit)
+    with pytest.raises(KeyboardInterrupt):
+        trained(loaded, data, tmp_path / "b", only=True)
+
+    def on_stage(name: str, _: int) -> Any:
+        stages.append(name)
+        return lambda epoch: stages.append(epoch["epoch"]) if name.endswith("fold 1 of 3") else None
+
+    resumed = train(loaded, TrainRequest((str(data),), out=tmp_path / "b", only=True, report=False), on_stage=on_stage)
+    assert fits == [5]  # two, the one that was broken off, that one again, all windows
+    assert resumed.bundle.id == whole.bundle.id
+    assert resumed.record.history == whole.record.history
+    np.testing.assert_array_equal(resumed.record.held_out.probabilities, whole.record.held_out.probabilities)
+    assert [name for name in stages if isinstance(name, str)] == [
+        *(f"spectrogram_cnn, fold {i} of 3" for i in (1, 2, 3)),
+        "spectrogram_cnn, all windows",
+    ]
+    assert stages[1] == 1  # the epochs that were are told again
+    assert not list((tmp_path / "home" / "cache" / "training").iterdir())
+
+
+def test_all_windows_are_learned_for_the_median_of_the_epochs(data: Path, tmp_path: Path) -> None:
+    told: dict[str, list[Epoch]] = defaultdict(list)
+    loaded = recipe(text('folds = "each"'))
+    request = TrainRequest((str(data),), out=tmp_path / "b", only=True, report=False)
+    train(loaded, request, on_stage=lambda name, _: told[name].append)
+    best = [
+        min(epochs, key=lambda epoch: epoch["validation_loss"])["epoch"] for n, epochs in told.items() if "fold" in n
+    ]
+    assert len(best) == 3
+    assert [epoch["epoch"] for epoch in told["spectrogram_cnn, all windows"]][-1] == sorted(best)[1]
+
+
+@pytest.mark.parametrize("kind", ["session", "time", "window"])
+def test_other_kinds_of_folds(data: Path, tmp_path: Path, kind: str) -> None:
+    loaded = recipe(text("folds = 3\ncompare = false").replace('split = "subject"', f'split = "{kind}"'))
+    record = trained(loaded, data, tmp_path / "b").record
+    held = record.held_out
+    places = set(zip(held.sessions, held.start_index.tolist(), strict=True))
+    assert len(places) == len(held.y_true) == 12 * 14  # each window of 4 samples, every 2 of 30, once
+    assert (record.split["kind"], len(record.split["folds"])) == (kind, 3)
+    assert sum(fold["windows"] for fold in record.split["folds"]) == 12 * 14
+    assert ("leak_free" in record.split) == (kind == "window")
+
+
+def test_notes_of_the_model_are_the_runs(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SpectrogramCnn, "notes", ["its weights are fresh"], raising=False)
+    assert trained(recipe(text("")), data, tmp_path / "b", only=True).notes.count("its weights are fresh") == 1
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("folds = 4", "folds = 4 by subject: the data has 3 of them; lower folds, or add recordings"),
+        ('folds = "each"\nrefit = false', "refit = false bundles the model of one split"),
+    ],
+)
+def test_what_cannot_be(data: Path, tmp_path: Path, table: str, message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        trained(recipe(text(table)), data, tmp_path / "b", only=True)
+
+
+def test_search_is_of_one_split(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="--search compares on one split"):
+        trained(recipe(text("folds = 3")), data, tmp_path / "b", search_minutes=1)
+
+
+def test_one_subject_cannot_be_left_out(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r'folds = "each" by subject: the data has 1 of them'):
+        train(recipe(text('folds = "each"')), TrainRequest(tuple(map(str, data.glob("anna*"))), out=tmp_path / "b"))
+
+
+def test_a_fold_that_leaves_one_class(data: Path, tmp_path: Path) -> None:
+    paths = (*data.glob("anna[02].csv"), *data.glob("ben[13].csv"))
+    with pytest.raises(TrainingError, match="fold 1 of 2, without anna: all windows that are left have the label `b`"):
+        train(recipe(text("folds = 2")), TrainRequest(tuple(map(str, paths)), out=tmp_path / "b"))
