@@ -16,13 +16,11 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
-from streams.archive_erase import Erased, drop_erased
+from streams.archive_erase import Erased, alone, drop_erased
 from streams.archive_format import (
     ERASED,
-    PARTIAL,
     RETENTION,
     REWOUND,
-    SUFFIX,
     Absent,
     Contents,
     Place,
@@ -32,7 +30,7 @@ from streams.archive_format import (
     segment_paths,
 )
 from streams.archive_plan import ArchiveCounts, ArchivePlan
-from streams.archive_recover import recover_partial
+from streams.archive_recover import recover_partial, unclosed
 from streams.archive_segment import SegmentWriter, disk_error
 from streams.archive_topics import Ends, TopicFinder
 from streams.errors import ArchiveError
@@ -139,6 +137,7 @@ class Archive:
         paths = segment_paths(self._folder)
         if not paths:
             return
+        drop_erased(paths[-1], self._erased)  # had its writer been killed before it did
         newest = read_segment(paths[-1])
         if newest.contents.prefix != self._settings.prefix:
             raise ArchiveError(
@@ -146,8 +145,7 @@ class Archive:
                 "choose another --dir or KYMO_PREFIX"
             )
         self._number = newest.number + 1
-        spans = {place: Span(s.topic_id, s.next, s.next) for place, s in newest.contents.spans.items()}
-        self._contents = Contents(newest.contents.prefix, newest.contents.cluster, spans)
+        self._contents = newest.contents.following()
 
     def _step(self, finder: TopicFinder, consumer: Any) -> None:
         now = time.monotonic()
@@ -206,8 +204,7 @@ class Archive:
         segment, self._segment = self._segment, None
         path = segment.close()
         self._number += 1
-        spans = {place: Span(s.topic_id, s.next, s.next) for place, s in self._contents.spans.items()}
-        self._contents = Contents(self._contents.prefix, self._contents.cluster, spans)
+        self._contents = self._contents.following()
         self.counts.segments += 1
         self.counts.last_closed_s = time.time()
         self._erased.load()
@@ -264,9 +261,12 @@ class Archive:
 
     def _leftover(self, new: dict[Place, str], ends: dict[Place, Ends]) -> None:
         """A segment that was not closed: Kafka has its records still, or else what is whole of it is kept."""
-        for partial in sorted(self._folder.glob(f"kymo-*{SUFFIX}{PARTIAL}")):
+        for partial in unclosed(self._folder, self._number):
             spans, target = self._contents.spans, partial.with_suffix("")
             gone = [p for p, s in spans.items() if p not in ends or new[p] != s.topic_id or ends[p].begin > s.next]
+            gone += [
+                p for p in new if p not in spans and ends[p].begin
+            ]  # it may have been there when that one was begun
             if gone and segment_number(target) == self._number:
                 self._tell(f"{partial}: Kafka no longer has all of it ({gone[0][0]}); what is whole is kept")
                 for line in recover_partial(partial):
@@ -274,7 +274,8 @@ class Archive:
                 self._go_on()
             else:
                 self._tell(f"{partial}: was not closed; discarded, its records are read from Kafka again")
-                partial.unlink(missing_ok=True)
+                with alone(self._folder):  # it may be one that is being written anew
+                    partial.unlink(missing_ok=True)
 
     def _reached(self, consumer: Any, ends: dict[Place, Ends]) -> bool:
         for place in list(ends):

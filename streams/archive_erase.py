@@ -6,10 +6,12 @@ name, and for each partition the offset before which its records are left out.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,16 +123,26 @@ def erase_session(folder: Path, session: str) -> tuple[int, int]:
     """
     taken = segments = 0
     for path in segment_paths(folder):
-        count = rewrite_without(read_segment(path), lambda record: session_of(record) == session.encode())
+        with alone(folder):
+            count = rewrite_without(read_segment(path), lambda record: session_of(record) == session.encode())
         taken, segments = taken + count, segments + bool(count)
     return taken, segments
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process writes a segment of an archive anew, and keep others from it."""
+    with (folder / ".rewrite").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def drop_erased(path: Path, erased: Erased) -> int:
     """Rewrite a segment that was open while a session was erased; how many records were taken out."""
     if not erased:
         return 0
-    return rewrite_without(read_segment(path), erased.has)
+    with alone(path.parent):
+        return rewrite_without(read_segment(path), erased.has)
 
 
 def rewrite_without(segment: Segment, unwanted: Callable[[ArchivedRecord], bool]) -> int:

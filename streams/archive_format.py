@@ -96,6 +96,10 @@ class Contents:
             self.absent.append(Absent(topic, partition, span.next, last + 1, reason))
         span.next = last + 1
 
+    def following(self) -> Contents:
+        """What the segment behind this one begins with."""
+        return Contents(self.prefix, self.cluster, {p: Span(s.topic_id, s.next, s.next) for p, s in self.spans.items()})
+
     def to_metadata(self) -> dict[str, str]:
         """Members of the metadata record."""
         spans = [[topic, part, s.topic_id, s.first, s.next] for (topic, part), s in sorted(self.spans.items())]

@@ -103,6 +103,23 @@ def recover(folder: Path) -> list[Recovered]:
     return out
 
 
+def unclosed(folder: Path, number: int) -> list[Path]:
+    """Segments that were not closed, by the names under which they were written.
+
+    Parameters
+    ----------
+    folder : Path
+        The archive.
+    number : int
+        Of the segment behind the newest complete one; if that was set aside, its recovery was killed.
+    """
+    found = set(folder.glob(f"kymo-*{SUFFIX}{PARTIAL}"))
+    target = segment_path(folder, number)
+    if target.with_name(target.name + DAMAGED_SUFFIX).exists():
+        found.add(target.with_name(target.name + PARTIAL))
+    return sorted(found)
+
+
 def recover_partial(partial: Path) -> list[str]:
     """Make a segment of what is whole of one that was not closed, and take that one away.
 
@@ -129,7 +146,7 @@ def _set_aside(partial: Path) -> Path:
     """Give an unclosed segment another name; if that is taken, a recovery was killed and the other one is the whole file."""
     kept = partial.with_name(partial.with_suffix("").name + DAMAGED_SUFFIX)
     if kept.exists():
-        partial.unlink()
+        partial.unlink(missing_ok=True)
     else:
         partial.replace(kept)
     return kept
@@ -188,9 +205,7 @@ def _start(target: Path, number: int, first: ArchivedRecord | None, scan: Scan) 
     """Spans at the segment's start: those that the segment before it ends with."""
     before = segment_path(target.parent, number - 1)
     if before.exists():
-        known = read_segment(before).contents
-        spans = {place: Span(s.topic_id, s.next, s.next) for place, s in known.spans.items()}
-        return Contents(known.prefix, known.cluster, spans)
+        return read_segment(before).contents.following()
     prefix = scan.metadata.get(f"{METADATA_NAME}.prefix", "")
     return Contents(prefix or (first.topic.rpartition(".")[0] if first else ""))
 

@@ -25,6 +25,7 @@ from deploy.children import Child, kymo_command, kymo_environment
 from deploy.metrics_server import find_server, is_ready
 from streams.archive import Archive
 from streams.archive_check import check_archive
+from streams.archive_erase import Erased
 from streams.archive_format import read_segment, segment_paths
 from streams.archive_plan import TOPICS, ArchivePlan
 from streams.archive_read import ArchiveReader
@@ -257,12 +258,14 @@ def test_what_is_deleted_while_it_runs_is_a_gap(topics: Topics, tmp_path: Path) 
     assert check_archive(tmp_path) == []
 
 
+@pytest.mark.parametrize("found", ["behind a closed one", "the first", "set aside, its recovery killed"])
 def test_an_unclosed_segment_is_kept_where_kafka_has_lost_it(
-    topics: Topics, tmp_path: Path, processes: list[Child]
+    topics: Topics, tmp_path: Path, processes: list[Child], found: str
 ) -> None:
     folder = tmp_path / "a"
     topics.send_chunks(0, 10)
-    topics.archive(folder)
+    if found != "the first":
+        topics.archive(folder)
     for i in range(3000):  # more than a chunk of the file, so that something is on the disk
         topics.send("sensor", noise(i, 1500), b"s1")
     topics.producer.flush()
@@ -273,12 +276,27 @@ def test_an_unclosed_segment_is_kept_where_kafka_has_lost_it(
     await_that(lambda: any(p.stat().st_size for p in folder.glob("*.partial")), "an open segment")
     kill(child)
     topics.delete_before("sensor", 3010, place)
+    if found.startswith("set aside"):
+        (partial,) = folder.glob("*.partial")
+        partial.rename(partial.with_suffix(".damaged"))
     counts, told = topics.archive(folder)
     assert any("Kafka no longer has all of it" in line for line in told)
-    found = stored(folder)
-    assert found == held[: len(found)]
-    assert len(found) > 10
-    assert counts.lost == 3010 - len(found)
+    kept = stored(folder)
+    assert kept == held[: len(kept)]
+    assert len(kept) > 10
+    assert counts.lost == 3010 - len(kept)
+    assert not [*folder.glob("*.partial"), *folder.glob("*.damaged")]
+
+
+def test_a_session_erased_just_before_a_kill_is_gone_after_the_next_start(topics: Topics, tmp_path: Path) -> None:
+    topics.send_chunks(0, 10)
+    topics.send_chunks(0, 5, "s2")
+    topics.archive(tmp_path)
+    ends = {(r[0], r[1]): 10**6 for r in topics.held()}
+    Erased(tmp_path).add("s1", ends)  # the archive was killed before it took the session out of the segment just closed
+    topics.archive(tmp_path)
+    assert stored(tmp_path) == [r for r in topics.held() if r[4] != b"s1"]
+    assert check_archive(tmp_path) == []
 
 
 def test_a_topic_made_anew_is_archived_from_its_beginning(topics: Topics, tmp_path: Path) -> None:
