@@ -149,11 +149,9 @@ def _refitted(run: Run, chosen: Fitted) -> Fitted:
     if not chosen.scores or not run.settings["refit"]:
         return chosen
     epochs = chosen.best_epochs
-    plan = replace(
-        chosen.plan,
-        settings={**run.settings, "epochs": epochs},
-        checkpoints=run.folder / "refit" if run.folder else None,
-    )
+    plan = replace(chosen.plan, settings={**run.settings, "epochs": epochs})
+    # Where the run was killed, a search may have chosen another one by now: each has a folder of its own.
+    plan = replace(plan, checkpoints=run.folder / f"refit-{plan.digest}" if run.folder else None)
     prepared = run.prepared_for(plan.architecture, 0.0)
     return fit(run.recipe, prepared, plan, run.on_stage(f"{plan.name}, all windows", epochs))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import resource
 import statistics
 import time
@@ -47,6 +49,12 @@ class Plan:
     parameters: Mapping[str, Any]
     settings: Mapping[str, Any]
     checkpoints: Path | None = None
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits, of all but the names."""
+        said = json.dumps([self.architecture, dict(self.parameters), dict(self.settings)], sort_keys=True, default=str)
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 @dataclass(slots=True, eq=False)
@@ -196,7 +204,8 @@ def pool_of(recipe: Recipe, learned: Sequence[Example], labels: Sequence[str]) -
     pool = recipe.model.pool
     if not pool or pool["kind"] == "mean":
         return Pool("mean", pool["windows"]) if pool else None
-    order = sorted(learned, key=lambda example: (session_of(example), example.window.start_index))
+    once = {(session_of(e), e.window.start_index, e.window.start_ns): e for e in learned}  # some may be oversampled
+    order = [once[place] for place in sorted(once)]
     number = {label: i for i, label in enumerate(labels)}
     classes = [number[example.label] for example in order]
     return learn_hmm(classes, [session_of(e) for e in order], len(number), recipe.train.balance != "none")

@@ -11,13 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_evaluate import recording
-from tiny_models import RECIPE, recipe, tiny_bundle
+from tiny_models import RECIPE, recipe, tiny_bundle, window
 
 from models.bundle import load_bundle
 from models.classify import Classifier
+from models.dataset import Example
 from models.evaluate import evaluate
 from models.pooling import Pool, State, learn_hmm, pool_for, pool_windows
 from models.run import run
+from models.train_fit import pool_of
 from streams.errors import BundleError, FormatError, RecipeError
 
 HMM = Pool("hmm", transitions=((0.9, 0.1, 0.0), (0.2, 0.7, 0.1), (0.1, 0.1, 0.8)), start=(0.5, 0.25, 0.25))
@@ -91,6 +93,14 @@ def test_transitions_are_those_of_the_labels() -> None:
     longer = learn_hmm([0] * 10 + [1] * 5, ["s"] * 15, 2, balanced=True)
     np.testing.assert_allclose(longer.transitions, [[9.5 / 11, 1.5 / 11], [0.5 / 5, 4.5 / 5]])
     assert longer.start == (0.5, 0.5)
+
+
+def test_windows_that_are_learned_again_and_again_follow_each_other_once() -> None:
+    text = RECIPE.replace("min_probability = 0.6", 'pool = {kind = "hmm"}') + 'balance = "oversample"\n'
+    classes = [0, 1, 0, 0, 1, 0]
+    examples = [Example(window(np.zeros((4, 2)), "s", 4 * i), "ab"[n], "s", "s") for i, n in enumerate(classes)]
+    oversampled = [e for e in examples for _ in range(2 if e.label == "b" else 1)]
+    assert pool_of(recipe(text), oversampled, ("a", "b")) == learn_hmm(classes, ["s"] * 6, 2, balanced=True)
 
 
 def test_sessions_do_not_mix_and_come_in_any_order() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from tiny_models import RECIPE, recipe
 
+import models.train
 from models.fit import Course, Learning, rate
 from models.registry import MODEL
 from models.train import TrainRequest, train
@@ -70,6 +72,46 @@ def test_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert again == told  # the epochs that were are told again
     assert not list((tmp_path / "home" / "cache" / "training").iterdir())
+
+
+class Killed(BaseException):
+    """As a kill: nobody catches it."""
+
+
+def test_another_choice_does_not_go_on_from_the_weights_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    data = tmp_path / "data"
+    data.mkdir()
+    write_data(data)
+    request, choose, rate_of = TrainRequest((str(data),), only=True), models.train._choose, {"now": 0.001}
+
+    def chosen(*given: Any) -> Any:  # as a search with its budget of time: not the same in every run
+        found, why = choose(*given)
+        found.plan = replace(found.plan, parameters={**found.plan.parameters, "learning_rate": rate_of["now"]})
+        return found, why
+
+    def killed(name: str, epochs: int) -> Any:
+        def on_epoch(_: Any) -> None:
+            if "all windows" in name:
+                raise Killed
+
+        return on_epoch
+
+    monkeypatch.setattr(models.train, "_choose", chosen)
+    made = []
+    for home, kill in (("a", True), ("a", False), ("b", False)):
+        monkeypatch.setenv("KYMO_HOME", str(tmp_path / home))
+        asked = replace(request, out=tmp_path / f"{home}.bundle")
+        if kill:
+            with pytest.raises(Killed):
+                train(recipe(TEXT), asked, on_stage=killed)
+            assert len(list((tmp_path / home / "cache" / "training").rglob("state"))) == 2
+            rate_of["now"] = 0.02
+        else:
+            made.append((train(recipe(TEXT), asked).bundle.path / MODEL).read_bytes())
+    assert made[0] == made[1]
 
 
 KERAS = """
