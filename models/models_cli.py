@@ -28,6 +28,7 @@ _ALIAS = click.option(
 )
 _WHY = click.option("--why", default="", metavar="TEXT", help="The reason, for the log.")
 _SCORES = ("accuracy", "macro_f1", "n")
+_SUMS = ("id", "digest", "files.", "attached.")  # they differ whatever differs, and tell a reader nothing
 
 
 @click.group()
@@ -109,7 +110,7 @@ def show_command(bundle: str, as_json: bool) -> None:
         return
     click.echo(f"{loaded.id}  {loaded.path}")
     for name, value in sorted(_flat(loaded.manifest).items()):
-        if not name.startswith(("id", "digest", "chain.")):
+        if not name.startswith((*_SUMS, "chain.")):
             click.echo(f"  {name}: {_short(value)}")
     for entry in log:
         click.echo(_told(entry))
@@ -126,7 +127,7 @@ def diff_command(one: str, other: str, as_json: bool) -> None:
     """
     pair = [load_bundle(name) for name in (one, other)]
     a, b = (_flat(bundle.manifest) for bundle in pair)
-    names = [name for name in sorted({*a, *b}) if a.get(name) != b.get(name) and name not in ("id", "digest")]
+    names = [name for name in sorted({*a, *b}) if a.get(name) != b.get(name) and not name.startswith(_SUMS)]
     if as_json:
         differences = {name: [a.get(name), b.get(name)] for name in names}
         click.echo(json.dumps({"bundles": [bundle.id for bundle in pair], "differences": differences}))

@@ -95,7 +95,9 @@ def survey(
     except SourceError as error:
         if "sampling rate" in error.message:
             raise SourceError(
-                "nothing gives the sampling rate: add a time column, or say --rate-hz", error.path
+                "nothing gives the sampling rate: name the column of times `t` (s), `t_ns` or `timestamp`, or say --rate-hz "
+                "if there is none",
+                error.path,
             ) from None
         raise
     name = _choose(seen, streams, found)

@@ -111,6 +111,7 @@ def test_a_file_without_times_needs_a_rate() -> None:
     result = init("n", "--from", "n.csv")
     assert result.exit_code == 1
     assert "say --rate-hz" in result.stderr
+    assert "name the column of times `t` (s), `t_ns` or `timestamp`" in result.stderr
     assert init("n", "--from", "n.csv", "--rate-hz", "0").exit_code == 2
     assert init("n", "--from", "n.csv", "--rate-hz", "50").exit_code == 0
     assert made("n").inputs[0].rate_hz == 50

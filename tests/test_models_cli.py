@@ -70,6 +70,9 @@ def test_diff() -> None:
     assert found["differences"].pop("temperature") == [1, 2]
     assert set(found["differences"]) <= {"created"}
     assert "temperature: 1 | 2\n" in invoke("models", "diff", a, b).stdout
+    assert not [
+        line for line in invoke("models", "show", a).stdout.splitlines() if "files." in line
+    ]  # sums are for machines
     assert invoke("models", "diff", a, a).stdout == "no difference\n"
 
 
