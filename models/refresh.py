@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from models.bundle import Bundle, load_bundle
+from models.dataset import labels_of, stream_of
 from models.gate import Verdict, compare, hold_out
 from models.promote import promote, tell
 from models.train import Trained, train
@@ -107,7 +108,9 @@ def plan_of(recipe: Recipe, paths: tuple[str, ...], share: float = 0.25) -> Plan
     members: dict[str, set[str]] = {}
     digest = hashlib.sha256()
     for recording in read(paths, recipe.read_options()):
-        labels = sorted((label.start_ns, label.end_ns, label.label) for label in recording.labels)
+        if stream_of(recording, recipe) is None:  # another recipe's
+            continue
+        labels = sorted((label.start_ns, label.end_ns, label.label) for label in labels_of(recording, recipe))
         digest.update(repr((recording.session, recording.start_ns, recording.end_ns, labels)).encode())
         if labels:
             group = _group(recipe, recording)

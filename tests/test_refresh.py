@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from archive_lab import BEGIN_MS, chunk_record, record, write_archive
 from click.testing import CliRunner, Result
 from tiny_models import RECIPE, linear_onnx, manifest, recipe
 
@@ -14,6 +15,7 @@ import kymo
 from models.bundle import load_bundle
 from models.refresh import Outcome, alone, plan_of, refresh_for_ever
 from models.registry import MODEL, open_registry, write_bundle
+from streams.chunk import Chunk, Header, signal_format
 from streams.errors import KymoError, TrainingError
 
 SESSIONS = 16  # a class
@@ -52,6 +54,24 @@ def invoke(verb: str, folder: Path, *more: str) -> Result:
     """Run a verb on the folder's recipe and data."""
     words = [verb, str(folder / "tiny.toml"), "--data", str(folder / "data"), "--only", *more]
     return CliRunner().invoke(kymo.cli, words, prog_name="kymo")
+
+
+def test_sessions_of_other_recipes_in_the_archive_do_not_judge(tmp_path: Path) -> None:
+    begin, records, sessions = BEGIN_MS * 10**6, [], []
+    for i in range(24):
+        stream, asked = (("imu", "label"), ("eda", "label"), ("imu", "mood"))[i % 3]
+        name, what = f"s{i}", "rest" if i % 2 else "work"
+        made = Chunk(Header(name, begin, signal_format(stream, ("x", "y"), 10)), 0, np.zeros((20, 2), np.float32))
+        records.append(chunk_record(len(records) // 2, made))
+        label = {"id": name, "session": name, "set": asked, "start_ns": begin, "end_ns": begin + 2 * 10**9}
+        value = json.dumps({**label, "label": what, "author": "a", "created_ns": begin}).encode()
+        records.append(record("labels", len(records) // 2, name, value))
+        sessions += [name] if i % 3 == 0 else []
+    write_archive(tmp_path / "archive", [records])
+    plan = plan_of(recipe(), (str(tmp_path / "archive"),))
+    assert plan.sessions == len(sessions) == 8
+    assert plan.held
+    assert plan.held < set(sessions)
 
 
 def test_a_better_model_is_promoted_and_an_equal_one_is_not(folder: Path) -> None:
