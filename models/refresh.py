@@ -163,6 +163,7 @@ def train_behind_gate(
     kind = champion.takes if champion else ""
     asked = replace(request, out=None, promote=False, without=plan.held, windows_of=kind)
     trained = train(recipe, asked, on_stage=on_stage)
+    champion = _champion(recipe, settings.home)  # another may have been promoted meanwhile
     verdict, good, reason = _decide(recipe, (champion, trained.bundle), request.paths, plan, metric)
     untold = ""
     if good:

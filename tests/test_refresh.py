@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from tiny_models import RECIPE, linear_onnx, manifest, recipe
 
 import kymo
 from models.bundle import load_bundle
-from models.refresh import Outcome, alone, plan_of, refresh_for_ever
+from models.refresh import Outcome, alone, plan_of, refresh_for_ever, train_behind_gate
 from models.registry import MODEL, open_registry, write_bundle
+from models.train_run import TrainRequest
 from streams.chunk import Chunk, Header, signal_format
 from streams.errors import KymoError, TrainingError
+from streams.settings import Settings
 
 SESSIONS = 16  # a class
 WRONG = np.array([[1.0, 0.0], [-1.0, 0.0]])  # says rest of what is work
@@ -136,6 +139,22 @@ def test_rounds_go_on_after_a_failure_and_wait_for_new_data() -> None:
         (False, "failed: no broker"),
         (False, ""),
     ]
+
+
+def test_a_champion_promoted_meanwhile_is_the_one_to_beat(folder: Path) -> None:
+    pytest.importorskip("torch")
+    wrong_champion()
+    meanwhile: list[str] = []
+
+    def on_stage(name: str, epochs: int) -> Any:
+        if not meanwhile:
+            write_bundle(None, manifest(labels=["rest", "work"]), {MODEL: linear_onnx(-WRONG)})
+            meanwhile.append(load_bundle("tiny").id)
+        return lambda epoch: None
+
+    request = TrainRequest((str(folder / "data"),), only=True, epochs=1)
+    _, outcome = train_behind_gate(recipe(), request, Settings(home=folder / "home"), on_stage)
+    assert [outcome.champion] == meanwhile
 
 
 def test_two_do_not_run_at_once(folder: Path) -> None:
