@@ -4,8 +4,8 @@ A local store is safe under concurrent use and kills: a bundle's folder appears 
 the kernel frees when its holder dies, and half a line at the end is ignored and closed by the next one.
 
 A remote store can promise less, as object stores know neither locks nor appending: a bundle is there once its manifest is, which is
-written last; a log is read, written whole and read back. Of two writers at the same moment one may lose its line, and is told so; what a
-reader sees is always the whole log of one of them.
+written last; a log is read, written whole and read back. Of two writers at the same moment one may lose its line, and
+is told so only if the other had written by the time it read back; what a reader sees is always the whole log of one of them.
 """
 
 from __future__ import annotations
