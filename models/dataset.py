@@ -217,7 +217,7 @@ def _check_found(found: Dataset, seen: Mapping[str, int], recipe: Recipe) -> Non
         length_s = float(recipe.window_length / recipe.inputs[0].rate_hz)
         raise TrainingError(
             f"no window of {length_s:g} s fits into the recordings (the longest has {found.longest_s:g} s, gaps "
-            f"included); shorten [window] length_s"
+            f"included); shorten [window] length_s, or allow gaps with bridge_ms or max_missing in [[input]]"
         )
     source = f"key `{recipe.labels.key}` of a labels JSON" if recipe.labels.key else f"column `{recipe.labels.column}`"
     if not seen.get("labels"):

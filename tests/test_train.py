@@ -123,9 +123,9 @@ def refused(text: str, *paths: Path) -> str:
 
 def test_refuses_what_cannot_be_learned(data: Path, tmp_path: Path) -> None:
     write_csv(tmp_path / "short.csv", "rest", 0, 0.3)
-    assert "no window of 0.4 s fits into the recordings (the longest has 0.3 s" in refused(
-        RECIPE, tmp_path / "short.csv"
-    )
+    short = refused(RECIPE, tmp_path / "short.csv")
+    assert "no window of 0.4 s fits into the recordings (the longest has 0.3 s" in short
+    assert "bridge_ms" in short
     assert "all 9 windows have the label `rest`; a classifier needs" in refused(RECIPE, data / "rest0.csv")
     (tmp_path / "bare.csv").write_text((data / "rest0.csv").read_text().replace("label", "remark"))
     assert "no labels in the data (column `label`)" in refused(RECIPE, tmp_path / "bare.csv")
