@@ -157,10 +157,16 @@ def _code_digest() -> str:
 def _look_up(entry: Path, recipe: Recipe) -> Dataset | None:
     try:
         found = open_store(entry, recipe.train.split)
-        os.utime(entry / DATASET)  # the time of last use
+        _used(entry)
     except (OSError, ValueError, KeyError):  # not there, or being removed at this moment
         return None
     return found
+
+
+def _used(entry: Path) -> None:
+    """Note the time of last use; not the file system's own, which stands still for milliseconds."""
+    now = time.time_ns()
+    os.utime(entry / DATASET, ns=(now, now))
 
 
 @contextmanager
@@ -178,6 +184,7 @@ def _partial(entry: Path) -> Iterator[Path]:
 
 def _name(partial: Path, entry: Path) -> None:
     """Give a finished build its name; where another process was quicker, its entry stays."""
+    _used(partial)
     _sync(partial)
     try:
         partial.rename(entry)
