@@ -43,7 +43,7 @@ bench: .venv/.setup ## measure Kymo beside its peers
 loop: .venv/.setup ## the closed loop on real recordings: live accuracy rises when a refreshed model takes over
 	@$(bin)/python -m deploy.loop $(ARGS)
 
-up: .venv/.demo ## broker, worker, archive and dashboard until Ctrl-C
+up: .venv/.demo ## broker, worker and archive until Ctrl-C
 	@$(bin)/kymo up
 
 setup: .venv/.setup ## install everything, training frameworks too

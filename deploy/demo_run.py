@@ -141,6 +141,7 @@ class Run:
 
     def judge(self) -> dict[str, Any]:
         """Read the topics back, run the same offline, compare."""
+        from models.bundle import UNKNOWN
         from models.classify import Classifier
         from models.run import run
 
@@ -169,7 +170,8 @@ class Run:
                 "speed_requested": self.speed,
                 "speed_reached": self.speed_reached,
             },
-            "scores": {name: found[name] for name in ("accuracy", "n", "window_accuracy", "windows")},
+            "scores": {name: found[name] for name in ("accuracy", "n", "window_accuracy", "windows")}
+            | {"unknown": sum(event.label == UNKNOWN for event in events)},
             "offline": {"events": len(offline)},
             "seconds": self.seconds,
         }

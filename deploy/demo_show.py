@@ -79,6 +79,10 @@ def summary(
     return {"ok": not complaints, **given, "out": out, "latency_ms": found, "complaints": complaints}
 
 
+def _unknown(scores: dict[str, Any]) -> str:
+    return f"; {scores['unknown']} said `unknown`, below min_probability" if scores["unknown"] else ""
+
+
 def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     came, out, scores, seconds = result["in"], result["out"], result["scores"], result["seconds"]
     wrong = scores["n"] - round(scores["accuracy"] * scores["n"])
@@ -90,7 +94,10 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
             f"{out['events']} events of {out['expected']} windows, {out['repeated']} twice, {out['missing']} missing",
         ),
         ("accuracy", f"{scores['accuracy']:.1%} of {scores['n']} recordings ({wrong} wrong)"),
-        ("", f"{scores['window_accuracy']:.1%} of {scores['windows']} windows"),
+        (
+            "",
+            f"{scores['window_accuracy']:.1%} of {scores['windows']} windows, by their most probable class{_unknown(scores)}",
+        ),
         (
             "latency",
             _latency(result["latency_ms"]["consumer"], "from a window's last chunk to its event in a consumer"),
