@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from models.dataset_steps import apply_steps, fit_steps, split_chain, to_samples, with_steps
-from models.in_order import in_order
 from models.split_groups import hold_out
 from processors.chain import Chain
 from processors.recipe import Recipe
@@ -25,7 +22,6 @@ from streams.labels_cover import Cover
 from streams.recording import Recording, StreamData
 
 CHUNK_SAMPLES = 8192
-_THREADS = min(4, os.cpu_count() or 1)  # recordings worked on at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,28 +146,23 @@ def iter_examples(
     last window.
     """
     seen: Counter[str] = Counter()
-
-    def jobs() -> Iterator[tuple[tuple[Recording, StreamData | None], Callable[[], Iterable[Window]]]]:
-        for recording in recordings:
-            stream = stream_of(recording, recipe)
-            yield (recording, stream), partial(stream_windows, stream, chain) if stream is not None else tuple
-
     # Checksums are worked out beside the windows, in a thread: they take no interpreter.
     with ThreadPoolExecutor(1) as beside:
-        for (recording, stream), windows in in_order(jobs(), _THREADS):
+        for recording in recordings:
             seen["recordings"] += 1
             labels = labels_of(recording, recipe)
             seen["labels"] += len(labels)
             if len(labels) < len(recording.labels):
                 found.notes["labels of another set left out"] += len(recording.labels) - len(labels)
             found.notes.update(recording.notes)
+            stream = stream_of(recording, recipe)
             if stream is None:
                 found.notes[_why_not_taken(recording, recipe)] += 1
                 continue
             found.longest_s = max(found.longest_s, stream.duration_s)
             checked = beside.submit(add_input, found.inputs, recording, stream)
             make, cover = _example_maker(recording, recipe.train.split), Cover(labels)
-            for window in windows:
+            for window in stream_windows(stream, chain):
                 seen["windows"] += 1
                 label = cover.label_of(window.start_ns, window.end_ns, recipe.labels.min_share)
                 if label is None:

@@ -51,8 +51,7 @@ def build_dataset(
 ) -> Dataset:
     """Labelled windows of files, from the cache if they are there.
 
-    In memory are as many recordings as there are processors, at most four, as their reader gives them, some tens of windows
-    of each, and of each window that is done about 1 kB.
+    In memory are one recording, as its reader gives it, a few windows, and of each window about 1 kB.
 
     Parameters
     ----------
