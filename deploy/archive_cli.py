@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from deploy.signals import at_end_signals
 from streams.archive_cli import dir_option, folder_of, verbs
 from streams.archive_plan import TOPICS, ArchivePlan
 from streams.settings import Settings
@@ -101,10 +101,5 @@ def _metrics(made: Archive, settings: Settings) -> Iterator[None]:
 def _stop_signals() -> Iterator[threading.Event]:
     """An event that Ctrl-C, SIGTERM and a closed terminal set: the open segment is closed then."""
     stopped = threading.Event()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, lambda *_: stopped.set()) for number in numbers]
-    try:
+    with at_end_signals(lambda *_: stopped.set()):
         yield stopped
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

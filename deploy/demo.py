@@ -20,6 +20,7 @@ import click
 
 from deploy.demo_run import Run, Task
 from deploy.demo_show import Screen
+from deploy.signals import ENDING, at_end_signals
 from streams.settings import Settings
 
 
@@ -101,14 +102,9 @@ def _interruptible() -> Iterator[None]:
     """SIGTERM and a closed terminal end the demo as Ctrl-C does: everything is cleared away."""
 
     def interrupt(*_: object) -> None:
-        for number in numbers:  # clearing away takes seconds; a second Ctrl-C must not break it off
+        for number in ENDING:  # clearing away takes seconds; a second Ctrl-C must not break it off
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, interrupt) for number in numbers]
-    try:
+    with at_end_signals(interrupt):
         yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import signal
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deploy.children import Child, Supervisor, kymo_command, kymo_environment, stop
+from deploy.signals import at_end_signals
 from streams.errors import BrokerError, KymoError, RecipeError
 from streams.settings import Settings
 
@@ -188,13 +188,8 @@ def _stop_signals() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stopped.set()
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, on_signal) for number in numbers]
-    try:
+    with at_end_signals(on_signal):
         yield stopped
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 def _tell(text: str, *, err: bool = False) -> None:

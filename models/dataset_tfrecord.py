@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.codec import varint
+
 Feature = str | int | list[int] | NDArray[np.float32]
 _POLYNOMIAL = 0x82F63B78  # Castagnoli's, bits reversed
 _LANES_LOG2 = 11
@@ -42,22 +44,13 @@ def _feature(value: Feature) -> bytes:
         return _field(1, _field(1, value.encode()))
     if isinstance(value, int | list):
         numbers = [value] if isinstance(value, int) else value
-        return _field(3, _field(1, b"".join(_varint(number & (1 << 64) - 1) for number in numbers)))
+        return _field(3, _field(1, b"".join(varint(number & (1 << 64) - 1) for number in numbers)))
     return _field(2, _field(1, np.ascontiguousarray(value, "<f4").tobytes()))
 
 
 def _field(number: int, content: bytes) -> bytes:
     """A length-delimited field of Protobuf's wire format."""
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    return varint(number << 3 | 2) + varint(len(content)) + content
 
 
 def masked(data: bytes) -> int:

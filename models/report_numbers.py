@@ -6,7 +6,7 @@ A window without an answer (its probabilities are not finite, or all 0) counts a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -180,14 +180,3 @@ def most_confused(counts: Integers, most: int) -> list[int]:
         return occurs
     errors = {i: int(counts[i].sum() + counts[:, i].sum() - 2 * counts[i, i]) for i in occurs}
     return sorted(sorted(occurs, key=lambda i: -errors[i])[:most])
-
-
-def accuracy(truth: Integers, answers: Integers) -> float:
-    """Share of right answers; NaN without any."""
-    return float(np.mean(truth == answers)) if len(truth) else math.nan
-
-
-def macro_f1(rows: Iterable[ClassRow]) -> float:
-    """Plain mean of the classes' F1; NaN without any."""
-    found = [row.f1 for row in rows]
-    return sum(found) / len(found) if found else math.nan

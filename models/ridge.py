@@ -75,7 +75,7 @@ def fit_ridge(
         shrunk = values / (values + penalty)
         left = _left_out(vectors, shrunk, turned, targets * root, groups) / root
         temperature = fit_temperature((left * _SHARP).tolist(), classes.tolist()) / _SHARP
-        loss = _loss(left / temperature, classes, weights)
+        loss = cross_entropy(left / temperature, classes, weights)
         if best is None or loss < best[0]:
             best = loss, float(penalty), temperature, left
     assert best is not None
@@ -100,8 +100,14 @@ def _left_out(
     return out
 
 
-def _loss(logits: Doubles, classes: NDArray[np.int64], weights: Doubles) -> float:
-    """Mean cross entropy, each sample with its class's weight."""
+def cross_entropy(logits: Doubles, classes: NDArray[np.int64], weights: Doubles | None = None) -> float:
+    """Mean over samples, each with its class's weight if there are weights.
+
+    Parameters
+    ----------
+    logits, classes, weights : ndarray
+        ``(n, labels)``, ``(n,)``, ``(labels,)``.
+    """
     top = logits.max(1, keepdims=True)
     each = np.log(np.exp(logits - top).sum(1)) + top[:, 0] - logits[np.arange(len(classes)), classes]
-    return float(np.average(each, weights=weights[classes]))
+    return float(np.average(each, weights=None if weights is None else weights[classes]))

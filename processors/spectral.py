@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,11 @@ class Tile:
         at = np.arange(length) - (length - 1) / 2
         self._line = (at / max(np.sqrt((at**2).sum()), 1e-300)).astype(dtype)
         self.spectrum = np.empty((*shape, frames.nfft // 2 + 1), np.result_type(dtype, np.complex64))
-        self.scratch = np.empty_like(self.spectrum)
+
+    @cached_property
+    def scratch(self) -> Real:
+        """As large as :attr:`spectrum`; only who asks for it has one."""
+        return np.empty_like(self.spectrum)
 
     def transform(self, frames: Real, exact: bool) -> None:
         """Fill :attr:`spectrum` from frames ``(channels, count, length)``.

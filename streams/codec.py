@@ -87,7 +87,7 @@ class ChunkCodec:
             filled = [int(number) for gap in chunk.filled for number in gap]
             extra = Message(times_ns=packed, frame_bytes=sizes, filled=filled).SerializeToString(deterministic=True)
         prefix = _PREFIX.pack(_TAG_BYTES, len(data), _TAG_INDEX, chunk.first_index)
-        return b"".join((prefix, known[1], extra, _TAG_DATA, _varint(len(data)), data))
+        return b"".join((prefix, known[1], extra, _TAG_DATA, varint(len(data)), data))
 
     def decode(self, raw: bytes) -> Chunk:
         """Chunk of a message; its `data` is a read-only view of `raw`.
@@ -103,7 +103,7 @@ class ChunkCodec:
             head_end = start - 2 - _varint_length(size)
             if tag == _TAG_BYTES and tag2 == _TAG_INDEX and head_end >= _PREFIX.size:
                 known = self._parsed.get(raw[_PREFIX.size : head_end])
-                if known is not None and raw[head_end:start] == _TAG_DATA + _varint(size):
+                if known is not None and raw[head_end:start] == _TAG_DATA + varint(size):
                     header, dtype, shape, sample_bytes, end = known
                     count, rest = divmod(size, sample_bytes)
                     if rest == 0 and 0 <= first_index < _MAX_INDEX:
@@ -162,7 +162,8 @@ def _little(dtype: str) -> np.dtype[np.generic]:
     return np.dtype(dtype).newbyteorder("<")
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """A whole number from 0 in Protobuf's wire format."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

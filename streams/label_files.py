@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 from streams.errors import SourceError
 from streams.labels import NS, Label, canonical, interval, read_labels_json
 from streams.recording import ReadOptions
+from streams.sources.times import iso_ns
 
 #: Unix time of a session's first sample, ns; raises SourceError for a session that is not known.
 StartOf = Callable[[str], int]
@@ -76,17 +76,13 @@ def parse_time(text: str, start_ns: Callable[[], int]) -> int:
         return int(whole[1] or whole[2])
     if _NUMBER.fullmatch(text):
         return start_ns() + round(Decimal(text) * NS)
-    # The standard library reads at most six digits of a second.
-    second = re.search(r"\.(\d{1,9})\d*", text)
     try:
-        moment = datetime.fromisoformat(text.replace(second[0], "") if second else text)
+        return iso_ns(text)
     except ValueError:
         raise SourceError(
             f"{text!r} is no time: expected seconds from the session's start (12.5), an ISO 8601 time "
             f"(2026-03-01T12:00:00), or Unix nanoseconds (1700000000000000000)"
         ) from None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return int(moment.timestamp()) * NS + (int(second[1].ljust(9, "0")) if second else 0)
 
 
 def labels_of_path(path: str, how: Import, start_of: StartOf) -> list[Label]:

@@ -19,7 +19,7 @@ from models.export import clean_onnx
 from models.fit import class_weights
 from models.minirocket import LARGEST, LENGTH, Bank, Floats, counts_of, fit_banks
 from models.onnx_model import OnnxModel
-from models.ridge import Ridge, fit_ridge
+from models.ridge import Ridge, cross_entropy, fit_ridge
 from models.zoo import Epoch, FitOptions, Range, Samples, read_parameters
 from streams.chunk import Array, Format
 from streams.errors import TrainingError
@@ -88,12 +88,12 @@ class MiniRocket:
         weights = class_weights(classes, self.labels, options).astype(np.float64)
         found = fit_ridge(counts, classes, groups, weights)
         self._set(found)
-        numbers: Epoch = {"epoch": 1, "loss": _cross_entropy(found.left_out, classes)}
+        numbers: Epoch = {"epoch": 1, "loss": cross_entropy(found.left_out, classes)}
         if validation is not None:
             logits = self.predict(validation.windows)
             right = float((logits.argmax(1) == validation.classes).mean())
             numbers |= {
-                "validation_loss": _cross_entropy(logits.astype(np.float64), validation.classes),
+                "validation_loss": cross_entropy(logits.astype(np.float64), validation.classes),
                 "validation_accuracy": right,
             }
         on_epoch(numbers)
@@ -231,9 +231,3 @@ def _units(windows: Floats) -> Floats:
     spread = np.where(spread > 1e-3 * size, spread, np.where(size > 0, size, 1.0))
     largest = float((np.abs(windows).max((0, 2)) / spread).max()) or 1.0
     return (LARGEST / (_HEADROOM * largest) / spread).astype(np.float32)[None, :, None]
-
-
-def _cross_entropy(logits: NDArray[np.float64], classes: NDArray[np.int64]) -> float:
-    top = logits.max(1, keepdims=True)
-    each = np.log(np.exp(logits - top).sum(1)) + top[:, 0] - logits[np.arange(len(classes)), classes]
-    return float(each.mean())

@@ -68,7 +68,7 @@ class Clock:
         out = np.empty(len(texts), np.int64)
         try:
             if self._exponent == -1:
-                out[:] = [_iso_ns(text) for text in texts]
+                out[:] = [iso_ns(text) for text in texts]
             else:
                 out[:] = [_scaled(text, self._exponent or 0) for text in texts]
         except (ValueError, ArithmeticError, OverflowError):
@@ -113,7 +113,7 @@ class Clock:
         for text, row in zip(texts, rows.tolist(), strict=True):
             try:
                 if self._exponent == -1:
-                    _iso_ns(text)
+                    iso_ns(text)
                 else:
                     _scaled(text, self._exponent or 0)
             except (ValueError, ArithmeticError, OverflowError):
@@ -148,7 +148,7 @@ def _scaled(text: str, exponent: int) -> int:
     return int(value)
 
 
-def _iso_ns(text: str) -> int:
+def iso_ns(text: str) -> int:
     """Unix ns of an ISO 8601 text; :mod:`datetime` holds µs, so the digits of the fraction are read apart."""
     whole, dot, rest = text.strip().replace(",", ".").partition(".")
     digits = len(rest) - len(rest.lstrip("0123456789"))
