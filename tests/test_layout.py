@@ -33,6 +33,7 @@ HOMES = {
     "faust": {"processors/batches.py", "processors/transport.py", "deploy/"},
     "mode": {"processors/batches.py", "processors/transport.py", "deploy/"},
     "torch": {"models/"},
+    "transformers": {"models/zoo/ast.py"},
     "onnxscript": {"models/"},
     "keras": {"models/load_keras.py"},  # which sees to it that torch can be loaded too
     "tensorflow": {"models/load_keras.py"},
@@ -62,6 +63,7 @@ OPTIONAL = {
     "sklearn",
     "tensorflow",
     "torch",
+    "transformers",
     "uvloop",
     "yaml",
 }
