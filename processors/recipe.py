@@ -16,6 +16,7 @@ from processors.chain import Chain
 from processors.compile import Layout, compile_chain, read_step
 from processors.intake import Intake, fill_lengths
 from processors.recipe_format import format_recipe, toml_value
+from processors.recipe_heads import HeadTable, read_heads
 from processors.recipe_tables import (
     InputTable,
     LabelTable,
@@ -35,9 +36,9 @@ from processors.units import factor
 from processors.windows import Windows
 from streams.chunk import Format, signal_format
 from streams.errors import FormatError, RecipeError
-from streams.recording import InputOptions, ReadOptions
+from streams.recording import InputOptions, LabelOptions, ReadOptions
 
-_TABLES = ("name", "source", "input", "steps", "window", "model", "labels", "train", "alerts")
+_TABLES = ("name", "source", "input", "steps", "window", "model", "labels", "heads", "train", "alerts")
 #: Where recipes without a path are looked for: the current folder first, then those that come with Kymo.
 INSTALLED = Path(__file__).resolve().parent.parent / "recipes"
 
@@ -62,6 +63,8 @@ class Recipe:
         None for a recipe that only processes.
     labels, train, source
         The tables of these names.
+    heads : tuple of HeadTable
+        What the model says beside the recipe's own classes.
     alerts : tuple of mapping
         Each ``[[alerts]]`` as it stands.
     notes : tuple of str
@@ -80,6 +83,7 @@ class Recipe:
     source: SourceTable = field(default_factory=SourceTable)
     alerts: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
+    heads: tuple[HeadTable, ...] = ()
 
     def read_options(self) -> ReadOptions:
         """How files become this recipe's sessions."""
@@ -92,6 +96,7 @@ class Recipe:
             label_column=self.labels.column,
             label_key=self.labels.key,
             label_names=self.labels.names,
+            more_labels=tuple(LabelOptions(head.column, head.key, head.names) for head in self.heads),
         )
 
     def input_format(self) -> Format:
@@ -194,6 +199,7 @@ def parse_recipe(text: str, path: Path | None = None) -> Recipe:
         )
     inputs = read_inputs(root)
     chain, (length, hop), notes = _chain(root, inputs[0])
+    labels = read_labels(root)
     return Recipe(
         name=name,
         path=path,
@@ -202,11 +208,12 @@ def parse_recipe(text: str, path: Path | None = None) -> Recipe:
         window_hop=hop,
         chain=chain,
         model=read_model(root),
-        labels=read_labels(root),
+        labels=labels,
         train=read_train(root),
         source=read_source(root),
         alerts=read_alerts(root),
         notes=notes,
+        heads=read_heads(root, labels),
     )
 
 
@@ -246,6 +253,7 @@ def _samples(window: Table, key: str, rate: Fraction) -> int:
 
 
 __all__ = [
+    "HeadTable",
     "InputTable",
     "LabelTable",
     "ModelTable",

@@ -169,9 +169,13 @@ def read_labels_json(
 
 
 def count_labels_json(
-    path: str | Path, key: str, names: Mapping[str, str] | None = None, session: str | None = None
+    path: str | Path,
+    key: str,
+    names: Mapping[str, str] | None = None,
+    session: str | None = None,
+    needed: bool = True,
 ) -> tuple[list[Label], int]:
-    """:func:`read_labels_json`, with the number of events that have no such key."""
+    """:func:`read_labels_json`, with the number of events that have no such key; none need have it unless `needed`."""
     path = Path(path)
     session = session or path.name.removesuffix(".json").removesuffix(".labels")
     events = _events(path)
@@ -194,7 +198,7 @@ def count_labels_json(
                     session=session, set=key, start_ns=start, end_ns=end, label=label, author=path.name, **identity
                 )
             )
-    if events and not out:
+    if events and not out and needed:
         raise SourceError(
             f"no event has the label key `{key}`; keys that are there: {', '.join(sorted(seen)) or 'none'}", path
         )

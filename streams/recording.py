@@ -42,6 +42,23 @@ class InputOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelOptions:
+    """Where one set of labels stands.
+
+    Attributes
+    ----------
+    column, key : str, optional
+        A column, or a member of `metadata` in a labels JSON: the set's name.
+    names : mapping
+        Name of each value.
+    """
+
+    column: str | None = None
+    key: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ReadOptions:
     """How files become sessions.
 
@@ -62,6 +79,8 @@ class ReadOptions:
         Member of `metadata` in a labels JSON ``X.labels.json`` beside the file ``X.csv`` or ``X.mcap``.
     label_names : mapping
         Class name of each value.
+    more_labels : tuple of LabelOptions
+        Further sets of labels, from other columns or keys.
     session_name, stream_name : str, optional
         Names to use instead of the file's.
     """
@@ -73,8 +92,27 @@ class ReadOptions:
     label_column: str | None = "label"
     label_key: str | None = None
     label_names: Mapping[str, str] = field(default_factory=dict)
+    more_labels: tuple[LabelOptions, ...] = ()
     session_name: str | None = None
     stream_name: str | None = None
+
+    @property
+    def label_columns(self) -> dict[str, Mapping[str, str]]:
+        """By column that holds labels, the names of its values; the recipe's own first."""
+        found: dict[str, Mapping[str, str]] = {}
+        for option in (LabelOptions(self.label_column, None, self.label_names), *self.more_labels):
+            if option.column is not None:
+                found.setdefault(option.column, option.names)
+        return found
+
+    @property
+    def label_keys(self) -> dict[str, Mapping[str, str]]:
+        """By key of a labels JSON, the names of its values; the recipe's own first."""
+        found: dict[str, Mapping[str, str]] = {}
+        for option in (LabelOptions(None, self.label_key, self.label_names), *self.more_labels):
+            if option.key is not None:
+                found.setdefault(option.key, option.names)
+        return found
 
 
 @dataclass(slots=True, eq=False)

@@ -8,7 +8,7 @@ a SourceError with file and row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from streams.archive_format import is_archive
@@ -69,19 +69,20 @@ def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> I
     real = [path for path in paths if path not in archives and str(path).lower() not in basic_motions.NAMES]
     for file in find(real, SUFFIXES, FOLDER_SUFFIXES):
         for recording in _READERS[file.suffix](file, options):
-            if options.label_key is not None:
-                _add_labels(recording, file, options)
+            for key, names in options.label_keys.items():
+                _add_labels(recording, file, key, names, key == options.label_key)
             yield recording
 
 
-def _add_labels(recording: Recording, file: File, options: ReadOptions) -> None:
-    """Labels of ``X.labels.json`` beside the file, as far as they touch the recording."""
-    assert options.label_key is not None
+def _add_labels(recording: Recording, file: File, key: str, names: Mapping[str, str], own: bool) -> None:
+    """Labels of ``X.labels.json`` beside the file, as far as they touch the recording; where they are not the recipe's own,
+    a file may be without."""
     path = Path(file.path).with_suffix(".labels.json")
     if file.system is not None or not path.is_file():
-        recording.notes.append(f"no {path.name} beside it: read without labels")
+        note = f"no {path.name} beside it: read without labels"
+        recording.notes += [note] if note not in recording.notes else []
         return
-    labels, without = count_labels_json(path, options.label_key, options.label_names, recording.session)
+    labels, without = count_labels_json(path, key, names, recording.session, needed=own)
     inside = [label for label in labels if label.end_ns > recording.start_ns and label.start_ns < recording.end_ns]
     if labels and not inside:
         raise SourceError(
@@ -89,7 +90,7 @@ def _add_labels(recording: Recording, file: File, options: ReadOptions) -> None:
             path,
         )
     if without:
-        recording.notes.append(f"{path.name}: {without} events without `{options.label_key}` left out")
+        recording.notes.append(f"{path.name}: {without} events without `{key}` left out")
     if len(inside) < len(labels):
         recording.notes.append(f"{path.name}: {len(labels) - len(inside)} labels outside the recording left out")
     recording.labels = sorted([*recording.labels, *inside], key=lambda label: (label.start_ns, label.end_ns))

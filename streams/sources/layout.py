@@ -29,8 +29,10 @@ class Layout:
         Streams to make, each with its channels.
     channels : tuple of str
         All of them, in the order of a block's values.
-    time, subject, label : str, optional
+    time, subject : str, optional
         Columns.
+    labels : tuple of str
+        Columns of labels.
     session : tuple of str
         Columns that name a session.
     metadata : tuple of str
@@ -46,7 +48,7 @@ class Layout:
     time: str | None
     session: tuple[str, ...]
     subject: str | None
-    label: str | None
+    labels: tuple[str, ...]
     metadata: tuple[str, ...]
     keep: Keep | None
     notes: list[str] = field(default_factory=list)
@@ -55,7 +57,7 @@ class Layout:
     def texts(self) -> tuple[str, ...]:
         """Columns to read as text, the time column apart."""
         keep = self.keep.columns if self.keep else ()
-        wanted = (*self.session, self.subject, self.label, *keep, *self.metadata)
+        wanted = (*self.session, self.subject, *self.labels, *keep, *self.metadata)
         return tuple(dict.fromkeys(name for name in wanted if name is not None))
 
 
@@ -88,15 +90,18 @@ def decide(names: Sequence[str], numeric: Collection[str], options: ReadOptions,
     time = next((name for name in TIME_COLUMNS if name in named and name not in asked), None)
     session = options.session or (("session",) if "session" in named and "session" not in asked else ())
     subject = options.subject or ("subject" if "subject" in named and "subject" not in asked else None)
-    label = options.label_column if options.label_column in named else None
-    spoken_for = {time, subject, label, *TIME_COLUMNS, *session, *(keep.columns if keep else ())}
+    labels = tuple(name for name in options.label_columns if name in named)
+    spoken_for = {time, subject, *labels, *TIME_COLUMNS, *session, *(keep.columns if keep else ())}
     free = [name for name in named if name in numeric and name not in spoken_for]
     inputs, notes = _inputs(options, named, free, path)
     channels = tuple(dict.fromkeys(name for item in inputs for name in item.channels))
-    if options.label_column not in (None, "label") and label is None and options.label_key is None:
-        notes.append(f"no label column `{options.label_column}`: read without labels")
-    rest = tuple(name for name in named if name not in spoken_for and name not in channels)
-    return Layout(inputs, channels, time, session, subject, label, rest, keep, notes)
+    # What every file may lack is not missed: the column `label` where no recipe asks for it, and any beside a labels JSON.
+    asked_for = [name for name in options.label_columns if options.label_key is None and name != "label"]
+    notes += [f"no label column `{name}`: read without labels" for name in asked_for if name not in labels]
+    # A column of a further label set stays metadata too: what is constant in a session may say its side of a split.
+    others = set(labels) - {options.label_column}
+    rest = tuple(name for name in named if (name not in spoken_for or name in others) and name not in channels)
+    return Layout(inputs, channels, time, session, subject, labels, rest, keep, notes)
 
 
 def _check_unique(named: Sequence[str], path: Path | str) -> None:

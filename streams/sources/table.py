@@ -51,7 +51,7 @@ class _Session:
 
     name: str
     parts: list[tuple[Int, Array, Int | None, Int]] = field(default_factory=list)  # rows, values, times, numbers
-    labels: list[str] = field(default_factory=list)
+    labels: dict[str, list[str]] = field(default_factory=dict)  # by column, a text a row
     constant: dict[str, str | None] = field(default_factory=dict)  # None: several values
     subject: str | None = None
     count: int = 0
@@ -149,9 +149,9 @@ class Gatherer:
         session.parts.append((block.rows[picked], values, times, numbers))
         session.kept += len(picked)
         at = picked.tolist()
-        if layout.label is not None:
-            texts = block.texts[layout.label]
-            session.labels += [texts[i] for i in at]
+        for name in layout.labels:
+            texts = block.texts[name]
+            session.labels.setdefault(name, []).extend([texts[i] for i in at])
         for name in (*layout.metadata, *([layout.subject] if layout.subject else [])):
             texts = block.texts[name]
             found = {texts[i].strip() for i in at}
@@ -194,12 +194,15 @@ class Gatherer:
         table = _Table(self._file.path, session.name, rows, values, times, numbers - numbers[0])
         streams, labels = self._streams(table, session.labels, notes)
         metadata = {name: text for name, text in session.constant.items() if text and name != self._layout.subject}
-        varied = [name for name in self._layout.metadata if session.constant.get(name) is None]
+        left_out = [name for name in self._layout.metadata if name not in self._layout.labels]
+        varied = [name for name in left_out if session.constant.get(name) is None]
         if varied:
             notes.append(f"columns left out, neither channels nor constant: {', '.join(varied)}")
         yield Recording(session.name, streams, labels, session.subject, metadata, self._file.path, notes)
 
-    def _streams(self, table: _Table, texts: list[str], notes: list[str]) -> tuple[list[StreamData], list[Label]]:
+    def _streams(
+        self, table: _Table, texts: dict[str, list[str]], notes: list[str]
+    ) -> tuple[list[StreamData], list[Label]]:
         streams: list[StreamData] = []
         labels: list[Label] = []
         several = len(self._layout.inputs) > 1
@@ -214,13 +217,15 @@ class Gatherer:
             stream, picked, found = numbered
             notes += [f"{item.stream}: {note}" if several else note for note in found if note not in notes]
             streams.append(stream)
-            if texts and stream.count > longest and self._layout.label:
+            if texts and stream.count > longest:
                 longest = stream.count
-                named = canonical_all(texts, self._options.label_names)
-                labels = label_runs([named[i] for i in picked.tolist()], stream, self._layout.label, author)
+                labels = []
+                for column, names in self._options.label_columns.items():
+                    named = canonical_all(texts.get(column, []), names)
+                    labels += label_runs([named[i] for i in picked.tolist()], stream, column, author) if named else []
         if not streams:
             raise SourceError(f"session {brief(table.session)} holds no value in any channel", table.path)
-        return streams, labels
+        return streams, sorted(labels, key=lambda label: (label.start_ns, label.end_ns))
 
 
 @dataclass(slots=True)
