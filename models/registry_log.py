@@ -10,7 +10,7 @@ import getpass
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,9 @@ class Registry:
 
     def log(self, recipe: str) -> list[Entry]:
         """Every promotion and rollback of a recipe, the oldest first."""
-        lines = self.store.lines(f"{recipe}/{_LOG}")
+        return self._entries(recipe, self.store.lines(f"{recipe}/{_LOG}"))
+
+    def _entries(self, recipe: str, lines: Sequence[bytes]) -> list[Entry]:
         return [entry for line in lines if (entry := _entry(line)) is not None] or self._from_before(recipe)
 
     def _from_before(self, recipe: str) -> list[Entry]:
@@ -121,7 +123,7 @@ class Registry:
         """
         recipe, digest = manifest["recipe"], manifest["digest"]
         try:
-            with self.store.lock(recipe):
+            with self.store.adding(recipe):
                 if not self._is_whole(recipe, digest):
                     self.store.add(f"{recipe}/{digest}", {**contents, MANIFEST: manifest_bytes(manifest)})
             folder = self.folder(recipe, digest)
@@ -158,10 +160,11 @@ class Registry:
             raise BundleError(f"registry {self.url} has no version {recipe}@{digest}; there are {have}")
         verify(folder, read_manifest(folder))
         with self.store.lock(recipe):
-            stack = _stack(self.log(recipe), alias)
+            known = self.store.lines(f"{recipe}/{_LOG}")
+            stack = _stack(self._entries(recipe, known), alias)
             if stack and stack[-1].bundle == f"{recipe}@{digest}":
                 return self.current(recipe, alias) or stack[-1]
-            return self._write(recipe, "promote", alias, f"{recipe}@{digest}", why)
+            return self._write(recipe, known, Entry(0, "promote", alias, f"{recipe}@{digest}", why=why))
 
     def rollback(self, recipe: str, alias: str = CHAMPION, *, why: str = "", may_empty: bool = False) -> Entry:
         """Have an alias stand for what it stood for before its last promotion.
@@ -172,22 +175,24 @@ class Registry:
             If nothing stood before it, and the alias may not stand for nothing.
         """
         with self.store.lock(recipe):
-            stack = _stack(self.log(recipe), alias)
+            known = self.store.lines(f"{recipe}/{_LOG}")
+            stack = _stack(self._entries(recipe, known), alias)
             if not stack:
                 raise BundleError(f"recipe `{recipe}` has no {alias} in registry {self.url}; promote one")
             if len(stack) == 1 and not may_empty:
                 raise BundleError(f"{stack[0].bundle} is the first {alias} of `{recipe}`; there is none before it")
-            return self._write(recipe, "rollback", alias, stack[-2].bundle if len(stack) > 1 else "", why)
+            bundle = stack[-2].bundle if len(stack) > 1 else ""
+            return self._write(recipe, known, Entry(0, "rollback", alias, bundle, why=why))
 
-    def _write(self, recipe: str, action: str, alias: str, bundle: str, why: str) -> Entry:
-        entries = self.log(recipe)
-        before = next((entry.bundle for entry in reversed(entries) if entry.alias == alias), "")
+    def _write(self, recipe: str, known: list[bytes], made: Entry) -> Entry:
+        """Add a line to those that are there; its time, its writer and what stood before are set here."""
+        entries = self._entries(recipe, known)
+        before = next((entry.bundle for entry in reversed(entries) if entry.alias == made.alias), "")
         # Time may go back, or two lines fall on one tick: what is newer must be told by the number.
         at_ns = max([time.time_ns(), *(entry.at_ns + 1 for entry in entries)])
-        entry = Entry(at_ns, action, alias, bundle, before, _user(), why)
-        known = self.store.lines(f"{recipe}/{_LOG}")
+        entry = replace(made, at_ns=at_ns, before=before, by=_user())
         new = [entry] if known else [*entries, entry]  # the line from before there was a log comes along
-        self.store.append(f"{recipe}/{_LOG}", [_line(e) for e in new])
+        self.store.append(f"{recipe}/{_LOG}", [_line(e) for e in new], known)
         return entry
 
 

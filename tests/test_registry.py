@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import random
@@ -12,7 +11,6 @@ import sys
 import uuid
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pytest
 from tiny_models import linear_onnx, manifest
@@ -195,40 +193,6 @@ def test_kills_in_between(tmp_path: Path) -> None:
         load_bundle(f"tiny@{digest}", tmp_path)
     open_registry(tmp_path).promote("tiny", version(tmp_path, 9))
     assert load_bundle("tiny", tmp_path).temperature == 9
-
-
-def test_a_remote_bundle_is_fetched_once_and_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = f"memory://r{uuid.uuid4().hex}"
-    monkeypatch.setenv("KYMO_REGISTRY", url)
-    digest = version(tmp_path / "one", 2, promote=True)
-    bundle = load_bundle("tiny", tmp_path / "other")
-    assert (bundle.temperature, bundle.path.is_relative_to(tmp_path / "other" / "cache")) == (2, True)
-    store = fsspec.filesystem("memory")
-    place = f"/{url.removeprefix('memory://')}/tiny/{digest}/{MODEL}"
-    store.pipe_file(place, b"damaged on the way")
-    assert load_bundle("tiny", tmp_path / "other").id == bundle.id  # from the cache
-    with pytest.raises(BundleError, match="damaged"):
-        load_bundle("tiny", tmp_path / "third")
-    (bundle.path / MODEL).write_bytes(b"damaged at home")
-    store.pipe_file(place, ONNX)
-    assert load_bundle("tiny", tmp_path / "other").id == bundle.id  # fetched again
-
-
-def test_a_remote_writer_that_is_overtaken_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KYMO_REGISTRY", f"memory://r{uuid.uuid4().hex}")
-    a, b = version(tmp_path, 1), version(tmp_path, 2)
-    registry = open_registry(tmp_path)
-    write = registry.store._fs.pipe_file  # type: ignore[attr-defined]
-
-    def overtaken(path: str, data: bytes) -> None:
-        write(path, data)
-        write(path, data.replace(a.encode(), b.encode()))
-
-    monkeypatch.setattr(registry.store._fs, "pipe_file", overtaken)  # type: ignore[attr-defined]
-    with pytest.raises(BundleError, match="another promotion came at the same moment"):
-        registry.promote("tiny", a)
-    monkeypatch.undo()
-    assert json.loads(registry.store.lines("tiny/log.jsonl")[0])["bundle"] == f"tiny@{b}"
 
 
 def test_a_registry_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
