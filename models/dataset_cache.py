@@ -19,6 +19,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -103,6 +104,8 @@ def digest_of(paths: Sequence[str | Path], recipe: Recipe, chain: Chain) -> str:
         "options": repr(recipe.read_options()),
         "inputs": repr(recipe.inputs),
         "min_share": recipe.labels.min_share,
+        # A head's weight changes what is learned, not the data.
+        "heads": repr([replace(head, weight=1.0) for head in recipe.heads]),
         "files": checksums(paths),
         "code": _code_digest(),
     }
@@ -121,9 +124,8 @@ def checksums(paths: Sequence[str | Path]) -> list[list[str]]:
     out = [[name, _version("aeon")] for name in named]
     real = [path for path in paths if str(path).lower() not in NAMES]
     for file in find(real, SUFFIXES, FOLDER_SUFFIXES):
-        beside = Path(file.path).with_suffix(".labels.json")
-        labels = _sha256(File(str(beside), "")) if file.system is None and beside.is_file() else ""
-        out.append([file.path, file.session, _sha256(file), labels])
+        beside = file.labels_file()
+        out.append([file.path, file.session, _sha256(file), _sha256(beside) if beside else ""])
     return out
 
 

@@ -174,11 +174,13 @@ def count_labels_json(
     names: Mapping[str, str] | None = None,
     session: str | None = None,
     needed: bool = True,
+    content: bytes | None = None,
 ) -> tuple[list[Label], int]:
-    """:func:`read_labels_json`, with the number of events that have no such key; none need have it unless `needed`."""
+    """:func:`read_labels_json`, with the number of events that have no such key; none need have it unless `needed`. Where the
+    file is not on this machine's disk, `content` is what it holds."""
     path = Path(path)
     session = session or path.name.removesuffix(".json").removesuffix(".labels")
-    events = _events(path)
+    events = _events(path, content)
     out: list[Label] = []
     seen: set[str] = set()
     for number, event in enumerate(events, 1):
@@ -205,6 +207,17 @@ def count_labels_json(
     return sorted(out, key=lambda label: (label.start_ns, label.end_ns)), len(events) - len(out)
 
 
+def keys_of_labels_json(path: str | Path, content: bytes | None = None) -> list[str]:
+    """Keys of `metadata` that have a value in some event of a labels JSON, in their order; see :func:`count_labels_json`."""
+    found: dict[str, None] = {}
+    for event in _events(Path(path), content):
+        metadata = event.get("metadata") if isinstance(event, dict) else None
+        for key, value in metadata.items() if isinstance(metadata, dict) else ():
+            if key and canonical(value):
+                found[str(key)] = None
+    return list(found)
+
+
 def rename(text: str, names: Mapping[str, str] | None) -> str:
     """Class name of a canonical label; keys of `names` are compared by value, too ("0" names 0.0).
 
@@ -218,9 +231,9 @@ def rename(text: str, names: Mapping[str, str] | None) -> str:
     return {canonical(value): name for value, name in names.items()}.get(text, text)
 
 
-def _events(path: Path) -> Sequence[Any]:
+def _events(path: Path, raw: bytes | None = None) -> Sequence[Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads((path.read_bytes() if raw is None else raw).decode("utf-8-sig"))
     except OSError as error:
         raise SourceError(f"cannot be read ({error.strerror or error})", path) from None
     except (ValueError, RecursionError) as error:

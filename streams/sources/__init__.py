@@ -41,8 +41,8 @@ def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> I
     Parameters
     ----------
     paths : sequence of str or Path
-        Files, folders (sorted, with subfolders, known suffixes), archives (folders of segments), fsspec URLs, or ``basicmotions:train``,
-        ``basicmotions:test``.
+        Files, folders (sorted, with subfolders, known suffixes), archives (folders of segments), experiment JSON, fsspec URLs,
+        or ``basicmotions:train``, ``basicmotions:test``.
     options : ReadOptions
         How files become sessions.
 
@@ -75,14 +75,17 @@ def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> I
 
 
 def _add_labels(recording: Recording, file: File, key: str, names: Mapping[str, str], own: bool) -> None:
-    """Labels of ``X.labels.json`` beside the file, as far as they touch the recording; where they are not the recipe's own,
-    a file may be without."""
-    path = Path(file.path).with_suffix(".labels.json")
-    if file.system is not None or not path.is_file():
-        note = f"no {path.name} beside it: read without labels"
+    """Labels of ``X.labels.json`` beside the file, or where an experiment has them, as far as they touch the recording; where
+    they are not the recipe's own, a file may be without."""
+    beside = file.labels_file()
+    if beside is None:
+        note = f"no {Path(file.path).stem}.labels.json beside it: read without labels"
         recording.notes += [note] if note not in recording.notes else []
         return
-    labels, without = count_labels_json(path, key, names, recording.session, needed=own)
+    path = Path(beside.path)
+    with beside.open() as raw:
+        text = raw.read()
+    labels, without = count_labels_json(path, key, names, recording.session, own, text)
     inside = [label for label in labels if label.end_ns > recording.start_ns and label.start_ns < recording.end_ns]
     if labels and not inside:
         raise SourceError(

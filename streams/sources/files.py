@@ -1,5 +1,5 @@
-"""Paths and URLs as files to read. In: paths, folders, fsspec URLs. Out: :class:`File` objects that can be opened, with
-their sessions' names."""
+"""Paths and URLs as files to read. In: paths, folders, experiment JSON, fsspec URLs. Out: :class:`File` objects that can be
+opened, with their sessions' names."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from streams.errors import SourceError
+from streams.sources import experiment
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +26,14 @@ class File:
         share the stem.
     system : object, optional
         fsspec file system of a URL; None for a local file.
+    labels : str, optional
+        Its labels JSON, in the same system, where an experiment names it; else ``X.labels.json`` is looked for beside it.
     """
 
     path: str
     session: str
     system: Any = None
+    labels: str | None = None
 
     @property
     def suffix(self) -> str:
@@ -49,9 +53,18 @@ class File:
         except OSError as error:
             raise SourceError(f"cannot be opened ({error.strerror or error})", self.path) from None
 
+    def labels_file(self) -> File | None:
+        """Its labels JSON, if it is there."""
+        path = self.labels or str(PurePosixPath(self.path.replace("\\", "/")).with_suffix(".labels.json"))
+        there = self.system.isfile(path) if self.system else Path(path).is_file()
+        return File(path, self.session, self.system) if there else None
+
+
+_Named = tuple[str, PurePosixPath, Any, str | None]
+
 
 def find(paths: Sequence[str | Path], suffixes: Sequence[str], in_folders: Sequence[str]) -> Iterator[File]:
-    """Files of paths, folders (sorted, with their subfolders) and URLs.
+    """Files of paths, folders (sorted, with their subfolders), experiments (see :mod:`streams.sources.experiment`) and URLs.
 
     Parameters
     ----------
@@ -67,42 +80,57 @@ def find(paths: Sequence[str | Path], suffixes: Sequence[str], in_folders: Seque
     SourceError
         If a path does not exist, holds nothing that can be read, or is of another kind.
     """
-    found: list[tuple[str, PurePosixPath, Any]] = []
+    found: list[_Named] = []
     for path in paths:
-        found += (
-            _remote(str(path), suffixes, in_folders) if "://" in str(path) else _local(Path(path), suffixes, in_folders)
-        )
+        if _is_experiment(path):
+            found += _listed(path)
+        elif "://" in str(path):
+            found += _remote(str(path), suffixes, in_folders)
+        else:
+            found += _local(Path(path), suffixes, in_folders)
     unique = list({str(item[0]): item for item in found}.values())
-    stems = Counter(parts.stem for _, parts, _ in unique)
-    for path_text, parts, system in unique:
+    stems = Counter(parts.stem for _, parts, _, _ in unique)
+    for path_text, parts, system, labels in unique:
         shared = stems[parts.stem] > 1
         name = (
             "-".join(part for part in (*parts.parts[-3:-1], parts.stem) if part not in ("/", "..", "."))
             if shared
             else parts.stem
         )
-        yield File(path_text, name, system)
+        yield File(path_text, name, system, labels)
 
 
-def _local(path: Path, suffixes: Sequence[str], in_folders: Sequence[str]) -> list[tuple[str, PurePosixPath, Any]]:
+def _is_experiment(path: str | Path) -> bool:
+    is_json = PurePosixPath(str(path)).suffix.lower() == experiment.SUFFIX
+    return is_json and ("://" in str(path) or not Path(path).is_dir())
+
+
+def _listed(path: str | Path) -> list[_Named]:
+    if "://" not in str(path) and not Path(path).exists():
+        raise SourceError("no such file or folder", path)
+    there = experiment.find_experiment(experiment.load_experiment(path))
+    return [(one.path, PurePosixPath(one.path), one.system, one.labels) for one in there]
+
+
+def _local(path: Path, suffixes: Sequence[str], in_folders: Sequence[str]) -> list[_Named]:
     if path.is_dir():
         files = sorted(
             p for p in path.rglob("*") if p.suffix.lower() in in_folders and p.is_file() and not _hidden(p, path)
         )
         if not files:
             raise SourceError(f"the folder holds no file that can be read ({', '.join(in_folders)})", path)
-        return [(str(file), PurePosixPath(file.as_posix()), None) for file in files]
+        return [(str(file), PurePosixPath(file.as_posix()), None, None) for file in files]
     if not path.exists():
         raise SourceError("no such file or folder", path)
     _check_suffix(str(path), path.suffix.lower(), suffixes)
-    return [(str(path), PurePosixPath(path.as_posix()), None)]
+    return [(str(path), PurePosixPath(path.as_posix()), None, None)]
 
 
 def _hidden(path: Path, root: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
-def _remote(url: str, suffixes: Sequence[str], in_folders: Sequence[str]) -> list[tuple[str, PurePosixPath, Any]]:
+def _remote(url: str, suffixes: Sequence[str], in_folders: Sequence[str]) -> list[_Named]:
     try:
         from fsspec.core import url_to_fs  # type: ignore[import-untyped,unused-ignore]
     except ImportError:
@@ -120,9 +148,10 @@ def _remote(url: str, suffixes: Sequence[str], in_folders: Sequence[str]) -> lis
         raise SourceError(
             f"holds no file that can be read ({', '.join(in_folders)})" if names else "no such file or folder", url
         )
-    return [(name, PurePosixPath(name), system) for name in files]
+    return [(name, PurePosixPath(name), system, None) for name in files]
 
 
 def _check_suffix(path: str, suffix: str, suffixes: Sequence[str]) -> None:
     if suffix not in suffixes:
-        raise SourceError(f"cannot read {suffix or 'a file without suffix'}; known are {', '.join(suffixes)}", path)
+        known = ", ".join([*suffixes, experiment.SUFFIX])
+        raise SourceError(f"cannot read {suffix or 'a file without suffix'}; known are {known}", path)
