@@ -14,7 +14,7 @@ from typing import Any
 from models.bundle import UNKNOWN, Bundle
 from models.classify import Classifier
 from models.dataset import iter_windows, labels_of
-from models.pooling import pool_events, pool_for
+from models.judge import Judge, Memory
 from processors.recipe import Recipe
 from streams.chunk import Window
 from streams.errors import TrainingError
@@ -108,12 +108,12 @@ class _Found:
 def _judge(recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording], on_window: OnWindow) -> _Found:
     """Classify labelled recordings as `kymo run` does, pooling included."""
     bundle.check(recipe)
-    classifier, pool = Classifier.for_recipe(bundle, recipe), pool_for(recipe, bundle)
+    judge = Judge(Classifier.for_recipe(bundle, recipe), recipe)
     found = _Found()
     for recording, windows in iter_windows(recordings, recipe, bundle.chain):
-        events, subject = classifier.classify(windows), recording.subject or ""
-        if pool is not None:
-            _, events = pool_events(pool, [], events, classifier.min_probability)
+        memory: Memory = []
+        events = [own for own, *_ in judge.judge(windows, [memory] * len(windows))]
+        subject = recording.subject or ""
         labels = labels_of(recording, recipe)
         cover = Cover(labels)
         for window, event in zip(windows, events, strict=True):

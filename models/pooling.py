@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.bundle import UNKNOWN, Bundle
+from models.bundle import Bundle
 from streams.chunk import Array
 from streams.errors import BundleError, FormatError
-from streams.events import Event
 
 if TYPE_CHECKING:
     from processors.recipe import Recipe
@@ -194,34 +193,3 @@ def pool_for(recipe: Recipe, bundle: Bundle) -> Pool | None:
             f"(`kymo train {recipe.name}`)"
         )
     return replace(Pool.from_json(learned), windows=asked["windows"])
-
-
-def pool_events(pool: Pool, state: State, events: Sequence[Event], min_probability: float) -> tuple[State, list[Event]]:
-    """The next events of one session, pooled.
-
-    Parameters
-    ----------
-    pool : Pool
-        How.
-    state : list
-        What the last call gave; empty before the session's first event.
-    events : sequence of Event
-        Of one session, in order, as each window by itself was classified.
-    min_probability : float
-        Below it the label is ``unknown``.
-
-    Returns
-    -------
-    state : list
-        For the session's next events.
-    events : list of Event
-        The same windows, with pooled probabilities and the labels that follow.
-    """
-    out = []
-    for event in events:
-        state, row = pool.step(state, list(event.probabilities.values()))
-        best = max(row)
-        label = list(event.probabilities)[row.index(best)] if best and best >= min_probability else UNKNOWN
-        named = dict(zip(event.probabilities, row, strict=True))
-        out.append(replace(event, label=label, probability=best, probabilities=named))
-    return state, out

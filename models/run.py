@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
-from models.bundle import UNKNOWN, Bundle
-from models.pooling import State, pool_events, pool_for
+from models.bundle import UNKNOWN
+from models.judge import BatchClassifier, Judge, Memory
 from processors.chain import ChainStage
 from processors.recipe import Recipe
 from streams.chunk import Window
@@ -23,17 +22,6 @@ from streams.recording import Recording, StreamData
 
 BATCH = 64
 CHUNK_MS = 100
-
-
-class BatchClassifier(Protocol):
-    """What classifies: :class:`models.classify.Classifier`."""
-
-    @property
-    def bundle(self) -> Bundle:
-        """Its bundle, whose chain has the learned numbers."""
-
-    def classify(self, windows: Sequence[Window]) -> list[Event]:
-        """An event for each window, in order."""
 
 
 @dataclass
@@ -98,11 +86,12 @@ def run(
     """
     classifier.bundle.check(recipe)
     report = report if report is not None else Report()
+    judge = Judge(classifier, recipe)
     for recording in _once(recordings, report):
         stream = _choose(recipe, recording, report)
         if stream is not None:
             report.matched += 1
-            yield from _session(recipe, stream, classifier, chunk_ms, report)
+            yield from _session(recipe, stream, judge, chunk_ms, report)
 
 
 def _once(recordings: Iterable[Recording], report: Report) -> Iterator[Recording]:
@@ -144,18 +133,14 @@ def _choose(recipe: Recipe, recording: Recording, report: Report) -> StreamData 
     return min(taken, key=lambda stream: stream.start_ns)
 
 
-def _session(
-    recipe: Recipe, stream: StreamData, classifier: BatchClassifier, chunk_ms: int, report: Report
-) -> Iterator[Event]:
+def _session(recipe: Recipe, stream: StreamData, judge: Judge, chunk_ms: int, report: Report) -> Iterator[Event]:
     before = report.events
-    stage = classifier.bundle.chain.build()
+    stage = judge.bundle.chain.build()
     assert isinstance(stage, ChainStage)
-    pool, state = pool_for(recipe, classifier.bundle), State()
+    memory: Memory = []
     for windows in _batches(stage, stream, chunk_ms):
-        events = classifier.classify(windows)
-        if pool is not None and recipe.model is not None:
-            state, events = pool_events(pool, state, events, recipe.model.min_probability)
-        for event in _emit(events):
+        judged = judge.judge(windows, [memory] * len(windows))
+        for event in _emit([event for events in judged for event in events]):
             report.events += 1
             report.unknown += event.label == UNKNOWN
             yield event

@@ -17,13 +17,12 @@ import numpy as np
 
 from models.bundle import Bundle
 from models.classify import Classifier
-from models.pooling import pool_events, pool_for
+from models.judge import Judge
 from processors.chain import Chain, PerWindow, PerWindowStage
 from processors.recipe import Recipe
 from processors.windows import Windows
 from streams.chunk import Header, Window
 from streams.errors import BundleError
-from streams.events import Event
 
 _HEADERS = 1_000  # sessions whose formats are remembered
 _WARM_UP = 4  # windows
@@ -83,7 +82,7 @@ class Model:
         self.classifier = Classifier.for_recipe(bundle, recipe)
         self.head, steps = cut_behind_window(bundle.chain)
         self._tail = Tail(steps)
-        self.pool = pool_for(recipe, bundle)
+        self.judge = Judge(self.classifier, recipe)
         random = np.random.default_rng(0).standard_normal((_WARM_UP, *bundle.shape)).astype(bundle.dtype)
         if not np.isfinite(self.classifier.model.run(random)).all():
             raise BundleError(
@@ -98,21 +97,11 @@ class Model:
         windows : sequence of Window
             Those of a session in order.
         memories : sequence of list
-            Of each window's session, what was found of the windows before; brought up to date where the recipe pools.
+            Of each window's session: see :meth:`models.judge.Judge.judge`.
         """
-        events = self.classifier.classify([self._tail.apply(window) for window in windows])
-        if self.pool is not None:
-            events = [self._pooled(event, memory) for event, memory in zip(events, memories, strict=True)]
+        judged = self.judge.judge([self._tail.apply(window) for window in windows], memories)
         now_ns = time.time_ns()
-        return [event.to_json(now_ns) for event in events]
-
-    def _pooled(self, event: Event, memory: list[Any]) -> Event:
-        assert self.pool is not None
-        # What another bundle found may be of other classes, and is of another calibration: pooling begins anew behind an exchange.
-        state = [row for bundle, row in memory if bundle == self.bundle.id]
-        state, (pooled,) = pool_events(self.pool, state, [event], self.classifier.min_probability)
-        memory[:] = [[self.bundle.id, row] for row in state]
-        return pooled
+        return [event.to_json(now_ns) for events in judged for event in events]
 
 
 class Serving:
@@ -162,7 +151,7 @@ class Serving:
     @property
     def memory(self) -> int:
         """Windows before it that an event rests on."""
-        return self.model.pool.windows - 1 if self.model.pool else 0
+        return self.model.judge.memory
 
 
 def release_memory() -> None:

@@ -1,0 +1,99 @@
+"""The one place where windows become events. In: windows of a bundle's chain, what is remembered of their sessions. Out: Events,
+`emitted_ns` 0.
+
+Workers, shadows, `kymo run`, evaluation and the gate all judge here, so that they say the same. What a session's next event rests on is
+kept in its memory: a list that begins empty, holds JSON values, is packed into the session's snapshots, and means something to
+:class:`Judge` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from models.bundle import UNKNOWN, Bundle
+from models.pooling import pool_for
+from processors.recipe import Recipe
+from streams.chunk import Window
+from streams.events import Event
+
+#: What was found of a session's windows before, for those behind them.
+Memory = list[Any]
+
+
+class BatchClassifier(Protocol):
+    """What classifies: :class:`models.classify.Classifier`."""
+
+    @property
+    def bundle(self) -> Bundle:
+        """Its bundle, whose chain has the learned numbers."""
+
+    def classify(self, windows: Sequence[Window]) -> list[Event]:
+        """An event for each window, in order."""
+
+
+class Judge:
+    """Windows to events, pooled where the recipe says so.
+
+    Parameters
+    ----------
+    classifier : BatchClassifier
+        Of a bundle that fits the recipe.
+    recipe : Recipe
+        Says how events are pooled, and below which probability a label is ``unknown``.
+
+    Raises
+    ------
+    BundleError
+        If the recipe pools by an hmm that the bundle has not learned.
+    """
+
+    def __init__(self, classifier: BatchClassifier, recipe: Recipe) -> None:
+        self.classifier, self.bundle = classifier, classifier.bundle
+        self._pool = pool_for(recipe, self.bundle)
+        self._min_probability = recipe.model.min_probability if recipe.model else 0.0
+
+    @property
+    def memory(self) -> int:
+        """Windows before it that an event rests on."""
+        return self._pool.windows - 1 if self._pool else 0
+
+    def judge(self, windows: Sequence[Window], memories: Sequence[Memory]) -> list[list[Event]]:
+        """The events of each window.
+
+        Parameters
+        ----------
+        windows : sequence of Window
+            Those of a session in order.
+        memories : sequence of Memory
+            Of each window's session (one object, as often as it has windows); brought up to date.
+
+        Raises
+        ------
+        BundleError
+            If a window has another shape than the bundle's.
+        """
+        events = self.classifier.classify(windows)
+        return [[self._pooled(event, memory)] for event, memory in zip(events, memories, strict=True)]
+
+    def _pooled(self, event: Event, memory: Memory) -> Event:
+        if self._pool is None:
+            return event
+        known = self._recall(memory)
+        known["pool"], row = self._pool.step(known.get("pool", []), list(event.probabilities.values()))
+        best = max(row)
+        label = list(event.probabilities)[row.index(best)] if best and best >= self._min_probability else UNKNOWN
+        named = dict(zip(event.probabilities, row, strict=True))
+        return replace(event, label=label, probability=best, probabilities=named)
+
+    def _recall(self, memory: Memory) -> dict[str, Any]:
+        """What this bundle found of a session.
+
+        What another one found may be of other classes, and is of another calibration: behind an exchange everything begins anew.
+        """
+        known = memory[0] if memory else None
+        if not isinstance(known, dict) or known.get("bundle") != self.bundle.id:
+            known = {"bundle": self.bundle.id}
+            memory[:] = [known]
+        return known
