@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from models.dataset_steps import apply_steps, fit_steps, split_chain, to_samples, with_steps
+from models.dataset_targets import Targets, asked_sets, ordered, targets_of
 from models.split_groups import hold_out
 from processors.chain import Chain
 from processors.recipe import Recipe
@@ -42,6 +43,10 @@ class Example:
         Path that it was read from.
     metadata : mapping
         What else the recording says of itself.
+    targets : mapping of str to str or float
+        By name of a further head, its class or number; absent where it is not known.
+    run : tuple of Window
+        For a stateful model: the windows of its session that follow each other without a gap, this one among them.
     """
 
     window: Window
@@ -51,6 +56,8 @@ class Example:
     subject: str = ""
     recording: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    targets: Targets = field(default_factory=dict)
+    run: tuple[Window, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -67,24 +74,25 @@ class Dataset:
         What a user should know, with how often: repairs of the readers, windows without a label, streams not taken.
     longest_s : float
         Of the recordings that the recipe takes, in seconds.
+    unlabelled : list of Example
+        Windows without a label (theirs is empty), where the recipe's model is stateful: its state goes through them, too.
     """
 
     examples: list[Example] = field(default_factory=list)
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: Counter[str] = field(default_factory=Counter)
     longest_s: float = 0.0
+    unlabelled: list[Example] = field(default_factory=list)
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Classes that occur, sorted; numbers by value."""
-        return tuple(sorted({example.label for example in self.examples}, key=_label_order))
+        return ordered(example.label for example in self.examples)
 
-
-def _label_order(label: str) -> tuple[bool, float, str]:
-    try:
-        return (False, float(label), label)
-    except ValueError:
-        return (True, 0.0, label)
+    def put(self, examples: Iterable[Example]) -> None:
+        """Add windows with a label, and without one."""
+        for example in examples:
+            (self.examples if example.label else self.unlabelled).append(example)
 
 
 def stream_of(recording: Recording, recipe: Recipe) -> StreamData | None:
@@ -129,7 +137,7 @@ def read_dataset(recordings: Iterable[Recording], recipe: Recipe, chain: Chain) 
         If there is nothing to learn from; the text says what to change.
     """
     found = Dataset()
-    found.examples = list(iter_examples(recordings, recipe, chain, found))
+    found.put(iter_examples(recordings, recipe, chain, found))
     return found
 
 
@@ -140,20 +148,21 @@ def iter_examples(
     found: Dataset,
     on_progress: Callable[[int, int], None] = lambda recordings, windows: None,
 ) -> Iterator[Example]:
-    """Labelled windows one by one; what else is to know goes into `found`.
+    """Labelled windows one by one, where the model is stateful the others too; what else is to know goes into `found`.
 
     `on_progress` is told the numbers of recordings and of windows so far. Raises as :func:`read_dataset`, behind the
     last window.
     """
     seen: Counter[str] = Counter()
+    asked = asked_sets(recipe)
     # Checksums are worked out beside the windows, in a thread: they take no interpreter.
     with ThreadPoolExecutor(1) as beside:
         for recording in recordings:
             seen["recordings"] += 1
             labels = labels_of(recording, recipe)
             seen["labels"] += len(labels)
-            if len(labels) < len(recording.labels):
-                found.notes["labels of another set left out"] += len(recording.labels) - len(labels)
+            if others := sum(label.set not in asked for label in recording.labels):
+                found.notes["labels of another set left out"] += others
             found.notes.update(recording.notes)
             stream = stream_of(recording, recipe)
             if stream is None:
@@ -161,12 +170,14 @@ def iter_examples(
                 continue
             found.longest_s = max(found.longest_s, stream.duration_s)
             checked = beside.submit(add_input, found.inputs, recording, stream)
-            make, cover = _example_maker(recording, recipe.train.split), Cover(labels)
+            make, cover = _example_maker(recording, recipe), Cover(labels)
             for window in stream_windows(stream, chain):
                 seen["windows"] += 1
                 label = cover.label_of(window.start_ns, window.end_ns, recipe.labels.min_share)
                 if label is None:
                     found.notes["windows without a label left out"] += 1
+                    if recipe.stateful:
+                        yield make(window, "")
                     continue
                 seen["examples"] += 1
                 yield make(window, label)
@@ -180,13 +191,15 @@ def _why_not_taken(recording: Recording, recipe: Recipe) -> str:
     return f"recordings not taken: {reasons[0] if reasons else 'no stream'}"
 
 
-def _example_maker(recording: Recording, kind: str) -> Callable[[Window, str], Example]:
+def _example_maker(recording: Recording, recipe: Recipe) -> Callable[[Window, str], Example]:
     """What makes Examples of one recording's windows."""
+    kind, targets = recipe.train.split, targets_of(recording.labels, recipe.heads)
     subject, metadata = recording.subject or "", dict(recording.metadata)
     session, path = recording.session, recording.path
 
     def make(window: Window, label: str) -> Example:
-        return Example(window, label, group_name(session, subject, window, kind), session, subject, path, metadata)
+        group, known = group_name(session, subject, window, kind), targets(window.start_ns, window.end_ns)
+        return Example(window, label, group, session, subject, path, metadata, known)
 
     return make
 
@@ -257,11 +270,12 @@ def split(examples: Sequence[Example], share: float, seed: int) -> tuple[list[in
 def iter_windows(
     recordings: Iterable[Recording], recipe: Recipe, chain: Chain
 ) -> Iterator[tuple[Recording, list[Window]]]:
-    """Each recording, with the labels that the recipe asks for, and its windows; none where no stream fits the recipe."""
+    """Each recording, with the labels that recipe and heads ask for, and its windows; none where no stream fits."""
+    asked = asked_sets(recipe)
     for recording in recordings:
         stream = stream_of(recording, recipe)
-        asked = replace(recording, labels=labels_of(recording, recipe))
-        yield asked, windows_of(stream, chain) if stream is not None else []
+        own = replace(recording, labels=[label for label in recording.labels if label.set in asked])
+        yield own, windows_of(stream, chain) if stream is not None else []
 
 
 __all__ = [

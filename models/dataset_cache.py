@@ -104,6 +104,7 @@ def digest_of(paths: Sequence[str | Path], recipe: Recipe, chain: Chain) -> str:
         "options": repr(recipe.read_options()),
         "inputs": repr(recipe.inputs),
         "min_share": recipe.labels.min_share,
+        "unlabelled": recipe.stateful,
         # A head's weight changes what is learned, not the data.
         "heads": repr([replace(head, weight=1.0) for head in recipe.heads]),
         "files": checksums(paths),

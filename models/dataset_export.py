@@ -2,17 +2,20 @@
 
 ::
 
-    training.*, validation.*   a record a window: window, shape, label, class, session, subject, start and end
-    dataset.json               shape, channels, classes, split, the chain with its learned numbers, checksums of the inputs
+    training.*, validation.*   a record a window: window, shape, label, class, session, subject, start and end, and
+                               target_NAME of each further head: its class or number
+    dataset.json               shape, channels, classes, heads, split, the chain with its learned numbers, checksums of the inputs
 
 A window is as the trainer sees it: behind the whole chain, with what was learned from the training side, values in C order of
-``(time, …, channels)``. Windows that a split leaves out are on neither side.
+``(time, …, channels)``. Windows that a split leaves out are on neither side. What is not known of a head is an empty text or
+NaN in TFRecord, null in Parquet, an empty cell in CSV.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 import uuid
 from collections import Counter
@@ -25,7 +28,8 @@ from numpy.typing import NDArray
 
 from models.dataset import Dataset, Example
 from models.dataset_steps import fit_steps, split_chain, with_steps
-from models.dataset_tfrecord import example, record
+from models.dataset_targets import heads_of
+from models.dataset_tfrecord import Feature, example, record
 from models.leaks import check_leaks
 from models.splits import Split, make_split
 from models.train import DEFAULTS
@@ -75,7 +79,7 @@ def export_dataset(
     fitted = fit_steps(steps, [dataset.examples[i].window for i in split.training])
     about = _about(recipe, dataset, split, Chain((*head.specs, *fitted)))
     sides = {side: with_steps([dataset.examples[i] for i in getattr(split, side)], fitted) for side in SIDES}
-    _write(out, fmt, {side: _rows(found, about["classes"], on_window) for side, found in sides.items() if found}, about)
+    _write(out, fmt, {side: _rows(found, about, on_window) for side, found in sides.items() if found}, about)
     return about
 
 
@@ -107,6 +111,10 @@ def _about(recipe: Recipe, dataset: Dataset, split: Split, chain: Chain) -> dict
         "units": list(fmt.units),
         "rate_hz": float(fmt.rate),
         "classes": list(dataset.labels),
+        "heads": [
+            {"name": head.name, "column": f"target_{head.name}", "classes": list(head.labels)}
+            for head in heads_of(recipe, dataset.examples)
+        ],
         "windows": {side: dict(count) for side, count in counts.items()},
         "split": {
             "kind": split.kind,
@@ -120,8 +128,8 @@ def _about(recipe: Recipe, dataset: Dataset, split: Split, chain: Chain) -> dict
     }
 
 
-def _rows(examples: Sequence[Example], classes: Sequence[str], on_window: Callable[[], None]) -> Rows:
-    number = {label: i for i, label in enumerate(classes)}
+def _rows(examples: Sequence[Example], about: Mapping[str, Any], on_window: Callable[[], None]) -> Rows:
+    number = {label: i for i, label in enumerate(about["classes"])}
     for one in examples:
         window = one.window
         yield {
@@ -135,14 +143,21 @@ def _rows(examples: Sequence[Example], classes: Sequence[str], on_window: Callab
             "end_index": window.end_index,
             "start_ns": window.start_ns,
             "end_ns": window.end_ns,
+            **{head["column"]: one.targets.get(head["name"]) for head in about["heads"]},
         }
         on_window()
 
 
 def _write_tfrecord(path: Path, rows: Rows, about: dict[str, Any]) -> None:
+    absent = {head["column"]: "" if head["classes"] else math.nan for head in about["heads"]}
     with path.open("wb") as file:
         for row in rows:
-            file.write(record(example(row)))
+            targets = {name: absent[name] if row[name] is None else row[name] for name in absent}
+            file.write(record(example(row | {name: _feature(target) for name, target in targets.items()})))
+
+
+def _feature(target: str | float) -> Feature:
+    return target if isinstance(target, str) else np.array([target], np.float32)
 
 
 def _write_csv(path: Path, rows: Rows, about: dict[str, Any]) -> None:
@@ -169,6 +184,7 @@ def _write_parquet(path: Path, rows: Rows, about: dict[str, Any]) -> None:
     texts, numbers = ("label", "session", "subject"), ("class", "start_index", "end_index", "start_ns", "end_ns")
     kinds = {"window": pa.list_(pa.float32(), size), "shape": pa.list_(pa.int64())}
     kinds |= dict.fromkeys(texts, pa.string()) | dict.fromkeys(numbers, pa.int64())
+    kinds |= {head["column"]: pa.string() if head["classes"] else pa.float64() for head in about["heads"]}
     schema = pa.schema(kinds, metadata={"kymo": json.dumps(about)})
     batch: list[dict[str, Any]] = []
 

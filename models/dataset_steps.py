@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from models.bundle import input_shape
-from models.zoo import Samples
+from models.dataset_targets import target_arrays
+from models.zoo import Head, Samples
 from processors.chain import Chain, PerWindow
 from processors.spec import Spec
 from streams.chunk import Array, Window
@@ -118,8 +119,8 @@ class SteppedExamples(Sequence["Example"]):
         return replace(self._examples[index], window=self._windows[index])
 
 
-def to_samples(examples: Sequence[Example], labels: Sequence[str], layout: str) -> Samples:
-    """Arrays of examples as a model takes them.
+def to_samples(examples: Sequence[Example], labels: Sequence[str], layout: str, heads: Sequence[Head] = ()) -> Samples:
+    """Arrays of examples as a model takes them, with what it should say in its further heads.
 
     Raises
     ------
@@ -128,21 +129,33 @@ def to_samples(examples: Sequence[Example], labels: Sequence[str], layout: str) 
     """
     number = {label: i for i, label in enumerate(labels)}
     windows: Array | None = None
-    classes = np.empty(len(examples), np.int64)
+    classes, targets = np.empty(len(examples), np.int64), []
     for i, example in enumerate(examples):
         data = example.window.data
         if windows is None:
             windows = new_array((len(examples), *input_shape(data.shape, layout)))
         windows[i] = np.moveaxis(data, -1, 0) if layout == "channels_first" else data
         classes[i] = number[example.label]
-        if not np.isfinite(windows[i]).all():
-            raise TrainingError(
-                f"session {example.window.session}, window from sample {example.window.start_index}: a number is not "
-                f"finite behind the chain; look at its steps (a logarithm of 0 needs `eps`)"
-            )
+        targets.append(example.targets)
+        check_finite(example.window, windows[i])
     if windows is None:
         raise TrainingError("there is no window to learn from")
-    return Samples(windows, classes)
+    return Samples(windows, classes, target_arrays(targets, heads))
+
+
+def check_finite(window: Window, data: Array) -> None:
+    """Refuse a window with a number that is none.
+
+    Raises
+    ------
+    TrainingError
+        Naming session and window.
+    """
+    if not np.isfinite(data).all():
+        raise TrainingError(
+            f"session {window.session}, window from sample {window.start_index}: a number is not finite behind the "
+            f"chain; look at its steps (a logarithm of 0 needs `eps`)"
+        )
 
 
 def new_array(shape: tuple[int, ...]) -> Array:

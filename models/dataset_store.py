@@ -5,17 +5,22 @@ read-only views of a memory map.
 
     rows.bin       rows of all windows one behind the other, as they lie in memory; the chain's own dtype
     windows.npy    a record a window: where its rows begin, samples, times (ns), label, recording, header
-    dataset.json   recordings, headers, labels, checksums, notes; written last
+    targets.npy    where there are further heads: a number a window and head, that of its class; NaN: not known
+    dataset.json   recordings, headers, labels, heads, checksums, notes; written last
 
 Windows that overlap share rows: rows that are, to the byte, the last ones of the window before are not written again.
-Writing holds the last few windows (:data:`WAITING` of them wait for the disk, in a thread) and 60 bytes for each one before.
+Writing holds the last few windows (:data:`WAITING` of them wait for the disk, in a thread), and 60 bytes and 8 a head for
+each one before.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
+from array import array
 from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,11 +28,12 @@ from typing import Any
 import numpy as np
 
 from models.dataset import Dataset, Example, group_name
+from models.dataset_targets import Targets
 from processors.memory import header_from_json, header_to_json
 from streams.chunk import Array, Header, Window
 from streams.errors import TrainingError
 
-ROWS, WINDOWS, DATASET = "rows.bin", "windows.npy", "dataset.json"
+ROWS, WINDOWS, TARGETS, DATASET = "rows.bin", "windows.npy", "targets.npy", "dataset.json"
 #: Windows that may wait for the disk, and how much is written before it is asked to keep up, bytes.
 WAITING, SYNC_BYTES = 32, 32 * 2**20
 _RECORD = np.dtype(
@@ -66,6 +72,7 @@ class StoreWriter:
         self._headers: dict[Header, int] = {}
         self._last: tuple[Window, Array] | None = None
         self._axes: tuple[int, ...] = ()
+        self._targets: dict[str, _Column] = {}
 
     def add(self, example: Example) -> None:
         """Take a window.
@@ -96,6 +103,10 @@ class StoreWriter:
             self._headers.setdefault(window.header, len(self._headers)),
         )
         self._records += np.array(record, _RECORD).tobytes()
+        for name in example.targets.keys() - self._targets.keys():
+            self._targets[name] = _Column(self.count)
+        for name, column in self._targets.items():
+            column.add(example.targets.get(name))
         self._last = window, rows
         self.count += 1
 
@@ -135,6 +146,9 @@ class StoreWriter:
         """
         assert self._last is not None
         np.save(self.folder / WINDOWS, np.frombuffer(bytes(self._records), _RECORD))
+        heads = dict(sorted(self._targets.items()))
+        if heads:
+            np.save(self.folder / TARGETS, np.stack([np.array(column.values) for column in heads.values()], 1))
         rows = self._last[1]
         about = {
             "rows": self.rows,
@@ -143,6 +157,7 @@ class StoreWriter:
             "dtype": rows.dtype.str,
             "axes": list(self._axes),
             "labels": list(self._labels),
+            "heads": {name: list(column.classes) for name, column in heads.items()},
             "recordings": [[*who, known] for who, known in zip(self._recordings, self._metadata, strict=True)],
             "headers": [header_to_json(header) for header in self._headers],
             "inputs": found.inputs,
@@ -153,7 +168,7 @@ class StoreWriter:
         while self._waiting:
             self._waiting.popleft().result()
         os.fsync(self._file.fileno())
-        for name in (WINDOWS, DATASET):
+        for name in (WINDOWS, *([TARGETS] if heads else []), DATASET):
             with (self.folder / name).open("rb") as file:
                 os.fsync(file.fileno())
 
@@ -161,6 +176,18 @@ class StoreWriter:
         """Give file and thread back, whether or not all was written."""
         self._disk.shutdown(cancel_futures=True)
         self._file.close()
+
+
+class _Column:
+    """Targets of one head: numbers, or numbers of its classes; `before` windows know none."""
+
+    def __init__(self, before: int) -> None:
+        self.values, self.classes = array("d", [math.nan]) * before, dict[str, int]()
+
+    def add(self, target: str | float | None) -> None:
+        if isinstance(target, str):
+            target = self.classes.setdefault(target, len(self.classes))
+        self.values.append(math.nan if target is None else target)
 
 
 def open_store(folder: Path, split: str) -> Dataset:
@@ -185,14 +212,31 @@ def open_store(folder: Path, split: str) -> Dataset:
     back = tuple(about["axes"].index(axis) for axis in range(len(about["axes"])))
     headers = [header_from_json(header) for header in about["headers"]]
     whose, labels, height = about["recordings"], about["labels"], about["rows_a_window"]
+    targets = _targets(folder, about["heads"], len(records))
     examples = []
-    for row, start, end, start_ns, end_ns, missing, label, recording, header in records.tolist():
+    for i, (row, start, end, start_ns, end_ns, missing, label, recording, header) in enumerate(records.tolist()):
         data = rows[row : row + height].transpose(back)
         window = Window(headers[header], start, end, start_ns, end_ns, data, missing)
         session, subject, path, known = whose[recording]
         group = group_name(session, subject, window, split)
-        examples.append(Example(window, labels[label], group, session, subject, path, known))
-    return Dataset(examples, about["inputs"], Counter(about["notes"]), about["longest_s"])
+        examples.append(Example(window, labels[label], group, session, subject, path, known, targets[i]))
+    found = Dataset([], about["inputs"], Counter(about["notes"]), about["longest_s"])
+    found.put(examples)
+    return found
+
+
+def _targets(folder: Path, heads: Mapping[str, Sequence[str]], count: int) -> list[Targets]:
+    """What is known of each window."""
+    if not heads:
+        return [{}] * count
+    return [
+        {
+            name: classes[int(value)] if classes else value
+            for (name, classes), value in zip(heads.items(), row, strict=True)
+            if not math.isnan(value)
+        }
+        for row in np.load(folder / TARGETS).tolist()
+    ]
 
 
 def _memory_order(data: Array) -> tuple[int, ...]:
