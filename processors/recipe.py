@@ -85,6 +85,11 @@ class Recipe:
     notes: tuple[str, ...] = ()
     heads: tuple[HeadTable, ...] = ()
 
+    @property
+    def stateful(self) -> bool:
+        """Whether the model goes on from window to window; a window is a hop then."""
+        return self.model is not None and self.model.stateful
+
     def read_options(self) -> ReadOptions:
         """How files become this recipe's sessions."""
         inputs = tuple(InputOptions(i.stream, i.channels, i.rate_hz, i.units) for i in self.inputs)
@@ -207,7 +212,7 @@ def parse_recipe(text: str, path: Path | None = None) -> Recipe:
         window_length=length,
         window_hop=hop,
         chain=chain,
-        model=read_model(root),
+        model=_model(root, length == hop),
         labels=labels,
         train=read_train(root),
         source=read_source(root),
@@ -215,6 +220,18 @@ def parse_recipe(text: str, path: Path | None = None) -> Recipe:
         notes=notes,
         heads=read_heads(root, labels),
     )
+
+
+def _model(root: Table, abutting: bool) -> ModelTable | None:
+    model = read_model(root)
+    if model is not None and model.stateful and not abutting:
+        raise root.error(
+            "[model] stateful = true: the model goes on from window to window, so each must begin where the last one "
+            "ended; make length_s equal to hop_s in [window]",
+            "model",
+            "stateful",
+        )
+    return model
 
 
 def _raw_format(table: InputTable) -> Format:

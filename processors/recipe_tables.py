@@ -62,6 +62,11 @@ class ModelTable:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     pool: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def stateful(self) -> bool:
+        """Whether the model goes on from window to window."""
+        return self.parameters.get("stateful") is True
+
 
 @dataclass(frozen=True)
 class LabelTable:

@@ -2,6 +2,7 @@
 
 A window may be shorter than the others: zeros at its end count as padding and are not looked at. A network that looks
 backwards only can also run without end: :meth:`Recurrent.export_stateful` gives a graph that takes and gives its state.
+With ``stateful`` that is what it is for: it learns from sequences of windows, see :mod:`models.stateful_data`.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ from models.fit_keras import prepare_keras
 from models.load_keras import keras
 from models.zoo import Head, read_parameters
 from models.zoo.keras_common import KerasArchitecture, check_learning, one_of, window_shape
-from models.zoo.recurrent_layers import Attention, Padding
+from models.zoo.recurrent_layers import Attention, Filled, Padding
 from models.zoo.recurrent_onnx import stateful_to_onnx, windows_to_onnx
 from streams.chunk import Format
 from streams.errors import TrainingError
 
 CELLS = ("lstm", "gru")
 _STEPS = 200  # about as many as such a network can follow
+_HOP_STEPS = 10  # of a stateful one's window, which learns from about twenty of them at a time
 #: ``cell`` (lstm or gru), ``units`` of each of ``layers``, both directions (``bidirectional``), ``attention`` over the
 #: steps instead of the last one; ``patch`` samples or columns make one step (0: such that a window has about 200),
-#: turned into ``patch_width`` numbers; whether zeros at a window's end are ``masking``; then how it learns.
+#: turned into ``patch_width`` numbers; whether zeros at a window's end are ``masking``; whether it goes on from window
+#: to window (``stateful``; then all zeros are values); then how it learns.
 DEFAULTS: dict[str, Any] = {
     "cell": "lstm",
     "units": 64,
@@ -34,6 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "patch": 0,
     "patch_width": 32,
     "masking": True,
+    "stateful": False,
     "dropout": 0.5,
     "learning_rate": 1e-3,
     "weight_decay": 0.0,
@@ -87,12 +91,17 @@ class Recurrent(KerasArchitecture):
         p = self.parameters = read_parameters(parameters, DEFAULTS)
         self.shape = window_shape(fmt)
         _check(p, self.shape[0])
-        self.patch = p["patch"] or max(1, self.shape[0] // _STEPS)
+        self.patch = p["patch"] or _patch(self.shape[0], p["stateful"])
+        if p["stateful"]:
+            self._check_hop(self.shape[0])
         prepare_keras(seed)
         source = keras.Input((None, *self.shape[1:]))
         features = math.prod(self.shape[1:])
         x = source if len(self.shape) == 2 else keras.layers.Reshape((-1, features))(source)
-        mask = Padding(self.patch, name="padding")(x) if p["masking"] else None
+        if p["stateful"]:
+            x, mask = Filled(self.patch, name="filled")(x)
+        else:
+            mask = Padding(self.patch, name="padding")(x) if p["masking"] else None
         if self.patch > 1:
             x = keras.layers.Conv1D(p["patch_width"], self.patch, self.patch, name="patches")(x)
         for i in range(p["layers"]):
@@ -111,8 +120,11 @@ class Recurrent(KerasArchitecture):
         return keras.layers.Bidirectional(layer, name=f"both_{i}") if p["bidirectional"] else layer
 
     def export(self, path: Path, input_name: str, output_name: str) -> None:
-        """Write ONNX with a free batch size and a free number of samples."""
-        path.write_bytes(windows_to_onnx(self, input_name, output_name))
+        """Write ONNX with a free batch size and a free number of samples; a stateful network's for one window at a time."""
+        if self.parameters["stateful"]:
+            self.export_stateful(path, input_name, output_name, self.shape[0])
+        else:
+            path.write_bytes(windows_to_onnx(self, input_name, output_name))
 
     def export_stateful(self, path: Path, input_name: str, output_name: str, hop: int) -> None:
         """Write ONNX that goes on where it stopped; see :class:`~models.onnx_stateful.StatefulModel`.
@@ -134,6 +146,10 @@ class Recurrent(KerasArchitecture):
         TrainingError
             If the network looks ahead or over a whole window, or `hop` is no multiple of ``patch``.
         """
+        self._check_hop(hop)
+        path.write_bytes(stateful_to_onnx(self, input_name, output_name, hop))
+
+    def _check_hop(self, hop: int) -> None:
         p = self.parameters
         if p["bidirectional"] or p["attention"]:
             raise TrainingError(
@@ -144,7 +160,14 @@ class Recurrent(KerasArchitecture):
             raise TrainingError(
                 f"a stateful model with patch = {self.patch} cannot predict every {hop} samples; take a multiple"
             )
-        path.write_bytes(stateful_to_onnx(self, input_name, output_name, hop))
+
+
+def _patch(rows: int, stateful: bool) -> int:
+    """Samples or columns that make one step, unless told otherwise."""
+    if not stateful:
+        return max(1, rows // _STEPS)
+    most = max(1, rows // _HOP_STEPS)
+    return next(size for size in range(most, 0, -1) if rows % size == 0)
 
 
 def _check(p: Mapping[str, Any], rows: int) -> None:

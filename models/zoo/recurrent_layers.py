@@ -34,6 +34,29 @@ class Padding(keras.layers.Layer):  # type: ignore[misc]
         return keras.KerasTensor((x.shape[0], None if time is None else time // self.patch), "bool")
 
 
+class Filled(keras.layers.Layer):  # type: ignore[misc]
+    """Sequences of several lengths, the shorter ones filled up with NaN at their end: zeros are values like any other.
+
+    A step of `patch` samples is there or not as a whole.
+    """
+
+    def __init__(self, patch: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.patch = patch
+
+    def call(self, x: Any) -> tuple[Any, Any]:
+        """``(n, time, features)`` with zeros for NaN, and which steps are there, ``(n, steps)``."""
+        there = ops.logical_not(ops.isnan(x))
+        steps = ops.shape(x)[1] // self.patch
+        return ops.where(there, x, ops.zeros_like(x)), there[:, : steps * self.patch : self.patch, 0]
+
+    def compute_output_spec(self, x: Any) -> tuple[Any, Any]:
+        """Their shapes, without running it."""
+        time = x.shape[1]
+        steps = (x.shape[0], None if time is None else time // self.patch)
+        return keras.KerasTensor(x.shape, x.dtype), keras.KerasTensor(steps, "bool")
+
+
 class Attention(keras.layers.Layer):  # type: ignore[misc]
     """Sum of the steps, weighted by the softmax of ``v . tanh(W h + b)`` over them.
 
