@@ -18,6 +18,7 @@ from models.bundle import load_bundle
 from models.evaluate import UNCLASSIFIED, evaluate
 from processors.recipe import load_recipe
 from streams.sources import read
+from streams.sources.experiment import SUFFIX, Experiment, load_experiment, write_results
 
 if TYPE_CHECKING:
     from models.train import Trained
@@ -134,15 +135,20 @@ def _progress() -> Iterator[Callable[[str, int], Callable[[dict[str, float]], No
 @click.option(
     "--report", "folder", type=click.Path(path_type=Path, file_okay=False), help="Write a report (HTML, PNG) into it."
 )
+@click.option(
+    "--out", type=_FILE, metavar="F.json", help="Write a copy of the experiment JSON that --data names, with results."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], **chosen: Any) -> None:
     """Score a bundle on labelled recordings.
 
-    A recording counts by the mean of its windows; one without a window counts as an error.
+    A recording counts by the mean of its windows; one without a window counts as an error. With --out the scores become the
+    member `results` of a copy of the experiment that --data names.
 
     Example: kymo evaluate basicmotions --data basicmotions:test
     """
     loaded = load_recipe(recipe)
+    experiment = _experiment((*paths, *more)) if chosen["out"] else None
     bundle = load_bundle(chosen["bundle"] or loaded.name)
     recordings = read((*paths, *more), loaded.read_options())
     page: dict[str, str] = {}
@@ -154,11 +160,21 @@ def evaluate_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...],
         page = {"report": str(write_report(chosen["folder"], files))}
     else:
         scores = evaluate(loaded, bundle, recordings)
+    if experiment is not None:
+        write_results(experiment, chosen["out"], {"recipe": loaded.name, **scores})
+        page["results"] = str(chosen["out"])
     if chosen["as_json"]:
         click.echo(json.dumps({**scores, **page}, ensure_ascii=False))
     else:
         _print_scores(Console(), scores)
-        click.echo("".join(f"report: {path}\n" for path in page.values()), nl=False)
+        click.echo("".join(f"{what}: {path}\n" for what, path in page.items()), nl=False)
+
+
+def _experiment(paths: tuple[str, ...]) -> Experiment:
+    """The experiment that is judged."""
+    if len(paths) != 1 or not paths[0].lower().endswith(SUFFIX):
+        raise click.UsageError("--out copies an experiment: name one experiment JSON, and nothing else, with --data")
+    return load_experiment(paths[0])
 
 
 def _print_scores(console: Console, scores: dict[str, Any]) -> None:

@@ -1,0 +1,235 @@
+"""Experiment JSON as input: which files it leads to, what is told where nothing is found, results written to a copy."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import kymo
+from streams.errors import SourceError
+from streams.recording import ReadOptions
+from streams.sources import read
+from streams.sources.experiment import find_experiment, load_experiment, write_results
+
+OPTIONS = ReadOptions(label_key="level")
+
+
+def recording(path: Path, classes: str = "0", seconds_each: int = 4) -> Path:
+    """A CSV of 10 Hz whose values grow with its class, and its labels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    random, rows, events = np.random.default_rng(len(path.name)), ["t,x"], []
+    for k, name in enumerate(classes):
+        events.append(
+            {
+                "startTime": {"sec": k * seconds_each, "nsec": 0},
+                "endTime": {"sec": (k + 1) * seconds_each, "nsec": 0},
+                "metadata": {"level": int(name), "": ""},
+            }
+        )
+        rows += [
+            f"{k * seconds_each + i / 10},{float(name) * 5 + random.normal():.4f}" for i in range(10 * seconds_each)
+        ]
+    path.write_text("\n".join(rows) + "\n")
+    path.with_suffix(".labels.json").write_text(json.dumps({"events": events}))
+    return path
+
+
+def experiment(path: Path, *label_files: str, dirname: str | None = None, **more: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    listed = {"labelFiles": [{"filePath": name} for name in label_files]} if label_files else {}
+    named = {} if dirname is None else {"dirname": dirname}
+    path.write_text(json.dumps(named | listed | more))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("at", "dirname", "named"),
+    [
+        ("e.json", "set", "rec.labels.json"),  # in dirname, beside the JSON
+        ("e.json", "set", "set/rec.labels.json"),  # from the JSON's folder
+        ("set/e.json", "set", "rec.labels.json"),  # beside the JSON
+        ("set/e.json", "set", "projects/other/data/set/rec.labels.json"),  # written on another machine
+        ("set/e.json", "/elsewhere/set", "/elsewhere/set/rec.labels.json"),
+        ("set/e.json", "C:\\data\\set", "C:\\data\\set\\rec.labels.json"),
+        ("plans/e.json", "set", "set/rec.labels.json"),  # from the folder above
+        ("plans/e.json", "../set", "rec.labels.json"),
+        ("plans/deep/e.json", "", "../../set/rec.labels.json"),
+    ],
+)
+def test_where_a_label_file_is_found(tmp_path: Path, at: str, dirname: str, named: str) -> None:
+    recording(tmp_path / "set" / "rec.csv", "01")
+    path = experiment(tmp_path / at, named, dirname=dirname)
+    (found,) = read([path], OPTIONS)
+    assert found.session == "rec"
+    assert [(label.start_ns, label.end_ns, label.label) for label in found.labels] == [
+        (0, 4 * 10**9, "0"),
+        (4 * 10**9, 8 * 10**9, "1"),
+    ]
+    assert os.path.samefile(found.path, tmp_path / "set" / "rec.csv")
+
+
+def test_the_longest_part_of_a_path_that_is_there_counts(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        recording(tmp_path / folder / "rec.csv")
+    path = experiment(tmp_path / "e.json", "x/a/rec.labels.json", "x/b/rec.labels.json", dirname=".")
+    assert [Path(one.path).parent.name for one in find_experiment(load_experiment(path))] == ["a", "b"]
+    assert [one.session for one in read([path], OPTIONS)] == [f"{tmp_path.name}-a-rec", f"{tmp_path.name}-b-rec"]
+
+
+def test_a_recording_may_stand_apart_from_its_labels(tmp_path: Path) -> None:
+    recording(tmp_path / "data" / "rec.csv")
+    (tmp_path / "data" / "rec.labels.json").rename(tmp_path / "rec.labels.json")
+    (found,) = read([experiment(tmp_path / "e.json", "rec.labels.json", dirname="data")], OPTIONS)
+    assert (len(found.labels), Path(found.path).parent.name) == (1, "data")
+
+
+def test_without_label_files_all_of_the_folder_counts(tmp_path: Path) -> None:
+    for name in ("two", "one"):
+        recording(tmp_path / "set" / f"{name}.csv")
+    for at in ("e.json", "set/e.json", "plans/e.json"):
+        found = list(read([experiment(tmp_path / at, dirname="set")], OPTIONS))
+        assert [(one.session, len(one.labels)) for one in found] == [("one", 1), ("two", 1)]
+
+
+def test_only_what_is_listed_counts_and_in_its_order(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        recording(tmp_path / f"{name}.csv")
+    path = experiment(tmp_path / "e.json", "c.labels.json", "a.labels.json", dirname=".")
+    assert [one.session for one in read([path], OPTIONS)] == ["c", "a"]
+
+
+def test_everything_is_read_from_a_url() -> None:
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    event = {"startTime": {"sec": 0, "nsec": 0}, "endTime": {"sec": 2, "nsec": 0}, "metadata": {"level": 2}}
+    memory.pipe("/exp/set/rec.csv", b"t,x\n" + b"".join(b"%.1f,1\n" % (i / 10) for i in range(20)))
+    memory.pipe("/exp/set/rec.labels.json", json.dumps({"events": [event]}).encode())
+    listed = [{"filePath": "projects/set/rec.labels.json"}]
+    memory.pipe("/exp/e.json", json.dumps({"dirname": "set", "labelFiles": listed}).encode())
+    memory.pipe("/exp/whole.json", json.dumps({"dirname": "set"}).encode())
+    for name in ("e", "whole"):
+        (found,) = read([f"memory://exp/{name}.json"], OPTIONS)
+        assert [(one.label, one.end_ns) for one in found.labels] == [("2", 2 * 10**9)]
+        assert found.streams[0].count == 20
+    (plain,) = read(["memory://exp/set/rec.csv"], OPTIONS)
+    assert len(plain.labels) == 1
+    memory.pipe("/exp/lost.json", json.dumps({"labelFiles": [{"filePath": "no.labels.json"}]}).encode())
+    with pytest.raises(
+        SourceError, match=r"memory://exp/lost.json: labelFiles names `no.labels.json`, which is nowhere"
+    ):
+        list(read(["memory://exp/lost.json"], OPTIONS))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "is no JSON ("),
+        ("[]", "is no experiment JSON: expected"),
+        ('{"events": []}', "labels alone are found beside their recording"),
+        ('{"dirname": 3}', "`dirname` is 3, expected a folder's name"),
+        ('{"dirname": "set", "segments": 1}', "`segments` is no list of objects"),
+        ('{"labelFiles": {}}', "`labelFiles` is {}, expected a list"),
+        ('{"labelFiles": [{"path": "x"}]}', "labelFiles[0] is {'path': 'x'}, expected"),
+        ('{"labelFiles": [], "dirname": ""}', "names neither `labelFiles` nor `dirname`"),
+        ('{"dirname": "absent"}', "`dirname` is absent, which is no folder: looked for HERE/absent, "),
+        ('{"dirname": "empty"}', "empty holds no recording (.mcap, "),
+        (
+            '{"dirname": "set", "labelFiles": [{"filePath": "p/no.labels.json"}]}',
+            "labelFiles names `p/no.labels.json`, which is nowhere: looked for HERE/p/no.labels.json, HERE/set/p/no.labels.json, ",
+        ),
+        ('{"labelFiles": [{"filePath": "alone.labels.json"}]}', "no recording alone.mcap (or .parquet, "),
+        (
+            '{"labelFiles": [{"filePath": "x/rec.labels.json"}, {"filePath": "rec.labels.json"}]}',
+            "`x/rec.labels.json` and `rec.labels.json` both lead to HERE/rec.labels.json",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told(tmp_path: Path, text: str, said: str) -> None:
+    recording(tmp_path / "rec.csv")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "alone.labels.json").write_text("{}")
+    path = tmp_path / "e.json"
+    path.write_text(text)
+    with pytest.raises(SourceError) as error:
+        list(read([path], OPTIONS))
+    assert str(error.value).startswith(f"{path}: ")
+    assert said.replace("HERE", str(tmp_path)) in str(error.value)
+
+
+def test_an_experiment_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no such file or folder"):
+        list(read([tmp_path / "e.json"], OPTIONS))
+
+
+def test_results_go_into_a_copy_that_leads_to_the_same_files(tmp_path: Path) -> None:
+    recording(tmp_path / "set" / "rec.csv")
+    listed = {"filePath": "projects/set/rec.labels.json", "note": "kept"}
+    more = {"segments": [{"name": "one"}], "metadata": {"sample_rate": 10}, "labelFiles": [listed]}
+    path = experiment(tmp_path / "set" / "e.json", dirname="set", **more)
+    before = json.loads(path.read_text())
+    loaded = load_experiment(path)
+    assert (loaded.metadata, loaded.segments) == ({"sample_rate": 10}, ({"name": "one"},))
+    (tmp_path / "out" / "deep").mkdir(parents=True)
+    for out in (tmp_path / "set" / "beside.json", tmp_path / "out" / "deep" / "far.json"):
+        write_results(loaded, out, {"accuracy": 0.5})
+        made = json.loads(out.read_text())
+        assert made.pop("results") == {"accuracy": 0.5}
+        far = "../../set/rec.labels.json" if out.name == "far.json" else listed["filePath"]
+        assert made == before | {"labelFiles": [{"filePath": far, "note": "kept"}]}
+        assert [os.path.samefile(one.path, tmp_path / "set" / "rec.csv") for one in read([out], OPTIONS)] == [True]
+    assert json.loads(path.read_text()) == before
+    with pytest.raises(SourceError, match="cannot be written"):
+        write_results(loaded, tmp_path / "absent" / "x.json", {})
+
+
+RECIPE = """
+name = "levels"
+[[input]]
+stream = "sensor"
+rate_hz = 10
+channels = ["x"]
+[window]
+length_s = 2
+hop_s = 2
+[model]
+architecture = "minirocket"
+features = 84
+[labels]
+key = "level"
+names = {"0" = "low", "1" = "high"}
+[train]
+split = "session"
+"""
+
+
+def verb(*arguments: object) -> Any:
+    done = CliRunner().invoke(kymo.cli, [*map(str, arguments)], prog_name="kymo")
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def test_train_evaluate_and_run_take_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setenv("KYMO_HOME", str(tmp_path / "home"))
+    names = [f"r{i}" for i in range(6)]
+    for name in names:
+        recording(tmp_path / "set" / f"{name}.csv", "01" * 3)
+    (tmp_path / "levels.toml").write_text(RECIPE)
+    recipe, path = tmp_path / "levels.toml", tmp_path / "train.json"
+    experiment(path, *(f"any/{name}.labels.json" for name in names), dirname="set")
+    bundle = tmp_path / "bundle"
+    verb("train", recipe, "--data", path, "--out", bundle, "--no-report")
+    out = tmp_path / "judged.json"
+    done = verb("evaluate", recipe, "--data", path, "--bundle", bundle, "--json", "--out", out)
+    scores, made = json.loads(done.stdout), json.loads(out.read_text())
+    assert (scores["windows"], scores["window_accuracy"] > 0.9) == (72, True)
+    assert made["results"] == {"recipe": "levels", **{k: v for k, v in scores.items() if k != "results"}}
+    assert made["labelFiles"] == json.loads(path.read_text())["labelFiles"]
+    events = [json.loads(line) for line in verb("run", recipe, out, "--bundle", bundle).stdout.splitlines()]
+    assert (len(events), {event["session"] for event in events}) == (72, set(names))
