@@ -180,14 +180,14 @@ class Archive:
             self._close_segment()
 
     def _store(self, records: list[Any]) -> None:
-        erased = self._erased
+        erased, spans = self._erased, self._contents.spans
         if not self._segment:
             self._segment = SegmentWriter(self._folder, self._number, self._contents)
             self._opened = time.monotonic()
         add, size = self._segment.add, 0
         try:
             for record in records:
-                if erased and erased.has(record):
+                if erased and erased.has(record, spans[record.topic, record.partition].topic_id):
                     self._contents.leave_out(record.topic, record.partition, record.offset, ERASED)
                     continue
                 add(record)

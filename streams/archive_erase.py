@@ -1,7 +1,8 @@
 """A session taken out of an archive. In: its name. Out: segments without its records; the others' bytes and all offsets as they were.
 
 What Kafka still holds of it would be archived again. So the folder keeps a list of what is erased: the SHA-256 of the session's
-name, and for each partition the offset before which its records are left out.
+name, and for each partition the offset before which its records are left out, with Kafka's id of the topic: one that is deleted and
+made anew under the same name counts from 0 again, and what it holds was never erased.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from streams.archive_format import ERASED, Absent, Contents, Place, Segment, Span, read_segment, segment_paths
+from streams.archive_format import ERASED, SUFFIX, Absent, Contents, Place, Segment, Span, read_segment, segment_paths
 from streams.archive_read import segment_records
 from streams.archive_record import ArchivedRecord
+from streams.archive_recover import DAMAGED_SUFFIX
 from streams.archive_segment import SegmentWriter, sync_folder
 from streams.errors import ArchiveError
 
@@ -40,7 +42,7 @@ class Erased:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / ERASED_FILE
-        self._until: dict[str, dict[Place, int]] = {}
+        self._until: dict[str, dict[tuple[Place, str], int]] = {}  # by session, then place and topic id
         self._seen: tuple[int, int] | None = None
         self._digests: dict[bytes, str] = {}
         self.load()
@@ -62,7 +64,8 @@ class Erased:
         try:
             rows = json.loads(self._path.read_text())
             self._until = {
-                row["session_sha256"]: {(topic, part): until for topic, part, until in row["until"]} for row in rows
+                row["session_sha256"]: {((topic, part), "".join(of)): until for topic, part, until, *of in row["until"]}
+                for row in rows
             }
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArchiveError(f"{self._path}: cannot be read ({error!r}); it says which sessions are erased") from None
@@ -71,26 +74,50 @@ class Erased:
     def __bool__(self) -> bool:
         return bool(self._until)
 
-    def has(self, record: Any) -> bool:
-        """Whether a record is of an erased session, and was there when it was erased."""
+    def has(self, record: Any, topic_id: str) -> bool:
+        """Whether a record is of an erased session, and was there when it was erased.
+
+        Parameters
+        ----------
+        record : kafka-python's ConsumerRecord or ArchivedRecord
+            The record.
+        topic_id : str
+            Kafka's id of its topic; where it is not known, that of a topic of the name that lasted longest.
+        """
         if not self._until:
             return False
         session = session_of(record)
         digest = self._digests.get(session)
         if digest is None:
             digest = self._digests[session] = name_digest(session)
-        until = self._until.get(digest)
-        return until is not None and record.offset < until.get((record.topic, record.partition), 0)
+        known, place = self._until.get(digest), (record.topic, record.partition)
+        if known is None:
+            return False
+        untils = (
+            until for (its, of), until in known.items() if its == place and (of in ("", topic_id) or not topic_id)
+        )
+        return bool(record.offset < max(untils, default=0))
 
-    def add(self, session: str, until: Mapping[Place, int]) -> None:
-        """Put a session on the list; what is there of it already stays."""
+    def add(self, session: str, until: Mapping[Place, int], topic_ids: Mapping[str, str] | None = None) -> None:
+        """Put a session on the list; what is there of it already stays.
+
+        Parameters
+        ----------
+        session : str
+            Its name.
+        until : mapping of Place to int
+            Offsets before which its records are left out.
+        topic_ids : mapping of str to str, optional
+            Kafka's ids by topic; a topic without one is known by its name alone.
+        """
         self.load()
         known = self._until.setdefault(name_digest(session), {})
         for place, offset in until.items():
-            known[place] = max(offset, known.get(place, 0))
+            key = (place, (topic_ids or {}).get(place[0], ""))
+            known[key] = max(offset, known.get(key, 0))
         rows = [
-            {"session_sha256": digest, "until": [[*place, offset] for place, offset in sorted(places.items())]}
-            for digest, places in sorted(self._until.items())
+            {"session_sha256": digest, "until": [[*place, offset, of] for (place, of), offset in sorted(its.items())]}
+            for digest, its in sorted(self._until.items())
         ]
         unfinished = self._path.with_suffix(".new")
         with unfinished.open("w") as file:
@@ -142,7 +169,26 @@ def drop_erased(path: Path, erased: Erased) -> int:
     if not erased:
         return 0
     with alone(path.parent):
-        return rewrite_without(read_segment(path), erased.has)
+        segment = read_segment(path)
+        spans = segment.contents.spans
+        return rewrite_without(segment, lambda r: erased.has(r, spans[r.topic, r.partition].topic_id))
+
+
+def set_aside(folder: Path) -> list[Path]:
+    """Damaged files that a recovery left: nobody can say what the parts of them hold that cannot be read.
+
+    Raises
+    ------
+    ArchiveError
+        One has not been recovered yet.
+    """
+    found = sorted(folder.glob(f"kymo-*{SUFFIX}{DAMAGED_SUFFIX}"))
+    for path in found:
+        if not path.with_suffix("").exists():
+            raise ArchiveError(
+                f"{path}: has not been recovered to its end; first do: kymo archive recover --dir {folder}"
+            )
+    return found
 
 
 def rewrite_without(segment: Segment, unwanted: Callable[[ArchivedRecord], bool]) -> int:

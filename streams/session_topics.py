@@ -67,10 +67,13 @@ class Deletion:
         Those that held records of the session.
     ends : dict
         Ends of the partitions that may hold records of the session, as of the start.
+    topic_ids : dict of str
+        Kafka's ids of their topics, by name.
     """
 
     topics: list[Deleted] = field(default_factory=list)
     ends: dict[Place, int] = field(default_factory=dict)
+    topic_ids: dict[str, str] = field(default_factory=dict)
 
 
 def end_session(settings: Settings, session: str, on_progress: Progress = lambda _done, _of: None) -> list[str]:
@@ -161,6 +164,8 @@ def delete_session(settings: Settings, session: str, on_progress: Progress = lam
         there = set(admin.list_topics())
         topics = [topic for topic in TABLE if topic.name != "models" and names.of(topic.name) in there]
         tallies = {names.of(topic.name): _Tally(topic) for topic in topics}
+        about = admin.describe_topics(list(tallies)) if tallies else []
+        out.topic_ids = {row["name"]: str(row.get("topic_id") or "") for row in about}
         for r in _records(settings, list(tallies), session, on_progress, out.ends):
             tallies[r.topic].take(r, session)
         for full, tally in tallies.items():

@@ -6,14 +6,18 @@ import json
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from streams.archive_cli import progress
 from streams.archive_plan import default_folder
-from streams.errors import SourceError
+from streams.errors import ArchiveError, SourceError
 from streams.settings import Settings
+from streams.sources.words import many
+
+if TYPE_CHECKING:
+    from streams.session_topics import Deletion
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -115,14 +119,16 @@ def end_command(session: str, as_json: bool) -> None:
     type=click.Path(file_okay=False, path_type=Path),
     help="Its archive; default: archive/PREFIX under KYMO_HOME, if there is one.",
 )
+@click.option("--damaged", is_flag=True, help="Delete damaged files that `kymo archive recover` has set aside, too.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
-def delete_command(session: str, folder: Path | None, yes: bool, as_json: bool) -> None:
+def delete_command(session: str, folder: Path | None, damaged: bool, yes: bool, as_json: bool) -> None:
     """Erase SESSION from the topics, as far as Kafka can, and from the archive.
 
     Kafka cannot delete records between those of others: they go when retention takes them, and it is said how many and when. The
     archive's segments are written anew without the session, and what Kafka still holds of it is not archived again. Copies that
-    others made (bundles, data sets, exports, backups) are not touched. Nothing may be sending the session meanwhile.
+    others made (bundles, data sets, exports, backups) are not touched. Nothing may be sending the session meanwhile. Damaged files
+    that `kymo archive recover` has set aside may hold it, too: then nothing is erased without --damaged, which deletes them.
     """
     from streams.archive_erase import Erased, erase_session
     from streams.session_topics import delete_session
@@ -131,22 +137,51 @@ def delete_command(session: str, folder: Path | None, yes: bool, as_json: bool) 
     place = folder or default_folder(settings)
     if folder is not None and not folder.is_dir():
         raise SourceError("no such archive", folder)
+    aside = _aside(place, session, damaged)
     if not yes:
         click.confirm(f"Erase session {session} from {settings.prefix}.* and from {place}?", abort=True, err=True)
     with progress("looking for its records") as show:
         done = delete_session(settings, session, show)
     records = segments = 0
     if place.is_dir():
-        Erased(place).add(session, done.ends)  # first the list: an archive that runs meanwhile must know it
+        Erased(place).add(
+            session, done.ends, done.topic_ids
+        )  # first the list: an archive that runs meanwhile must know it
         records, segments = erase_session(place, session)
+        for path in aside:
+            path.unlink()
     if not done.topics and not records:
         raise SourceError(f"no record of a session {session}, neither in {settings.prefix}.* nor in {place}")
-    rows = [asdict(topic) for topic in done.topics]
+    _show(
+        session,
+        done,
+        {"dir": str(place), "records": records, "segments": segments, "deleted": [str(p) for p in aside]},
+        as_json,
+    )
+
+
+def _aside(folder: Path, session: str, damaged: bool) -> list[Path]:
+    """Damaged files to delete."""
+    from streams.archive_erase import set_aside
+
+    found = set_aside(folder)
+    if found and not damaged:
+        raise ArchiveError(
+            f"{', '.join(map(str, found))} may hold records of {session} that cannot be read; what was whole stands in "
+            "the segments: add --damaged to delete what was set aside, too"
+        )
+    return found
+
+
+def _show(session: str, done: Deletion, archived: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        archived = {"dir": str(place), "records": records, "segments": segments}
+        rows = [asdict(topic) for topic in done.topics]
         click.echo(json.dumps({"session": session, "topics": rows, "archive": archived}, ensure_ascii=False))
         return
     for topic in done.topics:
         until = f" ({_clock(topic.until_ms * 10**6)} at the earliest)" if topic.left else ""
         click.echo(topic.line() + until)
-    click.echo(f"{place}: {records} records taken out of {segments} segments")
+    records, segments = many(archived["records"], "record"), many(archived["segments"], "segment")
+    click.echo(f"{archived['dir']}: {records} taken out of {segments}")
+    for path in archived["deleted"]:
+        click.echo(f"{path}: deleted")

@@ -12,6 +12,7 @@ import pytest
 from archive_lab import archive_process, chunk
 from fault_lab import await_that
 from kafka import KafkaProducer
+from kafka.admin import KafkaAdminClient
 
 from deploy.children import kymo_command, kymo_environment
 from streams.archive import Archive
@@ -148,7 +149,7 @@ def test_delete_leaves_nothing_that_can_go(place: Place, tmp_path: Path) -> None
         "sessions": (1, 1, 0),
         "state": (1, 1, 0),
     }
-    assert told["archive"] == {"dir": str(folder), "records": 12, "segments": 1}
+    assert told["archive"] == {"dir": str(folder), "records": 12, "segments": 1, "deleted": []}
     # The topics: what could go is gone, the others' records are there.
     assert [r.key for r in place.held("sensor")] == [b"kept"] * 3 + [b"gone"] * 2 + [b"kept"]
     assert place.held("physio") == []
@@ -170,6 +171,22 @@ def test_delete_leaves_nothing_that_can_go(place: Place, tmp_path: Path) -> None
     place.send_chunks("gone", 0, 1)
     place.archive(folder)
     assert {r.session: r.streams[0].count for r in read([folder])} == {"kept": 50, "gone": 10}
+
+
+def test_a_session_in_a_topic_made_anew_is_not_the_erased_one(place: Place, tmp_path: Path) -> None:
+    folder, name = tmp_path / "a", place.names.of("sensor")
+    fill(place)
+    place.archive(folder)
+    done = place.kymo("delete", "gone", "--yes", "--archive", str(folder))
+    assert done.returncode == 0, done.stderr
+    with KafkaAdminClient(**client_arguments(place.settings)) as admin:
+        admin.delete_topics([name])
+        await_that(lambda: name not in admin.list_topics(), "deletion")
+    again = Place(place.settings)
+    again.send_chunks("gone", 0, 3)
+    again.archive(folder)
+    again.producer.close()
+    assert {r.session: r.streams[0].count for r in read([folder])} == {"kept": 30, "gone": 30}
 
 
 def test_delete_while_the_archive_runs(place: Place, tmp_path: Path) -> None:
