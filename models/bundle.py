@@ -82,6 +82,11 @@ class Bundle:
         """``chain``, what the recipe's chain makes, or ``raw``, windows of raw samples; see :mod:`models.raw`."""
         return str(self.manifest["model"].get("takes", "chain"))
 
+    @property
+    def state(self) -> int:
+        """Numbers that a stateful model remembers of a session; 0 for one that judges each window by itself."""
+        return int(self.manifest["model"].get("state", 0))
+
     def check(self, recipe: Recipe) -> None:
         """Refuse a recipe that this bundle was not trained for.
 
@@ -96,6 +101,11 @@ class Bundle:
         difference = _difference(strip_learned(self.chain.to_json()), strip_learned(wanted.to_json()))
         if difference:
             raise BundleError(f"bundle {self.id} does not fit recipe `{recipe.name}`: {difference}; {advice}")
+        if self.state and not recipe.stateful:
+            raise BundleError(
+                f"bundle {self.id} goes on from window to window, recipe `{recipe.name}` does not say "
+                f"[model] stateful = true; {advice}"
+            )
         raw = recipe.input_format()
         fmt = wanted.output({raw.stream: raw})
         shape = input_shape((fmt.rows or 0, *fmt.shape), self.layout)

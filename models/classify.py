@@ -9,11 +9,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
 from models.bundle import UNKNOWN, Bundle
 from models.onnx_model import MAX_BATCH, OnnxModel
+from models.stateful import WindowModel
 from processors.recipe import Recipe
 from streams.chunk import Array, Window
 from streams.errors import BundleError
@@ -49,7 +51,11 @@ class Classifier:
 
     def __init__(self, bundle: Bundle, recipe_name: str, min_probability: float = 0.0, kind: str = "") -> None:
         self.bundle, self.recipe_name, self.min_probability, self._kind = bundle, recipe_name, min_probability, kind
-        self.model = OnnxModel(bundle.model_path, bundle.input, bundle.output, bundle.batch)
+        self.model: OnnxModel | WindowModel = (
+            WindowModel(bundle)
+            if bundle.state
+            else OnnxModel(bundle.model_path, bundle.input, bundle.output, bundle.batch)
+        )
         self.counts: Counter[str] = Counter()
         # Another processor may take other kernels than the one that the bundle was made on.
         self.batch_rule = self.model.settle(bundle.shape, bundle.dtype)
@@ -76,26 +82,32 @@ class Classifier:
         kind = recipe.inputs[0].stream.partition(".")[0]
         return cls(bundle, recipe.name, recipe.model.min_probability if recipe.model else 0.0, kind)
 
-    def classify(self, windows: Sequence[Window]) -> list[Event]:
+    def classify(self, windows: Sequence[Window], memories: Sequence[dict[str, Any]] | None = None) -> list[Event]:
         """An event for each window, in order.
 
         Parameters
         ----------
         windows : sequence of Window
             Of any sessions; as the bundle's chain makes them.
+        memories : sequence of dict, optional
+            For a stateful bundle, what is remembered of each window's session, brought up to date; without them sessions
+            begin with this call.
 
         Raises
         ------
         BundleError
             If a window has another shape than the bundle's.
         """
+        if memories is None:
+            begun: dict[str, dict[str, Any]] = {}
+            memories = [begun.setdefault(window.session, {}) for window in windows]
         events: list[Event] = []
         for i in range(0, len(windows), MAX_BATCH):
             part = windows[i : i + MAX_BATCH]
-            events += map(self._event, part, self._logits(part).tolist())
+            events += map(self._event, part, self._logits(part, memories[i : i + MAX_BATCH]).tolist())
         return events
 
-    def _logits(self, windows: Sequence[Window]) -> Array:
+    def _logits(self, windows: Sequence[Window], memories: Sequence[dict[str, Any]]) -> Array:
         """Outputs of the model, ``(n, labels)``, for at most :data:`~models.onnx_model.MAX_BATCH` windows."""
         bundle, stacked = self.bundle, self._stacked
         with self._lock:
@@ -109,6 +121,8 @@ class Classifier:
                         f"{window.session} gave {data.shape}; run the bundle's own chain"
                     )
                 stacked[i] = data
+            if isinstance(self.model, WindowModel):
+                return self.model.go_on(windows, stacked, memories)
             return self.model.run(stacked[: len(windows)])
 
     def _stream(self, stream: str) -> str:

@@ -29,8 +29,8 @@ class BatchClassifier(Protocol):
     def bundle(self) -> Bundle:
         """Its bundle, whose chain has the learned numbers."""
 
-    def classify(self, windows: Sequence[Window]) -> list[Event]:
-        """An event for each window, in order."""
+    def classify(self, windows: Sequence[Window], memories: Sequence[dict[str, Any]] | None = None) -> list[Event]:
+        """An event for each window, in order; a stateful bundle's with what is remembered of each window's session."""
 
 
 class Judge:
@@ -74,7 +74,10 @@ class Judge:
         BundleError
             If a window has another shape than the bundle's.
         """
-        events = self.classifier.classify(windows)
+        if self.bundle.state:
+            events = self.classifier.classify(windows, [self._recall(memory) for memory in memories])
+        else:
+            events = self.classifier.classify(windows)
         return [[self._pooled(event, memory)] for event, memory in zip(events, memories, strict=True)]
 
     def _pooled(self, event: Event, memory: Memory) -> Event:

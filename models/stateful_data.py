@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from models.dataset_steps import apply_steps, check_finite, new_array, split_chain
 from models.dataset_targets import target_arrays
 from models.splits import session_of
+from models.stateful import follows
 from models.zoo import Head, Samples
 from processors.chain import Chain
 from streams.chunk import Array, Window
@@ -50,11 +51,6 @@ def link_runs(dataset: Dataset) -> list[Example]:
         return runs[example.recording, session_of(example), window.start_index, window.start_ns]
 
     return [replace(example, run=run_of(example)) for example in dataset.examples]
-
-
-def follows(window: Window, end_index: int, end_ns: int) -> bool:
-    """Whether a window begins where the one before it has ended, by number and by time."""
-    return window.start_index == end_index and window.start_ns == end_ns
 
 
 def _runs(windows: Sequence[Window]) -> Iterable[tuple[Window, ...]]:

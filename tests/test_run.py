@@ -50,9 +50,9 @@ class Fake:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.batches: list[int] = []
-        self.bundle: Any = SimpleNamespace(chain=recipe.chain, check=lambda _: None)
+        self.bundle: Any = SimpleNamespace(chain=recipe.chain, check=lambda _: None, state=0)
 
-    def classify(self, windows: Sequence[Window]) -> list[Event]:
+    def classify(self, windows: Sequence[Window], memories: Any = None) -> list[Event]:
         """An event for each."""
         self.batches.append(len(windows))
         return [self._event(w) for w in windows]
