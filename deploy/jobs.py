@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from models.bundle import Bundle, load_bundle
-from models.outputs import outputs_of
+from models.outputs import DerivedChunks, Events
 from models.serving import Model, Serving, cut_behind_window
 from processors.chain import Chain
 from processors.recipe import Recipe, load_recipe
@@ -66,12 +66,14 @@ def make_job(role: str, work: Work, names: Names, serving: Serving | None, shado
     if serving is None:
         chain, _ = recipe.chain.split()
         codec, topic = ChunkCodec(), names.for_stream(derived_format(recipe).stream)
-        outputs = outputs_of(chain, recipe.name)
-        return Job(
-            recipe.name, role, chain, outputs, topic, recipe.matches, lambda made, _: [codec.encode(c) for c in made]
-        )
+
+        def encode(made: Sequence[Any], _: object) -> list[list[bytes]]:
+            return [[codec.encode(chunk)] for chunk in made]
+
+        return Job(recipe.name, role, chain, DerivedChunks(chain), topic, recipe.matches, encode)
     chain, step = served_chain(role, work)
-    outputs = outputs_of(chain, recipe.name, step, serving.memory)
+    heads = ("", *(head.name for head in recipe.heads))
+    outputs = Events(recipe.name, step, serving.memory, heads)
     return Job(recipe.name, role, chain, outputs, names.of("events"), recipe.matches, serving.classify, shadow)
 
 

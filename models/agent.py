@@ -173,15 +173,16 @@ class Agent:
             batch = [self._pending.popleft() for _ in range(min(_BATCH, len(self._pending)))]
             started = time.perf_counter()
             given = [p.output for _, p in batch], [p.session.memory for _, p in batch]
-            events = await loop.run_in_executor(self._thread, self.job.classify, *given)
+            made = await loop.run_in_executor(self._thread, self.job.classify, *given)
             self._observer.classified(len(batch), time.perf_counter() - started)
             outgoing: dict[int, list[Outgoing]] = {}
-            for (partition, pending), event in zip(batch, events, strict=True):
-                if pending.known:
+            for (partition, pending), events in zip(batch, made, strict=True):
+                if not pending.left:
                     partition.acknowledge(pending)
                     continue
                 key, done = pending.output.session.encode(), partial(self._emitted, partition, pending)
-                outgoing.setdefault(partition.number, []).append(Outgoing(key, event, done=done))
+                fresh = [Outgoing(key, event, done=done) for n, event in enumerate(events) if n not in pending.known]
+                outgoing.setdefault(partition.number, []).extend(fresh)
             for number, records in outgoing.items():
                 self._outbox.put(self.job.topic, number, records)
             if self.job.shadow is not None:

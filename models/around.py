@@ -55,7 +55,7 @@ class Job:
     matches : callable
         None for a stream that the recipe takes, else the reason why not.
     classify : callable
-        Outputs, with their sessions' memories, to the values of their records; called in a thread of its own.
+        Outputs, with their sessions' memories, to the values of each one's records; called in a thread of its own.
     shadow : Shadow, optional
         What scores the same windows aside.
     """
@@ -66,7 +66,7 @@ class Job:
     outputs: Outputs
     topic: str
     matches: Callable[[Format], str | None]
-    classify: Callable[[Sequence[Any], Sequence[list[Any]]], list[bytes]]
+    classify: Callable[[Sequence[Any], Sequence[list[Any]]], list[list[bytes]]]
     shadow: Shadow | None = None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from models.outputs import Output
+from models.outputs import Mark, Output
 from models.sessions import Session
 
 
@@ -38,15 +38,18 @@ class Pending:
         Whose it is.
     sent_ms : int
         Unix time at which its last chunk was sent, ms.
-    known : bool
-        Whether its event stands already: it is classified for the sake of those behind it, and not published.
+    known : frozenset of int
+        Numbers of its records (the events of its heads) that stand already and are not published again.
+    left : int
+        How many records are not acknowledged yet; none where all are known: then it is judged for the sake of those behind it.
     """
 
     output: Output
     place: int
     session: Session
     sent_ms: int
-    known: bool = False
+    known: frozenset[int] = frozenset()
+    left: int = 1
 
 
 @dataclass(slots=True)
@@ -57,8 +60,8 @@ class Left:
     ----------
     events_start, events_end : int
         Its events since its last commit stand between these offsets of the events partition.
-    published : dict of str to set of int
-        By session, the start indices of the windows of those events.
+    published : dict of str to set of Mark
+        By session, what those events are of: see :mod:`models.outputs`.
     snapshots : dict of str to bytes
         By session, its stored snapshot.
     next_offset : dict of str to int
@@ -69,7 +72,7 @@ class Left:
 
     events_start: int = 0
     events_end: int = 0
-    published: dict[str, set[int]] = field(default_factory=dict)
+    published: dict[str, set[Mark]] = field(default_factory=dict)
     snapshots: dict[str, bytes] = field(default_factory=dict)
     next_offset: dict[str, int] = field(default_factory=dict)
     input_end: dict[str, int] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from typing import Any
 import aiokafka
 from aiokafka.structs import TopicPartition
 
+from models.outputs import Mark
 from streams.errors import DeliveryError
 
 
@@ -60,10 +61,10 @@ class ReadBack:
         consumer.unsubscribe()
 
     async def published(
-        self, ranges: Mapping[TopicPartition, tuple[int, int]], read: Callable[[bytes | None], tuple[str, int] | None]
-    ) -> dict[int, dict[str, set[int]]]:
+        self, ranges: Mapping[TopicPartition, tuple[int, int]], read: Callable[[bytes | None], tuple[str, Mark] | None]
+    ) -> dict[int, dict[str, set[Mark]]]:
         """By partition and session, the marks of what stands in `ranges` of the output topic."""
-        found: dict[int, dict[str, set[int]]] = {tp.partition: {} for tp in ranges}
+        found: dict[int, dict[str, set[Mark]]] = {tp.partition: {} for tp in ranges}
 
         def visit(record: Any) -> None:
             mark = read(record.value)

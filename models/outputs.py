@@ -1,7 +1,8 @@
 """What a worker publishes, and how it knows that it did. In: what comes out of a chain. Out: places, and what is still to be published.
 
 A chain that ends at windows makes events; one that ends before them makes the chunks of a derived stream. What was published is read
-back as *marks*: for events the windows' start indices, for chunks their end indices, and -1 for the end of the stream.
+back as *marks*: for events the windows' start indices with the head that each is of, for chunks their end indices, and -1 for the end
+of the stream, with no head.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from streams.codec import ChunkCodec
 from streams.errors import ChunkError
 
 Output = Window | Chunk
-_END = -1
+Mark = tuple[int, str]
+_END = (-1, "")
 
 
 class Outputs(Protocol):
@@ -32,7 +34,13 @@ class Outputs(Protocol):
     ----------
     memory : int
         How many outputs before it a published one rests on: those are made again after a restart.
+    records : int
+        How many records an output becomes.
     """
+
+    @property
+    def records(self) -> int:
+        """See above."""
 
     @property
     def memory(self) -> int:
@@ -41,13 +49,13 @@ class Outputs(Protocol):
     def place(self, item: Any) -> int:
         """Oldest input index that `item` rests on."""
 
-    def fresh(self, item: Any, marks: Set[int]) -> Any | None:
-        """What of `item` is not published yet; None if all of it is."""
+    def fresh(self, item: Any, marks: Set[Mark]) -> tuple[Any, frozenset[int]]:
+        """What of `item` is not published yet, and the numbers of its records that are; where all of them are, nothing is left."""
 
     def ending(self, header: Header, end: int) -> list[Any]:
         """What follows the last output, which had `header` and ended before `end`, at the session's end mark."""
 
-    def read(self, value: bytes | None) -> tuple[str, int] | None:
+    def read(self, value: bytes | None) -> tuple[str, Mark] | None:
         """Session and mark of a published record; None if it is not one of ours."""
 
 
@@ -63,29 +71,38 @@ class Events:
         Raw samples from one input sample to the next.
     memory : int
         Windows before it that an event rests on, where the recipe pools.
+    heads : tuple of str
+        Of each window's events, in order: empty for the recipe's own classes, then the names of the recipe's heads.
     """
 
     recipe: str
     step: Fraction = Fraction(1)
     memory: int = 0
+    heads: tuple[str, ...] = ("",)
+
+    @property
+    def records(self) -> int:
+        """See :class:`Outputs`."""
+        return len(self.heads)
 
     def place(self, item: Window) -> int:
         """See :meth:`Outputs.place`."""
         return item.start_index if self.step == 1 else int(item.start_index / self.step)
 
-    def fresh(self, item: Window, marks: Set[int]) -> Window | None:
-        """See :meth:`Outputs.fresh`."""
-        return None if item.start_index in marks else item
+    def fresh(self, item: Window, marks: Set[Mark]) -> tuple[Window, frozenset[int]]:
+        """See :meth:`Outputs.fresh`: a crash may come between the events of one window."""
+        return item, frozenset(n for n, head in enumerate(self.heads) if (item.start_index, head) in marks)
 
     def ending(self, header: Header, end: int) -> list[Window]:
         """Nothing."""
         return []
 
-    def read(self, value: bytes | None) -> tuple[str, int] | None:
+    def read(self, value: bytes | None) -> tuple[str, Mark] | None:
         """See :meth:`Outputs.read`."""
         try:
             event = json.loads(value or b"")
-            return (event["session"], int(event["start_index"])) if event["recipe"] == self.recipe else None
+            mark = int(event["start_index"]), str(event.get("head", ""))
+            return (event["session"], mark) if event["recipe"] == self.recipe else None
         except (ValueError, TypeError, KeyError):
             return None
 
@@ -100,6 +117,7 @@ class DerivedChunks:
     """
 
     memory = 0
+    records = 1
 
     def __init__(self, chain: Chain) -> None:
         self._chain, self._digest, self._codec = chain, chain.derived_digest(), ChunkCodec()
@@ -108,22 +126,20 @@ class DerivedChunks:
         """See :meth:`Outputs.place`."""
         return self._chain.input_index(item.first_index)
 
-    def fresh(self, item: Chunk, marks: Set[int]) -> Chunk | None:
+    def fresh(self, item: Chunk, marks: Set[Mark]) -> tuple[Chunk, frozenset[int]]:
         """See :meth:`Outputs.fresh`: after a restart a chunk may begin before what is published."""
-        published = max(marks, default=0)
-        if item.end:
-            return None if _END in marks and item.end_index <= published else item
-        if item.end_index <= published:
-            return None
-        if item.first_index >= published:
-            return item
-        return Chunk(item.header, published, item.data[published - item.first_index :], filled=item.filled)
+        published = max((index for index, _ in marks), default=0)
+        if item.end_index <= published and (_END in marks or not item.end):
+            return item, frozenset((0,))
+        if item.end or item.first_index >= published:
+            return item, frozenset()
+        return Chunk(item.header, published, item.data[published - item.first_index :], filled=item.filled), frozenset()
 
     def ending(self, header: Header, end: int) -> list[Chunk]:
         """The derived stream's own end mark."""
         return [Chunk(header, end, np.empty((0, *header.format.shape), header.format.dtype), end=True)]
 
-    def read(self, value: bytes | None) -> tuple[str, int] | None:
+    def read(self, value: bytes | None) -> tuple[str, Mark] | None:
         """See :meth:`Outputs.read`."""
         try:
             chunk = self._codec.decode(value or b"")
@@ -131,14 +147,12 @@ class DerivedChunks:
             return None
         if chunk.header.chain != self._digest:
             return None
-        return chunk.session, _END if chunk.end else chunk.end_index
+        return chunk.session, _END if chunk.end else (chunk.end_index, "")
 
 
-def outputs_of(chain: Chain, recipe: str, step: Fraction = Fraction(1), memory: int = 0) -> Outputs:
-    """How the outputs of a chain are published."""
-    return (
-        Events(recipe, step, memory) if any(isinstance(spec, Windows) for spec in chain.specs) else DerivedChunks(chain)
-    )
+def outputs_of(chain: Chain, events: Events) -> Outputs:
+    """How the outputs of a chain are published: as `events`, if it ends at windows."""
+    return events if any(isinstance(spec, Windows) for spec in chain.specs) else DerivedChunks(chain)
 
 
 def taken_chain(chain: Chain) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from models.handed import Left, Limits, Pending
-from models.outputs import Outputs, outputs_of, taken_chain
+from models.outputs import Events, Mark, Outputs, outputs_of, taken_chain
 from models.runs import SAMPLES, Run
 from models.sessions import Session
 from processors.chain import Chain, ChainStage
@@ -59,10 +59,10 @@ class Partition:
         self._asleep: dict[str, bytes] = {}
         self._codec = ChunkCodec()
         self._digest = chain.digest(learned=False)
-        self._outputs, self._takes = outputs or outputs_of(chain, ""), taken_chain(chain)
+        self._outputs, self._takes = outputs or outputs_of(chain, Events("")), taken_chain(chain)
         self._verdicts: dict[int, tuple[Header, bool]] = {}
         self._left = Left()
-        self.published: dict[str, set[int]] = {}  # windows that an earlier life of this partition has published
+        self.published: dict[str, set[Mark]] = {}  # what an earlier life of this partition has published
         self.samples = 0
         self.events_end = 0
         self.next_offset: dict[str, int] = {}
@@ -188,20 +188,18 @@ class Partition:
         if counts:
             self.counts.update(counts)
             session.irregular = session.irregular or any(counts[name] for name in _IRREGULAR)
-        marks, place = self.published.get(session.name), self._outputs.place
+        marks, outputs = self.published.get(session.name), self._outputs
         if not marks:
-            return [Pending(output, place(output), session, sent_ms) for output in made]
+            return [Pending(o, outputs.place(o), session, sent_ms, left=outputs.records) for o in made]
         pending = []
         for output in made:
-            fresh = self._outputs.fresh(output, marks)
-            if fresh is None:
-                self.counts["windows_known"] += 1
-                if self._outputs.memory:  # those behind it rest on it
-                    pending.append(Pending(output, place(output), session, sent_ms, known=True))
-                else:
-                    session.acknowledge(place(output))
+            fresh, known = outputs.fresh(output, marks)
+            left = outputs.records - len(known)
+            self.counts["windows_known"] += not left
+            if left or outputs.memory:  # those behind it rest on it
+                pending.append(Pending(fresh, outputs.place(output), session, sent_ms, known, left))
             else:
-                pending.append(Pending(fresh, place(output), session, sent_ms))
+                session.acknowledge(outputs.place(output))
         return pending
 
     def _wanted(self, header: Header) -> bool:
@@ -226,8 +224,10 @@ class Partition:
         return session
 
     def acknowledge(self, pending: Pending) -> None:
-        """The event of a window is published and acknowledged (or the window needs none)."""
-        pending.session.acknowledge(pending.place)
+        """An event of a window is published and acknowledged (or the window needs none)."""
+        pending.left -= 1
+        if pending.left <= 0:
+            pending.session.acknowledge(pending.place)
 
     def snapshots(self) -> list[tuple[Session, bytes | None]]:
         """Sessions whose snapshot must be stored before the next commit can pass them; None deletes a stored one."""

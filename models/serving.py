@@ -89,8 +89,8 @@ class Model:
                 f"bundle {bundle.id}: gives numbers that are not finite for ordinary windows; train it again"
             )
 
-    def classify(self, windows: Sequence[Window], memories: Sequence[list[Any]]) -> list[bytes]:
-        """Encoded events of windows as `head` makes them, stamped with the present.
+    def classify(self, windows: Sequence[Window], memories: Sequence[list[Any]]) -> list[list[bytes]]:
+        """Encoded events of each window as `head` makes them, stamped with the present.
 
         Parameters
         ----------
@@ -101,7 +101,7 @@ class Model:
         """
         judged = self.judge.judge([self._tail.apply(window) for window in windows], memories)
         now_ns = time.time_ns()
-        return [event.to_json(now_ns) for events in judged for event in events]
+        return [[event.to_json(now_ns) for event in events] for events in judged]
 
 
 class Serving:
@@ -144,8 +144,8 @@ class Serving:
         """Classify with `model` from the next batch on; to be called in any thread."""
         self.model = model
 
-    def classify(self, windows: Sequence[Window], memories: Sequence[list[Any]]) -> list[bytes]:
-        """Encoded events, all of one bundle: see :meth:`Model.classify`."""
+    def classify(self, windows: Sequence[Window], memories: Sequence[list[Any]]) -> list[list[bytes]]:
+        """Encoded events of each window, all of one bundle: see :meth:`Model.classify`."""
         return self.model.classify(windows, memories)
 
     @property

@@ -93,10 +93,10 @@ class Shadow:
                 events = model.classify(
                     [window for _, window in batch], [self._memory(window.session) for _, window in batch]
                 )
-                for (partition, window), event in zip(batch, events, strict=True):
+                for (partition, window), values in zip(batch, events, strict=True):
                     if partition != SILENT:
-                        record = Outgoing(window.session.encode(), event)
-                        loop.call_soon_threadsafe(outbox.put, self.topic, partition, [record])
+                        records = [Outgoing(window.session.encode(), value) for value in values]
+                        loop.call_soon_threadsafe(outbox.put, self.topic, partition, records)
                 self.counts["scored"] += len(batch)
             except RuntimeError:  # the loop has ended
                 return

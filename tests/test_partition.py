@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, note, settings
 from hypothesis import strategies as st
 
-from models.outputs import Events
+from models.outputs import Events, Mark
 from models.partition import Left, Limits, Partition, Pending
 from processors.chain import Chain
 from processors.intake import Intake
@@ -33,7 +33,7 @@ CHAINS = {
     "bridged": Chain((Intake(bridge=2, fill=4, max_missing=0.5), Windows(6, 3))),
     "spectrogram": Chain((Intake(), Spectrogram(nperseg=4, noverlap=2), Windows(8, 4))),
 }
-Found = tuple[str, int, bytes]
+Found = tuple[str, int, str, bytes]
 
 
 def content(window: Window, found: list[Any], memory: int) -> bytes:
@@ -57,6 +57,7 @@ class Log:
 
     inputs: dict[str, list[Chunk]]
     memory: int = 0
+    heads: tuple[str, ...] = ("",)
     visible: dict[str, int] = field(default_factory=dict)
     first: dict[str, int] = field(default_factory=dict)
     events: list[Found] = field(default_factory=list)
@@ -67,9 +68,9 @@ class Log:
         """What a new owner reads, as the agent does."""
         next_offset = {t: max(self.first.get(t, 0), self.commits.get(t, (0, 0))[0]) for t in self.inputs}
         start = min(mark for _, mark in self.commits.values()) if len(self.commits) == len(self.inputs) else 0
-        published: dict[str, set[int]] = {}
-        for session, index, _ in self.events[start:]:
-            published.setdefault(session, set()).add(index)
+        published: dict[str, set[Mark]] = {}
+        for session, index, head, _ in self.events[start:]:
+            published.setdefault(session, set()).add((index, head))
         ends = {t: self.visible.get(t, 0) for t in self.inputs}
         return Left(start, len(self.events), published, dict(self.state), next_offset, ends)
 
@@ -88,10 +89,11 @@ class Life:
     def __init__(self, log: Log, chain: Chain, clock: list[float], limits: Limits) -> None:
         self.log = log
         self.codec = ChunkCodec()
-        outputs = Events("", Fraction(1), log.memory)
+        outputs = Events("", Fraction(1), log.memory, log.heads)
         self.partition = Partition(0, chain, lambda fmt: None, lambda: clock[0], limits, outputs)
         self.partition.load(log.left())
         self.waiting: deque[Pending] = deque()
+        self.judged: deque[tuple[Pending, Found]] = deque()
         self.sent: deque[tuple[Pending, int]] = deque()
 
     def read(self, topic: str, count: int) -> int:
@@ -108,16 +110,23 @@ class Life:
         return len(records)
 
     def publish(self, count: int) -> None:
-        """Classify; have events stored, whose acknowledgements are on the way."""
-        for _ in range(min(count, len(self.waiting))):
-            pending = self.waiting.popleft()
-            w, memory = pending.output, pending.session.memory
-            judged = content(w, memory, self.log.memory)
-            if pending.known:
-                self.partition.acknowledge(pending)
-                continue
-            self.log.events.append((w.session, w.start_index, judged))
+        """Classify; have events stored, whose acknowledgements are on the way. It may stop between two of one window."""
+        for _ in range(count):
+            while self.waiting and not self.judged:
+                self._judge(self.waiting.popleft())
+            if not self.judged:
+                return
+            pending, event = self.judged.popleft()
+            self.log.events.append(event)
             self.sent.append((pending, len(self.log.events)))
+
+    def _judge(self, pending: Pending) -> None:
+        found = content(pending.output, pending.session.memory, self.log.memory)
+        if not pending.left:
+            self.partition.acknowledge(pending)
+        for event in events_of(pending.output, found, self.log.heads):
+            if self.log.heads.index(event[2]) not in pending.known:
+                self.judged.append((pending, event))
 
     def hear(self, count: int) -> None:
         """Acknowledgements come."""
@@ -158,6 +167,11 @@ class Life:
         self.commit()
 
 
+def events_of(window: Window, found: bytes, heads: tuple[str, ...]) -> list[Found]:
+    """A window's events: what each head says depends on the head, too."""
+    return [(window.session, window.start_index, head, found + head.encode()) for head in heads]
+
+
 def undisturbed(log: Log, chain: Chain) -> list[Found]:
     """By chains alone, without Partition: each session's chunks in their order, of the stream that came first."""
     found: list[Found] = []
@@ -169,7 +183,7 @@ def undisturbed(log: Log, chain: Chain) -> list[Found]:
                 if c.stream != mine[0].stream:
                     continue
                 windows = stage.push(c) + (stage.flush() if c.end else [])
-                found += [(name, w.start_index, content(w, memory, log.memory)) for w in windows]
+                found += [e for w in windows for e in events_of(w, content(w, memory, log.memory), log.heads)]
     return sorted(found)
 
 
@@ -266,6 +280,7 @@ def campaign(seed: int) -> None:
     memory = random.Random(-seed - 1).choice([0, 0, 1, 3])
     chain, log, limits, clock = CHAINS[pick.choice(sorted(CHAINS))], recorded(pick), pick.choice(LIMITS), [0.0]
     log.memory = memory
+    log.heads = random.Random(-seed - 2).choice([("",), ("",), ("", "a"), ("", "a", "b")])
     if pick.random() < 0.5:
         log.visible = {topic: len(items) for topic, items in log.inputs.items()}
     life = Life(log, chain, clock, limits)
@@ -339,6 +354,32 @@ def test_a_snapshot_is_withdrawn_only_behind_the_commit() -> None:
         settle(first, "a", 1)  # `slow` holds the commit at offset 0
     settle(next(life), "a", 99)
     assert [(e[0], e[1]) for e in log.events] == [("s", i) for i in range(4, 40, 4)]
+
+
+def test_a_crash_between_two_heads_of_a_window_publishes_the_missing_one_alone() -> None:
+    log = Log({"a": [chunk("s", 0, 8)]}, heads=("", "a", "b"))
+    life = lives(log)
+    first = next(life)
+    first.read("a", 1)
+    first.publish(4)  # all of the first window, one head of the second
+    first.hear(4)
+    first.commit()
+    assert "a" not in log.commits or log.commits["a"][0] == 0
+    again = next(life)
+    settle(again, "a", 1)
+    assert [(e[1], e[2]) for e in log.events] == [(0, ""), (0, "a"), (0, "b"), (4, ""), (4, "a"), (4, "b")]
+    assert again.partition.counts["windows_known"] == 1
+
+
+def test_a_head_that_the_recipe_has_got_since_is_published_for_what_comes_again() -> None:
+    log = Log({"a": [chunk("s", 0, 8)]})
+    life = lives(log)
+    first = next(life)
+    first.read("a", 1)
+    first.publish(1)  # and crash: nothing is committed
+    log.heads = ("", "a")
+    settle(next(life), "a", 1)
+    assert [(e[1], e[2]) for e in log.events] == [(0, ""), (0, "a"), (4, ""), (4, "a")]
 
 
 def test_a_topic_not_yet_read_keeps_its_mark() -> None:

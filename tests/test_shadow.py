@@ -34,11 +34,11 @@ class Model:
     def __init__(self) -> None:
         self.may, self.broken = threading.Event(), False
 
-    def classify(self, windows: list[Any], *_: Any) -> list[bytes]:
+    def classify(self, windows: list[Any], *_: Any) -> list[list[bytes]]:
         assert self.may.wait(30)
         if self.broken:
             raise ValueError("broken on purpose")
-        return [str(w.start_index).encode() for w in windows]
+        return [[str(w.start_index).encode()] for w in windows]
 
 
 async def until(condition: Callable[[], bool]) -> None:
