@@ -24,9 +24,14 @@ if TYPE_CHECKING:
     from processors.recipe import Recipe, load_recipe, parse_recipe
     from streams.chunk import Chunk, Format, Window
     from streams.events import Event
+    from streams.mcap_arrays import extract_imu_windows, topic_arrays
+    from streams.mcap_summary import mcap_summary
     from streams.recording import ReadOptions, Recording
     from streams.settings import Settings
     from streams.sources import read
+    from streams.synth import simulate
+    from streams.synth_files import synth
+    from streams.synth_random import RandomPlans, synth_random
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ VERBS = {
     "evaluate": Verb("models.cli:evaluate_command", "Score a bundle on labelled recordings."),
     "refresh": Verb("models.refresh_cli:refresh", "Train on what is new; promote what is better.", broker=True),
     "models": Verb("models.models_cli:models", "Versions of trained models: list, compare, promote.", broker=True),
+    "inspect": Verb("streams.inspect_cli:inspect", "What MCAP files hold: topics, schemas, counts, rates, gaps."),
+    "synth": Verb("streams.synth_cli:synth", "Make synthetic recordings of a motion plan, or of random ones."),
     "plot": Verb("kymo:_plot", "Draw recordings: streams over time, labels shaded."),
     "doctor": Verb("deploy.doctor_cli:doctor", "What is wrong on this machine, or with this session."),
 }
@@ -71,6 +78,7 @@ EXTRAS = {
     "pyarrow": "parquet",
     "aeon": "demo",
     "matplotlib": "report",
+    "pygeomag": "synth",
 }
 _FACADE = {
     **dict.fromkeys(("Bundle", "load_bundle"), "models.bundle"),
@@ -79,9 +87,14 @@ _FACADE = {
     **dict.fromkeys(("Recipe", "load_recipe", "parse_recipe"), "processors.recipe"),
     **dict.fromkeys(("Chunk", "Format", "Window"), "streams.chunk"),
     "Event": "streams.events",
+    **dict.fromkeys(("extract_imu_windows", "topic_arrays"), "streams.mcap_arrays"),
+    "mcap_summary": "streams.mcap_summary",
     **dict.fromkeys(("ReadOptions", "Recording"), "streams.recording"),
     "Settings": "streams.settings",
     "read": "streams.sources",
+    "simulate": "streams.synth",
+    "synth": "streams.synth_files",
+    **dict.fromkeys(("RandomPlans", "synth_random"), "streams.synth_random"),
 }
 __all__ = [
     "Bundle",
@@ -90,18 +103,22 @@ __all__ = [
     "Event",
     "Format",
     "KymoError",
+    "RandomPlans",
     "ReadOptions",
     "Recipe",
     "Recording",
     "Report",
     "Settings",
     "Window",
+    "extract_imu_windows",
     "load_bundle",
     "load_recipe",
     "main",
+    "mcap_summary",
     "parse_recipe",
     "read",
     "run",
+    "topic_arrays",
 ]
 
 

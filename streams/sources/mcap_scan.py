@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import IO
 
 from mcap.exceptions import EndOfFile, InvalidMagic, RecordLengthLimitExceeded, UnsupportedCompressionError
 from mcap.reader import make_reader
-from mcap.records import Channel, Chunk, DataEnd, Footer, McapRecord, Message, Metadata, Schema
+from mcap.records import Attachment, Channel, Chunk, DataEnd, Footer, Header, McapRecord, Message, Metadata, Schema
 from mcap.stream_reader import StreamReader, breakup_chunk
 
 from streams.errors import SourceError
@@ -32,6 +33,8 @@ class Scan:
         Seekable.
     path : str
         For messages.
+    empty : bool
+        Whether a file may hold no message.
 
     Attributes
     ----------
@@ -39,16 +42,30 @@ class Scan:
         What was damaged.
     metadata : dict of str
         Of the file's metadata records, ``record.member``.
+    attachments : list of str
+        Names.
+    compressions : Counter
+        How many MCAP chunks have which.
+    header : Header, optional
+        Profile and library.
     """
 
-    def __init__(self, raw: IO[bytes], path: str) -> None:
-        self._raw, self._path = raw, path
+    def __init__(self, raw: IO[bytes], path: str, *, empty: bool = False) -> None:
+        self._raw, self._path, self._empty = raw, path, empty
         self._schemas: dict[int, Schema] = {}
         self._channels: dict[int, Channel] = {}
         self._damaged: list[int] = []
         self._orphans = 0
         self.notes: list[str] = []
         self.metadata: dict[str, str] = {}
+        self.attachments: list[str] = []
+        self.compressions: Counter[str] = Counter()
+        self.header: Header | None = None
+
+    @property
+    def channels(self) -> Mapping[int, tuple[Channel, Schema | None]]:
+        """By id, those that the file declares, without messages too; whole once the messages are read."""
+        return {number: (one, self._schemas.get(one.schema_id)) for number, one in self._channels.items()}
 
     def messages(self) -> Iterator[Item]:
         """All whole messages.
@@ -62,6 +79,7 @@ class Scan:
         self._preload()
         for record in self._records():
             if isinstance(record, Chunk):
+                self.compressions[record.compression or "none"] += 1
                 inner, damaged = _inner(record, self._path)
                 if damaged:
                     self._damaged.append(self._raw.tell())
@@ -118,6 +136,10 @@ class Scan:
             self._channels[record.id] = record
         elif isinstance(record, Metadata):
             self.metadata |= {f"{record.name}.{name}": text for name, text in record.metadata.items()}
+        elif isinstance(record, Attachment):
+            self.attachments.append(record.name)
+        elif isinstance(record, Header):
+            self.header = record
 
     def _sum_up(self, count: int) -> None:
         if self._damaged:
@@ -125,7 +147,7 @@ class Scan:
             self.notes.append(f"{lost} passed over, the first ends at byte {self._damaged[0]}")
         if self._orphans:
             self.notes.append(f"{many(self._orphans, 'message')} of channels that the file does not declare: not read")
-        if not count:
+        if not count and not self._empty:
             raise SourceError("; ".join(["holds no whole message", *self.notes]), self._path)
 
 
