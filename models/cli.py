@@ -16,6 +16,7 @@ from rich.table import Table
 
 from models.bundle import load_bundle
 from models.evaluate import UNCLASSIFIED, evaluate
+from models.learned import Watch
 from processors.recipe import load_recipe
 from streams.sources import read
 from streams.sources.experiment import SUFFIX, Experiment, load_experiment, write_results
@@ -150,7 +151,8 @@ def evaluate_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...],
     loaded = load_recipe(recipe)
     experiment = _experiment((*paths, *more)) if chosen["out"] else None
     bundle = load_bundle(chosen["bundle"] or loaded.name)
-    recordings = read((*paths, *more), loaded.read_options())
+    watch = Watch(bundle, loaded)
+    recordings = watch.through(read((*paths, *more), loaded.read_options()))
     page: dict[str, str] = {}
     if chosen["folder"]:
         from models.report import write_report
@@ -163,8 +165,10 @@ def evaluate_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...],
     if experiment is not None:
         write_results(experiment, chosen["out"], {"recipe": loaded.name, **scores})
         page["results"] = str(chosen["out"])
+    if watch.known:
+        click.echo(f"note: {watch.note()}", err=True)
     if chosen["as_json"]:
-        click.echo(json.dumps({**scores, **page}, ensure_ascii=False))
+        click.echo(json.dumps({**scores, "trained_on": watch.known, **page}, ensure_ascii=False))
     else:
         _print_scores(Console(), scores)
         click.echo("".join(f"{what}: {path}\n" for what, path in page.items()), nl=False)

@@ -28,7 +28,7 @@ _ALIAS = click.option(
 )
 _WHY = click.option("--why", default="", metavar="TEXT", help="The reason, for the log.")
 _SCORES = ("accuracy", "macro_f1", "n")
-_SUMS = ("id", "digest", "files.", "attached.")  # they differ whatever differs, and tell a reader nothing
+_SUMS = ("id", "digest", "files.", "attached.", "lineage.learned.")  # they differ whatever differs, and tell a reader nothing
 
 
 @click.group()

@@ -17,7 +17,8 @@ from typing import Any
 
 from models.bundle import Bundle, load_bundle
 from models.dataset import labels_of, stream_of
-from models.gate import Verdict, compare, hold_out
+from models.gate import MIN_SESSIONS, Verdict, compare, hold_out
+from models.learned import knows
 from models.promote import promote, tell
 from models.train import Trained, train
 from models.train_run import OnStage, TrainRequest
@@ -34,15 +35,15 @@ class Plan:
 
     Attributes
     ----------
-    held : frozenset of str
-        Sessions that judge.
+    held : dict of str
+        Sessions that are kept from training, with their subjects (empty where not known).
     sessions : int
         All of them.
     signature : str
         Of the sessions and their labels: the same for the same data.
     """
 
-    held: frozenset[str]
+    held: dict[str, str]
     sessions: int
     signature: str
 
@@ -62,7 +63,7 @@ class Outcome:
     champion : str
         The champion before.
     sessions, held_out : int
-        Sessions in the data; those of them that judged.
+        Sessions in the data; those of them that were kept from training and could judge.
     verdict : dict or None
         The gate's, see :class:`models.gate.Verdict`; None where nothing was compared.
     reason : str
@@ -105,7 +106,7 @@ def plan_of(recipe: Recipe, paths: tuple[str, ...], share: float = 0.25) -> Plan
         If there is no labelled session.
     """
     classes: dict[str, set[str]] = {}
-    members: dict[str, set[str]] = {}
+    members: dict[str, dict[str, str]] = {}
     digest = hashlib.sha256()
     for recording in read(paths, recipe.read_options()):
         if stream_of(recording, recipe) is None:  # another recipe's
@@ -115,13 +116,13 @@ def plan_of(recipe: Recipe, paths: tuple[str, ...], share: float = 0.25) -> Plan
         if labels:
             group = _group(recipe, recording)
             classes.setdefault(group, set()).update(label for _, _, label in labels)
-            members.setdefault(group, set()).add(recording.session)
+            members.setdefault(group, {})[recording.session] = recording.subject or ""
     if not members:
         raise TrainingError(f"no labelled session in {', '.join(paths)}; add labels (kymo label), or name other data")
     # Where a group has several classes it cannot be counted to one: then groups are drawn whatever they hold.
     pure = all(len(names) == 1 for names in classes.values())
     held = hold_out({group: next(iter(names)) if pure else "" for group, names in classes.items()}, share)
-    sessions = frozenset(session for group in held for session in members[group])
+    sessions = {session: subject for group in sorted(held) for session, subject in members[group].items()}
     return Plan(sessions, sum(map(len, members.values())), digest.hexdigest())
 
 
@@ -161,7 +162,7 @@ def train_behind_gate(
     plan = plan_of(recipe, request.paths)
     champion = _champion(recipe, settings.home)
     kind = champion.takes if champion else ""
-    asked = replace(request, out=None, promote=False, without=plan.held, windows_of=kind)
+    asked = replace(request, out=None, promote=False, without=frozenset(plan.held), windows_of=kind)
     trained = train(recipe, asked, on_stage=on_stage)
     champion = _champion(recipe, settings.home)  # another may have been promoted meanwhile
     verdict, good, reason = _decide(recipe, (champion, trained.bundle), request.paths, plan, metric)
@@ -204,9 +205,30 @@ def _decide(
         return None, True, f"the champion does not fit the recipe any more ({error})"
     if not plan.held:
         return None, False, "no session can be spared to judge: at least two of one class are needed"
-    held = (r for r in read(paths, recipe.read_options()) if r.session in plan.held)
+    judges, said = _judges(champion, plan, recipe)
+    held = (r for r in read(paths, recipe.read_options()) if r.session in judges)
     verdict = compare(champion, candidate, held, recipe, metric)
+    verdict = replace(verdict, text=verdict.text + said)
     return verdict, verdict.promote, verdict.text
+
+
+def _judges(champion: Bundle, plan: Plan, recipe: Recipe) -> tuple[frozenset[str], str]:
+    """Which of the sessions held out judge, and what is to be said of that.
+
+    The candidate has learned from none of them. A champion that was trained without the gate may have: that speaks for it, so those
+    sessions judge only where too few others are there. Then a candidate that is better all the same is better indeed.
+    """
+    by_subject = recipe.train.split == "subject"
+    known = {name: knows(champion, name, plan.held[name] if by_subject else "") for name in plan.held}
+    if None in known.values():
+        return frozenset(known), "; whether the champion has learned from them its manifest does not say"
+    new = frozenset(name for name, knows_it in known.items() if not knows_it)
+    old = len(known) - len(new)
+    if not old:
+        return new, ""
+    if len(new) >= MIN_SESSIONS:
+        return new, f"; {old} more were left out, as the champion has learned from them"
+    return frozenset(known), f"; the champion has learned from {old} of them, which speaks for it"
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from models.bundle import Bundle, load_bundle
 from models.export import Exported
+from models.learned import LEARNED, learned_from
 from models.pooling import Pool
 from models.registry import MODEL, write_bundle
 from models.run_record import RunRecord
@@ -49,6 +50,7 @@ def write_run(
     from models.report import RECORD, bundle_report
 
     lineage = {key: value for key, value in record.lineage.items() if key not in ("seed", "revision")}
+    lineage[LEARNED] = learned_from(run.dataset)
     facts = {"history": chosen.history, "validation": chosen.scores, "parity": exported.parity}
     said = json.dumps({**facts, "notes": dict(run.dataset.notes)}, indent=1) + "\n"
     if run.request.report:

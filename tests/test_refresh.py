@@ -14,6 +14,7 @@ from tiny_models import RECIPE, linear_onnx, manifest, recipe
 
 import kymo
 from models.bundle import load_bundle
+from models.learned import name_digest
 from models.refresh import Outcome, alone, plan_of, refresh_for_ever, train_behind_gate
 from models.registry import MODEL, open_registry, write_bundle
 from models.train_run import TrainRequest
@@ -74,7 +75,7 @@ def test_sessions_of_other_recipes_in_the_archive_do_not_judge(tmp_path: Path) -
     plan = plan_of(recipe(), (str(tmp_path / "archive"),))
     assert plan.sessions == len(sessions) == 8
     assert plan.held
-    assert plan.held < set(sessions)
+    assert set(plan.held) < set(sessions)
 
 
 def test_a_better_model_is_promoted_and_an_equal_one_is_not(folder: Path) -> None:
@@ -157,6 +158,29 @@ def test_a_champion_promoted_meanwhile_is_the_one_to_beat(folder: Path) -> None:
     assert [outcome.champion] == meanwhile
 
 
+@pytest.mark.parametrize(("known", "judging"), [(0, 8), (2, 6), (3, 8)])
+def test_what_the_champion_has_learned_from_judges_only_where_it_must(folder: Path, known: int, judging: int) -> None:
+    pytest.importorskip("torch")
+    paths = (str(folder / "data"),)
+    for i in range(5):
+        write_csv(folder / "data" / f"rest5{i}.csv", "rest", 0.0)
+    held = sorted(plan_of(recipe(), paths).held)
+    assert len(held) == 8
+    learned = {"sessions": [name_digest(name) for name in [*held[:known], "rest77"]], "subjects": []}
+    lineage = {"lineage": {"learned": learned}}
+    write_bundle(None, manifest(labels=["rest", "work"], **lineage), {MODEL: linear_onnx(WRONG)})
+    request = TrainRequest(paths, only=True, epochs=1)
+    _, outcome = train_behind_gate(recipe(), request, Settings(home=folder / "home"))
+    assert outcome.verdict is not None
+    assert (outcome.held_out, outcome.verdict["sessions"]) == (8, judging)
+    said = {
+        0: "more than chance",
+        2: "; 2 more were left out, as the champion has learned from them",
+        3: "; the champion has learned from 3 of them, which speaks for it",
+    }
+    assert outcome.reason.endswith(said[known])
+
+
 def test_two_do_not_run_at_once(folder: Path) -> None:
     home = folder / "home"
     with alone("tiny", home), pytest.raises(KymoError, match="another refresh of `tiny` runs"), alone("tiny", home):
@@ -174,7 +198,7 @@ def test_what_is_kept_from_training(folder: Path) -> None:
     write_csv(folder / "data" / "rest99.csv", "rest", 0.0)
     more = plan_of(recipe(), paths)
     assert more.signature != plan.signature
-    assert more.held - {"rest99"} == plan.held
+    assert more.held.keys() - {"rest99"} == plan.held.keys()
     (folder / "empty").mkdir()
     (folder / "empty" / "a.csv").write_text("t,x,y\n" + "".join(f"{i / 10:.1f},0,0\n" for i in range(20)))
     with pytest.raises(TrainingError, match="no labelled session"):
