@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 bin := .venv/bin
 install = $(bin)/uv pip install --quiet --python $(bin)/python --constraint constraints.txt --build-constraints constraints.txt
-everything := kafka,audio,parquet,demo,report,torch,tensorflow,bench,dev
+everything := kafka,audio,parquet,synth,demo,report,torch,tensorflow,bench,dev
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench loop up setup chaos large soak pins clean

@@ -7,6 +7,7 @@
     ├── RecipeError           a recipe that does not hold together (carries file and line)
     ├── FormatError           a step or model that does not fit what comes before it
     ├── SourceError           a file that cannot be read as it stands (carries file and row)
+    ├── PlanError             a motion plan that cannot be carried out (names the field)
     ├── ChunkError            bytes that are no Chunk, or a Chunk that contradicts itself; `reason` is from a closed set
     ├── EventError            bytes that are no Event
     ├── BrokerError           the embedded broker, or a broker that cannot be reached
@@ -70,6 +71,22 @@ class SourceError(KymoError):
         where = f"{path}, row {row}: " if path and row else f"{path}: " if path else ""
         super().__init__(where + message)
         self.path, self.row, self.message = path, row, message
+
+
+class PlanError(KymoError):
+    """A motion plan that cannot be carried out.
+
+    Parameters
+    ----------
+    message : str
+        The field's full name, what it is, what was expected.
+    path : Path or str, optional
+        The plan's file.
+    """
+
+    def __init__(self, message: str, path: Path | str | None = None) -> None:
+        super().__init__(f"{path}: {message}" if path else message)
+        self.path, self.message = path, message
 
 
 class ChunkError(KymoError):
