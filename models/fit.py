@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -169,6 +169,23 @@ def spread(values: Array) -> np.float32:
     """Standard deviation of the known ones, 1 where there is none: what a number's error is measured in."""
     known = values[np.isfinite(values)]
     return np.float32(known.std() if len(known) and known.std() > 0 else 1.0)
+
+
+def units_of(labels: int, heads: Sequence[Head], training: Samples) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What turns outputs of about -1 to 1 into numbers of the heads' own units: scale and offset, ``(columns,)`` each.
+
+    Spread and mean of the known targets where a column is a number, else 1 and 0.
+    """
+    columns = labels + sum(head.width for head in heads)
+    scale, offset, at = np.ones(columns, np.float32), np.zeros(columns, np.float32), labels
+    for head in heads:
+        if not head.labels:
+            values = training.targets[head.name]
+            known = values[np.isfinite(values)].astype(np.float64)
+            scale[at] = spread(values)
+            offset[at] = known.mean() if len(known) else 0
+        at += head.width
+    return scale, offset
 
 
 def load_state(folder: Path | None) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Ridge regression onto classes. In: features, classes, groups. Out: weights, and how sure they may be.
+"""Ridge regression onto classes and numbers. In: features, targets, groups. Out: weights, and how sure they may be.
 
 One solution in the number of samples (dual form). The penalty, and the temperature that turns scores into
 probabilities, are chosen by the scores that each group gets from a model fitted without it: exact, in closed form, from
@@ -7,12 +7,15 @@ the one decomposition (the leave-one-out identity, by blocks: Cook and Weisberg 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.classify import fit_temperature
+from models.zoo import Head
+from streams.chunk import Array
 
 Doubles = NDArray[np.float64]
 PENALTIES = np.logspace(-3, 4, 15)  # per sample: the kernel's mean diagonal is 1
@@ -62,26 +65,97 @@ def fit_ridge(
     scale[scale == 0] = 1
     features -= mean.astype(np.float32)
     features /= scale.astype(np.float32)
-    root = np.sqrt(weights[classes])[:, None]
-    targets = np.where(np.arange(len(weights)) == classes[:, None], 1.0, -1.0)
-    size = float(np.square(features, dtype=np.float64).sum(1).mean()) or 1.0
-    # A constant feature as long as the others together stands for the bias.
-    kernel = (features @ features.T).astype(np.float64) / size + 1.0
-    values, vectors = np.linalg.eigh(kernel * root * root.T)
-    values = np.maximum(values, 0)
-    turned = vectors.T @ (targets * root)
-    best: tuple[float, float, float, Doubles] | None = None
-    for penalty in PENALTIES:
-        shrunk = values / (values + penalty)
-        left = _left_out(vectors, shrunk, turned, targets * root, groups) / root
-        temperature = fit_temperature((left * _SHARP).tolist(), classes.tolist()) / _SHARP
-        loss = cross_entropy(left / temperature, classes, weights)
-        if best is None or loss < best[0]:
-            best = loss, float(penalty), temperature, left
-    assert best is not None
-    _, penalty, temperature, left = best
-    dual = (vectors @ (turned / (values + penalty)[:, None])) * root / temperature
-    return Ridge(mean, scale, features.T.astype(np.float64) @ dual / size, dual.sum(0), penalty, left / temperature)
+    return Ridge(mean, scale, *_Kernel(features, groups, weights[classes]).classes(classes, weights))
+
+
+def fit_heads(
+    features: NDArray[np.float32], groups: NDArray[np.int64], heads: Sequence[Head], targets: Mapping[str, Array]
+) -> tuple[Doubles, Doubles]:
+    """What further heads say: one solution a head, from the samples whose target is known.
+
+    Parameters
+    ----------
+    features : ndarray
+        ``(n, features)``, standardised: as :func:`fit_ridge` leaves them.
+    groups : ndarray of int64
+        ``(n,)``.
+    heads, targets
+        See :class:`~models.zoo.Samples`. Classes count by how often they occur.
+
+    Returns
+    -------
+    weights, bias : ndarray
+        ``(features, columns)`` and ``(columns,)``: logits of classes, or a number in its own unit.
+    """
+    kernels: dict[bytes, _Kernel] = {}
+    weights, bias = [np.zeros((features.shape[1], 0))], [np.zeros(0)]
+    for head in heads:
+        target = targets[head.name]
+        known = target >= 0 if head.labels else np.isfinite(target)
+        if not known.any():
+            weights.append(np.zeros((features.shape[1], head.width)))
+            bias.append(np.zeros(head.width))
+            continue
+        if known.tobytes() not in kernels:
+            some = features if known.all() else features[known]
+            kernels[known.tobytes()] = _Kernel(some, groups[known], np.ones(int(known.sum())))
+        kernel = kernels[known.tobytes()]
+        own = kernel.classes(target[known], np.ones(head.width)) if head.labels else kernel.number(target[known])
+        weights.append(own[0])
+        bias.append(own[1])
+    return np.concatenate(weights, 1), np.concatenate(bias)
+
+
+class _Kernel:
+    """Inner products of standardised features, decomposed once for all that is asked of the same samples."""
+
+    def __init__(self, features: NDArray[np.float32], groups: NDArray[np.int64], weights: Doubles) -> None:
+        self.features, self.groups, self.root = features, groups, np.sqrt(weights)[:, None]
+        self.size = float(np.square(features, dtype=np.float64).sum(1).mean()) or 1.0
+        # A constant feature as long as the others together stands for the bias.
+        kernel = (features @ features.T).astype(np.float64) / self.size + 1.0
+        values, self.vectors = np.linalg.eigh(kernel * self.root * self.root.T)
+        self.values: Doubles = np.maximum(values, 0)
+
+    def classes(self, classes: NDArray[np.int64], weights: Doubles) -> tuple[Doubles, Doubles, float, Doubles]:
+        """Weights, bias, penalty and left-out logits for classes, each with its weight."""
+        targets = np.where(np.arange(len(weights)) == classes[:, None], 1.0, -1.0)
+
+        def judge(left: Doubles) -> tuple[float, float]:
+            temperature = fit_temperature((left * _SHARP).tolist(), classes.tolist()) / _SHARP
+            return cross_entropy(left / temperature, classes, weights), temperature
+
+        return self._solve(targets, judge)
+
+    def number(self, values: Array) -> tuple[Doubles, Doubles, float, Doubles]:
+        """Weights, bias, penalty and left-out values for a number, in its own unit."""
+        known = values.astype(np.float64)[:, None]
+        middle, spread = float(known.mean()), float(known.std()) or 1.0
+        targets = (known - middle) / spread
+
+        def judge(left: Doubles) -> tuple[float, float]:
+            return float(np.square(left - targets).mean()), 1.0
+
+        weights, bias, penalty, left = self._solve(targets, judge)
+        return weights * spread, bias * spread + middle, penalty, left * spread + middle
+
+    def _solve(
+        self, targets: Doubles, judge: Callable[[Doubles], tuple[float, float]]
+    ) -> tuple[Doubles, Doubles, float, Doubles]:
+        """The solution whose left-out scores have the lowest loss; `judge` gives it, and what to divide scores by."""
+        turned = self.vectors.T @ (targets * self.root)
+        best: tuple[float, float, float, Doubles] | None = None
+        for penalty in PENALTIES:
+            shrunk = self.values / (self.values + penalty)
+            left = _left_out(self.vectors, shrunk, turned, targets * self.root, self.groups) / self.root
+            loss, temperature = judge(left)
+            if best is None or loss < best[0]:
+                best = loss, float(penalty), temperature, left
+        assert best is not None
+        _, penalty, temperature, left = best
+        dual = (self.vectors @ (turned / (self.values + penalty)[:, None])) * self.root / temperature
+        weights = self.features.T.astype(np.float64) @ dual / self.size
+        return weights, dual.sum(0), penalty, left / temperature
 
 
 _SHARP = 2.0  # scores differ by about 2: temperatures from 1/8 on are tried, so that none is surer than 1 - 1e-7

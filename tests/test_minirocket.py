@@ -12,8 +12,8 @@ import pytest
 from models.export import export_model
 from models.minirocket import KERNELS, LARGEST, LENGTH, Bank, counts_of, dilations, fit_banks, places_of
 from models.onnx_model import OnnxModel
-from models.ridge import fit_ridge
-from models.zoo import FitOptions, Samples
+from models.ridge import PENALTIES, fit_heads, fit_ridge
+from models.zoo import FitOptions, Head, Samples
 from models.zoo.minirocket import MiniRocket
 from streams.chunk import Array, Format
 from streams.errors import TrainingError
@@ -111,6 +111,44 @@ def test_the_ridge_is_scikit_learns() -> None:
         held = np.arange(60) // 4 == group
         left_out = theirs.fit(rows[~held], targets[~held]).predict(rows[held])
         np.testing.assert_allclose(found.left_out[held] * temperature, left_out, atol=1e-5)
+
+
+def test_heads_are_scikit_learns_ridge() -> None:
+    linear = pytest.importorskip("sklearn.linear_model")
+    random = np.random.default_rng(1)
+    features = random.standard_normal((50, 6)).astype(np.float32)
+    features -= features.mean(0)
+    features /= features.std(0)
+    seconds = (3000 + 400 * features[:, 0] - 150 * features[:, 3] + 20 * random.standard_normal(50)).astype(np.float32)
+    side = (features[:, 1] + 0.3 * random.standard_normal(50) > 0).astype(np.int64)
+    seconds[::7], side[1::5], groups = np.nan, -1, np.arange(50) // 5
+    heads = (Head("seconds"), Head("side", ("left", "right")), Head("nothing"), Head("same"))
+    targets = {"seconds": seconds, "side": side, "nothing": np.full(50, np.nan), "same": np.full(50, 7.5)}
+    weights, bias = fit_heads(features, groups, heads, targets)
+    assert (weights.shape, bias.shape) == ((6, 5), (5,))
+    known = np.isfinite(seconds)
+    some, wanted = features[known].astype(np.float64), seconds[known].astype(np.float64)
+    rows = np.column_stack([some / np.sqrt(np.square(some).sum(1).mean()), np.ones(len(some))])
+    scaled = (wanted - wanted.mean()) / wanted.std()
+
+    def left_out(penalty: float) -> float:
+        errors = []
+        for group in np.unique(groups[known]):
+            held = groups[known] == group
+            model = linear.Ridge(alpha=penalty, fit_intercept=False).fit(rows[~held], scaled[~held])
+            errors += (model.predict(rows[held]) - scaled[held]).tolist()
+        return float(np.mean(np.square(errors)))
+
+    best = min(PENALTIES, key=left_out)
+    expected = (
+        linear.Ridge(alpha=best, fit_intercept=False).fit(rows, scaled).predict(rows) * wanted.std() + wanted.mean()
+    )
+    np.testing.assert_allclose(some @ weights[:, 0] + bias[0], expected, atol=0.02)  # of 2,000 to 4,000 s
+    answers = (features @ weights[:, 1:3] + bias[1:3]).argmax(1)
+    assert (answers == side)[side >= 0].mean() > 0.85
+    assert not weights[:, 3].any()
+    assert bias[3] == 0
+    np.testing.assert_allclose(features @ weights[:, 4] + bias[4], 7.5, atol=1e-6)
 
 
 def planted(n: int, seed: int, time: int = 40) -> Samples:

@@ -45,3 +45,23 @@ def test_onnx_runtime_agrees(name: str) -> None:
 def test_goes_through_a_bundle_into_an_agent(name: str, tmp_path: Path) -> None:
     for kind in zoo_checks.kinds(name):
         zoo_checks.check_bundle(name, kind, tmp_path / kind)
+
+
+@every
+def test_further_heads_learn_and_agree(name: str) -> None:
+    if not zoo_checks.has_heads(name):
+        pytest.skip(f"{name} has no further heads")
+    for kind in zoo_checks.kinds(name):
+        zoo_checks.check_heads(name, kind)
+
+
+@every
+def test_heads_may_know_nothing(name: str) -> None:
+    if not zoo_checks.has_heads(name):
+        pytest.skip(f"{name} has no further heads")
+    zoo_checks.check_no_known_targets(name)
+
+
+def test_these_have_further_heads() -> None:
+    wanted = ["minirocket", "recurrent", "spectrogram_cnn", "spectrogram_resnet"]
+    assert [name for name in wanted if zoo_checks.has_heads(name)] == wanted

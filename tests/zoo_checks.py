@@ -19,11 +19,13 @@ from models.classify import Classifier
 from models.export import INPUT, OUTPUT, Exported, export_model
 from models.onnx_model import OnnxModel
 from models.registry import MODEL, write_bundle
-from models.zoo import FitOptions, Samples, architecture, takes
+from models.zoo import FitOptions, Head, Samples, architecture, takes
 from processors.recipe import Recipe, parse_recipe
 from streams.chunk import Array, Format, Header, Window
 
 LABELS = ("low", "middle", "high")
+#: What those that can say in further heads: classes that follow the first ones', and a number far from 0.
+HEADS = (Head("side", ("left", "right")), Head("seconds", weight=0.5))
 BATCHES = (1, 2, 7, 16)
 TOLERANCE = 1e-4
 _HEAD = """
@@ -54,10 +56,16 @@ def recipe(kind: str) -> Recipe:
     return parse_recipe(RECIPES[kind])
 
 
-def fresh(name: str, fmt: Format, **parameters: Any) -> Any:
+def fresh(name: str, fmt: Format, heads: tuple[Head, ...] = (), **parameters: Any) -> Any:
     """An architecture of a size for two cores."""
-    make = architecture(name)
-    return make(fmt, LABELS, {**getattr(make, "cpu_sized", {}), **parameters}, 0)
+    make: Any = architecture(name)
+    chosen = {**getattr(make, "cpu_sized", {}), **parameters}
+    return make(fmt, LABELS, chosen, 0, heads) if heads else make(fmt, LABELS, chosen, 0)
+
+
+def has_heads(name: str) -> bool:
+    """Whether an architecture can say more than the recipe's classes."""
+    return bool(getattr(architecture(name), "several_heads", False))
 
 
 def laid_out(name: str, windows: Array) -> Array:
@@ -67,13 +75,18 @@ def laid_out(name: str, windows: Array) -> Array:
     return np.ascontiguousarray(np.moveaxis(windows, -1, 1))
 
 
-def eight(fmt: Format) -> tuple[Array, Array]:
-    """Eight windows of noise about a tone, and their classes: nothing in common but what each is by itself."""
+def eight(fmt: Format, name: str = "") -> tuple[Array, Array]:
+    """Eight windows of noise about a tone, and their classes: nothing in common but what each is by itself.
+
+    An architecture with ``one_number = True`` looks at one number of a window: for such a one the classes differ in size, too.
+    """
     random = np.random.default_rng(1)
     windows = random.standard_normal((8, fmt.rows or 1, *fmt.shape)).astype(np.float32)
     classes = np.arange(8) % len(LABELS)
     tone = np.sin(np.arange(fmt.rows or 1)[None] * (0.3 + 0.5 * classes[:, None])).astype(np.float32)
     windows += 2 * tone.reshape(8, -1, *(1,) * len(fmt.shape))
+    if name and getattr(architecture(name), "one_number", False):
+        windows *= np.float32([1, 2, 6])[classes].reshape(8, *(1,) * (windows.ndim - 1))
     return windows, classes
 
 
@@ -94,7 +107,7 @@ class Trained:
 def trained(name: str, kind: str) -> Trained:
     """Train once for all checks; the windows are in the architecture's layout."""
     fmt = recipe(kind).output_format()
-    windows, classes = eight(fmt)
+    windows, classes = eight(fmt, name)
     windows = laid_out(name, windows)
     model = fresh(name, fmt)
     model.fit(Samples(windows, classes), None, FitOptions(epochs=80, schedule="none"), lambda _: None)
@@ -181,7 +194,7 @@ def check_bundle(name: str, kind: str, folder: Path) -> None:
     bundle = load_bundle(write_bundle(folder, manifest, {MODEL: case.exported.model}))
     assert bundle.model_path.read_bytes() == case.exported.model
     classifier = Classifier.for_recipe(bundle, made)
-    windows, classes = eight(case.fmt)
+    windows, classes = eight(case.fmt, name)
     seen = [_window(case.fmt, data, i) for i, data in enumerate(windows)]
     events = classifier.classify(seen)
     assert [event.label for event in events] == [LABELS[i] for i in classes]
@@ -198,3 +211,46 @@ def check_bundle(name: str, kind: str, folder: Path) -> None:
 def _window(fmt: Format, data: Array, i: int) -> Window:
     header = Header("s", 0, fmt)
     return Window(header, 40 * i, 40 * i + 80, 2 * 10**9 * i, 2 * 10**9 * (i + 2), data)
+
+
+def head_targets(classes: Array) -> dict[str, Array]:
+    """Targets of the eight windows: each head lacks one."""
+    side = (classes % 2).astype(np.int64)
+    seconds = (3000 + 600 * (classes - 1)).astype(np.float32)
+    side[2], seconds[5] = -1, np.nan
+    return {"side": side, "seconds": seconds}
+
+
+def check_heads(name: str, kind: str) -> None:
+    """Further heads learn beside the classes, numbers come in their own unit, and ONNX Runtime says the same."""
+    fmt = recipe(kind).output_format()
+    windows, classes = eight(fmt)
+    windows, targets = laid_out(name, windows), head_targets(classes)
+    model = fresh(name, fmt, HEADS)
+    model.fit(Samples(windows, classes, targets), None, FitOptions(epochs=160, schedule="none"), lambda _: None)
+    out = model.predict(windows)
+    assert (out.shape, out.dtype) == ((8, 3 + 2 + 1), np.float32)
+    assert out[:, :3].argmax(1).tolist() == classes.tolist()
+    side, seconds = targets["side"], targets["seconds"]
+    assert (out[:, 3:5].argmax(1) == side)[side >= 0].all()
+    known = np.isfinite(seconds)
+    assert np.abs(out[known, 5] - seconds[known]).mean() < 200, (out[:, 5], seconds)  # of 2,400 to 3,600
+    onnx_model = OnnxModel(export_model(model, windows.shape[1:], windows).model, INPUT, OUTPUT)
+    random = np.random.default_rng(3).standard_normal((max(BATCHES), *windows.shape[1:])).astype(np.float32)
+    for n in BATCHES:
+        here, there = onnx_model.run(random[:n]), model.predict(random[:n])
+        np.testing.assert_allclose(here, there, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def check_no_known_targets(name: str) -> None:
+    """A side of a split on which nothing is known of a head is no reason to fail: its columns stay finite."""
+    fmt = recipe("raw").output_format()
+    windows, classes = eight(fmt)
+    windows = laid_out(name, windows)
+    nothing = {"side": np.full(8, -1, np.int64), "seconds": np.full(8, np.nan, np.float32)}
+    model = fresh(name, fmt, HEADS)
+    epochs: list[dict[str, float]] = []
+    samples = Samples(windows, classes, nothing)
+    model.fit(samples, samples, FitOptions(epochs=2), epochs.append)
+    assert np.isfinite(model.predict(windows)).all()
+    assert all(np.isfinite(list(epoch.values())).all() for epoch in epochs)

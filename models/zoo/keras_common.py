@@ -13,9 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
-from models.fit import Learning
+from models.fit import Learning, units_of
 from models.fit_keras import fit_keras, predict_keras
 from models.load_keras import keras
 from models.zoo import Epoch, FitOptions, Head, Samples
@@ -103,17 +101,8 @@ class KerasArchitecture:
         fit_keras(self.model, self.learning(), training, validation, options, on_epoch)
 
     def _set_units(self, training: Samples) -> None:
-        columns = len(self.labels) + sum(head.width for head in self.heads)
-        scale, offset, at = np.ones(columns, np.float32), np.zeros(columns, np.float32), len(self.labels)
-        for head in self.heads:
-            if not head.labels:
-                values = training.targets[head.name]
-                known = values[np.isfinite(values)]
-                scale[at] = (known.std() if len(known) else 0) or 1
-                offset[at] = known.mean() if len(known) else 0
-            at += head.width
         if any(not head.labels for head in self.heads):
-            self.model.get_layer("units").set_weights([scale, offset])
+            self.model.get_layer("units").set_weights(list(units_of(len(self.labels), self.heads, training)))
 
     def predict(self, windows: Array) -> Array:
         """Outputs, ``(n, columns)`` float32, by TensorFlow."""

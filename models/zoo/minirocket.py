@@ -1,4 +1,5 @@
-"""MiniRocket with a ridge classifier. In: raw windows (n, channels, time) float32. Out: logits (n, labels).
+"""MiniRocket with a ridge classifier. In: raw windows (n, channels, time) float32. Out: (n, columns), logits of the labels,
+then what further heads say: a ridge each, of the same features.
 
 See :mod:`models.minirocket` for the features and :mod:`models.ridge` for what is learned. Nothing here is a framework:
 numpy fits, ONNX computes. Its logits are equal to the bit in both and in any batch, since every sum is of whole
@@ -19,8 +20,8 @@ from models.export import clean_onnx
 from models.fit import class_weights
 from models.minirocket import LARGEST, LENGTH, Bank, Floats, counts_of, fit_banks
 from models.onnx_model import OnnxModel
-from models.ridge import Ridge, cross_entropy, fit_ridge
-from models.zoo import Epoch, FitOptions, Range, Samples, read_parameters
+from models.ridge import Doubles, cross_entropy, fit_heads, fit_ridge
+from models.zoo import Epoch, FitOptions, Head, Range, Samples, read_parameters
 from streams.chunk import Array, Format
 from streams.errors import TrainingError
 
@@ -42,6 +43,8 @@ class MiniRocket:
         Of raw windows: ``rows`` (at least 9) and shape ``(channels,)``.
     labels, parameters, seed
         Classes; see :data:`DEFAULTS`; of what is chosen at random.
+    heads : sequence of Head
+        What else it says.
 
     Raises
     ------
@@ -52,11 +55,20 @@ class MiniRocket:
     layout: ClassVar[str] = "channels_first"
     packages: ClassVar[tuple[str, ...]] = ("onnx",)
     takes: ClassVar[str] = "raw"
+    several_heads: ClassVar[bool] = True
     search: ClassVar[Mapping[str, Range]] = {"features": (2_500, 5_000, 10_000)}
 
-    def __init__(self, fmt: Format, labels: Sequence[str], parameters: Mapping[str, Any], seed: int) -> None:
+    def __init__(
+        self,
+        fmt: Format,
+        labels: Sequence[str],
+        parameters: Mapping[str, Any],
+        seed: int,
+        heads: Sequence[Head] = (),
+    ) -> None:
         self.parameters = read_parameters(parameters, DEFAULTS)
         self.labels, self.shape = len(labels), (fmt.shape[-1], fmt.rows or 0)
+        self.heads, self.columns = tuple(heads), len(labels) + sum(head.width for head in heads)
         if len(fmt.shape) != 1 or self.shape[1] < LENGTH:
             raise TrainingError(
                 f"architecture 'minirocket' takes raw windows of at least {LENGTH} samples, one number a channel; "
@@ -67,9 +79,9 @@ class MiniRocket:
         self._banks: list[Bank] = []
         self._unit = np.ones((1, self.shape[0], 1), np.float32)
         self._middle = np.zeros(0, np.float32)  # (features,)
-        self._weights = np.zeros((0, self.labels), np.float32)  # whole numbers
-        self._step = 1.0
-        self._bias = np.zeros(self.labels)
+        self._weights = np.zeros((0, self.columns), np.float32)  # whole numbers
+        self._step = np.ones(self.columns)
+        self._bias = np.zeros(self.columns)
 
     def fit(
         self, training: Samples, validation: Samples | None, options: FitOptions, on_epoch: Callable[[Epoch], None]
@@ -87,10 +99,13 @@ class MiniRocket:
         counts = self._count(windows)
         weights = class_weights(classes, self.labels, options).astype(np.float64)
         found = fit_ridge(counts, classes, groups, weights)
-        self._set(found)
+        targets = {name: target[chosen] for name, target in training.targets.items()}
+        more, bias = fit_heads(counts, groups, self.heads, targets)
+        columns = np.concatenate([found.weights, more], 1) / found.scale[:, None]
+        self._set(found.mean, columns, np.concatenate([found.bias, bias]))
         numbers: Epoch = {"epoch": 1, "loss": cross_entropy(found.left_out, classes)}
         if validation is not None:
-            logits = self.predict(validation.windows)
+            logits = self.predict(validation.windows)[:, : self.labels]
             right = float((logits.argmax(1) == validation.classes).mean())
             numbers |= {
                 "validation_loss": cross_entropy(logits.astype(np.float64), validation.classes),
@@ -98,15 +113,15 @@ class MiniRocket:
             }
         on_epoch(numbers)
 
-    def _set(self, ridge: Ridge) -> None:
-        """Weights on counts, as whole multiples of a power of two such that every sum is exact in float64."""
-        self._middle = np.round(ridge.mean).astype(np.float32)
-        weights = ridge.weights / ridge.scale[:, None]
+    def _set(self, mean: Doubles, weights: Doubles, bias: Doubles) -> None:
+        """Weights on counts less their `mean`, as whole multiples of a power of two, one a column, such that every sum is
+        exact in float64."""
+        self._middle = np.round(mean).astype(np.float32)
         bits = min(23, 52 - int(np.ceil(np.log2(max(2, self.shape[1] * len(weights))))))
-        largest = float(np.abs(weights).max()) or 1.0
-        self._step = float(2.0 ** (np.ceil(np.log2(largest)) - bits))
+        largest = np.abs(weights).max(0)
+        self._step = 2.0 ** (np.ceil(np.log2(np.where(largest > 0, largest, 1.0))) - bits)
         self._weights = np.round(weights / self._step).astype(np.float32)
-        self._bias = ridge.bias - (ridge.mean - self._middle) @ weights
+        self._bias = bias - (mean - self._middle) @ weights
 
     def _whole(self, windows: Floats) -> Floats:
         """Windows in whole numbers; one that holds a number that is not finite is all 0."""
@@ -114,7 +129,7 @@ class MiniRocket:
         return np.where(np.isfinite(windows).all((1, 2), keepdims=True), whole, 0).astype(np.float32)
 
     def predict(self, windows: Array) -> Array:
-        """Logits, ``(n, labels)`` float32; not a number for a window that holds one that is not finite."""
+        """Outputs, ``(n, columns)`` float32; not a number for a window that holds one that is not finite."""
         parts = []
         for i in range(0, len(windows), 256):
             part = np.array(windows[i : i + 256], np.float32)
@@ -125,7 +140,7 @@ class MiniRocket:
         return np.concatenate(parts)
 
     def weights(self) -> bytes:
-        """All numbers that were learned, as an ``.npz`` file: logits are ``(counts - middle) @ weights * step + bias``."""
+        """All numbers that were learned, as an ``.npz`` file: outputs are ``(counts - middle) @ weights * step + bias``."""
         file = io.BytesIO()
         banks = {
             f"bank{i}_{name}": getattr(bank, name)
@@ -162,12 +177,12 @@ class MiniRocket:
         centred = graph.add("Sub", self._counted(graph, input_name), self._middle)
         weights = graph.add("Cast", self._weights, to=TensorProto.DOUBLE)
         product = graph.add("MatMul", graph.add("Cast", centred, to=TensorProto.DOUBLE), weights)
-        logits = graph.add("Add", graph.add("Mul", product, np.float64(self._step)), self._bias)
+        logits = graph.add("Add", graph.add("Mul", product, self._step), self._bias)
         # A comparison hides what is not finite: 0 times the window's numbers brings it back.
         spoiled = graph.add("ReduceSum", graph.add("Mul", input_name, np.float32(0)), np.array([1, 2]), keepdims=0)
         spoiled = graph.add("Unsqueeze", spoiled, np.array([1]))
         graph.add("Add", graph.add("Cast", logits, to=TensorProto.FLOAT), spoiled, name=output_name)
-        path.write_bytes(graph.model(input_name, [*self.shape], output_name, self.labels))
+        path.write_bytes(graph.model(input_name, [*self.shape], output_name, self.columns))
 
 
 class _Graph:

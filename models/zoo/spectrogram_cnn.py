@@ -1,4 +1,5 @@
-"""A small network over spectrograms, in torch. In: windows (n, channels, time, bins) float32. Out: logits (n, labels).
+"""A small network over spectrograms, in torch. In: windows (n, channels, time, bins) float32. Out: (n, columns), logits
+of the labels, then what further heads say.
 
 A first layer takes non-overlapping patches, which cuts the work of all that follows; two more convolutions, the mean
 over time and bins, and a 1x1 convolution give the logits. There is no dense layer, whose bytes would depend on the
@@ -19,9 +20,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from models.export import clean_onnx
-from models.fit import Learning
+from models.fit import Learning, units_of
 from models.fit_torch import fit_torch, predict_torch
-from models.zoo import Between, Epoch, FitOptions, Range, Samples, read_parameters
+from models.zoo import Between, Epoch, FitOptions, Head, Range, Samples, read_parameters
 from streams.chunk import Array, Format
 from streams.errors import TrainingError
 
@@ -57,6 +58,8 @@ class SpectrogramCnn:
         See :data:`DEFAULTS`.
     seed : int
         Of the first weights.
+    heads : sequence of Head
+        What else it says.
 
     Raises
     ------
@@ -66,6 +69,7 @@ class SpectrogramCnn:
 
     layout: ClassVar[str] = "channels_first"
     packages: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript")
+    several_heads: ClassVar[bool] = True
     search: ClassVar[Mapping[str, Range]] = {
         "width": (8, 16, 32),
         "dropout": (0.0, 0.1, 0.3),
@@ -75,7 +79,14 @@ class SpectrogramCnn:
         "shift": (0.0, 0.1, 0.2),
     }
 
-    def __init__(self, fmt: Format, labels: Sequence[str], parameters: Mapping[str, Any], seed: int) -> None:
+    def __init__(
+        self,
+        fmt: Format,
+        labels: Sequence[str],
+        parameters: Mapping[str, Any],
+        seed: int,
+        heads: Sequence[Head] = (),
+    ) -> None:
         if len(fmt.shape) not in (1, 2):
             raise TrainingError(
                 f"architecture 'spectrogram_cnn' takes windows of (time, bins, channels), the recipe makes "
@@ -87,9 +98,14 @@ class SpectrogramCnn:
                 "[model] width and batch_size start at 1, learning_rate is above 0, dropout from 0 to below 1"
             )
         self.shape = (fmt.shape[-1], fmt.rows or 1, *fmt.shape[:-1])  # (channels, time, bins)
-        self.labels = len(labels)
+        self.labels, self.heads = len(labels), tuple(heads)
         torch.manual_seed(seed)
-        self.net = _network(self.shape, len(labels), p)
+        columns = self.labels + sum(head.width for head in self.heads)
+        self.net = _network(self.shape, columns, p)
+        self.units: Units | None = None
+        if any(not head.labels for head in self.heads):
+            self.units = Units(columns)
+            self.net.append(self.units)
 
     def fit(
         self, training: Samples, validation: Samples | None, options: FitOptions, on_epoch: Callable[[Epoch], None]
@@ -102,16 +118,19 @@ class SpectrogramCnn:
             return _varied(first(windows, random) if first else windows, p, spread, random)
 
         learning = Learning(
-            labels=self.labels,
+            self.labels,
+            self.heads,
             learning_rate=p["learning_rate"],
             batch_size=p["batch_size"],
             weight_decay=p["weight_decay"],
             label_smoothing=0.02,
         )
+        if self.units is not None:
+            self.units.set(*units_of(self.labels, self.heads, training))
         fit_torch(self.net, learning, training, validation, replace(options, augment=augment), on_epoch)
 
     def predict(self, windows: Array) -> Array:
-        """Logits, ``(n, labels)`` float32, by torch."""
+        """Outputs, ``(n, columns)`` float32, by torch."""
         return predict_torch(self.net, windows)
 
     def weights(self) -> bytes:
@@ -138,7 +157,25 @@ class SpectrogramCnn:
         path.write_bytes(clean_onnx(program.model_proto))
 
 
-def _network(shape: tuple[int, ...], labels: int, parameters: Mapping[str, Any]) -> nn.Sequential:
+class Units(nn.Module):
+    """Columns times a scale plus an offset, set from the training windows and not learned; in float32 throughout."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(columns))
+        self.register_buffer("offset", torch.zeros(columns))
+
+    def set(self, scale: NDArray[np.float32], offset: NDArray[np.float32]) -> None:
+        """Numbers a column."""
+        self.load_state_dict({"scale": torch.from_numpy(scale), "offset": torch.from_numpy(offset)})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(n, columns)``, each in its unit."""
+        scaled: torch.Tensor = x.float() * self.get_buffer("scale") + self.get_buffer("offset")
+        return scaled
+
+
+def _network(shape: tuple[int, ...], columns: int, parameters: Mapping[str, Any]) -> nn.Sequential:
     """The layers for windows of (channels, time, bins)."""
     channels, time, bins = (*shape, 1)[:3]
     width, dropout = parameters["width"], parameters["dropout"]
@@ -161,7 +198,7 @@ def _network(shape: tuple[int, ...], labels: int, parameters: Mapping[str, Any])
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(1),
         nn.Dropout(dropout),
-        nn.Conv2d(2 * width, labels, 1),
+        nn.Conv2d(2 * width, columns, 1),
         nn.Flatten(),
     )
 
