@@ -36,11 +36,17 @@ class Exported:
         The batch rule under which no window's result depends on the others.
     parity : float
         Largest difference between a logit here and there, divided by 1 + the logit's size.
+    shape : tuple of int
+        Of a window as the model takes it.
+    state : int
+        Numbers that a stateful model remembers; 0 for one that judges each window by itself.
     """
 
     model: bytes
     batch: str
     parity: float
+    shape: tuple[int, ...]
+    state: int = 0
 
 
 def export_model(model: Architecture, shape: Sequence[int], windows: Array) -> Exported:
@@ -62,7 +68,7 @@ def export_model(model: Architecture, shape: Sequence[int], windows: Array) -> E
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        with _quiet():
+        with quiet():
             model.export(path, INPUT, OUTPUT)
         data = path.read_bytes()
     onnx_model = OnnxModel(data, INPUT, OUTPUT)
@@ -73,7 +79,7 @@ def export_model(model: Architecture, shape: Sequence[int], windows: Array) -> E
             f"the exported model differs from the trained one by {parity:.2g} (allowed {TOLERANCE:g}); "
             f"its architecture uses something that ONNX computes otherwise"
         )
-    return Exported(data, batch, parity)
+    return Exported(data, batch, parity, tuple(shape))
 
 
 def _trials(shape: Sequence[int], windows: Array) -> list[Array]:
@@ -104,7 +110,7 @@ def clean_onnx(proto: Any) -> bytes:
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def quiet() -> Any:
     """Exporters talk on every channel; what matters is checked afterwards."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -28,6 +28,7 @@ from streams.errors import TrainingError
 
 if TYPE_CHECKING:
     from models.dataset import Dataset, Example
+    from models.train_data import Prepared
     from processors.recipe import Recipe
 
 
@@ -135,6 +136,14 @@ def sequences_of(
     windows: Any = Sequences(rows, begin + place, np.minimum(place + 1, most))
     targets = target_arrays([example.targets for example in examples], heads)
     return Samples(windows, np.array(classes, np.int64), targets)
+
+
+def sides_of(prepared: Prepared, most: int) -> tuple[Samples, Samples | None]:
+    """Sequences of both sides of a split, of at most `most` windows; no session stands on both."""
+    chain, labels = prepared.chain, prepared.labels
+    training, validation = prepared.training, prepared.validation
+    held = sequences_of(validation, chain, labels, (), most) if len(validation) else None
+    return sequences_of(training, chain, labels, (), most), held
 
 
 def _rows_of(runs: Sequence[tuple[Window, ...]], chain: Chain, total: int) -> Array:

@@ -19,6 +19,8 @@ from models.export import export_model
 from models.pooling import Pool
 from models.run_record import Candidate, RunRecord, cross_validation
 from models.search import search
+from models.stateful_data import is_stateful
+from models.stateful_export import export_stateful
 from models.train_data import prepare
 from models.train_fit import Fitted, fit, judge, peak_mb, pool_of
 from models.train_folds import cross_validate
@@ -90,7 +92,10 @@ def train(
         chosen, choice = _choose(found, request.windows_of)
         final = _refitted(run, chosen)
         windows = final.training.windows
-        exported = export_model(final.model, windows.shape[1:], windows)
+        if is_stateful(final.plan.parameters):
+            exported = export_stateful(final.model, windows)
+        else:
+            exported = export_model(final.model, windows.shape[1:], windows)
         record = record_of(run, found, chosen, choice, final, pool)
         record.split |= {"leak_free": other} if (other := leak_free_scores(run, chosen, pool)) else {}
         record.seconds, record.peak_mb = time.monotonic() - started, peak_mb()

@@ -20,6 +20,8 @@ from models.evaluate import score_windows
 from models.pooling import Pool, learn_hmm, pool_windows
 from models.run_record import Candidate, HeldOut
 from models.splits import session_of
+from models.stateful_data import is_stateful, run_outputs, sides_of
+from models.stateful_export import load_stateful
 from models.train_data import Prepared, augment_of, samples_of, weights_of
 from models.zoo import Architecture, Epoch, FitOptions, Samples, architecture
 from processors.recipe import Recipe
@@ -143,7 +145,10 @@ def fit(recipe: Recipe, prepared: Prepared, plan: Plan, on_epoch: Callable[[Epoc
     """
     started = time.monotonic()
     make, settings = architecture(plan.architecture), plan.settings
-    training, validation = samples_of(recipe, prepared, make.layout)
+    if is_stateful(plan.parameters):
+        training, validation = sides_of(prepared, settings["sequence"])
+    else:
+        training, validation = samples_of(recipe, prepared, make.layout)
     model = make(prepared.format(recipe), prepared.labels, plan.parameters, settings["seed"])
     found = Fitted(plan, prepared, model, training, validation)
 
@@ -168,11 +173,28 @@ def fit(recipe: Recipe, prepared: Prepared, plan: Plan, on_epoch: Callable[[Epoc
     return found
 
 
+def outputs_of(found: Fitted, examples: Sequence[Example], windows: Array) -> Array:
+    """What a model says of windows, ``(n, columns)``: a stateful one as it comes to them in their sessions.
+
+    Parameters
+    ----------
+    found : Fitted
+        The model.
+    examples : sequence of Example
+        Held-out windows.
+    windows : ndarray
+        The same, as the model learns from them.
+    """
+    if is_stateful(found.plan.parameters):
+        return run_outputs(load_stateful(found.model), examples, found.prepared.chain)
+    return found.model.predict(windows)
+
+
 def judge(found: Fitted, calibrate: bool, pool: Pool | None) -> None:
     """Temperature, and scores of the validation windows, as events would carry them."""
     if found.validation is None:
         return
-    logits = found.model.predict(found.validation.windows).tolist()
+    logits = outputs_of(found, found.prepared.validation, found.validation.windows).tolist()
     found.temperature = fit_temperature(logits, found.validation.classes.tolist()) if calibrate else 1.0
     side, labels = found.prepared.validation, found.prepared.labels
     sessions, starts, truths = [], [], []

@@ -25,8 +25,10 @@ from models.leaks import check_leaks
 from models.pooling import Pool, pool_windows
 from models.run_record import Candidate
 from models.splits import Split, make_folds, make_split, session_of
+from models.stateful_data import is_stateful, run_outputs
+from models.stateful_export import load_stateful
 from models.train_data import Prepared, prepare_raw, prepare_split
-from models.train_fit import Fitted, Plan, fit, pool_of
+from models.train_fit import Fitted, Plan, fit, outputs_of, pool_of
 from models.train_run import Run
 from models.zoo import Epoch, Samples, architecture, takes
 from processors.spec import Spec
@@ -188,17 +190,24 @@ def _learned(
         return before
     found = fit(run.recipe, prepared, plan, on_epoch)
     examples, numbers = held
-    windows = _behind(_steps(run, prepared), [examples[i] for i in numbers])
-    logits = found.model.predict(to_samples(windows, prepared.labels, found.model.layout).windows)
+    logits = _outputs(found, [examples[i] for i in numbers], _steps(run, prepared))
     temperature = 1.0
     if run.settings["calibrate"] and prepared.takes == "chain" and found.validation is not None:
-        seen = found.model.predict(found.validation.windows).tolist()
+        seen = outputs_of(found, found.prepared.validation, found.validation.windows).tolist()
         temperature = fit_temperature(seen, found.validation.classes.tolist())
     made = _Learned(np.asarray(logits, np.float64), temperature, found.history, found.seconds, found.peak_mb)
     store_state(result, made.to_bytes())
     if plan.checkpoints:
         (plan.checkpoints / "state").unlink(missing_ok=True)
     return made
+
+
+def _outputs(found: Fitted, examples: Sequence[Example], steps: tuple[Spec, ...]) -> Array:
+    """What a model says of windows as they stand before the steps that have learned."""
+    if is_stateful(found.plan.parameters):
+        return run_outputs(load_stateful(found.model), examples, found.prepared.chain)
+    windows = _behind(steps, examples)
+    return found.model.predict(to_samples(windows, found.prepared.labels, found.model.layout).windows)
 
 
 def _steps(run: Run, prepared: Prepared) -> tuple[Spec, ...]:

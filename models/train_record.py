@@ -27,13 +27,15 @@ def manifest_of(
     recipe: Recipe, final: Fitted, judged: Fitted, exported: Exported, pool: Pool | None, lineage: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A bundle's manifest: of the model `final`, with the scores of `judged`, which learned from the training side."""
-    model = {
+    model: dict[str, Any] = {
         "input": INPUT,
         "output": OUTPUT,
-        "shape": list(final.training.windows.shape[1:]),
+        "shape": list(exported.shape),
         "dtype": "float32",
         "layout": final.model.layout,
     }
+    if exported.state:
+        model["state"] = exported.state
     if final.prepared.takes != "chain":
         model["takes"] = final.prepared.takes
     made: dict[str, Any] = {

@@ -12,6 +12,7 @@ from models.dataset_cache import build_dataset
 from models.raw import raw_chain
 from models.run_record import Candidate
 from models.splits import session_of
+from models.stateful_data import check_training, link_runs
 from models.train_data import Prepared, prepare, prepare_raw
 from models.train_fit import Plan
 from models.train_record import revision
@@ -22,7 +23,7 @@ from streams.errors import TrainingError
 
 #: ``[train]`` of a recipe: epochs, patience, seed and schedule (see FitOptions), the share of windows held out for
 #: validation, whether the temperature is fitted to those or stays 1, whether the final model learns from them too, and
-#: whether MiniRocket is fitted beside the recipe's architecture.
+#: whether MiniRocket is fitted beside the recipe's architecture, and how many windows a stateful model learns from at once.
 DEFAULTS: dict[str, Any] = {
     "epochs": 60,
     "patience": 15,
@@ -32,6 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "calibrate": False,
     "refit": True,
     "compare": True,
+    "sequence": 20,
 }
 #: ``on_stage(name, epochs)`` is told what begins, and gives what is told its epochs.
 OnStage = Callable[[str, int], Callable[[Epoch], None]]
@@ -88,6 +90,8 @@ class TrainRequest:
             If there is nothing to learn from; the text says what to change.
         """
         found = build_dataset(self.paths, recipe, chain)
+        if recipe.stateful:
+            found.examples = link_runs(found)
         if self.without:
             found.examples = [example for example in found.examples if session_of(example) not in self.without]
             if not found.examples:
@@ -154,6 +158,7 @@ def train_parameters(recipe: Recipe, request: TrainRequest) -> dict[str, Any]:
         raise TrainingError("[train] epochs and patience start at 1, validation is a share from 0 to below 1")
     if found["schedule"] not in ("", *SCHEDULES):
         raise TrainingError(f"[train] schedule = {found['schedule']!r}, expected one of {', '.join(SCHEDULES)}")
+    check_training(recipe, found["sequence"])
     if recipe.train.folds and not found["refit"]:
         raise TrainingError("[train] refit = false bundles the model of one split; leave it out, or folds")
     if recipe.train.folds and request.search_minutes:
