@@ -167,8 +167,8 @@ class Plan:
         count = (samples - frames.length) // frames.step + 1
         self._shape = (channels, count, bins)
         one = frames.nfft * window.itemsize
-        along = max(1, min(count, _TILE_BYTES // one))
-        across = max(1, min(channels, _TILE_BYTES // (one * along)))
+        along = _even_share(count, _TILE_BYTES // one)
+        across = _even_share(channels, _TILE_BYTES // (one * along))
         self._at = [
             (slice(c, min(c + across, channels)), slice(f, min(f + along, count)))
             for c in range(0, channels, across)
@@ -196,6 +196,11 @@ class Plan:
             tile.transform(frames[at], finish.exact)
             finish(tile, out[at])
         return out
+
+
+def _even_share(total: int, most: int) -> int:
+    """How many to take at a time, at most `most` and at least 1, so that the last time is no small rest."""
+    return -(-total // -(-total // max(most, 1)))
 
 
 def plan_for(owner: Any, samples: Array, rate: Any, make: Callable[[], Plan]) -> Plan:
