@@ -165,12 +165,12 @@ def evaluate_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...],
     if experiment is not None:
         write_results(experiment, chosen["out"], {"recipe": loaded.name, **scores})
         page["results"] = str(chosen["out"])
-    if watch.known:
-        click.echo(f"note: {watch.note()}", err=True)
     if chosen["as_json"]:
         click.echo(json.dumps({**scores, "trained_on": watch.known, **page}, ensure_ascii=False))
     else:
         _print_scores(Console(), scores)
+        if watch.known:
+            click.echo(f"note: {watch.note()}", err=True)
         click.echo("".join(f"{what}: {path}\n" for what, path in page.items()), nl=False)
 
 

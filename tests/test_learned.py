@@ -40,10 +40,10 @@ def test_names_are_not_told_but_recognised(tmp_path: Path) -> None:
 
 def evaluated(folder: Path, *data: Path) -> tuple[dict[str, object], str]:
     (folder / "tiny.toml").write_text(RECIPE)
-    words = [str(folder / "tiny.toml"), "--bundle", str(folder / "bundle"), "--json", "--data", *map(str, data)]
-    done = CliRunner().invoke(evaluate_command, words)
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout), done.stderr
+    words = [str(folder / "tiny.toml"), "--bundle", str(folder / "bundle"), "--data", *map(str, data)]
+    done, shown = (CliRunner().invoke(evaluate_command, [*words, *more]) for more in (["--json"], []))
+    assert (done.exit_code, shown.exit_code, done.stderr) == (0, 0, ""), done.output
+    return json.loads(done.stdout), shown.stderr
 
 
 def test_evaluate_says_what_the_bundle_was_trained_on(tmp_path: Path) -> None:
