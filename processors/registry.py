@@ -9,6 +9,8 @@ from typing import Any
 
 from processors.chain import Chain, PerWindow
 from processors.derived import Derived
+from processors.fbank import AudioFbank
+from processors.field import Deviation, Field
 from processors.intake import Intake
 from processors.mel import LogMel, Mel
 from processors.resample import Resample
@@ -32,6 +34,9 @@ _ALL: tuple[type[Spec], ...] = (
     Mel,
     LogMel,
     Resample,
+    Field,
+    Deviation,
+    AudioFbank,
 )
 STEPS: dict[str, type[Spec]] = {spec.name: spec for spec in _ALL}
 

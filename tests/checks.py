@@ -96,6 +96,16 @@ STEP_EXAMPLES: list[tuple[str, dict[str, Any], Format]] = [
     ),
     ("resample", {"up": 2, "down": 1}, imu()),
     ("resample", {"up": 2, "down": 3}, imu(1, "float64")),
+    ("field", {"acc": ("c0", "c1", "c2"), "mag": ("c3", "c4", "c5")}, imu(6)),
+    (
+        "field",
+        {"acc": ("c5", "c1", "c2"), "mag": ("c3", "c0", "c4")},
+        imu(7, "int16", units=("T", "g", "g", "T", "T", "g", "s")),
+    ),
+    ("audio_fbank", {"n_mels": 7, "frames": 30}, imu(2)),
+    ("audio_fbank", {"n_mels": 3, "rate_hz": 8000, "frames": 0}, imu(1, "int16")),
+    ("deviation", {"channels": ("b",), "usual": (1.5,)}, COLUMNS),
+    ("deviation", {"channels": ("c1", "c0"), "usual": (1.5, -2.0)}, imu(3, "int16")),
 ]
 
 

@@ -134,7 +134,7 @@ def test_step_parameters(name: str) -> None:
     offered = known(text, "" if text else f'[[steps]]\nstep = "{name}"\n{NONSENSE} = 1')
     if name == "log_mel":
         offered -= {f.name for f in fields(STEPS["mel"])}
-    required = {"channels"} if name == "select" else set()
+    required = {"select": {"channels"}, "deviation": {"channels"}, "field": {"acc", "mag"}}.get(name, set())
     said = cells(f"`{name}`", "parameter")
     assert {key for key, cell in said.items() if cell == "required"} == required
     check_table(f"`{name}`", offered, {f.name: f.default for f in fields(STEPS[name])}, "parameter")

@@ -21,6 +21,8 @@ from streams.errors import TrainingError
 
 #: Name to ``module:class``.
 ARCHITECTURES: dict[str, str] = {
+    "ast": "models.zoo.ast:Ast",
+    "magnitude_rule": "models.zoo.magnitude_rule:MagnitudeRule",
     "minirocket": "models.zoo.minirocket:MiniRocket",
     "recurrent": "models.zoo.recurrent:Recurrent",
     "spectrogram_cnn": "models.zoo.spectrogram_cnn:SpectrogramCnn",

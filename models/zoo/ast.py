@@ -1,0 +1,260 @@
+"""Audio Spectrogram Transformer, in torch. In: windows (n, channels, time, bins) float32. Out: logits (n, labels).
+
+The network is the one of transformers (Gong, Chung and Glass, Interspeech 2021), of any size: small ones learn on two cores from
+scratch, published ones are fine-tuned from a folder or a hub name. A window of several channels is laid out as tiles, one channel
+above the other along the bins, so that a patch sees one channel and attention joins them; or the first layer takes all channels.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from models.export import clean_onnx
+from models.fit import Learning
+from models.fit_torch import fit_torch, predict_torch
+from models.zoo import Between, Epoch, FitOptions, Range, Samples, read_parameters
+from streams.chunk import Array, Format
+from streams.errors import TrainingError
+
+OPSET = 18
+LAYOUTS = ("tiles", "channels")
+#: ``patch_time`` x ``patch_bins`` (0: all bins of a channel) and their strides (0: no overlap); ``layout`` of several channels;
+#: ``depth`` layers of ``width`` numbers a patch with ``heads`` of attention; then how it learns. ``pretrained``, a folder or a
+#: hub name, gives patches, width, depth and heads instead; its positions are interpolated to the window's size.
+DEFAULTS: dict[str, Any] = {
+    "patch_time": 8,
+    "patch_bins": 0,
+    "stride_time": 0,
+    "stride_bins": 0,
+    "layout": "tiles",
+    "width": 64,
+    "depth": 2,
+    "heads": 4,
+    "dropout": 0.0,
+    "pretrained": "",
+    "learning_rate": 1e-3,
+    "weight_decay": 1e-2,
+    "batch_size": 32,
+    "label_smoothing": 0.0,
+}
+_SIZES = ("patch_time", "patch_bins", "stride_time", "stride_bins", "width", "depth", "heads")
+
+
+class Ast:
+    """The network as an :class:`~models.zoo.Architecture`.
+
+    Parameters
+    ----------
+    fmt : Format
+        Of the windows: ``rows`` and shape ``(bins, channels)`` or ``(channels,)``, which counts as one bin.
+    labels : sequence of str
+        Classes.
+    parameters : mapping
+        See :data:`DEFAULTS`.
+    seed : int
+        Of the first weights.
+
+    Raises
+    ------
+    TrainingError
+        If the windows have another number of axes, a parameter is out of range, or `pretrained` cannot be read.
+    """
+
+    layout: ClassVar[str] = "channels_first"
+    packages: ClassVar[tuple[str, ...]] = ("torch", "transformers", "onnx", "onnxscript")
+    search: ClassVar[Mapping[str, Range]] = {
+        "width": (32, 64, 128),
+        "depth": (2, 4),
+        "dropout": (0.0, 0.1),
+        "learning_rate": Between(3e-4, 3e-3),
+    }
+
+    def __init__(self, fmt: Format, labels: Sequence[str], parameters: Mapping[str, Any], seed: int) -> None:
+        if len(fmt.shape) not in (1, 2):
+            raise TrainingError(
+                f"architecture 'ast' takes windows of (time, bins, channels), the recipe makes {len(fmt.shape) + 1} axes; "
+                f"take another architecture"
+            )
+        p = self.parameters = _checked(read_parameters(parameters, DEFAULTS))
+        self.shape = (fmt.shape[-1], fmt.rows or 1, *fmt.shape[:-1])  # (channels, time, bins)
+        self.labels = len(labels)
+        torch.manual_seed(seed)
+        self.net = _Network(self.shape, self.labels, p)
+
+    def fit(
+        self, training: Samples, validation: Samples | None, options: FitOptions, on_epoch: Callable[[Epoch], None]
+    ) -> None:
+        """Learn by AdamW with a cosine schedule and class weights; with validation, keep the best epoch's weights."""
+        p = self.parameters
+        learning = Learning(
+            labels=self.labels,
+            learning_rate=p["learning_rate"],
+            batch_size=p["batch_size"],
+            weight_decay=p["weight_decay"],
+            label_smoothing=p["label_smoothing"],
+            clip_norm=1.0,
+        )
+        fit_torch(self.net, learning, training, validation, options, on_epoch)
+
+    def predict(self, windows: Array) -> Array:
+        """Logits, ``(n, labels)`` float32, by torch."""
+        return predict_torch(self.net, windows)
+
+    def weights(self) -> bytes:
+        """The network's state dict, as torch saves it."""
+        file = io.BytesIO()
+        torch.save(self.net.state_dict(), file)
+        return file.getvalue()
+
+    def export(self, path: Path, input_name: str, output_name: str) -> None:
+        """Write ONNX with a free batch size."""
+        self.net.eval()
+        program = torch.onnx.export(
+            self.net,
+            (torch.zeros(2, *self.shape),),
+            input_names=[input_name],
+            output_names=[output_name],
+            dynamic_shapes={"windows": {0: torch.export.Dim("n")}},
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+        assert program is not None
+        path.write_bytes(clean_onnx(program.model_proto))
+
+
+class _Network(nn.Module):
+    """Patches of a window, the transformer, a new head.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        ``(channels, time, bins)``, or ``(channels, time)``.
+    labels : int
+        Columns of the output.
+    p : mapping
+        Parameters, checked.
+    """
+
+    def __init__(self, shape: tuple[int, ...], labels: int, p: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.tiles = p["layout"] == "tiles"
+        self.channels, self.time, self.bins = (*shape, 1)[:3]
+        # (channels, bins, time) of what the first layer takes
+        plane = (1, self.bins * self.channels, self.time) if self.tiles else (self.channels, self.bins, self.time)
+        self.model = _pretrained(p["pretrained"], plane) if p["pretrained"] else _fresh(p, plane, self.bins)
+        width = self.model.config.hidden_size
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Dropout(p["dropout"]), nn.Linear(width, labels))
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """``(n, channels, time, bins)`` to ``(n, labels)``."""
+        x = windows.reshape(-1, self.channels, self.time, self.bins).transpose(2, 3)  # (n, channels, bins, time)
+        if self.tiles:
+            x = x.reshape(-1, 1, self.channels * self.bins, self.time)
+        x = self.model.embeddings(x)
+        for layer in self.model.layers:
+            x = layer(x)
+        x = self.model.layernorm(x)
+        pooled: Tensor = self.head((x[:, 0] + x[:, 1]) / 2)  # the two class tokens
+        return pooled
+
+
+class _Patches(nn.Module):
+    """What transformers' own patch embedding does, of any patch, over any number of channels."""
+
+    def __init__(self, projection: nn.Conv2d) -> None:
+        super().__init__()
+        self.projection = projection
+
+    def forward(self, plane: Tensor) -> Tensor:
+        """``(n, channels, bins, time)`` to ``(n, patches, width)``."""
+        out: Tensor = self.projection(plane).flatten(2).transpose(1, 2)
+        return out
+
+
+def _fresh(p: Mapping[str, Any], plane: tuple[int, int, int], bins: int) -> Any:
+    """An ASTModel of the size that is asked for, with new weights."""
+    from transformers import ASTConfig, ASTModel
+
+    patch = (min(p["patch_bins"] or bins, bins), min(p["patch_time"], plane[2]))
+    stride = (p["stride_bins"] or patch[0], p["stride_time"] or patch[1])
+    config = ASTConfig(
+        hidden_size=p["width"],
+        num_hidden_layers=p["depth"],
+        num_attention_heads=p["heads"],
+        intermediate_size=4 * p["width"],
+        hidden_dropout_prob=p["dropout"],
+        attention_probs_dropout_prob=p["dropout"],
+        patch_size=1,
+        attn_implementation="eager",
+    )
+    model = ASTModel(config)
+    projection = nn.Conv2d(plane[0], p["width"], patch, stride)
+    count = ((plane[1] - patch[0]) // stride[0] + 1) * ((plane[2] - patch[1]) // stride[1] + 1)
+    model.embeddings.patch_embeddings = _Patches(projection)
+    model.embeddings.position_embeddings = nn.Parameter(torch.zeros(1, count + 2, p["width"]))
+    nn.init.trunc_normal_(model.embeddings.position_embeddings, std=0.02)
+    nn.init.trunc_normal_(model.embeddings.cls_token, std=0.02)
+    nn.init.trunc_normal_(model.embeddings.distillation_token, std=0.02)
+    return model
+
+
+def _pretrained(name: str, plane: tuple[int, int, int]) -> Any:
+    """An ASTModel from a folder or the hub, its positions interpolated to another size of window."""
+    from transformers import ASTModel
+
+    try:
+        model = ASTModel.from_pretrained(name, attn_implementation="eager", local_files_only=Path(name).is_dir())
+    except Exception as error:  # whatever hub client, network or file has to say
+        why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise TrainingError(
+            f"[model] pretrained = {name!r}: neither a folder with an ASTModel, nor to be had from the hub ({why}); without a "
+            f"network, fetch it elsewhere and name its folder, or leave pretrained out to learn from scratch"
+        ) from None
+    config, embeddings = model.config, model.embeddings
+    before = embeddings.get_shape(config)
+    patch, stride = config.patch_size, (config.frequency_stride, config.time_stride)
+    now = ((plane[1] - patch) // stride[0] + 1, (plane[2] - patch) // stride[1] + 1)
+    if min(plane[1:]) < patch:
+        raise TrainingError(
+            f"[model] pretrained = {name!r} looks at patches of {patch} x {patch}, the recipe makes only {plane[1]} bins and "
+            f"{plane[2]} columns; make the window longer, or take more bins"
+        )
+    projection = embeddings.patch_embeddings.projection
+    if plane[0] > 1:
+        wide = nn.Conv2d(plane[0], config.hidden_size, patch, stride)
+        wide.weight = nn.Parameter(projection.weight.repeat(1, plane[0], 1, 1) / plane[0])
+        wide.bias = projection.bias
+        projection = wide
+    embeddings.patch_embeddings = _Patches(projection)
+    if now != before:
+        tokens, grid = embeddings.position_embeddings[:, :2], embeddings.position_embeddings[:, 2:]
+        grid = grid.reshape(1, *before, -1).permute(0, 3, 1, 2)  # (1, width, bins, time)
+        grid = nn.functional.interpolate(grid, now, mode="bilinear", align_corners=False)
+        placed = torch.cat([tokens, grid.flatten(2).transpose(1, 2)], 1)
+        embeddings.position_embeddings = nn.Parameter(placed.detach())
+    return model
+
+
+def _checked(p: dict[str, Any]) -> dict[str, Any]:
+    if p["layout"] not in LAYOUTS:
+        raise TrainingError(f"[model] layout = {p['layout']!r}: expected one of {', '.join(LAYOUTS)}")
+    if (
+        any(p[key] < 0 for key in _SIZES)
+        or min(p["patch_time"], p["width"], p["depth"], p["heads"], p["batch_size"]) < 1
+    ):
+        raise TrainingError(
+            "[model] patch_time, width, depth, heads and batch_size start at 1, patch_bins and the strides at 0"
+        )
+    if p["width"] % p["heads"]:
+        raise TrainingError(f"[model] width = {p['width']} is no multiple of heads = {p['heads']}")
+    if not (p["learning_rate"] > 0 and 0 <= p["dropout"] < 1 and 0 <= p["label_smoothing"] < 1):
+        raise TrainingError("[model] learning_rate is above 0, dropout and label_smoothing from 0 to below 1")
+    return p

@@ -1,0 +1,180 @@
+"""A plain rule on the length of a vector. In: raw windows ``(n, channels, time)`` float32. Out: logits ``(n, labels)``.
+
+The mean length of the magnetometer's vector over a window differs from its usual length by so much; thresholds between classes say
+what that means. It is what a network must beat to be worth its while.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.export import clean_onnx
+from models.fit import class_weights
+from models.ridge import cross_entropy
+from models.zoo import Epoch, FitOptions, Samples, read_parameters
+from streams.chunk import Array, Format
+from streams.errors import TrainingError
+
+OPSET = 18
+#: ``channels``: those of the vector, ``*`` for anything; several patterns are separated by commas.
+DEFAULTS: dict[str, Any] = {"channels": "mag*"}
+_STEEPNESS = tuple(2.0**i for i in range(-4, 9))  # of probabilities, tried in training
+
+Floats = NDArray[np.float64]
+
+
+class MagnitudeRule:
+    """The rule as an :class:`~models.zoo.Architecture`.
+
+    Parameters
+    ----------
+    fmt : Format
+        Of raw windows: ``rows`` and shape ``(channels,)``.
+    labels, parameters, seed
+        Classes; see :data:`DEFAULTS`; nothing is random.
+
+    Raises
+    ------
+    TrainingError
+        If the windows are no signal.
+    """
+
+    layout: ClassVar[str] = "channels_first"
+    packages: ClassVar[tuple[str, ...]] = ("onnx",)
+    takes: ClassVar[str] = "raw"
+    one_number: ClassVar[bool] = True  # of a window is all it looks at: it cannot learn whatever it is given
+    cpu_sized: ClassVar[Mapping[str, Any]] = {"channels": "*"}
+
+    def __init__(self, fmt: Format, labels: Sequence[str], parameters: Mapping[str, Any], seed: int) -> None:
+        self.parameters = read_parameters(parameters, DEFAULTS)
+        if len(fmt.shape) != 1:
+            raise TrainingError("architecture 'magnitude_rule' takes raw windows, one number a channel")
+        patterns = [pattern.strip() for pattern in self.parameters["channels"].split(",")]
+        chosen = [any(fnmatchcase(name, pattern) for pattern in patterns) for name in fmt.channels]
+        self._names = fmt.channels
+        self.labels, self.shape = len(labels), (fmt.shape[-1], fmt.rows or 1)
+        self._chosen = np.array(chosen, np.float32)  # (channels,)
+        self._usual = np.float32(0)
+        self._unit = np.float32(1)  # what a deviation of 1 is
+        self._slopes = np.zeros(self.labels, np.float32)
+        self._offsets = np.zeros(self.labels, np.float32)
+
+    def fit(
+        self, training: Samples, validation: Samples | None, options: FitOptions, on_epoch: Callable[[Epoch], None]
+    ) -> None:
+        """Learn at once: one epoch.
+
+        The usual length is the median of the class that varies least; classes stand in the order of their median deviation, and
+        each threshold is where the fewest windows of the two beside it are on the wrong side.
+
+        Raises
+        ------
+        TrainingError
+            If no channel has such a name.
+        """
+        if not self._chosen.any():
+            raise TrainingError(
+                f"[model] channels = {self.parameters['channels']!r}: none of {', '.join(self._names)} has such a name"
+            )
+        lengths, classes = self._lengths(training.windows), training.classes
+        weights = class_weights(classes, self.labels, options).astype(np.float64)[classes]
+        present = np.unique(classes)
+        parts = [lengths[classes == c] for c in present]
+        self._usual = np.float32(np.median(min(parts, key=_spread)))
+        deviations = np.abs(lengths - self._usual)
+        order = present[np.argsort([np.median(deviations[classes == c]) for c in present], kind="stable")]
+        thresholds = [_threshold(deviations, classes, pair, weights) for pair in itertools.pairwise(order)]
+        self._unit = np.float32(max(thresholds, default=0.0) or 1.0)
+        self._set(order, np.maximum.accumulate(np.array(thresholds) / self._unit), 1.0)
+        logits = self.predict(training.windows).astype(np.float64)
+        steepness = min(_STEEPNESS, key=lambda s: cross_entropy(logits * s, classes))
+        self._set(order, np.maximum.accumulate(np.array(thresholds) / self._unit), steepness)
+        numbers: Epoch = {"epoch": 1, "loss": cross_entropy(logits * steepness, classes)}
+        if validation is not None:
+            judged = self.predict(validation.windows)
+            right = float((judged.argmax(1) == validation.classes).mean())
+            loss = cross_entropy(judged.astype(np.float64), validation.classes)
+            numbers |= {"validation_loss": loss, "validation_accuracy": right}
+        on_epoch(numbers)
+
+    def _set(self, order: NDArray[np.int64], thresholds: Floats, steepness: float) -> None:
+        """Straight lines of the deviation, each steeper than the one before, which cross at the thresholds."""
+        slopes, offsets = np.zeros(self.labels), np.full(self.labels, -1e3)  # what was never seen is never said
+        for rank, number in enumerate(order):
+            slopes[number] = steepness * rank
+            offsets[number] = -steepness * float(thresholds[:rank].sum())
+        self._slopes, self._offsets = slopes.astype(np.float32), offsets.astype(np.float32)
+
+    def _lengths(self, windows: Array) -> Floats:
+        """Mean length of the vector, ``(n,)``, 256 windows at a time; added up as ONNX Runtime may not, so in float64."""
+        parts = []
+        for i in range(0, len(windows), 256):
+            vector = np.asarray(windows[i : i + 256], np.float64)[:, self._chosen > 0]
+            parts.append(np.sqrt(np.square(vector).sum(1)).mean(1))
+        return np.concatenate(parts)
+
+    def predict(self, windows: Array) -> Array:
+        """Logits, ``(n, labels)`` float32."""
+        deviation = np.abs(self._lengths(windows) - np.float64(self._usual)) / np.float64(self._unit)
+        logits = deviation[:, None] * self._slopes.astype(np.float64) + self._offsets.astype(np.float64)
+        return logits.astype(np.float32)
+
+    def export(self, path: Path, input_name: str, output_name: str) -> None:
+        """Write ONNX with a free batch size; it computes in float64, so that no window's result depends on the others."""
+        from onnx import TensorProto, helper, numpy_helper
+
+        made, last = [], input_name
+        steps: list[tuple[str, list[Any], dict[str, Any]]] = [
+            ("Gather", [np.flatnonzero(self._chosen)], {"axis": 1}),
+            ("Cast", [], {"to": TensorProto.DOUBLE}),
+            ("ReduceSumSquare", [np.array([1])], {"keepdims": 0}),
+            ("Sqrt", [], {}),
+            ("ReduceMean", [np.array([1])], {"keepdims": 1}),
+            ("Sub", [np.float64(self._usual)], {}),
+            ("Abs", [], {}),
+            ("Div", [np.float64(self._unit)], {}),
+            ("Mul", [self._slopes.astype(np.float64)], {}),
+            ("Add", [self._offsets.astype(np.float64)], {}),
+            ("Cast", [], {"to": TensorProto.FLOAT}),
+        ]
+        constants = []
+        for i, (op, values, attributes) in enumerate(steps):
+            names = [f"c{i}" for _ in values]
+            constants += [numpy_helper.from_array(np.asarray(value), f"c{i}") for value in values]
+            out = output_name if i == len(steps) - 1 else f"t{i}"
+            made.append(helper.make_node(op, [last, *names], [out], **attributes))
+            last = out
+        ends = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *axes])
+            for name, axes in ((input_name, self.shape), (output_name, (self.labels,)))
+        ]
+        graph = helper.make_graph(made, "model", ends[:1], ends[1:], constants)
+        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+        path.write_bytes(clean_onnx(proto))
+
+
+def _spread(lengths: Floats) -> float:
+    """How far the middle half reaches."""
+    low, high = np.percentile(lengths, [25, 75])
+    return float(high - low)
+
+
+def _threshold(
+    deviations: Floats, classes: NDArray[np.int64], pair: tuple[np.int64, np.int64], weights: Floats
+) -> float:
+    """The deviation that parts two classes with the least weight on the wrong side; half way between two that occur."""
+    of = np.isin(classes, pair)
+    order = np.argsort(deviations[of], kind="stable")
+    values, high, weight = deviations[of][order], (classes[of] == pair[1])[order], weights[of][order]
+    # Wrong, if the first i of them are said to be low: the high ones among those, and the low ones behind.
+    wrong = np.concatenate([[0.0], np.cumsum(weight * high)]) + (weight * ~high).sum()
+    wrong -= np.concatenate([[0.0], np.cumsum(weight * ~high)])
+    edges = np.concatenate([[values[0]], (values[1:] + values[:-1]) / 2, [values[-1] * (1 + 1e-6)]])
+    return float(edges[int(np.argmin(wrong))])
