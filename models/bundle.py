@@ -26,6 +26,35 @@ UNKNOWN = "unknown"
 LAYOUTS = ("channels_first", "channels_last")
 
 
+@dataclass(frozen=True, slots=True)
+class BundleHead:
+    """What a model says beside the recipe's classes.
+
+    Attributes
+    ----------
+    name : str
+        The head of the recipe that it learned from.
+    labels : tuple of str
+        Its classes, in the order of its columns; empty for a number, which is one column.
+    temperature : float
+        As the bundle's own; of no meaning for a number.
+    """
+
+    name: str
+    labels: tuple[str, ...] = ()
+    temperature: float = 1.0
+
+    @property
+    def kind(self) -> str:
+        """``classes`` or ``number``."""
+        return "classes" if self.labels else "number"
+
+    @property
+    def width(self) -> int:
+        """Columns of the model's output."""
+        return len(self.labels) or 1
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Bundle:
     """A trained model, its files verified.
@@ -49,13 +78,15 @@ class Bundle:
     dtype : str
         Of the model's input.
     input, output : str
-        Names in the ONNX graph; the output holds logits, (windows, labels).
+        Names in the ONNX graph; the output holds logits, (windows, labels), and behind them each head's columns.
     temperature : float
         What logits are divided by before the softmax, above 0; 1 leaves them as they are.
     batch : str
         ``any``, ``padded:N`` or ``single``: how windows must be put together so that no result depends on the others.
     manifest : dict
         All that the manifest says.
+    heads : tuple of BundleHead
+        In the order of their columns.
     """
 
     path: Path
@@ -71,6 +102,12 @@ class Bundle:
     temperature: float
     batch: str
     manifest: dict[str, Any]
+    heads: tuple[BundleHead, ...] = ()
+
+    @property
+    def columns(self) -> int:
+        """Width of the model's output."""
+        return len(self.labels) + sum(head.width for head in self.heads)
 
     @property
     def model_path(self) -> Path:
@@ -93,8 +130,8 @@ class Bundle:
         Raises
         ------
         BundleError
-            If the recipe's chain differs in more than learned numbers, gives other shapes, or names other labels; the
-            text says which step and parameter.
+            If the recipe's chain differs in more than learned numbers, gives other shapes, names other labels, or has
+            other heads; the text says which step and parameter.
         """
         advice = f"train it again (`kymo train {recipe.name}`), or use the recipe that the bundle was made by"
         wanted = raw_chain(recipe.chain) if self.takes == "raw" else recipe.chain
@@ -114,13 +151,25 @@ class Bundle:
             raise BundleError(
                 f"bundle {self.id} takes windows of {takes}, recipe `{recipe.name}` makes {makes}; {advice}"
             )
-        named = set(recipe.labels.names.values())
-        alien = [label for label in self.labels if named and label not in named]
-        if alien:
+        self._check_heads(recipe, advice)
+
+    def _check_heads(self, recipe: Recipe, advice: str) -> None:
+        own = {head.name: head.kind for head in self.heads}
+        asked = {head.name: head.kind for head in recipe.heads}
+        if own != asked:
+            has, wants = (", ".join(f"{n} ({kind})" for n, kind in heads.items()) or "none" for heads in (own, asked))
             raise BundleError(
-                f"bundle {self.id} tells label `{alien[0]}`, which recipe `{recipe.name}` does not name "
-                f"({', '.join(sorted(named))}); {advice}"
+                f"bundle {self.id} has the heads {has}, recipe `{recipe.name}` asks for {wants}; {advice}"
             )
+        names = {"": recipe.labels.names, **{head.name: head.names for head in recipe.heads}}
+        for head in (BundleHead("", self.labels), *self.heads):
+            named = set(names[head.name].values())
+            alien = [label for label in head.labels if named and label not in named]
+            if alien:
+                raise BundleError(
+                    f"bundle {self.id} tells label `{alien[0]}`, which recipe `{recipe.name}` does not name "
+                    f"({', '.join(sorted(named))}); {advice}"
+                )
 
 
 def input_shape(window: tuple[int, ...], layout: str) -> tuple[int, ...]:
@@ -201,6 +250,9 @@ def load_bundle(source: str | Path, home: Path | None = None) -> Bundle:
             temperature=float(manifest["temperature"]),
             batch=manifest["batch"],
             manifest=manifest,
+            heads=tuple(
+                BundleHead(h["name"], tuple(h["labels"]), float(h["temperature"])) for h in manifest.get("heads", [])
+            ),
         )
     except FormatError as error:
         raise BundleError(
@@ -210,6 +262,7 @@ def load_bundle(source: str | Path, home: Path | None = None) -> Bundle:
         raise BundleError(
             f"{where}: not a whole manifest ({type(error).__name__}: {error}); train the bundle again"
         ) from None
-    if bundle.layout not in LAYOUTS or not bundle.temperature > 0 or len(set(bundle.labels)) < 2:
+    temperatures = [bundle.temperature, *(head.temperature for head in bundle.heads)]
+    if bundle.layout not in LAYOUTS or not all(t > 0 for t in temperatures) or len(set(bundle.labels)) < 2:
         raise BundleError(f"{where}: layout, temperature or labels make no sense; train the bundle again")
     return bundle

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from threading import Lock
 from typing import Any
 
 import numpy as np
 
-from models.bundle import UNKNOWN, Bundle
+from models.bundle import UNKNOWN, Bundle, BundleHead
 from models.onnx_model import MAX_BATCH, OnnxModel
 from models.stateful import WindowModel
 from processors.recipe import Recipe
@@ -60,11 +60,13 @@ class Classifier:
         # Another processor may take other kernels than the one that the bundle was made on.
         self.batch_rule = self.model.settle(bundle.shape, bundle.dtype)
         outputs = self.model.run(np.zeros((1, *bundle.shape), bundle.dtype)).shape
-        if outputs != (1, len(bundle.labels)):
+        if outputs != (1, bundle.columns):
+            heads = f" and {bundle.columns - len(bundle.labels)} columns of heads" if bundle.heads else ""
             raise BundleError(
                 f"{bundle.model_path}: gives {outputs} for one window, expected a number for each of "
-                f"{len(bundle.labels)} labels; train the bundle again"
+                f"{len(bundle.labels)} labels{heads}; train the bundle again"
             )
+        self._heads = (BundleHead("", bundle.labels, bundle.temperature), *bundle.heads)
         self._first = bundle.layout == "channels_first"
         self._stacked = np.empty((MAX_BATCH, *bundle.shape), bundle.dtype)
         self._lock = Lock()
@@ -83,7 +85,7 @@ class Classifier:
         return cls(bundle, recipe.name, recipe.model.min_probability if recipe.model else 0.0, kind)
 
     def classify(self, windows: Sequence[Window], memories: Sequence[dict[str, Any]] | None = None) -> list[Event]:
-        """An event for each window, in order.
+        """The events of each window, in order: its own, then one for each of the bundle's heads, in its order.
 
         Parameters
         ----------
@@ -104,11 +106,12 @@ class Classifier:
         events: list[Event] = []
         for i in range(0, len(windows), MAX_BATCH):
             part = windows[i : i + MAX_BATCH]
-            events += map(self._event, part, self._logits(part, memories[i : i + MAX_BATCH]).tolist())
+            for window, row in zip(part, self._logits(part, memories[i : i + MAX_BATCH]).tolist(), strict=True):
+                events += self._events(window, row)
         return events
 
     def _logits(self, windows: Sequence[Window], memories: Sequence[dict[str, Any]]) -> Array:
-        """Outputs of the model, ``(n, labels)``, for at most :data:`~models.onnx_model.MAX_BATCH` windows."""
+        """Outputs of the model, ``(n, columns)``, for at most :data:`~models.onnx_model.MAX_BATCH` windows."""
         bundle, stacked = self.bundle, self._stacked
         with self._lock:
             for i, window in enumerate(windows):
@@ -129,30 +132,44 @@ class Classifier:
         kind, dot, place = stream.partition(".")
         return f"{self._kind or kind}{dot}{place}"
 
-    def _event(self, window: Window, logits: list[float]) -> Event:
-        labels = self.bundle.labels
-        probabilities = softmax(logits, self.bundle.temperature)
+    def _events(self, window: Window, row: list[float]) -> Iterator[Event]:
+        header, at = window.header, 0
+        for head in self._heads:
+            columns = row[at : at + head.width]
+            at += head.width
+            label, probability, probabilities = self._classes(head, columns) if head.labels else ("", 0.0, {})
+            values = {} if head.labels else self._number(head, columns[0])
+            yield Event(
+                event_id(self.recipe_name, header.session, window.start_index, head.name),
+                self.recipe_name,
+                self.bundle.id,
+                header.session,
+                self._stream(header.format.stream),
+                window.start_index,
+                window.start_ns,
+                window.end_ns,
+                label,
+                probability,
+                probabilities,
+                values,
+                head.name,
+                window.missing,
+            )
+
+    def _classes(self, head: BundleHead, logits: list[float]) -> tuple[str, float, dict[str, float]]:
+        """Label, its probability, and those of all."""
+        probabilities = softmax(logits, head.temperature)
         probability = max(probabilities)
-        label = labels[probabilities.index(probability)]
-        if not probability:
-            self.counts["not_finite"] += 1
-        if probability < self.min_probability or not probability:
-            label = UNKNOWN
-        header = window.header
-        return Event(
-            event_id(self.recipe_name, header.session, window.start_index),
-            self.recipe_name,
-            self.bundle.id,
-            header.session,
-            self._stream(header.format.stream),
-            window.start_index,
-            window.start_ns,
-            window.end_ns,
-            label,
-            probability,
-            dict(zip(labels, probabilities, strict=True)),
-            missing=window.missing,
-        )
+        self.counts["not_finite"] += not probability
+        sure = probability and probability >= self.min_probability
+        label = head.labels[probabilities.index(probability)] if sure else UNKNOWN
+        return label, probability, dict(zip(head.labels, probabilities, strict=True))
+
+    def _number(self, head: BundleHead, value: float) -> dict[str, float]:
+        """The number by its head's name; nothing where it is not finite, which JSON cannot say."""
+        finite = math.isfinite(value)
+        self.counts["not_finite"] += not finite
+        return {head.name: value} if finite else {}
 
 
 def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:

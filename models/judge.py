@@ -30,7 +30,8 @@ class BatchClassifier(Protocol):
         """Its bundle, whose chain has the learned numbers."""
 
     def classify(self, windows: Sequence[Window], memories: Sequence[dict[str, Any]] | None = None) -> list[Event]:
-        """An event for each window, in order; a stateful bundle's with what is remembered of each window's session."""
+        """The events of each window, in order: its own, then one a head of the bundle; a stateful bundle's with what is
+        remembered of each window's session."""
 
 
 class Judge:
@@ -53,6 +54,9 @@ class Judge:
         self.classifier, self.bundle = classifier, classifier.bundle
         self._pool = pool_for(recipe, self.bundle)
         self._min_probability = recipe.model.min_probability if recipe.model else 0.0
+        # Whatever order the bundle learned them in: the delivery counts a window's events by the recipe's.
+        places = {head.name: i for i, head in enumerate(self.bundle.heads, 1)}
+        self._order = (0, *(places[head.name] for head in recipe.heads))
 
     @property
     def memory(self) -> int:
@@ -60,7 +64,7 @@ class Judge:
         return self._pool.windows - 1 if self._pool else 0
 
     def judge(self, windows: Sequence[Window], memories: Sequence[Memory]) -> list[list[Event]]:
-        """The events of each window.
+        """The events of each window: its own, then one a head of the recipe.
 
         Parameters
         ----------
@@ -78,13 +82,23 @@ class Judge:
             events = self.classifier.classify(windows, [self._recall(memory) for memory in memories])
         else:
             events = self.classifier.classify(windows)
-        return [[self._pooled(event, memory)] for event, memory in zip(events, memories, strict=True)]
+        width = 1 + len(self.bundle.heads)
+        found = (events[i : i + width] for i in range(0, len(events), width))
+        return [
+            [self._pooled(own[number], memory) for number in self._order]
+            for own, memory in zip(found, memories, strict=True)
+        ]
 
     def _pooled(self, event: Event, memory: Memory) -> Event:
-        if self._pool is None:
+        # What an hmm has learned is how the recipe's own classes follow each other.
+        if self._pool is None or (event.head and self._pool.kind != "mean"):
             return event
-        known = self._recall(memory)
-        known["pool"], row = self._pool.step(known.get("pool", []), list(event.probabilities.values()))
+        states = self._recall(memory).setdefault("pool", {})
+        state = states.get(event.head, [])
+        if not event.probabilities:
+            states[event.head], values = self._pool.step_number(state, event.values)
+            return replace(event, values=values)
+        states[event.head], row = self._pool.step(state, list(event.probabilities.values()))
         best = max(row)
         label = list(event.probabilities)[row.index(best)] if best and best >= self._min_probability else UNKNOWN
         named = dict(zip(event.probabilities, row, strict=True))

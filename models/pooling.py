@@ -103,6 +103,27 @@ class Pool:
             return kept, [sum(column) / len(said) for column in zip(*said, strict=True)]
         return kept, self._filtered(said)
 
+    def step_number(self, state: State, values: Mapping[str, float]) -> tuple[State, dict[str, float]]:
+        """The next window of a session, for a head that says a number: the mean of those that the last n windows gave.
+
+        Parameters
+        ----------
+        state : list
+            What the last step gave; empty before the first window.
+        values : mapping of str to float
+            The number by its name; empty where the window gave none, which then stays empty.
+
+        Examples
+        --------
+        >>> pool = Pool("mean", 2)
+        >>> state, _ = pool.step_number([], {"score": 40.0})
+        >>> pool.step_number(state, {"score": 50.0})[1]
+        {'score': 45.0}
+        """
+        kept = [*state, list(values.values())][-self.windows :]
+        said = [value for row in kept for value in row]
+        return kept, {name: sum(said) / len(said) for name in values}
+
     def _filtered(self, rows: Sequence[Row]) -> Row:
         """The forward filter over some windows, from the shares that classes have at large."""
         expected, filtered = list(self.start), rows[0]

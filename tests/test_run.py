@@ -50,7 +50,7 @@ class Fake:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.batches: list[int] = []
-        self.bundle: Any = SimpleNamespace(chain=recipe.chain, check=lambda _: None, state=0)
+        self.bundle: Any = SimpleNamespace(chain=recipe.chain, check=lambda _: None, state=0, heads=())
 
     def classify(self, windows: Sequence[Window], memories: Any = None) -> list[Event]:
         """An event for each."""

@@ -1,0 +1,193 @@
+"""Several events a window: what each head says, in which order, pooled how, and that nothing else differs."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_evaluate import recording
+from test_pooling import HMM
+from tiny_models import LABELS, RECIPE, recipe, tiny_bundle, window
+
+from models.bundle import Bundle, BundleHead
+from models.classify import Classifier
+from models.judge import Judge, Memory
+from models.run import Report, run
+from models.serving import Model, Serving
+from processors.recipe import Recipe
+from streams.errors import BundleError
+from streams.events import Event
+
+HEADS = '[[heads]]\nname = "score"\nkind = "number"\n[[heads]]\nname = "surface"\n'
+# Behind the recipe's three logits: grass and track by the first channel's mean, the score ten times that of the second.
+WEIGHTS = np.array([[-1.0, 0.0], [0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [-2.0, 0.0], [0.0, 10.0]])
+SAID: list[dict[str, Any]] = [
+    {"name": "surface", "labels": ["grass", "track"], "temperature": 2.0},
+    {"name": "score", "labels": [], "temperature": 1.0},
+]
+
+
+def headed(folder: Path, **changes: Any) -> Bundle:
+    """A bundle whose heads stand in another order than the recipe's."""
+    return tiny_bundle(folder, WEIGHTS, **({"heads": SAID} | changes))
+
+
+def with_heads(model: str = "") -> Recipe:
+    return recipe(RECIPE.replace("min_probability = 0.6", f"min_probability = 0.6\n{model}") + HEADS)
+
+
+def rows(first: float, second: float) -> Any:
+    return np.column_stack([np.full(4, first), np.full(4, second)])
+
+
+def test_reads_the_heads_of_the_manifest(tmp_path: Path) -> None:
+    bundle = headed(tmp_path / "b")
+    assert bundle.heads == (BundleHead("surface", ("grass", "track"), 2.0), BundleHead("score"))
+    assert [(head.kind, head.width) for head in bundle.heads] == [("classes", 2), ("number", 1)]
+    assert (bundle.columns, tiny_bundle(tmp_path / "c").columns) == (6, 3)
+    bundle.check(with_heads())
+
+
+@pytest.mark.parametrize(
+    ("heads", "says"),
+    [
+        ("", "has the heads surface (classes), score (number), recipe `tiny` asks for none"),
+        (HEADS.replace("surface", "mood"), "asks for score (number), mood (classes)"),
+        (HEADS.replace('kind = "number"\n', ""), "asks for score (classes), surface (classes)"),
+        (HEADS + 'names = {"0" = "grass"}\n', "tells label `track`, which recipe `tiny` does not name (grass)"),
+    ],
+)
+def test_refuses_a_recipe_with_other_heads(tmp_path: Path, heads: str, says: str) -> None:
+    with pytest.raises(BundleError) as caught:
+        headed(tmp_path / "b").check(recipe(RECIPE + heads))
+    assert says in str(caught.value)
+
+
+def test_a_model_without_the_heads_columns_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="expected a number for each of 3 labels and 3 columns of heads"):
+        Classifier(tiny_bundle(tmp_path / "b", heads=SAID), "tiny")
+
+
+@pytest.mark.parametrize("change", [{"temperature": 0}, {"labels": None}, {"temperature": "warm"}])
+def test_senseless_heads_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    with pytest.raises(BundleError, match=r"manifest\.json: "):
+        headed(tmp_path / "b", heads=[SAID[0] | change])
+
+
+def judged(bundle: Bundle, recipe: Recipe, *data: Any, memory: Memory | None = None) -> list[list[Event]]:
+    windows = [window(one, "anna", 2 * i, missing=0.25) for i, one in enumerate(data)]
+    memory = [] if memory is None else memory
+    return Judge(Classifier.for_recipe(bundle, recipe), recipe).judge(windows, [memory] * len(windows))
+
+
+def test_each_head_says_its_own_in_the_recipes_order(tmp_path: Path) -> None:
+    bundle = headed(tmp_path / "b")
+    ((own, score, surface),) = judged(bundle, with_heads(), rows(2, 4.25))
+    assert own == Event(
+        "anna/tiny/0", "tiny", bundle.id, "anna", "imu.wrist", 0, 0, 400_000_000, "high", own.probability,
+        own.probabilities, missing=0.25,
+    )  # fmt: skip
+    assert tuple(own.probabilities) == LABELS
+    assert score == replace(
+        own, id="anna/tiny/0/score", label="", probability=0.0, probabilities={}, values={"score": 42.5}, head="score"
+    )
+    grass = 1 / (1 + math.exp(-4))  # logits 4 and -4 at temperature 2
+    assert surface == replace(
+        own,
+        id="anna/tiny/0/surface",
+        label="grass",
+        probability=surface.probability,
+        probabilities=surface.probabilities,
+        head="surface",
+    )
+    assert surface.probabilities == pytest.approx({"grass": grass, "track": 1 - grass})
+    assert surface.probability == surface.probabilities["grass"]
+    for event in (own, score, surface):
+        assert Event.from_json(event.to_json()) == event
+
+
+def test_a_head_is_unknown_below_min_probability(tmp_path: Path) -> None:
+    ((_, _, surface),) = judged(headed(tmp_path / "b"), with_heads(), rows(0.01, 0))
+    assert surface.label == "unknown"
+    assert 0.5 < surface.probability < 0.6
+
+
+def test_what_is_not_finite_says_nothing(tmp_path: Path) -> None:
+    bundle, asked = headed(tmp_path / "b"), with_heads()
+    judge = Judge(classifier := Classifier.for_recipe(bundle, asked), asked)
+    ((own, score, surface),) = judge.judge([window(rows(math.nan, math.inf))], [[]])
+    assert (own.label, surface.label, score.values) == ("unknown", "unknown", {})
+    assert classifier.counts["not_finite"] == 3
+    assert json.loads(score.to_json())["values"] == {}
+
+
+def test_the_mean_pools_every_head(tmp_path: Path) -> None:
+    bundle, pooled = headed(tmp_path / "b"), with_heads('pool = {kind = "mean", windows = 2}')
+    data = [rows(2, 4), rows(-2, 5), rows(0, math.nan), rows(0, 7)]
+    alone, together = judged(bundle, with_heads(), *data), judged(bundle, pooled, *data)
+    for before, now, found in zip(alone, alone[1:3], together[1:3], strict=False):
+        for head in (0, 2):
+            means = {
+                k: (before[head].probabilities[k] + now[head].probabilities[k]) / 2 for k in now[head].probabilities
+            }
+            if any(now[head].probabilities.values()):
+                assert found[head].probabilities == pytest.approx(means)
+    # The third gives no number; the fourth is the mean of the last two windows, of which one says something.
+    assert [events[1].values for events in together] == [{"score": 40}, {"score": 45}, {}, {"score": 70}]
+
+
+def test_an_hmm_pools_the_recipes_own_classes_alone(tmp_path: Path) -> None:
+    bundle, pooled = headed(tmp_path / "b", pool=HMM.to_json()), with_heads('pool = {kind = "hmm"}')
+    data = [rows(2, 4), rows(-2, 5), rows(1, 6)]
+    alone, together = judged(bundle, with_heads(), *data), judged(bundle, pooled, *data)
+    assert [events[1:] for events in together] == [events[1:] for events in alone]
+    assert together[1][0].probabilities != alone[1][0].probabilities
+
+
+@pytest.mark.parametrize("pool", ['pool = {kind = "mean", windows = 3}', 'pool = {kind = "hmm"}', ""])
+def test_what_is_remembered_goes_through_a_snapshot(tmp_path: Path, pool: str) -> None:
+    bundle, asked = headed(tmp_path / "b", pool=HMM.to_json()), with_heads(pool)
+    data = [rows(math.sin(i), 10 * math.cos(i)) for i in range(9)]
+    windows = [window(one, "s", 2 * i) for i, one in enumerate(data)]
+    judge = Judge(Classifier.for_recipe(bundle, asked), asked)
+    memory: Memory = []
+    whole = judge.judge(windows, [memory] * 9)
+    stored: Memory = []
+    for cut in range(9):
+        (events,) = judge.judge(windows[cut : cut + 1], [stored])
+        assert events == whole[cut]
+        stored = json.loads(json.dumps(stored))
+
+
+def test_behind_an_exchange_every_head_begins_anew(tmp_path: Path) -> None:
+    pooled = with_heads('pool = {kind = "mean", windows = 9}')
+    first, second = (Model(headed(tmp_path / str(t), temperature=t), pooled) for t in (1.0, 1.5))
+    serving, memory = Serving(first, pooled), list[Any]()
+    serving.classify([window(rows(2, 4), "s", 0)], [memory])
+    serving.exchange(second)
+    ((own, score, surface),) = serving.classify([window(rows(-2, 5), "s", 2)], [memory])
+    ((alone, *_),) = serving.classify([window(rows(-2, 5), "s", 2)], [[]])
+    assert json.loads(own)["probabilities"] == json.loads(alone)["probabilities"]
+    assert json.loads(score)["values"] == {"score": 50.0}
+    assert json.loads(surface)["label"] == "track"
+
+
+@pytest.mark.parametrize("chunk_ms", [100, 700])
+def test_a_run_gives_every_window_and_head_once(tmp_path: Path, chunk_ms: int) -> None:
+    bundle, asked, report = headed(tmp_path / "b"), with_heads(), Report()
+    streams = [recording(name, [8.0] * 9 + [-8.0] * 9, []) for name in ("s", "t")]
+    events = list(run(asked, streams, Classifier.for_recipe(bundle, asked), chunk_ms, report))
+    starts = range(0, 15, 2)
+    assert [e.id for e in events] == [
+        f"{name}/tiny/{start}{head}" for name in ("s", "t") for start in starts for head in ("", "/score", "/surface")
+    ]
+    plain = tiny_bundle(tmp_path / "c", WEIGHTS[:3])
+    own = [replace(e, bundle="", emitted_ns=0) for e in events if not e.head]
+    without = run(recipe(), streams, Classifier.for_recipe(plain, recipe()), chunk_ms)
+    assert own == [replace(e, bundle="", emitted_ns=0) for e in without]
+    assert report.events == len(events)
