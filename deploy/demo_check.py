@@ -96,7 +96,8 @@ def expected_ids(recordings: Iterable[Recording], recipe: Recipe) -> list[str]:
         for first, samples in streams[0].pieces if streams else ():
             begin = -(-first // hop) * hop
             starts = range(begin, first + len(samples) - length + 1, hop)
-            ids += [event_id(recipe.name, recording.session, start) for start in starts]
+            heads = ("", *(head.name for head in recipe.heads))
+            ids += [event_id(recipe.name, recording.session, start, head) for start in starts for head in heads]
     return ids
 
 
@@ -210,8 +211,8 @@ def latency(
 
 
 def truth_of(event: Event, recordings: Mapping[str, Recording], min_share: float) -> str | None:
-    """The class that a recording's labels give an event's window; None where they give none."""
-    recording = recordings.get(event.session)
+    """The class that a recording's labels give an event's window; None where they give none, and for a further head's."""
+    recording = None if event.head else recordings.get(event.session)
     return recording.label_of(event.start_ns, event.end_ns, min_share) if recording else None
 
 
@@ -223,7 +224,7 @@ def scores(
     Parameters
     ----------
     events : iterable of Event
-        Each window once.
+        Each window once; those of heads do not count.
     recordings : mapping
         By session.
     labels : sequence of str

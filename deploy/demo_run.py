@@ -171,7 +171,7 @@ class Run:
                 "speed_reached": self.speed_reached,
             },
             "scores": {name: found[name] for name in ("accuracy", "n", "window_accuracy", "windows")}
-            | {"unknown": sum(event.label == UNKNOWN for event in events)},
+            | {"unknown": sum(event.label == UNKNOWN and not event.head for event in events)},
             "offline": {"events": len(offline)},
             "seconds": self.seconds,
         }

@@ -72,7 +72,7 @@ class Facts:
     rejected : Counter
         Reasons of its rejected messages.
     events : list of Event
-        Of the recipe.
+        Of the recipe's own classes.
     committed : int, optional
         Next offset of the recipe's workers in the partition; None if they never committed.
     """
@@ -217,7 +217,7 @@ def gather(recipe: Recipe, session: str, settings: Settings) -> Facts:
             event = Event.from_json(value or b"")
         except EventError:
             continue
-        if event.recipe == recipe.name:
+        if event.recipe == recipe.name and not event.head:  # one a window
             facts.events.append(event)
     for _, reason, _ in _records(settings, names.of("rejected"), session, reasons=True):
         facts.rejected[(reason or b"?").decode(errors="replace")] += 1

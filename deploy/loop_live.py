@@ -61,7 +61,7 @@ class Live:
             self._seen.add(event.id)
             first = self._first_ns.get(event.bundle, event.emitted_ns)
             self._first_ns[event.bundle] = min(first, event.emitted_ns)
-            truth = self._truths.get(event.session)
+            truth = None if event.head else self._truths.get(event.session)
             if truth is not None:
                 self._windows[event.bundle] += 1
                 self._right[event.bundle] += event.label == truth

@@ -210,7 +210,7 @@ class WorkerMetrics(Collector):
             "samples": ("Samples that came in, of all channels at once", lambda m: m.samples),
             "records": ("Records taken from the input topics", lambda m: m.records),
             "windows": ("Windows classified", lambda m: m.windows),
-            "events": ("Events acknowledged by the broker", lambda m: m.events),
+            "events": ("Events acknowledged by the broker, one a window and head", lambda m: m.events),
         }
         for name, (about, value) in own.items():
             family = CounterMetricFamily(f"kymo_{name}", about, labels=["recipe"])

@@ -28,7 +28,8 @@ _ALIAS = click.option(
 )
 _WHY = click.option("--why", default="", metavar="TEXT", help="The reason, for the log.")
 _SCORES = ("accuracy", "macro_f1", "n")
-_SUMS = ("id", "digest", "files.", "attached.", "lineage.learned.")  # they differ whatever differs, and tell a reader nothing
+# They differ whatever differs, and tell a reader nothing.
+_SUMS = ("id", "digest", "files.", "attached.", "lineage.learned.")
 
 
 @click.group()
@@ -188,7 +189,9 @@ def _told(entry: Entry) -> str:
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Members of nested objects by their dotted path; lists as they are."""
+    """Members of nested objects by their dotted path; lists as they are, but what has a name by it: heads."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value):
+        value = {item["name"]: {key: inner for key, inner in item.items() if key != "name"} for item in value}
     if isinstance(value, dict) and value:
         return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{name}.{key}" if name else key).items()}
     return {name: value}

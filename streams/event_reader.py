@@ -27,11 +27,14 @@ class EventFilter:
         Only windows that end after this event time, Unix ns.
     since_emitted : int, optional
         Only events that were published at or after this wall time, Unix ns.
+    head : str, optional
+        Only this head's; empty for those of recipes' own classes.
     """
 
     recipe: str | None = None
     since: int | None = None
     since_emitted: int | None = None
+    head: str | None = None
 
     def takes(self, event: Event) -> bool:
         """Whether the event is wanted."""
@@ -39,6 +42,7 @@ class EventFilter:
             (self.recipe is None or event.recipe == self.recipe)
             and (self.since is None or event.end_ns > self.since)
             and (self.since_emitted is None or event.emitted_ns >= self.since_emitted)
+            and (self.head is None or event.head == self.head)
         )
 
 

@@ -30,12 +30,12 @@ EVENT_SCHEMA: dict[str, Any] = {
         "end_ns": _INTEGER,
         "label": {
             **_TEXT,
-            "description": "the class, 'unknown' below the recipe's min_probability, empty for a regression",
+            "description": "the class, 'unknown' below the recipe's min_probability, empty for a number",
         },
-        "probability": {**_SHARE, "description": "of the most probable class; 0 for a regression"},
+        "probability": {**_SHARE, "description": "of the most probable class; 0 for a number"},
         "probabilities": {"type": "object", "additionalProperties": _SHARE},
-        "values": {**_NUMBERS, "description": "outputs of a regression"},
-        "head": {**_TEXT, "description": "which output of a model with several; else empty"},
+        "values": {**_NUMBERS, "description": "of a head that is a number: {head: number}, empty where there is none"},
+        "head": {**_TEXT, "description": "which of the recipe's heads; empty for its own classes"},
         "missing": {**_SHARE, "description": "share of the window's samples that were interpolated"},
         "emitted_ns": {**_INTEGER, "description": "wall time of publication"},
     },
@@ -74,15 +74,15 @@ class Event:
     start_ns, end_ns : int
         Half open, Unix ns.
     label : str
-        The class; ``unknown`` below the recipe's `min_probability`; empty for a regression.
+        The class; ``unknown`` below the recipe's `min_probability`; empty for a number.
     probability : float
-        Of the most probable class, 0 to 1; 0 for a regression.
+        Of the most probable class, 0 to 1; 0 for a number.
     probabilities : dict
         Of every class.
     values : dict
-        Outputs of a regression.
+        Of a head that is a number: the number by the head's name; empty where it was not finite.
     head : str
-        Which output of a model with several, else empty.
+        Which of the recipe's heads; empty for its own classes.
     missing : float
         Share of the window's samples that were interpolated, 0 to 1.
     emitted_ns : int

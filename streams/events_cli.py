@@ -10,6 +10,7 @@ import tomllib
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -94,8 +95,9 @@ def recipe_name(recipe: str) -> str:
 @click.option("--recipe", metavar="R", help="Only this recipe's events: its name or its .toml file.")
 @click.option("--since", type=Moment(), metavar="T", help="Only windows that end after this event time.")
 @click.option("--since-emitted", type=Moment(), metavar="T", help="Only events published since this wall time.")
+@click.option("--head", metavar="H", help='Only this head of a model with several; "" for the recipe\'s own classes.')
 @click.option("--run", metavar="N", help="Events of a `replay --run N`.")
-def events(follow: bool, recipe: str | None, since: int | None, since_emitted: int | None, run: str | None) -> None:
+def events(run: str | None, recipe: str | None, follow: bool, **which: Any) -> None:
     """Print labelled events as JSON Lines, one a line.
 
     T is a date, an ISO 8601 time (UTC unless it says otherwise), Unix seconds, or a length of time ago such as 10m.
@@ -111,7 +113,7 @@ def events(follow: bool, recipe: str | None, since: int | None, since_emitted: i
         settings = Settings.from_env()
         if run is not None:
             settings = replace(settings, prefix=run_prefix(settings.prefix, run))
-        wanted = EventFilter(recipe_name(recipe) if recipe else None, since, since_emitted)
+        wanted = EventFilter(recipe_name(recipe) if recipe else None, **which)
         out = sys.stdout.buffer
         for event in read_events(settings, follow=follow, wanted=wanted, on_bad=tell):
             out.write(event.to_json() + b"\n")

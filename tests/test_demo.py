@@ -19,7 +19,7 @@ import pytest
 
 from deploy.children import Child, kymo_command, kymo_environment, stop
 from deploy.demo_check import Sent, check, expected_ids, latency, scores, truth_of
-from processors.recipe import INSTALLED, load_recipe
+from processors.recipe import INSTALLED, HeadTable, load_recipe
 from streams.chunk import Chunk, Header, signal_format
 from streams.events import Event, event_id
 from streams.labels import interval
@@ -71,6 +71,16 @@ def test_a_gap_parts_the_windows_and_other_streams_have_none() -> None:
     other = Recording("o", [StreamData(header("o", rate=20), data)])
     starts = [start for a, b in ((0, 65), (75, 150)) for start in range(0, 150, 10) if a <= start and start + 50 <= b]
     assert expected_ids([gapped, other], RECIPE) == [event_id("basicmotions", "g", start) for start in starts]
+
+
+def test_every_head_has_its_event_and_only_the_recipes_own_is_scored() -> None:
+    recipe = replace(RECIPE, heads=(HeadTable("surface"), HeadTable("score", "number")))
+    ids = expected_ids([recording("s", 60)], recipe)
+    assert ids == [f"s/basicmotions/{start}{head}" for start in (0, 10) for head in ("", "/surface", "/score")]
+    own = [event("s", 0), event("s", 10)]
+    heads = [replace(event("s", 0, "grass"), id=ids[1], head="surface"), replace(own[0], id=ids[2], head="score")]
+    recordings = {"s": recording("s", 60)}
+    assert scores([*own, *heads], recordings, ("walking",), 0.5) == scores(own, recordings, ("walking",), 0.5)
 
 
 GOOD = [event("a", 0), event("a", 10), event("b", 0, "running")]

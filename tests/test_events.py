@@ -134,6 +134,12 @@ def test_filters(settings: Settings) -> None:
     assert list(read_events(settings, wanted=EventFilter(since_emitted=time.time_ns() + 3600 * NS))) == []
 
 
+def test_filters_by_head() -> None:
+    own, other = event(), replace(event(), head="surface")
+    takes = [[EventFilter(head=head).takes(one) for one in (own, other)] for head in (None, "", "surface")]
+    assert takes == [[True, True], [True, False], [False, True]]
+
+
 @pytest.mark.broker
 def test_what_is_no_event_is_told_with_its_place(settings: Settings) -> None:
     with pytest.raises(EventError, match=rf"{settings.prefix}\.events, partition \d, offset \d+: 8 bytes are no JSON"):
@@ -166,6 +172,8 @@ def test_command_prints_json_lines(settings: Settings) -> None:
     assert done.exit_code == 0
     assert {Event.from_json(line).recipe for line in done.stdout.splitlines()} == {"fall"}
     assert "partition" in done.stderr
+    for head, found in (("", done.stdout), ("surface", "")):
+        assert CliRunner().invoke(events, ["--recipe", "fall", "--head", head], env=env).stdout == found
 
 
 @pytest.mark.broker

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from fault_lab import TAKEOVER_S, Feed, Lab, await_that, kill, signal_process, stop_worker
+from fault_lab import TAKEOVER_S, Feed, Lab, await_that, kill, lab_recipe, signal_process, stop_worker
 
 from deploy import broker as embedded
 from streams.errors import ChunkError
@@ -43,9 +43,21 @@ def pause(pick: random.Random, most_s: float) -> None:
     threading.Event().wait(pick.uniform(0, most_s))
 
 
-@pytest.mark.parametrize("full", SIZES)
-def test_worker_killed_again_and_again(lab: Lab, full: bool) -> None:
-    pick, kills, back = random.Random(1), 50 if full else 4, []
+_LONG = [pytest.mark.chaos, pytest.mark.timeout(3600)]
+
+
+@pytest.mark.parametrize(
+    ("kills", "heads"),
+    [
+        pytest.param(4, False, marks=pytest.mark.timeout(300), id="short"),
+        pytest.param(50, False, marks=_LONG, id="full"),
+        pytest.param(12, True, marks=_LONG, id="heads"),
+    ],
+)
+def test_worker_killed_again_and_again(lab: Lab, kills: int, heads: bool) -> None:
+    pick, back = random.Random(1), []
+    if heads:
+        lab.recipe, lab.bundle = lab_recipe(lab.recipe.parent, heads=True)
     with lab:
         feed, worker = started(lab, 1), lab.start_worker()
         lab.await_growth()

@@ -39,6 +39,13 @@ def made(temperature: float, **changes: object) -> str:
     return load_bundle(path).id
 
 
+def test_heads_are_told_by_their_names() -> None:
+    heads = [{"name": "surface", "labels": ["grass"], "temperature": 1.0}]
+    a, b = made(1, heads=heads), made(1, heads=[heads[0] | {"labels": ["grass", "track"]}])
+    assert '  heads.surface.labels: ["grass"]\n' in invoke("models", "show", a).stdout
+    assert invoke("models", "diff", a, b).stdout == 'heads.surface.labels: ["grass"] | ["grass", "track"]\n'
+
+
 def test_list_promote_and_roll_back() -> None:
     a, b = made(1, scores={"accuracy": 0.5, "macro_f1": 0.25, "n": 8}), made(2)
     assert invoke("models", "promote", a, "--why", "first").stdout == f"champion of tiny: {a} (before: none)\n"
