@@ -15,7 +15,7 @@ from documents import ROOT, commands, table, text_of, words
 import kymo
 from models import train
 from models.zoo import ARCHITECTURES, architecture
-from processors.recipe import Recipe, parse_recipe
+from processors.recipe import HeadTable, Recipe, parse_recipe
 from processors.registry import STEPS
 from streams.chunk_pb2 import Chunk
 from streams.errors import ChunkError, RecipeError
@@ -98,7 +98,12 @@ def test_the_minimal_recipe_is_what_is_required() -> None:
     for name in MINIMAL:
         with pytest.raises(RecipeError):
             recipe(without=name)
-    assert cells("`[model]`")["architecture"] == cells("`[[alerts]]`")["label"] == "required"
+    assert (
+        cells("`[model]`")["architecture"]
+        == cells("`[[alerts]]`")["label"]
+        == cells("`[[heads]]`")["name"]
+        == "required"
+    )
 
 
 def test_recipe_tables() -> None:
@@ -111,6 +116,8 @@ def test_recipe_tables() -> None:
     assert found.model is not None
     check_table("`[model]`", {"architecture", "min_probability", "pool"}, values_of(found.model))
     check_table("`[labels]`", known(f"[labels]\n{bad}"), values_of(found.labels))
+    heads = known(f'{MODEL}\n[[heads]]\nname = "h"\n{bad}')
+    check_table("`[[heads]]`", heads, values_of(HeadTable("h")))
     check_table(
         "`[train]`", {"split", "folds", "balance", "augment", *train.DEFAULTS}, values_of(found.train) | train.DEFAULTS
     )
