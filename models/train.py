@@ -29,11 +29,9 @@ from models.train_record import split_of
 from models.train_run import DEFAULTS, OnStage, Run, TrainRequest, train_parameters
 from models.train_state import checkpoints
 from models.train_write import record_of, write_run
-from models.zoo import Epoch, takes
+from models.zoo import Epoch, architecture, takes
 from processors.recipe import Recipe
 from streams.errors import TrainingError
-
-BESIDE = "minirocket"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,13 +102,12 @@ def train(
 
 
 def _candidates(run: Run) -> tuple[list[Fitted], Pool | None]:
-    """The recipe's model first, then what a search tried, then MiniRocket."""
+    """The recipe's model first, then what a search tried, then MiniRocket or what else the recipe compares with."""
     recipe, settings = run.recipe, run.settings
     assert recipe.model is not None
     name = recipe.model.architecture
-    beside = settings["compare"] and not run.request.only and name != BESIDE
     if recipe.train.folds:
-        return cross_validate(run, BESIDE if beside else "")
+        return cross_validate(run, run.beside)
     chain = prepare(recipe, run.dataset.examples, settings["validation"], settings["seed"])
     pool, prepared = pool_of(recipe, chain.training, chain.labels), run.prepared_for(name, 0.0, chain)
     own = run.plan(name, recipe.model.parameters, "own")
@@ -118,12 +115,13 @@ def _candidates(run: Run) -> tuple[list[Fitted], Pool | None]:
     if run.request.search_minutes:
         more, run.stopped = search(recipe, prepared, own, run.request.search_minutes, run.on_stage)
         found += more
-    if beside and chain.validation:
+    for other in run.beside if chain.validation else ():
         try:
-            raw = run.prepared_for(BESIDE, 0.0, chain)
-            found.append(fit(recipe, raw, run.plan(BESIDE, {}, "beside"), run.on_stage(BESIDE, 1)))
+            epochs = settings["epochs"] if takes(architecture(other)) == "chain" else 1
+            plan = run.plan(other, {}, f"beside-{other}")
+            found.append(fit(recipe, run.prepared_for(other, 0.0, chain), plan, run.on_stage(other, epochs)))
         except TrainingError as error:
-            run.stopped.append(Candidate(BESIDE, note=str(error)))
+            run.stopped.append(Candidate(other, note=str(error)))
     for one in found:
         judge(one, settings["calibrate"] and takes(type(one.model)) == "chain", pool)
     return found, pool

@@ -16,19 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from models.classify import fit_temperature, softmax
 from models.dataset import Example
 from models.dataset_steps import split_chain, to_samples, with_steps
-from models.evaluate import Judged, score_windows
+from models.dataset_targets import target_arrays
 from models.fit import load_state, store_state
 from models.leaks import check_leaks
-from models.pooling import Pool, pool_windows
+from models.pooling import Pool
 from models.run_record import Candidate
+from models.scores import Judged, score_windows
 from models.splits import Split, make_folds, make_split, session_of
 from models.stateful_data import is_stateful, run_outputs
 from models.stateful_export import load_stateful
 from models.train_data import Prepared, prepare_raw, prepare_split
 from models.train_fit import Fitted, Plan, fit, outputs_of, pool_of
+from models.train_heads import answers_of, build, fit_temperatures, head_scores, held_heads, questions_of
 from models.train_run import Run
 from models.zoo import Epoch, Samples, architecture, takes
 from processors.spec import Spec
@@ -42,22 +43,22 @@ _SHORT = ("accuracy", "macro_f1", "n", "window_accuracy", "windows")
 class _Learned:
     """What is kept of a model that learned without one fold."""
 
-    logits: Array  # (windows of the fold, labels)
-    temperature: float
+    outputs: Array  # (windows of the fold, columns)
+    temperatures: list[float]
     history: list[Epoch]
     seconds: float
     peak_mb: float
 
     def to_bytes(self) -> bytes:
         file = io.BytesIO()
-        facts = (self.temperature, self.history, self.seconds, self.peak_mb)
-        np.savez(file, logits=self.logits, facts=np.array(json.dumps(facts)))
+        facts = (self.temperatures, self.history, self.seconds, self.peak_mb)
+        np.savez(file, outputs=self.outputs, facts=np.array(json.dumps(facts)))
         return file.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> _Learned:
         with np.load(io.BytesIO(data)) as found:
-            return cls(found["logits"], *json.loads(str(found["facts"])))
+            return cls(found["outputs"], *json.loads(str(found["facts"])))
 
 
 @dataclass(slots=True, eq=False)
@@ -68,23 +69,23 @@ class _Collected:
     prepared: Prepared | None = None
     numbers: list[int] = field(default_factory=list)
     chains: list[tuple[int, tuple[Spec, ...]]] = field(default_factory=list)  # first place, steps that have learned
-    logits: list[Array] = field(default_factory=list)
-    rows: list[Sequence[float]] = field(default_factory=list)
+    outputs: list[Array] = field(default_factory=list)
+    answers: list[list[Array]] = field(default_factory=list)  # of each fold, by question
     histories: list[list[Epoch]] = field(default_factory=list)
     folds: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     peak_mb: float = 0.0
 
 
-def cross_validate(run: Run, beside: str) -> tuple[list[Fitted], Pool | None]:
-    """Judge the recipe's architecture, and another beside it, on every fold.
+def cross_validate(run: Run, beside: Sequence[str]) -> tuple[list[Fitted], Pool | None]:
+    """Judge the recipe's architecture, and others beside it, on every fold.
 
     Parameters
     ----------
     run : Run
         Gives recipe, windows and settings; an architecture that cannot learn beside is noted in `run.stopped`.
-    beside : str
-        The other architecture; empty for none.
+    beside : sequence of str
+        The other architectures.
 
     Returns
     -------
@@ -102,18 +103,18 @@ def cross_validate(run: Run, beside: str) -> tuple[list[Fitted], Pool | None]:
     assert recipe.model is not None
     splits = make_folds(examples, recipe.train, run.settings["seed"])
     going = [_Collected(run.plan(recipe.model.architecture, recipe.model.parameters, "own"))]
-    if beside:
-        going.append(_Collected(run.plan(beside, {}, "beside")))
+    going += [_Collected(run.plan(name, {}, f"beside-{name}")) for name in beside]
     for split in splits:
         inside = _inside(run, split, len(splits))
         prepared = prepare_split(recipe, examples, inside)
         pool = pool_of(recipe, [examples[i] for i in inside.training], prepared.labels)
         _judge_fold(run, going[0], prepared, split, (len(splits), pool))
-        try:
-            for one in going[1:]:
+        for one in going[1:]:
+            try:
                 _judge_fold(run, one, prepared, split, (len(splits), pool))
-        except TrainingError as error:
-            run.stopped.append(Candidate(going.pop().plan.name, note=str(error)))
+            except TrainingError as error:
+                going.remove(one)
+                run.stopped.append(Candidate(one.plan.name, note=str(error)))
     return [_assembled(run, one) for one in going], pool_of(recipe, examples, run.dataset.labels)
 
 
@@ -145,10 +146,8 @@ def _judge_fold(run: Run, one: _Collected, chain: Prepared, fold: Split, rest: t
     folder = one.plan.checkpoints / f"fold-{number + 1}" if one.plan.checkpoints else None
     learned = _learned(run, replace(one.plan, checkpoints=folder), prepared, (examples, held), count)
     plain = [examples[i] for i in held]
-    rows: list[Sequence[float]] = [softmax(row, learned.temperature) for row in learned.logits.tolist()]
-    if pool is not None:
-        rows = list(pool_windows(pool, rows, *_places(plain)))
-    scores = score_windows(_said(plain, rows, prepared.labels), prepared.labels)
+    answers = answers_of(learned.outputs, questions_of(prepared), learned.temperatures, pool, _places(plain))
+    scores = score_windows(_said(plain, answers[0], prepared.labels), prepared.labels)
     one.folds.append(
         {
             "groups": list(fold.validation_groups),
@@ -160,8 +159,8 @@ def _judge_fold(run: Run, one: _Collected, chain: Prepared, fold: Split, rest: t
     )
     one.chains.append((len(one.numbers), _steps(run, prepared)))
     one.numbers += held
-    one.rows += rows
-    one.logits.append(learned.logits)
+    one.answers.append(answers)
+    one.outputs.append(learned.outputs)
     one.histories.append(learned.history)
     one.prepared, one.seconds = prepared, one.seconds + learned.seconds
     one.peak_mb = max(one.peak_mb, learned.peak_mb)
@@ -190,12 +189,11 @@ def _learned(
         return before
     found = fit(run.recipe, prepared, plan, on_epoch)
     examples, numbers = held
-    logits = _outputs(found, [examples[i] for i in numbers], _steps(run, prepared))
-    temperature = 1.0
+    outputs = _outputs(found, [examples[i] for i in numbers], _steps(run, prepared))
     if run.settings["calibrate"] and prepared.takes == "chain" and found.validation is not None:
-        seen = outputs_of(found, found.prepared.validation, found.validation.windows).tolist()
-        temperature = fit_temperature(seen, found.validation.classes.tolist())
-    made = _Learned(np.asarray(logits, np.float64), temperature, found.history, found.seconds, found.peak_mb)
+        seen = outputs_of(found, found.prepared.validation, found.validation.windows)
+        found.temperatures = fit_temperatures(seen, questions_of(prepared), found.validation)
+    made = _Learned(np.asarray(outputs, np.float64), found.temperatures, found.history, found.seconds, found.peak_mb)
     store_state(result, made.to_bytes())
     if plan.checkpoints:
         (plan.checkpoints / "state").unlink(missing_ok=True)
@@ -230,15 +228,18 @@ def _assembled(run: Run, one: _Collected) -> Fitted:
     every, inside = list(range(len(examples))), one.prepared.split
     split = Split(every, one.numbers, inside.kind, inside.seed, groups, groups)
     prepared = replace(one.prepared, training=examples, validation=judged, split=split)
-    number = {label: i for i, label in enumerate(labels)}
+    number, targets = {label: i for i, label in enumerate(labels)}, [example.targets for example in judged]
     classes = np.array([number[example.label] for example in judged], np.int64)
     none = Samples(np.zeros((0,), np.float32), np.zeros(0, np.int64))
-    model = architecture(plan.architecture)(prepared.format(run.recipe), labels, plan.parameters, plan.settings["seed"])
-    found = Fitted(plan, prepared, model, none, replace(none, classes=classes), _mean(one.histories))
+    truths = replace(none, classes=classes, targets=target_arrays(targets, prepared.heads))
+    model = build(plan.architecture, prepared.format(run.recipe), prepared, plan.parameters, plan.settings["seed"])
+    questions = questions_of(prepared)
+    found = Fitted(plan, prepared, model, none, truths, _mean(one.histories), [1.0] * len(questions))
     if run.settings["calibrate"] and prepared.takes == "chain":
-        found.temperature = fit_temperature(np.concatenate(one.logits).tolist(), classes.tolist())
-    found.scores = _scores(judged, one.rows, labels)
-    found.probabilities, found.folds = np.array(one.rows), one.folds
+        found.temperatures = fit_temperatures(np.concatenate(one.outputs), questions, truths)
+    found.probabilities, *said = [np.concatenate(parts) for parts in zip(*one.answers, strict=True)]
+    found.heads, found.folds = held_heads(prepared.heads, targets, said), one.folds
+    found.scores = _scores(judged, found.probabilities, labels) | head_scores(found.heads, _places(judged)[0])
     found.seconds, found.peak_mb = one.seconds, one.peak_mb
     found.draw = lambda i: _drawn(one, judged[i], i)
     return found
@@ -250,7 +251,7 @@ def _drawn(one: _Collected, example: Example, place: int) -> Window:
     return _behind(steps, [example])[0].window
 
 
-def _scores(judged: Sequence[Example], rows: Sequence[Sequence[float]], labels: Sequence[str]) -> dict[str, Any]:
+def _scores(judged: Sequence[Example], rows: Array, labels: Sequence[str]) -> dict[str, Any]:
     """Of all recordings and windows, and of each subject's."""
     said = _said(judged, rows, labels)
     own: dict[str, list[Judged]] = {}
@@ -263,8 +264,8 @@ def _scores(judged: Sequence[Example], rows: Sequence[Sequence[float]], labels: 
     return {**scores, "per_subject": {name: {key: found[key] for key in _SHORT} for name, found in each.items()}}
 
 
-def _said(judged: Sequence[Example], rows: Sequence[Sequence[float]], labels: Sequence[str]) -> list[Judged]:
-    pairs = zip(judged, rows, strict=True)
+def _said(judged: Sequence[Example], rows: Array, labels: Sequence[str]) -> list[Judged]:
+    pairs = zip(judged, rows.tolist(), strict=True)
     return [(session_of(example), example.label, dict(zip(labels, row, strict=True))) for example, row in pairs]
 
 

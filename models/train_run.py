@@ -23,7 +23,8 @@ from streams.errors import TrainingError
 
 #: ``[train]`` of a recipe: epochs, patience, seed and schedule (see FitOptions), the share of windows held out for
 #: validation, whether the temperature is fitted to those or stays 1, whether the final model learns from them too, and
-#: whether MiniRocket is fitted beside the recipe's architecture, and how many windows a stateful model learns from at once.
+#: whether MiniRocket (or what a list names) is fitted beside the recipe's architecture, and how many windows a stateful
+#: model learns from at once.
 DEFAULTS: dict[str, Any] = {
     "epochs": 60,
     "patience": 15,
@@ -35,6 +36,8 @@ DEFAULTS: dict[str, Any] = {
     "compare": True,
     "sequence": 20,
 }
+#: What is fitted beside the recipe's architecture unless the recipe says otherwise.
+BESIDE = "minirocket"
 #: ``on_stage(name, epochs)`` is told what begins, and gives what is told its epochs.
 OnStage = Callable[[str, int], Callable[[Epoch], None]]
 
@@ -125,6 +128,13 @@ class Run:
             return chain
         return prepare_raw(self.recipe, self.raw_windows().examples, self.dataset.examples, chain)
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Architectures that are fitted beside the recipe's own."""
+        compare, own = self.settings["compare"], self.recipe.model.architecture if self.recipe.model else ""
+        names = () if self.request.only or compare is False else (BESIDE,) if compare is True else compare
+        return tuple(name for name in names if name != own)
+
     def plan(self, name: str, parameters: Mapping[str, Any], stage: str) -> Plan:
         return Plan(name, name, parameters, self.settings, self.folder / stage if self.folder else None)
 
@@ -133,7 +143,7 @@ class Run:
         recipe, request = self.recipe, self.request
         assert recipe.model is not None
         model = (recipe.model.architecture, dict(recipe.model.parameters))
-        tables = (recipe.labels, recipe.train, recipe.chain.to_json(), dict(recipe.model.pool))
+        tables = (recipe.labels, recipe.heads, recipe.train, recipe.chain.to_json(), dict(recipe.model.pool))
         asked = (request.only, request.search_minutes, sorted(request.without))
         return {"recipe": recipe.name, "model": model, "tables": tables, "asked": asked} | {
             "settings": self.settings,
@@ -152,7 +162,13 @@ def train_parameters(recipe: Recipe, request: TrainRequest) -> dict[str, Any]:
     """
     if recipe.model is None:
         raise TrainingError(f"recipe `{recipe.name}` has no [model]; add one with its architecture")
-    found = read_parameters(recipe.train.parameters, DEFAULTS, "[train]")
+    given = dict(recipe.train.parameters)
+    compare = given.pop("compare", True) if isinstance(given.get("compare"), list | tuple) else None
+    found = read_parameters(given, DEFAULTS, "[train]")
+    if compare is not None:
+        for name in compare:
+            architecture(name)  # an unknown one is said now, not after the first fit
+        found["compare"] = list(dict.fromkeys(compare))
     found |= {k: v for k, v in (("epochs", request.epochs), ("seed", request.seed)) if v is not None}
     if found["epochs"] < 1 or found["patience"] < 1 or not 0 <= found["validation"] < 1:
         raise TrainingError("[train] epochs and patience start at 1, validation is a share from 0 to below 1")

@@ -159,7 +159,8 @@ def filter_bank(rate_hz: int, size: int, mels: int) -> Real:
     edges = np.linspace(_mel(LOW_HZ), _mel(high), mels + 2)
     at = _mel(np.arange(size // 2 + 1) * rate_hz / size)[None]
     left, middle, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    return np.maximum(0, np.minimum((at - left) / (middle - left), (right - at) / (right - middle)))
+    bank: Real = np.maximum(0, np.minimum((at - left) / (middle - left), (right - at) / (right - middle)))
+    return bank
 
 
 def _mel(hz: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Audio Spectrogram Transformer, in torch. In: windows (n, channels, time, bins) float32. Out: logits (n, labels).
+"""Audio Spectrogram Transformer, in torch. In: windows (n, channels, time, bins) float32. Out: logits (n, labels) and more.
 
 The network is the one of transformers (Gong, Chung and Glass, Interspeech 2021), of any size: small ones learn on two cores from
 scratch, published ones are fine-tuned from a folder or a hub name. A window of several channels is laid out as tiles, one channel
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from models.export import clean_onnx
-from models.fit import Learning
+from models.fit import Learning, units_of
 from models.fit_torch import fit_torch, predict_torch
-from models.zoo import Between, Epoch, FitOptions, Range, Samples, read_parameters
+from models.zoo import Between, Epoch, FitOptions, Head, Range, Samples, read_parameters
+from models.zoo.spectrogram_cnn import Units
 from streams.chunk import Array, Format
 from streams.errors import TrainingError
 
@@ -59,6 +60,8 @@ class Ast:
         See :data:`DEFAULTS`.
     seed : int
         Of the first weights.
+    heads : sequence of Head
+        What else it says.
 
     Raises
     ------
@@ -67,6 +70,7 @@ class Ast:
     """
 
     layout: ClassVar[str] = "channels_first"
+    several_heads: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers", "onnx", "onnxscript")
     search: ClassVar[Mapping[str, Range]] = {
         "width": (32, 64, 128),
@@ -75,7 +79,14 @@ class Ast:
         "learning_rate": Between(3e-4, 3e-3),
     }
 
-    def __init__(self, fmt: Format, labels: Sequence[str], parameters: Mapping[str, Any], seed: int) -> None:
+    def __init__(
+        self,
+        fmt: Format,
+        labels: Sequence[str],
+        parameters: Mapping[str, Any],
+        seed: int,
+        heads: Sequence[Head] = (),
+    ) -> None:
         if len(fmt.shape) not in (1, 2):
             raise TrainingError(
                 f"architecture 'ast' takes windows of (time, bins, channels), the recipe makes {len(fmt.shape) + 1} axes; "
@@ -83,9 +94,9 @@ class Ast:
             )
         p = self.parameters = _checked(read_parameters(parameters, DEFAULTS))
         self.shape = (fmt.shape[-1], fmt.rows or 1, *fmt.shape[:-1])  # (channels, time, bins)
-        self.labels = len(labels)
+        self.labels, self.heads = len(labels), tuple(heads)
         torch.manual_seed(seed)
-        self.net = _Network(self.shape, self.labels, p)
+        self.net = _Network(self.shape, self.labels + sum(head.width for head in self.heads), p)
 
     def fit(
         self, training: Samples, validation: Samples | None, options: FitOptions, on_epoch: Callable[[Epoch], None]
@@ -93,17 +104,19 @@ class Ast:
         """Learn by AdamW with a cosine schedule and class weights; with validation, keep the best epoch's weights."""
         p = self.parameters
         learning = Learning(
-            labels=self.labels,
+            self.labels,
+            self.heads,
             learning_rate=p["learning_rate"],
             batch_size=p["batch_size"],
             weight_decay=p["weight_decay"],
             label_smoothing=p["label_smoothing"],
             clip_norm=1.0,
         )
+        self.net.units.set(*units_of(self.labels, self.heads, training))
         fit_torch(self.net, learning, training, validation, options, on_epoch)
 
     def predict(self, windows: Array) -> Array:
-        """Logits, ``(n, labels)`` float32, by torch."""
+        """Outputs, ``(n, columns)`` float32, by torch."""
         return predict_torch(self.net, windows)
 
     def weights(self) -> bytes:
@@ -137,13 +150,13 @@ class _Network(nn.Module):
     ----------
     shape : tuple of int
         ``(channels, time, bins)``, or ``(channels, time)``.
-    labels : int
-        Columns of the output.
+    columns : int
+        Of the output.
     p : mapping
         Parameters, checked.
     """
 
-    def __init__(self, shape: tuple[int, ...], labels: int, p: Mapping[str, Any]) -> None:
+    def __init__(self, shape: tuple[int, ...], columns: int, p: Mapping[str, Any]) -> None:
         super().__init__()
         self.tiles = p["layout"] == "tiles"
         self.channels, self.time, self.bins = (*shape, 1)[:3]
@@ -151,10 +164,11 @@ class _Network(nn.Module):
         plane = (1, self.bins * self.channels, self.time) if self.tiles else (self.channels, self.bins, self.time)
         self.model = _pretrained(p["pretrained"], plane) if p["pretrained"] else _fresh(p, plane, self.bins)
         width = self.model.config.hidden_size
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.Dropout(p["dropout"]), nn.Linear(width, labels))
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Dropout(p["dropout"]), nn.Linear(width, columns))
+        self.units = Units(columns)  # 1 and 0 but for numbers, which come in their own unit
 
     def forward(self, windows: Tensor) -> Tensor:
-        """``(n, channels, time, bins)`` to ``(n, labels)``."""
+        """``(n, channels, time, bins)`` to ``(n, columns)``."""
         x = windows.reshape(-1, self.channels, self.time, self.bins).transpose(2, 3)  # (n, channels, bins, time)
         if self.tiles:
             x = x.reshape(-1, 1, self.channels * self.bins, self.time)
@@ -162,8 +176,8 @@ class _Network(nn.Module):
         for layer in self.model.layers:
             x = layer(x)
         x = self.model.layernorm(x)
-        pooled: Tensor = self.head((x[:, 0] + x[:, 1]) / 2)  # the two class tokens
-        return pooled
+        out: Tensor = self.units(self.head((x[:, 0] + x[:, 1]) / 2))  # of the two class tokens
+        return out
 
 
 class _Patches(nn.Module):
@@ -193,9 +207,9 @@ def _fresh(p: Mapping[str, Any], plane: tuple[int, int, int], bins: int) -> Any:
         hidden_dropout_prob=p["dropout"],
         attention_probs_dropout_prob=p["dropout"],
         patch_size=1,
-        attn_implementation="eager",
     )
-    model = ASTModel(config)
+    config._attn_implementation = "eager"  # whose operations ONNX has
+    model: Any = ASTModel(config)
     projection = nn.Conv2d(plane[0], p["width"], patch, stride)
     count = ((plane[1] - patch[0]) // stride[0] + 1) * ((plane[2] - patch[1]) // stride[1] + 1)
     model.embeddings.patch_embeddings = _Patches(projection)
@@ -211,7 +225,7 @@ def _pretrained(name: str, plane: tuple[int, int, int]) -> Any:
     from transformers import ASTModel
 
     try:
-        model = ASTModel.from_pretrained(name, attn_implementation="eager", local_files_only=Path(name).is_dir())
+        model: Any = ASTModel.from_pretrained(name, attn_implementation="eager", local_files_only=Path(name).is_dir())
     except Exception as error:  # whatever hub client, network or file has to say
         why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise TrainingError(
