@@ -17,6 +17,7 @@ from rich.table import Table
 from models.bundle import load_bundle
 from models.evaluate import UNCLASSIFIED, evaluate
 from models.learned import Watch
+from models.score_heads import said_of
 from processors.recipe import load_recipe
 from streams.sources import read
 from streams.sources.experiment import SUFFIX, Experiment, load_experiment, write_results
@@ -211,3 +212,5 @@ def _print_scores(console: Console, scores: dict[str, Any]) -> None:
     )
     for subject, own in scores.get("per_subject", {}).items():
         console.print(f"  {subject or 'no subject'}: {own['n']} recordings {own['accuracy']:.1%}")
+    for head, found in scores.get("heads", {}).items():
+        console.print(said_of(head, found))

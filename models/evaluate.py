@@ -1,12 +1,12 @@
-"""Scores of a bundle on labelled recordings. In: recordings, a recipe, a bundle. Out: numbers from 0 to 1 and counts.
+"""Scores of a bundle on labelled recordings. In: recordings, a recipe, a bundle. Out: numbers from 0 to 1 and counts; errors of
+numbers in their own unit.
 
-A recording counts by the mean of its windows' probabilities. One with several classes counts once for each of them that
-covers a window. A labelled recording without any window counts as an error.
+See :mod:`models.scores` and :mod:`models.score_heads`. A labelled recording without any window counts as an error.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,11 @@ from typing import Any
 from models.bundle import UNKNOWN, Bundle
 from models.classify import Classifier
 from models.dataset import iter_windows, labels_of
+from models.dataset_targets import targets_of
 from models.judge import Judge, Memory
+from models.run_record import HeldHead
+from models.score_heads import collect, score_head
+from models.scores import UNCLASSIFIED, Pair, score, score_windows
 from processors.recipe import Recipe
 from streams.chunk import Window
 from streams.errors import TrainingError
@@ -22,16 +26,41 @@ from streams.events import Event
 from streams.labels_cover import Cover
 from streams.recording import Recording
 
-#: What stands for the answer where a recording gave no window.
-UNCLASSIFIED = "unclassified"
-Pair = tuple[str, str]
-Judged = tuple[str, str, Mapping[str, float]]
-#: Told of each labelled window: its recording, the window, its event, its truth.
-OnWindow = Callable[[Recording, Window, Event, str], None]
+#: What was said of a window in further heads: by name the truth (None: not known), and probabilities or a number (NaN: none).
+HeadRow = Mapping[str, tuple[str | float | None, Mapping[str, float] | float]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JudgedWindow:
+    """A labelled window, and what a bundle says of it.
+
+    Attributes
+    ----------
+    recording : Recording
+        Whose, with the labels that the recipe asks for.
+    window : Window
+        As the model was given it.
+    event : Event
+        Of the recipe's own classes.
+    truth : str
+        The class.
+    heads : mapping
+        What is said in further heads, and what is true.
+    """
+
+    recording: Recording
+    window: Window
+    event: Event
+    truth: str
+    heads: HeadRow
+
+
+#: Told of each labelled window.
+OnWindow = Callable[[JudgedWindow], None]
 
 
 def evaluate(
-    recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording], on_window: OnWindow = lambda *_: None
+    recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording], on_window: OnWindow = lambda _: None
 ) -> dict[str, Any]:
     """Scores of a bundle.
 
@@ -52,7 +81,8 @@ def evaluate(
         ``bundle``, ``accuracy``, ``macro_f1``, ``per_class``, ``confusion`` (truth, then answer), ``n`` and
         ``unclassified`` of recordings; ``window_accuracy``, ``windows`` and ``unknown_windows`` (below the recipe's
         `min_probability`) of windows; ``per_subject``: by subject ``accuracy``, ``macro_f1``, ``n``,
-        ``window_accuracy``, ``windows``, empty where no subject is known.
+        ``window_accuracy``, ``windows``, empty where no subject is known. Where the recipe has further heads, ``heads``: by
+        name what :func:`models.score_heads.score_head` says of the windows whose target is known.
 
     Raises
     ------
@@ -64,7 +94,19 @@ def evaluate(
     found = _judge(recipe, bundle, recordings, on_window)
     pairs = [(w.session, w.truth, w.probabilities) for w in found.windows]
     scores = {"bundle": bundle.id, **score_windows(pairs, bundle.labels, [truth for _, truth in found.without])}
-    return {**scores, "unknown_windows": found.unknown, "per_subject": found.per_subject(bundle.labels)}
+    scores |= {"unknown_windows": found.unknown, "per_subject": found.per_subject(bundle.labels)}
+    if recipe.heads:
+        held, sessions = heads_of(recipe, bundle, [w.heads for w in found.windows]), [w.session for w in found.windows]
+        scores["heads"] = {
+            head.name: score_head(head, sessions, found.heads_without.get(head.name, ())) for head in held
+        }
+    return scores
+
+
+def heads_of(recipe: Recipe, bundle: Bundle, rows: Sequence[HeadRow]) -> list[HeldHead]:
+    """What was said of judged windows, head by head, in the recipe's order."""
+    labels = {head.name: head.labels for head in bundle.heads}
+    return collect([head.name for head in recipe.heads], rows, labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +117,7 @@ class _Window:
     subject: str
     truth: str
     probabilities: Mapping[str, float]
+    heads: HeadRow
 
 
 @dataclass(slots=True)
@@ -87,13 +130,23 @@ class _Found:
         In the order of the recordings, then of time.
     without : list of (str, str)
         Subject and truth of recordings that gave no window.
+    heads_without : dict
+        By head, the truths of those recordings.
     unknown : int
         Windows below the recipe's `min_probability`.
     """
 
     windows: list[_Window] = field(default_factory=list)
     without: list[Pair] = field(default_factory=list)
+    heads_without: dict[str, list[str]] = field(default_factory=dict)
     unknown: int = 0
+
+    def miss(self, recipe: Recipe, recording: Recording) -> None:
+        """A recording gave no window: it counts once for each of its classes, and once for each number."""
+        self.without += sorted({(recording.subject or "", label.label) for label in labels_of(recording, recipe)})
+        for head in recipe.heads:
+            truths = sorted({label.label for label in recording.labels if label.set == head.set})
+            self.heads_without.setdefault(head.name, []).extend(truths if head.kind == "classes" else truths[:1])
 
     def per_subject(self, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
         """By subject, where there are any, what is said of its recordings and windows in one number each."""
@@ -112,98 +165,26 @@ def _judge(recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording], on_w
     found = _Found()
     for recording, windows in iter_windows(recordings, recipe, bundle.chain):
         memory: Memory = []
-        events = [own for own, *_ in judge.judge(windows, [memory] * len(windows))]
-        subject = recording.subject or ""
-        labels = labels_of(recording, recipe)
-        cover = Cover(labels)
-        for window, event in zip(windows, events, strict=True):
+        cover, targets = Cover(labels_of(recording, recipe)), targets_of(recording.labels, recipe.heads)
+        for window, (event, *heads) in zip(windows, judge.judge(windows, [memory] * len(windows)), strict=True):
             truth = cover.label_of(event.start_ns, event.end_ns, recipe.labels.min_share)
             if truth is not None:
-                found.windows.append(_Window(recording.session, subject, truth, event.probabilities))
+                known = targets(event.start_ns, event.end_ns)
+                row = {head.head: (known.get(head.head), _said(head)) for head in heads}
+                subject = recording.subject or ""
+                found.windows.append(_Window(recording.session, subject, truth, event.probabilities, row))
                 found.unknown += event.label == UNKNOWN
-                on_window(recording, window, event, truth)
-        if not events:
-            found.without += sorted({(subject, label.label) for label in labels})
+                on_window(JudgedWindow(recording, window, event, truth, row))
+        if not windows:
+            found.miss(recipe, recording)
     if not found.windows and not found.without:
         raise TrainingError("no recording has a label that covers a window; check [labels] and the labels in the data")
     return found
 
 
-def score_windows(found: Iterable[Judged], labels: Sequence[str], without: Sequence[str] = ()) -> dict[str, Any]:
-    """Scores of classified windows and of the recordings that they make up.
-
-    Parameters
-    ----------
-    found : iterable of (str, str, mapping)
-        Session, truth and probabilities of each window.
-    labels : sequence of str
-        Gives the order of the classes.
-    without : sequence of str
-        Truths of recordings that gave no window.
-
-    Returns
-    -------
-    dict
-        What :func:`score` says of recordings, with ``window_accuracy`` and the number of ``windows``.
-    """
-    recordings: dict[Pair, dict[str, float]] = {}
-    window_pairs: list[Pair] = []
-    for session, truth, probabilities in found:
-        total = recordings.setdefault((session, truth), dict.fromkeys(probabilities, 0.0))
-        for label, probability in probabilities.items():
-            total[label] += probability
-        window_pairs.append((truth, max(probabilities, key=lambda label: probabilities[label])))
-    # The largest sum is the largest mean.
-    pairs = [(truth, max(total, key=lambda label: total[label])) for (_, truth), total in recordings.items()]
-    scores = score([*pairs, *((truth, UNCLASSIFIED) for truth in without)], labels)
-    return {**scores, "window_accuracy": _accuracy(window_pairs), "windows": len(window_pairs)}
+def _said(event: Event) -> Mapping[str, float] | float:
+    """An event's probabilities, or its number; NaN where the model gave none."""
+    return event.probabilities or event.values.get(event.head, math.nan)
 
 
-def _accuracy(pairs: Sequence[Pair]) -> float:
-    return sum(truth == answer for truth, answer in pairs) / len(pairs) if pairs else 0.0
-
-
-def score(pairs: Sequence[Pair], labels: Sequence[str] = ()) -> dict[str, Any]:
-    """Accuracy, F1, confusion of answers.
-
-    Precision, recall and F1 of a class are 0 where they are undefined. `macro_f1` is their plain mean over the classes
-    that occur as truth or as answer (D. D. Lewis 1991, Evaluating Text Categorization).
-
-    Parameters
-    ----------
-    pairs : sequence of (str, str)
-        Truth and answer, at least one.
-    labels : sequence of str
-        Gives the order of the classes.
-
-    Returns
-    -------
-    dict
-        ``accuracy``, ``macro_f1``, ``per_class`` (by class ``precision``, ``recall``, ``f1``, ``n``), ``confusion`` (by
-        truth, by answer), ``n``, ``unclassified``.
-    """
-    counts = Counter(pairs)
-    present = {name for pair in pairs for name in pair} - {UNCLASSIFIED}
-    classes = [label for label in labels if label in present] + sorted(present - set(labels))
-    answers = [*classes, UNCLASSIFIED] if any(answer == UNCLASSIFIED for _, answer in pairs) else classes
-    per_class = {name: _class_scores(counts, name) for name in classes}
-    return {
-        "accuracy": _accuracy(pairs),
-        "macro_f1": sum(found["f1"] for found in per_class.values()) / len(per_class),
-        "per_class": per_class,
-        "confusion": {truth: {answer: counts[truth, answer] for answer in answers} for truth in classes},
-        "n": len(pairs),
-        "unclassified": sum(answer == UNCLASSIFIED for _, answer in pairs),
-    }
-
-
-def _class_scores(counts: Mapping[Pair, int], name: str) -> dict[str, float]:
-    right = counts.get((name, name), 0)
-    said = sum(count for (_, answer), count in counts.items() if answer == name)
-    there = sum(count for (truth, _), count in counts.items() if truth == name)
-    return {
-        "precision": right / said if said else 0.0,
-        "recall": right / there if there else 0.0,
-        "f1": 2 * right / (said + there) if said + there else 0.0,
-        "n": there,
-    }
+__all__ = ["UNCLASSIFIED", "HeadRow", "JudgedWindow", "OnWindow", "evaluate", "heads_of", "score", "score_windows"]

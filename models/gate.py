@@ -2,7 +2,8 @@
 
 Both judge the same sessions, so what is hard for both cancels out. Windows of one session resemble each other, hence whole sessions are
 resampled, never windows: the paired bootstrap of Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapters 6 and 13. The
-new bundle passes if the lower end of the 95 % interval of the difference lies above 0.
+new bundle passes if the lower end of the 95 % interval of the difference lies above 0. Further heads do not count: what is compared
+are answers to the recipe's own question.
 """
 
 from __future__ import annotations
@@ -17,11 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
-from models.evaluate import UNCLASSIFIED, evaluate
+from models.evaluate import UNCLASSIFIED, JudgedWindow, evaluate
 from processors.recipe import Recipe
-from streams.chunk import Window
 from streams.errors import TrainingError
-from streams.events import Event
 from streams.recording import Recording
 
 #: Fewer sessions cannot tell: one lucky draw would decide.
@@ -189,9 +188,9 @@ def answers_of(bundle: Bundle, recordings: Iterable[Recording], recipe: Recipe) 
     """What a bundle answers on each labelled session: by truth, the label with the largest sum over the windows."""
     totals: dict[tuple[str, str], dict[str, float]] = {}
 
-    def add(recording: Recording, _window: Window, event: Event, truth: str) -> None:
-        total = totals.setdefault((recording.session, truth), defaultdict(float))
-        for label, probability in event.probabilities.items():
+    def add(one: JudgedWindow) -> None:
+        total = totals.setdefault((one.recording.session, one.truth), defaultdict(float))
+        for label, probability in one.event.probabilities.items():
             total[label] += probability
 
     evaluate(recipe, bundle, recordings, add)
@@ -205,9 +204,10 @@ def windows_of(bundle: Bundle, recordings: Iterable[Recording], recipe: Recipe) 
     """What a bundle answers on each labelled window, by session."""
     found: dict[str, list[tuple[str, str]]] = {}
 
-    def add(recording: Recording, _window: Window, event: Event, truth: str) -> None:
-        answer = max(event.probabilities, key=lambda label: event.probabilities[label])
-        found.setdefault(recording.session, []).append((truth, answer))
+    def add(one: JudgedWindow) -> None:
+        probabilities = one.event.probabilities
+        answer = max(probabilities, key=lambda label: probabilities[label])
+        found.setdefault(one.recording.session, []).append((one.truth, answer))
 
     evaluate(recipe, bundle, recordings, add)
     return found

@@ -12,12 +12,11 @@ import numpy as np
 
 from models.bundle import Bundle
 from models.dataset import add_input, stream_of
-from models.evaluate import evaluate
+from models.evaluate import HeadRow, JudgedWindow, evaluate, heads_of
 from models.report import WORST, Picture, report_files
 from models.run_record import HeldOut, RunRecord
 from processors.recipe import Recipe
 from streams.chunk import Window
-from streams.events import Event
 from streams.page import counted
 from streams.recording import Recording
 
@@ -33,6 +32,7 @@ class _Watch:
     sessions: list[str] = field(default_factory=list)
     subjects: list[str] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
+    heads: list[HeadRow] = field(default_factory=list)
     worst: list[tuple[float, int, Picture]] = field(default_factory=list)  # a heap: the least bad first
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -44,11 +44,13 @@ class _Watch:
                 add_input(self.inputs, recording, stream)
             yield recording
 
-    def on_window(self, recording: Recording, window: Window, event: Event, truth: str) -> None:
-        """A window with its event; of all windows only the worst are kept."""
-        row = [event.probabilities[label] for label in self.labels]
+    def on_window(self, one: JudgedWindow) -> None:
+        """A window with what was said of it; of all windows only the worst are kept."""
+        recording, window, truth = one.recording, one.window, one.truth
+        row = [one.event.probabilities[label] for label in self.labels]
         number, sure = len(self.truth), max(row)
         self.truth.append(truth)
+        self.heads.append(one.heads)
         self.probabilities.append(row)
         self.sessions.append(recording.session)
         self.subjects.append(recording.subject or "")
@@ -62,7 +64,7 @@ class _Watch:
         elif (sure, -number) > self.worst[0][:2]:
             heapq.heapreplace(self.worst, (sure, -number, Picture.of(window)))
 
-    def held_out(self) -> HeldOut:
+    def held_out(self, bundle: Bundle) -> HeldOut:
         """All windows; classes that the model does not know have the probability 0."""
         labels = [*self.labels, *sorted(set(self.truth) - set(self.labels))]
         known = np.array(self.probabilities, np.float64).reshape(len(self.truth), len(self.labels))
@@ -73,6 +75,7 @@ class _Watch:
             sessions=self.sessions,
             subjects=self.subjects,
             start_index=np.array(self.starts, np.int64),
+            heads=heads_of(self.recipe, bundle, self.heads),
         )
 
 
@@ -109,7 +112,7 @@ def evaluate_with_report(
         architecture=str(made.get("name", "")),
         parameters=dict(made.get("parameters", {})),
         scores={key: value for key, value in scores.items() if key != "bundle"},
-        held_out=watch.held_out(),
+        held_out=watch.held_out(bundle),
         lineage=_lineage(bundle, watch.inputs),
         pooling=dict(bundle.manifest.get("pool", {})),
         notes=_notes(scores),

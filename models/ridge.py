@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +91,7 @@ def fit_heads(
     kernels: dict[bytes, _Kernel] = {}
     weights, bias = [np.zeros((features.shape[1], 0))], [np.zeros(0)]
     for head in heads:
-        target = targets[head.name]
+        target: Any = targets[head.name]
         known = target >= 0 if head.labels else np.isfinite(target)
         if not known.any():
             weights.append(np.zeros((features.shape[1], head.width)))

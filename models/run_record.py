@@ -19,6 +19,36 @@ from streams.errors import TrainingError
 
 
 @dataclass(slots=True, eq=False)
+class HeldHead:
+    """What the model said of the validation windows in a further head.
+
+    Attributes
+    ----------
+    name : str
+        The head's.
+    labels : list of str
+        Its classes; empty for a number.
+    truth : ndarray
+        ``(n,)``: int64 numbers of the labels (-1: not known), or float64 (NaN: not known).
+    said : ndarray of float64
+        ``(n, labels)`` probabilities, or ``(n,)`` numbers in the head's own unit (NaN: none).
+    """
+
+    name: str
+    labels: list[str]
+    truth: Array
+    said: Array
+
+    @classmethod
+    def from_plain(cls, found: Mapping[str, Any]) -> HeldHead:
+        """Of a record's JSON, where null stands for NaN."""
+        kind = np.int64 if found["labels"] else np.float64
+        truth, said = np.array(found["truth"], kind), np.array(found["said"], np.float64)
+        shape = (len(truth), len(found["labels"])) if found["labels"] else (len(truth),)
+        return cls(found["name"], list(found["labels"]), truth, said.reshape(shape))
+
+
+@dataclass(slots=True, eq=False)
 class HeldOut:
     """The validation windows, in order, with what the model said of them.
 
@@ -34,6 +64,8 @@ class HeldOut:
         ``n`` each; a subject is empty where it is not known.
     start_index : ndarray of int64
         ``(n,)``, raw samples from the session's index 0.
+    heads : list of HeldHead
+        What was said in further heads.
     """
 
     labels: list[str] = field(default_factory=list)
@@ -42,6 +74,7 @@ class HeldOut:
     sessions: list[str] = field(default_factory=list)
     subjects: list[str] = field(default_factory=list)
     start_index: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    heads: list[HeldHead] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -100,7 +133,8 @@ class RunRecord:
         ``groups`` that each holds out, windows to learn from (``training``) and to stop by (``validation``), ``epochs`` and
         scores.
     scores : dict
-        Of the validation side; empty where nothing was held out. See :func:`models.evaluate.score_windows`.
+        Of the validation side; empty where nothing was held out. See :func:`models.evaluate.score_windows`; ``heads``: by
+        further head its own.
     held_out : HeldOut
         The validation windows one by one.
     candidates : list of Candidate
@@ -152,6 +186,7 @@ class RunRecord:
             held, candidates = found.pop("held_out"), found.pop("candidates")
             kinds = {"y_true": np.int64, "probabilities": np.float64, "start_index": np.int64}
             held |= {name: np.array(held[name], kind) for name, kind in kinds.items()}
+            held["heads"] = [HeldHead.from_plain(head) for head in held.get("heads", [])]
             if not len(held["y_true"]):
                 held["probabilities"] = held["probabilities"].reshape(0, len(held["labels"]))
             return cls(**found, held_out=HeldOut(**held), candidates=[Candidate(**one) for one in candidates])
@@ -173,7 +208,7 @@ def cross_validation(split: Mapping[str, Any]) -> str:
 
 def _plain(value: Any) -> Any:
     """Dataclasses, arrays and numpy's numbers as JSON has them."""
-    if isinstance(value, RunRecord | HeldOut | Candidate):
+    if isinstance(value, RunRecord | HeldOut | HeldHead | Candidate):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}

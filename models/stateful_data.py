@@ -142,8 +142,8 @@ def sides_of(prepared: Prepared, most: int) -> tuple[Samples, Samples | None]:
     """Sequences of both sides of a split, of at most `most` windows; no session stands on both."""
     chain, labels = prepared.chain, prepared.labels
     training, validation = prepared.training, prepared.validation
-    held = sequences_of(validation, chain, labels, (), most) if len(validation) else None
-    return sequences_of(training, chain, labels, (), most), held
+    held = sequences_of(validation, chain, labels, prepared.heads, most) if len(validation) else None
+    return sequences_of(training, chain, labels, prepared.heads, most), held
 
 
 def _rows_of(runs: Sequence[tuple[Window, ...]], chain: Chain, total: int) -> Array:

@@ -14,10 +14,11 @@ import numpy as np
 
 from models.dataset import Dataset, Example
 from models.dataset_steps import fit_steps, split_chain, to_samples, with_steps
+from models.dataset_targets import heads_of
 from models.leaks import check_leaks
 from models.raw import raw_chain
 from models.splits import Split, group_of, make_split, session_of
-from models.zoo import Samples
+from models.zoo import Head, Samples
 from processors.chain import Chain
 from processors.recipe import Recipe
 from streams.chunk import Array, Format
@@ -40,6 +41,8 @@ class Prepared:
         Numbers of the examples, as they came, on each side.
     takes : str
         ``chain`` or ``raw``.
+    heads : tuple of Head
+        What else is to be learned.
     """
 
     chain: Chain
@@ -48,6 +51,7 @@ class Prepared:
     validation: Sequence[Example]
     split: Split
     takes: str = "chain"
+    heads: tuple[Head, ...] = ()
 
     def format(self, recipe: Recipe) -> Format:
         """Of the windows."""
@@ -72,7 +76,7 @@ def prepare(recipe: Recipe, examples: Sequence[Example], share: float, seed: int
     Raises
     ------
     TrainingError
-        If there are fewer than two classes, or the split leaks.
+        If there are fewer than two classes, a head has nothing to learn, or the split leaks.
     """
     labels = Dataset(list(examples)).labels
     if len(labels) < 2:
@@ -106,7 +110,8 @@ def prepare_split(recipe: Recipe, examples: Sequence[Example], split: Split) -> 
     fitted = fit_steps(steps, [example.window for example in sides[0]])
     sides[0] = [examples[i] for i in _balanced(recipe, examples, split)]
     training, validation = (with_steps(side, fitted) if fitted else side for side in sides)
-    return Prepared(Chain((*head.specs, *fitted)), labels, training, validation, split)
+    heads = heads_of(recipe, examples)
+    return Prepared(Chain((*head.specs, *fitted)), labels, training, validation, split, heads=heads)
 
 
 def _balanced(recipe: Recipe, examples: Sequence[Example], split: Split) -> list[int]:
@@ -145,7 +150,7 @@ def prepare_raw(recipe: Recipe, raw: Sequence[Example], examples: Sequence[Examp
         raise TrainingError("no raw window stands where one of the recipe's does; shorten [window] length_s")
     split = replace(like.split, training=sides[0], validation=sides[1])
     training, validation = [raw[i] for i in _balanced(recipe, raw, split)], [raw[i] for i in sides[1]]
-    return Prepared(raw_chain(recipe.chain), like.labels, training, validation, split, "raw")
+    return Prepared(raw_chain(recipe.chain), like.labels, training, validation, split, "raw", like.heads)
 
 
 def _place(example: Example) -> tuple[str, int, int]:
@@ -159,7 +164,7 @@ def samples_of(recipe: Recipe, prepared: Prepared, layout: str) -> tuple[Samples
         if not len(side):
             sides.append(None)
             continue
-        made = to_samples(side, prepared.labels, layout)
+        made = to_samples(side, prepared.labels, layout, prepared.heads)
         kind = recipe.train.split if recipe.train.split == "subject" else "session"
         names = [group_of(example, kind) for example in side]
         number = {name: i for i, name in enumerate(dict.fromkeys(names))}

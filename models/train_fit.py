@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from models.classify import fit_temperature, softmax
 from models.dataset import Example
-from models.evaluate import score_windows
-from models.pooling import Pool, learn_hmm, pool_windows
-from models.run_record import Candidate, HeldOut
+from models.pooling import Pool, learn_hmm
+from models.run_record import Candidate, HeldHead, HeldOut
+from models.scores import score_windows
 from models.splits import session_of
 from models.stateful_data import is_stateful, run_outputs, sides_of
 from models.stateful_export import load_stateful
 from models.train_data import Prepared, augment_of, samples_of, weights_of
+from models.train_heads import answers_of, build, fit_temperatures, head_scores, held_heads, questions_of
 from models.zoo import Architecture, Epoch, FitOptions, Samples, architecture
 from processors.recipe import Recipe
 from streams.chunk import Array, Window
@@ -73,12 +73,14 @@ class Fitted:
         Its windows.
     history : list of dict
         Epochs.
-    temperature : float
-        What logits are divided by.
+    temperatures : list of float
+        What logits are divided by: of the recipe's own classes, then of each further head.
     scores : dict
         Of the validation side; empty without.
     probabilities : ndarray
         ``(n, labels)`` of the held-out windows, pooled where the recipe pools.
+    heads : list of HeldHead
+        What is said of those windows in further heads, likewise.
     seconds, peak_mb : float
         Wall time; the process's largest resident size so far.
     folds : list of dict
@@ -94,9 +96,10 @@ class Fitted:
     training: Samples
     validation: Samples | None
     history: list[Epoch] = field(default_factory=list)
-    temperature: float = 1.0
+    temperatures: list[float] = field(default_factory=list)
     scores: dict[str, Any] = field(default_factory=dict)
     probabilities: Array = field(default_factory=lambda: np.zeros((0, 0)))
+    heads: list[HeldHead] = field(default_factory=list)
     seconds: float = 0.0
     peak_mb: float = 0.0
     folds: list[dict[str, Any]] = field(default_factory=list)
@@ -132,6 +135,7 @@ class Fitted:
             [session_of(example) for example in side],
             [example.subject for example in side],
             np.array([example.window.start_index for example in side], np.int64),
+            self.heads,
         )
 
 
@@ -149,8 +153,8 @@ def fit(recipe: Recipe, prepared: Prepared, plan: Plan, on_epoch: Callable[[Epoc
         training, validation = sides_of(prepared, settings["sequence"])
     else:
         training, validation = samples_of(recipe, prepared, make.layout)
-    model = make(prepared.format(recipe), prepared.labels, plan.parameters, settings["seed"])
-    found = Fitted(plan, prepared, model, training, validation)
+    model = build(plan.architecture, prepared.format(recipe), prepared, plan.parameters, settings["seed"])
+    found = Fitted(plan, prepared, model, training, validation, temperatures=[1.0] * (1 + len(prepared.heads)))
 
     def tell(epoch: Epoch) -> None:
         found.history.append(epoch)
@@ -191,23 +195,24 @@ def outputs_of(found: Fitted, examples: Sequence[Example], windows: Array) -> Ar
 
 
 def judge(found: Fitted, calibrate: bool, pool: Pool | None) -> None:
-    """Temperature, and scores of the validation windows, as events would carry them."""
+    """Temperatures, and scores of the validation windows, as events would carry them."""
     if found.validation is None:
         return
-    logits = outputs_of(found, found.prepared.validation, found.validation.windows).tolist()
-    found.temperature = fit_temperature(logits, found.validation.classes.tolist()) if calibrate else 1.0
-    side, labels = found.prepared.validation, found.prepared.labels
-    sessions, starts, truths = [], [], []
+    side, labels, questions = found.prepared.validation, found.prepared.labels, questions_of(found.prepared)
+    outputs = outputs_of(found, side, found.validation.windows)
+    if calibrate:
+        found.temperatures = fit_temperatures(outputs, questions, found.validation)
+    sessions, starts, truths, targets = [], [], [], []
     for example in side:
         sessions.append(session_of(example))
         starts.append(example.window.start_index)
         truths.append(example.label)
-    rows = [softmax(row, found.temperature) for row in logits]
-    if pool is not None:
-        rows = pool_windows(pool, rows, sessions, starts)
-    found.probabilities = np.array(rows)
-    said = [dict(zip(labels, row, strict=True)) for row in rows]
-    found.scores = score_windows(zip(sessions, truths, said, strict=True), labels)
+        targets.append(example.targets)
+    found.probabilities, *said = answers_of(outputs, questions, found.temperatures, pool, (sessions, starts))
+    rows = [dict(zip(labels, row, strict=True)) for row in found.probabilities.tolist()]
+    found.heads = held_heads(found.prepared.heads, targets, said)
+    own = score_windows(zip(sessions, truths, rows, strict=True), labels)
+    found.scores = {**own, **head_scores(found.heads, sessions)}
 
 
 def pool_of(recipe: Recipe, learned: Sequence[Example], labels: Sequence[str]) -> Pool | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from models.dataset import Dataset, Example
 from models.export import INPUT, OUTPUT, Exported
 from models.pooling import Pool
+from models.score_heads import short
 from models.train_fit import Fitted
 from models.zoo import architecture
 from processors.recipe import Recipe
@@ -43,12 +44,16 @@ def manifest_of(
         "architecture": {"name": final.plan.architecture, "parameters": final.model.parameters},
         "model": model,
         "labels": list(final.prepared.labels),
-        "temperature": judged.temperature,
+        "temperature": judged.temperatures[0],
         "batch": exported.batch,
         "chain": final.prepared.chain.to_json(),
         "scores": {key: judged.scores[key] for key in _SCORES if key in judged.scores},
         "lineage": dict(lineage),
     }
+    if heads := final.prepared.heads:
+        temperatures = zip(heads, judged.temperatures[1:], strict=True)
+        made["heads"] = [{"name": h.name, "labels": list(h.labels), "temperature": t} for h, t in temperatures]
+        made["scores"] |= {"heads": short(judged.scores["heads"])} if judged.scores else {}
     return made | ({"pool": pool.to_json()} if pool else {})
 
 
