@@ -14,6 +14,9 @@ from aiokafka.structs import TopicPartition
 from models.outputs import Mark
 from streams.errors import DeliveryError
 
+#: Records, and bytes of their values, that may wait for the broker's word: beyond them an outbox is full.
+MOST_RECORDS, MOST_BYTES = 4096, 32 * 2**20
+
 
 class ReadBack:
     """Reads ranges of topics without a group.
@@ -135,10 +138,21 @@ class Outbox:
         self._producer, self._failed = producer, failed
         self._waiting: dict[TopicPartition, list[Outgoing]] = {}
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
+        self._records = self._bytes = 0  # not yet acknowledged
+
+    @property
+    def full(self) -> bool:
+        """Whether its owner should wait before it makes more, or whoever acknowledges slowly fills the memory."""
+        return self._records >= MOST_RECORDS or self._bytes >= MOST_BYTES
+
+    def _count(self, sign: int, records: Sequence[Outgoing]) -> None:
+        self._records += sign * len(records)
+        self._bytes += sign * sum(len(record.value or b"") for record in records)
 
     def put(self, topic: str, partition: int, records: Sequence[Outgoing]) -> None:
         """Send records as soon as their partition is free."""
         tp = TopicPartition(topic, partition)
+        self._count(1, records)
         self._waiting.setdefault(tp, []).extend(records)
         if tp not in self._tasks:
             self._tasks[tp] = asyncio.create_task(self._send_all(tp))
@@ -191,6 +205,7 @@ class Outbox:
                 if told is not None and told.offset is not None and told.offset >= 0
                 else 0
             )
+            self._count(-1, records[first:position])
             for r in records[first:position]:
                 if r.done is not None:
                     r.done(end)

@@ -43,7 +43,7 @@ class Shadow:
     model : Model or None
         What scores; None for nothing.
     counts : Counter
-        ``scored``, ``dropped`` (the queue was full), ``failed`` (could not be scored or published).
+        ``scored``, ``dropped`` (it, or the broker, was too slow), ``failed`` (could not be scored or published).
     """
 
     def __init__(self, topic: str) -> None:
@@ -51,19 +51,23 @@ class Shadow:
         self.model: Model | None = None
         self.counts: Counter[str] = Counter()
         self._queue: Queue[Scored] = Queue(_ROOM)
+        self._outbox: Outbox | None = None
         self._thread: threading.Thread | None = None
         self._stopped = False
         self._memories: dict[str, list[Any]] = {}  # by session, for pooling
 
     def start(self, outbox: Outbox) -> None:
         """Begin; to be called in the event loop that `outbox` lives in."""
-        loop = asyncio.get_running_loop()
+        loop, self._outbox = asyncio.get_running_loop(), outbox
         self._thread = threading.Thread(target=self._work, args=(loop, outbox), name="shadow", daemon=True)
         self._thread.start()
 
     def offer(self, windows: Sequence[Scored]) -> None:
         """Windows to score; returns at once."""
         if self.model is None:
+            return
+        if self._outbox is not None and self._outbox.full:
+            self.counts["dropped"] += len(windows)
             return
         for number, item in enumerate(windows):
             try:

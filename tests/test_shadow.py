@@ -19,6 +19,8 @@ WINDOWS = [(i % 3, window(np.zeros((4, 2)), f"s{i % 3}", i)) for i in range(1000
 class Outbox:
     """Keeps what is put."""
 
+    full = False
+
     def __init__(self) -> None:
         self.found: list[tuple[str, int, Outgoing]] = []
 

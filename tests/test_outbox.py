@@ -1,0 +1,149 @@
+"""What waits for the broker's word is bounded: a broker that acknowledges slowly holds up the reading, and fills no memory."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from aiokafka.structs import TopicPartition
+from tiny_models import recipe, window
+
+from models.agent import Agent
+from models.around import Around, Job
+from models.handed import Left
+from models.log import MOST_BYTES, MOST_RECORDS, Outbox, Outgoing
+from models.outputs import Events
+from models.partition import Partition
+from models.serving import cut_behind_window
+from models.shadow import Shadow
+from streams.chunk import Chunk, Header
+from streams.codec import ChunkCodec
+from streams.topics import Names
+
+ROWS, CHUNKS = 2000, 20  # samples a chunk, nearly 1000 windows; chunks that are there to be read
+
+
+class Producer:
+    """Takes batches, and acknowledges them once it may."""
+
+    def __init__(self) -> None:
+        self.may, self.acknowledged = asyncio.Event(), 0
+
+    def create_batch(self) -> Any:
+        """Room for 100 records."""
+        rows: list[bytes] = []
+
+        def append(*, value: bytes, **_: Any) -> object | None:
+            if len(rows) >= 100:
+                return None
+            rows.append(value)
+            return rows
+
+        return SimpleNamespace(append=append, rows=rows)
+
+    async def send_batch(self, builder: Any, topic: str, partition: int) -> Any:
+        """Gives what is to be awaited for the acknowledgement."""
+
+        async def told() -> Any:
+            await self.may.wait()
+            self.acknowledged += len(builder.rows)
+            return SimpleNamespace(offset=self.acknowledged - len(builder.rows))
+
+        return asyncio.ensure_future(told())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def record(number: int) -> Any:
+    """A chunk of a session, as a consumer gives it."""
+    made = Chunk(Header("s", 0, recipe().input_format()), number * ROWS, np.zeros((ROWS, 2), np.float32))
+    now_ms = int(time.time() * 1000)
+    return SimpleNamespace(
+        offset=number, key=b"s", value=ChunkCodec().encode(made), timestamp=now_ms, topic="t.sensor", partition=0
+    )
+
+
+def make_agent(producer: Producer, failed: list[BaseException]) -> Agent:
+    """An agent with one partition, and nothing but the producer around it."""
+    made = recipe()
+    chain, outputs = cut_behind_window(made.chain)[0], Events("tiny")
+    kafka = SimpleNamespace(aiokafka_producer=lambda: producer, assigned=list, is_stale=lambda: False)
+    told = dict.fromkeys(("took", "classified", "emitted", "rejected", "committed"), lambda *_: None)
+
+    def classify(windows: Any, memories: Any) -> list[list[bytes]]:
+        return [[str(w.start_index).encode()] for w in windows]
+
+    job = Job("tiny", "processor-model", chain, outputs, "t.events", made.matches, classify)
+    around = Around(kafka, Names("t"), SimpleNamespace(), SimpleNamespace(**told), failed.append)  # type: ignore[arg-type]
+    agent = Agent(job, around)
+    agent.partitions[0] = Partition(0, chain, made.matches, time.monotonic, None, outputs)
+    agent.partitions[0].load(Left())
+    return agent
+
+
+def test_nothing_more_is_read_while_too_much_waits_for_the_broker() -> None:
+    async def work() -> None:
+        producer, failed = Producer(), []  # type: tuple[Producer, list[BaseException]]
+        agent = make_agent(producer, failed)
+        agent.start(commit_every_s=3600)
+        taken = []
+
+        async def feed() -> None:
+            for number in range(CHUNKS):
+                await agent.on_records({TopicPartition("t.sensor", 0): [record(number)]})
+                taken.append(number)
+
+        feeding = asyncio.create_task(feed())
+        waiting = lambda: sum(s.pending for p in agent.partitions.values() for s in p.sessions.values())  # noqa: E731
+        await until(lambda: feeding.done() or (len(taken) >= 3 and not agent.waiting and waiting() > MOST_RECORDS))
+        assert not feeding.done()
+        for _ in range(1000):  # whatever is ready to run has run
+            await asyncio.sleep(0)
+        assert len(taken) * ROWS // 2 <= MOST_RECORDS + ROWS
+        producer.may.set()
+        await feeding
+        await until(lambda: producer.acknowledged >= CHUNKS * ROWS // 2 - 1)
+        await until(lambda: not waiting())
+        assert failed == []
+
+    asyncio.run(work())
+
+
+def test_full_by_number_and_by_size() -> None:
+    async def work() -> None:
+        producer = Producer()
+        for rows in ([Outgoing(b"", b"x")] * MOST_RECORDS, [Outgoing(b"", b"x" * (MOST_BYTES // 4))] * 4):
+            producer.may.clear()
+            outbox = Outbox(lambda: producer, lambda error: None)  # type: ignore[arg-type,return-value]
+            outbox.put("t.a", 0, rows[1:])
+            assert not outbox.full
+            outbox.put("t.b", 1, rows[:1])
+            assert outbox.full
+            producer.may.set()
+            await outbox.settled("t.a", "t.b")
+            assert not outbox.full
+
+    asyncio.run(work())
+
+
+def test_a_shadow_drops_what_the_broker_is_too_slow_for() -> None:
+    class Full:
+        full = True
+
+    async def work() -> None:
+        shadow = Shadow("t.shadow")
+        shadow.model = object()  # type: ignore[assignment]
+        shadow.start(Full())  # type: ignore[arg-type]
+        shadow.offer([(0, window(np.zeros((4, 2))))] * 3)
+        assert shadow.counts == {"dropped": 3}
+        shadow.close()
+
+    asyncio.run(work())
