@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from models.bundle import Bundle, load_bundle
-from models.outputs import DerivedChunks, Events
+from models.outputs import ENDLESS, DerivedChunks, Events
 from models.serving import Model, Serving, cut_behind_window
 from processors.chain import Chain
 from processors.recipe import Recipe, load_recipe
@@ -73,7 +73,8 @@ def make_job(role: str, work: Work, names: Names, serving: Serving | None, shado
         return Job(recipe.name, role, chain, DerivedChunks(chain), topic, recipe.matches, encode)
     chain, step = served_chain(role, work)
     heads = ("", *(head.name for head in recipe.heads))
-    outputs = Events(recipe.name, step, serving.memory, heads)
+    # As the recipe says, not the bundle: one that is stateless may be exchanged for one that is not.
+    outputs = Events(recipe.name, step, ENDLESS if recipe.stateful else serving.memory, heads)
     return Job(recipe.name, role, chain, outputs, names.of("events"), recipe.matches, serving.classify, shadow)
 
 

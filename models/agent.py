@@ -99,7 +99,7 @@ class Agent:
             for tp, batch in records.items():
                 if tp.partition in self.partitions and epoch == self._epoch:
                     await self._take(self.partitions[tp.partition], tp, batch)
-        await self._wait_for(lambda: len(self._pending) < _PENDING_MAX)
+        await self._wait_for(lambda: len(self._pending) < _PENDING_MAX and not self._outbox.full)
 
     async def _take(self, partition: Partition, tp: TopicPartition, batch: list[Any]) -> None:
         started, epoch, expected = time.perf_counter(), self._epoch, partition.next_offset.get(tp.topic, 0)
@@ -206,14 +206,12 @@ class Agent:
 
     async def _commit(self) -> None:
         started = time.perf_counter()
+        await self._wait_for(lambda: not any(partition.overdue for partition in self.partitions.values()))
         for partition in list(self.partitions.values()):
-            due = partition.snapshots()
-            records = [
-                Outgoing(
-                    self._state_key(session.name), snapshot, done=partial(self._stored, partition, session, snapshot)
-                )
-                for session, snapshot in due
-            ]
+            records = []
+            for session, snapshot in partition.snapshots():
+                done = partial(self._stored, partition, session, snapshot)
+                records.append(Outgoing(self._state_key(session.name), snapshot, done=done))
             if records:
                 self._outbox.put(self._names.of("state"), partition.number, records)
         # No record is taken meanwhile, so these two settle; only then may what they release be committed.

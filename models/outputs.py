@@ -25,6 +25,7 @@ from streams.errors import ChunkError
 Output = Window | Chunk
 Mark = tuple[int, str]
 _END = (-1, "")
+ENDLESS = 2**63 - 1  # as a memory: an output rests on all before it
 
 
 class Outputs(Protocol):
@@ -33,7 +34,8 @@ class Outputs(Protocol):
     Attributes
     ----------
     memory : int
-        How many outputs before it a published one rests on: those are made again after a restart.
+        How many outputs before it a published one rests on: those are made again after a restart. :data:`ENDLESS` for all:
+        then it begins at a snapshot.
     records : int
         How many records an output becomes.
     """
@@ -70,7 +72,7 @@ class Events:
     step : Fraction
         Raw samples from one input sample to the next.
     memory : int
-        Windows before it that an event rests on, where the recipe pools.
+        Windows before it that an event rests on, where the recipe pools; :data:`ENDLESS` for a stateful model.
     heads : tuple of str
         Of each window's events, in order: empty for the recipe's own classes, then the names of the recipe's heads.
     """

@@ -229,6 +229,19 @@ class Partition:
         if pending.left <= 0:
             pending.session.acknowledge(pending.place)
 
+    @property
+    def overdue(self) -> bool:
+        """Whether a session holds the commit back for too long and cannot be stored, since a window of it is under way.
+
+        Where windows flow without a pause there may always be one: then nothing must be taken until it is acknowledged.
+        """
+        return any(session.pending and self._lag(session) > self.limits.lag for session in self.sessions.values())
+
+    def _lag(self, session: Session) -> int:
+        """Offsets that a session holds the commit back."""
+        held = session.hold()
+        return self.next_offset.get(session.topic, 0) - held if held is not None else 0
+
     def snapshots(self) -> list[tuple[Session, bytes | None]]:
         """Sessions whose snapshot must be stored before the next commit can pass them; None deletes a stored one."""
         now = self._now_s()
@@ -237,9 +250,8 @@ class Partition:
             if session.pending:
                 continue
             held = session.hold()
-            lag = self.next_offset.get(session.topic, 0) - held if held is not None else 0
             quiet = now - session.touched_s > self.limits.quiet_s
-            if session.must_snapshot() or (held is not None and (quiet or lag > self.limits.lag)):
+            if session.must_snapshot() or (held is not None and (quiet or self._lag(session) > self.limits.lag)):
                 out.append((session, session.snapshot()))
             elif session.can_withdraw(self._restart(session.topic)):
                 out.append((session, None))

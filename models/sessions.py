@@ -1,7 +1,8 @@
 """One session in a worker. In: its chunks with their offsets. Out: windows, and which offsets the session still needs.
 
 Offsets are released once no open window needs their samples and every window made of them is acknowledged. Where that cannot be told
-from the samples alone (a late or repeated chunk, a session that has ended or gone quiet) a snapshot takes their place.
+from the samples alone (a late or repeated chunk, a session that has ended or gone quiet) a snapshot takes their place, and so it does
+for every offset where a window rests on all before it, as it does for a stateful model.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.outputs import Output, Outputs
+from models.outputs import ENDLESS, Output, Outputs
 from processors.chain import ChainStage
 from processors.memory import pack, pack_list, unpack, unpack_list
 from streams.chunk import Chunk, Header
@@ -43,6 +44,7 @@ class Session:
 
     def __init__(self, name: str, stage: ChainStage, outputs: Outputs, chain: str = "") -> None:
         self.name, self.stage, self._outputs, self._chain = name, stage, outputs, chain
+        self._endless = outputs.memory >= ENDLESS
         self.stream = ""  # the stream that feeds it; "" until its first chunk
         self.topic = ""
         self.ended = False
@@ -85,7 +87,8 @@ class Session:
             self._ended_at = self._made[1]
             made += self._outputs.ending(*self._made)
         self.ended = chunk.end
-        self._ledger.extend(places)
+        if not self._endless:
+            self._ledger.extend(places)
         if made:
             self._given.extend(_Given(self._outputs.place(output), self._needed) for output in made)
             self._needed = self._chain_needs()
@@ -99,7 +102,8 @@ class Session:
     def acknowledge(self, place: int) -> None:
         """The output at `place` needs nothing more for itself."""
         next(given for given in self._given if given.open and given.place == place).open = False
-        while self._settled() > self._outputs.memory:
+        keep = 0 if self._endless else self._outputs.memory
+        while self._settled() > keep:
             self._given.popleft()
 
     def _settled(self) -> int:
@@ -115,6 +119,8 @@ class Session:
 
     def hold(self) -> int | None:
         """Oldest offset that this session still needs; None if none."""
+        if self._endless:  # all that no snapshot holds
+            return self._first_since[1] if self._first_since is not None else None
         ledger, needs = self._ledger, self._needs()
         # The newest chunk stays although no window needs it: a restart learns from it what came already, and so what is a repetition.
         # What only a snapshot can release stays whole, since a restart anywhere behind it could take it otherwise.
@@ -138,7 +144,7 @@ class Session:
 
         Nothing from before the first chunk behind it is needed any more, and a restart begins behind it: at `committed`.
         """
-        if self._first_since is None or not self._behind_snapshot():
+        if self._endless or self._first_since is None or not self._behind_snapshot():
             return False
         first_index, offset = self._first_since
         whole = self._settled() >= self._outputs.memory  # else the snapshot holds some of what the next output rests on
