@@ -1,10 +1,12 @@
 """Pieces of a page. In: texts as users write them, numbers, drawings. Out: HTML, everything from outside escaped.
 
-The page stands alone: styles and figures are in it, nothing is fetched, no script runs.
+The page stands alone: styles and figures are in it, nothing is fetched, and no script runs but the page's own, if it has one.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import math
 import re
@@ -24,7 +26,7 @@ _PAGE = """<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:{allowed}">
 <title>{title}</title>
 <style>{style}</style>
 </head>
@@ -36,7 +38,7 @@ _PAGE = """<!DOCTYPE html>
 <main id="main">
 {body}
 </main>
-<footer class="soft">{foot}</footer>
+<footer class="soft">{foot}</footer>{script}
 </body>
 </html>
 """
@@ -165,7 +167,9 @@ def code(text: str) -> str:
     return f"<pre>{escape(text)}</pre>"
 
 
-def page(title: str, lead: str, sections: Sequence[tuple[str, str]], foot: str) -> str:
+def page(
+    title: str, lead: str, sections: Sequence[tuple[str, str]], foot: str, live: tuple[str, str] = ("", "")
+) -> str:
     """The whole page.
 
     Parameters
@@ -178,6 +182,8 @@ def page(title: str, lead: str, sections: Sequence[tuple[str, str]], foot: str) 
         Title, as text, and HTML of each; empty ones are left out.
     foot : str
         Text.
+    live : (str, str)
+        JavaScript that may run, named by its checksum, and the style sheet of what it makes.
     """
     there = [(f"section-{i}", name, inner) for i, (name, inner) in enumerate(sections) if inner]
     links = "".join(f'<a href="#{anchor}">{escape(name)}</a>' for anchor, name, _ in there)
@@ -185,4 +191,18 @@ def page(title: str, lead: str, sections: Sequence[tuple[str, str]], foot: str) 
         f'<section aria-labelledby="{anchor}"><h2 id="{anchor}">{escape(name)}</h2>\n{inner}</section>'
         for anchor, name, inner in there
     )
-    return _PAGE.format(title=escape(title), style=STYLE, lead=lead, links=links, body=body, foot=escape(foot))
+    script, style = live
+    allowed = ""
+    if script:
+        checksum = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        allowed, script = f"; script-src 'sha256-{checksum}'", f"<script>{script}</script>"
+    return _PAGE.format(
+        title=escape(title),
+        style=STYLE + style,
+        lead=lead,
+        links=links,
+        body=body,
+        foot=escape(foot),
+        script=script,
+        allowed=allowed,
+    )

@@ -97,8 +97,8 @@ def panel_of(stream: StreamData, start_ns: int) -> Panel:
     return Panel(stream, curves_of(stream, start_ns), None, gaps)
 
 
-def curves_of(stream: StreamData, start_ns: int) -> list[Curve]:
-    """The first channels of a signal, thinned."""
+def curves_of(stream: StreamData, start_ns: int, columns: int = COLUMNS) -> list[Curve]:
+    """The first channels of a signal, thinned to so many columns."""
     fmt = stream.header.format
     units = fmt.units or ("",) * len(fmt.channels)
     seconds, breaks = _times(stream, start_ns)
@@ -108,8 +108,39 @@ def curves_of(stream: StreamData, start_ns: int) -> list[Curve]:
         finite = values[np.isfinite(values)]
         values[~np.isfinite(values)] = np.nan
         said = (float(finite.min()), float(finite.mean()), float(finite.max())) if len(finite) else (math.nan,) * 3
-        made.append(Curve(name, units[i], *thin(seconds, values, breaks), *said, len(values) - len(finite)))
+        made.append(Curve(name, units[i], *thin(seconds, values, breaks, columns), *said, len(values) - len(finite)))
     return made
+
+
+def split_constant(curves: Sequence[Curve]) -> tuple[list[Curve], str]:
+    """Curves to draw, and in words those of a stream of many channels that are one number all the time."""
+    still = [c for c in curves if c.low == c.high and not c.not_finite]
+    if len(curves) <= 4 or not still or len(still) == len(curves):
+        return list(curves), ""
+    by_value: dict[float, list[str]] = {}
+    for curve in still:
+        by_value.setdefault(curve.low, []).append(curve.name)
+    words = "; ".join(f"{', '.join(names)} = {value:.6g}" for value, names in by_value.items())
+    return [curve for curve in curves if curve not in still], f"constant: {words}"
+
+
+def rows_of(curves: Sequence[Curve]) -> list[list[Curve]]:
+    """Curves that share a row: axes of one vector, such as x, y, z or ax, ay, az, in one unit."""
+    rows: list[list[Curve]] = []
+    for curve in curves:
+        last = rows[-1] if rows else []
+        axis = curve.name[-1:].lower()
+        if (
+            last
+            and axis in "xyzw"
+            and last[-1].name[-1:].lower() in "xyzw"
+            and (last[-1].name[:-1], last[-1].unit) == (curve.name[:-1], curve.unit)
+            and axis not in {one.name[-1:].lower() for one in last}
+        ):
+            last.append(curve)
+        else:
+            rows.append([curve])
+    return rows
 
 
 def thin(seconds: Floats, values: Floats, breaks: Sequence[int] = (), columns: int = COLUMNS) -> tuple[Floats, Floats]:

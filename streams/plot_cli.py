@@ -12,11 +12,13 @@ from typing import Any
 import click
 
 from streams.errors import SourceError
-from streams.recording import ReadOptions, Recording
-from streams.sources import read
+from streams.labels import keys_of_labels_json, read_labels_json
+from streams.recording import LabelOptions, ReadOptions, Recording
+from streams.sources import label_keys, read
 
 MOST_SESSIONS = 20
 _KINDS = (".html", ".png")
+_LABELS = click.Path(path_type=Path, dir_okay=False)
 
 
 def make_command(options_of: Callable[[str], ReadOptions]) -> click.Command:
@@ -25,7 +27,10 @@ def make_command(options_of: Callable[[str], ReadOptions]) -> click.Command:
     @click.command("plot")
     @click.argument("paths", nargs=-1, required=True, metavar="PATH…")
     @click.option("--recipe", help="Says which columns, units and labels to read.")
-    @click.option("--key", help="Member of `metadata` in X.labels.json beside the file whose classes are to be shown.")
+    @click.option(
+        "--labels", type=_LABELS, help="Labels JSON of the one recording, where it is not X.labels.json beside it."
+    )
+    @click.option("--key", help="Member of `metadata` in the labels JSON whose classes are to be shown; else all.")
     @click.option("--session", help="Only this one; else the first twenty.")
     @click.option("--stream", "streams", multiple=True, help="Only this stream (again for more).")
     @click.option(
@@ -37,19 +42,25 @@ def make_command(options_of: Callable[[str], ReadOptions]) -> click.Command:
     def plot(paths: tuple[str, ...], recipe: str | None, as_json: bool, out: Path | None, **chosen: Any) -> None:
         """Draw recordings: their streams over time, labels shaded.
 
-        Writes NAME.html into the current folder, or whatever --out says.
+        Writes NAME.html into the current folder, or whatever --out says: a page that can be zoomed and read with the pointer. All
+        streams of a recording are drawn, of an MCAP file all topics.
 
         Example: kymo plot recording.csv --start 60 --duration 10 --out part.png
         """
         options = options_of(recipe) if recipe else ReadOptions()
         if chosen["key"]:
-            options = replace(options, label_key=chosen["key"])
+            options = replace(options, label_key=None if chosen["labels"] else chosen["key"])
+        elif not recipe and not chosen["labels"]:
+            options = replace(options, more_labels=tuple(LabelOptions(key=key) for key in label_keys(paths)))
         target = out or Path(f"{_stem(paths[0])}.html")
         if target.suffix.lower() not in _KINDS:
             raise click.BadParameter(
                 f"{target}: expected a name that ends in {' or '.join(_KINDS)}", param_hint="--out"
             )
-        written = _write(target, list(_parts(read(paths, options), chosen)), ", ".join(map(_name, paths)))
+        recordings = read(paths, options)
+        if chosen["labels"]:
+            recordings = _labelled(recordings, chosen["labels"], chosen["key"])
+        written = _write(target, list(_parts(recordings, chosen)), ", ".join(map(_name, paths)))
         click.echo(
             json.dumps({"out": str(target), "sessions": written}, ensure_ascii=False) if as_json else str(target)
         )
@@ -64,6 +75,18 @@ def _name(path: str) -> str:
 def _stem(path: str) -> str:
     name = _name(path).replace(":", "-").strip("/")
     return name.rpartition(".")[0] or name.strip(".") or "plot"
+
+
+def _labelled(recordings: Iterator[Recording], path: Path, key: str | None) -> Iterator[Recording]:
+    """The one recording with the labels of a file."""
+    for number, recording in enumerate(recordings):
+        if number:
+            raise SourceError("labels one recording, and several are named; name one", path)
+        keys = [key] if key else keys_of_labels_json(path)
+        found = [label for name in keys for label in read_labels_json(path, name, session=recording.session)]
+        if not any(one.end_ns > recording.start_ns and one.start_ns < recording.end_ns for one in found):
+            raise SourceError(f"no label lies within session {recording.session}; is its clock another one?", path)
+        yield replace(recording, labels=[*recording.labels, *found])
 
 
 def _parts(recordings: Iterator[Recording], chosen: dict[str, Any]) -> Iterator[tuple[int, Recording]]:
@@ -93,7 +116,7 @@ def _parts(recordings: Iterator[Recording], chosen: dict[str, Any]) -> Iterator[
 
 
 def _write(target: Path, found: list[tuple[int, Recording]], title: str) -> list[dict[str, Any]]:
-    from streams.plot_page import facts, plot_page, plot_recording
+    from streams.plot_page import columns_of, facts, plot_page, plot_recording
 
     there = [(start_ns, one) for start_ns, one in found if any(stream.count for stream in one.streams)]
     if not there:
@@ -108,8 +131,10 @@ def _write(target: Path, found: list[tuple[int, Recording]], title: str) -> list
         data = plot_recording(there[0][1], origin_ns=there[0][0])[0].png
     else:
         classes = sorted({label.label for _, one in shown for label in one.labels})
+        columns = columns_of([one for _, one in shown])
         sections = [
-            (one.session, plot_recording(one, f"r{i}", start_ns, classes)[1]) for i, (start_ns, one) in enumerate(shown)
+            (one.session, plot_recording(one, f"r{i}", start_ns, classes, columns)[1])
+            for i, (start_ns, one) in enumerate(shown)
         ]
         data = plot_page(title, sections, notes).encode()
     try:

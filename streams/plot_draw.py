@@ -10,14 +10,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from streams.drawing import BLUE, FAINT, INK, Drawing, draw, grid, shorten
-from streams.plot import MOST_BANDS, MOST_GAPS, Band, Panel, Pictures
+from streams.drawing import BLUE, FAINT, INK, ORANGE, Drawing, draw, grid, shorten
+from streams.plot import COLUMNS, MOST_BANDS, MOST_GAPS, Band, Curve, Panel, Pictures, rows_of, split_constant
 
 WIDTH = 7.4
 #: Tints of classes, in order of their names; a class is always named too, since tints come again.
 TINTS = ("#e69f01", "#56b4e8", "#009e72", "#cc79a6", "#b3a200", "#7a68c8", "#c8553d")
 _MOST_SETS = 3
-_ROW, _PICTURE_ROW, _LANE = 0.62, 0.95, 0.27
+_ROW, _AXES_ROW, _PICTURE_ROW, _LANE = 0.62, 0.98, 0.95, 0.27
+#: Axes of one vector: hue and dashes.
+_LINES: tuple[tuple[str, Any], ...] = (
+    (BLUE, "-"),
+    (ORANGE, (0, (4, 1.2))),
+    ("#009e73", (0, (1.5, 1))),
+    (INK, (0, (5, 1, 1, 1))),
+)
 
 
 def recording_figure(
@@ -42,11 +49,11 @@ def recording_figure(
         if panel.pictures is not None:
             heights += [_PICTURE_ROW] * max(1, len(panel.pictures.names))
         else:
-            heights += [_ROW] * max(1, len(panel.curves))
+            heights += [_AXES_ROW if len(row) > 1 else _ROW for row in _rows(panel)] or [_ROW]
 
     def paint(figure: Figure) -> None:
         axes = list(figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0])
-        tints = _tints(classes or [band.label for each in bands.values() for band in each])
+        tints = tints_of(classes or [band.label for each in bands.values() for band in each])
         for ax, named in zip(axes, sets, strict=False):
             _lane(ax, named, bands[named], tints, _span(panels))
         row = len(sets)
@@ -57,12 +64,12 @@ def recording_figure(
                 ax.axvspan(band.start_s, band.end_s, color=tints[band.label], alpha=0.2, linewidth=0)
         axes[-1].set_xlim(*_span(panels))
         axes[-1].set_xlabel("seconds since the start")
-        figure.align_ylabels(axes)
 
     return draw(name, 0.5 + sum(heights), paint, WIDTH)
 
 
-def _tints(classes: Sequence[str]) -> dict[str, str]:
+def tints_of(classes: Sequence[str]) -> dict[str, str]:
+    """Colour of each class."""
     return {name: TINTS[i % len(TINTS)] for i, name in enumerate(sorted(set(classes)))}
 
 
@@ -90,6 +97,7 @@ def _lane(ax: Axes, name: str, bands: Sequence[Band], tints: Mapping[str, str], 
             ax.text((a + b) / 2, 0.5, text, ha="center", va="center", fontsize=8, color=INK, clip_on=True)
     ax.set_ylim(0, 1)
     ax.set_ylabel(shorten(name, 14), rotation=0, ha="right", va="center", fontsize=8)
+    ax.yaxis.set_label_coords(-0.012, 0.5)
     ax.tick_params(left=False, labelleft=False, bottom=False)
     for spine in ax.spines.values():
         spine.set_visible(False)
@@ -102,24 +110,50 @@ def _panel(axes: Sequence[Axes], panel: Panel) -> int:
     )
     if panel.pictures is not None:
         return _pictures(axes, panel.pictures)
-    for ax, curve in zip(axes, panel.curves, strict=False):
-        lonely = len(curve.seconds) < 60
-        ax.plot(curve.seconds, curve.values, color=BLUE, linewidth=0.9, marker="." if lonely else None, markersize=4)
+    rows = _rows(panel)
+    if still := split_constant(panel.curves)[1]:
+        axes[0].set_title(shorten(still, 90), loc="right", fontsize=7.5, pad=3, color=FAINT)
+    for ax, row in zip(axes, rows, strict=False):
+        _row(ax, row)
         for start, end in panel.gaps[:MOST_GAPS]:
             ax.axvspan(start, end, facecolor="none", edgecolor=FAINT, hatch="////", linewidth=0)
-        unit = f"\n{shorten(curve.unit, 12)}" if curve.unit else ""
-        ax.set_ylabel(f"{shorten(curve.name, 12)}{unit}", rotation=0, ha="right", va="center", fontsize=8)
-        ax.yaxis.set_major_locator(MaxNLocator(3))
-        ax.tick_params(labelsize=7.5)
-        grid(ax)
-    return max(1, len(panel.curves))
+    return max(1, len(rows))
+
+
+def _rows(panel: Panel) -> list[list[Curve]]:
+    return rows_of(split_constant(panel.curves)[0])
+
+
+def _label(ax: Axes, text: str) -> None:
+    """The name of a row, at one distance from all of them (matplotlib's own alignment takes seconds)."""
+    ax.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=8)
+    ax.yaxis.set_label_coords(-0.075, 0.5)
+
+
+def _row(ax: Axes, curves: Sequence[Curve]) -> None:
+    """One channel, or the axes of one vector."""
+    noisy = any(len(curve.seconds) > 2 * COLUMNS for curve in curves)  # which hides dashes, and makes them slow to draw
+    for curve, (hue, dashes) in zip(curves, _LINES, strict=False):
+        lonely = len(curve.seconds) < 60
+        style = "-" if noisy else dashes
+        drawn: Any = {"color": hue, "linewidth": 0.9, "linestyle": style, "label": shorten(curve.name, 12)}
+        ax.plot(curve.seconds, curve.values, marker="." if lonely else None, markersize=4, **drawn)
+    unit = shorten(curves[0].unit, 12)
+    name = shorten(curves[0].name, 12) if len(curves) == 1 else ""
+    _label(ax, "\n".join(filter(None, (name, unit))))
+    if len(curves) > 1:
+        place: Any = {"loc": "lower right", "bbox_to_anchor": (1.0, 0.98), "ncols": len(curves), "borderaxespad": 0.0}
+        ax.legend(**place, frameon=False, fontsize=7.5, handlelength=2.2, columnspacing=1.2)
+    ax.yaxis.set_major_locator(MaxNLocator(4 if len(curves) > 1 else 3))
+    ax.tick_params(labelsize=7.5)
+    grid(ax)
 
 
 def _pictures(axes: Sequence[Axes], found: Pictures) -> int:
     for ax, name, image in zip(axes, found.names, found.images, strict=False):
         extent = (float(found.seconds[0]), float(found.seconds[-1]), 0.0, float(len(image)))
         ax.imshow(image, aspect="auto", origin="lower", cmap="cividis", interpolation="nearest", extent=extent)
-        ax.set_ylabel(f"{shorten(name, 12)}\nbin", rotation=0, ha="right", va="center", fontsize=8)
+        _label(ax, f"{shorten(name, 12)}\nbin")
         ax.tick_params(labelsize=7.5)
     if found.names:
         return len(found.names)

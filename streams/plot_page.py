@@ -11,15 +11,22 @@ from streams import page as h
 from streams.chunk import NS
 from streams.drawing import Drawing
 from streams.page import Column
-from streams.plot import MOST_BANDS, MOST_CHANNELS, Band, Panel, bands_of, panel_of
-from streams.plot_draw import recording_figure
+from streams.plot import COLUMNS, MOST_BANDS, MOST_CHANNELS, Band, Panel, bands_of, panel_of
+from streams.plot_draw import recording_figure, tints_of
+from streams.plot_live import columns_for, live_plot
+from streams.plot_script import SCRIPT
+from streams.plot_script import STYLE as LIVE_STYLE
 from streams.recording import Recording
 
-MOST_STREAMS, MOST_ROWS = 8, 100
+MOST_STREAMS, MOST_ROWS = 32, 100
 
 
 def plot_recording(
-    recording: Recording, name: str = "recording", origin_ns: int | None = None, classes: Sequence[str] = ()
+    recording: Recording,
+    name: str = "recording",
+    origin_ns: int | None = None,
+    classes: Sequence[str] = (),
+    columns: int = COLUMNS,
 ) -> tuple[Drawing, str]:
     """A recording's figure, and its section of a page.
 
@@ -33,13 +40,21 @@ def plot_recording(
         Unix time that seconds count from, ns; by default the recording's start.
     classes : sequence of str
         All classes of the page, so that each has one tint.
+    columns : int
+        Of a curve that can be zoomed: up to twice as many samples are drawn as they are.
     """
     start_ns = recording.start_ns if origin_ns is None else origin_ns
     streams = [stream for stream in recording.streams if stream.count]
     panels = [panel_of(stream, start_ns) for stream in streams[:MOST_STREAMS]]
     bands = bands_of(recording.labels, start_ns)
     drawing = recording_figure(name, panels, bands, classes)
-    made = [h.figure(drawing.svg, _words(recording, panels, bands), wide=True)]
+    words = _words(recording, panels, bands)
+    made = [h.figure(drawing.svg, words, wide=True)]
+    tints = tints_of(classes or [band.label for found in bands.values() for band in found])
+    live = live_plot(panels, bands, tints, words, (start_ns, columns))
+    if live:  # pictures stay as they are; curves are for browsers without scripts
+        still = made[0] if any(panel.pictures for panel in panels) else f"<noscript>{made[0]}</noscript>"
+        made = [live, still]
     made += [h.paragraph(f"{len(streams) - len(panels)} more streams are not drawn.", "note")] * (
         len(streams) > len(panels)
     )
@@ -53,9 +68,13 @@ def plot_recording(
 def plot_page(title: str, sections: Sequence[tuple[str, str]], notes: Iterable[str] = ()) -> str:
     """The page of several recordings, each with its name and its section."""
     lead = "".join(h.paragraph(note, "note") for note in notes)
-    return h.page(
-        title, lead, sections, "Made by Kymo. Every column of a curve shows its smallest and its largest number."
-    )
+    foot = "Made by Kymo. Every column of a curve shows its smallest and its largest number."
+    return h.page(title, lead, sections, foot, (SCRIPT, LIVE_STYLE))
+
+
+def columns_of(recordings: Sequence[Recording]) -> int:
+    """How many columns each curve of a page of these recordings may have."""
+    return columns_for(sum(len(s.header.format.channels[:MOST_CHANNELS]) for one in recordings for s in one.streams))
 
 
 def facts(recording: Recording) -> dict[str, Any]:

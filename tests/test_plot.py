@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import kymo
 from streams.chunk import Format, Header, signal_format
 from streams.labels import Label, interval
-from streams.plot import Band, bands_of, cut, panel_of, thin
+from streams.plot import Band, Curve, bands_of, cut, panel_of, rows_of, split_constant, thin
 from streams.recording import Recording, StreamData
 
 pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
@@ -194,3 +194,125 @@ def test_what_cannot_be_drawn_is_told_in_a_line(
     assert (done.exit_code, said in done.output) == (status, True), done.output
     if status == 1:
         assert done.stderr.count("\n") == 1
+
+
+def mcap_file(path: Path, topics: dict[str, int]) -> Path:
+    """Topics with so many values each, ten messages of 10 Hz."""
+    from mcap.writer import Writer
+
+    with path.open("wb") as file:
+        writer = Writer(file)
+        writer.start()
+        schema = writer.register_schema("sensor_event", "jsonschema", b"{}")
+        for name, width in topics.items():
+            channel = writer.register_channel(name, "json", schema)
+            for i in range(10):
+                values = [float(i * (k + 1)) for k in range(width)]
+                data = json.dumps({"id": name, "timestamp": i * 10**8, "values": values}).encode()
+                writer.add_message(channel, i * 10**8, data, i * 10**8)
+        writer.finish()
+    return path
+
+
+def labels_file(path: Path, start_s: int = 0, **metadata: str) -> Path:
+    event = {"startTime": {"sec": start_s, "nsec": 0}, "endTime": {"sec": start_s + 1, "nsec": 0}, "metadata": metadata}
+    path.write_text(json.dumps({"events": [event]}))
+    return path
+
+
+def live_of(page: str) -> list[dict[str, Any]]:
+    """What the page's script is given, its arrays decoded."""
+    import base64
+
+    found = []
+    for text in re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL):
+        data = json.loads(text)
+        data["arrays"] = [np.frombuffer(base64.b64decode(one), "<f4") for one in data["arrays"]]
+        found.append(data)
+    return found
+
+
+def test_all_topics_of_an_mcap_are_in_the_page_with_the_labels_beside_it(tmp_path: Path) -> None:
+    names = {f"topic_{i:02}": 3 for i in range(12)} | {"pose": 10}
+    path = mcap_file(tmp_path / "rec.mcap", names)
+    labels_file(tmp_path / "rec.labels.json", level="</script>", who="me")
+    done = run(path, "--out", tmp_path / "out.html", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["sessions"][0]["labels"] == 2
+    page = (tmp_path / "out.html").read_text()
+    (data,) = live_of(page)
+    assert [row["title"] for row in data["rows"] if row["title"]] == list(names)
+    assert [[c["name"] for c in row["curves"]] for row in data["rows"]][:2] == [["x", "y", "z"]] * 2
+    assert {one["name"]: one["bands"] for one in data["sets"]} == {
+        "level": [[0, 1, "</script>"]],
+        "who": [[0, 1, "me"]],
+    }
+    z = data["rows"][0]["curves"][2]
+    np.testing.assert_array_equal(data["arrays"][z["values"]], np.arange(10.0, dtype=np.float32) * 3)
+    np.testing.assert_allclose(data["arrays"][z["times"]], np.arange(10) / 10, atol=1e-7)
+    assert len(data["arrays"]) == 11  # equal numbers are there once: ten columns, and the times
+    assert page.count("</script>") == page.count("<script") == 2
+
+
+def test_the_page_runs_its_own_script_only(file: Path, tmp_path: Path) -> None:
+    import base64
+    import hashlib
+
+    run(file, "--out", tmp_path / "out.html")
+    page = (tmp_path / "out.html").read_text()
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    checksum = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{checksum}'\"" in page
+    assert page.count("<noscript>") == 2
+
+
+def test_labels_may_be_named(tmp_path: Path) -> None:
+    path = mcap_file(tmp_path / "rec.mcap", {"acc": 3})
+    named = labels_file(tmp_path / "other.json", level="1", who="me")
+    for arguments, count in (((), 0), (("--labels", named), 2), (("--labels", named, "--key", "who"), 1)):
+        done = run(path, *arguments, "--out", tmp_path / "out.html", "--json")
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["sessions"][0]["labels"] == count
+    far = labels_file(tmp_path / "far.json", 50, level="1")
+    done = run(path, "--labels", far, "--out", tmp_path / "out.html")
+    assert (done.exit_code, "no label lies within session rec" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("channels", "rows"),
+    [
+        (("x", "y", "z"), [["x", "y", "z"]]),
+        (("ax", "ay", "az", "gx", "gy", "gz"), [["ax", "ay", "az"], ["gx", "gy", "gz"]]),
+        (("x", "y", "z", "x", "y", "z"), [["x", "y", "z"], ["x", "y", "z"]]),
+        (("w", "x", "y", "z"), [["w", "x", "y", "z"]]),
+        (("eda", "bvp"), [["eda"], ["bvp"]]),
+        (("v0", "v1", "speed x"), [["v0"], ["v1"], ["speed x"]]),
+    ],
+)
+def test_axes_of_one_vector_share_a_row(channels: tuple[str, ...], rows: list[list[str]]) -> None:
+    empty = np.empty(0)
+    curves = [Curve(name, "g", empty, empty, 0, 0, 1, 0) for name in channels]
+    assert [[one.name for one in row] for row in rows_of(curves)] == rows
+    apart = [Curve(name, str(i), empty, empty, 0, 0, 1, 0) for i, name in enumerate(channels)]
+    assert [[one.name for one in row] for row in rows_of(apart)] == [[name] for name in channels]
+
+
+def test_constant_channels_of_many_are_said_in_words() -> None:
+    empty = np.empty(0)
+    curves = [
+        Curve(f"v{i}", "", empty, empty, low, 0, high, 0)
+        for i, (low, high) in enumerate([(0, 0), (1, 2), (5, 5), (0, 1), (0, 0)])
+    ]
+    kept, said = split_constant(curves)
+    assert ([one.name for one in kept], said) == (["v1", "v3"], "constant: v0, v4 = 0; v2 = 5")
+    assert split_constant(curves[:4]) == (curves[:4], "")
+
+
+def test_a_zoomed_page_has_more_than_its_picture(tmp_path: Path) -> None:
+    rows = "".join(f"{i / 100},{i}\n" for i in range(5000))
+    path = tmp_path / "long.csv"
+    path.write_text("t,x\n" + rows)
+    assert run(path, "--out", tmp_path / "out.html").exit_code == 0
+    (data,) = live_of((tmp_path / "out.html").read_text())
+    curve = data["rows"][0]["curves"][0]
+    np.testing.assert_array_equal(data["arrays"][curve["values"]], np.arange(5000))

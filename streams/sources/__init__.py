@@ -13,7 +13,7 @@ from pathlib import Path
 
 from streams.archive_format import is_archive
 from streams.errors import SourceError
-from streams.labels import count_labels_json
+from streams.labels import count_labels_json, keys_of_labels_json
 from streams.recording import ReadOptions, Recording
 from streams.sources import basic_motions
 from streams.sources.csv_file import read_csv
@@ -99,4 +99,16 @@ def _add_labels(recording: Recording, file: File, key: str, names: Mapping[str, 
     recording.labels = sorted([*recording.labels, *inside], key=lambda label: (label.start_ns, label.end_ns))
 
 
-__all__ = ["FOLDER_SUFFIXES", "SUFFIXES", "File", "read"]
+def label_keys(paths: Sequence[str | Path]) -> list[str]:
+    """Keys of all labels JSON that :func:`read` would find for these paths, in their order."""
+    real = [path for path in paths if str(path).lower() not in basic_motions.NAMES]
+    found: dict[str, None] = {}
+    for file in find(real, SUFFIXES, FOLDER_SUFFIXES):
+        beside = file.labels_file()
+        if beside is not None:
+            with beside.open() as raw:
+                found |= dict.fromkeys(keys_of_labels_json(beside.path, raw.read()))
+    return list(found)
+
+
+__all__ = ["FOLDER_SUFFIXES", "SUFFIXES", "File", "label_keys", "read"]
