@@ -25,9 +25,18 @@ _SHOWN = 20  # lines of one kind on stderr before the rest is only counted
 @click.option("--bundle", metavar="V", help="A bundle's folder or name, instead of the recipe's own.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="F", help="Write events to this file.")
 @click.option(
+    "--write-derived",
+    "derived",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="OUT.mcap",
+    help="Write the raw streams, and each window as the model sees it (a spectrogram, most often), to this MCAP file.",
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="Print the summary as JSON (with --out on stdout, else on stderr)."
 )
-def run_command(recipe: str, paths: tuple[str, ...], bundle: str | None, out: Path | None, as_json: bool) -> None:
+def run_command(
+    recipe: str, paths: tuple[str, ...], bundle: str | None, out: Path | None, derived: Path | None, as_json: bool
+) -> None:
     """Classify files without a broker: the same events as online, as JSON Lines.
 
     Example: kymo run basicmotions basicmotions:test --out events.jsonl
@@ -43,9 +52,9 @@ def run_command(recipe: str, paths: tuple[str, ...], bundle: str | None, out: Pa
     assert loaded.model is not None
     report, started = Report(), time.perf_counter()
     classifier = Classifier.for_recipe(load_bundle(bundle or loaded.name), loaded)
-    events = run(loaded, read(paths, loaded.read_options()), classifier, report=report)
-    with _target(out) as file:
-        for event in _progress(events, report):
+    recordings = read(paths, loaded.read_options())
+    with _written(derived, recordings, classifier) as (taken, judged), _target(out) as file:
+        for event in _progress(run(loaded, taken, judged, report=report), report):
             file.write(event.to_json().decode() + "\n")
     report.counts.update(classifier.counts)
     summary = {
@@ -64,6 +73,18 @@ def run_command(recipe: str, paths: tuple[str, ...], bundle: str | None, out: Pa
     else:
         _tell([f"recipe: {note}" for note in loaded.notes], summary)
     check_matched(loaded, report)
+
+
+@contextlib.contextmanager
+def _written(path: Path | None, recordings: Iterable[Any], classifier: Any) -> Iterator[tuple[Iterable[Any], Any]]:
+    """Recordings and classifier; what passes through them goes to a file, if one is named."""
+    if path is None:
+        yield recordings, classifier
+        return
+    from models.run_derived import DerivedFile, Watched
+
+    with DerivedFile(path) as file:
+        yield file.recordings(recordings), Watched(classifier, file)
 
 
 @contextlib.contextmanager
