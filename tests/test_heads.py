@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from dataclasses import replace
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from test_evaluate import recording
 from test_pooling import HMM
+from test_shadow import Outbox, until
 from tiny_models import LABELS, RECIPE, recipe, tiny_bundle, window
 
 from models.bundle import Bundle, BundleHead
@@ -19,6 +21,7 @@ from models.classify import Classifier
 from models.judge import Judge, Memory
 from models.run import Report, run
 from models.serving import Model, Serving
+from models.shadow import Shadow
 from processors.recipe import Recipe
 from streams.errors import BundleError
 from streams.events import Event
@@ -175,6 +178,22 @@ def test_behind_an_exchange_every_head_begins_anew(tmp_path: Path) -> None:
     assert json.loads(own)["probabilities"] == json.loads(alone)["probabilities"]
     assert json.loads(score)["values"] == {"score": 50.0}
     assert json.loads(surface)["label"] == "track"
+
+
+def test_a_shadow_publishes_the_events_of_all_heads(tmp_path: Path) -> None:
+    model = Model(headed(tmp_path / "b"), with_heads())
+
+    async def work() -> list[str]:
+        shadow, outbox = Shadow("t.shadow"), Outbox()
+        shadow.model = model
+        shadow.start(outbox)  # type: ignore[arg-type]
+        shadow.offer([(4, window(rows(i, i), "s", i)) for i in range(3)])
+        await until(lambda: len(outbox.found) == 9)
+        shadow.close()
+        assert {(topic, number) for topic, number, _ in outbox.found} == {("t.shadow", 4)}
+        return [json.loads(record.value or b"")["id"] for _, _, record in outbox.found]
+
+    assert asyncio.run(work()) == [f"s/tiny/{i}{head}" for i in range(3) for head in ("", "/score", "/surface")]
 
 
 @pytest.mark.parametrize("chunk_ms", [100, 700])
