@@ -1,0 +1,109 @@
+"""A small stateful model, made by hand, with its recipe and bundle: what several tests of stateful models share.
+
+Its state is a leaky sum, ``next = LEAK * state + W mean(window)``, its logits are ``V next``: numpy can do it too.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from models.bundle import Bundle, load_bundle
+from models.registry import MODEL, write_bundle
+from processors.recipe import Recipe, parse_recipe
+from streams.chunk import Array
+
+ROWS, SIZE, LEAK = 4, 3, 0.9
+LABELS = ("low", "middle", "high")
+RECIPE = """
+name = "tiny"
+[[input]]
+stream = "imu"
+rate_hz = 10
+channels = ["x"]
+[[steps]]
+step = "scale"
+factor = 0.5
+[window]
+length_s = 0.4
+hop_s = 0.4
+[[window.steps]]
+step = "standardise"
+[model]
+architecture = "recurrent"
+stateful = true
+min_probability = 0.4
+"""
+
+
+@cache
+def recipe(more: str = "") -> Recipe:
+    """The small recipe: one channel at 10 Hz, windows of 4 samples, one behind the other."""
+    return parse_recipe(RECIPE + more)
+
+
+def weights(number: int, channels: int = 1) -> tuple[Array, Array]:
+    """W ``(channels, SIZE)`` and V ``(SIZE, labels)`` of a version."""
+    random = np.random.default_rng(number)
+    return tuple(random.normal(0, 1, shape).astype(np.float32) for shape in ((channels, SIZE), (SIZE, len(LABELS))))  # type: ignore[return-value]
+
+
+def leaky_onnx(number: int = 0, channels: int = 1, rows: int = ROWS) -> bytes:
+    """The graph: ``windows`` (n, rows, channels) and ``state`` (n, SIZE) to ``logits`` and ``next_state``."""
+    w, v = weights(number, channels)
+    constants = {"axes": np.array([1]), "leak": np.float32(LEAK), "w": w, "v": v}
+    nodes = [
+        helper.make_node("ReduceMean", ["windows", "axes"], ["mean"], keepdims=0),
+        helper.make_node("MatMul", ["mean", "w"], ["new"]),
+        helper.make_node("Mul", ["state", "leak"], ["old"]),
+        helper.make_node("Add", ["old", "new"], ["next_state"]),
+        helper.make_node("MatMul", ["next_state", "v"], ["logits"]),
+    ]
+    sizes: dict[str, list[Any]] = {
+        "windows": ["n", rows, channels],
+        "state": ["n", SIZE],
+        "logits": ["n", len(LABELS)],
+        "next_state": ["n", SIZE],
+    }
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in sizes.items()]
+    held = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "model", values[:2], values[2:], held)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def manifest(made_for: Recipe, channels: int = 1, rows: int = ROWS, **changes: Any) -> dict[str, Any]:
+    """A manifest of the small model."""
+    chain = made_for.chain.to_json()
+    chain["specs"][-1]["spec"] |= {"mean": [0.0] * channels, "std": [1.0] * channels}
+    model = {"input": "windows", "output": "logits", "shape": [rows, channels], "state": SIZE}
+    return {
+        "recipe": made_for.name,
+        "labels": list(LABELS),
+        "temperature": 1.0,
+        "batch": "single",
+        "chain": chain,
+        "model": {**model, "dtype": "float32", "layout": "channels_last"} | changes,
+    }
+
+
+def stateful_bundle(folder: Path, number: int = 0, **changes: Any) -> Bundle:
+    """A bundle of the small recipe."""
+    return load_bundle(write_bundle(folder, manifest(recipe(), **changes), {MODEL: leaky_onnx(number)}))
+
+
+def reference(number: int, means: Array) -> Array:
+    """Logits ``(n, labels)`` of windows with these means ``(n, channels)``, from zeros, in double precision."""
+    w, v = (some.astype(np.float64) for some in weights(number, means.shape[1]))
+    state, out = np.zeros(SIZE), []
+    for mean in means:
+        state = LEAK * state + mean @ w
+        out.append(state @ v)
+    return np.array(out)
