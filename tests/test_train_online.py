@@ -1,9 +1,11 @@
-"""A bundle that takes raw windows, in workers: the events of `kymo run`, whether one worker plays both roles or two do."""
+"""Trained bundles in workers give the events of `kymo run`: of raw windows, whether one worker plays both roles or two do; of heads."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import random
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,14 @@ import pytest
 from fault_lab import await_that
 
 from deploy.children import Child, kymo_command, kymo_environment, stop
+from models.bundle import Bundle
 from models.classify import Classifier
 from models.run import run
 from models.train import TrainRequest, train
-from processors.recipe import load_recipe
+from processors.recipe import Recipe, load_recipe
 from streams.kafka_admin import ensure_topics
 from streams.kafka_read import read_records
+from streams.recording import Recording
 from streams.replay import replay
 from streams.schedule import ReplayPlan
 from streams.settings import Settings
@@ -45,15 +49,89 @@ def test_a_raw_bundle_in_workers(
     bundle = train(recipe, TrainRequest(("basicmotions:train",), report=False)).bundle
     assert bundle.takes == "raw"
     recordings = list(read(["basicmotions:test"], recipe.read_options()))[::5]
-    offline = run(recipe, recordings, Classifier.for_recipe(bundle, recipe))
-    expected = {e.id: json.loads(dataclasses.replace(e, emitted_ns=0).to_json()) for e in offline}
-    settings = Settings(brokers=broker, prefix=prefix, home=tmp_path / "home", partitions=3, metrics_port=-1)
-    ensure_topics(settings, Names(prefix))
-    changes = {"KYMO_BROKERS": broker, "KYMO_PREFIX": prefix, "KYMO_HOME": str(settings.home)}
+    expected = offline(recipe, recordings, bundle)
+    assert len(expected) == 8 * 6
+    online(path, recordings, Settings(brokers=broker, prefix=prefix, home=tmp_path / "home"), roles, expected)
+
+
+HEADS = """
+name = "paces"
+[[input]]
+stream = "imu"
+rate_hz = 20
+channels = ["x", "y"]
+[window]
+length_s = 2
+hop_s = 1
+[model]
+architecture = "minirocket"
+features = 168
+min_probability = 0.5
+pool = {kind = "mean", windows = 3}
+[[heads]]
+name = "surface"
+[[heads]]
+name = "pace"
+column = "pace_hz"
+kind = "number"
+[train]
+compare = false
+"""
+
+
+def paces(folder: Path, session: int) -> None:
+    """A recording with two classes, two surfaces and a number that changes, each by what the samples are."""
+    noise, lines = random.Random(session), ["t,x,y,label,surface,pace_hz"]
+    for i in range(600):
+        fast, track, pace = i >= 300, i % 300 >= 150, 1 + (i // 100) / 5
+        x = (2 if fast else 1) * math.sin(2 * math.pi * pace * i / 20) + noise.gauss(0, 0.1)
+        y = (3 if track else 0) * (i % 2) + noise.gauss(0, 0.1)
+        labels = ("fast" if fast else "slow", "track" if track else "grass", f"{pace:g}")
+        lines.append(f"{i / 20:g},{x:.4f},{y:.4f},{','.join(labels)}")
+    (folder / f"run{session}.csv").write_text("\n".join(lines))
+
+
+@pytest.mark.broker
+def test_heads_in_a_worker(broker: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("aeon")
+    monkeypatch.setenv("KYMO_HOME", str(tmp_path / "home"))
+    path, data = tmp_path / "paces.toml", tmp_path / "data"
+    path.write_text(HEADS)
+    data.mkdir()
+    for session in range(6):
+        paces(data, session)
+    recipe = load_recipe(path)
+    bundle = train(recipe, TrainRequest((str(data),), report=False)).bundle
+    assert [(head.name, head.labels) for head in bundle.heads] == [("surface", ("grass", "track")), ("pace", ())]
+    recordings = list(read([data], recipe.read_options()))[:3]
+    expected = offline(recipe, recordings, bundle)
+    assert len(expected) == 3 * 29 * 3
+    surfaces = [e for e in expected.values() if e["head"] == "surface"]
+    right = [e["label"] == ("track" if (e["start_index"] + 20) % 300 >= 150 else "grass") for e in surfaces]
+    assert sum(right) > 0.8 * len(right)  # pooled windows lag behind a change
+    online(
+        path, recordings, Settings(brokers=broker, prefix=prefix, home=tmp_path / "home"), ["processor,model"], expected
+    )
+
+
+def offline(recipe: Recipe, recordings: list[Recording], bundle: Bundle) -> dict[str, dict[str, Any]]:
+    """By id, the events of `kymo run`."""
+    events = run(recipe, recordings, Classifier.for_recipe(bundle, recipe))
+    return {e.id: json.loads(dataclasses.replace(e, emitted_ns=0).to_json()) for e in events}
+
+
+def online(
+    path: Path, recordings: list[Recording], settings: Settings, roles: list[str], expected: dict[str, dict[str, Any]]
+) -> None:
+    """Replay recordings to workers: every expected event comes, once, and no other."""
+    settings = dataclasses.replace(settings, partitions=3, metrics_port=-1)
+    names = Names(settings.prefix)
+    ensure_topics(settings, names)
+    changes = {"KYMO_BROKERS": settings.brokers, "KYMO_PREFIX": settings.prefix, "KYMO_HOME": str(settings.home)}
     environment = kymo_environment({**changes, "KYMO_PARTITIONS": "3", "KYMO_METRICS_PORT": "-1"}, keep=False)
 
     def events() -> list[dict[str, Any]]:
-        return [json.loads(r.value or b"") for r in read_records(settings, Names(prefix).of("events"))]
+        return [json.loads(r.value or b"") for r in read_records(settings, names.of("events"))]
 
     with ExitStack() as stack:
         children = [Child(r, kymo_command("worker", str(path), "--roles", r), environment, print) for r in roles]
@@ -62,7 +140,6 @@ def test_a_raw_bundle_in_workers(
             child.start()
         replay(recordings, settings, ReplayPlan(speed=None))
         await_that(lambda: len(events()) >= len(expected), "every event")
-    assert len(expected) == 8 * 6
     found = events()
     assert len(found) == len(expected)
     assert {e["id"]: plain(e) for e in found} == {i: plain(e) for i, e in expected.items()}
