@@ -78,7 +78,7 @@ EXTRAS = {
     "pyarrow": "parquet",
     "aeon": "demo",
     "matplotlib": "report",
-    "pygeomag": "synth",
+    **dict.fromkeys(("msgspec", "pygeomag"), "synth"),
 }
 _FACADE = {
     **dict.fromkeys(("Bundle", "load_bundle"), "models.bundle"),
@@ -118,6 +118,9 @@ __all__ = [
     "parse_recipe",
     "read",
     "run",
+    "simulate",
+    "synth",
+    "synth_random",
     "topic_arrays",
 ]
 

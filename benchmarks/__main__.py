@@ -9,7 +9,21 @@ from typing import Any
 
 import click
 
-COMPARISONS = ("kernels", "dataset", "serving", "throughput", "latency", "memory", "workers", "devices", "archive")
+COMPARISONS = (
+    "kernels",
+    "dataset",
+    "serving",
+    "synth",
+    "throughput",
+    "latency",
+    "memory",
+    "workers",
+    "devices",
+    "archive",
+)
+
+#: Those that need no broker.
+_BY_THEMSELVES = ("kernels", "dataset", "serving", "synth")
 
 
 @click.command()
@@ -37,7 +51,9 @@ def main(chosen: tuple[str, ...], out: Path | None, rounds: int, size: float, se
         _dataset(found, rounds)
     if "serving" in wanted:
         _serving(found, 3 * rounds)
-    if through_kafka := [name for name in wanted if name not in ("kernels", "dataset", "serving")]:
+    if "synth" in wanted:
+        _synth(found, rounds)
+    if through_kafka := [name for name in wanted if name not in _BY_THEMSELVES]:
         _through_kafka(found, through_kafka, rounds, (size * 1e6, seconds))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -73,6 +89,15 @@ def _serving(found: dict[str, Any], rounds: int) -> None:
 
     found["serving"] = serving.results(rounds)
     serving.show(found["serving"], Console())
+
+
+def _synth(found: dict[str, Any], rounds: int) -> None:
+    from rich.console import Console
+
+    from benchmarks import synth
+
+    found["synth"] = synth.results(rounds)
+    synth.show(found["synth"], Console())
 
 
 def _through_kafka(found: dict[str, Any], wanted: list[str], rounds: int, sizes: tuple[float, float]) -> None:

@@ -6,7 +6,7 @@ lat, lng, height, x, y, z, w, x, y, z. Units are those of :mod:`streams.synth_pl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.synth_motion import Floats, Motion, move
-from streams.synth_noise import arrivals, noise, stream_of
+from streams.synth_noise import arrivals, noise
 from streams.synth_parse import load_plan, parse_plan
 from streams.synth_plan import Plan, Sensor
 from streams.synth_read import IDENTITY, ZERO
@@ -23,6 +23,7 @@ from streams.synth_read import IDENTITY, ZERO
 #: Topics by their channel in a file, and in the order in which a sample's messages follow each other.
 TOPICS = ("pose_truth", "mag_truth", "acc_truth", "gyro_truth", "pose", "mag_raw", "acc_raw", "gyro_raw")
 ORDER = ("mag_truth", "mag_raw", "acc_truth", "acc_raw", "gyro_truth", "gyro_raw", "pose_truth")
+_PIECE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,6 @@ class Synthesis:
         Which of the n samples they are, shape (m,).
     topics : dict of ndarray
         Values by topic: (n, 3), (m, 3), and (n, 10) of ``pose_truth``.
-    segment : ndarray
-        Number of each of the n samples' segment.
     """
 
     plan: Plan
@@ -53,7 +52,11 @@ class Synthesis:
     raw_times_ns: NDArray[np.int64]
     raw_index: NDArray[np.intp]
     topics: Mapping[str, Floats]
-    segment: NDArray[np.intp]
+
+    @property
+    def segment(self) -> NDArray[np.intp]:
+        """Number of each of the n samples' segment."""
+        return np.repeat(np.arange(len(self.plan.segments)), self.plan.counts)
 
 
 def simulate(plan: Plan | Mapping[str, Any] | str | Path, seed: int = 0) -> Synthesis:
@@ -84,19 +87,19 @@ def simulate(plan: Plan | Mapping[str, Any] | str | Path, seed: int = 0) -> Synt
     """
     plan = as_plan(plan)
     motion = move(plan)
-    count = len(motion.segment)
+    count = motion.pose.shape[1]
     times = plan.start_time_ns + np.arange(count, dtype=np.int64) * plan.interval_ns
-    truth = {"mag": _into_sensor(motion.rotation, _field(plan, motion))}
-    gravity = (0.0, 0.0, 1.0) if motion.acceleration_g is None else _lifted(motion.acceleration_g)
-    truth |= {"acc": _into_sensor(motion.rotation, gravity), "gyro": motion.rate_rad_s}
-    kept, raw_times = arrivals(plan.timing, plan, stream_of(seed, "timing"), count)
+    truth = {"mag": np.empty((3, count)), "acc": np.empty((3, count))}
+    for number, part in _pieces(plan):
+        _sense(plan, motion, number, part, truth["mag"][:, part], truth["acc"][:, part])
+    truth["gyro"] = np.repeat(motion.rates_rad_s, plan.counts, axis=1)
+    kept, raw_times = arrivals(plan.timing, plan, seed, count)
     warmer = _warmer(plan, times)
-    topics = {"pose_truth": _pose(plan, motion)}
+    topics = {"pose_truth": motion.pose.T}
     for name, values in truth.items():
         raw = _raw(getattr(plan, name), _measured(plan, name, values, warmer, seed))
-        topics[f"{name}_truth"] = np.ascontiguousarray(values.T)
-        topics[f"{name}_raw"] = np.ascontiguousarray(raw.T if len(kept) == count else raw.T[kept])
-    return Synthesis(plan, seed, times, raw_times, kept, topics, motion.segment)
+        topics |= {f"{name}_truth": values.T, f"{name}_raw": raw.T if len(kept) == count else raw.T[kept]}
+    return Synthesis(plan, seed, times, raw_times, kept, topics)
 
 
 def as_plan(plan: Plan | Mapping[str, Any] | str | Path) -> Plan:
@@ -106,40 +109,53 @@ def as_plan(plan: Plan | Mapping[str, Any] | str | Path) -> Plan:
     return load_plan(plan) if isinstance(plan, str | Path) else parse_plan(plan)
 
 
-def _into_sensor(rotation: Floats, world: Any) -> Floats:
-    """A vector of the world frame (numbers, or arrays of shape (n,)) in the sensor's, shape (3, n): turned back."""
-    w, x, y, z = rotation
-    a, b, c = world
-    # Rows of the transposed rotation matrix of a unit quaternion.
-    return np.stack(
-        [
-            a * (1.0 - 2.0 * (y * y + z * z)) + b * (2.0 * (x * y + w * z)) + c * (2.0 * (x * z - w * y)),
-            a * (2.0 * (x * y - w * z)) + b * (1.0 - 2.0 * (x * x + z * z)) + c * (2.0 * (y * z + w * x)),
-            a * (2.0 * (x * z + w * y)) + b * (2.0 * (y * z - w * x)) + c * (1.0 - 2.0 * (x * x + y * y)),
-        ]
-    )
+def _pieces(plan: Plan) -> Iterator[tuple[int, slice]]:
+    """Every segment's number and samples, at most so many at once that what is computed on the way stays in the processor's cache."""
+    first = 0
+    for number, count in enumerate(plan.counts):
+        for start in range(first, first + count, _PIECE):
+            yield number, slice(start, min(start + _PIECE, first + count))
+        first += count
 
 
-def _field(plan: Plan, motion: Motion) -> Any:
-    """The magnetic field in the world frame: three numbers, or shape (3, n)."""
-    if not any(any(segment.distortion) for segment in plan.segments):
-        return plan.field
-    vectors = np.array([segment.distortion for segment in plan.segments]).T  # (3, segments)
-    added = vectors[:, motion.segment]
-    ends = np.cumsum(plan.counts)
-    for segment, first, end in zip(plan.segments, ends - plan.counts, ends, strict=True):
-        if segment.source is not None:
-            away = motion.position_m[:, first:end] - np.array(segment.source.position)[:, np.newaxis]
-            nearness = segment.source.radius_m / np.maximum(np.sqrt((away * away).sum(axis=0)), segment.source.radius_m)
-            added[:, first:end] *= nearness**3
-    field: Floats = np.array(plan.field)[:, np.newaxis] + added
-    return field
+def _sense(plan: Plan, motion: Motion, number: int, part: slice, mag: Floats, acc: Floats) -> None:
+    """Field and gravity in the sensor's frame for a part of a segment, into `mag` and `acc` of shape (3, samples)."""
+    w, x, y, z = 2.0 * motion.rotation[:, part]
+    _, i, j, k = motion.rotation[:, part]
+    xx, yy, zz, xy, xz, yz = x * i, y * j, z * k, x * j, x * k, y * k
+    wx, wy, wz = w * i, w * j, w * k
+    # Columns of the transposed rotation matrix: the world's axes in the sensor's frame.
+    east = (1.0 - (yy + zz), xy - wz, xz + wy)
+    north = (xy + wz, 1.0 - (xx + zz), yz - wx)
+    up = (xz - wy, yz + wx, 1.0 - (xx + yy))
+    _combine(mag, _field(plan, motion, number, part), (east, north, up))
+    if motion.acceleration_g is None:
+        acc[:] = up
+    else:
+        across, along, upward = motion.acceleration_g[:, part]
+        # It senses the acceleration, and what holds it up against gravity.
+        _combine(acc, (across, along, upward + 1.0), (east, north, up))
 
 
-def _lifted(acceleration_g: Floats) -> Floats:
-    """What an accelerometer senses: the acceleration, and the force that holds it up against gravity."""
-    lifted: Floats = acceleration_g + np.array([[0.0], [0.0], [1.0]])
-    return lifted
+def _combine(out: Floats, vector: Any, axes: Any) -> None:
+    """A vector's components, numbers or arrays, times the axes."""
+    out[:] = 0.0
+    for component, axis in zip(vector, axes, strict=True):
+        if not isinstance(component, float) or component:
+            for row, values in zip(out, axis, strict=True):
+                np.add(row, component * values, out=row)
+
+
+def _field(plan: Plan, motion: Motion, number: int, part: slice) -> Any:
+    """The magnetic field in the world frame: three numbers, or three arrays where it fades with the distance."""
+    segment = plan.segments[number]
+    share: Any = 1.0
+    if segment.source is not None:
+        away = motion.position_m[:, part] - np.array(segment.source.position)[:, np.newaxis]
+        radius = segment.source.radius_m
+        nearness = radius / np.maximum(np.sqrt((away * away).sum(axis=0)), radius)
+        share = nearness * nearness * nearness
+    return [field + share * added for field, added in zip(plan.field, segment.distortion, strict=True)]
 
 
 def _warmer(plan: Plan, times_ns: NDArray[np.int64]) -> Floats | None:
@@ -167,19 +183,19 @@ def _raw(sensor: Sensor, measured: Floats) -> Floats:
     """Inverse calibration: the counts that a calibration ``matrix (raw - bias)`` turns into what was measured."""
     if sensor.matrix == IDENTITY and sensor.bias == ZERO:
         return measured
-    raw: Floats = _times(np.linalg.inv(np.array(sensor.matrix)), measured) + np.array(sensor.bias)[:, np.newaxis]
+    raw = _times(np.linalg.inv(np.array(sensor.matrix)), measured)
+    if sensor.bias != ZERO:
+        raw += np.array(sensor.bias)[:, np.newaxis]
     return raw
 
 
 def _times(matrix: Any, x: Floats) -> Floats:
     """A matrix by vectors, shape (3, n), as products of single numbers: a linear algebra library may round differently on
     another machine."""
-    return np.stack([row[0] * x[0] + row[1] * x[1] + row[2] * x[2] for row in matrix])
-
-
-def _pose(plan: Plan, motion: Motion) -> Floats:
-    out = np.empty((len(motion.segment), 10))
-    out[:, :3] = plan.start.lat, plan.start.lng, plan.start.height
-    out[:, 3:6] = motion.position_m.T
-    out[:, 6:] = motion.rotation.T
+    out = np.empty_like(x)
+    for row, result in zip(np.asarray(matrix).tolist(), out, strict=True):
+        there = [i for i in range(3) if row[i]] or [0]
+        np.multiply(x[there[0]], row[there[0]], out=result)
+        for i in there[1:]:
+            np.add(result, row[i] * x[i], out=result)
     return out

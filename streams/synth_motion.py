@@ -1,8 +1,8 @@
 """Orientation and place over time. In: a plan. Out: arrays with one row a sample.
 
-A segment turns by the same small rotation at every sample, its roll, pitch and yaw divided by its sample intervals. Powers of that
-rotation come from products of products, so that there is no loop over samples; only multiplications and additions touch
-the arrays, which give the same bits on every processor.
+A segment turns by the same small rotation at every sample, its roll, pitch and yaw divided by its sample intervals. Orientations come from
+the angle turned so far, without a loop over samples; only multiplications and additions touch the arrays, which give the same
+bits on every processor.
 """
 
 from __future__ import annotations
@@ -24,27 +24,32 @@ G0_M_S2 = 9.80665
 
 @dataclass(frozen=True, slots=True)
 class Motion:
-    """What moves.
+    """What moves, a column a sample.
 
     Attributes
     ----------
-    rotation : ndarray
-        Unit quaternions w, x, y, z, shape (4, n).
-    rate_rad_s : ndarray
-        Angular velocity in the sensor's frame, shape (3, n): of small rotations, twice the quaternion's vector part a sample.
-    position_m : ndarray
-        In the world frame, shape (3, n).
+    pose : ndarray
+        lat, lng, height; position x, y, z in m; orientation w, x, y, z; shape (10, n).
+    rates_rad_s : ndarray
+        Angular velocity of each segment in the sensor's frame, shape (3, segments): twice the vector part of the rotation from one
+        sample to the next, a second.
     acceleration_g : ndarray, optional
         In the world frame, shape (3, n), without gravity; None if nothing moves.
-    segment : ndarray
-        Number of each sample's segment, shape (n,).
     """
 
-    rotation: Floats
-    rate_rad_s: Floats
-    position_m: Floats
+    pose: Floats
+    rates_rad_s: Floats
     acceleration_g: Floats | None
-    segment: NDArray[np.intp]
+
+    @property
+    def position_m(self) -> Floats:
+        """Where it is in the world frame, shape (3, n)."""
+        return self.pose[3:6]
+
+    @property
+    def rotation(self) -> Floats:
+        """Unit quaternions, shape (4, n)."""
+        return self.pose[6:]
 
 
 def move(plan: Plan) -> Motion:
@@ -61,25 +66,23 @@ def move(plan: Plan) -> Motion:
         n is the sum of the plan's counts.
     """
     counts = plan.counts
-    total = sum(counts)
-    rotation, rates = np.empty((4, total)), np.empty((3, len(counts)))
-    position = np.empty((3, total))
-    acceleration = np.zeros((3, total)) if any(s.to is not None for s in plan.segments) else None
+    pose, rates = np.empty((10, sum(counts))), np.empty((3, len(counts)))
+    pose[:3] = [[plan.start.lat], [plan.start.lng], [plan.start.height]]
+    acceleration = np.zeros((3, pose.shape[1])) if any(s.to is not None for s in plan.segments) else None
     turned, place, first = plan.start.rotation, plan.start.position, 0
     for number, (segment, count) in enumerate(zip(plan.segments, counts, strict=True)):
         part = slice(first, first + count)
         step = step_of(segment, plan.rate_hz)
-        rotation[:, part] = product(turned, powers(step, count))
-        turned = tuple(rotation[:, part.stop - 1].tolist())
+        turn(turned, step, pose[6:, part])
+        w, x, y, z = pose[6:, part.stop - 1].tolist()
+        turned, first = (w, x, y, z), part.stop
         rates[:, number] = [2.0 * plan.rate_hz * component for component in step[1:]]
         if segment.to is None or acceleration is None:
-            position[:, part] = np.array(place)[:, np.newaxis]
+            pose[3:6, part] = np.array(place)[:, np.newaxis]
         else:
-            position[:, part], acceleration[:, part] = glide(place, segment.to, count, plan.interval_ns * 1e-9)
+            pose[3:6, part], acceleration[:, part] = glide(place, segment.to, count, plan.interval_ns * 1e-9)
             place = segment.to
-        first = part.stop
-    segments = np.repeat(np.arange(len(counts)), counts)
-    return Motion(rotation, rates[:, segments], position, acceleration, segments)
+    return Motion(pose, rates, acceleration)
 
 
 def step_of(segment: Segment, rate_hz: float) -> Quaternion:
@@ -95,39 +98,34 @@ def step_of(segment: Segment, rate_hz: float) -> Quaternion:
     )
 
 
-def product(a: Any, b: Any) -> Any:
-    """Product of two quaternions, each a number or an array a component: `b` first, then `a`."""
-    aw, ax, ay, az = a
-    bw, bx, by, bz = b
-    return (
-        aw * bw - ax * bx - ay * by - az * bz,
-        aw * bx + ax * bw + ay * bz - az * by,
-        aw * by - ax * bz + ay * bw + az * bx,
-        aw * bz + ax * by - ay * bx + az * bw,
-    )
+def turn(first: Quaternion, step: Quaternion, out: Floats) -> None:
+    """Orientations after 1, 2, … equal steps from `first`, into `out` of shape (4, count).
 
-
-def powers(step: Quaternion, count: int) -> Floats:
-    """The first, second, … power of a unit quaternion, shape (4, count)."""
-    out = np.empty((4, count))
-    out[:, 0] = step
-    done = 1
-    while done < count:
-        more = min(done, count - done)
-        out[:, done : done + more] = product(_power(step, done), out[:, :more])
-        done += more
-    return out
-
-
-def _power(step: Quaternion, exponent: int) -> Quaternion:
-    """One power, from the angle: repeated products would add up their rounding."""
-    w, x, y, z = step
-    length = math.hypot(x, y, z)
+    With h half the angle of a step about the axis u, they are ``first (cos kh, u sin kh)``.
+    """
+    length = math.hypot(*step[1:])
     if length == 0.0:
-        return (1.0, 0.0, 0.0, 0.0)
-    half = exponent * math.atan2(length, w)
-    scale = math.sin(half) / length
-    return (math.cos(half), scale * x, scale * y, scale * z)
+        out[:] = np.array(first)[:, np.newaxis]
+        return
+    cosines, sines = cosines_and_sines(math.atan2(length, step[0]), out.shape[1])
+    w, x, y, z = first
+    a, b, c = (component / length for component in step[1:])
+    turned = np.array([-x * a - y * b - z * c, w * a + y * c - z * b, w * b - x * c + z * a, w * c + x * b - y * a])
+    np.multiply(np.array(first)[:, np.newaxis], cosines, out=out)
+    out += turned[:, np.newaxis] * sines
+
+
+def cosines_and_sines(angle: float, count: int) -> tuple[Floats, Floats]:
+    """Cosine and sine of `angle` times 1, 2, …, count, radians.
+
+    From the sums of two angles, about √count of each, so that only multiplications and additions touch long arrays.
+    """
+    many = math.isqrt(count - 1) + 1
+    small = [angle * k for k in range(1, many + 1)]
+    large = [angle * (many * k) for k in range(-(-count // many))]
+    cs, ss = (np.array([f(x) for x in small]) for f in (math.cos, math.sin))  # (many,)
+    cl, sl = (np.array([[f(x)] for x in large]) for f in (math.cos, math.sin))  # (parts, 1)
+    return (cl * cs - sl * ss).ravel()[:count], (sl * cs + cl * ss).ravel()[:count]
 
 
 def glide(start: Any, end: Any, count: int, interval_s: float) -> tuple[Floats, Floats]:

@@ -66,17 +66,16 @@ def flicker(white: Floats) -> Floats:
     return np.fft.irfft(spectrum, length)[..., :count]
 
 
-def arrivals(
-    timing: Timing, plan: Plan, random: np.random.Generator, count: int
-) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+def arrivals(timing: Timing, plan: Plan, seed: int, count: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
     """Which samples arrive, and when: numbers in order, and times in Unix ns, no two alike. At least one arrives."""
     kept: NDArray[np.intp] = np.arange(count)
-    lost, late = random.random(count) < timing.drop_probability, random.standard_normal(count)
     if timing.drop_probability:
+        lost = stream_of(seed, "timing", 0).random(count) < timing.drop_probability
         lost[0] &= not lost.all()
         kept = np.flatnonzero(~lost)
     times = plan.start_time_ns + kept * np.int64(plan.interval_ns)
     if timing.jitter_s:
+        late = stream_of(seed, "timing", 1).standard_normal(count)  # the same whatever is lost
         most = int(MOST_JITTER * plan.interval_ns)
         moved = np.clip(np.rint(late[kept] * (timing.jitter_s * 1e9)), -most, most).astype(np.int64)
         times = np.maximum(times + moved, plan.start_time_ns)

@@ -1,8 +1,7 @@
 """Synthetic recordings as MCAP. In: a :class:`Synthesis`. Out: a file with a JSON message a sample and topic; times in Unix ns.
 
 The file is what mcap's own writer makes of the same messages, but whole chunks are put together at once: times, record
-headers and indexes by numpy, numbers by Python's shortest representation that reads back to the same bits. The bytes depend on
-plan and seed alone.
+headers and indexes by numpy, numbers by msgspec. The bytes depend on plan and seed alone.
 """
 
 from __future__ import annotations
@@ -10,12 +9,13 @@ from __future__ import annotations
 import io
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+import msgspec
 import numpy as np
 import zstandard
 from mcap.opcode import Opcode
@@ -28,9 +28,8 @@ from streams.synth_file import Body, McapFile
 #: Samples in a chunk: about 2 MB of JSON, a few hundred kB compressed.
 CHUNK_SAMPLES = 2048
 _LEVEL = 1
-_HEADER = np.dtype(
-    [("op", "u1"), ("length", "<u8"), ("channel", "<u2"), ("sequence", "<u4"), ("log", "<u8"), ("publish", "<u8")]
-)
+_HEADER = [("op", "u1"), ("length", "<u8"), ("channel", "<u2"), ("sequence", "<u4"), ("log", "<u8"), ("publish", "<u8")]
+_BETWEEN, _BEHIND = b', "values": [', b"]}"
 _INDEX = np.dtype([("log", "<u8"), ("offset", "<u8")])
 Progress = Callable[[int, int], None]
 
@@ -100,67 +99,64 @@ def _packed(records: bytes, times: dict[int, NDArray[np.void]]) -> Body:
 
 def _messages(made: Synthesis, start: int, end: int, before: bytes) -> tuple[bytes, dict[int, NDArray[np.void]]]:
     """Message records of samples `start` to `end`, behind the records `before`, and where each of them stands."""
-    parts: list[list[str]] = []
-    lengths = np.zeros((end - start, len(ORDER)), np.int64)
+    count = end - start
     raw = slice(*np.searchsorted(made.raw_index, [start, end]).tolist())
-    rows = {"truth": slice(start, end), "raw": raw}
-    whole = raw.stop - raw.start == end - start
+    lengths = np.zeros((count, len(ORDER)), np.int64)
+    pieces: list[Iterable[bytes]] = []
+    places: dict[str, NDArray[np.intp] | slice] = {"truth": slice(None), "raw": slice(None)}
+    if raw.stop - raw.start < count:
+        places["raw"] = made.raw_index[raw] - start
+    times = {"truth": made.times_ns[start:end], "raw": made.raw_times_ns[raw]}
+    digits = {kind: _numbers(values) for kind, values in times.items()}
     for column, topic in enumerate(ORDER):
         kind = topic.rpartition("_")[2]
-        times = (made.raw_times_ns if kind == "raw" else made.times_ns)[rows[kind]]
-        texts = _texts(topic, times.tolist(), made.topics[topic][rows[kind]])
-        sizes = np.fromiter(map(len, texts), np.int64, len(texts))
-        records = [head + text for head, text in zip(_heads(topic, times, sizes), texts, strict=True)]
-        if kind == "raw" and not whole:
-            places = made.raw_index[raw] - start
-            lengths[places, column] = sizes + _HEADER.itemsize
-            spread = [""] * (end - start)
-            for place, record in zip(places.tolist(), records, strict=True):
-                spread[place] = record
-            records = spread
-        else:
-            lengths[:, column] = sizes + _HEADER.itemsize
-        parts.append(records)
-    body = before + "".join(chain.from_iterable(zip(*parts, strict=True))).encode("latin-1")
-    ends = len(before) + np.cumsum(lengths).reshape(lengths.shape)
-    found: dict[int, NDArray[np.void]] = {}
+        rows = _rows(made.topics[topic][start:end] if kind == "truth" else made.topics[topic][raw])
+        sizes = np.fromiter(map(len, rows), np.int64, len(rows)) + np.fromiter(
+            map(len, digits[kind]), np.int64, len(rows)
+        )
+        heads, size = _heads(topic, times[kind], sizes)
+        parts: tuple[Iterable[bytes], ...] = (heads, digits[kind], repeat(_BETWEEN), rows, repeat(_BEHIND))
+        if kind == "raw" and len(rows) < count:
+            parts = tuple(_spread(part, places["raw"], count) for part in parts)
+        pieces += parts
+        lengths[places[kind], column] = sizes + size
+    body = before + b"".join(chain.from_iterable(zip(*pieces, strict=False)))  # repeat() has no end
+    starts = (len(before) + np.cumsum(lengths)).reshape(lengths.shape) - lengths
+    found = {}
     for column, topic in enumerate(ORDER):
         kind = topic.rpartition("_")[2]
-        there = lengths[:, column] > 0
-        index = np.empty(int(there.sum()), _INDEX)
-        index["log"] = (made.raw_times_ns if kind == "raw" else made.times_ns)[rows[kind]]
-        index["offset"] = (ends - lengths)[there, column]
+        index = np.empty(len(times[kind]), _INDEX)
+        index["log"], index["offset"] = times[kind], starts[places[kind], column]
         if len(index):
             found[TOPICS.index(topic) + 1] = index
     return body, found
 
 
-def _texts(topic: str, times: list[int], values: NDArray[np.float64]) -> list[str]:
-    """JSON of each sample, as the standard library would write it."""
-    if not times:
-        return []
-    before, between = f'{{"id": "{topic}", "timestamp": ', ', "values": ['
-    rows = _rows(values) if topic != "pose_truth" else _pose_rows(values)
-    return [f"{before}{time}{between}{row}]}}" for time, row in zip(times, rows, strict=True)]
+def _numbers(values: NDArray[Any]) -> list[bytes]:
+    """Whole numbers as text."""
+    return msgspec.json.encode(values.tolist())[1:-1].split(b",") if len(values) else []
 
 
-def _rows(values: NDArray[np.float64]) -> list[str]:
-    # Of a list of lists, Python writes every number in C, the shortest that reads back to the same bits.
-    return repr(values.tolist())[2:-2].split("], [")
+def _rows(values: NDArray[np.float64]) -> list[bytes]:
+    """Numbers of each row, separated by commas: of each the shortest text that reads back to the same bits."""
+    return msgspec.json.encode(values.tolist())[2:-2].split(b"],[") if len(values) else []
 
 
-def _pose_rows(values: NDArray[np.float64]) -> Iterator[str]:
-    """Origin and, where nothing moves, position are the same all the time: they are written out once."""
-    fixed = 6 if (values[:, :6] == values[0, :6]).all() else 3
-    same = _rows(values[:1, :fixed])[0]
-    return (f"{same}, {row}" for row in _rows(values[:, fixed:]))
-
-
-def _heads(topic: str, times: NDArray[np.int64], sizes: NDArray[np.int64]) -> list[str]:
-    """Record headers as text whose letters are bytes."""
-    heads = np.zeros(len(times), _HEADER)
-    heads["op"], heads["channel"] = Opcode.MESSAGE, TOPICS.index(topic) + 1
-    heads["length"] = sizes + (_HEADER.itemsize - 9)
+def _heads(topic: str, times: NDArray[np.int64], sizes: NDArray[np.int64]) -> tuple[list[bytes], int]:
+    """Record headers, each with the message's text up to its time; and the length of all that is no number."""
+    first = f'{{"id": "{topic}", "timestamp": '.encode()
+    heads = np.zeros(len(times), [*_HEADER, ("first", f"S{len(first)}")])
+    same = heads.itemsize + len(_BETWEEN) + len(_BEHIND)
+    heads["op"], heads["channel"], heads["first"] = Opcode.MESSAGE, TOPICS.index(topic) + 1, first
+    heads["length"] = sizes + (same - 9)  # the operation and this length itself do not count
     heads["log"] = heads["publish"] = times
-    text, size = heads.tobytes().decode("latin-1"), _HEADER.itemsize
-    return [text[place : place + size] for place in range(0, len(text), size)]
+    data, size = heads.tobytes(), heads.itemsize
+    return [data[place : place + size] for place in range(0, len(data), size)], same
+
+
+def _spread(parts: Iterable[bytes], places: Any, count: int) -> list[bytes]:
+    """Parts at their places among `count`, nothing in between."""
+    out = [b""] * count
+    for place, part in zip(places.tolist(), parts, strict=False):
+        out[place] = part
+    return out
