@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from models import report_facts as facts
+from models import report_heads as heads
 from models import report_numbers as numbers
 from models import report_scores as scores
 from models.report_judged import Gallery, Judged
@@ -91,6 +92,7 @@ def report_files(
         (f"{judged.kind.capitalize()}s" if judged else "", scores.per_group(judged, gallery)),
         ("Reliability", scores.reliability(judged, gallery)),
         ("Worst windows", _worst(record, judged, drawn or {}, gallery)),
+        *heads.sections(record, gallery),
         ("Models compared", facts.candidates(record)),
         ("Split", facts.split(record)),
         ("Settings", facts.settings(record)),

@@ -27,10 +27,17 @@ class Gallery:
         PNG by file name.
     missing : bool
         Whether nothing can be drawn, because matplotlib is not installed.
+    prefix : str
+        How the names of files and figures begin, where a page has several of a kind.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
     missing: bool = False
+    prefix: str = ""
+
+    def part(self, prefix: str) -> Gallery:
+        """A gallery whose figures are of this one, named apart."""
+        return Gallery(self.files, self.missing, prefix)
 
     def show(self, file: str, make: Callable[[Any], Drawing], alt: str, caption: str = "") -> str:
         """Draw a figure with the module that can; HTML, empty where nothing can be drawn."""
@@ -42,7 +49,7 @@ class Gallery:
             self.missing = True
             return ""
         drawing = make(report_plots)
-        self.files[file] = drawing.png
+        self.files[f"{self.prefix}{file}"] = drawing.png
         return h.figure(drawing.svg, alt, caption)
 
 

@@ -110,6 +110,23 @@ def group_scores(groups: Sequence[Shares], overall: float) -> Drawing:
     return draw("groups", 1.15 + 0.24 * len(groups), paint)
 
 
+def said_against_true(name: str, windows: Any, recordings: Any) -> Drawing:
+    """What was said of numbers against what is true: points ``(n, 2)`` of windows, circles of recordings, truth first."""
+
+    def paint(figure: Figure) -> None:
+        ax = figure.subplots()
+        low, high = (float(f(np.concatenate([windows, recordings]))) for f in (np.min, np.max))
+        ends = (low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1))
+        ax.plot(ends, ends, color=FAINT, linestyle="--", linewidth=1, label="the truth")
+        ax.plot(*windows.T, ".", color=BLUE, alpha=0.35, markersize=3, label="windows")
+        ax.plot(*recordings.T, "o", color=ORANGE, markersize=5, fillstyle="none", label="recordings")
+        ax.set(xlim=ends, ylim=ends, aspect="equal", xlabel="truth", ylabel="said")
+        ax.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), columnspacing=1.0)
+        grid(ax)
+
+    return draw(name, 4.2, paint)
+
+
 def reliability(found: Calibration) -> Drawing:
     """Accuracy against the answer's probability, a bin a bar, and below how many windows each bin holds."""
 

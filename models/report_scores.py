@@ -100,7 +100,7 @@ def confusion(record: RunRecord, judged: Judged | None, gallery: Gallery) -> str
         if len(kept) < classes:
             remarks.append(f"{what.capitalize()}: the {len(kept)} classes with the most errors of {classes} are shown.")
         alt = f"Confusion matrix of {counts.sum():,} {what}: {_confusions(counts, labels)}"
-        drawn = (rest, tuple(rows), tuple(columns), f"confusion_{what}")
+        drawn = (rest, tuple(rows), tuple(columns), f"{gallery.prefix}confusion_{what}")
         caption = f"{what.capitalize()}: counts, and shares of each row."
         made.append(gallery.show(f"confusion_{what}.png", _matrix(*drawn), alt, caption))
     return h.figures([item for item in made if item]) + "".join(h.paragraph(text, "soft") for text in remarks)
