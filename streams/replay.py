@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from streams.chunk import NS
@@ -24,21 +24,24 @@ from streams.replay_summary import ReplayIO, ReplayProgress, ReplaySummary
 from streams.schedule import Due, ReplayPlan, cut, digest, schedule, shifted, starts
 from streams.sessions import session_record
 from streams.settings import Settings
-from streams.topics import TOPIC_OF_KIND, Names
+from streams.spool import Spool
+from streams.topics import MIB, TOPIC_OF_KIND, Names
 
 #: Waiting for others to share a batch costs latency at a pace, and is worth it without one.
 LINGER_MS = 5
+#: Samples that a replay holds in memory; more go to a file.
+KEPT_BYTES = 64 * MIB
 
 
 def replay(
-    recordings: Sequence[Recording], settings: Settings, plan: ReplayPlan, io: ReplayIO | None = None
+    recordings: Iterable[Recording], settings: Settings, plan: ReplayPlan, io: ReplayIO | None = None
 ) -> ReplaySummary:
     """Send recordings to their topics, which are made if they are missing.
 
     Parameters
     ----------
-    recordings : sequence of Recording
-        Sessions with different names.
+    recordings : iterable of Recording
+        Sessions with different names; taken one at a time, and put on the disk where they are many.
     settings : Settings
         Broker and prefix.
     plan : ReplayPlan
@@ -60,7 +63,7 @@ def replay(
     """
     names = Names(settings.prefix if plan.run is None else run_prefix(settings.prefix, plan.run))
     summary = ReplaySummary(requested_speed=plan.speed, topics=names.prefix)
-    parts = _parts(recordings, plan, summary)
+    parts = kept_parts(recordings, plan, summary, settings)
     ensure_topics(settings, names)
     digests = {part.session: digest(part, plan) for part in parts}
     parts = _not_there(parts, digests, settings, names, summary)
@@ -70,13 +73,22 @@ def replay(
     return summary
 
 
-def _parts(recordings: Sequence[Recording], plan: ReplayPlan, summary: ReplaySummary) -> list[Recording]:
-    """The recordings cut as planned; those with nothing in the part are noted."""
-    parts: dict[str, Recording] = {}
+def kept_parts(
+    recordings: Iterable[Recording], plan: ReplayPlan, summary: ReplaySummary, settings: Settings
+) -> list[Recording]:
+    """The recordings cut as planned, in memory or on the disk; those with nothing in the part are noted."""
+    found = Spool(settings.home / "cache" / "replay", KEPT_BYTES).keep(_parts(recordings, plan, summary))
+    if not found:
+        raise SourceError("nothing to replay: " + ("; ".join(summary.notes[-3:]) or "no recordings"))
+    return found
+
+
+def _parts(recordings: Iterable[Recording], plan: ReplayPlan, summary: ReplaySummary) -> Iterator[Recording]:
+    paths: dict[str, str] = {}
     for recording in recordings:
-        if recording.session in parts:
+        if recording.session in paths:
             raise SourceError(
-                f"session {recording.session} is in {parts[recording.session].path or 'one recording'} and again in "
+                f"session {recording.session} is in {paths[recording.session] or 'one recording'} and again in "
                 f"{recording.path or 'another'}; sessions need different names (a `session` column, or --session)"
             )
         part = cut(recording, plan.start_s, plan.duration_s)
@@ -85,10 +97,8 @@ def _parts(recordings: Sequence[Recording], plan: ReplayPlan, summary: ReplaySum
             length = (recording.end_ns - recording.start_ns) / NS
             summary.notes.append(f"{recording.session}: left out, no sample in that part ({length:g} s long)")
         else:
-            parts[recording.session] = part
-    if not parts:
-        raise SourceError("nothing to replay: " + ("; ".join(summary.notes[-3:]) or "no recordings"))
-    return list(parts.values())
+            paths[recording.session] = recording.path
+            yield part
 
 
 def _not_there(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from difflib import get_close_matches
 
@@ -113,8 +113,8 @@ def _plan(given: dict[str, object]) -> ReplayPlan:
     )
 
 
-def choose(paths: Iterable[str], options: ReadOptions, session: str | None, stream: str | None) -> list[Recording]:
-    """Read the files and keep, or name, one session and one stream.
+def choose(paths: Iterable[str], options: ReadOptions, session: str | None, stream: str | None) -> Iterator[Recording]:
+    """Read the files and keep, or name, one session and one stream; one recording at a time.
 
     A name that was read keeps only that session (stream); any other name becomes the name of the only one there is.
 
@@ -135,21 +135,22 @@ def choose(paths: Iterable[str], options: ReadOptions, session: str | None, stre
     from streams.sources import read
 
     paths = tuple(paths)
-    recordings = list(read(paths, options))
-    if session is not None and session not in [r.session for r in recordings]:
-        _only("session", session, sorted({r.session for r in recordings}))
-        options = replace(options, session_name=session)
-        recordings = list(read(paths, options))
-    if session is not None:
-        recordings = [r for r in recordings if r.session == session]
-    if stream is None:
-        return recordings
-    names = sorted({s.header.format.stream for r in recordings for s in r.streams})
-    if stream not in names:
-        _only("stream", stream, names)
-        recordings = [r for r in read(paths, replace(options, stream_name=stream)) if session in (None, r.session)]
-    kept = [replace(r, streams=[s for s in r.streams if s.header.format.stream == stream]) for r in recordings]
-    return [recording for recording in kept if recording.streams]
+    sessions: set[str] = set()
+    streams: set[str] = set()
+    for recording in read(paths, options):
+        sessions.add(recording.session)
+        if session not in (None, recording.session):
+            continue
+        streams |= {s.header.format.stream for s in recording.streams}
+        kept = [s for s in recording.streams if stream in (None, s.header.format.stream)]
+        if kept or stream is None:
+            yield replace(recording, streams=kept)
+    if session is not None and sessions and session not in (options.session_name, *sessions):
+        _only("session", session, sorted(sessions))
+        yield from choose(paths, replace(options, session_name=session), session, stream)
+    elif stream is not None and streams and stream not in (options.stream_name, *streams):
+        _only("stream", stream, sorted(streams))
+        yield from choose(paths, replace(options, stream_name=stream), session, stream)
 
 
 def _only(what: str, name: str, there: list[str]) -> None:

@@ -277,7 +277,7 @@ def test_names_choose_one_of_several_or_name_the_only_one(tmp_path: Path) -> Non
     csv(tmp_path, "walk2")
     assert [r.session for r in choose([str(tmp_path)], ReadOptions(), "walk2", None)] == ["walk2"]
     with pytest.raises(SourceError, match=r"no session walk3: there are walk1, walk2; did you mean walk2\?"):
-        choose([str(tmp_path)], ReadOptions(), "walk3", None)
+        list(choose([str(tmp_path)], ReadOptions(), "walk3", None))
 
 
 @pytest.mark.broker
