@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from processors.recipe import load_recipe
 from streams.errors import KymoError, SourceError
+from streams.phone_cli import phone
 from streams.prepare import FEET, FORMATS, Report, Wanted
 from streams.prepare import prepare as prepare_running
 from streams.sources import read
@@ -31,6 +32,9 @@ def prepare() -> None:
 
     Example: kymo prepare running Raw/ running/
     """
+
+
+prepare.add_command(phone)
 
 
 def _bar() -> Progress:

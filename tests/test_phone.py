@@ -1,0 +1,231 @@
+"""`kymo prepare phone`: every row and stretch of a log is in the MCAP and its labels, whatever the form; what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from phone_logs import FORMS, START_NS, write_log
+
+import kymo
+from streams.mcap_arrays import topic_arrays
+from streams.mcap_summary import mcap_summary
+from streams.recording import ReadOptions
+from streams.sources import read
+
+TOPICS = {"Accelerometer": "acc_raw", "Magnetometer": "mag_raw", "Barometer": "barometer"}
+
+
+def phone(*arguments: object) -> Any:
+    return CliRunner().invoke(kymo.cli, ["prepare", "phone", *map(str, arguments)], prog_name="kymo")
+
+
+def done(*arguments: object) -> Any:
+    made = phone(*arguments)
+    assert made.exit_code == 0, made.output
+    return made
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_row_and_stretch_comes_through(tmp_path: Path, form: str) -> None:
+    stretches = ((0.5, 1.25, "walk"), (1.25, 2.0, "run"), (3.0, 3.5, "walk"))
+    log = write_log(tmp_path / "raw" / "one.json", form, stretches=stretches)
+    said = json.loads(done(tmp_path / "raw", tmp_path / "out", "--key", "gait", "--json").stdout)
+    (one,) = said["recordings"]
+    assert (one["stretches"], one["notes"]) == (3, [])
+    assert one["rows"] == {topic: len(log.times[sensor]) for sensor, topic in TOPICS.items()}
+    found = topic_arrays(tmp_path / "out" / "one.mcap")
+    for sensor, topic in TOPICS.items():
+        np.testing.assert_array_equal(found[topic].times_ns, log.times[sensor])
+        # Rows of a list bear no names, and a list's axes stand as they come; named ones are put in order.
+        order = slice(None, None, -1) if topic == "barometer" and form in ("list", "elapsed") else slice(None)
+        np.testing.assert_array_equal(found[topic].values, log.values[sensor][:, order])
+    assert found["acc_raw"].channels == ("x", "y", "z")
+    names = {"values": ("v0", "v1"), "list": ("height", "pressure"), "elapsed": ("height", "pressure")}
+    assert found["barometer"].channels == names.get(form, ("pressure", "height"))
+    (recording,) = read([tmp_path / "out" / "phone.experiment.json"], ReadOptions(label_key="gait"))
+    assert [(label.start_ns, label.end_ns, label.label) for label in recording.labels] == log.stretches
+    if form == "list":
+        assert mcap_summary(tmp_path / "out" / "one.mcap").metadata["phone.device name"] == "a phone"
+
+
+def write(path: Path, *records: object) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def row(time: object, *values: float, kind: str = "acc", **more: Any) -> dict[str, Any]:
+    return {"type": kind, "timestamp": time, "values": list(values or (1.0, 2.0, 3.0)), **more}
+
+
+def events(tmp_path: Path, *records: object, key: str = "label") -> list[tuple[int, int, dict[str, str]]]:
+    path = write(tmp_path / "log.jsonl", *records)
+    done(path, tmp_path / "out", "--key", key)
+    labels = json.loads((tmp_path / "out" / "log.labels.json").read_text())["events"]
+    return [
+        (*(event[edge]["sec"] * 10**9 + event[edge]["nsec"] for edge in ("startTime", "endTime")), event["metadata"])
+        for event in labels
+    ]
+
+
+def test_marks_without_a_time_stand_at_the_rows_beside_them(tmp_path: Path) -> None:
+    a = START_NS
+    found = events(
+        tmp_path,
+        row(a),
+        {"type": "START", "label": "walk"},
+        row(a + 10),
+        row(a + 20),
+        {"type": "STOP"},
+        row(a + 30),
+        {"type": "Start", "metadata": {"surface": "grass", "speed": 3.0, "none": None}},
+        row(a + 40),
+        {"type": "START"},
+        row(a + 50),
+    )
+    assert found == [
+        (a + 10, a + 21, {"label": "walk"}),
+        (a + 40, a + 50, {"surface": "grass", "speed": "3"}),
+        (a + 50, a + 51, {"label": "marked"}),
+    ]
+
+
+def test_a_stop_may_name_the_class_and_the_last_start_lasts(tmp_path: Path) -> None:
+    a = START_NS
+    found = events(
+        tmp_path,
+        {"type": "START", "timestamp": a},
+        row(a),
+        {"type": "STOP", "timestamp": a + 5, "activity": "run"},
+        row(a + 9),
+        {"type": "START", "timestamp": a + 7},
+        key="gait",
+    )
+    assert found == [(a, a + 5, {"gait": "run"}), (a + 7, a + 10, {"gait": "marked"})]
+    assert "the last START has no STOP" in phone(tmp_path / "log.jsonl", tmp_path / "out").stderr
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "unit", "ns"),
+    [
+        (1_700_000_000, 1_700_000_001, None, 10**9),
+        ("1700000000.25", "1700000000.5", None, 25 * 10**7),
+        (1_700_000_000_000, 1_700_000_000_001, None, 10**6),
+        (1_700_000_000_000_000, 1_700_000_000_000_002, None, 2000),
+        (START_NS, START_NS + 1, None, 1),
+        ("2026-03-01T12:00:00Z", "2026-03-01T12:00:00.000000007Z", None, 7),
+        (50_000_000_000_000, 50_000_000_000_003, "ns", 3),
+    ],
+)
+def test_units_of_times(tmp_path: Path, first: object, second: object, unit: str | None, ns: int) -> None:
+    path = write(tmp_path / "log.jsonl", row(first), row(second))
+    done(path, tmp_path / "out", *(("--time-unit", unit) if unit else ()))
+    assert np.diff(topic_arrays(tmp_path / "out" / "log.mcap")["acc_raw"].times_ns).tolist() == [ns]
+
+
+def test_marks_may_have_another_unit_than_rows(tmp_path: Path) -> None:
+    a = 1_700_000_000 * 10**9
+    found = events(
+        tmp_path, {"type": "START", "timestamp": 1_700_000_000_000}, row(a), row(a + 10**7), {"type": "STOP"}
+    )
+    assert found == [(a, a + 10**7 + 1, {"label": "marked"})]
+
+
+def test_topics_and_factors(tmp_path: Path) -> None:
+    rows = [
+        row(START_NS, 9.8, 0.0, -4.9, kind=kind)
+        for kind in ("TotalAcceleration", "Accelerometer", "magnetic field", "Light Level")
+    ]
+    path = write(tmp_path / "log.jsonl", *rows)
+    done(path, tmp_path / "out", "--scale", "acc_raw=0.5", "--topic", "Light Level=lux")
+    found = topic_arrays(tmp_path / "out" / "log.mcap")
+    assert list(found) == ["acc_raw", "accelerometer", "mag_raw", "lux"]
+    assert found["acc_raw"].values.tolist() == [[4.9, 0.0, -2.45]]
+    assert found["accelerometer"].values.tolist() == [[9.8, 0.0, -4.9]]
+
+
+def test_missing_numbers_and_rows_without_any(tmp_path: Path) -> None:
+    records = [
+        {"sensor": "acc", "time": START_NS, "y": "2", "x": "1", "unit": "g"},
+        {"sensor": "acc", "time": START_NS + 2, "x": None, "y": ""},
+        {"sensor": "acc", "time": START_NS + 1, "x": "NaN", "y": 5, "new": 7},
+        {"sensor": "Annotation", "time": START_NS, "text": "here"},
+    ]
+    made = done(write(tmp_path / "log.jsonl", *records), tmp_path / "out")
+    assert "1 row of Annotation without a number left out" in made.stderr
+    found = topic_arrays(tmp_path / "out" / "log.mcap")["acc_raw"]
+    assert found.channels == ("x", "y")
+    np.testing.assert_array_equal(found.values, [[1, 2], [np.nan, 5], [np.nan, np.nan]])
+    assert not (tmp_path / "out" / "log.labels.json").exists()
+
+
+def test_files_named_alike_keep_apart(tmp_path: Path) -> None:
+    for name in ("a/log.json", "b/log.json", "other.jsonl"):
+        write_log(tmp_path / "raw" / name, "list", stretches=((1, 2, "w"),))
+    done(tmp_path / "raw", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.mcap")) == ["a-log.mcap", "b-log.mcap", "other.mcap"]
+    recordings = list(read([tmp_path / "out" / "phone.experiment.json"], ReadOptions(label_key="label")))
+    assert [(one.session, len(one.labels)) for one in recordings] == [("a-log", 1), ("b-log", 1), ("other", 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds no sensor row: expected objects such as"),
+        ("[{}", "is no JSON ("),
+        ('{"a": 1}\n{"type"', ": record 1 has no `sensor`, `type` or `name`"),
+        ('{"type": "acc", "timestamp": 1, "values": [1]}\n{"type"', ", row 2: is no JSON ("),
+        ("[3]", ": record 1 is 3, expected an object"),
+        ('[{"type": "acc", "values": [1]}]', ": record 1 has no `time`, `timestamp` or `seconds_elapsed`"),
+        ('[{"type": "acc", "time": "noon", "values": [1]}]', ": record 1 has the time 'noon', expected"),
+        ('[{"type": "acc", "time": 1, "values": [1, "x"]}]', ": record 1 acc has a value that is no number"),
+        (
+            '[{"type": "acc", "time": 1, "values": [1]}, {"type": "acc", "time": 2, "values": [1, 2]}]',
+            ": record 2 acc has 2 values, its first row had 1",
+        ),
+        (
+            '[{"type": "acc", "time": 1, "x": 1, "y": 2}, {"type": "acc", "time": 2, "x": 1}]',
+            ": record 2 acc has no `y`",
+        ),
+        ('[{"type": "acc", "time": 1, "x": 1}, {"type": "STOP"}]', ": record 2 is a STOP without a START"),
+        (
+            '[{"type": "START", "time": 9}, {"type": "acc", "time": 10, "x": 1}, {"type": "STOP", "time": 8}]',
+            ": record 3 ends a stretch at 8000000000 ns, which began at 9000000000 ns",
+        ),
+        ('[{"type": "acc", "time": 1, "x": 1}, {"type": "acc", "time": 99999999, "x": 1}]', "its times span 1157 days"),
+        ('[{"type": "acc", "time": 1, "x": 1}, {"type": "Accelerometer", "time": 1, "x": 1}]', None),
+    ],
+)
+def test_what_is_wrong_is_told_in_a_line(tmp_path: Path, text: str, said: str | None) -> None:
+    path = tmp_path / "log.json"
+    path.write_text(text)
+    made = phone(path, tmp_path / "out")
+    if said is None:
+        assert made.exit_code == 0, made.output
+        return
+    assert (made.exit_code, made.stderr.count("\n")) == (1, 1), made.output
+    assert said in made.stderr
+    assert not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("--topic", "nothing=x"), 1, "no sensor `nothing`; there are: acc"),
+        (("--scale", "nothing=2"), 1, "no topic `nothing` to scale; there are: acc_raw"),
+        (("--scale", "acc_raw=two"), 2, "expected TOPIC=FACTOR with a number"),
+        (("--topic", "acc"), 2, "'acc': expected SENSOR=TOPIC"),
+    ],
+)
+def test_wrong_options(tmp_path: Path, arguments: tuple[str, ...], status: int, said: str) -> None:
+    made = phone(write(tmp_path / "log.jsonl", row(1)), tmp_path / "out", *arguments)
+    assert (made.exit_code, said in made.stderr) == (status, True), made.output
+
+
+def test_a_folder_without_logs(tmp_path: Path) -> None:
+    assert "the folder holds no sensor log" in phone(tmp_path, tmp_path / "out").stderr
+    assert "no such file or folder" in phone(tmp_path / "absent", tmp_path / "out").stderr
