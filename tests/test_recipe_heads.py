@@ -133,7 +133,8 @@ def test_keys_of_a_labels_json(tmp_path: Path) -> None:
     (tmp_path / "run.csv").write_text("\n".join(["t,x", *(f"{i},{i}" for i in range(9))]))
     event = {"startTime": {"sec": 1, "nsec": 0}, "endTime": {"sec": 3, "nsec": 0}, "metadata": {"mood": "1", "pace": 5}}
     (tmp_path / "run.labels.json").write_text(json.dumps({"events": [event]}))
-    more = (LabelOptions(None, "pace"), LabelOptions(None, "absent"))
+    more = (LabelOptions(None, "pace"), LabelOptions(None, "absent"), LabelOptions("surface"))
     (recording,) = read([tmp_path / "run.csv"], ReadOptions(label_key="mood", more_labels=more))
     assert [(one.set, one.label) for one in recording.labels] == [("mood", "1"), ("pace", "5")]
     assert "run.labels.json: 1 events without `absent` left out" in recording.notes
+    assert "no label column `surface`: read without labels" in recording.notes

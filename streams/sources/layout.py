@@ -95,8 +95,9 @@ def decide(names: Sequence[str], numeric: Collection[str], options: ReadOptions,
     free = [name for name in named if name in numeric and name not in spoken_for]
     inputs, notes = _inputs(options, named, free, path)
     channels = tuple(dict.fromkeys(name for item in inputs for name in item.channels))
-    # What every file may lack is not missed: the column `label` where no recipe asks for it, and any beside a labels JSON.
-    asked_for = [name for name in options.label_columns if options.label_key is None and name != "label"]
+    # Not missed is the column `label`, where no recipe may ask for it, and the recipe's own where a labels JSON has its labels.
+    optional = {"label", options.label_column if options.label_key else None}
+    asked_for = [name for name in options.label_columns if name not in optional]
     notes += [f"no label column `{name}`: read without labels" for name in asked_for if name not in labels]
     # A column of a further label set stays metadata too: what is constant in a session may say its side of a split.
     others = set(labels) - {options.label_column}
