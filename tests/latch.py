@@ -55,6 +55,8 @@ def latch(seed: int, seconds: int = 80) -> tuple[Array, Sequence[str]]:
 def write(path: Path, seed: int, seconds: int = 80) -> Path:
     """One recording as CSV: ``t``, ``x``, ``y``, ``label``."""
     data, labels = latch(seed, seconds)
-    rows = [f"{i / RATE:.2f},{x:.4f},{y:.4f},{label}" for i, ((x, y), label) in enumerate(zip(data, labels, strict=False))]
+    rows = [
+        f"{i / RATE:.2f},{x:.4f},{y:.4f},{label}" for i, ((x, y), label) in enumerate(zip(data, labels, strict=False))
+    ]
     path.write_text("t,x,y,label\n" + "\n".join(rows) + "\n")
     return path

@@ -1,0 +1,174 @@
+"""Stateful models are trained on what they will see where they serve, and judged as they will go through it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import latch
+import numpy as np
+import pytest
+
+from models.classify import Classifier
+from models.dataset import read_dataset, split_chain
+from models.dataset_cache import build_dataset
+from models.evaluate import evaluate
+from models.onnx_stateful import StatefulModel
+from models.run import run
+from models.stateful_data import link_runs, run_outputs, sequences_of
+from models.train import Trained, TrainRequest, train
+from models.train_run import train_parameters
+from processors.recipe import Recipe, load_recipe, parse_recipe
+from streams.chunk import Array, Header, signal_format
+from streams.errors import TrainingError
+from streams.labels import Label
+from streams.recording import Recording, StreamData
+from streams.settings import Settings
+from streams.sources import read
+
+RECIPE = latch.RECIPE.replace('\n[[window.steps]]\nstep = "standardise"', "")
+SPECTRA = RECIPE.replace("[window]", '[[steps]]\nstep = "spectrogram"\nnperseg = 8\nnoverlap = 4\n[window]')
+
+
+def recording(session: str, pieces: Sequence[tuple[int, int]], labelled: Sequence[tuple[int, int, str]]) -> Recording:
+    """Noise from sample to sample, with labels from second to second."""
+    noise = np.random.default_rng(sum(map(ord, session))).normal(0, 1, (1000, 2)).astype(np.float32)
+    header = Header(session, 0, signal_format("sensor", ("x", "y"), 20))
+    cut = [(start, noise[start:end]) for start, end in pieces]
+    labels = [Label(f"{session}-{a}", session, "label", a * 10**9, b * 10**9, label) for a, b, label in labelled]
+    whole = np.concatenate([data for _, data in cut])
+    return Recording(session, [StreamData(header, whole, None, 0, cut)], labels=labels)
+
+
+def examples_of(text: str, *recordings: Recording) -> tuple[Recipe, list[Any]]:
+    """Linked examples of a recipe."""
+    made = parse_recipe(text)
+    return made, link_runs(read_dataset(recordings, made, split_chain(made.chain)[0]))
+
+
+ONE = recording("s", [(0, 100), (100, 240), (260, 400)], [(0, 3, "open"), (5, 9, "closed"), (14, 20, "open")])
+
+
+def test_a_sequence_is_a_window_with_those_before_it_joined() -> None:
+    made, examples = examples_of(RECIPE, ONE, recording("t", [(0, 60)], [(0, 3, "closed")]))
+    starts = [example.window.start_index for example in examples]
+    assert starts == [0, 20, 40, 100, 120, 140, 160, 280, 300, 320, 340, 360, 380, 0, 20, 40]
+    samples = sequences_of(examples, made.chain, ("closed", "open"), (), 4)
+    assert samples.windows.shape == (16, 80, 2)
+    assert samples.classes.tolist() == [1] * 3 + [0] * 4 + [1] * 6 + [0] * 3
+    noise = ONE.streams[0].pieces
+    before_gap = np.concatenate([noise[0][1], noise[1][1]])
+    begins = {0: 0, 20: 0, 40: 0, 100: 40, 120: 60, 140: 80, 160: 100}  # those without a label are there, too
+    for row, start in enumerate(starts[:7]):
+        expected = before_gap[begins[start] : start + 20]
+        whole = np.full((80, 2), np.nan, np.float32)
+        whole[: len(expected)] = expected
+        np.testing.assert_array_equal(samples.windows[row], whole)
+    assert [int(np.isfinite(samples.windows[i][:, 0]).sum()) for i in range(7, 16)] == [40, 60, *[80] * 4, 20, 40, 60]
+    batch = samples.windows[np.array([3, 1])]
+    np.testing.assert_array_equal(batch, np.stack([samples.windows[3], samples.windows[1]]))
+    np.testing.assert_array_equal(samples.windows[2:5], np.stack([samples.windows[i] for i in (2, 3, 4)]))
+
+
+def test_columns_across_a_border_are_in_no_window() -> None:
+    made, examples = examples_of(SPECTRA, ONE)
+    samples = sequences_of(examples, made.chain, ("closed", "open"), (), 3)
+    assert samples.windows.shape[1:] == (3 * 4, 5, 2)  # 20 samples hold 4 columns of 8, every 4
+    run = examples[5].run
+    np.testing.assert_array_equal(samples.windows[5], np.concatenate([window.data for window in run[5:8]]))
+
+
+def test_what_was_built_before_is_linked_as_well(tmp_path: Path) -> None:
+    file = latch.write(tmp_path / "a.csv", 1)
+    made = parse_recipe(RECIPE)
+    settings = Settings(home=tmp_path / "home")
+    fresh = read_dataset(read([file], made.read_options()), made, made.chain)
+    for _ in range(2):
+        found = build_dataset([file], made, made.chain, settings)
+        assert len(found.unlabelled) == len(fresh.unlabelled) > 0
+        one, other = (sequences_of(link_runs(d), made.chain, d.labels, (), 20).windows[:] for d in (found, fresh))
+        np.testing.assert_array_equal(one, other)
+    stateless = parse_recipe(RECIPE.replace("stateful = true\n", ""))
+    assert build_dataset([file], stateless, made.chain, settings).unlabelled == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"session"', '"time"', "divides sessions"),
+        ('"session"', '"window"', "divides sessions"),
+        ("sequence = 20", "sequence = 0", "sequence starts at 1"),
+        ('"session"', '"session"\n[[train.augment]]\nkind = "jitter"', "varies windows one by one"),
+    ],
+)
+def test_what_a_stateful_model_cannot_be_trained_with(old: str, new: str, message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        train_parameters(parse_recipe(RECIPE.replace(old, new)), TrainRequest(()))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("latch")
+    for seed in range(10):
+        latch.write(folder / f"r{seed:02}.csv", seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Trained:
+    """A bundle of the latch."""
+    pytest.importorskip("tensorflow")
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "latch.toml").write_text(latch.RECIPE)
+    request = TrainRequest((str(data),), epochs=6, out=folder / "bundle", report=False)
+    return train(load_recipe(folder / "latch.toml"), request)
+
+
+tensorflow = pytest.mark.skipif(find_spec("tensorflow") is None, reason="tensorflow is not installed")
+
+
+@tensorflow
+def test_a_model_learns_what_needs_memory(trained: Trained) -> None:
+    own, beside = trained.record.candidates
+    assert (own.name, beside.name, own.chosen) == ("recurrent", "minirocket", True)
+    assert own.scores["window_accuracy"] > 0.95
+    assert beside.scores["window_accuracy"] < 0.75  # a window by itself says nothing
+    model = trained.bundle.manifest["model"]
+    assert (model["state"], model["shape"]) == (16, [20, 2])
+    facts = json.loads((trained.bundle.path / "report" / "report.json").read_text())
+    assert 0 < facts["parity"] < 1e-4
+
+
+@tensorflow
+def test_new_recordings_give_the_same_events_however_they_are_cut(trained: Trained, tmp_path: Path) -> None:
+    made = parse_recipe(latch.RECIPE)
+    new = latch.write(tmp_path / "new.csv", 99)
+    classifier = Classifier.for_recipe(trained.bundle, made)
+
+    def events(chunk_ms: int) -> list[str]:
+        found = run(made, read([new], made.read_options()), classifier, chunk_ms)
+        return [json.dumps(json.loads(event.to_json()) | {"emitted_ns": 0}) for event in found]
+
+    assert events(70) == events(1000) == events(10**6)
+    scores = evaluate(made, trained.bundle, read([new], made.read_options()))
+    assert scores["window_accuracy"] > 0.9
+    assert scores["windows"] < len(events(1000))  # those before the first pulse have no label
+
+
+@tensorflow
+def test_scores_are_of_whole_sessions(trained: Trained, data: Path) -> None:
+    """What judges held-out windows gives what a run over the recordings gives."""
+    made = parse_recipe(latch.RECIPE)
+    found = read_dataset(read([data / "r03.csv"], made.read_options()), made, split_chain(made.chain)[0])
+    examples = link_runs(found)
+    model = StatefulModel(trained.bundle.model_path, trained.bundle.input, trained.bundle.output)
+    outputs = run_outputs(model, examples[::-1], trained.bundle.chain)[::-1]
+    classifier = Classifier.for_recipe(trained.bundle, made)
+    events = {e.start_index: e for e in run(made, read([data / "r03.csv"], made.read_options()), classifier)}
+    for example, row in zip(examples, outputs.tolist(), strict=True):
+        said: Array = np.exp(row - np.max(row))
+        probabilities = list(events[example.window.start_index].probabilities.values())
+        np.testing.assert_allclose(said / said.sum(), probabilities, atol=1e-6)
