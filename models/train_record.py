@@ -70,7 +70,7 @@ def lineage_of(recipe: Recipe, request: TrainRequest, dataset: Dataset, chosen: 
         **({"without": sorted(request.without)} if request.without else {}),
         "windows": {"training": len(prepared.split.training), "validation": len(prepared.split.validation)},
         "validation_groups": sorted({example.group for example in prepared.validation}),
-        "packages": {name: _version(name) for name in (*_PACKAGES, *packages)},
+        "packages": versions(packages),
         "python": platform.python_version(),
     }
 
@@ -111,6 +111,11 @@ def revision() -> str:
         return (git / head[5:]).read_text().strip() if head.startswith("ref: ") else head
     except OSError:
         return ""
+
+
+def versions(packages: Sequence[str]) -> dict[str, str | None]:
+    """Versions of what every model rests on, and of `packages`; None for one that is not installed."""
+    return {name: _version(name) for name in (*_PACKAGES, *packages)}
 
 
 def _version(package: str) -> str | None:

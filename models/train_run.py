@@ -15,7 +15,7 @@ from models.splits import session_of
 from models.stateful_data import check_training, link_runs
 from models.train_data import Prepared, prepare, prepare_raw
 from models.train_fit import Plan
-from models.train_record import revision
+from models.train_record import revision, versions
 from models.zoo import SCHEDULES, Epoch, architecture, read_parameters, takes
 from processors.chain import Chain
 from processors.recipe import Recipe
@@ -149,6 +149,8 @@ class Run:
             "settings": self.settings,
             "inputs": self.dataset.inputs,
             "revision": revision(),
+            # Another version's optimiser may keep other things, and its steps give other numbers.
+            "packages": versions([name for one in (model[0], *self.beside) for name in architecture(one).packages]),
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -14,9 +15,12 @@ import pytest
 from tiny_models import RECIPE, recipe
 
 import models.train
+from models.dataset import Dataset
 from models.fit import Course, Learning, rate
 from models.registry import MODEL
 from models.train import TrainRequest, train
+from models.train_run import Run
+from models.train_state import checkpoints
 from models.zoo import FitOptions, Samples
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -173,3 +177,29 @@ def test_schedules() -> None:
         course.add({"epoch": 0, "loss": 1.0, "validation_loss": loss}, options)
         rates.append(rate(plateau, course, 0, 1, 9))
     assert rates == [0.1, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05, 0.025]
+
+
+def test_checkpoints_of_another_version_of_a_library_are_not_taken_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setenv("KYMO_HOME", str(tmp_path / "home"))
+    made = recipe(TEXT)
+    run = Run(
+        made,
+        TrainRequest(("data",)),
+        {"epochs": 9, "compare": True},
+        Dataset(),
+        lambda name, epochs: lambda epoch: None,
+    )
+    installed = importlib.metadata.version
+    same, folders = [], []
+    for other in ("", "", "torch", "numpy", "onnx"):
+        version = lambda name, other=other: "0.0.1" if name == other else installed(name)  # noqa: E731
+        monkeypatch.setattr(importlib.metadata, "version", version)
+        same.append(run.decisive())
+        with checkpoints(run.decisive()) as folder:
+            assert folder is not None
+            folders.append(folder.name)
+    assert folders[0] == folders[1]
+    assert len(set(folders)) == 4
