@@ -28,13 +28,13 @@ from numpy.typing import NDArray
 
 from models.dataset import Dataset, Example
 from models.dataset_steps import fit_steps, split_chain, with_steps
-from models.dataset_targets import heads_of
+from models.dataset_targets import ordered
 from models.dataset_tfrecord import Feature, example, record
 from models.leaks import check_leaks
 from models.splits import Split, make_split
 from models.train import DEFAULTS
 from processors.chain import Chain
-from processors.recipe import Recipe
+from processors.recipe import HeadTable, Recipe
 from streams.errors import TrainingError
 
 Rows = Iterator[dict[str, Any]]
@@ -112,8 +112,8 @@ def _about(recipe: Recipe, dataset: Dataset, split: Split, chain: Chain) -> dict
         "rate_hz": float(fmt.rate),
         "classes": list(dataset.labels),
         "heads": [
-            {"name": head.name, "column": f"target_{head.name}", "classes": list(head.labels)}
-            for head in heads_of(recipe, dataset.examples)
+            {"name": head.name, "column": f"target_{head.name}", "kind": head.kind, "classes": _classes(dataset, head)}
+            for head in recipe.heads
         ],
         "windows": {side: dict(count) for side, count in counts.items()},
         "split": {
@@ -126,6 +126,11 @@ def _about(recipe: Recipe, dataset: Dataset, split: Split, chain: Chain) -> dict
         "chain": chain.to_json(),
         "inputs": [{"path": path, **found} for path, found in dataset.inputs.items()],
     }
+
+
+def _classes(dataset: Dataset, head: HeadTable) -> list[str]:
+    known = (example.targets[head.name] for example in dataset.examples if head.name in example.targets)
+    return list(ordered(map(str, known))) if head.kind == "classes" else []
 
 
 def _rows(examples: Sequence[Example], about: Mapping[str, Any], on_window: Callable[[], None]) -> Rows:
@@ -149,7 +154,7 @@ def _rows(examples: Sequence[Example], about: Mapping[str, Any], on_window: Call
 
 
 def _write_tfrecord(path: Path, rows: Rows, about: dict[str, Any]) -> None:
-    absent = {head["column"]: "" if head["classes"] else math.nan for head in about["heads"]}
+    absent = {head["column"]: math.nan if head["kind"] == "number" else "" for head in about["heads"]}
     with path.open("wb") as file:
         for row in rows:
             targets = {name: absent[name] if row[name] is None else row[name] for name in absent}
@@ -184,7 +189,7 @@ def _write_parquet(path: Path, rows: Rows, about: dict[str, Any]) -> None:
     texts, numbers = ("label", "session", "subject"), ("class", "start_index", "end_index", "start_ns", "end_ns")
     kinds = {"window": pa.list_(pa.float32(), size), "shape": pa.list_(pa.int64())}
     kinds |= dict.fromkeys(texts, pa.string()) | dict.fromkeys(numbers, pa.int64())
-    kinds |= {head["column"]: pa.string() if head["classes"] else pa.float64() for head in about["heads"]}
+    kinds |= {head["column"]: pa.float64() if head["kind"] == "number" else pa.string() for head in about["heads"]}
     schema = pa.schema(kinds, metadata={"kymo": json.dumps(about)})
     batch: list[dict[str, Any]] = []
 

@@ -138,20 +138,28 @@ def heads_of(recipe: Recipe, examples: Sequence[Example]) -> tuple[Head, ...]:
     Raises
     ------
     TrainingError
-        If a head has nothing to learn: no window with its label, or all of one class.
+        If a head has nothing to learn: no window with its label.
     """
     made = []
     for head in recipe.heads:
         known = [example.targets[head.name] for example in examples if head.name in example.targets]
-        labels = ordered(str(value) for value in known) if head.kind == "classes" else ()
-        if not known or len(labels) == 1:
+        if not known:
             source = f"key `{head.key}` of a labels JSON" if head.key else f"column `{head.set}`"
-            came = f"all {len(known)} windows with a label have `{labels[0]}`" if known else "no window has a label"
             raise TrainingError(
-                f"head `{head.name}` has nothing to learn: {came} ({source}); add labels, or leave the head out"
+                f"head `{head.name}` has nothing to learn: no window has its label ({source}); add labels, or take a copy of "
+                f"the recipe without this head"
             )
-        made.append(Head(head.name, labels, head.weight))
+        made.append(Head(head.name, ordered(map(str, known)) if head.kind == "classes" else (), head.weight))
     return tuple(made)
+
+
+def notes_on(heads: Iterable[Head]) -> list[str]:
+    """What a user should know of heads as they were learned."""
+    return [
+        f"head `{head.name}`: all windows with its label have `{head.labels[0]}`, so it will say nothing else"
+        for head in heads
+        if len(head.labels) == 1
+    ]
 
 
 def target_arrays(targets: Sequence[Targets], heads: Sequence[Head]) -> dict[str, Array]:

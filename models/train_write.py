@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from models.bundle import Bundle, load_bundle
+from models.dataset_targets import notes_on
 from models.export import Exported
 from models.learned import LEARNED, learned_from
 from models.pooling import Pool
@@ -87,4 +88,4 @@ def _notes(run: Run, chosen: Fitted, final: Fitted) -> list[str]:
             "nothing was held out, so there are no scores: no recording can be spared, or [train] validation = 0"
         )
     said = [text for one in (chosen, final) for text in getattr(one.model, "notes", [])]
-    return [*notes, *dict.fromkeys(said)]
+    return [*notes, *notes_on(chosen.prepared.heads), *dict.fromkeys(said)]

@@ -242,6 +242,16 @@ def test_without_heads_nothing_speaks_of_them(data: Path, tmp_path: Path) -> Non
     assert made.record.held_out.heads == []
 
 
+def test_a_head_of_one_class_is_learned_and_told_of(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    for path in sorted(data.iterdir()):
+        (tmp_path / path.name).write_text(path.read_text().replace("track", "road"))
+    loaded = recipe(WITH_HEADS.replace("epochs = 30", "epochs = 2"))
+    made = train(loaded, TrainRequest((str(tmp_path),), out=tmp_path / "b", only=True))
+    assert "head `surface`: all windows with its label have `road`, so it will say nothing else" in made.notes
+    assert {(e.label, e.probability) for e in events_of(loaded, made, tmp_path)["surface"]} == {("road", 1.0)}
+
+
 def test_heads_in_another_order_are_the_same(trained: Trained, unseen: Path) -> None:
     """A bundle's columns stand in the order of its own training; events in the order of the recipe that runs."""
     loaded = recipe(WITH_HEADS)
