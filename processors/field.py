@@ -18,6 +18,7 @@ from streams.errors import FormatError
 
 Real = NDArray[Any]
 DERIVED = ("field", "vertical", "horizontal", "inclination")
+JOINT = "deviation"
 
 
 @dataclass(frozen=True)
@@ -96,19 +97,22 @@ class Deviation(MapSpec):
     """Takes from channels the value that they usually have, learned from the training windows.
 
     What is usual is the most frequent mean of a window, found by halving: a constant with rare or one-sided exceptions, such as
-    the length of the earth's field among distortions, is met where a mean would be drawn aside.
+    the length of the earth's field among distortions, is met where a mean would be drawn aside. If `joint` asks for it, a channel
+    ``deviation`` comes behind the others: how far some of them are off together, the root of the sum of their squares.
 
     Parameters
     ----------
     channels : tuple of str
         Which; the others stay as they are. At least one, none twice.
+    joint : tuple of str
+        Those of `channels`, of one unit, that ``deviation`` is made of; empty for none.
     usual : tuple of float
         One for each of them, in the input's units. Empty before :meth:`fit`.
 
     Raises
     ------
     FormatError
-        If there is none, one stands twice, the input lacks one, the numbers do not match, or nothing was learned yet.
+        If there is none, one stands twice, the input lacks one, units differ, the numbers do not match, or nothing was learned yet.
 
     References
     ----------
@@ -116,6 +120,7 @@ class Deviation(MapSpec):
     """
 
     channels: tuple[str, ...] = ()
+    joint: tuple[str, ...] = ()
     usual: tuple[Any, ...] = ()
     name: ClassVar[str] = "deviation"
     learned: ClassVar[frozenset[str]] = frozenset({"usual"})
@@ -126,24 +131,41 @@ class Deviation(MapSpec):
         if isinstance(names, str) or not names or len(set(names)) < len(names):
             raise FormatError(f"deviation: channels {names!r}, expected a list of at least one name, none twice")
         object.__setattr__(self, "channels", tuple(names))
+        object.__setattr__(self, "joint", tuple(self.joint))
+        if not set(self.joint) <= set(names) or len(set(self.joint)) < len(self.joint):
+            raise FormatError(f"deviation: joint {self.joint!r}, expected some of channels, none twice")
         object.__setattr__(self, "usual", numbers(self.name, "usual", tuple(self.usual)))
         if self.usual and len(self.usual) != len(self.channels):
             raise FormatError(f"deviation: {len(self.usual)} numbers for {len(self.channels)} channels; train again")
 
     def output(self, inputs: Mapping[str, Format]) -> Format:
-        """The input's format; whole numbers become float32."""
-        fmt = only(inputs)
+        """The input's format, and ``deviation``; whole numbers become float32."""
+        fmt = replace(only(inputs), dtype=float_of(self.name, only(inputs)))
         _columns(self.name, self.channels, fmt)
-        return replace(fmt, dtype=float_of(self.name, fmt))
+        if not self.joint:
+            return fmt
+        units = {fmt.units[i] for i in _columns(self.name, self.joint, fmt)} if fmt.units else set()
+        if len(units) > 1:
+            raise FormatError(
+                f"deviation: {', '.join(self.joint)} are in {', '.join(sorted(units))}, expected one unit"
+            )
+        if JOINT in fmt.channels:
+            raise FormatError(f"deviation: `{fmt.stream}` has a channel {JOINT} already")
+        shape = (*fmt.shape[:-1], len(fmt.channels) + 1)
+        return replace(fmt, channels=(*fmt.channels, JOINT), units=(*fmt.units, *units), shape=shape)
 
     def apply(self, data: Array, fmt: Format) -> Array:
-        """``(n, ..., channels)`` to the same shape."""
+        """``(n, ..., channels)`` to the same shape, or with a channel more."""
         if not self.usual:
             raise FormatError("deviation: has not learned what is usual yet; train first (`kymo train`)")
         out: Real = np.array(data, float_of(self.name, fmt))
         for i, usual in zip(_columns(self.name, self.channels, fmt), self.usual, strict=True):
             out[..., i] -= out.dtype.type(usual)
-        return out
+        if not self.joint:
+            return out
+        squares = [np.square(out[..., i]) for i in _columns(self.name, self.joint, fmt)]
+        together = np.sqrt(np.add.reduce(squares))
+        return np.concatenate([out, together[..., np.newaxis]], -1)
 
     def fit(self, windows: Iterable[Window]) -> Deviation:
         """A Spec that has learned what is usual, from one pass over `windows`.
