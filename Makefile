@@ -21,7 +21,7 @@ install = $(bin)/uv pip install --quiet --python $(bin)/python --constraint cons
 everything := kafka,audio,parquet,synth,demo,report,torch,tensorflow,bench,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench loop up setup chaos large soak pins clean
+.PHONY: help demo test check bench loop magnetic up setup chaos large soak pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
@@ -42,6 +42,9 @@ bench: .venv/.setup ## measure Kymo beside its peers
 
 loop: .venv/.setup ## the closed loop on real recordings: live accuracy rises when a refreshed model takes over
 	@$(bin)/python -m deploy.loop $(ARGS)
+
+magnetic: .venv/.setup ## from nothing to a trained, registered, serving detector of magnetic distortion
+	@$(bin)/python -m deploy.magnetic $(ARGS)
 
 up: .venv/.demo ## broker, worker and archive until Ctrl-C
 	@$(bin)/kymo up

@@ -14,6 +14,7 @@ COMPARISONS = (
     "dataset",
     "serving",
     "synth",
+    "magnetic",
     "throughput",
     "latency",
     "memory",
@@ -23,7 +24,7 @@ COMPARISONS = (
 )
 
 #: Those that need no broker.
-_BY_THEMSELVES = ("kernels", "dataset", "serving", "synth")
+_BY_THEMSELVES = ("kernels", "dataset", "serving", "synth", "magnetic")
 
 
 @click.command()
@@ -53,6 +54,8 @@ def main(chosen: tuple[str, ...], out: Path | None, rounds: int, size: float, se
         _serving(found, 3 * rounds)
     if "synth" in wanted:
         _synth(found, rounds)
+    if "magnetic" in wanted:
+        _magnetic(found)
     if through_kafka := [name for name in wanted if name not in _BY_THEMSELVES]:
         _through_kafka(found, through_kafka, rounds, (size * 1e6, seconds))
     if out is not None:
@@ -89,6 +92,15 @@ def _serving(found: dict[str, Any], rounds: int) -> None:
 
     found["serving"] = serving.results(rounds)
     serving.show(found["serving"], Console())
+
+
+def _magnetic(found: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from benchmarks import magnetic
+
+    found["magnetic"] = magnetic.magnetic()
+    magnetic.show(found["magnetic"], Console(width=120))
 
 
 def _synth(found: dict[str, Any], rounds: int) -> None:
