@@ -157,33 +157,32 @@ def results(rounds: int, seconds: float = 3600.0) -> dict[str, Any]:
         If the two do not make the same numbers and messages.
     """
     compare(plan_of(30.0))
-    plan, taken = plan_of(seconds), []
+    plan = plan_of(seconds)
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = Path(folder) / "kymo.mcap", Path(folder) / "loop.mcap"
-        calls: dict[str, Callable[[], Any]] = {
-            "numbers, kymo": lambda: simulate(plan),
-            "numbers, loop": lambda: consume(plan),
-            "file, kymo": lambda: synth(plan, ours),
-            "file, loop": lambda: by_loop(plan, theirs),
-        }
-        simulate(plan)  # warms up
-        for number in range(rounds):
-            names = list(calls)[:: -1 if number % 2 else 1]
-            taken.append({name: timed(calls[name]) for name in names})
-        sizes = {"kymo": ours.stat().st_size, "loop": theirs.stat().st_size}
+        numbers = by_turns({"kymo": lambda: simulate(plan), "loop": lambda: consume(plan)}, rounds)
+        files = by_turns({"kymo": lambda: synth(plan, ours), "loop": lambda: by_loop(plan, theirs)}, rounds)
+        sizes = {"kymo": ours.stat().st_size / 1e6, "loop": theirs.stat().st_size / 1e6}
     return {
-        "samples": len(simulate(plan).times_ns),
+        "samples": sum(parse_plan(plan).counts),
         "rounds": rounds,
-        "seconds": {
-            name: {kind: median(t[name][i] for t in taken) for i, kind in enumerate(("clock_s", "cpu_s"))}
-            for name in calls
-        },
-        "kymo_is_faster_by": {
-            what: [median(t[f"{what}, loop"][i] / t[f"{what}, kymo"][i] for t in taken) for i in range(2)]
-            for what in ("numbers", "file")
-        },
-        "file_mb": {name: size / 1e6 for name, size in sizes.items()},
+        "numbers": numbers,
+        "file": files,
+        "file_mb": sizes,
     }
+
+
+def by_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Any]:
+    """Medians of seconds, and of the ratios of rounds; a round that warms up is left out."""
+    taken = []
+    for number in range(rounds + 1):
+        names = list(calls)[:: -1 if number % 2 else 1]
+        taken.append({name: timed(calls[name]) for name in names})
+    kinds = ("clock_s", "cpu_s")
+    found: dict[str, Any] = {
+        n: {kind: median(t[n][i] for t in taken[1:]) for i, kind in enumerate(kinds)} for n in calls
+    }
+    return found | {"kymo_is_faster_by": [median(t["loop"][i] / t["kymo"][i] for t in taken[1:]) for i in range(2)]}
 
 
 def compare(plan: dict[str, Any]) -> None:
@@ -211,12 +210,14 @@ def messages(path: Path) -> list[tuple[str, int, list[float]]]:
 
 def show(found: dict[str, Any], console: Console) -> None:
     """Print the figures."""
-    table = Table("", "s", "s of the processor", title=f"Synthesis of {found['samples']:,} samples, {RATE_HZ} Hz")
-    for name, seconds in found["seconds"].items():
-        table.add_row(name, f"{seconds['clock_s']:.2f}", f"{seconds['cpu_s']:.2f}")
+    table = Table(
+        "", "Kymo, s", "loop, s", "faster by", title=f"Synthesis of {found['samples']:,} samples, {RATE_HZ} Hz"
+    )
+    for what in ("numbers", "file"):
+        kymo, other, ratio = (found[what][key] for key in ("kymo", "loop", "kymo_is_faster_by"))
+        table.add_row(what, f"{kymo['clock_s']:.3f}", f"{other['clock_s']:.2f}", f"{ratio[0]:.1f} x")
+        table.add_row(f"{what}, of the processor", f"{kymo['cpu_s']:.3f}", f"{other['cpu_s']:.2f}", f"{ratio[1]:.1f} x")
     console.print(table)
-    for what, (clock, processor) in found["kymo_is_faster_by"].items():
-        console.print(f"{what}: {clock:.1f} x by the clock, {processor:.1f} x of the processor")
     console.print("file: " + ", ".join(f"{name} {size:.0f} MB" for name, size in found["file_mb"].items()))
 
 

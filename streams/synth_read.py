@@ -15,6 +15,8 @@ from streams.errors import PlanError
 Vector = tuple[float, float, float]
 Matrix = tuple[Vector, Vector, Vector]
 ZERO: Vector = (0.0, 0.0, 0.0)
+#: No quantity in a plan is larger.
+MOST = 1e30
 IDENTITY: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 
@@ -77,7 +79,7 @@ class Members:
                 self.fail(key, "is missing, expected a number")
             return default
         if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
-            self.fail(key, f"is {_shown(value)}, expected a finite number")
+            self.fail(key, f"is {_shown(value)}, expected a number (at most 1e30 in size)")
         if value < least:
             self.fail(key, f"is {value}, expected {least:g} or more")
         if value <= over:
@@ -123,7 +125,7 @@ class Members:
         if not shaped or any(
             isinstance(x, bool) or not isinstance(x, int | float) or not _finite(x) for r in rows for x in r
         ):
-            self.fail(key, f"is {_shown(rows)}, expected three rows of three finite numbers")
+            self.fail(key, f"is {_shown(rows)}, expected three rows of three numbers")
         a, b, c = (tuple(float(x) for x in row) for row in rows)
         made: Matrix = ((a[0], a[1], a[2]), (b[0], b[1], b[2]), (c[0], c[1], c[2]))
         if singular(made):
@@ -151,10 +153,8 @@ def singular(matrix: Matrix) -> bool:
 
 
 def _finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond every float
-        return False
+    """Whether a number is one that can be reckoned with: products of a few of them must stay finite."""
+    return -MOST <= value <= MOST
 
 
 def _shown(value: Any) -> str:
