@@ -1,4 +1,5 @@
-"""The README and CONTRIBUTING as data. In: their Markdown. Out: code blocks, commands and tables by heading."""
+"""The documents as data: README, CONTRIBUTING and the pages of docs/. In: their Markdown. Out: code blocks, commands,
+tables by heading."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+#: What users and contributors read, from the root.
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")))
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Block:
 
 
 def text_of(name: str) -> str:
-    """Text of a document at the root."""
+    """Text of a document, by its path from the root."""
     return (ROOT / name).read_text(encoding="utf-8")
 
 
@@ -48,11 +51,18 @@ def commands(name: str, heading: str | None = None) -> list[list[str]]:
     return [words for line in text.splitlines() if (words := shlex.split(line, comments=True))]
 
 
-def table(name: str, heading: str, first: str) -> list[list[str]]:
-    """Rows of the table under a heading whose first column has this title: cells as they stand."""
-    section = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", text_of(name), re.MULTILINE | re.DOTALL)
-    assert section is not None, f"{name} has no heading {heading!r}"
-    rows = re.search(rf"^\| {re.escape(first)}[^|]*\|.*\n\|[ \-|]+\|\n((?:\|.*\n)*)", section[1], re.MULTILINE)
+def section_of(heading: str) -> tuple[str, str]:
+    """The one document with this heading, and what stands under it up to the next one."""
+    pattern = re.compile(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", re.MULTILINE | re.DOTALL)
+    found = [(name, section[1]) for name in DOCUMENTS for section in pattern.finditer(text_of(name))]
+    assert len(found) == 1, f"heading {heading!r}: {[name for name, _ in found] or 'nowhere'}, expected it once"
+    return found[0]
+
+
+def table(heading: str, first: str) -> list[list[str]]:
+    """Rows of the table under a heading, in whichever document, whose first column has this title: cells as they stand."""
+    name, section = section_of(heading)
+    rows = re.search(rf"^\| {re.escape(first)}[^|]*\|.*\n\|[ \-|]+\|\n((?:\|.*\n)*)", section, re.MULTILINE)
     assert rows is not None, f"{name}, {heading}: no table that begins with {first!r}"
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows[1].splitlines()]
 

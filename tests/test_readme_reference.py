@@ -1,4 +1,4 @@
-"""The README's tables against the code: recipes, settings, topics, metrics, verbs, formats. What drifts, fails."""
+"""The tables of README and docs/ against the code: recipes, settings, topics, metrics, verbs, formats. What drifts, fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from documents import ROOT, commands, table, text_of, words
+from documents import DOCUMENTS, ROOT, commands, section_of, table, text_of, words
 
 import kymo
 from models import train
@@ -24,7 +24,7 @@ from streams.settings import Settings
 from streams.topics import TABLE
 
 NONSENSE = "zzqqk"
-#: What a recipe cannot do without: exactly this, so that each of these lines is one that the README must call required.
+#: What a recipe cannot do without: exactly this, so that each of these lines is one that the tables must call required.
 MINIMAL = {
     "name": 'name = "x"',
     "input": "[[input]]",
@@ -54,8 +54,8 @@ def known(more: str = "", steps: str = "", top: str = "") -> set[str]:
 
 
 def cells(heading: str, first: str = "key") -> dict[str, str]:
-    """Default by key, as the README's table has it."""
-    rows = table("README.md", heading, first)
+    """Default by key, as the documents' table has it."""
+    rows = table(heading, first)
     assert all(len(row) == 3 for row in rows)
     keys = [row[0].strip("`") for row in rows]
     assert len(set(keys)) == len(keys)
@@ -73,12 +73,10 @@ def same_default(cell: str, value: Any) -> bool:
 
 def check_table(heading: str, offered: set[str], default: Mapping[str, Any], first: str = "key") -> None:
     said = cells(heading, first)
-    assert set(said) == offered, f"README, {heading}"
+    assert set(said) == offered, heading
     for key, cell in said.items():
         if cell != "required":
-            assert same_default(cell, default.get(key)), (
-                f"README, {heading}: `{key}` is {default.get(key)!r}, not {cell}"
-            )
+            assert same_default(cell, default.get(key)), f"{heading}: `{key}` is {default.get(key)!r}, not {cell}"
 
 
 def values_of(thing: Any) -> dict[str, Any]:
@@ -125,7 +123,7 @@ def test_recipe_tables() -> None:
 
 
 def test_recipe_steps() -> None:
-    rows = table("README.md", "`[[steps]]`, `[[window.steps]]`", "step")
+    rows = table("`[[steps]]`, `[[window.steps]]`", "step")
     before = known(steps=f'[[steps]]\nstep = "{NONSENSE}"')
     behind = known(f'[[window.steps]]\nstep = "{NONSENSE}"')
     said = {row[0].strip("`"): (row[1], row[2]) for row in rows}
@@ -133,9 +131,7 @@ def test_recipe_steps() -> None:
     assert said == {name: (yes[name in before], yes[name in behind]) for name in before | behind}
 
 
-@pytest.mark.parametrize(
-    "name", [row[0].strip("`") for row in table("README.md", "`[[steps]]`, `[[window.steps]]`", "step")]
-)
+@pytest.mark.parametrize("name", [row[0].strip("`") for row in table("`[[steps]]`, `[[window.steps]]`", "step")])
 def test_step_parameters(name: str) -> None:
     text = f'[[window.steps]]\nstep = "{name}"\n{NONSENSE} = 1' if not STEPS[name].before_window else ""
     offered = known(text, "" if text else f'[[steps]]\nstep = "{name}"\n{NONSENSE} = 1')
@@ -202,7 +198,7 @@ def kept(topic: Any) -> str:
 
 
 def test_topics() -> None:
-    rows = table("README.md", "Formats", "topic")
+    rows = table("Formats", "topic")
     assert [(row[0].strip("`"), row[2]) for row in rows] == [(topic.name, kept(topic)) for topic in TABLE]
 
 
@@ -211,31 +207,32 @@ def test_metrics() -> None:
 
     made = WorkerMetrics({"r": "r@1"})
     names = {metric.name for metric in made.registry.collect() if metric.name.startswith("kymo_")}
-    assert set(words(table("README.md", "Metrics", "metric"))) == names
+    assert set(words(table("Metrics", "metric"))) == names
 
 
 def test_formats() -> None:
     formats = "Formats"
-    section = table("README.md", formats, "field")
+    section = table(formats, "field")
     assert set(words(section)) >= {f.name for f in Chunk.DESCRIPTOR.fields}
-    events = re.search(r"\*\*Event\*\*.*?\n(\| field.*?)\n\n", text_of("README.md"), re.DOTALL)
+    events = re.search(r"\*\*Event\*\*.*?\n(\| field.*?)\n\n", section_of(formats)[1], re.DOTALL)
     assert events is not None
     first = [line.split("|")[1] for line in events[1].splitlines()[2:]]
     assert re.findall(r"`(\w+)`", " ".join(first)) == [f.name for f in fields(Event)]
 
 
 def test_verbs() -> None:
-    said = [word.split()[1] for word in words(table("README.md", "Command line", "verb")) if word.startswith("kymo ")]
+    said = [word.split()[1] for word in words(table("Command line", "verb")) if word.startswith("kymo ")]
     assert sorted(set(said)) == sorted(kymo.VERBS)
 
 
 def test_reasons_of_rejection() -> None:
-    assert "Reasons of rejection are " + ", ".join(f"`{r}`" for r in ChunkError.REASONS[:-1]) in text_of("README.md")
-    assert f"and `{ChunkError.REASONS[-1]}`" in text_of("README.md")
+    text = section_of("Bad input on a topic")[1]
+    assert "Reasons of rejection are " + ", ".join(f"`{r}`" for r in ChunkError.REASONS[:-1]) in text
+    assert f"and `{ChunkError.REASONS[-1]}`" in text
 
 
 def every_command() -> Iterator[tuple[str, list[str]]]:
-    for name in ("README.md", "CONTRIBUTING.md"):
+    for name in DOCUMENTS:
         for line in commands(name):
             yield name, line
 
@@ -256,25 +253,37 @@ def test_every_kymo_command_is_one(name: str, line: str) -> None:
 def test_every_make_target_is_one() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     said = {word for _, w in every_command() if w[0] == "make" for word in w[1:] if "=" not in word}
-    for name in ("README.md", "CONTRIBUTING.md"):
+    for name in DOCUMENTS:
         said |= set(re.findall(r"`make\s([a-z]+)", text_of(name)))
     assert said <= targets
     assert {"demo", "test", "setup"} <= said
 
 
-def test_links_lead_somewhere() -> None:
-    for name in ("README.md", "CONTRIBUTING.md"):
-        text = text_of(name)
-        anchors = {
-            re.sub(r"[^\w\- ]", "", head).strip().lower().replace(" ", "-")
-            for head in re.findall(r"^#+ (.*)", text, re.M)
-        }
-        for target in re.findall(r"\]\(([^)]+)\)", text):
-            assert target[1:] in anchors if target.startswith("#") else (ROOT / target).exists(), f"{name}: {target}"
+def anchors_of(path: Path) -> set[str]:
+    """What a link into a Markdown file may name behind its `#`."""
+    heads = re.findall(r"^#+ (.*)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head).strip().lower().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("name", [*DOCUMENTS, "benchmarks/README.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", text_of(name)):
+        file, _, anchor = target.partition("#")
+        path = (ROOT / name).parent / file if file else ROOT / name
+        assert path.exists(), f"{name}: {target}"
+        assert not anchor or anchor in anchors_of(path), f"{name}: {target}"
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    """It is where people begin: short, and every other document can be reached from it."""
+    text = text_of("README.md")
+    missing = {name for name in DOCUMENTS if f"]({name})" not in text} - {"README.md"}
+    assert not missing, f"no link from README.md to {missing}"
+    assert len(text.splitlines()) <= 350, "README.md is for newcomers; what is reference goes to a page of docs/"
 
 
 def test_files_that_are_named_exist() -> None:
-    for name in ("README.md", "CONTRIBUTING.md"):
+    for name in DOCUMENTS:
         for path in re.findall(
             r"`((?:streams|processors|models|deploy|tests|benchmarks|\.ci)/[\w./]*)`", text_of(name)
         ):
