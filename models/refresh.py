@@ -113,6 +113,7 @@ def plan_of(recipe: Recipe, paths: tuple[str, ...], share: float = 0.25) -> Plan
             continue
         labels = sorted((label.start_ns, label.end_ns, label.label) for label in labels_of(recording, recipe))
         digest.update(repr((recording.session, recording.start_ns, recording.end_ns, labels)).encode())
+        digest.update(_head_labels(recipe, recording))
         if labels:
             group = _group(recipe, recording)
             classes.setdefault(group, set()).update(label for _, _, label in labels)
@@ -124,6 +125,13 @@ def plan_of(recipe: Recipe, paths: tuple[str, ...], share: float = 0.25) -> Plan
     held = hold_out({group: next(iter(names)) if pure else "" for group, names in classes.items()}, share)
     sessions = {session: subject for group in sorted(held) for session, subject in members[group].items()}
     return Plan(sessions, sum(map(len, members.values())), digest.hexdigest())
+
+
+def _head_labels(recipe: Recipe, recording: Recording) -> bytes:
+    """What further heads learn from: it is no reason to hold a session out, but one to train again."""
+    sets = {head.set for head in recipe.heads}
+    found = sorted((one.set, one.start_ns, one.end_ns, one.label) for one in recording.labels if one.set in sets)
+    return repr(found).encode() if found else b""
 
 
 def _group(recipe: Recipe, recording: Recording) -> str:

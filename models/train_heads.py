@@ -19,7 +19,7 @@ from models.pooling import Pool, State, pool_windows
 from models.run_record import HeldHead
 from models.score_heads import score_head
 from models.train_data import Prepared
-from models.zoo import ARCHITECTURES, Architecture, Head, Samples, architecture
+from models.zoo import Architecture, Head, Samples, architecture
 from streams.chunk import Array, Format
 from streams.errors import TrainingError
 
@@ -40,20 +40,13 @@ def build(name: str, fmt: Format, prepared: Prepared, parameters: Any, seed: int
         made: Architecture = make(fmt, prepared.labels, parameters, seed)
         return made
     if not getattr(make, "several_heads", False):
-        able = [other for other in sorted(ARCHITECTURES) if _has_heads(other)]
         raise TrainingError(
             f"architecture {name!r} says the recipe's classes alone, not the heads "
-            f"{', '.join(head.name for head in prepared.heads)}; take one of {', '.join(able)}, or leave [[heads]] out"
+            f"{', '.join(head.name for head in prepared.heads)}; take another one, such as minirocket or recurrent, or leave "
+            f"[[heads]] out"
         )
     several: Architecture = make(fmt, prepared.labels, parameters, seed, prepared.heads)
     return several
-
-
-def _has_heads(name: str) -> bool:
-    try:
-        return bool(getattr(architecture(name), "several_heads", False))
-    except TrainingError:  # its framework is not installed
-        return False
 
 
 def questions_of(prepared: Prepared) -> tuple[Head, ...]:

@@ -17,6 +17,7 @@ from models.classify import Classifier
 from models.cli import evaluate_command, train_command
 from models.dataset import read_dataset, split_chain
 from models.evaluate import JudgedWindow, evaluate
+from models.refresh import plan_of
 from models.run import run
 from models.run_record import RunRecord
 from models.train import Trained, TrainRequest, prepare, train
@@ -225,9 +226,7 @@ def test_an_architecture_without_heads_is_refused(data: Path, monkeypatch: pytes
     from models.zoo.spectrogram_cnn import SpectrogramCnn
 
     monkeypatch.setattr(SpectrogramCnn, "several_heads", False)
-    message = (
-        "architecture 'spectrogram_cnn' says the recipe's classes alone, not the heads surface, pace; take one of "
-    )
+    message = "architecture 'spectrogram_cnn' says the recipe's classes alone, not the heads surface, pace; take another one, "
     with pytest.raises(TrainingError, match=message):
         train(recipe(WITH_HEADS), TrainRequest((str(data),), only=True))
 
@@ -250,6 +249,32 @@ def test_a_head_of_one_class_is_learned_and_told_of(data: Path, tmp_path: Path) 
     made = train(loaded, TrainRequest((str(tmp_path),), out=tmp_path / "b", only=True))
     assert "head `surface`: all windows with its label have `road`, so it will say nothing else" in made.notes
     assert {(e.label, e.probability) for e in events_of(loaded, made, tmp_path)["surface"]} == {("road", 1.0)}
+
+
+def test_minirocket_beside_says_the_same_heads(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    for n in range(16):
+        write(tmp_path, n, f"s{n:02}")
+    longer = WITH_HEADS.replace("length_s = 0.4", "length_s = 1.2").replace("epochs = 30", "epochs = 2")
+    made = train(recipe(longer), TrainRequest((str(tmp_path),), out=tmp_path / "b"))
+    beside = next(one for one in made.record.candidates if one.name == "minirocket")
+    assert not beside.note
+    assert set(beside.scores["heads"]) == {"surface", "pace"}
+    assert beside.scores["heads"]["pace"]["mae"] < 150
+    assert made.bundle.manifest["architecture"]["name"] == "minirocket"  # two epochs are too few for a network
+    assert events_of(recipe(longer), made, tmp_path)["pace"][0].values.keys() == {"pace"}
+
+
+def test_new_labels_of_a_head_are_a_reason_to_train_again(data: Path, tmp_path: Path) -> None:
+    for path in data.iterdir():
+        (tmp_path / path.name).write_text(path.read_text())
+    before = [plan_of(recipe(text), (str(tmp_path),)) for text in (TEXT, WITH_HEADS)]
+    one = tmp_path / "s00.csv"
+    one.write_text(one.read_text().replace(",3000,", ",3001,"))
+    after = [plan_of(recipe(text), (str(tmp_path),)) for text in (TEXT, WITH_HEADS)]
+    assert before[0] == after[0]  # a recipe without heads does not look there
+    assert before[1].signature != after[1].signature
+    assert before[1].held == after[1].held
 
 
 def test_heads_in_another_order_are_the_same(trained: Trained, unseen: Path) -> None:
