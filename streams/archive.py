@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from kafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from streams.archive_erase import Erased, alone, drop_erased
 from streams.archive_format import (
@@ -33,8 +33,9 @@ from streams.archive_plan import ArchiveCounts, ArchivePlan
 from streams.archive_recover import recover_partial, unclosed
 from streams.archive_segment import SegmentWriter, disk_error
 from streams.archive_topics import Ends, TopicFinder
+from streams.archive_trouble import Trouble
 from streams.errors import ArchiveError
-from streams.kafka_client import client_arguments, describe, kafka_errors
+from streams.kafka_client import client_arguments, kafka_errors
 from streams.settings import Settings
 from streams.topics import MIB
 
@@ -77,6 +78,7 @@ class Archive:
         self._plan = plan or ArchivePlan()
         self._contents, self._number = Contents(settings.prefix), 1
         self._segment: SegmentWriter | None = None
+        self._trouble = Trouble(settings, self.counts, tell)
         self._erased = Erased(folder)
         self._opened = self._looked = 0.0
         self._assigned: dict[Place, str] = {}
@@ -148,23 +150,20 @@ class Archive:
         self._contents = newest.contents.following()
 
     def _step(self, finder: TopicFinder, consumer: Any) -> None:
-        now = time.monotonic()
-        if now - self._looked >= DISCOVER_S:
-            try:
+        if time.monotonic() - self._looked >= DISCOVER_S:
+            with self._trouble.passing("looking for topics"):
                 self._look(finder, consumer)
-            except (KafkaError, OSError) as error:  # it may be restarting; the consumer waits for it likewise
-                self._looked = now
-                self.counts.errors += 1
-                self._tell(f"cannot look for topics ({describe(error)}); trying again")
-        if not self._assigned:
-            time.sleep(POLL_MS / 1000)
-            return
+            self._looked = time.monotonic()
+        batches: dict[Any, list[Any]] = {}
         try:
-            batches = consumer.poll(timeout_ms=POLL_MS)
+            with self._trouble.passing("reading"):
+                batches = consumer.poll(timeout_ms=POLL_MS) if self._assigned else {}
         except (OffsetOutOfRangeError, NoOffsetForPartitionError):
             self._assigned = {}  # every partition is placed anew
             self._looked = 0.0
             return
+        if not batches and (not self._assigned or self._trouble.lasts):
+            time.sleep(POLL_MS / 1000)
         for records in batches.values():
             for first in range(0, len(records), _TOGETHER):
                 self._store(records[first : first + _TOGETHER])
