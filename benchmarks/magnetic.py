@@ -31,7 +31,7 @@ from processors.recipe import INSTALLED, parse_recipe
 from streams.sources import read
 from streams.synth_random import RandomPlans, random_recordings, synth_random
 
-LEARN, UNSEEN = 100, 30
+LEARN, UNSEEN = 60, 30
 LEARN_SEED, UNSEEN_SEED = 1, 2
 MODELS = ("ast", "minirocket", "magnitude_rule")
 CLASSES = ("none", "low", "high")

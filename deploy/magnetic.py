@@ -27,7 +27,7 @@ from streams.events import Event
 from streams.settings import Settings
 
 RECIPE, SESSION = "magnetic", "drone"
-PLANS, SEED = 100, 1
+PLANS, SEED = 60, 1
 CHECKED = 0.9  # share of the windows wholly of one class that must be right
 PATIENCE_S = 120.0
 Say = Callable[[str], None]
@@ -111,7 +111,7 @@ def run_all(settings: Settings, plans: int, speed: float, say: Say) -> dict[str,
     ensure_topics(settings, Names(settings.prefix))
     expected = offline(drone)
     say(f"a worker serves it; a drone flies for 10 min and meets five distortions, at {speed:g} times its pace")
-    events = _live(settings, drone, speed, len(expected), say)
+    events = live(settings, drone, speed, len(expected), say)
     return verdict(events, expected, trained["bundle"], say)
 
 
@@ -157,7 +157,7 @@ def offline(path: Path, bundle: str | None = None) -> list[tuple[Event, str, boo
     return out
 
 
-def _live(settings: Settings, path: Path, speed: float, count: int, say: Say) -> list[Event]:
+def live(settings: Settings, path: Path, speed: float, count: int, say: Say) -> list[Event]:
     """Events as they come, until there are as many as expected, or none comes any more."""
     from streams.event_reader import read_events
 
