@@ -14,6 +14,7 @@ from click.testing import CliRunner
 import kymo
 from streams.errors import SourceError
 from streams.recording import ReadOptions
+from streams.replay_cli import choose
 from streams.sources import read
 from streams.sources.experiment import find_experiment, load_experiment, write_results
 
@@ -233,3 +234,12 @@ def test_train_evaluate_and_run_take_it(tmp_path: Path, monkeypatch: pytest.Monk
     assert made["labelFiles"] == json.loads(path.read_text())["labelFiles"]
     events = [json.loads(line) for line in verb("run", recipe, out, "--bundle", bundle).stdout.splitlines()]
     assert (len(events), {event["session"] for event in events}) == (72, set(names))
+
+
+def test_replay_chooses_its_sessions(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        recording(tmp_path / "set" / f"{name}.csv", "01")
+    path = experiment(tmp_path / "e.json", "a.labels.json", "c.labels.json", dirname="set")
+    assert [one.session for one in choose([str(path)], OPTIONS, None, None)] == ["a", "c"]
+    (named,) = choose([str(path)], OPTIONS, "c", None)
+    assert (named.session, len(named.labels)) == ("c", 2)
