@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from models.bundle import load_bundle
-from models.evaluate import JudgedWindow, evaluate, score
+from models.evaluate import JudgedWindow, evaluate
+from models.scores import score
 from models.train import TrainRequest, train
 from processors.recipe import INSTALLED, parse_recipe
 from streams.sources import read
@@ -126,13 +127,22 @@ def _threshold(off: Floats, classes: NDArray[np.int64], low: int) -> float:
 def show(found: dict[str, Any], console: Console) -> None:
     """Print the table."""
     table = Table(title=f"magnetic distortion: {found['plans']['unseen']} unseen random plans")
-    for column in ("", "macro F1", "precision", "recall", "accuracy", "windows", "macro F1 on borders", "windows", "s"):
+    for column in (
+        "",
+        "macro F1",
+        "macro precision",
+        "macro recall",
+        "accuracy",
+        "windows",
+        "macro F1 on borders",
+        "windows",
+        "s",
+    ):
         table.add_column(column, justify="left" if not column else "right")
     for name, one in (*found["models"].items(), ("bound", {"inside": found["bound"]})):
         inside, border = one["inside"], one.get("border")
-        classes = inside["per_class"].values()
-        means = [sum(c[key] for c in classes) / len(classes) for key in ("precision", "recall")]
-        cells = [f"{number:.3f}" for number in (inside["macro_f1"], *means, inside["accuracy"])]
+        names = ("macro_f1", "macro_precision", "macro_recall", "accuracy")
+        cells = [f"{inside[name]:.3f}" for name in names]
         rest = [f"{border['macro_f1']:.3f}", str(border["n"]), f"{one['seconds']:.0f}"] if border else ["", "", ""]
         table.add_row(name, *cells, str(inside["n"]), *rest)
     console.print(table)

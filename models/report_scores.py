@@ -36,7 +36,8 @@ def summary(record: RunRecord, judged: Judged | None) -> str:
             right = round(share * n)
             said = f"{right} of {n}; 95 % interval {h.percents(numbers.wilson(right, n))}"
             made.append(("Recordings right", h.percent(share), said))
-        made.append(("Macro F1", h.number(scores.get("macro_f1")), "of recordings, over the classes"))
+        said = f"macro precision {h.number(scores.get('macro_precision'))}, macro recall {h.number(scores.get('macro_recall'))}"
+        made.append(("Macro F1", h.number(scores.get("macro_f1")), f"of recordings, over the classes; {said}"))
     if judged:
         low_high = h.percents(numbers.group_interval(judged.groups))
         said = f"{h.counted(len(judged.truth), 'window')} of {h.counted(len(judged.groups), judged.kind)}"
@@ -47,7 +48,7 @@ def summary(record: RunRecord, judged: Judged | None) -> str:
     made += [
         (name, h.number(value), "")
         for name, value in scores.items()
-        if isinstance(value, float) and name not in ("accuracy", "macro_f1", "window_accuracy")
+        if isinstance(value, float) and not name.startswith("macro_") and name not in ("accuracy", "window_accuracy")
     ]
     if record.seconds > 0:
         made.append(("Time", h.duration(record.seconds), "of the whole run"))

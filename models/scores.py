@@ -48,15 +48,18 @@ def score_windows(found: Iterable[Judged], labels: Sequence[str], without: Seque
     return {**scores, "window_accuracy": _accuracy(window_pairs), "windows": len(window_pairs)}
 
 
+_MEANS = ("precision", "recall", "f1")
+
+
 def _accuracy(pairs: Sequence[Pair]) -> float:
     return sum(truth == answer for truth, answer in pairs) / len(pairs) if pairs else 0.0
 
 
 def score(pairs: Sequence[Pair], labels: Sequence[str] = ()) -> dict[str, Any]:
-    """Accuracy, F1, confusion of answers.
+    """Accuracy, precision, recall, F1, confusion of answers.
 
-    Precision, recall and F1 of a class are 0 where they are undefined. `macro_f1` is their plain mean over the classes
-    that occur as truth or as answer (D. D. Lewis 1991, Evaluating Text Categorization).
+    Precision, recall and F1 of a class are 0 where they are undefined. `macro_precision`, `macro_recall` and `macro_f1` are
+    their plain means over the classes that occur as truth or as answer (D. D. Lewis 1991, Evaluating Text Categorization).
 
     Parameters
     ----------
@@ -68,8 +71,8 @@ def score(pairs: Sequence[Pair], labels: Sequence[str] = ()) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``accuracy``, ``macro_f1``, ``per_class`` (by class ``precision``, ``recall``, ``f1``, ``n``), ``confusion`` (by
-        truth, by answer), ``n``, ``unclassified``.
+        ``accuracy``, ``macro_precision``, ``macro_recall``, ``macro_f1``, ``per_class`` (by class ``precision``, ``recall``,
+        ``f1``, ``n``), ``confusion`` (by truth, by answer), ``n``, ``unclassified``.
     """
     counts = Counter(pairs)
     present = {name for pair in pairs for name in pair} - {UNCLASSIFIED}
@@ -78,7 +81,7 @@ def score(pairs: Sequence[Pair], labels: Sequence[str] = ()) -> dict[str, Any]:
     per_class = {name: _class_scores(counts, name) for name in classes}
     return {
         "accuracy": _accuracy(pairs),
-        "macro_f1": sum(found["f1"] for found in per_class.values()) / len(per_class),
+        **{f"macro_{key}": sum(c[key] for c in per_class.values()) / len(per_class) for key in _MEANS},
         "per_class": per_class,
         "confusion": {truth: {answer: counts[truth, answer] for answer in answers} for truth in classes},
         "n": len(pairs),

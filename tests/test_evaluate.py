@@ -37,6 +37,8 @@ def test_scores_equal_scikit_learn(pairs: list[tuple[str, str]]) -> None:
     names = [name for name in CLASSES if name in truth or name in answer]
     assert found["accuracy"] == pytest.approx(metrics.accuracy_score(truth, answer))
     assert found["macro_f1"] == pytest.approx(metrics.f1_score(truth, answer, average="macro", zero_division=0))
+    means = metrics.precision_recall_fscore_support(truth, answer, average="macro", zero_division=0)
+    assert (found["macro_precision"], found["macro_recall"]) == (pytest.approx(means[0]), pytest.approx(means[1]))
     rows = metrics.precision_recall_fscore_support(truth, answer, labels=names, zero_division=0)
     for name, precision, recall, f1, n in zip(names, *rows, strict=True):
         expected = {"precision": precision, "recall": recall, "f1": f1, "n": n}
