@@ -2,12 +2,12 @@
 
 Sessions of 12 channels at 500 Hz, 120 s each, with labels. Kymo builds the data set that the trainer takes: windows by the chain
 that runs live, labels, checksums; once kept in memory (``read_dataset``), once written and waited for until it is on the disk. The loop
-calls ``scipy.signal.spectrogram`` for each window and channel, as most notebooks have it, and keeps float32 in memory: no labels, no
-checksums, no disk. It is given float32, as Kymo is, and once float64, as pandas would give it. All begin with the recordings
-in memory. They take turns; a ratio is the median of the ratios of rounds that lie side
-by side. Beside them: all of :func:`models.dataset_cache.build_dataset` from Parquet files, the same again (a look-up), and what
-reading the files alone takes. Memory is that of a process of its own that builds a data set from the files of one and of four
-times the sessions.
+calls ``scipy.signal.spectrogram`` for each window and channel, as most notebooks have it, and keeps float32: no labels, no checksums.
+It is given float32, as Kymo is, and once float64, as pandas would give it; once it, too, writes its windows (one ``.npy``, each
+window whole) and waits until they are on the disk. All begin with the recordings in memory. They take turns; a ratio is the median
+of the ratios of rounds that lie side by side. Beside them: all of :func:`models.dataset_cache.build_dataset` from Parquet files, the
+same again (a look-up), and what reading the files alone takes. Memory is that of a process of its own that builds a data set from the
+files of one and of four times the sessions.
 
     python -m benchmarks.dataset [--rounds N] [--sessions N]
 """
@@ -71,6 +71,8 @@ class Shape:
         return f"{CHANNELS} x {self.length} hop {self.hop}, {self.nperseg}/{self.noverlap}, {self.bins} bins"
 
 
+#: Which figures are compared: the last is both onto the disk.
+COMPARED = (("kymo", "loop"), ("kymo", "loop64"), ("disk", "loop"), ("disk", "loop64"), ("disk", "loop_disk"))
 SHAPES = (Shape(1000, 480, 200, 160, 101), Shape(10_000, 5000, 1000, 800, 223))
 
 
@@ -114,6 +116,15 @@ def by_loop(shape: Shape, recordings: list[Recording], dtype: type[Any] = np.flo
     return windows
 
 
+def loop_onto_disk(shape: Shape, recordings: list[Recording], path: Path) -> None:
+    """The loop's windows in a file."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("wb") as file:
+        np.save(file, np.stack(by_loop(shape, recordings)))
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def timed(call: Callable[[], Any]) -> tuple[float, float, Any]:
     """Seconds by the clock, seconds of the processor, and what came of it."""
     clock, processor = perf_counter(), process_time()
@@ -139,6 +150,7 @@ def results(shape: Shape, data: Path, rounds: int) -> dict[str, Any]:
                 "disk": partial(onto_disk, recipe, recordings, home / "memory"),
                 "loop": partial(by_loop, shape, recordings),
                 "loop64": partial(by_loop, shape, recordings, np.float64),
+                "loop_disk": partial(loop_onto_disk, shape, recordings, home / "loop" / "windows.npy"),
             }
             names = list(calls)[:: -1 if number % 2 else 1]
             others: dict[str, Callable[[], Any]] = {
@@ -156,8 +168,7 @@ def results(shape: Shape, data: Path, rounds: int) -> dict[str, Any]:
     }
     ratios = {
         f"{ours} against {loop}": [median(t[loop][i] / t[ours][i] for t in taken) for i in range(2)]
-        for ours in ("kymo", "disk")
-        for loop in ("loop", "loop64")
+        for ours, loop in COMPARED
     }
     return {"shape": str(shape), "windows": count, "rounds": rounds, "seconds": seconds, "kymo_is_faster_by": ratios}
 
@@ -219,6 +230,7 @@ def show(found: dict[str, Any], console: Console) -> None:
         "disk": "Kymo, onto the disk",
         "loop": "scipy, a window and channel at a time",
         "loop64": "the same in float64",
+        "loop_disk": "the same in float32, onto the disk",
         "files": "Kymo, from files (build_dataset)",
         "again": "the same again (a look-up)",
         "reading": "reading the files alone",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -137,7 +137,8 @@ def read_dataset(recordings: Iterable[Recording], recipe: Recipe, chain: Chain) 
         If there is nothing to learn from; the text says what to change.
     """
     found = Dataset()
-    found.put(iter_examples(recordings, recipe, chain, found))
+    with ThreadPoolExecutor(1) as beside:
+        found.put(iter_examples(recordings, recipe, chain, found, beside))
     return found
 
 
@@ -146,43 +147,42 @@ def iter_examples(
     recipe: Recipe,
     chain: Chain,
     found: Dataset,
+    beside: Executor,
     on_progress: Callable[[int, int], None] = lambda recordings, windows: None,
 ) -> Iterator[Example]:
     """Labelled windows one by one, where the model is stateful the others too; what else is to know goes into `found`.
 
-    `on_progress` is told the numbers of recordings and of windows so far. Raises as :func:`read_dataset`, behind the
-    last window.
+    Checksums are worked out by `beside` while windows are made: they take no interpreter. `on_progress` is told the
+    numbers of recordings and of windows so far. Raises as :func:`read_dataset`, behind the last window.
     """
     seen: Counter[str] = Counter()
     asked = asked_sets(recipe)
-    # Checksums are worked out beside the windows, in a thread: they take no interpreter.
-    with ThreadPoolExecutor(1) as beside:
-        for recording in recordings:
-            seen["recordings"] += 1
-            labels = labels_of(recording, recipe)
-            seen["labels"] += len(labels)
-            if others := sum(label.set not in asked for label in recording.labels):
-                found.notes["labels of another set left out"] += others
-            found.notes.update(recording.notes)
-            stream = stream_of(recording, recipe)
-            if stream is None:
-                found.notes[_why_not_taken(recording, recipe)] += 1
+    for recording in recordings:
+        seen["recordings"] += 1
+        labels = labels_of(recording, recipe)
+        seen["labels"] += len(labels)
+        if others := sum(label.set not in asked for label in recording.labels):
+            found.notes["labels of another set left out"] += others
+        found.notes.update(recording.notes)
+        stream = stream_of(recording, recipe)
+        if stream is None:
+            found.notes[_why_not_taken(recording, recipe)] += 1
+            continue
+        found.longest_s = max(found.longest_s, stream.duration_s)
+        checked = beside.submit(add_input, found.inputs, recording, stream)
+        make, cover = _example_maker(recording, recipe), Cover(labels)
+        for window in stream_windows(stream, chain):
+            seen["windows"] += 1
+            label = cover.label_of(window.start_ns, window.end_ns, recipe.labels.min_share)
+            if label is None:
+                found.notes["windows without a label left out"] += 1
+                if recipe.stateful:
+                    yield make(window, "")
                 continue
-            found.longest_s = max(found.longest_s, stream.duration_s)
-            checked = beside.submit(add_input, found.inputs, recording, stream)
-            make, cover = _example_maker(recording, recipe), Cover(labels)
-            for window in stream_windows(stream, chain):
-                seen["windows"] += 1
-                label = cover.label_of(window.start_ns, window.end_ns, recipe.labels.min_share)
-                if label is None:
-                    found.notes["windows without a label left out"] += 1
-                    if recipe.stateful:
-                        yield make(window, "")
-                    continue
-                seen["examples"] += 1
-                yield make(window, label)
-            checked.result()
-            on_progress(seen["recordings"], seen["windows"])
+            seen["examples"] += 1
+            yield make(window, label)
+        checked.result()
+        on_progress(seen["recordings"], seen["windows"])
     _check_found(found, seen, recipe)
 
 

@@ -18,6 +18,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -25,7 +26,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO
 
-from models.dataset import Dataset, iter_examples
+from models.dataset import Dataset, Example, iter_examples
 from models.dataset_store import DATASET, StoreWriter, open_store
 from processors.chain import Chain
 from processors.recipe import Recipe
@@ -40,6 +41,8 @@ Progress = Callable[[int, int], None]
 _ROOT = Path(__file__).resolve().parent.parent
 #: The folders whose code decides what a window holds.
 _CODE = ("streams", "processors", "models")
+#: Windows that are handed to the thread that writes, together; while it works the next ones are made.
+BATCH_BYTES = 2**20
 _STARTING_S = 3600.0  # a build whose folder has no lock yet is taken for dead after this
 
 
@@ -89,12 +92,31 @@ def write_dataset(
 ) -> None:
     """Write the labelled windows of recordings into a folder; see :func:`~models.dataset.iter_examples`."""
     about, writer = Dataset(), StoreWriter(folder)
-    try:
-        for example in iter_examples(recordings, recipe, chain, about, on_progress):
-            writer.add(example)
-        writer.finish(about)
-    finally:
-        writer.close()
+    # One thread compares, copies and writes what another computes, and works out checksums; more were no quicker on two cores.
+    with ThreadPoolExecutor(1) as beside:
+        try:
+            written = beside.submit(writer.add_all, [])
+            for batch in _batches(iter_examples(recordings, recipe, chain, about, beside, on_progress)):
+                written.result()
+                written = beside.submit(writer.add_all, batch)
+            written.result()
+            writer.finish(about)
+        finally:
+            beside.shutdown(cancel_futures=True)
+            writer.close()
+
+
+def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Examples of about :data:`BATCH_BYTES` together, or one."""
+    batch: list[Example] = []
+    size = 0
+    for example in examples:
+        batch.append(example)
+        size += example.window.data.nbytes
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    yield batch
 
 
 def digest_of(paths: Sequence[str | Path], recipe: Recipe, chain: Chain) -> str:

@@ -9,8 +9,7 @@ read-only views of a memory map.
     dataset.json   recordings, headers, labels, heads, checksums, notes; written last
 
 Windows that overlap share rows: rows that are, to the byte, the last ones of the window before are not written again.
-Writing holds the last few windows (:data:`WAITING` of them wait for the disk, in a thread), and 60 bytes and 8 a head for
-each one before.
+Writing holds the last window, a block of rows (:mod:`models.dataset_rows`), and 60 bytes and 8 a head for each window before.
 """
 
 from __future__ import annotations
@@ -19,23 +18,21 @@ import json
 import math
 import os
 from array import array
-from collections import Counter, deque
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from models.dataset import Dataset, Example, group_name
+from models.dataset_rows import RowWriter
 from models.dataset_targets import Targets
 from processors.memory import header_from_json, header_to_json
 from streams.chunk import Array, Header, Window
 from streams.errors import TrainingError
 
 ROWS, WINDOWS, TARGETS, DATASET = "rows.bin", "windows.npy", "targets.npy", "dataset.json"
-#: Windows that may wait for the disk, and how much is written before it is asked to keep up, bytes.
-WAITING, SYNC_BYTES = 32, 32 * 2**20
 _RECORD = np.dtype(
     [
         ("row", "<i8"),
@@ -61,18 +58,21 @@ class StoreWriter:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.rows, self.count = folder, 0, 0
-        self._file = (folder / ROWS).open("wb", buffering=0)
-        self._disk, self._waiting = ThreadPoolExecutor(1), deque[Future[None]]()
-        self._unsynced = 0
+        self.folder, self.count = folder, 0
+        self._rows: RowWriter | None = None  # from the first window on, which says of what shape
         self._records = bytearray()
         self._labels: dict[str, int] = {}
         self._recordings: dict[tuple[str, str, str], int] = {}
         self._metadata: list[dict[str, str]] = []
         self._headers: dict[Header, int] = {}
-        self._last: tuple[Window, Array] | None = None
+        self._last: Window | None = None
         self._axes: tuple[int, ...] = ()
         self._targets: dict[str, _Column] = {}
+
+    def add_all(self, examples: Iterable[Example]) -> None:
+        """Take several windows; see :meth:`add`."""
+        for example in examples:
+            self.add(example)
 
     def add(self, example: Example) -> None:
         """Take a window.
@@ -83,16 +83,13 @@ class StoreWriter:
             If it is of another shape or dtype than the ones before.
         """
         window = example.window
-        if self._last is None:
+        if self._rows is None:
             self._axes = _memory_order(window.data)
-        rows = np.ascontiguousarray(window.data.transpose(self._axes))
-        shared = self._shared(window, rows)
-        first = self.rows - shared
-        if shared < len(rows):
-            if len(self._waiting) >= WAITING:
-                self._waiting.popleft().result()
-            self._waiting.append(self._disk.submit(self._write, rows[shared:]))
-        self.rows += len(rows) - shared
+            shape = [window.data.shape[axis] for axis in self._axes]
+            self._rows = RowWriter(self.folder / ROWS, shape[1:], window.data.dtype)
+        shared = self._shared(window)
+        first = self._rows.count - shared
+        self._rows.add(window.data[shared:].transpose(self._axes))
         who = example.session, example.subject, example.recording
         if who not in self._recordings:
             self._metadata.append(dict(example.metadata))
@@ -107,34 +104,24 @@ class StoreWriter:
             self._targets[name] = _Column(self.count)
         for name, column in self._targets.items():
             column.add(example.targets.get(name))
-        self._last = window, rows
+        self._last = window
         self.count += 1
 
-    def _shared(self, window: Window, rows: Array) -> int:
+    def _shared(self, window: Window) -> int:
         """How many of the first rows are the last ones of the window before."""
         if self._last is None:
             return 0
-        before, old = self._last
+        before, rows, old = self._last, window.data, self._last.data
         if (old.shape, old.dtype) != (rows.shape, rows.dtype):
             raise TrainingError(
-                f"session {window.session}: a window is {rows.dtype}{list(window.data.shape)}, those before are "
-                f"{old.dtype}{list(before.data.shape)}; use recordings of one kind"
+                f"session {window.session}: a window is {rows.dtype}{list(rows.shape)}, those before are "
+                f"{old.dtype}{list(old.shape)}; use recordings of one kind"
             )
         hop = (window.start_index - before.start_index) / window.header.format.step
         if window.header is not before.header or hop.denominator != 1 or not 0 < hop < len(rows):
             return 0
         at = int(hop)
         return len(rows) - at if np.array_equal(_bits(old[at:]), _bits(rows[:-at])) else 0
-
-    def _write(self, rows: Any) -> None:
-        """Write rows, in the thread of the disk; from time to time wait until they are there."""
-        left = memoryview(rows).cast("B")
-        self._unsynced += len(left)
-        while left:
-            left = left[self._file.write(left) :]
-        if self._unsynced >= SYNC_BYTES:
-            os.fdatasync(self._file.fileno())
-            self._unsynced = 0
 
     def finish(self, found: Dataset) -> None:
         """Write what is to know of all windows, and see to it that everything is on the disk.
@@ -145,16 +132,17 @@ class StoreWriter:
             Its inputs, notes and longest recording.
         """
         assert self._last is not None
+        assert self._rows is not None
         np.save(self.folder / WINDOWS, np.frombuffer(bytes(self._records), _RECORD))
         heads = dict(sorted(self._targets.items()))
         if heads:
             np.save(self.folder / TARGETS, np.stack([np.array(column.values) for column in heads.values()], 1))
-        rows = self._last[1]
+        data = self._last.data
         about = {
-            "rows": self.rows,
-            "rows_a_window": len(rows),
-            "row_shape": list(rows.shape[1:]),
-            "dtype": rows.dtype.str,
+            "rows": self._rows.count,
+            "rows_a_window": len(data),
+            "row_shape": [data.shape[axis] for axis in self._axes[1:]],
+            "dtype": data.dtype.str,
             "axes": list(self._axes),
             "labels": list(self._labels),
             "heads": {name: list(column.classes) for name, column in heads.items()},
@@ -165,17 +153,15 @@ class StoreWriter:
             "longest_s": found.longest_s,
         }
         (self.folder / DATASET).write_text(json.dumps(about))
-        while self._waiting:
-            self._waiting.popleft().result()
-        os.fsync(self._file.fileno())
+        self._rows.finish()
         for name in (WINDOWS, *([TARGETS] if heads else []), DATASET):
             with (self.folder / name).open("rb") as file:
                 os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Give file and thread back, whether or not all was written."""
-        self._disk.shutdown(cancel_futures=True)
-        self._file.close()
+        """Give the file back, whether or not all was written."""
+        if self._rows is not None:
+            self._rows.close()
 
 
 class _Column:

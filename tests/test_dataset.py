@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import RECIPE, recipe, window
 
-from models import dataset_steps
+from models import dataset_rows, dataset_steps
 from models.dataset import Dataset, Example, apply_steps, fit_steps, read_dataset, split_chain, to_samples, with_steps
 from models.dataset_store import ROWS, StoreWriter, open_store
 from processors.recipe import Recipe
@@ -136,11 +137,12 @@ def test_rows_that_windows_share_lie_on_the_disk_once(tmp_path: Path) -> None:
     hops=st.lists(st.integers(0, 6), max_size=8),
     change=st.sampled_from(["none", "nan", "minus zero", "value", "header"]),
     order=st.permutations([0, 1, 2]),
+    block=st.sampled_from([1, 24, 60, 2**20]),
 )
 def test_any_windows_come_back(
-    tmp_path_factory: pytest.TempPathFactory, hops: list[int], change: str, order: list[int]
+    tmp_path_factory: pytest.TempPathFactory, hops: list[int], change: str, order: list[int], block: int
 ) -> None:
-    """Whatever the hop, the order in memory, and what differs in rows that could be shared."""
+    """Whatever the hop, the order in memory, what differs in rows that could be shared, and the size of a block (a row has 24 bytes)."""
     rows = np.random.default_rng(0).standard_normal((60, 3, 2)).astype(np.float32)
     rows[4] = np.nan if change == "nan" else 0.0
     header = Header("s", 0, signal_format("imu", ("x", "y"), 10))
@@ -154,8 +156,16 @@ def test_any_windows_come_back(
             data[0, 0, 0] += 1
         own = Header("s", number, header.format) if change == "header" else header
         examples.append(Example(Window(own, at, at + 4, at, at + 4, data), "a", "s", "s"))
-    back = stored(tmp_path_factory.mktemp("store"), Dataset(examples))
+    with patch.object(dataset_rows, "BLOCK_BYTES", block):
+        back = stored(tmp_path_factory.mktemp("store"), Dataset(examples))
     assert all(same(one, other) for one, other in zip(examples, back.examples, strict=True))
+
+
+def test_what_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / ROWS).symlink_to("/dev/full")
+    found = examples_of(recipe(), recording(labels=(label("s1", 0, 6),)))
+    with pytest.raises(OSError, match="No space left"):
+        stored(tmp_path, found)
 
 
 def test_windows_of_two_shapes_are_refused(tmp_path: Path) -> None:
