@@ -6,7 +6,7 @@ lat, lng, height, x, y, z, w, x, y, z. Units are those of :mod:`streams.synth_pl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from streams.synth_read import IDENTITY, ZERO
 #: Topics by their channel in a file, and in the order in which a sample's messages follow each other.
 TOPICS = ("pose_truth", "mag_truth", "acc_truth", "gyro_truth", "pose", "mag_raw", "acc_raw", "gyro_raw")
 ORDER = ("mag_truth", "mag_raw", "acc_truth", "acc_raw", "gyro_truth", "gyro_raw", "pose_truth")
+SENSORS = ("mag", "acc", "gyro")
 _PIECE = 4096
 
 
@@ -86,18 +87,23 @@ def simulate(plan: Plan | Mapping[str, Any] | str | Path, seed: int = 0) -> Synt
     ([0, 500000000, 1000000000], [[0.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
     """
     plan = as_plan(plan)
-    motion = move(plan)
-    count = motion.pose.shape[1]
-    times = plan.start_time_ns + np.arange(count, dtype=np.int64) * plan.interval_ns
-    truth = {"mag": np.empty((3, count)), "acc": np.empty((3, count))}
-    for number, part in _pieces(plan):
-        _sense(plan, motion, number, part, truth["mag"][:, part], truth["acc"][:, part])
-    truth["gyro"] = np.repeat(motion.rates_rad_s, plan.counts, axis=1)
-    kept, raw_times = arrivals(plan.timing, plan, seed, count)
+    counts = plan.counts
+    count = sum(counts)
+    whole = np.empty((10 + 6 * len(SENSORS), count))  # one block of memory is quicker to get than seven
+    motion = move(plan, whole[:10])
+    times = np.arange(count, dtype=np.int64)
+    times *= plan.interval_ns
+    times += plan.start_time_ns
+    mag, acc, gyro = whole[10:13], whole[13:16], whole[16:19]
+    for number, part in _pieces(counts):
+        _sense(plan, motion, number, part, (mag[:, part], acc[:, part]))
+        gyro[:, part] = motion.rates_rad_s[:, number : number + 1]
+    kept, raw_times = arrivals(plan, times, seed)
     warmer = _warmer(plan, times)
     topics = {"pose_truth": motion.pose.T}
-    for name, values in truth.items():
-        raw = _raw(getattr(plan, name), _measured(plan, name, values, warmer, seed))
+    for place, (name, values) in enumerate(zip(SENSORS, (mag, acc, gyro), strict=True)):
+        measured = _measured(plan, name, values, warmer, seed)
+        raw = _raw(getattr(plan, name), measured, whole[19 + 3 * place : 22 + 3 * place])
         topics |= {f"{name}_truth": values.T, f"{name}_raw": raw.T if len(kept) == count else raw.T[kept]}
     return Synthesis(plan, seed, times, raw_times, kept, topics)
 
@@ -109,17 +115,18 @@ def as_plan(plan: Plan | Mapping[str, Any] | str | Path) -> Plan:
     return load_plan(plan) if isinstance(plan, str | Path) else parse_plan(plan)
 
 
-def _pieces(plan: Plan) -> Iterator[tuple[int, slice]]:
+def _pieces(counts: Sequence[int]) -> Iterator[tuple[int, slice]]:
     """Every segment's number and samples, at most so many at once that what is computed on the way stays in the processor's cache."""
     first = 0
-    for number, count in enumerate(plan.counts):
+    for number, count in enumerate(counts):
         for start in range(first, first + count, _PIECE):
             yield number, slice(start, min(start + _PIECE, first + count))
         first += count
 
 
-def _sense(plan: Plan, motion: Motion, number: int, part: slice, mag: Floats, acc: Floats) -> None:
-    """Field and gravity in the sensor's frame for a part of a segment, into `mag` and `acc` of shape (3, samples)."""
+def _sense(plan: Plan, motion: Motion, number: int, part: slice, out: tuple[Floats, Floats]) -> None:
+    """Field and gravity in the sensor's frame for a part of a segment, into two arrays of shape (3, samples)."""
+    mag, acc = out
     w, x, y, z = 2.0 * motion.rotation[:, part]
     _, i, j, k = motion.rotation[:, part]
     xx, yy, zz, xy, xz, yz = x * i, y * j, z * k, x * j, x * k, y * k
@@ -130,7 +137,8 @@ def _sense(plan: Plan, motion: Motion, number: int, part: slice, mag: Floats, ac
     up = (xz - wy, yz + wx, 1.0 - (xx + yy))
     _combine(mag, _field(plan, motion, number, part), (east, north, up))
     if motion.acceleration_g is None:
-        acc[:] = up
+        for row, values in zip(acc, up, strict=True):
+            row[:] = values
     else:
         across, along, upward = motion.acceleration_g[:, part]
         # It senses the acceleration, and what holds it up against gravity.
@@ -139,11 +147,15 @@ def _sense(plan: Plan, motion: Motion, number: int, part: slice, mag: Floats, ac
 
 def _combine(out: Floats, vector: Any, axes: Any) -> None:
     """A vector's components, numbers or arrays, times the axes."""
-    out[:] = 0.0
-    for component, axis in zip(vector, axes, strict=True):
-        if not isinstance(component, float) or component:
-            for row, values in zip(out, axis, strict=True):
+    there = [(c, axis) for c, axis in zip(vector, axes, strict=True) if not isinstance(c, float) or c]
+    for number, (component, axis) in enumerate(there):
+        for row, values in zip(out, axis, strict=True):
+            if number:
                 np.add(row, component * values, out=row)
+            else:
+                np.multiply(component, values, out=row)
+    if not there:
+        out[:] = 0.0
 
 
 def _field(plan: Plan, motion: Motion, number: int, part: slice) -> Any:
@@ -170,7 +182,7 @@ def _warmer(plan: Plan, times_ns: NDArray[np.int64]) -> Floats | None:
 def _measured(plan: Plan, name: str, truth: Floats, warmer: Floats | None, seed: int) -> Floats:
     """What a sensor with its errors makes of the truth, before its inverse calibration, shape (3, n)."""
     sensor: Sensor = getattr(plan, name)
-    out = truth if sensor.soft_iron == IDENTITY else _times(sensor.soft_iron, truth)
+    out = truth if sensor.soft_iron == IDENTITY else _times(sensor.soft_iron, truth, np.empty_like(truth))
     if warmer is not None and (sensor.scale_per_celsius or any(sensor.bias_per_celsius)):
         out = (
             out * (1.0 + sensor.scale_per_celsius * warmer) + np.array(sensor.bias_per_celsius)[:, np.newaxis] * warmer
@@ -179,20 +191,20 @@ def _measured(plan: Plan, name: str, truth: Floats, warmer: Floats | None, seed:
     return out if added is None else out + added
 
 
-def _raw(sensor: Sensor, measured: Floats) -> Floats:
-    """Inverse calibration: the counts that a calibration ``matrix (raw - bias)`` turns into what was measured."""
+def _raw(sensor: Sensor, measured: Floats, out: Floats) -> Floats:
+    """Inverse calibration: the counts that a calibration ``matrix (raw - bias)`` turns into what was measured; in `out`, if they
+    differ from it."""
     if sensor.matrix == IDENTITY and sensor.bias == ZERO:
         return measured
-    raw = _times(np.linalg.inv(np.array(sensor.matrix)), measured)
+    _times(np.linalg.inv(np.array(sensor.matrix)), measured, out)
     if sensor.bias != ZERO:
-        raw += np.array(sensor.bias)[:, np.newaxis]
-    return raw
+        out += np.array(sensor.bias)[:, np.newaxis]
+    return out
 
 
-def _times(matrix: Any, x: Floats) -> Floats:
+def _times(matrix: Any, x: Floats, out: Floats) -> Floats:
     """A matrix by vectors, shape (3, n), as products of single numbers: a linear algebra library may round differently on
     another machine."""
-    out = np.empty_like(x)
     for row, result in zip(np.asarray(matrix).tolist(), out, strict=True):
         there = [i for i in range(3) if row[i]] or [0]
         np.multiply(x[there[0]], row[there[0]], out=result)

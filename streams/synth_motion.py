@@ -52,21 +52,23 @@ class Motion:
         return self.pose[6:]
 
 
-def move(plan: Plan) -> Motion:
+def move(plan: Plan, pose: Floats) -> Motion:
     """Carry out a plan's motion.
 
     Parameters
     ----------
     plan : Plan
         Segments follow each other: each begins where the one before ended. Its first sample has turned by one step already.
+    pose : ndarray
+        Where to put :attr:`Motion.pose`, shape (10, n) with the sum of the plan's counts.
 
     Returns
     -------
     Motion
-        n is the sum of the plan's counts.
+        All that moves.
     """
     counts = plan.counts
-    pose, rates = np.empty((10, sum(counts))), np.empty((3, len(counts)))
+    rates = np.empty((3, len(counts)))
     pose[:3] = [[plan.start.lat], [plan.start.lng], [plan.start.height]]
     acceleration = np.zeros((3, pose.shape[1])) if any(s.to is not None for s in plan.segments) else None
     turned, place, first = plan.start.rotation, plan.start.position, 0
@@ -123,8 +125,8 @@ def cosines_and_sines(angle: float, count: int) -> tuple[Floats, Floats]:
     many = math.isqrt(count - 1) + 1
     small = [angle * k for k in range(1, many + 1)]
     large = [angle * (many * k) for k in range(-(-count // many))]
-    cs, ss = (np.array([f(x) for x in small]) for f in (math.cos, math.sin))  # (many,)
-    cl, sl = (np.array([[f(x)] for x in large]) for f in (math.cos, math.sin))  # (parts, 1)
+    cs, ss = np.array([[math.cos(x) for x in small], [math.sin(x) for x in small]])  # (many,)
+    cl, sl = np.array([[[math.cos(x)] for x in large], [[math.sin(x)] for x in large]])  # (parts, 1)
     return (cl * cs - sl * ss).ravel()[:count], (sl * cs + cl * ss).ravel()[:count]
 
 

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.synth_plan import Noise, Plan, Timing
+from streams.synth_plan import Noise, Plan
 
 Floats = NDArray[np.float64]
 #: Samples keep their order: no time is moved by more than this share of the interval.
@@ -66,14 +66,16 @@ def flicker(white: Floats) -> Floats:
     return np.fft.irfft(spectrum, length)[..., :count]
 
 
-def arrivals(timing: Timing, plan: Plan, seed: int, count: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+def arrivals(plan: Plan, times_ns: NDArray[np.int64], seed: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
     """Which samples arrive, and when: numbers in order, and times in Unix ns, no two alike. At least one arrives."""
+    timing, count = plan.timing, len(times_ns)
     kept: NDArray[np.intp] = np.arange(count)
+    times = times_ns
     if timing.drop_probability:
         lost = stream_of(seed, "timing", 0).random(count) < timing.drop_probability
         lost[0] &= not lost.all()
         kept = np.flatnonzero(~lost)
-    times = plan.start_time_ns + kept * np.int64(plan.interval_ns)
+        times = times_ns[kept]
     if timing.jitter_s:
         late = stream_of(seed, "timing", 1).standard_normal(count)  # the same whatever is lost
         most = int(MOST_JITTER * plan.interval_ns)
