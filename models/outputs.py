@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from models.kinds import Kind
 from processors.chain import Chain
 from processors.derived import Derived
 from processors.windows import Windows
@@ -38,7 +39,13 @@ class Outputs(Protocol):
         then it begins at a snapshot.
     records : int
         How many records an output becomes.
+    kinds : tuple of Kind
+        Chains that may take over from each other while sessions are open; none where no other may.
     """
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """See above."""
 
     @property
     def records(self) -> int:
@@ -75,12 +82,15 @@ class Events:
         Windows before it that an event rests on, where the recipe pools; :data:`ENDLESS` for a stateful model.
     heads : tuple of str
         Of each window's events, in order: empty for the recipe's own classes, then the names of the recipe's heads.
+    kinds : tuple of Kind
+        Of windows that the recipe's bundles take, where they differ.
     """
 
     recipe: str
     step: Fraction = Fraction(1)
     memory: int = 0
     heads: tuple[str, ...] = ("",)
+    kinds: tuple[Kind, ...] = ()
 
     @property
     def records(self) -> int:
@@ -120,6 +130,7 @@ class DerivedChunks:
 
     memory = 0
     records = 1
+    kinds: tuple[Kind, ...] = ()
 
     def __init__(self, chain: Chain) -> None:
         self._chain, self._digest, self._codec = chain, chain.derived_digest(), ChunkCodec()

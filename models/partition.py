@@ -12,10 +12,10 @@ from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from models.handed import Left, Limits, Pending
-from models.outputs import Events, Mark, Outputs, outputs_of, taken_chain
-from models.runs import SAMPLES, Run
+from models.outputs import Events, Mark, Output, Outputs, outputs_of, taken_chain
+from models.runs import SAMPLES, Run, decode_record
 from models.sessions import Session
-from processors.chain import Chain, ChainStage
+from processors.chain import Chain
 from streams.chunk import Chunk, Format, Header
 from streams.codec import ChunkCodec
 from streams.errors import ChunkError, FormatError
@@ -127,10 +127,11 @@ class Partition:
     ) -> list[Pending] | None:
         """Take one record, which may wait among `runs` for those that follow it; None if nothing was pushed."""
         try:
-            chunk = self._decode(record)
+            chunk = decode_record(self._codec, record)
         except ChunkError as error:
             reject(record, error)
             return None
+        self.samples += chunk.count
         session = self._session_for(topic, chunk, record.offset)
         if session is None:
             return None
@@ -149,18 +150,6 @@ class Partition:
             made = (made or []) + self._push(runs.pop(session.name), reject)
         return made
 
-    def _decode(self, record: Any) -> Chunk:
-        if record.value is None:
-            raise ChunkError("undecodable", "a record without a value")
-        chunk = self._codec.decode(record.value)
-        if record.key is not None and record.key != chunk.session.encode():
-            key = record.key[:40]
-            raise ChunkError(
-                "key", f"the record's key is {key!r}, its session {chunk.session!r}; the key must be the session"
-            )
-        self.samples += chunk.count
-        return chunk
-
     def _session_for(self, topic: str, chunk: Chunk, offset: int) -> Session | None:
         """The session that takes a chunk; None if this recipe does not want it, or it is in a snapshot already."""
         if not self._wanted(chunk.header):
@@ -176,8 +165,8 @@ class Partition:
         return None if offset <= session.snapshot_upto else session
 
     def _push(self, run: Run, reject: Callable[[Any, ChunkError], None]) -> list[Pending]:
-        session, sent_ms = run.session, run.records[-1].timestamp
-        session.touched_s = self._now_s()
+        session = run.session
+        session.touched_s, session.sent_ms = self._now_s(), run.records[-1].timestamp
         try:
             made = session.take(run.joined(), run.places())
         except FormatError as error:  # a header that contradicts the session's own
@@ -188,7 +177,10 @@ class Partition:
         if counts:
             self.counts.update(counts)
             session.irregular = session.irregular or any(counts[name] for name in _IRREGULAR)
-        marks, outputs = self.published.get(session.name), self._outputs
+        return self._to_publish(session, made)
+
+    def _to_publish(self, session: Session, made: list[Output]) -> list[Pending]:
+        marks, outputs, sent_ms = self.published.get(session.name), self._outputs, session.sent_ms
         if not marks:
             return [Pending(o, outputs.place(o), session, sent_ms, left=outputs.records) for o in made]
         pending = []
@@ -214,10 +206,16 @@ class Partition:
         # A derived stream is known by its chain; raw ones by what they are.
         return header.chain == self._takes and (bool(header.chain) or self._matches(header.format) is None)
 
+    def rechain(self, chain: Chain) -> list[Pending]:
+        """Go on with another chain of the same recipe; only while no window is pending. Gives what it has of what was taken."""
+        self.chain, self._digest = chain, chain.digest(learned=False)
+        made = []
+        for session in self.sessions.values():
+            made += self._to_publish(session, session.rechain(chain.build(), self._digest))
+        return made
+
     def _wake(self, name: str) -> Session:
-        stage = self.chain.build()
-        assert isinstance(stage, ChainStage)
-        session = self.sessions[name] = Session(name, stage, self._outputs, self._digest)
+        session = self.sessions[name] = Session(name, self.chain.build(), self._outputs, self._digest)
         stored = self._asleep.pop(name, None)
         if stored is not None and not session.restore(zlib.decompress(stored)):
             self.counts["other_chain"] += 1

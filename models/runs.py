@@ -11,8 +11,29 @@ import numpy as np
 
 from models.sessions import Session
 from streams.chunk import Chunk
+from streams.codec import ChunkCodec
+from streams.errors import ChunkError
 
 SAMPLES = 1_024  # a run is pushed when it holds so many: more would only add latency
+
+
+def decode_record(codec: ChunkCodec, record: Any) -> Chunk:
+    """The chunk of a record.
+
+    Raises
+    ------
+    ChunkError
+        If it holds none, or its key is not the chunk's session.
+    """
+    if record.value is None:
+        raise ChunkError("undecodable", "a record without a value")
+    chunk = codec.decode(record.value)
+    if record.key is not None and record.key != chunk.session.encode():
+        key = record.key[:40]
+        raise ChunkError(
+            "key", f"the record's key is {key!r}, its session {chunk.session!r}; the key must be the session"
+        )
+    return chunk
 
 
 class Run:

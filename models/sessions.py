@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.outputs import ENDLESS, Output, Outputs
+from models.replayed import Kept
 from processors.chain import ChainStage
 from processors.memory import pack, pack_list, unpack, unpack_list
-from streams.chunk import Chunk, Header
+from streams.chunk import Chunk, Header, Window
 
 
 @dataclass(slots=True)
@@ -45,11 +46,17 @@ class Session:
     def __init__(self, name: str, stage: ChainStage, outputs: Outputs, chain: str = "") -> None:
         self.name, self.stage, self._outputs, self._chain = name, stage, outputs, chain
         self._endless = outputs.memory >= ENDLESS
+        self._kept = Kept(outputs.kinds)  # input that another chain, should it take over, goes on from
+        self._given_to = -1  # where the newest window given begins
+        self._replayed: list[
+            Output
+        ] = []  # windows that it has and the chain before had not; given with those of the next chunk
         self.stream = ""  # the stream that feeds it; "" until its first chunk
         self.topic = ""
         self.ended = False
         self.irregular = False  # something came that a restart from an offset could take otherwise
         self.touched_s = 0.0
+        self.sent_ms = 0  # when the newest chunk taken was sent, Unix ms
         self.next_index = -1  # where the newest chunk taken ended
         self._given: deque[_Given] = deque()  # outputs not acknowledged, and those before them that they rest on
         self.memory: list[
@@ -89,9 +96,44 @@ class Session:
         self.ended = chunk.end
         if not self._endless:
             self._ledger.extend(places)
+        made, self._replayed = self._replayed + self._fresh(made), []
+        self._note(made)
+        self._kept.take(chunk, self.stage, bool(made))
+        return made
+
+    def _fresh(self, made: list[Output]) -> list[Output]:
+        """Outputs without the windows that the chain before this one has given."""
+        return [o for o in made if not isinstance(o, Window) or o.start_index > self._given_to]
+
+    def _note(self, made: list[Output]) -> None:
         if made:
             self._given.extend(_Given(self._outputs.place(output), self._needed) for output in made)
             self._needed = self._chain_needs()
+            self._given_to = made[-1].start_index if isinstance(made[-1], Window) else -1
+
+    def rechain(self, stage: ChainStage, chain: str) -> list[Output]:
+        """Go on with another chain of the same recipe; only while no window is pending.
+
+        Parameters
+        ----------
+        stage : ChainStage
+            New.
+        chain : str
+            Its chain's digest.
+
+        Returns
+        -------
+        list of Output
+            Windows that it has of what came, and that the chain before had not yet.
+        """
+        self.stage, self._chain = stage, chain
+        made = self._fresh(self._kept.replay(stage))
+        if self.snapshot_upto >= 0 and self._first_since is None:
+            # A restart begins with the stored snapshot and finds them again: it knows of none that it published before the next chunk.
+            self._replayed = made
+            return []
+        self._replayed = []
+        self._note(made)
         return made
 
     @property
@@ -111,7 +153,8 @@ class Session:
         return next((i for i, given in enumerate(self._given) if given.open), len(self._given))
 
     def _chain_needs(self) -> int:
-        return min(self.stage.needs_from.values(), default=0)
+        own = min(self.stage.needs_from.values(), default=0)
+        return min(own, self._kept.needs(self.stage))
 
     def _needs(self) -> int:
         # An output may rest on samples before its own start: those on either side of a gap that was bridged.
@@ -153,10 +196,10 @@ class Session:
     def snapshot(self) -> bytes:
         """All of the session; only while no window is pending."""
         meta = {"stream": self.stream, "topic": self.topic, "ended": self.ended, "upto": self.last_offset}
-        meta |= {"chain": self._chain, "memory": self.memory}
+        meta |= {"chain": self._chain, "memory": self.memory, "given_to": self._given_to}
         if self._made is not None:
             meta |= {"made": self._made[0], "made_end": self._made[1], "ended_at": self._ended_at}
-        return pack_list([pack(meta), self.stage.snapshot()])
+        return pack_list([pack(meta), self.stage.snapshot(), *self._kept.snapshot()])
 
     def stored(self) -> None:
         """The snapshot just taken is acknowledged: it stands for every offset so far."""
@@ -172,15 +215,21 @@ class Session:
         self._first_since = None
 
     def restore(self, snapshot: bytes) -> bool:
-        """Become what :meth:`snapshot` was taken of; False, and nothing, if another chain made it."""
-        head, stage = unpack_list(snapshot)
+        """Become what :meth:`snapshot` was taken of; False, and nothing, if the chain of another recipe made it."""
+        head, stage, *kept = unpack_list(snapshot)
         meta, _ = unpack(head)
-        if meta.get("chain") != self._chain:
+        other = meta.get("chain") != self._chain
+        if other and not (kept and self._kept.knows(meta.get("chain"))):
             return False
         self.stream, self.topic, self.ended = meta["stream"], meta["topic"], meta["ended"]
         self.last_offset = self.snapshot_upto = meta["upto"]
         self.memory = meta.get("memory", [])
         if "made" in meta:
             self._made, self._ended_at = (meta["made"], meta["made_end"]), meta["ended_at"]
-        self.stage.restore(stage)
+        self._given_to = meta.get("given_to", -1)
+        self._kept.restore(kept)
+        if other:
+            self.rechain(self.stage, self._chain)
+        else:
+            self.stage.restore(stage)
         return True

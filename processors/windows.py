@@ -130,6 +130,11 @@ class WindowStage(Stage):
         return self._out.origin_ns + raw_index * ns // samples
 
     @property
+    def next_start(self) -> int:
+        """Raw sample that the next window begins at."""
+        return self._number * self.spec.hop
+
+    @property
     def needs_from(self) -> dict[str, int]:
         """First row of the next window."""
         return {} if self._in is None else {self._in.format.stream: self._number * self._hop}

@@ -1,0 +1,190 @@
+"""Bundles whose windows are of another kind take over while sessions are open: no window lost, none twice, none different."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
+from test_partition import LIMITS, STEPS, Life, Log, act, chunk, recorded, settle
+
+from models.handed import Limits, Pending
+from models.kinds import kinds_of
+from models.outputs import ENDLESS, Events
+from models.partition import Partition
+from models.raw import raw_chain
+from processors.chain import Chain
+from processors.intake import Intake
+from processors.resample import Resample
+from processors.spectrogram import Spectrogram
+from processors.windows import Windows
+from streams.chunk import Window, signal_format
+
+FORMAT = signal_format("imu.left", ("x",), 10)
+#: Chains with steps before their window; each has a raw one beside it.
+CHAINS = {
+    "abutting": Chain((Intake(), Spectrogram(nperseg=4, noverlap=2), Windows(8, 8))),
+    "overlapping": Chain((Intake(), Spectrogram(nperseg=4, noverlap=2), Windows(8, 4))),
+    "uncovered": Chain((Intake(), Spectrogram(nperseg=4, noverlap=1), Windows(9, 6))),
+    "bridged": Chain((Intake(bridge=2, fill=4, max_missing=0.5), Spectrogram(nperseg=4, noverlap=2), Windows(10, 4))),
+    "resampled": Chain((Intake(), Resample(up=1, down=2), Windows(8, 4))),
+}
+
+
+def judged(window: Window) -> bytes:
+    return np.ascontiguousarray(window.data).tobytes() + repr((window.data.shape, window.missing)).encode()
+
+
+@dataclass
+class Pair:
+    """The two kinds of a recipe, and the one whose bundle is the champion."""
+
+    chains: tuple[Chain, Chain]
+    now: int = 0
+    outputs: Events = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.outputs = Events("", kinds=kinds_of(FORMAT, *self.chains))
+
+    @property
+    def chain(self) -> Chain:
+        return self.chains[self.now]
+
+
+class KindLife(Life):
+    """A worker whose champion may be of either kind."""
+
+    def __init__(self, log: Log, pair: Pair, clock: list[float], limits: Limits) -> None:
+        self.pair = pair
+        super().__init__(log, pair.chain, clock, limits)
+        outputs = Events("", Fraction(1), log.memory, log.heads, pair.outputs.kinds)
+        self.partition = Partition(0, pair.chain, lambda fmt: None, lambda: clock[0], limits, outputs)
+        self.partition.load(log.left())
+
+    def _judge(self, pending: Pending) -> None:
+        window = pending.output
+        if not pending.left:
+            self.partition.acknowledge(pending)
+        else:
+            self.judged.append((pending, (window.session, window.start_index, "", judged(window))))
+
+    def exchange(self) -> None:
+        """As the agent does: when every window taken is an acknowledged event."""
+        self.publish(10**6)
+        self.hear(10**6)
+        self.pair.now = 1 - self.pair.now
+        self.waiting += self.partition.rechain(self.pair.chain)
+
+
+def undisturbed(log: Log, chain: Chain) -> dict[tuple[str, int], bytes]:
+    """By one kind's chain alone."""
+    found: dict[tuple[str, int], bytes] = {}
+    for items in log.inputs.values():
+        for name in {c.session for c in items}:
+            mine = [c for c in items if c.session == name]
+            stage = chain.build()
+            for c in mine:
+                if c.stream == mine[0].stream:
+                    windows = stage.push(c) + (stage.flush() if c.end else [])
+                    found |= {(name, w.start_index): judged(w) for w in windows}
+    return found
+
+
+def verdict(log: Log, pair: Pair) -> None:
+    """What both kinds have is there once; what one has at most once; each as one of the kinds makes it."""
+    both = [undisturbed(log, chain) for chain in pair.chains]
+    times = Counter((session, index) for session, index, *_ in log.events)
+    assert max(times.values(), default=1) == 1
+    missing = (both[0].keys() & both[1].keys()) - times.keys()
+    assert not missing, sorted(missing)
+    for session, index, _, found in log.events:
+        assert found in [kind[session, index] for kind in both if (session, index) in kind]
+
+
+def finish(log: Log, pair: Pair, clock: list[float], limits: Limits) -> None:
+    """One more life takes all there is; a last one finds nothing to add."""
+    log.visible = {topic: len(items) for topic, items in log.inputs.items()}
+    KindLife(log, pair, clock, limits).finish()
+    verdict(log, pair)
+    before = len(log.events)
+    KindLife(log, pair, clock, limits).finish()
+    assert len(log.events) == before
+
+
+def campaign(seed: int) -> None:
+    """A random log, worked on in random steps, exchanges among them; a worker may start with the other kind, too."""
+    pick = random.Random(seed)
+    chain, log, limits, clock = CHAINS[pick.choice(sorted(CHAINS))], recorded(pick), pick.choice(LIMITS), [0.0]
+    pair = Pair((chain, raw_chain(chain)), pick.randrange(2))
+    log.memory = pick.choice([0, 0, 2, ENDLESS])
+    if pick.random() < 0.5:
+        log.visible = {topic: len(items) for topic, items in log.inputs.items()}
+    life = KindLife(log, pair, clock, limits)
+    for _ in range(pick.randint(1, 60)):
+        if pick.random() < 0.15:
+            note("exchange")
+            life.exchange()
+        name, most = pick.choice(STEPS)
+        step, topic = (name, pick.randint(0 if "commit" in name else 1, most)), pick.choice(sorted(log.inputs))
+        note(f"{step} {topic}")
+        if not act(life, step, clock, topic):
+            pair.now = pick.choice([pair.now, pair.now, 1 - pair.now])
+            life = KindLife(log, pair, clock, limits)
+    finish(log, pair, clock, limits)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.integers(0, 2**32))
+def test_exchanges_and_crashes_anywhere(seed: int) -> None:
+    campaign(seed)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1200)
+@settings(max_examples=50_000, deadline=None)
+@given(st.integers(0, 2**64))
+def test_exchanges_and_crashes_anywhere_at_length(seed: int) -> None:
+    campaign(seed)
+
+
+@pytest.mark.parametrize("name", sorted(CHAINS))
+@pytest.mark.parametrize("first", [0, 1])
+def test_an_exchange_between_any_two_chunks(name: str, first: int) -> None:
+    items = [chunk("s", i, 3, i == 57) for i in range(0, 60, 3)]
+    for at in range(1, len(items)):
+        log, pair = Log({"a": items}, visible={"a": len(items)}), Pair((CHAINS[name], raw_chain(CHAINS[name])), first)
+        life = KindLife(log, pair, [0.0], Limits())
+        settle(life, "a", at)
+        life.exchange()
+        life.finish()
+        verdict(log, pair)
+        both = [undisturbed(log, chain) for chain in pair.chains]
+        kinds = [both[first].get((s, i)) == found for s, i, _, found in log.events]
+        assert kinds == sorted(kinds, reverse=True)  # first those of the one, then those of the other
+        assert at > 8 or not all(kinds)
+
+
+def test_what_is_kept_is_bounded() -> None:
+    pair = Pair((CHAINS["overlapping"], raw_chain(CHAINS["overlapping"])))
+    items = [chunk("s", i, 2) for i in range(0, 4000, 2)]
+    gaps = [chunk("t", i, 2) for i in range(0, 8000, 4)]  # no window at all
+    log = Log({"a": [c for both in zip(items, gaps, strict=True) for c in both]}, visible={"a": 4000})
+    life, most = KindLife(log, pair, [0.0], Limits()), dict[str, int]()
+    for _ in range(2000):
+        settle(life, "a", 2)
+        for session in life.partition.sessions.values():
+            held: Any = session._kept._chunks
+            most[session.name] = max(most.get(session.name, 0), len(held))
+    assert most["s"] <= 6
+    assert most["t"] <= 32
+
+
+def test_recipes_without_steps_before_the_window_keep_nothing() -> None:
+    chain = Chain((Intake(), Windows(8, 4)))
+    assert kinds_of(FORMAT, chain, raw_chain(chain)) == ()
