@@ -64,10 +64,11 @@ def export(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], fmt: str,
 @_DATA
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as_json: bool) -> None:
-    """Count RECIPE's windows, and those that its split and each of its folds hold out, by class.
+    """Count RECIPE's windows, and those that its split and each of its folds hold out, by class; what is known for its heads.
 
     Example: kymo dataset show basicmotions --data basicmotions:train
     """
+    from models.dataset_targets import describe
     from models.leaks import check_leaks
     from models.splits import make_folds, make_split
     from models.train import DEFAULTS
@@ -95,6 +96,7 @@ def show(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as_json: bo
             }
             for fold in folds
         ],
+        "heads": {head.name: describe(head, found.examples) for head in loaded.heads},
         "notes": dict(found.notes),
     }
     if as_json:
@@ -121,6 +123,10 @@ def _print(about: dict[str, Any], labels: Sequence[str]) -> None:
         f"{about['windows']} windows of {about['sessions']} sessions, {about['subjects']} subjects; "
         f"split by {about['split']}"
     )
+    for name, known in about["heads"].items():
+        console.print(
+            f"head {name}: " + (", ".join(f"{what} {value:g}" for what, value in known.items()) or "no labels")
+        )
     for note, count in about["notes"].items():
         console.print(f"note: {note}" + (f" ({count} times)" if count > 1 else ""))
 

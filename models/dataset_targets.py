@@ -9,6 +9,7 @@ labels cover `min_share` of the window; else the target is not known, and the he
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -151,6 +152,18 @@ def heads_of(recipe: Recipe, examples: Sequence[Example]) -> tuple[Head, ...]:
             )
         made.append(Head(head.name, ordered(map(str, known)) if head.kind == "classes" else (), head.weight))
     return tuple(made)
+
+
+def describe(head: HeadTable, examples: Sequence[Example]) -> dict[str, float]:
+    """What is known for a head: windows by class, or of numbers how many, their mean, the lowest and the highest."""
+    known = [example.targets[head.name] for example in examples if head.name in example.targets]
+    if head.kind == "classes":
+        counts = Counter(map(str, known))
+        return {label: counts[label] for label in ordered(counts)}
+    numbers = [float(value) for value in known]
+    if not numbers:
+        return {}
+    return {"windows": len(numbers), "mean": float(np.mean(numbers)), "lowest": min(numbers), "highest": max(numbers)}
 
 
 def notes_on(heads: Iterable[Head]) -> list[str]:

@@ -7,7 +7,6 @@ import json
 import math
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,8 +19,8 @@ from tiny_models import RECIPE, recipe
 
 import kymo
 from models.dataset import Dataset, read_dataset, split_chain, to_samples
-from models.dataset_cache import digest_of
-from models.dataset_store import StoreWriter, open_store
+from models.dataset_cache import digest_of, write_dataset
+from models.dataset_store import open_store
 from models.dataset_targets import NumberCover, heads_of, notes_on
 from models.zoo import Head
 from processors.recipe import Recipe
@@ -49,12 +48,16 @@ def label(start_s: float, end_s: float, text: str, kind: str = "label") -> Label
     return Label(f"s/{kind}/{start}", "s", kind, start, end, text)
 
 
-def dataset(loaded: Recipe, *labels: Label, seconds: float = 2.0) -> Dataset:
-    """Windows of 0.4 s every 0.2 s of one session at 10 Hz, which begins at 0."""
-    data = np.random.default_rng(0).standard_normal((round(seconds * 10), 2)).astype(np.float32)
+def recording(*labels: Label) -> Recording:
+    """Two seconds at 10 Hz from time 0."""
+    data = np.random.default_rng(0).standard_normal((20, 2)).astype(np.float32)
     stream = StreamData(Header("s", 0, signal_format("imu", ("x", "y"), 10)), data)
-    one = Recording("s", [stream], list(labels), path="s.csv")
-    return read_dataset([one], loaded, split_chain(loaded.chain)[0])
+    return Recording("s", [stream], list(labels), path="s.csv")
+
+
+def dataset(loaded: Recipe, *labels: Label) -> Dataset:
+    """Windows of 0.4 s every 0.2 s of one session."""
+    return read_dataset([recording(*labels)], loaded, split_chain(loaded.chain)[0])
 
 
 MIXED = (
@@ -145,13 +148,9 @@ def test_a_head_of_one_class_says_so() -> None:
 def test_targets_come_back_from_the_disk(tmp_path: Path) -> None:
     # Nothing is known of the first windows, an odd number must come back to the bit.
     odd = (label(0, 2, "a"), label(1.0, 2, "0.1", "seconds_10k"), label(1.2, 2, "track", "surface"))
-    found = dataset(recipe(WITH_HEADS), *odd)
-    with ThreadPoolExecutor(1) as beside:
-        writer = StoreWriter(tmp_path, beside)
-        for example in found.examples:
-            writer.add(example)
-        writer.finish(found)
-        writer.close()
+    loaded = recipe(WITH_HEADS)
+    found = dataset(loaded, *odd)
+    write_dataset(tmp_path, [recording(*odd)], loaded, split_chain(loaded.chain)[0], lambda recordings, windows: None)
     back = open_store(tmp_path, "session")
     assert [e.targets for e in back.examples] == [e.targets for e in found.examples]
     assert back.examples[0].targets == {}
@@ -227,6 +226,17 @@ def exported(data: Path, fmt: str, monkeypatch: pytest.MonkeyPatch) -> Path:
         {"name": "pace", "column": "target_pace", "kind": "number", "classes": []},
     ]
     return out / f"training.{fmt}"
+
+
+def test_show_counts_what_heads_know(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KYMO_HOME", str(data.parent / "home"))
+    words = ["dataset", "show", str(data.parent / "tiny.toml"), "--data", str(data)]
+    heads = json.loads(CliRunner().invoke(kymo.cli, [*words, "--json"]).stdout)["heads"]
+    paces = [pace for n in range(10) if (pace := wanted(f"s{n}")[1]) is not None for _ in range(9)]
+    assert heads["surface"] == {"road": 9 * 4, "track": 9 * 4}
+    assert heads["pace"] == pytest.approx({"windows": 63, "mean": np.mean(paces), "lowest": 2400, "highest": 3302.25})
+    told = CliRunner().invoke(kymo.cli, words).output
+    assert "head surface: road 36, track 36" in told
 
 
 def test_csv_has_a_column_a_head(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
