@@ -10,7 +10,8 @@ import pytest
 import scipy.signal
 
 from processors.fbank import AudioFbank
-from streams.chunk import Format
+from processors.recipe import parse_recipe
+from streams.chunk import Chunk, Format, Header
 from streams.errors import FormatError
 
 extractors = pytest.importorskip("transformers.models.audio_spectrogram_transformer")
@@ -67,3 +68,26 @@ def test_silence_is_the_floor() -> None:
 def test_what_it_refuses(parameters: dict[str, Any], fmt: Format, message: str) -> None:
     with pytest.raises(FormatError, match=message):
         AudioFbank(**parameters).output({"imu": fmt})
+
+
+def test_a_recipe_takes_it_behind_the_window() -> None:
+    recipe = parse_recipe(
+        """
+        name = "heard"
+        [[input]]
+        stream = "imu"
+        rate_hz = 100
+        channels = ["acc_raw.x", "acc_raw.y", "acc_raw.z"]
+        [window]
+        length_s = 3
+        hop_s = 1
+        [[window.steps]]
+        step = "audio_fbank"
+        """
+    )
+    out = recipe.output_format()
+    assert (out.rows, out.shape, out.channels, out.dtype) == (1024, (128, 1), ("fbank",), "float32")
+    chunk = Chunk(Header("s", 0, recipe.input_format()), 0, motion(5, 100).astype(np.float32))
+    windows = recipe.chain.build().push(chunk)
+    assert [window.start_index for window in windows] == [0, 100, 200]
+    np.testing.assert_array_equal(windows[1].data, AudioFbank().apply(chunk.data[100:400], recipe.input_format()))
