@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,31 @@ def offline(path: Path, bundle: str | None = None) -> list[tuple[Event, str, boo
 
 
 def live(settings: Settings, path: Path, speed: float, count: int, say: Say) -> list[Event]:
-    """Events as they come, until there are as many as expected, or none comes any more."""
+    """Events as they come while a worker follows a replay, until there are as many as expected, or none comes any more.
+
+    Parameters
+    ----------
+    settings : Settings
+        The broker, with its topics; children see the same in their environment.
+    path : Path
+        The recording.
+    speed : float
+        Times its pace.
+    count : int
+        Events expected.
+    say : callable
+        Told where the label changes.
+
+    Returns
+    -------
+    list of Event
+        All that are on the topic in the end; one that stands there twice comes twice.
+
+    Raises
+    ------
+    KymoError
+        If the worker ends by itself.
+    """
     from streams.event_reader import read_events
 
     worker = Child("worker", kymo_command("worker", RECIPE), kymo_environment({}))
@@ -186,8 +211,7 @@ def live(settings: Settings, path: Path, speed: float, count: int, say: Say) -> 
             last = event.label
             if enough():
                 break
-    # What comes late or twice comes while the worker ends.
-    return [*events, *(event for event in read_events(settings) if event.id not in {e.id for e in events})]
+    return list(read_events(settings))  # what came late or twice is there now, as the worker has ended
 
 
 def verdict(
@@ -206,8 +230,6 @@ def verdict(
     say : callable
         Told in words.
     """
-    from dataclasses import replace
-
     plain = [replace(event, emitted_ns=0) for event in events]
     wanted = {event.id: replace(event, emitted_ns=0) for event, _, _ in expected}
     differ = sum(wanted.get(event.id) != event for event in plain)
