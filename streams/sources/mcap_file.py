@@ -46,7 +46,7 @@ def read_mcap(file: File, options: ReadOptions) -> Iterator[Recording]:
     SourceError
         If it is no MCAP, holds nothing that can be read, or lacks a topic or channel that the recipe names.
     """
-    content = Content(file.path)
+    content = Content(file.path, asked=_asked(options))
     with file.open() as raw:
         scan = Scan(raw, file.path)
         for schema, channel, message in scan.messages():
@@ -64,6 +64,14 @@ def read_mcap(file: File, options: ReadOptions) -> Iterator[Recording]:
         yield Recording(session, streams, labels, None, dict(metadata), file.path, [*notes, *found])
 
 
+def _asked(options: ReadOptions) -> set[str] | None:
+    """Streams that the recipe's inputs name, themselves or by ``stream.channel``; None where there are no inputs."""
+    if not options.inputs:
+        return None
+    channels = {name.rpartition(".")[0] for item in options.inputs for name in item.channels}
+    return channels | {item.stream for item in options.inputs} | {str(options.stream_name)}
+
+
 class Content:
     """Sorts messages by what they are.
 
@@ -73,6 +81,8 @@ class Content:
         Of the file or folder, for messages.
     as_arrived : bool
         Leave out chunks that came when their place had passed, as a worker does; else they are put where they belong.
+    asked : set of str, optional
+        JSON topics that are wanted, by their stream's name; of others only the first sample is read. None for all.
 
     Attributes
     ----------
@@ -84,8 +94,8 @@ class Content:
         Labels and session metadata by session.
     """
 
-    def __init__(self, path: str, *, as_arrived: bool = False) -> None:
-        self._path, self._codec = path, ChunkCodec()
+    def __init__(self, path: str, *, as_arrived: bool = False, asked: set[str] | None = None) -> None:
+        self._path, self._codec, self._asked = path, ChunkCodec(), asked
         self._ends: dict[Header, int] | None = {} if as_arrived else None
         self.chunks: dict[Header, list[Chunk]] = {}
         self.topics: dict[str, Topic] = {}
@@ -123,16 +133,18 @@ class Content:
             self.chunks.setdefault(chunk.header, []).append(chunk)
 
     def _json(self, schema: Schema | None, channel: Channel, message: Message) -> None:
+        known = self.topics.get(channel.topic)
+        if known is not None and self._asked is not None and known.stream not in self._asked:
+            return  # most of the time that a file takes goes into its JSON
         try:
             value = json.loads(message.data)
         except (ValueError, RecursionError):
             self._unread[f"broken JSON on {channel.topic}"] += 1
             return
         if isinstance(value, dict) and isinstance(value.get("values"), list):
-            topic = self.topics.get(channel.topic)
-            if topic is None:
-                topic = self.topics[channel.topic] = Topic(channel.topic, schema.data if schema else b"", self._path)
-            topic.add(value, message.log_time)
+            if known is None:
+                known = self.topics[channel.topic] = Topic(channel.topic, schema.data if schema else b"", self._path)
+            known.add(value, message.log_time)
         elif not self.take_json(channel.topic, value):
             self._unread[f"JSON without `values` on {channel.topic}"] += 1
 
