@@ -52,3 +52,16 @@ def new_prefix() -> Callable[[], str]:
 def prefix(new_prefix: Callable[[], str]) -> str:
     """A topic prefix for this test alone."""
     return new_prefix()
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a file, by default `walk.csv`, into the test's folder: ``write(content, name)``."""
+
+    def make(content: str | bytes, name: str = "walk.csv") -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return make

@@ -1,0 +1,169 @@
+"""CSV files into sessions: columns that name them, rows to keep, labels, metadata, folders and URLs."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from csv_files import PLAIN, Write, error_of, one, timed
+
+from streams.errors import SourceError
+from streams.recording import InputOptions, ReadOptions
+from streams.sources import csv_file, read
+
+
+def test_large_files_are_given_away_session_by_session(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_file, "_BLOCK_BYTES", 64)
+    monkeypatch.setattr(csv_file, "_TOGETHER_BYTES", 100)
+    lines = [f"{i / 10},{i},{name}" for name in "abc" for i in range(50)]
+    path = write("\n".join(["t,ax,session", *lines]))
+    source = read([path])
+    assert next(source).session == "a"
+    with path.open("a") as file:  # what is behind is not read yet
+        file.write("\n0,1,a\n")
+    assert next(source).session == "b"
+    with pytest.raises(SourceError) as error:
+        list(source)
+    assert str(error.value) == f"{path}, row 152: session a comes again after others; sort a file this large by session"
+
+
+def test_sessions_of_several_columns_keep_and_names(write: Write) -> None:
+    rows = ["subject_id,trial_id,usabledata,ax,ay,speed"]
+    rows += [
+        f"7,{trial}.0,{int(trial != 2)},{i},0,{speed}"
+        for trial, speed in ((1, "2.5"), (2, "3"), (3, "3.50"))
+        for i in range(4)
+    ]
+    options = ReadOptions(
+        inputs=PLAIN.inputs,
+        session=("subject_id", "trial_id"),
+        subject="subject_id",
+        keep="usabledata == 1",
+        label_column="speed",
+        label_names={"3.5": "fast"},
+    )
+    first, second = read([write("\n".join(rows))], options)
+    assert (first.session, first.subject, first.labels[0].label) == ("7-1", "7", "2.5")
+    assert (second.session, second.labels[0].label, second.labels[0].set) == ("7-3", "fast", "speed")
+    assert (first.notes, second.notes) == (["keep leaves no row of session 7-2"], [])
+
+
+def test_rows_left_out_by_keep_are_a_gap(write: Write) -> None:
+    path = write("ax,ay,ok\n" + "".join(f"{i},0,{int(i != 3)}\n" for i in range(6)))
+    recording = one(path, ReadOptions(inputs=PLAIN.inputs, keep="not ok == 0"))
+    assert [(first, piece[:, 0].tolist()) for first, piece in recording.streams[0].pieces] == [
+        (0, [0, 1, 2]),
+        (4, [4, 5]),
+    ]
+    assert recording.notes == [
+        "keep leaves 5 of 6 rows",
+        "rows left out between others make 1 gap, first before row 6",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected"),
+    [
+        ("a == 1", [True, True, False, False]),
+        ("a > 1 and b != 'y'", [False, False, True, False]),
+        ("b in ('x', 'y') or a < 0", [True, True, False, False]),
+        ("a not in (1, -3)", [False, False, True, True]),
+        ("0 < a <= 2", [True, True, True, False]),
+        ("b == 'x'", [True, False, False, False]),
+        ("a == -3", [False] * 4),
+        ("a != b", [True, True, True, True]),
+        ("a == '1.0'", [False, True, False, False]),
+    ],
+)
+def test_keep(write: Write, keep: str, expected: list[bool]) -> None:
+    path = write("a,b,ax,ay\n1,x,0,0\n1.0,y,1,0\n2,z,2,0\n,w,3,0\n")
+    options = ReadOptions(inputs=PLAIN.inputs, keep=keep)
+    if not any(expected):
+        assert str(error_of(path, options)) == f"{path}: keep = {keep!r} leaves no row"
+        return
+    assert one(path, options).streams[0].data[:, 0].tolist() == [float(i) for i, kept in enumerate(expected) if kept]
+
+
+@pytest.mark.parametrize(
+    ("keep", "text"),
+    [
+        ("__import__('os').system('x') == 1", "is not allowed"),
+        ("a ==", "is no expression"),
+        ("a + 1 == 2", "'a + 1' is not allowed"),
+        ("1 == 1", "names no column"),
+        ("a", "'a' is not allowed"),
+        ("a in b", "'b' is not allowed"),
+        ("(lambda: a)() == 1", "is not allowed"),
+        ("[a for a in (1,)] == 1", "is not allowed"),
+    ],
+)
+def test_keep_is_no_python(write: Write, keep: str, text: str) -> None:
+    assert text in str(error_of(write("a,b,ax,ay\n1,2,3,4\n"), ReadOptions(inputs=PLAIN.inputs, keep=keep)))
+
+
+def test_label_runs_break_at_empty_cells_and_gaps(write: Write) -> None:
+    cells = ["", "a", "a", "b", "", "b", "b", "b"]
+    rows = [f"{(i + 5 * (i > 6)) / 10},{i},{cell}" for i, cell in enumerate(cells)]
+    recording = one(write("\n".join(["t,ax,label", *rows])))
+    ms = [(label.label, label.start_ns // 10**6, label.end_ns // 10**6) for label in recording.labels]
+    assert ms == [("a", 100, 300), ("b", 300, 400), ("b", 500, 700), ("b", 1200, 1300)]
+
+
+def test_an_absent_label_column_is_said(write: Write) -> None:
+    recording = one(write("ax,ay\n1,2\n"), ReadOptions(inputs=PLAIN.inputs, label_column="speed"))
+    assert (recording.labels, recording.notes) == ([], ["no label column `speed`: read without labels"])
+
+
+def test_stream_and_session_names_from_the_user(write: Write) -> None:
+    path = write("ax,ay\n1,2\n")
+    recording = one(path, ReadOptions(inputs=PLAIN.inputs, session_name="mine", stream_name="imu.left"))
+    assert (recording.session, recording.streams[0].header.format.stream) == ("mine", "imu.left")
+    two = ReadOptions(
+        inputs=(InputOptions("a", ("ax",), Fraction(1)), InputOptions("b", ("ay",), Fraction(1))), stream_name="c"
+    )
+    assert str(error_of(path, two)) == f"{path}: the stream name `c` is none of the recipe's a, b"
+
+
+def test_labels_json_beside_the_file(write: Write) -> None:
+    path = write("\n".join(["t,ax", *timed(50)]))
+    options = ReadOptions(label_key="k", label_names={"1": "on"})
+    assert one(path, options).notes[-1] == "no walk.labels.json beside it: read without labels"
+    event = (
+        '{{"startTime": {{"sec": {0}, "nsec": 0}}, "endTime": {{"sec": {1}, "nsec": 5}}, "metadata": {{"k": "{2}"}}}}'
+    )
+    write(
+        '{"events": ['
+        + ",".join([event.format(1, 2, "1.0"), event.format(90, 91, "0"), event.format(0, 1, "")])
+        + "]}",
+        "walk.labels.json",
+    )
+    recording = one(path, options)
+    assert [(label.label, label.start_ns, label.end_ns) for label in recording.labels] == [("on", 10**9, 2 * 10**9 + 5)]
+    assert recording.notes[-2:] == [
+        "walk.labels.json: 1 events without `k` left out",
+        "walk.labels.json: 1 labels outside the recording left out",
+    ]
+
+
+def test_folders_names_and_wrong_paths(write: Write, tmp_path: Path) -> None:
+    write("ax,ay\n1,2\n", "d/p2/walk.csv")
+    write("ax,ay\n3,4\n", "d/p1/walk.csv")
+    write("ax,ay\n5,6\n", "d/run.csv")
+    write("read me", "d/readme.txt")
+    write("ax,ay\n7,8\n", "d/.hidden/x.csv")
+    found = [(r.session, r.streams[0].data[0, 0]) for r in read([tmp_path / "d"], PLAIN)]
+    assert found == [("d-p1-walk", 3.0), ("d-p2-walk", 1.0), ("run", 5.0)]
+    assert str(error_of(tmp_path / "nowhere")) == f"{tmp_path / 'nowhere'}: no such file or folder"
+    assert "cannot read .doc; known are .csv, .tsv" in str(error_of(write("x", "x.doc")))
+    (tmp_path / "empty").mkdir()
+    assert "the folder holds no file that can be read" in str(error_of(tmp_path / "empty"))
+
+
+def test_urls(write: Write) -> None:
+    pytest.importorskip("fsspec", reason="fsspec is not installed")
+    path = write("ax,ay\n1,2\n")
+    (recording,) = read([f"file://{path}"], PLAIN)
+    assert (recording.session, recording.streams[0].data.tolist()) == ("walk", [[1, 2]])
+    with pytest.raises(SourceError, match="no such file or folder"):
+        list(read([f"file://{path}x.csv"], PLAIN))
