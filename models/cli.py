@@ -164,7 +164,7 @@ def evaluate_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...],
     else:
         scores = evaluate(loaded, bundle, recordings)
     if experiment is not None:
-        write_results(experiment, chosen["out"], {"recipe": loaded.name, **scores})
+        write_results(experiment, chosen["out"], {"recipe": loaded.name, **scores, "trained_on": watch.known})
         page["results"] = str(chosen["out"])
     if chosen["as_json"]:
         click.echo(json.dumps({**scores, "trained_on": watch.known, **page}, ensure_ascii=False))

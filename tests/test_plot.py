@@ -273,6 +273,10 @@ def test_labels_may_be_named(tmp_path: Path) -> None:
         done = run(path, *arguments, "--out", tmp_path / "out.html", "--json")
         assert done.exit_code == 0, done.output
         assert json.loads(done.stdout)["sessions"][0]["labels"] == count
+    beside = labels_file(tmp_path / "rec.labels.json", 50, level="1")  # found, and of another clock: said, not fatal
+    assert run(path, "--out", tmp_path / "out.html").exit_code == 0
+    assert "rec.labels.json: none of its 1 labels lies within session rec" in (tmp_path / "out.html").read_text()
+    beside.unlink()
     far = labels_file(tmp_path / "far.json", 50, level="1")
     done = run(path, "--labels", far, "--out", tmp_path / "out.html")
     assert (done.exit_code, "no label lies within session rec" in done.stderr) == (1, True)

@@ -88,10 +88,11 @@ def _add_labels(recording: Recording, file: File, key: str, names: Mapping[str, 
     labels, without = count_labels_json(path, key, names, recording.session, own, text)
     inside = [label for label in labels if label.end_ns > recording.start_ns and label.start_ns < recording.end_ns]
     if labels and not inside:
-        raise SourceError(
-            f"none of its {len(labels)} labels lies within session {recording.session}; is its clock another one?",
-            path,
-        )
+        wrong = f"none of its {len(labels)} labels lies within session {recording.session}; is its clock another one?"
+        if own:
+            raise SourceError(wrong, path)
+        recording.notes.append(f"{path.name}: {wrong}")
+        return
     if without:
         recording.notes.append(f"{path.name}: {without} events without `{key}` left out")
     if len(inside) < len(labels):
