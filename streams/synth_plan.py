@@ -2,7 +2,7 @@
 
 World frame: x east, y north, z up. Lengths are m, angles in a plan degrees, times s. Fields of the magnetometer are in
 units of the undisturbed local field, those of the accelerometer in g (9.80665 m/s²), those of the gyroscope rad/s: what
-``*_truth`` topics carry. ``SYNTHESIS.md`` beside this file has the format and the formulas.
+``*_truth`` topics carry. ``docs/synthesis.md`` has the format and the formulas.
 """
 
 from __future__ import annotations

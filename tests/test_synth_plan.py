@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from documents import Block, blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from motion_plans import plan, turning
@@ -196,3 +197,34 @@ def test_whatever_stands_in_a_plan_it_is_carried_out_or_refused(path: str, value
         made = simulate(read)
         assert all(np.isfinite(values).all() for values in made.topics.values())
         assert len(made.times_ns) == sum(read.counts)
+
+
+PAGE = "docs/synthesis.md"
+
+
+@pytest.mark.parametrize("block", blocks(PAGE, "json"), ids=lambda block: block.heading)
+def test_plans_of_the_page_are_carried_out(block: Block) -> None:
+    made = simulate(json.loads(block.text))
+    assert made.plan.notes == ()
+    assert made.topics["mag_raw"].any()
+
+
+def test_the_pages_python_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,), (printed,) = blocks(PAGE, "python"), blocks(PAGE, "text")
+    exec(compile(code.text, PAGE, "exec"), {})
+    assert capsys.readouterr().out == printed.text
+
+
+def test_the_page_knows_every_member() -> None:
+    """Members of the plan with everything are those that its tables name."""
+
+    def members(value: Any) -> set[str]:
+        if isinstance(value, dict):
+            return set(value).union(*map(members, value.values()))
+        return set().union(*map(members, value)) if isinstance(value, list) else set()
+
+    text = Path(__file__).parents[1].joinpath(PAGE).read_text()
+    tables = "\n".join(line for line in text.partition("## The whole format")[2].splitlines() if line.startswith("|"))
+    everything = max((json.loads(block.text) for block in blocks(PAGE, "json")), key=lambda found: len(str(found)))
+    named = set(re.findall(r"\w+", tables)) | {"initialization", "segments", "white", "bias_instability", "random_walk"}
+    assert members(everything) - named - {"to"} == set()
