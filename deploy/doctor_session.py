@@ -3,87 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any
 
 from deploy.doctor import NOTE, OK, WRONG, Check, admin
+from deploy.doctor_facts import Facts, StreamFacts
 from processors.intake import Intake
 from processors.recipe import Recipe
 from processors.registry import nearest
-from streams.chunk import Chunk, Format
+from streams.chunk import Chunk
 from streams.codec import ChunkCodec
 from streams.errors import ChunkError, EventError
 from streams.events import Event
 from streams.settings import Settings
+from streams.sources.words import many
 from streams.topics import CHUNK_TOPICS, Names
 
 UNKNOWN = "unknown"
-
-
-@dataclass
-class StreamFacts:
-    """What the topics hold of one raw stream.
-
-    Attributes
-    ----------
-    format : Format
-        Of its newest chunk.
-    topic : str
-        Where it stands.
-    runs : list of [int, int]
-        Index ranges without gaps, half open.
-    ended : bool
-        Whether its end mark is there.
-    first_offset, last_offset : int
-        Of its chunks.
-    """
-
-    format: Format
-    topic: str
-    runs: list[list[int]]
-    ended: bool = False
-    first_offset: int = 0
-    last_offset: int = 0
-
-    def add(self, chunk: Chunk, offset: int) -> None:
-        """Take the next chunk."""
-        self.ended, self.last_offset = self.ended or chunk.end, offset
-        if chunk.first_index <= self.runs[-1][1]:
-            self.runs[-1][1] = max(self.runs[-1][1], chunk.end_index)
-        else:
-            self.runs.append([chunk.first_index, chunk.end_index])
-
-
-@dataclass
-class Facts:
-    """What the topics hold of one session.
-
-    Attributes
-    ----------
-    session : str
-        Its name.
-    known : list of str
-        Sessions that there are.
-    record : dict, optional
-        Its message on ``kymo.sessions``.
-    streams : dict
-        By name.
-    rejected : Counter
-        Reasons of its rejected messages.
-    events : list of Event
-        Of the recipe's own classes.
-    committed : int, optional
-        Next offset of the recipe's workers in the partition; None if they never committed.
-    """
-
-    session: str
-    known: list[str] = field(default_factory=list)
-    record: dict[str, Any] | None = None
-    streams: dict[str, StreamFacts] = field(default_factory=dict)
-    rejected: Counter[str] = field(default_factory=Counter)
-    events: list[Event] = field(default_factory=list)
-    committed: int | None = None
 
 
 def explain(recipe: Recipe, facts: Facts) -> list[Check]:
@@ -147,19 +81,26 @@ def _window_check(recipe: Recipe, stream: StreamFacts) -> Check:
     count = sum(end - start for start, end in stream.runs)
     windows = window_count(recipe, stream.runs)
     if windows:
-        gaps = f", {len(stream.runs) - 1} gaps" if len(stream.runs) > 1 else ""
-        return Check("windows", OK, f"{count} samples ({count / rate:g} s{gaps}) hold {windows} windows")
+        gaps = f", {many(len(stream.runs) - 1, 'gap')}{_empty(stream)}" if len(stream.runs) > 1 else ""
+        return Check(
+            "windows", OK, f"{many(count, 'sample')} ({count / rate:g} s{gaps}) hold {many(windows, 'window')}"
+        )
     need = f"a window needs {length} ({length / rate:g} s) without a gap"
     if len(stream.runs) > 1:
         longest = max(end - start for start, end in stream.runs)
         text = (
-            f"{len(stream.runs) - 1} gaps leave at most {longest} samples in a row, {need}; see bridge_ms, max_missing"
+            f"{many(len(stream.runs) - 1, 'gap')}{_empty(stream)}: at most {many(longest, 'sample')} in a row, {need}; "
+            "see bridge_ms, max_missing"
         )
     elif stream.ended:
         text = f"the session has {count} samples ({count / rate:g} s), {need}; shorten [window] length_s"
     else:
         text = f"{count} samples ({count / rate:g} s) have come so far, {need}"
     return Check("windows", WRONG, text)
+
+
+def _empty(stream: StreamFacts) -> str:
+    return f" ({many(stream.empty, 'sample')} with empty or NaN cells among them)" if stream.empty else ""
 
 
 def _event_check(recipe: Recipe, facts: Facts, stream: StreamFacts) -> Check:
@@ -201,7 +142,8 @@ def gather(recipe: Recipe, session: str, settings: Settings) -> Facts:
     """
     names, facts, codec = Names(settings.prefix), Facts(session), ChunkCodec()
     for key, value, _ in _records(settings, names.of("sessions"), None):
-        facts.known.append(key)
+        if key not in facts.known:
+            facts.known.append(key)
         if key == session and value is not None:
             facts.record = json.loads(value)
     for topic in CHUNK_TOPICS:

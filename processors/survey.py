@@ -14,6 +14,7 @@ import numpy as np
 from streams.errors import KymoError, SourceError
 from streams.recording import InputOptions, ReadOptions, Recording, StreamData
 from streams.sources import read
+from streams.sources.words import many
 
 
 @dataclass
@@ -62,6 +63,8 @@ class _Seen:
     units: tuple[str, ...]
     longest: int
     moving: set[str]
+    empty: int = 0
+    session: str = ""
 
 
 def survey(
@@ -115,12 +118,22 @@ def _look(recordings: Iterable[Recording], seen: dict[str, list[_Seen]], found: 
         for stream in recording.streams:
             fmt = stream.header.format
             if len(fmt.shape) == 1 and fmt.rate and stream.count:
-                longest = max(len(piece) for _, piece in stream.pieces)
+                longest, empty = _whole(stream)
                 seen.setdefault(fmt.stream, []).append(
-                    _Seen(fmt.rate, fmt.channels, fmt.units, longest, _moving(stream))
+                    _Seen(fmt.rate, fmt.channels, fmt.units, longest, _moving(stream), empty, recording.session)
                 )
         key = None if found.label_key else _label_key(Path(recording.path))
         found.label_key = found.label_key or key
+
+
+def _whole(stream: StreamData) -> tuple[int, int]:
+    """Samples of the longest run that no gap and no missing value interrupts; samples that lack a value."""
+    longest = missing = 0
+    for _, piece in stream.pieces:
+        bad = np.flatnonzero(np.isnan(piece).any(axis=1)) if piece.dtype.kind == "f" else np.empty(0, np.int64)
+        missing += len(bad)
+        longest = max(longest, int(np.diff([-1, *bad.tolist(), len(piece)]).max()) - 1)
+    return longest, missing
 
 
 def _moving(stream: StreamData) -> set[str]:
@@ -203,3 +216,9 @@ def _agree(found: Survey, name: str, streams: list[_Seen]) -> None:
     agreed = units[0] if all(u == units[0] for u in units) and any(units[0]) else ()
     found.stream, found.rate_hz, found.channels, found.units = name, rate, channels, agreed
     found.shortest = min(s.longest for s in same)
+    if holed := [s for s in same if s.empty]:
+        most = max(holed, key=lambda s: s.empty)
+        found.remarks.append(
+            f"{many(sum(s.empty for s in holed), 'sample')} with empty or NaN cells, in {len(holed)} of {len(same)} "
+            f"recordings (most in {most.session}: {most.empty}): no window spans one; see bridge_ms and max_missing"
+        )

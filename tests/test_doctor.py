@@ -112,7 +112,7 @@ def test_too_short(recipe: Recipe) -> None:
     live = Facts("s", streams={"imu": stream(recipe, [0, 49], ended=False)})
     assert "have come so far" in said(recipe, live)[1]
     gaps = Facts("s", streams={"imu": stream(recipe, [0, 45], [46, 90])})
-    assert "1 gaps leave at most 45 samples" in said(recipe, gaps)[1]
+    assert "1 gap: at most 45 samples" in said(recipe, gaps)[1]
 
 
 def test_no_events(recipe: Recipe) -> None:

@@ -21,7 +21,7 @@ from streams.recording import ReadOptions, Recording
 from streams.sources.files import File
 from streams.sources.layout import Layout, decide
 from streams.sources.table import Block, Gatherer
-from streams.sources.times import Clock
+from streams.sources.times import Clock, time_like
 from streams.sources.words import brief, many
 
 _BLOCK_BYTES = 32 * 2**20
@@ -143,9 +143,14 @@ class _Reader:
             # A channel with one wrong cell is a channel with an error, not a text column to pass over.
             if cells and 2 * numbers >= len(cells):
                 numeric.add(name)
-        self._layout = decide(self._names, numeric, self._options, self._file.path)
+        like = time_like(self._names, lambda name: self._column(sample, name))
+        self._layout = decide(self._names, numeric, self._options, self._file.path, like)
         if self._layout.time:
             self._clock = Clock(self._layout.time, self._file.path)
+
+    def _column(self, sample: Sequence[Sequence[str]], name: str) -> list[str]:
+        at = self._names.index(name)
+        return [self._plain(row[at]) for row in sample if len(row) > at]
 
     def _plain(self, cell: str) -> str:
         return cell.replace(",", ".") if self._comma else cell

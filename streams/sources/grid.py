@@ -8,6 +8,7 @@ repaired without a note.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +23,7 @@ from streams.sources.words import many
 Int = NDArray[np.int64]
 _SNAP = 1e-4  # a rate this close to a plain number is that number
 _RATE_TOLERANCE = 0.01
+_MOST_BLUR = 0.005
 _IRREGULAR = 0.22  # mean distance from the grid in samples; times without any grid have 0.25
 _MAX_INDEX = 2**53
 _TRACKED = 24  # samples a block when a clock's phase is followed: at 1 % off it moves by a quarter of a sample
@@ -119,7 +121,7 @@ def fit(times_ns: Int, data: Array, rate: Fraction | None, place: Place) -> Grid
         if not real:
             hint = "give `rate_hz` in the recipe's [[input]]"
             raise place.error(f"one time alone has no rate; {hint}", int(order[0]))
-        rate = _snapped(real[0], notes)
+        rate = _snapped(real[0], _blur(times), notes)
     elif real and all(abs(found / float(rate) - 1) > _RATE_TOLERANCE for found in real):
         raise SourceError(
             f"the times say {_hz(real[0])}, the recipe says {_hz(float(rate))}; correct `rate_hz`, or the time column",
@@ -169,9 +171,27 @@ def _real_rates(times: Int) -> list[float]:
     return [best, *means] if high - low < 0.5 * middle else [*means, best]
 
 
-def _snapped(real: float, notes: list[str]) -> Fraction:
+def _blur(times: Int) -> float:
+    """How far off, as a share, a rate may be by the rounding of its times: a decimal step of theirs over their span."""
+    since = times - times[0]
+    step = 1
+    while step < NS and not (since % (10 * step)).any():
+        step *= 10
+    return min(step / max(int(since[-1]), 1), _MOST_BLUR)
+
+
+def _common(real: float) -> Fraction:
+    """The nearest rate that sensors are built for: a multiple of 5, or a power of two."""
+    return Fraction(min((5 * round(real / 5), 2 ** max(0, round(math.log2(real)))), key=lambda rate: abs(rate - real)))
+
+
+def _snapped(real: float, blur: float, notes: list[str]) -> Fraction:
     """The plain number within 1e-4 of a rate: whole, a whole number of seconds, television's n/1.001, then two
-    decimals."""
+    decimals. Where the times are rounded so coarsely that a common rate is as likely, it is that one."""
+    common = _common(real)
+    if common and abs(real / float(common) - 1) <= blur:
+        notes.append(f"rate {_hz(float(common))} taken from the times (they say {_hz(real)})")
+        return common
     plain = [Fraction(round(real)), Fraction(round(real * 1.001) * 1000, 1001), Fraction(round(real * 100), 100)]
     if real < 1:
         plain = [Fraction(1, round(1 / real)), *plain]

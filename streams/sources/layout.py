@@ -61,7 +61,13 @@ class Layout:
         return tuple(dict.fromkeys(name for name in wanted if name is not None))
 
 
-def decide(names: Sequence[str], numeric: Collection[str], options: ReadOptions, path: Path | str) -> Layout:
+def decide(
+    names: Sequence[str],
+    numeric: Collection[str],
+    options: ReadOptions,
+    path: Path | str,
+    like: tuple[str, str] = ("", ""),
+) -> Layout:
     """Roles of the columns `names`.
 
     Parameters
@@ -74,6 +80,8 @@ def decide(names: Sequence[str], numeric: Collection[str], options: ReadOptions,
         What the recipe says.
     path : Path or str
         The file, for messages.
+    like : (str, str)
+        A column of times by another name, and why it is none; see :func:`streams.sources.times.time_like`.
 
     Raises
     ------
@@ -87,14 +95,18 @@ def decide(names: Sequence[str], numeric: Collection[str], options: ReadOptions,
         if name not in named:
             raise missing(name, named, path)
     asked = {name for item in options.inputs for name in item.channels}
-    time = next((name for name in TIME_COLUMNS if name in named and name not in asked), None)
+    column, doubt = ("", "") if like[0] in asked else like
+    time = next(
+        (name for name in TIME_COLUMNS if name in named and name not in asked), None if doubt else column or None
+    )
     session = options.session or (("session",) if "session" in named and "session" not in asked else ())
     subject = options.subject or ("subject" if "subject" in named and "subject" not in asked else None)
     labels = tuple(name for name in options.label_columns if name in named)
-    spoken_for = {time, subject, *labels, *TIME_COLUMNS, *session, *(keep.columns if keep else ())}
+    spoken_for = {time, column, subject, *labels, *TIME_COLUMNS, *session, *(keep.columns if keep else ())}
     free = [name for name in named if name in numeric and name not in spoken_for]
     inputs, notes = _inputs(options, named, free, path)
     channels = tuple(dict.fromkeys(name for item in inputs for name in item.channels))
+    notes += [doubt] if doubt else []
     # Not missed is the column `label`, where no recipe may ask for it, and the recipe's own where a labels JSON has its labels.
     optional = {"label", options.label_column if options.label_key else None}
     asked_for = [name for name in options.label_columns if name not in optional]

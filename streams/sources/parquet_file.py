@@ -15,7 +15,7 @@ from streams.recording import ReadOptions, Recording
 from streams.sources.files import File
 from streams.sources.layout import decide
 from streams.sources.table import Block, Gatherer
-from streams.sources.times import Clock
+from streams.sources.times import Clock, time_like
 
 _BLOCK_ROWS = 262_144
 _TOGETHER_ROWS = 1_000_000  # larger files are given away session by session
@@ -62,7 +62,7 @@ def _recordings(table: Any, file: File, options: ReadOptions) -> Iterator[Record
     }
     if not table.metadata.num_rows:
         raise SourceError("has columns but no rows", file.path)
-    layout = decide(schema.names, numeric, options, file.path)
+    layout = decide(schema.names, numeric, options, file.path, time_like(schema.names, lambda n: _first(table, n)))
     for name in layout.channels:
         if name not in numeric:
             raise SourceError(f"column `{name}` holds {schema.field(name).type}, expected numbers", file.path)
@@ -85,6 +85,14 @@ def _recordings(table: Any, file: File, options: ReadOptions) -> Iterator[Record
         if len(rows):
             yield from gatherer.add(Block(rows, values, texts, times))
     yield from gatherer.finish()
+
+
+def _first(table: Any, name: str) -> list[str]:
+    """First texts of a column; times as ISO 8601."""
+    import pyarrow as pa
+
+    column = next(iter(table.iter_batches(200, columns=[name]))).column(0)
+    return _texts(column.cast(pa.string()) if pa.types.is_timestamp(column.type) else column)
 
 
 def _has_nulls(table: Any, name: str) -> bool:

@@ -6,7 +6,7 @@ The unit of a `timestamp` is decided once for a file, from its first value's mag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -20,9 +20,61 @@ from streams.sources.words import brief
 
 #: Names of time columns, best first.
 TIME_COLUMNS = ("t_ns", "t", "timestamp")
+_EXPONENTS = {"t": 9, "t_s": 9, "time_s": 9, "t_ns": 0, "time_ns": 0}
 _UNITS = {"s": 9, "ms": 6, "µs": 3, "ns": 0}
 _LIMIT_NS = 2**62
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+#: Other names of them, in any spelling of upper and lower case; a column of these must also run as times do.
+_LIKE = ("t_ns", "time_ns", "t", "t_s", "time_s", "timestamp", "time", "datetime")
+_FIRST_ROWS = 200
+_REGULAR = 0.9  # so many of the steps are near the middle one
+_SLOW_S = 1.0  # what has a larger step than this may well count something shorter than seconds
+
+
+def time_like(names: Sequence[str], cells: Callable[[str], Sequence[str]]) -> tuple[str, str]:
+    """A column of times that is not named as :data:`TIME_COLUMNS` are, such as `Time`.
+
+    Parameters
+    ----------
+    names : sequence of str
+        All columns.
+    cells : callable
+        Given a name, its first texts.
+
+    Returns
+    -------
+    column, doubt : str
+        The column, empty where there is none; why it is not read as times although it looks like that, empty where it is.
+    """
+    if any(name in TIME_COLUMNS for name in names):
+        return "", ""
+    for name in sorted((n for n in names if n.lower() in _LIKE), key=lambda n: _LIKE.index(n.lower())):
+        texts = [text.strip() for text in cells(name)[:_FIRST_ROWS]]
+        try:
+            times = Clock(name, "").parse(texts, np.arange(len(texts)))
+        except SourceError:
+            continue
+        steps = np.diff(times)
+        middle = float(np.median(steps)) if len(steps) else 0.0
+        if middle <= 0 or np.mean(np.abs(steps - middle) < 0.5 * middle) < _REGULAR:
+            continue
+        if middle >= _SLOW_S * NS and _is_number(texts[0]) and not name.lower().endswith("_s"):
+            return name, (
+                f"column `{name}` looks like times in an unknown unit (steps of {middle / NS:g}), so it is left out; "
+                "name it `t` (s) or `t_ns`"
+            )
+        return name, ""
+    return "", ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 class Clock:
@@ -31,7 +83,7 @@ class Clock:
     Parameters
     ----------
     column : str
-        One of :data:`TIME_COLUMNS`.
+        One of :data:`TIME_COLUMNS`, or like one.
     path : Path or str
         The file, for messages.
 
@@ -44,7 +96,7 @@ class Clock:
     def __init__(self, column: str, path: Path | str) -> None:
         self.column, self.notes = column, list[str]()
         self.path = path
-        self._exponent: int | None = {"t": 9, "t_ns": 0}.get(column)  # 10**exponent ns are one unit; -1 for ISO 8601
+        self._exponent: int | None = _EXPONENTS.get(column.lower())  # 10**exponent ns are one unit; -1 for ISO 8601
 
     def parse(self, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Times of texts, exact to the ns.
@@ -101,13 +153,15 @@ class Clock:
             self._exponent = -1
             zoned = text.strip()[-1:] in ("Z", "z") or "+" in text[10:] or "-" in text[10:]
             self.notes.append(
-                "`timestamp` is read as ISO 8601" + ("" if zoned else " without a time zone, taken as UTC")
+                f"`{self.column}` is read as ISO 8601" + ("" if zoned else " without a time zone, taken as UTC")
             )
             return
         # Seconds reach 1e11 in the year 5138; the other units follow at the same factor.
         unit = next((name for name, top in (("s", 1e11), ("ms", 1e14), ("µs", 1e17)) if size < top), "ns")
         self._exponent = _UNITS[unit]
-        self.notes.append(f"`timestamp` is read as {unit} since 1970, by the size of its first value ({brief(text)})")
+        self.notes.append(
+            f"`{self.column}` is read as {unit} since 1970, by the size of its first value ({brief(text)})"
+        )
 
     def _wrong(self, texts: Sequence[str], rows: NDArray[np.int64]) -> SourceError:
         for text, row in zip(texts, rows.tolist(), strict=True):
