@@ -198,7 +198,7 @@ def kept(topic: Any) -> str:
 
 
 def test_topics() -> None:
-    rows = table("Formats", "topic")
+    rows = table("Topics", "topic")
     assert [(row[0].strip("`"), row[2]) for row in rows] == [(topic.name, kept(topic)) for topic in TABLE]
 
 
@@ -211,13 +211,13 @@ def test_metrics() -> None:
 
 
 def test_formats() -> None:
-    formats = "Formats"
-    section = table(formats, "field")
-    assert set(words(section)) >= {f.name for f in Chunk.DESCRIPTOR.fields}
-    events = re.search(r"\*\*Event\*\*.*?\n(\| field.*?)\n\n", section_of(formats)[1], re.DOTALL)
-    assert events is not None
-    first = [line.split("|")[1] for line in events[1].splitlines()[2:]]
-    assert re.findall(r"`(\w+)`", " ".join(first)) == [f.name for f in fields(Event)]
+    assert set(words(table("Chunk", "field"))) >= {f.name for f in Chunk.DESCRIPTOR.fields}
+    assert words(table("Event", "field")) == [f.name for f in fields(Event)]
+
+
+def test_names_that_python_has() -> None:
+    named = [word.partition("(")[0] for word in words(table("What `import kymo` gives", "name"))]
+    assert sorted(named) == sorted(set(kymo.__all__) - {"main"})
 
 
 def test_verbs() -> None:
