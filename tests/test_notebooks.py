@@ -17,6 +17,7 @@ def test_runs_from_top_to_bottom(path: Path, monkeypatch: pytest.MonkeyPatch) ->
         pytest.importorskip(library)
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("KYMO_SMALL", "1")
     notebook = nbformat.read(path, as_version=4)
     nbclient.NotebookClient(notebook, timeout=110, kernel_name="python3").execute()
     printed = "".join(
@@ -36,3 +37,5 @@ def test_is_small_valid_and_honest(path: Path) -> None:
     drawn = [c for c in notebook.cells if c.cell_type == "code" and "plt.title" in c.source]
     assert len(drawn) >= 4
     assert all("SYNTHETIC" in cell.source for cell in drawn)
+    for cell in drawn:  # the figure is there for those who only read
+        assert any("image/png" in output.get("data", {}) for output in cell.outputs), cell.source
