@@ -58,17 +58,7 @@ def read_records(
         The broker cannot be reached.
     """
     with kafka_errors(settings, f"reading {topic}"):
-        consumer = KafkaConsumer(
-            **client_arguments(settings),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=50,
-            max_partition_fetch_bytes=8 * MIB,
-            max_poll_records=5000,
-            allow_auto_create_topics=False,
-            metrics_enabled=False,
-        )
+        consumer = whole_topic_consumer(settings)
     try:
         with kafka_errors(settings, f"reading {topic}"):
             ends = _begin(consumer, topic, from_ms)
@@ -84,6 +74,27 @@ def read_records(
                         yield Record(r.partition, r.offset, r.timestamp, r.key, r.value)
     finally:
         consumer.close()
+
+
+def whole_topic_consumer(settings: Settings) -> Any:
+    """A client without a group, for reading partitions from end to end; topics are assigned by the caller.
+
+    Raises
+    ------
+    SettingsError, KafkaError
+        If no broker is named, or it does not answer; see :func:`~streams.kafka_client.kafka_errors`.
+    """
+    return KafkaConsumer(
+        **client_arguments(settings),
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=50,
+        max_partition_fetch_bytes=8 * MIB,
+        max_poll_records=5000,
+        allow_auto_create_topics=False,
+        metrics_enabled=False,
+    )
 
 
 def _begin(consumer: Any, topic: str, from_ms: int | None) -> dict[TopicPartition, int]:

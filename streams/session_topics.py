@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
 from streams.archive_erase import session_of
@@ -19,6 +19,7 @@ from streams.chunk import Chunk, Header
 from streams.codec import ChunkCodec
 from streams.errors import ChunkError, SourceError
 from streams.kafka_client import client_arguments, kafka_errors, partition_of
+from streams.kafka_read import whole_topic_consumer
 from streams.publish import Publisher
 from streams.settings import Settings
 from streams.topics import CHUNK_TOPICS, MIB, TABLE, Names, Topic
@@ -252,16 +253,7 @@ def _records(
     knows of a partition's sessions under that partition's number.
     """
     with kafka_errors(settings, "reading"):
-        consumer = KafkaConsumer(
-            **client_arguments(settings),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            max_partition_fetch_bytes=8 * MIB,
-            max_poll_records=5000,
-            allow_auto_create_topics=False,
-            metrics_enabled=False,
-        )
+        consumer = whole_topic_consumer(settings)
     try:
         with kafka_errors(settings, "reading"):
             counts = {topic: len(consumer.partitions_for_topic(topic) or ()) for topic in topics}
