@@ -22,9 +22,9 @@ from streams.kafka_admin import ensure_topics
 from streams.kafka_read import read_records
 from streams.pacing import SystemClock
 from streams.publish import Publisher
-from streams.recording import ReadOptions, Recording, StreamData
+from streams.recording import Recording, StreamData
 from streams.replay import replay
-from streams.replay_cli import choose, make_command, runs
+from streams.replay_cli import runs
 from streams.replay_summary import ReplayIO, ReplayProgress
 from streams.schedule import ReplayPlan
 from streams.settings import Settings
@@ -105,7 +105,7 @@ def test_a_second_replay_adds_nothing_and_says_so(settings: Settings) -> None:
     replay([recording("s1")], settings, FAST)
     again = replay([recording("s1"), recording("s2")], settings, replace(FAST, chunk_ms=250))
     assert (again.skipped, again.sessions) == (["s1"], 1)
-    assert "1 sessions were there already" in "\n".join(again.lines())
+    assert "1 session there already" in "\n".join(again.lines())
     found = chunks(settings)
     assert_is(found["s1", "imu"], recording("s1").streams[0])
     assert_is(found["s2", "imu"], recording("s2").streams[0])
@@ -260,42 +260,6 @@ def test_broker_killed_on_the_way_everything_is_there_once(
     found = chunks(settings)
     for r in recordings:
         assert_is(found[r.session, "imu"], r.streams[0])
-
-
-def csv(folder: Path, name: str, session: str = "") -> Path:
-    rows = "".join(f"{i / 10},{i},{-i}" + (f",{session}" if session else "") + "\n" for i in range(30))
-    path = folder / f"{name}.csv"
-    path.write_text("t,ax,ay" + (",session" if session else "") + "\n" + rows)
-    return path
-
-
-def test_names_choose_one_of_several_or_name_the_only_one(tmp_path: Path) -> None:
-    one = csv(tmp_path, "walk1")
-    assert [r.session for r in choose([str(one)], ReadOptions(), "mine", None)] == ["mine"]
-    (named,) = choose([str(one)], ReadOptions(), None, "imu.left")
-    assert [s.header.format.stream for s in named.streams] == ["imu.left"]
-    csv(tmp_path, "walk2")
-    assert [r.session for r in choose([str(tmp_path)], ReadOptions(), "walk2", None)] == ["walk2"]
-    with pytest.raises(SourceError, match=r"no session walk3: there are walk1, walk2; did you mean walk2\?"):
-        list(choose([str(tmp_path)], ReadOptions(), "walk3", None))
-
-
-@pytest.mark.broker
-def test_command_sums_up_and_its_status_tells(settings: Settings, tmp_path: Path) -> None:
-    command = make_command(lambda _: ReadOptions())
-    env = {"KYMO_BROKERS": settings.brokers, "KYMO_PREFIX": settings.prefix, "KYMO_PARTITIONS": "3"}
-    path = str(csv(tmp_path, "walk"))
-    done = CliRunner().invoke(command, [path, "--speed", "max", "--stream", "imu", "--json"], env=env)
-    assert done.exit_code == 0
-    found = json.loads(done.stdout)
-    assert (found["sessions"], found["samples"], found["ok"]) == (1, 30, True)
-    again = CliRunner().invoke(command, [path, "--speed", "max", "--stream", "imu"], env=env)
-    assert again.exit_code == 0
-    assert "there already" in again.stdout
-    gone = CliRunner().invoke(command, [str(tmp_path / "no.csv"), "--speed", "max"], env=env)
-    assert gone.exit_code == 1
-    assert len(gone.stderr.strip().splitlines()) == 1
-    assert CliRunner().invoke(command, [path, "--speed", "0"], env=env).exit_code == 2
 
 
 def test_two_sessions_of_one_name_are_refused() -> None:

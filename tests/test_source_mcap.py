@@ -1,74 +1,21 @@
-"""MCAP files as recordings: the foreign one of shared/, own chunks, damaged and cut files."""
+"""MCAP files as recordings: the foreign one of shared/ and own chunks."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from mcap.reader import make_reader
-from mcap.writer import CompressionType, Writer
+from mcap.writer import Writer
+from mcap_files import FOREIGN, HEADER, Message, chunk, error_of, mcap, needs_foreign, one, sample
 
-from streams.chunk import Chunk, Header, signal_format
-from streams.codec import ChunkCodec
-from streams.errors import SourceError
-from streams.recording import InputOptions, ReadOptions, Recording
+from streams.chunk import Header, signal_format
+from streams.recording import InputOptions, ReadOptions
 from streams.sources import read
-
-FOREIGN = Path(__file__).parents[2] / "shared/data/imu_mcap/basic_synthetic.mcap"
-needs_foreign = pytest.mark.skipif(not FOREIGN.is_file(), reason="shared/data/imu_mcap is absent")
-HEADER = Header("s1", 10**18, signal_format("imu.left", ("a", "b"), 100, "float32"))
-Message = tuple[str, str, str, int, bytes]  # topic, encoding, schema name, log time, data
-
-DEFAULT = ReadOptions()
-
-
-def mcap(
-    path: Path, messages: Iterable[Message], chunk_size: int = 2**20, metadata: dict[str, str] | None = None
-) -> Path:
-    out = io.BytesIO()
-    writer = Writer(out, chunk_size=chunk_size, compression=CompressionType.ZSTD)
-    writer.start()
-    schemas: dict[str, int] = {}
-    channels: dict[tuple[str, str], int] = {}
-    for topic, encoding, schema, time, data in messages:
-        if schema not in schemas:
-            schemas[schema] = writer.register_schema(schema, "jsonschema" if encoding == "json" else encoding, b"")
-        if (topic, encoding) not in channels:
-            channels[topic, encoding] = writer.register_channel(topic, encoding, schemas[schema])
-        writer.add_message(channels[topic, encoding], time, data, time)
-    if metadata:
-        writer.add_metadata("recording", metadata)
-    writer.finish()
-    path.write_bytes(out.getvalue())
-    return path
-
-
-def sample(topic: str, time: int, values: Any, **more: Any) -> Message:
-    return topic, "json", "event", time, json.dumps({"values": values, **more}).encode()
-
-
-def chunk(first: int, count: int, header: Header = HEADER, end: bool = False) -> Message:
-    data = np.arange(first * 2, (first + count) * 2, dtype=np.float32).reshape(-1, 2)
-    return "kymo.sensor", "protobuf", "kymo.Chunk", first, ChunkCodec().encode(Chunk(header, first, data, None, end))
-
-
-def error_of(path: Path, options: ReadOptions = DEFAULT) -> str:
-    with pytest.raises(SourceError) as error:
-        list(read([path], options))
-    text = str(error.value)
-    assert text.startswith(f"{path}: ")
-    return text.removeprefix(f"{path}: ")
-
-
-def one(path: Path, options: ReadOptions = DEFAULT) -> Recording:
-    (recording,) = read([path], options)
-    return recording
 
 
 @needs_foreign
@@ -103,80 +50,6 @@ def test_foreign_topics_side_by_side(tmp_path: Path) -> None:
     assert error_of(FOREIGN, absent).startswith("no topic or channel `eda`")
     single = one(FOREIGN, ReadOptions(inputs=(InputOptions("acc_raw", ("z", "x")),)))
     np.testing.assert_array_equal(single.streams[0].data, apart["acc_raw"][:, [2, 0]])
-
-
-@needs_foreign
-def test_every_cut_of_a_file_is_read_as_far_as_it_is_whole(tmp_path: Path) -> None:
-    content = FOREIGN.read_bytes()
-    whole = one(FOREIGN).streams[0].data
-    with FOREIGN.open("rb") as file:
-        summary = make_reader(file).get_summary()
-    assert summary is not None
-    first = summary.chunk_indexes[0]
-    first_chunk_end = first.chunk_start_offset + first.chunk_length
-    counts = set()
-    for size in range(0, len(content), len(content) // 23):
-        path = tmp_path / "cut.mcap"
-        path.write_bytes(content[:size])
-        if size < first_chunk_end:
-            assert "ends within a record" in error_of(path) or size < 9
-            continue
-        recording = one(path)
-        data = recording.streams[0].data
-        assert "the file ends within a record" in recording.notes[0] or len(data) == len(whole)
-        np.testing.assert_array_equal(data, whole[: len(data)])
-        counts.add(len(data))
-    assert len(counts) == 2
-
-
-def test_a_cut_file_says_where(tmp_path: Path) -> None:
-    path = mcap(tmp_path / "x.mcap", [sample("acc", i * 10**7, [i, 0, 0]) for i in range(200)], chunk_size=1_000)
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    notes = one(path).notes
-    assert notes[0].startswith("the file ends within a record: whole up to byte ")
-    assert notes[0].endswith(f" of {len(content) // 2}, the rest is not read")
-    path.write_bytes(content[:60])
-    assert error_of(path).startswith("holds no whole message; the file ends within a record: whole up to byte ")
-    for junk in (b"abc", b"a,b,c\n1,2,3\n4,5,6\n", bytes(100)):
-        path.write_bytes(junk)
-        assert error_of(path) == "is no MCAP file (its first bytes say so)"
-    path.write_bytes(b"")
-    assert error_of(path) == "is empty; expected an MCAP file"
-
-
-def test_a_damaged_chunk_is_passed_over_and_leaves_a_gap(tmp_path: Path) -> None:
-    path = mcap(tmp_path / "x.mcap", [sample("acc", i * 10**7, [i, 0, 0]) for i in range(300)], chunk_size=3_000)
-    content = bytearray(path.read_bytes())
-    with path.open("rb") as file:
-        summary = make_reader(file).get_summary()
-    assert summary is not None
-    second = summary.chunk_indexes[1]
-    content[second.chunk_start_offset + 80] ^= 0xFF
-    path.write_bytes(content)
-    recording = one(path)
-    assert recording.notes[0].startswith("1 damaged MCAP chunk passed over, the first ends at byte ")
-    assert any("1 gap, " in note for note in recording.notes)
-    stream = recording.streams[0]
-    indexes = [first + i for first, piece in stream.pieces for i in range(len(piece))]
-    assert stream.data[:, 0].tolist() == indexes
-    assert 100 < stream.count < 300
-
-
-def test_random_damage_never_gives_a_traceback(tmp_path: Path) -> None:
-    messages = [sample("acc", i * 10**7, [i, 0, 0]) for i in range(50)] + [chunk(i * 10, 10) for i in range(5)]
-    content = mcap(tmp_path / "x.mcap", messages, chunk_size=500, metadata={"a": "b"}).read_bytes()
-    random = np.random.default_rng(1)
-    path = tmp_path / "y.mcap"
-    for _ in range(300):
-        damaged = bytearray(content)
-        for at in random.integers(0, len(content), random.integers(1, 6)):
-            damaged[at] = random.integers(0, 256)
-        path.write_bytes(damaged)
-        try:
-            list(read([path]))
-        except SourceError as error:
-            assert str(error).count("\n") == 0  # noqa: PT017
 
 
 def test_own_chunks_become_sessions(tmp_path: Path) -> None:
