@@ -18,18 +18,16 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from fault_feed import Feed
+from fault_recipe import lab_recipe
 from fuzzed import Fuzzed, fuzzed
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
-from tiny_models import fitted, linear_onnx, manifest
 
 from deploy.children import Child, kymo_command, kymo_environment
 from models.bundle import Bundle, load_bundle
 from models.classify import Classifier
-from models.registry import MODEL, write_bundle
 from models.run import run
 from processors.recipe import load_recipe
 from streams.codec import ChunkCodec
@@ -40,53 +38,8 @@ from streams.kafka_read import Record, read_records
 from streams.settings import Settings
 from streams.topics import MESSAGE_MAX, Names
 
-RECIPE = """
-name = "lab"
-[[input]]
-stream = "imu"
-rate_hz = 100
-channels = ["x", "y"]
-bridge_ms = 30
-max_missing = 0.2
-[[steps]]
-step = "scale"
-factor = 0.5
-[window]
-length_s = 0.16
-hop_s = 0.08
-[[window.steps]]
-step = "standardise"
-[model]
-architecture = "spectrogram_cnn"
-min_probability = 0.6
-pool = { kind = "mean", windows = 3 }
-"""
-HEADS = """
-[[heads]]
-name = "surface"
-[[heads]]
-name = "score"
-kind = "number"
-"""
-_HEADS = [
-    {"name": "surface", "labels": ["grass", "track"], "temperature": 1.5},
-    {"name": "score", "labels": [], "temperature": 1.0},
-]
 PATIENCE_S = 120.0
 TAKEOVER_S = 15.0
-
-
-def lab_recipe(folder: Path, heads: bool = False) -> tuple[Path, Path]:
-    """The lab's recipe file and a bundle for it, made in `folder`; with heads, a window has three events."""
-    path = folder / "lab.toml"
-    path.write_text(RECIPE + HEADS * heads)
-    weights = np.array([[-4.0, 1.0], [0.0, -2.0], [4.0, 1.0], [2.0, 1.0], [1.0, 2.0], [30.0, 7.0]])[
-        : None if heads else 3
-    ]
-    model = {"input": "windows", "output": "logits", "shape": [2, 16], "dtype": "float32", "layout": "channels_first"}
-    described = manifest(recipe="lab", chain=fitted(load_recipe(path).chain), model=model)
-    described |= {"heads": _HEADS} if heads else {}
-    return path, write_bundle(folder / "bundle", described, {MODEL: linear_onnx(weights, rows=16)})
 
 
 def await_that(condition: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> float:

@@ -13,7 +13,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from fault_lab import TAKEOVER_S, Feed, Lab, await_that, kill, lab_recipe, signal_process, stop_worker
+from fault_lab import TAKEOVER_S, Feed, Lab, await_that, kill, signal_process, stop_worker
+from fault_recipe import lab_recipe
 
 from deploy import broker as embedded
 from streams.errors import ChunkError

@@ -8,7 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from fault_lab import RECIPE, Feed, Lab, kill, stop_worker
+from fault_lab import Feed, Lab, kill, stop_worker
+from fault_recipe import RECIPE
 from tiny_stateful import leaky_onnx, manifest
 
 from models.registry import MODEL, write_bundle
