@@ -158,18 +158,21 @@ class Exchange:
     def _champion(self, part: Part, promotion: Promotion) -> None:
         assert part.serving is not None
         bundle = bundle_of(promotion, self._home)
-        before = part.serving.model.bundle.id
+        before, shadow = part.serving.model.bundle.id, part.shadow.model
         if bundle.id == before:
             return
         part.serving.exchange(part.serving.prepare(bundle))
         self._told.swapped(promotion.recipe, CHAMPION, bundle.id)
+        if shadow is not None and part.shadow.model is None:
+            self._told.swapped(promotion.recipe, SHADOW, "")
+            _say(f"{promotion.recipe}: shadow none, since {shadow.bundle.id} takes other windows than {bundle.id}")
         after_s = (time.time_ns() - promotion.promoted_ns) / 1e9
         _say(f"{promotion.recipe}: {bundle.id} takes over from {before}, {after_s:.2f} s after its promotion")
 
     def _shadow(self, part: Part, promotion: Promotion) -> None:
         assert part.serving is not None
         bundle = bundle_of(promotion, self._home) if promotion.bundle else None
-        part.shadow.model = part.serving.prepare(bundle) if bundle else None
+        part.shadow.model = part.serving.prepare(bundle, aside=True) if bundle else None
         self._told.swapped(promotion.recipe, SHADOW, promotion.bundle)
         _say(f"{promotion.recipe}: shadow {promotion.bundle or 'none'}")
 

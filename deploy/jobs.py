@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from models.bundle import Bundle, load_bundle
+from models.kinds import Kind, kinds_of
 from models.outputs import ENDLESS, DerivedChunks, Events
+from models.raw import raw_chain
 from models.serving import Model, Serving, cut_behind_window
 from processors.chain import Chain
 from processors.recipe import Recipe, load_recipe
@@ -74,8 +76,17 @@ def make_job(role: str, work: Work, names: Names, serving: Serving | None, shado
     chain, step = served_chain(role, work)
     heads = ("", *(head.name for head in recipe.heads))
     # As the recipe says, not the bundle: one that is stateless may be exchanged for one that is not.
-    outputs = Events(recipe.name, step, ENDLESS if recipe.stateful else serving.memory, heads)
-    return Job(recipe.name, role, chain, outputs, names.of("events"), recipe.matches, serving.classify, shadow)
+    memory = ENDLESS if recipe.stateful else serving.memory
+    outputs = Events(recipe.name, step, memory, heads, served_kinds(role, recipe))
+    topic = names.of("events")
+    return Job(recipe.name, role, chain, outputs, topic, recipe.matches, serving.classify, shadow, serving)
+
+
+def served_kinds(role: str, recipe: Recipe) -> tuple[Kind, ...]:
+    """The kinds of windows that an agent can make; none where its input is the processor's stream or the sensor's alone."""
+    if role != BOTH:
+        return ()
+    return kinds_of(recipe.input_format(), cut_behind_window(recipe.chain)[0], raw_chain(recipe.chain))
 
 
 def served_chain(role: str, work: Work) -> tuple[Chain, Fraction]:

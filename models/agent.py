@@ -21,16 +21,16 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from models.around import Around, Job
 from models.handed import Limits, Pending
-from models.log import Outbox, Outgoing
+from models.log import Outbox, Outgoing, rejection
 from models.partition import Partition
+from models.serving import Model, from_thread
 from models.shadow import SILENT
-from models.takeover import read_left
+from models.takeover import Rewinds, read_left
 from streams.errors import ChunkError, DeliveryError
 
 _BATCH = 64  # windows a classification; more only adds latency
 _PENDING_MAX = 256  # windows waiting: beyond it nothing more is read
 _YIELD_S = 0.005  # how long records are taken before other tasks have their turn
-_REWINDS = 3  # where the broker skips offsets that often, nothing stands there
 _DRAIN_S = 12.0  # how long a revocation may wait for what was taken
 
 
@@ -48,7 +48,7 @@ class Agent:
     """
 
     def __init__(self, job: Job, around: Around, limits: Limits | None = None) -> None:
-        self.job, self._limits = job, limits
+        self.job, self._limits, self._chain = job, limits, job.chain
         self._around, self._kafka, self._names, self._read_back = around, around.kafka, around.names, around.read_back
         self._observer, self._failed = around.observer, around.failed
         self.partitions: dict[int, Partition] = {}
@@ -57,7 +57,7 @@ class Agent:
         self._changed = asyncio.Condition()
         self._turn = asyncio.Lock()  # no record is taken while snapshots are stored
         self._outbox = Outbox(self._kafka.aiokafka_producer, self._fail)
-        self._rewinds: dict[TopicPartition, tuple[int, int, int]] = {}  # (expected, came, how often)
+        self._rewinds = Rewinds(around)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="classify")
         self._tasks: list[asyncio.Task[None]] = []
         self._failure: BaseException | None = None
@@ -71,6 +71,8 @@ class Agent:
         """Begin to classify and commit."""
         if self.job.shadow is not None:
             self.job.shadow.start(Outbox(self._kafka.aiokafka_producer, self.job.shadow.failed))
+        if self.job.serving is not None and self.job.outputs.kinds:
+            self.job.serving.rechain = from_thread(self.rechain)
         self._tasks = [
             asyncio.create_task(self._guard(self._classify())),
             asyncio.create_task(self._guard(self._commit_every(commit_every_s))),
@@ -103,7 +105,7 @@ class Agent:
 
     async def _take(self, partition: Partition, tp: TopicPartition, batch: list[Any]) -> None:
         started, epoch, expected = time.perf_counter(), self._epoch, partition.next_offset.get(tp.topic, 0)
-        if batch[0].offset > expected and await self._rewound(tp, expected, batch[0].offset):
+        if batch[0].offset > expected and await self._rewinds.dropped(tp, expected, batch[0].offset):
             return
         partition.mark(tp.topic, max(expected, batch[0].offset))
         new = [r for r in batch if r.offset >= expected]  # the others were fetched again after a rebalance
@@ -120,16 +122,6 @@ class Agent:
         self._observer.took(partition, len(new), time.perf_counter() - started)
         await self._wake()
 
-    async def _rewound(self, tp: TopicPartition, expected: int, came: int) -> bool:
-        """Whether records in between were dropped, as in a rebalance, and so are read again; else there are none (any more)."""
-        before = self._rewinds.get(tp, (-1, -1, 0))
-        times = before[2] + 1 if before[:2] == (expected, came) else 1
-        if times > _REWINDS or (await self._read_back.limits([tp]))[tp][0] > expected:
-            return False
-        self._rewinds[tp] = (expected, came, times)
-        await self._kafka.rewind(tp, expected)
-        return True
-
     async def on_assigned(self) -> None:
         """Load the partitions that came before their first record does."""
         async with self._turn:
@@ -145,7 +137,7 @@ class Agent:
             await self._kafka.aiokafka_producer().partitions_for(topic)  # else the first event would wait for it
         inputs = [tp for tp in assigned if tp.partition in numbers]
         for n, left in (await read_left(job, self._around, inputs, self._state_key(""))).items():
-            self.partitions[n] = Partition(n, job.chain, job.matches, time.monotonic, self._limits, job.outputs)
+            self.partitions[n] = Partition(n, self._chain, job.matches, time.monotonic, self._limits, job.outputs)
             self.partitions[n].load(left)
 
     def _state_key(self, session: str) -> bytes:
@@ -154,16 +146,7 @@ class Agent:
     def _reject(self, record: Any, error: ChunkError) -> None:
         """Send a record as it came to `kymo.rejected`, with the reason."""
         self._observer.rejected(error.reason)
-        about = {
-            "reason": error.reason,
-            "message": error.message[:1000],
-            "topic": record.topic,
-            "partition": record.partition,
-            "offset": record.offset,
-            "recipe": self.job.recipe,
-        }
-        rejected = Outgoing(record.key or b"", record.value or b"", [(k, str(v).encode()) for k, v in about.items()])
-        self._outbox.put(self._names.of("rejected"), record.partition, [rejected])
+        self._outbox.put(self._names.of("rejected"), record.partition, [rejection(record, error, self.job.recipe)])
 
     async def _classify(self) -> None:
         loop = asyncio.get_running_loop()
@@ -188,6 +171,24 @@ class Agent:
             if self.job.shadow is not None:
                 self.job.shadow.offer([(SILENT if p.known else partition.number, p.output) for partition, p in batch])
             await self._wake()
+
+    async def rechain(self, model: Model) -> None:
+        """Let a model take over whose windows are of another kind, when every window that was taken is an event."""
+        async with self._turn:
+            await self._wait_for(self._settled)
+            assert self.job.serving is not None
+            self.job.serving.model, self._chain = model, model.head
+            if self.job.shadow is not None:  # what it takes is not made any more
+                self.job.shadow.model = None
+            try:
+                for partition in self.partitions.values():
+                    self._pending.extend((partition, pending) for pending in partition.rechain(model.head))
+            except Exception as error:
+                self._fail(error)
+        await self._wake()
+
+    def _settled(self) -> bool:
+        return not any(s.pending for p in self.partitions.values() for s in p.sessions.values())
 
     def _emitted(self, partition: Partition, pending: Pending, end: int) -> None:
         partition.acknowledge(pending)
@@ -238,7 +239,7 @@ class Agent:
 
     async def _drain(self) -> None:
         """Wait until every window taken is an acknowledged event, then commit."""
-        await self._wait_for(lambda: not any(s.pending for p in self.partitions.values() for s in p.sessions.values()))
+        await self._wait_for(self._settled)
         await self._commit()
 
     async def on_revoked(self) -> None:

@@ -11,6 +11,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from models.log import ReadBack
 from models.outputs import Outputs
 from models.partition import Partition
+from models.serving import Serving
 from models.shadow import Shadow
 from processors.chain import Chain
 from streams.chunk import Format
@@ -58,6 +59,8 @@ class Job:
         Outputs, with their sessions' memories, to the values of each one's records; called in a thread of its own.
     shadow : Shadow, optional
         What scores the same windows aside.
+    serving : Serving, optional
+        What classifies, where a model whose windows are of another kind may take over.
     """
 
     recipe: str
@@ -68,6 +71,7 @@ class Job:
     matches: Callable[[Format], str | None]
     classify: Callable[[Sequence[Any], Sequence[list[Any]]], list[list[bytes]]]
     shadow: Shadow | None = None
+    serving: Serving | None = None
 
 
 class Kafka(Protocol):

@@ -12,10 +12,23 @@ import aiokafka
 from aiokafka.structs import TopicPartition
 
 from models.outputs import Mark
-from streams.errors import DeliveryError
+from streams.errors import ChunkError, DeliveryError
 
 #: Records, and bytes of their values, that may wait for the broker's word: beyond them an outbox is full.
 MOST_RECORDS, MOST_BYTES = 4096, 32 * 2**20
+
+
+def rejection(record: Any, error: ChunkError, recipe: str) -> Outgoing:
+    """A record as it came, with the reason why it is of no use."""
+    about = {
+        "reason": error.reason,
+        "message": error.message[:1000],
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "recipe": recipe,
+    }
+    return Outgoing(record.key or b"", record.value or b"", [(k, str(v).encode()) for k, v in about.items()])
 
 
 class ReadBack:

@@ -82,6 +82,7 @@ class Partition:
         if (
             not seen_before
             and self.published
+            and not self._outputs.kinds  # a window of another kind may become whole later
             and all(self.next_offset.get(t, 0) >= end for t, end in self._left.input_end.items())
         ):
             self.published = {}

@@ -7,10 +7,12 @@ session: a batch of windows is classified by one bundle, the next by another.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import CancelledError
 from typing import Any
 
 import numpy as np
@@ -22,10 +24,11 @@ from processors.chain import Chain, PerWindow, PerWindowStage
 from processors.recipe import Recipe
 from processors.windows import Windows
 from streams.chunk import Header, Window
-from streams.errors import BundleError
+from streams.errors import BundleError, DeliveryError
 
 _HEADERS = 1_000  # sessions whose formats are remembered
 _WARM_UP = 4  # windows
+_PATIENCE_S = 30.0  # for windows under way, before another kind's are made
 
 
 def cut_behind_window(chain: Chain) -> tuple[Chain, tuple[PerWindow, ...]]:
@@ -122,10 +125,15 @@ class Serving:
 
     def __init__(self, model: Model, recipe: Recipe) -> None:
         self.model, self.recipe = model, recipe
-        self._head = model.head.digest(learned=False)
+        #: Lets a model take over whose windows are of another kind; None where the sessions that are open cannot give them.
+        self.rechain: Callable[[Model], None] | None = None
 
-    def prepare(self, bundle: Bundle) -> Model:
-        """A model that may take over from the present one; to be called in any thread.
+    def same_windows(self, model: Model) -> bool:
+        """Whether a model takes windows of the present one's kind."""
+        return model.head.digest(learned=False) == self.model.head.digest(learned=False)
+
+    def prepare(self, bundle: Bundle, aside: bool = False) -> Model:
+        """A model that may take over from the present one, or score `aside`; to be called in any thread.
 
         Raises
         ------
@@ -133,16 +141,26 @@ class Serving:
             If the bundle does not fit, does not load, or takes other windows than the open sessions make.
         """
         model = Model(bundle, self.recipe)
-        if model.head.digest(learned=False) != self._head:
+        if not self.same_windows(model) and (aside or self.rechain is None):
             raise BundleError(
                 f"bundle {bundle.id} takes windows of {bundle.takes!r} input, {self.model.bundle.id} those of "
-                f"{self.model.bundle.takes!r}; the sessions that are open cannot give them: start the worker again"
+                f"{self.model.bundle.takes!r}; "
+                + ("a shadow scores the champion's" if aside else "this worker reads others: start it again")
             )
         return model
 
     def exchange(self, model: Model) -> None:
-        """Classify with `model` from the next batch on; to be called in any thread."""
-        self.model = model
+        """Classify with `model` from the next batch on; to be called in any thread but the agent's own.
+
+        Raises
+        ------
+        DeliveryError
+            If its windows are of another kind, and those that are under way are not classified in time.
+        """
+        if self.rechain is None or self.same_windows(model):
+            self.model = model
+        else:
+            self.rechain(model)
 
     def classify(self, windows: Sequence[Window], memories: Sequence[list[Any]]) -> list[list[bytes]]:
         """Encoded events of each window, all of one bundle: see :meth:`Model.classify`."""
@@ -152,6 +170,21 @@ class Serving:
     def memory(self) -> int:
         """Windows before it that an event rests on."""
         return self.model.judge.memory
+
+
+def from_thread(work: Callable[[Model], Coroutine[Any, Any, None]]) -> Callable[[Model], None]:
+    """What has the running loop do some work, and waits for it, in another thread; cancelled, it leaves everything as it was."""
+    loop = asyncio.get_running_loop()
+
+    def do(model: Model) -> None:
+        asked = asyncio.run_coroutine_threadsafe(work(model), loop)
+        try:
+            asked.result(_PATIENCE_S)
+        except (TimeoutError, CancelledError):
+            if asked.cancel() or asked.cancelled():
+                raise DeliveryError(f"windows under way were not classified within {_PATIENCE_S:g} s") from None
+
+    return do
 
 
 def release_memory() -> None:

@@ -10,6 +10,32 @@ from aiokafka.structs import TopicPartition
 from models.around import Around, Job
 from models.handed import Left
 
+_REWINDS = 3  # where the broker skips offsets that often, nothing stands there
+
+
+class Rewinds:
+    """Records that the broker has passed over.
+
+    Parameters
+    ----------
+    around : Around
+        Kafka.
+    """
+
+    def __init__(self, around: Around) -> None:
+        self._around = around
+        self._seen: dict[TopicPartition, tuple[int, int, int]] = {}  # (expected, came, how often)
+
+    async def dropped(self, tp: TopicPartition, expected: int, came: int) -> bool:
+        """Whether records in between were dropped, as in a rebalance, and so are read again; else there are none (any more)."""
+        before = self._seen.get(tp, (-1, -1, 0))
+        times = before[2] + 1 if before[:2] == (expected, came) else 1
+        if times > _REWINDS or (await self._around.read_back.limits([tp]))[tp][0] > expected:
+            return False
+        self._seen[tp] = (expected, came, times)
+        await self._around.kafka.rewind(tp, expected)
+        return True
+
 
 async def read_left(job: Job, around: Around, inputs: Sequence[TopicPartition], state_key: bytes) -> dict[int, Left]:
     """What the last owners of some partitions left.
