@@ -45,7 +45,7 @@ COUNTS = {
     "segments": "Segments that sources began anew",
     "windows_with_gaps": "Windows not classified because of a gap",
     "windows_known": "Windows not classified because their events were published before a restart",
-    "other_chain": "Stored sessions begun anew, because another chain (of a changed recipe or model) had stored them",
+    "other_chain": "Stored sessions begun anew, because another chain (of a changed recipe) had stored them",
     "unmatched": "Chunks of streams that the recipe does not take",
 }
 STAGES = {"chain": "decoding and the chain, per batch of records", "classify": "per batch", "commit": "per commit"}

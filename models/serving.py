@@ -2,7 +2,8 @@
 
 A chain is cut behind its window: what stands before is the recipe's and makes the windows of open sessions, what stands behind, with its
 learned numbers, is the bundle's and is applied to each window when it is classified. It has no memory, so exchanging a bundle touches no
-session: a batch of windows is classified by one bundle, the next by another.
+session: a batch of windows is classified by one bundle, the next by another. Only where the new bundle's windows are of another kind (of
+raw samples, see :mod:`models.raw`) do sessions go on with another chain, from the input that they keep for it.
 """
 
 from __future__ import annotations
