@@ -16,6 +16,7 @@ from deploy.signals import at_end_signals
 from streams.archive_cli import dir_option, folder_of, verbs
 from streams.archive_plan import TOPICS, ArchivePlan
 from streams.settings import Settings
+from streams.sources.words import many
 from streams.topics import BY_NAME, MIB
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _run(settings: Settings, folder: Path, plan: ArchivePlan, *, once: bool, as_
         click.echo(f"[archive] {settings.prefix}.* to {folder}", err=True)
         counts = made.run(stopped.is_set, once=once)
     done = dataclasses.asdict(counts)
-    text = f"{counts.records} records in {counts.segments} segments, {counts.lost} lost; {folder}"
+    text = f"{many(counts.records, 'record')} in {many(counts.segments, 'segment')}, {counts.lost} lost; {folder}"
     click.echo(json.dumps(done | {"dir": str(folder)}) if as_json else text)
 
 

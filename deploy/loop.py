@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -128,7 +129,9 @@ def run_loop(settings: Settings, speed: float, watch_s: float, say: Say) -> dict
 
     recipe = load_recipe(str(settings.home / "loop.toml"))
     ensure_topics(settings, Names(settings.prefix))
-    say(f"first model: {first_model(settings)}, trained on one recording of each class")
+    with _patience("training the first model", say):
+        first = first_model(settings)
+    say(f"first model: {first}, trained on one recording of each class")
     worker = _child("worker", str(recipe.path))
     stream = _child("replay", LIVE, "--recipe", str(recipe.path), "--loop", "0", "--speed", f"{speed:g}")
     running = [worker, stream]
@@ -139,19 +142,40 @@ def run_loop(settings: Settings, speed: float, watch_s: float, say: Say) -> dict
             child.start()
         live.watch(watch_s, say, lambda: _check(running))
         say(f"meanwhile the recordings of {OLD} arrive, with labels, and are archived")
-        _done("replay", OLD, "--recipe", str(recipe.path), "--speed", "max")
-        _done("label", "import", OLD, "--column", "label")
-        _done("archive", "--dir", str(settings.home / "segments"), "--once")
+        with _patience("archiving", say):
+            _done("replay", OLD, "--recipe", str(recipe.path), "--speed", "max")
+            _done("label", "import", OLD, "--column", "label")
+            _done("archive", "--dir", str(settings.home / "segments"), "--once")
         say("refresh: train on what is archived and labelled, without the sessions that judge")
-        outcome = json.loads(
-            _done("refresh", str(recipe.path), "--archive", str(settings.home / "segments"), *_REFRESH)
-        )
+        with _patience("refreshing", say):
+            words = ("refresh", str(recipe.path), "--archive", str(settings.home / "segments"), *_REFRESH)
+            outcome = json.loads(_done(*words))
         say(f"gate: {outcome['reason']}")
         if outcome["promoted"]:
             live.watch(watch_s, say, lambda: _check(running), outcome["bundle"])
     return _result(settings, live, outcome, say)
 
 
+@contextlib.contextmanager
+def _patience(what: str, say: Say) -> Iterator[None]:
+    """Say what is being done, and every few seconds that it still is."""
+    over, begun = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not over.wait(_SIGN_S):
+            say(f"  … {what}, for {time.monotonic() - begun:.0f} s")
+
+    say(f"{what} …")
+    sign = threading.Thread(target=tell, daemon=True)
+    sign.start()
+    try:
+        yield
+    finally:
+        over.set()
+        sign.join()
+
+
+_SIGN_S = 5.0
 _REFRESH = ("--only", "--metric", "window_accuracy", "--json")
 
 

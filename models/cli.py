@@ -21,6 +21,7 @@ from models.score_heads import said_of
 from processors.recipe import load_recipe
 from streams.sources import read
 from streams.sources.experiment import SUFFIX, Experiment, load_experiment, write_results
+from streams.sources.words import many
 
 if TYPE_CHECKING:
     from models.train import Trained
@@ -207,10 +208,10 @@ def _print_scores(console: Console, scores: dict[str, Any]) -> None:
     console.print(table)
     without = f", {scores['unclassified']} {UNCLASSIFIED}" if scores["unclassified"] else ""
     console.print(
-        f"{scores['n']} recordings: accuracy {scores['accuracy']:.1%}, macro F1 {scores['macro_f1']:.3f}{without}; "
-        f"{scores['windows']} windows: accuracy {scores['window_accuracy']:.1%}"
+        f"{many(scores['n'], 'recording')}: accuracy {scores['accuracy']:.1%}, macro F1 {scores['macro_f1']:.3f}{without}; "
+        f"{many(scores['windows'], 'window')}: accuracy {scores['window_accuracy']:.1%}"
     )
     for subject, own in scores.get("per_subject", {}).items():
-        console.print(f"  {subject or 'no subject'}: {own['n']} recordings {own['accuracy']:.1%}")
+        console.print(f"  {subject or 'no subject'}: {many(own['n'], 'recording')} {own['accuracy']:.1%}")
     for head, found in scores.get("heads", {}).items():
         console.print(said_of(head, found))

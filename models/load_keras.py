@@ -12,7 +12,8 @@ import importlib
 import os
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # else TensorFlow tells of its build at every start
+# Else TensorFlow tells of its build, and on machines without a GPU of that, at every start; its errors are exceptions, too.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # On several threads, TensorFlow 2.21 corrupted memory in training convolutions (seen on an AMD EPYC, where an epoch's last
 # batch is smaller); on one it did not.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")

@@ -52,13 +52,21 @@ def find_bundle(name: str, home: Path | None = None) -> Path:
         return found
     if (Path(name) / MANIFEST).is_file():
         return Path(name)
-    if plain and not Path(name).exists():
-        raise BundleError(
-            f"no bundle `{name}` in {open_registry(home).url} and none ships with Kymo; "
-            f"train one: kymo train {recipe} --data PATH"
-        )
+    if plain:
+        raise _absent(name, recipe, version, open_registry(home))
     raise BundleError(
         f"{name}: no bundle, {MANIFEST} is not there; name a bundle's folder or a recipe that was trained"
+    )
+
+
+def _absent(name: str, recipe: str, version: str, registry: Registry) -> BundleError:
+    have = registry.versions(recipe)
+    if version and have:
+        return BundleError(f"no bundle `{name}` in {registry.url}; the versions of `{recipe}` are {', '.join(have)}")
+    aside = f" (the folder {name} is none: {MANIFEST} is not in it)" if Path(name).is_dir() else ""
+    return BundleError(
+        f"no bundle `{name}` in {registry.url} and none ships with Kymo{aside}; "
+        f"train one: kymo train {recipe} --data PATH"
     )
 
 

@@ -13,6 +13,7 @@ import click
 
 from streams.archive_plan import default_folder
 from streams.settings import Settings
+from streams.sources.words import many
 
 dir_option = click.option(
     "--dir",
@@ -57,8 +58,8 @@ def list_command(folder: Path | None, as_json: bool) -> None:
         topics = ", ".join(f"{name} {count}" for name, count in row["topics"].items()) or "no records"
         click.echo(
             f"{row['segment']}  {row['start']} to {row['end']}  {row['bytes'] / 1e6:.1f} MB  "
-            f"{len(row['sessions'])} sessions  {topics}"
-            + (f"  {row['absent']} offsets absent" if row["absent"] else "")
+            f"{many(len(row['sessions']), 'session')}  {topics}"
+            + (f"  {many(row['absent'], 'offset')} absent" if row["absent"] else "")
         )
 
 
@@ -161,7 +162,9 @@ def export_command(folder: Path | None, fmt: str, out: Path, chosen: tuple[str, 
         for number, (_, paths) in enumerate(done, 1):
             written += map(str, paths)
             show(number, len(names))
-    click.echo(json.dumps({"files": written}, ensure_ascii=False) if as_json else f"{len(written)} files in {out}")
+    click.echo(
+        json.dumps({"files": written}, ensure_ascii=False) if as_json else f"{many(len(written), 'file')} in {out}"
+    )
 
 
 verbs: list[click.Command] = [list_command, check_command, recover_command, export_command]

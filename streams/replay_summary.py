@@ -8,6 +8,7 @@ from typing import Any
 
 from streams.pacing import Clock, SystemClock
 from streams.player import Controls
+from streams.sources.words import many
 
 
 @dataclass(slots=True)
@@ -73,8 +74,9 @@ class ReplaySummary:
         """The summary for a person."""
         asked = "max" if self.requested_speed is None else f"{self.requested_speed:g}"
         start = "as recorded relative to one another" if self.alignment == "recorded" else "together"
+        sent = (self.sessions, "session"), (self.samples, "sample"), (self.chunks, "chunk")
         out = [
-            f"{self.sessions} sessions, {self.samples} samples, {self.chunks} chunks, {self.acknowledged} acknowledged",
+            ", ".join(many(*pair) for pair in sent) + f", {self.acknowledged} acknowledged",
             f"{self.bytes / 1e6:.2f} MB to {self.topics}.*",
             f"speed {asked} asked, {self.reached_speed:.4g} reached: {self.event_s:.1f} s in {self.elapsed_s:.1f} s",
             f"lag {self.mean_lag_ms:.2f} ms mean, {self.max_lag_ms:.2f} ms at most",
@@ -83,7 +85,7 @@ class ReplaySummary:
             out.append(f"sessions started {start}")
         if self.skipped:
             out.append(
-                f"{len(self.skipped)} sessions were there already, nothing added (--run N replays them apart): "
+                f"{many(len(self.skipped), 'session')} there already, nothing added (--run N replays them apart): "
                 f"{', '.join(self.skipped[:5])}{' …' if len(self.skipped) > 5 else ''}"
             )
         out += [f"note: {note}" for note in self.notes]

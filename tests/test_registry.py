@@ -73,6 +73,20 @@ def test_promotions_are_told_and_undone(home: Path) -> None:
         find_bundle("tiny@shadow", home)
 
 
+def test_what_is_not_there_is_told_with_what_is(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = sorted(version(home, t) for t in (1, 2))
+    with pytest.raises(
+        BundleError, match=f"no bundle `tiny@zzzz` in .*; the versions of `tiny` are {', '.join(digests)}"
+    ):
+        find_bundle("tiny@zzzz", home)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "walks").mkdir()  # data, say
+    with pytest.raises(
+        BundleError, match=r"no bundle `walks` .*the folder walks is none.*kymo train walks --data PATH"
+    ):
+        find_bundle("walks", home)
+
+
 def test_versions_never_change(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")
     digest = version(home, 1)
