@@ -186,12 +186,18 @@ def by_turns(calls: dict[str, Callable[[], Any]], rounds: int, best_of: int = 1)
     return found | {"kymo_is_faster_by": [median(t["loop"][i] / t["kymo"][i] for t in taken[1:]) for i in range(2)]}
 
 
-def compare(plan: dict[str, Any]) -> None:
-    """Both make the same messages in the same order, numbers to 1e-9."""
+def compare(plan: dict[str, Any], other: dict[str, Any] | None = None) -> None:
+    """Kymo by `plan` and the loop by the same, or by the other, make the same messages in the same order, numbers to 1e-9.
+
+    Raises
+    ------
+    RuntimeError
+        If they do not.
+    """
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = Path(folder) / "kymo.mcap", Path(folder) / "loop.mcap"
         synth(plan, ours)
-        by_loop(plan, theirs)
+        by_loop(other or plan, theirs)
         found, expected = messages(ours), messages(theirs)
     same = [(t, time) for t, time, _ in found] == [(t, time) for t, time, _ in expected]
     if not same or any(

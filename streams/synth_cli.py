@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from streams.errors import PlanError
+from streams.sources.words import many
 
 Progress = Callable[[int, int], None]
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -50,7 +51,7 @@ def synth(paths: tuple[str, ...], count: int | None, as_json: bool, **chosen: An
     if as_json:
         click.echo(json.dumps(facts, ensure_ascii=False))
     elif count:
-        click.echo(f"{facts['out']}: {count} synthetic recordings, {facts['duration_s']:.0f} s in all")
+        click.echo(f"{facts['out']}: {many(count, 'synthetic recording')}, {facts['duration_s']:.0f} s in all")
     else:
         click.echo(f"{facts['out']}: {facts['samples']} samples, {facts['duration_s']:.0f} s, synthetic")
 

@@ -192,3 +192,14 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 
 def test_topics_are_those_of_a_file() -> None:
     assert set(ORDER) == set(TOPICS) - {"pose"}
+
+
+def test_a_plain_loop_makes_the_same_recording() -> None:
+    """The loop of `python -m benchmarks synth`, a sample after the other: what is timed there is the same work."""
+    from benchmarks.synth import compare, plan_of
+
+    compare(plan_of(25.0))
+    changed = plan_of(25.0)
+    changed["segments"][1]["rotation_rpy_degrees"]["roll"] += 1e-5
+    with pytest.raises(RuntimeError, match="do not make the same recording"):
+        compare(plan_of(25.0), changed)
