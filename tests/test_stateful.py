@@ -16,12 +16,13 @@ import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 from test_partition import LIMITS, STEPS, Life, Log, act, chunk, recorded, settle
-from tiny_stateful import LABELS, RECIPE, ROWS, recipe, reference, stateful_bundle
+from tiny_stateful import LABELS, RECIPE, ROWS, leaky_onnx, manifest, recipe, reference, stateful_bundle
 
-from models.bundle import Bundle
+from models.bundle import Bundle, load_bundle
 from models.classify import Classifier, softmax
 from models.handed import Limits, Pending
 from models.outputs import ENDLESS
+from models.registry import MODEL, write_bundle
 from models.run import run
 from models.serving import Model
 from models.shadow import Shadow
@@ -257,6 +258,36 @@ def test_a_number_that_is_none_does_not_stay() -> None:
     ] * 3
     behind = offline([chunk("s", i, 4) for i in range(12, 24, 4)])
     np.testing.assert_allclose(probabilities(made[3:]), probabilities(behind))
+
+
+HEADS = """
+[[heads]]
+name = "surface"
+kind = "classes"
+[[heads]]
+name = "speed"
+kind = "number"
+"""
+
+
+def test_further_heads_rest_on_the_same_state(tmp_path: Path) -> None:
+    made = recipe(HEADS)
+    described = manifest(made) | {
+        "heads": [
+            {"name": "surface", "labels": ["a", "b"], "temperature": 1.0},
+            {"name": "speed", "labels": [], "temperature": 1.0},
+        ]
+    }
+    path = write_bundle(tmp_path / "heads", described, {MODEL: leaky_onnx(columns=6)})
+    chunks = [chunk("s", i, 4) for i in range(0, 80, 4)]
+    found = list(run(made, [recording("s", chunks)], Classifier.for_recipe(load_bundle(path), made)))
+    means = 0.5 * np.concatenate([c.data for c in chunks]).astype(np.float64).reshape(-1, ROWS, 1).mean(1)
+    rows = reference(0, means, 6)
+    assert [event.head for event in found] == ["", "surface", "speed"] * 20
+    for row, own, surface, speed in zip(rows.tolist(), found[::3], found[1::3], found[2::3], strict=True):
+        np.testing.assert_allclose(list(own.probabilities.values()), softmax(row[:3]), atol=1e-6)
+        np.testing.assert_allclose(list(surface.probabilities.values()), softmax(row[3:5]), atol=1e-6)
+        np.testing.assert_allclose(speed.values["speed"], row[5], atol=1e-5)
 
 
 def wrong_recipes() -> Iterator[tuple[str, str]]:

@@ -47,15 +47,15 @@ def recipe(more: str = "") -> Recipe:
     return parse_recipe(RECIPE + more)
 
 
-def weights(number: int, channels: int = 1) -> tuple[Array, Array]:
-    """W ``(channels, SIZE)`` and V ``(SIZE, labels)`` of a version."""
+def weights(number: int, channels: int = 1, columns: int = len(LABELS)) -> tuple[Array, Array]:
+    """W ``(channels, SIZE)`` and V ``(SIZE, columns)`` of a version."""
     random = np.random.default_rng(number)
-    return tuple(random.normal(0, 1, shape).astype(np.float32) for shape in ((channels, SIZE), (SIZE, len(LABELS))))  # type: ignore[return-value]
+    return tuple(random.normal(0, 1, shape).astype(np.float32) for shape in ((channels, SIZE), (SIZE, columns)))  # type: ignore[return-value]
 
 
-def leaky_onnx(number: int = 0, channels: int = 1, rows: int = ROWS) -> bytes:
+def leaky_onnx(number: int = 0, channels: int = 1, rows: int = ROWS, columns: int = len(LABELS)) -> bytes:
     """The graph: ``windows`` (n, rows, channels) and ``state`` (n, SIZE) to ``logits`` and ``next_state``."""
-    w, v = weights(number, channels)
+    w, v = weights(number, channels, columns)
     constants = {"axes": np.array([1]), "leak": np.float32(LEAK), "w": w, "v": v}
     nodes = [
         helper.make_node("ReduceMean", ["windows", "axes"], ["mean"], keepdims=0),
@@ -67,7 +67,7 @@ def leaky_onnx(number: int = 0, channels: int = 1, rows: int = ROWS) -> bytes:
     sizes: dict[str, list[Any]] = {
         "windows": ["n", rows, channels],
         "state": ["n", SIZE],
-        "logits": ["n", len(LABELS)],
+        "logits": ["n", columns],
         "next_state": ["n", SIZE],
     }
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in sizes.items()]
@@ -99,9 +99,9 @@ def stateful_bundle(folder: Path, number: int = 0, **changes: Any) -> Bundle:
     return load_bundle(write_bundle(folder, manifest(recipe(), **changes), {MODEL: leaky_onnx(number)}))
 
 
-def reference(number: int, means: Array) -> Array:
-    """Logits ``(n, labels)`` of windows with these means ``(n, channels)``, from zeros, in double precision."""
-    w, v = (some.astype(np.float64) for some in weights(number, means.shape[1]))
+def reference(number: int, means: Array, columns: int = len(LABELS)) -> Array:
+    """Logits ``(n, columns)`` of windows with these means ``(n, channels)``, from zeros, in double precision."""
+    w, v = (some.astype(np.float64) for some in weights(number, means.shape[1], columns))
     state, out = np.zeros(SIZE), []
     for mean in means:
         state = LEAK * state + mean @ w
