@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from processors.recipe import Recipe, load_recipe, parse_recipe
     from streams.chunk import Chunk, Format, Window
     from streams.events import Event
-    from streams.mcap_arrays import extract_imu_windows, topic_arrays
-    from streams.mcap_summary import mcap_summary
+    from streams.inspect.arrays import extract_imu_windows, topic_arrays
+    from streams.inspect.summary import mcap_summary
     from streams.recording import ReadOptions, Recording
     from streams.settings import Settings
     from streams.sources import read
-    from streams.synth import simulate
-    from streams.synth_files import synth
-    from streams.synth_random import RandomPlans, synth_random
+    from streams.synth.files import synth
+    from streams.synth.random_plans import RandomPlans, synth_random
+    from streams.synth.simulate import simulate
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,19 @@ VERBS = {
     "archive": Verb(
         "deploy.archive_cli:archive", "Write all topics to MCAP segments; list, check, export them.", broker=True
     ),
-    "runs": Verb("streams.replay_cli:runs", "List or delete runs of `replay --run`.", broker=True),
-    "label": Verb("streams.label_cli:label", "Add, import and export labels of sessions.", broker=True),
+    "runs": Verb("streams.replay.cli:runs", "List or delete runs of `replay --run`.", broker=True),
+    "label": Verb("streams.labels.cli:label", "Add, import and export labels of sessions.", broker=True),
     "prepare": Verb("models.prepare_cli:prepare", "Make raw recordings ready for a recipe."),
     "init": Verb("processors.init_recipe:init", "Write a recipe from data."),
-    "dataset": Verb("models.dataset_cli:dataset", "Windows as the trainer sees them: count, export."),
-    "train": Verb("models.cli:train_command", "Train a recipe's model and write its bundle.", broker=True),
-    "evaluate": Verb("models.cli:evaluate_command", "Score a bundle on labelled recordings."),
-    "refresh": Verb("models.refresh_cli:refresh", "Train on what is new; promote what is better.", broker=True),
-    "models": Verb("models.models_cli:models", "Versions of trained models: list, compare, promote.", broker=True),
-    "inspect": Verb("streams.inspect_cli:inspect", "What MCAP files hold: topics, schemas, counts, rates, gaps."),
-    "synth": Verb("streams.synth_cli:synth", "Make synthetic recordings of a motion plan, or of random ones."),
+    "dataset": Verb("models.data.cli:dataset", "Windows as the trainer sees them: count, export."),
+    "train": Verb("models.training.cli:train_command", "Train a recipe's model and write its bundle.", broker=True),
+    "evaluate": Verb("models.training.cli:evaluate_command", "Score a bundle on labelled recordings."),
+    "refresh": Verb(
+        "models.training.refresh_cli:refresh", "Train on what is new; promote what is better.", broker=True
+    ),
+    "models": Verb("models.registry.cli:models", "Versions of trained models: list, compare, promote.", broker=True),
+    "inspect": Verb("streams.inspect.cli:inspect", "What MCAP files hold: topics, schemas, counts, rates, gaps."),
+    "synth": Verb("streams.synth.cli:synth", "Make synthetic recordings of a motion plan, or of random ones."),
     "plot": Verb("kymo:_plot", "Draw recordings: streams over time, labels shaded."),
     "doctor": Verb("deploy.doctor_cli:doctor", "What is wrong on this machine, or with this session."),
 }
@@ -87,14 +89,14 @@ _FACADE = {
     **dict.fromkeys(("Recipe", "load_recipe", "parse_recipe"), "processors.recipe"),
     **dict.fromkeys(("Chunk", "Format", "Window"), "streams.chunk"),
     "Event": "streams.events",
-    **dict.fromkeys(("extract_imu_windows", "topic_arrays"), "streams.mcap_arrays"),
-    "mcap_summary": "streams.mcap_summary",
+    **dict.fromkeys(("extract_imu_windows", "topic_arrays"), "streams.inspect.arrays"),
+    "mcap_summary": "streams.inspect.summary",
     **dict.fromkeys(("ReadOptions", "Recording"), "streams.recording"),
     "Settings": "streams.settings",
     "read": "streams.sources",
-    "simulate": "streams.synth",
-    "synth": "streams.synth_files",
-    **dict.fromkeys(("RandomPlans", "synth_random"), "streams.synth_random"),
+    "simulate": "streams.synth.simulate",
+    "synth": "streams.synth.files",
+    **dict.fromkeys(("RandomPlans", "synth_random"), "streams.synth.random_plans"),
 }
 __all__ = [
     "Bundle",
@@ -203,14 +205,14 @@ def _fail(ctx: click.Context, message: str, status: int) -> None:
 
 def _replay() -> click.Command:
     from processors.recipe import load_recipe
-    from streams.replay_cli import make_command
+    from streams.replay.cli import make_command
 
     return make_command(lambda recipe: load_recipe(recipe).read_options())
 
 
 def _plot() -> click.Command:
     from processors.recipe import load_recipe
-    from streams.plot_cli import make_command
+    from streams.plots.cli import make_command
 
     return make_command(lambda recipe: load_recipe(recipe).read_options())
 

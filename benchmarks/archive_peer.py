@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.child import memory
-from streams.archive import CONSUMER, Archive
-from streams.kafka_client import client_arguments
+from streams.archive.writer import CONSUMER, Archive
+from streams.broker.client import client_arguments
 from streams.settings import Settings
 from streams.topics import Names
 

@@ -27,10 +27,10 @@ from rich.table import Table
 from models.bundle import load_bundle
 from models.evaluate import JudgedWindow, evaluate
 from models.scores import score
-from models.train import TrainRequest, train
+from models.training.train import TrainRequest, train
 from processors.recipe import INSTALLED, parse_recipe
 from streams.sources import read
-from streams.synth_random import RandomPlans, random_recordings, synth_random
+from streams.synth.random_plans import RandomPlans, random_recordings, synth_random
 
 LEARN, UNSEEN = 60, 30
 LEARN_SEED, UNSEEN_SEED = 1, 2

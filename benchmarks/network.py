@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.load import Workload
 from benchmarks.rig import LABELS, NETWORK, recipe_text
-from models.export import export_model
+from models.training.export import export_model
 from models.zoo import architecture
 from processors.recipe import parse_recipe
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import click
 
 from deploy.signals import at_end_signals
-from streams.archive_cli import dir_option, folder_of, verbs
-from streams.archive_plan import TOPICS, ArchivePlan
+from streams.archive.cli import dir_option, folder_of, verbs
+from streams.archive.plan import TOPICS, ArchivePlan
 from streams.settings import Settings
 from streams.sources.words import many
 from streams.topics import BY_NAME, MIB
 
 if TYPE_CHECKING:
-    from streams.archive import Archive
+    from streams.archive.writer import Archive
 
 
 @click.group(
@@ -58,7 +58,7 @@ for _verb in verbs:
 
 
 def _run(settings: Settings, folder: Path, plan: ArchivePlan, *, once: bool, as_json: bool) -> None:
-    from streams.archive import Archive
+    from streams.archive.writer import Archive
 
     made = Archive(settings, folder, plan, lambda line: click.echo(f"[archive] {line}", err=True))
     with _stop_signals() as stopped, _metrics(made, settings):

@@ -15,9 +15,9 @@ from deploy.children import Child, kymo_command, kymo_environment, stop
 from deploy.demo_show import Screen, summary
 from streams.errors import KymoError
 from streams.events import Event
-from streams.player import QUIT
-from streams.replay_summary import ReplayIO, ReplaySummary
-from streams.schedule import ReplayPlan
+from streams.replay.player import QUIT
+from streams.replay.schedule import ReplayPlan
+from streams.replay.summary import ReplayIO, ReplaySummary
 from streams.settings import Settings
 from streams.topics import Names
 
@@ -75,7 +75,7 @@ class Run:
 
     def online(self) -> None:
         """Worker, replay, events; the worker has drained and ended when this returns."""
-        from streams.kafka_admin import ensure_topics
+        from streams.broker.admin import ensure_topics
 
         ensure_topics(self.settings, Names(self.settings.prefix))
         env = kymo_environment(
@@ -183,8 +183,8 @@ class Run:
         return out + ([f"{sent.samples} of {there} samples are in the topics"] if sent.samples != there else [])
 
     def _read_back(self) -> tuple[checks.Sent, list[checks.Seen], int]:
+        from streams.broker.read import read_records
         from streams.codec import ChunkCodec
-        from streams.kafka_read import read_records
 
         names, codec, sent = Names(self.settings.prefix), ChunkCodec(), checks.Sent()
         for record in read_records(self.settings, names.for_stream(self.task.recipe.inputs[0].stream)):
@@ -274,7 +274,7 @@ class _Replay:
         return self._summary
 
     def _run(self, recordings: list[Recording], settings: Settings, speed: float) -> None:
-        from streams.replay import replay
+        from streams.replay.replay import replay
 
         try:
             io = ReplayIO(controls=self._controls, flush_s=FLUSH_S)

@@ -177,7 +177,7 @@ class admin:  # noqa: N801 - used as a function
     def __enter__(self) -> Any:
         from kafka.admin import KafkaAdminClient
 
-        from streams.kafka_client import client_arguments, kafka_errors
+        from streams.broker.client import client_arguments, kafka_errors
 
         self._errors = kafka_errors(self._settings, self._doing)
         self._errors.__enter__()

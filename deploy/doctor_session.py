@@ -181,7 +181,7 @@ def _records(
     """Key, value (or reason header) and offset of a topic's records, of one session or all; none without the topic."""
     from kafka import KafkaConsumer, TopicPartition
 
-    from streams.kafka_client import client_arguments, kafka_errors, partition_of
+    from streams.broker.client import client_arguments, kafka_errors, partition_of
 
     out = []
     with kafka_errors(settings, f"reading {topic}"):
@@ -210,7 +210,7 @@ def _records(
 
 
 def _committed(recipe: Recipe, session: str, settings: Settings, names: Names) -> int | None:
-    from streams.kafka_client import partition_of
+    from streams.broker.client import partition_of
 
     topic = names.for_stream(recipe.inputs[0].stream)
     group = f"{settings.prefix}.{recipe.name}.processor-model"

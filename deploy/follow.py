@@ -18,11 +18,11 @@ from mode import Service
 
 from deploy.jobs import Part, Work
 from models.bundle import Bundle, load_bundle
-from models.manifest import MANIFEST
-from models.promote import promotion_of
-from models.registry import SHIPPED, open_registry
-from models.registry_log import CHAMPION, SHADOW, Registry
-from models.serving import release_memory
+from models.registry.folders import SHIPPED, open_registry
+from models.registry.log import CHAMPION, SHADOW, Registry
+from models.registry.manifest import MANIFEST
+from models.registry.promote import promotion_of
+from models.serving.served import release_memory
 from streams.errors import BrokerError, BundleError, KymoError, TopicError
 from streams.promotions import Promotion
 from streams.settings import Settings
@@ -67,7 +67,7 @@ def bundle_of(promotion: Promotion, home: Path) -> Bundle:
 
 def announced(settings: Settings) -> dict[tuple[str, str], Promotion]:
     """By recipe and alias, what the topic says now; nothing where it cannot be read."""
-    from streams.kafka_read import read_records
+    from streams.broker.read import read_records
 
     found = {}
     try:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from models.bundle import Bundle, load_bundle
-from models.kinds import Kind, kinds_of
-from models.outputs import ENDLESS, DerivedChunks, Events
 from models.raw import raw_chain
-from models.serving import Model, Serving, cut_behind_window
+from models.serving.kinds import Kind, kinds_of
+from models.serving.outputs import ENDLESS, DerivedChunks, Events
+from models.serving.served import Model, Serving, cut_behind_window
 from processors.chain import Chain
 from processors.recipe import Recipe, load_recipe
 from streams.chunk import Format
@@ -62,7 +62,7 @@ def load_work(
 
 def make_job(role: str, work: Work, names: Names, serving: Serving | None, shadow: Any = None) -> Any:
     """What the agent of a role does; only one that classifies has what serves it, and a shadow."""
-    from models.around import Job
+    from models.serving.around import Job
 
     recipe = work.recipe
     if serving is None:
@@ -138,7 +138,7 @@ def make_part(role: str, work: Work, names: Names) -> Part:
     BundleError
         If the model does not load.
     """
-    from models.shadow import Shadow
+    from models.serving.shadow import Shadow
 
     if role == "processor":
         return Part(role, work)
@@ -147,9 +147,9 @@ def make_part(role: str, work: Work, names: Names) -> Part:
 
 def make_app(part: Part, settings: Settings, slot: int, metrics: Any, failed: Failed) -> Any:
     """A Faust app that plays a part; `failed` is told of an error after which going on is unsafe."""
-    from models.agent import Agent
-    from models.around import Around
-    from models.log import ReadBack
+    from models.serving.agent import Agent
+    from models.serving.around import Around
+    from models.serving.outbox import ReadBack
     from processors.batches import BatchApp
     from processors.transport import reader_arguments
 

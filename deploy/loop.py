@@ -124,7 +124,7 @@ def run_loop(settings: Settings, speed: float, watch_s: float, say: Say) -> dict
         If a part fails.
     """
     from processors.recipe import load_recipe
-    from streams.kafka_admin import ensure_topics
+    from streams.broker.admin import ensure_topics
     from streams.topics import Names
 
     recipe = load_recipe(str(settings.home / "loop.toml"))
@@ -180,7 +180,7 @@ _REFRESH = ("--only", "--metric", "window_accuracy", "--json")
 
 
 def _result(settings: Settings, live: Live, outcome: dict[str, Any], say: Say) -> dict[str, Any]:
-    from models.registry import open_registry
+    from models.registry.folders import open_registry
 
     entry = open_registry(settings.home).current("loop")
     before, after = live.score(outcome["champion"]), live.score(outcome["bundle"])
@@ -202,10 +202,10 @@ def _result(settings: Settings, live: Live, outcome: dict[str, Any], say: Say) -
 
 def first_model(settings: Settings) -> str:
     """Train on the first recording of each class that may be learned from, promote; the bundle's id."""
-    from models.promote import promote
-    from models.refresh import plan_of
-    from models.train import train
-    from models.train_run import TrainRequest
+    from models.registry.promote import promote
+    from models.training.refresh import plan_of
+    from models.training.request import TrainRequest
+    from models.training.train import train
     from processors.recipe import load_recipe
     from streams.sources import read
 

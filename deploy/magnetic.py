@@ -98,8 +98,8 @@ def run_all(settings: Settings, plans: int, speed: float, say: Say) -> dict[str,
     KymoError
         If a part fails.
     """
-    from streams.kafka_admin import ensure_topics
-    from streams.synth_random import RandomPlans, synth_random
+    from streams.broker.admin import ensure_topics
+    from streams.synth.random_plans import RandomPlans, synth_random
     from streams.topics import Names
 
     data, drone = settings.home / "plans", settings.home / f"{SESSION}.mcap"
@@ -119,7 +119,7 @@ def run_all(settings: Settings, plans: int, speed: float, say: Say) -> dict[str,
 def make_drone(path: Path) -> None:
     """The drone's recording and its labels, of the plan that comes with the recipe."""
     from processors.recipe import INSTALLED
-    from streams.synth_files import synth
+    from streams.synth.files import synth
 
     synth(INSTALLED / "magnetic_drone.json", path, path.with_suffix(".labels.json"), seed=0)
 
@@ -141,10 +141,10 @@ def offline(path: Path, bundle: str | None = None) -> list[tuple[Event, str, boo
     """
     from models.bundle import load_bundle
     from models.classify import Classifier
-    from models.dataset import labels_of
+    from models.data.dataset import labels_of
     from models.run import run
     from processors.recipe import load_recipe
-    from streams.labels_cover import Cover
+    from streams.labels.cover import Cover
     from streams.sources import read
 
     recipe = load_recipe(RECIPE)

@@ -31,7 +31,7 @@ from deploy.metrics_server import Server, serve_metrics
 from streams.errors import ChunkError
 
 if TYPE_CHECKING:
-    from models.partition import Partition
+    from models.serving.partition import Partition
 
 __all__ = ["COUNTS", "Histogram", "RecipeMetrics", "Server", "WorkerMetrics", "process_registry", "serve_metrics"]
 
@@ -107,7 +107,7 @@ class Histogram:
 
 
 class RecipeMetrics:
-    """What happened for one recipe; an :class:`models.agent.Observer`.
+    """What happened for one recipe; an :class:`models.serving.agent.Observer`.
 
     Every method is called from one thread.
     """

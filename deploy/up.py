@@ -36,7 +36,7 @@ def up(recipes: tuple[str, ...], workers: int, archive: bool) -> None:
 
     Example: kymo up basicmotions --workers 2
     """
-    from streams.kafka_admin import ensure_topics
+    from streams.broker.admin import ensure_topics
     from streams.topics import Names
 
     settings = Settings.from_env()

@@ -26,9 +26,9 @@ from deploy.broker import address
 from deploy.jobs import BOTH, Part, Work, derived_format, load_work, make_app, make_part, make_reader
 from deploy.worker_log import set_up_logging
 from models.bundle import load_bundle
-from models.registry_log import CHAMPION
+from models.registry.log import CHAMPION
+from streams.broker.admin import ensure_topics
 from streams.errors import BrokerError, BundleError, DeliveryError, KymoError
-from streams.kafka_admin import ensure_topics
 from streams.settings import Settings
 from streams.topics import Names
 

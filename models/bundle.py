@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.manifest import FORMAT, MANIFEST, MODEL, read_manifest, verify
 from models.raw import raw_chain
-from models.registry import find_bundle
+from models.registry.folders import find_bundle
+from models.registry.manifest import FORMAT, MANIFEST, MODEL, read_manifest, verify
 from processors.chain import Chain, strip_learned
 from processors.registry import spec_from_json
 from streams.errors import BundleError, FormatError

@@ -13,17 +13,17 @@ from typing import Any
 
 from models.bundle import UNKNOWN, Bundle
 from models.classify import Classifier
-from models.dataset import iter_windows, labels_of
-from models.dataset_targets import targets_of
+from models.data.dataset import iter_windows, labels_of
+from models.data.targets import targets_of
 from models.judge import Judge, Memory
-from models.run_record import HeldHead
 from models.score_heads import collect, score_head
 from models.scores import UNCLASSIFIED, Pair, score, score_windows
+from models.training.record import HeldHead
 from processors.recipe import Recipe
 from streams.chunk import Window
 from streams.errors import TrainingError
 from streams.events import Event
-from streams.labels_cover import Cover
+from streams.labels.cover import Cover
 from streams.recording import Recording
 
 #: What was said of a window in further heads: by name the truth (None: not known), and probabilities or a number (NaN: none).

@@ -1,6 +1,6 @@
 """The verb ``prepare``. In: raw recordings as a laboratory keeps them, or a plan. Out: files that recipes read, and a report.
 
-It stands here and not with :mod:`streams.prepare` because TFRecords hold windows, which the dataset makes.
+It stands here and not with :mod:`streams.prepare.prepare` because TFRecords hold windows, which the dataset makes.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from processors.recipe import load_recipe
 from streams.errors import KymoError, SourceError
-from streams.phone_cli import phone
-from streams.prepare import FEET, FORMATS, Report, Wanted
-from streams.prepare import prepare as prepare_running
+from streams.phone.cli import phone
+from streams.prepare.prepare import FEET, FORMATS, Report, Wanted
+from streams.prepare.prepare import prepare as prepare_running
 from streams.sources import read
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -85,8 +85,8 @@ def running(raw: Path, out: Path, recipe: str, force: bool, as_json: bool, **cho
 
 def _export(target: Path, name: str, source: str, asked: bool) -> dict[str, int | str]:
     """Windows of each surface as TFRecords: how many, or why there are none."""
-    from models.dataset import read_dataset, split_chain
-    from models.dataset_export import export_dataset
+    from models.data.dataset import read_dataset, split_chain
+    from models.data.export import export_dataset
 
     recipe = load_recipe(name)
     found: dict[str, int | str] = {}
@@ -145,7 +145,7 @@ def gait(out: Path, clean: bool, no_taps: bool, as_json: bool, **plan: Any) -> N
 
     Example: kymo prepare gait synthetic/ --subjects 6 --seed 0
     """
-    from streams.gait_files import NO_FAULTS, Faults, GaitPlan, trials_of, write_gait
+    from streams.prepare.gait_files import NO_FAULTS, Faults, GaitPlan, trials_of, write_gait
 
     if (out / "Raw").exists():
         raise SourceError("is there already; name another folder", out / "Raw")

@@ -17,7 +17,7 @@ from typing import Any
 from mcap.writer import CompressionType, Writer
 
 from models.judge import BatchClassifier
-from streams.archive_segment import CHUNK_SCHEMA, chunk_schema
+from streams.archive.segment import CHUNK_SCHEMA, chunk_schema
 from streams.chunk import Chunk, Header, Window
 from streams.codec import ChunkCodec
 from streams.errors import KymoError

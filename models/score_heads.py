@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from models.run_record import HeldHead
 from models.scores import UNCLASSIFIED, score_windows
+from models.training.record import HeldHead
 
 #: What the short form of a head's scores keeps, in a manifest and for people.
 SHORT = ("accuracy", "macro_f1", "mae", "rmse", "r2", "n")

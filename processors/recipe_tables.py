@@ -94,7 +94,7 @@ class TrainTable:
     Attributes
     ----------
     split : str
-        One of :data:`SPLITS`, or ``column``: see :mod:`models.splits`.
+        One of :data:`SPLITS`, or ``column``: see :mod:`models.data.splits`.
     column : ColumnSplit, optional
         Where `split` is ``column``.
     folds : int
@@ -102,7 +102,7 @@ class TrainTable:
     balance : str
         One of :data:`BALANCES`: what is done about classes of unequal size.
     augment : tuple of mapping
-        Each ``[[train.augment]]`` as it stands: see :mod:`models.augment`.
+        Each ``[[train.augment]]`` as it stands: see :mod:`models.data.augment`.
     parameters : mapping
         The other keys.
     """

@@ -102,9 +102,9 @@ def events(run: str | None, recipe: str | None, follow: bool, **which: Any) -> N
 
     T is a date, an ISO 8601 time (UTC unless it says otherwise), Unix seconds, or a length of time ago such as 10m.
     """
+    from streams.broker.admin import run_prefix
+    from streams.broker.read import Record
     from streams.event_reader import EventFilter, read_events
-    from streams.kafka_admin import run_prefix
-    from streams.kafka_read import Record
 
     def tell(_record: Record, error: EventError) -> None:
         click.echo(f"kymo events: {error}", err=True)

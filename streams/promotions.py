@@ -119,8 +119,8 @@ def announce(settings: Settings, promotion: Promotion) -> str:
     if not settings.brokers:
         return "no broker is named or runs here"
     try:
-        from streams.kafka_admin import ensure_topics
-        from streams.publish import Publisher
+        from streams.broker.admin import ensure_topics
+        from streams.replay.publish import Publisher
 
         names = Names(settings.prefix)
         ensure_topics(settings, names)

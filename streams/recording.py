@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.chunk import NS, Array, Chunk, Header
-from streams.labels import Label
-from streams.labels_cover import Cover
+from streams.labels.cover import Cover
+from streams.labels.labels import Label
 
 Times = NDArray[np.int64]
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streams.archive_cli import progress
-from streams.archive_plan import default_folder
+from streams.archive.cli import progress
+from streams.archive.plan import default_folder
 from streams.errors import ArchiveError, SourceError
 from streams.settings import Settings
 from streams.sources.words import many
 
 if TYPE_CHECKING:
-    from streams.session_topics import Deletion
+    from streams.broker.sessions import Deletion
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -55,7 +55,7 @@ def list_command(folder: Path | None, as_json: bool) -> None:
 
 
 def _in_topics(settings: Settings) -> list[dict[str, Any]]:
-    from streams.kafka_read import read_records
+    from streams.broker.read import read_records
     from streams.topics import Names
 
     found: dict[str, dict[str, Any]] = {}
@@ -72,7 +72,7 @@ def _in_topics(settings: Settings) -> list[dict[str, Any]]:
 
 
 def _archived(folder: Path) -> list[dict[str, Any]]:
-    from streams.archive_read import ArchiveReader
+    from streams.archive.read import ArchiveReader
 
     reader = ArchiveReader(folder)
     about = reader.about()
@@ -101,7 +101,7 @@ def _clock(ns: Any) -> str:
 @json_option
 def end_command(session: str, as_json: bool) -> None:
     """Send the end mark of every stream of SESSION, so that its last windows are classified."""
-    from streams.session_topics import end_session
+    from streams.broker.sessions import end_session
 
     with progress("looking for its streams") as show:
         ended = end_session(Settings.from_env(), session, show)
@@ -130,8 +130,8 @@ def delete_command(session: str, folder: Path | None, damaged: bool, yes: bool, 
     others made (bundles, data sets, exports, backups) are not touched. Nothing may be sending the session meanwhile. Damaged files
     that `kymo archive recover` has set aside may hold it, too: then nothing is erased without --damaged, which deletes them.
     """
-    from streams.archive_erase import Erased, erase_session
-    from streams.session_topics import delete_session
+    from streams.archive.erase import Erased, erase_session
+    from streams.broker.sessions import delete_session
 
     settings = Settings.from_env()
     place = folder or default_folder(settings)
@@ -162,7 +162,7 @@ def delete_command(session: str, folder: Path | None, damaged: bool, yes: bool, 
 
 def _aside(folder: Path, session: str, damaged: bool) -> list[Path]:
     """Damaged files to delete."""
-    from streams.archive_erase import set_aside
+    from streams.archive.erase import set_aside
 
     found = set_aside(folder)
     if found and not damaged:

@@ -12,12 +12,12 @@ from archive_lab import chunk
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
-from streams.archive import Archive
-from streams.archive_plan import TOPICS, ArchivePlan
-from streams.archive_read import ArchiveReader
+from streams.archive.plan import TOPICS, ArchivePlan
+from streams.archive.read import ArchiveReader
+from streams.archive.writer import Archive
+from streams.broker.admin import ensure_topics
+from streams.broker.client import client_arguments
 from streams.codec import ChunkCodec
-from streams.kafka_admin import ensure_topics
-from streams.kafka_client import client_arguments
 from streams.settings import Settings
 from streams.topics import Names
 

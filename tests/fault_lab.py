@@ -30,11 +30,11 @@ from models.bundle import Bundle, load_bundle
 from models.classify import Classifier
 from models.run import run
 from processors.recipe import load_recipe
+from streams.broker.admin import ensure_topics
+from streams.broker.client import client_arguments, partition_of
+from streams.broker.read import Record, read_records
 from streams.codec import ChunkCodec
 from streams.errors import KymoError
-from streams.kafka_admin import ensure_topics
-from streams.kafka_client import client_arguments, partition_of
-from streams.kafka_read import Record, read_records
 from streams.settings import Settings
 from streams.topics import MESSAGE_MAX, Names
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tiny_models import fitted, linear_onnx, manifest
 
-from models.registry import MODEL, write_bundle
+from models.registry.folders import MODEL, write_bundle
 from processors.recipe import load_recipe
 
 RECIPE = """

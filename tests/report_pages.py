@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from models.evaluate import score_windows
-from models.report import Picture, report_files
-from models.run_record import Candidate, HeldOut, RunRecord
+from models.reports.page import Picture, report_files
+from models.training.record import Candidate, HeldOut, RunRecord
 
 LABELS = ["sit", "walk", "run"]
 VOID = {"meta", "br", "hr", "img", "input", "link"}

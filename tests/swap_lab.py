@@ -16,8 +16,8 @@ from tiny_models import linear_onnx, manifest
 from deploy.children import Child, kymo_command
 from models.bundle import load_bundle
 from models.classify import Classifier
-from models.promote import promote, tell
-from models.registry import MODEL, write_bundle
+from models.registry.folders import MODEL, write_bundle
+from models.registry.promote import promote, tell
 from models.run import run
 from processors.recipe import load_recipe
 

@@ -19,10 +19,10 @@ from fault_lab import await_that, kill
 
 from deploy.children import Child, kymo_command, kymo_environment
 from deploy.metrics_server import find_server, is_ready
-from streams.archive import Archive
-from streams.archive_check import check_archive
-from streams.archive_format import read_segment, segment_paths
-from streams.archive_plan import ArchivePlan
+from streams.archive.check import check_archive
+from streams.archive.format import read_segment, segment_paths
+from streams.archive.plan import ArchivePlan
+from streams.archive.writer import Archive
 from streams.codec import ChunkCodec
 from streams.errors import ArchiveError
 from streams.settings import Settings

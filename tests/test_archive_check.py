@@ -11,10 +11,10 @@ import pytest
 from archive_lab import PREFIX, chunk, chunk_record, following, record, some_records, write_archive, write_segment
 
 from deploy.children import kymo_command
-from streams.archive_check import check_archive
-from streams.archive_format import Contents, Span, read_segment
-from streams.archive_read import ArchiveReader
-from streams.archive_recover import recover
+from streams.archive.check import check_archive
+from streams.archive.format import Contents, Span, read_segment
+from streams.archive.read import ArchiveReader
+from streams.archive.recover import recover
 from streams.errors import ArchiveError
 
 RECORDS = some_records(9, 600)

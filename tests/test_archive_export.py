@@ -16,9 +16,9 @@ from archive_lab import BEGIN_MS, chunk, chunk_record, record, write_archive
 from mcap.reader import make_reader
 
 from deploy.children import kymo_command
-from streams.archive_export import export_recordings, file_stem, label_columns, sample_times
+from streams.archive.export import export_recordings, file_stem, label_columns, sample_times
 from streams.chunk import Format, Header, signal_format
-from streams.labels import Label
+from streams.labels.labels import Label
 from streams.recording import Recording, StreamData
 from streams.sources import read
 

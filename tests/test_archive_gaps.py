@@ -13,12 +13,12 @@ from fault_lab import await_that, kill
 from kafka.admin import KafkaAdminClient, NewTopic
 
 from deploy.children import Child
-from streams.archive import Archive
-from streams.archive_check import check_archive
-from streams.archive_erase import Erased
-from streams.archive_format import read_segment, segment_paths
-from streams.archive_read import ArchiveReader
-from streams.kafka_client import client_arguments
+from streams.archive.check import check_archive
+from streams.archive.erase import Erased
+from streams.archive.format import read_segment, segment_paths
+from streams.archive.read import ArchiveReader
+from streams.archive.writer import Archive
+from streams.broker.client import client_arguments
 from streams.settings import Settings
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]

@@ -11,11 +11,11 @@ from archive_lab import chunk
 from archive_on_broker import Topics
 from fault_lab import Feed, Lab, stop_worker
 
-from streams.archive import Archive
-from streams.archive_plan import ArchivePlan
+from streams.archive.plan import ArchivePlan
+from streams.archive.writer import Archive
 from streams.recording import Recording, StreamData
-from streams.replay import replay
-from streams.schedule import ReplayPlan
+from streams.replay.replay import replay
+from streams.replay.schedule import ReplayPlan
 from streams.settings import Settings
 from streams.sources import read
 

@@ -19,11 +19,11 @@ from kafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from streams.archive import Archive
-from streams.archive_read import ArchiveReader
-from streams.archive_topics import Ends
-from streams.kafka_admin import ensure_topics
-from streams.publish import Publisher
+from streams.archive.read import ArchiveReader
+from streams.archive.topics import Ends
+from streams.archive.writer import Archive
+from streams.broker.admin import ensure_topics
+from streams.replay.publish import Publisher
 from streams.settings import Settings
 from streams.topics import Names
 
@@ -82,9 +82,9 @@ class Consumer:
 
 def archived(folder: Path, monkeypatch: pytest.MonkeyPatch, polls: list[Exception | None]) -> tuple[Any, list[str]]:
     """What an archive told until it had all ten records, or had seen all that was to go wrong."""
-    monkeypatch.setattr("streams.archive.TopicFinder", Finder)
-    monkeypatch.setattr("streams.archive.KafkaConsumer", type("C", (Consumer,), {"polls": polls}))
-    monkeypatch.setattr("streams.archive.POLL_MS", 0)
+    monkeypatch.setattr("streams.archive.writer.TopicFinder", Finder)
+    monkeypatch.setattr("streams.archive.writer.KafkaConsumer", type("C", (Consumer,), {"polls": polls}))
+    monkeypatch.setattr("streams.archive.writer.POLL_MS", 0)
     told: list[str] = []
     settings = Settings(brokers="kafka-1:9093", prefix="t", home=folder / "home")
     return Archive(settings, folder / "a", tell=told.append).run(lambda: False, once=True), told

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from models.export import export_model  # noqa: E402
+from models.training.export import export_model  # noqa: E402
 from models.zoo import FitOptions, Samples  # noqa: E402
 from models.zoo.ast import Ast  # noqa: E402
 from streams.chunk import Format  # noqa: E402

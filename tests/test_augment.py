@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.augment import KINDS, augmenter
+from models.data.augment import KINDS, augmenter
 from streams.chunk import Format, signal_format
 from streams.errors import TrainingError
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from tiny_models import LABELS, RECIPE, linear_onnx, manifest, recipe, tiny_bundle
 
-from models import registry
 from models.bundle import load_bundle
-from models.registry import MANIFEST, MODEL, find_bundle, write_bundle
+from models.registry import folders as registry
+from models.registry.folders import MANIFEST, MODEL, find_bundle, write_bundle
 from streams.errors import BundleError
 
 ONNX = linear_onnx(np.eye(3, 2))

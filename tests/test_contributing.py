@@ -19,7 +19,7 @@ from strategies import cuttings, imu, recordings, samples
 from models import zoo
 from models.classify import Classifier
 from models.run import run
-from models.train import TrainRequest, train
+from models.training.train import TrainRequest, train
 from processors.recipe import parse_recipe
 from processors.registry import STEPS
 from streams.errors import FormatError

@@ -12,13 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import RECIPE, recipe, window
 
-from models import dataset_rows, dataset_steps
-from models.dataset import Dataset, Example, apply_steps, fit_steps, read_dataset, split_chain, to_samples, with_steps
-from models.dataset_store import ROWS, StoreWriter, open_store
+from models.data import rows as dataset_rows
+from models.data import steps as dataset_steps
+from models.data.dataset import (
+    Dataset,
+    Example,
+    apply_steps,
+    fit_steps,
+    read_dataset,
+    split_chain,
+    to_samples,
+    with_steps,
+)
+from models.data.store import ROWS, StoreWriter, open_store
 from processors.recipe import Recipe
 from streams.chunk import Header, Window, signal_format
 from streams.errors import TrainingError
-from streams.labels import Label
+from streams.labels.labels import Label
 from streams.recording import Recording, StreamData
 from streams.sources import read
 

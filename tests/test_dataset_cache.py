@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from tiny_models import RECIPE, recipe
 
-from models.dataset import Dataset, read_dataset, split_chain
-from models.dataset_cache import build_dataset, digest_of
+from models.data.cache import build_dataset, digest_of
+from models.data.dataset import Dataset, read_dataset, split_chain
 from processors.recipe import Recipe
 from streams.settings import Settings
 from streams.sources import read
@@ -25,8 +25,8 @@ import sys
 from pathlib import Path
 sys.path[:0] = [{root!r}, {tests!r}]
 from tiny_models import recipe
-from models.dataset import split_chain
-from models.dataset_cache import build_dataset
+from models.data.dataset import split_chain
+from models.data.cache import build_dataset
 from streams.settings import Settings
 
 def wait(recordings, windows):

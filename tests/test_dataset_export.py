@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from tiny_models import RECIPE
 
 import kymo
-from models.dataset import Example, fit_steps, read_dataset, split_chain, with_steps
-from models.dataset_tfrecord import crc32c, example, record
-from models.splits import make_split
-from models.train import DEFAULTS
+from models.data.dataset import Example, fit_steps, read_dataset, split_chain, with_steps
+from models.data.splits import make_split
+from models.data.tfrecord import crc32c, example, record
+from models.training.train import DEFAULTS
 from processors.recipe import parse_recipe
 from streams.sources import read
 

@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from tiny_models import RECIPE, recipe
 
 import kymo
-from models.dataset import Dataset, read_dataset, split_chain, to_samples
-from models.dataset_cache import digest_of, write_dataset
-from models.dataset_store import open_store
-from models.dataset_targets import NumberCover, heads_of, notes_on
+from models.data.cache import digest_of, write_dataset
+from models.data.dataset import Dataset, read_dataset, split_chain, to_samples
+from models.data.store import open_store
+from models.data.targets import NumberCover, heads_of, notes_on
 from models.zoo import Head
 from processors.recipe import Recipe
 from streams.chunk import Header, signal_format
 from streams.errors import TrainingError
-from streams.labels import Label
+from streams.labels.labels import Label
 from streams.recording import Recording, StreamData
 
 NS = 10**9

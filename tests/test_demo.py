@@ -22,7 +22,7 @@ from deploy.demo_check import Sent, check, expected_ids, latency, scores, truth_
 from processors.recipe import INSTALLED, HeadTable, load_recipe
 from streams.chunk import Chunk, Header, signal_format
 from streams.events import Event, event_id
-from streams.labels import interval
+from streams.labels.labels import interval
 from streams.recording import Recording, StreamData
 
 NS = 10**9

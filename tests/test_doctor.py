@@ -150,7 +150,7 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unreachable_broker(monkeypatch: pytest.MonkeyPatch) -> None:
-    from streams import kafka_client
+    from streams.broker import client as kafka_client
     from streams.errors import BrokerError
 
     monkeypatch.setattr(kafka_client, "BOOTSTRAP_TIMEOUT_S", 0.3)
@@ -164,7 +164,7 @@ def test_on_a_broker(
 ) -> None:
     from kafka import KafkaProducer
 
-    from streams.kafka_admin import ensure_topics
+    from streams.broker.admin import ensure_topics
 
     prefix = new_prefix()
     for name, value in {"BROKERS": broker, "PREFIX": prefix, "HOME": str(tmp_path), "PARTITIONS": "2"}.items():

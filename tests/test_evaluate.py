@@ -17,12 +17,12 @@ from tiny_models import LABELS, RECIPE, recipe, tiny_bundle
 
 from models.bundle import load_bundle
 from models.classify import Classifier
-from models.cli import evaluate_command
 from models.evaluate import evaluate, score, score_windows
-from models.registry import SHIPPED
+from models.registry.folders import SHIPPED
+from models.training.cli import evaluate_command
 from streams.chunk import Header, signal_format
 from streams.errors import BundleError, TrainingError
-from streams.labels import interval
+from streams.labels.labels import interval
 from streams.recording import Recording, StreamData
 
 CLASSES = ("a", "b", "c", "d")

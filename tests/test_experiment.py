@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import kymo
 from streams.errors import SourceError
 from streams.recording import ReadOptions
-from streams.replay_cli import choose
+from streams.replay.cli import choose
 from streams.sources import read
 from streams.sources.experiment import find_experiment, load_experiment, write_results
 

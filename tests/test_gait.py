@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from streams.errors import SourceError
-from streams.gait import GRAVITY, Run, make_runner
-from streams.gait_files import NO_FAULTS, Faults, GaitPlan, write_gait
+from streams.prepare.gait import GRAVITY, Run, make_runner
+from streams.prepare.gait_files import NO_FAULTS, Faults, GaitPlan, write_gait
 
 PLAN = GaitPlan(subjects=1, speeds=(3.0,), surfaces=("treadmill",), run_s=6, stand_s=3, seed=4)
 

@@ -12,10 +12,10 @@ from scipy import stats
 from tiny_models import recipe, tiny_bundle
 
 from models.evaluate import score
-from models.gate import MIN_SESSIONS, compare, hold_out, judge
+from models.training.gate import MIN_SESSIONS, compare, hold_out, judge
 from streams.chunk import Header, signal_format
 from streams.errors import TrainingError
-from streams.labels import Label
+from streams.labels.labels import Label
 from streams.recording import Recording, StreamData
 
 

@@ -20,8 +20,8 @@ from models.bundle import Bundle, BundleHead
 from models.classify import Classifier
 from models.judge import Judge, Memory
 from models.run import Report, run
-from models.serving import Model, Serving
-from models.shadow import Shadow
+from models.serving.served import Model, Serving
+from models.serving.shadow import Shadow
 from processors.recipe import Recipe
 from streams.errors import BundleError
 from streams.events import Event

@@ -14,11 +14,11 @@ from hypothesis import example, given, note, settings
 from hypothesis import strategies as st
 from test_partition import LIMITS, STEPS, Life, Log, act, chunk, recorded, settle
 
-from models.handed import Limits, Pending
-from models.kinds import kinds_of
-from models.outputs import ENDLESS, Events
-from models.partition import Partition
 from models.raw import raw_chain
+from models.serving.handed import Limits, Pending
+from models.serving.kinds import kinds_of
+from models.serving.outputs import ENDLESS, Events
+from models.serving.partition import Partition
 from processors.chain import Chain
 from processors.intake import Intake
 from processors.resample import Resample

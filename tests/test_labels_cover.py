@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.labels import Label
-from streams.labels_cover import Cover, Spans, current_labels
+from streams.labels.cover import Cover, Spans, current_labels
+from streams.labels.labels import Label
 from streams.recording import Recording
 
 LENGTH = 12

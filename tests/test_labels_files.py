@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.errors import SourceError
-from streams.label_files import Import, as_json_lines, as_labels_json, as_table, labels_of_path, parse_time
-from streams.labels import LABEL_SCHEMA, Label, read_labels_json
+from streams.labels.files import Import, as_json_lines, as_labels_json, as_table, labels_of_path, parse_time
+from streams.labels.labels import LABEL_SCHEMA, Label, read_labels_json
 
 NS = 10**9
 START = 1_700_000_000 * NS

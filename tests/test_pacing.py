@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.chunk import NS, Header, signal_format
-from streams.pacing import Pacer
-from streams.player import PAUSE, QUIT, SEEK, STEP, Player
 from streams.recording import Recording, StreamData
-from streams.schedule import Due, ReplayPlan, cut, digest, schedule, shifted, starts
+from streams.replay.pacing import Pacer
+from streams.replay.player import PAUSE, QUIT, SEEK, STEP, Player
+from streams.replay.schedule import Due, ReplayPlan, cut, digest, schedule, shifted, starts
 
 
 class SleepyClock:

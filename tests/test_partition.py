@@ -16,8 +16,8 @@ import pytest
 from hypothesis import example, given, note, settings
 from hypothesis import strategies as st
 
-from models.outputs import Events, Mark
-from models.partition import Left, Limits, Partition, Pending
+from models.serving.outputs import Events, Mark
+from models.serving.partition import Left, Limits, Partition, Pending
 from processors.chain import Chain
 from processors.intake import Intake
 from processors.spectrogram import Spectrogram

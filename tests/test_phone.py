@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from phone_logs import FORMS, START_NS, write_log
 
 import kymo
-from streams.mcap_arrays import topic_arrays
-from streams.mcap_summary import mcap_summary
+from streams.inspect.arrays import topic_arrays
+from streams.inspect.summary import mcap_summary
 from streams.recording import ReadOptions
 from streams.sources import read
 

@@ -15,11 +15,11 @@ from tiny_models import RECIPE, recipe, tiny_bundle, window
 
 from models.bundle import load_bundle
 from models.classify import Classifier
-from models.dataset import Example
+from models.data.dataset import Example
 from models.evaluate import evaluate
 from models.pooling import Pool, State, learn_hmm, pool_for, pool_windows
 from models.run import run
-from models.train_fit import pool_of
+from models.training.candidate import pool_of
 from streams.errors import BundleError, FormatError, RecipeError
 
 HMM = Pool("hmm", transitions=((0.9, 0.1, 0.0), (0.2, 0.7, 0.1), (0.1, 0.1, 0.8)), start=(0.5, 0.25, 0.25))

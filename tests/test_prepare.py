@@ -14,9 +14,9 @@ from click.testing import CliRunner
 
 import kymo
 from streams.errors import SourceError
-from streams.gait_files import Faults, GaitPlan, write_gait
-from streams.prepare import Wanted, prepare
-from streams.prepare_clean import RATE_HZ
+from streams.prepare.clean import RATE_HZ
+from streams.prepare.gait_files import Faults, GaitPlan, write_gait
+from streams.prepare.prepare import Wanted, prepare
 from streams.recording import ReadOptions
 from streams.sources import read
 

@@ -13,7 +13,7 @@ import pytest
 from documents import DOCUMENTS, ROOT, commands, section_of, table, text_of, words
 
 import kymo
-from models import train
+from models.training import train
 from models.zoo import ARCHITECTURES, architecture
 from processors.recipe import HeadTable, Recipe, parse_recipe
 from processors.registry import STEPS

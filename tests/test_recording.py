@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from streams.chunk import Header, signal_format
 from streams.errors import SourceError
-from streams.labels import Label, canonical, interval, read_labels_json
+from streams.labels.labels import Label, canonical, interval, read_labels_json
 from streams.recording import Recording, StreamData
 from streams.sessions import session_record
 

@@ -14,10 +14,10 @@ from tiny_models import RECIPE, linear_onnx, manifest, recipe
 
 import kymo
 from models.bundle import load_bundle
-from models.learned import name_digest
-from models.refresh import Outcome, alone, plan_of, refresh_for_ever, train_behind_gate
-from models.registry import MODEL, open_registry, write_bundle
-from models.train_run import TrainRequest
+from models.registry.folders import MODEL, open_registry, write_bundle
+from models.training.learned import name_digest
+from models.training.refresh import Outcome, alone, plan_of, refresh_for_ever, train_behind_gate
+from models.training.request import TrainRequest
 from streams.chunk import Chunk, Header, signal_format
 from streams.errors import KymoError, TrainingError
 from streams.settings import Settings

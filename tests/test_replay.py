@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from streams.broker.admin import ensure_topics
+from streams.broker.read import read_records
 from streams.chunk import NS, Chunk, Header, signal_format
 from streams.codec import ChunkCodec
 from streams.errors import DeliveryError, SourceError
-from streams.kafka_admin import ensure_topics
-from streams.kafka_read import read_records
-from streams.pacing import SystemClock
-from streams.publish import Publisher
 from streams.recording import Recording, StreamData
-from streams.replay import replay
-from streams.replay_cli import runs
-from streams.replay_summary import ReplayIO, ReplayProgress
-from streams.schedule import ReplayPlan
+from streams.replay.cli import runs
+from streams.replay.pacing import SystemClock
+from streams.replay.publish import Publisher
+from streams.replay.replay import replay
+from streams.replay.schedule import ReplayPlan
+from streams.replay.summary import ReplayIO, ReplayProgress
 from streams.settings import Settings
 from streams.topics import Names
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from streams.errors import SourceError
 from streams.recording import ReadOptions
-from streams.replay_cli import choose, make_command
+from streams.replay.cli import choose, make_command
 from streams.settings import Settings
 
 

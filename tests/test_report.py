@@ -15,9 +15,9 @@ from report_pages import LABELS, Page, page, record
 from tiny_models import linear_onnx, manifest, window
 
 from models.bundle import load_bundle
-from models.registry import MODEL, write_bundle
-from models.report import Picture, bundle_report, pictures, report_files, worst_windows, write_report
-from models.run_record import HeldOut, RunRecord
+from models.registry.folders import MODEL, write_bundle
+from models.reports.page import Picture, bundle_report, pictures, report_files, worst_windows, write_report
+from models.training.record import HeldOut, RunRecord
 from streams.errors import BundleError, TrainingError
 
 EVIL = "<script>alert('x')</script> & \"$a_b$\" \x00\ud800 ://"
@@ -232,7 +232,7 @@ def test_windows_of_every_kind_are_drawn(shape: tuple[int, ...], kind: str) -> N
 def test_without_matplotlib_the_tables_are_there() -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
-        "from models.report import report_files\nfrom models.run_record import RunRecord\n"
+        "from models.reports.page import report_files\nfrom models.training.record import RunRecord\n"
         "files = report_files(RunRecord('r', history=[{'epoch': 1, 'loss': 0.5}]))\n"
         "print(list(files), b'kymo[report]' in files['report.html'])"
     )

@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner
 from tiny_models import RECIPE, recipe, tiny_bundle
 
-from models.cli import evaluate_command
 from models.evaluate import evaluate
-from models.report_evaluation import evaluate_with_report
+from models.reports.evaluation import evaluate_with_report
+from models.training.cli import evaluate_command
 from streams.chunk import Header, signal_format
 from streams.errors import TrainingError
-from streams.labels import interval
+from streams.labels.labels import interval
 from streams.recording import Recording, StreamData
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from report_pages import page, record
 
-from models.report import report_files
-from models.run_record import HeldHead, RunRecord
+from models.reports.page import report_files
 from models.score_heads import score_head
+from models.training.record import HeldHead, RunRecord
 
 
 def with_heads(**unknown: Any) -> RunRecord:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from models.report_numbers import (
+from models.reports.numbers import (
     NO_ANSWER,
     Shares,
     answers_of,

@@ -17,13 +17,13 @@ from models.bundle import load_bundle
 from models.classify import Classifier
 from models.run import run
 from processors.recipe import load_recipe
+from streams.broker.admin import ensure_topics
+from streams.broker.read import read_records
 from streams.chunk import Chunk
 from streams.codec import ChunkCodec
 from streams.errors import KymoError
-from streams.kafka_admin import ensure_topics
-from streams.kafka_read import read_records
-from streams.replay import replay
-from streams.schedule import ReplayPlan
+from streams.replay.replay import replay
+from streams.replay.schedule import ReplayPlan
 from streams.settings import Settings
 from streams.sources import read
 from streams.topics import Names

@@ -11,11 +11,11 @@ import pytest
 from models.classify import Classifier
 from models.evaluate import evaluate
 from models.run import run
-from models.train import TrainRequest, train
+from models.training.train import TrainRequest, train
 from processors.recipe import Recipe, load_recipe, parse_recipe
 from streams.events import Event
-from streams.gait_files import GaitPlan, write_gait
-from streams.prepare import Wanted, prepare
+from streams.prepare.gait_files import GaitPlan, write_gait
+from streams.prepare.prepare import Wanted, prepare
 from streams.recording import Recording
 from streams.sources import read
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.run_record import HeldHead, HeldOut, RunRecord
 from models.score_heads import collect, said_of, score_head, score_numbers
+from models.training.record import HeldHead, HeldOut, RunRecord
 
 numbers = st.floats(-1e4, 1e4, allow_nan=False)
 

@@ -15,14 +15,14 @@ from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
 
 from deploy.children import kymo_command, kymo_environment
-from streams.archive import Archive
-from streams.archive_check import check_archive
-from streams.archive_format import segment_paths
-from streams.archive_read import ArchiveReader
+from streams.archive.check import check_archive
+from streams.archive.format import segment_paths
+from streams.archive.read import ArchiveReader
+from streams.archive.writer import Archive
+from streams.broker.admin import ensure_topics
+from streams.broker.client import client_arguments
+from streams.broker.read import Record, read_records
 from streams.codec import ChunkCodec
-from streams.kafka_admin import ensure_topics
-from streams.kafka_client import client_arguments
-from streams.kafka_read import Record, read_records
 from streams.settings import Settings
 from streams.sources import read
 from streams.topics import Names

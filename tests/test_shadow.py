@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from tiny_models import window
 
-from models.log import Outgoing
-from models.shadow import SILENT, Shadow
+from models.serving.outbox import Outgoing
+from models.serving.shadow import SILENT, Shadow
 
 WINDOWS = [(i % 3, window(np.zeros((4, 2)), f"s{i % 3}", i)) for i in range(1000)]
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.dataset import Example
-from models.leaks import check_leaks, overlap
-from models.splits import Split, leak_free, make_folds, make_split
+from models.data.dataset import Example
+from models.data.leaks import check_leaks, overlap
+from models.data.splits import Split, leak_free, make_folds, make_split
 from processors.recipe import parse_recipe
 from processors.recipe_tables import ColumnSplit, TrainTable
 from streams.chunk import Header, Window, signal_format

@@ -20,12 +20,12 @@ from tiny_stateful import LABELS, RECIPE, ROWS, leaky_onnx, manifest, recipe, re
 
 from models.bundle import Bundle, load_bundle
 from models.classify import Classifier, softmax
-from models.handed import Limits, Pending
-from models.outputs import ENDLESS
-from models.registry import MODEL, write_bundle
+from models.registry.folders import MODEL, write_bundle
 from models.run import run
-from models.serving import Model
-from models.shadow import Shadow
+from models.serving.handed import Limits, Pending
+from models.serving.outputs import ENDLESS
+from models.serving.served import Model
+from models.serving.shadow import Shadow
 from processors.recipe import parse_recipe
 from streams.chunk import Chunk, Window
 from streams.errors import BundleError, RecipeError

@@ -12,7 +12,7 @@ from fault_lab import Feed, Lab, kill, stop_worker
 from fault_recipe import RECIPE
 from tiny_stateful import leaky_onnx, manifest
 
-from models.registry import MODEL, write_bundle
+from models.registry.folders import MODEL, write_bundle
 from processors.recipe import load_recipe
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]

@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 
 from models.classify import Classifier
-from models.dataset import read_dataset, split_chain
-from models.dataset_cache import build_dataset
+from models.data.cache import build_dataset
+from models.data.dataset import read_dataset, split_chain
+from models.data.sequences import link_runs, run_outputs, sequences_of
 from models.evaluate import evaluate
 from models.onnx_stateful import StatefulModel
 from models.run import run
-from models.stateful_data import link_runs, run_outputs, sequences_of
-from models.train import Trained, TrainRequest, train
-from models.train_run import train_parameters
+from models.training.request import train_parameters
+from models.training.train import Trained, TrainRequest, train
 from processors.recipe import Recipe, load_recipe, parse_recipe
 from streams.chunk import Array, Header, signal_format
 from streams.errors import TrainingError
-from streams.labels import Label
+from streams.labels.labels import Label
 from streams.recording import Recording, StreamData
 from streams.settings import Settings
 from streams.sources import read

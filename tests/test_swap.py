@@ -13,8 +13,8 @@ from fault_lab import Feed, kill, stop_worker
 from swap_lab import SwapLab, version
 from tiny_models import linear_onnx
 
-from models.promote import tell
-from models.registry import MODEL, open_registry
+from models.registry.folders import MODEL, open_registry
+from models.registry.promote import tell
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 

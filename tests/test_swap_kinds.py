@@ -11,9 +11,9 @@ from fault_recipe import RECIPE
 from swap_lab import SwapLab
 from tiny_models import manifest
 
-from models.promote import promote
 from models.raw import raw_chain
-from models.registry import MODEL, write_bundle
+from models.registry.folders import MODEL, write_bundle
+from models.registry.promote import promote
 from processors.recipe import load_recipe
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]

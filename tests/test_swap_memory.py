@@ -24,8 +24,8 @@ from tiny_models import dense_onnx, manifest
 from deploy.follow import Exchange
 from deploy.jobs import Work, make_part
 from models.bundle import load_bundle
-from models.promote import promote, promotion_of
-from models.registry import MODEL, open_registry, write_bundle
+from models.registry.promote import promote, promotion_of
+from models.registry.folders import MODEL, open_registry, write_bundle
 from processors.recipe import parse_recipe
 from streams.topics import Names
 

@@ -10,8 +10,8 @@ import pytest
 from motion_plans import plan, turning
 from scipy.spatial.transform import Rotation
 
-from streams.synth import Synthesis, simulate
-from streams.synth_earth import dip_and_declination
+from streams.synth.earth import dip_and_declination
+from streams.synth.simulate import Synthesis, simulate
 
 G0 = 9.80665
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from motion_plans import plan, turning
 
 from streams.errors import PlanError
-from streams.synth import simulate
-from streams.synth_parse import load_plan, parse_plan
-from streams.synth_plan import Sensor, Start, Timing
+from streams.synth.parse import load_plan, parse_plan
+from streams.synth.plan import Sensor, Start, Timing
+from streams.synth.simulate import simulate
 
 ORIGIN = {"lat": 38.0, "lng": -122.0, "height": 5.0}
 

@@ -19,11 +19,11 @@ from sklearn.preprocessing import StandardScaler
 from streams.errors import PlanError
 from streams.recording import ReadOptions
 from streams.sources import read
-from streams.synth import Synthesis
-from streams.synth_labels import NAMES
-from streams.synth_parse import load_plan
-from streams.synth_plan import LEVELS
-from streams.synth_random import RandomPlans, random_plan, random_recordings, synth_random
+from streams.synth.labels import NAMES
+from streams.synth.parse import load_plan
+from streams.synth.plan import LEVELS
+from streams.synth.random_plans import RandomPlans, random_plan, random_recordings, synth_random
+from streams.synth.simulate import Synthesis
 
 SMALL = RandomPlans(rounds=1, shortest_s=1.0, longest_s=2.0)
 Floats = NDArray[np.float64]

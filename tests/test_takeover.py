@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from models.handed import Left, Limits
-from models.partition import Partition
-from models.takeover import events_mark
+from models.serving.handed import Left, Limits
+from models.serving.partition import Partition
+from models.serving.takeover import events_mark
 from processors.chain import Chain
 from processors.intake import Intake
 from processors.spectrogram import Spectrogram

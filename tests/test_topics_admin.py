@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
+from streams.broker.admin import delete_run, ensure_topics, list_runs, run_prefix
+from streams.broker.client import partition_of
 from streams.errors import BrokerError, SettingsError, TopicError
-from streams.kafka_admin import delete_run, ensure_topics, list_runs, run_prefix
-from streams.kafka_client import partition_of
 from streams.settings import Settings
 from streams.topics import FENCE_MS, TABLE, Names
 
@@ -93,7 +93,7 @@ def test_a_run_may_not_be_named_like_a_topic() -> None:
 def test_no_broker_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match="KYMO_BROKERS"):
         ensure_topics(Settings(), Names())
-    monkeypatch.setattr("streams.kafka_client.BOOTSTRAP_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("streams.broker.client.BOOTSTRAP_TIMEOUT_S", 0.3)
     with pytest.raises(BrokerError, match=r"127\.0\.0\.1:1, making the topics kymo\.\*"):
         ensure_topics(Settings(brokers="127.0.0.1:1"), Names())
 

@@ -14,10 +14,10 @@ from tiny_models import RECIPE, recipe, window
 
 from models.bundle import load_bundle
 from models.classify import fit_temperature
-from models.cli import evaluate_command, train_command
-from models.dataset import Example, fit_steps, read_dataset, split, split_chain, stream_of, windows_of
-from models.registry import MANIFEST, MODEL
-from models.train import TrainRequest, prepare, train
+from models.data.dataset import Example, fit_steps, read_dataset, split, split_chain, stream_of, windows_of
+from models.registry.folders import MANIFEST, MODEL
+from models.training.cli import evaluate_command, train_command
+from models.training.train import TrainRequest, prepare, train
 from processors.recipe import Recipe
 from streams.errors import KymoError, TrainingError
 from streams.sources import read

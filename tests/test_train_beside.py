@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from models.train import TrainRequest, train
+from models.training.train import TrainRequest, train
 from processors.recipe import parse_recipe
 from streams.errors import TrainingError
 

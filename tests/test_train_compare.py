@@ -13,13 +13,13 @@ from tiny_models import RECIPE, recipe
 
 from models.bundle import Bundle, load_bundle
 from models.classify import Classifier
-from models.cli import evaluate_command, train_command
 from models.evaluate import evaluate
 from models.raw import raw_chain
 from models.run import run
-from models.run_record import RunRecord
-from models.search import Medians, draw
-from models.train import TrainRequest, train
+from models.training.cli import evaluate_command, train_command
+from models.training.record import RunRecord
+from models.training.search import Medians, draw
+from models.training.train import TrainRequest, train
 from models.zoo import Between
 from processors.intake import Intake
 from processors.windows import Windows

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 from wrist import ACTIVITIES, write_trials
 
-from models.cli import evaluate_command, train_command
-from models.run_record import RunRecord
+from models.training.cli import evaluate_command, train_command
+from models.training.record import RunRecord
 from processors.init_recipe import init
 
 

@@ -13,13 +13,13 @@ from click.testing import CliRunner
 from tiny_models import RECIPE, recipe
 
 from models.classify import fit_temperature, softmax
-from models.cli import train_command
-from models.dataset import Example, read_dataset, split_chain
-from models.dataset_steps import fit_steps, to_samples, with_steps
+from models.data.dataset import Example, read_dataset, split_chain
+from models.data.splits import make_folds, make_split
+from models.data.steps import fit_steps, to_samples, with_steps
 from models.pooling import learn_hmm, pool_windows
-from models.run_record import RunRecord
-from models.splits import make_folds, make_split
-from models.train import Trained, TrainRequest, train
+from models.training.cli import train_command
+from models.training.record import RunRecord
+from models.training.train import Trained, TrainRequest, train
 from models.zoo import Epoch, FitOptions, Samples, architecture
 from models.zoo.minirocket import MiniRocket
 from models.zoo.spectrogram_cnn import SpectrogramCnn

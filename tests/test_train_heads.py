@@ -14,14 +14,14 @@ from click.testing import CliRunner
 from tiny_models import RECIPE, recipe
 
 from models.classify import Classifier
-from models.cli import evaluate_command, train_command
-from models.dataset import read_dataset, split_chain
+from models.data.dataset import read_dataset, split_chain
 from models.evaluate import JudgedWindow, evaluate
-from models.refresh import plan_of
 from models.run import run
-from models.run_record import RunRecord
-from models.train import Trained, TrainRequest, prepare, train
-from models.train_data import samples_of
+from models.training.cli import evaluate_command, train_command
+from models.training.record import RunRecord
+from models.training.refresh import plan_of
+from models.training.sides import samples_of
+from models.training.train import Trained, TrainRequest, prepare, train
 from processors.recipe import Recipe
 from streams.errors import TrainingError
 from streams.events import Event

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tiny_models import RECIPE, recipe
 
-from models.run_record import RunRecord
-from models.train import TrainRequest, train
+from models.training.record import RunRecord
+from models.training.train import TrainRequest, train
 
 pytest.importorskip("torch", reason="training needs torch")
 

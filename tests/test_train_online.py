@@ -17,13 +17,13 @@ from deploy.children import Child, kymo_command, kymo_environment, stop
 from models.bundle import Bundle
 from models.classify import Classifier
 from models.run import run
-from models.train import TrainRequest, train
+from models.training.train import TrainRequest, train
 from processors.recipe import Recipe, load_recipe
-from streams.kafka_admin import ensure_topics
-from streams.kafka_read import read_records
+from streams.broker.admin import ensure_topics
+from streams.broker.read import read_records
 from streams.recording import Recording
-from streams.replay import replay
-from streams.schedule import ReplayPlan
+from streams.replay.replay import replay
+from streams.replay.schedule import ReplayPlan
 from streams.settings import Settings
 from streams.sources import read
 from streams.topics import Names

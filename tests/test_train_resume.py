@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from tiny_models import RECIPE, recipe
 
-import models.train
-from models.dataset import Dataset
-from models.fit import Course, Learning, rate
-from models.registry import MODEL
-from models.train import TrainRequest, train
-from models.train_run import Run
-from models.train_state import checkpoints
+import models.training.train
+from models.data.dataset import Dataset
+from models.registry.folders import MODEL
+from models.training.checkpoints import checkpoints
+from models.training.fit import Course, Learning, rate
+from models.training.request import Run
+from models.training.train import TrainRequest, train
 from models.zoo import FitOptions, Samples
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,7 +49,7 @@ def killed_after(code: str, epochs: int, environment: dict[str, str]) -> None:
 TRAIN = """
 import sys; sys.path[:0] = ["tests"]
 from pathlib import Path
-from models.train import TrainRequest, train
+from models.training.train import TrainRequest, train
 from processors.recipe import parse_recipe
 train(parse_recipe({text!r}), TrainRequest(({data!r},), out=Path({out!r})), lambda e: print("epoch", e["epoch"], flush=True))
 """
@@ -89,7 +89,7 @@ def test_another_choice_does_not_go_on_from_the_weights_of_the_first(
     data = tmp_path / "data"
     data.mkdir()
     write_data(data)
-    request, choose, rate_of = TrainRequest((str(data),), only=True), models.train._choose, {"now": 0.001}
+    request, choose, rate_of = TrainRequest((str(data),), only=True), models.training.train._choose, {"now": 0.001}
 
     def chosen(*given: Any) -> Any:  # as a search with its budget of time: not the same in every run
         found, why = choose(*given)
@@ -103,7 +103,7 @@ def test_another_choice_does_not_go_on_from_the_weights_of_the_first(
 
         return on_epoch
 
-    monkeypatch.setattr(models.train, "_choose", chosen)
+    monkeypatch.setattr(models.training.train, "_choose", chosen)
     made = []
     for home, kill in (("a", True), ("a", False), ("b", False)):
         monkeypatch.setenv("KYMO_HOME", str(tmp_path / home))
@@ -128,7 +128,7 @@ fit_small(Path({folder!r}), lambda e: print("epoch", e["epoch"], flush=True))
 
 def fit_small(checkpoints: Path | None, on_epoch: Any) -> Any:
     """A small Keras model with dropout and batch normalisation, trained; what it then says of some windows."""
-    from models.fit_keras import fit_keras, keras, predict_keras, prepare_keras
+    from models.training.fit_keras import fit_keras, keras, predict_keras, prepare_keras
 
     prepare_keras(0)
     given = keras.Input((8, 2))

@@ -21,10 +21,10 @@ from models.bundle import load_bundle
 from models.classify import Classifier
 from models.run import run
 from processors.recipe import load_recipe
+from streams.broker.client import client_arguments
 from streams.chunk import Chunk, Header, signal_format
-from streams.kafka_client import client_arguments
-from streams.publish import Publisher
 from streams.recording import Recording, StreamData
+from streams.replay.publish import Publisher
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 DRAIN_S = 20.0
@@ -125,7 +125,7 @@ def test_no_broker_is_told_in_one_line(lab: Lab) -> None:
         assert "kymo broker status" in line
 
 
-@pytest.mark.parametrize("part", ["models.classify.Classifier.classify", "models.partition.Partition.take"])
+@pytest.mark.parametrize("part", ["models.classify.Classifier.classify", "models.serving.partition.Partition.take"])
 def test_an_agent_that_dies_ends_the_process(lab: Lab, part: str) -> None:
     module, name, method = part.rsplit(".", 2)
     code = (

@@ -10,8 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from models.export import export_model  # noqa: E402
 from models.onnx_model import OnnxModel  # noqa: E402
+from models.training.export import export_model  # noqa: E402
 from models.zoo import FitOptions, Samples, architecture  # noqa: E402
 from models.zoo.spectrogram_cnn import SpectrogramCnn  # noqa: E402
 from streams.chunk import Format  # noqa: E402

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from models.bundle import Bundle, load_bundle
-from models.registry import MODEL, write_bundle
+from models.registry.folders import MODEL, write_bundle
 from processors.recipe import Recipe, parse_recipe
 from streams.chunk import Array
 

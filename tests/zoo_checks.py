@@ -16,9 +16,9 @@ import numpy as np
 
 from models.bundle import input_shape, load_bundle
 from models.classify import Classifier
-from models.export import INPUT, OUTPUT, Exported, export_model
 from models.onnx_model import OnnxModel
-from models.registry import MODEL, write_bundle
+from models.registry.folders import MODEL, write_bundle
+from models.training.export import INPUT, OUTPUT, Exported, export_model
 from models.zoo import FitOptions, Head, Samples, architecture, takes
 from processors.recipe import Recipe, parse_recipe
 from streams.chunk import Array, Format, Header, Window

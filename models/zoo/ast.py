@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.export import clean_onnx
-from models.fit import Learning, units_of
-from models.fit_torch import fit_torch, predict_torch
+from models.training.export import clean_onnx
+from models.training.fit import Learning, units_of
+from models.training.fit_torch import fit_torch, predict_torch
 from models.zoo import Between, Epoch, FitOptions, Head, Range, Samples, read_parameters
 from models.zoo.spectrogram_cnn import Units
 from streams.chunk import Array, Format

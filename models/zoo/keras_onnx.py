@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from models.export import clean_onnx
+from models.training.export import clean_onnx
 from streams.chunk import Array
 from streams.errors import TrainingError
 

@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.export import clean_onnx
-from models.fit import class_weights
-from models.ridge import cross_entropy
+from models.training.export import clean_onnx
+from models.training.fit import class_weights
 from models.zoo import Epoch, FitOptions, Samples, read_parameters
+from models.zoo.ridge import cross_entropy
 from streams.chunk import Array, Format
 from streams.errors import TrainingError
 

@@ -1,7 +1,7 @@
 """MiniRocket with a ridge classifier. In: raw windows (n, channels, time) float32. Out: (n, columns), logits of the labels,
 then what further heads say: a ridge each, of the same features.
 
-See :mod:`models.minirocket` for the features and :mod:`models.ridge` for what is learned. Nothing here is a framework:
+See :mod:`models.zoo.rocket_features` for the features and :mod:`models.zoo.ridge` for what is learned. Nothing here is a framework:
 numpy fits, ONNX computes. Its logits are equal to the bit in both and in any batch, since every sum is of whole
 numbers: counts times weights that are rounded to whole multiples of a power of two, added up in float64.
 """
@@ -16,12 +16,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.export import clean_onnx
-from models.fit import class_weights
-from models.minirocket import LARGEST, LENGTH, Bank, Floats, counts_of, fit_banks
 from models.onnx_model import OnnxModel
-from models.ridge import Doubles, cross_entropy, fit_heads, fit_ridge
+from models.training.export import clean_onnx
+from models.training.fit import class_weights
 from models.zoo import Epoch, FitOptions, Head, Range, Samples, read_parameters
+from models.zoo.ridge import Doubles, cross_entropy, fit_heads, fit_ridge
+from models.zoo.rocket_features import LARGEST, LENGTH, Bank, Floats, counts_of, fit_banks
 from streams.chunk import Array, Format
 from streams.errors import TrainingError
 

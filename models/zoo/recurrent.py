@@ -2,7 +2,7 @@
 
 A window may be shorter than the others: zeros at its end count as padding and are not looked at. A network that looks
 backwards only can also run without end: :meth:`Recurrent.export_stateful` gives a graph that takes and gives its state.
-With ``stateful`` that is what it is for: it learns from sequences of windows, see :mod:`models.stateful_data`.
+With ``stateful`` that is what it is for: it learns from sequences of windows, see :mod:`models.data.sequences`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from models.fit_keras import prepare_keras
-from models.load_keras import keras
+from models.training.fit_keras import prepare_keras
+from models.training.load_keras import keras
 from models.zoo import Head, read_parameters
 from models.zoo.keras_common import KerasArchitecture, check_learning, one_of, window_shape
 from models.zoo.recurrent_layers import Attention, Filled, Padding

@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from models.export import clean_onnx
-from models.fit import Learning, units_of
-from models.fit_torch import fit_torch, predict_torch
+from models.training.export import clean_onnx
+from models.training.fit import Learning, units_of
+from models.training.fit_torch import fit_torch, predict_torch
 from models.zoo import Between, Epoch, FitOptions, Head, Range, Samples, read_parameters
 from streams.chunk import Array, Format
 from streams.errors import TrainingError

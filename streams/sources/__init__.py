@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from streams.archive_format import is_archive
+from streams.archive.format import is_archive
 from streams.errors import SourceError
-from streams.labels import count_labels_json, keys_of_labels_json
+from streams.labels.labels import count_labels_json, keys_of_labels_json
 from streams.recording import ReadOptions, Recording
 from streams.sources import basic_motions
 from streams.sources.csv_file import read_csv
@@ -61,7 +61,7 @@ def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> I
             yield from basic_motions.read_basic_motions(str(path).lower(), options)
     archives = [path for path in paths if "://" not in str(path) and is_archive(Path(path))]
     for path in archives:
-        from streams.archive_read import read_archive
+        from streams.archive.read import read_archive
 
         yield from read_archive(Path(path), options)
     if archives and len(archives) == len(paths):

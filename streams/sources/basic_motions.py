@@ -16,7 +16,7 @@ import numpy as np
 
 from streams.chunk import Header, signal_format
 from streams.errors import SourceError
-from streams.labels import canonical, interval, rename
+from streams.labels.labels import canonical, interval, rename
 from streams.recording import ReadOptions, Recording, StreamData
 from streams.sources.layout import missing, wanted
 

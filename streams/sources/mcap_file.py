@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from streams.chunk import Array, Chunk, Header
 from streams.codec import ChunkCodec
 from streams.errors import ChunkError, SourceError
-from streams.labels import Label
-from streams.labels_cover import current_labels
+from streams.labels.cover import current_labels
+from streams.labels.labels import Label
 from streams.recording import ReadOptions, Recording, StreamData
 from streams.sources.files import File
 from streams.sources.layout import missing

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from streams.labels import Label, canonical, interval, rename
+from streams.labels.labels import Label, canonical, interval, rename
 from streams.recording import StreamData
 
 

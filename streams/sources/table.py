@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from streams.chunk import Array, Header, signal_format
 from streams.errors import SourceError
-from streams.labels import Label, canonical
+from streams.labels.labels import Label, canonical
 from streams.recording import InputOptions, ReadOptions, Recording, StreamData
 from streams.sources import grid
 from streams.sources.files import File

@@ -1,0 +1,1 @@
+"""What models learn from: labelled windows, on disk, split and varied."""

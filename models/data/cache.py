@@ -1,0 +1,286 @@
+"""Data sets, built once. In: paths, a recipe, a chain. Out: a Dataset whose windows lie in a memory map under
+``KYMO_HOME/cache/datasets/DIGEST``.
+
+The digest covers the chain, what the recipe says of sources and labels, the bytes of every file that is read, and the
+code that reads and transforms: whatever could change a window changes the digest. A build goes to a folder of its own,
+``DIGEST.….partial``, which takes its name when all is on the disk: a killed build leaves nothing that would be used, and
+the next build removes what it left. When the entries are together larger than ``KYMO_CACHE_GB``, those go that were
+not used for the longest time, never the one just built.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO
+
+from models.data.dataset import Dataset, Example, iter_examples
+from models.data.store import DATASET, StoreWriter, open_store
+from processors.chain import Chain
+from processors.recipe import Recipe
+from streams.errors import SourceError
+from streams.recording import Recording
+from streams.settings import Settings
+from streams.sources import FOLDER_SUFFIXES, SUFFIXES, File, read
+from streams.sources.basic_motions import NAMES
+from streams.sources.files import find
+
+Progress = Callable[[int, int], None]
+_ROOT = Path(__file__).resolve().parent.parent.parent
+#: The folders whose code decides what a window holds.
+_CODE = ("streams", "processors", "models")
+#: Windows that are handed to the thread that writes, together; while it works the next ones are made.
+BATCH_BYTES = 2**20
+_STARTING_S = 3600.0  # a build whose folder has no lock yet is taken for dead after this
+
+
+def build_dataset(
+    paths: Sequence[str | Path],
+    recipe: Recipe,
+    chain: Chain,
+    settings: Settings | None = None,
+    on_progress: Progress = lambda recordings, windows: None,
+) -> Dataset:
+    """Labelled windows of files, from the cache if they are there.
+
+    In memory are one recording, as its reader gives it, a few windows, and of each window about 1 kB.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+        What :func:`streams.sources.read` takes.
+    recipe, chain : Recipe, Chain
+        What says which stream, labels and split; what to run: the recipe's chain, up to where it must learn.
+    settings : Settings, optional
+        Home folder and limit of the cache; by default this process's.
+    on_progress : callable
+        Told how many recordings and windows there are so far.
+
+    Raises
+    ------
+    TrainingError, SourceError
+        If there is nothing to learn from, or a file cannot be read as it stands; the text says what to change.
+    """
+    settings = settings or Settings.from_env()
+    folder = settings.home / "cache" / "datasets"
+    entry = folder / digest_of(paths, recipe, chain)
+    found = _look_up(entry, recipe)
+    if found is not None:
+        return found
+    _sweep(folder)
+    with _partial(entry) as partial:
+        write_dataset(partial, read(paths, recipe.read_options()), recipe, chain, on_progress)
+        _name(partial, entry)
+    _evict(folder, entry, settings.cache_gb * 1e9)
+    return open_store(entry, recipe.train.split)
+
+
+def write_dataset(
+    folder: Path, recordings: Iterable[Recording], recipe: Recipe, chain: Chain, on_progress: Progress
+) -> None:
+    """Write the labelled windows of recordings into a folder; see :func:`~models.data.dataset.iter_examples`."""
+    about, writer = Dataset(), StoreWriter(folder)
+    # One thread compares, copies and writes what another computes, and works out checksums; more were no quicker on two cores.
+    with ThreadPoolExecutor(1) as beside:
+        try:
+            written = beside.submit(writer.add_all, [])
+            for batch in _batches(iter_examples(recordings, recipe, chain, about, beside, on_progress)):
+                written.result()
+                written = beside.submit(writer.add_all, batch)
+            written.result()
+            writer.finish(about)
+        finally:
+            beside.shutdown(cancel_futures=True)
+            writer.close()
+
+
+def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Examples of about :data:`BATCH_BYTES` together, or one."""
+    batch: list[Example] = []
+    size = 0
+    for example in examples:
+        batch.append(example)
+        size += example.window.data.nbytes
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    yield batch
+
+
+def digest_of(paths: Sequence[str | Path], recipe: Recipe, chain: Chain) -> str:
+    """32 hexadecimal digits, the same for what gives the same windows."""
+    said = {
+        "chain": chain.to_json(),
+        "options": repr(recipe.read_options()),
+        "inputs": repr(recipe.inputs),
+        "min_share": recipe.labels.min_share,
+        "unlabelled": recipe.stateful,
+        # A head's weight changes what is learned, not the data.
+        "heads": repr([replace(head, weight=1.0) for head in recipe.heads]),
+        "files": checksums(paths),
+        "code": _code_digest(),
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def checksums(paths: Sequence[str | Path]) -> list[list[str]]:
+    """Each file that a reader would read, with the SHA-256 of its bytes and of the labels beside it.
+
+    Raises
+    ------
+    SourceError
+        If a path is not there or a file cannot be read.
+    """
+    named = [str(path).lower() for path in paths if str(path).lower() in NAMES]
+    out = [[name, _version("aeon")] for name in named]
+    real = [path for path in paths if str(path).lower() not in NAMES]
+    for file in find(real, SUFFIXES, FOLDER_SUFFIXES):
+        beside = file.labels_file()
+        out.append([file.path, file.session, _sha256(file), _sha256(beside) if beside else ""])
+    return out
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # the reader will say so
+        return ""
+
+
+def _sha256(file: File) -> str:
+    try:
+        with file.open() as raw:
+            return hashlib.file_digest(raw, "sha256").hexdigest()  # type: ignore[arg-type]
+    except OSError as error:
+        raise SourceError(f"cannot be read ({error.strerror or error})", file.path) from None
+
+
+@cache
+def _code_digest() -> str:
+    """Of the modules that read and transform, and of the libraries that count."""
+    digest = hashlib.sha256(repr([_version(name) for name in ("numpy", "scipy")]).encode())
+    for path in sorted(path for folder in _CODE for path in (_ROOT / folder).rglob("*.py")):
+        name = path.relative_to(_ROOT).as_posix()
+        if not name.startswith("models/") or name.startswith("models/data/"):
+            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _look_up(entry: Path, recipe: Recipe) -> Dataset | None:
+    try:
+        found = open_store(entry, recipe.train.split)
+        _used(entry)
+    except (OSError, ValueError, KeyError):  # not there, or being removed at this moment
+        return None
+    return found
+
+
+def _used(entry: Path) -> None:
+    """Note the time of last use; not the file system's own, which stands still for milliseconds."""
+    now = time.time_ns()
+    os.utime(entry / DATASET, ns=(now, now))
+
+
+@contextmanager
+def _partial(entry: Path) -> Iterator[Path]:
+    """A folder to build in, locked for as long as this process lives; gone afterwards unless it was renamed."""
+    partial = entry.with_name(f"{entry.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial.mkdir()
+    try:
+        with (partial / "lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _name(partial: Path, entry: Path) -> None:
+    """Give a finished build its name; where another process was quicker, its entry stays."""
+    _used(partial)
+    _sync(partial)
+    try:
+        partial.rename(entry)
+    except OSError:
+        try:
+            open_store(entry, "session")
+        except (OSError, ValueError, KeyError):  # damaged: out of the way with it
+            _remove(entry)
+            partial.rename(entry)
+    (entry / "lock").unlink(missing_ok=True)
+    _sync(entry.parent)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sweep(folder: Path) -> None:
+    """Make the folder, and remove what killed builds left in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for partial in folder.glob("*.partial"):
+        try:
+            with (partial / "lock").open("rb") as lock:
+                if _free(lock):
+                    shutil.rmtree(partial, ignore_errors=True)
+        except OSError:
+            if _age_s(partial) > _STARTING_S:
+                shutil.rmtree(partial, ignore_errors=True)
+
+
+def _free(lock: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _age_s(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _evict(folder: Path, keep: Path, limit: float) -> None:
+    """Remove the entries unused for longest until the rest fits; a map that is open elsewhere goes on working."""
+    entries = []
+    for entry in folder.iterdir():
+        try:
+            size = sum(file.stat().st_size for file in entry.iterdir())
+            entries.append(((entry / DATASET).stat().st_mtime_ns, size, entry))
+        except OSError:  # a build under way, or removed at this moment
+            continue
+    total = sum(size for _, size, _ in entries)
+    for _, size, entry in sorted(entries):
+        if total <= limit:
+            return
+        if entry != keep:
+            _remove(entry)
+            total -= size
+
+
+def _remove(entry: Path) -> None:
+    """First out of sight, so that nobody opens half of it."""
+    gone = entry.with_name(f"{entry.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        entry.rename(gone)
+    except OSError:  # another process was quicker
+        return
+    shutil.rmtree(gone, ignore_errors=True)

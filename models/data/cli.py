@@ -1,0 +1,148 @@
+"""``kymo dataset``. In: a recipe and data. Out: its windows as files, or what they are, for people or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from processors.recipe import Recipe, load_recipe
+
+_DATA = click.option("--data", "paths", multiple=True, required=True, metavar="PATH…", help="Files, folders or URLs.")
+# An option takes one value; what follows it is taken here, so that `--data a.csv b.csv` and shell patterns work.
+_MORE = click.argument("more", nargs=-1, metavar="")
+_FORMATS = ("tfrecord", "parquet", "csv")
+
+
+@click.group("dataset")
+def dataset() -> None:
+    """The windows that a recipe's model learns from.
+
+    Example: kymo dataset export basicmotions --data basicmotions:train --format parquet --out windows
+    """
+
+
+@dataset.command("export")
+@click.argument("recipe")
+@_MORE
+@_DATA
+@click.option("--format", "fmt", type=click.Choice(_FORMATS), required=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print dataset.json.")
+def export(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], fmt: str, out: Path, as_json: bool) -> None:
+    """Write RECIPE's windows as the trainer sees them, a record each, into a new folder.
+
+    A record holds the window (float32), its shape, label, class, session, subject and where it starts and ends.
+
+    Example: kymo dataset export basicmotions --data basicmotions:train --format tfrecord --out windows
+    """
+    from models.data.export import export_dataset
+
+    loaded = load_recipe(recipe)
+    with _progress() as (bar, task):
+        found = _build(loaded, (*paths, *more), bar, task)
+        bar.update(task, description="writing", total=len(found.examples), completed=0)
+        about = export_dataset(loaded, found, fmt, out, lambda: bar.advance(task))
+    if as_json:
+        click.echo(json.dumps(about, ensure_ascii=False))
+        return
+    sides = ", ".join(f"{sum(counts.values())} {side}" for side, counts in about["windows"].items())
+    click.echo(f"{sides} windows of {'x'.join(map(str, about['shape']))}: {out}")
+
+
+@dataset.command("show")
+@click.argument("recipe")
+@_MORE
+@_DATA
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as_json: bool) -> None:
+    """Count RECIPE's windows, and those that its split and each of its folds hold out, by class; what is known for its heads.
+
+    Example: kymo dataset show basicmotions --data basicmotions:train
+    """
+    from models.data.leaks import check_leaks
+    from models.data.splits import make_folds, make_split
+    from models.data.targets import describe
+    from models.training.train import DEFAULTS
+
+    loaded = load_recipe(recipe)
+    with _progress() as (bar, task):
+        found = _build(loaded, (*paths, *more), bar, task)
+    parameters = DEFAULTS | dict(loaded.train.parameters)
+    split = make_split(found.examples, loaded.train, parameters["validation"], parameters["seed"])
+    folds = make_folds(found.examples, loaded.train, parameters["seed"]) if loaded.train.folds else []
+    for each in (split, *folds):
+        check_leaks(found.examples, each)
+    sides = {"training": split.training, "validation": split.validation, "left_out": list(split.left_out)}
+    counts = {side: _counts(found.examples, numbers, found.labels) for side, numbers in sides.items()}
+    about = {
+        "windows": len(found.examples),
+        "sessions": len({example.session for example in found.examples}),
+        "subjects": len({example.subject for example in found.examples} - {""}),
+        "split": split.kind,
+        **counts,
+        "folds": [
+            {
+                "groups": list(fold.validation_groups),
+                "validation": _counts(found.examples, fold.validation, found.labels),
+            }
+            for fold in folds
+        ],
+        "heads": {head.name: describe(head, found.examples) for head in loaded.heads},
+        "notes": dict(found.notes),
+    }
+    if as_json:
+        click.echo(json.dumps(about, ensure_ascii=False))
+    else:
+        _print(about, found.labels)
+
+
+def _counts(examples: Sequence[Any], numbers: Sequence[int], labels: Sequence[str]) -> dict[str, int]:
+    found = Counter(examples[i].label for i in numbers)
+    return {label: found[label] for label in labels}
+
+
+def _print(about: dict[str, Any], labels: Sequence[str]) -> None:
+    folds = [fold["validation"] for fold in about["folds"]]
+    columns = [about[side] for side in ("training", "validation", "left_out")] + folds
+    names = ("training", "validation", "left out", *(f"fold {i}" for i in range(len(folds))))
+    table = Table("class", *names, box=None)
+    for label in labels:
+        table.add_row(label, *(str(counts[label]) for counts in columns))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{about['windows']} windows of {about['sessions']} sessions, {about['subjects']} subjects; "
+        f"split by {about['split']}"
+    )
+    for name, known in about["heads"].items():
+        console.print(
+            f"head {name}: " + (", ".join(f"{what} {value:g}" for what, value in known.items()) or "no labels")
+        )
+    for note, count in about["notes"].items():
+        console.print(f"note: {note}" + (f" ({count} times)" if count > 1 else ""))
+
+
+def _build(recipe: Recipe, paths: Sequence[str], bar: Progress, task: Any) -> Any:
+    from models.data.cache import build_dataset
+    from models.data.steps import split_chain
+
+    def tell(recordings: int, windows: int) -> None:
+        bar.update(task, description=f"{recordings} recordings, {windows} windows")
+
+    return build_dataset(paths, recipe, split_chain(recipe.chain)[0], on_progress=tell)
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[Progress, Any]]:
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield bar, bar.add_task("reading", total=None)

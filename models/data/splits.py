@@ -1,0 +1,253 @@
+"""Splits. In: labelled windows. Out: numbers of those to learn from and of those to judge by.
+
+========= =============================================================================================================
+split     what it does
+========= =============================================================================================================
+subject   a subject's windows (its sessions', where it has no subject) stand on one side
+session   a session's windows stand on one side
+time      the last share of each session is held out; windows that reach into it are left out, so that the last window
+          to learn from ends where the first held out begins, or before
+column    a value of the recording's metadata (or `session`, `subject`) says the side; other values are left out
+window    single windows at random, which leaks samples wherever windows overlap: only for protocols that ask for it
+========= =============================================================================================================
+
+No sample stands on both sides but in the last kind; :mod:`models.data.leaks` proves it. All are the same for the same examples and
+seed. Groups and windows are taken so that every class has its share, as far as the groups allow it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from models.data.split_groups import deal, hold_out
+from processors.recipe_tables import ColumnSplit, TrainTable
+from streams.errors import TrainingError
+from streams.labels.labels import canonical
+
+if TYPE_CHECKING:
+    from models.data.dataset import Example
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Which windows are learned from, and which are held out.
+
+    Attributes
+    ----------
+    training, validation : list of int
+        Numbers of examples, ascending.
+    kind : str
+        ``subject``, ``session``, ``time``, ``column`` or ``window``.
+    seed : int
+        Which of several equally good splits.
+    training_groups, validation_groups : list of str
+        Subjects or sessions of each side, sorted.
+    left_out : list of int
+        On neither side.
+    fold : int, optional
+        Number of the part of a cross-validation that is held out, from 0.
+    """
+
+    training: list[int]
+    validation: list[int]
+    kind: str
+    seed: int = 0
+    training_groups: tuple[str, ...] = ()
+    validation_groups: tuple[str, ...] = ()
+    left_out: tuple[int, ...] = ()
+    fold: int | None = None
+
+
+def make_split(examples: Sequence[Example], table: TrainTable, share: float, seed: int) -> Split:
+    """The one split that a recipe's ``[train]`` asks for.
+
+    Parameters
+    ----------
+    examples : sequence of Example
+        What to split.
+    table : TrainTable
+        Says the kind.
+    share : float
+        Of each class's windows to hold out, 0 to below 1; 0 for none. A split by column has its own.
+    seed : int
+        Decides between what is equally good.
+
+    Returns
+    -------
+    Split
+        Its validation is empty where `share` is 0 or nothing can be spared.
+
+    Raises
+    ------
+    TrainingError
+        If a side of a split by column is empty.
+    """
+    if table.split == "column":
+        assert table.column is not None
+        return _by_column(examples, table.column, seed)
+    if table.split == "time":
+        sessions = _by_session(examples)
+        blocks = {n: (len(own) - _tail(len(own), share), len(own)) for n, own in sessions.items()}
+        return _around(examples, sessions, blocks, seed)
+    if table.split == "window":
+        return _of(examples, "window", seed, _random_windows(examples, share, seed))
+    groups = [group_of(example, table.split) for example in examples]
+    return _of(examples, table.split, seed, _numbers(groups, hold_out(groups, _labels(examples), share, seed)))
+
+
+def make_folds(examples: Sequence[Example], table: TrainTable, seed: int) -> list[Split]:
+    """The splits of a cross-validation: every window is held out once (by time: in the block that it lies in).
+
+    Parameters
+    ----------
+    examples : sequence of Example
+        What to split.
+    table : TrainTable
+        Says the kind and the number of folds; -1 holds every subject (or session) out by itself.
+    seed : int
+        Decides between what is equally good.
+
+    Raises
+    ------
+    TrainingError
+        If there are fewer groups than folds, or the kind has no folds.
+    """
+    kind, count = table.split, table.folds
+    if kind == "column" or (count < 0 and kind in ("time", "window")):
+        raise TrainingError(f'[train] split "{kind}" has no folds of this kind; name their number, or leave folds out')
+    if kind == "time":
+        sessions = _by_session(examples)
+        cuts = {n: [len(own) * i // count for i in range(count + 1)] for n, own in sessions.items()}
+        made = [_around(examples, sessions, {n: (c[i], c[i + 1]) for n, c in cuts.items()}, seed) for i in range(count)]
+        return [replace(split, fold=i) for i, split in enumerate(made)]
+    groups = [str(i) if kind == "window" else group_of(example, kind) for i, example in enumerate(examples)]
+    names = sorted(set(groups))
+    if count > len(names) or len(names) < 2:
+        named = '"each"' if count < 0 else count
+        raise TrainingError(
+            f"[train] folds = {named} by {kind}: the data has {len(names)} of them; lower folds, or add recordings"
+        )
+    part = {n: i for i, n in enumerate(names)} if count < 0 else deal(groups, _labels(examples), count, seed)
+    total = len(names) if count < 0 else count
+    held: list[list[int]] = [[] for _ in range(total)]
+    for i, group in enumerate(groups):
+        held[part[group]].append(i)
+    return [replace(_of(examples, kind, seed, numbers), fold=i) for i, numbers in enumerate(held)]
+
+
+def leak_free(examples: Sequence[Example], split: Split, share: float) -> Split:
+    """The split to show beside one of windows at random: by session, or by time where there is only one session.
+
+    Raises
+    ------
+    TrainingError
+        If neither can hold anything out.
+    """
+    for kind in ("session", "time"):
+        found = make_split(examples, TrainTable(kind), share, split.seed)
+        if found.validation and found.training:
+            return found
+    raise TrainingError("no session can be spared and none is long enough to be cut: there is no split without a leak")
+
+
+def _random_windows(examples: Sequence[Example], share: float, seed: int) -> list[int]:
+    random = np.random.default_rng(seed)
+    own: dict[str, list[int]] = {}
+    for i, example in enumerate(examples):
+        own.setdefault(example.label, []).append(i)
+    held: list[int] = []
+    for _, numbers in sorted(own.items()):
+        held += random.permutation(numbers)[: _tail(len(numbers), share)].tolist()
+    return sorted(held)
+
+
+def _tail(count: int, share: float) -> int:
+    """How many of `count` to hold out: at least one where one can be spared and any is asked for."""
+    return min(count - 1, max(1, round(share * count))) if share and count > 1 else 0
+
+
+def _by_session(examples: Sequence[Example]) -> dict[str, list[int]]:
+    """Numbers of each session's windows, in the order of time."""
+    sessions: dict[str, list[int]] = {}
+    for i, example in enumerate(examples):
+        sessions.setdefault(session_of(example), []).append(i)
+    for own in sessions.values():
+        own.sort(key=lambda i: examples[i].window.start_ns)
+    return sessions
+
+
+def _around(
+    examples: Sequence[Example], sessions: Mapping[str, list[int]], blocks: Mapping[str, tuple[int, int]], seed: int
+) -> Split:
+    """Hold out a block of each session's windows; what shares samples with it is left out."""
+    training: list[int] = []
+    validation: list[int] = []
+    for name, own in sessions.items():
+        first, last = blocks[name]
+        held = own[first:last]
+        validation += held
+        start = min((examples[i].window.start_ns for i in held), default=None)
+        end = max((examples[i].window.end_ns for i in held), default=None)
+        for i in own[:first] + own[last:]:
+            window = examples[i].window
+            if start is None or end is None or window.end_ns <= start or window.start_ns >= end:
+                training.append(i)
+    return _sides(examples, "time", seed, training, validation)
+
+
+def _by_column(examples: Sequence[Example], rule: ColumnSplit, seed: int) -> Split:
+    train, test = ({canonical(value) for value in values} for values in (rule.train, rule.test))
+    values = [_value(example, rule.column) for example in examples]
+    training = [i for i, value in enumerate(values) if value in train]
+    validation = [i for i, value in enumerate(values) if value in test]
+    for side, numbers in (("train", training), ("test", validation)):
+        if not numbers:
+            there = sorted({value for value in values if value is not None})
+            came = ", ".join(there[:10]) if there else "no recording has this column"
+            raise TrainingError(
+                f"[train] split by column `{rule.column}`: no window on the {side} side; values: {came}"
+            )
+    return _sides(examples, "column", seed, training, validation)
+
+
+def _value(example: Example, column: str) -> str | None:
+    own = {"session": session_of(example), "subject": example.subject}
+    value = example.metadata.get(column, own.get(column))
+    return None if value is None else canonical(value)
+
+
+def _numbers(groups: Sequence[str], chosen: set[str]) -> list[int]:
+    return [i for i, group in enumerate(groups) if group in chosen]
+
+
+def _labels(examples: Sequence[Example]) -> list[str]:
+    return [example.label for example in examples]
+
+
+def _of(examples: Sequence[Example], kind: str, seed: int, held: Iterable[int]) -> Split:
+    """A split in which all that is not held out is learned from."""
+    out = set(held)
+    return _sides(examples, kind, seed, [i for i in range(len(examples)) if i not in out], sorted(out))
+
+
+def _sides(examples: Sequence[Example], kind: str, seed: int, training: list[int], validation: list[int]) -> Split:
+    groups = [
+        tuple(sorted({group_of(examples[i], kind) for i in numbers}, key=str)) for numbers in (training, validation)
+    ]
+    used = {*training, *validation}
+    left = tuple(i for i in range(len(examples)) if i not in used)
+    return Split(sorted(training), sorted(validation), kind, seed, groups[0], groups[1], left)
+
+
+def group_of(example: Example, kind: str) -> str:
+    """What a window belongs to: its subject in a split by subject, else its session."""
+    return example.subject or session_of(example) if kind == "subject" else session_of(example)
+
+
+def session_of(example: Example) -> str:
+    """Name of the session that a window is of."""
+    return example.session or example.window.session

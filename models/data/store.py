@@ -1,0 +1,235 @@
+"""Labelled windows on disk. In: Examples, one by one. Out: a folder; and from a folder a Dataset whose windows are
+read-only views of a memory map.
+
+::
+
+    rows.bin       rows of all windows one behind the other, as they lie in memory; the chain's own dtype
+    windows.npy    a record a window: where its rows begin, samples, times (ns), label, recording, header
+    targets.npy    where there are further heads: a number a window and head, that of its class; NaN: not known
+    dataset.json   recordings, headers, labels, heads, checksums, notes; written last
+
+Windows that overlap share rows: rows that are, to the byte, the last ones of the window before are not written again.
+Writing holds the last window, a block of rows (:mod:`models.data.rows`), and 60 bytes and 8 a head for each window before.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.data.dataset import Dataset, Example, group_name
+from models.data.rows import RowWriter
+from models.data.targets import Targets
+from processors.memory import header_from_json, header_to_json
+from streams.chunk import Array, Header, Window
+from streams.errors import TrainingError
+
+ROWS, WINDOWS, TARGETS, DATASET = "rows.bin", "windows.npy", "targets.npy", "dataset.json"
+_RECORD = np.dtype(
+    [
+        ("row", "<i8"),
+        ("start_index", "<i8"),
+        ("end_index", "<i8"),
+        ("start_ns", "<i8"),
+        ("end_ns", "<i8"),
+        ("missing", "<f8"),
+        ("label", "<i4"),
+        ("recording", "<i4"),
+        ("header", "<i4"),
+    ]
+)
+
+
+class StoreWriter:
+    """Writes windows into a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Must be there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.count = folder, 0
+        self._rows: RowWriter | None = None  # from the first window on, which says of what shape
+        self._records = bytearray()
+        self._labels: dict[str, int] = {}
+        self._recordings: dict[tuple[str, str, str], int] = {}
+        self._metadata: list[dict[str, str]] = []
+        self._headers: dict[Header, int] = {}
+        self._last: Window | None = None
+        self._axes: tuple[int, ...] = ()
+        self._targets: dict[str, _Column] = {}
+
+    def add_all(self, examples: Iterable[Example]) -> None:
+        """Take several windows; see :meth:`add`."""
+        for example in examples:
+            self.add(example)
+
+    def add(self, example: Example) -> None:
+        """Take a window.
+
+        Raises
+        ------
+        TrainingError
+            If it is of another shape or dtype than the ones before.
+        """
+        window = example.window
+        if self._rows is None:
+            self._axes = _memory_order(window.data)
+            shape = [window.data.shape[axis] for axis in self._axes]
+            self._rows = RowWriter(self.folder / ROWS, shape[1:], window.data.dtype)
+        shared = self._shared(window)
+        first = self._rows.count - shared
+        self._rows.add(window.data[shared:].transpose(self._axes))
+        who = example.session, example.subject, example.recording
+        if who not in self._recordings:
+            self._metadata.append(dict(example.metadata))
+        record = (
+            *(first, window.start_index, window.end_index, window.start_ns, window.end_ns, window.missing),
+            self._labels.setdefault(example.label, len(self._labels)),
+            self._recordings.setdefault(who, len(self._recordings)),
+            self._headers.setdefault(window.header, len(self._headers)),
+        )
+        self._records += np.array(record, _RECORD).tobytes()
+        for name in example.targets.keys() - self._targets.keys():
+            self._targets[name] = _Column(self.count)
+        for name, column in self._targets.items():
+            column.add(example.targets.get(name))
+        self._last = window
+        self.count += 1
+
+    def _shared(self, window: Window) -> int:
+        """How many of the first rows are the last ones of the window before."""
+        if self._last is None:
+            return 0
+        before, rows, old = self._last, window.data, self._last.data
+        if (old.shape, old.dtype) != (rows.shape, rows.dtype):
+            raise TrainingError(
+                f"session {window.session}: a window is {rows.dtype}{list(rows.shape)}, those before are "
+                f"{old.dtype}{list(old.shape)}; use recordings of one kind"
+            )
+        hop = (window.start_index - before.start_index) / window.header.format.step
+        if window.header is not before.header or hop.denominator != 1 or not 0 < hop < len(rows):
+            return 0
+        at = int(hop)
+        return len(rows) - at if np.array_equal(_bits(old[at:]), _bits(rows[:-at])) else 0
+
+    def finish(self, found: Dataset) -> None:
+        """Write what is to know of all windows, and see to it that everything is on the disk.
+
+        Parameters
+        ----------
+        found : Dataset
+            Its inputs, notes and longest recording.
+        """
+        assert self._last is not None
+        assert self._rows is not None
+        np.save(self.folder / WINDOWS, np.frombuffer(bytes(self._records), _RECORD))
+        heads = dict(sorted(self._targets.items()))
+        if heads:
+            np.save(self.folder / TARGETS, np.stack([np.array(column.values) for column in heads.values()], 1))
+        data = self._last.data
+        about = {
+            "rows": self._rows.count,
+            "rows_a_window": len(data),
+            "row_shape": [data.shape[axis] for axis in self._axes[1:]],
+            "dtype": data.dtype.str,
+            "axes": list(self._axes),
+            "labels": list(self._labels),
+            "heads": {name: list(column.classes) for name, column in heads.items()},
+            "recordings": [[*who, known] for who, known in zip(self._recordings, self._metadata, strict=True)],
+            "headers": [header_to_json(header) for header in self._headers],
+            "inputs": found.inputs,
+            "notes": dict(found.notes),
+            "longest_s": found.longest_s,
+        }
+        (self.folder / DATASET).write_text(json.dumps(about))
+        self._rows.finish()
+        for name in (WINDOWS, *([TARGETS] if heads else []), DATASET):
+            with (self.folder / name).open("rb") as file:
+                os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """Give the file back, whether or not all was written."""
+        if self._rows is not None:
+            self._rows.close()
+
+
+class _Column:
+    """Targets of one head: numbers, or numbers of its classes; `before` windows know none."""
+
+    def __init__(self, before: int) -> None:
+        self.values, self.classes = array("d", [math.nan]) * before, dict[str, int]()
+
+    def add(self, target: str | float | None) -> None:
+        if isinstance(target, str):
+            target = self.classes.setdefault(target, len(self.classes))
+        self.values.append(math.nan if target is None else target)
+
+
+def open_store(folder: Path, split: str) -> Dataset:
+    """The data set of a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        What a :class:`StoreWriter` has finished.
+    split : str
+        Kind of split that the examples' groups are for.
+
+    Raises
+    ------
+    OSError, ValueError, KeyError
+        If it is not there or not whole.
+    """
+    about = json.loads((folder / DATASET).read_text())
+    records = np.load(folder / WINDOWS)
+    shape = (about["rows"], *about["row_shape"])
+    rows: Array = np.asarray(np.memmap(folder / ROWS, np.dtype(about["dtype"]), "r", shape=shape))
+    back = tuple(about["axes"].index(axis) for axis in range(len(about["axes"])))
+    headers = [header_from_json(header) for header in about["headers"]]
+    whose, labels, height = about["recordings"], about["labels"], about["rows_a_window"]
+    targets = _targets(folder, about["heads"], len(records))
+    examples = []
+    for i, (row, start, end, start_ns, end_ns, missing, label, recording, header) in enumerate(records.tolist()):
+        data = rows[row : row + height].transpose(back)
+        window = Window(headers[header], start, end, start_ns, end_ns, data, missing)
+        session, subject, path, known = whose[recording]
+        group = group_name(session, subject, window, split)
+        examples.append(Example(window, labels[label], group, session, subject, path, known, targets[i]))
+    found = Dataset([], about["inputs"], Counter(about["notes"]), about["longest_s"])
+    found.put(examples)
+    return found
+
+
+def _targets(folder: Path, heads: Mapping[str, Sequence[str]], count: int) -> list[Targets]:
+    """What is known of each window."""
+    if not heads:
+        return [{}] * count
+    return [
+        {
+            name: classes[int(value)] if classes else value
+            for (name, classes), value in zip(heads.items(), row, strict=True)
+            if not math.isnan(value)
+        }
+        for row in np.load(folder / TARGETS).tolist()
+    ]
+
+
+def _memory_order(data: Array) -> tuple[int, ...]:
+    """Axes with time first, then from the slowest to the fastest in memory: so most of a copy is plain."""
+    return (0, *sorted(range(1, data.ndim), key=lambda axis: -abs(data.strides[axis])))
+
+
+def _bits(rows: Array) -> Any:
+    """Rows as whole numbers: NaN equals itself, 0 is not -0."""
+    return rows.view(f"u{rows.dtype.itemsize}")

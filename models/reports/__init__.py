@@ -1,0 +1,1 @@
+"""What a training run or an evaluation looked like, as a page."""

@@ -1,0 +1,205 @@
+"""The report of a training run or of an evaluation. In: its :class:`RunRecord`. Out: one HTML page, and PNG figures.
+
+The page stands alone: figures and styles are in it, it fetches nothing and runs no script. Equal records give equal
+bytes (for one version of matplotlib); time and memory stand in the record, so that the files of two equal runs differ.
+A bundle therefore leaves its report out of its digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.reports import facts, heads, numbers, scores
+from models.reports.judged import Gallery, Judged
+from models.training.record import RunRecord
+from streams.chunk import NS, Array, Window
+from streams.errors import TrainingError
+from streams.plots import page as h
+
+PAGE = "report.html"
+RECORD = "run.json"
+WORST = 6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """What a window holds, to be drawn.
+
+    Attributes
+    ----------
+    data : ndarray
+        ``(time, channels)``, ``(time, bins, channels)`` or ``(time, height, width, channels)``.
+    channels : tuple of str
+        Names of the last axis.
+    start_s, end_s : float
+        Seconds since the session's index 0.
+    """
+
+    data: Array
+    channels: tuple[str, ...]
+    start_s: float
+    end_s: float
+
+    @classmethod
+    def of(cls, window: Window) -> Picture:
+        """A window as it is; its numbers are copied, so that nothing larger is held on to."""
+        header = window.header
+        seconds = [(time_ns - header.origin_ns) / NS for time_ns in (window.start_ns, window.end_ns)]
+        return cls(window.data.copy(), header.format.channels, *seconds)
+
+
+def worst_windows(record: RunRecord, count: int = WORST) -> list[int]:
+    """Numbers of the held-out windows whose wrong answers are the surest: those to draw, in order."""
+    judged = Judged.of(record.held_out)
+    return numbers.worst(judged.truth, judged.probabilities, count) if judged else []
+
+
+def pictures(record: RunRecord, window_of: Callable[[int], Window]) -> dict[int, Picture]:
+    """The worst windows; `window_of` gives a held-out window by its number in the record, and is asked for these alone."""
+    return {i: Picture.of(window_of(i)) for i in worst_windows(record)}
+
+
+def report_files(
+    record: RunRecord, drawn: Mapping[int, Picture] | None = None, title: str | None = None
+) -> dict[str, bytes]:
+    """A report.
+
+    Parameters
+    ----------
+    record : RunRecord
+        What is known; whatever is missing is left out.
+    drawn : mapping of int to Picture, optional
+        The worst windows by number, see :func:`pictures`.
+    title : str, optional
+        Instead of one made from recipe and architecture.
+
+    Returns
+    -------
+    dict of str to bytes
+        By file name: ``report.html`` and, where matplotlib is installed, the page's figures as PNG.
+    """
+    gallery, judged = Gallery(), Judged.of(record.held_out)
+    made: Sequence[tuple[str, str]] = [
+        ("Learning curves", scores.curves(record, gallery)),
+        ("Confusion", scores.confusion(record, judged, gallery)),
+        ("Classes", scores.per_class(record, judged)),
+        (f"{judged.kind.capitalize()}s" if judged else "", scores.per_group(judged, gallery)),
+        ("Reliability", scores.reliability(judged, gallery)),
+        ("Worst windows", _worst(record, judged, drawn or {}, gallery)),
+        *heads.sections(record, gallery),
+        ("Models compared", facts.candidates(record)),
+        ("Split", facts.split(record)),
+        ("Settings", facts.settings(record)),
+        ("Lineage", facts.lineage(record)),
+    ]
+    named = title or f"{record.recipe}{f': {record.architecture}' if record.architecture else ''}"
+    page = h.page(named, _lead(record, judged, gallery), made, _foot(gallery))
+    return {PAGE: page.encode(), **gallery.files}
+
+
+def bundle_report(record: RunRecord, window_of: Callable[[int], Window] | None = None) -> dict[str, bytes]:
+    """A report as a bundle holds it: contents by name, each in the folder ``report``, the record itself among them.
+
+    Parameters
+    ----------
+    record : RunRecord
+        What is known.
+    window_of : callable, optional
+        A held-out window by its number in the record, to draw the worst ones.
+    """
+    files = report_files(record, pictures(record, window_of) if window_of else None)
+    # File names may bring halves of characters, which JSON can say but UTF-8 cannot.
+    text = record.to_json().encode("utf-8", "backslashreplace")
+    return {f"report/{name}": data for name, data in {RECORD: text, **files}.items()}
+
+
+def write_report(folder: Path, files: Mapping[str, bytes]) -> Path:
+    """Write a report's files into a folder, which is made; the path of the page.
+
+    Raises
+    ------
+    TrainingError
+        If they cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+    except OSError as error:
+        raise TrainingError(
+            f"{folder}: the report cannot be written ({error.strerror}); choose another folder or free space"
+        ) from None
+    return folder / PAGE
+
+
+def _lead(record: RunRecord, judged: Judged | None, gallery: Gallery) -> str:
+    made = [h.paragraph(record.choice)] if record.choice else []
+    made.append(scores.summary(record, judged))
+    notes = list(record.notes)
+    if other := record.split.get("leak_free"):
+        right = h.percent((other.get("scores") or {}).get("window_accuracy"))
+        notes.insert(
+            0, f"These scores leak: split by {other.get('kind')} instead of by window, {right} of windows are right."
+        )
+    if judged is None:
+        notes.insert(0, "No window was held out: there is nothing to say of new data.")
+    if gallery.missing:
+        notes.append("Figures are missing, since matplotlib is not installed: pip install 'kymo[report]'.")
+    return "".join(made) + "".join(h.paragraph(note, "note") for note in notes[:20]) + _more(notes[20:])
+
+
+def _more(notes: Sequence[str]) -> str:
+    return h.details(f"{len(notes)} more notes", h.listed(notes[:500])) if notes else ""
+
+
+def _foot(gallery: Gallery) -> str:
+    beside = " Its figures stand beside this file as PNG." if gallery.files else ""
+    return f"Made by Kymo.{beside} Intervals are 95 % intervals."
+
+
+def _worst(record: RunRecord, judged: Judged | None, drawn: Mapping[int, Picture], gallery: Gallery) -> str:
+    """The wrong answers that were the surest, each with its window."""
+    if judged is None:
+        return ""
+    found = worst_windows(record)
+    if not found:
+        return h.paragraph("No window was answered wrongly.")
+    wrong = int((judged.truth != judged.answers).sum())
+    several = f"The {len(found)} of {wrong:,} wrongly answered windows of whose answer the model was surest."
+    text = several if wrong > 1 else "One window was answered wrongly."
+    # Of signals six channels are drawn, of spectrograms three.
+    if any(len(one.channels) > (6 if one.data.ndim == 2 else 3) for one in drawn.values() if one.data.ndim < 4):
+        text += " The first of their channels are drawn."
+    lead = h.paragraph(text)
+    items = [(i, _said(record, judged, i, drawn.get(i))) for i in found]
+    shown = [
+        gallery.show(f"worst_{place}.png", _paint(place, drawn[i]), text, text)
+        for place, (i, text) in enumerate(items, 1)
+        if i in drawn and _can_draw(drawn[i])
+    ]
+    shown = [item for item in shown if item]
+    return lead + (h.figures(shown) if shown else h.listed(text for _, text in items))
+
+
+def _can_draw(picture: Picture) -> bool:
+    return picture.data.ndim >= 2 and picture.data.size > 0 and picture.data.dtype.kind in "fiub"
+
+
+def _paint(place: int, picture: Picture) -> Callable[[Any], Any]:
+    seconds = (picture.start_s, picture.end_s)
+    return lambda plots: plots.window_picture(f"worst{place}", picture.data, picture.channels, seconds)
+
+
+def _said(record: RunRecord, judged: Judged, i: int, picture: Picture | None) -> str:
+    held, answer = record.held_out, int(judged.answers[i])
+    when = f"{picture.start_s:.2f} to {picture.end_s:.2f} s" if picture else f"from sample {held.start_index[i]}"
+    who = f" ({held.subjects[i]})" if held.subjects[i] and held.subjects[i] != held.sessions[i] else ""
+    truth, sure = judged.labels[int(judged.truth[i])], judged.probabilities[i]
+    own = sure[int(judged.truth[i])] if int(judged.truth[i]) < len(sure) else float("nan")
+    return (
+        f"{held.sessions[i]}{who}, {when}: {truth} taken for {judged.labels[answer]} with {h.percent(sure[answer])} "
+        f"({truth} {h.percent(own)})."
+    )

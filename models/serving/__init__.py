@@ -1,0 +1,1 @@
+"""Models at work in a worker: windows in, events out, exchanged while it runs."""

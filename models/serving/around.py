@@ -1,0 +1,121 @@
+"""What an agent does and what is around it. In: a recipe with its bundle, a Faust app, metrics. Out: the parts an agent is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from models.serving.outbox import ReadBack
+from models.serving.outputs import Outputs
+from models.serving.partition import Partition
+from models.serving.served import Serving
+from models.serving.shadow import Shadow
+from processors.chain import Chain
+from streams.chunk import Format
+from streams.topics import Names
+
+
+class Observer(Protocol):
+    """Told what happens, for metrics."""
+
+    def took(self, partition: Partition, records: int, seconds: float) -> None:
+        """Records were decoded and pushed through the chain."""
+
+    def classified(self, windows: int, seconds: float) -> None:
+        """A batch was classified."""
+
+    def emitted(self, seconds: float) -> None:
+        """An event was acknowledged, so long after its window's last chunk was sent."""
+
+    def rejected(self, reason: str) -> None:
+        """A record was rejected."""
+
+    def committed(self, seconds: float) -> None:
+        """Offsets were committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What an agent does for one recipe.
+
+    Attributes
+    ----------
+    recipe : str
+        Its name.
+    role : str
+        ``processor``, ``model``, or ``processor-model`` for both in one.
+    chain : Chain
+        From the input's chunks to windows, or to derived chunks.
+    outputs : Outputs
+        What the chain's outputs are.
+    topic : str
+        Full name of the topic for them.
+    matches : callable
+        None for a stream that the recipe takes, else the reason why not.
+    classify : callable
+        Outputs, with their sessions' memories, to the values of each one's records; called in a thread of its own.
+    shadow : Shadow, optional
+        What scores the same windows aside.
+    serving : Serving, optional
+        What classifies, where a model whose windows are of another kind may take over.
+    """
+
+    recipe: str
+    role: str
+    chain: Chain
+    outputs: Outputs
+    topic: str
+    matches: Callable[[Format], str | None]
+    classify: Callable[[Sequence[Any], Sequence[list[Any]]], list[list[bytes]]]
+    shadow: Shadow | None = None
+    serving: Serving | None = None
+
+
+class Kafka(Protocol):
+    """What the agent asks of its Faust app."""
+
+    def aiokafka_producer(self) -> Any:
+        """The producer."""
+
+    async def commit_with(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+        """Commit."""
+
+    async def committed_with(self, partitions: Any) -> dict[TopicPartition, OffsetAndMetadata]:
+        """Committed offsets."""
+
+    async def rewind(self, tp: TopicPartition, offset: int) -> None:
+        """Read a partition again from there."""
+
+    def is_stale(self) -> bool:
+        """Whether others may own the partitions by now."""
+
+    def assigned(self) -> list[TopicPartition]:
+        """The partitions that are this worker's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What is around an agent.
+
+    Attributes
+    ----------
+    kafka : Kafka
+        The app.
+    names : Names
+        Topic names.
+    read_back : ReadBack
+        For what an earlier life left.
+    observer : Observer
+        For metrics.
+    failed : callable
+        Called once, with the first error that makes going on unsafe.
+    """
+
+    kafka: Kafka
+    names: Names
+    read_back: ReadBack
+    observer: Observer
+    failed: Callable[[BaseException], None]

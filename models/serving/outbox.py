@@ -1,0 +1,224 @@
+"""What an agent asks of Kafka, in aiokafka's terms. In: topics and offsets. Out: records read back, batches acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiokafka
+from aiokafka.structs import TopicPartition
+
+from models.serving.outputs import Mark
+from streams.errors import ChunkError, DeliveryError
+
+#: Records, and bytes of their values, that may wait for the broker's word: beyond them an outbox is full.
+MOST_RECORDS, MOST_BYTES = 4096, 32 * 2**20
+
+
+def rejection(record: Any, error: ChunkError, recipe: str) -> Outgoing:
+    """A record as it came, with the reason why it is of no use."""
+    about = {
+        "reason": error.reason,
+        "message": error.message[:1000],
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "recipe": recipe,
+    }
+    return Outgoing(record.key or b"", record.value or b"", [(k, str(v).encode()) for k, v in about.items()])
+
+
+class ReadBack:
+    """Reads ranges of topics without a group.
+
+    Parameters
+    ----------
+    arguments : dict
+        Connection arguments of aiokafka's clients.
+    """
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        self._arguments = arguments
+        self._consumer: aiokafka.AIOKafkaConsumer | None = None
+
+    async def _open(self) -> aiokafka.AIOKafkaConsumer:
+        if self._consumer is None:
+            self._consumer = aiokafka.AIOKafkaConsumer(
+                enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=10, **self._arguments
+            )
+            await self._consumer.start()
+        return self._consumer
+
+    async def limits(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
+        """By partition, the first offset there is, and the one behind the last."""
+        consumer, wanted = await self._open(), list(partitions)
+        first, end = await consumer.beginning_offsets(wanted), await consumer.end_offsets(wanted)
+        return {tp: (first[tp], end[tp]) for tp in wanted}
+
+    async def read(self, ranges: Mapping[TopicPartition, tuple[int, int]], visit: Callable[[Any], None]) -> None:
+        """Visit every record between two offsets of each partition, in order within a partition."""
+        consumer = await self._open()
+        left = {tp: end for tp, (start, end) in ranges.items() if start < end}
+        if not left:
+            return
+        consumer.assign(list(left))
+        for tp in left:
+            consumer.seek(tp, ranges[tp][0])
+        while left:
+            for records in (await consumer.getmany(*left, timeout_ms=1000)).values():
+                for record in records:
+                    visit(record)
+            for tp in [tp for tp, end in left.items() if await consumer.position(tp) >= end]:
+                del left[tp]
+        # Left assigned, it would go on to fetch, and every later question would wait behind an idle fetch.
+        consumer.unsubscribe()
+
+    async def published(
+        self, ranges: Mapping[TopicPartition, tuple[int, int]], read: Callable[[bytes | None], tuple[str, Mark] | None]
+    ) -> dict[int, dict[str, set[Mark]]]:
+        """By partition and session, the marks of what stands in `ranges` of the output topic."""
+        found: dict[int, dict[str, set[Mark]]] = {tp.partition: {} for tp in ranges}
+
+        def visit(record: Any) -> None:
+            mark = read(record.value)
+            if mark is not None:
+                found[record.partition].setdefault(mark[0], set()).add(mark[1])
+
+        await self.read(ranges, visit)
+        return found
+
+    async def snapshots(
+        self, ranges: Mapping[TopicPartition, tuple[int, int]], prefix: bytes
+    ) -> dict[int, dict[str, bytes]]:
+        """By partition and session, the stored snapshots whose key begins with `prefix`."""
+        found: dict[int, dict[str, bytes]] = {tp.partition: {} for tp in ranges}
+
+        def visit(record: Any) -> None:
+            if record.key is None or not record.key.startswith(prefix):
+                return
+            name = record.key[len(prefix) :].decode()
+            if record.value is None:
+                found[record.partition].pop(name, None)
+            else:
+                found[record.partition][name] = record.value
+
+        await self.read(ranges, visit)
+        return found
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """A record on its way out.
+
+    Attributes
+    ----------
+    key, value : bytes
+        The record; a value of None deletes on a compacted topic.
+    headers : list of (str, bytes)
+        Its headers.
+    done : callable, optional
+        Called with the offset behind the record's batch once the broker has acknowledged it (0 where the broker did not say).
+    """
+
+    key: bytes
+    value: bytes | None
+    headers: list[tuple[str, bytes]] = field(default_factory=list)
+    done: Callable[[int], None] | None = None
+
+
+class Outbox:
+    """Sends records in batches that form by themselves while the previous one is on its way, in order within a partition.
+
+    Parameters
+    ----------
+    producer : callable
+        Gives the aiokafka producer.
+    failed : callable
+        Called with the error if a batch is not acknowledged; nothing is sent after that.
+    """
+
+    def __init__(
+        self, producer: Callable[[], aiokafka.AIOKafkaProducer], failed: Callable[[BaseException], None]
+    ) -> None:
+        self._producer, self._failed = producer, failed
+        self._waiting: dict[TopicPartition, list[Outgoing]] = {}
+        self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
+        self._records = self._bytes = 0  # not yet acknowledged
+
+    @property
+    def full(self) -> bool:
+        """Whether its owner should wait before it makes more, or whoever acknowledges slowly fills the memory."""
+        return self._records >= MOST_RECORDS or self._bytes >= MOST_BYTES
+
+    def _count(self, sign: int, records: Sequence[Outgoing]) -> None:
+        self._records += sign * len(records)
+        self._bytes += sign * sum(len(record.value or b"") for record in records)
+
+    def put(self, topic: str, partition: int, records: Sequence[Outgoing]) -> None:
+        """Send records as soon as their partition is free."""
+        tp = TopicPartition(topic, partition)
+        self._count(1, records)
+        self._waiting.setdefault(tp, []).extend(records)
+        if tp not in self._tasks:
+            self._tasks[tp] = asyncio.create_task(self._send_all(tp))
+
+    async def settled(self, *topics: str) -> None:
+        """Wait until everything put for some topics is acknowledged (or has failed)."""
+        while tasks := [task for tp, task in self._tasks.items() if tp.topic in topics]:
+            await asyncio.wait(tasks)
+
+    def close(self) -> None:
+        """Send nothing more."""
+        for task in self._tasks.values():
+            task.cancel()
+
+    async def _send_all(self, tp: TopicPartition) -> None:
+        waiting = self._waiting[tp]
+        try:
+            while waiting:
+                batch = waiting[:]
+                waiting.clear()
+                await self._send(tp, batch)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._failed(error)
+        finally:
+            del self._tasks[tp]
+
+    async def _send(self, tp: TopicPartition, records: list[Outgoing]) -> None:
+        position = 0
+        while position < len(records):
+            builder, first = self._producer().create_batch(), position
+            now_ms = int(time.time() * 1000)
+            while position < len(records):
+                r = records[position]
+                if builder.append(timestamp=now_ms, key=r.key, value=r.value, headers=r.headers) is None:
+                    break
+                position += 1
+            if position == first:
+                size = len(records[position].value or b"")
+                raise DeliveryError(f"{tp.topic}/{tp.partition}: a record of {size} bytes does not fit into a batch")
+            try:
+                told = await (await self._producer().send_batch(builder, tp.topic, partition=tp.partition))
+            except Exception as error:
+                raise DeliveryError(
+                    f"{tp.topic}/{tp.partition}: {position - first} records were not acknowledged ({error!r})"
+                ) from error
+            end = (
+                told.offset + position - first
+                if told is not None and told.offset is not None and told.offset >= 0
+                else 0
+            )
+            self._count(-1, records[first:position])
+            for r in records[first:position]:
+                if r.done is not None:
+                    r.done(end)

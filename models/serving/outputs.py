@@ -1,0 +1,174 @@
+"""What a worker publishes, and how it knows that it did. In: what comes out of a chain. Out: places, and what is still to be published.
+
+A chain that ends at windows makes events; one that ends before them makes the chunks of a derived stream. What was published is read
+back as *marks*: for events the windows' start indices with the head that each is of, for chunks their end indices, and -1 for the end
+of the stream, with no head.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Set
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Protocol
+
+import numpy as np
+
+from models.serving.kinds import Kind
+from processors.chain import Chain
+from processors.derived import Derived
+from processors.windows import Windows
+from streams.chunk import Chunk, Header, Window
+from streams.codec import ChunkCodec
+from streams.errors import ChunkError
+
+Output = Window | Chunk
+Mark = tuple[int, str]
+_END = (-1, "")
+ENDLESS = 2**63 - 1  # as a memory: an output rests on all before it
+
+
+class Outputs(Protocol):
+    """What a chain's outputs are, to the delivery.
+
+    Attributes
+    ----------
+    memory : int
+        How many outputs before it a published one rests on: those are made again after a restart. :data:`ENDLESS` for all:
+        then it begins at a snapshot.
+    records : int
+        How many records an output becomes.
+    kinds : tuple of Kind
+        Chains that may take over from each other while sessions are open; none where no other may.
+    """
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """See above."""
+
+    @property
+    def records(self) -> int:
+        """See above."""
+
+    @property
+    def memory(self) -> int:
+        """See above."""
+
+    def place(self, item: Any) -> int:
+        """Oldest input index that `item` rests on."""
+
+    def fresh(self, item: Any, marks: Set[Mark]) -> tuple[Any, frozenset[int]]:
+        """What of `item` is not published yet, and the numbers of its records that are; where all of them are, nothing is left."""
+
+    def ending(self, header: Header, end: int) -> list[Any]:
+        """What follows the last output, which had `header` and ended before `end`, at the session's end mark."""
+
+    def read(self, value: bytes | None) -> tuple[str, Mark] | None:
+        """Session and mark of a published record; None if it is not one of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Windows that become events.
+
+    Parameters
+    ----------
+    recipe : str
+        Whose.
+    step : Fraction
+        Raw samples from one input sample to the next.
+    memory : int
+        Windows before it that an event rests on, where the recipe pools; :data:`ENDLESS` for a stateful model.
+    heads : tuple of str
+        Of each window's events, in order: empty for the recipe's own classes, then the names of the recipe's heads.
+    kinds : tuple of Kind
+        Of windows that the recipe's bundles take, where they differ.
+    """
+
+    recipe: str
+    step: Fraction = Fraction(1)
+    memory: int = 0
+    heads: tuple[str, ...] = ("",)
+    kinds: tuple[Kind, ...] = ()
+
+    @property
+    def records(self) -> int:
+        """See :class:`Outputs`."""
+        return len(self.heads)
+
+    def place(self, item: Window) -> int:
+        """See :meth:`Outputs.place`."""
+        return item.start_index if self.step == 1 else int(item.start_index / self.step)
+
+    def fresh(self, item: Window, marks: Set[Mark]) -> tuple[Window, frozenset[int]]:
+        """See :meth:`Outputs.fresh`: a crash may come between the events of one window."""
+        return item, frozenset(n for n, head in enumerate(self.heads) if (item.start_index, head) in marks)
+
+    def ending(self, header: Header, end: int) -> list[Window]:
+        """Nothing."""
+        return []
+
+    def read(self, value: bytes | None) -> tuple[str, Mark] | None:
+        """See :meth:`Outputs.read`."""
+        try:
+            event = json.loads(value or b"")
+            mark = int(event["start_index"]), str(event.get("head", ""))
+            return (event["session"], mark) if event["recipe"] == self.recipe else None
+        except (ValueError, TypeError, KeyError):
+            return None
+
+
+class DerivedChunks:
+    """Chunks of a derived stream.
+
+    Parameters
+    ----------
+    chain : Chain
+        What makes them.
+    """
+
+    memory = 0
+    records = 1
+    kinds: tuple[Kind, ...] = ()
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain, self._digest, self._codec = chain, chain.derived_digest(), ChunkCodec()
+
+    def place(self, item: Chunk) -> int:
+        """See :meth:`Outputs.place`."""
+        return self._chain.input_index(item.first_index)
+
+    def fresh(self, item: Chunk, marks: Set[Mark]) -> tuple[Chunk, frozenset[int]]:
+        """See :meth:`Outputs.fresh`: after a restart a chunk may begin before what is published."""
+        published = max((index for index, _ in marks), default=0)
+        if item.end_index <= published and (_END in marks or not item.end):
+            return item, frozenset((0,))
+        if item.end or item.first_index >= published:
+            return item, frozenset()
+        return Chunk(item.header, published, item.data[published - item.first_index :], filled=item.filled), frozenset()
+
+    def ending(self, header: Header, end: int) -> list[Chunk]:
+        """The derived stream's own end mark."""
+        return [Chunk(header, end, np.empty((0, *header.format.shape), header.format.dtype), end=True)]
+
+    def read(self, value: bytes | None) -> tuple[str, Mark] | None:
+        """See :meth:`Outputs.read`."""
+        try:
+            chunk = self._codec.decode(value or b"")
+        except ChunkError:
+            return None
+        if chunk.header.chain != self._digest:
+            return None
+        return chunk.session, _END if chunk.end else (chunk.end_index, "")
+
+
+def outputs_of(chain: Chain, events: Events) -> Outputs:
+    """How the outputs of a chain are published: as `events`, if it ends at windows."""
+    return events if any(isinstance(spec, Windows) for spec in chain.specs) else DerivedChunks(chain)
+
+
+def taken_chain(chain: Chain) -> str:
+    """The `chain` of the chunks that a chain takes: empty for raw ones."""
+    first = chain.specs[0]
+    return first.chain if isinstance(first, Derived) else ""

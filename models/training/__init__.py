@@ -1,0 +1,1 @@
+"""How models learn: fits, candidates, the record of a run, the gate before a promotion."""

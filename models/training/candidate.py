@@ -1,0 +1,243 @@
+"""Fitting one model and judging it. In: windows on both sides, an architecture. Out: the model, its scores, what it took."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.data.dataset import Example
+from models.data.sequences import is_stateful, run_outputs, sides_of
+from models.data.splits import session_of
+from models.pooling import Pool, learn_hmm
+from models.scores import score_windows
+from models.training.heads import answers_of, build, fit_temperatures, head_scores, held_heads, questions_of
+from models.training.record import Candidate, HeldHead, HeldOut
+from models.training.sides import Prepared, augment_of, samples_of, weights_of
+from models.training.stateful_export import load_stateful
+from models.zoo import Architecture, Epoch, FitOptions, Samples, architecture
+from processors.recipe import Recipe
+from streams.chunk import Array, Window
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be fitted.
+
+    Attributes
+    ----------
+    name : str
+        For people and for the record.
+    architecture : str
+        In the zoo.
+    parameters : mapping
+        As a recipe's ``[model]`` has them.
+    settings : mapping
+        ``[train]``, filled in.
+    checkpoints : Path, optional
+        Folder of this fit alone.
+    """
+
+    name: str
+    architecture: str
+    parameters: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    checkpoints: Path | None = None
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits, of all but the names."""
+        said = json.dumps([self.architecture, dict(self.parameters), dict(self.settings)], sort_keys=True, default=str)
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+@dataclass(slots=True, eq=False)
+class Fitted:
+    """A model that has learned, and what it says of the held-out windows.
+
+    Attributes
+    ----------
+    plan, prepared
+        What it was made by.
+    model : Architecture
+        The model.
+    training, validation : Samples
+        Its windows.
+    history : list of dict
+        Epochs.
+    temperatures : list of float
+        What logits are divided by: of the recipe's own classes, then of each further head.
+    scores : dict
+        Of the validation side; empty without.
+    probabilities : ndarray
+        ``(n, labels)`` of the held-out windows, pooled where the recipe pools.
+    heads : list of HeldHead
+        What is said of those windows in further heads, likewise.
+    seconds, peak_mb : float
+        Wall time; the process's largest resident size so far.
+    folds : list of dict
+        Of a cross-validation, see :mod:`models.training.folds`: ``groups`` held out, counts of windows, ``epochs`` and scores of
+        each. The model has then learned nothing, and the scores are of models that had not seen what they judged.
+    draw : callable, optional
+        Gives a held-out window by its number, where the validation side is not as the model was given it.
+    """
+
+    plan: Plan
+    prepared: Prepared
+    model: Architecture
+    training: Samples
+    validation: Samples | None
+    history: list[Epoch] = field(default_factory=list)
+    temperatures: list[float] = field(default_factory=list)
+    scores: dict[str, Any] = field(default_factory=dict)
+    probabilities: Array = field(default_factory=lambda: np.zeros((0, 0)))
+    heads: list[HeldHead] = field(default_factory=list)
+    seconds: float = 0.0
+    peak_mb: float = 0.0
+    folds: list[dict[str, Any]] = field(default_factory=list)
+    draw: Callable[[int], Window] | None = None
+
+    @property
+    def best_epochs(self) -> int:
+        """For how many epochs to learn from all windows: as many as were best, over folds their median."""
+        if self.folds:
+            return int(statistics.median_high(fold["epochs"] for fold in self.folds))
+        return int(min(self.history, key=lambda epoch: epoch["validation_loss"])["epoch"])
+
+    def window(self, number: int) -> Window:
+        """A held-out window, as the model was given it."""
+        return self.draw(number) if self.draw else self.prepared.validation[number].window
+
+    @property
+    def rank(self) -> float:
+        """What candidates are compared by: mean of accuracy and macro F1 of recordings and accuracy of windows."""
+        return float(np.mean([self.scores[key] for key in ("accuracy", "macro_f1", "window_accuracy")]))
+
+    def candidate(self) -> Candidate:
+        """For the record."""
+        return Candidate(self.plan.name, self.model.parameters, self.scores, self.history, self.seconds, self.peak_mb)
+
+    def held_out(self) -> HeldOut:
+        """For the record."""
+        side = list(self.prepared.validation)
+        return HeldOut(
+            list(self.prepared.labels),
+            self.validation.classes if self.validation is not None else np.zeros(0, np.int64),
+            self.probabilities,
+            [session_of(example) for example in side],
+            [example.subject for example in side],
+            np.array([example.window.start_index for example in side], np.int64),
+            self.heads,
+        )
+
+
+def fit(recipe: Recipe, prepared: Prepared, plan: Plan, on_epoch: Callable[[Epoch], None]) -> Fitted:
+    """A model that has learned the prepared windows.
+
+    Raises
+    ------
+    TrainingError
+        If the architecture cannot take them, or a window holds a number that is not finite.
+    """
+    started = time.monotonic()
+    make, settings = architecture(plan.architecture), plan.settings
+    if is_stateful(plan.parameters):
+        training, validation = sides_of(prepared, settings["sequence"])
+    else:
+        training, validation = samples_of(recipe, prepared, make.layout)
+    model = build(plan.architecture, prepared.format(recipe), prepared, plan.parameters, settings["seed"])
+    found = Fitted(plan, prepared, model, training, validation, temperatures=[1.0] * (1 + len(prepared.heads)))
+
+    def tell(epoch: Epoch) -> None:
+        found.history.append(epoch)
+        on_epoch(epoch)
+
+    own = recipe.model is not None and plan.architecture == recipe.model.architecture
+    options = FitOptions(
+        settings["epochs"],
+        settings["seed"],
+        settings["patience"],
+        schedule=settings["schedule"],
+        class_weights=weights_of(recipe, training.classes, len(prepared.labels)),
+        # Variations are written for the recipe's own windows; another candidate may take others.
+        augment=augment_of(recipe, make.layout, prepared.format(recipe)) if own else None,
+        checkpoints=plan.checkpoints,
+    )
+    model.fit(training, validation, options, tell)
+    found.seconds = time.monotonic() - started
+    found.peak_mb = peak_mb()
+    return found
+
+
+def outputs_of(found: Fitted, examples: Sequence[Example], windows: Array) -> Array:
+    """What a model says of windows, ``(n, columns)``: a stateful one as it comes to them in their sessions.
+
+    Parameters
+    ----------
+    found : Fitted
+        The model.
+    examples : sequence of Example
+        Held-out windows.
+    windows : ndarray
+        The same, as the model learns from them.
+    """
+    if is_stateful(found.plan.parameters):
+        return run_outputs(load_stateful(found.model), examples, found.prepared.chain)
+    return found.model.predict(windows)
+
+
+def judge(found: Fitted, calibrate: bool, pool: Pool | None) -> None:
+    """Temperatures, and scores of the validation windows, as events would carry them."""
+    if found.validation is None:
+        return
+    side, labels, questions = found.prepared.validation, found.prepared.labels, questions_of(found.prepared)
+    outputs = outputs_of(found, side, found.validation.windows)
+    if calibrate:
+        found.temperatures = fit_temperatures(outputs, questions, found.validation)
+    sessions, starts, truths, targets = [], [], [], []
+    for example in side:
+        sessions.append(session_of(example))
+        starts.append(example.window.start_index)
+        truths.append(example.label)
+        targets.append(example.targets)
+    found.probabilities, *said = answers_of(outputs, questions, found.temperatures, pool, (sessions, starts))
+    rows = [dict(zip(labels, row, strict=True)) for row in found.probabilities.tolist()]
+    found.heads = held_heads(found.prepared.heads, targets, said)
+    own = score_windows(zip(sessions, truths, rows, strict=True), labels)
+    found.scores = {**own, **head_scores(found.heads, sessions)}
+
+
+def pool_of(recipe: Recipe, learned: Sequence[Example], labels: Sequence[str]) -> Pool | None:
+    """What pools probabilities over time, as ``[model] pool`` asks for; None without.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        With a ``[model]``.
+    learned : sequence of Example
+        Windows whose labels say how classes follow each other.
+    labels : sequence of str
+        Classes.
+    """
+    assert recipe.model is not None
+    pool = recipe.model.pool
+    if not pool or pool["kind"] == "mean":
+        return Pool("mean", pool["windows"]) if pool else None
+    once = {(session_of(e), e.window.start_index, e.window.start_ns): e for e in learned}  # some may be oversampled
+    order = [once[place] for place in sorted(once)]
+    number = {label: i for i, label in enumerate(labels)}
+    classes = [number[example.label] for example in order]
+    return learn_hmm(classes, [session_of(e) for e in order], len(number), recipe.train.balance != "none")
+
+
+def peak_mb() -> float:
+    """The process's largest resident size so far, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

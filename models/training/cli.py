@@ -1,0 +1,217 @@
+"""The verbs ``train`` and ``evaluate``. In: a recipe and data. Out: a bundle; scores for people or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from models.bundle import load_bundle
+from models.evaluate import UNCLASSIFIED, evaluate
+from models.score_heads import said_of
+from models.training.learned import Watch
+from processors.recipe import load_recipe
+from streams.sources import read
+from streams.sources.experiment import SUFFIX, Experiment, load_experiment, write_results
+from streams.sources.words import many
+
+if TYPE_CHECKING:
+    from models.training.train import Trained
+
+_MOST_COLUMNS = 8
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_DATA = click.option("--data", "paths", multiple=True, required=True, metavar="PATH…", help="Files, folders or URLs.")
+# An option takes one value; what follows it is taken here, so that `--data a.csv b.csv` and shell patterns work.
+_MORE = click.argument("more", nargs=-1, metavar="")
+
+
+@click.command("train")
+@click.argument("recipe")
+@_MORE
+@_DATA
+@click.option("--epochs", type=click.IntRange(1), help="Most passes over the data.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of everything that is random.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder; else the registry.")
+@click.option("--only", is_flag=True, help="The recipe's architecture alone; MiniRocket is not fitted beside it.")
+@click.option(
+    "--search", "search_minutes", type=click.FloatRange(0), default=0.0, metavar="MINUTES", help="Try other settings."
+)
+@click.option(
+    "--promote-if-better",
+    "gated",
+    is_flag=True,
+    help="Keep a quarter of the sessions from training; promote only what beats the champion on them by more than chance.",
+)
+@click.option("--report/--no-report", default=True, help="Whether the bundle holds a page with figures.")
+@click.option("--weights-out", type=_FILE, help="Save the weights, of the framework's own kind, to this file too.")
+@click.option("--history-out", type=_FILE, help="Save the epochs' numbers to this JSON file too.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def train_command(
+    recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as_json: bool, gated: bool, **chosen: Any
+) -> None:
+    """Train RECIPE's model on labelled recordings.
+
+    MiniRocket is fitted beside it on the same split, and the better on held-out recordings becomes the recipe's current
+    version in the registry, or goes to --out. With [train] folds both are
+    cross-validated first. Started again after a kill, the same command goes on where it was.
+
+    Example: kymo train basicmotions --data basicmotions:train
+    """
+    from models.registry.promote import trainer
+    from models.training.train import TrainRequest, train_parameters
+
+    if gated and chosen["out"]:
+        raise click.UsageError("--promote-if-better promotes in the registry; leave --out away")
+    loaded = load_recipe(recipe)
+    request = TrainRequest((*paths, *more), **chosen)
+    train_parameters(loaded, request)
+    with _progress() as on_stage:
+        trained, came_of_it = trainer(gated)(loaded, request, on_stage)
+    if as_json:
+        click.echo(json.dumps(_facts(trained) | came_of_it))
+        return
+    _print_trained(trained)
+    if "reason" in came_of_it:
+        click.echo(f"{'promoted' if came_of_it['promoted'] else 'not promoted'}: {came_of_it['reason']}")
+    if request.report:
+        click.echo(f"report: {trained.bundle.path / 'report' / 'report.html'}")
+    click.echo(f"{trained.bundle.id}  {trained.bundle.path}")
+
+
+def _facts(trained: Trained) -> dict[str, Any]:
+    """For ``--json``."""
+    bundle, record = trained.bundle, trained.record
+    return {
+        "bundle": bundle.id,
+        "path": str(bundle.path),
+        "scores": trained.scores,
+        "split": {"kind": record.split["kind"], "folds": len(record.split.get("folds", ()))},
+        "architecture": record.architecture,
+        "choice": record.choice,
+    }
+
+
+def _print_trained(trained: Trained) -> None:
+    from models.training.record import cross_validation
+
+    for note in trained.notes:
+        click.echo(f"note: {note}", err=True)
+    if trained.scores:
+        console, held = Console(), cross_validation(trained.record.split)
+        console.print(f"Over {held}:" if held else "On recordings held out for validation:")
+        _print_scores(console, trained.scores)
+    click.echo(trained.record.choice)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int], Callable[[dict[str, float]], None]]]:
+    """A bar on stderr; what it gives is told each stage, and gives what is told its epochs."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def on_stage(name: str, epochs: int) -> Callable[[dict[str, float]], None]:
+            bar.reset(task, total=epochs, description=name)
+
+            def on_epoch(epoch: dict[str, float]) -> None:
+                seen = f", validation {epoch['validation_accuracy']:.1%}" if "validation_accuracy" in epoch else ""
+                bar.update(task, completed=epoch["epoch"], description=f"{name}: loss {epoch['loss']:.3f}{seen}")
+
+            return on_epoch
+
+        yield on_stage
+
+
+@click.command("evaluate")
+@click.argument("recipe")
+@_MORE
+@_DATA
+@click.option("--bundle", help="Folder, recipe or recipe@digest; else the recipe's current one.")
+@click.option(
+    "--report", "folder", type=click.Path(path_type=Path, file_okay=False), help="Write a report (HTML, PNG) into it."
+)
+@click.option(
+    "--out", type=_FILE, metavar="F.json", help="Write a copy of the experiment JSON that --data names, with results."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def evaluate_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], **chosen: Any) -> None:
+    """Score a bundle on labelled recordings.
+
+    A recording counts by the mean of its windows; one without a window counts as an error. With --out the scores become the
+    member `results` of a copy of the experiment that --data names.
+
+    Example: kymo evaluate basicmotions --data basicmotions:test
+    """
+    loaded = load_recipe(recipe)
+    experiment = _experiment((*paths, *more)) if chosen["out"] else None
+    bundle = load_bundle(chosen["bundle"] or loaded.name)
+    watch = Watch(bundle, loaded)
+    recordings = watch.through(read((*paths, *more), loaded.read_options()))
+    page: dict[str, str] = {}
+    if chosen["folder"]:
+        from models.reports.evaluation import evaluate_with_report
+        from models.reports.page import write_report
+
+        scores, files = evaluate_with_report(loaded, bundle, recordings)
+        page = {"report": str(write_report(chosen["folder"], files))}
+    else:
+        scores = evaluate(loaded, bundle, recordings)
+    if experiment is not None:
+        write_results(experiment, chosen["out"], {"recipe": loaded.name, **scores, "trained_on": watch.known})
+        page["results"] = str(chosen["out"])
+    if chosen["as_json"]:
+        click.echo(json.dumps({**scores, "trained_on": watch.known, **page}, ensure_ascii=False))
+    else:
+        _print_scores(Console(), scores)
+        if watch.known:
+            click.echo(f"note: {watch.note()}", err=True)
+        click.echo("".join(f"{what}: {path}\n" for what, path in page.items()), nl=False)
+
+
+def _experiment(paths: tuple[str, ...]) -> Experiment:
+    """The experiment that is judged."""
+    if len(paths) != 1 or not paths[0].lower().endswith(SUFFIX):
+        raise click.UsageError("--out copies an experiment: name one experiment JSON, and nothing else, with --data")
+    return load_experiment(paths[0])
+
+
+def _print_scores(console: Console, scores: dict[str, Any]) -> None:
+    answers = list(next(iter(scores["confusion"].values())))
+    wide = len(answers) <= _MOST_COLUMNS  # more do not fit beside each other
+    columns = answers if wide else ["n", "taken for"]
+    table = Table(
+        "truth",
+        *columns,
+        "recall",
+        "precision",
+        "F1",
+        title=scores.get("bundle"),
+        box=box.SIMPLE,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    for truth, row in scores["confusion"].items():
+        found = scores["per_class"][truth]
+        counts = [str(row[answer]) if row[answer] else "·" for answer in answers]
+        others = sorted((answer for answer in answers if row[answer] and answer != truth), key=lambda a: -row[a])
+        mistaken = ", ".join(f"{answer} {row[answer]}" for answer in others[:2])
+        cells = counts if wide else [str(found["n"]), mistaken or "·"]
+        table.add_row(truth, *cells, *(f"{found[key]:.3f}" for key in ("recall", "precision", "f1")))
+    console.print(table)
+    without = f", {scores['unclassified']} {UNCLASSIFIED}" if scores["unclassified"] else ""
+    console.print(
+        f"{many(scores['n'], 'recording')}: accuracy {scores['accuracy']:.1%}, macro F1 {scores['macro_f1']:.3f}{without}; "
+        f"{many(scores['windows'], 'window')}: accuracy {scores['window_accuracy']:.1%}"
+    )
+    for subject, own in scores.get("per_subject", {}).items():
+        console.print(f"  {subject or 'no subject'}: {many(own['n'], 'recording')} {own['accuracy']:.1%}")
+    for head, found in scores.get("heads", {}).items():
+        console.print(said_of(head, found))

@@ -1,0 +1,202 @@
+"""The fit loop of Keras models. In: a model with one output ``(n, columns)``, samples, options. Out: the model, trained.
+
+An architecture calls :func:`prepare_keras` before it builds its model, then :func:`fit_keras` and
+:func:`predict_keras`. TensorFlow is imported by this module: import it only where a Keras model is wanted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from models.training.fit import (
+    Course,
+    Learning,
+    batches,
+    class_weights,
+    epoch_random,
+    load_state,
+    rate,
+    spread,
+    store_state,
+)
+from models.training.load_keras import keras, tf
+from models.zoo import Epoch, FitOptions, Samples
+from streams.chunk import Array
+
+_PREDICT = 32
+
+
+def prepare_keras(seed: int) -> None:
+    """Names, seeds and kernels such that the same seed builds and trains the same model; call it before building one."""
+    keras.backend.clear_session()  # layer names count up in a process, and stand in the ONNX file
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+
+
+def fit_keras(
+    model: Any,
+    learning: Learning,
+    training: Samples,
+    validation: Samples | None,
+    options: FitOptions,
+    on_epoch: Callable[[Epoch], None],
+) -> None:
+    """Train a model by AdamW; with validation, it ends with the best epoch's weights.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Its one output is ``(n, columns)``: logits of the classes, then what `learning.heads` say.
+    learning : Learning
+        The architecture's own way.
+    training, validation, options, on_epoch
+        As :meth:`~models.zoo.Architecture.fit` has them.
+    """
+    keras.utils.set_random_seed(options.seed)
+    with _mixed_precision(model, options) as scaled:
+        _Fit(model, learning.under(options), options, scaled).run(training, validation, on_epoch)
+
+
+def predict_keras(model: Any, windows: Array) -> Array:
+    """Outputs, ``(n, columns)`` float32, 32 windows at a time."""
+    parts = [
+        np.asarray(model.predict_on_batch(np.array(windows[i : i + _PREDICT], np.float32)), np.float32)
+        for i in range(0, len(windows), _PREDICT)
+    ]
+    return np.concatenate(parts)
+
+
+class _Fit:
+    """One fit: optimiser, compiled step, and state on disk."""
+
+    def __init__(self, model: Any, learning: Learning, options: FitOptions, scaled: bool) -> None:
+        self.model, self.learning, self.options = model, learning, options
+        inner = keras.optimizers.AdamW(
+            learning.learning_rate, learning.weight_decay, global_clipnorm=learning.clip_norm
+        )
+        self.optimiser = keras.optimizers.LossScaleOptimizer(inner) if scaled else inner
+        self.optimiser.build(model.trainable_variables)
+        self.inner = inner
+        self.course = Course()
+        self.best: list[Array] = []
+        self._step = tf.function(self._train, reduce_retracing=True)
+
+    def run(self, training: Samples, validation: Samples | None, on_epoch: Callable[[Epoch], None]) -> None:
+        self._restore(on_epoch)
+        options, course = self.options, self.course
+        weights = class_weights(training.classes, self.learning.labels, options)
+        scales = {head.name: spread(training.targets[head.name]) for head in self.learning.heads if not head.labels}
+        steps = max(1, -(-len(training.classes) // self.learning.batch_size))
+        while not course.stopped:
+            epoch, total = len(course.history), 0.0
+            random = epoch_random(options.seed, epoch)
+            for i, (windows, numbers) in enumerate(batches(training, self.learning.batch_size, options, random)):
+                self.inner.learning_rate.assign(
+                    rate(self.learning, course, epoch * steps + i, options.epochs * steps, options.patience)
+                )
+                truths = self._truths(training, numbers)
+                total += float(self._step(windows, truths, weights, scales)) * len(numbers)
+            found: Epoch = {"epoch": epoch + 1, "loss": total / len(training.classes)}
+            if validation is not None:
+                found |= self._judge(validation, scales)
+            if course.add(found, options):
+                self.best = [v.numpy() for v in self.model.variables]
+            self._store()
+            on_epoch(found)
+        for variable, value in zip(self.model.variables, self.best, strict=bool(self.best)):
+            variable.assign(value)
+
+    def _truths(self, samples: Samples, numbers: Any) -> dict[str, Array]:
+        return {"": samples.classes[numbers]} | {
+            head.name: samples.targets[head.name][numbers] for head in self.learning.heads
+        }
+
+    def _train(self, windows: Any, truths: Any, weights: Any, scales: Any) -> Any:
+        with tf.GradientTape() as tape:
+            out = tf.cast(self.model(windows, training=True), tf.float32)
+            loss = self._loss(out, truths, weights, scales, self.learning.label_smoothing)
+            scaled = self.optimiser.scale_loss(loss)
+        gradients = tape.gradient(scaled, self.model.trainable_variables)
+        self.optimiser.apply_gradients(zip(gradients, self.model.trainable_variables, strict=True))
+        return loss
+
+    def _loss(self, out: Any, truths: Any, weights: Any, scales: Any, smoothing: float) -> Any:
+        at = self.learning.labels
+        loss = _cross_entropy(out[:, :at], truths[""], weights, smoothing)
+        for head in self.learning.heads:
+            part, truth = out[:, at : at + head.width], truths[head.name]
+            at += head.width
+            if head.labels:
+                loss += head.weight * _cross_entropy(part, truth, tf.ones(head.width), smoothing)
+            else:
+                known = tf.math.is_finite(truth)
+                error = tf.where(known, part[:, 0] - tf.where(known, truth, 0.0), 0.0) / scales[head.name]
+                count = tf.maximum(tf.reduce_sum(tf.cast(known, tf.float32)), 1.0)
+                loss += head.weight * tf.reduce_sum(error**2) / count
+        return loss
+
+    def _judge(self, samples: Samples, scales: Any) -> Epoch:
+        out = predict_keras(self.model, samples.windows)
+        truths = self._truths(samples, slice(None))
+        loss = self._loss(tf.constant(out), truths, tf.ones(self.learning.labels), scales, 0.0)
+        right = out[:, : self.learning.labels].argmax(1) == samples.classes
+        return {"validation_loss": float(loss), "validation_accuracy": float(right.mean())}
+
+    def _store(self) -> None:
+        if self.options.checkpoints is None:
+            return
+        file = io.BytesIO()
+        groups = {"model": self.model.variables, "optimiser": self.optimiser.variables, "best": self.best}
+        arrays: dict[str, Any] = {
+            f"{name}{i}": np.asarray(v) for name, values in groups.items() for i, v in enumerate(values)
+        }
+        np.savez(file, course=np.frombuffer(json.dumps(asdict(self.course)).encode(), np.uint8), **arrays)
+        store_state(self.options.checkpoints, file.getvalue())
+
+    def _restore(self, on_epoch: Callable[[Epoch], None]) -> None:
+        stored = load_state(self.options.checkpoints)
+        if stored is None:
+            return
+        with np.load(io.BytesIO(stored)) as arrays:
+            self.course = Course(**json.loads(arrays["course"].tobytes()))
+            for name, variables in (("model", self.model.variables), ("optimiser", self.optimiser.variables)):
+                for i, variable in enumerate(variables):
+                    variable.assign(arrays[f"{name}{i}"])
+            self.best = [arrays[f"best{i}"] for i in range(sum(key.startswith("best") for key in arrays.files))]
+        for epoch in self.course.history:
+            on_epoch(epoch)
+
+
+def _cross_entropy(logits: Any, classes: Any, weights: Any, smoothing: float) -> Any:
+    """Mean over the samples, each with the weight of its class; those without a class (-1) do not count."""
+    labels = logits.shape[-1]
+    wanted = tf.one_hot(classes, labels) * (1 - smoothing) + smoothing / labels
+    each = tf.nn.softmax_cross_entropy_with_logits(wanted, logits)
+    weight = tf.gather(tf.convert_to_tensor(weights), tf.maximum(classes, 0)) * tf.cast(classes >= 0, tf.float32)
+    return tf.reduce_sum(weight * each) / tf.maximum(tf.reduce_sum(weight), 1e-9)
+
+
+@contextlib.contextmanager
+def _mixed_precision(model: Any, options: FitOptions) -> Iterator[bool]:
+    """Compute in float16 while training where there is a GPU; variables, and the model afterwards, stay float32."""
+    mixed = options.mixed_precision == "on" or (
+        options.mixed_precision == "auto" and bool(tf.config.list_physical_devices("GPU"))
+    )
+    layers = [layer for layer in model._flatten_layers() if layer is not model] if mixed else []
+    before = [layer.dtype_policy for layer in layers]
+    for layer in layers:
+        layer.dtype_policy = "mixed_float16"
+    try:
+        yield mixed
+    finally:
+        for layer, policy in zip(layers, before, strict=True):
+            layer.dtype_policy = policy
+        if mixed:
+            model.predict_function = None  # compiled under the other policy

@@ -1,0 +1,292 @@
+"""Refreshing a recipe's model. In: labelled recordings, old and new. Out: a model trained on them that is champion if it is better.
+
+Some sessions are kept from training, the same ones every time (:func:`models.training.gate.hold_out`); on them the new model must beat the
+champion by more than chance. Whatever goes wrong, the champion stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from models.bundle import Bundle, load_bundle
+from models.data.dataset import labels_of, stream_of
+from models.registry.promote import promote, tell
+from models.training.gate import MIN_SESSIONS, Verdict, compare, hold_out
+from models.training.learned import knows
+from models.training.request import OnStage, TrainRequest
+from models.training.train import Trained, train
+from processors.recipe import Recipe
+from streams.errors import BundleError, KymoError, TrainingError
+from streams.recording import Recording
+from streams.settings import Settings
+from streams.sources import read
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is kept from training, and what the data are.
+
+    Attributes
+    ----------
+    held : dict of str
+        Sessions that are kept from training, with their subjects (empty where not known).
+    sessions : int
+        All of them.
+    signature : str
+        Of the sessions and their labels: the same for the same data.
+    """
+
+    held: dict[str, str]
+    sessions: int
+    signature: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a round came to.
+
+    Attributes
+    ----------
+    recipe : str
+        Its name.
+    promoted : bool
+        Whether there is a new champion.
+    bundle : str
+        The new model; empty where none was trained.
+    champion : str
+        The champion before.
+    sessions, held_out : int
+        Sessions in the data; those of them that were kept from training and could judge.
+    verdict : dict or None
+        The gate's, see :class:`models.training.gate.Verdict`; None where nothing was compared.
+    reason : str
+        Why it was promoted, or not, on one line.
+    told : bool
+        Whether running agents were told.
+    seconds : float
+        Wall time.
+    """
+
+    recipe: str
+    promoted: bool = False
+    bundle: str = ""
+    champion: str = ""
+    sessions: int = 0
+    held_out: int = 0
+    verdict: dict[str, Any] | None = None
+    reason: str = ""
+    told: bool = False
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON object."""
+        return asdict(self)
+
+    def line(self) -> str:
+        """All of it on one line."""
+        if not self.bundle:
+            return f"{self.recipe}: {self.champion or 'no champion'} stays: {self.reason}"
+        what = f"{self.bundle} promoted" if self.promoted else f"{self.champion} stays, {self.bundle} is not promoted"
+        return f"{self.recipe}: {what}: {self.reason} ({self.seconds:.0f} s)"
+
+
+def plan_of(recipe: Recipe, paths: tuple[str, ...], share: float = 0.25) -> Plan:
+    """What to keep from training.
+
+    Raises
+    ------
+    TrainingError
+        If there is no labelled session.
+    """
+    classes: dict[str, set[str]] = {}
+    members: dict[str, dict[str, str]] = {}
+    digest = hashlib.sha256()
+    for recording in read(paths, recipe.read_options()):
+        if stream_of(recording, recipe) is None:  # another recipe's
+            continue
+        labels = sorted((label.start_ns, label.end_ns, label.label) for label in labels_of(recording, recipe))
+        digest.update(repr((recording.session, recording.start_ns, recording.end_ns, labels)).encode())
+        digest.update(_head_labels(recipe, recording))
+        if labels:
+            group = _group(recipe, recording)
+            classes.setdefault(group, set()).update(label for _, _, label in labels)
+            members.setdefault(group, {})[recording.session] = recording.subject or ""
+    if not members:
+        raise TrainingError(f"no labelled session in {', '.join(paths)}; add labels (kymo label), or name other data")
+    # Where a group has several classes it cannot be counted to one: then groups are drawn whatever they hold.
+    pure = all(len(names) == 1 for names in classes.values())
+    held = hold_out({group: next(iter(names)) if pure else "" for group, names in classes.items()}, share)
+    sessions = {session: subject for group in sorted(held) for session, subject in members[group].items()}
+    return Plan(sessions, sum(map(len, members.values())), digest.hexdigest())
+
+
+def _head_labels(recipe: Recipe, recording: Recording) -> bytes:
+    """What further heads learn from: it is no reason to hold a session out, but one to train again."""
+    sets = {head.set for head in recipe.heads}
+    found = sorted((one.set, one.start_ns, one.end_ns, one.label) for one in recording.labels if one.set in sets)
+    return repr(found).encode() if found else b""
+
+
+def _group(recipe: Recipe, recording: Recording) -> str:
+    return (recording.subject or recording.session) if recipe.train.split == "subject" else recording.session
+
+
+def train_behind_gate(
+    recipe: Recipe,
+    request: TrainRequest,
+    settings: Settings,
+    on_stage: OnStage | None = None,
+    *,
+    metric: str = "accuracy",
+) -> tuple[Trained, Outcome]:
+    """Train without the sessions that judge; promote what came of it if it beats the champion on them.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        With a ``[model]``.
+    request : TrainRequest
+        Data; `out`, `promote`, `without` and `windows_of` are set here.
+    settings : Settings
+        Home of the registry, and the broker by which running agents are told.
+    on_stage : callable, optional
+        For progress, see :func:`models.training.train.train`.
+    metric : str
+        One of :data:`models.training.gate.METRICS`.
+
+    Raises
+    ------
+    KymoError
+        If the data do not allow it; the champion stays.
+    """
+    started = time.monotonic()
+    plan = plan_of(recipe, request.paths)
+    champion = _champion(recipe, settings.home)
+    kind = champion.takes if champion else ""
+    asked = replace(request, out=None, promote=False, without=frozenset(plan.held), windows_of=kind)
+    trained = train(recipe, asked, on_stage=on_stage)
+    champion = _champion(recipe, settings.home)  # another may have been promoted meanwhile
+    verdict, good, reason = _decide(recipe, (champion, trained.bundle), request.paths, plan, metric)
+    untold = ""
+    if good:
+        entry = promote(trained.bundle.id, why=reason, home=settings.home)
+        untold = tell(entry, recipe.name, settings)
+    return trained, Outcome(
+        recipe=recipe.name,
+        promoted=good,
+        bundle=trained.bundle.id,
+        champion=champion.id if champion else "",
+        sessions=plan.sessions,
+        held_out=len(plan.held),
+        verdict=verdict.to_dict() if verdict else None,
+        reason=reason,
+        told=good and not untold,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _champion(recipe: Recipe, home: Path) -> Bundle | None:
+    try:
+        return load_bundle(recipe.name, home)
+    except BundleError:
+        return None
+
+
+def _decide(
+    recipe: Recipe, pair: tuple[Bundle | None, Bundle], paths: tuple[str, ...], plan: Plan, metric: str
+) -> tuple[Verdict | None, bool, str]:
+    champion, candidate = pair
+    if champion is None:
+        return None, True, "there was no champion that could be loaded"
+    if champion.id == candidate.id:
+        return None, False, "it is the same model"
+    try:
+        champion.check(recipe)
+    except BundleError as error:
+        return None, True, f"the champion does not fit the recipe any more ({error})"
+    if not plan.held:
+        return None, False, "no session can be spared to judge: at least two of one class are needed"
+    judges, said = _judges(champion, plan, recipe)
+    held = (r for r in read(paths, recipe.read_options()) if r.session in judges)
+    verdict = compare(champion, candidate, held, recipe, metric)
+    verdict = replace(verdict, text=verdict.text + said)
+    return verdict, verdict.promote, verdict.text
+
+
+def _judges(champion: Bundle, plan: Plan, recipe: Recipe) -> tuple[frozenset[str], str]:
+    """Which of the sessions held out judge, and what is to be said of that.
+
+    The candidate has learned from none of them. A champion that was trained without the gate may have: that speaks for it, so those
+    sessions judge only where too few others are there. Then a candidate that is better all the same is better indeed.
+    """
+    by_subject = recipe.train.split == "subject"
+    known = {name: knows(champion, name, plan.held[name] if by_subject else "") for name in plan.held}
+    if None in known.values():
+        return frozenset(known), "; whether the champion has learned from them its manifest does not say"
+    new = frozenset(name for name, knows_it in known.items() if not knows_it)
+    old = len(known) - len(new)
+    if not old:
+        return new, ""
+    if len(new) >= MIN_SESSIONS:
+        return new, f"; {old} more were left out, as the champion has learned from them"
+    return frozenset(known), f"; the champion has learned from {old} of them, which speaks for it"
+
+
+@contextlib.contextmanager
+def alone(recipe: str, home: Path) -> Iterator[None]:
+    """Keep a second refresh of a recipe out.
+
+    Raises
+    ------
+    KymoError
+        If one runs.
+    """
+    path = home / "run" / f"refresh-{recipe}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise KymoError(f"another refresh of `{recipe}` runs here ({path} is locked); wait for its end") from None
+        yield
+
+
+def refresh_for_ever(
+    recipe: Recipe, round_: Callable[[], Outcome], signature: Callable[[], str], wait: Callable[[], bool]
+) -> Iterator[Outcome]:
+    """Round after round; one that fails says why and leaves the champion, one without new data is not run.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Whose.
+    round_ : callable
+        Does one round.
+    signature : callable
+        Of the data as they are now.
+    wait : callable
+        Waits for the next round; False ends them.
+    """
+    before = ""
+    while True:
+        try:
+            now = signature()
+            if now == before:
+                yield Outcome(recipe.name, reason="no new recordings or labels")
+            else:
+                yield round_()
+                before = now
+        except (
+            Exception
+        ) as error:  # a full disk, a broker that is away, data that are half written: the next round may do
+            why = str(error) if isinstance(error, KymoError) else f"{type(error).__name__}: {error}"
+            yield Outcome(recipe.name, reason=f"failed: {why}")
+        if not wait():
+            return

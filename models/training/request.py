@@ -1,0 +1,184 @@
+"""What a training run is asked for and works on. In: a request, a recipe's ``[train]``. Out: both, checked, with the windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from models.data.cache import build_dataset
+from models.data.dataset import Dataset
+from models.data.sequences import check_training, link_runs
+from models.data.splits import session_of
+from models.raw import raw_chain
+from models.training.candidate import Plan
+from models.training.lineage import revision, versions
+from models.training.record import Candidate
+from models.training.sides import Prepared, prepare, prepare_raw
+from models.zoo import SCHEDULES, Epoch, architecture, read_parameters, takes
+from processors.chain import Chain
+from processors.recipe import Recipe
+from streams.errors import TrainingError
+
+#: ``[train]`` of a recipe: epochs, patience, seed and schedule (see FitOptions), the share of windows held out for
+#: validation, whether the temperature is fitted to those or stays 1, whether the final model learns from them too, and
+#: whether MiniRocket (or what a list names) is fitted beside the recipe's architecture, and how many windows a stateful
+#: model learns from at once.
+DEFAULTS: dict[str, Any] = {
+    "epochs": 60,
+    "patience": 15,
+    "seed": 0,
+    "schedule": "",
+    "validation": 0.2,
+    "calibrate": False,
+    "refit": True,
+    "compare": True,
+    "sequence": 20,
+}
+#: What is fitted beside the recipe's architecture unless the recipe says otherwise.
+BESIDE = "minirocket"
+#: ``on_stage(name, epochs)`` is told what begins, and gives what is told its epochs.
+OnStage = Callable[[str, int], Callable[[Epoch], None]]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRequest:
+    """What to train on, and where to.
+
+    Attributes
+    ----------
+    paths : tuple of str
+        Files, folders, URLs, names of shipped data sets.
+    epochs, seed : int, optional
+        Instead of the recipe's.
+    out : Path, optional
+        The bundle's folder; None for the registry.
+    only : bool
+        The recipe's architecture alone, whatever another would score.
+    search_minutes : float
+        Wall time to try other parameters in; 0 for none.
+    promote : bool
+        Whether a bundle in the registry becomes the champion.
+    windows_of : str
+        ``chain`` or ``raw``: what the bundle's windows must be of, since running agents can only take over what fits the
+        sessions that they have open; empty for either.
+    without : frozenset of str
+        Sessions that are left out, as if they were not there.
+    report : bool
+        Whether the bundle's ``report/`` holds the page and its figures beside the numbers.
+    weights_out, history_out : Path, optional
+        Files to save the weights (of the framework's own kind) and the epochs (JSON) to.
+    """
+
+    paths: tuple[str, ...]
+    epochs: int | None = None
+    seed: int | None = None
+    out: Path | None = None
+    only: bool = False
+    search_minutes: float = 0.0
+    promote: bool = True
+    windows_of: str = ""
+    without: frozenset[str] = frozenset()
+    report: bool = True
+    weights_out: Path | None = None
+    history_out: Path | None = None
+
+    def windows(self, recipe: Recipe, chain: Chain) -> Dataset:
+        """What to train on, behind a chain; on disk, and found there again.
+
+        Raises
+        ------
+        TrainingError
+            If there is nothing to learn from; the text says what to change.
+        """
+        found = build_dataset(self.paths, recipe, chain)
+        if recipe.stateful:
+            found.examples = link_runs(found)
+        if self.without:
+            found.examples = [example for example in found.examples if session_of(example) not in self.without]
+            if not found.examples:
+                raise TrainingError(f"all {len(self.without)} sessions are left out; there is nothing to learn from")
+        return found
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One run: what is asked for, what was read, who is told."""
+
+    recipe: Recipe
+    request: TrainRequest
+    settings: dict[str, Any]
+    dataset: Dataset
+    on_stage: OnStage
+    folder: Path | None = None
+    raw: Dataset | None = None
+    stopped: list[Candidate] = field(default_factory=list)
+
+    def raw_windows(self) -> Dataset:
+        """Raw windows of the same recordings, read when they are first wanted."""
+        if self.raw is None:
+            self.raw = self.request.windows(self.recipe, raw_chain(self.recipe.chain))
+        return self.raw
+
+    def prepared_for(self, name: str, share: float, chain: Prepared | None = None) -> Prepared:
+        """Windows as an architecture takes them, a share of them held out."""
+        chain = chain or prepare(self.recipe, self.dataset.examples, share, self.settings["seed"])
+        if takes(architecture(name)) == "chain":
+            return chain
+        return prepare_raw(self.recipe, self.raw_windows().examples, self.dataset.examples, chain)
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Architectures that are fitted beside the recipe's own."""
+        compare, own = self.settings["compare"], self.recipe.model.architecture if self.recipe.model else ""
+        names = () if self.request.only or compare is False else (BESIDE,) if compare is True else compare
+        return tuple(name for name in names if name != own)
+
+    def plan(self, name: str, parameters: Mapping[str, Any], stage: str) -> Plan:
+        return Plan(name, name, parameters, self.settings, self.folder / stage if self.folder else None)
+
+    def decisive(self) -> dict[str, Any]:
+        """All that decides what comes of it."""
+        recipe, request = self.recipe, self.request
+        assert recipe.model is not None
+        model = (recipe.model.architecture, dict(recipe.model.parameters))
+        tables = (recipe.labels, recipe.heads, recipe.train, recipe.chain.to_json(), dict(recipe.model.pool))
+        asked = (request.only, request.search_minutes, sorted(request.without))
+        return {"recipe": recipe.name, "model": model, "tables": tables, "asked": asked} | {
+            "settings": self.settings,
+            "inputs": self.dataset.inputs,
+            "revision": revision(),
+            # Another version's optimiser may keep other things, and its steps give other numbers.
+            "packages": versions([name for one in (model[0], *self.beside) for name in architecture(one).packages]),
+        }
+
+
+def train_parameters(recipe: Recipe, request: TrainRequest) -> dict[str, Any]:
+    """``[train]`` with defaults filled in and the request's own numbers.
+
+    Raises
+    ------
+    TrainingError
+        If the recipe has no model, or a parameter is unknown or out of range.
+    """
+    if recipe.model is None:
+        raise TrainingError(f"recipe `{recipe.name}` has no [model]; add one with its architecture")
+    given = dict(recipe.train.parameters)
+    compare = given.pop("compare", True) if isinstance(given.get("compare"), list | tuple) else None
+    found = read_parameters(given, DEFAULTS, "[train]")
+    if compare is not None:
+        for name in compare:
+            architecture(name)  # an unknown one is said now, not after the first fit
+        found["compare"] = list(dict.fromkeys(compare))
+    found |= {k: v for k, v in (("epochs", request.epochs), ("seed", request.seed)) if v is not None}
+    if found["epochs"] < 1 or found["patience"] < 1 or not 0 <= found["validation"] < 1:
+        raise TrainingError("[train] epochs and patience start at 1, validation is a share from 0 to below 1")
+    if found["schedule"] not in ("", *SCHEDULES):
+        raise TrainingError(f"[train] schedule = {found['schedule']!r}, expected one of {', '.join(SCHEDULES)}")
+    check_training(recipe, found["sequence"])
+    if recipe.train.folds and not found["refit"]:
+        raise TrainingError("[train] refit = false bundles the model of one split; leave it out, or folds")
+    if recipe.train.folds and request.search_minutes:
+        raise TrainingError("--search compares on one split; leave it out, or [train] folds")
+    return found

@@ -1,0 +1,1 @@
+"""Topics as MCAP segments, and back."""

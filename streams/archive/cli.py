@@ -1,0 +1,170 @@
+"""``kymo archive list|check|recover|export``. In: a folder of segments. Out: what it holds, whether it is whole, files for others."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from streams.archive.plan import default_folder
+from streams.settings import Settings
+from streams.sources.words import many
+
+dir_option = click.option(
+    "--dir",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the segments; default: archive/PREFIX under KYMO_HOME.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def folder_of(folder: Path | None, settings: Settings | None = None) -> Path:
+    """The folder that is meant: that of the verb, of `kymo archive --dir`, or the default."""
+    context = click.get_current_context(silent=True)
+    above = context.obj if context is not None else None
+    return folder or (above if isinstance(above, Path) else None) or default_folder(settings or Settings.from_env())
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, where that is a terminal; to be told how many of how many are done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+@click.command("list", epilog="Example: kymo archive list --json")
+@dir_option
+@json_option
+def list_command(folder: Path | None, as_json: bool) -> None:
+    """Show segments: time span, sessions, records by topic, size, offsets."""
+    from streams.archive.read import ArchiveReader
+
+    found = [_summary(segment) for segment in ArchiveReader(folder_of(folder)).segments]
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False))
+        return
+    for row in found:
+        topics = ", ".join(f"{name} {count}" for name, count in row["topics"].items()) or "no records"
+        click.echo(
+            f"{row['segment']}  {row['start']} to {row['end']}  {row['bytes'] / 1e6:.1f} MB  "
+            f"{many(len(row['sessions']), 'session')}  {topics}"
+            + (f"  {many(row['absent'], 'offset')} absent" if row["absent"] else "")
+        )
+
+
+def _summary(segment: Any) -> dict[str, Any]:
+    from streams.topics import CHUNK_TOPICS
+
+    topics: Counter[str] = Counter()
+    sessions: dict[str, None] = {}
+    for channel in segment.channels:
+        topics[segment.name_of(channel.topic)] += channel.count
+        if segment.name_of(channel.topic) in CHUNK_TOPICS:
+            sessions.setdefault(channel.session)
+    spans = segment.contents.spans
+    return {
+        "segment": segment.path.name,
+        "start_ns": segment.start_ns,
+        "end_ns": segment.end_ns,
+        "start": _clock(segment.start_ns),
+        "end": _clock(segment.end_ns),
+        "bytes": segment.size,
+        "records": segment.count,
+        "topics": dict(sorted(topics.items())),
+        "sessions": list(sessions),
+        "offsets": {f"{topic}/{part}": [s.first, s.next] for (topic, part), s in spans.items() if s.next > s.first},
+        "absent": sum(a.end - a.start for a in segment.contents.absent),
+    }
+
+
+def _clock(ns: int) -> str:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(ns // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@click.command("check", epilog="Example: kymo archive check")
+@dir_option
+@json_option
+def check_command(folder: Path | None, as_json: bool) -> None:
+    """Verify every checksum, the index and that no offset is missing; exit status 1 if anything is wrong."""
+    from streams.archive.check import check_archive
+
+    folder = folder_of(folder)
+    with progress("checking") as show:
+        wrong = check_archive(folder, show)
+    if as_json:
+        click.echo(json.dumps({"dir": str(folder), "ok": not wrong, "wrong": wrong}, ensure_ascii=False))
+    else:
+        click.echo("\n".join(wrong) or f"{folder}: whole")
+    if wrong:
+        click.get_current_context().exit(1)
+
+
+@click.command("recover", epilog="Example: kymo archive recover")
+@dir_option
+@json_option
+def recover_command(folder: Path | None, as_json: bool) -> None:
+    """Keep what is whole of damaged segments and of one that was not closed; no `kymo archive` may run meanwhile.
+
+    The damaged file stays as `….mcap.damaged`.
+    """
+    from streams.archive.recover import recover
+
+    found = recover(folder_of(folder))
+    if as_json:
+        rows = [{"segment": row.path.name, "records": row.records, "notes": row.notes} for row in found]
+        click.echo(json.dumps(rows, ensure_ascii=False))
+    else:
+        click.echo("\n".join(row.text for row in found) or "nothing to recover")
+
+
+@click.command("export", epilog="Example: kymo archive export --format parquet --out tables --session P07-walk")
+@dir_option
+@click.option(
+    "--format", "fmt", type=click.Choice(("csv", "parquet", "foxglove")), required=True, help="What to write."
+)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the files.")
+@click.option("--session", "chosen", multiple=True, metavar="ID", help="Only this session; may be given several times.")
+@json_option
+def export_command(folder: Path | None, fmt: str, out: Path, chosen: tuple[str, ...], as_json: bool) -> None:
+    """Write sessions for other programs.
+
+    csv, parquet: a table a session and stream, with t_ns, the channels, and a column of labels where there are any. foxglove: an MCAP
+    file a session with one message a sample, which Foxglove and Lichtblick plot as it is.
+    """
+    from streams.archive.export import check_format, export_recordings
+    from streams.archive.read import ArchiveReader
+    from streams.errors import ArchiveError
+
+    check_format(fmt)
+    reader = ArchiveReader(folder_of(folder))
+    names = reader.sessions()
+    if unknown := [name for name in chosen if name not in names]:
+        raise ArchiveError(f"{reader.folder}: no session {unknown[0]}; there are {', '.join(names[:10]) or 'none'}")
+    names = [name for name in names if not chosen or name in chosen]
+    written: list[str] = []
+    with progress("exporting") as show:
+        show(0, len(names))
+        recordings = reader.recordings(sessions=names)
+        done = export_recordings(recordings, fmt, out, lambda line: click.echo(line, err=True))
+        for number, (_, paths) in enumerate(done, 1):
+            written += map(str, paths)
+            show(number, len(names))
+    click.echo(
+        json.dumps({"files": written}, ensure_ascii=False) if as_json else f"{many(len(written), 'file')} in {out}"
+    )
+
+
+verbs: list[click.Command] = [list_command, check_command, recover_command, export_command]

@@ -1,0 +1,257 @@
+"""A session taken out of an archive. In: its name. Out: segments without its records; the others' bytes and all offsets as they were.
+
+What Kafka still holds of it would be archived again. So the folder keeps a list of what is erased: the SHA-256 of the session's
+name, and for each partition the offset before which its records are left out, with Kafka's id of the topic: one that is deleted and
+made anew under the same name counts from 0 again, and what it holds was never erased.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from streams.archive.format import ERASED, SUFFIX, Absent, Contents, Place, Segment, Span, read_segment, segment_paths
+from streams.archive.read import segment_records
+from streams.archive.record import ArchivedRecord
+from streams.archive.recover import DAMAGED_SUFFIX
+from streams.archive.segment import SegmentWriter, sync_folder
+from streams.errors import ArchiveError
+
+ERASED_FILE = "erased.json"
+
+
+def name_digest(session: str | bytes) -> str:
+    """SHA-256 of a session's name, hexadecimal: the list of what is erased must not hold the name itself."""
+    return hashlib.sha256(session.encode() if isinstance(session, str) else session).hexdigest()
+
+
+class Erased:
+    """Sessions that are to be left out of an archive.
+
+    Parameters
+    ----------
+    folder : Path
+        The archive, which may be empty.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / ERASED_FILE
+        self._until: dict[str, dict[tuple[Place, str], int]] = {}  # by session, then place and topic id
+        self._seen: tuple[int, int] | None = None
+        self._digests: dict[bytes, str] = {}
+        self.load()
+
+    def load(self) -> None:
+        """Read the list again if it has changed.
+
+        Raises
+        ------
+        ArchiveError
+            It cannot be read.
+        """
+        try:
+            stat = self._path.stat()
+        except FileNotFoundError:
+            return
+        if (stat.st_mtime_ns, stat.st_ino) == self._seen:
+            return
+        try:
+            rows = json.loads(self._path.read_text())
+            self._until = {
+                row["session_sha256"]: {((topic, part), "".join(of)): until for topic, part, until, *of in row["until"]}
+                for row in rows
+            }
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ArchiveError(f"{self._path}: cannot be read ({error!r}); it says which sessions are erased") from None
+        self._seen = stat.st_mtime_ns, stat.st_ino
+
+    def __bool__(self) -> bool:
+        return bool(self._until)
+
+    def has(self, record: Any, topic_id: str) -> bool:
+        """Whether a record is of an erased session, and was there when it was erased.
+
+        Parameters
+        ----------
+        record : kafka-python's ConsumerRecord or ArchivedRecord
+            The record.
+        topic_id : str
+            Kafka's id of its topic; where it is not known, that of a topic of the name that lasted longest.
+        """
+        if not self._until:
+            return False
+        session = session_of(record)
+        digest = self._digests.get(session)
+        if digest is None:
+            digest = self._digests[session] = name_digest(session)
+        known, place = self._until.get(digest), (record.topic, record.partition)
+        if known is None:
+            return False
+        untils = (
+            until for (its, of), until in known.items() if its == place and (of in ("", topic_id) or not topic_id)
+        )
+        return bool(record.offset < max(untils, default=0))
+
+    def add(self, session: str, until: Mapping[Place, int], topic_ids: Mapping[str, str] | None = None) -> None:
+        """Put a session on the list; what is there of it already stays.
+
+        Parameters
+        ----------
+        session : str
+            Its name.
+        until : mapping of Place to int
+            Offsets before which its records are left out.
+        topic_ids : mapping of str to str, optional
+            Kafka's ids by topic; a topic without one is known by its name alone.
+        """
+        self.load()
+        known = self._until.setdefault(name_digest(session), {})
+        for place, offset in until.items():
+            key = (place, (topic_ids or {}).get(place[0], ""))
+            known[key] = max(offset, known.get(key, 0))
+        rows = [
+            {"session_sha256": digest, "until": [[*place, offset, of] for (place, of), offset in sorted(its.items())]}
+            for digest, its in sorted(self._until.items())
+        ]
+        unfinished = self._path.with_suffix(".new")
+        with unfinished.open("w") as file:
+            file.write(json.dumps(rows))
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(self._path)
+        sync_folder(self._path.parent)
+
+
+def erase_session(folder: Path, session: str) -> tuple[int, int]:
+    """Rewrite the complete segments that hold records of a session.
+
+    Parameters
+    ----------
+    folder : Path
+        The archive; `kymo archive` may be running.
+    session : str
+        Its name.
+
+    Returns
+    -------
+    records, segments : int
+        How many were taken out, of how many segments.
+
+    Raises
+    ------
+    ArchiveError
+        A segment is damaged, or the disk is full; the segments are whole all the same.
+    """
+    taken = segments = 0
+    for path in segment_paths(folder):
+        with alone(folder):
+            count = rewrite_without(read_segment(path), lambda record: session_of(record) == session.encode())
+        taken, segments = taken + count, segments + bool(count)
+    return taken, segments
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process writes a segment of an archive anew, and keep others from it."""
+    with (folder / ".rewrite").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def drop_erased(path: Path, erased: Erased) -> int:
+    """Rewrite a segment that was open while a session was erased; how many records were taken out."""
+    if not erased:
+        return 0
+    with alone(path.parent):
+        segment = read_segment(path)
+        spans = segment.contents.spans
+        return rewrite_without(segment, lambda r: erased.has(r, spans[r.topic, r.partition].topic_id))
+
+
+def set_aside(folder: Path) -> list[Path]:
+    """Damaged files that a recovery left: nobody can say what the parts of them hold that cannot be read.
+
+    Raises
+    ------
+    ArchiveError
+        One has not been recovered yet.
+    """
+    found = sorted(folder.glob(f"kymo-*{SUFFIX}{DAMAGED_SUFFIX}"))
+    for path in found:
+        if not path.with_suffix("").exists():
+            raise ArchiveError(
+                f"{path}: has not been recovered to its end; first do: kymo archive recover --dir {folder}"
+            )
+    return found
+
+
+def rewrite_without(segment: Segment, unwanted: Callable[[ArchivedRecord], bool]) -> int:
+    """Rewrite a segment without some records; nothing is touched if it holds none.
+
+    Parameters
+    ----------
+    segment : Segment
+        A complete one.
+    unwanted : callable
+        Given a record, whether to take it out.
+
+    Returns
+    -------
+    int
+        How many were taken out.
+    """
+    gone = [(r.topic, r.partition, r.offset) for r in segment_records(segment) if unwanted(r)]
+    if not gone:
+        return 0
+    out, old = set(gone), segment.contents
+    spans = {place: Span(s.topic_id, s.first, s.first) for place, s in old.spans.items()}
+    made = Contents(old.prefix, old.cluster, spans, [], old.created_ns)
+    writer = SegmentWriter(segment.path.parent, segment.number, made)
+    for record in segment_records(segment):
+        if (record.topic, record.partition, record.offset) not in out:
+            writer.add(record)
+    made.absent[:] = [*old.absent, *_runs(gone)]
+    made.spans.update(old.spans)
+    writer.close()
+    return len(gone)
+
+
+def _runs(gone: Iterable[tuple[str, int, int]]) -> list[Absent]:
+    """Offsets that follow one another, together."""
+    out: list[Absent] = []
+    for topic, partition, offset in sorted(gone):
+        last = out[-1] if out else None
+        if last is not None and (last.topic, last.partition, last.end) == (topic, partition, offset):
+            out[-1] = last._replace(end=offset + 1)
+        else:
+            out.append(Absent(topic, partition, offset, offset + 1, ERASED))
+    return out
+
+
+def session_of(record: Any) -> bytes:
+    """Whose a record is: by its key, or where another program left that out by what its JSON says; empty if nobody's.
+
+    Parameters
+    ----------
+    record : kafka-python's ConsumerRecord or ArchivedRecord
+        The key of a snapshot is ``recipe.role``, a line feed and the session.
+
+    Examples
+    --------
+    >>> session_of(ArchivedRecord("kymo.labels", 0, 0, 0, 0, None, b'{"session": "s1"}'))
+    b's1'
+    """
+    if record.key is not None:
+        return bytes(record.key.rpartition(b"\n")[2])
+    try:
+        value = json.loads(record.value or b"null")
+    except (ValueError, RecursionError):
+        return b""
+    session = value.get("session") if isinstance(value, dict) else None
+    return session.encode() if isinstance(session, str) else b""

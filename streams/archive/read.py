@@ -1,0 +1,243 @@
+"""An archive read back. In: a folder of segments. Out: its sessions as Recordings, one at a time, or its records as they were.
+
+Only what is asked for is read: a segment's index says where the records of each key stand. Memory holds one session.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import zstandard
+from mcap.data_stream import ReadDataStream
+from mcap.records import Chunk, ChunkIndex
+from numpy.typing import NDArray
+
+from streams.archive.format import Segment, Stored, is_archive, read_segment, segment_paths
+from streams.archive.record import ArchivedRecord, with_extra
+from streams.errors import ArchiveError, SourceError
+from streams.recording import ReadOptions, Recording
+from streams.sources.mcap_file import Content, own_sessions
+from streams.topics import CHUNK_TOPICS
+
+_RECORD = struct.Struct("<BQ")  # opcode, length
+_MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
+_MESSAGE_INDEX = 7  # opcode
+_HEAD = _RECORD.size + _MESSAGE.size
+Wanted = Callable[[Segment, Stored], bool]
+
+
+class ArchiveReader:
+    """The complete segments of an archive.
+
+    Parameters
+    ----------
+    folder : Path
+        Where they are.
+
+    Attributes
+    ----------
+    segments : list of Segment
+        Oldest first.
+
+    Raises
+    ------
+    ArchiveError
+        There is none, or one is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not is_archive(folder):
+            raise ArchiveError(
+                f"{folder}: holds no segment (kymo-….mcap) of an archive; has `kymo archive` closed one?"
+            )
+        self.segments = [read_segment(path) for path in segment_paths(folder)]
+
+    def records(self, wanted: Wanted | None = None) -> Iterator[ArchivedRecord]:
+        """Records as Kafka had them, segment by segment, in the order in which they were stored.
+
+        Parameters
+        ----------
+        wanted : callable, optional
+            Given a segment and one of its channels, whether to read it; by default all.
+
+        Raises
+        ------
+        ArchiveError
+            A chunk is damaged.
+        """
+        for segment in self.segments:
+            channels = {c.id: c for c in segment.channels if wanted is None or wanted(segment, c)}
+            if channels:
+                yield from segment_records(segment, channels)
+
+    def sessions(self) -> list[str]:
+        """Sessions with chunks, in the order in which they first appear."""
+        names: dict[str, None] = {}
+        for segment in self.segments:
+            for channel in segment.channels:
+                if segment.name_of(channel.topic) in CHUNK_TOPICS and channel.count:
+                    names.setdefault(channel.session)
+        return list(names)
+
+    def recordings(self, options: ReadOptions | None = None, sessions: list[str] | None = None) -> Iterator[Recording]:
+        """Sessions with all their streams, their current labels and what is known of them.
+
+        Parameters
+        ----------
+        options : ReadOptions, optional
+            As for files.
+        sessions : list of str, optional
+            Only these.
+
+        Yields
+        ------
+        Recording
+            What a worker would have taken: each sample once, however often its chunk was sent, across the borders of
+            segments, and no chunk that came when its place had passed.
+
+        Raises
+        ------
+        ArchiveError, SourceError
+            A segment is damaged, or holds no stream that is asked for.
+        """
+        options = options or ReadOptions()
+        about = self.about()
+        for name in self.sessions():
+            if sessions is not None and name not in sessions:
+                continue
+            content = Content(str(self.folder), as_arrived=True)
+            content.labels, content.records = about.labels, about.records
+            for record in self.records(lambda s, c, n=name: c.session == n and s.name_of(c.topic) in CHUNK_TOPICS):  # type: ignore[misc]
+                content.take_chunk(record.topic, record.value or b"")
+            if content.chunks:
+                yield from own_sessions(content, options, {}, str(self.folder), content.notes())
+
+    def about(self) -> Content:
+        """Labels and metadata of all sessions; the newest of each counts."""
+        content = Content(str(self.folder))
+        for record in self.records(lambda s, c: s.name_of(c.topic) in ("labels", "sessions")):
+            if record.value is None:
+                content.records.pop((record.key or b"").decode(errors="replace"), None)
+                continue
+            try:
+                value = json.loads(record.value)
+                content.take_json(record.topic, value)
+            except (ValueError, SourceError):  # some other program's; the live readers pass over it, too
+                continue
+        return content
+
+
+def read_archive(folder: Path, options: ReadOptions) -> Iterator[Recording]:
+    """Recordings of an archive, for :func:`streams.sources.read`."""
+    yield from ArchiveReader(folder).recordings(options)
+
+
+def segment_records(segment: Segment, channels: dict[int, Stored] | None = None) -> Iterator[ArchivedRecord]:
+    """Records of a segment, in the order in which they were stored.
+
+    Parameters
+    ----------
+    segment : Segment
+        A complete one.
+    channels : dict of Stored, optional
+        Only these, by number; by default all.
+
+    Raises
+    ------
+    ArchiveError
+        A chunk is damaged.
+    """
+    channels = {c.id: c for c in segment.channels} if channels is None else channels
+    with segment.path.open("rb") as raw:
+        extras = _extras(raw, segment) if segment.extras else {}
+        for index in segment.chunks:
+            ids = [number for number in channels if number in index.message_index_offsets]
+            if not ids:
+                continue
+            content = chunk_content(raw, index, segment.path)
+            for at in _positions(raw, index, ids, segment.path):
+                channel_id, sequence, log_ns, _ = _MESSAGE.unpack_from(content, at + _RECORD.size)
+                end = at + _RECORD.size + _RECORD.unpack_from(content, at)[1]
+                stored = channels[channel_id]
+                offset = stored.full_offset(sequence)
+                record = ArchivedRecord(
+                    stored.topic, stored.partition, offset, log_ns // 10**6, 0, stored.key, content[at + _HEAD : end]
+                )
+                extra = extras.get((stored.topic, stored.partition, offset)) if extras else None
+                yield with_extra(record, extra) if extra else record
+
+
+def chunk_content(raw: IO[bytes], index: ChunkIndex, path: Path) -> bytes:
+    """Uncompressed records of an MCAP chunk, its checksum verified.
+
+    Raises
+    ------
+    ArchiveError
+        If it is damaged.
+    """
+    try:
+        raw.seek(index.chunk_start_offset + _RECORD.size)
+        chunk = Chunk.read(ReadDataStream(raw, calculate_crc=False))
+        if chunk.compression == "zstd":
+            out = zstandard.ZstdDecompressor().decompress(chunk.data, max_output_size=chunk.uncompressed_size)
+        elif chunk.compression:
+            raise ValueError(f"compression {chunk.compression!r}")
+        else:
+            out = chunk.data
+        if len(out) != chunk.uncompressed_size or zlib.crc32(out) != chunk.uncompressed_crc:
+            raise ValueError("its checksum differs")
+    except Exception as error:  # a damaged length gives whatever error its parser has
+        raise ArchiveError(
+            f"{path}: the chunk at byte {index.chunk_start_offset} is damaged ({error}); `kymo archive recover` keeps "
+            "what is whole"
+        ) from None
+    return out
+
+
+def _index(raw: IO[bytes], index: ChunkIndex, channel: int, path: Path) -> NDArray[np.uint64]:
+    """An MCAP message index: log time and position of a channel's messages in a chunk's content, ``(n, 2)``."""
+    at = index.message_index_offsets[channel]
+    raw.seek(at)
+    head = raw.read(_RECORD.size)
+    opcode, length = _RECORD.unpack(head) if len(head) == _RECORD.size else (0, 0)
+    body = raw.read(length) if opcode == _MESSAGE_INDEX and length < index.message_index_length else b""
+    if len(body) < 6 or struct.unpack_from("<H", body)[0] != channel or (length - 6) % 16:
+        raise ArchiveError(f"{path}: the index at byte {at} is damaged; `kymo archive recover` makes it again")
+    return np.frombuffer(body, "<u8", (length - 6) // 8, 6).reshape(-1, 2)
+
+
+def index_entries(raw: IO[bytes], index: ChunkIndex, channel: int, path: Path) -> list[tuple[int, int]]:
+    """Log time, Unix ns, and position of a channel's messages in a chunk's content, as its index has them.
+
+    Raises
+    ------
+    ArchiveError
+        If it is damaged.
+    """
+    return [(time, at) for time, at in _index(raw, index, channel, path).tolist()]
+
+
+def _positions(raw: IO[bytes], index: ChunkIndex, ids: list[int], path: Path) -> list[int]:
+    """Where messages of some channels stand in a chunk's content, in the order in which they were stored."""
+    found = np.concatenate([_index(raw, index, number, path)[:, 1] for number in ids])
+    return [int(at) for at in np.sort(found)]
+
+
+def _extras(raw: IO[bytes], segment: Segment) -> dict[tuple[str, int, int], dict[str, Any]]:
+    out = {}
+    for index in segment.chunks:
+        if segment.extras not in index.message_index_offsets:
+            continue
+        content = chunk_content(raw, index, segment.path)
+        for at in _positions(raw, index, [segment.extras], segment.path):
+            end = at + _RECORD.size + _RECORD.unpack_from(content, at)[1]
+            extra = json.loads(content[at + _HEAD : end])
+            out[extra["topic"], extra["partition"], extra["offset"]] = extra
+    return out

@@ -1,0 +1,253 @@
+"""One segment of an archive as it is written. In: Kafka records. Out: an MCAP file that appears whole or not at all; times in Unix ns.
+
+The file has a name of its own, ``….mcap.partial``, until everything in it is on the disk.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from mcap.writer import CompressionType, Writer
+
+from streams.archive.format import (
+    EXTRAS_TOPIC,
+    HOLE,
+    METADATA_NAME,
+    NS_PER_MS,
+    PARTIAL,
+    Absent,
+    Contents,
+    segment_path,
+)
+from streams.archive.record import extra_of
+from streams.chunk_pb2 import Chunk as Message
+from streams.codec import ChunkCodec
+from streams.errors import ArchiveError, ChunkError
+from streams.events import EVENT_SCHEMA
+from streams.topics import CHUNK_TOPICS, MIB
+
+CHUNK_SCHEMA = "kymo.Chunk"
+CHUNK_BYTES = MIB
+#: MCAP numbers channels with 16 bits.
+MOST_CHANNELS = 60_000
+_NO_TIME = 2**63
+_TEXT, _NS = {"type": "string"}, {"type": "integer", "description": "Unix nanoseconds"}
+_LABEL = ("Label", {"id": _TEXT, "session": _TEXT, "set": _TEXT, "start_ns": _NS, "end_ns": _NS, "label": _TEXT})
+_ALERT = ("Alert", {"id": _TEXT, "rule": _TEXT, "state": _TEXT, "start_ns": _NS, "end_ns": _NS})
+_JSON_SCHEMAS: dict[str, dict[str, Any]] = {
+    "events": EVENT_SCHEMA,
+    "shadow": EVENT_SCHEMA,
+    **{
+        name: {"title": title, "type": "object", "additionalProperties": True, "properties": members}
+        for name, (title, members) in {
+            "labels": _LABEL,
+            "alerts": _ALERT,
+            "sessions": ("Session", {"session": _TEXT, "start_ns": _NS, "end_ns": _NS}),
+            "models": ("Promotion", {}),
+        }.items()
+    },
+}
+
+
+def chunk_schema() -> bytes:
+    """The FileDescriptorSet of ``chunk.proto``, which makes an MCAP file readable without this program."""
+    out = FileDescriptorSet()
+    Message.DESCRIPTOR.file.CopyToProto(out.file.add())
+    return out.SerializeToString(deterministic=True)
+
+
+@dataclass(slots=True)
+class _Channels:
+    """Channels and schemas of one file, made when they are first needed."""
+
+    writer: Writer
+    prefix: str
+    ids: dict[tuple[str, int, bytes | None], int] = field(default_factory=dict)
+    schemas: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+    def open(self, record: Any, topic_id: str) -> int:
+        encoding, schema = self._schema(record.topic.removeprefix(self.prefix + "."))
+        members = {"partition": str(record.partition), "offset": str(record.offset), "topic_id": topic_id}
+        if record.key is not None:
+            members |= _key_members(record.key)
+        found = self.writer.register_channel(record.topic, encoding, schema, members)
+        self.ids[record.topic, record.partition, record.key] = found
+        return found
+
+    def extras(self) -> int:
+        place = (EXTRAS_TOPIC, 0, None)
+        if place not in self.ids:
+            schema = self.writer.register_schema("KafkaRecord", "jsonschema", b'{"type":"object"}')
+            self.ids[place] = self.writer.register_channel(EXTRAS_TOPIC, "json", schema)
+        return self.ids[place]
+
+    def _schema(self, name: str) -> tuple[str, int]:
+        """Message encoding and schema of a topic."""
+        kind = "chunk" if name in CHUNK_TOPICS else name
+        if kind not in self.schemas:
+            if kind == "chunk":
+                self.schemas[kind] = "protobuf", self.writer.register_schema(CHUNK_SCHEMA, "protobuf", chunk_schema())
+            elif kind in _JSON_SCHEMAS:
+                schema = _JSON_SCHEMAS[kind]
+                text = json.dumps(schema).encode()
+                self.schemas[kind] = "json", self.writer.register_schema(f"kymo.{schema['title']}", "jsonschema", text)
+            else:  # snapshots, and bytes that were no message
+                self.schemas[kind] = "application/octet-stream", 0
+        return self.schemas[kind]
+
+
+def _key_members(key: bytes) -> dict[str, str]:
+    try:
+        return {"key": key.decode()}
+    except UnicodeDecodeError:
+        return {"key_base64": base64.b64encode(key).decode()}
+
+
+class SegmentWriter:
+    """Writes one segment.
+
+    Parameters
+    ----------
+    folder : Path
+        The archive.
+    number : int
+        Of the segment.
+    contents : Contents
+        Its prefix and cluster, and the spans at its start; :meth:`add` moves them on.
+
+    Raises
+    ------
+    ArchiveError
+        If the file cannot be made.
+    """
+
+    def __init__(self, folder: Path, number: int, contents: Contents) -> None:
+        self.path = segment_path(folder, number)
+        self.partial = self.path.with_name(self.path.name + PARTIAL)
+        self.contents, self.count = contents, 0
+        contents.created_ns = contents.created_ns or time.time_ns()
+        self._codec = ChunkCodec()
+        self._events = {f"{contents.prefix}.{name}" for name in ("events", "shadow", "labels", "alerts")}
+        self._chunks = {f"{contents.prefix}.{name}" for name in CHUNK_TOPICS}
+        try:
+            self._file = self.partial.open("wb", MIB // 4)
+            self._writer = Writer(self._file, CHUNK_BYTES, CompressionType.ZSTD, enable_data_crcs=True)
+            self._writer.start(profile="", library="kymo archive")
+        except OSError as error:
+            raise disk_error(self.path, error) from None
+        self._channels = _Channels(self._writer, contents.prefix)
+
+    @property
+    def size(self) -> int:
+        """Bytes on their way to the file."""
+        return self._file.tell()
+
+    @property
+    def full(self) -> bool:
+        """Whether no further channel fits, whatever the size."""
+        return len(self._channels.ids) >= MOST_CHANNELS
+
+    def add(self, record: Any) -> None:
+        """Store one record as it is, and count its offset.
+
+        Parameters
+        ----------
+        record : kafka-python's ConsumerRecord or ArchivedRecord
+            Of a topic-partition in the spans; offsets that are left out are noted as a hole.
+
+        Raises
+        ------
+        ArchiveError
+            The disk is full, or the file cannot be written.
+        """
+        span = self.contents.spans[record.topic, record.partition]
+        offset = record.offset
+        if offset > span.next:
+            self.contents.absent.append(Absent(record.topic, record.partition, span.next, offset, HOLE))
+        channel = self._channels.ids.get((record.topic, record.partition, record.key))
+        try:
+            if channel is None:
+                channel = self._channels.open(record, span.topic_id)
+            log_ns = max(record.timestamp, 0) * NS_PER_MS
+            value = record.value or b""
+            if record.headers or record.value is None or record.timestamp < 0 or record.timestamp_type:
+                self._add_extra(record, log_ns)
+            event_ns = self._event_ns(record.topic, value, log_ns)
+            self._writer.add_message(channel, log_ns, value, event_ns, offset & 0xFFFFFFFF)
+        except OSError as error:
+            raise self._failed(error) from None
+        span.next = offset + 1
+        self.count += 1
+
+    def close(self) -> Path:
+        """Write what the segment holds, put it on the disk, give it its name.
+
+        Raises
+        ------
+        ArchiveError
+            The disk is full, or the file cannot be written; it has not got its name then.
+        """
+        try:
+            self._writer.add_metadata(METADATA_NAME, self.contents.to_metadata())
+            self._writer.finish()  # type: ignore[no-untyped-call]
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self.partial.replace(self.path)
+            sync_folder(self.path.parent)
+        except OSError as error:
+            raise self._failed(error) from None
+        return self.path
+
+    def discard(self) -> None:
+        """Give up the file."""
+        with contextlib.suppress(OSError):  # what is still buffered may not fit either
+            self._file.close()
+        self.partial.unlink(missing_ok=True)
+
+    def _add_extra(self, record: Any, log_ns: int) -> None:
+        extra = {"topic": record.topic, "partition": record.partition, "offset": record.offset} | extra_of(record)
+        text = json.dumps(extra, separators=(",", ":")).encode()
+        self._writer.add_message(self._channels.extras(), log_ns, text, log_ns, record.offset & 0xFFFFFFFF)
+
+    def _event_ns(self, topic: str, value: bytes, log_ns: int) -> int:
+        """Event time where it is known, Unix ns: of a chunk's first sample, an event's or a label's start."""
+        try:
+            if topic in self._chunks:
+                start = self._codec.decode(value).start_ns
+            elif topic in self._events:
+                start = json.loads(value)["start_ns"]
+            else:
+                return log_ns
+        except (ChunkError, ValueError, KeyError, TypeError):
+            return log_ns
+        return start if isinstance(start, int) and 0 <= start < _NO_TIME else log_ns
+
+    def _failed(self, error: OSError) -> ArchiveError:
+        self.discard()
+        return disk_error(self.path, error)
+
+
+def disk_error(path: Path, error: OSError) -> ArchiveError:
+    """What the disk said, and what to do."""
+    return ArchiveError(
+        f"{path}: cannot be written ({error.strerror or error}); the segments before it are whole. Make room or choose "
+        "another folder (--dir), then start again: what is missing is read from Kafka, as long as it keeps it"
+    )
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename last over a power cut."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -1,0 +1,63 @@
+"""Topics that an archive reads. In: Settings, names of the table. Out: partitions that are there, and their offsets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from kafka import TopicPartition
+from kafka.admin import KafkaAdminClient, OffsetSpec
+
+from streams.archive.format import Place
+from streams.broker.client import client_arguments
+from streams.settings import Settings
+from streams.topics import Names
+
+
+class Ends(NamedTuple):
+    """Offsets that a partition has: ``[begin, end)``."""
+
+    begin: int
+    end: int
+
+
+class TopicFinder:
+    """Looks for a prefix's topics.
+
+    Parameters
+    ----------
+    settings : Settings
+        Broker and prefix.
+    topics : sequence of str
+        Names in the table.
+    """
+
+    def __init__(self, settings: Settings, topics: Sequence[str]) -> None:
+        names = Names(settings.prefix)
+        self._wanted = {names.of(name) for name in topics}
+        self._admin = KafkaAdminClient(**client_arguments(settings))
+        self.cluster = str(self._admin.describe_cluster().get("cluster_id") or "")
+
+    def partitions(self) -> dict[Place, str]:
+        """The topic's id, of every partition that is there and has a leader."""
+        there = sorted(self._wanted.intersection(self._admin.list_topics()))
+        rows = self._admin.describe_topics(there) if there else []
+        return {
+            (row["name"], part["partition_index"]): str(row.get("topic_id") or "")
+            for row in rows
+            for part in row["partitions"]
+            if part.get("leader_id", 0) >= 0
+        }
+
+    def ends(self, places: Sequence[Place]) -> dict[Place, Ends]:
+        """First offset and end of each partition."""
+        parts = [TopicPartition(*place) for place in places]
+        if not parts:
+            return {}
+        first = self._admin.list_partition_offsets(dict.fromkeys(parts, OffsetSpec.EARLIEST))
+        end = self._admin.list_partition_offsets(dict.fromkeys(parts, OffsetSpec.LATEST))
+        return {(p.topic, p.partition): Ends(first[p].offset, end[p].offset) for p in parts}
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._admin.close()

@@ -1,0 +1,145 @@
+"""``kymo label``. In: intervals from the command line or files. Out: messages on ``kymo.labels``, and labels as text."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from streams.errors import SourceError
+from streams.labels.cover import current_labels
+from streams.labels.files import Import, as_json_lines, as_labels_json, as_table, labels_of_path, parse_time
+from streams.labels.labels import Label, canonical
+from streams.settings import Settings
+
+_RUN = click.option("--run", metavar="N", help="Labels of a `replay --run N`.")
+_AUTHOR = click.option("--author", help="Who says so; you, if nobody is named.")
+_FORMATS: dict[str, Callable[[list[Label]], str]] = {"jsonl": as_json_lines, "csv": as_table, "json": as_labels_json}
+
+
+@click.group("label")
+def label() -> None:
+    """Add, import and export labels of sessions.
+
+    Labels are only ever added: a later one corrects an earlier one of the same session and set where they overlap.
+
+    Example: kymo label add walk-07 12.5 40 walking
+    """
+
+
+@label.command("add")
+@click.argument("session")
+@click.argument("start")
+@click.argument("end")
+@click.argument("name", metavar="LABEL")
+@click.option("--set", "kind", default="label", show_default=True, help="Which question it answers, such as `surface`.")
+@_AUTHOR
+@click.option("--replaces", metavar="ID", default="", help="Id of a label that this one takes the place of.")
+@click.option("--json", "as_json", is_flag=True, help="Print the label as JSON.")
+@_RUN
+def add(session: str, name: str, as_json: bool, **said: Any) -> None:
+    """Label SESSION from START to END.
+
+    START and END are seconds from the session's first sample (12.5), ISO 8601 times, or Unix nanoseconds. An empty LABEL
+    ("") takes labels away there.
+
+    Example: kymo label add walk-07 12.5 40 walking --set activity
+    """
+    from streams.labels.topic import append_labels, read_labels, read_starts, start_of
+
+    settings = _settings(said["run"])
+    first_ns = start_of(read_starts(settings), session)
+    start, end = (parse_time(said[side], lambda: first_ns) for side in ("start", "end"))
+    if end <= start:
+        raise SourceError(f"the label would end at {end} ns, not after it starts at {start} ns; END comes second")
+    if end <= first_ns:
+        raise SourceError(f"the label would end at {end} ns, before session {session} starts at {first_ns} ns")
+    if said["replaces"] and not any(known.id == said["replaces"] for known in read_labels(settings)):
+        raise SourceError(f"there is no label {said['replaces']!r} to replace; `kymo label export --all` lists them")
+    now = time.time_ns()
+    identity, author = f"{session}/{said['kind']}/{start}/{now}", said["author"] or _me()
+    made = Label(identity, session, said["kind"], start, end, canonical(name), author, now, said["replaces"])
+    append_labels(settings, [made], now)
+    click.echo(json.dumps(made.to_json(), ensure_ascii=False) if as_json else f"added {made.id}")
+
+
+@label.command("import")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH…")
+@click.option("--session", help="Whose labels they are, where the file does not say.")
+@click.option("--set", "set_name", help="Which question they answer, instead of the column's or key's name.")
+@click.option("--column", help="Column of the labels, where PATH holds recordings.")
+@click.option("--key", help="Member of `metadata` in a labels JSON.")
+@_AUTHOR
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+@_RUN
+def import_(paths: tuple[str, ...], set_name: str | None, run: str | None, as_json: bool, **said: Any) -> None:
+    """Add the labels of files; those that are there already are left out.
+
+    PATH is a table (.csv with start, end, label, session), labels as `kymo label export` writes them (.jsonl), a labels
+    JSON (.json, with --key), or recordings with --column or --key.
+
+    Example: kymo label import recordings/ --column activity
+    """
+    from streams.labels.topic import append_labels, read_starts, start_of
+
+    settings = _settings(run)
+    starts = read_starts(settings)
+    how = Import(said["session"], set_name, said["author"], said["column"], said["key"])
+    found = [one for path in paths for one in labels_of_path(path, how, lambda session: start_of(starts, session))]
+    for session in dict.fromkeys(one.session for one in found):
+        start_of(starts, session)
+    found = [one if one.author else replace(one, author=_me()) for one in found]
+    added, there = append_labels(settings, found, time.time_ns())
+    if as_json:
+        click.echo(json.dumps({"added": added, "there": there}))
+    else:
+        click.echo(f"{added} labels added" + (f", {there} were there already" if there else ""))
+
+
+@label.command("export")
+@click.option("--session", "sessions", multiple=True, help="Only this session's; may be said again.")
+@click.option("--set", "set_name", help="Only this set.")
+@click.option("--all", "everything", is_flag=True, help="All that were ever made, corrected ones too.")
+@click.option("--format", "fmt", type=click.Choice(list(_FORMATS)), default="jsonl", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file.")
+@_RUN
+def export(sessions: tuple[str, ...], set_name: str | None, everything: bool, fmt: str, **said: Any) -> None:
+    """Print the labels that hold.
+
+    Example: kymo label export --set activity --format csv --out labels.csv
+    """
+    from streams.labels.topic import read_labels
+
+    made = read_labels(_settings(said["run"]), lambda text: click.echo(f"kymo label: passed over: {text}", err=True))
+    made = [one for one in made if (not sessions or one.session in sessions) and set_name in (None, one.set)]
+    held = made if everything else current_labels(made)
+    text = _FORMATS[fmt](sorted(held, key=lambda one: (one.session, one.set)))
+    if said["out"] is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        said["out"].write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SourceError(f"cannot be written ({error.strerror or error})", said["out"]) from None
+
+
+def _settings(run: str | None) -> Settings:
+    settings = Settings.from_env()
+    if run is None:
+        return settings
+    from streams.broker.admin import run_prefix
+
+    return replace(settings, prefix=run_prefix(settings.prefix, run))
+
+
+def _me() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user without a name
+        return "unknown"

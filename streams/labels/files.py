@@ -1,0 +1,242 @@
+"""Labels from files, and to files. In: a labels JSON, JSON Lines, a table, labelled recordings. Out: Labels, and text;
+times in Unix ns.
+
+A table has the columns ``start``, ``end`` and ``label``, and may have ``session``, ``set``, ``author``, ``id``,
+``replaces``, ``created_ns``. Times are written as on the command line, see :func:`parse_time`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from streams.errors import SourceError
+from streams.labels.labels import NS, Label, canonical, interval, read_labels_json
+from streams.recording import ReadOptions
+from streams.sources.times import iso_ns
+
+#: Unix time of a session's first sample, ns; raises SourceError for a session that is not known.
+StartOf = Callable[[str], int]
+_COLUMNS = tuple(field.name for field in fields(Label))
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)")
+_WHOLE = re.compile(r"(-?\d{1,19})\s*ns|(\d{16,19})")
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """How a file becomes labels.
+
+    Attributes
+    ----------
+    session, set, author : str, optional
+        Where the file does not say them.
+    column : str, optional
+        Column of the class in recordings.
+    key : str, optional
+        Member of `metadata` in a labels JSON.
+    """
+
+    session: str | None = None
+    set: str | None = None
+    author: str | None = None
+    column: str | None = None
+    key: str | None = None
+
+
+def parse_time(text: str, start_ns: Callable[[], int]) -> int:
+    """Unix ns of a time as a user writes it.
+
+    Parameters
+    ----------
+    text : str
+        Seconds from the session's start (``12.5``), an ISO 8601 time (UTC unless it says otherwise), or Unix ns
+        (``1700000000000000000``, or any whole number with ``ns`` behind it).
+    start_ns : callable
+        Gives the Unix time of the session's first sample, ns; asked only for the first form.
+
+    Raises
+    ------
+    SourceError
+        It is none of them.
+
+    Examples
+    --------
+    >>> parse_time("2.5", lambda: 10**9), parse_time("7ns", lambda: 0), parse_time("1970-01-01T00:00:01.000000001Z", lambda: 0)
+    (3500000000, 7, 1000000001)
+    """
+    text = text.strip()
+    if whole := _WHOLE.fullmatch(text):
+        return int(whole[1] or whole[2])
+    if _NUMBER.fullmatch(text):
+        return start_ns() + round(Decimal(text) * NS)
+    try:
+        return iso_ns(text)
+    except ValueError:
+        raise SourceError(
+            f"{text!r} is no time: expected seconds from the session's start (12.5), an ISO 8601 time "
+            f"(2026-03-01T12:00:00), or Unix nanoseconds (1700000000000000000)"
+        ) from None
+
+
+def labels_of_path(path: str, how: Import, start_of: StartOf) -> list[Label]:
+    """Labels of a file, or of the recordings in a file or folder.
+
+    Parameters
+    ----------
+    path : str
+        ``.jsonl``: labels as ``kymo label export`` writes them; ``.json``: a labels JSON; ``.csv`` or ``.tsv`` without
+        a column or key: a table of labels; else recordings with a column of labels, or with labels JSON beside them.
+    how : Import
+        What the file does not say.
+    start_of : callable
+        The first sample of a session, for times that count from it.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be read as it stands.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".jsonl":
+        found = list(_lines(path))
+    elif suffix == ".json":
+        if how.key is None:
+            raise SourceError("which member of `metadata` is the label? Name it with --key", path)
+        found = read_labels_json(path, how.key, session=how.session)
+    elif suffix in (".csv", ".tsv") and how.column is None and how.key is None:
+        found = list(_table(path, "\t" if suffix == ".tsv" else ",", how, start_of))
+    else:
+        found = _recorded(path, how)
+    changes: dict[str, Any] = {name: value for name in ("set", "author") if (value := getattr(how, name))}
+    return [_with(label, changes) for label in found]
+
+
+def _with(label: Label, changes: dict[str, Any]) -> Label:
+    """A label with other members; an id that is made of them follows."""
+    made = interval(session=label.session, set=label.set, start_ns=label.start_ns, end_ns=label.end_ns, label="")
+    out = replace(label, **changes)
+    return replace(out, id=f"{out.session}/{out.set}/{out.start_ns}") if label.id == made.id else out
+
+
+def _recorded(path: str, how: Import) -> list[Label]:
+    from streams.sources import read
+
+    if how.column is None and how.key is None:
+        raise SourceError("where do its labels stand? Name the column with --column, or the key of X.labels.json", path)
+    options = ReadOptions(label_column=how.column, label_key=how.key, session_name=how.session)
+    found = [label for recording in read([path], options) for label in recording.labels]
+    if not found:
+        raise SourceError(f"holds no labels ({f'column `{how.column}`' if how.column else f'key `{how.key}`'})", path)
+    return found
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise SourceError("is not UTF-8 text; save it as such", path) from None
+    except OSError as error:
+        raise SourceError(f"cannot be read ({error.strerror or error})", path) from None
+
+
+def _lines(path: str) -> Iterator[Label]:
+    for row, line in enumerate(_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise SourceError(f"is no JSON ({error})", path, row) from None
+        if not isinstance(value, dict):
+            raise SourceError("is no JSON object, expected a label", path, row)
+        try:
+            yield Label.from_json(value)
+        except SourceError as error:
+            raise SourceError(error.message, path, row) from None
+
+
+def _table(path: str, separator: str, how: Import, start_of: StartOf) -> Iterator[Label]:
+    rows = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=separator)
+    columns = rows.fieldnames or ()
+    absent = [name for name in ("start", "end", "label") if name not in columns and f"{name}_ns" not in columns]
+    if absent:
+        raise SourceError(
+            f"has no column `{absent[0]}` (there are {', '.join(columns) or 'none'}); expected start, end and label, "
+            f"or, in recordings, a label column named with --column",
+            path,
+        )
+    for values in rows:
+        try:
+            yield _row(values, how, start_of)
+        except (SourceError, ValueError) as error:
+            text = error.message if isinstance(error, SourceError) else f"a time is no whole number ({error})"
+            raise SourceError(text, path, rows.line_num) from None
+
+
+def _row(values: dict[str, Any], how: Import, start_of: StartOf) -> Label:
+    session = values.get("session") or how.session
+    if not session:
+        raise SourceError("names no session: add a column `session`, or say --session")
+    if None in values or values.get("label") is None:
+        raise SourceError("has another number of cells than the header")
+    members: dict[str, Any] = {
+        "session": session,
+        "set": values.get("set") or how.set or "label",
+        "label": canonical(values["label"]),
+        **{name: values[name] for name in ("id", "author", "replaces") if values.get(name)},
+        "created_ns": int(values.get("created_ns") or 0),
+    }
+    for side in ("start", "end"):
+        exact = values.get(f"{side}_ns")
+        time_ns = int(exact) if exact else parse_time(values.get(side) or "", lambda: start_of(session))
+        members[f"{side}_ns"] = time_ns
+    if members["end_ns"] <= members["start_ns"]:
+        raise SourceError(f"label {members['label']!r} does not end after it starts")
+    return interval(**members)
+
+
+def as_json_lines(labels: Iterable[Label]) -> str:
+    """One JSON object a line, as the topic carries them."""
+    return "".join(json.dumps(label.to_json(), ensure_ascii=False) + "\n" for label in labels)
+
+
+def as_table(labels: Iterable[Label]) -> str:
+    """CSV with a header, a row a label."""
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(label.to_json() for label in labels)
+    return out.getvalue()
+
+
+def as_labels_json(labels: Sequence[Label]) -> str:
+    """The labels JSON of one session: ``events`` with ``startTime``, ``endTime`` and ``metadata`` {set: class}.
+
+    Raises
+    ------
+    SourceError
+        If they are of several sessions: the format does not name them.
+    """
+    sessions = sorted({label.session for label in labels})
+    if len(sessions) > 1:
+        raise SourceError(
+            f"a labels JSON holds one session, these labels are of {len(sessions)} ({', '.join(sessions[:3])}, …); "
+            f"choose one with --session, or another --format"
+        )
+    events = [
+        {
+            "id": label.id,
+            "startTime": {"sec": label.start_ns // NS, "nsec": label.start_ns % NS},
+            "endTime": {"sec": label.end_ns // NS, "nsec": label.end_ns % NS},
+            "metadata": {label.set: label.label},
+        }
+        for label in labels
+    ]
+    return json.dumps({"events": events}, ensure_ascii=False, indent=1) + "\n"

@@ -1,0 +1,129 @@
+"""The topic ``kymo.labels``. In: Labels. Out: acknowledged messages; and all that were ever made, in order. Times in Unix ns.
+
+The topic is never compacted and keeps its messages for ever: nothing is changed, corrections are added. Which labels hold
+follows from all of them: :mod:`streams.labels.cover`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from streams.broker.read import read_records
+from streams.errors import SourceError
+from streams.labels.labels import Label
+from streams.replay.publish import Publisher
+from streams.settings import Settings
+from streams.topics import Names
+
+Tell = Callable[[str], None]
+
+
+def read_labels(settings: Settings, on_bad: Tell = lambda text: None) -> list[Label]:
+    """Every label that was ever made, a session's in the order in which they were made.
+
+    Parameters
+    ----------
+    settings : Settings
+        Broker and prefix.
+    on_bad : callable
+        Told, in words, of a message that is no label; it is passed over.
+
+    Raises
+    ------
+    TopicError, BrokerError
+        No such topic, or no broker.
+    """
+    topic = Names(settings.prefix).of("labels")
+    out = []
+    for record in read_records(settings, topic):
+        try:
+            value = json.loads(record.value or b"null")
+            if not isinstance(value, dict):
+                raise SourceError("is no JSON object")
+            out.append(Label.from_json(value))
+        except (ValueError, RecursionError, SourceError) as error:
+            on_bad(f"{topic}, partition {record.partition}, offset {record.offset}: {error}")
+    return out
+
+
+def read_starts(settings: Settings) -> dict[str, int]:
+    """Unix time of each session's first sample, ns, as ``kymo.sessions`` has it.
+
+    Raises
+    ------
+    TopicError, BrokerError
+        No such topic, or no broker.
+    """
+    starts: dict[str, int] = {}
+    for record in read_records(settings, Names(settings.prefix).of("sessions")):
+        session = (record.key or b"").decode(errors="replace")
+        try:
+            value = json.loads(record.value or b"null")
+        except ValueError:
+            continue
+        if isinstance(value, dict) and isinstance(value.get("start_ns"), int):
+            starts[session] = value["start_ns"]
+        elif value is None:  # deleted
+            starts.pop(session, None)
+    return starts
+
+
+def start_of(starts: dict[str, int], session: str) -> int:
+    """First sample of a session, Unix ns.
+
+    Raises
+    ------
+    SourceError
+        If there is no such session; the text names the nearest.
+    """
+    if session not in starts:
+        near = difflib.get_close_matches(session, starts, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; {len(starts)} sessions are known"
+        raise SourceError(f"no session {session!r} has been sent{hint}")
+    return starts[session]
+
+
+def append_labels(settings: Settings, labels: Iterable[Label], created_ns: int) -> tuple[int, int]:
+    """Add labels to the topic; left out are those that say what the last one of their id says, whoever said it when, and
+    records of the topic itself.
+
+    Parameters
+    ----------
+    settings : Settings
+        Broker and prefix.
+    labels : iterable of Label
+        Those with ``created_ns`` 0 get `created_ns`.
+    created_ns : int
+        This moment, Unix ns.
+
+    Returns
+    -------
+    added, there : int
+        How many were added, and how many were there.
+
+    Raises
+    ------
+    DeliveryError
+        A message was not acknowledged; those before it may be there: say it again.
+    """
+    log = read_labels(settings)
+    last, records = {label.id: _meaning(label) for label in log}, set(log)
+    added = there = 0
+    with Publisher(settings, Names(settings.prefix)) as publisher:
+        for label in labels:
+            if last.get(label.id) == _meaning(label) or label in records:
+                there += 1
+                continue
+            last[label.id] = _meaning(label)
+            made = label if label.created_ns else replace(label, created_ns=created_ns)
+            publisher.send("labels", made.session, json.dumps(made.to_json(), ensure_ascii=False).encode())
+            added += 1
+        publisher.flush()
+    return added, there
+
+
+def _meaning(label: Label) -> Label:
+    return replace(label, author="", created_ns=0)

@@ -1,0 +1,1 @@
+"""Sensor logs of phones as recordings."""

@@ -1,0 +1,1 @@
+"""Recordings to look at: figures and pages."""

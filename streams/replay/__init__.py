@@ -1,0 +1,1 @@
+"""Recordings sent at their pace."""

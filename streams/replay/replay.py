@@ -1,0 +1,259 @@
+"""Replay with kafka-python. In: Recordings. Out: their chunks in the topics, at their recorded pace; a ReplaySummary.
+
+Each session's metadata goes to ``kymo.sessions`` before its first chunk, and again when its last one is acknowledged,
+with the digest of what was sent: a recording that is already there is left out, and the summary says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from streams.broker.admin import ensure_topics, run_prefix
+from streams.broker.read import read_records
+from streams.chunk import NS
+from streams.codec import ChunkCodec
+from streams.errors import DeliveryError, KymoError, SourceError
+from streams.recording import Recording
+from streams.replay.pacing import Pacer
+from streams.replay.player import Player
+from streams.replay.publish import Publisher
+from streams.replay.schedule import Due, ReplayPlan, cut, digest, schedule, shifted, starts
+from streams.replay.spool import Spool
+from streams.replay.summary import ReplayIO, ReplayProgress, ReplaySummary
+from streams.sessions import session_record
+from streams.settings import Settings
+from streams.topics import MIB, TOPIC_OF_KIND, Names
+
+#: Waiting for others to share a batch costs latency at a pace, and is worth it without one.
+LINGER_MS = 5
+#: Samples that a replay holds in memory; more go to a file.
+KEPT_BYTES = 64 * MIB
+
+
+def replay(
+    recordings: Iterable[Recording], settings: Settings, plan: ReplayPlan, io: ReplayIO | None = None
+) -> ReplaySummary:
+    """Send recordings to their topics, which are made if they are missing.
+
+    Parameters
+    ----------
+    recordings : iterable of Recording
+        Sessions with different names; taken one at a time, and put on the disk where they are many.
+    settings : Settings
+        Broker and prefix.
+    plan : ReplayPlan
+        Pace, part, loops.
+    io : ReplayIO, optional
+        Clock, keys and progress.
+
+    Returns
+    -------
+    ReplaySummary
+        A failed delivery is told in its `outcome` and `error`, with the counts up to there; so is Ctrl-C.
+
+    Raises
+    ------
+    SourceError
+        Nothing to replay, two sessions of one name, or a session that is there with other samples.
+    TopicError, BrokerError
+        Topics that do not fit, a broker that cannot be reached.
+    """
+    names = Names(settings.prefix if plan.run is None else run_prefix(settings.prefix, plan.run))
+    summary = ReplaySummary(requested_speed=plan.speed, topics=names.prefix)
+    parts = kept_parts(recordings, plan, summary, settings)
+    ensure_topics(settings, names)
+    digests = {part.session: digest(part, plan) for part in parts}
+    parts = _not_there(parts, digests, settings, names, summary)
+    if parts:
+        with Publisher(settings, names, linger_ms=0 if plan.speed else LINGER_MS) as publisher:
+            _Replay(parts, plan, digests, publisher, io or ReplayIO(), summary).run()
+    return summary
+
+
+def kept_parts(
+    recordings: Iterable[Recording], plan: ReplayPlan, summary: ReplaySummary, settings: Settings
+) -> list[Recording]:
+    """The recordings cut as planned, in memory or on the disk; those with nothing in the part are noted."""
+    found = Spool(settings.home / "cache" / "replay", KEPT_BYTES).keep(_parts(recordings, plan, summary))
+    if not found:
+        raise SourceError("nothing to replay: " + ("; ".join(summary.notes[-3:]) or "no recordings"))
+    return found
+
+
+def _parts(recordings: Iterable[Recording], plan: ReplayPlan, summary: ReplaySummary) -> Iterator[Recording]:
+    paths: dict[str, str] = {}
+    for recording in recordings:
+        if recording.session in paths:
+            raise SourceError(
+                f"session {recording.session} is in {paths[recording.session] or 'one recording'} and again in "
+                f"{recording.path or 'another'}; sessions need different names (a `session` column, or --session)"
+            )
+        part = cut(recording, plan.start_s, plan.duration_s)
+        summary.notes += [f"{recording.session}: {note}" for note in recording.notes]
+        if part is None or not any(stream.count for stream in part.streams):
+            length = (recording.end_ns - recording.start_ns) / NS
+            summary.notes.append(f"{recording.session}: left out, no sample in that part ({length:g} s long)")
+        else:
+            paths[recording.session] = recording.path
+            yield part
+
+
+def _not_there(
+    parts: list[Recording], digests: dict[str, str], settings: Settings, names: Names, summary: ReplaySummary
+) -> list[Recording]:
+    """The recordings that the topics do not hold yet."""
+    there: dict[str, Any] = {}
+    for record in read_records(settings, names.of("sessions")):
+        session = (record.key or b"").decode(errors="replace")
+        there[session] = _replayed(record.value)
+    wanted = []
+    for part in parts:
+        before = there.get(part.session)
+        if before is None or not before.get("complete"):
+            if before:
+                summary.notes.append(f"{part.session}: an earlier replay did not end; sent again from its start")
+            wanted.append(part)
+        elif before.get("digest") == digests[part.session]:
+            summary.skipped.append(part.session)
+        else:
+            raise SourceError(
+                f"session {part.session} is in {names.prefix}.* already, with other samples or another part of them; "
+                "use --run N for topics of its own, or another name (--session)",
+                part.path or None,
+            )
+    return wanted
+
+
+def _replayed(value: bytes | None) -> dict[str, Any] | None:
+    """The `replayed` member of a session record; None where there is none."""
+    try:
+        found = json.loads(value or b"null")
+    except ValueError:
+        return None
+    replayed = found.get("replayed") if isinstance(found, dict) else None
+    return replayed if isinstance(replayed, dict) else None
+
+
+class _Replay:
+    """One replay under way."""
+
+    def __init__(
+        self,
+        parts: list[Recording],
+        plan: ReplayPlan,
+        digests: dict[str, str],
+        publisher: Publisher,
+        io: ReplayIO,
+        summary: ReplaySummary,
+    ) -> None:
+        self.plan, self.digests, self.publisher, self.io, self.summary = plan, digests, publisher, io, summary
+        self.offsets, recorded = starts(parts)
+        summary.alignment = "recorded" if recorded else "together"
+        wall = io.clock.wall_ns() if plan.now else 0
+        shifts = [wall + o - p.start_ns if plan.now else 0 for o, p in zip(self.offsets, parts, strict=True)]
+        self.parts = [shifted(part, shift) for part, shift in zip(parts, shifts, strict=True)]
+        ends = [o + p.end_ns - p.start_ns for o, p in zip(self.offsets, self.parts, strict=True)]
+        self.total_s = max(ends) * plan.loop / NS
+        self.codec = ChunkCodec()
+        self.samples = [0] * len(parts)
+        self.open_streams = [len(part.streams) for part in parts]
+        self.started = [False] * len(parts)
+        self.ended: deque[int] = deque()  # filled by the producer's thread, emptied by this one
+        self.done = 0
+        self.event_ns = 0
+
+    def run(self) -> None:
+        """Send, flush, sum up; never raises for a failed delivery or Ctrl-C."""
+        self.pacer = Pacer(self.io.clock, self.plan.speed)
+        self.player = Player(self.pacer, self.io.clock, self.io.controls, self._tick)
+        try:
+            try:
+                if not self.player.play(schedule(self.parts, self.offsets, self.plan), self._send):
+                    self.summary.outcome = "quit"
+            except KeyboardInterrupt:
+                self.summary.outcome = "interrupted"
+            self.publisher.flush(self.io.flush_s)
+            self._finish_sessions()
+            self.publisher.flush(self.io.flush_s)
+        except KeyboardInterrupt:
+            self.summary.outcome, self.summary.error = "interrupted", "stopped before everything was acknowledged"
+        except KymoError as error:
+            self.summary.outcome, self.summary.error = "failed", str(error)
+        self._sum_up()
+
+    def _send(self, due: Due) -> None:
+        i, chunk = due.session, due.chunk
+        if not self.started[i]:
+            self.started[i] = True
+            self._publish_session(i, complete=False)
+        value = self.codec.encode(chunk)
+        done = (lambda acknowledged, i=i: self._stream_ended(i, acknowledged)) if chunk.end else None
+        topic = TOPIC_OF_KIND.get(chunk.stream.partition(".")[0], "sensor")
+        self.publisher.send(topic, chunk.session, value, done)
+        self.samples[i] += chunk.count
+        self.summary.chunks += 1
+        self.summary.samples += chunk.count
+        self.summary.bytes += len(value)
+        self.event_ns = due.due_ns
+        if self.ended:
+            self._finish_sessions()
+
+    def _stream_ended(self, i: int, acknowledged: bool) -> None:
+        """A stream's end mark, and with it all before it, is acknowledged (in the producer's thread)."""
+        if acknowledged:
+            self.open_streams[i] -= 1
+            if self.open_streams[i] == 0:
+                self.ended.append(i)
+
+    def _finish_sessions(self) -> None:
+        while self.ended:
+            self._publish_session(self.ended.popleft(), complete=True)
+            self.done += 1
+
+    def _publish_session(self, i: int, *, complete: bool) -> None:
+        part = self.parts[i]
+        replayed = {
+            "digest": self.digests[part.session],
+            "complete": complete,
+            "samples": self.samples[i],
+            "loops": self.plan.loop,
+        }
+        record = session_record(part) | {"replayed": replayed}
+        self.publisher.send("sessions", part.session, json.dumps(record, ensure_ascii=False).encode())
+
+    def _tick(self) -> None:
+        if self.publisher.failure:
+            raise DeliveryError(self.publisher.failure)
+        if self.io.progress is None:
+            return
+        event_s, elapsed_s = self.event_ns / NS, self.pacer.elapsed_ns / NS
+        self.io.progress(
+            ReplayProgress(
+                event_s,
+                self.total_s,
+                event_s / elapsed_s if elapsed_s else 0.0,
+                self.player.lag.mean_ns / 1e6,
+                self.done,
+                len(self.parts),
+                self.publisher.sent - self.publisher.acknowledged,
+                self.pacer.paused,
+            )
+        )
+
+    def _sum_up(self) -> None:
+        s, lag = self.summary, self.player.lag
+        s.sessions = sum(self.started)
+        missing = self.publisher.sent - self.publisher.acknowledged
+        s.acknowledged = max(0, s.chunks - missing)
+        s.event_s, s.elapsed_s = self.event_ns / NS, self.pacer.elapsed_ns / NS
+        s.reached_speed = s.event_s / s.elapsed_s if s.elapsed_s else 0.0
+        s.mean_lag_ms, s.max_lag_ms = lag.mean_ns / 1e6, lag.max_ns / 1e6
+        self._tick_quietly()
+
+    def _tick_quietly(self) -> None:
+        """A last picture, with everything in it."""
+        if not self.publisher.failure:
+            self._tick()

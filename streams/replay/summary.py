@@ -1,0 +1,144 @@
+"""What a replay reports. In: counts. Out: a ReplaySummary; on the way ReplayProgress; times in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from streams.replay.pacing import Clock, SystemClock
+from streams.replay.player import Controls
+from streams.sources.words import many
+
+
+@dataclass(slots=True)
+class ReplaySummary:
+    """What a replay did.
+
+    Attributes
+    ----------
+    sessions, chunks, samples, bytes : int
+        What was sent.
+    acknowledged : int
+        Chunks that Kafka has.
+    requested_speed : float or None
+        Seconds of event time a second; None for as fast as possible.
+    reached_speed : float
+        The same, measured to the last acknowledgement, pauses left out.
+    mean_lag_ms, max_lag_ms : float
+        How long after its deadline a chunk was sent.
+    event_s, elapsed_s : float
+        Event time that was replayed, and how long that took, pauses left out.
+    alignment : {"recorded", "together"}
+        Whether the sessions started as recorded relative to one another, or all at once.
+    skipped : list of str
+        Sessions that were there already.
+    notes : list of str
+        Repairs of the readers and remarks of the replay, with the session.
+    outcome : {"done", "quit", "interrupted", "failed"}
+        How it ended.
+    error : str
+        Why it failed, on one line.
+    topics : str
+        Prefix of the topics.
+    """
+
+    sessions: int = 0
+    chunks: int = 0
+    samples: int = 0
+    bytes: int = 0
+    acknowledged: int = 0
+    requested_speed: float | None = None
+    reached_speed: float = 0.0
+    mean_lag_ms: float = 0.0
+    max_lag_ms: float = 0.0
+    event_s: float = 0.0
+    elapsed_s: float = 0.0
+    alignment: str = "recorded"
+    skipped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    outcome: str = "done"
+    error: str = ""
+    topics: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was sent is acknowledged, and nothing went wrong."""
+        return self.outcome in ("done", "quit") and not self.error
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON object of the attributes, and `ok`."""
+        return {**asdict(self), "ok": self.ok}
+
+    def lines(self) -> list[str]:
+        """The summary for a person."""
+        asked = "max" if self.requested_speed is None else f"{self.requested_speed:g}"
+        start = "as recorded relative to one another" if self.alignment == "recorded" else "together"
+        sent = (self.sessions, "session"), (self.samples, "sample"), (self.chunks, "chunk")
+        out = [
+            ", ".join(many(*pair) for pair in sent) + f", {self.acknowledged} acknowledged",
+            f"{self.bytes / 1e6:.2f} MB to {self.topics}.*",
+            f"speed {asked} asked, {self.reached_speed:.4g} reached: {self.event_s:.1f} s in {self.elapsed_s:.1f} s",
+            f"lag {self.mean_lag_ms:.2f} ms mean, {self.max_lag_ms:.2f} ms at most",
+        ]
+        if self.sessions > 1:
+            out.append(f"sessions started {start}")
+        if self.skipped:
+            out.append(
+                f"{many(len(self.skipped), 'session')} there already, nothing added (--run N replays them apart): "
+                f"{', '.join(self.skipped[:5])}{' …' if len(self.skipped) > 5 else ''}"
+            )
+        out += [f"note: {note}" for note in self.notes]
+        return out if self.outcome == "done" else [*out, f"ended early: {self.outcome}"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayProgress:
+    """Where a running replay stands.
+
+    Attributes
+    ----------
+    event_s, total_s : float
+        Event time sent so far, and in all; 0 in all for an endless one.
+    speed : float
+        Reached so far, seconds of event time a second.
+    lag_ms : float
+        Mean so far.
+    sessions_done, sessions : int
+        Acknowledged to their end, and in all.
+    unacknowledged : int
+        Messages under way.
+    paused : bool
+        Whether it stands still.
+    """
+
+    event_s: float
+    total_s: float
+    speed: float
+    lag_ms: float
+    sessions_done: int
+    sessions: int
+    unacknowledged: int
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayIO:
+    """What a replay is connected to besides Kafka.
+
+    Attributes
+    ----------
+    clock : Clock
+        Its time.
+    controls : callable, optional
+        Keys; see :class:`~streams.replay.player.Player`.
+    progress : callable, optional
+        Shows a ReplayProgress, about twenty times a second.
+    flush_s : float
+        How long the last acknowledgements may take.
+    """
+
+    clock: Clock = field(default_factory=SystemClock)
+    controls: Controls | None = None
+    progress: Callable[[ReplayProgress], None] | None = None
+    flush_s: float = 120.0

@@ -1,0 +1,1 @@
+"""Recordings of an IMU with a magnetometer, made up from motion plans."""
