@@ -147,3 +147,35 @@ def test_a_shadow_drops_what_the_broker_is_too_slow_for() -> None:
         shadow.close()
 
     asyncio.run(work())
+
+
+class Refusing(Producer):
+    """A producer whose broker is away for a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = True
+        self.may.set()
+
+    async def send_batch(self, builder: Any, topic: str, partition: int) -> Any:
+        """Refuses while the broker is away."""
+        if self.away:
+            raise OSError("away")
+        return await super().send_batch(builder, topic, partition)
+
+
+def test_a_shadow_goes_on_once_the_broker_is_back() -> None:
+    async def play() -> None:
+        producer, shadow = Refusing(), Shadow("t.shadow")
+        outbox = Outbox(lambda: producer, shadow.failed)
+        for _ in range(MOST_RECORDS // 64):
+            outbox.put("t.shadow", 0, [Outgoing(b"", b"x")] * 64)
+            await outbox.settled("t.shadow")
+        assert shadow.counts["failed"] == MOST_RECORDS // 64
+        assert not outbox.full
+        producer.away = False
+        outbox.put("t.shadow", 0, [Outgoing(b"", b"x")])
+        await outbox.settled("t.shadow")
+        assert producer.acknowledged == 1
+
+    asyncio.run(play())

@@ -181,7 +181,7 @@ class Outbox:
             task.cancel()
 
     async def _send_all(self, tp: TopicPartition) -> None:
-        waiting = self._waiting[tp]
+        waiting, batch = self._waiting[tp], list[Outgoing]()
         try:
             while waiting:
                 batch = waiting[:]
@@ -190,35 +190,33 @@ class Outbox:
         except asyncio.CancelledError:
             raise
         except BaseException as error:
+            self._count(-1, batch)  # they are given up, so nothing waits for them
             self._failed(error)
         finally:
             del self._tasks[tp]
 
     async def _send(self, tp: TopicPartition, records: list[Outgoing]) -> None:
-        position = 0
-        while position < len(records):
-            builder, first = self._producer().create_batch(), position
+        """Send records, and take each away once it is acknowledged."""
+        while records:
+            builder, count = self._producer().create_batch(), 0
             now_ms = int(time.time() * 1000)
-            while position < len(records):
-                r = records[position]
+            for r in records:
                 if builder.append(timestamp=now_ms, key=r.key, value=r.value, headers=r.headers) is None:
                     break
-                position += 1
-            if position == first:
-                size = len(records[position].value or b"")
+                count += 1
+            if not count:
+                size = len(records[0].value or b"")
                 raise DeliveryError(f"{tp.topic}/{tp.partition}: a record of {size} bytes does not fit into a batch")
             try:
                 told = await (await self._producer().send_batch(builder, tp.topic, partition=tp.partition))
             except Exception as error:
                 raise DeliveryError(
-                    f"{tp.topic}/{tp.partition}: {position - first} records were not acknowledged ({error!r})"
+                    f"{tp.topic}/{tp.partition}: {count} records were not acknowledged ({error!r})"
                 ) from error
-            end = (
-                told.offset + position - first
-                if told is not None and told.offset is not None and told.offset >= 0
-                else 0
-            )
-            self._count(-1, records[first:position])
-            for r in records[first:position]:
+            end = told.offset + count if told is not None and told.offset is not None and told.offset >= 0 else 0
+            sent = records[:count]
+            del records[:count]
+            self._count(-1, sent)
+            for r in sent:
                 if r.done is not None:
                     r.done(end)
