@@ -192,7 +192,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     ]
     (a,) = read([tmp_path / "out" / "a" / "imu.csv"])
     assert (a.streams[0].count, [one.label for one in a.labels]) == (20, ["walk"])
-    assert kymo("--format", "foxglove", "--session", "b", *where).stdout == f"1 files in {tmp_path / 'out'}\n"
+    assert kymo("--format", "foxglove", "--session", "b", *where).stdout == f"1 file in {tmp_path / 'out'}\n"
     assert [p.name for p in (tmp_path / "out").glob("*.mcap")] == ["b.mcap"]
     done = kymo("--format", "csv", "--session", "c", *where)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
