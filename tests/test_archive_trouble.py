@@ -19,8 +19,10 @@ from kafka.errors import (
     TopicAuthorizationFailedError,
 )
 
+from streams.archive.plan import ArchiveCounts
 from streams.archive.read import ArchiveReader
 from streams.archive.topics import Ends
+from streams.archive.trouble import Trouble
 from streams.archive.writer import Archive
 from streams.broker.admin import ensure_topics
 from streams.replay.publish import Publisher
@@ -122,6 +124,25 @@ def test_another_error_is_another_line(tmp_path: Path, monkeypatch: pytest.Monke
         "Kafka at kafka-1:9093 cannot be reached",
         "Kafka at kafka-1:9093 refuses reading",
         "Kafka at kafka-1:9093: reading works again",
+    ]
+
+
+def test_that_kafka_is_away_is_said_once_whatever_finds_it_out() -> None:
+    told: list[str] = []
+    trouble = Trouble(Settings(brokers="kafka-1:9093"), ArchiveCounts(), told.append)
+    away = KafkaConnectionError("111 ECONNREFUSED")
+    for doing, error in [
+        ("reading", away),
+        ("looking for topics", away),
+        ("reading", None),
+        ("looking for topics", None),
+    ]:
+        with trouble.passing(doing):
+            if error is not None:
+                raise error
+    assert told == [
+        "Kafka at kafka-1:9093 cannot be reached; trying again until it works, or Ctrl-C",
+        "Kafka at kafka-1:9093: looking for topics works again",
     ]
 
 

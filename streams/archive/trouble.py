@@ -57,9 +57,11 @@ class Trouble:
             self._counts.errors += 1
             absent = isinstance(error, _ABSENT)
             what = "cannot be reached" if absent else f"refuses {doing} ({describe(error)})"
-            if self._told.get(doing) != what:
-                self._told[doing] = what
+            known = what in self._told.values()  # that Kafka is away is one matter, whatever finds it out
+            self._told[doing] = what
+            if not known:
                 self._tell(f"{self._where} {what}; trying again until it works, or Ctrl-C")
             return
-        if self._told.pop(doing, None):
+        what = self._told.pop(doing, "")
+        if what and what not in self._told.values():
             self._tell(f"{self._where}: {doing} works again")
