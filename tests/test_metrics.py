@@ -116,7 +116,8 @@ def test_labels_come_from_closed_sets() -> None:
 
 
 def test_every_count_that_is_kept_has_a_metric() -> None:
-    files = [*(ROOT / "processors").glob("*.py"), ROOT / "models" / "partition.py", ROOT / "models" / "sessions.py"]
+    serving = ROOT / "models" / "serving"
+    files = [*(ROOT / "processors").glob("*.py"), serving / "partition.py", serving / "sessions.py"]
     kept = set()
     for file in files:
         for node in ast.walk(ast.parse(file.read_text())):
