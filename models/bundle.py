@@ -130,8 +130,8 @@ class Bundle:
         Raises
         ------
         BundleError
-            If the recipe's chain differs in more than learned numbers, gives other shapes, names other labels, or has
-            other heads; the text says which step and parameter.
+            If the recipe's chain differs in more than learned numbers, gives other shapes, gives a label of the bundle
+            another name, or has other heads; the text says which step and parameter.
         """
         advice = f"train it again (`kymo train {recipe.name}`), or use the recipe that the bundle was made by"
         wanted = raw_chain(recipe.chain) if self.takes == "raw" else recipe.chain
@@ -163,12 +163,13 @@ class Bundle:
             )
         names = {"": recipe.labels.names, **{head.name: head.names for head in recipe.heads}}
         for head in (BundleHead("", self.labels), *self.heads):
-            named = set(names[head.name].values())
-            alien = [label for label in head.labels if named and label not in named]
+            renamed = names[head.name]
+            # A value without a name of its own is a class as it stands; one that has a name no longer is.
+            alien = [label for label in head.labels if label in renamed and label not in renamed.values()]
             if alien:
                 raise BundleError(
-                    f"bundle {self.id} tells label `{alien[0]}`, which recipe `{recipe.name}` does not name "
-                    f"({', '.join(sorted(named))}); {advice}"
+                    f"bundle {self.id} tells label `{alien[0]}`, which recipe `{recipe.name}` calls "
+                    f"`{renamed[alien[0]]}`; {advice}"
                 )
 
 

@@ -142,7 +142,11 @@ def test_other_folders_are_left_alone(tmp_path: Path) -> None:
         ("[model]", '[[window.steps]]\nstep = "log"\n[model]', "only the recipe has step 5 `log`"),
         ('[[window.steps]]\nstep = "standardise"\n', "", "only the bundle has step 4 `standardise`"),
         ('["x", "y"]', '["y", "x"]', r'step 1 `intake`, channels is \["x", "y"\] in the bundle'),
-        ("[model]", '[labels]\nnames = {"0" = "low", "1" = "mid", "2" = "high"}\n[model]', "tells label `middle`"),
+        (
+            "[model]",
+            '[labels]\nnames = {"middle" = "mid"}\n[model]',
+            "tells label `middle`, which recipe `tiny` calls `mid`",
+        ),
     ],
 )
 def test_refuses_another_recipe(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -155,6 +159,14 @@ def test_refuses_another_shape(tmp_path: Path) -> None:
     section = manifest()["model"] | {"shape": [2, 5]}
     with pytest.raises(BundleError, match="takes windows of 2 x 5, recipe `tiny` makes 2 x 4"):
         tiny_bundle(tmp_path / "b", model=section).check(recipe())
+
+
+@pytest.mark.parametrize(
+    "names",
+    ['"0" = "low"', '"0" = "low", "1" = "middle", "2" = "high"', '"low" = "high", "high" = "low"', '"9" = "odd"'],
+)
+def test_values_without_a_name_are_classes_as_they_stand(tmp_path: Path, names: str) -> None:
+    tiny_bundle(tmp_path / "b").check(recipe(RECIPE.replace("[model]", f"[labels]\nnames = {{{names}}}\n[model]")))
 
 
 def test_what_the_recipe_may_change(tmp_path: Path) -> None:

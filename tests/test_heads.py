@@ -62,7 +62,7 @@ def test_reads_the_heads_of_the_manifest(tmp_path: Path) -> None:
         ("", "has the heads surface (classes), score (number), recipe `tiny` asks for none"),
         (HEADS.replace("surface", "mood"), "asks for score (number), mood (classes)"),
         (HEADS.replace('kind = "number"\n', ""), "asks for score (classes), surface (classes)"),
-        (HEADS + 'names = {"0" = "grass"}\n', "tells label `track`, which recipe `tiny` does not name (grass)"),
+        (HEADS + 'names = {"track" = "tartan"}\n', "tells label `track`, which recipe `tiny` calls `tartan`"),
     ],
 )
 def test_refuses_a_recipe_with_other_heads(tmp_path: Path, heads: str, says: str) -> None:

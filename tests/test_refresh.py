@@ -13,13 +13,14 @@ from click.testing import CliRunner, Result
 from tiny_models import RECIPE, linear_onnx, manifest, recipe
 
 import kymo
-from models.bundle import load_bundle
+from models.bundle import Bundle, load_bundle
 from models.registry.folders import MODEL, open_registry, write_bundle
 from models.training.learned import name_digest
 from models.training.refresh import Outcome, alone, plan_of, refresh_for_ever, train_behind_gate
 from models.training.request import TrainRequest
+from processors.recipe import Recipe
 from streams.chunk import Chunk, Header, signal_format
-from streams.errors import KymoError, TrainingError
+from streams.errors import BundleError, KymoError, TrainingError
 from streams.settings import Settings
 
 SESSIONS = 16  # a class
@@ -106,6 +107,48 @@ def test_without_a_champion_the_first_is_promoted(folder: Path) -> None:
     done = invoke("refresh", folder, "--epochs", "1")
     assert done.exit_code == 0, done.stderr
     assert done.stdout.startswith(f"tiny: {load_bundle('tiny').id} promoted: there was no champion")
+
+
+RAW = """
+name = "tiny"
+[[input]]
+stream = "imu"
+rate_hz = 10
+channels = ["x", "y"]
+[window]
+length_s = 1
+hop_s = 0.5
+[labels]
+names = {"rest" = "quiet"}
+[model]
+architecture = "minirocket"
+features = 84
+"""
+
+
+def test_the_gate_compares_where_not_every_label_has_a_name(folder: Path) -> None:
+    request = TrainRequest((str(folder / "data"),), only=True)
+    _, first = train_behind_gate(recipe(RAW), request, Settings(home=folder / "home"))
+    champion = load_bundle("tiny")
+    assert (first.promoted, champion.labels) == (True, ("quiet", "work"))
+    champion.check(recipe(RAW))
+    write_csv(folder / "data" / "more.csv", "work", 8.0)
+    _, second = train_behind_gate(recipe(RAW), request, Settings(home=folder / "home"))
+    assert second.bundle != first.bundle
+    assert second.verdict is not None
+    assert (second.promoted, load_bundle("tiny").id) == (False, first.bundle)
+
+
+def test_what_no_recipe_serves_is_not_promoted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(bundle: Bundle, recipe: Recipe) -> None:
+        raise BundleError(f"{bundle.id} does not fit")
+
+    monkeypatch.setattr(Bundle, "check", refuse)
+    request = TrainRequest((str(folder / "data"),), only=True)
+    _, outcome = train_behind_gate(recipe(RAW), request, Settings(home=folder / "home"))
+    assert (outcome.promoted, outcome.verdict) == (False, None)
+    assert outcome.reason == f"it could not be served ({outcome.bundle} does not fit)"
+    assert open_registry().current("tiny") is None
 
 
 def test_a_failure_leaves_the_champion(folder: Path) -> None:

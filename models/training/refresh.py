@@ -203,6 +203,10 @@ def _decide(
     recipe: Recipe, pair: tuple[Bundle | None, Bundle], paths: tuple[str, ...], plan: Plan, metric: str
 ) -> tuple[Verdict | None, bool, str]:
     champion, candidate = pair
+    try:
+        candidate.check(recipe)
+    except BundleError as error:
+        return None, False, f"it could not be served ({error})"
     if champion is None:
         return None, True, "there was no champion that could be loaded"
     if champion.id == candidate.id:
