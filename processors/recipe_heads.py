@@ -72,8 +72,14 @@ def read_heads(root: Table, labels: LabelTable) -> tuple[HeadTable, ...]:
             )
         # A column is read once, so two that ask it must call its values the same.
         asked: list[LabelTable | HeadTable] = [labels, *heads]
-        for other in asked:
-            if (other.column, other.key) == (head.column, head.key) and other.names != head.names:
+        for other in (one for one in asked if one.set == head.set):
+            if (other.column, other.key) != (head.column, head.key):
+                raise table.error(
+                    f"head `{head.name}`: a column and a key of a labels JSON are both called `{head.set}`, and become one "
+                    f"label set; rename the column or the key",
+                    "key" if head.key else "column",
+                )
+            if other.names != head.names:
                 raise table.error(
                     f"head `{head.name}`: its names of the values of `{head.set}` differ from those that stand before; "
                     f"write the same ones, or copy the values to a column or key of its own",

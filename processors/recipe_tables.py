@@ -77,6 +77,11 @@ class LabelTable:
     names: Mapping[str, str] = field(default_factory=dict)
     min_share: float = 0.5
 
+    @property
+    def set(self) -> str:
+        """The label set that it asks for."""
+        return self.key or self.column or ""
+
 
 @dataclass(frozen=True)
 class ColumnSplit:

@@ -83,6 +83,8 @@ def test_a_recipe_with_heads_is_written_as_it_was_read() -> None:
         ("[[heads]]\nname = 'a'\nweigth = 1", 16, "did you mean 'weight'?"),
         ("[[heads]]\nname = 'a'\nkind = 'number'\nnames = {1 = 'x'}", 17, "a number are taken as they are"),
         ("[[heads]]\nname = 'a'\ncolumn = 'speed'\nnames = {1 = 'x'}", 17, "differ from those that stand before"),
+        ("[[heads]]\nname = 'a'\nkey = 'speed'", 16, "a column and a key of a labels JSON are both called `speed`"),
+        ("[[heads]]\nname = 'b'\n[[heads]]\nname = 'a'\nkey = 'b'", 18, "both called `b`"),
     ],
 )
 def test_mistakes_are_named_with_their_line(heads: str, line: int, says: str) -> None:
