@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from models.bundle import UNKNOWN
+from models.data.chosen import stream_of, verdicts_on
 from models.judge import BatchClassifier, Judge, Memory
 from processors.chain import ChainStage
 from processors.recipe import Recipe
@@ -121,16 +122,13 @@ def why_silent(recipe: Recipe, stream: StreamData, with_gaps: int = 0) -> str:
 
 
 def _choose(recipe: Recipe, recording: Recording, report: Report) -> StreamData | None:
-    """The stream that feeds the recipe: as online, the first that matches."""
-    verdicts = [
-        (stream, recipe.matches(stream.header.format)) for stream in recording.streams if not stream.header.chain
-    ]
-    taken = [stream for stream, why in verdicts if why is None]
-    report.counts["unmatched"] += len(recording.streams) - min(1, len(taken))
-    if not taken:
-        report.unmatched[recording.session] = "; ".join(str(why) for _, why in verdicts) or "it holds no raw stream"
-        return None
-    return min(taken, key=lambda stream: stream.start_ns)
+    """The stream that feeds the recipe; what is not taken is noted."""
+    stream = stream_of(recording, recipe)
+    report.counts["unmatched"] += len(recording.streams) - (stream is not None)
+    if stream is None:
+        reasons = "; ".join(str(why) for _, why in verdicts_on(recording, recipe))
+        report.unmatched[recording.session] = reasons or "it holds no raw stream"
+    return stream
 
 
 def _session(recipe: Recipe, stream: StreamData, judge: Judge, chunk_ms: int, report: Report) -> Iterator[Event]:

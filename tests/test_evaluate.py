@@ -17,11 +17,14 @@ from tiny_models import LABELS, RECIPE, recipe, tiny_bundle
 
 from models.bundle import load_bundle
 from models.classify import Classifier
+from models.data.dataset import read_dataset, split_chain
 from models.evaluate import evaluate, score, score_windows
 from models.registry.folders import SHIPPED
+from models.run import run
 from models.training.cli import evaluate_command
 from streams.chunk import Header, signal_format
 from streams.errors import BundleError, TrainingError
+from streams.events import Event
 from streams.labels.labels import interval
 from streams.recording import Recording, StreamData
 
@@ -105,6 +108,24 @@ def test_evaluates_recordings(tmp_path: Path) -> None:
     assert (found["windows"], found["unknown_windows"]) == (14, 2)  # 4 + 4 + 5 + 1; at the border, and undecided
     assert found["bundle"].startswith("tiny@")
     assert set(found["per_class"]) == set(LABELS)
+
+
+def test_of_several_streams_all_take_the_raw_one_that_begins_first(tmp_path: Path) -> None:
+    def stream(place: str, begin_s: int, level: float, chain: str = "") -> StreamData:
+        header = Header("s", begin_s * 10**9, signal_format(f"imu.{place}", ("x", "y"), Fraction(10)), chain)
+        return StreamData(header, np.full((40, 2), level, np.float32))
+
+    streams = [stream("derived", 0, 5, "0" * 16), stream("late", 2, 5), stream("early", 1, -5)]
+    labels = [interval(session="s", set="label", start_ns=0, end_ns=10 * 10**9, label="low")]
+    one, bundle = Recording("s", streams, labels, path="s"), tiny_bundle(tmp_path / "b")
+    events = list(run(recipe(), [one], Classifier.for_recipe(bundle, recipe())))
+    judged: list[Event] = []
+    evaluate(recipe(), bundle, [one], lambda window: judged.append(window.event))
+    learned = read_dataset([one], recipe(), split_chain(recipe().chain)[0]).examples
+    assert {event.stream for event in events} == {"imu.early"}
+    assert [(e.id, e.label) for e in events] == [(e.id, e.label) for e in judged]
+    assert [e.start_ns for e in events] == [e.window.start_ns for e in learned]
+    assert {e.window.header.format.stream for e in learned} == {"imu.early"}
 
 
 def test_without_labels_there_is_nothing_to_score(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from models.data.chosen import stream_of, verdicts_on
 from models.data.split_groups import hold_out
 from models.data.steps import apply_steps, fit_steps, split_chain, to_samples, with_steps
 from models.data.targets import Targets, asked_sets, ordered, targets_of
@@ -95,11 +96,6 @@ class Dataset:
             (self.examples if example.label else self.unlabelled).append(example)
 
 
-def stream_of(recording: Recording, recipe: Recipe) -> StreamData | None:
-    """The stream that a recipe takes of a recording: the first that matches, as a worker does."""
-    return next((s for s in recording.streams if recipe.matches(s.header.format) is None), None)
-
-
 def stream_windows(stream: StreamData, chain: Chain) -> Iterator[Window]:
     """Windows of one stream, one after the other, through the chain's stages."""
     stage = chain.build()
@@ -115,8 +111,7 @@ def windows_of(stream: StreamData, chain: Chain) -> list[Window]:
 
 def labels_of(recording: Recording, recipe: Recipe) -> list[Label]:
     """The labels that answer the recipe's question: those of the set that ``[labels]`` names."""
-    asked = recipe.labels.key or recipe.labels.column
-    return [label for label in recording.labels if label.set == asked]
+    return [label for label in recording.labels if label.set == recipe.labels.set]
 
 
 def read_dataset(recordings: Iterable[Recording], recipe: Recipe, chain: Chain) -> Dataset:
@@ -187,8 +182,8 @@ def iter_examples(
 
 
 def _why_not_taken(recording: Recording, recipe: Recipe) -> str:
-    reasons = [recipe.matches(stream.header.format) for stream in recording.streams]
-    return f"recordings not taken: {reasons[0] if reasons else 'no stream'}"
+    reasons = [why for _, why in verdicts_on(recording, recipe)]
+    return f"recordings not taken: {reasons[0] if reasons else 'no raw stream'}"
 
 
 def _example_maker(recording: Recording, recipe: Recipe) -> Callable[[Window, str], Example]:
