@@ -215,7 +215,11 @@ def test_a_number_that_is_not_finite_is_not_hidden(bad: float, tmp_path: Path) -
         np.testing.assert_array_equal(out[[0, 2]], good[[0, 2]])
 
 
-@pytest.mark.parametrize(("parameters", "time"), [({"features": 83}, 40), ({"windows": 1}, 40), ({}, 8)])
+@pytest.mark.parametrize(
+    ("parameters", "time"), [({"features": 83}, 40), ({"features": 10**11}, 40), ({"windows": 1}, 40), ({}, 8)]
+)
 def test_refuses(parameters: dict[str, Any], time: int) -> None:
-    with pytest.raises(TrainingError, match=r"features starts at 84, windows at 2|at least 9 samples"):
+    with pytest.raises(
+        TrainingError, match=r"features is a number from 84 to 50000, windows starts at 2|at least 9 samples"
+    ):
         rocket(time, **parameters)

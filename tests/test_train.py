@@ -17,6 +17,7 @@ from models.classify import fit_temperature
 from models.data.dataset import Example, fit_steps, read_dataset, split, split_chain, stream_of, windows_of
 from models.registry.folders import MANIFEST, MODEL
 from models.training.cli import evaluate_command, train_command
+from models.training.request import train_parameters
 from models.training.train import TrainRequest, prepare, train
 from processors.recipe import Recipe
 from streams.errors import KymoError, TrainingError
@@ -252,3 +253,18 @@ def test_temperature_is_found_again(temperature: float) -> None:
     odds = np.exp(logits / temperature)
     classes = [random.choice(3, p=row / row.sum()) for row in odds]
     assert fit_temperature(logits.tolist(), classes) == pytest.approx(temperature, rel=0.12)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("seed = -1", "seed = -1, expected a whole number from 0 to 2147483647"),
+        ("seed = 100000000000", "expected a whole number from 0 to 2147483647"),
+        ('compare = [["a"]]', "compare = [['a']], expected true, false or names of architectures"),
+        ("compare = [1]", "expected true, false or names of architectures"),
+    ],
+)
+def test_senseless_parameters_are_refused(line: str, says: str) -> None:
+    with pytest.raises(TrainingError) as caught:
+        train_parameters(recipe(RECIPE.replace("epochs = 3", line)), TrainRequest(("data",)))
+    assert says in str(caught.value)

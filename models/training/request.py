@@ -38,6 +38,7 @@ DEFAULTS: dict[str, Any] = {
 }
 #: What is fitted beside the recipe's architecture unless the recipe says otherwise.
 BESIDE = "minirocket"
+_LARGEST_SEED = 2**31 - 1  # what every framework takes; as `--seed`
 #: ``on_stage(name, epochs)`` is told what begins, and gives what is told its epochs.
 OnStage = Callable[[str, int], Callable[[Epoch], None]]
 
@@ -168,12 +169,16 @@ def train_parameters(recipe: Recipe, request: TrainRequest) -> dict[str, Any]:
     compare = given.pop("compare", True) if isinstance(given.get("compare"), list | tuple) else None
     found = read_parameters(given, DEFAULTS, "[train]")
     if compare is not None:
+        if not all(isinstance(name, str) for name in compare):
+            raise TrainingError(f"[train] compare = {list(compare)!r}, expected true, false or names of architectures")
         for name in compare:
             architecture(name)  # an unknown one is said now, not after the first fit
         found["compare"] = list(dict.fromkeys(compare))
     found |= {k: v for k, v in (("epochs", request.epochs), ("seed", request.seed)) if v is not None}
     if found["epochs"] < 1 or found["patience"] < 1 or not 0 <= found["validation"] < 1:
         raise TrainingError("[train] epochs and patience start at 1, validation is a share from 0 to below 1")
+    if not 0 <= found["seed"] <= _LARGEST_SEED:
+        raise TrainingError(f"[train] seed = {found['seed']}, expected a whole number from 0 to {_LARGEST_SEED}")
     if found["schedule"] not in ("", *SCHEDULES):
         raise TrainingError(f"[train] schedule = {found['schedule']!r}, expected one of {', '.join(SCHEDULES)}")
     check_training(recipe, found["sequence"])

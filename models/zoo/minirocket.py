@@ -26,9 +26,10 @@ from streams.chunk import Array, Format
 from streams.errors import TrainingError
 
 OPSET = 18
-#: ``features``: about how many, at least 84; ``windows``: most that are learned from, chosen at random where there are
+#: ``features``: about how many, 84 to 50,000; ``windows``: most that are learned from, chosen at random where there are
 #: more (the work grows with its third power).
 DEFAULTS: dict[str, Any] = {"features": 10_000, "windows": 4096}
+_MOST_FEATURES = 50_000  # five times the paper's: more take memory, and tell no more
 _HEADROOM = 2.0  # times the largest training value, relative to the channel's spread, before a number is clipped
 _SOME = 2**19  # numbers of windows at once
 _NODE = 2**18  # comparisons a node and window: they stay in the cache
@@ -74,8 +75,8 @@ class MiniRocket:
                 f"architecture 'minirocket' takes raw windows of at least {LENGTH} samples, one number a channel; "
                 f"these are of {(fmt.rows, *fmt.shape)}"
             )
-        if self.parameters["features"] < 84 or self.parameters["windows"] < 2:
-            raise TrainingError("[model] features starts at 84, windows at 2")
+        if not 84 <= self.parameters["features"] <= _MOST_FEATURES or self.parameters["windows"] < 2:
+            raise TrainingError(f"[model] features is a number from 84 to {_MOST_FEATURES}, windows starts at 2")
         self._banks: list[Bank] = []
         self._unit = np.ones((1, self.shape[0], 1), np.float32)
         self._middle = np.zeros(0, np.float32)  # (features,)
