@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -31,7 +32,7 @@ class HeadTable:
     min_share : float
         The share of a window that a label must cover, 0 to 1.
     weight : float
-        Of its loss beside that of the recipe's classes, above 0.
+        Of its loss beside that of the recipe's classes, above 0 and finite.
     """
 
     name: str
@@ -108,8 +109,9 @@ def _head(table: Table, labels: LabelTable) -> HeadTable:
     if named and kind == "number":
         raise table.error("a head of kind number has names; values of a number are taken as they are", "names")
     weight = table.number("weight", 1, 0)
-    if not weight:
-        raise table.error("weight = 0: expected a number above 0; leave the head out instead", "weight")
+    if not 0 < weight < math.inf:
+        advice = "" if weight else "; leave the head out instead"
+        raise table.error(f"weight = {weight:g}: expected a number above 0, and a finite one{advice}", "weight")
     return HeadTable(
         name,
         kind,

@@ -130,6 +130,18 @@ def test_what_is_no_number_is_refused() -> None:
     assert "pace" not in dataset(loaded, label(0, 2, "a"), label(0, 2, "nan", "seconds_10k")).examples[0].targets
 
 
+@pytest.mark.parametrize("number", ["3.5e38", "-1e40", "1e999"])
+def test_a_number_beyond_float32_is_refused(number: str) -> None:
+    loaded = recipe(WITH_HEADS)
+    message = (
+        rf"session s: the label '{number}' of `seconds_10k` is no number that a model can say \(.*\), but head `pace`"
+    )
+    with pytest.raises(TrainingError, match=message):
+        dataset(loaded, label(0, 2, "a"), label(0, 2, number, "seconds_10k"))
+    found = dataset(loaded, label(0, 2, "a"), label(0, 2, "-3.4e38", "seconds_10k"))
+    assert [e.targets for e in found.examples] == [{"pace": -3.4e38}] * 9
+
+
 def test_a_head_without_anything_to_learn_is_refused() -> None:
     loaded = recipe(WITH_HEADS)
     without = dataset(loaded, *MIXED[:3])

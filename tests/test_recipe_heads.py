@@ -80,6 +80,8 @@ def test_a_recipe_with_heads_is_written_as_it_was_read() -> None:
         ("[[heads]]\nname = 'a'\n[[heads]]\nname = 'a'\ncolumn = 'b'", 17, "another head has it"),
         ("[[heads]]\nname = 'a'\ncolumn = 'b'\nkey = 'c'", 17, "both column and key"),
         ("[[heads]]\nname = 'a'\nweight = 0", 16, "expected a number above 0"),
+        ("[[heads]]\nname = 'a'\nweight = inf", 16, "weight = inf: expected a number above 0, and a finite one"),
+        ("[[heads]]\nname = 'a'\nweight = 1e999", 16, "and a finite one"),
         ("[[heads]]\nname = 'a'\nweigth = 1", 16, "did you mean 'weight'?"),
         ("[[heads]]\nname = 'a'\nkind = 'number'\nnames = {1 = 'x'}", 17, "a number are taken as they are"),
         ("[[heads]]\nname = 'a'\ncolumn = 'speed'\nnames = {1 = 'x'}", 17, "differ from those that stand before"),

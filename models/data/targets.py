@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 #: By head, what is known of a window: a class, or a number.
 Targets = Mapping[str, str | float]
 _Of = Callable[[int, int], str | float | None]
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def asked_sets(recipe: Recipe) -> frozenset[str]:
     """Names of the label sets that a recipe learns from: its own and those of its heads."""
-    return frozenset({recipe.labels.key or recipe.labels.column or "", *(head.set for head in recipe.heads)})
+    return frozenset({recipe.labels.set, *(head.set for head in recipe.heads)})
 
 
 def targets_of(labels: Sequence[Label], heads: Sequence[HeadTable]) -> Callable[[int, int], dict[str, str | float]]:
@@ -43,7 +44,7 @@ def targets_of(labels: Sequence[Label], heads: Sequence[HeadTable]) -> Callable[
     Raises
     ------
     TrainingError
-        If a label of a number head is no number.
+        If a label of a number head is no number, or one beyond float32.
     """
     made: dict[str, _Of] = {
         head.name: _of(head, [label for label in labels if label.set == head.set]) for head in heads
@@ -65,13 +66,16 @@ def _of(head: HeadTable, labels: Sequence[Label]) -> _Of:
 
 
 def _number(label: Label, head: HeadTable) -> float:
+    why = ""
     try:
         value = float(label.label)
     except ValueError:
-        value = math.inf
-    if math.isinf(value):
+        value, why = math.nan, "is no number"
+    if abs(value) > _LARGEST:
+        why = f"is no number that a model can say (float32 ends at {_LARGEST:.1e})"
+    if why:
         raise TrainingError(
-            f"session {label.session}: the label {label.label!r} of `{head.set}` is no number, but head `{head.name}` is of "
+            f"session {label.session}: the label {label.label!r} of `{head.set}` {why}, but head `{head.name}` is of "
             f'kind "number"; correct the label, or the head\'s kind'
         )
     return value
