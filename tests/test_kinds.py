@@ -140,6 +140,8 @@ def campaign(seed: int) -> None:
 
 
 @settings(max_examples=500, deadline=None)
+@example(587_235_489)  # one that an earlier life had published, and a later one learned of by a snapshot alone
+@example(169_340_083_207_684_822)
 @example(32_517)  # a window published before a crash, whose other kind becomes whole only with what came behind it
 @given(st.integers(0, 2**32))
 def test_exchanges_and_crashes_anywhere(seed: int) -> None:
@@ -169,6 +171,52 @@ def test_an_exchange_between_any_two_chunks(name: str, first: int) -> None:
         kinds = [both[first].get((s, i)) == found for s, i, _, found in log.events]
         assert kinds == sorted(kinds, reverse=True)  # first those of the one, then those of the other
         assert at > 8 or not all(kinds)
+
+
+def test_a_window_published_before_two_restarts_stands_in_the_snapshot() -> None:
+    log, clock = Log({"a": [chunk("s", 0, 8), chunk("s", 8, 8)]}, visible={"a": 1}), [0.0]
+    pair = Pair((CHAINS["uncovered"], raw_chain(CHAINS["uncovered"])))  # whole with 7 samples, and with 9
+    life = KindLife(log, pair, clock, Limits(quiet_s=5.0))
+    life.read("a", 9)
+    life.publish(9)
+    assert [e[:2] for e in log.events] == [("s", 0)]
+    pair.now = 1
+    life = KindLife(log, pair, clock, Limits(quiet_s=5.0))
+    life.read("a", 9)
+    clock[0] = 9.0
+    life.commit()
+    assert set(log.state) == {"s"}
+    KindLife(log, pair, clock, Limits(quiet_s=5.0)).commit()  # from here on no event is read back
+    finish(log, pair, clock, Limits(quiet_s=5.0))
+
+
+def test_a_chain_without_kinds_knows_what_another_one_published() -> None:
+    log, chain = Log({"a": [chunk("s", 0, 8), chunk("s", 8, 8)]}, visible={"a": 1}), CHAINS["uncovered"]
+    life = Life(log, chain, [0.0], Limits())
+    life.read("a", 9)
+    life.publish(9)
+    life = Life(log, raw_chain(chain), [0.0], Limits())
+    settle(life, "a", 9)
+    log.visible["a"] = 2
+    life.finish()
+    assert [e[1] for e in log.events] == [0, 6]
+
+
+def test_marks_in_a_snapshot_are_of_open_windows_alone() -> None:
+    pair, items = (
+        Pair((CHAINS["overlapping"], raw_chain(CHAINS["overlapping"]))),
+        [chunk("s", i, 4) for i in range(0, 800, 4)],
+    )
+    log = Log({"a": items}, visible={"a": 200})
+    life = KindLife(log, pair, [0.0], Limits())
+    life.read("a", 200)
+    life.publish(999)  # and crash: nothing is committed
+    again = KindLife(log, pair, [0.0], Limits(lag=0))
+    again.read("a", 20)
+    ((session, snapshot),) = again.partition.snapshots()
+    assert len(log.events) > 190
+    assert session.restore(snapshot)
+    assert session.published == {(76, "")}
 
 
 def test_what_is_kept_is_bounded() -> None:

@@ -8,7 +8,7 @@ of the stream, with no head.
 from __future__ import annotations
 
 import json
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol
@@ -61,6 +61,19 @@ class Outputs(Protocol):
     def fresh(self, item: Any, marks: Set[Mark]) -> tuple[Any, frozenset[int]]:
         """What of `item` is not published yet, and the numbers of its records that are; where all of them are, nothing is left."""
 
+    def ahead(self, marks: Iterable[Mark], given_to: int, seen: int = ENDLESS) -> set[Mark]:
+        """Those of `marks` that are of outputs still to come.
+
+        Parameters
+        ----------
+        marks : iterable of Mark
+            Of a session.
+        given_to : int
+            Where the newest window given begins.
+        seen : int
+            One past the newest input sample: only outputs that begin before it.
+        """
+
     def ending(self, header: Header, end: int) -> list[Any]:
         """What follows the last output, which had `header` and ended before `end`, at the session's end mark."""
 
@@ -105,6 +118,11 @@ class Events:
         """See :meth:`Outputs.fresh`: a crash may come between the events of one window."""
         return item, frozenset(n for n, head in enumerate(self.heads) if (item.start_index, head) in marks)
 
+    def ahead(self, marks: Iterable[Mark], given_to: int, seen: int = ENDLESS) -> set[Mark]:
+        """See :meth:`Outputs.ahead`."""
+        end = seen * self.step
+        return {mark for mark in marks if given_to < mark[0] < end}
+
     def ending(self, header: Header, end: int) -> list[Window]:
         """Nothing."""
         return []
@@ -147,6 +165,10 @@ class DerivedChunks:
         if item.end or item.first_index >= published:
             return item, frozenset()
         return Chunk(item.header, published, item.data[published - item.first_index :], filled=item.filled), frozenset()
+
+    def ahead(self, marks: Iterable[Mark], given_to: int, seen: int = ENDLESS) -> set[Mark]:
+        """None: chunks come in one order only, so that behind one that is not published, and behind a snapshot, none is."""
+        return set()
 
     def ending(self, header: Header, end: int) -> list[Chunk]:
         """The derived stream's own end mark."""

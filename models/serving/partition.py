@@ -62,7 +62,7 @@ class Partition:
         self._outputs, self._takes = outputs or outputs_of(chain, Events("")), taken_chain(chain)
         self._verdicts: dict[int, tuple[Header, bool]] = {}
         self._left = Left()
-        self.published: dict[str, set[Mark]] = {}  # what an earlier life of this partition has published
+        self.published: dict[str, set[Mark]] = {}  # what earlier lives have published, and may come again
         self.samples = 0
         self.events_end = 0
         self.next_offset: dict[str, int] = {}
@@ -79,13 +79,6 @@ class Partition:
         """A batch begins at `offset`: note from where on the events of anything from here on stand."""
         # What an earlier life may have read has its events anywhere from its mark on; what it cannot have read, behind today's end.
         seen_before = offset < self._left.input_end.get(topic, 0)
-        if (
-            not seen_before
-            and self.published
-            and not self._outputs.kinds  # a window of another kind may become whole later
-            and all(self.next_offset.get(t, 0) >= end for t, end in self._left.input_end.items())
-        ):
-            self.published = {}
         at = self._left.events_start if seen_before else self.events_end
         marks = self._marks.setdefault(topic, deque())
         if not marks or marks[-1][1] != at:
@@ -193,6 +186,8 @@ class Partition:
                 pending.append(Pending(fresh, outputs.place(output), session, sent_ms, known, left))
             else:
                 session.acknowledge(outputs.place(output))
+        if made and not known:  # so seldom, since there may be many
+            self.published[session.name] = outputs.ahead(marks, session.given_to)
         return pending
 
     def _wanted(self, header: Header) -> bool:
@@ -220,6 +215,8 @@ class Partition:
         stored = self._asleep.pop(name, None)
         if stored is not None and not session.restore(zlib.decompress(stored)):
             self.counts["other_chain"] += 1
+        if session.published:
+            self.published.setdefault(name, set()).update(session.published)
         return session
 
     def acknowledge(self, pending: Pending) -> None:
@@ -251,7 +248,7 @@ class Partition:
             held = session.hold()
             quiet = now - session.touched_s > self.limits.quiet_s
             if session.must_snapshot() or (held is not None and (quiet or self._lag(session) > self.limits.lag)):
-                out.append((session, session.snapshot()))
+                out.append((session, session.snapshot(self.published.get(session.name, ()))))
             elif session.can_withdraw(self._restart(session.topic)):
                 out.append((session, None))
         return out

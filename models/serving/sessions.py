@@ -8,11 +8,11 @@ for every offset where a window rests on all before it, as it does for a statefu
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.serving.outputs import ENDLESS, Output, Outputs
+from models.serving.outputs import ENDLESS, Mark, Output, Outputs
 from models.serving.replayed import Kept
 from processors.chain import ChainStage
 from processors.memory import pack, pack_list, unpack, unpack_list
@@ -47,7 +47,9 @@ class Session:
         self.name, self.stage, self._outputs, self._chain = name, stage, outputs, chain
         self._endless = outputs.memory >= ENDLESS
         self._kept = Kept(outputs.kinds)  # input that another chain, should it take over, goes on from
-        self._given_to = -1  # where the newest window given begins
+        self.given_to = -1  # where the newest window given begins
+        self._seen = 0  # one past the newest sample taken
+        self.published: set[Mark] = set()  # by its snapshot: what earlier lives have published, and may come again
         self._replayed: list[
             Output
         ] = []  # windows that it has and the chain before had not; given with those of the next chunk
@@ -83,6 +85,7 @@ class Session:
             Of the chunks that it was joined of.
         """
         self.last_offset, self.next_index = places[-1][1], chunk.end_index
+        self._seen = max(self._seen, chunk.end_index)
         if self._first_since is None:
             self._first_since = (chunk.first_index, places[0][1])
         made: list[Output] = self.stage.push(chunk)
@@ -103,13 +106,13 @@ class Session:
 
     def _fresh(self, made: list[Output]) -> list[Output]:
         """Outputs without the windows that the chain before this one has given."""
-        return [o for o in made if not isinstance(o, Window) or o.start_index > self._given_to]
+        return [o for o in made if not isinstance(o, Window) or o.start_index > self.given_to]
 
     def _note(self, made: list[Output]) -> None:
         if made:
             self._given.extend(_Given(self._outputs.place(output), self._needed) for output in made)
             self._needed = self._chain_needs()
-            self._given_to = made[-1].start_index if isinstance(made[-1], Window) else -1
+            self.given_to = made[-1].start_index if isinstance(made[-1], Window) else -1
 
     def rechain(self, stage: ChainStage, chain: str) -> list[Output]:
         """Go on with another chain of the same recipe; only while no window is pending.
@@ -193,10 +196,19 @@ class Session:
         whole = self._settled() >= self._outputs.memory  # else the snapshot holds some of what the next output rests on
         return whole and self._needs() >= first_index and committed >= offset
 
-    def snapshot(self) -> bytes:
-        """All of the session; only while no window is pending."""
+    def snapshot(self, published: Iterable[Mark] = ()) -> bytes:
+        """All of the session; only while no window is pending.
+
+        Parameters
+        ----------
+        published : iterable of Mark
+            What earlier lives have published of it. Windows that this chain has not given yet, though all their samples came, may
+            come of the next samples: a restart behind these would not read their events back.
+        """
+        ahead = self._outputs.ahead(published, self.given_to, self._seen)
         meta = {"stream": self.stream, "topic": self.topic, "ended": self.ended, "upto": self.last_offset}
-        meta |= {"chain": self._chain, "memory": self.memory, "given_to": self._given_to}
+        meta |= {"chain": self._chain, "memory": self.memory, "given_to": self.given_to}
+        meta |= {"seen": self._seen, "published": sorted(ahead)}
         if self._made is not None:
             meta |= {"made": self._made[0], "made_end": self._made[1], "ended_at": self._ended_at}
         return pack_list([pack(meta), self.stage.snapshot(), *self._kept.snapshot()])
@@ -216,8 +228,9 @@ class Session:
 
     def restore(self, snapshot: bytes) -> bool:
         """Become what :meth:`snapshot` was taken of; False, and nothing, if the chain of another recipe made it."""
-        head, stage, *kept = unpack_list(snapshot)
-        meta, _ = unpack(head)
+        about, stage, *kept = unpack_list(snapshot)
+        meta, _ = unpack(about)
+        self.published = {(start, head) for start, head in meta.get("published", ())}
         other = meta.get("chain") != self._chain
         if other and not (kept and self._kept.knows(meta.get("chain"))):
             return False
@@ -226,7 +239,7 @@ class Session:
         self.memory = meta.get("memory", [])
         if "made" in meta:
             self._made, self._ended_at = (meta["made"], meta["made_end"]), meta["ended_at"]
-        self._given_to = meta.get("given_to", -1)
+        self.given_to, self._seen = meta.get("given_to", -1), meta.get("seen", 0)
         self._kept.restore(kept)
         if other:
             self.rechain(self.stage, self._chain)
