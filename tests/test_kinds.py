@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, note, settings
 from hypothesis import strategies as st
-from test_partition import LIMITS, STEPS, Life, Log, act, chunk, recorded, settle
+from test_partition import LIMITS, STEPS, Life, Log, act, chunk, record, recorded, refuse, settle
 
 from models.raw import raw_chain
 from models.serving.handed import Limits, Pending
@@ -25,6 +25,7 @@ from processors.resample import Resample
 from processors.spectrogram import Spectrogram
 from processors.windows import Windows
 from streams.chunk import Window, signal_format
+from streams.codec import ChunkCodec
 
 FORMAT = signal_format("imu.left", ("x",), 10)
 #: Chains with steps before their window; each has a raw one beside it.
@@ -79,7 +80,8 @@ class KindLife(Life):
         self.publish(10**6)
         self.hear(10**6)
         self.pair.now = 1 - self.pair.now
-        self.waiting += self.partition.rechain(self.pair.chain)
+        for found in self.partition.rechain(self.pair.chain):
+            self.waiting += found
 
 
 def undisturbed(log: Log, chain: Chain) -> dict[tuple[str, int], bytes]:
@@ -232,6 +234,21 @@ def test_what_is_kept_is_bounded() -> None:
             most[session.name] = max(most.get(session.name, 0), len(held))
     assert most["s"] <= 6
     assert most["t"] <= 32
+
+
+def test_what_is_kept_takes_little_more_room_in_a_snapshot_than_its_samples() -> None:
+    chain = Chain((Intake(), Spectrogram(nperseg=100, noverlap=80), Windows(3000, 1500)))
+    kinds = kinds_of(FORMAT, chain, raw_chain(chain))
+    items = [chunk("s", i, 1) for i in range(2900)]  # a sample a message
+    sizes = []
+    for outputs in (Events(""), Events("", kinds=kinds)):
+        partition, codec = Partition(0, chain, lambda fmt: None, lambda: 0.0, Limits(lag=0), outputs), ChunkCodec()
+        records = [record(offset, b"s", codec.encode(c)) for offset, c in enumerate(items)]
+        for one in records:  # each on its own, so that they are not joined
+            assert not any(partition.take("a", [one], refuse))
+        ((_, snapshot),) = partition.snapshots()
+        sizes.append(len(snapshot or b""))
+    assert 2900 * 4 < sizes[1] - sizes[0] < 2900 * (4 + 16) + 1000
 
 
 def test_recipes_without_steps_before_the_window_keep_nothing() -> None:

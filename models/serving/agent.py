@@ -73,10 +73,8 @@ class Agent:
             self.job.shadow.start(Outbox(self._kafka.aiokafka_producer, self.job.shadow.failed))
         if self.job.serving is not None and self.job.outputs.kinds:
             self.job.serving.rechain = from_thread(self.rechain)
-        self._tasks = [
-            asyncio.create_task(self._guard(self._classify())),
-            asyncio.create_task(self._guard(self._commit_every(commit_every_s))),
-        ]
+        loops = self._classify(), self._commit_every(commit_every_s)
+        self._tasks = [asyncio.create_task(self._guard(loop)) for loop in loops]
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -182,7 +180,9 @@ class Agent:
                 self.job.shadow.model = None
             try:
                 for partition in self.partitions.values():
-                    self._pending.extend((partition, pending) for pending in partition.rechain(model.head))
+                    for found in partition.rechain(model.head):
+                        self._pending.extend((partition, pending) for pending in found)
+                        await asyncio.sleep(0)
             except Exception as error:
                 self._fail(error)
         await self._wake()
@@ -217,9 +217,8 @@ class Agent:
                 self._outbox.put(self._names.of("state"), partition.number, records)
         # No record is taken meanwhile, so these two settle; only then may what they release be committed.
         await self._outbox.settled(self._names.of("state"), self._names.of("rejected"))
-        offsets = self._committable()
         self._raise_failure()
-        if offsets and not self._kafka.is_stale():
+        if (offsets := self._committable()) and not self._kafka.is_stale():
             await self._kafka.commit_with(offsets)
             for tp, committed in offsets.items():
                 self.partitions[tp.partition].committed(tp.topic, committed.offset)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from models.serving.handed import Left, Limits, Pending
@@ -202,13 +202,11 @@ class Partition:
         # A derived stream is known by its chain; raw ones by what they are.
         return header.chain == self._takes and (bool(header.chain) or self._matches(header.format) is None)
 
-    def rechain(self, chain: Chain) -> list[Pending]:
-        """Go on with another chain of the same recipe; only while no window is pending. Gives what it has of what was taken."""
+    def rechain(self, chain: Chain) -> Iterator[list[Pending]]:
+        """Go on with another chain of the same recipe; only while no window is pending. Session by session, what it has of what came."""
         self.chain, self._digest = chain, chain.digest(learned=False)
-        made = []
         for session in self.sessions.values():
-            made += self._to_publish(session, session.rechain(chain.build(), self._digest))
-        return made
+            yield self._to_publish(session, session.rechain(chain.build(), self._digest))
 
     def _wake(self, name: str) -> Session:
         session = self.sessions[name] = Session(name, self.chain.build(), self._outputs, self._digest)

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from models.serving.kinds import Kind
 from processors.chain import ChainStage
 from processors.memory import pack, unpack
@@ -76,13 +78,35 @@ class Kept:
         return made
 
     def snapshot(self) -> list[bytes]:
-        """All chunks."""
-        return [
-            pack({"header": c.header, "first": c.first_index, "end": c.end}, {"data": c.data}) for c in self._chunks
-        ]
+        """All chunks; those of one header together, since a header may take more room than a chunk's samples."""
+        runs: list[list[Chunk]] = []
+        for chunk in self._chunks:
+            if runs and runs[-1][-1].header == chunk.header and not runs[-1][-1].end:
+                runs[-1].append(chunk)
+            else:
+                runs.append([chunk])
+        return [_packed(run) for run in runs]
 
     def restore(self, parts: Sequence[bytes]) -> None:
         """Keep what a snapshot held."""
-        found = (unpack(part) for part in parts)
-        chunks = (Chunk(meta["header"], meta["first"], arrays["data"], None, meta["end"]) for meta, arrays in found)
-        self._chunks = deque(chunks if self._kinds else ())
+        self._chunks = deque(chunk for part in parts for chunk in _unpacked(part)) if self._kinds else deque()
+
+
+def _packed(run: Sequence[Chunk]) -> bytes:
+    """Chunks of one header, of which only the last may end the session."""
+    places = np.array([(c.first_index, c.count) for c in run], np.int64)
+    return pack(
+        {"header": run[0].header, "end": run[-1].end},
+        {"places": places, "data": np.concatenate([c.data for c in run])},
+    )
+
+
+def _unpacked(part: bytes) -> list[Chunk]:
+    meta, arrays = unpack(part)
+    places = arrays["places"].tolist()
+    pieces = np.split(arrays["data"], np.cumsum([count for _, count in places])[:-1])
+    ends = [False] * (len(places) - 1) + [meta["end"]]
+    return [
+        Chunk(meta["header"], first, piece, None, end)
+        for (first, _), piece, end in zip(places, pieces, ends, strict=True)
+    ]
