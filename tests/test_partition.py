@@ -408,6 +408,20 @@ def test_a_quiet_session_holds_nothing_back_and_goes_on_exactly() -> None:
     finish(log, CHAINS["overlapping"], clock, Limits(quiet_s=5.0))
 
 
+def test_a_session_stored_early_is_unloaded_once_it_is_quiet() -> None:
+    log = Log({"a": [chunk("s", 0, 6), *(chunk("t", i, 4) for i in range(0, 40, 4)), chunk("s", 6, 6)]})
+    log.visible, clock = {"a": 11}, [0.0]
+    life = Life(log, CHAINS["overlapping"], clock, Limits(5.0, 3))
+    settle(life, "a", 11)  # `s` holds the commit back, and so is stored at once
+    assert (set(log.state), set(life.partition.sessions)) == ({"s"}, {"s", "t"})
+    clock[0] = 9.0
+    life.commit()
+    assert life.partition.sessions == {}
+    log.visible = {"a": 12}
+    life.finish()
+    assert sorted(log.events) == undisturbed(log, CHAINS["overlapping"])
+
+
 def test_a_slow_session_holds_the_commit_back_by_its_limit_only() -> None:
     log = Log({"a": [chunk("s", 0, 6), *(chunk("t", i, 4) for i in range(0, 80, 4)), chunk("s", 6, 6)]})
     life = next(lives(log, limits=Limits(lag=5)))

@@ -56,7 +56,8 @@ class Partition:
         self.limits = limits or Limits()
         self.counts: Counter[str] = Counter()
         self.sessions: dict[str, Session] = {}
-        self._asleep: dict[str, bytes] = {}
+        self._asleep: dict[str, bytes] = {}  # compressed, of sessions that are not loaded
+        self._stored: dict[str, bytes] = {}  # of those that are, and have taken nothing since
         self._codec = ChunkCodec()
         self._digest = chain.digest(learned=False)
         self._outputs, self._takes = outputs or outputs_of(chain, Events("")), taken_chain(chain)
@@ -161,6 +162,7 @@ class Partition:
     def _push(self, run: Run, reject: Callable[[Any, ChunkError], None]) -> list[Pending]:
         session = run.session
         session.touched_s, session.sent_ms = self._now_s(), run.records[-1].timestamp
+        self._stored.pop(session.name, None)
         try:
             made = session.take(run.joined(), run.places())
         except FormatError as error:  # a header that contradicts the session's own
@@ -210,9 +212,9 @@ class Partition:
 
     def _wake(self, name: str) -> Session:
         session = self.sessions[name] = Session(name, self.chain.build(), self._outputs, self._digest)
-        stored = self._asleep.pop(name, None)
-        if stored is not None and not session.restore(zlib.decompress(stored)):
-            self.counts["other_chain"] += 1
+        if name in self._asleep:
+            self._stored[name] = zlib.decompress(self._asleep.pop(name))
+            self.counts["other_chain"] += not session.restore(self._stored[name])
         if session.published:
             self.published.setdefault(name, set()).update(session.published)
         return session
@@ -240,12 +242,13 @@ class Partition:
         """Sessions whose snapshot must be stored before the next commit can pass them; None deletes a stored one."""
         now = self._now_s()
         out: list[tuple[Session, bytes | None]] = []
-        for session in self.sessions.values():
+        for session in list(self.sessions.values()):
             if session.pending:
                 continue
-            held = session.hold()
-            quiet = now - session.touched_s > self.limits.quiet_s
-            if session.must_snapshot() or (held is not None and (quiet or self._lag(session) > self.limits.lag)):
+            held, quiet = session.hold(), now - session.touched_s > self.limits.quiet_s
+            if quiet and session.unchanged and session.name in self._stored:
+                self._unload(session)
+            elif session.must_snapshot() or (held is not None and (quiet or self._lag(session) > self.limits.lag)):
                 out.append((session, session.snapshot(self.published.get(session.name, ()))))
             elif session.can_withdraw(self._restart(session.topic)):
                 out.append((session, None))
@@ -257,9 +260,13 @@ class Partition:
             session.withdrawn()
             return
         session.stored()
+        self._stored[session.name] = snapshot
         if session.ended or self._now_s() - session.touched_s > self.limits.quiet_s:
-            self._asleep[session.name] = zlib.compress(snapshot, 1)
-            del self.sessions[session.name]
+            self._unload(session)
+
+    def _unload(self, session: Session) -> None:
+        self._asleep[session.name] = zlib.compress(self._stored.pop(session.name), 1)
+        del self.sessions[session.name]
 
     def committed(self, topic: str, offset: int) -> None:
         """The broker has the commit: a restart begins there."""

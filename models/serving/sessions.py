@@ -185,6 +185,11 @@ class Session:
         """Whether only a snapshot can release what came."""
         return (self.ended or self.irregular) and self._first_since is not None
 
+    @property
+    def unchanged(self) -> bool:
+        """Whether the stored snapshot is all of it."""
+        return self.snapshot_upto >= 0 and self._first_since is None and not self.irregular
+
     def can_withdraw(self, committed: int) -> bool:
         """Whether the stored snapshot is overtaken.
 
