@@ -7,7 +7,6 @@ above the other along the bins, so that a patch sees one channel and attention j
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,15 +14,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.training.export import clean_onnx
-from models.training.fit import Learning, units_of
-from models.training.fit_torch import fit_torch, predict_torch
+from models.training.fit import Learning
+from models.training.fit_torch import fit_torch
 from models.zoo import Between, Epoch, FitOptions, Head, Range, Samples, read_parameters
-from models.zoo.spectrogram_cnn import Units
-from streams.chunk import Array, Format
+from models.zoo.torch_common import TorchArchitecture, Units
+from streams.chunk import Format
 from streams.errors import TrainingError
 
-OPSET = 18
 LAYOUTS = ("tiles", "channels")
 #: ``patch_time`` x ``patch_bins`` (0: all bins of a channel) and their strides (0: no overlap); ``layout`` of several channels;
 #: ``depth`` layers of ``width`` numbers a patch with ``heads`` of attention; then how it learns. ``pretrained``, a folder or a
@@ -47,7 +44,7 @@ DEFAULTS: dict[str, Any] = {
 _SIZES = ("patch_time", "patch_bins", "stride_time", "stride_bins", "width", "depth", "heads")
 
 
-class Ast:
+class Ast(TorchArchitecture):
     """The network as an :class:`~models.zoo.Architecture`.
 
     Parameters
@@ -69,8 +66,6 @@ class Ast:
         If the windows have another number of axes, a parameter is out of range, or `pretrained` cannot be read.
     """
 
-    layout: ClassVar[str] = "channels_first"
-    several_heads: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers", "onnx", "onnxscript")
     search: ClassVar[Mapping[str, Range]] = {
         "width": (32, 64, 128),
@@ -87,16 +82,11 @@ class Ast:
         seed: int,
         heads: Sequence[Head] = (),
     ) -> None:
-        if len(fmt.shape) not in (1, 2):
-            raise TrainingError(
-                f"architecture 'ast' takes windows of (time, bins, channels), the recipe makes {len(fmt.shape) + 1} axes; "
-                f"take another architecture"
-            )
+        super().__init__("ast", fmt, labels, heads)
         p = self.parameters = _checked(read_parameters(parameters, DEFAULTS))
-        self.shape = (fmt.shape[-1], fmt.rows or 1, *fmt.shape[:-1])  # (channels, time, bins)
-        self.labels, self.heads = len(labels), tuple(heads)
         torch.manual_seed(seed)
-        self.net = _Network(self.shape, self.labels + sum(head.width for head in self.heads), p)
+        self.net = _Network(self.shape, self.columns, p)
+        self.units = self.net.units
 
     def fit(
         self, training: Samples, validation: Samples | None, options: FitOptions, on_epoch: Callable[[Epoch], None]
@@ -112,35 +102,8 @@ class Ast:
             label_smoothing=p["label_smoothing"],
             clip_norm=1.0,
         )
-        self.net.units.set(*units_of(self.labels, self.heads, training))
+        self.set_units(training)
         fit_torch(self.net, learning, training, validation, options, on_epoch)
-
-    def predict(self, windows: Array) -> Array:
-        """Outputs, ``(n, columns)`` float32, by torch."""
-        return predict_torch(self.net, windows)
-
-    def weights(self) -> bytes:
-        """The network's state dict, as torch saves it."""
-        file = io.BytesIO()
-        torch.save(self.net.state_dict(), file)
-        return file.getvalue()
-
-    def export(self, path: Path, input_name: str, output_name: str) -> None:
-        """Write ONNX with a free batch size."""
-        self.net.eval()
-        program = torch.onnx.export(
-            self.net,
-            (torch.zeros(2, *self.shape),),
-            input_names=[input_name],
-            output_names=[output_name],
-            dynamic_shapes={"windows": {0: torch.export.Dim("n")}},
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-        assert program is not None
-        path.write_bytes(clean_onnx(program.model_proto))
 
 
 class _Network(nn.Module):

@@ -8,10 +8,8 @@ batch. A plain signal (time, channels) counts as a spectrogram of one bin.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,14 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from models.training.export import clean_onnx
-from models.training.fit import Learning, units_of
-from models.training.fit_torch import fit_torch, predict_torch
+from models.training.fit import Learning
+from models.training.fit_torch import fit_torch
 from models.zoo import Between, Epoch, FitOptions, Head, Range, Samples, read_parameters
+from models.zoo.torch_common import TorchArchitecture, Units
 from streams.chunk import Array, Format
 from streams.errors import TrainingError
 
-OPSET = 18
 _MOST_SEEN = 1024  # windows from which the spread is taken
 #: ``width`` channels behind the first layer and twice as many behind the others; patches of ``patch_time`` x
 #: ``patch_bins`` (0: chosen by the window's shape); then how it learns: ``jitter`` (noise), ``scale`` (loudness of a
@@ -45,7 +42,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-class SpectrogramCnn:
+class SpectrogramCnn(TorchArchitecture):
     """The network as an :class:`~models.zoo.Architecture`.
 
     Parameters
@@ -67,9 +64,7 @@ class SpectrogramCnn:
         If the windows have another number of axes, or a parameter is out of range.
     """
 
-    layout: ClassVar[str] = "channels_first"
     packages: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript")
-    several_heads: ClassVar[bool] = True
     search: ClassVar[Mapping[str, Range]] = {
         "width": (8, 16, 32),
         "dropout": (0.0, 0.1, 0.3),
@@ -87,24 +82,16 @@ class SpectrogramCnn:
         seed: int,
         heads: Sequence[Head] = (),
     ) -> None:
-        if len(fmt.shape) not in (1, 2):
-            raise TrainingError(
-                f"architecture 'spectrogram_cnn' takes windows of (time, bins, channels), the recipe makes "
-                f"{len(fmt.shape) + 1} axes; take another architecture"
-            )
+        super().__init__("spectrogram_cnn", fmt, labels, heads)
         p = self.parameters = read_parameters(parameters, DEFAULTS)
         if not (p["width"] >= 1 and p["batch_size"] >= 1 and p["learning_rate"] > 0 and 0 <= p["dropout"] < 1):
             raise TrainingError(
                 "[model] width and batch_size start at 1, learning_rate is above 0, dropout from 0 to below 1"
             )
-        self.shape = (fmt.shape[-1], fmt.rows or 1, *fmt.shape[:-1])  # (channels, time, bins)
-        self.labels, self.heads = len(labels), tuple(heads)
         torch.manual_seed(seed)
-        columns = self.labels + sum(head.width for head in self.heads)
-        self.net = _network(self.shape, columns, p)
-        self.units: Units | None = None
+        self.net = _network(self.shape, self.columns, p)
         if any(not head.labels for head in self.heads):
-            self.units = Units(columns)
+            self.units = Units(self.columns)
             self.net.append(self.units)
 
     def fit(
@@ -125,54 +112,8 @@ class SpectrogramCnn:
             weight_decay=p["weight_decay"],
             label_smoothing=0.02,
         )
-        if self.units is not None:
-            self.units.set(*units_of(self.labels, self.heads, training))
+        self.set_units(training)
         fit_torch(self.net, learning, training, validation, replace(options, augment=augment), on_epoch)
-
-    def predict(self, windows: Array) -> Array:
-        """Outputs, ``(n, columns)`` float32, by torch."""
-        return predict_torch(self.net, windows)
-
-    def weights(self) -> bytes:
-        """The network's state dict, as torch saves it."""
-        file = io.BytesIO()
-        torch.save(self.net.state_dict(), file)
-        return file.getvalue()
-
-    def export(self, path: Path, input_name: str, output_name: str) -> None:
-        """Write ONNX with a free batch size."""
-        self.net.eval()
-        program = torch.onnx.export(
-            self.net,
-            (torch.zeros(2, *self.shape),),
-            input_names=[input_name],
-            output_names=[output_name],
-            dynamic_shapes={"input": {0: torch.export.Dim("n")}},
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-        assert program is not None
-        path.write_bytes(clean_onnx(program.model_proto))
-
-
-class Units(nn.Module):
-    """Columns times a scale plus an offset, set from the training windows and not learned; in float32 throughout."""
-
-    def __init__(self, columns: int) -> None:
-        super().__init__()
-        self.register_buffer("scale", torch.ones(columns))
-        self.register_buffer("offset", torch.zeros(columns))
-
-    def set(self, scale: NDArray[np.float32], offset: NDArray[np.float32]) -> None:
-        """Numbers a column."""
-        self.load_state_dict({"scale": torch.from_numpy(scale), "offset": torch.from_numpy(offset)})
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(n, columns)``, each in its unit."""
-        scaled: torch.Tensor = x.float() * self.get_buffer("scale") + self.get_buffer("offset")
-        return scaled
 
 
 def _network(shape: tuple[int, ...], columns: int, parameters: Mapping[str, Any]) -> nn.Sequential:
