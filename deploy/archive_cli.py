@@ -60,9 +60,9 @@ for _verb in verbs:
 def _run(settings: Settings, folder: Path, plan: ArchivePlan, *, once: bool, as_json: bool) -> None:
     from streams.archive.writer import Archive
 
-    made = Archive(settings, folder, plan, lambda line: click.echo(f"[archive] {line}", err=True))
+    made = Archive(settings, folder, plan, lambda line: click.echo(line, err=True))
     with _stop_signals() as stopped, _metrics(made, settings):
-        click.echo(f"[archive] {settings.prefix}.* to {folder}", err=True)
+        click.echo(f"archiving {settings.prefix}.* to {folder}", err=True)
         counts = made.run(stopped.is_set, once=once)
     done = dataclasses.asdict(counts)
     text = f"{many(counts.records, 'record')} in {many(counts.segments, 'segment')}, {counts.lost} lost; {folder}"

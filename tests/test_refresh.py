@@ -162,6 +162,10 @@ def test_a_failure_leaves_the_champion(folder: Path) -> None:
     done = CliRunner().invoke(kymo.cli, ["refresh", str(folder / "tiny.toml")], prog_name="kymo")
     assert (done.exit_code, "no archive is there" in done.stderr) == (1, True)
     assert invoke("refresh", folder, "--every", "soon").exit_code == 2
+    done = CliRunner().invoke(
+        kymo.cli, ["refresh", str(folder / "tiny.toml"), "--data", str(folder / "absent"), "--every", "1h"]
+    )
+    assert (done.exit_code, "no such file or folder" in done.stderr) == (1, True)
 
 
 def test_rounds_go_on_after_a_failure_and_wait_for_new_data() -> None:
@@ -175,7 +179,8 @@ def test_rounds_go_on_after_a_failure_and_wait_for_new_data() -> None:
             raise came
         return came
 
-    said = list(refresh_for_ever(recipe(), one_round, lambda: next(signatures), lambda: next(waits)))
+    said = list(refresh_for_ever(recipe(), one_round, lambda: next(signatures), lambda: next(waits), lambda: "tiny@0"))
+    assert said[2].line() == "tiny: tiny@0 stays: no new recordings or labels"
     assert [(o.promoted, o.reason) for o in said] == [
         (False, "failed: OSError: disk full"),
         (True, ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -158,7 +159,7 @@ def iter_examples(
         seen["labels"] += len(labels)
         if others := sum(label.set not in asked for label in recording.labels):
             found.notes["labels of another set left out"] += others
-        found.notes.update(recording.notes)
+        found.notes.update(_placed(note, recording.session) for note in recording.notes)
         stream = stream_of(recording, recipe)
         if stream is None:
             found.notes[_why_not_taken(recording, recipe)] += 1
@@ -179,6 +180,11 @@ def iter_examples(
         checked.result()
         on_progress(seen["recordings"], seen["windows"])
     _check_found(found, seen, recipe)
+
+
+def _placed(note: str, session: str) -> str:
+    """A reader's note, with the session where it names a place in its file."""
+    return f"{session}: {note}" if re.search(r"\b(rows?|messages?) [\d,]+", note) else note
 
 
 def _why_not_taken(recording: Recording, recipe: Recipe) -> str:

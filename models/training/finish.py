@@ -17,6 +17,8 @@ from models.training.record import RunRecord
 from models.training.request import Run
 from streams.errors import TrainingError
 
+_MOST_NOTES = 10  # of the readers
+
 
 def record_of(
     run: Run, found: list[Fitted], chosen: Fitted, choice: str, final: Fitted, pool: Pool | None
@@ -83,6 +85,9 @@ def _save(path: Path, data: bytes) -> None:
 
 def _notes(run: Run, chosen: Fitted, final: Fitted) -> list[str]:
     notes = [f"{text} ({count} times)" if count > 1 else text for text, count in run.dataset.notes.items()]
+    if len(notes) > _MOST_NOTES:
+        left = len(notes) - _MOST_NOTES
+        notes = [*notes[:_MOST_NOTES], f"and {left} more notes on the data; `kymo dataset show` gives all of them"]
     if not chosen.scores:
         notes.append(
             "nothing was held out, so there are no scores: no recording can be spared, or [train] validation = 0"

@@ -11,6 +11,32 @@ import contextlib
 import importlib
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what C++ writes to stderr while it loads, before any setting of its log holds; it is shown if loading fails."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # a process without stderr
+        yield
+        return
+    with tempfile.TemporaryFile() as said:
+        sys.stderr.flush()
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(kept, 2)
+            said.seek(0)
+            sys.stderr.write(said.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
 
 # Else TensorFlow tells of its build, and on machines without a GPU of that, at every start; its errors are exceptions, too.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -21,7 +47,8 @@ if "tensorflow" not in sys.modules:
     with contextlib.suppress(ImportError):
         importlib.import_module("triton")
 
-import keras
-import tensorflow as tf
+with _quiet():
+    import keras
+    import tensorflow as tf
 
 __all__ = ["keras", "tf"]

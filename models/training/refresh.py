@@ -192,6 +192,12 @@ def train_behind_gate(
     )
 
 
+def champion_of(recipe: Recipe, home: Path) -> str:
+    """Name of a recipe's champion; empty for none."""
+    found = _champion(recipe, home)
+    return found.id if found else ""
+
+
 def _champion(recipe: Recipe, home: Path) -> Bundle | None:
     try:
         return load_bundle(recipe.name, home)
@@ -263,7 +269,11 @@ def alone(recipe: str, home: Path) -> Iterator[None]:
 
 
 def refresh_for_ever(
-    recipe: Recipe, round_: Callable[[], Outcome], signature: Callable[[], str], wait: Callable[[], bool]
+    recipe: Recipe,
+    round_: Callable[[], Outcome],
+    signature: Callable[[], str],
+    wait: Callable[[], bool],
+    champion: Callable[[], str] = lambda: "",
 ) -> Iterator[Outcome]:
     """Round after round; one that fails says why and leaves the champion, one without new data is not run.
 
@@ -277,13 +287,15 @@ def refresh_for_ever(
         Of the data as they are now.
     wait : callable
         Waits for the next round; False ends them.
+    champion : callable
+        Name of the bundle that stays where a round changes nothing; empty for none.
     """
     before = ""
     while True:
         try:
             now = signature()
             if now == before:
-                yield Outcome(recipe.name, reason="no new recordings or labels")
+                yield Outcome(recipe.name, reason="no new recordings or labels", champion=champion())
             else:
                 yield round_()
                 before = now
@@ -291,6 +303,6 @@ def refresh_for_ever(
             Exception
         ) as error:  # a full disk, a broker that is away, data that are half written: the next round may do
             why = str(error) if isinstance(error, KymoError) else f"{type(error).__name__}: {error}"
-            yield Outcome(recipe.name, reason=f"failed: {why}")
+            yield Outcome(recipe.name, reason=f"failed: {why}", champion=champion())
         if not wait():
             return

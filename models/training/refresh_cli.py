@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ def refresh(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], **chosen
 
     Example: kymo refresh running --archive archive --every 1h
     """
-    from models.training.refresh import Outcome, alone, plan_of, refresh_for_ever, train_behind_gate
+    from models.training.refresh import Outcome, alone, champion_of, plan_of, refresh_for_ever, train_behind_gate
     from models.training.request import TrainRequest
 
     settings, loaded = Settings.from_env(), load_recipe(recipe)
@@ -79,7 +80,13 @@ def refresh(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], **chosen
             return
         stop = threading.Event()
         wait = lambda: not stop.wait(chosen["every"])  # noqa: E731
-        for outcome in refresh_for_ever(loaded, one_round, lambda: plan_of(loaded, sources).signature, wait):
+
+        def signature() -> str:
+            return plan_of(loaded, sources).signature
+
+        signature()  # what was mistyped ends this at once; what goes wrong later, the next round may do
+        champion = partial(champion_of, loaded, settings.home)
+        for outcome in refresh_for_ever(loaded, one_round, signature, wait, champion):
             say(outcome)
 
 
