@@ -6,7 +6,7 @@ kind can take over from one of the other while sessions are open, a session keep
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from processors.chain import Chain
@@ -38,6 +38,11 @@ class Kind:
     step: Fraction
     margin: int
     window: Windows
+    waits: int = field(init=False)  # raw samples behind a window's begin after which it must be whole, or never will be
+
+    def __post_init__(self) -> None:
+        far = 10**6 * self.window.hop  # no window there rests on what a session's begin leaves out
+        object.__setattr__(self, "waits", 2 * (self.window.length + far - self._oldest(far)))
 
     @classmethod
     def of(cls, chain: Chain, fmt: Format) -> Kind:
@@ -58,9 +63,8 @@ class Kind:
         seen : int
             One past the newest raw sample. A window that is not whole long behind its end has a gap, and never will be.
         """
-        hop, far = self.window.hop, 10**6 * self.window.hop
-        waits = 2 * (self.window.length + far - self._oldest(far))
-        return max(0, self._oldest(max(start, (seen - waits) // hop * hop)))
+        hop = self.window.hop
+        return max(0, self._oldest(max(start, (seen - self.waits) // hop * hop)))
 
     def _oldest(self, start: int) -> int:
         """Oldest raw sample that must be there for the window that begins at raw sample `start`."""
