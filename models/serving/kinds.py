@@ -68,7 +68,7 @@ class Kind:
 
     def _oldest(self, start: int) -> int:
         """Oldest raw sample that must be there for the window that begins at raw sample `start`."""
-        index = int(start / self.step)
+        index = start * self.step.denominator // self.step.numerator
         for spec in reversed(self.chain.specs):
             if not isinstance(spec, Windows):
                 index = spec.input_index(index)

@@ -112,7 +112,8 @@ class Events:
 
     def place(self, item: Window) -> int:
         """See :meth:`Outputs.place`."""
-        return item.start_index if self.step == 1 else int(item.start_index / self.step)
+        # For every window of every session: a division of fractions would cost as much as many of its samples.
+        return item.start_index * self.step.denominator // self.step.numerator
 
     def fresh(self, item: Window, marks: Set[Mark]) -> tuple[Window, frozenset[int]]:
         """See :meth:`Outputs.fresh`: a crash may come between the events of one window."""
