@@ -112,8 +112,9 @@ class Agent:
         self._raise_failure()
         life = self._life
         for tp, batch in records.items():
-            if life == self._life and tp.partition in self.partitions and tp.topic in self.job.inputs:
-                await self._take(self.partitions[tp.partition], tp, batch)
+            partition = self.partitions.get(tp.partition)
+            if partition is not None and life == self._life and not self._holding and tp.topic in self.job.inputs:
+                await self._take(partition, tp, batch)
         await self._room(life)
 
     async def _take(self, partition: Partition, tp: TopicPartition, batch: list[Any]) -> None:
@@ -130,7 +131,7 @@ class Agent:
             count = len(new)
             while True:
                 async with self._turn:
-                    if life != self._life:
+                    if life != self._life or self._holding:
                         return
                     started, more = time.perf_counter(), self._take_some(partition, taking)
                     self._around.observer.took(partition, count if not more else 0, time.perf_counter() - started)
