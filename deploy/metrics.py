@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -45,7 +45,7 @@ COUNTS = {
     "segments": "Segments that sources began anew",
     "windows_with_gaps": "Windows not classified because of a gap",
     "windows_known": "Windows not classified because their events were published before a restart",
-    "other_chain": "Stored sessions begun anew, because another chain (of a changed recipe) had stored them",
+    "other_chain": "Stored sessions read again from their oldest open window, because another chain had stored them",
     "unmatched": "Chunks of streams that the recipe does not take",
 }
 STAGES = {"chain": "decoding and the chain, per batch of records", "classify": "per batch", "commit": "per commit"}
@@ -183,6 +183,11 @@ class WorkerMetrics(Collector):
     def watch(self, recipe: str, assigned: Callable[[], int], pending: Callable[[], int]) -> None:
         """Say where each scrape finds how many partitions a recipe's agent holds, and how many windows wait."""
         self.recipes[recipe].assigned, self.recipes[recipe].pending = assigned, pending
+
+    def watch_loop(self, longest_s: Callable[[], float]) -> None:
+        """Say where each scrape finds the longest pause of the event loop, s."""
+        pause = Gauge("kymo_loop_pause_seconds", "Longest pause of the event loop", registry=self.registry)
+        pause.set_function(longest_s)
 
     def swapped(self, recipe: str, alias: str, bundle: str) -> None:
         """A bundle was taken over while the worker runs."""

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import dataclasses
 import fcntl
+import gc
 import os
 import re
 import signal
@@ -173,7 +174,10 @@ def _serve(works: list[Work], played: list[str], settings: Settings, place: Plac
             super()._schedule_shutdown(number)
 
     pulse = Pulse(apps, settings, loop=loop)
+    metrics.watch_loop(lambda: pulse.longest_s)
     worker = QuietWorker(*apps, *followers, pulse, redirect_stdouts=False, quiet=True, blocking_timeout=0.0, loop=loop)
+    gc.collect()
+    gc.freeze()  # what stands so far stays: every look at it would stop the loop
     try:
         worker.execute_from_commandline()
     except SystemExit as stop:
