@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -168,11 +168,14 @@ class WorkerMetrics(Collector):
     ----------
     registry : CollectorRegistry
         What to serve; holds the process's memory and CPU time and the build too.
+    longest_pause_s : callable
+        Where each scrape finds the longest pause of the event loop.
     """
 
     def __init__(self, bundles: Mapping[str, str]) -> None:
         self.bundles = dict(bundles)
         self.recipes = {recipe: RecipeMetrics() for recipe in bundles}
+        self.longest_pause_s: Callable[[], float] = lambda: 0.0
         self.registry = process_registry()
         self.registry.register(self)
 
@@ -183,11 +186,6 @@ class WorkerMetrics(Collector):
     def watch(self, recipe: str, assigned: Callable[[], int], pending: Callable[[], int]) -> None:
         """Say where each scrape finds how many partitions a recipe's agent holds, and how many windows wait."""
         self.recipes[recipe].assigned, self.recipes[recipe].pending = assigned, pending
-
-    def watch_loop(self, longest_s: Callable[[], float]) -> None:
-        """Say where each scrape finds the longest pause of the event loop, s."""
-        pause = Gauge("kymo_loop_pause_seconds", "Longest pause of the event loop", registry=self.registry)
-        pause.set_function(longest_s)
 
     def swapped(self, recipe: str, alias: str, bundle: str) -> None:
         """A bundle was taken over while the worker runs."""
@@ -277,7 +275,12 @@ class WorkerMetrics(Collector):
                     if count is not None:
                         family.add_metric([recipe], count())
             commit.add_metric([recipe], found.committed_s)
-        yield from (assigned, pending, commit)
+        pause = GaugeMetricFamily(
+            "kymo_loop_pause_seconds",
+            "Longest that the event loop has kept others waiting",
+            value=self.longest_pause_s(),
+        )
+        yield from (assigned, pending, commit, pause)
 
 
 class _Build(Collector):

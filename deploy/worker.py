@@ -174,7 +174,7 @@ def _serve(works: list[Work], played: list[str], settings: Settings, place: Plac
             super()._schedule_shutdown(number)
 
     pulse = Pulse(apps, settings, loop=loop)
-    metrics.watch_loop(lambda: pulse.longest_s)
+    metrics.longest_pause_s = lambda: pulse.longest_s
     worker = QuietWorker(*apps, *followers, pulse, redirect_stdouts=False, quiet=True, blocking_timeout=0.0, loop=loop)
     gc.collect()
     gc.freeze()  # what stands so far stays: every look at it would stop the loop
