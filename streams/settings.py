@@ -145,8 +145,9 @@ class Settings:
                     Path(path).read_bytes()
             except OSError as error:
                 raise SettingsError(_ssl_variable(name, path, error.strerror or str(error))) from None
+        name = "ssl_cafile"
         try:
-            name, context = "ssl_cafile", ssl.create_default_context(cafile=self.ssl_cafile or None)
+            context = ssl.create_default_context(cafile=self.ssl_cafile or None)
             if self.ssl_certfile:
                 name = "ssl_certfile"  # no password: OpenSSL would ask for it at the terminal
                 context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile or None, password="")
