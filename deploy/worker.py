@@ -127,7 +127,8 @@ def _reach(settings: Settings) -> Settings:
     while True:
         try:
             found = dataclasses.replace(settings, brokers=address(settings))
-            ensure_topics(found, Names(found.prefix))
+            for sentence in ensure_topics(found, Names(found.prefix)).warnings:
+                print(f"kymo worker: {sentence}", file=sys.stderr, flush=True)
         except BrokerError:
             if time.monotonic() > give_up:
                 raise

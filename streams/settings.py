@@ -7,10 +7,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from streams.errors import SettingsError
 from streams.topics import FENCE_MS
+
+if TYPE_CHECKING:
+    import ssl
 
 SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 
@@ -124,6 +127,39 @@ class Settings:
             files = {"ssl_cafile": self.ssl_cafile, "ssl_certfile": self.ssl_certfile, "ssl_keyfile": self.ssl_keyfile}
             out |= {name: path for name, path in files.items() if path}
         return out
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """TLS as the settings say, for all clients; the files are read here.
+
+        Raises
+        ------
+        SettingsError
+            If a file is not there, or is not what its variable promises.
+        """
+        import ssl
+
+        for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
+            path = getattr(self, name)
+            try:
+                if path:
+                    Path(path).read_bytes()
+            except OSError as error:
+                raise SettingsError(_ssl_variable(name, path, error.strerror or str(error))) from None
+        name = "ssl_cafile"
+        try:
+            context = ssl.create_default_context(cafile=self.ssl_cafile or None)
+            if self.ssl_certfile:
+                name = "ssl_certfile"  # no password: OpenSSL would ask for it at the terminal
+                context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile or None, password="")
+        except ssl.SSLError as error:
+            why = f"holds nothing that can be used ({error.reason or error})"
+            with_key = f" with key {self.ssl_keyfile}" if name == "ssl_certfile" and self.ssl_keyfile else ""
+            raise SettingsError(_ssl_variable(name, getattr(self, name) + with_key, why)) from None
+        return context
+
+
+def _ssl_variable(name: str, path: str, why: str) -> str:
+    return f"KYMO_KAFKA_SECURITY_{name.upper()}={path}: {why}; expected a PEM file"
 
 
 def _number(env: Mapping[str, str], name: str, default: float, low: float, high: float) -> float:

@@ -16,12 +16,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
+from streams import chunk_pb2
 from streams.archive.format import ERASED, SUFFIX, Absent, Contents, Place, Segment, Span, read_segment, segment_paths
 from streams.archive.read import segment_records
 from streams.archive.record import ArchivedRecord
 from streams.archive.recover import DAMAGED_SUFFIX
 from streams.archive.segment import SegmentWriter, sync_folder
 from streams.errors import ArchiveError
+from streams.topics import CHUNK_TOPICS
 
 ERASED_FILE = "erased.json"
 
@@ -235,7 +239,7 @@ def _runs(gone: Iterable[tuple[str, int, int]]) -> list[Absent]:
 
 
 def session_of(record: Any) -> bytes:
-    """Whose a record is: by its key, or where another program left that out by what its JSON says; empty if nobody's.
+    """Whose a record is: by its key, or where another program left that out by what its JSON or its chunk says; empty if nobody's.
 
     Parameters
     ----------
@@ -249,9 +253,14 @@ def session_of(record: Any) -> bytes:
     """
     if record.key is not None:
         return bytes(record.key.rpartition(b"\n")[2])
+    if record.topic.rpartition(".")[2] in (*CHUNK_TOPICS, "rejected"):
+        try:
+            return chunk_pb2.Chunk.FromString(record.value or b"").session.encode()
+        except DecodeError:
+            return b""
     try:
         value = json.loads(record.value or b"null")
     except (ValueError, RecursionError):
         return b""
     session = value.get("session") if isinstance(value, dict) else None
-    return session.encode() if isinstance(session, str) else b""
+    return session.encode(errors="replace") if isinstance(session, str) else b""

@@ -51,10 +51,10 @@ def add(session: str, name: str, as_json: bool, **said: Any) -> None:
 
     Example: kymo label add walk-07 12.5 40 walking --set activity
     """
-    from streams.labels.topic import append_labels, read_labels, read_starts, start_of
+    from streams.labels.topic import Starts, append_labels, read_labels
 
     settings = _settings(said["run"])
-    first_ns = start_of(read_starts(settings), session)
+    first_ns = Starts(settings).of(session)
     start, end = (parse_time(said[side], lambda: first_ns) for side in ("start", "end"))
     if end <= start:
         raise SourceError(f"the label would end at {end} ns, not after it starts at {start} ns; END comes second")
@@ -86,14 +86,14 @@ def import_(paths: tuple[str, ...], set_name: str | None, run: str | None, as_js
 
     Example: kymo label import recordings/ --column activity
     """
-    from streams.labels.topic import append_labels, read_starts, start_of
+    from streams.labels.topic import Starts, append_labels
 
     settings = _settings(run)
-    starts = read_starts(settings)
+    starts = Starts(settings)
     how = Import(said["session"], set_name, said["author"], said["column"], said["key"])
-    found = [one for path in paths for one in labels_of_path(path, how, lambda session: start_of(starts, session))]
+    found = [one for path in paths for one in labels_of_path(path, how, starts.of)]
     for session in dict.fromkeys(one.session for one in found):
-        start_of(starts, session)
+        starts.of(session)
     found = [one if one.author else replace(one, author=_me()) for one in found]
     added, there = append_labels(settings, found, time.time_ns())
     if as_json:

@@ -64,7 +64,7 @@ def replay(
     names = Names(settings.prefix if plan.run is None else run_prefix(settings.prefix, plan.run))
     summary = ReplaySummary(requested_speed=plan.speed, topics=names.prefix)
     parts = kept_parts(recordings, plan, summary, settings)
-    ensure_topics(settings, names)
+    summary.notes += ensure_topics(settings, names).warnings
     digests = {part.session: digest(part, plan) for part in parts}
     parts = _not_there(parts, digests, settings, names, summary)
     if parts:
