@@ -142,7 +142,8 @@ def _handler(registry: CollectorRegistry, questions: Mapping[str, Question]) -> 
             else:
                 self._answer(404, b"/metrics, /livez, /readyz\n")
 
-        do_HEAD = do_GET
+        def do_HEAD(self) -> None:
+            self.do_GET()
 
         def _answer(self, status: int, body: bytes, content_type: str = "text/plain; charset=utf-8") -> None:
             self.send_response(status)

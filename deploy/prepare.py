@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from deploy import broker, kafka_jars, kafka_server
+from deploy import broker, broker_wait, kafka_jars, kafka_server
 from streams.errors import BrokerError, KymoError
 from streams.settings import Settings
 
@@ -44,7 +44,7 @@ def _trial_run(jars: list[Path], folder: Path) -> Path:
     with kafka_server.log_file(folder).open("ab") as log:
         process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder)
     try:
-        kafka_server.await_ready(process, port, folder, TRIAL_TIMEOUT_S)
+        broker_wait.await_ready(process, port, folder, TRIAL_TIMEOUT_S)
         process.terminate()  # the JVM writes the cache on its way out
         process.wait(TRIAL_TIMEOUT_S)
     finally:
