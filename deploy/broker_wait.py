@@ -14,7 +14,7 @@ from deploy.kafka_server import POLL_S, explain, log_file, probe, tail
 from streams.errors import BrokerError
 
 SAY_S = 5.0
-BUSY = 0.02  # share of the time that a starting server must compute to count as alive; an idle one takes less
+BUSY = 0.1  # share of the time that a starting server must compute to count as alive; an idle one takes 0.04
 
 
 def _say(text: str) -> None:
