@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -184,7 +185,9 @@ class Container:
     def inside(self, text: str) -> str:
         return re.sub(r"^/(?=recipes|registry)", f"{self.folder}/", text)
 
-    def start(self, service: dict[str, Any], broker: str, prefix: str) -> subprocess.Popen[str]:
+    @contextlib.contextmanager
+    def running(self, service: dict[str, Any], broker: str, prefix: str) -> Iterator[None]:
+        """A service of compose, ready; at the end it must obey SIGTERM."""
         env = self.env | {name: self.inside(value) for name, value in service["environment"].items()}
         env |= {
             "KYMO_BROKERS": broker,
@@ -193,13 +196,21 @@ class Container:
             "KYMO_METRICS_HOST": "127.0.0.1",
         }
         line = [*json.loads(last("worker", "ENTRYPOINT")), *map(self.inside, service["command"])]
-        return subprocess.Popen(line, cwd=self.app, env=env, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(line, cwd=self.app, env=env, stderr=subprocess.PIPE, text=True)
 
+        def ready() -> bool:
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            server = find_server(self.home, service["command"][0], process.pid)
+            return server is not None and is_ready(server)
 
-def ready(home: Path, process: subprocess.Popen[str]) -> bool:
-    assert process.poll() is None, process.stderr and process.stderr.read()
-    server = find_server(home, "worker", process.pid)
-    return server is not None and is_ready(server)
+        try:
+            await_that(ready, "ready", 60)
+            yield
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+            process.communicate()
 
 
 @pytest.mark.chaos
@@ -217,21 +228,19 @@ def test_the_worker_of_compose_classifies(tmp_path: Path, broker: str, prefix: s
     subprocess.run(training, check=True, cwd=ROOT, env=env | {"KYMO_REGISTRY": str(container.folder / "registry")})
     before = {folder: files(container.folder / folder) for folder in ("app", "recipes", "registry")}
     assert list((container.app / "deploy").glob("__pycache__/worker.*.pyc"))
-    shipped = compose()["services"]["worker"]
-    mounted = yaml.safe_load(override())["services"]["worker"]
+    services = compose()["services"]
+    own_worker = services["worker"] | yaml.safe_load(override())["services"]["worker"]
+    own_worker["environment"] = services["worker"]["environment"] | own_worker["environment"]
     subprocess.run([*host, "replay", "basicmotions:test", "--speed", "max"], check=True, cwd=ROOT, env=env)
-    for service, recipe in ((shipped, "basicmotions"), (mounted, "motions")):
-        process = container.start(service, broker, prefix)
-        try:
-            await_that(lambda: ready(container.home, process), "ready", 60)  # noqa: B023
-            follow = [*host, "events", "--recipe", recipe, "--follow"]
-            with subprocess.Popen(follow, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as events:
-                assert events.stdout is not None
-                assert json.loads(events.stdout.readline())["recipe"] == recipe
-                events.kill()
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
-        finally:
-            process.kill()
-            process.communicate()
+    for service, recipe in ((services["worker"], "basicmotions"), (own_worker, "motions")):
+        follow = [*host, "events", "--recipe", recipe, "--follow"]
+        with (
+            container.running(service, broker, prefix),
+            subprocess.Popen(follow, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as events,
+        ):
+            assert events.stdout is not None
+            assert json.loads(events.stdout.readline())["recipe"] == recipe
+            events.kill()
+    with container.running(services["archive"], broker, prefix):
+        pass
     assert {folder: files(container.folder / folder) for folder in before} == before
