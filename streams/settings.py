@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from streams.topics import FENCE_MS
 if TYPE_CHECKING:
     import ssl
 
+#: Of a replay's own topics, unless KYMO_PARTITIONS says otherwise: each run brings as many topics as the live ones.
+RUN_PARTITIONS = 2
 SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 
 
@@ -34,6 +36,8 @@ class Settings:
         ``KYMO_REGISTRY``, folder or fsspec URL of the trained bundles; empty for ``registry`` in the home folder.
     partitions, replication : int
         ``KYMO_PARTITIONS``, ``KYMO_REPLICATION``, used when topics are created.
+    run_partitions : int
+        ``KYMO_PARTITIONS`` where it is set, for the topics of a run (`replay --run`).
     security_protocol, sasl_mechanism, sasl_username, sasl_password, ssl_cafile, ssl_certfile, ssl_keyfile : str
         ``KYMO_KAFKA_SECURITY_PROTOCOL`` and so on.
     session_timeout_s : float
@@ -67,6 +71,7 @@ class Settings:
     metrics_host: str = "127.0.0.1"
     cache_gb: float = 20.0
     write_derived: bool = False
+    run_partitions: int = RUN_PARTITIONS
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -101,6 +106,7 @@ class Settings:
             home=_home(e),
             registry=e.get("KYMO_REGISTRY", ""),
             partitions=_whole(e, "KYMO_PARTITIONS", 12, 1, 10_000),
+            run_partitions=_whole(e, "KYMO_PARTITIONS", RUN_PARTITIONS, 1, 10_000),
             replication=_whole(e, "KYMO_REPLICATION", 1, 1, 100),
             security_protocol=protocol,
             session_timeout_s=_number(e, "KYMO_SESSION_TIMEOUT_S", 6.0, FENCE_MS / 1000 + 1, 300.0),
@@ -110,6 +116,11 @@ class Settings:
             write_derived=_yes(e, "KYMO_WRITE_DERIVED"),
             **security,
         )
+
+    def under(self, prefix: str) -> Settings:
+        """Settings for the topics of another prefix; those of a run stand below this one's, ``kymo.7`` below ``kymo``."""
+        of_run = prefix.startswith(f"{self.prefix}.")
+        return replace(self, prefix=prefix, partitions=self.run_partitions if of_run else self.partitions)
 
     def kafka_python(self) -> dict[str, Any]:
         """Connection arguments for kafka-python's clients."""

@@ -61,7 +61,8 @@ def replay(
     TopicError, BrokerError
         Topics that do not fit, a broker that cannot be reached.
     """
-    names = Names(settings.prefix if plan.run is None else run_prefix(settings.prefix, plan.run))
+    settings = settings if plan.run is None else settings.under(run_prefix(settings.prefix, plan.run))
+    names = Names(settings.prefix)
     summary = ReplaySummary(requested_speed=plan.speed, topics=names.prefix)
     parts = kept_parts(recordings, plan, summary, settings)
     summary.notes += ensure_topics(settings, names).warnings
