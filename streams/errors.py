@@ -9,6 +9,7 @@
     ├── SourceError           a file that cannot be read as it stands (carries file and row)
     ├── PlanError             a motion plan that cannot be carried out (names the field)
     ├── ChunkError            bytes that are no Chunk, or a Chunk that contradicts itself; `reason` is from a closed set
+    ├── MessageError          bytes that are no JSON object, or one that nobody can work with
     ├── EventError            bytes that are no Event
     ├── BrokerError           the embedded broker, or a broker that cannot be reached
     ├── TopicError            a topic that is missing or configured otherwise
@@ -105,6 +106,10 @@ class ChunkError(KymoError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(f"{reason}: {message}")
         self.reason, self.message = reason, message
+
+
+class MessageError(KymoError):
+    """Bytes that are no JSON object, or one with numbers, text or depth that nobody can work with."""
 
 
 class EventError(KymoError):

@@ -1,0 +1,91 @@
+"""JSON that others wrote: topics, our own ones too, and files. In: bytes. Out: an object that nothing behind it can stumble over.
+
+A topic is input, whoever wrote it. What comes out here is a ``dict`` whose numbers are finite and fit into 64 bits, whose text can
+be written as UTF-8 again, and which nests no deeper than :data:`MAX_DEPTH`; what its members mean, its reader checks.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, NoReturn
+
+from streams.errors import MessageError
+
+MAX_BYTES = 2**24
+MAX_DEPTH = 64
+
+
+def read_object(raw: bytes | str | None) -> dict[str, Any]:
+    """The JSON object of a message.
+
+    Parameters
+    ----------
+    raw : bytes or str, optional
+        UTF-8; None, as of a tombstone, holds none.
+
+    Raises
+    ------
+    MessageError
+        If it is no JSON object, holds a number that is not finite or beyond 64 bits, half a character, is nested deeper than
+        :data:`MAX_DEPTH` or longer than :data:`MAX_BYTES`.
+
+    Examples
+    --------
+    >>> read_object(b'{"start_ns": 5}')
+    {'start_ns': 5}
+    >>> read_object(b'{"start_ns": 1e999}')
+    Traceback (most recent call last):
+    ...
+    streams.errors.MessageError: 19 bytes are no JSON (1e999 is not finite)
+    """
+    size = len(raw or b"")
+    if not raw or size > MAX_BYTES:
+        raise MessageError(f"{size} bytes, expected a JSON object of up to {MAX_BYTES}")
+    try:
+        text = raw.decode() if isinstance(raw, bytes) else raw
+        value = _DECODER.decode(text)
+        if not isinstance(value, dict):
+            raise MessageError(f"expected a JSON object, got {type(value).__name__}")
+        if text.count("{") + text.count("[") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+            raise RecursionError
+        if "\\u" in text or not text.isascii():  # half a character, which UTF-8 has no bytes for
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise MessageError(f"{size} bytes of JSON are nested deeper than {MAX_DEPTH}, expected less") from None
+    except ValueError as error:
+        raise MessageError(f"{size} bytes are no JSON ({error})") from None
+    return value
+
+
+def _depth(value: Any) -> int:
+    """How deep objects and lists stand in each other; layer by layer, without recursion."""
+    layer, depth = [value], 0
+    while layer:
+        layer = [
+            inner
+            for item in layer
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+        depth += 1
+    return depth
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse(text)
+
+
+def _integer(text: str) -> int:
+    number = int(text)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{text[:40]} is beyond 64 bits")
+    return number
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"{text[:40]} is not finite")
+
+
+_DECODER = json.JSONDecoder(parse_float=_float, parse_int=_integer, parse_constant=_refuse)
