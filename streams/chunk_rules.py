@@ -20,7 +20,9 @@ from streams.errors import ChunkError
 MAX_FRAMES = 2**16  # images a chunk
 _MAX_NAME, _MAX_CHANNELS, _MAX_RATE = 200, 4096, 10**9
 _MAX_SAMPLE = 2**26  # numbers a sample, as an uncompressed video frame may have
-_MAX_INDEX = 2**53  # sample numbers stay exact in JSON readers that hold numbers as float64
+_MAX_INDEX = (
+    2**52
+)  # half of what stays exact in JSON readers that hold numbers as float64: windows reach beyond samples
 _MAX_TIME = 2**62  # ns either side of 1970: all times of a chunk and of what is made of it fit into 64 bits
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # a line feed, say, ends a line, and a name within a key
 
@@ -91,11 +93,14 @@ def _shape(m: Message, where: str) -> tuple[int, ...]:
 
 
 def last_index(header: Header) -> int:
-    """Where samples of a stream must end: their numbers, those of the raw samples beneath them and their times stay exact."""
+    """Where samples of a stream must end: their numbers and times, and those of the raw samples beneath them, stay exact."""
     fmt = header.format
-    beneath = int((_MAX_INDEX - fmt.span) / fmt.step)
-    in_time = index_at(header.origin_ns, fmt.rate, _MAX_TIME) if fmt.rate else _MAX_INDEX
-    return max(0, min(_MAX_INDEX, beneath, in_time))
+    if not header.chain:
+        in_time = index_at(header.origin_ns, fmt.rate, _MAX_TIME) if fmt.rate else _MAX_INDEX
+        return max(0, min(_MAX_INDEX, in_time))
+    # Rows may end behind the raw samples, and be more: what is made of a chunk at the limit must be written all the same.
+    in_time = index_at(header.origin_ns, fmt.rate, _MAX_TIME * 3 // 2) if fmt.rate else _MAX_INDEX
+    return max(0, min(256 * _MAX_INDEX, in_time, int((2 * _MAX_INDEX - fmt.span) / fmt.step)))
 
 
 def checked_times(header: Header, times: NDArray[np.int64]) -> NDArray[np.int64]:

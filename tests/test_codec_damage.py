@@ -29,7 +29,7 @@ def assert_consistent(chunk: Chunk) -> None:
     assert fmt.dtype in DTYPES
     assert len(set(fmt.channels)) == len(fmt.channels) > 0
     assert len(fmt.units) in (0, len(fmt.channels))
-    assert 0 <= chunk.first_index <= chunk.end_index <= 2**53
+    assert 0 <= chunk.first_index <= chunk.end_index <= (2**60 if chunk.header.chain else 2**52)
     assert chunk.header.chain or (fmt.step, fmt.span, chunk.filled) == (1, 1, ())
     assert not fmt.rate or -(2**63) <= chunk.start_ns <= chunk.header.time_ns(chunk.end_index) < 2**63
     if fmt.dtype == "jpeg":
@@ -166,7 +166,7 @@ def plain(**other: Any) -> bytes:
         {"first_index": -1},
         {"first_index": 2**53},
         {"origin_ns": 2**63 - 1},
-        {"first_index": 2**53 - 1},
+        {"first_index": 2**52 - 1},
         {"rate_num": 1, "first_index": 2**33},
         {"origin_ns": 2**62 - 1},
         {"session": "a\nb"},
