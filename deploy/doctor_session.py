@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 
 from deploy.doctor import NOTE, OK, WRONG, Check, admin
 from deploy.doctor_facts import Facts, StreamFacts
@@ -11,8 +11,9 @@ from processors.recipe import Recipe
 from processors.registry import nearest
 from streams.chunk import Chunk
 from streams.codec import ChunkCodec
-from streams.errors import ChunkError, EventError
+from streams.errors import ChunkError, EventError, MessageError
 from streams.events import Event
+from streams.sessions import read_session
 from streams.settings import Settings
 from streams.sources.words import many
 from streams.topics import CHUNK_TOPICS, Names
@@ -145,7 +146,8 @@ def gather(recipe: Recipe, session: str, settings: Settings) -> Facts:
         if key not in facts.known:
             facts.known.append(key)
         if key == session and value is not None:
-            facts.record = json.loads(value)
+            with contextlib.suppress(MessageError):  # an odd one says nothing; `kymo sessions list` tells of it
+                facts.record = read_session(value)
     for topic in CHUNK_TOPICS:
         for _, value, offset in _records(settings, names.of(topic), session):
             try:

@@ -24,7 +24,7 @@ _MAX_INDEX = (
     2**52
 )  # half of what stays exact in JSON readers that hold numbers as float64: windows reach beyond samples
 _MAX_TIME = 2**62  # ns either side of 1970: all times of a chunk and of what is made of it fit into 64 bits
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # a line feed, say, ends a line, and a name within a key
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # a line feed, say, ends a line, and a name within a key
 
 
 def checked_header(m: Message) -> Header:
@@ -58,7 +58,7 @@ def _checked_names(m: Message) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
         raise ChunkError(
             "invalid", f"session {m.session[:40]!r}, stream {m.stream[:40]!r}: 1 to {_MAX_NAME} characters each"
         )
-    odd = next((name for name in (m.session, m.stream, m.chain, *channels, *units) if _CONTROL.search(name)), None)
+    odd = next((name for name in (m.session, m.stream, m.chain, *channels, *units) if CONTROL.search(name)), None)
     if odd is not None:
         raise ChunkError("invalid", f"the name {odd[:40]!r} holds a control character, expected letters, digits, signs")
     where = f"{m.session}/{m.stream}"

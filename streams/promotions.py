@@ -9,7 +9,8 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from streams.errors import BundleError, KymoError
+from streams.errors import BundleError, KymoError, MessageError
+from streams.messages import read_object
 from streams.settings import Settings
 from streams.topics import Names
 
@@ -73,7 +74,7 @@ class Promotion:
         return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod
-    def from_json(cls, raw: bytes | str) -> Promotion:
+    def from_json(cls, raw: bytes | str | None) -> Promotion:
         """The promotion of a message; members that are not known are left out.
 
         Raises
@@ -87,10 +88,10 @@ class Promotion:
         'walk/champion'
         """
         try:
-            found = json.loads(raw)
-        except ValueError as error:
-            raise BundleError(f"promotion: {len(raw)} bytes are no JSON ({error})") from None
-        known = {f.name: found[f.name] for f in fields(cls) if f.name in found} if isinstance(found, dict) else {}
+            found = read_object(raw)
+        except MessageError as error:
+            raise BundleError(f"promotion: {error}") from None
+        known = {f.name: found[f.name] for f in fields(cls) if f.name in found}
         for name in PROMOTION_SCHEMA["required"]:
             if name not in known:
                 raise BundleError(f"promotion: `{name}` is absent, expected a JSON object with it")

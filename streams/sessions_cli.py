@@ -13,6 +13,7 @@ import click
 from streams.archive.cli import progress
 from streams.archive.plan import default_folder
 from streams.errors import ArchiveError, SourceError
+from streams.messages import Odd
 from streams.settings import Settings
 from streams.sources.words import many
 
@@ -55,20 +56,13 @@ def list_command(folder: Path | None, as_json: bool) -> None:
 
 
 def _in_topics(settings: Settings) -> list[dict[str, Any]]:
-    from streams.broker.read import read_records
-    from streams.topics import Names
+    from streams.session_reader import read_sessions
 
-    found: dict[str, dict[str, Any]] = {}
-    for record in read_records(settings, Names(settings.prefix).of("sessions")):
-        name = (record.key or b"").decode(errors="replace")
-        try:
-            value = json.loads(record.value or b"null")
-        except ValueError:
-            continue
-        found.pop(name, None)
-        if isinstance(value, dict):
-            found[name] = _row(name, value)
-    return list(found.values())
+    odd = Odd()
+    rows = [_row(name, value) for name, value in read_sessions(settings, odd).items()]
+    if odd.count:
+        click.echo(f"kymo sessions: {odd}", err=True)
+    return rows
 
 
 def _archived(folder: Path) -> list[dict[str, Any]]:

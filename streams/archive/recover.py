@@ -4,7 +4,6 @@ what was lost in words."""
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +25,9 @@ from streams.archive.format import (
     segment_path,
     segment_paths,
 )
-from streams.archive.record import ArchivedRecord, with_extra
+from streams.archive.record import ArchivedRecord, read_extra, with_extra
 from streams.archive.segment import SegmentWriter
-from streams.errors import ArchiveError, SourceError
+from streams.errors import ArchiveError, MessageError, SourceError
 from streams.sources.mcap_scan import Scan
 from streams.sources.words import many
 
@@ -241,8 +240,9 @@ def _records(scan: Scan) -> Iterator[tuple[ArchivedRecord, str]]:
     extras: dict[tuple[str, int, int], dict[str, Any]] = {}
     for _, channel, message in scan.messages():
         if channel.topic == EXTRAS_TOPIC:
-            extra = json.loads(message.data)
-            extras[extra["topic"], extra["partition"], extra["offset"]] = extra
+            with contextlib.suppress(MessageError):
+                place, extra = read_extra(message.data)
+                extras[place] = extra
             continue
         if channel.id not in channels:
             channels[channel.id] = Stored.of(channel, 0)

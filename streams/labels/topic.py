@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from streams.broker.read import read_records
-from streams.errors import SourceError
+from streams.errors import MessageError, SourceError
 from streams.labels.labels import Label
+from streams.messages import read_object
 from streams.replay.publish import Publisher
+from streams.session_reader import read_sessions
 from streams.settings import Settings
 from streams.topics import Names
 
@@ -40,35 +42,21 @@ def read_labels(settings: Settings, on_bad: Tell = lambda text: None) -> list[La
     out = []
     for record in read_records(settings, topic):
         try:
-            value = json.loads(record.value or b"null")
-            if not isinstance(value, dict):
-                raise SourceError("is no JSON object")
-            out.append(Label.from_json(value))
-        except (ValueError, RecursionError, SourceError) as error:
+            out.append(Label.from_json(read_object(record.value)))
+        except (MessageError, SourceError) as error:
             on_bad(f"{topic}, partition {record.partition}, offset {record.offset}: {error}")
     return out
 
 
-def read_starts(settings: Settings) -> dict[str, int]:
-    """Unix time of each session's first sample, ns, as ``kymo.sessions`` has it.
+def read_starts(settings: Settings, on_odd: Tell = lambda text: None) -> dict[str, int]:
+    """Unix time of each session's first sample, ns, as ``kymo.sessions`` has it; `on_odd` as in :func:`read_sessions`.
 
     Raises
     ------
     TopicError, BrokerError
         No such topic, or no broker.
     """
-    starts: dict[str, int] = {}
-    for record in read_records(settings, Names(settings.prefix).of("sessions")):
-        session = (record.key or b"").decode(errors="replace")
-        try:
-            value = json.loads(record.value or b"null")
-        except ValueError:
-            continue
-        if isinstance(value, dict) and isinstance(value.get("start_ns"), int):
-            starts[session] = value["start_ns"]
-        elif value is None:  # deleted
-            starts.pop(session, None)
-    return starts
+    return {name: found["start_ns"] for name, found in read_sessions(settings, on_odd).items() if "start_ns" in found}
 
 
 def start_of(starts: dict[str, int], session: str) -> int:

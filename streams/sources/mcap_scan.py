@@ -13,12 +13,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import IO
 
-from mcap.exceptions import EndOfFile, InvalidMagic, RecordLengthLimitExceeded, UnsupportedCompressionError
+from mcap.exceptions import EndOfFile, InvalidMagic, RecordLengthLimitExceeded
 from mcap.reader import make_reader
 from mcap.records import Attachment, Channel, Chunk, DataEnd, Footer, Header, McapRecord, Message, Metadata, Schema
-from mcap.stream_reader import StreamReader, breakup_chunk
+from mcap.stream_reader import StreamReader
 
 from streams.errors import SourceError
+from streams.sources.mcap_unpack import most_of, records_in, unpack
 from streams.sources.words import many
 
 Item = tuple[Schema | None, Channel, Message]
@@ -55,6 +56,7 @@ class Scan:
         self._schemas: dict[int, Schema] = {}
         self._channels: dict[int, Channel] = {}
         self._damaged: list[int] = []
+        self._size = self._unpacked = 0
         self._orphans = 0
         self.notes: list[str] = []
         self.metadata: dict[str, str] = {}
@@ -78,14 +80,7 @@ class Scan:
         count = 0
         self._preload()
         for record in self._records():
-            if isinstance(record, Chunk):
-                self.compressions[record.compression or "none"] += 1
-                inner, damaged = _inner(record, self._path)
-                if damaged:
-                    self._damaged.append(self._raw.tell())
-            else:
-                inner = [record]
-            for item in inner:
+            for item in self._inside(record) if isinstance(record, Chunk) else (record,):
                 if isinstance(item, Message):
                     channel = self._channels.get(item.channel_id)
                     if channel is None:
@@ -97,6 +92,20 @@ class Scan:
                     self._note(item)
         self._sum_up(count)
 
+    def _inside(self, chunk: Chunk) -> Iterator[McapRecord]:
+        """Records of a chunk, as far as it is whole."""
+        self.compressions[chunk.compression or "none"] += 1
+        self._unpacked += chunk.uncompressed_size if chunk.compression else 0
+        most, at = most_of(self._size), self._raw.tell()
+        try:
+            if self._unpacked > most:
+                raise SourceError(f"{self._size} bytes of MCAP unpack to {self._unpacked}, expected up to {most}")
+            yield from records_in(unpack(chunk))
+        except SourceError as error:
+            raise SourceError(error.message, self._path) from None
+        except Exception:  # the checksum or the decompressor tells, each in its own way
+            self._damaged.append(at)
+
     def _preload(self) -> None:
         """Channels as the summary has them: those in a damaged chunk are known all the same."""
         with contextlib.suppress(Exception):  # a file that was cut has none, a damaged one gives any error
@@ -106,7 +115,7 @@ class Scan:
                 self._schemas, self._channels = dict(summary.schemas), dict(summary.channels)
 
     def _records(self) -> Iterator[McapRecord]:
-        size = self._raw.seek(0, io.SEEK_END)
+        self._size = size = self._raw.seek(0, io.SEEK_END)
         self._raw.seek(0)
         if not size:
             raise SourceError("is empty; expected an MCAP file", self._path)
@@ -149,15 +158,3 @@ class Scan:
             self.notes.append(f"{many(self._orphans, 'message')} of channels that the file does not declare: not read")
         if not count and not self._empty:
             raise SourceError("; ".join(["holds no whole message", *self.notes]), self._path)
-
-
-def _inner(chunk: Chunk, path: str) -> tuple[list[McapRecord], bool]:
-    try:
-        return breakup_chunk(chunk, validate_crc=True), False
-    except UnsupportedCompressionError:
-        known = "expected zstd, lz4 (pip install lz4) or none"
-        raise SourceError(
-            f"is compressed with {chunk.compression!r}, which cannot be read here; {known}", path
-        ) from None
-    except Exception:  # see above: the checksum or the decompressor tells
-        return [], True
