@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from streams.errors import BundleError, KymoError, MessageError
+from streams.file_names import RULE, is_file_name
 from streams.messages import read_object
 from streams.settings import Settings
 from streams.topics import Names
@@ -28,7 +29,10 @@ PROMOTION_SCHEMA: dict[str, Any] = {
         "alias": {**_NAME, "description": "champion: makes the events; shadow: scores the same windows aside"},
         "bundle": {**_TEXT, "description": "recipe@digest; empty for none (a champion: the one that ships with Kymo)"},
         "promoted_ns": {"type": "integer", "description": "Unix ns; of two promotions the larger counts"},
-        "registry": {**_TEXT, "description": "folder or fsspec URL where the bundle is"},
+        "registry": {
+            **_TEXT,
+            "description": "where it was promoted, to be told; a worker loads from its own registry only",
+        },
         "action": {"enum": ["promote", "rollback"]},
         "by": {**_TEXT, "description": "who"},
         "why": _TEXT,
@@ -50,7 +54,7 @@ class Promotion:
     promoted_ns : int
         Unix ns.
     registry : str
-        Folder or URL where the bundle is.
+        Folder or URL where it was promoted, for people: nothing is loaded from there.
     action, by, why : str
         ``promote`` or ``rollback``; who; the reason given.
     """
@@ -80,7 +84,7 @@ class Promotion:
         Raises
         ------
         BundleError
-            If it is no JSON object, or a member is absent or of the wrong type.
+            If it is no JSON object, a member is absent or of the wrong type, or a name could lead elsewhere.
 
         Examples
         --------
@@ -99,6 +103,11 @@ class Promotion:
             wanted = int if name == "promoted_ns" else str
             if type(value) is not wanted:
                 raise BundleError(f"promotion: `{name}` is {str(value)[:40]!r}, expected {wanted.__name__}")
+        recipe, at, digest = known["bundle"].partition("@")
+        if not all(map(is_file_name, (known["recipe"], known["alias"], *((digest,) if at else ())))):
+            raise BundleError(f"promotion: {str(known)[:80]} holds a name that is none, expected {RULE}")
+        if known["bundle"] and (recipe, at) != (known["recipe"], "@"):
+            raise BundleError(f"promotion: `bundle` is {known['bundle'][:80]!r}, expected {known['recipe']}@DIGEST")
         return cls(**known)
 
 
