@@ -106,7 +106,8 @@ def _not_there(
 ) -> list[Recording]:
     """The recordings that the topics do not hold yet."""
     odd = Odd()
-    there = {name: found.get("replayed") for name, found in read_sessions(settings, odd).items()}
+    known = read_sessions(replace(settings, prefix=names.prefix), odd)
+    there = {name: found.get("replayed") for name, found in known.items()}
     if odd.count:
         summary.notes.append(str(odd))
     wanted = []
