@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from streams.broker.admin import ensure_topics, run_prefix
 from streams.chunk import NS
