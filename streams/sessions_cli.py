@@ -59,7 +59,7 @@ def _in_topics(settings: Settings) -> list[dict[str, Any]]:
     from streams.session_reader import read_sessions
 
     odd = Odd()
-    rows = [_row(name, value) for name, value in read_sessions(settings, odd).items()]
+    rows = [session_row(name, value) for name, value in read_sessions(settings, odd).items()]
     if odd.count:
         click.echo(f"kymo sessions: {odd}", err=True)
     return rows
@@ -70,10 +70,11 @@ def _archived(folder: Path) -> list[dict[str, Any]]:
 
     reader = ArchiveReader(folder)
     about = reader.about()
-    return [_row(name, about.records.get(name, {})) for name in reader.sessions()]
+    return [session_row(name, about.records.get(name, {})) for name in reader.sessions()]
 
 
-def _row(name: str, value: dict[str, Any]) -> dict[str, Any]:
+def session_row(name: str, value: dict[str, Any]) -> dict[str, Any]:
+    """What is listed of a session, of its record."""
     streams = value.get("streams")
     replayed = value.get("replayed")
     return {
