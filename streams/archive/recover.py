@@ -241,8 +241,8 @@ def _records(scan: Scan) -> Iterator[tuple[ArchivedRecord, str]]:
     for _, channel, message in scan.messages():
         if channel.topic == EXTRAS_TOPIC:
             with contextlib.suppress(MessageError):
-                place, extra = read_extra(message.data)
-                extras[place] = extra
+                place, said = read_extra(message.data)
+                extras[place] = said
             continue
         if channel.id not in channels:
             channels[channel.id] = Stored.of(channel, 0)

@@ -44,7 +44,7 @@ def unpack(chunk: Chunk) -> bytes:
         with zstandard.ZstdDecompressor().stream_reader(chunk.data, read_across_frames=True) as reader:
             out = reader.read(size + 1)
     elif chunk.compression == "lz4":
-        import lz4.frame
+        import lz4.frame  # type: ignore[import-untyped,unused-ignore]
 
         out = lz4.frame.LZ4FrameDecompressor().decompress(chunk.data, size + 1)
     elif chunk.compression:
