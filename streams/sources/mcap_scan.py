@@ -36,6 +36,8 @@ class Scan:
         For messages.
     empty : bool
         Whether a file may hold no message.
+    kept : bool
+        Whether the caller keeps what is read: then all of it together is held against what a recording may be.
 
     Attributes
     ----------
@@ -51,8 +53,8 @@ class Scan:
         Profile and library.
     """
 
-    def __init__(self, raw: IO[bytes], path: str, *, empty: bool = False) -> None:
-        self._raw, self._path, self._empty = raw, path, empty
+    def __init__(self, raw: IO[bytes], path: str, *, empty: bool = False, kept: bool = True) -> None:
+        self._raw, self._path, self._empty, self._kept = raw, path, empty, kept
         self._schemas: dict[int, Schema] = {}
         self._channels: dict[int, Channel] = {}
         self._damaged: list[int] = []
@@ -98,7 +100,7 @@ class Scan:
         self._unpacked += chunk.uncompressed_size if chunk.compression else 0
         most, at = most_of(self._size), self._raw.tell()
         try:
-            if self._unpacked > most:
+            if self._kept and self._unpacked > most:
                 raise SourceError(f"{self._size} bytes of MCAP unpack to {self._unpacked}, expected up to {most}")
             yield from records_in(unpack(chunk))
         except SourceError as error:

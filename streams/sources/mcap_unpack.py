@@ -19,7 +19,10 @@ from streams.errors import SourceError
 
 LARGEST = 2**27  # bytes of a chunk; recorders make chunks of about 2**20
 RATIO = 16  # or so many times what it takes packed, as a chunk of large images may
-_ALL_LARGEST, _ALL_RATIO = 2**26, 200  # of a whole file: bytes, and so many times its own size
+_ALL_LARGEST, _ALL_RATIO = (
+    2**28,
+    200,
+)  # of a whole file: bytes, as of a day that shows nothing, and so many times its own size
 
 
 def most_of(file_bytes: int) -> int:
