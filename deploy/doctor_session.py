@@ -215,7 +215,7 @@ def _committed(recipe: Recipe, session: str, settings: Settings, names: Names) -
     from streams.broker.client import partition_of
 
     topic = names.for_stream(recipe.inputs[0].stream)
-    group = f"{settings.prefix}.{recipe.name}.processor-model"
+    group = f"{settings.prefix}.{recipe.name}.model"
     with admin(settings, f"asking for the offsets of {group}") as client:
         # A broker that never had a group has no coordinator to ask.
         if topic not in client.list_topics() or group not in {g["group_id"] for g in client.list_groups()}:

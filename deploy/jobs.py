@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
-import socket
+import hashlib
+import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -16,9 +19,10 @@ from models.serving.outputs import ENDLESS, DerivedChunks, Events
 from models.serving.served import Model, Serving, cut_behind_window
 from processors.chain import Chain
 from processors.recipe import Recipe, load_recipe
+from streams.broker.admin import topic_ids
 from streams.chunk import Format
 from streams.codec import ChunkCodec
-from streams.errors import RecipeError
+from streams.errors import FormatError, RecipeError
 from streams.settings import Settings
 from streams.topics import Names
 
@@ -66,20 +70,58 @@ def make_job(role: str, work: Work, names: Names, serving: Serving | None, shado
 
     recipe = work.recipe
     if serving is None:
-        chain, _ = recipe.chain.split()
-        codec, topic = ChunkCodec(), names.for_stream(derived_format(recipe).stream)
+        name, chain, codec = steps_name(recipe), recipe.chain.split()[0], ChunkCodec()
+        topic, inputs = names.for_stream(derived_format(recipe).stream), raw_topics(recipe, names)
 
         def encode(made: Sequence[Any], _: object) -> list[list[bytes]]:
             return [[codec.encode(chunk)] for chunk in made]
 
-        return Job(recipe.name, role, chain, DerivedChunks(chain), topic, recipe.matches, encode)
+        return Job(name, f"{name}.processor", inputs, chain, DerivedChunks(chain), topic, recipe.matches, encode)
     chain, step = served_chain(role, work)
     heads = ("", *(head.name for head in recipe.heads))
     # As the recipe says, not the bundle: one that is stateless may be exchanged for one that is not.
     memory = ENDLESS if recipe.stateful else serving.memory
     outputs = Events(recipe.name, step, memory, heads, served_kinds(role, recipe))
-    topic = names.of("events")
-    return Job(recipe.name, role, chain, outputs, topic, recipe.matches, serving.classify, shadow, serving)
+    derived = role == "model" and work.bundle.takes == "chain"
+    inputs = (names.for_stream(derived_format(recipe).stream),) if derived else raw_topics(recipe, names)
+    # What is read by one kind of windows goes on where that kind left it, whoever reads it.
+    state, topic = f"{recipe.name}.{'model' if derived else BOTH}", names.of("events")
+
+    def anew(bundle: Bundle) -> Any:
+        return make_job(role, dataclasses.replace(work, bundle=bundle), names, serving, shadow)
+
+    return Job(
+        recipe.name, state, inputs, chain, outputs, topic, recipe.matches, serving.classify, shadow, serving, anew
+    )
+
+
+def raw_topics(recipe: Recipe, names: Names) -> tuple[str, ...]:
+    """Topics of a recipe's inputs."""
+    return tuple(sorted({names.for_stream(table.stream) for table in recipe.inputs}))
+
+
+def steps_name(recipe: Recipe) -> str:
+    """Name of what a recipe's processor does: recipes whose derived streams are the same to the byte share it."""
+    about = [(t.stream, str(t.rate_hz), t.channels, t.units) for t in recipe.inputs]
+    return hashlib.sha256(repr((recipe.chain.split()[0].derived_digest(), about)).encode()).hexdigest()[:16]
+
+
+def group_of(role: str, recipe: Recipe, names: Names) -> str:
+    """Consumer group of a role: one for all who publish a recipe's events, and one for all who publish a derived stream."""
+    if role == "processor":
+        return f"{names.prefix}.{steps_name(recipe)}.processor"
+    return f"{names.prefix}.{recipe.name}.model"
+
+
+def group_topics(role: str, recipe: Recipe, names: Names) -> tuple[str, ...]:
+    """What the members of a group subscribe to. All to the same, whatever each of them reads of it: else partitions of one number
+    could go to two members, and both would publish their windows."""
+    topics = raw_topics(recipe, names)
+    if role == "processor":
+        return topics
+    with contextlib.suppress(FormatError):  # no step stands before the window
+        topics = tuple(sorted({*topics, names.for_stream(derived_format(recipe).stream)}))
+    return topics
 
 
 def served_kinds(role: str, recipe: Recipe) -> tuple[Kind, ...]:
@@ -145,25 +187,30 @@ def make_part(role: str, work: Work, names: Names) -> Part:
     return Part(role, work, Serving(Model(work.bundle, work.recipe), work.recipe), Shadow(names.of("shadow")))
 
 
-def make_app(part: Part, settings: Settings, slot: int, metrics: Any, failed: Failed) -> Any:
+def make_app(part: Part, settings: Settings, instance: str, metrics: Any, failed: Failed) -> Any:
     """A Faust app that plays a part; `failed` is told of an error after which going on is unsafe."""
     from models.serving.agent import Agent
     from models.serving.around import Around
-    from models.serving.outbox import ReadBack
+    from models.serving.takeover import ReadBack
     from processors.batches import BatchApp
     from processors.transport import reader_arguments
 
     role, recipe, names = part.role, part.work.recipe, Names(settings.prefix)
-    inputs = sorted({names.for_stream(table.stream) for table in recipe.inputs})
-    if role == "model" and part.work.bundle.takes == "chain":
-        inputs = [names.for_stream(derived_format(recipe).stream)]
-    app = BatchApp(
-        f"{settings.prefix}.{recipe.name}.{role}", inputs, settings, f"{socket.gethostname()}-{slot}", failed
-    )
-    observer = metrics.observer(recipe.name)
+    group, topics = group_of(role, recipe, names), group_topics(role, recipe, names)
+    app = BatchApp(group, topics, settings, instance, failed)
     job = make_job(role, part.work, names, part.serving, part.shadow)
-    app.handler = Agent(job, Around(app, names, ReadBack(reader_arguments(settings)), observer, failed))
+    read_back, observer = ReadBack(reader_arguments(settings)), metrics.observer(recipe.name)
+
+    async def ids(topics: Sequence[str]) -> dict[str, str]:
+        return await asyncio.to_thread(topic_ids, settings, topics)
+
+    app.handler = Agent(job, Around(app, names, read_back, observer, app.failed, ids, say))
     return app
+
+
+def say(text: str) -> None:
+    """A line for whoever watches a worker."""
+    print(f"kymo worker: {text}", file=sys.stderr, flush=True)
 
 
 def make_reader(settings: Settings) -> Any:

@@ -1,8 +1,8 @@
 """A worker process. In: recipes, their bundles and settings. Out: a process that turns the input topics into events until it is stopped.
 
-One Faust app a recipe. On SIGTERM it finishes what it took and commits, within 20 s. When an output is not acknowledged, or others may
-own its partitions by now, the process replaces itself by a new one, which begins from the last commit; any other failure ends it with a
-non-zero exit status.
+One Faust app a recipe. On SIGTERM it finishes the windows under way and commits, within 20 s. When an output is not acknowledged, or
+others may own its partitions by now, the process replaces itself by a new one, which begins from the last commit; any other failure ends
+it with a non-zero exit status.
 """
 
 from __future__ import annotations
@@ -12,18 +12,20 @@ import contextlib
 import dataclasses
 import fcntl
 import os
+import re
 import signal
 import sys
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from deploy.broker import address
-from deploy.jobs import BOTH, Part, Work, derived_format, load_work, make_app, make_part, make_reader
+from deploy.jobs import BOTH, Part, Work, derived_format, group_of, load_work, make_app, make_part, make_reader
 from deploy.worker_log import set_up_logging
 from models.bundle import load_bundle
 from models.registry.log import CHAMPION
@@ -86,8 +88,8 @@ def run_worker(
     settings = _reach(settings)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the event loop takes over
     with contextlib.ExitStack() as stack:
-        slot = stack.enter_context(_slot(settings.home / "run"))
-        _serve(works, played, settings, Place(slot, follows=bundle is None and played != ["processor"]))
+        instance = stack.enter_context(_instance(settings.home / "run"))
+        _serve(works, played, settings, Place(instance, follows=bundle is None and played != ["processor"]))
 
 
 def _load(recipes: Sequence[str], bundle: str | None, settings: Settings) -> list[Work]:
@@ -112,9 +114,9 @@ def _load(recipes: Sequence[str], bundle: str | None, settings: Settings) -> lis
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Place:
-    """A worker's number on its machine, and whether it follows promotions."""
+    """A worker's name among the members of its groups, and whether it follows promotions."""
 
-    slot: int
+    instance: str
     follows: bool
 
 
@@ -147,7 +149,7 @@ def _serve(works: list[Work], played: list[str], settings: Settings, place: Plac
     asyncio.set_event_loop(loop)
     metrics = WorkerMetrics({work.recipe.name: work.bundle.id for work in works})
     parts, followers = _parts(works, played, settings, place, metrics)
-    apps = [make_app(part, settings, place.slot, metrics, fail) for part in parts]
+    apps = [make_app(part, settings, place.instance, metrics, fail) for part in parts]
     for part, app in zip(parts, apps, strict=True):
         metrics.watch(part.work.recipe.name, partial(_assigned, app), partial(getattr, app.handler, "waiting"))
     server = serve_metrics(metrics.registry, settings, "worker", ready=lambda: all(app.is_ready() for app in apps))
@@ -183,7 +185,10 @@ def _parts(
         found = list(newest(works, settings, metrics))
         works, since = [work for work, _ in found], {work.recipe.name: at_ns for work, at_ns in found}
         metrics.bundles.update({work.recipe.name: work.bundle.id for work in works})
-    parts = [make_part(role, work, Names(settings.prefix)) for work in works for role in played]
+    names = Names(settings.prefix)
+    # Recipes whose derived streams are the same share what makes them.
+    sought = {group_of(role, work.recipe, names): (role, work) for work in works for role in played}
+    parts = [make_part(role, work, names) for role, work in sought.values()]
     if not place.follows:
         return parts, []
     for part in parts:
@@ -242,18 +247,28 @@ def _restart() -> None:
 
 
 @contextlib.contextmanager
-def _slot(folder: Path) -> Any:
-    """The lowest number that no other worker of this machine holds; its static membership."""
+def _instance(folder: Path) -> Any:
+    """A name that no other worker has, and that the next one in its place gets: a group then gives it its partitions at once.
+
+    It stands in the lowest numbered file that no other worker of this folder holds. A number alone, with the host's name, would be another
+    user's, too, or that of a container on the same host.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(1_000):
-        file: IO[str] = (folder / f"worker-{number}.lock").open("w")
+        file: IO[str] = (folder / f"worker-{number}.lock").open("a+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.close()
             continue
         try:
-            yield number
+            file.seek(0)
+            if not re.fullmatch(r"[0-9a-f]{32}", name := file.read().strip()):
+                name = uuid.uuid4().hex
+                file.truncate(0)
+                file.write(name)
+                file.flush()
+            yield f"kymo-{name}"
         finally:
             file.close()
         return

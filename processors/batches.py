@@ -1,8 +1,8 @@
 """Faust without its stream path. In: settings and topic names. Out: a Faust app that hands over records in batches as they were fetched.
 
-Faust keeps what it is good at: the consumer's thread with its heartbeats, group membership, assignment, commits, start and stop. Its
-stream path costs 0.08 to 0.15 ms a message, so it is left out: what a fetch brings goes to the app's `handler` as it is
-(`processors.transport`).
+Faust keeps what it is good at: the consumer's thread, group membership, assignment, commits, start and stop. Its stream path costs 0.08
+to 0.15 ms a message, so it is left out: what a fetch brings goes to the app's `handler` as it is (`processors.transport`). So is its
+work around a rebalance, which is for tables and streams, and which ends early in a worker that stops.
 """
 
 # Faust declares its app, consumer and producer by abstract types that lack what the concrete ones have and we add.
@@ -10,17 +10,24 @@ stream path costs 0.08 to 0.15 ms a message, so it is left out: what a fetch bri
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any, Protocol
 
 import aiokafka
 import faust
-from aiokafka.errors import IllegalStateError
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    IllegalStateError,
+    InvalidSessionTimeoutError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+    UnsupportedCodecError,
+)
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from processors.transport import REQUEST_TIMEOUT_S, BatchTransport, credentials
-from streams.errors import DeliveryError, KymoError
+from processors.lease import Lease
+from processors.transport import REQUEST_TIMEOUT_S, BatchTransport, credentials, rebalance_timeout_s
+from streams.errors import BrokerError, DeliveryError
 from streams.settings import Settings
 
 
@@ -33,14 +40,14 @@ class Handler(Protocol):
     async def on_records(self, records: Mapping[TopicPartition, list[Any]]) -> None:
         """Records of each partition, in order."""
 
-    async def on_assigned(self) -> None:
-        """Partitions came; their records follow."""
+    def on_assigned(self) -> None:
+        """Partitions came; their records follow once :meth:`BatchApp.begin` is called. Returns at once: no heartbeat is sent meanwhile."""
 
     async def on_revoked(self) -> None:
         """Every partition goes; those that come are read from their committed offsets."""
 
     async def on_stop(self) -> None:
-        """Finish what was taken, commit it."""
+        """Let go of everything, as if all partitions were revoked, and close."""
 
 
 class BatchApp(faust.App):
@@ -57,8 +64,15 @@ class BatchApp(faust.App):
     instance : str
         Static member name; a worker that comes back under it within the session timeout gets its partitions at once.
     failed : callable
-        Called, and expected not to return, with an error after which only a new beginning is safe: when a send is tried after half a
-        session timeout without a heartbeat, or partitions were lost with work unfinished.
+        Called, and expected not to return, with an error after which only a new beginning is safe, such as partitions lost with work
+        unfinished, or after which none is.
+
+    Attributes
+    ----------
+    handler : Handler
+        What takes the records.
+    lease : Lease
+        How long it may act on its partitions.
     """
 
     handler: Handler
@@ -86,7 +100,9 @@ class BatchApp(faust.App):
             store="memory://",
             autodiscover=False,
         )
-        self._failed, self._session_timeout_s = failed, settings.session_timeout_s
+        self._failed, self._settings = failed, settings
+        self._assigned: Set[TopicPartition] = frozenset()
+        self.lease = Lease(settings.session_timeout_s, rebalance_timeout_s(settings.session_timeout_s))
         # An agent makes Faust subscribe; its stream stays empty, since records go to the handler.
         self.agent(self.topic(*topics, value_type=bytes, value_serializer="raw"), name=f"{group}.subscription")(
             _subscription
@@ -104,40 +120,66 @@ class BatchApp(faust.App):
     async def on_first_start(self) -> None:
         """Begin to classify and commit once the loop runs."""
         await super().on_first_start()
-        self.on_partitions_revoked.connect(self._revoked)
-        self.on_partitions_assigned.connect(self._assigned)
         self.handler.start()
 
-    async def _revoked(self, *_: Any, **__: Any) -> None:
+    async def _wait_for_table_recovery_completed(self) -> bool:
+        return bool(self.should_stop)  # there are no tables
+
+    async def _on_partitions_revoked(self, revoked: Set[Any]) -> None:
+        self._assigned = frozenset()
+        self.consumer.stop_flow()
         try:
             await self.handler.on_revoked()
-        except KymoError as error:
-            self._failed(error)
+        except Exception as error:
+            self.failed(error)
 
-    async def _assigned(self, *_: Any, **__: Any) -> None:
-        await self.handler.on_assigned()
+    async def _on_partitions_assigned(self, assigned: Set[Any], generation_id: int = 0) -> None:
+        if not self.should_stop:
+            self._assigned = frozenset(TopicPartition(*tp) for tp in assigned)
+            self.handler.on_assigned()
+
+    async def begin(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Let the records of `offsets` come, from there on; of no other partition."""
+        await self.consumer._thread.begin(offsets)
+        self.consumer._set_active_tps(set(offsets))
+        self.consumer.resume_flow()
+        await self._fetcher.maybe_start()
+        self.rebalancing = False
 
     def is_ready(self) -> bool:
-        """Whether partitions are assigned and the broker has been heard of lately."""
+        """Whether the assigned partitions are being worked on; to be asked in any thread."""
         return bool(
-            self.started and not self.should_stop and not self.rebalancing and self.assigned() and not self.is_stale()
+            self.started and not self.should_stop and self._assigned and not self.rebalancing and not self.is_stale()
         )
 
     def is_stale(self) -> bool:
         """Whether the broker may by now have given this worker's partitions to another."""
-        return time.monotonic() - self.consumer._thread.last_heartbeat_s > self._session_timeout_s / 2
+        return self.lease.left_s <= 0
 
     def fail_stale(self) -> None:
         """Give up: what this worker would send may be another's by now."""
-        self._failed(
+        self.failed(
             DeliveryError(
                 "the broker has not heard of this worker for half its session timeout; others may own its partitions"
             )
         )
 
+    def failed(self, error: BaseException) -> None:
+        """Tell of an error after which going on is unsafe, in words where it is the client's."""
+        self._failed(client_error(error, self._settings, self.conf.id))
+
     async def commit_with(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
-        """Commit offsets with metadata."""
-        await self.consumer._thread.commit_with(offsets)
+        """Commit offsets with metadata.
+
+        Raises
+        ------
+        DeliveryError
+            If the partitions may be another worker's by now.
+        """
+        try:
+            await self.consumer._thread.commit_with(offsets)
+        except (KafkaError, IllegalStateError) as error:
+            raise DeliveryError(f"a commit was refused ({error!r})") from error
 
     async def committed_with(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
         """Committed offsets with their metadata."""
@@ -150,8 +192,8 @@ class BatchApp(faust.App):
             await self.consumer.seek(tp, offset)
 
     def assigned(self) -> list[TopicPartition]:
-        """The partitions that are this worker's."""
-        return list(self.consumer.assignment())
+        """The partitions that are this worker's; to be asked in any thread."""
+        return list(self._assigned)
 
     def aiokafka_producer(self) -> aiokafka.AIOKafkaProducer:
         """The producer under Faust's, for whole batches."""
@@ -161,3 +203,24 @@ class BatchApp(faust.App):
 async def _subscription(stream: Any) -> None:
     async for _ in stream.noack():
         raise RuntimeError("a record took Faust's stream path")
+
+
+def client_error(error: BaseException, settings: Settings, group: str) -> BaseException:
+    """An error of Kafka's client in our words: one that a new beginning may mend, or one that only a person can."""
+    if not isinstance(error, KafkaError):
+        return error
+    where = f"Kafka at {settings.brokers}"
+    if isinstance(error, InvalidSessionTimeoutError):
+        return BrokerError(
+            f"{where} refuses a session timeout of {settings.session_timeout_s:g} s; set KYMO_SESSION_TIMEOUT_S to what lies between "
+            "its group.min.session.timeout.ms and group.max.session.timeout.ms"
+        )
+    if isinstance(error, GroupAuthorizationFailedError | TopicAuthorizationFailedError):
+        return BrokerError(
+            f"{where} does not let this user read ({error!r}); allow READ on group {group} and its topics"
+        )
+    if isinstance(error, UnsupportedCodecError):
+        return BrokerError(
+            f"{where}: records are compressed in a way that cannot be read here ({error}); install kymo[kafka] anew"
+        )
+    return DeliveryError(f"{where}: the client gave up ({' '.join(repr(error).split())})")

@@ -202,13 +202,19 @@ class ChainStage(Stage):
         return items
 
     def flush(self) -> list[Any]:
-        """Flush every stage in order, each into the next."""
+        """Flush every stage in order, each into the next.
+
+        What may come behind the end begins anew, but for what came already: no window spans the end, and nothing of one is kept.
+        """
         out: list[Any] = []
         for i, stage in enumerate(self.stages):
             left = stage.flush()
             if left:
                 out += self._through(left, i + 1)
-        return self._admit(out)
+        admitted = self._admit(out)
+        first = 0 if self._intake is None else 1
+        self.stages[first:] = [spec.build() for spec in self.spec.specs[first:]]
+        return admitted
 
     def _admit(self, items: list[Any]) -> list[Any]:
         """Say of each window what share of it was interpolated, and leave out those with too much."""

@@ -54,14 +54,13 @@ class DerivedStage(EntryStage):
         super().__init__()
         self.spec = spec
         self._in: Header | None = None
-        self._seen = 0  # index one past the newest row taken
 
     def push(self, item: Chunk) -> list[Chunk]:
         """Take a derived Chunk; give what of it is new."""
         data, first = item.data, item.first_index
         if not len(data):
             return []
-        if self._in is not None and first < self._seen:
+        if first < self._seen:
             self.counts["duplicates"] += 1
             if item.end_index <= self._seen:
                 return []

@@ -109,6 +109,11 @@ class EntryStage(Stage):
     def __init__(self) -> None:
         super().__init__()
         self.filled: list[tuple[int, int, bool]] = []
+        self._seen = 0  # index one past the newest sample taken
+
+    def go_on_from(self, seen: int) -> None:
+        """Begin in mid-session: what lies before sample `seen` has come already."""
+        self._seen = seen
 
     def missing(self, start: int, end: int, length: int) -> tuple[float, float]:
         """Shares of `length` samples that were interpolated in ``[start, end)``: in all, and in gaps beyond the bridge."""
@@ -134,7 +139,6 @@ class IntakeStage(EntryStage):
         self._dtype = np.dtype(spec.dtype)
         self._in: Header | None = None
         self._out: Header | None = None
-        self._seen = 0  # index one past the newest sample taken
         self._valid = -1  # index of the newest sample that was a number
         self._last: Array | None = None  # that sample, as it went out
         self._gaps: deque[tuple[int, int]] = deque(maxlen=_GAPS_KEPT)
@@ -160,8 +164,8 @@ class IntakeStage(EntryStage):
         if not len(data):
             return []
         if self._in is None:
-            self._seen = first
-        elif first < self._seen:
+            self._seen = max(first, self._seen)
+        if first < self._seen:
             self._count_old(first, item.end_index)
             if item.end_index <= self._seen:
                 return []  # before its header is looked at: what came late from before a re-anchored clock must change nothing

@@ -1,7 +1,8 @@
 """Faust's transport for batches. In: an app with a `handler`. Out: fetched records in its hands, commits with metadata, fenced sends.
 
 Three things differ from Faust's own transport: partitions of equal number stay together (range assignment), a commit carries metadata,
-and a worker that has not been heard by the broker for half its session timeout sends nothing any more.
+and a worker sends nothing once its lease on its partitions is over (`processors.lease`). Whatever the client meets that it cannot mend
+is told to the app: aiokafka would log it and go on for ever without doing anything.
 """
 
 # Faust declares its app, consumer and producer by abstract types that lack what the concrete ones have and we add.
@@ -11,28 +12,56 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import aiokafka
 import faust
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import IllegalStateError
+from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 
+from processors.lease import Instant, Lease
 from streams.settings import Settings
 from streams.topics import MIB
 
 _FETCH_RECORDS = 2_000  # records a hand-over: enough to make fetching cheap, few enough to answer a rebalance soon
 REQUEST_TIMEOUT_S = 30.0
+_REBALANCING, _UNKNOWN = (
+    27,
+    frozenset((22, 25, 82)),
+)  # a generation, a member, an instance that the coordinator does not know
+
+
+def rebalance_timeout_s(session_timeout_s: float) -> float:
+    """How long a group waits for its members to come back."""
+    return max(session_timeout_s, 15.0)
+
+
+def listen(lease: Lease, send: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+    """What sends a group's requests, telling a lease of the answers.
+
+    It stands where they are sent, since aiokafka takes a refused heartbeat, and one in a rebalance, for a heartbeat. That an answer
+    came counts from when it was asked for: it may have waited in this process while others took over.
+    """
+
+    async def heard(request: Any) -> Any:
+        asked, kind = Instant.now(), type(request).__name__
+        answer = await send(request)
+        if kind.startswith(("Heartbeat", "SyncGroup")):
+            code = answer.error_code
+            if code in _UNKNOWN:
+                lease.lost()
+            elif code == 0 or (code == _REBALANCING and kind.startswith("Heartbeat")):
+                lease.heard(asked, rebalancing=code != 0)
+        return answer
+
+    return heard
 
 
 class BatchThread(driver.AIOKafkaConsumerThread):
-    """Faust's consumer thread, with the settings and the heartbeat that batches need."""
-
-    last_heartbeat_s = float("inf")
+    """Faust's consumer thread, with the settings that batches need and an ear for what the coordinator answers."""
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         conf, timeout_ms = self.app.conf, int(self.app.conf.broker_session_timeout * 1000)
@@ -53,31 +82,44 @@ class BatchThread(driver.AIOKafkaConsumerThread):
             fetch_max_wait_ms=500,
             request_timeout_ms=int(REQUEST_TIMEOUT_S * 1000),
             session_timeout_ms=timeout_ms,
-            rebalance_timeout_ms=max(timeout_ms, 15_000),
+            rebalance_timeout_ms=int(rebalance_timeout_s(timeout_ms / 1000) * 1000),
             heartbeat_interval_ms=max(timeout_ms // 8, 100),
             check_crcs=False,  # the broker has checked them; a check in pure Python would cost more than all the rest
             **auth,
         )
 
     async def on_start(self) -> None:
-        """Start the consumer and listen to its heartbeat."""
+        """Start the consumer and listen to its coordinator."""
         await super().on_start()
         coordinator = self._ensure_consumer()._coordinator
-        beat = coordinator._do_heartbeat
+        coordinator._send_req = listen(self.app.lease, coordinator._send_req)
 
-        async def listened() -> bool:
-            sent = time.monotonic()
-            alive: bool = await beat()
-            if alive:
-                self.last_heartbeat_s = sent
-            return alive
+        def told(error: BaseException) -> Awaitable[Any]:
+            self._tell(error)
+            return asyncio.wait([coordinator._closing])  # aiokafka waits until somebody has heard of it
 
-        coordinator._do_heartbeat = listened
+        def ended(task: asyncio.Task[Any]) -> None:
+            if not task.cancelled() and not coordinator._closing.done() and (error := task.exception()) is not None:
+                self._tell(error)
 
-    async def on_partitions_assigned(self, assigned: set[Any], generation_id: int = 0) -> None:
-        """Pass the assignment on; to have been given one is a sign of life."""
-        self.last_heartbeat_s = time.monotonic()
-        await super().on_partitions_assigned(assigned, generation_id)
+        coordinator._push_error_to_user = told
+        coordinator._coordination_task.add_done_callback(ended)
+
+    def _tell(self, error: BaseException) -> None:
+        self.parent_loop.call_soon_threadsafe(self.app.failed, error)
+
+    async def begin(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Fetch the partitions of `offsets` from there on, and no other; one that was taken away meanwhile is let go."""
+        await self.call_thread(self._begin, offsets)
+
+    async def _begin(self, offsets: Mapping[TopicPartition, int]) -> None:
+        consumer = self._ensure_consumer()
+        for tp in consumer.assignment():
+            if tp in offsets:
+                consumer.seek(tp, offsets[tp])
+                consumer.resume(tp)
+            else:
+                consumer.pause(tp)
 
     async def commit_with(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
         """Commit offsets and their metadata."""
@@ -101,6 +143,12 @@ class BatchConsumer(driver.Consumer):
         return BatchThread(self, loop=self.loop, beacon=self.beacon)
 
     async def _drain_messages(self, fetcher: Any) -> None:
+        try:
+            await self._drain(fetcher)
+        except KafkaError as error:
+            self.app.failed(error)
+
+    async def _drain(self, fetcher: Any) -> None:
         stopped, fetcher_stopped = self._stopped.is_set, fetcher._stopped.is_set
         ahead = self._fetch()
         try:
@@ -135,7 +183,10 @@ class BatchConsumer(driver.Consumer):
 
     async def on_stop(self) -> None:
         """Finish and commit before the connection closes."""
-        await self.app.handler.on_stop()
+        try:
+            await self.app.handler.on_stop()
+        except Exception as error:
+            self.app.failed(error)
 
     def verify_event_path(self, now: float, tp: Any) -> None:
         """Faust's own check for stuck streams sees none of ours."""
@@ -154,7 +205,7 @@ class FencedProducer(driver.Producer):
         send = client.send
 
         async def fenced(node_id: Any, request: Any, **kwargs: Any) -> Any:
-            if type(request).__name__.startswith("Produce") and self.app.is_stale():
+            if type(request).__name__.startswith("Produce") and self.app.lease.left_s <= 0:
                 self.app.fail_stale()
             return await send(node_id, request, **kwargs)
 

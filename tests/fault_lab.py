@@ -103,7 +103,7 @@ class Lab:
 
     def members(self) -> int:
         """Workers among which the partitions are shared."""
-        group = f"{self.settings.prefix}.lab.processor-model"
+        group = f"{self.settings.prefix}.lab.model"
         try:
             admin = KafkaAdminClient(**client_arguments(self.settings))
             try:

@@ -198,7 +198,7 @@ def odd_chunk(pick: random.Random, index: int) -> Fuzzed:
             setattr(m, field.name, value)
     if pick.random() < 0.2:
         m.chain = "0123456789abcdef"
-    return pick.choice([key, m.session.encode(), m.session.encode(), None]), m.SerializeToString()
+    return pick.choice([key, *[m.session.encode()] * 6, None]), m.SerializeToString()
 
 
 _NAMES = {

@@ -20,6 +20,7 @@ from models.serving.outputs import Events
 from models.serving.partition import Partition
 from models.serving.served import cut_behind_window
 from models.serving.shadow import Shadow
+from processors.lease import Instant, Lease
 from streams.chunk import Chunk, Header
 from streams.codec import ChunkCodec
 from streams.topics import Names
@@ -75,14 +76,20 @@ def make_agent(producer: Producer, failed: list[BaseException]) -> Agent:
     """An agent with one partition, and nothing but the producer around it."""
     made = recipe()
     chain, outputs = cut_behind_window(made.chain)[0], Events("tiny")
-    kafka = SimpleNamespace(aiokafka_producer=lambda: producer, assigned=list, is_stale=lambda: False)
+    lease = Lease(3600, 7200)
+    lease.heard(Instant.now())
+    kafka = SimpleNamespace(aiokafka_producer=lambda: producer, assigned=list, lease=lease)
     told = dict.fromkeys(("took", "classified", "emitted", "rejected", "committed"), lambda *_: None)
 
     def classify(windows: Any, memories: Any) -> list[list[bytes]]:
         return [[str(w.start_index).encode()] for w in windows]
 
-    job = Job("tiny", "processor-model", chain, outputs, "t.events", made.matches, classify)
-    around = Around(kafka, Names("t"), SimpleNamespace(), SimpleNamespace(**told), failed.append)  # type: ignore[arg-type]
+    job = Job("tiny", "tiny", ("t.sensor",), chain, outputs, "t.events", made.matches, classify)
+
+    async def ids(_: object) -> dict[str, str]:
+        return {}
+
+    around = Around(kafka, Names("t"), SimpleNamespace(), SimpleNamespace(**told), failed.append, ids, print)  # type: ignore[arg-type]
     agent = Agent(job, around)
     agent.partitions[0] = Partition(0, chain, made.matches, time.monotonic, None, outputs)
     agent.partitions[0].load(Left())
@@ -122,7 +129,7 @@ def test_full_by_number_and_by_size() -> None:
         producer = Producer()
         for rows in ([Outgoing(b"", b"x")] * MOST_RECORDS, [Outgoing(b"", b"x" * (MOST_BYTES // 4))] * 4):
             producer.may.clear()
-            outbox = Outbox(lambda: producer, lambda error: None)  # type: ignore[arg-type,return-value]
+            outbox = Outbox(lambda: producer, lambda error: None, lambda: 0)  # type: ignore[arg-type,return-value]
             outbox.put("t.a", 0, rows[1:])
             assert not outbox.full
             outbox.put("t.b", 1, rows[:1])
@@ -167,7 +174,7 @@ class Refusing(Producer):
 def test_a_shadow_goes_on_once_the_broker_is_back() -> None:
     async def play() -> None:
         producer, shadow = Refusing(), Shadow("t.shadow")
-        outbox = Outbox(lambda: producer, shadow.failed)
+        outbox = Outbox(lambda: producer, shadow.failed, lambda: 0)
         for _ in range(MOST_RECORDS // 64):
             outbox.put("t.shadow", 0, [Outgoing(b"", b"x")] * 64)
             await outbox.settled("t.shadow")

@@ -16,8 +16,10 @@ import pytest
 from hypothesis import example, given, note, settings
 from hypothesis import strategies as st
 
-from models.serving.outputs import Events, Mark
-from models.serving.partition import Left, Limits, Partition, Pending
+from models.serving.handed import Floor, Left, Limits, Pending
+from models.serving.outputs import Events, Marks
+from models.serving.partition import Partition
+from models.serving.snapshots import Snapshot
 from processors.chain import Chain
 from processors.intake import Intake
 from processors.spectrogram import Spectrogram
@@ -58,21 +60,24 @@ class Log:
     inputs: dict[str, list[Chunk]]
     memory: int = 0
     heads: tuple[str, ...] = ("",)
+    large: bool = False  # no snapshot holds a chain's memory
     visible: dict[str, int] = field(default_factory=dict)
     first: dict[str, int] = field(default_factory=dict)
     events: list[Found] = field(default_factory=list)
     state: dict[str, bytes] = field(default_factory=dict)
-    commits: dict[str, tuple[int, int]] = field(default_factory=dict)
+    commits: dict[str, tuple[int, Floor]] = field(default_factory=dict)
 
     def left(self) -> Left:
         """What a new owner reads, as the agent does."""
-        next_offset = {t: max(self.first.get(t, 0), self.commits.get(t, (0, 0))[0]) for t in self.inputs}
-        start = min(mark for _, mark in self.commits.values()) if len(self.commits) == len(self.inputs) else 0
-        published: dict[str, set[Mark]] = {}
-        for session, index, head, _ in self.events[start:]:
-            published.setdefault(session, set()).add((index, head))
-        ends = {t: self.visible.get(t, 0) for t in self.inputs}
-        return Left(start, len(self.events), published, dict(self.state), next_offset, ends)
+        floors = [self.commits.get(t, (0, Floor()))[1] for t in self.inputs]
+        left = Left(Floor(min(floor.events for floor in floors)), Floor(len(self.events)))
+        for session, index, head, _ in self.events[left.start.events :]:
+            left.published.setdefault(session, Marks())[index, head] = ""
+        left.snapshots = {name: Snapshot.decode(raw) for name, raw in self.state.items()}
+        left.first_offset = {t: self.first.get(t, 0) for t in self.inputs}
+        left.next_offset = {t: max(first, self.commits.get(t, (0, 0))[0]) for t, first in left.first_offset.items()}
+        left.input_end = {t: self.visible.get(t, 0) for t in self.inputs}
+        return left
 
 
 def record(offset: int, key: bytes, value: bytes | None) -> SimpleNamespace:
@@ -133,20 +138,24 @@ class Life:
         for _ in range(min(count, len(self.sent))):
             pending, end = self.sent.popleft()
             self.partition.acknowledge(pending)
-            self.partition.events_end = max(self.partition.events_end, end)
+            self.partition.end = Floor(max(self.partition.end.events, end))
 
     def commit(self, heard_between: int = 0, crash_after: int = 99) -> bool:
         """Store what is due, then commit; acknowledgements may come in between. False if it crashed on the way."""
         due = self.partition.snapshots()
         self.hear(heard_between)
-        for session, snapshot in due:
+        for session, make in due:
             if not crash_after:
                 return False
             crash_after -= 1
-            if snapshot is None:
+            snapshot = None
+            if make is None:
                 self.log.state.pop(session.name, None)
             else:
-                self.log.state[session.name] = snapshot
+                snapshot = make()
+                session.large = self.log.large and not snapshot.ended
+                snapshot = snapshot.light() if session.large else snapshot
+                self.log.state[session.name] = snapshot.encode()
             self.partition.stored(session, snapshot)
         if not crash_after:
             return False
@@ -281,6 +290,7 @@ def campaign(seed: int) -> None:
     chain, log, limits, clock = CHAINS[pick.choice(sorted(CHAINS))], recorded(pick), pick.choice(LIMITS), [0.0]
     log.memory = memory
     log.heads = random.Random(-seed - 2).choice([("",), ("",), ("", "a"), ("", "a", "b")])
+    log.large = random.Random(-seed - 3).random() < 0.3
     if pick.random() < 0.5:
         log.visible = {topic: len(items) for topic, items in log.inputs.items()}
     life = Life(log, chain, clock, limits)
@@ -474,11 +484,11 @@ def test_what_is_no_chunk_is_passed_over(key: bytes, value: bytes | None, reason
     with pytest.raises(ChunkError) as caught:
         list(partition.take("a", [record(7, key, value)], refuse))
     assert caught.value.reason == reason
-    assert partition.committable() == {"a": (8, 0)}
+    assert partition.committable() == {"a": (8, Floor())}
 
 
 def test_a_stream_that_the_recipe_does_not_take_is_counted() -> None:
     partition = Partition(0, CHAINS["abutting"], lambda fmt: "another rate", lambda: 0.0)
     assert list(partition.take("a", [record(0, b"s", ChunkCodec().encode(chunk("s", 0, 4)))], refuse)) == []
     assert partition.counts["unmatched"] == 1
-    assert partition.committable() == {"a": (1, 0)}
+    assert partition.committable() == {"a": (1, Floor())}

@@ -1,28 +1,31 @@
-"""Sessions that another chain stored, as after a promotion of a model with other steps, are begun anew, and counted."""
+"""What an earlier life left: snapshots of other chains, of other versions, of a topic that was made again; notes beside commits."""
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from models.serving.handed import Left, Limits
+from models.serving.handed import Floor, Left, Limits
 from models.serving.partition import Partition
-from models.serving.takeover import events_mark
+from models.serving.snapshots import Snapshot
+from models.serving.takeover import floor_of, note
 from processors.chain import Chain
 from processors.intake import Intake
 from processors.spectrogram import Spectrogram
 from processors.windows import Windows
 from streams.chunk import Chunk, Header, signal_format
 from streams.codec import ChunkCodec
+from streams.errors import MessageError
 
 RAW = Chain((Intake(), Windows(8, 4)))
 COLUMNS = Chain((Intake(), Spectrogram(nperseg=4, noverlap=2), Windows(8, 4)))
 
 
 def take(partition: Partition, first: int, count: int) -> list[int]:
-    """Take samples of one session; start indices of the windows that became whole."""
+    """Take samples of one session, at an offset of the first one's number; start indices of the windows that became whole."""
     data = np.arange(first, first + count, dtype=np.float32)[:, None]
     chunk = Chunk(Header("s", 0, signal_format("imu", ("x",), 10)), first, data)
     record = SimpleNamespace(offset=first, key=b"s", value=ChunkCodec().encode(chunk), timestamp=0)
@@ -32,22 +35,68 @@ def take(partition: Partition, first: int, count: int) -> list[int]:
     return [pending.output.start_index for pending in found]  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(("before", "after"), [(RAW, COLUMNS), (COLUMNS, RAW), (RAW, RAW)])
-def test_another_chain(before: Chain, after: Chain) -> None:
+def stored(chain: Chain) -> Snapshot:
+    """A session of two chunks, of samples 0 to 6 and 7 to 10, that went quiet."""
     clock = [0.0]
-    first = Partition(0, before, lambda _: None, lambda: clock[0], Limits(quiet_s=1))
-    first.load(Left(next_offset={"t": 0}))
-    assert take(first, 0, 10) == [0]
+    partition = Partition(0, chain, lambda _: None, lambda: clock[0], Limits(quiet_s=1))
+    partition.load(Left(next_offset={"t": 0}, topic_ids={"t": "first"}))
+    assert take(partition, 0, 7) + take(partition, 7, 3) == [0]
     clock[0] = 5.0
-    ((session, snapshot),) = first.snapshots()
-    assert snapshot is not None
-    second = Partition(0, after, lambda _: None, lambda: clock[0])
-    second.load(Left(snapshots={session.name: snapshot}, next_offset={"t": 10}))
-    same = before is after
-    assert take(second, 10, 10) == ([4, 8, 12] if same else [12])  # what began before is known to the same chain alone
-    assert second.counts["other_chain"] == (not same)
+    ((_, make),) = partition.snapshots()
+    assert make is not None
+    return Snapshot.decode(make().encode())
 
 
-def test_marks_beside_commits() -> None:
-    notes = ['{"events": 7}', "", None, "x", "[1]", '{"events": -1}', '{"events": true}']
-    assert [events_mark(note) for note in notes] == [7, 0, 0, 0, 0, 0, 0]
+def taken_over(chain: Chain, snapshot: Snapshot, topic_id: str = "first") -> Partition:
+    partition = Partition(0, chain, lambda _: None, lambda: 0.0)
+    partition.load(Left(snapshots={"s": snapshot}, next_offset={"t": 10}, topic_ids={"t": topic_id}))
+    return partition
+
+
+@pytest.mark.parametrize(("before", "after"), [(RAW, COLUMNS), (COLUMNS, RAW), (RAW, RAW)])
+def test_another_chain_reads_again_what_is_open(before: Chain, after: Chain) -> None:
+    partition, same = taken_over(after, stored(before)), before is after
+    assert partition.next_offset == {"t": 10 if same else 0}
+    assert partition.counts["other_chain"] == (not same)
+    again = [] if same else take(partition, 0, 7) + take(partition, 7, 3)
+    assert again + take(partition, 10, 10) == [4, 8, 12]  # the window at 0 was given before
+
+
+def test_what_of_it_is_gone_is_told() -> None:
+    partition = Partition(0, RAW, lambda _: None, lambda: 0.0)
+    left = Left(snapshots={"s": stored(COLUMNS)}, next_offset={"t": 10}, first_offset={"t": 9})
+    partition.load(left)
+    assert partition.next_offset == {"t": 9}
+    assert list(partition.damaged) == ["s"]
+
+
+def test_offsets_of_a_topic_that_was_made_again_mean_nothing() -> None:
+    partition = taken_over(RAW, stored(RAW), "second")
+    record = SimpleNamespace(offset=2, key=b"s", value=None, timestamp=0)
+    data = np.arange(10, 20, dtype=np.float32)[:, None]
+    record.value = ChunkCodec().encode(Chunk(Header("s", 0, signal_format("imu", ("x",), 10)), 10, data))
+    partition = Partition(0, RAW, lambda _: None, lambda: 0.0)
+    partition.load(Left(snapshots={"s": stored(RAW)}, next_offset={"t": 0}, topic_ids={"t": "second"}))
+    made = [p.output.start_index for found in partition.take("t", [record], lambda *_: None) for p in found]  # type: ignore[union-attr]
+    assert made == [4, 8, 12]  # with the samples that the first topic had
+    assert partition.committable() == {"t": (2, Floor())}  # until a snapshot says so
+
+
+@pytest.mark.parametrize("raw", [b"", b"KS", b"KS\x09" + bytes(10), b"KS\x01\x05\x00\x00\x00[1,2]", b"\xff" * 50, b"{}"])
+def test_what_is_no_snapshot_is_refused(raw: bytes) -> None:
+    with pytest.raises(MessageError):
+        Snapshot.decode(raw)
+
+
+@pytest.mark.parametrize("cut", [1, 20])
+def test_a_session_whose_snapshot_is_damaged_begins_anew(cut: int) -> None:
+    raw = stored(RAW).encode()
+    partition = taken_over(RAW, Snapshot.decode(raw[:-cut]))
+    assert take(partition, 10, 10) == [12]
+    assert list(partition.damaged) == ["s"]
+
+
+def test_notes_beside_commits() -> None:
+    notes = [note(Floor(7, 3), "id"), "", None, "x", "[1]", '{"events": -1}', '{"events": true}', '{"events": 1e999}']
+    assert [floor_of(told) for told in notes] == [Floor(7, 3), *[Floor()] * 7]
+    assert json.loads(notes[0] or "")["topic"] == "id"

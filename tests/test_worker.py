@@ -56,7 +56,7 @@ def test_commits_of_another_program_are_no_obstacle(lab: Lab) -> None:
         feed.start()
         lab.await_growth(everywhere=True)
         stop_worker(worker)
-        group = f"{lab.settings.prefix}.lab.processor-model"
+        group = f"{lab.settings.prefix}.lab.model"
         places = [TopicPartition(lab.names.of("sensor"), i) for i in range(lab.settings.partitions)]
         notes = ["", "no JSON", "{}", "[1]", '{"events": "many"}', '{"events": -5}']
         commits = {place: OffsetAndMetadata(0, note, -1) for place, note in zip(places, notes, strict=True)}

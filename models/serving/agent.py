@@ -1,26 +1,30 @@
-"""The model agent of one recipe. In: records of the input topics, in batches. Out: events, snapshots, rejected records, commits.
+"""The agent of one job. In: records of the input topics, in batches. Out: events (or derived chunks), snapshots, rejections, commits.
 
 It knows aiokafka's records and producer but no Faust: `processors.batches.BatchApp` calls it. Windows that become whole while a batch is
-being classified form the next batch. Whatever goes wrong with an output, the worker begins again from its last commit: that is the one
-path for a crash, a lost partition and a broker that refused, so it is the one that is tested.
+being classified form the next batch.
+
+Whatever it has to let go of (partitions that are revoked, everything when it stops, a kind of windows that another bundle replaces) goes
+one way: the batch under way is finished, what was published is committed, the rest is forgotten, and whoever is next takes it up from
+the commit. All of that ends before the lease on the partitions does, or the process begins again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from aiokafka.errors import KafkaError
+from aiokafka.structs import TopicPartition
 
 from models.serving.around import Around, Job
-from models.serving.handed import Limits, Pending
+from models.serving.commits import Commits
+from models.serving.handed import Left, Limits, Pending
 from models.serving.outbox import Outbox, Outgoing, rejection
 from models.serving.partition import Partition
 from models.serving.served import Model, from_thread
@@ -29,9 +33,9 @@ from models.serving.takeover import Rewinds, read_left
 from streams.errors import ChunkError, DeliveryError
 
 _BATCH = 64  # windows a classification; more only adds latency
-_PENDING_MAX = 256  # windows waiting: beyond it nothing more is read
+_BATCH_S = 0.2  # how long one may take, or a revocation waits for it
+_PENDING_MAX, _PENDING_BYTES = 256, 32 * 2**20  # windows waiting: beyond it nothing more is read
 _YIELD_S = 0.005  # how long records are taken before other tasks have their turn
-_DRAIN_S = 12.0  # how long a revocation may wait for what was taken
 
 
 class Agent:
@@ -48,19 +52,25 @@ class Agent:
     """
 
     def __init__(self, job: Job, around: Around, limits: Limits | None = None) -> None:
-        self.job, self._limits, self._chain = job, limits, job.chain
-        self._around, self._kafka, self._names, self._read_back = around, around.kafka, around.names, around.read_back
-        self._observer, self._failed = around.observer, around.failed
+        self.job, self._limits, self._around = job, limits, around
         self.partitions: dict[int, Partition] = {}
-        self._epoch = 0  # counts revocations
+        self._life = 0  # counts how often it has let go of everything
+        self._holding = 0  # whether it is about to: nothing new is begun then
         self._pending: deque[tuple[Partition, Pending]] = deque()
+        self._pending_bytes = 0
         self._changed = asyncio.Condition()
         self._turn = asyncio.Lock()  # no record is taken while snapshots are stored
-        self._outbox = Outbox(self._kafka.aiokafka_producer, self._fail)
+        self._ending = asyncio.Lock()
+        self._idle = asyncio.Event()  # no batch is being classified
+        self._idle.set()
+        self._outbox = Outbox(around.kafka.aiokafka_producer, self._fail, self._stamp_ms)
+        self._commits = Commits(self, around, self._outbox)
         self._rewinds = Rewinds(around)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="classify")
         self._tasks: list[asyncio.Task[None]] = []
+        self._loading: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
+        self._most = 1  # windows in the next batch
 
     @property
     def waiting(self) -> int:
@@ -70,19 +80,26 @@ class Agent:
     def start(self, commit_every_s: float = 0.5) -> None:
         """Begin to classify and commit."""
         if self.job.shadow is not None:
-            self.job.shadow.start(Outbox(self._kafka.aiokafka_producer, self.job.shadow.failed))
-        if self.job.serving is not None and self.job.outputs.kinds:
+            self.job.shadow.start(Outbox(self._around.kafka.aiokafka_producer, self.job.shadow.failed, self._stamp_ms))
+        if self.job.serving is not None and self.job.anew is not None:
             self.job.serving.rechain = from_thread(self.rechain)
         loops = self._classify(), self._commit_every(commit_every_s)
         self._tasks = [asyncio.create_task(self._guard(loop)) for loop in loops]
+
+    def _stamp_ms(self) -> int:
+        return self._around.kafka.lease.stamp_ms
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
         except asyncio.CancelledError:
             raise
+        except KafkaError as error:
+            self._fail(DeliveryError(f"Kafka's client gave up ({error!r})"))
         except BaseException as error:
             self._fail(error)
+
+    # --- taking records
 
     async def on_records(self, records: Mapping[TopicPartition, list[Any]]) -> None:
         """Take records; returns when there is room for more.
@@ -93,107 +110,251 @@ class Agent:
             If an output failed; the worker must begin again from its last commit.
         """
         self._raise_failure()
-        async with self._turn:
-            epoch = self._epoch
-            await self._load()
-            for tp, batch in records.items():
-                if tp.partition in self.partitions and epoch == self._epoch:
-                    await self._take(self.partitions[tp.partition], tp, batch)
-        await self._wait_for(lambda: len(self._pending) < _PENDING_MAX and not self._outbox.full)
+        life = self._life
+        for tp, batch in records.items():
+            if life == self._life and tp.partition in self.partitions and tp.topic in self.job.inputs:
+                await self._take(self.partitions[tp.partition], tp, batch)
+        await self._room(life)
 
     async def _take(self, partition: Partition, tp: TopicPartition, batch: list[Any]) -> None:
-        started, epoch, expected = time.perf_counter(), self._epoch, partition.next_offset.get(tp.topic, 0)
+        life, expected = self._life, partition.next_offset.get(tp.topic, 0)
         if batch[0].offset > expected and await self._rewinds.dropped(tp, expected, batch[0].offset):
+            return
+        if batch[-1].offset < expected:
+            await self._commits.check_topics()
+        if life != self._life:
             return
         partition.mark(tp.topic, max(expected, batch[0].offset))
         new = [r for r in batch if r.offset >= expected]  # the others were fetched again after a rebalance
         with contextlib.closing(partition.take(tp.topic, new, self._reject)) as taking:
-            for found in taking:
-                self._pending.extend((partition, pending) for pending in found)
-                if time.perf_counter() - started > _YIELD_S:
-                    self._observer.took(partition, 0, time.perf_counter() - started)
-                    await self._wake()
-                    await asyncio.sleep(0)
-                    if epoch != self._epoch:
+            count = len(new)
+            while True:
+                async with self._turn:
+                    if life != self._life:
                         return
-                    started = time.perf_counter()
-        self._observer.took(partition, len(new), time.perf_counter() - started)
-        await self._wake()
+                    started, more = time.perf_counter(), self._take_some(partition, taking)
+                    self._around.observer.took(partition, count if not more else 0, time.perf_counter() - started)
+                self._tell_damaged(partition)
+                await self._wake()
+                if not more:
+                    return
+                await self._room(life)
+                await asyncio.sleep(0)
 
-    async def on_assigned(self) -> None:
-        """Load the partitions that came before their first record does."""
-        async with self._turn:
-            await self._load()
+    def _take_some(self, partition: Partition, taking: Any) -> bool:
+        """Take records for a while; whether there are more."""
+        until = time.perf_counter() + _YIELD_S
+        for made in taking:
+            self._pending.extend((partition, pending) for pending in made)
+            self._pending_bytes += sum(pending.output.data.nbytes for pending in made)
+            if time.perf_counter() > until or self._full:
+                return True
+        return False
 
-    async def _load(self) -> None:
-        """The assigned partitions as their last owners left them."""
-        job, assigned = self.job, self._kafka.assigned()
-        numbers = sorted({tp.partition for tp in assigned} - set(self.partitions))
-        if not numbers:
-            return
-        for topic in (self.job.topic, self._names.of("state"), self._names.of("rejected")):
-            await self._kafka.aiokafka_producer().partitions_for(topic)  # else the first event would wait for it
-        inputs = [tp for tp in assigned if tp.partition in numbers]
-        for n, left in (await read_left(job, self._around, inputs, self._state_key(""))).items():
-            self.partitions[n] = Partition(n, self._chain, job.matches, time.monotonic, self._limits, job.outputs)
-            self.partitions[n].load(left)
+    @property
+    def _full(self) -> bool:
+        return len(self._pending) >= _PENDING_MAX or self._pending_bytes >= _PENDING_BYTES or self._outbox.full
 
-    def _state_key(self, session: str) -> bytes:
-        return f"{self.job.recipe}.{self.job.role}\n{session}".encode()
+    async def _room(self, life: int) -> None:
+        await self._wait_for(lambda: life != self._life or not (self._full or self._commits.overdue))
+
+    def _tell_damaged(self, partition: Partition) -> None:
+        for session, why in partition.damaged.items():
+            self._around.tell(f"{self.job.recipe}: session {session}: {why}; it goes on with what comes")
+        partition.damaged.clear()
 
     def _reject(self, record: Any, error: ChunkError) -> None:
-        """Send a record as it came to `kymo.rejected`, with the reason."""
-        self._observer.rejected(error.reason)
-        self._outbox.put(self._names.of("rejected"), record.partition, [rejection(record, error, self.job.recipe)])
+        """Send a record as it came to `kymo.rejected`, with the reason; one that an earlier life has sent stands there already."""
+        partition = self.partitions.get(record.partition)
+        if partition is None or not partition.rejects(record.topic, record.offset):
+            return
+        self._around.observer.rejected(error.reason)
+        done = partial(self._rejected, partition)
+        topic = self._around.names.of("rejected")
+        self._outbox.put(topic, record.partition, [rejection(record, error, self.job.recipe, done)])
 
-    async def _classify(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            async with self._changed:
-                await self._changed.wait_for(lambda: bool(self._pending))
-            batch = [self._pending.popleft() for _ in range(min(_BATCH, len(self._pending)))]
-            started = time.perf_counter()
-            given = [p.output for _, p in batch], [p.session.memory for _, p in batch]
-            made = await loop.run_in_executor(self._thread, self.job.classify, *given)
-            self._observer.classified(len(batch), time.perf_counter() - started)
-            outgoing: dict[int, list[Outgoing]] = {}
-            for (partition, pending), events in zip(batch, made, strict=True):
-                if not pending.left:
-                    partition.acknowledge(pending)
-                    continue
-                key, done = pending.output.session.encode(), partial(self._emitted, partition, pending)
-                fresh = [Outgoing(key, event, done=done) for n, event in enumerate(events) if n not in pending.known]
-                outgoing.setdefault(partition.number, []).extend(fresh)
-            for number, records in outgoing.items():
-                self._outbox.put(self.job.topic, number, records)
-            if self.job.shadow is not None:
-                self.job.shadow.offer([(SILENT if p.known else partition.number, p.output) for partition, p in batch])
-            await self._wake()
+    @staticmethod
+    def _rejected(partition: Partition, end: int) -> None:
+        partition.end = partition.end._replace(rejected=max(partition.end.rejected, end))
+
+    # --- taking over, letting go
+
+    def on_assigned(self) -> None:
+        """Load what came, in a task of its own: a rebalance is over only when this returns."""
+        self._begin_loading()
+
+    def _begin_loading(self) -> None:
+        self._loading = asyncio.create_task(self._guard(self._load(self._life)))
+
+    async def _load(self, life: int) -> None:
+        """The assigned partitions as their last owners left them; then their records may come."""
+        around, job = self._around, self.job
+        inputs = [tp for tp in around.kafka.assigned() if tp.topic in job.inputs]
+        producer = around.kafka.aiokafka_producer()
+        for topic in (job.topic, around.names.of("state"), around.names.of("rejected")):
+            await producer.partitions_for(topic)  # else the first event would wait for it
+        found = await read_left(job, around, inputs, self._commits.key("")) if inputs else {}
+        await self._wait_for(lambda: around.kafka.lease.left_s > 0 or life != self._life)
+        if life != self._life:
+            return
+        offsets = dict[TopicPartition, int]()
+        for n, left in found.items():
+            partition = self.partitions[n] = Partition(
+                n, job.chain, job.matches, time.monotonic, self._limits, job.outputs
+            )
+            partition.load(left)
+            self._tell_damaged(partition)
+            offsets |= {TopicPartition(topic, n): offset for topic, offset in partition.next_offset.items()}
+        await around.kafka.begin(offsets)
+        for n, left in found.items():
+            self._clear_up(n, left)
+
+    def _clear_up(self, number: int, left: Left) -> None:
+        """Reject what nobody here can have written, and delete snapshots that are of no use."""
+        for record, error in left.odd:
+            self._around.tell(
+                f"{self.job.recipe}: {record.topic}/{record.partition} at {record.offset}: {error}; left out"
+            )
+            self._reject(record, ChunkError("undecodable", str(error)))
+        if left.gone:
+            self._commits.forget(number, left.gone)
+
+    async def on_revoked(self) -> None:
+        """Finish what is under way, commit it and forget the partitions.
+
+        Raises
+        ------
+        DeliveryError
+            If they may belong to another worker by now: then only a new beginning is safe.
+        """
+        async with self._letting_go():
+            pass
+
+    @contextlib.asynccontextmanager
+    async def _letting_go(self) -> AsyncIterator[None]:
+        """Nothing is taken, classified or committed any more, what was published is committed, nothing is held."""
+        self._life += 1
+        self._holding += 1
+        try:
+            async with self._ending:
+                await self._wake()
+                if self._loading is not None:
+                    self._loading.cancel()
+                    await asyncio.wait([self._loading])
+                    self._loading = None
+                if self.partitions:
+                    await self._within_lease(self._finish())
+                yield
+        finally:
+            self._holding -= 1
+
+    async def _finish(self) -> None:
+        async with self._turn:
+            await self._idle.wait()
+            self._pending.clear()
+            self._pending_bytes = 0
+            await self._outbox.settled()
+            self._raise_failure()
+            await self._commits.offsets()
+            self.partitions.clear()
+
+    async def _within_lease(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        while not task.done():
+            if (left_s := self._around.kafka.lease.left_s) <= 0:
+                task.cancel()
+                raise DeliveryError("partitions were not handed over in time; others may own them")
+            await asyncio.wait([task], timeout=left_s)
+        task.result()
 
     async def rechain(self, model: Model) -> None:
-        """Let a model take over whose windows are of another kind, when every window that was taken is an event."""
-        async with self._turn:
-            await self._wait_for(self._settled)
-            assert self.job.serving is not None
-            self.job.serving.model, self._chain = model, model.head
+        """Let a model take over whose windows are of another kind: everything is let go of, and taken up with the other chain."""
+        assert self.job.serving is not None
+        assert self.job.anew is not None
+        async with self._letting_go():
+            self.job.serving.model, self.job = model, self.job.anew(model.bundle)
             if self.job.shadow is not None:  # what it takes is not made any more
                 self.job.shadow.model = None
-            try:
-                for partition in self.partitions.values():
-                    for found in partition.rechain(model.head):
-                        self._pending.extend((partition, pending) for pending in found)
-                        await asyncio.sleep(0)
-            except Exception as error:
-                self._fail(error)
-        await self._wake()
+            self._begin_loading()
+        await self._wait_for(lambda: self._loading is None or self._loading.done())
 
-    def _settled(self) -> bool:
-        return not any(s.pending for p in self.partitions.values() for s in p.sessions.values())
+    async def on_stop(self) -> None:
+        """Let go of everything, and close."""
+        try:
+            if self._failure is None:
+                async with self._letting_go():
+                    pass
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            if self.job.shadow is not None:
+                self.job.shadow.close()
+            self._outbox.close()
+            self._thread.shutdown(wait=False, cancel_futures=True)
+            await self._around.read_back.close()
+
+    # --- classifying
+
+    async def _classify(self) -> None:
+        while True:
+            async with self._changed:
+                await self._changed.wait_for(lambda: bool(self._pending) and not self._holding)
+            classify = self.job.serving.model.classify if self.job.serving is not None else self.job.classify
+            if batch := self._next_batch():
+                self._idle.clear()
+                try:
+                    await self._judge(classify, batch)
+                finally:
+                    self._idle.set()
+            await self._wake()
+
+    def _next_batch(self) -> list[tuple[Partition, Pending]]:
+        """The next windows to judge; those that need no judgement are done with on the way."""
+        batch: list[tuple[Partition, Pending]] = []
+        sessions = set()
+        own = self.job.serving.model.bundle.id if self.job.serving is not None else ""
+        while self._pending and len(batch) < self._most:
+            partition, pending = self._pending[0]
+            # Another bundle made it, so nothing that this one finds rests on it: it begins anew behind it.
+            skipped = not pending.left and pending.bundle != own
+            if skipped and pending.session in sessions:
+                break
+            self._pending.popleft()
+            self._pending_bytes -= pending.output.data.nbytes
+            if skipped:
+                pending.session.memory.clear()
+                partition.acknowledge(pending)
+            else:
+                sessions.add(pending.session)
+                batch.append((partition, pending))
+        return batch
+
+    async def _judge(self, classify: Callable[..., list[list[bytes]]], batch: list[tuple[Partition, Pending]]) -> None:
+        started = time.perf_counter()
+        given = [p.output for _, p in batch], [p.session.memory for _, p in batch]
+        made = await asyncio.get_running_loop().run_in_executor(self._thread, classify, *given)
+        took_s = time.perf_counter() - started
+        self._most = max(1, min(_BATCH, 2 * self._most, int(_BATCH_S * len(batch) / max(took_s, 1e-6))))
+        self._around.observer.classified(len(batch), took_s)
+        outgoing: dict[int, list[Outgoing]] = {}
+        for (partition, pending), events in zip(batch, made, strict=True):
+            if not pending.left:
+                partition.acknowledge(pending)
+                continue
+            key, done = pending.output.session.encode(), partial(self._emitted, partition, pending)
+            fresh = [Outgoing(key, event, done=done) for n, event in enumerate(events) if n not in pending.known]
+            outgoing.setdefault(partition.number, []).extend(fresh)
+        for number, records in outgoing.items():
+            self._outbox.put(self.job.topic, number, records)
+        if self.job.shadow is not None and not self._holding:
+            self.job.shadow.offer([(SILENT if p.known else partition.number, p.output) for partition, p in batch])
 
     def _emitted(self, partition: Partition, pending: Pending, end: int) -> None:
         partition.acknowledge(pending)
-        partition.events_end = max(partition.events_end, end)
-        self._observer.emitted(time.time() - pending.sent_ms / 1000)
+        partition.end = partition.end._replace(events=max(partition.end.events, end))
+        self._around.observer.emitted(time.time() - pending.sent_ms / 1000)
+
+    # --- committing
 
     async def _commit_every(self, seconds: float) -> None:
         while True:
@@ -202,81 +363,13 @@ class Agent:
 
     async def commit(self) -> None:
         """Store the snapshots that are due, then commit what nothing needs any more."""
+        life = self._life
+        await self._wait_for(lambda: life != self._life or not self._commits.overdue)
         async with self._turn:
-            await self._commit()
-
-    async def _commit(self) -> None:
-        started = time.perf_counter()
-        await self._wait_for(lambda: not any(partition.overdue for partition in self.partitions.values()))
-        for partition in list(self.partitions.values()):
-            records = []
-            for session, snapshot in partition.snapshots():
-                done = partial(self._stored, partition, session, snapshot)
-                records.append(Outgoing(self._state_key(session.name), snapshot, done=done))
-            if records:
-                self._outbox.put(self._names.of("state"), partition.number, records)
-        # No record is taken meanwhile, so these two settle; only then may what they release be committed.
-        await self._outbox.settled(self._names.of("state"), self._names.of("rejected"))
-        self._raise_failure()
-        if (offsets := self._committable()) and not self._kafka.is_stale():
-            await self._kafka.commit_with(offsets)
-            for tp, committed in offsets.items():
-                self.partitions[tp.partition].committed(tp.topic, committed.offset)
-            self._observer.committed(time.perf_counter() - started)
-
-    @staticmethod
-    def _stored(partition: Partition, session: Any, snapshot: bytes | None, _end: int) -> None:
-        partition.stored(session, snapshot)
-
-    def _committable(self) -> dict[TopicPartition, OffsetAndMetadata]:
-        out = {}
-        for partition in self.partitions.values():
-            for topic, (offset, events_end) in partition.committable().items():
-                note = json.dumps({"events": events_end})
-                out[TopicPartition(topic, partition.number)] = OffsetAndMetadata(offset, note)
-        return out
-
-    async def _drain(self) -> None:
-        """Wait until every window taken is an acknowledged event, then commit."""
-        await self._wait_for(self._settled)
-        await self._commit()
-
-    async def on_revoked(self) -> None:
-        """Finish what was taken and forget the partitions.
-
-        Raises
-        ------
-        DeliveryError
-            If they may belong to another worker by now, or finishing takes too long: then only a new beginning is safe.
-        """
-        self._epoch += 1
-        async with self._turn:
-            if self.partitions:
-                if self._kafka.is_stale():
-                    raise DeliveryError("the broker has not heard of this worker for half its session timeout")
-                try:
-                    await asyncio.wait_for(self._drain(), _DRAIN_S)
-                except TimeoutError:
-                    raise DeliveryError(
-                        f"what was taken could not be finished within {_DRAIN_S:g} s of losing its partitions"
-                    ) from None
-            self.partitions.clear()
-
-    async def on_stop(self) -> None:
-        """Finish what was taken, commit it, close."""
-        self._epoch += 1
-        try:
-            async with self._turn:
-                if self._failure is None:
-                    await self._drain()
-        finally:
-            for task in self._tasks:
-                task.cancel()
-            if self.job.shadow is not None:
-                self.job.shadow.close()
-            self._outbox.close()
-            self._thread.shutdown(wait=False, cancel_futures=True)
-            await self._read_back.close()
+            if life == self._life and self.partitions:
+                await self._commits.store()
+                self._raise_failure()
+                await self._commits.offsets()
 
     async def _wake(self) -> None:
         async with self._changed:
@@ -291,7 +384,7 @@ class Agent:
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:
             self._failure = error
-            self._failed(error)
+            self._around.failed(error)
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from models.serving.outbox import ReadBack
+from models.bundle import Bundle
 from models.serving.outputs import Outputs
 from models.serving.partition import Partition
 from models.serving.served import Serving
 from models.serving.shadow import Shadow
 from processors.chain import Chain
+from processors.lease import Lease
 from streams.chunk import Format
 from streams.topics import Names
 
@@ -44,9 +45,11 @@ class Job:
     Attributes
     ----------
     recipe : str
-        Its name.
-    role : str
-        ``processor``, ``model``, or ``processor-model`` for both in one.
+        Its name; of a processor, that of its steps, which recipes may share.
+    state : str
+        Under which name its snapshots stand.
+    inputs : tuple of str
+        Full names of the topics that it reads; the group may have others, for members whose windows are of another kind.
     chain : Chain
         From the input's chunks to windows, or to derived chunks.
     outputs : Outputs
@@ -60,11 +63,14 @@ class Job:
     shadow : Shadow, optional
         What scores the same windows aside.
     serving : Serving, optional
-        What classifies, where a model whose windows are of another kind may take over.
+        What classifies.
+    anew : callable, optional
+        The job for a bundle whose windows are of another kind.
     """
 
     recipe: str
-    role: str
+    state: str
+    inputs: tuple[str, ...]
     chain: Chain
     outputs: Outputs
     topic: str
@@ -72,10 +78,38 @@ class Job:
     classify: Callable[[Sequence[Any], Sequence[list[Any]]], list[list[bytes]]]
     shadow: Shadow | None = None
     serving: Serving | None = None
+    anew: Callable[[Bundle], Job] | None = None
+
+
+class ReadBack(Protocol):
+    """What reads topics without a group."""
+
+    async def limits(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
+        """By partition, the first offset there is, and the one behind the last."""
+
+    async def read(self, ranges: Mapping[TopicPartition, tuple[int, int]], visit: Callable[[Any], None]) -> None:
+        """Visit every record between two offsets of each partition."""
+
+    async def close(self) -> None:
+        """Close the connection."""
 
 
 class Kafka(Protocol):
-    """What the agent asks of its Faust app."""
+    """What the agent asks of its Faust app.
+
+    Attributes
+    ----------
+    lease : Lease
+        How long the agent may act on its partitions.
+    consumer_generation_id : int
+        The group's generation.
+    """
+
+    lease: Lease
+    consumer_generation_id: int
+
+    async def begin(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Let records of these partitions come, from there on; no others."""
 
     def aiokafka_producer(self) -> Any:
         """The producer."""
@@ -88,9 +122,6 @@ class Kafka(Protocol):
 
     async def rewind(self, tp: TopicPartition, offset: int) -> None:
         """Read a partition again from there."""
-
-    def is_stale(self) -> bool:
-        """Whether others may own the partitions by now."""
 
     def assigned(self) -> list[TopicPartition]:
         """The partitions that are this worker's."""
@@ -112,6 +143,10 @@ class Around:
         For metrics.
     failed : callable
         Called once, with the first error that makes going on unsafe.
+    topic_ids : callable
+        Kafka's ids of topics, by name.
+    tell : callable
+        Called with a line for a person.
     """
 
     kafka: Kafka
@@ -119,3 +154,5 @@ class Around:
     read_back: ReadBack
     observer: Observer
     failed: Callable[[BaseException], None]
+    topic_ids: Callable[[Sequence[str]], Awaitable[dict[str, str]]]
+    tell: Callable[[str], None]

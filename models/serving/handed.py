@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-from models.serving.outputs import Mark, Output
+from models.serving.outputs import Marks, Output
 from models.serving.sessions import Session
+from models.serving.snapshots import Snapshot
 
 
 @dataclass(slots=True, frozen=True)
@@ -42,6 +44,8 @@ class Pending:
         Numbers of its records (the events of its heads) that stand already and are not published again.
     left : int
         How many records are not acknowledged yet; none where all are known: then it is judged for the sake of those behind it.
+    bundle : str
+        What made those that are known; those behind it rest on it only where the same bundle judges.
     """
 
     output: Output
@@ -50,6 +54,23 @@ class Pending:
     sent_ms: int
     known: frozenset[int] = frozenset()
     left: int = 1
+    bundle: str = ""
+
+
+class Floor(NamedTuple):
+    """Where the output topics stood when the first record behind a commit was taken: what comes of those stands behind it.
+
+    Attributes
+    ----------
+    events, rejected : int
+        Offsets of the partitions of the same number.
+    """
+
+    events: int = 0
+    rejected: int = 0
+
+
+_NOTHING = Floor()
 
 
 @dataclass(slots=True)
@@ -58,21 +79,39 @@ class Left:
 
     Attributes
     ----------
-    events_start, events_end : int
-        Its events since its last commit stand between these offsets of the events partition.
-    published : dict of str to set of Mark
-        By session, what those events are of: see :mod:`models.serving.outputs`.
-    snapshots : dict of str to bytes
+    start, end : Floor
+        What came of the records since its last commit stands between these.
+    state_end : int
+        Where ``kymo.state`` ends.
+    published : dict of str to Marks
+        By session, what is published of those: see :mod:`models.serving.outputs`.
+    rejected : set of (str, int)
+        Topics and offsets of those that are rejected.
+    snapshots : dict of str to Snapshot
         By session, its stored snapshot.
+    gone : list of str
+        Sessions whose stored snapshot is of no use any more.
+    odd : list of (object, Exception)
+        Records of topics that workers write which are nothing that they write.
     next_offset : dict of str to int
-        By input topic, where reading begins.
+        By input topic, where its last commit stands.
+    first_offset : dict of str to int
+        By input topic, the oldest offset that is still there.
     input_end : dict of str to int
         By input topic, the end at loading: nothing behind it can have been read before.
+    topic_ids : dict of str to str
+        By input topic, Kafka's id of it.
     """
 
-    events_start: int = 0
-    events_end: int = 0
-    published: dict[str, set[Mark]] = field(default_factory=dict)
-    snapshots: dict[str, bytes] = field(default_factory=dict)
+    start: Floor = _NOTHING
+    end: Floor = _NOTHING
+    state_end: int = 0
+    published: dict[str, Marks] = field(default_factory=dict)
+    rejected: set[tuple[str, int]] = field(default_factory=set)
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    gone: list[str] = field(default_factory=list)
+    odd: list[tuple[Any, Exception]] = field(default_factory=list)
     next_offset: dict[str, int] = field(default_factory=dict)
+    first_offset: dict[str, int] = field(default_factory=dict)
     input_end: dict[str, int] = field(default_factory=dict)
+    topic_ids: dict[str, str] = field(default_factory=dict)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiokafka
 from aiokafka.structs import TopicPartition
 
-from models.serving.outputs import Mark
 from streams.errors import ChunkError, DeliveryError
 
 #: Records, and bytes of their values, that may wait for the broker's word: beyond them an outbox is full.
 MOST_RECORDS, MOST_BYTES = 4096, 32 * 2**20
 
 
-def rejection(record: Any, error: ChunkError, recipe: str) -> Outgoing:
+def rejection(record: Any, error: ChunkError, recipe: str, done: Callable[[int], None] | None = None) -> Outgoing:
     """A record as it came, with the reason why it is of no use."""
     about = {
         "reason": error.reason,
@@ -28,90 +26,7 @@ def rejection(record: Any, error: ChunkError, recipe: str) -> Outgoing:
         "offset": record.offset,
         "recipe": recipe,
     }
-    return Outgoing(record.key or b"", record.value or b"", [(k, str(v).encode()) for k, v in about.items()])
-
-
-class ReadBack:
-    """Reads ranges of topics without a group.
-
-    Parameters
-    ----------
-    arguments : dict
-        Connection arguments of aiokafka's clients.
-    """
-
-    def __init__(self, arguments: dict[str, Any]) -> None:
-        self._arguments = arguments
-        self._consumer: aiokafka.AIOKafkaConsumer | None = None
-
-    async def _open(self) -> aiokafka.AIOKafkaConsumer:
-        if self._consumer is None:
-            self._consumer = aiokafka.AIOKafkaConsumer(
-                enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=10, **self._arguments
-            )
-            await self._consumer.start()
-        return self._consumer
-
-    async def limits(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
-        """By partition, the first offset there is, and the one behind the last."""
-        consumer, wanted = await self._open(), list(partitions)
-        first, end = await consumer.beginning_offsets(wanted), await consumer.end_offsets(wanted)
-        return {tp: (first[tp], end[tp]) for tp in wanted}
-
-    async def read(self, ranges: Mapping[TopicPartition, tuple[int, int]], visit: Callable[[Any], None]) -> None:
-        """Visit every record between two offsets of each partition, in order within a partition."""
-        consumer = await self._open()
-        left = {tp: end for tp, (start, end) in ranges.items() if start < end}
-        if not left:
-            return
-        consumer.assign(list(left))
-        for tp in left:
-            consumer.seek(tp, ranges[tp][0])
-        while left:
-            for records in (await consumer.getmany(*left, timeout_ms=1000)).values():
-                for record in records:
-                    visit(record)
-            for tp in [tp for tp, end in left.items() if await consumer.position(tp) >= end]:
-                del left[tp]
-        # Left assigned, it would go on to fetch, and every later question would wait behind an idle fetch.
-        consumer.unsubscribe()
-
-    async def published(
-        self, ranges: Mapping[TopicPartition, tuple[int, int]], read: Callable[[bytes | None], tuple[str, Mark] | None]
-    ) -> dict[int, dict[str, set[Mark]]]:
-        """By partition and session, the marks of what stands in `ranges` of the output topic."""
-        found: dict[int, dict[str, set[Mark]]] = {tp.partition: {} for tp in ranges}
-
-        def visit(record: Any) -> None:
-            mark = read(record.value)
-            if mark is not None:
-                found[record.partition].setdefault(mark[0], set()).add(mark[1])
-
-        await self.read(ranges, visit)
-        return found
-
-    async def snapshots(
-        self, ranges: Mapping[TopicPartition, tuple[int, int]], prefix: bytes
-    ) -> dict[int, dict[str, bytes]]:
-        """By partition and session, the stored snapshots whose key begins with `prefix`."""
-        found: dict[int, dict[str, bytes]] = {tp.partition: {} for tp in ranges}
-
-        def visit(record: Any) -> None:
-            if record.key is None or not record.key.startswith(prefix):
-                return
-            name = record.key[len(prefix) :].decode()
-            if record.value is None:
-                found[record.partition].pop(name, None)
-            else:
-                found[record.partition][name] = record.value
-
-        await self.read(ranges, visit)
-        return found
-
-    async def close(self) -> None:
-        """Close the connection."""
-        if self._consumer is not None:
-            await self._consumer.stop()
+    return Outgoing(record.key or b"", record.value or b"", [(k, str(v).encode()) for k, v in about.items()], done)
 
 
 @dataclass(slots=True)
@@ -143,12 +58,17 @@ class Outbox:
         Gives the aiokafka producer.
     failed : callable
         Called with the error if a batch is not acknowledged; nothing is sent after that.
+    stamp_ms : callable
+        The time that records carry, Unix ms.
     """
 
     def __init__(
-        self, producer: Callable[[], aiokafka.AIOKafkaProducer], failed: Callable[[BaseException], None]
+        self,
+        producer: Callable[[], aiokafka.AIOKafkaProducer],
+        failed: Callable[[BaseException], None],
+        stamp_ms: Callable[[], int],
     ) -> None:
-        self._producer, self._failed = producer, failed
+        self._producer, self._failed, self._stamp_ms = producer, failed, stamp_ms
         self._waiting: dict[TopicPartition, list[Outgoing]] = {}
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
         self._records = self._bytes = 0  # not yet acknowledged
@@ -171,8 +91,8 @@ class Outbox:
             self._tasks[tp] = asyncio.create_task(self._send_all(tp))
 
     async def settled(self, *topics: str) -> None:
-        """Wait until everything put for some topics is acknowledged (or has failed)."""
-        while tasks := [task for tp, task in self._tasks.items() if tp.topic in topics]:
+        """Wait until everything put for some topics (all, if none is named) is acknowledged, or has failed."""
+        while tasks := [task for tp, task in self._tasks.items() if not topics or tp.topic in topics]:
             await asyncio.wait(tasks)
 
     def close(self) -> None:
@@ -199,9 +119,9 @@ class Outbox:
         """Send records, and take each away once it is acknowledged."""
         while records:
             builder, count = self._producer().create_batch(), 0
-            now_ms = int(time.time() * 1000)
+            stamp_ms = self._stamp_ms()
             for r in records:
-                if builder.append(timestamp=now_ms, key=r.key, value=r.value, headers=r.headers) is None:
+                if builder.append(timestamp=stamp_ms, key=r.key, value=r.value, headers=r.headers) is None:
                     break
                 count += 1
             if not count:

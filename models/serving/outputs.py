@@ -1,14 +1,13 @@
 """What a worker publishes, and how it knows that it did. In: what comes out of a chain. Out: places, and what is still to be published.
 
 A chain that ends at windows makes events; one that ends before them makes the chunks of a derived stream. What was published is read
-back as *marks*: for events the windows' start indices with the head that each is of, for chunks their end indices, and -1 for the end
-of the stream, with no head.
+back as *marks*: for events the windows' start indices with the head that each is of, for chunks their end indices, and whether the
+stream ends there.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol
@@ -21,11 +20,14 @@ from processors.derived import Derived
 from processors.windows import Windows
 from streams.chunk import Chunk, Header, Window
 from streams.codec import ChunkCodec
-from streams.errors import ChunkError
+from streams.errors import MessageError
+from streams.messages import read_object
 
 Output = Window | Chunk
 Mark = tuple[int, str]
-_END = (-1, "")
+#: What is published of a session, and which bundle made it; empty for derived chunks.
+Marks = dict[Mark, str]
+_END = "end"
 ENDLESS = 2**63 - 1  # as a memory: an output rests on all before it
 
 
@@ -58,7 +60,7 @@ class Outputs(Protocol):
     def place(self, item: Any) -> int:
         """Oldest input index that `item` rests on."""
 
-    def fresh(self, item: Any, marks: Set[Mark]) -> tuple[Any, frozenset[int]]:
+    def fresh(self, item: Any, marks: Marks) -> tuple[Any, frozenset[int]]:
         """What of `item` is not published yet, and the numbers of its records that are; where all of them are, nothing is left."""
 
     def ahead(self, marks: Iterable[Mark], given_to: int, seen: int = ENDLESS) -> set[Mark]:
@@ -77,8 +79,23 @@ class Outputs(Protocol):
     def ending(self, header: Header, end: int) -> list[Any]:
         """What follows the last output, which had `header` and ended before `end`, at the session's end mark."""
 
-    def read(self, value: bytes | None) -> tuple[str, Mark] | None:
-        """Session and mark of a published record; None if it is not one of ours."""
+    def read(self, value: bytes | None) -> tuple[str, Mark, str] | None:
+        """Session, mark and bundle of a published record; None if it is not one of ours.
+
+        Raises
+        ------
+        ChunkError, MessageError
+            If it is nothing that may stand there.
+        """
+
+    def add(self, marks: Marks, mark: Mark, bundle: str) -> None:
+        """Note a published record."""
+
+    def bundle(self, item: Any, marks: Marks) -> str:
+        """What made those records of `item` that are published; empty for none."""
+
+    def published_to(self, end: int) -> Marks:
+        """What is published of a session whose newest derived chunk ended before `end`; nothing of events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +132,7 @@ class Events:
         # For every window of every session: a division of fractions would cost as much as many of its samples.
         return item.start_index * self.step.denominator // self.step.numerator
 
-    def fresh(self, item: Window, marks: Set[Mark]) -> tuple[Window, frozenset[int]]:
+    def fresh(self, item: Window, marks: Marks) -> tuple[Window, frozenset[int]]:
         """See :meth:`Outputs.fresh`: a crash may come between the events of one window."""
         return item, frozenset(n for n, head in enumerate(self.heads) if (item.start_index, head) in marks)
 
@@ -128,14 +145,25 @@ class Events:
         """Nothing."""
         return []
 
-    def read(self, value: bytes | None) -> tuple[str, Mark] | None:
+    def read(self, value: bytes | None) -> tuple[str, Mark, str] | None:
         """See :meth:`Outputs.read`."""
-        try:
-            event = json.loads(value or b"")
-            mark = int(event["start_index"]), str(event.get("head", ""))
-            return (event["session"], mark) if event["recipe"] == self.recipe else None
-        except (ValueError, TypeError, KeyError):
-            return None
+        event = read_object(value)
+        session, start, head = event.get("session"), event.get("start_index"), event.get("head", "")
+        if type(session) is not str or type(start) is not int or type(head) is not str:
+            raise MessageError(f"an event of session {session!r:.40}, start_index {start!r:.40}, head {head!r:.40}")
+        return (session, (start, head), str(event.get("bundle", ""))) if event.get("recipe") == self.recipe else None
+
+    def add(self, marks: Marks, mark: Mark, bundle: str) -> None:
+        """See :meth:`Outputs.add`."""
+        marks[mark] = bundle
+
+    def bundle(self, item: Window, marks: Marks) -> str:
+        """See :meth:`Outputs.bundle`."""
+        return next((marks[item.start_index, head] for head in self.heads if (item.start_index, head) in marks), "")
+
+    def published_to(self, end: int) -> Marks:
+        """See :meth:`Outputs.published_to`."""
+        return {}
 
 
 class DerivedChunks:
@@ -158,10 +186,11 @@ class DerivedChunks:
         """See :meth:`Outputs.place`."""
         return self._chain.input_index(item.first_index)
 
-    def fresh(self, item: Chunk, marks: Set[Mark]) -> tuple[Chunk, frozenset[int]]:
+    def fresh(self, item: Chunk, marks: Marks) -> tuple[Chunk, frozenset[int]]:
         """See :meth:`Outputs.fresh`: after a restart a chunk may begin before what is published."""
         published = max((index for index, _ in marks), default=0)
-        if item.end_index <= published and (_END in marks or not item.end):
+        ended = max((index for index, head in marks if head == _END), default=-1)
+        if item.end_index <= (ended if item.end else published):
             return item, frozenset((0,))
         if item.end or item.first_index >= published:
             return item, frozenset()
@@ -175,15 +204,28 @@ class DerivedChunks:
         """The derived stream's own end mark."""
         return [Chunk(header, end, np.empty((0, *header.format.shape), header.format.dtype), end=True)]
 
-    def read(self, value: bytes | None) -> tuple[str, Mark] | None:
+    def read(self, value: bytes | None) -> tuple[str, Mark, str] | None:
         """See :meth:`Outputs.read`."""
-        try:
-            chunk = self._codec.decode(value or b"")
-        except ChunkError:
-            return None
+        chunk = self._codec.decode(value or b"")
         if chunk.header.chain != self._digest:
             return None
-        return chunk.session, _END if chunk.end else (chunk.end_index, "")
+        return chunk.session, (chunk.end_index, _END if chunk.end else ""), ""
+
+    def add(self, marks: Marks, mark: Mark, bundle: str) -> None:
+        """See :meth:`Outputs.add`: chunks come in one order, so that the newest says it all."""
+        older = [known for known in marks if known[1] == mark[1] and known[0] < mark[0]]
+        for known in older:
+            del marks[known]
+        if older or not any(head == mark[1] for _, head in marks):
+            marks[mark] = bundle
+
+    def bundle(self, item: Chunk, marks: Marks) -> str:
+        """See :meth:`Outputs.bundle`: no bundle makes chunks."""
+        return ""
+
+    def published_to(self, end: int) -> Marks:
+        """See :meth:`Outputs.published_to`."""
+        return {(end, ""): ""}
 
 
 def outputs_of(chain: Chain, events: Events) -> Outputs:

@@ -2,26 +2,30 @@
 
 The owner reads records in order, classifies the windows that :meth:`Partition.take` gives, publishes the events, says so by
 :meth:`Partition.acknowledge`, stores what :meth:`Partition.snapshots` asks for, and commits what :meth:`Partition.committable` says.
+
+What a commit costs depends on the sessions that something happened to since the one before, not on all.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
 from typing import Any
 
-from models.serving.handed import Left, Limits, Pending
-from models.serving.outputs import Events, Mark, Output, Outputs, outputs_of, taken_chain
+from models.serving.handed import Floor, Left, Limits, Pending
+from models.serving.outputs import Events, Marks, Output, Outputs, outputs_of, taken_chain
 from models.serving.runs import SAMPLES, Run, decode_record
 from models.serving.sessions import Session
+from models.serving.snapshots import Snapshot
 from processors.chain import Chain
 from streams.chunk import Chunk, Format, Header
 from streams.codec import ChunkCodec
-from streams.errors import ChunkError, FormatError
+from streams.errors import ChunkError, FormatError, MessageError
 
 _BINDINGS = 10_000  # headers whose verdict is remembered
 _IRREGULAR = ("duplicates", "late")
+Reject = Callable[[Any, ChunkError], None]
 
 
 class Partition:
@@ -41,6 +45,15 @@ class Partition:
         When to snapshot.
     outputs : Outputs, optional
         What the chain's outputs are; by default what the chain says.
+
+    Attributes
+    ----------
+    next_offset : dict of str to int
+        By input topic, where reading goes on.
+    end : Floor
+        Where the output topics stand, as far as the broker has said.
+    damaged : dict of str to str
+        By session, why its stored snapshot is of no use; emptied by the owner, who tells of it.
     """
 
     def __init__(
@@ -55,39 +68,71 @@ class Partition:
         self.number, self.chain, self._matches, self._now_s = number, chain, matches, now_s
         self.limits = limits or Limits()
         self.counts: Counter[str] = Counter()
-        self.sessions: dict[str, Session] = {}
-        self._asleep: dict[str, bytes] = {}  # compressed, of sessions that are not loaded
-        self._stored: dict[str, bytes] = {}  # of those that are, and have taken nothing since
+        self.sessions: dict[str, Session] = {}  # the one that was quiet for longest comes first
+        self.damaged: dict[str, str] = {}
+        self._asleep: dict[str, Snapshot] = {}  # of sessions that are not loaded
+        self._stored: dict[str, Snapshot] = {}  # of those that are, and have taken nothing since
         self._codec = ChunkCodec()
         self._digest = chain.digest(learned=False)
         self._outputs, self._takes = outputs or outputs_of(chain, Events("")), taken_chain(chain)
         self._verdicts: dict[int, tuple[Header, bool]] = {}
         self._left = Left()
-        self.published: dict[str, set[Mark]] = {}  # what earlier lives have published, and may come again
+        self.published: dict[str, Marks] = {}  # what earlier lives have published, and may come again
         self.samples = 0
-        self.events_end = 0
+        self.end, self.state_end = Floor(), 0
         self.next_offset: dict[str, int] = {}
-        self._marks: dict[str, deque[tuple[int, int]]] = {}
+        self._runs: dict[str, Run] = {}  # by session: read, but not yet taken
+        self._floors: dict[str, deque[tuple[int, Floor]]] = {}
         self._committed: dict[str, int] = {}  # by topic: what this life has committed
+        self._touched: dict[Session, None] = {}  # something happened to it since the last commit
+        self._holds: dict[str, dict[Session, int]] = {}  # by topic, what the others need
 
     def load(self, left: Left) -> None:
         """Take over what an earlier life left."""
-        self._left, self.published, self.events_end = left, left.published, left.events_end
-        self.next_offset = dict(left.next_offset)
-        self._asleep = {name: zlib.compress(data, 1) for name, data in left.snapshots.items()}
+        self._left, self.published = left, left.published
+        self.end, self.state_end = left.end, left.state_end
+        self.next_offset, self._asleep = dict(left.next_offset), dict(left.snapshots)
+        probe = self._session("", 0)
+        for name, snapshot in left.snapshots.items():
+            if (
+                snapshot.topic not in self.next_offset
+                or not self._same_topic(snapshot)
+                or not probe.reads_again(snapshot)
+            ):
+                continue
+            self.counts["other_chain"] += snapshot.chain != self._digest
+            first = left.first_offset.get(snapshot.topic, 0)
+            if snapshot.open < first:
+                since = "is not known" if snapshot.open < 0 else f"{snapshot.open} is gone"
+                self.damaged[name] = (
+                    f"the oldest offset that its open window needs {since}; what is left begins at {first}"
+                )
+            if snapshot.open >= 0:
+                self.next_offset[snapshot.topic] = min(self.next_offset[snapshot.topic], max(first, snapshot.open))
+
+    def _same_topic(self, snapshot: Snapshot) -> bool:
+        now = self._left.topic_ids.get(snapshot.topic, "")
+        return not now or not snapshot.topic_id or now == snapshot.topic_id
+
+    def topic_id(self, topic: str) -> str:
+        """Kafka's id of an input topic; empty where it is not known."""
+        return self._left.topic_ids.get(topic, "")
+
+    def rejects(self, topic: str, offset: int) -> bool:
+        """Whether a record that is of no use is yet to be rejected; asked once, it is."""
+        known = (topic, offset) in self._left.rejected
+        self._left.rejected.add((topic, offset))
+        return not known
 
     def mark(self, topic: str, offset: int) -> None:
-        """A batch begins at `offset`: note from where on the events of anything from here on stand."""
+        """A batch begins at `offset`: note from where on stands what comes of anything from here on."""
         # What an earlier life may have read has its events anywhere from its mark on; what it cannot have read, behind today's end.
-        seen_before = offset < self._left.input_end.get(topic, 0)
-        at = self._left.events_start if seen_before else self.events_end
-        marks = self._marks.setdefault(topic, deque())
-        if not marks or marks[-1][1] != at:
-            marks.append((offset, at))
+        floor = self._left.start if offset < self._left.input_end.get(topic, 0) else self.end
+        floors = self._floors.setdefault(topic, deque())
+        if not floors or floors[-1][1] != floor:
+            floors.append((offset, floor))
 
-    def take(
-        self, topic: str, records: Iterable[Any], reject: Callable[[Any, ChunkError], None]
-    ) -> Generator[list[Pending], None, None]:
+    def take(self, topic: str, records: Iterable[Any], reject: Reject) -> Generator[list[Pending], None, None]:
         """Take records in order; where that is stopped half-way, :attr:`next_offset` tells what is not taken yet.
 
         Parameters
@@ -104,76 +149,82 @@ class Partition:
         list of Pending
             What became whole; often nothing, so that the caller can stop to do other things.
         """
-        runs: dict[str, Run] = {}
+        runs, behind = self._runs, self._left.next_offset.get(topic, 0)
         try:
             for record in records:
                 self.next_offset[topic] = record.offset + 1
-                made = self._take(topic, record, runs, reject)
-                if made is not None:
-                    yield made
+                try:
+                    chunk = decode_record(self._codec, record)
+                except ChunkError as error:
+                    if record.offset >= behind:
+                        reject(record, error)
+                    continue
+                self.samples += chunk.count
+                session = self._session_for(topic, chunk, record.offset)
+                if session is None:
+                    continue
+                run = runs.get(session.name)
+                if run is not None and run.follows(chunk):
+                    run.add(chunk, record)
+                else:
+                    if run is not None:
+                        yield from self._push(run, reject)
+                    run = runs[session.name] = Run(session, chunk, record)
+                # The first, late or repeated one is looked at alone, and counted.
+                if run.count >= SAMPLES or (len(run.chunks) == 1 and chunk.first_index != session.next_index):
+                    yield from self._push(run, reject)
             while runs:
-                yield self._push(runs.pop(next(iter(runs))), reject)
+                yield from self._push(next(iter(runs.values())), reject)
         finally:
             if runs:  # left half taken, as in a rebalance: what no session has yet must be read again
-                self.next_offset[topic] = min(run.records[0].offset for run in runs.values())
+                self.next_offset[topic] = self._position(topic)
+                runs.clear()
 
-    def _take(
-        self, topic: str, record: Any, runs: dict[str, Run], reject: Callable[[Any, ChunkError], None]
-    ) -> list[Pending] | None:
-        """Take one record, which may wait among `runs` for those that follow it; None if nothing was pushed."""
-        try:
-            chunk = decode_record(self._codec, record)
-        except ChunkError as error:
-            reject(record, error)
-            return None
-        self.samples += chunk.count
-        session = self._session_for(topic, chunk, record.offset)
-        if session is None:
-            return None
-        made: list[Pending] | None = None
-        run = runs.get(session.name)
-        if run is not None and run.follows(chunk):
-            run.add(chunk, record)
-        else:
-            if run is not None:
-                made = self._push(runs.pop(session.name), reject)
-            run = Run(session, chunk, record)
-            if chunk.first_index != session.next_index:  # the first, late or repeated: looked at alone, and counted
-                return (made or []) + self._push(run, reject)
-            runs[session.name] = run
-        if run.count >= SAMPLES:
-            made = (made or []) + self._push(runs.pop(session.name), reject)
-        return made
+    def _position(self, topic: str) -> int:
+        """The oldest offset that no session has taken."""
+        at: int = min((self.next_offset[topic], *(run.records[0].offset for run in self._runs.values())))
+        return at
 
     def _session_for(self, topic: str, chunk: Chunk, offset: int) -> Session | None:
         """The session that takes a chunk; None if this recipe does not want it, or it is in a snapshot already."""
         if not self._wanted(chunk.header):
             self.counts["unmatched"] += 1
             return None
-        session = self.sessions.get(chunk.session) or self._wake(chunk.session)
+        session = self.sessions.get(chunk.session)
+        if session is None:
+            if chunk.session not in self._asleep and offset < self._left.next_offset.get(topic, 0):
+                return None  # behind the commit: read again for another session's sake
+            session = self._wake(chunk.session, topic)
+        if offset < session.takes_from:
+            return None
         if session.stream != chunk.stream:
             if session.stream:  # two places of one kind: the first one feeds the recipe
                 self.counts["unmatched"] += 1
                 session.irregular = True
+                self._touched[session] = None
                 return None
             session.stream, session.topic = chunk.stream, topic
-        return None if offset <= session.snapshot_upto else session
+        return session
 
-    def _push(self, run: Run, reject: Callable[[Any, ChunkError], None]) -> list[Pending]:
+    def _push(self, run: Run, reject: Reject) -> Iterator[list[Pending]]:
         session = run.session
+        self.sessions[session.name] = self.sessions.pop(session.name)  # the last to be quiet
+        self._touched[session] = None
         session.touched_s, session.sent_ms = self._now_s(), run.records[-1].timestamp
         self._stored.pop(session.name, None)
-        try:
-            made = session.take(run.joined(), run.places())
-        except FormatError as error:  # a header that contradicts the session's own
-            for record in run.records:
-                reject(record, ChunkError("invalid", str(error)))
-            return []
-        counts = session.stage.take_counts()
-        if counts:
-            self.counts.update(counts)
-            session.irregular = session.irregular or any(counts[name] for name in _IRREGULAR)
-        return self._to_publish(session, made)
+        for chunk, places in run.pieces():
+            try:
+                made = session.take(chunk, places)
+            except FormatError as error:  # a header that contradicts the session's own
+                for record in run.records:
+                    reject(record, ChunkError("invalid", str(error)))
+                break
+            counts = session.stage.take_counts()
+            if counts:
+                self.counts.update(counts)
+                session.irregular = session.irregular or any(counts[name] for name in _IRREGULAR)
+            yield self._to_publish(session, made)
+        self._runs.pop(session.name, None)
 
     def _to_publish(self, session: Session, made: list[Output]) -> list[Pending]:
         marks, outputs, sent_ms = self.published.get(session.name), self._outputs, session.sent_ms
@@ -185,11 +236,13 @@ class Partition:
             left = outputs.records - len(known)
             self.counts["windows_known"] += not left
             if left or outputs.memory:  # those behind it rest on it
-                pending.append(Pending(fresh, outputs.place(output), session, sent_ms, known, left))
+                bundle = outputs.bundle(output, marks)
+                pending.append(Pending(fresh, outputs.place(output), session, sent_ms, known, left, bundle))
             else:
                 session.acknowledge(outputs.place(output))
         if made and not known:  # so seldom, since there may be many
-            self.published[session.name] = outputs.ahead(marks, session.given_to)
+            ahead = outputs.ahead(marks, session.given_to)
+            self.published[session.name] = {mark: bundle for mark, bundle in marks.items() if mark in ahead}
         return pending
 
     def _wanted(self, header: Header) -> bool:
@@ -204,26 +257,32 @@ class Partition:
         # A derived stream is known by its chain; raw ones by what they are.
         return header.chain == self._takes and (bool(header.chain) or self._matches(header.format) is None)
 
-    def rechain(self, chain: Chain) -> Iterator[list[Pending]]:
-        """Go on with another chain of the same recipe; only while no window is pending. Session by session, what it has of what came."""
-        self.chain, self._digest = chain, chain.digest(learned=False)
-        for session in self.sessions.values():
-            yield self._to_publish(session, session.rechain(chain.build(), self._digest))
-
-    def _wake(self, name: str) -> Session:
-        session = self.sessions[name] = Session(name, self.chain.build(), self._outputs, self._digest)
-        if name in self._asleep:
-            self._stored[name] = zlib.decompress(self._asleep.pop(name))
-            self.counts["other_chain"] += not session.restore(self._stored[name])
+    def _wake(self, name: str, topic: str) -> Session:
+        takes_from, snapshot = self._left.next_offset.get(topic, 0), self._asleep.pop(name, None)
+        session = self._session(name, takes_from)
+        if snapshot is not None:
+            try:
+                session.restore(snapshot, self._same_topic(snapshot))
+                if session.unchanged:
+                    self._stored[name] = snapshot
+            except MessageError as error:
+                self.damaged[name] = str(error)
+                session = self._session(name, takes_from)
         if session.published:
-            self.published.setdefault(name, set()).update(session.published)
+            self.published.setdefault(name, {}).update(session.published)
+        self.sessions[name] = session
+        self._touched[session] = None
         return session
+
+    def _session(self, name: str, takes_from: int) -> Session:
+        return Session(name, self.chain.build(), self._outputs, self._digest, takes_from)
 
     def acknowledge(self, pending: Pending) -> None:
         """An event of a window is published and acknowledged (or the window needs none)."""
         pending.left -= 1
         if pending.left <= 0:
             pending.session.acknowledge(pending.place)
+            self._touched[pending.session] = None
 
     @property
     def overdue(self) -> bool:
@@ -231,42 +290,62 @@ class Partition:
 
         Where windows flow without a pause there may always be one: then nothing must be taken until it is acknowledged.
         """
-        return any(session.pending and self._lag(session) > self.limits.lag for session in self.sessions.values())
+        return any(session.pending for session in self._late())
 
-    def _lag(self, session: Session) -> int:
-        """Offsets that a session holds the commit back."""
-        held = session.hold()
-        return self.next_offset.get(session.topic, 0) - held if held is not None else 0
+    def _late(self) -> list[Session]:
+        """Sessions that hold the commit back by more than the limit."""
+        late = []
+        for topic, holds in self._update_holds().items():
+            last = self.next_offset.get(topic, 0) - self.limits.lag
+            if min(holds.values(), default=last) < last:
+                late += [session for session, offset in holds.items() if offset < last]
+        return late
 
-    def snapshots(self) -> list[tuple[Session, bytes | None]]:
-        """Sessions whose snapshot must be stored before the next commit can pass them; None deletes a stored one."""
-        now = self._now_s()
-        out: list[tuple[Session, bytes | None]] = []
-        for session in list(self.sessions.values()):
+    def _update_holds(self) -> dict[str, dict[Session, int]]:
+        for session in self._touched:
+            holds = self._holds.setdefault(session.topic, {})
+            if (offset := session.hold()) is None:
+                holds.pop(session, None)
+            else:
+                holds[session] = offset
+        return self._holds
+
+    def snapshots(self) -> list[tuple[Session, partial[Snapshot] | None]]:
+        """Sessions whose snapshot must be stored before the next commit can pass them, with what makes it; None deletes a stored one."""
+        now, out = self._now_s(), list[tuple[Session, partial[Snapshot] | None]]()
+        late, quiet = set(self._late()), set[Session]()
+        for session in self.sessions.values():
+            if now - session.touched_s <= self.limits.quiet_s:
+                break
+            quiet.add(session)
+        for session in (late | quiet).union(self._touched):
             if session.pending:
                 continue
-            held, quiet = session.hold(), now - session.touched_s > self.limits.quiet_s
-            if quiet and session.unchanged and session.name in self._stored:
+            if session in quiet and session.unchanged and session.name in self._stored:
                 self._unload(session)
-            elif session.must_snapshot() or (held is not None and (quiet or self._lag(session) > self.limits.lag)):
-                out.append((session, session.snapshot(self.published.get(session.name, ()))))
+            elif session.behind and (session.must_snapshot() or session in quiet or session in late):
+                published, topic_id = self.published.get(session.name, {}), self._left.topic_ids.get(session.topic, "")
+                out.append((session, session.snapshot(published.items(), topic_id)))
             elif session.can_withdraw(self._restart(session.topic)):
                 out.append((session, None))
         return out
 
-    def stored(self, session: Session, snapshot: bytes | None) -> None:
+    def stored(self, session: Session, snapshot: Snapshot | None) -> None:
         """What :meth:`snapshots` asked for is acknowledged (no record was taken in between)."""
+        self._touched[session] = None
         if snapshot is None:
             session.withdrawn()
             return
-        session.stored()
+        session.stored(bool(snapshot.memory))
         self._stored[session.name] = snapshot
-        if session.ended or self._now_s() - session.touched_s > self.limits.quiet_s:
+        if session.unchanged and (session.ended or self._now_s() - session.touched_s > self.limits.quiet_s):
             self._unload(session)
 
     def _unload(self, session: Session) -> None:
-        self._asleep[session.name] = zlib.compress(self._stored.pop(session.name), 1)
+        self._asleep[session.name] = self._stored.pop(session.name)
         del self.sessions[session.name]
+        self._touched.pop(session, None)
+        self._holds.get(session.topic, {}).pop(session, None)
 
     def committed(self, topic: str, offset: int) -> None:
         """The broker has the commit: a restart begins there."""
@@ -276,23 +355,20 @@ class Partition:
         """Where a restart would begin to read."""
         return self._committed.get(topic, self._left.next_offset.get(topic, -1))
 
-    def committable(self) -> dict[str, tuple[int, int]]:
-        """By topic, where it changed: the offset that may be committed, and where to begin to read the events back from there."""
-        holds: dict[str, int] = dict(self.next_offset)
-        for session in self.sessions.values():
-            held = session.hold()
-            if held is not None:
-                holds[session.topic] = min(holds.get(session.topic, held), held)
-        out = {}
-        for topic, offset in holds.items():
-            if self._committed.get(topic) == offset:
+    def committable(self) -> dict[str, tuple[int, Floor]]:
+        """By topic, where it changed: the offset that may be committed, and where to begin to read the outputs back from there."""
+        holds, out = self._update_holds(), {}
+        self._touched.clear()
+        for topic in self.next_offset:
+            offset = min((self._position(topic), *holds.get(topic, {}).values()))
+            if self._committed.get(topic) == offset or offset < self._left.next_offset.get(topic, 0):
                 continue
-            marks = self._marks.get(topic, deque())
-            while len(marks) > 1 and marks[1][0] <= offset:
-                marks.popleft()
-            if marks:
-                out[topic] = (offset, marks[0][1])
+            floors = self._floors.get(topic, deque())
+            while len(floors) > 1 and floors[1][0] <= offset:
+                floors.popleft()
+            if floors:
+                out[topic] = (offset, floors[0][1])
             else:  # not read from yet: what an earlier life read of it has its events from that life's mark on
                 unread = offset < self._left.input_end.get(topic, 0)
-                out[topic] = (offset, self._left.events_start if unread else self.events_end)
+                out[topic] = (offset, self._left.start if unread else self.end)
         return out

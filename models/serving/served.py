@@ -2,8 +2,8 @@
 
 A chain is cut behind its window: what stands before is the recipe's and makes the windows of open sessions, what stands behind, with its
 learned numbers, is the bundle's and is applied to each window when it is classified. It has no memory, so exchanging a bundle touches no
-session: a batch of windows is classified by one bundle, the next by another. Only where the new bundle's windows are of another kind (of
-raw samples, see :mod:`models.raw`) do sessions go on with another chain, from the input that they keep for it.
+session: a batch of windows is classified by one bundle, the next by another. Where the new bundle's windows are of another kind (of raw
+samples, see :mod:`models.raw`) the agent begins again at its last commit, with the other chain, as if it had crashed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from streams.errors import BundleError, DeliveryError
 
 _HEADERS = 1_000  # sessions whose formats are remembered
 _WARM_UP = 4  # windows
-_PATIENCE_S = 30.0  # for windows under way, before another kind's are made
+_PATIENCE_S = 60.0  # for an agent that is to begin again with windows of another kind
 
 
 def cut_behind_window(chain: Chain) -> tuple[Chain, tuple[PerWindow, ...]]:
@@ -126,7 +126,7 @@ class Serving:
 
     def __init__(self, model: Model, recipe: Recipe) -> None:
         self.model, self.recipe = model, recipe
-        #: Lets a model take over whose windows are of another kind; None where the sessions that are open cannot give them.
+        #: Lets a model take over whose windows are of another kind; None until an agent serves.
         self.rechain: Callable[[Model], None] | None = None
 
     def same_windows(self, model: Model) -> bool:
@@ -146,7 +146,7 @@ class Serving:
             raise BundleError(
                 f"bundle {bundle.id} takes windows of {bundle.takes!r} input, {self.model.bundle.id} those of "
                 f"{self.model.bundle.takes!r}; "
-                + ("a shadow scores the champion's" if aside else "this worker reads others: start it again")
+                + ("a shadow scores the champion's" if aside else "the worker has not begun yet")
             )
         return model
 
@@ -156,7 +156,7 @@ class Serving:
         Raises
         ------
         DeliveryError
-            If its windows are of another kind, and those that are under way are not classified in time.
+            If its windows are of another kind, and the agent does not come to it in time.
         """
         if self.rechain is None or self.same_windows(model):
             self.model = model
@@ -183,7 +183,7 @@ def from_thread(work: Callable[[Model], Coroutine[Any, Any, None]]) -> Callable[
             asked.result(_PATIENCE_S)
         except (TimeoutError, CancelledError):
             if asked.cancel() or asked.cancelled():
-                raise DeliveryError(f"windows under way were not classified within {_PATIENCE_S:g} s") from None
+                raise DeliveryError(f"the agent did not begin again within {_PATIENCE_S:g} s") from None
 
     return do
 

@@ -3,6 +3,9 @@
 Offsets are released once no open window needs their samples and every window made of them is acknowledged. Where that cannot be told
 from the samples alone (a late or repeated chunk, a session that has ended or gone quiet) a snapshot takes their place, and so it does
 for every offset where a window rests on all before it, as it does for a stateful model.
+
+A snapshot whose memory is of no use here (another chain's, or left out since it was too large) still says which windows were given and
+where the oldest open one begins: the session is read again from there, and what it gave before it does not give again.
 """
 
 from __future__ import annotations
@@ -10,13 +13,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from models.serving.outputs import ENDLESS, Mark, Output, Outputs
-from models.serving.replayed import Kept
+from models.serving.outputs import ENDLESS, Marks, Output, Outputs
+from models.serving.snapshots import Snapshot
 from processors.chain import ChainStage
-from processors.memory import pack, pack_list, unpack, unpack_list
+from processors.intake import EntryStage
+from processors.memory import header_from_json, header_to_json
+from processors.windows import WindowStage
 from streams.chunk import Chunk, Header, Window
+from streams.errors import MessageError
 
 
 @dataclass(slots=True)
@@ -40,19 +47,18 @@ class Session:
     outputs : Outputs
         What the chain's outputs are.
     chain : str
-        The chain's digest; a snapshot of another chain is of no use.
+        The chain's digest.
+    takes_from : int
+        Records before this offset are not for it.
     """
 
-    def __init__(self, name: str, stage: ChainStage, outputs: Outputs, chain: str = "") -> None:
+    def __init__(self, name: str, stage: ChainStage, outputs: Outputs, chain: str = "", takes_from: int = 0) -> None:
         self.name, self.stage, self._outputs, self._chain = name, stage, outputs, chain
+        self.takes_from = takes_from
         self._endless = outputs.memory >= ENDLESS
-        self._kept = Kept(outputs.kinds)  # input that another chain, should it take over, goes on from
         self.given_to = -1  # where the newest window given begins
         self._seen = 0  # one past the newest sample taken
-        self.published: set[Mark] = set()  # by its snapshot: what earlier lives have published, and may come again
-        self._replayed: list[
-            Output
-        ] = []  # windows that it has and the chain before had not; given with those of the next chunk
+        self.published: Marks = {}  # by its snapshot: what earlier lives have published, and may come again
         self.stream = ""  # the stream that feeds it; "" until its first chunk
         self.topic = ""
         self.ended = False
@@ -61,16 +67,19 @@ class Session:
         self.sent_ms = 0  # when the newest chunk taken was sent, Unix ms
         self.next_index = -1  # where the newest chunk taken ended
         self._given: deque[_Given] = deque()  # outputs not acknowledged, and those before them that they rest on
-        self.memory: list[
-            Any
-        ] = []  # what was found of the last outputs, for those behind them; whoever judges them keeps it
+        #: What was found of the last outputs, for those behind them; whoever judges them keeps it.
+        self.memory: list[Any] = []
         self._needed = 0  # what the chain needed when it last gave outputs: the next ones rest on nothing older
         self._made: tuple[Header, int] | None = None  # header and end of the newest derived chunk
         self._ended_at = -1  # where the derived stream's last end mark stands
-        self._ledger: deque[tuple[int, int]] = deque()  # (end index, offset) of chunks still needed
+        self._ledger: deque[tuple[int, int, int]] = (
+            deque()
+        )  # (end index, offset, what was seen before) of chunks still needed
         self.last_offset = -1
-        self.snapshot_upto = -1  # the stored snapshot holds everything up to this offset; -1: none is stored
-        self._first_since: tuple[int, int] | None = (
+        self.stored_upto = -1  # the stored snapshot holds everything up to this offset; -1: none is stored
+        self._whole = True  # whether the stored snapshot has this chain's memory, or can have it
+        self.large = False  # its memory does not fit into a snapshot
+        self._since: tuple[int, int] | None = (
             None  # (first index, offset) of the first chunk behind the stored snapshot
         )
 
@@ -85,9 +94,14 @@ class Session:
             Of the chunks that it was joined of.
         """
         self.last_offset, self.next_index = places[-1][1], chunk.end_index
-        self._seen = max(self._seen, chunk.end_index)
-        if self._first_since is None:
-            self._first_since = (chunk.first_index, places[0][1])
+        for end, offset in places:
+            self._ledger.append((end, offset, self._seen))
+            self._seen = max(self._seen, end)
+        if self._since is None:
+            starts = (chunk.first_index, *(end for end, _ in places))
+            self._since = next(
+                ((start, at) for start, (_, at) in zip(starts, places, strict=False) if at > self.stored_upto), None
+            )
         made: list[Output] = self.stage.push(chunk)
         if chunk.end:
             made += self.stage.flush()
@@ -97,47 +111,18 @@ class Session:
             self._ended_at = self._made[1]
             made += self._outputs.ending(*self._made)
         self.ended = chunk.end
-        if not self._endless:
-            self._ledger.extend(places)
-        made, self._replayed = self._replayed + self._fresh(made), []
-        self._note(made)
-        self._kept.take(chunk, self.stage, bool(made))
-        return made
-
-    def _fresh(self, made: list[Output]) -> list[Output]:
-        """Outputs without the windows that the chain before this one has given."""
-        return [o for o in made if not isinstance(o, Window) or o.start_index > self.given_to]
-
-    def _note(self, made: list[Output]) -> None:
+        made = [o for o in made if not isinstance(o, Window) or o.start_index > self.given_to]
         if made:
-            self._given.extend(_Given(self._outputs.place(output), self._needed) for output in made)
-            self._needed = self._chain_needs()
-            self.given_to = made[-1].start_index if isinstance(made[-1], Window) else -1
-
-    def rechain(self, stage: ChainStage, chain: str) -> list[Output]:
-        """Go on with another chain of the same recipe; only while no window is pending.
-
-        Parameters
-        ----------
-        stage : ChainStage
-            New.
-        chain : str
-            Its chain's digest.
-
-        Returns
-        -------
-        list of Output
-            Windows that it has of what came, and that the chain before had not yet.
-        """
-        self.stage, self._chain = stage, chain
-        made = self._fresh(self._kept.replay(stage))
-        if self.snapshot_upto >= 0 and self._first_since is None:
-            # A restart begins with the stored snapshot and finds them again: it knows of none that it published before the next chunk.
-            self._replayed = made
-            return []
-        self._replayed = []
-        self._note(made)
+            self._note(made, places[0][1])
         return made
+
+    def _note(self, made: list[Output], offset: int) -> None:
+        if offset <= self.stored_upto:
+            # Read again, it gives more than it had when it was stored: only a new snapshot can tell a restart of these.
+            self.irregular, self._since = True, self._since or (ENDLESS, self.takes_from)
+        self._given.extend(_Given(self._outputs.place(output), self._needed) for output in made)
+        self._needed = self._chain_needs()
+        self.given_to = made[-1].start_index if isinstance(made[-1], Window) else -1
 
     @property
     def pending(self) -> int:
@@ -157,7 +142,10 @@ class Session:
 
     def _chain_needs(self) -> int:
         own = min(self.stage.needs_from.values(), default=0)
-        return min(own, self._kept.needs(self.stage))
+        if not self._outputs.kinds:
+            return own
+        start = next(s.next_start for s in self.stage.stages if isinstance(s, WindowStage))
+        return min(own, *(kind.needs(start, self._seen) for kind in self._outputs.kinds))
 
     def _needs(self) -> int:
         # An output may rest on samples before its own start: those on either side of a gap that was bridged.
@@ -165,89 +153,138 @@ class Session:
 
     def hold(self) -> int | None:
         """Oldest offset that this session still needs; None if none."""
-        if self._endless:  # all that no snapshot holds
-            return self._first_since[1] if self._first_since is not None else None
-        ledger, needs = self._ledger, self._needs()
-        # The newest chunk stays although no window needs it: a restart learns from it what came already, and so what is a repetition.
         # What only a snapshot can release stays whole, since a restart anywhere behind it could take it otherwise.
-        while len(ledger) > 1 and ledger[0][0] <= needs and not self.must_snapshot():
+        if not self.must_snapshot():
+            self._prune()
+        if self._endless or self.stored_upto >= 0:  # all that no snapshot holds
+            return self._since[1] if self._since is not None else None
+        return self._ledger[0][1] if self._ledger else None
+
+    def _prune(self) -> None:
+        # The newest chunk stays although no window needs it: a restart learns from it what came already, and so what is a repetition.
+        ledger, needs = self._ledger, self._needs()
+        while len(ledger) > 1 and ledger[0][0] <= needs:
             ledger.popleft()
-        held = ledger[0][1] if ledger else None
-        if self._first_since is not None and (self._behind_snapshot() or self.must_snapshot()):
-            # A stored snapshot speaks for the offsets before this one: until it is replaced or withdrawn, a restart must begin here.
-            held = self._first_since[1] if held is None or self._behind_snapshot() else held
-        return held
 
     def _behind_snapshot(self) -> bool:
-        return self.snapshot_upto >= 0 and self._first_since is not None
+        return self.stored_upto >= 0 and self._since is not None
 
     def must_snapshot(self) -> bool:
         """Whether only a snapshot can release what came."""
-        return (self.ended or self.irregular) and self._first_since is not None
+        return (self.ended or self.irregular) and self._since is not None
 
     @property
     def unchanged(self) -> bool:
-        """Whether the stored snapshot is all of it."""
-        return self.snapshot_upto >= 0 and self._first_since is None and not self.irregular
+        """Whether the stored snapshot is all of it: then it may be forgotten until its next chunk."""
+        return self.stored_upto >= 0 and self._since is None and not self.irregular and self._whole
+
+    @property
+    def behind(self) -> bool:
+        """Whether a snapshot would say more than the stored one; where it has not yet come as far, one would say less."""
+        renewed = not self._whole and not self.large
+        return self.last_offset >= self.stored_upto and (self._since is not None or renewed)
 
     def can_withdraw(self, committed: int) -> bool:
         """Whether the stored snapshot is overtaken.
 
         Nothing from before the first chunk behind it is needed any more, and a restart begins behind it: at `committed`.
         """
-        if self._endless or self._first_since is None or not self._behind_snapshot():
+        if self._endless or self._since is None or not self._behind_snapshot():
             return False
-        first_index, offset = self._first_since
+        first_index, offset = self._since
         whole = self._settled() >= self._outputs.memory  # else the snapshot holds some of what the next output rests on
         return whole and self._needs() >= first_index and committed >= offset
 
-    def snapshot(self, published: Iterable[Mark] = ()) -> bytes:
-        """All of the session; only while no window is pending.
+    def snapshot(self, published: Iterable[tuple[tuple[int, str], str]] = (), topic_id: str = "") -> partial[Snapshot]:
+        """All of the session, as what makes the snapshot in any thread; only while no window is pending.
 
         Parameters
         ----------
-        published : iterable of Mark
-            What earlier lives have published of it. Windows that this chain has not given yet, though all their samples came, may
-            come of the next samples: a restart behind these would not read their events back.
+        published : iterable of ((int, str), str)
+            What earlier lives have published of it, and by which bundle. Windows that this chain has not given yet, though all their
+            samples came, may come of the next samples: a restart behind these would not read their events back.
+        topic_id : str
+            Kafka's id of its topic.
         """
-        ahead = self._outputs.ahead(published, self.given_to, self._seen)
-        meta = {"stream": self.stream, "topic": self.topic, "ended": self.ended, "upto": self.last_offset}
-        meta |= {"chain": self._chain, "memory": self.memory, "given_to": self.given_to}
-        meta |= {"seen": self._seen, "published": sorted(ahead)}
+        by_mark = dict(published)
+        ahead = self._outputs.ahead(by_mark, self.given_to, self._seen)
+        meta: dict[str, Any] = {"stream": self.stream, "memory": self.memory, "given_to": self.given_to}
+        meta |= {"seen": self._seen, "published": sorted((*mark, by_mark[mark]) for mark in ahead)}
         if self._made is not None:
-            meta |= {"made": self._made[0], "made_end": self._made[1], "ended_at": self._ended_at}
-        return pack_list([pack(meta), self.stage.snapshot(), *self._kept.snapshot()])
+            meta |= {"made": header_to_json(self._made[0]), "made_end": self._made[1], "ended_at": self._ended_at}
+        needs = self._needs()
+        _, oldest, meta["open_seen"] = next(
+            entry for entry in self._ledger if entry[0] > needs or entry is self._ledger[-1]
+        )
+        told = {"chain": self._chain, "topic": self.topic, "topic_id": topic_id, "upto": self.last_offset}
+        told |= {"open": oldest, "ended": self.ended}
+        return partial(Snapshot.of, told, meta, [stage.snapshot() for stage in self.stage.stages])
 
-    def stored(self) -> None:
-        """The snapshot just taken is acknowledged: it stands for every offset so far."""
-        self.snapshot_upto = self.last_offset
-        self._ledger.clear()
+    def stored(self, whole: bool = True) -> None:
+        """The snapshot just taken is acknowledged: it stands for every offset so far; `whole` if with the chain's memory."""
+        self.stored_upto, self._whole = self.last_offset, whole
         self._given.clear()
-        self._first_since = None
+        self._since = None
         self.irregular = False
 
     def withdrawn(self) -> None:
         """The stored snapshot is deleted."""
-        self.snapshot_upto = -1
-        self._first_since = None
+        self.stored_upto = -1
+        self._since = None
 
-    def restore(self, snapshot: bytes) -> bool:
-        """Become what :meth:`snapshot` was taken of; False, and nothing, if the chain of another recipe made it."""
-        about, stage, *kept = unpack_list(snapshot)
-        meta, _ = unpack(about)
-        self.published = {(start, head) for start, head in meta.get("published", ())}
-        other = meta.get("chain") != self._chain
-        if other and not (kept and self._kept.knows(meta.get("chain"))):
-            return False
-        self.stream, self.topic, self.ended = meta["stream"], meta["topic"], meta["ended"]
-        self.last_offset = self.snapshot_upto = meta["upto"]
-        self.memory = meta.get("memory", [])
+    def reads_again(self, snapshot: Snapshot) -> bool:
+        """Whether it could go on from a snapshot only by reading again what is open."""
+        return not snapshot.ended and (snapshot.chain != self._chain or not snapshot.memory)
+
+    def restore(self, snapshot: Snapshot, same_topic: bool = True) -> None:
+        """Become what :meth:`snapshot` was taken of.
+
+        Parameters
+        ----------
+        snapshot : Snapshot
+            Of any chain of the recipe.
+        same_topic : bool
+            Whether its offsets are those of today's topic, which may have been made again.
+
+        Raises
+        ------
+        MessageError
+            If it is damaged; the session is then to be thrown away.
+        """
+        try:
+            self._restore(snapshot, same_topic)
+        except MessageError:
+            raise
+        except Exception as error:  # whatever stands there was written by somebody
+            raise MessageError(f"a snapshot is damaged ({type(error).__name__}: {error})") from error
+
+    def _restore(self, snapshot: Snapshot, same_topic: bool) -> None:
+        meta = snapshot.meta
+        self.published = {(int(start), str(head)): str(bundle) for start, head, *bundle in meta.get("published", ())}
+        self.stream, self.topic, self.ended = str(meta["stream"]), snapshot.topic, snapshot.ended
+        self.memory, self.given_to = list(meta.get("memory", [])), int(meta.get("given_to", -1))
         if "made" in meta:
-            self._made, self._ended_at = (meta["made"], meta["made_end"]), meta["ended_at"]
-        self.given_to, self._seen = meta.get("given_to", -1), meta.get("seen", 0)
-        self._kept.restore(kept)
-        if other:
-            self.rechain(self.stage, self._chain)
+            header, end = header_from_json(meta["made"]), int(meta["made_end"])
+            self._made, self._ended_at = (header, end), int(meta["ended_at"])
+            self.published |= self._outputs.published_to(end)
+        if self.reads_again(snapshot):
+            # Where a window's oldest sample is not known, what comes next is all that can be taken.
+            self.takes_from = snapshot.open if snapshot.open >= 0 else snapshot.upto + 1
+            self.last_offset, self._seen = self.takes_from - 1, int(meta.get("open_seen", 0))
+            if isinstance(entry := self.stage.stages[0], EntryStage):
+                entry.go_on_from(self._seen)
         else:
-            self.stage.restore(stage)
-        return True
+            parts = snapshot.stages()
+            for stage, part in zip(
+                self.stage.stages[: 1 if snapshot.ended else None], parts, strict=not snapshot.ended
+            ):
+                stage.restore(part)
+            self.takes_from, self.last_offset, self._seen = snapshot.upto + 1, snapshot.upto, int(meta.get("seen", 0))
+            oldest = snapshot.open if snapshot.open >= 0 else snapshot.upto
+            self._ledger.append((self._seen, oldest, int(meta.get("open_seen", 0))))
+        if same_topic:
+            self.stored_upto, self._whole = snapshot.upto, not self.reads_again(snapshot)
+        else:
+            # Only a new snapshot can stand for anything of the new topic.
+            self.takes_from, self.irregular = 0, True
+            self._ledger.clear()

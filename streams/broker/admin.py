@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -241,3 +242,10 @@ def _messages(admin: Any, topics: list[str]) -> int:
     except UnknownTopicOrPartitionError:  # deleted since they were listed
         return 0
     return sum(end[part].offset - first[part].offset for part in parts)
+
+
+def topic_ids(settings: Settings, topics: Collection[str]) -> dict[str, str]:
+    """Kafka's ids of topics, by name: a topic that was deleted and made again has another; without those that are not there."""
+    with kafka_errors(settings, "asking for topics"), _admin(settings) as admin:
+        rows = admin.describe_topics(sorted(topics))
+        return {row["name"]: str(row["topic_id"]) for row in rows if row.get("topic_id") and not row.get("error_code")}

@@ -1,0 +1,134 @@
+"""What an agent keeps durable. In: its partitions. Out: snapshots stored, offsets committed, both within the lease on the partitions."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from models.serving.around import Around
+from models.serving.outbox import Outbox, Outgoing
+from models.serving.snapshots import BYTES_MAX, Snapshot
+from models.serving.takeover import LIFE, note
+from streams.errors import DeliveryError
+from streams.topics import MIB
+
+if TYPE_CHECKING:
+    from models.serving.agent import Agent
+    from models.serving.partition import Partition
+    from models.serving.sessions import Session
+
+_AGAIN_S = 15.0  # a topic that was deleted and made again is found within so long
+
+
+class Commits:
+    """Snapshots and offsets of an agent.
+
+    Parameters
+    ----------
+    agent : Agent
+        Whose partitions.
+    around : Around
+        Kafka.
+    outbox : Outbox
+        For snapshots.
+    """
+
+    def __init__(self, agent: Agent, around: Around, outbox: Outbox) -> None:
+        self._agent, self._around, self._outbox = agent, around, outbox
+        self._looked_s = time.monotonic()
+        self._large: set[str] = set()  # sessions that were said to be too large
+
+    @property
+    def overdue(self) -> bool:
+        """Whether nothing must be taken until a session that holds the commit back can be stored."""
+        return any(partition.overdue for partition in self._agent.partitions.values())
+
+    def key(self, session: str) -> bytes:
+        """Key of a session's snapshot."""
+        return f"{self._agent.job.state}\n{session}".encode()
+
+    async def store(self) -> None:
+        """Store the snapshots that are due; all are acknowledged (or have failed) on return. No record may be taken meanwhile."""
+        loop, state = asyncio.get_running_loop(), self._around.names.of("state")
+        for partition in list(self._agent.partitions.values()):
+            records = []
+            for session, make in partition.snapshots():
+                # Compressing takes its time, and other things must go on.
+                snapshot = await loop.run_in_executor(None, make) if make is not None else None
+                records.append(self._record(partition, session, snapshot))
+            if records:
+                self._outbox.put(state, partition.number, records)
+        await self._outbox.settled(state, self._around.names.of("rejected"))
+
+    def _record(self, partition: Partition, session: Session, snapshot: Snapshot | None) -> Outgoing:
+        value = snapshot.encode() if snapshot is not None else None
+        if snapshot is not None and value is not None and len(value) > BYTES_MAX:
+            if session.name not in self._large:
+                self._large.add(session.name)
+                self._around.tell(
+                    f"{self._agent.job.recipe}: session {session.name} holds {len(value) / MIB:.1f} MiB, more than the "
+                    f"{BYTES_MAX / MIB:.1f} MiB that a snapshot may have: after a restart its open window is read again from its topic, "
+                    "for as long as that keeps it; shorter windows or fewer channels avoid it"
+                )
+            session.large, snapshot = True, snapshot.light()
+            value = snapshot.encode()
+        life = b"%d.%d" % (partition.state_end, self._around.kafka.consumer_generation_id)
+        done = partial(_stored, partition, session, snapshot)
+        return Outgoing(self.key(session.name), value, [(LIFE, life)], done)
+
+    def forget(self, number: int, sessions: Iterable[str]) -> None:
+        """Delete snapshots."""
+        partition = self._agent.partitions[number]
+        life = b"%d.%d" % (partition.state_end, self._around.kafka.consumer_generation_id)
+        records = [Outgoing(self.key(name), None, [(LIFE, life)]) for name in sessions]
+        self._outbox.put(self._around.names.of("state"), number, records)
+
+    async def offsets(self) -> None:
+        """Commit what nothing needs any more."""
+        started, offsets = time.perf_counter(), dict[TopicPartition, OffsetAndMetadata]()
+        for partition in self._agent.partitions.values():
+            for topic, (offset, floor) in partition.committable().items():
+                told = note(floor, partition.topic_id(topic))
+                offsets[TopicPartition(topic, partition.number)] = OffsetAndMetadata(offset, told)
+        await self._look_at_topics()
+        if not offsets:
+            return
+        if self._around.kafka.lease.left_s <= 0:
+            raise DeliveryError("the broker has not heard of this worker for half its session timeout")
+        await self._around.kafka.commit_with(offsets)
+        for tp, committed in offsets.items():
+            if tp.partition in self._agent.partitions:
+                self._agent.partitions[tp.partition].committed(tp.topic, committed.offset)
+        self._around.observer.committed(time.perf_counter() - started)
+
+    async def _look_at_topics(self) -> None:
+        if time.monotonic() - self._looked_s < _AGAIN_S or not self._agent.partitions:
+            return
+        await self.check_topics()
+
+    async def check_topics(self) -> None:
+        """Look whether the input topics are those that offsets are kept of.
+
+        Raises
+        ------
+        DeliveryError
+            If one was deleted and made again: offsets, and what was read up to them, are of another topic.
+        """
+        self._looked_s = time.monotonic()
+        now = await self._around.topic_ids(self._agent.job.inputs)
+        for topic, topic_id in self._known().items():
+            if topic_id and now.get(topic, topic_id) != topic_id:
+                raise DeliveryError(f"topic {topic} was deleted and made again")
+
+    def _known(self) -> Mapping[str, str]:
+        partition = next(iter(self._agent.partitions.values()), None)
+        return {topic: partition.topic_id(topic) for topic in self._agent.job.inputs} if partition else {}
+
+
+def _stored(partition: Partition, session: Session, snapshot: Snapshot | None, _end: int) -> Any:
+    partition.stored(session, snapshot)

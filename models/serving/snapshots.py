@@ -1,0 +1,137 @@
+"""A session as it is stored on ``kymo.state``. In: what a session tells of itself, and its chain's memory. Out: bytes, and back.
+
+What is told of it stands in front, readable without the memory: who takes over a partition with thousands of sessions looks at nothing
+else. The memory is compressed. Where it is too large for a message, or another chain made it, the session goes on without it: from the
+offset of the oldest sample that an open window of it needs.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from processors.memory import header_to_json, pack_list, unpack, unpack_list
+from streams.errors import MessageError
+from streams.messages import read_object
+from streams.topics import BY_NAME, MIB
+
+VERSION = 1
+_FRONT = struct.Struct("<2sBI")  # magic, version, bytes of what is told
+_MAGIC = b"KS"
+_MEMORY_MAX = 256 * MIB  # unpacked
+#: Largest snapshot: a message with its key and headers must fit into the topic.
+BYTES_MAX = BY_NAME["state"].message_max - MIB // 16
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A stored session.
+
+    Attributes
+    ----------
+    chain : str
+        Digest of the chain whose memory it is.
+    topic, topic_id : str
+        Input topic that the offsets are of, and Kafka's id of it: a topic of that name that was made again has other offsets.
+    upto : int
+        Newest offset that is in it.
+    open : int
+        Oldest offset that an open window of any chain of the recipe needs; -1 where that is not known.
+    ended : bool
+        Whether the session has ended: then no window is open.
+    meta : mapping
+        What else the session tells; JSON values that only it reads.
+    memory : bytes
+        The chain's, compressed; empty where it is left out.
+    """
+
+    chain: str
+    topic: str
+    topic_id: str
+    upto: int
+    open: int
+    ended: bool
+    meta: Mapping[str, Any]
+    memory: bytes = b""
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any], meta: Mapping[str, Any], stages: Sequence[bytes]) -> Snapshot:
+        """A snapshot with the memory of a chain's stages; compressing it takes its time, and is no work for an event loop."""
+        return cls(**told, meta=meta, memory=zlib.compress(pack_list(list(stages)), 1))
+
+    def light(self) -> Snapshot:
+        """The same without the memory."""
+        return replace(self, memory=b"")
+
+    def encode(self) -> bytes:
+        """The message."""
+        told = {name: getattr(self, name) for name in ("chain", "topic", "topic_id", "upto", "open", "ended", "meta")}
+        front = json.dumps(told, separators=(",", ":")).encode()
+        return b"".join((_FRONT.pack(_MAGIC, VERSION, len(front)), front, self.memory))
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Snapshot:
+        """The snapshot of a message.
+
+        Raises
+        ------
+        MessageError
+            If it is none, or of a version that this Kymo does not know.
+        """
+        if raw[:2] != _MAGIC:
+            return _first_version(raw)
+        if len(raw) < _FRONT.size:
+            raise MessageError(f"a snapshot of {len(raw)} bytes, expected {_FRONT.size} at least")
+        _, version, size = _FRONT.unpack_from(raw)
+        if version != VERSION:
+            raise MessageError(
+                f"a snapshot of version {version}, this Kymo reads {VERSION}; run the Kymo that wrote it"
+            )
+        told, end = read_object(raw[_FRONT.size : _FRONT.size + size]), _FRONT.size + size
+        kinds = {"chain": str, "topic": str, "topic_id": str, "upto": int, "open": int, "ended": bool, "meta": dict}
+        for name, kind in kinds.items():
+            if type(told.get(name)) is not kind:
+                raise MessageError(
+                    f"a snapshot whose `{name}` is {str(told.get(name))[:40]!r}, expected {kind.__name__}"
+                )
+        return cls(**{name: told[name] for name in kinds}, memory=raw[end:])
+
+    def stages(self) -> list[bytes]:
+        """The memory of the chain's stages.
+
+        Raises
+        ------
+        MessageError
+            If it is damaged.
+        """
+        try:
+            unpacking = zlib.decompressobj()
+            memory = unpacking.decompress(self.memory, _MEMORY_MAX)
+            if not unpacking.eof:
+                raise MessageError(f"a snapshot's memory is cut, or larger than {_MEMORY_MAX // MIB} MiB")
+            return unpack_list(memory)
+        except (zlib.error, struct.error) as error:
+            raise MessageError(f"a snapshot's memory is damaged ({error})") from None
+
+
+def _first_version(raw: bytes) -> Snapshot:
+    """A snapshot of the version that had no number; its memory is that of today's stages."""
+    try:
+        about, stage, *_ = unpack_list(raw)
+        meta, _ = unpack(about)
+        told = {
+            "chain": meta.pop("chain"),
+            "topic": meta.pop("topic"),
+            "upto": meta.pop("upto"),
+            "ended": meta.pop("ended"),
+        }
+        if "made" in meta:
+            meta["made"] = header_to_json(meta["made"])
+        told |= {"topic_id": "", "open": -1}
+        return Snapshot.of(told, meta, unpack_list(stage))
+    except Exception as error:  # any bytes may stand there
+        raise MessageError(f"{len(raw)} bytes are no snapshot ({type(error).__name__})") from None
