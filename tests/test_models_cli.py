@@ -139,3 +139,14 @@ def test_odd_lines_of_a_log_are_passed_over(home: Path) -> None:
         )
     assert invoke("models", "list").exit_code == 0
     assert load_bundle("tiny").id == a
+
+
+def test_folders_of_other_names(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = made(1)
+    (home / "registry" / "not a recipe" / "x y").mkdir(parents=True)
+    (home / "registry" / "tiny" / "not a version").mkdir()
+    assert [row["bundle"] for row in json.loads(invoke("models", "list", "--json").stdout) if not row["shipped"]] == [a]
+    monkeypatch.chdir(tmp_path)
+    for name in ("my bundle", ".bundle"):
+        write_bundle(Path(name), manifest(), {MODEL: ONNX})
+        assert invoke("models", "show", name).exit_code == 0

@@ -84,11 +84,11 @@ class Registry:
 
     def recipes(self) -> list[str]:
         """Names that have versions."""
-        return self.store.folders("")
+        return [name for name in self.store.folders("") if is_file_name(name)]
 
     def versions(self, recipe: str) -> list[str]:
         """Digests of a recipe's versions, sorted."""
-        return self.store.folders(_path(recipe))
+        return [name for name in self.store.folders(_path(recipe)) if is_file_name(name)]
 
     def folder(self, recipe: str, digest: str) -> Path | None:
         """A version as a local folder; None where there is none."""
