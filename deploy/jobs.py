@@ -24,7 +24,7 @@ from streams.chunk import Format
 from streams.codec import ChunkCodec
 from streams.errors import FormatError, RecipeError
 from streams.settings import Settings
-from streams.topics import Names
+from streams.topics import MIB, Names
 
 BOTH = "processor-model"
 Failed = Callable[[BaseException], None]
@@ -191,6 +191,7 @@ def make_app(part: Part, settings: Settings, instance: str, metrics: Any, failed
     """A Faust app that plays a part; `failed` is told of an error after which going on is unsafe."""
     from models.serving.agent import Agent
     from models.serving.around import Around
+    from models.serving.snapshots import BYTES_MAX
     from models.serving.takeover import ReadBack
     from processors.batches import BatchApp
     from processors.transport import reader_arguments
@@ -199,6 +200,14 @@ def make_app(part: Part, settings: Settings, instance: str, metrics: Any, failed
     group, topics = group_of(role, recipe, names), group_topics(role, recipe, names)
     app = BatchApp(group, topics, settings, instance, failed)
     job = make_job(role, part.work, names, part.serving, part.shadow)
+    derived = role == "model" and part.work.bundle.takes == "chain"
+    needs = job.chain.memory_bytes(derived_format(recipe) if derived else recipe.input_format())
+    if needs > BYTES_MAX:
+        say(
+            f"recipe {recipe.name}: a session's memory takes up to {needs / MIB:.1f} MiB, a snapshot {BYTES_MAX / MIB:.1f}: one that does "
+            "not fit is read again from its topic after a restart, so its records must still be there; shorter windows or fewer "
+            "channels avoid it"
+        )
     read_back, observer = ReadBack(reader_arguments(settings)), metrics.observer(recipe.name)
 
     async def ids(topics: Sequence[str]) -> dict[str, str]:

@@ -19,13 +19,14 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from deploy.broker import address
 from deploy.jobs import BOTH, Part, Work, derived_format, group_of, load_work, make_app, make_part, make_reader
+from deploy.pulse import Pulse
 from deploy.worker_log import set_up_logging
 from models.bundle import load_bundle
 from models.registry.log import CHAMPION
@@ -86,7 +87,6 @@ def run_worker(
         for work in works:
             derived_format(work.recipe)
     settings = _reach(settings)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the event loop takes over
     with contextlib.ExitStack() as stack:
         instance = stack.enter_context(_instance(settings.home / "run"))
         _serve(works, played, settings, Place(instance, follows=bundle is None and played != ["processor"]))
@@ -154,17 +154,26 @@ def _serve(works: list[Work], played: list[str], settings: Settings, place: Plac
         metrics.watch(part.work.recipe.name, partial(_assigned, app), partial(getattr, app.handler, "waiting"))
     server = serve_metrics(metrics.registry, settings, "worker", ready=lambda: all(app.is_ready() for app in apps))
 
+    def settled() -> bool:
+        return not any(app.handler.partitions for app in apps)
+
     class QuietWorker(Worker):
         def _setup_logging(self) -> None:  # mode's own would replace every handler
             set_up_logging()
 
         def _schedule_shutdown(self, number: signal.Signals) -> None:
+            if (
+                settled()
+            ):  # nothing was taken, or it waits for partitions: Faust may take long to stop what it has half started
+                server.close()
+                os._exit(0)
             if not _stopping.is_set():
                 _stopping.set()
-                _end_anyway_after(DRAIN_S)
+                _end_anyway_after(DRAIN_S, settled)
             super()._schedule_shutdown(number)
 
-    worker = QuietWorker(*apps, *followers, redirect_stdouts=False, quiet=True, blocking_timeout=0.0, loop=loop)
+    pulse = Pulse(apps, settings, loop=loop)
+    worker = QuietWorker(*apps, *followers, pulse, redirect_stdouts=False, quiet=True, blocking_timeout=0.0, loop=loop)
     try:
         worker.execute_from_commandline()
     except SystemExit as stop:
@@ -218,8 +227,13 @@ def fail(error: BaseException) -> None:
 _stopping = threading.Event()  # the process was asked to end
 
 
-def _end_anyway_after(seconds: float) -> None:
-    timer = threading.Timer(seconds, _give_up, [f"not drained within {seconds:g} s"])
+def _end_anyway_after(seconds: float, settled: Callable[[], bool]) -> None:
+    def end() -> None:
+        if settled():  # only the closing of connections takes so long
+            os._exit(0)
+        _give_up(f"not drained within {seconds:g} s")
+
+    timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from models.bundle import UNKNOWN, Bundle, BundleHead
-from models.onnx_model import MAX_BATCH, OnnxModel
+from models.onnx_model import MAX_BATCH, OnnxModel, aligned_empty
 from models.stateful import WindowModel
 from processors.recipe import Recipe
 from streams.chunk import Array, Window
@@ -68,7 +68,7 @@ class Classifier:
             )
         self._heads = (BundleHead("", bundle.labels, bundle.temperature), *bundle.heads)
         self._first = bundle.layout == "channels_first"
-        self._stacked = np.empty((MAX_BATCH, *bundle.shape), bundle.dtype)
+        self._stacked = aligned_empty((MAX_BATCH, *bundle.shape), bundle.dtype)
         self._lock = Lock()
 
     @classmethod

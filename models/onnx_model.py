@@ -1,11 +1,13 @@
 """An ONNX model as a function of a batch. In: windows, (n, *shape). Out: logits, (n, labels), equal bytes in any batch.
 
 Matrix kernels choose their way by the size of the batch, so a row's last bits can depend on how many others stand
-beside it. Which batches are safe is tried, not assumed: a `rule` says how windows are put together (:data:`RULES`).
+beside it. Which batches are safe is tried, not assumed: a `rule` says how windows are put together (:data:`RULES`). Vector
+kernels begin at the next border of a vector, so last bits can depend on the place in memory, too: every input is aligned.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ RULES = ("any", "padded:8", "single")
 MAX_BATCH = 16
 _TRIED = range(1, MAX_BATCH + 1)
 _WINDOWS_TRIED = 32
+_ALIGNMENT = 64  # bytes: the widest vector, and a cache line
 
 
 class OnnxModel:
@@ -99,7 +102,7 @@ class OnnxModel:
             full[:count] = batch
             batch = full
         try:
-            logits: Array = self.session.run(self._outputs, {self._input: batch})[0]
+            logits: Array = self.session.run(self._outputs, {self._input: aligned(batch)})[0]
         except Exception as error:  # ONNX Runtime's own classes share no public base
             reason = str(error).splitlines()[0][:200]
             raise BundleError(
@@ -108,13 +111,22 @@ class OnnxModel:
         return logits[:count]
 
     def settle(self, shape: Sequence[int], dtype: str) -> str:
-        """Take the cheapest rule, from the present one on, under which no row depends on the others; give it."""
+        """Take the cheapest rule, from the present one on, under which no row depends on the others; give it.
+
+        Raises
+        ------
+        BundleError
+            If there is none: the same window does not always give the same numbers.
+        """
         allowed = [self.rule, *RULES[RULES.index(self.rule) + 1 :]] if self.rule in RULES else [self.rule, "single"]
         for rule in allowed:
             self.rule = rule
             if self.invariant(shape, dtype):
-                break
-        return self.rule
+                return rule
+        raise BundleError(
+            f"{self._name}: the same window gives other numbers each time, even alone; a model must not draw random numbers (such as by "
+            "dropout that is still on): export it again for inference"
+        )
 
     def invariant(self, shape: Sequence[int], dtype: str) -> bool:
         """Whether random windows give the same bytes in every batch that :meth:`run` may be given.
@@ -131,6 +143,23 @@ class OnnxModel:
             if self.run(np.ascontiguousarray(windows[order])).tobytes() != alone[order].tobytes():
                 return False
         return True
+
+
+def aligned_empty(shape: Sequence[int], dtype: Any) -> Array:
+    """A new array that begins at a multiple of 64 bytes."""
+    kind, count = np.dtype(dtype), math.prod(shape)
+    room = np.empty(count * kind.itemsize + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    return room[start : start + count * kind.itemsize].view(kind).reshape(shape)
+
+
+def aligned(batch: Array) -> Array:
+    """The same numbers, in C order, from a multiple of 64 bytes on; itself where it is so already."""
+    if batch.flags.c_contiguous and batch.ctypes.data % _ALIGNMENT == 0:
+        return batch
+    out = aligned_empty(batch.shape, batch.dtype)
+    out[...] = batch
+    return out
 
 
 def load_session(model: Path | bytes) -> Any:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.onnx_model import load_session
+from models.onnx_model import aligned, load_session
 from streams.chunk import Array
 from streams.errors import BundleError, MessageError
 from streams.messages import read_object
@@ -144,6 +144,6 @@ class StatefulModel:
         logits = np.empty((count, self.columns), np.float32)
         for i in range(count):
             piece = waiting[i * self.hop : (i + 1) * self.hop][np.newaxis]  # (1, hop, *shape)
-            found, hidden = self.session.run(self._outputs, {self._input: piece, STATE: hidden})
+            found, hidden = self.session.run(self._outputs, {self._input: aligned(piece), STATE: aligned(hidden)})
             logits[i] = found[0]
         return StreamState(hidden[0].copy(), waiting[count * self.hop :].copy(), state.hops + count), logits

@@ -119,6 +119,14 @@ class Chain(Spec):
             inputs = {fmt.stream: fmt}
         return fmt
 
+    def memory_bytes(self, fmt: Format) -> int:
+        """What all steps keep of a session at most, in bytes."""
+        total = 0
+        for spec in self.specs:
+            total += spec.memory_bytes(fmt)
+            fmt = spec.output({fmt.stream: fmt})
+        return total
+
     def input_index(self, index: int) -> int:
         """Oldest input index that output `index` rests on."""
         for spec in reversed(self.specs):

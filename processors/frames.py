@@ -67,6 +67,11 @@ class FramedSpec(Spec):
         """First sample of column `index`."""
         return index * self.frame_step
 
+    def memory_bytes(self, fmt: Format) -> int:
+        """The samples of the block of columns under way."""
+        width = (self.chunk_frames - 1) * self.frame_step + self.frame_length
+        return width * fmt.shape[-1] * np.dtype(fmt.dtype).itemsize
+
     def apply(self, data: Array, fmt: Format) -> Array:
         """All whole columns of ``(n, channels)``, the first one at its first sample."""
         count = (len(data) - self.frame_length) // self.frame_step + 1

@@ -48,12 +48,13 @@ class Lease:
 
     def __init__(self, session_s: float, rebalance_s: float, now: Callable[[], Instant] = Instant.now) -> None:
         self._heard_s, self._settled_s, self._now = session_s / 2, rebalance_s - _MARGIN_S, now
-        self._last: tuple[Instant, Instant] | None = (
-            None  # last heard of, and last heard of while nothing was reassigned
-        )
+        # Heard of, and heard of while nothing was given out anew.
+        self._last: tuple[Instant, Instant] | None = None
+        self._any = now()
 
     def heard(self, asked: Instant, rebalancing: bool = False) -> None:
         """The coordinator, `asked` then, knows this member; `rebalancing` if it gives out partitions anew."""
+        self._any = asked
         if not rebalancing:
             self._last = asked, asked
         elif self._last is not None:
@@ -70,6 +71,11 @@ class Lease:
             return 0.0
         now = self._now()
         return min(self._heard_s - now.since(last[0]), self._settled_s - now.since(last[1]))
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the coordinator was heard of, or since the beginning; by the steady clock."""
+        return self._now().steady_s - self._any.steady_s
 
     @property
     def stamp_ms(self) -> int:

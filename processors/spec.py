@@ -97,6 +97,10 @@ class Spec(ABC):
         """Oldest input index that output `index` rests on."""
         return index
 
+    def memory_bytes(self, fmt: Format) -> int:
+        """How much of its input, of `fmt`, a Stage keeps at most, in bytes; nothing where that does not grow with the window."""
+        return 0
+
     def to_json(self) -> dict[str, Any]:
         """The Spec as JSON values; :func:`processors.registry.spec_from_json` reads it back."""
         fields = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}

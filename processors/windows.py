@@ -6,6 +6,7 @@ lie inside it.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -49,6 +50,10 @@ class Windows(Spec):
     def rows(self, fmt: Format) -> int:
         """Rows of `fmt` whose samples all lie inside a window."""
         return int((self.length - fmt.span) // fmt.step) + 1
+
+    def memory_bytes(self, fmt: Format) -> int:
+        """The rows of a window."""
+        return 0 if fmt.dtype == "jpeg" else self.rows(fmt) * math.prod(fmt.shape) * np.dtype(fmt.dtype).itemsize
 
     def output(self, inputs: Mapping[str, Format]) -> Format:
         """The input's format with ``rows`` set.

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 from tiny_models import LABELS, dense_onnx, linear_onnx, manifest, tiny_bundle, window
 
 from models.bundle import load_bundle
@@ -144,6 +145,36 @@ def test_a_dense_layer_gets_a_rule_that_holds() -> None:
 def test_rules_are_only_made_stricter() -> None:
     model = OnnxModel(linear_onnx(np.eye(3, 2)), "windows", "logits", "single")
     assert model.settle((2, 4), "float32") == "single"
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_where_a_window_lies_in_memory_does_not_matter(rule: str) -> None:
+    # Rows of 1037 numbers: each begins elsewhere within a vector.
+    model = OnnxModel(dense_onnx(1037, 5, 0), "windows", "logits", rule)
+    windows = np.random.default_rng(5).standard_normal((20, 1, 1037)).astype(np.float32)
+    room = np.empty(windows.size + 16, np.float32)
+    found = set()
+    for shift in range(16):
+        moved = room[shift : shift + windows.size].reshape(windows.shape)
+        moved[...] = windows
+        found.add(model.run(moved).tobytes())
+    assert len(found) == 1
+
+
+def test_a_model_that_draws_random_numbers_is_refused() -> None:
+    nodes = [
+        helper.make_node("RandomUniformLike", ["windows"], ["noise"]),
+        helper.make_node("Add", ["windows", "noise"], ["noisy"]),
+        helper.make_node("Flatten", ["noisy"], ["logits"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3]) for name in ("windows", "logits")]
+    made = helper.make_model(
+        helper.make_graph(nodes, "random", ends[:1], ends[1:]),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+    with pytest.raises(BundleError, match="other numbers each time"):
+        OnnxModel(made.SerializeToString(), "windows", "logits").settle((3,), "float32")
 
 
 @given(st.lists(st.floats(-1e4, 1e4), min_size=2, max_size=9), st.floats(0.25, 8))

@@ -492,3 +492,14 @@ def test_a_stream_that_the_recipe_does_not_take_is_counted() -> None:
     assert list(partition.take("a", [record(0, b"s", ChunkCodec().encode(chunk("s", 0, 4)))], refuse)) == []
     assert partition.counts["unmatched"] == 1
     assert partition.committable() == {"a": (1, Floor())}
+
+
+def test_an_ended_session_that_was_busy_at_a_commit_is_stored_at_the_next() -> None:
+    log = Log({"a": [chunk("s", 0, 8, end=True)]})
+    life = next(lives(log))
+    life.read("a", 1)
+    life.publish(99)
+    life.commit(heard_between=99)  # acknowledged after it was looked at
+    assert log.state == {}
+    life.commit()
+    assert set(log.state) == {"s"}

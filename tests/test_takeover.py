@@ -82,7 +82,9 @@ def test_offsets_of_a_topic_that_was_made_again_mean_nothing() -> None:
     assert partition.committable() == {"t": (2, Floor())}  # until a snapshot says so
 
 
-@pytest.mark.parametrize("raw", [b"", b"KS", b"KS\x09" + bytes(10), b"KS\x01\x05\x00\x00\x00[1,2]", b"\xff" * 50, b"{}"])
+@pytest.mark.parametrize(
+    "raw", [b"", b"KS", b"KS\x09" + bytes(10), b"KS\x01\x05\x00\x00\x00[1,2]", b"\xff" * 50, b"{}"]
+)
 def test_what_is_no_snapshot_is_refused(raw: bytes) -> None:
     with pytest.raises(MessageError):
         Snapshot.decode(raw)

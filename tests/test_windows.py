@@ -16,8 +16,9 @@ from strategies import cuttings, imu, recordings
 from processors.chain import Chain, PerWindow
 from processors.intake import Intake
 from processors.registry import make_step, spec_from_json
+from processors.spectrogram import Spectrogram
 from processors.windows import Windows
-from streams.chunk import Chunk, Format, Header, index_at, sample_time_ns
+from streams.chunk import Chunk, Format, Header, index_at, sample_time_ns, signal_format
 from streams.errors import FormatError
 
 
@@ -179,3 +180,12 @@ def test_steps_in_the_wrong_place_fail_when_declared() -> None:
         Chain((Windows(5, 5), make_step("log", {}))).output({"imu": imu()})
     with pytest.raises(FormatError, match="fewer than"):
         Windows(9, 4).output({"s": Format("s", ("a",), (), Fraction(1), "float32", (1,), Fraction(4), 10)})
+
+
+def test_what_a_chain_keeps_of_a_session_is_known_before_any_data_come() -> None:
+    fmt = signal_format("eeg", tuple(f"c{i}" for i in range(64)), 500, "float64")
+    raw = Chain((Intake(dtype="float64"), Windows(20_000, 10_000)))
+    assert raw.memory_bytes(fmt) == 20_000 * 64 * 8
+    columns = Chain((Intake(dtype="float64"), Spectrogram(nperseg=1000, noverlap=800), Windows(20_000, 10_000)))
+    rows, bins = 96, 501
+    assert columns.memory_bytes(fmt) == 1000 * 64 * 8 + rows * bins * 64 * 8

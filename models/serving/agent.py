@@ -83,15 +83,15 @@ class Agent:
             self.job.shadow.start(Outbox(self._around.kafka.aiokafka_producer, self.job.shadow.failed, self._stamp_ms))
         if self.job.serving is not None and self.job.anew is not None:
             self.job.serving.rechain = from_thread(self.rechain)
-        loops = self._classify(), self._commit_every(commit_every_s)
+        loops = self._classify, partial(self._commit_every, commit_every_s)
         self._tasks = [asyncio.create_task(self._guard(loop)) for loop in loops]
 
     def _stamp_ms(self) -> int:
         return self._around.kafka.lease.stamp_ms
 
-    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _guard(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
-            await work
+            await work()
         except asyncio.CancelledError:
             raise
         except KafkaError as error:
@@ -112,8 +112,9 @@ class Agent:
         self._raise_failure()
         life = self._life
         for tp, batch in records.items():
-            if life == self._life and tp.partition in self.partitions and tp.topic in self.job.inputs:
-                await self._take(self.partitions[tp.partition], tp, batch)
+            partition = self.partitions.get(tp.partition)
+            if partition is not None and life == self._life and not self._holding and tp.topic in self.job.inputs:
+                await self._take(partition, tp, batch)
         await self._room(life)
 
     async def _take(self, partition: Partition, tp: TopicPartition, batch: list[Any]) -> None:
@@ -130,7 +131,7 @@ class Agent:
             count = len(new)
             while True:
                 async with self._turn:
-                    if life != self._life:
+                    if life != self._life or self._holding:
                         return
                     started, more = time.perf_counter(), self._take_some(partition, taking)
                     self._around.observer.took(partition, count if not more else 0, time.perf_counter() - started)
@@ -184,7 +185,7 @@ class Agent:
         self._begin_loading()
 
     def _begin_loading(self) -> None:
-        self._loading = asyncio.create_task(self._guard(self._load(self._life)))
+        self._loading = asyncio.create_task(self._guard(partial(self._load, self._life)))
 
     async def _load(self, life: int) -> None:
         """The assigned partitions as their last owners left them; then their records may come."""

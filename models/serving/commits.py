@@ -56,12 +56,11 @@ class Commits:
         """Store the snapshots that are due; all are acknowledged (or have failed) on return. No record may be taken meanwhile."""
         loop, state = asyncio.get_running_loop(), self._around.names.of("state")
         for partition in list(self._agent.partitions.values()):
-            records = []
-            for session, make in partition.snapshots():
+            if due := partition.snapshots():
                 # Compressing takes its time, and other things must go on.
-                snapshot = await loop.run_in_executor(None, make) if make is not None else None
-                records.append(self._record(partition, session, snapshot))
-            if records:
+                made = await loop.run_in_executor(None, lambda due=due: [make() if make else None for _, make in due])
+                sessions = (session for session, _ in due)
+                records = [self._record(partition, *each) for each in zip(sessions, made, strict=True)]
                 self._outbox.put(state, partition.number, records)
         await self._outbox.settled(state, self._around.names.of("rejected"))
 

@@ -358,7 +358,7 @@ class Partition:
     def committable(self) -> dict[str, tuple[int, Floor]]:
         """By topic, where it changed: the offset that may be committed, and where to begin to read the outputs back from there."""
         holds, out = self._update_holds(), {}
-        self._touched.clear()
+        self._touched = {session: None for session in self._touched if session.unsettled}
         for topic in self.next_offset:
             offset = min((self._position(topic), *holds.get(topic, {}).values()))
             if self._committed.get(topic) == offset or offset < self._left.next_offset.get(topic, 0):

@@ -174,6 +174,11 @@ class Session:
         return (self.ended or self.irregular) and self._since is not None
 
     @property
+    def unsettled(self) -> bool:
+        """Whether a snapshot is to be stored or withdrawn as soon as that may be."""
+        return self.must_snapshot() or self._behind_snapshot()
+
+    @property
     def unchanged(self) -> bool:
         """Whether the stored snapshot is all of it: then it may be forgotten until its next chunk."""
         return self.stored_upto >= 0 and self._since is None and not self.irregular and self._whole
