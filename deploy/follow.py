@@ -31,9 +31,8 @@ from streams.sources.words import brief
 from streams.topics import Names
 
 _AGAIN_S = 1.0
-_AHEAD_NS = (
-    24 * 3600 * NS
-)  # by which another machine's clock may be ahead: a promotion from later on would shut out all others
+#: By which another machine's clock may be ahead: a promotion from later on would shut out all others.
+_AHEAD_NS = 24 * 3600 * NS
 
 
 class Told(Protocol):

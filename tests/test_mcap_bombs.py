@@ -10,6 +10,7 @@ from pathlib import Path
 import lz4.frame
 import pytest
 import zstandard
+from mcap.reader import make_reader
 from mcap_files import error_of, mcap, one, sample
 
 MIB = 2**20
@@ -62,6 +63,19 @@ def test_what_unpacks_to_far_more_than_it_is_takes_no_memory(
     tracemalloc.stop()
     assert "unpack to" in error or "damaged MCAP chunk" in error
     assert peak < 30 * MIB
+
+
+def test_a_chunk_that_claims_too_much_is_passed_over_as_a_damaged_one(tmp_path: Path) -> None:
+    content = mcap(tmp_path / "x.mcap", [sample("acc", i * 10**7, [i, 0, 0]) for i in range(300)], 3_000).read_bytes()
+    with (tmp_path / "x.mcap").open("rb") as file:
+        summary = make_reader(file).get_summary()
+    assert summary is not None
+    size_at = summary.chunk_indexes[1].chunk_start_offset + 9 + 16
+    (tmp_path / "x.mcap").write_bytes(content[:size_at] + struct.pack("<Q", 2**40) + content[size_at + 8 :])
+    recording = one(tmp_path / "x.mcap")
+    assert recording.notes[0].startswith("1 damaged MCAP chunk passed over, the first ends at byte ")
+    assert "unpack to 1099511627776" in recording.notes[0]
+    assert 100 < recording.streams[0].count < 300
 
 
 def test_many_chunks_that_are_each_within_bounds(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from mcap.stream_reader import StreamReader
 
 from streams.errors import SourceError
 from streams.sources.mcap_unpack import most_of, records_in, unpack
-from streams.sources.words import many
+from streams.sources.words import brief, many
 
 Item = tuple[Schema | None, Channel, Message]
 
@@ -57,7 +57,7 @@ class Scan:
         self._raw, self._path, self._empty, self._kept = raw, path, empty, kept
         self._schemas: dict[int, Schema] = {}
         self._channels: dict[int, Channel] = {}
-        self._damaged: list[int] = []
+        self._damaged: list[tuple[int, str]] = []  # where each ends, and what is wrong with it
         self._size = self._unpacked = 0
         self._orphans = 0
         self.notes: list[str] = []
@@ -97,16 +97,17 @@ class Scan:
     def _inside(self, chunk: Chunk) -> Iterator[McapRecord]:
         """Records of a chunk, as far as it is whole."""
         self.compressions[chunk.compression or "none"] += 1
-        self._unpacked += chunk.uncompressed_size if chunk.compression else 0
         most, at = most_of(self._size), self._raw.tell()
         try:
+            content = unpack(chunk)
+            self._unpacked += len(content) if chunk.compression else 0
             if self._kept and self._unpacked > most:
                 raise SourceError(f"{self._size} bytes of MCAP unpack to {self._unpacked}, expected up to {most}")
-            yield from records_in(unpack(chunk))
+            yield from records_in(content)
         except SourceError as error:
             raise SourceError(error.message, self._path) from None
-        except Exception:  # the checksum or the decompressor tells, each in its own way
-            self._damaged.append(at)
+        except Exception as error:  # the checksum or the decompressor tells, each in its own way
+            self._damaged.append((at, f": {brief(error)}" if isinstance(error, ValueError) else ""))
 
     def _preload(self) -> None:
         """Channels as the summary has them: those in a damaged chunk are known all the same."""
@@ -155,7 +156,7 @@ class Scan:
     def _sum_up(self, count: int) -> None:
         if self._damaged:
             lost = many(len(self._damaged), "damaged MCAP chunk")
-            self.notes.append(f"{lost} passed over, the first ends at byte {self._damaged[0]}")
+            self.notes.append(f"{lost} passed over, the first ends at byte {self._damaged[0][0]}{self._damaged[0][1]}")
         if self._orphans:
             self.notes.append(f"{many(self._orphans, 'message')} of channels that the file does not declare: not read")
         if not count and not self._empty:

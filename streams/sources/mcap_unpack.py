@@ -36,13 +36,13 @@ def unpack(chunk: Chunk) -> bytes:
     Raises
     ------
     SourceError
-        The compression is not known, or the chunk is larger than chunks may be.
+        The compression is not known.
     Exception
-        It is damaged: whatever its decompressor says.
+        It is damaged, or larger than chunks may be: a ValueError, or whatever its decompressor says.
     """
     size, most = chunk.uncompressed_size, max(LARGEST, RATIO * len(chunk.data))
     if chunk.compression and size > most:
-        raise SourceError(f"{len(chunk.data)} bytes of an MCAP chunk unpack to {size}, expected up to {most}")
+        raise ValueError(f"{len(chunk.data)} bytes unpack to {size}, expected up to {most}")
     if chunk.compression == "zstd":
         with zstandard.ZstdDecompressor().stream_reader(chunk.data, read_across_frames=True) as reader:
             out = reader.read(size + 1)
