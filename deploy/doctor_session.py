@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 
 from deploy.doctor import NOTE, OK, WRONG, Check
 from deploy.doctor_facts import Facts, StreamFacts
@@ -15,8 +14,9 @@ from streams.broker.client import admin_client
 from streams.broker.read import Record, read_topics
 from streams.broker.sessions import raw_chunks
 from streams.chunk import Chunk
-from streams.errors import EventError
+from streams.errors import EventError, MessageError
 from streams.events import Event
+from streams.sessions import read_session
 from streams.settings import Settings
 from streams.sources.words import many
 from streams.topics import Names
@@ -160,8 +160,8 @@ def gather(recipe: Recipe, session: str, settings: Settings) -> Facts:
         if key not in facts.known:
             facts.known.append(key)
         if key == session and r.value is not None:
-            with contextlib.suppress(ValueError, RecursionError):
-                facts.record = json.loads(r.value)
+            with contextlib.suppress(MessageError):  # an odd one says nothing; `kymo sessions list` tells of it
+                facts.record = read_session(r.value)
     for r, chunk in raw_chunks(settings, session):
         _add(facts, chunk, r)
     for r in read_topics(settings, [names.of("events"), names.of("rejected")]):

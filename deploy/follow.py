@@ -19,16 +19,20 @@ from mode import Service
 from deploy.jobs import Part, Work
 from models.bundle import Bundle, load_bundle
 from models.registry.folders import SHIPPED, open_registry
-from models.registry.log import CHAMPION, SHADOW, Registry
+from models.registry.log import CHAMPION, SHADOW
 from models.registry.manifest import MANIFEST
 from models.registry.promote import promotion_of
 from models.serving.served import release_memory
+from streams.chunk import NS
 from streams.errors import BrokerError, BundleError, KymoError, TopicError
 from streams.promotions import Promotion
 from streams.settings import Settings
+from streams.sources.words import brief
 from streams.topics import Names
 
 _AGAIN_S = 1.0
+#: By which another machine's clock may be ahead: a promotion from later on would shut out all others.
+_AHEAD_NS = 24 * 3600 * NS
 
 
 class Told(Protocol):
@@ -42,12 +46,14 @@ class Told(Protocol):
 
 
 def bundle_of(promotion: Promotion, home: Path) -> Bundle:
-    """The bundle that a promotion names, from this machine's registry or the one that the promotion names, verified.
+    """The bundle that a promotion names, from this worker's registry, verified.
+
+    A record on a topic is not what decides where code is loaded from: the registry that it names is told, and never asked.
 
     Raises
     ------
     BundleError
-        If it is in neither, or damaged.
+        If it is not there, or damaged.
     """
     recipe, _, digest = promotion.bundle.partition("@")
     if not digest:
@@ -55,14 +61,16 @@ def bundle_of(promotion: Promotion, home: Path) -> Bundle:
             raise BundleError(f"recipe `{promotion.recipe}` has no champion any more, and none ships with Kymo")
         return load_bundle(SHIPPED / promotion.recipe)
     own = open_registry(home)
-    for registry in (own, *([Registry.at(promotion.registry, home)] if promotion.registry else [])):
-        folder = registry.folder(recipe, digest)
-        if folder is not None:
-            found = load_bundle(folder)
-            if found.id != promotion.bundle:
-                raise BundleError(f"{folder}: holds {found.id}, expected {promotion.bundle}; copy the bundle again")
-            return found
-    raise BundleError(f"bundle {promotion.bundle} is neither in {own.url} nor in {promotion.registry or 'another'}")
+    folder = own.folder(recipe, digest)
+    if folder is None:
+        raise BundleError(
+            f"bundle {promotion.bundle} is not in this worker's registry, {own.url}; it was promoted in "
+            f"{brief(promotion.registry) or 'another'}: copy its folder here, or have all share one registry (KYMO_REGISTRY)"
+        )
+    found = load_bundle(folder)
+    if found.id != promotion.bundle:
+        raise BundleError(f"{folder}: holds {found.id}, expected {promotion.bundle}; copy the bundle again")
+    return found
 
 
 def announced(settings: Settings) -> dict[tuple[str, str], Promotion]:
@@ -73,19 +81,22 @@ def announced(settings: Settings) -> dict[tuple[str, str], Promotion]:
     try:
         for record in read_records(settings, Names(settings.prefix).of("models")):
             promotion = _read(record.value)
-            if promotion is not None:
+            if isinstance(promotion, Promotion):
                 found[promotion.recipe, promotion.alias] = promotion
     except (BrokerError, TopicError):
         return {}
     return found
 
 
-def _read(value: bytes | None) -> Promotion | None:
+def _read(value: bytes | None) -> Promotion | str:
+    """The promotion of a record, or why it is left out; empty for a deleted one."""
     try:
-        return Promotion.from_json(value) if value is not None else None
+        promotion = Promotion.from_json(value) if value is not None else None
     except BundleError as error:
-        _say(f"{error}; left out")
-        return None
+        return str(error)
+    if promotion is not None and promotion.promoted_ns > time.time_ns() + _AHEAD_NS:
+        return f"promotion: {promotion.bundle or 'no bundle'} was promoted at {promotion.promoted_ns} ns, in the future"
+    return promotion or ""
 
 
 def newest(works: Sequence[Work], settings: Settings, told: Told) -> Iterator[tuple[Work, int]]:
@@ -193,6 +204,7 @@ class Follower(Service):
     def __init__(self, exchange: Exchange, settings: Settings, consumer: Callable[[], Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._exchange, self._topic, self._consumer = exchange, Names(settings.prefix).of("models"), consumer
+        self._odd_to = -1  # offset of the newest odd record that was told
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="exchange")
 
     @Service.task
@@ -218,8 +230,11 @@ class Follower(Service):
             await consumer.seek_to_beginning(tp)
             async for record in consumer:
                 promotion = _read(record.value)
-                if promotion is not None:
+                if isinstance(promotion, Promotion):
                     await loop.run_in_executor(self._thread, self._exchange.consider, promotion)
+                elif promotion and record.offset > self._odd_to:  # once, however often the topic is read
+                    self._odd_to = record.offset
+                    _say(f"{self._topic}, offset {record.offset}: {promotion}; left out")
         finally:
             await consumer.stop()
 

@@ -259,11 +259,24 @@ def load_bundle(source: str | Path, home: Path | None = None) -> Bundle:
         raise BundleError(
             f"{where}: its chain cannot be built: {error}; train it again with this version of Kymo"
         ) from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise BundleError(
             f"{where}: not a whole manifest ({type(error).__name__}: {error}); train the bundle again"
         ) from None
-    temperatures = [bundle.temperature, *(head.temperature for head in bundle.heads)]
-    if bundle.layout not in LAYOUTS or not all(t > 0 for t in temperatures) or len(set(bundle.labels)) < 2:
-        raise BundleError(f"{where}: layout, temperature or labels make no sense; train the bundle again")
+    if not _makes_sense(bundle):
+        raise BundleError(f"{where}: layout, temperature, labels or shape make no sense; train the bundle again")
     return bundle
+
+
+def _makes_sense(bundle: Bundle) -> bool:
+    texts = [bundle.input, bundle.output, bundle.dtype, *bundle.labels]
+    texts += [text for head in bundle.heads for text in (head.name, *head.labels)]
+    temperatures = [bundle.temperature, *(head.temperature for head in bundle.heads)]
+    sizes = [*bundle.shape, bundle.manifest["model"].get("state", 0)]
+    return (
+        bundle.layout in LAYOUTS
+        and all(isinstance(text, str) for text in texts)
+        and all(t > 0 for t in temperatures)
+        and all(type(size) is int and size >= 0 for size in sizes)
+        and len(set(bundle.labels)) >= 2
+    )

@@ -150,7 +150,8 @@ def aligned_empty(shape: Sequence[int], dtype: Any) -> Array:
     kind, count = np.dtype(dtype), math.prod(shape)
     room = np.empty(count * kind.itemsize + _ALIGNMENT, np.uint8)
     start = -room.ctypes.data % _ALIGNMENT
-    return room[start : start + count * kind.itemsize].view(kind).reshape(shape)
+    out: Array = room[start : start + count * kind.itemsize].view(kind).reshape(shape)
+    return out
 
 
 def aligned(batch: Array) -> Array:

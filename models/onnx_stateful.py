@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from models.onnx_model import aligned, load_session
 from streams.chunk import Array
-from streams.errors import BundleError
+from streams.errors import BundleError, MessageError
+from streams.messages import read_object
 
 STATE, NEXT_STATE = "state", "next_state"
 _LENGTH = struct.Struct("<I")
@@ -57,13 +58,13 @@ class StreamState:
         """
         try:
             (length,) = _LENGTH.unpack_from(data)
-            header = json.loads(data[4 : 4 + length])
+            header = read_object(data[4 : 4 + length])
             numbers = np.frombuffer(data, "<f4", offset=4 + length)
             size = int(header["size"])
             return StreamState(
                 numbers[:size].copy(), numbers[size:].reshape(header["pending"]).copy(), int(header["hops"])
             )
-        except (struct.error, ValueError, KeyError, TypeError) as error:
+        except (MessageError, struct.error, ValueError, KeyError, TypeError) as error:
             raise BundleError(f"no snapshot of a stateful model ({error}); begin the session again") from None
 
 

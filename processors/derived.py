@@ -66,7 +66,8 @@ class DerivedStage(EntryStage):
                 return []
             data, first = data[self._seen - first :], self._seen
         self._in, self._seen = item.header, item.end_index
-        self.filled += [gap for gap in item.filled if gap not in self.filled]
+        known = self.filled[-1][1] if self.filled else 0  # one that two chunks rest on comes with both
+        self.filled += [gap for gap in item.filled if gap[0] >= known]
         return [Chunk(item.header, first, data)]
 
     def forget(self, before: int) -> None:

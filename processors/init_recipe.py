@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ import click
 from processors.recipe import format_recipe, parse_recipe
 from processors.survey import Survey, survey
 from streams.errors import KymoError
+from streams.file_names import RULE, is_file_name
 
 MIN_SAMPLES = 8
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 def window_samples(shortest: int, rate_hz: Fraction) -> int:
@@ -152,8 +151,8 @@ def init(name: str, sources: tuple[str, ...], out: Path, force: bool, **look: An
 
     Example: kymo init shaking --from recordings/
     """
-    if not _NAME.fullmatch(name):
-        raise click.BadParameter(f"{name!r}: expected letters, digits, dot, - and _", param_hint="NAME")
+    if not is_file_name(name):
+        raise click.BadParameter(f"{name!r}: expected {RULE}", param_hint="NAME")
     file = out / f"{name}.toml"
     if file.exists() and not force:
         raise KymoError(f"{file} is there already; choose another name, or --force to overwrite it")

@@ -36,6 +36,7 @@ from processors.units import factor
 from processors.windows import Windows
 from streams.chunk import Format, signal_format
 from streams.errors import FormatError, RecipeError
+from streams.file_names import RULE, is_file_name
 from streams.recording import InputOptions, LabelOptions, ReadOptions
 
 _TABLES = ("name", "source", "input", "steps", "window", "model", "labels", "heads", "train", "alerts")
@@ -198,10 +199,8 @@ def parse_recipe(text: str, path: Path | None = None) -> Recipe:
     document = Document(text, path)
     root = Table(document, (), document.values, _TABLES)
     name = root.text("name")
-    if "/" in name or name != name.strip():
-        raise root.error(
-            f"name = {toml_value(name)}: it becomes part of event ids; use no slash and no blanks around it", "name"
-        )
+    if not is_file_name(name):
+        raise root.error(f"name = {toml_value(name)}: it becomes part of ids and folders, expected {RULE}", "name")
     inputs = read_inputs(root)
     chain, (length, hop), notes = _chain(root, inputs[0])
     labels = read_labels(root)

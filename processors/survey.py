@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from streams.errors import KymoError, SourceError
+from streams.labels.labels import keys_of_labels_json
 from streams.recording import InputOptions, ReadOptions, Recording, StreamData
 from streams.sources import read
 from streams.sources.words import many
@@ -149,9 +149,8 @@ def _label_key(path: Path) -> str | None:
     if not file.is_file():
         return None
     try:
-        events = json.loads(file.read_text(encoding="utf-8-sig")).get("events", [])
-        return next((key for event in events for key in event.get("metadata", {}) if key), None)
-    except (OSError, ValueError, AttributeError):
+        return next(iter(keys_of_labels_json(file)), None)
+    except SourceError:
         return None
 
 

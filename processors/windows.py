@@ -88,9 +88,8 @@ class WindowStage(Stage):
         self._number = 0  # of the next window
 
     def _bind(self, header: Header) -> None:
-        self._in = header
-        fmt = self.spec.output({header.format.stream: header.format})
-        self._out = replace(header, format=fmt, chain=chain_digest(header.chain, self.spec))
+        fmt = self.spec.output({header.format.stream: header.format})  # first: one that is refused must change nothing
+        self._in, self._out = header, replace(header, format=fmt, chain=chain_digest(header.chain, self.spec))
         self._rows, self._hop = self.spec.rows(header.format), int(self.spec.hop / header.format.step)
         # Raw samples that the rows rest on; a window may end with some that no whole row covers.
         self.covered = int((self._rows - 1) * header.format.step) + header.format.span

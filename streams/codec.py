@@ -9,24 +9,21 @@ from __future__ import annotations
 import math
 import struct
 from collections import OrderedDict
-from fractions import Fraction
 from typing import TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError, EncodeError
 
-from streams.chunk import DTYPES, Array, Chunk, Format, Header
+from streams.chunk import Array, Chunk, Format, Header
 from streams.chunk_pb2 import Chunk as Message
+from streams.chunk_rules import MAX_FRAMES, checked_filled, checked_header, checked_times, last_index
 from streams.errors import ChunkError
 
 K = TypeVar("K")
 V = TypeVar("V")
 _PREFIX = struct.Struct("<BIBq")  # tag of data_bytes, data_bytes, tag of first_index, first_index
 _TAG_BYTES, _TAG_INDEX, _TAG_DATA = 0x0D, 0x11, b"\xf2\x01"
-_MAX_NAME, _MAX_CHANNELS, _MAX_RATE = 200, 4096, 10**9
-_MAX_SAMPLE = 2**26  # numbers a sample, as an uncompressed video frame may have
 _MAX_HEADER = 2**16  # bytes of a header that is worth remembering
-_MAX_INDEX = 2**53  # sample numbers stay exact in JSON readers that hold numbers as float64
 
 
 class ChunkCodec:
@@ -49,12 +46,10 @@ class ChunkCodec:
     """
 
     def __init__(self, cache_size: int = 10_000) -> None:
-        self._parsed: OrderedDict[bytes, tuple[Header, np.dtype[np.generic], tuple[int, ...], int, bool]] = (
-            OrderedDict()
-        )
+        self._parsed: OrderedDict[bytes, tuple[Header, np.dtype[np.generic], int, int, bool]] = OrderedDict()
         self._headers: OrderedDict[Header, Header] = OrderedDict()
         # By identity, which costs no hashing; the Header is kept with it, so that no other can get its id.
-        self._encoded: OrderedDict[tuple[int, bool], tuple[Header, bytes]] = OrderedDict()
+        self._encoded: OrderedDict[tuple[int, bool], tuple[Header, bytes, int]] = OrderedDict()
         self._cache_size = cache_size
 
     def encode(self, chunk: Chunk) -> bytes:
@@ -69,11 +64,11 @@ class ChunkCodec:
         known = self._encoded.get((id(header), chunk.end))
         if known is None:
             message = _header_message(header, chunk.end)
-            _checked_header(message)
-            known = (header, message.SerializeToString(deterministic=True))
+            limit = last_index(checked_header(message))
+            known = (header, message.SerializeToString(deterministic=True), limit)
             _remember(self._encoded, (id(header), chunk.end), known, self._cache_size)
         data, sizes = _data_bytes(chunk)
-        if not 0 <= chunk.first_index < _MAX_INDEX or len(data) >= 2**31:
+        if not 0 <= chunk.first_index <= known[2] - count or len(data) >= 2**31:
             where = f"{header.session}/{header.format.stream}"
             raise ChunkError("invalid", f"{where}: first_index {chunk.first_index}, {len(data)} bytes of data")
         extra, times = b"", chunk.times_ns
@@ -83,7 +78,7 @@ class ChunkCodec:
                 raise ChunkError(
                     "invalid", f"{header.session}/{header.format.stream}: {came} times for {count} samples"
                 )
-            packed = b"" if times is None else times.astype("<i8").tobytes()
+            packed = b"" if times is None else checked_times(header, times.astype("<i8")).tobytes()
             filled = [int(number) for gap in chunk.filled for number in gap]
             extra = Message(times_ns=packed, frame_bytes=sizes, filled=filled).SerializeToString(deterministic=True)
         prefix = _PREFIX.pack(_TAG_BYTES, len(data), _TAG_INDEX, chunk.first_index)
@@ -104,11 +99,11 @@ class ChunkCodec:
             if tag == _TAG_BYTES and tag2 == _TAG_INDEX and head_end >= _PREFIX.size:
                 known = self._parsed.get(raw[_PREFIX.size : head_end])
                 if known is not None and raw[head_end:start] == _TAG_DATA + varint(size):
-                    header, dtype, shape, sample_bytes, end = known
+                    header, dtype, sample_bytes, limit, end = known
                     count, rest = divmod(size, sample_bytes)
-                    if rest == 0 and 0 <= first_index < _MAX_INDEX:
+                    if rest == 0 and 0 <= first_index <= limit - count:
                         data = np.frombuffer(raw, dtype, count * (sample_bytes // dtype.itemsize), start)
-                        return Chunk(header, first_index, data.reshape(count, *shape), None, end)
+                        return Chunk(header, first_index, data.reshape(count, *header.format.shape), None, end)
         return self._decode_new(raw)
 
     def _decode_new(self, raw: bytes) -> Chunk:
@@ -120,29 +115,32 @@ class ChunkCodec:
             raise ChunkError("undecodable", f"{len(raw)} bytes are no Chunk message ({error})") from None
         if not message.HasField("data") or not message.HasField("first_index"):
             raise ChunkError("undecodable", f"{len(raw)} bytes hold no Chunk: `data` or `first_index` is absent")
-        header, content = _checked_header(message), message.data
+        header, content = checked_header(message), message.data
         if len(raw) - len(content) <= _MAX_HEADER:
             header = self._intern(header)
-        data = _samples(message, content, header.format)
+        data, limit = _samples(message, content, header.format), last_index(header)
+        if not 0 <= message.first_index <= limit - len(data):
+            where = f"{header.session}/{header.format.stream}"
+            raise ChunkError(
+                "invalid", f"{where}: first_index {message.first_index}, expected 0 to {limit - len(data)}"
+            )
         times = None
         if message.times_ns or header.format.rate == 0:
             if len(message.times_ns) != 8 * len(data):
                 where = f"{header.session}/{header.format.stream}"
                 raise ChunkError("invalid", f"{where}: {len(message.times_ns)} bytes of times for {len(data)} samples")
-            times = np.frombuffer(message.times_ns, "<i8")
+            times = checked_times(header, np.frombuffer(message.times_ns, "<i8"))
         elif header.format.dtype != "jpeg" and not message.filled and len(raw) - len(content) <= _MAX_HEADER:
-            self._learn(raw, message, header)
-        return Chunk(header, message.first_index, data, times, message.end, _filled(message))
+            self._learn(raw, message, header, limit)
+        return Chunk(header, message.first_index, data, times, message.end, checked_filled(message))
 
-    def _learn(self, raw: bytes, message: Message, header: Header) -> None:
+    def _learn(self, raw: bytes, message: Message, header: Header, limit: int) -> None:
         head_end = len(raw) - len(message.data) - 2 - _varint_length(len(message.data))
         constant = _header_message(header, message.end).SerializeToString(deterministic=True)
         if raw[_PREFIX.size : head_end] == constant and raw[0] == _TAG_BYTES and raw[5] == _TAG_INDEX:
             dtype = _little(header.format.dtype)
             sample = dtype.itemsize * math.prod(header.format.shape)
-            _remember(
-                self._parsed, constant, (header, dtype, header.format.shape, sample, message.end), self._cache_size
-            )
+            _remember(self._parsed, constant, (header, dtype, sample, limit, message.end), self._cache_size)
 
     def _intern(self, header: Header) -> Header:
         known = self._headers.get(header)
@@ -199,50 +197,6 @@ def _header_message(header: Header, end: bool) -> Message:
         raise ChunkError("invalid", f"{header.session!r}/{fmt.stream!r}: header cannot be written ({error})") from None
 
 
-def _checked_header(m: Message) -> Header:
-    """Header of a message in which every field is plausible."""
-    if not (0 < len(m.session) <= _MAX_NAME and 0 < len(m.stream) <= _MAX_NAME):
-        raise ChunkError(
-            "invalid", f"session {m.session[:40]!r}, stream {m.stream[:40]!r}: 1 to {_MAX_NAME} characters each"
-        )
-    where = f"{m.session}/{m.stream}"
-    if m.dtype not in DTYPES:
-        raise ChunkError("invalid", f"{where}: dtype {m.dtype[:40]!r}, expected one of {', '.join(DTYPES)}")
-    if m.rate_den == 0 or m.rate_num > _MAX_RATE * m.rate_den or (m.step_num and not m.step_den):
-        raise ChunkError("invalid", f"{where}: rate {m.rate_num}/{m.rate_den} Hz, step {m.step_num}/{m.step_den}")
-    if not 0 <= m.first_index < _MAX_INDEX or not -(2**62) < m.origin_ns < 2**62:
-        raise ChunkError("invalid", f"{where}: first_index {m.first_index}, origin {m.origin_ns} ns")
-    channels, units, shape = tuple(m.channels), tuple(m.units), tuple(m.shape)
-    if not 0 < len(channels) <= _MAX_CHANNELS or len(set(channels)) != len(channels):
-        raise ChunkError(
-            "invalid", f"{where}: {len(channels)} channels, expected 1 to {_MAX_CHANNELS} with different names"
-        )
-    if units and len(units) != len(channels):
-        raise ChunkError("invalid", f"{where}: {len(units)} units for {len(channels)} channels")
-    if max(len(m.chain), *map(len, channels), *map(len, units)) > _MAX_NAME:
-        raise ChunkError(
-            "invalid", f"{where}: names of channels, units and chain hold up to {_MAX_NAME} characters each"
-        )
-    if m.dtype != "jpeg" and (not shape or shape[-1] != len(channels) or 0 in shape or len(shape) > 4):
-        raise ChunkError(
-            "invalid",
-            f"{where}: shape {shape[:8]} of a sample, expected its last axis to be the {len(channels)} channels",
-        )
-    if math.prod(shape[:4]) > _MAX_SAMPLE:
-        raise ChunkError("invalid", f"{where}: shape {shape} of a sample, expected up to {_MAX_SAMPLE} numbers")
-    step = Fraction(m.step_num, m.step_den) if m.step_num else Fraction(1)
-    fmt = Format(m.stream, channels, units, Fraction(m.rate_num, m.rate_den), m.dtype, shape, step, m.span or 1)
-    return Header(m.session, m.origin_ns, fmt, m.chain)
-
-
-def _filled(m: Message) -> tuple[tuple[int, int, bool], ...]:
-    numbers = list(m.filled)
-    gaps = tuple((a, b, bool(c)) for a, b, c in zip(*[iter(numbers)] * 3, strict=False))
-    if len(numbers) % 3 or any(not 0 <= a < b < _MAX_INDEX for a, b, _ in gaps):
-        raise ChunkError("invalid", f"{m.session}/{m.stream}: interpolated ranges {numbers[:6]} are no rising ranges")
-    return gaps
-
-
 def _data_bytes(chunk: Chunk) -> tuple[bytes, list[int]]:
     """A chunk's samples as bytes, and the size of each frame where they are images."""
     header, fmt = chunk.header, chunk.header.format
@@ -264,8 +218,9 @@ def _samples(m: Message, content: bytes, fmt: Format) -> Array:
         raise ChunkError("invalid", f"{where}: {len(content)} bytes of data where {m.data_bytes} were announced")
     if fmt.dtype == "jpeg":
         sizes = list(m.frame_bytes)
-        if sum(sizes) != len(content) or 0 in sizes:
-            raise ChunkError("invalid", f"{where}: frame sizes, all above 0, do not add up to {len(content)} bytes")
+        if len(sizes) > MAX_FRAMES or sum(sizes) != len(content) or 0 in sizes:
+            came = f"{len(sizes)} frame sizes for {len(content)} bytes"
+            raise ChunkError("invalid", f"{where}: {came}, expected up to {MAX_FRAMES} above 0 that add up to them")
         frames, at = np.empty(len(sizes), object), 0
         for i, size in enumerate(sizes):
             frames[i] = content[at : at + size]

@@ -81,7 +81,7 @@ def read_events(
     from_ms = None if wanted.since_emitted is None else max(0, (wanted.since_emitted - CLOCK_SLACK_NS) // 10**6)
     for record in read_records(settings, topic, follow=follow, from_ms=from_ms, stop=stop):
         try:
-            event = Event.from_json(record.value or b"")
+            event = Event.from_json(record.value)
         except EventError as error:
             located = EventError(f"{topic}, partition {record.partition}, offset {record.offset}: {error}")
             if on_bad is None:

@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from streams.errors import EventError
+from streams.errors import EventError, MessageError
+from streams.messages import read_object
 
 _INTEGER = {"type": "integer"}
 _SHARE = {"type": "number", "minimum": 0, "maximum": 1}
@@ -131,7 +132,7 @@ class Event:
             raise EventError(f"event {self.id}: a probability or value is not finite") from None
 
     @classmethod
-    def from_json(cls, raw: bytes | str) -> Event:
+    def from_json(cls, raw: bytes | str | None) -> Event:
         """The event of a message; members that are not known are left out.
 
         Raises
@@ -147,11 +148,9 @@ class Event:
         streams.errors.EventError: event a/r/0: `recipe` is absent
         """
         try:
-            found = json.loads(raw)
-        except ValueError as error:
-            raise EventError(f"{len(raw)} bytes are no JSON ({error})") from None
-        if not isinstance(found, dict):
-            raise EventError(f"expected a JSON object, got {type(found).__name__}")
+            found = read_object(raw)
+        except MessageError as error:
+            raise EventError(str(error)) from None
         return cls(
             **{name: _checked(found, name) for name in _NAMES if name in found or name in EVENT_SCHEMA["required"]}
         )

@@ -13,22 +13,25 @@ from typing import Any, NoReturn
 from streams.errors import MessageError
 
 MAX_BYTES = 2**24
+MAX_FILE_BYTES = 2**30
 MAX_DEPTH = 64
 
 
-def read_object(raw: bytes | str | None) -> dict[str, Any]:
-    """The JSON object of a message.
+def read_object(raw: bytes | str | None, most: int = MAX_BYTES) -> dict[str, Any]:
+    """The JSON object of a message, or of a file; see :func:`read_json`.
 
     Parameters
     ----------
     raw : bytes or str, optional
         UTF-8; None, as of a tombstone, holds none.
+    most : int
+        How long it may be, bytes.
 
     Raises
     ------
     MessageError
         If it is no JSON object, holds a number that is not finite or beyond 64 bits, half a character, is nested deeper than
-        :data:`MAX_DEPTH` or longer than :data:`MAX_BYTES`.
+        :data:`MAX_DEPTH` or longer than `most`.
 
     Examples
     --------
@@ -39,14 +42,26 @@ def read_object(raw: bytes | str | None) -> dict[str, Any]:
     ...
     streams.errors.MessageError: 19 bytes are no JSON (1e999 is not finite)
     """
+    value = read_json(raw, most)
+    if not isinstance(value, dict):
+        raise MessageError(f"expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def read_json(raw: bytes | str | None, most: int = MAX_BYTES, numbers: bool = True) -> Any:
+    """The JSON of a message, or of a file, whatever it is; without `numbers` these are not looked at, as where samples stand in it.
+
+    Raises
+    ------
+    MessageError
+        See :func:`read_object`.
+    """
     size = len(raw or b"")
-    if not raw or size > MAX_BYTES:
-        raise MessageError(f"{size} bytes, expected a JSON object of up to {MAX_BYTES}")
+    if not raw or size > most:
+        raise MessageError(f"{size} bytes, expected JSON of up to {most}")
     try:
         text = raw.decode() if isinstance(raw, bytes) else raw
-        value = _DECODER.decode(text)
-        if not isinstance(value, dict):
-            raise MessageError(f"expected a JSON object, got {type(value).__name__}")
+        value = _DECODER.decode(text) if numbers else json.loads(text)
         if text.count("{") + text.count("[") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
             raise RecursionError
         if "\\u" in text or not text.isascii():  # half a character, which UTF-8 has no bytes for
@@ -56,6 +71,19 @@ def read_object(raw: bytes | str | None) -> dict[str, Any]:
     except ValueError as error:
         raise MessageError(f"{size} bytes are no JSON ({error})") from None
     return value
+
+
+class Odd:
+    """Records that were left out, to be said in one line: call it with what is wrong with each."""
+
+    def __init__(self) -> None:
+        self.count, self.first = 0, ""
+
+    def __call__(self, text: str) -> None:
+        self.count, self.first = self.count + 1, self.first or text
+
+    def __str__(self) -> str:
+        return f"{self.count} odd record{'s' * (self.count != 1)} left out, the first: {self.first}"
 
 
 def _depth(value: Any) -> int:
@@ -79,9 +107,14 @@ def _float(text: str) -> float:
 
 def _integer(text: str) -> int:
     number = int(text)
-    if not -(2**63) <= number < 2**63:
+    if not fits(number):
         raise ValueError(f"{text[:40]} is beyond 64 bits")
     return number
+
+
+def fits(number: int) -> bool:
+    """Whether it fits into 64 bits."""
+    return -(2**63) <= number < 2**63
 
 
 def _refuse(text: str) -> NoReturn:

@@ -9,7 +9,9 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from streams.errors import BundleError, KymoError
+from streams.errors import BundleError, KymoError, MessageError
+from streams.file_names import RULE, is_file_name
+from streams.messages import read_object
 from streams.settings import Settings
 from streams.topics import Names
 
@@ -27,7 +29,10 @@ PROMOTION_SCHEMA: dict[str, Any] = {
         "alias": {**_NAME, "description": "champion: makes the events; shadow: scores the same windows aside"},
         "bundle": {**_TEXT, "description": "recipe@digest; empty for none (a champion: the one that ships with Kymo)"},
         "promoted_ns": {"type": "integer", "description": "Unix ns; of two promotions the larger counts"},
-        "registry": {**_TEXT, "description": "folder or fsspec URL where the bundle is"},
+        "registry": {
+            **_TEXT,
+            "description": "where it was promoted, to be told; a worker loads from its own registry only",
+        },
         "action": {"enum": ["promote", "rollback"]},
         "by": {**_TEXT, "description": "who"},
         "why": _TEXT,
@@ -49,7 +54,7 @@ class Promotion:
     promoted_ns : int
         Unix ns.
     registry : str
-        Folder or URL where the bundle is.
+        Folder or URL where it was promoted, for people: nothing is loaded from there.
     action, by, why : str
         ``promote`` or ``rollback``; who; the reason given.
     """
@@ -73,13 +78,13 @@ class Promotion:
         return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod
-    def from_json(cls, raw: bytes | str) -> Promotion:
+    def from_json(cls, raw: bytes | str | None) -> Promotion:
         """The promotion of a message; members that are not known are left out.
 
         Raises
         ------
         BundleError
-            If it is no JSON object, or a member is absent or of the wrong type.
+            If it is no JSON object, a member is absent or of the wrong type, or a name could lead elsewhere.
 
         Examples
         --------
@@ -87,10 +92,10 @@ class Promotion:
         'walk/champion'
         """
         try:
-            found = json.loads(raw)
-        except ValueError as error:
-            raise BundleError(f"promotion: {len(raw)} bytes are no JSON ({error})") from None
-        known = {f.name: found[f.name] for f in fields(cls) if f.name in found} if isinstance(found, dict) else {}
+            found = read_object(raw)
+        except MessageError as error:
+            raise BundleError(f"promotion: {error}") from None
+        known = {f.name: found[f.name] for f in fields(cls) if f.name in found}
         for name in PROMOTION_SCHEMA["required"]:
             if name not in known:
                 raise BundleError(f"promotion: `{name}` is absent, expected a JSON object with it")
@@ -98,6 +103,11 @@ class Promotion:
             wanted = int if name == "promoted_ns" else str
             if type(value) is not wanted:
                 raise BundleError(f"promotion: `{name}` is {str(value)[:40]!r}, expected {wanted.__name__}")
+        recipe, at, digest = known["bundle"].partition("@")
+        if not all(map(is_file_name, (known["recipe"], known["alias"], *((digest,) if at else ())))):
+            raise BundleError(f"promotion: {str(known)[:80]} holds a name that is none, expected {RULE}")
+        if known["bundle"] and (recipe, at) != (known["recipe"], "@"):
+            raise BundleError(f"promotion: `bundle` is {known['bundle'][:80]!r}, expected {known['recipe']}@DIGEST")
         return cls(**known)
 
 

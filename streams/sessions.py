@@ -3,10 +3,14 @@ by its name."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from streams.chunk import DTYPES
+from streams.chunk_rules import CONTROL
+from streams.errors import MessageError
+from streams.messages import fits, read_object
 from streams.recording import Recording, StreamData
 
 _TEXT, _INTEGER = {"type": "string"}, {"type": "integer"}
@@ -47,6 +51,12 @@ SESSION_SCHEMA: dict[str, Any] = {
 }
 #: Metadata that has a member of its own in the record.
 _OWN = ("device", "placement", "axes")
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("session", "subject"), str),
+    **dict.fromkeys(("start_ns", "end_ns"), int),
+    **dict.fromkeys(("metadata", "replayed"), dict),
+    "streams": list,
+}
 
 
 def session_record(recording: Recording) -> dict[str, Any]:
@@ -76,6 +86,47 @@ def session_record(recording: Recording) -> dict[str, Any]:
         "metadata": {name: text for name, text in recording.metadata.items() if name.lower() not in _OWN},
         "notes": list(recording.notes),
     }
+
+
+def read_session(raw: bytes | None) -> dict[str, Any]:
+    """A session's record, its members of the types that :func:`session_record` gives them, or absent.
+
+    Raises
+    ------
+    MessageError
+        If it is none; the text names the member.
+
+    Examples
+    --------
+    >>> read_session(b'{"session": "s1", "subject": null}')
+    {'session': 's1'}
+    """
+    return checked_session(read_object(raw))
+
+
+def checked_session(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`read_session` gives, of the JSON object."""
+    members = {name: value for name, value in found.items() if value is not None}
+    for name, kind in _KINDS.items():
+        value = members.get(name)
+        if name in members and (type(value) is not kind or (isinstance(value, int) and not fits(value))):
+            raise MessageError(f"session: `{name}` is {str(value)[:40]!r}, expected {kind.__name__}")
+    for name in ("session", "subject"):
+        plain_name(members.get(name, ""))
+    return members
+
+
+def plain_name(name: str) -> str:
+    """A name that can be printed on a line.
+
+    Raises
+    ------
+    MessageError
+        If it holds a control character, or was no UTF-8.
+    """
+    if CONTROL.search(name) or "\ufffd" in name:
+        raise MessageError(f"session: the name {name[:40]!r} holds what cannot be printed on a line")
+    return name
 
 
 def software_version() -> str:

@@ -13,6 +13,7 @@ import click
 from streams.archive.cli import progress
 from streams.archive.plan import default_folder
 from streams.errors import ArchiveError, SourceError
+from streams.messages import Odd
 from streams.settings import Settings
 from streams.sources.words import many
 
@@ -61,13 +62,17 @@ def list_command(folder: Path | None, announced: bool, as_json: bool) -> None:
 
 
 def _in_topics(settings: Settings, only_announced: bool) -> list[dict[str, Any]]:
-    from streams.broker.sessions import announced, seen
+    from streams.broker.sessions import seen
+    from streams.session_reader import read_sessions
 
-    known = announced(settings)
+    odd = Odd()
+    known = read_sessions(settings, odd)
+    if odd.count:
+        click.echo(f"kymo sessions: {odd}", err=True)
     if not only_announced:
         with progress("looking at all chunks") as show:
             known = known | {name: row for name, row in seen(settings, show).items() if name not in known}
-    return [_row(name, value) for name, value in known.items()]
+    return [session_row(name, value) for name, value in known.items()]
 
 
 def _archived(folder: Path) -> list[dict[str, Any]]:
@@ -75,10 +80,11 @@ def _archived(folder: Path) -> list[dict[str, Any]]:
 
     reader = ArchiveReader(folder)
     about = reader.about()
-    return [_row(name, about.records.get(name, {})) for name in reader.sessions()]
+    return [session_row(name, about.records.get(name, {})) for name in reader.sessions()]
 
 
-def _row(name: str, value: dict[str, Any]) -> dict[str, Any]:
+def session_row(name: str, value: dict[str, Any]) -> dict[str, Any]:
+    """What is listed of a session, of its record."""
     streams = value.get("streams")
     replayed = value.get("replayed")
     return {

@@ -204,7 +204,11 @@ class Lab:
 
     def rejected(self) -> dict[tuple[str, int, int], tuple[Fuzzed, str]]:
         """By (topic, partition, offset), what was rejected, and the reason."""
-        topic, found = self.names.of("rejected"), {}
+        return {where: (came, reason) for where, came, reason in self.rejections()}
+
+    def rejections(self) -> list[tuple[tuple[str, int, int], Fuzzed, str]]:
+        """(topic, partition, offset) of what was rejected, what it was, and the reason; as often as it stands there."""
+        topic, found = self.names.of("rejected"), list[tuple[tuple[str, int, int], Fuzzed, str]]()
         places = [TopicPartition(topic, i) for i in range(self.settings.partitions)]
         arguments = client_arguments(self.settings) | {"max_partition_fetch_bytes": 2 * MESSAGE_MAX}
         consumer = KafkaConsumer(**arguments, group_id=None, auto_offset_reset="earliest", metrics_enabled=False)
@@ -216,7 +220,7 @@ class Lab:
                     for r in records:
                         about = {name: value.decode() for name, value in r.headers}
                         where = (about["topic"], int(about["partition"]), int(about["offset"]))
-                        found[where] = ((r.key, r.value), about["reason"])
+                        found.append((where, (r.key, r.value), about["reason"]))
         finally:
             consumer.close()
         return found

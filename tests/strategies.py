@@ -16,6 +16,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from streams.chunk import DTYPES, Array, Chunk, Format, Header, signal_format
+from streams.chunk_rules import last_index
 
 RATES = (10, 64, 500)
 
@@ -114,7 +115,7 @@ def imu(channels: int = 2, dtype: str = "float32", rate: int = 100, units: tuple
     return signal_format("imu", tuple(f"c{i}" for i in range(channels)), rate, dtype, units)
 
 
-NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=12)
+NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=12)
 
 
 @st.composite
@@ -123,23 +124,25 @@ def any_headers(draw: Any, dtypes: tuple[str, ...] = DTYPES) -> Header:
     dtype = draw(st.sampled_from(dtypes))
     channels = tuple(draw(st.lists(NAMES, min_size=1, max_size=4, unique=True)))
     units = (
-        tuple(draw(st.lists(st.text(max_size=5), min_size=len(channels), max_size=len(channels))))
+        tuple(draw(st.lists(st.just("") | NAMES, min_size=len(channels), max_size=len(channels))))
         if draw(st.booleans())
         else ()
     )
     shape = () if dtype == "jpeg" else (*draw(st.lists(st.integers(1, 4), max_size=2)), len(channels))
     rate = draw(st.one_of(st.just(Fraction(0)), st.fractions(Fraction(1, 10**6), 10**6, max_denominator=10**9)))
     step = draw(st.fractions(Fraction(1, 1000), 10**5, max_denominator=1000))
-    fmt = Format(draw(NAMES), channels, units, rate, dtype, shape, step, draw(st.integers(1, 10**6)))
-    origin = draw(st.integers(-(2**62) + 1, 2**62 - 1))
-    return Header(draw(NAMES), origin, fmt, draw(st.sampled_from(["", "0123456789abcdef"])))
+    chain = draw(st.sampled_from(["", "0123456789abcdef"]))
+    under = (step, draw(st.integers(1, 10**6))) if chain else ()
+    fmt = Format(draw(NAMES), channels, units, rate, dtype, shape, *under)
+    return Header(draw(NAMES), draw(st.integers(-(2**62) + 1, 2**62 - 1)), fmt, chain)
 
 
 @st.composite
 def any_chunks(draw: Any, header: Header | None = None, longest: int = 5) -> Chunk:
     """Any chunk of a header."""
     header = header or draw(any_headers())
-    count, seed = draw(st.integers(0, longest)), draw(st.integers(0, 99))
+    limit = last_index(header)
+    count, seed = draw(st.integers(0, min(longest, limit))), draw(st.integers(0, 99))
     if header.format.dtype == "jpeg":
         data = np.empty(count, object)
         data[:] = [bytes(random.Random(seed + i).randbytes(1 + seed % 40)) for i in range(count)]
@@ -150,8 +153,10 @@ def any_chunks(draw: Any, header: Header | None = None, longest: int = 5) -> Chu
             data.flat[0] = draw(st.sampled_from([math.nan, math.inf, -0.0, 5e-324]))
     times = None
     if header.format.rate == 0:
-        times = np.array(draw(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=count, max_size=count)), np.int64)
-    return Chunk(header, draw(st.integers(0, 2**53 - 1)), data, times, draw(st.booleans()))
+        near = st.lists(st.integers(1 - 2**62, 2**62 - 1), min_size=count, max_size=count)
+        times = np.array(sorted(draw(near)), np.int64)
+    first = draw(st.integers(0, limit - count))
+    return Chunk(header, first, data, times, draw(st.booleans()))
 
 
 def assert_same(came: Chunk, sent: Chunk) -> None:

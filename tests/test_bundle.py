@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_models import LABELS, RECIPE, linear_onnx, manifest, recipe, tiny_bundle
+from tiny_models import LABELS, RECIPE, foreign_bundle, linear_onnx, manifest, recipe, tiny_bundle
 
 from models.bundle import load_bundle
 from models.registry import folders as registry
@@ -87,10 +87,25 @@ def test_senseless_manifests_are_refused(tmp_path: Path, changes: dict[str, obje
 
 
 def test_files_outside_the_folder_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "secret").write_bytes(b"x")
-    path = write_bundle(tmp_path / "b", manifest(), {MODEL: ONNX, "../secret2": b"x"})
-    with pytest.raises(BundleError, match="secret2: not there"):
-        load_bundle(path)
+    for name in ("../secret", f"../../{tmp_path.name}/b/{MODEL}", str(tmp_path / "b" / MODEL), "a/../../secret"):
+        with pytest.raises(BundleError, match="leads out of it"):
+            write_bundle(tmp_path / "b", manifest(), {MODEL: ONNX, name: ONNX})
+        foreign = foreign_bundle(tmp_path / "b", manifest(), {MODEL: ONNX, name: ONNX})
+        (tmp_path / "secret").write_bytes(ONNX)
+        with pytest.raises(BundleError, match=r"not there, but manifest\.json lists it"):
+            load_bundle(foreign)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../escaped", "/tmp/escaped", "..", ".", "", "a/b", ".hidden", "a" * 101, "a\nb", 7, ["x"]]
+)
+def test_a_name_that_leads_elsewhere_is_no_recipe(tmp_path: Path, name: object) -> None:
+    bundle = foreign_bundle(tmp_path / "b", manifest(recipe=name), {MODEL: ONNX})
+    with pytest.raises(BundleError, match="`recipe` is"):
+        load_bundle(bundle)
+    with pytest.raises(BundleError):
+        write_bundle(None, manifest(recipe=name), {MODEL: ONNX}, tmp_path / "home")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b"]
 
 
 def test_finds_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

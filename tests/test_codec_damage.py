@@ -29,7 +29,9 @@ def assert_consistent(chunk: Chunk) -> None:
     assert fmt.dtype in DTYPES
     assert len(set(fmt.channels)) == len(fmt.channels) > 0
     assert len(fmt.units) in (0, len(fmt.channels))
-    assert 0 <= chunk.first_index < 2**53
+    assert 0 <= chunk.first_index <= chunk.end_index <= (2**60 if chunk.header.chain else 2**52)
+    assert chunk.header.chain or (fmt.step, fmt.span, chunk.filled) == (1, 1, ())
+    assert not fmt.rate or -(2**63) <= chunk.start_ns <= chunk.header.time_ns(chunk.end_index) < 2**63
     if fmt.dtype == "jpeg":
         assert all(type(frame) is bytes and frame for frame in chunk.data)
     else:
@@ -164,11 +166,32 @@ def plain(**other: Any) -> bytes:
         {"first_index": -1},
         {"first_index": 2**53},
         {"origin_ns": 2**63 - 1},
+        {"first_index": 2**52 - 1},
+        {"rate_num": 1, "first_index": 2**33},
+        {"origin_ns": 2**62 - 1},
+        {"session": "a\nb"},
+        {"stream": "imu\0"},
+        {"channels": ["a", "\u2028"]},
+        {"units": ["g", "\x9b"]},
+        {"span": 1000},
+        {"step_num": 7, "step_den": 1},
+        {"step_num": 2**64 - 1, "step_den": 2**64 - 2},
+        {"filled": [0, 1, 0]},
+        {"chain": "x", "filled": [5, 1, 0]},
+        {"chain": "x", "filled": [0, 5, 0, 3, 9, 0]},
+        {"chain": "x", "filled": [0, 5]},
+        {"chain": "x", "step_num": 2**64 - 1, "step_den": 1},
+        {"chain": "x", "span": 2**32 - 1, "step_num": 2**53, "step_den": 1},
+        {"rate_num": 0, "times_ns": np.array([5, 4]).tobytes()},
+        {"rate_num": 0, "times_ns": np.array([5, 2**62]).tobytes()},
+        {"rate_num": 0, "times_ns": np.array([-(2**63), 4]).tobytes()},
+        {"dtype": "jpeg", "shape": [2], "frame_bytes": [16]},
+        {"dtype": "jpeg", "shape": [], "frame_bytes": [1] * (2**16 + 1), "data": b"x" * (2**16 + 1)},
         {"dtype": "object"},
         {"dtype": ""},
-        {"dtype": "jpeg", "frame_bytes": [2**32 - 1] * 9},
-        {"dtype": "jpeg", "frame_bytes": [16, 0]},
-        {"dtype": "jpeg", "frame_bytes": []},
+        {"dtype": "jpeg", "shape": [], "frame_bytes": [2**32 - 1] * 9},
+        {"dtype": "jpeg", "shape": [], "frame_bytes": [16, 0]},
+        {"dtype": "jpeg", "shape": [], "frame_bytes": []},
     ],
 )
 def test_messages_that_contradict_themselves(other: dict[str, Any]) -> None:

@@ -125,8 +125,8 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 def test_lines_that_are_no_labels(tmp_path: Path) -> None:
     path = tmp_path / "l.jsonl"
     for text, message in (
-        ("[]", "row 1: is no JSON object"),
-        ("\n{", "row 2: is no JSON"),
+        ("[]", "row 1: holds no label: expected a JSON object"),
+        ("\n{", "row 2: holds no label: 1 bytes are no JSON"),
         ('{"session": "s"}', "row 1: a label needs the member `start_ns`"),
     ):
         path.write_text(text)

@@ -13,7 +13,7 @@ from streams.messages import MAX_BYTES, MAX_DEPTH, read_object
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
-        (None, "0 bytes, expected a JSON object"),
+        (None, "0 bytes, expected JSON"),
         (b"", "0 bytes"),
         (b"null", "expected a JSON object, got NoneType"),
         (b"[1]", "expected a JSON object, got list"),
@@ -32,7 +32,7 @@ from streams.messages import MAX_BYTES, MAX_DEPTH, read_object
         (rb'{"\uDFFF": 1}', "surrogates not allowed"),
         (b'{"a": ' + b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1) + b"}", "nested deeper"),
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested deeper"),
-        (b" " * (MAX_BYTES + 1), "object of up to"),
+        (b" " * (MAX_BYTES + 1), "expected JSON of up to"),
     ],
 )
 def test_odd_bytes_are_one_error_in_words(raw, words):

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from tiny_models import linear_onnx, manifest
+from tiny_models import foreign_bundle, linear_onnx, manifest
 
 import kymo
 from models.bundle import load_bundle
-from models.registry.folders import MODEL, write_bundle
+from models.registry.folders import MANIFEST, MODEL, write_bundle
 from streams.errors import BundleError
 from streams.promotions import PROMOTION_SCHEMA, Promotion
 
@@ -106,3 +106,47 @@ def test_promotions_as_json() -> None:
     for raw in (b"x", b"[]", b"{}", b'{"recipe":"a","alias":"b","bundle":"c","promoted_ns":"5"}'):
         with pytest.raises(BundleError, match="promotion: "):
             Promotion.from_json(raw)
+
+
+def test_a_bundle_whose_recipe_leads_elsewhere_is_not_taken(tmp_path: Path, home: Path) -> None:
+    for number, name in enumerate(("../../escaped", str(tmp_path / "escaped"), "..")):
+        done = invoke(
+            "models", "promote", str(foreign_bundle(tmp_path / str(number), manifest(recipe=name), {MODEL: ONNX}))
+        )
+        assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+        assert name in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
+
+
+def test_a_damaged_version_is_told(home: Path) -> None:
+    whole, damaged, odd = made(1), made(2), made(3)
+    (home / "registry" / "tiny" / damaged.partition("@")[2] / MODEL).write_bytes(b"damaged")
+    (home / "registry" / "tiny" / odd.partition("@")[2] / MANIFEST).write_bytes(b'{"id": ' + b"[" * 100_000)
+    listed = {row["bundle"]: row for row in json.loads(invoke("models", "list", "tiny", "--json").stdout)}
+    assert [bool(listed[name]["damaged"]) for name in (whole, damaged, odd)] == [False, True, True]
+    assert f"{MODEL}: damaged, its checksum" in listed[damaged]["damaged"]
+    done = invoke("models", "list")
+    assert done.exit_code == 0
+    assert len([line for line in done.stdout.splitlines() if "damaged" in line]) == len(done.stderr.splitlines()) == 2
+
+
+def test_odd_lines_of_a_log_are_passed_over(home: Path) -> None:
+    a = made(1)
+    invoke("models", "promote", a)
+    with (home / "registry" / "tiny" / "log.jsonl").open("ab") as log:
+        log.write(
+            b'{"at_ns": 1e999}\n[]\n' + b"[" * 100_000 + b'\n{"at_ns": "x", "action": [], "alias": {}, "bundle": 7}\n'
+        )
+    assert invoke("models", "list").exit_code == 0
+    assert load_bundle("tiny").id == a
+
+
+def test_folders_of_other_names(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = made(1)
+    (home / "registry" / "not a recipe" / "x y").mkdir(parents=True)
+    (home / "registry" / "tiny" / "not a version").mkdir()
+    assert [row["bundle"] for row in json.loads(invoke("models", "list", "--json").stdout) if not row["shipped"]] == [a]
+    monkeypatch.chdir(tmp_path)
+    for name in ("my bundle", ".bundle"):
+        write_bundle(Path(name), manifest(), {MODEL: ONNX})
+        assert invoke("models", "show", name).exit_code == 0

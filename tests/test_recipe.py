@@ -90,7 +90,7 @@ def test_labels_by_key() -> None:
     [
         ('name = "running"', "name = running", 1, "no valid TOML"),
         ('name = "running"', 'nmae = "running"', 1, "no table or key 'nmae'; did you mean 'name'?"),
-        ('name = "running"', 'name = "a/b"', 1, "no slash"),
+        ('name = "running"', 'name = "a/b"', 1, "ids and folders"),
         ("[model]", "[modl]", 20, "did you mean 'model'?"),
         ("rate_hz = 500\n", "", 6, "[input] lacks rate_hz"),
         ("rate_hz = 500", "rate_hz = -1", 8, "rate_hz = -1: expected a number above 0"),

@@ -125,7 +125,7 @@ def test_label_json_round_trip() -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"start_ns": 1.5}, "label member `start_ns` is 1.5, expected a whole number"),
+        ({"start_ns": 1.5}, "label member `start_ns` is 1.5, expected a whole number of 64 bits"),
         ({"label": 3}, "label member `label` is 3, expected text"),
         ({"end_ns": -1}, "label 'x' ends at -1 ns, before it starts at 0 ns"),
     ],

@@ -93,7 +93,7 @@ def test_own_chunks_become_sessions(tmp_path: Path) -> None:
     ("messages", "text"),
     [
         ([sample("acc", 0, [1, 2, 3]), sample("acc", 10, [1, 2])], "acc, message 2: 2 values, expected 3"),
-        ([sample("acc", 0, [])], "acc, message 1: 0 values, expected at least 1"),
+        ([sample("acc", 0, [])], "acc, message 1: 0 values, expected 1 to 65536"),
         ([sample("acc", 0, [1, "2", 3])], "acc, message 1: '2' among the values, expected a number"),
         ([sample("acc", 0, [1, True, 3])], "acc, message 1: True among the values, expected a number"),
         ([sample("acc", 0, [1], timestamp=1.5)], "acc, message 1: timestamp 1.5, expected whole ns"),

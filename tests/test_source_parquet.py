@@ -114,3 +114,10 @@ def test_malformed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert error_of(path).startswith(": is no whole Parquet file (")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert error_of(path) == ": Parquet is read with pyarrow, which is not installed: pip install 'kymo[parquet]'"
+
+
+def test_a_small_file_that_unpacks_to_far_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.sources.parquet_file._LARGEST", 2**16)
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"x": np.zeros(1_000_000, np.int8)}), path)
+    assert "bytes of Parquet unpack to 8000000, expected up to" in error_of(path)

@@ -88,13 +88,15 @@ def test_broken_bundles_are_refused_and_the_old_one_stays(lab: SwapLab) -> None:
         stop_worker(worker)
 
 
-def test_a_worker_with_another_home_fetches_what_is_announced_and_its_shadow_scores_aside(
+def test_a_worker_with_another_home_takes_what_is_announced_from_the_shared_registry_and_its_shadow_scores_aside(
     lab: SwapLab, tmp_path: Path
 ) -> None:
     shadow, champion = lab.versions
+    shared = str(lab.settings.home / "registry")
+    elsewhere = {"KYMO_HOME": str(tmp_path / "other"), "KYMO_REGISTRY": shared}
     with lab:
         lab.promote(champion)
-        feed, worker = Feed(lab, 24), lab.start_worker(KYMO_HOME=str(tmp_path / "other"))
+        feed, worker = Feed(lab, 24), lab.start_worker(**elsewhere)
         feed.start()
         lab.until_served_by(champion)
         lab.promote(shadow, "shadow")

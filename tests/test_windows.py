@@ -122,6 +122,18 @@ def test_an_empty_chunk_anywhere_changes_nothing() -> None:
     assert [w.start_index for w in stage.push(numbered(imu(), 4, 3))] == [0]
 
 
+def test_a_format_that_is_refused_changes_nothing() -> None:
+    stage, wrong = Windows(4, 2).build(), numbered(replace(imu(), span=1000), 0, 4)
+    for _ in range(2):
+        with pytest.raises(FormatError):
+            stage.push(wrong)
+    assert stage.needs_from == {}
+    assert [w.start_index for w in stage.push(numbered(imu(), 0, 4))] == [0]
+    with pytest.raises(FormatError):
+        stage.push(replace(wrong, first_index=4))
+    assert [w.start_index for w in stage.push(numbered(imu(), 4, 2))] == [2]
+
+
 def test_windows_share_no_memory_with_their_input_or_each_other() -> None:
     chunk = numbered(imu(), 0, 20)
     a, b, *_ = run(Windows(10, 4), [chunk])

@@ -12,10 +12,12 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from models.bundle import Bundle, load_bundle
-from models.registry.folders import MODEL, write_bundle
+from models.registry.folders import MANIFEST, MODEL, write_bundle
+from models.registry.manifest import complete, manifest_bytes
 from processors.chain import Chain
 from processors.recipe import Recipe, parse_recipe
 from streams.chunk import Array, Format, Header, Window
+from streams.file_names import is_inside
 
 RECIPE = """
 name = "tiny"
@@ -104,6 +106,16 @@ def tiny_bundle(folder: Path, weights: Array | None = None, **changes: Any) -> B
     """A bundle of the small recipe; its model's logits are ``weights @ mean of each channel``."""
     w = np.array([[-1.0, 0.0], [0.0, 0.0], [1.0, 0.0]]) if weights is None else weights
     return load_bundle(write_bundle(folder, manifest(**changes), {MODEL: linear_onnx(w)}))
+
+
+def foreign_bundle(folder: Path, said: dict[str, Any], contents: dict[str, bytes]) -> Path:
+    """A bundle as another program may have written it, whatever its names are; those that lead out of the folder are not written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).write_bytes(manifest_bytes(complete(said, contents, {})))
+    for name, data in contents.items():
+        if is_inside(name):
+            (folder / name).write_bytes(data)
+    return folder
 
 
 def window(data: Array, session: str = "s", index: int = 0, missing: float = 0.0) -> Window:

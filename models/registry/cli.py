@@ -14,8 +14,10 @@ from rich.table import Table
 
 from models.bundle import load_bundle
 from models.registry.folders import SHIPPED, find_bundle, open_registry, read_manifest
-from models.registry.log import ALIASES, CHAMPION, Entry
+from models.registry.log import ALIASES, CHAMPION, Entry, Registry
+from models.registry.manifest import verify
 from models.registry.promote import promote, rollback, tell
+from streams.errors import BundleError
 from streams.settings import Settings
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -57,10 +59,13 @@ def list_command(recipe: str | None, as_json: bool) -> None:
         return
     table = Table("bundle", "is", "made", "accuracy", "macro F1", "recordings", box=box.SIMPLE, pad_edge=False)
     for row in found:
-        scores = row["scores"]
-        numbers = [f"{scores[key]:.3f}" if key in scores else "" for key in _SCORES[:2]]
-        table.add_row(row["bundle"], ", ".join(row["aliases"]), row["created"], *numbers, str(scores.get("n", "")))
+        scores, said = row["scores"], [*row["aliases"], *(["damaged"] if row["damaged"] else [])]
+        numbers = [f"{scores[key]:.3f}" if isinstance(scores.get(key), float | int) else "" for key in _SCORES[:2]]
+        table.add_row(row["bundle"], ", ".join(said), row["created"], *numbers, str(scores.get("n", "")))
     Console(width=None if Console().is_terminal else 140).print(table)
+    for row in found:
+        if row["damaged"]:
+            click.echo(f"note: {row['damaged']}", err=True)
 
 
 def _recipes() -> list[str]:
@@ -71,8 +76,8 @@ def _recipes() -> list[str]:
 def _rows(recipe: str) -> list[dict[str, Any]]:
     registry = open_registry()
     standing = {alias: registry.current(recipe, alias) for alias in ALIASES}
-    folders = [registry.folder(recipe, digest) for digest in registry.versions(recipe)]
-    manifests = [read_manifest(folder) for folder in folders if folder is not None]
+    versions = {digest: _verified(registry, recipe, digest) for digest in registry.versions(recipe)}
+    manifests = [found for found in versions.values() if found is not None]
     if (SHIPPED / recipe).is_dir():
         manifests.append(read_manifest(SHIPPED / recipe) | {"shipped": True})
     rows: dict[str, dict[str, Any]] = {}
@@ -90,9 +95,25 @@ def _rows(recipe: str) -> list[dict[str, Any]]:
                 "created": manifest.get("created", ""),
                 "scores": manifest.get("scores", {}),
                 "shipped": bool(manifest.get("shipped")),
+                "damaged": manifest.get("damaged", ""),
             },
         )
     return sorted(rows.values(), key=lambda row: row["created"])
+
+
+def _verified(registry: Registry, recipe: str, digest: str) -> dict[str, Any] | None:
+    """A version's manifest; of a damaged one what is wrong with it; None where none is whole yet."""
+    try:
+        folder = registry.folder(recipe, digest)
+        if folder is None:
+            return None
+        manifest = read_manifest(folder)
+        verify(folder, manifest)
+        if manifest["id"] != f"{recipe}@{digest}":
+            raise BundleError(f"{folder}: holds {manifest['id']}; copy the bundle again")
+    except BundleError as error:
+        return {"id": f"{recipe}@{digest}", "damaged": str(error)}
+    return manifest
 
 
 @models.command("show")

@@ -6,7 +6,6 @@ Kymo stand beside this file.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from models.registry.log import ALIASES, CHAMPION, Registry
 from models.registry.manifest import FORMAT, MANIFEST, MODEL, complete, digest_of, manifest_bytes, read_manifest
 from models.registry.store import replace_folder
 from streams.errors import BundleError
+from streams.file_names import is_file_name
 from streams.settings import Settings
 
 __all__ = ["FORMAT", "MANIFEST", "MODEL", "SHIPPED", "digest_of", "find_bundle", "read_manifest", "write_bundle"]
@@ -45,7 +45,7 @@ def find_bundle(name: str, home: Path | None = None) -> Path:
         If there is none.
     """
     recipe, _, version = name.partition("@")
-    plain = bool(recipe) and recipe not in (".", "..") and not {"/", os.sep} & set(name)
+    plain = is_file_name(recipe) and (not version or is_file_name(version))
     if plain and (found := _in_registry(name, recipe, version, open_registry(home))) is not None:
         return found
     if plain and (found := _shipped(recipe, name)) is not None:

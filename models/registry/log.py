@@ -16,7 +16,9 @@ from typing import Any
 
 from models.registry.manifest import MANIFEST, manifest_bytes, read_manifest, verify
 from models.registry.store import LocalStore, Store, store_at
-from streams.errors import BundleError
+from streams.errors import BundleError, MessageError
+from streams.file_names import RULE, is_file_name
+from streams.messages import read_object
 
 CHAMPION, SHADOW = "champion", "shadow"
 ALIASES = (CHAMPION, SHADOW)
@@ -82,19 +84,19 @@ class Registry:
 
     def recipes(self) -> list[str]:
         """Names that have versions."""
-        return self.store.folders("")
+        return [name for name in self.store.folders("") if is_file_name(name)]
 
     def versions(self, recipe: str) -> list[str]:
         """Digests of a recipe's versions, sorted."""
-        return self.store.folders(recipe)
+        return [name for name in self.store.folders(_path(recipe)) if is_file_name(name)]
 
     def folder(self, recipe: str, digest: str) -> Path | None:
         """A version as a local folder; None where there is none."""
-        return self.store.folder(f"{recipe}/{digest}")
+        return self.store.folder(_path(recipe, digest))
 
     def log(self, recipe: str) -> list[Entry]:
         """Every promotion and rollback of a recipe, the oldest first."""
-        return self._entries(recipe, self.store.lines(f"{recipe}/{_LOG}"))
+        return self._entries(recipe, self.store.lines(_path(recipe, _LOG)))
 
     def _entries(self, recipe: str, lines: Sequence[bytes]) -> list[Entry]:
         return [entry for line in lines if (entry := _entry(line)) is not None] or self._from_before(recipe)
@@ -123,9 +125,9 @@ class Registry:
         """
         recipe, digest = manifest["recipe"], manifest["digest"]
         try:
-            with self.store.adding(recipe):
+            with self.store.adding(_path(recipe)):
                 if not self._is_whole(recipe, digest):
-                    self.store.add(f"{recipe}/{digest}", {**contents, MANIFEST: manifest_bytes(manifest)})
+                    self.store.add(_path(recipe, digest), {**contents, MANIFEST: manifest_bytes(manifest)})
             folder = self.folder(recipe, digest)
         except OSError as error:
             raise BundleError(
@@ -159,8 +161,8 @@ class Registry:
             have = ", ".join(self.versions(recipe)) or "none"
             raise BundleError(f"registry {self.url} has no version {recipe}@{digest}; there are {have}")
         verify(folder, read_manifest(folder))
-        with self.store.lock(recipe):
-            known = self.store.lines(f"{recipe}/{_LOG}")
+        with self.store.lock(_path(recipe)):
+            known = self.store.lines(_path(recipe, _LOG))
             stack = _stack(self._entries(recipe, known), alias)
             if stack and stack[-1].bundle == f"{recipe}@{digest}":
                 return self.current(recipe, alias) or stack[-1]
@@ -174,8 +176,8 @@ class Registry:
         BundleError
             If nothing stood before it, and the alias may not stand for nothing.
         """
-        with self.store.lock(recipe):
-            known = self.store.lines(f"{recipe}/{_LOG}")
+        with self.store.lock(_path(recipe)):
+            known = self.store.lines(_path(recipe, _LOG))
             stack = _stack(self._entries(recipe, known), alias)
             if not stack:
                 raise BundleError(f"recipe `{recipe}` has no {alias} in registry {self.url}; promote one")
@@ -196,6 +198,19 @@ class Registry:
         return entry
 
 
+def _path(*names: str) -> str:
+    """Of a recipe, and a version of it, inside the registry.
+
+    Raises
+    ------
+    BundleError
+        A name leads elsewhere.
+    """
+    if odd := [name for name in names if not is_file_name(name)]:
+        raise BundleError(f"registry: {str(odd[0])[:80]!r} is no name of a recipe or a version; expected {RULE}")
+    return "/".join(names)
+
+
 def _stack(entries: Sequence[Entry], alias: str) -> list[Entry]:
     """Promotions of an alias that no rollback has undone."""
     stack: list[Entry] = []
@@ -214,11 +229,13 @@ def _line(entry: Entry) -> bytes:
 
 
 def _entry(line: bytes) -> Entry | None:
-    """A line's entry; None for half a line, which a killed writer left."""
+    """A line's entry; None for half a line, which a killed writer left, or one of another program."""
     try:
-        return Entry(**json.loads(line))
-    except (ValueError, TypeError):
+        entry = Entry(**read_object(line))
+    except (MessageError, TypeError):
         return None
+    whole = all(type(value) is (int if name == "at_ns" else str) for name, value in asdict(entry).items())
+    return entry if whole else None
 
 
 def _user() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -11,12 +12,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from streams.errors import BundleError
+from streams.errors import BundleError, MessageError
+from streams.file_names import RULE, is_file_name, is_inside
+from streams.messages import MAX_FILE_BYTES, read_object
 
 FORMAT = 1
 MODEL = "model.onnx"
 MANIFEST = "manifest.json"
 _NOT_DIGESTED = ("id", "digest", "created", "attached")
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("id", "recipe", "digest", "created", "batch"), str),
+    **dict.fromkeys(("scores", "files", "attached", "model", "chain", "lineage"), dict),
+    **dict.fromkeys(("labels", "heads"), list),
+}
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -25,17 +33,24 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises
     ------
     BundleError
-        If it is not there or no JSON object.
+        If it is not there, no JSON object, or its main members are none; a name that leads elsewhere is none.
     """
     where = path / MANIFEST
     try:
-        manifest = json.loads(where.read_bytes())
+        manifest = read_object(where.read_bytes(), MAX_FILE_BYTES)
     except FileNotFoundError:
         raise BundleError(f"{where}: not there; name a bundle's folder") from None
-    except (OSError, ValueError) as error:
+    except (OSError, MessageError) as error:
         raise BundleError(f"{where}: cannot be read ({error}); copy or train the bundle again") from None
-    if not isinstance(manifest, dict):
-        raise BundleError(f"{where}: expected a JSON object; copy or train the bundle again")
+    odd = [name for name, kind in _KINDS.items() if not isinstance(manifest.get(name, kind()), kind)]
+    if odd:
+        raise BundleError(f"{where}: `{odd[0]}` is {str(manifest[odd[0]])[:40]!r}; copy or train the bundle again")
+    for name in ("recipe", "digest"):
+        if not is_file_name(manifest.get(name)):
+            came = str(manifest.get(name))[:80]
+            raise BundleError(f"{where}: `{name}` is {came!r}, expected {RULE}; the bundle is not taken")
+    if manifest.get("id") != f"{manifest['recipe']}@{manifest['digest']}":
+        raise BundleError(f"{where}: `id` is not RECIPE@DIGEST; copy or train the bundle again")
     return manifest
 
 
@@ -47,7 +62,7 @@ def digest_of(manifest: Mapping[str, Any]) -> str:
 
 def complete(manifest: Mapping[str, Any], files: Mapping[str, bytes], attached: Mapping[str, bytes]) -> dict[str, Any]:
     """A manifest with ``format``, ``files``, ``attached`` (where something is), ``digest``, ``id`` and ``created``."""
-    full: dict[str, Any] = {"format": FORMAT, **manifest, "files": _checksums(files)}
+    full: dict[str, Any] = {"format": FORMAT, **_told(manifest), "files": _checksums(files)}
     if attached:
         full["attached"] = _checksums(attached)
     digest = digest_of(full)
@@ -74,7 +89,7 @@ def verify(path: Path, manifest: Mapping[str, Any]) -> None:
         raise BundleError(f"{path / MANIFEST}: was changed after it was made; copy or train the bundle again")
     for name, expected in {**attached, **files}.items():
         file = path / name
-        if not file.resolve().is_relative_to(path.resolve()) or not file.is_file():
+        if not is_inside(name) or not file.resolve().is_relative_to(path.resolve()) or not file.is_file():
             raise BundleError(f"{file}: not there, but {MANIFEST} lists it; copy or train the bundle again")
         if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
             raise BundleError(
@@ -84,6 +99,15 @@ def verify(path: Path, manifest: Mapping[str, Any]) -> None:
 
 def _checksums(files: Mapping[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
+
+
+def _told(value: Any) -> Any:
+    """A value as JSON can say it: a number that is none, such as the score of nothing, is null."""
+    if isinstance(value, Mapping):
+        return {key: _told(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_told(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _now() -> str:

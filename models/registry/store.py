@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Protocol
 
 from models.registry.manifest import MANIFEST
+from streams.errors import BundleError
+from streams.file_names import is_inside
 
 
 class Store(Protocol):
@@ -119,7 +121,11 @@ def replace_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
     ------
     OSError
         If it cannot be written.
+    BundleError
+        If a name leads out of the folder.
     """
+    if outside := [name for name in contents if not is_inside(name)]:
+        raise BundleError(f"{folder}: the file name {outside[0][:80]!r} leads out of it; the bundle is not taken")
     new, old = (folder.with_name(f".{folder.name}.{kind}-{os.getpid()}") for kind in ("new", "old"))
     try:
         for name, data in contents.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +58,7 @@ class Commits:
         for partition in list(self._agent.partitions.values()):
             if due := partition.snapshots():
                 # Compressing takes its time, and other things must go on.
-                made = await loop.run_in_executor(None, lambda due=due: [make() if make else None for _, make in due])
+                made = await loop.run_in_executor(None, _make, [make for _, make in due])
                 sessions = (session for session, _ in due)
                 records = [self._record(partition, *each) for each in zip(sessions, made, strict=True)]
                 self._outbox.put(state, partition.number, records)
@@ -127,6 +127,10 @@ class Commits:
     def _known(self) -> Mapping[str, str]:
         partition = next(iter(self._agent.partitions.values()), None)
         return {topic: partition.topic_id(topic) for topic in self._agent.job.inputs} if partition else {}
+
+
+def _make(made: Sequence[partial[Snapshot] | None]) -> list[Snapshot | None]:
+    return [make() if make is not None else None for make in made]
 
 
 def _stored(partition: Partition, session: Session, snapshot: Snapshot | None, _end: int) -> Any:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from streams.chunk import Array
-from streams.errors import TrainingError
+from streams.errors import MessageError, TrainingError
+from streams.messages import MAX_FILE_BYTES, read_object
 
 
 @dataclass(slots=True, eq=False)
@@ -182,7 +183,7 @@ class RunRecord:
             If it is no record.
         """
         try:
-            found: dict[str, Any] = json.loads(text)
+            found = read_object(text, MAX_FILE_BYTES)
             held, candidates = found.pop("held_out"), found.pop("candidates")
             kinds = {"y_true": np.int64, "probabilities": np.float64, "start_index": np.int64}
             held |= {name: np.array(held[name], kind) for name, kind in kinds.items()}
@@ -190,7 +191,7 @@ class RunRecord:
             if not len(held["y_true"]):
                 held["probabilities"] = held["probabilities"].reshape(0, len(held["labels"]))
             return cls(**found, held_out=HeldOut(**held), candidates=[Candidate(**one) for one in candidates])
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (MessageError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise TrainingError(f"no record of a training run ({error}); train again") from None
 
 

@@ -24,7 +24,8 @@ from streams.archive.read import segment_records
 from streams.archive.record import ArchivedRecord
 from streams.archive.recover import DAMAGED_SUFFIX
 from streams.archive.segment import SegmentWriter, sync_folder
-from streams.errors import ArchiveError
+from streams.errors import ArchiveError, MessageError
+from streams.messages import MAX_FILE_BYTES, read_json, read_object
 from streams.topics import CHUNK_TOPICS
 
 ERASED_FILE = "erased.json"
@@ -66,12 +67,12 @@ class Erased:
         if (stat.st_mtime_ns, stat.st_ino) == self._seen:
             return
         try:
-            rows = json.loads(self._path.read_text())
+            rows = read_json(self._path.read_bytes(), MAX_FILE_BYTES)
             self._until = {
                 row["session_sha256"]: {((topic, part), "".join(of)): until for topic, part, until, *of in row["until"]}
                 for row in rows
             }
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, MessageError, ValueError, KeyError, TypeError) as error:
             raise ArchiveError(f"{self._path}: cannot be read ({error!r}); it says which sessions are erased") from None
         self._seen = stat.st_mtime_ns, stat.st_ino
 
@@ -259,8 +260,7 @@ def session_of(record: Any) -> bytes:
         except DecodeError:
             return b""
     try:
-        value = json.loads(record.value or b"null")
-    except (ValueError, RecursionError):
+        session = read_object(record.value).get("session")
+    except MessageError:
         return b""
-    session = value.get("session") if isinstance(value, dict) else None
-    return session.encode(errors="replace") if isinstance(session, str) else b""
+    return session.encode() if isinstance(session, str) else b""

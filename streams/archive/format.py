@@ -20,7 +20,8 @@ from typing import NamedTuple
 from mcap.reader import make_reader
 from mcap.records import Channel, ChunkIndex
 
-from streams.errors import ArchiveError
+from streams.errors import ArchiveError, MessageError
+from streams.messages import MAX_FILE_BYTES, read_json
 
 METADATA_NAME = "kymo.archive"
 EXTRAS_TOPIC = "archive.record"
@@ -126,13 +127,14 @@ class Contents:
         try:
             spans = {
                 (str(topic), int(part)): Span(str(known), int(first), int(behind))
-                for topic, part, known, first, behind in json.loads(members["offsets"])
+                for topic, part, known, first, behind in read_json(members["offsets"], MAX_FILE_BYTES)
             }
             absent = [
-                Absent(str(t), int(p), int(a), int(b), str(why)) for t, p, a, b, why in json.loads(members["absent"])
+                Absent(str(t), int(p), int(a), int(b), str(why))
+                for t, p, a, b, why in read_json(members["absent"], MAX_FILE_BYTES)
             ]
             return cls(members["prefix"], members["cluster"], spans, absent, int(members["created_ns"]))
-        except (KeyError, ValueError, TypeError) as error:
+        except (MessageError, KeyError, ValueError, TypeError) as error:
             raise ArchiveError(f"{path}: its offsets cannot be read ({error!r}); `kymo archive recover`") from None
 
 

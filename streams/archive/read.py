@@ -5,24 +5,23 @@ Only what is asked for is read: a segment's index says where the records of each
 
 from __future__ import annotations
 
-import json
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import zstandard
 from mcap.data_stream import ReadDataStream
 from mcap.records import Chunk, ChunkIndex
 from numpy.typing import NDArray
 
 from streams.archive.format import Segment, Stored, is_archive, read_segment, segment_paths
-from streams.archive.record import ArchivedRecord, with_extra
-from streams.errors import ArchiveError, SourceError
+from streams.archive.record import ArchivedRecord, read_extra, with_extra
+from streams.errors import ArchiveError, MessageError, SourceError
+from streams.messages import read_object
 from streams.recording import ReadOptions, Recording
 from streams.sources.mcap_file import Content, own_sessions
+from streams.sources.mcap_unpack import unpack
 from streams.topics import CHUNK_TOPICS
 
 _RECORD = struct.Struct("<BQ")  # opcode, length
@@ -128,9 +127,8 @@ class ArchiveReader:
                 content.records.pop((record.key or b"").decode(errors="replace"), None)
                 continue
             try:
-                value = json.loads(record.value)
-                content.take_json(record.topic, value)
-            except (ValueError, SourceError):  # some other program's; the live readers pass over it, too
+                content.take_json(record.topic, read_object(record.value))
+            except (MessageError, SourceError):  # some other program's; the live readers pass over it, too
                 continue
         return content
 
@@ -186,20 +184,12 @@ def chunk_content(raw: IO[bytes], index: ChunkIndex, path: Path) -> bytes:
     try:
         raw.seek(index.chunk_start_offset + _RECORD.size)
         chunk = Chunk.read(ReadDataStream(raw, calculate_crc=False))
-        if chunk.compression == "zstd":
-            out = zstandard.ZstdDecompressor().decompress(chunk.data, max_output_size=chunk.uncompressed_size)
-        elif chunk.compression:
-            raise ValueError(f"compression {chunk.compression!r}")
-        else:
-            out = chunk.data
-        if len(out) != chunk.uncompressed_size or zlib.crc32(out) != chunk.uncompressed_crc:
-            raise ValueError("its checksum differs")
+        return unpack(chunk)
     except Exception as error:  # a damaged length gives whatever error its parser has
         raise ArchiveError(
             f"{path}: the chunk at byte {index.chunk_start_offset} is damaged ({error}); `kymo archive recover` keeps "
             "what is whole"
         ) from None
-    return out
 
 
 def _index(raw: IO[bytes], index: ChunkIndex, channel: int, path: Path) -> NDArray[np.uint64]:
@@ -239,6 +229,9 @@ def _extras(raw: IO[bytes], segment: Segment) -> dict[tuple[str, int, int], dict
         content = chunk_content(raw, index, segment.path)
         for at in _positions(raw, index, [segment.extras], segment.path):
             end = at + _RECORD.size + _RECORD.unpack_from(content, at)[1]
-            extra = json.loads(content[at + _HEAD : end])
-            out[extra["topic"], extra["partition"], extra["offset"]] = extra
+            try:
+                place, extra = read_extra(content[at + _HEAD : end])
+            except MessageError as error:
+                raise ArchiveError(f"{segment.path}: {error}; `kymo archive recover` keeps what is whole") from None
+            out[place] = extra
     return out

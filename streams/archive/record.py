@@ -6,6 +6,9 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from streams.errors import MessageError
+from streams.messages import read_object
+
 
 class ArchivedRecord(NamedTuple):
     """A Kafka record as it was; attributes are named as kafka-python's."""
@@ -37,6 +40,28 @@ def extra_of(record: Any) -> dict[str, Any]:
     if record.timestamp_type:
         out["timestamp_type"] = record.timestamp_type
     return out
+
+
+def read_extra(raw: bytes) -> tuple[tuple[str, int, int], dict[str, Any]]:
+    """Of which record, by topic, partition and offset, an extra is, and what it says.
+
+    Raises
+    ------
+    MessageError
+        It is none.
+    """
+    extra = read_object(raw)
+    place = [extra.get("topic"), extra.get("partition"), extra.get("offset")]
+    headers, timestamps = extra.get("headers", []), [extra.get("timestamp", 0), extra.get("timestamp_type", 0)]
+    try:
+        whole = all(
+            isinstance(name, str) and (text is None or base64.b64decode(text) is not None) for name, text in headers
+        )
+    except (TypeError, ValueError):
+        whole = False
+    if [type(part) for part in (*place, *timestamps)] != [str, int, int, int, int] or not whole:
+        raise MessageError(f"no extra of a record: {str(extra)[:80]}")
+    return (extra["topic"], extra["partition"], extra["offset"]), extra
 
 
 def with_extra(record: ArchivedRecord, extra: Mapping[str, Any]) -> ArchivedRecord:

@@ -4,7 +4,6 @@ what was lost in words."""
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +25,9 @@ from streams.archive.format import (
     segment_path,
     segment_paths,
 )
-from streams.archive.record import ArchivedRecord, with_extra
+from streams.archive.record import ArchivedRecord, read_extra, with_extra
 from streams.archive.segment import SegmentWriter
-from streams.errors import ArchiveError, SourceError
+from streams.errors import ArchiveError, MessageError, SourceError
 from streams.sources.mcap_scan import Scan
 from streams.sources.words import many
 
@@ -170,7 +169,7 @@ def recover_file(path: Path, target: Path) -> Recovered:
     number = segment_number(target)
     assert number is not None
     with path.open("rb") as raw:
-        scan = Scan(raw, str(path))
+        scan = Scan(raw, str(path), kept=False)
         records = _records(scan)
         first = _first(records, scan)
         contents = _start(target, number, first[0] if first else None, scan)
@@ -241,8 +240,9 @@ def _records(scan: Scan) -> Iterator[tuple[ArchivedRecord, str]]:
     extras: dict[tuple[str, int, int], dict[str, Any]] = {}
     for _, channel, message in scan.messages():
         if channel.topic == EXTRAS_TOPIC:
-            extra = json.loads(message.data)
-            extras[extra["topic"], extra["partition"], extra["offset"]] = extra
+            with contextlib.suppress(MessageError):
+                place, said = read_extra(message.data)
+                extras[place] = said
             continue
         if channel.id not in channels:
             channels[channel.id] = Stored.of(channel, 0)
@@ -259,7 +259,7 @@ def _records(scan: Scan) -> Iterator[tuple[ArchivedRecord, str]]:
 
 def _chunks_damaged(path: Path) -> bool:
     with path.open("rb") as raw:
-        scan = Scan(raw, str(path))
+        scan = Scan(raw, str(path), kept=False)
         with contextlib.suppress(
             SourceError
         ):  # no message at all: of a segment that records a gap, or the notes say why

@@ -30,8 +30,9 @@ from streams.archive.format import (
 from streams.archive.record import extra_of
 from streams.chunk_pb2 import Chunk as Message
 from streams.codec import ChunkCodec
-from streams.errors import ArchiveError, ChunkError
+from streams.errors import ArchiveError, ChunkError, MessageError
 from streams.events import EVENT_SCHEMA
+from streams.messages import read_object
 from streams.topics import CHUNK_TOPICS, MIB
 
 CHUNK_SCHEMA = "kymo.Chunk"
@@ -224,10 +225,10 @@ class SegmentWriter:
             if topic in self._chunks:
                 start = self._codec.decode(value).start_ns
             elif topic in self._events:
-                start = json.loads(value)["start_ns"]
+                start = read_object(value)["start_ns"]
             else:
                 return log_ns
-        except (ChunkError, ValueError, KeyError, TypeError):
+        except (ChunkError, MessageError, KeyError):
             return log_ns
         return start if isinstance(start, int) and 0 <= start < _NO_TIME else log_ns
 

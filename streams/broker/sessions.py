@@ -6,11 +6,10 @@ partitions whoever sends them chose, so all are looked at.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from streams.broker.read import Record, read_records, read_topics
+from streams.broker.read import Record, read_topics
 from streams.chunk import Chunk, Header
 from streams.codec import ChunkCodec
 from streams.errors import ChunkError, SourceError
@@ -19,21 +18,6 @@ from streams.settings import Settings
 from streams.topics import CHUNK_TOPICS, Names
 
 Progress = Callable[[int, int], None]
-
-
-def announced(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Records of ``kymo.sessions`` by session, in the order in which they were last sent; of broken ones none."""
-    found: dict[str, dict[str, Any]] = {}
-    for record in read_records(settings, Names(settings.prefix).of("sessions")):
-        name = (record.key or b"").decode(errors="replace")
-        try:
-            value = json.loads(record.value or b"null")
-        except (ValueError, RecursionError):
-            continue
-        found.pop(name, None)
-        if isinstance(value, dict):
-            found[name] = value
-    return found
 
 
 def seen(settings: Settings, on_progress: Progress = lambda _done, _of: None) -> dict[str, dict[str, Any]]:

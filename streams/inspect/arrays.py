@@ -6,7 +6,6 @@ Nothing is repaired, numbered or resampled here; :func:`streams.sources.read` do
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.errors import SourceError
+from streams.errors import MessageError, SourceError
+from streams.messages import read_json
 from streams.sources.files import find
 from streams.sources.layout import missing
 from streams.sources.mcap_scan import Scan
@@ -124,8 +124,8 @@ def topic_arrays(path: str | Path, topics: Sequence[str] | None = None) -> dict[
 
 def _parsed(data: bytes) -> object:
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
+        return read_json(data, numbers=False)
+    except MessageError:
         return None
 
 

@@ -16,6 +16,7 @@ from streams.errors import SourceError
 from streams.labels.cover import current_labels
 from streams.labels.files import Import, as_json_lines, as_labels_json, as_table, labels_of_path, parse_time
 from streams.labels.labels import Label, canonical
+from streams.messages import Odd
 from streams.settings import Settings
 
 _RUN = click.option("--run", metavar="N", help="Labels of a `replay --run N`.")
@@ -51,10 +52,10 @@ def add(session: str, name: str, as_json: bool, **said: Any) -> None:
 
     Example: kymo label add walk-07 12.5 40 walking --set activity
     """
-    from streams.labels.topic import Starts, append_labels, read_labels
+    from streams.labels.topic import append_labels, read_labels
 
     settings = _settings(said["run"])
-    first_ns = Starts(settings).of(session)
+    first_ns = _starts(settings).of(session)
     start, end = (parse_time(said[side], lambda: first_ns) for side in ("start", "end"))
     if end <= start:
         raise SourceError(f"the label would end at {end} ns, not after it starts at {start} ns; END comes second")
@@ -86,10 +87,10 @@ def import_(paths: tuple[str, ...], set_name: str | None, run: str | None, as_js
 
     Example: kymo label import recordings/ --column activity
     """
-    from streams.labels.topic import Starts, append_labels
+    from streams.labels.topic import append_labels
 
     settings = _settings(run)
-    starts = Starts(settings)
+    starts = _starts(settings)
     how = Import(said["session"], set_name, said["author"], said["column"], said["key"])
     found = [one for path in paths for one in labels_of_path(path, how, starts.of)]
     for session in dict.fromkeys(one.session for one in found):
@@ -116,7 +117,10 @@ def export(sessions: tuple[str, ...], set_name: str | None, everything: bool, fm
     """
     from streams.labels.topic import read_labels
 
-    made = read_labels(_settings(said["run"]), lambda text: click.echo(f"kymo label: passed over: {text}", err=True))
+    odd = Odd()
+    made = read_labels(_settings(said["run"]), odd)
+    if odd.count:
+        click.echo(f"kymo label: {odd}", err=True)
     made = [one for one in made if (not sessions or one.session in sessions) and set_name in (None, one.set)]
     held = made if everything else current_labels(made)
     text = _FORMATS[fmt](sorted(held, key=lambda one: (one.session, one.set)))
@@ -136,6 +140,16 @@ def _settings(run: str | None) -> Settings:
     from streams.broker.admin import run_prefix
 
     return replace(settings, prefix=run_prefix(settings.prefix, run))
+
+
+def _starts(settings: Settings) -> Any:
+    from streams.labels.topic import Starts
+
+    odd = Odd()
+    starts = Starts(settings, odd)
+    if odd.count:
+        click.echo(f"kymo label: {odd}", err=True)
+    return starts
 
 
 def _me() -> str:

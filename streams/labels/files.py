@@ -17,8 +17,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from streams.errors import SourceError
+from streams.errors import MessageError, SourceError
 from streams.labels.labels import NS, Label, canonical, interval, read_labels_json
+from streams.messages import read_object
 from streams.recording import ReadOptions
 from streams.sources.times import iso_ns
 
@@ -151,15 +152,11 @@ def _lines(path: str) -> Iterator[Label]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise SourceError(f"is no JSON ({error})", path, row) from None
-        if not isinstance(value, dict):
-            raise SourceError("is no JSON object, expected a label", path, row)
-        try:
-            yield Label.from_json(value)
+            yield Label.from_json(read_object(line))
         except SourceError as error:
             raise SourceError(error.message, path, row) from None
+        except MessageError as error:
+            raise SourceError(f"holds no label: {error}", path, row) from None
 
 
 def _table(path: str, separator: str, how: Import, start_of: StartOf) -> Iterator[Label]:

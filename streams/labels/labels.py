@@ -6,14 +6,15 @@ Labels are text; numbers are equal by value, so that ``3``, ``3.0`` and ``"3.00"
 
 from __future__ import annotations
 
-import json
+from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-from streams.errors import SourceError
+from streams.errors import MessageError, SourceError
+from streams.messages import MAX_FILE_BYTES, fits, read_json
 
 NS = 10**9
 _TEXT, _TIME = {"type": "string"}, {"type": "integer"}
@@ -92,9 +93,9 @@ class Label:
             kind = kinds.get(field.name, str)
             if field.name in value:
                 item = value[field.name]
-                if not isinstance(item, kind) or isinstance(item, bool):
-                    expected = "text" if kind is str else "a whole number"
-                    raise SourceError(f"label member `{field.name}` is {item!r}, expected {expected}")
+                if type(item) is not kind or (isinstance(item, int) and not fits(item)):
+                    expected = "text" if kind is str else "a whole number of 64 bits"
+                    raise SourceError(f"label member `{field.name}` is {repr(item)[:40]}, expected {expected}")
                 found[field.name] = item
             elif field.name in ("session", "start_ns", "end_ns", "label"):
                 raise SourceError(
@@ -233,10 +234,10 @@ def rename(text: str, names: Mapping[str, str] | None) -> str:
 
 def _events(path: Path, raw: bytes | None = None) -> Sequence[Any]:
     try:
-        content = json.loads((path.read_bytes() if raw is None else raw).decode("utf-8-sig"))
+        content = read_json((path.read_bytes() if raw is None else raw).removeprefix(BOM_UTF8), MAX_FILE_BYTES)
     except OSError as error:
         raise SourceError(f"cannot be read ({error.strerror or error})", path) from None
-    except (ValueError, RecursionError) as error:
+    except MessageError as error:
         raise SourceError(f"is no JSON ({error})", path) from None
     events = content.get("events") if isinstance(content, dict) else None
     if not isinstance(events, list):
@@ -247,6 +248,6 @@ def _events(path: Path, raw: bytes | None = None) -> Sequence[Any]:
 def _time_ns(event: Mapping[str, Any], member: str, path: Path, number: int) -> int:
     time = event.get(member)
     sec, nsec = (time.get("sec"), time.get("nsec", 0)) if isinstance(time, dict) else (None, None)
-    if not isinstance(sec, int) or not isinstance(nsec, int) or not 0 <= nsec < NS:
+    if type(sec) is not int or type(nsec) is not int or not 0 <= nsec < NS or not fits(sec * NS):
         raise SourceError(f"event {number}: `{member}` is {time!r}, expected {{sec, nsec}} as whole numbers", path)
     return sec * NS + nsec

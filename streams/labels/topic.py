@@ -13,10 +13,12 @@ from dataclasses import replace
 from typing import Any
 
 from streams.broker.read import read_records
-from streams.broker.sessions import announced, seen
-from streams.errors import SourceError
+from streams.broker.sessions import seen
+from streams.errors import MessageError, SourceError
 from streams.labels.labels import Label
+from streams.messages import read_object
 from streams.replay.publish import Publisher
+from streams.session_reader import read_sessions
 from streams.settings import Settings
 from streams.topics import Names
 
@@ -42,11 +44,8 @@ def read_labels(settings: Settings, on_bad: Tell = lambda text: None) -> list[La
     out = []
     for record in read_records(settings, topic):
         try:
-            value = json.loads(record.value or b"null")
-            if not isinstance(value, dict):
-                raise SourceError("is no JSON object")
-            out.append(Label.from_json(value))
-        except (ValueError, RecursionError, SourceError) as error:
+            out.append(Label.from_json(read_object(record.value)))
+        except (MessageError, SourceError) as error:
             on_bad(f"{topic}, partition {record.partition}, offset {record.offset}: {error}")
     return out
 
@@ -58,6 +57,8 @@ class Starts:
     ----------
     settings : Settings
         Broker and prefix.
+    on_odd : callable
+        As in :func:`~streams.session_reader.read_sessions`.
 
     Raises
     ------
@@ -65,9 +66,9 @@ class Starts:
         No such topic, or no broker.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, on_odd: Tell = lambda text: None) -> None:
         self._settings, self._all = settings, False
-        self._ns = _starts(announced(settings))
+        self._ns = _starts(read_sessions(settings, on_odd))
 
     def of(self, session: str) -> int:
         """First sample of a session, Unix ns.

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any
+from dataclasses import replace
 
 from streams.broker.admin import ensure_topics, run_prefix
-from streams.broker.read import read_records
 from streams.chunk import NS
 from streams.codec import ChunkCodec
 from streams.errors import DeliveryError, KymoError, SourceError
+from streams.messages import Odd
 from streams.recording import Recording
 from streams.replay.pacing import Pacer
 from streams.replay.player import Player
@@ -23,6 +23,7 @@ from streams.replay.publish import Publisher
 from streams.replay.schedule import Due, ReplayPlan, cut, digest, schedule, shifted, starts
 from streams.replay.spool import Spool
 from streams.replay.summary import ReplayIO, ReplayProgress, ReplaySummary
+from streams.session_reader import read_sessions
 from streams.sessions import session_record
 from streams.settings import Settings
 from streams.topics import MIB, TOPIC_OF_KIND, Names
@@ -106,10 +107,11 @@ def _not_there(
     parts: list[Recording], digests: dict[str, str], settings: Settings, names: Names, summary: ReplaySummary
 ) -> list[Recording]:
     """The recordings that the topics do not hold yet."""
-    there: dict[str, Any] = {}
-    for record in read_records(settings, names.of("sessions")):
-        session = (record.key or b"").decode(errors="replace")
-        there[session] = _replayed(record.value)
+    odd = Odd()
+    known = read_sessions(replace(settings, prefix=names.prefix), odd)
+    there = {name: found.get("replayed") for name, found in known.items()}
+    if odd.count:
+        summary.notes.append(str(odd))
     wanted = []
     for part in parts:
         before = there.get(part.session)
@@ -126,16 +128,6 @@ def _not_there(
                 part.path or None,
             )
     return wanted
-
-
-def _replayed(value: bytes | None) -> dict[str, Any] | None:
-    """The `replayed` member of a session record; None where there is none."""
-    try:
-        found = json.loads(value or b"null")
-    except ValueError:
-        return None
-    replayed = found.get("replayed") if isinstance(found, dict) else None
-    return replayed if isinstance(replayed, dict) else None
 
 
 class _Replay:

@@ -7,7 +7,6 @@ side by side. Messages of other kinds are counted as not read.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -18,10 +17,12 @@ from numpy.typing import NDArray
 
 from streams.chunk import Array, Chunk, Header
 from streams.codec import ChunkCodec
-from streams.errors import ChunkError, SourceError
+from streams.errors import ChunkError, MessageError, SourceError
 from streams.labels.cover import current_labels
 from streams.labels.labels import Label
+from streams.messages import read_json
 from streams.recording import ReadOptions, Recording, StreamData
+from streams.sessions import checked_session
 from streams.sources.files import File
 from streams.sources.layout import missing
 from streams.sources.mcap_scan import Scan
@@ -137,8 +138,8 @@ class Content:
         if known is not None and self._asked is not None and known.stream not in self._asked:
             return  # most of the time that a file takes goes into its JSON
         try:
-            value = json.loads(message.data)
-        except (ValueError, RecursionError):
+            value = read_json(message.data, numbers=False)
+        except MessageError:
             self._unread[f"broken JSON on {channel.topic}"] += 1
             return
         if isinstance(value, dict) and isinstance(value.get("values"), list):
@@ -162,7 +163,10 @@ class Content:
             label = Label.from_json(value)
             self.labels.setdefault(label.session, []).append(label)
         elif topic.endswith(".sessions") and isinstance(value.get("session"), str):
-            self.records[value["session"]] = value
+            try:
+                self.records[value["session"]] = checked_session(value)
+            except MessageError:
+                return False
         else:
             return False
         return True

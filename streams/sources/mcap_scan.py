@@ -13,13 +13,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import IO
 
-from mcap.exceptions import EndOfFile, InvalidMagic, RecordLengthLimitExceeded, UnsupportedCompressionError
+from mcap.exceptions import EndOfFile, InvalidMagic, RecordLengthLimitExceeded
 from mcap.reader import make_reader
 from mcap.records import Attachment, Channel, Chunk, DataEnd, Footer, Header, McapRecord, Message, Metadata, Schema
-from mcap.stream_reader import StreamReader, breakup_chunk
+from mcap.stream_reader import StreamReader
 
 from streams.errors import SourceError
-from streams.sources.words import many
+from streams.sources.mcap_unpack import most_of, records_in, unpack
+from streams.sources.words import brief, many
 
 Item = tuple[Schema | None, Channel, Message]
 
@@ -35,6 +36,8 @@ class Scan:
         For messages.
     empty : bool
         Whether a file may hold no message.
+    kept : bool
+        Whether the caller keeps what is read: then all of it together is held against what a recording may be.
 
     Attributes
     ----------
@@ -50,11 +53,12 @@ class Scan:
         Profile and library.
     """
 
-    def __init__(self, raw: IO[bytes], path: str, *, empty: bool = False) -> None:
-        self._raw, self._path, self._empty = raw, path, empty
+    def __init__(self, raw: IO[bytes], path: str, *, empty: bool = False, kept: bool = True) -> None:
+        self._raw, self._path, self._empty, self._kept = raw, path, empty, kept
         self._schemas: dict[int, Schema] = {}
         self._channels: dict[int, Channel] = {}
-        self._damaged: list[int] = []
+        self._damaged: list[tuple[int, str]] = []  # where each ends, and what is wrong with it
+        self._size = self._unpacked = 0
         self._orphans = 0
         self.notes: list[str] = []
         self.metadata: dict[str, str] = {}
@@ -78,14 +82,7 @@ class Scan:
         count = 0
         self._preload()
         for record in self._records():
-            if isinstance(record, Chunk):
-                self.compressions[record.compression or "none"] += 1
-                inner, damaged = _inner(record, self._path)
-                if damaged:
-                    self._damaged.append(self._raw.tell())
-            else:
-                inner = [record]
-            for item in inner:
+            for item in self._inside(record) if isinstance(record, Chunk) else (record,):
                 if isinstance(item, Message):
                     channel = self._channels.get(item.channel_id)
                     if channel is None:
@@ -97,6 +94,21 @@ class Scan:
                     self._note(item)
         self._sum_up(count)
 
+    def _inside(self, chunk: Chunk) -> Iterator[McapRecord]:
+        """Records of a chunk, as far as it is whole."""
+        self.compressions[chunk.compression or "none"] += 1
+        most, at = most_of(self._size), self._raw.tell()
+        try:
+            content = unpack(chunk)
+            self._unpacked += len(content) if chunk.compression else 0
+            if self._kept and self._unpacked > most:
+                raise SourceError(f"{self._size} bytes of MCAP unpack to {self._unpacked}, expected up to {most}")
+            yield from records_in(content)
+        except SourceError as error:
+            raise SourceError(error.message, self._path) from None
+        except Exception as error:  # the checksum or the decompressor tells, each in its own way
+            self._damaged.append((at, f": {brief(error)}" if isinstance(error, ValueError) else ""))
+
     def _preload(self) -> None:
         """Channels as the summary has them: those in a damaged chunk are known all the same."""
         with contextlib.suppress(Exception):  # a file that was cut has none, a damaged one gives any error
@@ -106,7 +118,7 @@ class Scan:
                 self._schemas, self._channels = dict(summary.schemas), dict(summary.channels)
 
     def _records(self) -> Iterator[McapRecord]:
-        size = self._raw.seek(0, io.SEEK_END)
+        self._size = size = self._raw.seek(0, io.SEEK_END)
         self._raw.seek(0)
         if not size:
             raise SourceError("is empty; expected an MCAP file", self._path)
@@ -144,20 +156,8 @@ class Scan:
     def _sum_up(self, count: int) -> None:
         if self._damaged:
             lost = many(len(self._damaged), "damaged MCAP chunk")
-            self.notes.append(f"{lost} passed over, the first ends at byte {self._damaged[0]}")
+            self.notes.append(f"{lost} passed over, the first ends at byte {self._damaged[0][0]}{self._damaged[0][1]}")
         if self._orphans:
             self.notes.append(f"{many(self._orphans, 'message')} of channels that the file does not declare: not read")
         if not count and not self._empty:
             raise SourceError("; ".join(["holds no whole message", *self.notes]), self._path)
-
-
-def _inner(chunk: Chunk, path: str) -> tuple[list[McapRecord], bool]:
-    try:
-        return breakup_chunk(chunk, validate_crc=True), False
-    except UnsupportedCompressionError:
-        known = "expected zstd, lz4 (pip install lz4) or none"
-        raise SourceError(
-            f"is compressed with {chunk.compression!r}, which cannot be read here; {known}", path
-        ) from None
-    except Exception:  # see above: the checksum or the decompressor tells
-        return [], True

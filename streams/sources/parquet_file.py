@@ -3,6 +3,7 @@ times in Unix ns."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from streams.sources.table import Block, Gatherer
 from streams.sources.times import Clock, time_like
 
 _BLOCK_ROWS = 262_144
+_LARGEST, _RATIO = 2**28, 1000  # of a whole file, unpacked: bytes, and so many times its own size
 _TOGETHER_ROWS = 1_000_000  # larger files are given away session by session
 
 
@@ -46,9 +48,18 @@ def read_parquet(file: File, options: ReadOptions) -> Iterator[Recording]:
     with file.open() as raw:
         try:
             table = pyarrow.parquet.ParquetFile(raw)
+            _check_size(table.metadata, raw.seek(0, io.SEEK_END), file.path)
             yield from _recordings(table, file, options)
         except (pyarrow.ArrowException, OSError) as error:
             raise SourceError(f"is no whole Parquet file ({str(error).splitlines()[0][:200]})", file.path) from None
+
+
+def _check_size(metadata: Any, size: int, path: str) -> None:
+    """Refuse a file that unpacks to far more than recordings do: a run of one value takes no room in it, however long."""
+    unpacked = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    cells, most = 8 * metadata.num_rows * metadata.num_columns, _LARGEST + _RATIO * size
+    if max(cells, unpacked) > most:
+        raise SourceError(f"{size} bytes of Parquet unpack to {max(cells, unpacked)}, expected up to {most}", path)
 
 
 def _recordings(table: Any, file: File, options: ReadOptions) -> Iterator[Recording]:

@@ -4,6 +4,7 @@ in Unix ns."""
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -20,6 +21,9 @@ from streams.sources.words import brief, many
 
 _AXES = {1: ("value",), 3: ("x", "y", "z"), 4: ("w", "x", "y", "z")}
 _MAX_NS = 2**62
+
+
+_MAX_VALUES = 2**16
 
 
 class Topic:
@@ -39,7 +43,7 @@ class Topic:
         self.stream = " ".join(name.split()).strip("/").replace("/", ".") or "sensor"
         self._path, self._schema = path, schema
         self._times: list[int] = []
-        self._values: list[list[float]] = []
+        self._values: list[array[float]] = []
 
     def add(self, message: Mapping[str, Any], log_ns: int) -> None:
         """One message; its own `timestamp` counts, else the time at which it was logged.
@@ -51,8 +55,8 @@ class Topic:
         """
         values = message["values"]
         number = len(self._values) + 1
-        if not values or (self._values and len(values) != len(self._values[0])):
-            expected = len(self._values[0]) if self._values else "at least 1"
+        if not 0 < len(values) <= _MAX_VALUES or (self._values and len(values) != len(self._values[0])):
+            expected = len(self._values[0]) if self._values else f"1 to {_MAX_VALUES}"
             raise SourceError(f"{self.stream}, message {number}: {len(values)} values, expected {expected}", self._path)
         numbers = [float("nan") if value is None else value for value in values]
         for value in numbers:
@@ -68,7 +72,7 @@ class Topic:
             )
         self._times.append(time)
         try:
-            self._values.append([float(value) for value in numbers])
+            self._values.append(array("d", numbers))
         except OverflowError:
             raise SourceError(
                 f"{self.stream}, message {number}: a value is too large for a float64", self._path

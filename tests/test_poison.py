@@ -1,0 +1,133 @@
+"""Odd records on every topic that is read: each is refused in words, passed over or taken, and what is taken can be worked with."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from fault_recipe import lab_recipe
+from fuzzed import odd_record
+
+from models.bundle import load_bundle
+from models.serving.runs import decode_record
+from processors.recipe import load_recipe
+from streams.archive.erase import session_of
+from streams.archive.record import ArchivedRecord
+from streams.chunk import Chunk, Header, Window, signal_format
+from streams.codec import ChunkCodec
+from streams.errors import ChunkError, FormatError, KymoError
+from streams.events import Event
+from streams.labels.cover import current_labels
+from streams.labels.files import as_json_lines, as_table
+from streams.labels.labels import Label
+from streams.messages import read_object
+from streams.promotions import Promotion
+from streams.sessions import read_session
+from streams.sessions_cli import session_row
+
+NUMBER = 300
+SEED = 9
+
+
+class Taker:
+    """Takes the sensor's records as a worker does: a chain a session, and what comes out must be fit to be published."""
+
+    def __init__(self, folder: Path) -> None:
+        recipe, bundle = lab_recipe(folder)
+        self.recipe, self.chain, self.codec = load_recipe(recipe), load_bundle(bundle).chain, ChunkCodec()
+        self.stages: dict[str, Any] = {}
+        self.taken = self.refused = 0
+
+    def __call__(self, key: bytes | None, value: bytes | None) -> None:
+        try:
+            chunk = decode_record(self.codec, SimpleNamespace(key=key, value=value))
+        except ChunkError:
+            self.refused += 1
+            raise
+        self.push(chunk)
+
+    def push(self, chunk: Chunk) -> None:
+        if chunk.header.chain or self.recipe.matches(chunk.header.format) is not None:
+            return
+        stage = self.stages.setdefault(chunk.session, self.chain.build())
+        made = stage.push(chunk) + (stage.flush() if chunk.end else [])
+        if chunk.end_index < 2**52 - 40:  # the session goes on
+            fmt = chunk.header.format
+            made += stage.push(Chunk(chunk.header, chunk.end_index, np.ones((40, *fmt.shape), fmt.dtype)))
+        self.taken += 1
+        assert stage.needs_from
+        again = self.chain.build()
+        again.restore(stage.snapshot())
+        assert again.snapshot() == stage.snapshot()
+        for window in made:
+            assert isinstance(window, Window)
+            assert 0 <= window.start_index < window.end_index < 2**53
+            assert -(2**63) <= window.start_ns < window.end_ns < 2**63
+            assert 0 <= window.missing <= 1
+            assert window.data.shape == (16, 2)
+
+
+def read_event(value: bytes | None) -> None:
+    event = Event.from_json(value)
+    assert Event.from_json(event.to_json()) == event
+
+
+def read_promotion(value: bytes | None) -> None:
+    promotion = Promotion.from_json(value)
+    assert Promotion.from_json(promotion.to_json()) == promotion
+
+
+def read_label(value: bytes | None) -> None:
+    label = Label.from_json(read_object(value))
+    (held,) = current_labels([label]) or [label]
+    assert as_json_lines([held]).encode() + as_table([held]).encode()
+
+
+def read_metadata(value: bytes | None) -> None:
+    row = session_row("fuzz7", read_session(value))
+    assert json.dumps(row).isprintable()
+
+
+READERS: dict[str, Callable[[bytes | None], None]] = {
+    "events": read_event,
+    "models": read_promotion,
+    "labels": read_label,
+    "sessions": read_metadata,
+}
+
+
+@pytest.mark.filterwarnings("error")
+def test_three_hundred_odd_records_on_all_topics(tmp_path: Path) -> None:
+    pick, sensor, texts, taken = random.Random(SEED), Taker(tmp_path), list[str](), 0
+    for index in range(NUMBER):
+        topic, (key, value) = odd_record(pick, index)
+        assert session_of(ArchivedRecord(topic, 0, index, 0, 0, key, value)) is not None
+        try:
+            if topic == "sensor":
+                sensor(key, value)
+            elif topic in READERS:
+                READERS[topic](value)
+            taken += 1
+        except KymoError as error:
+            texts.append(str(error))
+    assert [text for text in texts if not text.isprintable() or len(text) > 1000] == []
+    assert min(len(texts), taken) > NUMBER // 5
+    assert min(sensor.refused, sensor.taken) > NUMBER // 40
+
+
+def test_what_a_chain_refuses_leaves_it_as_it_was(tmp_path: Path) -> None:
+    """A chunk that passes the codec and not the chain: what comes behind it is what would have come without."""
+    sensor, fmt = Taker(tmp_path), signal_format("imu.wrist", ("x", "y"), 100)
+    chunks = [Chunk(Header("s", 10**18, fmt), at, np.full((8, 2), at, np.float32)) for at in range(0, 80, 8)]
+    other = signal_format("imu.wrist", ("x", "z"), 100)
+    plain, disturbed = sensor.chain.build(), sensor.chain.build()
+    for chunk in chunks:
+        with pytest.raises(FormatError):
+            disturbed.push(Chunk(Header("s", 10**18, other), chunk.first_index, chunk.data))
+        assert [w.data.tobytes() for w in plain.push(chunk)] == [w.data.tobytes() for w in disturbed.push(chunk)]
