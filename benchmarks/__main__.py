@@ -35,11 +35,20 @@ _BY_THEMSELVES = ("kernels", "dataset", "serving", "synth", "magnetic")
     "--size", type=click.FloatRange(0.1), default=40.0, show_default=True, help="Million channel-samples a run."
 )
 @click.option("--seconds", type=click.FloatRange(12.0), default=60.0, show_default=True, help="At real-time pace.")
-def main(chosen: tuple[str, ...], out: Path | None, rounds: int, size: float, seconds: float) -> None:
+@click.option(
+    "--beside",
+    type=click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True),
+    help="Another checkout of Kymo; `throughput` then runs its worker, this one's and the bare loop, by turns.",
+)
+def main(
+    chosen: tuple[str, ...], out: Path | None, rounds: int, size: float, seconds: float, beside: Path | None
+) -> None:
     """Measure Kymo beside its peers, on this machine, in one run.
 
     Example: python -m benchmarks throughput latency --rounds 5
     """
+    if beside is not None and not (beside / "kymo.py").exists():
+        raise click.BadParameter(f"{beside} is no checkout of Kymo: it has no kymo.py", param_hint="--beside")
     from benchmarks.report import machine
 
     wanted = list(dict.fromkeys(chosen)) or ["all"]
@@ -57,7 +66,7 @@ def main(chosen: tuple[str, ...], out: Path | None, rounds: int, size: float, se
     if "magnetic" in wanted:
         _magnetic(found)
     if through_kafka := [name for name in wanted if name not in _BY_THEMSELVES]:
-        _through_kafka(found, through_kafka, rounds, (size * 1e6, seconds))
+        _through_kafka(found, through_kafka, rounds, (size * 1e6, seconds), beside)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(found, indent=1) + "\n")
@@ -112,7 +121,9 @@ def _synth(found: dict[str, Any], rounds: int) -> None:
     synth.show(found["synth"], Console())
 
 
-def _through_kafka(found: dict[str, Any], wanted: list[str], rounds: int, sizes: tuple[float, float]) -> None:
+def _through_kafka(
+    found: dict[str, Any], wanted: list[str], rounds: int, sizes: tuple[float, float], beside: Path | None
+) -> None:
     from benchmarks import end_to_end, report
     from benchmarks.archive import archive
     from benchmarks.load import Workload
@@ -128,9 +139,13 @@ def _through_kafka(found: dict[str, Any], wanted: list[str], rounds: int, sizes:
             elif name in ("latency", "memory"):
                 # One run gives both.
                 found[name] = found.get("latency" if name == "memory" else "memory") or real_time(made, work, seconds)
+            elif name == "throughput" and beside is not None:
+                found[name], found["beside"] = end_to_end.beside(made, work, beside, rounds)
             else:
                 found[name] = getattr(end_to_end, name)(made, work, rounds=rounds)
-        click.echo(f"## {name}\n\n{report.table(name, found[name])}\n")
+        for title in (name, "beside") if name == "throughput" and beside is not None else (name,):
+            click.echo(f"## {title}\n\n{report.table(title, found[title])}\n")
+    click.echo(f"load after the run: {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

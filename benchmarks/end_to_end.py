@@ -12,18 +12,17 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
 
 from benchmarks.child import alive
 from benchmarks.drain import Drained, EventTopic, await_ready, drain
 from benchmarks.load import Workload, chunks, fill, json_samples
 from benchmarks.peer import Task, peer_child
 from benchmarks.peer_kymo import worker
+from benchmarks.report import Row, commit
 from benchmarks.rig import Rig
 from benchmarks.truth import compare
 from deploy.children import Child
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +39,15 @@ class Entry:
         Samples a message; 1 for JSON.
     share : float
         Of the numbers that the fastest peers get: slow ones get fewer, since only the rate counts.
+    checkout : Path, optional
+        Another Kymo than this one.
     """
 
     title: str
     peer: str
     chunk: int
     share: float = 1.0
+    checkout: Path | None = None
 
 
 KYMO, BARE = Entry("Kymo, chunks of 100", "kymo", 100), Entry("bare confluent-kafka loop, chunks of 100", "bare", 100)
@@ -70,7 +72,7 @@ class Runner:
 
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
-        self._filled: dict[tuple[Workload, int], str] = {}
+        self._filled: dict[tuple[Workload, int, Path | None], str] = {}
 
     def prefix(self) -> str:
         """Prefix of new topics."""
@@ -82,26 +84,26 @@ class Runner:
         """Send a workload in messages of `chunk` samples; 1 is JSON."""
         fill(self.rig.producer(), f"{prefix}.sensor", json_samples(work) if chunk == 1 else chunks(work, chunk))
 
-    def filled(self, work: Workload, chunk: int) -> str:
-        """Prefix of topics that hold a workload already."""
-        prefix = self._filled.get((work, chunk))
-        if prefix is None:
-            prefix = self._filled[work, chunk] = self.prefix()
-            self.fill(prefix, work, chunk)
-        return prefix
+    def filled(self, entry: Entry, work: Workload) -> str:
+        """Prefix of topics that hold a workload already; another checkout, whose snapshots may differ, has its own."""
+        key = (work, entry.chunk, entry.checkout)
+        if key not in self._filled:
+            self._filled[key] = self.prefix()
+            self.fill(self._filled[key], work, entry.chunk)
+        return self._filled[key]
 
-    def peer(self, peer: str, prefix: str, work: Workload) -> tuple[Child, EventTopic]:
+    def peer(self, peer: str, prefix: str, work: Workload, checkout: Path | None = None) -> tuple[Child, EventTopic]:
         """A peer's process under a new consumer group, not yet started, and the topic of its events."""
         brokers, name = self.rig.settings.brokers, f"{peer}-{uuid.uuid4().hex[:8]}"
         if peer == "kymo":
-            return worker(self.rig, prefix, name), EventTopic(brokers, f"{prefix}.events")
+            return worker(self.rig, prefix, name, checkout), EventTopic(brokers, f"{prefix}.events")
         target = self.rig.topic(f"out.{name}")
         task = Task(brokers, name, f"{prefix}.sensor", target, str(self.rig.folder), work)
         return peer_child(peer, task), EventTopic(brokers, target)
 
     def run(self, entry: Entry, work: Workload) -> Drained:
         """Drain once, and check the events."""
-        child, topic = self.peer(entry.peer, self.filled(work, entry.chunk), work)
+        child, topic = self.peer(entry.peer, self.filled(entry, work), work, entry.checkout)
         with alive([child]):
             result = drain([child], topic, work)
         topic.close()
@@ -114,7 +116,7 @@ def throughput(rig: Rig, work: Workload, rounds: int = 3, entries: Sequence[Entr
     runner = Runner(rig)
     works = {entry: work.sized(work.channel_samples * entry.share) for entry in entries}
     for entry in entries:
-        runner.filled(works[entry], entry.chunk)
+        runner.filled(entry, works[entry])
     found: dict[Entry, list[Drained]] = {entry: [] for entry in entries}
     for _ in range(rounds):
         for entry in entries:
@@ -127,10 +129,37 @@ def _row(runs: Sequence[Drained]) -> Row:
         "rate": statistics.median(r.rate for r in runs),
         "rates": [round(r.rate) for r in runs],
         "rate_cpu": statistics.median(r.rate_cpu for r in runs),
+        "rates_cpu": [r.rate_cpu for r in runs],
         "windows": len(runs[0].events),
         "pss_mb": statistics.median(r.memory.pss_mb for r in runs),
         "peak_mb": max(r.memory.peak_mb for r in runs),
     }
+
+
+def beside(rig: Rig, work: Workload, checkout: Path, rounds: int = 3) -> tuple[list[Row], list[Row]]:
+    """This Kymo, another checkout's and the bare loop, by turns: their rates, and how they compare in each round."""
+    rows, ratios = [], []
+    for chunk in (500, 100):
+        entries = [
+            Entry(f"Kymo {commit()}, chunks of {chunk}", "kymo", chunk),
+            Entry(f"the other Kymo {commit(checkout)}, chunks of {chunk}", "kymo", chunk, checkout=checkout),
+            Entry(f"bare confluent-kafka loop, chunks of {chunk}", "bare", chunk),
+        ]
+        rows += (mine := throughput(rig, work, rounds, entries))
+        ratios += [{"chunk": chunk, "of": of} | _ratios(mine, key) for of, key in _RATES.items()]
+    return rows, ratios
+
+
+_RATES = {"the clock": "rates", "processor time": "rates_cpu"}
+
+
+def _ratios(rows: Sequence[Row], key: str) -> Row:
+    """Medians, over the rounds, of what this Kymo's, the other's and the bare loop's rate are of each other."""
+    here, there, bare = (row[key] for row in rows)
+    pairs = {"here_bare": (here, bare), "there_bare": (there, bare), "here_there": (here, there)}
+    rounds = {name: [a / b for a, b in zip(*pair, strict=True)] for name, pair in pairs.items()}
+    spread = f"{min(rounds['here_there']):.2f} to {max(rounds['here_there']):.2f}"
+    return {name: statistics.median(found) for name, found in rounds.items()} | {"spread": spread}
 
 
 def devices(rig: Rig, work: Workload, counts: Sequence[int] = (1, 8, 64, 512), rounds: int = 2) -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("numpy", "scipy", "onnxruntime", "aiokafka", "confluent-kafka", "faust-streaming", "quixstreams")
 #: By comparison: key of a row, heading, and how the number is shown.
 _COLUMNS: dict[str, tuple[tuple[str, str, str], ...]] = {
@@ -22,6 +24,14 @@ _COLUMNS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("rate_cpu", "M a processor-second", "{:.2f}"),
         ("windows", "windows a run", "{:,}"),
         ("pss_mb", "memory after it, MB", "{:.0f}"),
+    ),
+    "beside": (
+        ("chunk", "chunks of", "{}"),
+        ("of", "by", "{}"),
+        ("here_bare", "Kymo, times the bare loop", "{:.2f}"),
+        ("there_bare", "the other Kymo, times the bare loop", "{:.2f}"),
+        ("here_there", "Kymo, times the other", "{:.2f}"),
+        ("spread", "lowest to highest round", "{}"),
     ),
     "latency": (
         ("peer", "", "{}"),
@@ -74,6 +84,12 @@ def machine() -> Row:
         "python": platform.python_version(),
         "versions": {package: version(package) for package in _PACKAGES},
     }
+
+
+def commit(checkout: Path = ROOT) -> str:
+    """What a checkout stands at; `?` where git does not know."""
+    line = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(line, capture_output=True, text=True, check=False).stdout.strip() or "?"
 
 
 def _processor() -> str:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from scipy.signal import spectrogram
 
 pytest.importorskip("confluent_kafka", reason="the peers need the 'bench' extra")
 pytest.importorskip("quixstreams", reason="the peers need the 'bench' extra")
 
 from benchmarks import end_to_end, load, peer, report, truth
+from benchmarks.__main__ import main
 from benchmarks.load import Workload
 from benchmarks.peer import Task
 from benchmarks.peer_bare import take
@@ -114,6 +117,32 @@ def test_throughput(made: Rig) -> None:
     assert [row["windows"] for row in rows] == [24] * 6
     assert all(row["rate"] > 0 and row["pss_mb"] > 0 for row in rows)
     assert report.table("throughput", rows).count("\n") == 7
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_another_checkout_beside_this_one(made: Rig, tmp_path: Path) -> None:
+    other, told = tmp_path / "other", tmp_path / "told"
+    other.mkdir()
+    for name in ("kymo.py", "streams", "processors", "models", "deploy"):
+        (other / name).symlink_to(report.ROOT / name)
+    (other / "sitecustomize.py").write_text(f"with open({str(told)!r}, 'a') as file:\n    file.write('started ')\n")
+    rows, ratios = end_to_end.beside(made, WORK, other, 1)
+    assert told.read_text() == "started " * 2  # the other's worker, once for each size of chunks
+    assert [row["windows"] for row in rows] == [24] * 6
+    for i, ratio in enumerate(ratio for ratio in ratios if ratio["of"] == "the clock"):
+        here, there, bare = (row["rate"] for row in rows[3 * i : 3 * i + 3])
+        assert ratio["here_there"] == pytest.approx(here / there, rel=1e-3)
+        assert (ratio["here_bare"], ratio["there_bare"]) == pytest.approx((here / bare, there / bare), rel=1e-3)
+    assert report.table("throughput", rows).count("\n") == 7
+    assert report.table("beside", ratios).count("\n") == 5
+
+
+def test_beside_wants_a_checkout(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["throughput", "--beside", str(tmp_path)])
+    assert result.exit_code == 2
+    assert f"{tmp_path} is no checkout of Kymo: it has no kymo.py" in result.output.replace("\n", " ")
 
 
 @pytest.mark.broker
