@@ -154,7 +154,10 @@ def _serve(works: list[Work], played: list[str], settings: Settings, place: Plac
     apps = [make_app(part, settings, place.instance, metrics, fail) for part in parts]
     for part, app in zip(parts, apps, strict=True):
         metrics.watch(part.work.recipe.name, partial(_assigned, app), partial(getattr, app.handler, "waiting"))
-    server = serve_metrics(metrics.registry, settings, "worker", ready=lambda: all(app.is_ready() for app in apps))
+    pulse = Pulse(apps, settings, loop=loop)
+    metrics.longest_pause_s = lambda: pulse.longest_s
+    ready = lambda: all(app.is_ready() for app in apps)  # noqa: E731
+    server = serve_metrics(metrics.registry, settings, "worker", ready, pulse.is_live)
 
     def settled() -> bool:
         return not any(app.handler.partitions for app in apps)
@@ -164,9 +167,7 @@ def _serve(works: list[Work], played: list[str], settings: Settings, place: Plac
             set_up_logging()
 
         def _schedule_shutdown(self, number: signal.Signals) -> None:
-            if (
-                settled()
-            ):  # nothing was taken, or it waits for partitions: Faust may take long to stop what it has half started
+            if settled():  # Faust may take long to stop what it has half started
                 server.close()
                 os._exit(0)
             if not _stopping.is_set():
@@ -174,8 +175,6 @@ def _serve(works: list[Work], played: list[str], settings: Settings, place: Plac
                 _end_anyway_after(DRAIN_S, settled)
             super()._schedule_shutdown(number)
 
-    pulse = Pulse(apps, settings, loop=loop)
-    metrics.longest_pause_s = lambda: pulse.longest_s
     worker = QuietWorker(*apps, *followers, pulse, redirect_stdouts=False, quiet=True, blocking_timeout=0.0, loop=loop)
     gc.collect()
     gc.freeze()  # what stands so far stays: every look at it would stop the loop
