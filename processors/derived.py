@@ -66,8 +66,9 @@ class DerivedStage(EntryStage):
                 return []
             data, first = data[self._seen - first :], self._seen
         self._in, self._seen = item.header, item.end_index
-        known = self.filled[-1][1] if self.filled else 0  # one that two chunks rest on comes with both
-        self.filled += [gap for gap in item.filled if gap[0] >= known]
+        for gap in item.filled:  # one that two chunks rest on comes with both, and twice with both as one
+            if not self.filled or gap[0] >= self.filled[-1][1]:
+                self.filled.append(gap)
         return [Chunk(item.header, first, data)]
 
     def forget(self, before: int) -> None:

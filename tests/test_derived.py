@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -78,3 +80,18 @@ def test_a_chain_without_steps_before_the_window_has_no_derived_stream() -> None
 def test_range_is_checked() -> None:
     with pytest.raises(FormatError, match="max_missing"):
         Derived(max_missing=2.0)
+
+
+def test_a_gap_that_two_chunks_rest_on_counts_once_however_they_are_joined() -> None:
+    fmt = replace(signal_format("spectrogram", ("x",), 1), step=Fraction(8), span=16)
+    header = Header("s", 0, fmt, "c")
+    gap = ((7, 10, True),)
+
+    def missing(*chunks: Chunk) -> list[float]:
+        stage = Chain((Derived("c", 1.0), Windows(32, 32))).build()
+        return [window.missing for item in chunks for window in stage.push(item)]
+
+    rows = np.zeros((3, 1), np.float32)
+    apart = missing(*(Chunk(header, i, rows[i : i + 1], filled=gap if i < 2 else ()) for i in range(3)))
+    joined = missing(Chunk(header, 0, rows, filled=gap + gap))
+    assert apart == joined == [3 / 32]

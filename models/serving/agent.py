@@ -64,7 +64,7 @@ class Agent:
         self._idle = asyncio.Event()  # no batch is being classified
         self._idle.set()
         self._outbox = Outbox(around.kafka.aiokafka_producer, self._fail, self._stamp_ms)
-        self._commits = Commits(self, around, self._outbox)
+        self._commits = Commits(self.partitions, lambda: self.job, around, self._outbox)
         self._rewinds = Rewinds(around)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="classify")
         self._tasks: list[asyncio.Task[None]] = []

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from models.serving.around import Around
+from models.serving.around import Around, Job
 from models.serving.outbox import Outbox, Outgoing
+from models.serving.partition import Partition
+from models.serving.sessions import Session
 from models.serving.snapshots import BYTES_MAX, Snapshot
 from models.serving.takeover import LIFE, note
 from streams.errors import DeliveryError
 from streams.topics import MIB
-
-if TYPE_CHECKING:
-    from models.serving.agent import Agent
-    from models.serving.partition import Partition
-    from models.serving.sessions import Session
 
 _AGAIN_S = 15.0  # a topic that was deleted and made again is found within so long
 
@@ -30,32 +27,36 @@ class Commits:
 
     Parameters
     ----------
-    agent : Agent
-        Whose partitions.
+    partitions : dict of int to Partition
+        The agent's, by number.
+    job : callable
+        What it does now.
     around : Around
         Kafka.
     outbox : Outbox
         For snapshots.
     """
 
-    def __init__(self, agent: Agent, around: Around, outbox: Outbox) -> None:
-        self._agent, self._around, self._outbox = agent, around, outbox
+    def __init__(
+        self, partitions: dict[int, Partition], job: Callable[[], Job], around: Around, outbox: Outbox
+    ) -> None:
+        self._partitions, self._job, self._around, self._outbox = partitions, job, around, outbox
         self._looked_s = time.monotonic()
         self._large: set[str] = set()  # sessions that were said to be too large
 
     @property
     def overdue(self) -> bool:
         """Whether nothing must be taken until a session that holds the commit back can be stored."""
-        return any(partition.overdue for partition in self._agent.partitions.values())
+        return any(partition.overdue for partition in self._partitions.values())
 
     def key(self, session: str) -> bytes:
         """Key of a session's snapshot."""
-        return f"{self._agent.job.state}\n{session}".encode()
+        return f"{self._job().state}\n{session}".encode()
 
     async def store(self) -> None:
         """Store the snapshots that are due; all are acknowledged (or have failed) on return. No record may be taken meanwhile."""
         loop, state = asyncio.get_running_loop(), self._around.names.of("state")
-        for partition in list(self._agent.partitions.values()):
+        for partition in list(self._partitions.values()):
             if due := partition.snapshots():
                 # Compressing takes its time, and other things must go on.
                 made = await loop.run_in_executor(None, _make, [make for _, make in due])
@@ -70,7 +71,7 @@ class Commits:
             if session.name not in self._large:
                 self._large.add(session.name)
                 self._around.tell(
-                    f"{self._agent.job.recipe}: session {session.name} holds {len(value) / MIB:.1f} MiB, more than the "
+                    f"{self._job().recipe}: session {session.name} holds {len(value) / MIB:.1f} MiB, more than the "
                     f"{BYTES_MAX / MIB:.1f} MiB that a snapshot may have: after a restart its open window is read again from its topic, "
                     "for as long as that keeps it; shorter windows or fewer channels avoid it"
                 )
@@ -82,7 +83,7 @@ class Commits:
 
     def forget(self, number: int, sessions: Iterable[str]) -> None:
         """Delete snapshots."""
-        partition = self._agent.partitions[number]
+        partition = self._partitions[number]
         life = b"%d.%d" % (partition.state_end, self._around.kafka.consumer_generation_id)
         records = [Outgoing(self.key(name), None, [(LIFE, life)]) for name in sessions]
         self._outbox.put(self._around.names.of("state"), number, records)
@@ -90,7 +91,7 @@ class Commits:
     async def offsets(self) -> None:
         """Commit what nothing needs any more."""
         started, offsets = time.perf_counter(), dict[TopicPartition, OffsetAndMetadata]()
-        for partition in self._agent.partitions.values():
+        for partition in self._partitions.values():
             for topic, (offset, floor) in partition.committable().items():
                 told = note(floor, partition.topic_id(topic))
                 offsets[TopicPartition(topic, partition.number)] = OffsetAndMetadata(offset, told)
@@ -101,12 +102,12 @@ class Commits:
             raise DeliveryError("the broker has not heard of this worker for half its session timeout")
         await self._around.kafka.commit_with(offsets)
         for tp, committed in offsets.items():
-            if tp.partition in self._agent.partitions:
-                self._agent.partitions[tp.partition].committed(tp.topic, committed.offset)
+            if tp.partition in self._partitions:
+                self._partitions[tp.partition].committed(tp.topic, committed.offset)
         self._around.observer.committed(time.perf_counter() - started)
 
     async def _look_at_topics(self) -> None:
-        if time.monotonic() - self._looked_s < _AGAIN_S or not self._agent.partitions:
+        if time.monotonic() - self._looked_s < _AGAIN_S or not self._partitions:
             return
         await self.check_topics()
 
@@ -119,14 +120,14 @@ class Commits:
             If one was deleted and made again: offsets, and what was read up to them, are of another topic.
         """
         self._looked_s = time.monotonic()
-        now = await self._around.topic_ids(self._agent.job.inputs)
+        now = await self._around.topic_ids(self._job().inputs)
         for topic, topic_id in self._known().items():
             if topic_id and now.get(topic, topic_id) != topic_id:
                 raise DeliveryError(f"topic {topic} was deleted and made again")
 
     def _known(self) -> Mapping[str, str]:
-        partition = next(iter(self._agent.partitions.values()), None)
-        return {topic: partition.topic_id(topic) for topic in self._agent.job.inputs} if partition else {}
+        partition = next(iter(self._partitions.values()), None)
+        return {topic: partition.topic_id(topic) for topic in self._job().inputs} if partition else {}
 
 
 def _make(made: Sequence[partial[Snapshot] | None]) -> list[Snapshot | None]:
