@@ -80,6 +80,7 @@ class BatchThread(driver.AIOKafkaConsumerThread):
             max_partition_fetch_bytes=2 * MIB,  # a larger message comes alone
             fetch_max_bytes=8 * MIB,
             fetch_max_wait_ms=500,
+            metadata_max_age_ms=5_000,  # a topic that was deleted and made again is found within so long
             request_timeout_ms=int(REQUEST_TIMEOUT_S * 1000),
             session_timeout_ms=timeout_ms,
             rebalance_timeout_ms=int(rebalance_timeout_s(timeout_ms / 1000) * 1000),

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from aiokafka.structs import TopicPartition
+from memory_kafka import MemoryKafka, Worker
 
+from models.serving.around import Job
 from models.serving.handed import Floor, Left, Limits
+from models.serving.outputs import Events
 from models.serving.partition import Partition
 from models.serving.snapshots import Snapshot
-from models.serving.takeover import floor_of, note
+from models.serving.takeover import LIFE, ReadBack, floor_of, note, read_left
 from processors.chain import Chain
 from processors.intake import Intake
 from processors.spectrogram import Spectrogram
@@ -19,6 +26,7 @@ from processors.windows import Windows
 from streams.chunk import Chunk, Header, signal_format
 from streams.codec import ChunkCodec
 from streams.errors import MessageError
+from streams.topics import Names
 
 RAW = Chain((Intake(), Windows(8, 4)))
 COLUMNS = Chain((Intake(), Spectrogram(nperseg=4, noverlap=2), Windows(8, 4)))
@@ -102,3 +110,61 @@ def test_notes_beside_commits() -> None:
     notes = [note(Floor(7, 3), "id"), "", None, "x", "[1]", '{"events": -1}', '{"events": true}', '{"events": 1e999}']
     assert [floor_of(told) for told in notes] == [Floor(7, 3), *[Floor()] * 7]
     assert json.loads(notes[0] or "")["topic"] == "id"
+
+
+class Leader:
+    """A partition whose followers lag: readers are shown less than its leader has appended."""
+
+    def __init__(self, shown: list[int], appended: list[int]) -> None:
+        self._shown, self._appended, self.asked = shown, appended, 0
+        self.cluster, self._client = self, self
+
+    def leader_for_partition(self, _: TopicPartition) -> int:
+        return 0
+
+    async def send(self, _: int, request: Any) -> Any:
+        assert request._replica_id >= 0  # a consumer would be told what is shown
+        (at,) = self._next(self._appended)
+        return SimpleNamespace(topics=[("t", [(0, 0, -1, at)])])
+
+    async def beginning_offsets(self, wanted: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(wanted, 0)
+
+    async def end_offsets(self, wanted: list[TopicPartition]) -> dict[TopicPartition, int]:
+        self.asked += 1
+        return dict.fromkeys(wanted, *self._next(self._shown))
+
+    @staticmethod
+    def _next(ends: list[int]) -> tuple[int]:
+        return (ends.pop(0) if len(ends) > 1 else ends[0],)
+
+
+@pytest.mark.parametrize(
+    ("shown", "appended", "end"),
+    [
+        ([5], [5], 5),
+        ([5, 6, 8], [8], 8),  # what a dead owner's leader has appended shows later
+        ([5, 6, 6], [8, 8, 6], 6),  # another leader, which never had it
+        ([5, 9], [8, 12], 9),  # others go on writing
+    ],
+)
+def test_what_the_leader_has_appended_is_waited_for(shown: list[int], appended: list[int], end: int) -> None:
+    read_back = ReadBack({})
+    read_back._consumer = Leader(shown, appended)
+    limits = asyncio.run(read_back.limits([TopicPartition("t", 0)]))
+    assert limits == {TopicPartition("t", 0): (0, end)}
+
+
+def test_a_snapshot_that_was_held_back_over_a_takeover_is_older_than_its_successor() -> None:
+    kafka, names = MemoryKafka(), Names("t")
+    older, newer = stored(RAW), replace(stored(RAW), upto=9)
+    for life, snapshot in ((b"0.1", older), (b"1.2", newer), (b"0.1", older)):
+        kafka.append(names.of("state"), 0, b"tiny\ns", snapshot.encode(), headers=((LIFE, life),))
+
+    job = Job("r", "tiny", ("t.sensor",), RAW, Events("r"), names.of("events"), lambda _: None, lambda *_: [])
+
+    async def take_over() -> Left:
+        around = Worker(kafka, job, names).agent._around
+        return (await read_left(job, around, [TopicPartition("t.sensor", 0)], b"tiny\n"))[0]
+
+    assert asyncio.run(take_over()).snapshots["s"].upto == 9
