@@ -20,7 +20,7 @@ from models.serving.handed import Floor, Left, Limits, Pending
 from models.serving.outputs import Events, Marks
 from models.serving.partition import Partition
 from models.serving.snapshots import Snapshot
-from processors.chain import Chain
+from processors.chain import Chain, ChainStage
 from processors.intake import Intake
 from processors.spectrogram import Spectrogram
 from processors.windows import Windows
@@ -503,3 +503,25 @@ def test_an_ended_session_that_was_busy_at_a_commit_is_stored_at_the_next() -> N
     assert log.state == {}
     life.commit()
     assert set(log.state) == {"s"}
+
+
+def test_a_chunk_that_breaks_a_step_is_rejected_and_the_session_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    push = ChainStage.push
+
+    def breaking(self: ChainStage, item: Chunk) -> list[Window]:
+        if item.first_index == 8:
+            raise ZeroDivisionError("a bug of a step")
+        return push(self, item)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(ChainStage, "push", breaking)
+    partition, rejected = Partition(0, CHAINS["abutting"], lambda fmt: None, lambda: 0.0), list[tuple[int, str]]()
+    items = [chunk("s", i, 4) for i in range(0, 20, 4)] + [chunk("t", 0, 4)]
+    records = [record(i, c.session.encode(), ChunkCodec().encode(c)) for i, c in enumerate(items)]
+    made = [
+        p.output.start_index
+        for one in records
+        for found in partition.take("a", [one], lambda r, e: rejected.append((r.offset, e.reason)))
+        for p in found
+    ]
+    assert (made, rejected) == ([0, 4, 12, 16, 0], [(2, "invalid")])
+    assert "a bug of a step" in partition.damaged["s"]

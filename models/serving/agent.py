@@ -272,11 +272,15 @@ class Agent:
         """Let a model take over whose windows are of another kind: everything is let go of, and taken up with the other chain."""
         assert self.job.serving is not None
         assert self.job.anew is not None
-        async with self._letting_go():
-            self.job.serving.model, self.job = model, self.job.anew(model.bundle)
-            if self.job.shadow is not None:  # what it takes is not made any more
-                self.job.shadow.model = None
-            self._begin_loading()
+        try:
+            async with self._letting_go():
+                self.job.serving.model, self.job = model, self.job.anew(model.bundle)
+                if self.job.shadow is not None:  # what it takes is not made any more
+                    self.job.shadow.model = None
+                self._begin_loading()
+        except Exception as error:
+            self._fail(error)
+            raise
         await self._wait_for(lambda: self._loading is None or self._loading.done())
 
     async def on_stop(self) -> None:

@@ -216,8 +216,12 @@ class Partition:
             try:
                 made = session.take(chunk, places)
             except FormatError as error:  # a header that contradicts the session's own
-                for record in run.records:
-                    reject(record, ChunkError("invalid", str(error)))
+                self._refuse(run, str(error), reject)
+                break
+            except Exception as error:  # no record may end a worker, again at every start
+                self.damaged[session.name] = f"{type(error).__name__}: {error}"
+                self._refuse(run, self.damaged[session.name], reject)
+                session.stage, session.irregular = self.chain.build(), True
                 break
             counts = session.stage.take_counts()
             if counts:
@@ -225,6 +229,11 @@ class Partition:
                 session.irregular = session.irregular or any(counts[name] for name in _IRREGULAR)
             yield self._to_publish(session, made)
         self._runs.pop(session.name, None)
+
+    @staticmethod
+    def _refuse(run: Run, why: str, reject: Reject) -> None:
+        for record in run.records:
+            reject(record, ChunkError("invalid", why))
 
     def _to_publish(self, session: Session, made: list[Output]) -> list[Pending]:
         marks, outputs, sent_ms = self.published.get(session.name), self._outputs, session.sent_ms
