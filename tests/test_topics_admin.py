@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
@@ -114,6 +115,7 @@ def test_other_partition_counts_are_used_and_told(settings: Settings) -> None:
     names = Names(settings.prefix)
     with KafkaAdminClient(bootstrap_servers=settings.brokers) as admin:
         admin.create_topics({names.of("sensor"): {"num_partitions": 2, "configs": BY_NAME["sensor"].config()}})
+        admin.wait_for_topics([names.of("sensor")])
         found = ensure_topics(settings, names)
         assert found.notes == (f"{names.of('sensor')}: 2 partitions, not the 3 of KYMO_PARTITIONS; 2 are used",)
         assert {n for name, n in found.partitions.items() if name != names.of("models")} == {2}
@@ -121,12 +123,55 @@ def test_other_partition_counts_are_used_and_told(settings: Settings) -> None:
         admin.delete_topics([names.of("physio")])
         await_gone(admin, names.of("physio"))
         admin.create_topics({names.of("physio"): {"num_partitions": 5, "configs": BY_NAME["physio"].config()}})
+        admin.wait_for_topics([names.of("physio")])
     found = ensure_topics(settings, names)
     assert len(found.broken) == 1
     assert f"; 5: {names.of('physio')}" in found.broken[0]
     found.require_equal([names.of("sensor"), names.of("events")])
     with pytest.raises(TopicError, match=rf"{names.of('physio')} has 5 partitions.*need equal counts"):
         found.require_equal([names.of("sensor"), names.of("physio")])
+
+
+class Meanwhile:
+    """An admin client of a cluster where somebody else makes topics between the first look and ours."""
+
+    there: ClassVar[dict[str, int]] = {"k.sensor": 3}
+
+    def __init__(self, **_: Any) -> None:
+        self.looks = 0
+
+    def list_topics(self) -> list[str]:
+        self.looks += 1
+        return ["k.sensor"] if self.looks == 1 else list(self.there)
+
+    def describe_topics(self, topics: list[str]) -> list[dict[str, Any]]:
+        return [{"name": name, "partitions": [{}] * self.there[name]} for name in topics]
+
+    def create_topics(self, wanted: dict[str, Any], raise_errors: bool) -> dict[str, Any]:
+        known = {name: name == "k.physio" for name in wanted}
+        self.there |= {name: 5 if known[name] else about["num_partitions"] for name, about in wanted.items()}
+        return {"topics": [{"name": name, "error_code": 36 if known[name] else 0} for name in wanted]}
+
+    def wait_for_topics(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def describe_configs(self, asked: list[Any], config_filter: str) -> dict[str, Any]:
+        assert {resource.name for resource in asked} == {"k.sensor", "k.physio"}
+        table = {f"k.{topic.name}": topic.config() for topic in TABLE}
+        return {"topic": {r.name: {k: {"value": v} for k, v in table[r.name].items()} for r in asked}}
+
+    def close(self) -> None:
+        pass
+
+
+def test_what_somebody_else_makes_meanwhile_is_looked_at_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.broker.client.KafkaAdminClient", Meanwhile)
+    found = ensure_topics(Settings(brokers="b:1", partitions=12), Names("k"))
+    assert len(found.created) == len(TABLE) - 2
+    assert found.partitions["k.events"] == 3
+    assert found.broken == (
+        "partition counts differ, and a worker can serve only topics of equal ones: 3: k.sensor; 5: k.physio",
+    )
 
 
 @pytest.mark.broker

@@ -94,9 +94,9 @@ def ensure_topics(settings: Settings, names: Names) -> Topics:
         missing = [topic for topic in TABLE if names.of(topic.name) not in found]
         created = _create(admin, replace(settings, partitions=used), names, missing) if missing else []
         admin.wait_for_topics([names.of(topic.name) for topic in TABLE], timeout_ms=int(READY_TIMEOUT_S * 1000))
-        # What another process made meanwhile needs no warning: it made it as the table says.
-        apart = against_table(admin, settings, names, found)
-        return Topics(tuple(created), partition_counts(admin, names) if missing else found, *apart)
+        found = partition_counts(admin, names) if missing else found
+        others = {full: count for full, count in found.items() if full not in created}
+        return Topics(tuple(created), found, *against_table(admin, settings, names, others))
 
 
 def list_runs(settings: Settings) -> list[Run]:

@@ -123,9 +123,10 @@ def repair_topics(settings: Settings, names: Names) -> list[str]:
             differ = {k: v for k, v in topic.config().items() if own.get(k) != v} if own else {}
             if differ:
                 changes.append(ConfigResource(ConfigResourceType.TOPIC, full, configs=differ))
-        done = admin.alter_configs(changes)["topic"] if changes else {}
+        done = admin.alter_configs(changes, raise_on_unknown=False)["topic"] if changes else {}
         if refused := [f"{full}: {said}" for full, said in done.items() if said != "OK"]:
-            raise TopicError(f"{'; '.join(refused)}; the right AlterConfigs is needed")
+            rights = "; the right AlterConfigs is needed" if "AUTHORIZATION" in refused[0].upper() else ""
+            raise TopicError("; ".join(refused) + rights)
         return [change.name for change in changes]
 
 
@@ -189,9 +190,9 @@ def counts_apart(names: Names, found: Mapping[str, int], asked: int) -> tuple[tu
         broken.append(f"partition counts differ, and a worker can serve only topics of equal ones: {text}")
     elif by_count and asked not in by_count:
         ((count, topics),) = by_count.items()
-        return tuple(broken), (
-            f"{', '.join(topics)}: {count} partitions, not the {asked} of KYMO_PARTITIONS; {count} are used",
-        )
+        more = f" and {len(topics) - 1} more topics" if len(topics) > 1 else ""
+        text = f"{topics[0]}{more}: {count} partitions, not the {asked} of KYMO_PARTITIONS; {count} are used"
+        return tuple(broken), (text,)
     return tuple(broken), ()
 
 
