@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from deploy import kafka_jars, kafka_server
+from deploy import broker_wait, kafka_jars, kafka_server
 from deploy.broker_state import BrokerInfo, alive, created_s, read_state, state_file, write_state
 from deploy.kafka_server import HOST, POLL_S
 from streams.errors import BrokerError
@@ -73,7 +73,7 @@ def start(
     jars_dir : Path, optional
         Where the jars are kept; default ``kafka`` under ``KYMO_HOME``.
     timeout_s : float
-        How long the server may take until it answers.
+        How long the server may do nothing before it answers; while its log grows or it computes, it is waited for.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def start(
     ------
     BrokerError
         Port taken, folder not writable, disk full, jars not to be had or not as locked, another port in use by this
-        folder's server, or a server that dies or does not answer.
+        folder's server, or a server that dies or does nothing.
     """
     data_dir = data_dir.absolute()
     _prepare(data_dir)
@@ -238,7 +238,7 @@ def _launch(data_dir: Path, port: int, jars: list[Path], timeout_s: float) -> Br
     info = BrokerInfo(f"{HOST}:{port}", process.pid, port, data_dir, path, created_s(process.pid) or time.time())
     try:
         write_state(info)
-        kafka_server.await_ready(process, port, data_dir, timeout_s)
+        broker_wait.await_ready(process, port, data_dir, timeout_s)
     except BaseException:
         # Also for Ctrl-C: a start that did not end well leaves no process.
         process.kill()

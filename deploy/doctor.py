@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from streams.errors import KymoError
 from streams.settings import Settings
@@ -156,7 +156,9 @@ def check_broker(settings: Settings) -> Check:
         if found.state == "stopped":
             return Check("broker", NOTE, "the embedded broker is not running; `kymo broker start` starts it")
     named = with_broker(settings)
-    with admin(named, "asking for topics") as client:
+    from streams.broker.client import admin_client
+
+    with admin_client(named, "asking for topics") as client:
         client.list_topics()
     return Check("broker", OK, f"{named.brokers} answers")
 
@@ -168,49 +170,17 @@ def with_broker(settings: Settings) -> Settings:
     return replace(settings, brokers=address(settings))
 
 
-class admin:  # noqa: N801 - used as a function
-    """An admin client for the length of a ``with`` block; its errors are BrokerErrors."""
-
-    def __init__(self, settings: Settings, doing: str) -> None:
-        self._settings, self._doing = settings, doing
-
-    def __enter__(self) -> Any:
-        from kafka.admin import KafkaAdminClient
-
-        from streams.broker.client import client_arguments, kafka_errors
-
-        self._errors = kafka_errors(self._settings, self._doing)
-        self._errors.__enter__()
-        try:
-            self._client = KafkaAdminClient(**client_arguments(self._settings))
-        except BaseException as error:
-            self._errors.__exit__(type(error), error, error.__traceback__)
-            raise
-        return self._client
-
-    def __exit__(self, *error: Any) -> bool:
-        self._client.close()
-        return bool(self._errors.__exit__(*error))
-
-
 def check_topics(settings: Settings) -> Check:
-    """The topics against the table: there, and with equal partition counts."""
-    names = Names(settings.prefix)
-    with admin(settings, f"looking at the topics {settings.prefix}.*") as client:
-        there = set(client.list_topics())
-        wanted = {names.of(t.name): t.partitions or settings.partitions for t in TABLE}
-        have = sorted(there & set(wanted))
-        counts = {row["name"]: len(row["partitions"]) for row in client.describe_topics(have)} if have else {}
-    other = [f"{name} has {n} partitions" for name, n in sorted(counts.items()) if n != wanted[name]]
-    if other:
-        expected = f"expected {settings.partitions}" if len(other) > 1 else f"expected {wanted[other[0].split()[0]]}"
-        text = f"{'; '.join(other)}, {expected}; set KYMO_PARTITIONS or another KYMO_PREFIX"
-        return Check("topics", WRONG, text)
-    missing = sorted(set(wanted) - there)
-    if missing:
-        text = f"{len(missing)} of {len(wanted)} topics are not there yet; worker and replay make them"
-        return Check("topics", NOTE, text)
-    return Check("topics", OK, f"{len(wanted)} topics under {settings.prefix}, {settings.partitions} partitions")
+    """The topics against the table: there, with partition counts that go together, keeping what it promises."""
+    from streams.broker.promises import look_at_topics
+
+    found = look_at_topics(settings, Names(settings.prefix))
+    told = list(found.warnings)
+    if missing := len(TABLE) - len(found.partitions):
+        told.append(f"{missing} of {len(TABLE)} topics are not there yet; worker and replay make them")
+    if told:
+        return Check("topics", WRONG if found.broken else NOTE, "; ".join(told))
+    return Check("topics", OK, f"{len(TABLE)} topics under {settings.prefix}, {settings.partitions} partitions")
 
 
 def as_json(checks: list[Check]) -> str:

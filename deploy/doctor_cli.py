@@ -15,8 +15,11 @@ _MARKS = {OK: "ok   ", NOTE: "note ", WRONG: "WRONG"}
 @click.command("doctor")
 @click.option("--recipe", "recipe_name", metavar="R", help="Check this recipe and its bundle too.")
 @click.option("--session", metavar="S", help="Say why this session yields no events (needs --recipe and a broker).")
+@click.option(
+    "--repair-topics", is_flag=True, help="First configure the topics that are there as Kymo's table has them."
+)
 @click.option("--json", "json_out", is_flag=True, help="Print one JSON object.")
-def doctor(recipe_name: str | None, session: str | None, json_out: bool) -> None:
+def doctor(recipe_name: str | None, session: str | None, repair_topics: bool, json_out: bool) -> None:
     """Say what is wrong on this machine, and why a session yields no events.
 
     Example: kymo doctor --recipe basicmotions --session basicmotions-test-00
@@ -24,6 +27,8 @@ def doctor(recipe_name: str | None, session: str | None, json_out: bool) -> None
     if session is not None and recipe_name is None:
         raise click.UsageError("--session needs --recipe: whose events are missed?")
     settings = Settings.from_env()
+    if repair_topics:
+        _repair(settings)
     checks = list(check_machine(settings))
     if recipe_name is not None:
         recipe, found = check_recipe(recipe_name, settings)
@@ -38,6 +43,14 @@ def doctor(recipe_name: str | None, session: str | None, json_out: bool) -> None
             click.echo(f"{_MARKS[check.state]} {check.name:{width}}  {check.text}")
     if any(check.state == WRONG for check in checks):
         click.get_current_context().exit(1)
+
+
+def _repair(settings: Settings) -> None:
+    from streams.broker.promises import repair_topics
+    from streams.topics import Names
+
+    for topic in repair_topics(with_broker(settings), Names(settings.prefix)) or ["no topic"]:
+        click.echo(f"{topic} was altered", err=True)
 
 
 def check_recipe(name: str, settings: Settings) -> tuple[Recipe | None, list[Check]]:

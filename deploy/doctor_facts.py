@@ -31,6 +31,8 @@ class StreamFacts:
         Of its chunks.
     empty : int
         Samples that lack a value, each of them a gap.
+    partitions : set of int
+        Where its chunks stand; one, if whoever sent them keyed each with the session's name.
     """
 
     format: Format
@@ -40,6 +42,7 @@ class StreamFacts:
     first_offset: int = 0
     last_offset: int = 0
     empty: int = 0
+    partitions: set[int] = field(default_factory=set)
 
     def add(self, chunk: Chunk, offset: int) -> None:
         """Take the next chunk; a sample without a value in a channel is none."""

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 
-from deploy.doctor import NOTE, OK, WRONG, Check, admin
+from deploy.doctor import NOTE, OK, WRONG, Check
 from deploy.doctor_facts import Facts, StreamFacts
 from processors.intake import Intake
 from processors.recipe import Recipe
 from processors.registry import nearest
+from streams.archive.erase import session_of
+from streams.broker.client import admin_client
+from streams.broker.read import Record, read_topics
+from streams.broker.sessions import raw_chunks
 from streams.chunk import Chunk
-from streams.codec import ChunkCodec
-from streams.errors import ChunkError, EventError, MessageError
+from streams.errors import EventError, MessageError
 from streams.events import Event
 from streams.sessions import read_session
 from streams.settings import Settings
 from streams.sources.words import many
-from streams.topics import CHUNK_TOPICS, Names
+from streams.topics import Names
 
 UNKNOWN = "unknown"
 
@@ -42,6 +45,8 @@ def explain(recipe: Recipe, facts: Facts) -> list[Check]:
         out.append(Check("rejected", WRONG, f"messages of this session were refused: {text}"))
     if not facts.streams:
         return [*out, _nothing(facts)]
+    if apart := [_apart(name, stream) for name, stream in facts.streams.items() if len(stream.partitions) > 1]:
+        return [*out, *apart]
     verdicts = {name: recipe.matches(stream.format) for name, stream in facts.streams.items()}
     taken = [name for name, why in verdicts.items() if why is None]
     if not taken:
@@ -53,6 +58,14 @@ def explain(recipe: Recipe, facts: Facts) -> list[Check]:
     windows = _window_check(recipe, stream)
     out.append(windows)
     return out if windows.state == WRONG else [*out, _event_check(recipe, facts, stream)]
+
+
+def _apart(name: str, stream: StreamFacts) -> Check:
+    text = (
+        f"chunks of {name} stand in partitions {', '.join(map(str, sorted(stream.partitions)))} of {stream.topic}, where no "
+        "worker sees them in order; key every record with the session's name and let one partitioner place them"
+    )
+    return Check("partitions", WRONG, text)
 
 
 def _nothing(facts: Facts) -> Check:
@@ -141,86 +154,50 @@ def gather(recipe: Recipe, session: str, settings: Settings) -> Facts:
     BrokerError
         If the broker cannot be reached.
     """
-    names, facts, codec = Names(settings.prefix), Facts(session), ChunkCodec()
-    for key, value, _ in _records(settings, names.of("sessions"), None):
+    names, facts = Names(settings.prefix), Facts(session)
+    for r in read_topics(settings, [names.of("sessions")]):
+        key = (r.key or b"").decode(errors="replace")
         if key not in facts.known:
             facts.known.append(key)
-        if key == session and value is not None:
+        if key == session and r.value is not None:
             with contextlib.suppress(MessageError):  # an odd one says nothing; `kymo sessions list` tells of it
-                facts.record = read_session(value)
-    for topic in CHUNK_TOPICS:
-        for _, value, offset in _records(settings, names.of(topic), session):
-            try:
-                chunk = codec.decode(value or b"")
-            except ChunkError:
-                continue
-            if not chunk.header.chain and chunk.session == session:
-                _add(facts, chunk, names.of(topic), offset)
-    for _, value, _ in _records(settings, names.of("events"), session):
-        try:
-            event = Event.from_json(value or b"")
-        except EventError:
+                facts.record = read_session(r.value)
+    for r, chunk in raw_chunks(settings, session):
+        _add(facts, chunk, r)
+    for r in read_topics(settings, [names.of("events"), names.of("rejected")]):
+        if session_of(r) != session.encode():
             continue
-        if event.recipe == recipe.name and not event.head:  # one a window
-            facts.events.append(event)
-    for _, reason, _ in _records(settings, names.of("rejected"), session, reasons=True):
-        facts.rejected[(reason or b"?").decode(errors="replace")] += 1
-    facts.committed = _committed(recipe, session, settings, names)
+        if r.topic == names.of("rejected"):
+            facts.rejected[(dict(r.headers).get("reason") or b"?").decode(errors="replace")] += 1
+            continue
+        with contextlib.suppress(EventError):
+            event = Event.from_json(r.value or b"")
+            if event.recipe == recipe.name and not event.head:  # one a window
+                facts.events.append(event)
+    topic = names.for_stream(recipe.inputs[0].stream)
+    if offsets := _committed(recipe, topic, settings):
+        places = [n for stream in facts.streams.values() if stream.topic == topic for n in stream.partitions]
+        facts.committed = max((offsets.get(n, -1) for n in places), default=-1)
     return facts
 
 
-def _add(facts: Facts, chunk: Chunk, topic: str, offset: int) -> None:
+def _add(facts: Facts, chunk: Chunk, r: Record) -> None:
     stream = facts.streams.get(chunk.stream)
     if stream is None:
         runs = [[chunk.first_index, chunk.first_index]]
-        stream = facts.streams[chunk.stream] = StreamFacts(chunk.header.format, topic, runs, False, offset, offset)
-    stream.add(chunk, offset)
-
-
-def _records(
-    settings: Settings, topic: str, session: str | None, reasons: bool = False
-) -> list[tuple[str, bytes | None, int]]:
-    """Key, value (or reason header) and offset of a topic's records, of one session or all; none without the topic."""
-    from kafka import KafkaConsumer, TopicPartition
-
-    from streams.broker.client import client_arguments, kafka_errors, partition_of
-
-    out = []
-    with kafka_errors(settings, f"reading {topic}"):
-        consumer = KafkaConsumer(
-            **client_arguments(settings), group_id=None, enable_auto_commit=False, allow_auto_create_topics=False
+        stream = facts.streams[chunk.stream] = StreamFacts(
+            chunk.header.format, r.topic, runs, False, r.offset, r.offset
         )
-        try:
-            numbers = consumer.partitions_for_topic(topic) or set()
-            if numbers and session is not None:
-                numbers = {partition_of(session.encode(), len(numbers))}
-            places = [TopicPartition(topic, number) for number in sorted(numbers)]
-            consumer.assign(places)
-            ends = consumer.end_offsets(places) if places else {}
-            if places:
-                consumer.seek_to_beginning(*places)
-            while any(consumer.position(place) < end for place, end in ends.items()):
-                for records in consumer.poll(timeout_ms=200).values():
-                    for r in records:
-                        key = (r.key or b"").decode(errors="replace")
-                        if session is None or key == session:
-                            value = dict(r.headers).get("reason", b"?") if reasons else r.value
-                            out.append((key, value, r.offset))
-        finally:
-            consumer.close()
-    return out
+    stream.partitions.add(r.partition)
+    stream.add(chunk, r.offset)
 
 
-def _committed(recipe: Recipe, session: str, settings: Settings, names: Names) -> int | None:
-    from streams.broker.client import partition_of
-
-    topic = names.for_stream(recipe.inputs[0].stream)
+def _committed(recipe: Recipe, topic: str, settings: Settings) -> dict[int, int]:
+    """Next offsets of the recipe's workers by partition; none if they never committed."""
     group = f"{settings.prefix}.{recipe.name}.model"
-    with admin(settings, f"asking for the offsets of {group}") as client:
+    with admin_client(settings, f"asking for the offsets of {group}") as client:
         # A broker that never had a group has no coordinator to ask.
         if topic not in client.list_topics() or group not in {g["group_id"] for g in client.list_groups()}:
-            return None
+            return {}
         committed = client.list_group_offsets(group).get(group, {})
-        partitions = len(client.describe_topics([topic])[0]["partitions"])
-    offsets = {place.partition: meta.offset for place, meta in committed.items() if place.topic == topic}
-    return offsets.get(partition_of(session.encode(), partitions), -1) if offsets else None
+    return {place.partition: meta.offset for place, meta in committed.items() if place.topic == topic}

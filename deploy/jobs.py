@@ -22,7 +22,7 @@ from processors.recipe import Recipe, load_recipe
 from streams.broker.admin import topic_ids
 from streams.chunk import Format
 from streams.codec import ChunkCodec
-from streams.errors import FormatError, RecipeError
+from streams.errors import BrokerError, DeliveryError, FormatError, RecipeError
 from streams.settings import Settings
 from streams.topics import MIB, Names
 
@@ -211,7 +211,10 @@ def make_app(part: Part, settings: Settings, instance: str, metrics: Any, failed
     read_back, observer = ReadBack(reader_arguments(settings)), metrics.observer(recipe.name)
 
     async def ids(topics: Sequence[str]) -> dict[str, str]:
-        return await asyncio.to_thread(topic_ids, settings, topics)
+        try:
+            return await asyncio.to_thread(topic_ids, settings, topics)
+        except BrokerError as error:  # it is away: what was taken is taken again once it is back
+            raise DeliveryError(str(error)) from error
 
     app.handler = Agent(job, Around(app, names, read_back, observer, app.failed, ids, say))
     return app

@@ -10,7 +10,6 @@ import shutil
 import socket
 import struct
 import subprocess
-import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -186,23 +185,6 @@ def probe(port: int, timeout_s: float = 1.0) -> bool:
             return len(reply) == 8 and reply[4:] == struct.pack(">i", 7)
     except OSError:
         return False
-
-
-def await_ready(process: subprocess.Popen[bytes], port: int, data_dir: Path, timeout_s: float) -> None:
-    """Wait until the server that was just launched answers on `port`.
-
-    Raises
-    ------
-    BrokerError
-        If it dies, or `timeout_s` seconds pass.
-    """
-    deadline = time.monotonic() + timeout_s
-    while not probe(port):
-        if process.poll() is not None:
-            raise BrokerError(explain(data_dir, f"died at start (status {process.returncode})"))
-        if time.monotonic() > deadline:
-            raise BrokerError(explain(data_dir, f"did not answer on port {port} within {timeout_s:.0f} s"))
-        time.sleep(POLL_S)
 
 
 def rotate_log(data_dir: Path) -> None:

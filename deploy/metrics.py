@@ -45,7 +45,7 @@ COUNTS = {
     "segments": "Segments that sources began anew",
     "windows_with_gaps": "Windows not classified because of a gap",
     "windows_known": "Windows not classified because their events were published before a restart",
-    "other_chain": "Stored sessions begun anew, because another chain (of a changed recipe) had stored them",
+    "other_chain": "Stored sessions read again from their oldest open window, because another chain had stored them",
     "unmatched": "Chunks of streams that the recipe does not take",
 }
 STAGES = {"chain": "decoding and the chain, per batch of records", "classify": "per batch", "commit": "per commit"}
@@ -168,11 +168,14 @@ class WorkerMetrics(Collector):
     ----------
     registry : CollectorRegistry
         What to serve; holds the process's memory and CPU time and the build too.
+    longest_pause_s : callable
+        Where each scrape finds the longest pause of the event loop.
     """
 
     def __init__(self, bundles: Mapping[str, str]) -> None:
         self.bundles = dict(bundles)
         self.recipes = {recipe: RecipeMetrics() for recipe in bundles}
+        self.longest_pause_s: Callable[[], float] = lambda: 0.0
         self.registry = process_registry()
         self.registry.register(self)
 
@@ -272,7 +275,12 @@ class WorkerMetrics(Collector):
                     if count is not None:
                         family.add_metric([recipe], count())
             commit.add_metric([recipe], found.committed_s)
-        yield from (assigned, pending, commit)
+        pause = GaugeMetricFamily(
+            "kymo_loop_pause_seconds",
+            "Longest that the event loop has kept others waiting",
+            value=self.longest_pause_s(),
+        )
+        yield from (assigned, pending, commit, pause)
 
 
 class _Build(Collector):

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -52,7 +52,17 @@ class Server:
         self._http = self._file = None
 
 
-def serve_metrics(registry: CollectorRegistry, settings: Settings, role: str, ready: Callable[[], bool]) -> Server:
+def _always() -> bool:
+    return True
+
+
+def serve_metrics(
+    registry: CollectorRegistry,
+    settings: Settings,
+    role: str,
+    ready: Callable[[], bool],
+    live: Callable[[], bool] = _always,
+) -> Server:
     """Serve a registry until the server is closed.
 
     Parameters
@@ -65,6 +75,8 @@ def serve_metrics(registry: CollectorRegistry, settings: Settings, role: str, re
         What this process is, such as ``worker``.
     ready : callable
         Whether ``/readyz`` answers 200 (else 503); called from the server's thread.
+    live : callable
+        The same for ``/livez``: no means that only a new process helps.
 
     Raises
     ------
@@ -73,7 +85,7 @@ def serve_metrics(registry: CollectorRegistry, settings: Settings, role: str, re
     """
     if settings.metrics_port < 0:
         return Server()
-    http = _bind(settings, _handler(registry, ready))
+    http = _bind(settings, _handler(registry, {"/readyz": (ready, "ready"), "/livez": (live, "live")}))
     threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05}, name="metrics", daemon=True).start()
     port = int(http.server_address[1])
     return Server(port, http, _announce(settings, role, port))
@@ -103,11 +115,18 @@ def _bind(settings: Settings, handler: type[BaseHTTPRequestHandler]) -> Threadin
 class _Http(ThreadingHTTPServer):
     daemon_threads = True
 
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, handler)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A scraper that goes away is nobody's error."""
 
 
-def _handler(registry: CollectorRegistry, ready: Callable[[], bool]) -> type[BaseHTTPRequestHandler]:
+Question = tuple[Callable[[], bool], str]
+
+
+def _handler(registry: CollectorRegistry, questions: Mapping[str, Question]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = 10.0
 
@@ -116,20 +135,23 @@ def _handler(registry: CollectorRegistry, ready: Callable[[], bool]) -> type[Bas
             if path == "/metrics":
                 encode, content_type = choose_encoder(self.headers.get("Accept", ""))
                 self._answer(200, encode(registry), content_type)
-            elif path == "/livez":
-                self._answer(200, b"live\n")
-            elif path == "/readyz":
-                is_ready = _holds(ready)
-                self._answer(200 if is_ready else 503, b"ready\n" if is_ready else b"not ready\n")
+            elif path in questions:
+                ask, word = questions[path]
+                yes = _holds(ask)
+                self._answer(200 if yes else 503, f"{word}\n".encode() if yes else f"not {word}\n".encode())
             else:
                 self._answer(404, b"/metrics, /livez, /readyz\n")
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
 
         def _answer(self, status: int, body: bytes, content_type: str = "text/plain; charset=utf-8") -> None:
             self.send_response(status)
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
             """Scrapes are not news."""
@@ -152,7 +174,9 @@ def _announce(settings: Settings, role: str, port: int) -> Path:
         if pid.isdecimal() and not _lives(int(pid)):
             old.unlink(missing_ok=True)
     host = settings.metrics_host if settings.metrics_host in _LOOPBACK else socket.gethostname()
-    target = {"targets": [f"{host}:{port}"], "labels": {"role": role, "instance": f"{role}-{os.getpid()}"}}
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    # No `instance`: Prometheus takes the address, which stays where a restarted process finds its port free again.
+    target = {"targets": [address], "labels": {"role": role}}
     path = folder / f"{role}-{os.getpid()}.json"
     # Prometheus may read at any moment: the file appears whole.
     unfinished = path.with_suffix(".new")

@@ -46,7 +46,8 @@ def up(recipes: tuple[str, ...], workers: int, archive: bool) -> None:
         if not settings.brokers:
             info = _start_broker(settings, stack)
             settings = dataclasses.replace(settings, brokers=info.bootstrap)
-        ensure_topics(settings, Names(settings.prefix))
+        for sentence in ensure_topics(settings, Names(settings.prefix)).warnings:
+            _tell(sentence)
         _tell(f"topics {settings.prefix}.* on {settings.brokers}; recipes {', '.join(names)}")
         _supervise(_children(names, settings, workers, archive), settings, stopped, info)
 

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import dataclasses
 import fcntl
+import gc
 import os
 import re
 import signal
@@ -126,7 +127,8 @@ def _reach(settings: Settings) -> Settings:
     while True:
         try:
             found = dataclasses.replace(settings, brokers=address(settings))
-            ensure_topics(found, Names(found.prefix))
+            for sentence in ensure_topics(found, Names(found.prefix)).warnings:
+                print(f"kymo worker: {sentence}", file=sys.stderr, flush=True)
         except BrokerError:
             if time.monotonic() > give_up:
                 raise
@@ -173,7 +175,10 @@ def _serve(works: list[Work], played: list[str], settings: Settings, place: Plac
             super()._schedule_shutdown(number)
 
     pulse = Pulse(apps, settings, loop=loop)
+    metrics.longest_pause_s = lambda: pulse.longest_s
     worker = QuietWorker(*apps, *followers, pulse, redirect_stdouts=False, quiet=True, blocking_timeout=0.0, loop=loop)
+    gc.collect()
+    gc.freeze()  # what stands so far stays: every look at it would stop the loop
     try:
         worker.execute_from_commandline()
     except SystemExit as stop:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import click
 
 from streams.settings import Settings
@@ -28,6 +26,4 @@ def worker(recipes: tuple[str, ...], bundle: str | None, prefix: str | None, rol
     from deploy.worker import run_worker
 
     settings = Settings.from_env()
-    if prefix:
-        settings = dataclasses.replace(settings, prefix=prefix)
-    run_worker(recipes, settings, bundle, roles)
+    run_worker(recipes, settings.under(prefix) if prefix else settings, bundle, roles)

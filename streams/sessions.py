@@ -7,11 +7,48 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from streams.chunk import DTYPES
 from streams.chunk_rules import CONTROL
 from streams.errors import MessageError
 from streams.messages import fits, read_object
 from streams.recording import Recording, StreamData
 
+_TEXT, _INTEGER = {"type": "string"}, {"type": "integer"}
+_NAMES = {"type": "array", "items": _TEXT}
+#: JSON Schema (draft 2020-12) of a session's record.
+SESSION_SCHEMA: dict[str, Any] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "Session",
+    "description": "What is known of a session; times are Unix nanoseconds. Producers may leave out any member.",
+    "type": "object",
+    "additionalProperties": True,
+    "properties": {
+        "session": {"type": "string", "minLength": 1, "description": "also the record's key"},
+        "subject": {**_TEXT, "description": "a pseudonym"},
+        "start_ns": _INTEGER,
+        "end_ns": {**_INTEGER, "description": "not before start_ns"},
+        "streams": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "stream": {**_TEXT, "description": "kind[.place]"},
+                    "placement": _TEXT,
+                    "channels": _NAMES,
+                    "units": {**_NAMES, "description": "one a channel, or none"},
+                    "rate_hz": {"type": "number"},
+                    "rate": {**_TEXT, "description": "samples per second, as a fraction; 0/1 for an irregular stream"},
+                    "dtype": {"enum": list(DTYPES)},
+                    "samples": _INTEGER,
+                },
+            },
+        },
+        **dict.fromkeys(("device", "placement", "axes", "software", "source"), _TEXT),
+        "metadata": {"type": "object", "additionalProperties": _TEXT},
+        "notes": _NAMES,
+        "replayed": {"type": "object", "description": "what `kymo replay` keeps there"},
+    },
+}
 #: Metadata that has a member of its own in the record.
 _OWN = ("device", "placement", "axes")
 _KINDS: dict[str, type] = {

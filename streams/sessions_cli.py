@@ -18,8 +18,10 @@ from streams.settings import Settings
 from streams.sources.words import many
 
 if TYPE_CHECKING:
-    from streams.broker.sessions import Deletion
+    from streams.broker.erase import Deletion
 
+#: Exit status of an erasure that leaves what Kafka cannot delete.
+LEFT = 3
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -35,10 +37,14 @@ def sessions() -> None:
     type=click.Path(file_okay=False, path_type=Path),
     help="List those of an archive instead of those in the topics.",
 )
+@click.option("--announced", is_flag=True, help="Only those on kymo.sessions: quick where much raw data is kept.")
 @json_option
-def list_command(folder: Path | None, as_json: bool) -> None:
-    """Show sessions: subject, time span, streams, whether a replay of it is complete."""
-    rows = _archived(folder) if folder else _in_topics(Settings.from_env())
+def list_command(folder: Path | None, announced: bool, as_json: bool) -> None:
+    """Show sessions: subject, time span, streams, whether a replay of it is complete.
+
+    Sessions that have no record on kymo.sessions are found by their chunks, all of which are read for that.
+    """
+    rows = _archived(folder) if folder else _in_topics(Settings.from_env(), announced)
     if as_json:
         click.echo(json.dumps(rows, ensure_ascii=False))
         return
@@ -55,14 +61,17 @@ def list_command(folder: Path | None, as_json: bool) -> None:
         click.echo("no sessions")
 
 
-def _in_topics(settings: Settings) -> list[dict[str, Any]]:
-    from streams.session_reader import read_sessions
+def _in_topics(settings: Settings, only_announced: bool) -> list[dict[str, Any]]:
+    from streams.broker.sessions import announced, seen
 
     odd = Odd()
-    rows = [session_row(name, value) for name, value in read_sessions(settings, odd).items()]
+    known = announced(settings, odd)
+    if not only_announced:
+        with progress("looking at all chunks") as show:
+            known = known | {name: row for name, row in seen(settings, show).items() if name not in known}
     if odd.count:
         click.echo(f"kymo sessions: {odd}", err=True)
-    return rows
+    return [session_row(name, value) for name, value in known.items()]
 
 
 def _archived(folder: Path) -> list[dict[str, Any]]:
@@ -124,9 +133,11 @@ def delete_command(session: str, folder: Path | None, damaged: bool, yes: bool, 
     archive's segments are written anew without the session, and what Kafka still holds of it is not archived again. Copies that
     others made (bundles, data sets, exports, backups) are not touched. Nothing may be sending the session meanwhile. Damaged files
     that `kymo archive recover` has set aside may hold it, too: then nothing is erased without --damaged, which deletes them.
+
+    Exit status 3: done as far as Kafka can, but records of it stay in Kafka until retention takes them.
     """
     from streams.archive.erase import Erased, erase_session
-    from streams.broker.sessions import delete_session
+    from streams.broker.erase import delete_session
 
     settings = Settings.from_env()
     place = folder or default_folder(settings)
@@ -153,6 +164,17 @@ def delete_command(session: str, folder: Path | None, damaged: bool, yes: bool, 
         {"dir": str(place), "records": records, "segments": segments, "deleted": [str(p) for p in aside]},
         as_json,
     )
+    if left := sum(topic.left for topic in done.topics):
+        kept = [topic.until_ms for topic in done.topics if topic.left]
+        when = (
+            f"until {_clock(max(kept) * 10**6)} at the earliest, when retention takes them" if all(kept) else "for ever"
+        )
+        click.echo(
+            f"kymo: {session} is NOT wholly erased: {many(left, 'record')} of it stay in Kafka {when}; to be rid of them "
+            "sooner, shorten retention.ms of these topics or delete them",
+            err=True,
+        )
+        click.get_current_context().exit(LEFT)
 
 
 def _aside(folder: Path, session: str, damaged: bool) -> list[Path]:
@@ -174,7 +196,7 @@ def _show(session: str, done: Deletion, archived: dict[str, Any], as_json: bool)
         click.echo(json.dumps({"session": session, "topics": rows, "archive": archived}, ensure_ascii=False))
         return
     for topic in done.topics:
-        until = f" ({_clock(topic.until_ms * 10**6)} at the earliest)" if topic.left else ""
+        until = f" ({_clock(topic.until_ms * 10**6)} at the earliest)" if topic.until_ms else ""
         click.echo(topic.line() + until)
     records, segments = many(archived["records"], "record"), many(archived["segments"], "segment")
     click.echo(f"{archived['dir']}: {records} taken out of {segments}")

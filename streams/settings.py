@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from streams.errors import SettingsError
 from streams.topics import FENCE_MS
 
+if TYPE_CHECKING:
+    import ssl
+
+#: Of a replay's own topics, unless KYMO_PARTITIONS says otherwise: each run brings as many topics as the live ones.
+RUN_PARTITIONS = 2
 SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 
 
@@ -31,6 +36,8 @@ class Settings:
         ``KYMO_REGISTRY``, folder or fsspec URL of the trained bundles; empty for ``registry`` in the home folder.
     partitions, replication : int
         ``KYMO_PARTITIONS``, ``KYMO_REPLICATION``, used when topics are created.
+    run_partitions : int
+        ``KYMO_PARTITIONS`` where it is set, for the topics of a run (`replay --run`).
     security_protocol, sasl_mechanism, sasl_username, sasl_password, ssl_cafile, ssl_certfile, ssl_keyfile : str
         ``KYMO_KAFKA_SECURITY_PROTOCOL`` and so on.
     session_timeout_s : float
@@ -64,6 +71,7 @@ class Settings:
     metrics_host: str = "127.0.0.1"
     cache_gb: float = 20.0
     write_derived: bool = False
+    run_partitions: int = RUN_PARTITIONS
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -98,6 +106,7 @@ class Settings:
             home=_home(e),
             registry=e.get("KYMO_REGISTRY", ""),
             partitions=_whole(e, "KYMO_PARTITIONS", 12, 1, 10_000),
+            run_partitions=_whole(e, "KYMO_PARTITIONS", RUN_PARTITIONS, 1, 10_000),
             replication=_whole(e, "KYMO_REPLICATION", 1, 1, 100),
             security_protocol=protocol,
             session_timeout_s=_number(e, "KYMO_SESSION_TIMEOUT_S", 6.0, FENCE_MS / 1000 + 1, 300.0),
@@ -107,6 +116,11 @@ class Settings:
             write_derived=_yes(e, "KYMO_WRITE_DERIVED"),
             **security,
         )
+
+    def under(self, prefix: str) -> Settings:
+        """Settings for the topics of another prefix; those of a run stand below this one's, ``kymo.7`` below ``kymo``."""
+        of_run = prefix.startswith(f"{self.prefix}.")
+        return replace(self, prefix=prefix, partitions=self.run_partitions if of_run else self.partitions)
 
     def kafka_python(self) -> dict[str, Any]:
         """Connection arguments for kafka-python's clients."""
@@ -124,6 +138,39 @@ class Settings:
             files = {"ssl_cafile": self.ssl_cafile, "ssl_certfile": self.ssl_certfile, "ssl_keyfile": self.ssl_keyfile}
             out |= {name: path for name, path in files.items() if path}
         return out
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """TLS as the settings say, for all clients; the files are read here.
+
+        Raises
+        ------
+        SettingsError
+            If a file is not there, or is not what its variable promises.
+        """
+        import ssl
+
+        for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
+            path = getattr(self, name)
+            try:
+                if path:
+                    Path(path).read_bytes()
+            except OSError as error:
+                raise SettingsError(_ssl_variable(name, path, error.strerror or str(error))) from None
+        name = "ssl_cafile"
+        try:
+            context = ssl.create_default_context(cafile=self.ssl_cafile or None)
+            if self.ssl_certfile:
+                name = "ssl_certfile"  # no password: OpenSSL would ask for it at the terminal
+                context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile or None, password="")
+        except ssl.SSLError as error:
+            why = f"holds nothing that can be used ({error.reason or error})"
+            with_key = f" with key {self.ssl_keyfile}" if name == "ssl_certfile" and self.ssl_keyfile else ""
+            raise SettingsError(_ssl_variable(name, getattr(self, name) + with_key, why)) from None
+        return context
+
+
+def _ssl_variable(name: str, path: str, why: str) -> str:
+    return f"KYMO_KAFKA_SECURITY_{name.upper()}={path}: {why}; expected a PEM file"
 
 
 def _number(env: Mapping[str, str], name: str, default: float, low: float, high: float) -> float:

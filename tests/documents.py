@@ -48,7 +48,7 @@ def blocks(name: str, language: str | None = None, heading: str | None = None) -
 def commands(name: str, heading: str | None = None) -> list[list[str]]:
     """Commands of the shell blocks of a document, as words."""
     text = "".join(block.text for block in blocks(name, "sh", heading))
-    return [words for line in text.splitlines() if (words := shlex.split(line, comments=True))]
+    return [words for line in text.replace("\\\n", " ").splitlines() if (words := shlex.split(line, comments=True))]
 
 
 def section_of(heading: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import pytest
 from archive_lab import chunk, chunk_record, record, write_archive
 from click.testing import CliRunner
 
-from streams.archive.erase import ERASED_FILE, Erased, name_digest
+from streams.archive.erase import ERASED_FILE, Erased, erase_session, name_digest
 from streams.archive.format import segment_paths
 from streams.archive.read import ArchiveReader
 from streams.errors import ArchiveError
@@ -57,7 +57,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     parts = [[chunk_record(2 * n + i, chunk(f"s{i}", 10 * n)) for i in range(2)] for n in range(2)]
     paths = write_archive(tmp_path / "a", parts)
     paths[1].with_name(paths[1].name + ".damaged").write_bytes(paths[1].read_bytes()[:-20])
-    monkeypatch.setattr("streams.broker.sessions.delete_session", lambda *_: pytest.fail("nothing may be erased yet"))
+    monkeypatch.setattr("streams.broker.erase.delete_session", lambda *_: pytest.fail("nothing may be erased yet"))
     return tmp_path / "a"
 
 
@@ -76,9 +76,9 @@ def test_damaged_files_that_may_hold_the_session_are_named(archive: Path) -> Non
 
 
 def test_damaged_files_go_where_that_is_asked_for(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from streams.broker.sessions import Deletion
+    from streams.broker.erase import Deletion
 
-    monkeypatch.setattr("streams.broker.sessions.delete_session", lambda *_: Deletion())
+    monkeypatch.setattr("streams.broker.erase.delete_session", lambda *_: Deletion())
     assert delete(archive, "--damaged")[0] == 0
     assert not list(archive.glob("*.damaged"))
     assert ArchiveReader(archive).sessions() == ["s1"]
@@ -92,3 +92,17 @@ def test_what_was_not_recovered_yet_is_not_thrown_away(archive: Path) -> None:
     status, said = delete(archive, "--damaged")
     assert (status, "kymo archive recover" in said) == (1, True)
     assert list(archive.glob("*.damaged"))
+
+
+def test_chunks_without_a_key_are_no_session_but_somebodys(tmp_path: Path) -> None:
+    keyed = [chunk_record(i, chunk("a", 10 * i)) for i in range(2)]
+    others = [chunk("b", 0), chunk("b", 10), chunk("a", 20)]
+    nameless = [chunk_record(2 + i, made)._replace(key=None) for i, made in enumerate(others)]
+    odd = [record("sensor", 5, None, b"garbage"), record("sensor", 6, None, None)]
+    write_archive(tmp_path, [[*keyed, *nameless, *odd]])
+    reader = ArchiveReader(tmp_path)
+    assert reader.sessions() == ["a"]  # no worker takes a chunk without a key
+    assert [(r.session, r.streams[0].count) for r in reader.recordings()] == [("a", 20)]
+    assert erase_session(tmp_path, "b") == (2, 1)
+    assert erase_session(tmp_path, "a") == (3, 1)
+    assert [r.value for r in ArchiveReader(tmp_path).records()] == [b"garbage", None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -9,7 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -19,7 +21,7 @@ from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
 
 from deploy import broker as embedded
-from deploy import kafka_jars, kafka_server
+from deploy import broker_wait, kafka_jars, kafka_server
 from deploy.broker_cli import broker as broker_command
 from deploy.broker_state import BrokerInfo, write_state
 from streams.errors import BrokerError
@@ -126,6 +128,86 @@ def test_it_listens_on_loopback_only(broker: str, broker_data_dir: Path) -> None
     listening = [c.laddr.ip for c in psutil.Process(info.pid).net_connections("inet") if c.status == psutil.CONN_LISTEN]
     assert len(listening) == 2  # clients and controller
     assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+
+
+FAKE_SERVER = """
+import socket, sys, time
+from pathlib import Path
+go, port, busy = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "busy"
+while not go.exists():
+    busy or time.sleep(0.01)
+with socket.create_server(("127.0.0.1", port)) as server:
+    while True:
+        client, _ = server.accept()
+        client.recv(99)
+        client.sendall(bytes([0, 0, 0, 4, 0, 0, 0, 7]))
+"""
+
+
+class Starting:
+    """A server that starts for as long as the test wants."""
+
+    def __init__(self, folder: Path, how: str) -> None:
+        self.folder, self.go, self.port = folder, folder / "go", embedded.free_port()
+        kafka_server.rotate_log(folder)
+        line = [sys.executable, "-c", FAKE_SERVER, str(self.go), str(self.port), how]
+        self.process = subprocess.Popen(line)
+        self.told: list[str] = []
+
+    def log(self, line: str) -> None:
+        with kafka_server.log_file(self.folder).open("a") as log:
+            log.write(line + "\n")
+
+
+@pytest.fixture
+def starting(tmp_path: Path) -> Iterator[Callable[[str], Starting]]:
+    made: list[Starting] = []
+
+    def make(how: str) -> Starting:
+        made.append(Starting(tmp_path, how))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.process.kill()
+        one.process.wait()
+
+
+def test_a_server_whose_log_grows_is_waited_for(starting: Callable[[str], Starting]) -> None:
+    server, seconds = starting("quiet"), itertools.count(0, 5.0)
+
+    def tell(text: str) -> None:
+        server.told.append(text)
+        server.log(f"Completed load of Log(dir=x) in 5ms ({len(server.told)}/40 completed in x)")
+        if len(server.told) == 30:
+            server.go.touch()
+
+    broker_wait.await_ready(server.process, server.port, server.folder, 60.0, tell, lambda: next(seconds))
+    assert server.told[0].startswith("Kafka has been starting for 5 s, no partition loaded yet; see ")
+    assert server.told[29].startswith("Kafka has been starting for 150 s, 29 of 40 partitions loaded; see ")
+
+
+def test_a_server_that_computes_is_waited_for(starting: Callable[[str], Starting]) -> None:
+    server, begun = starting("busy"), time.monotonic()
+
+    def clock() -> float:
+        if time.monotonic() - begun > 2.5:
+            server.go.touch()
+        return time.monotonic()
+
+    broker_wait.await_ready(server.process, server.port, server.folder, 1.0, server.told.append, clock)
+    assert time.monotonic() - begun > 2.5
+
+
+def test_a_server_that_does_nothing_is_given_up(starting: Callable[[str], Starting]) -> None:
+    server, seconds = starting("quiet"), itertools.count(0, 5.0)
+    server.log("last words")
+    given_up = r"(?s)within 65 s and did nothing for the last 60 s.*last words"
+    with pytest.raises(BrokerError, match=given_up):
+        broker_wait.await_ready(
+            server.process, server.port, server.folder, 60.0, server.told.append, lambda: next(seconds)
+        )
+    assert len(server.told) == 12
 
 
 @pytest.mark.broker

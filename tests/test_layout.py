@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-
-from deploy.kafka_jars import KAFKA_VERSION
-from deploy.kafka_server import MESSAGE_LIMIT_BYTES
 
 ROOT = Path(__file__).resolve().parent.parent
 # A package may import itself and what stands before it; deploy and dashboard do not know each other.
@@ -197,57 +191,3 @@ def test_constraints_are_exact() -> None:
         *(name for extra in project["optional-dependencies"].values() for name in extra),
     ]
     assert {re.split(r"[^\w.-]", name)[0].lower() for name in wanted} <= pinned
-
-
-def test_a_worker_needs_no_training_framework() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needs = " ".join([*project["dependencies"], *project["optional-dependencies"]["kafka"]])
-    assert not re.search(r"torch|tensorflow|aeon|librosa|pyarrow", needs)
-    stage = re.search(r"AS worker\n(.*?)(?=\nFROM|\Z)", (ROOT / "deploy" / "Dockerfile").read_text(), re.DOTALL)
-    assert stage is not None
-    assert "'.[kafka]'" in stage.group(1)
-
-
-def compose() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-    return loaded
-
-
-def test_compose_runs_the_same_kafka() -> None:
-    kafka = compose()["services"]["kafka"]
-    assert kafka["image"] == f"apache/kafka:{KAFKA_VERSION}"
-    assert kafka["healthcheck"]["test"][0] == "CMD"
-    settings = kafka["environment"]
-    assert all(isinstance(value, str) for value in settings.values())
-    assert int(settings["KAFKA_MESSAGE_MAX_BYTES"]) == MESSAGE_LIMIT_BYTES
-    assert settings["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
-    # On the host it is reachable from this machine alone.
-    assert [port.rpartition(":")[0] for port in kafka["ports"]] == ["127.0.0.1:9092"]
-
-
-@pytest.mark.skipif(
-    shutil.which("docker-compose") is None, reason="docker-compose is not installed: the file is not checked by it"
-)
-def test_compose_is_taken_by_docker_compose() -> None:
-    done = subprocess.run(
-        ["docker-compose", "config", "--quiet"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_compose_is_pinned_and_not_root() -> None:
-    loaded = compose()
-    volumes = {mount.partition(":")[0] for service in loaded["services"].values() for mount in service["volumes"]}
-    assert volumes == set(loaded["volumes"])
-    for service in loaded["services"].values():
-        assert re.fullmatch(r"[\w./-]+:\d+\.\d+\.\d+", service["image"])
-        assert service["user"].partition(":")[0] not in ("", "0", "root")
-    worker = loaded["services"]["worker"]
-    assert worker["depends_on"]["kafka"]["condition"] == "service_healthy"
-    dockerfile = (ROOT / worker["build"]["dockerfile"]).read_text()
-    assert f"AS {worker['build']['target']}\n" in dockerfile
-    assert dockerfile.count("USER kymo") == dockerfile.count("ENTRYPOINT") == 3
-    copied = re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE)
-    assert set(BELOW) - {"dashboard"} <= {name for line in copied for name in line.split()}
-    for image in re.findall(r"^FROM (\S+:\S+)", dockerfile, re.MULTILINE):
-        assert re.fullmatch(r"python:3\.1[12]\.\d+-slim-bookworm", image)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import socket
 import subprocess
 import sys
 import timeit
@@ -12,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from dataclasses import replace
+from http.client import HTTPConnection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -147,9 +149,10 @@ def test_observing_costs_little() -> None:
     assert emitted < 2e-6
 
 
-def get(server: Server, path: str) -> tuple[int, str]:
+def get(server: Server, path: str, method: str = "GET", host: str = "127.0.0.1") -> tuple[int, str]:
+    request = urllib.request.Request(f"http://{host}:{server.port}{path}", method=method)
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=10) as reply:
+        with urllib.request.urlopen(request, timeout=10) as reply:
             return reply.status, reply.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, ""
@@ -183,6 +186,57 @@ def test_the_server_answers(settings: Settings) -> None:
     assert not is_ready(f"http://127.0.0.1:{server.port}", timeout_s=0.5)
 
 
+@pytest.mark.parametrize("path", ["/metrics", "/livez", "/readyz", "/"])
+def test_head_is_get_without_the_body(settings: Settings, path: str) -> None:
+    server = serve_metrics(process_registry(), settings, "worker", lambda: False)
+    try:
+        connection = HTTPConnection("127.0.0.1", server.port, timeout=10)
+        found = []
+        for method in ("GET", "HEAD"):
+            connection.request(method, path)
+            reply = connection.getresponse()
+            body, length = reply.read(), int(reply.headers["Content-Length"])
+            assert length > 0
+            found.append((reply.status, reply.headers["Content-Type"], len(body) - (length if method == "GET" else 0)))
+        assert found[0] == found[1]
+    finally:
+        server.close()
+
+
+def test_livez_says_when_only_a_new_process_helps(settings: Settings) -> None:
+    state = {"live": True}
+    server = serve_metrics(process_registry(), settings, "worker", lambda: True, lambda: state["live"])
+    try:
+        assert get(server, "/livez") == (200, "live\n")
+        state["live"] = False
+        assert get(server, "/livez")[0] == 503
+        assert get(server, "/readyz")[0] == 200
+    finally:
+        server.close()
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback (::1)")
+def test_it_is_served_and_found_at_an_ipv6_address(settings: Settings) -> None:
+    server = serve_metrics(process_registry(), replace(settings, metrics_host="::1"), "worker", lambda: True)
+    try:
+        assert get(server, "/livez", host="[::1]") == (200, "live\n")
+        found = json.loads((targets_folder(settings.home) / f"worker-{os.getpid()}.json").read_text())
+        assert found[0]["targets"] == [f"[::1]:{server.port}"]
+        address = find_server(settings.home, "worker", os.getpid())
+        assert address is not None
+        assert is_ready(address)
+    finally:
+        server.close()
+
+
 def test_prometheus_finds_it_while_it_runs(settings: Settings) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
@@ -194,7 +248,8 @@ def test_prometheus_finds_it_while_it_runs(settings: Settings) -> None:
     server = serve_metrics(process_registry(), settings, "worker", lambda: True)
     mine = folder / f"worker-{os.getpid()}.json"
     assert json.loads(mine.read_text()) == [
-        {"targets": [f"127.0.0.1:{server.port}"], "labels": {"role": "worker", "instance": f"worker-{os.getpid()}"}}
+        # What differs after a restart would be another time series: neither process number nor time.
+        {"targets": [f"127.0.0.1:{server.port}"], "labels": {"role": "worker"}}
     ]
     assert sorted(folder.iterdir()) == sorted([mine, other])
     assert find_server(settings.home, "worker", os.getpid()) == f"http://127.0.0.1:{server.port}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from documents import DOCUMENTS, ROOT, commands, section_of, table, text_of, words
 
@@ -19,7 +21,10 @@ from processors.recipe import HeadTable, Recipe, parse_recipe
 from processors.registry import STEPS
 from streams.chunk_pb2 import Chunk
 from streams.errors import ChunkError, RecipeError
-from streams.events import Event
+from streams.events import EVENT_SCHEMA, Event
+from streams.labels.labels import LABEL_SCHEMA
+from streams.promotions import PROMOTION_SCHEMA
+from streams.sessions import SESSION_SCHEMA
 from streams.settings import Settings
 from streams.topics import TABLE
 
@@ -212,7 +217,16 @@ def test_metrics() -> None:
 
 def test_formats() -> None:
     assert set(words(table("Chunk", "field"))) >= {f.name for f in Chunk.DESCRIPTOR.fields}
-    assert words(table("Event", "field")) == [f.name for f in fields(Event)]
+    schemas = {"Event": EVENT_SCHEMA, "Label": LABEL_SCHEMA, "Session": SESSION_SCHEMA, "Promotion": PROMOTION_SCHEMA}
+    for heading, schema in schemas.items():
+        assert words(table(heading, "field")) == list(schema["properties"])
+    assert {f.name for f in fields(Event)} == set(EVENT_SCHEMA["properties"])
+
+
+@pytest.mark.parametrize("line", [" ".join(w[2:]) for w in commands("docs/formats.md", "JSON Schemas")])
+def test_schemas_are_printed(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(line, {})
+    jsonschema.Draft202012Validator.check_schema(json.loads(capsys.readouterr().out))
 
 
 def test_names_that_python_has() -> None:

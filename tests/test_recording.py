@@ -6,6 +6,7 @@ import json
 from fractions import Fraction
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from streams.chunk import Header, signal_format
 from streams.errors import SourceError
 from streams.labels.labels import Label, canonical, interval, read_labels_json
 from streams.recording import Recording, StreamData
-from streams.sessions import session_record
+from streams.sessions import SESSION_SCHEMA, session_record
 
 SHARED = Path(__file__).parents[2] / "shared"
 HEADER = Header("s1", 1_000, signal_format("imu.left", ("a", "b"), 10, "float64", ("g", "g")))
@@ -182,6 +183,8 @@ def test_session_record_is_json() -> None:
     recording = Recording("s1", [stream], [], "P07", {"device": "watch", "room": "4"}, "/data/x.csv", ["a note"])
     record = json.loads(json.dumps(session_record(recording)))
     assert record["software"].startswith("kymo ")
+    jsonschema.validate(record, SESSION_SCHEMA)
+    assert [*record, "replayed"] == list(SESSION_SCHEMA["properties"])
     del record["software"]
     assert record == {
         "session": "s1",

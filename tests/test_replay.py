@@ -120,6 +120,10 @@ def test_a_run_has_topics_of_its_own(settings: Settings) -> None:
     assert (summary.topics, summary.sessions) == (f"{settings.prefix}.7", 1)
     assert_is(chunks(settings, prefix=summary.topics)["s1", "imu"], recording("s1").streams[0])
     assert len(chunks(settings)["s1", "imu"]) == 50
+    # Few partitions, and the same for a worker that is sent there.
+    here = settings.under(summary.topics)
+    found = ensure_topics(here, Names(here.prefix))
+    assert (found.created, sum(found.partitions.values())) == ((), 27)
     env = {"KYMO_BROKERS": settings.brokers, "KYMO_PREFIX": settings.prefix, "KYMO_PARTITIONS": "3"}
     listed = CliRunner().invoke(runs, ["list", "--json"], env=env)
     assert [(run["name"], run["messages"]) for run in json.loads(listed.stdout)] == [("7", 52)]

@@ -12,17 +12,20 @@ import pytest
 from archive_lab import archive_process, chunk
 from fault_lab import await_that
 from kafka import KafkaProducer
-from kafka.admin import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from deploy.children import kymo_command, kymo_environment
+from deploy.doctor_session import explain, gather
+from processors.recipe import load_recipe
 from streams.archive.check import check_archive
 from streams.archive.format import segment_paths
 from streams.archive.read import ArchiveReader
 from streams.archive.writer import Archive
 from streams.broker.admin import ensure_topics
-from streams.broker.client import client_arguments
+from streams.broker.client import client_arguments, partition_of
 from streams.broker.read import Record, read_records
 from streams.codec import ChunkCodec
+from streams.labels.topic import Starts
 from streams.settings import Settings
 from streams.sources import read
 from streams.topics import Names
@@ -38,13 +41,15 @@ class Place:
         ensure_topics(settings, self.names)
         self.producer = KafkaProducer(**client_arguments(settings), acks="all", metrics_enabled=False)
 
-    def send(self, topic: str, key: bytes | None, value: bytes | None) -> None:
-        self.producer.send(self.names.of(topic), value, key)
+    def send(self, topic: str, key: bytes | None, value: bytes | None, partition: int | None = None) -> None:
+        self.producer.send(self.names.of(topic), value, key, partition=partition)
 
-    def send_chunks(self, session: str, first: int, number: int, stream: str = "imu") -> None:
+    def send_chunks(
+        self, session: str, first: int, number: int, stream: str = "imu", partition: int | None = None
+    ) -> None:
         topic = self.names.for_stream(stream).rpartition(".")[2]
         for i in range(first, first + number):
-            self.send(topic, session.encode(), self.codec.encode(chunk(session, 10 * i, stream=stream)))
+            self.send(topic, session.encode(), self.codec.encode(chunk(session, 10 * i, stream=stream)), partition)
         self.producer.flush()
 
     def send_json(self, topic: str, session: str, **members: Any) -> None:
@@ -91,6 +96,7 @@ def test_list(place: Place, tmp_path: Path) -> None:
         {"session": "b", "subject": None, "start_ns": None, "end_ns": None, "streams": [], "complete": True},
     ]
     assert json.loads(place.kymo("list", "--json").stdout) == expected
+    assert json.loads(place.kymo("list", "--json", "--announced").stdout) == expected
     place.archive(tmp_path / "a")
     assert json.loads(place.kymo("list", "--json", "--archive", str(tmp_path / "a")).stdout) == expected[:1]
     assert place.kymo("list").stdout.startswith("a\tP1\t1970-01-01T00:00:00Z to 1970-01-01T00:00:10Z\timu\topen\n")
@@ -138,7 +144,8 @@ def test_delete_leaves_nothing_that_can_go(place: Place, tmp_path: Path) -> None
     before = [r for r in ArchiveReader(folder).records() if r.key == b"kept"]
     untouched = segment_paths(folder)[1].read_bytes()
     done = place.kymo("delete", "gone", "--yes", "--json")
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1), done.stderr
+    assert "gone is NOT wholly erased: 2 records of it stay in Kafka until" in done.stderr
     told = json.loads(done.stdout)
     counts = {t["topic"].rpartition(".")[2]: (t["found"], t["deleted"], t["left"]) for t in told["topics"]}
     assert counts == {
@@ -178,7 +185,7 @@ def test_a_session_in_a_topic_made_anew_is_not_the_erased_one(place: Place, tmp_
     fill(place)
     place.archive(folder)
     done = place.kymo("delete", "gone", "--yes", "--archive", str(folder))
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 3, done.stderr
     with KafkaAdminClient(**client_arguments(place.settings)) as admin:
         admin.delete_topics([name])
         await_that(lambda: name not in admin.list_topics(), "deletion")
@@ -196,7 +203,7 @@ def test_delete_while_the_archive_runs(place: Place, tmp_path: Path) -> None:
     try:
         await_that(lambda: bool(list(folder.glob("*.partial"))), "an open segment")
         done = place.kymo("delete", "gone", "--yes", "--archive", str(folder))
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 3, done.stderr
         place.send_chunks("kept", 3, 1)
         child.send(15)
         assert child.wait(30) == 0
@@ -216,3 +223,62 @@ def test_delete_of_nothing_is_an_error_and_asks_first(place: Place) -> None:
     place.send_chunks("a", 0, 1)
     assert place.kymo("delete", "a").returncode == 130  # nobody answers
     assert len(place.held("sensor")) == 1
+
+
+@pytest.fixture
+def three(tmp_path: Path, broker: str, prefix: str) -> Iterator[Place]:
+    """Three partitions a topic, and a session that its sender put elsewhere than murmur2 would."""
+    made = Place(Settings(brokers=broker, prefix=prefix, home=tmp_path / "home", partitions=3))
+    other = (partition_of(b"gone", 3) + 1) % 3
+    made.send_chunks("gone", 2, 3, partition=other)
+    made.send("events", b"gone", b"{}", other)
+    made.send("state", b"r.model\ngone", b"snapshot", other)
+    made.send("labels", b"gone", b'{"session": "gone"}', other)
+    made.producer.flush()
+    yield made
+    made.producer.close()
+
+
+def test_a_session_by_another_partitioner_is_found_ended_and_erased(three: Place) -> None:
+    other = (partition_of(b"gone", 3) + 1) % 3
+    (row,) = json.loads(three.kymo("list", "--json").stdout)
+    assert (row["session"], row["streams"], row["complete"]) == ("gone", ["imu"], False)
+    assert (row["start_ns"], row["end_ns"]) == (chunk("gone", 20).start_ns, chunk("gone", 50).start_ns)
+    assert three.kymo("list", "--announced").stdout == "no sessions\n"
+    assert Starts(three.settings).of("gone") == row["start_ns"]
+    assert json.loads(three.kymo("end", "gone", "--json").stdout)["ended"] == ["imu"]
+    assert {r.partition for r in three.held("sensor")} == {other}
+    assert json.loads(three.kymo("list", "--json").stdout)[0]["complete"]
+    # A sender without keys: no worker takes these, but they are somebody's all the same.
+    three.send("sensor", None, three.codec.encode(chunk("gone", 50)), (other + 1) % 3)
+    three.producer.flush()
+    done = three.kymo("delete", "gone", "--yes")
+    assert (done.returncode, done.stderr) == (0, "")
+    for topic in ("sensor", "events", "labels"):
+        assert three.held(topic) == []
+    assert [r.value for r in three.held("state")][-1] is None
+    assert {r.partition for r in three.held("state")} == {other}
+
+
+def test_what_retention_never_takes_is_told(three: Place) -> None:
+    other = (partition_of(b"gone", 3) + 1) % 3
+    for session in ("kept", "gone"):
+        three.send_chunks(session, 5, 1, partition=other)
+    with KafkaAdminClient(**client_arguments(three.settings)) as admin:
+        config = ConfigResource(ConfigResourceType.TOPIC, three.names.of("sensor"), configs={"retention.ms": "-1"})
+        admin.alter_configs([config])
+    done = three.kymo("delete", "gone", "--yes")
+    assert done.returncode == 3
+    assert "3 of 4 records deleted, 1 stay between those of other sessions FOR EVER" in done.stdout
+    assert "1 record of it stay in Kafka for ever" in done.stderr
+
+
+def test_a_session_in_two_partitions_is_named(three: Place) -> None:
+    own = partition_of(b"gone", 3)
+    three.send_chunks("gone", 5, 1, partition=own)
+    recipe = load_recipe("recipes/basicmotions.toml")
+    facts = gather(recipe, "gone", three.settings)
+    (check,) = explain(recipe, facts)
+    assert (check.name, check.state) == ("partitions", "wrong")
+    places = ", ".join(map(str, sorted({own, (own + 1) % 3})))
+    assert f"chunks of imu stand in partitions {places} of {three.names.of('sensor')}" in check.text

@@ -48,6 +48,14 @@ def test_everything_set() -> None:
     }
 
 
+def test_a_run_has_few_partitions_unless_told() -> None:
+    plain, told = Settings.from_env(HOME), Settings.from_env(HOME | {"KYMO_PARTITIONS": "5"})
+    assert (plain.partitions, plain.under("kymo.7").partitions, plain.under("kymo.7").prefix) == (12, 2, "kymo.7")
+    assert (told.partitions, told.under("kymo.7").partitions) == (5, 5)
+    # Another prefix is no run, even one that begins alike.
+    assert plain.under("kymono").partitions == plain.under("lab").partitions == 12
+
+
 def test_a_plain_connection_names_no_secrets() -> None:
     plain = Settings.from_env(HOME | {"KYMO_BROKERS": "a:1", "KYMO_KAFKA_SECURITY_SASL_PASSWORD": "p"}).kafka_python()
     assert plain == {"bootstrap_servers": ["a:1"], "security_protocol": "PLAINTEXT"}

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from streams.broker.admin import delete_run, ensure_topics, list_runs, run_prefix
 from streams.broker.client import partition_of
+from streams.broker.promises import broken_promises, repair_topics
 from streams.errors import BrokerError, SettingsError, TopicError
 from streams.settings import Settings
-from streams.topics import FENCE_MS, TABLE, Names
+from streams.topics import BY_NAME, TABLE, Names
 
 
 @pytest.fixture
@@ -34,6 +34,12 @@ def await_values(settings: Settings, topic: str, wanted: dict[str, str]) -> None
         assert time.monotonic() < give_up, f"{topic}: {have}, expected {wanted}"
 
 
+def await_gone(admin: KafkaAdminClient, topic: str) -> None:
+    give_up = time.monotonic() + 20
+    while topic in admin.list_topics():
+        assert time.monotonic() < give_up, f"{topic} is still there"
+
+
 @pytest.mark.broker
 def test_missing_topics_are_made_as_the_table_says(settings: Settings) -> None:
     names = Names(settings.prefix)
@@ -45,29 +51,82 @@ def test_missing_topics_are_made_as_the_table_says(settings: Settings) -> None:
         have = configuration(settings, names.of(topic.name))
         assert {key: have[key] for key in topic.config()} == topic.config()
     again = ensure_topics(settings, names)
-    assert (again.created, again.altered) == ((), ())
+    assert (again.created, again.warnings) == ((), ())
+
+
+def test_sentences_of_broken_promises() -> None:
+    names = Names("k")
+    own = {names.of(topic.name): topic.config() for topic in TABLE}
+    assert broken_promises(names, own) == ((), ())
+    own["k.state"] |= {"cleanup.policy": "delete", "retention.ms": "604800000"}
+    own["k.physio"] |= {"cleanup.policy": "compact,delete", "retention.bytes": "1000"}
+    own["k.events"] |= {"message.timestamp.before.max.ms": str(2**63 - 1), "max.message.bytes": "1048588"}
+    own["k.shadow"] |= {"message.timestamp.type": "LogAppendTime"}
+    del own["k.spectrogram"]["message.timestamp.before.max.ms"]
+    own["k.labels"] = {}
+    broken, notes = broken_promises(names, own)
+    assert broken == (
+        "k.physio: cleanup.policy is compact,delete, not delete: all but a session's newest record is deleted",
+        (
+            "k.spectrogram: message.timestamp.before.max.ms is not known to this broker, not 4000: a worker that was stopped "
+            "and wakes up may write an event twice"
+        ),
+        "k.events: max.message.bytes is 1048588, not 4194304: larger messages are refused",
+        (
+            "k.events: message.timestamp.before.max.ms is 9223372036854775807, not 4000: a worker that was stopped and wakes "
+            "up may write an event twice"
+        ),
+        (
+            "k.shadow: message.timestamp.type is LogAppendTime, not CreateTime: a worker that was stopped and wakes up may "
+            "write an event twice"
+        ),
+        "k.state: cleanup.policy is delete, not compact: what workers, models and sessions are known by is deleted",
+    )
+    assert notes[0] == "k.physio: retention.bytes is 1000, not 2147483648: what is not read by then is lost"
+    assert notes[1].startswith("k.state: retention.ms is 604800000, not -1: ")
+    assert notes[2].startswith("k.labels: this user may not read their settings (right DescribeConfigs)")
 
 
 @pytest.mark.broker
-def test_a_configuration_that_differs_is_put_right(settings: Settings) -> None:
+def test_what_is_there_is_altered_only_when_told_to(settings: Settings) -> None:
     names = Names(settings.prefix)
     events = names.of("events")
     ensure_topics(settings, names)
-    wrong = {"max.message.bytes": "1000", "message.timestamp.before.max.ms": "99999"}
+    wrong = {"max.message.bytes": "1000", "message.timestamp.before.max.ms": "99999", "retention.ms": "3600000"}
     with KafkaAdminClient(bootstrap_servers=settings.brokers) as admin:
         admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, events, configs=wrong)])
     await_values(settings, events, wrong)
-    assert ensure_topics(settings, names).altered == (events,)
-    right = {"max.message.bytes": str(4 * 2**20), "message.timestamp.before.max.ms": str(FENCE_MS)}
-    await_values(settings, events, right)
+    found = ensure_topics(settings, names)
+    assert [text.partition(" is ")[0] for text in found.broken] == [
+        f"{events}: max.message.bytes",
+        f"{events}: message.timestamp.before.max.ms",
+    ]
+    assert found.notes == (f"{events}: retention.ms is 3600000, not 2592000000: what is not read by then is lost",)
+    assert "kymo doctor --repair-topics" in found.warnings[-1]
+    await_values(settings, events, wrong)
+    assert repair_topics(settings, names) == [events]
+    await_values(settings, events, {key: BY_NAME["events"].config()[key] for key in wrong})
+    assert repair_topics(settings, names) == []
 
 
 @pytest.mark.broker
-def test_another_partition_count_is_refused_by_name(settings: Settings) -> None:
+def test_other_partition_counts_are_used_and_told(settings: Settings) -> None:
     names = Names(settings.prefix)
-    ensure_topics(settings, names)
-    with pytest.raises(TopicError, match=rf"{names.of('sensor')} has 3 partitions, 5 are asked for.*KYMO_PARTITIONS=3"):
-        ensure_topics(replace(settings, partitions=5), names)
+    with KafkaAdminClient(bootstrap_servers=settings.brokers) as admin:
+        admin.create_topics({names.of("sensor"): {"num_partitions": 2, "configs": BY_NAME["sensor"].config()}})
+        found = ensure_topics(settings, names)
+        assert found.notes == (f"{names.of('sensor')}: 2 partitions, not the 3 of KYMO_PARTITIONS; 2 are used",)
+        assert {n for name, n in found.partitions.items() if name != names.of("models")} == {2}
+        found.require_equal(found.partitions.keys() - {names.of("models")})
+        admin.delete_topics([names.of("physio")])
+        await_gone(admin, names.of("physio"))
+        admin.create_topics({names.of("physio"): {"num_partitions": 5, "configs": BY_NAME["physio"].config()}})
+    found = ensure_topics(settings, names)
+    assert len(found.broken) == 1
+    assert f"; 5: {names.of('physio')}" in found.broken[0]
+    found.require_equal([names.of("sensor"), names.of("events")])
+    with pytest.raises(TopicError, match=rf"{names.of('physio')} has 5 partitions.*need equal counts"):
+        found.require_equal([names.of("sensor"), names.of("physio")])
 
 
 @pytest.mark.broker

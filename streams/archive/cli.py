@@ -70,7 +70,7 @@ def _summary(segment: Any) -> dict[str, Any]:
     sessions: dict[str, None] = {}
     for channel in segment.channels:
         topics[segment.name_of(channel.topic)] += channel.count
-        if segment.name_of(channel.topic) in CHUNK_TOPICS:
+        if segment.name_of(channel.topic) in CHUNK_TOPICS and channel.key is not None:
             sessions.setdefault(channel.session)
     spans = segment.contents.spans
     return {

@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
+from streams import chunk_pb2
 from streams.archive.format import ERASED, SUFFIX, Absent, Contents, Place, Segment, Span, read_segment, segment_paths
 from streams.archive.read import segment_records
 from streams.archive.record import ArchivedRecord
@@ -23,6 +26,7 @@ from streams.archive.recover import DAMAGED_SUFFIX
 from streams.archive.segment import SegmentWriter, sync_folder
 from streams.errors import ArchiveError, MessageError
 from streams.messages import MAX_FILE_BYTES, read_json, read_object
+from streams.topics import CHUNK_TOPICS
 
 ERASED_FILE = "erased.json"
 
@@ -236,7 +240,7 @@ def _runs(gone: Iterable[tuple[str, int, int]]) -> list[Absent]:
 
 
 def session_of(record: Any) -> bytes:
-    """Whose a record is: by its key, or where another program left that out by what its JSON says; empty if nobody's.
+    """Whose a record is: by its key, or where another program left that out by what its JSON or its chunk says; empty if nobody's.
 
     Parameters
     ----------
@@ -250,6 +254,11 @@ def session_of(record: Any) -> bytes:
     """
     if record.key is not None:
         return bytes(record.key.rpartition(b"\n")[2])
+    if record.topic.rpartition(".")[2] in (*CHUNK_TOPICS, "rejected"):
+        try:
+            return chunk_pb2.Chunk.FromString(record.value or b"").session.encode()
+        except DecodeError:
+            return b""
     try:
         session = read_object(record.value).get("session")
     except MessageError:

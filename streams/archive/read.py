@@ -77,11 +77,11 @@ class ArchiveReader:
                 yield from segment_records(segment, channels)
 
     def sessions(self) -> list[str]:
-        """Sessions with chunks, in the order in which they first appear."""
+        """Sessions with chunks, in the order in which they first appear; chunks without a key are nobody's."""
         names: dict[str, None] = {}
         for segment in self.segments:
             for channel in segment.channels:
-                if segment.name_of(channel.topic) in CHUNK_TOPICS and channel.count:
+                if segment.name_of(channel.topic) in CHUNK_TOPICS and channel.count and channel.key is not None:
                     names.setdefault(channel.session)
         return list(names)
 
@@ -114,7 +114,8 @@ class ArchiveReader:
             content = Content(str(self.folder), as_arrived=True)
             content.labels, content.records = about.labels, about.records
             for record in self.records(lambda s, c, n=name: c.session == n and s.name_of(c.topic) in CHUNK_TOPICS):  # type: ignore[misc]
-                content.take_chunk(record.topic, record.value or b"")
+                if record.key is not None:
+                    content.take_chunk(record.topic, record.value or b"")
             if content.chunks:
                 yield from own_sessions(content, options, {}, str(self.folder), content.notes())
 

@@ -36,7 +36,15 @@ class TopicFinder:
         names = Names(settings.prefix)
         self._wanted = {names.of(name) for name in topics}
         self._admin = KafkaAdminClient(**client_arguments(settings))
-        self.cluster = str(self._admin.describe_cluster().get("cluster_id") or "")
+
+    @property
+    def cluster(self) -> str:
+        """Kafka's id of the cluster."""
+        try:
+            found = self._admin.describe_cluster().get("cluster_id")
+        except KeyError:  # the client expects a member that Kafka has since 3.7; the metadata have the id, too
+            found = self._admin._manager.cluster.cluster_id
+        return str(found or "")
 
     def partitions(self) -> dict[Place, str]:
         """The topic's id, of every partition that is there and has a leader."""

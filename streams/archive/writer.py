@@ -34,7 +34,8 @@ from streams.archive.recover import recover_partial, unclosed
 from streams.archive.segment import SegmentWriter, disk_error
 from streams.archive.topics import Ends, TopicFinder
 from streams.archive.trouble import Trouble
-from streams.broker.client import client_arguments, kafka_errors
+from streams.broker.client import client_arguments, kafka_errors, patiently
+from streams.broker.read import Reach, poll
 from streams.errors import ArchiveError
 from streams.settings import Settings
 from streams.topics import MIB
@@ -108,11 +109,12 @@ class Archive:
                 stack.callback(finder.close)
                 consumer = KafkaConsumer(**client_arguments(self._settings), **CONSUMER)
                 stack.callback(consumer.close)
-                self._contents.cluster = finder.cluster
-                self._look(finder, consumer, first=True)
-                ends = finder.ends(list(self._assigned)) if once else None
+                self._contents.cluster = patiently(self._settings, "archiving", lambda: finder.cluster)
+                patiently(self._settings, "archiving", lambda: self._look(finder, consumer, first=True))
+                there = patiently(self._settings, "archiving", lambda: finder.ends(list(self._assigned)))
+            to_read = Reach(self._settings, {p: ends.end for p, ends in there.items()}, lambda p: self._at(consumer, p))
             try:
-                while not stop() and not (ends and self._reached(consumer, ends)) and (ends is None or ends):
+                while not stop() and (not once or to_read.left()):
                     self._step(finder, consumer)
             finally:
                 self._close_segment()
@@ -157,7 +159,7 @@ class Archive:
         batches: dict[Any, list[Any]] = {}
         try:
             with self._trouble.passing("reading"):
-                batches = consumer.poll(timeout_ms=POLL_MS) if self._assigned else {}
+                batches = poll(consumer, POLL_MS) if self._assigned else {}
         except (OffsetOutOfRangeError, NoOffsetForPartitionError):
             self._assigned = {}  # every partition is placed anew
             self._looked = 0.0
@@ -276,12 +278,9 @@ class Archive:
                 with alone(self._folder):  # it may be one that is being written anew
                     partial.unlink(missing_ok=True)
 
-    def _reached(self, consumer: Any, ends: dict[Place, Ends]) -> bool:
-        for place in list(ends):
-            span = self._contents.spans[place]
-            if max(span.next, consumer.position(TopicPartition(*place)) or 0) >= ends[place].end:
-                del ends[place]
-        return not ends
+    def _at(self, consumer: Any, place: Place) -> int:
+        """How far a partition is archived, or read where nothing in it was to be archived."""
+        return max(self._contents.spans[place].next, consumer.position(TopicPartition(*place)) or 0)
 
 
 #: How topics are read.

@@ -1,4 +1,4 @@
-"""Topics on the broker. In: Settings and a prefix. Out: the table's topics, made and configured; runs."""
+"""Topics on the broker. In: Settings and a prefix. Out: the table's topics, made, looked at, altered when told to; runs."""
 
 from __future__ import annotations
 
@@ -6,37 +6,31 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kafka import TopicPartition
-from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, OffsetSpec
-from kafka.errors import KafkaTimeoutError, NoError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
+from kafka.admin import OffsetSpec
+from kafka.errors import (
+    ClusterAuthorizationFailedError,
+    InvalidConfigurationError,
+    KafkaTimeoutError,
+    NoError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 
-from streams.broker.client import client_arguments, kafka_errors
+from streams.broker.client import admin_client
+from streams.broker.promises import FENCE, Topics, against_table, partition_counts, partitions_used
 from streams.errors import TopicError
 from streams.settings import Settings
 from streams.topics import BY_NAME, TABLE, Names, Topic
 
 RUN_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
 READY_TIMEOUT_S = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class Topics:
-    """What :func:`ensure_topics` did.
-
-    Attributes
-    ----------
-    created, altered : tuple of str
-        Full names.
-    partitions : dict
-        Partition count of every topic of the table, by full name.
-    """
-
-    created: tuple[str, ...]
-    altered: tuple[str, ...]
-    partitions: dict[str, int]
+OLDEST_KAFKA = "3.6"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +72,7 @@ def run_prefix(prefix: str, run: str) -> str:
 
 
 def ensure_topics(settings: Settings, names: Names) -> Topics:
-    """Make the table's topics that are missing and configure the others as the table says; all have leaders afterwards.
+    """Make the table's topics that are missing; those that are there are never altered. All have leaders afterwards.
 
     Parameters
     ----------
@@ -90,31 +84,24 @@ def ensure_topics(settings: Settings, names: Names) -> Topics:
     Raises
     ------
     TopicError
-        A topic has another partition count than the settings ask for: it is never changed, since sessions would move.
+        A topic cannot be made: this user may not, or the broker is too old.
     BrokerError
         The broker cannot be reached or refuses.
     """
-    with kafka_errors(settings, f"making the topics {names.prefix}.*"), _admin(settings) as admin:
-        found = _partition_counts(admin, names)
+    with admin_client(settings, f"making the topics {names.prefix}.*") as admin:
+        found = partition_counts(admin, names)
+        used = partitions_used(names, found, settings.partitions)
         missing = [topic for topic in TABLE if names.of(topic.name) not in found]
-        created = _create(admin, settings, names, missing) if missing else []
+        created = _create(admin, replace(settings, partitions=used), names, missing) if missing else []
         admin.wait_for_topics([names.of(topic.name) for topic in TABLE], timeout_ms=int(READY_TIMEOUT_S * 1000))
-        if missing:
-            found = _partition_counts(admin, names)
-        for topic in TABLE:
-            full, wanted = names.of(topic.name), _partitions(settings, topic)
-            if found[full] != wanted:
-                raise TopicError(
-                    f"topic {full} has {found[full]} partitions, {wanted} are asked for, and the count is never "
-                    f"changed under one prefix; set KYMO_PARTITIONS={found[full]}, or another KYMO_PREFIX"
-                )
-        altered = _alter(admin, names, [topic for topic in TABLE if names.of(topic.name) not in created])
-        return Topics(tuple(created), tuple(altered), found)
+        # What another process made meanwhile needs no warning: it made it as the table says.
+        apart = against_table(admin, settings, names, found)
+        return Topics(tuple(created), partition_counts(admin, names) if missing else found, *apart)
 
 
 def list_runs(settings: Settings) -> list[Run]:
     """Runs of ``replay --run`` under the settings' prefix, by name."""
-    with kafka_errors(settings, "listing runs"), _admin(settings) as admin:
+    with admin_client(settings, "listing runs") as admin:
         found: dict[str, list[str]] = defaultdict(list)
         for topic in admin.list_topics():
             name = _run_of(settings.prefix, topic)
@@ -147,7 +134,7 @@ def delete_run(settings: Settings, run: str) -> list[str]:
         There is no such run.
     """
     start = run_prefix(settings.prefix, run) + "."
-    with kafka_errors(settings, f"deleting run {run}"), _admin(settings) as admin:
+    with admin_client(settings, f"deleting run {run}") as admin:
         every = admin.list_topics()
         topics = sorted(topic for topic in every if topic.startswith(start))
         if not any(_run_of(settings.prefix, topic) == run for topic in topics):
@@ -164,24 +151,10 @@ def delete_run(settings: Settings, run: str) -> list[str]:
         return topics
 
 
-def _admin(settings: Settings) -> Any:
-    return KafkaAdminClient(**client_arguments(settings))
-
-
-def _partitions(settings: Settings, topic: Topic) -> int:
-    return topic.partitions or settings.partitions
-
-
-def _partition_counts(admin: Any, names: Names) -> dict[str, int]:
-    wanted = {names.of(topic.name) for topic in TABLE}
-    have = wanted.intersection(admin.list_topics())
-    return {row["name"]: len(row["partitions"]) for row in admin.describe_topics(sorted(have))} if have else {}
-
-
 def _create(admin: Any, settings: Settings, names: Names, missing: list[Topic]) -> list[str]:
     wanted = {
         names.of(topic.name): {
-            "num_partitions": _partitions(settings, topic),
+            "num_partitions": topic.partitions or settings.partitions,
             "replication_factor": settings.replication,
             "configs": topic.config(),
         }
@@ -189,28 +162,22 @@ def _create(admin: Any, settings: Settings, names: Names, missing: list[Topic]) 
     }
     created = []
     for row in admin.create_topics(wanted, raise_errors=False)["topics"]:
-        error = for_code(row["error_code"])
+        error, full = for_code(row["error_code"]), row["name"]
         if error is NoError:
-            created.append(row["name"])
+            created.append(full)
+        elif error is InvalidConfigurationError and FENCE in (row.get("error_message") or ""):
+            raise TopicError(
+                f"{full} cannot be made: Kafka at {settings.brokers} is older than {OLDEST_KAFKA} and does not know {FENCE}, "
+                f"which keeps a stopped worker from writing twice; Kymo needs Kafka {OLDEST_KAFKA} or newer"
+            )
+        elif error in (TopicAuthorizationFailedError, ClusterAuthorizationFailedError):
+            raise TopicError(
+                f"{full} is not there, or this user may not see it, and may not make it: have the topics of "
+                "docs/formats.md made by who may, and give this user the rights of docs/operation.md"
+            )
         elif error is not TopicAlreadyExistsError:  # another process was quicker
-            raise error(f"making {row['name']}: {row.get('error_message') or 'refused'}")
+            raise error(f"making {full}: {row.get('error_message') or 'refused'}")
     return created
-
-
-def _alter(admin: Any, names: Names, topics: list[Topic]) -> list[str]:
-    if not topics:
-        return []
-    asked = [ConfigResource(ConfigResourceType.TOPIC, names.of(topic.name)) for topic in topics]
-    have = admin.describe_configs(asked, config_filter="all")["topic"]
-    changes = []
-    for topic in topics:
-        full = names.of(topic.name)
-        differ = {key: value for key, value in topic.config().items() if have[full].get(key, {}).get("value") != value}
-        if differ:
-            changes.append(ConfigResource(ConfigResourceType.TOPIC, full, configs=differ))
-    if changes:
-        admin.alter_configs(changes)
-    return [change.name for change in changes]
 
 
 def _run_of(prefix: str, topic: str) -> str:
@@ -246,6 +213,6 @@ def _messages(admin: Any, topics: list[str]) -> int:
 
 def topic_ids(settings: Settings, topics: Collection[str]) -> dict[str, str]:
     """Kafka's ids of topics, by name: a topic that was deleted and made again has another; without those that are not there."""
-    with kafka_errors(settings, "asking for topics"), _admin(settings) as admin:
+    with admin_client(settings, "asking for topics") as admin:
         rows = admin.describe_topics(sorted(topics))
         return {row["name"]: str(row["topic_id"]) for row in rows if row.get("topic_id") and not row.get("error_code")}

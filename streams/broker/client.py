@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
-from kafka.errors import KafkaError
+from kafka.admin import KafkaAdminClient
+from kafka.errors import CorruptRecordError, KafkaError, KafkaTimeoutError, UnknownTopicOrPartitionError
 from kafka.partitioner.default import murmur2
 
 from streams.errors import BrokerError, SettingsError
 from streams.settings import Settings
 
+#: Until a broker has answered for the first time; where none does, a verb ends after this.
 BOOTSTRAP_TIMEOUT_S = 10.0
+#: A cluster that has answered may be without a leader for what is asked so long; electing one takes seconds.
+PATIENCE_S = 30.0
+RETRY_S = 0.25
+#: Retriable by their kind, but asking again does not help: damage stays, a topic is not there, a timeout has waited already.
+_LASTING = (CorruptRecordError, KafkaTimeoutError, UnknownTopicOrPartitionError)
+
+Answer = TypeVar("Answer")
 
 
 def client_arguments(settings: Settings) -> dict[str, Any]:
@@ -23,15 +34,20 @@ def client_arguments(settings: Settings) -> dict[str, Any]:
     Raises
     ------
     SettingsError
-        If no broker is named.
+        If no broker is named, or a file for TLS cannot be used.
     """
     if not settings.brokers:
         raise SettingsError("no broker is named: set KYMO_BROKERS=host:port, or start one with `kymo broker start`")
     _use_compiled_checksum()
-    return settings.kafka_python() | {
-        "bootstrap_timeout_ms": int(BOOTSTRAP_TIMEOUT_S * 1000),
-        "reconnect_backoff_max_ms": 1000,
-    }
+    tls = {"ssl_context": settings.ssl_context()} if settings.security_protocol.endswith("SSL") else {}
+    return (
+        settings.kafka_python()
+        | tls
+        | {
+            "bootstrap_timeout_ms": int(BOOTSTRAP_TIMEOUT_S * 1000),
+            "reconnect_backoff_max_ms": 1000,
+        }
+    )
 
 
 @contextmanager
@@ -57,6 +73,81 @@ def kafka_errors(settings: Settings, doing: str) -> Iterator[None]:
         ) from None
     except OSError as error:  # a certificate that is not there, a name that cannot be resolved
         raise BrokerError(f"Kafka at {settings.brokers}, {doing}: {error}") from None
+
+
+def patiently(
+    settings: Settings, doing: str, ask: Callable[[], Answer], renew: Callable[[float], None] = lambda _left_s: None
+) -> Answer:
+    """Ask a cluster that has answered before; while it elects a leader ask again, for :data:`PATIENCE_S` and with a line on stderr.
+
+    Parameters
+    ----------
+    settings, doing : Settings, str
+        As for :func:`kafka_errors`.
+    ask : callable
+        What may be done again.
+    renew : callable, optional
+        Called before it is, with the seconds that are left.
+
+    Raises
+    ------
+    KafkaError, OSError
+        What it was that did not pass.
+    """
+    give_up = None
+    while True:
+        try:
+            return ask()
+        except (KafkaError, ConnectionError) as error:
+            passing = isinstance(error, ConnectionError) or (error.retriable and not isinstance(error, _LASTING))
+            if not passing or (give_up is not None and time.monotonic() > give_up):
+                raise
+            if give_up is None:
+                give_up = time.monotonic() + PATIENCE_S
+                text = (
+                    f"Kafka at {settings.brokers}, {doing}: {describe(error)}; asking again for up to {PATIENCE_S:g} s"
+                )
+                print(f"kymo: {text}", file=sys.stderr, flush=True)
+        time.sleep(RETRY_S)
+        renew(max(RETRY_S, give_up - time.monotonic()))
+
+
+@contextmanager
+def admin_client(settings: Settings, doing: str) -> Iterator[Any]:
+    """kafka-python's admin client, each call of which is made :func:`patiently`.
+
+    Parameters
+    ----------
+    settings, doing : Settings, str
+        As for :func:`kafka_errors`, which the block's errors go through.
+    """
+    with kafka_errors(settings, doing):
+        client = _Admin(settings, doing)
+        try:
+            yield client
+        finally:
+            client.close()
+
+
+class _Admin:
+    def __init__(self, settings: Settings, doing: str) -> None:
+        self._settings, self._doing = settings, doing
+        self._client: Any = KafkaAdminClient(**client_arguments(settings))
+
+    def close(self) -> None:
+        self._client.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return partial(self._ask, name)
+
+    def _ask(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        return patiently(self._settings, self._doing, lambda: getattr(self._client, name)(*args, **kwargs), self._renew)
+
+    def _renew(self, left_s: float) -> None:
+        """A client remembers which broker is the controller, though it be dead."""
+        self._client.close()
+        again = {"bootstrap_timeout_ms": int(left_s * 1000)}
+        self._client = KafkaAdminClient(**client_arguments(self._settings) | again)
 
 
 def describe(error: BaseException) -> str:

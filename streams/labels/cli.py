@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,9 @@ from streams.labels.files import Import, as_json_lines, as_labels_json, as_table
 from streams.labels.labels import Label, canonical
 from streams.messages import Odd
 from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from streams.labels.topic import Starts
 
 _RUN = click.option("--run", metavar="N", help="Labels of a `replay --run N`.")
 _AUTHOR = click.option("--author", help="Who says so; you, if nobody is named.")
@@ -52,10 +55,10 @@ def add(session: str, name: str, as_json: bool, **said: Any) -> None:
 
     Example: kymo label add walk-07 12.5 40 walking --set activity
     """
-    from streams.labels.topic import append_labels, read_labels, start_of
+    from streams.labels.topic import append_labels, read_labels
 
     settings = _settings(said["run"])
-    first_ns = start_of(_starts(settings), session)
+    first_ns = _starts(settings).of(session)
     start, end = (parse_time(said[side], lambda: first_ns) for side in ("start", "end"))
     if end <= start:
         raise SourceError(f"the label would end at {end} ns, not after it starts at {start} ns; END comes second")
@@ -87,14 +90,14 @@ def import_(paths: tuple[str, ...], set_name: str | None, run: str | None, as_js
 
     Example: kymo label import recordings/ --column activity
     """
-    from streams.labels.topic import append_labels, start_of
+    from streams.labels.topic import append_labels
 
     settings = _settings(run)
     starts = _starts(settings)
     how = Import(said["session"], set_name, said["author"], said["column"], said["key"])
-    found = [one for path in paths for one in labels_of_path(path, how, lambda session: start_of(starts, session))]
+    found = [one for path in paths for one in labels_of_path(path, how, starts.of)]
     for session in dict.fromkeys(one.session for one in found):
-        start_of(starts, session)
+        starts.of(session)
     found = [one if one.author else replace(one, author=_me()) for one in found]
     added, there = append_labels(settings, found, time.time_ns())
     if as_json:
@@ -142,11 +145,11 @@ def _settings(run: str | None) -> Settings:
     return replace(settings, prefix=run_prefix(settings.prefix, run))
 
 
-def _starts(settings: Settings) -> dict[str, int]:
-    from streams.labels.topic import read_starts
+def _starts(settings: Settings) -> Starts:
+    from streams.labels.topic import Starts
 
     odd = Odd()
-    starts = read_starts(settings, odd)
+    starts = Starts(settings, odd)
     if odd.count:
         click.echo(f"kymo label: {odd}", err=True)
     return starts

@@ -10,13 +10,14 @@ import difflib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 from streams.broker.read import read_records
+from streams.broker.sessions import announced, seen
 from streams.errors import MessageError, SourceError
 from streams.labels.labels import Label
 from streams.messages import read_object
 from streams.replay.publish import Publisher
-from streams.session_reader import read_sessions
 from streams.settings import Settings
 from streams.topics import Names
 
@@ -48,30 +49,45 @@ def read_labels(settings: Settings, on_bad: Tell = lambda text: None) -> list[La
     return out
 
 
-def read_starts(settings: Settings, on_odd: Tell = lambda text: None) -> dict[str, int]:
-    """Unix time of each session's first sample, ns, as ``kymo.sessions`` has it; `on_odd` as in :func:`read_sessions`.
+class Starts:
+    """First samples of sessions: as ``kymo.sessions`` has them, else as their chunks do, which are read when one is missing.
+
+    Parameters
+    ----------
+    settings : Settings
+        Broker and prefix.
+    on_odd : callable
+        Told, in words, of a record that is none; it is passed over.
 
     Raises
     ------
     TopicError, BrokerError
         No such topic, or no broker.
     """
-    return {name: found["start_ns"] for name, found in read_sessions(settings, on_odd).items() if "start_ns" in found}
+
+    def __init__(self, settings: Settings, on_odd: Tell = lambda text: None) -> None:
+        self._settings, self._all = settings, False
+        self._ns = _starts(announced(settings, on_odd))
+
+    def of(self, session: str) -> int:
+        """First sample of a session, Unix ns.
+
+        Raises
+        ------
+        SourceError
+            If there is no such session; the text names the nearest.
+        """
+        if session not in self._ns and not self._all:
+            self._all, self._ns = True, _starts(seen(self._settings)) | self._ns
+        if session not in self._ns:
+            near = difflib.get_close_matches(session, self._ns, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; {len(self._ns)} sessions are known"
+            raise SourceError(f"no session {session!r} has been sent{hint}")
+        return self._ns[session]
 
 
-def start_of(starts: dict[str, int], session: str) -> int:
-    """First sample of a session, Unix ns.
-
-    Raises
-    ------
-    SourceError
-        If there is no such session; the text names the nearest.
-    """
-    if session not in starts:
-        near = difflib.get_close_matches(session, starts, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; {len(starts)} sessions are known"
-        raise SourceError(f"no session {session!r} has been sent{hint}")
-    return starts[session]
+def _starts(rows: dict[str, dict[str, Any]]) -> dict[str, int]:
+    return {session: row["start_ns"] for session, row in rows.items() if "start_ns" in row}
 
 
 def append_labels(settings: Settings, labels: Iterable[Label], created_ns: int) -> tuple[int, int]:

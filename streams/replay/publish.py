@@ -81,7 +81,15 @@ class Publisher:
                 metrics_enabled=False,
             )
 
-    def send(self, topic: str, key: str, value: bytes, done: Callable[[bool], None] | None = None) -> None:
+    def send(
+        self,
+        topic: str,
+        key: str,
+        value: bytes,
+        done: Callable[[bool], None] | None = None,
+        *,
+        partition: int | None = None,
+    ) -> None:
         """Send one record; blocks while too much is unacknowledged.
 
         Parameters
@@ -94,13 +102,15 @@ class Publisher:
             The message.
         done : callable, optional
             Called once, in another thread, with whether the record was acknowledged.
+        partition : int, optional
+            Where another program put the session, if not where Java's clients do.
 
         Raises
         ------
         DeliveryError
             The message is over the topic's limit, or a record before it has failed.
         """
-        key_bytes, partition = self._place(topic, key)
+        key_bytes, usual = self._place(topic, key)
         size = len(value) + len(key_bytes) + RECORD_OVERHEAD
         limit = BY_NAME[topic].message_max
         if size > limit:
@@ -112,7 +122,9 @@ class Publisher:
             self._await_room(size)
             self._waiting_bytes += size
         with kafka_errors(self._settings, "sending"):
-            future = self._producer.send(self.names.of(topic), value, key_bytes, partition=partition)
+            future = self._producer.send(
+                self.names.of(topic), value, key_bytes, partition=usual if partition is None else partition
+            )
         self.sent += 1
         self.bytes += len(value)
         where = f"{self.names.of(topic)}, session {key}"
