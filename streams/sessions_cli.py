@@ -62,16 +62,15 @@ def list_command(folder: Path | None, announced: bool, as_json: bool) -> None:
 
 
 def _in_topics(settings: Settings, only_announced: bool) -> list[dict[str, Any]]:
-    from streams.broker.sessions import seen
-    from streams.session_reader import read_sessions
+    from streams.broker.sessions import announced, seen
 
     odd = Odd()
-    known = read_sessions(settings, odd)
-    if odd.count:
-        click.echo(f"kymo sessions: {odd}", err=True)
+    known = announced(settings, odd)
     if not only_announced:
         with progress("looking at all chunks") as show:
             known = known | {name: row for name, row in seen(settings, show).items() if name not in known}
+    if odd.count:
+        click.echo(f"kymo sessions: {odd}", err=True)
     return [session_row(name, value) for name, value in known.items()]
 
 

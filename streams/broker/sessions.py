@@ -12,12 +12,30 @@ from typing import Any
 from streams.broker.read import Record, read_topics
 from streams.chunk import Chunk, Header
 from streams.codec import ChunkCodec
-from streams.errors import ChunkError, SourceError
+from streams.errors import ChunkError, MessageError, SourceError
 from streams.replay.publish import Publisher
+from streams.sessions import plain_name, read_session
 from streams.settings import Settings
 from streams.topics import CHUNK_TOPICS, Names
 
 Progress = Callable[[int, int], None]
+
+
+def announced(settings: Settings, on_odd: Callable[[str], None] = lambda text: None) -> dict[str, dict[str, Any]]:
+    """Records of ``kymo.sessions`` by session, in the order in which they were last sent; `on_odd` is told, in words, of one
+    that is none, which is passed over."""
+    topic, found = Names(settings.prefix).of("sessions"), dict[str, dict[str, Any]]()
+    for record in read_records(settings, topic):
+        try:
+            name = plain_name((record.key or b"").decode(errors="replace"))
+            value = None if record.value is None else read_session(record.value)
+        except MessageError as error:
+            on_odd(f"{topic}, partition {record.partition}, offset {record.offset}: {error}")
+            continue
+        found.pop(name, None)
+        if value is not None:
+            found[name] = value
+    return found
 
 
 def seen(settings: Settings, on_progress: Progress = lambda _done, _of: None) -> dict[str, dict[str, Any]]:

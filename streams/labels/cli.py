@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,9 @@ from streams.labels.files import Import, as_json_lines, as_labels_json, as_table
 from streams.labels.labels import Label, canonical
 from streams.messages import Odd
 from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from streams.labels.topic import Starts
 
 _RUN = click.option("--run", metavar="N", help="Labels of a `replay --run N`.")
 _AUTHOR = click.option("--author", help="Who says so; you, if nobody is named.")
@@ -142,7 +145,7 @@ def _settings(run: str | None) -> Settings:
     return replace(settings, prefix=run_prefix(settings.prefix, run))
 
 
-def _starts(settings: Settings) -> Any:
+def _starts(settings: Settings) -> Starts:
     from streams.labels.topic import Starts
 
     odd = Odd()

@@ -13,12 +13,11 @@ from dataclasses import replace
 from typing import Any
 
 from streams.broker.read import read_records
-from streams.broker.sessions import seen
+from streams.broker.sessions import announced, seen
 from streams.errors import MessageError, SourceError
 from streams.labels.labels import Label
 from streams.messages import read_object
 from streams.replay.publish import Publisher
-from streams.session_reader import read_sessions
 from streams.settings import Settings
 from streams.topics import Names
 
@@ -58,7 +57,7 @@ class Starts:
     settings : Settings
         Broker and prefix.
     on_odd : callable
-        As in :func:`~streams.session_reader.read_sessions`.
+        Told, in words, of a record that is none; it is passed over.
 
     Raises
     ------
@@ -68,7 +67,7 @@ class Starts:
 
     def __init__(self, settings: Settings, on_odd: Tell = lambda text: None) -> None:
         self._settings, self._all = settings, False
-        self._ns = _starts(read_sessions(settings, on_odd))
+        self._ns = _starts(announced(settings, on_odd))
 
     def of(self, session: str) -> int:
         """First sample of a session, Unix ns.
@@ -88,7 +87,7 @@ class Starts:
 
 
 def _starts(rows: dict[str, dict[str, Any]]) -> dict[str, int]:
-    return {session: row["start_ns"] for session, row in rows.items() if isinstance(row.get("start_ns"), int)}
+    return {session: row["start_ns"] for session, row in rows.items() if "start_ns" in row}
 
 
 def append_labels(settings: Settings, labels: Iterable[Label], created_ns: int) -> tuple[int, int]:

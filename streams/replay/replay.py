@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from streams.broker.admin import ensure_topics, run_prefix
+from streams.broker.sessions import announced
 from streams.chunk import NS
 from streams.codec import ChunkCodec
 from streams.errors import DeliveryError, KymoError, SourceError
@@ -23,7 +24,6 @@ from streams.replay.publish import Publisher
 from streams.replay.schedule import Due, ReplayPlan, cut, digest, schedule, shifted, starts
 from streams.replay.spool import Spool
 from streams.replay.summary import ReplayIO, ReplayProgress, ReplaySummary
-from streams.session_reader import read_sessions
 from streams.sessions import session_record
 from streams.settings import Settings
 from streams.topics import MIB, TOPIC_OF_KIND, Names
@@ -108,7 +108,7 @@ def _not_there(
 ) -> list[Recording]:
     """The recordings that the topics do not hold yet."""
     odd = Odd()
-    known = read_sessions(replace(settings, prefix=names.prefix), odd)
+    known = announced(replace(settings, prefix=names.prefix), odd)
     there = {name: found.get("replayed") for name, found in known.items()}
     if odd.count:
         summary.notes.append(str(odd))

@@ -74,5 +74,7 @@ def records_in(content: bytes) -> Iterator[McapRecord]:
             yield Channel.read(stream)
         elif opcode == Opcode.SCHEMA:
             yield Schema.read(stream)
+        elif opcode == 0:
+            raise ValueError("a record of no kind")
         else:
             stream.read(length)
