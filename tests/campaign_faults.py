@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from campaign_feed import CampaignFeed
-from campaign_lab import PARTS, Bundle, CampaignLab, Worker
+from campaign_lab import PARTS, Bundle, CampaignLab, Place, Worker
 from fault_lab import await_that
 from kafka.admin import KafkaAdminClient
 
@@ -33,6 +33,7 @@ DECK = {
     "other-user": 2,
     "mixed-roles": 2,
     "poison": 2,
+    "poison-everywhere": 2,
     "burst": 2,
 }
 RARE = "topic-made-again"  # once in so many faults
@@ -62,7 +63,7 @@ class Faults:
         self.lab, self.log, self.pick = lab, lab.log, random.Random(seed)
         self.feed = CampaignFeed(lab, seed)
         self.later: list[tuple[float, Callable[[], object]]] = []  # when, and what
-        self.poison: dict[tuple[str, int, int], object] = {}
+        self.poison: dict[Place, bool] = {}  # odd records, and whether each must be rejected
         self.quiet = False  # nothing is to be sent
 
     def wait(self, seconds: float) -> None:
@@ -221,7 +222,12 @@ class Faults:
     def do_poison(self) -> None:
         number = self.pick.randint(10, 60)
         self.log("fault", f"{number} odd records on the input")
-        self.poison |= self.lab.send_fuzzed(self.pick.randrange(2**32), number)
+        self.poison |= dict.fromkeys(self.lab.send_fuzzed(self.pick.randrange(2**32), number), True)
+
+    def do_poison_everywhere(self) -> None:
+        number = self.pick.randint(20, 200)
+        self.log("fault", f"{number} odd records on all topics")
+        self.poison |= self.lab.send_odd(self.pick, number)
 
     def do_burst(self) -> None:
         slow = max(bundle.slow_ms for bundle in self.lab.champion.values())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import random
 import signal
 import struct
 import time
@@ -16,10 +17,14 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from fault_lab import Lab, await_that
 from fault_recipe import RECIPE
+from fuzzed import odd_record
+from kafka import KafkaProducer
 from slow_models import slow_onnx
 from tiny_models import manifest
 
@@ -29,7 +34,12 @@ from deploy.metrics_server import find_server
 from models.raw import raw_chain
 from models.registry.folders import MODEL, write_bundle
 from models.registry.promote import promote, tell
+from models.serving.runs import decode_record
 from processors.recipe import load_recipe
+from streams.broker.client import client_arguments
+from streams.codec import ChunkCodec
+from streams.errors import ChunkError
+from streams.topics import BY_NAME
 
 #: Eight samples a column, every eight: the window of spectra is whole when the one of samples is.
 _STEPS = 'step = "scale"\nfactor = 30\n[[steps]]\nstep = "spectrogram"\nnperseg = 8\nnoverlap = 0'
@@ -40,6 +50,7 @@ _LOUD = {True: (4.0, 25.0), False: (1e3, 1e9)}  # mean squares of the feed's win
 SLOW_MS = {"lab": (0, 50, 500), "split": (0, 50)}
 PARTS = {"lab": ("processor,model",), "split": ("processor", "model")}
 STOP_S = 20.0  # a worker that is told to end has so long
+Place = tuple[str, int, int]  # topic, partition, offset
 SLEPT_CLOCK = Path(__file__).with_name("slept_clock")
 
 
@@ -128,6 +139,14 @@ class Worker:
             return type(error).__name__
 
 
+def _is_refused(codec: ChunkCodec, key: bytes | None, value: bytes | None) -> bool:
+    try:
+        decode_record(codec, SimpleNamespace(key=key, value=value))
+    except ChunkError:
+        return True
+    return False
+
+
 class CampaignLab(Lab):
     """Recipes, bundles, workers and the broker."""
 
@@ -180,6 +199,19 @@ class CampaignLab(Lab):
         self.champion[bundle.recipe] = bundle
         self.promoted[bundle.id] = bundle
         await_that(lambda: tell(entry, bundle.recipe, self.settings) == "", "a promotion")
+
+    def send_odd(self, pick: random.Random, number: int) -> dict[Place, bool]:
+        """Odd records on every topic; by (topic, partition, offset), whether it is one that must be rejected."""
+        sent, codec = list[tuple[bool, Any]](), ChunkCodec()
+        with KafkaProducer(**client_arguments(self.settings), acks="all", metrics_enabled=False) as producer:
+            for index in range(number):
+                name, (key, value) = odd_record(pick, index)
+                key = b"" if key is None and (value is None or BY_NAME[name].compact) else key  # else Kafka refuses it
+                place = pick.randrange(BY_NAME[name].partitions or self.settings.partitions)
+                told = producer.send(self.names.of(name), key=key, value=value, partition=place)
+                sent.append((name == "sensor" and _is_refused(codec, key, value), told))
+            found = [(refused, future.get(120)) for refused, future in sent]
+        return {(about.topic, about.partition, about.offset): refused for refused, about in found}
 
     def start(self, recipe: str, roles: str, *, other_user: bool = False, sleeps: bool = False) -> Worker:
         """Start a worker."""

@@ -1,4 +1,4 @@
-"""Random faults of eighteen kinds against real workers, and every event there once. Short here, 200 faults under the mark `chaos`.
+"""Random faults of twenty kinds against real workers, and every event there once. Short here, 200 faults under the mark `chaos`.
 
 The findings name the faults that went before each: `python tests/campaign.py --faults 40 --seed 7 --log FILE` repeats one by hand.
 """
