@@ -60,13 +60,13 @@ class Lab:
         For files.
     brokers, prefix : str
         Where Kafka is; the experiment's own prefix.
-    partitions : int
+    partitions, replication : int
         Of each topic.
     """
 
-    def __init__(self, folder: Path, brokers: str, prefix: str, partitions: int = 6) -> None:
+    def __init__(self, folder: Path, brokers: str, prefix: str, partitions: int = 6, replication: int = 1) -> None:
         self.recipe, self.bundle = lab_recipe(folder)
-        self.settings = Settings(brokers=brokers, prefix=prefix, home=folder / "home", partitions=partitions)
+        self.settings = Settings(brokers, prefix, folder / "home", partitions=partitions, replication=replication)
         self.names, self.codec = Names(prefix), ChunkCodec()
         self.workers: list[Child] = []
         self._asking: Any = None
@@ -122,6 +122,7 @@ class Lab:
                 "KYMO_PREFIX": self.settings.prefix,
                 "KYMO_HOME": str(self.settings.home),
                 "KYMO_PARTITIONS": str(self.settings.partitions),
+                "KYMO_REPLICATION": str(self.settings.replication),
                 "KYMO_METRICS_PORT": "-1",
             },
             keep=False,

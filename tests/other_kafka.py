@@ -12,6 +12,7 @@ import pytest
 
 from deploy import kafka_jars, kafka_server
 from deploy.broker import free_port
+from deploy.broker_wait import await_ready
 from streams.errors import BrokerError
 
 CLUSTER = "AAAAAAAAAAAAAAAAAAAAAA"
@@ -46,7 +47,7 @@ class Node:
 
     def await_ready(self) -> None:
         assert self.process is not None
-        kafka_server.await_ready(self.process, self.port, self.folder, 90.0)
+        await_ready(self.process, self.port, self.folder, 90.0)
 
     def kill(self) -> None:
         if self.process is not None:
