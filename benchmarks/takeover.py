@@ -45,7 +45,10 @@ def _ended(work: Workload, sessions: int) -> Iterator[tuple[str, bytes]]:
     codec = ChunkCodec()
     for device in range(sessions):
         head = header(work, device)
-        yield head.session, codec.encode(Chunk(head, 0, samples(work, device % 8, 0, work.length + work.hop), None, True))
+        yield (
+            head.session,
+            codec.encode(Chunk(head, 0, samples(work, device % 8, 0, work.length + work.hop), None, True)),
+        )
 
 
 def _start(rig: Rig, prefix: str, name: str) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from streams.broker.read import Record, read_topics
+from streams.broker.read import Record, read_records, read_topics
 from streams.chunk import Chunk, Header
 from streams.codec import ChunkCodec
 from streams.errors import ChunkError, MessageError, SourceError
