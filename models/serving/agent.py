@@ -71,6 +71,7 @@ class Agent:
         self._loading: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self._most = 1  # windows in the next batch
+        self._overdue = False  # nothing is taken until a session that holds the commit back can be stored
 
     @property
     def waiting(self) -> int:
@@ -157,7 +158,7 @@ class Agent:
         return len(self._pending) >= _PENDING_MAX or self._pending_bytes >= _PENDING_BYTES or self._outbox.full
 
     async def _room(self, life: int) -> None:
-        await self._wait_for(lambda: life != self._life or not (self._full or self._commits.overdue))
+        await self._wait_for(lambda: life != self._life or not (self._full or self._overdue))
 
     def _tell_damaged(self, partition: Partition) -> None:
         for session, why in partition.damaged.items():
@@ -368,9 +369,11 @@ class Agent:
 
     async def commit(self) -> None:
         """Store the snapshots that are due, then commit what nothing needs any more."""
-        life = self._life
-        await self._wait_for(lambda: life != self._life or not self._commits.overdue)
+        life, self._overdue = self._life, self._commits.overdue
+        if self._overdue:
+            await self._wait_for(lambda: life != self._life or not self._commits.overdue)
         async with self._turn:
+            self._overdue = False
             if life == self._life and self.partitions:
                 await self._commits.store()
                 self._raise_failure()
