@@ -150,6 +150,13 @@ def derived_format(recipe: Recipe) -> Format:
     return recipe.chain.split()[0].output({fmt.stream: fmt})
 
 
+def bound_topics(role: str, recipe: Recipe, names: Names) -> tuple[str, ...]:
+    """Topics whose partition counts must be equal: those that a role reads and those that it writes."""
+    state, derived = names.of("state"), () if role == BOTH else (names.for_stream(derived_format(recipe).stream),)
+    outputs = () if role == "processor" else (names.of("events"), names.of("shadow"))
+    return (*raw_topics(recipe, names), *derived, *outputs, state)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Part:
     """A role that a worker plays for a recipe.

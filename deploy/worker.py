@@ -20,13 +20,24 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from deploy.broker import address
-from deploy.jobs import BOTH, Part, Work, derived_format, group_of, load_work, make_app, make_part, make_reader
+from deploy.jobs import (
+    BOTH,
+    Part,
+    Work,
+    bound_topics,
+    derived_format,
+    group_of,
+    load_work,
+    make_app,
+    make_part,
+    make_reader,
+)
 from deploy.pulse import Pulse
 from deploy.worker_log import set_up_logging
 from models.bundle import load_bundle
@@ -87,7 +98,9 @@ def run_worker(
     if set(played) != {BOTH}:
         for work in works:
             derived_format(work.recipe)
-    settings = _reach(settings)
+    names = Names(settings.prefix)
+    bound = [bound_topics(role, work.recipe, names) for work in works for role in played]
+    settings = _reach(settings, bound)
     with contextlib.ExitStack() as stack:
         instance = stack.enter_context(_instance(settings.home / "run"))
         _serve(works, played, settings, Place(instance, follows=bundle is None and played != ["processor"]))
@@ -121,14 +134,17 @@ class Place:
     follows: bool
 
 
-def _reach(settings: Settings) -> Settings:
+def _reach(settings: Settings, bound: Iterable[Sequence[str]] = ()) -> Settings:
     """Settings that name the broker, whose topics are there; a worker that has begun again waits for a broker that is away."""
     give_up = time.monotonic() + (AWAY_S if _RESTARTS in os.environ else 0.0)
     while True:
         try:
             found = dataclasses.replace(settings, brokers=address(settings))
-            for sentence in ensure_topics(found, Names(found.prefix)).warnings:
+            topics = ensure_topics(found, Names(found.prefix))
+            for sentence in topics.warnings:
                 print(f"kymo worker: {sentence}", file=sys.stderr, flush=True)
+            for together in bound:
+                topics.require_equal(together)
         except BrokerError:
             if time.monotonic() > give_up:
                 raise

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
@@ -224,11 +223,7 @@ def credentials(settings: Settings) -> Any:
     """Faust's credentials of a deployment; None for plain text."""
     if settings.security_protocol == "PLAINTEXT":
         return None
-    context = None
-    if settings.security_protocol.endswith("SSL"):
-        context = ssl.create_default_context(cafile=settings.ssl_cafile or None)
-        if settings.ssl_certfile:
-            context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile or None)
+    context = settings.ssl_context() if settings.security_protocol.endswith("SSL") else None
     if settings.security_protocol == "SSL":
         return faust.SSLCredentials(context)
     return faust.SASLCredentials(

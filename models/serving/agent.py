@@ -206,6 +206,7 @@ class Agent:
             )
             partition.load(left)
             self._tell_damaged(partition)
+            await asyncio.sleep(0)
             offsets |= {TopicPartition(topic, n): offset for topic, offset in partition.next_offset.items()}
         await around.kafka.begin(offsets)
         for n, left in found.items():
