@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy import kafka_jars, kafka_server
+from deploy import broker_wait, kafka_jars, kafka_server
 from deploy.broker import free_port
 from deploy.children import Child, kymo_command, kymo_environment, stop
 from streams.events import Event
@@ -113,7 +113,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory, jars_dir: Path) -> Iterato
             kafka_server.command(jars, "kafka.Kafka", str(properties)), cwd=folder, stdout=log, stderr=log
         )
     try:
-        kafka_server.await_ready(process, plain, folder, 60.0)
+        broker_wait.await_ready(process, plain, folder, 60.0)
         yield Secured(f"{kafka_server.HOST}:{ssl}", f"{kafka_server.HOST}:{sasl}", folder)
     finally:
         process.kill()
