@@ -38,9 +38,13 @@ DECK = {
 }
 RARE = "topic-made-again"  # once in so many faults
 RARE_EVERY = 40
-PACE = {0: 8.0, 50: 1.6, 500: 0.25}  # chunks a second, by the slower champion's ms; a chunk has 4 windows
+PACE = {
+    0: 8.0,
+    50: 12.0,
+    500: 2.0,
+}  # chunks a second, by the slower champion's ms: more than it can do, a chunk has 4 windows
 MOST = {"lab": 3, "split": 2}  # workers of a role
-BEHIND = {0: 1600, 50: 200, 500: 30}  # windows behind, at which the feed waits
+BEHIND = {0: 1600, 50: 300, 500: 24}  # windows behind, at which the feed waits: what is done takes some seconds
 
 
 def named(bundle: Bundle) -> str:
@@ -123,7 +127,7 @@ class Faults:
         choice = [
             b for b in self.lab.bundles if b.recipe == recipe and (b.raw != now.raw) == other_kind and b is not now
         ]
-        bundle = self.pick.choices(choice, [1 if b.slow_ms == 500 else 3 for b in choice])[0]
+        bundle = self.pick.choices(choice, [{0: 2, 50: 4, 500: 1}[b.slow_ms] for b in choice])[0]
         self.log("fault", f"promotion of {named(bundle)} after {named(now)}")
         self.lab.promote(bundle)
 

@@ -163,7 +163,7 @@ class CampaignLab(Lab):
         ]
         self.champion, self.promoted = dict[str, Bundle](), dict[str, Bundle]()
         for name in PARTS:
-            self.promote(next(bundle for bundle in self.bundles if bundle.recipe == name))
+            self.promote(next(bundle for bundle in self.bundles if bundle.recipe == name and bundle.slow_ms == 50))
 
     def _bundle(self, name: str, raw: bool, slow_ms: int) -> list[Bundle]:
         text = RECIPE.replace('name = "lab"', f'name = "{name}"').replace('step = "scale"\nfactor = 0.5', _STEPS)

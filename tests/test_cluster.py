@@ -37,7 +37,7 @@ def test_brokers_killed_at_random(tmp_path: Path, jars_dir: Path, prefix: str) -
         Lab(tmp_path, addresses(nodes), prefix, replication=3) as lab,
     ):
         await_that(lambda: in_step(lab), "all replicas")
-        feed, workers = Feed(lab, 6, rate=40), [lab.start_worker(), lab.start_worker()]
+        feed, workers = Feed(lab, 6, rate=12), [lab.start_worker(), lab.start_worker()]
         feed.start()
         lab.await_growth(everywhere=True)
         for _ in range(KILLS):
