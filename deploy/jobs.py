@@ -9,6 +9,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,19 @@ def make_job(role: str, work: Work, names: Names, serving: Serving | None, shado
     def anew(bundle: Bundle) -> Any:
         return make_job(role, dataclasses.replace(work, bundle=bundle), names, serving, shadow)
 
-    return Job(
-        recipe.name, state, inputs, chain, outputs, topic, recipe.matches, serving.classify, shadow, serving, anew
-    )
+    matches = derived_matches(derived_format(recipe)) if derived else recipe.matches
+    return Job(recipe.name, state, inputs, chain, outputs, topic, matches, serving.classify, shadow, serving, anew)
+
+
+def derived_matches(wanted: Format) -> Callable[[Format], str | None]:
+    """Whether a derived stream is the one that a recipe's steps make; its digest alone may be anybody's."""
+    fixed = attrgetter("channels", "rate", "dtype", "shape", "step", "span")
+
+    def matches(fmt: Format) -> str | None:
+        same = fixed(fmt) == fixed(wanted) and fmt.stream.partition(".")[0] == wanted.stream.partition(".")[0]
+        return None if same else f"`{fmt.stream}` is not what the recipe's steps make"
+
+    return matches
 
 
 def raw_topics(recipe: Recipe, names: Names) -> tuple[str, ...]:

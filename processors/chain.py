@@ -64,13 +64,13 @@ class PerWindowStage(Stage):
     def push(self, item: Window) -> list[Window]:
         """Take a Window; give it transformed."""
         if item.header is not self._in:
-            self._in = item.header
             fmt = item.header.format
             self._out = replace(
                 item.header,
                 format=self.spec.output({fmt.stream: fmt}),
                 chain=chain_digest(item.header.chain, self.spec),
             )
+            self._in = item.header
         return [replace(item, header=self._out, data=self.spec.spec.apply(item.data, item.header.format))]
 
     @property

@@ -264,7 +264,7 @@ class Partition:
 
     def _verdict(self, header: Header) -> bool:
         # A derived stream is known by its chain; raw ones by what they are.
-        return header.chain == self._takes and (bool(header.chain) or self._matches(header.format) is None)
+        return header.chain == self._takes and self._matches(header.format) is None
 
     def _wake(self, name: str, topic: str) -> Session:
         takes_from, snapshot = self._left.next_offset.get(topic, 0), self._asleep.pop(name, None)
