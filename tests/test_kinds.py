@@ -143,6 +143,8 @@ def campaign(seed: int) -> None:
 @settings(max_examples=500, deadline=None)
 @example(587_235_489)  # one that an earlier life had published, and a later one learned of by a snapshot alone
 @example(169_340_083_207_684_822)
+@example(4_043)  # a session that is read again gives a window of the other kind when more is committed than it has read
+@example(102_540)  # published by the other kind of what a snapshot holds, and nothing comes behind it
 @example(32_517)  # a window published before a crash, whose other kind becomes whole only with what came behind it
 @given(st.integers(0, 2**32))
 def test_exchanges_and_crashes_anywhere(seed: int) -> None:

@@ -110,6 +110,21 @@ class Partition:
             if snapshot.open >= 0:
                 self.next_offset[snapshot.topic] = min(self.next_offset[snapshot.topic], max(first, snapshot.open))
 
+        for name in self._asleep.keys() & left.published.keys() if self._outputs.kinds else ():
+            self._wake_if_behind(name, left.published[name])
+
+    def _wake_if_behind(self, name: str, marks: Marks) -> None:
+        """Have a session stored again whose snapshot does not know of windows that another kind published of what is in it.
+
+        No record need come for it, and behind the next commit nobody reads those events back.
+        """
+        snapshot = self._asleep[name]
+        meta, topic = snapshot.meta, snapshot.topic
+        known = {(start, head) for start, head, *_ in meta.get("published", ())}
+        ahead = self._outputs.ahead(marks, meta.get("given_to", -1), meta.get("seen", 0))
+        if ahead - known and snapshot.upto >= self._left.first_offset.get(topic, 0) and topic in self.next_offset:
+            self._wake(name, topic).hold_until_stored(self._left.next_offset[topic] - 1)
+
     def _same_topic(self, snapshot: Snapshot) -> bool:
         now = self._left.topic_ids.get(snapshot.topic, "")
         return not now or not snapshot.topic_id or now == snapshot.topic_id
@@ -370,7 +385,8 @@ class Partition:
         self._touched = {session: None for session in self._touched if session.unsettled}
         for topic in self.next_offset:
             offset = min((self._position(topic), *holds.get(topic, {}).values()))
-            if self._committed.get(topic) == offset or offset < self._left.next_offset.get(topic, 0):
+            # What a session reads again takes no commit back: what comes of it stands behind the last one's floor.
+            if offset <= self._committed.get(topic, -1) or offset < self._left.next_offset.get(topic, 0):
                 continue
             floors = self._floors.get(topic, deque())
             while len(floors) > 1 and floors[1][0] <= offset:

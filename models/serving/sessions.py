@@ -119,10 +119,14 @@ class Session:
     def _note(self, made: list[Output], offset: int) -> None:
         if offset <= self.stored_upto:
             # Read again, it gives more than it had when it was stored: only a new snapshot can tell a restart of these.
-            self.irregular, self._since = True, self._since or (ENDLESS, self.takes_from)
+            self.hold_until_stored(self.takes_from)
         self._given.extend(_Given(self._outputs.place(output), self._needed) for output in made)
         self._needed = self._chain_needs()
         self.given_to = made[-1].start_index if isinstance(made[-1], Window) else -1
+
+    def hold_until_stored(self, offset: int) -> None:
+        """Hold the commit at an offset until a new snapshot is stored."""
+        self.irregular, self._since = True, self._since or (ENDLESS, offset)
 
     @property
     def pending(self) -> int:
