@@ -43,7 +43,7 @@ def test_a_clock_that_slept(tmp_path: Path) -> None:
 def test_every_event_once_whatever_happens(
     tmp_path: Path, jars_dir: Path, faults: int, seed: int, deck: dict[str, int]
 ) -> None:
-    log, events = campaign(tmp_path, jars_dir, faults, seed, deck=deck, pause_s=10.0 if faults > 50 else 4.0)
+    log, events = campaign(tmp_path, jars_dir, faults, seed, deck=deck, pause_s=10.0 if faults > 50 else 2.5)
     print(f"\n{log.of('note')[-1]}")
     assert events > 100
     assert not log.of("wrong"), "\n".join(log.of("wrong"))
