@@ -81,7 +81,7 @@ class Job:
     anew: Callable[[Bundle], Job] | None = None
 
 
-class ReadBack(Protocol):
+class TopicReader(Protocol):
     """What reads topics without a group."""
 
     async def limits(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
@@ -137,7 +137,7 @@ class Around:
         The app.
     names : Names
         Topic names.
-    read_back : ReadBack
+    read_back : TopicReader
         For what an earlier life left.
     observer : Observer
         For metrics.
@@ -151,7 +151,7 @@ class Around:
 
     kafka: Kafka
     names: Names
-    read_back: ReadBack
+    read_back: TopicReader
     observer: Observer
     failed: Callable[[BaseException], None]
     topic_ids: Callable[[Sequence[str]], Awaitable[dict[str, str]]]
