@@ -130,7 +130,8 @@ def test_a_long_load_is_no_obstacle_to_a_rebalance() -> None:
     run(work)
 
 
-def test_an_odd_record_is_rejected_once_whatever_restarts() -> None:
+@pytest.mark.parametrize("commit_every_s", [0.01, 3600])
+def test_an_odd_record_is_rejected_once_whatever_restarts(commit_every_s: float) -> None:
     async def work() -> None:
         kafka = MemoryKafka()
         odd = [
@@ -141,12 +142,19 @@ def test_an_odd_record_is_rejected_once_whatever_restarts() -> None:
             kafka.append(INPUT.topic, 0, key, value)
         kafka.append(NAMES.of("events"), 0, b"s0", b'{"session": "s0", "recipe": "tiny", "start_index": 1e999}')
         kafka.append(NAMES.of("state"), 0, b"tiny.x\ns0", b"no snapshot")
-        feed(kafka, end=False)
-        for _ in range(3):
+        feed(kafka, end=commit_every_s < 1)
+        for turn in range(3):
             worker = Worker(kafka, job(), NAMES)
-            worker.start(INPUT, commit_every_s=3600)  # nothing is committed before it ends
+            worker.start(INPUT, commit_every_s=commit_every_s)
             await until(lambda: len(kafka.values(NAMES.of("rejected"))) >= 4)
-            await until(lambda worker=worker: worker.agent.waiting == 0)
+            await until(lambda worker=worker: worker.agent.waiting == 0 and worker._feeding is not None)
+            if commit_every_s < 1:  # from here on nothing of before is read back
+                late = Chunk(
+                    Header(f"late{turn}", 0, recipe().input_format()), 0, np.ones((9, 2), np.float32), None, True
+                )
+                kafka.append(INPUT.topic, 0, late.session.encode(), ChunkCodec().encode(late))
+                await until(lambda: INPUT in kafka.commits and kafka.commits[INPUT].offset == len(kafka.logs[INPUT]))
+                await worker.stop()
             worker.producer.may.clear()
             worker.agent._outbox.close()  # as kill -9 does
         rejected = kafka.logs[TopicPartition(NAMES.of("rejected"), 0)]

@@ -214,13 +214,13 @@ class Agent:
 
     def _clear_up(self, number: int, left: Left) -> None:
         """Reject what nobody here can have written, and delete snapshots that are of no use."""
-        for record, error in left.odd:
+        for record, error in (*left.odd, *left.odd_snapshots.values()):
             self._around.tell(
                 f"{self.job.recipe}: {record.topic}/{record.partition} at {record.offset}: {error}; left out"
             )
             self._reject(record, ChunkError("undecodable", str(error)))
-        if left.gone:
-            self._commits.forget(number, left.gone)
+        if gone := [*left.gone, *left.odd_snapshots]:
+            self._commits.forget(number, gone)
 
     async def on_revoked(self) -> None:
         """Finish what is under way, commit it and forget the partitions.

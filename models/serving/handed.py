@@ -92,7 +92,9 @@ class Left:
     gone : list of str
         Sessions whose stored snapshot is of no use any more.
     odd : list of (object, Exception)
-        Records of topics that workers write which are nothing that they write.
+        Records of the output topic which are nothing that workers write there.
+    odd_snapshots : dict of str to (object, Exception)
+        By session, such records of ``kymo.state``.
     next_offset : dict of str to int
         By input topic, where its last commit stands.
     first_offset : dict of str to int
@@ -111,6 +113,7 @@ class Left:
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     gone: list[str] = field(default_factory=list)
     odd: list[tuple[Any, Exception]] = field(default_factory=list)
+    odd_snapshots: dict[str, tuple[Any, Exception]] = field(default_factory=dict)
     next_offset: dict[str, int] = field(default_factory=dict)
     first_offset: dict[str, int] = field(default_factory=dict)
     input_end: dict[str, int] = field(default_factory=dict)

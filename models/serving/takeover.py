@@ -189,13 +189,13 @@ class _Found:
             return
         self._lives[name] = life
         self.left.snapshots.pop(name, None)
+        self.left.odd_snapshots.pop(name, None)
         if record.value is None:
             return
         try:
             snapshot = Snapshot.decode(record.value)
         except MessageError as error:
-            self.left.odd.append((record, error))
-            self.left.gone.append(name)
+            self.left.odd_snapshots[name] = record, error
             return
         if snapshot.ended and record.timestamp < self._old_ms:  # its events are gone as well
             self.left.gone.append(name)
