@@ -266,7 +266,10 @@ class CampaignLab(Lab):
             if worker.killed and status in (-signal.SIGKILL, 0):
                 continue
             if worker.told_s is None:
-                self.log("wrong", f"{name} ended by itself ({worker.child.ended()}): {self.last_lines(worker)}")
+                # One that is started while no broker answers says so after 10 s, and ends.
+                excused = status == 1 and "Unable to bootstrap" in self.last_lines(worker) and bool(self.away)
+                text = f"{name} ended by itself ({worker.child.ended()}): {self.last_lines(worker)}"
+                self.log("note" if excused else "wrong", text)
             elif status != 0 or took_s > STOP_S:
                 excused = any(start < time.time() and worker.told_s < end for start, end in self.away)
                 text = f"{name} after SIGTERM: {worker.child.ended()} after {took_s:.1f} s: {self.last_lines(worker)}"
