@@ -17,7 +17,7 @@ MAX_FILE_BYTES = 2**30
 MAX_DEPTH = 64
 
 
-def read_object(raw: bytes | str | None, most: int = MAX_BYTES) -> dict[str, Any]:
+def read_object(raw: bytes | str | None, most: int = MAX_BYTES, nan: bool = False) -> dict[str, Any]:
     """The JSON object of a message, or of a file; see :func:`read_json`.
 
     Parameters
@@ -26,6 +26,8 @@ def read_object(raw: bytes | str | None, most: int = MAX_BYTES) -> dict[str, Any
         UTF-8; None, as of a tombstone, holds none.
     most : int
         How long it may be, bytes.
+    nan : bool
+        Whether NaN and infinities are taken, as null: older bundles have them among their scores.
 
     Raises
     ------
@@ -42,14 +44,15 @@ def read_object(raw: bytes | str | None, most: int = MAX_BYTES) -> dict[str, Any
     ...
     streams.errors.MessageError: 19 bytes are no JSON (1e999 is not finite)
     """
-    value = read_json(raw, most)
+    value = read_json(raw, most, nan=nan)
     if not isinstance(value, dict):
         raise MessageError(f"expected a JSON object, got {type(value).__name__}")
     return value
 
 
-def read_json(raw: bytes | str | None, most: int = MAX_BYTES, numbers: bool = True) -> Any:
+def read_json(raw: bytes | str | None, most: int = MAX_BYTES, numbers: bool = True, nan: bool = False) -> Any:
     """The JSON of a message, or of a file, whatever it is; without `numbers` these are not looked at, as where samples stand in it.
+    `nan` is as for :func:`read_object`.
 
     Raises
     ------
@@ -61,7 +64,8 @@ def read_json(raw: bytes | str | None, most: int = MAX_BYTES, numbers: bool = Tr
         raise MessageError(f"{size} bytes, expected JSON of up to {most}")
     try:
         text = raw.decode() if isinstance(raw, bytes) else raw
-        value = _DECODER.decode(text) if numbers else json.loads(text)
+        decoder = _LENIENT if nan else _DECODER
+        value = decoder.decode(text) if numbers else json.loads(text)
         if text.count("{") + text.count("[") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
             raise RecursionError
         if "\\u" in text or not text.isascii():  # half a character, which UTF-8 has no bytes for
@@ -122,3 +126,4 @@ def _refuse(text: str) -> NoReturn:
 
 
 _DECODER = json.JSONDecoder(parse_float=_float, parse_int=_integer, parse_constant=_refuse)
+_LENIENT = json.JSONDecoder(parse_float=_float, parse_int=_integer, parse_constant=lambda _: None)

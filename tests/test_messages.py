@@ -62,3 +62,7 @@ def test_what_is_read_can_be_written_again(members):
         return
     assert value == members
     assert json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+
+
+def test_an_older_bundles_scores_may_be_undefined() -> None:
+    assert read_object(b'{"scores": [NaN, -Infinity, 1.5]}', nan=True) == {"scores": [None, None, 1.5]}

@@ -37,7 +37,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     where = path / MANIFEST
     try:
-        manifest = read_object(where.read_bytes(), MAX_FILE_BYTES)
+        manifest = read_object(where.read_bytes(), MAX_FILE_BYTES, nan=True)
     except FileNotFoundError:
         raise BundleError(f"{where}: not there; name a bundle's folder") from None
     except (OSError, MessageError) as error:
