@@ -17,7 +17,7 @@ from typing import Any
 import aiokafka
 import faust
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.errors import IllegalStateError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 
@@ -145,7 +145,7 @@ class BatchConsumer(driver.Consumer):
     async def _drain_messages(self, fetcher: Any) -> None:
         try:
             await self._drain(fetcher)
-        except KafkaError as error:
+        except Exception as error:  # Faust would end the process, whatever it is
             self.app.failed(error)
 
     async def _drain(self, fetcher: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,3 +50,22 @@ def test_errors_of_the_client_in_our_words(error: Exception, kind: type[Exceptio
 def test_a_fault_of_our_own_stays_what_it_is() -> None:
     error = KeyError("x")
     assert client_error(error, SETTINGS, "t.group") is error
+
+
+@pytest.mark.parametrize("error", [DeliveryError("made again"), UnsupportedCodecError("zstd"), KeyError("x")])
+def test_whatever_goes_wrong_while_records_are_taken_is_told_to_the_worker(error: Exception) -> None:
+    told: list[BaseException] = []
+    app = BatchApp("t.group", ["t.sensor"], SETTINGS, "me", told.append)
+
+    async def take() -> None:
+        consumer = app.consumer
+
+        async def fetch(**_: Any) -> Any:
+            raise error
+
+        consumer._wait_next_records = fetch
+        fetcher = SimpleNamespace(_stopped=asyncio.Event())
+        await consumer._drain_messages(fetcher)
+
+    asyncio.run(take())
+    assert [type(one) for one in told] == [type(client_error(error, SETTINGS, "t.group"))]
