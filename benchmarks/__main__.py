@@ -21,6 +21,7 @@ COMPARISONS = (
     "workers",
     "devices",
     "archive",
+    "takeover",
 )
 
 #: Those that need no broker.
@@ -129,6 +130,7 @@ def _through_kafka(
     from benchmarks.load import Workload
     from benchmarks.real_time import real_time
     from benchmarks.rig import rig
+    from benchmarks.takeover import SESSIONS, takeover
 
     channel_samples, seconds = sizes
     work = Workload(2).sized(channel_samples)
@@ -139,6 +141,8 @@ def _through_kafka(
             elif name in ("latency", "memory"):
                 # One run gives both.
                 found[name] = found.get("latency" if name == "memory" else "memory") or real_time(made, work, seconds)
+            elif name == "takeover":
+                found[name] = takeover(made, work, SESSIONS, rounds)
             elif name == "throughput" and beside is not None:
                 found[name], found["beside"] = end_to_end.beside(made, work, beside, rounds)
             else:

@@ -58,6 +58,11 @@ _COLUMNS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("sent_mb", "of MB sent", "{:.0f}"),
         ("behind_ms", "behind at the end, ms", "{}"),
     ),
+    "takeover": (
+        ("sessions", "ended sessions", "{:,}"),
+        ("ready_s", "ready after, s", "{}"),
+        ("pause_ms", "longest pause of the loop, ms", "{:.0f}"),
+    ),
     "workers": (
         ("workers", "workers", "{}"),
         ("rate", "M channel-samples/s", "{:.2f}"),

@@ -22,6 +22,7 @@ from benchmarks.peer import Task
 from benchmarks.peer_bare import take
 from benchmarks.real_time import real_time
 from benchmarks.rig import LABELS, NETWORK, Rig, recipe_text, rig
+from benchmarks.takeover import takeover
 from models.onnx_model import OnnxModel
 from processors.recipe import parse_recipe
 from streams.chunk_pb2 import Chunk as Message
@@ -165,3 +166,12 @@ def test_real_time(made: Rig) -> None:
     assert {"p99", "MB"} <= set(
         (report.table("latency", [row]) + report.table("memory", [row])).replace(",", "").split()
     )
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_takeover(made: Rig) -> None:
+    rows = takeover(made, WORK, 5, 1)
+    assert [row["sessions"] for row in rows] == [0, 5]
+    assert report.table("takeover", rows).count("\n") == 3
