@@ -168,9 +168,8 @@ def test_real_time(made: Rig) -> None:
     )
 
 
-@pytest.mark.broker
-@pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.chaos
+@pytest.mark.timeout(600)
 def test_takeover(made: Rig) -> None:
     rows = takeover(made, WORK, 5, 1)
     assert [row["sessions"] for row in rows] == [0, 5]
