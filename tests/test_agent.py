@@ -193,6 +193,7 @@ def test_a_session_too_large_for_a_snapshot_is_told_and_read_again(monkeypatch: 
 def test_a_topic_that_was_made_again_ends_the_life_that_knew_it() -> None:
     async def work() -> None:
         kafka = MemoryKafka(ids={INPUT.topic: "first"})
+        kafka.append(INPUT.topic, 0, b"s0", b"garbage")
         expected = feed(kafka, end=False)
         worker = Worker(kafka, job(), NAMES)
         worker.start(INPUT)
@@ -202,11 +203,13 @@ def test_a_topic_that_was_made_again_ends_the_life_that_knew_it() -> None:
         with pytest.raises(DeliveryError, match="made again"):
             await worker.agent.on_records({INPUT: kafka.logs[INPUT][:1]})
         kafka.logs[INPUT].clear()
+        kafka.append(INPUT.topic, 0, b"s0", b"garbage again")
         again = Worker(kafka, job(), NAMES)
         made = Chunk(Header("s0", 0, recipe().input_format()), SAMPLES, np.ones((10, 2), np.float32))
         kafka.append(INPUT.topic, 0, b"s0", ChunkCodec().encode(made))
         again.start(INPUT)
         await until(lambda: ("s0", SAMPLES) in published(kafka))
         assert set(published(kafka).values()) == {1}
+        await until(lambda: kafka.values(NAMES.of("rejected")) == [b"garbage", b"garbage again"])
 
     run(work)

@@ -171,9 +171,9 @@ class Agent:
         if partition is None or not partition.rejects(record.topic, record.offset):
             return
         self._around.observer.rejected(error.reason)
-        done = partial(self._rejected, partition)
-        topic = self._around.names.of("rejected")
-        self._outbox.put(topic, record.partition, [rejection(record, error, self.job.recipe, done)])
+        rejected = rejection(record, error, self.job.recipe, partition.topic_id(record.topic))
+        rejected.done = partial(self._rejected, partition)
+        self._outbox.put(self._around.names.of("rejected"), record.partition, [rejected])
 
     @staticmethod
     def _rejected(partition: Partition, end: int) -> None:

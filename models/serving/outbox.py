@@ -16,7 +16,7 @@ from streams.errors import ChunkError, DeliveryError
 MOST_RECORDS, MOST_BYTES = 4096, 32 * 2**20
 
 
-def rejection(record: Any, error: ChunkError, recipe: str, done: Callable[[int], None] | None = None) -> Outgoing:
+def rejection(record: Any, error: ChunkError, recipe: str, topic_id: str = "") -> Outgoing:
     """A record as it came, with the reason why it is of no use."""
     about = {
         "reason": error.reason,
@@ -25,8 +25,9 @@ def rejection(record: Any, error: ChunkError, recipe: str, done: Callable[[int],
         "partition": record.partition,
         "offset": record.offset,
         "recipe": recipe,
+        "topic_id": topic_id,
     }
-    return Outgoing(record.key or b"", record.value or b"", [(k, str(v).encode()) for k, v in about.items()], done)
+    return Outgoing(record.key or b"", record.value or b"", [(k, str(v).encode()) for k, v in about.items()])
 
 
 @dataclass(slots=True)

@@ -155,8 +155,8 @@ class Rewinds:
 class _Found:
     """What stands in the output topics of a partition, record by record."""
 
-    def __init__(self, job: Job, state_key: bytes) -> None:
-        self.left, self._job, self._key = Left(), job, state_key
+    def __init__(self, job: Job, state_key: bytes, ids: Mapping[str, str]) -> None:
+        self.left, self._job, self._key, self._ids = Left(), job, state_key, ids
         self._lives: dict[str, tuple[int, int, int]] = {}  # by session, whose snapshot it is
         self._old_ms = int(time.time() * 1000) - BY_NAME["events"].retention_ms
 
@@ -173,18 +173,19 @@ class _Found:
 
     def rejected(self, record: Any) -> None:
         """A record of ``kymo.rejected``."""
-        about = dict(record.headers)
-        if about.get("recipe") == self._job.recipe.encode():
-            offset = about.get("offset", b"")
-            if offset.isdigit():
-                self.left.rejected.add((about.get("topic", b"").decode(errors="replace"), int(offset)))
+        about = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
+        topic, offset, then = (about.get(name, "") for name in ("topic", "offset", "topic_id"))
+        # A topic that was made again has other records at the same offsets.
+        same = not then or then == self._ids.get(topic, then)
+        if about.get("recipe") == self._job.recipe and offset.isdigit() and same:
+            self.left.rejected.add((topic, int(offset)))
 
     def state(self, record: Any) -> None:
         """A record of ``kymo.state``: the newest life's last word on a session counts, whenever it was written."""
         if record.key is None or not record.key.startswith(self._key):
             return
         name = record.key[len(self._key) :].decode(errors="replace")
-        life = (*_life_of(dict(record.headers).get(LIFE, b"")), record.offset)
+        life = (*_life_of(dict(record.headers).get(LIFE) or b""), record.offset)
         if life < self._lives.get(name, life):
             return
         self._lives[name] = life
@@ -232,7 +233,7 @@ async def read_left(job: Job, around: Around, inputs: Sequence[TopicPartition], 
     limits = await around.read_back.limits([*inputs, *outputs])
     ids = await around.topic_ids(sorted({tp.topic for tp in inputs}))
     committed = _valid(await around.kafka.committed_with(inputs), limits, ids)
-    found = {n: _Found(job, state_key) for n in numbers}
+    found = {n: _Found(job, state_key, ids) for n in numbers}
     ranges, states = dict[TopicPartition, tuple[int, int]](), dict[TopicPartition, tuple[int, int]]()
     for n in numbers:
         own = [tp for tp in inputs if tp.partition == n]
