@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
@@ -18,6 +18,7 @@ from models.serving.handed import Limits, Pending
 from models.serving.kinds import kinds_of
 from models.serving.outputs import ENDLESS, Events
 from models.serving.partition import Partition
+from models.serving.snapshots import Snapshot
 from processors.chain import Chain
 from processors.intake import Intake
 from processors.resample import Resample
@@ -225,3 +226,21 @@ def test_marks_in_a_snapshot_are_of_open_windows_alone() -> None:
 def test_recipes_without_steps_before_the_window_keep_nothing() -> None:
     chain = Chain((Intake(), Windows(8, 4)))
     assert kinds_of(FORMAT, chain, raw_chain(chain)) == ()
+
+
+def test_a_snapshot_whose_members_are_odd_ends_no_life() -> None:
+    log, pair = (
+        Log({"a": [chunk("s", 0, 8), chunk("s", 8, 8)]}, visible={"a": 1}),
+        Pair((CHAINS["overlapping"], raw_chain(CHAINS["overlapping"]))),
+    )
+    life = KindLife(log, pair, [0.0], Limits(lag=0))
+    settle(life, "a", 1)
+    life.commit()
+    log.commits.clear()
+    odd = Snapshot.decode(log.state["s"])
+    for published in ([7], [["x", 0]], "x"):
+        log.state["s"] = replace(odd, meta={**odd.meta, "published": published, "given_to": "x"}).encode()
+        log.visible["a"] = 2
+        life = KindLife(log, pair, [0.0], Limits())
+        life.read("a", 9)
+        assert list(life.partition.damaged) == ["s"]

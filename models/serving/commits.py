@@ -77,15 +77,16 @@ class Commits:
                 )
             session.large, snapshot = True, snapshot.light()
             value = snapshot.encode()
-        life = b"%d.%d" % (partition.state_end, self._around.kafka.consumer_generation_id)
         done = partial(_stored, partition, session, snapshot)
-        return Outgoing(self.key(session.name), value, [(LIFE, life)], done)
+        return Outgoing(self.key(session.name), value, [self._life(partition)], done)
+
+    def _life(self, partition: Partition) -> tuple[str, bytes]:
+        return LIFE, b"%d.%d" % (partition.state_end, self._around.kafka.consumer_generation_id)
 
     def forget(self, number: int, sessions: Iterable[str]) -> None:
         """Delete snapshots."""
-        partition = self._partitions[number]
-        life = b"%d.%d" % (partition.state_end, self._around.kafka.consumer_generation_id)
-        records = [Outgoing(self.key(name), None, [(LIFE, life)]) for name in sessions]
+        life = self._life(self._partitions[number])
+        records = [Outgoing(self.key(name), None, [life]) for name in sessions]
         self._outbox.put(self._around.names.of("state"), number, records)
 
     async def offsets(self) -> None:
@@ -95,7 +96,8 @@ class Commits:
             for topic, (offset, floor) in partition.committable().items():
                 told = note(floor, partition.topic_id(topic))
                 offsets[TopicPartition(topic, partition.number)] = OffsetAndMetadata(offset, told)
-        await self._look_at_topics()
+        if time.monotonic() - self._looked_s >= _AGAIN_S:
+            await self.check_topics()
         if not offsets:
             return
         if self._around.kafka.lease.left_s <= 0:
@@ -105,11 +107,6 @@ class Commits:
             if tp.partition in self._partitions:
                 self._partitions[tp.partition].committed(tp.topic, committed.offset)
         self._around.observer.committed(time.perf_counter() - started)
-
-    async def _look_at_topics(self) -> None:
-        if time.monotonic() - self._looked_s < _AGAIN_S or not self._partitions:
-            return
-        await self.check_topics()
 
     async def check_topics(self) -> None:
         """Look whether the input topics are those that offsets are kept of.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -111,7 +112,8 @@ class Partition:
                 self.next_offset[snapshot.topic] = min(self.next_offset[snapshot.topic], max(first, snapshot.open))
 
         for name in self._asleep.keys() & left.published.keys() if self._outputs.kinds else ():
-            self._wake_if_behind(name, left.published[name])
+            with suppress(TypeError, ValueError):  # a damaged one is told of when its session wakes
+                self._wake_if_behind(name, left.published[name])
 
     def _wake_if_behind(self, name: str, marks: Marks) -> None:
         """Have a session stored again whose snapshot does not know of windows that another kind published of what is in it.
@@ -126,7 +128,7 @@ class Partition:
             self._wake(name, topic).hold_until_stored(self._left.next_offset[topic] - 1)
 
     def _same_topic(self, snapshot: Snapshot) -> bool:
-        now = self._left.topic_ids.get(snapshot.topic, "")
+        now = self.topic_id(snapshot.topic)
         return not now or not snapshot.topic_id or now == snapshot.topic_id
 
     def topic_id(self, topic: str) -> str:
@@ -348,8 +350,8 @@ class Partition:
             if session in quiet and session.unchanged and session.name in self._stored:
                 self._unload(session)
             elif session.behind and (session.must_snapshot() or session in quiet or session in late):
-                published, topic_id = self.published.get(session.name, {}), self._left.topic_ids.get(session.topic, "")
-                out.append((session, session.snapshot(published.items(), topic_id)))
+                published = self.published.get(session.name, {}).items()
+                out.append((session, session.snapshot(published, self.topic_id(session.topic))))
             elif session.can_withdraw(self._restart(session.topic)):
                 out.append((session, None))
         return out
