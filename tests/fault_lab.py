@@ -250,7 +250,9 @@ class Lab:
         different = [event for event in found if event["id"] in expected and event != expected[event["id"]]]
         assert (missing[:5], extra[:5], twice[:5], different[:2]) == ([], [], [], []), (
             f"of {len(expected)} events {len(missing)} are missing, {len(extra)} too many, {len(twice)} there twice, "
-            f"{len(different)} different\n{self.said()}"
+            f"{len(different)} different\n"
+            + "\n".join(f"  is {event}\nnot {expected[event['id']]}" for event in different[:2])
+            + f"\n{self.said()}"
         )
         return len(found)
 

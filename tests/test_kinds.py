@@ -220,7 +220,7 @@ def test_marks_in_a_snapshot_are_of_open_windows_alone() -> None:
     ((_, make),) = again.partition.snapshots()
     assert make is not None
     assert len(log.events) > 190
-    assert make().meta["published"] == [(76, "", "")]
+    assert make().meta["published"] == [(76, "", BUNDLE)]
 
 
 def test_recipes_without_steps_before_the_window_keep_nothing() -> None:

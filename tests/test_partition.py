@@ -36,6 +36,7 @@ CHAINS = {
     "spectrogram": Chain((Intake(), Spectrogram(nperseg=4, noverlap=2), Windows(8, 4))),
 }
 Found = tuple[str, int, str, bytes]
+BUNDLE = "lab@1"  # what made all events
 
 
 def content(window: Window, found: list[Any], memory: int) -> bytes:
@@ -72,7 +73,7 @@ class Log:
         floors = [self.commits.get(t, (0, Floor()))[1] for t in self.inputs]
         left = Left(Floor(min(floor.events for floor in floors)), Floor(len(self.events)))
         for session, index, head, _ in self.events[left.start.events :]:
-            left.published.setdefault(session, Marks())[index, head] = ""
+            left.published.setdefault(session, Marks())[index, head] = BUNDLE
         left.snapshots = {name: Snapshot.decode(raw) for name, raw in self.state.items()}
         left.first_offset = {t: self.first.get(t, 0) for t in self.inputs}
         left.next_offset = {t: max(first, self.commits.get(t, (0, 0))[0]) for t, first in left.first_offset.items()}
@@ -128,6 +129,9 @@ class Life:
     def _judge(self, pending: Pending) -> None:
         found = content(pending.output, pending.session.memory, self.log.memory)
         if not pending.left:
+            assert pending.bundle == BUNDLE, (
+                "an agent takes it for another bundle's, and forgets what it has found of the session"
+            )
             self.partition.acknowledge(pending)
         for event in events_of(pending.output, found, self.log.heads):
             if self.log.heads.index(event[2]) not in pending.known:

@@ -323,7 +323,7 @@ class Agent:
         while self._pending and len(batch) < self._most:
             partition, pending = self._pending[0]
             # Another bundle made it, so nothing that this one finds rests on it: it begins anew behind it.
-            skipped = not pending.left and pending.bundle != own
+            skipped = not pending.left and pending.bundle not in ("", own)
             if skipped and pending.session in sessions:
                 break
             self._pending.popleft()

@@ -269,7 +269,7 @@ class Session:
 
     def _restore(self, snapshot: Snapshot, same_topic: bool) -> None:
         meta = snapshot.meta
-        self.published = {(int(start), str(head)): str(bundle) for start, head, *bundle in meta.get("published", ())}
+        self.published = {(int(start), str(head)): str(*made) for start, head, *made in meta.get("published", ())}
         self.stream, self.topic, self.ended = str(meta["stream"]), snapshot.topic, snapshot.ended
         self.memory, self.given_to = list(meta.get("memory", [])), int(meta.get("given_to", -1))
         if "made" in meta:
