@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, note, settings
 from hypothesis import strategies as st
-from test_partition import LIMITS, STEPS, Life, Log, act, chunk, recorded, settle
+from test_partition import BUNDLE, LIMITS, STEPS, Life, Log, act, chunk, recorded, settle
 
 from models.raw import raw_chain
 from models.serving.handed import Limits, Pending
