@@ -67,8 +67,11 @@ class Classifier:
                 f"{len(bundle.labels)} labels{heads}; train the bundle again"
             )
         self._heads = (BundleHead("", bundle.labels, bundle.temperature), *bundle.heads)
-        self._first = bundle.layout == "channels_first"
         self._stacked = aligned_empty((MAX_BATCH, *bundle.shape), bundle.dtype)
+        axes = range(2, self._stacked.ndim)
+        # The same memory, as windows are: (time, …, channels).
+        self._rows = self._stacked.transpose(0, *axes, 1) if bundle.layout == "channels_first" else self._stacked
+        self._shape = self._rows.shape[1:]
         self._lock = Lock()
 
     @classmethod
@@ -115,15 +118,13 @@ class Classifier:
         bundle, stacked = self.bundle, self._stacked
         with self._lock:
             for i, window in enumerate(windows):
-                data = window.data
-                # (time, …, channels) to (channels, time, …), as spectrograms lie in memory: then this is a plain copy.
-                data = data.transpose(data.ndim - 1, *range(data.ndim - 1)) if self._first else data
-                if data.shape != bundle.shape:
+                if window.shape != self._shape:
                     raise BundleError(
-                        f"bundle {bundle.id} takes windows of {bundle.shape} ({bundle.layout}), session "
-                        f"{window.session} gave {data.shape}; run the bundle's own chain"
+                        f"bundle {bundle.id} takes windows of {self._shape}, session {window.session} gave {window.shape}; "
+                        "run the bundle's own chain"
                     )
-                stacked[i] = data
+                # Spectrograms lie in memory as a channels-first network takes them: then this is a plain copy.
+                window.copy_to(self._rows[i])
             if isinstance(self.model, WindowModel):
                 return self.model.go_on(windows, stacked, memories)
             return self.model.run(stacked[: len(windows)])

@@ -71,7 +71,7 @@ class PerWindowStage(Stage):
                 chain=chain_digest(item.header.chain, self.spec),
             )
             self._in = item.header
-        return [replace(item, header=self._out, data=self.spec.spec.apply(item.data, item.header.format))]
+        return [replace(item, header=self._out, pieces=self.spec.spec.apply(item.data, item.header.format))]
 
     @property
     def needs_from(self) -> dict[str, int]:

@@ -10,7 +10,6 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -127,7 +126,7 @@ class WindowStage(Stage):
         ]
         raw = self._number * self.spec.hop
         end = raw + self.spec.length
-        return Window(self._out, raw, end, self._time(raw), self._time(end), join_rows(pieces))
+        return Window(self._out, raw, end, self._time(raw), self._time(end), pieces)
 
     def _time(self, raw_index: int) -> int:
         ns, samples = self._ns_per_samples
@@ -161,20 +160,3 @@ class WindowStage(Stage):
             self._bind(meta["header"])
         self._end, self._number = meta["end"], meta["number"]
         self._parts = deque([(meta["first"], arrays["rows"])] if "rows" in arrays else [])
-
-
-def join_rows(pieces: list[Array]) -> Array:
-    """Pieces of a stream one behind the other, in the memory order that they have.
-
-    A spectrogram's columns may lie in memory channel by channel; keeping that order makes this a plain copy, and the network's
-    channels-first input a view.
-    """
-    order, rows, back = _memory_order(pieces[0].strides)
-    return np.concatenate([piece.transpose(order) for piece in pieces], rows).transpose(back)
-
-
-@lru_cache(maxsize=256)
-def _memory_order(strides: tuple[int, ...]) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
-    """Axes from the slowest to the fastest in memory, where axis 0 stands among them, and the way back."""
-    order = sorted(range(len(strides)), key=lambda axis: -abs(strides[axis]))
-    return tuple(order), order.index(0), tuple(order.index(axis) for axis in range(len(order)))

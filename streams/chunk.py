@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,6 +126,11 @@ class Chunk:
         return len(self.data)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes that the samples take."""
+        return self.data.nbytes
+
+    @property
     def end_index(self) -> int:
         """Index one past the last sample."""
         return self.first_index + len(self.data)
@@ -152,8 +158,8 @@ class Window:
         Half open, in samples of the raw input.
     start_ns, end_ns : int
         Unix times of those two, ns.
-    data : ndarray
-        ``(rows, *shape)``.
+    pieces : ndarray or list of ndarray
+        ``(rows, *shape)``, or what makes that, one behind the other: they are joined where :attr:`data` is asked for.
     missing : float
         Share of the window's raw samples that were interpolated, 0 to 1.
     """
@@ -163,13 +169,50 @@ class Window:
     end_index: int
     start_ns: int
     end_ns: int
-    data: Array
+    pieces: Array | list[Array]
     missing: float = 0.0
+
+    @property
+    def data(self) -> Array:
+        """``(rows, *shape)``, in the memory order that its pieces have.
+
+        A spectrogram's columns may lie in memory channel by channel; keeping that order makes joining them a plain copy, and the
+        network's channels-first input a view.
+        """
+        if isinstance(self.pieces, list):
+            order, rows, back = _memory_order(self.pieces[0].strides)
+            self.pieces = np.concatenate([piece.transpose(order) for piece in self.pieces], rows).transpose(back)
+        return self.pieces
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of :attr:`data`."""
+        pieces = self.pieces
+        return (sum(map(len, pieces)), *pieces[0].shape[1:]) if isinstance(pieces, list) else pieces.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Of :attr:`data`."""
+        return sum(piece.nbytes for piece in self.pieces) if isinstance(self.pieces, list) else self.pieces.nbytes
+
+    def copy_to(self, out: Array) -> None:
+        """Write :attr:`data` into an array of its shape, without joining it first."""
+        at = 0
+        for piece in self.pieces if isinstance(self.pieces, list) else (self.pieces,):
+            out[at : at + len(piece)] = piece
+            at += len(piece)
 
     @property
     def session(self) -> str:
         """The session's name."""
         return self.header.session
+
+
+@lru_cache(maxsize=256)
+def _memory_order(strides: tuple[int, ...]) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
+    """Axes from the slowest to the fastest in memory, where axis 0 stands among them, and the way back."""
+    order = sorted(range(len(strides)), key=lambda axis: -abs(strides[axis]))
+    return tuple(order), order.index(0), tuple(order.index(axis) for axis in range(len(order)))
 
 
 def sample_time_ns(origin_ns: int, rate: Fraction, index: int) -> int:

@@ -251,7 +251,7 @@ def test_sessions_in_one_batch_do_not_mix() -> None:
 
 def test_a_number_that_is_none_does_not_stay() -> None:
     windows, memory = windows_of([chunk("s", i, 4) for i in range(0, 24, 4)]), list[Any]()
-    windows[2].data = np.full_like(windows[2].data, np.inf)
+    windows[2].pieces = np.full_like(windows[2].data, np.inf)
     made = [json.loads(model().classify([window], [memory])[0][0]) for window in windows]
     assert [event["label"] == "unknown" and not event["probability"] for event in made] == [False] * 2 + [True] + [
         False

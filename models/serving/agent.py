@@ -148,7 +148,7 @@ class Agent:
         until = time.perf_counter() + _YIELD_S
         for made in taking:
             self._pending.extend((partition, pending) for pending in made)
-            self._pending_bytes += sum(pending.output.data.nbytes for pending in made)
+            self._pending_bytes += sum(pending.output.nbytes for pending in made)
             if time.perf_counter() > until or self._full:
                 return True
         return False
@@ -327,7 +327,7 @@ class Agent:
             if skipped and pending.session in sessions:
                 break
             self._pending.popleft()
-            self._pending_bytes -= pending.output.data.nbytes
+            self._pending_bytes -= pending.output.nbytes
             if skipped:
                 pending.session.memory.clear()
                 partition.acknowledge(pending)
