@@ -16,7 +16,7 @@ from streams.codec import ChunkCodec
 from streams.errors import ChunkError
 
 SAMPLES = (
-    1_024  # a run is pushed when it holds so many, and in pieces of so many: more would only add latency, and memory
+    2_048  # a run is pushed when it holds so many, and in pieces of so many: more would only add latency, and memory
 )
 
 
