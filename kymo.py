@@ -6,13 +6,14 @@ extra that it does not use. Exit status: 0 done, 1 a failure with one line on st
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import click
 
@@ -194,6 +195,33 @@ def load_verb(verb: Verb) -> click.Command:
     return found if isinstance(found, click.Command) else found()
 
 
+class Unheard:
+    """A text stream that goes on when nobody listens any more: whoever watched may be gone, and the work is not theirs alone.
+
+    Parameters
+    ----------
+    stream : TextIO
+        The stream, such as stderr.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, if that can be."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if that can be."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def _discard_output() -> None:
     """Give up stdout, so that Python does not complain when it flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -255,6 +283,7 @@ def cli() -> None:
 
 def main() -> None:
     """The entry point ``kymo``."""
+    sys.stderr = cast(TextIO, Unheard(sys.stderr))
     if sys.argv[1:2] == ["worker"]:  # until it serves, it has nothing to finish
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     try:

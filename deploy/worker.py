@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 
 DRAIN_S = 20.0
 AWAY_S = 600.0  # a broker may be away so long before a worker gives up
-_SWITCH_S = 0.0005  # the loop waits no longer for threads that compute beside it
 _RESTARTS = "KYMO_WORKER_RESTARTS"  # times of the last restarts, across them
 _RESTARTS_MAX, _RESTARTS_S = 10, 60.0
 
@@ -194,7 +193,6 @@ def _serve(works: list[Work], played: list[str], settings: Settings, place: Plac
 
     worker = QuietWorker(*apps, *followers, pulse, redirect_stdouts=False, quiet=True, blocking_timeout=0.0, loop=loop)
     gc.collect()
-    sys.setswitchinterval(_SWITCH_S)
     gc.freeze()  # what stands so far stays: every look at it would stop the loop
     try:
         worker.execute_from_commandline()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import threading
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from fault_lab import TAKEOVER_S, Feed, Lab, await_that, kill, signal_process, s
 from fault_recipe import lab_recipe
 
 from deploy import broker as embedded
+from deploy.children import kymo_command
 from streams.errors import ChunkError
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
@@ -97,6 +99,33 @@ def test_broker_killed_and_started_again(tmp_path: Path, jars_dir: Path, prefix:
             count = lab.check(feed)
             stop_worker(worker)
         print(f"\nbroker killed {kills} times: {count} events, each once; back after {max(back):.1f} s at most")
+    finally:
+        embedded.stop(data)
+
+
+def test_a_worker_that_nobody_listens_to_goes_on_and_ends(tmp_path: Path, jars_dir: Path, prefix: str) -> None:
+    data = tmp_path / "broker"
+    info = embedded.start(data, jars_dir=jars_dir)
+    try:
+        with Lab(tmp_path, info.bootstrap, prefix) as lab:
+            feed, command = started(lab, 4), kymo_command("worker", str(lab.recipe), "--bundle", str(lab.bundle))
+            worker = subprocess.Popen(command, env=lab.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            assert worker.stdout is not None
+            try:
+                lab.await_growth()
+                worker.stdout.close()  # as when a terminal, or what kept the log, has gone
+                os.kill(info.pid, signal.SIGKILL)  # now it has something to say, and begins again
+                await_that(lambda: embedded.status(data).state == "died", "the broker's death")
+                threading.Event().wait(5.0)
+                info = embedded.start(data, info.port, jars_dir=jars_dir)
+                lab.await_growth()
+                lab.check(feed)
+                os.kill(info.pid, signal.SIGKILL)
+                threading.Event().wait(8.0)
+                worker.terminate()
+                assert worker.wait(30.0) in (0, 1)
+            finally:
+                worker.kill()
     finally:
         embedded.stop(data)
 
