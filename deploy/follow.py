@@ -7,7 +7,6 @@ so that the present bundle goes on classifying meanwhile.
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 from mode import Service
 
 from deploy.jobs import Part, Work
+from deploy.worker_log import say
 from models.bundle import Bundle, load_bundle
 from models.registry.folders import SHIPPED, open_registry
 from models.registry.log import CHAMPION, SHADOW
@@ -115,7 +115,7 @@ def newest(works: Sequence[Work], settings: Settings, told: Told) -> Iterator[tu
             yield Work(recipe, bundle), promotion.promoted_ns
         except KymoError as error:
             told.refused(recipe.name, CHAMPION)
-            _say(f"{recipe.name}: {promotion.bundle} is announced but refused: {error}; starting with {work.bundle.id}")
+            say(f"{recipe.name}: {promotion.bundle} is announced but refused: {error}; starting with {work.bundle.id}")
             yield work, promotion.promoted_ns
 
 
@@ -163,7 +163,7 @@ class Exchange:
         except Exception as error:  # whatever is wrong with a bundle, the present one goes on
             self._told.refused(*key)
             why = error if isinstance(error, KymoError) else f"{type(error).__name__}: {error}"
-            _say(f"{promotion.recipe}: {promotion.bundle or 'no bundle'} is refused as {promotion.alias}: {why}")
+            say(f"{promotion.recipe}: {promotion.bundle or 'no bundle'} is refused as {promotion.alias}: {why}")
         release_memory()
 
     def _champion(self, part: Part, promotion: Promotion) -> None:
@@ -176,16 +176,16 @@ class Exchange:
         self._told.swapped(promotion.recipe, CHAMPION, bundle.id)
         if shadow is not None and part.shadow.model is None:
             self._told.swapped(promotion.recipe, SHADOW, "")
-            _say(f"{promotion.recipe}: shadow none, since {shadow.bundle.id} takes other windows than {bundle.id}")
+            say(f"{promotion.recipe}: shadow none, since {shadow.bundle.id} takes other windows than {bundle.id}")
         after_s = (time.time_ns() - promotion.promoted_ns) / 1e9
-        _say(f"{promotion.recipe}: {bundle.id} takes over from {before}, {after_s:.2f} s after its promotion")
+        say(f"{promotion.recipe}: {bundle.id} takes over from {before}, {after_s:.2f} s after its promotion")
 
     def _shadow(self, part: Part, promotion: Promotion) -> None:
         assert part.serving is not None
         bundle = bundle_of(promotion, self._home) if promotion.bundle else None
         part.shadow.model = part.serving.prepare(bundle, aside=True) if bundle else None
         self._told.swapped(promotion.recipe, SHADOW, promotion.bundle)
-        _say(f"{promotion.recipe}: shadow {promotion.bundle or 'none'}")
+        say(f"{promotion.recipe}: shadow {promotion.bundle or 'none'}")
 
 
 class Follower(Service):
@@ -234,14 +234,10 @@ class Follower(Service):
                     await loop.run_in_executor(self._thread, self._exchange.consider, promotion)
                 elif promotion and record.offset > self._odd_to:  # once, however often the topic is read
                     self._odd_to = record.offset
-                    _say(f"{self._topic}, offset {record.offset}: {promotion}; left out")
+                    say(f"{self._topic}, offset {record.offset}: {promotion}; left out")
         finally:
             await consumer.stop()
 
     async def on_stop(self) -> None:
         """Wait for nothing: a bundle that is half loaded is not taken."""
         self._thread.shutdown(wait=False, cancel_futures=True)
-
-
-def _say(text: str) -> None:
-    print(f"kymo worker: {text}", file=sys.stderr, flush=True)

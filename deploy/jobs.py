@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
-import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from deploy.worker_log import say
 from models.bundle import Bundle, load_bundle
 from models.raw import raw_chain
 from models.serving.kinds import Kind, kinds_of
@@ -236,11 +236,6 @@ def make_app(part: Part, settings: Settings, instance: str, metrics: Any, failed
 
     app.handler = Agent(job, Around(app, names, read_back, observer, app.failed, ids, say))
     return app
-
-
-def say(text: str) -> None:
-    """A line for whoever watches a worker."""
-    print(f"kymo worker: {text}", file=sys.stderr, flush=True)
 
 
 def make_reader(settings: Settings) -> Any:

@@ -1,4 +1,6 @@
-"""Whether a worker lives. In: its apps. Out: a beat of its loop; a new beginning where Kafka's client hangs though a broker answers."""
+"""Whether a worker lives. In: its apps. Out: a beat of its loop; a line when it is ready, when its broker is away and when it is back; a
+new beginning where Kafka's client hangs though a broker answers.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from typing import Any
 
 from mode import Service
 
+from deploy.worker_log import SPARSE, say
 from streams.errors import DeliveryError
 from streams.settings import Settings
 
@@ -31,12 +34,15 @@ class Pulse(Service):
     ----------
     longest_s : float
         The longest that the loop has kept others waiting for their turn.
+    serves : int
+        Port of the metrics; -1 for none.
     """
 
     def __init__(self, apps: Sequence[Any], settings: Settings, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._apps, self._brokers = apps, settings.brokers.split(",")
-        self._beat_s, self.longest_s = time.monotonic(), 0.0
+        self._beat_s, self.longest_s, self.serves = time.monotonic(), 0.0, -1
+        self._ready = self._away = False
 
     def is_live(self) -> bool:
         """Whether the loop beats; to be asked in any thread."""
@@ -49,9 +55,24 @@ class Pulse(Service):
             await asyncio.sleep(_EVERY_S)
             self._beat_s = time.monotonic()
             self.longest_s = max(self.longest_s, self._beat_s - asked_s - _EVERY_S)
+            self._tell()
             for app in self._apps:
                 if app.lease.silent_s > _SILENT_S and await self._answers():
                     app.failed(DeliveryError(f"group {app.conf.id} has not heard of this worker for {_SILENT_S:g} s"))
+
+    def _tell(self) -> None:
+        if not self._ready and all(app.is_ready() for app in self._apps):
+            self._ready = True
+            partitions = sum(len(app.assigned()) for app in self._apps)
+            where = f"; metrics on port {self.serves}" if self.serves > 0 else ""
+            say(f"ready, {partitions} partition{'s' * (partitions != 1)} to work on{where}")
+        away = self._ready and any(
+            app.lease.silent_s > app.conf.broker_session_timeout / 2 and not app.rebalancing for app in self._apps
+        )
+        if away != self._away:
+            self._away = away
+            at = ",".join(self._brokers)
+            say(f"Kafka at {at} does not answer ({SPARSE.reason or 'silence'}); waiting" if away else "Kafka is back")
 
     async def _answers(self) -> bool:
         """Whether a broker can be reached."""

@@ -39,7 +39,7 @@ from deploy.jobs import (
     make_reader,
 )
 from deploy.pulse import Pulse
-from deploy.worker_log import set_up_logging
+from deploy.worker_log import say, set_up_logging
 from models.bundle import load_bundle
 from models.registry.log import CHAMPION
 from streams.broker.admin import ensure_topics
@@ -93,6 +93,7 @@ def run_worker(
     KymoError
         If it cannot start.
     """
+    set_up_logging()
     played = roles_of(roles, settings)
     works = _load(recipes, bundle, settings)
     if set(played) != {BOTH}:
@@ -136,20 +137,25 @@ class Place:
 
 def _reach(settings: Settings, bound: Iterable[Sequence[str]] = ()) -> Settings:
     """Settings that name the broker, whose topics are there; a worker that has begun again waits for a broker that is away."""
-    give_up = time.monotonic() + (AWAY_S if _RESTARTS in os.environ else 0.0)
+    give_up, away = time.monotonic() + (AWAY_S if _RESTARTS in os.environ else 0.0), False
     while True:
         try:
             found = dataclasses.replace(settings, brokers=address(settings))
             topics = ensure_topics(found, Names(found.prefix))
             for sentence in topics.warnings:
-                print(f"kymo worker: {sentence}", file=sys.stderr, flush=True)
+                say(sentence)
             for together in bound:
                 topics.require_equal(together)
-        except BrokerError:
+        except BrokerError as error:
             if time.monotonic() > give_up:
                 raise
+            if not away:
+                say(f"{error}; waiting for it, for up to {AWAY_S:g} s")
+            away = True
             time.sleep(0.5)
             continue
+        if away:
+            say("Kafka is back")
         return found
 
 
@@ -170,17 +176,18 @@ def _serve(works: list[Work], played: list[str], settings: Settings, place: Plac
     apps = [make_app(part, settings, place.instance, metrics, fail) for part in parts]
     for part, app in zip(parts, apps, strict=True):
         metrics.watch(part.work.recipe.name, partial(_assigned, app), partial(getattr, app.handler, "waiting"))
+    ready = lambda: all(app.is_ready() for app in apps)  # noqa: E731
     pulse = Pulse(apps, settings, loop=loop)
     metrics.longest_pause_s = lambda: pulse.longest_s
-    ready = lambda: all(app.is_ready() for app in apps)  # noqa: E731
     server = serve_metrics(metrics.registry, settings, "worker", ready, pulse.is_live)
+    pulse.serves = server.port
 
     def settled() -> bool:
         return not any(app.handler.partitions for app in apps)
 
     class QuietWorker(Worker):
         def _setup_logging(self) -> None:  # mode's own would replace every handler
-            set_up_logging()
+            pass
 
         def _schedule_shutdown(self, number: signal.Signals) -> None:
             if settled():  # Faust may take long to stop what it has half started
@@ -234,10 +241,10 @@ def _assigned(app: Any) -> int:
 def fail(error: BaseException) -> None:
     """End this process, or begin it again: what was not committed is done again, and nothing that was published is published twice."""
     if isinstance(error, DeliveryError):
-        print(f"kymo worker: {error}; beginning again from the last commit", file=sys.stderr, flush=True)
+        say(f"{error}; beginning again from the last commit")
         _restart()
     if isinstance(error, KymoError):
-        print(f"kymo worker: {error}", file=sys.stderr, flush=True)
+        say(str(error))
     else:
         traceback.print_exception(error)
     sys.stderr.flush()
@@ -259,7 +266,7 @@ def _end_anyway_after(seconds: float, settled: Callable[[], bool]) -> None:
 
 
 def _give_up(why: str) -> None:
-    print(f"kymo worker: {why}; what is left is done again at the next start", file=sys.stderr, flush=True)
+    say(f"{why}; what is left is done again at the next start")
     os._exit(1)
 
 
@@ -269,11 +276,7 @@ def _restart() -> None:
     now = time.time()
     recent = [t for t in os.environ.get(_RESTARTS, "").split(",") if t and now - float(t) < _RESTARTS_S]
     if len(recent) >= _RESTARTS_MAX:
-        print(
-            f"kymo worker: began again {len(recent)} times within {_RESTARTS_S:g} s; giving up",
-            file=sys.stderr,
-            flush=True,
-        )
+        say(f"began again {len(recent)} times within {_RESTARTS_S:g} s; giving up")
         os._exit(1)
     os.environ[_RESTARTS] = ",".join([*recent, f"{now:.1f}"])
     # A process image of its own: no task, thread or socket of this one can send anything afterwards.
