@@ -110,6 +110,30 @@ def test_label_runs_break_at_empty_cells_and_gaps(write: Write) -> None:
     assert ms == [("a", 100, 300), ("b", 300, 400), ("b", 500, 700), ("b", 1200, 1300)]
 
 
+def test_sessions_and_subjects_are_texts_and_no_numbers(write: Write) -> None:
+    """But for whole numbers that a table program wrote as fractions."""
+    names = ["1.1", "1.10", "007", "7", "7.0", "0", "-0", "1e1", "10"]
+    rows = [f"{t / 10},{name},p{name},{t}" for name in names for t in range(4)]
+    options = ReadOptions(session=("run",), subject="who")
+    path = write("\n".join(["t,run,who,ax", *(row for row in rows if ",7.0," not in row)]))
+    found = {r.session: r for r in read([path], options)}
+    assert list(found) == [name for name in names if name != "7.0"]
+    assert all(r.streams[0].count == 4 and r.subject == f"p{name}" for name, r in found.items())
+    path = write(
+        "\n".join(["t,run,who,ax", *(f"{t / 10},{('3', '3.0')[t % 2]},{('4.00', '4')[t % 2]},{t}" for t in range(6))])
+    )
+    (whole,) = read([path], options)
+    assert (whole.session, whole.subject, whole.streams[0].count) == ("3", "4", 6)
+
+
+def test_a_label_that_is_no_value_is_none(write: Write) -> None:
+    texts = ["walk", "walk", "nan", "NaN", "<NA>", "", "run", "none"]
+    path = write("\n".join(["t,label,ax", *(f"{t / 10},{text},{t}" for t, text in enumerate(texts))]))
+    assert [label.label for label in one(path).labels] == ["walk", "run", "none"]
+    (found,) = read([path], ReadOptions(label_names={"nan": "rest"}))  # unless somebody says what it means
+    assert [label.label for label in found.labels] == ["walk", "rest", "run", "none"]
+
+
 def test_an_absent_label_column_is_said(write: Write) -> None:
     recording = one(write("ax,ay\n1,2\n"), ReadOptions(inputs=PLAIN.inputs, label_column="speed"))
     assert (recording.labels, recording.notes) == ([], ["no label column `speed`: read without labels"])

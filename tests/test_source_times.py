@@ -46,6 +46,43 @@ def test_a_column_of_times_by_another_name(tmp_path: Path, name: str, text: str)
     assert stream.count == 200
 
 
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("Time (s)", 1),
+        ("time [ms]", 1000),
+        ("Timestamp(\u00b5s)", 10**6),
+        ("t (\u03bcs)", 10**6),
+        ("time_ms", 1000),
+        ("Elapsed time (s)", 1),
+        ("T [ns]", 10**9),
+    ],
+)
+def test_a_name_that_says_its_unit(tmp_path: Path, name: str, unit: int) -> None:
+    """Also where the times are not even, and where a number of seconds would be as likely."""
+    times = [i / 50 + (i > 90) * 3 for i in range(200)]
+    rows = [f"{t * unit:.10g},{math.sin(i):.3f}" for i, t in enumerate(times)]
+    (stream,) = one(write(tmp_path / "a.csv", f"{name},ax", rows)).streams
+    assert (stream.header.format.channels, stream.header.format.rate) == (("ax",), 50)
+    assert [first for first, _ in stream.pieces] == [0, 241]
+
+
+def test_a_unit_of_something_else_makes_no_times(tmp_path: Path) -> None:
+    rows = [f"{i / 50:.2f},{i},{i}" for i in range(100)]
+    (stream,) = one(write(tmp_path / "a.csv", "t,T (C),latency (ms)", rows)).streams
+    assert stream.header.format.channels == ("T (C)", "latency (ms)")
+
+
+@pytest.mark.parametrize("form", ["{}:{:03d}", "{},{:03d}", "{}.{:03d}"])
+@pytest.mark.parametrize("zone", ["", "Z", "+02:00"])
+def test_milliseconds_behind_a_colon_count(tmp_path: Path, form: str, zone: str) -> None:
+    """A log of 2 Hz, as some loggers write it; a comma needs quotes."""
+    stamps = [form.format(f"2024-05-01 18:36:{24 + i // 2:02d}", 395 + 500 * (i % 2)) + zone for i in range(40)]
+    (stream,) = one(write(tmp_path / "a.csv", "timestamp,ax", [f'"{t}",{i}' for i, t in enumerate(stamps)])).streams
+    assert (stream.count, stream.header.format.rate) == (40, 2)
+    assert stream.header.origin_ns % 10**9 == 395_000_000
+
+
 def test_nanoseconds_by_another_name(tmp_path: Path) -> None:
     (stream,) = one(write(tmp_path / "a.csv", "Time_ns,ax", [f"{i * 20_000_000},{i % 7}" for i in range(200)])).streams
     assert (stream.header.format.channels, stream.header.format.rate) == (("ax",), 50)

@@ -11,10 +11,13 @@ import numpy as np
 from streams.labels.labels import Label, canonical, interval, rename
 from streams.recording import StreamData
 
+_NONE = ("nan", "<na>", "nat")
+
 
 def canonical_all(texts: Sequence[str], names: Mapping[str, str]) -> list[str]:
-    """Canonical, renamed text of each; each different one is worked out once."""
-    known = {text: rename(canonical(text), names) for text in set(texts)}
+    """Canonical, renamed text of each; each different one is worked out once. What table programs write for no value is none."""
+    none = {text for text in set(texts) if text.strip().lower() in _NONE and text.strip() not in names}
+    known = {text: "" if text in none else rename(canonical(text), names) for text in set(texts)}
     return [known[text] for text in texts]
 
 

@@ -6,6 +6,7 @@ The unit of a `timestamp` is decided once for a file, from its first value's mag
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
@@ -20,14 +21,22 @@ from streams.sources.words import brief
 
 #: Names of time columns, best first.
 TIME_COLUMNS = ("t_ns", "t", "timestamp")
-_EXPONENTS = {"t": 9, "t_s": 9, "time_s": 9, "t_ns": 0, "time_ns": 0}
+#: How units stand in names, such as `Time (s)` and `time_ms`: 10**exponent ns are one.
+_EXPONENTS = {
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 9),
+    **dict.fromkeys(("ms", "msec", "millis", "millisecond", "milliseconds"), 6),
+    **dict.fromkeys(("us", "\u00b5s", "\u03bcs", "usec", "micros", "microsecond", "microseconds"), 3),
+    **dict.fromkeys(("ns", "nsec", "nanos", "nanosecond", "nanoseconds"), 0),
+}
+_BRACKETED = re.compile(r"(.+?)\s*[(\[]\s*(\w+)\s*[)\]]")
+_TAILED = re.compile(r"(.+?)[ _](\w+)")
 _UNITS = {"s": 9, "ms": 6, "µs": 3, "ns": 0}
 _LIMIT_NS = 2**62
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-#: Other names of them, in any spelling of upper and lower case; a column of these must also run as times do.
-_LIKE = ("t_ns", "time_ns", "t", "t_s", "time_s", "timestamp", "time", "datetime")
+#: Other names of them, in any spelling of upper and lower case, without their unit; a column of these must also run as times do.
+_LIKE = ("t", "timestamp", "time", "datetime", "elapsed", "elapsed time")
 _FIRST_ROWS = 200
 _REGULAR = 0.9  # so many of the steps are near the middle one
 _SLOW_S = 1.0  # what has a larger step than this may well count something shorter than seconds
@@ -50,7 +59,9 @@ def time_like(names: Sequence[str], cells: Callable[[str], Sequence[str]]) -> tu
     """
     if any(name in TIME_COLUMNS for name in names):
         return "", ""
-    for name in sorted((n for n in names if n.lower() in _LIKE), key=lambda n: _LIKE.index(n.lower())):
+    spelled = {name: _spelled(name) for name in names}
+    like = [name for name in names if spelled[name][0] in _LIKE]
+    for name in sorted(like, key=lambda n: (spelled[n][1] is None, _LIKE.index(spelled[n][0]))):
         texts = [text.strip() for text in cells(name)[:_FIRST_ROWS]]
         try:
             times = Clock(name, "").parse(texts, np.arange(len(texts)))
@@ -58,15 +69,26 @@ def time_like(names: Sequence[str], cells: Callable[[str], Sequence[str]]) -> tu
             continue
         steps = np.diff(times)
         middle = float(np.median(steps)) if len(steps) else 0.0
-        if middle <= 0 or np.mean(np.abs(steps - middle) < 0.5 * middle) < _REGULAR:
+        # A name with a unit says it all, as long as its times run on.
+        near = steps >= 0 if spelled[name][1] is not None else np.abs(steps - middle) < 0.5 * middle
+        if middle <= 0 or np.mean(near) < _REGULAR:
             continue
-        if middle >= _SLOW_S * NS and _is_number(texts[0]) and not name.lower().endswith("_s"):
+        if middle >= _SLOW_S * NS and _is_number(texts[0]) and spelled[name][1] is None:
             return name, (
                 f"column `{name}` looks like times in an unknown unit (steps of {middle / NS:g}), so it is left out; "
                 "name it `t` (s) or `t_ns`"
             )
         return name, ""
     return "", ""
+
+
+def _spelled(name: str) -> tuple[str, int | None]:
+    """A column's name without its unit, and the exponent of that; None where it names none."""
+    plain = name.strip().lower()
+    for form in (_BRACKETED, _TAILED):
+        if (found := form.fullmatch(plain)) and found[2] in _EXPONENTS:
+            return found[1].replace("_", " "), _EXPONENTS[found[2]]
+    return plain.replace("_", " "), None
 
 
 def _is_number(text: str) -> bool:
@@ -96,7 +118,8 @@ class Clock:
     def __init__(self, column: str, path: Path | str) -> None:
         self.column, self.notes = column, list[str]()
         self.path = path
-        self._exponent: int | None = _EXPONENTS.get(column.lower())  # 10**exponent ns are one unit; -1 for ISO 8601
+        #: 10**exponent ns are one unit; -1 for ISO 8601.
+        self._exponent: int | None = 9 if column.lower() == "t" else _spelled(column)[1]
 
     def parse(self, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Times of texts, exact to the ns.
@@ -202,9 +225,13 @@ def _scaled(text: str, exponent: int) -> int:
     return int(value)
 
 
+_COLON = re.compile(r"(\d\d:\d\d:\d\d):(?=\d)")
+
+
 def iso_ns(text: str) -> int:
     """Unix ns of an ISO 8601 text; :mod:`datetime` holds µs, so the digits of the fraction are read apart."""
-    whole, dot, rest = text.strip().replace(",", ".").partition(".")
+    # Some loggers put the fraction behind a colon, which datetime would pass over.
+    whole, dot, rest = _COLON.sub(r"\1.", text.strip().replace(",", "."), count=1).partition(".")
     digits = len(rest) - len(rest.lstrip("0123456789"))
     if dot and not digits:
         raise ValueError(text)
