@@ -151,6 +151,16 @@ def test_malformed(write: Write, content: str | bytes, row: int | None, text: st
     assert "\n" not in str(error)
 
 
+@pytest.mark.parametrize("cut", ["2,5", "2", "2,5,"])
+def test_a_file_that_ends_within_a_row_is_read_without_it(write: Write, cut: str) -> None:
+    rows = [f"{i},{i + 3},{i + 5},a" for i in range(6)]
+    recording = one(write("\n".join(["t,ax,ay,label", *rows, cut])))
+    assert recording.streams[0].data[:, 0].tolist() == [i + 3 for i in range(6)]
+    assert "the file ends within row 8, which is left out" in recording.notes
+    assert error_of(write("\n".join(["t,ax,ay,label", *rows, cut]) + "\n")).row == 8
+    assert error_of(write(f"t,ax,ay,label\n{cut}"))  # which leaves nothing
+
+
 def test_missing_values_stay_nan_and_are_reported(write: Write) -> None:
     recording = one(write("ax,ay\n1,2\n,3\n4,NaN\n5,inf\n6,NA\n"), PLAIN)
     np.testing.assert_array_equal(

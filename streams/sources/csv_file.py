@@ -72,6 +72,7 @@ class _Reader:
         self._text, self._file, self._options = text, file, options
         self._row = 0  # of the last line that was read
         self._blank: list[int] = []
+        self._cut = 0  # the last row, where it ends too early
         self._names: list[str] = []
         self._delimiter, self._comma = ",", False
         self._layout: Layout
@@ -83,7 +84,7 @@ class _Reader:
         if not lines:
             raise SourceError("has a header but no rows", self._file.path)
         self._decide(lines)
-        gatherer = Gatherer(self._file, self._layout, self._options, together)
+        gatherer, some = Gatherer(self._file, self._layout, self._options, together), False
         while lines:
             block = self._fast(lines, rows) or self._slow(lines, rows)
             # Empty lines at the end are nobody's fault; between rows they may stand for lost ones.
@@ -91,11 +92,16 @@ class _Reader:
             if inner:
                 gatherer.notes.append(f"{many(len(inner), 'empty line')} passed over, first row {inner[0]}")
                 self._blank = [row for row in self._blank if row not in inner]
+            if self._cut:
+                gatherer.notes.append(f"the file ends within row {self._cut}, which is left out")
             if self._clock:
                 gatherer.notes += [note for note in self._clock.notes if note not in gatherer.notes]
+            some = some or len(block.rows) > 0
             if len(block.rows):
                 yield from gatherer.add(block)
             lines, rows = self._lines()
+        if not some:
+            raise SourceError("has a header but no whole row", self._file.path)
         yield from gatherer.finish()
 
     def _header(self) -> None:
@@ -189,6 +195,9 @@ class _Reader:
             row, before = int(rows[before]), reader.line_num
             if not any(cell.strip() for cell in cells):
                 self._blank.append(row)
+                continue
+            if len(cells) < len(self._names) and row == rows[-1] and not lines[-1].endswith(("\n", "\r")):
+                self._cut = row  # a logger that was switched off
                 continue
             if len(cells) != len(self._names):
                 raise SourceError(f"{len(cells)} columns where the header has {len(self._names)}", self._file.path, row)
