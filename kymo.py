@@ -209,13 +209,13 @@ class Unheard:
 
     def write(self, text: str) -> int:
         """Write, if that can be."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Flush, if that can be."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
@@ -283,7 +283,8 @@ def cli() -> None:
 
 def main() -> None:
     """The entry point ``kymo``."""
-    sys.stderr = cast(TextIO, Unheard(sys.stderr))
+    if sys.stderr is not None:  # as it is where the file was closed from the start
+        sys.stderr = cast(TextIO, Unheard(sys.stderr))
     if sys.argv[1:2] == ["worker"]:  # until it serves, it has nothing to finish
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     try:

@@ -18,6 +18,7 @@ from streams.settings import Settings
 _STILL_S = 30.0  # a loop that is still for so long hangs
 _SILENT_S = 60.0  # so is a member that its group has not heard of, while the broker can be reached
 _EVERY_S = 0.05
+_LONG_S = 30.0  # a group may take so long to give out its partitions
 
 
 class Pulse(Service):
@@ -42,7 +43,7 @@ class Pulse(Service):
         super().__init__(**kwargs)
         self._apps, self._brokers = apps, settings.brokers.split(",")
         self._beat_s, self.longest_s, self.serves = time.monotonic(), 0.0, -1
-        self._ready = self._away = False
+        self._session_s, self._ready, self._away = settings.session_timeout_s, False, False
 
     def is_live(self) -> bool:
         """Whether the loop beats; to be asked in any thread."""
@@ -58,21 +59,31 @@ class Pulse(Service):
             self._tell()
             for app in self._apps:
                 if app.lease.silent_s > _SILENT_S and await self._answers():
-                    app.failed(DeliveryError(f"group {app.conf.id} has not heard of this worker for {_SILENT_S:g} s"))
+                    reason = SPARSE.reason(_SILENT_S)
+                    app.failed(
+                        DeliveryError(
+                            f"group {app.conf.id} has not heard of this worker for {_SILENT_S:g} s"
+                            + (f" ({reason})" if reason else "")
+                        )
+                    )
 
     def _tell(self) -> None:
-        if not self._ready and all(app.is_ready() for app in self._apps):
+        settled = not any(app.rebalancing for app in self._apps)
+        if not self._ready and settled and all(app.is_ready() or _idle(app) for app in self._apps):
             self._ready = True
             partitions = sum(len(app.assigned()) for app in self._apps)
-            where = f"; metrics on port {self.serves}" if self.serves > 0 else ""
-            say(f"ready, {partitions} partition{'s' * (partitions != 1)} to work on{where}")
-        away = self._ready and any(
-            app.lease.silent_s > app.conf.broker_session_timeout / 2 and not app.rebalancing for app in self._apps
-        )
-        if away != self._away:
-            self._away = away
-            at = ",".join(self._brokers)
-            say(f"Kafka at {at} does not answer ({SPARSE.reason or 'silence'}); waiting" if away else "Kafka is back")
+            work = (
+                f"{partitions} partition{'s' * (partitions != 1)} to work on"
+                if partitions
+                else "others have all partitions"
+            )
+            say(f"ready, {work}" + (f"; metrics on port {self.serves}" if self.serves > 0 else ""))
+        silent_s = max((app.lease.silent_s for app in self._apps), default=0.0)
+        limit_s = self._session_s / 2 if self._ready and settled else _LONG_S
+        if (away := silent_s > limit_s) != self._away:
+            self._away = SPARSE.away = away
+            reason = SPARSE.reason(silent_s) or "silence"
+            say(f"Kafka at {','.join(self._brokers)} does not answer ({reason}); waiting" if away else "Kafka is back")
 
     async def _answers(self) -> bool:
         """Whether a broker can be reached."""
@@ -86,3 +97,8 @@ class Pulse(Service):
             writer.close()
             return True
         return False
+
+
+def _idle(app: Any) -> bool:
+    """Whether its group knows it and has no partition for it."""
+    return app.lease.left_s > 0 and not app.assigned()

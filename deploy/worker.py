@@ -164,7 +164,7 @@ def _serve(works: list[Work], played: list[str], settings: Settings, place: Plac
 
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     # A thread that wants to answer the broker waits this long for one that computes; the default of 5 ms shows in the latency.
-    sys.setswitchinterval(0.001)
+    sys.setswitchinterval(0.0005)
     from mode import Worker
 
     from deploy.metrics import WorkerMetrics, serve_metrics

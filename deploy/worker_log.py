@@ -9,13 +9,15 @@ import sys
 import time
 from collections.abc import Callable
 
-from streams.sources.words import brief
-
 #: Faust's complaint about a sensor state that it keeps for its own statistics only, at every first assignment.
 _MEANINGLESS = ("Missing sensor state",)
-#: What Kafka's clients say, many times a second, while they look for a broker.
+#: What Kafka's clients say, many times a second, while they look for a broker; but for what a broker has answered.
 _CLIENTS = ("aiokafka", "kafka")
-_LOOKING = ("onnect", "oordinator", "metadata", "Heartbeat", "Failed fetch", "ootstrap")
+_LOOKING = ("onnect", "oordinator", "update metadata", "metadata refresh", "Heartbeat", "Failed fetch", "ootstrap")
+_ANSWERED = ("not found", "for topic", "uthenti", "uthoriz")
+_USUAL = "rebalancing"
+_LONGEST = 200
+_PATIENCE_S = 30.0  # so long it is the worker's to tell of a broker
 
 
 def say(text: str) -> None:
@@ -26,7 +28,8 @@ def say(text: str) -> None:
 class Sparse(logging.Filter):
     """Lets a message pass once in a while, and then says how often it was held back.
 
-    What clients say while they look for a broker does not pass: the last of it is kept, for whoever tells of the broker.
+    What clients say while they look for a broker does not pass for a while, nor where it is told that none answers: the last of it is
+    kept, for whoever tells.
 
     Parameters
     ----------
@@ -40,15 +43,18 @@ class Sparse(logging.Filter):
         super().__init__()
         self._every_s, self._now_s = every_s, now_s
         self._last: dict[tuple[str, str], tuple[float, int]] = {}
-        self.reason = ""  # what a client has said last of a broker that it looks for
+        self.away = False  # whether it is told that no broker answers
+        self._reason, self._looking = (
+            "",
+            (float("-inf"), float("-inf")),
+        )  # what was said last of it; since when, until when
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to print `record`; its message may be completed."""
         text = str(record.msg)
         if any(meaningless in text for meaningless in _MEANINGLESS):  # behind the name of the service
             return False
-        if record.name.partition(".")[0] in _CLIENTS and any(word in text for word in _LOOKING):
-            self.reason = brief(record.getMessage())
+        if self._is_looking(record, text):
             return False
         key, now = (record.name, text), self._now_s()
         then, held = self._last.get(key, (float("-inf"), 0))
@@ -59,6 +65,27 @@ class Sparse(logging.Filter):
         if held:
             record.msg, record.args = f"{record.getMessage()} ({held} more like it)", None
         return True
+
+    def reason(self, within_s: float) -> str:
+        """What a client has said of a broker that it looks for within the last seconds, if anything."""
+        return self._reason if self._now_s() - self._looking[1] <= within_s else ""
+
+    def _is_looking(self, record: logging.LogRecord, text: str) -> bool:
+        """Whether a record is the worker's own to tell of."""
+        said = record.getMessage()
+        if (
+            record.name.partition(".")[0] not in _CLIENTS
+            or record.exc_info
+            or any(word in said for word in _ANSWERED)
+            or not any(word in text for word in _LOOKING)
+        ):
+            return False
+        if _USUAL in said:
+            return True
+        now, (since, last) = self._now_s(), self._looking
+        since = now if now - last > _PATIENCE_S else since
+        self._reason, self._looking = " ".join(said.split())[:_LONGEST], (since, now)
+        return self.away or now - since < _PATIENCE_S
 
 
 SPARSE = Sparse()

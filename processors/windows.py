@@ -124,6 +124,8 @@ class WindowStage(Stage):
             for first, data in self._parts
             if first < stop and first + len(data) > start
         ]
+        if self._hop > self._rows:  # else a window that waits would hold all that lies between, too
+            pieces = [piece.copy() for piece in pieces]
         raw = self._number * self.spec.hop
         end = raw + self.spec.length
         return Window(self._out, raw, end, self._time(raw), self._time(end), pieces)

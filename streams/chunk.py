@@ -179,10 +179,11 @@ class Window:
         A spectrogram's columns may lie in memory channel by channel; keeping that order makes joining them a plain copy, and the
         network's channels-first input a view.
         """
-        if isinstance(self.pieces, list):
-            order, rows, back = _memory_order(self.pieces[0].strides)
-            self.pieces = np.concatenate([piece.transpose(order) for piece in self.pieces], rows).transpose(back)
-        return self.pieces
+        pieces = self.pieces
+        if isinstance(pieces, list):
+            order, rows, back = _memory_order(pieces[0].strides)
+            pieces = self.pieces = np.concatenate([piece.transpose(order) for piece in pieces], rows).transpose(back)
+        return pieces
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -193,12 +194,13 @@ class Window:
     @property
     def nbytes(self) -> int:
         """Of :attr:`data`."""
-        return sum(piece.nbytes for piece in self.pieces) if isinstance(self.pieces, list) else self.pieces.nbytes
+        pieces = self.pieces
+        return sum(piece.nbytes for piece in pieces) if isinstance(pieces, list) else pieces.nbytes
 
     def copy_to(self, out: Array) -> None:
         """Write :attr:`data` into an array of its shape, without joining it first."""
-        at = 0
-        for piece in self.pieces if isinstance(self.pieces, list) else (self.pieces,):
+        at, pieces = 0, self.pieces
+        for piece in pieces if isinstance(pieces, list) else (pieces,):
             out[at : at + len(piece)] = piece
             at += len(piece)
 

@@ -150,3 +150,9 @@ def test_facade() -> None:
         assert getattr(kymo, name) is not None
     with pytest.raises(AttributeError, match="'nothing'"):
         _ = kymo.nothing
+
+
+@pytest.mark.parametrize(("arguments", "status"), [("--version", 0), ("nonsense", 2), ("init x --from nowhere", 1)])
+def test_without_a_stderr_the_exit_status_is_the_same(arguments: str, status: int) -> None:
+    command = f"{sys.executable} -m kymo {arguments} 2>&- >/dev/null"
+    assert subprocess.run(["sh", "-c", command], check=False, timeout=60).returncode == status

@@ -14,6 +14,7 @@ import kymo
 from deploy.doctor_session import Facts, StreamFacts, explain, window_count
 from processors.recipe import load_recipe
 from streams.chunk import Chunk, Header
+from streams.errors import SourceError
 from streams.recording import ReadOptions, Recording
 from streams.sources import read
 
@@ -55,7 +56,7 @@ def test_a_column_of_times_by_another_name(tmp_path: Path, name: str, text: str)
         ("t (\u03bcs)", 10**6),
         ("time_ms", 1000),
         ("Elapsed time (s)", 1),
-        ("T [ns]", 10**9),
+        ("elapsed_time_s", 1),
     ],
 )
 def test_a_name_that_says_its_unit(tmp_path: Path, name: str, unit: int) -> None:
@@ -65,6 +66,32 @@ def test_a_name_that_says_its_unit(tmp_path: Path, name: str, unit: int) -> None
     (stream,) = one(write(tmp_path / "a.csv", f"{name},ax", rows)).streams
     assert (stream.header.format.channels, stream.header.format.rate) == (("ax",), 50)
     assert [first for first, _ in stream.pieces] == [0, 241]
+
+
+def test_of_several_columns_of_times_the_time_of_day_counts(tmp_path: Path) -> None:
+    rows = [f"2024-05-01T18:36:{i / 50:06.3f}Z,{i / 50:.2f},{i}" for i in range(200)]
+    (stream,) = one(write(tmp_path / "a.csv", "Timestamp,Elapsed (s),ax", rows)).streams
+    assert (stream.header.origin_ns, stream.header.format.rate) == (1_714_588_560 * 10**9, 50)
+    from streams.recording import InputOptions
+
+    asked = ReadOptions(inputs=(InputOptions("sensor", ("ax", "elapsed_s"), Fraction(50)),))
+    rows = [f"{i / 50 + (i > 90):.2f},{i},{i}" for i in range(200)]
+    (found,) = read([write(tmp_path / "b.csv", "Time,elapsed_s,ax", rows)], asked)
+    assert [first for first, _ in found.streams[0].pieces] == [0, 141]
+
+
+def test_a_colon_before_something_else_is_no_time(tmp_path: Path) -> None:
+    stamps = [f"2024-05-01 18:36:{24 + i // 2:02d}:{5 * (i % 2)}" for i in range(40)]
+    path = write(tmp_path / "a.csv", "timestamp,ax", [f"{t},{i}" for i, t in enumerate(stamps)])
+    with pytest.raises(SourceError, match="2024-05-01 18:36:24:0"):
+        one(path)
+
+
+def test_a_cut_last_row_hides_no_times(tmp_path: Path) -> None:
+    rows = [f"2024-05-01T18:36:{i / 50:06.3f}Z,{i},{i}" for i in range(100)]
+    (tmp_path / "a.csv").write_text("\n".join(["Time,ax,ay", *rows, "2024-05-01T18:3"]))
+    recording = one(tmp_path / "a.csv")
+    assert (recording.streams[0].count, recording.streams[0].header.format.rate) == (100, 50)
 
 
 def test_a_unit_of_something_else_makes_no_times(tmp_path: Path) -> None:

@@ -189,3 +189,15 @@ def test_what_a_chain_keeps_of_a_session_is_known_before_any_data_come() -> None
     columns = Chain((Intake(dtype="float64"), Spectrogram(nperseg=1000, noverlap=800), Windows(20_000, 10_000)))
     rows, bins = 96, 501
     assert columns.memory_bytes(fmt) == 1000 * 64 * 8 + rows * bins * 64 * 8
+
+
+def test_a_window_that_waits_holds_no_more_than_itself() -> None:
+    """Where windows lie far apart, most of a large message belongs to none."""
+    chain = Chain((Intake(), Windows(10, 5_000)))
+    data = np.arange(100_000, dtype=np.float32)[:, None]
+    windows = chain.build().push(Chunk(Header("s", 0, signal_format("imu", ("x",), 100)), 0, data))
+    assert len(windows) == 20
+    for window in windows:
+        assert isinstance(window.pieces, list)
+        assert all(piece.base is None for piece in window.pieces)
+        assert window.data[:, 0].tolist() == list(range(window.start_index, window.start_index + 10))

@@ -149,14 +149,16 @@ class _Reader:
             # A channel with one wrong cell is a channel with an error, not a text column to pass over.
             if cells and 2 * numbers >= len(cells):
                 numeric.add(name)
-        like = time_like(self._names, lambda name: self._column(sample, name))
+        asked = {name for item in self._options.inputs for name in item.channels}
+        free = [name for name in self._names if name not in asked]
+        like = time_like(free, lambda name: self._column(sample, name))
         self._layout = decide(self._names, numeric, self._options, self._file.path, like)
         if self._layout.time:
             self._clock = Clock(self._layout.time, self._file.path)
 
     def _column(self, sample: Sequence[Sequence[str]], name: str) -> list[str]:
         at = self._names.index(name)
-        return [self._plain(row[at]) for row in sample if len(row) > at]
+        return [self._plain(row[at]) for row in sample if len(row) == len(self._names)]
 
     def _plain(self, cell: str) -> str:
         return cell.replace(",", ".") if self._comma else cell

@@ -73,7 +73,9 @@ def _recordings(table: Any, file: File, options: ReadOptions) -> Iterator[Record
     }
     if not table.metadata.num_rows:
         raise SourceError("has columns but no rows", file.path)
-    layout = decide(schema.names, numeric, options, file.path, time_like(schema.names, lambda n: _first(table, n)))
+    asked = {name for item in options.inputs for name in item.channels}
+    like = time_like([name for name in schema.names if name not in asked], lambda n: _first(table, n))
+    layout = decide(schema.names, numeric, options, file.path, like)
     for name in layout.channels:
         if name not in numeric:
             raise SourceError(f"column `{name}` holds {schema.field(name).type}, expected numbers", file.path)

@@ -29,7 +29,7 @@ _EXPONENTS = {
     **dict.fromkeys(("ns", "nsec", "nanos", "nanosecond", "nanoseconds"), 0),
 }
 _BRACKETED = re.compile(r"(.+?)\s*[(\[]\s*(\w+)\s*[)\]]")
-_TAILED = re.compile(r"(.+?)[ _](\w+)")
+_TAILED = re.compile(r"(.+?)[ _]([^\W_]+)")
 _UNITS = {"s": 9, "ms": 6, "µs": 3, "ns": 0}
 _LIMIT_NS = 2**62
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -39,6 +39,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LIKE = ("t", "timestamp", "time", "datetime", "elapsed", "elapsed time")
 _FIRST_ROWS = 200
 _REGULAR = 0.9  # so many of the steps are near the middle one
+_RELATIVE_NS = 10**17  # times before 1973 count from some beginning
 _SLOW_S = 1.0  # what has a larger step than this may well count something shorter than seconds
 
 
@@ -61,6 +62,7 @@ def time_like(names: Sequence[str], cells: Callable[[str], Sequence[str]]) -> tu
         return "", ""
     spelled = {name: _spelled(name) for name in names}
     like = [name for name in names if spelled[name][0] in _LIKE]
+    found: list[tuple[bool, bool, str, str]] = []
     for name in sorted(like, key=lambda n: (spelled[n][1] is None, _LIKE.index(spelled[n][0]))):
         texts = [text.strip() for text in cells(name)[:_FIRST_ROWS]]
         try:
@@ -70,16 +72,21 @@ def time_like(names: Sequence[str], cells: Callable[[str], Sequence[str]]) -> tu
         steps = np.diff(times)
         middle = float(np.median(steps)) if len(steps) else 0.0
         # A name with a unit says it all, as long as its times run on.
-        near = steps >= 0 if spelled[name][1] is not None else np.abs(steps - middle) < 0.5 * middle
+        base, exponent = spelled[name]
+        near = steps >= 0 if exponent is not None and base != "t" else np.abs(steps - middle) < 0.5 * middle
         if middle <= 0 or np.mean(near) < _REGULAR:
             continue
-        if middle >= _SLOW_S * NS and _is_number(texts[0]) and spelled[name][1] is None:
-            return name, (
-                f"column `{name}` looks like times in an unknown unit (steps of {middle / NS:g}), so it is left out; "
-                "name it `t` (s) or `t_ns`"
-            )
-        return name, ""
-    return "", ""
+        unknown = middle >= _SLOW_S * NS and _is_number(texts[0]) and exponent is None
+        if unknown and base.startswith("elapsed"):  # as likely a measurement
+            continue
+        doubt = (
+            f"column `{name}` looks like times in an unknown unit (steps of {middle / NS:g}), so it is left out; "
+            "name it `t` (s) or `t_ns`"
+        )
+        # The time of day is worth more than the time since some beginning.
+        found.append((unknown, bool(times[0] < _RELATIVE_NS), name, doubt if unknown else ""))
+    *_, column, why = min(found, key=lambda one: one[:2], default=(False, False, "", ""))
+    return column, why
 
 
 def _spelled(name: str) -> tuple[str, int | None]:
@@ -225,7 +232,8 @@ def _scaled(text: str, exponent: int) -> int:
     return int(value)
 
 
-_COLON = re.compile(r"(\d\d:\d\d:\d\d):(?=\d)")
+_COLON = re.compile(r"(\d\d:\d\d:\d\d):(?=(?:\d{3}){1,3}(?!\d))")
+_MORE = re.compile(r"\d\d:\d\d:\d\d:")
 
 
 def iso_ns(text: str) -> int:
@@ -233,7 +241,7 @@ def iso_ns(text: str) -> int:
     # Some loggers put the fraction behind a colon, which datetime would pass over.
     whole, dot, rest = _COLON.sub(r"\1.", text.strip().replace(",", "."), count=1).partition(".")
     digits = len(rest) - len(rest.lstrip("0123456789"))
-    if dot and not digits:
+    if (dot and not digits) or _MORE.search(whole):
         raise ValueError(text)
     moment = datetime.fromisoformat(whole + rest[digits:])
     since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
