@@ -244,3 +244,23 @@ def test_a_snapshot_whose_members_are_odd_ends_no_life() -> None:
         life = KindLife(log, pair, [0.0], Limits())
         life.read("a", 9)
         assert list(life.partition.damaged) == ["s"]
+
+
+def test_a_snapshot_of_a_topic_that_was_made_again_is_not_stored_for_the_new_one() -> None:
+    """Although events stand that it does not know of: its offsets are of the old topic."""
+    pair, clock = Pair((CHAINS["overlapping"], raw_chain(CHAINS["overlapping"]))), [0.0]
+    log = Log({"a": [chunk("s", 0, 9), chunk("s", 9, 3)]}, visible={"a": 1})
+    life = KindLife(log, pair, clock, Limits())
+    settle(life, "a", 1)
+    clock[0] = 100.0
+    life.commit()  # quiet, and so stored
+    log.state["s"] = replace(Snapshot.decode(log.state["s"]), topic_id="old").encode()
+    log.visible["a"] = 2
+    life.read("a", 1)
+    life.publish(99)
+    log.inputs, log.commits, log.visible = {"a": [chunk("t", 0, 4)]}, {}, {"a": 1}
+    log.topic_ids = {"a": "new"}
+    again = KindLife(log, pair, clock, Limits())
+    again.commit()
+    assert Snapshot.decode(log.state["s"]).topic_id == "old"
+    assert again.read("a", 9) == 1

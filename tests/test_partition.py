@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import example, given, note, settings
 from hypothesis import strategies as st
 
+from models.serving import partition, runs, snapshots
 from models.serving.handed import Floor, Left, Limits, Pending
 from models.serving.outputs import Events, Marks
 from models.serving.partition import Partition
@@ -62,6 +64,8 @@ class Log:
     memory: int = 0
     heads: tuple[str, ...] = ("",)
     large: bool = False  # no snapshot holds a chain's memory
+    restless: random.Random | None = None  # what else is done while a batch is taken
+    topic_ids: dict[str, str] = field(default_factory=dict)
     visible: dict[str, int] = field(default_factory=dict)
     first: dict[str, int] = field(default_factory=dict)
     events: list[Found] = field(default_factory=list)
@@ -74,6 +78,7 @@ class Log:
         left = Left(Floor(min(floor.events for floor in floors)), Floor(len(self.events)))
         for session, index, head, _ in self.events[left.start.events :]:
             left.published.setdefault(session, Marks())[index, head] = BUNDLE
+        left.topic_ids = dict(self.topic_ids)
         left.snapshots = {name: Snapshot.decode(raw) for name, raw in self.state.items()}
         left.first_offset = {t: self.first.get(t, 0) for t in self.inputs}
         left.next_offset = {t: max(first, self.commits.get(t, (0, 0))[0]) for t, first in left.first_offset.items()}
@@ -102,8 +107,8 @@ class Life:
         self.judged: deque[tuple[Pending, Found]] = deque()
         self.sent: deque[tuple[Pending, int]] = deque()
 
-    def read(self, topic: str, count: int) -> int:
-        """Take up to `count` records in one batch."""
+    def read(self, topic: str, count: int, between: Callable[[], bool] = lambda: True) -> int:
+        """Take up to `count` records in one batch; what happens `between` may be a crash, which it tells by False."""
         start = self.partition.next_offset[topic]
         records = self.log.inputs[topic][start : min(start + count, self.log.visible.get(topic, 0))]
         if records:
@@ -113,6 +118,8 @@ class Life:
         ]
         for made in self.partition.take(topic, encoded, refuse):
             self.waiting += made
+            if not between():
+                return -1
         return len(records)
 
     def publish(self, count: int) -> None:
@@ -260,6 +267,8 @@ def act(life: Life, step: Step, clock: list[float], topic: str) -> bool:
     log = life.log
     if name == "arrive":
         log.visible[topic] = min(log.visible.get(topic, 0) + number, len(log.inputs[topic]))
+    elif name == "read" and log.restless is not None:
+        return read_on_and_off(life, topic, number, log.restless)
     elif name == "read":
         life.read(topic, number)
     elif name == "publish":
@@ -279,6 +288,21 @@ def act(life: Life, step: Step, clock: list[float], topic: str) -> bool:
     return name != "crash"
 
 
+def read_on_and_off(life: Life, topic: str, count: int, pick: random.Random) -> bool:
+    """A batch, with other things done between its pieces, as the agent does; False if the worker has crashed."""
+
+    def between() -> bool:
+        move = pick.random()
+        if move < 0.5:
+            life.publish(9)
+            life.hear(9)
+        if move < 0.3:
+            life.commit()
+        return move < 0.95
+
+    return life.read(topic, count, between) >= 0
+
+
 def finish(log: Log, chain: Chain, clock: list[float], limits: Limits) -> None:
     """One more life takes all there is; a last one finds nothing to add. Every event is there, none twice, none different."""
     log.visible = {topic: len(items) for topic, items in log.inputs.items()}
@@ -295,16 +319,20 @@ def campaign(seed: int) -> None:
     log.memory = memory
     log.heads = random.Random(-seed - 2).choice([("",), ("",), ("", "a"), ("", "a", "b")])
     log.large = random.Random(-seed - 3).random() < 0.3
+    restless = random.Random(-seed - 9)
+    log.restless = restless if restless.random() < 0.5 else None
+    samples = 2 if log.restless else runs.SAMPLES  # of a piece
     if pick.random() < 0.5:
         log.visible = {topic: len(items) for topic, items in log.inputs.items()}
-    life = Life(log, chain, clock, limits)
-    for _ in range(pick.randint(1, 60)):
-        name, most = pick.choice(STEPS)
-        step, topic = (name, pick.randint(0 if "commit" in name else 1, most)), pick.choice(sorted(log.inputs))
-        note(f"{step} {topic}")
-        if not act(life, step, clock, topic):
-            life = Life(log, chain, clock, limits)
-    finish(log, chain, clock, limits)
+    with mock.patch.object(runs, "SAMPLES", samples), mock.patch.object(partition, "SAMPLES", samples):
+        life = Life(log, chain, clock, limits)
+        for _ in range(pick.randint(1, 60)):
+            name, most = pick.choice(STEPS)
+            step, topic = (name, pick.randint(0 if "commit" in name else 1, most)), pick.choice(sorted(log.inputs))
+            note(f"{step} {topic}")
+            if not act(life, step, clock, topic):
+                life = Life(log, chain, clock, limits)
+        finish(log, chain, clock, limits)
 
 
 @settings(max_examples=600, deadline=None)
@@ -529,3 +557,33 @@ def test_a_chunk_that_breaks_a_step_is_rejected_and_the_session_goes_on(monkeypa
     ]
     assert (made, rejected) == ([0, 4, 12, 16, 0], [(2, "invalid")])
     assert "a bug of a step" in partition.damaged["s"]
+
+
+def test_a_session_that_another_place_goes_on_after_is_unloaded() -> None:
+    items = [chunk("s", 0, 8), chunk("s", 0, 3, stream="imu.right"), chunk("s", 8, 4, True)]
+    items += [chunk("s", i, 3, stream="imu.right") for i in range(3, 30, 3)]
+    log, clock = Log({"a": items}, visible={"a": len(items)}), [0.0]
+    life = Life(log, CHAINS["abutting"], clock, Limits())
+    for _ in items:
+        settle(life, "a", 1)
+    clock[0] = 1_000.0
+    life.commit()
+    life.commit()
+    assert not life.partition.sessions
+
+
+def test_rejections_are_forgotten_behind_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partition, "_REJECTED", 10)
+    life = next(lives(Log({"a": [chunk("s", 4 * i, 4) for i in range(40)]}, visible={"a": 40})))
+    assert [life.partition.rejects("a", offset) for offset in (*range(30), *range(30))] == [True] * 30 + [False] * 30
+    assert life.partition.rejects("events", 3)
+    settle(life, "a", 40)
+    assert not life.partition.rejects("events", 3)
+    assert life.partition.rejects("a", 3)  # nobody asks for what lies behind the commit
+
+
+def test_a_memory_that_nobody_would_unpack_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {"chain": "c", "topic": "a", "topic_id": "", "upto": 1, "open": 0, "ended": False}
+    monkeypatch.setattr(snapshots, "MEMORY_MAX", 1000)
+    assert Snapshot.of(told, {}, [b"x" * 900]).stages() == [b"x" * 900]
+    assert Snapshot.of(told, {}, [b"x" * 1100]).memory == b""

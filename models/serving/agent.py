@@ -306,8 +306,10 @@ class Agent:
         while True:
             async with self._changed:
                 await self._changed.wait_for(lambda: bool(self._pending) and not self._holding)
-            classify = self.job.serving.model.classify if self.job.serving is not None else self.job.classify
-            if batch := self._next_batch():
+            # Asked once: another thread may exchange it.
+            model = self.job.serving.model if self.job.serving is not None else None
+            classify = model.classify if model is not None else self.job.classify
+            if batch := self._next_batch(model.bundle.id if model is not None else ""):
                 self._idle.clear()
                 try:
                     await self._judge(classify, batch)
@@ -315,11 +317,10 @@ class Agent:
                     self._idle.set()
             await self._wake()
 
-    def _next_batch(self) -> list[tuple[Partition, Pending]]:
-        """The next windows to judge; those that need no judgement are done with on the way."""
+    def _next_batch(self, own: str) -> list[tuple[Partition, Pending]]:
+        """The next windows to judge by bundle `own`; those that need no judgement are done with on the way."""
         batch: list[tuple[Partition, Pending]] = []
         sessions = set()
-        own = self.job.serving.model.bundle.id if self.job.serving is not None else ""
         while self._pending and len(batch) < self._most:
             partition, pending = self._pending[0]
             # Another bundle made it, so nothing that this one finds rests on it: it begins anew behind it.

@@ -14,7 +14,7 @@ from models.serving.around import Around, Job
 from models.serving.outbox import Outbox, Outgoing
 from models.serving.partition import Partition
 from models.serving.sessions import Session
-from models.serving.snapshots import BYTES_MAX, Snapshot
+from models.serving.snapshots import BYTES_MAX, MEMORY_MAX, Snapshot
 from models.serving.takeover import LIFE, note
 from streams.errors import DeliveryError
 from streams.topics import MIB
@@ -67,11 +67,12 @@ class Commits:
 
     def _record(self, partition: Partition, session: Session, snapshot: Snapshot | None) -> Outgoing:
         value = snapshot.encode() if snapshot is not None else None
-        if snapshot is not None and value is not None and len(value) > BYTES_MAX:
+        size = len(value or b"") if snapshot is None or snapshot.memory else MEMORY_MAX
+        if snapshot is not None and size > BYTES_MAX:
             if session.name not in self._large:
                 self._large.add(session.name)
                 self._around.tell(
-                    f"{self._job().recipe}: session {session.name} holds {len(value) / MIB:.1f} MiB, more than the "
+                    f"{self._job().recipe}: session {session.name} holds {size / MIB:.1f} MiB, more than the "
                     f"{BYTES_MAX / MIB:.1f} MiB that a snapshot may have: after a restart its open window is read again from its topic, "
                     "for as long as that keeps it; shorter windows or fewer channels avoid it"
                 )

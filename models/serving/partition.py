@@ -25,6 +25,7 @@ from streams.codec import ChunkCodec
 from streams.errors import ChunkError, FormatError, MessageError
 
 _BINDINGS = 10_000  # headers whose verdict is remembered
+_REJECTED = 10_000  # so many are remembered although nobody comes back to them
 _IRREGULAR = ("duplicates", "late")
 Reject = Callable[[Any, ChunkError], None]
 
@@ -83,6 +84,7 @@ class Partition:
         self.end, self.state_end = Floor(), 0
         self.next_offset: dict[str, int] = {}
         self._runs: dict[str, Run] = {}  # by session: read, but not yet taken
+        self._pushing: Session | None = None  # has taken some pieces of its run, perhaps a part of a record
         self._floors: dict[str, deque[tuple[int, Floor]]] = {}
         self._committed: dict[str, int] = {}  # by topic: what this life has committed
         self._touched: dict[Session, None] = {}  # something happened to it since the last commit
@@ -124,7 +126,13 @@ class Partition:
         meta, topic = snapshot.meta, snapshot.topic
         known = {(start, head) for start, head, *_ in meta.get("published", ())}
         ahead = self._outputs.ahead(marks, meta.get("given_to", -1), meta.get("seen", 0))
-        if ahead - known and snapshot.upto >= self._left.first_offset.get(topic, 0) and topic in self.next_offset:
+        same = self._same_topic(snapshot)
+        if (
+            same
+            and ahead - known
+            and snapshot.upto >= self._left.first_offset.get(topic, 0)
+            and topic in self.next_offset
+        ):
             self._wake(name, topic).hold_until_stored(self._left.next_offset[topic] - 1)
 
     def _same_topic(self, snapshot: Snapshot) -> bool:
@@ -193,6 +201,7 @@ class Partition:
             while runs:
                 yield from self._push(next(iter(runs.values())), reject)
         finally:
+            self._pushing = None
             if runs:  # left half taken, as in a rebalance: what no session has yet must be read again
                 self.next_offset[topic] = self._position(topic)
                 runs.clear()
@@ -217,7 +226,7 @@ class Partition:
         if session.stream != chunk.stream:
             if session.stream:  # two places of one kind: the first one feeds the recipe
                 self.counts["unmatched"] += 1
-                session.irregular = True
+                session.note_other_place()
                 self._touched[session] = None
                 return None
             session.stream, session.topic = chunk.stream, topic
@@ -229,6 +238,7 @@ class Partition:
         self._touched[session] = None
         session.touched_s, session.sent_ms = self._now_s(), run.records[-1].timestamp
         self._stored.pop(session.name, None)
+        self._pushing = session
         for chunk, places in run.pieces():
             try:
                 made = session.take(chunk, places)
@@ -245,6 +255,7 @@ class Partition:
                 self.counts.update(counts)
                 session.irregular = session.irregular or any(counts[name] for name in _IRREGULAR)
             yield self._to_publish(session, made)
+        self._pushing = None
         self._runs.pop(session.name, None)
 
     @staticmethod
@@ -345,9 +356,14 @@ class Partition:
                 break
             quiet.add(session)
         for session in (late | quiet).union(self._touched):
-            if session.pending:
+            if session.pending or session is self._pushing:
                 continue
-            if session in quiet and session.unchanged and session.name in self._stored:
+            if (
+                session in quiet
+                and session.unchanged
+                and session.name in self._stored
+                and session.name not in self._runs
+            ):
                 self._unload(session)
             elif session.behind and (session.must_snapshot() or session in quiet or session in late):
                 published = self.published.get(session.name, {}).items()
@@ -364,6 +380,8 @@ class Partition:
             return
         session.stored(bool(snapshot.memory))
         self._stored[session.name] = snapshot
+        if session.name in self._runs:  # it goes on at once
+            return
         if session.unchanged and (session.ended or self._now_s() - session.touched_s > self.limits.quiet_s):
             self._unload(session)
 
@@ -376,6 +394,9 @@ class Partition:
     def committed(self, topic: str, offset: int) -> None:
         """The broker has the commit: a restart begins there."""
         self._committed[topic] = offset
+        rejected = self._left.rejected
+        if len(rejected) > _REJECTED:
+            rejected -= {(name, at) for name, at in rejected if name == topic and at < offset}
 
     def _restart(self, topic: str) -> int:
         """Where a restart would begin to read."""

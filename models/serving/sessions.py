@@ -128,6 +128,11 @@ class Session:
         """Hold the commit at an offset until a new snapshot is stored."""
         self.irregular, self._since = True, self._since or (ENDLESS, offset)
 
+    def note_other_place(self) -> None:
+        """Another stream of the same kind has come: a restart must know which one feeds it, by a snapshot that says so."""
+        if self.stored_upto < 0 or self._since is not None:
+            self.irregular = True
+
     @property
     def pending(self) -> int:
         """Outputs given but not acknowledged."""
@@ -223,7 +228,8 @@ class Session:
             meta |= {"made": header_to_json(self._made[0]), "made_end": self._made[1], "ended_at": self._ended_at}
         needs = self._needs()
         _, oldest, meta["open_seen"] = next(
-            entry for entry in self._ledger if entry[0] > needs or entry is self._ledger[-1]
+            (entry for entry in self._ledger if entry[0] > needs or entry is self._ledger[-1]),
+            (self._seen, self.takes_from, self._seen),
         )
         told = {"chain": self._chain, "topic": self.topic, "topic_id": topic_id, "upto": self.last_offset}
         told |= {"open": oldest, "ended": self.ended}

@@ -22,7 +22,7 @@ from streams.topics import BY_NAME, MIB
 VERSION = 1
 _FRONT = struct.Struct("<2sBI")  # magic, version, bytes of what is told
 _MAGIC = b"KS"
-_MEMORY_MAX = 256 * MIB  # unpacked
+MEMORY_MAX = 256 * MIB  # unpacked
 #: Largest snapshot: a message with its key and headers must fit into the topic.
 BYTES_MAX = BY_NAME["state"].message_max - MIB // 16
 
@@ -60,8 +60,12 @@ class Snapshot:
 
     @classmethod
     def of(cls, told: Mapping[str, Any], meta: Mapping[str, Any], stages: Sequence[bytes]) -> Snapshot:
-        """A snapshot with the memory of a chain's stages; compressing it takes its time, and is no work for an event loop."""
-        return cls(**told, meta=meta, memory=zlib.compress(pack_list(list(stages)), 1))
+        """A snapshot with the memory of a chain's stages, or without it where nobody would unpack as much.
+
+        Compressing it takes its time, and is no work for an event loop.
+        """
+        memory = pack_list(list(stages))
+        return cls(**told, meta=meta, memory=zlib.compress(memory, 1) if len(memory) <= MEMORY_MAX else b"")
 
     def light(self) -> Snapshot:
         """The same without the memory."""
@@ -110,9 +114,9 @@ class Snapshot:
         """
         try:
             unpacking = zlib.decompressobj()
-            memory = unpacking.decompress(self.memory, _MEMORY_MAX)
+            memory = unpacking.decompress(self.memory, MEMORY_MAX)
             if not unpacking.eof:
-                raise MessageError(f"a snapshot's memory is cut, or larger than {_MEMORY_MAX // MIB} MiB")
+                raise MessageError(f"a snapshot's memory is cut, or larger than {MEMORY_MAX // MIB} MiB")
             return unpack_list(memory)
         except (zlib.error, struct.error) as error:
             raise MessageError(f"a snapshot's memory is damaged ({error})") from None
