@@ -14,6 +14,7 @@ from mode import Service
 from deploy.worker_log import SPARSE, say
 from streams.errors import DeliveryError
 from streams.settings import Settings
+from streams.sources.words import many
 
 _STILL_S = 30.0  # a loop that is still for so long hangs
 _SILENT_S = 60.0  # so is a member that its group has not heard of, while the broker can be reached
@@ -72,11 +73,7 @@ class Pulse(Service):
         if not self._ready and settled and all(app.is_ready() or _idle(app) for app in self._apps):
             self._ready = True
             partitions = sum(len(app.assigned()) for app in self._apps)
-            work = (
-                f"{partitions} partition{'s' * (partitions != 1)} to work on"
-                if partitions
-                else "others have all partitions"
-            )
+            work = f"{many(partitions, 'partition')} to work on" if partitions else "others have all partitions"
             say(f"ready, {work}" + (f"; metrics on port {self.serves}" if self.serves > 0 else ""))
         silent_s = max((app.lease.silent_s for app in self._apps), default=0.0)
         limit_s = self._session_s / 2 if self._ready and settled else _LONG_S

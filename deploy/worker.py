@@ -176,9 +176,9 @@ def _serve(works: list[Work], played: list[str], settings: Settings, place: Plac
     apps = [make_app(part, settings, place.instance, metrics, fail) for part in parts]
     for part, app in zip(parts, apps, strict=True):
         metrics.watch(part.work.recipe.name, partial(_assigned, app), partial(getattr, app.handler, "waiting"))
-    ready = lambda: all(app.is_ready() for app in apps)  # noqa: E731
     pulse = Pulse(apps, settings, loop=loop)
     metrics.longest_pause_s = lambda: pulse.longest_s
+    ready = lambda: all(app.is_ready() for app in apps)  # noqa: E731
     server = serve_metrics(metrics.registry, settings, "worker", ready, pulse.is_live)
     pulse.serves = server.port
 

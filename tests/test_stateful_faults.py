@@ -56,4 +56,5 @@ def test_worker_killed_again_and_again(lab: Lab, kills: int) -> None:
         stop_worker(worker)
         assert lab.verdict(lab.expected(feed)) == count
     stored = len(lab.records("state"))
+    assert stored > 0
     print(f"\n{kills} kills: {count} events, each once, {stored} snapshots; back after {max(back):.1f} s at most")

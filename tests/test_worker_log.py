@@ -14,15 +14,15 @@ def record(text: str, *args: object, name: str = "aiokafka") -> logging.LogRecor
 def test_the_same_again_is_held_back_and_counted() -> None:
     clock = [0.0]
     sparse = Sparse(10.0, lambda: clock[0])
-    assert sparse.filter(record("no room for %s", "a"))
-    assert [sparse.filter(record("no room for %s", "b")) for _ in range(3)] == [False] * 3
-    assert sparse.filter(record("no room for %s", "a", name="other"))
+    assert sparse.filter(record("no answer from %s", "a"))
+    assert [sparse.filter(record("no answer from %s", "b")) for _ in range(3)] == [False] * 3
+    assert sparse.filter(record("no answer from %s", "a", name="other"))
     assert sparse.filter(record("another thing"))
     clock[0] = 10.0
-    last = record("no room for %s", "c")
+    last = record("no answer from %s", "c")
     assert sparse.filter(last)
-    assert last.getMessage() == "no room for c (3 more like it)"
-    assert not sparse.filter(record("no room for %s", "c"))
+    assert last.getMessage() == "no answer from c (3 more like it)"
+    assert not sparse.filter(record("no answer from %s", "c"))
 
 
 def test_clients_that_look_for_a_broker_leave_the_telling_to_the_worker_for_a_while() -> None:

@@ -358,12 +358,7 @@ class Partition:
         for session in (late | quiet).union(self._touched):
             if session.pending or session is self._pushing:
                 continue
-            if (
-                session in quiet
-                and session.unchanged
-                and session.name in self._stored
-                and session.name not in self._runs
-            ):
+            if session in quiet and session.unchanged and session.name in self._stored:
                 self._unload(session)
             elif session.behind and (session.must_snapshot() or session in quiet or session in late):
                 published = self.published.get(session.name, {}).items()
@@ -380,12 +375,12 @@ class Partition:
             return
         session.stored(bool(snapshot.memory))
         self._stored[session.name] = snapshot
-        if session.name in self._runs:  # it goes on at once
-            return
         if session.unchanged and (session.ended or self._now_s() - session.touched_s > self.limits.quiet_s):
             self._unload(session)
 
     def _unload(self, session: Session) -> None:
+        if session.name in self._runs:  # it goes on at once
+            return
         self._asleep[session.name] = self._stored.pop(session.name)
         del self.sessions[session.name]
         self._touched.pop(session, None)

@@ -11,6 +11,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -21,7 +22,7 @@ from streams.recording import ReadOptions, Recording
 from streams.sources.files import File
 from streams.sources.layout import Layout, decide
 from streams.sources.table import Block, Gatherer
-from streams.sources.times import Clock, time_like
+from streams.sources.times import Clock
 from streams.sources.words import brief, many
 
 _BLOCK_BYTES = 32 * 2**20
@@ -84,7 +85,7 @@ class _Reader:
         if not lines:
             raise SourceError("has a header but no rows", self._file.path)
         self._decide(lines)
-        gatherer, some = Gatherer(self._file, self._layout, self._options, together), False
+        gatherer = Gatherer(self._file, self._layout, self._options, together)
         while lines:
             block = self._fast(lines, rows) or self._slow(lines, rows)
             # Empty lines at the end are nobody's fault; between rows they may stand for lost ones.
@@ -96,12 +97,9 @@ class _Reader:
                 gatherer.notes.append(f"the file ends within row {self._cut}, which is left out")
             if self._clock:
                 gatherer.notes += [note for note in self._clock.notes if note not in gatherer.notes]
-            some = some or len(block.rows) > 0
             if len(block.rows):
                 yield from gatherer.add(block)
             lines, rows = self._lines()
-        if not some:
-            raise SourceError("has a header but no whole row", self._file.path)
         yield from gatherer.finish()
 
     def _header(self) -> None:
@@ -149,10 +147,7 @@ class _Reader:
             # A channel with one wrong cell is a channel with an error, not a text column to pass over.
             if cells and 2 * numbers >= len(cells):
                 numeric.add(name)
-        asked = {name for item in self._options.inputs for name in item.channels}
-        free = [name for name in self._names if name not in asked]
-        like = time_like(free, lambda name: self._column(sample, name))
-        self._layout = decide(self._names, numeric, self._options, self._file.path, like)
+        self._layout = decide(self._names, numeric, self._options, self._file.path, partial(self._column, sample))
         if self._layout.time:
             self._clock = Clock(self._layout.time, self._file.path)
 

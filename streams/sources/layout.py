@@ -4,7 +4,7 @@ label, session …)."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 from streams.errors import SourceError
 from streams.recording import InputOptions, ReadOptions
 from streams.sources.keep import Keep
-from streams.sources.times import TIME_COLUMNS
+from streams.sources.times import TIME_COLUMNS, time_like
 from streams.sources.words import brief
 
 #: Name of the stream that is made where neither a recipe nor the user names one.
@@ -66,7 +66,7 @@ def decide(
     numeric: Collection[str],
     options: ReadOptions,
     path: Path | str,
-    like: tuple[str, str] = ("", ""),
+    cells: Callable[[str], Sequence[str]],
 ) -> Layout:
     """Roles of the columns `names`.
 
@@ -80,8 +80,8 @@ def decide(
         What the recipe says.
     path : Path or str
         The file, for messages.
-    like : (str, str)
-        A column of times by another name, and why it is none; see :func:`streams.sources.times.time_like`.
+    cells : callable
+        Given a name, its first texts: they tell a column of times by another name, see :func:`streams.sources.times.time_like`.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def decide(
         if name not in named:
             raise missing(name, named, path)
     asked = {name for item in options.inputs for name in item.channels}
-    column, doubt = ("", "") if like[0] in asked else like
+    column, doubt = time_like([name for name in names if name not in asked], cells)
     time = next(
         (name for name in TIME_COLUMNS if name in named and name not in asked), None if doubt else column or None
     )

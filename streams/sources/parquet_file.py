@@ -16,7 +16,7 @@ from streams.recording import ReadOptions, Recording
 from streams.sources.files import File
 from streams.sources.layout import decide
 from streams.sources.table import Block, Gatherer
-from streams.sources.times import Clock, time_like
+from streams.sources.times import Clock
 
 _BLOCK_ROWS = 262_144
 _LARGEST, _RATIO = 2**28, 1000  # of a whole file, unpacked: bytes, and so many times its own size
@@ -73,9 +73,7 @@ def _recordings(table: Any, file: File, options: ReadOptions) -> Iterator[Record
     }
     if not table.metadata.num_rows:
         raise SourceError("has columns but no rows", file.path)
-    asked = {name for item in options.inputs for name in item.channels}
-    like = time_like([name for name in schema.names if name not in asked], lambda n: _first(table, n))
-    layout = decide(schema.names, numeric, options, file.path, like)
+    layout = decide(schema.names, numeric, options, file.path, lambda n: _first(table, n))
     for name in layout.channels:
         if name not in numeric:
             raise SourceError(f"column `{name}` holds {schema.field(name).type}, expected numbers", file.path)

@@ -112,6 +112,8 @@ class Gatherer:
 
     def finish(self) -> Iterator[Recording]:
         """The recordings that are left."""
+        if not self._open and not self._done:
+            raise SourceError("has a header but no whole row", self._file.path)
         for key in sorted(self._open, key=lambda key: self._open[key].kept > 0):
             yield from self._finish(key)
         if self._dropped and self._dropped == len(self._done):
