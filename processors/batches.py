@@ -9,7 +9,6 @@ work around a rebalance, which is for tables and streams, and which ends early i
 # mypy: disable-error-code="attr-defined,no-any-return,misc"
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any, Protocol
 
@@ -25,6 +24,7 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
+from processors.fetch import Fetch
 from processors.lease import Lease
 from processors.transport import REQUEST_TIMEOUT_S, BatchTransport, credentials, rebalance_timeout_s
 from streams.errors import BrokerError, DeliveryError
@@ -73,9 +73,12 @@ class BatchApp(faust.App):
         What takes the records.
     lease : Lease
         How long it may act on its partitions.
+    fetch : Fetch, optional
+        Where the records come from, once it has started.
     """
 
     handler: Handler
+    fetch: Fetch | None = None
 
     def __init__(
         self,
@@ -120,6 +123,10 @@ class BatchApp(faust.App):
     async def on_first_start(self) -> None:
         """Begin to classify and commit once the loop runs."""
         await super().on_first_start()
+        try:
+            self.fetch = Fetch(self._settings.librdkafka() | {"group.id": self.conf.id}, self.loop, self.failed)
+        except BrokerError as error:
+            self.failed(error)
         self.handler.start()
 
     async def _wait_for_table_recovery_completed(self) -> bool:
@@ -127,7 +134,6 @@ class BatchApp(faust.App):
 
     async def _on_partitions_revoked(self, revoked: Set[Any]) -> None:
         self._assigned = frozenset()
-        self.consumer.stop_flow()
         try:
             await self.handler.on_revoked()
         except Exception as error:
@@ -138,11 +144,15 @@ class BatchApp(faust.App):
             self._assigned = frozenset(TopicPartition(*tp) for tp in assigned)
             self.handler.on_assigned()
 
+    def hold(self) -> None:
+        """Let no record come, nor any that was fetched before."""
+        if self.fetch is not None:
+            self.fetch.begin({})
+
     async def begin(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Let the records of `offsets` come, from there on; of no other partition."""
-        await self.consumer._thread.begin(offsets)
-        self.consumer._set_active_tps(set(offsets))
-        self.consumer.resume_flow()
+        if self.fetch is not None:
+            self.fetch.begin({tp: offset for tp, offset in offsets.items() if tp in self._assigned})
         await self._fetcher.maybe_start()
         self.rebalancing = False
 
@@ -185,11 +195,6 @@ class BatchApp(faust.App):
         """Committed offsets with their metadata."""
         found: dict[TopicPartition, OffsetAndMetadata] = await self.consumer._thread.committed_with(partitions)
         return found
-
-    async def rewind(self, tp: TopicPartition, offset: int) -> None:
-        """Read a partition again from there."""
-        with contextlib.suppress(IllegalStateError):
-            await self.consumer.seek(tp, offset)
 
     def assigned(self) -> list[TopicPartition]:
         """The partitions that are this worker's; to be asked in any thread."""

@@ -17,7 +17,6 @@ from typing import Any
 import aiokafka
 import faust
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import IllegalStateError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 
@@ -25,7 +24,6 @@ from processors.lease import Instant, Lease
 from streams.settings import Settings
 from streams.topics import MIB
 
-_FETCH_RECORDS = 2_000  # records a hand-over: enough to make fetching cheap, few enough to answer a rebalance soon
 REQUEST_TIMEOUT_S = 30.0
 _REBALANCING, _UNKNOWN = (
     27,
@@ -74,24 +72,27 @@ class BatchThread(driver.AIOKafkaConsumerThread):
             partition_assignment_strategy=[RangePartitionAssignor],
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            max_poll_records=_FETCH_RECORDS,
             max_poll_interval_ms=300_000,
-            max_partition_fetch_bytes=2 * MIB,  # a larger message comes alone
-            fetch_max_bytes=8 * MIB,
-            fetch_max_wait_ms=500,
             metadata_max_age_ms=5_000,  # a topic that was deleted and made again is found within so long
             request_timeout_ms=int(REQUEST_TIMEOUT_S * 1000),
             session_timeout_ms=timeout_ms,
             rebalance_timeout_ms=int(rebalance_timeout_s(timeout_ms / 1000) * 1000),
             heartbeat_interval_ms=max(timeout_ms // 8, 100),
-            check_crcs=False,  # the broker has checked them; a check in pure Python would cost more than all the rest
             **auth,
         )
 
     async def on_start(self) -> None:
         """Start the consumer and listen to its coordinator."""
         await super().on_start()
-        coordinator = self._ensure_consumer()._coordinator
+        consumer = self._ensure_consumer()
+        coordinator, subscription = consumer._coordinator, consumer._subscription
+        assign = subscription.assign_from_subscribed
+
+        def assign_paused(assignment: set[TopicPartition]) -> None:  # what is to be fetched, `processors.fetch` fetches
+            assign(assignment)
+            consumer.pause(*assignment)
+
+        subscription.assign_from_subscribed = assign_paused
         coordinator._send_req = listen(self.app.lease, coordinator._send_req)
 
         def told(error: BaseException) -> Awaitable[Any]:
@@ -108,18 +109,9 @@ class BatchThread(driver.AIOKafkaConsumerThread):
     def _tell(self, error: BaseException) -> None:
         self.parent_loop.call_soon_threadsafe(self.app.failed, error)
 
-    async def begin(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Fetch the partitions of `offsets` from there on, and no other; one that was taken away meanwhile is let go."""
-        await self.call_thread(self._begin, offsets)
-
-    async def _begin(self, offsets: Mapping[TopicPartition, int]) -> None:
-        consumer = self._ensure_consumer()
-        for tp in consumer.assignment():
-            if tp in offsets:
-                consumer.seek(tp, offsets[tp])
-                consumer.resume(tp)
-            else:
-                consumer.pause(tp)
+    def waiting(self) -> contextlib.AbstractContextManager[None]:
+        """In it the worker waits for records; one that is long out of it leaves its group."""
+        return self._ensure_consumer()._subscription.fetch_context()
 
     async def commit_with(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
         """Commit offsets and their metadata."""
@@ -149,37 +141,10 @@ class BatchConsumer(driver.Consumer):
             self.app.failed(error)
 
     async def _drain(self, fetcher: Any) -> None:
-        stopped, fetcher_stopped = self._stopped.is_set, fetcher._stopped.is_set
-        ahead = self._fetch()
-        try:
-            while not (stopped() or fetcher_stopped()):
-                generation, records = await ahead
-                ahead = self._fetch()  # crosses into the consumer's thread and back while the handler works
-                if self.should_stop or not records:
-                    await asyncio.sleep(0)
-                elif self.flow_active and generation == self.app.consumer_generation_id:
-                    await self.app.handler.on_records(records)
-                else:  # fetched while a rebalance was under way
-                    await self._put_back(records)
-        finally:
-            ahead.cancel()
-
-    def _fetch(self) -> asyncio.Task[tuple[int, Any]]:
-        """Begin to wait for records; gives them with the generation in which that began."""
-
-        async def wait(generation: int) -> tuple[int, Any]:
-            records, _ = await self._wait_next_records(timeout=1.0)
-            return generation, records
-
-        return asyncio.create_task(wait(self.app.consumer_generation_id))
-
-    async def _put_back(self, records: Mapping[TopicPartition, list[Any]]) -> None:
-        """Have what is still this worker's read again."""
-        for tp, batch in records.items():
-            with contextlib.suppress(IllegalStateError):  # taken away meanwhile; its owner begins at the commit
-                position = await self.position(tp)
-                if position is not None and position > batch[0].offset:
-                    await self.seek(tp, batch[0].offset)
+        while not (self._stopped.is_set() or fetcher._stopped.is_set()):
+            with self._thread.waiting():
+                batch = await self.app.fetch.next()
+            await self.app.handler.on_records(batch)
 
     async def on_stop(self) -> None:
         """Finish and commit before the connection closes."""
@@ -187,6 +152,8 @@ class BatchConsumer(driver.Consumer):
             await self.app.handler.on_stop()
         except Exception as error:
             self.app.failed(error)
+        if self.app.fetch is not None:
+            self.app.fetch.close()
 
     def verify_event_path(self, now: float, tp: Any) -> None:
         """Faust's own check for stuck streams sees none of ours."""

@@ -139,6 +139,24 @@ class Settings:
             out |= {name: path for name, path in files.items() if path}
         return out
 
+    def librdkafka(self) -> dict[str, Any]:
+        """Connection arguments for librdkafka's clients."""
+        out = {"bootstrap.servers": self.brokers, "security.protocol": self.security_protocol}
+        if self.security_protocol.startswith("SASL"):
+            out |= {
+                "sasl.mechanism": self.sasl_mechanism,
+                "sasl.username": self.sasl_username,
+                "sasl.password": self.sasl_password,
+            }
+        if self.security_protocol.endswith("SSL"):
+            files = {
+                "ssl.ca.location": self.ssl_cafile,
+                "ssl.certificate.location": self.ssl_certfile,
+                "ssl.key.location": self.ssl_keyfile or self.ssl_certfile,
+            }
+            out |= {name: path for name, path in files.items() if path}
+        return out
+
     def ssl_context(self) -> ssl.SSLContext:
         """TLS as the settings say, for all clients; the files are read here.
 

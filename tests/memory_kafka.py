@@ -98,6 +98,7 @@ class Worker:
         self.lines: list[str] = []
         self._assigned: list[TopicPartition] = []
         self._feeding: asyncio.Task[None] | None = None
+        self._held = False
         told = dict.fromkeys(("took", "classified", "emitted", "rejected", "committed"), lambda *_: None)
         around = Around(
             self,
@@ -141,15 +142,20 @@ class Worker:
                 await self._feeding
             self._feeding = None
 
+    def hold(self) -> None:
+        """Let no record come."""
+        self._held = True
+
     async def begin(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Let records come."""
         await self._stop_feeding()
+        self._held = False
         self._feeding = asyncio.create_task(self._feed(dict(offsets)))
 
     async def _feed(self, offsets: dict[TopicPartition, int]) -> None:
-        while True:
+        while not self._held:
             for tp in offsets:
-                if records := self.kafka.logs[tp][offsets[tp] : offsets[tp] + 20]:
+                if not self._held and (records := self.kafka.logs[tp][offsets[tp] : offsets[tp] + 20]):
                     offsets[tp] += len(records)
                     await self.agent.on_records({tp: records})
             await asyncio.sleep(0.001)
@@ -169,10 +175,6 @@ class Worker:
     async def committed_with(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
         """As `BatchApp` has it."""
         return {tp: self.kafka.commits[tp] for tp in partitions if tp in self.kafka.commits}
-
-    async def rewind(self, tp: TopicPartition, offset: int) -> None:
-        """Nothing is passed over here."""
-        raise AssertionError(f"{tp} went back to {offset}")
 
 
 async def until(condition: Callable[[], bool], seconds: float = 60) -> None:

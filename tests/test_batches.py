@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from threading import Thread
 from types import SimpleNamespace
 from typing import Any
@@ -60,10 +61,11 @@ def test_whatever_goes_wrong_while_records_are_taken_is_told_to_the_worker(error
     async def take() -> None:
         consumer = app.consumer
 
-        async def fetch(**_: Any) -> Any:
+        async def fetch() -> Any:
             raise error
 
-        consumer._wait_next_records = fetch
+        app.fetch = SimpleNamespace(next=fetch)
+        consumer._thread = SimpleNamespace(waiting=contextlib.nullcontext)
         fetcher = SimpleNamespace(_stopped=asyncio.Event())
         await consumer._drain_messages(fetcher)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.structs import TopicPartition
 from archive_on_broker import Topics
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
@@ -20,6 +21,7 @@ from kafka.errors import (
     TopicAuthorizationFailedError,
 )
 
+from processors.fetch import Fetch
 from streams.archive.read import ArchiveReader
 from streams.archive.writer import Archive
 from streams.broker import client as kafka_client
@@ -45,15 +47,15 @@ def compress_at_broker(settings: Settings, codec: str) -> None:
         admin.wait_for_topics([names.of("physio")])
 
 
-async def read_as_workers_do(settings: Settings, topic: str, count: int) -> list[bytes]:
-    import aiokafka
-
-    consumer = aiokafka.AIOKafkaConsumer(topic, bootstrap_servers=settings.brokers, auto_offset_reset="earliest")
-    await consumer.start()
-    try:
-        return [(await consumer.getone()).value for _ in range(count)]
-    finally:
-        await consumer.stop()
+async def read_as_workers_do(settings: Settings, topic: str, count: int) -> list[bytes | None]:
+    errors: list[BaseException] = []
+    fetch, values = Fetch(settings.librdkafka(), asyncio.get_running_loop(), errors.append), list[bytes | None]()
+    fetch.begin({TopicPartition(topic, n): 0 for n in range(2)})
+    while len(values) < count:
+        values += [record.value for records in (await fetch.next()).values() for record in records]
+    fetch.close()
+    assert errors == []
+    return values
 
 
 @pytest.mark.broker

@@ -29,7 +29,7 @@ from models.serving.outbox import Outbox, Outgoing, rejection
 from models.serving.partition import Partition
 from models.serving.served import Model, from_thread
 from models.serving.shadow import SILENT
-from models.serving.takeover import Rewinds, read_left
+from models.serving.takeover import read_left
 from streams.errors import ChunkError, DeliveryError
 
 _BATCH = 64  # windows a classification; more only adds latency
@@ -65,7 +65,6 @@ class Agent:
         self._idle.set()
         self._outbox = Outbox(around.kafka.aiokafka_producer, self._fail, self._stamp_ms)
         self._commits = Commits(self.partitions, lambda: self.job, around, self._outbox)
-        self._rewinds = Rewinds(around)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="classify")
         self._tasks: list[asyncio.Task[None]] = []
         self._loading: asyncio.Task[None] | None = None
@@ -120,8 +119,6 @@ class Agent:
 
     async def _take(self, partition: Partition, tp: TopicPartition, batch: list[Any]) -> None:
         life, expected = self._life, partition.next_offset.get(tp.topic, 0)
-        if batch[0].offset > expected and await self._rewinds.dropped(tp, expected, batch[0].offset):
-            return
         if batch[-1].offset < expected:
             await self._commits.check_topics()
         if life != self._life:
@@ -238,6 +235,7 @@ class Agent:
         """Nothing is taken, classified or committed any more, what was published is committed, nothing is held."""
         self._life += 1
         self._holding += 1
+        self._around.kafka.hold()
         try:
             async with self._ending:
                 await self._wake()

@@ -108,6 +108,9 @@ class Kafka(Protocol):
     lease: Lease
     consumer_generation_id: int
 
+    def hold(self) -> None:
+        """Let no record come, nor any that was fetched before."""
+
     async def begin(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Let records of these partitions come, from there on; no others."""
 
@@ -119,9 +122,6 @@ class Kafka(Protocol):
 
     async def committed_with(self, partitions: Any) -> dict[TopicPartition, OffsetAndMetadata]:
         """Committed offsets."""
-
-    async def rewind(self, tp: TopicPartition, offset: int) -> None:
-        """Read a partition again from there."""
 
     def assigned(self) -> list[TopicPartition]:
         """The partitions that are this worker's."""

@@ -20,7 +20,6 @@ from streams.errors import KymoError, MessageError
 from streams.messages import read_object
 from streams.topics import BY_NAME
 
-_REWINDS = 3  # where the broker skips offsets that often, nothing stands there
 _NOBODY = (
     2**31 - 1
 )  # a replica's number that none has: its leader then tells where its log ends, not what may be read of it
@@ -126,30 +125,6 @@ async def _log_ends(client: Any, wanted: Sequence[TopicPartition]) -> dict[Topic
                     raise error(f"{topic}/{partition}")
                 ends[TopicPartition(topic, partition)] = offset
     return ends
-
-
-class Rewinds:
-    """Records that the broker has passed over.
-
-    Parameters
-    ----------
-    around : Around
-        Kafka.
-    """
-
-    def __init__(self, around: Around) -> None:
-        self._around = around
-        self._seen: dict[TopicPartition, tuple[int, int, int]] = {}  # (expected, came, how often)
-
-    async def dropped(self, tp: TopicPartition, expected: int, came: int) -> bool:
-        """Whether records in between were dropped, as in a rebalance, and so are read again; else there are none (any more)."""
-        before = self._seen.get(tp, (-1, -1, 0))
-        times = before[2] + 1 if before[:2] == (expected, came) else 1
-        if times > _REWINDS or (await self._around.read_back.limits([tp]))[tp][0] > expected:
-            return False
-        self._seen[tp] = (expected, came, times)
-        await self._around.kafka.rewind(tp, expected)
-        return True
 
 
 class _Found:

@@ -1,0 +1,160 @@
+"""Records of assigned partitions, from librdkafka. In: partitions and offsets. Out: batches of records, by partition, one batch ahead.
+
+librdkafka receives, unpacks and queues in threads that need no Python; aiokafka's own fetcher would take a fifth of the interpreter's time.
+It belongs to no group: who owns what is decided elsewhere (`processors.transport`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import confluent_kafka
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError, UnsupportedCodecError
+from aiokafka.structs import TopicPartition
+
+from streams.errors import BrokerError
+from streams.topics import MIB
+
+_RECORDS = 2_000  # a batch: enough to make a hand-over cheap, few enough to answer a rebalance soon
+_POLL_S = 0.1  # how soon it does what it is told
+_LOG = logging.getLogger("kafka.fetch")
+_CODES = confluent_kafka.KafkaError
+#: What the client cannot mend by trying again.
+_HOPELESS = {
+    _CODES.TOPIC_AUTHORIZATION_FAILED: TopicAuthorizationFailedError,
+    _CODES._NOT_IMPLEMENTED: UnsupportedCodecError,
+    _CODES._BAD_COMPRESSION: UnsupportedCodecError,
+    _CODES._BAD_MSG: KafkaError,
+}
+
+
+class Record(NamedTuple):
+    """A record as it stands in a topic."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+
+
+Batch = dict[TopicPartition, list[Record]]
+
+
+class Fetch:
+    """Fetches partitions in a thread of its own, from where it is told to, until it is told otherwise.
+
+    Parameters
+    ----------
+    arguments : dict
+        Connection arguments of librdkafka's clients.
+    loop : AbstractEventLoop
+        Where the records are taken; every method is called there.
+    failed : callable
+        Called in the loop with an error after which nothing comes any more.
+
+    Raises
+    ------
+    BrokerError
+        If the arguments cannot be used.
+    """
+
+    def __init__(
+        self, arguments: dict[str, Any], loop: asyncio.AbstractEventLoop, failed: Callable[[BaseException], None]
+    ) -> None:
+        self._loop, self._failed = loop, failed
+        settings = {
+            "group.id": "kymo",  # it joins none, yet asks who coordinates it
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "earliest",
+            "isolation.level": "read_uncommitted",
+            "fetch.message.max.bytes": 2 * MIB,  # a larger message comes alone
+            "fetch.max.bytes": 8 * MIB,
+            "queued.max.messages.kbytes": 8 * MIB // 1024,
+            "fetch.queue.backoff.ms": 5,  # a full queue is soon empty
+            "fetch.wait.max.ms": 500,
+            "reconnect.backoff.max.ms": 1_000,
+            "socket.keepalive.enable": True,
+            "topic.metadata.refresh.interval.ms": 5_000,  # a topic deleted and made again is found within so long
+            "log_level": 0,  # errors come to `error_cb`
+            "error_cb": self._tell,
+        }
+        try:
+            self._consumer = confluent_kafka.Consumer(settings | arguments)
+        except confluent_kafka.KafkaException as error:
+            raise BrokerError(f"Kafka's client does not take these settings: {error.args[0].str()}") from None
+        self._told: tuple[int, Mapping[TopicPartition, int]] = (0, {})  # how often it was told, and what
+        self._ready: asyncio.Queue[tuple[int, Batch]] = asyncio.Queue()
+        self._room = threading.Semaphore(1)  # batches that may lie ready
+        self._closed = threading.Event()
+        threading.Thread(target=self._run, name="fetch", daemon=True).start()
+
+    def begin(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Let the records of these partitions come, from there on; of no other, nor any that was fetched before."""
+        self._told = self._told[0] + 1, offsets
+
+    async def next(self) -> Batch:
+        """The records that come next."""
+        while True:
+            turn, batch = await self._ready.get()
+            self._room.release()
+            if turn == self._told[0]:
+                return batch
+
+    def close(self) -> None:
+        """Fetch no more."""
+        self._closed.set()
+        self._room.release()
+
+    def _run(self) -> None:
+        try:
+            self._fetch()
+        except confluent_kafka.KafkaException as error:
+            self._in_loop(self._failed, KafkaError(error.args[0].str()))
+        except Exception as error:
+            self._in_loop(self._failed, error)
+        self._consumer.close()
+
+    def _fetch(self) -> None:
+        turn = 0
+        while not self._closed.is_set():
+            if turn != self._told[0]:
+                turn, offsets = self._told
+                self._consumer.assign([confluent_kafka.TopicPartition(*tp, at) for tp, at in offsets.items()])
+            if (first := self._consumer.poll(_POLL_S)) is None:
+                continue
+            batch: Batch = {}
+            for message in (first, *self._consumer.consume(_RECORDS - 1, 0)):
+                if (error := message.error()) is not None:
+                    self._tell(error)
+                    continue
+                record = Record(
+                    message.topic(),
+                    message.partition(),
+                    message.offset(),
+                    message.timestamp()[1],
+                    message.key(),
+                    message.value(),
+                )
+                batch.setdefault(TopicPartition(record.topic, record.partition), []).append(record)
+            if batch:
+                self._room.acquire()
+                self._in_loop(self._ready.put_nowait, (turn, batch))
+
+    def _tell(self, error: Any) -> None:
+        kind = _HOPELESS.get(error.code(), KafkaError if error.fatal() else None)
+        if kind is not None:
+            self._in_loop(self._failed, kind(error.str()))
+        else:
+            _LOG.warning("Unable to connect or to fetch: %s", error.str())
+
+    def _in_loop(self, call: Callable[..., Any], *given: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(call, *given)

@@ -1,0 +1,110 @@
+"""Records come exactly from where it was told, however often it is told otherwise; what the client cannot mend is told."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import confluent_kafka
+import pytest
+from aiokafka.errors import TopicAuthorizationFailedError, UnsupportedCodecError
+from aiokafka.structs import TopicPartition
+from kafka import KafkaProducer
+from kafka.admin import KafkaAdminClient
+
+from processors.fetch import Fetch
+from streams.settings import Settings
+
+PARTITIONS, COUNT = 3, 3_000
+
+
+@pytest.fixture
+def topic(broker: str, prefix: str) -> str:
+    name = f"{prefix}.sensor"
+    with KafkaAdminClient(bootstrap_servers=broker) as admin:
+        admin.create_topics({name: {"num_partitions": PARTITIONS}})
+        admin.wait_for_topics([name])
+    with KafkaProducer(bootstrap_servers=broker) as producer:
+        for number in range(COUNT):
+            for partition in range(PARTITIONS):
+                value = None if number == 7 else b"%d" % number
+                producer.send(name, partition=partition, key=b"k", value=value, timestamp_ms=1_000 + number)
+        producer.flush()
+    return name
+
+
+@pytest.mark.broker
+def test_each_beginning_gives_the_records_from_there_and_no_other(broker: str, topic: str) -> None:
+    rng, errors = random.Random(3), list[BaseException]()
+
+    async def read() -> None:
+        fetch = Fetch(Settings(brokers=broker).librdkafka(), asyncio.get_running_loop(), errors.append)
+        for turn in range(30):
+            offsets = {
+                TopicPartition(topic, n): rng.choice((0, 1, COUNT // 2, COUNT - 1))
+                for n in rng.sample(range(PARTITIONS), 2)
+            }
+            if turn % 3 == 0:
+                fetch.begin({TopicPartition(topic, n): 0 for n in range(PARTITIONS)})  # and at once otherwise
+            if turn % 3 == 1:
+                await asyncio.sleep(rng.uniform(0, 0.3))  # what comes now is of before
+            fetch.begin(offsets)
+            expected, most = dict(offsets), rng.choice((1, 500, 10**6))
+            while min(expected.values()) < COUNT and sum(expected.values()) - sum(offsets.values()) < most:
+                for tp, records in (await fetch.next()).items():
+                    for record in records:
+                        assert record.offset == expected[tp], f"turn {turn}, {tp}"
+                        value = None if record.offset == 7 else b"%d" % record.offset
+                        assert record == (*tp, record.offset, 1_000 + record.offset, b"k", value)
+                        expected[tp] += 1
+        fetch.begin({})
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(fetch.next(), 0.5)
+        fetch.close()
+
+    asyncio.run(asyncio.wait_for(read(), 90))
+    assert errors == []
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [("TOPIC_AUTHORIZATION_FAILED", TopicAuthorizationFailedError), ("_NOT_IMPLEMENTED", UnsupportedCodecError)],
+)
+def test_what_trying_again_does_not_mend_is_told(
+    monkeypatch: pytest.MonkeyPatch, code: str, kind: type[Exception]
+) -> None:
+    message = SimpleNamespace(
+        error=lambda: confluent_kafka.KafkaError(getattr(confluent_kafka.KafkaError, code), "why")
+    )
+
+    class Client:
+        polled = 0
+
+        def __init__(self, settings: dict[str, Any]) -> None:
+            pass
+
+        def poll(self, _: float) -> Any:
+            self.polled += 1
+            return message if self.polled == 1 else None
+
+        def consume(self, *_: Any) -> list[Any]:
+            return []
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(confluent_kafka, "Consumer", Client)
+
+    async def told() -> BaseException:
+        heard: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        fetch = Fetch({}, asyncio.get_running_loop(), heard.set_result)
+        try:
+            return await asyncio.wait_for(heard, 10)
+        finally:
+            fetch.close()
+
+    error = asyncio.run(told())
+    assert type(error) is kind
+    assert "why" in str(error)
