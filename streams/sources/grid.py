@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from streams.chunk import NS, Array
 from streams.errors import SourceError
+from streams.sources.counted import count
 from streams.sources.words import many
 
 Int = NDArray[np.int64]
@@ -115,6 +116,26 @@ def fit(times_ns: Int, data: Array, rate: Fraction | None, place: Place) -> Grid
     """
     notes: list[str] = []
     order = _sorted(times_ns, data, place, notes)
+    refusal, grid, faults = None, None, len(order)
+    try:
+        grid, lost, gaps, missing = _by_time(times_ns, order, data, rate, place)
+        # Gaps are gaps, and rows for which there is no room are too many. Both in one file, or a gap every few rows: count.
+        often = gaps > max(5, len(order) // 25) and missing > len(order)
+        faults = lost + gaps if (lost and gaps) or lost > len(order) // 10 or often else 0
+    except SourceError as error:
+        refusal = error
+    if faults > 0 and (found := _by_count(times_ns, order, data, rate, place)) is not None and found[1] < faults:
+        grid = found[0]
+    if grid is None:
+        assert refusal is not None
+        raise refusal
+    grid.notes[:0] = notes
+    return grid
+
+
+def _by_time(times_ns: Int, order: Int, data: Array, rate: Fraction | None, place: Place) -> tuple[Grid, int, int, int]:
+    """Numbers by times alone; how many samples that loses, and in how many gaps how many are missing."""
+    notes: list[str] = []
     times = times_ns[order]
     real = _real_rates(times)
     if rate is None:
@@ -128,9 +149,35 @@ def fit(times_ns: Int, data: Array, rate: Fraction | None, place: Place) -> Grid
             place.path,
         )
     numbers = _numbers(times, rate, place, notes)
-    keep = _first_of_each(numbers, order, data, place, notes)
-    _note_gaps(numbers[keep], order[keep], rate, place, notes)
-    return Grid(rate, int(times[0]), order[keep], numbers[keep], notes)
+    keep, lost = _first_of_each(numbers, order, data, place, notes)
+    gaps = _note_gaps(numbers[keep], order[keep], rate, place, notes)
+    missing = int(numbers[-1]) + 1 - int(keep.sum())
+    return Grid(rate, int(times[0]), order[keep], numbers[keep], notes), lost, gaps, missing
+
+
+def _by_count(times_ns: Int, order: Int, data: Array, rate: Fraction | None, place: Place) -> tuple[Grid, int] | None:
+    """Numbers by counting, and how many gaps that makes; None where rows and span do not agree."""
+    notes: list[str] = []
+    times = times_ns[order]
+    again = np.flatnonzero(np.diff(times) == 0) + 1
+    same = [i for i in again.tolist() if _equal(data[order[i - 1]], data[order[i]])]
+    if same and 2 * len(same) > len(again):  # else several samples share a stamp, whatever their values
+        notes.append(
+            f"{many(len(same), 'repeated sample')}, first at {place.at(int(order[same[0]]))}: the first of each is kept"
+        )
+        order = np.delete(order, same)
+        times = times_ns[order]
+    counted = count(times, None if rate is None else float(rate))
+    if counted is None:
+        return None
+    if rate is None:
+        rate = _snapped(counted.rate, max(_blur(times), counted.late_s * NS / max(int(times[-1] - times[0]), 1)), notes)
+    notes.append(
+        f"times lie up to {1000 * counted.late_s:.3g} ms from even ones, as where samples arrive late or together: "
+        "samples are numbered by their count"
+    )
+    gaps = _note_gaps(counted.numbers, order, rate, place, notes)
+    return Grid(rate, int(times[0]), order, counted.numbers, notes), gaps
 
 
 def _sorted(times: Int, data: Array, place: Place, notes: list[str]) -> Int:
@@ -138,7 +185,7 @@ def _sorted(times: Int, data: Array, place: Place, notes: list[str]) -> Int:
     back = np.flatnonzero(np.diff(times) < 0) + 1
     order = np.argsort(times, kind="stable") if len(back) else np.arange(len(times))
     if len(back):
-        again = np.flatnonzero(np.diff(times[order]) == 0)
+        again = np.flatnonzero((np.diff(times[order]) == 0) & (np.diff(order) != 1))  # not of one stamp
         if any(not _equal(data[order[i]], data[order[i + 1]]) for i in again.tolist()):
             seconds = (times[back[0] - 1] - times[back[0]]) / NS
             raise place.error(
@@ -247,11 +294,14 @@ def _jumps(exact: NDArray[np.float64]) -> int:
     return int(np.count_nonzero(np.diff(np.rint(exact)) != 1))
 
 
-def _first_of_each(numbers: Int, order: Int, data: Array, place: Place, notes: list[str]) -> NDArray[np.bool_]:
+def _first_of_each(
+    numbers: Int, order: Int, data: Array, place: Place, notes: list[str]
+) -> tuple[NDArray[np.bool_], int]:
+    """Which rows are kept, and how many others had values of their own."""
     keep = np.concatenate(([True], np.diff(numbers) != 0))
     repeated = np.flatnonzero(~keep)
     if not len(repeated):
-        return keep
+        return keep, 0
     rows = place.rows[order]
     if len(repeated) > len(numbers) // 2:
         raise place.error(
@@ -269,10 +319,10 @@ def _first_of_each(numbers: Int, order: Int, data: Array, place: Place, notes: l
     notes.append(
         f"{many(len(repeated), 'repeated sample')}{with_other}, first at {place.at(first)}: the first of each is kept"
     )
-    return keep
+    return keep, other
 
 
-def _note_gaps(numbers: Int, order: Int, rate: Fraction, place: Place, notes: list[str]) -> None:
+def _note_gaps(numbers: Int, order: Int, rate: Fraction, place: Place, notes: list[str]) -> int:
     jumps = np.diff(numbers) - 1
     gaps = np.flatnonzero(jumps > 0)
     if len(gaps):
@@ -282,6 +332,7 @@ def _note_gaps(numbers: Int, order: Int, rate: Fraction, place: Place, notes: li
         notes.append(
             f"{many(len(gaps), 'gap')}, {many(missing, 'sample')} ({seconds:.6g} s) missing, first before {where}"
         )
+    return len(gaps)
 
 
 def _equal(a: Array, b: Array) -> bool:
