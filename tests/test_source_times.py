@@ -119,7 +119,7 @@ def test_what_is_no_time_stays_a_channel(tmp_path: Path) -> None:
     """A temperature may be called T; a column that is named as times are is taken as such whatever else is there."""
     rows = [f"{i / 50:.2f},{36 + math.sin(i / 9):.3f},{i}" for i in range(100)]
     (stream,) = one(write(tmp_path / "a.csv", "t,T,Time", rows)).streams
-    assert stream.header.format.channels == ("T", "Time")
+    assert stream.header.format.channels == ("T",)  # `Time` counts rows here
     rows = [f"{36 + math.sin(i / 9):.3f},{i % 5}" for i in range(100)]
     from streams.recording import InputOptions
 
@@ -133,13 +133,85 @@ def test_what_is_no_time_stays_a_channel(tmp_path: Path) -> None:
 
 
 def test_times_of_an_unknown_unit_are_no_channel_and_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "Time,ax", [f"{1000 * i},{i % 5}" for i in range(100)])
+    (found,) = read([path], at_rate(50))
+    assert found.streams[0].header.format.channels == ("ax",)
+    assert any("`Time` holds times in an unknown unit (steps of 1000)" in note for note in found.notes)
+
+
+def at_rate(rate: int) -> ReadOptions:
     from streams.recording import InputOptions
 
-    options = ReadOptions(inputs=(InputOptions("sensor", (), Fraction(50)),))
-    path = write(tmp_path / "a.csv", "Time,ax", [f"{20 * i},{i % 5}" for i in range(100)])
+    return ReadOptions(inputs=(InputOptions("sensor", (), Fraction(rate)),))
+
+
+@pytest.mark.parametrize("name", ["timestamp", "Time", "SampleTimeFine", "device_timestamp", "__time"])
+@pytest.mark.parametrize(
+    ("first", "step", "rate"),
+    [
+        (0, 20, 50),  # a microcontroller's milliseconds
+        (123_456, 10, 100),
+        (3_343_427_885, 16_667, 60),  # a chip's microseconds
+        (86_000 * 10**9, 4_000_000, 250),  # nanoseconds since the machine was started
+        (1_700_000_000, 0.02, 50),
+        (1_700_000_000_000, 20, 50),
+        (1_700_000_000_000_000, 20_000, 50),
+        (0, 0.02, 50),
+        (45_000.5, 1 / 86_400 / 8, 8),  # a table program's days
+    ],
+)
+def test_the_unit_is_the_one_whose_steps_make_sense(
+    tmp_path: Path, name: str, first: float, step: float, rate: int
+) -> None:
+    rows = [
+        f"{first + i * step:.12f},{i % 7}" if isinstance(step, float) else f"{first + i * step},{i % 7}"
+        for i in range(300)
+    ]
+    for options in (ReadOptions(), at_rate(rate)):
+        (found,) = read([write(tmp_path / "a.csv", f"{name},ax", rows)], options)
+        stream = found.streams[0]
+        assert stream.header.format.channels == ("ax",)
+        assert float(stream.header.format.rate) == pytest.approx(rate, 1e-3), found.notes
+        assert [first for first, _ in stream.pieces] == [0]
+
+
+def test_a_table_programs_days_are_dates(tmp_path: Path) -> None:
+    rows = [f"{45_292 + i / 86_400:.11f},{i}" for i in range(100)]  # from 2024-01-01
+    (stream,) = one(write(tmp_path / "a.csv", "timestamp,ax", rows)).streams
+    assert abs(stream.header.origin_ns - 1_704_067_200 * 10**9) < 10**6
+    assert stream.header.format.rate == 1
+
+
+def test_a_unit_in_doubt_is_asked_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "timestamp,ax", [f"{1000 * i},{i % 5}" for i in range(100)])
+    with pytest.raises(SourceError, match=r"steps of 1000.*name it `time_s`, `time_ms`"):
+        one(path)
+    (stream,) = one_with(path, at_rate(1)).streams
+    assert stream.header.format.rate == 1  # as milliseconds
+
+
+def one_with(path: Path, options: ReadOptions) -> Recording:
     (found,) = read([path], options)
-    assert found.streams[0].header.format.channels == ("ax",)
-    assert any("`Time` looks like times in an unknown unit (steps of 20)" in note for note in found.notes)
+    return found
+
+
+@pytest.mark.parametrize(
+    "name", ["seconds_elapsed", "Elapsed (s)", "frame", "PacketCounter", "sample_index", "Unnamed: 0"]
+)
+def test_what_counts_time_or_rows_is_no_channel(tmp_path: Path, name: str) -> None:
+    rows = [f"{1_700_000_000 + i / 50:.2f},{i / 50 if 'lapsed' in name else i},{i % 5}" for i in range(200)]
+    recording = one(write(tmp_path / "a.csv", f"timestamp,{name},ax", rows))
+    assert recording.streams[0].header.format.channels == ("ax",)
+    assert any(name in note and "left out" in note for note in recording.notes)
+
+
+@pytest.mark.parametrize("name", ["frame", "sample", "PacketCounter"])
+def test_a_counter_with_holes_numbers_the_samples(tmp_path: Path, name: str) -> None:
+    numbers = [i for i in range(300) if not 100 <= i < 130]
+    rows = [f"{i + 17},{i % 5},{'a' if i < 200 else 'b'}" for i in numbers]
+    recording = one_with(write(tmp_path / "a.csv", f"{name},ax,label", rows), at_rate(64))
+    assert [first for first, _ in recording.streams[0].pieces] == [0, 130]
+    assert [(label.start_ns * 64 // 10**9, label.label) for label in recording.labels][-1] == (217, "b")
 
 
 def test_parquet(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ _BLOCK = 10_000
 _SHIFT = 0.75  # samples by which what comes must be late
 _LATEST_S, _TOGETHER = 2.0, 16  # samples do not arrive later than that, or that many at once; a longer pause is one
 _SAME = 0.01
+_CLOCK = 0.002  # a clock's own wandering, as a share of the rows
 _MOST, _DENSE = 0.8, 1.5  # so many steps are the same; so much longer is the mean one at most
 
 
@@ -93,7 +94,11 @@ def _by_rows(since: Floats, rate: float | None) -> Counted | None:
     even = since * found - rows - missing  # samples by which each row is late
     late = float(np.ptp(np.quantile(even, (0.02, 0.98))))
     longest = np.diff(since)[np.diff(missing) == 0].max(initial=0.0)
-    if longest > max(_LATEST_S, _TOGETHER / found) or _drift(even) > max(1.0, late) or _wanders(even):
+    if (
+        longest > max(_LATEST_S, _TOGETHER / found)
+        or _drift(even) > max(1.0, late, _CLOCK * len(even))
+        or _wanders(even)
+    ):
         return None
     return Counted(found, rows + missing.astype(np.int64), late / found)
 

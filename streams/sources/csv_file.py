@@ -148,8 +148,7 @@ class _Reader:
             if cells and 2 * numbers >= len(cells):
                 numeric.add(name)
         self._layout = decide(self._names, numeric, self._options, self._file.path, partial(self._column, sample))
-        if self._layout.time:
-            self._clock = Clock(self._layout.time, self._file.path)
+        self._clock = self._layout.clock(self._file.path)
 
     def _column(self, sample: Sequence[Sequence[str]], name: str) -> list[str]:
         at = self._names.index(name)

@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from fractions import Fraction
 from pathlib import Path
 
 from streams.errors import SourceError
 from streams.recording import InputOptions, ReadOptions
 from streams.sources.keep import Keep
-from streams.sources.times import TIME_COLUMNS, time_like
+from streams.sources.times import TIME_COLUMNS, Clock, counts, time_like
 from streams.sources.words import brief
 
 #: Name of the stream that is made where neither a recipe nor the user names one.
@@ -41,6 +42,10 @@ class Layout:
         Which rows.
     notes : list of str
         What was decided.
+    counted : bool
+        Whether the column of times counts samples.
+    rate : Fraction, optional
+        Samples per second, where the recipe says one.
     """
 
     inputs: tuple[InputOptions, ...]
@@ -52,6 +57,12 @@ class Layout:
     metadata: tuple[str, ...]
     keep: Keep | None
     notes: list[str] = field(default_factory=list)
+    counted: bool = False
+    rate: Fraction | None = None
+
+    def clock(self, path: Path | str) -> Clock | None:
+        """What reads the column of times, if there is one."""
+        return Clock(self.time, path, self.rate, counts=self.counted) if self.time else None
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -95,18 +106,27 @@ def decide(
         if name not in named:
             raise missing(name, named, path)
     asked = {name for item in options.inputs for name in item.channels}
-    column, doubt = time_like([name for name in names if name not in asked], cells)
+    unasked = [name for name in named if name not in asked]
+    rates = {item.rate_hz for item in wanted(options, path)}
+    rate = rates.pop() if len(rates) == 1 else None
+    ran, numbered = time_like(unasked, cells, rate), counts(unasked, cells)
+    counted = ""
     time = next(
-        (name for name in TIME_COLUMNS if name in named and name not in asked), None if doubt else column or None
+        (name for name in (*TIME_COLUMNS, *(one.name for one in ran if not one.doubt)) if name in unasked), None
     )
+    if time is None and numbered and rate:
+        time = counted = numbered[0]
     session = options.session or (("session",) if "session" in named and "session" not in asked else ())
     subject = options.subject or ("subject" if "subject" in named and "subject" not in asked else None)
     labels = tuple(name for name in options.label_columns if name in named)
-    spoken_for = {time, column, subject, *labels, *TIME_COLUMNS, *session, *(keep.columns if keep else ())}
+    beside = {*(one.name for one in ran), *numbered}
+    spoken_for = {time, *beside, subject, *labels, *TIME_COLUMNS, *session, *(keep.columns if keep else ())}
     free = [name for name in named if name in numeric and name not in spoken_for]
     inputs, notes = _inputs(options, named, free, path)
     channels = tuple(dict.fromkeys(name for item in inputs for name in item.channels))
-    notes += [doubt] if doubt else []
+    notes += [f"{one.doubt}; left out" for one in ran if one.doubt and time is None]
+    if counted:
+        notes.append(f"samples are numbered by `{counted}`")
     # Not missed is the column `label`, where no recipe may ask for it, and the recipe's own where a labels JSON has its labels.
     optional = {"label", options.label_column if options.label_key else None}
     asked_for = [name for name in options.label_columns if name not in optional]
@@ -114,7 +134,9 @@ def decide(
     # A column of a further label set stays metadata too: what is constant in a session may say its side of a split.
     others = set(labels) - {options.label_column}
     rest = tuple(name for name in named if (name not in spoken_for or name in others) and name not in channels)
-    return Layout(inputs, channels, time, session, subject, labels, rest, keep, notes)
+    clocks = sorted(name for name in beside if name not in (time, *channels))
+    notes += [f"columns left out, they count time or rows: {', '.join(clocks)}"] if clocks else []
+    return Layout(inputs, channels, time, session, subject, labels, rest, keep, notes, counted=bool(counted), rate=rate)
 
 
 def _check_unique(named: Sequence[str], path: Path | str) -> None:

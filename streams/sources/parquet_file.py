@@ -78,7 +78,7 @@ def _recordings(table: Any, file: File, options: ReadOptions) -> Iterator[Record
         if name not in numeric:
             raise SourceError(f"column `{name}` holds {schema.field(name).type}, expected numbers", file.path)
     kinds = {str(schema.field(name).type) for name in layout.channels}
-    clock = Clock(layout.time, file.path) if layout.time else None
+    clock = layout.clock(file.path)
     gatherer = Gatherer(file, layout, options, table.metadata.num_rows > _TOGETHER_ROWS)
     columns = list(dict.fromkeys((*layout.channels, *layout.texts, *([layout.time] if layout.time else []))))
     row = 1

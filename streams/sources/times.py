@@ -1,7 +1,8 @@
-"""Time columns. In: texts or numbers of a column `t` (s), `t_ns` or `timestamp` (ISO 8601, or epoch s, ms, µs, ns).
-Out: int64, ns.
+"""Time columns. In: texts or numbers of a column `t` (s), `t_ns` or `timestamp` (ISO 8601, or s, ms, µs, ns, or a table
+program's days). Out: int64, ns.
 
-The unit of a `timestamp` is decided once for a file, from its first value's magnitude, and noted.
+The unit of a `timestamp` is decided once for a file, and noted: by its size where that is a time of our days, else by its steps, where
+only one unit makes a rate of them that a sensor has.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,22 +32,58 @@ _EXPONENTS = {
     **dict.fromkeys(("ns", "nsec", "nanos", "nanosecond", "nanoseconds"), 0),
 }
 _BRACKETED = re.compile(r"(.+?)\s*[(\[]\s*(\w+)\s*[)\]]")
+_HEADED = re.compile(r"([^\W_]+)[ _](.+)")
 _TAILED = re.compile(r"(.+?)[ _]([^\W_]+)")
-_UNITS = {"s": 9, "ms": 6, "µs": 3, "ns": 0}
+_NAMES = {9: "s", 6: "ms", 3: "µs", 0: "ns"}
+_OUR_DAYS_S, _SLOWEST_S = (631_152_000, 2_840_140_800), 3_600  # 1990 to 2060
+#: By exponent, between which steps nothing but that unit is likely; what counts whole units is no clock of seconds.
+_LIKELY_STEPS = {9: (0.0, 1.0), 6: (2, 500), 3: (2_000, 200_000), 0: (2_000_000, 500_000_000)}
+_DAYS, _DAY_NS = -2, 86_400 * NS  # days since the end of 1899, as table programs count
+_TABLE_DAYS, _DAYS_TO_1970, _DAY_STEP = (20_000, 80_000), 25_569, 0.01
+_TOLD = 0.1
 _LIMIT_NS = 2**62
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 #: Other names of them, in any spelling of upper and lower case, without their unit; a column of these must also run as times do.
 _LIKE = ("t", "timestamp", "time", "datetime", "elapsed", "elapsed time")
+_TOKENS = {"time", "timestamp", "datetime"}
+_COUNTING = {
+    "frame",
+    "frames",
+    "index",
+    "counter",
+    "packet",
+    "sample",
+    "samples",
+    "row",
+    "seq",
+    "sequence",
+    "unnamed",
+    "#",
+}
 _FIRST_ROWS = 200
-_REGULAR = 0.9  # so many of the steps are near the middle one
+_REGULAR, _ON = 0.9, 0.98  # so many of the steps are near the middle one; so many do not go back
 _RELATIVE_NS = 10**17  # times before 1973 count from some beginning
-_SLOW_S = 1.0  # what has a larger step than this may well count something shorter than seconds
 
 
-def time_like(names: Sequence[str], cells: Callable[[str], Sequence[str]]) -> tuple[str, str]:
-    """A column of times that is not named as :data:`TIME_COLUMNS` are, such as `Time`.
+class Ran(NamedTuple):
+    """A column that runs as time does.
+
+    Attributes
+    ----------
+    name : str
+        The column.
+    doubt : str
+        Why it is not read as times although it looks like that, empty where it is.
+    """
+
+    name: str
+    doubt: str
+
+
+def time_like(names: Sequence[str], cells: Callable[[str], Sequence[str]], rate: Fraction | None = None) -> list[Ran]:
+    """Columns of times that are not named as :data:`TIME_COLUMNS` are, such as `Time`; the best one first.
 
     Parameters
     ----------
@@ -52,41 +91,55 @@ def time_like(names: Sequence[str], cells: Callable[[str], Sequence[str]]) -> tu
         All columns.
     cells : callable
         Given a name, its first texts.
-
-    Returns
-    -------
-    column, doubt : str
-        The column, empty where there is none; why it is not read as times although it looks like that, empty where it is.
+    rate : Fraction, optional
+        Samples per second as the recipe says.
     """
-    if any(name in TIME_COLUMNS for name in names):
-        return "", ""
     spelled = {name: _spelled(name) for name in names}
-    like = [name for name in names if spelled[name][0] in _LIKE]
-    found: list[tuple[bool, bool, str, str]] = []
-    for name in sorted(like, key=lambda n: (spelled[n][1] is None, _LIKE.index(spelled[n][0]))):
+    like = [name for name in names if spelled[name][0] in _LIKE or not _TOKENS.isdisjoint(_words(name))]
+    found: list[tuple[bool, bool, int, Ran]] = []
+    for name in like:
+        base, exponent = spelled[name]
         texts = [text.strip() for text in cells(name)[:_FIRST_ROWS]]
+        doubt = ""
         try:
-            times = Clock(name, "").parse(texts, np.arange(len(texts)))
+            times = Clock(name, "", rate).parse(texts, np.arange(len(texts)))
+        except UnitError as error:
+            times, doubt = Clock("t", "").parse(texts, np.arange(len(texts))), str(error)
         except SourceError:
             continue
         steps = np.diff(times)
         middle = float(np.median(steps)) if len(steps) else 0.0
-        # A name with a unit says it all, as long as its times run on.
-        base, exponent = spelled[name]
-        near = steps >= 0 if exponent is not None and base != "t" else np.abs(steps - middle) < 0.5 * middle
-        if middle <= 0 or np.mean(near) < _REGULAR:
+        # A name that says it all only has to run on; a letter may as well be a temperature.
+        near = np.abs(steps - middle) < 0.5 * middle if base == "t" else steps >= 0
+        if not len(steps) or times[-1] <= times[0] or np.mean(near) < (_REGULAR if base == "t" else _ON):
             continue
-        unknown = middle >= _SLOW_S * NS and _is_number(texts[0]) and exponent is None
-        if unknown and base.startswith("elapsed"):  # as likely a measurement
+        if doubt and exponent is None and base.startswith("elapsed"):  # as likely a measurement
             continue
-        doubt = (
-            f"column `{name}` looks like times in an unknown unit (steps of {middle / NS:g}), so it is left out; "
-            "name it `t` (s) or `t_ns`"
-        )
         # The time of day is worth more than the time since some beginning.
-        found.append((unknown, bool(times[0] < _RELATIVE_NS), name, doubt if unknown else ""))
-    *_, column, why = min(found, key=lambda one: one[:2], default=(False, False, "", ""))
-    return column, why
+        rank = _LIKE.index(base) + len(_LIKE) * (exponent is None) if base in _LIKE else 2 * len(_LIKE)
+        found.append((bool(doubt), bool(times[0] < _RELATIVE_NS), rank, Ran(name, doubt)))
+    return [ran for *_, ran in sorted(found, key=lambda one: one[:3])]
+
+
+def counts(names: Sequence[str], cells: Callable[[str], Sequence[str]]) -> list[str]:
+    """Columns that number the rows, such as `frame`: whole numbers that rise, by their name no measurement."""
+    out = []
+    for name in names:
+        if _COUNTING.isdisjoint(_words(name)):
+            continue
+        try:
+            numbers = np.array([float(text) for text in cells(name)[:_FIRST_ROWS]], np.float64)
+        except ValueError:
+            continue
+        steps = np.diff(numbers)
+        if len(steps) and (numbers == np.rint(numbers)).all() and np.mean(steps >= 1) >= _ON and np.median(steps) == 1:
+            out.append(name)
+    return out
+
+
+def _words(name: str) -> set[str]:
+    """The words of a name: ``SampleTimeFine`` and ``sample_time_fine`` have three."""
+    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|#", name)}
 
 
 def _spelled(name: str) -> tuple[str, int | None]:
@@ -95,7 +148,9 @@ def _spelled(name: str) -> tuple[str, int | None]:
     for form in (_BRACKETED, _TAILED):
         if (found := form.fullmatch(plain)) and found[2] in _EXPONENTS:
             return found[1].replace("_", " "), _EXPONENTS[found[2]]
-    return plain.replace("_", " "), None
+    if (found := _HEADED.fullmatch(plain)) and found[1] in _EXPONENTS and len(found[1]) > 2:
+        return found[2].replace("_", " "), _EXPONENTS[found[1]]
+    return plain.strip("_").replace("_", " "), None
 
 
 def _is_number(text: str) -> bool:
@@ -104,6 +159,26 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+class UnitError(SourceError):
+    """Times whose unit nothing tells."""
+
+
+def _unit(middle: float, step: float, rate: Fraction | None) -> tuple[int | None, str]:
+    """The exponent of numbers' unit, and how it was found; None in doubt."""
+    for exponent in _NAMES:
+        second = 10.0 ** (9 - exponent)
+        if _OUR_DAYS_S[0] <= middle / second < _OUR_DAYS_S[1] and step <= _SLOWEST_S * second:
+            return exponent, "since 1970, by the size of its first value"
+    if _TABLE_DAYS[0] <= middle < _TABLE_DAYS[1] and 0 < step < _DAY_STEP:
+        return _DAYS, "by the size of its first value"
+    if rate and step:
+        told = [exponent for exponent in _NAMES if abs(step * float(rate) * 10.0 ** (exponent - 9) - 1) < _TOLD]
+        if told:
+            return told[0], "by its steps"
+    likely = [exponent for exponent, (low, high) in _LIKELY_STEPS.items() if low < step <= high or step == low > 0]
+    return (likely[0] if likely else None), "by its steps"
 
 
 class Clock:
@@ -115,6 +190,10 @@ class Clock:
         One of :data:`TIME_COLUMNS`, or like one.
     path : Path or str
         The file, for messages.
+    rate : Fraction, optional
+        Samples per second as the recipe says; it may tell the unit.
+    counts : bool
+        Whether the column counts samples of that rate.
 
     Attributes
     ----------
@@ -122,9 +201,9 @@ class Clock:
         What was decided.
     """
 
-    def __init__(self, column: str, path: Path | str) -> None:
+    def __init__(self, column: str, path: Path | str, rate: Fraction | None = None, *, counts: bool = False) -> None:
         self.column, self.notes = column, list[str]()
-        self.path = path
+        self.path, self._rate, self._counts = path, rate, counts
         #: 10**exponent ns are one unit; -1 for ISO 8601.
         self._exponent: int | None = 9 if column.lower() == "t" else _spelled(column)[1]
 
@@ -143,8 +222,10 @@ class Clock:
         SourceError
             At the first text that is no time.
         """
-        if self._exponent is None and texts:
-            self._decide(texts[0])
+        if self._counts and self._rate:
+            return self._numbered(texts, rows)
+        if self._exponent is None and len(texts):
+            self._decide(texts, int(rows[0]))
         if self._exponent == 9 and (quick := _small_seconds(texts)) is not None:
             return quick
         out = np.empty(len(texts), np.int64)
@@ -160,7 +241,9 @@ class Clock:
     def numbers(self, values: NDArray[np.generic], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Times of a numeric column (Parquet): whole numbers exactly, float64 as exactly as it holds them."""
         if self._exponent is None and len(values):
-            self._decide(str(values[0]))
+            self._decide([str(value) for value in values[:_FIRST_ROWS]], int(rows[0]))
+        if self._exponent == _DAYS or self._counts:
+            return self.parse([str(value) for value in values], rows)
         scale = 10 ** (self._exponent or 0)
         if values.dtype.kind in "iu":
             out = values.astype(np.int64)
@@ -176,21 +259,39 @@ class Clock:
         times: NDArray[np.int64] = out * scale
         return times
 
-    def _decide(self, text: str) -> None:
+    def _numbered(self, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Times of samples that are counted."""
+        assert self._rate
         try:
-            size = abs(float(text))
+            return np.array([round(int(float(text)) * NS / self._rate) for text in texts], np.int64)
+        except (ValueError, OverflowError):
+            bad = next(i for i, text in enumerate(texts) if not text.strip().isdigit())
+            raise self._error(texts[bad], int(rows[bad])) from None
+
+    def _decide(self, texts: Sequence[str], row: int) -> None:
+        try:
+            numbers = np.array([float(text) for text in texts[:_FIRST_ROWS]], np.float64)
         except ValueError:
             self._exponent = -1
-            zoned = text.strip()[-1:] in ("Z", "z") or "+" in text[10:] or "-" in text[10:]
+            text = texts[0].strip()
+            zoned = text[-1:] in ("Z", "z") or "+" in text[10:] or "-" in text[10:]
             self.notes.append(
                 f"`{self.column}` is read as ISO 8601" + ("" if zoned else " without a time zone, taken as UTC")
             )
             return
-        # Seconds reach 1e11 in the year 5138; the other units follow at the same factor.
-        unit = next((name for name, top in (("s", 1e11), ("ms", 1e14), ("µs", 1e17)) if size < top), "ns")
-        self._exponent = _UNITS[unit]
+        steps = np.diff(numbers)
+        step = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
+        self._exponent, how = _unit(float(np.median(numbers)), step, self._rate)
+        if self._exponent is None:
+            raise UnitError(
+                f"column `{self.column}` holds times in an unknown unit (steps of {step:g}); name it `time_s`, `time_ms`, "
+                "`time_us` or `time_ns`",
+                self.path,
+                row,
+            )
+        unit = "days as table programs count them" if self._exponent == _DAYS else _NAMES[self._exponent]
         self.notes.append(
-            f"`{self.column}` is read as {unit} since 1970, by the size of its first value ({brief(text)})"
+            f"`{self.column}` is read as {unit} {how} ({brief(texts[0]) if 'size' in how else f'{step:g}'})"
         )
 
     def _wrong(self, texts: Sequence[str], rows: NDArray[np.int64]) -> SourceError:
@@ -206,7 +307,7 @@ class Clock:
 
     def _error(self, text: str, row: int) -> SourceError:
         kind = "a date and time in ISO 8601" if self._exponent == -1 else "a number"
-        unit = {9: " of seconds", 6: " of ms", 3: " of µs", 0: " of ns", -1: ""}[self._exponent or 0]
+        unit = {9: " of seconds", 6: " of ms", 3: " of µs", 0: " of ns", -1: "", _DAYS: " of days"}[self._exponent or 0]
         return SourceError(f"column `{self.column}` has {brief(text)!r}, expected {kind}{unit}", self.path, row)
 
 
@@ -224,7 +325,9 @@ def _small_seconds(texts: Sequence[str]) -> NDArray[np.int64] | None:
 
 def _scaled(text: str, exponent: int) -> int:
     try:
-        value = Decimal(text).scaleb(exponent).to_integral_value()
+        number = Decimal(text)
+        ns = (number - _DAYS_TO_1970) * _DAY_NS if exponent == _DAYS else number.scaleb(exponent)
+        value = ns.to_integral_value()
     except InvalidOperation:
         raise ValueError(text) from None
     if not abs(value) < _LIMIT_NS or "_" in text:
