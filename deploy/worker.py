@@ -279,6 +279,9 @@ def _restart() -> None:
         say(f"began again {len(recent)} times within {_RESTARTS_S:g} s; giving up")
         os._exit(1)
     os.environ[_RESTARTS] = ",".join([*recent, f"{now:.1f}"])
+    for descriptor in os.listdir("/dev/fd"):  # librdkafka leaves pipes open to the next
+        with contextlib.suppress(OSError):
+            os.set_inheritable(int(descriptor), int(descriptor) < 3)
     # A process image of its own: no task, thread or socket of this one can send anything afterwards.
     os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - the very command that started this process
 

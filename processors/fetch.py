@@ -24,7 +24,7 @@ _RECORDS = 2_000  # a batch: enough to make a hand-over cheap, few enough to ans
 _POLL_S = 0.1  # how soon it does what it is told
 _LOG = logging.getLogger("kafka.fetch")
 _CODES = confluent_kafka.KafkaError
-#: What the client cannot mend by trying again.
+#: What the client cannot mend by trying again, where it is said of a partition.
 _HOPELESS = {
     _CODES.TOPIC_AUTHORIZATION_FAILED: TopicAuthorizationFailedError,
     _CODES._NOT_IMPLEMENTED: UnsupportedCodecError,
@@ -76,15 +76,16 @@ class Fetch:
             "auto.offset.reset": "earliest",
             "isolation.level": "read_uncommitted",
             "fetch.message.max.bytes": 2 * MIB,  # a larger message comes alone
-            "fetch.max.bytes": 8 * MIB,
+            "fetch.max.bytes": 4 * MIB,  # as they stand compressed: a whole fetch is unpacked at once
             "queued.max.messages.kbytes": 8 * MIB // 1024,
             "fetch.queue.backoff.ms": 5,  # a full queue is soon empty
             "fetch.wait.max.ms": 500,
             "reconnect.backoff.max.ms": 1_000,
             "socket.keepalive.enable": True,
+            "socket.timeout.ms": 30_000,
             "topic.metadata.refresh.interval.ms": 5_000,  # a topic deleted and made again is found within so long
             "log_level": 0,  # errors come to `error_cb`
-            "error_cb": self._tell,
+            "error_cb": self._note,
         }
         try:
             self._consumer = confluent_kafka.Consumer(settings | arguments)
@@ -123,10 +124,11 @@ class Fetch:
         self._consumer.close()
 
     def _fetch(self) -> None:
-        turn = 0
+        turn, expected = 0, dict[TopicPartition, int]()
         while not self._closed.is_set():
             if turn != self._told[0]:
                 turn, offsets = self._told
+                expected = dict(offsets)
                 self._consumer.assign([confluent_kafka.TopicPartition(*tp, at) for tp, at in offsets.items()])
             if (first := self._consumer.poll(_POLL_S)) is None:
                 continue
@@ -135,25 +137,31 @@ class Fetch:
                 if (error := message.error()) is not None:
                     self._tell(error)
                     continue
-                record = Record(
-                    message.topic(),
-                    message.partition(),
-                    message.offset(),
-                    message.timestamp()[1],
-                    message.key(),
-                    message.value(),
-                )
-                batch.setdefault(TopicPartition(record.topic, record.partition), []).append(record)
+                topic, partition, offset = message.topic(), message.partition(), message.offset()
+                record = Record(topic, partition, offset, message.timestamp()[1], message.key(), message.value())
+                tp = TopicPartition(topic, partition)
+                if offset < expected.get(tp, 0):
+                    raise KafkaError(
+                        f"{topic}/{partition} goes back from {expected[tp]} to {offset}: the topic was made again, or lost records"
+                    )
+                expected[tp] = offset + 1
+                batch.setdefault(tp, []).append(record)
             if batch:
                 self._room.acquire()
                 self._in_loop(self._ready.put_nowait, (turn, batch))
 
     def _tell(self, error: Any) -> None:
-        kind = _HOPELESS.get(error.code(), KafkaError if error.fatal() else None)
-        if kind is not None:
-            self._in_loop(self._failed, kind(error.str()))
+        """An error of a partition."""
+        if error.code() in _HOPELESS:
+            self._in_loop(self._failed, _HOPELESS[error.code()](error.str()))
         else:
-            _LOG.warning("Unable to connect or to fetch: %s", error.str())
+            self._note(error)
+
+    def _note(self, error: Any) -> None:
+        """An error of the client, which it may mend."""
+        if error.fatal():
+            self._in_loop(self._failed, KafkaError(error.str()))
+        _LOG.warning("Unable to connect or to fetch: %s", error.str())
 
     def _in_loop(self, call: Callable[..., Any], *given: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed

@@ -10,7 +10,7 @@ is told to the app: aiokafka would log it and go on for ever without doing anyth
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
@@ -109,9 +109,10 @@ class BatchThread(driver.AIOKafkaConsumerThread):
     def _tell(self, error: BaseException) -> None:
         self.parent_loop.call_soon_threadsafe(self.app.failed, error)
 
-    def waiting(self) -> contextlib.AbstractContextManager[None]:
-        """In it the worker waits for records; one that is long out of it leaves its group."""
-        return self._ensure_consumer()._subscription.fetch_context()
+    def alive(self) -> None:
+        """Count from now the time without records after which aiokafka leaves the group."""
+        if self._consumer is not None:
+            self._consumer._subscription._last_fetch_ended = time.monotonic()
 
     async def commit_with(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
         """Commit offsets and their metadata."""
@@ -142,9 +143,16 @@ class BatchConsumer(driver.Consumer):
 
     async def _drain(self, fetcher: Any) -> None:
         while not (self._stopped.is_set() or fetcher._stopped.is_set()):
-            with self._thread.waiting():
-                batch = await self.app.fetch.next()
-            await self.app.handler.on_records(batch)
+            records = await self.app.fetch.next()
+            await self.app.handler.on_records(records)
+
+    @driver.Consumer.task
+    async def _alive(self) -> None:
+        """Tell aiokafka that this loop runs: a worker whose loop stands still leaves its group, one whose model is slow does not."""
+        while not self.should_stop:
+            if self._thread is not None:
+                self._thread.alive()
+            await asyncio.sleep(1.0)
 
     async def on_stop(self) -> None:
         """Finish and commit before the connection closes."""

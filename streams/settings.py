@@ -149,8 +149,11 @@ class Settings:
                 "sasl.password": self.sasl_password,
             }
         if self.security_protocol.endswith("SSL"):
+            import ssl
+
+            usual = ssl.get_default_verify_paths()  # where Python looks; librdkafka would look elsewhere
             files = {
-                "ssl.ca.location": self.ssl_cafile,
+                "ssl.ca.location": self.ssl_cafile or usual.cafile or usual.capath,
                 "ssl.certificate.location": self.ssl_certfile,
                 "ssl.key.location": self.ssl_keyfile or self.ssl_certfile,
             }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from threading import Thread
 from types import SimpleNamespace
 from typing import Any
@@ -65,7 +64,6 @@ def test_whatever_goes_wrong_while_records_are_taken_is_told_to_the_worker(error
             raise error
 
         app.fetch = SimpleNamespace(next=fetch)
-        consumer._thread = SimpleNamespace(waiting=contextlib.nullcontext)
         fetcher = SimpleNamespace(_stopped=asyncio.Event())
         await consumer._drain_messages(fetcher)
 

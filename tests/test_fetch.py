@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -108,3 +109,42 @@ def test_what_trying_again_does_not_mend_is_told(
     error = asyncio.run(told())
     assert type(error) is kind
     assert "why" in str(error)
+
+
+@pytest.mark.broker
+def test_a_topic_that_goes_back_is_told(broker: str, topic: str) -> None:
+    """Deleted and made again behind what was read: nothing of it is taken for what came next."""
+
+    async def read() -> BaseException:
+        heard: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        fetch = Fetch(Settings(brokers=broker).librdkafka(), asyncio.get_running_loop(), heard.set_result)
+        place = TopicPartition(topic, 0)
+        fetch.begin({place: 0})
+        read = 0
+        while read < COUNT:
+            read += len((await fetch.next())[place])
+        await asyncio.to_thread(make_again, broker, topic)
+        try:
+            while True:
+                done, _ = await asyncio.wait(
+                    [heard, coming := asyncio.ensure_future(fetch.next())], return_when=asyncio.FIRST_COMPLETED
+                )
+                assert coming not in done
+                return heard.result()
+        finally:
+            coming.cancel()
+            fetch.close()
+
+    assert "goes back from 3000 to 0" in str(asyncio.run(asyncio.wait_for(read(), 60)))
+
+
+def make_again(broker: str, topic: str) -> None:
+    with KafkaAdminClient(bootstrap_servers=broker) as admin:
+        admin.delete_topics([topic])
+        time.sleep(2)
+        admin.create_topics({topic: {"num_partitions": PARTITIONS}})
+        admin.wait_for_topics([topic])
+    with KafkaProducer(bootstrap_servers=broker) as producer:
+        for _ in range(10):
+            producer.send(topic, partition=0, key=b"k", value=b"other")
+        producer.flush()

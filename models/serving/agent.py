@@ -118,15 +118,12 @@ class Agent:
         await self._room(life)
 
     async def _take(self, partition: Partition, tp: TopicPartition, batch: list[Any]) -> None:
-        life, expected = self._life, partition.next_offset.get(tp.topic, 0)
-        if batch[-1].offset < expected:
+        life, count, expected = self._life, len(batch), partition.next_offset.get(tp.topic, 0)
+        if batch[0].offset < expected:
             await self._commits.check_topics()
-        if life != self._life:
-            return
-        partition.mark(tp.topic, max(expected, batch[0].offset))
-        new = [r for r in batch if r.offset >= expected]  # the others were fetched again after a rebalance
-        with contextlib.closing(partition.take(tp.topic, new, self._reject)) as taking:
-            count = len(new)
+            raise DeliveryError(f"{tp.topic}/{tp.partition} goes back from {expected} to {batch[0].offset}")
+        partition.mark(tp.topic, batch[0].offset)
+        with contextlib.closing(partition.take(tp.topic, batch, self._reject)) as taking:
             while True:
                 async with self._turn:
                     if life != self._life or self._holding:
@@ -198,6 +195,7 @@ class Agent:
             return
         offsets = dict[TopicPartition, int]()
         for n, left in found.items():
+            self._commits.know(left.topic_ids)
             partition = self.partitions[n] = Partition(
                 n, job.chain, job.matches, time.monotonic, self._limits, job.outputs
             )

@@ -42,6 +42,7 @@ class Commits:
     ) -> None:
         self._partitions, self._job, self._around, self._outbox = partitions, job, around, outbox
         self._looked_s = time.monotonic()
+        self._topic_ids: dict[str, str] = {}
         self._large: set[str] = set()  # sessions that were said to be too large
 
     @property
@@ -118,14 +119,19 @@ class Commits:
             If one was deleted and made again: offsets, and what was read up to them, are of another topic.
         """
         self._looked_s = time.monotonic()
-        now = await self._around.topic_ids(self._job().inputs)
-        for topic, topic_id in self._known().items():
-            if topic_id and now.get(topic, topic_id) != topic_id:
-                raise DeliveryError(f"topic {topic} was deleted and made again")
+        self.know(await self._around.topic_ids(self._job().inputs))
 
-    def _known(self) -> Mapping[str, str]:
-        partition = next(iter(self._partitions.values()), None)
-        return {topic: partition.topic_id(topic) for topic in self._job().inputs} if partition else {}
+    def know(self, ids: Mapping[str, str]) -> None:
+        """Remember which topics these are, for as long as this process lives: its clients keep to what they have seen of them.
+
+        Raises
+        ------
+        DeliveryError
+            If one is another than it was.
+        """
+        for topic, topic_id in ids.items():
+            if topic_id and self._topic_ids.setdefault(topic, topic_id) != topic_id:
+                raise DeliveryError(f"topic {topic} was deleted and made again")
 
 
 def _make(made: Sequence[partial[Snapshot] | None]) -> list[Snapshot | None]:
