@@ -15,6 +15,7 @@ from streams.sources import csv_file, read
 
 def test_large_files_are_given_away_session_by_session(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_file, "_BLOCK_BYTES", 64)
+    monkeypatch.setattr(csv_file, "_HEAD_BYTES", 64)
     monkeypatch.setattr(csv_file, "_TOGETHER_BYTES", 100)
     lines = [f"{i / 10},{i},{name}" for name in "abc" for i in range(50)]
     path = write("\n".join(["t,ax,session", *lines]))

@@ -11,6 +11,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from streams.errors import SourceError
 from streams.recording import ReadOptions, Recording
 from streams.sources.files import File
+from streams.sources.head import Head, find_head, is_number
 from streams.sources.layout import Layout, decide
 from streams.sources.table import Block, Gatherer
 from streams.sources.times import Clock
@@ -29,7 +31,10 @@ _BLOCK_BYTES = 32 * 2**20
 _TOGETHER_BYTES = 64 * 2**20  # larger files are given away session by session
 _SAMPLE_ROWS = 200
 _NO_VALUE = frozenset(("", "nan", "na", "n/a", "null", "none"))
+_HEAD_BYTES = 2**18  # names stand within so much
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
+_DECIMAL_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
 _MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK": "a zip or Excel file", b"\x1f\x8b": "a gzip file"}
 
 
@@ -75,7 +80,9 @@ class _Reader:
         self._blank: list[int] = []
         self._cut = 0  # the last row, where it ends too early
         self._names: list[str] = []
-        self._delimiter, self._comma = ",", False
+        self._delimiter, self._comma, self._thousands = ",", False, False
+        self._ahead: list[str] = []
+        self._head: Head
         self._layout: Layout
         self._clock: Clock | None = None
 
@@ -103,25 +110,13 @@ class _Reader:
         yield from gatherer.finish()
 
     def _header(self) -> None:
-        line = ""
-        for line in iter(self._text.readline, ""):
-            self._row += 1
-            if line.strip():
-                break
-        while line.count('"') % 2 and (more := self._text.readline()):  # a line break within a quoted name
-            self._row, line = self._row + 1, line + more
-        if not line.strip():
-            raise SourceError("is empty; expected a header row and rows of numbers", self._file.path)
-        found = [next(csv.reader(line.splitlines(keepends=True), delimiter=sign)) for sign in (",", ";", "\t")]
-        best = max(found, key=len)
-        self._delimiter = ",;\t"[found.index(best)]
-        self._names = [" ".join(name.split()) for name in best]
-        if not any(self._names) or all(_is_number(name) for name in self._names if name):
-            raise SourceError(f"holds {brief(line)!r} where column names are expected", self._file.path, self._row)
+        head = find_head(self._text.readlines(_HEAD_BYTES), self._file.path)
+        self._row, self._delimiter, self._names = head.row, head.delimiter, head.names
+        self._ahead, self._head = head.rest, head
 
     def _lines(self) -> tuple[list[str], NDArray[np.int64]]:
         """The next lines that hold something, with their row numbers; quoted line breaks stay within one block."""
-        lines = self._text.readlines(_BLOCK_BYTES)
+        lines, self._ahead = self._ahead + self._text.readlines(_BLOCK_BYTES), []
         while sum(line.count('"') for line in lines) % 2 and (more := self._text.readline()):
             lines.append(more)
         rows = np.arange(self._row + 1, self._row + 1 + len(lines))
@@ -139,22 +134,36 @@ class _Reader:
     def _decide(self, lines: Sequence[str]) -> None:
         sample = [row for row in islice(csv.reader(lines, delimiter=self._delimiter), _SAMPLE_ROWS) if any(row)]
         if self._delimiter != ",":
-            self._comma = any(_DECIMAL_COMMA.fullmatch(cell.strip()) for row in sample for cell in row)
+            cells = [cell.strip() for row in sample for cell in row]
+            commas = [cell for cell in cells if _DECIMAL_COMMA.fullmatch(cell) or _THOUSANDS.fullmatch(cell)]
+            dots = any(_DECIMAL_POINT.fullmatch(cell) for cell in cells)
+            self._thousands = bool(commas) and dots and all(_THOUSANDS.fullmatch(cell) for cell in commas)
+            self._comma = bool(commas) and not self._thousands
         numeric = set()
         for i, name in enumerate(self._names):
             cells = [row[i].strip() for row in sample if len(row) > i and row[i].strip().lower() not in _NO_VALUE]
-            numbers = sum(_is_number(self._plain(cell)) for cell in cells)
+            numbers = sum(is_number(self._plain(cell)) for cell in cells)
             # A channel with one wrong cell is a channel with an error, not a text column to pass over.
             if cells and 2 * numbers >= len(cells):
                 numeric.add(name)
         self._layout = decide(self._names, numeric, self._options, self._file.path, partial(self._column, sample))
+        self._layout.notes[:0] = self._head.notes
+        rated = [item for item in self._layout.inputs if item.rate_hz is None]
+        if self._head.rate and not self._layout.time and len(rated) == len(self._layout.inputs):
+            inputs = tuple(replace(item, rate_hz=self._head.rate) for item in rated)
+            self._layout = replace(self._layout, inputs=inputs)
+            self._layout.notes.append(f"rate {float(self._head.rate):g} Hz, as the head of the file says")
         self._clock = self._layout.clock(self._file.path)
 
     def _column(self, sample: Sequence[Sequence[str]], name: str) -> list[str]:
         at = self._names.index(name)
-        return [self._plain(row[at]) for row in sample if len(row) == len(self._names)]
+        whole = [row for row in sample if len(row) == len(self._names)]
+        rows = whole if 2 * len(whole) >= len(sample) else [row for row in sample if len(row) > at]
+        return [self._plain(row[at]) for row in rows]
 
     def _plain(self, cell: str) -> str:
+        if self._thousands and _THOUSANDS.fullmatch(cell.strip()):
+            return cell.replace(",", "")
         return cell.replace(",", ".") if self._comma else cell
 
     def _fast(self, lines: list[str], rows: NDArray[np.int64]) -> Block | None:
@@ -162,7 +171,7 @@ class _Reader:
         layout = self._layout
         texts = {*layout.texts, layout.time} - {None}
         numbers = [name in layout.channels and name not in texts for name in self._names]
-        if sum(numbers) < len(layout.channels) or (self._comma and not all(numbers)):
+        if sum(numbers) < len(layout.channels) or (self._comma and not all(numbers)) or self._thousands:
             return None
         if self._comma:
             lines = [line.replace(",", ".") for line in lines]
@@ -196,7 +205,7 @@ class _Reader:
                 self._cut = row  # a logger that was switched off
                 continue
             if len(cells) != len(self._names):
-                raise SourceError(f"{len(cells)} columns where the header has {len(self._names)}", self._file.path, row)
+                cells = self._whole(cells, row)  # noqa: PLW2901
             kept.append(row)
             values.append([self._number(cells[i], i, row) for i in at])
             for name, i in wanted.items():
@@ -205,11 +214,22 @@ class _Reader:
         table = np.array(values, np.float64).reshape(len(kept), len(at))
         return Block(numbers, table, {name: texts[name] for name in layout.texts}, self._times(texts, numbers))
 
+    def _whole(self, cells: list[str], row: int) -> list[str]:
+        """A row without what is empty beyond the names, or with empty texts where it ends before the last of them."""
+        count, layout = len(self._names), self._layout
+        if len(cells) > count and not any(cell.strip() for cell in cells[count:]):
+            return cells[:count]
+        needed = {*layout.channels, *layout.session, *layout.labels, layout.time, layout.subject}
+        lacks = self._names[len(cells) :]
+        if not lacks or not needed.isdisjoint(lacks):
+            raise SourceError(f"{len(cells)} columns where the header has {count}", self._file.path, row)
+        return cells + [""] * len(lacks)
+
     def _number(self, cell: str, column: int, row: int) -> float:
         text = self._plain(cell.strip())
         if text.lower() in _NO_VALUE:
             return float("nan")
-        if not _is_number(text):
+        if not is_number(text):
             raise SourceError(
                 f"column `{self._names[column]}` has {brief(cell)!r}, expected a number", self._file.path, row
             )
@@ -217,13 +237,3 @@ class _Reader:
 
     def _times(self, texts: dict[str, list[str]], rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         return self._clock.parse(texts[self._clock.column], rows) if self._clock else None
-
-
-def _is_number(text: str) -> bool:
-    if "_" in text:
-        return False
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

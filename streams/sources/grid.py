@@ -25,6 +25,7 @@ Int = NDArray[np.int64]
 _SNAP = 1e-4  # a rate this close to a plain number is that number
 _RATE_TOLERANCE = 0.01
 _MOST_BLUR = 0.005
+_SAME = 0.01
 _IRREGULAR = 0.22  # mean distance from the grid in samples; times without any grid have 0.25
 _MAX_INDEX = 2**53
 _TRACKED = 24  # samples a block when a clock's phase is followed: at 1 % off it moves by a quarter of a sample
@@ -227,16 +228,16 @@ def _blur(times: Int) -> float:
     return min(step / max(int(since[-1]), 1), _MOST_BLUR)
 
 
-def _common(real: float) -> Fraction:
-    """The nearest rate that sensors are built for: a multiple of 5, or a power of two."""
-    return Fraction(min((5 * round(real / 5), 2 ** max(0, round(math.log2(real)))), key=lambda rate: abs(rate - real)))
+def _common(real: float, blur: float) -> Fraction | None:
+    """The plainest rate within `blur` that sensors are built for: a power of two, or a multiple of 100, 50, ..., 5."""
+    plain = [2 ** max(0, round(math.log2(real))), *(step * round(real / step) for step in (100, 50, 25, 20, 10, 5))]
+    return next((Fraction(rate) for rate in plain if rate and abs(real / rate - 1) <= blur), None)
 
 
 def _snapped(real: float, blur: float, notes: list[str]) -> Fraction:
     """The plain number within 1e-4 of a rate: whole, a whole number of seconds, television's n/1.001, then two
     decimals. Where the times are rounded so coarsely that a common rate is as likely, it is that one."""
-    common = _common(real)
-    if common and abs(real / float(common) - 1) <= blur:
+    if common := _common(real, min(blur, _SAME)):
         notes.append(f"rate {_hz(float(common))} taken from the times (they say {_hz(real)})")
         return common
     plain = [Fraction(round(real)), Fraction(round(real * 1.001) * 1000, 1001), Fraction(round(real * 100), 100)]
