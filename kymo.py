@@ -11,13 +11,14 @@ import importlib
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import click
 
-from streams.errors import KymoError
+from streams.errors import KymoError, SourceWarning
 
 if TYPE_CHECKING:
     from models.bundle import Bundle, load_bundle
@@ -169,6 +170,7 @@ class Verbs(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb."""
+        warnings.showwarning = _say_warning
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -225,6 +227,15 @@ class Unheard:
 def _discard_output() -> None:
     """Give up stdout, so that Python does not complain when it flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _say_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any
+) -> None:
+    """A warning as a line; with its place, as Python does it, where it is not ours."""
+    ours = issubclass(category, SourceWarning)
+    text = str(message) if ours else warnings.formatwarning(message, category, filename, lineno).strip()
+    click.echo(f"kymo: {text}", err=True)
 
 
 def _fail(ctx: click.Context, message: str, status: int) -> None:

@@ -138,3 +138,7 @@ class BundleError(KymoError):
 
 class TrainingError(KymoError):
     """Data from which nothing can be learned."""
+
+
+class SourceWarning(UserWarning):
+    """A file of a folder that is left out, since it cannot be read."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streams.errors import SourceError
+from streams.errors import SourceError, SourceWarning
 from streams.recording import InputOptions, ReadOptions, Recording
 from streams.sources import read
 
@@ -102,3 +102,21 @@ def test_thousands_are_no_decimals(tmp_path: Path) -> None:
 def test_numbers_alone_are_asked_for_names(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="where column names are expected"):
         one(tmp_path / "a.csv", *SAMPLES)
+
+
+def test_a_broken_file_in_a_folder_is_left_out_and_said(tmp_path: Path) -> None:
+    """One that was named by itself is an error, and so is a folder of nothing else."""
+    for name in ("b", "d"):
+        (tmp_path / f"{name}.csv").write_text("\n".join(("t,ax,ay", *SAMPLES)))
+    foreign = {"a": "invoice,amount\nx,y\n", "c": "t,ax\n0,1\n1,x\n2,3\n3,4", "e": "", "f": "\x00\x01"}
+    for name, text in foreign.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+        with pytest.raises(SourceError):
+            list(read([tmp_path / f"{name}.csv"]))
+    with pytest.warns(SourceWarning) as told:
+        assert [recording.session for recording in read([tmp_path])] == ["b", "d"]
+    assert [Path(str(one.message).split(",")[0].split(": ")[0]).stem for one in told] == ["a", "c", "e", "f"]
+    for name in ("b", "d"):
+        (tmp_path / f"{name}.csv").unlink()
+    with pytest.raises(SourceError, match=r"a\.csv"):
+        list(read([tmp_path]))

@@ -280,3 +280,29 @@ def test_doctor_counts_windows_that_empty_cells_leave() -> None:
     assert window_count(recipe, facts.runs) == 2 + 2
     windows = next(check for check in explain(recipe, Facts("s", streams={"imu": facts})) if check.name == "windows")
     assert windows.text == ("129 samples (12.9 s, 1 gap (1 sample with empty or NaN cells among them)) hold 4 windows")
+
+
+@pytest.mark.parametrize("odd", [1, 2])
+def test_rows_from_before_the_clock_was_set(tmp_path: Path, odd: int) -> None:
+    rows = [f"{i / 50:.2f},7" for i in range(odd)] + [f"{1_700_000_000 + i / 50:.2f},{i % 5}" for i in range(odd, 200)]
+    recording = one(write(tmp_path / "a.csv", "timestamp,ax", rows))
+    (stream,) = recording.streams
+    assert (stream.count, stream.header.format.rate) == (200 - odd, 50)
+    assert [first for first, _ in stream.pieces] == [0]
+    assert any("54 years before the others, first at row 2" in note for note in recording.notes)
+
+
+def test_a_clock_that_was_set_half_way(tmp_path: Path) -> None:
+    rows = [f"{i / 50 + (i > 100) * 1_700_000_000:.2f},{i % 5}" for i in range(200)]
+    with pytest.raises(SourceError, match=r"row 103.*jumps by 54 years"):
+        one(write(tmp_path / "a.csv", "t,ax", rows))
+
+
+def test_a_device_that_began_anew_is_no_out_of_order(tmp_path: Path) -> None:
+    """Its times fall between those of before; parts that merely stand in another order are sorted."""
+    rows = [f"{(i % 150) / 50 + (i >= 150) * 0.007:.3f},{i % 5}" for i in range(300)]
+    with pytest.raises(SourceError, match=r"row 152: time goes back by .* two recordings in one file"):
+        one(write(tmp_path / "a.csv", "t,ax", rows))
+    rows = [f"{(i + 150) % 300 / 50:.2f},{i % 5}" for i in range(300)]
+    (stream,) = one(write(tmp_path / "b.csv", "t,ax", rows)).streams
+    assert (stream.count, [first for first, _ in stream.pieces]) == (300, [0])

@@ -101,6 +101,17 @@ def test_by_time_the_end_is_held_out(windows: int, share: float, hop: int) -> No
         ]
 
 
+def test_sessions_and_subjects_are_texts_other_columns_numbers() -> None:
+    people = [example(f"s{n}", n, subject=name) for n, name in enumerate(("1.1", "1.10", "007", "7"))]
+    split = make_split(people, TrainTable("column", ColumnSplit("subject", ("1.10", "7.0"), ("1.1",))), 0.2, 0)
+    assert (split.training, split.validation, split.left_out) == ([1, 3], [0], (2,))
+    sets = [example(f"s{n}", n, set=name) for n, name in enumerate(("1.0", "1", "2"))]
+    split = make_split(sets, TrainTable("column", ColumnSplit("set", ("1",), ("2",))), 0.2, 0)
+    assert (split.training, split.validation) == ([0, 1], [2])
+    with pytest.raises(TrainingError, match="1 stands in train and in test"):
+        make_split(sets, TrainTable("column", ColumnSplit("set", ("1",), ("1.0", "2"))), 0.2, 0)
+
+
 def test_by_column() -> None:
     examples = [example(f"s{i}", n, set=value) for i, value in enumerate(("1", "1.0", "2", "3")) for n in range(2)]
     table = TrainTable("column", ColumnSplit("set", ("1",), ("2", "4")))

@@ -26,7 +26,7 @@ import numpy as np
 from models.data.split_groups import deal, hold_out
 from processors.recipe_tables import ColumnSplit, TrainTable
 from streams.errors import TrainingError
-from streams.labels.labels import canonical
+from streams.labels.labels import canonical, identity
 
 if TYPE_CHECKING:
     from models.data.dataset import Example
@@ -200,7 +200,12 @@ def _around(
 
 
 def _by_column(examples: Sequence[Example], rule: ColumnSplit, seed: int) -> Split:
-    train, test = ({canonical(value) for value in values} for values in (rule.train, rule.test))
+    same = identity if rule.column in ("session", "subject") else canonical
+    train, test = ({same(value) for value in values} for values in (rule.train, rule.test))
+    if both := train & test:
+        raise TrainingError(
+            f"[train] split by column `{rule.column}`: {', '.join(sorted(both))} stands in train and in test"
+        )
     values = [_value(example, rule.column) for example in examples]
     training = [i for i, value in enumerate(values) if value in train]
     validation = [i for i, value in enumerate(values) if value in test]
@@ -217,7 +222,7 @@ def _by_column(examples: Sequence[Example], rule: ColumnSplit, seed: int) -> Spl
 def _value(example: Example, column: str) -> str | None:
     own = {"session": session_of(example), "subject": example.subject}
     value = example.metadata.get(column, own.get(column))
-    return None if value is None else canonical(value)
+    return None if value is None else identity(value) if column in own else canonical(value)
 
 
 def _numbers(groups: Sequence[str], chosen: set[str]) -> list[int]:

@@ -6,6 +6,7 @@ Labels are text; numbers are equal by value, so that ``3``, ``3.0`` and ``"3.00"
 
 from __future__ import annotations
 
+import re
 from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -107,6 +108,18 @@ class Label:
             )
         found["label"] = canonical(found["label"])
         return interval(**{"set": "label"} | found)
+
+
+_WHOLE = re.compile(r"(0|[1-9]\d*)\.0+")
+
+
+def identity(text: str) -> str:
+    """What names a session or a subject: text, but for whole numbers that a table program wrote as `7.0`.
+
+    `1.1` and `1.10` are two, as are `7` and `007`.
+    """
+    plain = text.strip()
+    return found[1] if (found := _WHOLE.fullmatch(plain)) else plain
 
 
 def canonical(label: object) -> str:

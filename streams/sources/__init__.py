@@ -8,11 +8,12 @@ a SourceError with file and row.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from streams.archive.format import is_archive
-from streams.errors import SourceError
+from streams.errors import SourceError, SourceWarning
 from streams.labels.labels import count_labels_json, keys_of_labels_json
 from streams.recording import ReadOptions, Recording
 from streams.sources import basic_motions
@@ -54,7 +55,8 @@ def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> I
     Raises
     ------
     SourceError
-        If a path is not there or a file cannot be read as it stands.
+        If a path is not there or a file cannot be read as it stands. One that nobody named, since it was there in a folder, is left
+        out with a :class:`~streams.errors.SourceWarning`, as long as another can be read.
     """
     for path in paths:
         if str(path).lower() in basic_motions.NAMES:
@@ -67,11 +69,34 @@ def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> I
     if archives and len(archives) == len(paths):
         return
     real = [path for path in paths if path not in archives and str(path).lower() not in basic_motions.NAMES]
+    left_out, readable = list[SourceError](), bool(archives or len(real) < len(paths))
     for file in find(real, SUFFIXES, FOLDER_SUFFIXES):
-        for recording in _READERS[file.suffix](file, options):
-            for key, names in options.label_keys.items():
-                _add_labels(recording, file, key, names, key == options.label_key)
-            yield recording
+        try:
+            for recording in _recordings(file, options):
+                readable = True
+                yield recording
+        except SourceError as error:
+            if not file.in_folder:
+                raise
+            left_out.append(error)
+            if readable:
+                _leave_out(left_out)
+    if left_out and not readable:
+        raise left_out[0]
+    _leave_out(left_out)
+
+
+def _leave_out(errors: list[SourceError]) -> None:
+    """Say that files are left out, each once."""
+    while errors:
+        warnings.warn(f"{errors.pop(0)}; left out", SourceWarning, stacklevel=3)
+
+
+def _recordings(file: File, options: ReadOptions) -> Iterator[Recording]:
+    for recording in _READERS[file.suffix](file, options):
+        for key, names in options.label_keys.items():
+            _add_labels(recording, file, key, names, key == options.label_key)
+        yield recording
 
 
 def _add_labels(recording: Recording, file: File, key: str, names: Mapping[str, str], own: bool) -> None:

@@ -28,12 +28,15 @@ class File:
         fsspec file system of a URL; None for a local file.
     labels : str, optional
         Its labels JSON, in the same system, where an experiment names it; else ``X.labels.json`` is looked for beside it.
+    in_folder : bool
+        Whether nobody named it: it was there in a folder.
     """
 
     path: str
     session: str
     system: Any = None
     labels: str | None = None
+    in_folder: bool = False
 
     @property
     def suffix(self) -> str:
@@ -60,7 +63,7 @@ class File:
         return File(path, self.session, self.system) if there else None
 
 
-_Named = tuple[str, PurePosixPath, Any, str | None]
+_Named = tuple[str, PurePosixPath, Any, str | None, bool]
 
 
 def find(paths: Sequence[str | Path], suffixes: Sequence[str], in_folders: Sequence[str]) -> Iterator[File]:
@@ -89,15 +92,15 @@ def find(paths: Sequence[str | Path], suffixes: Sequence[str], in_folders: Seque
         else:
             found += _local(Path(path), suffixes, in_folders)
     unique = list({str(item[0]): item for item in found}.values())
-    stems = Counter(parts.stem for _, parts, _, _ in unique)
-    for path_text, parts, system, labels in unique:
+    stems = Counter(parts.stem for _, parts, *_ in unique)
+    for path_text, parts, system, labels, in_folder in unique:
         shared = stems[parts.stem] > 1
         name = (
             "-".join(part for part in (*parts.parts[-3:-1], parts.stem) if part not in ("/", "..", "."))
             if shared
             else parts.stem
         )
-        yield File(path_text, name, system, labels)
+        yield File(path_text, name, system, labels, in_folder)
 
 
 def _is_experiment(path: str | Path) -> bool:
@@ -109,7 +112,7 @@ def _listed(path: str | Path) -> list[_Named]:
     if "://" not in str(path) and not Path(path).exists():
         raise SourceError("no such file or folder", path)
     there = experiment.find_experiment(experiment.load_experiment(path))
-    return [(one.path, PurePosixPath(one.path), one.system, one.labels) for one in there]
+    return [(one.path, PurePosixPath(one.path), one.system, one.labels, False) for one in there]
 
 
 def _local(path: Path, suffixes: Sequence[str], in_folders: Sequence[str]) -> list[_Named]:
@@ -119,11 +122,11 @@ def _local(path: Path, suffixes: Sequence[str], in_folders: Sequence[str]) -> li
         )
         if not files:
             raise SourceError(f"the folder holds no file that can be read ({', '.join(in_folders)})", path)
-        return [(str(file), PurePosixPath(file.as_posix()), None, None) for file in files]
+        return [(str(file), PurePosixPath(file.as_posix()), None, None, True) for file in files]
     if not path.exists():
         raise SourceError("no such file or folder", path)
     _check_suffix(str(path), path.suffix.lower(), suffixes)
-    return [(str(path), PurePosixPath(path.as_posix()), None, None)]
+    return [(str(path), PurePosixPath(path.as_posix()), None, None, False)]
 
 
 def _hidden(path: Path, root: Path) -> bool:
@@ -148,7 +151,7 @@ def _remote(url: str, suffixes: Sequence[str], in_folders: Sequence[str]) -> lis
         raise SourceError(
             f"holds no file that can be read ({', '.join(in_folders)})" if names else "no such file or folder", url
         )
-    return [(name, PurePosixPath(name), system, None) for name in files]
+    return [(name, PurePosixPath(name), system, None, names != [path]) for name in files]
 
 
 def _check_suffix(path: str, suffix: str, suffixes: Sequence[str]) -> None:

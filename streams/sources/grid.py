@@ -28,6 +28,8 @@ _MOST_BLUR = 0.005
 _SAME = 0.01
 _IRREGULAR = 0.22  # mean distance from the grid in samples; times without any grid have 0.25
 _MAX_INDEX = 2**53
+_YEARS_NS = 10 * 31_557_600 * NS
+_FEW = 3  # rows
 _TRACKED = 24  # samples a block when a clock's phase is followed: at 1 % off it moves by a quarter of a sample
 
 
@@ -91,7 +93,7 @@ class Place:
 def irregular(times_ns: Int, data: Array, place: Place) -> Grid:
     """Numbers of an irregular stream's samples: by time, one after the other."""
     notes: list[str] = []
-    order = _sorted(times_ns, data, place, notes)
+    order = _since_set(times_ns, _sorted(times_ns, data, place, notes), place, notes)
     numbers = np.arange(len(order), dtype=np.int64)
     return Grid(Fraction(0), int(times_ns[order[0]]) if len(order) else 0, order, numbers, notes)
 
@@ -117,6 +119,7 @@ def fit(times_ns: Int, data: Array, rate: Fraction | None, place: Place) -> Grid
     """
     notes: list[str] = []
     order = _sorted(times_ns, data, place, notes)
+    order = _since_set(times_ns, order, place, notes)
     refusal, grid, faults = None, None, len(order)
     try:
         grid, lost, gaps, missing = _by_time(times_ns, order, data, rate, place)
@@ -187,17 +190,47 @@ def _sorted(times: Int, data: Array, place: Place, notes: list[str]) -> Int:
     order = np.argsort(times, kind="stable") if len(back) else np.arange(len(times))
     if len(back):
         again = np.flatnonzero((np.diff(times[order]) == 0) & (np.diff(order) != 1))  # not of one stamp
-        if any(not _equal(data[order[i]], data[order[i + 1]]) for i in again.tolist()):
+        twice = any(not _equal(data[order[i]], data[order[i + 1]]) for i in again.tolist())
+        if twice or _interleaved(times, order, back):
             seconds = (times[back[0] - 1] - times[back[0]]) / NS
+            also = (
+                "the same times come again with other values" if twice else "what follows lies between what came before"
+            )
             raise place.error(
-                f"time goes back by {seconds:g} s, and the same times come again with other values: two recordings "
-                "in one file; name them in a `session` column or split the file",
+                f"time goes back by {seconds:g} s, and {also}: two recordings in one file; name them in a `session` column or "
+                "split the file",
                 int(back[0]),
             )
         notes.append(
             f"{many(len(back), 'time')} earlier than the one before, first at {place.at(int(back[0]))}: sorted by time"
         )
     return order.astype(np.int64)
+
+
+def _interleaved(times: Int, order: Int, back: Int) -> bool:
+    """Whether parts that begin with a step far back lie between each other: a device that began anew, not samples that overtook some."""
+    far = back[times[back - 1] - times[back] > max(NS, _TRACKED * int(np.median(np.abs(np.diff(times)))))]
+    part = np.searchsorted(far, order, side="right")
+    return bool(np.count_nonzero(np.diff(part)) > len(far))
+
+
+def _since_set(times: Int, order: Int, place: Place, notes: list[str]) -> Int:
+    """Rows from where the clock was set: the first few may be from before."""
+    far = np.flatnonzero(np.diff(times[order]) > _YEARS_NS)
+    if not len(far):
+        return order
+    first = int(far[-1]) + 1
+    years = (times[order[first]] - times[order[first - 1]]) / _YEARS_NS * 10
+    if first > max(_FEW, len(order) // 100):
+        raise place.error(
+            f"the time jumps by {years:.0f} years: the clock was set while recording; split the file there",
+            int(order[first]),
+        )
+    notes.append(
+        f"{many(first, 'row')} from {years:.0f} years before the others, first at {place.at(int(order[0]))}: the clock was not set "
+        "yet, left out"
+    )
+    return order[first:]
 
 
 def _real_rates(times: Int) -> list[float]:

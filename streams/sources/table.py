@@ -3,7 +3,6 @@ ns."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from streams.chunk import Array, Header, signal_format
 from streams.errors import SourceError
-from streams.labels.labels import Label
+from streams.labels.labels import Label, identity
 from streams.recording import InputOptions, ReadOptions, Recording, StreamData
 from streams.sources import grid
 from streams.sources.files import File
@@ -128,7 +127,7 @@ class Gatherer:
         raw = np.array([codes.setdefault(key, len(codes)) for key in zip(*columns, strict=True)])
         merged: dict[tuple[str, ...], list[int]] = {}
         for key, code in codes.items():
-            name = tuple(map(_identity, key))
+            name = tuple(map(identity, key))
             if not all(name):
                 row = int(block.rows[np.argmax(raw == code)])
                 column = self._layout.session[name.index("")]
@@ -168,7 +167,7 @@ class Gatherer:
 
     def _check_subject(self, session: _Session, column: str, texts: Sequence[str]) -> None:
         for text in dict.fromkeys(texts):
-            subject = _identity(text) or None
+            subject = identity(text) or None
             if session.subject is not None and subject not in (None, session.subject):
                 raise SourceError(
                     f"session {brief(session.name)} has the subjects {brief(session.subject)} and {brief(subject)}; "
@@ -229,18 +228,6 @@ class Gatherer:
         if not streams:
             raise SourceError(f"session {brief(table.session)} holds no value in any channel", table.path)
         return streams, sorted(labels, key=lambda label: (label.start_ns, label.end_ns))
-
-
-_WHOLE = re.compile(r"(0|[1-9]\d*)\.0+")
-
-
-def _identity(text: str) -> str:
-    """What names a session or a subject: text, but for whole numbers that a table program wrote as `7.0`.
-
-    `1.1` and `1.10` are two, as are `7` and `007`.
-    """
-    plain = text.strip()
-    return found[1] if (found := _WHOLE.fullmatch(plain)) else plain
 
 
 @dataclass(slots=True)
