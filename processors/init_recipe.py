@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from processors.recipe import format_recipe, parse_recipe
+from processors.recipe import format_recipe, parse_recipe, seconds_of
 from processors.survey import Survey, survey
 from streams.errors import KymoError
 from streams.file_names import RULE, is_file_name
@@ -83,8 +83,8 @@ def recipe_text(name: str, found: Survey) -> str:
         "input": [source],
         "steps": [{"step": "spectrogram", "nperseg": nperseg, "noverlap": noverlap}, {"step": "log"}],
         "window": {
-            "length_s": length / found.rate_hz,
-            "hop_s": hop / found.rate_hz,
+            "length_s": seconds_of(length, found.rate_hz),
+            "hop_s": seconds_of(hop, found.rate_hz),
             "steps": [{"step": "standardise"}],
         },
         "model": {"architecture": "spectrogram_cnn", "min_probability": 0.5},

@@ -237,6 +237,9 @@ def _raw_format(table: InputTable) -> Format:
     return signal_format(table.stream, table.channels, table.rate_hz, table.dtype, table.units)
 
 
+_WHOLE = Fraction(1, 100)  # of a sample
+
+
 def _chain(root: Table, source: InputTable) -> tuple[Chain, tuple[int, int], tuple[str, ...]]:
     window = root.table("window", ("length_s", "hop_s", "steps"))
     if window is None:
@@ -255,17 +258,30 @@ def _chain(root: Table, source: InputTable) -> tuple[Chain, tuple[int, int], tup
 
 
 def _samples(window: Table, key: str, rate: Fraction) -> int:
-    """Seconds as a whole number of samples."""
+    """Seconds as a number of samples, whole but for the digits that nobody writes."""
     seconds = window.fraction(key)
     count = seconds * rate
-    if count.denominator == 1:
-        return int(count)
     near = max(1, round(count))
+    if abs(count - near) <= _WHOLE:
+        return near
     raise window.error(
         f"{key} = {toml_value(seconds)} is {float(count):g} samples at {float(rate):g} Hz, expected a whole number; "
-        f"the nearest is {toml_value(near / rate)} ({near} samples)",
+        f"the nearest is {toml_value(seconds_of(near, rate))} ({near} samples)",
         key,
     )
+
+
+def seconds_of(samples: int, rate: Fraction) -> Fraction:
+    """The shortest decimal number of seconds that is so many samples.
+
+    Examples
+    --------
+    >>> float(seconds_of(192, Fraction(9971, 100))), float(seconds_of(3, Fraction(30)))
+    (1.9256, 0.1)
+    """
+    exact = samples / rate
+    places = range(1, 12)
+    return next((short for n in places if abs((short := round(exact, n)) * rate - samples) <= _WHOLE), exact)
 
 
 __all__ = [
@@ -279,4 +295,5 @@ __all__ = [
     "format_recipe",
     "load_recipe",
     "parse_recipe",
+    "seconds_of",
 ]

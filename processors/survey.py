@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from streams.chunk import NS
 from streams.errors import KymoError, SourceError
-from streams.labels.labels import keys_of_labels_json
+from streams.labels.labels import Label, keys_of_labels_json
 from streams.recording import InputOptions, ReadOptions, Recording, StreamData
 from streams.sources import read
 from streams.sources.words import many
+
+_SAME_RATE = 0.01  # a recipe takes rates that far apart
 
 
 @dataclass
@@ -120,7 +124,15 @@ def _look(recordings: Iterable[Recording], seen: dict[str, list[_Seen]], found: 
             if len(fmt.shape) == 1 and fmt.rate and stream.count:
                 longest, empty = _whole(stream)
                 seen.setdefault(fmt.stream, []).append(
-                    _Seen(fmt.rate, fmt.channels, fmt.units, longest, _moving(stream), empty, recording.session)
+                    _Seen(
+                        fmt.rate,
+                        fmt.channels,
+                        fmt.units,
+                        longest,
+                        _moving(stream, recording.labels),
+                        empty,
+                        recording.session,
+                    )
                 )
         key = None if found.label_key else _label_key(Path(recording.path))
         found.label_key = found.label_key or key
@@ -136,11 +148,21 @@ def _whole(stream: StreamData) -> tuple[int, int]:
     return longest, missing
 
 
-def _moving(stream: StreamData) -> set[str]:
-    """Channels that are not one and the same number all the time (an age, a trial's number)."""
+def _moving(stream: StreamData, labels: Sequence[Label]) -> set[str]:
+    """Channels that are not one and the same number all the time (an age, a trial's number), nor as long as a label holds (its number)."""
+    header = stream.header
+    numbers = np.concatenate([np.arange(first, first + len(piece)) for first, piece in stream.pieces])
+    ends = [(label.start_ns, label.end_ns) for label in labels] or [
+        (header.time_ns(0), header.time_ns(int(numbers[-1]) + 1))
+    ]
+    varies = np.zeros(len(header.format.channels), bool)
     with np.errstate(invalid="ignore"):
-        varies = (stream.data != stream.data[:1]).any(axis=0)
-    return {c for c, moves in zip(stream.header.format.channels, varies, strict=True) if moves}
+        for span in ends:
+            first, last = np.searchsorted(
+                numbers, [math.ceil((at - header.origin_ns) * header.format.rate / NS) for at in span]
+            )
+            varies |= (stream.data[first:last] != stream.data[first : first + 1]).any(axis=0)
+    return {c for c, moves in zip(header.format.channels, varies, strict=True) if moves}
 
 
 def _label_key(path: Path) -> str | None:
@@ -196,10 +218,11 @@ def _agree(found: Survey, name: str, streams: list[_Seen]) -> None:
     """Rate, channels and length that the recordings share."""
     rates = Counter(s.rate for s in streams)
     rate = rates.most_common(1)[0][0]
-    if len(rates) > 1:
-        others = ", ".join(f"{float(r):g} Hz ({n})" for r, n in rates.most_common()[1:])
+    near = {other for other in rates if abs(other / rate - 1) <= _SAME_RATE}
+    if len(rates) > len(near):
+        others = ", ".join(f"{float(r):g} Hz ({n})" for r, n in rates.most_common() if r not in near)
         found.remarks.append(f"recordings of other rates are not taken: {others}")
-    same = [s for s in streams if s.rate == rate]
+    same = [s for s in streams if s.rate in near]
     everywhere = [c for c in same[0].channels if all(c in s.channels for s in same)]
     if not everywhere:
         raise KymoError(f"stream {name}: no channel is in all {len(same)} recordings, expected at least one")
@@ -209,7 +232,7 @@ def _agree(found: Survey, name: str, streams: list[_Seen]) -> None:
     moving = [c for c in everywhere if any(c in s.moving for s in same)]
     constant = [c for c in everywhere if c not in moving]
     if moving and constant:
-        found.remarks.append(f"the same number throughout each recording, so not taken: {', '.join(constant)}")
+        found.remarks.append(f"the same number throughout each recording or label, so not taken: {', '.join(constant)}")
     channels = tuple(moving or everywhere)
     units = [tuple(s.units[s.channels.index(c)] for c in channels) if s.units else () for s in same]
     agreed = units[0] if all(u == units[0] for u in units) and any(units[0]) else ()

@@ -13,8 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 import kymo
-from processors.init_recipe import frames, window_samples
-from processors.recipe import Recipe, load_recipe
+from processors.init_recipe import frames, recipe_text, window_samples
+from processors.recipe import Recipe, load_recipe, parse_recipe
+from processors.survey import survey
+from streams.errors import SourceWarning
 from streams.sources import read
 
 RATE = 32
@@ -158,3 +160,39 @@ def test_from_a_foreign_mcap() -> None:
     assert set(recipe.inputs[0].channels) == expected
     (recording,) = read([file], recipe.read_options())
     assert recipe.matches(recording.streams[0].header.format) is None
+
+
+def test_odd_rates_give_plain_numbers(tmp_path: Path) -> None:
+    """A clock that runs at 19.905 Hz: no fraction of two long numbers stands in the recipe, and it is read as it stands."""
+    rows = [f"{1.7e9 + i / 19.90497:.4f},{math.sin(i / 3):.3f},{i % 7},{'ab'[i // 200]}" for i in range(400)]
+    (tmp_path / "a.csv").write_text("\n".join(["timestamp,ax,ay,label", *rows]))
+    text = recipe_text("odd", survey([tmp_path / "a.csv"]))
+    assert '"' not in "".join(
+        line.partition("#")[0] for line in text.splitlines() if "_s =" in line or "rate_hz" in line
+    )
+    recipe = parse_recipe(text)
+    assert recipe.window_length % 2 == 0
+    (recording,) = read([tmp_path / "a.csv"], recipe.read_options())
+    assert recording.streams[0].count == 400
+
+
+def test_what_says_the_label_or_counts_is_no_channel(tmp_path: Path) -> None:
+    for n in range(3):
+        rows = [f"{i / 50:.2f},{i},{i // 100},{math.sin(i):.3f},{i % 7},{'abc'[i // 100]}" for i in range(300)]
+        (tmp_path / f"{n}.csv").write_text("\n".join(["t,frame,label_id,ax,ay,label", *rows]))
+    found = survey([tmp_path])
+    assert found.channels == ("ax", "ay")
+    assert any("label_id" in remark for remark in found.remarks)
+
+
+def test_rates_that_a_recipe_takes_are_counted_in(tmp_path: Path) -> None:
+    for name, rate in (("a", 50), ("b", 50.2), ("c", 80)):
+        rows = [f"{i / rate:.5f},{math.sin(i):.3f},{i % 7}" for i in range(300)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["t,ax,ay", *rows]))
+    found = survey([tmp_path])
+    assert [remark for remark in found.remarks if "rates" in remark] == [
+        "recordings of other rates are not taken: 80 Hz (1)"
+    ]
+    with pytest.warns(SourceWarning, match="80 Hz"):
+        taken = [one.session for one in read([tmp_path], parse_recipe(recipe_text("r", found)).read_options())]
+    assert taken == ["a", "b"]

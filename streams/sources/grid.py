@@ -280,7 +280,7 @@ def _snapped(real: float, blur: float, notes: list[str]) -> Fraction:
         if rate and abs(real / float(rate) - 1) <= _SNAP:
             notes.append(f"rate {_hz(float(rate))} taken from the times (they say {_hz(real)})")
             return rate
-    rate = Fraction(real).limit_denominator(10_000)
+    rate = Fraction(f"{real:.6g}")
     notes.append(f"rate {_hz(float(rate))} taken from the times; no plain number is within 0.01 %")
     return rate
 
@@ -305,8 +305,8 @@ def _numbers(times: Int, rate: Fraction, place: Place, notes: list[str]) -> Int:
     numbers = np.rint(exact).astype(np.int64)
     if len(times) >= 20 and float(np.abs(exact - numbers).mean()) > _IRREGULAR:
         raise SourceError(
-            f"the times lie on no grid of {_hz(float(rate))} (they vary by more than a sample); resample them, "
-            "or give `rate_hz = 0` for an irregular stream",
+            f"the times lie on no grid of {_hz(float(rate))} (they vary by more than a sample): an irregular stream, "
+            "which recipes do not take; resample it",
             place.path,
         )
     out: Int = numbers - numbers[0]
