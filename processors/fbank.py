@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
-import scipy.signal
+import scipy
 from numpy.typing import NDArray
 
 from processors.spec import MapSpec, only

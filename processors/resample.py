@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-import scipy.signal
+import scipy
 from numpy.typing import NDArray
 
 from processors.memory import pack, unpack

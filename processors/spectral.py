@@ -8,14 +8,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
-import scipy.fft
-import scipy.signal
+import scipy
 from numpy.typing import NDArray
-from scipy.linalg import get_blas_funcs
 
 from streams.chunk import Array
 from streams.errors import FormatError
@@ -27,7 +25,8 @@ _PLANS_KEPT = 16  # a thread; shapes vary only where a step stands behind the wi
 _local = threading.local()
 
 
-def _pick_transform() -> Callable[[Real, Real], Any]:
+@cache
+def pick_transform() -> Callable[[Real, Real], Any]:
     """``scipy.fft.rfft`` along the last axis, into a given array where scipy lets us.
 
     The public function's dispatch costs a sixth of a block's transform; below it is the same compiled function.
@@ -47,9 +46,6 @@ def _pick_transform() -> Callable[[Real, Real], Any]:
 def transform_publicly(frames: Real, out: Real) -> None:
     """``scipy.fft.rfft`` of `frames` along the last axis, into `out`."""
     np.copyto(out, scipy.fft.rfft(frames))
-
-
-transform = _pick_transform()
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +91,7 @@ class Tile:
         self._weights = np.full(length, 1 / length, dtype)
         at = np.arange(length) - (length - 1) / 2
         self._line = (at / max(np.sqrt((at**2).sum()), 1e-300)).astype(dtype)
+        self._transform = pick_transform()
         self.spectrum = np.empty((*shape, frames.nfft // 2 + 1), np.result_type(dtype, np.complex64))
 
     @cached_property
@@ -126,7 +123,7 @@ class Tile:
             if detrend == "linear":
                 inner -= np.vecdot(inner, self._line)[..., None] * self._line
         np.multiply(self._flat, self._window, self._flat)
-        transform(self._data, self.spectrum)
+        self._transform(self._data, self.spectrum)
 
 
 def _subtraction(frames: Real, mean: Real) -> Callable[[], Any]:
@@ -136,7 +133,7 @@ def _subtraction(frames: Real, mean: Real) -> Callable[[], Any]:
     numbers are the same.
     """
     if frames.flags.c_contiguous:
-        gemm = get_blas_funcs("gemm", dtype=frames.dtype)
+        gemm = scipy.linalg.get_blas_funcs("gemm", dtype=frames.dtype)
         length = frames.shape[-1]
         ones, row, turned = np.ones((length, 1), frames.dtype), mean.reshape(1, -1), frames.reshape(-1, length).T
         if np.shares_memory(gemm(-1.0, ones, row, 1.0, turned, 0, 0, 1), frames):

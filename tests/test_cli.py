@@ -49,6 +49,16 @@ def test_every_verb_has_help_with_an_example(name: str) -> None:
         assert "kymo " + name in result.stdout.partition("Example")[2], f"{' '.join(path)} --help has no example"
 
 
+@pytest.mark.parametrize("name", kymo.VERBS)
+def test_help_waits_for_no_heavy_library(name: str) -> None:
+    code = (
+        "import sys, kymo\ntry: kymo.main()\nexcept SystemExit: pass\n"
+        "print(*{'scipy.signal', 'scipy.stats', 'torch', 'keras', 'transformers', 'matplotlib', 'pyarrow', 'faust'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, name, "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""
+
+
 def test_version() -> None:
     assert invoke("--version").stdout.startswith("kymo ")
 
