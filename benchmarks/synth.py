@@ -66,11 +66,11 @@ def loop(plan: dict[str, Any]) -> Iterator[tuple[int, dict[str, Vector]]]:
     shares = {"none": 0.0, "low": 0.2, "high": 1.0}
     q: Vector = (1.0, 0.0, 0.0, 0.0)
     for segment in plan["segments"]:
-        steps = segment["duration_s"] * rate
+        steps = int(segment["duration_s"] * rate)
         step = euler(*(math.radians(segment["rotation_rpy_degrees"][a] / steps) for a in ("roll", "pitch", "yaw")))
         share = shares[segment["mag_distortion"]["level"]]
         x, y, z = (share * segment["mag_distortion"][f"world_{axis}"] for axis in "xyz")
-        for _ in range(int(steps) + 1):
+        for _ in range(-(-int(10**9 * segment["duration_s"]) // interval)):
             q = multiply(q, step)
             truth = {
                 "mag": into_sensor(q, (x, 1.0 + y, z)),

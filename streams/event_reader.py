@@ -29,12 +29,15 @@ class EventFilter:
         Only events that were published at or after this wall time, Unix ns.
     head : str, optional
         Only this head's; empty for those of recipes' own classes.
+    session : str, optional
+        Only this session's.
     """
 
     recipe: str | None = None
     since: int | None = None
     since_emitted: int | None = None
     head: str | None = None
+    session: str | None = None
 
     def takes(self, event: Event) -> bool:
         """Whether the event is wanted."""
@@ -43,6 +46,7 @@ class EventFilter:
             and (self.since is None or event.end_ns > self.since)
             and (self.since_emitted is None or event.emitted_ns >= self.since_emitted)
             and (self.head is None or event.head == self.head)
+            and (self.session is None or event.session == self.session)
         )
 
 

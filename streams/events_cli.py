@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import re
 import sys
 import time
 import tomllib
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import Any
 import click
 
 from streams.errors import EventError, KymoError, RecipeError
+from streams.events import Event
 from streams.settings import Settings
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)")
@@ -90,14 +94,68 @@ def recipe_name(recipe: str) -> str:
     return str(found["name"])
 
 
+def _csv(event: Event) -> bytes:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow([_cell(event, name) for name in _COLUMNS])
+    return line.getvalue().encode()
+
+
+def _cell(event: Event, name: str) -> Any:
+    if name in ("start", "end"):
+        return _iso(getattr(event, f"{name}_ns"))
+    if name == "value":
+        return next(iter(event.values.values()), "")
+    return getattr(event, name)
+
+
+def _iso(ns: int) -> str:
+    return f"{datetime.fromtimestamp(ns // 10**9, UTC):%Y-%m-%dT%H:%M:%S}.{ns % 10**9:09d}Z"
+
+
+def _row(event: Event) -> bytes:
+    found = f"{event.label:<16} {event.probability:6.1%}"
+    if event.values:
+        found = ", ".join(f"{name} {value:g}" for name, value in event.values.items())
+    head = f"  {event.head}" if event.head else ""
+    return f"{_iso(event.start_ns)[:23]}  {event.session:<24} {event.recipe}{head:<12} {found}\n".encode()
+
+
+_COLUMNS = (
+    "start",
+    "end",
+    "session",
+    "recipe",
+    "head",
+    "label",
+    "probability",
+    "value",
+    "missing",
+    "bundle",
+    "stream",
+    "start_index",
+    "id",
+)
+_HEADS: dict[str | None, bytes] = {"csv": (",".join(_COLUMNS) + "\n").encode()}
+_FORMS: dict[str | None, Callable[[Event], bytes]] = {
+    None: lambda event: event.to_json() + b"\n",
+    "csv": _csv,
+    "table": _row,
+}
+
+
 @click.command("events", epilog="Example: kymo events --follow --recipe basic_motions")
 @click.option("--follow", is_flag=True, help="Go on with events as they are published, until Ctrl-C.")
 @click.option("--recipe", metavar="R", help="Only this recipe's events: its name or its .toml file.")
 @click.option("--since", type=Moment(), metavar="T", help="Only windows that end after this event time.")
 @click.option("--since-emitted", type=Moment(), metavar="T", help="Only events published since this wall time.")
 @click.option("--head", metavar="H", help='Only this head of a model with several; "" for the recipe\'s own classes.')
+@click.option("--session", metavar="S", help="Only this session's events.")
 @click.option("--run", metavar="N", help="Events of a `replay --run N`.")
-def events(run: str | None, recipe: str | None, follow: bool, **which: Any) -> None:
+@click.option(
+    "--csv", "form", flag_value="csv", help="Print a table for a table program, without probabilities but the label's."
+)
+@click.option("--table", "form", flag_value="table", help="Print lines for people.")
+def events(run: str | None, recipe: str | None, follow: bool, form: str | None, **which: Any) -> None:
     """Print labelled events as JSON Lines, one a line.
 
     T is a date, an ISO 8601 time (UTC unless it says otherwise), Unix seconds, or a length of time ago such as 10m.
@@ -114,9 +172,10 @@ def events(run: str | None, recipe: str | None, follow: bool, **which: Any) -> N
         if run is not None:
             settings = replace(settings, prefix=run_prefix(settings.prefix, run))
         wanted = EventFilter(recipe_name(recipe) if recipe else None, **which)
-        out = sys.stdout.buffer
+        out, line_of = sys.stdout.buffer, _FORMS[form]
+        out.write(_HEADS.get(form, b""))
         for event in read_events(settings, follow=follow, wanted=wanted, on_bad=tell):
-            out.write(event.to_json() + b"\n")
+            out.write(line_of(event))
             if follow:
                 out.flush()
         out.flush()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import subprocess
@@ -9,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -174,6 +177,24 @@ def test_command_prints_json_lines(settings: Settings) -> None:
     assert "partition" in done.stderr
     for head, found in (("", done.stdout), ("surface", "")):
         assert CliRunner().invoke(events, ["--recipe", "fall", "--head", head], env=env).stdout == found
+
+
+@pytest.mark.broker
+def test_command_prints_a_table_of_a_session(settings: Settings) -> None:
+    env = {"KYMO_BROKERS": settings.brokers, "KYMO_PREFIX": settings.prefix}
+    lines = CliRunner().invoke(events, ["--session", "b"], env=env).stdout.splitlines()
+    found = [Event.from_json(line) for line in lines]
+    assert {one.session for one in found} == {"b"}
+    table = list(csv.DictReader(io.StringIO(CliRunner().invoke(events, ["--session", "b", "--csv"], env=env).stdout)))
+    assert [(row["id"], row["label"], float(row["probability"])) for row in table] == [
+        (one.id, one.label, one.probability) for one in found
+    ]
+    for row, one in zip(table, found, strict=True):
+        moment = datetime.fromisoformat(row["start"][:26]).replace(tzinfo=UTC)
+        assert round(moment.timestamp() * 10**6) == one.start_ns // 1000
+    shown = CliRunner().invoke(events, ["--session", "b", "--table"], env=env).stdout.splitlines()
+    assert len(shown) == len(found)
+    assert all(one.session in line and one.label in line for one, line in zip(found, shown, strict=True))
 
 
 @pytest.mark.broker

@@ -57,7 +57,6 @@ def test_every_episode_is_found_and_nothing_else(judged: Judged) -> None:
     assert truths == {"none", "low", "high"}
     for event, truth, whole in judged:
         start_s, end_s = (event.start_ns - origin) / 1e9, (event.end_ns - origin) / 1e9
-        # The clock of the plan runs a sample a segment behind.
         wanted = [label for a, b, label in EPISODES if a + 1 <= start_s and end_s <= b]
         if wanted:
             assert (truth, whole, event.label) == (wanted[0], True, wanted[0]), event.id

@@ -26,7 +26,7 @@ from streams.replay.pacing import SystemClock
 from streams.replay.publish import Publisher
 from streams.replay.replay import replay
 from streams.replay.schedule import ReplayPlan
-from streams.replay.summary import ReplayIO, ReplayProgress
+from streams.replay.summary import ReplayIO, ReplayProgress, ReplaySummary
 from streams.settings import Settings
 from streams.topics import Names
 
@@ -269,3 +269,13 @@ def test_broker_killed_on_the_way_everything_is_there_once(
 def test_two_sessions_of_one_name_are_refused() -> None:
     with pytest.raises(SourceError, match=r"session s1 is in .* and again in .*different names"):
         replay([recording("s1"), recording("s1", 3)], Settings(brokers="127.0.0.1:1"), FAST)
+
+
+def test_what_is_said_of_many_sessions_is_said_once() -> None:
+    notes = [f"s{n}: rate 50 Hz taken from the times" for n in range(70)] + ["s3: 1 gap", "topic x: made"]
+    lines = ReplaySummary(notes=notes).lines()
+    assert [line for line in lines if line.startswith("note")] == [
+        "note: s0 and 69 more: rate 50 Hz taken from the times",
+        "note: s3: 1 gap",
+        "note: topic x: made",
+    ]

@@ -86,9 +86,10 @@ def test_orientation_and_fields_are_scipys(
     )
     now, expected, rates = Rotation.from_quat(start, scalar_first=True), [], []
     for *turn, hundredths in turns:
-        steps = Fraction(int(hundredths), 100) * Fraction(str(rate))
-        step = Rotation.from_euler("xyz", np.array(turn) / float(steps), degrees=True)  # of fixed axes, roll first
-        for _ in range(math.floor(steps) + 1):
+        duration = hundredths / 100
+        # Of fixed axes, roll first.
+        step = Rotation.from_euler("xyz", np.array(turn) / math.floor(duration * rate), degrees=True)
+        for _ in range(math.ceil(Fraction(math.floor(10**9 * duration), 10**9 // Fraction(str(rate))))):
             now = now * step
             expected.append(now)
             rates.append(2 * rate * step.as_quat()[:3])
@@ -107,8 +108,8 @@ def test_orientation_and_fields_are_scipys(
 
 def test_half_an_hour_of_one_segment_drifts_no_more_than_rounding() -> None:
     made = simulate(plan(turning(36_000, 0, 0, 1800)))  # 100 whole turns in 180,000 steps
-    assert len(made.times_ns) == 180_001
-    end = made.topics["pose_truth"][-2, 6:]  # the last but one has turned by 36,000 degrees exactly
+    assert len(made.times_ns) == 180_000
+    end = made.topics["pose_truth"][-1, 6:]
     np.testing.assert_allclose(np.abs(end), [1, 0, 0, 0], atol=1e-11)
 
 
@@ -203,3 +204,21 @@ def test_a_plain_loop_makes_the_same_recording() -> None:
     changed["segments"][1]["rotation_rpy_degrees"]["roll"] += 1e-5
     with pytest.raises(RuntimeError, match="do not make the same recording"):
         compare(plan_of(25.0), changed)
+
+
+@pytest.mark.parametrize("rate", [30, 50, 62.5, 100, 500])
+@pytest.mark.parametrize("durations", [(1.0, 2.0, 0.5), (0.29, 1.57, 3.0), (10.0,)])
+def test_counts_and_turns_are_the_published_generators(rate: float, durations: tuple[float, ...]) -> None:
+    """A segment has as many samples as begin within it by whole ns; at common rates it turns by what the plan says."""
+    made = simulate(plan(*(turning(10.0, -20.0, 30.0 + n, d) for n, d in enumerate(durations)), rate=rate))
+    expected, now = [], Rotation.identity()
+    for n, duration in enumerate(durations):
+        step = Rotation.from_euler("xyz", np.array([10.0, -20.0, 30.0 + n]) / int(duration * rate), degrees=True)
+        time_ns = 0
+        while time_ns < int(10**9 * duration):
+            now = now * step
+            expected.append(now)
+            time_ns += int(10**9 / rate)
+    assert made.times_ns.tolist() == [n * int(10**9 / rate) for n in range(len(expected))]
+    found = Rotation.from_quat(made.topics["pose_truth"][:, 6:], scalar_first=True)
+    assert (found * Rotation.concatenate(expected).inv()).magnitude().max() < 1e-9

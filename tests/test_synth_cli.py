@@ -35,9 +35,9 @@ def test_a_plan_becomes_a_recording_with_labels_and_experiment(tmp_path: Path, a
         "labels": str(labels),
         "experiment": str(experiment),
         "seed": 4,
-        "samples": 202,
+        "samples": 200,
         "rate_hz": 100.0,
-        "duration_s": 2.02,
+        "duration_s": 2.0,
         "segments": 2,
         "notes": [],
     }
@@ -45,7 +45,7 @@ def test_a_plan_becomes_a_recording_with_labels_and_experiment(tmp_path: Path, a
         (label.start_ns - 10**18, label.end_ns - 10**18, label.label)
         for label in read_labels_json(labels, "mag_distortion")
     ]
-    assert found == [(0, 1_010_000_000, "0"), (1_010_000_000, 2_020_000_000, "1")]
+    assert found == [(0, 1_000_000_000, "0"), (1_000_000_000, 2_000_000_000, "1")]
     written = json.loads(experiment.read_text())
     assert (written["dirname"], written["labelFiles"]) == ("data", [{"filePath": "data/x.labels.json"}])
     assert written["segments"] == json.loads(a_plan.read_text())["segments"]
@@ -83,7 +83,7 @@ def test_an_unknown_member_is_told_and_the_rest_is_done(tmp_path: Path, a_plan: 
     odd = json.loads(a_plan.read_text()) | {"comment": "mine"}
     a_plan.write_text(json.dumps(odd))
     done = invoke(a_plan, tmp_path / "x.mcap")
-    assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'x.mcap'}: 202 samples, 2 s, synthetic\n")
+    assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'x.mcap'}: 200 samples, 2 s, synthetic\n")
     assert done.stderr == f"kymo: {a_plan}: comment is not known and has no effect\n"
 
 

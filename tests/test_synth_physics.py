@@ -79,8 +79,8 @@ def test_a_path_begins_and_ends_at_rest_and_is_felt() -> None:
 def test_whoever_does_not_move_stays_where_the_path_ended() -> None:
     segments = [turning(0, 0, 90, 1.0, path={"to": {"x": 2.0}}), turning(0, 0, 0, 1.0)]
     made = simulate(plan(*segments))
-    assert (made.topics["pose_truth"][101:, 3:6] == [2.0, 0.0, 0.0]).all()
-    np.testing.assert_allclose(np.linalg.norm(made.topics["acc_truth"][101:], axis=1), 1.0, atol=1e-12)
+    assert (made.topics["pose_truth"][100:, 3:6] == [2.0, 0.0, 0.0]).all()
+    np.testing.assert_allclose(np.linalg.norm(made.topics["acc_truth"][100:], axis=1), 1.0, atol=1e-12)
 
 
 def test_a_distortion_fades_with_the_distance_cubed() -> None:
@@ -155,7 +155,7 @@ def test_sensors_drift_as_they_warm() -> None:
     warm = {"start_celsius": 20.0, "end_celsius": 40.0, "reference_celsius": 25.0, "time_constant_s": 2.0}
     sensor = {"temperature": {"bias_per_celsius": {"x": 0.001, "y": 0.0, "z": -0.002}, "scale_per_celsius": 0.0005}}
     made = simulate(plan({"duration_s": 5.0}, temperature=warm, acc=sensor))
-    above = 40.0 - 20.0 * np.exp(-np.arange(501) * 0.01 / 2.0) - 25.0
+    above = 40.0 - 20.0 * np.exp(-np.arange(500) * 0.01 / 2.0) - 25.0
     expected = np.stack([0.001 * above, 0 * above, 1 + 0.0005 * above - 0.002 * above], axis=1)
     np.testing.assert_allclose(made.topics["acc_raw"], expected, atol=1e-12)
     assert (made.topics["mag_raw"] == made.topics["mag_truth"]).all()
@@ -163,11 +163,11 @@ def test_sensors_drift_as_they_warm() -> None:
 
 def test_lost_samples_are_missing_from_what_is_raw() -> None:
     made = simulate(plan({"duration_s": 100.0}, timing={"drop_probability": 0.1}), seed=2)
-    assert len(made.times_ns) == 10_001
-    assert len(made.raw_index) == pytest.approx(9000, abs=4 * np.sqrt(10_001 * 0.1 * 0.9))
+    assert len(made.times_ns) == 10_000
+    assert len(made.raw_index) == pytest.approx(9000, abs=4 * np.sqrt(10_000 * 0.1 * 0.9))
     assert (made.raw_times_ns == made.times_ns[made.raw_index]).all()
     assert all(len(made.topics[f"{name}_raw"]) == len(made.raw_index) for name in ("mag", "acc", "gyro"))
-    assert len(made.topics["mag_truth"]) == 10_001
+    assert len(made.topics["mag_truth"]) == 10_000
 
 
 def test_jitter_moves_times_and_keeps_their_order() -> None:

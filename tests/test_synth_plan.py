@@ -26,7 +26,7 @@ def test_what_a_short_plan_leaves_out_has_its_default() -> None:
     short = parse_plan(
         {"initialization": {"sample_rate": 50, "pose": {"origin": ORIGIN}}, "segments": [{"duration_s": 2}]}
     )
-    assert (short.start_time_ns, short.rate_hz, short.interval_ns, short.counts) == (0, 50.0, 20_000_000, [101])
+    assert (short.start_time_ns, short.rate_hz, short.interval_ns, short.counts) == (0, 50.0, 20_000_000, [100])
     assert short.start == Start(38.0, -122.0, 5.0, (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0))
     assert (short.mag, short.acc, short.gyro) == (Sensor(), Sensor(), Sensor())
     assert Sensor().matrix == tuple(map(tuple, np.eye(3).tolist()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from models.training.train import Trained
 
 _MOST_COLUMNS = 8
+_EVERY_S = 10.0  # between two lines where there is no terminal
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _DATA = click.option("--data", "paths", multiple=True, required=True, metavar="PATH…", help="Files, folders or URLs.")
 # An option takes one value; what follows it is taken here, so that `--data a.csv b.csv` and shell patterns work.
@@ -73,7 +75,7 @@ def train_command(
     loaded = load_recipe(recipe)
     request = TrainRequest((*paths, *more), **chosen)
     train_parameters(loaded, request)
-    with _progress() as on_stage:
+    with progress() as on_stage:
         trained, came_of_it = trainer(gated)(loaded, request, on_stage)
     if as_json:
         click.echo(json.dumps(_facts(trained) | came_of_it))
@@ -112,18 +114,29 @@ def _print_trained(trained: Trained) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, int], Callable[[dict[str, float]], None]]]:
-    """A bar on stderr; what it gives is told each stage, and gives what is told its epochs."""
+def progress() -> Iterator[Callable[[str, int], Callable[[dict[str, float]], None]]]:
+    """A bar on stderr, or a line now and then where that is no terminal; what it gives is told each stage, and gives what is told its
+    epochs."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading", total=None)
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task, last_s = bar.add_task("reading", total=None), [time.monotonic()]
+
+        def say(text: str) -> None:
+            last_s[0] = time.monotonic()
+            if not console.is_terminal:
+                click.echo(f"kymo: {text}", err=True)
 
         def on_stage(name: str, epochs: int) -> Callable[[dict[str, float]], None]:
             bar.reset(task, total=epochs, description=name)
+            say(name)
 
             def on_epoch(epoch: dict[str, float]) -> None:
                 seen = f", validation {epoch['validation_accuracy']:.1%}" if "validation_accuracy" in epoch else ""
-                bar.update(task, completed=epoch["epoch"], description=f"{name}: loss {epoch['loss']:.3f}{seen}")
+                text = f"{name}: loss {epoch['loss']:.3f}{seen}" if "loss" in epoch else name
+                bar.update(task, completed=epoch["epoch"], description=text)
+                if time.monotonic() - last_s[0] > _EVERY_S:
+                    say(f"{text}, {epoch['epoch']:g} of {epochs}")
 
             return on_epoch
 

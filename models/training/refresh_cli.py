@@ -5,23 +5,15 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from processors.recipe import load_recipe
 from streams.errors import KymoError
 from streams.settings import Settings
-
-if TYPE_CHECKING:
-    from models.training.request import OnStage
-    from models.zoo import Epoch
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -60,6 +52,7 @@ def refresh(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], **chosen
 
     Example: kymo refresh running --archive archive --every 1h
     """
+    from models.training.cli import progress
     from models.training.refresh import Outcome, alone, champion_of, plan_of, refresh_for_ever, train_behind_gate
     from models.training.request import TrainRequest
 
@@ -68,7 +61,7 @@ def refresh(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], **chosen
     request = TrainRequest(sources, epochs=chosen["epochs"], seed=chosen["seed"], only=chosen["only"])
 
     def one_round() -> Outcome:
-        with _progress() as on_stage:
+        with progress() as on_stage:
             return train_behind_gate(loaded, request, settings, on_stage, metric=chosen["metric"])[1]
 
     def say(outcome: Outcome) -> None:
@@ -88,21 +81,6 @@ def refresh(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], **chosen
         champion = partial(champion_of, loaded, settings.home)
         for outcome in refresh_for_ever(loaded, one_round, signature, wait, champion):
             say(outcome)
-
-
-@contextmanager
-def _progress() -> Iterator[OnStage]:
-    """A bar on stderr: what is fitted, and its epochs."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("reading", total=None)
-
-        def on_stage(name: str, epochs: int) -> Callable[[Epoch], None]:
-            bar.reset(task, total=epochs, description=name)
-            return lambda epoch: bar.update(task, completed=epoch["epoch"])
-
-        yield on_stage
 
 
 def _sources(paths: tuple[str, ...], archive: Path | None, settings: Settings) -> tuple[str, ...]:

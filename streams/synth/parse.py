@@ -26,6 +26,7 @@ from streams.synth.plan import (
     Start,
     Timing,
     Warming,
+    count_of,
     steps_of,
 )
 
@@ -68,7 +69,7 @@ def parse_plan(value: Any, path: str = "") -> Plan:
     --------
     >>> plan = parse_plan({"initialization": {"sample_rate": 100}, "segments": [{"duration_s": 2}]})
     >>> plan.interval_ns, plan.counts, plan.field
-    (10000000, [201], (0.0, 1.0, 0.0))
+    (10000000, [200], (0.0, 1.0, 0.0))
     """
     whole = Members(value, "", path)
     first = whole.members("initialization")
@@ -88,9 +89,7 @@ def parse_plan(value: Any, path: str = "") -> Plan:
     first.done()
     segments, planned = _segments(whole, rate_hz)
     whole.done()
-    last_ns = start_ns + math.floor(NS / rate_hz) * sum(
-        math.floor(steps_of(s.duration_s, rate_hz)) + 1 for s in segments
-    )
+    last_ns = start_ns + math.floor(NS / rate_hz) * sum(count_of(s.duration_s, rate_hz) for s in segments)
     if last_ns >= 2**63:
         first.fail("start_time_ns", f"is {start_ns}, and the last sample would come after 2**63 ns")
     return Plan(start_ns, rate_hz, start, mag, acc, gyro, field, warming, timing, segments, planned, tuple(whole.notes))

@@ -186,11 +186,14 @@ class Plan:
     @property
     def counts(self) -> list[int]:
         """Samples of each segment."""
-        return [math.floor(steps_of(s.duration_s, self.rate_hz)) + 1 for s in self.segments]
+        return [count_of(s.duration_s, self.rate_hz) for s in self.segments]
 
 
-def steps_of(duration_s: float, rate_hz: float) -> float:
-    """Sample intervals in a duration; whole where rounding alone keeps it from being so (0.29 s at 100 Hz is 29)."""
-    steps = duration_s * rate_hz
-    near = round(steps)
-    return float(near) if abs(steps - near) <= 1e-9 * max(1, near) else steps
+def count_of(duration_s: float, rate_hz: float) -> int:
+    """Samples of a segment: those that begin within it, by whole nanoseconds."""
+    return -(-math.floor(NS * duration_s) // math.floor(NS / rate_hz))
+
+
+def steps_of(duration_s: float, rate_hz: float) -> int:
+    """By how many steps a segment's turn is divided: the whole sample intervals in its duration, as the published generator counts."""
+    return math.floor(duration_s * rate_hz)

@@ -84,7 +84,7 @@ def simulate(plan: Plan | Mapping[str, Any] | str | Path, seed: int = 0) -> Synt
     --------
     >>> made = simulate({"initialization": {"sample_rate": 2}, "segments": [{"duration_s": 1}]})
     >>> made.times_ns.tolist(), made.topics["mag_raw"].tolist()
-    ([0, 500000000, 1000000000], [[0.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
+    ([0, 500000000], [[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
     """
     plan = as_plan(plan)
     counts = plan.counts
