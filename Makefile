@@ -17,7 +17,9 @@ export UV_PYTHON_DOWNLOADS := never
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 bin := .venv/bin
-install = $(bin)/uv pip install --quiet --python $(bin)/python --constraint constraints.txt --build-constraints constraints.txt
+# Compiled once: where Python may not write what it compiles (containers, CI), every start would do it again.
+install = $(bin)/uv pip install --quiet --compile-bytecode --python $(bin)/python --constraint constraints.txt --build-constraints constraints.txt
+compile = $(bin)/python -m compileall -q kymo.py streams processors models deploy
 everything := kafka,audio,parquet,synth,demo,report,torch,tensorflow,bench,dev
 
 .DEFAULT_GOAL := help
@@ -85,11 +87,13 @@ clean: ## remove the virtual environment
 .venv/.demo: .venv/.uv pyproject.toml constraints.txt
 	@test -e .venv/.setup || { echo "Installing what the demo needs"; $(install) --editable '.[kafka]' && $(install) --no-deps aeon; }
 	@test ! -e .venv/.setup || $(MAKE) --no-print-directory .venv/.setup
+	@$(compile)
 	@$(bin)/python -m deploy.prepare
 	@touch $@
 
 .venv/.setup: .venv/.uv pyproject.toml constraints.txt
 	@echo "Installing everything (several GB; torch and tensorflow are among it)"
 	@$(install) --editable '.[$(everything)]'
+	@$(compile)
 	@$(bin)/python -m deploy.prepare
 	@touch $@
