@@ -72,18 +72,23 @@ def score(pairs: Sequence[Pair], labels: Sequence[str] = ()) -> dict[str, Any]:
     -------
     dict
         ``accuracy``, ``macro_precision``, ``macro_recall``, ``macro_f1``, ``per_class`` (by class ``precision``, ``recall``,
-        ``f1``, ``n``), ``confusion`` (by truth, by answer), ``n``, ``unclassified``.
+        ``f1``, ``n``), ``confusion`` (by truth, by answer), ``not_judged`` (classes of `labels` that are nowhere the truth),
+        ``commonest`` (the commonest truth: ``label``, and the ``accuracy`` of always saying it), ``n``, ``unclassified``.
     """
     counts = Counter(pairs)
     present = {name for pair in pairs for name in pair} - {UNCLASSIFIED}
     classes = [label for label in labels if label in present] + sorted(present - set(labels))
     answers = [*classes, UNCLASSIFIED] if any(answer == UNCLASSIFIED for _, answer in pairs) else classes
     per_class = {name: _class_scores(counts, name) for name in classes}
+    truths = Counter(truth for truth, _ in pairs)
+    commonest = max(classes, key=lambda name: truths[name])
     return {
         "accuracy": _accuracy(pairs),
         **{f"macro_{key}": sum(c[key] for c in per_class.values()) / len(per_class) for key in _MEANS},
         "per_class": per_class,
         "confusion": {truth: {answer: counts[truth, answer] for answer in answers} for truth in classes},
+        "not_judged": [label for label in labels if label not in truths],
+        "commonest": {"label": commonest, "accuracy": truths[commonest] / len(pairs)},
         "n": len(pairs),
         "unclassified": sum(answer == UNCLASSIFIED for _, answer in pairs),
     }

@@ -117,22 +117,32 @@ def test_macro_f1_is_that_of_the_scores() -> None:
     assert "macro f1" in found.text.lower()
 
 
-def recording(session: str, level: float, label: str) -> Recording:
-    """2 s at 10 Hz whose first channel is constant."""
-    data = np.column_stack([np.full(20, level), np.zeros(20)]).astype(np.float32)
+def recording(session: str, label: str) -> Recording:
+    """2 s at 10 Hz whose channels are constant, one for each class."""
+    level = {"low": (-4, 0), "middle": (0, 4), "high": (4, 0)}[label]
+    data = np.tile(np.array(level, np.float32), (20, 1))
     header = Header(session, 0, signal_format("imu", ("x", "y"), 10))
     return Recording(
         session, [StreamData(header, data)], labels=[Label(session, session, "label", 0, 2 * 10**9, label)]
     )
 
 
+RIGHT = np.array([[-1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+
+
 def test_bundles_are_compared_on_recordings(tmp_path: Path) -> None:
-    good = tiny_bundle(tmp_path / "good")
-    bad = tiny_bundle(tmp_path / "bad", np.array([[1.0, 0.0], [0.0, 0.0], [-1.0, 0.0]]))
-    recordings = [recording(f"s{i}", 4 if i % 2 else -4, "high" if i % 2 else "low") for i in range(8)]
+    good, bad = tiny_bundle(tmp_path / "good", RIGHT), tiny_bundle(tmp_path / "bad", -RIGHT)
+    recordings = [recording(f"s{i}", ("low", "middle", "high")[i % 3]) for i in range(9)]
     verdict = compare(bad, good, recordings, recipe())
-    assert (verdict.promote, verdict.champion, verdict.candidate, verdict.sessions) == (True, 0, 1, 8)
+    assert (verdict.promote, verdict.champion, verdict.candidate, verdict.sessions) == (True, 0, 1, 9)
     assert not compare(good, bad, recordings, recipe()).promote
+
+
+def test_what_was_not_judged_in_full_is_not_promoted(tmp_path: Path) -> None:
+    good, bad = tiny_bundle(tmp_path / "good", RIGHT), tiny_bundle(tmp_path / "bad", -RIGHT)
+    verdict = compare(bad, good, [recording(f"s{i}", "high") for i in range(8)], recipe())
+    assert (verdict.promote, verdict.champion, verdict.candidate) == (False, 0, 1)
+    assert "not one held-out session is of low, middle" in verdict.text
 
 
 def test_the_same_groups_are_held_out_every_time() -> None:
@@ -143,3 +153,10 @@ def test_the_same_groups_are_held_out_every_time() -> None:
     assert {name for name in hold_out(more) if name in groups} == held
     assert hold_out({"one": "a", "other": "b"}) == set()  # nothing can be spared
     assert len(hold_out({"a1": "a", "a2": "a", "b1": "b", "b2": "b"})) == 2
+
+
+def test_scores_say_what_they_do_not_say() -> None:
+    found = score([("walk", "walk"), ("walk", "walk"), ("run", "walk")], ("run", "sit", "walk"))
+    assert found["not_judged"] == ["sit"]
+    assert found["commonest"] == {"label": "walk", "accuracy": 2 / 3}
+    assert found["accuracy"] == found["commonest"]["accuracy"]

@@ -27,7 +27,7 @@ from streams.sources.words import many
 if TYPE_CHECKING:
     from models.training.train import Trained
 
-_MOST_COLUMNS = 8
+_MOST_COLUMNS, _MOST_NAMES = 8, 8
 _EVERY_S = 10.0  # between two lines where there is no terminal
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _DATA = click.option("--data", "paths", multiple=True, required=True, metavar="PATH…", help="Files, folders or URLs.")
@@ -108,9 +108,20 @@ def _print_trained(trained: Trained) -> None:
         click.echo(f"note: {note}", err=True)
     if trained.scores:
         console, held = Console(), cross_validation(trained.record.split)
-        console.print(f"Over {held}:" if held else "On recordings held out for validation:")
+        console.print(f"Over {held}:" if held else f"On what was held out ({_held_out(trained.record.split)}):")
         _print_scores(console, trained.scores)
+        if not held:
+            console.print("The epoch was chosen on these, too, so expect less of others; [train] folds tells more.")
     click.echo(trained.record.choice)
+
+
+def _held_out(split: dict[str, Any]) -> str:
+    """Who was held out, by name while they are few."""
+    groups = split.get("validation", {}).get("groups") or []
+    named = ", ".join(groups[:_MOST_NAMES]) + (
+        f" and {len(groups) - _MOST_NAMES} more" if len(groups) > _MOST_NAMES else ""
+    )
+    return f"by {split.get('kind')}: {named}" if named else f"by {split.get('kind')}"
 
 
 @contextmanager
@@ -224,6 +235,11 @@ def _print_scores(console: Console, scores: dict[str, Any]) -> None:
         f"{many(scores['n'], 'recording')}: accuracy {scores['accuracy']:.1%}, macro F1 {scores['macro_f1']:.3f}{without}; "
         f"{many(scores['windows'], 'window')}: accuracy {scores['window_accuracy']:.1%}"
     )
+    common = scores.get("commonest")
+    if common and len(scores["per_class"]) > 1 and scores["accuracy"] <= common["accuracy"]:
+        console.print(f"no better than to say {common['label']} every time, which is right in {common['accuracy']:.1%}")
+    if missing := scores.get("not_judged"):
+        console.print(f"not judged: {', '.join(missing)}; no recording of that is among these")
     for subject, own in scores.get("per_subject", {}).items():
         console.print(f"  {subject or 'no subject'}: {many(own['n'], 'recording')} {own['accuracy']:.1%}")
     for head, found in scores.get("heads", {}).items():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -181,7 +181,12 @@ def compare(
     for name in {*sides[0], *sides[1]}:  # a bundle that gives no window for a session has not answered
         for own, other in (sides, sides[::-1]):
             own.setdefault(name, [(truth, UNCLASSIFIED) for truth, _ in other.get(name, [])])
-    return judge(sides[0], sides[1], metric)
+    verdict = judge(sides[0], sides[1], metric)
+    there = {truth for pairs in sides[1].values() for truth, _ in pairs}
+    if missing := [label for label in candidate.labels if label not in there]:
+        said = f"{verdict.text}; not one held-out session is of {', '.join(missing)}, so nothing is known of that"
+        return replace(verdict, promote=False, text=said)
+    return verdict
 
 
 def answers_of(bundle: Bundle, recordings: Iterable[Recording], recipe: Recipe) -> dict[str, list[tuple[str, str]]]:
