@@ -111,7 +111,7 @@ def _print_trained(trained: Trained) -> None:
         console.print(f"Over {held}:" if held else f"On what was held out ({_held_out(trained.record.split)}):")
         _print_scores(console, trained.scores)
         if not held:
-            console.print("The epoch was chosen on these, too, so expect less of others; [train] folds tells more.")
+            click.echo("The epoch was chosen on these, too, so expect less of others; [train] folds tells more.")
     click.echo(trained.record.choice)
 
 
