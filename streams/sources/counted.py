@@ -20,7 +20,7 @@ _LEAST = 20  # rows: with fewer nothing is known
 _AROUND, _EARLY = 48, 0.15  # rows before and behind a long step that are compared, by that quantile of theirs
 _FEW = 8
 _WANDER, _MADE_UP = 4.5, -0.25
-_BLOCK = 10_000
+_BLOCK = 500_000  # numbers at once
 _SHIFT = 0.75  # samples by which what comes must be late
 _LATEST_S, _TOGETHER = 2.0, 16  # samples do not arrive later than that, or that many at once; a longer pause is one
 _SAME = 0.01
@@ -59,23 +59,20 @@ def count(times: Int, rate: float | None) -> Counted | None:
     if len(times) < _LEAST:
         return None
     since = (times - times[0]).astype(np.float64) / NS
-    counted = _by_steps(since) or _by_rows(since, rate)
+    counted = _by_steps(since, rate) or _by_rows(since, rate)
     return None if counted is None or (rate is not None and abs(counted.rate / rate - 1) > _SAME) else counted
 
 
-def _by_steps(since: Floats) -> Counted | None:
-    """Where most steps are the same, each is so many samples, though their sum wanders from the clock's."""
+def _by_steps(since: Floats, rate: float | None) -> Counted | None:
+    """Where most steps are the same, each is so many samples, though their sum wanders a little from the clock's."""
     steps = np.diff(since)
     step = float(np.median(steps))
     if step <= 0 or np.mean(np.abs(steps / step - 1) < 0.1) < _MOST or steps.mean() > _DENSE * step:
         return None
     numbers = np.concatenate(([0], np.cumsum(np.maximum(np.rint(steps / step), 1).astype(np.int64))))
-    late = since / step - numbers
-    return (
-        None
-        if np.ptp(late) > _SAME * max(numbers[-1], 1 / _SAME)
-        else Counted(1 / step, numbers, float(np.ptp(late) * step))
-    )
+    found = _slope(since, numbers) if rate is None else rate
+    late = float(np.ptp(since * found - numbers))
+    return None if late > max(1.0, _CLOCK * len(since)) else Counted(found, numbers, late / found)
 
 
 def _by_rows(since: Floats, rate: float | None) -> Counted | None:
@@ -105,14 +102,16 @@ def _by_rows(since: Floats, rate: float | None) -> Counted | None:
 
 def _missing(since: Floats, rate: float) -> Floats:
     """Samples missing before each row."""
+    # More than one burst, however many rows have one stamp.
+    around = max(_AROUND, 4 * len(since) // max(1, int(np.count_nonzero(np.diff(since)))))
     late = since * rate - np.arange(len(since))
     behind = np.flatnonzero(np.diff(late) > _SHIFT - 0.25) + 1  # the first row after each long step
     if not len(behind):
         return np.zeros(len(since))
     steps = np.diff(late)[behind - 1]
-    shift = _earliest(late, behind) - _earliest(late, behind - _AROUND)
+    shift = _earliest(late, behind, around) - _earliest(late, behind - around, around)
     # Where long steps are usual, as between bursts, only a longer one can be a gap; and it is one by itself, not by what is near.
-    usual = float(np.quantile(steps, 0.9)) if len(behind) > max(_LEAST // 2, len(late) // _AROUND) else 0.0
+    usual = float(np.quantile(steps, 0.9)) if len(behind) > max(_LEAST // 2, len(late) // around) else 0.0
     few = np.minimum(behind, len(late) - behind) < _FEW  # near an end little is known
     real = (shift > _SHIFT) & (steps > 0.5 * shift) & (steps > np.where(few, 3, 1.5) * usual)
     missing = np.zeros(len(since))
@@ -121,14 +120,15 @@ def _missing(since: Floats, rate: float) -> Floats:
     return out
 
 
-def _earliest(late: Floats, first: Int) -> Floats:
+def _earliest(late: Floats, first: Int, around: int) -> Floats:
     """By how much the early ones are late of the rows around, from each of `first` on: some may be later, and come together."""
     out = np.empty(len(first))
-    padded = np.concatenate((np.full(_AROUND, np.inf), late, np.full(_AROUND, np.inf)))
-    there = np.minimum(first + _AROUND, len(late)) - np.maximum(first, 0)
-    for at in range(0, len(first), _BLOCK):
-        block = slice(at, at + _BLOCK)
-        rows = np.sort(padded[first[block, None] + _AROUND + np.arange(_AROUND)], axis=1)
+    padded = np.concatenate((np.full(around, np.inf), late, np.full(around, np.inf)))
+    there = np.minimum(first + around, len(late)) - np.maximum(first, 0)
+    size = max(1, _BLOCK // around)
+    for at in range(0, len(first), size):
+        block = slice(at, at + size)
+        rows = np.sort(padded[first[block, None] + around + np.arange(around)], axis=1)
         out[block] = np.take_along_axis(rows, (_EARLY * (there[block] - 1)).astype(np.int64)[:, None], axis=1)[:, 0]
     return out
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from streams.errors import SourceError
 from streams.recording import ReadOptions, Recording
 from streams.sources.files import File
-from streams.sources.head import Head, find_head, is_number
+from streams.sources.head import NO_VALUE, Head, find_head, is_number
 from streams.sources.layout import Layout, decide
 from streams.sources.table import Block, Gatherer
 from streams.sources.times import Clock
@@ -30,10 +30,9 @@ from streams.sources.words import brief, many
 _BLOCK_BYTES = 32 * 2**20
 _TOGETHER_BYTES = 64 * 2**20  # larger files are given away session by session
 _SAMPLE_ROWS = 200
-_NO_VALUE = frozenset(("", "nan", "na", "n/a", "null", "none"))
 _HEAD_BYTES = 2**18  # names stand within so much
-_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 _DECIMAL_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?[\d.,]*\d[\d.,]*([eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
 _MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK": "a zip or Excel file", b"\x1f\x8b": "a gzip file"}
 
@@ -134,22 +133,36 @@ class _Reader:
     def _decide(self, lines: Sequence[str]) -> None:
         sample = [row for row in islice(csv.reader(lines, delimiter=self._delimiter), _SAMPLE_ROWS) if any(row)]
         if self._delimiter != ",":
-            cells = [cell.strip() for row in sample for cell in row]
-            commas = [cell for cell in cells if _DECIMAL_COMMA.fullmatch(cell) or _THOUSANDS.fullmatch(cell)]
-            dots = any(_DECIMAL_POINT.fullmatch(cell) for cell in cells)
-            self._thousands = bool(commas) and dots and all(_THOUSANDS.fullmatch(cell) for cell in commas)
+            columns = [[row[i].strip() for row in sample if len(row) > i] for i in range(len(self._names))]
+            with_commas = [[cell for cell in column if "," in cell and _NUMBER.fullmatch(cell)] for column in columns]
+            commas = [cell for column in with_commas for cell in column]
+            # A comma that parts thousands is not in every number, or there are two, or a point as well.
+            some = any(
+                found and any(map(is_number, column)) for column, found in zip(columns, with_commas, strict=True)
+            )
+            sure = any(cell.count(",") > 1 or "." in cell for cell in commas)
+            dots = any(_DECIMAL_POINT.fullmatch(cell) for column in columns for cell in column)
+            grouped = bool(commas) and all(_THOUSANDS.fullmatch(cell) for cell in commas)
+            self._thousands = grouped and (sure or (some and dots))
             self._comma = bool(commas) and not self._thousands
         numeric = set()
         for i, name in enumerate(self._names):
-            cells = [row[i].strip() for row in sample if len(row) > i and row[i].strip().lower() not in _NO_VALUE]
+            cells = [row[i].strip() for row in sample if len(row) > i and row[i].strip().lower() not in NO_VALUE]
             numbers = sum(is_number(self._plain(cell)) for cell in cells)
             # A channel with one wrong cell is a channel with an error, not a text column to pass over.
             if cells and 2 * numbers >= len(cells):
                 numeric.add(name)
-        self._layout = decide(self._names, numeric, self._options, self._file.path, partial(self._column, sample))
+        column = partial(self._column, sample)
+        self._layout = decide(self._names, numeric, self._options, self._file.path, column, self._head.rate)
         self._layout.notes[:0] = self._head.notes
+        if self._thousands:
+            self._layout.notes.append("commas part thousands, points part decimals")
         rated = [item for item in self._layout.inputs if item.rate_hz is None]
-        if self._head.rate and not self._layout.time and len(rated) == len(self._layout.inputs):
+        if (
+            self._head.rate
+            and (not self._layout.time or self._layout.counted)
+            and len(rated) == len(self._layout.inputs)
+        ):
             inputs = tuple(replace(item, rate_hz=self._head.rate) for item in rated)
             self._layout = replace(self._layout, inputs=inputs)
             self._layout.notes.append(f"rate {float(self._head.rate):g} Hz, as the head of the file says")
@@ -219,7 +232,8 @@ class _Reader:
         count, layout = len(self._names), self._layout
         if len(cells) > count and not any(cell.strip() for cell in cells[count:]):
             return cells[:count]
-        needed = {*layout.channels, *layout.session, *layout.labels, layout.time, layout.subject}
+        kept = layout.keep.columns if layout.keep else ()
+        needed = {*layout.channels, *layout.session, *layout.labels, *kept, layout.time, layout.subject}
         lacks = self._names[len(cells) :]
         if not lacks or not needed.isdisjoint(lacks):
             raise SourceError(f"{len(cells)} columns where the header has {count}", self._file.path, row)
@@ -227,7 +241,7 @@ class _Reader:
 
     def _number(self, cell: str, column: int, row: int) -> float:
         text = self._plain(cell.strip())
-        if text.lower() in _NO_VALUE:
+        if text.lower() in NO_VALUE:
             return float("nan")
         if not is_number(text):
             raise SourceError(

@@ -123,9 +123,9 @@ def fit(times_ns: Int, data: Array, rate: Fraction | None, place: Place) -> Grid
     refusal, grid, faults = None, None, len(order)
     try:
         grid, lost, gaps, missing = _by_time(times_ns, order, data, rate, place)
-        # Gaps are gaps, and rows for which there is no room are too many. Both in one file, or a gap every few rows: count.
+        # Gaps are gaps, and rows for which there is no room are too many. As many as are missing, or a gap every few rows: count.
         often = gaps > max(5, len(order) // 25) and missing > len(order)
-        faults = lost + gaps if (lost and gaps) or lost > len(order) // 10 or often else 0
+        faults = lost + gaps if 0 < lost <= 1.5 * missing + 2 or lost > len(order) // 10 or often else 0
     except SourceError as error:
         refusal = error
     if faults > 0 and (found := _by_count(times_ns, order, data, rate, place)) is not None and found[1] < faults:
@@ -164,8 +164,8 @@ def _by_count(times_ns: Int, order: Int, data: Array, rate: Fraction | None, pla
     notes: list[str] = []
     times = times_ns[order]
     again = np.flatnonzero(np.diff(times) == 0) + 1
-    same = [i for i in again.tolist() if _equal(data[order[i - 1]], data[order[i]])]
-    if same and 2 * len(same) > len(again):  # else several samples share a stamp, whatever their values
+    same = again[_equal(data[order[again - 1]], data[order[again]])]
+    if 2 * len(same) > len(again):  # else several samples share a stamp, whatever their values
         notes.append(
             f"{many(len(same), 'repeated sample')}, first at {place.at(int(order[same[0]]))}: the first of each is kept"
         )
@@ -190,7 +190,7 @@ def _sorted(times: Int, data: Array, place: Place, notes: list[str]) -> Int:
     order = np.argsort(times, kind="stable") if len(back) else np.arange(len(times))
     if len(back):
         again = np.flatnonzero((np.diff(times[order]) == 0) & (np.diff(order) != 1))  # not of one stamp
-        twice = any(not _equal(data[order[i]], data[order[i + 1]]) for i in again.tolist())
+        twice = not _equal(data[order[again]], data[order[again + 1]]).all()
         if twice or _interleaved(times, order, back):
             seconds = (times[back[0] - 1] - times[back[0]]) / NS
             also = (
@@ -211,7 +211,7 @@ def _interleaved(times: Int, order: Int, back: Int) -> bool:
     """Whether parts that begin with a step far back lie between each other: a device that began anew, not samples that overtook some."""
     far = back[times[back - 1] - times[back] > max(NS, _TRACKED * int(np.median(np.abs(np.diff(times)))))]
     part = np.searchsorted(far, order, side="right")
-    return bool(np.count_nonzero(np.diff(part)) > len(far))
+    return bool(np.count_nonzero(np.diff(part)) > 3 * len(far))  # one part may have come late
 
 
 def _since_set(times: Int, order: Int, place: Place, notes: list[str]) -> Int:
@@ -345,9 +345,7 @@ def _first_of_each(
         )
     starts = np.flatnonzero(keep)
     owners = starts[np.searchsorted(starts, repeated) - 1]
-    other = sum(
-        not _equal(data[order[a]], data[order[b]]) for a, b in zip(owners.tolist(), repeated.tolist(), strict=True)
-    )
+    other = int(np.count_nonzero(~_equal(data[order[owners]], data[order[repeated]])))
     first = int(order[repeated[np.argmin(rows[repeated])]])
     with_other = f" ({other} with other values)" if other else ""
     notes.append(
@@ -369,8 +367,13 @@ def _note_gaps(numbers: Int, order: Int, rate: Fraction, place: Place, notes: li
     return len(gaps)
 
 
-def _equal(a: Array, b: Array) -> bool:
-    return bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
+def _equal(a: Array, b: Array) -> NDArray[np.bool_]:
+    """Which rows are the same, missing values too."""
+    same = a == b
+    if a.dtype.kind == "f":
+        same |= np.isnan(a) & np.isnan(b)
+    out: NDArray[np.bool_] = same.all(axis=tuple(range(1, same.ndim)))
+    return out
 
 
 def _hz(rate: float) -> str:

@@ -17,12 +17,16 @@ from pathlib import Path
 from streams.errors import SourceError
 from streams.sources.words import brief, many
 
+NO_VALUE = frozenset(("", "nan", "na", "n/a", "null", "none"))
 _SIGNS = (",", ";", "\t")
 _SEPARATOR = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 _RATE = re.compile(
-    r"(?:sampl\w*|output|measurement|data)?[ _]?(?:rate|frequency)[^\d\n]{0,12}?(\d+(?:\.\d+)?)\s*(hz)?", re.IGNORECASE
+    r"\b(?:(?:sampl\w*|output|update|data|measurement)[ _]?(?:rate|frequency)\b[^\d\n]{0,12}?(\d+(?:\.\d+)?)(?:\s*(k?hz))?"
+    r"|(?:rate|frequency)\b[^\d\n]{0,12}?(\d+(?:\.\d+)?)\s*(k?hz))\b(?![.,]?\d)(?!\s*[a-z])",
+    re.IGNORECASE,
 )
 _TIME = re.compile(r"\d{4}[-/]\d\d[-/]\d\d[ T]\d\d:\d\d.*")
+_MEASURE = re.compile(r"\d+(\.\d+)?(\s*hz|\s+\w+)?", re.IGNORECASE)
 _LABELS = re.compile(r"^\W*(?:labels|columns|names)\s*:?=?\s*", re.IGNORECASE)
 _ROWS = 400  # of them is judged where the table begins
 _SAME = 3  # so many rows of as many columns are a table
@@ -94,50 +98,70 @@ def _further(lines: Sequence[str], begin: int, sign: str, path: Path | str) -> H
     table = [(i, line) for i, line in rows if not line.startswith("#")]
     sign = sign or max(_SIGNS, key=lambda one: _width([line for _, line in table], one))
     width = _width([line for _, line in table], sign)
-    cells = [(i, _cells(line, sign)) for i, line in table]
-    same = [len(row) == width for _, row in cells]
-    at = next((n for n in range(len(cells)) if all(same[n : n + 1 + _SAME]) and not _names_follow(cells[n:])), None)
+    cells = [_cells(line, sign) for _, line in table]
+    same = [len(row) == width for row in cells]
+    at = next(
+        (n for n in range(len(cells)) if all(same[n : n + 1 + _SAME]) and not _precedes(*cells[n : n + 3])),
+        None,
+    )
     if at is None or width < 1:
         raise SourceError("holds no table: a header row and rows of numbers are expected", path)
-    if at == 1 and _is_data(cells[1][1]) and not _is_data(cells[0][1]):
-        at = 0  # names, of which one is missing: its rows say so
-    row, names = cells[at]
+    if sum(2 * _values(row) > len(row) > 1 for row in cells[:at]) > bool(_is_data(cells, 1)) + 1 or (
+        at == 1 and _is_data(cells, 1) and not _is_data(cells, 0)
+    ):
+        at = 0  # what comes before are rows of numbers, too, or names, of which one is missing: the rows say so
+    row, names = table[at][0], cells[at]
     about = [line for i, line in rows if i < row]
-    if _is_data(names):
-        told = next(
-            (
-                found
-                for line in reversed(about)
-                if len(found := _cells(_LABELS.sub("", line.lstrip("# ")), sign)) == width
-            ),
-            None,
-        )
-        named = [line for line in about if line.startswith("#")] and told
-        behind, names = row, list(named or _numbered(names))
-        notes = [] if named else [f"no column names: they are {', '.join(names)}"]
-    else:
-        behind, notes = row + 1, []
-    passed = [i for i, _ in rows if i < row]
-    if passed:
-        notes.append(f"{many(len(passed), 'line')} before the table passed over, first row {passed[0] + 1}")
-    rate = next((Fraction(said[1]) for line in about if (said := _RATE.search(line)) and float(said[1]) > 0), None)
-    return _units(Head(behind, sign, [" ".join(name.split()) for name in names], list(lines[behind:]), rate, notes))
+    behind, notes = row + 1, list[str]()
+    if _is_data(cells, at):
+        named = _commented(about, sign, width)
+        behind, names = row, named or _numbered(names)
+        notes += [] if named else [f"no column names: they are {', '.join(names)}"]
+    if about:
+        notes.append(f"{many(len(about), 'line')} before the table passed over, first row {rows[0][0] + 1}")
+    rates = {_rate(said) for line in about if (said := _RATE.search(line))} - {0}
+    rate = rates.pop() if len(rates) == 1 else None
+    return _units(Head(behind, sign, names, list(lines[behind:]), rate, notes))
+
+
+def _commented(about: Sequence[str], sign: str, width: int) -> list[str]:
+    """The names of a table that stand in a comment: in the last of that width, or the one above, where the last are units."""
+    found: list[str] = []
+    for line in reversed([line for line in about if line.startswith("#")]):
+        cells = _cells(_LABELS.sub("", line.lstrip("# ")), sign)
+        if len(cells) == width and not _values(cells):
+            found = cells
+        elif found:
+            break
+    return found
+
+
+def _rate(said: re.Match[str]) -> Fraction:
+    number, unit = (said[1], said[2]) if said[1] else (said[3], said[4])
+    return Fraction(number) * (1000 if (unit or "").lower() == "khz" else 1)
 
 
 def _units(head: Head) -> Head:
     """Without the row of units behind the names, if there is one."""
     for n in range(2):
-        if any(line.count('"') % 2 for line in head.rest[: 2 + n]):
+        first = [line for line in head.rest[: 2 + n] if line.strip()]
+        if len(first) < 2 or any(line.count('"') % 2 for line in first):
             break
-        rows = [line for line in head.rest[: 2 + n] if line.strip()]
-        if len(rows) < 2 or _numbers(rows[0], head.delimiter) or not _numbers(rows[1], head.delimiter):
+        row, below = (_cells(line, head.delimiter) for line in first[:2])
+        if len(row) != len(head.names) or not _says_units(row, below):
             break
-        if len(_cells(rows[0], head.delimiter)) != len(head.names):
-            break
-        at = head.rest.index(rows[0])
+        at = head.rest.index(first[0])
         head.row, head.rest = head.row + at + 1, head.rest[at + 1 :]
         head.notes.append(f"row {head.row} holds units, not samples: passed over")
     return head
+
+
+def _says_units(row: Sequence[str], below: Sequence[str]) -> bool:
+    """Whether a row has words where the next one has numbers."""
+    columns = [n for n, cell in enumerate(below[: len(row)]) if _is_value(cell)]
+    if not columns or any(map(_is_value, row)):
+        return False
+    return 2 * sum(row[n].lower() not in NO_VALUE for n in columns) > len(columns)
 
 
 def _fits(line: str, below: Sequence[str]) -> bool:
@@ -148,20 +172,19 @@ def _fits(line: str, below: Sequence[str]) -> bool:
         return True  # cells of several lines: their rows cannot be counted here
     own = len(_cells(line, sign))
     usual = max(_width(below, one) for one in (_SIGNS if own == 1 else sign))
-    if _is_about(_cells(line, sign)) and not _numbers(next(iter(below), ""), sign):
-        return False  # what follows are the names
+    if _precedes(*(_cells(other, sign) for other in (line, *below[:2]))):
+        return False
     return len(below) < 2 * _SAME or usual <= own
 
 
-def _is_about(row: Sequence[str]) -> bool:
-    """Whether a row says something of the device: ``OutputRate:,60Hz``."""
-    return len(row) > 1 and any(cell.endswith(":") or cell[:1].isdigit() for cell in row)
-
-
-def _names_follow(cells: Sequence[tuple[int, list[str]]]) -> bool:
-    return (
-        _is_about(cells[0][1]) and not _is_data(cells[0][1]) and len(cells) > 1 and not any(map(is_number, cells[1][1]))
-    )
+def _precedes(row: Sequence[str], names: Sequence[str] = (), data: Sequence[str] = (), *_: object) -> bool:
+    """Whether a row says something of the device, and the names are in the next one: it holds a value, or fewer cells are filled."""
+    if _values(row) > len(row) / 2 or _values(names) or not _values(data):
+        return False
+    ends = [cell.endswith(":") for cell in row]
+    about = len(row) > 1 and not all(ends) and (any(ends) or any(map(_MEASURE.fullmatch, row)))
+    filled, named, there = (sum(map(bool, one)) for one in (row, names, data))
+    return about or (1 < named == len(names) and filled < named and there > filled)
 
 
 def _width(lines: Sequence[str], sign: str) -> int:
@@ -174,13 +197,20 @@ def _cells(line: str, sign: str) -> list[str]:
     return [" ".join(cell.split()) for cell in next(csv.reader(line.splitlines(keepends=True), delimiter=sign), [])]
 
 
-def _numbers(line: str, sign: str) -> int:
-    return sum(is_number(cell.replace(",", ".")) or bool(_TIME.fullmatch(cell)) for cell in _cells(line, sign))
+def _is_value(cell: str) -> bool:
+    return cell.lower() not in NO_VALUE and (is_number(cell.replace(",", ".")) or bool(_TIME.fullmatch(cell)))
 
 
-def _is_data(row: Sequence[str]) -> bool:
-    there = [cell for cell in row if cell]
-    return all(is_number(cell.replace(",", ".")) or _TIME.fullmatch(cell) for cell in there)
+def _values(row: Sequence[str]) -> int:
+    return sum(map(_is_value, row))
+
+
+def _is_data(cells: Sequence[Sequence[str]], at: int) -> bool:
+    """Whether a row holds as many numbers as the next one."""
+    if at >= len(cells):
+        return False
+    own = _values(cells[at])
+    return own > 0 and own >= _values(cells[min(at + 1, len(cells) - 1)])
 
 
 def _numbered(row: Sequence[str]) -> list[str]:

@@ -78,6 +78,7 @@ def decide(
     options: ReadOptions,
     path: Path | str,
     cells: Callable[[str], Sequence[str]],
+    said_rate: Fraction | None = None,
 ) -> Layout:
     """Roles of the columns `names`.
 
@@ -94,6 +95,9 @@ def decide(
     cells : callable
         Given a name, its first texts: they tell a column of times by another name, see :func:`streams.sources.times.time_like`.
 
+    said_rate : Fraction, optional
+        Samples per second as the file says, where the recipe does not.
+
     Raises
     ------
     SourceError
@@ -106,19 +110,20 @@ def decide(
         if name not in named:
             raise missing(name, named, path)
     asked = {name for item in options.inputs for name in item.channels}
-    unasked = [name for name in named if name not in asked]
-    rates = {item.rate_hz for item in wanted(options, path)}
-    rate = rates.pop() if len(rates) == 1 else None
+    session = options.session or (("session",) if "session" in named and "session" not in asked else ())
+    subject = options.subject or ("subject" if "subject" in named and "subject" not in asked else None)
+    labels = tuple(name for name in options.label_columns if name in named)
+    other = {*asked, *session, subject, *labels, *(keep.columns if keep else ())}
+    unasked = [name for name in named if name not in other]
+    rates = {item.rate_hz or said_rate for item in wanted(options, path)}
+    rate = rates.pop() if len(rates) == 1 else None if rates else said_rate
     ran, numbered = time_like(unasked, cells, rate), counts(unasked, cells)
     counted = ""
     time = next(
         (name for name in (*TIME_COLUMNS, *(one.name for one in ran if not one.doubt)) if name in unasked), None
     )
-    if time is None and numbered and rate:
+    if time is None and numbered and rate and not session:
         time = counted = numbered[0]
-    session = options.session or (("session",) if "session" in named and "session" not in asked else ())
-    subject = options.subject or ("subject" if "subject" in named and "subject" not in asked else None)
-    labels = tuple(name for name in options.label_columns if name in named)
     beside = {*(one.name for one in ran), *numbered}
     spoken_for = {time, *beside, subject, *labels, *TIME_COLUMNS, *session, *(keep.columns if keep else ())}
     free = [name for name in named if name in numeric and name not in spoken_for]

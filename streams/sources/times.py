@@ -30,17 +30,25 @@ _EXPONENTS = {
     **dict.fromkeys(("ms", "msec", "millis", "millisecond", "milliseconds"), 6),
     **dict.fromkeys(("us", "\u00b5s", "\u03bcs", "usec", "micros", "microsecond", "microseconds"), 3),
     **dict.fromkeys(("ns", "nsec", "nanos", "nanosecond", "nanoseconds"), 0),
+    **dict.fromkeys(("min", "mins", "minute", "minutes"), -3),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), -4),
 }
 _BRACKETED = re.compile(r"(.+?)\s*[(\[]\s*(\w+)\s*[)\]]")
 _HEADED = re.compile(r"([^\W_]+)[ _](.+)")
 _TAILED = re.compile(r"(.+?)[ _]([^\W_]+)")
 _NAMES = {9: "s", 6: "ms", 3: "µs", 0: "ns"}
-_OUR_DAYS_S, _SLOWEST_S = (631_152_000, 2_840_140_800), 3_600  # 1990 to 2060
+_MORE_NAMES = {-3: "minutes", -4: "hours", -2: "days as table programs count them", 5: "ten thousandths of a second"}
+_OUR_DAYS_S, _SLOWEST_S = (946_684_800, 2_840_140_800), 300  # 2000 to 2060
 #: By exponent, between which steps nothing but that unit is likely; what counts whole units is no clock of seconds.
 _LIKELY_STEPS = {9: (0.0, 1.0), 6: (2, 500), 3: (2_000, 200_000), 0: (2_000_000, 500_000_000)}
-_DAYS, _DAY_NS = -2, 86_400 * NS  # days since the end of 1899, as table programs count
-_TABLE_DAYS, _DAYS_TO_1970, _DAY_STEP = (20_000, 80_000), 25_569, 0.01
+_DAYS = -2  # since the end of 1899, as table programs count
+_LONG = {-3: 60 * NS, -4: 3_600 * NS, _DAYS: 86_400 * NS}  # what is no power of ten of ns
+_FINE = {"sample", "time", "fine"}  # of Xsens: µs of one device, ten thousandths of a second of another
+_TICK = 5
+_WRAP = 2**32  # where a chip's clock begins anew
+_TABLE_DAYS, _DAYS_TO_1970, _DAY_STEP = (20_000, 80_000), 25_569, 2e-4
 _TOLD = 0.1
+_LARGEST, _TICK_STEP = 1e17, 1_000
 _LIMIT_NS = 2**62
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -104,14 +112,18 @@ def time_like(names: Sequence[str], cells: Callable[[str], Sequence[str]], rate:
         try:
             times = Clock(name, "", rate).parse(texts, np.arange(len(texts)))
         except UnitError as error:
-            times, doubt = Clock("t", "").parse(texts, np.arange(len(texts))), str(error)
+            if not all(map(_is_number, texts)):
+                continue
+            numbers = np.array([float(text) for text in texts])
+            times, doubt = np.rint(1000 * (numbers - numbers[0])).astype(np.int64), str(error)  # whatever they count
         except SourceError:
             continue
         steps = np.diff(times)
         middle = float(np.median(steps)) if len(steps) else 0.0
         # A name that says it all only has to run on; a letter may as well be a temperature.
         near = np.abs(steps - middle) < 0.5 * middle if base == "t" else steps >= 0
-        if not len(steps) or times[-1] <= times[0] or np.mean(near) < (_REGULAR if base == "t" else _ON):
+        loose = base not in _LIKE and middle <= 0  # a trial's start, or its number
+        if not len(steps) or times[-1] <= times[0] or loose or np.mean(near) < (_REGULAR if base == "t" else _ON):
             continue
         if doubt and exponent is None and base.startswith("elapsed"):  # as likely a measurement
             continue
@@ -165,18 +177,23 @@ class UnitError(SourceError):
     """Times whose unit nothing tells."""
 
 
-def _unit(middle: float, step: float, rate: Fraction | None) -> tuple[int | None, str]:
+def _unit(middle: float, step: float, rate: Fraction | None, fine: bool) -> tuple[int | None, str]:
     """The exponent of numbers' unit, and how it was found; None in doubt."""
+    if rate and step:
+        units = (*_NAMES, *([_TICK] if fine else []))
+        told = [one for one in units if abs(step * float(rate) * 10.0 ** (one - 9) - 1) < _TOLD]
+        if told:
+            return told[0], "by its steps"
     for exponent in _NAMES:
         second = 10.0 ** (9 - exponent)
         if _OUR_DAYS_S[0] <= middle / second < _OUR_DAYS_S[1] and step <= _SLOWEST_S * second:
             return exponent, "since 1970, by the size of its first value"
     if _TABLE_DAYS[0] <= middle < _TABLE_DAYS[1] and 0 < step < _DAY_STEP:
         return _DAYS, "by the size of its first value"
-    if rate and step:
-        told = [exponent for exponent in _NAMES if abs(step * float(rate) * 10.0 ** (exponent - 9) - 1) < _TOLD]
-        if told:
-            return told[0], "by its steps"
+    if rate or abs(middle) >= _LARGEST:  # no unit makes that rate, or it counts since some other year
+        return None, ""
+    if fine and 1 < step <= _TICK_STEP:
+        return _TICK, "by its steps"
     likely = [exponent for exponent, (low, high) in _LIKELY_STEPS.items() if low < step <= high or step == low > 0]
     return (likely[0] if likely else None), "by its steps"
 
@@ -204,6 +221,9 @@ class Clock:
     def __init__(self, column: str, path: Path | str, rate: Fraction | None = None, *, counts: bool = False) -> None:
         self.column, self.notes = column, list[str]()
         self.path, self._rate, self._counts = path, rate, counts
+        self._last: int | None = None  # of a counter, before it was unwrapped
+        self._turns = 0
+        self._number: int | None = None
         #: 10**exponent ns are one unit; -1 for ISO 8601.
         self._exponent: int | None = 9 if column.lower() == "t" else _spelled(column)[1]
 
@@ -236,13 +256,13 @@ class Clock:
                 out[:] = [_scaled(text, self._exponent or 0) for text in texts]
         except (ValueError, ArithmeticError, OverflowError):
             raise self._wrong(texts, rows) from None
-        return out
+        return self._unwrapped(out, _WRAP * 10**self._exponent) if self._exponent in (0, 3, _TICK, 6) else out
 
     def numbers(self, values: NDArray[np.generic], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Times of a numeric column (Parquet): whole numbers exactly, float64 as exactly as it holds them."""
         if self._exponent is None and len(values):
             self._decide([str(value) for value in values[:_FIRST_ROWS]], int(rows[0]))
-        if self._exponent == _DAYS or self._counts:
+        if self._exponent in _LONG or self._counts:
             return self.parse([str(value) for value in values], rows)
         scale = 10 ** (self._exponent or 0)
         if values.dtype.kind in "iu":
@@ -262,15 +282,39 @@ class Clock:
     def _numbered(self, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Times of samples that are counted."""
         assert self._rate
-        try:
-            return np.array([round(int(float(text)) * NS / self._rate) for text in texts], np.int64)
-        except (ValueError, OverflowError):
-            bad = next(i for i, text in enumerate(texts) if not text.strip().isdigit())
-            raise self._error(texts[bad], int(rows[bad])) from None
+        numbers = np.array([int(float(text)) if _is_number(text) else -1 for text in texts], np.int64)
+        for size in (2**8, 2**16, _WRAP):
+            if self._turns or numbers.max(initial=0) < size:
+                numbers = self._unwrapped(numbers, size)
+                break
+        before = numbers[0] - 1 if self._number is None else self._number
+        steps = np.diff(numbers, prepend=before)
+        odd = steps < 1
+        odd[1:] |= odd[:-1]  # what follows a number that is wrong is wrong by as much
+        if odd.any():
+            where = f"row {rows[np.argmax(odd)]}"
+            note = f"`{self.column}` goes back or lacks a number, first at {where}: counted on by rows there"
+            self.notes += [note] if not any("counted on" in told for told in self.notes) else []
+        numbers = before + np.cumsum(np.where(odd, 1, steps))
+        self._number = int(numbers[-1])
+        return np.array([round(int(number) * NS / self._rate) for number in numbers.tolist()], np.int64)
+
+    def _unwrapped(self, values: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+        """Values of a counter that begins anew at `size`, as if it went on."""
+        before = values[0] if self._last is None else self._last
+        steps = np.diff(values, prepend=before)
+        turns = (steps < 0) & (steps + size < size // 8)
+        if turns.any():
+            note = f"`{self.column}` begins anew where a counter is full: it is read as going on"
+            self.notes += [note] if note not in self.notes else []
+        self._last = int(values[-1])
+        total = self._turns + np.cumsum(turns)
+        self._turns = int(total[-1])
+        return values + total * size
 
     def _decide(self, texts: Sequence[str], row: int) -> None:
         try:
-            numbers = np.array([float(text) for text in texts[:_FIRST_ROWS]], np.float64)
+            float(texts[0])
         except ValueError:
             self._exponent = -1
             text = texts[0].strip()
@@ -279,9 +323,10 @@ class Clock:
                 f"`{self.column}` is read as ISO 8601" + ("" if zoned else " without a time zone, taken as UTC")
             )
             return
+        numbers = np.array([float(text) for text in texts[:_FIRST_ROWS] if _is_number(text)], np.float64)
         steps = np.diff(numbers)
         step = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
-        self._exponent, how = _unit(float(np.median(numbers)), step, self._rate)
+        self._exponent, how = _unit(float(np.median(numbers)), step, self._rate, fine=_words(self.column) >= _FINE)
         if self._exponent is None:
             raise UnitError(
                 f"column `{self.column}` holds times in an unknown unit (steps of {step:g}); name it `time_s`, `time_ms`, "
@@ -289,10 +334,11 @@ class Clock:
                 self.path,
                 row,
             )
-        unit = "days as table programs count them" if self._exponent == _DAYS else _NAMES[self._exponent]
-        self.notes.append(
-            f"`{self.column}` is read as {unit} {how} ({brief(texts[0]) if 'size' in how else f'{step:g}'})"
-        )
+        unit = (_NAMES | _MORE_NAMES)[self._exponent]
+        why = brief(texts[0])
+        if "size" not in how:
+            why = f"{step:g}; if that is wrong, let its name say the unit, such as `time_s`"
+        self.notes.append(f"`{self.column}` is read as {unit} {how} ({why})")
 
     def _wrong(self, texts: Sequence[str], rows: NDArray[np.int64]) -> SourceError:
         for text, row in zip(texts, rows.tolist(), strict=True):
@@ -307,7 +353,8 @@ class Clock:
 
     def _error(self, text: str, row: int) -> SourceError:
         kind = "a date and time in ISO 8601" if self._exponent == -1 else "a number"
-        unit = {9: " of seconds", 6: " of ms", 3: " of µs", 0: " of ns", -1: "", _DAYS: " of days"}[self._exponent or 0]
+        names = _NAMES | _MORE_NAMES | {9: "seconds"}
+        unit = "" if self._exponent == -1 else f" of {names[self._exponent or 0]}"
         return SourceError(f"column `{self.column}` has {brief(text)!r}, expected {kind}{unit}", self.path, row)
 
 
@@ -326,7 +373,8 @@ def _small_seconds(texts: Sequence[str]) -> NDArray[np.int64] | None:
 def _scaled(text: str, exponent: int) -> int:
     try:
         number = Decimal(text)
-        ns = (number - _DAYS_TO_1970) * _DAY_NS if exponent == _DAYS else number.scaleb(exponent)
+        number -= _DAYS_TO_1970 if exponent == _DAYS else 0
+        ns = number * _LONG[exponent] if exponent in _LONG else number.scaleb(exponent)
         value = ns.to_integral_value()
     except InvalidOperation:
         raise ValueError(text) from None

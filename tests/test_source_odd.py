@@ -1,0 +1,219 @@
+"""Logs that are odd in one way each, as devices and table programs write them: read right, or refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streams.errors import SourceError
+from streams.recording import InputOptions, ReadOptions
+from streams.sources import read
+
+Row = Callable[[int], str]
+#: Head, row i, how many, the recipe's rate, and what is read: rate, channels, pieces (first number, samples), first and last value.
+READ: dict[
+    str, tuple[str, Row, int, int | None, float, tuple[str, ...], list[tuple[int, int]], tuple[float, float]]
+] = {
+    "seconds since midnight": (
+        "timestamp,emg",
+        lambda i: f"{45231.5 + i / 500:.6f},{i}",
+        1000,
+        None,
+        500,
+        ("emg",),
+        [(0, 1000)],
+        (0, 999),
+    ),
+    "a counter of 16 bits": (
+        "PacketCounter,ax",
+        lambda i: f"{(64036 + i) % 65536},{i}",
+        3000,
+        100,
+        100,
+        ("ax",),
+        [(0, 3000)],
+        (0, 2999),
+    ),
+    "a counter of 8 bits": ("packet,ax", lambda i: f"{i % 256},{i}", 1000, 100, 100, ("ax",), [(0, 1000)], (0, 999)),
+    "microseconds of 32 bits": (
+        "SampleTimeFine,ax",
+        lambda i: f"{(2**32 - 15_000_000 + i * 10_000) % 2**32},{i}",
+        3000,
+        None,
+        100,
+        ("ax",),
+        [(0, 3000)],
+        (0, 2999),
+    ),
+    "an index that begins anew": ("index,ax", lambda i: f"{i % 300},{i}", 900, 100, 100, ("ax",), [(0, 900)], (0, 899)),
+    "an index with an empty cell": (
+        "frame,ax",
+        lambda i: f"{'' if i == 250 else i},{i}",
+        500,
+        100,
+        100,
+        ("ax",),
+        [(0, 500)],
+        (0, 499),
+    ),
+    "whole seconds at 64 Hz": (
+        "timestamp,ax",
+        lambda i: f"{1_700_000_000 + i // 64},{i}",
+        3840,
+        None,
+        64,
+        ("ax",),
+        [(0, 3840)],
+        (0, 3839),
+    ),
+    "minutes": ("Time (min),hr", lambda i: f"{i / 120:.6f},{i}", 400, None, 2, ("hr",), [(0, 400)], (0, 399)),
+    "ten thousandths": (
+        "SampleTimeFine,ax",
+        lambda i: f"{5000 + i * 100},{i}",
+        400,
+        None,
+        100,
+        ("ax",),
+        [(0, 400)],
+        (0, 399),
+    ),
+    "microseconds since the start": (
+        "timestamp,ax",
+        lambda i: f"{700_000_000 + 2000 * i},{i}",
+        400,
+        None,
+        500,
+        ("ax",),
+        [(0, 400)],
+        (0, 399),
+    ),
+    "the rate above, a counter with a jump": (
+        "// Update Rate: 100.0Hz\nPacketCounter,ax",
+        lambda i: f"{i + 1000 * (i > 250)},{i}",
+        300,
+        None,
+        100,
+        ("ax",),
+        [(0, 251), (1251, 49)],
+        (0, 299),
+    ),
+    "generated, and a rate": (
+        "# Generated 2024-05-01\n# Sampling rate: 2 kHz\nax",
+        lambda i: f"{i}",
+        100,
+        None,
+        2000,
+        ("ax",),
+        [(0, 100)],
+        (0, 99),
+    ),
+    "names in a comment": ("# ax,note", lambda i: f"{i},walk", 30, 50, 50, ("ax",), [(0, 30)], (0, 29)),
+    "names and units in comments": (
+        "# t,ax\n# s,g",
+        lambda i: f"{i / 50},{i}",
+        100,
+        None,
+        50,
+        ("ax",),
+        [(0, 100)],
+        (0, 99),
+    ),
+    "names that begin with digits": (
+        "time,1st\ns,mm",
+        lambda i: f"{i / 50},{i}",
+        100,
+        None,
+        50,
+        ("1st",),
+        [(0, 100)],
+        (0, 99),
+    ),
+    "a title in a padded row": (
+        "Subject five,,\ntime_s,ax,ay",
+        lambda i: f"{i / 100},{i},0",
+        100,
+        None,
+        100,
+        ("ax", "ay"),
+        [(0, 100)],
+        (0, 99),
+    ),
+    "a clock beside the time of day": (
+        "timestamp,device time,ax",
+        lambda i: f"2024-01-01T00:00:00.{i:03d}Z,{5_000_000_000 + i * 1000},{i}",
+        500,
+        None,
+        1000,
+        ("ax",),
+        [(0, 500)],
+        (0, 499),
+    ),
+    "a batch that comes late": (
+        "t,ax",
+        lambda i: f"{(i if i < 1000 else i + 500 if i < 2000 else i - 1000 if i < 2500 else i) / 100:.2f},{i}",
+        4000,
+        None,
+        100,
+        ("ax",),
+        [(0, 4000)],
+        (0, 3999),
+    ),
+    "three decimals": (
+        "timestamp;az;trial",
+        lambda i: f"2024-01-01T00:00:{i / 50:06.3f}Z;9,{i % 900 + 100};1.1",
+        300,
+        None,
+        50,
+        ("az", "trial"),
+        [(0, 300)],
+        (9.1, 9.399),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", READ)
+def test_read(tmp_path: Path, case: str) -> None:
+    head, row, count, given, rate, channels, pieces, ends = READ[case]
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join([head, *map(row, range(count))]) + "\n")
+    inputs = (InputOptions("sensor", (), Fraction(given)),) if given else ()
+    (recording,) = read([path], ReadOptions(inputs=inputs))
+    (stream,) = recording.streams
+    assert float(stream.header.format.rate) == pytest.approx(rate, rel=1e-3), recording.notes
+    assert stream.header.format.channels == channels, recording.notes
+    assert [(first, len(piece)) for first, piece in stream.pieces] == pieces, recording.notes
+    data = np.concatenate([piece for _, piece in stream.pieces])
+    assert (data[0, 0], data[-1, 0]) == ends
+
+
+@pytest.mark.parametrize("first", ["NA,NA", ",", "nan,nan"])
+def test_a_first_sample_without_values_is_no_row_of_units(tmp_path: Path, first: str) -> None:
+    (tmp_path / "a.csv").write_text("\n".join(["ax,ay", first, *(f"{i},{i}" for i in range(50)), ""]))
+    options = ReadOptions(inputs=(InputOptions("sensor", (), Fraction(50)),))
+    (recording,) = read([tmp_path / "a.csv"], options)
+    assert recording.streams[0].count == 51 - (first == ",")
+
+
+@pytest.mark.parametrize(
+    ("head", "rows", "rate", "message"),
+    [
+        ("timestamp,ax", [f"{638_500_000_000_000_000 + 100_000 * i},{i}" for i in range(100)], None, "unknown unit"),
+        ("# Max heart rate: 190 bpm\nax,ay", [f"{i},1" for i in range(100)], None, "nothing gives the sampling rate"),
+        ("# Sampling rate: 1,000 Hz\nax,ay", [f"{i},1" for i in range(100)], None, "nothing gives the sampling rate"),
+        (
+            "ax,ay,label",
+            [f"{i},1,walk" for i in range(50)] + [f"{i},1,walk, fast" for i in range(120)],
+            50,
+            "row 52: 4 columns where the header has 3",
+        ),
+    ],
+)
+def test_refused(tmp_path: Path, head: str, rows: list[str], rate: int | None, message: str) -> None:
+    (tmp_path / "a.csv").write_text("\n".join([head, *rows, ""]))
+    inputs = (InputOptions("sensor", (), Fraction(rate)),) if rate else ()
+    with pytest.raises(SourceError, match=message):
+        list(read([tmp_path / "a.csv"], ReadOptions(inputs=inputs)))
