@@ -217,3 +217,17 @@ def test_refused(tmp_path: Path, head: str, rows: list[str], rate: int | None, m
     inputs = (InputOptions("sensor", (), Fraction(rate)),) if rate else ()
     with pytest.raises(SourceError, match=message):
         list(read([tmp_path / "a.csv"], ReadOptions(inputs=inputs)))
+
+
+@pytest.mark.parametrize("odd", ["nan", "inf", "1e300", "", "x"])
+def test_a_counter_without_a_number_is_counted_on(tmp_path: Path, odd: str) -> None:
+    (tmp_path / "a.csv").write_text("\n".join(["frame,ax", *(f"{odd if i == 250 else i},{i}" for i in range(300)), ""]))
+    (recording,) = read([tmp_path / "a.csv"], ReadOptions(inputs=(InputOptions("sensor", ("ax",), Fraction(50)),)))
+    assert [(first, len(piece)) for first, piece in recording.streams[0].pieces] == [(0, 300)]
+    assert any("first at row 252" in note for note in recording.notes)
+
+
+def test_a_file_cut_before_its_times_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("ax,time_ms\n5")
+    with pytest.raises(SourceError, match="no whole row"):
+        list(read([tmp_path / "a.csv"], ReadOptions()))

@@ -45,7 +45,7 @@ _DAYS = -2  # since the end of 1899, as table programs count
 _LONG = {-3: 60 * NS, -4: 3_600 * NS, _DAYS: 86_400 * NS}  # what is no power of ten of ns
 _FINE = {"sample", "time", "fine"}  # of Xsens: µs of one device, ten thousandths of a second of another
 _TICK = 5
-_WRAP = 2**32  # where a chip's clock begins anew
+_WRAP, _MOST = 2**32, 2**53  # where a chip's clock begins anew; counters are whole numbers below that
 _TABLE_DAYS, _DAYS_TO_1970, _DAY_STEP = (20_000, 80_000), 25_569, 2e-4
 _TOLD = 0.1
 _LARGEST, _TICK_STEP = 1e17, 1_000
@@ -282,7 +282,8 @@ class Clock:
     def _numbered(self, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Times of samples that are counted."""
         assert self._rate
-        numbers = np.array([int(float(text)) if _is_number(text) else -1 for text in texts], np.int64)
+        read = np.array([float(text) if _is_number(text) else np.nan for text in texts], np.float64)
+        numbers = np.where(np.abs(read) < _MOST, read, -1).astype(np.int64)
         for size in (2**8, 2**16, _WRAP):
             if self._turns or numbers.max(initial=0) < size:
                 numbers = self._unwrapped(numbers, size)
@@ -301,6 +302,8 @@ class Clock:
 
     def _unwrapped(self, values: NDArray[np.int64], size: int) -> NDArray[np.int64]:
         """Values of a counter that begins anew at `size`, as if it went on."""
+        if not len(values):
+            return values
         before = values[0] if self._last is None else self._last
         steps = np.diff(values, prepend=before)
         turns = (steps < 0) & (steps + size < size // 8)
