@@ -16,6 +16,7 @@ import numpy as np
 from streams.chunk import Chunk
 from streams.events import Event, event_id
 from streams.recording import Recording
+from streams.sources.words import some
 
 if TYPE_CHECKING:
     from processors.recipe import Recipe
@@ -78,8 +79,7 @@ class Checked:
         for name, text in said.items():
             found = getattr(self, name)
             if found:
-                more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-                out.append(f"{len(found)} of {self.expected} events {text}: {', '.join(found[:SHOWN])}{more}")
+                out.append(f"{len(found)} of {self.expected} events {text}: {some(found, SHOWN)}")
         return out
 
 

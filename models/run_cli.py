@@ -15,6 +15,7 @@ import click
 
 from streams.errors import KymoError
 from streams.events import Event
+from streams.sources.words import grouped
 
 _SHOWN = 20  # lines of one kind on stderr before the rest is only counted
 
@@ -123,9 +124,9 @@ def _tell(notes: list[str], summary: dict[str, Any]) -> None:
     repairs = [(session, note) for session, found in summary["repairs"].items() for note in found]
     groups = [
         notes,
-        _grouped(repairs, ""),
-        _grouped(summary["unmatched"].items(), "not taken: "),
-        _grouped(summary["silent"].items(), "no event: "),
+        grouped(repairs),
+        grouped((name, f"not taken: {why}") for name, why in summary["unmatched"].items()),
+        grouped((name, f"no event: {why}") for name, why in summary["silent"].items()),
     ]
     for lines in groups:
         for line in lines[:_SHOWN]:
@@ -138,14 +139,3 @@ def _tell(notes: list[str], summary: dict[str, Any]) -> None:
         f"({summary['unknown']} unknown) in {summary['seconds']:.1f} s{'; ' if counts else ''}{counts}",
         err=True,
     )
-
-
-def _grouped(found: Iterable[tuple[str, str]], what: str) -> list[str]:
-    """A line for each text, with the sessions that it holds for."""
-    sessions: dict[str, list[str]] = {}
-    for session, text in found:
-        sessions.setdefault(text, []).append(session)
-    return [
-        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {what}{text}"
-        for text, names in sessions.items()
-    ]

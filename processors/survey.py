@@ -16,9 +16,8 @@ from streams.errors import KymoError, SourceError
 from streams.labels.labels import Label, keys_of_labels_json
 from streams.recording import InputOptions, ReadOptions, Recording, StreamData
 from streams.sources import read
+from streams.sources.grid import RATE_TOLERANCE
 from streams.sources.words import many
-
-_SAME_RATE = 0.01  # a recipe takes rates that far apart
 
 
 @dataclass
@@ -218,7 +217,7 @@ def _agree(found: Survey, name: str, streams: list[_Seen]) -> None:
     """Rate, channels and length that the recordings share."""
     rates = Counter(s.rate for s in streams)
     rate = rates.most_common(1)[0][0]
-    near = {other for other in rates if abs(other / rate - 1) <= _SAME_RATE}
+    near = {other for other in rates if abs(other / rate - 1) <= RATE_TOLERANCE}
     if len(rates) > len(near):
         others = ", ".join(f"{float(r):g} Hz ({n})" for r, n in rates.most_common() if r not in near)
         found.remarks.append(f"recordings of other rates are not taken: {others}")

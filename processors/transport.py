@@ -137,14 +137,11 @@ class BatchConsumer(driver.Consumer):
 
     async def _drain_messages(self, fetcher: Any) -> None:
         try:
-            await self._drain(fetcher)
+            while not (self._stopped.is_set() or fetcher._stopped.is_set()):
+                records = await self.app.fetch.next()
+                await self.app.handler.on_records(records)
         except Exception as error:  # Faust would end the process, whatever it is
             self.app.failed(error)
-
-    async def _drain(self, fetcher: Any) -> None:
-        while not (self._stopped.is_set() or fetcher._stopped.is_set()):
-            records = await self.app.fetch.next()
-            await self.app.handler.on_records(records)
 
     @driver.Consumer.task
     async def _alive(self) -> None:

@@ -20,6 +20,7 @@ import click
 from streams.errors import EventError, KymoError, RecipeError
 from streams.events import Event
 from streams.settings import Settings
+from streams.sources.words import utc
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -102,14 +103,10 @@ def _csv(event: Event) -> bytes:
 
 def _cell(event: Event, name: str) -> Any:
     if name in ("start", "end"):
-        return _iso(getattr(event, f"{name}_ns"))
+        return utc(getattr(event, f"{name}_ns"), 9)
     if name == "value":
         return next(iter(event.values.values()), "")
     return getattr(event, name)
-
-
-def _iso(ns: int) -> str:
-    return f"{datetime.fromtimestamp(ns // 10**9, UTC):%Y-%m-%dT%H:%M:%S}.{ns % 10**9:09d}Z"
 
 
 def _row(event: Event) -> bytes:
@@ -117,7 +114,9 @@ def _row(event: Event) -> bytes:
     if event.values:
         found = ", ".join(f"{name} {value:g}" for name, value in event.values.items())
     head = f"  {event.head}" if event.head else ""
-    return f"{_iso(event.start_ns)[:23]}  {event.session:<24} {event.recipe}{head:<12} {found}\n".encode()
+    return (
+        f"{utc(event.start_ns, 3).removesuffix('Z')}  {event.session:<24} {event.recipe}{head:<12} {found}\n".encode()
+    )
 
 
 _COLUMNS = (
@@ -135,7 +134,6 @@ _COLUMNS = (
     "start_index",
     "id",
 )
-_HEADS: dict[str | None, bytes] = {"csv": (",".join(_COLUMNS) + "\n").encode()}
 _FORMS: dict[str | None, Callable[[Event], bytes]] = {
     None: lambda event: event.to_json() + b"\n",
     "csv": _csv,
@@ -173,7 +171,8 @@ def events(run: str | None, recipe: str | None, follow: bool, form: str | None, 
             settings = replace(settings, prefix=run_prefix(settings.prefix, run))
         wanted = EventFilter(recipe_name(recipe) if recipe else None, **which)
         out, line_of = sys.stdout.buffer, _FORMS[form]
-        out.write(_HEADS.get(form, b""))
+        if form == "csv":
+            out.write(",".join(_COLUMNS).encode() + b"\n")
         for event in read_events(settings, follow=follow, wanted=wanted, on_bad=tell):
             out.write(line_of(event))
             if follow:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from streams.archive.plan import default_folder
 from streams.errors import ArchiveError, SourceError
 from streams.messages import Odd
 from streams.settings import Settings
-from streams.sources.words import many
+from streams.sources.words import many, utc
 
 if TYPE_CHECKING:
     from streams.broker.erase import Deletion
@@ -97,7 +96,7 @@ def session_row(name: str, value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _clock(ns: Any) -> str:
-    return datetime.fromtimestamp(ns // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if isinstance(ns, int) else "-"
+    return utc(ns) if isinstance(ns, int) else "-"
 
 
 @sessions.command("end", epilog="Example: kymo sessions end watch-7@1770000000")

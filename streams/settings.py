@@ -128,36 +128,31 @@ class Settings:
             "bootstrap_servers": self.brokers.split(","),
             "security_protocol": self.security_protocol,
         }
-        if self.security_protocol.startswith("SASL"):
-            out |= {
-                "sasl_mechanism": self.sasl_mechanism,
-                "sasl_plain_username": self.sasl_username,
-                "sasl_plain_password": self.sasl_password,
-            }
-        if self.security_protocol.endswith("SSL"):
-            files = {"ssl_cafile": self.ssl_cafile, "ssl_certfile": self.ssl_certfile, "ssl_keyfile": self.ssl_keyfile}
-            out |= {name: path for name, path in files.items() if path}
-        return out
+        sasl = ("sasl_mechanism", "sasl_plain_username", "sasl_plain_password")
+        return out | self._secured(
+            sasl, ("ssl_cafile", "ssl_certfile", "ssl_keyfile"), self.ssl_cafile, self.ssl_keyfile
+        )
 
     def librdkafka(self) -> dict[str, Any]:
         """Connection arguments for librdkafka's clients."""
-        out = {"bootstrap.servers": self.brokers, "security.protocol": self.security_protocol}
-        if self.security_protocol.startswith("SASL"):
-            out |= {
-                "sasl.mechanism": self.sasl_mechanism,
-                "sasl.username": self.sasl_username,
-                "sasl.password": self.sasl_password,
-            }
-        if self.security_protocol.endswith("SSL"):
-            import ssl
+        import ssl
 
-            usual = ssl.get_default_verify_paths()  # where Python looks; librdkafka would look elsewhere
-            files = {
-                "ssl.ca.location": self.ssl_cafile or usual.cafile or usual.capath,
-                "ssl.certificate.location": self.ssl_certfile,
-                "ssl.key.location": self.ssl_keyfile or self.ssl_certfile,
-            }
-            out |= {name: path for name, path in files.items() if path}
+        out = {"bootstrap.servers": self.brokers, "security.protocol": self.security_protocol}
+        usual = ssl.get_default_verify_paths()  # where Python looks; librdkafka would look elsewhere
+        authorities = self.ssl_cafile or usual.cafile or usual.capath or ""
+        files = ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location")
+        sasl = ("sasl.mechanism", "sasl.username", "sasl.password")
+        return out | self._secured(sasl, files, authorities, self.ssl_keyfile or self.ssl_certfile)
+
+    def _secured(
+        self, sasl: tuple[str, str, str], files: tuple[str, str, str], authorities: str, key: str
+    ) -> dict[str, Any]:
+        """What the protocol needs of SASL and TLS, by a client's own names for it."""
+        out: dict[str, Any] = {}
+        if self.security_protocol.startswith("SASL"):
+            out |= zip(sasl, (self.sasl_mechanism, self.sasl_username, self.sasl_password), strict=True)
+        if self.security_protocol.endswith("SSL"):
+            out |= {name: path for name, path in zip(files, (authorities, self.ssl_certfile, key), strict=True) if path}
         return out
 
     def ssl_context(self) -> ssl.SSLContext:

@@ -141,7 +141,8 @@ def test_a_topic_that_goes_back_is_told(broker: str, topic: str) -> None:
 def make_again(broker: str, topic: str) -> None:
     with KafkaAdminClient(bootstrap_servers=broker) as admin:
         admin.delete_topics([topic])
-        time.sleep(2)
+        while topic in admin.list_topics():
+            time.sleep(0.1)
         admin.create_topics({topic: {"num_partitions": PARTITIONS}})
         admin.wait_for_topics([topic])
     with KafkaProducer(bootstrap_servers=broker) as producer:

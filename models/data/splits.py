@@ -17,7 +17,7 @@ seed. Groups and windows are taken so that every class has its share, as far as 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -200,7 +200,7 @@ def _around(
 
 
 def _by_column(examples: Sequence[Example], rule: ColumnSplit, seed: int) -> Split:
-    same = identity if rule.column in ("session", "subject") else canonical
+    same = _same(rule.column)
     train, test = ({same(value) for value in values} for values in (rule.train, rule.test))
     if both := train & test:
         raise TrainingError(
@@ -222,7 +222,12 @@ def _by_column(examples: Sequence[Example], rule: ColumnSplit, seed: int) -> Spl
 def _value(example: Example, column: str) -> str | None:
     own = {"session": session_of(example), "subject": example.subject}
     value = example.metadata.get(column, own.get(column))
-    return None if value is None else identity(value) if column in own else canonical(value)
+    return None if value is None else _same(column)(value)
+
+
+def _same(column: str) -> Callable[[str], str]:
+    """What gives equal texts for equal values of a column: names are texts, other values may be numbers."""
+    return identity if column in ("session", "subject") else canonical
 
 
 def _numbers(groups: Sequence[str], chosen: set[str]) -> list[int]:

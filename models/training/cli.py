@@ -22,7 +22,7 @@ from models.training.learned import Watch
 from processors.recipe import load_recipe
 from streams.sources import read
 from streams.sources.experiment import SUFFIX, Experiment, load_experiment, write_results
-from streams.sources.words import many
+from streams.sources.words import many, some
 
 if TYPE_CHECKING:
     from models.training.train import Trained
@@ -118,9 +118,7 @@ def _print_trained(trained: Trained) -> None:
 def _held_out(split: dict[str, Any]) -> str:
     """Who was held out, by name while they are few."""
     groups = split.get("validation", {}).get("groups") or []
-    named = ", ".join(groups[:_MOST_NAMES]) + (
-        f" and {len(groups) - _MOST_NAMES} more" if len(groups) > _MOST_NAMES else ""
-    )
+    named = some(groups, _MOST_NAMES)
     return f"by {split.get('kind')}: {named}" if named else f"by {split.get('kind')}"
 
 

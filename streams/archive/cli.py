@@ -13,7 +13,7 @@ import click
 
 from streams.archive.plan import default_folder
 from streams.settings import Settings
-from streams.sources.words import many
+from streams.sources.words import many, utc
 
 dir_option = click.option(
     "--dir",
@@ -77,8 +77,8 @@ def _summary(segment: Any) -> dict[str, Any]:
         "segment": segment.path.name,
         "start_ns": segment.start_ns,
         "end_ns": segment.end_ns,
-        "start": _clock(segment.start_ns),
-        "end": _clock(segment.end_ns),
+        "start": utc(segment.start_ns),
+        "end": utc(segment.end_ns),
         "bytes": segment.size,
         "records": segment.count,
         "topics": dict(sorted(topics.items())),
@@ -86,12 +86,6 @@ def _summary(segment: Any) -> dict[str, Any]:
         "offsets": {f"{topic}/{part}": [s.first, s.next] for (topic, part), s in spans.items() if s.next > s.first},
         "absent": sum(a.end - a.start for a in segment.contents.absent),
     }
-
-
-def _clock(ns: int) -> str:
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(ns // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @click.command("check", epilog="Example: kymo archive check")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from streams.replay.pacing import Clock, SystemClock
 from streams.replay.player import Controls
-from streams.sources.words import many
+from streams.sources.words import grouped, many
 
 _FEW = 3  # sessions that are named one by one
 
@@ -90,23 +90,9 @@ class ReplaySummary:
                 f"{many(len(self.skipped), 'session')} there already, nothing added (--run N replays them apart): "
                 f"{', '.join(self.skipped[:5])}{' …' if len(self.skipped) > 5 else ''}"
             )
-        out += [f"note: {note}" for note in _together(self.notes)]
+        told = [note.partition(": ")[::2] if ": " in note else ("", note) for note in self.notes]
+        out += [f"note: {note}" for note in grouped(told, _FEW)]
         return out if self.outcome == "done" else [*out, f"ended early: {self.outcome}"]
-
-
-def _together(notes: Sequence[str]) -> list[str]:
-    """Notes, those that say the same of more than three sessions once."""
-    same: dict[str, list[str]] = {}
-    for note in notes:
-        session, _, text = note.partition(": ") if ": " in note else ("", "", note)
-        same.setdefault(text, []).append(session)
-    out = []
-    for text, sessions in same.items():
-        if len(sessions) > _FEW and all(sessions):
-            out.append(f"{sessions[0]} and {len(sessions) - 1} more: {text}")
-        else:
-            out += [f"{session}: {text}" if session else text for session in sessions]
-    return out
 
 
 @dataclass(frozen=True, slots=True)

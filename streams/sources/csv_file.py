@@ -11,7 +11,6 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 
@@ -21,11 +20,11 @@ from numpy.typing import NDArray
 from streams.errors import SourceError
 from streams.recording import ReadOptions, Recording
 from streams.sources.files import File
-from streams.sources.head import NO_VALUE, Head, find_head, is_number
+from streams.sources.head import NO_VALUE, Head, find_head
 from streams.sources.layout import Layout, decide
 from streams.sources.table import Block, Gatherer
 from streams.sources.times import Clock
-from streams.sources.words import brief, many
+from streams.sources.words import brief, is_number, many
 
 _BLOCK_BYTES = 32 * 2**20
 _TOGETHER_BYTES = 64 * 2**20  # larger files are given away session by session
@@ -133,18 +132,7 @@ class _Reader:
     def _decide(self, lines: Sequence[str]) -> None:
         sample = [row for row in islice(csv.reader(lines, delimiter=self._delimiter), _SAMPLE_ROWS) if any(row)]
         if self._delimiter != ",":
-            columns = [[row[i].strip() for row in sample if len(row) > i] for i in range(len(self._names))]
-            with_commas = [[cell for cell in column if "," in cell and _NUMBER.fullmatch(cell)] for column in columns]
-            commas = [cell for column in with_commas for cell in column]
-            # A comma that parts thousands is not in every number, or there are two, or a point as well.
-            some = any(
-                found and any(map(is_number, column)) for column, found in zip(columns, with_commas, strict=True)
-            )
-            sure = any(cell.count(",") > 1 or "." in cell for cell in commas)
-            dots = any(_DECIMAL_POINT.fullmatch(cell) for column in columns for cell in column)
-            grouped = bool(commas) and all(_THOUSANDS.fullmatch(cell) for cell in commas)
-            self._thousands = grouped and (sure or (some and dots))
-            self._comma = bool(commas) and not self._thousands
+            self._commas(sample)
         numeric = set()
         for i, name in enumerate(self._names):
             cells = [row[i].strip() for row in sample if len(row) > i and row[i].strip().lower() not in NO_VALUE]
@@ -157,16 +145,20 @@ class _Reader:
         self._layout.notes[:0] = self._head.notes
         if self._thousands:
             self._layout.notes.append("commas part thousands, points part decimals")
-        rated = [item for item in self._layout.inputs if item.rate_hz is None]
-        if (
-            self._head.rate
-            and (not self._layout.time or self._layout.counted)
-            and len(rated) == len(self._layout.inputs)
-        ):
-            inputs = tuple(replace(item, rate_hz=self._head.rate) for item in rated)
-            self._layout = replace(self._layout, inputs=inputs)
-            self._layout.notes.append(f"rate {float(self._head.rate):g} Hz, as the head of the file says")
         self._clock = self._layout.clock(self._file.path)
+
+    def _commas(self, sample: Sequence[Sequence[str]]) -> None:
+        """What commas part where something else parts the columns: decimals, or thousands."""
+        columns = [[row[i].strip() for row in sample if len(row) > i] for i in range(len(self._names))]
+        with_commas = [[cell for cell in column if "," in cell and _NUMBER.fullmatch(cell)] for column in columns]
+        commas = [cell for column in with_commas for cell in column]
+        # A comma that parts thousands is not in every number, or there are two, or a point as well.
+        some = any(found and any(map(is_number, column)) for column, found in zip(columns, with_commas, strict=True))
+        sure = any(cell.count(",") > 1 or "." in cell for cell in commas)
+        dots = any(_DECIMAL_POINT.fullmatch(cell) for column in columns for cell in column)
+        grouped = bool(commas) and all(_THOUSANDS.fullmatch(cell) for cell in commas)
+        self._thousands = grouped and (sure or (some and dots))
+        self._comma = bool(commas) and not self._thousands
 
     def _column(self, sample: Sequence[Sequence[str]], name: str) -> list[str]:
         at = self._names.index(name)

@@ -23,9 +23,8 @@ from streams.sources.words import many
 
 Int = NDArray[np.int64]
 _SNAP = 1e-4  # a rate this close to a plain number is that number
-_RATE_TOLERANCE = 0.01
+RATE_TOLERANCE = 0.01  # a recipe takes rates that far from its own
 _MOST_BLUR = 0.005
-_SAME = 0.01
 _IRREGULAR = 0.22  # mean distance from the grid in samples; times without any grid have 0.25
 _MAX_INDEX = 2**53
 _YEARS_NS = 10 * 31_557_600 * NS
@@ -93,7 +92,7 @@ class Place:
 def irregular(times_ns: Int, data: Array, place: Place) -> Grid:
     """Numbers of an irregular stream's samples: by time, one after the other."""
     notes: list[str] = []
-    order = _since_set(times_ns, _sorted(times_ns, data, place, notes), place, notes)
+    order = _sorted(times_ns, data, place, notes)
     numbers = np.arange(len(order), dtype=np.int64)
     return Grid(Fraction(0), int(times_ns[order[0]]) if len(order) else 0, order, numbers, notes)
 
@@ -119,7 +118,6 @@ def fit(times_ns: Int, data: Array, rate: Fraction | None, place: Place) -> Grid
     """
     notes: list[str] = []
     order = _sorted(times_ns, data, place, notes)
-    order = _since_set(times_ns, order, place, notes)
     refusal, grid, faults = None, None, len(order)
     try:
         grid, lost, gaps, missing = _by_time(times_ns, order, data, rate, place)
@@ -147,7 +145,7 @@ def _by_time(times_ns: Int, order: Int, data: Array, rate: Fraction | None, plac
             hint = "give `rate_hz` in the recipe's [[input]]"
             raise place.error(f"one time alone has no rate; {hint}", int(order[0]))
         rate = _snapped(real[0], _blur(times), notes)
-    elif real and all(abs(found / float(rate) - 1) > _RATE_TOLERANCE for found in real):
+    elif real and all(abs(found / float(rate) - 1) > RATE_TOLERANCE for found in real):
         raise SourceError(
             f"the times say {_hz(real[0])}, the recipe says {_hz(float(rate))}; correct `rate_hz`, or the time column",
             place.path,
@@ -204,7 +202,7 @@ def _sorted(times: Int, data: Array, place: Place, notes: list[str]) -> Int:
         notes.append(
             f"{many(len(back), 'time')} earlier than the one before, first at {place.at(int(back[0]))}: sorted by time"
         )
-    return order.astype(np.int64)
+    return _since_set(times, order.astype(np.int64), place, notes)
 
 
 def _interleaved(times: Int, order: Int, back: Int) -> bool:
@@ -270,7 +268,7 @@ def _common(real: float, blur: float) -> Fraction | None:
 def _snapped(real: float, blur: float, notes: list[str]) -> Fraction:
     """The plain number within 1e-4 of a rate: whole, a whole number of seconds, television's n/1.001, then two
     decimals. Where the times are rounded so coarsely that a common rate is as likely, it is that one."""
-    if common := _common(real, min(blur, _SAME)):
+    if common := _common(real, min(blur, RATE_TOLERANCE)):
         notes.append(f"rate {_hz(float(common))} taken from the times (they say {_hz(real)})")
         return common
     plain = [Fraction(round(real)), Fraction(round(real * 1.001) * 1000, 1001), Fraction(round(real * 100), 100)]

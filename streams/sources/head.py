@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from streams.errors import SourceError
-from streams.sources.words import brief, many
+from streams.sources.words import brief, is_number, many
 
 NO_VALUE = frozenset(("", "nan", "na", "n/a", "null", "none"))
 _SIGNS = (",", ";", "\t")
@@ -177,7 +177,7 @@ def _fits(line: str, below: Sequence[str]) -> bool:
     return len(below) < 2 * _SAME or usual <= own
 
 
-def _precedes(row: Sequence[str], names: Sequence[str] = (), data: Sequence[str] = (), *_: object) -> bool:
+def _precedes(row: Sequence[str], names: Sequence[str] = (), data: Sequence[str] = ()) -> bool:
     """Whether a row says something of the device, and the names are in the next one: it holds a value, or fewer cells are filled."""
     if _values(row) > len(row) / 2 or _values(names) or not _values(data):
         return False
@@ -220,14 +220,3 @@ def _numbered(row: Sequence[str]) -> list[str]:
         if _TIME.fullmatch(cell) and "timestamp" not in out:
             out[n] = "timestamp"
     return out
-
-
-def is_number(text: str) -> bool:
-    """Whether a text is a number, as tables write them."""
-    if "_" in text:
-        return False
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -14,7 +14,7 @@ from streams.errors import SourceError
 from streams.recording import InputOptions, ReadOptions
 from streams.sources.keep import Keep
 from streams.sources.times import TIME_COLUMNS, Clock, counts, time_like
-from streams.sources.words import brief
+from streams.sources.words import brief, some
 
 #: Name of the stream that is made where neither a recipe nor the user names one.
 DEFAULT_STREAM = "sensor"
@@ -94,7 +94,6 @@ def decide(
         The file, for messages.
     cells : callable
         Given a name, its first texts: they tell a column of times by another name, see :func:`streams.sources.times.time_like`.
-
     said_rate : Fraction, optional
         Samples per second as the file says, where the recipe does not.
 
@@ -104,34 +103,27 @@ def decide(
         If a name comes twice, a column that the recipe names is not there, or nothing is left for channels.
     """
     named = [name for name in names if name]
-    _check_unique(named, path)
     keep = Keep(options.keep) if options.keep else None
-    for name in (*options.session, *([options.subject] if options.subject else []), *(keep.columns if keep else ())):
-        if name not in named:
-            raise missing(name, named, path)
+    kept = tuple(keep.columns) if keep else ()
+    _check(named, (*options.session, *([options.subject] if options.subject else []), *kept), path)
     asked = {name for item in options.inputs for name in item.channels}
     session = options.session or (("session",) if "session" in named and "session" not in asked else ())
     subject = options.subject or ("subject" if "subject" in named and "subject" not in asked else None)
     labels = tuple(name for name in options.label_columns if name in named)
-    other = {*asked, *session, subject, *labels, *(keep.columns if keep else ())}
+    other = {*asked, *session, subject, *labels, *kept}
     unasked = [name for name in named if name not in other]
     rates = {item.rate_hz or said_rate for item in wanted(options, path)}
     rate = rates.pop() if len(rates) == 1 else None if rates else said_rate
-    ran, numbered = time_like(unasked, cells, rate), counts(unasked, cells)
-    counted = ""
-    time = next(
-        (name for name in (*TIME_COLUMNS, *(one.name for one in ran if not one.doubt)) if name in unasked), None
-    )
-    if time is None and numbered and rate and not session:
-        time = counted = numbered[0]
-    beside = {*(one.name for one in ran), *numbered}
-    spoken_for = {time, *beside, subject, *labels, *TIME_COLUMNS, *session, *(keep.columns if keep else ())}
+    time, counted, beside, doubts = _clocks(unasked, cells, rate, bool(session))
+    spoken_for = {time, *beside, subject, *labels, *TIME_COLUMNS, *session, *kept}
     free = [name for name in named if name in numeric and name not in spoken_for]
     inputs, notes = _inputs(options, named, free, path)
     channels = tuple(dict.fromkeys(name for item in inputs for name in item.channels))
-    notes += [f"{one.doubt}; left out" for one in ran if one.doubt and time is None]
-    if counted:
-        notes.append(f"samples are numbered by `{counted}`")
+    notes += doubts
+    notes += [f"samples are numbered by `{time}`"] if counted else []
+    if said_rate and (counted or time is None) and not any(item.rate_hz for item in inputs):
+        inputs = tuple(replace(item, rate_hz=said_rate) for item in inputs)
+        notes.append(f"rate {float(said_rate):g} Hz, as the head of the file says")
     # Not missed is the column `label`, where no recipe may ask for it, and the recipe's own where a labels JSON has its labels.
     optional = {"label", options.label_column if options.label_key else None}
     asked_for = [name for name in options.label_columns if name not in optional]
@@ -141,13 +133,32 @@ def decide(
     rest = tuple(name for name in named if (name not in spoken_for or name in others) and name not in channels)
     clocks = sorted(name for name in beside if name not in (time, *channels))
     notes += [f"columns left out, they count time or rows: {', '.join(clocks)}"] if clocks else []
-    return Layout(inputs, channels, time, session, subject, labels, rest, keep, notes, counted=bool(counted), rate=rate)
+    return Layout(inputs, channels, time, session, subject, labels, rest, keep, notes, counted=counted, rate=rate)
 
 
-def _check_unique(named: Sequence[str], path: Path | str) -> None:
+def _clocks(
+    names: Sequence[str], cells: Callable[[str], Sequence[str]], rate: Fraction | None, sessions: bool
+) -> tuple[str | None, bool, set[str], list[str]]:
+    """The column of times, whether it counts samples instead, all columns that count time or rows, and what is doubtful."""
+    ran, numbered = time_like(names, cells, rate), counts(names, cells)
+    sure = (*TIME_COLUMNS, *(one.name for one in ran if not one.doubt))
+    time = next((name for name in sure if name in names), None)
+    doubts = [f"{one.doubt}; left out" for one in ran if one.doubt]
+    beside = {*(one.name for one in ran), *numbered}
+    if time is not None:
+        return time, False, beside, []
+    if numbered and rate is not None and not sessions:
+        return numbered[0], True, beside, []
+    return None, False, beside, doubts
+
+
+def _check(named: Sequence[str], needed: Sequence[str], path: Path | str) -> None:
     for name, count in Counter(named).items():
         if count > 1:
             raise SourceError(f"column `{brief(name)}` is there {count} times; each needs a name of its own", path, 1)
+    for name in needed:
+        if name not in named:
+            raise missing(name, named, path)
 
 
 def missing(name: str, names: Sequence[str], path: Path | str, what: str = "column") -> SourceError:
@@ -155,7 +166,7 @@ def missing(name: str, names: Sequence[str], path: Path | str, what: str = "colu
     lower = {other.lower(): other for other in names}
     near = get_close_matches(name.lower(), list(lower), 1, 0.5)
     hint = f" (did you mean `{lower[near[0]]}`?)" if near else ""
-    shown = ", ".join(map(brief, names[:40])) + (f" and {len(names) - 40} more" if len(names) > 40 else "")
+    shown = some([brief(name) for name in names], 40)
     return SourceError(f"no {what} `{name}`{hint}; there are: {shown or 'none'}", path)
 
 

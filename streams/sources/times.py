@@ -20,31 +20,36 @@ from numpy.typing import NDArray
 
 from streams.chunk import NS
 from streams.errors import SourceError
-from streams.sources.words import brief
+from streams.sources.words import brief, is_number
 
 #: Names of time columns, best first.
 TIME_COLUMNS = ("t_ns", "t", "timestamp")
-#: How units stand in names, such as `Time (s)` and `time_ms`: 10**exponent ns are one.
-_EXPONENTS = {
-    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 9),
-    **dict.fromkeys(("ms", "msec", "millis", "millisecond", "milliseconds"), 6),
-    **dict.fromkeys(("us", "\u00b5s", "\u03bcs", "usec", "micros", "microsecond", "microseconds"), 3),
-    **dict.fromkeys(("ns", "nsec", "nanos", "nanosecond", "nanoseconds"), 0),
-    **dict.fromkeys(("min", "mins", "minute", "minutes"), -3),
-    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), -4),
+_US, _MS, _MINUTE, _HOUR, _DAY = 10**3, 10**6, 60 * NS, 3_600 * NS, 86_400 * NS
+_TICK = 10**5
+_ISO = 0  # texts, no number of any unit
+#: How units stand in names, such as `Time (s)` and `time_ms`, in ns.
+_SPELLED = {
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), NS),
+    **dict.fromkeys(("ms", "msec", "millis", "millisecond", "milliseconds"), _MS),
+    **dict.fromkeys(("us", "\u00b5s", "\u03bcs", "usec", "micros", "microsecond", "microseconds"), _US),
+    **dict.fromkeys(("ns", "nsec", "nanos", "nanosecond", "nanoseconds"), 1),
+    **dict.fromkeys(("min", "mins", "minute", "minutes"), _MINUTE),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), _HOUR),
 }
 _BRACKETED = re.compile(r"(.+?)\s*[(\[]\s*(\w+)\s*[)\]]")
 _HEADED = re.compile(r"([^\W_]+)[ _](.+)")
 _TAILED = re.compile(r"(.+?)[ _]([^\W_]+)")
-_NAMES = {9: "s", 6: "ms", 3: "µs", 0: "ns"}
-_MORE_NAMES = {-3: "minutes", -4: "hours", -2: "days as table programs count them", 5: "ten thousandths of a second"}
+_PLAIN = {NS: "s", _MS: "ms", _US: "µs", 1: "ns"}
+_NAMES = _PLAIN | {
+    _MINUTE: "minutes",
+    _HOUR: "hours",
+    _DAY: "days as table programs count them",
+    _TICK: "ten thousandths of a second",
+}
 _OUR_DAYS_S, _SLOWEST_S = (946_684_800, 2_840_140_800), 300  # 2000 to 2060
-#: By exponent, between which steps nothing but that unit is likely; what counts whole units is no clock of seconds.
-_LIKELY_STEPS = {9: (0.0, 1.0), 6: (2, 500), 3: (2_000, 200_000), 0: (2_000_000, 500_000_000)}
-_DAYS = -2  # since the end of 1899, as table programs count
-_LONG = {-3: 60 * NS, -4: 3_600 * NS, _DAYS: 86_400 * NS}  # what is no power of ten of ns
+#: Between which steps nothing but that unit is likely; what counts whole units is no clock of seconds.
+_LIKELY_STEPS = {NS: (0.0, 1.0), _MS: (2, 500), _US: (2_000, 200_000), 1: (2_000_000, 500_000_000)}
 _FINE = {"sample", "time", "fine"}  # of Xsens: µs of one device, ten thousandths of a second of another
-_TICK = 5
 _WRAP, _MOST = 2**32, 2**53  # where a chip's clock begins anew; counters are whole numbers below that
 _TABLE_DAYS, _DAYS_TO_1970, _DAY_STEP = (20_000, 80_000), 25_569, 2e-4
 _TOLD = 0.1
@@ -106,13 +111,13 @@ def time_like(names: Sequence[str], cells: Callable[[str], Sequence[str]], rate:
     like = [name for name in names if spelled[name][0] in _LIKE or not _TOKENS.isdisjoint(_words(name))]
     found: list[tuple[bool, bool, int, Ran]] = []
     for name in like:
-        base, exponent = spelled[name]
+        base, unit = spelled[name]
         texts = [text.strip() for text in cells(name)[:_FIRST_ROWS]]
         doubt = ""
         try:
             times = Clock(name, "", rate).parse(texts, np.arange(len(texts)))
         except UnitError as error:
-            if not all(map(_is_number, texts)):
+            if not all(map(is_number, texts)):
                 continue
             numbers = np.array([float(text) for text in texts])
             times, doubt = np.rint(1000 * (numbers - numbers[0])).astype(np.int64), str(error)  # whatever they count
@@ -125,10 +130,10 @@ def time_like(names: Sequence[str], cells: Callable[[str], Sequence[str]], rate:
         loose = base not in _LIKE and middle <= 0  # a trial's start, or its number
         if not len(steps) or times[-1] <= times[0] or loose or np.mean(near) < (_REGULAR if base == "t" else _ON):
             continue
-        if doubt and exponent is None and base.startswith("elapsed"):  # as likely a measurement
+        if doubt and unit is None and base.startswith("elapsed"):  # as likely a measurement
             continue
         # The time of day is worth more than the time since some beginning.
-        rank = _LIKE.index(base) + len(_LIKE) * (exponent is None) if base in _LIKE else 2 * len(_LIKE)
+        rank = _LIKE.index(base) + len(_LIKE) * (unit is None) if base in _LIKE else 2 * len(_LIKE)
         found.append((bool(doubt), bool(times[0] < _RELATIVE_NS), rank, Ran(name, doubt)))
     return [ran for *_, ran in sorted(found, key=lambda one: one[:3])]
 
@@ -155,22 +160,14 @@ def _words(name: str) -> set[str]:
 
 
 def _spelled(name: str) -> tuple[str, int | None]:
-    """A column's name without its unit, and the exponent of that; None where it names none."""
+    """A column's name without its unit, and that in ns; None where it names none."""
     plain = name.strip().lower()
     for form in (_BRACKETED, _TAILED):
-        if (found := form.fullmatch(plain)) and found[2] in _EXPONENTS:
-            return found[1].replace("_", " "), _EXPONENTS[found[2]]
-    if (found := _HEADED.fullmatch(plain)) and found[1] in _EXPONENTS and len(found[1]) > 2:
-        return found[2].replace("_", " "), _EXPONENTS[found[1]]
+        if (found := form.fullmatch(plain)) and found[2] in _SPELLED:
+            return found[1].replace("_", " "), _SPELLED[found[2]]
+    if (found := _HEADED.fullmatch(plain)) and found[1] in _SPELLED and len(found[1]) > 2:
+        return found[2].replace("_", " "), _SPELLED[found[1]]
     return plain.strip("_").replace("_", " "), None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 class UnitError(SourceError):
@@ -178,23 +175,22 @@ class UnitError(SourceError):
 
 
 def _unit(middle: float, step: float, rate: Fraction | None, fine: bool) -> tuple[int | None, str]:
-    """The exponent of numbers' unit, and how it was found; None in doubt."""
+    """The unit of numbers in ns, and how it was found; None in doubt."""
     if rate and step:
-        units = (*_NAMES, *([_TICK] if fine else []))
-        told = [one for one in units if abs(step * float(rate) * 10.0 ** (one - 9) - 1) < _TOLD]
-        if told:
-            return told[0], "by its steps"
-    for exponent in _NAMES:
-        second = 10.0 ** (9 - exponent)
+        for unit in (*_PLAIN, *([_TICK] if fine else [])):
+            if abs(step * float(rate) * unit / NS - 1) < _TOLD:
+                return unit, "by its steps"
+    for unit in _PLAIN:
+        second = NS / unit
         if _OUR_DAYS_S[0] <= middle / second < _OUR_DAYS_S[1] and step <= _SLOWEST_S * second:
-            return exponent, "since 1970, by the size of its first value"
+            return unit, "since 1970, by the size of its first value"
     if _TABLE_DAYS[0] <= middle < _TABLE_DAYS[1] and 0 < step < _DAY_STEP:
-        return _DAYS, "by the size of its first value"
+        return _DAY, "by the size of its first value"
     if rate or abs(middle) >= _LARGEST:  # no unit makes that rate, or it counts since some other year
         return None, ""
     if fine and 1 < step <= _TICK_STEP:
         return _TICK, "by its steps"
-    likely = [exponent for exponent, (low, high) in _LIKELY_STEPS.items() if low < step <= high or step == low > 0]
+    likely = [unit for unit, (low, high) in _LIKELY_STEPS.items() if low < step <= high or step == low > 0]
     return (likely[0] if likely else None), "by its steps"
 
 
@@ -224,8 +220,8 @@ class Clock:
         self._last: int | None = None  # of a counter, before it was unwrapped
         self._turns = 0
         self._number: int | None = None
-        #: 10**exponent ns are one unit; -1 for ISO 8601.
-        self._exponent: int | None = 9 if column.lower() == "t" else _spelled(column)[1]
+        #: In ns; `_ISO` for ISO 8601, None before it is decided.
+        self._unit: int | None = NS if column.lower() == "t" else _spelled(column)[1]
 
     def parse(self, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Times of texts, exact to the ns.
@@ -244,27 +240,27 @@ class Clock:
         """
         if self._counts and self._rate:
             return self._numbered(texts, rows)
-        if self._exponent is None and len(texts):
+        if self._unit is None and len(texts):
             self._decide(texts, int(rows[0]))
-        if self._exponent == 9 and (quick := _small_seconds(texts)) is not None:
+        if self._unit == NS and (quick := _small_seconds(texts)) is not None:
             return quick
         out = np.empty(len(texts), np.int64)
         try:
-            if self._exponent == -1:
+            if self._unit == _ISO:
                 out[:] = [iso_ns(text) for text in texts]
             else:
-                out[:] = [_scaled(text, self._exponent or 0) for text in texts]
+                out[:] = [_scaled(text, self._unit or 1) for text in texts]
         except (ValueError, ArithmeticError, OverflowError):
             raise self._wrong(texts, rows) from None
-        return self._unwrapped(out, _WRAP * 10**self._exponent) if self._exponent in (0, 3, _TICK, 6) else out
+        return self._unwrapped(out, _WRAP * self._unit) if self._unit in (1, _US, _TICK, _MS) else out
 
     def numbers(self, values: NDArray[np.generic], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Times of a numeric column (Parquet): whole numbers exactly, float64 as exactly as it holds them."""
-        if self._exponent is None and len(values):
+        if self._unit is None and len(values):
             self._decide([str(value) for value in values[:_FIRST_ROWS]], int(rows[0]))
-        if self._exponent in _LONG or self._counts:
+        if self._unit == _DAY or self._counts:
             return self.parse([str(value) for value in values], rows)
-        scale = 10 ** (self._exponent or 0)
+        scale = self._unit or 1
         if values.dtype.kind in "iu":
             out = values.astype(np.int64)
             limit = _LIMIT_NS // scale
@@ -282,7 +278,7 @@ class Clock:
     def _numbered(self, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Times of samples that are counted."""
         assert self._rate
-        read = np.array([float(text) if _is_number(text) else np.nan for text in texts], np.float64)
+        read = np.array([float(text) if is_number(text) else np.nan for text in texts], np.float64)
         numbers = np.where(np.abs(read) < _MOST, read, -1).astype(np.int64)
         for size in (2**8, 2**16, _WRAP):
             if self._turns or numbers.max(initial=0) < size:
@@ -319,25 +315,25 @@ class Clock:
         try:
             float(texts[0])
         except ValueError:
-            self._exponent = -1
+            self._unit = _ISO
             text = texts[0].strip()
             zoned = text[-1:] in ("Z", "z") or "+" in text[10:] or "-" in text[10:]
             self.notes.append(
                 f"`{self.column}` is read as ISO 8601" + ("" if zoned else " without a time zone, taken as UTC")
             )
             return
-        numbers = np.array([float(text) for text in texts[:_FIRST_ROWS] if _is_number(text)], np.float64)
+        numbers = np.array([float(text) for text in texts[:_FIRST_ROWS] if is_number(text)], np.float64)
         steps = np.diff(numbers)
         step = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
-        self._exponent, how = _unit(float(np.median(numbers)), step, self._rate, fine=_words(self.column) >= _FINE)
-        if self._exponent is None:
+        self._unit, how = _unit(float(np.median(numbers)), step, self._rate, fine=_words(self.column) >= _FINE)
+        if self._unit is None:
             raise UnitError(
                 f"column `{self.column}` holds times in an unknown unit (steps of {step:g}); name it `time_s`, `time_ms`, "
                 "`time_us` or `time_ns`",
                 self.path,
                 row,
             )
-        unit = (_NAMES | _MORE_NAMES)[self._exponent]
+        unit = _NAMES[self._unit]
         why = brief(texts[0])
         if "size" not in how:
             why = f"{step:g}; if that is wrong, let its name say the unit, such as `time_s`"
@@ -346,19 +342,18 @@ class Clock:
     def _wrong(self, texts: Sequence[str], rows: NDArray[np.int64]) -> SourceError:
         for text, row in zip(texts, rows.tolist(), strict=True):
             try:
-                if self._exponent == -1:
+                if self._unit == _ISO:
                     iso_ns(text)
                 else:
-                    _scaled(text, self._exponent or 0)
+                    _scaled(text, self._unit or 1)
             except (ValueError, ArithmeticError, OverflowError):
                 return self._error(text, row)
         return self._error(texts[0], int(rows[0]))
 
     def _error(self, text: str, row: int) -> SourceError:
-        kind = "a date and time in ISO 8601" if self._exponent == -1 else "a number"
-        names = _NAMES | _MORE_NAMES | {9: "seconds"}
-        unit = "" if self._exponent == -1 else f" of {names[self._exponent or 0]}"
-        return SourceError(f"column `{self.column}` has {brief(text)!r}, expected {kind}{unit}", self.path, row)
+        names = _NAMES | {NS: "seconds"}
+        kind = f"a number of {names[self._unit or 1]}" if self._unit != _ISO else "a date and time in ISO 8601"
+        return SourceError(f"column `{self.column}` has {brief(text)!r}, expected {kind}", self.path, row)
 
 
 def _small_seconds(texts: Sequence[str]) -> NDArray[np.int64] | None:
@@ -373,12 +368,10 @@ def _small_seconds(texts: Sequence[str]) -> NDArray[np.int64] | None:
     return out
 
 
-def _scaled(text: str, exponent: int) -> int:
+def _scaled(text: str, unit: int) -> int:
     try:
-        number = Decimal(text)
-        number -= _DAYS_TO_1970 if exponent == _DAYS else 0
-        ns = number * _LONG[exponent] if exponent in _LONG else number.scaleb(exponent)
-        value = ns.to_integral_value()
+        number = Decimal(text) - (_DAYS_TO_1970 if unit == _DAY else 0)
+        value = (number * unit).to_integral_value()
     except InvalidOperation:
         raise ValueError(text) from None
     if not abs(value) < _LIMIT_NS or "_" in text:
