@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 bin := .venv/bin
 # Compiled once: where Python may not write what it compiles (containers, CI), every start would do it again.
 install = $(bin)/uv pip install --quiet --compile-bytecode --python $(bin)/python --constraint constraints.txt --build-constraints constraints.txt
-compile = $(bin)/python -m compileall -q kymo.py streams processors models deploy
+compile = $(bin)/python -m compileall -q kymo.py streams processors models lab deploy examples
 everything := kafka,audio,parquet,synth,demo,report,torch,tensorflow,bench,dev
 
 .DEFAULT_GOAL := help
@@ -43,10 +43,10 @@ bench: .venv/.setup ## measure Kymo beside its peers
 	@$(bin)/python -m benchmarks $(ARGS)
 
 loop: .venv/.setup ## the closed loop on real recordings: live accuracy rises when a refreshed model takes over
-	@$(bin)/python -m deploy.loop $(ARGS)
+	@$(bin)/python -m examples.loop $(ARGS)
 
 magnetic: .venv/.setup ## from nothing to a trained, registered, serving detector of magnetic distortion
-	@$(bin)/python -m deploy.magnetic $(ARGS)
+	@$(bin)/python -m examples.magnetic $(ARGS)
 
 up: .venv/.demo ## broker, worker and archive until Ctrl-C
 	@$(bin)/kymo up

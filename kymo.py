@@ -21,20 +21,20 @@ import click
 from streams.errors import KymoError, SourceWarning
 
 if TYPE_CHECKING:
+    from lab.look.arrays import extract_imu_windows, topic_arrays
+    from lab.look.summary import mcap_summary
+    from lab.synth.files import synth
+    from lab.synth.random_plans import RandomPlans, synth_random
+    from lab.synth.simulate import simulate
     from models.bundle import Bundle, load_bundle
     from models.classify import Classifier
     from models.run import Report, run
-    from processors.recipe import Recipe, load_recipe, parse_recipe
+    from processors.recipe.load import Recipe, load_recipe, parse_recipe
     from streams.chunk import Chunk, Format, Window
     from streams.events import Event
-    from streams.inspect.arrays import extract_imu_windows, topic_arrays
-    from streams.inspect.summary import mcap_summary
+    from streams.readers import read
     from streams.recording import ReadOptions, Recording
     from streams.settings import Settings
-    from streams.sources import read
-    from streams.synth.files import synth
-    from streams.synth.random_plans import RandomPlans, synth_random
-    from streams.synth.simulate import simulate
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Verb:
 
 
 VERBS = {
-    "demo": Verb("deploy.demo:demo", "The main job, start to end, on real recordings."),
+    "demo": Verb("examples.demo:demo", "The main job, start to end, on real recordings."),
     "up": Verb("deploy.up:up", "Broker, worker and archive until Ctrl-C."),
     "broker": Verb("deploy.broker_cli:broker", "The embedded Apache Kafka: start, stop, status."),
     "replay": Verb("kymo:_replay", "Send recordings to their topics at their own pace.", broker=True),
@@ -60,8 +60,8 @@ VERBS = {
     ),
     "runs": Verb("streams.replay.cli:runs", "List or delete runs of `replay --run`.", broker=True),
     "label": Verb("streams.labels.cli:label", "Add, import and export labels of sessions.", broker=True),
-    "prepare": Verb("models.prepare_cli:prepare", "Make raw recordings ready for a recipe."),
-    "init": Verb("processors.init_recipe:init", "Write a recipe from data."),
+    "prepare": Verb("lab.prepare.cli:prepare", "Make raw recordings ready for a recipe."),
+    "init": Verb("processors.recipe.init:init", "Write a recipe from data."),
     "dataset": Verb("models.data.cli:dataset", "Windows as the trainer sees them: count, export."),
     "train": Verb("models.training.cli:train_command", "Train a recipe's model and write its bundle.", broker=True),
     "evaluate": Verb("models.training.cli:evaluate_command", "Score a bundle on labelled recordings."),
@@ -69,8 +69,8 @@ VERBS = {
         "models.training.refresh_cli:refresh", "Train on what is new; promote what is better.", broker=True
     ),
     "models": Verb("models.registry.cli:models", "Versions of trained models: list, compare, promote.", broker=True),
-    "inspect": Verb("streams.inspect.cli:inspect", "What MCAP files hold: topics, schemas, counts, rates, gaps."),
-    "synth": Verb("streams.synth.cli:synth", "Make synthetic recordings of a motion plan, or of random ones."),
+    "inspect": Verb("lab.look.inspect_cli:inspect", "What MCAP files hold: topics, schemas, counts, rates, gaps."),
+    "synth": Verb("lab.synth.cli:synth", "Make synthetic recordings of a motion plan, or of random ones."),
     "plot": Verb("kymo:_plot", "Draw recordings: streams over time, labels shaded."),
     "doctor": Verb("deploy.doctor_cli:doctor", "What is wrong on this machine, or with this session."),
 }
@@ -89,17 +89,17 @@ _FACADE = {
     **dict.fromkeys(("Bundle", "load_bundle"), "models.bundle"),
     "Classifier": "models.classify",
     **dict.fromkeys(("Report", "run"), "models.run"),
-    **dict.fromkeys(("Recipe", "load_recipe", "parse_recipe"), "processors.recipe"),
+    **dict.fromkeys(("Recipe", "load_recipe", "parse_recipe"), "processors.recipe.load"),
     **dict.fromkeys(("Chunk", "Format", "Window"), "streams.chunk"),
     "Event": "streams.events",
-    **dict.fromkeys(("extract_imu_windows", "topic_arrays"), "streams.inspect.arrays"),
-    "mcap_summary": "streams.inspect.summary",
+    **dict.fromkeys(("extract_imu_windows", "topic_arrays"), "lab.look.arrays"),
+    "mcap_summary": "lab.look.summary",
     **dict.fromkeys(("ReadOptions", "Recording"), "streams.recording"),
     "Settings": "streams.settings",
-    "read": "streams.sources",
-    "simulate": "streams.synth.simulate",
-    "synth": "streams.synth.files",
-    **dict.fromkeys(("RandomPlans", "synth_random"), "streams.synth.random_plans"),
+    "read": "streams.readers",
+    "simulate": "lab.synth.simulate",
+    "synth": "lab.synth.files",
+    **dict.fromkeys(("RandomPlans", "synth_random"), "lab.synth.random_plans"),
 }
 __all__ = [
     "Bundle",
@@ -244,15 +244,15 @@ def _fail(ctx: click.Context, message: str, status: int) -> None:
 
 
 def _replay() -> click.Command:
-    from processors.recipe import load_recipe
+    from processors.recipe.load import load_recipe
     from streams.replay.cli import make_command
 
     return make_command(lambda recipe: load_recipe(recipe).read_options())
 
 
 def _plot() -> click.Command:
-    from processors.recipe import load_recipe
-    from streams.plots.cli import make_command
+    from lab.look.plot_cli import make_command
+    from processors.recipe.load import load_recipe
 
     return make_command(lambda recipe: load_recipe(recipe).read_options())
 

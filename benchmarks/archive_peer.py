@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.child import memory
 from streams.archive.writer import CONSUMER, Archive
-from streams.broker.client import client_arguments
+from streams.kafka.client import client_arguments
 from streams.settings import Settings
 from streams.topics import Names
 

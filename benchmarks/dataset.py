@@ -38,10 +38,10 @@ from rich.table import Table
 
 from models.data.cache import build_dataset, write_dataset
 from models.data.dataset import Dataset, read_dataset, split_chain
-from processors.recipe import Recipe, parse_recipe
+from processors.recipe.load import Recipe, parse_recipe
+from streams.readers import read
 from streams.recording import Recording
 from streams.settings import Settings
-from streams.sources import read
 
 CHANNELS, RATE_HZ, SECONDS = 12, 500, 120
 ROOT = Path(__file__).resolve().parent.parent

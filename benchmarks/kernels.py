@@ -30,7 +30,7 @@ import scipy.signal
 from rich.console import Console
 from rich.table import Table
 
-from processors.spectrogram import Spectrogram
+from processors.steps.spectrogram import Spectrogram
 from processors.windows import Windows
 from streams.chunk import Chunk, Header, signal_format
 

@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from lab.synth.random_plans import RandomPlans, random_recordings, synth_random
 from models.bundle import load_bundle
 from models.evaluate import JudgedWindow, evaluate
 from models.scores import score
 from models.training.train import TrainRequest, train
-from processors.recipe import INSTALLED, parse_recipe
-from streams.sources import read
-from streams.synth.random_plans import RandomPlans, random_recordings, synth_random
+from processors.recipe.load import INSTALLED, parse_recipe
+from streams.readers import read
 
 LEARN, UNSEEN = 60, 30
 LEARN_SEED, UNSEEN_SEED = 1, 2

@@ -11,7 +11,7 @@ from benchmarks.load import Workload
 from benchmarks.rig import LABELS, NETWORK, recipe_text
 from models.training.export import export_model
 from models.zoo import architecture
-from processors.recipe import parse_recipe
+from processors.recipe.load import parse_recipe
 
 
 def make(work: Workload) -> bytes:

@@ -12,8 +12,8 @@ from typing import Any
 from benchmarks.load import Workload
 from deploy.broker import running
 from models.registry.folders import MODEL, write_bundle
-from processors.recipe import load_recipe
-from streams.broker.admin import ensure_topics
+from processors.recipe.load import load_recipe
+from streams.kafka.admin import ensure_topics
 from streams.settings import Settings
 from streams.topics import Names
 
@@ -90,7 +90,7 @@ class Rig:
         """A topic for a peer, made, with as many partitions as Kymo's and leaders for all; its name."""
         from kafka.admin import KafkaAdminClient
 
-        from streams.broker.client import client_arguments
+        from streams.kafka.client import client_arguments
 
         with KafkaAdminClient(**client_arguments(self.settings)) as admin:
             admin.create_topics({name: {"num_partitions": self.settings.partitions, "replication_factor": 1}})

@@ -27,10 +27,10 @@ from mcap.writer import Writer
 from rich.console import Console
 from rich.table import Table
 
-from streams.synth.container import SCHEMA, SCHEMA_NAME
-from streams.synth.files import synth
-from streams.synth.parse import parse_plan
-from streams.synth.simulate import ORDER, TOPICS, simulate
+from lab.synth.container import SCHEMA, SCHEMA_NAME
+from lab.synth.files import synth
+from lab.synth.parse import parse_plan
+from lab.synth.simulate import ORDER, TOPICS, simulate
 
 RATE_HZ, SEGMENT_S = 100, 10
 Vector = tuple[float, ...]

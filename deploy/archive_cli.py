@@ -15,8 +15,8 @@ import click
 from deploy.signals import at_end_signals
 from streams.archive.cli import dir_option, folder_of, verbs
 from streams.archive.plan import TOPICS, ArchivePlan
+from streams.readers.words import many
 from streams.settings import Settings
-from streams.sources.words import many
 from streams.topics import BY_NAME, MIB
 
 if TYPE_CHECKING:

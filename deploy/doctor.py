@@ -156,7 +156,7 @@ def check_broker(settings: Settings) -> Check:
         if found.state == "stopped":
             return Check("broker", NOTE, "the embedded broker is not running; `kymo broker start` starts it")
     named = with_broker(settings)
-    from streams.broker.client import admin_client
+    from streams.kafka.client import admin_client
 
     with admin_client(named, "asking for topics") as client:
         client.list_topics()
@@ -172,7 +172,7 @@ def with_broker(settings: Settings) -> Settings:
 
 def check_topics(settings: Settings) -> Check:
     """The topics against the table: there, with partition counts that go together, keeping what it promises."""
-    from streams.broker.promises import look_at_topics
+    from streams.kafka.promises import look_at_topics
 
     found = look_at_topics(settings, Names(settings.prefix))
     told = list(found.warnings)

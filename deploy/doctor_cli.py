@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from deploy.doctor import NOTE, OK, WRONG, Check, as_json, check_machine, with_broker
-from processors.recipe import Recipe, load_recipe
+from processors.recipe.load import Recipe, load_recipe
 from streams.errors import KymoError
 from streams.settings import Settings
 
@@ -46,7 +46,7 @@ def doctor(recipe_name: str | None, session: str | None, repair_topics: bool, js
 
 
 def _repair(settings: Settings) -> None:
-    from streams.broker.promises import repair_topics
+    from streams.kafka.promises import repair_topics
     from streams.topics import Names
 
     for topic in repair_topics(with_broker(settings), Names(settings.prefix)) or ["no topic"]:

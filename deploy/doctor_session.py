@@ -7,18 +7,18 @@ import contextlib
 from deploy.doctor import NOTE, OK, WRONG, Check
 from deploy.doctor_facts import Facts, StreamFacts
 from processors.intake import Intake
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from processors.registry import nearest
 from streams.archive.erase import session_of
-from streams.broker.client import admin_client
-from streams.broker.read import Record, read_topics
-from streams.broker.sessions import raw_chunks
 from streams.chunk import Chunk
 from streams.errors import EventError, MessageError
 from streams.events import Event
+from streams.kafka.client import admin_client
+from streams.kafka.read import Record, read_topics
+from streams.kafka.sessions import raw_chunks
+from streams.readers.words import many
 from streams.sessions import read_session
 from streams.settings import Settings
-from streams.sources.words import many
 from streams.topics import Names
 
 UNKNOWN = "unknown"

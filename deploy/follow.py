@@ -26,8 +26,8 @@ from models.serving.served import release_memory
 from streams.chunk import NS
 from streams.errors import BrokerError, BundleError, KymoError, TopicError
 from streams.promotions import Promotion
+from streams.readers.words import brief
 from streams.settings import Settings
-from streams.sources.words import brief
 from streams.topics import Names
 
 _AGAIN_S = 1.0
@@ -75,7 +75,7 @@ def bundle_of(promotion: Promotion, home: Path) -> Bundle:
 
 def announced(settings: Settings) -> dict[tuple[str, str], Promotion]:
     """By recipe and alias, what the topic says now; nothing where it cannot be read."""
-    from streams.broker.read import read_records
+    from streams.kafka.read import read_records
 
     found = {}
     try:

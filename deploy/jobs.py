@@ -19,11 +19,11 @@ from models.serving.kinds import Kind, kinds_of
 from models.serving.outputs import ENDLESS, DerivedChunks, Events
 from models.serving.served import Model, Serving, cut_behind_window
 from processors.chain import Chain
-from processors.recipe import Recipe, load_recipe
-from streams.broker.admin import topic_ids
+from processors.recipe.load import Recipe, load_recipe
 from streams.chunk import Format
 from streams.codec import ChunkCodec
 from streams.errors import BrokerError, DeliveryError, FormatError, RecipeError
+from streams.kafka.admin import topic_ids
 from streams.settings import Settings
 from streams.topics import MIB, Names
 

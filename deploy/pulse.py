@@ -13,8 +13,8 @@ from mode import Service
 
 from deploy.worker_log import SPARSE, say
 from streams.errors import DeliveryError
+from streams.readers.words import many
 from streams.settings import Settings
-from streams.sources.words import many
 
 _STILL_S = 30.0  # a loop that is still for so long hangs
 _SILENT_S = 60.0  # so is a member that its group has not heard of, while the broker can be reached

@@ -36,7 +36,7 @@ def up(recipes: tuple[str, ...], workers: int, archive: bool) -> None:
 
     Example: kymo up basicmotions --workers 2
     """
-    from streams.broker.admin import ensure_topics
+    from streams.kafka.admin import ensure_topics
     from streams.topics import Names
 
     settings = Settings.from_env()
@@ -61,7 +61,7 @@ def usable_recipes(recipes: Sequence[str], home: Path) -> list[str]:
         If a given recipe or its bundle cannot be used, or none was given and none is usable.
     """
     from deploy.jobs import load_work
-    from processors.recipe import INSTALLED
+    from processors.recipe.load import INSTALLED
 
     if recipes:
         load_work(recipes, None, home)

@@ -42,8 +42,8 @@ from deploy.pulse import Pulse
 from deploy.worker_log import say, set_up_logging
 from models.bundle import load_bundle
 from models.registry.log import CHAMPION
-from streams.broker.admin import ensure_topics
 from streams.errors import BrokerError, BundleError, DeliveryError, KymoError
+from streams.kafka.admin import ensure_topics
 from streams.settings import Settings
 from streams.topics import Names
 

@@ -20,7 +20,7 @@ from processors.registry import spec_from_json
 from streams.errors import BundleError, FormatError
 
 if TYPE_CHECKING:
-    from processors.recipe import Recipe
+    from processors.recipe.load import Recipe
 
 UNKNOWN = "unknown"
 LAYOUTS = ("channels_first", "channels_last")

@@ -16,7 +16,7 @@ import numpy as np
 from models.bundle import UNKNOWN, Bundle, BundleHead
 from models.onnx_model import MAX_BATCH, OnnxModel, aligned_empty
 from models.stateful import WindowModel
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from streams.chunk import Array, Window
 from streams.errors import BundleError
 from streams.events import Event, event_id

@@ -19,7 +19,7 @@ from models.judge import Judge, Memory
 from models.score_heads import collect, score_head
 from models.scores import UNCLASSIFIED, Pair, score, score_windows
 from models.training.record import HeldHead
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from streams.chunk import Window
 from streams.errors import TrainingError
 from streams.events import Event

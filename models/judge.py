@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from models.bundle import UNKNOWN, Bundle
 from models.pooling import pool_for
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from streams.chunk import Window
 from streams.events import Event
 

@@ -21,7 +21,7 @@ from streams.chunk import Array
 from streams.errors import BundleError, FormatError
 
 if TYPE_CHECKING:
-    from processors.recipe import Recipe
+    from processors.recipe.load import Recipe
 
 Row = list[float]
 #: What is kept from window to window: the rows of the last n windows; empty at first.

@@ -15,7 +15,7 @@ from models.bundle import UNKNOWN
 from models.data.chosen import stream_of, verdicts_on
 from models.judge import BatchClassifier, Judge, Memory
 from processors.chain import ChainStage
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from streams.chunk import Window
 from streams.errors import KymoError, RecipeError
 from streams.events import Event

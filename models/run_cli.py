@@ -15,7 +15,7 @@ import click
 
 from streams.errors import KymoError
 from streams.events import Event
-from streams.sources.words import grouped
+from streams.readers.words import grouped
 
 _SHOWN = 20  # lines of one kind on stderr before the rest is only counted
 
@@ -45,8 +45,8 @@ def run_command(
     from models.bundle import load_bundle
     from models.classify import Classifier
     from models.run import Report, check_matched, check_model, run
-    from processors.recipe import load_recipe
-    from streams.sources import read
+    from processors.recipe.load import load_recipe
+    from streams.readers import read
 
     loaded = load_recipe(recipe)
     check_model(loaded)

@@ -9,14 +9,14 @@ from typing import Any
 
 from processors.chain import Chain, PerWindow
 from processors.derived import Derived
-from processors.fbank import AudioFbank
-from processors.field import Deviation, Field
 from processors.intake import Intake
-from processors.mel import LogMel, Mel
-from processors.resample import Resample
 from processors.spec import Spec
-from processors.spectrogram import Spectrogram
-from processors.steps import Log, Scale, Select, Standardise
+from processors.steps.fbank import AudioFbank
+from processors.steps.field import Deviation, Field
+from processors.steps.maps import Log, Scale, Select, Standardise
+from processors.steps.mel import LogMel, Mel
+from processors.steps.resample import Resample
+from processors.steps.spectrogram import Spectrogram
 from processors.windows import Windows
 from streams.errors import FormatError
 

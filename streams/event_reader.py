@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from streams.broker.read import Record, read_records
 from streams.errors import EventError
 from streams.events import Event
+from streams.kafka.read import Record, read_records
 from streams.settings import Settings
 from streams.topics import Names
 

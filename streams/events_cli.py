@@ -19,8 +19,8 @@ import click
 
 from streams.errors import EventError, KymoError, RecipeError
 from streams.events import Event
+from streams.readers.words import utc
 from streams.settings import Settings
-from streams.sources.words import utc
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -158,9 +158,9 @@ def events(run: str | None, recipe: str | None, follow: bool, form: str | None, 
 
     T is a date, an ISO 8601 time (UTC unless it says otherwise), Unix seconds, or a length of time ago such as 10m.
     """
-    from streams.broker.admin import run_prefix
-    from streams.broker.read import Record
     from streams.event_reader import EventFilter, read_events
+    from streams.kafka.admin import run_prefix
+    from streams.kafka.read import Record
 
     def tell(_record: Record, error: EventError) -> None:
         click.echo(f"kymo events: {error}", err=True)

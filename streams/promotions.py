@@ -129,7 +129,7 @@ def announce(settings: Settings, promotion: Promotion) -> str:
     if not settings.brokers:
         return "no broker is named or runs here"
     try:
-        from streams.broker.admin import ensure_topics
+        from streams.kafka.admin import ensure_topics
         from streams.replay.publish import Publisher
 
         names = Names(settings.prefix)

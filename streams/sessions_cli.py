@@ -13,11 +13,11 @@ from streams.archive.cli import progress
 from streams.archive.plan import default_folder
 from streams.errors import ArchiveError, SourceError
 from streams.messages import Odd
+from streams.readers.words import many, utc
 from streams.settings import Settings
-from streams.sources.words import many, utc
 
 if TYPE_CHECKING:
-    from streams.broker.erase import Deletion
+    from streams.kafka.erase import Deletion
 
 #: Exit status of an erasure that leaves what Kafka cannot delete.
 LEFT = 3
@@ -61,7 +61,7 @@ def list_command(folder: Path | None, announced: bool, as_json: bool) -> None:
 
 
 def _in_topics(settings: Settings, only_announced: bool) -> list[dict[str, Any]]:
-    from streams.broker.sessions import announced, seen
+    from streams.kafka.sessions import announced, seen
 
     odd = Odd()
     known = announced(settings, odd)
@@ -104,7 +104,7 @@ def _clock(ns: Any) -> str:
 @json_option
 def end_command(session: str, as_json: bool) -> None:
     """Send the end mark of every stream of SESSION, so that its last windows are classified."""
-    from streams.broker.sessions import end_session
+    from streams.kafka.sessions import end_session
 
     with progress("looking for its streams") as show:
         ended = end_session(Settings.from_env(), session, show)
@@ -136,7 +136,7 @@ def delete_command(session: str, folder: Path | None, damaged: bool, yes: bool, 
     Exit status 3: done as far as Kafka can, but records of it stay in Kafka until retention takes them.
     """
     from streams.archive.erase import Erased, erase_session
-    from streams.broker.erase import delete_session
+    from streams.kafka.erase import delete_session
 
     settings = Settings.from_env()
     place = folder or default_folder(settings)

@@ -15,9 +15,9 @@ from kafka.admin import KafkaAdminClient
 from streams.archive.plan import TOPICS, ArchivePlan
 from streams.archive.read import ArchiveReader
 from streams.archive.writer import Archive
-from streams.broker.admin import ensure_topics
-from streams.broker.client import client_arguments
 from streams.codec import ChunkCodec
+from streams.kafka.admin import ensure_topics
+from streams.kafka.client import client_arguments
 from streams.settings import Settings
 from streams.topics import Names
 

@@ -35,10 +35,10 @@ from models.raw import raw_chain
 from models.registry.folders import MODEL, write_bundle
 from models.registry.promote import promote, tell
 from models.serving.runs import decode_record
-from processors.recipe import load_recipe
-from streams.broker.client import client_arguments
+from processors.recipe.load import load_recipe
 from streams.codec import ChunkCodec
 from streams.errors import ChunkError
+from streams.kafka.client import client_arguments
 from streams.topics import BY_NAME
 
 #: Eight samples a column, every eight: the window of spectra is whole when the one of samples is.

@@ -16,8 +16,8 @@ from kafka import KafkaConsumer, TopicPartition
 from models.bundle import load_bundle
 from models.classify import Classifier
 from models.run import run
-from processors.recipe import load_recipe
-from streams.broker.client import client_arguments
+from processors.recipe.load import load_recipe
+from streams.kafka.client import client_arguments
 
 TOLERANCE = 1e-5
 QUIET_S = 60.0

@@ -16,10 +16,10 @@ import numpy as np
 from strategies import Run, chunks_from, fresh_headers, imu, one_chunk_a_run
 
 from processors.chain import Chain, PerWindow
-from processors.frames import FramedSpec
 from processors.intake import Intake
 from processors.registry import STEPS, make_step, spec_from_json
 from processors.spec import Spec
+from processors.steps.frames import FramedSpec
 from processors.windows import Windows
 from streams.chunk import Chunk, Format, Window
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from streams.errors import SourceError
+from streams.readers import read
 from streams.recording import InputOptions, ReadOptions, Recording
-from streams.sources import read
 
 Write = Callable[..., Path]
 DEFAULT = ReadOptions()

@@ -29,12 +29,12 @@ from deploy.children import Child, kymo_command, kymo_environment
 from models.bundle import Bundle, load_bundle
 from models.classify import Classifier
 from models.run import run
-from processors.recipe import load_recipe
-from streams.broker.admin import ensure_topics
-from streams.broker.client import client_arguments, partition_of
-from streams.broker.read import Record, read_records
+from processors.recipe.load import load_recipe
 from streams.codec import ChunkCodec
 from streams.errors import KymoError
+from streams.kafka.admin import ensure_topics
+from streams.kafka.client import client_arguments, partition_of
+from streams.kafka.read import Record, read_records
 from streams.settings import Settings
 from streams.topics import MESSAGE_MAX, Names
 

@@ -8,7 +8,7 @@ import numpy as np
 from tiny_models import fitted, linear_onnx, manifest
 
 from models.registry.folders import MODEL, write_bundle
-from processors.recipe import load_recipe
+from processors.recipe.load import load_recipe
 
 RECIPE = """
 name = "lab"

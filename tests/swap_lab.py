@@ -19,7 +19,7 @@ from models.classify import Classifier
 from models.registry.folders import MODEL, write_bundle
 from models.registry.promote import promote, tell
 from models.run import run
-from processors.recipe import load_recipe
+from processors.recipe.load import load_recipe
 
 _WEIGHTS = np.array([[-4.0, 1.0], [0.0, -2.0], [4.0, 1.0]])
 _MODEL = {"input": "windows", "output": "logits", "shape": [2, 16], "dtype": "float32", "layout": "channels_first"}

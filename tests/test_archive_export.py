@@ -19,8 +19,8 @@ from deploy.children import kymo_command
 from streams.archive.export import export_recordings, file_stem, label_columns, sample_times
 from streams.chunk import Format, Header, signal_format
 from streams.labels.labels import Label
+from streams.readers import read
 from streams.recording import Recording, StreamData
-from streams.sources import read
 
 T0 = BEGIN_MS * 10**6
 ODD = np.array([[0.1, -1e-30], [np.nan, 3e38], [1 / 3, 0.0]])

@@ -18,7 +18,7 @@ from streams.archive.erase import Erased
 from streams.archive.format import read_segment, segment_paths
 from streams.archive.read import ArchiveReader
 from streams.archive.writer import Archive
-from streams.broker.client import client_arguments
+from streams.kafka.client import client_arguments
 from streams.settings import Settings
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]

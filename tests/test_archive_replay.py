@@ -13,11 +13,11 @@ from fault_lab import Feed, Lab, stop_worker
 
 from streams.archive.plan import ArchivePlan
 from streams.archive.writer import Archive
+from streams.readers import read
 from streams.recording import Recording, StreamData
 from streams.replay.replay import replay
 from streams.replay.schedule import ReplayPlan
 from streams.settings import Settings
-from streams.sources import read
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 

@@ -18,7 +18,7 @@ from streams.archive.read import ArchiveReader
 from streams.archive.record import ArchivedRecord
 from streams.errors import ArchiveError
 from streams.labels.labels import Label
-from streams.sources import read
+from streams.readers import read
 
 ODD = [
     record("sessions", 0, "s1", b'{"session": "s1"}'),

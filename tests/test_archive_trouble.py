@@ -24,7 +24,7 @@ from streams.archive.read import ArchiveReader
 from streams.archive.topics import Ends
 from streams.archive.trouble import Trouble
 from streams.archive.writer import Archive
-from streams.broker.admin import ensure_topics
+from streams.kafka.admin import ensure_topics
 from streams.replay.publish import Publisher
 from streams.settings import Settings
 from streams.topics import Names

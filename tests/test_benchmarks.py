@@ -24,7 +24,7 @@ from benchmarks.real_time import real_time
 from benchmarks.rig import LABELS, NETWORK, Rig, recipe_text, rig
 from benchmarks.takeover import takeover
 from models.onnx_model import OnnxModel
-from processors.recipe import parse_recipe
+from processors.recipe.load import parse_recipe
 from streams.chunk_pb2 import Chunk as Message
 from streams.codec import ChunkCodec
 

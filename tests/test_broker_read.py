@@ -24,10 +24,10 @@ from kafka.errors import (
 from processors.fetch import Fetch
 from streams.archive.read import ArchiveReader
 from streams.archive.writer import Archive
-from streams.broker import client as kafka_client
-from streams.broker.client import client_arguments, kafka_errors, patiently
-from streams.broker.read import Reach, read_records
 from streams.errors import BrokerError, KymoError, SettingsError
+from streams.kafka import client as kafka_client
+from streams.kafka.client import client_arguments, kafka_errors, patiently
+from streams.kafka.read import Reach, read_records
 from streams.settings import Settings
 from streams.topics import BY_NAME, Names
 
@@ -132,7 +132,7 @@ def test_a_reading_that_stands_still_ends(monkeypatch: pytest.MonkeyPatch) -> No
     reach = Reach(Settings(brokers="k:1"), {("t", 0): 7, ("t", 1): 9, ("t", 2): 0}, at.__getitem__)
     assert reach.left()
     assert reach.left()
-    monkeypatch.setattr("streams.broker.read.STALL_S", -1.0)
+    monkeypatch.setattr("streams.kafka.read.STALL_S", -1.0)
     at["t", 1] = 4
     assert reach.left()
     with pytest.raises(BrokerError, match=r"t, partition 1 goes on from offset 4 to 9, but nothing came"):

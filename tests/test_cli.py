@@ -151,8 +151,8 @@ def test_a_full_disk_is_one_line() -> None:
 
 def test_facade() -> None:
     from models.run import run
-    from processors.recipe import load_recipe
-    from streams.sources import read
+    from processors.recipe.load import load_recipe
+    from streams.readers import read
 
     assert (kymo.run, kymo.load_recipe, kymo.read) == (run, load_recipe, read)
     assert set(dir(kymo)) == set(kymo.__all__)

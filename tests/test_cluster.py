@@ -13,7 +13,7 @@ from kafka.errors import KafkaError
 from other_kafka import addresses, cluster
 
 from deploy.kafka_jars import class_path
-from streams.broker.client import client_arguments
+from streams.kafka.client import client_arguments
 
 pytestmark = [pytest.mark.broker, pytest.mark.chaos, pytest.mark.timeout(3600)]
 KILLS = 20

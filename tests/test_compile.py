@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from processors.chain import Chain, PerWindow
-from processors.recipe import Recipe, parse_recipe
-from processors.spectrogram import Spectrogram
+from processors.recipe.load import Recipe, parse_recipe
+from processors.steps.spectrogram import Spectrogram
 from processors.windows import Windows
 from streams.chunk import Array, Chunk, Header, Window
 from streams.errors import RecipeError

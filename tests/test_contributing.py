@@ -20,10 +20,10 @@ from models import zoo
 from models.classify import Classifier
 from models.run import run
 from models.training.train import TrainRequest, train
-from processors.recipe import parse_recipe
+from processors.recipe.load import parse_recipe
 from processors.registry import STEPS
 from streams.errors import FormatError
-from streams.sources import read
+from streams.readers import read
 
 STEP, MODEL = "Adding a step", "Adding a model"
 

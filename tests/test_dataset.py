@@ -25,12 +25,12 @@ from models.data.dataset import (
     with_steps,
 )
 from models.data.store import ROWS, StoreWriter, open_store
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from streams.chunk import Header, Window, signal_format
 from streams.errors import TrainingError
 from streams.labels.labels import Label
+from streams.readers import read
 from streams.recording import Recording, StreamData
-from streams.sources import read
 
 NS = 10**9
 SPECTRA = """

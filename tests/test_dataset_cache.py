@@ -14,9 +14,9 @@ from tiny_models import RECIPE, recipe
 
 from models.data.cache import build_dataset, digest_of
 from models.data.dataset import Dataset, read_dataset, split_chain
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
+from streams.readers import read
 from streams.settings import Settings
-from streams.sources import read
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Builds, says so after each recording and waits to be told to go on.

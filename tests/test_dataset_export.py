@@ -23,8 +23,8 @@ from models.data.dataset import Example, fit_steps, read_dataset, split_chain, w
 from models.data.splits import make_split
 from models.data.tfrecord import crc32c, example, record
 from models.training.train import DEFAULTS
-from processors.recipe import parse_recipe
-from streams.sources import read
+from processors.recipe.load import parse_recipe
+from streams.readers import read
 
 #: Reads a TFRecord file by TensorFlow itself and prints what it found, arrays as hexadecimal bytes.
 READER = """

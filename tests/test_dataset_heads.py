@@ -23,7 +23,7 @@ from models.data.dataset import Dataset, read_dataset, split_chain, to_samples
 from models.data.store import open_store
 from models.data.targets import NumberCover, heads_of, notes_on
 from models.zoo import Head
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from streams.chunk import Header, signal_format
 from streams.errors import TrainingError
 from streams.labels.labels import Label

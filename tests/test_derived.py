@@ -14,8 +14,8 @@ from processors.chain import Chain
 from processors.derived import Derived
 from processors.intake import Intake
 from processors.spec import Stage
-from processors.spectrogram import Spectrogram
-from processors.steps import Log
+from processors.steps.maps import Log
+from processors.steps.spectrogram import Spectrogram
 from processors.windows import Windows
 from streams.chunk import Chunk, Header, Window, signal_format
 from streams.codec import ChunkCodec

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 import kymo
 from deploy.doctor import check_broker, check_home, check_jars, check_port, check_python, check_topics
 from deploy.doctor_session import Facts, StreamFacts, explain, window_count
-from processors.recipe import Recipe, load_recipe
+from processors.recipe.load import Recipe, load_recipe
 from streams.chunk import Chunk, Format, Header
 from streams.codec import ChunkCodec
 from streams.events import Event
@@ -150,8 +150,8 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unreachable_broker(monkeypatch: pytest.MonkeyPatch) -> None:
-    from streams.broker import client as kafka_client
     from streams.errors import BrokerError
+    from streams.kafka import client as kafka_client
 
     monkeypatch.setattr(kafka_client, "BOOTSTRAP_TIMEOUT_S", 0.3)
     with pytest.raises(BrokerError, match=r"Kafka at 127\.0\.0\.1:1, asking for topics"):
@@ -164,7 +164,7 @@ def test_on_a_broker(
 ) -> None:
     from kafka import KafkaProducer
 
-    from streams.broker.admin import ensure_topics
+    from streams.kafka.admin import ensure_topics
 
     prefix = new_prefix()
     for name, value in {"BROKERS": broker, "PREFIX": prefix, "HOME": str(tmp_path), "PARTITIONS": "2"}.items():

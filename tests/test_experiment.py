@@ -13,10 +13,10 @@ from click.testing import CliRunner
 
 import kymo
 from streams.errors import SourceError
+from streams.readers import read
+from streams.readers.experiment import find_experiment, load_experiment, write_results
 from streams.recording import ReadOptions
 from streams.replay.cli import choose
-from streams.sources import read
-from streams.sources.experiment import find_experiment, load_experiment, write_results
 
 OPTIONS = ReadOptions(label_key="level")
 

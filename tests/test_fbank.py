@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from processors.fbank import AudioFbank
-from processors.recipe import parse_recipe
+from processors.recipe.load import parse_recipe
+from processors.steps.fbank import AudioFbank
 from streams.chunk import Chunk, Format, Header
 from streams.errors import FormatError
 

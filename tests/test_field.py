@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from processors.field import Deviation, Field, half_sample_mode
 from processors.registry import spec_from_json
+from processors.steps.field import Deviation, Field, half_sample_mode
 from streams.chunk import Format, Header, Window
 from streams.errors import FormatError
 

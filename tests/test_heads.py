@@ -22,7 +22,7 @@ from models.judge import Judge, Memory
 from models.run import Report, run
 from models.serving.served import Model, Serving
 from models.serving.shadow import Shadow
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from streams.errors import BundleError
 from streams.events import Event
 

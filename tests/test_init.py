@@ -13,11 +13,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 import kymo
-from processors.init_recipe import frames, recipe_text, window_samples
-from processors.recipe import Recipe, load_recipe, parse_recipe
-from processors.survey import survey
+from processors.recipe.init import frames, recipe_text, window_samples
+from processors.recipe.load import Recipe, load_recipe, parse_recipe
+from processors.recipe.survey import survey
 from streams.errors import SourceWarning
-from streams.sources import read
+from streams.readers import read
 
 RATE = 32
 

@@ -15,7 +15,7 @@ from strategies import read_only
 
 from processors.chain import Chain
 from processors.intake import Intake
-from processors.spectrogram import Spectrogram
+from processors.steps.spectrogram import Spectrogram
 from processors.windows import Windows
 from streams.chunk import Array, Chunk, Header, signal_format
 

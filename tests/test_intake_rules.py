@@ -12,7 +12,7 @@ from strategies import imu, read_only
 
 from processors.chain import Chain
 from processors.intake import Intake
-from processors.spectrogram import Spectrogram
+from processors.steps.spectrogram import Spectrogram
 from processors.windows import Windows
 from streams.chunk import Chunk, Header, Window
 from streams.errors import FormatError

@@ -21,8 +21,8 @@ from models.serving.partition import Partition
 from models.serving.snapshots import Snapshot
 from processors.chain import Chain
 from processors.intake import Intake
-from processors.resample import Resample
-from processors.spectrogram import Spectrogram
+from processors.steps.resample import Resample
+from processors.steps.spectrogram import Spectrogram
 from processors.windows import Windows
 from streams.chunk import Window, signal_format
 

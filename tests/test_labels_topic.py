@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import kymo
-from streams.broker.admin import ensure_topics
+from streams.kafka.admin import ensure_topics
 from streams.labels.labels import Label
 from streams.labels.topic import append_labels, read_labels
 from streams.replay.publish import Publisher

@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 from strategies import Run, cuttings, imu, recordings, samples
 
 from processors.chain import Chain, PerWindow
-from processors.frames import FramedSpec
 from processors.intake import Intake
 from processors.registry import STEPS
 from processors.spec import MapSpec, only
+from processors.steps.frames import FramedSpec
 from processors.windows import Windows
 from streams.chunk import Array, Format, Header
 

@@ -14,7 +14,7 @@ from models.data.dataset import add_input, read_dataset, split_chain, stream_of
 from models.training.cli import evaluate_command
 from models.training.learned import Watch, knows, learned_from, name_digest
 from streams.chunk import Chunk, Header, signal_format
-from streams.sources import read
+from streams.readers import read
 
 
 def write_csv(path: Path, level: float, subject: str = "") -> None:

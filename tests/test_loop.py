@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from deploy.loop import LIVE, RECIPE
-from deploy.loop_live import Live
-from processors.recipe import parse_recipe
+from examples.loop import LIVE, RECIPE
+from examples.loop_live import Live
+from processors.recipe.load import parse_recipe
 from streams.events import Event
+from streams.readers import read
 from streams.settings import Settings
-from streams.sources import read
 
 
 def test_events_are_counted_by_bundle() -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy import magnetic
+from examples import magnetic
 from models.bundle import load_bundle
 from models.registry.folders import SHIPPED
-from processors.recipe import load_recipe
+from processors.recipe.load import load_recipe
 from streams.events import Event
 from streams.settings import Settings
 
@@ -76,7 +76,7 @@ def test_the_shipped_bundle_is_of_the_recipe() -> None:
 def test_a_replay_gives_the_same_events_live(
     drone: Path, judged: Judged, broker: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from streams.broker.admin import ensure_topics
+    from streams.kafka.admin import ensure_topics
     from streams.topics import Names
 
     changes = {"KYMO_BROKERS": broker, "KYMO_PREFIX": prefix, "KYMO_HOME": str(tmp_path / "home")}

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from processors.chain import PerWindow
-from processors.mel import LogMel, Mel, filter_bank
 from processors.registry import make_step
+from processors.steps.mel import LogMel, Mel, filter_bank
 from streams.chunk import Chunk, Header, signal_format
 from streams.errors import FormatError
 

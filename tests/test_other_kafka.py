@@ -13,10 +13,10 @@ from other_kafka import addresses, cluster, jars_of
 
 from deploy import kafka_jars
 from deploy.children import Child, kymo_command, kymo_environment, stop
-from streams.broker.admin import OLDEST_KAFKA, ensure_topics
-from streams.broker.read import read_records
 from streams.errors import TopicError
 from streams.events import Event
+from streams.kafka.admin import OLDEST_KAFKA, ensure_topics
+from streams.kafka.read import read_records
 from streams.settings import Settings
 from streams.topics import Names
 

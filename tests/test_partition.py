@@ -24,7 +24,7 @@ from models.serving.partition import Partition
 from models.serving.snapshots import Snapshot
 from processors.chain import Chain, ChainStage
 from processors.intake import Intake
-from processors.spectrogram import Spectrogram
+from processors.steps.spectrogram import Spectrogram
 from processors.windows import Windows
 from streams.chunk import Chunk, Header, Window, signal_format
 from streams.codec import ChunkCodec

@@ -16,7 +16,7 @@ from fuzzed import odd_record
 
 from models.bundle import load_bundle
 from models.serving.runs import decode_record
-from processors.recipe import load_recipe
+from processors.recipe.load import load_recipe
 from streams.archive.erase import session_of
 from streams.archive.record import ArchivedRecord
 from streams.chunk import Chunk, Header, Window, signal_format

@@ -19,10 +19,10 @@ from models.serving.runs import decode_record
 from streams.archive.check import check_archive
 from streams.archive.read import ArchiveReader
 from streams.archive.writer import Archive
-from streams.broker.client import client_arguments
 from streams.codec import ChunkCodec
 from streams.errors import ChunkError, EventError
 from streams.events import Event
+from streams.kafka.client import client_arguments
 from streams.topics import BY_NAME
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.chaos, pytest.mark.timeout(3600)]

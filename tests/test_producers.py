@@ -17,9 +17,9 @@ from documents import blocks
 from fault_lab import await_that
 
 from deploy.children import Child, kymo_command, kymo_environment
-from streams.broker.admin import ensure_topics
-from streams.broker.client import partition_of
-from streams.broker.read import read_records
+from streams.kafka.admin import ensure_topics
+from streams.kafka.client import partition_of
+from streams.kafka.read import read_records
 from streams.settings import Settings
 from streams.topics import Names
 

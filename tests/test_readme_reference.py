@@ -17,7 +17,7 @@ from documents import DOCUMENTS, ROOT, commands, section_of, table, text_of, wor
 import kymo
 from models.training import train
 from models.zoo import ARCHITECTURES, architecture
-from processors.recipe import HeadTable, Recipe, parse_recipe
+from processors.recipe.load import HeadTable, Recipe, parse_recipe
 from processors.registry import STEPS
 from streams.chunk_pb2 import Chunk
 from streams.errors import ChunkError, RecipeError

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from processors.recipe import HeadTable, Recipe, format_recipe, parse_recipe
+from processors.recipe.load import HeadTable, Recipe, format_recipe, parse_recipe
 from streams.errors import RecipeError
+from streams.readers import read
 from streams.recording import InputOptions, LabelOptions, ReadOptions
-from streams.sources import read
 
 TEXT = """\
 name = "small"

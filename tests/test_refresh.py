@@ -18,7 +18,7 @@ from models.registry.folders import MODEL, open_registry, write_bundle
 from models.training.learned import name_digest
 from models.training.refresh import Outcome, alone, plan_of, refresh_for_ever, train_behind_gate
 from models.training.request import TrainRequest
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from streams.chunk import Chunk, Header, signal_format
 from streams.errors import BundleError, KymoError, TrainingError
 from streams.settings import Settings

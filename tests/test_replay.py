@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from streams.broker.admin import ensure_topics
-from streams.broker.read import read_records
 from streams.chunk import NS, Chunk, Header, signal_format
 from streams.codec import ChunkCodec
 from streams.errors import DeliveryError, SourceError
+from streams.kafka.admin import ensure_topics
+from streams.kafka.read import read_records
 from streams.recording import Recording, StreamData
 from streams.replay.cli import runs
 from streams.replay.pacing import SystemClock

@@ -11,8 +11,8 @@ import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processors.recipe import parse_recipe
-from processors.resample import Resample
+from processors.recipe.load import parse_recipe
+from processors.steps.resample import Resample
 from streams.chunk import Chunk, Header, signal_format
 from streams.errors import FormatError
 

@@ -16,7 +16,7 @@ from other_kafka import cluster
 from deploy import kafka_jars, kafka_server
 from deploy.broker import free_port
 from deploy.children import Child, kymo_command, kymo_environment, stop
-from streams.broker.admin import ensure_topics
+from streams.kafka.admin import ensure_topics
 from streams.settings import Settings
 from streams.topics import Names
 

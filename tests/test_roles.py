@@ -16,16 +16,16 @@ from deploy.worker import roles_of
 from models.bundle import load_bundle
 from models.classify import Classifier
 from models.run import run
-from processors.recipe import load_recipe
-from streams.broker.admin import ensure_topics
-from streams.broker.read import read_records
+from processors.recipe.load import load_recipe
 from streams.chunk import Chunk
 from streams.codec import ChunkCodec
 from streams.errors import KymoError
+from streams.kafka.admin import ensure_topics
+from streams.kafka.read import read_records
+from streams.readers import read
 from streams.replay.replay import replay
 from streams.replay.schedule import ReplayPlan
 from streams.settings import Settings
-from streams.sources import read
 from streams.topics import Names
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "basicmotions.toml"

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 import kymo
 from models.run import BatchClassifier, Report, check_matched, run
-from processors.recipe import Recipe, parse_recipe
+from processors.recipe.load import Recipe, parse_recipe
 from streams.chunk import Header, Window, signal_format
 from streams.errors import BundleError, KymoError
 from streams.events import Event, event_id
@@ -213,7 +213,7 @@ class Absent:
         if name.partition(".")[0] in ABSENT:
             raise ModuleNotFoundError(name, name=name)
 sys.meta_path.insert(0, Absent())
-import kymo, models.run_cli, models.run, models.classify, processors.recipe, streams.sources
+import kymo, models.run_cli, models.run, models.classify, processors.recipe.load, streams.readers
 kymo.cli(["run", "r.toml", "a.csv", "--bundle", "nowhere"])
 """
     root = Path(kymo.__file__).parent

@@ -13,10 +13,10 @@ from mcap.reader import make_reader
 
 import kymo
 from models.bundle import load_bundle
-from processors.recipe import load_recipe
+from processors.recipe.load import load_recipe
 from streams.codec import ChunkCodec
+from streams.readers import read
 from streams.recording import Recording
-from streams.sources import read
 
 COLUMNS = ("ax", "ay", "az", "gx", "gy", "gz")
 

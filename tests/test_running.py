@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from lab.prepare.gait_files import GaitPlan, write_gait
+from lab.prepare.prepare import Wanted, prepare
 from models.classify import Classifier
 from models.evaluate import evaluate
 from models.run import run
 from models.training.train import TrainRequest, train
-from processors.recipe import Recipe, load_recipe, parse_recipe
+from processors.recipe.load import Recipe, load_recipe, parse_recipe
 from streams.events import Event
-from streams.prepare.gait_files import GaitPlan, write_gait
-from streams.prepare.prepare import Wanted, prepare
+from streams.readers import read
 from streams.recording import Recording
-from streams.sources import read
 
 SMALL = {
     "length_s = 20": "length_s = 4",

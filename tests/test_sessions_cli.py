@@ -16,18 +16,18 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from deploy.children import kymo_command, kymo_environment
 from deploy.doctor_session import explain, gather
-from processors.recipe import load_recipe
+from processors.recipe.load import load_recipe
 from streams.archive.check import check_archive
 from streams.archive.format import segment_paths
 from streams.archive.read import ArchiveReader
 from streams.archive.writer import Archive
-from streams.broker.admin import ensure_topics
-from streams.broker.client import client_arguments, partition_of
-from streams.broker.read import Record, read_records
 from streams.codec import ChunkCodec
+from streams.kafka.admin import ensure_topics
+from streams.kafka.client import client_arguments, partition_of
+from streams.kafka.read import Record, read_records
 from streams.labels.topic import Starts
+from streams.readers import read
 from streams.settings import Settings
-from streams.sources import read
 from streams.topics import Names
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(120)]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from streams.errors import SourceError
+from streams.readers import basic_motions, read
 from streams.recording import InputOptions, ReadOptions
-from streams.sources import basic_motions, read
 
 needs_aeon = pytest.mark.skipif(find_spec("aeon") is None, reason="aeon is not installed")
 

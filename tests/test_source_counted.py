@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from streams.errors import SourceError
-from streams.sources.grid import Grid, Place, fit
+from streams.readers.grid import Grid, Place, fit
 
 Times = NDArray[np.float64]
 RATES = (10.0, 25.0, 50.0, 64.0, 100.0, 128.0, 200.0)

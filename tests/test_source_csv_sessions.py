@@ -9,8 +9,8 @@ import pytest
 from csv_files import PLAIN, Write, error_of, one, timed
 
 from streams.errors import SourceError
+from streams.readers import csv_file, read
 from streams.recording import InputOptions, ReadOptions
-from streams.sources import csv_file, read
 
 
 def test_large_files_are_given_away_session_by_session(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from streams.errors import SourceError, SourceWarning
+from streams.readers import read
 from streams.recording import InputOptions, ReadOptions, Recording
-from streams.sources import read
 
 SAMPLES = [f"{i / 50:.2f},{np.sin(i):.4f},{-i}" for i in range(100)]
 

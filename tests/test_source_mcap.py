@@ -14,8 +14,8 @@ from mcap.writer import Writer
 from mcap_files import FOREIGN, HEADER, Message, chunk, error_of, mcap, needs_foreign, one, sample
 
 from streams.chunk import Header, signal_format
+from streams.readers import read
 from streams.recording import InputOptions, ReadOptions
-from streams.sources import read
 
 
 @needs_foreign

@@ -9,7 +9,7 @@ from mcap.reader import make_reader
 from mcap_files import FOREIGN, chunk, error_of, mcap, needs_foreign, one, sample
 
 from streams.errors import SourceError
-from streams.sources import read
+from streams.readers import read
 
 
 @needs_foreign

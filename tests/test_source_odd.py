@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from streams.errors import SourceError
+from streams.readers import read
 from streams.recording import InputOptions, ReadOptions
-from streams.sources import read
 
 Row = Callable[[int], str]
 #: Head, row i, how many, the recipe's rate, and what is read: rate, channels, pieces (first number, samples), first and last value.

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from streams.errors import SourceError
+from streams.readers import read
 from streams.recording import InputOptions, ReadOptions, Recording
-from streams.sources import read
 
 pa: Any = pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
 pq: Any = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")
@@ -117,7 +117,7 @@ def test_malformed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_small_file_that_unpacks_to_far_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streams.sources.parquet_file._LARGEST", 2**16)
+    monkeypatch.setattr("streams.readers.parquet_file._LARGEST", 2**16)
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"x": np.zeros(1_000_000, np.int8)}), path)
     assert "bytes of Parquet unpack to 8000000, expected up to" in error_of(path)

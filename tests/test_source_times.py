@@ -12,11 +12,11 @@ from click.testing import CliRunner
 
 import kymo
 from deploy.doctor_session import Facts, StreamFacts, explain, window_count
-from processors.recipe import load_recipe
+from processors.recipe.load import load_recipe
 from streams.chunk import Chunk, Header
 from streams.errors import SourceError
+from streams.readers import read
 from streams.recording import ReadOptions, Recording
-from streams.sources import read
 
 
 def one(path: Path) -> Recording:

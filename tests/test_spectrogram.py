@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from processors import spectral
 from processors.registry import make_step, spec_from_json
-from processors.spectrogram import Spectrogram
+from processors.steps.spectrogram import Spectrogram
 from streams.chunk import Chunk, Header, signal_format
 from streams.errors import FormatError
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from models.data.dataset import Example
 from models.data.leaks import check_leaks, overlap
 from models.data.splits import Split, leak_free, make_folds, make_split
-from processors.recipe import parse_recipe
-from processors.recipe_tables import ColumnSplit, TrainTable
+from processors.recipe.load import parse_recipe
+from processors.recipe.tables import ColumnSplit, TrainTable
 from streams.chunk import Header, Window, signal_format
 from streams.errors import RecipeError, TrainingError
 

@@ -26,7 +26,7 @@ from models.serving.handed import Limits, Pending
 from models.serving.outputs import ENDLESS
 from models.serving.served import Model
 from models.serving.shadow import Shadow
-from processors.recipe import parse_recipe
+from processors.recipe.load import parse_recipe
 from streams.chunk import Chunk, Window
 from streams.errors import BundleError, RecipeError
 from streams.recording import Recording, StreamData

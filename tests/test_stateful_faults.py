@@ -13,7 +13,7 @@ from fault_recipe import RECIPE
 from tiny_stateful import leaky_onnx, manifest
 
 from models.registry.folders import MODEL, write_bundle
-from processors.recipe import load_recipe
+from processors.recipe.load import load_recipe
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 STATEFUL = RECIPE.replace("hop_s = 0.08", "hop_s = 0.16").replace(

@@ -21,13 +21,13 @@ from models.onnx_stateful import StatefulModel
 from models.run import run
 from models.training.request import train_parameters
 from models.training.train import Trained, TrainRequest, train
-from processors.recipe import Recipe, load_recipe, parse_recipe
+from processors.recipe.load import Recipe, load_recipe, parse_recipe
 from streams.chunk import Array, Header, signal_format
 from streams.errors import TrainingError
 from streams.labels.labels import Label
+from streams.readers import read
 from streams.recording import Recording, StreamData
 from streams.settings import Settings
-from streams.sources import read
 
 RECIPE = latch.RECIPE.replace('\n[[window.steps]]\nstep = "standardise"', "")
 SPECTRA = RECIPE.replace("[window]", '[[steps]]\nstep = "spectrogram"\nnperseg = 8\nnoverlap = 4\n[window]')

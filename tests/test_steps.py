@@ -11,7 +11,7 @@ import pytest
 
 from processors.chain import Chain
 from processors.registry import make_step, spec_from_json
-from processors.steps import Log, Scale, Select, Standardise
+from processors.steps.maps import Log, Scale, Select, Standardise
 from streams.chunk import Format, Header, Window, signal_format
 from streams.errors import FormatError
 

@@ -14,7 +14,7 @@ from tiny_models import manifest
 from models.raw import raw_chain
 from models.registry.folders import MODEL, write_bundle
 from models.registry.promote import promote
-from processors.recipe import load_recipe
+from processors.recipe.load import load_recipe
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 #: Eight samples a column, every eight: the window of spectra is whole when the one of samples is.

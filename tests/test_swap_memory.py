@@ -26,7 +26,7 @@ from deploy.jobs import Work, make_part
 from models.bundle import load_bundle
 from models.registry.promote import promote, promotion_of
 from models.registry.folders import MODEL, open_registry, write_bundle
-from processors.recipe import parse_recipe
+from processors.recipe.load import parse_recipe
 from streams.topics import Names
 
 recipe = parse_recipe('''

@@ -17,9 +17,9 @@ from mcap.records import Message, Schema
 from motion_plans import plan, turning
 from scipy.spatial.transform import Rotation
 
-from streams.synth.files import synth
-from streams.synth.messages import CHUNK_SAMPLES, mcap_bytes, write_mcap
-from streams.synth.simulate import ORDER, TOPICS, Synthesis, simulate
+from lab.synth.files import synth
+from lab.synth.messages import CHUNK_SAMPLES, mcap_bytes, write_mcap
+from lab.synth.simulate import ORDER, TOPICS, Synthesis, simulate
 
 PUBLISHED = Path(__file__).parents[2] / "shared/data/imu_mcap"
 needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="shared/data/imu_mcap is absent")

@@ -10,8 +10,8 @@ import pytest
 from motion_plans import plan, turning
 from scipy.spatial.transform import Rotation
 
-from streams.synth.earth import dip_and_declination
-from streams.synth.simulate import Synthesis, simulate
+from lab.synth.earth import dip_and_declination
+from lab.synth.simulate import Synthesis, simulate
 
 G0 = 9.80665
 

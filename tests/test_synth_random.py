@@ -16,14 +16,14 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from lab.synth.labels import NAMES
+from lab.synth.parse import load_plan
+from lab.synth.plan import LEVELS
+from lab.synth.random_plans import RandomPlans, random_plan, random_recordings, synth_random
+from lab.synth.simulate import Synthesis
 from streams.errors import PlanError
+from streams.readers import read
 from streams.recording import ReadOptions
-from streams.sources import read
-from streams.synth.labels import NAMES
-from streams.synth.parse import load_plan
-from streams.synth.plan import LEVELS
-from streams.synth.random_plans import RandomPlans, random_plan, random_recordings, synth_random
-from streams.synth.simulate import Synthesis
 
 SMALL = RandomPlans(rounds=1, shortest_s=1.0, longest_s=2.0)
 Floats = NDArray[np.float64]

@@ -21,7 +21,7 @@ from models.serving.snapshots import Snapshot
 from models.serving.takeover import LIFE, ReadBack, floor_of, note, read_left
 from processors.chain import Chain
 from processors.intake import Intake
-from processors.spectrogram import Spectrogram
+from processors.steps.spectrogram import Spectrogram
 from processors.windows import Windows
 from streams.chunk import Chunk, Header, signal_format
 from streams.codec import ChunkCodec

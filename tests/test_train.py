@@ -19,9 +19,9 @@ from models.registry.folders import MANIFEST, MODEL
 from models.training.cli import evaluate_command, train_command
 from models.training.request import train_parameters
 from models.training.train import TrainRequest, prepare, train
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from streams.errors import KymoError, TrainingError
-from streams.sources import read
+from streams.readers import read
 
 SESSIONS = 5  # a class
 

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("onnx")
 
 from models.training.train import TrainRequest, train
-from processors.recipe import parse_recipe
+from processors.recipe.load import parse_recipe
 from streams.errors import TrainingError
 
 RECIPE = """

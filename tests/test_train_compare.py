@@ -24,7 +24,7 @@ from models.zoo import Between
 from processors.intake import Intake
 from processors.windows import Windows
 from streams.errors import BundleError, TrainingError
-from streams.sources import read
+from streams.readers import read
 
 #: A recipe whose step takes away what tells the classes apart: only raw windows have it.
 BLIND = RECIPE.replace("length_s = 0.4", "length_s = 1.2").replace("epochs = 3", "epochs = 2\ncalibrate = false")

@@ -12,7 +12,7 @@ from wrist import ACTIVITIES, write_trials
 
 from models.training.cli import evaluate_command, train_command
 from models.training.record import RunRecord
-from processors.init_recipe import init
+from processors.recipe.init import init
 
 
 def done(command: Any, *arguments: str) -> str:

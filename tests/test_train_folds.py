@@ -23,9 +23,9 @@ from models.training.train import Trained, TrainRequest, train
 from models.zoo import Epoch, FitOptions, Samples, architecture
 from models.zoo.minirocket import MiniRocket
 from models.zoo.spectrogram_cnn import SpectrogramCnn
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from streams.errors import TrainingError
-from streams.sources import read
+from streams.readers import read
 
 pytest.importorskip("torch", reason="training needs torch")
 

@@ -22,10 +22,10 @@ from models.training.record import RunRecord
 from models.training.refresh import plan_of
 from models.training.sides import samples_of
 from models.training.train import Trained, TrainRequest, prepare, train
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from streams.errors import TrainingError
 from streams.events import Event
-from streams.sources import read
+from streams.readers import read
 
 HEADS = """
 [[heads]]

@@ -18,14 +18,14 @@ from models.bundle import Bundle
 from models.classify import Classifier
 from models.run import run
 from models.training.train import TrainRequest, train
-from processors.recipe import Recipe, load_recipe
-from streams.broker.admin import ensure_topics
-from streams.broker.read import read_records
+from processors.recipe.load import Recipe, load_recipe
+from streams.kafka.admin import ensure_topics
+from streams.kafka.read import read_records
+from streams.readers import read
 from streams.recording import Recording
 from streams.replay.replay import replay
 from streams.replay.schedule import ReplayPlan
 from streams.settings import Settings
-from streams.sources import read
 from streams.topics import Names
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "basicmotions.toml"

@@ -50,7 +50,7 @@ TRAIN = """
 import sys; sys.path[:0] = ["tests"]
 from pathlib import Path
 from models.training.train import TrainRequest, train
-from processors.recipe import parse_recipe
+from processors.recipe.load import parse_recipe
 train(parse_recipe({text!r}), TrainRequest(({data!r},), out=Path({out!r})), lambda e: print("epoch", e["epoch"], flush=True))
 """
 

@@ -16,7 +16,7 @@ from strategies import cuttings, imu, recordings
 from processors.chain import Chain, PerWindow
 from processors.intake import Intake
 from processors.registry import make_step, spec_from_json
-from processors.spectrogram import Spectrogram
+from processors.steps.spectrogram import Spectrogram
 from processors.windows import Windows
 from streams.chunk import Chunk, Format, Header, index_at, sample_time_ns, signal_format
 from streams.errors import FormatError

@@ -20,9 +20,9 @@ from deploy.children import Child, kymo_command, kymo_environment
 from models.bundle import load_bundle
 from models.classify import Classifier
 from models.run import run
-from processors.recipe import load_recipe
-from streams.broker.client import client_arguments
+from processors.recipe.load import load_recipe
 from streams.chunk import Chunk, Header, signal_format
+from streams.kafka.client import client_arguments
 from streams.recording import Recording, StreamData
 from streams.replay.publish import Publisher
 

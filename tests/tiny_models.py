@@ -15,7 +15,7 @@ from models.bundle import Bundle, load_bundle
 from models.registry.folders import MANIFEST, MODEL, write_bundle
 from models.registry.manifest import complete, manifest_bytes
 from processors.chain import Chain
-from processors.recipe import Recipe, parse_recipe
+from processors.recipe.load import Recipe, parse_recipe
 from streams.chunk import Array, Format, Header, Window
 from streams.file_names import is_inside
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from models.bundle import Bundle, load_bundle
 from models.registry.folders import MODEL, write_bundle
-from processors.recipe import Recipe, parse_recipe
+from processors.recipe.load import Recipe, parse_recipe
 from streams.chunk import Array
 
 ROWS, SIZE, LEAK = 4, 3, 0.9

@@ -20,7 +20,7 @@ from models.onnx_model import OnnxModel
 from models.registry.folders import MODEL, write_bundle
 from models.training.export import INPUT, OUTPUT, Exported, export_model
 from models.zoo import FitOptions, Head, Samples, architecture, takes
-from processors.recipe import Recipe, parse_recipe
+from processors.recipe.load import Recipe, parse_recipe
 from streams.chunk import Array, Format, Header, Window
 
 LABELS = ("low", "middle", "high")

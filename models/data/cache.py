@@ -29,13 +29,13 @@ from typing import IO
 from models.data.dataset import Dataset, Example, iter_examples
 from models.data.store import DATASET, StoreWriter, open_store
 from processors.chain import Chain
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from streams.errors import SourceError
+from streams.readers import FOLDER_SUFFIXES, SUFFIXES, File, read
+from streams.readers.basic_motions import NAMES
+from streams.readers.files import find
 from streams.recording import Recording
 from streams.settings import Settings
-from streams.sources import FOLDER_SUFFIXES, SUFFIXES, File, read
-from streams.sources.basic_motions import NAMES
-from streams.sources.files import find
 
 Progress = Callable[[int, int], None]
 _ROOT = Path(__file__).resolve().parent.parent.parent
@@ -60,7 +60,7 @@ def build_dataset(
     Parameters
     ----------
     paths : sequence of str or Path
-        What :func:`streams.sources.read` takes.
+        What :func:`streams.readers.read` takes.
     recipe, chain : Recipe, Chain
         What says which stream, labels and split; what to run: the recipe's chain, up to where it must learn.
     settings : Settings, optional

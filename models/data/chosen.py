@@ -6,7 +6,7 @@ made, never what a recipe takes.
 
 from __future__ import annotations
 
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from streams.recording import Recording, StreamData
 
 

@@ -17,7 +17,7 @@ from models.data.split_groups import hold_out
 from models.data.steps import apply_steps, fit_steps, split_chain, to_samples, with_steps
 from models.data.targets import Targets, asked_sets, ordered, targets_of
 from processors.chain import Chain
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from streams.chunk import Window
 from streams.errors import TrainingError
 from streams.labels.cover import Cover

@@ -34,7 +34,7 @@ from models.data.targets import ordered
 from models.data.tfrecord import Feature, example, record
 from models.training.train import DEFAULTS
 from processors.chain import Chain
-from processors.recipe import HeadTable, Recipe
+from processors.recipe.load import HeadTable, Recipe
 from streams.errors import TrainingError
 
 Rows = Iterator[dict[str, Any]]

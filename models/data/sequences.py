@@ -29,7 +29,7 @@ from streams.errors import TrainingError
 if TYPE_CHECKING:
     from models.data.dataset import Dataset, Example
     from models.training.sides import Prepared
-    from processors.recipe import Recipe
+    from processors.recipe.load import Recipe
 
 
 def is_stateful(parameters: Any) -> bool:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models.data.split_groups import deal, hold_out
-from processors.recipe_tables import ColumnSplit, TrainTable
+from processors.recipe.tables import ColumnSplit, TrainTable
 from streams.errors import TrainingError
 from streams.labels.labels import canonical, identity
 

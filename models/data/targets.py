@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.zoo import Head
-from processors.recipe import Recipe
-from processors.recipe_heads import HeadTable
+from processors.recipe.heads import HeadTable
+from processors.recipe.load import Recipe
 from streams.chunk import Array
 from streams.errors import TrainingError
 from streams.labels.cover import Cover

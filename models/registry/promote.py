@@ -16,7 +16,7 @@ from streams.settings import Settings
 if TYPE_CHECKING:
     from models.training.request import OnStage, TrainRequest
     from models.training.train import Trained
-    from processors.recipe import Recipe
+    from processors.recipe.load import Recipe
 
 
 def promote(name: str | Path, alias: str = CHAMPION, *, why: str = "", home: Path | None = None) -> Entry:

@@ -13,11 +13,11 @@ import numpy as np
 from models.bundle import Bundle
 from models.data.dataset import add_input, stream_of
 from models.evaluate import HeadRow, JudgedWindow, evaluate, heads_of
+from models.reports.html import counted
 from models.reports.page import WORST, Picture, report_files
 from models.training.record import HeldOut, RunRecord
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from streams.chunk import Window
-from streams.plots.page import counted
 from streams.recording import Recording
 
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from models.reports import html as h
+from models.reports.html import Column
 from models.training.record import Candidate, RunRecord, cross_validation
-from streams.plots import page as h
-from streams.plots.page import Column
 
 MOST_NAMES, MOST_INPUTS, MOST_CANDIDATES, MOST_HELD = 60, 100, 40, 6
 

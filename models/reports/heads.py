@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from models.reports import html as h
 from models.reports import scores
+from models.reports.html import Column
 from models.reports.judged import Gallery, Judged
 from models.reports.numbers import Floats
 from models.training.record import HeldHead, HeldOut, RunRecord
-from streams.plots import page as h
-from streams.plots.page import Column
 
 MOST_POINTS, MOST_ROWS = 1_000, 10
 

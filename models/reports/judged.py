@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from models.reports import html as h
 from models.reports import numbers
 from models.training.record import HeldOut
-from streams.plots import page as h
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from streams.plots.drawing import Drawing
+    from models.reports.drawing import Drawing
 
 
 @dataclass(slots=True, eq=False)

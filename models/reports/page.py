@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from models.reports import facts, heads, numbers, scores
+from models.reports import html as h
 from models.reports.judged import Gallery, Judged
 from models.training.record import RunRecord
 from streams.chunk import NS, Array, Window
 from streams.errors import TrainingError
-from streams.plots import page as h
 
 PAGE = "report.html"
 RECORD = "run.json"

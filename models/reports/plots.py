@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from models.reports.drawing import BLUE, CELL, FAINT, INK, ORANGE, PAPER, WIDTH, Drawing, draw, grid, shorten
 from models.reports.numbers import Calibration, Integers, Shares
 from streams.chunk import Array
-from streams.plots.drawing import BLUE, CELL, FAINT, INK, ORANGE, PAPER, WIDTH, Drawing, draw, grid, shorten
 
 
 def learning_curves(history: Sequence[Mapping[str, float]]) -> Drawing:

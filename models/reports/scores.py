@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from models.reports import html as h
 from models.reports import numbers
+from models.reports.html import Column
 from models.reports.judged import Gallery, Judged
 from models.training.record import RunRecord
-from streams.plots import page as h
-from streams.plots.page import Column
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from streams.plots.drawing import Drawing
+    from models.reports.drawing import Drawing
 
 MOST_CLASSES, MOST_ROWS, MOST_POINTS = 20, 40, 30
 _CLASS_COLUMNS = [Column("class"), *(Column(name, "n") for name in ("precision", "recall", "F1", "support"))]

@@ -22,7 +22,7 @@ from models.bundle import Bundle
 from models.classify import Classifier
 from models.judge import Judge
 from processors.chain import Chain, PerWindow, PerWindowStage
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from processors.windows import Windows
 from streams.chunk import Header, Window
 from streams.errors import BundleError, DeliveryError

@@ -24,7 +24,7 @@ from models.training.record import Candidate, HeldHead, HeldOut
 from models.training.sides import Prepared, augment_of, samples_of, weights_of
 from models.training.stateful_export import load_stateful
 from models.zoo import Architecture, Epoch, FitOptions, Samples, architecture
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from streams.chunk import Array, Window
 
 

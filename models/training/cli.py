@@ -19,10 +19,10 @@ from models.bundle import load_bundle
 from models.evaluate import UNCLASSIFIED, evaluate
 from models.score_heads import said_of
 from models.training.learned import Watch
-from processors.recipe import load_recipe
-from streams.sources import read
-from streams.sources.experiment import SUFFIX, Experiment, load_experiment, write_results
-from streams.sources.words import many, some
+from processors.recipe.load import load_recipe
+from streams.readers import read
+from streams.readers.experiment import SUFFIX, Experiment, load_experiment, write_results
+from streams.readers.words import many, some
 
 if TYPE_CHECKING:
     from models.training.train import Trained

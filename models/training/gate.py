@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle
 from models.evaluate import UNCLASSIFIED, JudgedWindow, evaluate
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from streams.errors import TrainingError
 from streams.recording import Recording
 

@@ -12,7 +12,7 @@ from typing import Any
 from models.bundle import Bundle
 from models.data.dataset import Dataset, add_input, stream_of
 from models.data.splits import session_of
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from streams.recording import Recording
 
 #: Where a manifest's lineage has them.

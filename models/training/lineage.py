@@ -15,7 +15,7 @@ from models.score_heads import short
 from models.training.candidate import Fitted
 from models.training.export import INPUT, OUTPUT, Exported
 from models.zoo import architecture
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 
 if TYPE_CHECKING:
     from models.training.train import TrainRequest

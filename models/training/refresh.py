@@ -22,11 +22,11 @@ from models.training.gate import MIN_SESSIONS, Verdict, compare, hold_out
 from models.training.learned import knows
 from models.training.request import OnStage, TrainRequest
 from models.training.train import Trained, train
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from streams.errors import BundleError, KymoError, TrainingError
+from streams.readers import read
 from streams.recording import Recording
 from streams.settings import Settings
-from streams.sources import read
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from processors.recipe import load_recipe
+from processors.recipe.load import load_recipe
 from streams.errors import KymoError
 from streams.settings import Settings
 

@@ -18,7 +18,7 @@ from models.training.record import Candidate
 from models.training.sides import Prepared, prepare, prepare_raw
 from models.zoo import SCHEDULES, Epoch, architecture, read_parameters, takes
 from processors.chain import Chain
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from streams.errors import TrainingError
 
 #: ``[train]`` of a recipe: epochs, patience, seed and schedule (see FitOptions), the share of windows held out for

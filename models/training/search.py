@@ -20,7 +20,7 @@ from models.training.candidate import Fitted, Plan, fit, peak_mb
 from models.training.record import Candidate
 from models.training.sides import Prepared
 from models.zoo import Between, Epoch, Range, architecture
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from streams.errors import TrainingError
 
 #: Epochs that every trial gets, and trials that must have gone as far before one is compared with them.

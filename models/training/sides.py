@@ -20,7 +20,7 @@ from models.data.targets import heads_of
 from models.raw import raw_chain
 from models.zoo import Head, Samples
 from processors.chain import Chain
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from streams.chunk import Array, Format
 from streams.errors import TrainingError
 

@@ -30,7 +30,7 @@ from models.training.search import search
 from models.training.sides import prepare
 from models.training.stateful_export import export_stateful
 from models.zoo import Epoch, architecture, takes
-from processors.recipe import Recipe
+from processors.recipe.load import Recipe
 from streams.errors import TrainingError
 
 

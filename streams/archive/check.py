@@ -21,7 +21,7 @@ from mcap.writer import MCAP0_MAGIC
 from streams.archive.format import REWOUND, Contents, Place, Segment, Span, read_segment, segment_paths
 from streams.archive.read import chunk_content, index_entries
 from streams.errors import ArchiveError
-from streams.sources.words import many
+from streams.readers.words import many
 
 _FOOTER = 9 + 20 + 8  # the footer record and the magic at the file's end
 _DATA_END = 9 + 4

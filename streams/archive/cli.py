@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from streams.archive.plan import default_folder
+from streams.readers.words import many, utc
 from streams.settings import Settings
-from streams.sources.words import many, utc
 
 dir_option = click.option(
     "--dir",

@@ -19,9 +19,9 @@ from streams.archive.format import Segment, Stored, is_archive, read_segment, se
 from streams.archive.record import ArchivedRecord, read_extra, with_extra
 from streams.errors import ArchiveError, MessageError, SourceError
 from streams.messages import read_object
+from streams.readers.mcap_file import Content, own_sessions
+from streams.readers.mcap_unpack import unpack
 from streams.recording import ReadOptions, Recording
-from streams.sources.mcap_file import Content, own_sessions
-from streams.sources.mcap_unpack import unpack
 from streams.topics import CHUNK_TOPICS
 
 _RECORD = struct.Struct("<BQ")  # opcode, length
@@ -134,7 +134,7 @@ class ArchiveReader:
 
 
 def read_archive(folder: Path, options: ReadOptions) -> Iterator[Recording]:
-    """Recordings of an archive, for :func:`streams.sources.read`."""
+    """Recordings of an archive, for :func:`streams.readers.read`."""
     yield from ArchiveReader(folder).recordings(options)
 
 

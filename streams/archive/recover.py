@@ -28,8 +28,8 @@ from streams.archive.format import (
 from streams.archive.record import ArchivedRecord, read_extra, with_extra
 from streams.archive.segment import SegmentWriter
 from streams.errors import ArchiveError, MessageError, SourceError
-from streams.sources.mcap_scan import Scan
-from streams.sources.words import many
+from streams.readers.mcap_scan import Scan
+from streams.readers.words import many
 
 DAMAGED_SUFFIX = ".damaged"
 

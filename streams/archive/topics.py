@@ -9,7 +9,7 @@ from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient, OffsetSpec
 
 from streams.archive.format import Place
-from streams.broker.client import client_arguments
+from streams.kafka.client import client_arguments
 from streams.settings import Settings
 from streams.topics import Names
 

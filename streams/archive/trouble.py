@@ -15,7 +15,7 @@ from kafka.errors import (
 )
 
 from streams.archive.plan import ArchiveCounts
-from streams.broker.client import describe
+from streams.kafka.client import describe
 from streams.settings import Settings
 
 _ABSENT = (ConnectionError, KafkaConnectionError, KafkaTimeoutError, NodeNotReadyError)

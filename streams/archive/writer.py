@@ -34,9 +34,9 @@ from streams.archive.recover import recover_partial, unclosed
 from streams.archive.segment import SegmentWriter, disk_error
 from streams.archive.topics import Ends, TopicFinder
 from streams.archive.trouble import Trouble
-from streams.broker.client import client_arguments, kafka_errors, patiently
-from streams.broker.read import Reach, poll
 from streams.errors import ArchiveError
+from streams.kafka.client import client_arguments, kafka_errors, patiently
+from streams.kafka.read import Reach, poll
 from streams.settings import Settings
 from streams.topics import MIB
 

@@ -140,7 +140,7 @@ def _settings(run: str | None) -> Settings:
     settings = Settings.from_env()
     if run is None:
         return settings
-    from streams.broker.admin import run_prefix
+    from streams.kafka.admin import run_prefix
 
     return replace(settings, prefix=run_prefix(settings.prefix, run))
 

@@ -20,8 +20,8 @@ from typing import Any
 from streams.errors import MessageError, SourceError
 from streams.labels.labels import NS, Label, canonical, interval, read_labels_json
 from streams.messages import read_object
+from streams.readers.times import iso_ns
 from streams.recording import ReadOptions
-from streams.sources.times import iso_ns
 
 #: Unix time of a session's first sample, ns; raises SourceError for a session that is not known.
 StartOf = Callable[[str], int]
@@ -127,7 +127,7 @@ def _with(label: Label, changes: dict[str, Any]) -> Label:
 
 
 def _recorded(path: str, how: Import) -> list[Label]:
-    from streams.sources import read
+    from streams.readers import read
 
     if how.column is None and how.key is None:
         raise SourceError("where do its labels stand? Name the column with --column, or the key of X.labels.json", path)

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from streams.broker.read import read_records
-from streams.broker.sessions import announced, seen
 from streams.errors import MessageError, SourceError
+from streams.kafka.read import read_records
+from streams.kafka.sessions import announced, seen
 from streams.labels.labels import Label
 from streams.messages import read_object
 from streams.replay.publish import Publisher

@@ -132,7 +132,7 @@ def choose(paths: Iterable[str], options: ReadOptions, session: str | None, stre
     SourceError
         The name is none of several, or a file cannot be read.
     """
-    from streams.sources import read
+    from streams.readers import read
 
     paths = tuple(paths)
     sessions: set[str] = set()
@@ -170,7 +170,7 @@ def runs() -> None:
 @click.option("--json", "as_json", is_flag=True, help="A JSON array.")
 def list_command(as_json: bool) -> None:
     """Show all runs under the prefix."""
-    from streams.broker.admin import list_runs
+    from streams.kafka.admin import list_runs
 
     try:
         found = list_runs(Settings.from_env())
@@ -190,7 +190,7 @@ def list_command(as_json: bool) -> None:
 @click.argument("run", metavar="N")
 def delete_command(run: str) -> None:
     """Delete the topics and consumer groups of run N."""
-    from streams.broker.admin import delete_run
+    from streams.kafka.admin import delete_run
 
     try:
         topics = delete_run(Settings.from_env(), run)

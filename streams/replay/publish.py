@@ -16,8 +16,8 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from streams.broker.client import client_arguments, describe, kafka_errors, partition_of
 from streams.errors import DeliveryError
+from streams.kafka.client import client_arguments, describe, kafka_errors, partition_of
 from streams.settings import Settings
 from streams.topics import BY_NAME, MIB, Names
 

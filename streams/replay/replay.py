@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from streams.broker.admin import ensure_topics, run_prefix
-from streams.broker.sessions import announced
 from streams.chunk import NS
 from streams.codec import ChunkCodec
 from streams.errors import DeliveryError, KymoError, SourceError
+from streams.kafka.admin import ensure_topics, run_prefix
+from streams.kafka.sessions import announced
 from streams.messages import Odd
 from streams.recording import Recording
 from streams.replay.pacing import Pacer

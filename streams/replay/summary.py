@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from streams.readers.words import grouped, many
 from streams.replay.pacing import Clock, SystemClock
 from streams.replay.player import Controls
-from streams.sources.words import grouped, many
 
 _FEW = 3  # sessions that are named one by one
 

@@ -1,0 +1,1 @@
+"""Whole trips on the public face: demo, loop, magnetic."""

@@ -1,0 +1,276 @@
+"""``make magnetic``: from nothing to a serving model. In: nothing. Out: a detector of magnetic distortion, trained, registered, tried live.
+
+Random motion plans are carried out, the recipe's transformer (with MiniRocket and a plain rule beside it) is trained on them and
+promoted, and a worker on the embedded Kafka follows a drone of 10 minutes that meets five distortions, replayed faster than it flew. All
+data are synthetic. Everything is in a temporary folder that is gone afterwards, unless ``--home`` names another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deploy.children import Child, kymo_command, kymo_environment, stop
+from streams.errors import KymoError
+from streams.events import Event
+from streams.settings import Settings
+
+RECIPE, SESSION = "magnetic", "drone"
+PLANS, SEED = 60, 1
+CHECKED = 0.9  # share of the windows wholly of one class that must be right
+PATIENCE_S = 120.0
+Say = Callable[[str], None]
+
+
+@click.command()
+@click.option("--plans", type=click.IntRange(6), default=PLANS, show_default=True, help="Random plans to learn from.")
+@click.option("--speed", type=click.FloatRange(1, 100), default=20.0, show_default=True, help="Times the pace.")
+@click.option("--home", type=click.Path(path_type=Path, file_okay=False), help="Keep data, registry and topics here.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
+def magnetic(plans: int, speed: float, home: Path | None, as_json: bool) -> None:
+    """Make data, train, register, serve: magnetic distortion, live.
+
+    Exit status 0 only if every window's event came once, equal to the offline one, and nine of ten are right.
+
+    Example: python -m examples.magnetic --speed 50
+    """
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        click.echo(f"{time.monotonic() - started:6.1f} s  {text}", err=as_json)
+
+    with _place(home, say) as settings:
+        result = run_all(settings, plans, speed, say)
+    result["seconds"] = round(time.monotonic() - started, 1)
+    say("done" if result["ok"] else "something is wrong, see above")
+    if as_json:
+        click.echo(json.dumps(result))
+    sys.exit(0 if result["ok"] else 1)
+
+
+@contextlib.contextmanager
+def _place(home: Path | None, say: Say) -> Iterator[Settings]:
+    """A broker and a home of its own; nothing of the user's deployment is used."""
+    from deploy import broker
+
+    user, place = Settings.from_env(), home or Path(tempfile.mkdtemp(prefix="kymo-magnetic-"))
+    for name in [name for name in os.environ if name.startswith("KYMO_")]:
+        del os.environ[name]
+    try:
+        say("starting Kafka")
+        info = broker.start(place / "broker", jars_dir=user.home / "kafka")
+        os.environ |= {"KYMO_HOME": str(place), "KYMO_BROKERS": info.bootstrap, "KYMO_METRICS_PORT": "0"}
+        yield Settings.from_env()
+    finally:
+        broker.stop(place / "broker", timeout_s=10.0)
+        if home is None:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def run_all(settings: Settings, plans: int, speed: float, say: Say) -> dict[str, Any]:
+    """The whole of it; leaves no process behind.
+
+    Parameters
+    ----------
+    settings : Settings
+        The broker, and a home.
+    plans : int
+        Random plans to learn from.
+    speed : float
+        Times the drone's pace at which its recording is replayed.
+    say : callable
+        Told what goes on.
+
+    Raises
+    ------
+    KymoError
+        If a part fails.
+    """
+    from lab.synth.random_plans import RandomPlans, synth_random
+    from streams.kafka.admin import ensure_topics
+    from streams.topics import Names
+
+    data, drone = settings.home / "plans", settings.home / f"{SESSION}.mcap"
+    say(f"carrying out {plans} random motion plans: a third each of undisturbed, weakly and strongly distorted")
+    synth_random(plans, data, RandomPlans(), seed=SEED)
+    make_drone(drone)
+    say("training")
+    trained = json.loads(_done("train", RECIPE, "--data", str(data), "--json").splitlines()[-1])
+    say(f"trained and promoted: {trained['bundle']}")
+    ensure_topics(settings, Names(settings.prefix))
+    expected = offline(drone)
+    say(f"a worker serves it; a drone flies for 10 min and meets five distortions, at {speed:g} times its pace")
+    events = live(settings, drone, speed, len(expected), say)
+    return verdict(events, expected, trained["bundle"], say)
+
+
+def make_drone(path: Path) -> None:
+    """The drone's recording and its labels, of the plan that comes with the recipe."""
+    from lab.synth.files import synth
+    from processors.recipe.load import INSTALLED
+
+    synth(INSTALLED / "magnetic_drone.json", path, path.with_suffix(".labels.json"), seed=0)
+
+
+def offline(path: Path, bundle: str | None = None) -> list[tuple[Event, str, bool]]:
+    """What ``kymo run`` says of a labelled recording.
+
+    Parameters
+    ----------
+    path : Path
+        The recording.
+    bundle : str, optional
+        Instead of the recipe's own.
+
+    Returns
+    -------
+    list of (Event, str, bool)
+        Of each window the event, the class that covers most of it, and whether that covers all of it.
+    """
+    from models.bundle import load_bundle
+    from models.classify import Classifier
+    from models.data.dataset import labels_of
+    from models.run import run
+    from processors.recipe.load import load_recipe
+    from streams.labels.cover import Cover
+    from streams.readers import read
+
+    recipe = load_recipe(RECIPE)
+    recordings = list(read([path], recipe.read_options()))
+    cover = Cover([label for recording in recordings for label in labels_of(recording, recipe)])
+    classifier = Classifier.for_recipe(load_bundle(bundle or RECIPE), recipe)
+    out = []
+    for event in run(recipe, recordings, classifier):
+        truth = cover.label_of(event.start_ns, event.end_ns, 0.0)
+        out.append((event, truth or "", cover.label_of(event.start_ns, event.end_ns, 1.0) is not None))
+    return out
+
+
+def live(settings: Settings, path: Path, speed: float, count: int, say: Say) -> list[Event]:
+    """Events as they come while a worker follows a replay, until there are as many as expected, or none comes any more.
+
+    Parameters
+    ----------
+    settings : Settings
+        The broker, with its topics; children see the same in their environment.
+    path : Path
+        The recording.
+    speed : float
+        Times its pace.
+    count : int
+        Events expected.
+    say : callable
+        Told where the label changes.
+
+    Returns
+    -------
+    list of Event
+        All that are on the topic in the end; one that stands there twice comes twice.
+
+    Raises
+    ------
+    KymoError
+        If the worker ends by itself.
+    """
+    from streams.event_reader import read_events
+
+    worker = Child("worker", kymo_command("worker", RECIPE), kymo_environment({}))
+    stream = Child(
+        "replay", kymo_command("replay", str(path), "--recipe", RECIPE, "--speed", f"{speed:g}"), kymo_environment({})
+    )
+    events: list[Event] = []
+    last, since = "", time.monotonic()
+
+    def enough() -> bool:
+        if len(events) < count and worker.status is not None:
+            raise KymoError(f"the worker has ended ({worker.ended()}): {' | '.join(list(worker.tail)[-3:])}")
+        return len(events) >= count or time.monotonic() - since > PATIENCE_S
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(stop, [worker, stream])
+        worker.start()
+        stream.start()
+        for event in read_events(settings, follow=True, stop=enough):
+            events.append(event)
+            since = time.monotonic()
+            if event.label != last:
+                at_s = event.start_ns / 1e9 - events[0].start_ns / 1e9
+                say(f"live: {event.label:8} from {at_s:5.0f} s of the flight on ({event.probability:.0%})")
+            last = event.label
+            if enough():
+                break
+    return list(read_events(settings))  # what came late or twice is there now, as the worker has ended
+
+
+def verdict(
+    events: Sequence[Event], expected: Sequence[tuple[Event, str, bool]], bundle: str, say: Say
+) -> dict[str, Any]:
+    """What was measured; ``ok`` says whether all went well.
+
+    Parameters
+    ----------
+    events : sequence of Event
+        Live ones.
+    expected : sequence of (Event, str, bool)
+        See :func:`offline`.
+    bundle : str
+        The id of the one that should have classified.
+    say : callable
+        Told in words.
+    """
+    plain = [replace(event, emitted_ns=0) for event in events]
+    wanted = {event.id: replace(event, emitted_ns=0) for event, _, _ in expected}
+    differ = sum(wanted.get(event.id) != event for event in plain)
+    twice, missing = len(plain) - len({e.id for e in plain}), len(wanted.keys() - {e.id for e in plain})
+    label = {event.id: event.label for event in plain}
+    inside = [label.get(event.id) == truth for event, truth, whole in expected if whole]
+    border = [label.get(event.id) == truth for event, truth, whole in expected if not whole]
+    share = sum(inside) / len(inside) if inside else 0.0
+    say(
+        f"{len(plain)} events of {len(wanted)} windows: {twice} twice, {missing} missing, {differ} unlike the offline ones"
+    )
+    say(f"right: {share:.1%} of {len(inside)} windows of one class, {sum(border)} of {len(border)} on borders")
+    others = sorted({event.bundle for event in plain} - {bundle})
+    return {
+        "ok": bool(not (twice or missing or differ or others) and share >= CHECKED),
+        "bundle": bundle,
+        "events": len(plain),
+        "twice": twice,
+        "missing": missing,
+        "unlike_offline": differ,
+        "accuracy": share,
+        "windows": len(inside),
+        "on_borders": {"right": sum(border), "windows": len(border)},
+    }
+
+
+def _done(*words: str) -> str:
+    """Run a verb to its end, its progress on stderr; what it printed."""
+    done = subprocess.run(
+        kymo_command(*words), env=kymo_environment({}), stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        raise KymoError(f"kymo {words[0]} failed, see above")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    try:
+        magnetic.main(standalone_mode=False)
+    except (KymoError, click.ClickException) as failure:
+        click.echo(f"kymo: {failure}", err=True)
+        sys.exit(1)
+    except click.Abort:
+        sys.exit(130)

@@ -1,0 +1,1 @@
+"""What makes, prepares and looks at recordings."""

@@ -1,0 +1,200 @@
+"""MCAP topics as arrays, and cut into windows of time. In: a file whose messages are JSON with ``values``, one a sample. Out:
+arrays by topic, exactly as the file has them; times in ns.
+
+Nothing is repaired, numbered or resampled here; :func:`streams.readers.read` does that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.errors import MessageError, SourceError
+from streams.messages import read_json
+from streams.readers.files import find
+from streams.readers.layout import missing
+from streams.readers.mcap_scan import Scan
+from streams.readers.topics import Topic
+
+SUFFIXES = (".mcap",)
+#: A step of more than so many usual ones lacks a sample.
+GAP = 1.5
+_IMU = re.compile(r"(?<![a-z])(acc|gyr|mag|imu)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TopicArray:
+    """A topic's samples.
+
+    Attributes
+    ----------
+    topic : str
+        As the file has it.
+    channels : tuple of str
+        Names of the columns: the schema's titles, else x, y, z for three, w, x, y, z for four, else v0, v1 …
+    times_ns : ndarray of int64
+        ``(n,)``, in order: each message's ``timestamp``, else the time at which it was logged.
+    values : ndarray of float64
+        ``(n, channels)``; null is NaN. ``(0, 0)`` for a topic without messages.
+    """
+
+    topic: str
+    channels: tuple[str, ...]
+    times_ns: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.times_ns)
+
+    @property
+    def step_ns(self) -> float:
+        """Usual time from a sample to the next: the median of those above 0; 0 with fewer than two times."""
+        steps = np.diff(self.times_ns)
+        steps = steps[steps > 0]
+        return float(np.median(steps)) if len(steps) else 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImuWindow:
+    """What lies in ``[start_ns, end_ns)``.
+
+    Attributes
+    ----------
+    index : int
+        Its number; windows without any sample are left out, so numbers may jump.
+    start_ns, end_ns : int
+        Half open.
+    topics : mapping of str to TopicArray
+        Every topic that was asked for; views of the whole, some perhaps empty.
+    """
+
+    index: int
+    start_ns: int
+    end_ns: int
+    topics: Mapping[str, TopicArray]
+
+
+def topic_arrays(path: str | Path, topics: Sequence[str] | None = None) -> dict[str, TopicArray]:
+    """Arrays of the JSON topics of an MCAP file.
+
+    Parameters
+    ----------
+    path : str or Path
+        File or fsspec URL.
+    topics : sequence of str, optional
+        Which; all by default, those without messages too.
+
+    Returns
+    -------
+    dict of str to TopicArray
+        In the order of their first messages.
+
+    Raises
+    ------
+    SourceError
+        If it is no MCAP, a topic is not there, or messages of a topic do not belong together.
+    """
+    (file,) = find([path], SUFFIXES, ())
+    found: dict[str, Topic] = {}
+    with file.open() as raw:
+        scan = Scan(raw, str(path))
+        for schema, channel, message in scan.messages():
+            if channel.message_encoding != "json" or (topics is not None and channel.topic not in topics):
+                continue
+            value = _parsed(message.data)
+            if isinstance(value, dict) and isinstance(value.get("values"), list):
+                if channel.topic not in found:
+                    found[channel.topic] = Topic(channel.topic, schema.data if schema else b"", str(path))
+                found[channel.topic].add(value, message.log_time)
+    out = {name: _array(name, topic) for name, topic in found.items()}
+    for channel, _ in scan.channels.values():
+        if channel.message_encoding == "json" if topics is None else channel.topic in topics:
+            empty = TopicArray(channel.topic, (), np.empty(0, np.int64), np.empty((0, 0)))
+            out.setdefault(channel.topic, empty)
+    for name in topics or ():
+        if name not in out:
+            raise missing(name, sorted({one.topic for one, _ in scan.channels.values()}), str(path), "topic")
+    return out
+
+
+def _parsed(data: bytes) -> object:
+    try:
+        return read_json(data, numbers=False)
+    except MessageError:
+        return None
+
+
+def _array(name: str, topic: Topic) -> TopicArray:
+    times, values = topic.times_ns, np.asarray(topic.values, np.float64)
+    if len(times) > 1 and (np.diff(times) < 0).any():
+        order = np.argsort(times, kind="stable")
+        times, values = times[order], values[order]
+    return TopicArray(name, topic.channels, times, values)
+
+
+def extract_imu_windows(
+    path: str | Path, window_size_ns: int, *, topics: Sequence[str] | None = None, partial: bool = False
+) -> Iterator[ImuWindow]:
+    """Windows of an MCAP file, one behind the other.
+
+    Window k covers ``[start + k * size, start + (k + 1) * size)``, where `start` is the earliest sample of the topics: a sample
+    on an edge belongs to the later window. The last window is whole if some topic's last sample lies at most 1.5 of its usual
+    steps before the window's end.
+
+    Parameters
+    ----------
+    path : str or Path
+        File or fsspec URL.
+    window_size_ns : int
+        Above 0.
+    topics : sequence of str, optional
+        Which; by default those whose name has a word that begins with ``acc``, ``gyr``, ``mag`` or ``imu`` and that have messages.
+    partial : bool
+        Give the last window too if it is not whole.
+
+    Yields
+    ------
+    ImuWindow
+        In order; one without any sample is left out.
+
+    Raises
+    ------
+    ValueError
+        If `window_size_ns` is no whole number above 0.
+    SourceError
+        As for :func:`topic_arrays`, or if there is no such topic.
+    """
+    size = int(window_size_ns)
+    if size < 1 or size != window_size_ns:
+        raise ValueError(f"window_size_ns is {window_size_ns}, expected a whole number above 0")
+    found = topic_arrays(path, topics)
+    if topics is None:
+        chosen = {name: one for name, one in found.items() if len(one) and _IMU.search(name)}
+        if not chosen:
+            there = ", ".join(found) or "none"
+            raise SourceError(f"no topic of an IMU (acc…, gyr…, mag…, imu…); there are: {there}; name some", path)
+        found = chosen
+    return _windows(found, size, partial)
+
+
+def _windows(found: Mapping[str, TopicArray], size: int, partial: bool) -> Iterator[ImuWindow]:
+    filled = [one for one in found.values() if len(one)]
+    if not filled:
+        return
+    start = min(int(one.times_ns[0]) for one in filled)
+    numbers = np.unique(np.concatenate([(one.times_ns - start) // size for one in filled])).tolist()
+    reach = max(int(one.times_ns[-1]) + int(GAP * one.step_ns) for one in filled)
+    for k in numbers:
+        begin, end = start + k * size, start + (k + 1) * size
+        if end > reach and not partial:  # only the last can be that long
+            return
+        cut = {}
+        for name, one in found.items():
+            a, b = np.searchsorted(one.times_ns, [begin, end])
+            cut[name] = TopicArray(one.topic, one.channels, one.times_ns[a:b], one.values[a:b])
+        yield ImuWindow(k, begin, end, cut)

@@ -1,0 +1,161 @@
+"""The verb ``prepare``. In: raw recordings as a laboratory keeps them, or a plan. Out: files that recipes read, and a report.
+
+It stands here and not with :mod:`lab.prepare.prepare` because TFRecords hold windows, which the dataset makes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lab.prepare.phone_cli import phone
+from lab.prepare.prepare import FEET, FORMATS, Report, Wanted
+from lab.prepare.prepare import prepare as prepare_running
+from processors.recipe.load import load_recipe
+from streams.errors import KymoError, SourceError
+from streams.readers import read
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_SURFACE = click.Choice(["treadmill", "overground"])
+
+
+@click.group("prepare")
+def prepare() -> None:
+    """Make raw recordings ready for a recipe, or make synthetic ones.
+
+    Example: kymo prepare running Raw/ running/
+    """
+
+
+prepare.add_command(phone)
+
+
+def _bar() -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+@prepare.command("running")
+@click.argument("raw", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--subject", "subjects", multiple=True, metavar="S", help="Only these; may be repeated.")
+@click.option("--trial", "trials", multiple=True, metavar="T", help="Only these; may be repeated.")
+@click.option("--speed", "speeds", multiple=True, metavar="M/S", help="Only these, such as 2.5; may be repeated.")
+@click.option("--surface", "surfaces", multiple=True, type=_SURFACE, help="Only this one; may be repeated.")
+@click.option("--feet", type=click.Choice(FEET), default="auto", show_default=True, help="Which feet a session holds.")
+@click.option("--format", "formats", multiple=True, type=click.Choice(FORMATS), help="May be repeated; else all three.")
+@click.option("--recipe", default="running", show_default=True, help="What the windows of tfrecords are.")
+@click.option("--skip-bad", is_flag=True, help="List files that cannot be read in the report, and go on.")
+@click.option("--force", is_flag=True, help="Replace OUT/Prepared.")
+@_JSON
+def running(raw: Path, out: Path, recipe: str, force: bool, as_json: bool, **chosen: Any) -> None:
+    """Clean RAW/SENSOR001, … and write OUT/Prepared: csv, parquet, tfrecords.
+
+    Both feet come onto one clock; treadmill and overground runs into folders of their own. report.txt lists every repair
+    by file and row.
+
+    Example: kymo prepare running Raw/ running/ --surface treadmill --speed 2.5
+    """
+    asked = chosen.pop("formats")
+    formats = asked or FORMATS
+    target = out / "Prepared"
+    if force and (target / "report.json").is_file():
+        shutil.rmtree(target)
+    with _bar() as bar:
+        task = bar.add_task("reading", total=None)
+        sources = ("csv", *formats) if formats == ("tfrecords",) else formats
+        report = prepare_running(
+            raw, out, Wanted(**chosen), sources, lambda done, of: bar.update(task, completed=done, total=of)
+        )
+    windows: dict[str, int | str] = {}
+    if "tfrecords" in formats:
+        windows = _export(target, recipe, "csv" if "csv" in sources else "parquet", bool(asked))
+    if as_json:
+        click.echo(json.dumps({"path": str(target), **report.totals(), "tfrecords": windows}))
+        return
+    _print(report, target, windows)
+
+
+def _export(target: Path, name: str, source: str, asked: bool) -> dict[str, int | str]:
+    """Windows of each surface as TFRecords: how many, or why there are none."""
+    from models.data.dataset import read_dataset, split_chain
+    from models.data.export import export_dataset
+
+    recipe = load_recipe(name)
+    found: dict[str, int | str] = {}
+    for folder in sorted(path for path in (target / source).iterdir() if path.is_dir()):
+        try:
+            recordings = read((folder,), recipe.read_options())
+            dataset = read_dataset(recordings, recipe, split_chain(recipe.chain)[0])
+            export_dataset(recipe, dataset, "tfrecord", target / "tfrecords" / folder.name)
+            found[folder.name] = len(dataset.examples)
+        except KymoError as error:
+            if asked:
+                raise
+            found[folder.name] = str(error)
+    return found
+
+
+def _print(report: Report, target: Path, windows: dict[str, int | str]) -> None:
+    totals = report.totals()
+    repairs = ", ".join(f"{count} {kind}" for kind, count in totals["repairs"].items()) or "none"
+    click.echo(f"read      {totals['files']} files, {totals['rows']} rows")
+    click.echo(f"written   {totals['sessions']} sessions, {totals['samples_written']} samples")
+    for surface, count in windows.items():
+        click.echo(
+            f"tfrecords {surface}: {count} windows" if isinstance(count, int) else f"tfrecords {surface}: {count}"
+        )
+    click.echo(f"repairs   {repairs}")
+    click.echo(f"left out  {totals['left_out']}, not chosen {totals['not_chosen']}")
+    unsure = [s["clock"]["offset_uncertainty_s"] for s in report.sessions if "clock" in s]
+    if unsure:
+        click.echo(f"clocks    {len(unsure)} pairs, the least certain to ± {1000 * max(unsure):.2f} ms")
+    click.echo(f"report    {target / 'report.txt'}")
+
+
+def _numbers(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[float, ...]:
+    try:
+        return tuple(float(text) for text in texts)
+    except ValueError:
+        raise click.BadParameter(f"{texts[-1]!r}: expected m/s, such as 2.5") from None
+
+
+@prepare.command("gait")
+@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--subjects", type=int, default=6, show_default=True, help="Runners.")
+@click.option("--speed", "speeds", multiple=True, callback=_numbers, metavar="M/S", help="Else 2.5, 3 and 3.5.")
+@click.option("--surface", "surfaces", multiple=True, type=_SURFACE, help="Else both.")
+@click.option("--trials", type=int, default=1, show_default=True, help="Recordings of each runner, speed and surface.")
+@click.option("--run-s", type=float, default=60.0, show_default=True, help="Seconds of running in each.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same bytes.")
+@click.option("--clean", is_flag=True, help="No faults: one clock, no spikes, gaps, repeated rows.")
+@click.option("--no-taps", is_flag=True, help="The sensors are not knocked together.")
+@_JSON
+def gait(out: Path, clean: bool, no_taps: bool, as_json: bool, **plan: Any) -> None:
+    """Make SYNTHETIC recordings of two foot sensors, OUT/Raw and OUT/truth.json.
+
+    They look like running and are none: for trying things out, not for conclusions about people.
+
+    Example: kymo prepare gait synthetic/ --subjects 6 --seed 0
+    """
+    from lab.prepare.gait_files import NO_FAULTS, Faults, GaitPlan, trials_of, write_gait
+
+    if (out / "Raw").exists():
+        raise SourceError("is there already; name another folder", out / "Raw")
+    faults = NO_FAULTS if clean else Faults(taps=not no_taps)
+    made = GaitPlan(faults=faults, **{name: value for name, value in plan.items() if value != ()})
+    with _bar() as bar:
+        task = bar.add_task("making", total=2 * len(trials_of(made)))
+        truths = write_gait(out, made, lambda: bar.advance(task))
+    if as_json:
+        click.echo(json.dumps({"path": str(out / "Raw"), "files": len(truths), "plan": asdict(made)}))
+        return
+    click.echo(f"{out / 'Raw'}: {len(truths)} files of synthetic gait; what is wrong with them: {out / 'truth.json'}")
+    click.echo(f"next: kymo prepare running {out / 'Raw'} {out}")

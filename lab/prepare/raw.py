@@ -1,0 +1,276 @@
+"""Raw running recordings. In: ``SENSOR001/…csv``: samples of one or two foot sensors at 500 Hz. Out: one RawFoot for
+each foot and trial in a file: values as they stand, times in ns, rows as an editor counts them.
+
+A file holds one sensor (columns ``ax … az, gx … gz``, and ``foot`` saying left or right) or both (``ax_left …
+gz_right``; ``_l``/``_r`` and ``1``/``2`` are understood, 1 is left), which then share rows and clock.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.errors import SourceError
+from streams.labels.labels import canonical
+from streams.readers.layout import missing
+from streams.readers.times import TIME_COLUMNS, Clock
+from streams.readers.words import brief
+
+CHANNELS = ("ax", "ay", "az", "gx", "gy", "gz")
+_FOLDER = re.compile(r"SENSOR\w+", re.IGNORECASE)
+_SUFFIXES = (("_left", "_right"), ("_l", "_r"), ("1", "2"), ("_1", "_2"))
+_SURFACE_COLUMNS = ("tread or overground", "tread_or_overground", "surface")
+_SURFACES = {"tread": "treadmill", "treadmill": "treadmill", "overground": "overground", "over": "overground"}
+_FEET = {"left": "left", "l": "left", "right": "right", "r": "right"}
+_TEXTS = ("subject_id", "trial_id", "speed")
+_RESULTS = ("seconds_10k", "score_10k")
+_TRUE = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+_EPOCH_NS = 10**17  # later than this, in 1973, a time is one of the calendar and not since the sensor's start
+
+Int = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Trial:
+    """What names a recording: who, which trial, m/s as text, ``treadmill`` or ``overground``."""
+
+    subject: str
+    trial: str
+    speed: str
+    surface: str
+
+    @property
+    def session(self) -> str:
+        """Name of its session, and of its files."""
+        return "-".join(re.sub(r"[^\w.]+", "_", part) for part in (self.subject, self.trial, self.speed, self.surface))
+
+
+@dataclass(slots=True, eq=False)
+class RawFoot:
+    """One foot's samples of one trial, as a file has them.
+
+    Attributes
+    ----------
+    path : str
+        The file, from the raw folder on.
+    foot : str
+        ``left``, ``right``, or empty where nothing says which.
+    trial : Trial
+        Whose and which.
+    rows : ndarray of int64
+        ``(n,)``, counted from 1; the header is row 1.
+    values : ndarray
+        ``(n, 6)`` in the order of :data:`CHANNELS`; NaN where a cell is empty.
+    usable : ndarray of bool
+        ``(n,)``, what ``usabledata`` says.
+    times_ns : ndarray of int64, optional
+        ``(n,)``; None without a time column.
+    shared : str
+        Why this foot's times are the other foot's, too: ``rows`` (one file), ``calendar`` (absolute times), or empty.
+    results : dict
+        ``seconds_10k`` and ``score_10k``, where they are there.
+    notes : list of str
+        What was guessed.
+    """
+
+    path: str
+    foot: str
+    trial: Trial
+    rows: Int
+    values: Floats
+    usable: NDArray[np.bool_]
+    times_ns: Int | None
+    shared: str
+    results: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+
+
+def raw_files(folder: Path) -> list[Path]:
+    """CSV files of the ``SENSOR…`` folders, sorted.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder that holds them, or that holds a folder ``Raw`` with them.
+
+    Raises
+    ------
+    SourceError
+        If there are none.
+    """
+    if not folder.is_dir():
+        raise SourceError("no such folder; expected one with folders SENSOR001, SENSOR002, … of CSV files", folder)
+    for root in (folder, folder / "Raw"):
+        sensors = sorted(p for p in root.glob("*") if p.is_dir() and _FOLDER.fullmatch(p.name))
+        files = [file for sensor in sensors for file in sorted(sensor.rglob("*")) if file.suffix.lower() == ".csv"]
+        if files:
+            return files
+    raise SourceError("holds no folder SENSOR001, SENSOR002, … with CSV files", folder)
+
+
+def read_raw(path: Path, name: str) -> list[RawFoot]:
+    """Feet and trials of a file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    name : str
+        How reports call it.
+
+    Raises
+    ------
+    SourceError
+        If it is empty, lacks a column, or a cell is not what its column says; with the row.
+    """
+    names, cells, rows = _cells(path)
+    table = {column: [row[i] for row in cells] for i, column in enumerate(names)}
+    lower = {column.lower(): column for column in names}
+    feet = _feet(lower, names, path)
+    surface = next((lower[c] for c in _SURFACE_COLUMNS if c in lower), None)
+    if surface is None:
+        raise missing(_SURFACE_COLUMNS[0], names, path)
+    keys = [_column(lower, c, names, path) for c in _TEXTS]
+    notes: list[str] = []
+    usable = _usable(table, lower, rows, notes, path)
+    times, calendar = _times(table, lower, rows, path)
+    if times is None:
+        notes.append("no time column: rows are taken as evenly spaced, lost rows cannot be seen")
+    out: list[RawFoot] = []
+    values = {foot: np.column_stack([_numbers(table[c], c, rows, path) for c in cols]) for foot, cols in feet.items()}
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for i, key in enumerate(zip(*(table[c] for c in keys), table[surface], strict=True)):
+        groups.setdefault(key, []).append(i)
+    for key, members in groups.items():
+        picked = np.array(members)
+        trial = _trial(key, int(rows[picked[0]]), path)
+        results = {c: table[lower[c]][members[0]].strip() for c in _RESULTS if c in lower}
+        for foot, data in values.items():
+            at = foot or _foot(table, lower, members, rows, path)
+            shared = "rows" if len(values) > 1 else "calendar" if calendar else ""
+            own = None if times is None else times[picked]
+            out.append(
+                RawFoot(name, at, trial, rows[picked], data[picked], usable[picked], own, shared, results, notes)
+            )
+    return out
+
+
+def _cells(path: Path) -> tuple[list[str], list[list[str]], Int]:
+    """Column names, rows of cells, and the number of each row."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise SourceError("is no UTF-8 text; save it as CSV in UTF-8", path) from None
+    except OSError as error:
+        raise SourceError(f"cannot be read ({error.strerror or error})", path) from None
+    if not text.strip():
+        raise SourceError("is empty; expected a header row and rows of numbers", path)
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    cells: list[list[str]] = []
+    rows: list[int] = []
+    try:
+        names = [" ".join(cell.split()) for cell in next(reader)]
+        for found in reader:
+            if any(cell.strip() for cell in found):
+                if len(found) != len(names):
+                    here = reader.line_num
+                    raise SourceError(f"{len(found)} columns where the header has {len(names)}", path, here)
+                cells.append(found)
+                rows.append(reader.line_num)
+    except csv.Error as error:
+        raise SourceError(f"is no CSV ({error})", path, reader.line_num) from None
+    if not cells:
+        raise SourceError("has a header but no rows", path)
+    return names, cells, np.array(rows, np.int64)
+
+
+def _column(lower: dict[str, str], wanted: str, names: Sequence[str], path: Path) -> str:
+    if wanted not in lower:
+        raise missing(wanted, names, path)
+    return lower[wanted]
+
+
+def _feet(lower: dict[str, str], names: Sequence[str], path: Path) -> dict[str, list[str]]:
+    """Columns of each foot; one with the name "" where the columns do not say which."""
+    for left, right in _SUFFIXES:
+        if CHANNELS[0] + left in lower or CHANNELS[0] + right in lower:
+            sides = {"left": left, "right": right}
+            return {
+                foot: [_column(lower, c + end, names, path) for c in CHANNELS]
+                for foot, end in sides.items()
+                if any(c + end in lower for c in CHANNELS)
+            }
+    return {"": [_column(lower, c, names, path) for c in CHANNELS]}
+
+
+def _foot(table: dict[str, list[str]], lower: dict[str, str], members: list[int], rows: Int, path: Path) -> str:
+    if "foot" not in lower:
+        return next((foot for foot in ("left", "right") if foot in path.stem.lower()), "")
+    found = {table[lower["foot"]][i].strip().lower() for i in members}
+    text = brief(" and ".join(sorted(found)))
+    if len(found) > 1 or text not in _FEET:
+        raise SourceError(f"column `foot` has {text!r}, expected left or right", path, int(rows[members[0]]))
+    return _FEET[text]
+
+
+def _trial(key: tuple[str, ...], row: int, path: Path) -> Trial:
+    subject, trial, speed, surface = (canonical(part) for part in key)
+    for column, text in (("subject_id", subject), ("trial_id", trial)):
+        if not text:
+            raise SourceError(f"column `{column}` is empty", path, row)
+    try:
+        right = 0 < float(speed) < 20
+    except ValueError:
+        right = False
+    if not right:
+        raise SourceError(f"column `speed` has {brief(speed)!r}, expected m/s, such as 2.5", path, row)
+    if surface.lower() not in _SURFACES:
+        raise SourceError(f"surface {brief(surface)!r}, expected tread or overground", path, row)
+    return Trial(subject, trial, speed, _SURFACES[surface.lower()])
+
+
+def _numbers(texts: Sequence[str], column: str, rows: Int, path: Path) -> Floats:
+    try:
+        return np.array(texts, np.float64)
+    except ValueError:
+        pass
+    out = np.empty(len(texts))
+    for i, text in enumerate(texts):
+        try:
+            out[i] = np.nan if text.strip().lower() in ("", "na", "n/a", "null", "none") else float(text)
+        except ValueError:
+            raise SourceError(f"column `{column}` has {brief(text)!r}, expected a number", path, int(rows[i])) from None
+    return out
+
+
+def _usable(
+    table: dict[str, list[str]], lower: dict[str, str], rows: Int, notes: list[str], path: Path
+) -> NDArray[np.bool_]:
+    if "usabledata" not in lower:
+        notes.append("no column `usabledata`: all rows are taken as usable")
+        return np.ones(len(rows), bool)
+    texts = table[lower["usabledata"]]
+    known = {text: _TRUE.get(canonical(text).lower()) for text in set(texts)}
+    for text, value in known.items():
+        if value is None:
+            row = int(rows[texts.index(text)])
+            raise SourceError(f"column `usabledata` has {brief(text)!r}, expected 1 or 0", path, row)
+    return np.array([known[text] for text in texts], bool)
+
+
+def _times(table: dict[str, list[str]], lower: dict[str, str], rows: Int, path: Path) -> tuple[Int | None, bool]:
+    """Times in ns, and whether they are of the calendar, which both feet share."""
+    column = next((lower[name] for name in TIME_COLUMNS if name in lower), None)
+    if column is None:
+        return None, False
+    times = Clock(column.lower(), path).parse(table[column], rows)
+    return times, bool(times[0] > _EPOCH_NS)

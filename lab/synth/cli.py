@@ -1,0 +1,114 @@
+"""``kymo synth``. In: a motion plan, or how many random ones. Out: synthetic recordings (MCAP), their labels and experiments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from streams.errors import PlanError
+from streams.readers.words import many
+
+Progress = Callable[[int, int], None]
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command("synth")
+@click.argument("paths", nargs=-1, required=True, metavar="PLAN.json OUT.mcap | OUT_FOLDER")
+@click.option("--labels", type=_FILE, help="Also write the labels, 0, 1 and 2 for none, low and high.")
+@click.option("--experiment", type=_FILE, help="Also write the experiment JSON; it needs --labels.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all random numbers.")
+@click.option("--random", "count", type=click.IntRange(1), metavar="N", help="Draw N plans into OUT_FOLDER.")
+@click.option("--classes", default="none,low,high", show_default=True, help="Of the drawn plans, in equal parts.")
+@click.option("--rounds", type=click.IntRange(1), default=4, show_default=True, help="Segments of each class in one.")
+@click.option(
+    "--rate",
+    "rate_hz",
+    type=click.FloatRange(0, min_open=True),
+    default=100.0,
+    show_default=True,
+    help="Samples a second.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
+def synth(paths: tuple[str, ...], count: int | None, as_json: bool, **chosen: Any) -> None:
+    """Make SYNTHETIC recordings of an IMU with a magnetometer: of a motion plan, or of N random ones.
+
+    Random plans hold as much of each class, and their motion says nothing about it. The same plan and seed give the same
+    bytes.
+
+    Example: kymo synth --random 10 --classes none,low,high recordings/
+    """
+    if len(paths) != (1 if count else 2):
+        raise click.UsageError("--random N takes one OUT_FOLDER" if count else "expected PLAN.json and OUT.mcap")
+    with _progress() as progress:
+        facts = _draw(count, Path(paths[0]), chosen, progress) if count else _make(paths, chosen, progress)
+    for note in facts.get("notes", ()):
+        click.echo(f"kymo: {paths[0]}: {note}", err=True)
+    if as_json:
+        click.echo(json.dumps(facts, ensure_ascii=False))
+    elif count:
+        click.echo(f"{facts['out']}: {many(count, 'synthetic recording')}, {facts['duration_s']:.0f} s in all")
+    else:
+        click.echo(f"{facts['out']}: {facts['samples']} samples, {facts['duration_s']:.0f} s, synthetic")
+
+
+def _make(paths: tuple[str, ...], chosen: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    from lab.synth.files import synth as write
+
+    plan, out = paths
+    if not out.lower().endswith(".mcap"):
+        raise click.UsageError(f"{out}: expected a name that ends in .mcap")
+    labels, experiment = chosen["labels"], chosen["experiment"]
+    if experiment and not labels:
+        raise click.UsageError("--experiment names the labels: give --labels, too")
+    made = write(plan, out, labels, seed=chosen["seed"], experiment=experiment, progress=progress)
+    written = {"labels": labels, "experiment": experiment}
+    return {
+        "out": out,
+        **{name: str(path) for name, path in written.items() if path},
+        "seed": made.seed,
+        "samples": len(made.times_ns),
+        "rate_hz": made.plan.rate_hz,
+        "duration_s": len(made.times_ns) * made.plan.interval_ns / 1e9,
+        "segments": len(made.plan.segments),
+        "notes": list(made.plan.notes),
+    }
+
+
+def _draw(count: int, folder: Path, chosen: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    from lab.synth.random_plans import RandomPlans, classes_of, synth_random
+
+    for name in ("labels", "experiment"):
+        if chosen[name]:
+            raise click.UsageError(f"--{name} is of one recording; --random writes it beside each")
+    classes = classes_of([name.strip() for name in chosen["classes"].split(",")])
+    like = RandomPlans(classes, chosen["rounds"], rate_hz=chosen["rate_hz"])
+    experiments = synth_random(count, folder, like, chosen["seed"], progress)
+    try:
+        seconds = sum(json.loads(path.read_bytes())["metadata"]["total_duration_s"] for path in experiments)
+    except OSError as error:
+        raise PlanError(f"cannot be read again ({error.strerror or error})", folder) from None
+    return {
+        "out": str(folder),
+        "seed": chosen["seed"],
+        "classes": list(classes),
+        "duration_s": seconds,
+        "experiments": [str(path) for path in experiments],
+    }
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("writing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)
+    # Where nobody watches, a bar would leave an empty line.
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("writing", total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)

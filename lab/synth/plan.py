@@ -1,0 +1,199 @@
+"""Motion plans. In: values. Out: a frozen :class:`Plan` in which every field has its unit.
+
+World frame: x east, y north, z up. Lengths are m, angles in a plan degrees, times s. Fields of the magnetometer are in
+units of the undisturbed local field, those of the accelerometer in g (9.80665 m/s²), those of the gyroscope rad/s: what
+``*_truth`` topics carry. ``docs/synthesis.md`` has the format and the formulas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lab.synth.members import IDENTITY, ZERO, Matrix, Vector
+
+#: A distortion's level, what it is in labels, and its share of the vector ``world_*``.
+LEVELS = ("none", "low", "high")
+SHARES = {"none": 0.0, "low": 0.2, "high": 1.0}
+#: ``magnetic_distortion`` of each level, in units of the local field.
+STRENGTHS = {"none": 0.0, "low": 1.0, "high": 2.5}
+#: Where a distortion without ``world_*`` points: east, across the reference, so that it turns the heading.
+DIRECTION: Vector = (1.0, 0.0, 0.0)
+NS = 10**9
+#: More would not fit into memory at once (224 bytes a sample).
+MOST_SAMPLES = 20_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Noise of a sensor, by the terms of an Allan deviation (IEEE Std 952), in the unit U of its ``*_truth`` topic.
+
+    Attributes
+    ----------
+    white : float
+        N, U/√Hz (angle or velocity random walk); a sample's standard deviation is N·√rate.
+    bias_instability : float
+        B, U: flicker noise, whose Allan deviation is level at 0.664 B.
+    random_walk : float
+        K, U/√s: the bias walks by K·√t.
+    """
+
+    white: float = 0.0
+    bias_instability: float = 0.0
+    random_walk: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sensor:
+    """One sensor.
+
+    Attributes
+    ----------
+    bias, matrix : Vector, Matrix
+        Its calibration, ``truth = matrix (raw - bias)``; raw samples are the inverse, ``matrix⁻¹ truth + bias``.
+    noise : Noise
+        Of the measured value, before the inverse calibration.
+    bias_per_celsius, scale_per_celsius : Vector, float
+        What a degree above the reference temperature adds, and by which share it stretches.
+    soft_iron : Matrix
+        Of the magnetometer: what iron that moves along makes of the field, in the sensor's frame.
+    """
+
+    bias: Vector = ZERO
+    matrix: Matrix = IDENTITY
+    noise: Noise = Noise()
+    bias_per_celsius: Vector = ZERO
+    scale_per_celsius: float = 0.0
+    soft_iron: Matrix = IDENTITY
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a recording begins: origin in degrees and m, position in m, orientation as a unit quaternion w, x, y, z."""
+
+    lat: float = 0.0
+    lng: float = 0.0
+    height: float = 0.0
+    position: Vector = ZERO
+    rotation: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Warming:
+    """Temperature over time, °C: ``end + (start - end)·exp(-t / time_constant_s)``; sensors are true at `reference`."""
+
+    start: float
+    end: float
+    reference: float
+    time_constant_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What happens to raw samples on their way: the share that is lost, and the standard deviation of their times, s."""
+
+    drop_probability: float = 0.0
+    jitter_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What distorts, at a place (m, world frame): full strength within `radius_m`, then falling with the distance cubed."""
+
+    position: Vector
+    radius_m: float
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of a recording with one motion and one distortion.
+
+    Attributes
+    ----------
+    name : str
+        For people.
+    duration_s : float
+        The time over which it turns by `rotation`; it has ``floor(duration_s · rate) + 1`` samples.
+    rotation : Vector
+        Roll, pitch and yaw, degrees.
+    to : Vector, optional
+        Where it moves, m; None: it stays.
+    level : str
+        none, low or high: its class.
+    distortion : Vector
+        Added to the field in the world frame, in units of the local field, at full strength.
+    source : Source, optional
+        Where the distortion comes from; None: it is the same everywhere.
+    """
+
+    name: str
+    duration_s: float
+    rotation: Vector = ZERO
+    to: Vector | None = None
+    level: str = "none"
+    distortion: Vector = ZERO
+    source: Source | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A recording to be made.
+
+    Attributes
+    ----------
+    start_time_ns : int
+        Of the first sample, Unix ns.
+    rate_hz : float
+        Samples a second; they stand ``floor(10**9 / rate)`` ns apart.
+    start : Start
+        Where it begins.
+    mag, acc, gyro : Sensor
+        The sensors.
+    field : Vector
+        The undisturbed magnetic field in the world frame, of length 1.
+    warming : Warming, optional
+        None: the sensors are at their reference temperature.
+    timing : Timing
+        Lost samples and jitter.
+    segments : tuple of Segment
+        One after the other.
+    planned : tuple of dict
+        The segments as the plan's JSON has them.
+    notes : tuple of str
+        Members of the JSON that are not known.
+    """
+
+    start_time_ns: int
+    rate_hz: float
+    start: Start
+    mag: Sensor
+    acc: Sensor
+    gyro: Sensor
+    field: Vector
+    warming: Warming | None
+    timing: Timing
+    segments: tuple[Segment, ...]
+    planned: tuple[Mapping[str, Any], ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def interval_ns(self) -> int:
+        """From one sample to the next, ns."""
+        return math.floor(NS / self.rate_hz)
+
+    @property
+    def counts(self) -> list[int]:
+        """Samples of each segment."""
+        return [count_of(s.duration_s, self.rate_hz) for s in self.segments]
+
+
+def count_of(duration_s: float, rate_hz: float) -> int:
+    """Samples of a segment: those that begin within it, by whole nanoseconds."""
+    return -(-math.floor(NS * duration_s) // math.floor(NS / rate_hz))
+
+
+def steps_of(duration_s: float, rate_hz: float) -> int:
+    """By how many steps a segment's turn is divided: the whole sample intervals in its duration, as the published generator counts."""
+    return math.floor(duration_s * rate_hz)

@@ -1,0 +1,240 @@
+"""Random plans to train and test with. In: how many, which classes, what kind of sensor. Out: plans, recordings, labels, experiments.
+
+Motion and distortion come from random numbers of their own. Every plan has the same number of segments of each class, and for each
+length the same number of each class, in an order that is drawn; so neither how a device moves nor how long a segment lasts says
+anything about its class.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lab.synth.labels import experiment_of, labels_of, write_json
+from lab.synth.messages import write_mcap
+from lab.synth.plan import LEVELS, STRENGTHS
+from lab.synth.simulate import Synthesis, simulate
+from streams.errors import PlanError
+
+_MOST_PLANS = 100_000
+Random = np.random.Generator
+
+
+@dataclass(frozen=True, slots=True)
+class RandomPlans:
+    """What random plans are like.
+
+    Attributes
+    ----------
+    classes : tuple of str
+        Which of none, low and high, at least one.
+    rounds : int
+        Segments of each class in a plan.
+    shortest_s, longest_s : float
+        Between which a segment's length is drawn, evenly, to the tenth of a second.
+    rate_hz : float
+        Samples a second.
+    most_turn_degrees : float
+        Roll, pitch and yaw of a segment are drawn evenly between minus and plus this.
+    field_microtesla : float
+        Strength of the undisturbed field.
+    distortion : float
+        Length of the vector ``world_*`` as a share of the field; its direction is drawn evenly on the sphere. Of it, low has 20 %.
+    mag_noise_microtesla : float
+        Standard deviation of a magnetometer's sample, an axis.
+    acc_noise : float
+        White noise of the accelerometer, g/√Hz.
+    gyro_noise : float
+        White noise of the gyroscope, rad/s/√Hz.
+    dip_degrees : float
+        Of the field.
+    """
+
+    classes: tuple[str, ...] = LEVELS
+    rounds: int = 4
+    shortest_s: float = 6.0
+    longest_s: float = 12.0
+    rate_hz: float = 100.0
+    most_turn_degrees: float = 180.0
+    field_microtesla: float = 50.0
+    distortion: float = 0.3
+    mag_noise_microtesla: float = 0.4
+    acc_noise: float = 1.5e-4
+    gyro_noise: float = 1.7e-4
+    dip_degrees: float = 0.0
+
+    def __post_init__(self) -> None:
+        wrong = [name for name in self.classes if name not in LEVELS]
+        if not self.classes or wrong or len(set(self.classes)) < len(self.classes):
+            raise PlanError(
+                f"classes are {', '.join(self.classes) or 'none at all'}; expected some of {', '.join(LEVELS)}"
+            )
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "classes" and not (math.isfinite(value) and value >= 0):
+                raise PlanError(f"{field.name} is {value}, expected a number from 0")
+        for name in ("rounds", "shortest_s", "rate_hz", "field_microtesla"):
+            if getattr(self, name) <= 0:
+                raise PlanError(f"{name} is {getattr(self, name)}, expected more than 0")
+        if self.longest_s < self.shortest_s:
+            raise PlanError(
+                f"longest_s is {self.longest_s:g}, expected at least shortest_s, which is {self.shortest_s:g}"
+            )
+
+
+def random_plan(like: RandomPlans, number: int, seed: int = 0) -> dict[str, Any]:
+    """One plan, as JSON.
+
+    Parameters
+    ----------
+    like : RandomPlans
+        What it is like.
+    number : int
+        Which one, from 0; each has random numbers of its own.
+    seed : int
+        Another seed gives other plans.
+
+    Returns
+    -------
+    dict
+        What :func:`lab.synth.parse.parse_plan` reads.
+    """
+    sources = np.random.SeedSequence([seed, number]).spawn(3)
+    motion, distortion, order = (np.random.Generator(np.random.PCG64(source)) for source in sources)
+    start = _on_sphere(motion, 4)
+    durations = [round(float(motion.uniform(like.shortest_s, like.longest_s)), 1) for _ in range(like.rounds)]
+    drawn = [(duration, level) for duration in durations for level in like.classes]
+    segments = []
+    for which, place in enumerate(order.permutation(len(drawn))):
+        turn = motion.uniform(-like.most_turn_degrees, like.most_turn_degrees, 3)
+        vector = like.distortion * _on_sphere(distortion, 3)
+        segments.append(_segment(which, drawn[place], turn, vector))
+    return {"initialization": _initialization(like, start), "segments": segments}
+
+
+def _segment(number: int, drawn: tuple[float, str], turn: Any, vector: Any) -> dict[str, Any]:
+    duration_s, level = drawn
+    distorted: dict[str, Any] = {"level": level}
+    if level != "none":
+        distorted |= {f"world_{axis}": float(value) for axis, value in zip("xyz", vector, strict=True)}
+    return {
+        "name": f"segment{number + 1}-{level}",
+        "duration_s": duration_s,
+        "rotation_rpy_degrees": {
+            name: float(angle) for name, angle in zip(("roll", "pitch", "yaw"), np.round(turn, 3), strict=True)
+        },
+        "magnetic_distortion": STRENGTHS[level],
+        "mag_distortion": distorted,
+    }
+
+
+def _initialization(like: RandomPlans, start: Any) -> dict[str, Any]:
+    bandwidth = like.rate_hz**0.5  # a sample's deviation is the density times the root of the rate
+    mag = like.mag_noise_microtesla / like.field_microtesla / bandwidth
+    made: dict[str, Any] = {
+        "pose": {
+            "origin": {"lat": 0.0, "lng": 0.0, "height": 0.0},
+            "position": {"x": 0.0, "y": 0.0, "z": 0.0},
+            "rotation": dict(zip("wxyz", map(float, start), strict=True)),
+        },
+        "start_time_ns": 0,
+        "sample_rate": like.rate_hz,
+        "mag": {"noise": {"white": mag}},
+        "acc": {"noise": {"white": like.acc_noise}},
+        "gyro": {"noise": {"white": like.gyro_noise}},
+    }
+    return made | ({"magnetic_field": {"dip_degrees": like.dip_degrees}} if like.dip_degrees else {})
+
+
+def _on_sphere(random: Random, size: int) -> Any:
+    """A direction drawn evenly: normal numbers know no direction."""
+    vector = random.standard_normal(size)
+    return vector / np.sqrt((vector * vector).sum())
+
+
+def random_recordings(count: int, like: RandomPlans, seed: int = 0) -> Iterator[tuple[str, dict[str, Any], Synthesis]]:
+    """Name, plan and recording of each of `count` random plans, without a file.
+
+    Raises
+    ------
+    PlanError
+        If `count` is no number from 1 to 100,000.
+    """
+    if not 1 <= count <= _MOST_PLANS:
+        raise PlanError(f"the number of plans is {count}, expected 1 to {_MOST_PLANS:,}")
+    for number in range(count):
+        plan = random_plan(like, number, seed)
+        yield f"random-{seed}-{number:04d}", plan, simulate(plan, seed=_noise_seed(seed, number))
+
+
+def _noise_seed(seed: int, number: int) -> int:
+    """Another one for each recording, beside the plan's own random numbers."""
+    return int(np.random.SeedSequence([seed, number, 1]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def synth_random(
+    count: int,
+    out: str | Path,
+    like: RandomPlans | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    """Draw plans and write their recordings.
+
+    Parameters
+    ----------
+    count : int
+        How many.
+    out : str or Path
+        A folder that is empty or not there yet. Each recording NAME gets ``NAME/NAME.mcap`` with ``NAME.labels.json`` and
+        ``NAME.plan.json`` beside it, and ``NAME.experiment.json`` in the folder itself.
+    like : RandomPlans, optional
+        What the plans are like.
+    seed : int
+        The same seed gives the same bytes.
+    progress : callable, optional
+        Is given the number of recordings written and of all.
+
+    Returns
+    -------
+    list of Path
+        The experiments.
+
+    Raises
+    ------
+    PlanError
+        If the folder holds something, or cannot be written.
+    """
+    folder = Path(out)
+    experiments = []
+    _make_empty(folder)
+    for name, plan, made in random_recordings(count, like or RandomPlans(), seed):
+        home, labels = folder / name, f"{name}/{name}.labels.json"
+        home.mkdir()
+        write_json(home / f"{name}.plan.json", plan)
+        write_json(folder / labels, labels_of(made, labels))
+        write_mcap(made, home / f"{name}.mcap")
+        experiments.append(folder / f"{name}.experiment.json")
+        write_json(experiments[-1], experiment_of(made, name, [labels]))
+        if progress is not None:
+            progress(len(experiments), count)
+    return experiments
+
+
+def _make_empty(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise PlanError("holds something already; name an empty folder", folder)
+    except OSError as error:
+        raise PlanError(f"cannot be written ({error.strerror or error})", folder) from None
+
+
+def classes_of(texts: Sequence[str]) -> tuple[str, ...]:
+    """Classes in the order none, low, high, whatever order they are named in; unknown ones stay where they are refused."""
+    return tuple(sorted(dict.fromkeys(texts), key=lambda name: LEVELS.index(name) if name in LEVELS else len(LEVELS)))

@@ -1,0 +1,1 @@
+"""A recipe: from a TOML file to a chain."""

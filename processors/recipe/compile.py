@@ -1,0 +1,243 @@
+"""From a recipe's steps to a chain. In: Specs with their lines, a window, a format. Out: a Chain, checked, and notes.
+
+Framed steps before the window get the window's grid as their block borders, so that a window is complete with its last
+sample. Where the hop is no multiple of a step's column spacing, windows do not start on columns: that step and all
+behind it then stand behind the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from fractions import Fraction
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from processors.chain import Chain, PerWindow
+from processors.intake import Intake
+from processors.registry import STEPS, make_step, nearest
+from processors.spec import Spec
+from processors.steps.frames import FramedSpec
+from processors.windows import Windows
+from streams.chunk import Format
+from streams.errors import FormatError, RecipeError
+
+#: Steps that the compiler sets itself, and parameters that it sets on framed steps.
+_OWN_STEPS = frozenset({"intake", "derived", "windows", "chain", "per_window"})
+_OWN_PARAMETERS = frozenset({"chunk_frames", "chunk_phase"})
+
+
+@dataclass(frozen=True)
+class PlacedStep:
+    """A step as the recipe has it.
+
+    Parameters
+    ----------
+    spec : Spec
+        The step, unfitted.
+    fail : callable
+        Makes an error that names the step's line.
+    """
+
+    spec: Spec
+    fail: Callable[[str], RecipeError]
+
+    def at(self, fmt: Format) -> PlacedStep:
+        """The same behind what gives `fmt`.
+
+        Raises
+        ------
+        RecipeError
+            If it cannot stand there.
+        """
+        try:
+            return replace(self, spec=self.spec.at(fmt))
+        except FormatError as error:
+            raise self.fail(str(error)) from None
+
+
+def read_step(parameters: Mapping[str, Any], fail: Callable[..., RecipeError], per_window: bool) -> PlacedStep:
+    """The step of one ``[[steps]]`` or ``[[window.steps]]`` table.
+
+    Parameters
+    ----------
+    parameters : mapping
+        The table, ``step`` among it.
+    fail : callable
+        ``fail(message, key)`` makes an error that names the line of a key; without key, of the table.
+    per_window : bool
+        Whether it stands behind the window.
+
+    Raises
+    ------
+    RecipeError
+        If there is no such step or parameter, a value has the wrong type, or the step cannot stand here.
+    """
+    name = parameters.get("step")
+    offered = [
+        n for n, cls in STEPS.items() if n not in _OWN_STEPS and (cls.after_window if per_window else cls.before_window)
+    ]
+    if not isinstance(name, str):
+        raise fail(f"a step lacks its name: write step = one of {', '.join(sorted(offered))}")
+    if name not in STEPS or name in _OWN_STEPS:
+        raise fail(f"no step {name!r}{nearest(name, offered)}", "step")
+    if name not in offered:
+        there, here = ("[[steps]]", "behind") if per_window else ("[[window.steps]]", "before")
+        raise fail(f"step {name!r} cannot stand {here} the window; move it to {there}", "step")
+    values = {key: value for key, value in parameters.items() if key != "step"}
+    _check_parameters(STEPS[name], values, fail)
+    try:
+        return PlacedStep(make_step(name, values), fail)
+    except FormatError as error:
+        words = str(error).replace(",", " ").replace(":", " ").split()
+        raise fail(str(error), *[key for key in values if key in words][:1]) from None
+
+
+def _check_parameters(cls: type[Spec], values: Mapping[str, Any], fail: Callable[..., RecipeError]) -> None:
+    known = {f.name for f in fields(cls)} - cls.learned - _OWN_PARAMETERS
+    hints = get_type_hints(cls)
+    for key, value in values.items():
+        if key not in known:
+            raise fail(f"step {cls.name!r} has no parameter {key!r}{nearest(key, known) if known else ''}", key)
+        if not _fits(value, hints[key]):
+            raise fail(f"step {cls.name!r}: {key} = {value!r}, expected {_words(hints[key])}", key)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is Literal:
+        return value in args
+    if origin is tuple:
+        inner = args[0] if args else Any
+        if not isinstance(value, list):
+            return False
+        return all(_fits(v, inner) for v in value) if not args or args[-1] is Ellipsis else len(value) == len(args)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return hint is Any or not isinstance(hint, type) or isinstance(value, hint)
+
+
+def _words(hint: Any) -> str:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(_words(arg) for arg in args if arg is not NoneType)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, args))
+    if origin is tuple:
+        return "an array"
+    return {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}.get(hint, str(hint))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the window stands in a recipe.
+
+    Parameters
+    ----------
+    windows : Windows
+        The window.
+    steps, window_steps : sequence of PlacedStep
+        Before it and behind it.
+    fail : callable
+        Makes an error that names the window's line.
+    """
+
+    windows: Windows
+    steps: Sequence[PlacedStep]
+    window_steps: Sequence[PlacedStep]
+    fail: Callable[[str], RecipeError]
+
+
+def compile_chain(intake: Intake, raw: Format, layout: Layout) -> tuple[Chain, tuple[str, ...]]:
+    """The chain of a recipe.
+
+    Parameters
+    ----------
+    intake, raw, layout
+        The chain's entry, the input's format, and the steps and the window.
+
+    Returns
+    -------
+    tuple of (Chain, tuple of str)
+        The chain, and what the user should know: steps that had to move behind the window, and what that costs.
+
+    Raises
+    ------
+    RecipeError
+        If a step cannot take what comes before it, or a window holds nothing.
+    """
+    windows = layout.windows
+    formats = [intake.output({raw.stream: raw})]
+    before: list[PlacedStep] = []
+    for step in (step.at(formats[-1]) for step in layout.steps):
+        out = _output(step.spec, formats[-1], step.fail)
+        if windows.hop % out.step:
+            break
+        before.append(step)
+        formats.append(out)
+    moved = list(layout.steps[len(before) :])
+    specs = align([step.spec for step in before], formats, windows)
+    fmt = _output(windows, formats[-1], layout.fail)
+    behind = _behind([*moved, *layout.window_steps], fmt, windows)
+    return Chain((intake, *specs, windows, *behind)), _moved_notes(moved, formats[-1], windows)
+
+
+def _behind(steps: Sequence[PlacedStep], fmt: Format, windows: Windows) -> list[Spec]:
+    """Steps behind the window, each checked on what the one before it gives."""
+    behind: list[Spec] = []
+    for step in steps:
+        if not step.spec.after_window:
+            raise step.fail(
+                f"step {step.spec.name!r} makes no row at every hop of {windows.hop} samples and cannot stand behind "
+                f"the window; make the hop a multiple of its step"
+            )
+        behind.append(PerWindow(step.spec))
+        fmt = _output(behind[-1], fmt, step.fail)
+    return behind
+
+
+def _output(spec: Spec, fmt: Format, fail: Callable[[str], RecipeError]) -> Format:
+    try:
+        return spec.output({fmt.stream: fmt})
+    except FormatError as error:
+        raise fail(str(error)) from None
+
+
+def align(specs: Sequence[Spec], formats: Sequence[Format], windows: Windows) -> list[Spec]:
+    """The same steps with the block borders of framed ones where windows end.
+
+    Parameters
+    ----------
+    specs : sequence of Spec
+        Steps before the window.
+    formats : sequence of Format
+        Of the first one's input, then of each one's output.
+    windows : Windows
+        The window behind them.
+    """
+    out = list(specs)
+    # Windows need rows up to `end + k * hop` of the stream at hand: of the last first, then of what it is made from.
+    end, hop = windows.rows(formats[-1]), int(windows.hop / formats[-1].step)
+    for i in range(len(specs) - 1, -1, -1):
+        spec, came, went = specs[i], formats[i], formats[i + 1]
+        if isinstance(spec, FramedSpec):
+            out[i] = replace(spec, chunk_frames=hop, chunk_phase=end % hop)
+            end, hop = (end - 1) * spec.frame_step + spec.frame_length, hop * spec.frame_step
+        elif came.step != went.step:
+            end, hop = windows.rows(came), int(windows.hop / came.step)
+    return out
+
+
+def _moved_notes(moved: Sequence[PlacedStep], fmt: Format, windows: Windows) -> tuple[str, ...]:
+    if not moved:
+        return ()
+    out = _output(moved[0].spec, fmt, moved[0].fail)
+    rows, fresh = windows.rows(out), Fraction(windows.hop) / out.step
+    names = ", ".join(repr(step.spec.name) for step in moved)
+    why = f"the hop of {windows.hop} samples is no multiple of the {out.step} between rows of {moved[0].spec.name!r}"
+    cost = f"{rows} rows a window instead of {float(fresh):.3g} new ones, {float(rows / fresh):.1f} times the work"
+    return (f"{why}: {names} run for each window ({cost})",)

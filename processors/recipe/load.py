@@ -1,0 +1,299 @@
+"""Recipes: one use of the system in a TOML file. In: its path, name or text. Out: a Recipe with its compiled chain.
+
+Everything is checked here: names, types, whole numbers of samples, and the formats from step to step, so that a wrong
+recipe fails when it is loaded. Times stand in seconds, rates in hertz; windows are counted in raw input samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from processors.chain import Chain
+from processors.intake import Intake, fill_lengths
+from processors.recipe.compile import Layout, compile_chain, read_step
+from processors.recipe.formats import format_recipe, toml_value
+from processors.recipe.heads import HeadTable, read_heads
+from processors.recipe.tables import (
+    InputTable,
+    LabelTable,
+    ModelTable,
+    SourceTable,
+    TrainTable,
+    read_alerts,
+    read_inputs,
+    read_labels,
+    read_model,
+    read_source,
+    read_train,
+)
+from processors.recipe.toml import Document, Table
+from processors.registry import nearest
+from processors.units import factor
+from processors.windows import Windows
+from streams.chunk import Format, signal_format
+from streams.errors import FormatError, RecipeError
+from streams.file_names import RULE, is_file_name
+from streams.recording import InputOptions, LabelOptions, ReadOptions
+
+_TABLES = ("name", "source", "input", "steps", "window", "model", "labels", "heads", "train", "alerts")
+#: Where recipes without a path are looked for: the current folder first, then those that come with Kymo.
+INSTALLED = Path(__file__).resolve().parent.parent.parent / "recipes"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One use of the system.
+
+    Attributes
+    ----------
+    name : str
+        Part of every event's id.
+    path : Path, optional
+        The file.
+    inputs : tuple of InputTable
+        What it takes; exactly one for now.
+    window_length, window_hop : int
+        Raw input samples.
+    chain : Chain
+        From raw chunks to windows; steps that learn are unfitted.
+    model : ModelTable, optional
+        None for a recipe that only processes.
+    labels, train, source
+        The tables of these names.
+    heads : tuple of HeadTable
+        What the model says beside the recipe's own classes.
+    alerts : tuple of mapping
+        Each ``[[alerts]]`` as it stands.
+    notes : tuple of str
+        What its author should know, such as steps that had to move behind the window.
+    """
+
+    name: str
+    path: Path | None
+    inputs: tuple[InputTable, ...]
+    window_length: int
+    window_hop: int
+    chain: Chain
+    model: ModelTable | None
+    labels: LabelTable = field(default_factory=LabelTable)
+    train: TrainTable = field(default_factory=TrainTable)
+    source: SourceTable = field(default_factory=SourceTable)
+    alerts: tuple[Mapping[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+    heads: tuple[HeadTable, ...] = ()
+
+    @property
+    def stateful(self) -> bool:
+        """Whether the model goes on from window to window; a window is a hop then."""
+        return self.model is not None and self.model.stateful
+
+    def read_options(self) -> ReadOptions:
+        """How files become this recipe's sessions."""
+        inputs = tuple(InputOptions(i.stream, i.channels, i.rate_hz, i.units) for i in self.inputs)
+        return ReadOptions(
+            inputs=inputs,
+            session=self.source.session,
+            subject=self.source.subject,
+            keep=self.source.keep,
+            label_column=self.labels.column,
+            label_key=self.labels.key,
+            label_names=self.labels.names,
+            more_labels=tuple(LabelOptions(head.column, head.key, head.names) for head in self.heads),
+        )
+
+    def input_format(self) -> Format:
+        """Format of the raw input."""
+        return _raw_format(self.inputs[0])
+
+    def output_format(self) -> Format:
+        """Format behind the whole chain: of the windows that the model sees."""
+        fmt = self.input_format()
+        return self.chain.output({fmt.stream: fmt})
+
+    def matches(self, fmt: Format) -> str | None:
+        """Why a stream is not this recipe's input.
+
+        Parameters
+        ----------
+        fmt : Format
+            Of a raw stream.
+
+        Returns
+        -------
+        str or None
+            None if the recipe takes it; else the first reason, in words.
+        """
+        wanted = self.inputs[0]
+        if fmt.stream != wanted.stream and fmt.stream.partition(".")[0] != wanted.stream:
+            return f"stream `{fmt.stream}` is not `{wanted.stream}`"
+        if len(fmt.shape) != 1 or fmt.dtype in ("jpeg", "uint8"):
+            return f"`{fmt.stream}` carries {fmt.dtype}{list(fmt.shape)} a sample, expected one number a channel"
+        absent = [c for c in wanted.channels if c not in fmt.channels]
+        if absent:
+            return f"`{fmt.stream}` has no channel {', '.join(absent)}; it has {', '.join(fmt.channels)}"
+        if fmt.rate != wanted.rate_hz:
+            came = f"{float(fmt.rate):g} Hz" if fmt.rate else "irregular"
+            return f"`{fmt.stream}` is {came}, expected {float(wanted.rate_hz):g} Hz"
+        for channel, unit in zip(wanted.channels, wanted.units, strict=False):
+            came = fmt.units[fmt.channels.index(channel)] if fmt.units else ""
+            try:
+                factor(came, unit)
+            except FormatError as error:
+                return f"`{fmt.stream}` {channel}: {error}"
+        return None
+
+
+def load_recipe(path_or_name: str | Path) -> Recipe:
+    """The recipe of a file or a name.
+
+    Parameters
+    ----------
+    path_or_name : str or Path
+        A path that ends in .toml, or the name of one in ``./recipes`` or among those that come with Kymo.
+
+    Raises
+    ------
+    RecipeError
+        If there is none, or it does not hold together; the text names file and line.
+    """
+    text = str(path_or_name)
+    path = Path(text)
+    if not text.endswith(".toml"):
+        folders = [Path("recipes"), INSTALLED]
+        found = [
+            folder / f"{text}.toml" for folder in folders if "/" not in text and (folder / f"{text}.toml").is_file()
+        ]
+        if not found:
+            names = {file.stem for folder in folders for file in folder.glob("*.toml")}
+            hint = nearest(text, names) if names else "; write one with `kymo init`"
+            raise RecipeError(f"no recipe {text!r} in {folders[0]} or among those that come with Kymo{hint}")
+        path = found[0]
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise RecipeError("is not UTF-8 text; save it as such", path) from None
+    except OSError as error:
+        raise RecipeError(f"cannot be read ({error.strerror or error})", path) from None
+    return parse_recipe(content, path)
+
+
+def parse_recipe(text: str, path: Path | None = None) -> Recipe:
+    """The recipe of a TOML text.
+
+    Parameters
+    ----------
+    text : str
+        The TOML.
+    path : Path, optional
+        Where it came from, for errors.
+
+    Raises
+    ------
+    RecipeError
+        If it does not hold together; the text names file and line, and the nearest valid word.
+    """
+    document = Document(text, path)
+    root = Table(document, (), document.values, _TABLES)
+    name = root.text("name")
+    if not is_file_name(name):
+        raise root.error(f"name = {toml_value(name)}: it becomes part of ids and folders, expected {RULE}", "name")
+    inputs = read_inputs(root)
+    chain, (length, hop), notes = _chain(root, inputs[0])
+    labels = read_labels(root)
+    return Recipe(
+        name=name,
+        path=path,
+        inputs=inputs,
+        window_length=length,
+        window_hop=hop,
+        chain=chain,
+        model=_model(root, length == hop),
+        labels=labels,
+        train=read_train(root),
+        source=read_source(root),
+        alerts=read_alerts(root),
+        notes=notes,
+        heads=read_heads(root, labels),
+    )
+
+
+def _model(root: Table, abutting: bool) -> ModelTable | None:
+    model = read_model(root)
+    if model is not None and model.stateful and not abutting:
+        raise root.error(
+            "[model] stateful = true: the model goes on from window to window, so each must begin where the last one "
+            "ended; make length_s equal to hop_s in [window]",
+            "model",
+            "stateful",
+        )
+    return model
+
+
+def _raw_format(table: InputTable) -> Format:
+    return signal_format(table.stream, table.channels, table.rate_hz, table.dtype, table.units)
+
+
+_WHOLE = Fraction(1, 100)  # of a sample
+
+
+def _chain(root: Table, source: InputTable) -> tuple[Chain, tuple[int, int], tuple[str, ...]]:
+    window = root.table("window", ("length_s", "hop_s", "steps"))
+    if window is None:
+        raise root.error("a recipe lacks [window] with length_s and hop_s")
+    length, hop = _samples(window, "length_s", source.rate_hz), _samples(window, "hop_s", source.rate_hz)
+    layout = Layout(
+        windows=Windows(length, hop),
+        steps=[read_step(t.rest(), t.error, per_window=False) for t in root.tables("steps", (), free=True)],
+        window_steps=[read_step(t.rest(), t.error, per_window=True) for t in window.tables("steps", (), free=True)],
+        fail=window.error,
+    )
+    bridge, fill = fill_lengths(source.rate_hz, source.bridge_ms, source.max_missing, length)
+    intake = Intake(source.channels, source.units, source.dtype, bridge, fill, source.max_missing)
+    chain, notes = compile_chain(intake, _raw_format(source), layout)
+    return chain, (length, hop), notes
+
+
+def _samples(window: Table, key: str, rate: Fraction) -> int:
+    """Seconds as a number of samples, whole but for the digits that nobody writes."""
+    seconds = window.fraction(key)
+    count = seconds * rate
+    near = max(1, round(count))
+    if abs(count - near) <= _WHOLE:
+        return near
+    raise window.error(
+        f"{key} = {toml_value(seconds)} is {float(count):g} samples at {float(rate):g} Hz, expected a whole number; "
+        f"the nearest is {toml_value(seconds_of(near, rate))} ({near} samples)",
+        key,
+    )
+
+
+def seconds_of(samples: int, rate: Fraction) -> Fraction:
+    """The shortest decimal number of seconds that is so many samples.
+
+    Examples
+    --------
+    >>> float(seconds_of(192, Fraction(9971, 100))), float(seconds_of(3, Fraction(30)))
+    (1.9256, 0.1)
+    """
+    exact = samples / rate
+    places = range(1, 12)
+    return next((short for n in places if abs((short := round(exact, n)) * rate - samples) <= _WHOLE), exact)
+
+
+__all__ = [
+    "HeadTable",
+    "InputTable",
+    "LabelTable",
+    "ModelTable",
+    "Recipe",
+    "SourceTable",
+    "TrainTable",
+    "format_recipe",
+    "load_recipe",
+    "parse_recipe",
+    "seconds_of",
+]

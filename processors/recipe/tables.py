@@ -1,0 +1,252 @@
+"""The tables of a recipe. In: TOML tables. Out: one dataclass a table, its values checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from processors.recipe.formats import toml_value
+from processors.recipe.toml import Table
+from processors.registry import nearest
+
+#: What a split keeps on one side: all of a subject, of a session, of a stretch of time; or nothing but the window.
+SPLITS = ("subject", "session", "time", "window")
+#: How windows are pooled over time.
+POOLS = ("mean", "hmm")
+BALANCES = ("none", "weights", "oversample")
+
+
+@dataclass(frozen=True)
+class InputTable:
+    """One ``[[input]]``: which stream the recipe takes.
+
+    Attributes
+    ----------
+    stream : str
+        ``kind`` for one at any place, or ``kind.place``.
+    rate_hz : Fraction
+        Samples per second, above 0.
+    channels : tuple of str
+        By name, in this order.
+    units : tuple of str
+        One a channel, or empty to take them as they come.
+    dtype : str
+        float32 or float64: what the chain computes in.
+    bridge_ms : float
+        Gaps of up to this length are interpolated.
+    max_missing : float
+        Share of a window's samples that may be missing, 0 to 1.
+    """
+
+    stream: str
+    rate_hz: Fraction
+    channels: tuple[str, ...]
+    units: tuple[str, ...] = ()
+    dtype: str = "float32"
+    bridge_ms: float = 0.0
+    max_missing: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelTable:
+    """``[model]``: architecture, probability below which a label is ``unknown``, the architecture's parameters.
+
+    `pool` says how windows are pooled over time: ``{kind = "mean", windows = n}`` or ``{kind = "hmm", windows = n}``;
+    empty for not at all.
+    """
+
+    architecture: str
+    min_probability: float
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    pool: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def stateful(self) -> bool:
+        """Whether the model goes on from window to window."""
+        return self.parameters.get("stateful") is True
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """``[labels]``: a column, or a key of a labels JSON; class names; the share of a window that a label must cover."""
+
+    column: str | None = "label"
+    key: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    min_share: float = 0.5
+
+    @property
+    def set(self) -> str:
+        """The label set that it asks for."""
+        return self.key or self.column or ""
+
+
+@dataclass(frozen=True)
+class ColumnSplit:
+    """``split = {column = …, train = […], test = […]}``: a column of the recordings' metadata says the side."""
+
+    column: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TrainTable:
+    """``[train]``: how to split, to balance and to vary what is learned from, and the trainer's parameters.
+
+    Attributes
+    ----------
+    split : str
+        One of :data:`SPLITS`, or ``column``: see :mod:`models.data.splits`.
+    column : ColumnSplit, optional
+        Where `split` is ``column``.
+    folds : int
+        Parts of a cross-validation, from 2; 0 for a single split, -1 (``"each"``) for as many as there are groups.
+    balance : str
+        One of :data:`BALANCES`: what is done about classes of unequal size.
+    augment : tuple of mapping
+        Each ``[[train.augment]]`` as it stands: see :mod:`models.data.augment`.
+    parameters : mapping
+        The other keys.
+    """
+
+    split: str = "session"
+    column: ColumnSplit | None = None
+    folds: int = 0
+    balance: str = "weights"
+    augment: tuple[Mapping[str, Any], ...] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SourceTable:
+    """``[source]``: columns that together name a session, the subject's column, and which rows to keep."""
+
+    session: tuple[str, ...] = ()
+    subject: str | None = None
+    keep: str | None = None
+
+
+def read_inputs(root: Table) -> tuple[InputTable, ...]:
+    known = ("stream", "rate_hz", "channels", "units", "dtype", "bridge_ms", "max_missing")
+    tables = root.tables("input", known)
+    if not tables:
+        raise root.error("a recipe lacks [[input]]: which stream it takes, with rate_hz and channels")
+    inputs = tuple(_input(table) for table in tables)
+    if len(tables) > 1:
+        raise tables[1].error("several [[input]]s: a recipe takes one stream; leave one, or write a recipe for each")
+    return inputs
+
+
+def _input(table: Table) -> InputTable:
+    channels = table.texts("channels")
+    if len(set(channels)) < len(channels):
+        twice = next(c for c in channels if channels.count(c) > 1)
+        raise table.error(f"channels: {twice!r} stands there twice", "channels")
+    units = table.texts("units", ())
+    if units and len(units) != len(channels):
+        raise table.error(f"units: {len(units)} for {len(channels)} channels, expected one each", "units")
+    dtype = table.text("dtype", "float32")
+    if dtype not in ("float32", "float64"):
+        raise table.error(f'dtype = {toml_value(dtype)}: expected "float32" or "float64"', "dtype")
+    bridge, missing = table.number("bridge_ms", 0, 0), table.number("max_missing", 0, 0, 1)
+    return InputTable(table.text("stream"), table.fraction("rate_hz"), channels, units, dtype, bridge, missing)
+
+
+def read_model(root: Table) -> ModelTable | None:
+    table = root.table("model", ("architecture", "min_probability", "pool"), free=True)
+    if table is None:
+        return None
+    return ModelTable(table.text("architecture"), table.number("min_probability", 0, 0, 1), table.rest(), _pool(table))
+
+
+def _pool(table: Table) -> Mapping[str, Any]:
+    pool = table.table("pool", ("kind", "windows"))
+    if pool is None:
+        return {}
+    kind = pool.text("kind")
+    if kind not in POOLS:
+        raise pool.error(f"kind = {toml_value(kind)}{nearest(kind, POOLS)}", "kind")
+    windows = pool.number("windows", 30 if kind == "hmm" else 5, 1)
+    if windows % 1:
+        raise pool.error(f"windows = {windows:g}: expected a whole number from 1", "windows")
+    return {"kind": kind, "windows": int(windows)}
+
+
+def read_labels(root: Table) -> LabelTable:
+    table = root.table("labels", ("column", "key", "names", "min_share"))
+    if table is None:
+        return LabelTable()
+    if "column" in table.values and "key" in table.values:
+        raise table.error(
+            "[labels] has both column and key; labels come from a column, or from a labels JSON by key", "key"
+        )
+    key = table.text("key") if "key" in table.values else None
+    column = table.text("column", "label") if key is None else None
+    names = table.table("names", (), free=True)
+    renamed = {k: names.text(k) for k in names.values} if names else {}
+    return LabelTable(column, key, renamed, table.number("min_share", 0.5, 0, 1))
+
+
+def read_train(root: Table) -> TrainTable:
+    table = root.table("train", ("split", "folds", "balance", "augment"), free=True)
+    if table is None:
+        return TrainTable()
+    column = _column_split(table)
+    split = "column" if column else table.text("split", "session")
+    if not column and split not in SPLITS:
+        raise table.error(f"split = {toml_value(split)}{nearest(split, SPLITS)}", "split")
+    balance = table.text("balance", "weights")
+    if balance not in BALANCES:
+        raise table.error(f"balance = {toml_value(balance)}{nearest(balance, BALANCES)}", "balance")
+    augment = tuple(each.rest() for each in table.tables("augment", (), free=True))
+    return TrainTable(split, column, _folds(table, split), balance, augment, table.rest())
+
+
+def _column_split(table: Table) -> ColumnSplit | None:
+    if not isinstance(table.values.get("split"), Mapping):
+        return None
+    inner = table.table("split", ("column", "train", "test"))
+    assert inner is not None
+    found = ColumnSplit(inner.text("column"), inner.texts("train"), inner.texts("test"))
+    if both := sorted(set(found.train) & set(found.test)):
+        raise inner.error(f"split: {', '.join(both)} stands in train and in test", "test")
+    return found
+
+
+def _folds(table: Table, split: str) -> int:
+    if table.values.get("folds") == "each":
+        folds = -1.0
+    else:
+        folds = table.number("folds", 0, 0)
+        if folds % 1 or folds == 1:
+            raise table.error(f'folds = {folds:g}: expected a whole number from 2, 0 for one split, or "each"', "folds")
+    if folds and split == "column":
+        raise table.error("folds: a split by column has one training and one test side; leave folds out", "folds")
+    return int(folds)
+
+
+def read_source(root: Table) -> SourceTable:
+    table = root.table("source", ("session", "subject", "keep"))
+    if table is None:
+        return SourceTable()
+    subject, keep = (table.text(key) if key in table.values else None for key in ("subject", "keep"))
+    return SourceTable(table.texts("session", ()), subject, keep)
+
+
+def read_alerts(root: Table) -> tuple[Mapping[str, Any], ...]:
+    tables = root.tables("alerts", ("name", "label", "min_probability", "windows", "notify"))
+    out = []
+    for table in tables:
+        rule: dict[str, Any] = {
+            "label": list(table.texts("label")),
+            "min_probability": table.number("min_probability", 0, 0, 1),
+        }
+        windows = table.number("windows", 1, 1)
+        if windows % 1:
+            raise table.error(f"windows = {windows:g}: expected a whole number", "windows")
+        rule |= {"windows": int(windows), "notify": list(table.texts("notify", ()))}
+        out.append(rule | ({"name": table.text("name")} if "name" in table.values else {}))
+    return tuple(out)

@@ -1,0 +1,1 @@
+"""Transforms of a stream: Specs and their Stages, a file a family."""

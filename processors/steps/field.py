@@ -1,0 +1,213 @@
+"""The magnetic field beside gravity. In: samples ``(n, channels)`` of an accelerometer and a magnetometer, or windows of them.
+Out: the same with channels that do not turn with the sensor, in the magnetometer's unit (an angle in rad); deviations from usual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from processors.spec import MapSpec, only
+from processors.steps.maps import float_of, numbers
+from streams.chunk import Array, Format, Window
+from streams.errors import FormatError
+
+Real = NDArray[Any]
+DERIVED = ("field", "vertical", "horizontal", "inclination")
+JOINT = "deviation"
+
+
+@dataclass(frozen=True)
+class Field(MapSpec):
+    """Adds what of a magnetic field stays the same however the sensor is turned.
+
+    Behind the input's channels come ``field``, its length; ``vertical``, its component along gravity; ``horizontal``, what is
+    left across; ``inclination``, the angle between it and the plane across gravity, rad. Gravity is the accelerometer's
+    direction at the sample, so the sensor should not be shaken much. Where the acceleration is 0, ``vertical`` is 0.
+
+    Parameters
+    ----------
+    acc, mag : tuple of str
+        The three channels of the accelerometer and of the magnetometer, in the same axes.
+
+    Raises
+    ------
+    FormatError
+        If they are not three each, a name stands twice, the input lacks one, or the units of `mag` differ.
+
+    References
+    ----------
+    The elements of the field: S. Chapman and J. Bartels, Geomagnetism (1940), chapter 1.
+    """
+
+    acc: tuple[str, ...] = ()
+    mag: tuple[str, ...] = ()
+    name: ClassVar[str] = "field"
+
+    def __post_init__(self) -> None:
+        for key in ("acc", "mag"):
+            names: Any = getattr(self, key)
+            if isinstance(names, str) or len(names) != 3:
+                raise FormatError(f"field: {key} {names!r}, expected the names of three channels")
+            object.__setattr__(self, key, tuple(names))
+        if len({*self.acc, *self.mag}) < 6:
+            raise FormatError(f"field: {', '.join((*self.acc, *self.mag))}: one stands twice")
+
+    def output(self, inputs: Mapping[str, Format]) -> Format:
+        """The input's channels and the four."""
+        fmt = only(inputs)
+        _columns(self.name, (*self.acc, *self.mag), fmt)
+        if both := sorted(set(fmt.channels) & set(DERIVED)):
+            raise FormatError(f"field: `{fmt.stream}` has a channel {both[0]} already")
+        units = {fmt.units[fmt.channels.index(name)] for name in self.mag} if fmt.units else {""}
+        if len(units) > 1:
+            raise FormatError(f"field: {', '.join(self.mag)} are in {', '.join(sorted(units))}, expected one unit")
+        return replace(
+            fmt,
+            channels=(*fmt.channels, *DERIVED),
+            units=(*fmt.units, *units, *units, *units, "rad") if fmt.units else (),
+            shape=(*fmt.shape[:-1], len(fmt.channels) + len(DERIVED)),
+            dtype=float_of(self.name, fmt),
+        )
+
+    def apply(self, data: Array, fmt: Format) -> Array:
+        """``(n, ..., channels)`` to ``(n, ..., channels + 4)``."""
+        values: Real = data.astype(float_of(self.name, fmt), copy=False)
+        acc = [values[..., i] for i in _columns(self.name, self.acc, fmt)]
+        mag = [values[..., i] for i in _columns(self.name, self.mag, fmt)]
+        # Axis by axis: what numpy's own sums round to may depend on how many rows there are (law 1).
+        gravity = np.sqrt(acc[0] * acc[0] + acc[1] * acc[1] + acc[2] * acc[2])
+        along = mag[0] * acc[0] + mag[1] * acc[1] + mag[2] * acc[2]
+        square = mag[0] * mag[0] + mag[1] * mag[1] + mag[2] * mag[2]
+        vertical = np.divide(along, gravity, out=np.zeros_like(along), where=gravity > 0)
+        horizontal = np.sqrt(np.maximum(square - vertical * vertical, 0))
+        out: Real = np.empty((*values.shape[:-1], values.shape[-1] + len(DERIVED)), values.dtype)
+        out[..., : values.shape[-1]] = values
+        for i, one in enumerate((np.sqrt(square), vertical, horizontal, np.arctan2(vertical, horizontal))):
+            out[..., values.shape[-1] + i] = one
+        return out
+
+
+@dataclass(frozen=True)
+class Deviation(MapSpec):
+    """Takes from channels the value that they usually have, learned from the training windows.
+
+    What is usual is the most frequent mean of a window, found by halving: a constant with rare or one-sided exceptions, such as
+    the length of the earth's field among distortions, is met where a mean would be drawn aside. If `joint` asks for it, a channel
+    ``deviation`` comes behind the others: how far some of them are off together, the root of the sum of their squares.
+
+    Parameters
+    ----------
+    channels : tuple of str
+        Which; the others stay as they are. At least one, none twice.
+    joint : tuple of str
+        Those of `channels`, of one unit, that ``deviation`` is made of; empty for none.
+    usual : tuple of float
+        One for each of them, in the input's units. Empty before :meth:`fit`.
+
+    Raises
+    ------
+    FormatError
+        If there is none, one stands twice, the input lacks one, units differ, the numbers do not match, or nothing was learned yet.
+
+    References
+    ----------
+    The half-sample mode: D. R. Bickel and R. Frühwirth, Computational Statistics & Data Analysis 50 (2006) 3500-3530.
+    """
+
+    channels: tuple[str, ...] = ()
+    joint: tuple[str, ...] = ()
+    usual: tuple[Any, ...] = ()
+    name: ClassVar[str] = "deviation"
+    learned: ClassVar[frozenset[str]] = frozenset({"usual"})
+    before_window: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        names: Any = self.channels
+        if isinstance(names, str) or not names or len(set(names)) < len(names):
+            raise FormatError(f"deviation: channels {names!r}, expected a list of at least one name, none twice")
+        object.__setattr__(self, "channels", tuple(names))
+        object.__setattr__(self, "joint", tuple(self.joint))
+        if not set(self.joint) <= set(names) or len(set(self.joint)) < len(self.joint):
+            raise FormatError(f"deviation: joint {self.joint!r}, expected some of channels, none twice")
+        object.__setattr__(self, "usual", numbers(self.name, "usual", tuple(self.usual)))
+        if self.usual and len(self.usual) != len(self.channels):
+            raise FormatError(f"deviation: {len(self.usual)} numbers for {len(self.channels)} channels; train again")
+
+    def output(self, inputs: Mapping[str, Format]) -> Format:
+        """The input's format, and ``deviation``; whole numbers become float32."""
+        fmt = replace(only(inputs), dtype=float_of(self.name, only(inputs)))
+        _columns(self.name, self.channels, fmt)
+        if not self.joint:
+            return fmt
+        units = {fmt.units[i] for i in _columns(self.name, self.joint, fmt)} if fmt.units else set()
+        if len(units) > 1:
+            raise FormatError(
+                f"deviation: {', '.join(self.joint)} are in {', '.join(sorted(units))}, expected one unit"
+            )
+        if JOINT in fmt.channels:
+            raise FormatError(f"deviation: `{fmt.stream}` has a channel {JOINT} already")
+        shape = (*fmt.shape[:-1], len(fmt.channels) + 1)
+        return replace(fmt, channels=(*fmt.channels, JOINT), units=(*fmt.units, *units), shape=shape)
+
+    def apply(self, data: Array, fmt: Format) -> Array:
+        """``(n, ..., channels)`` to the same shape, or with a channel more."""
+        if not self.usual:
+            raise FormatError("deviation: has not learned what is usual yet; train first (`kymo train`)")
+        out: Real = np.array(data, float_of(self.name, fmt))
+        for i, usual in zip(_columns(self.name, self.channels, fmt), self.usual, strict=True):
+            out[..., i] -= out.dtype.type(usual)
+        if not self.joint:
+            return out
+        squares = [np.square(out[..., i]) for i in _columns(self.name, self.joint, fmt)]
+        together = np.sqrt(np.add.reduce(squares))
+        return np.concatenate([out, together[..., np.newaxis]], -1)
+
+    def fit(self, windows: Iterable[Window]) -> Deviation:
+        """A Spec that has learned what is usual, from one pass over `windows`.
+
+        Raises
+        ------
+        FormatError
+            If there is no window, or a value is not finite.
+        """
+        means = []
+        for window in windows:
+            at = _columns(self.name, self.channels, window.header.format)
+            rows: Real = np.asarray(window.data, np.float64).reshape(-1, window.data.shape[-1])
+            means.append(rows[:, at].mean(0))
+        if not means:
+            raise FormatError("deviation: nothing to learn from, expected at least one window")
+        found = np.array(means)  # (windows, channels)
+        if not np.isfinite(found).all():
+            raise FormatError("deviation: a value in the windows is not finite, expected numbers only")
+        return replace(self, usual=tuple(float(half_sample_mode(column)) for column in found.T))
+
+
+def half_sample_mode(values: Real) -> float:
+    """Where values lie closest together: the narrowest half of them, of that the narrowest half, and so on.
+
+    Parameters
+    ----------
+    values : ndarray
+        ``(n,)``, at least one, finite.
+    """
+    left: Real = np.sort(values)
+    while len(left) > 2:
+        size = -(-len(left) // 2) if len(left) > 3 else 2
+        widths = left[size - 1 :] - left[: len(left) - size + 1]
+        first = int(np.argmin(widths))
+        left = left[first : first + size]
+    return float(left.mean())
+
+
+def _columns(step: str, names: tuple[str, ...], fmt: Format) -> list[int]:
+    absent = [name for name in names if name not in fmt.channels]
+    if absent:
+        has = ", ".join(fmt.channels)
+        raise FormatError(f"{step}: `{fmt.stream}` has no channel {', '.join(absent)}; it has {has}")
+    return [fmt.channels.index(name) for name in names]

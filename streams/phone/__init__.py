@@ -1,1 +1,0 @@
-"""Sensor logs of phones as recordings."""

@@ -1,1 +1,0 @@
-"""Recordings to look at: figures and pages."""

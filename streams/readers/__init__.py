@@ -1,0 +1,140 @@
+"""Files as recordings. In: paths, folders, URLs, the name of a shipped data set. Out: Recordings, one a session, times
+in Unix ns.
+
+One reader a format: CSV, Parquet, MCAP, and the BasicMotions recordings of the aeon package (``basicmotions:train``,
+``basicmotions:test``). Whatever a reader repairs or guesses stands in the recording's `notes`; what it cannot repair is
+a SourceError with file and row.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from streams.archive.format import is_archive
+from streams.errors import SourceError, SourceWarning
+from streams.labels.labels import count_labels_json, keys_of_labels_json
+from streams.readers import basic_motions
+from streams.readers.csv_file import read_csv
+from streams.readers.files import File, find
+from streams.readers.mcap_file import read_mcap
+from streams.readers.parquet_file import read_parquet
+from streams.recording import ReadOptions, Recording
+
+_READERS: dict[str, Callable[[File, ReadOptions], Iterator[Recording]]] = {
+    ".csv": read_csv,
+    ".tsv": read_csv,
+    ".txt": read_csv,
+    ".parquet": read_parquet,
+    ".pq": read_parquet,
+    ".mcap": read_mcap,
+}
+#: Suffixes of files that can be read.
+SUFFIXES = tuple(_READERS)
+#: Those that are read where they are found in a folder (a .txt there is as likely a readme).
+FOLDER_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != ".txt")
+
+
+def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> Iterator[Recording]:  # noqa: B008
+    """Recordings of files, one after the other.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+        Files, folders (sorted, with subfolders, known suffixes), archives (folders of segments), experiment JSON, fsspec URLs,
+        or ``basicmotions:train``, ``basicmotions:test``.
+    options : ReadOptions
+        How files become sessions.
+
+    Yields
+    ------
+    Recording
+        One a session. Only one file's worth is held; of a CSV or Parquet file with many sessions, one session's.
+
+    Raises
+    ------
+    SourceError
+        If a path is not there or a file cannot be read as it stands. One that nobody named, since it was there in a folder, is left
+        out with a :class:`~streams.errors.SourceWarning`, as long as another can be read.
+    """
+    for path in paths:
+        if str(path).lower() in basic_motions.NAMES:
+            yield from basic_motions.read_basic_motions(str(path).lower(), options)
+    archives = [path for path in paths if "://" not in str(path) and is_archive(Path(path))]
+    for path in archives:
+        from streams.archive.read import read_archive
+
+        yield from read_archive(Path(path), options)
+    if archives and len(archives) == len(paths):
+        return
+    real = [path for path in paths if path not in archives and str(path).lower() not in basic_motions.NAMES]
+    left_out, readable = list[SourceError](), bool(archives or len(real) < len(paths))
+    for file in find(real, SUFFIXES, FOLDER_SUFFIXES):
+        try:
+            for recording in _recordings(file, options):
+                readable = True
+                yield recording
+        except SourceError as error:
+            if not file.in_folder:
+                raise
+            left_out.append(error)
+            if readable:
+                _leave_out(left_out)
+    if left_out and not readable:
+        raise left_out[0]
+    _leave_out(left_out)
+
+
+def _leave_out(errors: list[SourceError]) -> None:
+    """Say that files are left out, each once."""
+    while errors:
+        warnings.warn(f"{errors.pop(0)}; left out", SourceWarning, stacklevel=3)
+
+
+def _recordings(file: File, options: ReadOptions) -> Iterator[Recording]:
+    for recording in _READERS[file.suffix](file, options):
+        for key, names in options.label_keys.items():
+            _add_labels(recording, file, key, names, key == options.label_key)
+        yield recording
+
+
+def _add_labels(recording: Recording, file: File, key: str, names: Mapping[str, str], own: bool) -> None:
+    """Labels of ``X.labels.json`` beside the file, or where an experiment has them, as far as they touch the recording; where
+    they are not the recipe's own, a file may be without."""
+    beside = file.labels_file()
+    if beside is None:
+        note = f"no {Path(file.path).stem}.labels.json beside it: read without labels"
+        recording.notes += [note] if note not in recording.notes else []
+        return
+    path = Path(beside.path)
+    with beside.open() as raw:
+        text = raw.read()
+    labels, without = count_labels_json(path, key, names, recording.session, own, text)
+    inside = [label for label in labels if label.end_ns > recording.start_ns and label.start_ns < recording.end_ns]
+    if labels and not inside:
+        wrong = f"none of its {len(labels)} labels lies within session {recording.session}; is its clock another one?"
+        if own:
+            raise SourceError(wrong, path)
+        recording.notes.append(f"{path.name}: {wrong}")
+        return
+    if without:
+        recording.notes.append(f"{path.name}: {without} events without `{key}` left out")
+    if len(inside) < len(labels):
+        recording.notes.append(f"{path.name}: {len(labels) - len(inside)} labels outside the recording left out")
+    recording.labels = sorted([*recording.labels, *inside], key=lambda label: (label.start_ns, label.end_ns))
+
+
+def label_keys(paths: Sequence[str | Path]) -> list[str]:
+    """Keys of all labels JSON that :func:`read` would find for these paths, in their order."""
+    real = [path for path in paths if str(path).lower() not in basic_motions.NAMES]
+    found: dict[str, None] = {}
+    for file in find(real, SUFFIXES, FOLDER_SUFFIXES):
+        beside = file.labels_file()
+        if beside is not None:
+            with beside.open() as raw:
+                found |= dict.fromkeys(keys_of_labels_json(beside.path, raw.read()))
+    return list(found)
+
+
+__all__ = ["FOLDER_SUFFIXES", "SUFFIXES", "File", "label_keys", "read"]

@@ -1,0 +1,103 @@
+"""The BasicMotions recordings that ship inside the `aeon` package. In: ``train`` or ``test``. Out: 40 Recordings each.
+
+A smart watch on the wrist of four students: accelerometer and gyroscope, 10 Hz, 10 s each; badminton, running,
+standing, walking. The files say neither when nor in which unit they were taken: sample 0 of each stands at 0 ns (1970),
+units are left empty. Only aeon's data files are used, its code is not imported (it needs numba and more).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from streams.chunk import Header, signal_format
+from streams.errors import SourceError
+from streams.labels.labels import canonical, interval, rename
+from streams.readers.layout import missing, wanted
+from streams.recording import ReadOptions, Recording, StreamData
+
+CHANNELS = ("ax", "ay", "az", "gx", "gy", "gz")
+RATE_HZ = Fraction(10)
+STREAM = "imu.wrist"
+METADATA = {
+    "device": "smart watch",
+    "placement": "wrist",
+    "dataset": "BasicMotions (UEA archive, from the aeon package)",
+}
+NOTE = "no start time in the file: sample 0 stands at 0 ns"
+#: Names that :func:`streams.readers.read` takes in place of a path.
+NAMES = {"basicmotions:train": "TRAIN", "basicmotions:test": "TEST"}
+
+
+def read_basic_motions(name: str, options: ReadOptions) -> Iterator[Recording]:
+    """Recordings ``basicmotions-test-00`` and on, each with one label.
+
+    Parameters
+    ----------
+    name : str
+        One of :data:`NAMES`.
+    options : ReadOptions
+        `inputs` may choose channels; `session_name` replaces ``basicmotions-test``.
+
+    Raises
+    ------
+    SourceError
+        If aeon is not installed or a channel is asked for that is not there.
+    """
+    path = _file(NAMES[name])
+    asked = wanted(options, name)
+    channels = asked[0].channels if asked and asked[0].channels else CHANNELS
+    for channel in channels:
+        if channel not in CHANNELS:
+            raise missing(channel, CHANNELS, name, "channel")
+    if asked and asked[0].rate_hz not in (None, RATE_HZ):
+        raise SourceError(f"has {RATE_HZ} Hz, the recipe says {asked[0].rate_hz} Hz; correct `rate_hz`", name)
+    units = asked[0].units if asked else ()
+    fmt = signal_format(asked[0].stream if asked else STREAM, channels, RATE_HZ, "float64", units)
+    prefix = options.session_name or name.replace(":", "-")
+    for number, (data, name_of_class) in enumerate(_cases(path)):
+        session = f"{prefix}-{number:02d}"
+        stream = StreamData(
+            Header(session, 0, fmt), np.ascontiguousarray(data[:, [CHANNELS.index(c) for c in channels]])
+        )
+        text = rename(canonical(name_of_class.lower()), options.label_names)
+        label = interval(
+            session=session, set="label", start_ns=0, end_ns=stream.end_ns, label=text, author="BasicMotions"
+        )
+        yield Recording(session, [stream], [label], None, dict(METADATA), name, [NOTE])
+
+
+def _file(part: str) -> Path:
+    # find_spec of a top-level package runs none of its code.
+    spec = find_spec("aeon")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder) / "datasets" / "data" / "BasicMotions" / f"BasicMotions_{part}.ts"
+        if path.is_file():
+            return path
+    raise SourceError(
+        "the BasicMotions recordings come with aeon, which is not installed: pip install 'kymo[demo]'",
+        f"basicmotions:{part.lower()}",
+    )
+
+
+def _cases(path: Path) -> Iterator[tuple[np.ndarray[tuple[int, ...], np.dtype[np.float64]], str]]:
+    """Each case of a `.ts` file: ``(samples, channels)``, and its class. A line is its channels, then the class, parted
+    by colons."""
+    data = False
+    for row, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if data and line.strip():
+            *signals, label = line.strip().split(":")
+            try:
+                yield (
+                    np.array([[float(text) for text in signal.split(",")] for signal in signals]).T.reshape(
+                        -1, len(CHANNELS)
+                    ),
+                    label,
+                )
+            except ValueError as error:
+                raise SourceError(f"is damaged ({error}); install aeon again", path, row) from None
+        data = data or line.strip().lower() == "@data"

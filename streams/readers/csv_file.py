@@ -1,0 +1,245 @@
+"""CSV files. In: text, one column a channel, one row a sample. Out: Recordings; values are float64 as written, times in
+Unix ns.
+
+Comma, semicolon or tab; a decimal comma where the delimiter is none; with or without byte order mark. Rows are parsed
+in blocks by numpy; a block that it refuses is read again cell by cell, which finds the row.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.errors import SourceError
+from streams.readers.files import File
+from streams.readers.head import NO_VALUE, Head, find_head
+from streams.readers.layout import Layout, decide
+from streams.readers.table import Block, Gatherer
+from streams.readers.times import Clock
+from streams.readers.words import brief, is_number, many
+from streams.recording import ReadOptions, Recording
+
+_BLOCK_BYTES = 32 * 2**20
+_TOGETHER_BYTES = 64 * 2**20  # larger files are given away session by session
+_SAMPLE_ROWS = 200
+_HEAD_BYTES = 2**18  # names stand within so much
+_DECIMAL_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?[\d.,]*\d[\d.,]*([eE][+-]?\d+)?")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
+_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK": "a zip or Excel file", b"\x1f\x8b": "a gzip file"}
+
+
+def read_csv(file: File, options: ReadOptions) -> Iterator[Recording]:
+    """Recordings of a CSV file.
+
+    Parameters
+    ----------
+    file : File
+        The file.
+    options : ReadOptions
+        What the recipe says.
+
+    Raises
+    ------
+    SourceError
+        If it is empty, lacks a column, or has a row that is not like the header says; with the row.
+    """
+    with file.open() as raw:
+        size = raw.seek(0, io.SEEK_END)
+        raw.seek(0)
+        start = raw.read(2)
+        raw.seek(0)
+        if start in _MARKS:
+            raise SourceError(f"is {_MARKS[start]}, expected CSV text in UTF-8", file.path)
+        text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
+        try:
+            yield from _Reader(text, file, options).recordings(size > _TOGETHER_BYTES)
+        except UnicodeDecodeError as error:
+            raise SourceError(
+                f"is no UTF-8 text (byte {error.object[error.start]:#04x}); save it as UTF-8", file.path
+            ) from None
+        except csv.Error as error:
+            raise SourceError(f"is no CSV ({error})", file.path) from None
+
+
+class _Reader:
+    """One file: finds out what its columns are, then parses block after block."""
+
+    def __init__(self, text: io.TextIOWrapper, file: File, options: ReadOptions) -> None:
+        self._text, self._file, self._options = text, file, options
+        self._row = 0  # of the last line that was read
+        self._blank: list[int] = []
+        self._cut = 0  # the last row, where it ends too early
+        self._names: list[str] = []
+        self._delimiter, self._comma, self._thousands = ",", False, False
+        self._ahead: list[str] = []
+        self._head: Head
+        self._layout: Layout
+        self._clock: Clock | None = None
+
+    def recordings(self, together: bool) -> Iterator[Recording]:
+        self._header()
+        lines, rows = self._lines()
+        if not lines:
+            raise SourceError("has a header but no rows", self._file.path)
+        self._decide(lines)
+        gatherer = Gatherer(self._file, self._layout, self._options, together)
+        while lines:
+            block = self._fast(lines, rows) or self._slow(lines, rows)
+            # Empty lines at the end are nobody's fault; between rows they may stand for lost ones.
+            inner = sorted(row for row in self._blank if len(block.rows) and row < block.rows[-1])
+            if inner:
+                gatherer.notes.append(f"{many(len(inner), 'empty line')} passed over, first row {inner[0]}")
+                self._blank = [row for row in self._blank if row not in inner]
+            if self._cut:
+                gatherer.notes.append(f"the file ends within row {self._cut}, which is left out")
+            if self._clock:
+                gatherer.notes += [note for note in self._clock.notes if note not in gatherer.notes]
+            if len(block.rows):
+                yield from gatherer.add(block)
+            lines, rows = self._lines()
+        yield from gatherer.finish()
+
+    def _header(self) -> None:
+        head = find_head(self._text.readlines(_HEAD_BYTES), self._file.path)
+        self._row, self._delimiter, self._names = head.row, head.delimiter, head.names
+        self._ahead, self._head = head.rest, head
+
+    def _lines(self) -> tuple[list[str], NDArray[np.int64]]:
+        """The next lines that hold something, with their row numbers; quoted line breaks stay within one block."""
+        lines, self._ahead = self._ahead + self._text.readlines(_BLOCK_BYTES), []
+        while sum(line.count('"') for line in lines) % 2 and (more := self._text.readline()):
+            lines.append(more)
+        rows = np.arange(self._row + 1, self._row + 1 + len(lines))
+        self._row += len(lines)
+        blank = [i for i, line in enumerate(lines) if line.isspace()]
+        # An empty line within quotes belongs to its cell; the slow path sees it.
+        if blank and not any('"' in line for line in lines):
+            self._blank += rows[blank].tolist()
+            kept = np.setdiff1d(np.arange(len(lines)), blank)
+            lines, rows = [lines[i] for i in kept.tolist()], rows[kept]
+        if not lines and blank:
+            return self._lines()
+        return lines, rows
+
+    def _decide(self, lines: Sequence[str]) -> None:
+        sample = [row for row in islice(csv.reader(lines, delimiter=self._delimiter), _SAMPLE_ROWS) if any(row)]
+        if self._delimiter != ",":
+            self._commas(sample)
+        numeric = set()
+        for i, name in enumerate(self._names):
+            cells = [row[i].strip() for row in sample if len(row) > i and row[i].strip().lower() not in NO_VALUE]
+            numbers = sum(is_number(self._plain(cell)) for cell in cells)
+            # A channel with one wrong cell is a channel with an error, not a text column to pass over.
+            if cells and 2 * numbers >= len(cells):
+                numeric.add(name)
+        column = partial(self._column, sample)
+        self._layout = decide(self._names, numeric, self._options, self._file.path, column, self._head.rate)
+        self._layout.notes[:0] = self._head.notes
+        if self._thousands:
+            self._layout.notes.append("commas part thousands, points part decimals")
+        self._clock = self._layout.clock(self._file.path)
+
+    def _commas(self, sample: Sequence[Sequence[str]]) -> None:
+        """What commas part where something else parts the columns: decimals, or thousands."""
+        columns = [[row[i].strip() for row in sample if len(row) > i] for i in range(len(self._names))]
+        with_commas = [[cell for cell in column if "," in cell and _NUMBER.fullmatch(cell)] for column in columns]
+        commas = [cell for column in with_commas for cell in column]
+        # A comma that parts thousands is not in every number, or there are two, or a point as well.
+        some = any(found and any(map(is_number, column)) for column, found in zip(columns, with_commas, strict=True))
+        sure = any(cell.count(",") > 1 or "." in cell for cell in commas)
+        dots = any(_DECIMAL_POINT.fullmatch(cell) for column in columns for cell in column)
+        grouped = bool(commas) and all(_THOUSANDS.fullmatch(cell) for cell in commas)
+        self._thousands = grouped and (sure or (some and dots))
+        self._comma = bool(commas) and not self._thousands
+
+    def _column(self, sample: Sequence[Sequence[str]], name: str) -> list[str]:
+        at = self._names.index(name)
+        whole = [row for row in sample if len(row) == len(self._names)]
+        rows = whole if 2 * len(whole) >= len(sample) else [row for row in sample if len(row) > at]
+        return [self._plain(row[at]) for row in rows]
+
+    def _plain(self, cell: str) -> str:
+        if self._thousands and _THOUSANDS.fullmatch(cell.strip()):
+            return cell.replace(",", "")
+        return cell.replace(",", ".") if self._comma else cell
+
+    def _fast(self, lines: list[str], rows: NDArray[np.int64]) -> Block | None:
+        """A block by numpy; None if it holds anything unusual."""
+        layout = self._layout
+        texts = {*layout.texts, layout.time} - {None}
+        numbers = [name in layout.channels and name not in texts for name in self._names]
+        if sum(numbers) < len(layout.channels) or (self._comma and not all(numbers)) or self._thousands:
+            return None
+        if self._comma:
+            lines = [line.replace(",", ".") for line in lines]
+        fields = np.dtype([(f"c{i}", "f8" if number else "O") for i, number in enumerate(numbers)])
+        try:
+            table = np.loadtxt(lines, fields, None, self._delimiter, ndmin=1, quotechar='"')
+        except (ValueError, IndexError):
+            return None
+        if len(table) != len(lines):
+            return None
+        values = np.column_stack([table[f"c{self._names.index(name)}"] for name in layout.channels])
+        found = {name: table[f"c{self._names.index(name)}"].tolist() for name in texts if name}
+        return Block(rows, values, {name: found[name] for name in layout.texts}, self._times(found, rows))
+
+    def _slow(self, lines: list[str], rows: NDArray[np.int64]) -> Block:
+        """A block cell by cell: finds the wrong row, or reads what numpy does not (empty cells, quoted line breaks)."""
+        layout = self._layout
+        reader = csv.reader(lines, delimiter=self._delimiter)
+        at = [self._names.index(name) for name in layout.channels]
+        wanted = {name: self._names.index(name) for name in (*layout.texts, *([layout.time] if layout.time else []))}
+        kept: list[int] = []
+        values: list[list[float]] = []
+        texts: dict[str, list[str]] = {name: [] for name in wanted}
+        before = 0
+        for cells in reader:
+            row, before = int(rows[before]), reader.line_num
+            if not any(cell.strip() for cell in cells):
+                self._blank.append(row)
+                continue
+            if len(cells) < len(self._names) and row == rows[-1] and not lines[-1].endswith(("\n", "\r")):
+                self._cut = row  # a logger that was switched off
+                continue
+            if len(cells) != len(self._names):
+                cells = self._whole(cells, row)  # noqa: PLW2901
+            kept.append(row)
+            values.append([self._number(cells[i], i, row) for i in at])
+            for name, i in wanted.items():
+                texts[name].append(self._plain(cells[i]) if name == layout.time else cells[i])
+        numbers = np.array(kept, np.int64)
+        table = np.array(values, np.float64).reshape(len(kept), len(at))
+        return Block(numbers, table, {name: texts[name] for name in layout.texts}, self._times(texts, numbers))
+
+    def _whole(self, cells: list[str], row: int) -> list[str]:
+        """A row without what is empty beyond the names, or with empty texts where it ends before the last of them."""
+        count, layout = len(self._names), self._layout
+        if len(cells) > count and not any(cell.strip() for cell in cells[count:]):
+            return cells[:count]
+        kept = layout.keep.columns if layout.keep else ()
+        needed = {*layout.channels, *layout.session, *layout.labels, *kept, layout.time, layout.subject}
+        lacks = self._names[len(cells) :]
+        if not lacks or not needed.isdisjoint(lacks):
+            raise SourceError(f"{len(cells)} columns where the header has {count}", self._file.path, row)
+        return cells + [""] * len(lacks)
+
+    def _number(self, cell: str, column: int, row: int) -> float:
+        text = self._plain(cell.strip())
+        if text.lower() in NO_VALUE:
+            return float("nan")
+        if not is_number(text):
+            raise SourceError(
+                f"column `{self._names[column]}` has {brief(cell)!r}, expected a number", self._file.path, row
+            )
+        return float(text)
+
+    def _times(self, texts: dict[str, list[str]], rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        return self._clock.parse(texts[self._clock.column], rows) if self._clock else None

@@ -1,0 +1,378 @@
+"""From the times of samples to their numbers. In: times, Unix ns. Out: rate (a fraction), origin in ns, a number a
+sample, and notes.
+
+Sample i of a stream is taken at ``origin + i / rate``. Recorded times jitter, drift, repeat and jump; here they become
+whole numbers: jitter is rounded away, a jump in the numbers is a gap, a repeated number is a duplicate. Nothing is
+repaired without a note.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.chunk import NS, Array
+from streams.errors import SourceError
+from streams.readers.counted import count
+from streams.readers.words import many
+
+Int = NDArray[np.int64]
+_SNAP = 1e-4  # a rate this close to a plain number is that number
+RATE_TOLERANCE = 0.01  # a recipe takes rates that far from its own
+_MOST_BLUR = 0.005
+_IRREGULAR = 0.22  # mean distance from the grid in samples; times without any grid have 0.25
+_MAX_INDEX = 2**53
+_YEARS_NS = 10 * 31_557_600 * NS
+_FEW = 3  # rows
+_TRACKED = 24  # samples a block when a clock's phase is followed: at 1 % off it moves by a quarter of a sample
+
+
+@dataclass(slots=True)
+class Grid:
+    """Numbers of a stream's samples.
+
+    Attributes
+    ----------
+    rate : Fraction
+        Samples per second; 0 for an irregular stream.
+    origin_ns : int
+        Unix time of sample 0.
+    rows : ndarray of int64
+        Which input rows are kept, in the order of their times.
+    indexes : ndarray of int64
+        Number of each kept row, strictly increasing from 0.
+    notes : list of str
+        What was repaired or guessed.
+    """
+
+    rate: Fraction
+    origin_ns: int
+    rows: Int
+    indexes: Int
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where rows come from, for messages.
+
+    Attributes
+    ----------
+    path : Path or str
+        The file.
+    rows : ndarray of int64
+        ``(n,)``, row number of each sample as a user counts.
+    word : str
+        What a row is called there (``row``, ``message``).
+    stream : str
+        The stream's name.
+    """
+
+    path: Path | str
+    rows: Int
+    word: str = "row"
+    stream: str = ""
+
+    def at(self, i: int) -> str:
+        """``row 17``."""
+        return f"{self.word} {int(self.rows[i])}"
+
+    def error(self, message: str, i: int) -> SourceError:
+        """A SourceError at sample `i`."""
+        if self.word == "row":
+            return SourceError(message, self.path, int(self.rows[i]))
+        return SourceError(f"{self.stream}, {self.at(i)}: {message}", self.path)
+
+
+def irregular(times_ns: Int, data: Array, place: Place) -> Grid:
+    """Numbers of an irregular stream's samples: by time, one after the other."""
+    notes: list[str] = []
+    order = _sorted(times_ns, data, place, notes)
+    numbers = np.arange(len(order), dtype=np.int64)
+    return Grid(Fraction(0), int(times_ns[order[0]]) if len(order) else 0, order, numbers, notes)
+
+
+def fit(times_ns: Int, data: Array, rate: Fraction | None, place: Place) -> Grid:
+    """Numbers of a regular stream's samples from their times.
+
+    Parameters
+    ----------
+    times_ns : ndarray of int64
+        ``(n,)``, n at least 1.
+    data : ndarray
+        ``(n, …)``; tells a repeated sample from two samples of one time.
+    rate : Fraction, optional
+        Samples per second as the recipe says; None to take it from the times.
+    place : Place
+        For messages.
+
+    Raises
+    ------
+    SourceError
+        If the times have no rate, another rate than `rate`, or two recordings' times.
+    """
+    notes: list[str] = []
+    order = _sorted(times_ns, data, place, notes)
+    refusal, grid, faults = None, None, len(order)
+    try:
+        grid, lost, gaps, missing = _by_time(times_ns, order, data, rate, place)
+        # Gaps are gaps, and rows for which there is no room are too many. As many as are missing, or a gap every few rows: count.
+        often = gaps > max(5, len(order) // 25) and missing > len(order)
+        faults = lost + gaps if 0 < lost <= 1.5 * missing + 2 or lost > len(order) // 10 or often else 0
+    except SourceError as error:
+        refusal = error
+    if faults > 0 and (found := _by_count(times_ns, order, data, rate, place)) is not None and found[1] < faults:
+        grid = found[0]
+    if grid is None:
+        assert refusal is not None
+        raise refusal
+    grid.notes[:0] = notes
+    return grid
+
+
+def _by_time(times_ns: Int, order: Int, data: Array, rate: Fraction | None, place: Place) -> tuple[Grid, int, int, int]:
+    """Numbers by times alone; how many samples that loses, and in how many gaps how many are missing."""
+    notes: list[str] = []
+    times = times_ns[order]
+    real = _real_rates(times)
+    if rate is None:
+        if not real:
+            hint = "give `rate_hz` in the recipe's [[input]]"
+            raise place.error(f"one time alone has no rate; {hint}", int(order[0]))
+        rate = _snapped(real[0], _blur(times), notes)
+    elif real and all(abs(found / float(rate) - 1) > RATE_TOLERANCE for found in real):
+        raise SourceError(
+            f"the times say {_hz(real[0])}, the recipe says {_hz(float(rate))}; correct `rate_hz`, or the time column",
+            place.path,
+        )
+    numbers = _numbers(times, rate, place, notes)
+    keep, lost = _first_of_each(numbers, order, data, place, notes)
+    gaps = _note_gaps(numbers[keep], order[keep], rate, place, notes)
+    missing = int(numbers[-1]) + 1 - int(keep.sum())
+    return Grid(rate, int(times[0]), order[keep], numbers[keep], notes), lost, gaps, missing
+
+
+def _by_count(times_ns: Int, order: Int, data: Array, rate: Fraction | None, place: Place) -> tuple[Grid, int] | None:
+    """Numbers by counting, and how many gaps that makes; None where rows and span do not agree."""
+    notes: list[str] = []
+    times = times_ns[order]
+    again = np.flatnonzero(np.diff(times) == 0) + 1
+    same = again[_equal(data[order[again - 1]], data[order[again]])]
+    if 2 * len(same) > len(again):  # else several samples share a stamp, whatever their values
+        notes.append(
+            f"{many(len(same), 'repeated sample')}, first at {place.at(int(order[same[0]]))}: the first of each is kept"
+        )
+        order = np.delete(order, same)
+        times = times_ns[order]
+    counted = count(times, None if rate is None else float(rate))
+    if counted is None:
+        return None
+    if rate is None:
+        rate = _snapped(counted.rate, max(_blur(times), counted.late_s * NS / max(int(times[-1] - times[0]), 1)), notes)
+    notes.append(
+        f"times lie up to {1000 * counted.late_s:.3g} ms from even ones, as where samples arrive late or together: "
+        "samples are numbered by their count"
+    )
+    gaps = _note_gaps(counted.numbers, order, rate, place, notes)
+    return Grid(rate, int(times[0]), order, counted.numbers, notes), gaps
+
+
+def _sorted(times: Int, data: Array, place: Place, notes: list[str]) -> Int:
+    """Rows in the order of their times; two recordings in one are refused."""
+    back = np.flatnonzero(np.diff(times) < 0) + 1
+    order = np.argsort(times, kind="stable") if len(back) else np.arange(len(times))
+    if len(back):
+        again = np.flatnonzero((np.diff(times[order]) == 0) & (np.diff(order) != 1))  # not of one stamp
+        twice = not _equal(data[order[again]], data[order[again + 1]]).all()
+        if twice or _interleaved(times, order, back):
+            seconds = (times[back[0] - 1] - times[back[0]]) / NS
+            also = (
+                "the same times come again with other values" if twice else "what follows lies between what came before"
+            )
+            raise place.error(
+                f"time goes back by {seconds:g} s, and {also}: two recordings in one file; name them in a `session` column or "
+                "split the file",
+                int(back[0]),
+            )
+        notes.append(
+            f"{many(len(back), 'time')} earlier than the one before, first at {place.at(int(back[0]))}: sorted by time"
+        )
+    return _since_set(times, order.astype(np.int64), place, notes)
+
+
+def _interleaved(times: Int, order: Int, back: Int) -> bool:
+    """Whether parts that begin with a step far back lie between each other: a device that began anew, not samples that overtook some."""
+    far = back[times[back - 1] - times[back] > max(NS, _TRACKED * int(np.median(np.abs(np.diff(times)))))]
+    part = np.searchsorted(far, order, side="right")
+    return bool(np.count_nonzero(np.diff(part)) > 3 * len(far))  # one part may have come late
+
+
+def _since_set(times: Int, order: Int, place: Place, notes: list[str]) -> Int:
+    """Rows from where the clock was set: the first few may be from before."""
+    far = np.flatnonzero(np.diff(times[order]) > _YEARS_NS)
+    if not len(far):
+        return order
+    first = int(far[-1]) + 1
+    years = (times[order[first]] - times[order[first - 1]]) / _YEARS_NS * 10
+    if first > max(_FEW, len(order) // 100):
+        raise place.error(
+            f"the time jumps by {years:.0f} years: the clock was set while recording; split the file there",
+            int(order[first]),
+        )
+    notes.append(
+        f"{many(first, 'row')} from {years:.0f} years before the others, first at {place.at(int(order[0]))}: the clock was not set "
+        "yet, left out"
+    )
+    return order[first:]
+
+
+def _real_rates(times: Int) -> list[float]:
+    """Estimates of the rate, the best one first; none where no time differs from another.
+
+    The mean of the steps that are no gaps is best where times jitter little, and right where they are rounded to ms
+    (their median is not). Where they jitter much, leaving out long and short steps would bias it; then the mean of all
+    is best.
+    """
+    steps = np.diff(times)
+    steps = steps[steps > 0]
+    if not len(steps):
+        return []
+    middle = float(np.median(steps))
+    inner = steps[(steps > 0.4 * middle) & (steps < 1.6 * middle)]
+    low, high = np.quantile(inner, (0.05, 0.95)) if len(inner) else (0.0, np.inf)
+    means = [float(NS * len(steps) / steps.sum()), NS / middle]
+    best = float(NS / inner.mean()) if len(inner) else NS / middle
+    return [best, *means] if high - low < 0.5 * middle else [*means, best]
+
+
+def _blur(times: Int) -> float:
+    """How far off, as a share, a rate may be by the rounding of its times: a decimal step of theirs over their span."""
+    since = times - times[0]
+    step = 1
+    while step < NS and not (since % (10 * step)).any():
+        step *= 10
+    return min(step / max(int(since[-1]), 1), _MOST_BLUR)
+
+
+def _common(real: float, blur: float) -> Fraction | None:
+    """The plainest rate within `blur` that sensors are built for: a power of two, or a multiple of 100, 50, ..., 5."""
+    plain = [2 ** max(0, round(math.log2(real))), *(step * round(real / step) for step in (100, 50, 25, 20, 10, 5))]
+    return next((Fraction(rate) for rate in plain if rate and abs(real / rate - 1) <= blur), None)
+
+
+def _snapped(real: float, blur: float, notes: list[str]) -> Fraction:
+    """The plain number within 1e-4 of a rate: whole, a whole number of seconds, television's n/1.001, then two
+    decimals. Where the times are rounded so coarsely that a common rate is as likely, it is that one."""
+    if common := _common(real, min(blur, RATE_TOLERANCE)):
+        notes.append(f"rate {_hz(float(common))} taken from the times (they say {_hz(real)})")
+        return common
+    plain = [Fraction(round(real)), Fraction(round(real * 1.001) * 1000, 1001), Fraction(round(real * 100), 100)]
+    if real < 1:
+        plain = [Fraction(1, round(1 / real)), *plain]
+    for rate in plain:
+        if rate and abs(real / float(rate) - 1) <= _SNAP:
+            notes.append(f"rate {_hz(float(rate))} taken from the times (they say {_hz(real)})")
+            return rate
+    rate = Fraction(f"{real:.6g}")
+    notes.append(f"rate {_hz(float(rate))} taken from the times; no plain number is within 0.01 %")
+    return rate
+
+
+def _numbers(times: Int, rate: Fraction, place: Place, notes: list[str]) -> Int:
+    since = (times - times[0]).astype(np.float64) / NS  # (n,) seconds
+    at = since * float(rate)
+    if at[-1] >= _MAX_INDEX:
+        raise SourceError(f"the times span {since[-1]:.6g} s: more than 2^53 samples at {_hz(float(rate))}", place.path)
+    # The first time jitters as any other: the grid's phase is the mean of all, on a circle.
+    exact = at - _phases(at, len(at))
+    if len(at) >= 2 * _TRACKED and _jumps(exact):
+        # A clock that is 0.1 % off would skip a sample every 1,000: follow its phase, if that gives fewer jumps.
+        tracked = at - _phases(at, _TRACKED)
+        if _jumps(tracked) < _jumps(exact):
+            exact = tracked
+            count = float(np.rint(exact[-1]) - np.rint(exact[0]))
+            notes.append(
+                f"the file's clock runs at {_hz(count / since[-1])}, numbered as {_hz(float(rate))}: "
+                f"the last sample's time is off by {count / float(rate) - since[-1]:+.3f} s"
+            )
+    numbers = np.rint(exact).astype(np.int64)
+    if len(times) >= 20 and float(np.abs(exact - numbers).mean()) > _IRREGULAR:
+        raise SourceError(
+            f"the times lie on no grid of {_hz(float(rate))} (they vary by more than a sample): an irregular stream, "
+            "which recipes do not take; resample it",
+            place.path,
+        )
+    out: Int = numbers - numbers[0]
+    return out
+
+
+def _phases(at: NDArray[np.float64], block: int) -> NDArray[np.float64]:
+    """Distance of times from whole samples, -0.5 to 0.5: one mean a block of samples, followed from block to block."""
+    turns = np.exp(2j * np.pi * (at - np.round(at)))
+    starts = np.arange(0, len(at), block)
+    means = np.add.reduceat(turns, starts)
+    phases = np.unwrap(np.angle(means)) / (2 * np.pi)
+    centres = starts + (np.diff(starts, append=len(at)) - 1) / 2
+    out: NDArray[np.float64] = np.interp(np.arange(len(at)), centres, phases)
+    return out
+
+
+def _jumps(exact: NDArray[np.float64]) -> int:
+    return int(np.count_nonzero(np.diff(np.rint(exact)) != 1))
+
+
+def _first_of_each(
+    numbers: Int, order: Int, data: Array, place: Place, notes: list[str]
+) -> tuple[NDArray[np.bool_], int]:
+    """Which rows are kept, and how many others had values of their own."""
+    keep = np.concatenate(([True], np.diff(numbers) != 0))
+    repeated = np.flatnonzero(~keep)
+    if not len(repeated):
+        return keep, 0
+    rows = place.rows[order]
+    if len(repeated) > len(numbers) // 2:
+        raise place.error(
+            f"{len(repeated)} of {len(numbers)} times fall on a sample that is already there: "
+            "the times are too coarse; leave the time column out and give `rate_hz`, or write finer times",
+            int(order[repeated[0]]),
+        )
+    starts = np.flatnonzero(keep)
+    owners = starts[np.searchsorted(starts, repeated) - 1]
+    other = int(np.count_nonzero(~_equal(data[order[owners]], data[order[repeated]])))
+    first = int(order[repeated[np.argmin(rows[repeated])]])
+    with_other = f" ({other} with other values)" if other else ""
+    notes.append(
+        f"{many(len(repeated), 'repeated sample')}{with_other}, first at {place.at(first)}: the first of each is kept"
+    )
+    return keep, other
+
+
+def _note_gaps(numbers: Int, order: Int, rate: Fraction, place: Place, notes: list[str]) -> int:
+    jumps = np.diff(numbers) - 1
+    gaps = np.flatnonzero(jumps > 0)
+    if len(gaps):
+        missing = int(jumps.sum())
+        seconds = missing / float(rate)
+        where = place.at(int(order[gaps[0] + 1]))
+        notes.append(
+            f"{many(len(gaps), 'gap')}, {many(missing, 'sample')} ({seconds:.6g} s) missing, first before {where}"
+        )
+    return len(gaps)
+
+
+def _equal(a: Array, b: Array) -> NDArray[np.bool_]:
+    """Which rows are the same, missing values too."""
+    same = a == b
+    if a.dtype.kind == "f":
+        same |= np.isnan(a) & np.isnan(b)
+    out: NDArray[np.bool_] = same.all(axis=tuple(range(1, same.ndim)))
+    return out
+
+
+def _hz(rate: float) -> str:
+    return f"{rate:.8g} Hz"

@@ -1,0 +1,163 @@
+"""Everything readable in an MCAP file, in the file's order. In: bytes. Out: schema, channel and message, and what was
+wrong on the way.
+
+A file that its writer did not close, or that was cut, is read as far as it is whole; a damaged chunk is passed over.
+Both are noted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import IO
+
+from mcap.exceptions import EndOfFile, InvalidMagic, RecordLengthLimitExceeded
+from mcap.reader import make_reader
+from mcap.records import Attachment, Channel, Chunk, DataEnd, Footer, Header, McapRecord, Message, Metadata, Schema
+from mcap.stream_reader import StreamReader
+
+from streams.errors import SourceError
+from streams.readers.mcap_unpack import most_of, records_in, unpack
+from streams.readers.words import brief, many
+
+Item = tuple[Schema | None, Channel, Message]
+
+
+class Scan:
+    """One pass over a file.
+
+    Parameters
+    ----------
+    raw : binary file
+        Seekable.
+    path : str
+        For messages.
+    empty : bool
+        Whether a file may hold no message.
+    kept : bool
+        Whether the caller keeps what is read: then all of it together is held against what a recording may be.
+
+    Attributes
+    ----------
+    notes : list of str
+        What was damaged.
+    metadata : dict of str
+        Of the file's metadata records, ``record.member``.
+    attachments : list of str
+        Names.
+    compressions : Counter
+        How many MCAP chunks have which.
+    header : Header, optional
+        Profile and library.
+    """
+
+    def __init__(self, raw: IO[bytes], path: str, *, empty: bool = False, kept: bool = True) -> None:
+        self._raw, self._path, self._empty, self._kept = raw, path, empty, kept
+        self._schemas: dict[int, Schema] = {}
+        self._channels: dict[int, Channel] = {}
+        self._damaged: list[tuple[int, str]] = []  # where each ends, and what is wrong with it
+        self._size = self._unpacked = 0
+        self._orphans = 0
+        self.notes: list[str] = []
+        self.metadata: dict[str, str] = {}
+        self.attachments: list[str] = []
+        self.compressions: Counter[str] = Counter()
+        self.header: Header | None = None
+
+    @property
+    def channels(self) -> Mapping[int, tuple[Channel, Schema | None]]:
+        """By id, those that the file declares, without messages too; whole once the messages are read."""
+        return {number: (one, self._schemas.get(one.schema_id)) for number, one in self._channels.items()}
+
+    def messages(self) -> Iterator[Item]:
+        """All whole messages.
+
+        Raises
+        ------
+        SourceError
+            If the file is no MCAP, or holds no whole message and is cut.
+        """
+        count = 0
+        self._preload()
+        for record in self._records():
+            for item in self._inside(record) if isinstance(record, Chunk) else (record,):
+                if isinstance(item, Message):
+                    channel = self._channels.get(item.channel_id)
+                    if channel is None:
+                        self._orphans += 1
+                        continue
+                    count += 1
+                    yield self._schemas.get(channel.schema_id), channel, item
+                else:
+                    self._note(item)
+        self._sum_up(count)
+
+    def _inside(self, chunk: Chunk) -> Iterator[McapRecord]:
+        """Records of a chunk, as far as it is whole."""
+        self.compressions[chunk.compression or "none"] += 1
+        most, at = most_of(self._size), self._raw.tell()
+        try:
+            content = unpack(chunk)
+            self._unpacked += len(content) if chunk.compression else 0
+            if self._kept and self._unpacked > most:
+                raise SourceError(f"{self._size} bytes of MCAP unpack to {self._unpacked}, expected up to {most}")
+            yield from records_in(content)
+        except SourceError as error:
+            raise SourceError(error.message, self._path) from None
+        except Exception as error:  # the checksum or the decompressor tells, each in its own way
+            self._damaged.append((at, f": {brief(error)}" if isinstance(error, ValueError) else ""))
+
+    def _preload(self) -> None:
+        """Channels as the summary has them: those in a damaged chunk are known all the same."""
+        with contextlib.suppress(Exception):  # a file that was cut has none, a damaged one gives any error
+            self._raw.seek(0)
+            summary = make_reader(self._raw).get_summary()
+            if summary is not None:
+                self._schemas, self._channels = dict(summary.schemas), dict(summary.channels)
+
+    def _records(self) -> Iterator[McapRecord]:
+        self._size = size = self._raw.seek(0, io.SEEK_END)
+        self._raw.seek(0)
+        if not size:
+            raise SourceError("is empty; expected an MCAP file", self._path)
+        records = StreamReader(self._raw, emit_chunks=True, record_size_limit=size).records
+        whole = 0
+        while True:
+            try:
+                record = next(records, None)
+            except InvalidMagic:
+                raise SourceError("is no MCAP file (its first bytes say so)", self._path) from None
+            except Exception as error:  # a damaged length or text gives whatever error its parser has
+                if whole == 0 and size < 8:
+                    raise SourceError("is no MCAP file (its first bytes say so)", self._path) from None
+                cut = isinstance(error, (EndOfFile, RecordLengthLimitExceeded)) or self._raw.tell() >= size
+                what = "ends within a record" if cut else "is damaged"
+                self.notes.append(f"the file {what}: whole up to byte {whole} of {size}, the rest is not read")
+                return
+            whole = self._raw.tell()
+            if record is None or isinstance(record, (DataEnd, Footer)):
+                return
+            yield record
+
+    def _note(self, record: McapRecord) -> None:
+        if isinstance(record, Schema):
+            self._schemas[record.id] = record
+        elif isinstance(record, Channel):
+            self._channels[record.id] = record
+        elif isinstance(record, Metadata):
+            self.metadata |= {f"{record.name}.{name}": text for name, text in record.metadata.items()}
+        elif isinstance(record, Attachment):
+            self.attachments.append(record.name)
+        elif isinstance(record, Header):
+            self.header = record
+
+    def _sum_up(self, count: int) -> None:
+        if self._damaged:
+            lost = many(len(self._damaged), "damaged MCAP chunk")
+            self.notes.append(f"{lost} passed over, the first ends at byte {self._damaged[0][0]}{self._damaged[0][1]}")
+        if self._orphans:
+            self.notes.append(f"{many(self._orphans, 'message')} of channels that the file does not declare: not read")
+        if not count and not self._empty:
+            raise SourceError("; ".join(["holds no whole message", *self.notes]), self._path)

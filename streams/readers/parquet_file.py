@@ -1,0 +1,161 @@
+"""Parquet files. In: one column a channel, one row a sample. Out: Recordings; float32 and int16 stay what they are,
+times in Unix ns."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.chunk import Array
+from streams.errors import SourceError
+from streams.readers.files import File
+from streams.readers.layout import decide
+from streams.readers.table import Block, Gatherer
+from streams.readers.times import Clock
+from streams.recording import ReadOptions, Recording
+
+_BLOCK_ROWS = 262_144
+_LARGEST, _RATIO = 2**28, 1000  # of a whole file, unpacked: bytes, and so many times its own size
+_TOGETHER_ROWS = 1_000_000  # larger files are given away session by session
+
+
+def read_parquet(file: File, options: ReadOptions) -> Iterator[Recording]:
+    """Recordings of a Parquet file.
+
+    Parameters
+    ----------
+    file : File
+        The file.
+    options : ReadOptions
+        What the recipe says.
+
+    Raises
+    ------
+    SourceError
+        If pyarrow is absent, the file is damaged or empty, or lacks a column.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise SourceError(
+            "Parquet is read with pyarrow, which is not installed: pip install 'kymo[parquet]'", file.path
+        ) from None
+    with file.open() as raw:
+        try:
+            table = pyarrow.parquet.ParquetFile(raw)
+            _check_size(table.metadata, raw.seek(0, io.SEEK_END), file.path)
+            yield from _recordings(table, file, options)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise SourceError(f"is no whole Parquet file ({str(error).splitlines()[0][:200]})", file.path) from None
+
+
+def _check_size(metadata: Any, size: int, path: str) -> None:
+    """Refuse a file that unpacks to far more than recordings do: a run of one value takes no room in it, however long."""
+    unpacked = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    cells, most = 8 * metadata.num_rows * metadata.num_columns, _LARGEST + _RATIO * size
+    if max(cells, unpacked) > most:
+        raise SourceError(f"{size} bytes of Parquet unpack to {max(cells, unpacked)}, expected up to {most}", path)
+
+
+def _recordings(table: Any, file: File, options: ReadOptions) -> Iterator[Recording]:
+    import pyarrow as pa
+
+    schema = table.schema_arrow
+    numeric = {
+        f.name
+        for f in schema
+        if pa.types.is_integer(f.type) or pa.types.is_floating(f.type) or pa.types.is_decimal(f.type)
+    }
+    if not table.metadata.num_rows:
+        raise SourceError("has columns but no rows", file.path)
+    layout = decide(schema.names, numeric, options, file.path, lambda n: _first(table, n))
+    for name in layout.channels:
+        if name not in numeric:
+            raise SourceError(f"column `{name}` holds {schema.field(name).type}, expected numbers", file.path)
+    kinds = {str(schema.field(name).type) for name in layout.channels}
+    clock = layout.clock(file.path)
+    gatherer = Gatherer(file, layout, options, table.metadata.num_rows > _TOGETHER_ROWS)
+    columns = list(dict.fromkeys((*layout.channels, *layout.texts, *([layout.time] if layout.time else []))))
+    row = 1
+    dtype = {"float": "float32", "int16": "int16"}.get(next(iter(kinds)), "float64") if len(kinds) == 1 else "float64"
+    if dtype == "int16" and any(_has_nulls(table, name) for name in layout.channels):
+        dtype = "float64"
+    for batch in table.iter_batches(_BLOCK_ROWS, columns=columns):
+        rows = np.arange(row, row + batch.num_rows, dtype=np.int64)
+        row += batch.num_rows
+        values = np.column_stack([_numbers(batch.column(name), dtype) for name in layout.channels])
+        texts = {name: _texts(batch.column(name)) for name in layout.texts}
+        times = _times(batch.column(layout.time), clock, rows) if clock and layout.time else None
+        if clock:
+            gatherer.notes += [note for note in clock.notes if note not in gatherer.notes]
+        if len(rows):
+            yield from gatherer.add(Block(rows, values, texts, times))
+    yield from gatherer.finish()
+
+
+def _first(table: Any, name: str) -> list[str]:
+    """First texts of a column; times as ISO 8601."""
+    import pyarrow as pa
+
+    column = next(iter(table.iter_batches(200, columns=[name]))).column(0)
+    return _texts(column.cast(pa.string()) if pa.types.is_timestamp(column.type) else column)
+
+
+def _has_nulls(table: Any, name: str) -> bool:
+    """Whether a column has an empty cell; a file without statistics is taken to have some."""
+    for group in range(table.metadata.num_row_groups):
+        columns = table.metadata.row_group(group)
+        for i in range(columns.num_columns):
+            statistics = columns.column(i).statistics
+            if columns.column(i).path_in_schema == name and (statistics is None or statistics.null_count != 0):
+                return True
+    return False
+
+
+def _numbers(column: Any, dtype: str) -> Array:
+    import pyarrow as pa
+
+    if pa.types.is_decimal(column.type):
+        column = column.cast(pa.float64())
+    out: Array = column.to_numpy(zero_copy_only=False).astype(dtype, copy=False)
+    return out
+
+
+def _texts(column: Any) -> list[str]:
+    import pyarrow as pa
+
+    if pa.types.is_nested(column.type):
+        return [_text(value) for value in column.to_pylist()]
+    # Labels and names repeat: each is turned into text once.
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    known = np.array([*map(_text, encoded.dictionary.to_pylist()), ""], object)
+    at = encoded.indices.cast(pa.int64()).fill_null(len(known) - 1).to_numpy(zero_copy_only=False)
+    found: list[str] = known[at].tolist()
+    return found
+
+
+def _text(value: Any) -> str:
+    # pandas writes an empty cell of a numeric column as NaN.
+    text = "" if value is None else str(value)
+    return "" if text == "nan" else text
+
+
+def _times(column: Any, clock: Clock, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    import pyarrow as pa
+
+    if column.null_count:
+        first = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
+        raise SourceError(f"column `{clock.column}` is empty", clock.path, int(rows[first]))
+    if pa.types.is_timestamp(column.type):
+        out: NDArray[np.int64] = (
+            column.cast(pa.timestamp("ns", column.type.tz)).cast(pa.int64()).to_numpy(zero_copy_only=False)
+        )
+        return out
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+        return clock.numbers(column.to_numpy(zero_copy_only=False), rows)
+    return clock.parse(_texts(column), rows)

@@ -1,0 +1,301 @@
+"""Tables as recordings; what CSV and Parquet share. In: blocks of rows. Out: Recordings, one a session, times in Unix
+ns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.chunk import Array, Header, signal_format
+from streams.errors import SourceError
+from streams.labels.labels import Label, identity
+from streams.readers import grid
+from streams.readers.files import File
+from streams.readers.layout import Layout
+from streams.readers.runs import canonical_all, label_runs
+from streams.readers.words import brief, many
+from streams.recording import InputOptions, ReadOptions, Recording, StreamData
+
+Int = NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class Block:
+    """Rows of a table.
+
+    Attributes
+    ----------
+    rows : ndarray of int64
+        ``(n,)``, as a user counts them.
+    values : ndarray
+        ``(n, channels)`` in the layout's order; NaN where missing.
+    texts : dict
+        Each text column's n texts.
+    times_ns : ndarray of int64, optional
+        ``(n,)``.
+    """
+
+    rows: Int
+    values: Array
+    texts: dict[str, list[str]]
+    times_ns: Int | None = None
+
+
+@dataclass(slots=True)
+class _Session:
+    """Rows of a session as they come, and what is constant so far."""
+
+    name: str
+    parts: list[tuple[Int, Array, Int | None, Int]] = field(default_factory=list)  # rows, values, times, numbers
+    labels: dict[str, list[str]] = field(default_factory=dict)  # by column, a text a row
+    constant: dict[str, str | None] = field(default_factory=dict)  # None: several values
+    subject: str | None = None
+    count: int = 0
+    kept: int = 0
+
+
+class Gatherer:
+    """Sorts blocks into sessions and makes each a Recording.
+
+    Parameters
+    ----------
+    file : File
+        Where they come from.
+    layout : Layout
+        What the columns are.
+    options : ReadOptions
+        What the recipe says.
+    together : bool
+        Whether a session's rows stand together, so that one that ends can be given away; a session that comes again is
+        then an error.
+    """
+
+    def __init__(self, file: File, layout: Layout, options: ReadOptions, together: bool) -> None:
+        self._file, self._layout, self._options, self._together = file, layout, options, together
+        self._open: dict[tuple[str, ...], _Session] = {}
+        self._done: set[tuple[str, ...]] = set()
+        self._dropped = 0
+        self.notes: list[str] = [*layout.notes]
+
+    def add(self, block: Block) -> Iterator[Recording]:
+        """Take a block; gives the recordings that are complete."""
+        keys = self._keys(block)
+        keep = self._layout.keep
+        mask = keep(block.texts) if keep else None
+        last: tuple[str, ...] = ()
+        for key, picked in keys:
+            if key in self._done:
+                row = int(block.rows[picked[0]])
+                raise SourceError(
+                    f"session {brief(self._name(key))} comes again after others; sort a file this large by session",
+                    self._file.path,
+                    row,
+                )
+            session = self._open.setdefault(key, _Session(self._name(key)))
+            numbers = np.arange(session.count, session.count + len(picked), dtype=np.int64)
+            session.count += len(picked)
+            if mask is not None:
+                numbers, picked = numbers[mask[picked]], picked[mask[picked]]  # noqa: PLW2901
+            self._extend(session, block, picked, numbers)
+            last = key
+        if self._together:
+            # The last one with rows stays, too: what is said of a session that `keep` leaves nothing of goes with it.
+            kept = [key for key, session in self._open.items() if session.kept]
+            for key in [key for key in self._open if key not in (last, *kept[-1:])]:
+                self._done.add(key)
+                yield from self._finish(key)
+
+    def finish(self) -> Iterator[Recording]:
+        """The recordings that are left."""
+        if not self._open and not self._done:
+            raise SourceError("has a header but no whole row", self._file.path)
+        for key in sorted(self._open, key=lambda key: self._open[key].kept > 0):
+            yield from self._finish(key)
+        if self._dropped and self._dropped == len(self._done):
+            raise SourceError(f"keep = {self._options.keep!r} leaves no row", self._file.path)
+
+    def _keys(self, block: Block) -> list[tuple[tuple[str, ...], Int]]:
+        """Sessions in a block, in order of appearance, with the positions of their rows."""
+        columns = [block.texts[name] for name in self._layout.session]
+        if not columns:
+            return [((), np.arange(len(block.rows)))]
+        codes: dict[tuple[str, ...], int] = {}
+        raw = np.array([codes.setdefault(key, len(codes)) for key in zip(*columns, strict=True)])
+        merged: dict[tuple[str, ...], list[int]] = {}
+        for key, code in codes.items():
+            name = tuple(map(identity, key))
+            if not all(name):
+                row = int(block.rows[np.argmax(raw == code)])
+                column = self._layout.session[name.index("")]
+                raise SourceError(f"column `{column}` is empty, it names the session", self._file.path, row)
+            merged.setdefault(name, []).append(code)
+        return [(key, np.flatnonzero(np.isin(raw, group))) for key, group in merged.items()]
+
+    def _name(self, key: tuple[str, ...]) -> str:
+        override = self._options.session_name
+        if not key:
+            return override or self._file.session
+        return "-".join((override, *key) if override else key)
+
+    def _extend(self, session: _Session, block: Block, picked: Int, numbers: Int) -> None:
+        if not len(picked):
+            return
+        layout = self._layout
+        whole = len(picked) == len(block.rows)
+        values = block.values if whole else block.values[picked]
+        times = None if block.times_ns is None else block.times_ns[picked]
+        session.parts.append((block.rows[picked], values, times, numbers))
+        session.kept += len(picked)
+        at = picked.tolist()
+        for name in layout.labels:
+            texts = block.texts[name]
+            session.labels.setdefault(name, []).extend([texts[i] for i in at])
+        for name in (*layout.metadata, *([layout.subject] if layout.subject else [])):
+            texts = block.texts[name]
+            found = {texts[i].strip() for i in at}
+            if name in session.constant:
+                found.add(session.constant[name] or "")
+            session.constant[name] = (
+                found.pop() if len(found) == 1 and session.constant.get(name, "") is not None else None
+            )
+            if name == layout.subject:
+                self._check_subject(session, name, [texts[i] for i in at])
+
+    def _check_subject(self, session: _Session, column: str, texts: Sequence[str]) -> None:
+        for text in dict.fromkeys(texts):
+            subject = identity(text) or None
+            if session.subject is not None and subject not in (None, session.subject):
+                raise SourceError(
+                    f"session {brief(session.name)} has the subjects {brief(session.subject)} and {brief(subject)}; "
+                    f"add `{column}` to the columns that name a session",
+                    self._file.path,
+                )
+            session.subject = subject or session.subject
+
+    def _finish(self, key: tuple[str, ...]) -> Iterator[Recording]:
+        session = self._open.pop(key)
+        self._done.add(key)
+        if not session.kept:
+            self._dropped += 1
+            self.notes.append(f"keep leaves no row of session {brief(session.name)}")
+            return
+        notes = [*self.notes]
+        # What is said once of the file stays; a dropped session is said once, with the next recording.
+        self.notes = [note for note in self.notes if not note.startswith("keep leaves")]
+        if session.kept < session.count:
+            notes.append(f"keep leaves {session.kept} of {session.count} rows")
+        rows, values = (np.concatenate([part[i] for part in session.parts]) for i in (0, 1))
+        clocked = session.parts[0][2] is not None
+        times = np.concatenate([part[2] for part in session.parts if part[2] is not None]) if clocked else None
+        numbers = np.concatenate([part[3] for part in session.parts])
+        session.parts.clear()
+        table = _Table(self._file.path, session.name, rows, values, times, numbers - numbers[0])
+        streams, labels = self._streams(table, session.labels, notes)
+        metadata = {name: text for name, text in session.constant.items() if text and name != self._layout.subject}
+        left_out = [name for name in self._layout.metadata if name not in self._layout.labels]
+        varied = [name for name in left_out if session.constant.get(name) is None]
+        if varied:
+            notes.append(f"columns left out, neither channels nor constant: {', '.join(varied)}")
+        yield Recording(session.name, streams, labels, session.subject, metadata, self._file.path, notes)
+
+    def _streams(
+        self, table: _Table, texts: dict[str, list[str]], notes: list[str]
+    ) -> tuple[list[StreamData], list[Label]]:
+        streams: list[StreamData] = []
+        labels: list[Label] = []
+        several = len(self._layout.inputs) > 1
+        author = self._file.path.replace("\\", "/").rpartition("/")[2]
+        longest = -1
+        for item in self._layout.inputs:
+            columns = [self._layout.channels.index(name) for name in item.channels]
+            numbered = table.numbered(item, columns, several)
+            if numbered is None:
+                notes.append(f"no value of stream `{item.stream}`: read without it")
+                continue
+            stream, picked, found = numbered
+            notes += [f"{item.stream}: {note}" if several else note for note in found if note not in notes]
+            streams.append(stream)
+            if texts and stream.count > longest:
+                longest = stream.count
+                labels = []
+                for column, names in self._options.label_columns.items():
+                    named = canonical_all(texts.get(column, []), names)
+                    labels += label_runs([named[i] for i in picked.tolist()], stream, column, author) if named else []
+        if not streams:
+            raise SourceError(f"session {brief(table.session)} holds no value in any channel", table.path)
+        return streams, sorted(labels, key=lambda label: (label.start_ns, label.end_ns))
+
+
+@dataclass(slots=True)
+class _Table:
+    """One session's rows, whole."""
+
+    path: str
+    session: str
+    rows: Int
+    values: Array
+    times: Int | None
+    numbers: Int
+
+    def numbered(
+        self, item: InputOptions, columns: list[int], several: bool
+    ) -> tuple[StreamData, Int, list[str]] | None:
+        """One stream, the positions of its rows, and notes; None if it has no value.
+
+        Where several streams share a table, a row without any value of one is no sample of it (their rates differ).
+        """
+        whole = columns == list(range(self.values.shape[1]))
+        values = self.values if whole else self.values[:, columns]  # (n, channels)
+        picked = np.arange(len(values))
+        bad = ~np.isfinite(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
+        if several:
+            picked = np.flatnonzero(~bad.all(axis=1))
+            if not len(picked):
+                return None
+            values, bad = values[picked], bad[picked]
+        if np.isinf(values[bad]).any():
+            values = np.where(bad, values.dtype.type(np.nan), values)
+        place = grid.Place(self.path, self.rows[picked], stream=item.stream)
+        numbered = self._grid(item, values, picked, place)
+        empty = np.flatnonzero(bad.any(axis=1))
+        notes = numbered.notes
+        if len(empty):
+            rows = many(len(empty), "row")
+            where = place.at(int(empty[0]))
+            notes.append(f"{rows} with empty or NaN cells, kept as missing, first at {where}")
+        fmt = signal_format(item.stream, item.channels, numbered.rate, values.dtype.name, item.units)
+        header = Header(self.session, numbered.origin_ns, fmt)
+        in_order = len(numbered.rows) == len(values) and bool((np.diff(numbered.rows) == 1).all())
+        data = np.ascontiguousarray(values if in_order else values[numbered.rows])
+        times = None
+        if numbered.rate == 0 and self.times is not None:
+            times = self.times[picked][numbered.rows]
+        return StreamData.from_indexes(header, data, numbered.indexes, times), picked[numbered.rows], notes
+
+    def _grid(self, item: InputOptions, values: Array, picked: Int, place: grid.Place) -> grid.Grid:
+        rate = item.rate_hz
+        if self.times is not None:
+            times = self.times[picked]
+            return grid.irregular(times, values, place) if rate == 0 else grid.fit(times, values, rate, place)
+        if rate is None or rate == 0:
+            need = "times of an irregular stream" if rate == 0 else "the sampling rate"
+            raise SourceError(
+                f"nothing gives {need}: add a time column (`t` in s, `t_ns`, or `timestamp`), "
+                "or say `rate_hz` in the recipe's [[input]]",
+                self.path,
+            )
+        numbers = self.numbers[picked]
+        return grid.Grid(Fraction(rate), 0, np.arange(len(numbers), dtype=np.int64), numbers, _skipped(numbers, place))
+
+
+def _skipped(numbers: Int, place: grid.Place) -> list[str]:
+    jumps = np.flatnonzero(np.diff(numbers) != 1)
+    return (
+        [f"rows left out between others make {many(len(jumps), 'gap')}, first before {place.at(int(jumps[0]) + 1)}"]
+        if len(jumps)
+        else []
+    )

@@ -1,0 +1,395 @@
+"""Time columns. In: texts or numbers of a column `t` (s), `t_ns` or `timestamp` (ISO 8601, or s, ms, µs, ns, or a table
+program's days). Out: int64, ns.
+
+The unit of a `timestamp` is decided once for a file, and noted: by its size where that is a time of our days, else by its steps, where
+only one unit makes a rate of them that a sensor has.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.chunk import NS
+from streams.errors import SourceError
+from streams.readers.words import brief, is_number
+
+#: Names of time columns, best first.
+TIME_COLUMNS = ("t_ns", "t", "timestamp")
+_US, _MS, _MINUTE, _HOUR, _DAY = 10**3, 10**6, 60 * NS, 3_600 * NS, 86_400 * NS
+_TICK = 10**5
+_ISO = 0  # texts, no number of any unit
+#: How units stand in names, such as `Time (s)` and `time_ms`, in ns.
+_SPELLED = {
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), NS),
+    **dict.fromkeys(("ms", "msec", "millis", "millisecond", "milliseconds"), _MS),
+    **dict.fromkeys(("us", "\u00b5s", "\u03bcs", "usec", "micros", "microsecond", "microseconds"), _US),
+    **dict.fromkeys(("ns", "nsec", "nanos", "nanosecond", "nanoseconds"), 1),
+    **dict.fromkeys(("min", "mins", "minute", "minutes"), _MINUTE),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), _HOUR),
+}
+_BRACKETED = re.compile(r"(.+?)\s*[(\[]\s*(\w+)\s*[)\]]")
+_HEADED = re.compile(r"([^\W_]+)[ _](.+)")
+_TAILED = re.compile(r"(.+?)[ _]([^\W_]+)")
+_PLAIN = {NS: "s", _MS: "ms", _US: "µs", 1: "ns"}
+_NAMES = _PLAIN | {
+    _MINUTE: "minutes",
+    _HOUR: "hours",
+    _DAY: "days as table programs count them",
+    _TICK: "ten thousandths of a second",
+}
+_OUR_DAYS_S, _SLOWEST_S = (946_684_800, 2_840_140_800), 300  # 2000 to 2060
+#: Between which steps nothing but that unit is likely; what counts whole units is no clock of seconds.
+_LIKELY_STEPS = {NS: (0.0, 1.0), _MS: (2, 500), _US: (2_000, 200_000), 1: (2_000_000, 500_000_000)}
+_FINE = {"sample", "time", "fine"}  # of Xsens: µs of one device, ten thousandths of a second of another
+_WRAP, _MOST = 2**32, 2**53  # where a chip's clock begins anew; counters are whole numbers below that
+_TABLE_DAYS, _DAYS_TO_1970, _DAY_STEP = (20_000, 80_000), 25_569, 2e-4
+_TOLD = 0.1
+_LARGEST, _TICK_STEP = 1e17, 1_000
+_LIMIT_NS = 2**62
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+#: Other names of them, in any spelling of upper and lower case, without their unit; a column of these must also run as times do.
+_LIKE = ("t", "timestamp", "time", "datetime", "elapsed", "elapsed time")
+_TOKENS = {"time", "timestamp", "datetime"}
+_COUNTING = {
+    "frame",
+    "frames",
+    "index",
+    "counter",
+    "packet",
+    "sample",
+    "samples",
+    "row",
+    "seq",
+    "sequence",
+    "unnamed",
+    "#",
+}
+_FIRST_ROWS = 200
+_REGULAR, _ON = 0.9, 0.98  # so many of the steps are near the middle one; so many do not go back
+_RELATIVE_NS = 10**17  # times before 1973 count from some beginning
+
+
+class Ran(NamedTuple):
+    """A column that runs as time does.
+
+    Attributes
+    ----------
+    name : str
+        The column.
+    doubt : str
+        Why it is not read as times although it looks like that, empty where it is.
+    """
+
+    name: str
+    doubt: str
+
+
+def time_like(names: Sequence[str], cells: Callable[[str], Sequence[str]], rate: Fraction | None = None) -> list[Ran]:
+    """Columns of times that are not named as :data:`TIME_COLUMNS` are, such as `Time`; the best one first.
+
+    Parameters
+    ----------
+    names : sequence of str
+        All columns.
+    cells : callable
+        Given a name, its first texts.
+    rate : Fraction, optional
+        Samples per second as the recipe says.
+    """
+    spelled = {name: _spelled(name) for name in names}
+    like = [name for name in names if spelled[name][0] in _LIKE or not _TOKENS.isdisjoint(_words(name))]
+    found: list[tuple[bool, bool, int, Ran]] = []
+    for name in like:
+        base, unit = spelled[name]
+        texts = [text.strip() for text in cells(name)[:_FIRST_ROWS]]
+        doubt = ""
+        try:
+            times = Clock(name, "", rate).parse(texts, np.arange(len(texts)))
+        except UnitError as error:
+            if not all(map(is_number, texts)):
+                continue
+            numbers = np.array([float(text) for text in texts])
+            times, doubt = np.rint(1000 * (numbers - numbers[0])).astype(np.int64), str(error)  # whatever they count
+        except SourceError:
+            continue
+        steps = np.diff(times)
+        middle = float(np.median(steps)) if len(steps) else 0.0
+        # A name that says it all only has to run on; a letter may as well be a temperature.
+        near = np.abs(steps - middle) < 0.5 * middle if base == "t" else steps >= 0
+        loose = base not in _LIKE and middle <= 0  # a trial's start, or its number
+        if not len(steps) or times[-1] <= times[0] or loose or np.mean(near) < (_REGULAR if base == "t" else _ON):
+            continue
+        if doubt and unit is None and base.startswith("elapsed"):  # as likely a measurement
+            continue
+        # The time of day is worth more than the time since some beginning.
+        rank = _LIKE.index(base) + len(_LIKE) * (unit is None) if base in _LIKE else 2 * len(_LIKE)
+        found.append((bool(doubt), bool(times[0] < _RELATIVE_NS), rank, Ran(name, doubt)))
+    return [ran for *_, ran in sorted(found, key=lambda one: one[:3])]
+
+
+def counts(names: Sequence[str], cells: Callable[[str], Sequence[str]]) -> list[str]:
+    """Columns that number the rows, such as `frame`: whole numbers that rise, by their name no measurement."""
+    out = []
+    for name in names:
+        if _COUNTING.isdisjoint(_words(name)):
+            continue
+        try:
+            numbers = np.array([float(text) for text in cells(name)[:_FIRST_ROWS]], np.float64)
+        except ValueError:
+            continue
+        steps = np.diff(numbers)
+        if len(steps) and (numbers == np.rint(numbers)).all() and np.mean(steps >= 1) >= _ON and np.median(steps) == 1:
+            out.append(name)
+    return out
+
+
+def _words(name: str) -> set[str]:
+    """The words of a name: ``SampleTimeFine`` and ``sample_time_fine`` have three."""
+    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|#", name)}
+
+
+def _spelled(name: str) -> tuple[str, int | None]:
+    """A column's name without its unit, and that in ns; None where it names none."""
+    plain = name.strip().lower()
+    for form in (_BRACKETED, _TAILED):
+        if (found := form.fullmatch(plain)) and found[2] in _SPELLED:
+            return found[1].replace("_", " "), _SPELLED[found[2]]
+    if (found := _HEADED.fullmatch(plain)) and found[1] in _SPELLED and len(found[1]) > 2:
+        return found[2].replace("_", " "), _SPELLED[found[1]]
+    return plain.strip("_").replace("_", " "), None
+
+
+class UnitError(SourceError):
+    """Times whose unit nothing tells."""
+
+
+def _unit(middle: float, step: float, rate: Fraction | None, fine: bool) -> tuple[int | None, str]:
+    """The unit of numbers in ns, and how it was found; None in doubt."""
+    if rate and step:
+        for unit in (*_PLAIN, *([_TICK] if fine else [])):
+            if abs(step * float(rate) * unit / NS - 1) < _TOLD:
+                return unit, "by its steps"
+    for unit in _PLAIN:
+        second = NS / unit
+        if _OUR_DAYS_S[0] <= middle / second < _OUR_DAYS_S[1] and step <= _SLOWEST_S * second:
+            return unit, "since 1970, by the size of its first value"
+    if _TABLE_DAYS[0] <= middle < _TABLE_DAYS[1] and 0 < step < _DAY_STEP:
+        return _DAY, "by the size of its first value"
+    if rate or abs(middle) >= _LARGEST:  # no unit makes that rate, or it counts since some other year
+        return None, ""
+    if fine and 1 < step <= _TICK_STEP:
+        return _TICK, "by its steps"
+    likely = [unit for unit, (low, high) in _LIKELY_STEPS.items() if low < step <= high or step == low > 0]
+    return (likely[0] if likely else None), "by its steps"
+
+
+class Clock:
+    """Reads one time column of one file.
+
+    Parameters
+    ----------
+    column : str
+        One of :data:`TIME_COLUMNS`, or like one.
+    path : Path or str
+        The file, for messages.
+    rate : Fraction, optional
+        Samples per second as the recipe says; it may tell the unit.
+    counts : bool
+        Whether the column counts samples of that rate.
+
+    Attributes
+    ----------
+    notes : list of str
+        What was decided.
+    """
+
+    def __init__(self, column: str, path: Path | str, rate: Fraction | None = None, *, counts: bool = False) -> None:
+        self.column, self.notes = column, list[str]()
+        self.path, self._rate, self._counts = path, rate, counts
+        self._last: int | None = None  # of a counter, before it was unwrapped
+        self._turns = 0
+        self._number: int | None = None
+        #: In ns; `_ISO` for ISO 8601, None before it is decided.
+        self._unit: int | None = NS if column.lower() == "t" else _spelled(column)[1]
+
+    def parse(self, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Times of texts, exact to the ns.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            As the file has them.
+        rows : ndarray of int64
+            Row number of each.
+
+        Raises
+        ------
+        SourceError
+            At the first text that is no time.
+        """
+        if self._counts and self._rate:
+            return self._numbered(texts, rows)
+        if self._unit is None and len(texts):
+            self._decide(texts, int(rows[0]))
+        if self._unit == NS and (quick := _small_seconds(texts)) is not None:
+            return quick
+        out = np.empty(len(texts), np.int64)
+        try:
+            if self._unit == _ISO:
+                out[:] = [iso_ns(text) for text in texts]
+            else:
+                out[:] = [_scaled(text, self._unit or 1) for text in texts]
+        except (ValueError, ArithmeticError, OverflowError):
+            raise self._wrong(texts, rows) from None
+        return self._unwrapped(out, _WRAP * self._unit) if self._unit in (1, _US, _TICK, _MS) else out
+
+    def numbers(self, values: NDArray[np.generic], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Times of a numeric column (Parquet): whole numbers exactly, float64 as exactly as it holds them."""
+        if self._unit is None and len(values):
+            self._decide([str(value) for value in values[:_FIRST_ROWS]], int(rows[0]))
+        if self._unit == _DAY or self._counts:
+            return self.parse([str(value) for value in values], rows)
+        scale = self._unit or 1
+        if values.dtype.kind in "iu":
+            out = values.astype(np.int64)
+            limit = _LIMIT_NS // scale
+            bad = np.flatnonzero((out > limit) | (out < -limit))
+        else:
+            exact = np.rint(values.astype(np.float64) * scale)
+            bad = np.flatnonzero(~(np.abs(exact) < _LIMIT_NS))
+            out = np.where(np.abs(exact) < _LIMIT_NS, exact, 0).astype(np.int64)
+            scale = 1
+        if len(bad):
+            raise self._error(str(values[bad[0]]), int(rows[bad[0]]))
+        times: NDArray[np.int64] = out * scale
+        return times
+
+    def _numbered(self, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Times of samples that are counted."""
+        assert self._rate
+        read = np.array([float(text) if is_number(text) else np.nan for text in texts], np.float64)
+        numbers = np.where(np.abs(read) < _MOST, read, -1).astype(np.int64)
+        for size in (2**8, 2**16, _WRAP):
+            if self._turns or numbers.max(initial=0) < size:
+                numbers = self._unwrapped(numbers, size)
+                break
+        before = numbers[0] - 1 if self._number is None else self._number
+        steps = np.diff(numbers, prepend=before)
+        odd = steps < 1
+        odd[1:] |= odd[:-1]  # what follows a number that is wrong is wrong by as much
+        if odd.any():
+            where = f"row {rows[np.argmax(odd)]}"
+            note = f"`{self.column}` goes back or lacks a number, first at {where}: counted on by rows there"
+            self.notes += [note] if not any("counted on" in told for told in self.notes) else []
+        numbers = before + np.cumsum(np.where(odd, 1, steps))
+        self._number = int(numbers[-1])
+        return np.array([round(int(number) * NS / self._rate) for number in numbers.tolist()], np.int64)
+
+    def _unwrapped(self, values: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+        """Values of a counter that begins anew at `size`, as if it went on."""
+        if not len(values):
+            return values
+        before = values[0] if self._last is None else self._last
+        steps = np.diff(values, prepend=before)
+        turns = (steps < 0) & (steps + size < size // 8)
+        if turns.any():
+            note = f"`{self.column}` begins anew where a counter is full: it is read as going on"
+            self.notes += [note] if note not in self.notes else []
+        self._last = int(values[-1])
+        total = self._turns + np.cumsum(turns)
+        self._turns = int(total[-1])
+        return values + total * size
+
+    def _decide(self, texts: Sequence[str], row: int) -> None:
+        try:
+            float(texts[0])
+        except ValueError:
+            self._unit = _ISO
+            text = texts[0].strip()
+            zoned = text[-1:] in ("Z", "z") or "+" in text[10:] or "-" in text[10:]
+            self.notes.append(
+                f"`{self.column}` is read as ISO 8601" + ("" if zoned else " without a time zone, taken as UTC")
+            )
+            return
+        numbers = np.array([float(text) for text in texts[:_FIRST_ROWS] if is_number(text)], np.float64)
+        steps = np.diff(numbers)
+        step = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
+        self._unit, how = _unit(float(np.median(numbers)), step, self._rate, fine=_words(self.column) >= _FINE)
+        if self._unit is None:
+            raise UnitError(
+                f"column `{self.column}` holds times in an unknown unit (steps of {step:g}); name it `time_s`, `time_ms`, "
+                "`time_us` or `time_ns`",
+                self.path,
+                row,
+            )
+        unit = _NAMES[self._unit]
+        why = brief(texts[0])
+        if "size" not in how:
+            why = f"{step:g}; if that is wrong, let its name say the unit, such as `time_s`"
+        self.notes.append(f"`{self.column}` is read as {unit} {how} ({why})")
+
+    def _wrong(self, texts: Sequence[str], rows: NDArray[np.int64]) -> SourceError:
+        for text, row in zip(texts, rows.tolist(), strict=True):
+            try:
+                if self._unit == _ISO:
+                    iso_ns(text)
+                else:
+                    _scaled(text, self._unit or 1)
+            except (ValueError, ArithmeticError, OverflowError):
+                return self._error(text, row)
+        return self._error(texts[0], int(rows[0]))
+
+    def _error(self, text: str, row: int) -> SourceError:
+        names = _NAMES | {NS: "seconds"}
+        kind = f"a number of {names[self._unit or 1]}" if self._unit != _ISO else "a date and time in ISO 8601"
+        return SourceError(f"column `{self.column}` has {brief(text)!r}, expected {kind}", self.path, row)
+
+
+def _small_seconds(texts: Sequence[str]) -> NDArray[np.int64] | None:
+    """Seconds below 1e6, where a float64 is exact to a fraction of a ns; None for anything else."""
+    try:
+        seconds = np.array([float(text) for text in texts], np.float64)
+    except ValueError:
+        return None
+    if not (np.abs(seconds) < 1e6).all() or any("_" in text for text in texts):
+        return None
+    out: NDArray[np.int64] = np.rint(seconds * NS).astype(np.int64)
+    return out
+
+
+def _scaled(text: str, unit: int) -> int:
+    try:
+        number = Decimal(text) - (_DAYS_TO_1970 if unit == _DAY else 0)
+        value = (number * unit).to_integral_value()
+    except InvalidOperation:
+        raise ValueError(text) from None
+    if not abs(value) < _LIMIT_NS or "_" in text:
+        raise ValueError(text)
+    return int(value)
+
+
+_COLON = re.compile(r"(\d\d:\d\d:\d\d):(?=(?:\d{3}){1,3}(?!\d))")
+_MORE = re.compile(r"\d\d:\d\d:\d\d:")
+
+
+def iso_ns(text: str) -> int:
+    """Unix ns of an ISO 8601 text; :mod:`datetime` holds µs, so the digits of the fraction are read apart."""
+    # Some loggers put the fraction behind a colon, which datetime would pass over.
+    whole, dot, rest = _COLON.sub(r"\1.", text.strip().replace(",", "."), count=1).partition(".")
+    digits = len(rest) - len(rest.lstrip("0123456789"))
+    if (dot and not digits) or _MORE.search(whole):
+        raise ValueError(text)
+    moment = datetime.fromisoformat(whole + rest[digits:])
+    since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
+    return (since.days * 86_400 + since.seconds) * NS + int((rest[:digits] + "0" * 9)[:9])
