@@ -41,51 +41,17 @@ PORT_ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class BrokerStatus:
-    """What there is in a data folder.
+    """What there is in a data folder."""
 
-    Attributes
-    ----------
-    state : {"running", "stopped", "died"}
-        ``died``: it was started, was not stopped and is gone.
-    info : BrokerInfo or None
-        The server, running or dead.
-    reason : str
-        For a dead server, its cause and the last lines of its log.
-    """
-
-    state: Literal["running", "stopped", "died"]
-    info: BrokerInfo | None = None
-    reason: str = ""
+    state: Literal["running", "stopped", "died"]  # ``died``: it was started, was not stopped and is gone
+    info: BrokerInfo | None = None  # the server, running or dead
+    reason: str = ""  # for a dead server, its cause and the last lines of its log
 
 
 def start(
     data_dir: Path, port: int = 0, *, jars_dir: Path | None = None, timeout_s: float = START_TIMEOUT_S
 ) -> BrokerInfo:
-    """Start Kafka on a data folder, or report the one that already runs on it.
-
-    Parameters
-    ----------
-    data_dir : Path
-        Folder for everything it keeps; made if absent. What an earlier server left there is served again, however it
-        ended.
-    port : int
-        Client port on loopback, 0 to 65535; 0 takes a free one.
-    jars_dir : Path, optional
-        Where the jars are kept; default ``kafka`` under ``KYMO_HOME``.
-    timeout_s : float
-        How long the server may do nothing before it answers; while its log grows or it computes, it is waited for.
-
-    Returns
-    -------
-    BrokerInfo
-        The server, ready for requests.
-
-    Raises
-    ------
-    BrokerError
-        Port taken, folder not writable, disk full, jars not to be had or not as locked, another port in use by this
-        folder's server, or a server that dies or does nothing.
-    """
+    """Start Kafka on a data folder, or report the one that already runs on it."""
     data_dir = data_dir.absolute()
     _prepare(data_dir)
     with _locked(data_dir):
@@ -111,13 +77,7 @@ def start(
 
 
 def stop(data_dir: Path, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
-    """Stop the folder's server and wait until its process is gone; one that does not obey within `timeout_s` is killed.
-
-    Returns
-    -------
-    bool
-        Whether one was running.
-    """
+    """Stop the folder's server and wait until its process is gone; one that does not obey within `timeout_s` is killed."""
     data_dir = data_dir.absolute()
     if not data_dir.is_dir():
         return False
@@ -141,13 +101,7 @@ def status(data_dir: Path) -> BrokerStatus:
 
 
 def address(settings: Settings) -> str:
-    """Where clients connect: ``KYMO_BROKERS``, or the embedded broker that runs under ``KYMO_HOME``.
-
-    Raises
-    ------
-    BrokerError
-        If neither is there.
-    """
+    """Where clients connect: ``KYMO_BROKERS``, or the embedded broker that runs under ``KYMO_HOME``."""
     if settings.brokers:
         return settings.brokers
     found = status(default_data_dir(settings))

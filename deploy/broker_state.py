@@ -12,27 +12,14 @@ from deploy import kafka_server
 
 @dataclass(frozen=True, slots=True)
 class BrokerInfo:
-    """A running embedded broker.
+    """A running embedded broker."""
 
-    Attributes
-    ----------
-    bootstrap : str
-        ``host:port`` for clients.
-    pid : int
-        Process of the server.
-    port : int
-        Its client port.
-    data_dir, log_file : Path
-        Its data folder and log.
-    created_s : float
-        When the process began (seconds since 1970), so that another process under a reused pid is not taken for it.
-    """
-
-    bootstrap: str
-    pid: int
-    port: int
-    data_dir: Path
+    bootstrap: str  # ``host:port`` for clients
+    pid: int  # process of the server
+    port: int  # its client port
+    data_dir: Path  # its data folder and log
     log_file: Path
+    # when the process began (seconds since 1970), so that another process under a reused pid is not taken for it
     created_s: float
 
 

@@ -23,36 +23,16 @@ def _say(text: str) -> None:
 
 def await_ready(
     process: subprocess.Popen[bytes],
-    port: int,
-    data_dir: Path,
-    timeout_s: float,
-    tell: Callable[[str], None] = _say,
+    port: int,  # where it will answer
+    data_dir: Path,  # its data folder, with its log
+    timeout_s: float,  # how long it may do nothing
+    tell: Callable[[str], None] = _say,  # gets a line about every `SAY_S` seconds of waiting
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Wait until the server that was just launched answers on `port`, as long as it gets on.
 
     After an unclean end Kafka reads its logs whole before it answers, however long that takes: it gets on while its log grows
     or it computes.
-
-    Parameters
-    ----------
-    process : subprocess.Popen
-        The server.
-    port : int
-        Where it will answer.
-    data_dir : Path
-        Its data folder, with its log.
-    timeout_s : float
-        How long it may do nothing.
-    tell : callable
-        Gets a line about every `SAY_S` seconds of waiting.
-    clock : callable
-        Seconds, from anywhere.
-
-    Raises
-    ------
-    BrokerError
-        If it dies, or does nothing for `timeout_s` seconds.
     """
     begun = said = moved = clock()
     before = _work_of(process.pid, data_dir)

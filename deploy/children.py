@@ -30,49 +30,24 @@ def kymo_command(*arguments: str) -> list[str]:
 
 
 def kymo_environment(changes: Mapping[str, str], *, keep: bool = True) -> dict[str, str]:
-    """Environment of a child that runs this Kymo.
-
-    Parameters
-    ----------
-    changes : mapping
-        Variables to set.
-    keep : bool
-        Whether it sees this process's ``KYMO_*`` variables too.
-    """
+    """Environment of a child that runs this Kymo."""
     own = {name: value for name, value in os.environ.items() if keep or not name.startswith("KYMO_")}
     path = os.pathsep.join([str(_ROOT), *filter(None, [own.get("PYTHONPATH")])])
     return own | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | dict(changes)
 
 
 class Child:
-    """A child process whose lines are passed on.
-
-    Parameters
-    ----------
-    name : str
-        What to call it.
-    command : sequence of str
-        What it runs.
-    env : mapping
-        Its environment.
-    said : callable, optional
-        Called with each line of its stdout and stderr, in a thread.
-
-    Attributes
-    ----------
-    tail : deque of str
-        Its last lines.
-    """
+    """A child process whose lines are passed on."""
 
     def __init__(
         self,
-        name: str,
+        name: str,  # what to call it
         command: Sequence[str],
         env: Mapping[str, str],
-        said: Callable[[str], None] | None = None,
+        said: Callable[[str], None] | None = None,  # called with each line of its stdout and stderr, in a thread
     ) -> None:
         self.name, self._command, self._env, self._said = name, list(command), dict(env), said
-        self.tail: deque[str] = deque(maxlen=TAIL)
+        self.tail: deque[str] = deque(maxlen=TAIL)  # its last lines
         self._process: subprocess.Popen[str] | None = None
         self._pump = threading.Thread()
 
@@ -155,46 +130,21 @@ def stop(children: Sequence[Child], timeout_s: float = STOP_TIMEOUT_S) -> list[s
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """How long to wait before a child is started again, s.
+    """How long to wait before a child is started again, s."""
 
-    Attributes
-    ----------
-    first_s, max_s : float
-        After the first death; it doubles with each one up to the maximum.
-    steady_s : float
-        A child that ran so long begins at `first_s` again.
-    """
-
-    first_s: float = 1.0
+    first_s: float = 1.0  # after the first death; it doubles with each one up to the maximum
     max_s: float = 30.0
-    steady_s: float = 60.0
+    steady_s: float = 60.0  # a child that ran so long begins at `first_s` again
 
 
 class Supervisor:
-    """Starts children, and starts again those that die.
-
-    Parameters
-    ----------
-    children : sequence of Child
-        Not yet started.
-    tell : callable
-        Called with a line for each death and new start.
-    backoff : Backoff
-        Pace of new starts.
-    now_s : callable
-        A monotonic clock.
-
-    Attributes
-    ----------
-    restarts : int
-        New starts so far.
-    """
+    """Starts children, and starts again those that die."""
 
     def __init__(
         self,
         children: Sequence[Child],
-        tell: Callable[[str], None],
-        backoff: Backoff | None = None,
+        tell: Callable[[str], None],  # called with a line for each death and new start
+        backoff: Backoff | None = None,  # pace of new starts
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.children, self._tell, self._now_s = list(children), tell, now_s
@@ -202,7 +152,7 @@ class Supervisor:
         self._delay_s = dict.fromkeys(self.children, self._backoff.first_s)
         self._started_s: dict[Child, float] = {}
         self._due_s: dict[Child, float] = {}
-        self.restarts = 0
+        self.restarts = 0  # new starts so far
 
     def start(self) -> None:
         """Start all."""

@@ -27,31 +27,16 @@ KAFKA_PORT = 9092
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing looked at.
+    """One thing looked at."""
 
-    Attributes
-    ----------
-    name : str
-        What was looked at.
-    state : str
-        ``ok``; ``note``: fine, but worth knowing; ``wrong``: something does not work.
-    text : str
-        What was found, and what to do about it.
-    """
-
-    name: str
+    name: str  # what was looked at
+    # ``ok``; ``note``: fine, but worth knowing; ``wrong``: something does not work
     state: Literal["ok", "note", "wrong"]
-    text: str
+    text: str  # what was found, and what to do about it
 
 
 def check_machine(settings: Settings) -> Iterator[Check]:
-    """Everything that does not need a broker, then the broker and its topics.
-
-    Parameters
-    ----------
-    settings : Settings
-        Of this deployment.
-    """
+    """Everything that does not need a broker, then the broker and its topics."""
     yield check_python(sys.version_info[:2])
     yield check_home(settings.home)
     if settings.brokers:

@@ -54,15 +54,7 @@ def _repair(settings: Settings) -> None:
 
 
 def check_recipe(name: str, settings: Settings) -> tuple[Recipe | None, list[Check]]:
-    """Whether a recipe holds together and its bundle fits.
-
-    Parameters
-    ----------
-    name : str
-        Path or name.
-    settings : Settings
-        Says where bundles are.
-    """
+    """Whether a recipe holds together and its bundle fits."""
     try:
         recipe = load_recipe(name)
     except KymoError as error:
@@ -90,17 +82,7 @@ def bundle_problem(recipe: Recipe, settings: Settings) -> str | None:
 
 
 def check_session(recipe: Recipe, session: str, settings: Settings) -> list[Check]:
-    """Why a session yields no events of a recipe.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        Whose events.
-    session : str
-        Its name.
-    settings : Settings
-        Of this deployment.
-    """
+    """Why a session yields no events of a recipe."""
     try:
         from deploy.doctor_session import explain, gather
 

@@ -15,33 +15,16 @@ from streams.events import Event
 
 @dataclass
 class StreamFacts:
-    """What the topics hold of one raw stream.
+    """What the topics hold of one raw stream."""
 
-    Attributes
-    ----------
-    format : Format
-        Of its newest chunk.
-    topic : str
-        Where it stands.
-    runs : list of [int, int]
-        Index ranges without gaps, half open.
-    ended : bool
-        Whether its end mark is there.
-    first_offset, last_offset : int
-        Of its chunks.
-    empty : int
-        Samples that lack a value, each of them a gap.
-    partitions : set of int
-        Where its chunks stand; one, if whoever sent them keyed each with the session's name.
-    """
-
-    format: Format
-    topic: str
-    runs: list[list[int]]
-    ended: bool = False
-    first_offset: int = 0
+    format: Format  # of its newest chunk
+    topic: str  # where it stands
+    runs: list[list[int]]  # index ranges without gaps, half open
+    ended: bool = False  # whether its end mark is there
+    first_offset: int = 0  # of its chunks
     last_offset: int = 0
-    empty: int = 0
+    empty: int = 0  # samples that lack a value, each of them a gap
+    # where its chunks stand; one, if whoever sent them keyed each with the session's name
     partitions: set[int] = field(default_factory=set)
 
     def add(self, chunk: Chunk, offset: int) -> None:
@@ -69,30 +52,12 @@ class StreamFacts:
 
 @dataclass
 class Facts:
-    """What the topics hold of one session.
-
-    Attributes
-    ----------
-    session : str
-        Its name.
-    known : list of str
-        Sessions that there are.
-    record : dict, optional
-        Its message on ``kymo.sessions``.
-    streams : dict
-        By name.
-    rejected : Counter
-        Reasons of its rejected messages.
-    events : list of Event
-        Of the recipe's own classes.
-    committed : int, optional
-        Next offset of the recipe's workers in the partition; None if they never committed.
-    """
+    """What the topics hold of one session."""
 
     session: str
-    known: list[str] = field(default_factory=list)
-    record: dict[str, Any] | None = None
+    known: list[str] = field(default_factory=list)  # sessions that there are
+    record: dict[str, Any] | None = None  # its message on ``kymo.sessions``
     streams: dict[str, StreamFacts] = field(default_factory=dict)
-    rejected: Counter[str] = field(default_factory=Counter)
-    events: list[Event] = field(default_factory=list)
-    committed: int | None = None
+    rejected: Counter[str] = field(default_factory=Counter)  # reasons of its rejected messages
+    events: list[Event] = field(default_factory=list)  # of the recipe's own classes
+    committed: int | None = None  # next offset of the recipe's workers in the partition; None if they never committed

@@ -25,20 +25,7 @@ UNKNOWN = "unknown"
 
 
 def explain(recipe: Recipe, facts: Facts) -> list[Check]:
-    """Follow a session from its chunks to its events.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        Whose events are missed.
-    facts : Facts
-        What the topics hold.
-
-    Returns
-    -------
-    list of Check
-        Up to the first cause that explains everything.
-    """
+    """Follow a session from its chunks to its events."""
     out: list[Check] = []
     if facts.rejected:
         text = ", ".join(f"{reason} {n}" for reason, n in facts.rejected.items())
@@ -140,20 +127,7 @@ def _event_check(recipe: Recipe, facts: Facts, stream: StreamFacts) -> Check:
 
 
 def gather(recipe: Recipe, session: str, settings: Settings) -> Facts:
-    """Read what the topics hold of a session.
-
-    Parameters
-    ----------
-    recipe, session : Recipe, str
-        Whose events to look for, of which session.
-    settings : Settings
-        With the broker's address.
-
-    Raises
-    ------
-    BrokerError
-        If the broker cannot be reached.
-    """
+    """Read what the topics hold of a session."""
     names, facts = Names(settings.prefix), Facts(session)
     for r in read_topics(settings, [names.of("sessions")]):
         key = (r.key or b"").decode(errors="replace")

@@ -49,11 +49,6 @@ def bundle_of(promotion: Promotion, home: Path) -> Bundle:
     """The bundle that a promotion names, from this worker's registry, verified.
 
     A record on a topic is not what decides where code is loaded from: the registry that it names is told, and never asked.
-
-    Raises
-    ------
-    BundleError
-        If it is not there, or damaged.
     """
     recipe, _, digest = promotion.bundle.partition("@")
     if not digest:
@@ -120,19 +115,7 @@ def newest(works: Sequence[Work], settings: Settings, told: Told) -> Iterator[tu
 
 
 class Exchange:
-    """Exchanges the bundles of the parts of a worker.
-
-    Parameters
-    ----------
-    parts : sequence of Part
-        Those that classify.
-    since : dict of str to int
-        By recipe, when the champion that it starts with was promoted, Unix ns.
-    home : Path
-        For the registry and for what is fetched.
-    told : Told
-        For metrics.
-    """
+    """Exchanges the bundles of the parts of a worker."""
 
     def __init__(self, parts: Sequence[Part], since: dict[str, int], home: Path, told: Told) -> None:
         self._parts = {part.work.recipe.name: part for part in parts if part.serving is not None}
@@ -189,17 +172,7 @@ class Exchange:
 
 
 class Follower(Service):
-    """Reads the topic as long as the worker runs.
-
-    Parameters
-    ----------
-    exchange : Exchange
-        What takes the promotions.
-    settings : Settings
-        Broker and prefix.
-    consumer : callable
-        Makes an aiokafka consumer.
-    """
+    """Reads the topic as long as the worker runs."""
 
     def __init__(self, exchange: Exchange, settings: Settings, consumer: Callable[[], Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -42,13 +42,7 @@ class Work:
 def load_work(
     recipes: Sequence[str], bundle: str | None, home: Path, find: Callable[[str, Path], Bundle] = load_bundle
 ) -> list[Work]:
-    """Recipes and their bundles, checked against each other before anything starts; `find` gives a name's bundle.
-
-    Raises
-    ------
-    KymoError
-        If a recipe, or its bundle, cannot be used.
-    """
+    """Recipes and their bundles, checked against each other before anything starts; `find` gives a name's bundle."""
     works = []
     for name in recipes:
         recipe = load_recipe(name)
@@ -150,13 +144,7 @@ def served_chain(role: str, work: Work) -> tuple[Chain, Fraction]:
 
 
 def derived_format(recipe: Recipe) -> Format:
-    """Format of the stream between a recipe's processor and its model agent.
-
-    Raises
-    ------
-    FormatError
-        If no step stands before the window.
-    """
+    """Format of the stream between a recipe's processor and its model agent."""
     fmt = recipe.input_format()
     return recipe.chain.split()[0].output({fmt.stream: fmt})
 
@@ -170,34 +158,16 @@ def bound_topics(role: str, recipe: Recipe, names: Names) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Part:
-    """A role that a worker plays for a recipe.
+    """A role that a worker plays for a recipe."""
 
-    Attributes
-    ----------
-    role : str
-        ``processor``, ``model`` or both in one.
-    work : Work
-        The recipe.
-    serving : Serving, optional
-        What classifies; None for a processor.
-    shadow : Shadow, optional
-        What scores aside.
-    """
-
-    role: str
+    role: str  # ``processor``, ``model`` or both in one
     work: Work
-    serving: Serving | None = None
-    shadow: Any = None
+    serving: Serving | None = None  # what classifies; None for a processor
+    shadow: Any = None  # what scores aside
 
 
 def make_part(role: str, work: Work, names: Names) -> Part:
-    """A role's part, its model loaded.
-
-    Raises
-    ------
-    BundleError
-        If the model does not load.
-    """
+    """A role's part, its model loaded."""
     from models.serving.shadow import Shadow
 
     if role == "processor":

@@ -27,20 +27,12 @@ TIMEOUT_S = 30
 
 @dataclass(frozen=True, slots=True)
 class Jar:
-    """One line of the lock file.
-
-    Attributes
-    ----------
-    group, artifact, version : str
-        Maven coordinates.
-    sha256 : str
-        Checksum of the jar, 64 hexadecimal digits.
-    """
+    """One line of the lock file."""
 
     group: str
     artifact: str
     version: str
-    sha256: str
+    sha256: str  # checksum of the jar, 64 hexadecimal digits
 
     @property
     def filename(self) -> str:
@@ -49,13 +41,7 @@ class Jar:
 
 
 def read_lock(path: Path = LOCK_FILE) -> list[Jar]:
-    """Jars of the lock file, in class path order.
-
-    Raises
-    ------
-    BrokerError
-        If a line is not ``group:artifact:version sha256``.
-    """
+    """Jars of the lock file, in class path order."""
     jars = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         if not line or line.startswith("#"):
@@ -69,20 +55,7 @@ def read_lock(path: Path = LOCK_FILE) -> list[Jar]:
 
 
 def class_path(folder: Path, lock: list[Jar] | None = None) -> list[Path]:
-    """Paths of all jars, downloaded where missing and verified.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the jars are kept; made if absent.
-    lock : list of Jar, optional
-        Default: the repository's lock file.
-
-    Raises
-    ------
-    BrokerError
-        If the folder cannot be written, a download fails, or a checksum differs.
-    """
+    """Paths of all jars, downloaded where missing and verified."""
     jars = read_lock() if lock is None else lock
     missing = [jar for jar in jars if not (folder / jar.filename).exists()]
     if missing:

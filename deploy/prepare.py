@@ -43,13 +43,7 @@ def write_bytecode(packages: Sequence[str] = PACKAGES) -> subprocess.Popen[bytes
 
 
 def prepare(jars_dir: Path) -> None:
-    """Fetch the jars and make the startup cache, where they are not there yet.
-
-    Raises
-    ------
-    BrokerError
-        If the jars cannot be had, or the trial run fails.
-    """
+    """Fetch the jars and make the startup cache, where they are not there yet."""
     jars = kafka_jars.class_path(jars_dir.absolute())
     cache = kafka_server.aot_cache(jars)
     if not cache.exists():

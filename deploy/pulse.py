@@ -23,22 +23,7 @@ _LONG_S = 30.0  # a group may take so long to give out its partitions
 
 
 class Pulse(Service):
-    """Beats twenty times a second.
-
-    Parameters
-    ----------
-    apps : sequence of BatchApp
-        What it watches over.
-    settings : Settings
-        Where the broker is.
-
-    Attributes
-    ----------
-    longest_s : float
-        The longest that the loop has kept others waiting for their turn.
-    serves : int
-        Port of the metrics; -1 for none.
-    """
+    """Beats twenty times a second."""
 
     def __init__(self, apps: Sequence[Any], settings: Settings, **kwargs: Any) -> None:
         super().__init__(**kwargs)

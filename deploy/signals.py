@@ -13,13 +13,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextlib.contextmanager
 def at_end_signals(handler: Callable[..., Any]) -> Iterator[None]:
-    """Have `handler` called at each of :data:`ENDING`; what was there before is put back afterwards.
-
-    Parameters
-    ----------
-    handler : callable
-        As :func:`signal.signal` takes it; called in the main thread.
-    """
+    """Have `handler` called at each of :data:`ENDING`; what was there before is put back afterwards."""
     before = [signal.signal(number, handler) for number in ENDING]
     try:
         yield

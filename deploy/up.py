@@ -53,13 +53,7 @@ def up(recipes: tuple[str, ...], workers: int, archive: bool) -> None:
 
 
 def usable_recipes(recipes: Sequence[str], home: Path) -> list[str]:
-    """The recipes to run: those given, which must all be usable, or else those in ``./recipes`` that are.
-
-    Raises
-    ------
-    KymoError
-        If a given recipe or its bundle cannot be used, or none was given and none is usable.
-    """
+    """The recipes to run: those given, which must all be usable, or else those in ``./recipes`` that are."""
     from deploy.jobs import load_work
     from processors.recipe.load import INSTALLED
 

@@ -57,13 +57,7 @@ _RESTARTS_MAX, _RESTARTS_S = 10, 60.0
 
 
 def roles_of(text: str, settings: Settings) -> list[str]:
-    """The roles that a worker plays, from ``processor,model``; both together hand over in memory.
-
-    Raises
-    ------
-    KymoError
-        If a role is not known.
-    """
+    """The roles that a worker plays, from ``processor,model``; both together hand over in memory."""
     wanted = {role.strip() for role in text.split(",")}
     if wanted == {"processor", "model"}:
         return [BOTH, "processor"] if settings.write_derived else [BOTH]
@@ -75,24 +69,7 @@ def roles_of(text: str, settings: Settings) -> list[str]:
 def run_worker(
     recipes: Sequence[str], settings: Settings, bundle: str | None = None, roles: str = "processor,model"
 ) -> None:
-    """Run a worker until SIGTERM or SIGINT; returns when it has drained.
-
-    Parameters
-    ----------
-    recipes : sequence of str
-        Names or paths.
-    settings : Settings
-        The deployment.
-    bundle : str, optional
-        A bundle's path or name, instead of each recipe's own.
-    roles : str
-        ``processor``, ``model`` or both; with both the derived stream stays in memory unless ``KYMO_WRITE_DERIVED`` asks for it.
-
-    Raises
-    ------
-    KymoError
-        If it cannot start.
-    """
+    """Run a worker until SIGTERM or SIGINT; returns when it has drained."""
     set_up_logging()
     played = roles_of(roles, settings)
     works = _load(recipes, bundle, settings)

@@ -30,13 +30,6 @@ class Sparse(logging.Filter):
 
     What clients say while they look for a broker does not pass for a while, nor where it is told that none answers: the last of it is
     kept, for whoever tells.
-
-    Parameters
-    ----------
-    every_s : float
-        Seconds between two of the same kind (same logger, same text but for its arguments).
-    now_s : callable
-        A monotonic clock.
     """
 
     def __init__(self, every_s: float = 10.0, now_s: Callable[[], float] = time.monotonic) -> None:

@@ -47,27 +47,7 @@ def demo(speed: float, keep: bool, as_json: bool) -> None:
 
 
 def run_demo(speed: float, screen: Screen, *, keep: bool = False) -> dict[str, Any]:
-    """The whole demo; leaves nothing running and no file, unless told to keep the broker.
-
-    Parameters
-    ----------
-    speed : float
-        Times the recorded pace.
-    screen : Screen
-        Where to show it.
-    keep : bool
-        Leave the broker, and its folder.
-
-    Returns
-    -------
-    dict
-        What was measured; ``ok`` and ``complaints`` say whether all is well.
-
-    Raises
-    ------
-    KymoError
-        If something cannot be started, or ends before its time.
-    """
+    """The whole demo; leaves nothing running and no file, unless told to keep the broker."""
     from deploy import broker
 
     started = time.perf_counter()

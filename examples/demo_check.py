@@ -26,43 +26,24 @@ SHOWN = 3  # examples of a complaint
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """An event as it stands in the topic.
-
-    Attributes
-    ----------
-    event : Event
-        The event.
-    time_ms : int
-        When the worker sent it, Unix ms: the time of its record.
-    """
+    """An event as it stands in the topic."""
 
     event: Event
-    time_ms: int
+    time_ms: int  # when the worker sent it, Unix ms: the time of its record
 
 
 @dataclass(slots=True)
 class Checked:
-    """What was expected against what came; lists hold event ids, in order.
+    """What was expected against what came; lists hold event ids, in order."""
 
-    Attributes
-    ----------
-    expected, events : int
-        Windows of the recordings; records in the events topic.
-    missing, repeated, unexpected : list of str
-        Ids that did not come, came more than once, or belong to no window.
-    different : list of str
-        Ids, with what differs, of events that are not as offline.
-    offline_missing, offline_unexpected : list of str
-        The same two complaints about the offline run.
-    """
-
-    expected: int = 0
+    expected: int = 0  # windows of the recordings; records in the events topic
     events: int = 0
+    # ids that did not come, came more than once, or belong to no window
     missing: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
-    different: list[str] = field(default_factory=list)
-    offline_missing: list[str] = field(default_factory=list)
+    different: list[str] = field(default_factory=list)  # ids, with what differs, of events that are not as offline
+    offline_missing: list[str] = field(default_factory=list)  # the same two complaints about the offline run
     offline_unexpected: list[str] = field(default_factory=list)
 
     def complaints(self) -> list[str]:
@@ -102,17 +83,7 @@ def expected_ids(recordings: Iterable[Recording], recipe: Recipe) -> list[str]:
 
 
 def check(expected: Sequence[str], online: Sequence[Event], offline: Sequence[Event]) -> Checked:
-    """Compare the topic with what was expected, and with the offline run.
-
-    Parameters
-    ----------
-    expected : sequence of str
-        Event ids.
-    online : sequence of Event
-        All records of the events topic.
-    offline : sequence of Event
-        Of the same recordings.
-    """
+    """Compare the topic with what was expected, and with the offline run."""
     wanted, came = set(expected), Counter(event.id for event in online)
     reference = {event.id: event for event in offline}
     found = Checked(len(expected), len(online))
@@ -181,24 +152,7 @@ class Sent:
 def latency(
     events: Iterable[Event], length: int, sent: Sent, when_ms: Callable[[Event], float | None]
 ) -> Latency | None:
-    """Percentiles of the time from the sending of each window's last chunk.
-
-    Parameters
-    ----------
-    events : iterable of Event
-        Whose windows.
-    length : int
-        Samples of a window.
-    sent : Sent
-        The input.
-    when_ms : callable
-        To when: Unix ms, or None to leave an event out.
-
-    Returns
-    -------
-    Latency or None
-        None without events.
-    """
+    """Percentiles of the time from the sending of each window's last chunk."""
     took = []
     for event in events:
         since, when = sent.last_chunk_ms(event, length), when_ms(event)
@@ -219,19 +173,7 @@ def truth_of(event: Event, recordings: Mapping[str, Recording], min_share: float
 def scores(
     events: Iterable[Event], recordings: Mapping[str, Recording], labels: Sequence[str], min_share: float
 ) -> dict[str, Any]:
-    """Accuracy of the events by recording and by window, as ``kymo evaluate`` counts it.
-
-    Parameters
-    ----------
-    events : iterable of Event
-        Each window once; those of heads do not count.
-    recordings : mapping
-        By session.
-    labels : sequence of str
-        Classes.
-    min_share : float
-        What share of a window a label must cover.
-    """
+    """Accuracy of the events by recording and by window, as ``kymo evaluate`` counts it."""
     from models.evaluate import score_windows
 
     judged, seen = [], set()

@@ -46,13 +46,7 @@ class Task:
 
     @classmethod
     def load(cls, home: Path) -> Task:
-        """Recipe, its bundle (the user's own, else the one that ships) and the recordings.
-
-        Raises
-        ------
-        KymoError
-            If one of them is not there.
-        """
+        """Recipe, its bundle (the user's own, else the one that ships) and the recordings."""
         from models.bundle import load_bundle
         from processors.recipe.load import INSTALLED, load_recipe
         from streams.readers import read
@@ -260,13 +254,7 @@ class _Replay:
         return not self.runs and (self._summary is None or not self._summary.ok)
 
     def summary(self) -> ReplaySummary:
-        """What it did.
-
-        Raises
-        ------
-        KymoError
-            If it failed.
-        """
+        """What it did."""
         if self._error is not None:
             raise self._error
         if self._summary is None or not self._summary.ok:

@@ -15,13 +15,7 @@ NS = 10**9
 
 
 class Screen:
-    """Prints as it goes; or, for programs, nothing until the end.
-
-    Parameters
-    ----------
-    as_json : bool
-        Print only one JSON object, at the end.
-    """
+    """Prints as it goes; or, for programs, nothing until the end."""
 
     def __init__(self, as_json: bool) -> None:
         self._json = as_json
@@ -60,19 +54,7 @@ class Screen:
 def summary(
     given: dict[str, Any], checked: Checked, latencies: dict[str, Latency | None], complaints: list[str]
 ) -> dict[str, Any]:
-    """The JSON object of a demo's result.
-
-    Parameters
-    ----------
-    given : dict
-        Members that stand as they are.
-    checked : Checked
-        Of the events.
-    latencies : dict
-        By what they were measured to.
-    complaints : list of str
-        Why it failed; empty if it did not.
-    """
+    """The JSON object of a demo's result."""
     out = {"expected": checked.expected, "events": checked.events}
     out |= {name: len(getattr(checked, name)) for name in ("missing", "repeated", "unexpected", "different")}
     found = {name: value.to_dict() if value else None for name, value in latencies.items()}

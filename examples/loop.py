@@ -100,29 +100,7 @@ def _place(say: Say) -> Iterator[Settings]:
 
 
 def run_loop(settings: Settings, speed: float, watch_s: float, say: Say) -> dict[str, Any]:
-    """The whole of it; leaves no process behind.
-
-    Parameters
-    ----------
-    settings : Settings
-        The broker, and a home with ``loop.toml``.
-    speed : float
-        Times the recorded pace of the live stream.
-    watch_s : float
-        Seconds to watch the first model, and the second.
-    say : callable
-        Told what goes on.
-
-    Returns
-    -------
-    dict
-        What was measured; ``ok`` says whether the loop closed.
-
-    Raises
-    ------
-    KymoError
-        If a part fails.
-    """
+    """The whole of it; leaves no process behind."""
     from processors.recipe.load import load_recipe
     from streams.kafka.admin import ensure_topics
     from streams.topics import Names

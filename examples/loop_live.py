@@ -19,17 +19,7 @@ _PATIENCE_S = 60.0
 
 
 class Live:
-    """Counts what is right while events come, in a thread of its own.
-
-    Parameters
-    ----------
-    settings : Settings
-        The broker.
-    recipe : Recipe
-        Whose events.
-    data : str
-        The recordings that are replayed again and again; each has one class.
-    """
+    """Counts what is right while events come, in a thread of its own."""
 
     def __init__(self, settings: Settings, recipe: Recipe, data: str) -> None:
         self._truths = {r.session: r.labels[0].label for r in read((data,), recipe.read_options()) if r.labels}

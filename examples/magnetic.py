@@ -80,24 +80,7 @@ def _place(home: Path | None, say: Say) -> Iterator[Settings]:
 
 
 def run_all(settings: Settings, plans: int, speed: float, say: Say) -> dict[str, Any]:
-    """The whole of it; leaves no process behind.
-
-    Parameters
-    ----------
-    settings : Settings
-        The broker, and a home.
-    plans : int
-        Random plans to learn from.
-    speed : float
-        Times the drone's pace at which its recording is replayed.
-    say : callable
-        Told what goes on.
-
-    Raises
-    ------
-    KymoError
-        If a part fails.
-    """
+    """The whole of it; leaves no process behind."""
     from lab.synth.random_plans import RandomPlans, synth_random
     from streams.kafka.admin import ensure_topics
     from streams.topics import Names
@@ -125,20 +108,7 @@ def make_drone(path: Path) -> None:
 
 
 def offline(path: Path, bundle: str | None = None) -> list[tuple[Event, str, bool]]:
-    """What ``kymo run`` says of a labelled recording.
-
-    Parameters
-    ----------
-    path : Path
-        The recording.
-    bundle : str, optional
-        Instead of the recipe's own.
-
-    Returns
-    -------
-    list of (Event, str, bool)
-        Of each window the event, the class that covers most of it, and whether that covers all of it.
-    """
+    """What ``kymo run`` says of a labelled recording."""
     from models.bundle import load_bundle
     from models.classify import Classifier
     from models.data.dataset import labels_of
@@ -159,31 +129,7 @@ def offline(path: Path, bundle: str | None = None) -> list[tuple[Event, str, boo
 
 
 def live(settings: Settings, path: Path, speed: float, count: int, say: Say) -> list[Event]:
-    """Events as they come while a worker follows a replay, until there are as many as expected, or none comes any more.
-
-    Parameters
-    ----------
-    settings : Settings
-        The broker, with its topics; children see the same in their environment.
-    path : Path
-        The recording.
-    speed : float
-        Times its pace.
-    count : int
-        Events expected.
-    say : callable
-        Told where the label changes.
-
-    Returns
-    -------
-    list of Event
-        All that are on the topic in the end; one that stands there twice comes twice.
-
-    Raises
-    ------
-    KymoError
-        If the worker ends by itself.
-    """
+    """Events as they come while a worker follows a replay, until there are as many as expected, or none comes any more."""
     from streams.event_reader import read_events
 
     worker = Child("worker", kymo_command("worker", RECIPE), kymo_environment({}))
@@ -217,19 +163,7 @@ def live(settings: Settings, path: Path, speed: float, count: int, say: Say) -> 
 def verdict(
     events: Sequence[Event], expected: Sequence[tuple[Event, str, bool]], bundle: str, say: Say
 ) -> dict[str, Any]:
-    """What was measured; ``ok`` says whether all went well.
-
-    Parameters
-    ----------
-    events : sequence of Event
-        Live ones.
-    expected : sequence of (Event, str, bool)
-        See :func:`offline`.
-    bundle : str
-        The id of the one that should have classified.
-    say : callable
-        Told in words.
-    """
+    """What was measured; ``ok`` says whether all went well."""
     plain = [replace(event, emitted_ns=0) for event in events]
     wanted = {event.id: replace(event, emitted_ns=0) for event, _, _ in expected}
     differ = sum(wanted.get(event.id) != event for event in plain)

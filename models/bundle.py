@@ -28,21 +28,11 @@ LAYOUTS = ("channels_first", "channels_last")
 
 @dataclass(frozen=True, slots=True)
 class BundleHead:
-    """What a model says beside the recipe's classes.
+    """What a model says beside the recipe's classes."""
 
-    Attributes
-    ----------
-    name : str
-        The head of the recipe that it learned from.
-    labels : tuple of str
-        Its classes, in the order of its columns; empty for a number, which is one column.
-    temperature : float
-        As the bundle's own; of no meaning for a number.
-    """
-
-    name: str
-    labels: tuple[str, ...] = ()
-    temperature: float = 1.0
+    name: str  # the head of the recipe that it learned from
+    labels: tuple[str, ...] = ()  # its classes, in the order of its columns; empty for a number, which is one column
+    temperature: float = 1.0  # as the bundle's own; of no meaning for a number
 
     @property
     def kind(self) -> str:

@@ -179,13 +179,6 @@ def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
     Plain numbers, one window at a time: vectorised exponentials may round by an element's place. Zeros where a logit is
     not finite.
 
-    Parameters
-    ----------
-    logits : sequence of float
-        One a label.
-    temperature : float
-        Above 0.
-
     Examples
     --------
     >>> softmax([0.0, 0.0])
@@ -203,13 +196,6 @@ def fit_temperature(logits: Sequence[Sequence[float]], classes: Sequence[int]) -
     """The temperature, 0.25 to 8, under which held-out classes are most likely.
 
     Guo, Pleiss, Sun, Weinberger 2017, On Calibration of Modern Neural Networks, section 4.2.
-
-    Parameters
-    ----------
-    logits : sequence of sequence of float
-        ``(n, labels)``.
-    classes : sequence of int
-        ``(n,)``.
     """
     z = np.asarray(logits, np.float64)
     z -= z.max(1, keepdims=True)

@@ -32,27 +32,13 @@ HeadRow = Mapping[str, tuple[str | float | None, Mapping[str, float] | float]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JudgedWindow:
-    """A labelled window, and what a bundle says of it.
+    """A labelled window, and what a bundle says of it."""
 
-    Attributes
-    ----------
-    recording : Recording
-        Whose, with the labels that the recipe asks for.
-    window : Window
-        As the model was given it.
-    event : Event
-        Of the recipe's own classes.
-    truth : str
-        The class.
-    heads : mapping
-        What is said in further heads, and what is true.
-    """
-
-    recording: Recording
-    window: Window
-    event: Event
+    recording: Recording  # whose, with the labels that the recipe asks for
+    window: Window  # as the model was given it
+    event: Event  # of the recipe's own classes
     truth: str
-    heads: HeadRow
+    heads: HeadRow  # what is said in further heads, and what is true
 
 
 #: Told of each labelled window.
@@ -62,35 +48,7 @@ OnWindow = Callable[[JudgedWindow], None]
 def evaluate(
     recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording], on_window: OnWindow = lambda _: None
 ) -> dict[str, Any]:
-    """Scores of a bundle.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        Which stream, which labels.
-    bundle : Bundle
-        Must fit the recipe.
-    recordings : iterable of Recording
-        Labelled ones count, the others are left out.
-    on_window : callable, optional
-        Told of each labelled window.
-
-    Returns
-    -------
-    dict
-        ``bundle``, ``accuracy``, ``macro_f1``, ``per_class``, ``confusion`` (truth, then answer), ``n`` and
-        ``unclassified`` of recordings; ``window_accuracy``, ``windows`` and ``unknown_windows`` (below the recipe's
-        `min_probability`) of windows; ``per_subject``: by subject ``accuracy``, ``macro_f1``, ``n``,
-        ``window_accuracy``, ``windows``, empty where no subject is known. Where the recipe has further heads, ``heads``: by
-        name what :func:`models.score_heads.score_head` says of the windows whose target is known.
-
-    Raises
-    ------
-    BundleError
-        If the bundle does not fit the recipe.
-    TrainingError
-        If no recording has a label.
-    """
+    """Scores of a bundle."""
     found = _judge(recipe, bundle, recordings, on_window)
     pairs = [(w.session, w.truth, w.probabilities) for w in found.windows]
     scores = {"bundle": bundle.id, **score_windows(pairs, bundle.labels, [truth for _, truth in found.without])}
@@ -122,24 +80,12 @@ class _Window:
 
 @dataclass(slots=True)
 class _Found:
-    """What a bundle says of labelled recordings.
+    """What a bundle says of labelled recordings."""
 
-    Attributes
-    ----------
-    windows : list of _Window
-        In the order of the recordings, then of time.
-    without : list of (str, str)
-        Subject and truth of recordings that gave no window.
-    heads_without : dict
-        By head, the truths of those recordings.
-    unknown : int
-        Windows below the recipe's `min_probability`.
-    """
-
-    windows: list[_Window] = field(default_factory=list)
-    without: list[Pair] = field(default_factory=list)
-    heads_without: dict[str, list[str]] = field(default_factory=dict)
-    unknown: int = 0
+    windows: list[_Window] = field(default_factory=list)  # in the order of the recordings, then of time
+    without: list[Pair] = field(default_factory=list)  # subject and truth of recordings that gave no window
+    heads_without: dict[str, list[str]] = field(default_factory=dict)  # by head, the truths of those recordings
+    unknown: int = 0  # windows below the recipe's `min_probability`
 
     def miss(self, recipe: Recipe, recording: Recording) -> None:
         """A recording gave no window: it counts once for each of its classes, and once for each number."""

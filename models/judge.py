@@ -35,20 +35,7 @@ class BatchClassifier(Protocol):
 
 
 class Judge:
-    """Windows to events, pooled where the recipe says so.
-
-    Parameters
-    ----------
-    classifier : BatchClassifier
-        Of a bundle that fits the recipe.
-    recipe : Recipe
-        Says how events are pooled, and below which probability a label is ``unknown``.
-
-    Raises
-    ------
-    BundleError
-        If the recipe pools by an hmm that the bundle has not learned.
-    """
+    """Windows to events, pooled where the recipe says so."""
 
     def __init__(self, classifier: BatchClassifier, recipe: Recipe) -> None:
         self.classifier, self.bundle = classifier, classifier.bundle
@@ -64,20 +51,7 @@ class Judge:
         return self._pool.windows - 1 if self._pool else 0
 
     def judge(self, windows: Sequence[Window], memories: Sequence[Memory]) -> list[list[Event]]:
-        """The events of each window: its own, then one a head of the recipe.
-
-        Parameters
-        ----------
-        windows : sequence of Window
-            Those of a session in order.
-        memories : sequence of Memory
-            Of each window's session (one object, as often as it has windows); brought up to date.
-
-        Raises
-        ------
-        BundleError
-            If a window has another shape than the bundle's.
-        """
+        """The events of each window: its own, then one a head of the recipe."""
         if self.bundle.state:
             events = self.classifier.classify(windows, [self._recall(memory) for memory in memories])
         else:

@@ -30,22 +30,7 @@ _ALIGNMENT = 64  # bytes: the widest vector, and a cache line
 
 
 class OnnxModel:
-    """A loaded ONNX model.
-
-    Parameters
-    ----------
-    model : Path or bytes
-        The ONNX file or its contents.
-    input_name, output_name : str
-        Names in the graph.
-    rule : str
-        One of :data:`RULES`.
-
-    Raises
-    ------
-    BundleError
-        If it cannot be loaded or has no such input or output.
-    """
+    """A loaded ONNX model."""
 
     def __init__(self, model: Path | bytes, input_name: str, output_name: str, rule: str = "any") -> None:
         self.session = load_session(model)
@@ -75,23 +60,7 @@ class OnnxModel:
         self._size = {"any": MAX_BATCH, "single": 1}.get(kind) or max(1, int(size))
 
     def run(self, batch: Array) -> Array:
-        """Logits of each window.
-
-        Parameters
-        ----------
-        batch : ndarray
-            ``(n, *shape)``, C order, of the model's dtype.
-
-        Returns
-        -------
-        ndarray
-            ``(n, labels)``.
-
-        Raises
-        ------
-        BundleError
-            If the model does not take windows of this shape or dtype.
-        """
+        """Logits of each window."""
         parts = [self._run(batch[i : i + self._size]) for i in range(0, len(batch), self._size)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -111,13 +80,7 @@ class OnnxModel:
         return logits[:count]
 
     def settle(self, shape: Sequence[int], dtype: str) -> str:
-        """Take the cheapest rule, from the present one on, under which no row depends on the others; give it.
-
-        Raises
-        ------
-        BundleError
-            If there is none: the same window does not always give the same numbers.
-        """
+        """Take the cheapest rule, from the present one on, under which no row depends on the others; give it."""
         allowed = [self.rule, *RULES[RULES.index(self.rule) + 1 :]] if self.rule in RULES else [self.rule, "single"]
         for rule in allowed:
             self.rule = rule
@@ -164,13 +127,7 @@ def aligned(batch: Array) -> Array:
 
 
 def load_session(model: Path | bytes) -> Any:
-    """An ONNX Runtime session on one thread of the processor, which keeps no memory between two runs.
-
-    Raises
-    ------
-    BundleError
-        If it cannot be loaded.
-    """
+    """An ONNX Runtime session on one thread of the processor, which keeps no memory between two runs."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     # Arena and memory pattern keep the largest batch of every size for ever; without them a run costs no more.

@@ -26,21 +26,11 @@ _LENGTH = struct.Struct("<I")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StreamState:
-    """What a stateful model remembers of one session.
+    """What a stateful model remembers of one session."""
 
-    Attributes
-    ----------
-    hidden : ndarray
-        ``(size,)`` float32: the network's own memory.
-    pending : ndarray
-        ``(m, *shape)`` float32, m below a hop: samples that wait for the rest of their hop.
-    hops : int
-        Hops that went through; the last output is of the samples before ``hops * hop``.
-    """
-
-    hidden: NDArray[np.float32]
-    pending: NDArray[np.float32]
-    hops: int = 0
+    hidden: NDArray[np.float32]  # ``(size,)`` float32: the network's own memory
+    pending: NDArray[np.float32]  # ``(m, *shape)`` float32, m below a hop: samples that wait for the rest of their hop
+    hops: int = 0  # hops that went through; the last output is of the samples before ``hops * hop``
 
     def snapshot(self) -> bytes:
         """All of it, as bytes that depend on nothing else."""
@@ -49,13 +39,7 @@ class StreamState:
 
     @staticmethod
     def restore(data: bytes) -> StreamState:
-        """The state of a snapshot.
-
-        Raises
-        ------
-        BundleError
-            If `data` is none.
-        """
+        """The state of a snapshot."""
         try:
             (length,) = _LENGTH.unpack_from(data)
             header = read_object(data[4 : 4 + length])
@@ -69,29 +53,7 @@ class StreamState:
 
 
 class StatefulModel:
-    """A loaded stateful model, for any number of sessions.
-
-    Parameters
-    ----------
-    model : Path or bytes
-        The ONNX file or its contents, as :meth:`models.zoo.recurrent.Recurrent.export_stateful` writes it.
-    input_name, output_name : str
-        Names in the graph.
-
-    Attributes
-    ----------
-    hop : int
-        Samples from one output to the next.
-    shape : tuple of int
-        Of one sample.
-    columns : int
-        Numbers an output has.
-
-    Raises
-    ------
-    BundleError
-        If it cannot be loaded, or takes no state.
-    """
+    """A loaded stateful model, for any number of sessions."""
 
     def __init__(self, model: Path | bytes, input_name: str = "windows", output_name: str = "logits") -> None:
         self.session = load_session(model)
@@ -104,36 +66,16 @@ class StatefulModel:
                 f"and `{STATE}` to `{output_name}` and `{NEXT_STATE}`; export it with export_stateful"
             )
         _, self.hop, *shape = inputs[input_name]
-        self.shape: tuple[int, ...] = tuple(shape)
+        self.shape: tuple[int, ...] = tuple(shape)  # of one sample
         self._size: int = inputs[STATE][1]
-        self.columns: int = outputs[output_name][1]
+        self.columns: int = outputs[output_name][1]  # numbers an output has
 
     def start(self) -> StreamState:
         """The state at a session's begin."""
         return StreamState(np.zeros(self._size, np.float32), np.zeros((0, *self.shape), np.float32))
 
     def step(self, state: StreamState, samples: Array) -> tuple[StreamState, NDArray[np.float32]]:
-        """Go on with some samples.
-
-        Parameters
-        ----------
-        state : StreamState
-            Of the session; it is not changed.
-        samples : ndarray
-            ``(n, *shape)``, n from 0 on: what follows on the samples before.
-
-        Returns
-        -------
-        state : StreamState
-            Behind them.
-        logits : ndarray
-            ``(hops that became whole, columns)`` float32.
-
-        Raises
-        ------
-        BundleError
-            If samples or state are not of this model's shape.
-        """
+        """Go on with some samples."""
         if samples.shape[1:] != self.shape or state.hidden.shape != (self._size,):
             raise BundleError(
                 f"samples of {samples.shape[1:]} and a state of {state.hidden.shape}, expected {self.shape} and "

@@ -33,29 +33,13 @@ KINDS = ("mean", "hmm")
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """How probabilities are pooled; what a bundle's manifest holds as ``pool``.
+    """How probabilities are pooled; what a bundle's manifest holds as ``pool``."""
 
-    Attributes
-    ----------
-    kind : str
-        ``mean`` or ``hmm``.
-    windows : int
-        How many, from 1, this one counted.
-    transitions : tuple of tuple of float
-        For ``hmm``: row of the class before, column of the class now; each row sums to 1.
-    start : tuple of float
-        For ``hmm``: share of each class, which the network's probabilities are relative to.
-
-    Raises
-    ------
-    FormatError
-        If a parameter is missing or out of range.
-    """
-
-    kind: str
-    windows: int = HMM_WINDOWS
+    kind: str  # ``mean`` or ``hmm``
+    windows: int = HMM_WINDOWS  # how many, from 1, this one counted
+    # for ``hmm``: row of the class before, column of the class now; each row sums to 1
     transitions: tuple[tuple[float, ...], ...] = ()
-    start: tuple[float, ...] = ()
+    start: tuple[float, ...] = ()  # for ``hmm``: share of each class, which the network's probabilities are relative to
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -72,20 +56,6 @@ class Pool:
 
     def step(self, state: State, probabilities: Sequence[float]) -> tuple[State, Row]:
         """The next window of a session.
-
-        Parameters
-        ----------
-        state : list
-            What the last step gave; empty before the first window.
-        probabilities : sequence of float
-            Of this window alone.
-
-        Returns
-        -------
-        state : list
-            For the next window.
-        probabilities : list of float
-            Pooled; they sum to 1.
 
         Examples
         --------
@@ -105,13 +75,6 @@ class Pool:
 
     def step_number(self, state: State, values: Mapping[str, float]) -> tuple[State, dict[str, float]]:
         """The next window of a session, for a head that says a number: the mean of those that the last n windows gave.
-
-        Parameters
-        ----------
-        state : list
-            What the last step gave; empty before the first window.
-        values : mapping of str to float
-            The number by its name; empty where the window gave none, which then stays empty.
 
         Examples
         --------
@@ -143,13 +106,7 @@ class Pool:
 
     @classmethod
     def from_json(cls, described: Mapping[str, Any]) -> Pool:
-        """What :meth:`to_json` gave.
-
-        Raises
-        ------
-        FormatError
-            If it holds something else.
-        """
+        """What :meth:`to_json` gave."""
         try:
             rows = tuple(tuple(float(p) for p in row) for row in described.get("transitions", ()))
             start = tuple(float(p) for p in described.get("start", ()))
@@ -159,17 +116,7 @@ class Pool:
 
 
 def learn_hmm(classes: Sequence[int], sessions: Sequence[str], labels: int, balanced: bool) -> Pool:
-    """An HMM whose transitions are those of the labels of training windows.
-
-    Parameters
-    ----------
-    classes, sessions : sequence
-        Of the windows, each session's in order of time.
-    labels : int
-        Number of classes.
-    balanced : bool
-        Whether the model was trained as if all classes were equally frequent.
-    """
+    """An HMM whose transitions are those of the labels of training windows."""
     counts = np.full((labels, labels), _RARE)
     for i in range(1, len(classes)):
         if sessions[i] == sessions[i - 1]:
@@ -196,11 +143,6 @@ def pool_for(recipe: Recipe, bundle: Bundle) -> Pool | None:
     """How a recipe pools what a bundle says; None for not at all.
 
     The recipe decides; what an ``hmm`` learned stands in the bundle.
-
-    Raises
-    ------
-    BundleError
-        If the recipe asks for an hmm that the bundle has not learned.
     """
     asked = recipe.model.pool if recipe.model else {}
     if not asked:

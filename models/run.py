@@ -166,25 +166,13 @@ def _emit(events: list[Event], now_ns: Callable[[], int] = time.time_ns) -> list
 
 
 def check_model(recipe: Recipe) -> None:
-    """Refuse a recipe that has nothing to classify with.
-
-    Raises
-    ------
-    RecipeError
-        If it has no ``[model]``.
-    """
+    """Refuse a recipe that has nothing to classify with."""
     if recipe.model is None:
         raise RecipeError(f"recipe `{recipe.name}` has no [model], so there is nothing to classify with", recipe.path)
 
 
 def check_matched(recipe: Recipe, report: Report) -> None:
-    """Fail where no recording was the recipe's.
-
-    Raises
-    ------
-    KymoError
-        Naming a recording and its reason.
-    """
+    """Fail where no recording was the recipe's."""
     if report.recordings and not report.matched:
         session, why = next(iter(report.unmatched.items()))
         rest = f" (and {report.recordings - 1} more)" if report.recordings > 1 else ""

@@ -30,18 +30,7 @@ _NAMES = Names()
 
 
 class DerivedFile:
-    """A file that appears whole or not at all.
-
-    Parameters
-    ----------
-    path : Path
-        ``X.mcap``.
-
-    Raises
-    ------
-    KymoError
-        If it cannot be written.
-    """
+    """A file that appears whole or not at all."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._part = path, path.with_name(f"{path.name}.part")
@@ -101,15 +90,7 @@ class DerivedFile:
 
 
 class Watched:
-    """A classifier whose windows are written.
-
-    Parameters
-    ----------
-    classifier : BatchClassifier
-        What classifies.
-    file : DerivedFile
-        Where they go.
-    """
+    """A classifier whose windows are written."""
 
     def __init__(self, classifier: BatchClassifier, file: DerivedFile) -> None:
         self._classifier, self._file, self.bundle = classifier, file, classifier.bundle

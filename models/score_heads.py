@@ -24,23 +24,7 @@ Said = tuple[str, float, float]
 
 
 def score_head(head: HeldHead, sessions: Sequence[str], without: Iterable[str | float] = ()) -> dict[str, Any]:
-    """Scores of one head.
-
-    Parameters
-    ----------
-    head : HeldHead
-        Truths and answers, a row a window.
-    sessions : sequence of str
-        Of the windows.
-    without : iterable of str or float
-        Truths of recordings that gave no window.
-
-    Returns
-    -------
-    dict
-        Of classes what :func:`models.scores.score_windows` says, of a number what :func:`score_numbers` says. Where no
-        truth is known, ``n`` and ``windows`` alone, which are 0.
-    """
+    """Scores of one head."""
     missed = list(without)
     if not head.labels:
         found = zip(sessions, head.truth.tolist(), head.said.tolist(), strict=True)
@@ -53,21 +37,7 @@ def score_head(head: HeldHead, sessions: Sequence[str], without: Iterable[str | 
 
 
 def score_numbers(found: Iterable[Said], without: int = 0) -> dict[str, Any]:
-    """Errors of numbers, of recordings and of windows.
-
-    Parameters
-    ----------
-    found : iterable of (str, float, float)
-        Session, truth, and what was said, NaN for nothing, of each window.
-    without : int
-        Recordings with a truth that gave no window.
-
-    Returns
-    -------
-    dict
-        ``mae``, ``rmse``, ``r2``, ``n`` of recordings, ``window_mae``, ``window_rmse``, ``window_r2``, ``windows`` of windows;
-        ``unclassified``: recordings of which no number was said. They are in no error.
-    """
+    """Errors of numbers, of recordings and of windows."""
     own: dict[str, list[tuple[float, float]]] = {}
     for session, truth, said in found:
         pairs = own.setdefault(session, [])
@@ -131,17 +101,7 @@ def said_of(name: str, scores: Mapping[str, Any]) -> str:
 def collect(
     names: Sequence[str], rows: Sequence[Mapping[str, tuple[Any, Any]]], labels: Mapping[str, Sequence[str]]
 ) -> list[HeldHead]:
-    """Heads of windows that were judged one by one.
-
-    Parameters
-    ----------
-    names : sequence of str
-        Heads, in their order.
-    rows : sequence of mapping
-        Of each window, by head: its truth (None: not known), and probabilities by class or a number (NaN: none).
-    labels : mapping
-        Of each head; empty for a number. Truths that are none of them are put behind.
-    """
+    """Heads of windows that were judged one by one."""
     made = []
     for name in names:
         truths = [row[name][0] for row in rows]

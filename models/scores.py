@@ -19,22 +19,7 @@ Judged = tuple[str, str, Mapping[str, float]]
 
 
 def score_windows(found: Iterable[Judged], labels: Sequence[str], without: Sequence[str] = ()) -> dict[str, Any]:
-    """Scores of classified windows and of the recordings that they make up.
-
-    Parameters
-    ----------
-    found : iterable of (str, str, mapping)
-        Session, truth and probabilities of each window.
-    labels : sequence of str
-        Gives the order of the classes.
-    without : sequence of str
-        Truths of recordings that gave no window.
-
-    Returns
-    -------
-    dict
-        What :func:`score` says of recordings, with ``window_accuracy`` and the number of ``windows``.
-    """
+    """Scores of classified windows and of the recordings that they make up."""
     recordings: dict[Pair, dict[str, float]] = {}
     window_pairs: list[Pair] = []
     for session, truth, probabilities in found:
@@ -60,20 +45,6 @@ def score(pairs: Sequence[Pair], labels: Sequence[str] = ()) -> dict[str, Any]:
 
     Precision, recall and F1 of a class are 0 where they are undefined. `macro_precision`, `macro_recall` and `macro_f1` are
     their plain means over the classes that occur as truth or as answer (D. D. Lewis 1991, Evaluating Text Categorization).
-
-    Parameters
-    ----------
-    pairs : sequence of (str, str)
-        Truth and answer, at least one.
-    labels : sequence of str
-        Gives the order of the classes.
-
-    Returns
-    -------
-    dict
-        ``accuracy``, ``macro_precision``, ``macro_recall``, ``macro_f1``, ``per_class`` (by class ``precision``, ``recall``,
-        ``f1``, ``n``), ``confusion`` (by truth, by answer), ``not_judged`` (classes of `labels` that are nowhere the truth),
-        ``commonest`` (the commonest truth: ``label``, and the ``accuracy`` of always saying it), ``n``, ``unclassified``.
     """
     counts = Counter(pairs)
     present = {name for pair in pairs for name in pair} - {UNCLASSIFIED}

@@ -31,18 +31,7 @@ def follows(window: Window, end_index: int, end_ns: int) -> bool:
 
 
 class WindowModel:
-    """The model of a stateful bundle.
-
-    Parameters
-    ----------
-    bundle : Bundle
-        Its manifest names the size of the state.
-
-    Raises
-    ------
-    BundleError
-        If the graph does not load, or is not the one that the manifest describes.
-    """
+    """The model of a stateful bundle."""
 
     #: Windows go through one at a time: what one gives may not depend on which others are there.
     rule = "single"
@@ -65,22 +54,7 @@ class WindowModel:
         return np.concatenate([self._model.step(self._model.start(), window)[1] for window in batch])
 
     def go_on(self, windows: Sequence[Window], batch: Array, memories: Sequence[dict[str, Any]]) -> Array:
-        """Logits of windows that go on where their sessions stand.
-
-        Parameters
-        ----------
-        windows : sequence of Window
-            Those of a session in order.
-        batch : ndarray
-            ``(n, *shape)``: their numbers as the model takes them.
-        memories : sequence of dict
-            Of each window's session; JSON values.
-
-        Returns
-        -------
-        ndarray
-            ``(n, columns)`` float32.
-        """
+        """Logits of windows that go on where their sessions stand."""
         logits = np.empty((len(windows), self._model.columns), np.float32)
         for i, (window, memory) in enumerate(zip(windows, memories, strict=True)):
             state, found = self._model.step(self._recall(window, memory), batch[i])

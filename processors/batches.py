@@ -51,40 +51,16 @@ class Handler(Protocol):
 
 
 class BatchApp(faust.App):
-    """A Faust app that hands fetched records to a handler.
+    """A Faust app that hands fetched records to a handler."""
 
-    Parameters
-    ----------
-    group : str
-        Consumer group, ``prefix.recipe.role``.
-    topics : sequence of str
-        Input topics; they must exist, with equal numbers of partitions.
-    settings : Settings
-        Brokers, security, session timeout.
-    instance : str
-        Static member name; a worker that comes back under it within the session timeout gets its partitions at once.
-    failed : callable
-        Called, and expected not to return, with an error after which only a new beginning is safe, such as partitions lost with work
-        unfinished, or after which none is.
-
-    Attributes
-    ----------
-    handler : Handler
-        What takes the records.
-    lease : Lease
-        How long it may act on its partitions.
-    fetch : Fetch, optional
-        Where the records come from, once it has started.
-    """
-
-    handler: Handler
-    fetch: Fetch | None = None
+    handler: Handler  # what takes the records
+    fetch: Fetch | None = None  # where the records come from, once it has started
 
     def __init__(
         self,
         group: str,
-        topics: Iterable[str],
-        settings: Settings,
+        topics: Iterable[str],  # input topics; they must exist, with equal numbers of partitions
+        settings: Settings,  # brokers, security, session timeout
         instance: str,
         failed: Callable[[BaseException], None],
     ) -> None:
@@ -105,6 +81,7 @@ class BatchApp(faust.App):
         )
         self._failed, self._settings = failed, settings
         self._assigned: Set[TopicPartition] = frozenset()
+        # how long it may act on its partitions
         self.lease = Lease(settings.session_timeout_s, rebalance_timeout_s(settings.session_timeout_s))
         # An agent makes Faust subscribe; its stream stays empty, since records go to the handler.
         self.agent(self.topic(*topics, value_type=bytes, value_serializer="raw"), name=f"{group}.subscription")(
@@ -179,13 +156,7 @@ class BatchApp(faust.App):
         self._failed(client_error(error, self._settings, self.conf.id))
 
     async def commit_with(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
-        """Commit offsets with metadata.
-
-        Raises
-        ------
-        DeliveryError
-            If the partitions may be another worker's by now.
-        """
+        """Commit offsets with metadata."""
         try:
             await self.consumer._thread.commit_with(offsets)
         except (KafkaError, IllegalStateError) as error:

@@ -48,22 +48,7 @@ Batch = dict[TopicPartition, list[Record]]
 
 
 class Fetch:
-    """Fetches partitions in a thread of its own, from where it is told to, until it is told otherwise.
-
-    Parameters
-    ----------
-    arguments : dict
-        Connection arguments of librdkafka's clients.
-    loop : AbstractEventLoop
-        Where the records are taken; every method is called there.
-    failed : callable
-        Called in the loop with an error after which nothing comes any more.
-
-    Raises
-    ------
-    BrokerError
-        If the arguments cannot be used.
-    """
+    """Fetches partitions in a thread of its own, from where it is told to, until it is told otherwise."""
 
     def __init__(
         self, arguments: dict[str, Any], loop: asyncio.AbstractEventLoop, failed: Callable[[BaseException], None]

@@ -34,17 +34,7 @@ class Instant:
 
 
 class Lease:
-    """A member's right to its partitions. It is told in one thread and asked in another.
-
-    Parameters
-    ----------
-    session_s : float
-        Session timeout; half of it is used.
-    rebalance_s : float
-        Rebalance timeout.
-    now : callable
-        Both clocks.
-    """
+    """A member's right to its partitions. It is told in one thread and asked in another."""
 
     def __init__(self, session_s: float, rebalance_s: float, now: Callable[[], Instant] = Instant.now) -> None:
         self._heard_s, self._settled_s, self._now = session_s / 2, rebalance_s - _MARGIN_S, now

@@ -16,15 +16,7 @@ _LENGTH = struct.Struct("<I")
 
 
 def pack(meta: Mapping[str, Any], arrays: Mapping[str, Array] | None = None) -> bytes:
-    """Bytes of a Stage's memory.
-
-    Parameters
-    ----------
-    meta : mapping
-        JSON values, or Headers.
-    arrays : mapping of str to ndarray, optional
-        Kept with dtype and shape, in C order; an array of objects holds bytes, ``(n,)``.
-    """
+    """Bytes of a Stage's memory."""
     described, blobs = [], []
     for name, array in (arrays or {}).items():
         if array.dtype == object:  # frames as bytes

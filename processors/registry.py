@@ -42,13 +42,7 @@ STEPS: dict[str, type[Spec]] = {spec.name: spec for spec in _ALL}
 
 
 def make_step(name: str, parameters: Mapping[str, Any]) -> Spec:
-    """A Spec from its name and parameters.
-
-    Raises
-    ------
-    FormatError
-        If there is no such step or parameter; the text says which is nearest.
-    """
+    """A Spec from its name and parameters."""
     if name not in STEPS:
         raise FormatError(f"no step {name!r}{nearest(name, STEPS)}")
     cls = STEPS[name]
@@ -63,13 +57,7 @@ def make_step(name: str, parameters: Mapping[str, Any]) -> Spec:
 
 
 def spec_from_json(described: Mapping[str, Any]) -> Spec:
-    """The Spec that :meth:`Spec.to_json` described.
-
-    Raises
-    ------
-    FormatError
-        If it describes none.
-    """
+    """The Spec that :meth:`Spec.to_json` described."""
     if not isinstance(described, Mapping) or not isinstance(described.get("step"), str):
         raise FormatError(f"{str(described)[:80]} describes no step, expected an object with a `step`")
     return make_step(described["step"], {k: v for k, v in described.items() if k != "step"})

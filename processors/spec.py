@@ -21,15 +21,10 @@ Item = Chunk | Window
 
 
 class Stage(ABC):
-    """The memory of one Spec in one session.
-
-    Attributes
-    ----------
-    counts : Counter
-        What was noticed, by name (``gaps``, ``duplicates``, ``late``, …); the owner may read and clear it.
-    """
+    """The memory of one Spec in one session."""
 
     def __init__(self) -> None:
+        # what was noticed, by name (``gaps``, ``duplicates``, ``late``, …); the owner may read and clear it
         self.counts: Counter[str] = Counter()
 
     @abstractmethod
@@ -70,24 +65,12 @@ class Spec(ABC):
         """A Stage for one session."""
 
     def at(self, fmt: Format) -> Spec:
-        """This step behind what gives `fmt`, with what it can know from there filled in; most know all by themselves.
-
-        Raises
-        ------
-        FormatError
-            If it cannot stand there.
-        """
+        """This step behind what gives `fmt`, with what it can know from there filled in; most know all by themselves."""
         return self
 
     @abstractmethod
     def output(self, inputs: Mapping[str, Format]) -> Format:
-        """Format of what comes out, from the formats of what comes in, without data.
-
-        Raises
-        ------
-        FormatError
-            If the step cannot take its input.
-        """
+        """Format of what comes out, from the formats of what comes in, without data."""
 
     def apply(self, data: Array, fmt: Format) -> Array:
         """The step on a whole array at once: ``(n, *shape)`` to ``(m, *output.shape)``; how it is done per window."""

@@ -39,11 +39,6 @@ _UNITS: dict[str, tuple[str, float]] = {
 def factor(came: str, wanted: str) -> float:
     """What to multiply a value in `came` with to have it in `wanted`.
 
-    Raises
-    ------
-    FormatError
-        If the two differ and are not known to measure the same.
-
     Examples
     --------
     >>> factor("g", "m/s^2"), factor("odd", "odd")

@@ -59,24 +59,13 @@ class Format:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A Format of one session: whose it is, when sample 0 was taken, and by which chain it was made.
+    """A Format of one session: whose it is, when sample 0 was taken, and by which chain it was made."""
 
-    Attributes
-    ----------
-    session : str
-        One recording of one subject or device; the Kafka key.
-    origin_ns : int
-        Unix time of sample 0, ns. A source that re-anchors its clock sends a new origin; no window spans the two.
-    format : Format
-        What one sample is.
-    chain : str
-        Digest of the steps that made it; empty for raw samples.
-    """
-
-    session: str
+    session: str  # one recording of one subject or device; the Kafka key
+    # Unix time of sample 0, ns. A source that re-anchors its clock sends a new origin; no window spans the two
     origin_ns: int
-    format: Format
-    chain: str = ""
+    format: Format  # what one sample is
+    chain: str = ""  # digest of the steps that made it; empty for raw samples
 
     def time_ns(self, index: int) -> int:
         """Unix time of sample `index` in ns, exact integer arithmetic (rounded down)."""
@@ -220,15 +209,6 @@ def _memory_order(strides: tuple[int, ...]) -> tuple[tuple[int, ...], int, tuple
 def sample_time_ns(origin_ns: int, rate: Fraction, index: int) -> int:
     """Unix time of sample `index`: ``origin_ns + index * 10**9 * den // num``.
 
-    Parameters
-    ----------
-    origin_ns : int
-        Unix time of sample 0, ns.
-    rate : Fraction
-        Samples per second, above 0.
-    index : int
-        Sample number.
-
     Examples
     --------
     >>> sample_time_ns(0, Fraction(30), 1)
@@ -251,19 +231,5 @@ def index_at(origin_ns: int, rate: Fraction, time_ns: int) -> int:
 def signal_format(
     stream: str, channels: tuple[str, ...], rate: Fraction | int, dtype: str = "float32", units: tuple[str, ...] = ()
 ) -> Format:
-    """Format of a plain signal: a sample is one number a channel.
-
-    Parameters
-    ----------
-    stream : str
-        ``kind[.place]``.
-    channels : tuple of str
-        Channel names.
-    rate : Fraction or int
-        Samples per second.
-    dtype : str
-        float32, float64 or int16.
-    units : tuple of str
-        One a channel, or empty.
-    """
+    """Format of a plain signal: a sample is one number a channel."""
     return Format(stream, tuple(channels), tuple(units), Fraction(rate), dtype, (len(channels),))

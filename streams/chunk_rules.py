@@ -28,13 +28,7 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # a line feed, say, en
 
 
 def checked_header(m: Message) -> Header:
-    """Header of a message in which every field is plausible.
-
-    Raises
-    ------
-    ChunkError
-        `invalid`; the text names the field.
-    """
+    """Header of a message in which every field is plausible."""
     where, channels, units = _checked_names(m)
     if m.rate_den == 0 or m.rate_num > _MAX_RATE * m.rate_den or (m.step_num and not m.step_den):
         raise ChunkError("invalid", f"{where}: rate {m.rate_num}/{m.rate_den} Hz, step {m.step_num}/{m.step_den}")
@@ -104,13 +98,7 @@ def last_index(header: Header) -> int:
 
 
 def checked_times(header: Header, times: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Times of an irregular stream's samples, ``(n,)``, Unix ns, if they do not go back.
-
-    Raises
-    ------
-    ChunkError
-        `invalid`.
-    """
+    """Times of an irregular stream's samples, ``(n,)``, Unix ns, if they do not go back."""
     if len(times) and ((times[1:] < times[:-1]).any() or times[0] <= -_MAX_TIME or times[-1] >= _MAX_TIME):
         where = f"{header.session}/{header.format.stream}"
         raise ChunkError("invalid", f"{where}: its {len(times)} times go back, or are beyond {_MAX_TIME} ns")
@@ -118,13 +106,7 @@ def checked_times(header: Header, times: NDArray[np.int64]) -> NDArray[np.int64]
 
 
 def checked_filled(m: Message) -> tuple[tuple[int, int, bool], ...]:
-    """Ranges of raw samples that were interpolated, one behind the other.
-
-    Raises
-    ------
-    ChunkError
-        `invalid`.
-    """
+    """Ranges of raw samples that were interpolated, one behind the other."""
     numbers = list(m.filled)
     gaps = tuple((a, b, bool(c)) for a, b, c in zip(*[iter(numbers)] * 3, strict=False))
     ends = [0, *(b for _, b, _ in gaps)]

@@ -29,11 +29,6 @@ _MAX_HEADER = 2**16  # bytes of a header that is worth remembering
 class ChunkCodec:
     """Encodes and decodes Chunks; one a thread.
 
-    Parameters
-    ----------
-    cache_size : int
-        How many stream headers to keep parsed.
-
     Examples
     --------
     >>> import numpy as np
@@ -53,13 +48,7 @@ class ChunkCodec:
         self._cache_size = cache_size
 
     def encode(self, chunk: Chunk) -> bytes:
-        """Bytes of a chunk.
-
-        Raises
-        ------
-        ChunkError
-            If the chunk contradicts its header (`invalid`).
-        """
+        """Bytes of a chunk."""
         header, count = chunk.header, len(chunk.data)
         known = self._encoded.get((id(header), chunk.end))
         if known is None:
@@ -85,13 +74,7 @@ class ChunkCodec:
         return b"".join((prefix, known[1], extra, _TAG_DATA, varint(len(data)), data))
 
     def decode(self, raw: bytes) -> Chunk:
-        """Chunk of a message; its `data` is a read-only view of `raw`.
-
-        Raises
-        ------
-        ChunkError
-            `undecodable` if the bytes are no Chunk message, `invalid` if the message contradicts itself.
-        """
+        """Chunk of a message; its `data` is a read-only view of `raw`."""
         if len(raw) >= _PREFIX.size:
             tag, size, tag2, first_index = _PREFIX.unpack_from(raw)
             start = len(raw) - size

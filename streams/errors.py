@@ -33,17 +33,7 @@ class SettingsError(KymoError):
 
 
 class RecipeError(KymoError):
-    """A recipe that does not hold together.
-
-    Parameters
-    ----------
-    message : str
-        What was expected, what came, what to do.
-    path : Path or str, optional
-        The recipe's file.
-    line : int, optional
-        Its line, counted from 1.
-    """
+    """A recipe that does not hold together."""
 
     def __init__(self, message: str, path: Path | str | None = None, line: int | None = None) -> None:
         where = f"{path}:{line}: " if path and line else f"{path}: " if path else f"line {line}: " if line else ""
@@ -56,17 +46,7 @@ class FormatError(KymoError):
 
 
 class SourceError(KymoError):
-    """A file that cannot be read as it stands.
-
-    Parameters
-    ----------
-    message : str
-        What was expected, what came, what to do.
-    path : Path or str, optional
-        The file.
-    row : int, optional
-        Its row, counted from 1 as an editor counts lines (the header is row 1).
-    """
+    """A file that cannot be read as it stands."""
 
     def __init__(self, message: str, path: Path | str | None = None, row: int | None = None) -> None:
         where = f"{path}, row {row}: " if path and row else f"{path}: " if path else ""
@@ -75,15 +55,7 @@ class SourceError(KymoError):
 
 
 class PlanError(KymoError):
-    """A motion plan that cannot be carried out.
-
-    Parameters
-    ----------
-    message : str
-        The field's full name, what it is, what was expected.
-    path : Path or str, optional
-        The plan's file.
-    """
+    """A motion plan that cannot be carried out."""
 
     def __init__(self, message: str, path: Path | str | None = None) -> None:
         super().__init__(f"{path}: {message}" if path else message)
@@ -91,15 +63,7 @@ class PlanError(KymoError):
 
 
 class ChunkError(KymoError):
-    """Bytes that are no Chunk, or a Chunk that contradicts itself.
-
-    Parameters
-    ----------
-    reason : str
-        One of :data:`REASONS`; a metric label and the ``reason`` header on ``kymo.rejected``.
-    message : str
-        The particulars.
-    """
+    """Bytes that are no Chunk, or a Chunk that contradicts itself."""
 
     REASONS = ("undecodable", "invalid", "key", "oversize")
 

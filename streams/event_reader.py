@@ -17,27 +17,13 @@ CLOCK_SLACK_NS = 60 * 10**9
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """Which events to give.
+    """Which events to give."""
 
-    Attributes
-    ----------
-    recipe : str, optional
-        Only this recipe's.
-    since : int, optional
-        Only windows that end after this event time, Unix ns.
-    since_emitted : int, optional
-        Only events that were published at or after this wall time, Unix ns.
-    head : str, optional
-        Only this head's; empty for those of recipes' own classes.
-    session : str, optional
-        Only this session's.
-    """
-
-    recipe: str | None = None
-    since: int | None = None
-    since_emitted: int | None = None
-    head: str | None = None
-    session: str | None = None
+    recipe: str | None = None  # only this recipe's
+    since: int | None = None  # only windows that end after this event time, Unix ns
+    since_emitted: int | None = None  # only events that were published at or after this wall time, Unix ns
+    head: str | None = None  # only this head's; empty for those of recipes' own classes
+    session: str | None = None  # only this session's
 
     def takes(self, event: Event) -> bool:
         """Whether the event is wanted."""
@@ -53,33 +39,12 @@ class EventFilter:
 def read_events(
     settings: Settings,
     *,
-    follow: bool = False,
+    follow: bool = False,  # go on with what is published later; else end where the topic ended when the reading began
     wanted: EventFilter | None = None,
-    stop: Callable[[], bool] | None = None,
+    stop: Callable[[], bool] | None = None,  # asked at least five times a second; a true answer ends the reading
     on_bad: Callable[[Record, EventError], None] | None = None,
 ) -> Iterator[Event]:
-    """Events of ``kymo.events``, read without a group.
-
-    Parameters
-    ----------
-    settings : Settings
-        Broker and prefix.
-    follow : bool
-        Go on with what is published later; else end where the topic ended when the reading began.
-    wanted : EventFilter, optional
-        All by default.
-    stop : callable, optional
-        Asked at least five times a second; a true answer ends the reading.
-    on_bad : callable, optional
-        Told of records that hold no event; by default they are an error.
-
-    Raises
-    ------
-    EventError
-        A record holds no event; the text names topic, partition and offset.
-    TopicError, BrokerError
-        No such topic, or no broker.
-    """
+    """Events of ``kymo.events``, read without a group."""
     wanted = wanted or EventFilter()
     topic = Names(settings.prefix).of("events")
     from_ms = None if wanted.since_emitted is None else max(0, (wanted.since_emitted - CLOCK_SLACK_NS) // 10**6)

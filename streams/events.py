@@ -181,15 +181,6 @@ def _checked(found: dict[str, Any], name: str) -> Any:
 def event_id(recipe: str, session: str, start_index: int, head: str = "") -> str:
     """Id of an event: the same for the same window, whichever bundle classified it.
 
-    Parameters
-    ----------
-    recipe, session : str
-        Names.
-    start_index : int
-        First sample of the window.
-    head : str
-        Which output of a model with several, else empty.
-
     Examples
     --------
     >>> event_id("walk", "s1", 500), event_id("walk", "s1", 500, "gait")

@@ -46,18 +46,6 @@ class Moment(click.ParamType):
 def parse_moment(text: str, now_ns: int) -> int:
     """Unix ns of a date, an ISO 8601 time (UTC unless it says otherwise), Unix seconds, or a length of time ago.
 
-    Parameters
-    ----------
-    text : str
-        As typed.
-    now_ns : int
-        Unix time, ns.
-
-    Raises
-    ------
-    ValueError
-        It is none of them.
-
     Examples
     --------
     >>> parse_moment("10m", 700 * 10**9), parse_moment("1970-01-01T00:00:01.5", 0), parse_moment("1.25", 0)
@@ -77,13 +65,7 @@ def parse_moment(text: str, now_ns: int) -> int:
 
 
 def recipe_name(recipe: str) -> str:
-    """Name of a recipe that is given by name or by its file.
-
-    Raises
-    ------
-    RecipeError
-        The file cannot be read or has no name.
-    """
+    """Name of a recipe that is given by name or by its file."""
     if not recipe.endswith(".toml"):
         return recipe
     try:

@@ -20,21 +20,6 @@ MAX_DEPTH = 64
 def read_object(raw: bytes | str | None, most: int = MAX_BYTES, nan: bool = False) -> dict[str, Any]:
     """The JSON object of a message, or of a file; see :func:`read_json`.
 
-    Parameters
-    ----------
-    raw : bytes or str, optional
-        UTF-8; None, as of a tombstone, holds none.
-    most : int
-        How long it may be, bytes.
-    nan : bool
-        Whether NaN and infinities are taken, as null: older bundles have them among their scores.
-
-    Raises
-    ------
-    MessageError
-        If it is no JSON object, holds a number that is not finite or beyond 64 bits, half a character, is nested deeper than
-        :data:`MAX_DEPTH` or longer than `most`.
-
     Examples
     --------
     >>> read_object(b'{"start_ns": 5}')
@@ -53,11 +38,6 @@ def read_object(raw: bytes | str | None, most: int = MAX_BYTES, nan: bool = Fals
 def read_json(raw: bytes | str | None, most: int = MAX_BYTES, numbers: bool = True, nan: bool = False) -> Any:
     """The JSON of a message, or of a file, whatever it is; without `numbers` these are not looked at, as where samples stand in it.
     `nan` is as for :func:`read_object`.
-
-    Raises
-    ------
-    MessageError
-        See :func:`read_object`.
     """
     size = len(raw or b"")
     if not raw or size > most:

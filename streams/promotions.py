@@ -43,28 +43,14 @@ PROMOTION_SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """A message of ``kymo.models``.
+    """A message of ``kymo.models``."""
 
-    Attributes
-    ----------
-    recipe, alias : str
-        Whose, and ``champion`` or ``shadow``.
-    bundle : str
-        ``recipe@digest``; empty for none.
-    promoted_ns : int
-        Unix ns.
-    registry : str
-        Folder or URL where it was promoted, for people: nothing is loaded from there.
-    action, by, why : str
-        ``promote`` or ``rollback``; who; the reason given.
-    """
-
-    recipe: str
+    recipe: str  # whose, and ``champion`` or ``shadow``
     alias: str
-    bundle: str
+    bundle: str  # ``recipe@digest``; empty for none
     promoted_ns: int
-    registry: str = ""
-    action: str = "promote"
+    registry: str = ""  # folder or URL where it was promoted, for people: nothing is loaded from there
+    action: str = "promote"  # ``promote`` or ``rollback``; who; the reason given
     by: str = ""
     why: str = ""
 
@@ -80,11 +66,6 @@ class Promotion:
     @classmethod
     def from_json(cls, raw: bytes | str | None) -> Promotion:
         """The promotion of a message; members that are not known are left out.
-
-        Raises
-        ------
-        BundleError
-            If it is no JSON object, a member is absent or of the wrong type, or a name could lead elsewhere.
 
         Examples
         --------
@@ -112,20 +93,7 @@ class Promotion:
 
 
 def announce(settings: Settings, promotion: Promotion) -> str:
-    """Tell running agents.
-
-    Parameters
-    ----------
-    settings : Settings
-        Broker and prefix.
-    promotion : Promotion
-        What to tell.
-
-    Returns
-    -------
-    str
-        Empty, or why it could not be told, on one line: then agents take the promotion at their next start.
-    """
+    """Tell running agents."""
     if not settings.brokers:
         return "no broker is named or runs here"
     try:

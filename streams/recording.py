@@ -20,42 +20,24 @@ Times = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class InputOptions:
-    """One ``[[input]]`` of a recipe, as far as reading needs it.
+    """One ``[[input]]`` of a recipe, as far as reading needs it."""
 
-    Attributes
-    ----------
-    stream : str
-        ``kind[.place]`` of the stream to make.
-    channels : tuple of str
-        Columns to take, in this order; empty for all numeric ones. In MCAP files with a topic a signal:
-        ``topic.channel``.
-    rate_hz : Fraction, optional
-        Samples per second; 0 for an irregular stream, None to take it from the file's times.
-    units : tuple of str
-        One a channel, or empty where unknown.
-    """
-
-    stream: str
+    stream: str  # ``kind[.place]`` of the stream to make
+    # columns to take, in this order; empty for all numeric ones. In MCAP files with a topic a signal:
+    # ``topic.channel``
     channels: tuple[str, ...] = ()
+    # samples per second; 0 for an irregular stream, None to take it from the file's times
     rate_hz: Fraction | None = None
-    units: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()  # one a channel, or empty where unknown
 
 
 @dataclass(frozen=True, slots=True)
 class LabelOptions:
-    """Where one set of labels stands.
+    """Where one set of labels stands."""
 
-    Attributes
-    ----------
-    column, key : str, optional
-        A column, or a member of `metadata` in a labels JSON: the set's name.
-    names : mapping
-        Name of each value.
-    """
-
-    column: str | None = None
+    column: str | None = None  # a column, or a member of `metadata` in a labels JSON: the set's name
     key: str | None = None
-    names: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)  # name of each value
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,27 +99,15 @@ class ReadOptions:
 
 @dataclass(slots=True, eq=False)
 class StreamData:
-    """One stream of a recording.
+    """One stream of a recording."""
 
-    Attributes
-    ----------
-    header : Header
-        Shared by all its chunks.
-    data : ndarray
-        All samples, ``(n, *header.format.shape)`` of the header's dtype; for jpeg an object array ``(n,)`` of bytes.
-    times_ns : ndarray of int64, optional
-        ``(n,)``, irregular streams only.
-    first_index : int
-        Number of the first sample.
-    pieces : list of (int, ndarray)
-        Runs of consecutive samples with the number of their first; a gap is a jump between two of them. Views of
-        `data`, in order. One piece by default.
-    """
-
-    header: Header
+    header: Header  # shared by all its chunks
+    # all samples, ``(n, *header.format.shape)`` of the header's dtype; for jpeg an object array ``(n,)`` of bytes
     data: Array
-    times_ns: Times | None = None
-    first_index: int = 0
+    times_ns: Times | None = None  # ``(n,)``, irregular streams only
+    first_index: int = 0  # number of the first sample
+    # runs of consecutive samples with the number of their first; a gap is a jump between two of them. Views of
+    # `data`, in order. One piece by default
     pieces: list[tuple[int, Array]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -147,19 +117,7 @@ class StreamData:
 
     @classmethod
     def from_indexes(cls, header: Header, data: Array, indexes: Times, times_ns: Times | None = None) -> StreamData:
-        """A stream whose samples carry these numbers.
-
-        Parameters
-        ----------
-        header : Header
-            Of the stream.
-        data : ndarray
-            ``(n, *shape)``.
-        indexes : ndarray of int64
-            ``(n,)``, strictly increasing.
-        times_ns : ndarray of int64, optional
-            ``(n,)``, irregular streams only.
-        """
+        """A stream whose samples carry these numbers."""
         cuts = [0, *(np.flatnonzero(np.diff(indexes) != 1) + 1).tolist(), len(indexes)]
         pieces = [(int(indexes[a]), data[a:b]) for a, b in pairwise(cuts) if b > a]
         return cls(header, data, times_ns, 0, pieces)
@@ -199,11 +157,6 @@ class StreamData:
         ``end=True``.
 
         An empty stream gives one empty chunk with ``end=True``.
-
-        Parameters
-        ----------
-        samples : int
-            At least 1.
         """
         if samples < 1:
             raise ValueError(f"chunks of {samples} samples: expected at least 1")

@@ -60,19 +60,7 @@ _KINDS: dict[str, type] = {
 
 
 def session_record(recording: Recording) -> dict[str, Any]:
-    """What is known of a session: who, with what, which streams, read by which software.
-
-    Parameters
-    ----------
-    recording : Recording
-        As a reader gave it.
-
-    Returns
-    -------
-    dict
-        JSON: ``session, subject, start_ns, end_ns, streams[{stream, placement, channels, units, rate_hz, rate, dtype,
-        samples}], device, placement, axes, software, source, metadata{}, notes[]``. Labels travel on ``kymo.labels``.
-    """
+    """What is known of a session: who, with what, which streams, read by which software."""
     known = {name.lower(): text for name, text in recording.metadata.items()}
     return {
         "session": recording.session,
@@ -90,11 +78,6 @@ def session_record(recording: Recording) -> dict[str, Any]:
 
 def read_session(raw: bytes | None) -> dict[str, Any]:
     """A session's record, its members of the types that :func:`session_record` gives them, or absent.
-
-    Raises
-    ------
-    MessageError
-        If it is none; the text names the member.
 
     Examples
     --------
@@ -117,13 +100,7 @@ def checked_session(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain_name(name: str) -> str:
-    """A name that can be printed on a line.
-
-    Raises
-    ------
-    MessageError
-        If it holds a control character, or was no UTF-8.
-    """
+    """A name that can be printed on a line."""
     if CONTROL.search(name) or "\ufffd" in name:
         raise MessageError(f"session: the name {name[:40]!r} holds what cannot be printed on a line")
     return name

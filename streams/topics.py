@@ -15,35 +15,16 @@ FENCE_MS = 4_000
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One row of the table.
+    """One row of the table."""
 
-    Attributes
-    ----------
-    name : str
-        Without the prefix.
-    carries : str
-        What its messages are.
-    retention_ms : int
-        How long messages stay; -1 for ever.
-    retention_bytes : int
-        Cap a partition; -1 for none.
-    compact : bool
-        Whether only the newest message of a key is kept.
-    partitions : int, optional
-        A fixed count; None for the setting's, equal for all keyed by session.
-    message_max : int
-        Largest message, bytes.
-    fenced : bool
-        Written by workers only, which may be stopped and overtaken: records older than :data:`FENCE_MS` are refused.
-    """
-
-    name: str
-    carries: str
-    retention_ms: int = 24 * HOUR_MS
-    retention_bytes: int = 2 * 1024 * MIB
-    compact: bool = False
-    partitions: int | None = None
-    message_max: int = MESSAGE_MAX
+    name: str  # without the prefix
+    carries: str  # what its messages are
+    retention_ms: int = 24 * HOUR_MS  # how long messages stay; -1 for ever
+    retention_bytes: int = 2 * 1024 * MIB  # cap a partition; -1 for none
+    compact: bool = False  # whether only the newest message of a key is kept
+    partitions: int | None = None  # a fixed count; None for the setting's, equal for all keyed by session
+    message_max: int = MESSAGE_MAX  # largest message, bytes
+    # written by workers only, which may be stopped and overtaken: records older than :data:`FENCE_MS` are refused
     fenced: bool = False
 
     def config(self) -> dict[str, str]:

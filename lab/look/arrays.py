@@ -29,24 +29,14 @@ _IMU = re.compile(r"(?<![a-z])(acc|gyr|mag|imu)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TopicArray:
-    """A topic's samples.
+    """A topic's samples."""
 
-    Attributes
-    ----------
-    topic : str
-        As the file has it.
-    channels : tuple of str
-        Names of the columns: the schema's titles, else x, y, z for three, w, x, y, z for four, else v0, v1 …
-    times_ns : ndarray of int64
-        ``(n,)``, in order: each message's ``timestamp``, else the time at which it was logged.
-    values : ndarray of float64
-        ``(n, channels)``; null is NaN. ``(0, 0)`` for a topic without messages.
-    """
-
-    topic: str
+    topic: str  # as the file has it
+    # names of the columns: the schema's titles, else x, y, z for three, w, x, y, z for four, else v0, v1 …
     channels: tuple[str, ...]
+    # ``(n,)``, in order: each message's ``timestamp``, else the time at which it was logged
     times_ns: NDArray[np.int64]
-    values: NDArray[np.float64]
+    values: NDArray[np.float64]  # ``(n, channels)``; null is NaN. ``(0, 0)`` for a topic without messages
 
     def __len__(self) -> int:
         return len(self.times_ns)
@@ -61,22 +51,12 @@ class TopicArray:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImuWindow:
-    """What lies in ``[start_ns, end_ns)``.
+    """What lies in ``[start_ns, end_ns)``."""
 
-    Attributes
-    ----------
-    index : int
-        Its number; windows without any sample are left out, so numbers may jump.
-    start_ns, end_ns : int
-        Half open.
-    topics : mapping of str to TopicArray
-        Every topic that was asked for; views of the whole, some perhaps empty.
-    """
-
-    index: int
+    index: int  # its number; windows without any sample are left out, so numbers may jump
     start_ns: int
     end_ns: int
-    topics: Mapping[str, TopicArray]
+    topics: Mapping[str, TopicArray]  # every topic that was asked for; views of the whole, some perhaps empty
 
 
 def topic_arrays(path: str | Path, topics: Sequence[str] | None = None) -> dict[str, TopicArray]:

@@ -30,19 +30,7 @@ _LINES: tuple[tuple[str, Any], ...] = (
 def recording_figure(
     name: str, panels: Sequence[Panel], bands: Mapping[str, Sequence[Band]], classes: Sequence[str] = ()
 ) -> Drawing:
-    """Streams one below the other on one time axis; labels as named bands above and as tints behind.
-
-    Parameters
-    ----------
-    name : str
-        Keeps the figure apart from others of the page.
-    panels : sequence of Panel
-        At least one.
-    bands : mapping of str to sequence of Band
-        By label set; the first three are drawn.
-    classes : sequence of str
-        All classes of the page, so that each has one tint; by default those of `bands`.
-    """
+    """Streams one below the other on one time axis; labels as named bands above and as tints behind."""
     sets = list(bands)[:_MOST_SETS]
     heights = [_LANE] * len(sets)
     for panel in panels:

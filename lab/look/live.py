@@ -20,27 +20,13 @@ _MOST_SETS = 6
 
 
 def live_plot(
-    panels: Sequence[Panel],
+    panels: Sequence[Panel],  # streams; those with pictures are left out
     bands: Mapping[str, Sequence[Band]],
-    tints: Mapping[str, str],
-    words: str,
-    at: tuple[int, int],
+    tints: Mapping[str, str],  # colour of each class
+    words: str,  # what it shows, for those who do not see it
+    at: tuple[int, int],  # Unix time that seconds count from, ns, and columns of a curve
 ) -> str:
-    """The element of one recording; empty where there is no signal to draw.
-
-    Parameters
-    ----------
-    panels : sequence of Panel
-        Streams; those with pictures are left out.
-    bands : mapping of str to sequence of Band
-        By label set.
-    tints : mapping of str to str
-        Colour of each class.
-    words : str
-        What it shows, for those who do not see it.
-    at : (int, int)
-        Unix time that seconds count from, ns, and columns of a curve.
-    """
+    """The element of one recording; empty where there is no signal to draw."""
     signals = [panel for panel in panels if panel.curves]
     if not signals:
         return ""

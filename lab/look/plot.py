@@ -33,47 +33,25 @@ class Band:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
-    """One channel as it is drawn; NaN breaks the line at a gap.
+    """One channel as it is drawn; NaN breaks the line at a gap."""
 
-    Attributes
-    ----------
-    name, unit : str
-        Of the channel.
-    seconds, values : ndarray
-        ``(points,)`` each.
-    low, mean, high : float
-        Of all finite numbers; NaN without any.
-    not_finite : int
-        How many are not.
-    """
-
-    name: str
+    name: str  # of the channel
     unit: str
     seconds: Floats
     values: Floats
-    low: float
+    low: float  # of all finite numbers; NaN without any
     mean: float
     high: float
-    not_finite: int
+    not_finite: int  # how many are not
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pictures:
-    """Frames of a video or an animation, or columns of a spectrogram.
+    """Frames of a video or an animation, or columns of a spectrogram."""
 
-    Attributes
-    ----------
-    seconds : ndarray
-        ``(k,)``, when each was taken; of a spectrogram start and end.
-    images : list of ndarray
-        Frames ``(height, width, …)``; of a spectrogram one ``(bins, columns)`` a channel.
-    names : tuple of str
-        Of a spectrogram's channels; empty for frames.
-    """
-
-    seconds: Floats
-    images: list[Array]
-    names: tuple[str, ...] = ()
+    seconds: Floats  # ``(k,)``, when each was taken; of a spectrogram start and end
+    images: list[Array]  # frames ``(height, width, …)``; of a spectrogram one ``(bins, columns)`` a channel
+    names: tuple[str, ...] = ()  # of a spectrogram's channels; empty for frames
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,22 +122,7 @@ def rows_of(curves: Sequence[Curve]) -> list[list[Curve]]:
 
 
 def thin(seconds: Floats, values: Floats, breaks: Sequence[int] = (), columns: int = COLUMNS) -> tuple[Floats, Floats]:
-    """A curve with at most two points a column, and NaN where it breaks.
-
-    Parameters
-    ----------
-    seconds, values : ndarray
-        ``(n,)``, times in order.
-    breaks : sequence of int
-        Numbers of the samples that stand behind a gap.
-    columns : int
-        At least 1. Up to twice as many samples are left as they are.
-
-    Returns
-    -------
-    seconds, values : ndarray
-        Of each column the smallest and the largest value, at the times where they stand, and the ends of each run.
-    """
+    """A curve with at most two points a column, and NaN where it breaks."""
     kept: list[NDArray[np.int64]] = []
     step = max(1.0, len(values) / columns)
     for first, end in zip([0, *breaks], [*breaks, len(values)], strict=True):
@@ -253,17 +216,7 @@ def bands_of(labels: Sequence[Label], start_ns: int) -> dict[str, list[Band]]:
 
 
 def cut(recording: Recording, start_s: float, duration_s: float | None) -> Recording:
-    """A part of a recording, in seconds since its start; streams without samples in it are left out.
-
-    Parameters
-    ----------
-    recording : Recording
-        As read.
-    start_s : float
-        From 0.
-    duration_s : float, optional
-        Above 0; None for all that follows.
-    """
+    """A part of a recording, in seconds since its start; streams without samples in it are left out."""
     begin = recording.start_ns + round(start_s * NS)
     end = recording.end_ns if duration_s is None else begin + round(duration_s * NS)
     streams = []

@@ -22,27 +22,13 @@ MOST_STREAMS, MOST_ROWS = 32, 100
 
 
 def plot_recording(
-    recording: Recording,
-    name: str = "recording",
-    origin_ns: int | None = None,
-    classes: Sequence[str] = (),
-    columns: int = COLUMNS,
+    recording: Recording,  # with at least one sample
+    name: str = "recording",  # keeps the figure apart from others of the page
+    origin_ns: int | None = None,  # Unix time that seconds count from, ns; by default the recording's start
+    classes: Sequence[str] = (),  # all classes of the page, so that each has one tint
+    columns: int = COLUMNS,  # of a curve that can be zoomed: up to twice as many samples are drawn as they are
 ) -> tuple[Drawing, str]:
-    """A recording's figure, and its section of a page.
-
-    Parameters
-    ----------
-    recording : Recording
-        With at least one sample.
-    name : str
-        Keeps the figure apart from others of the page.
-    origin_ns : int, optional
-        Unix time that seconds count from, ns; by default the recording's start.
-    classes : sequence of str
-        All classes of the page, so that each has one tint.
-    columns : int
-        Of a curve that can be zoomed: up to twice as many samples are drawn as they are.
-    """
+    """A recording's figure, and its section of a page."""
     start_ns = recording.start_ns if origin_ns is None else origin_ns
     streams = [stream for stream in recording.streams if stream.count]
     panels = [panel_of(stream, start_ns) for stream in streams[:MOST_STREAMS]]

@@ -29,88 +29,43 @@ _SPREAD = 0.5
 
 @dataclass(frozen=True, slots=True)
 class TopicSummary:
-    """One topic; several if its messages have several schemas.
+    """One topic; several if its messages have several schemas."""
 
-    Attributes
-    ----------
-    topic, schema, schema_encoding, encoding : str
-        Names; empty where there is none.
-    channels : int
-        MCAP channels that write it.
-    messages, bytes : int
-        How many, and how large together.
-    start_ns, end_ns : int, optional
-        First and last log time; None without messages.
-    rate_hz : float, optional
-        Messages a second outside gaps; None if they come irregularly, or are fewer than two.
-    gaps, missing : int, optional
-        How many gaps, and how many messages would fill them; None without a rate.
-    longest_step_s : float, optional
-        From a message to the next.
-    backwards : int
-        Messages logged earlier than the one before them in the file.
-    """
-
-    topic: str
+    topic: str  # names; empty where there is none
     schema: str
     schema_encoding: str
     encoding: str
-    channels: int
-    messages: int
+    channels: int  # MCAP channels that write it
+    messages: int  # how many, and how large together
     bytes: int
-    start_ns: int | None = None
+    start_ns: int | None = None  # first and last log time; None without messages
     end_ns: int | None = None
-    rate_hz: float | None = None
-    gaps: int | None = None
+    rate_hz: float | None = None  # messages a second outside gaps; None if they come irregularly, or are fewer than two
+    gaps: int | None = None  # how many gaps, and how many messages would fill them; None without a rate
     missing: int | None = None
-    longest_step_s: float | None = None
-    backwards: int = 0
+    longest_step_s: float | None = None  # from a message to the next
+    backwards: int = 0  # messages logged earlier than the one before them in the file
 
 
 @dataclass(frozen=True, slots=True)
 class McapSummary:
-    """A file.
+    """A file."""
 
-    Attributes
-    ----------
-    path : str
-        As it was named.
-    bytes, messages : int
-        Size, and number of messages.
-    profile, library : str
-        What the file says of itself.
-    compression : mapping of str to int
-        MCAP chunks by compression; empty for a file without chunks.
-    start_ns, end_ns : int, optional
-        First and last log time of all.
-    duration_s : float
-        Between them.
-    topics : tuple of TopicSummary
-        In the order of the file.
-    metadata : mapping of str
-        ``record.member``.
-    attachments : tuple of str
-        Names.
-    labels : mapping of str to tuple of str
-        By labels JSON beside the file, its keys.
-    notes : tuple of str
-        What is damaged.
-    """
-
-    path: str
-    bytes: int
+    path: str  # as it was named
+    bytes: int  # size, and number of messages
     messages: int
-    profile: str = ""
+    profile: str = ""  # what the file says of itself
     library: str = ""
+    # MCAP chunks by compression; empty for a file without chunks
     compression: Mapping[str, int] = field(default_factory=dict)
-    start_ns: int | None = None
+    start_ns: int | None = None  # first and last log time of all
     end_ns: int | None = None
     duration_s: float = 0.0
-    topics: tuple[TopicSummary, ...] = ()
+    topics: tuple[TopicSummary, ...] = ()  # in the order of the file
     metadata: Mapping[str, str] = field(default_factory=dict)
     attachments: tuple[str, ...] = ()
-    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by labels JSON beside the file, its keys
+    notes: tuple[str, ...] = ()  # what is damaged
 
 
 @dataclass(slots=True)

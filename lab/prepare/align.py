@@ -18,27 +18,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class ClockFit:
-    """From the right sensor's time to the left's.
+    """From the right sensor's time to the left's."""
 
-    Attributes
-    ----------
-    method : str
-        ``rows``, ``calendar``, ``taps`` or ``gait``; see :mod:`lab.prepare.clocks`.
-    offset_s, offset_uncertainty_s : float
-        Left time at the right sensor's first sample.
-    drift_ppm, drift_uncertainty_ppm : float
-        How much more the left clock counts than the right. The uncertainty is NaN where nothing measures the drift,
-        which is then taken as 0.
-    note : str
-        What a reader must know.
-    """
-
-    method: str
-    offset_s: float
+    method: str  # ``rows``, ``calendar``, ``taps`` or ``gait``; see :mod:`lab.prepare.clocks`
+    offset_s: float  # left time at the right sensor's first sample
     offset_uncertainty_s: float
+    # how much more the left clock counts than the right. The uncertainty is NaN where nothing measures the drift,
+    # which is then taken as 0
     drift_ppm: float = 0.0
     drift_uncertainty_ppm: float = float("nan")
-    note: str = ""
+    note: str = ""  # what a reader must know
 
     def to_json(self) -> dict[str, Any]:
         """JSON object; NaN as null."""
@@ -55,20 +44,6 @@ def align(right: Floats, fit: ClockFit, length: int) -> Floats:
 
     Where the clocks differ by a whole number of samples throughout, to a tenth of one, values are taken as they are;
     else by a cubic through the four samples around (its error in amplitude is below 1 % up to 60 Hz, 5 % at 100 Hz).
-
-    Parameters
-    ----------
-    right : ndarray
-        ``(m, channels)`` at 500 Hz of its own clock, NaN where missing.
-    fit : ClockFit
-        From :func:`fit_clocks`.
-    length : int
-        Number of the left foot's samples.
-
-    Returns
-    -------
-    ndarray
-        ``(length, channels)``; NaN where one of the samples that are needed is missing.
     """
     at = fit.right_times(np.arange(length) / RATE_HZ) * RATE_HZ
     nearest = np.rint(at)

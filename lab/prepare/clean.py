@@ -43,28 +43,14 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """One thing that was changed or left out.
+    """One thing that was changed or left out."""
 
-    Attributes
-    ----------
-    kind : str
-        repeated, order, gap, flat, spike, empty or unusable.
-    first_row, last_row : int
-        Rows of the file; of a gap the rows around it.
-    samples : int
-        How many.
-    channel : str
-        Of a spike.
-    was, became : float, optional
-        Of a spike: its (first) value before and after.
-    """
-
-    kind: str
-    first_row: int
+    kind: str  # repeated, order, gap, flat, spike, empty or unusable
+    first_row: int  # rows of the file; of a gap the rows around it
     last_row: int
     samples: int
-    channel: str = ""
-    was: float | None = None
+    channel: str = ""  # of a spike
+    was: float | None = None  # of a spike: its (first) value before and after
     became: float | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -80,44 +66,17 @@ class Repair:
 
 @dataclass(slots=True, eq=False)
 class CleanFoot:
-    """One foot on an even grid.
+    """One foot on an even grid."""
 
-    Attributes
-    ----------
-    raw : RawFoot
-        Where it came from.
-    values : ndarray
-        ``(m, 6)`` at 500 Hz of its own clock; NaN where missing.
-    usable : ndarray of bool
-        ``(m,)``.
-    start_ns : int
-        Time of sample 0 by its own clock; 0 without times.
-    repairs : list of Repair
-        By row.
-    """
-
-    raw: RawFoot
-    values: Floats
+    raw: RawFoot  # where it came from
+    values: Floats  # ``(m, 6)`` at 500 Hz of its own clock; NaN where missing
     usable: Bools
-    start_ns: int
+    start_ns: int  # time of sample 0 by its own clock; 0 without times
     repairs: list[Repair] = field(default_factory=list)
 
 
 def clean(raw: RawFoot, path: str) -> CleanFoot:
-    """Apply the rules of this module.
-
-    Parameters
-    ----------
-    raw : RawFoot
-        One foot of one trial.
-    path : str
-        Its file, for errors.
-
-    Raises
-    ------
-    SourceError
-        If its times have another rate or do not make one recording.
-    """
+    """Apply the rules of this module."""
     repairs: list[Repair] = []
     kept, indexes, start_ns = _numbers(raw, path, repairs)
     length = int(indexes[-1]) + 1

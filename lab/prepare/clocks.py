@@ -34,13 +34,7 @@ _WINDOW_S, _HOP_S = 8.0, 2.0
 
 
 def fit_clocks(left: CleanFoot, right: CleanFoot) -> ClockFit | None:
-    """How the right sensor's clock stands to the left's; None if nothing tells.
-
-    Parameters
-    ----------
-    left, right : CleanFoot
-        Both feet of one trial, rows that are not usable included.
-    """
+    """How the right sensor's clock stands to the left's; None if nothing tells."""
     if left.raw.shared == right.raw.shared == "rows" and left.raw.path == right.raw.path:
         return ClockFit("rows", (right.start_ns - left.start_ns) / 1e9, 0.0, 0.0, 0.0)
     sides = [_magnitude(foot) for foot in (left, right)]

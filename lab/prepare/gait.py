@@ -41,36 +41,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """What stays with a person.
-
-    Attributes
-    ----------
-    name : str
-        Pseudonym.
-    tempo : float
-        Own stride rate, as a multiple of the usual one at that speed.
-    stance : float
-        Added to the share of stance.
-    shock_g : float
-        Peak of the shock at 3 m/s, in g.
-    lift_m : float
-        How high the foot is lifted, m.
-    asymmetry : float
-        Difference of the two step times, as a share of their mean.
-    mount_rad : ndarray
-        ``(2, 3)``: how the sensor on each foot is turned, rotation vector.
-    seconds_10k : float
-        Time over 10 km, s.
-    """
+    """What stays with a person."""
 
     name: str
-    tempo: float
-    stance: float
-    shock_g: float
-    lift_m: float
-    asymmetry: float
-    mount_rad: Floats
-    seconds_10k: float
+    tempo: float  # own stride rate, as a multiple of the usual one at that speed
+    stance: float  # added to the share of stance
+    shock_g: float  # peak of the shock at 3 m/s, in g
+    lift_m: float  # how high the foot is lifted, m
+    asymmetry: float  # difference of the two step times, as a share of their mean
+    mount_rad: Floats  # ``(2, 3)``: how the sensor on each foot is turned, rotation vector
+    seconds_10k: float  # time over 10 km, s
 
     @property
     def score_10k(self) -> float:
@@ -96,31 +76,15 @@ def make_runner(number: int, seed: int) -> Runner:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of one runner: standing, running, standing again.
-
-    Attributes
-    ----------
-    runner : Runner
-        Who.
-    speed : float
-        m/s.
-    surface : str
-        One of :data:`SURFACES`.
-    start_s, run_s : float
-        When the first foot strikes, and for how long it goes on.
-    taps_s : tuple of float
-        When both sensors were knocked together.
-    seed : int
-        Of what varies from stride to stride.
-    """
+    """One run of one runner: standing, running, standing again."""
 
     runner: Runner
     speed: float
-    surface: str
-    start_s: float = 3.0
+    surface: str  # one of :data:`SURFACES`
+    start_s: float = 3.0  # when the first foot strikes, and for how long it goes on
     run_s: float = 30.0
-    taps_s: tuple[float, ...] = ()
-    seed: int = 0
+    taps_s: tuple[float, ...] = ()  # when both sensors were knocked together
+    seed: int = 0  # of what varies from stride to stride
 
     @property
     def stride_s(self) -> float:
@@ -148,20 +112,7 @@ class Run:
         return times[0::2], times[1::2]
 
     def measure(self, foot: str, times_s: Floats) -> Floats:
-        """What the sensor of a foot measures, without noise.
-
-        Parameters
-        ----------
-        foot : str
-            ``left`` or ``right``.
-        times_s : ndarray
-            ``(n,)``, s.
-
-        Returns
-        -------
-        ndarray
-            ``(n, 6)``: ax ay az in m/s², gx gy gz in rad/s; x forward, y to the left, z up at rest.
-        """
+        """What the sensor of a foot measures, without noise."""
         side = FEET.index(foot)
         turn = _rotation(self.runner.mount_rad[side])
         pitch = self._pitch(side, times_s)

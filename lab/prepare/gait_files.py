@@ -28,29 +28,16 @@ _CELLS = "%.3f" + ",%.4f" * 6
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What is wrong with the recordings.
+    """What is wrong with the recordings."""
 
-    Attributes
-    ----------
-    offset_s : float
-        The right sensor starts up to so much earlier or later than the left.
-    drift_ppm : float
-        The right sensor's clock runs slower or faster by up to so much.
-    taps : bool
-        Whether both sensors are knocked together three times before and after the run.
-    spikes_per_minute, gaps_per_minute, repeats_per_minute : float
-        Of a file: single wrong samples in one channel; lost runs of 2 to 20 rows; rows written twice.
-    loose_s : float
-        For so long in each file the sensor is loose, and the rows are marked as not usable.
-    """
-
-    offset_s: float = 0.6
-    drift_ppm: float = 60.0
-    taps: bool = True
+    offset_s: float = 0.6  # the right sensor starts up to so much earlier or later than the left
+    drift_ppm: float = 60.0  # the right sensor's clock runs slower or faster by up to so much
+    taps: bool = True  # whether both sensors are knocked together three times before and after the run
+    # of a file: single wrong samples in one channel; lost runs of 2 to 20 rows; rows written twice
     spikes_per_minute: float = 20.0
     gaps_per_minute: float = 2.0
     repeats_per_minute: float = 2.0
-    loose_s: float = 0.0
+    loose_s: float = 0.0  # for so long in each file the sensor is loose, and the rows are marked as not usable
 
 
 NO_FAULTS = Faults(0.0, 0.0, False, 0.0, 0.0, 0.0, 0.0)
@@ -58,39 +45,16 @@ NO_FAULTS = Faults(0.0, 0.0, False, 0.0, 0.0, 0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class GaitPlan:
-    """Which recordings to make.
+    """Which recordings to make."""
 
-    Attributes
-    ----------
-    subjects : int
-        Number of runners, at least 1.
-    speeds : tuple of float
-        m/s.
-    surfaces : tuple of str
-        Of ``treadmill`` and ``overground``.
-    trials : int
-        Recordings of each runner, speed and surface.
-    run_s, stand_s : float
-        Seconds of running, and of standing before and after it.
-    seed : int
-        Same seed, same bytes.
-    faults : Faults
-        What is wrong with them.
-
-    Raises
-    ------
-    SourceError
-        If a number is out of range.
-    """
-
-    subjects: int = 6
+    subjects: int = 6  # number of runners, at least 1
     speeds: tuple[float, ...] = (2.5, 3.0, 3.5)
-    surfaces: tuple[str, ...] = SURFACES
-    trials: int = 1
-    run_s: float = 60.0
+    surfaces: tuple[str, ...] = SURFACES  # of ``treadmill`` and ``overground``
+    trials: int = 1  # recordings of each runner, speed and surface
+    run_s: float = 60.0  # seconds of running, and of standing before and after it
     stand_s: float = 3.0
-    seed: int = 0
-    faults: Faults = Faults()
+    seed: int = 0  # same seed, same bytes
+    faults: Faults = Faults()  # what is wrong with them
 
     def __post_init__(self) -> None:
         checks = {
@@ -110,22 +74,7 @@ class GaitPlan:
 
 
 def write_gait(out: Path, plan: GaitPlan, on_file: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
-    """Make the recordings of a plan.
-
-    Parameters
-    ----------
-    out : Path
-        Folder; ``out/Raw`` and ``out/truth.json`` are written.
-    plan : GaitPlan
-        Which.
-    on_file : callable
-        Told after each file.
-
-    Returns
-    -------
-    list of dict
-        What ``truth.json`` holds: one entry a file.
-    """
+    """Make the recordings of a plan."""
     truths = []
     for number, speed, surface, trial in trials_of(plan):
         runner = make_runner(number, plan.seed)

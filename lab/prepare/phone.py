@@ -38,24 +38,13 @@ MARKED = "marked"
 
 @dataclass(frozen=True, slots=True)
 class PhoneOptions:
-    """How logs are converted.
+    """How logs are converted."""
 
-    Attributes
-    ----------
-    key : str
-        Under which the START's class stands in the labels JSON.
-    unit : str, optional
-        Of times: ``s``, ``ms``, ``us`` or ``ns``; None to tell it from their size.
-    topics : mapping of str to str
-        Topic of a sensor, as the file names it, instead of the default.
-    scale : mapping of str to float
-        By topic, what its values are multiplied with.
-    """
-
-    key: str = "label"
-    unit: str | None = None
+    key: str = "label"  # under which the START's class stands in the labels JSON
+    unit: str | None = None  # of times: ``s``, ``ms``, ``us`` or ``ns``; None to tell it from their size
+    # topic of a sensor, as the file names it, instead of the default
     topics: Mapping[str, str] = field(default_factory=dict)
-    scale: Mapping[str, float] = field(default_factory=dict)
+    scale: Mapping[str, float] = field(default_factory=dict)  # by topic, what its values are multiplied with
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +62,7 @@ class Converted:
 def convert_phone(
     raw: Path, out: Path, options: PhoneOptions, on_file: Callable[[int, int], None] = lambda done, of: None
 ) -> list[Converted]:
-    """Convert a log, or all logs of a folder.
-
-    Parameters
-    ----------
-    raw : Path
-        A file, or a folder, which is searched for ``.json``, ``.jsonl``, ``.ndjson``.
-    out : Path
-        Folder to write; files of the same names in it are replaced.
-    options : PhoneOptions
-        How.
-    on_file : callable
-        Told how many files of how many are done.
-
-    Raises
-    ------
-    SourceError
-        If a file is no log; nothing of it is written.
-    """
+    """Convert a log, or all logs of a folder."""
     files = _files(raw)
     names = _names(files, raw)
     made = []

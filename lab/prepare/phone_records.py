@@ -43,22 +43,12 @@ _LONGEST_NS = 366 * 86_400 * 10**9
 
 @dataclass(slots=True)
 class Rows:
-    """One sensor's rows, in the order of the file.
+    """One sensor's rows, in the order of the file."""
 
-    Attributes
-    ----------
-    channels : tuple of str
-        Names; empty where `values` was a list.
-    times_ns : list of int
-        Of each.
-    values : list of list of float
-        NaN for a missing one.
-    """
-
-    channels: tuple[str, ...]
+    channels: tuple[str, ...]  # names; empty where `values` was a list
     width: int
     times_ns: list[int] = field(default_factory=list)
-    values: list[list[float]] = field(default_factory=list)
+    values: list[list[float]] = field(default_factory=list)  # NaN for a missing one
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,45 +63,17 @@ class Mark:
 
 
 class PhoneLog:
-    """What a file holds.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    unit : str, optional
-        Of its times, one of :data:`UNITS`.
-    key : str
-        Which question the START's label answers.
-
-    Attributes
-    ----------
-    sensors : dict of str to Rows
-        By name, in the order of their first rows.
-    marks : list of Mark
-        In the order of the file.
-    metadata : dict of str
-        What it says of itself.
-    left_out : Counter
-        Rows without numbers, by sensor.
-    order : list of int
-        Time of every row, as they came.
-
-    Raises
-    ------
-    SourceError
-        If it is no such log; the text names the record, counted from 1.
-    """
+    """What a file holds."""
 
     def __init__(self, path: Path, unit: str | None = None, key: str = "label") -> None:
         self.path, self._key = path, key
         self._said, self._exponent = unit is not None, None if unit is None else UNITS[unit]
         self._members: tuple[str, ...] | None = None  # where rows have their time
-        self.sensors: dict[str, Rows] = {}
-        self.marks: list[Mark] = []
-        self.metadata: dict[str, str] = {}
-        self.left_out: Counter[str] = Counter()
-        self.order: list[int] = []
+        self.sensors: dict[str, Rows] = {}  # by name, in the order of their first rows
+        self.marks: list[Mark] = []  # in the order of the file
+        self.metadata: dict[str, str] = {}  # what it says of itself
+        self.left_out: Counter[str] = Counter()  # rows without numbers, by sensor
+        self.order: list[int] = []  # time of every row, as they came
         for number, record in enumerate(_records(path), 1):
             self._take(number, record)
         if not self.sensors:

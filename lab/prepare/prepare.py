@@ -32,25 +32,17 @@ FORMATS = ("csv", "parquet", "tfrecords")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to take; an empty tuple takes all.
+    """What to take; an empty tuple takes all."""
 
-    Attributes
-    ----------
-    subjects, trials, speeds, surfaces : tuple of str
-        Values of the columns; numbers are equal by value; surfaces are ``treadmill`` and ``overground``.
-    feet : str
-        ``both``: 12 channels, trials without both feet are left out; ``left`` or ``right``: that foot's 6; ``auto``:
-        both if any trial has two sensors.
-    skip_bad : bool
-        Whether a file that cannot be read is left out and listed, instead of an error.
-    """
-
+    # values of the columns; numbers are equal by value; surfaces are ``treadmill`` and ``overground``
     subjects: tuple[str, ...] = ()
     trials: tuple[str, ...] = ()
     speeds: tuple[str, ...] = ()
     surfaces: tuple[str, ...] = ()
+    # ``both``: 12 channels, trials without both feet are left out; ``left`` or ``right``: that foot's 6; ``auto``:
+    # both if any trial has two sensors
     feet: str = "auto"
-    skip_bad: bool = False
+    skip_bad: bool = False  # whether a file that cannot be read is left out and listed, instead of an error
 
     def takes(self, trial: Trial) -> bool:
         """Whether a trial is wanted."""
@@ -61,23 +53,12 @@ class Wanted:
 
 @dataclass(slots=True)
 class Report:
-    """What was done.
+    """What was done."""
 
-    Attributes
-    ----------
-    files : list of dict
-        By file and trial: rows, repairs, notes.
-    sessions : list of dict
-        What was written: samples, set, clock, files.
-    left_out : list of dict
-        What was not, with the reason.
-    not_chosen : list of str
-        Sessions that the choice of subjects, trials, speeds and surfaces leaves out.
-    """
-
-    files: list[dict[str, Any]] = field(default_factory=list)
-    sessions: list[dict[str, Any]] = field(default_factory=list)
-    left_out: list[dict[str, str]] = field(default_factory=list)
+    files: list[dict[str, Any]] = field(default_factory=list)  # by file and trial: rows, repairs, notes
+    sessions: list[dict[str, Any]] = field(default_factory=list)  # what was written: samples, set, clock, files
+    left_out: list[dict[str, str]] = field(default_factory=list)  # what was not, with the reason
+    # sessions that the choice of subjects, trials, speeds and surfaces leaves out
     not_chosen: list[str] = field(default_factory=list)
 
     def totals(self) -> dict[str, Any]:
@@ -96,32 +77,13 @@ class Report:
 
 
 def prepare(
-    raw: Path,
-    out: Path,
+    raw: Path,  # folder of the ``SENSOR…`` folders, or one with a folder ``Raw`` that holds them
+    out: Path,  # ``out/Prepared`` must not be there
     wanted: Wanted,
     formats: Sequence[str] = ("csv",),
-    on_file: Callable[[int, int], None] | None = None,
+    on_file: Callable[[int, int], None] | None = None,  # told how many files are done, and of how many
 ) -> Report:
-    """Read, clean, align and write.
-
-    Parameters
-    ----------
-    raw : Path
-        Folder of the ``SENSOR…`` folders, or one with a folder ``Raw`` that holds them.
-    out : Path
-        ``out/Prepared`` must not be there.
-    wanted : Wanted
-        What to take.
-    formats : sequence of str
-        ``csv``, ``parquet``.
-    on_file : callable, optional
-        Told how many files are done, and of how many.
-
-    Raises
-    ------
-    SourceError
-        If a file cannot be read, nothing is left, or `out` is in use.
-    """
+    """Read, clean, align and write."""
     files = raw_files(raw)
     target = out / "Prepared"
     if target.exists():

@@ -55,57 +55,23 @@ class Trial:
 
 @dataclass(slots=True, eq=False)
 class RawFoot:
-    """One foot's samples of one trial, as a file has them.
+    """One foot's samples of one trial, as a file has them."""
 
-    Attributes
-    ----------
-    path : str
-        The file, from the raw folder on.
-    foot : str
-        ``left``, ``right``, or empty where nothing says which.
-    trial : Trial
-        Whose and which.
-    rows : ndarray of int64
-        ``(n,)``, counted from 1; the header is row 1.
-    values : ndarray
-        ``(n, 6)`` in the order of :data:`CHANNELS`; NaN where a cell is empty.
-    usable : ndarray of bool
-        ``(n,)``, what ``usabledata`` says.
-    times_ns : ndarray of int64, optional
-        ``(n,)``; None without a time column.
-    shared : str
-        Why this foot's times are the other foot's, too: ``rows`` (one file), ``calendar`` (absolute times), or empty.
-    results : dict
-        ``seconds_10k`` and ``score_10k``, where they are there.
-    notes : list of str
-        What was guessed.
-    """
-
-    path: str
-    foot: str
-    trial: Trial
-    rows: Int
-    values: Floats
-    usable: NDArray[np.bool_]
-    times_ns: Int | None
+    path: str  # the file, from the raw folder on
+    foot: str  # ``left``, ``right``, or empty where nothing says which
+    trial: Trial  # whose and which
+    rows: Int  # ``(n,)``, counted from 1; the header is row 1
+    values: Floats  # ``(n, 6)`` in the order of :data:`CHANNELS`; NaN where a cell is empty
+    usable: NDArray[np.bool_]  # ``(n,)``, what ``usabledata`` says
+    times_ns: Int | None  # ``(n,)``; None without a time column
+    # why this foot's times are the other foot's, too: ``rows`` (one file), ``calendar`` (absolute times), or empty
     shared: str
-    results: dict[str, str]
-    notes: list[str] = field(default_factory=list)
+    results: dict[str, str]  # ``seconds_10k`` and ``score_10k``, where they are there
+    notes: list[str] = field(default_factory=list)  # what was guessed
 
 
 def raw_files(folder: Path) -> list[Path]:
-    """CSV files of the ``SENSOR…`` folders, sorted.
-
-    Parameters
-    ----------
-    folder : Path
-        The folder that holds them, or that holds a folder ``Raw`` with them.
-
-    Raises
-    ------
-    SourceError
-        If there are none.
-    """
+    """CSV files of the ``SENSOR…`` folders, sorted."""
     if not folder.is_dir():
         raise SourceError("no such folder; expected one with folders SENSOR001, SENSOR002, … of CSV files", folder)
     for root in (folder, folder / "Raw"):
@@ -117,20 +83,7 @@ def raw_files(folder: Path) -> list[Path]:
 
 
 def read_raw(path: Path, name: str) -> list[RawFoot]:
-    """Feet and trials of a file.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    name : str
-        How reports call it.
-
-    Raises
-    ------
-    SourceError
-        If it is empty, lacks a column, or a cell is not what its column says; with the row.
-    """
+    """Feet and trials of a file."""
     names, cells, rows = _cells(path)
     table = {column: [row[i] for row in cells] for i, column in enumerate(names)}
     lower = {column.lower(): column for column in names}

@@ -27,48 +27,17 @@ _EPOCH_NS = 10**17
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A session's samples.
+    """A session's samples."""
 
-    Attributes
-    ----------
-    channels : tuple of str
-        6 or 12 names.
-    values : ndarray
-        ``(n, channels)``, all finite.
-    indexes : ndarray of int64
-        ``(n,)``, number of each sample at 500 Hz.
-    start_ns : int
-        Time of number 0.
-    results : mapping
-        ``seconds_10k``, ``score_10k``, as far as they are known.
-    """
-
-    channels: tuple[str, ...]
-    values: NDArray[np.float64]
-    indexes: NDArray[np.int64]
-    start_ns: int
-    results: Mapping[str, str]
+    channels: tuple[str, ...]  # 6 or 12 names
+    values: NDArray[np.float64]  # ``(n, channels)``, all finite
+    indexes: NDArray[np.int64]  # ``(n,)``, number of each sample at 500 Hz
+    start_ns: int  # time of number 0
+    results: Mapping[str, str]  # ``seconds_10k``, ``score_10k``, as far as they are known
 
 
 def write_session(target: Path, trial: Trial, made: Prepared, formats: Sequence[str]) -> list[str]:
-    """Write a session in each format.
-
-    Parameters
-    ----------
-    target : Path
-        The folder ``Prepared``.
-    trial : Trial
-        Names the file.
-    made : Prepared
-        What to write.
-    formats : sequence of str
-        ``csv`` and ``parquet`` are written; others are not for here.
-
-    Returns
-    -------
-    list of str
-        Files, from `target` on.
-    """
+    """Write a session in each format."""
     constant = {
         "session": trial.session,
         "subject": trial.subject,
@@ -110,15 +79,7 @@ def _parquet(path: Path, made: Prepared, constant: Mapping[str, str]) -> None:
 
 
 def write_report(target: Path, asked: Mapping[str, Any], totals: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Write ``report.json`` and the same in words.
-
-    Parameters
-    ----------
-    target : Path
-        The folder ``Prepared``.
-    asked, totals, found : mapping
-        What was asked for; counts; files, sessions and what was left out.
-    """
+    """Write ``report.json`` and the same in words."""
     from lab.prepare import clean as prepare_clean
     from lab.prepare import clocks as prepare_clocks
 

@@ -40,22 +40,12 @@ SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """One chunk.
+    """One chunk."""
 
-    Attributes
-    ----------
-    packed : bytes
-        Its records, compressed with zstd.
-    size, checksum : int
-        Length and CRC-32 of the records.
-    times : dict of ndarray
-        By channel: ``log`` and ``offset`` of its messages.
-    """
-
-    packed: bytes
-    size: int
+    packed: bytes  # its records, compressed with zstd
+    size: int  # length and CRC-32 of the records
     checksum: int
-    times: dict[int, NDArray[np.void]]
+    times: dict[int, NDArray[np.void]]  # by channel: ``log`` and ``offset`` of its messages
 
 
 class McapFile:

@@ -18,22 +18,7 @@ _FIRST_YEAR, _BEHIND_YEAR = 2010, 2030
 
 
 def field_of(found: Members | None, start: Start | None, start_ns: int) -> Vector:
-    """The undisturbed field that a plan asks for, of length 1, in the world frame (east, north, up).
-
-    Parameters
-    ----------
-    found : Members, optional
-        Either ``dip_degrees`` and ``declination_degrees``, or ``model`` and, unless the recording's start time is one, ``date``.
-    start : Start, optional
-        Where; None if the plan gives no origin.
-    start_ns : int
-        When the recording starts, Unix ns.
-
-    Raises
-    ------
-    PlanError
-        If the model has no field for this place and date.
-    """
+    """The undisturbed field that a plan asks for, of length 1, in the world frame (east, north, up)."""
     if found is None:
         return NORTH
     if "model" not in found:
@@ -69,22 +54,7 @@ def along(dip_degrees: float, declination_degrees: float) -> Vector:
 
 
 def dip_and_declination(lat: float, lng: float, height_m: float, when: date) -> tuple[float, float]:
-    """Dip and declination by the World Magnetic Model.
-
-    Parameters
-    ----------
-    lat, lng : float
-        Degrees, geodetic.
-    height_m : float
-        Above the ellipsoid, m.
-    when : date
-        From 2010 to 2029.
-
-    Returns
-    -------
-    tuple of float
-        Degrees; dip is positive where the field points down, declination where it points east of north.
-    """
+    """Dip and declination by the World Magnetic Model."""
     from pygeomag import GeoMag
 
     year = when.year + (when.timetuple().tm_yday - 1) / (366 if _leap(when.year) else 365)

@@ -26,15 +26,7 @@ CLASSIFICATION_TYPE = "magnetic_distortion"
 
 
 def labels_of(made: Synthesis, collection: str) -> dict[str, Any]:
-    """The labels JSON: one event a segment.
-
-    Parameters
-    ----------
-    made : Synthesis
-        The recording.
-    collection : str
-        Where the file stands, which each event repeats; ids are made of it, so the same recording has the same ids.
-    """
+    """The labels JSON: one event a segment."""
     counts = np.array(made.plan.counts)
     ends = np.cumsum(counts)
     interval = made.plan.interval_ns
@@ -54,17 +46,7 @@ def labels_of(made: Synthesis, collection: str) -> dict[str, Any]:
 
 
 def experiment_of(made: Synthesis, folder: str, label_files: Sequence[str]) -> dict[str, Any]:
-    """The experiment JSON: where recording and labels stand, and what was planned.
-
-    Parameters
-    ----------
-    made : Synthesis
-        The recording.
-    folder : str
-        Of the recording; it and the files' paths count from where the experiment JSON stands.
-    label_files : sequence of str
-        Its labels JSON.
-    """
+    """The experiment JSON: where recording and labels stand, and what was planned."""
     return {
         "dirname": folder,
         "labelFiles": [{"filePath": path} for path in label_files],
@@ -80,13 +62,7 @@ def experiment_of(made: Synthesis, folder: str, label_files: Sequence[str]) -> d
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file.
-
-    Raises
-    ------
-    PlanError
-        If it cannot be written.
-    """
+    """Write a JSON file."""
     try:
         path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:

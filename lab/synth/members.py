@@ -21,24 +21,7 @@ IDENTITY: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 
 class Members:
-    """The members of one JSON object of a plan.
-
-    Parameters
-    ----------
-    value : object
-        What stands in the plan.
-    name : str
-        Its full name; empty for the plan itself.
-    path : str
-        Of the plan's file, for messages; may be empty.
-    notes : list of str, optional
-        Where members that nobody asked for are told.
-
-    Raises
-    ------
-    PlanError
-        If it is no JSON object.
-    """
+    """The members of one JSON object of a plan."""
 
     def __init__(self, value: Any, name: str, path: str, notes: list[str] | None = None) -> None:
         self.name, self.path = name, path
@@ -55,13 +38,7 @@ class Members:
         return f"{self.name}.{key}" if self.name else key
 
     def fail(self, key: str, message: str) -> NoReturn:
-        """Refuse a member.
-
-        Raises
-        ------
-        PlanError
-            Always.
-        """
+        """Refuse a member."""
         raise PlanError(f"{self.full(key)} {message}", self.path)
 
     def get(self, key: str) -> Any:

@@ -35,22 +35,7 @@ Progress = Callable[[int, int], None]
 
 
 def write_mcap(made: Synthesis, path: str | Path, progress: Progress | None = None) -> None:
-    """Write a synthetic recording; the file appears whole or not at all.
-
-    Parameters
-    ----------
-    made : Synthesis
-        The recording.
-    path : str or Path
-        ``X.mcap``; a file of this name is replaced.
-    progress : callable, optional
-        Is given the number of samples written and of all.
-
-    Raises
-    ------
-    PlanError
-        If the file cannot be written.
-    """
+    """Write a synthetic recording; the file appears whole or not at all."""
     target = Path(path)
     partial = target.with_name(f".{target.name}.partial")
     try:

@@ -24,22 +24,13 @@ G0_M_S2 = 9.80665
 
 @dataclass(frozen=True, slots=True)
 class Motion:
-    """What moves, a column a sample.
+    """What moves, a column a sample."""
 
-    Attributes
-    ----------
-    pose : ndarray
-        lat, lng, height; position x, y, z in m; orientation w, x, y, z; shape (10, n).
-    rates_rad_s : ndarray
-        Angular velocity of each segment in the sensor's frame, shape (3, segments): twice the vector part of the rotation from one
-        sample to the next, a second.
-    acceleration_g : ndarray, optional
-        In the world frame, shape (3, n), without gravity; None if nothing moves.
-    """
-
-    pose: Floats
+    pose: Floats  # lat, lng, height; position x, y, z in m; orientation w, x, y, z; shape (10, n)
+    # angular velocity of each segment in the sensor's frame, shape (3, segments): twice the vector part of the
+    # rotation from one sample to the next, a second
     rates_rad_s: Floats
-    acceleration_g: Floats | None
+    acceleration_g: Floats | None  # in the world frame, shape (3, n), without gravity; None if nothing moves
 
     @property
     def position_m(self) -> Floats:
@@ -53,20 +44,7 @@ class Motion:
 
 
 def move(plan: Plan, pose: Floats) -> Motion:
-    """Carry out a plan's motion.
-
-    Parameters
-    ----------
-    plan : Plan
-        Segments follow each other: each begins where the one before ended. Its first sample has turned by one step already.
-    pose : ndarray
-        Where to put :attr:`Motion.pose`, shape (10, n) with the sum of the plan's counts.
-
-    Returns
-    -------
-    Motion
-        All that moves.
-    """
+    """Carry out a plan's motion."""
     counts = plan.counts
     rates = np.empty((3, len(counts)))
     pose[:3] = [[plan.start.lat], [plan.start.lng], [plan.start.height]]

@@ -26,19 +26,7 @@ def stream_of(seed: int, use: str, term: int = 0) -> np.random.Generator:
 
 
 def noise(terms: Noise, rate_hz: float, count: int, seed: int, sensor: str) -> Floats | None:
-    """Noise of three axes, shape (3, count); None where all terms are 0.
-
-    Parameters
-    ----------
-    terms : Noise
-        In the sensor's unit.
-    rate_hz : float
-        Samples a second.
-    count : int
-        Samples.
-    seed, sensor : int, str
-        Each term of each sensor has random numbers of its own.
-    """
+    """Noise of three axes, shape (3, count); None where all terms are 0."""
     if not (terms.white or terms.bias_instability or terms.random_walk):
         return None
     out = np.zeros((3, count))

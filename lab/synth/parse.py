@@ -34,13 +34,7 @@ _HALFWAY = (STRENGTHS["low"] + STRENGTHS["high"]) / 2
 
 
 def load_plan(path: str | Path) -> Plan:
-    """A plan from a file.
-
-    Raises
-    ------
-    PlanError
-        If it cannot be read, or not be carried out; the text names the field.
-    """
+    """A plan from a file."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -52,18 +46,6 @@ def load_plan(path: str | Path) -> Plan:
 
 def parse_plan(value: Any, path: str = "") -> Plan:
     """A plan from parsed JSON.
-
-    Parameters
-    ----------
-    value : dict
-        With ``initialization`` and ``segments``.
-    path : str
-        For messages.
-
-    Raises
-    ------
-    PlanError
-        If it cannot be carried out; the text names the field.
 
     Examples
     --------

@@ -28,44 +28,25 @@ MOST_SAMPLES = 20_000_000
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Noise of a sensor, by the terms of an Allan deviation (IEEE Std 952), in the unit U of its ``*_truth`` topic.
+    """Noise of a sensor, by the terms of an Allan deviation (IEEE Std 952), in the unit U of its ``*_truth`` topic."""
 
-    Attributes
-    ----------
-    white : float
-        N, U/√Hz (angle or velocity random walk); a sample's standard deviation is N·√rate.
-    bias_instability : float
-        B, U: flicker noise, whose Allan deviation is level at 0.664 B.
-    random_walk : float
-        K, U/√s: the bias walks by K·√t.
-    """
-
-    white: float = 0.0
-    bias_instability: float = 0.0
-    random_walk: float = 0.0
+    white: float = 0.0  # n, U/√Hz (angle or velocity random walk); a sample's standard deviation is N·√rate
+    bias_instability: float = 0.0  # b, U: flicker noise, whose Allan deviation is level at 0.664 B
+    random_walk: float = 0.0  # k, U/√s: the bias walks by K·√t
 
 
 @dataclass(frozen=True, slots=True)
 class Sensor:
-    """One sensor.
+    """One sensor."""
 
-    Attributes
-    ----------
-    bias, matrix : Vector, Matrix
-        Its calibration, ``truth = matrix (raw - bias)``; raw samples are the inverse, ``matrix⁻¹ truth + bias``.
-    noise : Noise
-        Of the measured value, before the inverse calibration.
-    bias_per_celsius, scale_per_celsius : Vector, float
-        What a degree above the reference temperature adds, and by which share it stretches.
-    soft_iron : Matrix
-        Of the magnetometer: what iron that moves along makes of the field, in the sensor's frame.
-    """
-
+    # its calibration, ``truth = matrix (raw - bias)``; raw samples are the inverse, ``matrix⁻¹ truth + bias``
     bias: Vector = ZERO
     matrix: Matrix = IDENTITY
-    noise: Noise = Noise()
+    noise: Noise = Noise()  # of the measured value, before the inverse calibration
+    # what a degree above the reference temperature adds, and by which share it stretches
     bias_per_celsius: Vector = ZERO
     scale_per_celsius: float = 0.0
+    # of the magnetometer: what iron that moves along makes of the field, in the sensor's frame
     soft_iron: Matrix = IDENTITY
 
 
@@ -108,75 +89,33 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of a recording with one motion and one distortion.
-
-    Attributes
-    ----------
-    name : str
-        For people.
-    duration_s : float
-        The time over which it turns by `rotation`; it has ``floor(duration_s · rate) + 1`` samples.
-    rotation : Vector
-        Roll, pitch and yaw, degrees.
-    to : Vector, optional
-        Where it moves, m; None: it stays.
-    level : str
-        none, low or high: its class.
-    distortion : Vector
-        Added to the field in the world frame, in units of the local field, at full strength.
-    source : Source, optional
-        Where the distortion comes from; None: it is the same everywhere.
-    """
+    """A part of a recording with one motion and one distortion."""
 
     name: str
-    duration_s: float
-    rotation: Vector = ZERO
-    to: Vector | None = None
-    level: str = "none"
-    distortion: Vector = ZERO
-    source: Source | None = None
+    duration_s: float  # the time over which it turns by `rotation`; it has ``floor(duration_s · rate) + 1`` samples
+    rotation: Vector = ZERO  # roll, pitch and yaw, degrees
+    to: Vector | None = None  # where it moves, m; None: it stays
+    level: str = "none"  # none, low or high: its class
+    distortion: Vector = ZERO  # added to the field in the world frame, in units of the local field, at full strength
+    source: Source | None = None  # where the distortion comes from; None: it is the same everywhere
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A recording to be made.
+    """A recording to be made."""
 
-    Attributes
-    ----------
-    start_time_ns : int
-        Of the first sample, Unix ns.
-    rate_hz : float
-        Samples a second; they stand ``floor(10**9 / rate)`` ns apart.
-    start : Start
-        Where it begins.
-    mag, acc, gyro : Sensor
-        The sensors.
-    field : Vector
-        The undisturbed magnetic field in the world frame, of length 1.
-    warming : Warming, optional
-        None: the sensors are at their reference temperature.
-    timing : Timing
-        Lost samples and jitter.
-    segments : tuple of Segment
-        One after the other.
-    planned : tuple of dict
-        The segments as the plan's JSON has them.
-    notes : tuple of str
-        Members of the JSON that are not known.
-    """
-
-    start_time_ns: int
-    rate_hz: float
-    start: Start
+    start_time_ns: int  # of the first sample, Unix ns
+    rate_hz: float  # samples a second; they stand ``floor(10**9 / rate)`` ns apart
+    start: Start  # where it begins
     mag: Sensor
     acc: Sensor
     gyro: Sensor
-    field: Vector
-    warming: Warming | None
-    timing: Timing
-    segments: tuple[Segment, ...]
-    planned: tuple[Mapping[str, Any], ...]
-    notes: tuple[str, ...] = ()
+    field: Vector  # the undisturbed magnetic field in the world frame, of length 1
+    warming: Warming | None  # none: the sensors are at their reference temperature
+    timing: Timing  # lost samples and jitter
+    segments: tuple[Segment, ...]  # one after the other
+    planned: tuple[Mapping[str, Any], ...]  # the segments as the plan's JSON has them
+    notes: tuple[str, ...] = ()  # members of the JSON that are not known
 
     @property
     def interval_ns(self) -> int:

@@ -88,22 +88,7 @@ class RandomPlans:
 
 
 def random_plan(like: RandomPlans, number: int, seed: int = 0) -> dict[str, Any]:
-    """One plan, as JSON.
-
-    Parameters
-    ----------
-    like : RandomPlans
-        What it is like.
-    number : int
-        Which one, from 0; each has random numbers of its own.
-    seed : int
-        Another seed gives other plans.
-
-    Returns
-    -------
-    dict
-        What :func:`lab.synth.parse.parse_plan` reads.
-    """
+    """One plan, as JSON."""
     sources = np.random.SeedSequence([seed, number]).spawn(3)
     motion, distortion, order = (np.random.Generator(np.random.PCG64(source)) for source in sources)
     start = _on_sphere(motion, 4)
@@ -158,13 +143,7 @@ def _on_sphere(random: Random, size: int) -> Any:
 
 
 def random_recordings(count: int, like: RandomPlans, seed: int = 0) -> Iterator[tuple[str, dict[str, Any], Synthesis]]:
-    """Name, plan and recording of each of `count` random plans, without a file.
-
-    Raises
-    ------
-    PlanError
-        If `count` is no number from 1 to 100,000.
-    """
+    """Name, plan and recording of each of `count` random plans, without a file."""
     if not 1 <= count <= _MOST_PLANS:
         raise PlanError(f"the number of plans is {count}, expected 1 to {_MOST_PLANS:,}")
     for number in range(count):

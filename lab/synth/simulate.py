@@ -29,30 +29,14 @@ _PIECE = 4096
 
 @dataclass(frozen=True, slots=True)
 class Synthesis:
-    """A synthetic recording.
+    """A synthetic recording."""
 
-    Attributes
-    ----------
-    plan : Plan
-        What was asked for.
-    seed : int
-        Of its random numbers.
-    times_ns : ndarray
-        Of the ``*_truth`` topics, Unix ns, shape (n,).
-    raw_times_ns : ndarray
-        Of the ``*_raw`` topics, shape (m,): without lost samples, with jitter.
-    raw_index : ndarray
-        Which of the n samples they are, shape (m,).
-    topics : dict of ndarray
-        Values by topic: (n, 3), (m, 3), and (n, 10) of ``pose_truth``.
-    """
-
-    plan: Plan
-    seed: int
-    times_ns: NDArray[np.int64]
-    raw_times_ns: NDArray[np.int64]
-    raw_index: NDArray[np.intp]
-    topics: Mapping[str, Floats]
+    plan: Plan  # what was asked for
+    seed: int  # of its random numbers
+    times_ns: NDArray[np.int64]  # of the ``*_truth`` topics, Unix ns, shape (n,)
+    raw_times_ns: NDArray[np.int64]  # of the ``*_raw`` topics, shape (m,): without lost samples, with jitter
+    raw_index: NDArray[np.intp]  # which of the n samples they are, shape (m,)
+    topics: Mapping[str, Floats]  # values by topic: (n, 3), (m, 3), and (n, 10) of ``pose_truth``
 
     @property
     def segment(self) -> NDArray[np.intp]:

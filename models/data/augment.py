@@ -50,25 +50,7 @@ KINDS: dict[str, type[Variation]] = {
 
 
 def augmenter(tables: Sequence[Mapping[str, Any]], fmt: Format) -> Augment:
-    """What varies batches of training windows.
-
-    Parameters
-    ----------
-    tables : sequence of mapping
-        Each ``[[train.augment]]``: its `kind` and that kind's parameters. They act one after the other.
-    fmt : Format
-        Of the windows that the model is given.
-
-    Returns
-    -------
-    callable
-        ``augment(windows, random)``: ``(n, time, …, channels)`` float32 to a new array of this shape and dtype.
-
-    Raises
-    ------
-    TrainingError
-        If a kind or parameter is not known, out of range, or not defined on such windows.
-    """
+    """What varies batches of training windows."""
     steps = []
     for table in tables:
         made = variation(table)
@@ -86,13 +68,7 @@ def augmenter(tables: Sequence[Mapping[str, Any]], fmt: Format) -> Augment:
 
 
 def variation(table: Mapping[str, Any]) -> Variation:
-    """The variation of one ``[[train.augment]]`` table.
-
-    Raises
-    ------
-    TrainingError
-        If its kind or a parameter is not known, or out of range.
-    """
+    """The variation of one ``[[train.augment]]`` table."""
     kind = table.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise TrainingError(f"[[train.augment]] kind = {kind!r}{nearest(str(kind), KINDS)}")

@@ -18,15 +18,9 @@ Windows = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Variation:
-    """One kind of variation.
+    """One kind of variation."""
 
-    Parameters
-    ----------
-    p : float
-        Probability that a window is varied, 0 to 1.
-    """
-
-    p: float = 0.5
+    p: float = 0.5  # probability that a window is varied, 0 to 1
     kind: ClassVar[str]
 
     def __post_init__(self) -> None:
@@ -39,13 +33,7 @@ class Variation:
             )
 
     def fit(self, fmt: Format) -> Callable[[Windows, Random], Windows]:
-        """What varies windows of `fmt`.
-
-        Raises
-        ------
-        TrainingError
-            If this kind is not defined on them.
-        """
+        """What varies windows of `fmt`."""
         return self.vary
 
     def vary(self, windows: Windows, random: Random) -> Windows:

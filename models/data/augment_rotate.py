@@ -15,21 +15,12 @@ from streams.errors import TrainingError
 
 @dataclass(frozen=True, kw_only=True)
 class Rotate(Variation):
-    """A turn about a random axis by a random angle.
+    """A turn about a random axis by a random angle."""
 
-    Parameters
-    ----------
-    degrees : float
-        Largest angle, 0 to 180.
-    groups : sequence of sequence of str
-        Channels of each group, x, y, z; by default those whose names differ in x, y and z alone, such as ax, ay, az.
-    together : bool
-        All groups of a window turn as one (they sit in one device); else each by itself.
-    """
-
-    degrees: float = 15.0
+    degrees: float = 15.0  # largest angle, 0 to 180
+    # channels of each group, x, y, z; by default those whose names differ in x, y and z alone, such as ax, ay, az
     groups: Sequence[Sequence[str]] = ()
-    together: bool = True
+    together: bool = True  # all groups of a window turn as one (they sit in one device); else each by itself
     kind: ClassVar[str] = "rotate"
 
     def __post_init__(self) -> None:

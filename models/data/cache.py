@@ -50,28 +50,12 @@ def build_dataset(
     paths: Sequence[str | Path],
     recipe: Recipe,
     chain: Chain,
-    settings: Settings | None = None,
-    on_progress: Progress = lambda recordings, windows: None,
+    settings: Settings | None = None,  # home folder and limit of the cache; by default this process's
+    on_progress: Progress = lambda recordings, windows: None,  # told how many recordings and windows there are so far
 ) -> Dataset:
     """Labelled windows of files, from the cache if they are there.
 
     In memory are one recording, as its reader gives it, a few windows, and of each window about 1 kB.
-
-    Parameters
-    ----------
-    paths : sequence of str or Path
-        What :func:`streams.readers.read` takes.
-    recipe, chain : Recipe, Chain
-        What says which stream, labels and split; what to run: the recipe's chain, up to where it must learn.
-    settings : Settings, optional
-        Home folder and limit of the cache; by default this process's.
-    on_progress : callable
-        Told how many recordings and windows there are so far.
-
-    Raises
-    ------
-    TrainingError, SourceError
-        If there is nothing to learn from, or a file cannot be read as it stands; the text says what to change.
     """
     settings = settings or Settings.from_env()
     folder = settings.home / "cache" / "datasets"
@@ -136,13 +120,7 @@ def digest_of(paths: Sequence[str | Path], recipe: Recipe, chain: Chain) -> str:
 
 
 def checksums(paths: Sequence[str | Path]) -> list[list[str]]:
-    """Each file that a reader would read, with the SHA-256 of its bytes and of the labels beside it.
-
-    Raises
-    ------
-    SourceError
-        If a path is not there or a file cannot be read.
-    """
+    """Each file that a reader would read, with the SHA-256 of its bytes and of the labels beside it."""
     named = [str(path).lower() for path in paths if str(path).lower() in NAMES]
     out = [[name, _version("aeon")] for name in named]
     real = [path for path in paths if str(path).lower() not in NAMES]

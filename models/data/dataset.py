@@ -29,61 +29,33 @@ CHUNK_SAMPLES = 8192
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """A window with its class.
-
-    Attributes
-    ----------
-    window : Window
-        The window.
-    label : str
-        Its class.
-    group : str
-        What must stand on one side of a split: subject or session, as the recipe says.
-    session, subject : str
-        Whose; the second is empty where it is not known.
-    recording : str
-        Path that it was read from.
-    metadata : mapping
-        What else the recording says of itself.
-    targets : mapping of str to str or float
-        By name of a further head, its class or number; absent where it is not known.
-    run : tuple of Window
-        For a stateful model: the windows of its session that follow each other without a gap, this one among them.
-    """
+    """A window with its class."""
 
     window: Window
     label: str
-    group: str
-    session: str = ""
+    group: str  # what must stand on one side of a split: subject or session, as the recipe says
+    session: str = ""  # whose; the second is empty where it is not known
     subject: str = ""
-    recording: str = ""
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    recording: str = ""  # path that it was read from
+    metadata: Mapping[str, str] = field(default_factory=dict)  # what else the recording says of itself
+    # by name of a further head, its class or number; absent where it is not known
     targets: Targets = field(default_factory=dict)
+    # for a stateful model: the windows of its session that follow each other without a gap, this one among them
     run: tuple[Window, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
 class Dataset:
-    """Labelled windows of many recordings.
+    """Labelled windows of many recordings."""
 
-    Attributes
-    ----------
-    examples : list of Example
-        In the order of the recordings, then of time.
-    inputs : dict of str to dict
-        By path: number of ``recordings`` and ``sha256`` of their samples and labels.
-    notes : Counter
-        What a user should know, with how often: repairs of the readers, windows without a label, streams not taken.
-    longest_s : float
-        Of the recordings that the recipe takes, in seconds.
-    unlabelled : list of Example
-        Windows without a label (theirs is empty), where the recipe's model is stateful: its state goes through them, too.
-    """
-
-    examples: list[Example] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)  # in the order of the recordings, then of time
+    # by path: number of ``recordings`` and ``sha256`` of their samples and labels
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # what a user should know, with how often: repairs of the readers, windows without a label, streams not taken
     notes: Counter[str] = field(default_factory=Counter)
-    longest_s: float = 0.0
+    longest_s: float = 0.0  # of the recordings that the recipe takes, in seconds
+    # windows without a label (theirs is empty), where the recipe's model is stateful: its state goes through them,
+    # too
     unlabelled: list[Example] = field(default_factory=list)
 
     @property
@@ -116,22 +88,7 @@ def labels_of(recording: Recording, recipe: Recipe) -> list[Label]:
 
 
 def read_dataset(recordings: Iterable[Recording], recipe: Recipe, chain: Chain) -> Dataset:
-    """Labelled windows of recordings, in memory; :func:`models.data.cache.build_dataset` keeps them on disk.
-
-    Parameters
-    ----------
-    recordings : iterable of Recording
-        Read one at a time.
-    recipe : Recipe
-        Says which stream, which labels and which split.
-    chain : Chain
-        To run; the recipe's, up to where it must learn.
-
-    Raises
-    ------
-    TrainingError
-        If there is nothing to learn from; the text says what to change.
-    """
+    """Labelled windows of recordings, in memory; :func:`models.data.cache.build_dataset` keeps them on disk."""
     found = Dataset()
     with ThreadPoolExecutor(1) as beside:
         found.put(iter_examples(recordings, recipe, chain, found, beside))
@@ -247,22 +204,7 @@ def add_input(inputs: dict[str, dict[str, Any]], recording: Recording, stream: S
 
 
 def split(examples: Sequence[Example], share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Numbers of the training and of the validation examples by their `group`; no group stands on both sides.
-
-    Parameters
-    ----------
-    examples : sequence of Example
-        What to split.
-    share : float
-        Of each class's examples, 0 to below 1, for validation; 0 for none.
-    seed : int
-        Decides between groups that are equally good.
-
-    Returns
-    -------
-    training, validation : list of int
-        The second is empty where `share` is 0 or no group can be spared.
-    """
+    """Numbers of the training and of the validation examples by their `group`; no group stands on both sides."""
     chosen = hold_out([example.group for example in examples], [example.label for example in examples], share, seed)
     validation = [i for i, example in enumerate(examples) if example.group in chosen]
     return [i for i, example in enumerate(examples) if example.group not in chosen], validation

@@ -45,31 +45,7 @@ _BATCH_BYTES = 16 * 2**20
 def export_dataset(
     recipe: Recipe, dataset: Dataset, fmt: str, out: Path, on_window: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """Write a recipe's windows into a new folder.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        Says how to split; the share held out and the seed are those that ``kymo train`` would take.
-    dataset : Dataset
-        Its windows, from the chain up to where it must learn.
-    fmt : str
-        One of :data:`FORMATS`.
-    out : Path
-        Must not be there, or be empty; it appears when all is written.
-    on_window : callable
-        Told each window.
-
-    Returns
-    -------
-    dict
-        What ``dataset.json`` says.
-
-    Raises
-    ------
-    TrainingError
-        If the folder cannot be written or holds something, or the split leaks.
-    """
+    """Write a recipe's windows into a new folder."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TrainingError(f"{out} is there and not empty; name a new folder")
     parameters = DEFAULTS | dict(recipe.train.parameters)

@@ -16,11 +16,6 @@ def check_leaks(examples: Sequence[Example], split: Split) -> None:
     """Refuse a split in which samples of a session stand on both sides, unless it is one of windows at random.
 
     Windows are compared by the raw samples that they span; windows that only touch share none.
-
-    Raises
-    ------
-    TrainingError
-        Naming session and samples of the first two windows that overlap.
     """
     if split.kind == "window":
         return

@@ -20,17 +20,7 @@ BLOCK_BYTES = 2 * 2**20
 
 
 class RowWriter:
-    """Writes rows into a file.
-
-    Parameters
-    ----------
-    path : Path
-        The file; replaced if it is there.
-    shape : sequence of int
-        Of a row.
-    dtype : dtype
-        Of its numbers.
-    """
+    """Writes rows into a file."""
 
     def __init__(self, path: Path, shape: Sequence[int], dtype: Any) -> None:
         self.count = 0
@@ -40,13 +30,7 @@ class RowWriter:
         self._block, self._filled, self._written = np.empty((height, *shape), dtype), 0, 0
 
     def add(self, rows: Array) -> None:
-        """Take rows ``(n, *shape)``; they are copied.
-
-        Raises
-        ------
-        OSError
-            If they cannot be written.
-        """
+        """Take rows ``(n, *shape)``; they are copied."""
         self.count += len(rows)
         while len(rows):
             taken = rows[: len(self._block) - self._filled]
@@ -68,13 +52,7 @@ class RowWriter:
         self._written += size
 
     def finish(self) -> None:
-        """Write what is left, and wait until everything is on the disk.
-
-        Raises
-        ------
-        OSError
-            If it cannot be written.
-        """
+        """Write what is left, and wait until everything is on the disk."""
         self._write()
         os.fsync(self._file.fileno())
 

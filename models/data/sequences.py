@@ -72,17 +72,7 @@ def _place(example: Example) -> int:
 
 
 class Sequences:
-    """An array ``(n, time, …)`` of sequences, each made when it is asked for.
-
-    Parameters
-    ----------
-    rows : ndarray
-        ``(windows, rows, …)``, runs one behind the other.
-    last : ndarray of int64
-        ``(n,)``: each sequence's last window.
-    count : ndarray of int64
-        ``(n,)``: windows of each.
-    """
+    """An array ``(n, time, …)`` of sequences, each made when it is asked for."""
 
     def __init__(self, rows: Array, last: NDArray[np.int64], count: NDArray[np.int64]) -> None:
         self._rows, self._last, self._count = rows, last, count
@@ -104,24 +94,7 @@ class Sequences:
 def sequences_of(
     examples: Sequence[Example], chain: Chain, labels: Sequence[str], heads: Sequence[Head], most: int
 ) -> Samples:
-    """Sequences of examples, as a stateful model learns from them.
-
-    Parameters
-    ----------
-    examples : sequence of Example
-        With their runs, which stand before the chain's steps that learn.
-    chain : Chain
-        Whose steps have learned.
-    labels, heads : sequence of str, sequence of Head
-        Classes, and what else it says.
-    most : int
-        Windows a sequence, at least 1.
-
-    Raises
-    ------
-    TrainingError
-        If a window holds a number that is not finite.
-    """
+    """Sequences of examples, as a stateful model learns from them."""
     numbers = {label: i for i, label in enumerate(labels)}
     runs: dict[int, tuple[int, tuple[Window, ...]]] = {}
     total, places, classes = 0, [], []
@@ -162,20 +135,7 @@ def _rows_of(runs: Sequence[tuple[Window, ...]], chain: Chain, total: int) -> Ar
 
 
 def run_outputs(model: Any, examples: Sequence[Example], chain: Chain) -> Array:
-    """What a stateful model says of examples when it goes through their whole runs, as it does where it serves.
-
-    Parameters
-    ----------
-    model : StatefulModel
-        Its ONNX graph.
-    examples, chain
-        As :func:`sequences_of` has them.
-
-    Returns
-    -------
-    ndarray
-        ``(n, columns)`` float32.
-    """
+    """What a stateful model says of examples when it goes through their whole runs, as it does where it serves."""
     own: dict[int, list[int]] = {}
     for i, example in enumerate(examples):
         own.setdefault(id(example.run), []).append(i)
@@ -193,13 +153,7 @@ def run_outputs(model: Any, examples: Sequence[Example], chain: Chain) -> Array:
 
 
 def check_training(recipe: Recipe, sequence: int) -> None:
-    """Refuse what a stateful model cannot be trained with.
-
-    Raises
-    ------
-    TrainingError
-        If the split divides sessions, windows are varied one by one, or sequences have no length.
-    """
+    """Refuse what a stateful model cannot be trained with."""
     if sequence < 1:
         raise TrainingError("[train] sequence starts at 1 window")
     if recipe.model is None or not is_stateful(recipe.model.parameters):

@@ -34,58 +34,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Which windows are learned from, and which are held out.
+    """Which windows are learned from, and which are held out."""
 
-    Attributes
-    ----------
-    training, validation : list of int
-        Numbers of examples, ascending.
-    kind : str
-        ``subject``, ``session``, ``time``, ``column`` or ``window``.
-    seed : int
-        Which of several equally good splits.
-    training_groups, validation_groups : list of str
-        Subjects or sessions of each side, sorted.
-    left_out : list of int
-        On neither side.
-    fold : int, optional
-        Number of the part of a cross-validation that is held out, from 0.
-    """
-
-    training: list[int]
+    training: list[int]  # numbers of examples, ascending
     validation: list[int]
-    kind: str
-    seed: int = 0
-    training_groups: tuple[str, ...] = ()
+    kind: str  # ``subject``, ``session``, ``time``, ``column`` or ``window``
+    seed: int = 0  # which of several equally good splits
+    training_groups: tuple[str, ...] = ()  # subjects or sessions of each side, sorted
     validation_groups: tuple[str, ...] = ()
-    left_out: tuple[int, ...] = ()
-    fold: int | None = None
+    left_out: tuple[int, ...] = ()  # on neither side
+    fold: int | None = None  # number of the part of a cross-validation that is held out, from 0
 
 
 def make_split(examples: Sequence[Example], table: TrainTable, share: float, seed: int) -> Split:
-    """The one split that a recipe's ``[train]`` asks for.
-
-    Parameters
-    ----------
-    examples : sequence of Example
-        What to split.
-    table : TrainTable
-        Says the kind.
-    share : float
-        Of each class's windows to hold out, 0 to below 1; 0 for none. A split by column has its own.
-    seed : int
-        Decides between what is equally good.
-
-    Returns
-    -------
-    Split
-        Its validation is empty where `share` is 0 or nothing can be spared.
-
-    Raises
-    ------
-    TrainingError
-        If a side of a split by column is empty.
-    """
+    """The one split that a recipe's ``[train]`` asks for."""
     if table.split == "column":
         assert table.column is not None
         return _by_column(examples, table.column, seed)
@@ -100,22 +62,7 @@ def make_split(examples: Sequence[Example], table: TrainTable, share: float, see
 
 
 def make_folds(examples: Sequence[Example], table: TrainTable, seed: int) -> list[Split]:
-    """The splits of a cross-validation: every window is held out once (by time: in the block that it lies in).
-
-    Parameters
-    ----------
-    examples : sequence of Example
-        What to split.
-    table : TrainTable
-        Says the kind and the number of folds; -1 holds every subject (or session) out by itself.
-    seed : int
-        Decides between what is equally good.
-
-    Raises
-    ------
-    TrainingError
-        If there are fewer groups than folds, or the kind has no folds.
-    """
+    """The splits of a cross-validation: every window is held out once (by time: in the block that it lies in)."""
     kind, count = table.split, table.folds
     if kind == "column" or (count < 0 and kind in ("time", "window")):
         raise TrainingError(f'[train] split "{kind}" has no folds of this kind; name their number, or leave folds out')
@@ -140,13 +87,7 @@ def make_folds(examples: Sequence[Example], table: TrainTable, seed: int) -> lis
 
 
 def leak_free(examples: Sequence[Example], split: Split, share: float) -> Split:
-    """The split to show beside one of windows at random: by session, or by time where there is only one session.
-
-    Raises
-    ------
-    TrainingError
-        If neither can hold anything out.
-    """
+    """The split to show beside one of windows at random: by session, or by time where there is only one session."""
     for kind in ("session", "time"):
         found = make_split(examples, TrainTable(kind), share, split.seed)
         if found.validation and found.training:

@@ -66,15 +66,7 @@ def with_steps(examples: Sequence[Example], steps: Sequence[Spec]) -> Sequence[E
 
 
 class Stepped(Sequence[Window]):
-    """Windows behind steps, each made when it is asked for.
-
-    Parameters
-    ----------
-    steps : tuple of Spec
-        Per-window steps, their numbers learned.
-    windows : sequence of Window
-        What comes before them.
-    """
+    """Windows behind steps, each made when it is asked for."""
 
     def __init__(self, steps: tuple[Spec, ...], windows: Sequence[Window]) -> None:
         self._windows, self._stages = windows, [step.build() for step in steps]
@@ -120,13 +112,7 @@ class SteppedExamples(Sequence["Example"]):
 
 
 def to_samples(examples: Sequence[Example], labels: Sequence[str], layout: str, heads: Sequence[Head] = ()) -> Samples:
-    """Arrays of examples as a model takes them, with what it should say in its further heads.
-
-    Raises
-    ------
-    TrainingError
-        If a window holds a number that is not finite.
-    """
+    """Arrays of examples as a model takes them, with what it should say in its further heads."""
     number = {label: i for i, label in enumerate(labels)}
     windows: Array | None = None
     classes, targets = np.empty(len(examples), np.int64), []
@@ -144,13 +130,7 @@ def to_samples(examples: Sequence[Example], labels: Sequence[str], layout: str, 
 
 
 def check_finite(window: Window, data: Array) -> None:
-    """Refuse a window with a number that is none.
-
-    Raises
-    ------
-    TrainingError
-        Naming session and window.
-    """
+    """Refuse a window with a number that is none."""
     if not np.isfinite(data).all():
         raise TrainingError(
             f"session {window.session}, window from sample {window.start_index}: a number is not finite behind the "

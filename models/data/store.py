@@ -49,13 +49,7 @@ _RECORD = np.dtype(
 
 
 class StoreWriter:
-    """Writes windows into a folder.
-
-    Parameters
-    ----------
-    folder : Path
-        Must be there.
-    """
+    """Writes windows into a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.count = folder, 0
@@ -75,13 +69,7 @@ class StoreWriter:
             self.add(example)
 
     def add(self, example: Example) -> None:
-        """Take a window.
-
-        Raises
-        ------
-        TrainingError
-            If it is of another shape or dtype than the ones before.
-        """
+        """Take a window."""
         window = example.window
         if self._rows is None:
             self._axes = _memory_order(window.data)
@@ -124,13 +112,7 @@ class StoreWriter:
         return len(rows) - at if np.array_equal(_bits(old[at:]), _bits(rows[:-at])) else 0
 
     def finish(self, found: Dataset) -> None:
-        """Write what is to know of all windows, and see to it that everything is on the disk.
-
-        Parameters
-        ----------
-        found : Dataset
-            Its inputs, notes and longest recording.
-        """
+        """Write what is to know of all windows, and see to it that everything is on the disk."""
         assert self._last is not None
         assert self._rows is not None
         np.save(self.folder / WINDOWS, np.frombuffer(bytes(self._records), _RECORD))
@@ -177,20 +159,7 @@ class _Column:
 
 
 def open_store(folder: Path, split: str) -> Dataset:
-    """The data set of a folder.
-
-    Parameters
-    ----------
-    folder : Path
-        What a :class:`StoreWriter` has finished.
-    split : str
-        Kind of split that the examples' groups are for.
-
-    Raises
-    ------
-    OSError, ValueError, KeyError
-        If it is not there or not whole.
-    """
+    """The data set of a folder."""
     about = json.loads((folder / DATASET).read_text())
     records = np.load(folder / WINDOWS)
     shape = (about["rows"], *about["row_shape"])

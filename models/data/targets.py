@@ -39,13 +39,7 @@ def asked_sets(recipe: Recipe) -> frozenset[str]:
 
 
 def targets_of(labels: Sequence[Label], heads: Sequence[HeadTable]) -> Callable[[int, int], dict[str, str | float]]:
-    """What gives the targets of one recording's windows by their start and end, Unix ns; what is not known is absent.
-
-    Raises
-    ------
-    TrainingError
-        If a label of a number head is no number, or one beyond float32.
-    """
+    """What gives the targets of one recording's windows by their start and end, Unix ns; what is not known is absent."""
     made: dict[str, _Of] = {
         head.name: _of(head, [label for label in labels if label.set == head.set]) for head in heads
     }
@@ -82,13 +76,7 @@ def _number(label: Label, head: HeadTable) -> float:
 
 
 class NumberCover:
-    """Labels of one session that are numbers, to be asked for many intervals.
-
-    Parameters
-    ----------
-    labels : sequence of (int, int, float)
-        Start and end, Unix ns, and the number; one that is NaN says nothing.
-    """
+    """Labels of one session that are numbers, to be asked for many intervals."""
 
     def __init__(self, labels: Sequence[tuple[int, int, float]]) -> None:
         known = sorted(label for label in labels if label[1] > label[0] and not math.isnan(label[2]))
@@ -98,15 +86,7 @@ class NumberCover:
         self._latest: NDArray[np.int64] = np.maximum.accumulate(self._ends)  # ascending, unlike the ends
 
     def mean_of(self, start_ns: int, end_ns: int, min_share: float = 0.5) -> float | None:
-        """The mean of the numbers in an interval, weighted by the time that each covers.
-
-        Parameters
-        ----------
-        start_ns, end_ns : int
-            Half open, Unix ns.
-        min_share : float
-            0 to 1; None where all labels together cover less.
-        """
+        """The mean of the numbers in an interval, weighted by the time that each covers."""
         first = int(np.searchsorted(self._latest, start_ns, "right"))
         last = int(np.searchsorted(self._starts, end_ns, "left"))
         if first >= last:
@@ -138,13 +118,7 @@ def _order(label: str) -> tuple[bool, float, str]:
 
 
 def heads_of(recipe: Recipe, examples: Sequence[Example]) -> tuple[Head, ...]:
-    """The recipe's heads, with the classes that occur.
-
-    Raises
-    ------
-    TrainingError
-        If a head has nothing to learn: no window with its label.
-    """
+    """The recipe's heads, with the classes that occur."""
     made = []
     for head in recipe.heads:
         known = [example.targets[head.name] for example in examples if head.name in example.targets]

@@ -29,21 +29,7 @@ def open_registry(home: Path | None = None) -> Registry:
 
 
 def find_bundle(name: str, home: Path | None = None) -> Path:
-    """Folder of a bundle.
-
-    Parameters
-    ----------
-    name : str
-        A folder, a recipe's name (the registry's champion, else the one that ships with Kymo), ``name@digest`` (its first
-        digits suffice), ``name@champion`` or ``name@shadow``.
-    home : Path, optional
-        Instead of ``KYMO_HOME``.
-
-    Raises
-    ------
-    BundleError
-        If there is none.
-    """
+    """Folder of a bundle."""
     recipe, _, version = name.partition("@")
     plain = is_file_name(recipe) and (not version or is_file_name(version))
     if plain and (found := _in_registry(name, recipe, version, open_registry(home))) is not None:
@@ -101,40 +87,14 @@ def _shipped(recipe: str, name: str) -> Path | None:
 
 
 def write_bundle(
-    target: Path | None,
+    target: Path | None,  # its folder; a bundle that is there is replaced. None for the registry, as a new version
     manifest: Mapping[str, Any],
-    files: Mapping[str, bytes],
+    files: Mapping[str, bytes],  # contents by relative name, ``model.onnx`` among them
     home: Path | None = None,
     attached: Mapping[str, bytes] | None = None,
-    promote: bool = True,
+    promote: bool = True,  # whether a version in the registry becomes the champion
 ) -> Path:
-    """Write a bundle; it is there whole or not at all.
-
-    Parameters
-    ----------
-    target : Path, optional
-        Its folder; a bundle that is there is replaced. None for the registry, as a new version.
-    manifest : mapping
-        Without ``format``, ``files``, ``digest``, ``id`` and ``created``, which are added here.
-    files : mapping
-        Contents by relative name, ``model.onnx`` among them.
-    home : Path, optional
-        Instead of ``KYMO_HOME``.
-    attached : mapping, optional
-        More contents by relative name, such as a report with its times: they have checksums, but no part in the bundle's id.
-    promote : bool
-        Whether a version in the registry becomes the champion.
-
-    Returns
-    -------
-    Path
-        The bundle's folder.
-
-    Raises
-    ------
-    BundleError
-        If `target` holds something else, or cannot be written.
-    """
+    """Write a bundle; it is there whole or not at all."""
     full = complete(manifest, files, attached or {})
     contents = {**files, **(attached or {})}
     if target is None:

@@ -28,30 +28,14 @@ _BEFORE = "current"  # how earlier versions of Kymo named the champion
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A line of a recipe's log.
+    """A line of a recipe's log."""
 
-    Attributes
-    ----------
-    at_ns : int
-        When, Unix ns; grows from line to line.
-    action : str
-        ``promote`` or ``rollback``.
-    alias : str
-        ``champion`` or ``shadow``.
-    bundle : str
-        What the alias stands for from then on, ``recipe@digest``; empty for nothing.
-    before : str
-        What it stood for before.
-    by, why : str
-        Who, and the reason given.
-    """
-
-    at_ns: int
-    action: str
-    alias: str
-    bundle: str
-    before: str = ""
-    by: str = ""
+    at_ns: int  # when, Unix ns; grows from line to line
+    action: str  # ``promote`` or ``rollback``
+    alias: str  # ``champion`` or ``shadow``
+    bundle: str  # what the alias stands for from then on, ``recipe@digest``; empty for nothing
+    before: str = ""  # what it stood for before
+    by: str = ""  # who, and the reason given
     why: str = ""
 
     @property
@@ -61,13 +45,7 @@ class Entry:
 
 
 class Registry:
-    """The registry at a folder or URL.
-
-    Parameters
-    ----------
-    store : Store
-        Its bytes.
-    """
+    """The registry at a folder or URL."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -116,13 +94,7 @@ class Registry:
         return next((entry for entry in reversed(self.log(recipe)) if entry.alias == alias), None)
 
     def add(self, manifest: Mapping[str, Any], contents: Mapping[str, bytes]) -> Path:
-        """Keep a bundle as a version; one that is there whole stays as it is.
-
-        Raises
-        ------
-        BundleError
-            If it cannot be written.
-        """
+        """Keep a bundle as a version; one that is there whole stays as it is."""
         recipe, digest = manifest["recipe"], manifest["digest"]
         try:
             with self.store.adding(_path(recipe)):
@@ -149,13 +121,7 @@ class Registry:
         return True
 
     def promote(self, recipe: str, digest: str, alias: str = CHAMPION, *, why: str = "") -> Entry:
-        """Have an alias stand for a version; nothing is written where it does already.
-
-        Raises
-        ------
-        BundleError
-            If there is no such version, or it is damaged.
-        """
+        """Have an alias stand for a version; nothing is written where it does already."""
         folder = self.folder(recipe, digest)
         if folder is None:
             have = ", ".join(self.versions(recipe)) or "none"
@@ -169,13 +135,7 @@ class Registry:
             return self._write(recipe, known, Entry(0, "promote", alias, f"{recipe}@{digest}", why=why))
 
     def rollback(self, recipe: str, alias: str = CHAMPION, *, why: str = "", may_empty: bool = False) -> Entry:
-        """Have an alias stand for what it stood for before its last promotion.
-
-        Raises
-        ------
-        BundleError
-            If nothing stood before it, and the alias may not stand for nothing.
-        """
+        """Have an alias stand for what it stood for before its last promotion."""
         with self.store.lock(_path(recipe)):
             known = self.store.lines(_path(recipe, _LOG))
             stack = _stack(self._entries(recipe, known), alias)
@@ -199,13 +159,7 @@ class Registry:
 
 
 def _path(*names: str) -> str:
-    """Of a recipe, and a version of it, inside the registry.
-
-    Raises
-    ------
-    BundleError
-        A name leads elsewhere.
-    """
+    """Of a recipe, and a version of it, inside the registry."""
     if odd := [name for name in names if not is_file_name(name)]:
         raise BundleError(f"registry: {str(odd[0])[:80]!r} is no name of a recipe or a version; expected {RULE}")
     return "/".join(names)

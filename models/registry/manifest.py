@@ -28,13 +28,7 @@ _KINDS: dict[str, type] = {
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a bundle's folder, its checksums not yet verified.
-
-    Raises
-    ------
-    BundleError
-        If it is not there, no JSON object, or its main members are none; a name that leads elsewhere is none.
-    """
+    """The manifest of a bundle's folder, its checksums not yet verified."""
     where = path / MANIFEST
     try:
         manifest = read_object(where.read_bytes(), MAX_FILE_BYTES, nan=True)
@@ -75,13 +69,7 @@ def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
 
 
 def verify(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Compare every file of a bundle's folder with its checksum.
-
-    Raises
-    ------
-    BundleError
-        If one is missing or damaged; the text names it.
-    """
+    """Compare every file of a bundle's folder with its checksum."""
     files, attached = manifest.get("files"), manifest.get("attached", {})
     if not isinstance(files, dict) or not isinstance(attached, dict) or MODEL not in files:
         raise BundleError(f"{path / MANIFEST}: does not list {MODEL} among its files; copy or train the bundle again")

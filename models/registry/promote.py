@@ -20,24 +20,7 @@ if TYPE_CHECKING:
 
 
 def promote(name: str | Path, alias: str = CHAMPION, *, why: str = "", home: Path | None = None) -> Entry:
-    """Have an alias stand for a bundle; one from outside is taken into the registry first.
-
-    Parameters
-    ----------
-    name : str or Path
-        See :func:`models.registry.folders.find_bundle`.
-    alias : str
-        ``champion`` or ``shadow``.
-    why : str
-        For the log.
-    home : Path, optional
-        Instead of ``KYMO_HOME``.
-
-    Raises
-    ------
-    BundleError
-        If there is no such bundle, it is damaged, or the registry cannot be written.
-    """
+    """Have an alias stand for a bundle; one from outside is taken into the registry first."""
     bundle, registry = load_bundle(name, home), open_registry(home)
     listed = {**bundle.manifest["files"], **bundle.manifest.get("attached", {})}
     registry.add(bundle.manifest, {name: (bundle.path / name).read_bytes() for name in listed})
@@ -48,11 +31,6 @@ def rollback(recipe: str, alias: str = CHAMPION, *, why: str = "", home: Path | 
     """Have an alias stand for what it stood for before.
 
     The first champion gives way only to a bundle that ships with Kymo, the first shadow to none.
-
-    Raises
-    ------
-    BundleError
-        If there is nothing to go back to.
     """
     may_empty = alias != CHAMPION or (SHIPPED / recipe).is_dir()
     return open_registry(home).rollback(recipe, alias, why=why, may_empty=may_empty)

@@ -31,22 +31,7 @@ _CLAIMS, _LINES = ".claims", ".log"
 
 
 class RemoteStore:
-    """An fsspec URL, such as ``s3://bucket/models``.
-
-    Parameters
-    ----------
-    url : str
-        The registry.
-    cache : Path
-        Where fetched bundles are kept.
-    clock : Clock, optional
-        Its wall time must be that of other writers within some seconds.
-
-    Raises
-    ------
-    BundleError
-        If fsspec, or what it needs for this kind of URL, is not installed.
-    """
+    """An fsspec URL, such as ``s3://bucket/models``."""
 
     def __init__(self, url: str, cache: Path, clock: Clock | None = None) -> None:
         try:
@@ -76,13 +61,7 @@ class RemoteStore:
 
     @contextlib.contextmanager
     def lock(self, folder: str) -> Iterator[None]:
-        """See :meth:`Store.lock`.
-
-        Raises
-        ------
-        BundleError
-            If others hold it for too long.
-        """
+        """See :meth:`Store.lock`."""
         claim = self._claim(folder)
         try:
             yield
@@ -146,13 +125,7 @@ class RemoteStore:
         return [line for name in names if name in found for line in whole_lines(bytes(found[name]))]
 
     def append(self, path: str, lines: list[bytes], before: list[bytes]) -> None:
-        """See :meth:`Store.append`.
-
-        Raises
-        ------
-        BundleError
-            If another writer came in between; then nothing is added.
-        """
+        """See :meth:`Store.append`."""
         folder = path.rpartition("/")[0]
         name = self._at(f"{folder}/{_LINES}/{len(before):08d}-{secrets.token_hex(8)}.jsonl")
         with self._errors(f"writing {path}"):
@@ -181,13 +154,7 @@ class RemoteStore:
                 self._write(self._at(f"{path}/{name}"), contents[name])
 
     def folder(self, path: str) -> Path | None:
-        """The bundle, from the cache or fetched to it; its checksums are verified.
-
-        Raises
-        ------
-        BundleError
-            If what comes is damaged.
-        """
+        """The bundle, from the cache or fetched to it; its checksums are verified."""
         kept = self._cache / path
         with contextlib.suppress(BundleError):
             verify(kept, read_manifest(kept))

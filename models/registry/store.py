@@ -49,13 +49,7 @@ class Store(Protocol):
 
 
 class LocalStore:
-    """A folder of this machine, or one that it has mounted.
-
-    Parameters
-    ----------
-    root : Path
-        The folder; made when it is first written to.
-    """
+    """A folder of this machine, or one that it has mounted."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.url = root, str(root)
@@ -115,15 +109,7 @@ def store_at(url: str, cache: Path) -> Store:
 
 
 def replace_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write a folder; it is there whole or not at all.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written.
-    BundleError
-        If a name leads out of the folder.
-    """
+    """Write a folder; it is there whole or not at all."""
     if outside := [name for name in contents if not is_inside(name)]:
         raise BundleError(f"{folder}: the file name {outside[0][:80]!r} leads out of it; the bundle is not taken")
     new, old = (folder.with_name(f".{folder.name}.{kind}-{os.getpid()}") for kind in ("new", "old"))

@@ -82,27 +82,7 @@ class _Watch:
 def evaluate_with_report(
     recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording]
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Scores of a bundle, and a report of them.
-
-    Parameters
-    ----------
-    recipe, bundle, recordings
-        See :func:`models.evaluate.evaluate`.
-
-    Returns
-    -------
-    scores : dict
-        As `evaluate` gives them.
-    files : dict of str to bytes
-        By file name, see :func:`models.reports.page.report_files`.
-
-    Raises
-    ------
-    BundleError
-        If the bundle does not fit the recipe.
-    TrainingError
-        If no recording has a label.
-    """
+    """Scores of a bundle, and a report of them."""
     watch = _Watch(recipe, list(bundle.labels))
     scores = evaluate(recipe, bundle, watch.read(recordings), watch.on_window)
     made = bundle.manifest.get("architecture", {})

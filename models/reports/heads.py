@@ -54,22 +54,12 @@ def _classes(held: HeldOut, head: HeldHead, found: Mapping[str, Any], gallery: G
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Numbers:
-    """Truths and answers of a number: of windows, and of recordings, each the mean of its windows.
+    """Truths and answers of a number: of windows, and of recordings, each the mean of its windows."""
 
-    Attributes
-    ----------
-    truth, said : ndarray
-        ``(n,)``, of windows where both are known.
-    names : list of str
-        Recordings.
-    means : ndarray
-        ``(recordings, 2)``: truth, then what was said.
-    """
-
-    truth: Floats
+    truth: Floats  # ``(n,)``, of windows where both are known
     said: Floats
     names: list[str]
-    means: Floats
+    means: Floats  # ``(recordings, 2)``: truth, then what was said
 
     @classmethod
     def of(cls, held: HeldOut, head: HeldHead) -> Numbers | None:

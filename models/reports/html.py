@@ -98,19 +98,7 @@ def duration(seconds: float) -> str:
 
 
 def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[object]], bold: Iterable[int] = ()) -> str:
-    """A table whose first column heads its rows; it scrolls sideways where the page is narrow.
-
-    Parameters
-    ----------
-    caption : str
-        What it shows.
-    columns : sequence of Column
-        Heads.
-    rows : iterable of sequences
-        Texts and numbers, escaped here.
-    bold : iterable of int
-        Numbers of rows to stress.
-    """
+    """A table whose first column heads its rows; it scrolls sideways where the page is narrow."""
     kinds = [f' class="{column.kind}"' if column.kind else "" for column in columns]
     stressed = set(bold)
     heads = "".join(f'<th scope="col"{k}>{escape(c.name)}</th>' for c, k in zip(columns, kinds, strict=True))
@@ -170,21 +158,7 @@ def code(text: str) -> str:
 def page(
     title: str, lead: str, sections: Sequence[tuple[str, str]], foot: str, live: tuple[str, str] = ("", "")
 ) -> str:
-    """The whole page.
-
-    Parameters
-    ----------
-    title : str
-        Text.
-    lead : str
-        HTML under it.
-    sections : sequence of (str, str)
-        Title, as text, and HTML of each; empty ones are left out.
-    foot : str
-        Text.
-    live : (str, str)
-        JavaScript that may run, named by its checksum, and the style sheet of what it makes.
-    """
+    """The whole page."""
     there = [(f"section-{i}", name, inner) for i, (name, inner) in enumerate(sections) if inner]
     links = "".join(f'<a href="#{anchor}">{escape(name)}</a>' for anchor, name, _ in there)
     body = "\n".join(

@@ -19,21 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class Gallery:
-    """Figures of one report: into the page as SVG, beside it as PNG.
+    """Figures of one report: into the page as SVG, beside it as PNG."""
 
-    Attributes
-    ----------
-    files : dict of str to bytes
-        PNG by file name.
-    missing : bool
-        Whether nothing can be drawn, because matplotlib is not installed.
-    prefix : str
-        How the names of files and figures begin, where a page has several of a kind.
-    """
-
-    files: dict[str, bytes] = field(default_factory=dict)
-    missing: bool = False
-    prefix: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)  # PNG by file name
+    missing: bool = False  # whether nothing can be drawn, because matplotlib is not installed
+    prefix: str = ""  # how the names of files and figures begin, where a page has several of a kind
 
     def part(self, prefix: str) -> Gallery:
         """A gallery whose figures are of this one, named apart."""
@@ -55,30 +45,14 @@ class Gallery:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judged:
-    """Held-out windows, counted once for all sections.
-
-    Attributes
-    ----------
-    labels : tuple of str
-        Classes.
-    truth, answers : ndarray of int64
-        ``(n,)``; an answer may be :data:`~models.reports.numbers.NO_ANSWER`.
-    probabilities : ndarray
-        ``(n, labels)``.
-    counts : ndarray of int64
-        ``(labels, labels + 1)``, see :func:`~models.reports.numbers.confusion`.
-    kind : str
-        ``subject`` or, where none is known, ``session``.
-    groups, sessions : list of Shares
-        Worst first.
-    """
+    """Held-out windows, counted once for all sections."""
 
     labels: tuple[str, ...]
-    truth: numbers.Integers
+    truth: numbers.Integers  # ``(n,)``; an answer may be :data:`~models.reports.numbers.NO_ANSWER`
     answers: numbers.Integers
     probabilities: numbers.Floats
-    counts: numbers.Integers
-    kind: str
+    counts: numbers.Integers  # ``(labels, labels + 1)``, see :func:`~models.reports.numbers.confusion`
+    kind: str  # ``subject`` or, where none is known, ``session``
     groups: list[numbers.Shares]
     sessions: list[numbers.Shares]
 

@@ -52,25 +52,13 @@ class ClassRow:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """A reliability diagram: bins of the answer's probability, and the expected calibration error.
+    """A reliability diagram: bins of the answer's probability, and the expected calibration error."""
 
-    Attributes
-    ----------
-    edges : ndarray
-        ``(bins + 1,)``; a bin holds what lies above its lower edge and not above its upper.
-    count : ndarray of int64
-        ``(bins,)``.
-    confidence, accuracy : ndarray
-        ``(bins,)``, means in each bin; NaN where it is empty.
-    error : float
-        Mean over the windows of the distance of the two in a window's bin; NaN without windows.
-    """
-
-    edges: Floats
+    edges: Floats  # ``(bins + 1,)``; a bin holds what lies above its lower edge and not above its upper
     count: Integers
-    confidence: Floats
+    confidence: Floats  # ``(bins,)``, means in each bin; NaN where it is empty
     accuracy: Floats
-    error: float
+    error: float  # mean over the windows of the distance of the two in a window's bin; NaN without windows
 
 
 def answers_of(probabilities: Floats) -> Integers:

@@ -26,21 +26,11 @@ WORST = 6
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """What a window holds, to be drawn.
+    """What a window holds, to be drawn."""
 
-    Attributes
-    ----------
-    data : ndarray
-        ``(time, channels)``, ``(time, bins, channels)`` or ``(time, height, width, channels)``.
-    channels : tuple of str
-        Names of the last axis.
-    start_s, end_s : float
-        Seconds since the session's index 0.
-    """
-
-    data: Array
-    channels: tuple[str, ...]
-    start_s: float
+    data: Array  # ``(time, channels)``, ``(time, bins, channels)`` or ``(time, height, width, channels)``
+    channels: tuple[str, ...]  # names of the last axis
+    start_s: float  # seconds since the session's index 0
     end_s: float
 
     @classmethod
@@ -65,22 +55,7 @@ def pictures(record: RunRecord, window_of: Callable[[int], Window]) -> dict[int,
 def report_files(
     record: RunRecord, drawn: Mapping[int, Picture] | None = None, title: str | None = None
 ) -> dict[str, bytes]:
-    """A report.
-
-    Parameters
-    ----------
-    record : RunRecord
-        What is known; whatever is missing is left out.
-    drawn : mapping of int to Picture, optional
-        The worst windows by number, see :func:`pictures`.
-    title : str, optional
-        Instead of one made from recipe and architecture.
-
-    Returns
-    -------
-    dict of str to bytes
-        By file name: ``report.html`` and, where matplotlib is installed, the page's figures as PNG.
-    """
+    """A report."""
     gallery, judged = Gallery(), Judged.of(record.held_out)
     made: Sequence[tuple[str, str]] = [
         ("Learning curves", scores.curves(record, gallery)),
@@ -101,15 +76,7 @@ def report_files(
 
 
 def bundle_report(record: RunRecord, window_of: Callable[[int], Window] | None = None) -> dict[str, bytes]:
-    """A report as a bundle holds it: contents by name, each in the folder ``report``, the record itself among them.
-
-    Parameters
-    ----------
-    record : RunRecord
-        What is known.
-    window_of : callable, optional
-        A held-out window by its number in the record, to draw the worst ones.
-    """
+    """A report as a bundle holds it: contents by name, each in the folder ``report``, the record itself among them."""
     files = report_files(record, pictures(record, window_of) if window_of else None)
     # File names may bring halves of characters, which JSON can say but UTF-8 cannot.
     text = record.to_json().encode("utf-8", "backslashreplace")
@@ -117,13 +84,7 @@ def bundle_report(record: RunRecord, window_of: Callable[[int], Window] | None =
 
 
 def write_report(folder: Path, files: Mapping[str, bytes]) -> Path:
-    """Write a report's files into a folder, which is made; the path of the page.
-
-    Raises
-    ------
-    TrainingError
-        If they cannot be written.
-    """
+    """Write a report's files into a folder, which is made; the path of the page."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():

@@ -151,17 +151,6 @@ def reliability(found: Calibration) -> Drawing:
 def window_picture(name: str, data: Array, channels: Sequence[str], seconds: tuple[float, float]) -> Drawing:
     """A window as the model saw it: signals ``(time, channels)`` as lines, spectrograms ``(time, bins, channels)`` as
     pictures, frames ``(time, height, width, channels)`` as a row of pictures; at most six channels or frames.
-
-    Parameters
-    ----------
-    name : str
-        Keeps the figure apart from others of the page.
-    data : ndarray
-        Numbers.
-    channels : sequence of str
-        Names of the last axis.
-    seconds : (float, float)
-        Start and end on the time axis.
     """
     values = np.where(np.isfinite(np.asarray(data, float)), np.asarray(data, float), np.nan)
     names = list(channels) if len(channels) == values.shape[-1] else [str(i) for i in range(values.shape[-1])]

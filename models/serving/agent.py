@@ -39,17 +39,7 @@ _YIELD_S = 0.005  # how long records are taken before other tasks have their tur
 
 
 class Agent:
-    """Takes records, gives events.
-
-    Parameters
-    ----------
-    job : Job
-        What to do.
-    around : Around
-        Kafka, and who is told.
-    limits : Limits
-        When to snapshot.
-    """
+    """Takes records, gives events."""
 
     def __init__(self, job: Job, around: Around, limits: Limits | None = None) -> None:
         self.job, self._limits, self._around = job, limits, around
@@ -102,13 +92,7 @@ class Agent:
     # --- taking records
 
     async def on_records(self, records: Mapping[TopicPartition, list[Any]]) -> None:
-        """Take records; returns when there is room for more.
-
-        Raises
-        ------
-        DeliveryError
-            If an output failed; the worker must begin again from its last commit.
-        """
+        """Take records; returns when there is room for more."""
         self._raise_failure()
         life = self._life
         for tp, batch in records.items():
@@ -218,13 +202,7 @@ class Agent:
             self._commits.forget(number, gone)
 
     async def on_revoked(self) -> None:
-        """Finish what is under way, commit it and forget the partitions.
-
-        Raises
-        ------
-        DeliveryError
-            If they may belong to another worker by now: then only a new beginning is safe.
-        """
+        """Finish what is under way, commit it and forget the partitions."""
         async with self._letting_go():
             pass
 

@@ -40,45 +40,21 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What an agent does for one recipe.
+    """What an agent does for one recipe."""
 
-    Attributes
-    ----------
-    recipe : str
-        Its name; of a processor, that of its steps, which recipes may share.
-    state : str
-        Under which name its snapshots stand.
-    inputs : tuple of str
-        Full names of the topics that it reads; the group may have others, for members whose windows are of another kind.
-    chain : Chain
-        From the input's chunks to windows, or to derived chunks.
-    outputs : Outputs
-        What the chain's outputs are.
-    topic : str
-        Full name of the topic for them.
-    matches : callable
-        None for a stream that the recipe takes, else the reason why not.
-    classify : callable
-        Outputs, with their sessions' memories, to the values of each one's records; called in a thread of its own.
-    shadow : Shadow, optional
-        What scores the same windows aside.
-    serving : Serving, optional
-        What classifies.
-    anew : callable, optional
-        The job for a bundle whose windows are of another kind.
-    """
-
-    recipe: str
-    state: str
+    recipe: str  # its name; of a processor, that of its steps, which recipes may share
+    state: str  # under which name its snapshots stand
+    # full names of the topics that it reads; the group may have others, for members whose windows are of another kind
     inputs: tuple[str, ...]
-    chain: Chain
-    outputs: Outputs
-    topic: str
-    matches: Callable[[Format], str | None]
+    chain: Chain  # from the input's chunks to windows, or to derived chunks
+    outputs: Outputs  # what the chain's outputs are
+    topic: str  # full name of the topic for them
+    matches: Callable[[Format], str | None]  # none for a stream that the recipe takes, else the reason why not
+    # outputs, with their sessions' memories, to the values of each one's records; called in a thread of its own
     classify: Callable[[Sequence[Any], Sequence[list[Any]]], list[list[bytes]]]
-    shadow: Shadow | None = None
+    shadow: Shadow | None = None  # what scores the same windows aside
     serving: Serving | None = None
-    anew: Callable[[Bundle], Job] | None = None
+    anew: Callable[[Bundle], Job] | None = None  # the job for a bundle whose windows are of another kind
 
 
 class TopicReader(Protocol):
@@ -95,18 +71,10 @@ class TopicReader(Protocol):
 
 
 class Kafka(Protocol):
-    """What the agent asks of its Faust app.
+    """What the agent asks of its Faust app."""
 
-    Attributes
-    ----------
-    lease : Lease
-        How long the agent may act on its partitions.
-    consumer_generation_id : int
-        The group's generation.
-    """
-
-    lease: Lease
-    consumer_generation_id: int
+    lease: Lease  # how long the agent may act on its partitions
+    consumer_generation_id: int  # the group's generation
 
     def hold(self) -> None:
         """Let no record come, nor any that was fetched before."""
@@ -129,30 +97,12 @@ class Kafka(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What is around an agent.
-
-    Attributes
-    ----------
-    kafka : Kafka
-        The app.
-    names : Names
-        Topic names.
-    read_back : TopicReader
-        For what an earlier life left.
-    observer : Observer
-        For metrics.
-    failed : callable
-        Called once, with the first error that makes going on unsafe.
-    topic_ids : callable
-        Kafka's ids of topics, by name.
-    tell : callable
-        Called with a line for a person.
-    """
+    """What is around an agent."""
 
     kafka: Kafka
     names: Names
-    read_back: TopicReader
+    read_back: TopicReader  # for what an earlier life left
     observer: Observer
-    failed: Callable[[BaseException], None]
-    topic_ids: Callable[[Sequence[str]], Awaitable[dict[str, str]]]
-    tell: Callable[[str], None]
+    failed: Callable[[BaseException], None]  # called once, with the first error that makes going on unsafe
+    topic_ids: Callable[[Sequence[str]], Awaitable[dict[str, str]]]  # Kafka's ids of topics, by name
+    tell: Callable[[str], None]  # called with a line for a person

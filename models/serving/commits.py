@@ -23,19 +23,7 @@ _AGAIN_S = 15.0  # a topic that was deleted and made again is found within so lo
 
 
 class Commits:
-    """Snapshots and offsets of an agent.
-
-    Parameters
-    ----------
-    partitions : dict of int to Partition
-        The agent's, by number.
-    job : callable
-        What it does now.
-    around : Around
-        Kafka.
-    outbox : Outbox
-        For snapshots.
-    """
+    """Snapshots and offsets of an agent."""
 
     def __init__(
         self, partitions: dict[int, Partition], job: Callable[[], Job], around: Around, outbox: Outbox
@@ -111,24 +99,12 @@ class Commits:
         self._around.observer.committed(time.perf_counter() - started)
 
     async def check_topics(self) -> None:
-        """Look whether the input topics are those that offsets are kept of.
-
-        Raises
-        ------
-        DeliveryError
-            If one was deleted and made again: offsets, and what was read up to them, are of another topic.
-        """
+        """Look whether the input topics are those that offsets are kept of."""
         self._looked_s = time.monotonic()
         self.know(await self._around.topic_ids(self._job().inputs))
 
     def know(self, ids: Mapping[str, str]) -> None:
-        """Remember which topics these are, for as long as this process lives: its clients keep to what they have seen of them.
-
-        Raises
-        ------
-        DeliveryError
-            If one is another than it was.
-        """
+        """Remember which topics these are, for as long as this process lives: its clients keep to what they have seen of them."""
         for topic, topic_id in ids.items():
             if topic_id and self._topic_ids.setdefault(topic, topic_id) != topic_id:
                 raise DeliveryError(f"topic {topic} was deleted and made again")

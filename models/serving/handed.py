@@ -12,61 +12,32 @@ from models.serving.snapshots import Snapshot
 
 @dataclass(slots=True, frozen=True)
 class Limits:
-    """When a session gets a snapshot, so that it holds back no commit.
+    """When a session gets a snapshot, so that it holds back no commit."""
 
-    Attributes
-    ----------
-    quiet_s : float
-        Seconds without a chunk after which a session is stored and unloaded.
-    lag : int
-        Offsets that a session may hold the commit back.
-    """
-
-    quiet_s: float = 60.0
-    lag: int = 20_000
+    quiet_s: float = 60.0  # seconds without a chunk after which a session is stored and unloaded
+    lag: int = 20_000  # offsets that a session may hold the commit back
 
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """A window on its way to becoming an event.
+    """A window on its way to becoming an event."""
 
-    Attributes
-    ----------
-    output : Window or Chunk
-        The window, or the derived chunk.
-    place : int
-        Where in the session's input it stands.
-    session : Session
-        Whose it is.
-    sent_ms : int
-        Unix time at which its last chunk was sent, ms.
-    known : frozenset of int
-        Numbers of its records (the events of its heads) that stand already and are not published again.
-    left : int
-        How many records are not acknowledged yet; none where all are known: then it is judged for the sake of those behind it.
-    bundle : str
-        What made those that are known; those behind it rest on it only where the same bundle judges.
-    """
-
-    output: Output
-    place: int
-    session: Session
-    sent_ms: int
+    output: Output  # the window, or the derived chunk
+    place: int  # where in the session's input it stands
+    session: Session  # whose it is
+    sent_ms: int  # Unix time at which its last chunk was sent, ms
+    # numbers of its records (the events of its heads) that stand already and are not published again
     known: frozenset[int] = frozenset()
+    # how many records are not acknowledged yet; none where all are known: then it is judged for the sake of those
+    # behind it
     left: int = 1
-    bundle: str = ""
+    bundle: str = ""  # what made those that are known; those behind it rest on it only where the same bundle judges
 
 
 class Floor(NamedTuple):
-    """Where the output topics stood when the first record behind a commit was taken: what comes of those stands behind it.
+    """Where the output topics stood when the first record behind a commit was taken: what comes of those stands behind it."""
 
-    Attributes
-    ----------
-    events, rejected : int
-        Offsets of the partitions of the same number.
-    """
-
-    events: int = 0
+    events: int = 0  # offsets of the partitions of the same number
     rejected: int = 0
 
 
@@ -75,46 +46,22 @@ _NOTHING = Floor()
 
 @dataclass(slots=True)
 class Left:
-    """What an earlier life of a partition left.
+    """What an earlier life of a partition left."""
 
-    Attributes
-    ----------
-    start, end : Floor
-        What came of the records since its last commit stands between these.
-    state_end : int
-        Where ``kymo.state`` ends.
-    published : dict of str to Marks
-        By session, what is published of those: see :mod:`models.serving.outputs`.
-    rejected : set of (str, int)
-        Topics and offsets of those that are rejected.
-    snapshots : dict of str to Snapshot
-        By session, its stored snapshot.
-    gone : list of str
-        Sessions whose stored snapshot is of no use any more.
-    odd : list of (object, Exception)
-        Records of the output topic which are nothing that workers write there.
-    odd_snapshots : dict of str to (object, Exception)
-        By session, such records of ``kymo.state``.
-    next_offset : dict of str to int
-        By input topic, where its last commit stands.
-    first_offset : dict of str to int
-        By input topic, the oldest offset that is still there.
-    input_end : dict of str to int
-        By input topic, the end at loading: nothing behind it can have been read before.
-    topic_ids : dict of str to str
-        By input topic, Kafka's id of it.
-    """
-
-    start: Floor = _NOTHING
+    start: Floor = _NOTHING  # what came of the records since its last commit stands between these
     end: Floor = _NOTHING
-    state_end: int = 0
+    state_end: int = 0  # where ``kymo.state`` ends
+    # by session, what is published of those: see :mod:`models.serving.outputs`
     published: dict[str, Marks] = field(default_factory=dict)
-    rejected: set[tuple[str, int]] = field(default_factory=set)
-    snapshots: dict[str, Snapshot] = field(default_factory=dict)
-    gone: list[str] = field(default_factory=list)
+    rejected: set[tuple[str, int]] = field(default_factory=set)  # topics and offsets of those that are rejected
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)  # by session, its stored snapshot
+    gone: list[str] = field(default_factory=list)  # sessions whose stored snapshot is of no use any more
+    # records of the output topic which are nothing that workers write there
     odd: list[tuple[Any, Exception]] = field(default_factory=list)
+    # by session, such records of ``kymo.state``
     odd_snapshots: dict[str, tuple[Any, Exception]] = field(default_factory=dict)
-    next_offset: dict[str, int] = field(default_factory=dict)
-    first_offset: dict[str, int] = field(default_factory=dict)
+    next_offset: dict[str, int] = field(default_factory=dict)  # by input topic, where its last commit stands
+    first_offset: dict[str, int] = field(default_factory=dict)  # by input topic, the oldest offset that is still there
+    # by input topic, the end at loading: nothing behind it can have been read before
     input_end: dict[str, int] = field(default_factory=dict)
-    topic_ids: dict[str, str] = field(default_factory=dict)
+    topic_ids: dict[str, str] = field(default_factory=dict)  # by input topic, Kafka's id of it

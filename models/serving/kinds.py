@@ -17,27 +17,13 @@ from streams.chunk import Format
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A chain up to its window.
-
-    Attributes
-    ----------
-    chain : Chain
-        The chain.
-    digest : str
-        Of it, without learned numbers.
-    step : Fraction
-        Raw samples from one of a window's rows to the next.
-    margin : int
-        Raw samples before what a window rests on that an interpolated sample may rest on.
-    window : Windows
-        How it is cut, in raw samples.
-    """
+    """A chain up to its window."""
 
     chain: Chain
-    digest: str
-    step: Fraction
-    margin: int
-    window: Windows
+    digest: str  # of it, without learned numbers
+    step: Fraction  # raw samples from one of a window's rows to the next
+    margin: int  # raw samples before what a window rests on that an interpolated sample may rest on
+    window: Windows  # how it is cut, in raw samples
     waits: int = field(init=False)  # raw samples behind a window's begin after which it must be whole, or never will be
 
     def __post_init__(self) -> None:
@@ -54,15 +40,7 @@ class Kind:
         return cls(chain, chain.digest(learned=False), before.output({fmt.stream: fmt}).step, margin, window)
 
     def needs(self, start: int, seen: int) -> int:
-        """Oldest raw sample that windows still to come rest on.
-
-        Parameters
-        ----------
-        start : int
-            Raw sample that the next one begins at, if there is no gap.
-        seen : int
-            One past the newest raw sample. A window that is not whole long behind its end has a gap, and never will be.
-        """
+        """Oldest raw sample that windows still to come rest on."""
         hop = self.window.hop
         return max(0, self._oldest(max(start, (seen - self.waits) // hop * hop)))
 

@@ -32,42 +32,24 @@ def rejection(record: Any, error: ChunkError, recipe: str, topic_id: str = "") -
 
 @dataclass(slots=True)
 class Outgoing:
-    """A record on its way out.
+    """A record on its way out."""
 
-    Attributes
-    ----------
-    key, value : bytes
-        The record; a value of None deletes on a compacted topic.
-    headers : list of (str, bytes)
-        Its headers.
-    done : callable, optional
-        Called with the offset behind the record's batch once the broker has acknowledged it (0 where the broker did not say).
-    """
-
-    key: bytes
+    key: bytes  # the record; a value of None deletes on a compacted topic
     value: bytes | None
     headers: list[tuple[str, bytes]] = field(default_factory=list)
+    # called with the offset behind the record's batch once the broker has acknowledged it (0 where the broker did not
+    # say)
     done: Callable[[int], None] | None = None
 
 
 class Outbox:
-    """Sends records in batches that form by themselves while the previous one is on its way, in order within a partition.
-
-    Parameters
-    ----------
-    producer : callable
-        Gives the aiokafka producer.
-    failed : callable
-        Called with the error if a batch is not acknowledged; nothing is sent after that.
-    stamp_ms : callable
-        The time that records carry, Unix ms.
-    """
+    """Sends records in batches that form by themselves while the previous one is on its way, in order within a partition."""
 
     def __init__(
         self,
-        producer: Callable[[], aiokafka.AIOKafkaProducer],
+        producer: Callable[[], aiokafka.AIOKafkaProducer],  # gives the aiokafka producer
         failed: Callable[[BaseException], None],
-        stamp_ms: Callable[[], int],
+        stamp_ms: Callable[[], int],  # the time that records carry, Unix ms
     ) -> None:
         self._producer, self._failed, self._stamp_ms = producer, failed, stamp_ms
         self._waiting: dict[TopicPartition, list[Outgoing]] = {}

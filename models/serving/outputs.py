@@ -32,18 +32,7 @@ ENDLESS = 2**63 - 1  # as a memory: an output rests on all before it
 
 
 class Outputs(Protocol):
-    """What a chain's outputs are, to the delivery.
-
-    Attributes
-    ----------
-    memory : int
-        How many outputs before it a published one rests on: those are made again after a restart. :data:`ENDLESS` for all:
-        then it begins at a snapshot.
-    records : int
-        How many records an output becomes.
-    kinds : tuple of Kind
-        Chains that may take over from each other while sessions are open; none where no other may.
-    """
+    """What a chain's outputs are, to the delivery."""
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -64,29 +53,13 @@ class Outputs(Protocol):
         """What of `item` is not published yet, and the numbers of its records that are; where all of them are, nothing is left."""
 
     def ahead(self, marks: Iterable[Mark], given_to: int, seen: int = ENDLESS) -> set[Mark]:
-        """Those of `marks` that are of outputs still to come.
-
-        Parameters
-        ----------
-        marks : iterable of Mark
-            Of a session.
-        given_to : int
-            Where the newest window given begins.
-        seen : int
-            One past the newest input sample: only outputs that begin before it.
-        """
+        """Those of `marks` that are of outputs still to come."""
 
     def ending(self, header: Header, end: int) -> list[Any]:
         """What follows the last output, which had `header` and ended before `end`, at the session's end mark."""
 
     def read(self, value: bytes | None) -> tuple[str, Mark, str] | None:
-        """Session, mark and bundle of a published record; None if it is not one of ours.
-
-        Raises
-        ------
-        ChunkError, MessageError
-            If it is nothing that may stand there.
-        """
+        """Session, mark and bundle of a published record; None if it is not one of ours."""
 
     def add(self, marks: Marks, mark: Mark, bundle: str) -> None:
         """Note a published record."""
@@ -100,27 +73,15 @@ class Outputs(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """Windows that become events.
-
-    Parameters
-    ----------
-    recipe : str
-        Whose.
-    step : Fraction
-        Raw samples from one input sample to the next.
-    memory : int
-        Windows before it that an event rests on, where the recipe pools; :data:`ENDLESS` for a stateful model.
-    heads : tuple of str
-        Of each window's events, in order: empty for the recipe's own classes, then the names of the recipe's heads.
-    kinds : tuple of Kind
-        Of windows that the recipe's bundles take, where they differ.
-    """
+    """Windows that become events."""
 
     recipe: str
-    step: Fraction = Fraction(1)
+    step: Fraction = Fraction(1)  # raw samples from one input sample to the next
+    # windows before it that an event rests on, where the recipe pools; :data:`ENDLESS` for a stateful model
     memory: int = 0
+    # of each window's events, in order: empty for the recipe's own classes, then the names of the recipe's heads
     heads: tuple[str, ...] = ("",)
-    kinds: tuple[Kind, ...] = ()
+    kinds: tuple[Kind, ...] = ()  # of windows that the recipe's bundles take, where they differ
 
     @property
     def records(self) -> int:
@@ -167,13 +128,7 @@ class Events:
 
 
 class DerivedChunks:
-    """Chunks of a derived stream.
-
-    Parameters
-    ----------
-    chain : Chain
-        What makes them.
-    """
+    """Chunks of a derived stream."""
 
     memory = 0
     records = 1

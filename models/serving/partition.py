@@ -31,46 +31,22 @@ Reject = Callable[[Any, ChunkError], None]
 
 
 class Partition:
-    """The sessions of one partition.
-
-    Parameters
-    ----------
-    number : int
-        The partition.
-    chain : Chain
-        From raw chunks to windows, with its learned numbers.
-    matches : callable
-        ``matches(format)`` is None for a stream that this recipe takes, else the reason why not.
-    now_s : callable
-        A monotonic clock.
-    limits : Limits
-        When to snapshot.
-    outputs : Outputs, optional
-        What the chain's outputs are; by default what the chain says.
-
-    Attributes
-    ----------
-    next_offset : dict of str to int
-        By input topic, where reading goes on.
-    end : Floor
-        Where the output topics stand, as far as the broker has said.
-    damaged : dict of str to str
-        By session, why its stored snapshot is of no use; emptied by the owner, who tells of it.
-    """
+    """The sessions of one partition."""
 
     def __init__(
         self,
         number: int,
-        chain: Chain,
+        chain: Chain,  # from raw chunks to windows, with its learned numbers
         matches: Callable[[Format], str | None],
         now_s: Callable[[], float],
         limits: Limits | None = None,
-        outputs: Outputs | None = None,
+        outputs: Outputs | None = None,  # what the chain's outputs are; by default what the chain says
     ) -> None:
         self.number, self.chain, self._matches, self._now_s = number, chain, matches, now_s
         self.limits = limits or Limits()
         self.counts: Counter[str] = Counter()
         self.sessions: dict[str, Session] = {}  # the one that was quiet for longest comes first
+        # by session, why its stored snapshot is of no use; emptied by the owner, who tells of it
         self.damaged: dict[str, str] = {}
         self._asleep: dict[str, Snapshot] = {}  # of sessions that are not loaded
         self._stored: dict[str, Snapshot] = {}  # of those that are, and have taken nothing since
@@ -82,7 +58,7 @@ class Partition:
         self.published: dict[str, Marks] = {}  # what earlier lives have published, and may come again
         self.samples = 0
         self.end, self.state_end = Floor(), 0
-        self.next_offset: dict[str, int] = {}
+        self.next_offset: dict[str, int] = {}  # by input topic, where reading goes on
         self._runs: dict[str, Run] = {}  # by session: read, but not yet taken
         self._pushing: Session | None = None  # has taken some pieces of its run, perhaps a part of a record
         self._floors: dict[str, deque[tuple[int, Floor]]] = {}
@@ -158,22 +134,7 @@ class Partition:
             floors.append((offset, floor))
 
     def take(self, topic: str, records: Iterable[Any], reject: Reject) -> Generator[list[Pending], None, None]:
-        """Take records in order; where that is stopped half-way, :attr:`next_offset` tells what is not taken yet.
-
-        Parameters
-        ----------
-        topic : str
-            Where they stand.
-        records : iterable
-            With `offset`, `key`, `value` and `timestamp` (ms).
-        reject : callable
-            Called with a record that cannot be used, and why.
-
-        Yields
-        ------
-        list of Pending
-            What became whole; often nothing, so that the caller can stop to do other things.
-        """
+        """Take records in order; where that is stopped half-way, :attr:`next_offset` tells what is not taken yet."""
         runs, behind = self._runs, self._left.next_offset.get(topic, 0)
         try:
             for record in records:

@@ -21,13 +21,7 @@ SAMPLES = (
 
 
 def decode_record(codec: ChunkCodec, record: Any) -> Chunk:
-    """The chunk of a record.
-
-    Raises
-    ------
-    ChunkError
-        If it holds none, or its key is not the chunk's session.
-    """
+    """The chunk of a record."""
     if record.value is None:
         raise ChunkError("undecodable", "a record without a value")
     chunk = codec.decode(record.value)
@@ -40,17 +34,7 @@ def decode_record(codec: ChunkCodec, record: Any) -> Chunk:
 
 
 class Run:
-    """Consecutive chunks of one stream of one session.
-
-    Parameters
-    ----------
-    session : Session
-        Whose.
-    chunk : Chunk
-        The first one.
-    record : object
-        The record that it came in, with `offset` and `timestamp`.
-    """
+    """Consecutive chunks of one stream of one session."""
 
     def __init__(self, session: Session, chunk: Chunk, record: Any) -> None:
         self.session, self.chunks, self.records = session, [chunk], [record]

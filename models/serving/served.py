@@ -40,13 +40,7 @@ def cut_behind_window(chain: Chain) -> tuple[Chain, tuple[PerWindow, ...]]:
 
 
 class Tail:
-    """Steps behind the window.
-
-    Parameters
-    ----------
-    steps : sequence of PerWindow
-        In order; may be empty.
-    """
+    """Steps behind the window."""
 
     def __init__(self, steps: Sequence[PerWindow]) -> None:
         self._steps = steps
@@ -66,20 +60,7 @@ class Tail:
 
 
 class Model:
-    """A bundle ready to serve: checked, loaded, warm.
-
-    Parameters
-    ----------
-    bundle : Bundle
-        Verified by its loading.
-    recipe : Recipe
-        What it must fit.
-
-    Raises
-    ------
-    BundleError
-        If it does not fit the recipe, does not load, or gives numbers that are not finite.
-    """
+    """A bundle ready to serve: checked, loaded, warm."""
 
     def __init__(self, bundle: Bundle, recipe: Recipe) -> None:
         self.bundle = bundle
@@ -94,35 +75,14 @@ class Model:
             )
 
     def classify(self, windows: Sequence[Window], memories: Sequence[list[Any]]) -> list[list[bytes]]:
-        """Encoded events of each window as `head` makes them, stamped with the present.
-
-        Parameters
-        ----------
-        windows : sequence of Window
-            Those of a session in order.
-        memories : sequence of list
-            Of each window's session: see :meth:`models.judge.Judge.judge`.
-        """
+        """Encoded events of each window as `head` makes them, stamped with the present."""
         judged = self.judge.judge([self._tail.apply(window) for window in windows], memories)
         now_ns = time.time_ns()
         return [[event.to_json(now_ns) for event in events] for events in judged]
 
 
 class Serving:
-    """What classifies the windows of a recipe now.
-
-    Parameters
-    ----------
-    model : Model
-        The first.
-    recipe : Recipe
-        What every other one must fit.
-
-    Attributes
-    ----------
-    model : Model
-        The present one.
-    """
+    """What classifies the windows of a recipe now."""
 
     def __init__(self, model: Model, recipe: Recipe) -> None:
         self.model, self.recipe = model, recipe
@@ -134,13 +94,7 @@ class Serving:
         return model.head.digest(learned=False) == self.model.head.digest(learned=False)
 
     def prepare(self, bundle: Bundle, aside: bool = False) -> Model:
-        """A model that may take over from the present one, or score `aside`; to be called in any thread.
-
-        Raises
-        ------
-        BundleError
-            If the bundle does not fit, does not load, or takes other windows than the open sessions make.
-        """
+        """A model that may take over from the present one, or score `aside`; to be called in any thread."""
         model = Model(bundle, self.recipe)
         if not self.same_windows(model) and (aside or self.rechain is None):
             raise BundleError(
@@ -151,13 +105,7 @@ class Serving:
         return model
 
     def exchange(self, model: Model) -> None:
-        """Classify with `model` from the next batch on; to be called in any thread but the agent's own.
-
-        Raises
-        ------
-        DeliveryError
-            If its windows are of another kind, and the agent does not come to it in time.
-        """
+        """Classify with `model` from the next batch on; to be called in any thread but the agent's own."""
         if self.rechain is None or self.same_windows(model):
             self.model = model
         else:

@@ -36,21 +36,7 @@ class _Given:
 
 
 class Session:
-    """Chain, and ledger of offsets, of one session.
-
-    Parameters
-    ----------
-    name : str
-        The session.
-    stage : ChainStage
-        Its chain, new.
-    outputs : Outputs
-        What the chain's outputs are.
-    chain : str
-        The chain's digest.
-    takes_from : int
-        Records before this offset are not for it.
-    """
+    """Chain, and ledger of offsets, of one session."""
 
     def __init__(self, name: str, stage: ChainStage, outputs: Outputs, chain: str = "", takes_from: int = 0) -> None:
         self.name, self.stage, self._outputs, self._chain = name, stage, outputs, chain
@@ -84,15 +70,7 @@ class Session:
         )
 
     def take(self, chunk: Chunk, places: Sequence[tuple[int, int]]) -> list[Output]:
-        """Outputs that became whole by `chunk`.
-
-        Parameters
-        ----------
-        chunk : Chunk
-            The next one, or several that follow each other joined.
-        places : sequence of (end index, offset)
-            Of the chunks that it was joined of.
-        """
+        """Outputs that became whole by `chunk`."""
         self.last_offset, self.next_index = places[-1][1], chunk.end_index
         for end, offset in places:
             self._ledger.append((end, offset, self._seen))
@@ -210,16 +188,7 @@ class Session:
         return whole and self._needs() >= first_index and committed >= offset
 
     def snapshot(self, published: Iterable[tuple[tuple[int, str], str]] = (), topic_id: str = "") -> partial[Snapshot]:
-        """All of the session, as what makes the snapshot in any thread; only while no window is pending.
-
-        Parameters
-        ----------
-        published : iterable of ((int, str), str)
-            What earlier lives have published of it, and by which bundle. Windows that this chain has not given yet, though all their
-            samples came, may come of the next samples: a restart behind these would not read their events back.
-        topic_id : str
-            Kafka's id of its topic.
-        """
+        """All of the session, as what makes the snapshot in any thread; only while no window is pending."""
         by_mark = dict(published)
         ahead = self._outputs.ahead(by_mark, self.given_to, self._seen)
         meta: dict[str, Any] = {"stream": self.stream, "memory": self.memory, "given_to": self.given_to}
@@ -252,20 +221,7 @@ class Session:
         return not snapshot.ended and (snapshot.chain != self._chain or not snapshot.memory)
 
     def restore(self, snapshot: Snapshot, same_topic: bool = True) -> None:
-        """Become what :meth:`snapshot` was taken of.
-
-        Parameters
-        ----------
-        snapshot : Snapshot
-            Of any chain of the recipe.
-        same_topic : bool
-            Whether its offsets are those of today's topic, which may have been made again.
-
-        Raises
-        ------
-        MessageError
-            If it is damaged; the session is then to be thrown away.
-        """
+        """Become what :meth:`snapshot` was taken of."""
         try:
             self._restore(snapshot, same_topic)
         except MessageError:

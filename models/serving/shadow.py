@@ -31,24 +31,12 @@ Scored = tuple[int, Any]  # number of the partition, window
 
 
 class Shadow:
-    """Scores windows aside.
-
-    Parameters
-    ----------
-    topic : str
-        Full name of the topic for its events.
-
-    Attributes
-    ----------
-    model : Model or None
-        What scores; None for nothing.
-    counts : Counter
-        ``scored``, ``dropped`` (it, or the broker, was too slow), ``failed`` (could not be scored or published).
-    """
+    """Scores windows aside."""
 
     def __init__(self, topic: str) -> None:
         self.topic = topic
-        self.model: Model | None = None
+        self.model: Model | None = None  # what scores; None for nothing
+        # ``scored``, ``dropped`` (it, or the broker, was too slow), ``failed`` (could not be scored or published)
         self.counts: Counter[str] = Counter()
         self._queue: Queue[Scored] = Queue(_ROOM)
         self._outbox: Outbox | None = None

@@ -29,34 +29,18 @@ BYTES_MAX = BY_NAME["state"].message_max - MIB // 16
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A stored session.
+    """A stored session."""
 
-    Attributes
-    ----------
-    chain : str
-        Digest of the chain whose memory it is.
-    topic, topic_id : str
-        Input topic that the offsets are of, and Kafka's id of it: a topic of that name that was made again has other offsets.
-    upto : int
-        Newest offset that is in it.
-    open : int
-        Oldest offset that an open window of any chain of the recipe needs; -1 where that is not known.
-    ended : bool
-        Whether the session has ended: then no window is open.
-    meta : mapping
-        What else the session tells; JSON values that only it reads.
-    memory : bytes
-        The chain's, compressed; empty where it is left out.
-    """
-
-    chain: str
+    chain: str  # digest of the chain whose memory it is
+    # input topic that the offsets are of, and Kafka's id of it: a topic of that name that was made again has other
+    # offsets
     topic: str
     topic_id: str
-    upto: int
-    open: int
-    ended: bool
-    meta: Mapping[str, Any]
-    memory: bytes = b""
+    upto: int  # newest offset that is in it
+    open: int  # oldest offset that an open window of any chain of the recipe needs; -1 where that is not known
+    ended: bool  # whether the session has ended: then no window is open
+    meta: Mapping[str, Any]  # what else the session tells; JSON values that only it reads
+    memory: bytes = b""  # the chain's, compressed; empty where it is left out
 
     @classmethod
     def of(cls, told: Mapping[str, Any], meta: Mapping[str, Any], stages: Sequence[bytes]) -> Snapshot:
@@ -79,13 +63,7 @@ class Snapshot:
 
     @classmethod
     def decode(cls, raw: bytes) -> Snapshot:
-        """The snapshot of a message.
-
-        Raises
-        ------
-        MessageError
-            If it is none, or of a version that this Kymo does not know.
-        """
+        """The snapshot of a message."""
         if raw[:2] != _MAGIC:
             return _first_version(raw)
         if len(raw) < _FRONT.size:
@@ -105,13 +83,7 @@ class Snapshot:
         return cls(**{name: told[name] for name in kinds}, memory=raw[end:])
 
     def stages(self) -> list[bytes]:
-        """The memory of the chain's stages.
-
-        Raises
-        ------
-        MessageError
-            If it is damaged.
-        """
+        """The memory of the chain's stages."""
         try:
             unpacking = zlib.decompressobj()
             memory = unpacking.decompress(self.memory, MEMORY_MAX)

@@ -28,13 +28,7 @@ LIFE = "life"  # header of a snapshot: where `kymo.state` ended when its writer 
 
 
 class ReadBack:
-    """Reads ranges of topics without a group.
-
-    Parameters
-    ----------
-    arguments : dict
-        Connection arguments of aiokafka's clients.
-    """
+    """Reads ranges of topics without a group."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         self._arguments = arguments
@@ -185,24 +179,7 @@ def _life_of(header: bytes) -> tuple[int, int]:
 
 
 async def read_left(job: Job, around: Around, inputs: Sequence[TopicPartition], state_key: bytes) -> dict[int, Left]:
-    """What the last owners of some partitions left.
-
-    Parameters
-    ----------
-    job : Job
-        What to do with them.
-    around : Around
-        Kafka.
-    inputs : sequence of TopicPartition
-        Partitions of the input topics.
-    state_key : bytes
-        How the keys of their snapshots begin.
-
-    Returns
-    -------
-    dict of int to Left
-        By number of the partition.
-    """
+    """What the last owners of some partitions left."""
     numbers, of = sorted({tp.partition for tp in inputs}), around.names.of
     outputs = [TopicPartition(topic, n) for n in numbers for topic in (job.topic, of("rejected"), of("state"))]
     limits = await around.read_back.limits([*inputs, *outputs])

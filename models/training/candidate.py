@@ -30,27 +30,13 @@ from streams.chunk import Array, Window
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be fitted.
+    """What is to be fitted."""
 
-    Attributes
-    ----------
-    name : str
-        For people and for the record.
-    architecture : str
-        In the zoo.
-    parameters : mapping
-        As a recipe's ``[model]`` has them.
-    settings : mapping
-        ``[train]``, filled in.
-    checkpoints : Path, optional
-        Folder of this fit alone.
-    """
-
-    name: str
-    architecture: str
-    parameters: Mapping[str, Any]
-    settings: Mapping[str, Any]
-    checkpoints: Path | None = None
+    name: str  # for people and for the record
+    architecture: str  # in the zoo
+    parameters: Mapping[str, Any]  # as a recipe's ``[model]`` has them
+    settings: Mapping[str, Any]  # ``[train]``, filled in
+    checkpoints: Path | None = None  # folder of this fit alone
 
     @property
     def digest(self) -> str:
@@ -61,48 +47,27 @@ class Plan:
 
 @dataclass(slots=True, eq=False)
 class Fitted:
-    """A model that has learned, and what it says of the held-out windows.
+    """A model that has learned, and what it says of the held-out windows."""
 
-    Attributes
-    ----------
-    plan, prepared
-        What it was made by.
-    model : Architecture
-        The model.
-    training, validation : Samples
-        Its windows.
-    history : list of dict
-        Epochs.
-    temperatures : list of float
-        What logits are divided by: of the recipe's own classes, then of each further head.
-    scores : dict
-        Of the validation side; empty without.
-    probabilities : ndarray
-        ``(n, labels)`` of the held-out windows, pooled where the recipe pools.
-    heads : list of HeldHead
-        What is said of those windows in further heads, likewise.
-    seconds, peak_mb : float
-        Wall time; the process's largest resident size so far.
-    folds : list of dict
-        Of a cross-validation, see :mod:`models.training.folds`: ``groups`` held out, counts of windows, ``epochs`` and scores of
-        each. The model has then learned nothing, and the scores are of models that had not seen what they judged.
-    draw : callable, optional
-        Gives a held-out window by its number, where the validation side is not as the model was given it.
-    """
-
-    plan: Plan
+    plan: Plan  # what it was made by
     prepared: Prepared
     model: Architecture
     training: Samples
     validation: Samples | None
     history: list[Epoch] = field(default_factory=list)
+    # what logits are divided by: of the recipe's own classes, then of each further head
     temperatures: list[float] = field(default_factory=list)
-    scores: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)  # of the validation side; empty without
+    # ``(n, labels)`` of the held-out windows, pooled where the recipe pools
     probabilities: Array = field(default_factory=lambda: np.zeros((0, 0)))
-    heads: list[HeldHead] = field(default_factory=list)
-    seconds: float = 0.0
+    heads: list[HeldHead] = field(default_factory=list)  # what is said of those windows in further heads, likewise
+    seconds: float = 0.0  # wall time; the process's largest resident size so far
     peak_mb: float = 0.0
+    # of a cross-validation, see :mod:`models.training.folds`: ``groups`` held out, counts of windows, ``epochs`` and
+    # scores of each. The model has then learned nothing, and the scores are of models that had not seen what they
+    # judged
     folds: list[dict[str, Any]] = field(default_factory=list)
+    # gives a held-out window by its number, where the validation side is not as the model was given it
     draw: Callable[[int], Window] | None = None
 
     @property
@@ -140,13 +105,7 @@ class Fitted:
 
 
 def fit(recipe: Recipe, prepared: Prepared, plan: Plan, on_epoch: Callable[[Epoch], None]) -> Fitted:
-    """A model that has learned the prepared windows.
-
-    Raises
-    ------
-    TrainingError
-        If the architecture cannot take them, or a window holds a number that is not finite.
-    """
+    """A model that has learned the prepared windows."""
     started = time.monotonic()
     make, settings = architecture(plan.architecture), plan.settings
     if is_stateful(plan.parameters):
@@ -178,17 +137,7 @@ def fit(recipe: Recipe, prepared: Prepared, plan: Plan, on_epoch: Callable[[Epoc
 
 
 def outputs_of(found: Fitted, examples: Sequence[Example], windows: Array) -> Array:
-    """What a model says of windows, ``(n, columns)``: a stateful one as it comes to them in their sessions.
-
-    Parameters
-    ----------
-    found : Fitted
-        The model.
-    examples : sequence of Example
-        Held-out windows.
-    windows : ndarray
-        The same, as the model learns from them.
-    """
+    """What a model says of windows, ``(n, columns)``: a stateful one as it comes to them in their sessions."""
     if is_stateful(found.plan.parameters):
         return run_outputs(load_stateful(found.model), examples, found.prepared.chain)
     return found.model.predict(windows)
@@ -216,17 +165,7 @@ def judge(found: Fitted, calibrate: bool, pool: Pool | None) -> None:
 
 
 def pool_of(recipe: Recipe, learned: Sequence[Example], labels: Sequence[str]) -> Pool | None:
-    """What pools probabilities over time, as ``[model] pool`` asks for; None without.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        With a ``[model]``.
-    learned : sequence of Example
-        Windows whose labels say how classes follow each other.
-    labels : sequence of str
-        Classes.
-    """
+    """What pools probabilities over time, as ``[model] pool`` asks for; None without."""
     assert recipe.model is not None
     pool = recipe.model.pool
     if not pool or pool["kind"] == "mean":

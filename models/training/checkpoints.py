@@ -23,15 +23,7 @@ _WEEK_S = 7 * 86_400
 
 @contextlib.contextmanager
 def checkpoints(decisive: Mapping[str, Any], home: Path | None = None) -> Iterator[Path | None]:
-    """The folder of a run; None while an equal run is under way in another process.
-
-    Parameters
-    ----------
-    decisive : mapping
-        All that decides the outcome, as JSON has it.
-    home : Path, optional
-        Instead of ``KYMO_HOME``.
-    """
+    """The folder of a run; None while an equal run is under way in another process."""
     base = (home or Settings.from_env().home) / "cache" / "training"
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
     folder = base / digest

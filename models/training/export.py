@@ -26,46 +26,17 @@ _BATCHES = (1, 2, 7, 16)
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """An exported model.
-
-    Attributes
-    ----------
-    model : bytes
-        ONNX.
-    batch : str
-        The batch rule under which no window's result depends on the others.
-    parity : float
-        Largest difference between a logit here and there, divided by 1 + the logit's size.
-    shape : tuple of int
-        Of a window as the model takes it.
-    state : int
-        Numbers that a stateful model remembers; 0 for one that judges each window by itself.
-    """
+    """An exported model."""
 
     model: bytes
-    batch: str
-    parity: float
-    shape: tuple[int, ...]
-    state: int = 0
+    batch: str  # the batch rule under which no window's result depends on the others
+    parity: float  # largest difference between a logit here and there, divided by 1 + the logit's size
+    shape: tuple[int, ...]  # of a window as the model takes it
+    state: int = 0  # numbers that a stateful model remembers; 0 for one that judges each window by itself
 
 
 def export_model(model: Architecture, shape: Sequence[int], windows: Array) -> Exported:
-    """ONNX of a trained model, checked against it.
-
-    Parameters
-    ----------
-    model : Architecture
-        Trained.
-    shape : sequence of int
-        Of one window in its layout.
-    windows : ndarray
-        ``(n, *shape)``, real ones to compare with; random ones are added.
-
-    Raises
-    ------
-    TrainingError
-        If ONNX Runtime's logits differ from the framework's by more than 1e-5 (relative to 1 + their size).
-    """
+    """ONNX of a trained model, checked against it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         with quiet():

@@ -25,45 +25,19 @@ _WARM = 0.1  # share of the steps over which a cosine schedule rises
 
 @dataclass(frozen=True, slots=True)
 class Learning:
-    """An architecture's own way to learn; :class:`~models.zoo.FitOptions` overrule it.
+    """An architecture's own way to learn; :class:`~models.zoo.FitOptions` overrule it."""
 
-    Attributes
-    ----------
-    labels : int
-        Number of classes; the first columns of the output.
-    heads : tuple of Head
-        What the other columns are.
-    learning_rate : float
-        Highest of the schedule, above 0.
-    batch_size : int
-        Windows a step.
-    schedule : str
-        One of :data:`~models.zoo.SCHEDULES`.
-    weight_decay : float
-        Decoupled, of AdamW (Loshchilov and Hutter 2019).
-    label_smoothing : float
-        Share of a class's probability that is spread over all of them.
-    clip_norm : float, optional
-        Longest gradient; None for any.
-    """
-
-    labels: int
-    heads: tuple[Head, ...] = ()
-    learning_rate: float = 1e-3
-    batch_size: int = 32
-    schedule: str = "cosine"
-    weight_decay: float = 0.0
-    label_smoothing: float = 0.0
-    clip_norm: float | None = None
+    labels: int  # number of classes; the first columns of the output
+    heads: tuple[Head, ...] = ()  # what the other columns are
+    learning_rate: float = 1e-3  # highest of the schedule, above 0
+    batch_size: int = 32  # windows a step
+    schedule: str = "cosine"  # one of :data:`~models.zoo.SCHEDULES`
+    weight_decay: float = 0.0  # decoupled, of AdamW (Loshchilov and Hutter 2019)
+    label_smoothing: float = 0.0  # share of a class's probability that is spread over all of them
+    clip_norm: float | None = None  # longest gradient; None for any
 
     def under(self, options: FitOptions) -> Learning:
-        """The same with what `options` say instead.
-
-        Raises
-        ------
-        TrainingError
-            If the schedule is not known.
-        """
+        """The same with what `options` say instead."""
         schedule = options.schedule or self.schedule
         if schedule not in SCHEDULES:
             raise TrainingError(f"schedule {schedule!r}: expected one of {', '.join(SCHEDULES)}")
@@ -72,24 +46,12 @@ class Learning:
 
 @dataclass(slots=True)
 class Course:
-    """Where a fit stands: what it must remember from epoch to epoch beside weights.
+    """Where a fit stands: what it must remember from epoch to epoch beside weights."""
 
-    Attributes
-    ----------
-    history : list of dict
-        The epochs that were.
-    best_loss : float
-        Lowest validation loss.
-    since : int
-        Epochs without a better one.
-    stopped : bool
-        Whether nothing more is to be learned.
-    """
-
-    history: list[Epoch] = field(default_factory=list)
-    best_loss: float = math.inf
-    since: int = 0
-    stopped: bool = False
+    history: list[Epoch] = field(default_factory=list)  # the epochs that were
+    best_loss: float = math.inf  # lowest validation loss
+    since: int = 0  # epochs without a better one
+    stopped: bool = False  # whether nothing more is to be learned
 
     def add(self, numbers: Epoch, options: FitOptions) -> bool:
         """Take an epoch's numbers; whether it is the best so far."""
@@ -113,19 +75,7 @@ class Course:
 
 
 def rate(learning: Learning, course: Course, step: int, total: int, patience: int) -> float:
-    """Learning rate of a step.
-
-    Parameters
-    ----------
-    learning : Learning
-        With the highest rate, and the schedule.
-    course : Course
-        For a plateau.
-    step, total : int
-        Number of the step from 0, and of all that may come.
-    patience : int
-        Of the options.
-    """
+    """Learning rate of a step."""
     if learning.schedule == "plateau":
         return learning.learning_rate * course.factor(patience)
     if learning.schedule == "none":

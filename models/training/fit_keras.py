@@ -41,24 +41,14 @@ def prepare_keras(seed: int) -> None:
 
 
 def fit_keras(
-    model: Any,
-    learning: Learning,
-    training: Samples,
+    model: Any,  # its one output is ``(n, columns)``: logits of the classes, then what `learning.heads` say
+    learning: Learning,  # the architecture's own way
+    training: Samples,  # as :meth:`~models.zoo.Architecture.fit` has them
     validation: Samples | None,
     options: FitOptions,
     on_epoch: Callable[[Epoch], None],
 ) -> None:
-    """Train a model by AdamW; with validation, it ends with the best epoch's weights.
-
-    Parameters
-    ----------
-    model : keras.Model
-        Its one output is ``(n, columns)``: logits of the classes, then what `learning.heads` say.
-    learning : Learning
-        The architecture's own way.
-    training, validation, options, on_epoch
-        As :meth:`~models.zoo.Architecture.fit` has them.
-    """
+    """Train a model by AdamW; with validation, it ends with the best epoch's weights."""
     keras.utils.set_random_seed(options.seed)
     with _mixed_precision(model, options) as scaled:
         _Fit(model, learning.under(options), options, scaled).run(training, validation, on_epoch)

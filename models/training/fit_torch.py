@@ -38,23 +38,13 @@ from streams.chunk import Array
 
 def fit_torch(
     net: nn.Module,
-    learning: Learning,
-    training: Samples,
+    learning: Learning,  # the architecture's own way
+    training: Samples,  # as :meth:`~models.zoo.Architecture.fit` has them
     validation: Samples | None,
     options: FitOptions,
     on_epoch: Callable[[Epoch], None],
 ) -> None:
-    """Train a module by AdamW; with validation, it ends with the best epoch's weights.
-
-    Parameters
-    ----------
-    net : nn.Module
-        Its output is ``(n, columns)``: logits of the classes, then what `learning.heads` say. It ends on the CPU.
-    learning : Learning
-        The architecture's own way.
-    training, validation, options, on_epoch
-        As :meth:`~models.zoo.Architecture.fit` has them.
-    """
+    """Train a module by AdamW; with validation, it ends with the best epoch's weights."""
     with reproducible(options.seed):
         fit = _Fit(net, learning.under(options), options)
         try:

@@ -78,27 +78,7 @@ class _Collected:
 
 
 def cross_validate(run: Run, beside: Sequence[str]) -> tuple[list[Fitted], Pool | None]:
-    """Judge the recipe's architecture, and others beside it, on every fold.
-
-    Parameters
-    ----------
-    run : Run
-        Gives recipe, windows and settings; an architecture that cannot learn beside is noted in `run.stopped`.
-    beside : sequence of str
-        The other architectures.
-
-    Returns
-    -------
-    list of Fitted
-        The recipe's own first. Scores, probabilities and ``folds`` are of the cross-validation; `model` has learned nothing.
-    Pool or None
-        As it is learned from all windows.
-
-    Raises
-    ------
-    TrainingError
-        If there are too few groups, a fold leaks, or the recipe's architecture cannot learn.
-    """
+    """Judge the recipe's architecture, and others beside it, on every fold."""
     recipe, examples = run.recipe, run.dataset.examples
     assert recipe.model is not None
     splits = make_folds(examples, recipe.train, run.settings["seed"])

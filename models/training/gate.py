@@ -36,33 +36,17 @@ Answers = Mapping[str, Sequence[tuple[str, str]]]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a comparison came to.
+    """What a comparison came to."""
 
-    Attributes
-    ----------
-    promote : bool
-        Whether the candidate is better by more than chance.
-    metric : str
-        What was compared: ``accuracy`` or ``macro_f1`` of sessions, or ``window_accuracy``.
-    sessions : int
-        How many judged.
-    champion, candidate : float
-        Their scores, 0 to 1.
-    difference, low, high : float
-        Candidate less champion, and the ends of its 95 % interval.
-    text : str
-        All of it on one line.
-    """
-
-    promote: bool
-    metric: str
-    sessions: int
-    champion: float
+    promote: bool  # whether the candidate is better by more than chance
+    metric: str  # what was compared: ``accuracy`` or ``macro_f1`` of sessions, or ``window_accuracy``
+    sessions: int  # how many judged
+    champion: float  # their scores, 0 to 1
     candidate: float
-    difference: float
+    difference: float  # candidate less champion, and the ends of its 95 % interval
     low: float
     high: float
-    text: str
+    text: str  # all of it on one line
 
     def to_dict(self) -> dict[str, Any]:
         """JSON object."""
@@ -70,22 +54,7 @@ class Verdict:
 
 
 def judge(champion: Answers, candidate: Answers, metric: str = "accuracy", seed: int = 0) -> Verdict:
-    """Compare two bundles by their answers on the same sessions.
-
-    Parameters
-    ----------
-    champion, candidate : mapping of str to sequence of (str, str)
-        By session, pairs of truth and answer; the same sessions and truths in both.
-    metric : str
-        One of :data:`METRICS`.
-    seed : int
-        Of the resampling.
-
-    Raises
-    ------
-    TrainingError
-        If there is no session, or the two did not judge the same ones.
-    """
+    """Compare two bundles by their answers on the same sessions."""
     sessions = sorted(champion)
     if not sessions or sessions != sorted(candidate):
         raise TrainingError(
@@ -157,24 +126,7 @@ def _macro_f1s(weights: Numbers, counts: Numbers) -> Numbers:
 def compare(
     champion: Bundle, candidate: Bundle, recordings: Iterable[Recording], recipe: Recipe, metric: str = "accuracy"
 ) -> Verdict:
-    """Have two bundles judge the same recordings.
-
-    Parameters
-    ----------
-    champion, candidate : Bundle
-        The candidate is promoted only if it is better by more than chance.
-    recordings : iterable of Recording
-        Labelled; neither bundle may have learned from them.
-    recipe : Recipe
-        Which stream, which labels.
-    metric : str
-        ``accuracy`` or ``macro_f1`` of sessions (one answer each, by the mean of its windows), or ``window_accuracy``.
-
-    Raises
-    ------
-    KymoError
-        If a bundle does not fit the recipe, or no recording has a label.
-    """
+    """Have two bundles judge the same recordings."""
     kept = list(recordings)
     answers = windows_of if metric == "window_accuracy" else answers_of
     sides = [answers(bundle, kept, recipe) for bundle in (champion, candidate)]
@@ -222,13 +174,6 @@ def hold_out(groups: Mapping[str, str], share: float = 0.25) -> set[str]:
     """Groups kept from training for the gate: by a hash of their names, so that they are the same ones every time.
 
     A model that was trained without them yesterday and one that is trained today can thus be compared on them fairly.
-
-    Parameters
-    ----------
-    groups : mapping of str to str
-        Class by group (subject or session). Of each class at least one group is held out, and at least one is left.
-    share : float
-        Of the groups, 0 to 1.
 
     Examples
     --------

@@ -28,13 +28,7 @@ Places = tuple[Sequence[str], Sequence[int]]
 
 
 def build(name: str, fmt: Format, prepared: Prepared, parameters: Any, seed: int) -> Architecture:
-    """A fresh model for prepared windows.
-
-    Raises
-    ------
-    TrainingError
-        If there are further heads and the architecture has none, or it cannot take the windows.
-    """
+    """A fresh model for prepared windows."""
     make: Any = architecture(name)
     if not prepared.heads:
         made: Architecture = make(fmt, prepared.labels, parameters, seed)

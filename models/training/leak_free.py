@@ -17,28 +17,7 @@ from models.training.sides import prepare
 
 
 def leak_free_scores(run: Run, chosen: Fitted, pool: Pool | None) -> dict[str, Any]:
-    """Scores of the chosen architecture on a split without leaks.
-
-    Parameters
-    ----------
-    run : Run
-        Gives recipe, windows and settings.
-    chosen : Fitted
-        What is to be bundled.
-    pool : Pool, optional
-        Of its probabilities.
-
-    Returns
-    -------
-    dict
-        ``kind`` of the split and ``scores``, see :func:`models.evaluate.score_windows`; empty where the run's split does
-        not leak, and where no other can hold anything out.
-
-    Raises
-    ------
-    TrainingError
-        If the fit fails.
-    """
+    """Scores of the chosen architecture on a split without leaks."""
     if chosen.prepared.split.kind != "window" or not chosen.scores:
         return {}
     name, settings = chosen.plan.architecture, run.settings

@@ -45,15 +45,7 @@ def knows(bundle: Bundle, session: str, subject: str = "") -> bool | None:
 
 
 class Watch:
-    """Lets recordings through, and says how many of them a bundle was trained on.
-
-    Parameters
-    ----------
-    bundle : Bundle
-        Its manifest lists checksums of its inputs.
-    recipe : Recipe
-        Says which stream of a recording counts.
-    """
+    """Lets recordings through, and says how many of them a bundle was trained on."""
 
     def __init__(self, bundle: Bundle, recipe: Recipe) -> None:
         self._bundle, self._recipe = bundle, recipe

@@ -21,24 +21,12 @@ from streams.messages import MAX_FILE_BYTES, read_object
 
 @dataclass(slots=True, eq=False)
 class HeldHead:
-    """What the model said of the validation windows in a further head.
-
-    Attributes
-    ----------
-    name : str
-        The head's.
-    labels : list of str
-        Its classes; empty for a number.
-    truth : ndarray
-        ``(n,)``: int64 numbers of the labels (-1: not known), or float64 (NaN: not known).
-    said : ndarray of float64
-        ``(n, labels)`` probabilities, or ``(n,)`` numbers in the head's own unit (NaN: none).
-    """
+    """What the model said of the validation windows in a further head."""
 
     name: str
-    labels: list[str]
-    truth: Array
-    said: Array
+    labels: list[str]  # its classes; empty for a number
+    truth: Array  # ``(n,)``: int64 numbers of the labels (-1: not known), or float64 (NaN: not known)
+    said: Array  # ``(n, labels)`` probabilities, or ``(n,)`` numbers in the head's own unit (NaN: none)
 
     @classmethod
     def from_plain(cls, found: Mapping[str, Any]) -> HeldHead:
@@ -51,122 +39,61 @@ class HeldHead:
 
 @dataclass(slots=True, eq=False)
 class HeldOut:
-    """The validation windows, in order, with what the model said of them.
+    """The validation windows, in order, with what the model said of them."""
 
-    Attributes
-    ----------
-    labels : list of str
-        Columns of `probabilities`.
-    y_true : ndarray of int64
-        ``(n,)``, numbers of the labels.
-    probabilities : ndarray of float64
-        ``(n, labels)``, as an event would carry them.
-    sessions, subjects : list of str
-        ``n`` each; a subject is empty where it is not known.
-    start_index : ndarray of int64
-        ``(n,)``, raw samples from the session's index 0.
-    heads : list of HeldHead
-        What was said in further heads.
-    """
-
-    labels: list[str] = field(default_factory=list)
-    y_true: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    labels: list[str] = field(default_factory=list)  # columns of `probabilities`
+    y_true: Array = field(default_factory=lambda: np.zeros(0, np.int64))  # ``(n,)``, numbers of the labels
+    # ``(n, labels)``, as an event would carry them
     probabilities: Array = field(default_factory=lambda: np.zeros((0, 0)))
-    sessions: list[str] = field(default_factory=list)
+    sessions: list[str] = field(default_factory=list)  # ``n`` each; a subject is empty where it is not known
     subjects: list[str] = field(default_factory=list)
+    # ``(n,)``, raw samples from the session's index 0
     start_index: Array = field(default_factory=lambda: np.zeros(0, np.int64))
-    heads: list[HeldHead] = field(default_factory=list)
+    heads: list[HeldHead] = field(default_factory=list)  # what was said in further heads
 
 
 @dataclass(slots=True, eq=False)
 class Candidate:
-    """One model that was fitted on the training side.
+    """One model that was fitted on the training side."""
 
-    Attributes
-    ----------
-    name : str
-        Architecture, and in a search the number of the trial.
-    parameters : dict
-        All of its parameters.
-    scores : dict
-        Of the validation windows and recordings: :func:`models.evaluate.score_windows`.
-    history : list of dict
-        An entry an epoch.
-    seconds, peak_mb : float
-        Wall time of the fit; the process's largest resident size so far.
-    chosen : bool
-        Whether it is the one that was bundled.
-    note : str
-        Why it is out of the running, if it is: stopped early, failed.
-    """
-
-    name: str
-    parameters: dict[str, Any] = field(default_factory=dict)
+    name: str  # architecture, and in a search the number of the trial
+    parameters: dict[str, Any] = field(default_factory=dict)  # all of its parameters
+    # of the validation windows and recordings: :func:`models.evaluate.score_windows`
     scores: dict[str, Any] = field(default_factory=dict)
-    history: list[dict[str, float]] = field(default_factory=list)
-    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)  # an entry an epoch
+    seconds: float = 0.0  # wall time of the fit; the process's largest resident size so far
     peak_mb: float = 0.0
-    chosen: bool = False
-    note: str = ""
+    chosen: bool = False  # whether it is the one that was bundled
+    note: str = ""  # why it is out of the running, if it is: stopped early, failed
 
 
 @dataclass(slots=True, eq=False)
 class RunRecord:
-    """A training run.
+    """A training run."""
 
-    Attributes
-    ----------
-    recipe : str
-        The recipe's name.
-    recipe_text : str
-        Its TOML, empty where it came from no file.
-    architecture : str
-        What was bundled.
-    parameters : dict
-        Of the architecture.
-    training : dict
-        ``[train]`` with its defaults filled in.
-    history : list of dict
-        An entry an epoch: ``epoch``, ``loss`` and, with validation, ``validation_loss`` and ``validation_accuracy``.
-    split : dict
-        ``kind``, ``seed``; of ``training`` and ``validation`` each ``windows`` (a count), ``groups`` (names) and
-        ``labels`` (windows by class). Of a cross-validation all windows stand on both sides, and ``folds`` is a list: the
-        ``groups`` that each holds out, windows to learn from (``training``) and to stop by (``validation``), ``epochs`` and
-        scores.
-    scores : dict
-        Of the validation side; empty where nothing was held out. See :func:`models.evaluate.score_windows`; ``heads``: by
-        further head its own.
-    held_out : HeldOut
-        The validation windows one by one.
-    candidates : list of Candidate
-        All that were compared, the chosen one among them.
-    choice : str
-        Which was bundled, and why, in a sentence.
-    lineage : dict
-        ``command``, ``inputs`` (path, recordings, sha256), ``packages``, ``python``, ``seed``, ``revision``.
-    pooling : dict
-        ``[model] pool`` as it stands in the bundle; empty without.
-    notes : list of str
-        What a user should know.
-    seconds, peak_mb : float
-        Of the whole run. They differ between equal runs, as do those of the candidates.
-    """
-
-    recipe: str
-    recipe_text: str = ""
-    architecture: str = ""
-    parameters: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
+    recipe: str  # the recipe's name
+    recipe_text: str = ""  # its TOML, empty where it came from no file
+    architecture: str = ""  # what was bundled
+    parameters: dict[str, Any] = field(default_factory=dict)  # of the architecture
+    training: dict[str, Any] = field(default_factory=dict)  # ``[train]`` with its defaults filled in
+    # an entry an epoch: ``epoch``, ``loss`` and, with validation, ``validation_loss`` and ``validation_accuracy``
     history: list[dict[str, float]] = field(default_factory=list)
+    # ``kind``, ``seed``; of ``training`` and ``validation`` each ``windows`` (a count), ``groups`` (names) and
+    # ``labels`` (windows by class). Of a cross-validation all windows stand on both sides, and ``folds`` is a list:
+    # the ``groups`` that each holds out, windows to learn from (``training``) and to stop by (``validation``),
+    # ``epochs`` and scores
     split: dict[str, Any] = field(default_factory=dict)
+    # of the validation side; empty where nothing was held out. See :func:`models.evaluate.score_windows`; ``heads``:
+    # by further head its own
     scores: dict[str, Any] = field(default_factory=dict)
-    held_out: HeldOut = field(default_factory=HeldOut)
-    candidates: list[Candidate] = field(default_factory=list)
-    choice: str = ""
+    held_out: HeldOut = field(default_factory=HeldOut)  # the validation windows one by one
+    candidates: list[Candidate] = field(default_factory=list)  # all that were compared, the chosen one among them
+    choice: str = ""  # which was bundled, and why, in a sentence
+    # ``command``, ``inputs`` (path, recordings, sha256), ``packages``, ``python``, ``seed``, ``revision``
     lineage: dict[str, Any] = field(default_factory=dict)
-    pooling: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    seconds: float = 0.0
+    pooling: dict[str, Any] = field(default_factory=dict)  # ``[model] pool`` as it stands in the bundle; empty without
+    notes: list[str] = field(default_factory=list)  # what a user should know
+    seconds: float = 0.0  # of the whole run. They differ between equal runs, as do those of the candidates
     peak_mb: float = 0.0
 
     def to_json(self) -> str:
@@ -175,13 +102,7 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> RunRecord:
-        """The record that a text holds.
-
-        Raises
-        ------
-        TrainingError
-            If it is no record.
-        """
+        """The record that a text holds."""
         try:
             found = read_object(text, MAX_FILE_BYTES)
             held, candidates = found.pop("held_out"), found.pop("candidates")

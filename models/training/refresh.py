@@ -31,58 +31,27 @@ from streams.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is kept from training, and what the data are.
+    """What is kept from training, and what the data are."""
 
-    Attributes
-    ----------
-    held : dict of str
-        Sessions that are kept from training, with their subjects (empty where not known).
-    sessions : int
-        All of them.
-    signature : str
-        Of the sessions and their labels: the same for the same data.
-    """
-
-    held: dict[str, str]
-    sessions: int
-    signature: str
+    held: dict[str, str]  # sessions that are kept from training, with their subjects (empty where not known)
+    sessions: int  # all of them
+    signature: str  # of the sessions and their labels: the same for the same data
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a round came to.
-
-    Attributes
-    ----------
-    recipe : str
-        Its name.
-    promoted : bool
-        Whether there is a new champion.
-    bundle : str
-        The new model; empty where none was trained.
-    champion : str
-        The champion before.
-    sessions, held_out : int
-        Sessions in the data; those of them that were kept from training and could judge.
-    verdict : dict or None
-        The gate's, see :class:`models.training.gate.Verdict`; None where nothing was compared.
-    reason : str
-        Why it was promoted, or not, on one line.
-    told : bool
-        Whether running agents were told.
-    seconds : float
-        Wall time.
-    """
+    """What a round came to."""
 
     recipe: str
-    promoted: bool = False
-    bundle: str = ""
-    champion: str = ""
-    sessions: int = 0
+    promoted: bool = False  # whether there is a new champion
+    bundle: str = ""  # the new model; empty where none was trained
+    champion: str = ""  # the champion before
+    sessions: int = 0  # sessions in the data; those of them that were kept from training and could judge
     held_out: int = 0
+    # the gate's, see :class:`models.training.gate.Verdict`; None where nothing was compared
     verdict: dict[str, Any] | None = None
-    reason: str = ""
-    told: bool = False
+    reason: str = ""  # why it was promoted, or not, on one line
+    told: bool = False  # whether running agents were told
     seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,13 +67,7 @@ class Outcome:
 
 
 def plan_of(recipe: Recipe, paths: tuple[str, ...], share: float = 0.25) -> Plan:
-    """What to keep from training.
-
-    Raises
-    ------
-    TrainingError
-        If there is no labelled session.
-    """
+    """What to keep from training."""
     classes: dict[str, set[str]] = {}
     members: dict[str, dict[str, str]] = {}
     digest = hashlib.sha256()
@@ -140,32 +103,13 @@ def _group(recipe: Recipe, recording: Recording) -> str:
 
 def train_behind_gate(
     recipe: Recipe,
-    request: TrainRequest,
-    settings: Settings,
-    on_stage: OnStage | None = None,
+    request: TrainRequest,  # data; `out`, `promote`, `without` and `windows_of` are set here
+    settings: Settings,  # home of the registry, and the broker by which running agents are told
+    on_stage: OnStage | None = None,  # for progress, see :func:`models.training.train.train`
     *,
     metric: str = "accuracy",
 ) -> tuple[Trained, Outcome]:
-    """Train without the sessions that judge; promote what came of it if it beats the champion on them.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        With a ``[model]``.
-    request : TrainRequest
-        Data; `out`, `promote`, `without` and `windows_of` are set here.
-    settings : Settings
-        Home of the registry, and the broker by which running agents are told.
-    on_stage : callable, optional
-        For progress, see :func:`models.training.train.train`.
-    metric : str
-        One of :data:`models.training.gate.METRICS`.
-
-    Raises
-    ------
-    KymoError
-        If the data do not allow it; the champion stays.
-    """
+    """Train without the sessions that judge; promote what came of it if it beats the champion on them."""
     started = time.monotonic()
     plan = plan_of(recipe, request.paths)
     champion = _champion(recipe, settings.home)
@@ -251,13 +195,7 @@ def _judges(champion: Bundle, plan: Plan, recipe: Recipe) -> tuple[frozenset[str
 
 @contextlib.contextmanager
 def alone(recipe: str, home: Path) -> Iterator[None]:
-    """Keep a second refresh of a recipe out.
-
-    Raises
-    ------
-    KymoError
-        If one runs.
-    """
+    """Keep a second refresh of a recipe out."""
     path = home / "run" / f"refresh-{recipe}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
@@ -271,25 +209,11 @@ def alone(recipe: str, home: Path) -> Iterator[None]:
 def refresh_for_ever(
     recipe: Recipe,
     round_: Callable[[], Outcome],
-    signature: Callable[[], str],
-    wait: Callable[[], bool],
+    signature: Callable[[], str],  # of the data as they are now
+    wait: Callable[[], bool],  # waits for the next round; False ends them
     champion: Callable[[], str] = lambda: "",
 ) -> Iterator[Outcome]:
-    """Round after round; one that fails says why and leaves the champion, one without new data is not run.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        Whose.
-    round_ : callable
-        Does one round.
-    signature : callable
-        Of the data as they are now.
-    wait : callable
-        Waits for the next round; False ends them.
-    champion : callable
-        Name of the bundle that stays where a round changes nothing; empty for none.
-    """
+    """Round after round; one that fails says why and leaves the champion, one without new data is not run."""
     before = ""
     while True:
         try:

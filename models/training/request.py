@@ -45,54 +45,25 @@ OnStage = Callable[[str, int], Callable[[Epoch], None]]
 
 @dataclass(frozen=True, slots=True)
 class TrainRequest:
-    """What to train on, and where to.
+    """What to train on, and where to."""
 
-    Attributes
-    ----------
-    paths : tuple of str
-        Files, folders, URLs, names of shipped data sets.
-    epochs, seed : int, optional
-        Instead of the recipe's.
-    out : Path, optional
-        The bundle's folder; None for the registry.
-    only : bool
-        The recipe's architecture alone, whatever another would score.
-    search_minutes : float
-        Wall time to try other parameters in; 0 for none.
-    promote : bool
-        Whether a bundle in the registry becomes the champion.
-    windows_of : str
-        ``chain`` or ``raw``: what the bundle's windows must be of, since running agents can only take over what fits the
-        sessions that they have open; empty for either.
-    without : frozenset of str
-        Sessions that are left out, as if they were not there.
-    report : bool
-        Whether the bundle's ``report/`` holds the page and its figures beside the numbers.
-    weights_out, history_out : Path, optional
-        Files to save the weights (of the framework's own kind) and the epochs (JSON) to.
-    """
-
-    paths: tuple[str, ...]
-    epochs: int | None = None
+    paths: tuple[str, ...]  # files, folders, URLs, names of shipped data sets
+    epochs: int | None = None  # instead of the recipe's
     seed: int | None = None
-    out: Path | None = None
-    only: bool = False
-    search_minutes: float = 0.0
-    promote: bool = True
+    out: Path | None = None  # the bundle's folder; None for the registry
+    only: bool = False  # the recipe's architecture alone, whatever another would score
+    search_minutes: float = 0.0  # wall time to try other parameters in; 0 for none
+    promote: bool = True  # whether a bundle in the registry becomes the champion
+    # ``chain`` or ``raw``: what the bundle's windows must be of, since running agents can only take over what fits
+    # the sessions that they have open; empty for either
     windows_of: str = ""
-    without: frozenset[str] = frozenset()
-    report: bool = True
-    weights_out: Path | None = None
+    without: frozenset[str] = frozenset()  # sessions that are left out, as if they were not there
+    report: bool = True  # whether the bundle's ``report/`` holds the page and its figures beside the numbers
+    weights_out: Path | None = None  # files to save the weights (of the framework's own kind) and the epochs (JSON) to
     history_out: Path | None = None
 
     def windows(self, recipe: Recipe, chain: Chain) -> Dataset:
-        """What to train on, behind a chain; on disk, and found there again.
-
-        Raises
-        ------
-        TrainingError
-            If there is nothing to learn from; the text says what to change.
-        """
+        """What to train on, behind a chain; on disk, and found there again."""
         found = build_dataset(self.paths, recipe, chain)
         if recipe.stateful:
             found.examples = link_runs(found)
@@ -156,13 +127,7 @@ class Run:
 
 
 def train_parameters(recipe: Recipe, request: TrainRequest) -> dict[str, Any]:
-    """``[train]`` with defaults filled in and the request's own numbers.
-
-    Raises
-    ------
-    TrainingError
-        If the recipe has no model, or a parameter is unknown or out of range.
-    """
+    """``[train]`` with defaults filled in and the request's own numbers."""
     if recipe.model is None:
         raise TrainingError(f"recipe `{recipe.name}` has no [model]; add one with its architecture")
     given = dict(recipe.train.parameters)

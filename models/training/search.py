@@ -67,29 +67,11 @@ def draw(ranges: Mapping[str, Range], seed: int, trial: int) -> dict[str, Any]:
 def search(
     recipe: Recipe,
     prepared: Prepared,
-    plan: Plan,
+    plan: Plan,  # the recipe's own; its parameters stand in every trial where a range does not overrule them
     minutes: float,
     on_stage: Callable[[str, int], Callable[[Epoch], None]],
 ) -> tuple[list[Fitted], list[Candidate]]:
-    """Fit with other parameters until `minutes` of wall time are over; the trial under way then is stopped.
-
-    Parameters
-    ----------
-    plan : Plan
-        The recipe's own; its parameters stand in every trial where a range does not overrule them.
-    on_stage : callable
-        ``on_stage(name, epochs)`` gives what is told a trial's epochs.
-
-    Returns
-    -------
-    fitted, stopped : list of Fitted, list of Candidate
-        Trials that ran to their end, and the others, for the record.
-
-    Raises
-    ------
-    TrainingError
-        If the architecture has no ranges, or nothing is held out.
-    """
+    """Fit with other parameters until `minutes` of wall time are over; the trial under way then is stopped."""
     ranges: Mapping[str, Range] = getattr(architecture(plan.architecture), "search", {})
     if not ranges:
         raise TrainingError(f"architecture {plan.architecture!r} says no ranges to search; leave --search out")

@@ -27,31 +27,15 @@ from streams.errors import TrainingError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """Windows on both sides of the split, and the chain with what was learned from the training side.
+    """Windows on both sides of the split, and the chain with what was learned from the training side."""
 
-    Attributes
-    ----------
-    chain : Chain
-        The one that makes these windows, its learned numbers set.
-    labels : tuple of str
-        Classes.
-    training, validation : sequence of Example
-        Behind the whole chain; the second may be empty.
-    split : Split
-        Numbers of the examples, as they came, on each side.
-    takes : str
-        ``chain`` or ``raw``.
-    heads : tuple of Head
-        What else is to be learned.
-    """
-
-    chain: Chain
+    chain: Chain  # the one that makes these windows, its learned numbers set
     labels: tuple[str, ...]
-    training: Sequence[Example]
+    training: Sequence[Example]  # behind the whole chain; the second may be empty
     validation: Sequence[Example]
-    split: Split
-    takes: str = "chain"
-    heads: tuple[Head, ...] = ()
+    split: Split  # numbers of the examples, as they came, on each side
+    takes: str = "chain"  # ``chain`` or ``raw``
+    heads: tuple[Head, ...] = ()  # what else is to be learned
 
     def format(self, recipe: Recipe) -> Format:
         """Of the windows."""
@@ -60,24 +44,7 @@ class Prepared:
 
 
 def prepare(recipe: Recipe, examples: Sequence[Example], share: float, seed: int) -> Prepared:
-    """Split the windows that came out of the chain's head, and run them through its steps that learn.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        Says how to split.
-    examples : sequence of Example
-        All windows.
-    share : float
-        Of them to hold out; 0 for none.
-    seed : int
-        Of the split.
-
-    Raises
-    ------
-    TrainingError
-        If there are fewer than two classes, a head has nothing to learn, or the split leaks.
-    """
+    """Split the windows that came out of the chain's head, and run them through its steps that learn."""
     labels = Dataset(list(examples)).labels
     if len(labels) < 2:
         raise TrainingError(
@@ -93,17 +60,7 @@ def prepare(recipe: Recipe, examples: Sequence[Example], share: float, seed: int
 
 
 def prepare_split(recipe: Recipe, examples: Sequence[Example], split: Split) -> Prepared:
-    """Run the windows of a split, whose leaks are checked, through the steps that learn, from its training side.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        Gives the steps.
-    examples : sequence of Example
-        All windows, behind the chain's head.
-    split : Split
-        Of them; one side may be only a part of what is not on the other.
-    """
+    """Run the windows of a split, whose leaks are checked, through the steps that learn, from its training side."""
     labels = Dataset(list(examples)).labels
     head, steps = split_chain(recipe.chain)
     sides = [[examples[i] for i in numbers] for numbers in (split.training, split.validation)]
@@ -126,22 +83,7 @@ def _balanced(recipe: Recipe, examples: Sequence[Example], split: Split) -> list
 
 
 def prepare_raw(recipe: Recipe, raw: Sequence[Example], examples: Sequence[Example], like: Prepared) -> Prepared:
-    """Raw windows on the sides on which those of the recipe's chain stand.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        Whose chain is cut back.
-    raw, examples : sequence of Example
-        Windows of raw samples, and those of the recipe's chain as they were given to :func:`prepare`.
-    like : Prepared
-        What that gave.
-
-    Raises
-    ------
-    TrainingError
-        If none of them stands where a training window does.
-    """
+    """Raw windows on the sides on which those of the recipe's chain stand."""
     sides: list[list[int]] = []
     for side in (like.split.training, like.split.validation):
         places = {_place(examples[i]) for i in side}

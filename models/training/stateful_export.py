@@ -40,20 +40,7 @@ def load_stateful(model: Architecture) -> StatefulModel:
 
 
 def export_stateful(model: Architecture, sequences: Any) -> Exported:
-    """ONNX of a trained stateful model, checked against it.
-
-    Parameters
-    ----------
-    model : Architecture
-        Trained.
-    sequences : Sequences
-        Real ones to compare with; random ones are added.
-
-    Raises
-    ------
-    TrainingError
-        If ONNX Runtime's logits differ from the framework's by more than 1e-4 (relative to 1 + their size).
-    """
+    """ONNX of a trained stateful model, checked against it."""
     data = stateful_graph(model)
     stateful = StatefulModel(data, INPUT, OUTPUT)
     random = np.random.default_rng(0)

@@ -36,50 +36,26 @@ from streams.errors import TrainingError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trained:
-    """What came of it.
+    """What came of it."""
 
-    Attributes
-    ----------
-    bundle : Bundle
-        Written and read back.
-    scores : dict
-        Of the validation windows; empty where there are none. See :func:`models.evaluate.score_windows`.
-    notes : list of str
-        What the user should know.
-    record : RunRecord
-        All facts of the run; also ``report/run.json`` in the bundle.
-    """
-
-    bundle: Bundle
+    bundle: Bundle  # written and read back
+    # of the validation windows; empty where there are none. See :func:`models.evaluate.score_windows`
     scores: dict[str, Any]
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what the user should know
+    # all facts of the run; also ``report/run.json`` in the bundle
     record: RunRecord = field(default_factory=lambda: RunRecord(""))
 
 
 def train(
     recipe: Recipe,
     request: TrainRequest,
-    on_epoch: Callable[[Epoch], None] = lambda _: None,
-    on_stage: OnStage | None = None,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,  # told the numbers of each epoch of every fit
+    on_stage: OnStage | None = None,  # told what begins; gives what is told its epochs, instead of `on_epoch`
 ) -> Trained:
     """Train a recipe's model and write its bundle.
 
     Killed and started again with the same recipe, request and data, it goes on behind the last whole epoch and gives the
     same bundle; `--search` begins anew.
-
-    Parameters
-    ----------
-    on_epoch : callable
-        Told the numbers of each epoch of every fit.
-    on_stage : callable, optional
-        Told what begins; gives what is told its epochs, instead of `on_epoch`.
-
-    Raises
-    ------
-    TrainingError
-        If the data do not allow it; the text says what to do.
-    BundleError
-        If the bundle cannot be written.
     """
     started = time.monotonic()
     settings = train_parameters(recipe, request)

@@ -32,21 +32,11 @@ ARCHITECTURES: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What a model says beside the recipe's classes: classes of another kind, or one number.
+    """What a model says beside the recipe's classes: classes of another kind, or one number."""
 
-    Attributes
-    ----------
-    name : str
-        Of the labels it learns from, and of what an event carries.
-    labels : tuple of str
-        Its classes; empty for a number.
-    weight : float
-        Of its loss beside that of the recipe's classes, above 0.
-    """
-
-    name: str
-    labels: tuple[str, ...] = ()
-    weight: float = 1.0
+    name: str  # of the labels it learns from, and of what an event carries
+    labels: tuple[str, ...] = ()  # its classes; empty for a number
+    weight: float = 1.0  # of its loss beside that of the recipe's classes, above 0
 
     @property
     def width(self) -> int:
@@ -56,64 +46,35 @@ class Head:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
-    """Windows with what a model should say of them.
+    """Windows with what a model should say of them."""
 
-    Attributes
-    ----------
-    windows : ndarray
-        ``(n, *shape)`` in the architecture's layout, float32. It may be a memory map: take what a batch needs
-        (``windows[numbers]``), never a copy of all of it.
-    classes : ndarray of int64
-        ``(n,)``, numbers of the labels.
-    targets : mapping of str to ndarray
-        By name of a further head, ``(n,)``: int64 numbers of its labels (-1: not known) or float32 (NaN: not known).
-    groups : ndarray of int64, optional
-        ``(n,)``, numbers of what must stay on one side of a split: for architectures that cross-validate.
-    """
-
+    # ``(n, *shape)`` in the architecture's layout, float32. It may be a memory map: take what a batch needs
+    # (``windows[numbers]``), never a copy of all of it
     windows: Array
-    classes: NDArray[np.int64]
+    classes: NDArray[np.int64]  # ``(n,)``, numbers of the labels
+    # by name of a further head, ``(n,)``: int64 numbers of its labels (-1: not known) or float32 (NaN: not known)
     targets: Mapping[str, Array] = field(default_factory=dict)
+    # ``(n,)``, numbers of what must stay on one side of a split: for architectures that cross-validate
     groups: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FitOptions:
-    """How to learn. Where a value is empty or 0 the architecture's own parameter decides.
+    """How to learn. Where a value is empty or 0 the architecture's own parameter decides."""
 
-    Attributes
-    ----------
-    epochs : int
-        Most passes over the data, at least 1.
-    seed : int
-        Of everything that is random.
-    patience : int
-        Epochs without a better validation loss after which learning stops.
-    batch_size : int
-        Windows a step; 0 for the architecture's own.
-    schedule : str
-        Learning rate over time, one of :data:`SCHEDULES`; empty for the architecture's own.
-    class_weights : tuple of float
-        One a label; empty: as if all classes were equally frequent.
-    augment : callable, optional
-        ``augment(windows, random)`` varies a batch of training windows, given and returned in the architecture's
-        layout; it may change what it is given.
-    checkpoints : Path, optional
-        A folder of this fit alone: its state after every epoch. A fit that finds a state there goes on from it, tells
-        `on_epoch` the epochs that were, and ends with the very weights of one that was never stopped.
-    mixed_precision : str
-        ``auto`` (on a GPU), ``on`` or ``off``.
-    """
-
-    epochs: int = 60
-    seed: int = 0
-    patience: int = 15
-    batch_size: int = 0
-    schedule: str = ""
-    class_weights: tuple[float, ...] = ()
+    epochs: int = 60  # most passes over the data, at least 1
+    seed: int = 0  # of everything that is random
+    patience: int = 15  # epochs without a better validation loss after which learning stops
+    batch_size: int = 0  # windows a step; 0 for the architecture's own
+    schedule: str = ""  # learning rate over time, one of :data:`SCHEDULES`; empty for the architecture's own
+    class_weights: tuple[float, ...] = ()  # one a label; empty: as if all classes were equally frequent
+    # ``augment(windows, random)`` varies a batch of training windows, given and returned in the architecture's
+    # layout; it may change what it is given
     augment: Callable[[Array, np.random.Generator], Array] | None = None
+    # a folder of this fit alone: its state after every epoch. A fit that finds a state there goes on from it, tells
+    # `on_epoch` the epochs that were, and ends with the very weights of one that was never stopped
     checkpoints: Path | None = None
-    mixed_precision: str = "auto"
+    mixed_precision: str = "auto"  # ``auto`` (on a GPU), ``on`` or ``off``
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +142,7 @@ def takes(make: type[Architecture]) -> str:
 
 
 def architecture(name: str) -> type[Architecture]:
-    """The class of an architecture.
-
-    Raises
-    ------
-    TrainingError
-        If there is none of this name, or its framework is not installed.
-    """
+    """The class of an architecture."""
     if name not in ARCHITECTURES:
         raise TrainingError(f"[model] architecture {name!r}: expected one of {', '.join(sorted(ARCHITECTURES))}")
     module, _, cls = ARCHITECTURES[name].partition(":")
@@ -201,13 +156,7 @@ def architecture(name: str) -> type[Architecture]:
 
 
 def read_parameters(given: Mapping[str, Any], defaults: Mapping[str, Any], table: str = "[model]") -> dict[str, Any]:
-    """Parameters with defaults filled in; each must be of its default's kind.
-
-    Raises
-    ------
-    TrainingError
-        If one is not known or of another kind; the text names it.
-    """
+    """Parameters with defaults filled in; each must be of its default's kind."""
     for key, value in given.items():
         if key not in defaults:
             raise TrainingError(f"{table} has no parameter {key!r} here{nearest(key, defaults)}")

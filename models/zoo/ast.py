@@ -45,26 +45,7 @@ _SIZES = ("patch_time", "patch_bins", "stride_time", "stride_bins", "width", "de
 
 
 class Ast(TorchArchitecture):
-    """The network as an :class:`~models.zoo.Architecture`.
-
-    Parameters
-    ----------
-    fmt : Format
-        Of the windows: ``rows`` and shape ``(bins, channels)`` or ``(channels,)``, which counts as one bin.
-    labels : sequence of str
-        Classes.
-    parameters : mapping
-        See :data:`DEFAULTS`.
-    seed : int
-        Of the first weights.
-    heads : sequence of Head
-        What else it says.
-
-    Raises
-    ------
-    TrainingError
-        If the windows have another number of axes, a parameter is out of range, or `pretrained` cannot be read.
-    """
+    """The network as an :class:`~models.zoo.Architecture`."""
 
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers", "onnx", "onnxscript")
     search: ClassVar[Mapping[str, Range]] = {
@@ -79,8 +60,8 @@ class Ast(TorchArchitecture):
         fmt: Format,
         labels: Sequence[str],
         parameters: Mapping[str, Any],
-        seed: int,
-        heads: Sequence[Head] = (),
+        seed: int,  # of the first weights
+        heads: Sequence[Head] = (),  # what else it says
     ) -> None:
         super().__init__("ast", fmt, labels, heads)
         p = self.parameters = _checked(read_parameters(parameters, DEFAULTS))
@@ -107,17 +88,7 @@ class Ast(TorchArchitecture):
 
 
 class _Network(nn.Module):
-    """Patches of a window, the transformer, a new head.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        ``(channels, time, bins)``, or ``(channels, time)``.
-    columns : int
-        Of the output.
-    p : mapping
-        Parameters, checked.
-    """
+    """Patches of a window, the transformer, a new head."""
 
     def __init__(self, shape: tuple[int, ...], columns: int, p: Mapping[str, Any]) -> None:
         super().__init__()

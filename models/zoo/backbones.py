@@ -44,19 +44,7 @@ class Normalisation:
 
 
 def own(name: str, width: int, normalise: Normalisation, x: Any) -> Any:
-    """Features of a residual network of basic blocks (He et al. 2016, Deep Residual Learning, section 3.3 and table 1).
-
-    Parameters
-    ----------
-    name : str
-        One of :data:`OWN`.
-    width : int
-        Filters of the first stage, doubled from stage to stage; 0 for the network's own.
-    normalise : Normalisation
-        Behind each convolution.
-    x : KerasTensor
-        ``(n, time, bins, channels)``.
-    """
+    """Features of a residual network of basic blocks (He et al. 2016, Deep Residual Learning, section 3.3 and table 1)."""
     stages, own_width = OWN[name]
     width = width or own_width
     x = _convolve(x, "stem", (width, 7, _strides(x, 16)), normalise)
@@ -93,15 +81,7 @@ def _block(x: Any, name: str, filters: int, strides: tuple[int, int], normalise:
 
 
 def borrowed(name: str, x: Any) -> tuple[Any, list[Any]]:
-    """Features of one of Keras' own networks, with fresh weights, and its layers.
-
-    Parameters
-    ----------
-    name : str
-        One of :data:`BORROWED`.
-    x : KerasTensor
-        ``(n, time, bins, 3)``; axes shorter than 32 are filled up with zeros.
-    """
+    """Features of one of Keras' own networks, with fresh weights, and its layers."""
     missing = [max(0, _LEAST - length) for length in x.shape[1:3]]
     if any(missing):
         x = keras.layers.ZeroPadding2D([(size // 2, size - size // 2) for size in missing])(x)
@@ -111,22 +91,7 @@ def borrowed(name: str, x: Any) -> tuple[Any, list[Any]]:
 
 
 def pretrain(name: str, weights: str, layers: Sequence[Any]) -> str:
-    """Give the layers of a borrowed network the weights that it has learned elsewhere; empty, or why it keeps fresh ones.
-
-    Parameters
-    ----------
-    name : str
-        One of :data:`BORROWED`.
-    weights : str
-        ``imagenet`` (Keras' cache or the network), ``fresh``, or a file of weights without the network's top.
-    layers : sequence of keras.Layer
-        Of :func:`borrowed`.
-
-    Raises
-    ------
-    TrainingError
-        If the file holds no weights of this network.
-    """
+    """Give the layers of a borrowed network the weights that it has learned elsewhere; empty, or why it keeps fresh ones."""
     if weights == "fresh":
         return ""
     # The network by itself: a file's order of layers is not that of a larger model.

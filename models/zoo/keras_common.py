@@ -46,32 +46,17 @@ def _units(graph: Graph, layer: Any, inputs: list[str], _: Any) -> str:
 
 
 class KerasArchitecture:
-    """A Keras model as an :class:`~models.zoo.Architecture`; a subclass builds it.
-
-    Parameters
-    ----------
-    labels : sequence of str
-        Classes.
-    heads : sequence of Head
-        What else the model says.
-
-    Attributes
-    ----------
-    model : keras.Model
-        One input ``(n, *shape)``, one output ``(n, columns)``.
-    notes : list of str
-        What the user should know of the fit.
-    """
+    """A Keras model as an :class:`~models.zoo.Architecture`; a subclass builds it."""
 
     layout: ClassVar[str] = "channels_last"
     packages: ClassVar[tuple[str, ...]] = ("tensorflow", "keras", "onnx")
     several_heads: ClassVar[bool] = True
     parameters: dict[str, Any]
-    model: Any
+    model: Any  # one input ``(n, *shape)``, one output ``(n, columns)``
 
     def __init__(self, labels: Sequence[str], heads: Sequence[Head]) -> None:
         self.labels, self.heads = tuple(labels), tuple(heads)
-        self.notes: list[str] = []
+        self.notes: list[str] = []  # what the user should know of the fit
 
     def columns(self, features: Any) -> Any:
         """The output ``(n, columns)`` of features ``(n, width)``: a dense layer a head, then units."""
@@ -126,13 +111,7 @@ def window_shape(fmt: Format) -> tuple[int, ...]:
 
 
 def check_learning(parameters: Mapping[str, Any]) -> None:
-    """Refuse values that nothing can be learned with.
-
-    Raises
-    ------
-    TrainingError
-        If a shared parameter is out of range; the text names it.
-    """
+    """Refuse values that nothing can be learned with."""
     p = parameters
     wrong = [
         f"{key} = {p[key]!r}, expected {expected}"
@@ -149,13 +128,7 @@ def check_learning(parameters: Mapping[str, Any]) -> None:
 
 
 def one_of(parameters: Mapping[str, Any], key: str, choices: Sequence[str]) -> str:
-    """A parameter that has a few values.
-
-    Raises
-    ------
-    TrainingError
-        If it is none of them.
-    """
+    """A parameter that has a few values."""
     value = str(parameters[key])
     if value not in choices:
         raise TrainingError(f"[model] {key} = {value!r}, expected one of {', '.join(choices)}")

@@ -51,13 +51,7 @@ class Graph:
         return self.node("Conv", [value, *weights], output)
 
     def model(self, inputs: Mapping[str, Sequence[Any]], outputs: Mapping[str, Sequence[Any]]) -> bytes:
-        """ONNX bytes.
-
-        Parameters
-        ----------
-        inputs, outputs : mapping of str to sequence
-            Shape by name, float32; a text is the name of a free size.
-        """
+        """ONNX bytes."""
         from onnx import TensorProto, checker, helper
 
         def values(shapes: Mapping[str, Sequence[Any]]) -> list[Any]:
@@ -71,20 +65,7 @@ class Graph:
 
 
 def keras_to_onnx(model: Any, input_name: str, output_name: str) -> bytes:
-    """ONNX of a functional Keras model with one input and one output ``(n, columns)``.
-
-    Parameters
-    ----------
-    model : keras.Model
-        Trained; its layers channels last.
-    input_name, output_name : str
-        Names in the graph.
-
-    Raises
-    ------
-    TrainingError
-        If a layer has no form here; the text names it.
-    """
+    """ONNX of a functional Keras model with one input and one output ``(n, columns)``."""
     graph = Graph()
     (source,), (wanted,) = model.inputs, model.outputs
     known = {id(source): graph.node("Transpose", [input_name], perm=_first(len(source.shape)))}
@@ -93,22 +74,7 @@ def keras_to_onnx(model: Any, input_name: str, output_name: str) -> bytes:
 
 
 def write_layers(graph: Graph, known: dict[int, str], wanted: Any) -> str:
-    """Write all layers between some tensors and one that is computed from them; its name.
-
-    Parameters
-    ----------
-    graph : Graph
-        Is added to.
-    known : dict of int to str
-        By ``id`` of a Keras tensor, the name of what stands in the graph already; is added to.
-    wanted : KerasTensor
-        What is asked for.
-
-    Raises
-    ------
-    TrainingError
-        If a layer has no form here; the text names it.
-    """
+    """Write all layers between some tensors and one that is computed from them; its name."""
     for tensor in _in_order(wanted, known):
         layer, index, _ = tensor._keras_history
         arguments = layer._inbound_nodes[index].input_tensors

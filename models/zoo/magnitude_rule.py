@@ -31,20 +31,7 @@ Floats = NDArray[np.float64]
 
 
 class MagnitudeRule:
-    """The rule as an :class:`~models.zoo.Architecture`.
-
-    Parameters
-    ----------
-    fmt : Format
-        Of raw windows: ``rows`` and shape ``(channels,)``.
-    labels, parameters, seed
-        Classes; see :data:`DEFAULTS`; nothing is random.
-
-    Raises
-    ------
-    TrainingError
-        If the windows are no signal.
-    """
+    """The rule as an :class:`~models.zoo.Architecture`."""
 
     layout: ClassVar[str] = "channels_first"
     packages: ClassVar[tuple[str, ...]] = ("onnx",)
@@ -73,11 +60,6 @@ class MagnitudeRule:
 
         The usual length is the median of the class that varies least; classes stand in the order of their median deviation, and
         each threshold is where the fewest windows of the two beside it are on the wrong side.
-
-        Raises
-        ------
-        TrainingError
-            If no channel has such a name.
         """
         if not self._chosen.any():
             raise TrainingError(

@@ -36,22 +36,7 @@ _NODE = 2**18  # comparisons a node and window: they stay in the cache
 
 
 class MiniRocket:
-    """The transform and the classifier as an :class:`~models.zoo.Architecture`.
-
-    Parameters
-    ----------
-    fmt : Format
-        Of raw windows: ``rows`` (at least 9) and shape ``(channels,)``.
-    labels, parameters, seed
-        Classes; see :data:`DEFAULTS`; of what is chosen at random.
-    heads : sequence of Head
-        What else it says.
-
-    Raises
-    ------
-    TrainingError
-        If the windows are no signal or too short, or a parameter is out of range.
-    """
+    """The transform and the classifier as an :class:`~models.zoo.Architecture`."""
 
     layout: ClassVar[str] = "channels_first"
     packages: ClassVar[tuple[str, ...]] = ("onnx",)
@@ -61,11 +46,11 @@ class MiniRocket:
 
     def __init__(
         self,
-        fmt: Format,
-        labels: Sequence[str],
+        fmt: Format,  # of raw windows: ``rows`` (at least 9) and shape ``(channels,)``
+        labels: Sequence[str],  # classes; see :data:`DEFAULTS`; of what is chosen at random
         parameters: Mapping[str, Any],
         seed: int,
-        heads: Sequence[Head] = (),
+        heads: Sequence[Head] = (),  # what else it says
     ) -> None:
         self.parameters = read_parameters(parameters, DEFAULTS)
         self.labels, self.shape = len(labels), (fmt.shape[-1], fmt.rows or 0)

@@ -47,26 +47,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 class Recurrent(KerasArchitecture):
-    """The network as an :class:`~models.zoo.Architecture`.
-
-    Parameters
-    ----------
-    fmt : Format
-        Of the windows: ``rows`` and any shape; all of a step's numbers are its features.
-    labels : sequence of str
-        Classes.
-    parameters : mapping
-        See :data:`DEFAULTS`.
-    seed : int
-        Of the first weights.
-    heads : sequence of Head
-        What else it says.
-
-    Raises
-    ------
-    TrainingError
-        If a parameter is out of range.
-    """
+    """The network as an :class:`~models.zoo.Architecture`."""
 
     #: Its ONNX graph takes windows of any length from ``patch`` on.
     free_time: ClassVar[bool] = True
@@ -81,11 +62,11 @@ class Recurrent(KerasArchitecture):
 
     def __init__(
         self,
-        fmt: Format,
+        fmt: Format,  # of the windows: ``rows`` and any shape; all of a step's numbers are its features
         labels: Sequence[str],
         parameters: Mapping[str, Any],
-        seed: int,
-        heads: Sequence[Head] = (),
+        seed: int,  # of the first weights
+        heads: Sequence[Head] = (),  # what else it says
     ) -> None:
         super().__init__(labels, heads)
         p = self.parameters = read_parameters(parameters, DEFAULTS)
@@ -131,20 +112,6 @@ class Recurrent(KerasArchitecture):
 
         Beside windows ``(n, hop, …)`` it takes ``state`` ``(n, size)``, zeros at a session's begin, and gives
         ``next_state``. It never forgets on its own, though it was trained on windows that begin with nothing.
-
-        Parameters
-        ----------
-        path : Path
-            File to write.
-        input_name, output_name : str
-            Names in the graph.
-        hop : int
-            Samples (or columns) from one prediction to the next; a multiple of ``patch``.
-
-        Raises
-        ------
-        TrainingError
-            If the network looks ahead or over a whole window, or `hop` is no multiple of ``patch``.
         """
         self._check_hop(hop)
         path.write_bytes(stateful_to_onnx(self, input_name, output_name, hop))

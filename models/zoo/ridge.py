@@ -24,44 +24,20 @@ PENALTIES = np.logspace(-3, 4, 15)  # per sample: the kernel's mean diagonal is 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ridge:
-    """A fitted model: ``logits = (features - mean) / scale @ weights + bias``.
-
-    Attributes
-    ----------
-    mean, scale : ndarray
-        ``(features,)``.
-    weights : ndarray
-        ``(features, labels)``, divided by the temperature.
-    bias : ndarray
-        ``(labels,)``, likewise.
-    penalty : float
-        That was chosen.
-    left_out : ndarray
-        ``(n, labels)``: logits of each sample by a model fitted without its group.
-    """
+    """A fitted model: ``logits = (features - mean) / scale @ weights + bias``."""
 
     mean: Doubles
     scale: Doubles
-    weights: Doubles
+    weights: Doubles  # ``(features, labels)``, divided by the temperature
     bias: Doubles
-    penalty: float
-    left_out: Doubles
+    penalty: float  # that was chosen
+    left_out: Doubles  # ``(n, labels)``: logits of each sample by a model fitted without its group
 
 
 def fit_ridge(
     features: NDArray[np.float32], classes: NDArray[np.int64], groups: NDArray[np.int64], weights: Doubles
 ) -> Ridge:
-    """Fit on standardised features, with targets of 1 for the own class and -1 for the others.
-
-    Parameters
-    ----------
-    features : ndarray
-        ``(n, features)``; standardised in place.
-    classes, groups : ndarray of int64
-        ``(n,)``; a group is left out as a whole.
-    weights : ndarray
-        ``(labels,)``: how much a sample of each class counts.
-    """
+    """Fit on standardised features, with targets of 1 for the own class and -1 for the others."""
     mean, scale = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
     scale[scale == 0] = 1
     features -= mean.astype(np.float32)
@@ -72,22 +48,7 @@ def fit_ridge(
 def fit_heads(
     features: NDArray[np.float32], groups: NDArray[np.int64], heads: Sequence[Head], targets: Mapping[str, Array]
 ) -> tuple[Doubles, Doubles]:
-    """What further heads say: one solution a head, from the samples whose target is known.
-
-    Parameters
-    ----------
-    features : ndarray
-        ``(n, features)``, standardised: as :func:`fit_ridge` leaves them.
-    groups : ndarray of int64
-        ``(n,)``.
-    heads, targets
-        See :class:`~models.zoo.Samples`. Classes count by how often they occur.
-
-    Returns
-    -------
-    weights, bias : ndarray
-        ``(features, columns)`` and ``(columns,)``: logits of classes, or a number in its own unit.
-    """
+    """What further heads say: one solution a head, from the samples whose target is known."""
     kernels: dict[bytes, _Kernel] = {}
     weights, bias = [np.zeros((features.shape[1], 0))], [np.zeros(0)]
     for head in heads:
@@ -176,13 +137,7 @@ def _left_out(
 
 
 def cross_entropy(logits: Doubles, classes: NDArray[np.int64], weights: Doubles | None = None) -> float:
-    """Mean over samples, each with its class's weight if there are weights.
-
-    Parameters
-    ----------
-    logits, classes, weights : ndarray
-        ``(n, labels)``, ``(n,)``, ``(labels,)``.
-    """
+    """Mean over samples, each with its class's weight if there are weights."""
     top = logits.max(1, keepdims=True)
     each = np.log(np.exp(logits - top).sum(1)) + top[:, 0] - logits[np.arange(len(classes)), classes]
     return float(np.average(each, weights=None if weights is None else weights[classes]))

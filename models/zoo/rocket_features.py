@@ -29,24 +29,12 @@ _SOME = 2**20  # numbers of windows at once
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bank:
-    """Kernels of one dilation that see as many places of a window.
+    """Kernels of one dilation that see as many places of a window."""
 
-    Attributes
-    ----------
-    dilation : int
-        Samples from one weight to the next.
-    padded : bool
-        Whether the window is continued by zeros on both sides; else a kernel stays inside.
-    weights : ndarray
-        ``(kernels, channels, 9)``; 0 for channels that a kernel does not look at.
-    biases : ndarray
-        ``(kernels, biases)``, halves of odd numbers.
-    """
-
-    dilation: int
-    padded: bool
-    weights: Floats
-    biases: Floats
+    dilation: int  # samples from one weight to the next
+    padded: bool  # whether the window is continued by zeros on both sides; else a kernel stays inside
+    weights: Floats  # ``(kernels, channels, 9)``; 0 for channels that a kernel does not look at
+    biases: Floats  # ``(kernels, biases)``, halves of odd numbers
 
     def places(self, time: int) -> int:
         """How many places of a window of `time` samples a kernel is laid on."""
@@ -89,17 +77,7 @@ def dilations(time: int, features: int) -> list[tuple[int, int]]:
 
 
 def fit_banks(windows: Floats, features: int, random: np.random.Generator) -> list[Bank]:
-    """Kernels whose biases are quantiles of what they give for random windows.
-
-    Parameters
-    ----------
-    windows : ndarray
-        ``(n, channels, time)``, whole numbers up to :data:`LARGEST`; at least 9 samples long.
-    features : int
-        About how many; a multiple of 84 comes out, at least 84.
-    random : Generator
-        Chooses channels and windows.
-    """
+    """Kernels whose biases are quantiles of what they give for random windows."""
     _, channels, time = windows.shape
     banks, number = [], 0
     for j, (dilation, count) in enumerate(dilations(time, features)):

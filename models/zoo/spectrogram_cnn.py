@@ -43,26 +43,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 class SpectrogramCnn(TorchArchitecture):
-    """The network as an :class:`~models.zoo.Architecture`.
-
-    Parameters
-    ----------
-    fmt : Format
-        Of the windows: ``rows`` and shape ``(bins, channels)`` or ``(channels,)``.
-    labels : sequence of str
-        Classes.
-    parameters : mapping
-        See :data:`DEFAULTS`.
-    seed : int
-        Of the first weights.
-    heads : sequence of Head
-        What else it says.
-
-    Raises
-    ------
-    TrainingError
-        If the windows have another number of axes, or a parameter is out of range.
-    """
+    """The network as an :class:`~models.zoo.Architecture`."""
 
     packages: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript")
     search: ClassVar[Mapping[str, Range]] = {
@@ -76,11 +57,11 @@ class SpectrogramCnn(TorchArchitecture):
 
     def __init__(
         self,
-        fmt: Format,
+        fmt: Format,  # of the windows: ``rows`` and shape ``(bins, channels)`` or ``(channels,)``
         labels: Sequence[str],
         parameters: Mapping[str, Any],
-        seed: int,
-        heads: Sequence[Head] = (),
+        seed: int,  # of the first weights
+        heads: Sequence[Head] = (),  # what else it says
     ) -> None:
         super().__init__("spectrogram_cnn", fmt, labels, heads)
         p = self.parameters = read_parameters(parameters, DEFAULTS)

@@ -46,26 +46,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 class SpectrogramResnet(KerasArchitecture):
-    """The network as an :class:`~models.zoo.Architecture`.
-
-    Parameters
-    ----------
-    fmt : Format
-        Of the windows: ``rows`` and shape ``(bins, channels)``, or ``(channels,)``, which counts as one bin.
-    labels : sequence of str
-        Classes.
-    parameters : mapping
-        See :data:`DEFAULTS`.
-    seed : int
-        Of the first weights.
-    heads : sequence of Head
-        What else it says.
-
-    Raises
-    ------
-    TrainingError
-        If the windows have another number of axes, a parameter is out of range, or the weights cannot be read.
-    """
+    """The network as an :class:`~models.zoo.Architecture`."""
 
     cpu_sized: ClassVar[Mapping[str, Any]] = {"backbone": "small", "width": 8, "dropout": 0.0}
     search: ClassVar[Mapping[str, Sequence[Any]]] = {
@@ -79,8 +60,8 @@ class SpectrogramResnet(KerasArchitecture):
         fmt: Format,
         labels: Sequence[str],
         parameters: Mapping[str, Any],
-        seed: int,
-        heads: Sequence[Head] = (),
+        seed: int,  # of the first weights
+        heads: Sequence[Head] = (),  # what else it says
     ) -> None:
         super().__init__(labels, heads)
         if len(fmt.shape) not in (1, 2):

@@ -45,40 +45,12 @@ class Units(nn.Module):
 
 
 class TorchArchitecture:
-    """A torch module as an :class:`~models.zoo.Architecture`; a subclass builds it and says how it learns.
-
-    Parameters
-    ----------
-    name : str
-        Of the architecture, for messages.
-    fmt : Format
-        Of the windows: ``rows`` and shape ``(bins, channels)`` or ``(channels,)``.
-    labels : sequence of str
-        Classes.
-    heads : sequence of Head
-        What else it says.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        ``(channels, time, bins)`` or ``(channels, time)``.
-    columns : int
-        Of the output.
-    net : nn.Module
-        Set by the subclass.
-    units : Units or None
-        Its last layer, where the subclass has one.
-
-    Raises
-    ------
-    TrainingError
-        If the windows have another number of axes.
-    """
+    """A torch module as an :class:`~models.zoo.Architecture`; a subclass builds it and says how it learns."""
 
     layout: ClassVar[str] = "channels_first"
     several_heads: ClassVar[bool] = True
-    net: nn.Module
-    units: Units | None = None
+    net: nn.Module  # set by the subclass
+    units: Units | None = None  # its last layer, where the subclass has one
 
     def __init__(self, name: str, fmt: Format, labels: Sequence[str], heads: Sequence[Head]) -> None:
         if len(fmt.shape) not in (1, 2):
@@ -86,9 +58,10 @@ class TorchArchitecture:
                 f"architecture {name!r} takes windows of (time, bins, channels), the recipe makes {len(fmt.shape) + 1} "
                 f"axes; take another architecture"
             )
+        # ``(channels, time, bins)`` or ``(channels, time)``
         self.shape = (fmt.shape[-1], fmt.rows or 1, *fmt.shape[:-1])
         self.labels, self.heads = len(labels), tuple(heads)
-        self.columns = self.labels + sum(head.width for head in self.heads)
+        self.columns = self.labels + sum(head.width for head in self.heads)  # of the output
 
     def set_units(self, training: Samples) -> None:
         """Have numbers come in the unit of what is learned from."""

@@ -29,27 +29,13 @@ _OWN_PARAMETERS = frozenset({"chunk_frames", "chunk_phase"})
 
 @dataclass(frozen=True)
 class PlacedStep:
-    """A step as the recipe has it.
+    """A step as the recipe has it."""
 
-    Parameters
-    ----------
-    spec : Spec
-        The step, unfitted.
-    fail : callable
-        Makes an error that names the step's line.
-    """
-
-    spec: Spec
-    fail: Callable[[str], RecipeError]
+    spec: Spec  # the step, unfitted
+    fail: Callable[[str], RecipeError]  # makes an error that names the step's line
 
     def at(self, fmt: Format) -> PlacedStep:
-        """The same behind what gives `fmt`.
-
-        Raises
-        ------
-        RecipeError
-            If it cannot stand there.
-        """
+        """The same behind what gives `fmt`."""
         try:
             return replace(self, spec=self.spec.at(fmt))
         except FormatError as error:
@@ -57,22 +43,7 @@ class PlacedStep:
 
 
 def read_step(parameters: Mapping[str, Any], fail: Callable[..., RecipeError], per_window: bool) -> PlacedStep:
-    """The step of one ``[[steps]]`` or ``[[window.steps]]`` table.
-
-    Parameters
-    ----------
-    parameters : mapping
-        The table, ``step`` among it.
-    fail : callable
-        ``fail(message, key)`` makes an error that names the line of a key; without key, of the table.
-    per_window : bool
-        Whether it stands behind the window.
-
-    Raises
-    ------
-    RecipeError
-        If there is no such step or parameter, a value has the wrong type, or the step cannot stand here.
-    """
+    """The step of one ``[[steps]]`` or ``[[window.steps]]`` table."""
     name = parameters.get("step")
     offered = [
         n for n, cls in STEPS.items() if n not in _OWN_STEPS and (cls.after_window if per_window else cls.before_window)
@@ -134,42 +105,16 @@ def _words(hint: Any) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the window stands in a recipe.
-
-    Parameters
-    ----------
-    windows : Windows
-        The window.
-    steps, window_steps : sequence of PlacedStep
-        Before it and behind it.
-    fail : callable
-        Makes an error that names the window's line.
-    """
+    """Where the window stands in a recipe."""
 
     windows: Windows
-    steps: Sequence[PlacedStep]
+    steps: Sequence[PlacedStep]  # before it and behind it
     window_steps: Sequence[PlacedStep]
-    fail: Callable[[str], RecipeError]
+    fail: Callable[[str], RecipeError]  # makes an error that names the window's line
 
 
 def compile_chain(intake: Intake, raw: Format, layout: Layout) -> tuple[Chain, tuple[str, ...]]:
-    """The chain of a recipe.
-
-    Parameters
-    ----------
-    intake, raw, layout
-        The chain's entry, the input's format, and the steps and the window.
-
-    Returns
-    -------
-    tuple of (Chain, tuple of str)
-        The chain, and what the user should know: steps that had to move behind the window, and what that costs.
-
-    Raises
-    ------
-    RecipeError
-        If a step cannot take what comes before it, or a window holds nothing.
-    """
+    """The chain of a recipe."""
     windows = layout.windows
     formats = [intake.output({raw.stream: raw})]
     before: list[PlacedStep] = []
@@ -208,17 +153,7 @@ def _output(spec: Spec, fmt: Format, fail: Callable[[str], RecipeError]) -> Form
 
 
 def align(specs: Sequence[Spec], formats: Sequence[Format], windows: Windows) -> list[Spec]:
-    """The same steps with the block borders of framed ones where windows end.
-
-    Parameters
-    ----------
-    specs : sequence of Spec
-        Steps before the window.
-    formats : sequence of Format
-        Of the first one's input, then of each one's output.
-    windows : Windows
-        The window behind them.
-    """
+    """The same steps with the block borders of framed ones where windows end."""
     out = list(specs)
     # Windows need rows up to `end + k * hop` of the stream at hand: of the last first, then of what it is made from.
     end, hop = windows.rows(formats[-1]), int(windows.hop / formats[-1].step)

@@ -39,13 +39,6 @@ def _toml_key(key: str) -> str:
 def format_recipe(tables: Mapping[str, Any], comments: Mapping[str, str] | None = None) -> str:
     """A recipe as TOML text.
 
-    Parameters
-    ----------
-    tables : mapping
-        What :func:`tomllib.loads` would give; a Fraction is written exactly.
-    comments : mapping of str to str, optional
-        By dotted path (``window.length_s``, ``steps`` for every ``[[steps]]``), what to write behind the key or header.
-
     Examples
     --------
     >>> print(format_recipe({"name": "x", "input": [{"stream": "imu"}]}, {"input.stream": "where it comes from"}))

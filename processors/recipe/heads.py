@@ -17,31 +17,15 @@ HEAD_KINDS = ("classes", "number")
 
 @dataclass(frozen=True)
 class HeadTable:
-    """One ``[[heads]]``: a question that the model answers beside the recipe's own.
+    """One ``[[heads]]``: a question that the model answers beside the recipe's own."""
 
-    Attributes
-    ----------
-    name : str
-        What an event's `head` says, and how its id ends.
-    kind : str
-        One of :data:`HEAD_KINDS`.
-    column, key : str, optional
-        Where its labels stand, as in ``[labels]``; exactly one of them.
-    names : mapping
-        Class name of each value; classes only.
-    min_share : float
-        The share of a window that a label must cover, 0 to 1.
-    weight : float
-        Of its loss beside that of the recipe's classes, above 0 and finite.
-    """
-
-    name: str
-    kind: str = "classes"
-    column: str | None = None
+    name: str  # what an event's `head` says, and how its id ends
+    kind: str = "classes"  # one of :data:`HEAD_KINDS`
+    column: str | None = None  # where its labels stand, as in ``[labels]``; exactly one of them
     key: str | None = None
-    names: Mapping[str, str] = field(default_factory=dict)
-    min_share: float = 0.5
-    weight: float = 1.0
+    names: Mapping[str, str] = field(default_factory=dict)  # class name of each value; classes only
+    min_share: float = 0.5  # the share of a window that a label must cover, 0 to 1
+    weight: float = 1.0  # of its loss beside that of the recipe's classes, above 0 and finite
 
     @property
     def set(self) -> str:
@@ -50,20 +34,7 @@ class HeadTable:
 
 
 def read_heads(root: Table, labels: LabelTable) -> tuple[HeadTable, ...]:
-    """The recipe's heads, in its order.
-
-    Parameters
-    ----------
-    root : Table
-        The whole recipe.
-    labels : LabelTable
-        Its ``[labels]``: what a head leaves out is as it stands there.
-
-    Raises
-    ------
-    RecipeError
-        If one does not hold together, or two disagree; the text names the line.
-    """
+    """The recipe's heads, in its order."""
     heads: list[HeadTable] = []
     for table in root.tables("heads", ("name", "column", "key", "kind", "names", "min_share", "weight")):
         head = _head(table, labels)

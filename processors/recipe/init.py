@@ -19,18 +19,6 @@ MIN_SAMPLES = 8
 def window_samples(shortest: int, rate_hz: Fraction) -> int:
     """Length of a window: a third of the shortest recording, but 2 to 5 s, and never more than it holds.
 
-    Parameters
-    ----------
-    shortest : int
-        Samples of the shortest recording.
-    rate_hz : Fraction
-        Samples per second.
-
-    Returns
-    -------
-    int
-        Even, where possible a whole number of half seconds; at least 32 samples where they are there.
-
     Examples
     --------
     >>> window_samples(100, Fraction(10)), window_samples(60_000, Fraction(500)), window_samples(40, Fraction(32))
@@ -61,13 +49,7 @@ def frames(length: int, hop: int) -> tuple[int, int]:
 
 
 def recipe_text(name: str, found: Survey) -> str:
-    """A recipe of this name for what was found.
-
-    Raises
-    ------
-    KymoError
-        If the recordings are too short for any window.
-    """
+    """A recipe of this name for what was found."""
     if found.shortest < MIN_SAMPLES:
         raise KymoError(f"the shortest recording holds {found.shortest} samples, expected at least {MIN_SAMPLES}")
     length = window_samples(found.shortest, found.rate_hz)

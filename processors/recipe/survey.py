@@ -22,39 +22,19 @@ from streams.recording import InputOptions, ReadOptions, Recording, StreamData
 
 @dataclass
 class Survey:
-    """What `kymo init` needs to know.
-
-    Attributes
-    ----------
-    stream : str
-        Its name.
-    rate_hz : Fraction
-        Of most recordings.
-    channels, units : tuple of str
-        Those that every recording has; units are empty where unknown.
-    shortest : int
-        Samples of the shortest recording's longest run without a gap.
-    recordings : int
-        How many.
-    subjects, labels : set of str
-        Found in columns.
-    label_column, label_key : str, optional
-        Where labels come from.
-    remarks : list of str
-        What the user should look at.
-    """
+    """What `kymo init` needs to know."""
 
     stream: str
-    rate_hz: Fraction
-    channels: tuple[str, ...]
+    rate_hz: Fraction  # of most recordings
+    channels: tuple[str, ...]  # those that every recording has; units are empty where unknown
     units: tuple[str, ...]
-    shortest: int
+    shortest: int  # samples of the shortest recording's longest run without a gap
     recordings: int
-    subjects: set[str] = field(default_factory=set)
+    subjects: set[str] = field(default_factory=set)  # found in columns
     labels: set[str] = field(default_factory=set)
-    label_column: str | None = None
+    label_column: str | None = None  # where labels come from
     label_key: str | None = None
-    remarks: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)  # what the user should look at
 
 
 @dataclass
@@ -73,24 +53,7 @@ class _Seen:
 def survey(
     paths: Sequence[str | Path], streams: Sequence[str] = (), rate_hz: Fraction | None = None, label: str = "label"
 ) -> Survey:
-    """Look through recordings.
-
-    Parameters
-    ----------
-    paths : sequence of str or Path
-        Files or folders.
-    streams : sequence of str
-        Which streams to take; empty for all that can stand side by side.
-    rate_hz : Fraction, optional
-        For files that have no times.
-    label : str
-        Column of the class.
-
-    Raises
-    ------
-    KymoError
-        If nothing in them can be the input of a recipe.
-    """
+    """Look through recordings."""
     options = ReadOptions(label_column=label)
     if rate_hz is not None:
         options = replace(options, inputs=(InputOptions(streams[0] if streams else "sensor", (), rate_hz),))

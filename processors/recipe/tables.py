@@ -20,33 +20,15 @@ BALANCES = ("none", "weights", "oversample")
 
 @dataclass(frozen=True)
 class InputTable:
-    """One ``[[input]]``: which stream the recipe takes.
+    """One ``[[input]]``: which stream the recipe takes."""
 
-    Attributes
-    ----------
-    stream : str
-        ``kind`` for one at any place, or ``kind.place``.
-    rate_hz : Fraction
-        Samples per second, above 0.
-    channels : tuple of str
-        By name, in this order.
-    units : tuple of str
-        One a channel, or empty to take them as they come.
-    dtype : str
-        float32 or float64: what the chain computes in.
-    bridge_ms : float
-        Gaps of up to this length are interpolated.
-    max_missing : float
-        Share of a window's samples that may be missing, 0 to 1.
-    """
-
-    stream: str
-    rate_hz: Fraction
-    channels: tuple[str, ...]
-    units: tuple[str, ...] = ()
-    dtype: str = "float32"
-    bridge_ms: float = 0.0
-    max_missing: float = 0.0
+    stream: str  # ``kind`` for one at any place, or ``kind.place``
+    rate_hz: Fraction  # samples per second, above 0
+    channels: tuple[str, ...]  # by name, in this order
+    units: tuple[str, ...] = ()  # one a channel, or empty to take them as they come
+    dtype: str = "float32"  # float32 or float64: what the chain computes in
+    bridge_ms: float = 0.0  # gaps of up to this length are interpolated
+    max_missing: float = 0.0  # share of a window's samples that may be missing, 0 to 1
 
 
 @dataclass(frozen=True)
@@ -94,30 +76,16 @@ class ColumnSplit:
 
 @dataclass(frozen=True)
 class TrainTable:
-    """``[train]``: how to split, to balance and to vary what is learned from, and the trainer's parameters.
+    """``[train]``: how to split, to balance and to vary what is learned from, and the trainer's parameters."""
 
-    Attributes
-    ----------
-    split : str
-        One of :data:`SPLITS`, or ``column``: see :mod:`models.data.splits`.
-    column : ColumnSplit, optional
-        Where `split` is ``column``.
-    folds : int
-        Parts of a cross-validation, from 2; 0 for a single split, -1 (``"each"``) for as many as there are groups.
-    balance : str
-        One of :data:`BALANCES`: what is done about classes of unequal size.
-    augment : tuple of mapping
-        Each ``[[train.augment]]`` as it stands: see :mod:`models.data.augment`.
-    parameters : mapping
-        The other keys.
-    """
-
-    split: str = "session"
-    column: ColumnSplit | None = None
+    split: str = "session"  # one of :data:`SPLITS`, or ``column``: see :mod:`models.data.splits`
+    column: ColumnSplit | None = None  # where `split` is ``column``
+    # parts of a cross-validation, from 2; 0 for a single split, -1 (``"each"``) for as many as there are groups
     folds: int = 0
-    balance: str = "weights"
+    balance: str = "weights"  # one of :data:`BALANCES`: what is done about classes of unequal size
+    # each ``[[train.augment]]`` as it stands: see :mod:`models.data.augment`
     augment: tuple[Mapping[str, Any], ...] = ()
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # the other keys
 
 
 @dataclass(frozen=True)

@@ -31,20 +31,7 @@ _AT_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
 
 
 class Document:
-    """A parsed TOML text.
-
-    Parameters
-    ----------
-    text : str
-        The TOML.
-    path : Path, optional
-        Where it came from, for errors.
-
-    Raises
-    ------
-    RecipeError
-        If it is no TOML.
-    """
+    """A parsed TOML text."""
 
     def __init__(self, text: str, path: Path | None = None) -> None:
         self.path = path
@@ -134,21 +121,7 @@ def _scan(line: str, depth: int, quote: str) -> tuple[int, str]:
 
 
 class Table:
-    """One table: its values, read with checks.
-
-    Parameters
-    ----------
-    document : Document
-        What it stands in.
-    where : tuple
-        Its path there.
-    values : mapping
-        Its keys.
-    known : collection of str
-        The keys it may have.
-    free : bool
-        Whether it may have others too; of those only near misses of a known key are refused.
-    """
+    """One table: its values, read with checks."""
 
     def __init__(
         self, document: Document, where: Where, values: Any, known: Collection[str], free: bool = False

@@ -10,15 +10,7 @@ from processors.steps.spectral import Real, Tile
 
 
 class Power:
-    """Squared magnitudes times a scale, by any of several ways of squaring.
-
-    Parameters
-    ----------
-    nfft : int
-        Length of the transform.
-    scale : float
-        Factor of bins without a twin (the first, and an even length's last); the others have twice that.
-    """
+    """Squared magnitudes times a scale, by any of several ways of squaring."""
 
     exact: bool
 
@@ -62,15 +54,7 @@ class ExactPower(Power):
 
 
 class Amplitude:
-    """Absolute value or angle of a scaled spectrum.
-
-    Parameters
-    ----------
-    mode : str
-        ``"magnitude"``, ``"angle"`` or ``"phase"``.
-    scale : float
-        Factor.
-    """
+    """Absolute value or angle of a scaled spectrum."""
 
     exact = True
 

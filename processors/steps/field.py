@@ -189,13 +189,7 @@ class Deviation(MapSpec):
 
 
 def half_sample_mode(values: Real) -> float:
-    """Where values lie closest together: the narrowest half of them, of that the narrowest half, and so on.
-
-    Parameters
-    ----------
-    values : ndarray
-        ``(n,)``, at least one, finite.
-    """
+    """Where values lie closest together: the narrowest half of them, of that the narrowest half, and so on."""
     left: Real = np.sort(values)
     while len(left) > 2:
         size = -(-len(left) // 2) if len(left) > 3 else 2

@@ -268,13 +268,7 @@ def is_number(value: Any) -> bool:
 
 
 def numbers(step: str, field: str, value: Any) -> float | tuple[float, ...]:
-    """A number or a tuple of them, as floats.
-
-    Raises
-    ------
-    FormatError
-        If one is not a finite number.
-    """
+    """A number or a tuple of them, as floats."""
     several = isinstance(value, list | tuple)
     for v in value if several else (value,):
         if not is_number(v):
@@ -283,13 +277,7 @@ def numbers(step: str, field: str, value: Any) -> float | tuple[float, ...]:
 
 
 def float_of(step: str, fmt: Format) -> str:
-    """The dtype that a step computes `fmt` in: as it is, float32 for whole numbers.
-
-    Raises
-    ------
-    FormatError
-        If the samples are compressed images.
-    """
+    """The dtype that a step computes `fmt` in: as it is, float32 for whole numbers."""
     if fmt.dtype == "jpeg":
         raise FormatError(f"{step}: `{fmt.stream}` holds jpeg images, expected numbers")
     return fmt.dtype if fmt.dtype in FLOATS else "float32"

@@ -204,15 +204,7 @@ class LogMel(Mel):
 
 
 class Bands:
-    """A spectrum's magnitude to some power, summed by band.
-
-    Parameters
-    ----------
-    bank : sparse array
-        ``(bands, bins)``.
-    power : float
-        Exponent.
-    """
+    """A spectrum's magnitude to some power, summed by band."""
 
     exact = True
 
@@ -232,13 +224,7 @@ class Bands:
 
 @lru_cache(maxsize=16)
 def filter_bank(spec: Mel, rate: Fraction) -> Any:
-    """Weights ``(n_mels, n_fft // 2 + 1)`` of the bins in the bands, sparse, rounded to float32 as librosa does.
-
-    Raises
-    ------
-    FormatError
-        If librosa is not installed.
-    """
+    """Weights ``(n_mels, n_fft // 2 + 1)`` of the bins in the bands, sparse, rounded to float32 as librosa does."""
     try:
         from librosa.filters import mel
     except ImportError:

@@ -50,32 +50,16 @@ def transform_publicly(frames: Real, out: Real) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """How a signal is cut into frames, and what is done to a frame before its transform.
+    """How a signal is cut into frames, and what is done to a frame before its transform."""
 
-    Attributes
-    ----------
-    length, step, nfft : int
-        Samples a frame covers, from one to the next, and of the transform (zeros behind the frame).
-    detrend : str or False
-        ``"constant"``, ``"linear"`` or False.
-    """
-
-    length: int
+    length: int  # samples a frame covers, from one to the next, and of the transform (zeros behind the frame)
     step: int
     nfft: int
-    detrend: Any
+    detrend: Any  # ``"constant"``, ``"linear"`` or False
 
 
 class Tile:
-    """Work arrays for `shape` frames, written over by each call, and views of them.
-
-    Parameters
-    ----------
-    frames : Frames
-        What to compute.
-    shape, window
-        Channels and frames a channel; ``(length,)``, of the dtype to compute in.
-    """
+    """Work arrays for `shape` frames, written over by each call, and views of them."""
 
     def __init__(self, frames: Frames, shape: tuple[int, int], window: Real) -> None:
         dtype, self._frames, length = window.dtype, frames, frames.length
@@ -100,15 +84,7 @@ class Tile:
         return np.empty_like(self.spectrum)
 
     def transform(self, frames: Real, exact: bool) -> None:
-        """Fill :attr:`spectrum` from frames ``(channels, count, length)``.
-
-        Parameters
-        ----------
-        frames : ndarray
-            Of the signal; not written to.
-        exact : bool
-            Whether means are summed in numpy's order, as ``numpy.mean`` does, or as is fastest.
-        """
+        """Fill :attr:`spectrum` from frames ``(channels, count, length)``."""
         inner, detrend = self._inner, self._frames.detrend
         if not detrend:
             np.copyto(inner, frames)
@@ -142,19 +118,7 @@ def _subtraction(frames: Real, mean: Real) -> Callable[[], Any]:
 
 
 class Plan:
-    """Tiles and work arrays for one shape of input.
-
-    Parameters
-    ----------
-    owner : object
-        The Spec that it is for.
-    frames, window, shape
-        What to compute, ``(length,)`` in the dtype to compute in (it may hold a scale), and the samples' ``(channels, n)``.
-    bins : int
-        Bins to give, from the first.
-    finish : callable
-        Turns a tile's spectrum into columns; its attribute `exact` goes to :meth:`Tile.transform`.
-    """
+    """Tiles and work arrays for one shape of input."""
 
     def __init__(
         self, owner: Any, frames: Frames, window: Real, shape: tuple[int, ...], bins: int, finish: Any
@@ -226,13 +190,7 @@ def framed(samples: Array, length: int, step: int) -> Real:
 
 
 def taper(window: Any, length: int, step: str) -> Real:
-    """A window function's values ``(length,)`` in float64, periodic, as scipy's spectral functions take it.
-
-    Raises
-    ------
-    FormatError
-        If scipy knows no such window.
-    """
+    """A window function's values ``(length,)`` in float64, periodic, as scipy's spectral functions take it."""
     try:
         values: Real = scipy.signal.get_window(window, length)
     except (ValueError, TypeError) as error:

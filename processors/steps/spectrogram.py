@@ -158,13 +158,7 @@ class Spectrogram(FramedSpec):
 
 
 def framed_format(spec: FramedSpec, fmt: Format, bins: int, unit: Any) -> Format:
-    """Format of columns ``(bins, channels)`` made from frames of a signal.
-
-    Raises
-    ------
-    FormatError
-        If the input is no evenly sampled signal of float32 or float64.
-    """
+    """Format of columns ``(bins, channels)`` made from frames of a signal."""
     if len(fmt.shape) != 1 or fmt.dtype not in ("float32", "float64"):
         raise FormatError(
             f"{spec.name}: samples of `{fmt.stream}` are {fmt.dtype}{fmt.shape}, "
@@ -187,13 +181,7 @@ def framed_format(spec: FramedSpec, fmt: Format, bins: int, unit: Any) -> Format
 
 
 def whole_number(step: str, field: str, value: Any, low: int, high: int | None = None) -> None:
-    """Check that a parameter is a whole number from `low` to `high`.
-
-    Raises
-    ------
-    FormatError
-        If it is not.
-    """
+    """Check that a parameter is a whole number from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
         expected = f"{low} to {high}" if high is not None else f"at least {low}"
         raise FormatError(f"{step}: {field} {value!r}, expected a whole number, {expected}")

@@ -30,20 +30,7 @@ _MESSAGE = struct.Struct("<HIQ")
 
 
 def check_archive(folder: Path, on_segment: Callable[[int, int], None] = lambda _done, _of: None) -> list[str]:
-    """What is wrong with an archive; empty if it is whole.
-
-    Parameters
-    ----------
-    folder : Path
-        The archive.
-    on_segment : callable, optional
-        Told how many segments of how many are done.
-
-    Raises
-    ------
-    ArchiveError
-        There is none.
-    """
+    """What is wrong with an archive; empty if it is whole."""
     paths = segment_paths(folder)
     if not paths:
         raise ArchiveError(f"{folder}: holds no segment (kymo-….mcap) of an archive")

@@ -37,13 +37,7 @@ def name_digest(session: str | bytes) -> str:
 
 
 class Erased:
-    """Sessions that are to be left out of an archive.
-
-    Parameters
-    ----------
-    folder : Path
-        The archive, which may be empty.
-    """
+    """Sessions that are to be left out of an archive."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / ERASED_FILE
@@ -53,13 +47,7 @@ class Erased:
         self.load()
 
     def load(self) -> None:
-        """Read the list again if it has changed.
-
-        Raises
-        ------
-        ArchiveError
-            It cannot be read.
-        """
+        """Read the list again if it has changed."""
         try:
             stat = self._path.stat()
         except FileNotFoundError:
@@ -80,15 +68,7 @@ class Erased:
         return bool(self._until)
 
     def has(self, record: Any, topic_id: str) -> bool:
-        """Whether a record is of an erased session, and was there when it was erased.
-
-        Parameters
-        ----------
-        record : kafka-python's ConsumerRecord or ArchivedRecord
-            The record.
-        topic_id : str
-            Kafka's id of its topic; where it is not known, that of a topic of the name that lasted longest.
-        """
+        """Whether a record is of an erased session, and was there when it was erased."""
         if not self._until:
             return False
         session = session_of(record)
@@ -104,17 +84,7 @@ class Erased:
         return bool(record.offset < max(untils, default=0))
 
     def add(self, session: str, until: Mapping[Place, int], topic_ids: Mapping[str, str] | None = None) -> None:
-        """Put a session on the list; what is there of it already stays.
-
-        Parameters
-        ----------
-        session : str
-            Its name.
-        until : mapping of Place to int
-            Offsets before which its records are left out.
-        topic_ids : mapping of str to str, optional
-            Kafka's ids by topic; a topic without one is known by its name alone.
-        """
+        """Put a session on the list; what is there of it already stays."""
         self.load()
         known = self._until.setdefault(name_digest(session), {})
         for place, offset in until.items():
@@ -134,25 +104,7 @@ class Erased:
 
 
 def erase_session(folder: Path, session: str) -> tuple[int, int]:
-    """Rewrite the complete segments that hold records of a session.
-
-    Parameters
-    ----------
-    folder : Path
-        The archive; `kymo archive` may be running.
-    session : str
-        Its name.
-
-    Returns
-    -------
-    records, segments : int
-        How many were taken out, of how many segments.
-
-    Raises
-    ------
-    ArchiveError
-        A segment is damaged, or the disk is full; the segments are whole all the same.
-    """
+    """Rewrite the complete segments that hold records of a session."""
     taken = segments = 0
     for path in segment_paths(folder):
         with alone(folder):
@@ -180,13 +132,7 @@ def drop_erased(path: Path, erased: Erased) -> int:
 
 
 def set_aside(folder: Path) -> list[Path]:
-    """Damaged files that a recovery left: nobody can say what the parts of them hold that cannot be read.
-
-    Raises
-    ------
-    ArchiveError
-        One has not been recovered yet.
-    """
+    """Damaged files that a recovery left: nobody can say what the parts of them hold that cannot be read."""
     found = sorted(folder.glob(f"kymo-*{SUFFIX}{DAMAGED_SUFFIX}"))
     for path in found:
         if not path.with_suffix("").exists():
@@ -197,20 +143,7 @@ def set_aside(folder: Path) -> list[Path]:
 
 
 def rewrite_without(segment: Segment, unwanted: Callable[[ArchivedRecord], bool]) -> int:
-    """Rewrite a segment without some records; nothing is touched if it holds none.
-
-    Parameters
-    ----------
-    segment : Segment
-        A complete one.
-    unwanted : callable
-        Given a record, whether to take it out.
-
-    Returns
-    -------
-    int
-        How many were taken out.
-    """
+    """Rewrite a segment without some records; nothing is touched if it holds none."""
     gone = [(r.topic, r.partition, r.offset) for r in segment_records(segment) if unwanted(r)]
     if not gone:
         return 0
@@ -241,11 +174,6 @@ def _runs(gone: Iterable[tuple[str, int, int]]) -> list[Absent]:
 
 def session_of(record: Any) -> bytes:
     """Whose a record is: by its key, or where another program left that out by what its JSON or its chunk says; empty if nobody's.
-
-    Parameters
-    ----------
-    record : kafka-python's ConsumerRecord or ArchivedRecord
-        The key of a snapshot is ``recipe.role``, a line feed and the session.
 
     Examples
     --------

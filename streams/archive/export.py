@@ -34,29 +34,7 @@ Tell = Callable[[str], None]
 def export_recordings(
     recordings: Iterable[Recording], fmt: str, out: Path, tell: Tell = lambda _: None
 ) -> Iterator[tuple[str, list[Path]]]:
-    """Write recordings, one after the other.
-
-    Parameters
-    ----------
-    recordings : iterable of Recording
-        Sessions of an archive.
-    fmt : str
-        ``csv``, ``parquet`` or ``foxglove``.
-    out : Path
-        Folder; made if it is not there. Files of the same name are replaced.
-    tell : callable, optional
-        Given a line for each stream that the format cannot hold.
-
-    Yields
-    ------
-    session, paths
-        What was written; a file appears when it is whole.
-
-    Raises
-    ------
-    ArchiveError
-        The folder cannot be written.
-    """
+    """Write recordings, one after the other."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         for recording in recordings:
@@ -82,15 +60,7 @@ def file_stem(session: str) -> str:
 
 
 def label_columns(labels: Iterable[Label], times_ns: NDArray[np.int64]) -> dict[str, list[str]]:
-    """The class of every sample, empty where there is none, by label set; ``label`` is the column of the only set.
-
-    Parameters
-    ----------
-    labels : iterable of Label
-        Those that hold.
-    times_ns : ndarray of int64
-        ``(n,)``, increasing.
-    """
+    """The class of every sample, empty where there is none, by label set; ``label`` is the column of the only set."""
     out: dict[str, list[str]] = {}
     for label in labels:
         column = out.setdefault(label.set, [""] * len(times_ns))
@@ -178,13 +148,7 @@ def _whole(path: Path, write: Callable[[Path], None]) -> Path:
 
 
 def check_format(fmt: str) -> None:
-    """Raise early what an export would need.
-
-    Raises
-    ------
-    ArchiveError
-        Parquet without pyarrow.
-    """
+    """Raise early what an export would need."""
     if fmt == "parquet":
         try:
             import pyarrow  # noqa: F401

@@ -46,18 +46,11 @@ class Absent(NamedTuple):
 
 @dataclass(slots=True)
 class Span:
-    """Which records of a topic-partition a segment covers.
+    """Which records of a topic-partition a segment covers."""
 
-    Attributes
-    ----------
-    topic_id : str
-        Kafka's own id of the topic, which a topic that is deleted and made again does not keep; empty where unknown.
-    first, next : int
-        Offsets ``[first, next)``.
-    """
-
+    # Kafka's own id of the topic, which a topic that is deleted and made again does not keep; empty where unknown
     topic_id: str
-    first: int
+    first: int  # offsets ``[first, next)``
     next: int
 
 
@@ -67,25 +60,14 @@ Place = tuple[str, int]
 
 @dataclass(slots=True)
 class Contents:
-    """What a segment says of itself.
+    """What a segment says of itself."""
 
-    Attributes
-    ----------
-    prefix, cluster : str
-        Of the topics, and the Kafka cluster's id.
-    spans : dict
-        By topic and partition; every partition that the archive knows, those without a record in this segment too.
-    absent : list of Absent
-        Offsets within the spans that are not there, with the reason.
-    created_ns : int
-        When the segment was begun, Unix ns.
-    """
-
-    prefix: str
+    prefix: str  # of the topics, and the Kafka cluster's id
     cluster: str = ""
+    # by topic and partition; every partition that the archive knows, those without a record in this segment too
     spans: dict[Place, Span] = field(default_factory=dict)
-    absent: list[Absent] = field(default_factory=list)
-    created_ns: int = 0
+    absent: list[Absent] = field(default_factory=list)  # offsets within the spans that are not there, with the reason
+    created_ns: int = 0  # when the segment was begun, Unix ns
 
     def leave_out(self, topic: str, partition: int, last: int, reason: str) -> None:
         """Move a span on behind `last`; what it did not hold up to there is absent for this reason."""
@@ -115,13 +97,7 @@ class Contents:
 
     @classmethod
     def from_metadata(cls, members: Mapping[str, str], path: Path | str) -> Contents:
-        """Of a metadata record.
-
-        Raises
-        ------
-        ArchiveError
-            If it is of another version, or does not hold together.
-        """
+        """Of a metadata record."""
         if members.get("version") != VERSION:
             raise ArchiveError(f"{path}: archive version {members.get('version')!r}, expected {VERSION!r}; update kymo")
         try:
@@ -175,40 +151,18 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One complete file of an archive, without its messages.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    number : int
-        Its place in the archive.
-    size : int
-        Bytes.
-    start_ns, end_ns : int
-        First and last record time, Unix ns; 0 where it holds no message.
-    count : int
-        Messages, extras not counted.
-    contents : Contents
-        Offsets.
-    channels : list of Stored
-        Whose messages it holds.
-    chunks : list of ChunkIndex
-        Where they stand.
-    extras : int
-        Channel of the extras; 0 for none.
-    """
+    """One complete file of an archive, without its messages."""
 
     path: Path
-    number: int
+    number: int  # its place in the archive
     size: int
-    start_ns: int
+    start_ns: int  # first and last record time, Unix ns; 0 where it holds no message
     end_ns: int
-    count: int
+    count: int  # messages, extras not counted
     contents: Contents
-    channels: list[Stored]
-    chunks: list[ChunkIndex]
-    extras: int = 0
+    channels: list[Stored]  # whose messages it holds
+    chunks: list[ChunkIndex]  # where they stand
+    extras: int = 0  # channel of the extras; 0 for none
 
     def name_of(self, topic: str) -> str:
         """A topic's name without the prefix."""
@@ -244,13 +198,7 @@ def is_archive(folder: Path) -> bool:
 
 
 def read_segment(path: Path) -> Segment:
-    """What a segment holds, from its summary alone.
-
-    Raises
-    ------
-    ArchiveError
-        If the file is damaged, was not closed, or is no segment.
-    """
+    """What a segment holds, from its summary alone."""
     try:
         with path.open("rb") as raw:
             reader = make_reader(raw)

@@ -60,15 +60,7 @@ Timed = tuple[int, int, bytes]  # Unix ns, channel, message
 
 
 def write_foxglove(path: Path, recording: Recording) -> None:
-    """Write one session; its messages stand in time order.
-
-    Parameters
-    ----------
-    path : Path
-        The MCAP file to write.
-    recording : Recording
-        A session. Samples before 1970 stand at 0: MCAP knows no earlier time.
-    """
+    """Write one session; its messages stand in time order."""
     with path.open("wb") as file:
         writer = Writer(file, compression=CompressionType.ZSTD)
         writer.start(profile="", library="kymo archive export")

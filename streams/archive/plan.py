@@ -14,53 +14,25 @@ TOPICS = tuple(topic.name for topic in TABLE if topic.name not in ("state", "rej
 
 @dataclass(frozen=True, slots=True)
 class ArchivePlan:
-    """How an archive is written.
+    """How an archive is written."""
 
-    Attributes
-    ----------
-    segment_bytes : int
-        A segment is closed when its file is this large.
-    segment_s : float
-        … or when it has been open this long.
-    topics : tuple of str
-        Names in the table, without the prefix.
-    """
-
-    segment_bytes: int = 256 * MIB
-    segment_s: float = 300.0
-    topics: tuple[str, ...] = TOPICS
+    segment_bytes: int = 256 * MIB  # a segment is closed when its file is this large
+    segment_s: float = 300.0  # … or when it has been open this long
+    topics: tuple[str, ...] = TOPICS  # names in the table, without the prefix
 
 
 @dataclass(slots=True)
 class ArchiveCounts:
-    """What an archive has done since it was started, for metrics.
+    """What an archive has done since it was started, for metrics."""
 
-    Attributes
-    ----------
-    records, bytes : int
-        Stored, in closed and open segments; bytes of values.
-    segments : int
-        Closed.
-    lost : int
-        Offsets that Kafka no longer had.
-    behind : int
-        Records that wait in Kafka, as of the last look.
-    partitions : int
-        That are read.
-    errors : int
-        Failed looks at the topics; the archive goes on.
-    last_closed_s : float
-        Unix time of the newest segment's end, s; 0 before.
-    """
-
-    records: int = 0
+    records: int = 0  # stored, in closed and open segments; bytes of values
     bytes: int = 0
     segments: int = 0
-    lost: int = 0
-    behind: int = 0
-    partitions: int = 0
-    errors: int = 0
-    last_closed_s: float = 0.0
+    lost: int = 0  # offsets that Kafka no longer had
+    behind: int = 0  # records that wait in Kafka, as of the last look
+    partitions: int = 0  # that are read
+    errors: int = 0  # failed looks at the topics; the archive goes on
+    last_closed_s: float = 0.0  # Unix time of the newest segment's end, s; 0 before
 
 
 def default_folder(settings: Settings) -> Path:

@@ -32,23 +32,7 @@ Wanted = Callable[[Segment, Stored], bool]
 
 
 class ArchiveReader:
-    """The complete segments of an archive.
-
-    Parameters
-    ----------
-    folder : Path
-        Where they are.
-
-    Attributes
-    ----------
-    segments : list of Segment
-        Oldest first.
-
-    Raises
-    ------
-    ArchiveError
-        There is none, or one is damaged.
-    """
+    """The complete segments of an archive."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -59,18 +43,7 @@ class ArchiveReader:
         self.segments = [read_segment(path) for path in segment_paths(folder)]
 
     def records(self, wanted: Wanted | None = None) -> Iterator[ArchivedRecord]:
-        """Records as Kafka had them, segment by segment, in the order in which they were stored.
-
-        Parameters
-        ----------
-        wanted : callable, optional
-            Given a segment and one of its channels, whether to read it; by default all.
-
-        Raises
-        ------
-        ArchiveError
-            A chunk is damaged.
-        """
+        """Records as Kafka had them, segment by segment, in the order in which they were stored."""
         for segment in self.segments:
             channels = {c.id: c for c in segment.channels if wanted is None or wanted(segment, c)}
             if channels:
@@ -86,26 +59,7 @@ class ArchiveReader:
         return list(names)
 
     def recordings(self, options: ReadOptions | None = None, sessions: list[str] | None = None) -> Iterator[Recording]:
-        """Sessions with all their streams, their current labels and what is known of them.
-
-        Parameters
-        ----------
-        options : ReadOptions, optional
-            As for files.
-        sessions : list of str, optional
-            Only these.
-
-        Yields
-        ------
-        Recording
-            What a worker would have taken: each sample once, however often its chunk was sent, across the borders of
-            segments, and no chunk that came when its place had passed.
-
-        Raises
-        ------
-        ArchiveError, SourceError
-            A segment is damaged, or holds no stream that is asked for.
-        """
+        """Sessions with all their streams, their current labels and what is known of them."""
         options = options or ReadOptions()
         about = self.about()
         for name in self.sessions():
@@ -139,20 +93,7 @@ def read_archive(folder: Path, options: ReadOptions) -> Iterator[Recording]:
 
 
 def segment_records(segment: Segment, channels: dict[int, Stored] | None = None) -> Iterator[ArchivedRecord]:
-    """Records of a segment, in the order in which they were stored.
-
-    Parameters
-    ----------
-    segment : Segment
-        A complete one.
-    channels : dict of Stored, optional
-        Only these, by number; by default all.
-
-    Raises
-    ------
-    ArchiveError
-        A chunk is damaged.
-    """
+    """Records of a segment, in the order in which they were stored."""
     channels = {c.id: c for c in segment.channels} if channels is None else channels
     with segment.path.open("rb") as raw:
         extras = _extras(raw, segment) if segment.extras else {}
@@ -174,13 +115,7 @@ def segment_records(segment: Segment, channels: dict[int, Stored] | None = None)
 
 
 def chunk_content(raw: IO[bytes], index: ChunkIndex, path: Path) -> bytes:
-    """Uncompressed records of an MCAP chunk, its checksum verified.
-
-    Raises
-    ------
-    ArchiveError
-        If it is damaged.
-    """
+    """Uncompressed records of an MCAP chunk, its checksum verified."""
     try:
         raw.seek(index.chunk_start_offset + _RECORD.size)
         chunk = Chunk.read(ReadDataStream(raw, calculate_crc=False))
@@ -205,13 +140,7 @@ def _index(raw: IO[bytes], index: ChunkIndex, channel: int, path: Path) -> NDArr
 
 
 def index_entries(raw: IO[bytes], index: ChunkIndex, channel: int, path: Path) -> list[tuple[int, int]]:
-    """Log time, Unix ns, and position of a channel's messages in a chunk's content, as its index has them.
-
-    Raises
-    ------
-    ArchiveError
-        If it is damaged.
-    """
+    """Log time, Unix ns, and position of a channel's messages in a chunk's content, as its index has them."""
     return [(time, at) for time, at in _index(raw, index, channel, path).tolist()]
 
 

@@ -43,13 +43,7 @@ def extra_of(record: Any) -> dict[str, Any]:
 
 
 def read_extra(raw: bytes) -> tuple[tuple[str, int, int], dict[str, Any]]:
-    """Of which record, by topic, partition and offset, an extra is, and what it says.
-
-    Raises
-    ------
-    MessageError
-        It is none.
-    """
+    """Of which record, by topic, partition and offset, an extra is, and what it says."""
     extra = read_object(raw)
     place = [extra.get("topic"), extra.get("partition"), extra.get("offset")]
     headers, timestamps = extra.get("headers", []), [extra.get("timestamp", 0), extra.get("timestamp_type", 0)]

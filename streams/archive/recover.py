@@ -40,21 +40,11 @@ class NothingWholeError(ArchiveError):
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What :func:`recover_file` did.
+    """What :func:`recover_file` did."""
 
-    Attributes
-    ----------
-    path : Path
-        The new segment.
-    records : int
-        That it holds.
-    notes : list of str
-        What was damaged.
-    """
-
-    path: Path
-    records: int
-    notes: list[str]
+    path: Path  # the new segment
+    records: int  # that it holds
+    notes: list[str]  # what was damaged
 
     @property
     def text(self) -> str:
@@ -68,16 +58,6 @@ def recover(folder: Path) -> list[Recovered]:
     """Recover every segment that is damaged, and one that was not closed.
 
     The damaged file stays beside its successor as ``….damaged``.
-
-    Parameters
-    ----------
-    folder : Path
-        The archive; no `kymo archive` may be writing there.
-
-    Raises
-    ------
-    ArchiveError
-        A file holds nothing that is whole.
     """
     out = []
     for path in segment_paths(folder):
@@ -103,15 +83,7 @@ def recover(folder: Path) -> list[Recovered]:
 
 
 def unclosed(folder: Path, number: int) -> list[Path]:
-    """Segments that were not closed, by the names under which they were written.
-
-    Parameters
-    ----------
-    folder : Path
-        The archive.
-    number : int
-        Of the segment behind the newest complete one; if that was set aside, its recovery was killed.
-    """
+    """Segments that were not closed, by the names under which they were written."""
     found = set(folder.glob(f"kymo-*{SUFFIX}{PARTIAL}"))
     target = segment_path(folder, number)
     if target.with_name(target.name + DAMAGED_SUFFIX).exists():
@@ -120,18 +92,7 @@ def unclosed(folder: Path, number: int) -> list[Path]:
 
 
 def recover_partial(partial: Path) -> list[str]:
-    """Make a segment of what is whole of one that was not closed, and take that one away.
-
-    Parameters
-    ----------
-    partial : Path
-        ``kymo-….mcap.partial``.
-
-    Returns
-    -------
-    list of str
-        What there is to tell.
-    """
+    """Make a segment of what is whole of one that was not closed, and take that one away."""
     kept = _set_aside(partial)
     try:
         told = recover_file(kept, partial.with_suffix("")).text
@@ -152,20 +113,7 @@ def _set_aside(partial: Path) -> Path:
 
 
 def recover_file(path: Path, target: Path) -> Recovered:
-    """Write what is whole of a file as a segment.
-
-    Parameters
-    ----------
-    path : Path
-        The damaged file, of another name than the segment is written under; it is left as it is.
-    target : Path
-        The segment to make; its number tells which segment it follows.
-
-    Raises
-    ------
-    ArchiveError
-        Nothing in it is whole, or the segment cannot be written.
-    """
+    """Write what is whole of a file as a segment."""
     number = segment_number(target)
     assert number is not None
     with path.open("rb") as raw:

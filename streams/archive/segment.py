@@ -113,22 +113,7 @@ def _key_members(key: bytes) -> dict[str, str]:
 
 
 class SegmentWriter:
-    """Writes one segment.
-
-    Parameters
-    ----------
-    folder : Path
-        The archive.
-    number : int
-        Of the segment.
-    contents : Contents
-        Its prefix and cluster, and the spans at its start; :meth:`add` moves them on.
-
-    Raises
-    ------
-    ArchiveError
-        If the file cannot be made.
-    """
+    """Writes one segment."""
 
     def __init__(self, folder: Path, number: int, contents: Contents) -> None:
         self.path = segment_path(folder, number)
@@ -157,18 +142,7 @@ class SegmentWriter:
         return len(self._channels.ids) >= MOST_CHANNELS
 
     def add(self, record: Any) -> None:
-        """Store one record as it is, and count its offset.
-
-        Parameters
-        ----------
-        record : kafka-python's ConsumerRecord or ArchivedRecord
-            Of a topic-partition in the spans; offsets that are left out are noted as a hole.
-
-        Raises
-        ------
-        ArchiveError
-            The disk is full, or the file cannot be written.
-        """
+        """Store one record as it is, and count its offset."""
         span = self.contents.spans[record.topic, record.partition]
         offset = record.offset
         if offset > span.next:
@@ -189,13 +163,7 @@ class SegmentWriter:
         self.count += 1
 
     def close(self) -> Path:
-        """Write what the segment holds, put it on the disk, give it its name.
-
-        Raises
-        ------
-        ArchiveError
-            The disk is full, or the file cannot be written; it has not got its name then.
-        """
+        """Write what the segment holds, put it on the disk, give it its name."""
         try:
             self._writer.add_metadata(METADATA_NAME, self.contents.to_metadata())
             self._writer.finish()  # type: ignore[no-untyped-call]

@@ -22,15 +22,7 @@ class Ends(NamedTuple):
 
 
 class TopicFinder:
-    """Looks for a prefix's topics.
-
-    Parameters
-    ----------
-    settings : Settings
-        Broker and prefix.
-    topics : sequence of str
-        Names in the table.
-    """
+    """Looks for a prefix's topics."""
 
     def __init__(self, settings: Settings, topics: Sequence[str]) -> None:
         names = Names(settings.prefix)

@@ -22,17 +22,7 @@ _ABSENT = (ConnectionError, KafkaConnectionError, KafkaTimeoutError, NodeNotRead
 
 
 class Trouble:
-    """Lets calls fail for a while.
-
-    Parameters
-    ----------
-    settings : Settings
-        Names the broker.
-    counts : ArchiveCounts
-        Its `errors` grow.
-    tell : callable
-        Given the lines.
-    """
+    """Lets calls fail for a while."""
 
     def __init__(self, settings: Settings, counts: ArchiveCounts, tell: Callable[[str], None]) -> None:
         self._where, self._counts, self._tell = f"Kafka at {settings.brokers}", counts, tell

@@ -46,33 +46,14 @@ _TOGETHER = 500  # records between two looks at a segment's size
 
 
 class Archive:
-    """The archive of one prefix.
-
-    Parameters
-    ----------
-    settings : Settings
-        Broker and prefix.
-    folder : Path
-        Where the segments are; made if it is not there.
-    plan : ArchivePlan, optional
-        Sizes and topics.
-    tell : callable, optional
-        Given a line about everything that a person should know.
-
-    Attributes
-    ----------
-    counts : ArchiveCounts
-        For metrics.
-    ready : bool
-        Whether topics have been found and are being read.
-    """
+    """The archive of one prefix."""
 
     def __init__(
         self,
         settings: Settings,
-        folder: Path,
+        folder: Path,  # where the segments are; made if it is not there
         plan: ArchivePlan | None = None,
-        tell: Callable[[str], None] = lambda _: None,
+        tell: Callable[[str], None] = lambda _: None,  # given a line about everything that a person should know
     ) -> None:
         self.counts, self.ready = ArchiveCounts(), False
         self._settings, self._folder, self._tell = settings, folder, tell
@@ -85,22 +66,7 @@ class Archive:
         self._assigned: dict[Place, str] = {}
 
     def run(self, stop: Callable[[], bool], *, once: bool = False) -> ArchiveCounts:
-        """Archive until asked to stop; the open segment is closed then.
-
-        Parameters
-        ----------
-        stop : callable
-            Asked at least five times a second.
-        once : bool
-            End at the offsets that were the topics' ends at the start.
-
-        Raises
-        ------
-        ArchiveError
-            The disk is full, another archive writes there, or the newest segment is damaged.
-        BrokerError
-            The broker cannot be reached at the start.
-        """
+        """Archive until asked to stop; the open segment is closed then."""
         with self._locked(), contextlib.ExitStack() as stack:
             self._erased = Erased(self._folder)
             self._go_on()

@@ -35,31 +35,16 @@ OLDEST_KAFKA = "3.6"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A replay's own set of topics.
+    """A replay's own set of topics."""
 
-    Attributes
-    ----------
-    name, prefix : str
-        ``7`` and ``kymo.7``.
-    topics : int
-        How many there are.
-    messages : int
-        How many they hold, as far as the offsets tell.
-    """
-
-    name: str
+    name: str  # ``7`` and ``kymo.7``
     prefix: str
-    topics: int
-    messages: int
+    topics: int  # how many there are
+    messages: int  # how many they hold, as far as the offsets tell
 
 
 def run_prefix(prefix: str, run: str) -> str:
     """Topic prefix of a run.
-
-    Raises
-    ------
-    TopicError
-        If `run` cannot be part of a topic's name, or is the name of a topic of the table.
 
     Examples
     --------
@@ -72,22 +57,7 @@ def run_prefix(prefix: str, run: str) -> str:
 
 
 def ensure_topics(settings: Settings, names: Names) -> Topics:
-    """Make the table's topics that are missing; those that are there are never altered. All have leaders afterwards.
-
-    Parameters
-    ----------
-    settings : Settings
-        Broker, partitions and replication of new topics.
-    names : Names
-        The prefix.
-
-    Raises
-    ------
-    TopicError
-        A topic cannot be made: this user may not, or the broker is too old.
-    BrokerError
-        The broker cannot be reached or refuses.
-    """
+    """Make the table's topics that are missing; those that are there are never altered. All have leaders afterwards."""
     with admin_client(settings, f"making the topics {names.prefix}.*") as admin:
         found = partition_counts(admin, names)
         used = partitions_used(names, found, settings.partitions)
@@ -114,25 +84,7 @@ def list_runs(settings: Settings) -> list[Run]:
 
 
 def delete_run(settings: Settings, run: str) -> list[str]:
-    """Delete a run's topics, its workers' included, and its consumer groups; never those of the plain prefix.
-
-    Parameters
-    ----------
-    settings : Settings
-        Broker and prefix.
-    run : str
-        Its name.
-
-    Returns
-    -------
-    list of str
-        The deleted topics.
-
-    Raises
-    ------
-    TopicError
-        There is no such run.
-    """
+    """Delete a run's topics, its workers' included, and its consumer groups; never those of the plain prefix."""
     start = run_prefix(settings.prefix, run) + "."
     with admin_client(settings, f"deleting run {run}") as admin:
         every = admin.list_topics()

@@ -29,13 +29,7 @@ Answer = TypeVar("Answer")
 
 
 def client_arguments(settings: Settings) -> dict[str, Any]:
-    """Arguments of a kafka-python client.
-
-    Raises
-    ------
-    SettingsError
-        If no broker is named, or a file for TLS cannot be used.
-    """
+    """Arguments of a kafka-python client."""
     if not settings.brokers:
         raise SettingsError("no broker is named: set KYMO_BROKERS=host:port, or start one with `kymo broker start`")
     _use_compiled_checksum()
@@ -52,15 +46,7 @@ def client_arguments(settings: Settings) -> dict[str, Any]:
 
 @contextmanager
 def kafka_errors(settings: Settings, doing: str) -> Iterator[None]:
-    """Turn the client's errors into a BrokerError that names the broker and what was being done.
-
-    Parameters
-    ----------
-    settings : Settings
-        Names the broker.
-    doing : str
-        Such as ``"making topics"``.
-    """
+    """Turn the client's errors into a BrokerError that names the broker and what was being done."""
     try:
         yield
     except KafkaError as error:
@@ -78,22 +64,7 @@ def kafka_errors(settings: Settings, doing: str) -> Iterator[None]:
 def patiently(
     settings: Settings, doing: str, ask: Callable[[], Answer], renew: Callable[[float], None] = lambda _left_s: None
 ) -> Answer:
-    """Ask a cluster that has answered before; while it elects a leader ask again, for :data:`PATIENCE_S` and with a line on stderr.
-
-    Parameters
-    ----------
-    settings, doing : Settings, str
-        As for :func:`kafka_errors`.
-    ask : callable
-        What may be done again.
-    renew : callable, optional
-        Called before it is, with the seconds that are left.
-
-    Raises
-    ------
-    KafkaError, OSError
-        What it was that did not pass.
-    """
+    """Ask a cluster that has answered before; while it elects a leader ask again, for :data:`PATIENCE_S` and with a line on stderr."""
     give_up = None
     while True:
         try:
@@ -114,13 +85,7 @@ def patiently(
 
 @contextmanager
 def admin_client(settings: Settings, doing: str) -> Iterator[Any]:
-    """kafka-python's admin client, each call of which is made :func:`patiently`.
-
-    Parameters
-    ----------
-    settings, doing : Settings, str
-        As for :func:`kafka_errors`, which the block's errors go through.
-    """
+    """kafka-python's admin client, each call of which is made :func:`patiently`."""
     with kafka_errors(settings, doing):
         client = _Admin(settings, doing)
         try:
@@ -159,13 +124,6 @@ def describe(error: BaseException) -> str:
 
 def partition_of(key: bytes, partitions: int) -> int:
     """Partition of a key, the same as Java's default partitioner's.
-
-    Parameters
-    ----------
-    key : bytes
-        The session's name in UTF-8.
-    partitions : int
-        Partition count of the topic.
 
     Examples
     --------

@@ -25,26 +25,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(slots=True)
 class Deleted:
-    """What was done about one topic.
-
-    Attributes
-    ----------
-    topic : str
-        Full name.
-    found : int
-        Records of the session.
-    deleted : int
-        Gone now (on compacted topics: superseded, and gone after the next compaction).
-    left : int
-        That stay until retention takes them.
-    until_ms : int
-        When the newest of those is that old, Unix ms; 0 where none is left or retention never takes them.
-    """
+    """What was done about one topic."""
 
     topic: str
-    found: int = 0
-    deleted: int = 0
-    left: int = 0
+    found: int = 0  # records of the session
+    deleted: int = 0  # gone now (on compacted topics: superseded, and gone after the next compaction)
+    left: int = 0  # that stay until retention takes them
+    # when the newest of those is that old, Unix ms; 0 where none is left or retention never takes them
     until_ms: int = 0
 
     def line(self) -> str:
@@ -60,21 +47,12 @@ class Deleted:
 
 @dataclass(slots=True)
 class Deletion:
-    """What :func:`delete_session` did.
+    """What :func:`delete_session` did."""
 
-    Attributes
-    ----------
-    topics : list of Deleted
-        Those that held records of the session.
-    ends : dict
-        Ends of the partitions that may hold records of the session, as of the start.
-    topic_ids : dict of str
-        Kafka's ids of their topics, by name.
-    """
-
-    topics: list[Deleted] = field(default_factory=list)
+    topics: list[Deleted] = field(default_factory=list)  # those that held records of the session
+    # ends of the partitions that may hold records of the session, as of the start
     ends: dict[Place, int] = field(default_factory=dict)
-    topic_ids: dict[str, str] = field(default_factory=dict)
+    topic_ids: dict[str, str] = field(default_factory=dict)  # Kafka's ids of their topics, by name
 
 
 def delete_session(settings: Settings, session: str, on_progress: Progress = lambda _done, _of: None) -> Deletion:
@@ -83,20 +61,6 @@ def delete_session(settings: Settings, session: str, on_progress: Progress = lam
     Compacted topics get a tombstone for each key. Of the others the records before the first one of another session are deleted.
     ``kymo.labels``, which is kept for ever, is written anew: the other sessions' labels of the partition are sent again, then
     all before them is deleted.
-
-    Parameters
-    ----------
-    settings : Settings
-        Broker and prefix.
-    session : str
-        Its name; nothing may be sending it any more, or it is there again.
-    on_progress : callable, optional
-        Told how many of how many records have been looked at.
-
-    Raises
-    ------
-    BrokerError
-        The broker cannot be reached or refuses; what was deleted before stays deleted.
     """
     names, out = Names(settings.prefix), Deletion()
     with admin_client(settings, f"deleting session {session}") as admin:

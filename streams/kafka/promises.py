@@ -47,24 +47,13 @@ def _broken(topic: Topic, have: Mapping[str, str]) -> Iterable[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """What :func:`ensure_topics` did and found.
-
-    Attributes
-    ----------
-    created : tuple of str
-        Full names.
-    partitions : dict
-        Partition count of every topic of the table, by full name.
-    broken : tuple of str
-        What topics that somebody else made do not keep of the table and Kymo rests on, a sentence each.
-    notes : tuple of str
-        … and what may be meant so.
-    """
+    """What :func:`ensure_topics` did and found."""
 
     created: tuple[str, ...]
-    partitions: dict[str, int]
+    partitions: dict[str, int]  # partition count of every topic of the table, by full name
+    # what topics that somebody else made do not keep of the table and Kymo rests on, a sentence each
     broken: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # … and what may be meant so
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -73,18 +62,7 @@ class Topics:
         return (*self.broken, *self.notes, *(told if self.broken or self.notes else ()))
 
     def require_equal(self, topics: Iterable[str]) -> None:
-        """Refuse topics that one worker reads and writes: a session's partition has one number in all of them.
-
-        Parameters
-        ----------
-        topics : iterable of str
-            Full names.
-
-        Raises
-        ------
-        TopicError
-            Their partition counts differ.
-        """
+        """Refuse topics that one worker reads and writes: a session's partition has one number in all of them."""
         counts = {topic: self.partitions[topic] for topic in topics}
         if len(set(counts.values())) > 1:
             raise TopicError(
@@ -101,18 +79,7 @@ def look_at_topics(settings: Settings, names: Names) -> Topics:
 
 
 def repair_topics(settings: Settings, names: Names) -> list[str]:
-    """Configure the topics that are there as the table says; partition counts stay.
-
-    Returns
-    -------
-    list of str
-        The topics that were altered.
-
-    Raises
-    ------
-    TopicError
-        The broker refuses; those before are altered.
-    """
+    """Configure the topics that are there as the table says; partition counts stay."""
     with admin_client(settings, f"altering the topics {names.prefix}.*") as admin:
         have, changes = settings_of(admin, list(partition_counts(admin, names))), []
         for topic in TABLE:
@@ -132,13 +99,6 @@ def repair_topics(settings: Settings, names: Names) -> list[str]:
 
 def broken_promises(names: Names, settings: Mapping[str, Mapping[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What the topics' settings do not keep: sentences of what Kymo rests on, and of what may be meant so.
-
-    Parameters
-    ----------
-    names : Names
-        The prefix.
-    settings : mapping of str to mapping of str to str
-        Of each topic that is there, by full name; empty where this user may not read them.
 
     Examples
     --------
@@ -163,17 +123,7 @@ def broken_promises(names: Names, settings: Mapping[str, Mapping[str, str]]) -> 
 
 
 def counts_apart(names: Names, found: Mapping[str, int], asked: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What partition counts are not as they should be, as :func:`broken_promises`.
-
-    Parameters
-    ----------
-    names : Names
-        The prefix.
-    found : mapping of str to int
-        Partition counts of the topics that are there, by full name.
-    asked : int
-        ``KYMO_PARTITIONS``.
-    """
+    """What partition counts are not as they should be, as :func:`broken_promises`."""
     fixed = {
         full: t.partitions for t in TABLE if t.partitions and found.get(full := names.of(t.name), 1) != t.partitions
     }

@@ -40,31 +40,10 @@ def read_records(
     topic: str,
     *,
     follow: bool = False,
-    from_ms: int | None = None,
-    stop: Callable[[], bool] | None = None,
+    from_ms: int | None = None,  # begin at the first record that was sent at or after this, Unix ms
+    stop: Callable[[], bool] | None = None,  # asked at least five times a second; a true answer ends the reading
 ) -> Iterator[Record]:
-    """Records of all partitions of a topic; in order within a partition.
-
-    Parameters
-    ----------
-    settings : Settings
-        Broker.
-    topic : str
-        Full name.
-    follow : bool
-        Go on behind the end, for ever; else end at the offsets that were the ends when the reading began.
-    from_ms : int, optional
-        Begin at the first record that was sent at or after this, Unix ms.
-    stop : callable, optional
-        Asked at least five times a second; a true answer ends the reading.
-
-    Raises
-    ------
-    TopicError
-        There is no such topic.
-    BrokerError
-        The broker cannot be reached, or a record cannot be read.
-    """
+    """Records of all partitions of a topic; in order within a partition."""
     doing = f"reading {topic}"
     with _consumer(settings, doing) as consumer:
         with kafka_errors(settings, doing):
@@ -83,26 +62,9 @@ def read_topics(
     settings: Settings,
     topics: Iterable[str],
     on_progress: Callable[[int, int], None] = lambda _done, _of: None,
-    ends_out: dict[Place, int] | None = None,
+    ends_out: dict[Place, int] | None = None,  # gets the ends by partition
 ) -> Iterator[Record]:
-    """Records of all partitions of several topics, to the ends as they stand now; topics that are not there are left out.
-
-    Parameters
-    ----------
-    settings : Settings
-        Broker.
-    topics : iterable of str
-        Full names.
-    on_progress : callable, optional
-        Told how many of how many records have been read.
-    ends_out : dict, optional
-        Gets the ends by partition.
-
-    Raises
-    ------
-    BrokerError
-        The broker cannot be reached, or a record cannot be read.
-    """
+    """Records of all partitions of several topics, to the ends as they stand now; topics that are not there are left out."""
     names = list(topics)
     doing = f"reading {names[0]}" if len(names) == 1 else "reading"
     with _consumer(settings, doing) as consumer:
@@ -134,17 +96,7 @@ def read_topics(
 
 
 class Reach:
-    """How far a reading is from the ends that there were when it began.
-
-    Parameters
-    ----------
-    settings : Settings
-        Names the broker.
-    ends : mapping of Place to int
-        What is to be reached.
-    position : callable
-        How far a partition has been read.
-    """
+    """How far a reading is from the ends that there were when it began."""
 
     def __init__(self, settings: Settings, ends: Mapping[Any, int], position: Callable[[Any], int | None]) -> None:
         self._settings, self._position = settings, position
@@ -153,13 +105,7 @@ class Reach:
         self._since = time.monotonic()
 
     def left(self) -> bool:
-        """Whether something is still to be read.
-
-        Raises
-        ------
-        BrokerError
-            Nothing has come for :data:`STALL_S`: the client keeps to itself what it asks again for ever.
-        """
+        """Whether something is still to be read."""
         doing = "asking how far it has been read"
         with kafka_errors(self._settings, doing):
             at = patiently(self._settings, doing, lambda: {place: self._position(place) or 0 for place in self._open})
@@ -176,15 +122,7 @@ class Reach:
 
 
 def poll(consumer: Any, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
-    """Records of a consumer; after an error here that is a BrokerError it must not be asked again: the client would spin.
-
-    Raises
-    ------
-    BrokerError
-        A record cannot be read: it is damaged, or compressed in a way for which a package is missing.
-    KafkaError, OSError
-        The broker cannot be reached or refuses.
-    """
+    """Records of a consumer; after an error here that is a BrokerError it must not be asked again: the client would spin."""
     try:
         found: dict[TopicPartition, list[Any]] = consumer.poll(timeout_ms=timeout_ms)
     except UnsupportedCodecError as error:
@@ -225,13 +163,7 @@ def _consumer(settings: Settings, doing: str) -> Iterator[Any]:
 
 
 def whole_topic_consumer(settings: Settings) -> Any:
-    """A client without a group, for reading partitions from end to end; topics are assigned by the caller.
-
-    Raises
-    ------
-    SettingsError, KafkaError
-        If no broker is named, or it does not answer; see :func:`~streams.kafka.client.kafka_errors`.
-    """
+    """A client without a group, for reading partitions from end to end; topics are assigned by the caller."""
     return KafkaConsumer(
         **client_arguments(settings),
         group_id=None,

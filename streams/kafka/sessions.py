@@ -39,15 +39,7 @@ def announced(settings: Settings, on_odd: Callable[[str], None] = lambda text: N
 
 
 def seen(settings: Settings, on_progress: Progress = lambda _done, _of: None) -> dict[str, dict[str, Any]]:
-    """What raw chunks tell of their sessions, in members of a record of ``kymo.sessions``; reads all of them.
-
-    Parameters
-    ----------
-    settings : Settings
-        Broker and prefix.
-    on_progress : callable, optional
-        Told how many of how many records have been looked at.
-    """
+    """What raw chunks tell of their sessions, in members of a record of ``kymo.sessions``; reads all of them."""
     found: dict[str, dict[str, Any]] = {}
     open_streams: dict[str, set[str]] = {}
     for _, chunk in raw_chunks(settings, None, on_progress):
@@ -87,27 +79,7 @@ def _end_ns(chunk: Chunk) -> int:
 
 
 def end_session(settings: Settings, session: str, on_progress: Progress = lambda _done, _of: None) -> list[str]:
-    """Send the end mark of every stream of a session that has none yet, to the partition where the stream is.
-
-    Parameters
-    ----------
-    settings : Settings
-        Broker and prefix.
-    session : str
-        Its name.
-    on_progress : callable, optional
-        Told how many of how many records have been looked at.
-
-    Returns
-    -------
-    list of str
-        The streams that were ended.
-
-    Raises
-    ------
-    SourceError
-        No raw stream of that session is in the topics.
-    """
+    """Send the end mark of every stream of a session that has none yet, to the partition where the stream is."""
     names, codec = Names(settings.prefix), ChunkCodec()
     newest: dict[str, Header] = {}
     ends: dict[Header, tuple[int, int]] = {}

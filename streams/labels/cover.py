@@ -24,18 +24,7 @@ Span = tuple[int, int]
 
 
 def current_labels(made: Iterable[Label]) -> list[Label]:
-    """The labels that hold.
-
-    Parameters
-    ----------
-    made : iterable of Label
-        All that were ever made, in the order of the log.
-
-    Returns
-    -------
-    list of Label
-        By start. One that is cut into pieces keeps its id in the first, the others have ``id~2``, ``id~3``, …
-    """
+    """The labels that hold."""
     order = sorted(made, key=lambda label: label.created_ns)  # stable: the log's order within a moment
     last = {label.id: i for i, label in enumerate(order)}
     replaced = {
@@ -117,13 +106,7 @@ class Spans:
 
 
 class Cover:
-    """Labels of one session, to be asked for many intervals.
-
-    Parameters
-    ----------
-    labels : iterable of Label
-        Those that hold. Labels of one class that overlap count once.
-    """
+    """Labels of one session, to be asked for many intervals."""
 
     def __init__(self, labels: Iterable[Label]) -> None:
         self._classes: dict[str, Spans] = {}
@@ -131,20 +114,7 @@ class Cover:
             self._classes.setdefault(label.label, Spans()).add(label.start_ns, label.end_ns)
 
     def label_of(self, start_ns: int, end_ns: int, min_share: float = 0.5) -> str | None:
-        """The class that covers the largest part of an interval, if that is at least `min_share` of it.
-
-        Parameters
-        ----------
-        start_ns, end_ns : int
-            Half open, Unix ns.
-        min_share : float
-            0 to 1. Of classes with equal parts the one whose part begins first counts, then the first by name.
-
-        Returns
-        -------
-        str or None
-            None where no class covers enough.
-        """
+        """The class that covers the largest part of an interval, if that is at least `min_share` of it."""
         parts = []
         for label, spans in self._classes.items():
             covered, first = spans.within(start_ns, end_ns)

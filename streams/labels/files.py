@@ -32,40 +32,17 @@ _WHOLE = re.compile(r"(-?\d{1,19})\s*ns|(\d{16,19})")
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """How a file becomes labels.
+    """How a file becomes labels."""
 
-    Attributes
-    ----------
-    session, set, author : str, optional
-        Where the file does not say them.
-    column : str, optional
-        Column of the class in recordings.
-    key : str, optional
-        Member of `metadata` in a labels JSON.
-    """
-
-    session: str | None = None
+    session: str | None = None  # where the file does not say them
     set: str | None = None
     author: str | None = None
-    column: str | None = None
-    key: str | None = None
+    column: str | None = None  # column of the class in recordings
+    key: str | None = None  # member of `metadata` in a labels JSON
 
 
 def parse_time(text: str, start_ns: Callable[[], int]) -> int:
     """Unix ns of a time as a user writes it.
-
-    Parameters
-    ----------
-    text : str
-        Seconds from the session's start (``12.5``), an ISO 8601 time (UTC unless it says otherwise), or Unix ns
-        (``1700000000000000000``, or any whole number with ``ns`` behind it).
-    start_ns : callable
-        Gives the Unix time of the session's first sample, ns; asked only for the first form.
-
-    Raises
-    ------
-    SourceError
-        It is none of them.
 
     Examples
     --------
@@ -87,23 +64,7 @@ def parse_time(text: str, start_ns: Callable[[], int]) -> int:
 
 
 def labels_of_path(path: str, how: Import, start_of: StartOf) -> list[Label]:
-    """Labels of a file, or of the recordings in a file or folder.
-
-    Parameters
-    ----------
-    path : str
-        ``.jsonl``: labels as ``kymo label export`` writes them; ``.json``: a labels JSON; ``.csv`` or ``.tsv`` without
-        a column or key: a table of labels; else recordings with a column of labels, or with labels JSON beside them.
-    how : Import
-        What the file does not say.
-    start_of : callable
-        The first sample of a session, for times that count from it.
-
-    Raises
-    ------
-    SourceError
-        If it cannot be read as it stands.
-    """
+    """Labels of a file, or of the recordings in a file or folder."""
     suffix = Path(path).suffix.lower()
     if suffix == ".jsonl":
         found = list(_lines(path))
@@ -214,13 +175,7 @@ def as_table(labels: Iterable[Label]) -> str:
 
 
 def as_labels_json(labels: Sequence[Label]) -> str:
-    """The labels JSON of one session: ``events`` with ``startTime``, ``endTime`` and ``metadata`` {set: class}.
-
-    Raises
-    ------
-    SourceError
-        If they are of several sessions: the format does not name them.
-    """
+    """The labels JSON of one session: ``events`` with ``startTime``, ``endTime`` and ``metadata`` {set: class}."""
     sessions = sorted({label.session for label in labels})
     if len(sessions) > 1:
         raise SourceError(

@@ -43,37 +43,17 @@ LABEL_SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One labelled interval, as ``kymo.labels`` carries it.
+    """One labelled interval, as ``kymo.labels`` carries it."""
 
-    Attributes
-    ----------
-    id : str
-        Unique; by default ``session/set/start_ns``.
-    session : str
-        The session that it belongs to.
-    set : str
-        Which question it answers: the column's or the key's name.
-    start_ns, end_ns : int
-        Half open, Unix ns.
-    label : str
-        The class, canonical (see :func:`canonical`).
-    author : str
-        Who said so: a person, a file or a rule.
-    created_ns : int
-        When, Unix ns; 0 where unknown.
-    replaces : str
-        Id of the label that this one corrects, or empty.
-    """
-
-    id: str
-    session: str
-    set: str
-    start_ns: int
+    id: str  # unique; by default ``session/set/start_ns``
+    session: str  # the session that it belongs to
+    set: str  # which question it answers: the column's or the key's name
+    start_ns: int  # half open, Unix ns
     end_ns: int
-    label: str
-    author: str = ""
-    created_ns: int = 0
-    replaces: str = ""
+    label: str  # the class, canonical (see :func:`canonical`)
+    author: str = ""  # who said so: a person, a file or a rule
+    created_ns: int = 0  # when, Unix ns; 0 where unknown
+    replaces: str = ""  # id of the label that this one corrects, or empty
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of ``kymo.labels``."""
@@ -81,13 +61,7 @@ class Label:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Label:
-        """Label of a JSON object; unknown members are ignored.
-
-        Raises
-        ------
-        SourceError
-            If a member is missing or of another type; the text names it.
-        """
+        """Label of a JSON object; unknown members are ignored."""
         kinds = {"start_ns": int, "end_ns": int, "created_ns": int}
         found: dict[str, Any] = {}
         for field in fields(cls):
@@ -157,27 +131,6 @@ def read_labels_json(
 ) -> list[Label]:
     """Labels of a labels JSON: ``{"events": [{"startTime": {"sec", "nsec"}, "endTime": …, "metadata": {key:
     label}}]}``.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-    key : str
-        Which member of `metadata` is the label.
-    names : mapping, optional
-        Class name of each value, such as ``{"0": "none"}``; a value that is not there stays as it is.
-    session : str, optional
-        Name of the session; by default the file's name up to its first ``.labels`` or suffix.
-
-    Returns
-    -------
-    list of Label
-        By start; times are the file's own, ns. Events without the key are left out.
-
-    Raises
-    ------
-    SourceError
-        If the file is no labels JSON or no event has the key; the text lists the keys that are there.
     """
     return count_labels_json(path, key, names, session)[0]
 

@@ -25,20 +25,7 @@ Tell = Callable[[str], None]
 
 
 def read_labels(settings: Settings, on_bad: Tell = lambda text: None) -> list[Label]:
-    """Every label that was ever made, a session's in the order in which they were made.
-
-    Parameters
-    ----------
-    settings : Settings
-        Broker and prefix.
-    on_bad : callable
-        Told, in words, of a message that is no label; it is passed over.
-
-    Raises
-    ------
-    TopicError, BrokerError
-        No such topic, or no broker.
-    """
+    """Every label that was ever made, a session's in the order in which they were made."""
     topic = Names(settings.prefix).of("labels")
     out = []
     for record in read_records(settings, topic):
@@ -50,33 +37,14 @@ def read_labels(settings: Settings, on_bad: Tell = lambda text: None) -> list[La
 
 
 class Starts:
-    """First samples of sessions: as ``kymo.sessions`` has them, else as their chunks do, which are read when one is missing.
-
-    Parameters
-    ----------
-    settings : Settings
-        Broker and prefix.
-    on_odd : callable
-        Told, in words, of a record that is none; it is passed over.
-
-    Raises
-    ------
-    TopicError, BrokerError
-        No such topic, or no broker.
-    """
+    """First samples of sessions: as ``kymo.sessions`` has them, else as their chunks do, which are read when one is missing."""
 
     def __init__(self, settings: Settings, on_odd: Tell = lambda text: None) -> None:
         self._settings, self._all = settings, False
         self._ns = _starts(announced(settings, on_odd))
 
     def of(self, session: str) -> int:
-        """First sample of a session, Unix ns.
-
-        Raises
-        ------
-        SourceError
-            If there is no such session; the text names the nearest.
-        """
+        """First sample of a session, Unix ns."""
         if session not in self._ns and not self._all:
             self._all, self._ns = True, _starts(seen(self._settings)) | self._ns
         if session not in self._ns:
@@ -93,25 +61,6 @@ def _starts(rows: dict[str, dict[str, Any]]) -> dict[str, int]:
 def append_labels(settings: Settings, labels: Iterable[Label], created_ns: int) -> tuple[int, int]:
     """Add labels to the topic; left out are those that say what the last one of their id says, whoever said it when, and
     records of the topic itself.
-
-    Parameters
-    ----------
-    settings : Settings
-        Broker and prefix.
-    labels : iterable of Label
-        Those with ``created_ns`` 0 get `created_ns`.
-    created_ns : int
-        This moment, Unix ns.
-
-    Returns
-    -------
-    added, there : int
-        How many were added, and how many were there.
-
-    Raises
-    ------
-    DeliveryError
-        A message was not acknowledged; those before it may be there: say it again.
     """
     log = read_labels(settings)
     last, records = {label.id: _meaning(label) for label in log}, set(log)

@@ -34,20 +34,7 @@ NAMES = {"basicmotions:train": "TRAIN", "basicmotions:test": "TEST"}
 
 
 def read_basic_motions(name: str, options: ReadOptions) -> Iterator[Recording]:
-    """Recordings ``basicmotions-test-00`` and on, each with one label.
-
-    Parameters
-    ----------
-    name : str
-        One of :data:`NAMES`.
-    options : ReadOptions
-        `inputs` may choose channels; `session_name` replaces ``basicmotions-test``.
-
-    Raises
-    ------
-    SourceError
-        If aeon is not installed or a channel is asked for that is not there.
-    """
+    """Recordings ``basicmotions-test-00`` and on, each with one label."""
     path = _file(NAMES[name])
     asked = wanted(options, name)
     channels = asked[0].channels if asked and asked[0].channels else CHANNELS

@@ -29,33 +29,15 @@ _MOST, _DENSE = 0.8, 1.5  # so many steps are the same; so much longer is the me
 
 
 class Counted(NamedTuple):
-    """What was counted.
+    """What was counted."""
 
-    Attributes
-    ----------
-    rate : float
-        Samples per second, by the count.
-    numbers : ndarray of int64
-        Number of each row, strictly increasing from 0.
-    late_s : float
-        How far times lie from even ones.
-    """
-
-    rate: float
-    numbers: Int
-    late_s: float
+    rate: float  # samples per second, by the count
+    numbers: Int  # number of each row, strictly increasing from 0
+    late_s: float  # how far times lie from even ones
 
 
 def count(times: Int, rate: float | None) -> Counted | None:
-    """Number rows in the order of their times by counting them; None where rows and span do not agree.
-
-    Parameters
-    ----------
-    times : ndarray of int64
-        ``(n,)``, none below the one before.
-    rate : float, optional
-        Samples per second as the recipe says.
-    """
+    """Number rows in the order of their times by counting them; None where rows and span do not agree."""
     if len(times) < _LEAST:
         return None
     since = (times - times[0]).astype(np.float64) / NS

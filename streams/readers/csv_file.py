@@ -37,20 +37,7 @@ _MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK": "a zip or Excel f
 
 
 def read_csv(file: File, options: ReadOptions) -> Iterator[Recording]:
-    """Recordings of a CSV file.
-
-    Parameters
-    ----------
-    file : File
-        The file.
-    options : ReadOptions
-        What the recipe says.
-
-    Raises
-    ------
-    SourceError
-        If it is empty, lacks a column, or has a row that is not like the header says; with the row.
-    """
+    """Recordings of a CSV file."""
     with file.open() as raw:
         size = raw.seek(0, io.SEEK_END)
         raw.seek(0)

@@ -29,27 +29,13 @@ _MOST_TOLD = 8
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """What an experiment JSON says.
+    """What an experiment JSON says."""
 
-    Attributes
-    ----------
-    path : str
-        File or URL.
-    dirname : str
-        Folder of its recordings, or empty.
-    label_files : tuple of str
-        As written.
-    segments : tuple of mappings
-        The plan's, as written; not read by Kymo.
-    content : mapping
-        All of it, as parsed.
-    """
-
-    path: str
-    dirname: str = ""
+    path: str  # file or URL
+    dirname: str = ""  # folder of its recordings, or empty
     label_files: tuple[str, ...] = ()
-    segments: tuple[Mapping[str, Any], ...] = ()
-    content: Mapping[str, Any] = field(default_factory=dict)
+    segments: tuple[Mapping[str, Any], ...] = ()  # the plan's, as written; not read by Kymo
+    content: Mapping[str, Any] = field(default_factory=dict)  # all of it, as parsed
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -104,18 +90,7 @@ def _place(path: str) -> tuple[_Tree, str]:
 
 
 def load_experiment(path: str | Path) -> Experiment:
-    """An experiment JSON, checked.
-
-    Parameters
-    ----------
-    path : str or Path
-        File or fsspec URL.
-
-    Raises
-    ------
-    SourceError
-        If it is not there, is no JSON, or a member is of another type than expected.
-    """
+    """An experiment JSON, checked."""
     text = str(path)
     tree, inner = _place(text)
     try:
@@ -152,14 +127,7 @@ def _label_files(content: Mapping[str, Any], path: str) -> Iterator[str]:
 
 
 def find_experiment(experiment: Experiment) -> list[Found]:
-    """Its recordings, in its order.
-
-    Raises
-    ------
-    SourceError
-        If a file that it names is nowhere, and where it was looked for; if two names lead to one file; or if it has no
-        recording.
-    """
+    """Its recordings, in its order."""
     tree, inner = _place(experiment.path)
     folders = _folders(PurePosixPath(inner).parent, experiment.dirname)
     if not experiment.label_files:
@@ -234,22 +202,7 @@ def _whole_folder(experiment: Experiment, tree: _Tree, folders: Sequence[PurePos
 
 
 def write_results(experiment: Experiment, out: Path, results: Mapping[str, Any]) -> None:
-    """Write a copy of an experiment with a member ``results``.
-
-    Parameters
-    ----------
-    experiment : Experiment
-        As loaded.
-    out : Path
-        The file to write; may be the experiment's own. In another folder, its `filePath` lead from there to the same files.
-    results : mapping
-        JSON.
-
-    Raises
-    ------
-    SourceError
-        If it cannot be written, or a file that it names is nowhere.
-    """
+    """Write a copy of an experiment with a member ``results``."""
     content = dict(experiment.content)
     local = "://" not in experiment.path
     if experiment.label_files and not (local and Path(experiment.path).resolve().parent == out.resolve().parent):

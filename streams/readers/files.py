@@ -15,28 +15,17 @@ from streams.readers import experiment
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file.
+    """One file."""
 
-    Attributes
-    ----------
-    path : str
-        As the user would name it.
-    session : str
-        Its session's name where nothing in it says otherwise: the stem, with its folders in front if several files
-        share the stem.
-    system : object, optional
-        fsspec file system of a URL; None for a local file.
-    labels : str, optional
-        Its labels JSON, in the same system, where an experiment names it; else ``X.labels.json`` is looked for beside it.
-    in_folder : bool
-        Whether nobody named it: it was there in a folder.
-    """
-
-    path: str
+    path: str  # as the user would name it
+    # its session's name where nothing in it says otherwise: the stem, with its folders in front if several files
+    # share the stem
     session: str
-    system: Any = None
+    system: Any = None  # fsspec file system of a URL; None for a local file
+    # its labels JSON, in the same system, where an experiment names it; else ``X.labels.json`` is looked for beside
+    # it
     labels: str | None = None
-    in_folder: bool = False
+    in_folder: bool = False  # whether nobody named it: it was there in a folder
 
     @property
     def suffix(self) -> str:
@@ -44,13 +33,7 @@ class File:
         return PurePosixPath(self.path.replace("\\", "/")).suffix.lower()
 
     def open(self) -> IO[bytes]:
-        """The file's bytes.
-
-        Raises
-        ------
-        SourceError
-            If it cannot be opened.
-        """
+        """The file's bytes."""
         try:
             return cast(IO[bytes], self.system.open(self.path, "rb")) if self.system else open(self.path, "rb")
         except OSError as error:
@@ -67,22 +50,7 @@ _Named = tuple[str, PurePosixPath, Any, str | None, bool]
 
 
 def find(paths: Sequence[str | Path], suffixes: Sequence[str], in_folders: Sequence[str]) -> Iterator[File]:
-    """Files of paths, folders (sorted, with their subfolders), experiments (see :mod:`streams.readers.experiment`) and URLs.
-
-    Parameters
-    ----------
-    paths : sequence of str or Path
-        What the user gave.
-    suffixes : sequence of str
-        Those that can be read; naming another is an error.
-    in_folders : sequence of str
-        Those to take from a folder; others there are passed over.
-
-    Raises
-    ------
-    SourceError
-        If a path does not exist, holds nothing that can be read, or is of another kind.
-    """
+    """Files of paths, folders (sorted, with their subfolders), experiments (see :mod:`streams.readers.experiment`) and URLs."""
     found: list[_Named] = []
     for path in paths:
         if _is_experiment(path):

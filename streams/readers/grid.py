@@ -34,49 +34,23 @@ _TRACKED = 24  # samples a block when a clock's phase is followed: at 1 % off it
 
 @dataclass(slots=True)
 class Grid:
-    """Numbers of a stream's samples.
+    """Numbers of a stream's samples."""
 
-    Attributes
-    ----------
-    rate : Fraction
-        Samples per second; 0 for an irregular stream.
-    origin_ns : int
-        Unix time of sample 0.
-    rows : ndarray of int64
-        Which input rows are kept, in the order of their times.
-    indexes : ndarray of int64
-        Number of each kept row, strictly increasing from 0.
-    notes : list of str
-        What was repaired or guessed.
-    """
-
-    rate: Fraction
-    origin_ns: int
-    rows: Int
-    indexes: Int
-    notes: list[str] = field(default_factory=list)
+    rate: Fraction  # samples per second; 0 for an irregular stream
+    origin_ns: int  # Unix time of sample 0
+    rows: Int  # which input rows are kept, in the order of their times
+    indexes: Int  # number of each kept row, strictly increasing from 0
+    notes: list[str] = field(default_factory=list)  # what was repaired or guessed
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where rows come from, for messages.
-
-    Attributes
-    ----------
-    path : Path or str
-        The file.
-    rows : ndarray of int64
-        ``(n,)``, row number of each sample as a user counts.
-    word : str
-        What a row is called there (``row``, ``message``).
-    stream : str
-        The stream's name.
-    """
+    """Where rows come from, for messages."""
 
     path: Path | str
-    rows: Int
-    word: str = "row"
-    stream: str = ""
+    rows: Int  # ``(n,)``, row number of each sample as a user counts
+    word: str = "row"  # what a row is called there (``row``, ``message``)
+    stream: str = ""  # the stream's name
 
     def at(self, i: int) -> str:
         """``row 17``."""
@@ -98,24 +72,7 @@ def irregular(times_ns: Int, data: Array, place: Place) -> Grid:
 
 
 def fit(times_ns: Int, data: Array, rate: Fraction | None, place: Place) -> Grid:
-    """Numbers of a regular stream's samples from their times.
-
-    Parameters
-    ----------
-    times_ns : ndarray of int64
-        ``(n,)``, n at least 1.
-    data : ndarray
-        ``(n, …)``; tells a repeated sample from two samples of one time.
-    rate : Fraction, optional
-        Samples per second as the recipe says; None to take it from the times.
-    place : Place
-        For messages.
-
-    Raises
-    ------
-    SourceError
-        If the times have no rate, another rate than `rate`, or two recordings' times.
-    """
+    """Numbers of a regular stream's samples from their times."""
     notes: list[str] = []
     order = _sorted(times_ns, data, place, notes)
     refusal, grid, faults = None, None, len(order)

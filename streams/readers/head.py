@@ -34,47 +34,18 @@ _SAME = 3  # so many rows of as many columns are a table
 
 @dataclass(slots=True)
 class Head:
-    """What stands before the rows.
+    """What stands before the rows."""
 
-    Attributes
-    ----------
-    row : int
-        The last line of it, as a user counts.
-    delimiter : str
-        What parts the columns.
-    names : list of str
-        Of the columns; an empty one is no column.
-    rest : list of str
-        The lines behind, of those that were given.
-    rate : Fraction, optional
-        Samples per second, where it is said.
-    notes : list of str
-        What was passed over.
-    """
-
-    row: int
-    delimiter: str
-    names: list[str]
-    rest: list[str]
-    rate: Fraction | None = None
-    notes: list[str] = field(default_factory=list)
+    row: int  # the last line of it, as a user counts
+    delimiter: str  # what parts the columns
+    names: list[str]  # of the columns; an empty one is no column
+    rest: list[str]  # the lines behind, of those that were given
+    rate: Fraction | None = None  # samples per second, where it is said
+    notes: list[str] = field(default_factory=list)  # what was passed over
 
 
 def find_head(lines: Sequence[str], path: Path | str) -> Head:
-    """The head of a file.
-
-    Parameters
-    ----------
-    lines : sequence of str
-        Its first ones, with their ends.
-    path : Path or str
-        The file, for messages.
-
-    Raises
-    ------
-    SourceError
-        If it is empty, or numbers stand where names are expected.
-    """
+    """The head of a file."""
     first = next((i for i, line in enumerate(lines) if line.strip()), None)
     if first is None:
         raise SourceError("is empty; expected a header row and rows of numbers", path)

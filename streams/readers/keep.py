@@ -32,21 +32,6 @@ _LIMIT = 2_000
 class Keep:
     """A parsed expression.
 
-    Parameters
-    ----------
-    text : str
-        The expression.
-
-    Attributes
-    ----------
-    columns : tuple of str
-        Columns that it names.
-
-    Raises
-    ------
-    SourceError
-        If it is anything else than what is allowed.
-
     Examples
     --------
     >>> keep = Keep("usable == 1 and place != 'foot'")
@@ -64,16 +49,10 @@ class Keep:
             raise SourceError(f"keep = {text!r} is no expression; {_ALLOWED}") from None
         names: dict[str, None] = {}
         self._check(self._tree, names)
-        self.columns = tuple(names)
+        self.columns = tuple(names)  # columns that it names
 
     def __call__(self, columns: Mapping[str, Sequence[str]]) -> NDArray[np.bool_]:
-        """Which rows to keep: ``(n,)``.
-
-        Parameters
-        ----------
-        columns : mapping
-            Texts of each column in :attr:`columns`; each is compared as number where it is compared with a number.
-        """
+        """Which rows to keep: ``(n,)``."""
         length = len(columns[self.columns[0]])
         return np.broadcast_to(self._truth(self._tree, columns), (length,)).copy()
 

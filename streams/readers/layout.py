@@ -22,43 +22,19 @@ DEFAULT_STREAM = "sensor"
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Roles of a table's columns.
+    """Roles of a table's columns."""
 
-    Attributes
-    ----------
-    inputs : tuple of InputOptions
-        Streams to make, each with its channels.
-    channels : tuple of str
-        All of them, in the order of a block's values.
-    time, subject : str, optional
-        Columns.
-    labels : tuple of str
-        Columns of labels.
-    session : tuple of str
-        Columns that name a session.
-    metadata : tuple of str
-        Columns that are metadata where they are constant.
-    keep : Keep, optional
-        Which rows.
-    notes : list of str
-        What was decided.
-    counted : bool
-        Whether the column of times counts samples.
-    rate : Fraction, optional
-        Samples per second, where the recipe says one.
-    """
-
-    inputs: tuple[InputOptions, ...]
-    channels: tuple[str, ...]
+    inputs: tuple[InputOptions, ...]  # streams to make, each with its channels
+    channels: tuple[str, ...]  # all of them, in the order of a block's values
     time: str | None
-    session: tuple[str, ...]
+    session: tuple[str, ...]  # columns that name a session
     subject: str | None
-    labels: tuple[str, ...]
-    metadata: tuple[str, ...]
+    labels: tuple[str, ...]  # columns of labels
+    metadata: tuple[str, ...]  # columns that are metadata where they are constant
     keep: Keep | None
-    notes: list[str] = field(default_factory=list)
-    counted: bool = False
-    rate: Fraction | None = None
+    notes: list[str] = field(default_factory=list)  # what was decided
+    counted: bool = False  # whether the column of times counts samples
+    rate: Fraction | None = None  # samples per second, where the recipe says one
 
     def clock(self, path: Path | str) -> Clock | None:
         """What reads the column of times, if there is one."""
@@ -73,35 +49,14 @@ class Layout:
 
 
 def decide(
-    names: Sequence[str],
-    numeric: Collection[str],
-    options: ReadOptions,
-    path: Path | str,
+    names: Sequence[str],  # column names; an empty one is no column
+    numeric: Collection[str],  # those that hold numbers
+    options: ReadOptions,  # what the recipe says
+    path: Path | str,  # the file, for messages
     cells: Callable[[str], Sequence[str]],
-    said_rate: Fraction | None = None,
+    said_rate: Fraction | None = None,  # samples per second as the file says, where the recipe does not
 ) -> Layout:
-    """Roles of the columns `names`.
-
-    Parameters
-    ----------
-    names : sequence of str
-        Column names; an empty one is no column.
-    numeric : collection of str
-        Those that hold numbers.
-    options : ReadOptions
-        What the recipe says.
-    path : Path or str
-        The file, for messages.
-    cells : callable
-        Given a name, its first texts: they tell a column of times by another name, see :func:`streams.readers.times.time_like`.
-    said_rate : Fraction, optional
-        Samples per second as the file says, where the recipe does not.
-
-    Raises
-    ------
-    SourceError
-        If a name comes twice, a column that the recipe names is not there, or nothing is left for channels.
-    """
+    """Roles of the columns `names`."""
     named = [name for name in names if name]
     keep = Keep(options.keep) if options.keep else None
     kept = tuple(keep.columns) if keep else ()

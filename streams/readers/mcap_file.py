@@ -33,20 +33,7 @@ CHUNK_SCHEMA = "kymo.Chunk"
 
 
 def read_mcap(file: File, options: ReadOptions) -> Iterator[Recording]:
-    """Recordings of an MCAP file: one for each session of own chunks, one for all JSON topics.
-
-    Parameters
-    ----------
-    file : File
-        The file.
-    options : ReadOptions
-        What the recipe says.
-
-    Raises
-    ------
-    SourceError
-        If it is no MCAP, holds nothing that can be read, or lacks a topic or channel that the recipe names.
-    """
+    """Recordings of an MCAP file: one for each session of own chunks, one for all JSON topics."""
     content = Content(file.path, asked=_asked(options))
     with file.open() as raw:
         scan = Scan(raw, file.path)
@@ -74,33 +61,14 @@ def _asked(options: ReadOptions) -> set[str] | None:
 
 
 class Content:
-    """Sorts messages by what they are.
-
-    Parameters
-    ----------
-    path : str
-        Of the file or folder, for messages.
-    as_arrived : bool
-        Leave out chunks that came when their place had passed, as a worker does; else they are put where they belong.
-    asked : set of str, optional
-        JSON topics that are wanted, by their stream's name; of others only the first sample is read. None for all.
-
-    Attributes
-    ----------
-    chunks : dict of list
-        Raw chunks by their header.
-    topics : dict
-        JSON topics with `values`.
-    labels, records : dict
-        Labels and session metadata by session.
-    """
+    """Sorts messages by what they are."""
 
     def __init__(self, path: str, *, as_arrived: bool = False, asked: set[str] | None = None) -> None:
         self._path, self._codec, self._asked = path, ChunkCodec(), asked
         self._ends: dict[Header, int] | None = {} if as_arrived else None
-        self.chunks: dict[Header, list[Chunk]] = {}
-        self.topics: dict[str, Topic] = {}
-        self.labels: dict[str, list[Label]] = {}
+        self.chunks: dict[Header, list[Chunk]] = {}  # raw chunks by their header
+        self.topics: dict[str, Topic] = {}  # JSON topics with `values`
+        self.labels: dict[str, list[Label]] = {}  # labels and session metadata by session
         self.records: dict[str, dict[str, Any]] = {}
         self._unread: Counter[str] = Counter()
 
@@ -150,13 +118,7 @@ class Content:
             self._unread[f"JSON without `values` on {channel.topic}"] += 1
 
     def take_json(self, topic: str, value: Any) -> bool:
-        """A label or a session's metadata; false if it is something else.
-
-        Raises
-        ------
-        SourceError
-            It is a label that does not hold together.
-        """
+        """A label or a session's metadata; false if it is something else."""
         if not isinstance(value, dict):
             return False
         if topic.endswith(".labels") and {"session", "start_ns", "label"} <= value.keys():
@@ -175,26 +137,7 @@ class Content:
 def own_sessions(
     content: Content, options: ReadOptions, metadata: dict[str, str], path: str, notes: list[str]
 ) -> Iterator[Recording]:
-    """Sessions of own chunks, in the order of their first chunk.
-
-    Parameters
-    ----------
-    content : Content
-        Its chunks are taken out, so that only one session is held twice.
-    options : ReadOptions
-        Which stream, and a name instead of the session's.
-    metadata : dict of str
-        Of the file.
-    path : str
-        Where they were read from.
-    notes : list of str
-        What the reader has to say of all of them.
-
-    Raises
-    ------
-    SourceError
-        No stream has the name that is asked for.
-    """
+    """Sessions of own chunks, in the order of their first chunk."""
     sessions: dict[str, list[Header]] = {}
     for header in content.chunks:
         if options.stream_name in (None, header.format.stream):

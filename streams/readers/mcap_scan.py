@@ -26,32 +26,7 @@ Item = tuple[Schema | None, Channel, Message]
 
 
 class Scan:
-    """One pass over a file.
-
-    Parameters
-    ----------
-    raw : binary file
-        Seekable.
-    path : str
-        For messages.
-    empty : bool
-        Whether a file may hold no message.
-    kept : bool
-        Whether the caller keeps what is read: then all of it together is held against what a recording may be.
-
-    Attributes
-    ----------
-    notes : list of str
-        What was damaged.
-    metadata : dict of str
-        Of the file's metadata records, ``record.member``.
-    attachments : list of str
-        Names.
-    compressions : Counter
-        How many MCAP chunks have which.
-    header : Header, optional
-        Profile and library.
-    """
+    """One pass over a file."""
 
     def __init__(self, raw: IO[bytes], path: str, *, empty: bool = False, kept: bool = True) -> None:
         self._raw, self._path, self._empty, self._kept = raw, path, empty, kept
@@ -60,11 +35,11 @@ class Scan:
         self._damaged: list[tuple[int, str]] = []  # where each ends, and what is wrong with it
         self._size = self._unpacked = 0
         self._orphans = 0
-        self.notes: list[str] = []
-        self.metadata: dict[str, str] = {}
+        self.notes: list[str] = []  # what was damaged
+        self.metadata: dict[str, str] = {}  # of the file's metadata records, ``record.member``
         self.attachments: list[str] = []
-        self.compressions: Counter[str] = Counter()
-        self.header: Header | None = None
+        self.compressions: Counter[str] = Counter()  # how many MCAP chunks have which
+        self.header: Header | None = None  # profile and library
 
     @property
     def channels(self) -> Mapping[int, tuple[Channel, Schema | None]]:
@@ -72,13 +47,7 @@ class Scan:
         return {number: (one, self._schemas.get(one.schema_id)) for number, one in self._channels.items()}
 
     def messages(self) -> Iterator[Item]:
-        """All whole messages.
-
-        Raises
-        ------
-        SourceError
-            If the file is no MCAP, or holds no whole message and is cut.
-        """
+        """All whole messages."""
         count = 0
         self._preload()
         for record in self._records():

@@ -31,15 +31,7 @@ def most_of(file_bytes: int) -> int:
 
 
 def unpack(chunk: Chunk) -> bytes:
-    """A chunk's records, its checksum verified where it has one.
-
-    Raises
-    ------
-    SourceError
-        The compression is not known.
-    Exception
-        It is damaged, or larger than chunks may be: a ValueError, or whatever its decompressor says.
-    """
+    """A chunk's records, its checksum verified where it has one."""
     size, most = chunk.uncompressed_size, max(LARGEST, RATIO * len(chunk.data))
     if chunk.compression and size > most:
         raise ValueError(f"{len(chunk.data)} bytes unpack to {size}, expected up to {most}")

@@ -24,20 +24,7 @@ _TOGETHER_ROWS = 1_000_000  # larger files are given away session by session
 
 
 def read_parquet(file: File, options: ReadOptions) -> Iterator[Recording]:
-    """Recordings of a Parquet file.
-
-    Parameters
-    ----------
-    file : File
-        The file.
-    options : ReadOptions
-        What the recipe says.
-
-    Raises
-    ------
-    SourceError
-        If pyarrow is absent, the file is damaged or empty, or lacks a column.
-    """
+    """Recordings of a Parquet file."""
     try:
         import pyarrow
         import pyarrow.parquet

@@ -22,19 +22,7 @@ def canonical_all(texts: Sequence[str], names: Mapping[str, str]) -> list[str]:
 
 
 def label_runs(texts: Sequence[str], stream: StreamData, name: str, author: str) -> list[Label]:
-    """Labels of a stream's samples: an interval for each run of equal texts, broken at gaps; an empty text is no label.
-
-    Parameters
-    ----------
-    texts : sequence of str
-        One a sample of `stream`, canonical.
-    stream : StreamData
-        Gives the numbers and times.
-    name : str
-        The label set.
-    author : str
-        Who says so.
-    """
+    """Labels of a stream's samples: an interval for each run of equal texts, broken at gaps; an empty text is no label."""
     out: list[Label] = []
     codes: dict[str, int] = {}
     coded = np.array([codes.setdefault(text, len(codes)) for text in texts], np.int64)

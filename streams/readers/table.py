@@ -25,23 +25,11 @@ Int = NDArray[np.int64]
 
 @dataclass(slots=True)
 class Block:
-    """Rows of a table.
+    """Rows of a table."""
 
-    Attributes
-    ----------
-    rows : ndarray of int64
-        ``(n,)``, as a user counts them.
-    values : ndarray
-        ``(n, channels)`` in the layout's order; NaN where missing.
-    texts : dict
-        Each text column's n texts.
-    times_ns : ndarray of int64, optional
-        ``(n,)``.
-    """
-
-    rows: Int
-    values: Array
-    texts: dict[str, list[str]]
+    rows: Int  # ``(n,)``, as a user counts them
+    values: Array  # ``(n, channels)`` in the layout's order; NaN where missing
+    texts: dict[str, list[str]]  # each text column's n texts
     times_ns: Int | None = None
 
 
@@ -59,20 +47,7 @@ class _Session:
 
 
 class Gatherer:
-    """Sorts blocks into sessions and makes each a Recording.
-
-    Parameters
-    ----------
-    file : File
-        Where they come from.
-    layout : Layout
-        What the columns are.
-    options : ReadOptions
-        What the recipe says.
-    together : bool
-        Whether a session's rows stand together, so that one that ends can be given away; a session that comes again is
-        then an error.
-    """
+    """Sorts blocks into sessions and makes each a Recording."""
 
     def __init__(self, file: File, layout: Layout, options: ReadOptions, together: bool) -> None:
         self._file, self._layout, self._options, self._together = file, layout, options, together

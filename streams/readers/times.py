@@ -81,32 +81,14 @@ _RELATIVE_NS = 10**17  # times before 1973 count from some beginning
 
 
 class Ran(NamedTuple):
-    """A column that runs as time does.
-
-    Attributes
-    ----------
-    name : str
-        The column.
-    doubt : str
-        Why it is not read as times although it looks like that, empty where it is.
-    """
+    """A column that runs as time does."""
 
     name: str
-    doubt: str
+    doubt: str  # why it is not read as times although it looks like that, empty where it is
 
 
 def time_like(names: Sequence[str], cells: Callable[[str], Sequence[str]], rate: Fraction | None = None) -> list[Ran]:
-    """Columns of times that are not named as :data:`TIME_COLUMNS` are, such as `Time`; the best one first.
-
-    Parameters
-    ----------
-    names : sequence of str
-        All columns.
-    cells : callable
-        Given a name, its first texts.
-    rate : Fraction, optional
-        Samples per second as the recipe says.
-    """
+    """Columns of times that are not named as :data:`TIME_COLUMNS` are, such as `Time`; the best one first."""
     spelled = {name: _spelled(name) for name in names}
     like = [name for name in names if spelled[name][0] in _LIKE or not _TOKENS.isdisjoint(_words(name))]
     found: list[tuple[bool, bool, int, Ran]] = []
@@ -195,24 +177,7 @@ def _unit(middle: float, step: float, rate: Fraction | None, fine: bool) -> tupl
 
 
 class Clock:
-    """Reads one time column of one file.
-
-    Parameters
-    ----------
-    column : str
-        One of :data:`TIME_COLUMNS`, or like one.
-    path : Path or str
-        The file, for messages.
-    rate : Fraction, optional
-        Samples per second as the recipe says; it may tell the unit.
-    counts : bool
-        Whether the column counts samples of that rate.
-
-    Attributes
-    ----------
-    notes : list of str
-        What was decided.
-    """
+    """Reads one time column of one file."""
 
     def __init__(self, column: str, path: Path | str, rate: Fraction | None = None, *, counts: bool = False) -> None:
         self.column, self.notes = column, list[str]()
@@ -224,20 +189,7 @@ class Clock:
         self._unit: int | None = NS if column.lower() == "t" else _spelled(column)[1]
 
     def parse(self, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Times of texts, exact to the ns.
-
-        Parameters
-        ----------
-        texts : sequence of str
-            As the file has them.
-        rows : ndarray of int64
-            Row number of each.
-
-        Raises
-        ------
-        SourceError
-            At the first text that is no time.
-        """
+        """Times of texts, exact to the ns."""
         if self._counts and self._rate:
             return self._numbered(texts, rows)
         if self._unit is None and len(texts):

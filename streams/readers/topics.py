@@ -27,17 +27,7 @@ _MAX_VALUES = 2**16
 
 
 class Topic:
-    """The messages of one topic.
-
-    Parameters
-    ----------
-    name : str
-        As the file has it.
-    schema : bytes
-        JSON Schema, which may name the values.
-    path : str
-        The file, for messages.
-    """
+    """The messages of one topic."""
 
     def __init__(self, name: str, schema: bytes, path: str) -> None:
         self.stream = " ".join(name.split()).strip("/").replace("/", ".") or "sensor"
@@ -46,13 +36,7 @@ class Topic:
         self._values: list[array[float]] = []
 
     def add(self, message: Mapping[str, Any], log_ns: int) -> None:
-        """One message; its own `timestamp` counts, else the time at which it was logged.
-
-        Raises
-        ------
-        SourceError
-            If it has another number of values than the first, or something that is no number.
-        """
+        """One message; its own `timestamp` counts, else the time at which it was logged."""
         values = message["values"]
         number = len(self._values) + 1
         if not 0 < len(values) <= _MAX_VALUES or (self._values and len(values) != len(self._values[0])):
@@ -101,13 +85,7 @@ class Topic:
 def topic_streams(
     topics: Mapping[str, Topic], session: str, options: ReadOptions, path: str
 ) -> tuple[list[StreamData], list[str]]:
-    """Streams of JSON topics, as the recipe asks for them; without a recipe one a topic.
-
-    Raises
-    ------
-    SourceError
-        If no input matches, or a channel that an input names is not there.
-    """
+    """Streams of JSON topics, as the recipe asks for them; without a recipe one a topic."""
     named = {topic.stream: topic for topic in topics.values()}
     asked = wanted(options, path)
     notes: list[str] = []

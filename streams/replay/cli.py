@@ -33,13 +33,7 @@ class Speed(click.ParamType):
 
 
 def make_command(load_options: Callable[[str], ReadOptions]) -> click.Command:
-    """The command ``replay``.
-
-    Parameters
-    ----------
-    load_options : callable
-        Gives the ReadOptions of a recipe, by its name or file; lives in a package that this one must not import.
-    """
+    """The command ``replay``."""
 
     @click.command("replay", epilog="Example: kymo replay recordings/ --speed 20 --recipe running")
     @click.argument("paths", nargs=-1, required=True, metavar="PATH…")
@@ -117,20 +111,6 @@ def choose(paths: Iterable[str], options: ReadOptions, session: str | None, stre
     """Read the files and keep, or name, one session and one stream; one recording at a time.
 
     A name that was read keeps only that session (stream); any other name becomes the name of the only one there is.
-
-    Parameters
-    ----------
-    paths : iterable of str
-        Files and folders.
-    options : ReadOptions
-        How to read them.
-    session, stream : str, optional
-        The names.
-
-    Raises
-    ------
-    SourceError
-        The name is none of several, or a file cannot be read.
     """
     from streams.readers import read
 

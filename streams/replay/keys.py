@@ -38,13 +38,7 @@ def keyboard() -> Iterator[Controls | None]:
 
 
 class KeyReader:
-    """Controls from a file descriptor in unbuffered mode.
-
-    Parameters
-    ----------
-    fd : int
-        Where the keys come from.
-    """
+    """Controls from a file descriptor in unbuffered mode."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd

@@ -45,13 +45,6 @@ class SystemClock:
 class Pacer:
     """Deadlines of a replay; the replay starts when this is made.
 
-    Parameters
-    ----------
-    clock : Clock
-        Only its monotonic time is read.
-    speed : float or None
-        Seconds of event time a second, above 0; None for no pace: everything is due at once.
-
     Examples
     --------
     >>> class Still:

@@ -17,31 +17,16 @@ Controls = Callable[[float], str | None]
 
 
 class Player:
-    """Sends each chunk when it is due.
-
-    Parameters
-    ----------
-    pacer, clock
-        The pace; the pacer keeps the same clock.
-    controls : callable, optional
-        Waits, and says what keys ask for; by default the clock's `wait`.
-    tick : callable, optional
-        Called about every :data:`POLL_S`.
-
-    Attributes
-    ----------
-    lag : LagMeter
-        How long after their deadlines the chunks were sent; its `count` is their number.
-    """
+    """Sends each chunk when it is due."""
 
     def __init__(
         self,
-        pacer: Pacer,
+        pacer: Pacer,  # the pace; the pacer keeps the same clock
         clock: Clock,
-        controls: Controls | None = None,
-        tick: Callable[[], None] | None = None,
+        controls: Controls | None = None,  # waits, and says what keys ask for; by default the clock's `wait`
+        tick: Callable[[], None] | None = None,  # called about every :data:`POLL_S`
     ) -> None:
-        self.lag = LagMeter()
+        self.lag = LagMeter()  # how long after their deadlines the chunks were sent; its `count` is their number
         self._pacer, self._clock, self._controls, self._tick = pacer, clock, controls, tick
         self._looked_ns = clock.monotonic_ns()
 
@@ -50,18 +35,6 @@ class Player:
 
         A seek makes the next ten seconds due at once: they are sent, not left out, so that the topics hold the whole
         recording whichever keys were pressed.
-
-        Parameters
-        ----------
-        due : iterable of Due
-            By the time they are due.
-        send : callable
-            May block; the chunks behind it are then late.
-
-        Returns
-        -------
-        bool
-            False if the user stopped it before the end.
         """
         for item in due:
             if not self._await(item.due_ns):

@@ -29,34 +29,15 @@ DELIVERY_TIMEOUT_S = 120.0
 
 
 class Publisher:
-    """A producer for the topics of one prefix; to be used from one thread.
-
-    Parameters
-    ----------
-    settings : Settings
-        Broker.
-    names : Names
-        The prefix.
-    max_unacknowledged : int
-        Bytes that may wait for their acknowledgement before `send` blocks.
-    linger_ms : int
-        How long a record may wait for others to share its batch.
-    delivery_timeout_s : float
-        A record that is not acknowledged this long after it was sent has failed; above 10 s.
-
-    Raises
-    ------
-    BrokerError
-        The broker cannot be reached.
-    """
+    """A producer for the topics of one prefix; to be used from one thread."""
 
     def __init__(
         self,
         settings: Settings,
         names: Names,
         *,
-        max_unacknowledged: int = 32 * MIB,
-        linger_ms: int = 0,
+        max_unacknowledged: int = 32 * MIB,  # bytes that may wait for their acknowledgement before `send` blocks
+        linger_ms: int = 0,  # how long a record may wait for others to share its batch
         delivery_timeout_s: float = DELIVERY_TIMEOUT_S,
     ) -> None:
         self.names, self.sent, self.acknowledged, self.bytes = names, 0, 0, 0
@@ -83,33 +64,14 @@ class Publisher:
 
     def send(
         self,
-        topic: str,
+        topic: str,  # name in the table, without the prefix
         key: str,
         value: bytes,
         done: Callable[[bool], None] | None = None,
         *,
-        partition: int | None = None,
+        partition: int | None = None,  # where another program put the session, if not where Java's clients do
     ) -> None:
-        """Send one record; blocks while too much is unacknowledged.
-
-        Parameters
-        ----------
-        topic : str
-            Name in the table, without the prefix.
-        key : str
-            The session.
-        value : bytes
-            The message.
-        done : callable, optional
-            Called once, in another thread, with whether the record was acknowledged.
-        partition : int, optional
-            Where another program put the session, if not where Java's clients do.
-
-        Raises
-        ------
-        DeliveryError
-            The message is over the topic's limit, or a record before it has failed.
-        """
+        """Send one record; blocks while too much is unacknowledged."""
         key_bytes, usual = self._place(topic, key)
         size = len(value) + len(key_bytes) + RECORD_OVERHEAD
         limit = BY_NAME[topic].message_max
@@ -132,18 +94,7 @@ class Publisher:
         future.add_errback(self._on_failed, size, where, done)
 
     def flush(self, timeout_s: float | None = None) -> None:
-        """Wait until everything that was sent is acknowledged.
-
-        Parameters
-        ----------
-        timeout_s : float, optional
-            How long at most; by default as long as a record may take.
-
-        Raises
-        ------
-        DeliveryError
-            A record has failed, or is not acknowledged in time.
-        """
+        """Wait until everything that was sent is acknowledged."""
         with self._changed:
             timed_out = not self._changed.wait_for(
                 lambda: self._failure or self._waiting_bytes == 0, self._timeout_s if timeout_s is None else timeout_s

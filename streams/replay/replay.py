@@ -37,31 +37,7 @@ KEPT_BYTES = 64 * MIB
 def replay(
     recordings: Iterable[Recording], settings: Settings, plan: ReplayPlan, io: ReplayIO | None = None
 ) -> ReplaySummary:
-    """Send recordings to their topics, which are made if they are missing.
-
-    Parameters
-    ----------
-    recordings : iterable of Recording
-        Sessions with different names; taken one at a time, and put on the disk where they are many.
-    settings : Settings
-        Broker and prefix.
-    plan : ReplayPlan
-        Pace, part, loops.
-    io : ReplayIO, optional
-        Clock, keys and progress.
-
-    Returns
-    -------
-    ReplaySummary
-        A failed delivery is told in its `outcome` and `error`, with the counts up to there; so is Ctrl-C.
-
-    Raises
-    ------
-    SourceError
-        Nothing to replay, two sessions of one name, or a session that is there with other samples.
-    TopicError, BrokerError
-        Topics that do not fit, a broker that cannot be reached.
-    """
+    """Send recordings to their topics, which are made if they are missing."""
     settings = settings if plan.run is None else settings.under(run_prefix(settings.prefix, plan.run))
     names = Names(settings.prefix)
     summary = ReplaySummary(requested_speed=plan.speed, topics=names.prefix)

@@ -26,31 +26,15 @@ HEADER_ROOM = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ReplayPlan:
-    """How recordings are replayed.
+    """How recordings are replayed."""
 
-    Attributes
-    ----------
-    speed : float or None
-        Seconds of event time a second; None for as fast as Kafka takes it.
-    loop : int
-        How many times, index and time going on; 0 for ever.
-    start_s, duration_s : float
-        Which part, in seconds from each session's first sample; no duration for all that follows.
-    now : bool
-        Shift event times so that the replay's first sample is taken at its start.
-    chunk_ms : float
-        Length of a chunk, ms of event time.
-    run : str, optional
-        Replay into topics of its own, ``prefix.run``.
-    """
-
-    speed: float | None = 1.0
-    loop: int = 1
-    start_s: float = 0.0
+    speed: float | None = 1.0  # seconds of event time a second; None for as fast as Kafka takes it
+    loop: int = 1  # how many times, index and time going on; 0 for ever
+    start_s: float = 0.0  # which part, in seconds from each session's first sample; no duration for all that follows
     duration_s: float | None = None
-    now: bool = False
-    chunk_ms: float = 100
-    run: str | None = None
+    now: bool = False  # shift event times so that the replay's first sample is taken at its start
+    chunk_ms: float = 100  # length of a chunk, ms of event time
+    run: str | None = None  # replay into topics of its own, ``prefix.run``
 
 
 class Due(NamedTuple):
@@ -66,20 +50,7 @@ class Due(NamedTuple):
 
 
 def cut(recording: Recording, start_s: float, duration_s: float | None) -> Recording | None:
-    """A part of a recording; samples keep their numbers, streams without a sample in it keep their end mark.
-
-    Parameters
-    ----------
-    recording : Recording
-        Left as it is.
-    start_s, duration_s : float
-        From the session's first sample, half open; no duration for all that follows.
-
-    Returns
-    -------
-    Recording or None
-        None if no sample lies in that part.
-    """
+    """A part of a recording; samples keep their numbers, streams without a sample in it keep their end mark."""
     if start_s == 0 and duration_s is None:
         return recording
     low = recording.start_ns + round(start_s * NS)
@@ -112,11 +83,6 @@ def starts(recordings: Sequence[Recording]) -> tuple[list[int], bool]:
 
     Sessions start as recorded if, within a day, at least one of them ran at every moment from the first start to the
     last; else (recordings of different days, or with silence between them) all start together.
-
-    Parameters
-    ----------
-    recordings : sequence of Recording
-        At least one.
     """
     first = min(recording.start_ns for recording in recordings)
     reached = first
@@ -140,17 +106,7 @@ def shifted(recording: Recording, shift_ns: int) -> Recording:
 
 
 def schedule(recordings: Sequence[Recording], offsets_ns: Sequence[int], plan: ReplayPlan) -> Iterator[Due]:
-    """All chunks by the time they are due, then by session, then by stream.
-
-    Parameters
-    ----------
-    recordings : sequence of Recording
-        Cut and shifted as wanted.
-    offsets_ns : sequence of int
-        When each starts, ns after the replay's start.
-    plan : ReplayPlan
-        Its `loop` and `chunk_ms`.
-    """
+    """All chunks by the time they are due, then by session, then by stream."""
     parts = []
     for i, (recording, offset) in enumerate(zip(recordings, offsets_ns, strict=True)):
         to_due = offset - recording.start_ns

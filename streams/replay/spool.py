@@ -23,28 +23,14 @@ _ALIGNED = 64  # bytes
 
 
 class Spool:
-    """Keeps recordings.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the file may be, on a disk; made if it is not there.
-    most_bytes : int
-        So much stays in memory.
-    """
+    """Keeps recordings."""
 
     def __init__(self, folder: Path, most_bytes: int = 64 * MIB) -> None:
         self._folder, self._most = folder, most_bytes
         self._file: IO[bytes] | None = None
 
     def keep(self, recordings: Iterable[Recording]) -> list[Recording]:
-        """All recordings, in their order; no more of them than fits is in memory at once.
-
-        Raises
-        ------
-        SourceError
-            The disk is full, or cannot be written to.
-        """
+        """All recordings, in their order; no more of them than fits is in memory at once."""
         kept: list[Recording] = []
         waiting, size = 0, 0
         for recording in recordings:

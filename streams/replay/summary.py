@@ -15,53 +15,25 @@ _FEW = 3  # sessions that are named one by one
 
 @dataclass(slots=True)
 class ReplaySummary:
-    """What a replay did.
+    """What a replay did."""
 
-    Attributes
-    ----------
-    sessions, chunks, samples, bytes : int
-        What was sent.
-    acknowledged : int
-        Chunks that Kafka has.
-    requested_speed : float or None
-        Seconds of event time a second; None for as fast as possible.
-    reached_speed : float
-        The same, measured to the last acknowledgement, pauses left out.
-    mean_lag_ms, max_lag_ms : float
-        How long after its deadline a chunk was sent.
-    event_s, elapsed_s : float
-        Event time that was replayed, and how long that took, pauses left out.
-    alignment : {"recorded", "together"}
-        Whether the sessions started as recorded relative to one another, or all at once.
-    skipped : list of str
-        Sessions that were there already.
-    notes : list of str
-        Repairs of the readers and remarks of the replay, with the session.
-    outcome : {"done", "quit", "interrupted", "failed"}
-        How it ended.
-    error : str
-        Why it failed, on one line.
-    topics : str
-        Prefix of the topics.
-    """
-
-    sessions: int = 0
+    sessions: int = 0  # what was sent
     chunks: int = 0
     samples: int = 0
     bytes: int = 0
-    acknowledged: int = 0
-    requested_speed: float | None = None
-    reached_speed: float = 0.0
-    mean_lag_ms: float = 0.0
+    acknowledged: int = 0  # chunks that Kafka has
+    requested_speed: float | None = None  # seconds of event time a second; None for as fast as possible
+    reached_speed: float = 0.0  # the same, measured to the last acknowledgement, pauses left out
+    mean_lag_ms: float = 0.0  # how long after its deadline a chunk was sent
     max_lag_ms: float = 0.0
-    event_s: float = 0.0
+    event_s: float = 0.0  # event time that was replayed, and how long that took, pauses left out
     elapsed_s: float = 0.0
-    alignment: str = "recorded"
-    skipped: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    outcome: str = "done"
-    error: str = ""
-    topics: str = ""
+    alignment: str = "recorded"  # whether the sessions started as recorded relative to one another, or all at once
+    skipped: list[str] = field(default_factory=list)  # sessions that were there already
+    notes: list[str] = field(default_factory=list)  # repairs of the readers and remarks of the replay, with the session
+    outcome: str = "done"  # how it ended
+    error: str = ""  # why it failed, on one line
+    topics: str = ""  # prefix of the topics
 
     @property
     def ok(self) -> bool:
@@ -97,51 +69,23 @@ class ReplaySummary:
 
 @dataclass(frozen=True, slots=True)
 class ReplayProgress:
-    """Where a running replay stands.
+    """Where a running replay stands."""
 
-    Attributes
-    ----------
-    event_s, total_s : float
-        Event time sent so far, and in all; 0 in all for an endless one.
-    speed : float
-        Reached so far, seconds of event time a second.
-    lag_ms : float
-        Mean so far.
-    sessions_done, sessions : int
-        Acknowledged to their end, and in all.
-    unacknowledged : int
-        Messages under way.
-    paused : bool
-        Whether it stands still.
-    """
-
-    event_s: float
+    event_s: float  # event time sent so far, and in all; 0 in all for an endless one
     total_s: float
-    speed: float
-    lag_ms: float
-    sessions_done: int
+    speed: float  # reached so far, seconds of event time a second
+    lag_ms: float  # mean so far
+    sessions_done: int  # acknowledged to their end, and in all
     sessions: int
-    unacknowledged: int
-    paused: bool
+    unacknowledged: int  # messages under way
+    paused: bool  # whether it stands still
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayIO:
-    """What a replay is connected to besides Kafka.
-
-    Attributes
-    ----------
-    clock : Clock
-        Its time.
-    controls : callable, optional
-        Keys; see :class:`~streams.replay.player.Player`.
-    progress : callable, optional
-        Shows a ReplayProgress, about twenty times a second.
-    flush_s : float
-        How long the last acknowledgements may take.
-    """
+    """What a replay is connected to besides Kafka."""
 
     clock: Clock = field(default_factory=SystemClock)
-    controls: Controls | None = None
-    progress: Callable[[ReplayProgress], None] | None = None
-    flush_s: float = 120.0
+    controls: Controls | None = None  # keys; see :class:`~streams.replay.player.Player`
+    progress: Callable[[ReplayProgress], None] | None = None  # shows a ReplayProgress, about twenty times a second
+    flush_s: float = 120.0  # how long the last acknowledgements may take
