@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from deploy.broker_state import BrokerInfo
-from streams.errors import BrokerError, KymoError
+from streams.errors import BrokerError
 from streams.settings import Settings
 
 DEFAULT_PORT = 9092
@@ -51,22 +51,19 @@ def start_command(port: int | None, data_dir: Path | None, as_json: bool, foregr
     """
     from deploy import broker as embedded
 
-    try:
-        folder = _folder(data_dir)
-        if port is None:
-            port = 0 if embedded.status(folder).state == "running" else DEFAULT_PORT
-        # Before the start, so that a signal that comes while the server is starting is not lost.
-        interrupted = _signals() if foreground else None
-        info = embedded.start(folder, port)
-        _print(
-            _running(info),
-            f"running at {info.bootstrap}, process {info.pid}, data in {info.data_dir}, log {info.log_file}",
-            as_json,
-        )
-        if interrupted:
-            _stay(folder, interrupted)
-    except KymoError as error:
-        _fail(error)
+    folder = _folder(data_dir)
+    if port is None:
+        port = 0 if embedded.status(folder).state == "running" else DEFAULT_PORT
+    # Before the start, so that a signal that comes while the server is starting is not lost.
+    interrupted = _signals() if foreground else None
+    info = embedded.start(folder, port)
+    _print(
+        _running(info),
+        f"running at {info.bootstrap}, process {info.pid}, data in {info.data_dir}, log {info.log_file}",
+        as_json,
+    )
+    if interrupted:
+        _stay(folder, interrupted)
 
 
 @broker.command("stop")
@@ -79,16 +76,11 @@ def stop_command(data_dir: Path | None, as_json: bool) -> None:
     """
     from deploy import broker as embedded
 
-    try:
-        folder = _folder(data_dir)
-        stopped = embedded.stop(folder)
-        _print(
-            {"state": "stopped", "was_running": stopped},
-            "stopped" if stopped else f"no broker runs on {folder}",
-            as_json,
-        )
-    except KymoError as error:
-        _fail(error)
+    folder = _folder(data_dir)
+    stopped = embedded.stop(folder)
+    _print(
+        {"state": "stopped", "was_running": stopped}, "stopped" if stopped else f"no broker runs on {folder}", as_json
+    )
 
 
 @broker.command("status")
@@ -101,17 +93,14 @@ def status_command(data_dir: Path | None, as_json: bool) -> None:
     """
     from deploy import broker as embedded
 
-    try:
-        folder = _folder(data_dir)
-        found = embedded.status(folder)
-    except KymoError as error:
-        _fail(error)
-    if found.state == "running" and found.info:
-        info = found.info
+    folder = _folder(data_dir)
+    status = embedded.status(folder)
+    if status.state == "running" and status.info:
+        info = status.info
         _print(_running(info), f"running at {info.bootstrap}, process {info.pid}, data in {info.data_dir}", as_json)
         return
-    text = found.reason if found.state == "died" else f"stopped: no broker runs on {folder}"
-    _print({"state": found.state, "data_dir": str(folder), "reason": found.reason}, text, as_json)
+    text = status.reason if status.state == "died" else f"stopped: no broker runs on {folder}"
+    _print({"state": status.state, "data_dir": str(folder), "reason": status.reason}, text, as_json)
     sys.exit(1)
 
 
@@ -129,11 +118,6 @@ def _print(record: dict[str, Any], text: str, as_json: bool) -> None:
     click.echo(json.dumps(record) if as_json else text)
 
 
-def _fail(error: KymoError) -> None:
-    click.echo(f"kymo: {error}", err=True)
-    sys.exit(1)
-
-
 def _signals() -> threading.Event:
     interrupted = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -145,9 +129,9 @@ def _stay(folder: Path, interrupted: threading.Event) -> None:
     from deploy import broker as embedded
 
     while not interrupted.wait(WATCH_S):
-        found = embedded.status(folder)
-        if found.state == "died":
-            raise BrokerError(found.reason)
-        if found.state == "stopped":  # by `kymo broker stop` in another terminal
+        status = embedded.status(folder)
+        if status.state == "died":
+            raise BrokerError(status.reason)
+        if status.state == "stopped":  # by `kymo broker stop` in another terminal
             return
     embedded.stop(folder)

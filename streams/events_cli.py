@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from streams.errors import EventError, KymoError, RecipeError
+from streams.errors import EventError, RecipeError
 from streams.events import Event
 from streams.readers.words import utc
 from streams.settings import Settings
@@ -160,11 +160,6 @@ def events(run: str | None, recipe: str | None, follow: bool, form: str | None, 
             if follow:
                 out.flush()
         out.flush()
-    except KymoError as error:
-        click.echo(f"kymo: {error}", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
     except BrokenPipeError:
         # The reader has gone (`kymo events | head`): an ordinary end. Python would complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
 
+import kymo
 from deploy import broker as embedded
 from deploy import broker_wait, kafka_jars, kafka_server
-from deploy.broker_cli import broker as broker_command
 from deploy.broker_state import BrokerInfo, write_state
 from streams.errors import BrokerError
 from streams.settings import Settings
@@ -356,14 +356,15 @@ def test_long_log_is_rotated(tmp_path: Path) -> None:
 
 
 def test_command_line_statuses(tmp_path: Path) -> None:
-    run = CliRunner().invoke
-    folder = ["--data-dir", str(tmp_path / "none")]
-    stopped = run(broker_command, ["status", "--json", *folder])
+    def run(*words: str) -> Result:
+        return CliRunner().invoke(kymo.cli, ["broker", *words, "--data-dir", str(tmp_path / "none")])
+
+    stopped = run("status", "--json")
     assert (stopped.exit_code, json.loads(stopped.output)["state"]) == (1, "stopped")
-    assert run(broker_command, ["stop", *folder]).exit_code == 0
-    assert run(broker_command, ["start", "--port", "70000", *folder]).exit_code == 2
+    assert run("stop").exit_code == 0
+    assert run("start", "--port", "70000").exit_code == 2
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        refused = run(broker_command, ["start", "--port", str(taken.getsockname()[1]), *folder])
+        refused = run("start", "--port", str(taken.getsockname()[1]))
     assert refused.exit_code == 1
     assert refused.stderr.startswith("kymo: port ")
     assert refused.stderr.count("\n") == 1

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import kymo
 from streams.errors import SourceError
 from streams.recording import ReadOptions
 from streams.replay.cli import choose, make_command
@@ -49,7 +50,7 @@ def test_command_sums_up_and_its_status_tells(settings: Settings, tmp_path: Path
     again = CliRunner().invoke(command, [path, "--speed", "max", "--stream", "imu"], env=env)
     assert again.exit_code == 0
     assert "there already" in again.stdout
-    gone = CliRunner().invoke(command, [str(tmp_path / "no.csv"), "--speed", "max"], env=env)
+    gone = CliRunner().invoke(kymo.cli, ["replay", str(tmp_path / "no.csv"), "--speed", "max"], env=env)
     assert gone.exit_code == 1
     assert len(gone.stderr.strip().splitlines()) == 1
     assert CliRunner().invoke(command, [path, "--speed", "0"], env=env).exit_code == 2

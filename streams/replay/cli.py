@@ -10,7 +10,7 @@ from difflib import get_close_matches
 
 import click
 
-from streams.errors import KymoError, SourceError
+from streams.errors import SourceError
 from streams.recording import ReadOptions, Recording
 from streams.replay.schedule import ReplayPlan
 from streams.settings import Settings
@@ -68,17 +68,11 @@ def _run(
     from streams.replay.replay import replay
     from streams.replay.show import connected
 
-    try:
-        recipe = given["recipe"]
-        options = load_options(str(recipe)) if recipe else ReadOptions()
-        recordings = choose(paths, options, _text(given["session"]), _text(given["stream"]))
-        with connected() as io:
-            summary = replay(recordings, Settings.from_env(), _plan(given), io)
-    except KymoError as error:
-        click.echo(f"kymo: {error}", err=True)
-        return 1
-    except KeyboardInterrupt:  # before anything was sent
-        return 130
+    recipe = given["recipe"]
+    options = load_options(str(recipe)) if recipe else ReadOptions()
+    recordings = choose(paths, options, _text(given["session"]), _text(given["stream"]))
+    with connected() as io:
+        summary = replay(recordings, Settings.from_env(), _plan(given), io)
     if as_json:
         click.echo(json.dumps(summary.to_dict(), ensure_ascii=False))
     else:
@@ -152,17 +146,13 @@ def list_command(as_json: bool) -> None:
     """Show all runs under the prefix."""
     from streams.kafka.admin import list_runs
 
-    try:
-        found = list_runs(Settings.from_env())
-    except KymoError as error:
-        click.echo(f"kymo: {error}", err=True)
-        sys.exit(1)
+    listed = list_runs(Settings.from_env())
     if as_json:
-        click.echo(json.dumps([asdict(run) for run in found]))
+        click.echo(json.dumps([asdict(run) for run in listed]))
         return
-    for run in found:
+    for run in listed:
         click.echo(f"{run.name}\t{run.prefix}\t{run.topics} topics\t{run.messages} messages")
-    if not found:
+    if not listed:
         click.echo("no runs")
 
 
@@ -172,9 +162,5 @@ def delete_command(run: str) -> None:
     """Delete the topics and consumer groups of run N."""
     from streams.kafka.admin import delete_run
 
-    try:
-        topics = delete_run(Settings.from_env(), run)
-    except KymoError as error:
-        click.echo(f"kymo: {error}", err=True)
-        sys.exit(1)
+    topics = delete_run(Settings.from_env(), run)
     click.echo(f"deleted {len(topics)} topics of run {run}")
