@@ -12,8 +12,8 @@ import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processors import spectral
 from processors.registry import make_step, spec_from_json
+from processors.steps import spectral
 from processors.steps.spectrogram import Spectrogram
 from streams.chunk import Chunk, Header, signal_format
 from streams.errors import FormatError
