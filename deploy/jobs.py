@@ -181,8 +181,7 @@ def make_app(part: Part, settings: Settings, instance: str, metrics: Any, failed
     from models.serving.around import Around
     from models.serving.snapshots import BYTES_MAX
     from models.serving.takeover import ReadBack
-    from processors.batches import BatchApp
-    from processors.transport import reader_arguments
+    from processors.faust_app import BatchApp, reader_arguments
 
     role, recipe, names = part.role, part.work.recipe, Names(settings.prefix)
     group, topics = group_of(role, recipe, names), group_topics(role, recipe, names)
@@ -212,7 +211,7 @@ def make_reader(settings: Settings) -> Any:
     """A consumer without a group."""
     import aiokafka
 
-    from processors.transport import reader_arguments
+    from processors.faust_app import reader_arguments
 
     return aiokafka.AIOKafkaConsumer(
         enable_auto_commit=False, auto_offset_reset="earliest", **reader_arguments(settings)

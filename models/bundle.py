@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from models.raw import raw_chain
 from models.registry.folders import find_bundle
 from models.registry.manifest import FORMAT, MANIFEST, MODEL, read_manifest, verify
-from processors.chain import Chain, strip_learned
+from processors.chain import Chain
 from processors.registry import spec_from_json
 from streams.errors import BundleError, FormatError
 
@@ -125,7 +125,7 @@ class Bundle:
         """
         advice = f"train it again (`kymo train {recipe.name}`), or use the recipe that the bundle was made by"
         wanted = raw_chain(recipe.chain) if self.takes == "raw" else recipe.chain
-        difference = _difference(strip_learned(self.chain.to_json()), strip_learned(wanted.to_json()))
+        difference = _difference(self.chain.to_json(learned=False), wanted.to_json(learned=False))
         if difference:
             raise BundleError(f"bundle {self.id} does not fit recipe `{recipe.name}`: {difference}; {advice}")
         if self.state and not recipe.stateful:

@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from processors.derived import Derived
-from processors.intake import EntryStage, Intake
-from processors.memory import pack_list, unpack_list
-from processors.spec import Spec, Stage, chain_digest
+from processors.intake import Derived, EntryStage, Intake
+from processors.spec import Spec, Stage, chain_digest, pack_list, unpack_list
 from processors.windows import Windows, WindowStage
 from streams.chunk import Chunk, Format, Header, Window
 from streams.errors import FormatError
@@ -159,27 +157,8 @@ class Chain(Spec):
 
     def digest(self, learned: bool = True) -> str:
         """16 hexadecimal digits; with ``learned=False`` the same for chains that differ in learned numbers only."""
-        text = json.dumps(
-            self.to_json() if learned else strip_learned(self.to_json()), sort_keys=True, separators=(",", ":")
-        )
+        text = json.dumps(self.to_json(learned), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def strip_learned(described: dict[str, Any]) -> dict[str, Any]:
-    """A Spec's JSON without what training sets."""
-    from processors.registry import STEPS
-
-    learned = STEPS[described["step"]].learned if described["step"] in STEPS else frozenset()
-    out: dict[str, Any] = {}
-    for key, value in described.items():
-        if key in learned:
-            continue
-        out[key] = [_stripped(v) for v in value] if isinstance(value, list) else _stripped(value)
-    return out
-
-
-def _stripped(value: Any) -> Any:
-    return strip_learned(value) if isinstance(value, dict) and "step" in value else value
 
 
 _NOTHING: Counter[str] = Counter()  # asked for with every chunk, so made once

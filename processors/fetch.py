@@ -1,7 +1,7 @@
 """Records of assigned partitions, from librdkafka. In: partitions and offsets. Out: batches of records, by partition, one batch ahead.
 
 librdkafka receives, unpacks and queues in threads that need no Python; aiokafka's own fetcher would take a fifth of the interpreter's time.
-It belongs to no group: who owns what is decided elsewhere (`processors.transport`).
+It belongs to no group: who owns what is decided elsewhere (`processors.faust_app`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _HOPELESS = {
 }
 
 
-class Record(NamedTuple):
+class FetchedRecord(NamedTuple):
     """A record as it stands in a topic."""
 
     topic: str
@@ -44,7 +44,7 @@ class Record(NamedTuple):
     value: bytes | None
 
 
-Batch = dict[TopicPartition, list[Record]]
+Batch = dict[TopicPartition, list[FetchedRecord]]
 
 
 class Fetch:
@@ -123,7 +123,7 @@ class Fetch:
                     self._tell(error)
                     continue
                 topic, partition, offset = message.topic(), message.partition(), message.offset()
-                record = Record(topic, partition, offset, message.timestamp()[1], message.key(), message.value())
+                record = FetchedRecord(topic, partition, offset, message.timestamp()[1], message.key(), message.value())
                 tp = TopicPartition(topic, partition)
                 if offset < expected.get(tp, 0):
                     raise KafkaError(

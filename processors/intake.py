@@ -2,10 +2,15 @@
 
 Duplicates and late chunks are dropped and counted; short gaps are interpolated where the recipe says so; any other gap is a jump of the
 index, which no window spans. Samples that are NaN or infinite in any channel count as missing.
+
+A processor that publishes a derived stream and a model agent that reads it share a chain: the one runs what stands before the window, the
+other the rest, which begins with :class:`Derived`. Which raw samples were interpolated travels with the chunks, so that windows come out
+as from the whole chain.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,13 +20,55 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from processors.memory import pack, unpack
-from processors.spec import Spec, Stage, chain_digest, only
-from processors.units import factor
+from processors.spec import Spec, Stage, chain_digest, only, pack, unpack
 from streams.chunk import Array, Chunk, Format, Header
 from streams.errors import FormatError
 
 _GAPS_KEPT = 64  # gaps remembered per session to tell a late chunk from a duplicate
+#: Quantity and factor to its SI unit. The standard gravity and the gauss are exact by definition.
+_UNITS: dict[str, tuple[str, float]] = {
+    "m/s^2": ("acceleration", 1.0),
+    "m/s2": ("acceleration", 1.0),
+    "m/s²": ("acceleration", 1.0),
+    "g": ("acceleration", 9.80665),
+    "mg": ("acceleration", 9.80665e-3),
+    "rad/s": ("angular rate", 1.0),
+    "deg/s": ("angular rate", math.pi / 180),
+    "dps": ("angular rate", math.pi / 180),
+    "°/s": ("angular rate", math.pi / 180),
+    "T": ("magnetic flux density", 1.0),
+    "mT": ("magnetic flux density", 1e-3),
+    "uT": ("magnetic flux density", 1e-6),
+    "µT": ("magnetic flux density", 1e-6),
+    "nT": ("magnetic flux density", 1e-9),
+    "gauss": ("magnetic flux density", 1e-4),
+    "S": ("conductance", 1.0),
+    "uS": ("conductance", 1e-6),
+    "µS": ("conductance", 1e-6),
+    "m": ("length", 1.0),
+    "mm": ("length", 1e-3),
+    "cm": ("length", 1e-2),
+    "s": ("time", 1.0),
+    "ms": ("time", 1e-3),
+    "V": ("voltage", 1.0),
+    "mV": ("voltage", 1e-3),
+}
+
+
+def factor(unit: str, target: str) -> float:
+    """What to multiply a value in `unit` with to have it in `target`.
+
+    Examples
+    --------
+    >>> factor("g", "m/s^2"), factor("odd", "odd")
+    (9.80665, 1.0)
+    """
+    if unit == target or not unit or not target:
+        return 1.0
+    (quantity, size), (target_quantity, target_size) = _UNITS.get(unit, ("", 1.0)), _UNITS.get(target, ("", 1.0))
+    if not quantity or quantity != target_quantity:
+        raise FormatError(f"unit {unit!r} cannot be converted to {target!r}")
+    return size / target_size
 
 
 @dataclass(frozen=True)
@@ -152,11 +199,11 @@ class IntakeStage(EntryStage):
         if self.spec.units and fmt.units:
             scale = np.array([factor(fmt.units[i], unit) for i, unit in zip(at, self.spec.units, strict=True)])
             self._scale = None if (scale == 1).all() else scale
-        made = replace(header, format=out, chain=chain_digest(header.chain, self.spec))
-        if self._out is not None and made != self._out:
+        derived = replace(header, format=out, chain=chain_digest(header.chain, self.spec))
+        if self._out is not None and derived != self._out:
             self.counts["segments"] += 1
             self._last = None  # no interpolation across a re-anchored clock, or from one unit to another
-        self._in, self._out = header, made
+        self._in, self._out = header, derived
 
     def push(self, item: Chunk) -> list[Chunk]:
         """Take a raw Chunk; give what of it is new and good."""
@@ -267,3 +314,77 @@ class IntakeStage(EntryStage):
 def fill_lengths(rate: Fraction, bridge_ms: float, max_missing: float, window: int) -> tuple[int, int]:
     """Samples of gap that may be bridged, and filled, by a recipe's ``bridge_ms`` and ``max_missing``."""
     return int(bridge_ms * rate / 1000), int(max_missing * window)
+
+
+@dataclass(frozen=True)
+class Derived(Spec):
+    """Takes the chunks of a derived stream.
+
+    Parameters
+    ----------
+    chain : str
+        Digest of the chain whose chunks they are.
+    max_missing : float
+        Share of a window's raw samples (0 to 1) that may be missing.
+    """
+
+    chain: str = ""
+    max_missing: float = 0.0
+    name: ClassVar[str] = "derived"
+    after_window: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_missing <= 1:
+            raise FormatError(f"derived: max_missing {self.max_missing}, expected 0 to 1")
+
+    def build(self) -> Stage:
+        """A Stage for one session."""
+        return DerivedStage(self)
+
+    def output(self, inputs: Mapping[str, Format]) -> Format:
+        """The input's format."""
+        return only(inputs)
+
+
+class DerivedStage(EntryStage):
+    """Stage of :class:`Derived`."""
+
+    def __init__(self, spec: Derived) -> None:
+        super().__init__()
+        self.spec = spec
+        self._in: Header | None = None
+
+    def push(self, item: Chunk) -> list[Chunk]:
+        """Take a derived Chunk; give what of it is new."""
+        data, first = item.data, item.first_index
+        if not len(data):
+            return []
+        if first < self._seen:
+            self.counts["duplicates"] += 1
+            if item.end_index <= self._seen:
+                return []
+            data, first = data[self._seen - first :], self._seen
+        self._in, self._seen = item.header, item.end_index
+        for gap in item.filled:  # one that two chunks rest on comes with both, and twice with both as one
+            if not self.filled or gap[0] >= self.filled[-1][1]:
+                self.filled.append(gap)
+        return [Chunk(item.header, first, data)]
+
+    def forget(self, before: int) -> None:
+        """Forget interpolated ranges that end before row `before`."""
+        super().forget(int(before * self._in.format.step) if self._in else 0)
+
+    @property
+    def needs_from(self) -> dict[str, int]:
+        """The next row."""
+        return {} if self._in is None else {self._in.format.stream: self._seen}
+
+    def snapshot(self) -> bytes:
+        """See :meth:`Stage.snapshot`."""
+        return pack({"header": self._in, "seen": self._seen, "filled": self.filled})
+
+    def restore(self, snapshot: bytes) -> None:
+        """See :meth:`Stage.restore`."""
+        meta, _ = unpack(snapshot)
+        self._in, self._seen = meta["header"], meta["seen"]
+        self.filled = [(a, b, bool(c)) for a, b, c in meta["filled"]]

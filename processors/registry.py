@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from processors.chain import Chain, PerWindow
-from processors.derived import Derived
-from processors.intake import Intake
+from processors.intake import Derived, Intake
 from processors.spec import Spec
 from processors.steps.fbank import AudioFbank
 from processors.steps.field import Deviation, Field

@@ -1,4 +1,4 @@
-"""Spec and Stage, the one abstraction. In: Chunks (or Windows). Out: Chunks, or Windows behind a window step.
+"""Spec and Stage, the one abstraction; a Stage's memory as bytes. In: Chunks (or Windows). Out: Chunks, or Windows behind a window step.
 
 A Spec is parameters only; ``spec.build()`` gives a Stage, which is the memory of one session. Nothing here knows Kafka, asyncio, files
 or wall time. Two laws hold for every Spec (``tests/checks.py``): cut invariance and crash invariance.
@@ -9,15 +9,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import struct
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, ClassVar
 
-from streams.chunk import Array, Chunk, Format, Header, Window
+import numpy as np
 
-Item = Chunk | Window
+from streams.chunk import Array, Chunk, Format, Header
+
+_LENGTH = struct.Struct("<I")  # of a part of a snapshot
 
 
 class Stage(ABC):
@@ -84,10 +88,10 @@ class Spec(ABC):
         """How much of its input, of `fmt`, a Stage keeps at most, in bytes; nothing where that does not grow with the window."""
         return 0
 
-    def to_json(self) -> dict[str, Any]:
-        """The Spec as JSON values; :func:`processors.registry.spec_from_json` reads it back."""
-        fields = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        return {"step": self.name, **fields}
+    def to_json(self, learned: bool = True) -> dict[str, Any]:
+        """The Spec as JSON values, with or without what training sets; :func:`processors.registry.spec_from_json` reads it back."""
+        names = [f.name for f in dataclasses.fields(self) if learned or f.name not in self.learned]
+        return {"step": self.name, **{name: _plain(getattr(self, name), learned) for name in names}}
 
 
 def only(inputs: Mapping[str, Format]) -> Format:
@@ -146,24 +150,91 @@ class MapStage(Stage):
 
     def snapshot(self) -> bytes:
         """See :meth:`Stage.snapshot`."""
-        from processors.memory import pack
-
         return pack({"next": self._next, "header": self._in})
 
     def restore(self, snapshot: bytes) -> None:
         """See :meth:`Stage.restore`."""
-        from processors.memory import unpack
-
         meta, _ = unpack(snapshot)
         self._next, self._in = meta["next"], meta["header"]
         self._out = None if self._in is None else derived_header(self._in, self.spec)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, learned: bool) -> Any:
     if isinstance(value, Spec):
-        return value.to_json()
+        return value.to_json(learned)
     if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
+        return [_plain(v, learned) for v in value]
     if hasattr(value, "numerator") and not isinstance(value, int | float):
         return f"{value.numerator}/{value.denominator}"
     return value
+
+
+def pack(meta: Mapping[str, Any], arrays: Mapping[str, Array] | None = None) -> bytes:
+    """Bytes of a Stage's memory."""
+    described, blobs = [], []
+    for name, array in (arrays or {}).items():
+        if array.dtype == object:  # frames as bytes
+            described.append([name, "bytes", [len(frame) for frame in array]])
+            blobs += [bytes(frame) for frame in array]
+            continue
+        described.append([name, array.dtype.str, list(array.shape)])
+        blobs.append(np.ascontiguousarray(array).tobytes())
+    text = json.dumps(
+        {"meta": {k: _out(v) for k, v in meta.items()}, "arrays": described}, separators=(",", ":")
+    ).encode()
+    return b"".join((_LENGTH.pack(len(text)), text, *blobs))
+
+
+def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
+    """What :func:`pack` was given; arrays are copies that may be written to."""
+    (size,) = _LENGTH.unpack_from(data)
+    head = json.loads(data[4 : 4 + size])
+    position, arrays = 4 + size, {}
+    for name, dtype, shape in head["arrays"]:
+        if dtype == "bytes":
+            arrays[name] = np.empty(len(shape), object)
+            for i, length in enumerate(shape):
+                arrays[name][i] = data[position : position + length]
+                position += length
+            continue
+        count = int(np.prod(shape, dtype=np.int64))
+        arrays[name] = np.frombuffer(data, dtype, count, position).reshape(shape).copy()
+        position += count * np.dtype(dtype).itemsize
+    return {k: _in(v) for k, v in head["meta"].items()}, arrays
+
+
+def pack_list(parts: list[bytes]) -> bytes:
+    """Several snapshots as one."""
+    return b"".join(_LENGTH.pack(len(part)) + part for part in parts)
+
+
+def unpack_list(data: bytes) -> list[bytes]:
+    """What :func:`pack_list` was given."""
+    parts, position = [], 0
+    while position < len(data):
+        (size,) = _LENGTH.unpack_from(data, position)
+        parts.append(data[position + 4 : position + 4 + size])
+        position += 4 + size
+    return parts
+
+
+def header_to_json(header: Header) -> list[Any]:
+    """A Header as JSON values; :func:`header_from_json` reads it back."""
+    f = header.format
+    fields = [f.stream, f.channels, f.units, str(f.rate), f.dtype, f.shape, str(f.step), f.span, f.rows]
+    return [header.session, header.origin_ns, header.chain, fields]
+
+
+def header_from_json(values: Sequence[Any]) -> Header:
+    """What :func:`header_to_json` was given."""
+    session, origin_ns, chain, (stream, channels, units, rate, dtype, shape, step, span, rows) = values
+    fmt = Format(stream, tuple(channels), tuple(units), Fraction(rate), dtype, tuple(shape), Fraction(step), span, rows)
+    return Header(session, origin_ns, fmt, chain)
+
+
+def _out(value: Any) -> Any:
+    return {"__header__": header_to_json(value)} if isinstance(value, Header) else value
+
+
+def _in(value: Any) -> Any:
+    return header_from_json(value["__header__"]) if isinstance(value, dict) and "__header__" in value else value

@@ -14,8 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from processors.memory import pack, unpack
-from processors.spec import Spec, Stage, chain_digest, only
+from processors.spec import Spec, Stage, chain_digest, only, pack, unpack
 from streams.chunk import Array, Chunk, Format, Header, Window
 from streams.errors import FormatError
 

@@ -15,7 +15,7 @@ from aiokafka.errors import (
     UnsupportedCodecError,
 )
 
-from processors.batches import BatchApp, client_error
+from processors.faust_app import BatchApp, client_error
 from streams.errors import BrokerError, DeliveryError
 from streams.settings import Settings
 

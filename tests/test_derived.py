@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from processors.chain import Chain
-from processors.derived import Derived
-from processors.intake import Intake
+from processors.intake import Derived, Intake
 from processors.spec import Stage
 from processors.steps.maps import Log
 from processors.steps.spectrogram import Spectrogram

@@ -25,8 +25,8 @@ BELOW: dict[str, set[str]] = {
 LAYERS = {*BELOW, "kymo"}
 # Where a heavy library may be imported: a file, or every file of a folder that ends in a slash.
 HOMES = {
-    "faust": {"processors/batches.py", "processors/transport.py", "deploy/"},
-    "mode": {"processors/batches.py", "processors/transport.py", "deploy/"},
+    "faust": {"processors/faust_app.py", "deploy/"},
+    "mode": {"processors/faust_app.py", "deploy/"},
     "torch": {"models/"},
     "transformers": {"models/zoo/ast.py"},
     "onnxscript": {"models/"},

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from processors.faust_app import listen
 from processors.lease import Instant, Lease
-from processors.transport import listen
 
 SESSION_S, REBALANCE_S = 6.0, 15.0
 

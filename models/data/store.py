@@ -28,7 +28,7 @@ import numpy as np
 from models.data.dataset import Dataset, Example, group_name
 from models.data.rows import RowWriter
 from models.data.targets import Targets
-from processors.memory import header_from_json, header_to_json
+from processors.spec import header_from_json, header_to_json
 from streams.chunk import Array, Header, Window
 from streams.errors import TrainingError
 

@@ -1,6 +1,6 @@
 """The agent of one job. In: records of the input topics, in batches. Out: events (or derived chunks), snapshots, rejections, commits.
 
-It knows aiokafka's records and producer but no Faust: `processors.batches.BatchApp` calls it. Windows that become whole while a batch is
+It knows aiokafka's records and producer but no Faust: `processors.faust_app.BatchApp` calls it. Windows that become whole while a batch is
 being classified form the next batch.
 
 Whatever it has to let go of (partitions that are revoked, everything when it stops, a kind of windows that another bundle replaces) goes

@@ -16,7 +16,7 @@ import numpy as np
 
 from models.serving.kinds import Kind
 from processors.chain import Chain
-from processors.derived import Derived
+from processors.intake import Derived
 from processors.windows import Windows
 from streams.chunk import Chunk, Header, Window
 from streams.codec import ChunkCodec

@@ -20,7 +20,7 @@ from models.serving.outputs import ENDLESS, Marks, Output, Outputs
 from models.serving.snapshots import Snapshot
 from processors.chain import ChainStage
 from processors.intake import EntryStage
-from processors.memory import header_from_json, header_to_json
+from processors.spec import header_from_json, header_to_json
 from processors.windows import WindowStage
 from streams.chunk import Chunk, Header, Window
 from streams.errors import MessageError

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from processors.memory import header_to_json, pack_list, unpack, unpack_list
+from processors.spec import header_to_json, pack_list, unpack, unpack_list
 from streams.errors import MessageError
 from streams.messages import read_object
 from streams.topics import BY_NAME, MIB

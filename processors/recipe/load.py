@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from processors.chain import Chain
-from processors.intake import Intake, fill_lengths
+from processors.intake import Intake, factor, fill_lengths
 from processors.recipe.compile import Layout, compile_chain, read_step
 from processors.recipe.formats import format_recipe, toml_value
 from processors.recipe.heads import HeadTable, read_heads
@@ -32,7 +32,6 @@ from processors.recipe.tables import (
 )
 from processors.recipe.toml import Document, Table
 from processors.registry import nearest
-from processors.units import factor
 from processors.windows import Windows
 from streams.chunk import Format, signal_format
 from streams.errors import FormatError, RecipeError

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from processors.memory import pack, unpack
-from processors.spec import Spec, Stage, derived_header
+from processors.spec import Spec, Stage, derived_header, pack, unpack
 from streams.chunk import Array, Chunk, Format, Header
 
 

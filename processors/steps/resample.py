@@ -16,8 +16,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from processors.memory import pack, unpack
-from processors.spec import Spec, Stage, derived_header, only
+from processors.spec import Spec, Stage, derived_header, only, pack, unpack
 from processors.steps.spectrogram import whole_number
 from streams.chunk import Chunk, Format, Header
 from streams.errors import FormatError
