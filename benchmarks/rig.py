@@ -11,7 +11,8 @@ from typing import Any
 
 from benchmarks.load import Workload
 from deploy.broker import running
-from models.registry.folders import MODEL, write_bundle
+from models.registry import write_bundle
+from models.registry.manifest import MODEL
 from processors.recipe.load import load_recipe
 from streams.kafka.admin import ensure_topics
 from streams.settings import Settings

@@ -18,8 +18,7 @@ from mode import Service
 from deploy.jobs import Part, Work
 from deploy.worker_log import say
 from models.bundle import Bundle, load_bundle
-from models.registry.folders import SHIPPED, open_registry
-from models.registry.log import CHAMPION, SHADOW
+from models.registry import CHAMPION, SHADOW, SHIPPED, open_registry
 from models.registry.manifest import MANIFEST
 from models.registry.promote import promotion_of
 from models.serving.served import release_memory

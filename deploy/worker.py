@@ -41,7 +41,7 @@ from deploy.jobs import (
 from deploy.pulse import Pulse
 from deploy.worker_log import say, set_up_logging
 from models.bundle import load_bundle
-from models.registry.log import CHAMPION
+from models.registry import CHAMPION
 from streams.errors import BrokerError, BundleError, DeliveryError, KymoError
 from streams.kafka.admin import ensure_topics
 from streams.settings import Settings

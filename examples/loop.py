@@ -158,7 +158,7 @@ _REFRESH = ("--only", "--metric", "window_accuracy", "--json")
 
 
 def _result(settings: Settings, live: Live, outcome: dict[str, Any], say: Say) -> dict[str, Any]:
-    from models.registry.folders import open_registry
+    from models.registry import open_registry
 
     entry = open_registry(settings.home).current("loop")
     before, after = live.score(outcome["champion"]), live.score(outcome["bundle"])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.raw import raw_chain
-from models.registry.folders import find_bundle
+from models.registry import find_bundle
 from models.registry.manifest import FORMAT, MANIFEST, MODEL, read_manifest, verify
 from processors.chain import Chain
 from processors.registry import spec_from_json

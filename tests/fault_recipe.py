@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from tiny_models import fitted, linear_onnx, manifest
 
-from models.registry.folders import MODEL, write_bundle
+from models.registry import write_bundle
+from models.registry.manifest import MODEL
 from processors.recipe.load import load_recipe
 
 RECIPE = """

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from tiny_models import LABELS, RECIPE, foreign_bundle, linear_onnx, manifest, recipe, tiny_bundle
 
+from models import registry
 from models.bundle import load_bundle
-from models.registry import folders as registry
-from models.registry.folders import MANIFEST, MODEL, find_bundle, write_bundle
+from models.registry import find_bundle, write_bundle
+from models.registry.manifest import MANIFEST, MODEL
 from streams.errors import BundleError
 
 ONNX = linear_onnx(np.eye(3, 2))

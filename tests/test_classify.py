@@ -16,7 +16,8 @@ from tiny_models import LABELS, dense_onnx, linear_onnx, manifest, tiny_bundle, 
 from models.bundle import load_bundle
 from models.classify import Classifier, softmax
 from models.onnx_model import RULES, OnnxModel
-from models.registry.folders import MODEL, write_bundle
+from models.registry import write_bundle
+from models.registry.manifest import MODEL
 from streams.errors import BundleError
 from streams.events import Event
 

@@ -19,7 +19,7 @@ from models.bundle import load_bundle
 from models.classify import Classifier
 from models.data.dataset import read_dataset, split_chain
 from models.evaluate import evaluate, score, score_windows
-from models.registry.folders import SHIPPED
+from models.registry import SHIPPED
 from models.run import run
 from models.training.cli import evaluate_command
 from streams.chunk import Header, signal_format

@@ -12,7 +12,8 @@ from tiny_models import linear_onnx, manifest
 
 from deploy.follow import bundle_of
 from models.bundle import load_bundle
-from models.registry.folders import MODEL, write_bundle
+from models.registry import write_bundle
+from models.registry.manifest import MODEL
 from streams.errors import BundleError
 from streams.promotions import Promotion
 

@@ -17,7 +17,7 @@ import pytest
 from archive_lab import chunk, chunk_record, record, some_records, write_segment
 
 import kymo
-from models.registry.folders import SHIPPED
+from models.registry import SHIPPED
 from models.serving.snapshots import Snapshot
 from processors.chain import Chain, ChainStage, PerWindow
 from streams.archive.format import read_segment

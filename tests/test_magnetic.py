@@ -11,7 +11,7 @@ import pytest
 
 from examples import magnetic
 from models.bundle import load_bundle
-from models.registry.folders import SHIPPED
+from models.registry import SHIPPED
 from processors.recipe.load import load_recipe
 from streams.events import Event
 from streams.settings import Settings

@@ -12,7 +12,8 @@ from tiny_models import foreign_bundle, linear_onnx, manifest
 
 import kymo
 from models.bundle import load_bundle
-from models.registry.folders import MANIFEST, MODEL, write_bundle
+from models.registry import write_bundle
+from models.registry.manifest import MANIFEST, MODEL
 from streams.errors import BundleError
 from streams.promotions import PROMOTION_SCHEMA, Promotion
 

@@ -16,8 +16,8 @@ import pytest
 from tiny_models import linear_onnx, manifest
 
 from models.bundle import load_bundle
-from models.registry.folders import MANIFEST, MODEL, find_bundle, open_registry, write_bundle
-from models.registry.log import CHAMPION, SHADOW, Registry
+from models.registry import CHAMPION, SHADOW, Registry, find_bundle, open_registry, write_bundle
+from models.registry.manifest import MANIFEST, MODEL
 from streams.errors import BundleError
 
 ROOT = Path(__file__).resolve().parent.parent

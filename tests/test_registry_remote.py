@@ -15,9 +15,9 @@ import pytest
 from tiny_models import linear_onnx, manifest
 
 from models.bundle import load_bundle
-from models.registry.folders import MODEL, open_registry, write_bundle
-from models.registry.log import CHAMPION, SHADOW, Registry
-from models.registry.remote import CLAIM_S
+from models.registry import CHAMPION, SHADOW, Registry, open_registry, write_bundle
+from models.registry.manifest import MODEL
+from models.registry.store import CLAIM_S
 from streams.errors import BundleError
 
 ONNX = linear_onnx(np.eye(3, 2))

@@ -15,7 +15,8 @@ from report_pages import LABELS, Page, page, record
 from tiny_models import linear_onnx, manifest, window
 
 from models.bundle import load_bundle
-from models.registry.folders import MODEL, write_bundle
+from models.registry import write_bundle
+from models.registry.manifest import MODEL
 from models.reports.page import Picture, bundle_report, pictures, report_files, worst_windows, write_report
 from models.training.record import HeldOut, RunRecord
 from streams.errors import BundleError, TrainingError

@@ -20,7 +20,8 @@ from tiny_stateful import LABELS, RECIPE, ROWS, leaky_onnx, manifest, recipe, re
 
 from models.bundle import Bundle, load_bundle
 from models.classify import Classifier, softmax
-from models.registry.folders import MODEL, write_bundle
+from models.registry import write_bundle
+from models.registry.manifest import MODEL
 from models.run import run
 from models.serving.handed import Limits, Pending
 from models.serving.outputs import ENDLESS

@@ -12,7 +12,8 @@ from fault_lab import Feed, Lab, kill, stop_worker
 from fault_recipe import RECIPE
 from tiny_stateful import leaky_onnx, manifest
 
-from models.registry.folders import MODEL, write_bundle
+from models.registry import write_bundle
+from models.registry.manifest import MODEL
 from processors.recipe.load import load_recipe
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]

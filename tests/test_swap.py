@@ -13,7 +13,8 @@ from fault_lab import Feed, kill, stop_worker
 from swap_lab import SwapLab, version
 from tiny_models import linear_onnx
 
-from models.registry.folders import MODEL, open_registry
+from models.registry import open_registry
+from models.registry.manifest import MODEL
 from models.registry.promote import tell
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]

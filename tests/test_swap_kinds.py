@@ -12,7 +12,8 @@ from swap_lab import SwapLab
 from tiny_models import manifest
 
 from models.raw import raw_chain
-from models.registry.folders import MODEL, write_bundle
+from models.registry import write_bundle
+from models.registry.manifest import MODEL
 from models.registry.promote import promote
 from processors.recipe.load import load_recipe
 

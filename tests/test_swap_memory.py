@@ -25,7 +25,8 @@ from deploy.follow import Exchange
 from deploy.jobs import Work, make_part
 from models.bundle import load_bundle
 from models.registry.promote import promote, promotion_of
-from models.registry.folders import MODEL, open_registry, write_bundle
+from models.registry.manifest import MODEL
+from models.registry import open_registry, write_bundle
 from processors.recipe.load import parse_recipe
 from streams.topics import Names
 

@@ -15,7 +15,7 @@ from tiny_models import RECIPE, recipe, window
 from models.bundle import load_bundle
 from models.classify import fit_temperature
 from models.data.dataset import Example, fit_steps, read_dataset, split, split_chain, stream_of, windows_of
-from models.registry.folders import MANIFEST, MODEL
+from models.registry.manifest import MANIFEST, MODEL
 from models.training.cli import evaluate_command, train_command
 from models.training.request import train_parameters
 from models.training.train import TrainRequest, prepare, train

@@ -16,7 +16,7 @@ from tiny_models import RECIPE, recipe
 
 import models.training.train
 from models.data.dataset import Dataset
-from models.registry.folders import MODEL
+from models.registry.manifest import MODEL
 from models.training.checkpoints import checkpoints
 from models.training.fit import Course, Learning, rate
 from models.training.request import Run

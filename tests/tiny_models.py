@@ -12,8 +12,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from models.bundle import Bundle, load_bundle
-from models.registry.folders import MANIFEST, MODEL, write_bundle
-from models.registry.manifest import complete, manifest_bytes
+from models.registry import write_bundle
+from models.registry.manifest import MANIFEST, MODEL, complete, manifest_bytes
 from processors.chain import Chain
 from processors.recipe.load import Recipe, parse_recipe
 from streams.chunk import Array, Format, Header, Window

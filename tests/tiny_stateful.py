@@ -14,7 +14,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from models.bundle import Bundle, load_bundle
-from models.registry.folders import MODEL, write_bundle
+from models.registry import write_bundle
+from models.registry.manifest import MODEL
 from processors.recipe.load import Recipe, parse_recipe
 from streams.chunk import Array
 

@@ -17,7 +17,8 @@ import numpy as np
 from models.bundle import input_shape, load_bundle
 from models.classify import Classifier
 from models.onnx_model import OnnxModel
-from models.registry.folders import MODEL, write_bundle
+from models.registry import write_bundle
+from models.registry.manifest import MODEL
 from models.training.export import INPUT, OUTPUT, Exported, export_model
 from models.zoo import FitOptions, Head, Samples, architecture, takes
 from processors.recipe.load import Recipe, parse_recipe

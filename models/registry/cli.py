@@ -13,9 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from models.bundle import load_bundle
-from models.registry.folders import SHIPPED, find_bundle, open_registry, read_manifest
-from models.registry.log import ALIASES, CHAMPION, Entry, Registry
-from models.registry.manifest import verify
+from models.registry import ALIASES, CHAMPION, SHIPPED, Entry, Registry, find_bundle, open_registry
+from models.registry.manifest import read_manifest, verify
 from models.registry.promote import promote, rollback, tell
 from streams.errors import BundleError
 from streams.settings import Settings

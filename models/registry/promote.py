@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from models.bundle import load_bundle
-from models.registry.folders import SHIPPED, open_registry
-from models.registry.log import CHAMPION, Entry, Registry
+from models.registry import CHAMPION, SHIPPED, Entry, Registry, open_registry
 from streams.promotions import Promotion, announce
 from streams.settings import Settings
-
-if TYPE_CHECKING:
-    from models.training.request import OnStage, TrainRequest
-    from models.training.train import Trained
-    from processors.recipe.load import Recipe
 
 
 def promote(name: str | Path, alias: str = CHAMPION, *, why: str = "", home: Path | None = None) -> Entry:
@@ -45,23 +37,3 @@ def promotion_of(entry: Entry, recipe: str, registry: Registry) -> Promotion:
 def tell(entry: Entry, recipe: str, settings: Settings) -> str:
     """Announce a line of the log; empty, or why running agents could not be told."""
     return announce(settings, promotion_of(entry, recipe, open_registry(settings.home)))
-
-
-def trainer(gated: bool) -> Callable[[Recipe, TrainRequest, OnStage], tuple[Trained, dict[str, Any]]]:
-    """What `kymo train` does: train and promote at once, or behind the gate; with what to say of the promotion."""
-    from models.training.refresh import train_behind_gate
-    from models.training.train import train
-
-    def behind_gate(recipe: Recipe, request: TrainRequest, on_stage: OnStage) -> tuple[Trained, dict[str, Any]]:
-        trained, outcome = train_behind_gate(recipe, request, Settings.from_env(), on_stage)
-        return trained, {name: getattr(outcome, name) for name in ("promoted", "champion", "verdict", "reason", "told")}
-
-    def at_once(recipe: Recipe, request: TrainRequest, on_stage: OnStage) -> tuple[Trained, dict[str, Any]]:
-        trained, settings = train(recipe, request, on_stage=on_stage), Settings.from_env()
-        entry = open_registry().current(recipe.name)
-        promoted = request.out is None and request.promote and entry is not None
-        if promoted and entry is not None:
-            tell(entry, recipe.name, settings)  # without a broker there is nobody to be told
-        return trained, {"promoted": promoted}
-
-    return behind_gate if gated else at_once

@@ -3,22 +3,37 @@
 A local store is safe under concurrent use and kills: a bundle's folder appears whole by a rename, a line is appended under a lock that
 the kernel frees when its holder dies, and half a line at the end is ignored and closed by the next one.
 
-How a remote store does without locks and appending, :mod:`models.registry.remote` says.
+Object stores know neither locks nor appending; all that is asked of one is that an object which was written is seen by whoever lists
+afterwards, as S3, Google's and Azure's do. A bundle is there once its manifest is, which is written last. Each addition to a log is an
+object of its own, so none can overwrite another's. Who wants to add claims the recipe first, by an object too: it is alone if it sees
+no other claim after it has written its own, else it steps back and tries again. A claim holds for a while only, as its owner may have
+been killed; whoever was stopped for longer reads that others have written meanwhile, takes its line back and says so.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
+import random
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from models.registry.manifest import MANIFEST
+from models.registry.manifest import MANIFEST, read_manifest, verify
+from streams.chunk import NS
 from streams.errors import BundleError
 from streams.file_names import is_inside
+from streams.replay.pacing import Clock, SystemClock
+
+#: How long a claim holds, s: many times what reading and writing a log takes.
+CLAIM_S = 30
+_PATIENCE_S = 120
+_STEP_BACK_S = 0.05, 0.5
+_CLAIMS, _LINES = ".claims", ".log"
 
 
 class Store(Protocol):
@@ -98,12 +113,151 @@ class LocalStore:
         return self.root / path if (self.root / path / MANIFEST).is_file() else None
 
 
+class RemoteStore:
+    """An fsspec URL, such as ``s3://bucket/models``."""
+
+    def __init__(self, url: str, cache: Path, clock: Clock | None = None) -> None:
+        try:
+            from fsspec.core import url_to_fs  # type: ignore[import-untyped,unused-ignore]
+
+            self._fs, root = url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise BundleError(f"KYMO_REGISTRY={url}: {error}; install what this kind of URL needs") from None
+        self._clock = clock or SystemClock()
+        self._root, self.url = root.rstrip("/"), url.rstrip("/")
+        self._cache = cache / hashlib.sha256(self.url.encode()).hexdigest()[:16]
+
+    def _at(self, path: str) -> str:
+        return f"{self._root}/{path}" if path else self._root
+
+    @contextlib.contextmanager
+    def _errors(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except BundleError:
+            raise
+        except Exception as error:  # every kind of store brings its own classes
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise BundleError(f"registry {self.url}, {doing}: {reason}; is it reachable, may it be used?") from None
+
+    @contextlib.contextmanager
+    def lock(self, folder: str) -> Iterator[None]:
+        """See :meth:`Store.lock`."""
+        claim = self._claim(folder)
+        try:
+            yield
+        finally:
+            self._forget([claim])
+
+    def adding(self, folder: str) -> contextlib.AbstractContextManager[None]:
+        """Nobody is in another's way: who adds the same bundle writes the same bytes, and its manifest last."""
+        return contextlib.nullcontext()
+
+    def _claim(self, folder: str) -> str:
+        """Claim a folder once nobody else does; the claim's name."""
+        begin_ns = self._clock.wall_ns()
+        while self._clock.wall_ns() - begin_ns < _PATIENCE_S * NS:
+            until_ns = self._clock.wall_ns() + CLAIM_S * NS
+            claim = self._at(f"{folder}/{_CLAIMS}/{until_ns}-{secrets.token_hex(8)}")
+            if not self._claims(folder):
+                with self._errors(f"writing {claim}"):
+                    self._write(claim, b"")
+                if self._claims(folder) == [claim]:
+                    return claim
+                self._forget([claim])  # of two at the same moment both step back
+            self._clock.wait(random.uniform(*_STEP_BACK_S))
+        raise BundleError(
+            f"registry {self.url}: others have been promoting `{folder}` for {_PATIENCE_S} s; try again in a minute"
+        )
+
+    def _claims(self, folder: str) -> list[str]:
+        """Claims that hold; those of the dead are taken away."""
+        there = self._names(f"{folder}/{_CLAIMS}")
+        old = [name for name in there if _until_ns(name) <= self._clock.wall_ns()]
+        self._forget(old)
+        return [name for name in there if name not in old]
+
+    def _forget(self, names: list[str]) -> None:
+        """Take objects away; one that somebody else has taken away, or that has to wait until it is too old, does not matter."""
+        for name in names:
+            with contextlib.suppress(Exception):  # every kind of store brings its own classes
+                self._fs.rm_file(name)
+
+    def _names(self, path: str) -> list[str]:
+        """Objects in a folder, sorted."""
+        with self._errors(f"listing {path}"):
+            self._fs.invalidate_cache()
+            try:
+                return sorted(e["name"] for e in self._fs.ls(self._at(path), detail=True) if e["type"] == "file")
+            except FileNotFoundError:
+                return []
+
+    def _write(self, name: str, data: bytes) -> None:
+        self._fs.makedirs(name.rpartition("/")[0], exist_ok=True)
+        self._fs.pipe_file(name, data)
+
+    def lines(self, path: str) -> list[bytes]:
+        """See :meth:`Store.lines`; what earlier versions of Kymo wrote into one object comes first."""
+        folder, _, _ = path.rpartition("/")
+        names = [name for name in self._names(folder) if name.endswith(f"/{path}")] + self._names(f"{folder}/{_LINES}")
+        with self._errors(f"reading {path}"):
+            # One that is gone by now was taken back by its writer.
+            found = self._fs.cat(names, on_error="omit") if names else {}
+        return [line for name in names if name in found for line in whole_lines(bytes(found[name]))]
+
+    def append(self, path: str, lines: list[bytes], before: list[bytes]) -> None:
+        """See :meth:`Store.append`."""
+        folder = path.rpartition("/")[0]
+        name = self._at(f"{folder}/{_LINES}/{len(before):08d}-{secrets.token_hex(8)}.jsonl")
+        with self._errors(f"writing {path}"):
+            self._write(name, b"".join(line + b"\n" for line in lines))
+        if self.lines(path) != [*before, *lines]:
+            self._forget([name])
+            raise BundleError(
+                f"registry {self.url}: another promotion came at the same moment; look at it, and do it again"
+            )
+
+    def folders(self, path: str) -> list[str]:
+        """See :meth:`Store.folders`."""
+        with self._errors(f"listing {path or 'it'}"):
+            self._fs.invalidate_cache()
+            try:
+                there = self._fs.ls(self._at(path), detail=True)
+            except FileNotFoundError:
+                return []
+        found = (e["name"].rstrip("/").rpartition("/")[2] for e in there if e["type"] == "directory")
+        return sorted(name for name in found if not name.startswith("."))
+
+    def add(self, path: str, contents: Mapping[str, bytes]) -> None:
+        """See :meth:`Store.add`."""
+        with self._errors(f"writing {path}"):
+            for name in sorted(contents, key=lambda name: name == MANIFEST):
+                self._write(self._at(f"{path}/{name}"), contents[name])
+
+    def folder(self, path: str) -> Path | None:
+        """The bundle, from the cache or fetched to it; its checksums are verified."""
+        kept = self._cache / path
+        with contextlib.suppress(BundleError):
+            verify(kept, read_manifest(kept))
+            return kept
+        with self._errors(f"fetching {path}"):
+            self._fs.invalidate_cache()
+            root = self._at(path)
+            if not self._fs.exists(f"{root}/{MANIFEST}"):
+                return None
+            names: list[Any] = [name[len(root) :].lstrip("/") for name in self._fs.find(root)]
+            contents = {name: bytes(self._fs.cat_file(f"{root}/{name}")) for name in names}
+        replace_folder(kept, contents)
+        verify(kept, read_manifest(kept))
+        return kept
+
+
 def store_at(url: str, cache: Path) -> Store:
     """The store at a path or URL."""
     scheme, separator, rest = url.partition("://")
     if separator and scheme != "file":
-        from models.registry.remote import RemoteStore
-
         return RemoteStore(url, cache)
     return LocalStore(Path(rest if separator else url).expanduser())
 
@@ -128,3 +282,11 @@ def replace_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
 def whole_lines(data: bytes) -> list[bytes]:
     """Lines that end, and hold something."""
     return [line for line in data.split(b"\n")[:-1] if line]
+
+
+def _until_ns(claim: str) -> int:
+    """Until when a claim holds, Unix ns."""
+    try:
+        return int(claim.rpartition("/")[2].partition("-")[0])
+    except ValueError:  # somebody else's object
+        return 0

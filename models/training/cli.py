@@ -67,7 +67,7 @@ def train_command(
 
     Example: kymo train basicmotions --data basicmotions:train
     """
-    from models.registry.promote import trainer
+    from models.training.refresh import trainer
     from models.training.train import TrainRequest, train_parameters
 
     if gated and chosen["out"]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from models.bundle import Bundle, load_bundle
 from models.data.targets import notes_on
 from models.pooling import Pool
-from models.registry.folders import MODEL, write_bundle
+from models.registry import write_bundle
+from models.registry.manifest import MODEL
 from models.training.candidate import Fitted
 from models.training.export import Exported
 from models.training.learned import LEARNED, learned_from

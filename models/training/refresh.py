@@ -17,6 +17,7 @@ from typing import Any
 
 from models.bundle import Bundle, load_bundle
 from models.data.dataset import labels_of, stream_of
+from models.registry import open_registry
 from models.registry.promote import promote, tell
 from models.training.gate import MIN_SESSIONS, Verdict, compare, hold_out
 from models.training.learned import knows
@@ -134,6 +135,24 @@ def train_behind_gate(
         told=good and not untold,
         seconds=time.monotonic() - started,
     )
+
+
+def trainer(gated: bool) -> Callable[[Recipe, TrainRequest, OnStage], tuple[Trained, dict[str, Any]]]:
+    """What `kymo train` does: train and promote at once, or behind the gate; with what to say of the promotion."""
+
+    def behind_gate(recipe: Recipe, request: TrainRequest, on_stage: OnStage) -> tuple[Trained, dict[str, Any]]:
+        trained, outcome = train_behind_gate(recipe, request, Settings.from_env(), on_stage)
+        return trained, {name: getattr(outcome, name) for name in ("promoted", "champion", "verdict", "reason", "told")}
+
+    def at_once(recipe: Recipe, request: TrainRequest, on_stage: OnStage) -> tuple[Trained, dict[str, Any]]:
+        trained, settings = train(recipe, request, on_stage=on_stage), Settings.from_env()
+        entry = open_registry().current(recipe.name)
+        promoted = request.out is None and request.promote and entry is not None
+        if promoted and entry is not None:
+            tell(entry, recipe.name, settings)  # without a broker there is nobody to be told
+        return trained, {"promoted": promoted}
+
+    return behind_gate if gated else at_once
 
 
 def champion_of(recipe: Recipe, home: Path) -> str:
