@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from models.evaluate import score_windows
-from models.reports.page import Picture, report_files
+from models.reports.report import Picture, report_files
 from models.training.record import Candidate, HeldOut, RunRecord
 
 LABELS = ["sit", "walk", "run"]

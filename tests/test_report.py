@@ -17,7 +17,7 @@ from tiny_models import linear_onnx, manifest, window
 from models.bundle import load_bundle
 from models.registry import write_bundle
 from models.registry.manifest import MODEL
-from models.reports.page import Picture, bundle_report, pictures, report_files, worst_windows, write_report
+from models.reports.report import Picture, bundle_report, pictures, report_files, worst_windows, write_report
 from models.training.record import HeldOut, RunRecord
 from streams.errors import BundleError, TrainingError
 
@@ -233,7 +233,7 @@ def test_windows_of_every_kind_are_drawn(shape: tuple[int, ...], kind: str) -> N
 def test_without_matplotlib_the_tables_are_there() -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
-        "from models.reports.page import report_files\nfrom models.training.record import RunRecord\n"
+        "from models.reports.report import report_files\nfrom models.training.record import RunRecord\n"
         "files = report_files(RunRecord('r', history=[{'epoch': 1, 'loss': 0.5}]))\n"
         "print(list(files), b'kymo[report]' in files['report.html'])"
     )

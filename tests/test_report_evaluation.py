@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from tiny_models import RECIPE, recipe, tiny_bundle
 
 from models.evaluate import evaluate
-from models.reports.evaluation import evaluate_with_report
+from models.reports.report import evaluate_with_report
 from models.training.cli import evaluate_command
 from streams.chunk import Header, signal_format
 from streams.errors import TrainingError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from report_pages import page, record
 
-from models.reports.page import report_files
+from models.reports.report import report_files
 from models.score_heads import score_head
 from models.training.record import HeldHead, RunRecord
 

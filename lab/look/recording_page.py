@@ -13,8 +13,8 @@ from lab.look.plot import COLUMNS, MOST_BANDS, MOST_CHANNELS, Band, Panel, bands
 from lab.look.script import SCRIPT
 from lab.look.script import STYLE as LIVE_STYLE
 from models.reports import html as h
-from models.reports.drawing import Drawing
 from models.reports.html import Column
+from models.reports.plots import Drawing
 from streams.chunk import NS
 from streams.recording import Recording
 

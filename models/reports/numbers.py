@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from models.training.record import HeldOut
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Interval = tuple[float, float]
@@ -168,3 +170,44 @@ def most_confused(counts: Integers, most: int) -> list[int]:
         return occurs
     errors = {i: int(counts[i].sum() + counts[:, i].sum() - 2 * counts[i, i]) for i in occurs}
     return sorted(sorted(occurs, key=lambda i: -errors[i])[:most])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """Held-out windows, counted once for all sections."""
+
+    labels: tuple[str, ...]
+    truth: Integers  # ``(n,)``; an answer may be :data:`NO_ANSWER`
+    answers: Integers
+    probabilities: Floats
+    counts: Integers  # ``(labels, labels + 1)``, see :func:`confusion`
+    kind: str  # ``subject`` or, where none is known, ``session``
+    groups: list[Shares]
+    sessions: list[Shares]
+
+    @classmethod
+    def of(cls, held: HeldOut) -> Judged | None:
+        """What was held out; None if nothing was."""
+        truth = np.asarray(held.y_true, np.int64)
+        if not len(truth):
+            return None
+        probabilities = np.asarray(held.probabilities, np.float64).reshape(len(truth), -1)
+        answers = answers_of(probabilities)
+        known = any(held.subjects)
+        names = [subject or f"session {session}" for subject, session in zip(held.subjects, held.sessions, strict=True)]
+        sessions = by_group(held.sessions, held.sessions, truth == answers)
+        return cls(
+            tuple(held.labels),
+            truth,
+            answers,
+            probabilities,
+            confusion(truth, answers, len(held.labels)),
+            "subject" if known else "session",
+            by_group(names, held.sessions, truth == answers) if known else sessions,
+            sessions,
+        )
+
+    @property
+    def accuracy(self) -> float:
+        """Share of windows answered rightly."""
+        return float(np.mean(self.truth == self.answers))

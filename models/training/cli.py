@@ -179,8 +179,7 @@ def evaluate_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...],
     recordings = watch.through(read((*paths, *more), loaded.read_options()))
     page: dict[str, str] = {}
     if chosen["folder"]:
-        from models.reports.evaluation import evaluate_with_report
-        from models.reports.page import write_report
+        from models.reports.report import evaluate_with_report, write_report
 
         scores, files = evaluate_with_report(loaded, bundle, recordings)
         page = {"report": str(write_report(chosen["folder"], files))}

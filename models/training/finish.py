@@ -51,7 +51,7 @@ def write_run(
     run: Run, final: Fitted, chosen: Fitted, exported: Exported, pool: Pool | None, record: RunRecord
 ) -> Bundle:
     """Write the bundle of `final`, with the scores of `chosen`, its report and what else is to be saved; read it back."""
-    from models.reports.page import RECORD, bundle_report
+    from models.reports.report import RECORD, bundle_report
 
     lineage = {key: value for key, value in record.lineage.items() if key not in ("seed", "revision")}
     lineage[LEARNED] = learned_from(run.dataset)

@@ -1,13 +1,15 @@
 """A report's sections on how well a model does. In: held-out windows and scores of a run. Out: HTML and figures.
 
 Windows are counted from the record's probabilities, recordings are the record's own scores. What is too long to read
-is cut to its worst part, and says so.
+is cut to its worst part, and says so. A further head of classes gets its confusions and classes as the recipe's own have
+them; a number its errors, in its own unit, and what was said against what is true.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,16 +17,42 @@ import numpy as np
 from models.reports import html as h
 from models.reports import numbers
 from models.reports.html import Column
-from models.reports.judged import Gallery, Judged
-from models.training.record import RunRecord
+from models.reports.numbers import Judged
+from models.training.record import HeldHead, HeldOut, RunRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from models.reports.plots import Drawing
 
-    from models.reports.drawing import Drawing
 
-MOST_CLASSES, MOST_ROWS, MOST_POINTS = 20, 40, 30
+_MOST_CLASSES, _MOST_ROWS, _MOST_GROUPS = 20, 40, 30
+_MOST_DRAWN, _MOST_RECORDINGS = 1_000, 10  # of a number
 _CLASS_COLUMNS = [Column("class"), *(Column(name, "n") for name in ("precision", "recall", "F1", "support"))]
+
+
+@dataclass(slots=True, eq=False)
+class Gallery:
+    """Figures of one report: into the page as SVG, beside it as PNG."""
+
+    files: dict[str, bytes] = field(default_factory=dict)  # PNG by file name
+    missing: bool = False  # whether nothing can be drawn, because matplotlib is not installed
+    prefix: str = ""  # how the names of files and figures begin, where a page has several of a kind
+
+    def part(self, prefix: str) -> Gallery:
+        """A gallery whose figures are of this one, named apart."""
+        return Gallery(self.files, self.missing, prefix)
+
+    def show(self, file: str, make: Callable[[Any], Drawing], alt: str, caption: str = "") -> str:
+        """Draw a figure with the module that can; HTML, empty where nothing can be drawn."""
+        try:
+            from models.reports import plots as report_plots
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "matplotlib":
+                raise
+            self.missing = True
+            return ""
+        drawing = make(report_plots)
+        self.files[f"{self.prefix}{file}"] = drawing.png
+        return h.figure(drawing.svg, alt, caption)
 
 
 def summary(record: RunRecord, judged: Judged | None) -> str:
@@ -70,7 +98,7 @@ def curves(record: RunRecord, gallery: Gallery) -> str:
         alt += f"; the validation loss is lowest, {best['validation_loss']:.4g}, in epoch {best['epoch']:g}"
     drawn = gallery.show("learning_curves.png", lambda plots: plots.learning_curves(history), alt + ".", f"{alt}.")
     names = list(dict.fromkeys(key for epoch in history for key in epoch))
-    shown = history if len(history) <= 4 * MOST_ROWS else history[-4 * MOST_ROWS :]
+    shown = history if len(history) <= 4 * _MOST_ROWS else history[-4 * _MOST_ROWS :]
     caption = "Every epoch" if len(shown) == len(history) else f"The last {len(shown)} of {len(history)} epochs"
     rows = [[_epoch_cell(epoch.get(name), name) for name in names] for epoch in shown]
     columns = [Column(name.replace("_", " "), "n") for name in names]
@@ -89,7 +117,7 @@ def confusion(record: RunRecord, judged: Judged | None, gallery: Gallery) -> str
     """Who is taken for whom: recordings, and windows."""
     made, remarks = [], []
     for what, labels, counts in _matrices(record, judged):
-        kept = numbers.most_confused(counts, MOST_CLASSES)
+        kept = numbers.most_confused(counts, _MOST_CLASSES)
         rest = counts[kept][:, kept]
         columns = [labels[i] for i in kept]
         elsewhere = counts[kept].sum(axis=1) - rest.sum(axis=1) - counts[kept, -1]
@@ -163,9 +191,9 @@ def _number_of(value: Any) -> float:
 def _class_table(what: str, rows: Sequence[numbers.ClassRow]) -> str:
     shown = list(rows)
     caption = f"{what}, {h.counted(len(rows), 'class')}"
-    if len(rows) > MOST_ROWS:
-        shown = sorted(rows, key=lambda row: (not math.isnan(row.f1), row.f1))[:MOST_ROWS]
-        caption = f"{what}: the {MOST_ROWS} classes of {len(rows)} with the lowest F1"
+    if len(rows) > _MOST_ROWS:
+        shown = sorted(rows, key=lambda row: (not math.isnan(row.f1), row.f1))[:_MOST_ROWS]
+        caption = f"{what}: the {_MOST_ROWS} classes of {len(rows)} with the lowest F1"
     cells = [(r.name, *(h.number(x) for x in (r.precision, r.recall, r.f1)), f"{r.n:,}") for r in shown]
     return h.table(caption, _CLASS_COLUMNS, cells)
 
@@ -175,9 +203,11 @@ def per_group(judged: Judged | None, gallery: Gallery) -> str:
     if judged is None:
         return ""
     kind, groups = judged.kind, judged.groups
-    shown = groups[:MOST_POINTS]
+    shown = groups[:_MOST_GROUPS]
     which = (
-        f"{len(groups)} {kind}s" if len(groups) <= MOST_POINTS else f"the worst {MOST_POINTS} of {len(groups)} {kind}s"
+        f"{len(groups)} {kind}s"
+        if len(groups) <= _MOST_GROUPS
+        else f"the worst {_MOST_GROUPS} of {len(groups)} {kind}s"
     )
     worst, best = groups[0], groups[-1]
     alt = f"Share of windows answered rightly, {which}: from {worst.name}, {h.percent(worst.share)}, "
@@ -194,7 +224,7 @@ def per_group(judged: Judged | None, gallery: Gallery) -> str:
 
 
 def _group_table(kind: str, groups: Sequence[numbers.Shares]) -> str:
-    shown = groups[:MOST_ROWS]
+    shown = groups[:_MOST_ROWS]
     caption = f"{h.counted(len(groups), kind)}, the worst first"
     if len(shown) < len(groups):
         caption = f"The worst {len(shown)} of {len(groups)} {kind}s"
@@ -235,3 +265,113 @@ def reliability(judged: Judged | None, gallery: Gallery) -> str:
     made = h.figures([part for part in (drawn, h.table("Bins of the answer's probability", columns, rows)) if part])
     without = int((judged.answers == numbers.NO_ANSWER).sum())
     return made + (h.paragraph(f"{without} windows without probabilities are left out.", "note") if without else "")
+
+
+def head_sections(record: RunRecord, gallery: Gallery) -> list[tuple[str, str]]:
+    """A title and HTML for each head."""
+    found: Mapping[str, Any] = record.scores.get("heads") or {}
+    made = []
+    for i, head in enumerate(record.held_out.heads, 1):
+        part = gallery.part(f"head{i}_")
+        body = _head_classes if head.labels else _head_number
+        made.append((f"Head: {head.name}", body(record.held_out, head, found.get(head.name) or {}, part)))
+        gallery.missing |= part.missing
+    return made
+
+
+def _head_classes(held: HeldOut, head: HeldHead, found: Mapping[str, Any], gallery: Gallery) -> str:
+    truth: Any = head.truth
+    known = np.flatnonzero(truth >= 0)
+    if not len(known):
+        return h.paragraph("No held-out window has a label of this head.", "note")
+    own = HeldOut(
+        head.labels,
+        head.truth[known],
+        head.said[known],
+        [held.sessions[i] for i in known],
+        [held.subjects[i] for i in known],
+        held.start_index[known],
+    )
+    part = RunRecord("", scores=dict(found), held_out=own)
+    judged = Judged.of(own)
+    return summary(part, judged) + confusion(part, judged, gallery) + per_class(part, judged)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Numbers:
+    """Truths and answers of a number: of windows, and of recordings, each the mean of its windows."""
+
+    truth: numbers.Floats  # ``(n,)``, of windows where both are known
+    said: numbers.Floats
+    names: list[str]
+    means: numbers.Floats  # ``(recordings, 2)``: truth, then what was said
+
+    @classmethod
+    def of(cls, held: HeldOut, head: HeldHead) -> _Numbers | None:
+        """What is known of a head; None for nothing."""
+        truth, said = head.truth.astype(np.float64), head.said.astype(np.float64)
+        known = np.flatnonzero(np.isfinite(truth) & np.isfinite(said))
+        if not len(known):
+            return None
+        own: dict[str, list[int]] = {}
+        for i in known.tolist():
+            own.setdefault(held.sessions[i], []).append(i)
+        means = [(truth[rows].mean(), said[rows].mean()) for rows in own.values()]
+        return cls(truth[known], said[known], list(own), np.array(means, np.float64))
+
+
+def _head_number(held: HeldOut, head: HeldHead, found: Mapping[str, Any], gallery: Gallery) -> str:
+    values = _Numbers.of(held, head)
+    if values is None:
+        return h.paragraph("No held-out window has a label of this head.", "note")
+    n, r2 = len(values.names), found.get("r2")
+    explained = f"; R2 {r2:.3f}" if r2 is not None else ""
+    of = f"{head.name} said against {head.name} as it is, of {h.counted(n, 'recording')}"
+    alt = f"{of}: mean error {_short(found.get('mae'))}{explained}."
+    caption = "Each point a window, each circle a recording by the mean of its windows; on the line what was said is what is true."
+    drawn = gallery.show(
+        "said.png", lambda plots: plots.said_against_true(f"{gallery.prefix}said", *_points(values)), alt, caption
+    )
+    made = h.figures([part for part in (drawn, _errors(values, found), _worst(values)) if part])
+    if len(values.truth) > _MOST_DRAWN:
+        made += h.paragraph(f"Of {len(values.truth):,} windows {_MOST_DRAWN:,} are drawn, evenly chosen.", "soft")
+    if missed := found.get("unclassified"):
+        made += h.paragraph(f"{h.counted(missed, 'recording')} without a number, in no error.", "note")
+    return made
+
+
+def _points(values: _Numbers) -> tuple[numbers.Floats, numbers.Floats]:
+    """Windows to draw, ``(n, 2)``, and recordings: truth, then what was said."""
+    windows = np.stack([values.truth, values.said], 1)
+    if len(windows) > _MOST_DRAWN:
+        windows = windows[np.linspace(0, len(windows) - 1, _MOST_DRAWN).round().astype(int)]
+    return windows, values.means
+
+
+def _errors(values: _Numbers, found: Mapping[str, Any]) -> str:
+    names = ("mean error", "root mean square", "R2", "spread of the truths")
+    columns = [Column("of"), Column("n", "n"), *(Column(name, "n") for name in names)]
+    rows = []
+    for what, prefix, truth in (("recordings", "", values.means[:, 0]), ("windows", "window_", values.truth)):
+        figures = [found.get(f"{prefix}{name}") for name in ("mae", "rmse", "r2")]
+        rows.append(
+            (what, f"{len(truth):,}", *map(_short, figures[:2]), h.number(figures[2]), _short(float(truth.std())))
+        )
+    return h.table("Errors, in the number's own unit; always saying the mean would err by the spread", columns, rows)
+
+
+def _worst(values: _Numbers) -> str:
+    errors = values.means[:, 1] - values.means[:, 0]
+    order = np.argsort(-np.abs(errors), kind="stable")[:_MOST_RECORDINGS]
+    columns = [Column("recording"), *(Column(name, "n") for name in ("truth", "said", "error"))]
+    rows = [(values.names[i], *map(_short, values.means[i].tolist()), f"{errors[i]:+.4g}") for i in order]
+    caption = (
+        "Every recording"
+        if len(order) == len(errors)
+        else f"The {len(order)} recordings of {len(errors)} with the largest errors"
+    )
+    return h.table(caption, columns, rows)
+
+
+def _short(value: float | None) -> str:
+    return h.NOTHING if value is None else f"{value:.5g}"
