@@ -12,7 +12,6 @@ In: a data folder and a port. Out: a running server's address. What must outlive
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -29,6 +28,7 @@ from deploy import broker_wait, kafka_jars, kafka_server
 from deploy.broker_state import BrokerInfo, alive, created_s, read_state, state_file, write_state
 from deploy.kafka_server import HOST, POLL_S
 from streams.errors import BrokerError
+from streams.files import lock
 from streams.settings import Settings
 
 START_TIMEOUT_S = 60.0
@@ -54,7 +54,7 @@ def start(
     """Start Kafka on a data folder, or report the one that already runs on it."""
     data_dir = data_dir.absolute()
     _prepare(data_dir)
-    with _locked(data_dir):
+    with lock(_lock_file(data_dir)):
         running = _running(data_dir)
         if running:
             if port not in (0, running.port):
@@ -81,7 +81,7 @@ def stop(data_dir: Path, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
     data_dir = data_dir.absolute()
     if not data_dir.is_dir():
         return False
-    with _locked(data_dir):
+    with lock(_lock_file(data_dir)):
         info = _running(data_dir)
         if info:
             _end(info, timeout_s)
@@ -221,10 +221,3 @@ def _running(data_dir: Path) -> BrokerInfo | None:
 
 def _lock_file(data_dir: Path) -> Path:
     return data_dir / "broker.lock"
-
-
-@contextlib.contextmanager
-def _locked(data_dir: Path) -> Iterator[None]:
-    with _lock_file(data_dir).open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

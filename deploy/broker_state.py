@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy import kafka_server
+from streams.files import write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,7 @@ def state_file(data_dir: Path) -> Path:
 
 def write_state(info: BrokerInfo) -> None:
     """Leave the note; a reader sees the old one or the new one, never half of it."""
-    path = state_file(info.data_dir)
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(asdict(info), default=str))
-    fresh.replace(path)
+    write_whole(state_file(info.data_dir), json.dumps(asdict(info), default=str))
 
 
 def read_state(data_dir: Path) -> BrokerInfo | None:

@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from streams.errors import SettingsError
+from streams.files import write_whole
 from streams.settings import Settings
 
 PORTS = 200  # how many ports are tried, from the first on
@@ -153,10 +154,7 @@ def _announce(settings: Settings, role: str, port: int) -> Path:
     # No `instance`: Prometheus takes the address, which stays where a restarted process finds its port free again.
     target = {"targets": [address], "labels": {"role": role}}
     path = folder / f"{role}-{os.getpid()}.json"
-    # Prometheus may read at any moment: the file appears whole.
-    unfinished = path.with_suffix(".new")
-    unfinished.write_text(json.dumps([target]))
-    unfinished.replace(path)
+    write_whole(path, json.dumps([target]))  # Prometheus may read at any moment
     return path
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import fcntl
 import gc
 import os
 import re
@@ -23,7 +22,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from deploy.broker import address
 from deploy.jobs import (
@@ -43,6 +42,7 @@ from deploy.worker_log import say, set_up_logging
 from models.bundle import load_bundle
 from models.registry import CHAMPION
 from streams.errors import BrokerError, BundleError, DeliveryError, KymoError
+from streams.files import lock
 from streams.kafka.admin import ensure_topics
 from streams.settings import Settings
 from streams.topics import Names
@@ -272,21 +272,16 @@ def _instance(folder: Path) -> Any:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(1_000):
-        file: IO[str] = (folder / f"worker-{number}.lock").open("a+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            continue
-        try:
+        with lock(folder / f"worker-{number}.lock", wait=False) as file:
+            if file is None:
+                continue
             file.seek(0)
-            if not re.fullmatch(r"[0-9a-f]{32}", name := file.read().strip()):
+            name = file.read().decode(errors="replace").strip()
+            if not re.fullmatch(r"[0-9a-f]{32}", name):
                 name = uuid.uuid4().hex
                 file.truncate(0)
-                file.write(name)
+                file.write(name.encode())
                 file.flush()
             yield f"kymo-{name}"
-        finally:
-            file.close()
-        return
+            return
     raise KymoError(f"{folder}: 1,000 workers run here already")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ import click
 
 from streams.errors import KymoError
 from streams.events import Event
+from streams.files import whole_file
 from streams.readers.words import grouped
 
 _SHOWN = 20  # lines of one kind on stderr before the rest is only counted
@@ -95,15 +95,11 @@ def _target(out: Path | None) -> Iterator[IO[str]]:
         yield sys.stdout
         sys.stdout.flush()
         return
-    part = out.with_name(f"{out.name}.part")
     try:
-        with part.open("w", encoding="utf-8") as file:
+        with whole_file(out) as unfinished, unfinished.open("w", encoding="utf-8") as file:
             yield file
-        os.replace(part, out)
     except OSError as error:
         raise KymoError(f"{out}: cannot be written ({error.strerror or error})") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _progress(events: Iterable[Event], report: Any) -> Iterator[Event]:

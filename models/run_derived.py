@@ -7,7 +7,6 @@ often) is a Chunk of its own, of the stream and the chain that made it. Its orig
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from streams.chunk import Chunk, Header, Window
 from streams.codec import ChunkCodec
 from streams.errors import KymoError
 from streams.events import Event
+from streams.files import whole_file
 from streams.recording import Recording
 from streams.topics import Names
 
@@ -33,28 +33,28 @@ class DerivedFile:
     """A file that appears whole or not at all."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._part = path, path.with_name(f"{path.name}.part")
+        self._path, self._stack = path, contextlib.ExitStack()
         self._codec, self._channels, self._number = ChunkCodec(), dict[str, int](), 0
         self.windows = 0
 
     def __enter__(self) -> DerivedFile:
         with self._named():
-            self._file = self._part.open("wb")
-        self._writer = Writer(self._file, compression=CompressionType.ZSTD)
+            unfinished = self._stack.enter_context(whole_file(self._path))
+            file = self._stack.enter_context(unfinished.open("wb"))
+        self._writer = Writer(file, compression=CompressionType.ZSTD)
         self._writer.start(profile="", library="kymo run")
         self._schema = self._writer.register_schema(CHUNK_SCHEMA, "protobuf", chunk_schema())
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
-        try:
-            with self._named():
-                if kind is None:
-                    self._writer.finish()  # type: ignore[no-untyped-call]
-                self._file.close()
-                if kind is None:
-                    os.replace(self._part, self._path)
-        finally:
-            self._part.unlink(missing_ok=True)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._named():
+            if error is not None:
+                self._stack.__exit__(kind, error, trace)
+                return
+            with self._stack:
+                self._writer.finish()  # type: ignore[no-untyped-call]
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:

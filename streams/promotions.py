@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from streams.errors import BundleError, KymoError, MessageError
-from streams.file_names import RULE, is_file_name
+from streams.files import RULE, is_file_name
 from streams.messages import read_object
 from streams.settings import Settings
 from streams.topics import Names

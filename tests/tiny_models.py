@@ -17,7 +17,7 @@ from models.registry.manifest import MANIFEST, MODEL, complete, manifest_bytes
 from processors.chain import Chain
 from processors.recipe.load import Recipe, parse_recipe
 from streams.chunk import Array, Format, Header, Window
-from streams.file_names import is_inside
+from streams.files import is_inside
 
 RECIPE = """
 name = "tiny"

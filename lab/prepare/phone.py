@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from mcap.writer import CompressionType, Writer
 from lab.prepare.phone_records import Mark, PhoneLog, Rows
 from streams.chunk import NS
 from streams.errors import SourceError
+from streams.files import whole_file
 from streams.labels.labels import canonical
 from streams.readers.words import many
 
@@ -178,9 +178,8 @@ def _event(start_ns: int, end_ns: int, classes: Mapping[str, str], record: int, 
 
 
 def _write_mcap(target: Path, log: PhoneLog, topics: Mapping[str, str], options: PhoneOptions) -> None:
-    part = target.with_name(f"{target.name}.part")
     try:
-        with part.open("wb") as file:
+        with whole_file(target) as unfinished, unfinished.open("wb") as file:
             writer = Writer(file, compression=CompressionType.ZSTD)
             writer.start(library="kymo prepare phone")
             writer.add_metadata("phone", {"file": log.path.name} | log.metadata)
@@ -191,11 +190,8 @@ def _write_mcap(target: Path, log: PhoneLog, topics: Mapping[str, str], options:
             for time_ns, channel, data in sorted(messages, key=lambda one: one[0]):
                 writer.add_message(channel, max(0, time_ns), data, max(0, time_ns))
             writer.finish()  # type: ignore[no-untyped-call]
-        os.replace(part, target)
     except OSError as error:
         raise SourceError(f"cannot be written ({error.strerror or error})", target) from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _schema(writer: Writer, rows: Rows) -> int:

@@ -7,7 +7,6 @@ headers and indexes by numpy, numbers by msgspec. The bytes depend on plan and s
 from __future__ import annotations
 
 import io
-import os
 import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from lab.synth.container import Body, McapFile
 from lab.synth.simulate import ORDER, TOPICS, Synthesis
 from streams.errors import PlanError
+from streams.files import whole_file
 
 #: Samples in a chunk: about 2 MB of JSON, a few hundred kB compressed.
 CHUNK_SAMPLES = 2048
@@ -37,14 +37,9 @@ Progress = Callable[[int, int], None]
 def write_mcap(made: Synthesis, path: str | Path, progress: Progress | None = None) -> None:
     """Write a synthetic recording; the file appears whole or not at all."""
     target = Path(path)
-    partial = target.with_name(f".{target.name}.partial")
     try:
-        try:
-            with partial.open("wb") as out:
-                _write(made, out, progress or (lambda done, of: None))
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with whole_file(target) as unfinished, unfinished.open("wb") as out:
+            _write(made, out, progress or (lambda done, of: None))
     except OSError as error:
         raise PlanError(f"cannot be written ({error.strerror or error})", target) from None
 

@@ -10,7 +10,6 @@ not used for the longest time, never the one just built.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -24,13 +23,13 @@ from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO
 
 from models.data.dataset import Dataset, Example, iter_examples
 from models.data.store import DATASET, StoreWriter, open_store
 from processors.chain import Chain
 from processors.recipe.load import Recipe
 from streams.errors import SourceError
+from streams.files import hold, lock, sync_folder
 from streams.readers import FOLDER_SUFFIXES, SUFFIXES, File, read
 from streams.readers.basic_motions import NAMES
 from streams.readers.files import find
@@ -177,8 +176,7 @@ def _partial(entry: Path) -> Iterator[Path]:
     partial = entry.with_name(f"{entry.name}.{uuid.uuid4().hex[:8]}.partial")
     partial.mkdir()
     try:
-        with (partial / "lock").open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with lock(partial / "lock"):
             yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -187,7 +185,7 @@ def _partial(entry: Path) -> Iterator[Path]:
 def _name(partial: Path, entry: Path) -> None:
     """Give a finished build its name; where another process was quicker, its entry stays."""
     _used(partial)
-    _sync(partial)
+    sync_folder(partial)
     try:
         partial.rename(entry)
     except OSError:
@@ -197,15 +195,7 @@ def _name(partial: Path, entry: Path) -> None:
             _remove(entry)
             partial.rename(entry)
     (entry / "lock").unlink(missing_ok=True)
-    _sync(entry.parent)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_folder(entry.parent)
 
 
 def _sweep(folder: Path) -> None:
@@ -213,20 +203,12 @@ def _sweep(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for partial in folder.glob("*.partial"):
         try:
-            with (partial / "lock").open("rb") as lock:
-                if _free(lock):
+            with (partial / "lock").open("rb") as file:
+                if hold(file, wait=False):
                     shutil.rmtree(partial, ignore_errors=True)
         except OSError:
             if _age_s(partial) > _STARTING_S:
                 shutil.rmtree(partial, ignore_errors=True)
-
-
-def _free(lock: IO[bytes]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _age_s(path: Path) -> float:

@@ -19,7 +19,7 @@ from typing import Any
 from models.registry.manifest import MANIFEST, complete, manifest_bytes, read_manifest, verify
 from models.registry.store import LocalStore, Store, replace_folder, store_at
 from streams.errors import BundleError, MessageError
-from streams.file_names import RULE, is_file_name
+from streams.files import RULE, is_file_name
 from streams.messages import read_object
 from streams.settings import Settings
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from streams.errors import BundleError, MessageError
-from streams.file_names import RULE, is_file_name, is_inside
+from streams.files import RULE, is_file_name, is_inside
 from streams.messages import MAX_FILE_BYTES, read_object
 
 FORMAT = 1

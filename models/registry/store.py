@@ -13,7 +13,6 @@ been killed; whoever was stopped for longer reads that others have written meanw
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import random
@@ -26,7 +25,7 @@ from typing import Any, Protocol
 from models.registry.manifest import MANIFEST, read_manifest, verify
 from streams.chunk import NS
 from streams.errors import BundleError
-from streams.file_names import is_inside
+from streams.files import is_inside, lock
 from streams.replay.pacing import Clock, SystemClock
 
 #: How long a claim holds, s: many times what reading and writing a log takes.
@@ -73,8 +72,7 @@ class LocalStore:
     def lock(self, folder: str) -> Iterator[None]:
         """See :meth:`Store.lock`."""
         (self.root / folder).mkdir(parents=True, exist_ok=True)
-        with (self.root / folder / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with lock(self.root / folder / ".lock"):
             yield
 
     adding = lock

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -178,5 +177,9 @@ def pool_of(recipe: Recipe, learned: Sequence[Example], labels: Sequence[str]) -
 
 
 def peak_mb() -> float:
-    """The process's largest resident size so far, MB."""
+    """The process's largest resident size so far, MB; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

@@ -7,7 +7,6 @@ folder a fit in it. A run that ends removes its own; what was left behind for a 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import shutil
@@ -16,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from streams.files import lock
 from streams.settings import Settings
 
 _WEEK_S = 7 * 86_400
@@ -29,10 +29,8 @@ def checkpoints(decisive: Mapping[str, Any], home: Path | None = None) -> Iterat
     folder = base / digest
     folder.mkdir(parents=True, exist_ok=True)
     _tidy(base, folder)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+    with lock(folder / ".lock", wait=False) as held:
+        if held is None:
             yield None
             return
         yield folder

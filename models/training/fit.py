@@ -7,7 +7,6 @@ process that is killed goes on with the next epoch and ends with the same weight
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from models.zoo import SCHEDULES, Epoch, FitOptions, Head, Samples
 from streams.chunk import Array
 from streams.errors import TrainingError
+from streams.files import write_whole
 
 PREDICT_BATCH = 256
 _WARM = 0.1  # share of the steps over which a cosine schedule rises
@@ -149,9 +149,4 @@ def store_state(folder: Path | None, state: bytes) -> None:
     if folder is None:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    new = folder / f"state.new-{os.getpid()}"
-    with new.open("wb") as file:
-        file.write(state)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(folder / "state")
+    write_whole(folder / "state", state, durable=True)

@@ -7,7 +7,6 @@ champion by more than chance. Whatever goes wrong, the champion stays.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from models.training.request import OnStage, TrainRequest
 from models.training.train import Trained, train
 from processors.recipe.load import Recipe
 from streams.errors import BundleError, KymoError, TrainingError
+from streams.files import lock
 from streams.readers import read
 from streams.recording import Recording
 from streams.settings import Settings
@@ -217,11 +217,9 @@ def alone(recipe: str, home: Path) -> Iterator[None]:
     """Keep a second refresh of a recipe out."""
     path = home / "run" / f"refresh-{recipe}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise KymoError(f"another refresh of `{recipe}` runs here ({path} is locked); wait for its end") from None
+    with lock(path, wait=False) as held:
+        if held is None:
+            raise KymoError(f"another refresh of `{recipe}` runs here ({path} is locked); wait for its end")
         yield
 
 

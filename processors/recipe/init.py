@@ -11,7 +11,7 @@ import click
 from processors.recipe.load import format_recipe, parse_recipe, seconds_of
 from processors.recipe.survey import Survey, survey
 from streams.errors import KymoError
-from streams.file_names import RULE, is_file_name
+from streams.files import RULE, is_file_name
 
 MIN_SAMPLES = 8
 

@@ -35,7 +35,7 @@ from processors.registry import nearest
 from processors.windows import Windows
 from streams.chunk import Format, signal_format
 from streams.errors import FormatError, RecipeError
-from streams.file_names import RULE, is_file_name
+from streams.files import RULE, is_file_name
 from streams.recording import InputOptions, LabelOptions, ReadOptions
 
 _TABLES = ("name", "source", "input", "steps", "window", "model", "labels", "heads", "train", "alerts")

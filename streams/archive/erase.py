@@ -8,10 +8,8 @@ made anew under the same name counts from 0 again, and what it holds was never e
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,9 @@ from streams.archive.format import ERASED, SUFFIX, Absent, Contents, Place, Segm
 from streams.archive.read import segment_records
 from streams.archive.record import ArchivedRecord
 from streams.archive.recover import DAMAGED_SUFFIX
-from streams.archive.segment import SegmentWriter, sync_folder
+from streams.archive.segment import SegmentWriter
 from streams.errors import ArchiveError, MessageError
+from streams.files import lock, write_whole
 from streams.messages import MAX_FILE_BYTES, read_json, read_object
 from streams.topics import CHUNK_TOPICS
 
@@ -94,13 +93,7 @@ class Erased:
             {"session_sha256": digest, "until": [[*place, offset, of] for (place, of), offset in sorted(its.items())]}
             for digest, its in sorted(self._until.items())
         ]
-        unfinished = self._path.with_suffix(".new")
-        with unfinished.open("w") as file:
-            file.write(json.dumps(rows))
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(self._path)
-        sync_folder(self._path.parent)
+        write_whole(self._path, json.dumps(rows), durable=True)
 
 
 def erase_session(folder: Path, session: str) -> tuple[int, int]:
@@ -116,8 +109,7 @@ def erase_session(folder: Path, session: str) -> tuple[int, int]:
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Wait until no other process writes a segment of an archive anew, and keep others from it."""
-    with (folder / ".rewrite").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with lock(folder / ".rewrite"):
         yield
 
 

@@ -23,6 +23,7 @@ from streams.archive.foxglove import sample_times, write_foxglove
 from streams.archive.segment import disk_error
 from streams.chunk import Array
 from streams.errors import ArchiveError
+from streams.files import whole_file
 from streams.labels.labels import Label
 from streams.recording import Recording, StreamData
 
@@ -136,14 +137,8 @@ def _write_parquet(path: Path, columns: dict[str, Any]) -> None:
 
 
 def _whole(path: Path, write: Callable[[Path], None]) -> Path:
-    """A file that appears when it is written."""
-    unfinished = path.with_name(f".{path.name}.new")
-    try:
+    with whole_file(path) as unfinished:
         write(unfinished)
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
     return path
 
 

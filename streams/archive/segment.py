@@ -32,6 +32,7 @@ from streams.chunk_pb2 import Chunk as Message
 from streams.codec import ChunkCodec
 from streams.errors import ArchiveError, ChunkError, MessageError
 from streams.events import EVENT_SCHEMA
+from streams.files import sync_folder
 from streams.messages import read_object
 from streams.topics import CHUNK_TOPICS, MIB
 
@@ -211,12 +212,3 @@ def disk_error(path: Path, error: OSError) -> ArchiveError:
         f"{path}: cannot be written ({error.strerror or error}); the segments before it are whole. Make room or choose "
         "another folder (--dir), then start again: what is missing is read from Kafka, as long as it keeps it"
     )
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename last over a power cut."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -7,9 +7,8 @@ counted as archived cannot differ. A segment that was not closed is discarded an
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from streams.archive.segment import SegmentWriter, disk_error
 from streams.archive.topics import Ends, TopicFinder
 from streams.archive.trouble import Trouble
 from streams.errors import ArchiveError
+from streams.files import lock
 from streams.kafka.client import client_arguments, kafka_errors, patiently
 from streams.kafka.read import Reach, poll
 from streams.settings import Settings
@@ -67,7 +67,8 @@ class Archive:
 
     def run(self, stop: Callable[[], bool], *, once: bool = False) -> ArchiveCounts:
         """Archive until asked to stop; the open segment is closed then."""
-        with self._locked(), contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
+            self._lock(stack)
             self._erased = Erased(self._folder)
             self._go_on()
             with kafka_errors(self._settings, "archiving"):
@@ -86,21 +87,14 @@ class Archive:
                 self._close_segment()
         return self.counts
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _lock(self, stack: contextlib.ExitStack) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            file = (self._folder / ".lock").open("ab")
+            held = stack.enter_context(lock(self._folder / ".lock", wait=False))
         except OSError as error:
             raise disk_error(self._folder, error) from None
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ArchiveError(
-                    f"{self._folder}: another `kymo archive` writes there; choose another --dir"
-                ) from None
-            yield
+        if held is None:
+            raise ArchiveError(f"{self._folder}: another `kymo archive` writes there; choose another --dir")
 
     def _go_on(self) -> None:
         """Take up where the newest complete segment ends."""

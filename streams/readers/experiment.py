@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from streams.errors import SourceError
+from streams.files import write_whole
 from streams.readers.words import brief
 
 SUFFIX = ".json"
@@ -210,14 +211,10 @@ def write_results(experiment: Experiment, out: Path, results: Mapping[str, Any])
         listed = zip(content["labelFiles"], paths, strict=True)
         content["labelFiles"] = [{**item, "filePath": path} for item, path in listed]
     text = json.dumps({**content, "results": dict(results)}, indent=2, ensure_ascii=False) + "\n"
-    part = out.with_name(f"{out.name}.part")
     try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, out)
+        write_whole(out, text)
     except OSError as error:
         raise SourceError(f"cannot be written ({error.strerror or error})", out) from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _from(found: Found, out: Path) -> str:
