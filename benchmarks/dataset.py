@@ -37,7 +37,9 @@ from rich.console import Console
 from rich.table import Table
 
 from models.data.cache import build_dataset, write_dataset
-from models.data.dataset import Dataset, read_dataset, split_chain
+from models.data.dataset import read_dataset
+from models.data.examples import Dataset
+from models.data.samples import split_chain
 from processors.recipe.load import Recipe, parse_recipe
 from streams.readers import read
 from streams.recording import Recording
@@ -187,7 +189,7 @@ def peak_mb(data: Path, home: Path, sessions: int, shape: int) -> dict[str, floa
     """Most resident memory of a process that builds a data set of the first sessions, MB, and the size of its entry, MB."""
     code = (
         "import sys\nfrom pathlib import Path\nfrom benchmarks import dataset as d\n"
-        "from models.data.dataset import split_chain\nfrom models.data.cache import build_dataset\n"
+        "from models.data.samples import split_chain\nfrom models.data.cache import build_dataset\n"
         "from streams.settings import Settings\n"
         "data, home, count, shape = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])\n"
         "recipe = d.SHAPES[shape].recipe()\n"

@@ -14,7 +14,7 @@ from typing import Any
 from models.bundle import UNKNOWN, Bundle
 from models.classify import Classifier
 from models.data.dataset import iter_windows, labels_of
-from models.data.targets import targets_of
+from models.data.examples import targets_of
 from models.judge import Judge, Memory
 from models.score_heads import collect, score_head
 from models.scores import UNCLASSIFIED, Pair, score, score_windows

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from models.bundle import UNKNOWN
-from models.data.chosen import stream_of, verdicts_on
+from models.data.dataset import stream_of, verdicts_on
 from models.judge import BatchClassifier, Judge, Memory
 from processors.chain import ChainStage
 from processors.recipe.load import Recipe

@@ -12,18 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import RECIPE, recipe, window
 
-from models.data import rows as dataset_rows
-from models.data import steps as dataset_steps
-from models.data.dataset import (
-    Dataset,
-    Example,
-    apply_steps,
-    fit_steps,
-    read_dataset,
-    split_chain,
-    to_samples,
-    with_steps,
-)
+from models.data import samples as data_samples
+from models.data import store as data_store
+from models.data.dataset import read_dataset
+from models.data.examples import Dataset, Example
+from models.data.samples import apply_steps, fit_steps, split_chain, to_samples, with_steps
 from models.data.store import ROWS, StoreWriter, open_store
 from processors.recipe.load import Recipe
 from streams.chunk import Header, Window, signal_format
@@ -166,7 +159,7 @@ def test_any_windows_come_back(
             data[0, 0, 0] += 1
         own = Header("s", number, header.format) if change == "header" else header
         examples.append(Example(Window(own, at, at + 4, at, at + 4, data), "a", "s", "s"))
-    with patch.object(dataset_rows, "BLOCK_BYTES", block):
+    with patch.object(data_store, "BLOCK_BYTES", block):
         back = stored(tmp_path_factory.mktemp("store"), Dataset(examples))
     assert all(same(one, other) for one, other in zip(examples, back.examples, strict=True))
 
@@ -207,7 +200,7 @@ def test_a_large_array_lies_in_a_nameless_file(tmp_path: Path, monkeypatch: pyte
     random = np.random.default_rng(0)
     examples = [Example(window(random.standard_normal((4, 2))), "ab"[i % 2], "g") for i in range(7)]
     small = to_samples(examples, ("a", "b"), layout)
-    monkeypatch.setattr(dataset_steps, "IN_MEMORY", 0)
+    monkeypatch.setattr(data_samples, "IN_MEMORY", 0)
     large = to_samples(examples, ("a", "b"), layout)
     assert isinstance(large.windows.base, np.memmap)
     assert not isinstance(small.windows.base, np.memmap)

@@ -13,7 +13,9 @@ import pytest
 from tiny_models import RECIPE, recipe
 
 from models.data.cache import build_dataset, digest_of
-from models.data.dataset import Dataset, read_dataset, split_chain
+from models.data.dataset import read_dataset
+from models.data.examples import Dataset
+from models.data.samples import split_chain
 from processors.recipe.load import Recipe
 from streams.readers import read
 from streams.settings import Settings
@@ -25,7 +27,7 @@ import sys
 from pathlib import Path
 sys.path[:0] = [{root!r}, {tests!r}]
 from tiny_models import recipe
-from models.data.dataset import split_chain
+from models.data.samples import split_chain
 from models.data.cache import build_dataset
 from streams.settings import Settings
 

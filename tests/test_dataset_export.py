@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 from tiny_models import RECIPE
 
 import kymo
-from models.data.dataset import Example, fit_steps, read_dataset, split_chain, with_steps
+from models.data.dataset import read_dataset
+from models.data.examples import Example
+from models.data.export import crc32c, tf_example, tfrecord
+from models.data.samples import fit_steps, split_chain, with_steps
 from models.data.splits import make_split
-from models.data.tfrecord import crc32c, example, record
 from models.training.train import DEFAULTS
 from processors.recipe.load import parse_recipe
 from streams.readers import read
@@ -175,11 +177,11 @@ def test_long_checksums() -> None:
 
 def test_a_record_byte_by_byte() -> None:
     body = bytes.fromhex("0a0e0a0c 0a0161 1207 1a05 0a03 ac02 05".replace(" ", ""))
-    assert example({"a": [300, 5]}) == body
-    framed = record(body)
+    assert tf_example({"a": [300, 5]}) == body
+    framed = tfrecord(body)
     assert framed[:8] == len(body).to_bytes(8, "little")
     assert framed[12:-4] == body
-    assert example({"n": -1}).endswith(b"\x0a\x0a" + b"\xff" * 9 + b"\x01")
+    assert tf_example({"n": -1}).endswith(b"\x0a\x0a" + b"\xff" * 9 + b"\x01")
 
 
 def test_a_folder_that_holds_something_is_left_alone(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,9 +19,10 @@ from tiny_models import RECIPE, recipe
 
 import kymo
 from models.data.cache import digest_of, write_dataset
-from models.data.dataset import Dataset, read_dataset, split_chain, to_samples
+from models.data.dataset import read_dataset
+from models.data.examples import Dataset, NumberCover, heads_of, notes_on
+from models.data.samples import split_chain, to_samples
 from models.data.store import open_store
-from models.data.targets import NumberCover, heads_of, notes_on
 from models.zoo import Head
 from processors.recipe.load import Recipe
 from streams.chunk import Header, signal_format

@@ -17,7 +17,8 @@ from tiny_models import LABELS, RECIPE, recipe, tiny_bundle
 
 from models.bundle import load_bundle
 from models.classify import Classifier
-from models.data.dataset import read_dataset, split_chain
+from models.data.dataset import read_dataset
+from models.data.samples import split_chain
 from models.evaluate import evaluate, score, score_windows
 from models.registry import SHIPPED
 from models.run import run

@@ -10,7 +10,8 @@ from archive_lab import BEGIN_MS, chunk_record, record, write_archive
 from click.testing import CliRunner
 from tiny_models import RECIPE, recipe, tiny_bundle
 
-from models.data.dataset import add_input, read_dataset, split_chain, stream_of
+from models.data.dataset import add_input, read_dataset, stream_of
+from models.data.samples import split_chain
 from models.training.cli import evaluate_command
 from models.training.learned import Watch, knows, learned_from, name_digest
 from streams.chunk import Chunk, Header, signal_format

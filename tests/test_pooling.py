@@ -15,7 +15,7 @@ from tiny_models import RECIPE, recipe, tiny_bundle, window
 
 from models.bundle import load_bundle
 from models.classify import Classifier
-from models.data.dataset import Example
+from models.data.examples import Example
 from models.evaluate import evaluate
 from models.pooling import Pool, State, learn_hmm, pool_for, pool_windows
 from models.run import run

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.data.dataset import Example
-from models.data.leaks import check_leaks, overlap
-from models.data.splits import Split, leak_free, make_folds, make_split
+from models.data.examples import Example
+from models.data.splits import Split, check_leaks, leak_free, make_folds, make_split, overlap
 from processors.recipe.load import parse_recipe
 from processors.recipe.tables import ColumnSplit, TrainTable
 from streams.chunk import Header, Window, signal_format

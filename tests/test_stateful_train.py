@@ -14,8 +14,8 @@ import pytest
 
 from models.classify import Classifier
 from models.data.cache import build_dataset
-from models.data.dataset import read_dataset, split_chain
-from models.data.sequences import link_runs, run_outputs, sequences_of
+from models.data.dataset import read_dataset
+from models.data.samples import link_runs, run_outputs, sequences_of, split_chain
 from models.evaluate import evaluate
 from models.onnx_stateful import StatefulModel
 from models.run import run

@@ -14,12 +14,16 @@ from tiny_models import RECIPE, recipe, window
 
 from models.bundle import load_bundle
 from models.classify import fit_temperature
-from models.data.dataset import Example, fit_steps, read_dataset, split, split_chain, stream_of, windows_of
+from models.data.dataset import read_dataset, stream_of, windows_of
+from models.data.examples import Example
+from models.data.samples import fit_steps, split_chain
+from models.data.splits import make_split
 from models.registry.manifest import MANIFEST, MODEL
 from models.training.cli import evaluate_command, train_command
 from models.training.request import train_parameters
 from models.training.train import TrainRequest, prepare, train
 from processors.recipe.load import Recipe
+from processors.recipe.tables import TrainTable
 from streams.errors import KymoError, TrainingError
 from streams.readers import read
 
@@ -154,6 +158,11 @@ def test_refuses_wrong_parameters(data: Path, old: str, new: str, message: str) 
     assert old in RECIPE
     with pytest.raises(KymoError, match=message):
         train(recipe(RECIPE.replace(old, new)), TrainRequest((str(data),)))
+
+
+def split(examples: list[Example], share: float, seed: int) -> tuple[list[int], list[int]]:
+    sides = make_split(examples, TrainTable("session"), share, seed)
+    return sides.training, sides.validation
 
 
 def examples_of(groups: list[tuple[int, str]]) -> list[Example]:

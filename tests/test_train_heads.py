@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from tiny_models import RECIPE, recipe
 
 from models.classify import Classifier
-from models.data.dataset import read_dataset, split_chain
+from models.data.dataset import read_dataset
+from models.data.samples import split_chain
 from models.evaluate import JudgedWindow, evaluate
 from models.run import run
 from models.training.cli import evaluate_command, train_command

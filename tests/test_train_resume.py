@@ -15,7 +15,7 @@ import pytest
 from tiny_models import RECIPE, recipe
 
 import models.training.train
-from models.data.dataset import Dataset
+from models.data.examples import Dataset
 from models.registry.manifest import MODEL
 from models.training.checkpoints import checkpoints
 from models.training.fit import Course, Learning, rate

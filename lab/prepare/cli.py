@@ -85,8 +85,9 @@ def running(raw: Path, out: Path, recipe: str, force: bool, as_json: bool, **cho
 
 def _export(target: Path, name: str, source: str, asked: bool) -> dict[str, int | str]:
     """Windows of each surface as TFRecords: how many, or why there are none."""
-    from models.data.dataset import read_dataset, split_chain
+    from models.data.dataset import read_dataset
     from models.data.export import export_dataset
+    from models.data.samples import split_chain
 
     recipe = load_recipe(name)
     found: dict[str, int | str] = {}

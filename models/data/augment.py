@@ -21,28 +21,262 @@ what is given is never changed. Only training windows are varied.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from models.data.augment_kinds import (
-    BinMask,
-    ChannelDropout,
-    Jitter,
-    Random,
-    Scale,
-    TimeMask,
-    TimeWarp,
-    Variation,
-    Windows,
-)
-from models.data.augment_rotate import Rotate
 from processors.registry import nearest
 from streams.chunk import Array, Format
 from streams.errors import TrainingError
 
+Random = np.random.Generator
+Windows = NDArray[np.float32]
 Augment = Callable[[Array, Random], Array]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variation:
+    """One kind of variation."""
+
+    p: float = 0.5  # probability that a window is varied, 0 to 1
+    kind: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        self._check("p", self.p, 0, 1)
+
+    def _check(self, name: str, value: Any, low: float, high: float) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise TrainingError(
+                f"[[train.augment]] {self.kind}: {name} = {value!r}, expected a number from {low:g} to {high:g}"
+            )
+
+    def fit(self, fmt: Format) -> Callable[[Windows, Random], Windows]:
+        """What varies windows of `fmt`."""
+        return self.vary
+
+    def vary(self, windows: Windows, random: Random) -> Windows:
+        """All of the windows, varied."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jitter(Variation):
+    """Noise, normal, of `share` times the standard deviation that the channel has in the window."""
+
+    share: float = 0.05
+    kind: ClassVar[str] = "jitter"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("share", self.share, 0, 10)
+
+    def vary(self, windows: Windows, random: Random) -> Windows:
+        """See :meth:`Variation.vary`."""
+        size = windows.std(axis=tuple(range(1, windows.ndim - 1)), keepdims=True, dtype=np.float32)
+        noisy: Windows = windows + np.float32(self.share) * size * random.standard_normal(windows.shape, np.float32)
+        return noisy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale(Variation):
+    """A factor a channel, its logarithm uniform from -log(1 + share) to log(1 + share)."""
+
+    share: float = 0.1
+    kind: ClassVar[str] = "scale"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("share", self.share, 0, 10)
+
+    def vary(self, windows: Windows, random: Random) -> Windows:
+        """See :meth:`Variation.vary`."""
+        most = np.log1p(self.share)
+        factor = np.exp(random.uniform(-most, most, (len(windows), windows.shape[-1]))).astype(np.float32)
+        scaled: Windows = windows * _over_rows(factor, windows.ndim)
+        return scaled
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeWarp(Variation):
+    """Another pace, up to `share` faster or slower, linear between `knots` points; rows are interpolated."""
+
+    share: float = 0.2
+    knots: int = 4
+    kind: ClassVar[str] = "time_warp"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("share", self.share, 0, 10)
+        self._check("knots", self.knots, 2, 1000)
+
+    def vary(self, windows: Windows, random: Random) -> Windows:
+        """See :meth:`Variation.vary`."""
+        count, rows = windows.shape[:2]
+        if rows < 2:
+            return windows
+        most = np.log1p(self.share)
+        knots = np.exp(random.uniform(-most, most, (count, int(self.knots))))
+        where = np.linspace(0, knots.shape[1] - 1, rows - 1)
+        low = np.minimum(where.astype(np.int64), knots.shape[1] - 2)
+        pace = knots[:, low] + (knots[:, low + 1] - knots[:, low]) * (where - low)  # (n, rows - 1)
+        at = np.concatenate([np.zeros((count, 1)), np.cumsum(pace, 1)], 1)
+        at *= (rows - 1) / at[:, -1:]
+        first = np.minimum(at.astype(np.int64), rows - 2)
+        part = _over_rest((at - first).astype(np.float32), windows.ndim)
+        index = _over_rest(first, windows.ndim)
+        before, after = (np.take_along_axis(windows, index + i, 1) for i in (0, 1))
+        warped: Windows = before + (after - before) * part
+        return warped
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelDropout(Variation):
+    """Each channel becomes 0 with probability `share`; one chosen at random always stays."""
+
+    share: float = 0.2
+    kind: ClassVar[str] = "channel_dropout"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("share", self.share, 0, 1)
+
+    def vary(self, windows: Windows, random: Random) -> Windows:
+        """See :meth:`Variation.vary`."""
+        kept = random.random((len(windows), windows.shape[-1])) >= self.share
+        kept[np.arange(len(windows)), random.integers(windows.shape[-1], size=len(windows))] = True
+        return np.where(_over_rows(kept, windows.ndim), windows, np.float32(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeMask(Variation):
+    """A stretch of rows becomes 0: of a length up to `share` of them (at least one), anywhere."""
+
+    share: float = 0.1
+    kind: ClassVar[str] = "time_mask"
+    axis: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("share", self.share, 0, 1)
+
+    def vary(self, windows: Windows, random: Random) -> Windows:
+        """See :meth:`Variation.vary`."""
+        size = windows.shape[self.axis]
+        length = random.integers(0, max(int(size * self.share), 1 if self.share else 0), len(windows), endpoint=True)
+        start = random.integers(0, size - length, endpoint=True)
+        at = np.arange(size)
+        hidden = (at >= start[:, None]) & (at < (start + length)[:, None])
+        shape = [1] * windows.ndim
+        shape[0], shape[self.axis] = len(windows), size
+        return np.where(hidden.reshape(shape), np.float32(0), windows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinMask(TimeMask):
+    """A stretch of bins becomes 0: of a length up to `share` of them (at least one), anywhere."""
+
+    kind: ClassVar[str] = "bin_mask"
+    axis: ClassVar[int] = 2
+
+    def fit(self, fmt: Format) -> Callable[[Windows, Random], Windows]:
+        """See :meth:`Variation.fit`."""
+        if len(fmt.shape) != 2:
+            raise TrainingError(
+                f"[[train.augment]] bin_mask: defined on spectrograms (time, bins, channels), `{fmt.stream}` has "
+                f"{len(fmt.shape) + 1} axes; use time_mask"
+            )
+        return self.vary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotate(Variation):
+    """A turn about a random axis by a random angle."""
+
+    degrees: float = 15.0  # largest angle, 0 to 180
+    # channels of each group, x, y, z; by default those whose names differ in x, y and z alone, such as ax, ay, az
+    groups: Sequence[Sequence[str]] = ()
+    together: bool = True  # all groups of a window turn as one (they sit in one device); else each by itself
+    kind: ClassVar[str] = "rotate"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("degrees", self.degrees, 0, 180)
+        if not isinstance(self.together, bool):
+            raise TrainingError(f"[[train.augment]] rotate: together = {self.together!r}, expected true or false")
+        if not isinstance(self.groups, list | tuple) or not all(
+            isinstance(group, list | tuple) and len(group) == 3 and all(isinstance(c, str) for c in group)
+            for group in self.groups
+        ):
+            raise TrainingError("[[train.augment]] rotate: groups: expected arrays of three channel names each")
+
+    def fit(self, fmt: Format) -> Callable[[Windows, Random], Windows]:
+        """See :meth:`Variation.fit`."""
+        if len(fmt.shape) != 1:
+            raise TrainingError(
+                f"[[train.augment]] rotate: defined on signals (time, channels), `{fmt.stream}` has {len(fmt.shape) + 1} "
+                f"axes; leave it out"
+            )
+        groups = self.groups or three_axes(fmt.channels)
+        absent = [channel for group in groups for channel in group if channel not in fmt.channels]
+        if absent or not groups:
+            raise TrainingError(
+                f"[[train.augment]] rotate: {'no channel ' + absent[0] if absent else 'no channels x, y, z of a group'} "
+                f"among {', '.join(fmt.channels)}; name them in groups"
+            )
+        columns = [[fmt.channels.index(channel) for channel in group] for group in groups]
+        return lambda windows, random: self._turned(windows, random, columns)
+
+    def _turned(self, windows: Windows, random: Random, columns: list[list[int]]) -> Windows:
+        out = windows.copy()
+        turns = self._turns(len(windows), random)
+        for number, group in enumerate(columns):
+            if number and not self.together:
+                turns = self._turns(len(windows), random)
+            out[..., group] = np.einsum("nij,ntj->nti", turns, windows[..., group])
+        return out
+
+    def _turns(self, count: int, random: Random) -> Windows:
+        """Rotation matrices ``(count, 3, 3)``, by Rodrigues's formula."""
+        axis = random.standard_normal((count, 3))
+        x, y, z = (axis / np.linalg.norm(axis, axis=1, keepdims=True)).T
+        angle = np.deg2rad(random.uniform(0, self.degrees, count))[:, None, None]
+        zero = np.zeros(count)
+        cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], 1).reshape(count, 3, 3)
+        turned = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
+        matrices: Windows = turned.astype(np.float32)
+        return matrices
+
+
+def three_axes(channels: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Triples of channels whose names differ only in one letter, x, y, z.
+
+    Examples
+    --------
+    >>> three_axes(["ax", "ay", "az", "temperature", "gyro_x.left", "gyro_y.left", "gyro_z.left", "x"])
+    [('ax', 'ay', 'az'), ('gyro_x.left', 'gyro_y.left', 'gyro_z.left')]
+    """
+    there = set(channels)
+    found = []
+    for channel in channels:
+        for i, letter in enumerate(channel):
+            if letter in "xX":
+                y, z = (channel[:i] + chr(ord(letter) + k) + channel[i + 1 :] for k in (1, 2))
+                if y in there and z in there:
+                    found.append((channel, y, z))
+    return found
+
+
+def _over_rows(values: Any, ndim: int) -> Any:
+    """``(n, channels)`` as ``(n, 1, …, channels)``."""
+    return values.reshape(len(values), *([1] * (ndim - 2)), values.shape[-1])
+
+
+def _over_rest(values: Any, ndim: int) -> Any:
+    """``(n, rows)`` as ``(n, rows, 1, …)``."""
+    return values.reshape(*values.shape, *([1] * (ndim - 2)))
+
 
 KINDS: dict[str, type[Variation]] = {
     cls.kind: cls for cls in (Jitter, Scale, Rotate, TimeWarp, ChannelDropout, TimeMask, BinMask)

@@ -24,7 +24,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from models.data.dataset import Dataset, Example, iter_examples
+from models.data.dataset import iter_examples
+from models.data.examples import Dataset, Example
 from models.data.store import DATASET, StoreWriter, open_store
 from processors.chain import Chain
 from processors.recipe.load import Recipe

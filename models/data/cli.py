@@ -68,9 +68,8 @@ def show(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as_json: bo
 
     Example: kymo dataset show basicmotions --data basicmotions:train
     """
-    from models.data.leaks import check_leaks
-    from models.data.splits import make_folds, make_split
-    from models.data.targets import describe
+    from models.data.examples import describe
+    from models.data.splits import check_leaks, make_folds, make_split
     from models.training.train import DEFAULTS
 
     loaded = load_recipe(recipe)
@@ -133,7 +132,7 @@ def _print(about: dict[str, Any], labels: Sequence[str]) -> None:
 
 def _build(recipe: Recipe, paths: Sequence[str], bar: Progress, task: Any) -> Any:
     from models.data.cache import build_dataset
-    from models.data.steps import split_chain
+    from models.data.samples import split_chain
 
     def tell(recordings: int, windows: int) -> None:
         bar.update(task, description=f"{recordings} recordings, {windows} windows")

@@ -1,21 +1,22 @@
-"""Data sets. In: recordings and a recipe. Out: labelled windows, made by the chain that runs live."""
+"""Data sets. In: recordings and a recipe. Out: labelled windows, made by the chain that runs live.
+
+Training, the gate, evaluation and `kymo run` all ask :func:`stream_of` which stream of a recording a recipe takes, so that what is judged
+is what runs. A derived stream is what a chain made, never what a recipe takes.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from models.data.chosen import stream_of, verdicts_on
-from models.data.split_groups import hold_out
-from models.data.steps import apply_steps, fit_steps, split_chain, to_samples, with_steps
-from models.data.targets import Targets, asked_sets, ordered, targets_of
+from models.data.examples import Dataset, Example, asked_sets, targets_of
 from processors.chain import Chain
 from processors.recipe.load import Recipe
 from streams.chunk import Window
@@ -27,46 +28,15 @@ from streams.recording import Recording, StreamData
 CHUNK_SAMPLES = 8192
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Example:
-    """A window with its class."""
-
-    window: Window
-    label: str
-    group: str  # what must stand on one side of a split: subject or session, as the recipe says
-    session: str = ""  # whose; the second is empty where it is not known
-    subject: str = ""
-    recording: str = ""  # path that it was read from
-    metadata: Mapping[str, str] = field(default_factory=dict)  # what else the recording says of itself
-    # by name of a further head, its class or number; absent where it is not known
-    targets: Targets = field(default_factory=dict)
-    # for a stateful model: the windows of its session that follow each other without a gap, this one among them
-    run: tuple[Window, ...] = ()
+def stream_of(recording: Recording, recipe: Recipe) -> StreamData | None:
+    """The raw stream that matches; of several the one that begins first, as online."""
+    taken = [stream for stream, why in verdicts_on(recording, recipe) if why is None]
+    return min(taken, key=lambda stream: stream.start_ns, default=None)
 
 
-@dataclass(slots=True, eq=False)
-class Dataset:
-    """Labelled windows of many recordings."""
-
-    examples: list[Example] = field(default_factory=list)  # in the order of the recordings, then of time
-    # by path: number of ``recordings`` and ``sha256`` of their samples and labels
-    inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    # what a user should know, with how often: repairs of the readers, windows without a label, streams not taken
-    notes: Counter[str] = field(default_factory=Counter)
-    longest_s: float = 0.0  # of the recordings that the recipe takes, in seconds
-    # windows without a label (theirs is empty), where the recipe's model is stateful: its state goes through them,
-    # too
-    unlabelled: list[Example] = field(default_factory=list)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Classes that occur, sorted; numbers by value."""
-        return ordered(example.label for example in self.examples)
-
-    def put(self, examples: Iterable[Example]) -> None:
-        """Add windows with a label, and without one."""
-        for example in examples:
-            (self.examples if example.label else self.unlabelled).append(example)
+def verdicts_on(recording: Recording, recipe: Recipe) -> list[tuple[StreamData, str | None]]:
+    """Each raw stream, with why the recipe does not take it; None where it does."""
+    return [(s, recipe.matches(s.header.format)) for s in recording.streams if not s.header.chain]
 
 
 def stream_windows(stream: StreamData, chain: Chain) -> Iterator[Window]:
@@ -203,13 +173,6 @@ def add_input(inputs: dict[str, dict[str, Any]], recording: Recording, stream: S
     entry["sha256"] = hashlib.sha256((entry["sha256"] + digest.hexdigest()).encode()).hexdigest()
 
 
-def split(examples: Sequence[Example], share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Numbers of the training and of the validation examples by their `group`; no group stands on both sides."""
-    chosen = hold_out([example.group for example in examples], [example.label for example in examples], share, seed)
-    validation = [i for i, example in enumerate(examples) if example.group in chosen]
-    return [i for i, example in enumerate(examples) if example.group not in chosen], validation
-
-
 def iter_windows(
     recordings: Iterable[Recording], recipe: Recipe, chain: Chain
 ) -> Iterator[tuple[Recording, list[Window]]]:
@@ -219,20 +182,3 @@ def iter_windows(
         stream = stream_of(recording, recipe)
         own = replace(recording, labels=[label for label in recording.labels if label.set in asked])
         yield own, windows_of(stream, chain) if stream is not None else []
-
-
-__all__ = [
-    "Dataset",
-    "Example",
-    "apply_steps",
-    "fit_steps",
-    "iter_examples",
-    "iter_windows",
-    "read_dataset",
-    "split",
-    "split_chain",
-    "stream_of",
-    "to_samples",
-    "windows_of",
-    "with_steps",
-]

@@ -9,6 +9,9 @@
 A window is as the trainer sees it: behind the whole chain, with what was learned from the training side, values in C order of
 ``(time, …, channels)``. Windows that a split leaves out are on neither side. What is not known of a head is an empty text or
 NaN in TFRecord, null in Parquet, an empty cell in CSV.
+
+TFRecord needs no TensorFlow: a record is its length (uint64), a checksum of that, the bytes of a ``tf.train.Example``, a checksum of
+those, all little-endian; checksums are CRC-32C, rotated and offset as TensorFlow's documentation of the format has it.
 """
 
 from __future__ import annotations
@@ -17,29 +20,36 @@ import csv
 import json
 import math
 import shutil
+import struct
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.dataset import Dataset, Example
-from models.data.leaks import check_leaks
-from models.data.splits import Split, make_split
-from models.data.steps import fit_steps, split_chain, with_steps
-from models.data.targets import ordered
-from models.data.tfrecord import Feature, example, record
+from models.data.examples import Dataset, Example, ordered
+from models.data.samples import fit_steps, split_chain, with_steps
+from models.data.splits import Split, check_leaks, make_split
 from models.training.train import DEFAULTS
 from processors.chain import Chain
 from processors.recipe.load import HeadTable, Recipe
+from streams.codec import varint
 from streams.errors import TrainingError
 
 Rows = Iterator[dict[str, Any]]
 SIDES = ("training", "validation")
 _BATCH_BYTES = 16 * 2**20
+#: What a TFRecord says of a window under one name.
+Feature = str | int | list[int] | NDArray[np.float32]
+_LENGTH, _CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
+_POLYNOMIAL = 0x82F63B78  # Castagnoli's, bits reversed
+_LANES_LOG2 = 11
+_Words = NDArray[np.uint32]
 
 
 def export_dataset(
@@ -134,10 +144,10 @@ def _write_tfrecord(path: Path, rows: Rows, about: dict[str, Any]) -> None:
     with path.open("wb") as file:
         for row in rows:
             targets = {name: absent[name] if row[name] is None else row[name] for name in absent}
-            file.write(record(example(row | {name: _feature(target) for name, target in targets.items()})))
+            file.write(tfrecord(tf_example(row | {name: _target_feature(target) for name, target in targets.items()})))
 
 
-def _feature(target: str | float) -> Feature:
+def _target_feature(target: str | float) -> Feature:
     return target if isinstance(target, str) else np.array([target], np.float32)
 
 
@@ -193,3 +203,107 @@ FORMATS: dict[str, Callable[[Path, Rows, dict[str, Any]], None]] = {
     "parquet": _write_parquet,
     "csv": _write_csv,
 }
+
+
+def tfrecord(data: bytes) -> bytes:
+    """One record of a TFRecord file."""
+    length = _LENGTH.pack(len(data))
+    return b"".join((length, _CHECKSUM.pack(_masked(length)), data, _CHECKSUM.pack(_masked(data))))
+
+
+def tf_example(features: Mapping[str, Feature]) -> bytes:
+    """A ``tf.train.Example``: texts become bytes features, whole numbers int64 ones, arrays float ones (flat, in C order)."""
+    entries = b""
+    for name, value in features.items():
+        entry = _field(1, name.encode()) + _field(2, _feature(value))
+        entries += _field(1, entry)
+    return _field(1, entries)
+
+
+def _feature(value: Feature) -> bytes:
+    if isinstance(value, str):
+        return _field(1, _field(1, value.encode()))
+    if isinstance(value, int | list):
+        numbers = [value] if isinstance(value, int) else value
+        return _field(3, _field(1, b"".join(varint(number & (1 << 64) - 1) for number in numbers)))
+    return _field(2, _field(1, np.ascontiguousarray(value, "<f4").tobytes()))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A length-delimited field of Protobuf's wire format."""
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def _masked(data: bytes) -> int:
+    """The checksum that stands in a TFRecord file."""
+    crc = _checksum()(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+@cache
+def _checksum() -> Callable[[bytes], int]:
+    """A compiled CRC-32C where one is installed."""
+    try:
+        found: Callable[[bytes], int] = import_module("aiokafka.record.util").calc_crc32c
+    except (ImportError, AttributeError):
+        return crc32c
+    return found
+
+
+def crc32c(data: bytes) -> int:
+    """CRC-32C (RFC 3720, appendix B.4).
+
+    The bytes are cut into lanes that numpy runs through side by side. A CRC is linear: that of two lanes is the first one's,
+    moved on by as many zero bytes as the second has, plus the second one's.
+
+    Examples
+    --------
+    >>> hex(crc32c(b"123456789"))
+    '0xe3069283'
+    """
+    if len(data) < 64:
+        state = 0xFFFFFFFF
+        for byte in data:
+            state = int(_table()[(state ^ byte) & 255]) ^ state >> 8
+        return state ^ 0xFFFFFFFF
+    lanes = 1 << min(_LANES_LOG2, len(data).bit_length() // 2)
+    length = -(-len(data) // lanes)
+    # Zeros in front change nothing as long as the register is 0; that it begins as ones is the same as flipping 32 bits.
+    padded = np.zeros(lanes * length, np.uint8)
+    padded[-len(data) :] = np.frombuffer(data, np.uint8)
+    padded[-len(data) :][:4] ^= 255
+    table, columns = _table(), np.ascontiguousarray(padded.reshape(lanes, length).T)
+    states = np.zeros(lanes, np.uint32)
+    for column in columns:
+        states = table[(states ^ column) & 255] ^ states >> 8
+    while len(states) > 1:
+        states = _apply(_zeros(length), states[::2]) ^ states[1::2]
+        length *= 2
+    return int(states[0]) ^ 0xFFFFFFFF
+
+
+@cache
+def _table() -> _Words:
+    states = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        states = np.where(states & 1, states >> 1 ^ np.uint32(_POLYNOMIAL), states >> 1)
+    return states.astype(np.uint32)
+
+
+@lru_cache(maxsize=64)
+def _zeros(count: int) -> _Words:
+    """What becomes of each of the register's 32 bits after `count` zero bytes."""
+    if count == 1:
+        bits: Any = np.left_shift(np.uint32(1), np.arange(32, dtype=np.uint32))
+        stepped: _Words = _table()[bits & 255] ^ bits >> 8
+        return stepped
+    half = _zeros(count // 2)
+    twice = _apply(half, half)
+    return _apply(_zeros(1), twice) if count % 2 else twice
+
+
+def _apply(operator: _Words, states: _Words) -> _Words:
+    out = np.zeros_like(states)
+    for bit in range(32):
+        out ^= operator[bit] * (states >> np.uint32(bit) & np.uint32(1))
+    return out

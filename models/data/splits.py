@@ -11,7 +11,7 @@ column    a value of the recording's metadata (or `session`, `subject`) says the
 window    single windows at random, which leaks samples wherever windows overlap: only for protocols that ask for it
 ========= =============================================================================================================
 
-No sample stands on both sides but in the last kind; :mod:`models.data.leaks` proves it. All are the same for the same examples and
+No sample stands on both sides but in the last kind; :func:`check_leaks` proves it. All are the same for the same examples and
 seed. Groups and windows are taken so that every class has its share, as far as the groups allow it.
 """
 
@@ -19,17 +19,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from models.data.split_groups import deal, hold_out
+from models.data.examples import Example
 from processors.recipe.tables import ColumnSplit, TrainTable
 from streams.errors import TrainingError
 from streams.labels.labels import canonical, identity
 
-if TYPE_CHECKING:
-    from models.data.dataset import Example
+Counts = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,3 +201,101 @@ def group_of(example: Example, kind: str) -> str:
 def session_of(example: Example) -> str:
     """Name of the session that a window is of."""
     return example.session or example.window.session
+
+
+def hold_out(groups: Sequence[str], labels: Sequence[str], share: float, seed: int) -> set[str]:
+    """Names of groups to hold out.
+
+    They are taken one by one, each the one that brings the count of every class held out nearest to its share, as long
+    as every class stays in training.
+    """
+    names, counts = _count(groups, labels)
+    order = list(range(len(names)))
+    shuffled = [names[i] for i in order]
+    np.random.default_rng(seed).shuffle(shuffled)
+    row = {name: i for i, name in enumerate(names)}
+    left = counts[[row[name] for name in shuffled]] if names else counts
+    total, chosen = counts.sum(0), set[str]()
+    taken, free = np.zeros(counts.shape[1]), np.ones(len(names), bool)
+    while share and free.any():
+        able = np.flatnonzero(free & (taken + left < total).all(1))
+        if not len(able):
+            break
+        # In shares of each class, so that rare ones count as much as frequent ones.
+        distance = np.sum(((taken + left[able]) / total - share) ** 2, axis=1)
+        best = int(distance.argmin())
+        if chosen and distance[best] >= np.sum((taken / total - share) ** 2):
+            break
+        taken = taken + left[able[best]]
+        free[able[best]] = False
+        chosen.add(shuffled[able[best]])
+    return chosen
+
+
+def deal(groups: Sequence[str], labels: Sequence[str], count: int, seed: int) -> dict[str, int]:
+    """A part for each group: large groups first, each to where it leaves the parts' classes most alike."""
+    names, counts = _count(groups, labels)
+    order = np.random.default_rng(seed).permutation(len(names))
+    order = order[np.argsort(-counts[order].sum(1), kind="stable")]
+    shares = counts / counts.sum(0)
+    filled, sizes = np.zeros((count, counts.shape[1])), np.zeros(count)
+    part: dict[str, int] = {}
+    for left, i in enumerate(order):
+        # The sum of squares grows least where the part has least of these classes; parts without a group come first
+        # when there are just enough groups left to give each of them one.
+        cost = ((filled + shares[i]) ** 2 - filled**2).sum(1)
+        if (sizes == 0).sum() >= len(order) - left:
+            cost = np.where(sizes == 0, cost, np.inf)
+        best = int(np.lexsort((sizes, cost))[0])
+        filled[best] += shares[i]
+        sizes[best] += 1
+        part[names[i]] = best
+    return part
+
+
+def _count(groups: Sequence[str], labels: Sequence[str]) -> tuple[list[str], Counts]:
+    """Names of the groups, sorted, and ``(groups, classes)`` windows."""
+    classes = {label: i for i, label in enumerate(sorted(set(labels)))}
+    names = sorted(set(groups))
+    row = {name: i for i, name in enumerate(names)}
+    counts = np.zeros((len(names), len(classes)))
+    for group, label in zip(groups, labels, strict=True):
+        counts[row[group], classes[label]] += 1
+    return names, counts
+
+
+def check_leaks(examples: Sequence[Example], split: Split) -> None:
+    """Refuse a split in which samples of a session stand on both sides, unless it is one of windows at random.
+
+    Windows are compared by the raw samples that they span; windows that only touch share none.
+    """
+    if split.kind == "window":
+        return
+    found = overlap(examples, split)
+    if found is not None:
+        one, other = (examples[i].window for i in found)
+        raise TrainingError(
+            f"the split leaks: session {one.session}, samples {one.start_index} to {one.end_index} are learned from, "
+            f"samples {other.start_index} to {other.end_index} are held out, and they overlap; split by session, "
+            f'subject or time, or say [train] split = "window" if a published protocol asks for it'
+        )
+
+
+def overlap(examples: Sequence[Example], split: Split) -> tuple[int, int] | None:
+    """Numbers of a training and a validation window that share samples; None if there are none."""
+    sides = [(i, False) for i in split.training] + [(i, True) for i in split.validation]
+    # Times, not numbers: a session whose clock was set anew counts its samples from there.
+    sides.sort(key=lambda item: (session_of(examples[item[0]]), examples[item[0]].window.start_ns))
+    latest: dict[bool, int | None] = {}
+    session = None
+    for i, held in sides:
+        example = examples[i]
+        if session_of(example) != session:
+            session, latest = session_of(example), {False: None, True: None}
+        other = latest[not held]
+        if other is not None and examples[other].window.end_ns > example.window.start_ns:
+            return (other, i) if held else (i, other)
+        own = latest[held]
+        if own is None or example.window.end_ns > examples[own].window.end_ns:
+            latest[held] = i
+    return None

@@ -9,7 +9,7 @@ read-only views of a memory map.
     dataset.json   recordings, headers, labels, heads, checksums, notes; written last
 
 Windows that overlap share rows: rows that are, to the byte, the last ones of the window before are not written again.
-Writing holds the last window, a block of rows (:mod:`models.data.rows`), and 60 bytes and 8 a head for each window before.
+Writing holds the last window, a block of rows, and 60 bytes and 8 a head for each window before.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from typing import Any
 
 import numpy as np
 
-from models.data.dataset import Dataset, Example, group_name
-from models.data.rows import RowWriter
-from models.data.targets import Targets
+from models.data.dataset import group_name
+from models.data.examples import Dataset, Example, Targets
 from processors.spec import header_from_json, header_to_json
 from streams.chunk import Array, Header, Window
 from streams.errors import TrainingError
 
+#: What is collected before it is written.
+BLOCK_BYTES = 2 * 2**20
 ROWS, WINDOWS, TARGETS, DATASET = "rows.bin", "windows.npy", "targets.npy", "dataset.json"
 _RECORD = np.dtype(
     [
@@ -156,6 +157,48 @@ class _Column:
         if isinstance(target, str):
             target = self.classes.setdefault(target, len(self.classes))
         self.values.append(math.nan if target is None else target)
+
+
+class RowWriter:
+    """Writes rows into a file."""
+
+    def __init__(self, path: Path, shape: Sequence[int], dtype: Any) -> None:
+        self.count = 0
+        self._file = path.open("wb", buffering=0)
+        self._row_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        height = max(1, BLOCK_BYTES // max(1, self._row_bytes))
+        self._block, self._filled, self._written = np.empty((height, *shape), dtype), 0, 0
+
+    def add(self, rows: Array) -> None:
+        """Take rows ``(n, *shape)``; they are copied."""
+        self.count += len(rows)
+        while len(rows):
+            taken = rows[: len(self._block) - self._filled]
+            self._block[self._filled : self._filled + len(taken)] = taken
+            self._filled += len(taken)
+            rows = rows[len(taken) :]
+            if self._filled == len(self._block):
+                self._write()
+
+    def _write(self) -> None:
+        """Write what is in the block, and have the system begin to bring it to the disk."""
+        filled: Any = self._block.reshape(-1).view(np.uint8)[: self._filled * self._row_bytes]
+        left = memoryview(filled)
+        size, self._filled = len(left), 0
+        while left:
+            left = left[self._file.write(left) :]
+        if hasattr(os, "posix_fadvise"):  # "not needed" starts the writing and waits for nothing; :meth:`finish` does
+            os.posix_fadvise(self._file.fileno(), self._written, size, os.POSIX_FADV_DONTNEED)
+        self._written += size
+
+    def finish(self) -> None:
+        """Write what is left, and wait until everything is on the disk."""
+        self._write()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Give the file back, whether or not all was written."""
+        self._file.close()
 
 
 def open_store(folder: Path, split: str) -> Dataset:

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from models.data.dataset import Example
-from models.data.sequences import is_stateful, run_outputs, sides_of
+from models.data.examples import Example
+from models.data.samples import is_stateful, run_outputs
 from models.data.splits import session_of
 from models.pooling import Pool, learn_hmm
 from models.scores import score_windows
 from models.training.heads import answers_of, build, fit_temperatures, head_scores, held_heads, questions_of
 from models.training.record import Candidate, HeldHead, HeldOut
-from models.training.sides import Prepared, augment_of, samples_of, weights_of
+from models.training.sides import Prepared, augment_of, samples_of, sides_of, weights_of
 from models.training.stateful_export import load_stateful
 from models.zoo import Architecture, Epoch, FitOptions, Samples, architecture
 from processors.recipe.load import Recipe

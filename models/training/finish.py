@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from models.bundle import Bundle, load_bundle
-from models.data.targets import notes_on
+from models.data.examples import notes_on
 from models.pooling import Pool
 from models.registry import write_bundle
 from models.registry.manifest import MODEL

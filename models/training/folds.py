@@ -16,12 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from models.data.dataset import Example
-from models.data.leaks import check_leaks
-from models.data.sequences import is_stateful, run_outputs
-from models.data.splits import Split, make_folds, make_split, session_of
-from models.data.steps import split_chain, to_samples, with_steps
-from models.data.targets import target_arrays
+from models.data.examples import Example, target_arrays
+from models.data.samples import is_stateful, run_outputs, split_chain, to_samples, with_steps
+from models.data.splits import Split, check_leaks, make_folds, make_split, session_of
 from models.pooling import Pool
 from models.scores import Judged, score_windows
 from models.training.candidate import Fitted, Plan, fit, outputs_of, pool_of

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from models.classify import fit_temperature, softmax
-from models.data.targets import Targets, target_arrays
+from models.data.examples import Targets, target_arrays
 from models.pooling import Pool, State, pool_windows
 from models.score_heads import score_head
 from models.training.record import HeldHead

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from models.bundle import Bundle
-from models.data.dataset import Dataset, add_input, stream_of
+from models.data.dataset import add_input, stream_of
+from models.data.examples import Dataset
 from models.data.splits import session_of
 from processors.recipe.load import Recipe
 from streams.recording import Recording

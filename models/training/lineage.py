@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.data.dataset import Dataset, Example
+from models.data.examples import Dataset, Example
 from models.pooling import Pool
 from models.score_heads import short
 from models.training.candidate import Fitted

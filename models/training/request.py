@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from models.data.cache import build_dataset
-from models.data.dataset import Dataset
-from models.data.sequences import check_training, link_runs
+from models.data.examples import Dataset
+from models.data.samples import check_training, link_runs
 from models.data.splits import session_of
 from models.raw import raw_chain
 from models.training.candidate import Plan

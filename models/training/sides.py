@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from models.data.dataset import Dataset, Example
-from models.data.leaks import check_leaks
-from models.data.splits import Split, group_of, make_split, session_of
-from models.data.steps import fit_steps, split_chain, to_samples, with_steps
-from models.data.targets import heads_of
+from models.data.examples import Dataset, Example, heads_of
+from models.data.samples import fit_steps, sequences_of, split_chain, to_samples, with_steps
+from models.data.splits import Split, check_leaks, group_of, make_split, session_of
 from models.raw import raw_chain
 from models.zoo import Head, Samples
 from processors.chain import Chain
@@ -114,6 +112,14 @@ def samples_of(recipe: Recipe, prepared: Prepared, layout: str) -> tuple[Samples
     training, validation = sides
     assert training is not None
     return training, validation
+
+
+def sides_of(prepared: Prepared, most: int) -> tuple[Samples, Samples | None]:
+    """Sequences of both sides of a split, of at most `most` windows; no session stands on both."""
+    chain, labels = prepared.chain, prepared.labels
+    training, validation = prepared.training, prepared.validation
+    held = sequences_of(validation, chain, labels, prepared.heads, most) if len(validation) else None
+    return sequences_of(training, chain, labels, prepared.heads, most), held
 
 
 def weights_of(recipe: Recipe, classes: Array, labels: int) -> tuple[float, ...]:

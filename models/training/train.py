@@ -14,8 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from models.bundle import Bundle
-from models.data.dataset import split_chain
-from models.data.sequences import is_stateful
+from models.data.samples import is_stateful, split_chain
 from models.pooling import Pool
 from models.training.candidate import Fitted, fit, judge, peak_mb, pool_of
 from models.training.checkpoints import checkpoints

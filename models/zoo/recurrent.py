@@ -2,7 +2,7 @@
 
 A window may be shorter than the others: zeros at its end count as padding and are not looked at. A network that looks
 backwards only can also run without end: :meth:`Recurrent.export_stateful` gives a graph that takes and gives its state.
-With ``stateful`` that is what it is for: it learns from sequences of windows, see :mod:`models.data.sequences`.
+With ``stateful`` that is what it is for: it learns from sequences of windows, see :mod:`models.data.samples`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What windows say beside the recipe's own class. In: a recording's labels, ``[[heads]]``. Out: by head a class, or a
-number in its own unit.
+"""Labelled windows, and what else is known of them. In: a recording's labels, ``[[heads]]``. Out: Examples, a Dataset of them, and by
+head a class, or a number in its own unit.
 
 A head learns from the label set that its column or key names. A class is that of the label which covers the window most;
 a number is the mean of the labels in the window, each with the weight of the time that it covers. Either holds only where
@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +20,57 @@ from numpy.typing import NDArray
 from models.zoo import Head
 from processors.recipe.heads import HeadTable
 from processors.recipe.load import Recipe
-from streams.chunk import Array
+from streams.chunk import Array, Window
 from streams.errors import TrainingError
 from streams.labels.cover import Cover
 from streams.labels.labels import Label
-
-if TYPE_CHECKING:
-    from models.data.dataset import Example
 
 #: By head, what is known of a window: a class, or a number.
 Targets = Mapping[str, str | float]
 _Of = Callable[[int, int], str | float | None]
 _LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """A window with its class."""
+
+    window: Window
+    label: str
+    group: str  # what must stand on one side of a split: subject or session, as the recipe says
+    session: str = ""  # whose; the second is empty where it is not known
+    subject: str = ""
+    recording: str = ""  # path that it was read from
+    metadata: Mapping[str, str] = field(default_factory=dict)  # what else the recording says of itself
+    # by name of a further head, its class or number; absent where it is not known
+    targets: Targets = field(default_factory=dict)
+    # for a stateful model: the windows of its session that follow each other without a gap, this one among them
+    run: tuple[Window, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Dataset:
+    """Labelled windows of many recordings."""
+
+    examples: list[Example] = field(default_factory=list)  # in the order of the recordings, then of time
+    # by path: number of ``recordings`` and ``sha256`` of their samples and labels
+    inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # what a user should know, with how often: repairs of the readers, windows without a label, streams not taken
+    notes: Counter[str] = field(default_factory=Counter)
+    longest_s: float = 0.0  # of the recordings that the recipe takes, in seconds
+    # windows without a label (theirs is empty), where the recipe's model is stateful: its state goes through them,
+    # too
+    unlabelled: list[Example] = field(default_factory=list)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Classes that occur, sorted; numbers by value."""
+        return ordered(example.label for example in self.examples)
+
+    def put(self, examples: Iterable[Example]) -> None:
+        """Add windows with a label, and without one."""
+        for example in examples:
+            (self.examples if example.label else self.unlabelled).append(example)
 
 
 def asked_sets(recipe: Recipe) -> frozenset[str]:
