@@ -215,7 +215,7 @@ class _Arrivals:
         return found
 
     def _read(self) -> None:
-        from streams.event_reader import read_events
+        from streams.events import read_events
 
         try:
             for event in read_events(self._settings, follow=True, stop=self._stop.is_set):

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from processors.recipe.load import Recipe
-from streams.event_reader import read_events
-from streams.events import Event
+from streams.events import Event, read_events
 from streams.readers import read
 from streams.settings import Settings
 

@@ -114,7 +114,7 @@ def offline(path: Path, bundle: str | None = None) -> list[tuple[Event, str, boo
     from models.data.dataset import labels_of
     from models.run import run
     from processors.recipe.load import load_recipe
-    from streams.labels.cover import Cover
+    from streams.labels.labels import Cover
     from streams.readers import read
 
     recipe = load_recipe(RECIPE)
@@ -130,7 +130,7 @@ def offline(path: Path, bundle: str | None = None) -> list[tuple[Event, str, boo
 
 def live(settings: Settings, path: Path, speed: float, count: int, say: Say) -> list[Event]:
     """Events as they come while a worker follows a replay, until there are as many as expected, or none comes any more."""
-    from streams.event_reader import read_events
+    from streams.events import read_events
 
     worker = Child("worker", kymo_command("worker", RECIPE), kymo_environment({}))
     stream = Child(

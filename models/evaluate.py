@@ -23,7 +23,7 @@ from processors.recipe.load import Recipe
 from streams.chunk import Window
 from streams.errors import TrainingError
 from streams.events import Event
-from streams.labels.cover import Cover
+from streams.labels.labels import Cover
 from streams.recording import Recording
 
 #: What was said of a window in further heads: by name the truth (None: not known), and probabilities or a number (NaN: none).

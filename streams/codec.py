@@ -2,21 +2,26 @@
 
 Decoding copies no sample: `data` of the result is a view of the message. The part of a message that is the same in
 every chunk of a stream is parsed once and looked up afterwards, so that a chunk costs about as much as three slices.
+
+Whatever is decoded can be worked with: no step, window or event behind it meets a number, a name or a shape that it has no answer
+to. A message that does not pass is rejected once, here, with a ChunkError.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections import OrderedDict
+from fractions import Fraction
 from typing import TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError, EncodeError
+from numpy.typing import NDArray
 
-from streams.chunk import Array, Chunk, Format, Header
+from streams.chunk import DTYPES, Array, Chunk, Format, Header, index_at
 from streams.chunk_pb2 import Chunk as Message
-from streams.chunk_rules import MAX_FRAMES, checked_filled, checked_header, checked_times, last_index
 from streams.errors import ChunkError
 
 K = TypeVar("K")
@@ -24,6 +29,13 @@ V = TypeVar("V")
 _PREFIX = struct.Struct("<BIBq")  # tag of data_bytes, data_bytes, tag of first_index, first_index
 _TAG_BYTES, _TAG_INDEX, _TAG_DATA = 0x0D, 0x11, b"\xf2\x01"
 _MAX_HEADER = 2**16  # bytes of a header that is worth remembering
+_MAX_FRAMES = 2**16  # images a chunk
+_MAX_NAME, _MAX_CHANNELS, _MAX_RATE = 200, 4096, 10**9
+_MAX_SAMPLE = 2**26  # numbers a sample, as an uncompressed video frame may have
+# Half of what stays exact in JSON readers that hold numbers as float64: windows reach beyond samples.
+_MAX_INDEX = 2**52
+_MAX_TIME = 2**62  # ns either side of 1970: all times of a chunk and of what is made of it fit into 64 bits
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # a line feed, say, ends a line, and a name within a key
 
 
 class ChunkCodec:
@@ -53,7 +65,7 @@ class ChunkCodec:
         known = self._encoded.get((id(header), chunk.end))
         if known is None:
             message = _header_message(header, chunk.end)
-            limit = last_index(checked_header(message))
+            limit = last_index(_checked_header(message))
             known = (header, message.SerializeToString(deterministic=True), limit)
             _remember(self._encoded, (id(header), chunk.end), known, self._cache_size)
         data, sizes = _data_bytes(chunk)
@@ -67,7 +79,7 @@ class ChunkCodec:
                 raise ChunkError(
                     "invalid", f"{header.session}/{header.format.stream}: {came} times for {count} samples"
                 )
-            packed = b"" if times is None else checked_times(header, times.astype("<i8")).tobytes()
+            packed = b"" if times is None else _checked_times(header, times.astype("<i8")).tobytes()
             filled = [int(number) for gap in chunk.filled for number in gap]
             extra = Message(times_ns=packed, frame_bytes=sizes, filled=filled).SerializeToString(deterministic=True)
         prefix = _PREFIX.pack(_TAG_BYTES, len(data), _TAG_INDEX, chunk.first_index)
@@ -98,7 +110,7 @@ class ChunkCodec:
             raise ChunkError("undecodable", f"{len(raw)} bytes are no Chunk message ({error})") from None
         if not message.HasField("data") or not message.HasField("first_index"):
             raise ChunkError("undecodable", f"{len(raw)} bytes hold no Chunk: `data` or `first_index` is absent")
-        header, content = checked_header(message), message.data
+        header, content = _checked_header(message), message.data
         if len(raw) - len(content) <= _MAX_HEADER:
             header = self._intern(header)
         data, limit = _samples(message, content, header.format), last_index(header)
@@ -112,10 +124,10 @@ class ChunkCodec:
             if len(message.times_ns) != 8 * len(data):
                 where = f"{header.session}/{header.format.stream}"
                 raise ChunkError("invalid", f"{where}: {len(message.times_ns)} bytes of times for {len(data)} samples")
-            times = checked_times(header, np.frombuffer(message.times_ns, "<i8"))
+            times = _checked_times(header, np.frombuffer(message.times_ns, "<i8"))
         elif header.format.dtype != "jpeg" and not message.filled and len(raw) - len(content) <= _MAX_HEADER:
             self._learn(raw, message, header, limit)
-        return Chunk(header, message.first_index, data, times, message.end, checked_filled(message))
+        return Chunk(header, message.first_index, data, times, message.end, _checked_filled(message))
 
     def _learn(self, raw: bytes, message: Message, header: Header, limit: int) -> None:
         head_end = len(raw) - len(message.data) - 2 - _varint_length(len(message.data))
@@ -201,9 +213,9 @@ def _samples(m: Message, content: bytes, fmt: Format) -> Array:
         raise ChunkError("invalid", f"{where}: {len(content)} bytes of data where {m.data_bytes} were announced")
     if fmt.dtype == "jpeg":
         sizes = list(m.frame_bytes)
-        if len(sizes) > MAX_FRAMES or sum(sizes) != len(content) or 0 in sizes:
+        if len(sizes) > _MAX_FRAMES or sum(sizes) != len(content) or 0 in sizes:
             came = f"{len(sizes)} frame sizes for {len(content)} bytes"
-            raise ChunkError("invalid", f"{where}: {came}, expected up to {MAX_FRAMES} above 0 that add up to them")
+            raise ChunkError("invalid", f"{where}: {came}, expected up to {_MAX_FRAMES} above 0 that add up to them")
         frames, at = np.empty(len(sizes), object), 0
         for i, size in enumerate(sizes):
             frames[i] = content[at : at + size]
@@ -216,3 +228,91 @@ def _samples(m: Message, content: bytes, fmt: Format) -> Array:
             "invalid", f"{where}: {len(content)} bytes are no whole number of {fmt.dtype}{fmt.shape} samples"
         )
     return np.frombuffer(content, dtype).reshape(count, *fmt.shape)
+
+
+def _checked_header(m: Message) -> Header:
+    """Header of a message in which every field is plausible."""
+    where, channels, units = _checked_names(m)
+    if m.rate_den == 0 or m.rate_num > _MAX_RATE * m.rate_den or (m.step_num and not m.step_den):
+        raise ChunkError("invalid", f"{where}: rate {m.rate_num}/{m.rate_den} Hz, step {m.step_num}/{m.step_den}")
+    if not -_MAX_TIME < m.origin_ns < _MAX_TIME:
+        raise ChunkError("invalid", f"{where}: origin {m.origin_ns} ns, expected it within {_MAX_TIME}")
+    step, span = Fraction(m.step_num, m.step_den) if m.step_num else Fraction(1), m.span or 1
+    if not m.chain and (step != 1 or span != 1 or m.filled):
+        raise ChunkError(
+            "invalid",
+            f"{where}: step {step}, span {span} and {len(m.filled) // 3} ranges of a raw chunk, expected 1, 1 and none; "
+            f"a derived one names its `chain`",
+        )
+    fmt = Format(m.stream, channels, units, Fraction(m.rate_num, m.rate_den), m.dtype, _shape(m, where), step, span)
+    return Header(m.session, m.origin_ns, fmt, m.chain)
+
+
+def _checked_names(m: Message) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """What to call the message in an error, and its channels and units."""
+    channels, units = tuple(m.channels), tuple(m.units)
+    if not (0 < len(m.session) <= _MAX_NAME and 0 < len(m.stream) <= _MAX_NAME):
+        raise ChunkError(
+            "invalid", f"session {m.session[:40]!r}, stream {m.stream[:40]!r}: 1 to {_MAX_NAME} characters each"
+        )
+    odd = next((name for name in (m.session, m.stream, m.chain, *channels, *units) if CONTROL.search(name)), None)
+    if odd is not None:
+        raise ChunkError("invalid", f"the name {odd[:40]!r} holds a control character, expected letters, digits, signs")
+    where = f"{m.session}/{m.stream}"
+    if not 0 < len(channels) <= _MAX_CHANNELS or len(set(channels)) != len(channels):
+        raise ChunkError(
+            "invalid", f"{where}: {len(channels)} channels, expected 1 to {_MAX_CHANNELS} with different names"
+        )
+    if units and len(units) != len(channels):
+        raise ChunkError("invalid", f"{where}: {len(units)} units for {len(channels)} channels")
+    if max(len(m.chain), *map(len, channels), *map(len, units)) > _MAX_NAME:
+        raise ChunkError(
+            "invalid", f"{where}: names of channels, units and chain hold up to {_MAX_NAME} characters each"
+        )
+    return where, channels, units
+
+
+def _shape(m: Message, where: str) -> tuple[int, ...]:
+    shape = tuple(m.shape)
+    if m.dtype not in DTYPES:
+        raise ChunkError("invalid", f"{where}: dtype {m.dtype[:40]!r}, expected one of {', '.join(DTYPES)}")
+    if m.dtype == "jpeg":
+        if shape:
+            raise ChunkError("invalid", f"{where}: shape {shape[:8]} of an image, expected none: the image says it")
+    elif not shape or shape[-1] != len(m.channels) or 0 in shape or len(shape) > 4:
+        raise ChunkError(
+            "invalid",
+            f"{where}: shape {shape[:8]} of a sample, expected its last axis to be the {len(m.channels)} channels",
+        )
+    if math.prod(shape) > _MAX_SAMPLE:
+        raise ChunkError("invalid", f"{where}: shape {shape} of a sample, expected up to {_MAX_SAMPLE} numbers")
+    return shape
+
+
+def last_index(header: Header) -> int:
+    """Where samples of a stream must end: their numbers and times, and those of the raw samples beneath them, stay exact."""
+    fmt = header.format
+    if not header.chain:
+        in_time = index_at(header.origin_ns, fmt.rate, _MAX_TIME) if fmt.rate else _MAX_INDEX
+        return max(0, min(_MAX_INDEX, in_time))
+    # Rows may end behind the raw samples, and be more: what is made of a chunk at the limit must be written all the same.
+    in_time = index_at(header.origin_ns, fmt.rate, _MAX_TIME * 3 // 2) if fmt.rate else _MAX_INDEX
+    return max(0, min(256 * _MAX_INDEX, in_time, int((2 * _MAX_INDEX - fmt.span) / fmt.step)))
+
+
+def _checked_times(header: Header, times: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Times of an irregular stream's samples, ``(n,)``, Unix ns, if they do not go back."""
+    if len(times) and ((times[1:] < times[:-1]).any() or times[0] <= -_MAX_TIME or times[-1] >= _MAX_TIME):
+        where = f"{header.session}/{header.format.stream}"
+        raise ChunkError("invalid", f"{where}: its {len(times)} times go back, or are beyond {_MAX_TIME} ns")
+    return times
+
+
+def _checked_filled(m: Message) -> tuple[tuple[int, int, bool], ...]:
+    """Ranges of raw samples that were interpolated, one behind the other."""
+    numbers = list(m.filled)
+    gaps = tuple((a, b, bool(c)) for a, b, c in zip(*[iter(numbers)] * 3, strict=False))
+    ends = [0, *(b for _, b, _ in gaps)]
+    if len(numbers) % 3 or any(not end <= a < b < _MAX_INDEX for end, (a, b, _) in zip(ends, gaps, strict=False)):
+        raise ChunkError("invalid", f"{m.session}/{m.stream}: interpolated ranges {numbers[:6]} are no rising ranges")
+    return gaps

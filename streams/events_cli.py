@@ -140,7 +140,7 @@ def events(run: str | None, recipe: str | None, follow: bool, form: str | None, 
 
     T is a date, an ISO 8601 time (UTC unless it says otherwise), Unix seconds, or a length of time ago such as 10m.
     """
-    from streams.event_reader import EventFilter, read_events
+    from streams.events import EventFilter, read_events
     from streams.kafka.admin import run_prefix
     from streams.kafka.read import Record
 

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.chunk import NS, Array, Chunk, Header
-from streams.labels.cover import Cover
-from streams.labels.labels import Label
+from streams.labels.labels import Cover, Label
 
 Times = NDArray[np.int64]
 

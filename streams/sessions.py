@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from streams.chunk import DTYPES
-from streams.chunk_rules import CONTROL
+from streams.codec import CONTROL
 from streams.errors import MessageError
 from streams.messages import fits, read_object
 from streams.recording import Recording, StreamData

@@ -16,7 +16,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from streams.chunk import DTYPES, Array, Chunk, Format, Header, signal_format
-from streams.chunk_rules import last_index
+from streams.codec import last_index
 
 RATES = (10, 64, 500)
 

@@ -20,8 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.errors import EventError, TopicError
-from streams.event_reader import EventFilter, read_events
-from streams.events import EVENT_SCHEMA, Event, event_id
+from streams.events import EVENT_SCHEMA, Event, EventFilter, event_id, read_events
 from streams.events_cli import events, parse_moment
 from streams.kafka.admin import ensure_topics
 from streams.replay.publish import Publisher

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import kymo
 from streams.errors import SourceError
 from streams.readers import read
-from streams.readers.experiment import find_experiment, load_experiment, write_results
+from streams.readers.files import find_experiment, load_experiment, write_results
 from streams.recording import ReadOptions
 from streams.replay.cli import choose
 

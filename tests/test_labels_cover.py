@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.labels.cover import Cover, Spans, current_labels
-from streams.labels.labels import Label
+from streams.labels.labels import Cover, Label, Spans, current_labels
 from streams.recording import Recording
 
 LENGTH = 12

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 import kymo
 from streams.kafka.admin import ensure_topics
+from streams.labels.cli import append_labels, read_labels
 from streams.labels.labels import Label
-from streams.labels.topic import append_labels, read_labels
 from streams.replay.publish import Publisher
 from streams.settings import Settings
 from streams.topics import Names

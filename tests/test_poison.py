@@ -23,9 +23,8 @@ from streams.chunk import Chunk, Header, Window, signal_format
 from streams.codec import ChunkCodec
 from streams.errors import ChunkError, FormatError, KymoError
 from streams.events import Event
-from streams.labels.cover import current_labels
 from streams.labels.files import as_json_lines, as_table
-from streams.labels.labels import Label
+from streams.labels.labels import Label, current_labels
 from streams.messages import read_object
 from streams.promotions import Promotion
 from streams.sessions import read_session

@@ -25,7 +25,7 @@ from streams.codec import ChunkCodec
 from streams.kafka.admin import ensure_topics
 from streams.kafka.client import client_arguments, partition_of
 from streams.kafka.read import Record, read_records
-from streams.labels.topic import Starts
+from streams.labels.cli import Starts
 from streams.readers import read
 from streams.settings import Settings
 from streams.topics import Names

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from streams.errors import MessageError, SourceError
 from streams.messages import read_json
+from streams.readers.columns import missing
 from streams.readers.files import find
-from streams.readers.layout import missing
+from streams.readers.mcap_file import Topic
 from streams.readers.mcap_scan import Scan
-from streams.readers.topics import Topic
 
 SUFFIXES = (".mcap",)
 #: A step of more than so many usual ones lacks a sample.

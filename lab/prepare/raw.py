@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from streams.errors import SourceError
 from streams.labels.labels import canonical
-from streams.readers.layout import missing
+from streams.readers.columns import missing
 from streams.readers.times import TIME_COLUMNS, Clock
 from streams.readers.words import brief
 

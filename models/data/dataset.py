@@ -21,8 +21,7 @@ from processors.chain import Chain
 from processors.recipe.load import Recipe
 from streams.chunk import Window
 from streams.errors import TrainingError
-from streams.labels.cover import Cover
-from streams.labels.labels import Label
+from streams.labels.labels import Cover, Label
 from streams.recording import Recording, StreamData
 
 CHUNK_SAMPLES = 8192

@@ -22,8 +22,7 @@ from processors.recipe.heads import HeadTable
 from processors.recipe.load import Recipe
 from streams.chunk import Array, Window
 from streams.errors import TrainingError
-from streams.labels.cover import Cover
-from streams.labels.labels import Label
+from streams.labels.labels import Cover, Label
 
 #: By head, what is known of a window: a class, or a number.
 Targets = Mapping[str, str | float]

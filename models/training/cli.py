@@ -21,7 +21,7 @@ from models.score_heads import said_of
 from models.training.learned import Watch
 from processors.recipe.load import load_recipe
 from streams.readers import read
-from streams.readers.experiment import SUFFIX, Experiment, load_experiment, write_results
+from streams.readers.files import EXPERIMENT_SUFFIX, Experiment, load_experiment, write_results
 from streams.readers.words import many, some
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def evaluate_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...],
 
 def _experiment(paths: tuple[str, ...]) -> Experiment:
     """The experiment that is judged."""
-    if len(paths) != 1 or not paths[0].lower().endswith(SUFFIX):
+    if len(paths) != 1 or not paths[0].lower().endswith(EXPERIMENT_SUFFIX):
         raise click.UsageError("--out copies an experiment: name one experiment JSON, and nothing else, with --data")
     return load_experiment(paths[0])
 

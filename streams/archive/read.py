@@ -20,7 +20,7 @@ from streams.archive.record import ArchivedRecord, read_extra, with_extra
 from streams.errors import ArchiveError, MessageError, SourceError
 from streams.messages import read_object
 from streams.readers.mcap_file import Content, own_sessions
-from streams.readers.mcap_unpack import unpack
+from streams.readers.mcap_scan import unpack
 from streams.recording import ReadOptions, Recording
 from streams.topics import CHUNK_TOPICS
 

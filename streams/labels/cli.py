@@ -1,27 +1,30 @@
-"""``kymo label``. In: intervals from the command line or files. Out: messages on ``kymo.labels``, and labels as text."""
+"""``kymo label``. In: intervals from the command line or files. Out: messages on ``kymo.labels``, and labels as text.
+
+The topic is never compacted and keeps its messages for ever: nothing is changed, corrections are added. Which labels hold follows from
+all of them: :mod:`streams.labels.labels`.
+"""
 
 from __future__ import annotations
 
+import difflib
 import getpass
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from streams.errors import SourceError
-from streams.labels.cover import current_labels
+from streams.errors import MessageError, SourceError
 from streams.labels.files import Import, as_json_lines, as_labels_json, as_table, labels_of_path, parse_time
-from streams.labels.labels import Label, canonical
-from streams.messages import Odd
+from streams.labels.labels import Label, canonical, current_labels
+from streams.messages import Odd, read_object
 from streams.settings import Settings
+from streams.topics import Names
 
-if TYPE_CHECKING:
-    from streams.labels.topic import Starts
-
+Tell = Callable[[str], None]
 _RUN = click.option("--run", metavar="N", help="Labels of a `replay --run N`.")
 _AUTHOR = click.option("--author", help="Who says so; you, if nobody is named.")
 _FORMATS: dict[str, Callable[[list[Label]], str]] = {"jsonl": as_json_lines, "csv": as_table, "json": as_labels_json}
@@ -55,8 +58,6 @@ def add(session: str, name: str, as_json: bool, **said: Any) -> None:
 
     Example: kymo label add walk-07 12.5 40 walking --set activity
     """
-    from streams.labels.topic import append_labels, read_labels
-
     settings = _settings(said["run"])
     first_ns = _starts(settings).of(session)
     start, end = (parse_time(said[side], lambda: first_ns) for side in ("start", "end"))
@@ -90,8 +91,6 @@ def import_(paths: tuple[str, ...], set_name: str | None, run: str | None, as_js
 
     Example: kymo label import recordings/ --column activity
     """
-    from streams.labels.topic import append_labels
-
     settings = _settings(run)
     starts = _starts(settings)
     how = Import(said["session"], set_name, said["author"], said["column"], said["key"])
@@ -118,8 +117,6 @@ def export(sessions: tuple[str, ...], set_name: str | None, everything: bool, fm
 
     Example: kymo label export --set activity --format csv --out labels.csv
     """
-    from streams.labels.topic import read_labels
-
     odd = Odd()
     made = read_labels(_settings(said["run"]), odd)
     if odd.count:
@@ -146,8 +143,6 @@ def _settings(run: str | None) -> Settings:
 
 
 def _starts(settings: Settings) -> Starts:
-    from streams.labels.topic import Starts
-
     odd = Odd()
     starts = Starts(settings, odd)
     if odd.count:
@@ -160,3 +155,69 @@ def _me() -> str:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):  # a container's user without a name
         return "unknown"
+
+
+def read_labels(settings: Settings, on_bad: Tell = lambda text: None) -> list[Label]:
+    """Every label that was ever made, a session's in the order in which they were made."""
+    from streams.kafka.read import read_records
+
+    topic = Names(settings.prefix).of("labels")
+    out = []
+    for record in read_records(settings, topic):
+        try:
+            out.append(Label.from_json(read_object(record.value)))
+        except (MessageError, SourceError) as error:
+            on_bad(f"{topic}, partition {record.partition}, offset {record.offset}: {error}")
+    return out
+
+
+class Starts:
+    """First samples of sessions: as ``kymo.sessions`` has them, else as their chunks do, which are read when one is missing."""
+
+    def __init__(self, settings: Settings, on_odd: Tell = lambda text: None) -> None:
+        from streams.kafka.sessions import announced
+
+        self._settings, self._all = settings, False
+        self._ns = _first_times(announced(settings, on_odd))
+
+    def of(self, session: str) -> int:
+        """First sample of a session, Unix ns."""
+        from streams.kafka.sessions import seen
+
+        if session not in self._ns and not self._all:
+            self._all, self._ns = True, _first_times(seen(self._settings)) | self._ns
+        if session not in self._ns:
+            near = difflib.get_close_matches(session, self._ns, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; {len(self._ns)} sessions are known"
+            raise SourceError(f"no session {session!r} has been sent{hint}")
+        return self._ns[session]
+
+
+def _first_times(rows: dict[str, dict[str, Any]]) -> dict[str, int]:
+    return {session: row["start_ns"] for session, row in rows.items() if "start_ns" in row}
+
+
+def append_labels(settings: Settings, labels: Iterable[Label], created_ns: int) -> tuple[int, int]:
+    """Add labels to the topic; left out are those that say what the last one of their id says, whoever said it when, and
+    records of the topic itself.
+    """
+    from streams.replay.publish import Publisher
+
+    log = read_labels(settings)
+    last, records = {label.id: _meaning(label) for label in log}, set(log)
+    added = there = 0
+    with Publisher(settings, Names(settings.prefix)) as publisher:
+        for label in labels:
+            if last.get(label.id) == _meaning(label) or label in records:
+                there += 1
+                continue
+            last[label.id] = _meaning(label)
+            made = label if label.created_ns else replace(label, created_ns=created_ns)
+            publisher.send("labels", made.session, json.dumps(made.to_json(), ensure_ascii=False).encode())
+            added += 1
+        publisher.flush()
+    return added, there
+
+
+def _meaning(label: Label) -> Label:
+    return replace(label, author="", created_ns=0)

@@ -17,8 +17,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from streams.chunk import NS
 from streams.errors import MessageError, SourceError
-from streams.labels.labels import NS, Label, canonical, interval, read_labels_json
+from streams.labels.labels import Label, canonical, interval, read_labels_json
 from streams.messages import read_object
 from streams.readers.times import iso_ns
 from streams.recording import ReadOptions

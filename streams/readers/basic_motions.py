@@ -17,7 +17,7 @@ import numpy as np
 from streams.chunk import Header, signal_format
 from streams.errors import SourceError
 from streams.labels.labels import canonical, interval, rename
-from streams.readers.layout import missing, wanted
+from streams.readers.columns import missing, wanted
 from streams.recording import ReadOptions, Recording, StreamData
 
 CHANNELS = ("ax", "ay", "az", "gx", "gy", "gz")

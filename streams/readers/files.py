@@ -1,16 +1,33 @@
 """Paths and URLs as files to read. In: paths, folders, experiment JSON, fsspec URLs. Out: :class:`File` objects that can be
-opened, with their sessions' names."""
+opened, with their sessions' names; a copy of an experiment with results.
+
+An experiment is a data set in one file: ``{"dirname", "labelFiles": [{"filePath"}], "segments", "metadata"}``, on disk or under a URL.
+Where a file of it is looked for: `filePath` as it stands if that is absolute or a URL; then `filePath`, and what is left of it
+without its first folders, down to the name alone (experiments are written on other machines), each time in the JSON's
+folder, in `dirname` there, in the folder above, and in `dirname` there. The first that is there counts. A recording has
+the labels' name without ``.labels.json``, with a suffix that can be read, beside the labels or in one of these folders.
+Without `labelFiles` all recordings in `dirname` are meant, with the labels beside them.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from streams.errors import SourceError
-from streams.readers import experiment
+from streams.files import write_whole
+from streams.readers.words import brief
+
+EXPERIMENT_SUFFIX = ".json"
+#: Suffixes of an experiment's recordings; the first that is there counts.
+_RECORDED = (".mcap", ".parquet", ".pq", ".csv", ".tsv", ".txt")
+_LABELS = ".labels.json"
+_MOST_PLACES = 8  # that an error names
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +37,7 @@ class File:
     path: str  # as the user would name it
     # its session's name where nothing in it says otherwise: the stem, with its folders in front if several files
     # share the stem
-    session: str
+    session: str = ""
     system: Any = None  # fsspec file system of a URL; None for a local file
     # its labels JSON, in the same system, where an experiment names it; else ``X.labels.json`` is looked for beside
     # it
@@ -41,73 +58,85 @@ class File:
 
     def labels_file(self) -> File | None:
         """Its labels JSON, if it is there."""
-        path = self.labels or str(PurePosixPath(self.path.replace("\\", "/")).with_suffix(".labels.json"))
-        there = self.system.isfile(path) if self.system else Path(path).is_file()
-        return File(path, self.session, self.system) if there else None
+        path = self.labels or str(PurePosixPath(self.path.replace("\\", "/")).with_suffix(_LABELS))
+        return File(path, self.session, self.system) if _Storage(self.system).is_file(path) else None
 
 
-_Named = tuple[str, PurePosixPath, Any, str | None, bool]
+@dataclass(frozen=True, slots=True)
+class _Storage:
+    """A file system: one of fsspec's, or this machine's disk."""
+
+    system: Any = None
+
+    def is_file(self, path: str) -> bool:
+        return bool(self.system.isfile(path)) if self.system else Path(path).is_file()
+
+    def is_folder(self, path: str) -> bool:
+        return bool(self.system.isdir(path)) if self.system else Path(path).is_dir()
+
+    def files(self, folder: str) -> list[str]:
+        if self.system:
+            return sorted(map(str, self.system.find(folder)))
+        return sorted(path.as_posix() for path in Path(folder).rglob("*") if path.is_file())
+
+    def read(self, path: str) -> bytes:
+        return bytes(self.system.cat_file(path)) if self.system else Path(path).read_bytes()
 
 
 def find(paths: Sequence[str | Path], suffixes: Sequence[str], in_folders: Sequence[str]) -> Iterator[File]:
-    """Files of paths, folders (sorted, with their subfolders), experiments (see :mod:`streams.readers.experiment`) and URLs."""
-    found: list[_Named] = []
+    """Files of paths, folders (sorted, with their subfolders), experiments and URLs."""
+    files: list[File] = []
     for path in paths:
         if _is_experiment(path):
-            found += _listed(path)
-        elif "://" in str(path):
-            found += _remote(str(path), suffixes, in_folders)
+            files += _experiment_files(path)
+        elif _is_url(path):
+            files += _remote_files(str(path), suffixes, in_folders)
         else:
-            found += _local(Path(path), suffixes, in_folders)
-    unique = list({str(item[0]): item for item in found}.values())
-    stems = Counter(parts.stem for _, parts, *_ in unique)
-    for path_text, parts, system, labels, in_folder in unique:
-        shared = stems[parts.stem] > 1
-        name = (
-            "-".join(part for part in (*parts.parts[-3:-1], parts.stem) if part not in ("/", "..", "."))
-            if shared
-            else parts.stem
-        )
-        yield File(path_text, name, system, labels, in_folder)
+            files += _local_files(Path(path), suffixes, in_folders)
+    unique = {file.path: file for file in files}.values()
+    names = [PurePosixPath(Path(file.path).as_posix()) for file in unique]
+    stems = Counter(name.stem for name in names)
+    for file, name in zip(unique, names, strict=True):
+        folders = name.parts[-3:-1] if stems[name.stem] > 1 else ()
+        yield replace(file, session="-".join([*(part for part in folders if part not in ("/", "..", ".")), name.stem]))
+
+
+def _is_url(path: str | Path) -> bool:
+    return "://" in str(path)
 
 
 def _is_experiment(path: str | Path) -> bool:
-    is_json = PurePosixPath(str(path)).suffix.lower() == experiment.SUFFIX
-    return is_json and ("://" in str(path) or not Path(path).is_dir())
+    is_json = PurePosixPath(str(path)).suffix.lower() == EXPERIMENT_SUFFIX
+    return is_json and (_is_url(path) or not Path(path).is_dir())
 
 
-def _listed(path: str | Path) -> list[_Named]:
-    if "://" not in str(path) and not Path(path).exists():
+def _experiment_files(path: str | Path) -> list[File]:
+    if not _is_url(path) and not Path(path).exists():
         raise SourceError("no such file or folder", path)
-    there = experiment.find_experiment(experiment.load_experiment(path))
-    return [(one.path, PurePosixPath(one.path), one.system, one.labels, False) for one in there]
+    return find_experiment(load_experiment(path))
 
 
-def _local(path: Path, suffixes: Sequence[str], in_folders: Sequence[str]) -> list[_Named]:
+def _local_files(path: Path, suffixes: Sequence[str], in_folders: Sequence[str]) -> list[File]:
     if path.is_dir():
         files = sorted(
             p for p in path.rglob("*") if p.suffix.lower() in in_folders and p.is_file() and not _hidden(p, path)
         )
         if not files:
             raise SourceError(f"the folder holds no file that can be read ({', '.join(in_folders)})", path)
-        return [(str(file), PurePosixPath(file.as_posix()), None, None, True) for file in files]
+        return [File(str(file), in_folder=True) for file in files]
     if not path.exists():
         raise SourceError("no such file or folder", path)
     _check_suffix(str(path), path.suffix.lower(), suffixes)
-    return [(str(path), PurePosixPath(path.as_posix()), None, None, False)]
+    return [File(str(path))]
 
 
 def _hidden(path: Path, root: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
-def _remote(url: str, suffixes: Sequence[str], in_folders: Sequence[str]) -> list[_Named]:
+def _remote_files(url: str, suffixes: Sequence[str], in_folders: Sequence[str]) -> list[File]:
+    system, path = _file_system(url)
     try:
-        from fsspec.core import url_to_fs  # type: ignore[import-untyped,unused-ignore]
-    except ImportError:
-        raise SourceError("URLs are read with fsspec, which is not installed: pip install fsspec", url) from None
-    try:
-        system, path = url_to_fs(url)
         names = sorted(system.find(path)) if system.isdir(path) else [path] if system.exists(path) else []
     except (OSError, ValueError, ImportError) as error:
         raise SourceError(f"cannot be reached ({error})", url) from None
@@ -119,10 +148,183 @@ def _remote(url: str, suffixes: Sequence[str], in_folders: Sequence[str]) -> lis
         raise SourceError(
             f"holds no file that can be read ({', '.join(in_folders)})" if names else "no such file or folder", url
         )
-    return [(name, PurePosixPath(name), system, None, names != [path]) for name in files]
+    return [File(name, system=system, in_folder=names != [path]) for name in files]
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """The fsspec file system of a URL, and the path in it."""
+    try:
+        from fsspec.core import url_to_fs  # type: ignore[import-untyped,unused-ignore]
+    except ImportError:
+        raise SourceError("URLs are read with fsspec, which is not installed: pip install fsspec", url) from None
+    try:
+        system, path = url_to_fs(url)
+    except (OSError, ValueError, ImportError) as error:
+        raise SourceError(f"cannot be reached ({error})", url) from None
+    return system, str(path)
 
 
 def _check_suffix(path: str, suffix: str, suffixes: Sequence[str]) -> None:
     if suffix not in suffixes:
-        known = ", ".join([*suffixes, experiment.SUFFIX])
+        known = ", ".join([*suffixes, EXPERIMENT_SUFFIX])
         raise SourceError(f"cannot read {suffix or 'a file without suffix'}; known are {known}", path)
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """What an experiment JSON says."""
+
+    path: str  # file or URL
+    dirname: str = ""  # folder of its recordings, or empty
+    label_files: tuple[str, ...] = ()
+    segments: tuple[Mapping[str, Any], ...] = ()  # the plan's, as written; not read by Kymo
+    content: Mapping[str, Any] = field(default_factory=dict)  # all of it, as parsed
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What it says of itself: rate, duration, levels …"""
+        metadata = self.content.get("metadata")
+        return metadata if isinstance(metadata, Mapping) else {}
+
+
+def _located(path: str) -> tuple[_Storage, str]:
+    """Where a path or URL leads: the file system, and the path in it."""
+    if not _is_url(path):
+        return _Storage(), Path(path).as_posix()
+    system, inner = _file_system(path)
+    return _Storage(system), inner
+
+
+def load_experiment(path: str | Path) -> Experiment:
+    """An experiment JSON, checked."""
+    text = str(path)
+    storage, inner = _located(text)
+    try:
+        content = json.loads(storage.read(inner))
+    except OSError as error:
+        raise SourceError(f"cannot be read ({error.strerror or error})", text) from None
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"is no JSON ({error})", text) from None
+    expected = 'expected an experiment, {"dirname": …, "labelFiles": [{"filePath": …}]}'
+    if not isinstance(content, dict) or not content.keys() & {"dirname", "labelFiles"}:
+        is_labels = isinstance(content, dict) and isinstance(content.get("events"), list)
+        hint = "; labels alone are found beside their recording, name that" if is_labels else ""
+        raise SourceError(f"is no experiment JSON: {expected}{hint}", text)
+    dirname, segments = content.get("dirname", ""), content.get("segments", [])
+    if not isinstance(dirname, str):
+        raise SourceError(f"`dirname` is {brief(repr(dirname))}, expected a folder's name", text)
+    if not isinstance(segments, list) or not all(isinstance(segment, dict) for segment in segments):
+        raise SourceError("`segments` is no list of objects", text)
+    return Experiment(text, dirname, tuple(_label_files(content, text)), tuple(segments), content)
+
+
+def _label_files(content: Mapping[str, Any], path: str) -> Iterator[str]:
+    items = content.get("labelFiles", [])
+    if not isinstance(items, list):
+        raise SourceError(f"`labelFiles` is {brief(repr(items))}, expected a list", path)
+    for i, item in enumerate(items):
+        name = item.get("filePath") if isinstance(item, dict) else None
+        if not isinstance(name, str) or not name.strip():
+            raise SourceError(f'labelFiles[{i}] is {brief(repr(item))}, expected {{"filePath": "…"}}', path)
+        yield name.strip()
+
+
+def find_experiment(experiment: Experiment) -> list[File]:
+    """Its recordings, in its order."""
+    storage, inner = _located(experiment.path)
+    folders = _folders(PurePosixPath(inner).parent, experiment.dirname)
+    if not experiment.label_files:
+        return _whole_folder(experiment, storage, folders)
+    names: dict[tuple[int, str], str] = {}
+    files = []
+    for name in experiment.label_files:
+        where, labels = _labels_of(name, storage, folders, experiment.path)
+        first = names.setdefault((id(where.system), labels), name)
+        if first is not name:
+            raise SourceError(
+                f"`{first}` and `{name}` both lead to {labels}; give them different paths", experiment.path
+            )
+        path = _recording_of(labels, where, folders, experiment.path)
+        files.append(File(path, system=where.system, labels=labels))
+    return files
+
+
+def _folders(here: PurePosixPath, dirname: str) -> list[PurePosixPath]:
+    """Where files are looked for, in this order."""
+    inside = dirname.replace("\\", "/")
+    folders = [here, here / inside, here.parent, here.parent / inside]
+    base = PurePosixPath(inside).name
+    return list(dict.fromkeys([*folders, here / base, here.parent / base] if base else folders))
+
+
+def _labels_of(name: str, storage: _Storage, folders: Sequence[PurePosixPath], path: str) -> tuple[_Storage, str]:
+    if _is_url(name):
+        where, inner = _located(name)
+        if where.is_file(inner):
+            return where, inner
+    parts = PurePosixPath(name.partition("://")[2] or name.replace("\\", "/")).parts
+    tails = [PurePosixPath(*parts[i:]) for i in range(len(parts))]
+    places = list(dict.fromkeys(str(folder / tail) for tail in tails for folder in folders))
+    for place in places:
+        if storage.is_file(place):
+            return storage, place
+    raise SourceError(f"labelFiles names `{name}`, which is nowhere: {_looked_for(places)}", path)
+
+
+def _looked_for(places: Sequence[str]) -> str:
+    shown = list(places)
+    if len(places) > _MOST_PLACES:
+        shown = [*places[: _MOST_PLACES // 2], *places[-_MOST_PLACES // 2 :]]
+    more = f" and {len(places) - len(shown)} more places" if len(places) > len(shown) else ""
+    return f"looked for {', '.join(dict.fromkeys(shown))}{more}"
+
+
+def _recording_of(labels: str, storage: _Storage, folders: Sequence[PurePosixPath], path: str) -> str:
+    """The recording of a labels JSON."""
+    file = PurePosixPath(labels)
+    stem = file.name.removesuffix(_LABELS) if file.name.endswith(_LABELS) else file.stem
+    places = list(dict.fromkeys([file.parent, *folders]))
+    for folder in places:
+        for suffix in _RECORDED:
+            if storage.is_file(candidate := str(folder / f"{stem}{suffix}")):
+                return candidate
+    names = f"{stem}{_RECORDED[0]} (or {', '.join(_RECORDED[1:])})"
+    raise SourceError(f"no recording {names} belongs to {labels}: looked in {', '.join(map(str, places))}", path)
+
+
+def _whole_folder(experiment: Experiment, storage: _Storage, folders: Sequence[PurePosixPath]) -> list[File]:
+    if not experiment.dirname:
+        raise SourceError("names neither `labelFiles` nor `dirname`: it has no recording", experiment.path)
+    base = PurePosixPath(experiment.dirname.replace("\\", "/")).name
+    places = [folder for folder in folders if folder.name == base]
+    folder = next((place for place in places if storage.is_folder(str(place))), None)
+    if folder is None:
+        looked_for = _looked_for([str(place) for place in places])
+        raise SourceError(f"`dirname` is {experiment.dirname}, which is no folder: {looked_for}", experiment.path)
+    names = [name for name in storage.files(str(folder)) if PurePosixPath(name).suffix.lower() in _RECORDED[:-1]]
+    if not names:
+        raise SourceError(f"{folder} holds no recording ({', '.join(_RECORDED[:-1])})", experiment.path)
+    return [File(name, system=storage.system) for name in names]
+
+
+def write_results(experiment: Experiment, out: Path, results: Mapping[str, Any]) -> None:
+    """Write a copy of an experiment with a member ``results``."""
+    content = dict(experiment.content)
+    local = not _is_url(experiment.path)
+    if experiment.label_files and not (local and Path(experiment.path).resolve().parent == out.resolve().parent):
+        paths = [_labels_seen_from(out, file) for file in find_experiment(experiment)]
+        items = zip(content["labelFiles"], paths, strict=True)
+        content["labelFiles"] = [{**item, "filePath": path} for item, path in items]
+    text = json.dumps({**content, "results": dict(results)}, indent=2, ensure_ascii=False) + "\n"
+    try:
+        write_whole(out, text)
+    except OSError as error:
+        raise SourceError(f"cannot be written ({error.strerror or error})", out) from None
+
+
+def _labels_seen_from(out: Path, file: File) -> str:
+    """How an experiment at `out` names the labels of a recording."""
+    assert file.labels is not None
+    if file.system is not None:
+        return str(file.system.unstrip_protocol(file.labels))
+    return Path(os.path.relpath(file.labels, out.resolve().parent)).as_posix()

@@ -3,24 +3,35 @@ wrong on the way.
 
 A file that its writer did not close, or that was cut, is read as far as it is whole; a damaged chunk is passed over.
 Both are noted.
+
+A hundred kilobytes of zstd can stand for gigabytes. What a chunk says of its size, and what really comes out, are both held against
+what recordings are: nothing is reserved on a file's word alone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import IO
 
+import zstandard
+from mcap.data_stream import ReadDataStream
 from mcap.exceptions import EndOfFile, InvalidMagic, RecordLengthLimitExceeded
+from mcap.opcode import Opcode
 from mcap.reader import make_reader
 from mcap.records import Attachment, Channel, Chunk, DataEnd, Footer, Header, McapRecord, Message, Metadata, Schema
 from mcap.stream_reader import StreamReader
 
 from streams.errors import SourceError
-from streams.readers.mcap_unpack import most_of, records_in, unpack
 from streams.readers.words import brief, many
+
+_LARGEST = 2**27  # bytes of a chunk; recorders make chunks of about 2**20
+_RATIO = 16  # or so many times what it takes packed, as a chunk of large images may
+# Of a whole file: bytes, as of a day that shows nothing, and so many times its own size.
+_ALL_LARGEST, _ALL_RATIO = 2**28, 200
 
 Item = tuple[Schema | None, Channel, Message]
 
@@ -66,13 +77,13 @@ class Scan:
     def _inside(self, chunk: Chunk) -> Iterator[McapRecord]:
         """Records of a chunk, as far as it is whole."""
         self.compressions[chunk.compression or "none"] += 1
-        most, at = most_of(self._size), self._raw.tell()
+        most, at = _most_of(self._size), self._raw.tell()
         try:
             content = unpack(chunk)
             self._unpacked += len(content) if chunk.compression else 0
             if self._kept and self._unpacked > most:
                 raise SourceError(f"{self._size} bytes of MCAP unpack to {self._unpacked}, expected up to {most}")
-            yield from records_in(content)
+            yield from _records_in(content)
         except SourceError as error:
             raise SourceError(error.message, self._path) from None
         except Exception as error:  # the checksum or the decompressor tells, each in its own way
@@ -130,3 +141,50 @@ class Scan:
             self.notes.append(f"{many(self._orphans, 'message')} of channels that the file does not declare: not read")
         if not count and not self._empty:
             raise SourceError("; ".join(["holds no whole message", *self.notes]), self._path)
+
+
+def _most_of(file_bytes: int) -> int:
+    """How much a file of that size may unpack to, bytes."""
+    return _ALL_LARGEST + _ALL_RATIO * file_bytes
+
+
+def unpack(chunk: Chunk) -> bytes:
+    """A chunk's records, its checksum verified where it has one."""
+    size, most = chunk.uncompressed_size, max(_LARGEST, _RATIO * len(chunk.data))
+    if chunk.compression and size > most:
+        raise ValueError(f"{len(chunk.data)} bytes unpack to {size}, expected up to {most}")
+    if chunk.compression == "zstd":
+        with zstandard.ZstdDecompressor().stream_reader(chunk.data, read_across_frames=True) as reader:
+            out = reader.read(size + 1)
+    elif chunk.compression == "lz4":
+        import lz4.frame  # type: ignore[import-untyped,unused-ignore]
+
+        out = lz4.frame.LZ4FrameDecompressor().decompress(chunk.data, size + 1)
+    elif chunk.compression:
+        raise SourceError(
+            f"is compressed with {chunk.compression!r}, which cannot be read here; expected zstd, lz4 or none"
+        )
+    else:
+        out = chunk.data
+    if len(out) != size:
+        raise ValueError(f"a chunk unpacks to {'more' if len(out) > size else len(out)} bytes, it says {size}")
+    if chunk.uncompressed_crc and zlib.crc32(out) != chunk.uncompressed_crc:
+        raise ValueError("its checksum differs")
+    return out
+
+
+def _records_in(content: bytes) -> Iterator[McapRecord]:
+    """Schemas, channels and messages of an unpacked chunk, one at a time."""
+    stream = ReadDataStream(io.BytesIO(content))
+    while stream.count < len(content):
+        opcode, length = stream.read1(), stream.read8()
+        if opcode == Opcode.MESSAGE:
+            yield Message.read(stream, length)
+        elif opcode == Opcode.CHANNEL:
+            yield Channel.read(stream)
+        elif opcode == Opcode.SCHEMA:
+            yield Schema.read(stream)
+        elif opcode == 0:
+            raise ValueError("a record of no kind")
+        else:
+            stream.read(length)

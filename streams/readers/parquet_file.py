@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from streams.chunk import Array
 from streams.errors import SourceError
+from streams.readers.columns import decide
 from streams.readers.files import File
-from streams.readers.layout import decide
 from streams.readers.table import Block, Gatherer
 from streams.readers.times import Clock
 from streams.recording import ReadOptions, Recording

@@ -1,26 +1,27 @@
-"""Tables as recordings; what CSV and Parquet share. In: blocks of rows. Out: Recordings, one a session, times in Unix
-ns."""
+"""Tables as recordings; what CSV and Parquet share. In: blocks of rows. Out: Recordings, one a session, a label for each run
+of equal texts in a label column; times in Unix ns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streams.chunk import Array, Header, signal_format
 from streams.errors import SourceError
-from streams.labels.labels import Label, identity
+from streams.labels.labels import Label, canonical, identity, interval, rename
 from streams.readers import grid
+from streams.readers.columns import Layout
 from streams.readers.files import File
-from streams.readers.layout import Layout
-from streams.readers.runs import canonical_all, label_runs
 from streams.readers.words import brief, many
 from streams.recording import InputOptions, ReadOptions, Recording, StreamData
 
 Int = NDArray[np.int64]
+_NO_LABEL = ("nan", "<na>", "nat")  # as table programs write it
 
 
 @dataclass(slots=True)
@@ -198,8 +199,8 @@ class Gatherer:
                 longest = stream.count
                 labels = []
                 for column, names in self._options.label_columns.items():
-                    named = canonical_all(texts.get(column, []), names)
-                    labels += label_runs([named[i] for i in picked.tolist()], stream, column, author) if named else []
+                    named = _canonical_all(texts.get(column, []), names)
+                    labels += _label_runs([named[i] for i in picked.tolist()], stream, column, author) if named else []
         if not streams:
             raise SourceError(f"session {brief(table.session)} holds no value in any channel", table.path)
         return streams, sorted(labels, key=lambda label: (label.start_ns, label.end_ns))
@@ -274,3 +275,39 @@ def _skipped(numbers: Int, place: grid.Place) -> list[str]:
         if len(jumps)
         else []
     )
+
+
+def _canonical_all(texts: Sequence[str], names: Mapping[str, str]) -> list[str]:
+    """Canonical, renamed text of each; each different one is worked out once. What table programs write for no value is none."""
+    none = {text for text in set(texts) if text.strip().lower() in _NO_LABEL and text.strip() not in names}
+    known = {text: "" if text in none else rename(canonical(text), names) for text in set(texts)}
+    return [known[text] for text in texts]
+
+
+def _label_runs(texts: Sequence[str], stream: StreamData, name: str, author: str) -> list[Label]:
+    """Labels of a stream's samples: an interval for each run of equal texts, broken at gaps; an empty text is no label."""
+    out: list[Label] = []
+    codes: dict[str, int] = {}
+    coded = np.array([codes.setdefault(text, len(codes)) for text in texts], np.int64)
+    at = 0
+    for first, piece in stream.pieces:
+        part = coded[at : at + len(piece)]
+        cuts = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), len(part)]
+        for a, b in pairwise(cuts):
+            if b > a and texts[at + a]:
+                if stream.times_ns is None:
+                    start, end = stream.header.time_ns(first + a), stream.header.time_ns(first + b)
+                else:
+                    start, end = (int(stream.times_ns[min(at + i, len(texts) - 1)]) for i in (a, b))
+                out.append(
+                    interval(
+                        session=stream.header.session,
+                        set=name,
+                        start_ns=start,
+                        end_ns=end,
+                        label=texts[at + a],
+                        author=author,
+                    )
+                )
+        at += len(piece)
+    return out
