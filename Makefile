@@ -66,7 +66,7 @@ pins: .venv/.setup ## renew constraints.txt and deploy/kafka.lock
 	@{ echo "# Exact versions of everything, for Python 3.11 and 3.12 on every platform. Made by \`make pins\`."; \
 	   $(bin)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --all-extras --no-header --no-annotate \
 	     pyproject.toml; } > constraints.new && mv constraints.new constraints.txt
-	@$(bin)/python -m deploy.kafka_jars
+	@$(bin)/python -m deploy.kafka_server
 
 clean: ## remove the virtual environment
 	@rm -rf .venv

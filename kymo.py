@@ -49,9 +49,9 @@ class Verb:
 VERBS = {
     "demo": Verb("examples.demo:demo", "The main job, start to end, on real recordings."),
     "up": Verb("deploy.up:up", "Broker, worker and archive until Ctrl-C."),
-    "broker": Verb("deploy.broker_cli:broker", "The embedded Apache Kafka: start, stop, status."),
+    "broker": Verb("deploy.cli:broker", "The embedded Apache Kafka: start, stop, status."),
     "replay": Verb("kymo:_replay", "Send recordings to their topics at their own pace.", broker=True),
-    "worker": Verb("deploy.worker_cli:worker", "Classify what arrives, until stopped."),
+    "worker": Verb("deploy.cli:worker", "Classify what arrives, until stopped."),
     "events": Verb("streams.events_cli:events", "Print labelled events as JSON Lines.", broker=True),
     "run": Verb("models.run_cli:run_command", "Classify files without a broker."),
     "sessions": Verb("streams.sessions_cli:sessions", "List sessions, end or erase one.", broker=True),
@@ -72,7 +72,7 @@ VERBS = {
     "inspect": Verb("lab.look.inspect_cli:inspect", "What MCAP files hold: topics, schemas, counts, rates, gaps."),
     "synth": Verb("lab.synth.cli:synth", "Make synthetic recordings of a motion plan, or of random ones."),
     "plot": Verb("kymo:_plot", "Draw recordings: streams over time, labels shaded."),
-    "doctor": Verb("deploy.doctor_cli:doctor", "What is wrong on this machine, or with this session."),
+    "doctor": Verb("deploy.cli:doctor", "What is wrong on this machine, or with this session."),
 }
 #: Which extra brings a library.
 EXTRAS = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deploy.signals import at_end_signals
+from deploy.children import at_end_signals
 from streams.archive.cli import dir_option, folder_of, verbs
 from streams.archive.plan import TOPICS, ArchivePlan
 from streams.readers.words import many
@@ -74,7 +74,8 @@ def _metrics(made: Archive, settings: Settings) -> Iterator[None]:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
     from prometheus_client.registry import Collector
 
-    from deploy.metrics import process_registry, serve_metrics
+    from deploy.metrics import process_registry
+    from deploy.metrics_server import serve_metrics
 
     class Counts(Collector):
         def collect(self) -> Iterator[Metric]:

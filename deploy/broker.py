@@ -12,23 +12,25 @@ In: a data folder and a port. Out: a running server's address. What must outlive
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from deploy import broker_wait, kafka_jars, kafka_server
-from deploy.broker_state import BrokerInfo, alive, created_s, read_state, state_file, write_state
-from deploy.kafka_server import HOST, POLL_S
+from deploy import kafka_server
+from deploy.kafka_server import HOST, POLL_S, explain, log_file, probe, tail
 from streams.errors import BrokerError
-from streams.files import lock
+from streams.files import lock, write_whole
 from streams.settings import Settings
 
 START_TIMEOUT_S = 60.0
@@ -37,6 +39,21 @@ KILL_TIMEOUT_S = 20.0  # the kernel takes its time to end a process with much me
 MIN_FREE_BYTES = 256 * 2**20
 # Any other program may take a port between its choice and Kafka's bind; nobody loses that race thrice.
 PORT_ATTEMPTS = 3
+SAY_S = 5.0
+BUSY = 0.1  # share of the time that a starting server must compute to count as alive; an idle one takes 0.04
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerInfo:
+    """A running embedded broker."""
+
+    bootstrap: str  # ``host:port`` for clients
+    pid: int  # process of the server
+    port: int  # its client port
+    data_dir: Path  # its data folder and log
+    log_file: Path
+    # when the process began (seconds since 1970), so that another process under a reused pid is not taken for it
+    created_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +82,8 @@ def start(
             return running
         _check_space(data_dir)
         if port:
-            _check_port(port)
-        jars = kafka_jars.class_path((jars_dir or Settings.from_env().home / "kafka").absolute())
+            require_free_port(port)
+        jars = kafka_server.class_path((jars_dir or Settings.from_env().home / "kafka").absolute())
         for attempt in range(PORT_ATTEMPTS):
             try:
                 return _launch(data_dir, port or free_port(), jars, timeout_s)
@@ -85,30 +102,32 @@ def stop(data_dir: Path, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
         info = _running(data_dir)
         if info:
             _end(info, timeout_s)
-        state_file(data_dir).unlink(missing_ok=True)
+        _state_file(data_dir).unlink(missing_ok=True)
         return info is not None
 
 
 def status(data_dir: Path) -> BrokerStatus:
     """What there is in a data folder; never blocks and never changes it."""
     data_dir = data_dir.absolute()
-    info = read_state(data_dir)
+    info = _read_state(data_dir)
     if info is None:
         return BrokerStatus("stopped")
-    if alive(info):
+    if _alive(info):
         return BrokerStatus("running", info)
-    return BrokerStatus("died", info, kafka_server.explain(data_dir, f"died (process {info.pid})"))
+    return BrokerStatus("died", info, explain(data_dir, f"died (process {info.pid})"))
 
 
 def address(settings: Settings) -> str:
     """Where clients connect: ``KYMO_BROKERS``, or the embedded broker that runs under ``KYMO_HOME``."""
     if settings.brokers:
         return settings.brokers
-    found = status(default_data_dir(settings))
-    if found.state == "running" and found.info:
-        return found.info.bootstrap
+    embedded = status(default_data_dir(settings))
+    if embedded.state == "running" and embedded.info:
+        return embedded.info.bootstrap
     hint = "start it with `kymo broker start`, or set KYMO_BROKERS to a running Kafka"
-    raise BrokerError(f"no broker: KYMO_BROKERS is not set and the embedded one is not running ({found.state}); {hint}")
+    raise BrokerError(
+        f"no broker: KYMO_BROKERS is not set and the embedded one is not running ({embedded.state}); {hint}"
+    )
 
 
 def default_data_dir(settings: Settings) -> Path:
@@ -119,12 +138,12 @@ def default_data_dir(settings: Settings) -> Path:
 @contextlib.contextmanager
 def running(data_dir: Path, port: int = 0, *, jars_dir: Path | None = None) -> Iterator[BrokerInfo]:
     """A broker for the length of a ``with`` block; one that was already there stays."""
-    had = status(data_dir).state == "running"
+    ran_already = status(data_dir).state == "running"
     info = start(data_dir, port, jars_dir=jars_dir)
     try:
         yield info
     finally:
-        if not had:
+        if not ran_already:
             stop(data_dir)
 
 
@@ -134,7 +153,7 @@ def _prepare(data_dir: Path) -> None:
         with _lock_file(data_dir).open("ab"):
             pass
         kafka_server.rotate_log(data_dir)
-        with kafka_server.log_file(data_dir).open("ab"):
+        with log_file(data_dir).open("ab"):
             pass
     except OSError as error:
         raise BrokerError(
@@ -153,12 +172,13 @@ def _check_space(data_dir: Path) -> None:
         )
 
 
-def _check_port(port: int) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe_socket:
+def require_free_port(port: int) -> None:
+    """Raise a BrokerError if a port on loopback is taken."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         # As Kafka does, so that a port in TIME_WAIT counts as free.
-        probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe_socket.bind((HOST, port))
+            listener.bind((HOST, port))
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise BrokerError(
@@ -168,15 +188,15 @@ def _check_port(port: int) -> None:
 
 def free_port() -> int:
     """A port on loopback that is free at this moment."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe_socket:
-        probe_socket.bind((HOST, 0))
-        return int(probe_socket.getsockname()[1])
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.bind((HOST, 0))
+        return int(listener.getsockname()[1])
 
 
 def _launch(data_dir: Path, port: int, jars: list[Path], timeout_s: float) -> BrokerInfo:
     properties = kafka_server.write_properties(data_dir, port, free_port())
     kafka_server.format_storage(jars, properties, data_dir)
-    path = kafka_server.log_file(data_dir)
+    path = log_file(data_dir)
     with path.open("ab") as log:
         process = subprocess.Popen(
             kafka_server.command(jars, "kafka.Kafka", str(properties)),
@@ -189,15 +209,15 @@ def _launch(data_dir: Path, port: int, jars: list[Path], timeout_s: float) -> Br
         )
     # Reaps the child whenever it ends, so that no zombie stays while this process lives.
     threading.Thread(target=process.wait, name="kafka-reaper", daemon=True).start()
-    info = BrokerInfo(f"{HOST}:{port}", process.pid, port, data_dir, path, created_s(process.pid) or time.time())
+    info = BrokerInfo(f"{HOST}:{port}", process.pid, port, data_dir, path, _created_s(process.pid) or time.time())
     try:
         write_state(info)
-        broker_wait.await_ready(process, port, data_dir, timeout_s)
+        await_ready(process, port, data_dir, timeout_s)
     except BaseException:
         # Also for Ctrl-C: a start that did not end well leaves no process.
         process.kill()
         process.wait()
-        state_file(data_dir).unlink(missing_ok=True)
+        _state_file(data_dir).unlink(missing_ok=True)
         raise
     return info
 
@@ -207,17 +227,110 @@ def _end(info: BrokerInfo, timeout_s: float) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(info.pid, order)
         deadline = time.monotonic() + limit_s
-        while alive(info) and time.monotonic() < deadline:
+        while _alive(info) and time.monotonic() < deadline:
             time.sleep(POLL_S)
-        if not alive(info):
+        if not _alive(info):
             return
     raise BrokerError(f"process {info.pid} of the broker on {info.data_dir} does not end, not even when killed")
 
 
 def _running(data_dir: Path) -> BrokerInfo | None:
-    info = read_state(data_dir)
-    return info if info and alive(info) else None
+    info = _read_state(data_dir)
+    return info if info and _alive(info) else None
 
 
 def _lock_file(data_dir: Path) -> Path:
     return data_dir / "broker.lock"
+
+
+def _say(text: str) -> None:
+    print(f"kymo: {text}", file=sys.stderr, flush=True)
+
+
+def await_ready(
+    process: subprocess.Popen[bytes],
+    port: int,  # where it will answer
+    data_dir: Path,  # its data folder, with its log
+    timeout_s: float,  # how long it may do nothing
+    tell: Callable[[str], None] = _say,  # gets a line about every `SAY_S` seconds of waiting
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Wait until the server that was just launched answers on `port`, as long as it gets on.
+
+    After an unclean end Kafka reads its logs whole before it answers, however long that takes: it gets on while its log grows
+    or it computes.
+    """
+    begun_s = told_s = moved_s = clock()
+    last_work = _work_of(process.pid, data_dir)
+    while not probe(port):
+        if process.poll() is not None:
+            raise BrokerError(explain(data_dir, f"died at start (status {process.returncode})"))
+        now_s, work = clock(), _work_of(process.pid, data_dir)
+        if work[0] != last_work[0] or work[1] - last_work[1] > BUSY * timeout_s:
+            moved_s, last_work = now_s, work
+        if now_s - moved_s > timeout_s:
+            waited = f"did not answer on port {port} within {now_s - begun_s:.0f} s"
+            raise BrokerError(explain(data_dir, f"{waited} and did nothing for the last {timeout_s:.0f} s"))
+        if now_s - told_s >= SAY_S:
+            told_s = now_s
+            tell(f"Kafka has been starting for {now_s - begun_s:.0f} s, {_stage(data_dir)}; see {log_file(data_dir)}")
+        time.sleep(POLL_S)
+
+
+def _work_of(pid: int, data_dir: Path) -> tuple[int, float]:
+    """Size of a server's log, and the processor time that it has used (s)."""
+    import psutil
+
+    path, used_s = log_file(data_dir), 0.0
+    with contextlib.suppress(psutil.Error):
+        times = psutil.Process(pid).cpu_times()
+        used_s = times.user + times.system
+    return path.stat().st_size if path.exists() else 0, used_s
+
+
+def _stage(data_dir: Path) -> str:
+    """How far a start has come, by the log."""
+    text = "\n".join(tail(log_file(data_dir)))
+    loaded = re.findall(r"\((\d+)/(\d+) completed in ", text)
+    if loaded:
+        return "{} of {} partitions loaded".format(*loaded[-1])
+    unclean = "no clean shutdown file was found" in text
+    return "reading its data after an unclean end" if unclean else "no partition loaded yet"
+
+
+def _created_s(pid: int) -> float | None:
+    """When the process began (seconds since 1970); None if there is no such process."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        # Dead but not yet reaped by whoever started it: as good as gone.
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except psutil.Error:
+        return None
+
+
+def _alive(info: BrokerInfo) -> bool:
+    """Whether the very process that `info` names still runs."""
+    begun_s = _created_s(info.pid)
+    return begun_s is not None and abs(begun_s - info.created_s) < 1.0
+
+
+def _state_file(data_dir: Path) -> Path:
+    """Where the note stands."""
+    return data_dir / "broker.json"
+
+
+def write_state(info: BrokerInfo) -> None:
+    """Leave the note; a reader sees the old one or the new one, never half of it."""
+    write_whole(_state_file(info.data_dir), json.dumps(asdict(info), default=str))
+
+
+def _read_state(data_dir: Path) -> BrokerInfo | None:
+    """Read the note back; None if there is none or it cannot be read."""
+    try:
+        state: dict[str, Any] = json.loads(_state_file(data_dir).read_text())
+        # The folder may have been moved or mounted elsewhere since: where it lies now counts.
+        return BrokerInfo(**state | {"data_dir": data_dir, "log_file": log_file(data_dir)})
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+        return None  # absent, or cut off by a full disk: Kafka's own lock still guards the data

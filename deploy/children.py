@@ -1,10 +1,12 @@
-"""Child processes of this command line. In: verbs. Out: running children, their lines, and a new one where one died.
+"""Child processes of this command line, and the signals that end it. In: verbs. Out: running children, their lines, and a new one where
+one died.
 
 Children are sessions of their own: Ctrl-C reaches only the parent, which ends them in order.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,12 +14,15 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 STOP_TIMEOUT_S = 25.0  # a worker drains for 20 s at most
 TAIL = 20
+#: Ctrl-C, SIGTERM and a closed terminal.
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -183,3 +188,14 @@ class Supervisor:
         self._delay_s[child] = min(2 * delay, self._backoff.max_s)
         self._due_s[child] = now + delay
         self._tell(f"{child.name} ended ({child.ended()}); starting it again in {delay:g} s")
+
+
+@contextlib.contextmanager
+def at_end_signals(handler: Callable[..., Any]) -> Iterator[None]:
+    """Have `handler` called at each of :data:`ENDING`; what was there before is put back afterwards."""
+    before = [signal.signal(number, handler) for number in ENDING]
+    try:
+        yield
+    finally:
+        for number, former in zip(ENDING, before, strict=True):
+            signal.signal(number, former)

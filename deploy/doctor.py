@@ -1,28 +1,44 @@
-"""What is wrong on this machine. In: Settings. Out: Checks, each ok, a note or wrong, with what to do."""
+"""What is wrong on this machine, or with a session. In: Settings, a recipe, what the topics hold of a session. Out: Checks, each ok,
+a note or wrong, with what to do.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
+import math
 import os
 import platform
 import shutil
-import socket
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from streams.errors import KymoError
+import numpy as np
+
+from processors.intake import Intake
+from processors.recipe.load import Recipe, load_recipe
+from processors.registry import nearest
+from streams.chunk import Chunk, Format
+from streams.errors import BrokerError, EventError, KymoError, MessageError
+from streams.events import Event
+from streams.readers.words import many
+from streams.sessions import read_session
 from streams.settings import Settings
 from streams.topics import TABLE, Names
+
+if TYPE_CHECKING:
+    from streams.kafka.read import Record
 
 OK: Final = "ok"
 NOTE: Final = "note"
 WRONG: Final = "wrong"
 KAFKA_PORT = 9092
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +78,10 @@ def _guard(name: str, check: Callable[[], Check]) -> Check:
 
 def check_python(version: tuple[int, int]) -> Check:
     """Python's version."""
-    found = f"Python {version[0]}.{version[1]} on {platform.system()} {platform.machine()}"
+    python = f"Python {version[0]}.{version[1]} on {platform.system()} {platform.machine()}"
     if (3, 11) <= version < (3, 13):
-        return Check("python", OK, found)
-    return Check("python", WRONG, f"{found}, expected 3.11 or 3.12; make the virtual environment with one of them")
+        return Check("python", OK, python)
+    return Check("python", WRONG, f"{python}, expected 3.11 or 3.12; make the virtual environment with one of them")
 
 
 def check_home(home: Path, free_bytes: Callable[[Path], int] = lambda p: shutil.disk_usage(p).free) -> Check:
@@ -97,13 +113,13 @@ def check_java() -> Check:
 
 def check_jars(folder: Path) -> Check:
     """Kafka's jars and their checksums; nothing is downloaded."""
-    from deploy.kafka_jars import KAFKA_VERSION, read_lock
+    from deploy.kafka_server import KAFKA_VERSION, checksum, read_lock
 
     jars = read_lock()
     missing = [jar.filename for jar in jars if not (folder / jar.filename).is_file()]
     for jar in jars:
         file = folder / jar.filename
-        if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() != jar.sha256:
+        if file.is_file() and checksum(file) != jar.sha256:
             return Check("jars", WRONG, f"{file}: wrong checksum; delete it to have it downloaded again")
     if missing:
         text = f"{len(missing)} of Kafka's {len(jars)} jars are not here yet; the first start downloads them (45 MB)"
@@ -113,20 +129,16 @@ def check_jars(folder: Path) -> Check:
 
 def check_port(settings: Settings, port: int = KAFKA_PORT) -> Check:
     """Whether the embedded broker's usual port is free, where it is not running."""
-    from deploy.broker import default_data_dir, status
+    from deploy.broker import default_data_dir, require_free_port, status
 
-    found = status(default_data_dir(settings))
-    if found.state == "running" and found.info:
-        return Check("port", OK, f"{found.info.port} is the embedded broker's")
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            text = (
-                f"{port} is taken by another program; use `kymo broker start --port 0`, or KYMO_BROKERS if it is Kafka"
-            )
-            return Check("port", WRONG, text)
+    embedded = status(default_data_dir(settings))
+    if embedded.state == "running" and embedded.info:
+        return Check("port", OK, f"{embedded.info.port} is the embedded broker's")
+    try:
+        require_free_port(port)
+    except BrokerError:
+        text = f"{port} is taken by another program; use `kymo broker start --port 0`, or KYMO_BROKERS if it is Kafka"
+        return Check("port", WRONG, text)
     return Check("port", OK, f"{port} is free")
 
 
@@ -135,17 +147,17 @@ def check_broker(settings: Settings) -> Check:
     from deploy.broker import default_data_dir, status
 
     if not settings.brokers:
-        found = status(default_data_dir(settings))
-        if found.state == "died":
-            return Check("broker", WRONG, f"the embedded broker {found.reason}; start it again: kymo broker start")
-        if found.state == "stopped":
+        embedded = status(default_data_dir(settings))
+        if embedded.state == "died":
+            return Check("broker", WRONG, f"the embedded broker {embedded.reason}; start it again: kymo broker start")
+        if embedded.state == "stopped":
             return Check("broker", NOTE, "the embedded broker is not running; `kymo broker start` starts it")
-    named = with_broker(settings)
     from streams.kafka.client import admin_client
 
-    with admin_client(named, "asking for topics") as client:
+    settings = with_broker(settings)
+    with admin_client(settings, "asking for topics") as client:
         client.list_topics()
-    return Check("broker", OK, f"{named.brokers} answers")
+    return Check("broker", OK, f"{settings.brokers} answers")
 
 
 def with_broker(settings: Settings) -> Settings:
@@ -159,13 +171,260 @@ def check_topics(settings: Settings) -> Check:
     """The topics against the table: there, with partition counts that go together, keeping what it promises."""
     from streams.kafka.promises import look_at_topics
 
-    found = look_at_topics(settings, Names(settings.prefix))
-    told = list(found.warnings)
-    if missing := len(TABLE) - len(found.partitions):
-        told.append(f"{missing} of {len(TABLE)} topics are not there yet; worker and replay make them")
-    if told:
-        return Check("topics", WRONG if found.broken else NOTE, "; ".join(told))
+    topics = look_at_topics(settings, Names(settings.prefix))
+    remarks = list(topics.warnings)
+    if missing := len(TABLE) - len(topics.partitions):
+        remarks.append(f"{missing} of {len(TABLE)} topics are not there yet; worker and replay make them")
+    if remarks:
+        return Check("topics", WRONG if topics.broken else NOTE, "; ".join(remarks))
     return Check("topics", OK, f"{len(TABLE)} topics under {settings.prefix}, {settings.partitions} partitions")
+
+
+def check_recipe(name: str, settings: Settings) -> tuple[Recipe | None, list[Check]]:
+    """Whether a recipe holds together and its bundle fits."""
+    try:
+        recipe = load_recipe(name)
+    except KymoError as error:
+        return None, [Check("recipe", WRONG, str(error))]
+    rate = float(recipe.inputs[0].rate_hz)
+    length, hop = recipe.window_length / rate, recipe.window_hop / rate
+    checks = [Check("recipe", OK, f"{recipe.name}: windows of {length:g} s every {hop:g} s at {rate:g} Hz")]
+    checks += [Check("recipe", NOTE, note) for note in recipe.notes]
+    problem = bundle_problem(recipe, settings)
+    checks.append(Check("bundle", WRONG, problem) if problem else Check("bundle", OK, "fits the recipe"))
+    return recipe, checks
+
+
+def bundle_problem(recipe: Recipe, settings: Settings) -> str | None:
+    """Why the recipe's bundle cannot be used; None if it can."""
+    from models.bundle import load_bundle
+
+    if recipe.model is None:
+        return f"recipe `{recipe.name}` has no [model], so it gives no events"
+    try:
+        load_bundle(recipe.name, settings.home).check(recipe)
+    except KymoError as error:
+        return str(error)
+    return None
+
+
+def check_session(recipe: Recipe, session: str, settings: Settings) -> list[Check]:
+    """Why a session yields no events of a recipe."""
+    try:
+        return explain(recipe, gather(recipe, session, with_broker(settings)))
+    except KymoError as error:
+        return [Check("session", WRONG, str(error))]
+    except ModuleNotFoundError as error:
+        return [Check("session", WRONG, f"{error.name} is not installed: pip install 'kymo[kafka]'")]
+
+
+@dataclass
+class StreamFacts:
+    """What the topics hold of one raw stream."""
+
+    format: Format  # of its newest chunk
+    topic: str  # where it stands
+    runs: list[list[int]]  # index ranges without gaps, half open
+    ended: bool = False  # whether its end mark is there
+    first_offset: int = 0  # of its chunks
+    last_offset: int = 0
+    empty: int = 0  # samples that lack a value, each of them a gap
+    # where its chunks stand; one, if whoever sent them keyed each with the session's name
+    partitions: set[int] = field(default_factory=set)
+
+    def add(self, chunk: Chunk, offset: int) -> None:
+        """Take the next chunk; a sample without a value in a channel is none."""
+        self.ended, self.last_offset = self.ended or chunk.end, offset
+        new = chunk.data[max(0, self.runs[-1][1] - chunk.first_index) :]
+        bad = (
+            np.isnan(new.reshape(len(new), math.prod(new.shape[1:]))).any(axis=1)
+            if chunk.data.dtype.kind == "f"
+            else np.zeros(0, bool)
+        )
+        self.empty += int(bad.sum())
+        first = chunk.end_index - len(new)
+        for at in [first + i for i in np.flatnonzero(bad).tolist()]:
+            self._extend(first, at)
+            first = at + 1
+        self._extend(first, chunk.end_index)
+
+    def _extend(self, start: int, end: int) -> None:
+        if start <= self.runs[-1][1]:
+            self.runs[-1][1] = max(self.runs[-1][1], end)
+        elif start < end:
+            self.runs.append([start, end])
+
+
+@dataclass
+class Facts:
+    """What the topics hold of one session."""
+
+    session: str
+    known: list[str] = field(default_factory=list)  # sessions that there are
+    record: dict[str, Any] | None = None  # its message on ``kymo.sessions``
+    streams: dict[str, StreamFacts] = field(default_factory=dict)
+    rejected: Counter[str] = field(default_factory=Counter)  # reasons of its rejected messages
+    events: list[Event] = field(default_factory=list)  # of the recipe's own classes
+    committed: int | None = None  # next offset of the recipe's workers in the partition; None if they never committed
+
+
+def explain(recipe: Recipe, facts: Facts) -> list[Check]:
+    """Follow a session from its chunks to its events."""
+    checks: list[Check] = []
+    if facts.rejected:
+        text = ", ".join(f"{reason} {n}" for reason, n in facts.rejected.items())
+        checks.append(Check("rejected", WRONG, f"messages of this session were refused: {text}"))
+    if not facts.streams:
+        return [*checks, _nothing(facts)]
+    if apart := [_apart(name, stream) for name, stream in facts.streams.items() if len(stream.partitions) > 1]:
+        return [*checks, *apart]
+    mismatches = {name: recipe.matches(stream.format) for name, stream in facts.streams.items()}
+    matching = [name for name, why in mismatches.items() if why is None]
+    if not matching:
+        reasons = "; ".join(str(why) for why in mismatches.values())
+        return [*checks, Check("input", WRONG, f"recipe `{recipe.name}` takes none of its streams: {reasons}")]
+    stream = facts.streams[matching[0]]
+    extra = f"; {', '.join(matching[1:])} would fit too, but a session feeds a recipe once" if matching[1:] else ""
+    checks.append(Check("input", OK, f"recipe `{recipe.name}` takes {matching[0]}{extra}"))
+    windows = _window_check(recipe, stream)
+    checks.append(windows)
+    return checks if windows.state == WRONG else [*checks, _event_check(recipe, facts, stream)]
+
+
+def _apart(name: str, stream: StreamFacts) -> Check:
+    text = (
+        f"chunks of {name} stand in partitions {', '.join(map(str, sorted(stream.partitions)))} of {stream.topic}, where no "
+        "worker sees them in order; key every record with the session's name and let one partitioner place them"
+    )
+    return Check("partitions", WRONG, text)
+
+
+def _nothing(facts: Facts) -> Check:
+    if facts.record is not None:
+        text = "its metadata are there but no chunk: not sent yet, or older than what the topics keep; replay it again"
+        return Check("session", WRONG, text)
+    hint = nearest(facts.session, facts.known) if facts.known else "; nothing has been replayed yet"
+    return Check("session", WRONG, f"no session {facts.session!r}{hint}")
+
+
+def window_count(recipe: Recipe, runs: list[list[int]]) -> int:
+    """Windows of the grid that lie inside runs of samples; gaps that the recipe fills do not count as such."""
+    intake = recipe.chain.specs[0]
+    fill = max(intake.bridge, intake.fill) if isinstance(intake, Intake) else 0
+    merged: list[list[int]] = []
+    for start, end in runs:
+        if merged and start - merged[-1][1] <= fill:
+            merged[-1][1] = end
+        else:
+            merged.append([start, end])
+    hop, length = recipe.window_hop, recipe.window_length
+    return sum(max(0, (end - length) // hop - -(-start // hop) + 1) for start, end in merged)
+
+
+def _window_check(recipe: Recipe, stream: StreamFacts) -> Check:
+    rate, length = float(stream.format.rate), recipe.window_length
+    count = sum(end - start for start, end in stream.runs)
+    windows = window_count(recipe, stream.runs)
+    if windows:
+        gaps = f", {many(len(stream.runs) - 1, 'gap')}{_empty(stream)}" if len(stream.runs) > 1 else ""
+        return Check(
+            "windows", OK, f"{many(count, 'sample')} ({count / rate:g} s{gaps}) hold {many(windows, 'window')}"
+        )
+    need = f"a window needs {length} ({length / rate:g} s) without a gap"
+    if len(stream.runs) > 1:
+        longest = max(end - start for start, end in stream.runs)
+        text = (
+            f"{many(len(stream.runs) - 1, 'gap')}{_empty(stream)}: at most {many(longest, 'sample')} in a row, {need}; "
+            "see bridge_ms, max_missing"
+        )
+    elif stream.ended:
+        text = f"the session has {count} samples ({count / rate:g} s), {need}; shorten [window] length_s"
+    else:
+        text = f"{count} samples ({count / rate:g} s) have come so far, {need}"
+    return Check("windows", WRONG, text)
+
+
+def _empty(stream: StreamFacts) -> str:
+    return f" ({many(stream.empty, 'sample')} with empty or NaN cells among them)" if stream.empty else ""
+
+
+def _event_check(recipe: Recipe, facts: Facts, stream: StreamFacts) -> Check:
+    events, expected = facts.events, window_count(recipe, stream.runs)
+    if not events:
+        if facts.committed is None:
+            text = f"none: no worker has ever worked on this recipe; start one: kymo worker {recipe.name}"
+        elif facts.committed <= stream.first_offset:
+            text = "none: the worker has not come to this session yet; is one running? (kymo worker)"
+        else:
+            text = "none, although a worker has passed this session: did its bundle or recipe change since? see its log"
+        return Check("events", WRONG, text)
+    unknown = [event for event in events if event.label == UNKNOWN]
+    least = recipe.model.min_probability if recipe.model else 0.0
+    if len(unknown) == len(events):
+        best = max(event.probability for event in events)
+        text = (
+            f"all {len(events)} are `unknown`: the highest probability, {best:.2f}, is below min_probability {least:g}"
+        )
+        return Check("events", WRONG, text)
+    text = f"{len(events)} of {expected} windows have one, {len(unknown)} of them `unknown` (below {least:g})"
+    return Check("events", OK if len(events) >= expected else NOTE, text)
+
+
+def gather(recipe: Recipe, session: str, settings: Settings) -> Facts:
+    """Read what the topics hold of a session."""
+    from streams.archive.erase import session_of
+    from streams.kafka.read import read_topics
+    from streams.kafka.sessions import raw_chunks
+
+    names, facts = Names(settings.prefix), Facts(session)
+    for record in read_topics(settings, [names.of("sessions")]):
+        key = (record.key or b"").decode(errors="replace")
+        if key not in facts.known:
+            facts.known.append(key)
+        if key == session and record.value is not None:
+            with contextlib.suppress(MessageError):  # an odd one says nothing; `kymo sessions list` tells of it
+                facts.record = read_session(record.value)
+    for record, chunk in raw_chunks(settings, session):
+        _add(facts, chunk, record)
+    for record in read_topics(settings, [names.of("events"), names.of("rejected")]):
+        if session_of(record) != session.encode():
+            continue
+        if record.topic == names.of("rejected"):
+            facts.rejected[(dict(record.headers).get("reason") or b"?").decode(errors="replace")] += 1
+            continue
+        with contextlib.suppress(EventError):
+            event = Event.from_json(record.value or b"")
+            if event.recipe == recipe.name and not event.head:  # one a window
+                facts.events.append(event)
+    topic = names.for_stream(recipe.inputs[0].stream)
+    if offsets := _committed(recipe, topic, settings):
+        partitions = [n for stream in facts.streams.values() if stream.topic == topic for n in stream.partitions]
+        facts.committed = max((offsets.get(n, -1) for n in partitions), default=-1)
+    return facts
+
+
+def _add(facts: Facts, chunk: Chunk, record: Record) -> None:
+    stream = facts.streams.get(chunk.stream)
+    if stream is None:
+        runs = [[chunk.first_index, chunk.first_index]]
+        stream = facts.streams[chunk.stream] = StreamFacts(
+            chunk.header.format, record.topic, runs, False, record.offset, record.offset
+        )
+    stream.partitions.add(record.partition)
+    stream.add(chunk, record.offset)
+
+
+def _committed(recipe: Recipe, topic: str, settings: Settings) -> dict[int, int]:
+    """Next offsets of the recipe's workers by partition; none if they never committed."""
+    from streams.kafka.client import admin_client
+
+    group = f"{settings.prefix}.{recipe.name}.model"
+    with admin_client(settings, f"asking for the offsets of {group}") as client:
+        # A broker that never had a group has no coordinator to ask.
+        if topic not in client.list_topics() or group not in {g["group_id"] for g in client.list_groups()}:
+            return {}
+        committed = client.list_group_offsets(group).get(group, {})
+    return {tp.partition: meta.offset for tp, meta in committed.items() if tp.topic == topic}
 
 
 def as_json(checks: list[Check]) -> str:

@@ -27,13 +27,10 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from deploy.metrics_server import Server, serve_metrics
 from streams.errors import ChunkError
 
 if TYPE_CHECKING:
     from models.serving.partition import Partition
-
-__all__ = ["COUNTS", "Histogram", "RecipeMetrics", "Server", "WorkerMetrics", "process_registry", "serve_metrics"]
 
 #: Counts that chains and partitions keep, by the name they keep them under.
 COUNTS = {

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy import broker, broker_wait, kafka_jars, kafka_server
+from deploy import broker, kafka_server
 from streams.errors import BrokerError, KymoError
 from streams.settings import Settings
 
@@ -44,7 +44,7 @@ def write_bytecode(packages: Sequence[str] = PACKAGES) -> subprocess.Popen[bytes
 
 def prepare(jars_dir: Path) -> None:
     """Fetch the jars and make the startup cache, where they are not there yet."""
-    jars = kafka_jars.class_path(jars_dir.absolute())
+    jars = kafka_server.class_path(jars_dir.absolute())
     cache = kafka_server.aot_cache(jars)
     if not cache.exists():
         with tempfile.TemporaryDirectory(dir=jars_dir, prefix="trial-") as folder:
@@ -62,7 +62,7 @@ def _trial_run(jars: list[Path], folder: Path) -> Path:
     with kafka_server.log_file(folder).open("ab") as log:
         process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder)
     try:
-        broker_wait.await_ready(process, port, folder, TRIAL_TIMEOUT_S)
+        broker.await_ready(process, port, folder, TRIAL_TIMEOUT_S)
         process.terminate()  # the JVM writes the cache on its way out
         process.wait(TRIAL_TIMEOUT_S)
     finally:

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deploy.children import Child, Supervisor, kymo_command, kymo_environment, stop
-from deploy.signals import at_end_signals
+from deploy.children import Child, Supervisor, at_end_signals, kymo_command, kymo_environment, stop
 from streams.errors import BrokerError, KymoError, RecipeError
 from streams.settings import Settings
 
 if TYPE_CHECKING:
-    from deploy.broker_state import BrokerInfo
+    from deploy.broker import BrokerInfo
 
 PORT = 9092
 WATCH_S = 0.2
@@ -158,7 +157,8 @@ def _metrics(supervisor: Supervisor, settings: Settings, announced: dict[str, in
     """Metrics of this process itself: ready once all children are."""
     from prometheus_client import Gauge
 
-    from deploy.metrics import process_registry, serve_metrics
+    from deploy.metrics import process_registry
+    from deploy.metrics_server import serve_metrics
 
     registry, children = process_registry(), supervisor.children
     alive = Gauge("kymo_workers", "Worker processes that run", registry=registry)

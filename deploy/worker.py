@@ -24,6 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mode import Service
+
 from deploy.broker import address
 from deploy.jobs import (
     BOTH,
@@ -37,13 +39,13 @@ from deploy.jobs import (
     make_part,
     make_reader,
 )
-from deploy.pulse import Pulse
-from deploy.worker_log import say, set_up_logging
+from deploy.worker_log import SPARSE, say, set_up_logging
 from models.bundle import load_bundle
 from models.registry import CHAMPION
 from streams.errors import BrokerError, BundleError, DeliveryError, KymoError
 from streams.files import lock
 from streams.kafka.admin import ensure_topics
+from streams.readers.words import many
 from streams.settings import Settings
 from streams.topics import Names
 
@@ -54,6 +56,10 @@ DRAIN_S = 20.0
 AWAY_S = 600.0  # a broker may be away so long before a worker gives up
 _RESTARTS = "KYMO_WORKER_RESTARTS"  # times of the last restarts, across them
 _RESTARTS_MAX, _RESTARTS_S = 10, 60.0
+_STILL_S = 30.0  # a loop that is still for so long hangs
+_SILENT_S = 60.0  # so is a member that its group has not heard of, while the broker can be reached
+_BEAT_S = 0.05
+_ASSIGNMENT_S = 30.0  # a group may take so long to give out its partitions
 
 
 def roles_of(text: str, settings: Settings) -> list[str]:
@@ -144,7 +150,8 @@ def _serve(works: list[Work], played: list[str], settings: Settings, place: Plac
     sys.setswitchinterval(0.0005)
     from mode import Worker
 
-    from deploy.metrics import WorkerMetrics, serve_metrics
+    from deploy.metrics import WorkerMetrics
+    from deploy.metrics_server import serve_metrics
 
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
@@ -209,6 +216,72 @@ def _parts(
             metrics.recipes[part.work.recipe.name].shadow = part.shadow.counts
     exchange = Exchange(parts, since, settings.home, metrics)
     return parts, [Follower(exchange, settings, partial(make_reader, settings))]
+
+
+class Pulse(Service):
+    """Beats twenty times a second in a worker's loop; says when it is ready, when its broker is away and when it is back, and begins the
+    worker again where Kafka's client hangs though a broker answers.
+    """
+
+    def __init__(self, apps: Sequence[Any], settings: Settings, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._apps, self._brokers = apps, settings.brokers.split(",")
+        self._beat_s, self.longest_s, self.serves = time.monotonic(), 0.0, -1
+        self._session_s, self._ready, self._away = settings.session_timeout_s, False, False
+
+    def is_live(self) -> bool:
+        """Whether the loop beats; to be asked in any thread."""
+        return time.monotonic() - self._beat_s < _STILL_S
+
+    @Service.task
+    async def _beat(self) -> None:
+        while not self.should_stop:
+            asked_s = time.monotonic()
+            await asyncio.sleep(_BEAT_S)
+            self._beat_s = time.monotonic()
+            self.longest_s = max(self.longest_s, self._beat_s - asked_s - _BEAT_S)
+            self._tell()
+            for app in self._apps:
+                if app.lease.silent_s > _SILENT_S and await self._answers():
+                    reason = SPARSE.reason(_SILENT_S)
+                    app.failed(
+                        DeliveryError(
+                            f"group {app.conf.id} has not heard of this worker for {_SILENT_S:g} s"
+                            + (f" ({reason})" if reason else "")
+                        )
+                    )
+
+    def _tell(self) -> None:
+        settled = not any(app.rebalancing for app in self._apps)
+        if not self._ready and settled and all(app.is_ready() or _idle(app) for app in self._apps):
+            self._ready = True
+            partitions = sum(len(app.assigned()) for app in self._apps)
+            work = f"{many(partitions, 'partition')} to work on" if partitions else "others have all partitions"
+            say(f"ready, {work}" + (f"; metrics on port {self.serves}" if self.serves > 0 else ""))
+        silent_s = max((app.lease.silent_s for app in self._apps), default=0.0)
+        limit_s = self._session_s / 2 if self._ready and settled else _ASSIGNMENT_S
+        if (away := silent_s > limit_s) != self._away:
+            self._away = SPARSE.away = away
+            reason = SPARSE.reason(silent_s) or "silence"
+            say(f"Kafka at {','.join(self._brokers)} does not answer ({reason}); waiting" if away else "Kafka is back")
+
+    async def _answers(self) -> bool:
+        """Whether a broker can be reached."""
+        for host_and_port in self._brokers:
+            host, _, port = host_and_port.rpartition(":")
+            try:
+                async with asyncio.timeout(1.0):
+                    _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            except (OSError, ValueError, TimeoutError):
+                continue
+            writer.close()
+            return True
+        return False
+
+
+def _idle(app: Any) -> bool:
+    """Whether its group knows it and has no partition for it."""
+    return app.lease.left_s > 0 and not app.assigned()
 
 
 def _assigned(app: Any) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from deploy.signals import ENDING, at_end_signals
+from deploy.children import ENDING, at_end_signals
 from examples.demo_run import Run, Task
 from examples.demo_show import Screen
 from streams.settings import Settings

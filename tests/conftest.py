@@ -21,7 +21,7 @@ JARS_DIR = Settings.from_env().home / "kafka"
 @pytest.fixture(scope="session")
 def jars_dir() -> Path:
     """Where the jars of the embedded Kafka are kept between test sessions; all of them are there."""
-    from deploy.kafka_jars import class_path
+    from deploy.kafka_server import class_path
 
     class_path(JARS_DIR)
     return JARS_DIR

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy import kafka_jars, kafka_server
-from deploy.broker import free_port
-from deploy.broker_wait import await_ready
+from deploy import kafka_server
+from deploy.broker import await_ready, free_port
 from streams.errors import BrokerError
 
 CLUSTER = "AAAAAAAAAAAAAAAAAAAAAA"
@@ -20,11 +19,11 @@ CLUSTER = "AAAAAAAAAAAAAAAAAAAAAA"
 
 def jars_of(version: str, jars_dir: Path) -> list[Path]:
     """The class path of a version, fetched into a folder beside the embedded one's; without network the test is skipped."""
-    if version == kafka_jars.KAFKA_VERSION:
-        return kafka_jars.class_path(jars_dir)
-    names = [name.replace(kafka_jars.KAFKA_VERSION, version) for name in kafka_jars.ENDPOINTS]
+    if version == kafka_server.KAFKA_VERSION:
+        return kafka_server.class_path(jars_dir)
+    names = [name.replace(kafka_server.KAFKA_VERSION, version) for name in kafka_server.ENDPOINTS]
     try:
-        context = kafka_jars._maven(jars_dir.parent / "other-kafka")
+        context = kafka_server._maven(jars_dir.parent / "other-kafka")
         inputs, others = context.resolver.resolve([context.create_dependency(name) for name in names])
         artifacts = [d.artifact for d in [*inputs, *(d for d in others if d.scope in ("compile", "runtime"))]]
         with ThreadPoolExecutor(8) as pool:

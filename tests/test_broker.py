@@ -22,8 +22,8 @@ from kafka.admin import KafkaAdminClient, NewTopic
 
 import kymo
 from deploy import broker as embedded
-from deploy import broker_wait, kafka_jars, kafka_server
-from deploy.broker_state import BrokerInfo, write_state
+from deploy import kafka_server
+from deploy.broker import BrokerInfo, write_state
 from streams.errors import BrokerError
 from streams.settings import Settings
 
@@ -182,7 +182,7 @@ def test_a_server_whose_log_grows_is_waited_for(starting: Callable[[str], Starti
         if len(server.told) == 30:
             server.go.touch()
 
-    broker_wait.await_ready(server.process, server.port, server.folder, 60.0, tell, lambda: next(seconds))
+    embedded.await_ready(server.process, server.port, server.folder, 60.0, tell, lambda: next(seconds))
     assert server.told[0].startswith("Kafka has been starting for 5 s, no partition loaded yet; see ")
     assert server.told[29].startswith("Kafka has been starting for 150 s, 29 of 40 partitions loaded; see ")
 
@@ -195,7 +195,7 @@ def test_a_server_that_computes_is_waited_for(starting: Callable[[str], Starting
             server.go.touch()
         return time.monotonic()
 
-    broker_wait.await_ready(server.process, server.port, server.folder, 1.0, server.told.append, clock)
+    embedded.await_ready(server.process, server.port, server.folder, 1.0, server.told.append, clock)
     assert time.monotonic() - begun > 2.5
 
 
@@ -204,7 +204,7 @@ def test_a_server_that_does_nothing_is_given_up(starting: Callable[[str], Starti
     server.log("last words")
     given_up = r"(?s)within 65 s and did nothing for the last 60 s.*last words"
     with pytest.raises(BrokerError, match=given_up):
-        broker_wait.await_ready(
+        embedded.await_ready(
             server.process, server.port, server.folder, 60.0, server.told.append, lambda: next(seconds)
         )
     assert len(server.told) == 12
@@ -213,7 +213,7 @@ def test_a_server_that_does_nothing_is_given_up(starting: Callable[[str], Starti
 @pytest.mark.broker
 @pytest.mark.parametrize("order", [signal.SIGINT, signal.SIGTERM])
 def test_foreground_ends_with_the_signal(order: signal.Signals, data_dir: Path, jars_dir: Path) -> None:
-    code = "from deploy.broker_cli import broker; broker()"
+    code = "from deploy.cli import broker; broker()"
     line = [sys.executable, "-c", code, "start", "--foreground", "--port", "0", "--json", "--data-dir", str(data_dir)]
     env = os.environ | {"KYMO_HOME": str(jars_dir.parent)}
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=env) as process:
@@ -258,7 +258,7 @@ def test_folder_that_cannot_be_written_is_an_error(tmp_path: Path, jars_dir: Pat
 
 def linked_jars(jars_dir: Path, copy: Path) -> Path:
     copy.mkdir()
-    for jar in kafka_jars.read_lock():
+    for jar in kafka_server.read_lock():
         (copy / jar.filename).symlink_to(jars_dir.absolute() / jar.filename)
     return copy
 
@@ -291,7 +291,7 @@ def test_failed_download_is_an_error_and_leaves_nothing(data_dir: Path, tmp_path
 
 
 def test_lock_file_pins_every_jar_once() -> None:
-    jars = kafka_jars.read_lock()
+    jars = kafka_server.read_lock()
     assert len({jar.filename for jar in jars}) == len(jars) == 46
     assert jars[0].filename == "kafka_2.13-4.1.1.jar"
 
@@ -300,7 +300,7 @@ def test_malformed_lock_names_the_line(tmp_path: Path) -> None:
     lock = tmp_path / "kafka.lock"
     lock.write_text("# head\na:b:1 00\n")
     with pytest.raises(BrokerError, match=r"kafka\.lock:2: expected"):
-        kafka_jars.read_lock(lock)
+        kafka_server.read_lock(lock)
 
 
 def test_another_process_under_the_old_pid_is_left_alone(data_dir: Path) -> None:

@@ -15,8 +15,18 @@ import pytest
 from click.testing import CliRunner
 
 import kymo
-from deploy.doctor import check_broker, check_home, check_jars, check_port, check_python, check_topics
-from deploy.doctor_session import Facts, StreamFacts, explain, window_count
+from deploy.doctor import (
+    Facts,
+    StreamFacts,
+    check_broker,
+    check_home,
+    check_jars,
+    check_port,
+    check_python,
+    check_topics,
+    explain,
+    window_count,
+)
 from processors.recipe.load import Recipe, load_recipe
 from streams.chunk import Chunk, Format, Header
 from streams.codec import ChunkCodec
@@ -61,7 +71,7 @@ def test_home(tmp_path: Path) -> None:
 
 def test_jars(tmp_path: Path) -> None:
     assert check_jars(tmp_path).state == "note"
-    from deploy.kafka_jars import read_lock
+    from deploy.kafka_server import read_lock
 
     (tmp_path / read_lock()[0].filename).write_bytes(b"broken")
     assert (check_jars(tmp_path).state, "wrong checksum" in check_jars(tmp_path).text) == ("wrong", True)

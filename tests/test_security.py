@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy import broker_wait, kafka_jars, kafka_server
-from deploy.broker import free_port
+from deploy import kafka_server
+from deploy.broker import await_ready, free_port
 from deploy.children import Child, kymo_command, kymo_environment, stop
 from streams.events import Event
 
@@ -101,7 +101,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory, jars_dir: Path) -> Iterato
         password=PASSWORD,
     )
     properties.write_text("\n".join(kept) + listeners)
-    jars = kafka_jars.class_path(jars_dir)
+    jars = kafka_server.class_path(jars_dir)
     scram = f"SCRAM-SHA-256=[name={USER},password={PASSWORD}]"
     storage = ("format", "--cluster-id=AAAAAAAAAAAAAAAAAAAAAA", "--config", str(properties), "--add-scram", scram)
     line = kafka_server.command(jars, "kafka.tools.StorageTool", *storage)
@@ -113,7 +113,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory, jars_dir: Path) -> Iterato
             kafka_server.command(jars, "kafka.Kafka", str(properties)), cwd=folder, stdout=log, stderr=log
         )
     try:
-        broker_wait.await_ready(process, plain, folder, 60.0)
+        await_ready(process, plain, folder, 60.0)
         yield Secured(f"{kafka_server.HOST}:{ssl}", f"{kafka_server.HOST}:{sasl}", folder)
     finally:
         process.kill()

@@ -15,7 +15,7 @@ from kafka import KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from deploy.children import kymo_command, kymo_environment
-from deploy.doctor_session import explain, gather
+from deploy.doctor import explain, gather
 from processors.recipe.load import load_recipe
 from streams.archive.check import check_archive
 from streams.archive.format import segment_paths

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import kymo
-from deploy.doctor_session import Facts, StreamFacts, explain, window_count
+from deploy.doctor import Facts, StreamFacts, explain, window_count
 from processors.recipe.load import load_recipe
 from streams.chunk import Chunk, Header
 from streams.errors import SourceError

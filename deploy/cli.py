@@ -1,4 +1,7 @@
-"""``kymo broker start|stop|status``. In: options. Out: a line or JSON; exit status 0 done, 1 failed, 2 wrong usage."""
+"""``kymo broker``, ``kymo worker`` and ``kymo doctor``. In: options. Out: a running broker or worker; a line a check, or JSON.
+
+What a verb needs is loaded when it runs: its help waits for no library, and its words say which extra is missing.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,19 @@ import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy.broker_state import BrokerInfo
 from streams.errors import BrokerError
 from streams.settings import Settings
 
+if TYPE_CHECKING:
+    from deploy.broker import BrokerInfo
+
 DEFAULT_PORT = 9092
 WATCH_S = 0.5
+_MARKS = {"ok": "ok   ", "note": "note ", "wrong": "WRONG"}
 
 data_dir_option = click.option(
     "--data-dir",
@@ -135,3 +141,69 @@ def _stay(folder: Path, interrupted: threading.Event) -> None:
         if status.state == "stopped":  # by `kymo broker stop` in another terminal
             return
     embedded.stop(folder)
+
+
+@click.command()
+@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE…")
+@click.option("--bundle", metavar="V", help="A bundle's folder or name, instead of each recipe's own.")
+@click.option("--prefix", metavar="P", help="Topic prefix, instead of KYMO_PREFIX; `kymo.N` for the run N of a replay.")
+@click.option(
+    "--roles",
+    default="processor,model",
+    show_default=True,
+    metavar="R",
+    help="processor: raw to derived streams; model: derived streams to events; both: raw to events, in memory.",
+)
+def worker(recipes: tuple[str, ...], bundle: str | None, prefix: str | None, roles: str) -> None:
+    """Classify what arrives on the input topics until stopped; start as many workers as there are partitions.
+
+    Example: kymo worker basicmotions
+    """
+    from deploy.worker import run_worker
+
+    settings = Settings.from_env()
+    run_worker(recipes, settings.under(prefix) if prefix else settings, bundle, roles)
+
+
+@click.command("doctor")
+@click.option("--recipe", "recipe_name", metavar="R", help="Check this recipe and its bundle too.")
+@click.option("--session", metavar="S", help="Say why this session yields no events (needs --recipe and a broker).")
+@click.option(
+    "--repair-topics", is_flag=True, help="First configure the topics that are there as Kymo's table has them."
+)
+@click.option("--json", "json_out", is_flag=True, help="Print one JSON object.")
+def doctor(recipe_name: str | None, session: str | None, repair_topics: bool, json_out: bool) -> None:
+    """Say what is wrong on this machine, and why a session yields no events.
+
+    Example: kymo doctor --recipe basicmotions --session basicmotions-test-00
+    """
+    if session is not None and recipe_name is None:
+        raise click.UsageError("--session needs --recipe: whose events are missed?")
+    from deploy.doctor import WRONG, as_json, check_machine, check_recipe, check_session
+
+    settings = Settings.from_env()
+    if repair_topics:
+        _repair(settings)
+    checks = list(check_machine(settings))
+    if recipe_name is not None:
+        recipe, recipe_checks = check_recipe(recipe_name, settings)
+        checks += recipe_checks
+        if recipe is not None and session is not None:
+            checks += check_session(recipe, session, settings)
+    if json_out:
+        click.echo(as_json(checks))
+    else:
+        width = max(len(check.name) for check in checks)
+        for check in checks:
+            click.echo(f"{_MARKS[check.state]} {check.name:{width}}  {check.text}")
+    if any(check.state == WRONG for check in checks):
+        click.get_current_context().exit(1)
+
+
+def _repair(settings: Settings) -> None:
+    from deploy.doctor import with_broker
+    from streams.kafka.promises import repair_topics
+    from streams.topics import Names
+
+    for topic in repair_topics(with_broker(settings), Names(settings.prefix)) or ["no topic"]:
+        click.echo(f"{topic} was altered", err=True)
