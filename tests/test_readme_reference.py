@@ -12,7 +12,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from documents import DOCUMENTS, ROOT, commands, section_of, table, text_of, words
+from documents import DOCUMENTS, ROOT, blocks, commands, section_of, table, text_of, words
 
 import kymo
 from models.training import train
@@ -223,10 +223,30 @@ def test_formats() -> None:
     assert {f.name for f in fields(Event)} == set(EVENT_SCHEMA["properties"])
 
 
-@pytest.mark.parametrize("line", [" ".join(w[2:]) for w in commands("docs/formats.md", "JSON Schemas")])
-def test_schemas_are_printed(line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(line, {})
-    jsonschema.Draft202012Validator.check_schema(json.loads(capsys.readouterr().out))
+@pytest.mark.parametrize(
+    ("name", "schema"),
+    [("event", EVENT_SCHEMA), ("label", LABEL_SCHEMA), ("session", SESSION_SCHEMA), ("promotion", PROMOTION_SCHEMA)],
+)
+def test_schemas_stand_as_files(name: str, schema: dict[str, Any]) -> None:
+    assert json.loads((ROOT / "streams" / "schemas" / f"{name}.json").read_text()) == schema
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert f"streams/schemas/{name}.json" in section_of("JSON Schemas")[1]
+
+
+def test_a_bundle_runs_without_kymo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = blocks("docs/bundle.md", "python")
+    shipped = ROOT / "models" / "shipped"
+    monkeypatch.chdir(shipped)
+    exec(block.text.replace('"motions"', '"basicmotions"'), {})
+    labels = json.loads((shipped / "basicmotions" / "manifest.json").read_text())["labels"]
+    assert all(f"'{label}'" in capsys.readouterr().out for label in labels[:1])
+
+
+def test_a_bundle_holds_what_its_page_says() -> None:
+    members = set(words(table("The bundle", "member of the manifest")))
+    for name in ("basicmotions", "magnetic"):
+        manifest = json.loads((ROOT / "models" / "shipped" / name / "manifest.json").read_text())
+        assert set(manifest) - members == set()
 
 
 def test_names_that_python_has() -> None:
