@@ -15,7 +15,6 @@ from typing import Any
 
 from benchmarks.child import memory
 from streams.archive.writer import CONSUMER, Archive
-from streams.kafka.client import client_arguments
 from streams.settings import Settings
 from streams.topics import Names
 
@@ -44,10 +43,12 @@ def file(settings: Settings, folder: Path, records: int) -> None:
 
 def values(settings: Settings, records: int) -> Iterator[bytes]:
     """Values of the topic ``sensor``, read as the archive reads."""
-    from kafka import KafkaConsumer, TopicPartition
+    from kafka import TopicPartition
+
+    from streams.kafka.read import whole_topic_consumer
 
     topic = Names(settings.prefix).of("sensor")
-    consumer = KafkaConsumer(**client_arguments(settings), **CONSUMER)
+    consumer = whole_topic_consumer(settings, **CONSUMER)
     try:
         places = [TopicPartition(topic, i) for i in sorted(consumer.partitions_for_topic(topic))]
         consumer.assign(places)

@@ -202,7 +202,7 @@ def doctor(recipe_name: str | None, session: str | None, repair_topics: bool, js
 
 def _repair(settings: Settings) -> None:
     from deploy.doctor import with_broker
-    from streams.kafka.promises import repair_topics
+    from streams.kafka.admin import repair_topics
     from streams.topics import Names
 
     for topic in repair_topics(with_broker(settings), Names(settings.prefix)) or ["no topic"]:

@@ -169,7 +169,7 @@ def with_broker(settings: Settings) -> Settings:
 
 def check_topics(settings: Settings) -> Check:
     """The topics against the table: there, with partition counts that go together, keeping what it promises."""
-    from streams.kafka.promises import look_at_topics
+    from streams.kafka.admin import look_at_topics
 
     topics = look_at_topics(settings, Names(settings.prefix))
     remarks = list(topics.warnings)
@@ -372,8 +372,7 @@ def _event_check(recipe: Recipe, facts: Facts, stream: StreamFacts) -> Check:
 
 def gather(recipe: Recipe, session: str, settings: Settings) -> Facts:
     """Read what the topics hold of a session."""
-    from streams.archive.erase import session_of
-    from streams.kafka.read import read_topics
+    from streams.kafka.read import read_topics, session_of
     from streams.kafka.sessions import raw_chunks
 
     names, facts = Names(settings.prefix), Facts(session)

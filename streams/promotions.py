@@ -98,7 +98,7 @@ def announce(settings: Settings, promotion: Promotion) -> str:
         return "no broker is named or runs here"
     try:
         from streams.kafka.admin import ensure_topics
-        from streams.replay.publish import Publisher
+        from streams.kafka.publish import Publisher
 
         names = Names(settings.prefix)
         ensure_topics(settings, names)

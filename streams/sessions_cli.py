@@ -17,7 +17,7 @@ from streams.readers.words import many, utc
 from streams.settings import Settings
 
 if TYPE_CHECKING:
-    from streams.kafka.erase import Deletion
+    from streams.kafka.sessions import Deletion
 
 #: Exit status of an erasure that leaves what Kafka cannot delete.
 LEFT = 3
@@ -136,7 +136,7 @@ def delete_command(session: str, folder: Path | None, damaged: bool, yes: bool, 
     Exit status 3: done as far as Kafka can, but records of it stay in Kafka until retention takes them.
     """
     from streams.archive.erase import Erased, erase_session
-    from streams.kafka.erase import delete_session
+    from streams.kafka.sessions import delete_session
 
     settings = Settings.from_env()
     place = folder or default_folder(settings)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 HOUR_MS = 3_600_000
 MIB = 2**20
 MESSAGE_MAX = 4 * MIB
+Place = tuple[str, int]  # a topic's full name and a partition
 REJECTED_EXTRA = 64 * 1024
 #: A worker's record that reaches the broker later than this after it was made is refused there. It is what fences a worker that was
 #: stopped and comes back: others own its partitions only after the session timeout, which is longer.

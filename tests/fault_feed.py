@@ -15,8 +15,8 @@ import numpy as np
 
 from streams.chunk import Array, Chunk, Header, signal_format
 from streams.codec import ChunkCodec
+from streams.kafka.publish import Publisher
 from streams.recording import Recording, StreamData
-from streams.replay.publish import Publisher
 from streams.settings import Settings
 from streams.topics import Names
 

@@ -57,7 +57,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     parts = [[chunk_record(2 * n + i, chunk(f"s{i}", 10 * n)) for i in range(2)] for n in range(2)]
     paths = write_archive(tmp_path / "a", parts)
     paths[1].with_name(paths[1].name + ".damaged").write_bytes(paths[1].read_bytes()[:-20])
-    monkeypatch.setattr("streams.kafka.erase.delete_session", lambda *_: pytest.fail("nothing may be erased yet"))
+    monkeypatch.setattr("streams.kafka.sessions.delete_session", lambda *_: pytest.fail("nothing may be erased yet"))
     return tmp_path / "a"
 
 
@@ -76,9 +76,9 @@ def test_damaged_files_that_may_hold_the_session_are_named(archive: Path) -> Non
 
 
 def test_damaged_files_go_where_that_is_asked_for(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from streams.kafka.erase import Deletion
+    from streams.kafka.sessions import Deletion
 
-    monkeypatch.setattr("streams.kafka.erase.delete_session", lambda *_: Deletion())
+    monkeypatch.setattr("streams.kafka.sessions.delete_session", lambda *_: Deletion())
     assert delete(archive, "--damaged")[0] == 0
     assert not list(archive.glob("*.damaged"))
     assert ArchiveReader(archive).sessions() == ["s1"]

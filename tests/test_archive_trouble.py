@@ -21,11 +21,10 @@ from kafka.errors import (
 
 from streams.archive.plan import ArchiveCounts
 from streams.archive.read import ArchiveReader
-from streams.archive.topics import Ends
 from streams.archive.trouble import Trouble
 from streams.archive.writer import Archive
-from streams.kafka.admin import ensure_topics
-from streams.replay.publish import Publisher
+from streams.kafka.admin import Ends, ensure_topics
+from streams.kafka.publish import Publisher
 from streams.settings import Settings
 from streams.topics import Names
 
@@ -85,7 +84,7 @@ class Consumer:
 def archived(folder: Path, monkeypatch: pytest.MonkeyPatch, polls: list[Exception | None]) -> tuple[Any, list[str]]:
     """What an archive told until it had all ten records, or had seen all that was to go wrong."""
     monkeypatch.setattr("streams.archive.writer.TopicFinder", Finder)
-    monkeypatch.setattr("streams.archive.writer.KafkaConsumer", type("C", (Consumer,), {"polls": polls}))
+    monkeypatch.setattr("streams.kafka.read.KafkaConsumer", type("C", (Consumer,), {"polls": polls}))
     monkeypatch.setattr("streams.archive.writer.POLL_MS", 0)
     told: list[str] = []
     settings = Settings(brokers="kafka-1:9093", prefix="t", home=folder / "home")

@@ -130,15 +130,15 @@ def test_a_codec_without_its_package_is_named(
 def test_a_reading_that_stands_still_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     at = {("t", 0): 7, ("t", 1): 3}
     reach = Reach(Settings(brokers="k:1"), {("t", 0): 7, ("t", 1): 9, ("t", 2): 0}, at.__getitem__)
-    assert reach.left()
-    assert reach.left()
+    assert reach.unfinished()
+    assert reach.unfinished()
     monkeypatch.setattr("streams.kafka.read.STALL_S", -1.0)
     at["t", 1] = 4
-    assert reach.left()
+    assert reach.unfinished()
     with pytest.raises(BrokerError, match=r"t, partition 1 goes on from offset 4 to 9, but nothing came"):
-        reach.left()
+        reach.unfinished()
     at["t", 1] = 9
-    assert not reach.left()
+    assert not reach.unfinished()
 
 
 def asked(errors: list[BaseException]) -> list[str]:

@@ -23,7 +23,7 @@ from streams.errors import EventError, TopicError
 from streams.events import EVENT_SCHEMA, Event, EventFilter, event_id, read_events
 from streams.events_cli import events, parse_moment
 from streams.kafka.admin import ensure_topics
-from streams.replay.publish import Publisher
+from streams.kafka.publish import Publisher
 from streams.settings import Settings
 from streams.topics import Names
 

@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 import kymo
 from streams.kafka.admin import ensure_topics
+from streams.kafka.publish import Publisher
 from streams.labels.cli import append_labels, read_labels
 from streams.labels.labels import Label
-from streams.replay.publish import Publisher
 from streams.settings import Settings
 from streams.topics import Names
 

@@ -17,12 +17,12 @@ from fuzzed import odd_record
 from models.bundle import load_bundle
 from models.serving.runs import decode_record
 from processors.recipe.load import load_recipe
-from streams.archive.erase import session_of
 from streams.archive.record import ArchivedRecord
 from streams.chunk import Chunk, Header, Window, signal_format
 from streams.codec import ChunkCodec
 from streams.errors import ChunkError, FormatError, KymoError
 from streams.events import Event
+from streams.kafka.read import session_of
 from streams.labels.files import as_json_lines, as_table
 from streams.labels.labels import Label, current_labels
 from streams.messages import read_object

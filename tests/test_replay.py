@@ -19,11 +19,11 @@ from streams.chunk import NS, Chunk, Header, signal_format
 from streams.codec import ChunkCodec
 from streams.errors import DeliveryError, SourceError
 from streams.kafka.admin import ensure_topics
+from streams.kafka.publish import Publisher
 from streams.kafka.read import read_records
 from streams.recording import Recording, StreamData
 from streams.replay.cli import runs
 from streams.replay.pacing import SystemClock
-from streams.replay.publish import Publisher
 from streams.replay.replay import replay
 from streams.replay.schedule import ReplayPlan
 from streams.replay.summary import ReplayIO, ReplayProgress, ReplaySummary

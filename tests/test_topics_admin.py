@@ -10,9 +10,8 @@ import pytest
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from streams.errors import BrokerError, SettingsError, TopicError
-from streams.kafka.admin import delete_run, ensure_topics, list_runs, run_prefix
+from streams.kafka.admin import broken_promises, delete_run, ensure_topics, list_runs, repair_topics, run_prefix
 from streams.kafka.client import partition_of
-from streams.kafka.promises import broken_promises, repair_topics
 from streams.settings import Settings
 from streams.topics import BY_NAME, TABLE, Names
 

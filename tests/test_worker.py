@@ -23,8 +23,8 @@ from models.run import run
 from processors.recipe.load import load_recipe
 from streams.chunk import Chunk, Header, signal_format
 from streams.kafka.client import client_arguments
+from streams.kafka.publish import Publisher
 from streams.recording import Recording, StreamData
-from streams.replay.publish import Publisher
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 DRAIN_S = 20.0

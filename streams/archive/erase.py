@@ -14,9 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.message import DecodeError
-
-from streams import chunk_pb2
 from streams.archive.format import ERASED, SUFFIX, Absent, Contents, Place, Segment, Span, read_segment, segment_paths
 from streams.archive.read import segment_records
 from streams.archive.record import ArchivedRecord
@@ -24,8 +21,8 @@ from streams.archive.recover import DAMAGED_SUFFIX
 from streams.archive.segment import SegmentWriter
 from streams.errors import ArchiveError, MessageError
 from streams.files import lock, write_whole
-from streams.messages import MAX_FILE_BYTES, read_json, read_object
-from streams.topics import CHUNK_TOPICS
+from streams.kafka.read import session_of
+from streams.messages import MAX_FILE_BYTES, read_json
 
 ERASED_FILE = "erased.json"
 
@@ -162,25 +159,3 @@ def _runs(gone: Iterable[tuple[str, int, int]]) -> list[Absent]:
         else:
             out.append(Absent(topic, partition, offset, offset + 1, ERASED))
     return out
-
-
-def session_of(record: Any) -> bytes:
-    """Whose a record is: by its key, or where another program left that out by what its JSON or its chunk says; empty if nobody's.
-
-    Examples
-    --------
-    >>> session_of(ArchivedRecord("kymo.labels", 0, 0, 0, 0, None, b'{"session": "s1"}'))
-    b's1'
-    """
-    if record.key is not None:
-        return bytes(record.key.rpartition(b"\n")[2])
-    if record.topic.rpartition(".")[2] in (*CHUNK_TOPICS, "rejected"):
-        try:
-            return chunk_pb2.Chunk.FromString(record.value or b"").session.encode()
-        except DecodeError:
-            return b""
-    try:
-        session = read_object(record.value).get("session")
-    except MessageError:
-        return b""
-    return session.encode() if isinstance(session, str) else b""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from streams.archive.erase import Erased, alone, drop_erased
@@ -31,17 +31,23 @@ from streams.archive.format import (
 from streams.archive.plan import ArchiveCounts, ArchivePlan
 from streams.archive.recover import recover_partial, unclosed
 from streams.archive.segment import SegmentWriter, disk_error
-from streams.archive.topics import Ends, TopicFinder
 from streams.archive.trouble import Trouble
 from streams.errors import ArchiveError
 from streams.files import lock
-from streams.kafka.client import client_arguments, kafka_errors, patiently
-from streams.kafka.read import Reach, poll
+from streams.kafka.admin import Ends, TopicFinder
+from streams.kafka.client import kafka_errors, patiently
+from streams.kafka.read import Reach, poll, whole_topic_consumer
 from streams.settings import Settings
 from streams.topics import MIB
 
 POLL_MS = 100
 DISCOVER_S = 2.0
+#: How topics are read: a partition that lost what was to come next is placed anew.
+CONSUMER: dict[str, Any] = {
+    "auto_offset_reset": "none",
+    "fetch_max_wait_ms": POLL_MS,
+    "fetch_max_bytes": 32 * MIB,
+}
 _TOGETHER = 500  # records between two looks at a segment's size
 
 
@@ -74,14 +80,14 @@ class Archive:
             with kafka_errors(self._settings, "archiving"):
                 finder = TopicFinder(self._settings, self._plan.topics)
                 stack.callback(finder.close)
-                consumer = KafkaConsumer(**client_arguments(self._settings), **CONSUMER)
+                consumer = whole_topic_consumer(self._settings, **CONSUMER)
                 stack.callback(consumer.close)
                 self._contents.cluster = patiently(self._settings, "archiving", lambda: finder.cluster)
                 patiently(self._settings, "archiving", lambda: self._look(finder, consumer, first=True))
                 there = patiently(self._settings, "archiving", lambda: finder.ends(list(self._assigned)))
-            to_read = Reach(self._settings, {p: ends.end for p, ends in there.items()}, lambda p: self._at(consumer, p))
+            reach = Reach(self._settings, {p: ends.end for p, ends in there.items()}, lambda p: self._at(consumer, p))
             try:
-                while not stop() and (not once or to_read.left()):
+                while not stop() and (not once or reach.unfinished()):
                     self._step(finder, consumer)
             finally:
                 self._close_segment()
@@ -241,17 +247,3 @@ class Archive:
     def _at(self, consumer: Any, place: Place) -> int:
         """How far a partition is archived, or read where nothing in it was to be archived."""
         return max(self._contents.spans[place].next, consumer.position(TopicPartition(*place)) or 0)
-
-
-#: How topics are read.
-CONSUMER: dict[str, Any] = {
-    "group_id": None,
-    "enable_auto_commit": False,
-    "auto_offset_reset": "none",
-    "fetch_max_wait_ms": POLL_MS,
-    "fetch_max_bytes": 32 * MIB,
-    "max_partition_fetch_bytes": 8 * MIB,
-    "max_poll_records": 5000,
-    "allow_auto_create_topics": False,
-    "metrics_enabled": False,
-}

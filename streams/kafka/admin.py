@@ -1,16 +1,19 @@
-"""Topics on the broker. In: Settings and a prefix. Out: the table's topics, made, looked at, altered when told to; runs."""
+"""Topics on the broker. In: Settings and a prefix. Out: the table's topics, made, looked at, altered when told to; runs; offsets.
+
+Topics that are there are never altered unless asked to: what their settings and partition counts do not keep of the table is told.
+"""
 
 from __future__ import annotations
 
 import re
 import time
-from collections import defaultdict
-from collections.abc import Collection
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from kafka import TopicPartition
-from kafka.admin import OffsetSpec
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, OffsetSpec
 from kafka.errors import (
     ClusterAuthorizationFailedError,
     InvalidConfigurationError,
@@ -23,18 +26,215 @@ from kafka.errors import (
 )
 
 from streams.errors import TopicError
-from streams.kafka.client import admin_client
-from streams.kafka.promises import FENCE, Topics, against_table, partition_counts, partitions_used
+from streams.kafka.client import admin_client, client_arguments
 from streams.settings import Settings
-from streams.topics import BY_NAME, TABLE, Names, Topic
+from streams.topics import BY_NAME, FENCE_MS, TABLE, Names, Place, Topic
 
 RUN_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
 READY_TIMEOUT_S = 20.0
 OLDEST_KAFKA = "3.6"
+#: Kafka has this since 3.6.
+FENCE = "message.timestamp.before.max.ms"
+REPAIR = "`kymo doctor --repair-topics`"
+UNREAD = "what is not read by then is lost"
+DOUBLE = "a worker that was stopped and wakes up may write an event twice"
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Topics:
+    """What :func:`ensure_topics` did and found."""
+
+    created: tuple[str, ...]
+    partitions: dict[str, int]  # partition count of every topic of the table, by full name
+    # what topics that somebody else made do not keep of the table and Kymo rests on, a sentence each
+    broken: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # … and what may be meant so
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Everything that is worth telling at a start, a sentence each."""
+        told = (f"topics that are there are never altered unless asked to: {REPAIR}",)
+        return (*self.broken, *self.notes, *(told if self.broken or self.notes else ()))
+
+    def require_equal(self, topics: Iterable[str]) -> None:
+        """Refuse topics that one worker reads and writes: a session's partition has one number in all of them."""
+        counts = {topic: self.partitions[topic] for topic in topics}
+        if len(set(counts.values())) > 1:
+            raise TopicError(
+                f"{', '.join(f'{topic} has {count} partitions' for topic, count in counts.items())}; a worker's input and "
+                "output need equal counts: make them anew, or set another KYMO_PREFIX"
+            )
+
+
+def ensure_topics(settings: Settings, names: Names) -> Topics:
+    """Make the table's topics that are missing; those that are there are never altered. All have leaders afterwards."""
+    with admin_client(settings, f"making the topics {names.prefix}.*") as admin:
+        counts = _partition_counts(admin, names)
+        used = _partitions_used(names, counts, settings.partitions)
+        missing = [topic for topic in TABLE if names.of(topic.name) not in counts]
+        created = _create(admin, replace(settings, partitions=used), names, missing) if missing else []
+        admin.wait_for_topics([names.of(topic.name) for topic in TABLE], timeout_ms=int(READY_TIMEOUT_S * 1000))
+        counts = _partition_counts(admin, names) if missing else counts
+        older = {full: count for full, count in counts.items() if full not in created}
+        return Topics(tuple(created), counts, *_against_table(admin, settings, names, older))
+
+
+def _create(admin: Any, settings: Settings, names: Names, missing: list[Topic]) -> list[str]:
+    configurations = {
+        names.of(topic.name): {
+            "num_partitions": topic.partitions or settings.partitions,
+            "replication_factor": settings.replication,
+            "configs": topic.config(),
+        }
+        for topic in missing
+    }
+    created = []
+    for row in admin.create_topics(configurations, raise_errors=False)["topics"]:
+        error, full = for_code(row["error_code"]), row["name"]
+        if error is NoError:
+            created.append(full)
+        elif error is InvalidConfigurationError and FENCE in (row.get("error_message") or ""):
+            raise TopicError(
+                f"{full} cannot be made: Kafka at {settings.brokers} is older than {OLDEST_KAFKA} and does not know {FENCE}, "
+                f"which keeps a stopped worker from writing twice; Kymo needs Kafka {OLDEST_KAFKA} or newer"
+            )
+        elif error in (TopicAuthorizationFailedError, ClusterAuthorizationFailedError):
+            raise TopicError(
+                f"{full} is not there, or this user may not see it, and may not make it: have the topics of "
+                "docs/formats.md made by who may, and give this user the rights of docs/operation.md"
+            )
+        elif error is not TopicAlreadyExistsError:  # another process was quicker
+            raise error(f"making {full}: {row.get('error_message') or 'refused'}")
+    return created
+
+
+def look_at_topics(settings: Settings, names: Names) -> Topics:
+    """The same without making any: only those that are there stand in `partitions`."""
+    with admin_client(settings, f"looking at the topics {names.prefix}.*") as admin:
+        counts = _partition_counts(admin, names)
+        return Topics((), counts, *_against_table(admin, settings, names, counts))
+
+
+def repair_topics(settings: Settings, names: Names) -> list[str]:
+    """Configure the topics that are there as the table says; partition counts stay."""
+    with admin_client(settings, f"altering the topics {names.prefix}.*") as admin:
+        current, changes = settings_of(admin, list(_partition_counts(admin, names))), []
+        for topic in TABLE:
+            full = names.of(topic.name)
+            values = current.get(full)
+            if values == {}:
+                raise TopicError(f"{full}: this user may not read its settings; the right DescribeConfigs is needed")
+            if values and (differ := {k: v for k, v in topic.config().items() if values.get(k) != v}):
+                changes.append(ConfigResource(ConfigResourceType.TOPIC, full, configs=differ))
+        results = admin.alter_configs(changes, raise_on_unknown=False)["topic"] if changes else {}
+        if refused := [f"{full}: {result}" for full, result in results.items() if result != "OK"]:
+            rights = "; the right AlterConfigs is needed" if "AUTHORIZATION" in refused[0].upper() else ""
+            raise TopicError("; ".join(refused) + rights)
+        return [change.name for change in changes]
+
+
+def broken_promises(names: Names, settings: Mapping[str, Mapping[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the topics' settings do not keep: sentences of what Kymo rests on, and of what may be meant so.
+
+    Examples
+    --------
+    >>> from streams.topics import BY_NAME
+    >>> broken_promises(Names("k"), {"k.events": BY_NAME["events"].config() | {"retention.ms": "1000"}})
+    ((), ('k.events: retention.ms is 1000, not 2592000000: what is not read by then is lost',))
+    """
+    topics: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for topic in TABLE:
+        values, table = settings.get(full := names.of(topic.name)) or {}, topic.config()
+        for key, then in _shortfalls(topic, values) if values else ():
+            topics[f"{key} is {values.get(key, 'not known to this broker')}, not {table[key]}", then].append(full)
+    broken = tuple(f"{', '.join(fulls)}: {text}: {then}" for (text, then), fulls in topics.items() if then != UNREAD)
+    notes = [f"{', '.join(fulls)}: {text}: {then}" for (text, then), fulls in topics.items() if then == UNREAD]
+    if unread := sorted(name for name, values in settings.items() if not values):
+        notes.append(
+            f"{', '.join(unread)}: this user may not read their settings (right DescribeConfigs), so it is not known "
+            "whether they keep records long enough and fence stopped workers"
+        )
+    return broken, tuple(notes)
+
+
+def _shortfalls(topic: Topic, values: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    """Settings that fall short of the table's, and what follows."""
+    table, policy = topic.config(), set(values["cleanup.policy"].split(","))
+    if topic.compact and policy != {"compact"}:
+        yield "cleanup.policy", "what workers, models and sessions are known by is deleted"
+    if not topic.compact and "compact" in policy:
+        yield "cleanup.policy", "all but a session's newest record is deleted"
+    for key in ("retention.ms", "retention.bytes") if "delete" in policy else ():
+        if _less(values[key], table[key]):
+            yield key, UNREAD
+    if _less(values["max.message.bytes"], table["max.message.bytes"]):
+        yield "max.message.bytes", "larger messages are refused"
+    if topic.fenced:
+        if values["message.timestamp.type"] != table["message.timestamp.type"]:
+            yield "message.timestamp.type", DOUBLE
+        if not values.get(FENCE, "").isdigit() or int(values[FENCE]) > FENCE_MS:
+            yield FENCE, DOUBLE
+
+
+def _less(limit: str, least: str) -> bool:
+    """Of two limits, of which -1 is none."""
+    return int(limit) != -1 and (int(least) == -1 or int(limit) < int(least))
+
+
+def _counts_apart(names: Names, counts: Mapping[str, int], configured: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What partition counts are not as they should be, as :func:`broken_promises`."""
+    fixed = {
+        full: t.partitions for t in TABLE if t.partitions and counts.get(full := names.of(t.name), 1) != t.partitions
+    }
+    broken = [
+        f"{full} has {counts[full]} partitions, not {n}: what its readers see may stand in another order"
+        for full, n in fixed.items()
+    ]
+    by_count: dict[int, list[str]] = defaultdict(list)
+    for topic in TABLE:
+        if topic.partitions is None and (full := names.of(topic.name)) in counts:
+            by_count[counts[full]].append(full)
+    if len(by_count) > 1:
+        text = "; ".join(f"{count}: {', '.join(by_count[count])}" for count in sorted(by_count))
+        broken.append(f"partition counts differ, and a worker can serve only topics of equal ones: {text}")
+    elif by_count and configured not in by_count:
+        ((count, topics),) = by_count.items()
+        more = f" and {len(topics) - 1} more topics" if len(topics) > 1 else ""
+        text = f"{topics[0]}{more}: {count} partitions, not the {configured} of KYMO_PARTITIONS; {count} are used"
+        return tuple(broken), (text,)
+    return tuple(broken), ()
+
+
+def _partition_counts(admin: Any, names: Names) -> dict[str, int]:
+    """Of the table's topics that are there, by full name."""
+    topics = sorted({names.of(topic.name) for topic in TABLE}.intersection(admin.list_topics()))
+    return {row["name"]: len(row["partitions"]) for row in admin.describe_topics(topics)} if topics else {}
+
+
+def _partitions_used(names: Names, known: Mapping[str, int], configured: int) -> int:
+    """Of topics keyed by session that are made now: as many as those that are there have, where they agree best."""
+    counts = Counter(known[full] for t in TABLE if t.partitions is None and (full := names.of(t.name)) in known)
+    return max(counts, key=lambda count: (counts[count], count == configured, count), default=configured)
+
+
+def _against_table(
+    admin: Any, settings: Settings, names: Names, counts: Mapping[str, int]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What of the topics that are there is not as the table says: `broken` and `notes` of :class:`Topics`."""
+    broken, notes = broken_promises(names, settings_of(admin, list(counts)))
+    apart, remarks = _counts_apart(names, counts, settings.partitions)
+    return broken + apart, notes + remarks
+
+
+def settings_of(admin: Any, topics: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Every setting of topics that are there; none of one whose settings this user may not read."""
+    resources = [ConfigResource(ConfigResourceType.TOPIC, full) for full in topics]
+    answers = admin.describe_configs(resources, config_filter="all").get("topic", {}) if resources else {}
+    return {full: {key: row["value"] for key, row in rows.items()} for full, rows in answers.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class RunTopics:
     """A replay's own set of topics."""
 
     name: str  # ``7`` and ``kymo.7``
@@ -56,30 +256,16 @@ def run_prefix(prefix: str, run: str) -> str:
     return f"{prefix}.{run}"
 
 
-def ensure_topics(settings: Settings, names: Names) -> Topics:
-    """Make the table's topics that are missing; those that are there are never altered. All have leaders afterwards."""
-    with admin_client(settings, f"making the topics {names.prefix}.*") as admin:
-        found = partition_counts(admin, names)
-        used = partitions_used(names, found, settings.partitions)
-        missing = [topic for topic in TABLE if names.of(topic.name) not in found]
-        created = _create(admin, replace(settings, partitions=used), names, missing) if missing else []
-        admin.wait_for_topics([names.of(topic.name) for topic in TABLE], timeout_ms=int(READY_TIMEOUT_S * 1000))
-        found = partition_counts(admin, names) if missing else found
-        others = {full: count for full, count in found.items() if full not in created}
-        return Topics(tuple(created), found, *against_table(admin, settings, names, others))
-
-
-def list_runs(settings: Settings) -> list[Run]:
+def list_runs(settings: Settings) -> list[RunTopics]:
     """Runs of ``replay --run`` under the settings' prefix, by name."""
     with admin_client(settings, "listing runs") as admin:
-        found: dict[str, list[str]] = defaultdict(list)
+        runs: dict[str, list[str]] = defaultdict(list)
         for topic in admin.list_topics():
-            name = _run_of(settings.prefix, topic)
-            if name:
-                found[name].append(topic)
+            if name := _run_of(settings.prefix, topic):
+                runs[name].append(topic)
         return [
-            Run(name, f"{settings.prefix}.{name}", len(topics), _messages(admin, topics))
-            for name, topics in sorted(found.items())
+            RunTopics(name, f"{settings.prefix}.{name}", len(topics), _messages(admin, topics))
+            for name, topics in sorted(runs.items())
         ]
 
 
@@ -87,11 +273,11 @@ def delete_run(settings: Settings, run: str) -> list[str]:
     """Delete a run's topics, its workers' included, and its consumer groups; never those of the plain prefix."""
     start = run_prefix(settings.prefix, run) + "."
     with admin_client(settings, f"deleting run {run}") as admin:
-        every = admin.list_topics()
-        topics = sorted(topic for topic in every if topic.startswith(start))
+        all_topics = admin.list_topics()
+        topics = sorted(topic for topic in all_topics if topic.startswith(start))
         if not any(_run_of(settings.prefix, topic) == run for topic in topics):
-            have = sorted({name for topic in every if (name := _run_of(settings.prefix, topic))})
-            raise TopicError(f"no run {run} under {settings.prefix}; there are {', '.join(have) or 'none'}")
+            runs = sorted({name for topic in all_topics if (name := _run_of(settings.prefix, topic))})
+            raise TopicError(f"no run {run} under {settings.prefix}; there are {', '.join(runs) or 'none'}")
         for result in admin.delete_topics(topics, raise_errors=False)["topics"]:
             error = for_code(result["error_code"])
             if error not in (NoError, UnknownTopicOrPartitionError):
@@ -103,64 +289,31 @@ def delete_run(settings: Settings, run: str) -> list[str]:
         return topics
 
 
-def _create(admin: Any, settings: Settings, names: Names, missing: list[Topic]) -> list[str]:
-    wanted = {
-        names.of(topic.name): {
-            "num_partitions": topic.partitions or settings.partitions,
-            "replication_factor": settings.replication,
-            "configs": topic.config(),
-        }
-        for topic in missing
-    }
-    created = []
-    for row in admin.create_topics(wanted, raise_errors=False)["topics"]:
-        error, full = for_code(row["error_code"]), row["name"]
-        if error is NoError:
-            created.append(full)
-        elif error is InvalidConfigurationError and FENCE in (row.get("error_message") or ""):
-            raise TopicError(
-                f"{full} cannot be made: Kafka at {settings.brokers} is older than {OLDEST_KAFKA} and does not know {FENCE}, "
-                f"which keeps a stopped worker from writing twice; Kymo needs Kafka {OLDEST_KAFKA} or newer"
-            )
-        elif error in (TopicAuthorizationFailedError, ClusterAuthorizationFailedError):
-            raise TopicError(
-                f"{full} is not there, or this user may not see it, and may not make it: have the topics of "
-                "docs/formats.md made by who may, and give this user the rights of docs/operation.md"
-            )
-        elif error is not TopicAlreadyExistsError:  # another process was quicker
-            raise error(f"making {full}: {row.get('error_message') or 'refused'}")
-    return created
-
-
 def _run_of(prefix: str, topic: str) -> str:
     """Name of the run that a topic of the table belongs to, or empty."""
     if not topic.startswith(prefix + "."):
         return ""
-    run, _, rest = topic[len(prefix) + 1 :].partition(".")
-    return run if rest in BY_NAME and run not in BY_NAME and RUN_NAME.fullmatch(run) else ""
+    run, _, name = topic[len(prefix) + 1 :].partition(".")
+    return run if name in BY_NAME and run not in BY_NAME and RUN_NAME.fullmatch(run) else ""
 
 
 def _await_gone(admin: Any, topics: list[str]) -> None:
     """Wait until the broker's metadata no longer show them: deletion is acknowledged before."""
     give_up = time.monotonic() + READY_TIMEOUT_S
-    while left := sorted(set(topics).intersection(admin.list_topics())):
+    while remaining := sorted(set(topics).intersection(admin.list_topics())):
         if time.monotonic() > give_up:
-            raise KafkaTimeoutError(f"{len(left)} topics are still there, such as {left[0]}")
+            raise KafkaTimeoutError(f"{len(remaining)} topics are still there, such as {remaining[0]}")
         time.sleep(0.05)
 
 
 def _messages(admin: Any, topics: list[str]) -> int:
-    parts = [
-        TopicPartition(row["name"], part["partition_index"])
-        for row in admin.describe_topics(topics)
-        for part in row["partitions"]
+    places = [
+        (row["name"], part["partition_index"]) for row in admin.describe_topics(topics) for part in row["partitions"]
     ]
     try:
-        first = admin.list_partition_offsets(dict.fromkeys(parts, OffsetSpec.EARLIEST))
-        end = admin.list_partition_offsets(dict.fromkeys(parts, OffsetSpec.LATEST))
+        return sum(ends.end - ends.begin for ends in _ends(admin, places).values())
     except UnknownTopicOrPartitionError:  # deleted since they were listed
         return 0
-    return sum(end[part].offset - first[part].offset for part in parts)
 
 
 def topic_ids(settings: Settings, topics: Collection[str]) -> dict[str, str]:
@@ -168,3 +321,56 @@ def topic_ids(settings: Settings, topics: Collection[str]) -> dict[str, str]:
     with admin_client(settings, "asking for topics") as admin:
         rows = admin.describe_topics(sorted(topics))
         return {row["name"]: str(row["topic_id"]) for row in rows if row.get("topic_id") and not row.get("error_code")}
+
+
+class Ends(NamedTuple):
+    """Offsets that a partition has: ``[begin, end)``."""
+
+    begin: int
+    end: int
+
+
+def _ends(admin: Any, places: Sequence[Place]) -> dict[Place, Ends]:
+    partitions = [TopicPartition(*place) for place in places]
+    if not partitions:
+        return {}
+    begins = admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.EARLIEST))
+    ends = admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
+    return {(p.topic, p.partition): Ends(begins[p].offset, ends[p].offset) for p in partitions}
+
+
+class TopicFinder:
+    """Looks for a prefix's topics; an error of Kafka is its user's to deal with."""
+
+    def __init__(self, settings: Settings, topics: Sequence[str]) -> None:
+        names = Names(settings.prefix)
+        self._topics = {names.of(name) for name in topics}
+        self._admin = KafkaAdminClient(**client_arguments(settings))
+
+    @property
+    def cluster(self) -> str:
+        """Kafka's id of the cluster."""
+        try:
+            cluster = self._admin.describe_cluster().get("cluster_id")
+        except KeyError:  # the client expects a member that Kafka has since 3.7; the metadata have the id, too
+            cluster = self._admin._manager.cluster.cluster_id
+        return str(cluster or "")
+
+    def partitions(self) -> dict[Place, str]:
+        """The topic's id, of every partition that is there and has a leader."""
+        topics = sorted(self._topics.intersection(self._admin.list_topics()))
+        rows = self._admin.describe_topics(topics) if topics else []
+        return {
+            (row["name"], part["partition_index"]): str(row.get("topic_id") or "")
+            for row in rows
+            for part in row["partitions"]
+            if part.get("leader_id", 0) >= 0
+        }
+
+    def ends(self, places: Sequence[Place]) -> dict[Place, Ends]:
+        """First offset and end of each partition."""
+        return _ends(self._admin, places)
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._admin.close()

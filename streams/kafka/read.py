@@ -7,18 +7,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from google.protobuf.message import DecodeError
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import CorruptRecordError, KafkaError, UnsupportedCodecError
 
-from streams.errors import BrokerError, TopicError
+from streams import chunk_pb2
+from streams.errors import BrokerError, MessageError, TopicError
 from streams.kafka.client import client_arguments, describe, kafka_errors, patiently
+from streams.messages import read_object
 from streams.settings import Settings
-from streams.topics import MIB
+from streams.topics import CHUNK_TOPICS, MIB, Place
 
 POLL_MS = 200
 #: A reading that has an end before it gives up if nothing comes so long, and no error says why.
 STALL_S = 60.0
-Place = tuple[str, int]
 
 
 class Record(NamedTuple):
@@ -35,6 +37,28 @@ class Record(NamedTuple):
     headers: Sequence[tuple[str, bytes | None]] = ()
 
 
+def session_of(record: Any) -> bytes:
+    """Whose a record is: by its key, or where another program left that out by what its JSON or its chunk says; empty if nobody's.
+
+    Examples
+    --------
+    >>> session_of(Record("kymo.labels", 0, 0, 0, None, b'{"session": "s1"}'))
+    b's1'
+    """
+    if record.key is not None:
+        return bytes(record.key.rpartition(b"\n")[2])
+    if record.topic.rpartition(".")[2] in (*CHUNK_TOPICS, "rejected"):
+        try:
+            return chunk_pb2.Chunk.FromString(record.value or b"").session.encode()
+        except DecodeError:
+            return b""
+    try:
+        session = read_object(record.value).get("session")
+    except MessageError:
+        return b""
+    return session.encode() if isinstance(session, str) else b""
+
+
 def read_records(
     settings: Settings,
     topic: str,
@@ -48,8 +72,8 @@ def read_records(
     with _consumer(settings, doing) as consumer:
         with kafka_errors(settings, doing):
             ends = patiently(settings, doing, lambda: _begin(consumer, topic, from_ms))
-        to_read = Reach(settings, ends, consumer.position)
-        while not (stop and stop()) and (follow or to_read.left()):
+        reach = Reach(settings, ends, consumer.position)
+        while not (stop and stop()) and (follow or reach.unfinished()):
             with kafka_errors(settings, doing):
                 batches = patiently(settings, doing, lambda: poll(consumer, POLL_MS))
             for place, records in batches.items():
@@ -81,12 +105,9 @@ def read_topics(
             begins, ends = patiently(settings, doing, begin)
         if ends_out is not None:
             ends_out.update({(p.topic, p.partition): end for p, end in ends.items()})
-        total, done, to_read = (
-            sum(end - begins[p] for p, end in ends.items()),
-            0,
-            Reach(settings, ends, consumer.position),
-        )
-        while to_read.left():
+        total, done = sum(end - begins[p] for p, end in ends.items()), 0
+        reach = Reach(settings, ends, consumer.position)
+        while reach.unfinished():
             with kafka_errors(settings, doing):
                 batches = patiently(settings, doing, lambda: poll(consumer, POLL_MS))
             for place, records in batches.items():
@@ -104,7 +125,7 @@ class Reach:
         self._at: dict[Any, int] = {}
         self._since = time.monotonic()
 
-    def left(self) -> bool:
+    def unfinished(self) -> bool:
         """Whether something is still to be read."""
         doing = "asking how far it has been read"
         with kafka_errors(self._settings, doing):
@@ -124,7 +145,7 @@ class Reach:
 def poll(consumer: Any, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
     """Records of a consumer; after an error here that is a BrokerError it must not be asked again: the client would spin."""
     try:
-        found: dict[TopicPartition, list[Any]] = consumer.poll(timeout_ms=timeout_ms)
+        batches: dict[TopicPartition, list[Any]] = consumer.poll(timeout_ms=timeout_ms)
     except UnsupportedCodecError as error:
         what = f"cannot be read ({describe(error)}): pip install 'kymo[kafka]' brings all that Kafka compresses with"
         raise BrokerError(f"{_where(consumer)} {what}") from None
@@ -136,7 +157,7 @@ def poll(consumer: Any, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
             f"{_where(consumer)} is damaged ({describe(error)}); what comes before it is whole. Restore the partition from "
             "a replica, or give these records up: kafka-delete-records.sh to an offset behind them"
         ) from None
-    return found
+    return batches
 
 
 def _where(consumer: Any) -> str:
@@ -162,19 +183,19 @@ def _consumer(settings: Settings, doing: str) -> Iterator[Any]:
         consumer.close()
 
 
-def whole_topic_consumer(settings: Settings) -> Any:
+def whole_topic_consumer(settings: Settings, **changes: Any) -> Any:
     """A client without a group, for reading partitions from end to end; topics are assigned by the caller."""
-    return KafkaConsumer(
-        **client_arguments(settings),
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        fetch_max_wait_ms=50,
-        max_partition_fetch_bytes=8 * MIB,
-        max_poll_records=5000,
-        allow_auto_create_topics=False,
-        metrics_enabled=False,
-    )
+    arguments: dict[str, Any] = {
+        "group_id": None,
+        "enable_auto_commit": False,
+        "auto_offset_reset": "earliest",
+        "fetch_max_wait_ms": 50,
+        "max_partition_fetch_bytes": 8 * MIB,
+        "max_poll_records": 5000,
+        "allow_auto_create_topics": False,
+        "metrics_enabled": False,
+    }
+    return KafkaConsumer(**client_arguments(settings), **arguments | changes)
 
 
 def _begin(consumer: Any, topic: str, from_ms: int | None) -> dict[TopicPartition, int]:
@@ -188,7 +209,7 @@ def _begin(consumer: Any, topic: str, from_ms: int | None) -> dict[TopicPartitio
     if from_ms is None:
         consumer.seek_to_beginning(*places)
         return ends
-    found = consumer.offsets_for_times(dict.fromkeys(places, from_ms))
+    offsets = consumer.offsets_for_times(dict.fromkeys(places, from_ms))
     for place in places:
-        consumer.seek(place, found[place].offset if found.get(place) else ends[place])
+        consumer.seek(place, offsets[place].offset if offsets.get(place) else ends[place])
     return ends

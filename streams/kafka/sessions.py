@@ -1,22 +1,29 @@
-"""Sessions in the topics. In: what was sent. Out: which sessions there are; end marks of one; times in Unix ns.
+"""Sessions in the topics. In: what was sent. Out: which sessions there are; end marks of one; one deleted as far as Kafka can; times in
+Unix ns, where not said otherwise.
 
 A session is known by its record on ``kymo.sessions``, which a writer may leave out, and by its chunks. They stand in whatever
-partitions whoever sends them chose, so all are looked at.
+partitions whoever sends them chose, so all are looked at. Kafka deletes single records only on compacted topics. Elsewhere it can only
+delete all records of a partition before an offset, so what stands behind another session's records goes when retention takes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+from kafka import KafkaProducer, TopicPartition
 
 from streams.chunk import Chunk, Header
 from streams.codec import ChunkCodec
 from streams.errors import ChunkError, MessageError, SourceError
-from streams.kafka.read import Record, read_records, read_topics
-from streams.replay.publish import Publisher
+from streams.kafka.admin import settings_of
+from streams.kafka.client import admin_client, client_arguments
+from streams.kafka.publish import Publisher
+from streams.kafka.read import Record, read_records, read_topics, session_of
 from streams.sessions import plain_name, read_session
 from streams.settings import Settings
-from streams.topics import CHUNK_TOPICS, Names
+from streams.topics import CHUNK_TOPICS, MIB, TABLE, Names, Place
 
 Progress = Callable[[int, int], None]
 
@@ -24,7 +31,7 @@ Progress = Callable[[int, int], None]
 def announced(settings: Settings, on_odd: Callable[[str], None] = lambda text: None) -> dict[str, dict[str, Any]]:
     """Records of ``kymo.sessions`` by session, in the order in which they were last sent; `on_odd` is told, in words, of one
     that is none, which is passed over."""
-    topic, found = Names(settings.prefix).of("sessions"), dict[str, dict[str, Any]]()
+    topic, sessions = Names(settings.prefix).of("sessions"), dict[str, dict[str, Any]]()
     for record in read_records(settings, topic):
         try:
             name = plain_name((record.key or b"").decode(errors="replace"))
@@ -32,18 +39,18 @@ def announced(settings: Settings, on_odd: Callable[[str], None] = lambda text: N
         except MessageError as error:
             on_odd(f"{topic}, partition {record.partition}, offset {record.offset}: {error}")
             continue
-        found.pop(name, None)
+        sessions.pop(name, None)
         if value is not None:
-            found[name] = value
-    return found
+            sessions[name] = value
+    return sessions
 
 
 def seen(settings: Settings, on_progress: Progress = lambda _done, _of: None) -> dict[str, dict[str, Any]]:
     """What raw chunks tell of their sessions, in members of a record of ``kymo.sessions``; reads all of them."""
-    found: dict[str, dict[str, Any]] = {}
+    sessions: dict[str, dict[str, Any]] = {}
     open_streams: dict[str, set[str]] = {}
     for _, chunk in raw_chunks(settings, None, on_progress):
-        row = found.setdefault(chunk.session, {"start_ns": chunk.start_ns, "end_ns": chunk.start_ns, "streams": []})
+        row = sessions.setdefault(chunk.session, {"start_ns": chunk.start_ns, "end_ns": chunk.start_ns, "streams": []})
         if {"stream": chunk.stream} not in row["streams"]:
             row["streams"].append({"stream": chunk.stream})
             open_streams.setdefault(chunk.session, set()).add(chunk.stream)
@@ -51,9 +58,9 @@ def seen(settings: Settings, on_progress: Progress = lambda _done, _of: None) ->
         row["end_ns"] = max(row["end_ns"], _end_ns(chunk))
         if chunk.end:
             open_streams[chunk.session].discard(chunk.stream)
-    for session, row in found.items():
+    for session, row in sessions.items():
         row["replayed"] = {"complete": not open_streams[session]}
-    return found
+    return sessions
 
 
 def raw_chunks(
@@ -95,14 +102,14 @@ def end_session(settings: Settings, session: str, on_progress: Progress = lambda
         raise SourceError(
             f"no stream of a session {session} in {names.prefix}.*; `kymo sessions list` shows those there are"
         )
-    todo = {stream: header for stream, header in newest.items() if header not in ended}
+    unended = {stream: header for stream, header in newest.items() if header not in ended}
     with Publisher(settings, names) as publisher:
-        for stream, header in todo.items():
+        for stream, header in unended.items():
             at, partition = ends[header]
             topic = names.for_stream(stream).removeprefix(names.prefix + ".")
             publisher.send(topic, session, codec.encode(_end_mark(header, at)), partition=partition)
         publisher.flush()
-    return sorted(todo)
+    return sorted(unended)
 
 
 def _end_mark(header: Header, at: int) -> Chunk:
@@ -113,3 +120,154 @@ def _end_mark(header: Header, at: int) -> Chunk:
         return Chunk(header, at, np.empty(0, object), None, True)
     times = None if fmt.rate else np.empty(0, np.int64)
     return Chunk(header, at, np.empty((0, *fmt.shape), np.dtype(fmt.dtype)), times, True)
+
+
+@dataclass(slots=True)
+class Deleted:
+    """What was done about one topic."""
+
+    topic: str
+    found: int = 0  # records of the session
+    deleted: int = 0  # gone now (on compacted topics: superseded, and gone after the next compaction)
+    left: int = 0  # that stay until retention takes them
+    # when the newest of those is that old, Unix ms; 0 where none is left or retention never takes them
+    until_ms: int = 0
+
+    def line(self) -> str:
+        """For a person."""
+        return f"{self.topic}: {self.deleted} of {self.found} records deleted" + (
+            f", {self.left} stay between those of other sessions until retention takes them"
+            if self.until_ms
+            else f", {self.left} stay between those of other sessions FOR EVER (retention.ms is -1)"
+            if self.left
+            else ""
+        )
+
+
+@dataclass(slots=True)
+class Deletion:
+    """What :func:`delete_session` did."""
+
+    topics: list[Deleted] = field(default_factory=list)  # those that held records of the session
+    # ends of the partitions that may hold records of the session, as of the start
+    ends: dict[Place, int] = field(default_factory=dict)
+    topic_ids: dict[str, str] = field(default_factory=dict)  # Kafka's ids of their topics, by name
+
+
+def delete_session(settings: Settings, session: str, on_progress: Progress = lambda _done, _of: None) -> Deletion:
+    """Delete a session's records from all partitions of all topics, as far as Kafka can.
+
+    Compacted topics get a tombstone for each key. Of the others the records before the first one of another session are deleted.
+    ``kymo.labels``, which is kept for ever, is written anew: the other sessions' labels of the partition are sent again, then
+    all before them is deleted.
+    """
+    names, out = Names(settings.prefix), Deletion()
+    with admin_client(settings, f"deleting session {session}") as admin:
+        there = set(admin.list_topics())
+        topics = [full for topic in TABLE if topic.name != "models" and (full := names.of(topic.name)) in there]
+        rows = admin.describe_topics(topics) if topics else []
+        out.topic_ids = {row["name"]: str(row.get("topic_id") or "") for row in rows}
+        policies = _policies(names, settings_of(admin, topics))
+        tallies: dict[Place, _Tally] = {}
+        for r in read_topics(settings, topics, on_progress, out.ends):
+            tallies.setdefault((r.topic, r.partition), _Tally(policies[r.topic])).take(r, session)
+        out.ends = {place: end for place, end in out.ends.items() if end}
+        deleted: dict[str, Deleted] = {}
+        for place, tally in tallies.items():
+            if tally.records:
+                _delete(settings, admin, place, tally, deleted.setdefault(place[0], Deleted(place[0])))
+        out.topics = [deleted[full] for full in topics if full in deleted]
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Policy:
+    """How a topic keeps its records: as it is set, not as the table has it."""
+
+    compact: bool
+    anew: bool
+    """Whether the others' records are sent again: few, and of use for ever."""
+    retention_ms: int
+
+
+def _policies(names: Names, settings: Mapping[str, Mapping[str, str]]) -> dict[str, _Policy]:
+    out = {}
+    for topic in TABLE:
+        full = names.of(topic.name)
+        values = topic.config() | dict(settings.get(full, {}))
+        # Where a topic is compacted and deleted, too, records before an offset can go.
+        out[full] = _Policy(
+            values["cleanup.policy"] == "compact",
+            topic.retention_ms < 0 and not topic.compact,
+            int(values["retention.ms"]),
+        )
+    return out
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What is known of a partition after one pass; only what must be sent again is held."""
+
+    policy: _Policy
+    records: int = 0  # of the session
+    leading: int = 0  # those before the first of another session
+    first_foreign: int | None = None
+    behind: int = 0
+    newest_ms: int = 0
+    keys: set[bytes] = field(default_factory=set)
+    foreign: list[Record] = field(default_factory=list)
+
+    def take(self, r: Record, session: str) -> None:
+        self.behind = r.offset + 1
+        if session_of(r) == session.encode() and (r.value is not None or r.key is None):
+            self.records += 1
+            self.leading += self.first_foreign is None
+            self.newest_ms = max(self.newest_ms, r.time_ms)
+            if self.policy.compact and r.key is not None:
+                self.keys.add(r.key)
+            return
+        if self.first_foreign is None:
+            self.first_foreign = r.offset
+        if self.policy.anew:
+            self.foreign.append(r)
+
+
+def _delete(settings: Settings, admin: Any, place: Place, tally: _Tally, row: Deleted) -> None:
+    row.found += tally.records
+    if tally.policy.compact:
+        _send(settings, [Record(*place, 0, 0, key, None) for key in sorted(tally.keys)])
+        row.deleted += tally.records
+        return
+    if tally.policy.anew:
+        _send(settings, tally.foreign)
+        until, deleted = tally.behind, tally.records
+    else:
+        until, deleted = tally.behind if tally.first_foreign is None else tally.first_foreign, tally.leading
+    if deleted:
+        admin.delete_records({TopicPartition(*place): until})
+    row.deleted += deleted
+    if deleted < tally.records:
+        row.left += tally.records - deleted
+        if tally.policy.retention_ms >= 0:
+            row.until_ms = max(row.until_ms, tally.newest_ms + tally.policy.retention_ms)
+
+
+def _send(settings: Settings, records: list[Record]) -> None:
+    """Send records to their partitions; all are acknowledged on return."""
+    if not records:
+        return
+    producer = KafkaProducer(
+        **client_arguments(settings),
+        acks="all",
+        enable_idempotence=True,
+        max_request_size=16 * MIB,
+        metrics_enabled=False,
+    )
+    try:
+        futures = [
+            producer.send(r.topic, r.value, r.key, headers=list(r.headers), partition=r.partition) for r in records
+        ]
+        for future in futures:
+            future.get(60)
+    finally:
+        producer.close()

@@ -201,7 +201,7 @@ def append_labels(settings: Settings, labels: Iterable[Label], created_ns: int) 
     """Add labels to the topic; left out are those that say what the last one of their id says, whoever said it when, and
     records of the topic itself.
     """
-    from streams.replay.publish import Publisher
+    from streams.kafka.publish import Publisher
 
     log = read_labels(settings)
     last, records = {label.id: _meaning(label) for label in log}, set(log)

@@ -15,12 +15,12 @@ from streams.chunk import NS
 from streams.codec import ChunkCodec
 from streams.errors import DeliveryError, KymoError, SourceError
 from streams.kafka.admin import ensure_topics, run_prefix
+from streams.kafka.publish import Publisher
 from streams.kafka.sessions import announced
 from streams.messages import Odd
 from streams.recording import Recording
 from streams.replay.pacing import Pacer
 from streams.replay.player import Player
-from streams.replay.publish import Publisher
 from streams.replay.schedule import Due, ReplayPlan, cut, digest, schedule, shifted, starts
 from streams.replay.spool import Spool
 from streams.replay.summary import ReplayIO, ReplayProgress, ReplaySummary
