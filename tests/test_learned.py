@@ -13,7 +13,7 @@ from tiny_models import RECIPE, recipe, tiny_bundle
 from models.data.dataset import add_input, read_dataset, stream_of
 from models.data.samples import split_chain
 from models.training.cli import evaluate_command
-from models.training.learned import Watch, knows, learned_from, name_digest
+from models.training.lineage import Watch, knows, learned_from, name_digest
 from streams.chunk import Chunk, Header, signal_format
 from streams.readers import read
 

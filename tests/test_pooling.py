@@ -19,7 +19,7 @@ from models.data.examples import Example
 from models.evaluate import evaluate
 from models.pooling import Pool, State, learn_hmm, pool_for, pool_windows
 from models.run import run
-from models.training.candidate import pool_of
+from models.training.fit_and_judge import pool_of
 from streams.errors import BundleError, FormatError, RecipeError
 
 HMM = Pool("hmm", transitions=((0.9, 0.1, 0.0), (0.2, 0.7, 0.1), (0.1, 0.1, 0.8)), start=(0.5, 0.25, 0.25))

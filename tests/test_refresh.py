@@ -16,7 +16,7 @@ import kymo
 from models.bundle import Bundle, load_bundle
 from models.registry import open_registry, write_bundle
 from models.registry.manifest import MODEL
-from models.training.learned import name_digest
+from models.training.lineage import name_digest
 from models.training.refresh import Outcome, alone, plan_of, refresh_for_ever, train_behind_gate
 from models.training.request import TrainRequest
 from processors.recipe.load import Recipe

@@ -21,7 +21,7 @@ from models.run import run
 from models.training.cli import evaluate_command, train_command
 from models.training.record import RunRecord
 from models.training.refresh import plan_of
-from models.training.sides import samples_of
+from models.training.split_data import samples_of
 from models.training.train import Trained, TrainRequest, prepare, train
 from processors.recipe.load import Recipe
 from streams.errors import TrainingError

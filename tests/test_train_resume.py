@@ -17,10 +17,9 @@ from tiny_models import RECIPE, recipe
 import models.training.train
 from models.data.examples import Dataset
 from models.registry.manifest import MODEL
-from models.training.checkpoints import checkpoints
 from models.training.fit import Course, Learning, rate
-from models.training.request import Run
-from models.training.train import TrainRequest, train
+from models.training.request import Run, checkpoints
+from models.training.train import TrainRequest, fingerprint, train
 from models.zoo import FitOptions, Samples
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -197,8 +196,8 @@ def test_checkpoints_of_another_version_of_a_library_are_not_taken_up(
     for other in ("", "", "torch", "numpy", "onnx"):
         version = lambda name, other=other: "0.0.1" if name == other else installed(name)  # noqa: E731
         monkeypatch.setattr(importlib.metadata, "version", version)
-        same.append(run.decisive())
-        with checkpoints(run.decisive()) as folder:
+        same.append(fingerprint(run))
+        with checkpoints(fingerprint(run)) as folder:
             assert folder is not None
             folders.append(folder.name)
     assert folders[0] == folders[1]

@@ -161,7 +161,7 @@ def _no_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_no_steps")
 def test_weights_come_from_a_file(tmp_path: Path) -> None:
-    from models.training.load_keras import keras
+    from models.training.fit_keras import keras
 
     keras.utils.set_random_seed(5)
     learned = keras.applications.EfficientNetB0(include_top=False, weights=None)
@@ -228,7 +228,7 @@ def test_wrong_parameters_are_refused(name: str, parameters: dict[str, Any], mes
 
 
 def test_other_axes_and_layers_are_refused(tmp_path: Path) -> None:
-    from models.training.load_keras import keras
+    from models.training.fit_keras import keras
     from models.zoo.keras_onnx import keras_to_onnx
 
     with pytest.raises(TrainingError, match="the recipe makes 4 axes"):

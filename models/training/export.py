@@ -1,4 +1,8 @@
-"""From a trained model to a bundle's ONNX file. In: the model and some windows. Out: ONNX bytes that agree with it."""
+"""From a trained model to a bundle's ONNX file. In: the model and some windows or sequences. Out: ONNX bytes that agree with it.
+
+The graph of a stateful model takes one window and the state before it. What is compared is the framework's output for a
+whole sequence with the graph's for its last window, gone through window by window.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +19,19 @@ from typing import Any
 import numpy as np
 
 from models.onnx_model import OnnxModel
+from models.onnx_stateful import StatefulModel
+from models.stateful import WindowModel
 from models.zoo import Architecture
 from streams.chunk import Array
 from streams.errors import TrainingError
 
 INPUT, OUTPUT = "windows", "logits"
-TOLERANCE = 1e-5
+_TOLERANCE = 1e-5
+#: A difference grows with the steps that it goes through; a class changes its place at far larger ones.
+_STATEFUL_TOLERANCE = 1e-4
 _BATCHES = (1, 2, 7, 16)
+_COMPARED = 16  # of the sequences
+_LENGTHS = (1, 3, 7)  # windows of random sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,31 +47,61 @@ class Exported:
 
 def export_model(model: Architecture, shape: Sequence[int], windows: Array) -> Exported:
     """ONNX of a trained model, checked against it."""
+    graph = _graph_of(model)
+    onnx_model = OnnxModel(graph, INPUT, OUTPUT)
+    batch = onnx_model.settle(shape, "float32")
+
+    def parity_of(batch: Array) -> float:
+        return _parity(model.predict(batch), onnx_model.run(np.ascontiguousarray(batch)))
+
+    random = np.random.default_rng(0).standard_normal((max(_BATCHES), *shape)).astype(np.float32)
+    trials = [source[:n] for n in _BATCHES for source in (random, windows) if len(source) >= n]
+    parity = _checked(max(map(parity_of, trials)), _TOLERANCE)
+    return Exported(graph, batch, parity, tuple(shape))
+
+
+def load_stateful(model: Architecture) -> StatefulModel:
+    """What a trained model becomes where it serves."""
+    return StatefulModel(_graph_of(model), INPUT, OUTPUT)
+
+
+def export_stateful(model: Architecture, sequences: Any) -> Exported:
+    """ONNX of a trained stateful model, checked against it."""
+    graph = _graph_of(model)
+    stateful = StatefulModel(graph, INPUT, OUTPUT)
+
+    def parity_of(sequence: Array) -> float:
+        windows = sequence[0][np.isfinite(sequence[0]).reshape(len(sequence[0]), -1).all(1)]  # without what fills it up
+        return _parity(model.predict(sequence)[0], stateful.step(stateful.start(), windows)[1][-1])
+
+    random = np.random.default_rng(0)
+    trials = [random.standard_normal((1, n * stateful.hop, *stateful.shape)).astype(np.float32) for n in _LENGTHS]
+    trials += [sequences[i : i + 1] for i in range(min(_COMPARED, len(sequences)))]
+    parity = _checked(max(map(parity_of, trials)), _STATEFUL_TOLERANCE)
+    shape = (stateful.hop, *stateful.shape)
+    return Exported(graph, WindowModel.rule, parity, shape, len(stateful.start().hidden))
+
+
+def _graph_of(model: Architecture) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        with quiet():
+        with _quiet():
             model.export(path, INPUT, OUTPUT)
-        data = path.read_bytes()
-    onnx_model = OnnxModel(data, INPUT, OUTPUT)
-    batch = onnx_model.settle(shape, "float32")
-    parity = max(_parity(model, onnx_model, some) for some in _trials(shape, windows))
-    if not parity <= TOLERANCE:
+        return path.read_bytes()
+
+
+def _parity(trained: Array, exported: Array) -> float:
+    trained = trained.astype(np.float64)
+    return float(np.max(np.abs(trained - exported.astype(np.float64)) / (1 + np.abs(trained))))
+
+
+def _checked(parity: float, tolerance: float) -> float:
+    if not parity <= tolerance:
         raise TrainingError(
-            f"the exported model differs from the trained one by {parity:.2g} (allowed {TOLERANCE:g}); "
+            f"the exported model differs from the trained one by {parity:.2g} (allowed {tolerance:g}); "
             f"its architecture uses something that ONNX computes otherwise"
         )
-    return Exported(data, batch, parity, tuple(shape))
-
-
-def _trials(shape: Sequence[int], windows: Array) -> list[Array]:
-    random = np.random.default_rng(0).standard_normal((max(_BATCHES), *shape)).astype(np.float32)
-    return [source[:n] for n in _BATCHES for source in (random, windows) if len(source) >= n]
-
-
-def _parity(model: Architecture, onnx_model: OnnxModel, windows: Array) -> float:
-    there = model.predict(windows).astype(np.float64)
-    here = onnx_model.run(np.ascontiguousarray(windows)).astype(np.float64)
-    return float(np.max(np.abs(there - here) / (1 + np.abs(there))))
+    return parity
 
 
 def clean_onnx(proto: Any) -> bytes:
@@ -81,7 +121,7 @@ def clean_onnx(proto: Any) -> bytes:
 
 
 @contextlib.contextmanager
-def quiet() -> Any:
+def _quiet() -> Any:
     """Exporters talk on every channel; what matters is checked afterwards."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -1,14 +1,19 @@
-"""The fit loop of Keras models. In: a model with one output ``(n, columns)``, samples, options. Out: the model, trained.
+"""Keras: loaded such that torch can stand beside it, and its fit loop. In: a model with one output ``(n, columns)``, samples,
+options. Out: the model, trained.
 
 An architecture calls :func:`prepare_keras` before it builds its model, then :func:`fit_keras` and
-:func:`predict_keras`. TensorFlow is imported by this module: import it only where a Keras model is wanted.
+:func:`predict_keras`. TensorFlow is imported by this module: import it only where a Keras model is asked for.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
+import os
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
@@ -26,11 +31,49 @@ from models.training.fit import (
     spread,
     store_state,
 )
-from models.training.load_keras import keras, tf
 from models.zoo import Epoch, FitOptions, Samples
 from streams.chunk import Array
 
 _PREDICT = 32
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what C++ writes to stderr while it loads, before any setting of its log holds; it is shown if loading fails."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # a process without stderr
+        yield
+        return
+    with tempfile.TemporaryFile() as said:
+        sys.stderr.flush()
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(kept, 2)
+            said.seek(0)
+            sys.stderr.write(said.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+# TensorFlow and the compiler that torch brings along (triton) hold an LLVM each. Loaded behind TensorFlow, triton's registers its
+# options a second time and ends the process; the other way round both work. Hence triton first, if it is there.
+if "tensorflow" not in sys.modules:
+    with contextlib.suppress(ImportError):
+        importlib.import_module("triton")
+# Else TensorFlow tells of its build, and on machines without a GPU of that, at every start; its errors are exceptions, too.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# On several threads, TensorFlow 2.21 corrupted memory in training convolutions (seen on an AMD EPYC, where an epoch's last
+# batch is smaller); on one it did not.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+
+with _quiet():
+    import keras
+    import tensorflow as tf
 
 
 def prepare_keras(seed: int) -> None:
@@ -190,3 +233,6 @@ def _mixed_precision(model: Any, options: FitOptions) -> Iterator[bool]:
             layer.dtype_policy = policy
         if mixed:
             model.predict_function = None  # compiled under the other policy
+
+
+__all__ = ["fit_keras", "keras", "predict_keras", "prepare_keras", "tf"]

@@ -21,13 +21,24 @@ from models.data.samples import is_stateful, run_outputs, split_chain, to_sample
 from models.data.splits import Split, check_leaks, make_folds, make_split, session_of
 from models.pooling import Pool
 from models.scores import Judged, score_windows
-from models.training.candidate import Fitted, Plan, fit, outputs_of, pool_of
+from models.training.export import load_stateful
 from models.training.fit import load_state, store_state
-from models.training.heads import answers_of, build, fit_temperatures, head_scores, held_heads, questions_of
+from models.training.fit_and_judge import (
+    Fitted,
+    Plan,
+    answers_of,
+    build,
+    fit,
+    fit_temperatures,
+    head_scores,
+    held_heads,
+    outputs_of,
+    pool_of,
+    questions_of,
+)
 from models.training.record import Candidate
 from models.training.request import Run
-from models.training.sides import Prepared, prepare_raw, prepare_split
-from models.training.stateful_export import load_stateful
+from models.training.split_data import Prepared, prepare_raw, prepare_split
 from models.zoo import Epoch, Samples, architecture, takes
 from processors.spec import Spec
 from streams.chunk import Array, Window

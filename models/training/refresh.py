@@ -19,7 +19,7 @@ from models.data.dataset import labels_of, stream_of
 from models.registry import open_registry
 from models.registry.promote import promote, tell
 from models.training.gate import MIN_SESSIONS, Verdict, compare, hold_out
-from models.training.learned import knows
+from models.training.lineage import knows
 from models.training.request import OnStage, TrainRequest
 from models.training.train import Trained, train
 from processors.recipe.load import Recipe

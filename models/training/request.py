@@ -1,8 +1,19 @@
-"""What a training run is asked for and works on. In: a request, a recipe's ``[train]``. Out: both, checked, with the windows."""
+"""What a training run is asked for and works on. In: a request, a recipe's ``[train]``. Out: both, checked, with the windows; a
+folder that an equal run finds again.
+
+A run that is under way keeps its checkpoints under ``KYMO_HOME/cache/training``: one folder a run, named by the digest of
+everything that decides its outcome, one folder a fit in it. A run that ends removes its own; what was left behind for a
+week is removed by the next run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,14 +23,15 @@ from models.data.examples import Dataset
 from models.data.samples import check_training, link_runs
 from models.data.splits import session_of
 from models.raw import raw_chain
-from models.training.candidate import Plan
-from models.training.lineage import revision, versions
+from models.training.fit_and_judge import Plan
 from models.training.record import Candidate
-from models.training.sides import Prepared, prepare, prepare_raw
+from models.training.split_data import Prepared, prepare, prepare_raw
 from models.zoo import SCHEDULES, Epoch, architecture, read_parameters, takes
 from processors.chain import Chain
 from processors.recipe.load import Recipe
 from streams.errors import TrainingError
+from streams.files import lock
+from streams.settings import Settings
 
 #: ``[train]`` of a recipe: epochs, patience, seed and schedule (see FitOptions), the share of windows held out for
 #: validation, whether the temperature is fitted to those or stays 1, whether the final model learns from them too, and
@@ -39,6 +51,7 @@ DEFAULTS: dict[str, Any] = {
 #: What is fitted beside the recipe's architecture unless the recipe says otherwise.
 BESIDE = "minirocket"
 _LARGEST_SEED = 2**31 - 1  # what every framework takes; as `--seed`
+_WEEK_S = 7 * 86_400
 #: ``on_stage(name, epochs)`` is told what begins, and gives what is told its epochs.
 OnStage = Callable[[str, int], Callable[[Epoch], None]]
 
@@ -110,21 +123,6 @@ class Run:
     def plan(self, name: str, parameters: Mapping[str, Any], stage: str) -> Plan:
         return Plan(name, name, parameters, self.settings, self.folder / stage if self.folder else None)
 
-    def decisive(self) -> dict[str, Any]:
-        """All that decides what comes of it."""
-        recipe, request = self.recipe, self.request
-        assert recipe.model is not None
-        model = (recipe.model.architecture, dict(recipe.model.parameters))
-        tables = (recipe.labels, recipe.heads, recipe.train, recipe.chain.to_json(), dict(recipe.model.pool))
-        asked = (request.only, request.search_minutes, sorted(request.without))
-        return {"recipe": recipe.name, "model": model, "tables": tables, "asked": asked} | {
-            "settings": self.settings,
-            "inputs": self.dataset.inputs,
-            "revision": revision(),
-            # Another version's optimiser may keep other things, and its steps give other numbers.
-            "packages": versions([name for one in (model[0], *self.beside) for name in architecture(one).packages]),
-        }
-
 
 def train_parameters(recipe: Recipe, request: TrainRequest) -> dict[str, Any]:
     """``[train]`` with defaults filled in and the request's own numbers."""
@@ -152,3 +150,27 @@ def train_parameters(recipe: Recipe, request: TrainRequest) -> dict[str, Any]:
     if recipe.train.folds and request.search_minutes:
         raise TrainingError("--search compares on one split; leave it out, or [train] folds")
     return found
+
+
+@contextlib.contextmanager
+def checkpoints(decisive: Mapping[str, Any], home: Path | None = None) -> Iterator[Path | None]:
+    """The folder of a run; None while an equal run is under way in another process."""
+    base = (home or Settings.from_env().home) / "cache" / "training"
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    folder = base / digest
+    folder.mkdir(parents=True, exist_ok=True)
+    _tidy(base, folder)
+    with lock(folder / ".lock", wait=False) as held:
+        if held is None:
+            yield None
+            return
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)  # an error or a kill leaves it for the next run
+
+
+def _tidy(base: Path, but: Path) -> None:
+    for other in base.iterdir():
+        with contextlib.suppress(OSError):
+            newest = max(path.stat().st_mtime for path in (other, *other.rglob("*")))
+            if other != but and time.time() - newest > _WEEK_S:
+                shutil.rmtree(other, ignore_errors=True)

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from models.training.candidate import Fitted, Plan, fit, peak_mb
+from models.training.fit_and_judge import Fitted, Plan, fit, peak_mb
 from models.training.record import Candidate
-from models.training.sides import Prepared
+from models.training.split_data import Prepared
 from models.zoo import Between, Epoch, Range, architecture
 from processors.recipe.load import Recipe
 from streams.errors import TrainingError

@@ -8,29 +8,32 @@ each in its turn; the bundle's model is then learned from all of them, for as ma
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from models.bundle import Bundle
+from models.bundle import Bundle, load_bundle
+from models.data.examples import notes_on
 from models.data.samples import is_stateful, split_chain
 from models.pooling import Pool
-from models.training.candidate import Fitted, fit, judge, peak_mb, pool_of
-from models.training.checkpoints import checkpoints
-from models.training.export import export_model
-from models.training.finish import record_of, write_run
+from models.registry import write_bundle
+from models.registry.manifest import MODEL
+from models.training.export import Exported, export_model, export_stateful
+from models.training.fit_and_judge import Fitted, fit, judge, peak_mb, pool_of
 from models.training.folds import cross_validate
-from models.training.leak_free import leak_free_scores
-from models.training.lineage import split_of
+from models.training.lineage import LEARNED, learned_from, lineage_of, manifest_of, revision, split_of, versions
 from models.training.record import Candidate, RunRecord, cross_validation
-from models.training.request import DEFAULTS, OnStage, Run, TrainRequest, train_parameters
+from models.training.request import DEFAULTS, OnStage, Run, TrainRequest, checkpoints, train_parameters
 from models.training.search import search
-from models.training.sides import prepare
-from models.training.stateful_export import export_stateful
+from models.training.split_data import prepare
 from models.zoo import Epoch, architecture, takes
 from processors.recipe.load import Recipe
 from streams.errors import TrainingError
+
+_MOST_NOTES = 10  # of the readers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +63,7 @@ def train(
     settings = train_parameters(recipe, request)
     dataset = request.windows(recipe, split_chain(recipe.chain)[0])
     run = Run(recipe, request, settings, dataset, on_stage or (lambda name, epochs: on_epoch))
-    with checkpoints(run.decisive()) as run.folder:
+    with checkpoints(fingerprint(run)) as run.folder:
         found, pool = _candidates(run)
         chosen, choice = _choose(found, request.windows_of)
         final = _refitted(run, chosen)
@@ -69,11 +72,27 @@ def train(
             exported = export_stateful(final.model, windows)
         else:
             exported = export_model(final.model, windows.shape[1:], windows)
-        record = record_of(run, found, chosen, choice, final, pool)
-        record.split |= {"leak_free": other} if (other := leak_free_scores(run, chosen, pool)) else {}
+        record = _record_of(run, found, chosen, choice, final, pool)
+        record.split |= {"leak_free": other} if (other := _leak_free_scores(run, chosen, pool)) else {}
         record.seconds, record.peak_mb = time.monotonic() - started, peak_mb()
-        bundle = write_run(run, final, chosen, exported, pool, record)
+        bundle = _write_run(run, final, chosen, exported, pool, record)
     return Trained(bundle, chosen.scores, record.notes, record)
+
+
+def fingerprint(run: Run) -> dict[str, Any]:
+    """All that decides what comes of a run."""
+    recipe, request = run.recipe, run.request
+    assert recipe.model is not None
+    model = (recipe.model.architecture, dict(recipe.model.parameters))
+    tables = (recipe.labels, recipe.heads, recipe.train, recipe.chain.to_json(), dict(recipe.model.pool))
+    asked = (request.only, request.search_minutes, sorted(request.without))
+    return {"recipe": recipe.name, "model": model, "tables": tables, "asked": asked} | {
+        "settings": run.settings,
+        "inputs": run.dataset.inputs,
+        "revision": revision(),
+        # Another version's optimiser may keep other things, and its steps give other numbers.
+        "packages": versions([name for one in (model[0], *run.beside) for name in architecture(one).packages]),
+    }
 
 
 def _candidates(run: Run) -> tuple[list[Fitted], Pool | None]:
@@ -134,4 +153,98 @@ def _refitted(run: Run, chosen: Fitted) -> Fitted:
     return fit(run.recipe, prepared, plan, run.on_stage(f"{plan.name}, all windows", epochs))
 
 
-__all__ = ["DEFAULTS", "TrainRequest", "Trained", "prepare", "train", "train_parameters"]
+def _leak_free_scores(run: Run, chosen: Fitted, pool: Pool | None) -> dict[str, Any]:
+    """Scores of the chosen architecture on a split without leaks."""
+    if chosen.prepared.split.kind != "window" or not chosen.scores:
+        return {}
+    name, settings = chosen.plan.architecture, run.settings
+    for kind in ("session", "time"):
+        recipe = replace(run.recipe, train=replace(run.recipe.train, split=kind))
+        chain = prepare(recipe, run.dataset.examples, settings["validation"], settings["seed"])
+        if not chain.validation:
+            continue
+        plan = run.plan(name, chosen.plan.parameters, "leak_free")
+        on_epoch = run.on_stage(f"{name}, split by {kind}", settings["epochs"])
+        found = fit(recipe, run.prepared_for(name, 0.0, chain), plan, on_epoch)
+        judge(found, settings["calibrate"] and found.prepared.takes == "chain", pool)
+        return {"kind": kind, "scores": found.scores}
+    return {}
+
+
+def _record_of(
+    run: Run, found: list[Fitted], chosen: Fitted, choice: str, final: Fitted, pool: Pool | None
+) -> RunRecord:
+    """All facts of a run but its time and memory."""
+    recipe = run.recipe
+    candidates = [one.candidate() for one in found]
+    candidates[found.index(chosen)].chosen = True
+    lineage = lineage_of(recipe, run.request, run.dataset, chosen)
+    return RunRecord(
+        recipe=recipe.name,
+        recipe_text=recipe.path.read_text(encoding="utf-8-sig") if recipe.path else "",
+        architecture=chosen.plan.architecture,
+        parameters=chosen.model.parameters,
+        training=lineage["train"],
+        history=chosen.history,
+        split=split_of(chosen),
+        scores=chosen.scores,
+        held_out=chosen.held_out(),
+        candidates=[*candidates, *run.stopped],
+        choice=choice,
+        lineage={**lineage, "seed": run.settings["seed"], "revision": revision()},
+        pooling=pool.to_json() if pool else {},
+        notes=_notes(run, chosen, final),
+    )
+
+
+def _write_run(
+    run: Run, final: Fitted, chosen: Fitted, exported: Exported, pool: Pool | None, record: RunRecord
+) -> Bundle:
+    """Write the bundle of `final`, with the scores of `chosen`, its report and what else is to be saved; read it back."""
+    from models.reports.report import RECORD, bundle_report
+
+    lineage = {key: value for key, value in record.lineage.items() if key not in ("seed", "revision")}
+    lineage[LEARNED] = learned_from(run.dataset)
+    facts = {"history": chosen.history, "validation": chosen.scores, "parity": exported.parity}
+    said = json.dumps({**facts, "notes": dict(run.dataset.notes)}, indent=1) + "\n"
+    if run.request.report:
+        attached = bundle_report(record, chosen.window)
+    else:
+        attached = {f"report/{RECORD}": record.to_json().encode("utf-8", "backslashreplace")}
+    path = write_bundle(
+        run.request.out,
+        manifest_of(run.recipe, final, chosen, exported, pool, lineage),
+        {MODEL: exported.model, "report/report.json": said.encode()},
+        attached=attached,
+        promote=run.request.promote,
+    )
+    if run.request.history_out:
+        _save(run.request.history_out, (json.dumps(chosen.history, indent=1) + "\n").encode())
+    if run.request.weights_out:
+        own = getattr(final.model, "weights", None)
+        _save(run.request.weights_out, own() if callable(own) else exported.model)
+    return load_bundle(path)
+
+
+def _save(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+
+
+def _notes(run: Run, chosen: Fitted, final: Fitted) -> list[str]:
+    notes = [f"{text} ({count} times)" if count > 1 else text for text, count in run.dataset.notes.items()]
+    if len(notes) > _MOST_NOTES:
+        left = len(notes) - _MOST_NOTES
+        notes = [*notes[:_MOST_NOTES], f"and {left} more notes on the data; `kymo dataset show` gives all of them"]
+    if not chosen.scores:
+        notes.append(
+            "nothing was held out, so there are no scores: no recording can be spared, or [train] validation = 0"
+        )
+    said = [text for one in (chosen, final) for text in getattr(one.model, "notes", [])]
+    return [*notes, *notes_on(chosen.prepared.heads), *dict.fromkeys(said)]
+
+
+__all__ = ["DEFAULTS", "TrainRequest", "Trained", "fingerprint", "prepare", "train", "train_parameters"]

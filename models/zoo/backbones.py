@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.training.load_keras import keras
+from models.training.fit_keras import keras
 from models.zoo.keras_common import output_aside
 from streams.errors import TrainingError
 

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from models.training.fit import Learning, units_of
-from models.training.fit_keras import fit_keras, predict_keras
-from models.training.load_keras import keras
+from models.training.fit_keras import fit_keras, keras, predict_keras
 from models.zoo import Epoch, FitOptions, Head, Samples
 from models.zoo.keras_onnx import Graph, keras_to_onnx, layer_form
 from streams.chunk import Array, Format

@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from models.training.fit_keras import prepare_keras
-from models.training.load_keras import keras
+from models.training.fit_keras import keras, prepare_keras
 from models.zoo import Head, read_parameters
 from models.zoo.keras_common import KerasArchitecture, check_learning, one_of, window_shape
 from models.zoo.recurrent_layers import Attention, Filled, Padding

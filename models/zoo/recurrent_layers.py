@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.training.load_keras import keras
+from models.training.fit_keras import keras
 
 ops = keras.ops
 _NEVER = -1e9  # a score whose exponential is 0

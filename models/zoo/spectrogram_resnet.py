@@ -12,8 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar
 
-from models.training.fit_keras import prepare_keras
-from models.training.load_keras import keras
+from models.training.fit_keras import keras, prepare_keras
 from models.zoo import Epoch, FitOptions, Head, Samples, read_parameters
 from models.zoo.backbones import BACKBONES, BORROWED, OWN, Normalisation, borrowed, own, pretrain
 from models.zoo.keras_common import KerasArchitecture, check_learning, one_of, window_shape
