@@ -15,9 +15,8 @@ from examples import demo_check as checks
 from examples.demo_show import Screen, summary
 from streams.errors import KymoError
 from streams.events import Event
-from streams.replay.player import QUIT
+from streams.replay.pacing import QUIT, ReplayIO
 from streams.replay.schedule import ReplayPlan
-from streams.replay.summary import ReplayIO, ReplaySummary
 from streams.settings import Settings
 from streams.topics import Names
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from models.bundle import Bundle
     from processors.recipe.load import Recipe
     from streams.recording import Recording
+    from streams.replay.replay import ReplaySummary
 
 RECIPE = "basicmotions"
 DATA = "basicmotions:test"

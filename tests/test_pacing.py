@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from streams.chunk import NS, Header, signal_format
 from streams.recording import Recording, StreamData
-from streams.replay.pacing import Pacer
-from streams.replay.player import PAUSE, QUIT, SEEK, STEP, Player
+from streams.replay.pacing import PAUSE, QUIT, SEEK, STEP, Pacer, Player
 from streams.replay.schedule import Due, ReplayPlan, cut, digest, schedule, shifted, starts
 
 

@@ -23,10 +23,9 @@ from streams.kafka.publish import Publisher
 from streams.kafka.read import read_records
 from streams.recording import Recording, StreamData
 from streams.replay.cli import runs
-from streams.replay.pacing import SystemClock
-from streams.replay.replay import replay
+from streams.replay.pacing import ReplayIO, ReplayProgress, SystemClock
+from streams.replay.replay import ReplaySummary, replay
 from streams.replay.schedule import ReplayPlan
-from streams.replay.summary import ReplayIO, ReplayProgress, ReplaySummary
 from streams.settings import Settings
 from streams.topics import Names
 

@@ -16,10 +16,9 @@ from streams.chunk import NS, Chunk, Header, signal_format
 from streams.errors import SourceError
 from streams.recording import ReadOptions, Recording, StreamData
 from streams.replay.cli import choose
-from streams.replay.replay import kept_parts
+from streams.replay.replay import ReplaySummary, kept_parts
 from streams.replay.schedule import ReplayPlan, digest, schedule, starts
 from streams.replay.spool import Spool
-from streams.replay.summary import ReplaySummary
 from streams.settings import Settings
 from streams.topics import MIB
 

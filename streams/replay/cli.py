@@ -1,19 +1,29 @@
-"""``kymo replay`` and ``kymo runs``. In: options. Out: a replay; exit status 0 only if all is acknowledged."""
+"""``kymo replay`` and ``kymo runs``. In: options; a terminal, which is put back as it was. Out: a replay, with a progress bar on stderr and
+keys from stdin; exit status 0 only if all is acknowledged."""
 
 from __future__ import annotations
 
 import json
+import os
+import select
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from difflib import get_close_matches
+from typing import Any
 
 import click
 
 from streams.errors import SourceError
 from streams.recording import ReadOptions, Recording
+from streams.replay.pacing import PAUSE, QUIT, SEEK, STEP, Controls, ReplayIO, ReplayProgress
 from streams.replay.schedule import ReplayPlan
 from streams.settings import Settings
+
+_HELP = "space pauses · → seeks 10 s · . steps while paused · q quits"
+_KEYS = {b" ": PAUSE, b".": STEP, b"q": QUIT, b"Q": QUIT, b"\x1b[C": SEEK, b"\x1bOC": SEEK}
 
 
 class Speed(click.ParamType):
@@ -22,14 +32,14 @@ class Speed(click.ParamType):
     name = "speed"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
-        """Speed as a number; infinity for ``max``."""
+        """Speed as a number; None for ``max``."""
         try:
             speed = float("inf") if str(value) == "max" else float(str(value))
         except ValueError:
             speed = 0.0
         if not speed > 0:
             self.fail(f"{value!r}: expected max, or a number above 0 such as 1 or 20", param, ctx)
-        return speed
+        return None if speed == float("inf") else speed
 
 
 def make_command(load_options: Callable[[str], ReadOptions]) -> click.Command:
@@ -44,35 +54,36 @@ def make_command(load_options: Callable[[str], ReadOptions]) -> click.Command:
     @click.option("--session", metavar="ID", help="Only this session, or the name of a file's only one.")
     @click.option("--speed", type=Speed(), default="1", show_default=True, metavar="1|N|max", help="Times the pace.")
     @click.option("--loop", type=click.IntRange(0), default=1, metavar="N", help="Times; 0 until Ctrl-C.")
-    @click.option("--start", type=click.FloatRange(0), default=0.0, metavar="S", help="Leave out the first S seconds.")
-    @click.option("--duration", type=click.FloatRange(0, min_open=True), metavar="S", help="Only S seconds.")
+    @click.option(
+        "--start", "start_s", type=click.FloatRange(0), default=0.0, metavar="S", help="Leave out the first S seconds."
+    )
+    @click.option(
+        "--duration", "duration_s", type=click.FloatRange(0, min_open=True), metavar="S", help="Only S seconds."
+    )
     @click.option("--now", is_flag=True, help="Shift event times to the present.")
     @click.option("--run", metavar="N", help="Use topics of its own, PREFIX.N.*, beside live sessions.")
     @click.option("--chunk-ms", type=click.FloatRange(1, 60_000), default=100, show_default=True, metavar="N")
     @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-    def command(paths: tuple[str, ...], as_json: bool, **given: object) -> None:
+    def command(
+        paths: tuple[str, ...], recipe: str | None, session: str | None, stream: str | None, as_json: bool, **plan: Any
+    ) -> None:
         """Send recordings to their topics at the pace at which they were recorded.
 
         Event times are kept. Keys while it runs: space pauses, the right arrow seeks 10 s, a dot sends one chunk while
         paused, q quits.
         """
-        sys.exit(_run(paths, as_json, load_options, given))
+        recordings = choose(paths, load_options(recipe) if recipe else ReadOptions(), session, stream)
+        sys.exit(_run(recordings, ReplayPlan(**plan), as_json))
 
     return command
 
 
-def _run(
-    paths: tuple[str, ...], as_json: bool, load_options: Callable[[str], ReadOptions], given: dict[str, object]
-) -> int:
+def _run(recordings: Iterable[Recording], plan: ReplayPlan, as_json: bool) -> int:
     """Replay; the exit status."""
     from streams.replay.replay import replay
-    from streams.replay.show import connected
 
-    recipe = given["recipe"]
-    options = load_options(str(recipe)) if recipe else ReadOptions()
-    recordings = choose(paths, options, _text(given["session"]), _text(given["stream"]))
-    with connected() as io:
-        summary = replay(recordings, Settings.from_env(), _plan(given), io)
+    with _connected() as io:
+        summary = replay(recordings, Settings.from_env(), plan, io)
     if as_json:
         click.echo(json.dumps(summary.to_dict(), ensure_ascii=False))
     else:
@@ -82,23 +93,6 @@ def _run(
     if not summary.ok:
         click.echo(f"kymo: {summary.error}", err=True)
     return 0 if summary.ok else 1
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
-
-
-def _plan(given: dict[str, object]) -> ReplayPlan:
-    speed, duration = float(str(given["speed"])), given["duration"]
-    return ReplayPlan(
-        speed=None if speed == float("inf") else speed,
-        loop=int(str(given["loop"])),
-        start_s=float(str(given["start"])),
-        duration_s=None if duration is None else float(str(duration)),
-        now=bool(given["now"]),
-        chunk_ms=float(str(given["chunk_ms"])),
-        run=_text(given["run"]),
-    )
 
 
 def choose(paths: Iterable[str], options: ReadOptions, session: str | None, stream: str | None) -> Iterator[Recording]:
@@ -116,23 +110,115 @@ def choose(paths: Iterable[str], options: ReadOptions, session: str | None, stre
         if session not in (None, recording.session):
             continue
         streams |= {s.header.format.stream for s in recording.streams}
-        kept = [s for s in recording.streams if stream in (None, s.header.format.stream)]
-        if kept or stream is None:
-            yield replace(recording, streams=kept)
+        chosen = [s for s in recording.streams if stream in (None, s.header.format.stream)]
+        if chosen or stream is None:
+            yield replace(recording, streams=chosen)
     if session is not None and sessions and session not in (options.session_name, *sessions):
-        _only("session", session, sorted(sessions))
+        _check_only("session", session, sorted(sessions))
         yield from choose(paths, replace(options, session_name=session), session, stream)
     elif stream is not None and streams and stream not in (options.stream_name, *streams):
-        _only("stream", stream, sorted(streams))
+        _check_only("stream", stream, sorted(streams))
         yield from choose(paths, replace(options, stream_name=stream), session, stream)
 
 
-def _only(what: str, name: str, there: list[str]) -> None:
-    if len(there) > 1:
-        near = get_close_matches(name, there, 1)
+def _check_only(kind: str, name: str, names: list[str]) -> None:
+    if len(names) > 1:
+        near = get_close_matches(name, names, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        shown = ", ".join(there[:10]) + (" …" if len(there) > 10 else "")
-        raise SourceError(f"no {what} {name}: there are {shown}{hint}")
+        listed = ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
+        raise SourceError(f"no {kind} {name}: there are {listed}{hint}")
+
+
+@contextmanager
+def _connected() -> Iterator[ReplayIO]:
+    """Progress and keys as far as there is a terminal for them."""
+    if not sys.stderr.isatty():
+        yield ReplayIO()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.fields[state]}"),
+        BarColumn(),
+        TextColumn("{task.completed:.1f}/{task.fields[length]} s"),
+        TextColumn("{task.fields[detail]}"),
+        TimeElapsedColumn(),
+    )
+    with _keyboard() as keys, Progress(*columns, console=console, transient=True) as bar:
+        if keys:
+            console.print(_HELP, style="dim")
+        task = bar.add_task("", total=None, state="replay", length="…", detail="")
+
+        def show(progress: ReplayProgress) -> None:
+            bar.update(
+                task,
+                completed=progress.event_s,
+                total=progress.total_s or None,
+                state="paused" if progress.paused else "replay",
+                length=f"{progress.total_s:.1f}" if progress.total_s else "∞",
+                detail=(
+                    f"speed {progress.speed:.3g} · lag {progress.lag_ms:.2f} ms · {progress.sessions_done}/{progress.sessions} sessions · "
+                    f"{progress.unacknowledged} under way"
+                ),
+            )
+
+        yield ReplayIO(controls=keys, progress=show)
+
+
+@contextmanager
+def _keyboard() -> Iterator[Controls | None]:
+    """Controls from the terminal on stdin; None where there is none, or where another job owns it."""
+    try:
+        import termios
+        import tty
+
+        fd = sys.stdin.fileno()
+        if not os.isatty(fd) or os.tcgetpgrp(fd) != os.getpgrp():
+            yield None
+            return
+        before = termios.tcgetattr(fd)
+    except (ImportError, OSError, ValueError):
+        yield None
+        return
+    try:
+        tty.setcbreak(fd)
+        yield _KeyReader(fd)
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+class _KeyReader:
+    """Controls from a file descriptor in unbuffered mode."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._pending: list[str] = []
+        self._closed = False
+
+    def __call__(self, seconds: float) -> str | None:
+        """Wait up to `seconds` for a key; what it asks for, or None."""
+        if self._closed:
+            time.sleep(seconds)
+        elif not self._pending and select.select([self._fd], [], [], seconds)[0]:
+            raw = os.read(self._fd, 64)
+            self._closed = not raw  # a terminal that hung up is always readable
+            self._pending = _commands(raw)
+        return self._pending.pop(0) if self._pending else None
+
+
+def _commands(raw: bytes) -> list[str]:
+    """What a burst of keys asks for; unknown keys nothing."""
+    commands = []
+    at = 0
+    while at < len(raw):
+        length = 3 if raw[at : at + 1] == b"\x1b" else 1
+        command = _KEYS.get(raw[at : at + length])
+        if command:
+            commands.append(command)
+        at += length
+    return commands
 
 
 @click.group("runs", epilog="Example: kymo runs delete 7")
@@ -146,13 +232,13 @@ def list_command(as_json: bool) -> None:
     """Show all runs under the prefix."""
     from streams.kafka.admin import list_runs
 
-    listed = list_runs(Settings.from_env())
+    topics = list_runs(Settings.from_env())
     if as_json:
-        click.echo(json.dumps([asdict(run) for run in listed]))
+        click.echo(json.dumps([asdict(run) for run in topics]))
         return
-    for run in listed:
+    for run in topics:
         click.echo(f"{run.name}\t{run.prefix}\t{run.topics} topics\t{run.messages} messages")
-    if not listed:
+    if not topics:
         click.echo("no runs")
 
 

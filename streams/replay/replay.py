@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from streams.chunk import NS
 from streams.codec import ChunkCodec
@@ -18,12 +19,11 @@ from streams.kafka.admin import ensure_topics, run_prefix
 from streams.kafka.publish import Publisher
 from streams.kafka.sessions import announced
 from streams.messages import Odd
+from streams.readers.words import grouped, many
 from streams.recording import Recording
-from streams.replay.pacing import Pacer
-from streams.replay.player import Player
+from streams.replay.pacing import Pacer, Player, ReplayIO, ReplayProgress
 from streams.replay.schedule import Due, ReplayPlan, cut, digest, schedule, shifted, starts
 from streams.replay.spool import Spool
-from streams.replay.summary import ReplayIO, ReplayProgress, ReplaySummary
 from streams.sessions import session_record
 from streams.settings import Settings
 from streams.topics import MIB, TOPIC_OF_KIND, Names
@@ -32,6 +32,61 @@ from streams.topics import MIB, TOPIC_OF_KIND, Names
 LINGER_MS = 5
 #: Samples that a replay holds in memory; more go to a file.
 KEPT_BYTES = 64 * MIB
+_FEW = 3  # sessions that are named one by one
+
+
+@dataclass(slots=True)
+class ReplaySummary:
+    """What a replay did."""
+
+    sessions: int = 0  # what was sent
+    chunks: int = 0
+    samples: int = 0
+    bytes: int = 0
+    acknowledged: int = 0  # chunks that Kafka has
+    requested_speed: float | None = None  # seconds of event time a second; None for as fast as possible
+    reached_speed: float = 0.0  # the same, measured to the last acknowledgement, pauses left out
+    mean_lag_ms: float = 0.0  # how long after its deadline a chunk was sent
+    max_lag_ms: float = 0.0
+    event_s: float = 0.0  # event time that was replayed, and how long that took, pauses left out
+    elapsed_s: float = 0.0
+    alignment: str = "recorded"  # whether the sessions started as recorded relative to one another, or all at once
+    skipped: list[str] = field(default_factory=list)  # sessions that were there already
+    notes: list[str] = field(default_factory=list)  # repairs of the readers and remarks of the replay, with the session
+    outcome: str = "done"  # how it ended
+    error: str = ""  # why it failed, on one line
+    topics: str = ""  # prefix of the topics
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was sent is acknowledged, and nothing went wrong."""
+        return self.outcome in ("done", "quit") and not self.error
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON object of the attributes, and `ok`."""
+        return {**asdict(self), "ok": self.ok}
+
+    def lines(self) -> list[str]:
+        """The summary for a person."""
+        asked = "max" if self.requested_speed is None else f"{self.requested_speed:g}"
+        start = "as recorded relative to one another" if self.alignment == "recorded" else "together"
+        sent = (self.sessions, "session"), (self.samples, "sample"), (self.chunks, "chunk")
+        out = [
+            ", ".join(many(*pair) for pair in sent) + f", {self.acknowledged} acknowledged",
+            f"{self.bytes / 1e6:.2f} MB to {self.topics}.*",
+            f"speed {asked} asked, {self.reached_speed:.4g} reached: {self.event_s:.1f} s in {self.elapsed_s:.1f} s",
+            f"lag {self.mean_lag_ms:.2f} ms mean, {self.max_lag_ms:.2f} ms at most",
+        ]
+        if self.sessions > 1:
+            out.append(f"sessions started {start}")
+        if self.skipped:
+            out.append(
+                f"{many(len(self.skipped), 'session')} there already, nothing added (--run N replays them apart): "
+                f"{', '.join(self.skipped[:5])}{' …' if len(self.skipped) > 5 else ''}"
+            )
+        notes = [note.partition(": ")[::2] if ": " in note else ("", note) for note in self.notes]
+        out += [f"note: {note}" for note in grouped(notes, _FEW)]
+        return out if self.outcome == "done" else [*out, f"ended early: {self.outcome}"]
 
 
 def replay(
@@ -55,10 +110,10 @@ def kept_parts(
     recordings: Iterable[Recording], plan: ReplayPlan, summary: ReplaySummary, settings: Settings
 ) -> list[Recording]:
     """The recordings cut as planned, in memory or on the disk; those with nothing in the part are noted."""
-    found = Spool(settings.home / "cache" / "replay", KEPT_BYTES).keep(_parts(recordings, plan, summary))
-    if not found:
+    parts = Spool(settings.home / "cache" / "replay", KEPT_BYTES).keep(_parts(recordings, plan, summary))
+    if not parts:
         raise SourceError("nothing to replay: " + ("; ".join(summary.notes[-3:]) or "no recordings"))
-    return found
+    return parts
 
 
 def _parts(recordings: Iterable[Recording], plan: ReplayPlan, summary: ReplaySummary) -> Iterator[Recording]:
@@ -85,16 +140,16 @@ def _not_there(
     """The recordings that the topics do not hold yet."""
     odd = Odd()
     known = announced(replace(settings, prefix=names.prefix), odd)
-    there = {name: found.get("replayed") for name, found in known.items()}
+    replays = {name: record.get("replayed") for name, record in known.items()}
     if odd.count:
         summary.notes.append(str(odd))
-    wanted = []
+    missing = []
     for part in parts:
-        before = there.get(part.session)
+        before = replays.get(part.session)
         if before is None or not before.get("complete"):
             if before:
                 summary.notes.append(f"{part.session}: an earlier replay did not end; sent again from its start")
-            wanted.append(part)
+            missing.append(part)
         elif before.get("digest") == digests[part.session]:
             summary.skipped.append(part.session)
         else:
@@ -103,7 +158,7 @@ def _not_there(
                 "use --run N for topics of its own, or another name (--session)",
                 part.path or None,
             )
-    return wanted
+    return missing
 
 
 class _Replay:

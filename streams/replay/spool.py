@@ -31,15 +31,15 @@ class Spool:
 
     def keep(self, recordings: Iterable[Recording]) -> list[Recording]:
         """All recordings, in their order; no more of them than fits is in memory at once."""
-        kept: list[Recording] = []
+        spooled: list[Recording] = []
         waiting, size = 0, 0
         for recording in recordings:
-            kept.append(recording)
+            spooled.append(recording)
             size += sum(_size(stream) for stream in recording.streams)
             if size > self._most:
-                kept[waiting:] = self._write(kept[waiting:])
-                waiting, size = len(kept), 0
-        return kept
+                spooled[waiting:] = self._write(spooled[waiting:])
+                waiting, size = len(spooled), 0
+        return spooled
 
     def _write(self, recordings: list[Recording]) -> list[Recording]:
         try:
@@ -58,8 +58,8 @@ class Spool:
             ) from None
         block = memoryview(mmap.mmap(self._file.fileno(), size, access=mmap.ACCESS_READ, offset=begin)) if size else b""
         return [
-            replace(one, streams=[_mapped(s, at - begin, block) for s, at in zip(one.streams, own, strict=True)])
-            for one, own in zip(recordings, places, strict=True)
+            replace(r, streams=[_mapped(s, at - begin, block) for s, at in zip(r.streams, starts, strict=True)])
+            for r, starts in zip(recordings, places, strict=True)
         ]
 
     def _place(self, stream: StreamData) -> int:
