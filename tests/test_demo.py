@@ -19,7 +19,8 @@ import pytest
 
 from deploy.children import Child, kymo_command, kymo_environment, stop
 from examples.demo_check import Sent, check, expected_ids, latency, scores, truth_of
-from processors.recipe.load import INSTALLED, HeadTable, load_recipe
+from processors.recipe.load import INSTALLED, load_recipe
+from processors.recipe.tables import HeadTable
 from streams.chunk import Chunk, Header, signal_format
 from streams.events import Event, event_id
 from streams.labels.labels import interval

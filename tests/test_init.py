@@ -13,9 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 import kymo
-from processors.recipe.init import frames, recipe_text, window_samples
+from processors.recipe.init import frames, recipe_text, survey, window_samples
 from processors.recipe.load import Recipe, load_recipe, parse_recipe
-from processors.recipe.survey import survey
 from streams.errors import SourceWarning
 from streams.readers import read
 

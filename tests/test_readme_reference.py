@@ -17,7 +17,8 @@ from documents import DOCUMENTS, ROOT, blocks, commands, section_of, table, text
 import kymo
 from models.training import train
 from models.zoo import ARCHITECTURES, architecture
-from processors.recipe.load import HeadTable, Recipe, parse_recipe
+from processors.recipe.load import Recipe, parse_recipe
+from processors.recipe.tables import HeadTable
 from processors.registry import STEPS
 from streams.chunk_pb2 import Chunk
 from streams.errors import ChunkError, RecipeError

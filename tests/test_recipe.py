@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from processors.recipe.load import format_recipe, load_recipe, parse_recipe
-from processors.recipe.toml import key_lines
+from processors.recipe.load import load_recipe, parse_recipe
+from processors.recipe.toml import format_recipe, key_lines
 from processors.registry import spec_from_json
 from streams.chunk import signal_format
 from streams.errors import RecipeError

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from processors.recipe.load import HeadTable, Recipe, format_recipe, parse_recipe
+from processors.recipe.load import Recipe, parse_recipe
+from processors.recipe.tables import HeadTable
+from processors.recipe.toml import format_recipe
 from streams.errors import RecipeError
 from streams.readers import read
 from streams.recording import InputOptions, LabelOptions, ReadOptions

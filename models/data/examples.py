@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.zoo import Head
-from processors.recipe.heads import HeadTable
 from processors.recipe.load import Recipe
+from processors.recipe.tables import HeadTable
 from streams.chunk import Array, Window
 from streams.errors import TrainingError
 from streams.labels.labels import Cover, Label

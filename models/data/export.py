@@ -37,7 +37,8 @@ from models.data.samples import fit_steps, split_chain, with_steps
 from models.data.splits import Split, check_leaks, make_split
 from models.training.train import DEFAULTS
 from processors.chain import Chain
-from processors.recipe.load import HeadTable, Recipe
+from processors.recipe.load import Recipe
+from processors.recipe.tables import HeadTable
 from streams.codec import varint
 from streams.errors import TrainingError
 

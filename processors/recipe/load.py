@@ -15,22 +15,22 @@ from typing import Any
 from processors.chain import Chain
 from processors.intake import Intake, factor, fill_lengths
 from processors.recipe.compile import Layout, compile_chain, read_step
-from processors.recipe.formats import format_recipe, toml_value
-from processors.recipe.heads import HeadTable, read_heads
 from processors.recipe.tables import (
+    HeadTable,
     InputTable,
     LabelTable,
     ModelTable,
     SourceTable,
     TrainTable,
     read_alerts,
+    read_heads,
     read_inputs,
     read_labels,
     read_model,
     read_source,
     read_train,
 )
-from processors.recipe.toml import Document, Table
+from processors.recipe.toml import Document, Table, toml_value
 from processors.registry import nearest
 from processors.windows import Windows
 from streams.chunk import Format, signal_format
@@ -281,18 +281,3 @@ def seconds_of(samples: int, rate: Fraction) -> Fraction:
     exact = samples / rate
     places = range(1, 12)
     return next((short for n in places if abs((short := round(exact, n)) * rate - samples) <= _WHOLE), exact)
-
-
-__all__ = [
-    "HeadTable",
-    "InputTable",
-    "LabelTable",
-    "ModelTable",
-    "Recipe",
-    "SourceTable",
-    "TrainTable",
-    "format_recipe",
-    "load_recipe",
-    "parse_recipe",
-    "seconds_of",
-]

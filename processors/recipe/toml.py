@@ -1,4 +1,5 @@
-"""TOML with the line of every key. In: text. Out: tables, checked as they are read; errors name line and nearest word.
+"""TOML, read with the line of every key and written. In: text, or tables and comments. Out: tables, checked as they are read, whose
+errors name line and nearest word; text.
 
 `tomllib` tells no positions, so a small scanner finds the line of each key and header of a text that `tomllib` has
 already accepted.
@@ -7,15 +8,15 @@ already accepted.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from processors.recipe.formats import toml_value
 from processors.registry import nearest
 from streams.errors import RecipeError
 
@@ -28,6 +29,7 @@ _PAIR = re.compile(rf"\s*({_DOTTED})\s*=")
 _TOKEN = re.compile(r'"""|\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}]')
 _EXACT = re.compile(r"\d{1,12}(\.\d{1,12}|/0*[1-9]\d{0,11})?|\d(\.\d{1,12})?[eE]-?\d")
 _AT_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Document:
@@ -236,3 +238,63 @@ def _kind(value: Any) -> str:
 def _show(value: Any) -> str:
     text = toml_value(plain(value)) if _kind(value) != "a date or time" else str(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def toml_value(value: Any) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_toml_key(k)} = {toml_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, Iterable):
+        return "[" + ", ".join(toml_value(v) for v in value) + "]"
+    if isinstance(value, Fraction):
+        return str(value.numerator) if value.denominator == 1 else _decimal(value)
+    return repr(value)
+
+
+def _decimal(value: Fraction) -> str:
+    exact = Decimal(value.numerator) / Decimal(value.denominator)
+    return str(exact) if Fraction(exact) == value else f'"{value}"'
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
+
+
+def format_recipe(tables: Mapping[str, Any], comments: Mapping[str, str] | None = None) -> str:
+    """A recipe as TOML text.
+
+    Examples
+    --------
+    >>> print(format_recipe({"name": "x", "input": [{"stream": "imu"}]}, {"input.stream": "where it comes from"}))
+    name = "x"
+    <BLANKLINE>
+    [[input]]
+    stream = "imu"  # where it comes from
+    <BLANKLINE>
+    """
+    out: list[str] = []
+    _write(out, "", tables, comments or {})
+    return "\n".join(out) + "\n"
+
+
+def _write(out: list[str], prefix: str, table: Mapping[str, Any], comments: Mapping[str, str]) -> None:
+    def line(text: str, dotted: str) -> str:
+        # A comment ends with its line, and TOML forbids control characters in it.
+        return f"{text}  # {_CONTROL.sub(' ', comments[dotted])}" if dotted in comments else text
+
+    inner: list[tuple[str, str, Mapping[str, Any]]] = []
+    for key, value in table.items():
+        dotted = f"{prefix}{_toml_key(key)}"
+        if isinstance(value, Mapping) and prefix == "":
+            inner.append((f"[{dotted}]", dotted, value))
+        elif isinstance(value, list | tuple) and value and all(isinstance(v, Mapping) for v in value):
+            inner += [(f"[[{dotted}]]", dotted, v) for v in value]
+        else:
+            out.append(line(f"{_toml_key(key)} = {toml_value(value)}", dotted))
+    for header, dotted, value in inner:
+        out += ["", line(header, dotted)]
+        _write(out, f"{dotted}.", value, comments)
