@@ -10,10 +10,9 @@ from typing import Any
 from processors.chain import Chain, PerWindow
 from processors.intake import Derived, Intake
 from processors.spec import Spec
-from processors.steps.fbank import AudioFbank
 from processors.steps.field import Deviation, Field
 from processors.steps.maps import Log, Scale, Select, Standardise
-from processors.steps.mel import LogMel, Mel
+from processors.steps.mel import AudioFbank, LogMel, Mel
 from processors.steps.resample import Resample
 from processors.steps.spectrogram import Spectrogram
 from processors.windows import Windows

@@ -10,7 +10,7 @@ import pytest
 import scipy.signal
 
 from processors.recipe.load import parse_recipe
-from processors.steps.fbank import AudioFbank
+from processors.steps.mel import AudioFbank
 from streams.chunk import Chunk, Format, Header
 from streams.errors import FormatError
 

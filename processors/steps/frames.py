@@ -8,12 +8,15 @@ both to its window's hop and end, so that a window is complete with its last sam
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any
 
 import numpy as np
 
 from processors.spec import Spec, Stage, derived_header, pack, unpack
 from streams.chunk import Array, Chunk, Format, Header
+from streams.errors import FormatError
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,29 @@ class FramedSpec(Spec):
             return np.empty((0, *out.shape), out.dtype)
         used = (count - 1) * self.frame_step + self.frame_length
         return self.kernel(np.ascontiguousarray(data[:used].T), fmt)
+
+
+def framed_format(spec: FramedSpec, fmt: Format, bins: int, unit: Any) -> Format:
+    """Format of columns ``(bins, channels)`` made from frames of a signal."""
+    if len(fmt.shape) != 1 or fmt.dtype not in ("float32", "float64"):
+        raise FormatError(
+            f"{spec.name}: samples of `{fmt.stream}` are {fmt.dtype}{fmt.shape}, "
+            f"expected one float32 or float64 a channel"
+        )
+    if not fmt.rate:
+        raise FormatError(f"{spec.name}: `{fmt.stream}` has no fixed rate; put `resample` before it")
+    _, dot, place = fmt.stream.partition(".")
+    span = ceil((spec.frame_length - 1) * fmt.step) + fmt.span
+    return replace(
+        fmt,
+        stream=f"spectrogram{dot}{place}",
+        units=tuple(unit(u) for u in fmt.units),
+        rate=fmt.rate / spec.frame_step,
+        shape=(bins, len(fmt.channels)),
+        step=fmt.step * spec.frame_step,
+        span=span,
+        rows=None,
+    )
 
 
 class FrameStage(Stage):

@@ -276,6 +276,13 @@ def numbers(step: str, field: str, value: Any) -> float | tuple[float, ...]:
     return tuple(float(v) for v in value) if several else float(value)
 
 
+def whole_number(step: str, field: str, value: Any, low: int, high: int | None = None) -> None:
+    """Check that a parameter is a whole number from `low` to `high`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+        expected = f"{low} to {high}" if high is not None else f"at least {low}"
+        raise FormatError(f"{step}: {field} {value!r}, expected a whole number, {expected}")
+
+
 def float_of(step: str, fmt: Format) -> str:
     """The dtype that a step computes `fmt` in: as it is, float32 for whole numbers."""
     if fmt.dtype == "jpeg":

@@ -17,7 +17,7 @@ import scipy
 from numpy.typing import NDArray
 
 from processors.spec import Spec, Stage, derived_header, only, pack, unpack
-from processors.steps.spectrogram import whole_number
+from processors.steps.maps import whole_number
 from streams.chunk import Chunk, Format, Header
 from streams.errors import FormatError
 

@@ -1,4 +1,5 @@
-"""Spectra of overlapping frames. In: samples ``(channels, n)``, float32 or float64. Out: ``(channels, m, bins)``.
+"""Spectra of overlapping frames, and what becomes of them. In: samples ``(channels, n)``, float32 or float64. Out: columns
+``(channels, m, bins)`` of power, magnitude or angle.
 
 Frames are computed in tiles that stay in a core's cache, in work arrays that all sessions of a thread share.
 """
@@ -117,7 +118,7 @@ def _subtraction(frames: Real, mean: Real) -> Callable[[], Any]:
     return lambda: np.subtract(frames, mean, frames)
 
 
-class Plan:
+class SpectralPlan:
     """Tiles and work arrays for one shape of input."""
 
     def __init__(
@@ -164,9 +165,9 @@ def _even_share(total: int, most: int) -> int:
     return -(-total // -(-total // max(most, 1)))
 
 
-def plan_for(owner: Any, samples: Array, rate: Any, make: Callable[[], Plan]) -> Plan:
+def plan_for(owner: Any, samples: Array, rate: Any, make: Callable[[], SpectralPlan]) -> SpectralPlan:
     """This thread's plan of `owner` for samples of this shape, dtype and rate; made by `make` at first."""
-    plans: dict[tuple[Any, ...], Plan] | None = getattr(_local, "plans", None)
+    plans: dict[tuple[Any, ...], SpectralPlan] | None = getattr(_local, "plans", None)
     if plans is None:
         plans = _local.plans = {}
         # glibc gives freed memory back to the system beyond a threshold, and taking it again costs more page by page than
@@ -179,6 +180,69 @@ def plan_for(owner: Any, samples: Array, rate: Any, make: Callable[[], Plan]) ->
             del plans[next(iter(plans))]
         plan = plans[key] = make()
     return plan
+
+
+class Power:
+    """Squared magnitudes times a scale, by any of several ways of squaring."""
+
+    exact: bool
+
+    def __init__(self, nfft: int, scale: Any) -> None:
+        self._scale = np.full(nfft // 2 + 1, 2 * scale)
+        self._scale[0] = scale
+        if nfft % 2 == 0:
+            self._scale[-1] = scale
+        self._tiled: dict[tuple[int, ...], Real] = {}
+
+    def scales(self, shape: tuple[int, ...], dtype: Any) -> Real:
+        """The scale of each number of an array ``(channels, count, bins)``; one long multiplication is faster than many short ones."""
+        if shape not in self._tiled:
+            self._tiled[shape] = np.broadcast_to(self._scale[: shape[-1]], shape).astype(dtype, order="C")
+        return self._tiled[shape]
+
+
+class FastPower(Power):
+    """The absolute value, squared: numpy has that in vectors, the sum of every other number with the next one it has not."""
+
+    exact = False
+
+    def __call__(self, tile: Tile, out: Real) -> None:
+        """Fill `out` ``(channels, count, bins)`` from the tile's spectrum."""
+        np.absolute(tile.spectrum[..., : out.shape[-1]], out)
+        np.multiply(out, out, out)
+        np.multiply(out, self.scales(out.shape, out.dtype), out)
+
+
+class ExactPower(Power):
+    """A spectrum times its conjugate, times the scale: the same operations as scipy's, so the same to the bit."""
+
+    exact = True
+
+    def __call__(self, tile: Tile, out: Real) -> None:
+        """Fill `out` ``(channels, count, bins)`` from the tile's spectrum."""
+        # A complex product: where numpy fuses its multiplications and additions, a² + b² would round otherwise.
+        power = np.conjugate(tile.spectrum, tile.scratch)
+        np.multiply(power, tile.spectrum, power)
+        np.multiply(power.real[..., : out.shape[-1]], self.scales(out.shape, self._scale.dtype), out)
+
+
+class Amplitude:
+    """Absolute value or angle of a scaled spectrum."""
+
+    exact = True
+
+    def __init__(self, mode: str, scale: float) -> None:
+        self._mode, self._scale = mode, scale
+
+    def __call__(self, tile: Tile, out: Real) -> None:
+        """Fill `out` ``(channels, count, bins)`` from the tile's spectrum."""
+        np.multiply(tile.spectrum, self._scale, out=tile.spectrum)
+        kept = tile.spectrum[..., : out.shape[-1]]
+        if self._mode == "magnitude":
+            np.abs(kept, out=out)
+        else:
+            angle = np.angle(kept)
+            np.copyto(out, np.unwrap(angle, axis=-1) if self._mode == "phase" else angle)
 
 
 def framed(samples: Array, length: int, step: int) -> Real:

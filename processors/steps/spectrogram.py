@@ -6,16 +6,15 @@ Columns are in the unit's square per Hz, or as the mode says; the numbers are th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from math import ceil
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from processors.spec import only
-from processors.steps.columns import Amplitude, ExactPower, FastPower
-from processors.steps.frames import FramedSpec
-from processors.steps.spectral import Frames, Plan, plan_for, taper
+from processors.steps.frames import FramedSpec, framed_format
+from processors.steps.maps import whole_number
+from processors.steps.spectral import Amplitude, ExactPower, FastPower, Frames, SpectralPlan, plan_for, taper
 from streams.chunk import Array, Format
 from streams.errors import FormatError
 
@@ -140,48 +139,18 @@ class Spectrogram(FramedSpec):
         plan = plan_for(self, samples, fmt.rate, lambda: self._plan(samples, float(fmt.rate)))
         return plan.run(samples).transpose(1, 2, 0)  # (m, bins, channels), in memory (channels, m, bins)
 
-    def _plan(self, samples: Array, rate_hz: float) -> Plan:
+    def _plan(self, samples: Array, rate_hz: float) -> SpectralPlan:
         nfft = self.nfft or self.nperseg
         window = taper(self.window, self.nperseg, self.name)
         frames = Frames(self.nperseg, self.frame_step, nfft, self.detrend)
         if self.mode == "psd" and samples.dtype == np.float32:
             fast = FastPower(nfft, self._scale(window, rate_hz))
-            return Plan(self, frames, window.astype(np.float32), samples.shape, self.bins, fast)
+            return SpectralPlan(self, frames, window.astype(np.float32), samples.shape, self.bins, fast)
         window = window.astype(samples.dtype, copy=False)
         # scipy sums the window in complex numbers where the input is float32
         scale = self._scale(window.astype(np.complex64) if window.dtype == np.float32 else window, rate_hz)
         finish = ExactPower(nfft, scale) if self.mode == "psd" else Amplitude(self.mode, np.sqrt(scale))
-        return Plan(self, frames, window, samples.shape, self.bins, finish)
+        return SpectralPlan(self, frames, window, samples.shape, self.bins, finish)
 
     def _scale(self, window: Any, rate_hz: float) -> Any:
         return 1.0 / (rate_hz * (window * window).sum()) if self.scaling == "density" else 1.0 / window.sum() ** 2
-
-
-def framed_format(spec: FramedSpec, fmt: Format, bins: int, unit: Any) -> Format:
-    """Format of columns ``(bins, channels)`` made from frames of a signal."""
-    if len(fmt.shape) != 1 or fmt.dtype not in ("float32", "float64"):
-        raise FormatError(
-            f"{spec.name}: samples of `{fmt.stream}` are {fmt.dtype}{fmt.shape}, "
-            f"expected one float32 or float64 a channel"
-        )
-    if not fmt.rate:
-        raise FormatError(f"{spec.name}: `{fmt.stream}` has no fixed rate; put `resample` before it")
-    _, dot, place = fmt.stream.partition(".")
-    span = ceil((spec.frame_length - 1) * fmt.step) + fmt.span
-    return replace(
-        fmt,
-        stream=f"spectrogram{dot}{place}",
-        units=tuple(unit(u) for u in fmt.units),
-        rate=fmt.rate / spec.frame_step,
-        shape=(bins, len(fmt.channels)),
-        step=fmt.step * spec.frame_step,
-        span=span,
-        rows=None,
-    )
-
-
-def whole_number(step: str, field: str, value: Any, low: int, high: int | None = None) -> None:
-    """Check that a parameter is a whole number from `low` to `high`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
-        expected = f"{low} to {high}" if high is not None else f"at least {low}"
-        raise FormatError(f"{step}: {field} {value!r}, expected a whole number, {expected}")
