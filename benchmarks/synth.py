@@ -27,8 +27,8 @@ from mcap.writer import Writer
 from rich.console import Console
 from rich.table import Table
 
-from lab.synth.container import SCHEMA, SCHEMA_NAME
 from lab.synth.files import synth
+from lab.synth.mcap_file import SCHEMA, SCHEMA_NAME
 from lab.synth.parse import parse_plan
 from lab.synth.simulate import ORDER, TOPICS, simulate
 

@@ -18,7 +18,7 @@ from motion_plans import plan, turning
 from scipy.spatial.transform import Rotation
 
 from lab.synth.files import synth
-from lab.synth.messages import CHUNK_SAMPLES, mcap_bytes, write_mcap
+from lab.synth.mcap_file import CHUNK_SAMPLES, mcap_bytes, write_mcap
 from lab.synth.simulate import ORDER, TOPICS, Synthesis, simulate
 
 PUBLISHED = Path(__file__).parents[2] / "shared/data/imu_mcap"

@@ -10,7 +10,7 @@ import pytest
 from motion_plans import plan, turning
 from scipy.spatial.transform import Rotation
 
-from lab.synth.earth import dip_and_declination
+from lab.synth.parse import dip_and_declination
 from lab.synth.simulate import Synthesis, simulate
 
 G0 = 9.80665

@@ -16,7 +16,7 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lab.synth.labels import NAMES
+from lab.synth.files import NAMES
 from lab.synth.parse import load_plan
 from lab.synth.plan import LEVELS
 from lab.synth.random_plans import RandomPlans, random_plan, random_recordings, synth_random

@@ -34,7 +34,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="Samples a second.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
-def synth(paths: tuple[str, ...], count: int | None, as_json: bool, **chosen: Any) -> None:
+def synth(paths: tuple[str, ...], count: int | None, as_json: bool, **options: Any) -> None:
     """Make SYNTHETIC recordings of an IMU with a magnetometer: of a motion plan, or of N random ones.
 
     Random plans hold as much of each class, and their motion says nothing about it. The same plan and seed give the same
@@ -45,7 +45,7 @@ def synth(paths: tuple[str, ...], count: int | None, as_json: bool, **chosen: An
     if len(paths) != (1 if count else 2):
         raise click.UsageError("--random N takes one OUT_FOLDER" if count else "expected PLAN.json and OUT.mcap")
     with _progress() as progress:
-        facts = _draw(count, Path(paths[0]), chosen, progress) if count else _make(paths, chosen, progress)
+        facts = _draw(count, Path(paths[0]), options, progress) if count else _make(paths, options, progress)
     for note in facts.get("notes", ()):
         click.echo(f"kymo: {paths[0]}: {note}", err=True)
     if as_json:
@@ -56,45 +56,45 @@ def synth(paths: tuple[str, ...], count: int | None, as_json: bool, **chosen: An
         click.echo(f"{facts['out']}: {facts['samples']} samples, {facts['duration_s']:.0f} s, synthetic")
 
 
-def _make(paths: tuple[str, ...], chosen: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def _make(paths: tuple[str, ...], options: dict[str, Any], progress: Progress) -> dict[str, Any]:
     from lab.synth.files import synth as write
 
     plan, out = paths
     if not out.lower().endswith(".mcap"):
         raise click.UsageError(f"{out}: expected a name that ends in .mcap")
-    labels, experiment = chosen["labels"], chosen["experiment"]
+    labels, experiment = options["labels"], options["experiment"]
     if experiment and not labels:
         raise click.UsageError("--experiment names the labels: give --labels, too")
-    made = write(plan, out, labels, seed=chosen["seed"], experiment=experiment, progress=progress)
-    written = {"labels": labels, "experiment": experiment}
+    recording = write(plan, out, labels, seed=options["seed"], experiment=experiment, progress=progress)
+    beside = {"labels": labels, "experiment": experiment}
     return {
         "out": out,
-        **{name: str(path) for name, path in written.items() if path},
-        "seed": made.seed,
-        "samples": len(made.times_ns),
-        "rate_hz": made.plan.rate_hz,
-        "duration_s": len(made.times_ns) * made.plan.interval_ns / 1e9,
-        "segments": len(made.plan.segments),
-        "notes": list(made.plan.notes),
+        **{name: str(path) for name, path in beside.items() if path},
+        "seed": recording.seed,
+        "samples": len(recording.times_ns),
+        "rate_hz": recording.plan.rate_hz,
+        "duration_s": len(recording.times_ns) * recording.plan.interval_ns / 1e9,
+        "segments": len(recording.plan.segments),
+        "notes": list(recording.plan.notes),
     }
 
 
-def _draw(count: int, folder: Path, chosen: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def _draw(count: int, folder: Path, options: dict[str, Any], progress: Progress) -> dict[str, Any]:
     from lab.synth.random_plans import RandomPlans, classes_of, synth_random
 
     for name in ("labels", "experiment"):
-        if chosen[name]:
+        if options[name]:
             raise click.UsageError(f"--{name} is of one recording; --random writes it beside each")
-    classes = classes_of([name.strip() for name in chosen["classes"].split(",")])
-    like = RandomPlans(classes, chosen["rounds"], rate_hz=chosen["rate_hz"])
-    experiments = synth_random(count, folder, like, chosen["seed"], progress)
+    classes = classes_of([name.strip() for name in options["classes"].split(",")])
+    like = RandomPlans(classes, options["rounds"], rate_hz=options["rate_hz"])
+    experiments = synth_random(count, folder, like, options["seed"], progress)
     try:
         seconds = sum(json.loads(path.read_bytes())["metadata"]["total_duration_s"] for path in experiments)
     except OSError as error:
         raise PlanError(f"cannot be read again ({error.strerror or error})", folder) from None
     return {
         "out": str(folder),
-        "seed": chosen["seed"],
+        "seed": options["seed"],
         "classes": list(classes),
         "duration_s": seconds,
         "experiments": [str(path) for path in experiments],

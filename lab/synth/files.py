@@ -1,20 +1,32 @@
-"""A plan's recording as files. In: a plan and paths. Out: MCAP, labels JSON, experiment JSON."""
+"""A plan's recording as files. In: a plan and paths. Out: MCAP, labels JSON, experiment JSON; times in Unix ns.
+
+A label's class is its segment's level as 0 (none), 1 (low) or 2 (high), under the key :data:`KEY`. Labels lie side by side: each ends
+where the next segment's first sample stands.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.synth.labels import experiment_of, labels_of, write_json
-from lab.synth.messages import Progress, write_mcap
-from lab.synth.plan import Plan
+import numpy as np
+
+from lab.synth.mcap_file import GENERATED_BY, Progress, write_mcap
+from lab.synth.plan import LEVELS, NS, MotionPlan
 from lab.synth.simulate import Synthesis, simulate
+from streams.errors import PlanError
+
+KEY = "mag_distortion"
+#: The recipe's names for the classes: ``[labels] key = "mag_distortion"``, ``names = {"0" = "none", …}``.
+NAMES = {str(number): level for number, level in enumerate(LEVELS)}
 
 
 def synth(
-    plan: Plan | Mapping[str, Any] | str | Path,
+    plan: MotionPlan | Mapping[str, Any] | str | Path,
     out: str | Path,
     labels: str | Path | None = None,
     *,
@@ -26,7 +38,7 @@ def synth(
 
     Parameters
     ----------
-    plan : Plan, dict, str or Path
+    plan : MotionPlan, dict, str or Path
         A plan, its JSON, or the path of its file.
     out : str or Path
         ``X.mcap``; ``X.labels.json`` beside it is found by whatever reads labels.
@@ -49,15 +61,63 @@ def synth(
     PlanError
         If the plan cannot be carried out (the text names the field), or a file cannot be written.
     """
-    made = simulate(plan, seed)
-    write_mcap(made, out, progress)
+    recording = simulate(plan, seed)
+    write_mcap(recording, out, progress)
     if labels is not None:
-        write_json(Path(labels), labels_of(made, Path(labels).name))
+        write_json(Path(labels), labels_of(recording, Path(labels).name))
     if experiment is not None:
         home = Path(experiment).absolute().parent
         listed = [] if labels is None else [_from(home, labels)]
-        write_json(Path(experiment), experiment_of(made, _from(home, Path(out).parent), listed))
-    return made
+        write_json(Path(experiment), experiment_of(recording, _from(home, Path(out).parent), listed))
+    return recording
+
+
+def labels_of(recording: Synthesis, collection: str) -> dict[str, Any]:
+    """The labels JSON: one event a segment."""
+    counts = np.array(recording.plan.counts)
+    ends = np.cumsum(counts)
+    interval = recording.plan.interval_ns
+    events = []
+    for number, (segment, first, end) in enumerate(zip(recording.plan.segments, ends - counts, ends, strict=True)):
+        start_ns, end_ns = (recording.plan.start_time_ns + int(index) * interval for index in (first, end))
+        events.append(
+            {
+                "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{collection}#{recording.seed}.{number}")),
+                "endTime": {"sec": end_ns // NS, "nsec": end_ns % NS},
+                "startTime": {"sec": start_ns // NS, "nsec": start_ns % NS},
+                "metadata": {KEY: str(LEVELS.index(segment.level))},
+                "collection": collection,
+            }
+        )
+    return {"events": events}
+
+
+def experiment_of(recording: Synthesis, folder: str, label_files: Sequence[str]) -> dict[str, Any]:
+    """The experiment JSON: where recording and labels stand, and what was planned."""
+    return {
+        "dirname": folder,
+        "labelFiles": [{"filePath": path} for path in label_files],
+        "segments": [dict(segment) for segment in recording.plan.planned],
+        "metadata": {
+            "generated_by": GENERATED_BY,
+            "sample_rate": _plain(recording.plan.rate_hz),
+            "total_duration_s": len(recording.times_ns) * recording.plan.interval_ns / NS,
+            "classification_type": "magnetic_distortion",
+            "distortion_levels": sorted({s.level for s in recording.plan.segments}, key=LEVELS.index),
+        },
+    }
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file."""
+    try:
+        path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise PlanError(f"cannot be written ({error.strerror or error})", path) from None
+
+
+def _plain(number: float) -> float | int:
+    return int(number) if number == int(number) else number
 
 
 def _from(home: Path, path: str | Path) -> str:

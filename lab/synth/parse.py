@@ -1,29 +1,37 @@
-"""Reading motion plans. In: a plan's JSON, or its file. Out: a :class:`Plan`, or an error that names the field."""
+"""Reading motion plans. In: a plan's JSON, or its file. Out: a :class:`MotionPlan`, or an error that names the member.
+
+A member's full name is written as a programmer would: ``segments[2].duration_s``. Members that nobody asked for are kept
+in :attr:`Members.notes`, so that a misspelt one does not vanish in silence. A field of the Earth that a plan asks for by a place
+and a date is the World Magnetic Model's, which comes with the library pygeomag for dates from 2010 to 2030.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from lab.synth.earth import field_of
-from lab.synth.members import Members, Vector
 from lab.synth.plan import (
     DIRECTION,
+    IDENTITY,
     LEVELS,
     MOST_SAMPLES,
     NS,
     SHARES,
     STRENGTHS,
+    ZERO,
+    Matrix,
+    MotionPlan,
+    MotionSegment,
     Noise,
-    Plan,
-    Segment,
     Sensor,
     Source,
     Start,
     Timing,
+    Vector,
     Warming,
     count_of,
     steps_of,
@@ -31,9 +39,15 @@ from lab.synth.plan import (
 from streams.errors import PlanError
 
 _HALFWAY = (STRENGTHS["low"] + STRENGTHS["high"]) / 2
+#: Where a plan says nothing of the field: level and due north, as in the published recordings.
+_NORTH: Vector = (0.0, 1.0, 0.0)
+_MODELS = ("wmm",)
+_FIRST_YEAR, _BEHIND_YEAR = 2010, 2030
+#: No quantity in a plan is larger.
+_LARGEST = 1e30
 
 
-def load_plan(path: str | Path) -> Plan:
+def load_plan(path: str | Path) -> MotionPlan:
     """A plan from a file."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
@@ -44,7 +58,7 @@ def load_plan(path: str | Path) -> Plan:
     return parse_plan(value, str(path))
 
 
-def parse_plan(value: Any, path: str = "") -> Plan:
+def parse_plan(value: Any, path: str = "") -> MotionPlan:
     """A plan from parsed JSON.
 
     Examples
@@ -53,28 +67,30 @@ def parse_plan(value: Any, path: str = "") -> Plan:
     >>> plan.interval_ns, plan.counts, plan.field
     (10000000, [200], (0.0, 1.0, 0.0))
     """
-    whole = Members(value, "", path)
-    first = whole.members("initialization")
-    if first is None:
-        whole.fail("initialization", "is missing, expected a JSON object with at least `sample_rate`")
-    rate_hz = first.number("sample_rate", over=0.0)
+    document = Members(value, "", path)
+    initialization = document.members("initialization")
+    if initialization is None:
+        document.fail("initialization", "is missing, expected a JSON object with at least `sample_rate`")
+    rate_hz = initialization.number("sample_rate", over=0.0)
     if rate_hz > NS:
-        first.fail("sample_rate", f"is {rate_hz:g}, expected at most 10**9: samples are at least 1 ns apart")
-    start_ns = first.whole("start_time_ns", 0)
-    pose = first.members("pose")
+        initialization.fail("sample_rate", f"is {rate_hz:g}, expected at most 10**9: samples are at least 1 ns apart")
+    start_ns = initialization.whole("start_time_ns", 0)
+    pose = initialization.members("pose")
     start = Start() if pose is None else _start(pose)
-    field = field_of(
-        first.members("magnetic_field"), start if pose is not None and "origin" in pose else None, start_ns
+    field = _field(
+        initialization.members("magnetic_field"), start if pose is not None and "origin" in pose else None, start_ns
     )
-    mag, acc, gyro = (_sensor(first.members(name), name) for name in ("mag", "acc", "gyro"))
-    warming, timing = _warming(first.members("temperature")), _timing(first.members("timing"))
-    first.done()
-    segments, planned = _segments(whole, rate_hz)
-    whole.done()
+    mag, acc, gyro = (_sensor(initialization.members(name), name) for name in ("mag", "acc", "gyro"))
+    warming, timing = _warming(initialization.members("temperature")), _timing(initialization.members("timing"))
+    initialization.done()
+    segments, planned = _segments(document, rate_hz)
+    document.done()
     last_ns = start_ns + math.floor(NS / rate_hz) * sum(count_of(s.duration_s, rate_hz) for s in segments)
     if last_ns >= 2**63:
-        first.fail("start_time_ns", f"is {start_ns}, and the last sample would come after 2**63 ns")
-    return Plan(start_ns, rate_hz, start, mag, acc, gyro, field, warming, timing, segments, planned, tuple(whole.notes))
+        initialization.fail("start_time_ns", f"is {start_ns}, and the last sample would come after 2**63 ns")
+    return MotionPlan(
+        start_ns, rate_hz, start, mag, acc, gyro, field, warming, timing, segments, planned, tuple(document.notes)
+    )
 
 
 def _start(pose: Members) -> Start:
@@ -102,125 +118,317 @@ def _start(pose: Members) -> Start:
     return Start(lat, lng, height, position, quaternion)
 
 
-def _sensor(found: Members | None, name: str) -> Sensor:
-    if found is None:
+def _sensor(sensor: Members | None, name: str) -> Sensor:
+    if sensor is None:
         return Sensor()
-    calibration, noise, warm = (found.members(key) for key in ("calibration", "noise", "temperature"))
-    made: dict[str, Any] = {}
+    calibration, noise, warm = (sensor.members(key) for key in ("calibration", "noise", "temperature"))
+    fields: dict[str, Any] = {}
     if calibration is not None:
-        made |= {"bias": calibration.vector("bias"), "matrix": calibration.matrix("matrix")}
+        fields |= {"bias": calibration.vector("bias"), "matrix": calibration.matrix("matrix")}
         calibration.done()
     if noise is not None:
-        made["noise"] = Noise(*(noise.number(key, 0.0, least=0.0) for key in Noise.__slots__))
+        fields["noise"] = Noise(*(noise.number(key, 0.0, least=0.0) for key in Noise.__slots__))
         noise.done()
     if warm is not None:
-        made["bias_per_celsius"] = warm.vector("bias_per_celsius")
-        made["scale_per_celsius"] = warm.number("scale_per_celsius", 0.0)
+        fields["bias_per_celsius"] = warm.vector("bias_per_celsius")
+        fields["scale_per_celsius"] = warm.number("scale_per_celsius", 0.0)
         warm.done()
     if name == "mag":
-        made["soft_iron"] = found.matrix("soft_iron")
-    found.done()
-    return Sensor(**made)
+        fields["soft_iron"] = sensor.matrix("soft_iron")
+    sensor.done()
+    return Sensor(**fields)
 
 
-def _warming(found: Members | None) -> Warming | None:
-    if found is None:
+def _warming(temperature: Members | None) -> Warming | None:
+    if temperature is None:
         return None
-    start = found.number("start_celsius", 25.0, over=-273.15)
+    start = temperature.number("start_celsius", 25.0, over=-273.15)
     end, reference = (
-        found.number(f"{key}_celsius", d, over=-273.15) for key, d in (("end", start), ("reference", 25.0))
+        temperature.number(f"{key}_celsius", default, over=-273.15)
+        for key, default in (("end", start), ("reference", 25.0))
     )
-    made = Warming(start, end, reference, found.number("time_constant_s", 300.0, over=0.0))
-    found.done()
-    return made
+    warming = Warming(start, end, reference, temperature.number("time_constant_s", 300.0, over=0.0))
+    temperature.done()
+    return warming
 
 
-def _timing(found: Members | None) -> Timing:
-    if found is None:
+def _timing(timing: Members | None) -> Timing:
+    if timing is None:
         return Timing()
-    drop = found.number("drop_probability", 0.0, least=0.0)
+    drop = timing.number("drop_probability", 0.0, least=0.0)
     if drop >= 1:
-        found.fail("drop_probability", f"is {drop:g}, expected below 1: no sample would be left")
-    made = Timing(drop, found.number("jitter_s", 0.0, least=0.0))
-    found.done()
-    return made
+        timing.fail("drop_probability", f"is {drop:g}, expected below 1: no sample would be left")
+    jitter_s = timing.number("jitter_s", 0.0, least=0.0)
+    timing.done()
+    return Timing(drop, jitter_s)
 
 
-def _segments(whole: Members, rate_hz: float) -> tuple[tuple[Segment, ...], tuple[Mapping[str, Any], ...]]:
-    listed = whole.get("segments")
+def _segments(document: Members, rate_hz: float) -> tuple[tuple[MotionSegment, ...], tuple[Mapping[str, Any], ...]]:
+    listed = document.get("segments")
     if not isinstance(listed, list) or not listed:
-        whole.fail("segments", "is missing or empty, expected a list of segments")
-    made, total = [], 0.0
+        document.fail("segments", "is missing or empty, expected a list of segments")
+    segments, total = [], 0.0
     for number, value in enumerate(listed):
-        found = Members(value, f"segments[{number}]", whole.path, whole.notes)
-        made.append(_segment(found, number, rate_hz))
-        total += made[-1].duration_s * rate_hz + 1
+        members = Members(value, f"segments[{number}]", document.path, document.notes)
+        segments.append(_segment(members, number, rate_hz))
+        total += segments[-1].duration_s * rate_hz + 1
         if total > MOST_SAMPLES:
-            found.fail("duration_s", f"makes more than {MOST_SAMPLES:,} samples in all; make several plans of it")
-    return tuple(made), tuple(listed)
+            members.fail("duration_s", f"makes more than {MOST_SAMPLES:,} samples in all; make several plans of it")
+    return tuple(segments), tuple(listed)
 
 
-def _segment(found: Members, number: int, rate_hz: float) -> Segment:
-    name = found.text("name", f"segment{number + 1}")
-    duration = found.number("duration_s", over=0.0)
+def _segment(members: Members, number: int, rate_hz: float) -> MotionSegment:
+    name = members.text("name", f"segment{number + 1}")
+    duration = members.number("duration_s", over=0.0)
     if steps_of(duration, rate_hz) < 1:
-        found.fail("duration_s", f"is {duration:g}, shorter than one sample at {rate_hz:g} Hz")
-    rotation = found.vector("rotation_rpy_degrees", names=("roll", "pitch", "yaw"))
+        members.fail("duration_s", f"is {duration:g}, shorter than one sample at {rate_hz:g} Hz")
+    rotation = members.vector("rotation_rpy_degrees", names=("roll", "pitch", "yaw"))
     for axis, angle in zip(("roll", "pitch", "yaw"), rotation, strict=True):
         if abs(angle) / steps_of(duration, rate_hz) >= 180:
-            found.fail(
+            members.fail(
                 f"rotation_rpy_degrees.{axis}",
                 f"is {angle:g} in {duration:g} s: half a turn or more between two samples at {rate_hz:g} Hz",
             )
-    path, to = found.members("path"), None
+    path, to = members.members("path"), None
     if path is not None:
         if "to" not in path:
             path.fail("to", "is missing, expected a place {x, y, z} in m")
         to = path.vector("to")
         path.done()
-    level, vector, source = _distortion(found)
-    found.done()
-    return Segment(name, duration, rotation, to, level, vector, source)
+    level, vector, source = _distortion(members)
+    members.done()
+    return MotionSegment(name, duration, rotation, to, level, vector, source)
 
 
-def level_of(strength: float) -> str:
+def _level_of(strength: float) -> str:
     """The level of a ``magnetic_distortion``: none at 0, high from midway between those of low and high."""
     return "none" if strength == 0 else "low" if strength < _HALFWAY else "high"
 
 
-def _distortion(found: Members) -> tuple[str, Vector, Source | None]:
+def _distortion(segment: Members) -> tuple[str, Vector, Source | None]:
     """Level, vector at full strength and source of a segment's distortion."""
-    strength = found.number("magnetic_distortion", least=0.0) if "magnetic_distortion" in found else None
-    found.get("magnetic_distortion")
-    given = found.members("mag_distortion")
-    implied = None if strength is None else level_of(strength)
-    if given is None:
-        return implied or "none", _along(strength or 0.0), None
-    level = given.text("level", implied, LEVELS)
+    strength = segment.number("magnetic_distortion", least=0.0) if "magnetic_distortion" in segment else None
+    segment.get("magnetic_distortion")
+    distortion = segment.members("mag_distortion")
+    implied = None if strength is None else _level_of(strength)
+    if distortion is None:
+        return implied or "none", _vector_of(strength or 0.0), None
+    level = distortion.text("level", implied, LEVELS)
     if implied is not None and implied != level:
-        given.fail(
-            "level", f"is {level}, but {found.full('magnetic_distortion')} is {strength:g}, which means {implied}"
+        distortion.fail(
+            "level", f"is {level}, but {segment.full('magnetic_distortion')} is {strength:g}, which means {implied}"
         )
-    source = _source(given.members("source"))
-    stated = any(f"world_{axis}" in given for axis in "xyz")
-    world = tuple(given.number(f"world_{axis}", 0.0) for axis in "xyz")
-    given.done()
+    source = _source(distortion.members("source"))
+    stated = any(f"world_{axis}" in distortion for axis in "xyz")
+    world = tuple(distortion.number(f"world_{axis}", 0.0) for axis in "xyz")
+    distortion.done()
     if not stated:
-        return level, _along(STRENGTHS[level] if strength is None else strength), source
+        return level, _vector_of(STRENGTHS[level] if strength is None else strength), source
     if level != "none" and not any(world):
-        given.fail("world_x", f"and world_y and world_z are 0, but the level is {level}; a distortion needs a vector")
+        distortion.fail(
+            "world_x", f"and world_y and world_z are 0, but the level is {level}; a distortion needs a vector"
+        )
     x, y, z = (SHARES[level] * value for value in world)
     return level, (x, y, z), source
 
 
-def _along(strength: float) -> Vector:
+def _vector_of(strength: float) -> Vector:
     x, y, z = DIRECTION
     return (strength * x, strength * y, strength * z)
 
 
-def _source(found: Members | None) -> Source | None:
-    if found is None:
+def _source(source: Members | None) -> Source | None:
+    if source is None:
         return None
-    made = Source(found.vector("position"), found.number("radius_m", over=0.0))
-    found.done()
-    return made
+    position, radius_m = source.vector("position"), source.number("radius_m", over=0.0)
+    source.done()
+    return Source(position, radius_m)
+
+
+def _field(field: Members | None, start: Start | None, start_ns: int) -> Vector:
+    """The undisturbed field that a plan asks for, of length 1, in the world frame (east, north, up)."""
+    if field is None:
+        return _NORTH
+    if "model" not in field:
+        dip, declination = (field.number(f"{name}_degrees", 0.0) for name in ("dip", "declination"))
+        field.done()
+        if abs(dip) > 90:
+            field.fail("dip_degrees", f"is {dip:g}, expected -90 to 90")
+        return _field_along(dip, declination)
+    field.text("model", allowed=_MODELS)
+    for name in ("dip_degrees", "declination_degrees"):
+        if name in field:
+            field.fail(name, "is given beside a model; leave one of the two out")
+    day = _date(field, start_ns)
+    if start is None:
+        field.fail("model", "needs a place; give initialization.pose.origin")
+    field.done()
+    return _field_along(*dip_and_declination(start.lat, start.lng, start.height, day))
+
+
+def _field_along(dip_degrees: float, declination_degrees: float) -> Vector:
+    """Unit vector (east, north, up) of a field; dip counts downward, declination from north to east.
+
+    Examples
+    --------
+    >>> [round(x, 3) for x in _field_along(60, 90)]
+    [0.5, 0.0, -0.866]
+    """
+    if dip_degrees == declination_degrees == 0:
+        return _NORTH
+    dip, declination = math.radians(dip_degrees), math.radians(declination_degrees)
+    level = math.cos(dip)
+    return (level * math.sin(declination), level * math.cos(declination), -math.sin(dip))
+
+
+def dip_and_declination(lat: float, lng: float, height_m: float, day: date) -> tuple[float, float]:
+    """Dip and declination by the World Magnetic Model."""
+    from pygeomag import GeoMag
+
+    year = day.year + (day.timetuple().tm_yday - 1) / (366 if _leap(day.year) else 365)
+    edition = max(2010, day.year - day.year % 5)
+    model = GeoMag(base_year=None if edition == 2025 else float(edition))
+    lng = (lng + 180.0) % 360.0 - 180.0
+    field = model.calculate(glat=lat, glon=lng, alt=height_m / 1000.0, time=year, allow_date_outside_lifespan=False)
+    return float(field.i), float(field.d)
+
+
+def _date(field: Members, start_ns: int) -> date:
+    if "date" in field:
+        text = field.text("date")
+        try:
+            day = date.fromisoformat(text)
+        except ValueError:
+            field.fail("date", f"is {text!r}, expected a day such as 2026-03-01")
+    else:
+        day = datetime.fromtimestamp(start_ns // NS, UTC).date() if start_ns < 2**33 * NS else date.max
+    if not _FIRST_YEAR <= day.year < _BEHIND_YEAR:
+        field.fail(
+            "date",
+            f"{'is' if 'date' in field else 'is missing, and the start time means'} {day}; the model holds for "
+            f"{_FIRST_YEAR} to {_BEHIND_YEAR - 1}",
+        )
+    return day
+
+
+def _leap(year: int) -> bool:
+    return year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+
+
+class Members:
+    """The members of one JSON object of a plan."""
+
+    def __init__(self, value: Any, name: str, path: str, notes: list[str] | None = None) -> None:
+        self.name, self.path = name, path
+        self.notes: list[str] = [] if notes is None else notes
+        if not isinstance(value, dict):
+            raise PlanError(f"{name or 'the plan'} is {_shown(value)}, expected a JSON object", path)
+        self._value, self._asked = value, set[str]()
+
+    def __contains__(self, key: str) -> bool:
+        return self._value.get(key) is not None
+
+    def full(self, key: str) -> str:
+        """A member's full name."""
+        return f"{self.name}.{key}" if self.name else key
+
+    def fail(self, key: str, message: str) -> NoReturn:
+        """Refuse a member."""
+        raise PlanError(f"{self.full(key)} {message}", self.path)
+
+    def get(self, key: str) -> Any:
+        """A member as it stands; None where it is not there."""
+        self._asked.add(key)
+        return self._value.get(key)
+
+    def number(
+        self, key: str, default: float | None = None, *, least: float = -math.inf, over: float = -math.inf
+    ) -> float:
+        """A finite number, at least `least` and above `over`; without a default it must be there."""
+        value = self.get(key)
+        if value is None:
+            if default is None:
+                self.fail(key, "is missing, expected a number")
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
+            self.fail(key, f"is {_shown(value)}, expected a number (at most 1e30 in size)")
+        if value < least:
+            self.fail(key, f"is {value}, expected {least:g} or more")
+        if value <= over:
+            self.fail(key, f"is {value}, expected a number above {over:g}")
+        return float(value)
+
+    def whole(self, key: str, default: int) -> int:
+        """A whole number from 0, below 2**63."""
+        value = self.get(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+            self.fail(key, f"is {_shown(value)}, expected a whole number from 0 to 2**63 - 1")
+        return value
+
+    def text(self, key: str, default: str | None = None, allowed: Sequence[str] = ()) -> str:
+        """A text, one of those allowed."""
+        value = self.get(key)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, str) or (allowed and value not in allowed):
+            expected = f"one of {', '.join(allowed)}" if allowed else "a text"
+            self.fail(
+                key, f"is missing, expected {expected}" if value is None else f"is {_shown(value)}, expected {expected}"
+            )
+        return value
+
+    def vector(self, key: str, default: Vector = ZERO, names: tuple[str, str, str] = ("x", "y", "z")) -> Vector:
+        """An object of three numbers; one that is not there is the default's."""
+        parts = self.members(key)
+        if parts is None:
+            return default
+        x, y, z = (parts.number(name, preset) for name, preset in zip(names, default, strict=True))
+        parts.done()
+        return x, y, z
+
+    def matrix(self, key: str, default: Matrix = IDENTITY) -> Matrix:
+        """Three rows of three finite numbers that can be inverted."""
+        rows = self.get(key)
+        if rows is None:
+            return default
+        shaped = isinstance(rows, list) and len(rows) == 3 and all(isinstance(r, list) and len(r) == 3 for r in rows)
+        if not shaped or any(
+            isinstance(x, bool) or not isinstance(x, int | float) or not _finite(x) for r in rows for x in r
+        ):
+            self.fail(key, f"is {_shown(rows)}, expected three rows of three numbers")
+        a, b, c = (tuple(float(x) for x in row) for row in rows)
+        matrix: Matrix = ((a[0], a[1], a[2]), (b[0], b[1], b[2]), (c[0], c[1], c[2]))
+        if _singular(matrix):
+            self.fail(key, f"is {_shown(rows)}, which cannot be inverted; expected a matrix of full rank")
+        return matrix
+
+    def members(self, key: str) -> Members | None:
+        """A JSON object; None where it is not there."""
+        value = self.get(key)
+        return None if value is None else Members(value, self.full(key), self.path, self.notes)
+
+    def done(self) -> None:
+        """Note the members that nobody asked for."""
+        self.notes += [
+            f"{self.full(key)} is not known and has no effect" for key in self._value if key not in self._asked
+        ]
+
+
+def _singular(matrix: Matrix) -> bool:
+    """Whether a matrix cannot be inverted: its determinant is nothing beside its rows' lengths."""
+    (a, b, c), (d, e, f), (g, h, i) = matrix
+    size = math.prod(math.hypot(*row) for row in matrix)
+    # A product of very small rows may become 0 while each of them can be inverted: a matrix of 1e-150 is no calibration.
+    return size == 0 or abs(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)) <= 1e-12 * size
+
+
+def _finite(value: float) -> bool:
+    """Whether a number is one that can be reckoned with: products of a few of them must stay finite."""
+    return -_LARGEST <= value <= _LARGEST
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

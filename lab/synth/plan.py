@@ -1,4 +1,4 @@
-"""Motion plans. In: values. Out: a frozen :class:`Plan` in which every field has its unit.
+"""Motion plans. In: values. Out: a frozen :class:`MotionPlan` in which every field has its unit.
 
 World frame: x east, y north, z up. Lengths are m, angles in a plan degrees, times s. Fields of the magnetometer are in
 units of the undisturbed local field, those of the accelerometer in g (9.80665 m/s²), those of the gyroscope rad/s: what
@@ -12,8 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lab.synth.members import IDENTITY, ZERO, Matrix, Vector
-
+Vector = tuple[float, float, float]
+Matrix = tuple[Vector, Vector, Vector]
+Quaternion = tuple[float, float, float, float]
+"""w, x, y, z; it turns the sensor's frame into the world's."""
+ZERO: Vector = (0.0, 0.0, 0.0)
+IDENTITY: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 #: A distortion's level, what it is in labels, and its share of the vector ``world_*``.
 LEVELS = ("none", "low", "high")
 SHARES = {"none": 0.0, "low": 0.2, "high": 1.0}
@@ -58,7 +62,7 @@ class Start:
     lng: float = 0.0
     height: float = 0.0
     position: Vector = ZERO
-    rotation: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
+    rotation: Quaternion = (1.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class MotionSegment:
     """A part of a recording with one motion and one distortion."""
 
     name: str
@@ -101,7 +105,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MotionPlan:
     """A recording to be made."""
 
     start_time_ns: int  # of the first sample, Unix ns
@@ -113,7 +117,7 @@ class Plan:
     field: Vector  # the undisturbed magnetic field in the world frame, of length 1
     warming: Warming | None  # none: the sensors are at their reference temperature
     timing: Timing  # lost samples and jitter
-    segments: tuple[Segment, ...]  # one after the other
+    segments: tuple[MotionSegment, ...]  # one after the other
     planned: tuple[Mapping[str, Any], ...]  # the segments as the plan's JSON has them
     notes: tuple[str, ...] = ()  # members of the JSON that are not known
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from lab.synth.labels import experiment_of, labels_of, write_json
-from lab.synth.messages import write_mcap
+from lab.synth.files import experiment_of, labels_of, write_json
+from lab.synth.mcap_file import write_mcap
 from lab.synth.plan import LEVELS, STRENGTHS
 from lab.synth.simulate import Synthesis, simulate
 from streams.errors import PlanError
@@ -93,20 +93,20 @@ def random_plan(like: RandomPlans, number: int, seed: int = 0) -> dict[str, Any]
     motion, distortion, order = (np.random.Generator(np.random.PCG64(source)) for source in sources)
     start = _on_sphere(motion, 4)
     durations = [round(float(motion.uniform(like.shortest_s, like.longest_s)), 1) for _ in range(like.rounds)]
-    drawn = [(duration, level) for duration in durations for level in like.classes]
+    kinds = [(duration, level) for duration in durations for level in like.classes]
     segments = []
-    for which, place in enumerate(order.permutation(len(drawn))):
+    for which, place in enumerate(order.permutation(len(kinds))):
         turn = motion.uniform(-like.most_turn_degrees, like.most_turn_degrees, 3)
         vector = like.distortion * _on_sphere(distortion, 3)
-        segments.append(_segment(which, drawn[place], turn, vector))
+        segments.append(_segment(which, kinds[place], turn, vector))
     return {"initialization": _initialization(like, start), "segments": segments}
 
 
-def _segment(number: int, drawn: tuple[float, str], turn: Any, vector: Any) -> dict[str, Any]:
-    duration_s, level = drawn
-    distorted: dict[str, Any] = {"level": level}
+def _segment(number: int, kind: tuple[float, str], turn: Any, vector: Any) -> dict[str, Any]:
+    duration_s, level = kind
+    distortion: dict[str, Any] = {"level": level}
     if level != "none":
-        distorted |= {f"world_{axis}": float(value) for axis, value in zip("xyz", vector, strict=True)}
+        distortion |= {f"world_{axis}": float(value) for axis, value in zip("xyz", vector, strict=True)}
     return {
         "name": f"segment{number + 1}-{level}",
         "duration_s": duration_s,
@@ -114,14 +114,14 @@ def _segment(number: int, drawn: tuple[float, str], turn: Any, vector: Any) -> d
             name: float(angle) for name, angle in zip(("roll", "pitch", "yaw"), np.round(turn, 3), strict=True)
         },
         "magnetic_distortion": STRENGTHS[level],
-        "mag_distortion": distorted,
+        "mag_distortion": distortion,
     }
 
 
 def _initialization(like: RandomPlans, start: Any) -> dict[str, Any]:
     bandwidth = like.rate_hz**0.5  # a sample's deviation is the density times the root of the rate
     mag = like.mag_noise_microtesla / like.field_microtesla / bandwidth
-    made: dict[str, Any] = {
+    members: dict[str, Any] = {
         "pose": {
             "origin": {"lat": 0.0, "lng": 0.0, "height": 0.0},
             "position": {"x": 0.0, "y": 0.0, "z": 0.0},
@@ -133,7 +133,7 @@ def _initialization(like: RandomPlans, start: Any) -> dict[str, Any]:
         "acc": {"noise": {"white": like.acc_noise}},
         "gyro": {"noise": {"white": like.gyro_noise}},
     }
-    return made | ({"magnetic_field": {"dip_degrees": like.dip_degrees}} if like.dip_degrees else {})
+    return members | ({"magnetic_field": {"dip_degrees": like.dip_degrees}} if like.dip_degrees else {})
 
 
 def _on_sphere(random: Random, size: int) -> Any:
@@ -192,14 +192,14 @@ def synth_random(
     folder = Path(out)
     experiments = []
     _make_empty(folder)
-    for name, plan, made in random_recordings(count, like or RandomPlans(), seed):
+    for name, plan, recording in random_recordings(count, like or RandomPlans(), seed):
         home, labels = folder / name, f"{name}/{name}.labels.json"
         home.mkdir()
         write_json(home / f"{name}.plan.json", plan)
-        write_json(folder / labels, labels_of(made, labels))
-        write_mcap(made, home / f"{name}.mcap")
+        write_json(folder / labels, labels_of(recording, labels))
+        write_mcap(recording, home / f"{name}.mcap")
         experiments.append(folder / f"{name}.experiment.json")
-        write_json(experiments[-1], experiment_of(made, name, [labels]))
+        write_json(experiments[-1], experiment_of(recording, name, [labels]))
         if progress is not None:
             progress(len(experiments), count)
     return experiments
