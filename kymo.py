@@ -67,9 +67,9 @@ VERBS = {
     "evaluate": Verb("models.training.cli:evaluate_command", "Score a bundle on labelled recordings."),
     "refresh": Verb("models.training.cli:refresh", "Train on what is new; promote what is better.", broker=True),
     "models": Verb("models.registry.cli:models", "Versions of trained models: list, compare, promote.", broker=True),
-    "inspect": Verb("lab.look.inspect_cli:inspect", "What MCAP files hold: topics, schemas, counts, rates, gaps."),
+    "inspect": Verb("lab.look.summary:inspect", "What MCAP files hold: topics, schemas, counts, rates, gaps."),
     "synth": Verb("lab.synth.cli:synth", "Make synthetic recordings of a motion plan, or of random ones."),
-    "plot": Verb("kymo:_plot", "Draw recordings: streams over time, labels shaded."),
+    "plot": Verb("lab.look.plot:plot", "Draw recordings: streams over time, labels shaded."),
     "doctor": Verb("deploy.cli:doctor", "What is wrong on this machine, or with this session."),
 }
 #: Which extra brings a library.
@@ -244,13 +244,6 @@ def _fail(ctx: click.Context, message: str, status: int) -> None:
 def _replay() -> click.Command:
     from processors.recipe.load import load_recipe
     from streams.replay.cli import make_command
-
-    return make_command(lambda recipe: load_recipe(recipe).read_options())
-
-
-def _plot() -> click.Command:
-    from lab.look.plot_cli import make_command
-    from processors.recipe.load import load_recipe
 
     return make_command(lambda recipe: load_recipe(recipe).read_options())
 

@@ -80,7 +80,7 @@ def topic_arrays(path: str | Path, topics: Sequence[str] | None = None) -> dict[
         If it is no MCAP, a topic is not there, or messages of a topic do not belong together.
     """
     (file,) = find([path], SUFFIXES, ())
-    found: dict[str, Topic] = {}
+    by_topic: dict[str, Topic] = {}
     with file.open() as raw:
         scan = Scan(raw, str(path))
         for schema, channel, message in scan.messages():
@@ -88,17 +88,17 @@ def topic_arrays(path: str | Path, topics: Sequence[str] | None = None) -> dict[
                 continue
             value = _parsed(message.data)
             if isinstance(value, dict) and isinstance(value.get("values"), list):
-                if channel.topic not in found:
-                    found[channel.topic] = Topic(channel.topic, schema.data if schema else b"", str(path))
-                found[channel.topic].add(value, message.log_time)
-    out = {name: _array(name, topic) for name, topic in found.items()}
+                if channel.topic not in by_topic:
+                    by_topic[channel.topic] = Topic(channel.topic, schema.data if schema else b"", str(path))
+                by_topic[channel.topic].add(value, message.log_time)
+    out = {name: _array(name, topic) for name, topic in by_topic.items()}
     for channel, _ in scan.channels.values():
         if channel.message_encoding == "json" if topics is None else channel.topic in topics:
             empty = TopicArray(channel.topic, (), np.empty(0, np.int64), np.empty((0, 0)))
             out.setdefault(channel.topic, empty)
     for name in topics or ():
         if name not in out:
-            raise missing(name, sorted({one.topic for one, _ in scan.channels.values()}), str(path), "topic")
+            raise missing(name, sorted({channel.topic for channel, _ in scan.channels.values()}), str(path), "topic")
     return out
 
 
@@ -152,29 +152,29 @@ def extract_imu_windows(
     size = int(window_size_ns)
     if size < 1 or size != window_size_ns:
         raise ValueError(f"window_size_ns is {window_size_ns}, expected a whole number above 0")
-    found = topic_arrays(path, topics)
+    arrays = topic_arrays(path, topics)
     if topics is None:
-        chosen = {name: one for name, one in found.items() if len(one) and _IMU.search(name)}
-        if not chosen:
-            there = ", ".join(found) or "none"
-            raise SourceError(f"no topic of an IMU (acc…, gyr…, mag…, imu…); there are: {there}; name some", path)
-        found = chosen
-    return _windows(found, size, partial)
+        imu = {name: array for name, array in arrays.items() if len(array) and _IMU.search(name)}
+        if not imu:
+            names = ", ".join(arrays) or "none"
+            raise SourceError(f"no topic of an IMU (acc…, gyr…, mag…, imu…); there are: {names}; name some", path)
+        arrays = imu
+    return _windows(arrays, size, partial)
 
 
-def _windows(found: Mapping[str, TopicArray], size: int, partial: bool) -> Iterator[ImuWindow]:
-    filled = [one for one in found.values() if len(one)]
+def _windows(arrays: Mapping[str, TopicArray], size: int, partial: bool) -> Iterator[ImuWindow]:
+    filled = [array for array in arrays.values() if len(array)]
     if not filled:
         return
-    start = min(int(one.times_ns[0]) for one in filled)
-    numbers = np.unique(np.concatenate([(one.times_ns - start) // size for one in filled])).tolist()
-    reach = max(int(one.times_ns[-1]) + int(GAP * one.step_ns) for one in filled)
+    start = min(int(array.times_ns[0]) for array in filled)
+    numbers = np.unique(np.concatenate([(array.times_ns - start) // size for array in filled])).tolist()
+    reach = max(int(array.times_ns[-1]) + int(GAP * array.step_ns) for array in filled)
     for k in numbers:
         begin, end = start + k * size, start + (k + 1) * size
         if end > reach and not partial:  # only the last can be that long
             return
         cut = {}
-        for name, one in found.items():
-            a, b = np.searchsorted(one.times_ns, [begin, end])
-            cut[name] = TopicArray(one.topic, one.channels, one.times_ns[a:b], one.values[a:b])
+        for name, array in arrays.items():
+            a, b = np.searchsorted(array.times_ns, [begin, end])
+            cut[name] = TopicArray(array.topic, array.channels, array.times_ns[a:b], array.values[a:b])
         yield ImuWindow(k, begin, end, cut)

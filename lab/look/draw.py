@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lab.look.plot import COLUMNS, MOST_BANDS, MOST_GAPS, Band, Curve, Panel, Pictures, rows_of, split_constant
+from lab.look.curves import COLUMNS, MOST_BANDS, MOST_GAPS, Band, Curve, Panel, Pictures, rows_of, split_constant
 from models.reports.plots import BLUE, FAINT, INK, ORANGE, Drawing, draw, grid, shorten
 
 WIDTH = 7.4
@@ -42,8 +42,8 @@ def recording_figure(
     def paint(figure: Figure) -> None:
         axes = list(figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0])
         tints = tints_of(classes or [band.label for each in bands.values() for band in each])
-        for ax, named in zip(axes, sets, strict=False):
-            _lane(ax, named, bands[named], tints, _span(panels))
+        for ax, name_of_set in zip(axes, sets, strict=False):
+            _lane(ax, name_of_set, bands[name_of_set], tints, _span(panels))
         row = len(sets)
         for panel in panels:
             row += _panel(axes[row:], panel)
@@ -121,11 +121,11 @@ def _label(ax: Axes, text: str) -> None:
 def _row(ax: Axes, curves: Sequence[Curve]) -> None:
     """One channel, or the axes of one vector."""
     noisy = any(len(curve.seconds) > 2 * COLUMNS for curve in curves)  # which hides dashes, and makes them slow to draw
-    for curve, (hue, dashes) in zip(curves, _LINES, strict=False):
+    for curve, (hue, pattern) in zip(curves, _LINES, strict=False):
         lonely = len(curve.seconds) < 60
-        style = "-" if noisy else dashes
-        drawn: Any = {"color": hue, "linewidth": 0.9, "linestyle": style, "label": shorten(curve.name, 12)}
-        ax.plot(curve.seconds, curve.values, marker="." if lonely else None, markersize=4, **drawn)
+        dashes = "-" if noisy else pattern
+        style: Any = {"color": hue, "linewidth": 0.9, "linestyle": dashes, "label": shorten(curve.name, 12)}
+        ax.plot(curve.seconds, curve.values, marker="." if lonely else None, markersize=4, **style)
     unit = shorten(curves[0].unit, 12)
     name = shorten(curves[0].name, 12) if len(curves) == 1 else ""
     _label(ax, "\n".join(filter(None, (name, unit))))
@@ -137,19 +137,19 @@ def _row(ax: Axes, curves: Sequence[Curve]) -> None:
     grid(ax)
 
 
-def _pictures(axes: Sequence[Axes], found: Pictures) -> int:
-    for ax, name, image in zip(axes, found.names, found.images, strict=False):
-        extent = (float(found.seconds[0]), float(found.seconds[-1]), 0.0, float(len(image)))
+def _pictures(axes: Sequence[Axes], pictures: Pictures) -> int:
+    for ax, name, image in zip(axes, pictures.names, pictures.images, strict=False):
+        extent = (float(pictures.seconds[0]), float(pictures.seconds[-1]), 0.0, float(len(image)))
         ax.imshow(image, aspect="auto", origin="lower", cmap="cividis", interpolation="nearest", extent=extent)
         _label(ax, f"{shorten(name, 12)}\nbin")
         ax.tick_params(labelsize=7.5)
-    if found.names:
-        return len(found.names)
-    for i, image in enumerate(found.images):
-        place = axes[0].inset_axes((i / len(found.images), 0.0, 0.96 / len(found.images), 0.86))
-        shown = image if image.ndim == 2 or (image.shape[-1] == 3 and image.dtype == np.uint8) else image.mean(axis=-1)
-        place.imshow(shown, cmap="cividis", interpolation="nearest")
-        place.set_title(f"{found.seconds[i]:.4g} s", fontsize=7, pad=1)
+    if pictures.names:
+        return len(pictures.names)
+    for i, image in enumerate(pictures.images):
+        place = axes[0].inset_axes((i / len(pictures.images), 0.0, 0.96 / len(pictures.images), 0.86))
+        frame = image if image.ndim == 2 or (image.shape[-1] == 3 and image.dtype == np.uint8) else image.mean(axis=-1)
+        place.imshow(frame, cmap="cividis", interpolation="nearest")
+        place.set_title(f"{pictures.seconds[i]:.4g} s", fontsize=7, pad=1)
         place.set_axis_off()
     axes[0].tick_params(left=False, labelleft=False)
     axes[0].set_ylim(0, 1)

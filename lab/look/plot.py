@@ -1,241 +1,267 @@
-"""What a plot of a recording shows. In: a recording. Out: curves thinned to what a page can show, bands of labels, counts.
-
-Thinning keeps the smallest and the largest number of every column, so that no spike and no gap is lost. Times are
-seconds since the recording's start.
-"""
+"""``kymo plot``. In: recordings. Out: a page (HTML) that stands alone, a figure and tables of each session, or a picture (PNG) of one."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+import click
 
-from streams.chunk import NS, Array, index_at
-from streams.labels.labels import Label
-from streams.recording import Recording, StreamData
+from lab.look.curves import COLUMNS, MOST_BANDS, MOST_CHANNELS, Band, Panel, bands_of, cut, panel_of
+from lab.look.live import SCRIPT, STYLE, columns_for, live_plot
+from models.reports import html as h
+from models.reports.html import Column
+from processors.recipe.load import load_recipe
+from streams.chunk import NS
+from streams.errors import SourceError
+from streams.labels.labels import keys_of_labels_json, read_labels_json
+from streams.readers import label_keys, read
+from streams.recording import LabelOptions, ReadOptions, Recording
 
-Floats = NDArray[np.float64]
-#: Columns of a curve, and what is left out beyond: channels and pictures of a stream, bands of labels, gaps.
-COLUMNS, MOST_CHANNELS, MOST_PICTURES, MOST_BANDS, MOST_GAPS = 600, 12, 6, 400, 200
+if TYPE_CHECKING:
+    from models.reports.plots import Drawing
 
-
-@dataclass(frozen=True, slots=True)
-class Band:
-    """A labelled interval, in seconds; neighbours of one class are one band."""
-
-    start_s: float
-    end_s: float
-    label: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Curve:
-    """One channel as it is drawn; NaN breaks the line at a gap."""
-
-    name: str  # of the channel
-    unit: str
-    seconds: Floats
-    values: Floats
-    low: float  # of all finite numbers; NaN without any
-    mean: float
-    high: float
-    not_finite: int  # how many are not
+MOST_SESSIONS, MOST_STREAMS, MOST_ROWS = 20, 32, 100
+_KINDS = (".html", ".png")
+_LABELS = click.Path(path_type=Path, dir_okay=False)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Pictures:
-    """Frames of a video or an animation, or columns of a spectrogram."""
+@click.command("plot")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH…")
+@click.option("--recipe", help="Says which columns, units and labels to read.")
+@click.option(
+    "--labels", type=_LABELS, help="Labels JSON of the one recording, where it is not X.labels.json beside it."
+)
+@click.option("--key", help="Member of `metadata` in the labels JSON whose classes are to be shown; else all.")
+@click.option("--session", help="Only this one; else the first twenty.")
+@click.option("--stream", "streams", multiple=True, help="Only this stream (again for more).")
+@click.option("--start", "start_s", type=click.FloatRange(0), default=0.0, help="Seconds to leave out at the start.")
+@click.option("--duration", "duration_s", type=click.FloatRange(0, min_open=True), help="Seconds to show.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="X.html, or X.png of one session.")
+@click.option("--json", "as_json", is_flag=True, help="Print what is shown as JSON.")
+def plot(paths: tuple[str, ...], recipe: str | None, as_json: bool, out: Path | None, **choice: Any) -> None:
+    """Draw recordings: their streams over time, labels shaded.
 
-    seconds: Floats  # ``(k,)``, when each was taken; of a spectrogram start and end
-    images: list[Array]  # frames ``(height, width, …)``; of a spectrogram one ``(bins, columns)`` a channel
-    names: tuple[str, ...] = ()  # of a spectrogram's channels; empty for frames
+    Writes NAME.html into the current folder, or whatever --out says: a page that can be zoomed and read with the pointer. All
+    streams of a recording are drawn, of an MCAP file all topics.
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Panel:
-    """One stream: its curves, or its pictures; gaps in seconds."""
-
-    stream: StreamData
-    curves: list[Curve]
-    pictures: Pictures | None
-    gaps: list[tuple[float, float]]
-
-
-def panel_of(stream: StreamData, start_ns: int) -> Panel:
-    """A stream as it is drawn; times count from `start_ns`."""
-    shape = stream.header.format.shape
-    gaps = _gaps(stream, start_ns)
-    if stream.header.format.dtype == "jpeg" or len(shape) >= 3:
-        return Panel(stream, [], _frames(stream, start_ns), gaps)
-    if len(shape) == 2:
-        return Panel(stream, [], _spectrogram(stream, start_ns), gaps)
-    return Panel(stream, curves_of(stream, start_ns), None, gaps)
-
-
-def curves_of(stream: StreamData, start_ns: int, columns: int = COLUMNS) -> list[Curve]:
-    """The first channels of a signal, thinned to so many columns."""
-    fmt = stream.header.format
-    units = fmt.units or ("",) * len(fmt.channels)
-    seconds, breaks = _times(stream, start_ns)
-    made = []
-    for i, name in enumerate(fmt.channels[:MOST_CHANNELS]):
-        values = stream.data[:, i].astype(np.float64)
-        finite = values[np.isfinite(values)]
-        values[~np.isfinite(values)] = np.nan
-        said = (float(finite.min()), float(finite.mean()), float(finite.max())) if len(finite) else (math.nan,) * 3
-        made.append(Curve(name, units[i], *thin(seconds, values, breaks, columns), *said, len(values) - len(finite)))
-    return made
+    Example: kymo plot recording.csv --start 60 --duration 10 --out part.png
+    """
+    options = load_recipe(recipe).read_options() if recipe else ReadOptions()
+    if choice["key"]:
+        options = replace(options, label_key=None if choice["labels"] else choice["key"])
+    elif not recipe and not choice["labels"]:
+        options = replace(options, more_labels=tuple(LabelOptions(key=key) for key in label_keys(paths)))
+    target = out or Path(f"{_stem(paths[0])}.html")
+    if target.suffix.lower() not in _KINDS:
+        raise click.BadParameter(f"{target}: expected a name that ends in {' or '.join(_KINDS)}", param_hint="--out")
+    recordings = read(paths, options)
+    if choice["labels"]:
+        recordings = _labelled(recordings, choice["labels"], choice["key"])
+    parts = list(
+        islice(_parts(recordings, choice), MOST_SESSIONS + 1)
+    )  # one more than are shown, so that it can be said
+    sessions = _write(target, parts, ", ".join(map(_name, paths)))
+    click.echo(json.dumps({"out": str(target), "sessions": sessions}, ensure_ascii=False) if as_json else str(target))
 
 
-def split_constant(curves: Sequence[Curve]) -> tuple[list[Curve], str]:
-    """Curves to draw, and in words those of a stream of many channels that are one number all the time."""
-    still = [c for c in curves if c.low == c.high and not c.not_finite]
-    if len(curves) <= 4 or not still or len(still) == len(curves):
-        return list(curves), ""
-    by_value: dict[float, list[str]] = {}
-    for curve in still:
-        by_value.setdefault(curve.low, []).append(curve.name)
-    words = "; ".join(f"{', '.join(names)} = {value:.6g}" for value, names in by_value.items())
-    return [curve for curve in curves if curve not in still], f"constant: {words}"
+def _name(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2] or path
 
 
-def rows_of(curves: Sequence[Curve]) -> list[list[Curve]]:
-    """Curves that share a row: axes of one vector, such as x, y, z or ax, ay, az, in one unit."""
-    rows: list[list[Curve]] = []
-    for curve in curves:
-        last = rows[-1] if rows else []
-        axis = curve.name[-1:].lower()
-        if (
-            last
-            and axis in "xyzw"
-            and last[-1].name[-1:].lower() in "xyzw"
-            and (last[-1].name[:-1], last[-1].unit) == (curve.name[:-1], curve.unit)
-            and axis not in {one.name[-1:].lower() for one in last}
-        ):
-            last.append(curve)
-        else:
-            rows.append([curve])
-    return rows
+def _stem(path: str) -> str:
+    name = _name(path).replace(":", "-").strip("/")
+    return name.rpartition(".")[0] or name.strip(".") or "plot"
 
 
-def thin(seconds: Floats, values: Floats, breaks: Sequence[int] = (), columns: int = COLUMNS) -> tuple[Floats, Floats]:
-    """A curve with at most two points a column, and NaN where it breaks."""
-    kept: list[NDArray[np.int64]] = []
-    step = max(1.0, len(values) / columns)
-    for first, end in zip([0, *breaks], [*breaks, len(values)], strict=True):
-        if len(values) <= 2 * columns:
-            kept.append(np.arange(first, end))
-        else:
-            edges = np.unique(np.append(np.arange(first, end, step).astype(np.int64), end))
-            kept.append(_extremes(values, edges))
-    # The line breaks behind each run: its last sample stands there once more, as NaN.
-    taken = np.concatenate([np.append(part, part[-1:]) for part in kept])
-    breaking = np.concatenate([np.append(np.zeros(len(part), bool), [True] * bool(len(part))) for part in kept])
-    return seconds[taken][:-1], np.where(breaking, np.nan, values[taken])[:-1]
+def _labelled(recordings: Iterator[Recording], path: Path, key: str | None) -> Iterator[Recording]:
+    """The one recording with the labels of a file."""
+    for number, recording in enumerate(recordings):
+        if number:
+            raise SourceError("labels one recording, and several are named; name one", path)
+        keys = [key] if key else keys_of_labels_json(path)
+        labels = [label for name in keys for label in read_labels_json(path, name, session=recording.session)]
+        if not any(label.end_ns > recording.start_ns and label.start_ns < recording.end_ns for label in labels):
+            raise SourceError(f"no label lies within session {recording.session}; is its clock another one?", path)
+        yield replace(recording, labels=[*recording.labels, *labels])
 
 
-def _extremes(values: Floats, edges: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Numbers of the smallest and the largest value between neighbouring edges, in order, each once, with both ends."""
-    found: list[int] = []
-    for first, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        part = values[first:end]
-        if np.isnan(part).all():
-            found.append(first)
+def _parts(recordings: Iterator[Recording], choice: dict[str, Any]) -> Iterator[tuple[int, Recording]]:
+    """What is asked for of each recording, with the start of the whole, Unix ns."""
+    sessions = []
+    for recording in recordings:
+        sessions.append(recording.session)
+        if choice["session"] not in (None, recording.session):
             continue
-        found += (first + int(np.nanargmin(part)), first + int(np.nanargmax(part)))
-    # With its ends, a run is drawn as long as it is.
-    return np.unique([*found, edges[0], edges[-1] - 1])
+        streams = {stream.header.format.stream: stream for stream in recording.streams}
+        if missing := [name for name in choice["streams"] if name not in streams]:
+            raise SourceError(f"session {recording.session} has no stream `{missing[0]}`, only {', '.join(streams)}")
+        part = replace(
+            recording,
+            streams=[s for s in recording.streams if s.header.format.stream in (choice["streams"] or streams)],
+        )
+        if choice["start_s"] or choice["duration_s"]:
+            part = cut(part, choice["start_s"], choice["duration_s"])
+        yield recording.start_ns, part
+    if choice["session"] is not None and choice["session"] not in sessions:
+        raise SourceError(f"no session `{choice['session']}`; there are {', '.join(sessions[:20]) or 'none'}")
 
 
-def _times(stream: StreamData, start_ns: int) -> tuple[Floats, list[int]]:
-    """Seconds of all samples, and the numbers of those behind a gap."""
-    if stream.times_ns is not None:
-        return (stream.times_ns - start_ns) / NS, []
-    rate = float(stream.header.format.rate)
-    parts, breaks, at = [], [], 0
-    for first, samples in stream.pieces:
-        parts.append((stream.header.time_ns(first) - start_ns) / NS + np.arange(len(samples)) / rate)
-        breaks.append(at)
-        at += len(samples)
-    return np.concatenate(parts), breaks[1:]
-
-
-def _gaps(stream: StreamData, start_ns: int) -> list[tuple[float, float]]:
-    ends = [first + len(samples) for first, samples in stream.pieces]
-    starts = [first for first, _ in stream.pieces]
-    header = stream.header
-    return [
-        ((header.time_ns(end) - start_ns) / NS, (header.time_ns(start) - start_ns) / NS)
-        for end, start in zip(ends[:-1], starts[1:], strict=True)
+def _write(target: Path, parts: list[tuple[int, Recording]], title: str) -> list[dict[str, Any]]:
+    filled = [
+        (start_ns, recording) for start_ns, recording in parts if any(stream.count for stream in recording.streams)
     ]
+    if not filled:
+        raise SourceError(f"{title}: nothing to draw, no stream has a sample there; look at --start and --stream")
+    first, notes = filled[:MOST_SESSIONS], []
+    if len(filled) > MOST_SESSIONS:
+        notes = [f"Only the first {MOST_SESSIONS} sessions are shown; name another with --session."]
+    if target.suffix.lower() == ".png":
+        if len(filled) > 1:
+            names = ", ".join(recording.session for _, recording in filled[:5])
+            raise SourceError(f"{title}: a PNG shows one session; name one with --session ({names} …), or write HTML")
+        data = plot_recording(filled[0][1], origin_ns=filled[0][0])[0].png
+    else:
+        classes = sorted({label.label for _, recording in first for label in recording.labels})
+        columns = columns_of([recording for _, recording in first])
+        sections = [
+            (recording.session, plot_recording(recording, f"r{i}", start_ns, classes, columns)[1])
+            for i, (start_ns, recording) in enumerate(first)
+        ]
+        data = plot_page(title, sections, notes).encode()
+    try:
+        target.write_bytes(data)
+    except OSError as error:
+        raise SourceError(f"{target}: cannot be written ({error.strerror}); choose another place with --out") from None
+    return [facts(recording) for _, recording in first]
 
 
-def _frames(stream: StreamData, start_ns: int) -> Pictures:
-    seconds, _ = _times(stream, start_ns)
-    numbers = np.unique(np.linspace(0, stream.count - 1, min(MOST_PICTURES, stream.count)).round().astype(int))
-    return Pictures(seconds[numbers], [_image(stream.data[i]) for i in numbers])
+def plot_recording(
+    recording: Recording,  # with at least one sample
+    name: str = "recording",  # keeps the figure apart from others of the page
+    origin_ns: int | None = None,  # Unix time that seconds count from, ns; by default the recording's start
+    classes: Sequence[str] = (),  # all classes of the page, so that each has one tint
+    columns: int = COLUMNS,  # of a curve that can be zoomed: up to twice as many samples are drawn as they are
+) -> tuple[Drawing, str]:
+    """A recording's figure, and its section of a page."""
+    from lab.look.draw import recording_figure, tints_of
+
+    start_ns = recording.start_ns if origin_ns is None else origin_ns
+    streams = [stream for stream in recording.streams if stream.count]
+    panels = [panel_of(stream, start_ns) for stream in streams[:MOST_STREAMS]]
+    bands = bands_of(recording.labels, start_ns)
+    drawing = recording_figure(name, panels, bands, classes)
+    words = _words(recording, panels, bands)
+    pieces = [h.figure(drawing.svg, words, wide=True)]
+    tints = tints_of(classes or [band.label for intervals in bands.values() for band in intervals])
+    live = live_plot(panels, bands, tints, words, (start_ns, columns))
+    if live:  # pictures stay as they are; curves are for browsers without scripts
+        still = pieces[0] if any(panel.pictures for panel in panels) else f"<noscript>{pieces[0]}</noscript>"
+        pieces = [live, still]
+    pieces += [h.paragraph(f"{len(streams) - len(panels)} more streams are not drawn.", "note")] * (
+        len(streams) > len(panels)
+    )
+    pieces += [_streams_table(recording), _numbers_table(panels)]
+    pieces += [_labels_table(name, intervals) for name, intervals in bands.items()]
+    if recording.notes:
+        pieces.append(h.details(f"{len(recording.notes)} notes of reading", h.listed(recording.notes[:MOST_ROWS])))
+    return drawing, "".join(pieces)
 
 
-def _image(frame: Array | bytes) -> Array:
-    """A frame ``(height, width, …)``: a JPEG's bytes decoded, other frames as they are."""
-    if not isinstance(frame, bytes):
-        return frame
-    import io
-
-    from PIL import Image
-
-    with Image.open(io.BytesIO(frame)) as image:
-        image.thumbnail((240, 240))
-        return np.asarray(image)
+def plot_page(title: str, sections: Sequence[tuple[str, str]], notes: Iterable[str] = ()) -> str:
+    """The page of several recordings, each with its name and its section."""
+    lead = "".join(h.paragraph(note, "note") for note in notes)
+    foot = "Made by Kymo. Every column of a curve shows its smallest and its largest number."
+    return h.page(title, lead, sections, foot, (SCRIPT, STYLE))
 
 
-def _spectrogram(stream: StreamData, start_ns: int) -> Pictures:
-    """Means of neighbouring columns, ``(bins, columns)`` a channel; gaps are not told apart in it."""
-    step = max(1, -(-stream.count // COLUMNS))
-    whole = [stream.data[i : i + step].astype(np.float64).mean(axis=0) for i in range(0, stream.count, step)]
-    stacked = np.array(whole).reshape(len(whole), *stream.header.format.shape)  # (columns, bins, channels)
-    channels = stream.header.format.channels[:3]
-    times = np.array([(stream.start_ns - start_ns) / NS, (stream.end_ns - start_ns) / NS])
-    return Pictures(times, [stacked[:, :, i].T for i in range(len(channels))], channels)
+def columns_of(recordings: Sequence[Recording]) -> int:
+    """How many columns each curve of a page of these recordings may have."""
+    return columns_for(
+        sum(len(s.header.format.channels[:MOST_CHANNELS]) for recording in recordings for s in recording.streams)
+    )
 
 
-def bands_of(labels: Sequence[Label], start_ns: int) -> dict[str, list[Band]]:
-    """Labels by set, in order of time; those of one class that touch are one band."""
-    found: dict[str, list[Band]] = {}
-    for label in sorted(labels, key=lambda one: (one.set, one.start_ns)):
-        band = Band((label.start_ns - start_ns) / NS, (label.end_ns - start_ns) / NS, label.label)
-        bands = found.setdefault(label.set, [])
-        if bands and bands[-1].label == band.label and band.start_s <= bands[-1].end_s + 1e-9:
-            bands[-1] = Band(bands[-1].start_s, max(band.end_s, bands[-1].end_s), band.label)
-        else:
-            bands.append(band)
-    return found
+def facts(recording: Recording) -> dict[str, Any]:
+    """What a plot shows, as JSON: sizes, rates and gaps of each stream, counts of labels."""
+    return {
+        "session": recording.session,
+        "subject": recording.subject,
+        "path": recording.path,
+        "start_ns": recording.start_ns,
+        "duration_s": (recording.end_ns - recording.start_ns) / NS,
+        "streams": [
+            {
+                "stream": stream.header.format.stream,
+                "samples": stream.count,
+                "rate_hz": float(stream.header.format.rate),
+                "duration_s": stream.duration_s,
+                "gaps": len(stream.pieces) - 1,
+                "channels": list(stream.header.format.channels),
+            }
+            for stream in recording.streams
+        ],
+        "labels": len(recording.labels),
+    }
 
 
-def cut(recording: Recording, start_s: float, duration_s: float | None) -> Recording:
-    """A part of a recording, in seconds since its start; streams without samples in it are left out."""
-    begin = recording.start_ns + round(start_s * NS)
-    end = recording.end_ns if duration_s is None else begin + round(duration_s * NS)
-    streams = []
-    for stream in recording.streams:
-        if stream.times_ns is not None:
-            keep = (stream.times_ns >= begin) & (stream.times_ns < end)
-            if keep.any():
-                streams.append(StreamData(stream.header, stream.data[keep], stream.times_ns[keep], stream.first_index))
-            continue
-        pieces = [part for first, samples in stream.pieces if (part := _inside(stream, first, samples, begin, end))]
-        if pieces:
-            data = np.concatenate([samples for _, samples in pieces])
-            streams.append(StreamData(stream.header, data, None, pieces[0][0], pieces))
-    labels = [label for label in recording.labels if label.end_ns > begin and label.start_ns < end]
-    return Recording(recording.session, streams, labels, recording.subject, recording.metadata, recording.path)
+def _words(recording: Recording, panels: Sequence[Panel], bands: Mapping[str, Sequence[Band]]) -> str:
+    """The figure for those who do not see it."""
+    names = ", ".join(panel.stream.header.format.stream for panel in panels)
+    classes = sorted({band.label for intervals in bands.values() for band in intervals})
+    labelled = f"; labels {', '.join(classes[:20])}" if classes else "; no labels"
+    duration = h.duration((recording.end_ns - recording.start_ns) / NS)
+    return f"Session {recording.session} over {duration}: {names}{labelled}."
 
 
-def _inside(stream: StreamData, first: int, samples: Array, begin: int, end: int) -> tuple[int, Array] | None:
-    header = stream.header
-    a, b = (index_at(header.origin_ns, header.format.rate, time_ns) for time_ns in (begin, end))
-    part = samples[max(0, a - first) : max(0, b - first)]
-    return (max(first, a), part) if len(part) else None
+def _streams_table(recording: Recording) -> str:
+    columns = [
+        Column("stream"),
+        *(Column(n, "n") for n in ("rate (Hz)", "samples", "duration", "gaps")),
+        Column("channels"),
+    ]
+    rows = []
+    for stream in recording.streams[:MOST_ROWS]:
+        fmt = stream.header.format
+        rate = f"{float(fmt.rate):g}" if fmt.rate else "irregular"
+        channels = ", ".join(fmt.channels[:MOST_CHANNELS])
+        more = len(fmt.channels) - MOST_CHANNELS
+        names = channels + (f" and {more} more" if more > 0 else "")
+        rows.append(
+            (fmt.stream, rate, f"{stream.count:,}", h.duration(stream.duration_s), f"{len(stream.pieces) - 1:,}", names)
+        )
+    start = f"Starts at {datetime.fromtimestamp(recording.start_ns / NS, UTC).isoformat(timespec='milliseconds')}."
+    if 0 <= recording.start_ns < 86_400 * NS:
+        start = "Its times have no date."
+    who = f"Subject {recording.subject}. " if recording.subject else ""
+    return h.paragraph(f"{who}{start}", "soft") + h.table("Streams", columns, rows)
+
+
+def _numbers_table(panels: Sequence[Panel]) -> str:
+    rows = []
+    for panel in panels:
+        for curve in panel.curves:
+            name = f"{panel.stream.header.format.stream} {curve.name}"
+            numbers = [
+                f"{value:.4g}" if math.isfinite(value) else h.NOTHING for value in (curve.low, curve.mean, curve.high)
+            ]
+            rows.append((name, curve.unit or h.NOTHING, *numbers, f"{curve.not_finite:,}"))
+    columns = [Column("channel"), Column("unit"), *(Column(n, "n") for n in ("least", "mean", "most", "not finite"))]
+    return h.details("Numbers of the channels", h.table("Channels", columns, rows)) if rows else ""
+
+
+def _labels_table(name: str, bands: Sequence[Band]) -> str:
+    first = bands[:MOST_ROWS]
+    caption = f"Labels `{name}`: {h.counted(len(bands), 'band')}" + (
+        f", {len(first)} shown" if len(first) < len(bands) else ""
+    )
+    caption += f"; the figure has the first {MOST_BANDS}" if len(bands) > MOST_BANDS else ""
+    columns = [Column("label"), Column("from (s)", "n"), Column("to (s)", "n")]
+    rows = [(band.label, f"{band.start_s:.3f}", f"{band.end_s:.3f}") for band in first]
+    return h.details(f"Labels `{name}` ({len(bands):,})", h.table(caption, columns, rows))

@@ -1,4 +1,4 @@
-"""What an MCAP file holds. In: any MCAP, of whatever messages. Out: its topics with schema, encoding, count, rate and gaps.
+"""``kymo inspect``: what an MCAP file holds. In: any MCAP. Out: its topics with schema, encoding, count, rate, gaps.
 
 Times are those at which messages were logged, ns. A gap is a step of more than 1.5 times the usual (median) one; a topic whose
 steps vary by more than half of it has no rate to keep, and none is told.
@@ -7,17 +7,21 @@ steps vary by more than half of it has no rate to keep, and none is told.
 from __future__ import annotations
 
 import io
+import json
 import math
 from array import array
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 
 from lab.look.arrays import GAP, SUFFIXES
+from models.reports.html import duration
 from streams.chunk import NS
 from streams.errors import SourceError
 from streams.labels.labels import keys_of_labels_json
@@ -25,6 +29,9 @@ from streams.readers.files import File, find
 from streams.readers.mcap_scan import Scan
 
 _SPREAD = 0.5
+_HEAD = ("topic", "messages", "rate (Hz)", "gaps", "missing", "encoding", "schema")
+_RIGHT = range(1, 5)
+_DAY_NS = 86_400 * NS
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +76,7 @@ class McapSummary:
 
 
 @dataclass(slots=True)
-class _Seen:
+class _Tally:
     channels: set[int] = field(default_factory=set)
     bytes: int = 0
     times: array[int] = field(default_factory=lambda: array("Q"))
@@ -92,27 +99,27 @@ def mcap_summary(path: str | Path) -> McapSummary:
         If it is not there or no MCAP.
     """
     (file,) = find([path], SUFFIXES, ())
-    seen: dict[_Key, _Seen] = {}
+    tallies: dict[_Key, _Tally] = {}
     with file.open() as raw:
         size = raw.seek(0, io.SEEK_END)
         scan = Scan(raw, str(path), empty=True)
-        by_channel: dict[int, _Seen] = {}
+        by_channel: dict[int, _Tally] = {}
         for schema, channel, message in scan.messages():
-            own = by_channel.get(channel.id)
-            if own is None:
-                own = by_channel[channel.id] = seen.setdefault(_key(channel, schema), _Seen())
-                own.channels.add(channel.id)
-            own.times.append(message.log_time)
-            own.bytes += len(message.data)
+            tally = by_channel.get(channel.id)
+            if tally is None:
+                tally = by_channel[channel.id] = tallies.setdefault(_key(channel, schema), _Tally())
+                tally.channels.add(channel.id)
+            tally.times.append(message.log_time)
+            tally.bytes += len(message.data)
     for channel, schema in scan.channels.values():
-        seen.setdefault(_key(channel, schema), _Seen()).channels.add(channel.id)
-    topics = tuple(_summed(key, one) for key, one in seen.items())
-    starts = [one.start_ns for one in topics if one.start_ns is not None]
-    ends = [one.end_ns for one in topics if one.end_ns is not None]
+        tallies.setdefault(_key(channel, schema), _Tally()).channels.add(channel.id)
+    topics = tuple(_summed(key, tally) for key, tally in tallies.items())
+    starts = [topic.start_ns for topic in topics if topic.start_ns is not None]
+    ends = [topic.end_ns for topic in topics if topic.end_ns is not None]
     return McapSummary(
         path=str(path),
         bytes=size,
-        messages=sum(one.messages for one in topics),
+        messages=sum(topic.messages for topic in topics),
         profile=scan.header.profile if scan.header else "",
         library=scan.header.library if scan.header else "",
         compression=dict(scan.compressions),
@@ -131,17 +138,17 @@ def _key(channel: Any, schema: Any) -> _Key:
     return channel.topic, schema.name if schema else "", schema.encoding if schema else "", channel.message_encoding
 
 
-def _summed(key: _Key, seen: _Seen) -> TopicSummary:
-    times = np.frombuffer(seen.times, np.uint64).astype(np.int64)
-    of = (*key, len(seen.channels), len(times), seen.bytes)
+def _summed(key: _Key, tally: _Tally) -> TopicSummary:
+    times = np.frombuffer(tally.times, np.uint64).astype(np.int64)
+    counts = (*key, len(tally.channels), len(times), tally.bytes)
     if not len(times):
-        return TopicSummary(*of)
+        return TopicSummary(*counts)
     backwards = int(np.count_nonzero(np.diff(times) < 0))
     times = np.sort(times)
     steps = np.diff(times)
     rate, gaps, missing = _regular(steps)
     longest = float(steps.max()) / NS if len(steps) else None
-    return TopicSummary(*of, int(times[0]), int(times[-1]), rate, gaps, missing, longest, backwards)
+    return TopicSummary(*counts, int(times[0]), int(times[-1]), rate, gaps, missing, longest, backwards)
 
 
 def _regular(steps: NDArray[np.int64]) -> tuple[float | None, int | None, int | None]:
@@ -170,3 +177,75 @@ def labels_beside(file: File) -> dict[str, tuple[str, ...]]:
             return {beside.path: tuple(keys_of_labels_json(beside.path, raw.read()))}
     except SourceError:
         return {beside.path: ()}
+
+
+@click.command("inspect")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH…")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each file, one a line.")
+def inspect(paths: tuple[str, ...], as_json: bool) -> None:
+    """Say what MCAP files hold: topics, schemas, encodings, counts, rates, gaps.
+
+    Any MCAP will do; times are those at which messages were logged. Folders are searched. What Kymo reads from a file, and how
+    it looks: kymo plot.
+
+    Example: kymo inspect recording.mcap
+    """
+    for number, file in enumerate(find(paths, SUFFIXES, SUFFIXES)):
+        name = file.system.unstrip_protocol(file.path) if file.system else file.path
+        summary = mcap_summary(name)
+        if as_json:
+            click.echo(json.dumps(asdict(summary), ensure_ascii=False))
+        else:
+            click.echo("\n" * (number > 0) + "\n".join(_lines(summary)))
+
+
+def _lines(summary: McapSummary) -> list[str]:
+    packed = ", ".join(f"{count} {kind}" for kind, count in summary.compression.items()) or "none"
+    lasts = duration(summary.duration_s).replace("\u00a0", " ")
+    out = [
+        f"{summary.path}: {summary.bytes:,} bytes, {summary.messages:,} messages, {lasts}",
+        f"written by {summary.library or 'an unnamed library'}; chunks: {packed}",
+    ]
+    if summary.start_ns is not None and summary.end_ns is not None:
+        out.append(f"logged from {_moment(summary.start_ns)} to {_moment(summary.end_ns)}")
+    out += ["", *_table([_HEAD, *(_row(topic) for topic in summary.topics)]), ""]
+    for topic in summary.topics:
+        if topic.backwards:
+            out.append(f"{topic.topic}: {topic.backwards:,} messages logged earlier than the one before")
+    for path, keys in summary.labels.items():
+        out.append(f"labels: {path}, keys {', '.join(keys)}" if keys else f"labels: {path}, without a label")
+    out += [f"attachment: {name}" for name in summary.attachments]
+    out += [f"metadata: {name} = {text}" for name, text in summary.metadata.items()]
+    out += [f"damaged: {note}" for note in summary.notes]
+    return out[:-1] if not out[-1] else out
+
+
+def _moment(time_ns: int) -> str:
+    """A date, or seconds where there is none."""
+    if time_ns < _DAY_NS:
+        return f"{time_ns / NS:.3f} s"
+    try:
+        return datetime.fromtimestamp(time_ns / NS, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except (OverflowError, ValueError, OSError):  # beyond the year 9999
+        return f"{time_ns} ns"
+
+
+def _row(topic: TopicSummary) -> tuple[str, ...]:
+    rate = "irregular" if topic.rate_hz is None else f"{topic.rate_hz:.4g}"
+    if topic.messages < 2:
+        rate = "–"
+    counts = ["–" if n is None else f"{n:,}" for n in (topic.gaps, topic.missing)]
+    schema = f"{topic.schema} ({topic.schema_encoding})" if topic.schema else "–"
+    return topic.topic, f"{topic.messages:,}", rate, *counts, topic.encoding or "–", schema
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if i in _RIGHT else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
