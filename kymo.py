@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lab.synth.random_plans import RandomPlans, synth_random
     from lab.synth.simulate import simulate
     from models.bundle import Bundle, load_bundle
-    from models.classify import Classifier
+    from models.predict import Classifier
     from models.run import Report, run
     from processors.recipe.load import Recipe, load_recipe, parse_recipe
     from streams.chunk import Chunk, Format, Window
@@ -85,7 +85,7 @@ EXTRAS = {
 }
 _FACADE = {
     **dict.fromkeys(("Bundle", "load_bundle"), "models.bundle"),
-    "Classifier": "models.classify",
+    "Classifier": "models.predict",
     **dict.fromkeys(("Report", "run"), "models.run"),
     **dict.fromkeys(("Recipe", "load_recipe", "parse_recipe"), "processors.recipe.load"),
     **dict.fromkeys(("Chunk", "Format", "Window"), "streams.chunk"),

@@ -21,7 +21,7 @@ from models.bundle import Bundle, load_bundle
 from models.registry import CHAMPION, SHADOW, SHIPPED, open_registry
 from models.registry.manifest import MANIFEST
 from models.registry.promote import promotion_of
-from models.serving.served import release_memory
+from models.serving.operator import release_memory
 from streams.chunk import NS
 from streams.errors import BrokerError, BundleError, KymoError, TopicError
 from streams.promotions import Promotion
@@ -117,7 +117,7 @@ class Exchange:
     """Exchanges the bundles of the parts of a worker."""
 
     def __init__(self, parts: Sequence[Part], since: dict[str, int], home: Path, told: Told) -> None:
-        self._parts = {part.work.recipe.name: part for part in parts if part.serving is not None}
+        self._parts = {part.work.recipe.name: part for part in parts if part.champion is not None}
         self._since = {(recipe, CHAMPION): at_ns for recipe, at_ns in since.items()}
         self._home, self._told = home, told
 
@@ -149,23 +149,23 @@ class Exchange:
         release_memory()
 
     def _champion(self, part: Part, promotion: Promotion) -> None:
-        assert part.serving is not None
+        assert part.champion is not None
         bundle = bundle_of(promotion, self._home)
-        before, shadow = part.serving.model.bundle.id, part.shadow.model
+        before, shadow = part.champion.predictor.bundle.id, part.shadow.predictor
         if bundle.id == before:
             return
-        part.serving.exchange(part.serving.prepare(bundle))
+        part.champion.exchange(part.champion.prepare(bundle))
         self._told.swapped(promotion.recipe, CHAMPION, bundle.id)
-        if shadow is not None and part.shadow.model is None:
+        if shadow is not None and part.shadow.predictor is None:
             self._told.swapped(promotion.recipe, SHADOW, "")
             say(f"{promotion.recipe}: shadow none, since {shadow.bundle.id} takes other windows than {bundle.id}")
         after_s = (time.time_ns() - promotion.promoted_ns) / 1e9
         say(f"{promotion.recipe}: {bundle.id} takes over from {before}, {after_s:.2f} s after its promotion")
 
     def _shadow(self, part: Part, promotion: Promotion) -> None:
-        assert part.serving is not None
+        assert part.champion is not None
         bundle = bundle_of(promotion, self._home) if promotion.bundle else None
-        part.shadow.model = part.serving.prepare(bundle, aside=True) if bundle else None
+        part.shadow.predictor = part.champion.prepare(bundle, aside=True) if bundle else None
         self._told.swapped(promotion.recipe, SHADOW, promotion.bundle)
         say(f"{promotion.recipe}: shadow {promotion.bundle or 'none'}")
 

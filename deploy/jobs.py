@@ -10,14 +10,11 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploy.worker_log import say
-from models.bundle import Bundle, load_bundle
-from models.raw import raw_chain
-from models.serving.kinds import Kind, kinds_of
-from models.serving.outputs import ENDLESS, DerivedChunks, Events
-from models.serving.served import Model, Serving, cut_behind_window
+from models.bundle import Bundle, load_bundle, raw_chain
+from models.serving.outputs import ENDLESS, DerivedChunks, Events, WindowKind, window_kinds
 from processors.chain import Chain
 from processors.recipe.load import Recipe, load_recipe
 from streams.chunk import Format
@@ -26,6 +23,9 @@ from streams.errors import BrokerError, DeliveryError, FormatError, RecipeError
 from streams.kafka.admin import topic_ids
 from streams.settings import Settings
 from streams.topics import MIB, Names
+
+if TYPE_CHECKING:
+    from models.serving.operator import Champion
 
 BOTH = "processor-model"
 Failed = Callable[[BaseException], None]
@@ -59,23 +59,23 @@ def load_work(
     return works
 
 
-def make_job(role: str, work: Work, names: Names, serving: Serving | None, shadow: Any = None) -> Any:
-    """What the agent of a role does; only one that classifies has what serves it, and a shadow."""
-    from models.serving.around import Job
+def make_operator(role: str, work: Work, names: Names, champion: Champion | None, shadow: Any = None) -> Any:
+    """What the agent of a role does; only one that classifies has a champion, and a shadow."""
+    from models.serving.operator import Operator
 
     recipe = work.recipe
-    if serving is None:
+    if champion is None:
         name, chain, codec = steps_name(recipe), recipe.chain.split()[0], ChunkCodec()
         topic, inputs = names.for_stream(derived_format(recipe).stream), raw_topics(recipe, names)
 
-        def encode(made: Sequence[Any], _: object) -> list[list[bytes]]:
-            return [[codec.encode(chunk)] for chunk in made]
+        def encode(chunks: Sequence[Any], _: object) -> list[list[bytes]]:
+            return [[codec.encode(chunk)] for chunk in chunks]
 
-        return Job(name, f"{name}.processor", inputs, chain, DerivedChunks(chain), topic, recipe.matches, encode)
+        return Operator(name, f"{name}.processor", inputs, chain, DerivedChunks(chain), topic, recipe.matches, encode)
     chain, step = served_chain(role, work)
     heads = ("", *(head.name for head in recipe.heads))
     # As the recipe says, not the bundle: one that is stateless may be exchanged for one that is not.
-    memory = ENDLESS if recipe.stateful else serving.memory
+    memory = ENDLESS if recipe.stateful else champion.predictor.memory
     outputs = Events(recipe.name, step, memory, heads, served_kinds(role, recipe))
     derived = role == "model" and work.bundle.takes == "chain"
     inputs = (names.for_stream(derived_format(recipe).stream),) if derived else raw_topics(recipe, names)
@@ -83,10 +83,10 @@ def make_job(role: str, work: Work, names: Names, serving: Serving | None, shado
     state, topic = f"{recipe.name}.{'model' if derived else BOTH}", names.of("events")
 
     def anew(bundle: Bundle) -> Any:
-        return make_job(role, dataclasses.replace(work, bundle=bundle), names, serving, shadow)
+        return make_operator(role, dataclasses.replace(work, bundle=bundle), names, champion, shadow)
 
     matches = derived_matches(derived_format(recipe)) if derived else recipe.matches
-    return Job(recipe.name, state, inputs, chain, outputs, topic, matches, serving.classify, shadow, serving, anew)
+    return Operator(recipe.name, state, inputs, chain, outputs, topic, matches, None, shadow, champion, anew)
 
 
 def derived_matches(wanted: Format) -> Callable[[Format], str | None]:
@@ -129,18 +129,18 @@ def group_topics(role: str, recipe: Recipe, names: Names) -> tuple[str, ...]:
     return topics
 
 
-def served_kinds(role: str, recipe: Recipe) -> tuple[Kind, ...]:
+def served_kinds(role: str, recipe: Recipe) -> tuple[WindowKind, ...]:
     """The kinds of windows that an agent can make; none where its input is the processor's stream or the sensor's alone."""
     if role != BOTH:
         return ()
-    return kinds_of(recipe.input_format(), cut_behind_window(recipe.chain)[0], raw_chain(recipe.chain))
+    return window_kinds(recipe.input_format(), recipe.chain.cut_behind_window()[0], raw_chain(recipe.chain))
 
 
 def served_chain(role: str, work: Work) -> tuple[Chain, Fraction]:
     """The chain of an agent that classifies, up to its window, and how many raw samples one of its input's is."""
     alone = role == BOTH or work.bundle.takes == "raw"
     whole = work.bundle.chain if alone else work.bundle.chain.split()[1]
-    return cut_behind_window(whole)[0], Fraction(1) if alone else derived_format(work.recipe).step
+    return whole.cut_behind_window()[0], Fraction(1) if alone else derived_format(work.recipe).step
 
 
 def derived_format(recipe: Recipe) -> Format:
@@ -162,33 +162,35 @@ class Part:
 
     role: str  # ``processor``, ``model`` or both in one
     work: Work
-    serving: Serving | None = None  # what classifies; None for a processor
+    champion: Champion | None = None  # what classifies; None for a processor
     shadow: Any = None  # what scores aside
 
 
 def make_part(role: str, work: Work, names: Names) -> Part:
     """A role's part, its model loaded."""
-    from models.serving.shadow import Shadow
+    from models.predict import Predictor
+    from models.serving.operator import Champion, Shadow
 
     if role == "processor":
         return Part(role, work)
-    return Part(role, work, Serving(Model(work.bundle, work.recipe), work.recipe), Shadow(names.of("shadow")))
+    champion = Champion(Predictor.to_serve(work.bundle, work.recipe), work.recipe)
+    return Part(role, work, champion, Shadow(names.of("shadow")))
 
 
 def make_app(part: Part, settings: Settings, instance: str, metrics: Any, failed: Failed) -> Any:
     """A Faust app that plays a part; `failed` is told of an error after which going on is unsafe."""
     from models.serving.agent import Agent
-    from models.serving.around import Around
+    from models.serving.handover import ReadBack
+    from models.serving.runtime import Runtime
     from models.serving.snapshots import BYTES_MAX
-    from models.serving.takeover import ReadBack
     from processors.faust_app import BatchApp, reader_arguments
 
     role, recipe, names = part.role, part.work.recipe, Names(settings.prefix)
     group, topics = group_of(role, recipe, names), group_topics(role, recipe, names)
     app = BatchApp(group, topics, settings, instance, failed)
-    job = make_job(role, part.work, names, part.serving, part.shadow)
+    operator = make_operator(role, part.work, names, part.champion, part.shadow)
     derived = role == "model" and part.work.bundle.takes == "chain"
-    needs = job.chain.memory_bytes(derived_format(recipe) if derived else recipe.input_format())
+    needs = operator.chain.memory_bytes(derived_format(recipe) if derived else recipe.input_format())
     if needs > BYTES_MAX:
         say(
             f"recipe {recipe.name}: a session's memory takes up to {needs / MIB:.1f} MiB, a snapshot {BYTES_MAX / MIB:.1f}: one that does "
@@ -203,7 +205,7 @@ def make_app(part: Part, settings: Settings, instance: str, metrics: Any, failed
         except BrokerError as error:  # it is away: what was taken is taken again once it is back
             raise DeliveryError(str(error)) from error
 
-    app.handler = Agent(job, Around(app, names, read_back, observer, app.failed, ids, say))
+    app.handler = Agent(operator, Runtime(app, names, read_back, observer, app.failed, ids, say))
     return app
 
 

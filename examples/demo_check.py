@@ -174,7 +174,7 @@ def scores(
     events: Iterable[Event], recordings: Mapping[str, Recording], labels: Sequence[str], min_share: float
 ) -> dict[str, Any]:
     """Accuracy of the events by recording and by window, as ``kymo evaluate`` counts it."""
-    from models.evaluate import score_windows
+    from models.scores import score_windows
 
     judged, seen = [], set()
     for event in events:

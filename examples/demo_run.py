@@ -136,7 +136,7 @@ class Run:
     def judge(self) -> dict[str, Any]:
         """Read the topics back, run the same offline, compare."""
         from models.bundle import UNKNOWN
-        from models.classify import Classifier
+        from models.predict import Classifier
         from models.run import run
 
         task, recipe = self.task, self.task.recipe

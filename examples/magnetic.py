@@ -110,8 +110,8 @@ def make_drone(path: Path) -> None:
 def offline(path: Path, bundle: str | None = None) -> list[tuple[Event, str, bool]]:
     """What ``kymo run`` says of a labelled recording."""
     from models.bundle import load_bundle
-    from models.classify import Classifier
     from models.data.dataset import labels_of
+    from models.predict import Classifier
     from models.run import run
     from processors.recipe.load import load_recipe
     from streams.labels.labels import Cover

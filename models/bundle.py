@@ -3,6 +3,13 @@
 A bundle is ``model.onnx``, ``manifest.json`` and ``report/``. The manifest names every other file with its SHA-256.
 The bundle's id is ``recipe@digest``, the digest of all that the manifest says but the moment of making: the same inputs
 and seed give the same id.
+
+An architecture that finds its features by itself (``takes = "raw"``, such as ``minirocket``) skips the recipe's steps. Its bundle says so
+(``"takes": "raw"`` in the manifest's model section) and carries the recipe's chain cut back by :func:`raw_chain`: the same intake, the
+same window grid, hence the same event ids. A bundle of such a model fits every recipe whose cut chain is its own. What differs: a window
+of samples is whole once all its samples are there, one of spectrogram columns as soon as its last column is; at a recording's end, or
+before a gap, there may be one window fewer. In a worker the model agent of a raw bundle reads the sensor's own topic, whether or not a
+processor runs beside it.
 """
 
 from __future__ import annotations
@@ -12,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.raw import raw_chain
 from models.registry import find_bundle
 from models.registry.manifest import FORMAT, MANIFEST, MODEL, read_manifest, verify
 from processors.chain import Chain
+from processors.intake import Intake
 from processors.registry import spec_from_json
+from processors.windows import Windows
 from streams.errors import BundleError, FormatError
 
 if TYPE_CHECKING:
@@ -106,7 +114,7 @@ class Bundle:
 
     @property
     def takes(self) -> str:
-        """``chain``, what the recipe's chain makes, or ``raw``, windows of raw samples; see :mod:`models.raw`."""
+        """``chain``, what the recipe's chain makes, or ``raw``, windows of raw samples."""
         return str(self.manifest["model"].get("takes", "chain"))
 
     @property
@@ -161,6 +169,11 @@ class Bundle:
                     f"bundle {self.id} tells label `{alien[0]}`, which recipe `{recipe.name}` calls "
                     f"`{renamed[alien[0]]}`; {advice}"
                 )
+
+
+def raw_chain(chain: Chain) -> Chain:
+    """The intake and the window of a chain, without any step."""
+    return Chain(tuple(spec for spec in chain.specs if isinstance(spec, Intake | Windows)))
 
 
 def input_shape(window: tuple[int, ...], layout: str) -> tuple[int, ...]:

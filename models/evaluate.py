@@ -1,7 +1,7 @@
 """Scores of a bundle on labelled recordings. In: recordings, a recipe, a bundle. Out: numbers from 0 to 1 and counts; errors of
 numbers in their own unit.
 
-See :mod:`models.scores` and :mod:`models.score_heads`. A labelled recording without any window counts as an error.
+See :mod:`models.scores`. A labelled recording without any window counts as an error.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from models.bundle import UNKNOWN, Bundle
-from models.classify import Classifier
 from models.data.dataset import iter_windows, labels_of
 from models.data.examples import targets_of
-from models.judge import Judge, Memory
-from models.score_heads import collect, score_head
-from models.scores import UNCLASSIFIED, Pair, score, score_windows
+from models.predict import Classifier, Memory, Predictor
+from models.scores import Pair, collect_heads, score_head, score_windows
 from models.training.record import HeldHead
 from processors.recipe.load import Recipe
 from streams.chunk import Window
@@ -26,7 +24,7 @@ from streams.events import Event
 from streams.labels.labels import Cover
 from streams.recording import Recording
 
-#: What was said of a window in further heads: by name the truth (None: not known), and probabilities or a number (NaN: none).
+#: A window in further heads: by name the truth (None: not known), and the bundle's probabilities or number (NaN: none).
 HeadRow = Mapping[str, tuple[str | float | None, Mapping[str, float] | float]]
 
 
@@ -49,22 +47,23 @@ def evaluate(
     recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording], on_window: OnWindow = lambda _: None
 ) -> dict[str, Any]:
     """Scores of a bundle."""
-    found = _judge(recipe, bundle, recordings, on_window)
-    pairs = [(w.session, w.truth, w.probabilities) for w in found.windows]
-    scores = {"bundle": bundle.id, **score_windows(pairs, bundle.labels, [truth for _, truth in found.without])}
-    scores |= {"unknown_windows": found.unknown, "per_subject": found.per_subject(bundle.labels)}
+    answers = _answers(recipe, bundle, recordings, on_window)
+    windows = [(w.session, w.truth, w.probabilities) for w in answers.windows]
+    scores = {"bundle": bundle.id, **score_windows(windows, bundle.labels, [truth for _, truth in answers.without])}
+    scores |= {"unknown_windows": answers.unknown, "per_subject": answers.per_subject(bundle.labels)}
     if recipe.heads:
-        held, sessions = heads_of(recipe, bundle, [w.heads for w in found.windows]), [w.session for w in found.windows]
+        sessions = [w.session for w in answers.windows]
         scores["heads"] = {
-            head.name: score_head(head, sessions, found.heads_without.get(head.name, ())) for head in held
+            head.name: score_head(head, sessions, answers.heads_without.get(head.name, ()))
+            for head in heads_of(recipe, bundle, [w.heads for w in answers.windows])
         }
     return scores
 
 
 def heads_of(recipe: Recipe, bundle: Bundle, rows: Sequence[HeadRow]) -> list[HeldHead]:
-    """What was said of judged windows, head by head, in the recipe's order."""
+    """Answers and truths of judged windows, head by head, in the recipe's order."""
     labels = {head.name: head.labels for head in bundle.heads}
-    return collect([head.name for head in recipe.heads], rows, labels)
+    return collect_heads([head.name for head in recipe.heads], rows, labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ class _Window:
 
 
 @dataclass(slots=True)
-class _Found:
+class _Answers:
     """What a bundle says of labelled recordings."""
 
     windows: list[_Window] = field(default_factory=list)  # in the order of the recordings, then of time
@@ -98,39 +97,35 @@ class _Found:
         """By subject, where there are any, what is said of its recordings and windows in one number each."""
         out = {}
         for name in sorted({w.subject for w in self.windows} | {subject for subject, _ in self.without}):
-            own = [(w.session, w.truth, w.probabilities) for w in self.windows if w.subject == name]
-            scores = score_windows(own, labels, [truth for subject, truth in self.without if subject == name])
+            windows = [(w.session, w.truth, w.probabilities) for w in self.windows if w.subject == name]
+            scores = score_windows(windows, labels, [truth for subject, truth in self.without if subject == name])
             out[name] = {key: scores[key] for key in ("accuracy", "macro_f1", "n", "window_accuracy", "windows")}
         return {} if set(out) <= {""} else out
 
 
-def _judge(recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording], on_window: OnWindow) -> _Found:
+def _answers(recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording], on_window: OnWindow) -> _Answers:
     """Classify labelled recordings as `kymo run` does, pooling included."""
-    bundle.check(recipe)
-    judge = Judge(Classifier.for_recipe(bundle, recipe), recipe)
-    found = _Found()
+    predictor = Predictor(Classifier.for_recipe(bundle, recipe), recipe)
+    answers = _Answers()
     for recording, windows in iter_windows(recordings, recipe, bundle.chain):
         memory: Memory = []
         cover, targets = Cover(labels_of(recording, recipe)), targets_of(recording.labels, recipe.heads)
-        for window, (event, *heads) in zip(windows, judge.judge(windows, [memory] * len(windows)), strict=True):
+        for window, (event, *heads) in zip(windows, predictor.predict(windows, [memory] * len(windows)), strict=True):
             truth = cover.label_of(event.start_ns, event.end_ns, recipe.labels.min_share)
             if truth is not None:
                 known = targets(event.start_ns, event.end_ns)
-                row = {head.head: (known.get(head.head), _said(head)) for head in heads}
+                row = {head.head: (known.get(head.head), _answer(head)) for head in heads}
                 subject = recording.subject or ""
-                found.windows.append(_Window(recording.session, subject, truth, event.probabilities, row))
-                found.unknown += event.label == UNKNOWN
+                answers.windows.append(_Window(recording.session, subject, truth, event.probabilities, row))
+                answers.unknown += event.label == UNKNOWN
                 on_window(JudgedWindow(recording, window, event, truth, row))
         if not windows:
-            found.miss(recipe, recording)
-    if not found.windows and not found.without:
+            answers.miss(recipe, recording)
+    if not answers.windows and not answers.without:
         raise TrainingError("no recording has a label that covers a window; check [labels] and the labels in the data")
-    return found
+    return answers
 
 
-def _said(event: Event) -> Mapping[str, float] | float:
+def _answer(event: Event) -> Mapping[str, float] | float:
     """An event's probabilities, or its number; NaN where the model gave none."""
     return event.probabilities or event.values.get(event.head, math.nan)
-
-
-__all__ = ["UNCLASSIFIED", "HeadRow", "JudgedWindow", "OnWindow", "evaluate", "heads_of", "score", "score_windows"]

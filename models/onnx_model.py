@@ -1,22 +1,32 @@
-"""An ONNX model as a function of a batch. In: windows, (n, *shape). Out: logits, (n, labels), equal bytes in any batch.
+"""An ONNX model as a function of a batch, or of a stream. In: windows, (n, *shape). Out: logits, (n, labels), equal bytes in any batch.
 
 Matrix kernels choose their way by the size of the batch, so a row's last bits can depend on how many others stand
 beside it. Which batches are safe is tried, not assumed: a `rule` says how windows are put together (:data:`RULES`). Vector
 kernels begin at the next border of a vector, so last bits can depend on the place in memory, too: every input is aligned.
+
+A stateful model goes on where it stopped. Its graph takes one hop of samples and the state before it, and gives the state behind it.
+Samples of a hop that is not whole yet wait in the state too, so that every run of the graph sees the same numbers however the stream was
+cut: the outputs are the same, to the byte, as those of one pass over the recording.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import math
+import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
-from streams.chunk import Array
-from streams.errors import BundleError
+from streams.chunk import Array, Window
+from streams.errors import BundleError, MessageError
+from streams.messages import read_object
 
 # Some builds report usage to their maker unless told not to.
 ort.disable_telemetry_events()
@@ -27,6 +37,9 @@ MAX_BATCH = 16
 _TRIED = range(1, MAX_BATCH + 1)
 _WINDOWS_TRIED = 32
 _ALIGNMENT = 64  # bytes: the widest vector, and a cache line
+STATE, NEXT_STATE = "state", "next_state"  # of a stateful graph
+_REMEMBERED = "state"  # by which a session's memory has the state
+_LENGTH = struct.Struct("<I")
 
 
 class OnnxModel:
@@ -106,6 +119,117 @@ class OnnxModel:
             if self.run(np.ascontiguousarray(windows[order])).tobytes() != alone[order].tobytes():
                 return False
         return True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StreamState:
+    """What a stateful model remembers of one session."""
+
+    hidden: NDArray[np.float32]  # ``(size,)`` float32: the network's own memory
+    pending: NDArray[np.float32]  # ``(m, *shape)`` float32, m below a hop: samples that wait for the rest of their hop
+    hops: int = 0  # hops that went through; the last output is of the samples before ``hops * hop``
+
+    def snapshot(self) -> bytes:
+        """All of it, as bytes that depend on nothing else."""
+        header = json.dumps({"hops": self.hops, "size": len(self.hidden), "pending": self.pending.shape}).encode()
+        return _LENGTH.pack(len(header)) + header + self.hidden.tobytes() + self.pending.tobytes()
+
+    @staticmethod
+    def restore(data: bytes) -> StreamState:
+        """The state of a snapshot."""
+        try:
+            (length,) = _LENGTH.unpack_from(data)
+            header = read_object(data[4 : 4 + length])
+            numbers = np.frombuffer(data, "<f4", offset=4 + length)
+            size = int(header["size"])
+            return StreamState(
+                numbers[:size].copy(), numbers[size:].reshape(header["pending"]).copy(), int(header["hops"])
+            )
+        except (MessageError, struct.error, ValueError, KeyError, TypeError) as error:
+            raise BundleError(f"no snapshot of a stateful model ({error}); begin the session again") from None
+
+
+class StatefulModel:
+    """A loaded stateful model, for any number of sessions.
+
+    The state goes from a window to the one that begins where it ended. Behind a gap, and wherever nothing is remembered (at a session's
+    begin, behind an exchange of bundles), and behind a window with a number that is not finite, it begins anew, at zeros. It has no end:
+    what a window gives rests on all windows before it, so that a worker may forget them only when a snapshot holds the state.
+    """
+
+    #: Windows go through one at a time: what one gives may not depend on which others are there.
+    rule = "single"
+
+    def __init__(self, model: Path | bytes, input_name: str = "windows", output_name: str = "logits") -> None:
+        self.session = load_session(model)
+        self._input, self._outputs = input_name, [output_name, NEXT_STATE]
+        inputs = {value.name: value.shape for value in self.session.get_inputs()}
+        outputs = {value.name: value.shape for value in self.session.get_outputs()}
+        if set(inputs) != {input_name, STATE} or set(outputs) != set(self._outputs):
+            raise BundleError(
+                f"takes {', '.join(inputs)} and gives {', '.join(outputs)}, expected a stateful model: `{input_name}` "
+                f"and `{STATE}` to `{output_name}` and `{NEXT_STATE}`; export it with export_stateful"
+            )
+        _, self.hop, *shape = inputs[input_name]
+        self.shape: tuple[int, ...] = tuple(shape)  # of one sample
+        self.size: int = inputs[STATE][1]  # numbers that it remembers of a session
+        self.columns: int = outputs[output_name][1]  # numbers an output has
+
+    def start(self) -> StreamState:
+        """The state at a session's begin."""
+        return StreamState(np.zeros(self.size, np.float32), np.zeros((0, *self.shape), np.float32))
+
+    def step(self, state: StreamState, samples: Array) -> tuple[StreamState, NDArray[np.float32]]:
+        """Go on with some samples."""
+        if samples.shape[1:] != self.shape or state.hidden.shape != (self.size,):
+            raise BundleError(
+                f"samples of {samples.shape[1:]} and a state of {state.hidden.shape}, expected {self.shape} and "
+                f"({self.size},); begin the session again with this model"
+            )
+        waiting = np.concatenate([state.pending, samples.astype(np.float32, copy=False)])
+        hidden, count = state.hidden[np.newaxis], len(waiting) // self.hop
+        logits = np.empty((count, self.columns), np.float32)
+        for i in range(count):
+            piece = waiting[i * self.hop : (i + 1) * self.hop][np.newaxis]  # (1, hop, *shape)
+            columns, hidden = self.session.run(self._outputs, {self._input: aligned(piece), STATE: aligned(hidden)})
+            logits[i] = columns[0]
+        return StreamState(hidden[0].copy(), waiting[count * self.hop :].copy(), state.hops + count), logits
+
+    def settle(self, shape: Sequence[int], dtype: str) -> str:
+        """How windows are put together: one at a time."""
+        return self.rule
+
+    def run(self, batch: Array) -> Array:
+        """Logits ``(n, columns)`` of windows ``(n, *shape)``, each as if it were a session's first."""
+        return np.concatenate([self.step(self.start(), window)[1] for window in batch])
+
+    def go_on(self, windows: Sequence[Window], batch: Array, memories: Sequence[dict[str, Any]]) -> Array:
+        """Logits of windows, one hop each, that go on where their sessions stand; what is remembered of those is brought up to date."""
+        logits = np.empty((len(windows), self.columns), np.float32)
+        for i, (window, memory) in enumerate(zip(windows, memories, strict=True)):
+            state, columns = self.step(self._recall(window, memory), batch[i])
+            logits[i] = columns[0]
+            if np.isfinite(state.hidden).all():
+                hidden = base64.b64encode(state.hidden.tobytes()).decode()
+                memory[_REMEMBERED] = [window.end_index, window.end_ns, hidden]
+            else:  # a number that is none would stay in it for ever
+                memory.pop(_REMEMBERED, None)
+        return logits
+
+    def _recall(self, window: Window, memory: dict[str, Any]) -> StreamState:
+        """The state that a window goes on from."""
+        fresh = self.start()
+        if _REMEMBERED not in memory:
+            return fresh
+        end_index, end_ns, hidden = memory[_REMEMBERED]
+        if not follows(window, end_index, end_ns):
+            return fresh
+        return StreamState(np.frombuffer(base64.b64decode(hidden), np.float32), fresh.pending)
+
+
+def follows(window: Window, end_index: int, end_ns: int) -> bool:
+    """Whether a window begins where the one before it has ended, by number and by time."""
+    return window.start_index == end_index and window.start_ns == end_ns
 
 
 def aligned_empty(shape: Sequence[int], dtype: Any) -> Array:

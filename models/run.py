@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from models.bundle import UNKNOWN
 from models.data.dataset import stream_of, verdicts_on
-from models.judge import BatchClassifier, Judge, Memory
+from models.predict import BatchClassifier, Memory, Predictor
 from processors.chain import ChainStage
 from processors.recipe.load import Recipe
 from streams.chunk import Window
@@ -87,12 +87,12 @@ def run(
     """
     classifier.bundle.check(recipe)
     report = report if report is not None else Report()
-    judge = Judge(classifier, recipe)
+    predictor = Predictor(classifier, recipe)
     for recording in _once(recordings, report):
         stream = _choose(recipe, recording, report)
         if stream is not None:
             report.matched += 1
-            yield from _session(recipe, stream, judge, chunk_ms, report)
+            yield from _session(recipe, stream, predictor, chunk_ms, report)
 
 
 def _once(recordings: Iterable[Recording], report: Report) -> Iterator[Recording]:
@@ -131,14 +131,16 @@ def _choose(recipe: Recipe, recording: Recording, report: Report) -> StreamData 
     return stream
 
 
-def _session(recipe: Recipe, stream: StreamData, judge: Judge, chunk_ms: int, report: Report) -> Iterator[Event]:
+def _session(
+    recipe: Recipe, stream: StreamData, predictor: Predictor, chunk_ms: int, report: Report
+) -> Iterator[Event]:
     before = report.events
-    stage = judge.bundle.chain.build()
+    stage = predictor.bundle.chain.build()
     assert isinstance(stage, ChainStage)
     memory: Memory = []
     for windows in _batches(stage, stream, chunk_ms):
-        judged = judge.judge(windows, [memory] * len(windows))
-        for event in _emit([event for events in judged for event in events]):
+        predicted = predictor.predict(windows, [memory] * len(windows))
+        for event in _emit([event for events in predicted for event in events]):
             report.events += 1
             report.unknown += event.label == UNKNOWN
             yield event

@@ -43,7 +43,7 @@ def run_command(
     Example: kymo run basicmotions basicmotions:test --out events.jsonl
     """
     from models.bundle import load_bundle
-    from models.classify import Classifier
+    from models.predict import Classifier
     from models.run import Report, check_matched, check_model, run
     from processors.recipe.load import load_recipe
     from streams.readers import read

@@ -15,7 +15,7 @@ from typing import Any
 
 from mcap.writer import CompressionType, Writer
 
-from models.judge import BatchClassifier
+from models.predict import BatchClassifier
 from streams.archive.segment import CHUNK_SCHEMA, chunk_schema
 from streams.chunk import Chunk, Header, Window
 from streams.codec import ChunkCodec

@@ -1,14 +1,23 @@
-"""Scores of classes. In: truths, and what was said of windows. Out: numbers from 0 to 1 and counts.
+"""Scores of classes and of numbers. In: truths and answers of windows. Out: numbers and counts, None where undefined.
 
 A recording counts by the mean of its windows' probabilities. One with several classes counts once for each of them that
 covers a window.
+
+A further head of classes is scored as the recipe's own classes are. A number's errors are in its own unit; as with classes, a
+recording counts once, by the mean of its windows: ``mae``, ``rmse``, ``r2`` and ``n`` are of recordings, ``window_mae``,
+``window_rmse``, ``window_r2`` and ``windows`` of windows. Only windows whose truth is known count.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
+
+from models.training.record import HeldHead
 
 #: What stands for the answer where a recording gave no window.
 UNCLASSIFIED = "unclassified"
@@ -16,13 +25,17 @@ UNCLASSIFIED = "unclassified"
 Pair = tuple[str, str]
 #: Session, truth and probabilities of a window.
 Judged = tuple[str, str, Mapping[str, float]]
+#: Session, truth and answer, both numbers.
+JudgedNumber = tuple[str, float, float]
+#: What the short form of a head's scores keeps, in a manifest and for people.
+SHORT = ("accuracy", "macro_f1", "mae", "rmse", "r2", "n")
 
 
-def score_windows(found: Iterable[Judged], labels: Sequence[str], without: Sequence[str] = ()) -> dict[str, Any]:
+def score_windows(windows: Iterable[Judged], labels: Sequence[str], without: Sequence[str] = ()) -> dict[str, Any]:
     """Scores of classified windows and of the recordings that they make up."""
     recordings: dict[Pair, dict[str, float]] = {}
     window_pairs: list[Pair] = []
-    for session, truth, probabilities in found:
+    for session, truth, probabilities in windows:
         total = recordings.setdefault((session, truth), dict.fromkeys(probabilities, 0.0))
         for label, probability in probabilities.items():
             total[label] += probability
@@ -67,11 +80,105 @@ def score(pairs: Sequence[Pair], labels: Sequence[str] = ()) -> dict[str, Any]:
 
 def _class_scores(counts: Mapping[Pair, int], name: str) -> dict[str, float]:
     right = counts.get((name, name), 0)
-    said = sum(count for (_, answer), count in counts.items() if answer == name)
-    there = sum(count for (truth, _), count in counts.items() if truth == name)
+    answers = sum(count for (_, answer), count in counts.items() if answer == name)
+    truths = sum(count for (truth, _), count in counts.items() if truth == name)
     return {
-        "precision": right / said if said else 0.0,
-        "recall": right / there if there else 0.0,
-        "f1": 2 * right / (said + there) if said + there else 0.0,
-        "n": there,
+        "precision": right / answers if answers else 0.0,
+        "recall": right / truths if truths else 0.0,
+        "f1": 2 * right / (answers + truths) if answers + truths else 0.0,
+        "n": truths,
     }
+
+
+def score_head(head: HeldHead, sessions: Sequence[str], without: Iterable[str | float] = ()) -> dict[str, Any]:
+    """Scores of one head."""
+    missed = list(without)
+    rows = zip(sessions, head.truth.tolist(), head.said.tolist(), strict=True)
+    if not head.labels:
+        return score_numbers(((s, truth, answer) for s, truth, answer in rows if not math.isnan(truth)), len(missed))
+    judged = [(s, head.labels[t], dict(zip(head.labels, row, strict=True))) for s, t, row in rows if t >= 0]
+    if not judged and not missed:
+        return {"n": 0, "windows": 0}
+    return score_windows(judged, head.labels, [str(truth) for truth in missed])
+
+
+def score_numbers(numbers: Iterable[JudgedNumber], without: int = 0) -> dict[str, Any]:
+    """Errors of numbers, of recordings and of windows."""
+    by_session: dict[str, list[tuple[float, float]]] = {}
+    for session, truth, answer in numbers:
+        pairs = by_session.setdefault(session, [])
+        if math.isfinite(answer):
+            pairs.append((truth, answer))
+    windows = [pair for pairs in by_session.values() for pair in pairs]
+    means = [tuple(np.mean(pairs, axis=0).tolist()) for pairs in by_session.values() if pairs]
+    unclassified = without + sum(not pairs for pairs in by_session.values())
+    if not windows and not unclassified:
+        return {"n": 0, "windows": 0}
+    of_windows = {f"window_{name}": value for name, value in _errors(windows).items()}
+    counts = {"n": len(means), "unclassified": unclassified}
+    return {**_errors(means), **counts, **of_windows, "windows": len(windows)}
+
+
+def _errors(pairs: Sequence[tuple[float, ...]]) -> dict[str, float | None]:
+    """Mean absolute error, root of the mean square error, and the share of the truths' variance that is explained.
+
+    ``r2`` is 1 less the sum of squared errors over the sum of squared distances of the truths from their mean: 0 is what their
+    mean would reach, below 0 is worse. It is undefined where all truths are equal.
+    """
+    if not pairs:
+        return {"mae": None, "rmse": None, "r2": None}
+    truth, answer = np.array(pairs, np.float64).T
+    errors = answer - truth
+    spread = float(np.square(truth - truth.mean()).sum())
+    r2 = 1 - float(np.square(errors).sum()) / spread if spread > 0 and np.ptp(truth) > 0 else None
+    return {"mae": float(np.abs(errors).mean()), "rmse": float(np.sqrt(np.square(errors).mean())), "r2": r2}
+
+
+def short_scores(heads: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Heads' scores in a few numbers each."""
+    return {name: {key: scores[key] for key in SHORT if key in scores} for name, scores in heads.items()}
+
+
+def score_line(name: str, scores: Mapping[str, Any]) -> str:
+    """A head's scores in a line for people.
+
+    Examples
+    --------
+    >>> score_line("score_10k", {"mae": 2.5, "rmse": 3.25, "r2": None, "n": 1, "unclassified": 0, "window_mae": 4.0, "windows": 9})
+    'score_10k: 1 recordings: mean error 2.5, root mean square 3.25; 9 windows: mean error 4'
+    """
+    if not scores.get("n") and not scores.get("unclassified"):
+        return f"{name}: no labels"
+    without = f", {scores['unclassified']} {UNCLASSIFIED}" if scores["unclassified"] else ""
+    if "accuracy" in scores:
+        return (
+            f"{name}: {scores['n']} recordings: accuracy {scores['accuracy']:.1%}, macro F1 {scores['macro_f1']:.3f}{without}; "
+            f"{scores['windows']} windows: accuracy {scores['window_accuracy']:.1%}"
+        )
+    if scores["mae"] is None:
+        return f"{name}: no answers{without}"
+    explained = f", R2 {scores['r2']:.3f}" if scores["r2"] is not None else ""
+    return (
+        f"{name}: {scores['n']} recordings: mean error {scores['mae']:.4g}, root mean square {scores['rmse']:.4g}{explained}"
+        f"{without}; {scores['windows']} windows: mean error {scores['window_mae']:.4g}"
+    )
+
+
+def collect_heads(
+    names: Sequence[str], rows: Sequence[Mapping[str, tuple[Any, Any]]], labels: Mapping[str, Sequence[str]]
+) -> list[HeldHead]:
+    """Heads of windows that were judged one by one."""
+    heads = []
+    for name in names:
+        truths, answers = [row[name][0] for row in rows], [row[name][1] for row in rows]
+        if not labels[name]:
+            numbers = [math.nan if truth is None else truth for truth in truths]
+            heads.append(HeldHead(name, [], np.array(numbers, np.float64), np.array(answers, np.float64)))
+            continue
+        unlearned = {truth for truth in truths if truth is not None and truth not in labels[name]}
+        classes = [*labels[name], *sorted(unlearned)]
+        places = {label: i for i, label in enumerate(classes)}
+        probabilities = np.array([[answer.get(label, 0.0) for label in classes] for answer in answers], np.float64)
+        truth_places = np.array([-1 if truth is None else places[truth] for truth in truths], np.int64)
+        heads.append(HeldHead(name, classes, truth_places, probabilities.reshape(len(rows), len(classes))))
+    return heads

@@ -148,6 +148,11 @@ class Chain(Spec):
         before = Chain(self.specs[:at])
         return before, Chain((Derived(before.derived_digest(), first.max_missing), *self.specs[at:]))
 
+    def cut_behind_window(self) -> tuple[Chain, tuple[PerWindow, ...]]:
+        """What stands up to the window, and the steps behind it."""
+        at = next((i for i, spec in enumerate(self.specs) if isinstance(spec, Windows)), len(self.specs) - 1)
+        return Chain(self.specs[: at + 1]), tuple(spec for spec in self.specs[at + 1 :] if isinstance(spec, PerWindow))
+
     def derived_digest(self) -> str:
         """What the chunks behind this chain carry as their `chain`."""
         digest = ""

@@ -31,11 +31,11 @@ from tiny_models import manifest
 from deploy import broker as embedded
 from deploy.children import Child, kymo_command
 from deploy.metrics_server import find_server
-from models.raw import raw_chain
+from models.bundle import raw_chain
 from models.registry import write_bundle
 from models.registry.manifest import MODEL
 from models.registry.promote import promote, tell
-from models.serving.runs import decode_record
+from models.serving.partition import decode_record
 from processors.recipe.load import load_recipe
 from streams.codec import ChunkCodec
 from streams.errors import ChunkError

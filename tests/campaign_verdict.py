@@ -14,7 +14,7 @@ from fault_feed import Source
 from kafka import KafkaConsumer, TopicPartition
 
 from models.bundle import load_bundle
-from models.classify import Classifier
+from models.predict import Classifier
 from models.run import run
 from processors.recipe.load import load_recipe
 from streams.kafka.client import client_arguments

@@ -27,7 +27,7 @@ from kafka.errors import KafkaError
 
 from deploy.children import Child, kymo_command, kymo_environment
 from models.bundle import Bundle, load_bundle
-from models.classify import Classifier
+from models.predict import Classifier
 from models.run import run
 from processors.recipe.load import load_recipe
 from streams.codec import ChunkCodec

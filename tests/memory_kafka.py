@@ -13,8 +13,9 @@ from typing import Any
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from models.serving.agent import Agent
-from models.serving.around import Around, Job
-from models.serving.handed import Limits
+from models.serving.operator import Operator
+from models.serving.partition import Limits
+from models.serving.runtime import Runtime
 from processors.lease import Instant, Lease
 from streams.topics import Names
 
@@ -90,7 +91,7 @@ class Producer:
 class Worker:
     """An agent with a group's membership, as `BatchApp` gives it."""
 
-    def __init__(self, kafka: MemoryKafka, job: Job, names: Names, limits: Limits | None = None) -> None:
+    def __init__(self, kafka: MemoryKafka, operator: Operator, names: Names, limits: Limits | None = None) -> None:
         self.kafka, self.producer, self.lease = kafka, Producer(kafka), Lease(3600, 7200)
         self.lease.heard(Instant.now())
         self.consumer_generation_id = 1
@@ -100,7 +101,7 @@ class Worker:
         self._feeding: asyncio.Task[None] | None = None
         self._held = False
         told = dict.fromkeys(("took", "classified", "emitted", "rejected", "committed"), lambda *_: None)
-        around = Around(
+        runtime = Runtime(
             self,
             names,
             kafka,
@@ -109,7 +110,7 @@ class Worker:
             self._ids,
             self.lines.append,  # type: ignore[arg-type]
         )
-        self.agent = Agent(job, around, limits)
+        self.agent = Agent(operator, runtime, limits)
 
     async def _ids(self, topics: Iterable[str]) -> dict[str, str]:
         return {topic: self.kafka.ids.get(topic, "") for topic in topics}

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from models.evaluate import score_windows
 from models.reports.report import Picture, report_files
+from models.scores import score_windows
 from models.training.record import Candidate, HeldOut, RunRecord
 
 LABELS = ["sit", "walk", "run"]

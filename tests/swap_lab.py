@@ -15,7 +15,7 @@ from tiny_models import linear_onnx, manifest
 
 from deploy.children import Child, kymo_command
 from models.bundle import load_bundle
-from models.classify import Classifier
+from models.predict import Classifier
 from models.registry import write_bundle
 from models.registry.manifest import MODEL
 from models.registry.promote import promote, tell

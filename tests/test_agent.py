@@ -15,11 +15,10 @@ from aiokafka.structs import TopicPartition
 from memory_kafka import MemoryKafka, Worker, until
 from tiny_models import recipe
 
-from models.serving import commits
-from models.serving.around import Job
-from models.serving.handed import Limits
+from models.serving import handover
+from models.serving.operator import Operator
 from models.serving.outputs import Events
-from models.serving.served import cut_behind_window
+from models.serving.partition import Limits
 from streams.chunk import Chunk, Header
 from streams.codec import ChunkCodec
 from streams.errors import DeliveryError
@@ -29,7 +28,7 @@ NAMES, INPUT = Names("t"), TopicPartition("t.sensor", 0)
 SESSIONS, SAMPLES = 5, 200  # windows of 4 samples every 2
 
 
-def job(slow_s: float = 0.0) -> Job:
+def operator(slow_s: float = 0.0) -> Operator:
     """Events that say which window they are of, after a while for each."""
     made = recipe()
 
@@ -40,8 +39,8 @@ def job(slow_s: float = 0.0) -> Job:
             for w in windows
         ]
 
-    chain = cut_behind_window(made.chain)[0]
-    return Job("tiny", "tiny.x", (INPUT.topic,), chain, Events("tiny"), NAMES.of("events"), made.matches, classify)
+    chain = made.chain.cut_behind_window()[0]
+    return Operator("tiny", "tiny.x", (INPUT.topic,), chain, Events("tiny"), NAMES.of("events"), made.matches, classify)
 
 
 def feed(kafka: MemoryKafka, end: bool = True) -> set[tuple[str, int]]:
@@ -69,7 +68,7 @@ def test_what_is_handed_over_half_way_is_there_once() -> None:
         kafka = MemoryKafka()
         expected = feed(kafka)
         for turn in range(6):
-            worker = Worker(kafka, job(0.002), NAMES)
+            worker = Worker(kafka, operator(0.002), NAMES)
             worker.start(INPUT)
             await until(lambda turn=turn: len(published(kafka)) >= 60 * (turn + 1))
             began_s = time.monotonic()
@@ -80,7 +79,7 @@ def test_what_is_handed_over_half_way_is_there_once() -> None:
             assert len(kafka.values(NAMES.of("events"))) == before
             assert worker.failures == []
             await worker.stop()
-        worker = Worker(kafka, job(), NAMES)
+        worker = Worker(kafka, operator(), NAMES)
         worker.start(INPUT)
         await until(lambda: published(kafka).keys() == expected)
         await worker.stop()
@@ -93,7 +92,7 @@ def test_a_worker_that_cannot_hand_over_in_time_begins_again() -> None:
     async def work() -> None:
         kafka = MemoryKafka()
         feed(kafka)
-        worker = Worker(kafka, job(), NAMES)
+        worker = Worker(kafka, operator(), NAMES)
         worker.start(INPUT)
         await until(lambda: len(published(kafka)) > 20)
         worker.producer.may.clear()  # the broker is slow
@@ -116,7 +115,7 @@ def test_a_long_load_is_no_obstacle_to_a_rebalance() -> None:
             await read(*args)
 
         kafka.read = slow  # type: ignore[method-assign]
-        worker = Worker(kafka, job(), NAMES)
+        worker = Worker(kafka, operator(), NAMES)
         worker.start(INPUT)
         await asyncio.sleep(0)
         async with asyncio.timeout(5):
@@ -144,7 +143,7 @@ def test_an_odd_record_is_rejected_once_whatever_restarts(commit_every_s: float)
         kafka.append(NAMES.of("state"), 0, b"tiny.x\ns0", b"no snapshot")
         feed(kafka, end=commit_every_s < 1)
         for turn in range(3):
-            worker = Worker(kafka, job(), NAMES)
+            worker = Worker(kafka, operator(), NAMES)
             worker.start(INPUT, commit_every_s=commit_every_s)
             await until(lambda: len(kafka.values(NAMES.of("rejected"))) >= 4)
             await until(lambda worker=worker: worker.agent.waiting == 0 and worker._feeding is not None)
@@ -166,12 +165,12 @@ def test_an_odd_record_is_rejected_once_whatever_restarts(commit_every_s: float)
 
 
 def test_a_session_too_large_for_a_snapshot_is_told_and_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commits, "BYTES_MAX", 100)
+    monkeypatch.setattr(handover, "BYTES_MAX", 100)
 
     async def work() -> None:
         kafka = MemoryKafka()
         expected = feed(kafka, end=False)
-        first = Worker(kafka, job(), NAMES, Limits(quiet_s=0.05))
+        first = Worker(kafka, operator(), NAMES, Limits(quiet_s=0.05))
         first.start(INPUT)
         await until(lambda: len(kafka.values(NAMES.of("state"))) >= SESSIONS)
         await first.stop()
@@ -180,7 +179,7 @@ def test_a_session_too_large_for_a_snapshot_is_told_and_read_again(monkeypatch: 
         assert kafka.commits[INPUT].offset == len(kafka.logs[INPUT])
         more = Chunk(Header("s1", 0, recipe().input_format()), SAMPLES, np.ones((10, 2), np.float32))
         kafka.append(INPUT.topic, 0, b"s1", ChunkCodec().encode(more))
-        second = Worker(kafka, job(), NAMES)
+        second = Worker(kafka, operator(), NAMES)
         second.start(INPUT)
         expected |= {("s1", start) for start in range(SAMPLES - 2, SAMPLES + 7, 2)}
         await until(lambda: published(kafka).keys() >= expected)
@@ -195,7 +194,7 @@ def test_a_topic_that_was_made_again_ends_the_life_that_knew_it() -> None:
         kafka = MemoryKafka(ids={INPUT.topic: "first"})
         kafka.append(INPUT.topic, 0, b"s0", b"garbage")
         expected = feed(kafka, end=False)
-        worker = Worker(kafka, job(), NAMES)
+        worker = Worker(kafka, operator(), NAMES)
         worker.start(INPUT)
         await until(lambda: published(kafka).keys() == expected)
         await until(lambda: INPUT in kafka.commits)
@@ -204,7 +203,7 @@ def test_a_topic_that_was_made_again_ends_the_life_that_knew_it() -> None:
             await worker.agent.on_records({INPUT: kafka.logs[INPUT][:1]})
         kafka.logs[INPUT].clear()
         kafka.append(INPUT.topic, 0, b"s0", b"garbage again")
-        again = Worker(kafka, job(), NAMES)
+        again = Worker(kafka, operator(), NAMES)
         made = Chunk(Header("s0", 0, recipe().input_format()), SAMPLES, np.ones((10, 2), np.float32))
         kafka.append(INPUT.topic, 0, b"s0", ChunkCodec().encode(made))
         again.start(INPUT)

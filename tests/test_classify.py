@@ -14,8 +14,8 @@ from onnx import TensorProto, helper
 from tiny_models import LABELS, dense_onnx, linear_onnx, manifest, tiny_bundle, window
 
 from models.bundle import load_bundle
-from models.classify import Classifier, softmax
 from models.onnx_model import RULES, OnnxModel
+from models.predict import Classifier, softmax
 from models.registry import write_bundle
 from models.registry.manifest import MODEL
 from streams.errors import BundleError

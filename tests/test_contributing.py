@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from strategies import cuttings, imu, recordings, samples
 
 from models import zoo
-from models.classify import Classifier
+from models.predict import Classifier
 from models.run import run
 from models.training.train import TrainRequest, train
 from processors.recipe.load import parse_recipe

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from tiny_models import LABELS, RECIPE, recipe, tiny_bundle
 
 from models.bundle import load_bundle
-from models.classify import Classifier
 from models.data.dataset import read_dataset
 from models.data.samples import split_chain
-from models.evaluate import evaluate, score, score_windows
+from models.evaluate import evaluate
+from models.predict import Classifier
 from models.registry import SHIPPED
 from models.run import run
+from models.scores import score, score_windows
 from models.training.cli import evaluate_command
 from streams.chunk import Header, signal_format
 from streams.errors import BundleError, TrainingError

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 from tiny_models import recipe, tiny_bundle
 
-from models.evaluate import score
+from models.scores import score
 from models.training.gate import MIN_SESSIONS, compare, hold_out, judge
 from streams.chunk import Header, signal_format
 from streams.errors import TrainingError

@@ -17,11 +17,9 @@ from test_shadow import Outbox, until
 from tiny_models import LABELS, RECIPE, recipe, tiny_bundle, window
 
 from models.bundle import Bundle, BundleHead
-from models.classify import Classifier
-from models.judge import Judge, Memory
+from models.predict import Classifier, Memory, Predictor
 from models.run import Report, run
-from models.serving.served import Model, Serving
-from models.serving.shadow import Shadow
+from models.serving.operator import Champion, Shadow
 from processors.recipe.load import Recipe
 from streams.errors import BundleError
 from streams.events import Event
@@ -85,7 +83,7 @@ def test_senseless_heads_are_refused(tmp_path: Path, change: dict[str, Any]) -> 
 def judged(bundle: Bundle, recipe: Recipe, *data: Any, memory: Memory | None = None) -> list[list[Event]]:
     windows = [window(one, "anna", 2 * i, missing=0.25) for i, one in enumerate(data)]
     memory = [] if memory is None else memory
-    return Judge(Classifier.for_recipe(bundle, recipe), recipe).judge(windows, [memory] * len(windows))
+    return Predictor(Classifier.for_recipe(bundle, recipe), recipe).predict(windows, [memory] * len(windows))
 
 
 def test_each_head_says_its_own_in_the_recipes_order(tmp_path: Path) -> None:
@@ -122,8 +120,8 @@ def test_a_head_is_unknown_below_min_probability(tmp_path: Path) -> None:
 
 def test_what_is_not_finite_says_nothing(tmp_path: Path) -> None:
     bundle, asked = headed(tmp_path / "b"), with_heads()
-    judge = Judge(classifier := Classifier.for_recipe(bundle, asked), asked)
-    ((own, score, surface),) = judge.judge([window(rows(math.nan, math.inf))], [[]])
+    predictor = Predictor(classifier := Classifier.for_recipe(bundle, asked), asked)
+    ((own, score, surface),) = predictor.predict([window(rows(math.nan, math.inf))], [[]])
     assert (own.label, surface.label, score.values) == ("unknown", "unknown", {})
     assert classifier.counts["not_finite"] == 3
     assert json.loads(score.to_json())["values"] == {}
@@ -157,35 +155,35 @@ def test_what_is_remembered_goes_through_a_snapshot(tmp_path: Path, pool: str) -
     bundle, asked = headed(tmp_path / "b", pool=HMM.to_json()), with_heads(pool)
     data = [rows(math.sin(i), 10 * math.cos(i)) for i in range(9)]
     windows = [window(one, "s", 2 * i) for i, one in enumerate(data)]
-    judge = Judge(Classifier.for_recipe(bundle, asked), asked)
+    predictor = Predictor(Classifier.for_recipe(bundle, asked), asked)
     memory: Memory = []
-    whole = judge.judge(windows, [memory] * 9)
+    whole = predictor.predict(windows, [memory] * 9)
     stored: Memory = []
     for cut in range(9):
-        (events,) = judge.judge(windows[cut : cut + 1], [stored])
+        (events,) = predictor.predict(windows[cut : cut + 1], [stored])
         assert events == whole[cut]
         stored = json.loads(json.dumps(stored))
 
 
 def test_behind_an_exchange_every_head_begins_anew(tmp_path: Path) -> None:
     pooled = with_heads('pool = {kind = "mean", windows = 9}')
-    first, second = (Model(headed(tmp_path / str(t), temperature=t), pooled) for t in (1.0, 1.5))
-    serving, memory = Serving(first, pooled), list[Any]()
-    serving.classify([window(rows(2, 4), "s", 0)], [memory])
-    serving.exchange(second)
-    ((own, score, surface),) = serving.classify([window(rows(-2, 5), "s", 2)], [memory])
-    ((alone, *_),) = serving.classify([window(rows(-2, 5), "s", 2)], [[]])
+    first, second = (Predictor.to_serve(headed(tmp_path / str(t), temperature=t), pooled) for t in (1.0, 1.5))
+    champion, memory = Champion(first, pooled), list[Any]()
+    champion.predictor.serve([window(rows(2, 4), "s", 0)], [memory])
+    champion.exchange(second)
+    ((own, score, surface),) = champion.predictor.serve([window(rows(-2, 5), "s", 2)], [memory])
+    ((alone, *_),) = champion.predictor.serve([window(rows(-2, 5), "s", 2)], [[]])
     assert json.loads(own)["probabilities"] == json.loads(alone)["probabilities"]
     assert json.loads(score)["values"] == {"score": 50.0}
     assert json.loads(surface)["label"] == "track"
 
 
 def test_a_shadow_publishes_the_events_of_all_heads(tmp_path: Path) -> None:
-    model = Model(headed(tmp_path / "b"), with_heads())
+    model = Predictor.to_serve(headed(tmp_path / "b"), with_heads())
 
     async def work() -> list[str]:
         shadow, outbox = Shadow("t.shadow"), Outbox()
-        shadow.model = model
+        shadow.predictor = model
         shadow.start(outbox)  # type: ignore[arg-type]
         shadow.offer([(4, window(rows(i, i), "s", i)) for i in range(3)])
         await until(lambda: len(outbox.found) == 9)

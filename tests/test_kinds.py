@@ -13,11 +13,9 @@ from hypothesis import example, given, note, settings
 from hypothesis import strategies as st
 from test_partition import BUNDLE, LIMITS, STEPS, Life, Log, act, chunk, recorded, settle
 
-from models.raw import raw_chain
-from models.serving.handed import Limits, Pending
-from models.serving.kinds import kinds_of
-from models.serving.outputs import ENDLESS, Events
-from models.serving.partition import Partition
+from models.bundle import raw_chain
+from models.serving.outputs import ENDLESS, Events, window_kinds
+from models.serving.partition import Limits, Partition, Pending
 from models.serving.snapshots import Snapshot
 from processors.chain import Chain
 from processors.intake import Intake
@@ -50,7 +48,7 @@ class Pair:
     outputs: Events = field(init=False)
 
     def __post_init__(self) -> None:
-        self.outputs = Events("", kinds=kinds_of(FORMAT, *self.chains))
+        self.outputs = Events("", kinds=window_kinds(FORMAT, *self.chains))
 
     @property
     def chain(self) -> Chain:
@@ -69,7 +67,7 @@ class KindLife(Life):
 
     def _judge(self, pending: Pending) -> None:
         window = pending.output
-        if not pending.left:
+        if not pending.unacknowledged:
             self.partition.acknowledge(pending)
         else:
             self.judged.append((pending, (window.session, window.start_index, "", judged(window))))
@@ -225,7 +223,7 @@ def test_marks_in_a_snapshot_are_of_open_windows_alone() -> None:
 
 def test_recipes_without_steps_before_the_window_keep_nothing() -> None:
     chain = Chain((Intake(), Windows(8, 4)))
-    assert kinds_of(FORMAT, chain, raw_chain(chain)) == ()
+    assert window_kinds(FORMAT, chain, raw_chain(chain)) == ()
 
 
 def test_a_snapshot_whose_members_are_odd_ends_no_life() -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import linear_onnx
 
-from models.onnx_stateful import StatefulModel, StreamState
+from models.onnx_model import StatefulModel, StreamState
 from models.zoo import architecture
 from streams.chunk import Array, Format
 from streams.errors import BundleError, TrainingError

@@ -13,13 +13,10 @@ from aiokafka.structs import TopicPartition
 from tiny_models import recipe, window
 
 from models.serving.agent import Agent
-from models.serving.around import Around, Job
-from models.serving.handed import Left
-from models.serving.outbox import MOST_BYTES, MOST_RECORDS, Outbox, Outgoing
+from models.serving.operator import Operator, Shadow
 from models.serving.outputs import Events
-from models.serving.partition import Partition
-from models.serving.served import cut_behind_window
-from models.serving.shadow import Shadow
+from models.serving.partition import Handover, Partition
+from models.serving.runtime import MOST_BYTES, MOST_RECORDS, Outbox, Outgoing, Runtime
 from processors.lease import Instant, Lease
 from streams.chunk import Chunk, Header
 from streams.codec import ChunkCodec
@@ -75,7 +72,7 @@ def record(number: int) -> Any:
 def make_agent(producer: Producer, failed: list[BaseException]) -> Agent:
     """An agent with one partition, and nothing but the producer around it."""
     made = recipe()
-    chain, outputs = cut_behind_window(made.chain)[0], Events("tiny")
+    chain, outputs = made.chain.cut_behind_window()[0], Events("tiny")
     lease = Lease(3600, 7200)
     lease.heard(Instant.now())
     kafka = SimpleNamespace(aiokafka_producer=lambda: producer, assigned=list, lease=lease)
@@ -84,15 +81,15 @@ def make_agent(producer: Producer, failed: list[BaseException]) -> Agent:
     def classify(windows: Any, memories: Any) -> list[list[bytes]]:
         return [[str(w.start_index).encode()] for w in windows]
 
-    job = Job("tiny", "tiny", ("t.sensor",), chain, outputs, "t.events", made.matches, classify)
+    operator = Operator("tiny", "tiny", ("t.sensor",), chain, outputs, "t.events", made.matches, classify)
 
     async def ids(_: object) -> dict[str, str]:
         return {}
 
-    around = Around(kafka, Names("t"), SimpleNamespace(), SimpleNamespace(**told), failed.append, ids, print)  # type: ignore[arg-type]
-    agent = Agent(job, around)
+    runtime = Runtime(kafka, Names("t"), SimpleNamespace(), SimpleNamespace(**told), failed.append, ids, print)  # type: ignore[arg-type]
+    agent = Agent(operator, runtime)
     agent.partitions[0] = Partition(0, chain, made.matches, time.monotonic, None, outputs)
-    agent.partitions[0].load(Left())
+    agent.partitions[0].load(Handover())
     return agent
 
 
@@ -147,7 +144,7 @@ def test_a_shadow_drops_what_the_broker_is_too_slow_for() -> None:
 
     async def work() -> None:
         shadow = Shadow("t.shadow")
-        shadow.model = object()  # type: ignore[assignment]
+        shadow.predictor = object()  # type: ignore[assignment]
         shadow.start(Full())  # type: ignore[arg-type]
         shadow.offer([(0, window(np.zeros((4, 2))))] * 3)
         assert shadow.counts == {"dropped": 3}

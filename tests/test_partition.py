@@ -17,10 +17,9 @@ import pytest
 from hypothesis import example, given, note, settings
 from hypothesis import strategies as st
 
-from models.serving import partition, runs, snapshots
-from models.serving.handed import Floor, Left, Limits, Pending
+from models.serving import partition, sessions, snapshots
 from models.serving.outputs import Events, Marks
-from models.serving.partition import Partition
+from models.serving.partition import Floor, Handover, Limits, Partition, Pending
 from models.serving.snapshots import Snapshot
 from processors.chain import Chain, ChainStage
 from processors.intake import Intake
@@ -72,10 +71,10 @@ class Log:
     state: dict[str, bytes] = field(default_factory=dict)
     commits: dict[str, tuple[int, Floor]] = field(default_factory=dict)
 
-    def left(self) -> Left:
+    def left(self) -> Handover:
         """What a new owner reads, as the agent does."""
         floors = [self.commits.get(t, (0, Floor()))[1] for t in self.inputs]
-        left = Left(Floor(min(floor.events for floor in floors)), Floor(len(self.events)))
+        left = Handover(Floor(min(floor.events for floor in floors)), Floor(len(self.events)))
         for session, index, head, _ in self.events[left.start.events :]:
             left.published.setdefault(session, Marks())[index, head] = BUNDLE
         left.topic_ids = dict(self.topic_ids)
@@ -135,7 +134,7 @@ class Life:
 
     def _judge(self, pending: Pending) -> None:
         found = content(pending.output, pending.session.memory, self.log.memory)
-        if not pending.left:
+        if not pending.unacknowledged:
             assert pending.bundle == BUNDLE, (
                 "an agent takes it for another bundle's, and forgets what it has found of the session"
             )
@@ -321,10 +320,10 @@ def campaign(seed: int) -> None:
     log.large = random.Random(-seed - 3).random() < 0.3
     restless = random.Random(-seed - 9)
     log.restless = restless if restless.random() < 0.5 else None
-    samples = 2 if log.restless else runs.SAMPLES  # of a piece
+    samples = 2 if log.restless else sessions.SAMPLES  # of a piece
     if pick.random() < 0.5:
         log.visible = {topic: len(items) for topic, items in log.inputs.items()}
-    with mock.patch.object(runs, "SAMPLES", samples), mock.patch.object(partition, "SAMPLES", samples):
+    with mock.patch.object(sessions, "SAMPLES", samples), mock.patch.object(partition, "SAMPLES", samples):
         life = Life(log, chain, clock, limits)
         for _ in range(pick.randint(1, 60)):
             name, most = pick.choice(STEPS)

@@ -15,7 +15,7 @@ from fault_recipe import lab_recipe
 from fuzzed import odd_record
 
 from models.bundle import load_bundle
-from models.serving.runs import decode_record
+from models.serving.partition import decode_record
 from processors.recipe.load import load_recipe
 from streams.archive.record import ArchivedRecord
 from streams.chunk import Chunk, Header, Window, signal_format

@@ -15,7 +15,7 @@ from kafka import KafkaProducer
 from swap_lab import SwapLab
 
 from deploy.children import kymo_command
-from models.serving.runs import decode_record
+from models.serving.partition import decode_record
 from streams.archive.check import check_archive
 from streams.archive.read import ArchiveReader
 from streams.archive.writer import Archive

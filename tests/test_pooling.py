@@ -14,10 +14,10 @@ from test_evaluate import recording
 from tiny_models import RECIPE, recipe, tiny_bundle, window
 
 from models.bundle import load_bundle
-from models.classify import Classifier
 from models.data.examples import Example
 from models.evaluate import evaluate
 from models.pooling import Pool, State, learn_hmm, pool_for, pool_windows
+from models.predict import Classifier
 from models.run import run
 from models.training.fit_and_judge import pool_of
 from streams.errors import BundleError, FormatError, RecipeError

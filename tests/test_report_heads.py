@@ -9,7 +9,7 @@ import pytest
 from report_pages import page, record
 
 from models.reports.report import report_files
-from models.score_heads import score_head
+from models.scores import score_head
 from models.training.record import HeldHead, RunRecord
 
 

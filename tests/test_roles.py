@@ -14,7 +14,7 @@ from fault_lab import await_that
 from deploy.children import Child, kymo_command, kymo_environment, stop
 from deploy.worker import roles_of
 from models.bundle import load_bundle
-from models.classify import Classifier
+from models.predict import Classifier
 from models.run import run
 from processors.recipe.load import load_recipe
 from streams.chunk import Chunk

@@ -174,7 +174,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> Pa
     monkeypatch.setattr("models.bundle.load_bundle", lambda name: name)
     fake = Fake(recipe)
     fake.counts = {}  # type: ignore[attr-defined]
-    monkeypatch.setattr("models.classify.Classifier.for_recipe", lambda *_: fake)
+    monkeypatch.setattr("models.predict.Classifier.for_recipe", lambda *_: fake)
     Path("r.toml").write_text(RECIPE)
     for name, count in (("a", 100), ("b", 10), ("c", 10)):
         rows = "".join(f"{i / 20},{math.sin(i)},{math.cos(i)}\n" for i in range(count))
@@ -213,7 +213,7 @@ class Absent:
         if name.partition(".")[0] in ABSENT:
             raise ModuleNotFoundError(name, name=name)
 sys.meta_path.insert(0, Absent())
-import kymo, models.run_cli, models.run, models.classify, processors.recipe.load, streams.readers
+import kymo, models.run_cli, models.run, models.predict, processors.recipe.load, streams.readers
 kymo.cli(["run", "r.toml", "a.csv", "--bundle", "nowhere"])
 """
     root = Path(kymo.__file__).parent

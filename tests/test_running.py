@@ -10,8 +10,8 @@ import pytest
 
 from lab.prepare.gait_files import GaitPlan, write_gait
 from lab.prepare.prepare import Wanted, prepare
-from models.classify import Classifier
 from models.evaluate import evaluate
+from models.predict import Classifier
 from models.run import run
 from models.training.train import TrainRequest, train
 from processors.recipe.load import Recipe, load_recipe, parse_recipe

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.score_heads import collect, said_of, score_head, score_numbers
+from models.scores import collect_heads, score_head, score_line, score_numbers
 from models.training.record import HeldHead, HeldOut, RunRecord
 
 numbers = st.floats(-1e4, 1e4, allow_nan=False)
@@ -61,7 +61,7 @@ def test_a_head_without_labels_has_no_figures() -> None:
     for head in (unknown, number):
         scores = score_head(head, ["a"])
         assert scores == {"n": 0, "windows": 0}
-        assert said_of(head.name, scores) == f"{head.name}: no labels"
+        assert score_line(head.name, scores) == f"{head.name}: no labels"
 
 
 def test_windows_judged_one_by_one_become_columns() -> None:
@@ -70,7 +70,7 @@ def test_windows_judged_one_by_one_become_columns() -> None:
         {"surface": ("sand", {"road": 0.1, "track": 0.9}), "pace": (3.0, math.nan)},
         {"surface": (None, {"road": 0.5, "track": 0.5}), "pace": (4.0, 5.0)},
     ]
-    surface, pace = collect(["surface", "pace"], rows, {"surface": ("road", "track"), "pace": ()})
+    surface, pace = collect_heads(["surface", "pace"], rows, {"surface": ("road", "track"), "pace": ()})
     assert (surface.labels, surface.truth.tolist()) == (["road", "track", "sand"], [0, 2, -1])
     assert surface.said.tolist() == [[0.6, 0.4, 0.0], [0.1, 0.9, 0.0], [0.5, 0.5, 0.0]]
     np.testing.assert_array_equal(pace.truth, [np.nan, 3.0, 4.0])

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from tiny_models import window
 
-from models.serving.outbox import Outgoing
-from models.serving.shadow import SILENT, Shadow
+from models.serving.operator import SILENT, Shadow
+from models.serving.runtime import Outgoing
 
 WINDOWS = [(i % 3, window(np.zeros((4, 2)), f"s{i % 3}", i)) for i in range(1000)]
 
@@ -36,7 +36,7 @@ class Model:
     def __init__(self) -> None:
         self.may, self.broken = threading.Event(), False
 
-    def classify(self, windows: list[Any], *_: Any) -> list[list[bytes]]:
+    def serve(self, windows: list[Any], *_: Any) -> list[list[bytes]]:
         assert self.may.wait(30)
         if self.broken:
             raise ValueError("broken on purpose")
@@ -55,7 +55,7 @@ def test_what_it_is_too_slow_for_is_dropped() -> None:
         shadow.start(outbox)  # type: ignore[arg-type]
         shadow.offer(WINDOWS)  # there is no model: nobody is asked
         assert not shadow.counts
-        shadow.model = model  # type: ignore[assignment]
+        shadow.predictor = model  # type: ignore[assignment]
         shadow.offer(WINDOWS)
         shadow.offer(WINDOWS[:5])
         dropped = shadow.counts["dropped"]
@@ -80,7 +80,7 @@ def test_what_it_is_too_slow_for_is_dropped() -> None:
 def test_what_is_published_already_is_scored_in_silence() -> None:
     async def work() -> None:
         shadow, outbox, model = Shadow("t.shadow"), Outbox(), Model()
-        shadow.model = model  # type: ignore[assignment]
+        shadow.predictor = model  # type: ignore[assignment]
         model.may.set()
         shadow.start(outbox)  # type: ignore[arg-type]
         shadow.offer([(SILENT, WINDOWS[0][1]), WINDOWS[1], WINDOWS[2]])

@@ -19,14 +19,13 @@ from test_partition import LIMITS, STEPS, Life, Log, act, chunk, recorded, settl
 from tiny_stateful import LABELS, RECIPE, ROWS, leaky_onnx, manifest, recipe, reference, stateful_bundle
 
 from models.bundle import Bundle, load_bundle
-from models.classify import Classifier, softmax
+from models.predict import Classifier, Predictor, softmax
 from models.registry import write_bundle
 from models.registry.manifest import MODEL
 from models.run import run
-from models.serving.handed import Limits, Pending
+from models.serving.operator import Shadow
 from models.serving.outputs import ENDLESS
-from models.serving.served import Model
-from models.serving.shadow import Shadow
+from models.serving.partition import Limits, Pending
 from processors.recipe.load import parse_recipe
 from streams.chunk import Chunk, Window
 from streams.errors import BundleError, RecipeError
@@ -39,8 +38,8 @@ def bundle(number: int = 0) -> Bundle:
 
 
 @cache
-def model(number: int = 0) -> Model:
-    return Model(bundle(number), recipe())
+def model(number: int = 0) -> Predictor:
+    return Predictor.to_serve(bundle(number), recipe())
 
 
 def plain(events: Sequence[bytes]) -> bytes:
@@ -54,8 +53,8 @@ class StatefulLife(Life):
     model = model()
 
     def _judge(self, pending: Pending) -> None:
-        (made,) = self.model.classify([pending.output], [pending.session.memory])
-        if not pending.left:
+        (made,) = self.model.serve([pending.output], [pending.session.memory])
+        if not pending.unacknowledged:
             self.partition.acknowledge(pending)
         else:
             window = pending.output
@@ -119,7 +118,7 @@ def undisturbed(log: Log) -> list[tuple[str, int, str, bytes]]:
             for c in mine:
                 if c.stream == mine[0].stream:
                     windows = stage.push(c) + (stage.flush() if c.end else [])
-                    out += [(name, w.start_index, "", plain(model().classify([w], [memory])[0])) for w in windows]
+                    out += [(name, w.start_index, "", plain(model().serve([w], [memory])[0])) for w in windows]
     return sorted(out)
 
 
@@ -226,11 +225,11 @@ def test_behind_an_exchange_the_state_begins_at_zeros() -> None:
 def test_a_shadow_keeps_a_state_of_its_own() -> None:
     chunks = [chunk("s", i, 4) for i in range(0, 48, 4)]
     shadow, windows = Shadow("t"), windows_of(chunks)
-    shadow.model = model(1)
+    shadow.predictor = model(1)
     mine, memory = [], list[Any]()
     for window in windows:
-        mine.append(plain(model(0).classify([window], [memory])[0]))
-        (made,) = shadow.model.classify([window], [shadow._memory(window.session)])
+        mine.append(plain(model(0).serve([window], [memory])[0]))
+        (made,) = shadow.predictor.serve([window], [shadow._memory(window.session)])
         assert json.loads(plain(made)) == [offline(chunks, 1)[len(mine) - 1]]
     assert [json.loads(m)[0] for m in mine] == offline(chunks)
 
@@ -244,7 +243,7 @@ def test_sessions_in_one_batch_do_not_mix() -> None:
     streams = {name: [chunk(name, i, 4) for i in range(0, 80, 4)] for name in ("s", "t", "u")}
     windows = [w for group in zip(*map(windows_of, streams.values()), strict=True) for w in group]
     memories: dict[str, list[Any]] = {name: [] for name in streams}
-    made = model().classify(windows, [memories[w.session] for w in windows])
+    made = model().serve(windows, [memories[w.session] for w in windows])
     for name, chunks in streams.items():
         own = [json.loads(plain(m))[0] for m, w in zip(made, windows, strict=True) if w.session == name]
         assert own == offline(chunks)
@@ -253,7 +252,7 @@ def test_sessions_in_one_batch_do_not_mix() -> None:
 def test_a_number_that_is_none_does_not_stay() -> None:
     windows, memory = windows_of([chunk("s", i, 4) for i in range(0, 24, 4)]), list[Any]()
     windows[2].pieces = np.full_like(windows[2].data, np.inf)
-    made = [json.loads(model().classify([window], [memory])[0][0]) for window in windows]
+    made = [json.loads(model().serve([window], [memory])[0][0]) for window in windows]
     assert [event["label"] == "unknown" and not event["probability"] for event in made] == [False] * 2 + [True] + [
         False
     ] * 3

@@ -12,12 +12,12 @@ import latch
 import numpy as np
 import pytest
 
-from models.classify import Classifier
 from models.data.cache import build_dataset
 from models.data.dataset import read_dataset
 from models.data.samples import link_runs, run_outputs, sequences_of, split_chain
 from models.evaluate import evaluate
-from models.onnx_stateful import StatefulModel
+from models.onnx_model import StatefulModel
+from models.predict import Classifier
 from models.run import run
 from models.training.request import train_parameters
 from models.training.train import Trained, TrainRequest, train

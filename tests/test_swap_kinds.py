@@ -11,7 +11,7 @@ from fault_recipe import RECIPE
 from swap_lab import SwapLab
 from tiny_models import manifest
 
-from models.raw import raw_chain
+from models.bundle import raw_chain
 from models.registry import write_bundle
 from models.registry.manifest import MODEL
 from models.registry.promote import promote

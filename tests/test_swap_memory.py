@@ -62,7 +62,7 @@ exchange, registry, over = Exchange([part], {}, home, Told()), open_registry(hom
 def serve():
     batch = np.random.default_rng(0).standard_normal((8, 1, 4000)).astype(np.float32)
     while not over.is_set():
-        part.serving.model.classifier.model.run(batch)
+        part.champion.predictor.classifier.model.run(batch)
 
 server, loader, found = threading.Thread(target=serve), ThreadPoolExecutor(1), {}
 server.start()

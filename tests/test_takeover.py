@@ -13,12 +13,11 @@ import pytest
 from aiokafka.structs import TopicPartition
 from memory_kafka import MemoryKafka, Worker
 
-from models.serving.around import Job
-from models.serving.handed import Floor, Left, Limits
+from models.serving.handover import LIFE, ReadBack, floor_of, note, read_handovers
+from models.serving.operator import Operator
 from models.serving.outputs import Events
-from models.serving.partition import Partition
+from models.serving.partition import Floor, Handover, Limits, Partition
 from models.serving.snapshots import Snapshot
-from models.serving.takeover import LIFE, ReadBack, floor_of, note, read_left
 from processors.chain import Chain
 from processors.intake import Intake
 from processors.steps.spectrogram import Spectrogram
@@ -47,7 +46,7 @@ def stored(chain: Chain) -> Snapshot:
     """A session of two chunks, of samples 0 to 6 and 7 to 10, that went quiet."""
     clock = [0.0]
     partition = Partition(0, chain, lambda _: None, lambda: clock[0], Limits(quiet_s=1))
-    partition.load(Left(next_offset={"t": 0}, topic_ids={"t": "first"}))
+    partition.load(Handover(next_offset={"t": 0}, topic_ids={"t": "first"}))
     assert take(partition, 0, 7) + take(partition, 7, 3) == [0]
     clock[0] = 5.0
     ((_, make),) = partition.snapshots()
@@ -57,7 +56,7 @@ def stored(chain: Chain) -> Snapshot:
 
 def taken_over(chain: Chain, snapshot: Snapshot, topic_id: str = "first") -> Partition:
     partition = Partition(0, chain, lambda _: None, lambda: 0.0)
-    partition.load(Left(snapshots={"s": snapshot}, next_offset={"t": 10}, topic_ids={"t": topic_id}))
+    partition.load(Handover(snapshots={"s": snapshot}, next_offset={"t": 10}, topic_ids={"t": topic_id}))
     return partition
 
 
@@ -72,7 +71,7 @@ def test_another_chain_reads_again_what_is_open(before: Chain, after: Chain) -> 
 
 def test_what_of_it_is_gone_is_told() -> None:
     partition = Partition(0, RAW, lambda _: None, lambda: 0.0)
-    left = Left(snapshots={"s": stored(COLUMNS)}, next_offset={"t": 10}, first_offset={"t": 9})
+    left = Handover(snapshots={"s": stored(COLUMNS)}, next_offset={"t": 10}, first_offset={"t": 9})
     partition.load(left)
     assert partition.next_offset == {"t": 9}
     assert list(partition.damaged) == ["s"]
@@ -84,7 +83,7 @@ def test_offsets_of_a_topic_that_was_made_again_mean_nothing() -> None:
     data = np.arange(10, 20, dtype=np.float32)[:, None]
     record.value = ChunkCodec().encode(Chunk(Header("s", 0, signal_format("imu", ("x",), 10)), 10, data))
     partition = Partition(0, RAW, lambda _: None, lambda: 0.0)
-    partition.load(Left(snapshots={"s": stored(RAW)}, next_offset={"t": 0}, topic_ids={"t": "second"}))
+    partition.load(Handover(snapshots={"s": stored(RAW)}, next_offset={"t": 0}, topic_ids={"t": "second"}))
     made = [p.output.start_index for found in partition.take("t", [record], lambda *_: None) for p in found]  # type: ignore[union-attr]
     assert made == [4, 8, 12]  # with the samples that the first topic had
     assert partition.committable() == {"t": (2, Floor())}  # until a snapshot says so
@@ -161,10 +160,10 @@ def test_a_snapshot_that_was_held_back_over_a_takeover_is_older_than_its_success
     for life, snapshot in ((b"0.1", older), (b"1.2", newer), (b"0.1", older)):
         kafka.append(names.of("state"), 0, b"tiny\ns", snapshot.encode(), headers=((LIFE, life),))
 
-    job = Job("r", "tiny", ("t.sensor",), RAW, Events("r"), names.of("events"), lambda _: None, lambda *_: [])
+    operator = Operator("r", "tiny", ("t.sensor",), RAW, Events("r"), names.of("events"), lambda _: None, lambda *_: [])
 
-    async def take_over() -> Left:
-        around = Worker(kafka, job, names).agent._around
-        return (await read_left(job, around, [TopicPartition("t.sensor", 0)], b"tiny\n"))[0]
+    async def take_over() -> Handover:
+        runtime = Worker(kafka, operator, names).agent._runtime
+        return (await read_handovers(operator, runtime, [TopicPartition("t.sensor", 0)], b"tiny\n"))[0]
 
     assert asyncio.run(take_over()).snapshots["s"].upto == 9

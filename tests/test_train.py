@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from tiny_models import RECIPE, recipe, window
 
 from models.bundle import load_bundle
-from models.classify import fit_temperature
 from models.data.dataset import read_dataset, stream_of, windows_of
 from models.data.examples import Example
 from models.data.samples import fit_steps, split_chain
 from models.data.splits import make_split
+from models.predict import fit_temperature
 from models.registry.manifest import MANIFEST, MODEL
 from models.training.cli import evaluate_command, train_command
 from models.training.request import train_parameters

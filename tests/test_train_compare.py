@@ -11,10 +11,9 @@ import pytest
 from click.testing import CliRunner
 from tiny_models import RECIPE, recipe
 
-from models.bundle import Bundle, load_bundle
-from models.classify import Classifier
+from models.bundle import Bundle, load_bundle, raw_chain
 from models.evaluate import evaluate
-from models.raw import raw_chain
+from models.predict import Classifier
 from models.run import run
 from models.training.cli import evaluate_command, train_command
 from models.training.record import RunRecord

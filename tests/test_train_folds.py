@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner
 from tiny_models import RECIPE, recipe
 
-from models.classify import fit_temperature, softmax
 from models.data.dataset import read_dataset
 from models.data.examples import Example
 from models.data.samples import fit_steps, split_chain, to_samples, with_steps
 from models.data.splits import make_folds, make_split
 from models.pooling import learn_hmm, pool_windows
+from models.predict import fit_temperature, softmax
 from models.training.cli import train_command
 from models.training.record import RunRecord
 from models.training.train import Trained, TrainRequest, train

@@ -13,10 +13,10 @@ import pytest
 from click.testing import CliRunner
 from tiny_models import RECIPE, recipe
 
-from models.classify import Classifier
 from models.data.dataset import read_dataset
 from models.data.samples import split_chain
 from models.evaluate import JudgedWindow, evaluate
+from models.predict import Classifier
 from models.run import run
 from models.training.cli import evaluate_command, train_command
 from models.training.record import RunRecord

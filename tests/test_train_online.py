@@ -15,7 +15,7 @@ from fault_lab import await_that
 
 from deploy.children import Child, kymo_command, kymo_environment, stop
 from models.bundle import Bundle
-from models.classify import Classifier
+from models.predict import Classifier
 from models.run import run
 from models.training.train import TrainRequest, train
 from processors.recipe.load import Recipe, load_recipe

@@ -18,7 +18,7 @@ from deploy import broker as embedded
 from deploy.broker import free_port
 from deploy.children import Child, kymo_command, kymo_environment
 from models.bundle import load_bundle
-from models.classify import Classifier
+from models.predict import Classifier
 from models.run import run
 from processors.recipe.load import load_recipe
 from streams.chunk import Chunk, Header, signal_format
@@ -125,7 +125,7 @@ def test_no_broker_is_told_in_one_line(lab: Lab) -> None:
         assert "kymo broker status" in line
 
 
-@pytest.mark.parametrize("part", ["models.classify.Classifier.classify", "models.serving.partition.Partition.take"])
+@pytest.mark.parametrize("part", ["models.predict.Classifier.classify", "models.serving.partition.Partition.take"])
 def test_an_agent_that_dies_ends_the_process(lab: Lab, part: str) -> None:
     module, name, method = part.rsplit(".", 2)
     code = (

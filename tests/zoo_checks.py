@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from models.bundle import input_shape, load_bundle
-from models.classify import Classifier
 from models.onnx_model import OnnxModel
+from models.predict import Classifier
 from models.registry import write_bundle
 from models.registry.manifest import MODEL
 from models.training.export import INPUT, OUTPUT, Exported, export_model

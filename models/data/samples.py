@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from models.bundle import input_shape
 from models.data.examples import Dataset, Example, target_arrays
 from models.data.splits import session_of
-from models.stateful import follows
+from models.onnx_model import follows
 from models.zoo import Head, Samples
 from processors.chain import Chain, PerWindow
 from processors.spec import Spec

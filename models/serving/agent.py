@@ -1,4 +1,4 @@
-"""The agent of one job. In: records of the input topics, in batches. Out: events (or derived chunks), snapshots, rejections, commits.
+"""The agent of one operator. In: records of the input topics, in batches. Out: events (or derived chunks), snapshots, rejections, commits.
 
 It knows aiokafka's records and producer but no Faust: `processors.faust_app.BatchApp` calls it. Windows that become whole while a batch is
 being classified form the next batch.
@@ -22,14 +22,11 @@ from typing import Any
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
-from models.serving.around import Around, Job
-from models.serving.commits import Commits
-from models.serving.handed import Left, Limits, Pending
-from models.serving.outbox import Outbox, Outgoing, rejection
-from models.serving.partition import Partition
-from models.serving.served import Model, from_thread
-from models.serving.shadow import SILENT
-from models.serving.takeover import read_left
+from models.predict import Predictor
+from models.serving.handover import Commits, read_handovers
+from models.serving.operator import SILENT, Classify, Operator, from_thread
+from models.serving.partition import Handover, Limits, Partition, Pending
+from models.serving.runtime import Outbox, Outgoing, Runtime, rejection
 from streams.errors import ChunkError, DeliveryError
 
 _BATCH = 64  # windows a classification; more only adds latency
@@ -41,8 +38,8 @@ _YIELD_S = 0.005  # how long records are taken before other tasks have their tur
 class Agent:
     """Takes records, gives events."""
 
-    def __init__(self, job: Job, around: Around, limits: Limits | None = None) -> None:
-        self.job, self._limits, self._around = job, limits, around
+    def __init__(self, operator: Operator, runtime: Runtime, limits: Limits | None = None) -> None:
+        self.operator, self._limits, self._runtime = operator, limits, runtime
         self.partitions: dict[int, Partition] = {}
         self._life = 0  # counts how often it has let go of everything
         self._holding = 0  # whether it is about to: nothing new is begun then
@@ -53,8 +50,8 @@ class Agent:
         self._ending = asyncio.Lock()
         self._idle = asyncio.Event()  # no batch is being classified
         self._idle.set()
-        self._outbox = Outbox(around.kafka.aiokafka_producer, self._fail, self._stamp_ms)
-        self._commits = Commits(self.partitions, lambda: self.job, around, self._outbox)
+        self._outbox = Outbox(runtime.kafka.aiokafka_producer, self._fail, self._stamp_ms)
+        self._commits = Commits(self.partitions, lambda: self.operator, runtime, self._outbox)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="classify")
         self._tasks: list[asyncio.Task[None]] = []
         self._loading: asyncio.Task[None] | None = None
@@ -69,15 +66,17 @@ class Agent:
 
     def start(self, commit_every_s: float = 0.5) -> None:
         """Begin to classify and commit."""
-        if self.job.shadow is not None:
-            self.job.shadow.start(Outbox(self._around.kafka.aiokafka_producer, self.job.shadow.failed, self._stamp_ms))
-        if self.job.serving is not None and self.job.anew is not None:
-            self.job.serving.rechain = from_thread(self.rechain)
+        if self.operator.shadow is not None:
+            self.operator.shadow.start(
+                Outbox(self._runtime.kafka.aiokafka_producer, self.operator.shadow.failed, self._stamp_ms)
+            )
+        if self.operator.champion is not None and self.operator.anew is not None:
+            self.operator.champion.rechain = from_thread(self.rechain)
         loops = self._classify, partial(self._commit_every, commit_every_s)
         self._tasks = [asyncio.create_task(self._guard(loop)) for loop in loops]
 
     def _stamp_ms(self) -> int:
-        return self._around.kafka.lease.stamp_ms
+        return self._runtime.kafka.lease.stamp_ms
 
     async def _guard(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
@@ -97,7 +96,7 @@ class Agent:
         life = self._life
         for tp, batch in records.items():
             partition = self.partitions.get(tp.partition)
-            if partition is not None and life == self._life and not self._holding and tp.topic in self.job.inputs:
+            if partition is not None and life == self._life and not self._holding and tp.topic in self.operator.inputs:
                 await self._take(partition, tp, batch)
         await self._room(life)
 
@@ -113,7 +112,7 @@ class Agent:
                     if life != self._life or self._holding:
                         return
                     started, more = time.perf_counter(), self._take_some(partition, taking)
-                    self._around.observer.took(partition, count if not more else 0, time.perf_counter() - started)
+                    self._runtime.observer.took(partition, count if not more else 0, time.perf_counter() - started)
                 self._tell_damaged(partition)
                 await self._wake()
                 if not more:
@@ -124,9 +123,9 @@ class Agent:
     def _take_some(self, partition: Partition, taking: Any) -> bool:
         """Take records for a while; whether there are more."""
         until = time.perf_counter() + _YIELD_S
-        for made in taking:
-            self._pending.extend((partition, pending) for pending in made)
-            self._pending_bytes += sum(pending.output.nbytes for pending in made)
+        for windows in taking:
+            self._pending.extend((partition, pending) for pending in windows)
+            self._pending_bytes += sum(pending.output.nbytes for pending in windows)
             if time.perf_counter() > until or self._full:
                 return True
         return False
@@ -140,7 +139,7 @@ class Agent:
 
     def _tell_damaged(self, partition: Partition) -> None:
         for session, why in partition.damaged.items():
-            self._around.tell(f"{self.job.recipe}: session {session}: {why}; it goes on with what comes")
+            self._runtime.tell(f"{self.operator.recipe}: session {session}: {why}; it goes on with what comes")
         partition.damaged.clear()
 
     def _reject(self, record: Any, error: ChunkError) -> None:
@@ -148,10 +147,10 @@ class Agent:
         partition = self.partitions.get(record.partition)
         if partition is None or not partition.rejects(record.topic, record.offset):
             return
-        self._around.observer.rejected(error.reason)
-        rejected = rejection(record, error, self.job.recipe, partition.topic_id(record.topic))
+        self._runtime.observer.rejected(error.reason)
+        rejected = rejection(record, error, self.operator.recipe, partition.topic_id(record.topic))
         rejected.done = partial(self._rejected, partition)
-        self._outbox.put(self._around.names.of("rejected"), record.partition, [rejected])
+        self._outbox.put(self._runtime.names.of("rejected"), record.partition, [rejected])
 
     @staticmethod
     def _rejected(partition: Partition, end: int) -> None:
@@ -168,37 +167,37 @@ class Agent:
 
     async def _load(self, life: int) -> None:
         """The assigned partitions as their last owners left them; then their records may come."""
-        around, job = self._around, self.job
-        inputs = [tp for tp in around.kafka.assigned() if tp.topic in job.inputs]
-        producer = around.kafka.aiokafka_producer()
-        for topic in (job.topic, around.names.of("state"), around.names.of("rejected")):
+        runtime, operator = self._runtime, self.operator
+        inputs = [tp for tp in runtime.kafka.assigned() if tp.topic in operator.inputs]
+        producer = runtime.kafka.aiokafka_producer()
+        for topic in (operator.topic, runtime.names.of("state"), runtime.names.of("rejected")):
             await producer.partitions_for(topic)  # else the first event would wait for it
-        found = await read_left(job, around, inputs, self._commits.key("")) if inputs else {}
-        await self._wait_for(lambda: around.kafka.lease.left_s > 0 or life != self._life)
+        handovers = await read_handovers(operator, runtime, inputs, self._commits.key("")) if inputs else {}
+        await self._wait_for(lambda: runtime.kafka.lease.left_s > 0 or life != self._life)
         if life != self._life:
             return
         offsets = dict[TopicPartition, int]()
-        for n, left in found.items():
-            self._commits.know(left.topic_ids)
+        for n, handover in handovers.items():
+            self._commits.know(handover.topic_ids)
             partition = self.partitions[n] = Partition(
-                n, job.chain, job.matches, time.monotonic, self._limits, job.outputs
+                n, operator.chain, operator.matches, time.monotonic, self._limits, operator.outputs
             )
-            partition.load(left)
+            partition.load(handover)
             self._tell_damaged(partition)
             await asyncio.sleep(0)
             offsets |= {TopicPartition(topic, n): offset for topic, offset in partition.next_offset.items()}
-        await around.kafka.begin(offsets)
-        for n, left in found.items():
-            self._clear_up(n, left)
+        await runtime.kafka.begin(offsets)
+        for n, handover in handovers.items():
+            self._clear_up(n, handover)
 
-    def _clear_up(self, number: int, left: Left) -> None:
+    def _clear_up(self, number: int, handover: Handover) -> None:
         """Reject what nobody here can have written, and delete snapshots that are of no use."""
-        for record, error in (*left.odd, *left.odd_snapshots.values()):
-            self._around.tell(
-                f"{self.job.recipe}: {record.topic}/{record.partition} at {record.offset}: {error}; left out"
+        for record, error in (*handover.odd, *handover.odd_snapshots.values()):
+            self._runtime.tell(
+                f"{self.operator.recipe}: {record.topic}/{record.partition} at {record.offset}: {error}; left out"
             )
             self._reject(record, ChunkError("undecodable", str(error)))
-        if gone := [*left.gone, *left.odd_snapshots]:
+        if gone := [*handover.gone, *handover.odd_snapshots]:
             self._commits.forget(number, gone)
 
     async def on_revoked(self) -> None:
@@ -211,7 +210,7 @@ class Agent:
         """Nothing is taken, classified or committed any more, what was published is committed, nothing is held."""
         self._life += 1
         self._holding += 1
-        self._around.kafka.hold()
+        self._runtime.kafka.hold()
         try:
             async with self._ending:
                 await self._wake()
@@ -238,21 +237,21 @@ class Agent:
     async def _within_lease(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         while not task.done():
-            if (left_s := self._around.kafka.lease.left_s) <= 0:
+            if (left_s := self._runtime.kafka.lease.left_s) <= 0:
                 task.cancel()
                 raise DeliveryError("partitions were not handed over in time; others may own them")
             await asyncio.wait([task], timeout=left_s)
         task.result()
 
-    async def rechain(self, model: Model) -> None:
-        """Let a model take over whose windows are of another kind: everything is let go of, and taken up with the other chain."""
-        assert self.job.serving is not None
-        assert self.job.anew is not None
+    async def rechain(self, predictor: Predictor) -> None:
+        """Let a predictor take over whose windows are of another kind: everything is let go of, and taken up with the other chain."""
+        assert self.operator.champion is not None
+        assert self.operator.anew is not None
         try:
             async with self._letting_go():
-                self.job.serving.model, self.job = model, self.job.anew(model.bundle)
-                if self.job.shadow is not None:  # what it takes is not made any more
-                    self.job.shadow.model = None
+                self.operator.champion.predictor, self.operator = predictor, self.operator.anew(predictor.bundle)
+                if self.operator.shadow is not None:  # what it takes is not made any more
+                    self.operator.shadow.predictor = None
                 self._begin_loading()
         except Exception as error:
             self._fail(error)
@@ -268,11 +267,11 @@ class Agent:
         finally:
             for task in self._tasks:
                 task.cancel()
-            if self.job.shadow is not None:
-                self.job.shadow.close()
+            if self.operator.shadow is not None:
+                self.operator.shadow.close()
             self._outbox.close()
             self._thread.shutdown(wait=False, cancel_futures=True)
-            await self._around.read_back.close()
+            await self._runtime.read_back.close()
 
     # --- classifying
 
@@ -281,9 +280,10 @@ class Agent:
             async with self._changed:
                 await self._changed.wait_for(lambda: bool(self._pending) and not self._holding)
             # Asked once: another thread may exchange it.
-            model = self.job.serving.model if self.job.serving is not None else None
-            classify = model.classify if model is not None else self.job.classify
-            if batch := self._next_batch(model.bundle.id if model is not None else ""):
+            predictor = self.operator.champion.predictor if self.operator.champion is not None else None
+            classify = predictor.serve if predictor is not None else self.operator.classify
+            assert classify is not None
+            if batch := self._next_batch(predictor.bundle.id if predictor is not None else ""):
                 self._idle.clear()
                 try:
                     await self._judge(classify, batch)
@@ -291,14 +291,14 @@ class Agent:
                     self._idle.set()
             await self._wake()
 
-    def _next_batch(self, own: str) -> list[tuple[Partition, Pending]]:
-        """The next windows to judge by bundle `own`; those that need no judgement are done with on the way."""
+    def _next_batch(self, bundle: str) -> list[tuple[Partition, Pending]]:
+        """The next windows to judge by `bundle`; those that need no judgement are done with on the way."""
         batch: list[tuple[Partition, Pending]] = []
         sessions = set()
         while self._pending and len(batch) < self._most:
             partition, pending = self._pending[0]
             # Another bundle made it, so nothing that this one finds rests on it: it begins anew behind it.
-            skipped = not pending.left and pending.bundle not in ("", own)
+            skipped = not pending.unacknowledged and pending.bundle not in ("", bundle)
             if skipped and pending.session in sessions:
                 break
             self._pending.popleft()
@@ -311,30 +311,30 @@ class Agent:
                 batch.append((partition, pending))
         return batch
 
-    async def _judge(self, classify: Callable[..., list[list[bytes]]], batch: list[tuple[Partition, Pending]]) -> None:
+    async def _judge(self, classify: Classify, batch: list[tuple[Partition, Pending]]) -> None:
         started = time.perf_counter()
-        given = [p.output for _, p in batch], [p.session.memory for _, p in batch]
-        made = await asyncio.get_running_loop().run_in_executor(self._thread, classify, *given)
+        outputs, memories = [p.output for _, p in batch], [p.session.memory for _, p in batch]
+        judged = await asyncio.get_running_loop().run_in_executor(self._thread, classify, outputs, memories)
         took_s = time.perf_counter() - started
         self._most = max(1, min(_BATCH, 2 * self._most, int(_BATCH_S * len(batch) / max(took_s, 1e-6))))
-        self._around.observer.classified(len(batch), took_s)
+        self._runtime.observer.classified(len(batch), took_s)
         outgoing: dict[int, list[Outgoing]] = {}
-        for (partition, pending), events in zip(batch, made, strict=True):
-            if not pending.left:
+        for (partition, pending), events in zip(batch, judged, strict=True):
+            if not pending.unacknowledged:
                 partition.acknowledge(pending)
                 continue
             key, done = pending.output.session.encode(), partial(self._emitted, partition, pending)
             fresh = [Outgoing(key, event, done=done) for n, event in enumerate(events) if n not in pending.known]
             outgoing.setdefault(partition.number, []).extend(fresh)
         for number, records in outgoing.items():
-            self._outbox.put(self.job.topic, number, records)
-        if self.job.shadow is not None and not self._holding:
-            self.job.shadow.offer([(SILENT if p.known else partition.number, p.output) for partition, p in batch])
+            self._outbox.put(self.operator.topic, number, records)
+        if self.operator.shadow is not None and not self._holding:
+            self.operator.shadow.offer([(SILENT if p.known else partition.number, p.output) for partition, p in batch])
 
     def _emitted(self, partition: Partition, pending: Pending, end: int) -> None:
         partition.acknowledge(pending)
         partition.end = partition.end._replace(events=max(partition.end.events, end))
-        self._around.observer.emitted(time.time() - pending.sent_ms / 1000)
+        self._runtime.observer.emitted(time.time() - pending.sent_ms / 1000)
 
     # --- committing
 
@@ -368,7 +368,7 @@ class Agent:
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:
             self._failure = error
-            self._around.failed(error)
+            self._runtime.failed(error)
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

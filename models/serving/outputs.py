@@ -3,22 +3,25 @@
 A chain that ends at windows makes events; one that ends before them makes the chunks of a derived stream. What was published is read
 back as *marks*: for events the windows' start indices with the head that each is of, for chunks their end indices, and whether the
 stream ends there.
+
+The kinds of windows that the bundles of one recipe may take stand here, too. A recipe's own chain and the one cut back for raw windows
+(:func:`models.bundle.raw_chain`) stand on the same grid. So that a bundle of the one kind can take over from one of the other while
+sessions are open, a session keeps the input that the next window of either rests on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Protocol
 
 import numpy as np
 
-from models.serving.kinds import Kind
 from processors.chain import Chain
-from processors.intake import Derived
+from processors.intake import Derived, Intake
 from processors.windows import Windows
-from streams.chunk import Chunk, Header, Window
+from streams.chunk import Chunk, Format, Header, Window
 from streams.codec import ChunkCodec
 from streams.errors import MessageError
 from streams.messages import read_object
@@ -31,11 +34,55 @@ _END = "end"
 ENDLESS = 2**63 - 1  # as a memory: an output rests on all before it
 
 
+@dataclass(frozen=True, slots=True)
+class WindowKind:
+    """A chain up to its window."""
+
+    chain: Chain
+    digest: str  # of it, without learned numbers
+    step: Fraction  # raw samples from one of a window's rows to the next
+    margin: int  # raw samples before what a window rests on that an interpolated sample may rest on
+    window: Windows  # how it is cut, in raw samples
+    waits: int = field(init=False)  # raw samples behind a window's begin after which it must be whole, or never will be
+
+    def __post_init__(self) -> None:
+        far = 10**6 * self.window.hop  # no window there rests on what a session's begin leaves out
+        object.__setattr__(self, "waits", 2 * (self.window.length + far - self._oldest(far)))
+
+    @classmethod
+    def of(cls, chain: Chain, fmt: Format) -> WindowKind:
+        """The kind of a chain, for raw input of `fmt`."""
+        (window,) = (spec for spec in chain.specs if isinstance(spec, Windows))
+        before = Chain(tuple(spec for spec in chain.specs if spec is not window))
+        first = chain.specs[0]
+        margin = max(first.bridge, first.fill) + 1 if isinstance(first, Intake) else 0
+        return cls(chain, chain.digest(learned=False), before.output({fmt.stream: fmt}).step, margin, window)
+
+    def needs(self, start: int, seen: int) -> int:
+        """Oldest raw sample that windows still to come rest on."""
+        hop = self.window.hop
+        return max(0, self._oldest(max(start, (seen - self.waits) // hop * hop)))
+
+    def _oldest(self, start: int) -> int:
+        """Oldest raw sample that must be there for the window that begins at raw sample `start`."""
+        index = start * self.step.denominator // self.step.numerator
+        for spec in reversed(self.chain.specs):
+            if not isinstance(spec, Windows):
+                index = spec.input_index(index)
+        return index - self.margin
+
+
+def window_kinds(fmt: Format, *chains: Chain) -> tuple[WindowKind, ...]:
+    """The kinds of some chains; none where they are all one."""
+    kinds = {kind.digest: kind for kind in (WindowKind.of(chain, fmt) for chain in chains)}
+    return tuple(kinds.values()) if len(kinds) > 1 else ()
+
+
 class Outputs(Protocol):
     """What a chain's outputs are, to the delivery."""
 
     @property
-    def kinds(self) -> tuple[Kind, ...]:
+    def kinds(self) -> tuple[WindowKind, ...]:
         """See above."""
 
     @property
@@ -81,7 +128,7 @@ class Events:
     memory: int = 0
     # of each window's events, in order: empty for the recipe's own classes, then the names of the recipe's heads
     heads: tuple[str, ...] = ("",)
-    kinds: tuple[Kind, ...] = ()  # of windows that the recipe's bundles take, where they differ
+    kinds: tuple[WindowKind, ...] = ()  # of windows that the recipe's bundles take, where they differ
 
     @property
     def records(self) -> int:
@@ -132,7 +179,7 @@ class DerivedChunks:
 
     memory = 0
     records = 1
-    kinds: tuple[Kind, ...] = ()
+    kinds: tuple[WindowKind, ...] = ()
 
     def __init__(self, chain: Chain) -> None:
         self._chain, self._digest, self._codec = chain, chain.derived_digest(), ChunkCodec()

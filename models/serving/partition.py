@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from models.serving.handed import Floor, Left, Limits, Pending
 from models.serving.outputs import Events, Marks, Output, Outputs, outputs_of, taken_chain
-from models.serving.runs import SAMPLES, Run, decode_record
-from models.serving.sessions import Session
+from models.serving.sessions import SAMPLES, ChunkRun, Session
 from models.serving.snapshots import Snapshot
 from processors.chain import Chain
 from streams.chunk import Chunk, Format, Header
@@ -28,6 +27,75 @@ _BINDINGS = 10_000  # headers whose verdict is remembered
 _REJECTED = 10_000  # so many are remembered although nobody comes back to them
 _IRREGULAR = ("duplicates", "late")
 Reject = Callable[[Any, ChunkError], None]
+
+
+@dataclass(slots=True, frozen=True)
+class Limits:
+    """When a session gets a snapshot, so that it holds back no commit."""
+
+    quiet_s: float = 60.0  # seconds without a chunk after which a session is stored and unloaded
+    lag: int = 20_000  # offsets that a session may hold the commit back
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """A window on its way to becoming an event."""
+
+    output: Output  # the window, or the derived chunk
+    place: int  # where in the session's input it stands
+    session: Session  # whose it is
+    sent_ms: int  # Unix time at which its last chunk was sent, ms
+    # numbers of its records (the events of its heads) that stand already and are not published again
+    known: frozenset[int] = frozenset()
+    # records; none where all are known: then it is judged for the sake of those behind it
+    unacknowledged: int = 1
+    bundle: str = ""  # what made those that are known; those behind it rest on it only where the same bundle judges
+
+
+class Floor(NamedTuple):
+    """Where the output topics stood when the first record behind a commit was taken: what comes of those stands behind it."""
+
+    events: int = 0  # offsets of the partitions of the same number
+    rejected: int = 0
+
+
+_NOTHING = Floor()
+
+
+@dataclass(slots=True)
+class Handover:
+    """What an earlier life of a partition hands over to the next."""
+
+    start: Floor = _NOTHING  # what came of the records since its last commit stands between these
+    end: Floor = _NOTHING
+    state_end: int = 0  # where ``kymo.state`` ends
+    # by session, what is published of those: see :mod:`models.serving.outputs`
+    published: dict[str, Marks] = field(default_factory=dict)
+    rejected: set[tuple[str, int]] = field(default_factory=set)  # topics and offsets of those that are rejected
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)  # by session, its stored snapshot
+    gone: list[str] = field(default_factory=list)  # sessions whose stored snapshot is of no use any more
+    # records of the output topic which are nothing that workers write there
+    odd: list[tuple[Any, Exception]] = field(default_factory=list)
+    # by session, such records of ``kymo.state``
+    odd_snapshots: dict[str, tuple[Any, Exception]] = field(default_factory=dict)
+    next_offset: dict[str, int] = field(default_factory=dict)  # by input topic, where its last commit stands
+    first_offset: dict[str, int] = field(default_factory=dict)  # by input topic, the oldest offset that is still there
+    # by input topic, the end at loading: nothing behind it can have been read before
+    input_end: dict[str, int] = field(default_factory=dict)
+    topic_ids: dict[str, str] = field(default_factory=dict)  # by input topic, Kafka's id of it
+
+
+def decode_record(codec: ChunkCodec, record: Any) -> Chunk:
+    """The chunk of a record."""
+    if record.value is None:
+        raise ChunkError("undecodable", "a record without a value")
+    chunk = codec.decode(record.value)
+    if record.key != chunk.session.encode():
+        key = "absent" if record.key is None else repr(record.key[:40])
+        raise ChunkError(
+            "key", f"the record's key is {key}, its session {chunk.session!r}; the key must be the session"
+        )
+    return chunk
 
 
 class Partition:
@@ -54,25 +122,25 @@ class Partition:
         self._digest = chain.digest(learned=False)
         self._outputs, self._takes = outputs or outputs_of(chain, Events("")), taken_chain(chain)
         self._verdicts: dict[int, tuple[Header, bool]] = {}
-        self._left = Left()
+        self._handover = Handover()
         self.published: dict[str, Marks] = {}  # what earlier lives have published, and may come again
         self.samples = 0
         self.end, self.state_end = Floor(), 0
         self.next_offset: dict[str, int] = {}  # by input topic, where reading goes on
-        self._runs: dict[str, Run] = {}  # by session: read, but not yet taken
+        self._runs: dict[str, ChunkRun] = {}  # by session: read, but not yet taken
         self._pushing: Session | None = None  # has taken some pieces of its run, perhaps a part of a record
         self._floors: dict[str, deque[tuple[int, Floor]]] = {}
         self._committed: dict[str, int] = {}  # by topic: what this life has committed
         self._touched: dict[Session, None] = {}  # something happened to it since the last commit
         self._holds: dict[str, dict[Session, int]] = {}  # by topic, what the others need
 
-    def load(self, left: Left) -> None:
-        """Take over what an earlier life left."""
-        self._left, self.published = left, left.published
-        self.end, self.state_end = left.end, left.state_end
-        self.next_offset, self._asleep = dict(left.next_offset), dict(left.snapshots)
+    def load(self, handover: Handover) -> None:
+        """Take over from an earlier life."""
+        self._handover, self.published = handover, handover.published
+        self.end, self.state_end = handover.end, handover.state_end
+        self.next_offset, self._asleep = dict(handover.next_offset), dict(handover.snapshots)
         probe = self._session("", 0)
-        for name, snapshot in left.snapshots.items():
+        for name, snapshot in handover.snapshots.items():
             if (
                 snapshot.topic not in self.next_offset
                 or not self._same_topic(snapshot)
@@ -80,7 +148,7 @@ class Partition:
             ):
                 continue
             self.counts["other_chain"] += snapshot.chain != self._digest
-            first = left.first_offset.get(snapshot.topic, 0)
+            first = handover.first_offset.get(snapshot.topic, 0)
             if snapshot.open < first:
                 since = "is not known" if snapshot.open < 0 else f"{snapshot.open} is gone"
                 self.damaged[name] = (
@@ -88,10 +156,9 @@ class Partition:
                 )
             if snapshot.open >= 0:
                 self.next_offset[snapshot.topic] = min(self.next_offset[snapshot.topic], max(first, snapshot.open))
-
-        for name in self._asleep.keys() & left.published.keys() if self._outputs.kinds else ():
+        for name in self._asleep.keys() & handover.published.keys() if self._outputs.kinds else ():
             with suppress(TypeError, ValueError):  # a damaged one is told of when its session wakes
-                self._wake_if_behind(name, left.published[name])
+                self._wake_if_behind(name, handover.published[name])
 
     def _wake_if_behind(self, name: str, marks: Marks) -> None:
         """Have a session stored again whose snapshot does not know of windows that another kind published of what is in it.
@@ -106,10 +173,10 @@ class Partition:
         if (
             same
             and ahead - known
-            and snapshot.upto >= self._left.first_offset.get(topic, 0)
+            and snapshot.upto >= self._handover.first_offset.get(topic, 0)
             and topic in self.next_offset
         ):
-            self._wake(name, topic).hold_until_stored(self._left.next_offset[topic] - 1)
+            self._wake(name, topic).hold_until_stored(self._handover.next_offset[topic] - 1)
 
     def _same_topic(self, snapshot: Snapshot) -> bool:
         now = self.topic_id(snapshot.topic)
@@ -117,25 +184,26 @@ class Partition:
 
     def topic_id(self, topic: str) -> str:
         """Kafka's id of an input topic; empty where it is not known."""
-        return self._left.topic_ids.get(topic, "")
+        return self._handover.topic_ids.get(topic, "")
 
     def rejects(self, topic: str, offset: int) -> bool:
         """Whether a record that is of no use is yet to be rejected; asked once, it is."""
-        known = (topic, offset) in self._left.rejected
-        self._left.rejected.add((topic, offset))
+        rejected = self._handover.rejected
+        known = (topic, offset) in rejected
+        rejected.add((topic, offset))
         return not known
 
     def mark(self, topic: str, offset: int) -> None:
         """A batch begins at `offset`: note from where on stands what comes of anything from here on."""
         # What an earlier life may have read has its events anywhere from its mark on; what it cannot have read, behind today's end.
-        floor = self._left.start if offset < self._left.input_end.get(topic, 0) else self.end
+        floor = self._handover.start if offset < self._handover.input_end.get(topic, 0) else self.end
         floors = self._floors.setdefault(topic, deque())
         if not floors or floors[-1][1] != floor:
             floors.append((offset, floor))
 
     def take(self, topic: str, records: Iterable[Any], reject: Reject) -> Generator[list[Pending], None, None]:
         """Take records in order; where that is stopped half-way, :attr:`next_offset` tells what is not taken yet."""
-        runs, behind = self._runs, self._left.next_offset.get(topic, 0)
+        runs, behind = self._runs, self._handover.next_offset.get(topic, 0)
         try:
             for record in records:
                 self.next_offset[topic] = record.offset + 1
@@ -155,7 +223,7 @@ class Partition:
                 else:
                     if run is not None:
                         yield from self._push(run, reject)
-                    run = runs[session.name] = Run(session, chunk, record)
+                    run = runs[session.name] = ChunkRun(session, chunk, record)
                 # The first, late or repeated one is looked at alone, and counted.
                 if run.count >= SAMPLES or (len(run.chunks) == 1 and chunk.first_index != session.next_index):
                     yield from self._push(run, reject)
@@ -163,14 +231,14 @@ class Partition:
                 yield from self._push(next(iter(runs.values())), reject)
         finally:
             self._pushing = None
-            if runs:  # left half taken, as in a rebalance: what no session has yet must be read again
+            if runs:  # stopped half-way, as in a rebalance: what no session has yet must be read again
                 self.next_offset[topic] = self._position(topic)
                 runs.clear()
 
     def _position(self, topic: str) -> int:
         """The oldest offset that no session has taken."""
-        at: int = min((self.next_offset[topic], *(run.records[0].offset for run in self._runs.values())))
-        return at
+        offset: int = min((self.next_offset[topic], *(run.records[0].offset for run in self._runs.values())))
+        return offset
 
     def _session_for(self, topic: str, chunk: Chunk, offset: int) -> Session | None:
         """The session that takes a chunk; None if this recipe does not want it, or it is in a snapshot already."""
@@ -179,7 +247,7 @@ class Partition:
             return None
         session = self.sessions.get(chunk.session)
         if session is None:
-            if chunk.session not in self._asleep and offset < self._left.next_offset.get(topic, 0):
+            if chunk.session not in self._asleep and offset < self._handover.next_offset.get(topic, 0):
                 return None  # behind the commit: read again for another session's sake
             session = self._wake(chunk.session, topic)
         if offset < session.takes_from:
@@ -193,7 +261,7 @@ class Partition:
             session.stream, session.topic = chunk.stream, topic
         return session
 
-    def _push(self, run: Run, reject: Reject) -> Iterator[list[Pending]]:
+    def _push(self, run: ChunkRun, reject: Reject) -> Iterator[list[Pending]]:
         session = run.session
         self.sessions[session.name] = self.sessions.pop(session.name)  # the last to be quiet
         self._touched[session] = None
@@ -202,7 +270,7 @@ class Partition:
         self._pushing = session
         for chunk, places in run.pieces():
             try:
-                made = session.take(chunk, places)
+                outputs = session.take(chunk, places)
             except FormatError as error:  # a header that contradicts the session's own
                 self._refuse(run, str(error), reject)
                 break
@@ -215,30 +283,30 @@ class Partition:
             if counts:
                 self.counts.update(counts)
                 session.irregular = session.irregular or any(counts[name] for name in _IRREGULAR)
-            yield self._to_publish(session, made)
+            yield self._to_publish(session, outputs)
         self._pushing = None
         self._runs.pop(session.name, None)
 
     @staticmethod
-    def _refuse(run: Run, why: str, reject: Reject) -> None:
+    def _refuse(run: ChunkRun, why: str, reject: Reject) -> None:
         for record in run.records:
             reject(record, ChunkError("invalid", why))
 
-    def _to_publish(self, session: Session, made: list[Output]) -> list[Pending]:
+    def _to_publish(self, session: Session, items: list[Output]) -> list[Pending]:
         marks, outputs, sent_ms = self.published.get(session.name), self._outputs, session.sent_ms
         if not marks:
-            return [Pending(o, outputs.place(o), session, sent_ms, left=outputs.records) for o in made]
+            return [Pending(o, outputs.place(o), session, sent_ms, unacknowledged=outputs.records) for o in items]
         pending = []
-        for output in made:
-            fresh, known = outputs.fresh(output, marks)
-            left = outputs.records - len(known)
-            self.counts["windows_known"] += not left
-            if left or outputs.memory:  # those behind it rest on it
-                bundle = outputs.bundle(output, marks)
-                pending.append(Pending(fresh, outputs.place(output), session, sent_ms, known, left, bundle))
+        for item in items:
+            fresh, known = outputs.fresh(item, marks)
+            unacknowledged = outputs.records - len(known)
+            self.counts["windows_known"] += not unacknowledged
+            if unacknowledged or outputs.memory:  # those behind it rest on it
+                bundle = outputs.bundle(item, marks)
+                pending.append(Pending(fresh, outputs.place(item), session, sent_ms, known, unacknowledged, bundle))
             else:
-                session.acknowledge(outputs.place(output))
-        if made and not known:  # so seldom, since there may be many
+                session.acknowledge(outputs.place(item))
+        if items and not known:  # so seldom, since there may be many
             ahead = outputs.ahead(marks, session.given_to)
             self.published[session.name] = {mark: bundle for mark, bundle in marks.items() if mark in ahead}
         return pending
@@ -256,7 +324,7 @@ class Partition:
         return header.chain == self._takes and self._matches(header.format) is None
 
     def _wake(self, name: str, topic: str) -> Session:
-        takes_from, snapshot = self._left.next_offset.get(topic, 0), self._asleep.pop(name, None)
+        takes_from, snapshot = self._handover.next_offset.get(topic, 0), self._asleep.pop(name, None)
         session = self._session(name, takes_from)
         if snapshot is not None:
             try:
@@ -277,8 +345,8 @@ class Partition:
 
     def acknowledge(self, pending: Pending) -> None:
         """An event of a window is published and acknowledged (or the window needs none)."""
-        pending.left -= 1
-        if pending.left <= 0:
+        pending.unacknowledged -= 1
+        if pending.unacknowledged <= 0:
             pending.session.acknowledge(pending.place)
             self._touched[pending.session] = None
 
@@ -350,13 +418,13 @@ class Partition:
     def committed(self, topic: str, offset: int) -> None:
         """The broker has the commit: a restart begins there."""
         self._committed[topic] = offset
-        rejected = self._left.rejected
+        rejected = self._handover.rejected
         if len(rejected) > _REJECTED:
-            rejected -= {(name, at) for name, at in rejected if name == topic and at < offset}
+            rejected -= {(name, place) for name, place in rejected if name == topic and place < offset}
 
     def _restart(self, topic: str) -> int:
         """Where a restart would begin to read."""
-        return self._committed.get(topic, self._left.next_offset.get(topic, -1))
+        return self._committed.get(topic, self._handover.next_offset.get(topic, -1))
 
     def committable(self) -> dict[str, tuple[int, Floor]]:
         """By topic, where it changed: the offset that may be committed, and where to begin to read the outputs back from there."""
@@ -365,7 +433,7 @@ class Partition:
         for topic in self.next_offset:
             offset = min((self._position(topic), *holds.get(topic, {}).values()))
             # What a session reads again takes no commit back: what comes of it stands behind the last one's floor.
-            if offset <= self._committed.get(topic, -1) or offset < self._left.next_offset.get(topic, 0):
+            if offset <= self._committed.get(topic, -1) or offset < self._handover.next_offset.get(topic, 0):
                 continue
             floors = self._floors.get(topic, deque())
             while len(floors) > 1 and floors[1][0] <= offset:
@@ -373,6 +441,6 @@ class Partition:
             if floors:
                 out[topic] = (offset, floors[0][1])
             else:  # not read from yet: what an earlier life read of it has its events from that life's mark on
-                unread = offset < self._left.input_end.get(topic, 0)
-                out[topic] = (offset, self._left.start if unread else self.end)
+                unread = offset < self._handover.input_end.get(topic, 0)
+                out[topic] = (offset, self._handover.start if unread else self.end)
         return out

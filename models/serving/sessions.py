@@ -1,5 +1,7 @@
 """One session in a worker. In: its chunks with their offsets. Out: windows, and which offsets the session still needs.
 
+What comes out of a chain does not depend on how its input is cut, so a backlog of small chunks goes through as runs of few large ones.
+
 Offsets are released once no open window needs their samples and every window made of them is acknowledged. Where that cannot be told
 from the samples alone (a late or repeated chunk, a session that has ended or gone quiet) a snapshot takes their place, and so it does
 for every offset where a window rests on all before it, as it does for a stateful model.
@@ -11,10 +13,12 @@ where the oldest open one begins: the session is read again from there, and what
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from models.serving.outputs import ENDLESS, Marks, Output, Outputs
 from models.serving.snapshots import Snapshot
@@ -25,9 +29,12 @@ from processors.windows import WindowStage
 from streams.chunk import Chunk, Header, Window
 from streams.errors import MessageError
 
+#: A run is pushed when it holds so many, and in pieces of so many: more would only add latency, and memory.
+SAMPLES = 2_048
+
 
 @dataclass(slots=True)
-class _Given:
+class _OutputEntry:
     """An output: its place, the oldest sample that may be needed to make it again, and whether it is not yet acknowledged."""
 
     place: int
@@ -52,22 +59,20 @@ class Session:
         self.touched_s = 0.0
         self.sent_ms = 0  # when the newest chunk taken was sent, Unix ms
         self.next_index = -1  # where the newest chunk taken ended
-        self._given: deque[_Given] = deque()  # outputs not acknowledged, and those before them that they rest on
-        #: What was found of the last outputs, for those behind them; whoever judges them keeps it.
+        self._given: deque[_OutputEntry] = deque()  # outputs not acknowledged, and those before them that they rest on
+        #: What is remembered of the last outputs, for those behind them; whoever judges them keeps it.
         self.memory: list[Any] = []
         self._needed = 0  # what the chain needed when it last gave outputs: the next ones rest on nothing older
-        self._made: tuple[Header, int] | None = None  # header and end of the newest derived chunk
+        self._derived: tuple[Header, int] | None = None  # header and end of the newest derived chunk
         self._ended_at = -1  # where the derived stream's last end mark stands
-        self._ledger: deque[tuple[int, int, int]] = (
-            deque()
-        )  # (end index, offset, what was seen before) of chunks still needed
+        # (end index, offset, what was seen before) of chunks still needed
+        self._ledger: deque[tuple[int, int, int]] = deque()
         self.last_offset = -1
         self.stored_upto = -1  # the stored snapshot holds everything up to this offset; -1: none is stored
         self._whole = True  # whether the stored snapshot has this chain's memory, or can have it
         self.large = False  # its memory does not fit into a snapshot
-        self._since: tuple[int, int] | None = (
-            None  # (first index, offset) of the first chunk behind the stored snapshot
-        )
+        # (first index, offset) of the first chunk behind the stored snapshot
+        self._since: tuple[int, int] | None = None
 
     def take(self, chunk: Chunk, places: Sequence[tuple[int, int]]) -> list[Output]:
         """Outputs that became whole by `chunk`."""
@@ -78,29 +83,34 @@ class Session:
         if self._since is None:
             starts = (chunk.first_index, *(end for end, _ in places))
             self._since = next(
-                ((start, at) for start, (_, at) in zip(starts, places, strict=False) if at > self.stored_upto), None
+                (
+                    (start, offset)
+                    for start, (_, offset) in zip(starts, places, strict=False)
+                    if offset > self.stored_upto
+                ),
+                None,
             )
-        made: list[Output] = self.stage.push(chunk)
+        outputs: list[Output] = self.stage.push(chunk)
         if chunk.end:
-            made += self.stage.flush()
-        if made and isinstance(made[-1], Chunk):
-            self._made = (made[-1].header, made[-1].end_index)
-        if chunk.end and self._made is not None and self._made[1] > self._ended_at:
-            self._ended_at = self._made[1]
-            made += self._outputs.ending(*self._made)
+            outputs += self.stage.flush()
+        if outputs and isinstance(outputs[-1], Chunk):
+            self._derived = (outputs[-1].header, outputs[-1].end_index)
+        if chunk.end and self._derived is not None and self._derived[1] > self._ended_at:
+            self._ended_at = self._derived[1]
+            outputs += self._outputs.ending(*self._derived)
         self.ended = chunk.end
-        made = [o for o in made if not isinstance(o, Window) or o.start_index > self.given_to]
-        if made:
-            self._note(made, places[0][1])
-        return made
+        outputs = [o for o in outputs if not isinstance(o, Window) or o.start_index > self.given_to]
+        if outputs:
+            self._note(outputs, places[0][1])
+        return outputs
 
-    def _note(self, made: list[Output], offset: int) -> None:
+    def _note(self, outputs: list[Output], offset: int) -> None:
         if offset <= self.stored_upto:
             # Read again, it gives more than it had when it was stored: only a new snapshot can tell a restart of these.
             self.hold_until_stored(self.takes_from)
-        self._given.extend(_Given(self._outputs.place(output), self._needed) for output in made)
+        self._given.extend(_OutputEntry(self._outputs.place(output), self._needed) for output in outputs)
         self._needed = self._chain_needs()
-        self.given_to = made[-1].start_index if isinstance(made[-1], Window) else -1
+        self.given_to = outputs[-1].start_index if isinstance(outputs[-1], Window) else -1
 
     def hold_until_stored(self, offset: int) -> None:
         """Hold the commit at an offset until a new snapshot is stored."""
@@ -128,11 +138,11 @@ class Session:
         return next((i for i, given in enumerate(self._given) if given.open), len(self._given))
 
     def _chain_needs(self) -> int:
-        own = min(self.stage.needs_from.values(), default=0)
+        needed = min(self.stage.needs_from.values(), default=0)
         if not self._outputs.kinds:
-            return own
+            return needed
         start = next(s.next_start for s in self.stage.stages if isinstance(s, WindowStage))
-        return min(own, *(kind.needs(start, self._seen) for kind in self._outputs.kinds))
+        return min(needed, *(kind.needs(start, self._seen) for kind in self._outputs.kinds))
 
     def _needs(self) -> int:
         # An output may rest on samples before its own start: those on either side of a gap that was bridged.
@@ -193,16 +203,17 @@ class Session:
         ahead = self._outputs.ahead(by_mark, self.given_to, self._seen)
         meta: dict[str, Any] = {"stream": self.stream, "memory": self.memory, "given_to": self.given_to}
         meta |= {"seen": self._seen, "published": sorted((*mark, by_mark[mark]) for mark in ahead)}
-        if self._made is not None:
-            meta |= {"made": header_to_json(self._made[0]), "made_end": self._made[1], "ended_at": self._ended_at}
+        if self._derived is not None:
+            header, end = self._derived
+            meta |= {"made": header_to_json(header), "made_end": end, "ended_at": self._ended_at}
         needs = self._needs()
         _, oldest, meta["open_seen"] = next(
             (entry for entry in self._ledger if entry[0] > needs or entry is self._ledger[-1]),
             (self._seen, self.takes_from, self._seen),
         )
-        told = {"chain": self._chain, "topic": self.topic, "topic_id": topic_id, "upto": self.last_offset}
-        told |= {"open": oldest, "ended": self.ended}
-        return partial(Snapshot.of, told, meta, [stage.snapshot() for stage in self.stage.stages])
+        front = {"chain": self._chain, "topic": self.topic, "topic_id": topic_id, "upto": self.last_offset}
+        front |= {"open": oldest, "ended": self.ended}
+        return partial(Snapshot.of, front, meta, [stage.snapshot() for stage in self.stage.stages])
 
     def stored(self, whole: bool = True) -> None:
         """The snapshot just taken is acknowledged: it stands for every offset so far; `whole` if with the chain's memory."""
@@ -231,12 +242,12 @@ class Session:
 
     def _restore(self, snapshot: Snapshot, same_topic: bool) -> None:
         meta = snapshot.meta
-        self.published = {(int(start), str(head)): str(*made) for start, head, *made in meta.get("published", ())}
+        self.published = {(int(start), str(head)): str(*bundle) for start, head, *bundle in meta.get("published", ())}
         self.stream, self.topic, self.ended = str(meta["stream"]), snapshot.topic, snapshot.ended
         self.memory, self.given_to = list(meta.get("memory", [])), int(meta.get("given_to", -1))
         if "made" in meta:
             header, end = header_from_json(meta["made"]), int(meta["made_end"])
-            self._made, self._ended_at = (header, end), int(meta["ended_at"])
+            self._derived, self._ended_at = (header, end), int(meta["ended_at"])
             self.published |= self._outputs.published_to(end)
         if self.reads_again(snapshot):
             # Where a window's oldest sample is not known, what comes next is all that can be taken.
@@ -259,3 +270,51 @@ class Session:
             # Only a new snapshot can stand for anything of the new topic.
             self.takes_from, self.irregular = 0, True
             self._ledger.clear()
+
+
+class ChunkRun:
+    """Consecutive chunks of one stream of one session, to be taken as one."""
+
+    def __init__(self, session: Session, chunk: Chunk, record: Any) -> None:
+        self.session, self.chunks, self.records = session, [chunk], [record]
+        self.count = chunk.count
+
+    def follows(self, chunk: Chunk) -> bool:
+        """Whether `chunk` goes on exactly where this run ends."""
+        last = self.chunks[-1]
+        return (
+            chunk.header is last.header
+            and chunk.first_index == last.end_index
+            and not last.end
+            and chunk.times_ns is None
+        )
+
+    def add(self, chunk: Chunk, record: Any) -> None:
+        """Add a chunk that :meth:`follows`."""
+        self.chunks.append(chunk)
+        self.records.append(record)
+        self.count += chunk.count
+
+    def pieces(self) -> Iterator[tuple[Chunk, list[tuple[int, int]]]]:
+        """All of it as one chunk, or as several where it is long, each with end index and offset of the chunks that it is made of."""
+        chunk = self._joined()
+        places = [(c.end_index, record.offset) for c, record in zip(self.chunks, self.records, strict=True)]
+        if chunk.count < 2 * SAMPLES or chunk.times_ns is not None:
+            yield chunk, places
+            return
+        for start in range(0, chunk.count, SAMPLES):
+            stop = min(start + SAMPLES, chunk.count)
+            first, end = chunk.first_index + start, chunk.first_index + stop
+            inside = [place for place in places if first < place[0] <= end]
+            if not inside or inside[-1][0] < end:  # it ends inside of a chunk
+                inside.append((end, next(offset for above, offset in places if above > end)))
+            piece = chunk.data[start:stop]
+            yield Chunk(chunk.header, first, piece, None, chunk.end and stop == chunk.count, chunk.filled), inside
+
+    def _joined(self) -> Chunk:
+        first, last = self.chunks[0], self.chunks[-1]
+        if first is last:
+            return first
+        data = np.concatenate([chunk.data for chunk in self.chunks])
+        filled = tuple(gap for chunk in self.chunks for gap in chunk.filled)
+        return Chunk(first.header, first.first_index, data, None, last.end, filled)

@@ -1,6 +1,6 @@
 """A session as it is stored on ``kymo.state``. In: what a session tells of itself, and its chain's memory. Out: bytes, and back.
 
-What is told of it stands in front, readable without the memory: who takes over a partition with thousands of sessions looks at nothing
+What it tells of itself stands in front, readable without the memory: who takes over a partition with thousands of sessions looks at nothing
 else. The memory is compressed. Where it is too large for a message, or another chain made it, the session goes on without it: from the
 offset of the oldest sample that an open window of it needs.
 """
@@ -20,7 +20,8 @@ from streams.messages import read_object
 from streams.topics import BY_NAME, MIB
 
 VERSION = 1
-_FRONT = struct.Struct("<2sBI")  # magic, version, bytes of what is told
+_FRONT = struct.Struct("<2sBI")  # magic, version, bytes of the front
+_FRONT_KINDS = {"chain": str, "topic": str, "topic_id": str, "upto": int, "open": int, "ended": bool, "meta": dict}
 _MAGIC = b"KS"
 MEMORY_MAX = 256 * MIB  # unpacked
 #: Largest snapshot: a message with its key and headers must fit into the topic.
@@ -43,13 +44,13 @@ class Snapshot:
     memory: bytes = b""  # the chain's, compressed; empty where it is left out
 
     @classmethod
-    def of(cls, told: Mapping[str, Any], meta: Mapping[str, Any], stages: Sequence[bytes]) -> Snapshot:
+    def of(cls, front: Mapping[str, Any], meta: Mapping[str, Any], stages: Sequence[bytes]) -> Snapshot:
         """A snapshot with the memory of a chain's stages, or without it where nobody would unpack as much.
 
         Compressing it takes its time, and is no work for an event loop.
         """
         memory = pack_list(list(stages))
-        return cls(**told, meta=meta, memory=zlib.compress(memory, 1) if len(memory) <= MEMORY_MAX else b"")
+        return cls(**front, meta=meta, memory=zlib.compress(memory, 1) if len(memory) <= MEMORY_MAX else b"")
 
     def light(self) -> Snapshot:
         """The same without the memory."""
@@ -57,8 +58,7 @@ class Snapshot:
 
     def encode(self) -> bytes:
         """The message."""
-        told = {name: getattr(self, name) for name in ("chain", "topic", "topic_id", "upto", "open", "ended", "meta")}
-        front = json.dumps(told, separators=(",", ":")).encode()
+        front = json.dumps({name: getattr(self, name) for name in _FRONT_KINDS}, separators=(",", ":")).encode()
         return b"".join((_FRONT.pack(_MAGIC, VERSION, len(front)), front, self.memory))
 
     @classmethod
@@ -73,14 +73,13 @@ class Snapshot:
             raise MessageError(
                 f"a snapshot of version {version}, this Kymo reads {VERSION}; run the Kymo that wrote it"
             )
-        told, end = read_object(raw[_FRONT.size : _FRONT.size + size]), _FRONT.size + size
-        kinds = {"chain": str, "topic": str, "topic_id": str, "upto": int, "open": int, "ended": bool, "meta": dict}
-        for name, kind in kinds.items():
-            if type(told.get(name)) is not kind:
+        front, end = read_object(raw[_FRONT.size : _FRONT.size + size]), _FRONT.size + size
+        for name, kind in _FRONT_KINDS.items():
+            if type(front.get(name)) is not kind:
                 raise MessageError(
-                    f"a snapshot whose `{name}` is {str(told.get(name))[:40]!r}, expected {kind.__name__}"
+                    f"a snapshot whose `{name}` is {str(front.get(name))[:40]!r}, expected {kind.__name__}"
                 )
-        return cls(**{name: told[name] for name in kinds}, memory=raw[end:])
+        return cls(**{name: front[name] for name in _FRONT_KINDS}, memory=raw[end:])
 
     def stages(self) -> list[bytes]:
         """The memory of the chain's stages."""
@@ -97,17 +96,11 @@ class Snapshot:
 def _first_version(raw: bytes) -> Snapshot:
     """A snapshot of the version that had no number; its memory is that of today's stages."""
     try:
-        about, stage, *_ = unpack_list(raw)
-        meta, _ = unpack(about)
-        told = {
-            "chain": meta.pop("chain"),
-            "topic": meta.pop("topic"),
-            "upto": meta.pop("upto"),
-            "ended": meta.pop("ended"),
-        }
+        packed_meta, stage, *_ = unpack_list(raw)
+        meta, _ = unpack(packed_meta)
+        front = {name: meta.pop(name) for name in ("chain", "topic", "upto", "ended")}
         if "made" in meta:
             meta["made"] = header_to_json(meta["made"])
-        told |= {"topic_id": "", "open": -1}
-        return Snapshot.of(told, meta, unpack_list(stage))
+        return Snapshot.of(front | {"topic_id": "", "open": -1}, meta, unpack_list(stage))
     except Exception as error:  # any bytes may stand there
         raise MessageError(f"{len(raw)} bytes are no snapshot ({type(error).__name__})") from None

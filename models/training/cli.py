@@ -20,8 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from models.bundle import load_bundle
-from models.evaluate import UNCLASSIFIED, evaluate
-from models.score_heads import said_of
+from models.evaluate import evaluate
+from models.scores import UNCLASSIFIED, score_line
 from models.training.lineage import Watch
 from processors.recipe.load import load_recipe
 from streams.errors import KymoError
@@ -248,7 +248,7 @@ def _print_scores(console: Console, scores: dict[str, Any]) -> None:
     for subject, own in scores.get("per_subject", {}).items():
         console.print(f"  {subject or 'no subject'}: {many(own['n'], 'recording')} {own['accuracy']:.1%}")
     for head, found in scores.get("heads", {}).items():
-        console.print(said_of(head, found))
+        console.print(score_line(head, found))
 
 
 class Period(click.ParamType):

@@ -18,9 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from models.onnx_model import OnnxModel
-from models.onnx_stateful import StatefulModel
-from models.stateful import WindowModel
+from models.onnx_model import OnnxModel, StatefulModel
 from models.zoo import Architecture
 from streams.chunk import Array
 from streams.errors import TrainingError
@@ -79,7 +77,7 @@ def export_stateful(model: Architecture, sequences: Any) -> Exported:
     trials += [sequences[i : i + 1] for i in range(min(_COMPARED, len(sequences)))]
     parity = _checked(max(map(parity_of, trials)), _STATEFUL_TOLERANCE)
     shape = (stateful.hop, *stateful.shape)
-    return Exported(graph, WindowModel.rule, parity, shape, len(stateful.start().hidden))
+    return Exported(graph, StatefulModel.rule, parity, shape, stateful.size)
 
 
 def _graph_of(model: Architecture) -> bytes:

@@ -18,13 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from models.classify import fit_temperature, softmax
 from models.data.examples import Example, Targets, target_arrays
 from models.data.samples import is_stateful, run_outputs
 from models.data.splits import session_of
 from models.pooling import Pool, State, learn_hmm, pool_windows
-from models.score_heads import score_head
-from models.scores import score_windows
+from models.predict import fit_temperature, softmax
+from models.scores import score_head, score_windows
 from models.training.export import load_stateful
 from models.training.record import Candidate, HeldHead, HeldOut
 from models.training.split_data import Prepared, augment_of, samples_of, sides_of, weights_of

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
-from models.evaluate import UNCLASSIFIED, JudgedWindow, evaluate
+from models.evaluate import JudgedWindow, evaluate
+from models.scores import UNCLASSIFIED
 from processors.recipe.load import Recipe
 from streams.errors import TrainingError
 from streams.recording import Recording

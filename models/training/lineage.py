@@ -20,7 +20,7 @@ from models.data.dataset import add_input, stream_of
 from models.data.examples import Dataset, Example
 from models.data.splits import session_of
 from models.pooling import Pool
-from models.score_heads import short
+from models.scores import short_scores
 from models.training.export import INPUT, OUTPUT, Exported
 from models.training.fit_and_judge import Fitted
 from models.training.request import TrainRequest
@@ -63,7 +63,7 @@ def manifest_of(
     if heads := final.prepared.heads:
         temperatures = zip(heads, judged.temperatures[1:], strict=True)
         made["heads"] = [{"name": h.name, "labels": list(h.labels), "temperature": t} for h, t in temperatures]
-        made["scores"] |= {"heads": short(judged.scores["heads"])} if judged.scores else {}
+        made["scores"] |= {"heads": short_scores(judged.scores["heads"])} if judged.scores else {}
     return made | ({"pool": pool.to_json()} if pool else {})
 
 

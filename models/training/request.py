@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from models.bundle import raw_chain
 from models.data.cache import build_dataset
 from models.data.examples import Dataset
 from models.data.samples import check_training, link_runs
 from models.data.splits import session_of
-from models.raw import raw_chain
 from models.training.fit_and_judge import Plan
 from models.training.record import Candidate
 from models.training.split_data import Prepared, prepare, prepare_raw

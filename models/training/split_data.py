@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from models.bundle import raw_chain
 from models.data.examples import Dataset, Example, heads_of
 from models.data.samples import fit_steps, sequences_of, split_chain, to_samples, with_steps
 from models.data.splits import Split, check_leaks, group_of, make_split, session_of
-from models.raw import raw_chain
 from models.zoo import Head, Samples
 from processors.chain import Chain
 from processors.recipe.load import Recipe

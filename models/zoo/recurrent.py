@@ -107,7 +107,7 @@ class Recurrent(KerasArchitecture):
             path.write_bytes(windows_to_onnx(self, input_name, output_name))
 
     def export_stateful(self, path: Path, input_name: str, output_name: str, hop: int) -> None:
-        """Write ONNX that goes on where it stopped; see :class:`~models.onnx_stateful.StatefulModel`.
+        """Write ONNX that goes on where it stopped; see :class:`~models.onnx_model.StatefulModel`.
 
         Beside windows ``(n, hop, …)`` it takes ``state`` ``(n, size)``, zeros at a session's begin, and gives
         ``next_state``. It never forgets on its own, though it was trained on windows that begin with nothing.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from models.onnx_stateful import NEXT_STATE, STATE
+from models.onnx_model import NEXT_STATE, STATE
 from models.zoo.keras_onnx import Graph, write_layers
 from streams.chunk import Array
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.classify import fit_temperature
+from models.predict import fit_temperature
 from models.zoo import Head
 from streams.chunk import Array
 

@@ -1,27 +1,51 @@
-"""The classifier: a batch function across sessions. In: Windows. Out: Events, `emitted_ns` 0 (the edge sets it).
+"""The one place where windows become events. In: windows of any sessions, what is remembered of these. Out: Events, `emitted_ns` 0.
 
-Nothing here knows Kafka or wall time. The same windows give the same events, to the bit, however they are batched.
+A :class:`Classifier` is a bundle's model as a batch function; a :class:`Predictor` makes of it what a recipe says, pooled and in the
+order of its heads. Workers, shadows, `kymo run`, evaluation and the gate all predict here, so that they say the same. The same windows
+give the same events, to the bit, however they are batched.
+
+What a session's next event rests on is kept in its memory: a list that begins empty, holds JSON values, is packed into the session's
+snapshots, and means something to :class:`Predictor` alone.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from threading import Lock
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from models.bundle import UNKNOWN, Bundle, BundleHead
-from models.onnx_model import MAX_BATCH, OnnxModel, aligned_empty
-from models.stateful import WindowModel
+from models.onnx_model import MAX_BATCH, OnnxModel, StatefulModel, aligned_empty
+from models.pooling import pool_for
+from processors.chain import PerWindowStage
 from processors.recipe.load import Recipe
-from streams.chunk import Array, Window
+from streams.chunk import Array, Header, Window
 from streams.errors import BundleError
 from streams.events import Event, event_id
 
+#: What is remembered of a session's windows, for those behind them.
+Memory = list[Any]
 _TEMPERATURES = np.geomspace(0.25, 8, 101)
+_HEADERS = 1_000  # sessions whose formats are remembered
+_WARM_UP = 4  # windows
+
+
+class BatchClassifier(Protocol):
+    """What classifies: a :class:`Classifier`."""
+
+    @property
+    def bundle(self) -> Bundle:
+        """Its bundle, whose chain has the learned numbers."""
+
+    def classify(self, windows: Sequence[Window], memories: Sequence[dict[str, Any]] | None = None) -> list[Event]:
+        """The events of each window, in order: its own, then one a head of the bundle; a stateful bundle's with what is
+        remembered of each window's session."""
 
 
 class Classifier:
@@ -51,11 +75,7 @@ class Classifier:
 
     def __init__(self, bundle: Bundle, recipe_name: str, min_probability: float = 0.0, kind: str = "") -> None:
         self.bundle, self.recipe_name, self.min_probability, self._kind = bundle, recipe_name, min_probability, kind
-        self.model: OnnxModel | WindowModel = (
-            WindowModel(bundle)
-            if bundle.state
-            else OnnxModel(bundle.model_path, bundle.input, bundle.output, bundle.batch)
-        )
+        self.model = _load_model(bundle)
         self.counts: Counter[str] = Counter()
         # Another processor may take other kernels than the one that the bundle was made on.
         self.batch_rule = self.model.settle(bundle.shape, bundle.dtype)
@@ -104,8 +124,8 @@ class Classifier:
             If a window has another shape than the bundle's.
         """
         if memories is None:
-            begun: dict[str, dict[str, Any]] = {}
-            memories = [begun.setdefault(window.session, {}) for window in windows]
+            by_session: dict[str, dict[str, Any]] = {}
+            memories = [by_session.setdefault(window.session, {}) for window in windows]
         events: list[Event] = []
         for i in range(0, len(windows), MAX_BATCH):
             part = windows[i : i + MAX_BATCH]
@@ -125,7 +145,7 @@ class Classifier:
                     )
                 # Spectrograms lie in memory as a channels-first network takes them: then this is a plain copy.
                 window.copy_to(self._rows[i])
-            if isinstance(self.model, WindowModel):
+            if isinstance(self.model, StatefulModel):
                 return self.model.go_on(windows, stacked, memories)
             return self.model.run(stacked[: len(windows)])
 
@@ -171,6 +191,107 @@ class Classifier:
         finite = math.isfinite(value)
         self.counts["not_finite"] += not finite
         return {head.name: value} if finite else {}
+
+
+def _load_model(bundle: Bundle) -> OnnxModel | StatefulModel:
+    if not bundle.state:
+        return OnnxModel(bundle.model_path, bundle.input, bundle.output, bundle.batch)
+    model = StatefulModel(bundle.model_path, bundle.input, bundle.output)
+    shape = (model.hop, *model.shape)
+    if (model.size, shape) != (bundle.state, bundle.shape):
+        raise BundleError(
+            f"{bundle.model_path}: takes windows of {shape} and a state of {model.size}, its manifest says {bundle.shape} "
+            f"and {bundle.state}; train the bundle again"
+        )
+    return model
+
+
+class Predictor:
+    """What turns windows into a recipe's events, by one bundle."""
+
+    def __init__(self, classifier: BatchClassifier, recipe: Recipe) -> None:
+        self.classifier, self.bundle = classifier, classifier.bundle
+        self._pool = pool_for(recipe, self.bundle)
+        self._min_probability = recipe.model.min_probability if recipe.model else 0.0
+        # Whatever order the bundle learned them in: the delivery counts a window's events by the recipe's.
+        places = {head.name: i for i, head in enumerate(self.bundle.heads, 1)}
+        self._order = (0, *(places[head.name] for head in recipe.heads))
+        #: The bundle's chain up to its window: what the windows of :meth:`serve` come from.
+        self.head, self._steps = self.bundle.chain.cut_behind_window()
+        # A stage works out the format of a stream once; the windows of many sessions come mixed, so each has its own.
+        self._stages: dict[int, tuple[Header, list[PerWindowStage]]] = {}
+
+    @classmethod
+    def to_serve(cls, bundle: Bundle, recipe: Recipe) -> Predictor:
+        """A predictor whose bundle is checked, loaded and warm."""
+        classifier = Classifier.for_recipe(bundle, recipe)
+        random = np.random.default_rng(0).standard_normal((_WARM_UP, *bundle.shape)).astype(bundle.dtype)
+        if not np.isfinite(classifier.model.run(random)).all():
+            raise BundleError(
+                f"bundle {bundle.id}: gives numbers that are not finite for ordinary windows; train it again"
+            )
+        return cls(classifier, recipe)
+
+    @property
+    def memory(self) -> int:
+        """Windows before it that an event rests on."""
+        return self._pool.windows - 1 if self._pool else 0
+
+    def serve(self, windows: Sequence[Window], memories: Sequence[Memory]) -> list[list[bytes]]:
+        """Encoded events of each window as `head` makes them, stamped with the present."""
+        predicted = self.predict([self._behind_steps(window) for window in windows], memories)
+        now_ns = time.time_ns()
+        return [[event.to_json(now_ns) for event in events] for events in predicted]
+
+    def _behind_steps(self, window: Window) -> Window:
+        """A window behind all steps of the bundle's chain."""
+        known = self._stages.get(id(window.header))
+        if known is None or known[0] is not window.header:
+            if len(self._stages) >= _HEADERS:
+                self._stages.clear()
+            known = self._stages[id(window.header)] = (window.header, [PerWindowStage(step) for step in self._steps])
+        for stage in known[1]:
+            (window,) = stage.push(window)
+        return window
+
+    def predict(self, windows: Sequence[Window], memories: Sequence[Memory]) -> list[list[Event]]:
+        """The events of each window behind all steps: its own, then one a head of the recipe."""
+        if self.bundle.state:
+            events = self.classifier.classify(windows, [self._recall(memory) for memory in memories])
+        else:
+            events = self.classifier.classify(windows)
+        width = 1 + len(self.bundle.heads)
+        by_window = (events[i : i + width] for i in range(0, len(events), width))
+        return [
+            [self._pooled(heads[number], memory) for number in self._order]
+            for heads, memory in zip(by_window, memories, strict=True)
+        ]
+
+    def _pooled(self, event: Event, memory: Memory) -> Event:
+        # What an hmm has learned is how the recipe's own classes follow each other.
+        if self._pool is None or (event.head and self._pool.kind != "mean"):
+            return event
+        states = self._recall(memory).setdefault("pool", {})
+        state = states.get(event.head, [])
+        if not event.probabilities:
+            states[event.head], values = self._pool.step_number(state, event.values)
+            return replace(event, values=values)
+        states[event.head], row = self._pool.step(state, list(event.probabilities.values()))
+        best = max(row)
+        label = list(event.probabilities)[row.index(best)] if best and best >= self._min_probability else UNKNOWN
+        named = dict(zip(event.probabilities, row, strict=True))
+        return replace(event, label=label, probability=best, probabilities=named)
+
+    def _recall(self, memory: Memory) -> dict[str, Any]:
+        """What this bundle remembers of a session.
+
+        What another one remembers may be of other classes, and is of another calibration: behind an exchange everything begins anew.
+        """
+        known = memory[0] if memory else None
+        if not isinstance(known, dict) or known.get("bundle") != self.bundle.id:
+            known = {"bundle": self.bundle.id}
+            memory[:] = [known]
+        return known
 
 
 def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:

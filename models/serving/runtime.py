@@ -1,19 +1,92 @@
-"""What an agent asks of Kafka, in aiokafka's terms. In: topics and offsets. Out: records read back, batches acknowledged."""
+"""What an agent runs on: Kafka in aiokafka's terms, and whoever is told. In: records to send. Out: batches acknowledged."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import aiokafka
-from aiokafka.structs import TopicPartition
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
+from models.serving.partition import Partition
+from processors.lease import Lease
 from streams.errors import ChunkError, DeliveryError
+from streams.topics import Names
 
 #: Records, and bytes of their values, that may wait for the broker's word: beyond them an outbox is full.
 MOST_RECORDS, MOST_BYTES = 4096, 32 * 2**20
+
+
+class Observer(Protocol):
+    """Told what happens, for metrics."""
+
+    def took(self, partition: Partition, records: int, seconds: float) -> None:
+        """Records were decoded and pushed through the chain."""
+
+    def classified(self, windows: int, seconds: float) -> None:
+        """A batch was classified."""
+
+    def emitted(self, seconds: float) -> None:
+        """An event was acknowledged, so long after its window's last chunk was sent."""
+
+    def rejected(self, reason: str) -> None:
+        """A record was rejected."""
+
+    def committed(self, seconds: float) -> None:
+        """Offsets were committed."""
+
+
+class TopicReader(Protocol):
+    """What reads topics without a group."""
+
+    async def limits(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
+        """By partition, the first offset there is, and the one behind the last."""
+
+    async def read(self, ranges: Mapping[TopicPartition, tuple[int, int]], visit: Callable[[Any], None]) -> None:
+        """Visit every record between two offsets of each partition."""
+
+    async def close(self) -> None:
+        """Close the connection."""
+
+
+class Kafka(Protocol):
+    """What the agent asks of its Faust app."""
+
+    lease: Lease  # how long the agent may act on its partitions
+    consumer_generation_id: int  # the group's generation
+
+    def hold(self) -> None:
+        """Let no record come, nor any that was fetched before."""
+
+    async def begin(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Let records of these partitions come, from there on; no others."""
+
+    def aiokafka_producer(self) -> Any:
+        """The producer."""
+
+    async def commit_with(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+        """Commit."""
+
+    async def committed_with(self, partitions: Any) -> dict[TopicPartition, OffsetAndMetadata]:
+        """Committed offsets."""
+
+    def assigned(self) -> list[TopicPartition]:
+        """The partitions that are this worker's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What an agent runs on."""
+
+    kafka: Kafka
+    names: Names
+    read_back: TopicReader  # for what an earlier life has written
+    observer: Observer
+    failed: Callable[[BaseException], None]  # called once, with the first error that makes going on unsafe
+    topic_ids: Callable[[Sequence[str]], Awaitable[dict[str, str]]]  # Kafka's ids of topics, by name
+    tell: Callable[[str], None]  # called with a line for a person
 
 
 def rejection(record: Any, error: ChunkError, recipe: str, topic_id: str = "") -> Outgoing:
