@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from streams.errors import SourceError
-from streams.readers.grid import Grid, Place, fit
+from streams.readers.grid import Grid, RowNumbers, fit
 
 Times = NDArray[np.float64]
 RATES = (10.0, 25.0, 50.0, 64.0, 100.0, 128.0, 200.0)
@@ -20,7 +20,7 @@ def fitted(seconds: Times, rate: float | None = None, data: NDArray[np.float64] 
     times = np.rint(seconds * 1e9).astype(np.int64) + 1_700_000_000 * 10**9
     values = np.random.default_rng(9).standard_normal((len(times), 3)) if data is None else data
     given = None if rate is None else Fraction(rate).limit_denominator(1001)
-    return fit(times, values, given, Place(Path("a.csv"), np.arange(len(times), dtype=np.int64) + 2))
+    return fit(times, values, given, RowNumbers(Path("a.csv"), np.arange(len(times), dtype=np.int64) + 2))
 
 
 def lose(numbers: NDArray[np.int64], *gaps: tuple[int, int]) -> NDArray[np.int64]:

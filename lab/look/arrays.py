@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from streams.errors import MessageError, SourceError
 from streams.messages import read_json
-from streams.readers.columns import missing
+from streams.readers.columns import no_such_name
 from streams.readers.files import find
 from streams.readers.mcap_file import Topic
 from streams.readers.mcap_scan import Scan
@@ -98,7 +98,7 @@ def topic_arrays(path: str | Path, topics: Sequence[str] | None = None) -> dict[
             out.setdefault(channel.topic, empty)
     for name in topics or ():
         if name not in out:
-            raise missing(name, sorted({channel.topic for channel, _ in scan.channels.values()}), str(path), "topic")
+            raise no_such_name(name, sorted({channel.topic for channel, _ in scan.channels.values()}), str(path), "topic")
     return out
 
 

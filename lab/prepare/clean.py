@@ -103,7 +103,7 @@ def _numbers(raw: RawFoot, path: str, repairs: list[Repair]) -> tuple[Int, Int, 
     if raw.times_ns is None:
         numbers = np.arange(len(raw.rows), dtype=np.int64)
         return numbers, numbers, 0
-    found = grid.fit(raw.times_ns, raw.values, Fraction(RATE_HZ), grid.Place(path, raw.rows))
+    found = grid.fit(raw.times_ns, raw.values, Fraction(RATE_HZ), grid.RowNumbers(path, raw.rows))
     if int(found.indexes[-1]) - len(found.indexes) > _LONGEST_GAP_S * RATE_HZ:
         seconds = int(found.indexes[-1]) / RATE_HZ
         raise SourceError(

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from streams.errors import SourceError
 from streams.labels.labels import canonical
-from streams.readers.columns import missing
-from streams.readers.times import TIME_COLUMNS, Clock
+from streams.readers.columns import no_such_name
+from streams.readers.times import TIME_COLUMNS, TimeColumn
 from streams.readers.words import brief
 
 CHANNELS = ("ax", "ay", "az", "gx", "gy", "gz")
@@ -90,7 +90,7 @@ def read_raw(path: Path, name: str) -> list[RawFoot]:
     feet = _feet(lower, names, path)
     surface = next((lower[c] for c in _SURFACE_COLUMNS if c in lower), None)
     if surface is None:
-        raise missing(_SURFACE_COLUMNS[0], names, path)
+        raise no_such_name(_SURFACE_COLUMNS[0], names, path)
     keys = [_column(lower, c, names, path) for c in _TEXTS]
     notes: list[str] = []
     usable = _usable(table, lower, rows, notes, path)
@@ -148,7 +148,7 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]], Int]:
 
 def _column(lower: dict[str, str], wanted: str, names: Sequence[str], path: Path) -> str:
     if wanted not in lower:
-        raise missing(wanted, names, path)
+        raise no_such_name(wanted, names, path)
     return lower[wanted]
 
 
@@ -225,5 +225,5 @@ def _times(table: dict[str, list[str]], lower: dict[str, str], rows: Int, path: 
     column = next((lower[name] for name in TIME_COLUMNS if name in lower), None)
     if column is None:
         return None, False
-    times = Clock(column.lower(), path).parse(table[column], rows)
+    times = TimeColumn(column.lower(), path).parse(table[column], rows)
     return times, bool(times[0] > _EPOCH_NS)

@@ -17,7 +17,7 @@ import numpy as np
 from streams.chunk import Header, signal_format
 from streams.errors import SourceError
 from streams.labels.labels import canonical, interval, rename
-from streams.readers.columns import missing, wanted
+from streams.readers.columns import no_such_name, requested_inputs
 from streams.recording import ReadOptions, Recording, StreamData
 
 CHANNELS = ("ax", "ay", "az", "gx", "gy", "gz")
@@ -36,11 +36,11 @@ NAMES = {"basicmotions:train": "TRAIN", "basicmotions:test": "TEST"}
 def read_basic_motions(name: str, options: ReadOptions) -> Iterator[Recording]:
     """Recordings ``basicmotions-test-00`` and on, each with one label."""
     path = _file(NAMES[name])
-    asked = wanted(options, name)
+    asked = requested_inputs(options, name)
     channels = asked[0].channels if asked and asked[0].channels else CHANNELS
     for channel in channels:
         if channel not in CHANNELS:
-            raise missing(channel, CHANNELS, name, "channel")
+            raise no_such_name(channel, CHANNELS, name, "channel")
     if asked and asked[0].rate_hz not in (None, RATE_HZ):
         raise SourceError(f"has {RATE_HZ} Hz, the recipe says {asked[0].rate_hz} Hz; correct `rate_hz`", name)
     units = asked[0].units if asked else ()

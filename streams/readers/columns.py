@@ -1,4 +1,4 @@
-"""What each column of a table is, and which rows are kept. In: column names, which are numeric, ReadOptions. Out: a Layout (channels,
+"""What each column of a table is, and which rows are kept. In: column names, which are numeric, ReadOptions. Out: ColumnRoles (channels,
 time, label, session …) and the rows that a recipe's `keep` leaves.
 
 A `keep` such as ``usabledata == 1 and place in ("left", "right")`` is parsed, never evaluated as Python: comparisons, ``in``, ``and``,
@@ -15,18 +15,18 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streams.errors import SourceError
-from streams.readers.times import TIME_COLUMNS, Clock, counts, time_like
+from streams.readers.times import TIME_COLUMNS, TimeColumn, counter_columns, time_columns
 from streams.readers.words import brief, some
 from streams.recording import InputOptions, ReadOptions
 
-#: Name of the stream that is made where neither a recipe nor the user names one.
-DEFAULT_STREAM = "sensor"
+# Name of the stream that is made where neither a recipe nor the user names one.
+_DEFAULT_STREAM = "sensor"
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
@@ -40,8 +40,8 @@ _LIMIT = 2_000
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """Roles of a table's columns."""
+class ColumnRoles:
+    """What each of a table's columns is."""
 
     inputs: tuple[InputOptions, ...]  # streams to make, each with its channels
     channels: tuple[str, ...]  # all of them, in the order of a block's values
@@ -55,96 +55,126 @@ class Layout:
     counted: bool = False  # whether the column of times counts samples
     rate: Fraction | None = None  # samples per second, where the recipe says one
 
-    def clock(self, path: Path | str) -> Clock | None:
+    def time_column(self, path: Path | str) -> TimeColumn | None:
         """What reads the column of times, if there is one."""
-        return Clock(self.time, path, self.rate, counts=self.counted) if self.time else None
+        return TimeColumn(self.time, path, self.rate, counts=self.counted) if self.time else None
 
     @property
     def texts(self) -> tuple[str, ...]:
         """Columns to read as text, the time column apart."""
         keep = self.keep.columns if self.keep else ()
-        wanted = (*self.session, self.subject, *self.labels, *keep, *self.metadata)
-        return tuple(dict.fromkeys(name for name in wanted if name is not None))
+        names = (*self.session, self.subject, *self.labels, *keep, *self.metadata)
+        return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
-def decide(
+class _Texts(NamedTuple):
+    """Columns that say whose rows these are, in which class, and which of them to keep."""
+
+    session: tuple[str, ...]
+    subject: str | None
+    labels: tuple[str, ...]
+    keep: Keep | None
+
+    @property
+    def names(self) -> set[str | None]:
+        return {*self.session, self.subject, *self.labels, *(self.keep.columns if self.keep else ())}
+
+
+class _Counting(NamedTuple):
+    """Columns that count time or rows."""
+
+    names: set[str]
+    time: str | None = None
+    numbers: bool = False  # whether `time` holds the numbers of samples instead
+    notes: Sequence[str] = ()
+
+
+def column_roles(
     names: Sequence[str],  # column names; an empty one is no column
     numeric: Collection[str],  # those that hold numbers
     options: ReadOptions,  # what the recipe says
     path: Path | str,  # the file, for messages
-    cells: Callable[[str], Sequence[str]],
-    said_rate: Fraction | None = None,  # samples per second as the file says, where the recipe does not
-) -> Layout:
+    cells: Callable[[str], Sequence[str]],  # a column's first cells
+    head_rate: Fraction | None = None,  # samples per second as the file says, where the recipe does not
+) -> ColumnRoles:
     """Roles of the columns `names`."""
-    named = [name for name in names if name]
-    keep = Keep(options.keep) if options.keep else None
-    kept = tuple(keep.columns) if keep else ()
-    _check(named, (*options.session, *([options.subject] if options.subject else []), *kept), path)
+    names = [name for name in names if name]
     asked = {name for item in options.inputs for name in item.channels}
-    session = options.session or (("session",) if "session" in named and "session" not in asked else ())
-    subject = options.subject or ("subject" if "subject" in named and "subject" not in asked else None)
-    labels = tuple(name for name in options.label_columns if name in named)
-    other = {*asked, *session, subject, *labels, *kept}
-    unasked = [name for name in named if name not in other]
-    rates = {item.rate_hz or said_rate for item in wanted(options, path)}
-    rate = rates.pop() if len(rates) == 1 else None if rates else said_rate
-    time, counted, beside, doubts = _clocks(unasked, cells, rate, bool(session))
-    spoken_for = {time, *beside, subject, *labels, *TIME_COLUMNS, *session, *kept}
-    free = [name for name in named if name in numeric and name not in spoken_for]
-    inputs, notes = _inputs(options, named, free, path)
+    texts = _text_columns(names, asked, options, path)
+    rate = _common_rate(options, head_rate, path)
+    unasked = [name for name in names if name not in asked | texts.names]
+    counting = _counting_columns(unasked, cells, rate, bool(texts.session))
+    no_channels = {*texts.names, *counting.names, counting.time, *TIME_COLUMNS}
+    free = [name for name in names if name in numeric and name not in no_channels]
+    inputs, notes = _inputs(options, names, free, path)
     channels = tuple(dict.fromkeys(name for item in inputs for name in item.channels))
-    notes += doubts
-    notes += [f"samples are numbered by `{time}`"] if counted else []
-    if said_rate and (counted or time is None) and not any(item.rate_hz for item in inputs):
-        inputs = tuple(replace(item, rate_hz=said_rate) for item in inputs)
-        notes.append(f"rate {float(said_rate):g} Hz, as the head of the file says")
-    # Not missed is the column `label`, where no recipe may ask for it, and the recipe's own where a labels JSON has its labels.
-    optional = {"label", options.label_column if options.label_key else None}
-    asked_for = [name for name in options.label_columns if name not in optional]
-    notes += [f"no label column `{name}`: read without labels" for name in asked_for if name not in labels]
+    notes += counting.notes
+    if head_rate and (counting.numbers or counting.time is None) and not any(item.rate_hz for item in inputs):
+        inputs = tuple(replace(item, rate_hz=head_rate) for item in inputs)
+        notes.append(f"rate {float(head_rate):g} Hz, as the head of the file says")
+    notes += _absent_labels(options, texts.labels)
     # A column of a further label set stays metadata too: what is constant in a session may say its side of a split.
-    others = set(labels) - {options.label_column}
-    rest = tuple(name for name in named if (name not in spoken_for or name in others) and name not in channels)
-    clocks = sorted(name for name in beside if name not in (time, *channels))
+    further = set(texts.labels) - {options.label_column}
+    metadata = tuple(name for name in names if name not in channels and (name not in no_channels or name in further))
+    clocks = sorted(name for name in counting.names if name not in (counting.time, *channels))
     notes += [f"columns left out, they count time or rows: {', '.join(clocks)}"] if clocks else []
-    return Layout(inputs, channels, time, session, subject, labels, rest, keep, notes, counted=counted, rate=rate)
+    roles = (counting.time, texts.session, texts.subject, texts.labels, metadata, texts.keep)
+    return ColumnRoles(inputs, channels, *roles, notes, counted=counting.numbers, rate=rate)
 
 
-def _clocks(
-    names: Sequence[str], cells: Callable[[str], Sequence[str]], rate: Fraction | None, sessions: bool
-) -> tuple[str | None, bool, set[str], list[str]]:
-    """The column of times, whether it counts samples instead, all columns that count time or rows, and what is doubtful."""
-    ran, numbered = time_like(names, cells, rate), counts(names, cells)
-    sure = (*TIME_COLUMNS, *(one.name for one in ran if not one.doubt))
-    time = next((name for name in sure if name in names), None)
-    doubts = [f"{one.doubt}; left out" for one in ran if one.doubt]
-    beside = {*(one.name for one in ran), *numbered}
-    if time is not None:
-        return time, False, beside, []
-    if numbered and rate is not None and not sessions:
-        return numbered[0], True, beside, []
-    return None, False, beside, doubts
-
-
-def _check(named: Sequence[str], needed: Sequence[str], path: Path | str) -> None:
-    for name, count in Counter(named).items():
+def _text_columns(names: Sequence[str], asked: Collection[str], options: ReadOptions, path: Path | str) -> _Texts:
+    """Columns that the recipe names, or that are named as such; none that a stream asks for as a channel."""
+    keep = Keep(options.keep) if options.keep else None
+    needed = (*options.session, *([options.subject] if options.subject else []), *(keep.columns if keep else ()))
+    for name, count in Counter(names).items():
         if count > 1:
             raise SourceError(f"column `{brief(name)}` is there {count} times; each needs a name of its own", path, 1)
     for name in needed:
-        if name not in named:
-            raise missing(name, named, path)
+        if name not in names:
+            raise no_such_name(name, names, path)
+    session = options.session or (("session",) if "session" in names and "session" not in asked else ())
+    subject = options.subject or ("subject" if "subject" in names and "subject" not in asked else None)
+    return _Texts(session, subject, tuple(name for name in options.label_columns if name in names), keep)
 
 
-def missing(name: str, names: Sequence[str], path: Path | str, what: str = "column") -> SourceError:
+def _common_rate(options: ReadOptions, head_rate: Fraction | None, path: Path | str) -> Fraction | None:
+    """Samples per second of all streams; None where nothing says it, or theirs differ."""
+    rates = {item.rate_hz or head_rate for item in requested_inputs(options, path)} or {head_rate}
+    return rates.pop() if len(rates) == 1 else None
+
+
+def _counting_columns(
+    names: Sequence[str], cells: Callable[[str], Sequence[str]], rate: Fraction | None, sessions: bool
+) -> _Counting:
+    """Which column is the time, and whether it counts samples instead; what is doubtful is noted where there is neither."""
+    candidates, counters = time_columns(names, cells, rate), counter_columns(names, cells)
+    certain = (*TIME_COLUMNS, *(candidate.name for candidate in candidates if not candidate.doubt))
+    counting = {*(candidate.name for candidate in candidates), *counters}
+    time = next((name for name in certain if name in names), None)
+    if time is not None:
+        return _Counting(counting, time)
+    if counters and rate is not None and not sessions:
+        return _Counting(counting, counters[0], True, [f"samples are numbered by `{counters[0]}`"])
+    return _Counting(counting, notes=[f"{candidate.doubt}; left out" for candidate in candidates if candidate.doubt])
+
+
+def _absent_labels(options: ReadOptions, labels: Sequence[str]) -> list[str]:
+    # Not missed is the column `label`, where no recipe may ask for it, and the recipe's own where a labels JSON has its labels.
+    optional = {"label", options.label_column if options.label_key else None}
+    absent = [name for name in options.label_columns if name not in optional and name not in labels]
+    return [f"no label column `{name}`: read without labels" for name in absent]
+
+
+def no_such_name(name: str, names: Sequence[str], path: Path | str, kind: str = "column") -> SourceError:
     """The error for a name that is not there: which one, the nearest, and all that are."""
-    lower = {other.lower(): other for other in names}
+    lower = {known.lower(): known for known in names}
     near = get_close_matches(name.lower(), list(lower), 1, 0.5)
     hint = f" (did you mean `{lower[near[0]]}`?)" if near else ""
-    shown = some([brief(name) for name in names], 40)
-    return SourceError(f"no {what} `{name}`{hint}; there are: {shown or 'none'}", path)
+    shown = some([brief(known) for known in names], 40)
+    return SourceError(f"no {kind} `{name}`{hint}; there are: {shown or 'none'}", path)
 
 
-def wanted(options: ReadOptions, path: Path | str) -> tuple[InputOptions, ...]:
+def requested_inputs(options: ReadOptions, path: Path | str) -> tuple[InputOptions, ...]:
     """The recipe's inputs under the stream name that the user gave instead, if any."""
     if options.stream_name is None:
         return options.inputs
@@ -160,28 +190,29 @@ def wanted(options: ReadOptions, path: Path | str) -> tuple[InputOptions, ...]:
 
 
 def _inputs(
-    options: ReadOptions, named: Sequence[str], free: Sequence[str], path: Path | str
+    options: ReadOptions, names: Sequence[str], free: Sequence[str], path: Path | str
 ) -> tuple[tuple[InputOptions, ...], list[str]]:
-    asked = wanted(options, path) or (InputOptions(DEFAULT_STREAM),)
-    present = [item for item in asked if not item.channels or any(name in named for name in item.channels)]
+    """Streams that the columns make, each with its channels; `free` columns are those of an input that names none."""
+    requested = requested_inputs(options, path) or (InputOptions(_DEFAULT_STREAM),)
+    present = [item for item in requested if not item.channels or any(name in names for name in item.channels)]
     if not present:
-        raise missing(asked[0].channels[0], named, path)
-    notes = [f"no column of stream `{item.stream}`: read without it" for item in asked if item not in present]
-    taken = {name for item in present for name in item.channels}
-    out: list[InputOptions] = []
+        raise no_such_name(requested[0].channels[0], names, path)
+    notes = [f"no column of stream `{item.stream}`: read without it" for item in requested if item not in present]
+    named = {name for item in present for name in item.channels}
+    inputs: list[InputOptions] = []
     for item in present:
         for name in item.channels:
-            if name not in named:
-                raise missing(name, named, path)
-        channels = item.channels or tuple(name for name in free if name not in taken)
+            if name not in names:
+                raise no_such_name(name, names, path)
+        channels = item.channels or tuple(name for name in free if name not in named)
         if not channels:
             raise SourceError(
-                f"no column holds numbers for stream `{item.stream}`; there are: {', '.join(named) or 'none'}", path
+                f"no column holds numbers for stream `{item.stream}`; there are: {', '.join(names) or 'none'}", path
             )
         if item.units and len(item.units) != len(channels):
             raise SourceError(f"stream `{item.stream}` has {len(item.units)} units for {len(channels)} channels", path)
-        out.append(replace(item, channels=channels))
-    return tuple(out), notes
+        inputs.append(replace(item, channels=channels))
+    return tuple(inputs), notes
 
 
 class Keep:
@@ -223,7 +254,7 @@ class Keep:
             raise self._refuse(node)
 
     def _check_compare(self, node: ast.Compare, names: dict[str, None]) -> None:
-        before = len(names)
+        count = len(names)
         self._check_operand(node.left, names)
         for op, right in zip(node.ops, node.comparators, strict=True):
             if isinstance(op, (ast.In, ast.NotIn)):
@@ -235,7 +266,7 @@ class Keep:
                 self._check_operand(right, names)
             else:
                 raise self._refuse(node)
-        if len(names) == before and not any(isinstance(part, ast.Name) for part in ast.walk(node)):
+        if len(names) == count and not any(isinstance(part, ast.Name) for part in ast.walk(node)):
             raise SourceError(f"keep = {self.text!r}: {ast.unparse(node)!r} names no column")
 
     def _check_operand(self, node: ast.expr, names: dict[str, None]) -> None:
@@ -251,21 +282,19 @@ class Keep:
         if isinstance(node, ast.BoolOp):
             parts = [self._truth(part, columns) for part in node.values]
             join = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
-            out: NDArray[np.bool_] = join.reduce(parts)
-            return out
+            return np.asarray(join.reduce(parts))
         if isinstance(node, ast.UnaryOp):
             return np.logical_not(self._truth(node.operand, columns))
         assert isinstance(node, ast.Compare)
         sides = [node.left, *node.comparators]
         parts = [_compare(op, a, b, columns) for op, a, b in zip(node.ops, sides, sides[1:], strict=False)]
-        both: NDArray[np.bool_] = np.logical_and.reduce(parts)
-        return both
+        return np.asarray(np.logical_and.reduce(parts))
 
 
 def _compare(op: ast.cmpop, left: ast.expr, right: ast.expr, columns: Mapping[str, Sequence[str]]) -> NDArray[np.bool_]:
     if isinstance(right, (ast.Tuple, ast.List, ast.Set)):
-        found = [_compare(ast.Eq(), left, item, columns) for item in right.elts]
-        inside = np.logical_or.reduce(found) if found else np.zeros(1, bool)
+        equal = [_compare(ast.Eq(), left, item, columns) for item in right.elts]
+        inside = np.logical_or.reduce(equal) if equal else np.zeros(1, bool)
         return np.logical_not(inside) if isinstance(op, ast.NotIn) else inside
     as_text = any(isinstance(_value(side), str) for side in (left, right))
     a, b = (_operand(side, columns, as_text) for side in (left, right))
@@ -276,8 +305,8 @@ def _compare(op: ast.cmpop, left: ast.expr, right: ast.expr, columns: Mapping[st
         and (np.isnan(a).any() or np.isnan(b).any())
     ):
         a, b = (_operand(side, columns, True) for side in (left, right))
-    out: NDArray[np.bool_] = _COMPARE[type(op)](a, b)
-    return out
+    rows: NDArray[np.bool_] = _COMPARE[type(op)](a, b)
+    return rows
 
 
 def _operand(node: ast.expr, columns: Mapping[str, Sequence[str]], as_text: bool) -> NDArray[Any]:

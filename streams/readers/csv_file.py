@@ -25,10 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.errors import SourceError
-from streams.readers.columns import Layout, decide
+from streams.readers.columns import ColumnRoles, column_roles
 from streams.readers.files import File
 from streams.readers.table import Block, Gatherer
-from streams.readers.times import Clock
+from streams.readers.times import TimeColumn
 from streams.readers.words import brief, is_number, many
 from streams.recording import ReadOptions, Recording
 
@@ -39,21 +39,26 @@ _HEAD_BYTES = 2**18  # names stand within so much
 _DECIMAL_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
 _NUMBER = re.compile(r"[+-]?[\d.,]*\d[\d.,]*([eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
-_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK": "a zip or Excel file", b"\x1f\x8b": "a gzip file"}
+_OTHER_FORMATS = {
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+    b"PK": "a zip or Excel file",
+    b"\x1f\x8b": "a gzip file",
+}
 # Of the head:
 _NO_VALUE = frozenset(("", "nan", "na", "n/a", "null", "none"))
-_SIGNS = (",", ";", "\t")
+_DELIMITERS = (",", ";", "\t")
 _SEPARATOR = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 _RATE = re.compile(
     r"\b(?:(?:sampl\w*|output|update|data|measurement)[ _]?(?:rate|frequency)\b[^\d\n]{0,12}?(\d+(?:\.\d+)?)(?:\s*(k?hz))?"
     r"|(?:rate|frequency)\b[^\d\n]{0,12}?(\d+(?:\.\d+)?)\s*(k?hz))\b(?![.,]?\d)(?!\s*[a-z])",
     re.IGNORECASE,
 )
-_TIME = re.compile(r"\d{4}[-/]\d\d[-/]\d\d[ T]\d\d:\d\d.*")
+_MOMENT = re.compile(r"\d{4}[-/]\d\d[-/]\d\d[ T]\d\d:\d\d.*")
 _MEASURE = re.compile(r"\d+(\.\d+)?(\s*hz|\s+\w+)?", re.IGNORECASE)
-_LABELS = re.compile(r"^\W*(?:labels|columns|names)\s*:?=?\s*", re.IGNORECASE)
-_ROWS = 400  # of them is judged where the table begins
-_SAME = 3  # so many rows of as many columns are a table
+_NAMES_ARE = re.compile(r"^\W*(?:labels|columns|names)\s*:?=?\s*", re.IGNORECASE)
+_HEAD_ROWS = 400  # of them is judged where the table begins
+_TABLE_ROWS = 3  # so many rows of as many columns are a table
 
 
 def read_csv(file: File, options: ReadOptions) -> Iterator[Recording]:
@@ -63,8 +68,8 @@ def read_csv(file: File, options: ReadOptions) -> Iterator[Recording]:
         raw.seek(0)
         start = raw.read(2)
         raw.seek(0)
-        if start in _MARKS:
-            raise SourceError(f"is {_MARKS[start]}, expected CSV text in UTF-8", file.path)
+        if start in _OTHER_FORMATS:
+            raise SourceError(f"is {_OTHER_FORMATS[start]}, expected CSV text in UTF-8", file.path)
         text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
         try:
             yield from _Reader(text, file, options).recordings(size > _TOGETHER_BYTES)
@@ -81,23 +86,21 @@ class _Reader:
 
     def __init__(self, text: io.TextIOWrapper, file: File, options: ReadOptions) -> None:
         self._text, self._file, self._options = text, file, options
-        self._row = 0  # of the last line that was read
+        self._head = _find_head(text.readlines(_HEAD_BYTES), file.path)
+        self._names, self._delimiter = self._head.names, self._head.delimiter
+        self._row, self._ahead = self._head.row, self._head.below  # the last row that was read, and the lines behind
         self._blank: list[int] = []
         self._cut = 0  # the last row, where it ends too early
-        self._names: list[str] = []
-        self._delimiter, self._comma, self._thousands = ",", False, False
-        self._ahead: list[str] = []
-        self._head: _Head
-        self._layout: Layout
-        self._clock: Clock | None = None
+        self._comma = self._thousands = False
+        self._roles: ColumnRoles
+        self._time_column: TimeColumn | None = None
 
     def recordings(self, together: bool) -> Iterator[Recording]:
-        self._header()
         lines, rows = self._lines()
         if not lines:
             raise SourceError("has a header but no rows", self._file.path)
-        self._decide(lines)
-        gatherer = Gatherer(self._file, self._layout, self._options, together)
+        self._find_roles(lines)
+        gatherer = Gatherer(self._file, self._roles, self._options, together)
         while lines:
             block = self._fast(lines, rows) or self._slow(lines, rows)
             # Empty lines at the end are nobody's fault; between rows they may stand for lost ones.
@@ -107,17 +110,12 @@ class _Reader:
                 self._blank = [row for row in self._blank if row not in inner]
             if self._cut:
                 gatherer.notes.append(f"the file ends within row {self._cut}, which is left out")
-            if self._clock:
-                gatherer.notes += [note for note in self._clock.notes if note not in gatherer.notes]
+            if self._time_column:
+                gatherer.notes += [note for note in self._time_column.notes if note not in gatherer.notes]
             if len(block.rows):
                 yield from gatherer.add(block)
             lines, rows = self._lines()
         yield from gatherer.finish()
-
-    def _header(self) -> None:
-        head = _find_head(self._text.readlines(_HEAD_BYTES), self._file.path)
-        self._row, self._delimiter, self._names = head.row, head.delimiter, head.names
-        self._ahead, self._head = head.rest, head
 
     def _lines(self) -> tuple[list[str], NDArray[np.int64]]:
         """The next lines that hold something, with their row numbers; quoted line breaks stay within one block."""
@@ -130,13 +128,13 @@ class _Reader:
         # An empty line within quotes belongs to its cell; the slow path sees it.
         if blank and not any('"' in line for line in lines):
             self._blank += rows[blank].tolist()
-            kept = np.setdiff1d(np.arange(len(lines)), blank)
-            lines, rows = [lines[i] for i in kept.tolist()], rows[kept]
+            filled = np.setdiff1d(np.arange(len(lines)), blank)
+            lines, rows = [lines[i] for i in filled.tolist()], rows[filled]
         if not lines and blank:
             return self._lines()
         return lines, rows
 
-    def _decide(self, lines: Sequence[str]) -> None:
+    def _find_roles(self, lines: Sequence[str]) -> None:
         sample = [row for row in islice(csv.reader(lines, delimiter=self._delimiter), _SAMPLE_ROWS) if any(row)]
         if self._delimiter != ",":
             self._commas(sample)
@@ -148,11 +146,11 @@ class _Reader:
             if cells and 2 * numbers >= len(cells):
                 numeric.add(name)
         column = partial(self._column, sample)
-        self._layout = decide(self._names, numeric, self._options, self._file.path, column, self._head.rate)
-        self._layout.notes[:0] = self._head.notes
+        self._roles = column_roles(self._names, numeric, self._options, self._file.path, column, self._head.rate)
+        self._roles.notes[:0] = self._head.notes
         if self._thousands:
-            self._layout.notes.append("commas part thousands, points part decimals")
-        self._clock = self._layout.clock(self._file.path)
+            self._roles.notes.append("commas part thousands, points part decimals")
+        self._time_column = self._roles.time_column(self._file.path)
 
     def _commas(self, sample: Sequence[Sequence[str]]) -> None:
         """What commas part where something else parts the columns: decimals, or thousands."""
@@ -160,11 +158,13 @@ class _Reader:
         with_commas = [[cell for cell in column if "," in cell and _NUMBER.fullmatch(cell)] for column in columns]
         commas = [cell for column in with_commas for cell in column]
         # A comma that parts thousands is not in every number, or there are two, or a point as well.
-        some = any(found and any(map(is_number, column)) for column, found in zip(columns, with_commas, strict=True))
-        sure = any(cell.count(",") > 1 or "." in cell for cell in commas)
+        plain_too = any(
+            cells and any(map(is_number, column)) for column, cells in zip(columns, with_commas, strict=True)
+        )
+        certain = any(cell.count(",") > 1 or "." in cell for cell in commas)
         dots = any(_DECIMAL_POINT.fullmatch(cell) for column in columns for cell in column)
-        grouped = bool(commas) and all(_THOUSANDS.fullmatch(cell) for cell in commas)
-        self._thousands = grouped and (sure or (some and dots))
+        thousands = bool(commas) and all(_THOUSANDS.fullmatch(cell) for cell in commas)
+        self._thousands = thousands and (certain or (plain_too and dots))
         self._comma = bool(commas) and not self._thousands
 
     def _column(self, sample: Sequence[Sequence[str]], name: str) -> list[str]:
@@ -180,10 +180,10 @@ class _Reader:
 
     def _fast(self, lines: list[str], rows: NDArray[np.int64]) -> Block | None:
         """A block by numpy; None if it holds anything unusual."""
-        layout = self._layout
-        texts = {*layout.texts, layout.time} - {None}
-        numbers = [name in layout.channels and name not in texts for name in self._names]
-        if sum(numbers) < len(layout.channels) or (self._comma and not all(numbers)) or self._thousands:
+        roles = self._roles
+        texts = {*roles.texts, roles.time} - {None}
+        numbers = [name in roles.channels and name not in texts for name in self._names]
+        if sum(numbers) < len(roles.channels) or (self._comma and not all(numbers)) or self._thousands:
             return None
         if self._comma:
             lines = [line.replace(",", ".") for line in lines]
@@ -194,19 +194,19 @@ class _Reader:
             return None
         if len(table) != len(lines):
             return None
-        values = np.column_stack([table[f"c{self._names.index(name)}"] for name in layout.channels])
-        found = {name: table[f"c{self._names.index(name)}"].tolist() for name in texts if name}
-        return Block(rows, values, {name: found[name] for name in layout.texts}, self._times(found, rows))
+        values = np.column_stack([table[f"c{self._names.index(name)}"] for name in roles.channels])
+        columns = {name: table[f"c{self._names.index(name)}"].tolist() for name in texts if name}
+        return Block(rows, values, {name: columns[name] for name in roles.texts}, self._times(columns, rows))
 
     def _slow(self, lines: list[str], rows: NDArray[np.int64]) -> Block:
         """A block cell by cell: finds the wrong row, or reads what numpy does not (empty cells, quoted line breaks)."""
-        layout = self._layout
+        roles = self._roles
         reader = csv.reader(lines, delimiter=self._delimiter)
-        at = [self._names.index(name) for name in layout.channels]
-        wanted = {name: self._names.index(name) for name in (*layout.texts, *([layout.time] if layout.time else []))}
-        kept: list[int] = []
+        at = [self._names.index(name) for name in roles.channels]
+        positions = {name: self._names.index(name) for name in (*roles.texts, *([roles.time] if roles.time else []))}
+        row_numbers: list[int] = []
         values: list[list[float]] = []
-        texts: dict[str, list[str]] = {name: [] for name in wanted}
+        texts: dict[str, list[str]] = {name: [] for name in positions}
         before = 0
         for cells in reader:
             row, before = int(rows[before]), reader.line_num
@@ -218,25 +218,25 @@ class _Reader:
                 continue
             if len(cells) != len(self._names):
                 cells = self._whole(cells, row)  # noqa: PLW2901
-            kept.append(row)
+            row_numbers.append(row)
             values.append([self._number(cells[i], i, row) for i in at])
-            for name, i in wanted.items():
-                texts[name].append(self._plain(cells[i]) if name == layout.time else cells[i])
-        numbers = np.array(kept, np.int64)
-        table = np.array(values, np.float64).reshape(len(kept), len(at))
-        return Block(numbers, table, {name: texts[name] for name in layout.texts}, self._times(texts, numbers))
+            for name, i in positions.items():
+                texts[name].append(self._plain(cells[i]) if name == roles.time else cells[i])
+        numbers = np.array(row_numbers, np.int64)
+        table = np.array(values, np.float64).reshape(len(numbers), len(at))
+        return Block(numbers, table, {name: texts[name] for name in roles.texts}, self._times(texts, numbers))
 
     def _whole(self, cells: list[str], row: int) -> list[str]:
         """A row without what is empty beyond the names, or with empty texts where it ends before the last of them."""
-        count, layout = len(self._names), self._layout
+        count, roles = len(self._names), self._roles
         if len(cells) > count and not any(cell.strip() for cell in cells[count:]):
             return cells[:count]
-        kept = layout.keep.columns if layout.keep else ()
-        needed = {*layout.channels, *layout.session, *layout.labels, *kept, layout.time, layout.subject}
-        lacks = self._names[len(cells) :]
-        if not lacks or not needed.isdisjoint(lacks):
+        keep = roles.keep.columns if roles.keep else ()
+        needed = {*roles.channels, *roles.session, *roles.labels, *keep, roles.time, roles.subject}
+        absent = self._names[len(cells) :]
+        if not absent or not needed.isdisjoint(absent):
             raise SourceError(f"{len(cells)} columns where the header has {count}", self._file.path, row)
-        return cells + [""] * len(lacks)
+        return cells + [""] * len(absent)
 
     def _number(self, cell: str, column: int, row: int) -> float:
         text = self._plain(cell.strip())
@@ -249,22 +249,22 @@ class _Reader:
         return float(text)
 
     def _times(self, texts: dict[str, list[str]], rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        return self._clock.parse(texts[self._clock.column], rows) if self._clock else None
+        return self._time_column.parse(texts[self._time_column.column], rows) if self._time_column else None
 
 
 @dataclass(slots=True)
-class _Head:
+class _TableHead:
     """What stands before the rows."""
 
     row: int  # the last line of it, as a user counts
     delimiter: str  # what parts the columns
     names: list[str]  # of the columns; an empty one is no column
-    rest: list[str]  # the lines behind, of those that were given
+    below: list[str]  # the lines behind
     rate: Fraction | None = None  # samples per second, where it is said
     notes: list[str] = field(default_factory=list)  # what was passed over
 
 
-def _find_head(lines: Sequence[str], path: Path | str) -> _Head:
+def _find_head(lines: Sequence[str], path: Path | str) -> _TableHead:
     """The head of a file."""
     first = next((i for i, line in enumerate(lines) if line.strip()), None)
     if first is None:
@@ -273,81 +273,85 @@ def _find_head(lines: Sequence[str], path: Path | str) -> _Head:
     while "".join(lines[first:end]).count('"') % 2 and end < len(lines):  # a line break within a quoted name
         end += 1
     line = "".join(lines[first:end])
-    if (said := _SEPARATOR.fullmatch(line)) is None and not line.lstrip().startswith("#") and _fits(line, lines[end:]):
-        found = [_cells(line, sign) for sign in _SIGNS]
-        best = max(found, key=len)
-        delimiter = _SIGNS[found.index(best)]
-        if not any(best) or all(is_number(name) for name in best if name):
+    if (
+        (separator := _SEPARATOR.fullmatch(line)) is None
+        and not line.lstrip().startswith("#")
+        and _is_header(line, lines[end:])
+    ):
+        rows = [_cells(line, delimiter) for delimiter in _DELIMITERS]
+        names = max(rows, key=len)
+        delimiter = _DELIMITERS[rows.index(names)]
+        if not any(names) or all(is_number(name) for name in names if name):
             raise SourceError(f"holds {brief(line)!r} where column names are expected", path, end)
-        return _units(_Head(end, delimiter, best, list(lines[end:])))
-    return _further(lines, end if said else first, said[1] if said else "", path)
+        return _without_units(_TableHead(end, delimiter, names, list(lines[end:])))
+    return _head_behind_preface(lines, end if separator else first, separator[1] if separator else "", path)
 
 
-def _further(lines: Sequence[str], begin: int, sign: str, path: Path | str) -> _Head:
+def _head_behind_preface(lines: Sequence[str], begin: int, delimiter: str, path: Path | str) -> _TableHead:
     """The head of a file that begins with something else."""
-    rows = [(i, line) for i, line in enumerate(lines[:_ROWS]) if i >= begin and line.strip()]
+    rows = [(i, line) for i, line in enumerate(lines[:_HEAD_ROWS]) if i >= begin and line.strip()]
     table = [(i, line) for i, line in rows if not line.startswith("#")]
-    sign = sign or max(_SIGNS, key=lambda one: _width([line for _, line in table], one))
-    width = _width([line for _, line in table], sign)
-    cells = [_cells(line, sign) for _, line in table]
+    delimiter = delimiter or max(_DELIMITERS, key=lambda sign: _width([line for _, line in table], sign))
+    width = _width([line for _, line in table], delimiter)
+    cells = [_cells(line, delimiter) for _, line in table]
     same = [len(row) == width for row in cells]
     at = next(
-        (n for n in range(len(cells)) if all(same[n : n + 1 + _SAME]) and not _precedes(*cells[n : n + 3])),
+        (n for n in range(len(cells)) if all(same[n : n + 1 + _TABLE_ROWS]) and not _is_preface(*cells[n : n + 3])),
         None,
     )
     if at is None or width < 1:
         raise SourceError("holds no table: a header row and rows of numbers are expected", path)
-    if sum(2 * _values(row) > len(row) > 1 for row in cells[:at]) > bool(_is_data(cells, 1)) + 1 or (
+    if sum(2 * _count_values(row) > len(row) > 1 for row in cells[:at]) > bool(_is_data(cells, 1)) + 1 or (
         at == 1 and _is_data(cells, 1) and not _is_data(cells, 0)
     ):
         at = 0  # what comes before are rows of numbers, too, or names, of which one is missing: the rows say so
     row, names = table[at][0], cells[at]
-    about = [line for i, line in rows if i < row]
+    preface = [line for i, line in rows if i < row]
     behind, notes = row + 1, list[str]()
     if _is_data(cells, at):
-        named = _commented(about, sign, width)
-        behind, names = row, named or _numbered(names)
-        notes += [] if named else [f"no column names: they are {', '.join(names)}"]
-    if about:
-        notes.append(f"{many(len(about), 'line')} before the table passed over, first row {rows[0][0] + 1}")
-    rates = {_rate(said) for line in about if (said := _RATE.search(line))} - {0}
+        comment = _names_in_comment(preface, delimiter, width)
+        behind, names = row, comment or _made_up_names(names)
+        notes += [] if comment else [f"no column names: they are {', '.join(names)}"]
+    if preface:
+        notes.append(f"{many(len(preface), 'line')} before the table passed over, first row {rows[0][0] + 1}")
+    rates = {_rate(match) for line in preface if (match := _RATE.search(line))} - {0}
     rate = rates.pop() if len(rates) == 1 else None
-    return _units(_Head(behind, sign, names, list(lines[behind:]), rate, notes))
+    return _without_units(_TableHead(behind, delimiter, names, list(lines[behind:]), rate, notes))
 
 
-def _commented(about: Sequence[str], sign: str, width: int) -> list[str]:
+def _names_in_comment(preface: Sequence[str], delimiter: str, width: int) -> list[str]:
     """The names of a table that stand in a comment: in the last of that width, or the one above, where the last are units."""
-    found: list[str] = []
-    for line in reversed([line for line in about if line.startswith("#")]):
-        cells = _cells(_LABELS.sub("", line.lstrip("# ")), sign)
-        if len(cells) == width and not _values(cells):
-            found = cells
-        elif found:
+    names: list[str] = []
+    for line in reversed([line for line in preface if line.startswith("#")]):
+        cells = _cells(_NAMES_ARE.sub("", line.lstrip("# ")), delimiter)
+        if len(cells) == width and not _count_values(cells):
+            names = cells
+        elif names:
             break
-    return found
+    return names
 
 
-def _rate(said: re.Match[str]) -> Fraction:
-    number, unit = (said[1], said[2]) if said[1] else (said[3], said[4])
+def _rate(match: re.Match[str]) -> Fraction:
+    number, unit = (match[1], match[2]) if match[1] else (match[3], match[4])
     return Fraction(number) * (1000 if (unit or "").lower() == "khz" else 1)
 
 
-def _units(head: _Head) -> _Head:
+def _without_units(head: _TableHead) -> _TableHead:
     """Without the row of units behind the names, if there is one."""
     for n in range(2):
-        first = [line for line in head.rest[: 2 + n] if line.strip()]
+        first = [line for line in head.below[: 2 + n] if line.strip()]
         if len(first) < 2 or any(line.count('"') % 2 for line in first):
             break
         row, below = (_cells(line, head.delimiter) for line in first[:2])
-        if len(row) != len(head.names) or not _says_units(row, below):
+        if len(row) != len(head.names) or not _are_units(row, below):
             break
-        at = head.rest.index(first[0])
-        head.row, head.rest = head.row + at + 1, head.rest[at + 1 :]
+        at = head.below.index(first[0])
+        head.row, head.below = head.row + at + 1, head.below[at + 1 :]
         head.notes.append(f"row {head.row} holds units, not samples: passed over")
     return head
 
 
-def _says_units(row: Sequence[str], below: Sequence[str]) -> bool:
+def _are_units(row: Sequence[str], below: Sequence[str]) -> bool:
     """Whether a row has words where the next one has numbers."""
     columns = [n for n, cell in enumerate(below[: len(row)]) if _is_value(cell)]
     if not columns or any(map(_is_value, row)):
@@ -355,44 +359,46 @@ def _says_units(row: Sequence[str], below: Sequence[str]) -> bool:
     return 2 * sum(row[n].lower() not in _NO_VALUE for n in columns) > len(columns)
 
 
-def _fits(line: str, below: Sequence[str]) -> bool:
+def _is_header(line: str, below: Sequence[str]) -> bool:
     """Whether the first line has as many columns as most that follow, or nothing below is a better table."""
-    below = [other for other in below[:_ROWS] if other.strip()]
-    sign = max(_SIGNS, key=lambda one: len(_cells(line, one)))
-    if any(other.count('"') % 2 for other in below):
+    below = [line for line in below[:_HEAD_ROWS] if line.strip()]
+    delimiter = max(_DELIMITERS, key=lambda sign: len(_cells(line, sign)))
+    if any(line.count('"') % 2 for line in below):
         return True  # cells of several lines: their rows cannot be counted here
-    own = len(_cells(line, sign))
-    usual = max(_width(below, one) for one in (_SIGNS if own == 1 else sign))
-    if _precedes(*(_cells(other, sign) for other in (line, *below[:2]))):
+    width = len(_cells(line, delimiter))
+    usual = max(_width(below, sign) for sign in (_DELIMITERS if width == 1 else delimiter))
+    if _is_preface(*(_cells(row, delimiter) for row in (line, *below[:2]))):
         return False
-    return len(below) < 2 * _SAME or usual <= own
+    return len(below) < 2 * _TABLE_ROWS or usual <= width
 
 
-def _precedes(row: Sequence[str], names: Sequence[str] = (), data: Sequence[str] = ()) -> bool:
+def _is_preface(row: Sequence[str], names: Sequence[str] = (), data: Sequence[str] = ()) -> bool:
     """Whether a row says something of the device, and the names are in the next one: it holds a value, or fewer cells are filled."""
-    if _values(row) > len(row) / 2 or _values(names) or not _values(data):
+    if _count_values(row) > len(row) / 2 or _count_values(names) or not _count_values(data):
         return False
     ends = [cell.endswith(":") for cell in row]
-    about = len(row) > 1 and not all(ends) and (any(ends) or any(map(_MEASURE.fullmatch, row)))
-    filled, named, there = (sum(map(bool, one)) for one in (row, names, data))
-    return about or (1 < named == len(names) and filled < named and there > filled)
+    about_device = len(row) > 1 and not all(ends) and (any(ends) or any(map(_MEASURE.fullmatch, row)))
+    filled, names_filled, data_filled = (sum(map(bool, cells)) for cells in (row, names, data))
+    return about_device or (1 < names_filled == len(names) and filled < names_filled and data_filled > filled)
 
 
-def _width(lines: Sequence[str], sign: str) -> int:
+def _width(lines: Sequence[str], delimiter: str) -> int:
     """How many columns most of the lines have."""
-    counts = Counter(len(_cells(line, sign)) for line in lines[-100:])
+    counts = Counter(len(_cells(line, delimiter)) for line in lines[-100:])
     return counts.most_common(1)[0][0] if counts else 0
 
 
-def _cells(line: str, sign: str) -> list[str]:
-    return [" ".join(cell.split()) for cell in next(csv.reader(line.splitlines(keepends=True), delimiter=sign), [])]
+def _cells(line: str, delimiter: str) -> list[str]:
+    return [
+        " ".join(cell.split()) for cell in next(csv.reader(line.splitlines(keepends=True), delimiter=delimiter), [])
+    ]
 
 
 def _is_value(cell: str) -> bool:
-    return cell.lower() not in _NO_VALUE and (is_number(cell.replace(",", ".")) or bool(_TIME.fullmatch(cell)))
+    return cell.lower() not in _NO_VALUE and (is_number(cell.replace(",", ".")) or bool(_MOMENT.fullmatch(cell)))
 
 
-def _values(row: Sequence[str]) -> int:
+def _count_values(row: Sequence[str]) -> int:
     return sum(map(_is_value, row))
 
 
@@ -400,14 +406,14 @@ def _is_data(cells: Sequence[Sequence[str]], at: int) -> bool:
     """Whether a row holds as many numbers as the next one."""
     if at >= len(cells):
         return False
-    own = _values(cells[at])
-    return own > 0 and own >= _values(cells[min(at + 1, len(cells) - 1)])
+    count = _count_values(cells[at])
+    return count > 0 and count >= _count_values(cells[min(at + 1, len(cells) - 1)])
 
 
-def _numbered(row: Sequence[str]) -> list[str]:
+def _made_up_names(row: Sequence[str]) -> list[str]:
     """Names for columns that have none."""
-    out = [f"c{n + 1}" for n in range(len(row))]
+    names = [f"c{n + 1}" for n in range(len(row))]
     for n, cell in enumerate(row):
-        if _TIME.fullmatch(cell) and "timestamp" not in out:
-            out[n] = "timestamp"
-    return out
+        if _MOMENT.fullmatch(cell) and "timestamp" not in names:
+            names[n] = "timestamp"
+    return names

@@ -60,47 +60,42 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RowNumbers:
     """Where rows come from, for messages."""
 
     path: Path | str
-    rows: Int  # ``(n,)``, row number of each sample as a user counts
+    numbers: Int  # ``(n,)``, row number of each sample as a user counts
     word: str = "row"  # what a row is called there (``row``, ``message``)
     stream: str = ""  # the stream's name
 
     def at(self, i: int) -> str:
         """``row 17``."""
-        return f"{self.word} {int(self.rows[i])}"
+        return f"{self.word} {int(self.numbers[i])}"
 
     def error(self, message: str, i: int) -> SourceError:
         """A SourceError at sample `i`."""
         if self.word == "row":
-            return SourceError(message, self.path, int(self.rows[i]))
+            return SourceError(message, self.path, int(self.numbers[i]))
         return SourceError(f"{self.stream}, {self.at(i)}: {message}", self.path)
 
 
-def irregular(times_ns: Int, data: Array, place: Place) -> Grid:
-    """Numbers of an irregular stream's samples: by time, one after the other."""
+def fit(times_ns: Int, data: Array, rate: Fraction | None, row_numbers: RowNumbers) -> Grid:
+    """Numbers of a stream's samples from their times; with a rate of 0 one after the other."""
+    if rate == 0:
+        return _irregular(times_ns, data, row_numbers)
     notes: list[str] = []
-    order = _sorted(times_ns, data, place, notes)
-    numbers = np.arange(len(order), dtype=np.int64)
-    return Grid(Fraction(0), int(times_ns[order[0]]) if len(order) else 0, order, numbers, notes)
-
-
-def fit(times_ns: Int, data: Array, rate: Fraction | None, place: Place) -> Grid:
-    """Numbers of a regular stream's samples from their times."""
-    notes: list[str] = []
-    order = _sorted(times_ns, data, place, notes)
+    order = _sorted(times_ns, data, row_numbers, notes)
     refusal, grid, faults = None, None, len(order)
     try:
-        grid, lost, gaps, missing = _by_time(times_ns, order, data, rate, place)
+        grid, lost, gaps, missing = _by_time(times_ns, order, data, rate, row_numbers)
         # Gaps are gaps, and rows for which there is no room are too many. As many as are missing, or a gap every few rows: count.
         often = gaps > max(5, len(order) // 25) and missing > len(order)
         faults = lost + gaps if 0 < lost <= 1.5 * missing + 2 or lost > len(order) // 10 or often else 0
     except SourceError as error:
         refusal = error
-    if faults > 0 and (found := _by_count(times_ns, order, data, rate, place)) is not None and found[1] < faults:
-        grid = found[0]
+    if faults > 0:
+        counted, counted_gaps = _by_count(times_ns, order, data, rate, row_numbers)
+        grid = counted if counted is not None and counted_gaps < faults else grid
     if grid is None:
         assert refusal is not None
         raise refusal
@@ -108,97 +103,110 @@ def fit(times_ns: Int, data: Array, rate: Fraction | None, place: Place) -> Grid
     return grid
 
 
-def _by_time(times_ns: Int, order: Int, data: Array, rate: Fraction | None, place: Place) -> tuple[Grid, int, int, int]:
+def _irregular(times_ns: Int, data: Array, row_numbers: RowNumbers) -> Grid:
+    notes: list[str] = []
+    order = _sorted(times_ns, data, row_numbers, notes)
+    numbers = np.arange(len(order), dtype=np.int64)
+    return Grid(Fraction(0), int(times_ns[order[0]]) if len(order) else 0, order, numbers, notes)
+
+
+def _by_time(
+    times_ns: Int, order: Int, data: Array, rate: Fraction | None, row_numbers: RowNumbers
+) -> tuple[Grid, int, int, int]:
     """Numbers by times alone; how many samples that loses, and in how many gaps how many are missing."""
     notes: list[str] = []
     times = times_ns[order]
-    real = _real_rates(times)
+    real_rates = _real_rates(times)
     if rate is None:
-        if not real:
+        if not real_rates:
             hint = "give `rate_hz` in the recipe's [[input]]"
-            raise place.error(f"one time alone has no rate; {hint}", int(order[0]))
-        rate = _snapped(real[0], _blur(times), notes)
-    elif real and all(abs(found / float(rate) - 1) > RATE_TOLERANCE for found in real):
+            raise row_numbers.error(f"one time alone has no rate; {hint}", int(order[0]))
+        rate = _snapped(real_rates[0], _blur(times), notes)
+    elif real_rates and all(abs(real_rate / float(rate) - 1) > RATE_TOLERANCE for real_rate in real_rates):
         raise SourceError(
-            f"the times say {_hz(real[0])}, the recipe says {_hz(float(rate))}; correct `rate_hz`, or the time column",
-            place.path,
+            f"the times say {_hz(real_rates[0])}, the recipe says {_hz(float(rate))}; correct `rate_hz`, or the time column",
+            row_numbers.path,
         )
-    numbers = _numbers(times, rate, place, notes)
-    keep, lost = _first_of_each(numbers, order, data, place, notes)
-    gaps = _note_gaps(numbers[keep], order[keep], rate, place, notes)
-    missing = int(numbers[-1]) + 1 - int(keep.sum())
-    return Grid(rate, int(times[0]), order[keep], numbers[keep], notes), lost, gaps, missing
+    numbers = _sample_numbers(times, rate, row_numbers, notes)
+    is_first, lost = _first_of_each(numbers, order, data, row_numbers, notes)
+    gaps = _note_gaps(numbers[is_first], order[is_first], rate, row_numbers, notes)
+    missing = int(numbers[-1]) + 1 - int(is_first.sum())
+    return Grid(rate, int(times[0]), order[is_first], numbers[is_first], notes), lost, gaps, missing
 
 
-def _by_count(times_ns: Int, order: Int, data: Array, rate: Fraction | None, place: Place) -> tuple[Grid, int] | None:
+def _by_count(
+    times_ns: Int, order: Int, data: Array, rate: Fraction | None, row_numbers: RowNumbers
+) -> tuple[Grid | None, int]:
     """Numbers by counting, and how many gaps that makes; None where rows and span do not agree."""
     notes: list[str] = []
     times = times_ns[order]
-    again = np.flatnonzero(np.diff(times) == 0) + 1
-    same = again[_equal(data[order[again - 1]], data[order[again]])]
-    if 2 * len(same) > len(again):  # else several samples share a stamp, whatever their values
+    repeats = np.flatnonzero(np.diff(times) == 0) + 1
+    same = repeats[_equal(data[order[repeats - 1]], data[order[repeats]])]
+    if 2 * len(same) > len(repeats):  # else several samples share a stamp, whatever their values
         notes.append(
-            f"{many(len(same), 'repeated sample')}, first at {place.at(int(order[same[0]]))}: the first of each is kept"
+            f"{many(len(same), 'repeated sample')}, first at {row_numbers.at(int(order[same[0]]))}: the first of each is kept"
         )
         order = np.delete(order, same)
         times = times_ns[order]
     counted = _count(times, None if rate is None else float(rate))
     if counted is None:
-        return None
+        return None, 0
     if rate is None:
         rate = _snapped(counted.rate, max(_blur(times), counted.late_s * NS / max(int(times[-1] - times[0]), 1)), notes)
     notes.append(
         f"times lie up to {1000 * counted.late_s:.3g} ms from even ones, as where samples arrive late or together: "
         "samples are numbered by their count"
     )
-    gaps = _note_gaps(counted.numbers, order, rate, place, notes)
+    gaps = _note_gaps(counted.numbers, order, rate, row_numbers, notes)
     return Grid(rate, int(times[0]), order, counted.numbers, notes), gaps
 
 
-def _sorted(times: Int, data: Array, place: Place, notes: list[str]) -> Int:
+def _sorted(times: Int, data: Array, row_numbers: RowNumbers, notes: list[str]) -> Int:
     """Rows in the order of their times; two recordings in one are refused."""
-    back = np.flatnonzero(np.diff(times) < 0) + 1
-    order = np.argsort(times, kind="stable") if len(back) else np.arange(len(times))
-    if len(back):
-        again = np.flatnonzero((np.diff(times[order]) == 0) & (np.diff(order) != 1))  # not of one stamp
-        twice = not _equal(data[order[again]], data[order[again + 1]]).all()
-        if twice or _interleaved(times, order, back):
-            seconds = (times[back[0] - 1] - times[back[0]]) / NS
+    backward = np.flatnonzero(np.diff(times) < 0) + 1
+    order = np.argsort(times, kind="stable") if len(backward) else np.arange(len(times))
+    if len(backward):
+        repeats = np.flatnonzero((np.diff(times[order]) == 0) & (np.diff(order) != 1))  # not of one stamp
+        twice = not _equal(data[order[repeats]], data[order[repeats + 1]]).all()
+        if twice or _interleaved(times, order, backward):
+            seconds = (times[backward[0] - 1] - times[backward[0]]) / NS
             also = (
                 "the same times come again with other values" if twice else "what follows lies between what came before"
             )
-            raise place.error(
+            raise row_numbers.error(
                 f"time goes back by {seconds:g} s, and {also}: two recordings in one file; name them in a `session` column or "
                 "split the file",
-                int(back[0]),
+                int(backward[0]),
             )
         notes.append(
-            f"{many(len(back), 'time')} earlier than the one before, first at {place.at(int(back[0]))}: sorted by time"
+            f"{many(len(backward), 'time')} earlier than the one before, first at {row_numbers.at(int(backward[0]))}: sorted by time"
         )
-    return _since_set(times, order.astype(np.int64), place, notes)
+    return _since_set(times, order.astype(np.int64), row_numbers, notes)
 
 
-def _interleaved(times: Int, order: Int, back: Int) -> bool:
+def _interleaved(times: Int, order: Int, backward: Int) -> bool:
     """Whether parts that begin with a step far back lie between each other: a device that began anew, not samples that overtook some."""
-    far = back[times[back - 1] - times[back] > max(NS, _TRACKED * int(np.median(np.abs(np.diff(times)))))]
-    part = np.searchsorted(far, order, side="right")
-    return bool(np.count_nonzero(np.diff(part)) > 3 * len(far))  # one part may have come late
+    restarts = backward[
+        times[backward - 1] - times[backward] > max(NS, _TRACKED * int(np.median(np.abs(np.diff(times)))))
+    ]
+    part = np.searchsorted(restarts, order, side="right")
+    return bool(np.count_nonzero(np.diff(part)) > 3 * len(restarts))  # one part may have come late
 
 
-def _since_set(times: Int, order: Int, place: Place, notes: list[str]) -> Int:
+def _since_set(times: Int, order: Int, row_numbers: RowNumbers, notes: list[str]) -> Int:
     """Rows from where the clock was set: the first few may be from before."""
-    far = np.flatnonzero(np.diff(times[order]) > _YEARS_NS)
-    if not len(far):
+    jumps = np.flatnonzero(np.diff(times[order]) > _YEARS_NS)
+    if not len(jumps):
         return order
-    first = int(far[-1]) + 1
+    first = int(jumps[-1]) + 1
     years = (times[order[first]] - times[order[first - 1]]) / _YEARS_NS * 10
     if first > max(_FEW, len(order) // 100):
-        raise place.error(
+        raise row_numbers.error(
             f"the time jumps by {years:.0f} years: the clock was set while recording; split the file there",
             int(order[first]),
         )
     notes.append(
-        f"{many(first, 'row')} from {years:.0f} years before the others, first at {place.at(int(order[0]))}: the clock was not set "
+        f"{many(first, 'row')} from {years:.0f} years before the others, first at {row_numbers.at(int(order[0]))}: the clock was not set "
         "yet, left out"
     )
     return order[first:]
@@ -256,16 +264,18 @@ def _snapped(real: float, blur: float, notes: list[str]) -> Fraction:
     return rate
 
 
-def _numbers(times: Int, rate: Fraction, place: Place, notes: list[str]) -> Int:
+def _sample_numbers(times: Int, rate: Fraction, row_numbers: RowNumbers, notes: list[str]) -> Int:
     since = (times - times[0]).astype(np.float64) / NS  # (n,) seconds
-    at = since * float(rate)
-    if at[-1] >= _MAX_INDEX:
-        raise SourceError(f"the times span {since[-1]:.6g} s: more than 2^53 samples at {_hz(float(rate))}", place.path)
+    positions = since * float(rate)
+    if positions[-1] >= _MAX_INDEX:
+        raise SourceError(
+            f"the times span {since[-1]:.6g} s: more than 2^53 samples at {_hz(float(rate))}", row_numbers.path
+        )
     # The first time jitters as any other: the grid's phase is the mean of all, on a circle.
-    exact = at - _phases(at, len(at))
-    if len(at) >= 2 * _TRACKED and _jumps(exact):
+    exact = positions - _phases(positions, len(positions))
+    if len(positions) >= 2 * _TRACKED and _jumps(exact):
         # A clock that is 0.1 % off would skip a sample every 1,000: follow its phase, if that gives fewer jumps.
-        tracked = at - _phases(at, _TRACKED)
+        tracked = positions - _phases(positions, _TRACKED)
         if _jumps(tracked) < _jumps(exact):
             exact = tracked
             count = float(np.rint(exact[-1]) - np.rint(exact[0]))
@@ -278,21 +288,21 @@ def _numbers(times: Int, rate: Fraction, place: Place, notes: list[str]) -> Int:
         raise SourceError(
             f"the times lie on no grid of {_hz(float(rate))} (they vary by more than a sample): an irregular stream, "
             "which recipes do not take; resample it",
-            place.path,
+            row_numbers.path,
         )
-    out: Int = numbers - numbers[0]
-    return out
+    from_zero: Int = numbers - numbers[0]
+    return from_zero
 
 
-def _phases(at: NDArray[np.float64], block: int) -> NDArray[np.float64]:
+def _phases(positions: NDArray[np.float64], block: int) -> NDArray[np.float64]:
     """Distance of times from whole samples, -0.5 to 0.5: one mean a block of samples, followed from block to block."""
-    turns = np.exp(2j * np.pi * (at - np.round(at)))
-    starts = np.arange(0, len(at), block)
+    turns = np.exp(2j * np.pi * (positions - np.round(positions)))
+    starts = np.arange(0, len(positions), block)
     means = np.add.reduceat(turns, starts)
-    phases = np.unwrap(np.angle(means)) / (2 * np.pi)
-    centres = starts + (np.diff(starts, append=len(at)) - 1) / 2
-    out: NDArray[np.float64] = np.interp(np.arange(len(at)), centres, phases)
-    return out
+    block_phases = np.unwrap(np.angle(means)) / (2 * np.pi)
+    centres = starts + (np.diff(starts, append=len(positions)) - 1) / 2
+    phases: NDArray[np.float64] = np.interp(np.arange(len(positions)), centres, block_phases)
+    return phases
 
 
 def _jumps(exact: NDArray[np.float64]) -> int:
@@ -300,38 +310,38 @@ def _jumps(exact: NDArray[np.float64]) -> int:
 
 
 def _first_of_each(
-    numbers: Int, order: Int, data: Array, place: Place, notes: list[str]
+    numbers: Int, order: Int, data: Array, row_numbers: RowNumbers, notes: list[str]
 ) -> tuple[NDArray[np.bool_], int]:
     """Which rows are kept, and how many others had values of their own."""
-    keep = np.concatenate(([True], np.diff(numbers) != 0))
-    repeated = np.flatnonzero(~keep)
+    is_first = np.concatenate(([True], np.diff(numbers) != 0))
+    repeated = np.flatnonzero(~is_first)
     if not len(repeated):
-        return keep, 0
-    rows = place.rows[order]
+        return is_first, 0
+    file_rows = row_numbers.numbers[order]
     if len(repeated) > len(numbers) // 2:
-        raise place.error(
+        raise row_numbers.error(
             f"{len(repeated)} of {len(numbers)} times fall on a sample that is already there: "
             "the times are too coarse; leave the time column out and give `rate_hz`, or write finer times",
             int(order[repeated[0]]),
         )
-    starts = np.flatnonzero(keep)
+    starts = np.flatnonzero(is_first)
     owners = starts[np.searchsorted(starts, repeated) - 1]
-    other = int(np.count_nonzero(~_equal(data[order[owners]], data[order[repeated]])))
-    first = int(order[repeated[np.argmin(rows[repeated])]])
-    with_other = f" ({other} with other values)" if other else ""
+    different = int(np.count_nonzero(~_equal(data[order[owners]], data[order[repeated]])))
+    first = int(order[repeated[np.argmin(file_rows[repeated])]])
+    with_different = f" ({different} with other values)" if different else ""
     notes.append(
-        f"{many(len(repeated), 'repeated sample')}{with_other}, first at {place.at(first)}: the first of each is kept"
+        f"{many(len(repeated), 'repeated sample')}{with_different}, first at {row_numbers.at(first)}: the first of each is kept"
     )
-    return keep, other
+    return is_first, different
 
 
-def _note_gaps(numbers: Int, order: Int, rate: Fraction, place: Place, notes: list[str]) -> int:
+def _note_gaps(numbers: Int, order: Int, rate: Fraction, row_numbers: RowNumbers, notes: list[str]) -> int:
     jumps = np.diff(numbers) - 1
     gaps = np.flatnonzero(jumps > 0)
     if len(gaps):
         missing = int(jumps.sum())
         seconds = missing / float(rate)
-        where = place.at(int(order[gaps[0] + 1]))
+        where = row_numbers.at(int(order[gaps[0] + 1]))
         notes.append(
             f"{many(len(gaps), 'gap')}, {many(missing, 'sample')} ({seconds:.6g} s) missing, first before {where}"
         )
@@ -343,8 +353,8 @@ def _equal(a: Array, b: Array) -> NDArray[np.bool_]:
     same = a == b
     if a.dtype.kind == "f":
         same |= np.isnan(a) & np.isnan(b)
-    out: NDArray[np.bool_] = same.all(axis=tuple(range(1, same.ndim)))
-    return out
+    same_rows: NDArray[np.bool_] = same.all(axis=tuple(range(1, same.ndim)))
+    return same_rows
 
 
 def _hz(rate: float) -> str:
@@ -375,9 +385,9 @@ def _by_steps(since: Floats, rate: float | None) -> _Counted | None:
     if step <= 0 or np.mean(np.abs(steps / step - 1) < 0.1) < _MOST or steps.mean() > _DENSE * step:
         return None
     numbers = np.concatenate(([0], np.cumsum(np.maximum(np.rint(steps / step), 1).astype(np.int64))))
-    found = _slope(since, numbers) if rate is None else rate
-    late = float(np.ptp(since * found - numbers))
-    return None if late > max(1.0, _CLOCK * len(since)) else _Counted(found, numbers, late / found)
+    counted_rate = _slope(since, numbers) if rate is None else rate
+    late = float(np.ptp(since * counted_rate - numbers))
+    return None if late > max(1.0, _CLOCK * len(since)) else _Counted(counted_rate, numbers, late / counted_rate)
 
 
 def _by_rows(since: Floats, rate: float | None) -> _Counted | None:
@@ -387,22 +397,22 @@ def _by_rows(since: Floats, rate: float | None) -> _Counted | None:
     middle = float(np.median(since[block:] - since[:-block]))
     if middle <= 0:
         return None
-    found = block / middle
-    if rate is not None and abs(found / rate - 1) < 0.1:  # a block may end within a burst
-        found = rate
+    counted_rate = block / middle
+    if rate is not None and abs(counted_rate / rate - 1) < 0.1:  # a block may end within a burst
+        counted_rate = rate
     for _ in range(3):
-        missing = _missing(since, found)
-        found = _slope(since, rows + missing)
-    even = since * found - rows - missing  # samples by which each row is late
+        missing = _missing(since, counted_rate)
+        counted_rate = _slope(since, rows + missing)
+    even = since * counted_rate - rows - missing  # samples by which each row is late
     late = float(np.ptp(np.quantile(even, (0.02, 0.98))))
     longest = np.diff(since)[np.diff(missing) == 0].max(initial=0.0)
     if (
-        longest > max(_LATEST_S, _TOGETHER / found)
+        longest > max(_LATEST_S, _TOGETHER / counted_rate)
         or _drift(even) > max(1.0, late, _CLOCK * len(even))
         or _wanders(even)
     ):
         return None
-    return _Counted(found, rows + missing.astype(np.int64), late / found)
+    return _Counted(counted_rate, rows + missing.astype(np.int64), late / counted_rate)
 
 
 def _missing(since: Floats, rate: float) -> Floats:
@@ -410,32 +420,34 @@ def _missing(since: Floats, rate: float) -> Floats:
     # More than one burst, however many rows have one stamp.
     around = max(_AROUND, 4 * len(since) // max(1, int(np.count_nonzero(np.diff(since)))))
     late = since * rate - np.arange(len(since))
-    behind = np.flatnonzero(np.diff(late) > _SHIFT - 0.25) + 1  # the first row after each long step
-    if not len(behind):
+    late_rows = np.flatnonzero(np.diff(late) > _SHIFT - 0.25) + 1  # the first row after each long step
+    if not len(late_rows):
         return np.zeros(len(since))
-    steps = np.diff(late)[behind - 1]
-    shift = _earliest(late, behind, around) - _earliest(late, behind - around, around)
+    steps = np.diff(late)[late_rows - 1]
+    shift = _earliest(late, late_rows, around) - _earliest(late, late_rows - around, around)
     # Where long steps are usual, as between bursts, only a longer one can be a gap; and it is one by itself, not by what is near.
-    usual = float(np.quantile(steps, 0.9)) if len(behind) > max(_LEAST // 2, len(late) // around) else 0.0
-    few = np.minimum(behind, len(late) - behind) < _NEAR_END  # near an end little is known
+    usual = float(np.quantile(steps, 0.9)) if len(late_rows) > max(_LEAST // 2, len(late) // around) else 0.0
+    few = np.minimum(late_rows, len(late) - late_rows) < _NEAR_END  # near an end little is known
     real = (shift > _SHIFT) & (steps > 0.5 * shift) & (steps > np.where(few, 3, 1.5) * usual)
     missing = np.zeros(len(since))
-    missing[behind[real]] = np.maximum(np.rint(np.minimum(shift, steps)[real]), 1)
-    out: Floats = np.cumsum(missing)
-    return out
+    missing[late_rows[real]] = np.maximum(np.rint(np.minimum(shift, steps)[real]), 1)
+    total: Floats = np.cumsum(missing)
+    return total
 
 
 def _earliest(late: Floats, first: Int, around: int) -> Floats:
     """By how much the early ones are late of the rows around, from each of `first` on: some may be later, and come together."""
-    out = np.empty(len(first))
+    earliest = np.empty(len(first))
     padded = np.concatenate((np.full(around, np.inf), late, np.full(around, np.inf)))
-    there = np.minimum(first + around, len(late)) - np.maximum(first, 0)
+    near_rows = np.minimum(first + around, len(late)) - np.maximum(first, 0)
     size = max(1, _BLOCK // around)
     for at in range(0, len(first), size):
         block = slice(at, at + size)
         rows = np.sort(padded[first[block, None] + around + np.arange(around)], axis=1)
-        out[block] = np.take_along_axis(rows, (_EARLY * (there[block] - 1)).astype(np.int64)[:, None], axis=1)[:, 0]
-    return out
+        earliest[block] = np.take_along_axis(rows, (_EARLY * (near_rows[block] - 1)).astype(np.int64)[:, None], axis=1)[
+            :, 0
+        ]
+    return earliest
 
 
 def _slope(since: Floats, numbers: Floats) -> float:

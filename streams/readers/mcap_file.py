@@ -24,7 +24,7 @@ from streams.errors import ChunkError, MessageError, SourceError
 from streams.labels.labels import Label, current_labels
 from streams.messages import read_json
 from streams.readers import grid
-from streams.readers.columns import missing, wanted
+from streams.readers.columns import no_such_name, requested_inputs
 from streams.readers.files import File
 from streams.readers.mcap_scan import Scan
 from streams.readers.words import brief, many
@@ -148,7 +148,7 @@ def own_sessions(
             sessions.setdefault(header.session, []).append(header)
     if content.chunks and not sessions and not content.topics:
         names = list(dict.fromkeys(header.format.stream for header in content.chunks))
-        raise missing(str(options.stream_name), names, path, "stream")
+        raise no_such_name(str(options.stream_name), names, path, "stream")
     for name, headers in sessions.items():
         found = list(notes)
         session = name if options.session_name is None else options.session_name
@@ -253,7 +253,7 @@ def topic_streams(
 ) -> tuple[list[StreamData], list[str]]:
     """Streams of JSON topics, as the recipe asks for them; without a recipe one a topic."""
     named = {topic.stream: topic for topic in topics.values()}
-    asked = wanted(options, path)
+    asked = requested_inputs(options, path)
     notes: list[str] = []
     streams: list[StreamData] = []
     for item in asked or tuple(InputOptions(name) for name in named):
@@ -266,7 +266,7 @@ def topic_streams(
         notes += [f"{item.stream}: {note}" for note in found]
     if not streams:
         wish = asked[0].channels[0] if asked[0].channels and "." in asked[0].channels[0] else asked[0].stream
-        raise missing(wish, [*_all_channels(named), *named], path, "topic or channel")
+        raise no_such_name(wish, [*_all_channels(named), *named], path, "topic or channel")
     return streams, notes
 
 
@@ -281,14 +281,14 @@ def _parts(item: InputOptions, named: Mapping[str, Topic], path: str) -> list[tu
     if any(topic in named for _, topic, _ in split):
         for name, topic, channel in split:
             if topic not in named or channel not in named[topic].channels:
-                raise missing(name, _all_channels(named), path, "channel")
+                raise no_such_name(name, _all_channels(named), path, "channel")
         return [(named[topic], channel, name) for name, topic, channel in split]
     topic_found = named.get(item.stream)
     if topic_found is None:
         return None
     for name in item.channels:
         if name not in topic_found.channels:
-            raise missing(name, topic_found.channels, path, f"channel of {item.stream}")
+            raise no_such_name(name, topic_found.channels, path, f"channel of {item.stream}")
     return [(topic_found, name, name) for name in item.channels or topic_found.channels]
 
 
@@ -327,8 +327,8 @@ def _stream(
 
 
 def _numbered(rate: Fraction | None, times: NDArray[np.int64], values: Array, path: str, stream: str) -> grid.Grid:
-    place = grid.Place(path, np.arange(1, len(times) + 1), "message", stream)
-    return grid.irregular(times, values, place) if rate == 0 else grid.fit(times, values, rate, place)
+    rows = grid.RowNumbers(path, np.arange(1, len(times) + 1), "message", stream)
+    return grid.fit(times, values, rate, rows)
 
 
 def _side_by_side(

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from streams.chunk import Array
 from streams.errors import SourceError
-from streams.readers.columns import decide
+from streams.readers.columns import column_roles
 from streams.readers.files import File
 from streams.readers.table import Block, Gatherer
-from streams.readers.times import Clock
+from streams.readers.times import TimeColumn
 from streams.recording import ReadOptions, Recording
 
 _BLOCK_ROWS = 262_144
@@ -60,26 +60,26 @@ def _recordings(table: Any, file: File, options: ReadOptions) -> Iterator[Record
     }
     if not table.metadata.num_rows:
         raise SourceError("has columns but no rows", file.path)
-    layout = decide(schema.names, numeric, options, file.path, lambda n: _first(table, n))
-    for name in layout.channels:
+    roles = column_roles(schema.names, numeric, options, file.path, lambda n: _first(table, n))
+    for name in roles.channels:
         if name not in numeric:
             raise SourceError(f"column `{name}` holds {schema.field(name).type}, expected numbers", file.path)
-    kinds = {str(schema.field(name).type) for name in layout.channels}
-    clock = layout.clock(file.path)
-    gatherer = Gatherer(file, layout, options, table.metadata.num_rows > _TOGETHER_ROWS)
-    columns = list(dict.fromkeys((*layout.channels, *layout.texts, *([layout.time] if layout.time else []))))
+    kinds = {str(schema.field(name).type) for name in roles.channels}
+    time_column = roles.time_column(file.path)
+    gatherer = Gatherer(file, roles, options, table.metadata.num_rows > _TOGETHER_ROWS)
+    columns = list(dict.fromkeys((*roles.channels, *roles.texts, *([roles.time] if roles.time else []))))
     row = 1
     dtype = {"float": "float32", "int16": "int16"}.get(next(iter(kinds)), "float64") if len(kinds) == 1 else "float64"
-    if dtype == "int16" and any(_has_nulls(table, name) for name in layout.channels):
+    if dtype == "int16" and any(_has_nulls(table, name) for name in roles.channels):
         dtype = "float64"
     for batch in table.iter_batches(_BLOCK_ROWS, columns=columns):
         rows = np.arange(row, row + batch.num_rows, dtype=np.int64)
         row += batch.num_rows
-        values = np.column_stack([_numbers(batch.column(name), dtype) for name in layout.channels])
-        texts = {name: _texts(batch.column(name)) for name in layout.texts}
-        times = _times(batch.column(layout.time), clock, rows) if clock and layout.time else None
-        if clock:
-            gatherer.notes += [note for note in clock.notes if note not in gatherer.notes]
+        values = np.column_stack([_numbers(batch.column(name), dtype) for name in roles.channels])
+        texts = {name: _texts(batch.column(name)) for name in roles.texts}
+        times = _times(batch.column(roles.time), time_column, rows) if time_column and roles.time else None
+        if time_column:
+            gatherer.notes += [note for note in time_column.notes if note not in gatherer.notes]
         if len(rows):
             yield from gatherer.add(Block(rows, values, texts, times))
     yield from gatherer.finish()
@@ -132,17 +132,17 @@ def _text(value: Any) -> str:
     return "" if text == "nan" else text
 
 
-def _times(column: Any, clock: Clock, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def _times(column: Any, time_column: TimeColumn, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     import pyarrow as pa
 
     if column.null_count:
         first = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
-        raise SourceError(f"column `{clock.column}` is empty", clock.path, int(rows[first]))
+        raise SourceError(f"column `{time_column.column}` is empty", time_column.path, int(rows[first]))
     if pa.types.is_timestamp(column.type):
         out: NDArray[np.int64] = (
             column.cast(pa.timestamp("ns", column.type.tz)).cast(pa.int64()).to_numpy(zero_copy_only=False)
         )
         return out
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-        return clock.numbers(column.to_numpy(zero_copy_only=False), rows)
-    return clock.parse(_texts(column), rows)
+        return time_column.numbers(column.to_numpy(zero_copy_only=False), rows)
+    return time_column.parse(_texts(column), rows)

@@ -15,7 +15,7 @@ from streams.chunk import Array, Header, signal_format
 from streams.errors import SourceError
 from streams.labels.labels import Label, canonical, identity, interval, rename
 from streams.readers import grid
-from streams.readers.columns import Layout
+from streams.readers.columns import ColumnRoles
 from streams.readers.files import File
 from streams.readers.words import brief, many
 from streams.recording import InputOptions, ReadOptions, Recording, StreamData
@@ -29,7 +29,7 @@ class Block:
     """Rows of a table."""
 
     rows: Int  # ``(n,)``, as a user counts them
-    values: Array  # ``(n, channels)`` in the layout's order; NaN where missing
+    values: Array  # ``(n, channels)`` in the order of `channels`; NaN where missing
     texts: dict[str, list[str]]  # each text column's n texts
     times_ns: Int | None = None
 
@@ -50,17 +50,17 @@ class _Session:
 class Gatherer:
     """Sorts blocks into sessions and makes each a Recording."""
 
-    def __init__(self, file: File, layout: Layout, options: ReadOptions, together: bool) -> None:
-        self._file, self._layout, self._options, self._together = file, layout, options, together
+    def __init__(self, file: File, roles: ColumnRoles, options: ReadOptions, together: bool) -> None:
+        self._file, self._roles, self._options, self._together = file, roles, options, together
         self._open: dict[tuple[str, ...], _Session] = {}
         self._done: set[tuple[str, ...]] = set()
         self._dropped = 0
-        self.notes: list[str] = [*layout.notes]
+        self.notes: list[str] = [*roles.notes]
 
     def add(self, block: Block) -> Iterator[Recording]:
         """Take a block; gives the recordings that are complete."""
         keys = self._keys(block)
-        keep = self._layout.keep
+        keep = self._roles.keep
         mask = keep(block.texts) if keep else None
         last: tuple[str, ...] = ()
         for key, picked in keys:
@@ -80,8 +80,8 @@ class Gatherer:
             last = key
         if self._together:
             # The last one with rows stays, too: what is said of a session that `keep` leaves nothing of goes with it.
-            kept = [key for key, session in self._open.items() if session.kept]
-            for key in [key for key in self._open if key not in (last, *kept[-1:])]:
+            with_rows = [key for key, session in self._open.items() if session.kept]
+            for key in [key for key in self._open if key not in (last, *with_rows[-1:])]:
                 self._done.add(key)
                 yield from self._finish(key)
 
@@ -96,7 +96,7 @@ class Gatherer:
 
     def _keys(self, block: Block) -> list[tuple[tuple[str, ...], Int]]:
         """Sessions in a block, in order of appearance, with the positions of their rows."""
-        columns = [block.texts[name] for name in self._layout.session]
+        columns = [block.texts[name] for name in self._roles.session]
         if not columns:
             return [((), np.arange(len(block.rows)))]
         codes: dict[tuple[str, ...], int] = {}
@@ -106,7 +106,7 @@ class Gatherer:
             name = tuple(map(identity, key))
             if not all(name):
                 row = int(block.rows[np.argmax(raw == code)])
-                column = self._layout.session[name.index("")]
+                column = self._roles.session[name.index("")]
                 raise SourceError(f"column `{column}` is empty, it names the session", self._file.path, row)
             merged.setdefault(name, []).append(code)
         return [(key, np.flatnonzero(np.isin(raw, group))) for key, group in merged.items()]
@@ -120,26 +120,26 @@ class Gatherer:
     def _extend(self, session: _Session, block: Block, picked: Int, numbers: Int) -> None:
         if not len(picked):
             return
-        layout = self._layout
+        roles = self._roles
         whole = len(picked) == len(block.rows)
         values = block.values if whole else block.values[picked]
         times = None if block.times_ns is None else block.times_ns[picked]
         session.parts.append((block.rows[picked], values, times, numbers))
         session.kept += len(picked)
-        at = picked.tolist()
-        for name in layout.labels:
+        positions = picked.tolist()
+        for name in roles.labels:
             texts = block.texts[name]
-            session.labels.setdefault(name, []).extend([texts[i] for i in at])
-        for name in (*layout.metadata, *([layout.subject] if layout.subject else [])):
+            session.labels.setdefault(name, []).extend([texts[i] for i in positions])
+        for name in (*roles.metadata, *([roles.subject] if roles.subject else [])):
             texts = block.texts[name]
-            found = {texts[i].strip() for i in at}
+            different = {texts[i].strip() for i in positions}
             if name in session.constant:
-                found.add(session.constant[name] or "")
+                different.add(session.constant[name] or "")
             session.constant[name] = (
-                found.pop() if len(found) == 1 and session.constant.get(name, "") is not None else None
+                different.pop() if len(different) == 1 and session.constant.get(name, "") is not None else None
             )
-            if name == layout.subject:
-                self._check_subject(session, name, [texts[i] for i in at])
+            if name == roles.subject:
+                self._check_subject(session, name, [texts[i] for i in positions])
 
     def _check_subject(self, session: _Session, column: str, texts: Sequence[str]) -> None:
         for text in dict.fromkeys(texts):
@@ -171,8 +171,8 @@ class Gatherer:
         session.parts.clear()
         table = _Table(self._file.path, session.name, rows, values, times, numbers - numbers[0])
         streams, labels = self._streams(table, session.labels, notes)
-        metadata = {name: text for name, text in session.constant.items() if text and name != self._layout.subject}
-        left_out = [name for name in self._layout.metadata if name not in self._layout.labels]
+        metadata = {name: text for name, text in session.constant.items() if text and name != self._roles.subject}
+        left_out = [name for name in self._roles.metadata if name not in self._roles.labels]
         varied = [name for name in left_out if session.constant.get(name) is None]
         if varied:
             notes.append(f"columns left out, neither channels nor constant: {', '.join(varied)}")
@@ -183,24 +183,25 @@ class Gatherer:
     ) -> tuple[list[StreamData], list[Label]]:
         streams: list[StreamData] = []
         labels: list[Label] = []
-        several = len(self._layout.inputs) > 1
+        several = len(self._roles.inputs) > 1
         author = self._file.path.replace("\\", "/").rpartition("/")[2]
         longest = -1
-        for item in self._layout.inputs:
-            columns = [self._layout.channels.index(name) for name in item.channels]
-            numbered = table.numbered(item, columns, several)
-            if numbered is None:
+        for item in self._roles.inputs:
+            columns = [self._roles.channels.index(name) for name in item.channels]
+            stream_and_rows = table.stream(item, columns, several)
+            if stream_and_rows is None:
                 notes.append(f"no value of stream `{item.stream}`: read without it")
                 continue
-            stream, picked, found = numbered
-            notes += [f"{item.stream}: {note}" if several else note for note in found if note not in notes]
+            stream, picked, stream_notes = stream_and_rows
+            notes += [f"{item.stream}: {note}" if several else note for note in stream_notes if note not in notes]
             streams.append(stream)
             if texts and stream.count > longest:
                 longest = stream.count
                 labels = []
                 for column, names in self._options.label_columns.items():
-                    named = _canonical_all(texts.get(column, []), names)
-                    labels += _label_runs([named[i] for i in picked.tolist()], stream, column, author) if named else []
+                    classes = _canonical_all(texts.get(column, []), names)
+                    if classes:
+                        labels += _label_runs([classes[i] for i in picked.tolist()], stream, column, author)
         if not streams:
             raise SourceError(f"session {brief(table.session)} holds no value in any channel", table.path)
         return streams, sorted(labels, key=lambda label: (label.start_ns, label.end_ns))
@@ -217,9 +218,7 @@ class _Table:
     times: Int | None
     numbers: Int
 
-    def numbered(
-        self, item: InputOptions, columns: list[int], several: bool
-    ) -> tuple[StreamData, Int, list[str]] | None:
+    def stream(self, item: InputOptions, columns: list[int], several: bool) -> tuple[StreamData, Int, list[str]] | None:
         """One stream, the positions of its rows, and notes; None if it has no value.
 
         Where several streams share a table, a row without any value of one is no sample of it (their rates differ).
@@ -235,28 +234,28 @@ class _Table:
             values, bad = values[picked], bad[picked]
         if np.isinf(values[bad]).any():
             values = np.where(bad, values.dtype.type(np.nan), values)
-        place = grid.Place(self.path, self.rows[picked], stream=item.stream)
-        numbered = self._grid(item, values, picked, place)
+        row_numbers = grid.RowNumbers(self.path, self.rows[picked], stream=item.stream)
+        fitted = self._grid(item, values, picked, row_numbers)
         empty = np.flatnonzero(bad.any(axis=1))
-        notes = numbered.notes
+        notes = fitted.notes
         if len(empty):
             rows = many(len(empty), "row")
-            where = place.at(int(empty[0]))
+            where = row_numbers.at(int(empty[0]))
             notes.append(f"{rows} with empty or NaN cells, kept as missing, first at {where}")
-        fmt = signal_format(item.stream, item.channels, numbered.rate, values.dtype.name, item.units)
-        header = Header(self.session, numbered.origin_ns, fmt)
-        in_order = len(numbered.rows) == len(values) and bool((np.diff(numbered.rows) == 1).all())
-        data = np.ascontiguousarray(values if in_order else values[numbered.rows])
+        fmt = signal_format(item.stream, item.channels, fitted.rate, values.dtype.name, item.units)
+        header = Header(self.session, fitted.origin_ns, fmt)
+        in_order = len(fitted.rows) == len(values) and bool((np.diff(fitted.rows) == 1).all())
+        data = np.ascontiguousarray(values if in_order else values[fitted.rows])
         times = None
-        if numbered.rate == 0 and self.times is not None:
-            times = self.times[picked][numbered.rows]
-        return StreamData.from_indexes(header, data, numbered.indexes, times), picked[numbered.rows], notes
+        if fitted.rate == 0 and self.times is not None:
+            times = self.times[picked][fitted.rows]
+        return StreamData.from_indexes(header, data, fitted.indexes, times), picked[fitted.rows], notes
 
-    def _grid(self, item: InputOptions, values: Array, picked: Int, place: grid.Place) -> grid.Grid:
+    def _grid(self, item: InputOptions, values: Array, picked: Int, row_numbers: grid.RowNumbers) -> grid.Grid:
         rate = item.rate_hz
         if self.times is not None:
             times = self.times[picked]
-            return grid.irregular(times, values, place) if rate == 0 else grid.fit(times, values, rate, place)
+            return grid.fit(times, values, rate, row_numbers)
         if rate is None or rate == 0:
             need = "times of an irregular stream" if rate == 0 else "the sampling rate"
             raise SourceError(
@@ -265,28 +264,29 @@ class _Table:
                 self.path,
             )
         numbers = self.numbers[picked]
-        return grid.Grid(Fraction(rate), 0, np.arange(len(numbers), dtype=np.int64), numbers, _skipped(numbers, place))
+        return grid.Grid(
+            Fraction(rate), 0, np.arange(len(numbers), dtype=np.int64), numbers, _skipped(numbers, row_numbers)
+        )
 
 
-def _skipped(numbers: Int, place: grid.Place) -> list[str]:
+def _skipped(numbers: Int, row_numbers: grid.RowNumbers) -> list[str]:
     jumps = np.flatnonzero(np.diff(numbers) != 1)
-    return (
-        [f"rows left out between others make {many(len(jumps), 'gap')}, first before {place.at(int(jumps[0]) + 1)}"]
-        if len(jumps)
-        else []
-    )
+    if not len(jumps):
+        return []
+    where = row_numbers.at(int(jumps[0]) + 1)
+    return [f"rows left out between others make {many(len(jumps), 'gap')}, first before {where}"]
 
 
 def _canonical_all(texts: Sequence[str], names: Mapping[str, str]) -> list[str]:
     """Canonical, renamed text of each; each different one is worked out once. What table programs write for no value is none."""
-    none = {text for text in set(texts) if text.strip().lower() in _NO_LABEL and text.strip() not in names}
-    known = {text: "" if text in none else rename(canonical(text), names) for text in set(texts)}
-    return [known[text] for text in texts]
+    empty = {text for text in set(texts) if text.strip().lower() in _NO_LABEL and text.strip() not in names}
+    canonical_texts = {text: "" if text in empty else rename(canonical(text), names) for text in set(texts)}
+    return [canonical_texts[text] for text in texts]
 
 
 def _label_runs(texts: Sequence[str], stream: StreamData, name: str, author: str) -> list[Label]:
     """Labels of a stream's samples: an interval for each run of equal texts, broken at gaps; an empty text is no label."""
-    out: list[Label] = []
+    labels: list[Label] = []
     codes: dict[str, int] = {}
     coded = np.array([codes.setdefault(text, len(codes)) for text in texts], np.int64)
     at = 0
@@ -299,7 +299,7 @@ def _label_runs(texts: Sequence[str], stream: StreamData, name: str, author: str
                     start, end = stream.header.time_ns(first + a), stream.header.time_ns(first + b)
                 else:
                     start, end = (int(stream.times_ns[min(at + i, len(texts) - 1)]) for i in (a, b))
-                out.append(
+                labels.append(
                     interval(
                         session=stream.header.session,
                         set=name,
@@ -310,4 +310,4 @@ def _label_runs(texts: Sequence[str], stream: StreamData, name: str, author: str
                     )
                 )
         at += len(piece)
-    return out
+    return labels

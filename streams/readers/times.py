@@ -25,10 +25,10 @@ from streams.readers.words import brief, is_number
 #: Names of time columns, best first.
 TIME_COLUMNS = ("t_ns", "t", "timestamp")
 _US, _MS, _MINUTE, _HOUR, _DAY = 10**3, 10**6, 60 * NS, 3_600 * NS, 86_400 * NS
-_TICK = 10**5
+_TENTH_MS = 10**5
 _ISO = 0  # texts, no number of any unit
 #: How units stand in names, such as `Time (s)` and `time_ms`, in ns.
-_SPELLED = {
+_UNITS_BY_NAME = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), NS),
     **dict.fromkeys(("ms", "msec", "millis", "millisecond", "milliseconds"), _MS),
     **dict.fromkeys(("us", "\u00b5s", "\u03bcs", "usec", "micros", "microsecond", "microseconds"), _US),
@@ -36,32 +36,35 @@ _SPELLED = {
     **dict.fromkeys(("min", "mins", "minute", "minutes"), _MINUTE),
     **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), _HOUR),
 }
-_BRACKETED = re.compile(r"(.+?)\s*[(\[]\s*(\w+)\s*[)\]]")
-_HEADED = re.compile(r"([^\W_]+)[ _](.+)")
-_TAILED = re.compile(r"(.+?)[ _]([^\W_]+)")
-_PLAIN = {NS: "s", _MS: "ms", _US: "µs", 1: "ns"}
-_NAMES = _PLAIN | {
+_UNIT_IN_BRACKETS = re.compile(r"(.+?)\s*[(\[]\s*(\w+)\s*[)\]]")
+_UNIT_FIRST = re.compile(r"([^\W_]+)[ _](.+)")
+_UNIT_LAST = re.compile(r"(.+?)[ _]([^\W_]+)")
+_DECIMAL_UNITS = {NS: "s", _MS: "ms", _US: "µs", 1: "ns"}
+_UNIT_NAMES = _DECIMAL_UNITS | {
     _MINUTE: "minutes",
     _HOUR: "hours",
     _DAY: "days as table programs count them",
-    _TICK: "ten thousandths of a second",
+    _TENTH_MS: "ten thousandths of a second",
 }
 _OUR_DAYS_S, _SLOWEST_S = (946_684_800, 2_840_140_800), 300  # 2000 to 2060
 #: Between which steps nothing but that unit is likely; what counts whole units is no clock of seconds.
 _LIKELY_STEPS = {NS: (0.0, 1.0), _MS: (2, 500), _US: (2_000, 200_000), 1: (2_000_000, 500_000_000)}
-_FINE = {"sample", "time", "fine"}  # of Xsens: µs of one device, ten thousandths of a second of another
-_WRAP, _MOST = 2**32, 2**53  # where a chip's clock begins anew; counters are whole numbers below that
+_FINE_CLOCK = {"sample", "time", "fine"}  # of Xsens: µs of one device, ten thousandths of a second of another
+_CHIP_CLOCK_SIZE, _LARGEST_COUNT = (
+    2**32,
+    2**53,
+)  # where a chip's clock begins anew; counters are whole numbers below that
 _TABLE_DAYS, _DAYS_TO_1970, _DAY_STEP = (20_000, 80_000), 25_569, 2e-4
-_TOLD = 0.1
-_LARGEST, _TICK_STEP = 1e17, 1_000
+_RATE_MATCH = 0.1
+_LARGEST, _TENTH_MS_STEP = 1e17, 1_000
 _LIMIT_NS = 2**62
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 #: Other names of them, in any spelling of upper and lower case, without their unit; a column of these must also run as times do.
-_LIKE = ("t", "timestamp", "time", "datetime", "elapsed", "elapsed time")
-_TOKENS = {"time", "timestamp", "datetime"}
-_COUNTING = {
+_TIME_NAMES = ("t", "timestamp", "time", "datetime", "elapsed", "elapsed time")
+_TIME_WORDS = {"time", "timestamp", "datetime"}
+_COUNTER_WORDS = {
     "frame",
     "frames",
     "index",
@@ -76,28 +79,30 @@ _COUNTING = {
     "#",
 }
 _FIRST_ROWS = 200
-_REGULAR, _ON = 0.9, 0.98  # so many of the steps are near the middle one; so many do not go back
+_REGULAR_SHARE, _FORWARD_SHARE = 0.9, 0.98  # so many of the steps are near the middle one; so many do not go back
 _RELATIVE_NS = 10**17  # times before 1973 count from some beginning
 
 
-class Ran(NamedTuple):
+class TimeCandidate(NamedTuple):
     """A column that runs as time does."""
 
     name: str
     doubt: str  # why it is not read as times although it looks like that, empty where it is
 
 
-def time_like(names: Sequence[str], cells: Callable[[str], Sequence[str]], rate: Fraction | None = None) -> list[Ran]:
+def time_columns(
+    names: Sequence[str], cells: Callable[[str], Sequence[str]], rate: Fraction | None = None
+) -> list[TimeCandidate]:
     """Columns of times that are not named as :data:`TIME_COLUMNS` are, such as `Time`; the best one first."""
-    spelled = {name: _spelled(name) for name in names}
-    like = [name for name in names if spelled[name][0] in _LIKE or not _TOKENS.isdisjoint(_words(name))]
-    found: list[tuple[bool, bool, int, Ran]] = []
-    for name in like:
-        base, unit = spelled[name]
+    parts = {name: _spelled(name) for name in names}
+    likely = [name for name in names if parts[name][0] in _TIME_NAMES or not _TIME_WORDS.isdisjoint(_words(name))]
+    candidates: list[tuple[bool, bool, int, TimeCandidate]] = []
+    for name in likely:
+        base, unit = parts[name]
         texts = [text.strip() for text in cells(name)[:_FIRST_ROWS]]
         doubt = ""
         try:
-            times = Clock(name, "", rate).parse(texts, np.arange(len(texts)))
+            times = TimeColumn(name, "", rate).parse(texts, np.arange(len(texts)))
         except UnitError as error:
             if not all(map(is_number, texts)):
                 continue
@@ -109,31 +114,43 @@ def time_like(names: Sequence[str], cells: Callable[[str], Sequence[str]], rate:
         middle = float(np.median(steps)) if len(steps) else 0.0
         # A name that says it all only has to run on; a letter may as well be a temperature.
         near = np.abs(steps - middle) < 0.5 * middle if base == "t" else steps >= 0
-        loose = base not in _LIKE and middle <= 0  # a trial's start, or its number
-        if not len(steps) or times[-1] <= times[0] or loose or np.mean(near) < (_REGULAR if base == "t" else _ON):
+        loose = base not in _TIME_NAMES and middle <= 0  # a trial's start, or its number
+        if (
+            not len(steps)
+            or times[-1] <= times[0]
+            or loose
+            or np.mean(near) < (_REGULAR_SHARE if base == "t" else _FORWARD_SHARE)
+        ):
             continue
         if doubt and unit is None and base.startswith("elapsed"):  # as likely a measurement
             continue
         # The time of day is worth more than the time since some beginning.
-        rank = _LIKE.index(base) + len(_LIKE) * (unit is None) if base in _LIKE else 2 * len(_LIKE)
-        found.append((bool(doubt), bool(times[0] < _RELATIVE_NS), rank, Ran(name, doubt)))
-    return [ran for *_, ran in sorted(found, key=lambda one: one[:3])]
+        rank = (
+            _TIME_NAMES.index(base) + len(_TIME_NAMES) * (unit is None) if base in _TIME_NAMES else 2 * len(_TIME_NAMES)
+        )
+        candidates.append((bool(doubt), bool(times[0] < _RELATIVE_NS), rank, TimeCandidate(name, doubt)))
+    return [candidate for *_, candidate in sorted(candidates, key=lambda candidate: candidate[:3])]
 
 
-def counts(names: Sequence[str], cells: Callable[[str], Sequence[str]]) -> list[str]:
+def counter_columns(names: Sequence[str], cells: Callable[[str], Sequence[str]]) -> list[str]:
     """Columns that number the rows, such as `frame`: whole numbers that rise, by their name no measurement."""
-    out = []
+    columns = []
     for name in names:
-        if _COUNTING.isdisjoint(_words(name)):
+        if _COUNTER_WORDS.isdisjoint(_words(name)):
             continue
         try:
             numbers = np.array([float(text) for text in cells(name)[:_FIRST_ROWS]], np.float64)
         except ValueError:
             continue
         steps = np.diff(numbers)
-        if len(steps) and (numbers == np.rint(numbers)).all() and np.mean(steps >= 1) >= _ON and np.median(steps) == 1:
-            out.append(name)
-    return out
+        if (
+            len(steps)
+            and (numbers == np.rint(numbers)).all()
+            and np.mean(steps >= 1) >= _FORWARD_SHARE
+            and np.median(steps) == 1
+        ):
+            columns.append(name)
+    return columns
 
 
 def _words(name: str) -> set[str]:
@@ -144,11 +161,11 @@ def _words(name: str) -> set[str]:
 def _spelled(name: str) -> tuple[str, int | None]:
     """A column's name without its unit, and that in ns; None where it names none."""
     plain = name.strip().lower()
-    for form in (_BRACKETED, _TAILED):
-        if (found := form.fullmatch(plain)) and found[2] in _SPELLED:
-            return found[1].replace("_", " "), _SPELLED[found[2]]
-    if (found := _HEADED.fullmatch(plain)) and found[1] in _SPELLED and len(found[1]) > 2:
-        return found[2].replace("_", " "), _SPELLED[found[1]]
+    for form in (_UNIT_IN_BRACKETS, _UNIT_LAST):
+        if (match := form.fullmatch(plain)) and match[2] in _UNITS_BY_NAME:
+            return match[1].replace("_", " "), _UNITS_BY_NAME[match[2]]
+    if (match := _UNIT_FIRST.fullmatch(plain)) and match[1] in _UNITS_BY_NAME and len(match[1]) > 2:
+        return match[2].replace("_", " "), _UNITS_BY_NAME[match[1]]
     return plain.strip("_").replace("_", " "), None
 
 
@@ -159,10 +176,10 @@ class UnitError(SourceError):
 def _unit(middle: float, step: float, rate: Fraction | None, fine: bool) -> tuple[int | None, str]:
     """The unit of numbers in ns, and how it was found; None in doubt."""
     if rate and step:
-        for unit in (*_PLAIN, *([_TICK] if fine else [])):
-            if abs(step * float(rate) * unit / NS - 1) < _TOLD:
+        for unit in (*_DECIMAL_UNITS, *([_TENTH_MS] if fine else [])):
+            if abs(step * float(rate) * unit / NS - 1) < _RATE_MATCH:
                 return unit, "by its steps"
-    for unit in _PLAIN:
+    for unit in _DECIMAL_UNITS:
         second = NS / unit
         if _OUR_DAYS_S[0] <= middle / second < _OUR_DAYS_S[1] and step <= _SLOWEST_S * second:
             return unit, "since 1970, by the size of its first value"
@@ -170,13 +187,13 @@ def _unit(middle: float, step: float, rate: Fraction | None, fine: bool) -> tupl
         return _DAY, "by the size of its first value"
     if rate or abs(middle) >= _LARGEST:  # no unit makes that rate, or it counts since some other year
         return None, ""
-    if fine and 1 < step <= _TICK_STEP:
-        return _TICK, "by its steps"
+    if fine and 1 < step <= _TENTH_MS_STEP:
+        return _TENTH_MS, "by its steps"
     likely = [unit for unit, (low, high) in _LIKELY_STEPS.items() if low < step <= high or step == low > 0]
     return (likely[0] if likely else None), "by its steps"
 
 
-class Clock:
+class TimeColumn:
     """Reads one time column of one file."""
 
     def __init__(self, column: str, path: Path | str, rate: Fraction | None = None, *, counts: bool = False) -> None:
@@ -204,7 +221,7 @@ class Clock:
                 out[:] = [_scaled(text, self._unit or 1) for text in texts]
         except (ValueError, ArithmeticError, OverflowError):
             raise self._wrong(texts, rows) from None
-        return self._unwrapped(out, _WRAP * self._unit) if self._unit in (1, _US, _TICK, _MS) else out
+        return self._unwrapped(out, _CHIP_CLOCK_SIZE * self._unit) if self._unit in (1, _US, _TENTH_MS, _MS) else out
 
     def numbers(self, values: NDArray[np.generic], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Times of a numeric column (Parquet): whole numbers exactly, float64 as exactly as it holds them."""
@@ -230,9 +247,9 @@ class Clock:
     def _numbered(self, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Times of samples that are counted."""
         assert self._rate
-        read = np.array([float(text) if is_number(text) else np.nan for text in texts], np.float64)
-        numbers = np.where(np.abs(read) < _MOST, read, -1).astype(np.int64)
-        for size in (2**8, 2**16, _WRAP):
+        values = np.array([float(text) if is_number(text) else np.nan for text in texts], np.float64)
+        numbers = np.where(np.abs(values) < _LARGEST_COUNT, values, -1).astype(np.int64)
+        for size in (2**8, 2**16, _CHIP_CLOCK_SIZE):
             if self._turns or numbers.max(initial=0) < size:
                 numbers = self._unwrapped(numbers, size)
                 break
@@ -243,7 +260,7 @@ class Clock:
         if odd.any():
             where = f"row {rows[np.argmax(odd)]}"
             note = f"`{self.column}` goes back or lacks a number, first at {where}: counted on by rows there"
-            self.notes += [note] if not any("counted on" in told for told in self.notes) else []
+            self.notes += [note] if not any("counted on" in known for known in self.notes) else []
         numbers = before + np.cumsum(np.where(odd, 1, steps))
         self._number = int(numbers[-1])
         return np.array([round(int(number) * NS / self._rate) for number in numbers.tolist()], np.int64)
@@ -277,7 +294,7 @@ class Clock:
         numbers = np.array([float(text) for text in texts[:_FIRST_ROWS] if is_number(text)], np.float64)
         steps = np.diff(numbers)
         step = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
-        self._unit, how = _unit(float(np.median(numbers)), step, self._rate, fine=_words(self.column) >= _FINE)
+        self._unit, how = _unit(float(np.median(numbers)), step, self._rate, fine=_words(self.column) >= _FINE_CLOCK)
         if self._unit is None:
             raise UnitError(
                 f"column `{self.column}` holds times in an unknown unit (steps of {step:g}); name it `time_s`, `time_ms`, "
@@ -285,7 +302,7 @@ class Clock:
                 self.path,
                 row,
             )
-        unit = _NAMES[self._unit]
+        unit = _UNIT_NAMES[self._unit]
         why = brief(texts[0])
         if "size" not in how:
             why = f"{step:g}; if that is wrong, let its name say the unit, such as `time_s`"
@@ -303,7 +320,7 @@ class Clock:
         return self._error(texts[0], int(rows[0]))
 
     def _error(self, text: str, row: int) -> SourceError:
-        names = _NAMES | {NS: "seconds"}
+        names = _UNIT_NAMES | {NS: "seconds"}
         kind = f"a number of {names[self._unit or 1]}" if self._unit != _ISO else "a date and time in ISO 8601"
         return SourceError(f"column `{self.column}` has {brief(text)!r}, expected {kind}", self.path, row)
 
@@ -331,17 +348,17 @@ def _scaled(text: str, unit: int) -> int:
     return int(value)
 
 
-_COLON = re.compile(r"(\d\d:\d\d:\d\d):(?=(?:\d{3}){1,3}(?!\d))")
-_MORE = re.compile(r"\d\d:\d\d:\d\d:")
+_COLON_FRACTION = re.compile(r"(\d\d:\d\d:\d\d):(?=(?:\d{3}){1,3}(?!\d))")
+_FOURTH_COLON = re.compile(r"\d\d:\d\d:\d\d:")
 
 
 def iso_ns(text: str) -> int:
     """Unix ns of an ISO 8601 text; :mod:`datetime` holds µs, so the digits of the fraction are read apart."""
     # Some loggers put the fraction behind a colon, which datetime would pass over.
-    whole, dot, rest = _COLON.sub(r"\1.", text.strip().replace(",", "."), count=1).partition(".")
-    digits = len(rest) - len(rest.lstrip("0123456789"))
-    if (dot and not digits) or _MORE.search(whole):
+    whole, dot, fraction = _COLON_FRACTION.sub(r"\1.", text.strip().replace(",", "."), count=1).partition(".")
+    digits = len(fraction) - len(fraction.lstrip("0123456789"))
+    if (dot and not digits) or _FOURTH_COLON.search(whole):
         raise ValueError(text)
-    moment = datetime.fromisoformat(whole + rest[digits:])
-    since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
-    return (since.days * 86_400 + since.seconds) * NS + int((rest[:digits] + "0" * 9)[:9])
+    moment = datetime.fromisoformat(whole + fraction[digits:])
+    since_1970 = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
+    return (since_1970.days * 86_400 + since_1970.seconds) * NS + int((fraction[:digits] + "0" * 9)[:9])
