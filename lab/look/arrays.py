@@ -18,7 +18,7 @@ from streams.errors import MessageError, SourceError
 from streams.messages import read_json
 from streams.readers.columns import no_such_name
 from streams.readers.files import find
-from streams.readers.mcap_file import Topic
+from streams.readers.mcap_file import JsonTopic
 from streams.readers.mcap_scan import Scan
 
 SUFFIXES = (".mcap",)
@@ -80,7 +80,7 @@ def topic_arrays(path: str | Path, topics: Sequence[str] | None = None) -> dict[
         If it is no MCAP, a topic is not there, or messages of a topic do not belong together.
     """
     (file,) = find([path], SUFFIXES, ())
-    by_topic: dict[str, Topic] = {}
+    by_topic: dict[str, JsonTopic] = {}
     with file.open() as raw:
         scan = Scan(raw, str(path))
         for schema, channel, message in scan.messages():
@@ -89,7 +89,7 @@ def topic_arrays(path: str | Path, topics: Sequence[str] | None = None) -> dict[
             value = _parsed(message.data)
             if isinstance(value, dict) and isinstance(value.get("values"), list):
                 if channel.topic not in by_topic:
-                    by_topic[channel.topic] = Topic(channel.topic, schema.data if schema else b"", str(path))
+                    by_topic[channel.topic] = JsonTopic(channel.topic, schema.data if schema else b"", str(path))
                 by_topic[channel.topic].add(value, message.log_time)
     out = {name: _array(name, topic) for name, topic in by_topic.items()}
     for channel, _ in scan.channels.values():
@@ -109,7 +109,7 @@ def _parsed(data: bytes) -> object:
         return None
 
 
-def _array(name: str, topic: Topic) -> TopicArray:
+def _array(name: str, topic: JsonTopic) -> TopicArray:
     times, values = topic.times_ns, np.asarray(topic.values, np.float64)
     if len(times) > 1 and (np.diff(times) < 0).any():
         order = np.argsort(times, kind="stable")

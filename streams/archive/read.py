@@ -19,7 +19,7 @@ from streams.archive.format import Segment, Stored, is_archive, read_segment, se
 from streams.archive.record import ArchivedRecord, read_extra, with_extra
 from streams.errors import ArchiveError, MessageError, SourceError
 from streams.messages import read_object
-from streams.readers.mcap_file import Content, own_sessions
+from streams.readers.mcap_file import Content, chunk_sessions
 from streams.readers.mcap_scan import unpack
 from streams.recording import ReadOptions, Recording
 from streams.topics import CHUNK_TOPICS
@@ -69,9 +69,9 @@ class ArchiveReader:
             content.labels, content.records = about.labels, about.records
             for record in self.records(lambda s, c, n=name: c.session == n and s.name_of(c.topic) in CHUNK_TOPICS):  # type: ignore[misc]
                 if record.key is not None:
-                    content.take_chunk(record.topic, record.value or b"")
+                    content.add_chunk(record.topic, record.value or b"")
             if content.chunks:
-                yield from own_sessions(content, options, {}, str(self.folder), content.notes())
+                yield from chunk_sessions(content, options, {}, str(self.folder), content.notes())
 
     def about(self) -> Content:
         """Labels and metadata of all sessions; the newest of each counts."""
@@ -81,7 +81,7 @@ class ArchiveReader:
                 content.records.pop((record.key or b"").decode(errors="replace"), None)
                 continue
             try:
-                content.take_json(record.topic, read_object(record.value))
+                content.add_record(record.topic, read_object(record.value))
             except (MessageError, SourceError):  # some other program's; the live readers pass over it, too
                 continue
         return content

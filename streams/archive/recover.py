@@ -117,7 +117,7 @@ def recover_file(path: Path, target: Path) -> Recovered:
     number = segment_number(target)
     assert number is not None
     with path.open("rb") as raw:
-        scan = Scan(raw, str(path), kept=False)
+        scan = Scan(raw, str(path), limited=False)
         records = _records(scan)
         first = _first(records, scan)
         contents = _start(target, number, first[0] if first else None, scan)
@@ -207,7 +207,7 @@ def _records(scan: Scan) -> Iterator[tuple[ArchivedRecord, str]]:
 
 def _chunks_damaged(path: Path) -> bool:
     with path.open("rb") as raw:
-        scan = Scan(raw, str(path), kept=False)
+        scan = Scan(raw, str(path), limited=False)
         with contextlib.suppress(
             SourceError
         ):  # no message at all: of a segment that records a gap, or the notes say why

@@ -18,7 +18,7 @@ from streams.chunk import Header, signal_format
 from streams.errors import SourceError
 from streams.labels.labels import canonical, interval, rename
 from streams.readers.columns import no_such_name, requested_inputs
-from streams.recording import ReadOptions, Recording, StreamData
+from streams.recording import InputOptions, ReadOptions, Recording, StreamData
 
 CHANNELS = ("ax", "ay", "az", "gx", "gy", "gz")
 RATE_HZ = Fraction(10)
@@ -36,15 +36,15 @@ NAMES = {"basicmotions:train": "TRAIN", "basicmotions:test": "TEST"}
 def read_basic_motions(name: str, options: ReadOptions) -> Iterator[Recording]:
     """Recordings ``basicmotions-test-00`` and on, each with one label."""
     path = _file(NAMES[name])
-    asked = requested_inputs(options, name)
-    channels = asked[0].channels if asked and asked[0].channels else CHANNELS
+    inputs = requested_inputs(options, name)
+    item = inputs[0] if inputs else InputOptions(STREAM)
+    channels = item.channels or CHANNELS
     for channel in channels:
         if channel not in CHANNELS:
             raise no_such_name(channel, CHANNELS, name, "channel")
-    if asked and asked[0].rate_hz not in (None, RATE_HZ):
-        raise SourceError(f"has {RATE_HZ} Hz, the recipe says {asked[0].rate_hz} Hz; correct `rate_hz`", name)
-    units = asked[0].units if asked else ()
-    fmt = signal_format(asked[0].stream if asked else STREAM, channels, RATE_HZ, "float64", units)
+    if item.rate_hz not in (None, RATE_HZ):
+        raise SourceError(f"has {RATE_HZ} Hz, the recipe says {item.rate_hz} Hz; correct `rate_hz`", name)
+    fmt = signal_format(item.stream, channels, RATE_HZ, "float64", item.units)
     prefix = options.session_name or name.replace(":", "-")
     for number, (data, name_of_class) in enumerate(_cases(path)):
         session = f"{prefix}-{number:02d}"

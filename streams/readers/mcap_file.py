@@ -18,7 +18,7 @@ import numpy as np
 from mcap.records import Channel, Message, Schema
 from numpy.typing import NDArray
 
-from streams.chunk import Array, Chunk, Header, signal_format
+from streams.chunk import NS, Array, Chunk, Header, signal_format
 from streams.codec import ChunkCodec
 from streams.errors import ChunkError, MessageError, SourceError
 from streams.labels.labels import Label, current_labels
@@ -38,25 +38,25 @@ _MAX_NS, _MAX_VALUES = 2**62, 2**16
 
 def read_mcap(file: File, options: ReadOptions) -> Iterator[Recording]:
     """Recordings of an MCAP file: one for each session of own chunks, one for all JSON topics."""
-    content = Content(file.path, asked=_asked(options))
+    content = Content(file.path, requested=_requested_streams(options))
     with file.open() as raw:
         scan = Scan(raw, file.path)
         for schema, channel, message in scan.messages():
-            content.take(schema, channel, message)
+            content.add(schema, channel, message)
     notes = [*scan.notes, *content.notes()]
     # What a segment of an archive says of its offsets is nothing that a session should know.
     metadata = {name: text for name, text in scan.metadata.items() if not name.startswith("kymo.archive.")}
     if not content.chunks and not content.topics:
         raise SourceError("; ".join(["holds no Chunk messages and no JSON messages with `values`", *notes]), file.path)
-    yield from own_sessions(content, options, metadata, file.path, notes)
+    yield from chunk_sessions(content, options, metadata, file.path, notes)
     if content.topics and not (content.chunks and options.inputs):
         session = options.session_name or file.session
-        streams, found = topic_streams(content.topics, session, options, file.path)
+        streams, stream_notes = _topic_streams(content.topics, session, options, file.path)
         labels = content.labels.get(session, [])
-        yield Recording(session, streams, labels, None, dict(metadata), file.path, [*notes, *found])
+        yield Recording(session, streams, labels, None, dict(metadata), file.path, [*notes, *stream_notes])
 
 
-def _asked(options: ReadOptions) -> set[str] | None:
+def _requested_streams(options: ReadOptions) -> set[str] | None:
     """Streams that the recipe's inputs name, themselves or by ``stream.channel``; None where there are no inputs."""
     if not options.inputs:
         return None
@@ -67,29 +67,29 @@ def _asked(options: ReadOptions) -> set[str] | None:
 class Content:
     """Sorts messages by what they are."""
 
-    def __init__(self, path: str, *, as_arrived: bool = False, asked: set[str] | None = None) -> None:
-        self._path, self._codec, self._asked = path, ChunkCodec(), asked
+    def __init__(self, path: str, *, as_arrived: bool = False, requested: set[str] | None = None) -> None:
+        self._path, self._codec, self._requested = path, ChunkCodec(), requested
         self._ends: dict[Header, int] | None = {} if as_arrived else None
         self.chunks: dict[Header, list[Chunk]] = {}  # raw chunks by their header
-        self.topics: dict[str, Topic] = {}  # JSON topics with `values`
+        self.topics: dict[str, JsonTopic] = {}  # JSON topics with `values`
         self.labels: dict[str, list[Label]] = {}  # labels and session metadata by session
         self.records: dict[str, dict[str, Any]] = {}
         self._unread: Counter[str] = Counter()
 
-    def take(self, schema: Schema | None, channel: Channel, message: Message) -> None:
+    def add(self, schema: Schema | None, channel: Channel, message: Message) -> None:
         """One message."""
         if schema is not None and schema.name == CHUNK_SCHEMA and channel.message_encoding == "protobuf":
-            self.take_chunk(channel.topic, bytes(message.data))
+            self.add_chunk(channel.topic, bytes(message.data))
         elif channel.message_encoding == "json":
-            self._json(schema, channel, message)
+            self._add_json_message(schema, channel, message)
         else:
             self._unread[f"{channel.message_encoding or 'unnamed encoding'} on {channel.topic}"] += 1
 
     def notes(self) -> list[str]:
         """What was not read."""
-        return [f"{many(count, 'message')} not read: {brief(what)}" for what, count in sorted(self._unread.items())]
+        return [f"{many(count, 'message')} not read: {brief(kind)}" for kind, count in sorted(self._unread.items())]
 
-    def take_chunk(self, topic: str, raw: bytes) -> None:
+    def add_chunk(self, topic: str, raw: bytes) -> None:
         """A Chunk message."""
         try:
             chunk = self._codec.decode(raw)
@@ -105,9 +105,9 @@ class Content:
                 self._ends[chunk.header] = chunk.end_index
             self.chunks.setdefault(chunk.header, []).append(chunk)
 
-    def _json(self, schema: Schema | None, channel: Channel, message: Message) -> None:
-        known = self.topics.get(channel.topic)
-        if known is not None and self._asked is not None and known.stream not in self._asked:
+    def _add_json_message(self, schema: Schema | None, channel: Channel, message: Message) -> None:
+        topic = self.topics.get(channel.topic)
+        if topic is not None and self._requested is not None and topic.stream not in self._requested:
             return  # most of the time that a file takes goes into its JSON
         try:
             value = read_json(message.data, numbers=False)
@@ -115,13 +115,15 @@ class Content:
             self._unread[f"broken JSON on {channel.topic}"] += 1
             return
         if isinstance(value, dict) and isinstance(value.get("values"), list):
-            if known is None:
-                known = self.topics[channel.topic] = Topic(channel.topic, schema.data if schema else b"", self._path)
-            known.add(value, message.log_time)
-        elif not self.take_json(channel.topic, value):
+            if topic is None:
+                topic = self.topics[channel.topic] = JsonTopic(
+                    channel.topic, schema.data if schema else b"", self._path
+                )
+            topic.add(value, message.log_time)
+        elif not self.add_record(channel.topic, value):
             self._unread[f"JSON without `values` on {channel.topic}"] += 1
 
-    def take_json(self, topic: str, value: Any) -> bool:
+    def add_record(self, topic: str, value: Any) -> bool:
         """A label or a session's metadata; false if it is something else."""
         if not isinstance(value, dict):
             return False
@@ -138,7 +140,7 @@ class Content:
         return True
 
 
-def own_sessions(
+def chunk_sessions(
     content: Content, options: ReadOptions, metadata: dict[str, str], path: str, notes: list[str]
 ) -> Iterator[Recording]:
     """Sessions of own chunks, in the order of their first chunk."""
@@ -150,36 +152,36 @@ def own_sessions(
         names = list(dict.fromkeys(header.format.stream for header in content.chunks))
         raise no_such_name(str(options.stream_name), names, path, "stream")
     for name, headers in sessions.items():
-        found = list(notes)
+        session_notes = list(notes)
         session = name if options.session_name is None else options.session_name
         if options.session_name is not None and len(sessions) > 1:
             session = f"{options.session_name}-{name}"
-        streams = [_joined(_named(header, session), content.chunks.pop(header), found) for header in headers]
+        streams = [
+            _joined(_with_session(header, session), content.chunks.pop(header), session_notes) for header in headers
+        ]
         record = content.records.get(name, {})
-        extra = record.get("metadata")
-        known = dict(metadata) | ({str(k): str(v) for k, v in extra.items()} if isinstance(extra, dict) else {})
+        known = dict(metadata) | {str(key): str(value) for key, value in record.get("metadata", {}).items()}
         known |= {key: str(record[key]) for key in ("device", "placement", "axes") if record.get(key)}
-        subject = record.get("subject")
         labels = current_labels(content.labels.get(name, []))
-        yield Recording(session, streams, labels, subject if isinstance(subject, str) else None, known, path, found)
+        yield Recording(session, streams, labels, record.get("subject"), known, path, session_notes)
 
 
-def _named(header: Header, session: str) -> Header:
+def _with_session(header: Header, session: str) -> Header:
     return header if header.session == session else Header(session, header.origin_ns, header.format, header.chain)
 
 
 def _joined(header: Header, chunks: list[Chunk], notes: list[str]) -> StreamData:
     """One stream of its chunks: in order, each sample once."""
     parts: list[tuple[Array, NDArray[np.int64], NDArray[np.int64] | None]] = []  # samples, numbers, times
-    end, gaps, missing, repeated = -1, 0, 0, 0
+    end_index, gaps, missing, repeated = -1, 0, 0, 0
     for chunk in sorted(chunks, key=lambda chunk: (chunk.first_index, chunk.end_index)):
-        skip = min(max(end - chunk.first_index, 0), chunk.count) if end >= 0 else 0
+        skip = min(max(end_index - chunk.first_index, 0), chunk.count) if end_index >= 0 else 0
         repeated += skip
-        if 0 <= end < chunk.first_index:
-            gaps, missing = gaps + 1, missing + chunk.first_index - end
+        if 0 <= end_index < chunk.first_index:
+            gaps, missing = gaps + 1, missing + chunk.first_index - end_index
         times = None if chunk.times_ns is None else chunk.times_ns[skip:]
         parts.append((chunk.data[skip:], np.arange(chunk.first_index + skip, chunk.end_index), times))
-        end = max(end, chunk.end_index)
+        end_index = max(end_index, chunk.end_index)
     stream = header.format.stream
     if gaps:
         notes.append(f"{stream}: {many(gaps, 'gap')}, {many(missing, 'sample')} missing")
@@ -192,7 +194,7 @@ def _joined(header: Header, chunks: list[Chunk], notes: list[str]) -> StreamData
     )
 
 
-class Topic:
+class JsonTopic:
     """The messages of one topic."""
 
     def __init__(self, name: str, schema: bytes, path: str) -> None:
@@ -248,120 +250,112 @@ class Topic:
         return _AXES.get(count, tuple(f"v{i}" for i in range(count)))
 
 
-def topic_streams(
-    topics: Mapping[str, Topic], session: str, options: ReadOptions, path: str
+def _topic_streams(
+    topics: Mapping[str, JsonTopic], session: str, options: ReadOptions, path: str
 ) -> tuple[list[StreamData], list[str]]:
     """Streams of JSON topics, as the recipe asks for them; without a recipe one a topic."""
-    named = {topic.stream: topic for topic in topics.values()}
-    asked = requested_inputs(options, path)
+    by_stream = {topic.stream: topic for topic in topics.values()}
+    inputs = requested_inputs(options, path)
     notes: list[str] = []
     streams: list[StreamData] = []
-    for item in asked or tuple(InputOptions(name) for name in named):
-        parts = _parts(item, named, path)
-        if parts is None:
+    for item in inputs or tuple(InputOptions(name) for name in by_stream):
+        sources = _sources(item, by_stream, path)
+        if sources is None:
             notes.append(f"no topic of stream `{item.stream}`: read without it")
             continue
-        stream, found = _stream(item, parts, session, path)
+        stream, stream_notes = _stream(item, sources, session, path)
         streams.append(stream)
-        notes += [f"{item.stream}: {note}" for note in found]
+        notes += [f"{item.stream}: {note}" for note in stream_notes]
     if not streams:
-        wish = asked[0].channels[0] if asked[0].channels and "." in asked[0].channels[0] else asked[0].stream
-        raise no_such_name(wish, [*_all_channels(named), *named], path, "topic or channel")
+        first = inputs[0]
+        name = first.channels[0] if first.channels and "." in first.channels[0] else first.stream
+        raise no_such_name(name, [*_all_channels(by_stream), *by_stream], path, "topic or channel")
     return streams, notes
 
 
-def _all_channels(named: Mapping[str, Topic]) -> list[str]:
-    return [f"{name}.{channel}" for name, topic in named.items() for channel in topic.channels]
+def _all_channels(by_stream: Mapping[str, JsonTopic]) -> list[str]:
+    return [f"{name}.{channel}" for name, topic in by_stream.items() for channel in topic.channels]
 
 
-def _parts(item: InputOptions, named: Mapping[str, Topic], path: str) -> list[tuple[Topic, str, str]] | None:
-    """Topic, channel in it and name in the stream, of each channel of an input; None if nothing of it is in the
-    file."""
+def _sources(
+    item: InputOptions, by_stream: Mapping[str, JsonTopic], path: str
+) -> list[tuple[JsonTopic, str, str]] | None:
+    """Topic, channel in it and name in the stream, of each channel of an input; None if nothing of it is in the file."""
     split = [(name, *name.rpartition(".")[::2]) for name in item.channels]
-    if any(topic in named for _, topic, _ in split):
-        for name, topic, channel in split:
-            if topic not in named or channel not in named[topic].channels:
-                raise no_such_name(name, _all_channels(named), path, "channel")
-        return [(named[topic], channel, name) for name, topic, channel in split]
-    topic_found = named.get(item.stream)
-    if topic_found is None:
+    if any(stream in by_stream for _, stream, _ in split):
+        for name, stream, channel in split:
+            if stream not in by_stream or channel not in by_stream[stream].channels:
+                raise no_such_name(name, _all_channels(by_stream), path, "channel")
+        return [(by_stream[stream], channel, name) for name, stream, channel in split]
+    topic = by_stream.get(item.stream)
+    if topic is None:
         return None
     for name in item.channels:
-        if name not in topic_found.channels:
-            raise no_such_name(name, topic_found.channels, path, f"channel of {item.stream}")
-    return [(topic_found, name, name) for name in item.channels or topic_found.channels]
+        if name not in topic.channels:
+            raise no_such_name(name, topic.channels, path, f"channel of {item.stream}")
+    return [(topic, name, name) for name in item.channels or topic.channels]
 
 
 def _stream(
-    item: InputOptions, parts: list[tuple[Topic, str, str]], session: str, path: str
+    item: InputOptions, sources: list[tuple[JsonTopic, str, str]], session: str, path: str
 ) -> tuple[StreamData, list[str]]:
-    distinct = list(dict.fromkeys(topic for topic, _, _ in parts))
-    times = [topic.times_ns for topic in distinct]
-    notes: list[str] = []
-    if all(np.array_equal(times[0], other) for other in times[1:]):
-        together = np.hstack([topic.values for topic in distinct])  # (n, all channels)
-        found = _numbered(item.rate_hz, times[0], together, path, item.stream)
-        rate, origin, indexes, values, notes = (
-            found.rate,
-            found.origin_ns,
-            found.indexes,
-            together[found.rows],
-            found.notes,
-        )
-        stamps = times[0][found.rows] if rate == 0 else None
+    topics = list(dict.fromkeys(topic for topic, _, _ in sources))
+    times = [topic.times_ns for topic in topics]
+    stamps: NDArray[np.int64] | None = None
+    if all(np.array_equal(times[0], further) for further in times[1:]):
+        together = np.hstack([topic.values for topic in topics])  # (n, all channels)
+        fitted = _fit(item.rate_hz, times[0], together, path, item.stream)
+        values = together[fitted.rows]
+        stamps = times[0][fitted.rows] if fitted.rate == 0 else None
     elif item.rate_hz == 0:
         raise SourceError(f"{item.stream}: the topics of an irregular stream need equal times", path)
     else:
-        rate, origin, indexes, values, notes = _side_by_side(item, distinct, path)
-        stamps = None
+        fitted, values = _side_by_side(item, topics, path)
     columns = [
-        sum(len(t.channels) for t in distinct[: distinct.index(topic)]) + topic.channels.index(channel)
-        for topic, channel, _ in parts
+        sum(len(before.channels) for before in topics[: topics.index(topic)]) + topic.channels.index(channel)
+        for topic, channel, _ in sources
     ]
-    fmt = signal_format(item.stream, tuple(name for _, _, name in parts), rate, "float64", item.units)
+    fmt = signal_format(item.stream, tuple(name for _, _, name in sources), fitted.rate, "float64", item.units)
     data = np.ascontiguousarray(values[:, columns])
+    notes = fitted.notes
     bad = np.flatnonzero(~np.isfinite(data).all(axis=1))
     if len(bad):
-        notes.append(f"{many(len(bad), 'sample')} with missing values, first at index {int(indexes[bad[0]])}")
-    return StreamData.from_indexes(Header(session, origin, fmt), data, indexes, stamps), notes
+        first = int(fitted.indexes[bad[0]])
+        notes.append(f"{many(len(bad), 'sample')} with missing values, first at index {first}")
+    header = Header(session, fitted.origin_ns, fmt)
+    return StreamData.from_indexes(header, data, fitted.indexes, stamps), notes
 
 
-def _numbered(rate: Fraction | None, times: NDArray[np.int64], values: Array, path: str, stream: str) -> grid.Grid:
-    rows = grid.RowNumbers(path, np.arange(1, len(times) + 1), "message", stream)
-    return grid.fit(times, values, rate, rows)
+def _fit(rate: Fraction | None, times: NDArray[np.int64], values: Array, path: str, stream: str) -> grid.Grid:
+    return grid.fit(times, values, rate, grid.RowNumbers(path, np.arange(1, len(times) + 1), "message", stream))
 
 
-def _side_by_side(
-    item: InputOptions, topics: list[Topic], path: str
-) -> tuple[Fraction, int, NDArray[np.int64], Array, list[str]]:
-    """Topics whose times differ, on the first one's grid; a sample that one of them lacks is NaN there."""
+def _side_by_side(item: InputOptions, topics: list[JsonTopic], path: str) -> tuple[grid.Grid, Array]:
+    """Topics whose times differ, on the first one's grid, and their values; a sample that one of them lacks is NaN there."""
     grids: list[grid.Grid] = []
-    notes: list[str] = []
     for topic in topics:
         rate = item.rate_hz if not grids else grids[0].rate
-        grids.append(_numbered(rate, topic.times_ns, topic.values, path, topic.stream))
-        notes += grids[-1].notes
+        grids.append(_fit(rate, topic.times_ns, topic.values, path, topic.stream))
     rate = grids[0].rate
-    shifts = [round((g.origin_ns - grids[0].origin_ns) * rate / 10**9) for g in grids]
-    low = min(shifts)
-    numbers = [g.indexes + shift - low for g, shift in zip(grids, shifts, strict=True)]
+    shifts = [round((fitted.origin_ns - grids[0].origin_ns) * rate / NS) for fitted in grids]
+    earliest = min(shifts)
+    numbers = [fitted.indexes + shift - earliest for fitted, shift in zip(grids, shifts, strict=True)]
     every = np.unique(np.concatenate(numbers))
-    shared = sum(np.isin(every, own) for own in numbers) == len(numbers)
-    if 2 * int(np.sum(shared)) < len(every):
-        names = ", ".join(topic.stream for topic in topics)
-        some = f"only {int(np.sum(shared))} of {len(every)} samples are in all of {names}"
-        raise SourceError(f"{item.stream}: {some}; take them as streams of their own", path)
+    shared = int(np.sum(sum(np.isin(every, of_topic) for of_topic in numbers) == len(numbers)))
+    names = ", ".join(topic.stream for topic in topics)
+    if 2 * shared < len(every):
+        share = f"only {shared} of {len(every)} samples are in all of {names}"
+        raise SourceError(f"{item.stream}: {share}; take them as streams of their own", path)
     values = np.full((len(every), sum(len(topic.channels) for topic in topics)), np.nan)
-    at = 0
-    for topic, own, found in zip(topics, numbers, grids, strict=True):
+    column = 0
+    for topic, of_topic, fitted in zip(topics, numbers, grids, strict=True):
         width = len(topic.channels)
-        values[np.searchsorted(every, own), at : at + width] = topic.values[found.rows]
-        at += width
-    notes.append(
-        f"times of {', '.join(topic.stream for topic in topics)} differ: put on one grid at {float(rate):g} Hz"
-    )
-    origin = grids[shifts.index(low)].origin_ns
-    return rate, origin, every - every[0], values, notes
+        values[np.searchsorted(every, of_topic), column : column + width] = topic.values[fitted.rows]
+        column += width
+    notes = [note for fitted in grids for note in fitted.notes]
+    notes.append(f"times of {names} differ: put on one grid at {float(rate):g} Hz")
+    origin_ns = grids[shifts.index(earliest)].origin_ns
+    return grid.Grid(rate, origin_ns, np.arange(len(every)), every - every[0], notes), values
 
 
 def _titles(schema: bytes) -> tuple[str, ...]:

@@ -39,8 +39,8 @@ Item = tuple[Schema | None, Channel, Message]
 class Scan:
     """One pass over a file."""
 
-    def __init__(self, raw: IO[bytes], path: str, *, empty: bool = False, kept: bool = True) -> None:
-        self._raw, self._path, self._empty, self._kept = raw, path, empty, kept
+    def __init__(self, raw: IO[bytes], path: str, *, empty: bool = False, limited: bool = True) -> None:
+        self._raw, self._path, self._empty, self._limited = raw, path, empty, limited
         self._schemas: dict[int, Schema] = {}
         self._channels: dict[int, Channel] = {}
         self._damaged: list[tuple[int, str]] = []  # where each ends, and what is wrong with it
@@ -55,7 +55,7 @@ class Scan:
     @property
     def channels(self) -> Mapping[int, tuple[Channel, Schema | None]]:
         """By id, those that the file declares, without messages too; whole once the messages are read."""
-        return {number: (one, self._schemas.get(one.schema_id)) for number, one in self._channels.items()}
+        return {number: (channel, self._schemas.get(channel.schema_id)) for number, channel in self._channels.items()}
 
     def messages(self) -> Iterator[Item]:
         """All whole messages."""
@@ -77,17 +77,17 @@ class Scan:
     def _inside(self, chunk: Chunk) -> Iterator[McapRecord]:
         """Records of a chunk, as far as it is whole."""
         self.compressions[chunk.compression or "none"] += 1
-        most, at = _most_of(self._size), self._raw.tell()
+        limit, end = _ALL_LARGEST + _ALL_RATIO * self._size, self._raw.tell()
         try:
             content = unpack(chunk)
             self._unpacked += len(content) if chunk.compression else 0
-            if self._kept and self._unpacked > most:
-                raise SourceError(f"{self._size} bytes of MCAP unpack to {self._unpacked}, expected up to {most}")
+            if self._limited and self._unpacked > limit:
+                raise SourceError(f"{self._size} bytes of MCAP unpack to {self._unpacked}, expected up to {limit}")
             yield from _records_in(content)
         except SourceError as error:
             raise SourceError(error.message, self._path) from None
         except Exception as error:  # the checksum or the decompressor tells, each in its own way
-            self._damaged.append((at, f": {brief(error)}" if isinstance(error, ValueError) else ""))
+            self._damaged.append((end, f": {brief(error)}" if isinstance(error, ValueError) else ""))
 
     def _preload(self) -> None:
         """Channels as the summary has them: those in a damaged chunk are known all the same."""
@@ -103,20 +103,20 @@ class Scan:
         if not size:
             raise SourceError("is empty; expected an MCAP file", self._path)
         records = StreamReader(self._raw, emit_chunks=True, record_size_limit=size).records
-        whole = 0
+        whole_bytes = 0
         while True:
             try:
                 record = next(records, None)
             except InvalidMagic:
                 raise SourceError("is no MCAP file (its first bytes say so)", self._path) from None
             except Exception as error:  # a damaged length or text gives whatever error its parser has
-                if whole == 0 and size < 8:
+                if whole_bytes == 0 and size < 8:
                     raise SourceError("is no MCAP file (its first bytes say so)", self._path) from None
                 cut = isinstance(error, (EndOfFile, RecordLengthLimitExceeded)) or self._raw.tell() >= size
-                what = "ends within a record" if cut else "is damaged"
-                self.notes.append(f"the file {what}: whole up to byte {whole} of {size}, the rest is not read")
+                state = "ends within a record" if cut else "is damaged"
+                self.notes.append(f"the file {state}: whole up to byte {whole_bytes} of {size}, the rest is not read")
                 return
-            whole = self._raw.tell()
+            whole_bytes = self._raw.tell()
             if record is None or isinstance(record, (DataEnd, Footer)):
                 return
             yield record
@@ -143,34 +143,29 @@ class Scan:
             raise SourceError("; ".join(["holds no whole message", *self.notes]), self._path)
 
 
-def _most_of(file_bytes: int) -> int:
-    """How much a file of that size may unpack to, bytes."""
-    return _ALL_LARGEST + _ALL_RATIO * file_bytes
-
-
 def unpack(chunk: Chunk) -> bytes:
     """A chunk's records, its checksum verified where it has one."""
-    size, most = chunk.uncompressed_size, max(_LARGEST, _RATIO * len(chunk.data))
-    if chunk.compression and size > most:
-        raise ValueError(f"{len(chunk.data)} bytes unpack to {size}, expected up to {most}")
+    size, limit = chunk.uncompressed_size, max(_LARGEST, _RATIO * len(chunk.data))
+    if chunk.compression and size > limit:
+        raise ValueError(f"{len(chunk.data)} bytes unpack to {size}, expected up to {limit}")
     if chunk.compression == "zstd":
         with zstandard.ZstdDecompressor().stream_reader(chunk.data, read_across_frames=True) as reader:
-            out = reader.read(size + 1)
+            content = reader.read(size + 1)
     elif chunk.compression == "lz4":
         import lz4.frame  # type: ignore[import-untyped,unused-ignore]
 
-        out = lz4.frame.LZ4FrameDecompressor().decompress(chunk.data, size + 1)
+        content = lz4.frame.LZ4FrameDecompressor().decompress(chunk.data, size + 1)
     elif chunk.compression:
         raise SourceError(
             f"is compressed with {chunk.compression!r}, which cannot be read here; expected zstd, lz4 or none"
         )
     else:
-        out = chunk.data
-    if len(out) != size:
-        raise ValueError(f"a chunk unpacks to {'more' if len(out) > size else len(out)} bytes, it says {size}")
-    if chunk.uncompressed_crc and zlib.crc32(out) != chunk.uncompressed_crc:
+        content = chunk.data
+    if len(content) != size:
+        raise ValueError(f"a chunk unpacks to {'more' if len(content) > size else len(content)} bytes, it says {size}")
+    if chunk.uncompressed_crc and zlib.crc32(content) != chunk.uncompressed_crc:
         raise ValueError("its checksum differs")
-    return out
+    return content
 
 
 def _records_in(content: bytes) -> Iterator[McapRecord]:

@@ -4,7 +4,7 @@ times in Unix ns."""
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,14 +64,11 @@ def _recordings(table: Any, file: File, options: ReadOptions) -> Iterator[Record
     for name in roles.channels:
         if name not in numeric:
             raise SourceError(f"column `{name}` holds {schema.field(name).type}, expected numbers", file.path)
-    kinds = {str(schema.field(name).type) for name in roles.channels}
     time_column = roles.time_column(file.path)
     gatherer = Gatherer(file, roles, options, table.metadata.num_rows > _TOGETHER_ROWS)
     columns = list(dict.fromkeys((*roles.channels, *roles.texts, *([roles.time] if roles.time else []))))
+    dtype = _dtype(table, roles.channels)
     row = 1
-    dtype = {"float": "float32", "int16": "int16"}.get(next(iter(kinds)), "float64") if len(kinds) == 1 else "float64"
-    if dtype == "int16" and any(_has_nulls(table, name) for name in roles.channels):
-        dtype = "float64"
     for batch in table.iter_batches(_BLOCK_ROWS, columns=columns):
         rows = np.arange(row, row + batch.num_rows, dtype=np.int64)
         row += batch.num_rows
@@ -83,6 +80,14 @@ def _recordings(table: Any, file: File, options: ReadOptions) -> Iterator[Record
         if len(rows):
             yield from gatherer.add(Block(rows, values, texts, times))
     yield from gatherer.finish()
+
+
+def _dtype(table: Any, channels: Sequence[str]) -> str:
+    """What values become: float32 and int16 where all channels are, and no cell is empty where there is no NaN."""
+    types = {str(table.schema_arrow.field(name).type) for name in channels}
+    if types == {"float"}:
+        return "float32"
+    return "int16" if types == {"int16"} and not any(_has_nulls(table, name) for name in channels) else "float64"
 
 
 def _first(table: Any, name: str) -> list[str]:
@@ -109,8 +114,8 @@ def _numbers(column: Any, dtype: str) -> Array:
 
     if pa.types.is_decimal(column.type):
         column = column.cast(pa.float64())
-    out: Array = column.to_numpy(zero_copy_only=False).astype(dtype, copy=False)
-    return out
+    numbers: Array = column.to_numpy(zero_copy_only=False).astype(dtype, copy=False)
+    return numbers
 
 
 def _texts(column: Any) -> list[str]:
@@ -120,10 +125,10 @@ def _texts(column: Any) -> list[str]:
         return [_text(value) for value in column.to_pylist()]
     # Labels and names repeat: each is turned into text once.
     encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-    known = np.array([*map(_text, encoded.dictionary.to_pylist()), ""], object)
-    at = encoded.indices.cast(pa.int64()).fill_null(len(known) - 1).to_numpy(zero_copy_only=False)
-    found: list[str] = known[at].tolist()
-    return found
+    different = np.array([*map(_text, encoded.dictionary.to_pylist()), ""], object)
+    indexes = encoded.indices.cast(pa.int64()).fill_null(len(different) - 1).to_numpy(zero_copy_only=False)
+    texts: list[str] = different[indexes].tolist()
+    return texts
 
 
 def _text(value: Any) -> str:
@@ -139,10 +144,9 @@ def _times(column: Any, time_column: TimeColumn, rows: NDArray[np.int64]) -> NDA
         first = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
         raise SourceError(f"column `{time_column.column}` is empty", time_column.path, int(rows[first]))
     if pa.types.is_timestamp(column.type):
-        out: NDArray[np.int64] = (
-            column.cast(pa.timestamp("ns", column.type.tz)).cast(pa.int64()).to_numpy(zero_copy_only=False)
-        )
-        return out
+        nanoseconds = column.cast(pa.timestamp("ns", column.type.tz)).cast(pa.int64())
+        times: NDArray[np.int64] = nanoseconds.to_numpy(zero_copy_only=False)
+        return times
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         return time_column.numbers(column.to_numpy(zero_copy_only=False), rows)
     return time_column.parse(_texts(column), rows)
