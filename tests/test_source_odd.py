@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import streams.readers
 from streams.errors import SourceError
-from streams.readers import read
-from streams.recording import InputOptions, ReadOptions
+from streams.readers import FileFormat, read
+from streams.readers.files import File
+from streams.recording import InputOptions, ReadOptions, Recording
 
 Row = Callable[[int], str]
 #: Head, row i, how many, the recipe's rate, and what is read: rate, channels, pieces (first number, samples), first and last value.
@@ -231,3 +233,14 @@ def test_a_file_cut_before_its_times_is_refused_in_words(tmp_path: Path) -> None
     (tmp_path / "a.csv").write_text("ax,time_ms\n5")
     with pytest.raises(SourceError, match="no whole row"):
         list(read([tmp_path / "a.csv"], ReadOptions()))
+
+
+def test_of_formats_with_one_suffix_the_first_bytes_choose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_own(file: File, options: ReadOptions) -> Iterator[Recording]:
+        yield Recording("own", [])
+
+    own = FileFormat(read_own, (".csv",), holds=lambda start: start.startswith(b"OWN"))
+    monkeypatch.setattr(streams.readers, "FORMATS", (own, *streams.readers.FORMATS))
+    (tmp_path / "a.csv").write_text("OWN,1\n")
+    (tmp_path / "b.csv").write_text("t,x\n0,1\n0.1,2\n")
+    assert [recording.session for recording in read([tmp_path])] == ["own", "b"]

@@ -31,9 +31,9 @@ from processors.chain import Chain
 from processors.recipe.load import Recipe
 from streams.errors import SourceError
 from streams.files import hold, lock, sync_folder
-from streams.readers import FOLDER_SUFFIXES, SUFFIXES, File, read
+from streams.readers import FOLDER_SUFFIXES, SUFFIXES, read
 from streams.readers.basic_motions import NAMES
-from streams.readers.files import find
+from streams.readers.files import File, find
 from streams.recording import Recording
 from streams.settings import Settings
 

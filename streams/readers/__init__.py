@@ -1,9 +1,9 @@
 """Files as recordings. In: paths, folders, URLs, the name of a shipped data set. Out: Recordings, one a session, times
 in Unix ns.
 
-One reader a format: CSV, Parquet, MCAP, and the BasicMotions recordings of the aeon package (``basicmotions:train``,
-``basicmotions:test``). Whatever a reader repairs or guesses stands in the recording's `notes`; what it cannot repair is
-a SourceError with file and row.
+One reader a format, found by :data:`FORMATS`: CSV, Parquet, MCAP; and the BasicMotions recordings of the aeon package
+(``basicmotions:train``, ``basicmotions:test``). Whatever a reader repairs or guesses stands in the recording's `notes`; what it cannot
+repair is a SourceError with file and row.
 """
 
 from __future__ import annotations
@@ -11,29 +11,38 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from streams.archive.format import is_archive
 from streams.errors import SourceError, SourceWarning
 from streams.labels.labels import count_labels_json, keys_of_labels_json
-from streams.readers import basic_motions
+from streams.readers.basic_motions import NAMES, read_basic_motions
 from streams.readers.csv_file import read_csv
 from streams.readers.files import File, find
 from streams.readers.mcap_file import read_mcap
 from streams.readers.parquet_file import read_parquet
 from streams.recording import ReadOptions, Recording
 
-_READERS: dict[str, Callable[[File, ReadOptions], Iterator[Recording]]] = {
-    ".csv": read_csv,
-    ".tsv": read_csv,
-    ".txt": read_csv,
-    ".parquet": read_parquet,
-    ".pq": read_parquet,
-    ".mcap": read_mcap,
-}
+
+class FileFormat(NamedTuple):
+    """A row of :data:`FORMATS`."""
+
+    read: Callable[[File, ReadOptions], Iterator[Recording]]
+    suffixes: tuple[str, ...]
+    holds: Callable[[bytes], bool] = lambda start: True  # whether a file is of that format, by its first bytes
+
+
+#: What reads a file: the first row that has its suffix and takes its first bytes, which are looked at where several have the suffix.
+FORMATS = (
+    FileFormat(read_csv, (".csv", ".tsv", ".txt")),
+    FileFormat(read_parquet, (".parquet", ".pq")),
+    FileFormat(read_mcap, (".mcap",)),
+)
 #: Suffixes of files that can be read.
-SUFFIXES = tuple(_READERS)
+SUFFIXES = tuple(dict.fromkeys(suffix for row in FORMATS for suffix in row.suffixes))
 #: Those that are read where they are found in a folder (a .txt there is as likely a readme).
 FOLDER_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != ".txt")
+_START_BYTES = 4096
 
 
 def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> Iterator[Recording]:  # noqa: B008
@@ -58,19 +67,17 @@ def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> I
         If a path is not there or a file cannot be read as it stands. One that nobody named, since it was there in a folder, is left
         out with a :class:`~streams.errors.SourceWarning`, as long as another can be read.
     """
-    for path in paths:
-        if str(path).lower() in basic_motions.NAMES:
-            yield from basic_motions.read_basic_motions(str(path).lower(), options)
+    names = [str(path).lower() for path in paths if _is_data_set(path)]
+    for name in names:
+        yield from read_basic_motions(name, options)
     archives = [path for path in paths if "://" not in str(path) and is_archive(Path(path))]
     for path in archives:
         from streams.archive.read import read_archive
 
         yield from read_archive(Path(path), options)
-    if archives and len(archives) == len(paths):
-        return
-    real = [path for path in paths if path not in archives and str(path).lower() not in basic_motions.NAMES]
-    left_out, readable = list[SourceError](), bool(archives or len(real) < len(paths))
-    for file in find(real, SUFFIXES, FOLDER_SUFFIXES):
+    on_disk = [path for path in paths if path not in archives and not _is_data_set(path)]
+    errors, readable = list[SourceError](), bool(archives or names)
+    for file in find(on_disk, SUFFIXES, FOLDER_SUFFIXES):
         try:
             for recording in _recordings(file, options):
                 readable = True
@@ -78,12 +85,16 @@ def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> I
         except SourceError as error:
             if not file.in_folder:
                 raise
-            left_out.append(error)
+            errors.append(error)
             if readable:
-                _leave_out(left_out)
-    if left_out and not readable:
-        raise left_out[0]
-    _leave_out(left_out)
+                _leave_out(errors)
+    if errors and not readable:
+        raise errors[0]
+    _leave_out(errors)
+
+
+def _is_data_set(path: str | Path) -> bool:
+    return str(path).lower() in NAMES
 
 
 def _leave_out(errors: list[SourceError]) -> None:
@@ -93,15 +104,24 @@ def _leave_out(errors: list[SourceError]) -> None:
 
 
 def _recordings(file: File, options: ReadOptions) -> Iterator[Recording]:
-    for recording in _READERS[file.suffix](file, options):
+    for recording in _format(file).read(file, options):
         for key, names in options.label_keys.items():
             _add_labels(recording, file, key, names, key == options.label_key)
         yield recording
 
 
-def _add_labels(recording: Recording, file: File, key: str, names: Mapping[str, str], own: bool) -> None:
+def _format(file: File) -> FileFormat:
+    rows = [row for row in FORMATS if file.suffix in row.suffixes]
+    if len(rows) > 1:
+        with file.open() as raw:
+            start = raw.read(_START_BYTES)
+        return next((row for row in rows if row.holds(start)), rows[-1])
+    return rows[0]
+
+
+def _add_labels(recording: Recording, file: File, key: str, names: Mapping[str, str], required: bool) -> None:
     """Labels of ``X.labels.json`` beside the file, or where an experiment has them, as far as they touch the recording; where
-    they are not the recipe's own, a file may be without."""
+    they are not required, a file may be without."""
     beside = file.labels_file()
     if beside is None:
         note = f"no {Path(file.path).stem}.labels.json beside it: read without labels"
@@ -110,11 +130,11 @@ def _add_labels(recording: Recording, file: File, key: str, names: Mapping[str, 
     path = Path(beside.path)
     with beside.open() as raw:
         text = raw.read()
-    labels, without = count_labels_json(path, key, names, recording.session, own, text)
+    labels, without = count_labels_json(path, key, names, recording.session, required, text)
     inside = [label for label in labels if label.end_ns > recording.start_ns and label.start_ns < recording.end_ns]
     if labels and not inside:
         wrong = f"none of its {len(labels)} labels lies within session {recording.session}; is its clock another one?"
-        if own:
+        if required:
             raise SourceError(wrong, path)
         recording.notes.append(f"{path.name}: {wrong}")
         return
@@ -127,14 +147,10 @@ def _add_labels(recording: Recording, file: File, key: str, names: Mapping[str, 
 
 def label_keys(paths: Sequence[str | Path]) -> list[str]:
     """Keys of all labels JSON that :func:`read` would find for these paths, in their order."""
-    real = [path for path in paths if str(path).lower() not in basic_motions.NAMES]
-    found: dict[str, None] = {}
-    for file in find(real, SUFFIXES, FOLDER_SUFFIXES):
+    keys: dict[str, None] = {}
+    for file in find([path for path in paths if not _is_data_set(path)], SUFFIXES, FOLDER_SUFFIXES):
         beside = file.labels_file()
         if beside is not None:
             with beside.open() as raw:
-                found |= dict.fromkeys(keys_of_labels_json(beside.path, raw.read()))
-    return list(found)
-
-
-__all__ = ["FOLDER_SUFFIXES", "SUFFIXES", "File", "label_keys", "read"]
+                keys |= dict.fromkeys(keys_of_labels_json(beside.path, raw.read()))
+    return list(keys)
