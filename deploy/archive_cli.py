@@ -14,7 +14,7 @@ import click
 
 from deploy.children import at_end_signals
 from streams.archive.cli import dir_option, folder_of, verbs
-from streams.archive.plan import TOPICS, ArchivePlan
+from streams.archive.format import TOPICS, ArchivePlan
 from streams.readers.words import many
 from streams.settings import Settings
 from streams.topics import BY_NAME, MIB

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streams.archive.cli import progress
-from streams.archive.plan import default_folder
+from streams.archive.format import default_folder
 from streams.errors import ArchiveError, SourceError
 from streams.messages import Odd
 from streams.readers.words import many, utc
@@ -178,15 +178,15 @@ def delete_command(session: str, folder: Path | None, damaged: bool, yes: bool, 
 
 def _aside(folder: Path, session: str, damaged: bool) -> list[Path]:
     """Damaged files to delete."""
-    from streams.archive.erase import set_aside
+    from streams.archive.erase import damaged_files
 
-    found = set_aside(folder)
-    if found and not damaged:
+    files = damaged_files(folder)
+    if files and not damaged:
         raise ArchiveError(
-            f"{', '.join(map(str, found))} may hold records of {session} that cannot be read; what was whole stands in "
+            f"{', '.join(map(str, files))} may hold records of {session} that cannot be read; what was whole stands in "
             "the segments: add --damaged to delete what was set aside, too"
         )
-    return found
+    return files
 
 
 def _show(session: str, done: Deletion, archived: dict[str, Any], as_json: bool) -> None:

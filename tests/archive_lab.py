@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from deploy.children import Child, kymo_command, kymo_environment
-from streams.archive.format import Contents, Span
-from streams.archive.record import ArchivedRecord
+from streams.archive.format import ArchivedRecord, Contents, Span
 from streams.archive.segment import SegmentWriter
 from streams.chunk import Chunk, Header, signal_format
 from streams.codec import ChunkCodec

@@ -12,7 +12,7 @@ from archive_lab import chunk
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
-from streams.archive.plan import TOPICS, ArchivePlan
+from streams.archive.format import TOPICS, ArchivePlan
 from streams.archive.read import ArchiveReader
 from streams.archive.writer import Archive
 from streams.codec import ChunkCodec

@@ -20,8 +20,7 @@ from fault_lab import await_that, kill
 from deploy.children import Child, kymo_command, kymo_environment
 from deploy.metrics_server import find_server, is_ready
 from streams.archive.check import check_archive
-from streams.archive.format import read_segment, segment_paths
-from streams.archive.plan import ArchivePlan
+from streams.archive.format import ArchivePlan, read_segment, segment_paths
 from streams.archive.writer import Archive
 from streams.codec import ChunkCodec
 from streams.errors import ArchiveError

@@ -11,10 +11,9 @@ import pytest
 from archive_lab import PREFIX, chunk, chunk_record, following, record, some_records, write_archive, write_segment
 
 from deploy.children import kymo_command
-from streams.archive.check import check_archive
+from streams.archive.check import check_archive, recover
 from streams.archive.format import Contents, Span, read_segment
 from streams.archive.read import ArchiveReader
-from streams.archive.recover import recover
 from streams.errors import ArchiveError
 
 RECORDS = some_records(9, 600)

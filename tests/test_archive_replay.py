@@ -11,7 +11,7 @@ from archive_lab import chunk
 from archive_on_broker import Topics
 from fault_lab import Feed, Lab, stop_worker
 
-from streams.archive.plan import ArchivePlan
+from streams.archive.format import ArchivePlan
 from streams.archive.writer import Archive
 from streams.readers import read
 from streams.recording import Recording, StreamData

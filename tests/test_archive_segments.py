@@ -13,9 +13,8 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from mcap.reader import make_reader
 
-from streams.archive.format import Contents, Span, read_segment
+from streams.archive.format import ArchivedRecord, Contents, Span, read_segment
 from streams.archive.read import ArchiveReader
-from streams.archive.record import ArchivedRecord
 from streams.errors import ArchiveError
 from streams.labels.labels import Label
 from streams.readers import read

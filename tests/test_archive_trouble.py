@@ -19,10 +19,8 @@ from kafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from streams.archive.plan import ArchiveCounts
 from streams.archive.read import ArchiveReader
-from streams.archive.trouble import Trouble
-from streams.archive.writer import Archive
+from streams.archive.writer import Archive, ArchiveCounts, Outages
 from streams.kafka.admin import Ends, ensure_topics
 from streams.kafka.publish import Publisher
 from streams.settings import Settings
@@ -128,7 +126,7 @@ def test_another_error_is_another_line(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_that_kafka_is_away_is_said_once_whatever_finds_it_out() -> None:
     told: list[str] = []
-    trouble = Trouble(Settings(brokers="kafka-1:9093"), ArchiveCounts(), told.append)
+    outages = Outages(Settings(brokers="kafka-1:9093"), ArchiveCounts(), told.append)
     away = KafkaConnectionError("111 ECONNREFUSED")
     for doing, error in [
         ("reading", away),
@@ -136,7 +134,7 @@ def test_that_kafka_is_away_is_said_once_whatever_finds_it_out() -> None:
         ("reading", None),
         ("looking for topics", None),
     ]:
-        with trouble.passing(doing):
+        with outages.tolerated(doing):
             if error is not None:
                 raise error
     assert told == [

@@ -17,7 +17,7 @@ from fuzzed import odd_record
 from models.bundle import load_bundle
 from models.serving.partition import decode_record
 from processors.recipe.load import load_recipe
-from streams.archive.record import ArchivedRecord
+from streams.archive.format import ArchivedRecord
 from streams.chunk import Chunk, Header, Window, signal_format
 from streams.codec import ChunkCodec
 from streams.errors import ChunkError, FormatError, KymoError

@@ -317,7 +317,7 @@ def refresh(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], **chosen
 
 def _sources(paths: tuple[str, ...], archive: Path | None, settings: Settings) -> tuple[str, ...]:
     if archive is None and not paths:
-        from streams.archive.plan import default_folder
+        from streams.archive.format import default_folder
 
         archive = default_folder(settings)
         if not archive.is_dir():

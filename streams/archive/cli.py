@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from streams.archive.plan import default_folder
+from streams.archive.format import default_folder
 from streams.readers.words import many, utc
 from streams.settings import Settings
 
@@ -32,15 +32,15 @@ def folder_of(folder: Path | None, settings: Settings | None = None) -> Path:
 
 
 @contextlib.contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress(task: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr, where that is a terminal; to be told how many of how many are done."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, of: bar.update(task, completed=done, total=of)
+        number = bar.add_task(task, total=None)
+        yield lambda done, of: bar.update(number, completed=done, total=of)
 
 
 @click.command("list", epilog="Example: kymo archive list --json")
@@ -50,11 +50,11 @@ def list_command(folder: Path | None, as_json: bool) -> None:
     """Show segments: time span, sessions, records by topic, size, offsets."""
     from streams.archive.read import ArchiveReader
 
-    found = [_summary(segment) for segment in ArchiveReader(folder_of(folder)).segments]
+    rows = [_summary(segment) for segment in ArchiveReader(folder_of(folder)).segments]
     if as_json:
-        click.echo(json.dumps(found, ensure_ascii=False))
+        click.echo(json.dumps(rows, ensure_ascii=False))
         return
-    for row in found:
+    for row in rows:
         topics = ", ".join(f"{name} {count}" for name, count in row["topics"].items()) or "no records"
         click.echo(
             f"{row['segment']}  {row['start']} to {row['end']}  {row['bytes'] / 1e6:.1f} MB  "
@@ -114,14 +114,14 @@ def recover_command(folder: Path | None, as_json: bool) -> None:
 
     The damaged file stays as `….mcap.damaged`.
     """
-    from streams.archive.recover import recover
+    from streams.archive.check import recover
 
-    found = recover(folder_of(folder))
+    segments = recover(folder_of(folder))
     if as_json:
-        rows = [{"segment": row.path.name, "records": row.records, "notes": row.notes} for row in found]
+        rows = [{"segment": row.path.name, "records": row.records, "notes": row.notes} for row in segments]
         click.echo(json.dumps(rows, ensure_ascii=False))
     else:
-        click.echo("\n".join(row.text for row in found) or "nothing to recover")
+        click.echo("\n".join(row.text for row in segments) or "nothing to recover")
 
 
 @click.command("export", epilog="Example: kymo archive export --format parquet --out tables --session P07-walk")

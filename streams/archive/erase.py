@@ -14,15 +14,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from streams.archive.format import ERASED, SUFFIX, Absent, Contents, Place, Segment, Span, read_segment, segment_paths
+from streams.archive.check import DAMAGED_SUFFIX
+from streams.archive.format import (
+    ERASED,
+    SUFFIX,
+    Absent,
+    ArchivedRecord,
+    Contents,
+    Segment,
+    Span,
+    read_segment,
+    segment_paths,
+)
 from streams.archive.read import segment_records
-from streams.archive.record import ArchivedRecord
-from streams.archive.recover import DAMAGED_SUFFIX
 from streams.archive.segment import SegmentWriter
 from streams.errors import ArchiveError, MessageError
 from streams.files import lock, write_whole
 from streams.kafka.read import session_of
 from streams.messages import MAX_FILE_BYTES, read_json
+from streams.topics import Place
 
 ERASED_FILE = "erased.json"
 
@@ -71,40 +81,45 @@ class Erased:
         digest = self._digests.get(session)
         if digest is None:
             digest = self._digests[session] = name_digest(session)
-        known, place = self._until.get(digest), (record.topic, record.partition)
-        if known is None:
+        offsets, place = self._until.get(digest), (record.topic, record.partition)
+        if offsets is None:
             return False
         untils = (
-            until for (its, of), until in known.items() if its == place and (of in ("", topic_id) or not topic_id)
+            until
+            for (erased_place, erased_id), until in offsets.items()
+            if erased_place == place and (erased_id in ("", topic_id) or not topic_id)
         )
         return bool(record.offset < max(untils, default=0))
 
     def add(self, session: str, until: Mapping[Place, int], topic_ids: Mapping[str, str] | None = None) -> None:
         """Put a session on the list; what is there of it already stays."""
         self.load()
-        known = self._until.setdefault(name_digest(session), {})
+        offsets = self._until.setdefault(name_digest(session), {})
         for place, offset in until.items():
             key = (place, (topic_ids or {}).get(place[0], ""))
-            known[key] = max(offset, known.get(key, 0))
+            offsets[key] = max(offset, offsets.get(key, 0))
         rows = [
-            {"session_sha256": digest, "until": [[*place, offset, of] for (place, of), offset in sorted(its.items())]}
-            for digest, its in sorted(self._until.items())
+            {
+                "session_sha256": digest,
+                "until": [[*place, offset, topic_id] for (place, topic_id), offset in sorted(offsets.items())],
+            }
+            for digest, offsets in sorted(self._until.items())
         ]
         write_whole(self._path, json.dumps(rows), durable=True)
 
 
 def erase_session(folder: Path, session: str) -> tuple[int, int]:
     """Rewrite the complete segments that hold records of a session."""
-    taken = segments = 0
+    records = segments = 0
     for path in segment_paths(folder):
-        with alone(folder):
-            count = rewrite_without(read_segment(path), lambda record: session_of(record) == session.encode())
-        taken, segments = taken + count, segments + bool(count)
-    return taken, segments
+        with rewrite_lock(folder):
+            count = _rewrite_without(read_segment(path), lambda record: session_of(record) == session.encode())
+        records, segments = records + count, segments + bool(count)
+    return records, segments
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def rewrite_lock(folder: Path) -> Iterator[None]:
     """Wait until no other process writes a segment of an archive anew, and keep others from it."""
     with lock(folder / ".rewrite"):
         yield
@@ -114,37 +129,37 @@ def drop_erased(path: Path, erased: Erased) -> int:
     """Rewrite a segment that was open while a session was erased; how many records were taken out."""
     if not erased:
         return 0
-    with alone(path.parent):
+    with rewrite_lock(path.parent):
         segment = read_segment(path)
         spans = segment.contents.spans
-        return rewrite_without(segment, lambda r: erased.has(r, spans[r.topic, r.partition].topic_id))
+        return _rewrite_without(segment, lambda r: erased.has(r, spans[r.topic, r.partition].topic_id))
 
 
-def set_aside(folder: Path) -> list[Path]:
+def damaged_files(folder: Path) -> list[Path]:
     """Damaged files that a recovery left: nobody can say what the parts of them hold that cannot be read."""
-    found = sorted(folder.glob(f"kymo-*{SUFFIX}{DAMAGED_SUFFIX}"))
-    for path in found:
+    paths = sorted(folder.glob(f"kymo-*{SUFFIX}{DAMAGED_SUFFIX}"))
+    for path in paths:
         if not path.with_suffix("").exists():
             raise ArchiveError(
                 f"{path}: has not been recovered to its end; first do: kymo archive recover --dir {folder}"
             )
-    return found
+    return paths
 
 
-def rewrite_without(segment: Segment, unwanted: Callable[[ArchivedRecord], bool]) -> int:
+def _rewrite_without(segment: Segment, unwanted: Callable[[ArchivedRecord], bool]) -> int:
     """Rewrite a segment without some records; nothing is touched if it holds none."""
-    gone = [(r.topic, r.partition, r.offset) for r in segment_records(segment) if unwanted(r)]
+    gone = [record[:3] for record in segment_records(segment) if unwanted(record)]
     if not gone:
         return 0
-    out, old = set(gone), segment.contents
+    dropped, old = set(gone), segment.contents
     spans = {place: Span(s.topic_id, s.first, s.first) for place, s in old.spans.items()}
-    made = Contents(old.prefix, old.cluster, spans, [], old.created_ns)
-    writer = SegmentWriter(segment.path.parent, segment.number, made)
+    new = Contents(old.prefix, old.cluster, spans, [], old.created_ns)
+    writer = SegmentWriter(segment.path.parent, segment.number, new)
     for record in segment_records(segment):
-        if (record.topic, record.partition, record.offset) not in out:
+        if record[:3] not in dropped:
             writer.add(record)
-    made.absent[:] = [*old.absent, *_runs(gone)]
-    made.spans.update(old.spans)
+    new.absent[:] = [*old.absent, *_runs(gone)]
+    new.spans.update(old.spans)
     writer.close()
     return len(gone)
 

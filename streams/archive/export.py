@@ -1,27 +1,34 @@
-"""An archive for other programs. In: Recordings. Out: CSV or Parquet files, one a session and stream; times in Unix ns.
+"""An archive for other programs. In: Recordings. Out: files; times in Unix ns.
 
-Columns: ``t_ns``, the channels (of samples with several axes ``channel[i]``), one column a label set where there are labels, ``session``
-and, where known, ``subject``. CSV numbers read back to the same float32 or float64. Video goes to Foxglove's format:
-:mod:`streams.archive.foxglove`.
+CSV and Parquet, one file a session and stream: ``t_ns``, the channels (of samples with several axes ``channel[i]``), one column a label
+set where there are labels, ``session`` and, where known, ``subject``. CSV numbers read back to the same float32 or float64.
+
+MCAP as Foxglove and Lichtblick show it, one file a session: topics are ``/stream``. A signal's message is
+``{"timestamp": {"sec", "nsec"}, channel: number, …}``, so that ``/imu.ax`` plots; samples with several axes hold lists (``/pose.x[3]``).
+Video is ``foxglove.CompressedImage`` or ``foxglove.RawImage``, labels are ``foxglove.Log`` on ``/labels``, at their starts.
 """
 
 from __future__ import annotations
 
+import base64
 import csv
 import hashlib
+import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from heapq import merge
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mcap.writer import CompressionType, Writer
 from numpy.typing import NDArray
 
-from streams.archive.foxglove import sample_times, write_foxglove
 from streams.archive.segment import disk_error
-from streams.chunk import Array
+from streams.chunk import NS, Array, Format
 from streams.errors import ArchiveError
 from streams.files import whole_file
 from streams.labels.labels import Label
@@ -30,6 +37,40 @@ from streams.recording import Recording, StreamData
 _ROWS = 20_000
 _MOST_COLUMNS = 10_000
 Tell = Callable[[str], None]
+_TIME = {
+    "type": "object",
+    "title": "time",
+    "properties": {
+        "sec": {"type": "integer", "minimum": 0},
+        "nsec": {"type": "integer", "minimum": 0, "maximum": 999_999_999},
+    },
+}
+_TEXT, _WHOLE = {"type": "string"}, {"type": "integer", "minimum": 0}
+_BYTES = {"type": "string", "contentEncoding": "base64"}
+#: Members of Foxglove's own schemas; https://docs.foxglove.dev/docs/sdk/schemas describes them.
+_KNOWN: dict[str, dict[str, Any]] = {
+    "foxglove.CompressedImage": {"timestamp": _TIME, "frame_id": _TEXT, "data": _BYTES, "format": _TEXT},
+    "foxglove.RawImage": {
+        "timestamp": _TIME,
+        "frame_id": _TEXT,
+        "width": _WHOLE,
+        "height": _WHOLE,
+        "encoding": _TEXT,
+        "step": _WHOLE,
+        "data": _BYTES,
+    },
+    "foxglove.Log": {
+        "timestamp": _TIME,
+        "level": {"title": "LogLevel", "oneOf": [{"title": "INFO", "const": 2}]},
+        "message": _TEXT,
+        "name": _TEXT,
+        "file": _TEXT,
+        "line": _WHOLE,
+    },
+}
+_ENCODINGS = {1: "mono8", 3: "rgb8", 4: "rgba8"}
+_INFO = 2
+Timed = tuple[int, int, bytes]  # Unix ns, channel, message
 
 
 def export_recordings(
@@ -41,7 +82,7 @@ def export_recordings(
         for recording in recordings:
             stem = file_stem(recording.session)
             if fmt == "foxglove":
-                yield recording.session, [_whole(out / f"{stem}.mcap", partial(write_foxglove, recording=recording))]
+                yield recording.session, [_whole(out / f"{stem}.mcap", partial(_write_foxglove, recording=recording))]
             else:
                 yield recording.session, list(_tables(recording, fmt, out / stem, tell))
     except OSError as error:
@@ -151,3 +192,124 @@ def check_format(fmt: str) -> None:
             raise ArchiveError(
                 "Parquet is written with pyarrow, which is not installed: pip install 'kymo[parquet]'"
             ) from None
+
+
+def _write_foxglove(path: Path, recording: Recording) -> None:
+    """Write one session; its messages stand in time order."""
+    with path.open("wb") as file:
+        writer = Writer(file, compression=CompressionType.ZSTD)
+        writer.start(profile="", library="kymo archive export")
+        known = {"session": recording.session, "subject": recording.subject or ""} | recording.metadata
+        writer.add_metadata("session", {name: str(text) for name, text in known.items()})
+        parts = [_messages(writer, stream) for stream in recording.streams]
+        if recording.labels:
+            parts.append(_logs(writer, recording.labels))
+        for number, (log_ns, channel, data) in enumerate(merge(*parts, key=lambda item: item[0])):
+            at = max(log_ns, 0)
+            writer.add_message(channel, at, data, at, number & 0xFFFFFFFF)
+        writer.finish()  # type: ignore[no-untyped-call]
+
+
+def sample_times(stream: StreamData) -> NDArray[np.int64]:
+    """Unix time of every sample, ns, ``(n,)``."""
+    if stream.times_ns is not None:
+        return stream.times_ns
+    rate, origin = stream.header.format.rate, stream.header.origin_ns
+    parts = []
+    for first, piece in stream.pieces:
+        end = first + len(piece)
+        if max(abs(first), end) * NS * rate.denominator < 2**62:
+            parts.append(origin + np.arange(first, end, dtype=np.int64) * (NS * rate.denominator) // rate.numerator)
+        else:  # the product does not fit into 64 bits
+            parts.append(np.array([stream.header.time_ns(i) for i in range(first, end)], np.int64))
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+def _messages(writer: Writer, stream: StreamData) -> Iterator[Timed]:
+    fmt = stream.header.format
+    schema, properties, make = _kind(fmt)
+    text = json.dumps({"title": schema, "type": "object", "properties": properties}).encode()
+    channel = _channel(writer, f"/{fmt.stream}", schema, text)
+    times = sample_times(stream).tolist()
+    for first in range(0, len(times), 1000):
+        part = times[first : first + 1000]
+        samples = stream.data[first : first + 1000]
+        for at, sample in zip(part, samples if fmt.dtype == "jpeg" else samples.tolist(), strict=True):
+            yield at, channel, json.dumps({"timestamp": _time(at)} | make(sample), separators=(",", ":")).encode()
+
+
+def _channel(writer: Writer, topic: str, schema: str, text: bytes) -> int:
+    number: int = writer.register_channel(topic, "json", writer.register_schema(schema, "jsonschema", text))
+    return number
+
+
+def _kind(fmt: Format) -> tuple[str, dict[str, Any], Callable[[Any], dict[str, Any]]]:
+    """Schema's name, its properties, and a sample's message without its time."""
+    if fmt.dtype == "jpeg":
+        name = "foxglove.CompressedImage"
+        return (
+            name,
+            _KNOWN[name],
+            lambda frame: {"frame_id": fmt.stream, "data": _base64(bytes(frame)), "format": "jpeg"},
+        )
+    if fmt.dtype == "uint8" and len(fmt.shape) == 3 and fmt.shape[2] in _ENCODINGS:
+        height, width, depth = fmt.shape
+        about = {
+            "frame_id": fmt.stream,
+            "width": width,
+            "height": height,
+            "encoding": _ENCODINGS[depth],
+            "step": width * depth,
+        }
+        name = "foxglove.RawImage"
+        return name, _KNOWN[name], lambda frame: about | {"data": _base64(bytes(_flat(frame)))}
+    number: dict[str, Any] = {"type": "number"}
+    for _ in fmt.shape[:-1]:
+        number = {"type": "array", "items": number}
+    units = dict(zip(fmt.channels, fmt.units, strict=False))
+    properties = {
+        channel: number | ({"description": units[channel]} if units.get(channel) else {}) for channel in fmt.channels
+    }
+    depth = len(fmt.shape) - 1
+    channels = list(enumerate(fmt.channels))
+    return (
+        f"kymo.{fmt.stream}",
+        {"timestamp": _TIME} | properties,
+        lambda s: {c: _pick(s, i, depth) for i, c in channels},
+    )
+
+
+def _pick(sample: Any, channel: int, depth: int) -> Any:
+    """A channel of a sample; null where it is no number, which JSON has no word for."""
+    if depth:
+        return [_pick(part, channel, depth - 1) for part in sample]
+    value = sample[channel]
+    return value if math.isfinite(value) else None
+
+
+def _flat(frame: Any) -> list[int]:
+    return [value for row in frame for pixel in row for value in pixel]
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _time(at_ns: int) -> dict[str, int]:
+    at = max(at_ns, 0)
+    return {"sec": at // NS, "nsec": at % NS}
+
+
+def _logs(writer: Writer, labels: list[Label]) -> Iterator[Timed]:
+    name = "foxglove.Log"
+    text = json.dumps({"title": name, "type": "object", "properties": _KNOWN[name]}).encode()
+    channel = _channel(writer, "/labels", name, text)
+    for label in sorted(labels, key=lambda label: label.start_ns):
+        about = {
+            "level": _INFO,
+            "message": f"{label.label} for {(label.end_ns - label.start_ns) / NS:g} s",
+            "name": label.set,
+            "file": label.author,
+            "line": 0,
+        }
+        yield label.start_ns, channel, json.dumps({"timestamp": _time(label.start_ns)} | about).encode()

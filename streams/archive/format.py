@@ -1,4 +1,5 @@
-"""What an archive is made of. In: segments' files. Out: which records they hold, by topic, partition and offset; times in Unix ns.
+"""What an archive is made of. In: segments' files. Out: which records they hold, by topic, partition and offset; times in Unix ns; records
+and what an MCAP message has no place for, as JSON, and back.
 
 A segment is an MCAP file ``kymo-00000017.mcap`` that any MCAP reader opens. There is one channel for each topic, partition and
 key; its metadata say ``partition``, ``topic_id``, ``key`` (or ``key_base64``; neither where there is none) and ``offset``, the first one. A
@@ -12,16 +13,18 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mcap.reader import make_reader
 from mcap.records import Channel, ChunkIndex
 
 from streams.errors import ArchiveError, MessageError
-from streams.messages import MAX_FILE_BYTES, read_json
+from streams.messages import MAX_FILE_BYTES, read_json, read_object
+from streams.settings import Settings
+from streams.topics import MIB, TABLE, Place
 
 METADATA_NAME = "kymo.archive"
 EXTRAS_TOPIC = "archive.record"
@@ -34,6 +37,24 @@ NS_PER_MS = 10**6
 RETENTION, HOLE, REWOUND, ERASED, DAMAGED = "retention", "hole", "rewound", "erased", "damaged"
 
 
+#: What is worth keeping: snapshots are of no use without their workers, rejected bytes are kept by Kafka for a day.
+TOPICS = tuple(topic.name for topic in TABLE if topic.name not in ("state", "rejected"))
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivePlan:
+    """How an archive is written."""
+
+    segment_bytes: int = 256 * MIB  # a segment is closed when its file is this large
+    segment_s: float = 300.0  # … or when it has been open this long
+    topics: tuple[str, ...] = TOPICS  # names in the table, without the prefix
+
+
+def default_folder(settings: Settings) -> Path:
+    """Where the archive of the settings' prefix stands: ``archive/PREFIX`` under KYMO_HOME."""
+    return settings.home / "archive" / settings.prefix
+
+
 class Absent(NamedTuple):
     """Offsets ``[start, end)`` of a range that the segment does not hold."""
 
@@ -42,6 +63,10 @@ class Absent(NamedTuple):
     start: int
     end: int
     reason: str
+
+    @property
+    def place(self) -> Place:
+        return self[:2]
 
 
 @dataclass(slots=True)
@@ -52,10 +77,6 @@ class Span:
     topic_id: str
     first: int  # offsets ``[first, next)``
     next: int
-
-
-Place = tuple[str, int]
-"""A topic's full name and a partition."""
 
 
 @dataclass(slots=True)
@@ -115,7 +136,7 @@ class Contents:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class SegmentChannel:
     """One channel of a segment: the records of one key in one topic-partition."""
 
     id: int
@@ -128,7 +149,7 @@ class Stored:
     topic_id: str = ""
 
     @classmethod
-    def of(cls, channel: Channel, count: int) -> Stored | None:
+    def of(cls, channel: Channel, count: int) -> SegmentChannel | None:
         """Of an MCAP channel; None if it is none of ours."""
         members = channel.metadata
         try:
@@ -142,6 +163,11 @@ class Stored:
     def full_offset(self, sequence: int) -> int:
         """The offset of a message from its lower 32 bits."""
         return self.offset + ((sequence - self.offset) & 0xFFFFFFFF)
+
+    def record(self, sequence: int, log_ns: int, value: bytes) -> ArchivedRecord:
+        """A message as the record it was, but for what stands in its extra."""
+        offset = self.full_offset(sequence)
+        return ArchivedRecord(self.topic, self.partition, offset, log_ns // NS_PER_MS, 0, self.key, value)
 
     @property
     def session(self) -> str:
@@ -160,7 +186,7 @@ class Segment:
     end_ns: int
     count: int  # messages, extras not counted
     contents: Contents
-    channels: list[Stored]  # whose messages it holds
+    channels: list[SegmentChannel]  # whose messages it holds
     chunks: list[ChunkIndex]  # where they stand
     extras: int = 0  # channel of the extras; 0 for none
 
@@ -182,14 +208,14 @@ def segment_path(folder: Path, number: int) -> Path:
 
 def segment_number(path: Path) -> int | None:
     """Number of a segment's file; None for any other file."""
-    found = _NAME.fullmatch(path.name)
-    return int(found[1]) if found else None
+    match = _NAME.fullmatch(path.name)
+    return int(match[1]) if match else None
 
 
 def segment_paths(folder: Path) -> list[Path]:
     """Complete segments of an archive, oldest first."""
-    found = [(number, path) for path in folder.glob("kymo-*.mcap") if (number := segment_number(path)) is not None]
-    return [path for _, path in sorted(found)]
+    numbered = [(number, path) for path in folder.glob("kymo-*.mcap") if (number := segment_number(path)) is not None]
+    return [path for _, path in sorted(numbered)]
 
 
 def is_archive(folder: Path) -> bool:
@@ -203,18 +229,18 @@ def read_segment(path: Path) -> Segment:
         with path.open("rb") as raw:
             reader = make_reader(raw)
             summary = reader.get_summary()
-            found = [record for record in reader.iter_metadata() if record.name == METADATA_NAME] if summary else []
+            records = [record for record in reader.iter_metadata() if record.name == METADATA_NAME] if summary else []
     except OSError as error:
         raise ArchiveError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:  # a damaged length or text gives whatever error its parser has
         raise _damaged(path, repr(error)) from None
     if summary is None or summary.statistics is None:
         raise _damaged(path, "it has no summary, as if it was not closed")
-    if not found:
+    if not records:
         raise ArchiveError(f"{path}: is no segment of an archive (no metadata record {METADATA_NAME})")
     stats = summary.statistics
     counts = stats.channel_message_counts
-    channels = [s for c in summary.channels.values() if (s := Stored.of(c, counts.get(c.id, 0))) is not None]
+    channels = [s for c in summary.channels.values() if (s := SegmentChannel.of(c, counts.get(c.id, 0))) is not None]
     extras = next((c.id for c in summary.channels.values() if c.topic == EXTRAS_TOPIC), 0)
     return Segment(
         path,
@@ -223,12 +249,71 @@ def read_segment(path: Path) -> Segment:
         stats.message_start_time,
         stats.message_end_time,
         stats.message_count - counts.get(extras, 0),
-        Contents.from_metadata(found[-1].metadata, path),
+        Contents.from_metadata(records[-1].metadata, path),
         channels,
         sorted(summary.chunk_indexes, key=lambda chunk: chunk.chunk_start_offset),
         extras,
     )
 
 
-def _damaged(path: Path, what: str) -> ArchiveError:
-    return ArchiveError(f"{path}: the segment is damaged ({what}); `kymo archive recover` keeps what is whole")
+def _damaged(path: Path, damage: str) -> ArchiveError:
+    return ArchiveError(f"{path}: the segment is damaged ({damage}); `kymo archive recover` keeps what is whole")
+
+
+class ArchivedRecord(NamedTuple):
+    """A Kafka record as it was; attributes are named as kafka-python's."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    """Record time, Unix ms; -1 for none."""
+    timestamp_type: int
+    """0 if the producer set it, 1 if the broker did."""
+    key: bytes | None
+    value: bytes | None
+    """None for a deleted key."""
+    headers: Sequence[tuple[str, bytes | None]] = ()
+
+
+def extra_of(record: Any) -> dict[str, Any]:
+    """What of a record an MCAP message has no place for; empty for most."""
+    out: dict[str, Any] = {}
+    if record.headers:
+        out["headers"] = [
+            [name, None if value is None else base64.b64encode(value).decode()] for name, value in record.headers
+        ]
+    if record.value is None:
+        out["deleted"] = True
+    if record.timestamp < 0:
+        out["timestamp"] = record.timestamp
+    if record.timestamp_type:
+        out["timestamp_type"] = record.timestamp_type
+    return out
+
+
+def read_extra(raw: bytes) -> tuple[tuple[str, int, int], dict[str, Any]]:
+    """Of which record, by topic, partition and offset, an extra is, and what it says."""
+    extra = read_object(raw)
+    place = [extra.get("topic"), extra.get("partition"), extra.get("offset")]
+    headers, timestamps = extra.get("headers", []), [extra.get("timestamp", 0), extra.get("timestamp_type", 0)]
+    try:
+        whole = all(
+            isinstance(name, str) and (text is None or base64.b64decode(text) is not None) for name, text in headers
+        )
+    except (TypeError, ValueError):
+        whole = False
+    if [type(part) for part in (*place, *timestamps)] != [str, int, int, int, int] or not whole:
+        raise MessageError(f"no extra of a record: {str(extra)[:80]}")
+    return (extra["topic"], extra["partition"], extra["offset"]), extra
+
+
+def with_extra(record: ArchivedRecord, extra: Mapping[str, Any]) -> ArchivedRecord:
+    """A record with what :func:`extra_of` said of it."""
+    headers = tuple((name, None if text is None else base64.b64decode(text)) for name, text in extra.get("headers", ()))
+    return record._replace(
+        headers=headers,
+        value=None if extra.get("deleted") else record.value,
+        timestamp=extra.get("timestamp", record.timestamp),
+        timestamp_type=extra.get("timestamp_type", 0),
+    )

@@ -12,11 +12,20 @@ from typing import IO, Any
 
 import numpy as np
 from mcap.data_stream import ReadDataStream
+from mcap.opcode import Opcode
 from mcap.records import Chunk, ChunkIndex
 from numpy.typing import NDArray
 
-from streams.archive.format import Segment, Stored, is_archive, read_segment, segment_paths
-from streams.archive.record import ArchivedRecord, read_extra, with_extra
+from streams.archive.format import (
+    ArchivedRecord,
+    Segment,
+    SegmentChannel,
+    is_archive,
+    read_extra,
+    read_segment,
+    segment_paths,
+    with_extra,
+)
 from streams.errors import ArchiveError, MessageError, SourceError
 from streams.messages import read_object
 from streams.readers.mcap_file import Content, chunk_sessions
@@ -24,11 +33,10 @@ from streams.readers.mcap_scan import unpack
 from streams.recording import ReadOptions, Recording
 from streams.topics import CHUNK_TOPICS
 
-_RECORD = struct.Struct("<BQ")  # opcode, length
-_MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
-_MESSAGE_INDEX = 7  # opcode
-_HEAD = _RECORD.size + _MESSAGE.size
-Wanted = Callable[[Segment, Stored], bool]
+RECORD = struct.Struct("<BQ")  # opcode, length
+MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
+_HEAD = RECORD.size + MESSAGE.size
+Choice = Callable[[Segment, SegmentChannel], bool]
 
 
 class ArchiveReader:
@@ -42,10 +50,10 @@ class ArchiveReader:
             )
         self.segments = [read_segment(path) for path in segment_paths(folder)]
 
-    def records(self, wanted: Wanted | None = None) -> Iterator[ArchivedRecord]:
+    def records(self, choose: Choice | None = None) -> Iterator[ArchivedRecord]:
         """Records as Kafka had them, segment by segment, in the order in which they were stored."""
         for segment in self.segments:
-            channels = {c.id: c for c in segment.channels if wanted is None or wanted(segment, c)}
+            channels = {c.id: c for c in segment.channels if choose is None or choose(segment, c)}
             if channels:
                 yield from segment_records(segment, channels)
 
@@ -92,7 +100,7 @@ def read_archive(folder: Path, options: ReadOptions) -> Iterator[Recording]:
     yield from ArchiveReader(folder).recordings(options)
 
 
-def segment_records(segment: Segment, channels: dict[int, Stored] | None = None) -> Iterator[ArchivedRecord]:
+def segment_records(segment: Segment, channels: dict[int, SegmentChannel] | None = None) -> Iterator[ArchivedRecord]:
     """Records of a segment, in the order in which they were stored."""
     channels = {c.id: c for c in segment.channels} if channels is None else channels
     with segment.path.open("rb") as raw:
@@ -103,21 +111,17 @@ def segment_records(segment: Segment, channels: dict[int, Stored] | None = None)
                 continue
             content = chunk_content(raw, index, segment.path)
             for at in _positions(raw, index, ids, segment.path):
-                channel_id, sequence, log_ns, _ = _MESSAGE.unpack_from(content, at + _RECORD.size)
-                end = at + _RECORD.size + _RECORD.unpack_from(content, at)[1]
-                stored = channels[channel_id]
-                offset = stored.full_offset(sequence)
-                record = ArchivedRecord(
-                    stored.topic, stored.partition, offset, log_ns // 10**6, 0, stored.key, content[at + _HEAD : end]
-                )
-                extra = extras.get((stored.topic, stored.partition, offset)) if extras else None
+                channel_id, sequence, log_ns, _ = MESSAGE.unpack_from(content, at + RECORD.size)
+                end = at + RECORD.size + RECORD.unpack_from(content, at)[1]
+                record = channels[channel_id].record(sequence, log_ns, content[at + _HEAD : end])
+                extra = extras.get(record[:3]) if extras else None
                 yield with_extra(record, extra) if extra else record
 
 
 def chunk_content(raw: IO[bytes], index: ChunkIndex, path: Path) -> bytes:
     """Uncompressed records of an MCAP chunk, its checksum verified."""
     try:
-        raw.seek(index.chunk_start_offset + _RECORD.size)
+        raw.seek(index.chunk_start_offset + RECORD.size)
         chunk = Chunk.read(ReadDataStream(raw, calculate_crc=False))
         return unpack(chunk)
     except Exception as error:  # a damaged length gives whatever error its parser has
@@ -131,9 +135,9 @@ def _index(raw: IO[bytes], index: ChunkIndex, channel: int, path: Path) -> NDArr
     """An MCAP message index: log time and position of a channel's messages in a chunk's content, ``(n, 2)``."""
     at = index.message_index_offsets[channel]
     raw.seek(at)
-    head = raw.read(_RECORD.size)
-    opcode, length = _RECORD.unpack(head) if len(head) == _RECORD.size else (0, 0)
-    body = raw.read(length) if opcode == _MESSAGE_INDEX and length < index.message_index_length else b""
+    head = raw.read(RECORD.size)
+    opcode, length = RECORD.unpack(head) if len(head) == RECORD.size else (0, 0)
+    body = raw.read(length) if opcode == Opcode.MESSAGE_INDEX and length < index.message_index_length else b""
     if len(body) < 6 or struct.unpack_from("<H", body)[0] != channel or (length - 6) % 16:
         raise ArchiveError(f"{path}: the index at byte {at} is damaged; `kymo archive recover` makes it again")
     return np.frombuffer(body, "<u8", (length - 6) // 8, 6).reshape(-1, 2)
@@ -146,8 +150,8 @@ def index_entries(raw: IO[bytes], index: ChunkIndex, channel: int, path: Path) -
 
 def _positions(raw: IO[bytes], index: ChunkIndex, ids: list[int], path: Path) -> list[int]:
     """Where messages of some channels stand in a chunk's content, in the order in which they were stored."""
-    found = np.concatenate([_index(raw, index, number, path)[:, 1] for number in ids])
-    return [int(at) for at in np.sort(found)]
+    positions = np.concatenate([_index(raw, index, number, path)[:, 1] for number in ids])
+    return [int(at) for at in np.sort(positions)]
 
 
 def _extras(raw: IO[bytes], segment: Segment) -> dict[tuple[str, int, int], dict[str, Any]]:
@@ -157,7 +161,7 @@ def _extras(raw: IO[bytes], segment: Segment) -> dict[tuple[str, int, int], dict
             continue
         content = chunk_content(raw, index, segment.path)
         for at in _positions(raw, index, [segment.extras], segment.path):
-            end = at + _RECORD.size + _RECORD.unpack_from(content, at)[1]
+            end = at + RECORD.size + RECORD.unpack_from(content, at)[1]
             try:
                 place, extra = read_extra(content[at + _HEAD : end])
             except MessageError as error:

@@ -25,9 +25,9 @@ from streams.archive.format import (
     PARTIAL,
     Absent,
     Contents,
+    extra_of,
     segment_path,
 )
-from streams.archive.record import extra_of
 from streams.chunk_pb2 import Chunk as Message
 from streams.codec import ChunkCodec
 from streams.errors import ArchiveError, ChunkError, MessageError
@@ -80,9 +80,9 @@ class _Channels:
         members = {"partition": str(record.partition), "offset": str(record.offset), "topic_id": topic_id}
         if record.key is not None:
             members |= _key_members(record.key)
-        found = self.writer.register_channel(record.topic, encoding, schema, members)
-        self.ids[record.topic, record.partition, record.key] = found
-        return found
+        channel = self.writer.register_channel(record.topic, encoding, schema, members)
+        self.ids[record.topic, record.partition, record.key] = channel
+        return channel
 
     def extras(self) -> int:
         place = (EXTRAS_TOPIC, 0, None)

@@ -8,37 +8,43 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kafka import TopicPartition
-from kafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
+from kafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+    NodeNotReadyError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
 
-from streams.archive.erase import Erased, alone, drop_erased
+from streams.archive.check import recover_partial, unclosed
+from streams.archive.erase import Erased, drop_erased, rewrite_lock
 from streams.archive.format import (
     ERASED,
     RETENTION,
     REWOUND,
     Absent,
+    ArchivePlan,
     Contents,
-    Place,
     Span,
     read_segment,
     segment_number,
     segment_paths,
 )
-from streams.archive.plan import ArchiveCounts, ArchivePlan
-from streams.archive.recover import recover_partial, unclosed
 from streams.archive.segment import SegmentWriter, disk_error
-from streams.archive.trouble import Trouble
 from streams.errors import ArchiveError
 from streams.files import lock
 from streams.kafka.admin import Ends, TopicFinder
-from streams.kafka.client import kafka_errors, patiently
+from streams.kafka.client import describe, kafka_errors, patiently
 from streams.kafka.read import Reach, poll, whole_topic_consumer
 from streams.settings import Settings
-from streams.topics import MIB
+from streams.topics import MIB, Place
 
 POLL_MS = 100
 DISCOVER_S = 2.0
@@ -48,7 +54,21 @@ CONSUMER: dict[str, Any] = {
     "fetch_max_wait_ms": POLL_MS,
     "fetch_max_bytes": 32 * MIB,
 }
-_TOGETHER = 500  # records between two looks at a segment's size
+_BATCH = 500  # records between two looks at a segment's size
+
+
+@dataclass(slots=True)
+class ArchiveCounts:
+    """What an archive has done since it was started, for metrics."""
+
+    records: int = 0  # stored, in closed and open segments; bytes of values
+    bytes: int = 0
+    segments: int = 0
+    lost: int = 0  # offsets that Kafka no longer had
+    behind: int = 0  # records that wait in Kafka, as of the last look
+    partitions: int = 0  # that are read
+    errors: int = 0  # failed looks at the topics; the archive goes on
+    last_closed_s: float = 0.0  # Unix time of the newest segment's end, s; 0 before
 
 
 class Archive:
@@ -66,7 +86,7 @@ class Archive:
         self._plan = plan or ArchivePlan()
         self._contents, self._number = Contents(settings.prefix), 1
         self._segment: SegmentWriter | None = None
-        self._trouble = Trouble(settings, self.counts, tell)
+        self._outages = Outages(settings, self.counts, tell)
         self._erased = Erased(folder)
         self._opened = self._looked = 0.0
         self._assigned: dict[Place, str] = {}
@@ -76,7 +96,7 @@ class Archive:
         with contextlib.ExitStack() as stack:
             self._lock(stack)
             self._erased = Erased(self._folder)
-            self._go_on()
+            self._resume()
             with kafka_errors(self._settings, "archiving"):
                 finder = TopicFinder(self._settings, self._plan.topics)
                 stack.callback(finder.close)
@@ -84,8 +104,8 @@ class Archive:
                 stack.callback(consumer.close)
                 self._contents.cluster = patiently(self._settings, "archiving", lambda: finder.cluster)
                 patiently(self._settings, "archiving", lambda: self._look(finder, consumer, first=True))
-                there = patiently(self._settings, "archiving", lambda: finder.ends(list(self._assigned)))
-            reach = Reach(self._settings, {p: ends.end for p, ends in there.items()}, lambda p: self._at(consumer, p))
+                ends = patiently(self._settings, "archiving", lambda: finder.ends(list(self._assigned)))
+            reach = Reach(self._settings, {p: e.end for p, e in ends.items()}, lambda p: self._position(consumer, p))
             try:
                 while not stop() and (not once or reach.unfinished()):
                     self._step(finder, consumer)
@@ -102,7 +122,7 @@ class Archive:
         if held is None:
             raise ArchiveError(f"{self._folder}: another `kymo archive` writes there; choose another --dir")
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         """Take up where the newest complete segment ends."""
         paths = segment_paths(self._folder)
         if not paths:
@@ -119,22 +139,22 @@ class Archive:
 
     def _step(self, finder: TopicFinder, consumer: Any) -> None:
         if time.monotonic() - self._looked >= DISCOVER_S:
-            with self._trouble.passing("looking for topics"):
+            with self._outages.tolerated("looking for topics"):
                 self._look(finder, consumer)
             self._looked = time.monotonic()
         batches: dict[Any, list[Any]] = {}
         try:
-            with self._trouble.passing("reading"):
+            with self._outages.tolerated("reading"):
                 batches = poll(consumer, POLL_MS) if self._assigned else {}
         except (OffsetOutOfRangeError, NoOffsetForPartitionError):
             self._assigned = {}  # every partition is placed anew
             self._looked = 0.0
             return
-        if not batches and (not self._assigned or self._trouble.lasts):
+        if not batches and (not self._assigned or self._outages.ongoing):
             time.sleep(POLL_MS / 1000)
         for records in batches.values():
-            for first in range(0, len(records), _TOGETHER):
-                self._store(records[first : first + _TOGETHER])
+            for first in range(0, len(records), _BATCH):
+                self._store(records[first : first + _BATCH])
                 self._rotate()
         self._rotate()
 
@@ -175,33 +195,33 @@ class Archive:
         self.counts.segments += 1
         self.counts.last_closed_s = time.time()
         self._erased.load()
-        if taken := drop_erased(path, self._erased):
-            self._tell(f"{path}: {taken} records of a session that was erased meanwhile are taken out")
+        if erased := drop_erased(path, self._erased):
+            self._tell(f"{path}: {erased} records of a session that was erased meanwhile are taken out")
         self._tell(f"{path}: {segment.count} records, {path.stat().st_size / 1e6:.1f} MB")
 
     def _look(self, finder: TopicFinder, consumer: Any, *, first: bool = False) -> None:
         """Find topics and partitions, and read those that are new from where they should be read."""
-        found = finder.partitions()
-        new = {place: known for place, known in found.items() if self._assigned.get(place) != known}
+        partitions = finder.partitions()
+        new = {place: topic_id for place, topic_id in partitions.items() if self._assigned.get(place) != topic_id}
         if new:
             ends = finder.ends(list(new))
             if first:
-                self._leftover(new, ends)
-            for place, known in new.items():
-                self._place(place, known, ends[place])
-        if new or found.keys() != self._assigned.keys():
-            consumer.assign([TopicPartition(*place) for place in found])
-            for place in found:
+                self._settle_unclosed(new, ends)
+            for place, topic_id in new.items():
+                self._begin(place, topic_id, ends[place])
+        if new or partitions.keys() != self._assigned.keys():
+            consumer.assign([TopicPartition(*place) for place in partitions])
+            for place in partitions:
                 consumer.seek(TopicPartition(*place), self._contents.spans[place].next)
-        self._assigned, self.ready = found, bool(found)
-        self.counts.partitions = len(found)
-        if found:
-            ends = finder.ends(list(found))
-            self.counts.behind = sum(max(0, ends[p].end - self._contents.spans[p].next) for p in found if p in ends)
+        self._assigned, self.ready = partitions, bool(partitions)
+        self.counts.partitions = len(partitions)
+        if partitions:
+            ends = finder.ends(list(partitions))
+            self.counts.behind = sum(max(0, ends[p].end - self._contents.spans[p].next) for p in ends)
         self._erased.load()
         self._looked = time.monotonic()
 
-    def _place(self, place: Place, topic_id: str, ends: Ends) -> None:
+    def _begin(self, place: Place, topic_id: str, ends: Ends) -> None:
         """Decide from where a partition is read; what is no longer there is counted, told and recorded."""
         span = self._contents.spans.get(place)
         where = f"{place[0]}, partition {place[1]}"
@@ -226,24 +246,61 @@ class Archive:
             self._tell(f"{where}: Kafka ends at {ends.end}, the archive at {span.next}: Kafka has lost records")
             span.first = span.next = ends.end
 
-    def _leftover(self, new: dict[Place, str], ends: dict[Place, Ends]) -> None:
+    def _settle_unclosed(self, new: dict[Place, str], ends: dict[Place, Ends]) -> None:
         """A segment that was not closed: Kafka has its records still, or else what is whole of it is kept."""
         for partial in unclosed(self._folder, self._number):
             spans, target = self._contents.spans, partial.with_suffix("")
             gone = [p for p, s in spans.items() if p not in ends or new[p] != s.topic_id or ends[p].begin > s.next]
-            gone += [
-                p for p in new if p not in spans and ends[p].begin
-            ]  # it may have been there when that one was begun
+            # What is new may have been there when that one was begun.
+            gone += [p for p in new if p not in spans and ends[p].begin]
             if gone and segment_number(target) == self._number:
                 self._tell(f"{partial}: Kafka no longer has all of it ({gone[0][0]}); what is whole is kept")
-                for line in recover_partial(partial):
-                    self._tell(line)
-                self._go_on()
+                self._tell(recover_partial(partial))
+                self._resume()
             else:
                 self._tell(f"{partial}: was not closed; discarded, its records are read from Kafka again")
-                with alone(self._folder):  # it may be one that is being written anew
+                with rewrite_lock(self._folder):  # it may be one that is being written anew
                     partial.unlink(missing_ok=True)
 
-    def _at(self, consumer: Any, place: Place) -> int:
+    def _position(self, consumer: Any, place: Place) -> int:
         """How far a partition is archived, or read where nothing in it was to be archived."""
         return max(self._contents.spans[place].next, consumer.position(TopicPartition(*place)) or 0)
+
+
+_ABSENT = (ConnectionError, KafkaConnectionError, KafkaTimeoutError, NodeNotReadyError)
+
+
+class Outages:
+    """Lets calls fail for a while, and says when that begins and ends."""
+
+    def __init__(self, settings: Settings, counts: ArchiveCounts, tell: Callable[[str], None]) -> None:
+        self._where, self._counts, self._tell = f"Kafka at {settings.brokers}", counts, tell
+        self._messages: dict[str, str] = {}  # by what was being done, what was said last
+
+    @property
+    def ongoing(self) -> bool:
+        """Whether something still fails."""
+        return bool(self._messages)
+
+    @contextlib.contextmanager
+    def tolerated(self, doing: str) -> Iterator[None]:
+        """Do something that may fail, and will be done again.
+
+        An error of Kafka is told when it is another one than last time; offsets that are not there are not this one's affair.
+        """
+        try:
+            yield
+        except (OffsetOutOfRangeError, NoOffsetForPartitionError):
+            raise
+        except (KafkaError, OSError) as error:
+            self._counts.errors += 1
+            absent = isinstance(error, _ABSENT)
+            message = "cannot be reached" if absent else f"refuses {doing} ({describe(error)})"
+            known = message in self._messages.values()  # that Kafka is away is one matter, whatever finds it out
+            self._messages[doing] = message
+            if not known:
+                self._tell(f"{self._where} {message}; trying again until it works, or Ctrl-C")
+            return
+        message = self._messages.pop(doing, "")
+        if message and message not in self._messages.values():
+            self._tell(f"{self._where}: {doing} works again")
