@@ -17,6 +17,7 @@ from models.data import store as data_store
 from models.data.dataset import read_dataset
 from models.data.examples import Dataset, Example
 from models.data.samples import apply_steps, fit_steps, split_chain, to_samples, with_steps
+from models.data.splits import group_of
 from models.data.store import ROWS, StoreWriter, open_store
 from processors.recipe.load import Recipe
 from streams.chunk import Header, Window, signal_format
@@ -58,13 +59,13 @@ def examples_of(loaded: Recipe, *recordings: Recording) -> Dataset:
     return read_dataset(recordings, loaded, split_chain(loaded.chain)[0])
 
 
-def stored(folder: Path, found: Dataset, split: str = "session") -> Dataset:
+def stored(folder: Path, found: Dataset) -> Dataset:
     writer = StoreWriter(folder)
     for example in found.examples:
         writer.add(example)
     writer.finish(found)
     writer.close()
-    return open_store(folder, split)
+    return open_store(folder)
 
 
 def same(one: Example, other: Example) -> bool:
@@ -73,7 +74,7 @@ def same(one: Example, other: Example) -> bool:
 
 def all_of(e: Example) -> list[object]:
     w = e.window
-    whose = [e.label, e.group, e.session, e.subject, e.recording, dict(e.metadata), w.header]
+    whose = [e.label, e.session, e.subject, e.recording, dict(e.metadata), w.header]
     where = [w.start_index, w.end_index, w.start_ns, w.end_ns, w.missing]
     return [*whose, *where, w.data.dtype, w.data.shape, w.data.tobytes()]
 
@@ -82,7 +83,7 @@ def test_an_example_knows_where_it_comes_from() -> None:
     found = examples_of(recipe(), recording(labels=(label("s1", 0, 6),)))
     first = found.examples[0]
     assert (first.session, first.subject, first.recording) == ("s1", "of s1", "s1.csv")
-    assert (first.group, first.label, first.metadata) == ("s1", "a", {"place": "hall"})
+    assert (group_of(first, "session"), first.label, first.metadata) == ("s1", "a", {"place": "hall"})
     assert [e.window.start_index for e in found.examples] == list(range(0, 57, 2))
 
 
@@ -123,7 +124,8 @@ def test_windows_come_back_from_the_disk(tmp_path: Path, text: str) -> None:
 def test_groups_are_those_of_the_split(tmp_path: Path) -> None:
     found = examples_of(recipe(), recording(labels=(label("s1", 0, 6),)))
     stored(tmp_path, found)
-    groups = {kind: open_store(tmp_path, kind).examples[1].group for kind in ("session", "subject", "window", "time")}
+    example = open_store(tmp_path).examples[1]
+    groups = {kind: group_of(example, kind) for kind in ("session", "subject", "window", "time")}
     assert groups == {"session": "s1", "subject": "of s1", "window": "s1/2", "time": "s1"}
 
 
@@ -158,7 +160,7 @@ def test_any_windows_come_back(
         if number % 2 and change == "value":
             data[0, 0, 0] += 1
         own = Header("s", number, header.format) if change == "header" else header
-        examples.append(Example(Window(own, at, at + 4, at, at + 4, data), "a", "s", "s"))
+        examples.append(Example(Window(own, at, at + 4, at, at + 4, data), "a", "s"))
     with patch.object(data_store, "BLOCK_BYTES", block):
         back = stored(tmp_path_factory.mktemp("store"), Dataset(examples))
     assert all(same(one, other) for one, other in zip(examples, back.examples, strict=True))
@@ -188,7 +190,7 @@ def test_steps_are_applied_where_a_window_is_asked_for() -> None:
     assert seen[3].data[0, 0] == pytest.approx(1 / std)
     assert [w.data[0, 0] for w in seen[1:3]] == pytest.approx([-1 / std, 0])
     assert seen[3] is not seen[3]
-    examples = with_steps([Example(w, str(i), "g") for i, w in enumerate(windows)], fitted)
+    examples = with_steps([Example(w, str(i)) for i, w in enumerate(windows)], fitted)
     assert [(e.label, e.window.data[0, 0]) for e in examples][4] == ("4", pytest.approx(2 / std))
     assert [e.label for e in examples[1::2]] == ["1", "3"]
     assert apply_steps((), windows) is windows
@@ -198,7 +200,7 @@ def test_steps_are_applied_where_a_window_is_asked_for() -> None:
 def test_a_large_array_lies_in_a_nameless_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
     monkeypatch.setenv("KYMO_HOME", str(tmp_path))
     random = np.random.default_rng(0)
-    examples = [Example(window(random.standard_normal((4, 2))), "ab"[i % 2], "g") for i in range(7)]
+    examples = [Example(window(random.standard_normal((4, 2))), "ab"[i % 2]) for i in range(7)]
     small = to_samples(examples, ("a", "b"), layout)
     monkeypatch.setattr(data_samples, "IN_MEMORY", 0)
     large = to_samples(examples, ("a", "b"), layout)

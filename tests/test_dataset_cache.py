@@ -16,6 +16,7 @@ from models.data.cache import build_dataset, digest_of
 from models.data.dataset import read_dataset
 from models.data.examples import Dataset
 from models.data.samples import split_chain
+from models.data.splits import group_of
 from processors.recipe.load import Recipe
 from streams.readers import read
 from streams.settings import Settings
@@ -65,7 +66,7 @@ def build(
 
 def content(found: Dataset) -> list[object]:
     return [
-        (e.label, e.group, e.session, e.subject, e.recording, w.header, w.start_index, w.end_ns, w.data.tobytes())
+        (e.label, e.session, e.subject, e.recording, w.header, w.start_index, w.end_ns, w.data.tobytes())
         for e in found.examples
         for w in [e.window]
     ]
@@ -111,7 +112,7 @@ def test_what_changes_no_window_does_not(data: Path, tmp_path: Path) -> None:
     build(data, tmp_path)
     by_window, made = build(data, tmp_path, recipe(RECIPE.replace("epochs = 3", 'epochs = 9\nsplit = "window"')))
     assert not made
-    assert by_window.examples[1].group == "s0/2"
+    assert group_of(by_window.examples[1], "window") == "s0/2"
 
 
 def test_a_changed_file_is_seen(data: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from models.data.dataset import read_dataset
 from models.data.examples import Dataset, NumberCover, heads_of, notes_on
 from models.data.samples import split_chain, to_samples
 from models.data.store import open_store
-from models.zoo import Head
+from models.zoo import ModelHead
 from processors.recipe.load import Recipe
 from streams.chunk import Header, signal_format
 from streams.errors import TrainingError
@@ -84,7 +84,10 @@ def test_targets_of_windows() -> None:
     assert {e.window.start_index: e.targets for e in found.examples} == EXPECTED
     assert found.labels == ("a",)
     assert not found.notes  # all three sets are asked for
-    assert heads_of(recipe(WITH_HEADS), found.examples) == (Head("surface", ("road", "track"), 0.5), Head("pace"))
+    assert heads_of(recipe(WITH_HEADS), found.examples) == (
+        ModelHead("surface", ("road", "track"), 0.5),
+        ModelHead("pace"),
+    )
 
 
 def test_a_window_without_the_own_label_is_no_example() -> None:
@@ -164,7 +167,7 @@ def test_targets_come_back_from_the_disk(tmp_path: Path) -> None:
     loaded = recipe(WITH_HEADS)
     found = dataset(loaded, *odd)
     write_dataset(tmp_path, [recording(*odd)], loaded, split_chain(loaded.chain)[0], lambda recordings, windows: None)
-    back = open_store(tmp_path, "session")
+    back = open_store(tmp_path)
     assert [e.targets for e in back.examples] == [e.targets for e in found.examples]
     assert back.examples[0].targets == {}
     assert back.examples[-1].targets == {"surface": "track", "pace": 0.1}
@@ -172,13 +175,13 @@ def test_targets_come_back_from_the_disk(tmp_path: Path) -> None:
 
 def test_targets_as_arrays() -> None:
     found = dataset(recipe(WITH_HEADS), *MIXED)
-    heads = (Head("surface", ("road", "track")), Head("pace"))
+    heads = (ModelHead("surface", ("road", "track")), ModelHead("pace"))
     samples = to_samples(found.examples, ("a",), "channels_last", heads)
     assert samples.targets["surface"].tolist() == [1, 1, -1, -1, 0, 0, 0, 0, 0]
     assert samples.targets["surface"].dtype == np.int64
     pace = [2400, 2400, 2400, 2700.25, 3000.5, 3000.5, np.nan, np.nan, np.nan]
     np.testing.assert_array_equal(samples.targets["pace"], np.array(pace, np.float32))
-    other = to_samples(found.examples, ("a",), "channels_last", (Head("surface", ("road", "trail")),))
+    other = to_samples(found.examples, ("a",), "channels_last", (ModelHead("surface", ("road", "trail")),))
     assert other.targets["surface"].tolist() == [-1, -1, -1, -1, 0, 0, 0, 0, 0]  # a class that the head does not know
 
 

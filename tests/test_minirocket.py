@@ -11,10 +11,20 @@ import pytest
 
 from models.onnx_model import OnnxModel
 from models.training.export import export_model
-from models.zoo import FitOptions, Head, Samples
-from models.zoo.minirocket import MiniRocket
-from models.zoo.ridge import PENALTIES, fit_heads, fit_ridge
-from models.zoo.rocket_features import KERNELS, LARGEST, LENGTH, Bank, counts_of, dilations, fit_banks, places_of
+from models.zoo import FitOptions, ModelHead, Samples
+from models.zoo.minirocket import (
+    KERNELS,
+    LARGEST,
+    LENGTH,
+    PENALTIES,
+    Bank,
+    MiniRocket,
+    counts_of,
+    dilations,
+    fit_banks,
+    fit_heads,
+    fit_ridge,
+)
 from streams.chunk import Array, Format
 from streams.errors import TrainingError
 
@@ -53,7 +63,8 @@ def test_features_are_aeons(channels: int) -> None:
     aeon = pytest.importorskip("aeon.transformations.collection.convolution_based._minirocket")
     windows = whole(12, channels, 50)
     banks = fit_banks(windows, 840, np.random.default_rng(1))
-    ours = counts_of(banks, windows) / places_of(banks, 50)
+    places = np.concatenate([np.full(bank.biases.size, bank.places(50), np.float32) for bank in banks])
+    ours = counts_of(banks, windows) / places
     parameters, indices = as_aeon_has_them(banks, channels), aeon.MiniRocket._indices
     if channels == 1:
         theirs = aeon._static_transform_uni(windows[:, 0], parameters, indices)
@@ -122,7 +133,7 @@ def test_heads_are_scikit_learns_ridge() -> None:
     seconds = (3000 + 400 * features[:, 0] - 150 * features[:, 3] + 20 * random.standard_normal(50)).astype(np.float32)
     side = (features[:, 1] + 0.3 * random.standard_normal(50) > 0).astype(np.int64)
     seconds[::7], side[1::5], groups = np.nan, -1, np.arange(50) // 5
-    heads = (Head("seconds"), Head("side", ("left", "right")), Head("nothing"), Head("same"))
+    heads = (ModelHead("seconds"), ModelHead("side", ("left", "right")), ModelHead("nothing"), ModelHead("same"))
     targets = {"seconds": seconds, "side": side, "nothing": np.full(50, np.nan), "same": np.full(50, 7.5)}
     weights, bias = fit_heads(features, groups, heads, targets)
     assert (weights.shape, bias.shape) == ((6, 5), (5,))

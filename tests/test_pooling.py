@@ -98,7 +98,7 @@ def test_transitions_are_those_of_the_labels() -> None:
 def test_windows_that_are_learned_again_and_again_follow_each_other_once() -> None:
     text = RECIPE.replace("min_probability = 0.6", 'pool = {kind = "hmm"}') + 'balance = "oversample"\n'
     classes = [0, 1, 0, 0, 1, 0]
-    examples = [Example(window(np.zeros((4, 2)), "s", 4 * i), "ab"[n], "s", "s") for i, n in enumerate(classes)]
+    examples = [Example(window(np.zeros((4, 2)), "s", 4 * i), "ab"[n], "s") for i, n in enumerate(classes)]
     oversampled = [e for e in examples for _ in range(2 if e.label == "b" else 1)]
     assert pool_of(recipe(text), oversampled, ("a", "b")) == learn_hmm(classes, ["s"] * 6, 2, balanced=True)
 

@@ -27,7 +27,7 @@ def example(session: str, number: int, label: str = "a", subject: str = "", hop:
     start = number * hop
     times = [header.time_ns(start), header.time_ns(start + LENGTH)]
     window = Window(header, start, start + LENGTH, times[0], times[1], np.zeros((LENGTH, 1), np.float32))
-    return Example(window, label, session, session, subject, f"{session}.csv", known)
+    return Example(window, label, session, subject, f"{session}.csv", known)
 
 
 def sessions(count: int, windows: int = 6, subjects: int = 0, hop: int = HOP) -> list[Example]:

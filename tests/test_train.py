@@ -16,7 +16,7 @@ from models.bundle import load_bundle
 from models.data.dataset import read_dataset, stream_of, windows_of
 from models.data.examples import Example
 from models.data.samples import fit_steps, split_chain
-from models.data.splits import make_split
+from models.data.splits import group_of, make_split
 from models.predict import fit_temperature
 from models.registry.manifest import MANIFEST, MODEL
 from models.training.cli import evaluate_command, train_command
@@ -166,9 +166,7 @@ def split(examples: list[Example], share: float, seed: int) -> tuple[list[int], 
 
 
 def examples_of(groups: list[tuple[int, str]]) -> list[Example]:
-    return [
-        Example(window(np.zeros((4, 2)), f"s{group}", i), label, f"s{group}") for i, (group, label) in enumerate(groups)
-    ]
+    return [Example(window(np.zeros((4, 2)), f"s{group}", i), label) for i, (group, label) in enumerate(groups)]
 
 
 @settings(deadline=None)
@@ -181,7 +179,7 @@ def test_no_group_stands_on_both_sides(groups: list[tuple[int, str]], share: flo
     examples = examples_of(groups)
     training, validation = split(examples, share, seed)
     assert sorted([*training, *validation]) == list(range(len(examples)))
-    sides = [{examples[i].group for i in side} for side in (training, validation)]
+    sides = [{group_of(examples[i], "session") for i in side} for side in (training, validation)]
     assert not sides[0] & sides[1]
     assert {examples[i].label for i in training} == {example.label for example in examples}
     assert (training, validation) == split(examples, share, seed)
@@ -192,8 +190,12 @@ def test_every_class_gets_its_share() -> None:
     examples = examples_of([(i, "abcd"[i % 4]) for i in range(40) for _ in range(6)])
     _, validation = split(examples, 0.2, 0)
     held = [examples[i] for i in validation]
-    assert {label: len({e.group for e in held if e.label == label}) for label in "abcd"} == dict.fromkeys("abcd", 2)
-    assert {e.group for e in held} != {examples[i].group for i in split(examples, 0.2, 1)[1]}
+    assert {
+        label: len({group_of(e, "session") for e in held if e.label == label}) for label in "abcd"
+    } == dict.fromkeys("abcd", 2)
+    assert {group_of(e, "session") for e in held} != {
+        group_of(examples[i], "session") for i in split(examples, 0.2, 1)[1]
+    }
 
 
 def test_a_lone_group_is_not_held_out() -> None:
@@ -211,7 +213,7 @@ def test_groups_by_the_recipe(tmp_path: Path, rule: str, groups: int) -> None:
         (tmp_path / f"{i}.csv").write_text("\n".join(text) + "\n")
     loaded = recipe(RECIPE + f'split = "{rule}"\n')
     found = read_dataset(read([tmp_path], loaded.read_options()), loaded, split_chain(loaded.chain)[0])
-    assert len({example.group for example in found.examples}) == groups
+    assert len({group_of(example, rule) for example in found.examples}) == groups
     assert found.labels == ("a", "b")
 
 
@@ -223,8 +225,8 @@ def test_steps_learn_from_the_training_side_alone(data: Path) -> None:
     loaded = recipe()
     examples = windows_by_label(loaded, data)
     prepared = prepare(loaded, examples, 0.2, 0)
-    held = {example.group for example in prepared.validation}
-    rows = np.concatenate([e.window.data for e in examples if e.group not in held]).astype(np.float64)
+    held = {group_of(example, "session") for example in prepared.validation}
+    rows = np.concatenate([e.window.data for e in examples if group_of(e, "session") not in held]).astype(np.float64)
     learned = prepared.chain.to_json()["specs"][-1]["spec"]
     np.testing.assert_allclose(learned["mean"], rows.mean(0), rtol=1e-9)
     np.testing.assert_allclose(learned["std"], rows.std(0), rtol=1e-9)

@@ -14,16 +14,16 @@ from zoo_checks import BATCHES, TOLERANCE
 
 from models.onnx_model import OnnxModel
 from models.training.export import INPUT, OUTPUT, export_model
-from models.zoo import FitOptions, Head, Samples, architecture
+from models.zoo import FitOptions, ModelHead, Samples, architecture
 from streams.chunk import Array, Format
 from streams.errors import TrainingError
 
 pytestmark = pytest.mark.skipif(find_spec("tensorflow") is None, reason="tensorflow is not installed")
 LABELS = ("a", "b", "c")
-HEADS = (Head("surface", ("track", "road")), Head("seconds_10k", weight=0.5))
+HEADS = (ModelHead("surface", ("track", "road")), ModelHead("seconds_10k", weight=0.5))
 
 
-def made(name: str, rows: int, shape: tuple[int, ...], heads: tuple[Head, ...] = (), **parameters: Any) -> Any:
+def made(name: str, rows: int, shape: tuple[int, ...], heads: tuple[ModelHead, ...] = (), **parameters: Any) -> Any:
     """A fresh network for windows of (rows, *shape), small unless told otherwise."""
     fmt = Format("spectrogram", ("c",) * shape[-1], (), Fraction(50), "float32", shape, rows=rows)
     make: Any = architecture(name)
@@ -154,9 +154,9 @@ def test_saved_weights_make_the_same_model(tmp_path: Path) -> None:
 @pytest.fixture
 def _no_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fit ends where its steps would begin."""
-    from models.zoo import keras_common
+    from models.zoo import keras_onnx
 
-    monkeypatch.setattr(keras_common, "fit_keras", lambda *_: None)
+    monkeypatch.setattr(keras_onnx, "fit_keras", lambda *_: None)
 
 
 @pytest.mark.usefixtures("_no_steps")

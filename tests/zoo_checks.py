@@ -20,13 +20,13 @@ from models.predict import Classifier
 from models.registry import write_bundle
 from models.registry.manifest import MODEL
 from models.training.export import INPUT, OUTPUT, Exported, export_model
-from models.zoo import FitOptions, Head, Samples, architecture, takes
+from models.zoo import FitOptions, ModelHead, Samples, architecture, takes
 from processors.recipe.load import Recipe, parse_recipe
 from streams.chunk import Array, Format, Header, Window
 
 LABELS = ("low", "middle", "high")
 #: What those that can say in further heads: classes that follow the first ones', and a number far from 0.
-HEADS = (Head("side", ("left", "right")), Head("seconds", weight=0.5))
+HEADS = (ModelHead("side", ("left", "right")), ModelHead("seconds", weight=0.5))
 BATCHES = (1, 2, 7, 16)
 TOLERANCE = 1e-4
 _HEAD = """
@@ -57,7 +57,7 @@ def recipe(kind: str) -> Recipe:
     return parse_recipe(RECIPES[kind])
 
 
-def fresh(name: str, fmt: Format, heads: tuple[Head, ...] = (), **parameters: Any) -> Any:
+def fresh(name: str, fmt: Format, heads: tuple[ModelHead, ...] = (), **parameters: Any) -> Any:
     """An architecture of a size for two cores."""
     make: Any = architecture(name)
     chosen = {**getattr(make, "cpu_sized", {}), **parameters}

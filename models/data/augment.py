@@ -73,14 +73,13 @@ class Jitter(Variation):
         self._check("share", self.share, 0, 10)
 
     def vary(self, windows: Windows, random: Random) -> Windows:
-        """See :meth:`Variation.vary`."""
-        size = windows.std(axis=tuple(range(1, windows.ndim - 1)), keepdims=True, dtype=np.float32)
-        noisy: Windows = windows + np.float32(self.share) * size * random.standard_normal(windows.shape, np.float32)
+        spread = windows.std(axis=tuple(range(1, windows.ndim - 1)), keepdims=True, dtype=np.float32)
+        noisy: Windows = windows + np.float32(self.share) * spread * random.standard_normal(windows.shape, np.float32)
         return noisy
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale(Variation):
+class Gain(Variation):
     """A factor a channel, its logarithm uniform from -log(1 + share) to log(1 + share)."""
 
     share: float = 0.1
@@ -91,9 +90,8 @@ class Scale(Variation):
         self._check("share", self.share, 0, 10)
 
     def vary(self, windows: Windows, random: Random) -> Windows:
-        """See :meth:`Variation.vary`."""
-        most = np.log1p(self.share)
-        factor = np.exp(random.uniform(-most, most, (len(windows), windows.shape[-1]))).astype(np.float32)
+        bound = np.log1p(self.share)
+        factor = np.exp(random.uniform(-bound, bound, (len(windows), windows.shape[-1]))).astype(np.float32)
         scaled: Windows = windows * _over_rows(factor, windows.ndim)
         return scaled
 
@@ -112,20 +110,19 @@ class TimeWarp(Variation):
         self._check("knots", self.knots, 2, 1000)
 
     def vary(self, windows: Windows, random: Random) -> Windows:
-        """See :meth:`Variation.vary`."""
         count, rows = windows.shape[:2]
         if rows < 2:
             return windows
-        most = np.log1p(self.share)
-        knots = np.exp(random.uniform(-most, most, (count, int(self.knots))))
-        where = np.linspace(0, knots.shape[1] - 1, rows - 1)
-        low = np.minimum(where.astype(np.int64), knots.shape[1] - 2)
-        pace = knots[:, low] + (knots[:, low + 1] - knots[:, low]) * (where - low)  # (n, rows - 1)
-        at = np.concatenate([np.zeros((count, 1)), np.cumsum(pace, 1)], 1)
-        at *= (rows - 1) / at[:, -1:]
-        first = np.minimum(at.astype(np.int64), rows - 2)
-        part = _over_rest((at - first).astype(np.float32), windows.ndim)
-        index = _over_rest(first, windows.ndim)
+        bound = np.log1p(self.share)
+        knots = np.exp(random.uniform(-bound, bound, (count, int(self.knots))))
+        steps = np.linspace(0, knots.shape[1] - 1, rows - 1)  # in knots
+        low = np.minimum(steps.astype(np.int64), knots.shape[1] - 2)
+        pace = knots[:, low] + (knots[:, low + 1] - knots[:, low]) * (steps - low)  # (n, rows - 1)
+        places = np.concatenate([np.zeros((count, 1)), np.cumsum(pace, 1)], 1)  # (n, rows), in rows
+        places *= (rows - 1) / places[:, -1:]
+        first = np.minimum(places.astype(np.int64), rows - 2)
+        part = _over_axes((places - first).astype(np.float32), windows.ndim)
+        index = _over_axes(first, windows.ndim)
         before, after = (np.take_along_axis(windows, index + i, 1) for i in (0, 1))
         warped: Windows = before + (after - before) * part
         return warped
@@ -143,10 +140,9 @@ class ChannelDropout(Variation):
         self._check("share", self.share, 0, 1)
 
     def vary(self, windows: Windows, random: Random) -> Windows:
-        """See :meth:`Variation.vary`."""
-        kept = random.random((len(windows), windows.shape[-1])) >= self.share
-        kept[np.arange(len(windows)), random.integers(windows.shape[-1], size=len(windows))] = True
-        return np.where(_over_rows(kept, windows.ndim), windows, np.float32(0))
+        visible = random.random((len(windows), windows.shape[-1])) >= self.share  # (n, channels)
+        visible[np.arange(len(windows)), random.integers(windows.shape[-1], size=len(windows))] = True
+        return np.where(_over_rows(visible, windows.ndim), windows, np.float32(0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,12 +158,11 @@ class TimeMask(Variation):
         self._check("share", self.share, 0, 1)
 
     def vary(self, windows: Windows, random: Random) -> Windows:
-        """See :meth:`Variation.vary`."""
         size = windows.shape[self.axis]
         length = random.integers(0, max(int(size * self.share), 1 if self.share else 0), len(windows), endpoint=True)
         start = random.integers(0, size - length, endpoint=True)
-        at = np.arange(size)
-        hidden = (at >= start[:, None]) & (at < (start + length)[:, None])
+        places = np.arange(size)
+        hidden = (places >= start[:, None]) & (places < (start + length)[:, None])
         shape = [1] * windows.ndim
         shape[0], shape[self.axis] = len(windows), size
         return np.where(hidden.reshape(shape), np.float32(0), windows)
@@ -181,7 +176,6 @@ class BinMask(TimeMask):
     axis: ClassVar[int] = 2
 
     def fit(self, fmt: Format) -> Callable[[Windows, Random], Windows]:
-        """See :meth:`Variation.fit`."""
         if len(fmt.shape) != 2:
             raise TrainingError(
                 f"[[train.augment]] bin_mask: defined on spectrograms (time, bins, channels), `{fmt.stream}` has "
@@ -212,7 +206,6 @@ class Rotate(Variation):
             raise TrainingError("[[train.augment]] rotate: groups: expected arrays of three channel names each")
 
     def fit(self, fmt: Format) -> Callable[[Windows, Random], Windows]:
-        """See :meth:`Variation.fit`."""
         if len(fmt.shape) != 1:
             raise TrainingError(
                 f"[[train.augment]] rotate: defined on signals (time, channels), `{fmt.stream}` has {len(fmt.shape) + 1} "
@@ -257,15 +250,14 @@ def three_axes(channels: Sequence[str]) -> list[tuple[str, str, str]]:
     >>> three_axes(["ax", "ay", "az", "temperature", "gyro_x.left", "gyro_y.left", "gyro_z.left", "x"])
     [('ax', 'ay', 'az'), ('gyro_x.left', 'gyro_y.left', 'gyro_z.left')]
     """
-    there = set(channels)
-    found = []
+    triples = []
     for channel in channels:
         for i, letter in enumerate(channel):
             if letter in "xX":
                 y, z = (channel[:i] + chr(ord(letter) + k) + channel[i + 1 :] for k in (1, 2))
-                if y in there and z in there:
-                    found.append((channel, y, z))
-    return found
+                if y in channels and z in channels:
+                    triples.append((channel, y, z))
+    return triples
 
 
 def _over_rows(values: Any, ndim: int) -> Any:
@@ -273,13 +265,13 @@ def _over_rows(values: Any, ndim: int) -> Any:
     return values.reshape(len(values), *([1] * (ndim - 2)), values.shape[-1])
 
 
-def _over_rest(values: Any, ndim: int) -> Any:
+def _over_axes(values: Any, ndim: int) -> Any:
     """``(n, rows)`` as ``(n, rows, 1, …)``."""
     return values.reshape(*values.shape, *([1] * (ndim - 2)))
 
 
 KINDS: dict[str, type[Variation]] = {
-    cls.kind: cls for cls in (Jitter, Scale, Rotate, TimeWarp, ChannelDropout, TimeMask, BinMask)
+    cls.kind: cls for cls in (Jitter, Gain, Rotate, TimeWarp, ChannelDropout, TimeMask, BinMask)
 }
 
 
@@ -287,16 +279,16 @@ def augmenter(tables: Sequence[Mapping[str, Any]], fmt: Format) -> Augment:
     """What varies batches of training windows."""
     steps = []
     for table in tables:
-        made = variation(table)
-        steps.append((made.p, made.fit(fmt)))
+        step = variation(table)
+        steps.append((step.p, step.fit(fmt)))
 
     def augment(windows: Array, random: Random) -> Array:
-        out: Windows = windows.astype(np.float32)
+        varied: Windows = windows.astype(np.float32)
         for p, vary in steps:
-            chosen = random.random(len(out)) < p
-            if chosen.any():
-                out[chosen] = vary(out[chosen], random)
-        return out
+            drawn = random.random(len(varied)) < p
+            if drawn.any():
+                varied[drawn] = vary(varied[drawn], random)
+        return varied
 
     return augment
 
@@ -306,9 +298,9 @@ def variation(table: Mapping[str, Any]) -> Variation:
     kind = table.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise TrainingError(f"[[train.augment]] kind = {kind!r}{nearest(str(kind), KINDS)}")
-    known = [field.name for field in fields(KINDS[kind])]
-    given = {key: value for key, value in table.items() if key != "kind"}
-    for key in given:
-        if key not in known:
-            raise TrainingError(f"[[train.augment]] {kind} has no parameter {key!r}{nearest(key, known)}")
-    return KINDS[kind](**given)
+    names = [field.name for field in fields(KINDS[kind])]
+    parameters = {key: value for key, value in table.items() if key != "kind"}
+    for key in parameters:
+        if key not in names:
+            raise TrainingError(f"[[train.augment]] {kind} has no parameter {key!r}{nearest(key, names)}")
+    return KINDS[kind](**parameters)

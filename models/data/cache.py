@@ -60,15 +60,15 @@ def build_dataset(
     settings = settings or Settings.from_env()
     folder = settings.home / "cache" / "datasets"
     entry = folder / digest_of(paths, recipe, chain)
-    found = _look_up(entry, recipe)
-    if found is not None:
-        return found
+    cached = _look_up(entry)
+    if cached is not None:
+        return cached
     _sweep(folder)
     with _partial(entry) as partial:
         write_dataset(partial, read(paths, recipe.read_options()), recipe, chain, on_progress)
         _name(partial, entry)
     _evict(folder, entry, settings.cache_gb * 1e9)
-    return open_store(entry, recipe.train.split)
+    return open_store(entry)
 
 
 def write_dataset(
@@ -77,16 +77,16 @@ def write_dataset(
     """Write the labelled windows of recordings into a folder; see :func:`~models.data.dataset.iter_examples`."""
     about, writer = Dataset(), StoreWriter(folder)
     # One thread compares, copies and writes what another computes, and works out checksums; more were no quicker on two cores.
-    with ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(1) as thread:
         try:
-            written = beside.submit(writer.add_all, [])
-            for batch in _batches(iter_examples(recordings, recipe, chain, about, beside, on_progress)):
+            written = thread.submit(writer.add_all, [])
+            for batch in _batches(iter_examples(recordings, recipe, chain, about, thread, on_progress)):
                 written.result()
-                written = beside.submit(writer.add_all, batch)
+                written = thread.submit(writer.add_all, batch)
             written.result()
             writer.finish(about)
         finally:
-            beside.shutdown(cancel_futures=True)
+            thread.shutdown(cancel_futures=True)
             writer.close()
 
 
@@ -105,7 +105,7 @@ def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
 
 def digest_of(paths: Sequence[str | Path], recipe: Recipe, chain: Chain) -> str:
     """32 hexadecimal digits, the same for what gives the same windows."""
-    said = {
+    facts = {
         "chain": chain.to_json(),
         "options": repr(recipe.read_options()),
         "inputs": repr(recipe.inputs),
@@ -116,18 +116,17 @@ def digest_of(paths: Sequence[str | Path], recipe: Recipe, chain: Chain) -> str:
         "files": checksums(paths),
         "code": _code_digest(),
     }
-    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 def checksums(paths: Sequence[str | Path]) -> list[list[str]]:
     """Each file that a reader would read, with the SHA-256 of its bytes and of the labels beside it."""
-    named = [str(path).lower() for path in paths if str(path).lower() in NAMES]
-    out = [[name, _version("aeon")] for name in named]
-    real = [path for path in paths if str(path).lower() not in NAMES]
-    for file in find(real, SUFFIXES, FOLDER_SUFFIXES):
-        beside = file.labels_file()
-        out.append([file.path, file.session, _sha256(file), _sha256(beside) if beside else ""])
-    return out
+    examples = [str(path).lower() for path in paths if str(path).lower() in NAMES]
+    sums = [[name, _version("aeon")] for name in examples]
+    for file in find([path for path in paths if str(path).lower() not in NAMES], SUFFIXES, FOLDER_SUFFIXES):
+        labels = file.labels_file()
+        sums.append([file.path, file.session, _sha256(file), _sha256(labels) if labels else ""])
+    return sums
 
 
 def _version(package: str) -> str:
@@ -156,19 +155,19 @@ def _code_digest() -> str:
     return digest.hexdigest()
 
 
-def _look_up(entry: Path, recipe: Recipe) -> Dataset | None:
+def _look_up(entry: Path) -> Dataset | None:
     try:
-        found = open_store(entry, recipe.train.split)
-        _used(entry)
+        dataset = open_store(entry)
+        _touch(entry)
     except (OSError, ValueError, KeyError):  # not there, or being removed at this moment
         return None
-    return found
+    return dataset
 
 
-def _used(entry: Path) -> None:
+def _touch(entry: Path) -> None:
     """Note the time of last use; not the file system's own, which stands still for milliseconds."""
-    now = time.time_ns()
-    os.utime(entry / DATASET, ns=(now, now))
+    time_ns = time.time_ns()
+    os.utime(entry / DATASET, ns=(time_ns, time_ns))
 
 
 @contextmanager
@@ -185,13 +184,13 @@ def _partial(entry: Path) -> Iterator[Path]:
 
 def _name(partial: Path, entry: Path) -> None:
     """Give a finished build its name; where another process was quicker, its entry stays."""
-    _used(partial)
+    _touch(partial)
     sync_folder(partial)
     try:
         partial.rename(entry)
     except OSError:
         try:
-            open_store(entry, "session")
+            open_store(entry)
         except (OSError, ValueError, KeyError):  # damaged: out of the way with it
             _remove(entry)
             partial.rename(entry)

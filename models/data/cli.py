@@ -48,9 +48,9 @@ def export(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], fmt: str,
 
     loaded = load_recipe(recipe)
     with _progress() as (bar, task):
-        found = _build(loaded, (*paths, *more), bar, task)
-        bar.update(task, description="writing", total=len(found.examples), completed=0)
-        about = export_dataset(loaded, found, fmt, out, lambda: bar.advance(task))
+        dataset = _build(loaded, (*paths, *more), bar, task)
+        bar.update(task, description="writing", total=len(dataset.examples), completed=0)
+        about = export_dataset(loaded, dataset, fmt, out, lambda: bar.advance(task))
     if as_json:
         click.echo(json.dumps(about, ensure_ascii=False))
         return
@@ -74,39 +74,39 @@ def show(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as_json: bo
 
     loaded = load_recipe(recipe)
     with _progress() as (bar, task):
-        found = _build(loaded, (*paths, *more), bar, task)
-    parameters = DEFAULTS | dict(loaded.train.parameters)
-    split = make_split(found.examples, loaded.train, parameters["validation"], parameters["seed"])
-    folds = make_folds(found.examples, loaded.train, parameters["seed"]) if loaded.train.folds else []
-    for each in (split, *folds):
-        check_leaks(found.examples, each)
-    sides = {"training": split.training, "validation": split.validation, "left_out": list(split.left_out)}
-    counts = {side: _counts(found.examples, numbers, found.labels) for side, numbers in sides.items()}
+        dataset = _build(loaded, (*paths, *more), bar, task)
+    examples, parameters = dataset.examples, DEFAULTS | dict(loaded.train.parameters)
+    split = make_split(examples, loaded.train, parameters["validation"], parameters["seed"])
+    folds = make_folds(examples, loaded.train, parameters["seed"]) if loaded.train.folds else []
+    for sides in (split, *folds):
+        check_leaks(examples, sides)
+    numbers = {"training": split.training, "validation": split.validation, "left_out": list(split.left_out)}
+    counts = {side: _counts(examples, side_numbers, dataset.labels) for side, side_numbers in numbers.items()}
     about = {
-        "windows": len(found.examples),
-        "sessions": len({example.session for example in found.examples}),
-        "subjects": len({example.subject for example in found.examples} - {""}),
+        "windows": len(examples),
+        "sessions": len({example.session for example in examples}),
+        "subjects": len({example.subject for example in examples} - {""}),
         "split": split.kind,
         **counts,
         "folds": [
             {
                 "groups": list(fold.validation_groups),
-                "validation": _counts(found.examples, fold.validation, found.labels),
+                "validation": _counts(examples, fold.validation, dataset.labels),
             }
             for fold in folds
         ],
-        "heads": {head.name: describe(head, found.examples) for head in loaded.heads},
-        "notes": dict(found.notes),
+        "heads": {head.name: describe(head, examples) for head in loaded.heads},
+        "notes": dict(dataset.notes),
     }
     if as_json:
         click.echo(json.dumps(about, ensure_ascii=False))
     else:
-        _print(about, found.labels)
+        _print(about, dataset.labels)
 
 
 def _counts(examples: Sequence[Any], numbers: Sequence[int], labels: Sequence[str]) -> dict[str, int]:
-    found = Counter(examples[i].label for i in numbers)
-    return {label: found[label] for label in labels}
+    counts = Counter(examples[i].label for i in numbers)
+    return {label: counts[label] for label in labels}
 
 
 def _print(about: dict[str, Any], labels: Sequence[str]) -> None:
@@ -122,9 +122,9 @@ def _print(about: dict[str, Any], labels: Sequence[str]) -> None:
         f"{about['windows']} windows of {about['sessions']} sessions, {about['subjects']} subjects; "
         f"split by {about['split']}"
     )
-    for name, known in about["heads"].items():
+    for name, facts in about["heads"].items():
         console.print(
-            f"head {name}: " + (", ".join(f"{what} {value:g}" for what, value in known.items()) or "no labels")
+            f"head {name}: " + (", ".join(f"{fact} {value:g}" for fact, value in facts.items()) or "no labels")
         )
     for note, count in about["notes"].items():
         console.print(f"note: {note}" + (f" ({count} times)" if count > 1 else ""))

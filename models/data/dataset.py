@@ -29,8 +29,8 @@ CHUNK_SAMPLES = 8192
 
 def stream_of(recording: Recording, recipe: Recipe) -> StreamData | None:
     """The raw stream that matches; of several the one that begins first, as online."""
-    taken = [stream for stream, why in verdicts_on(recording, recipe) if why is None]
-    return min(taken, key=lambda stream: stream.start_ns, default=None)
+    streams = [stream for stream, why in verdicts_on(recording, recipe) if why is None]
+    return min(streams, key=lambda stream: stream.start_ns, default=None)
 
 
 def verdicts_on(recording: Recording, recipe: Recipe) -> list[tuple[StreamData, str | None]]:
@@ -58,54 +58,54 @@ def labels_of(recording: Recording, recipe: Recipe) -> list[Label]:
 
 def read_dataset(recordings: Iterable[Recording], recipe: Recipe, chain: Chain) -> Dataset:
     """Labelled windows of recordings, in memory; :func:`models.data.cache.build_dataset` keeps them on disk."""
-    found = Dataset()
-    with ThreadPoolExecutor(1) as beside:
-        found.put(iter_examples(recordings, recipe, chain, found, beside))
-    return found
+    dataset = Dataset()
+    with ThreadPoolExecutor(1) as thread:
+        dataset.put(iter_examples(recordings, recipe, chain, dataset, thread))
+    return dataset
 
 
 def iter_examples(
     recordings: Iterable[Recording],
     recipe: Recipe,
     chain: Chain,
-    found: Dataset,
-    beside: Executor,
+    dataset: Dataset,
+    thread: Executor,
     on_progress: Callable[[int, int], None] = lambda recordings, windows: None,
 ) -> Iterator[Example]:
-    """Labelled windows one by one, where the model is stateful the others too; what else is to know goes into `found`.
+    """Labelled windows one by one, where the model is stateful the others too; what else is to know goes into `dataset`.
 
-    Checksums are worked out by `beside` while windows are made: they take no interpreter. `on_progress` is told the
+    Checksums are worked out by `thread` while windows are made: they take no interpreter. `on_progress` is told the
     numbers of recordings and of windows so far. Raises as :func:`read_dataset`, behind the last window.
     """
-    seen: Counter[str] = Counter()
-    asked = asked_sets(recipe)
+    counts: Counter[str] = Counter()
+    sets = asked_sets(recipe)
     for recording in recordings:
-        seen["recordings"] += 1
+        counts["recordings"] += 1
         labels = labels_of(recording, recipe)
-        seen["labels"] += len(labels)
-        if others := sum(label.set not in asked for label in recording.labels):
-            found.notes["labels of another set left out"] += others
-        found.notes.update(_placed(note, recording.session) for note in recording.notes)
+        counts["labels"] += len(labels)
+        if foreign := sum(label.set not in sets for label in recording.labels):
+            dataset.notes["labels of another set left out"] += foreign
+        dataset.notes.update(_placed(note, recording.session) for note in recording.notes)
         stream = stream_of(recording, recipe)
         if stream is None:
-            found.notes[_why_not_taken(recording, recipe)] += 1
+            dataset.notes[_why_not_taken(recording, recipe)] += 1
             continue
-        found.longest_s = max(found.longest_s, stream.duration_s)
-        checked = beside.submit(add_input, found.inputs, recording, stream)
+        dataset.longest_s = max(dataset.longest_s, stream.duration_s)
+        checksum = thread.submit(add_input, dataset.inputs, recording, stream)
         make, cover = _example_maker(recording, recipe), Cover(labels)
         for window in stream_windows(stream, chain):
-            seen["windows"] += 1
+            counts["windows"] += 1
             label = cover.label_of(window.start_ns, window.end_ns, recipe.labels.min_share)
             if label is None:
-                found.notes["windows without a label left out"] += 1
+                dataset.notes["windows without a label left out"] += 1
                 if recipe.stateful:
                     yield make(window, "")
                 continue
-            seen["examples"] += 1
+            counts["examples"] += 1
             yield make(window, label)
-        checked.result()
-        on_progress(seen["recordings"], seen["windows"])
-    _check_found(found, seen, recipe)
+        checksum.result()
+        on_progress(counts["recordings"], counts["windows"])
+    _check(dataset, counts, recipe)
 
 
 def _placed(note: str, session: str) -> str:
@@ -120,40 +120,32 @@ def _why_not_taken(recording: Recording, recipe: Recipe) -> str:
 
 def _example_maker(recording: Recording, recipe: Recipe) -> Callable[[Window, str], Example]:
     """What makes Examples of one recording's windows."""
-    kind, targets = recipe.train.split, targets_of(recording.labels, recipe.heads)
-    subject, metadata = recording.subject or "", dict(recording.metadata)
-    session, path = recording.session, recording.path
+    targets_at, metadata = targets_of(recording.labels, recipe.heads), dict(recording.metadata)
+    session, subject, path = recording.session, recording.subject or "", recording.path
 
     def make(window: Window, label: str) -> Example:
-        group, known = group_name(session, subject, window, kind), targets(window.start_ns, window.end_ns)
-        return Example(window, label, group, session, subject, path, metadata, known)
+        targets = targets_at(window.start_ns, window.end_ns)
+        return Example(window, label, session, subject, path, metadata, targets)
 
     return make
 
 
-def group_name(session: str, subject: str, window: Window, kind: str) -> str:
-    """What must stand on one side of a split of this kind."""
-    if kind == "window":
-        return f"{session}/{window.start_index}"
-    return subject or session if kind == "subject" else session
-
-
-def _check_found(found: Dataset, seen: Mapping[str, int], recipe: Recipe) -> None:
-    if not seen.get("recordings"):
+def _check(dataset: Dataset, counts: Mapping[str, int], recipe: Recipe) -> None:
+    if not counts.get("recordings"):
         raise TrainingError("the data holds no recording; name files or folders with --data")
-    if not found.inputs:
-        reason = next(note for note in found.notes if note.startswith("recordings not taken"))
-        raise TrainingError(f"none of {seen['recordings']} recordings fits recipe `{recipe.name}`; {reason}")
-    if not seen.get("windows"):
+    if not dataset.inputs:
+        reason = next(note for note in dataset.notes if note.startswith("recordings not taken"))
+        raise TrainingError(f"none of {counts['recordings']} recordings fits recipe `{recipe.name}`; {reason}")
+    if not counts.get("windows"):
         length_s = float(recipe.window_length / recipe.inputs[0].rate_hz)
         raise TrainingError(
-            f"no window of {length_s:g} s fits into the recordings (the longest has {found.longest_s:g} s, gaps "
+            f"no window of {length_s:g} s fits into the recordings (the longest has {dataset.longest_s:g} s, gaps "
             f"included); shorten [window] length_s, or allow gaps with bridge_ms or max_missing in [[input]]"
         )
     source = f"key `{recipe.labels.key}` of a labels JSON" if recipe.labels.key else f"column `{recipe.labels.column}`"
-    if not seen.get("labels"):
+    if not counts.get("labels"):
         raise TrainingError(f"no labels in the data ({source}); correct [labels], or add the labels")
-    if not seen.get("examples"):
+    if not counts.get("examples"):
         raise TrainingError(
             f"no window is covered by a label to {recipe.labels.min_share:.0%}; shorten [window] length_s or lower "
             f"[labels] min_share"
@@ -176,8 +168,8 @@ def iter_windows(
     recordings: Iterable[Recording], recipe: Recipe, chain: Chain
 ) -> Iterator[tuple[Recording, list[Window]]]:
     """Each recording, with the labels that recipe and heads ask for, and its windows; none where no stream fits."""
-    asked = asked_sets(recipe)
+    sets = asked_sets(recipe)
     for recording in recordings:
         stream = stream_of(recording, recipe)
-        own = replace(recording, labels=[label for label in recording.labels if label.set in asked])
-        yield own, windows_of(stream, chain) if stream is not None else []
+        labels = [label for label in recording.labels if label.set in sets]
+        yield replace(recording, labels=labels), windows_of(stream, chain) if stream is not None else []

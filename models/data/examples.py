@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.zoo import Head
+from models.zoo import ModelHead
 from processors.recipe.load import Recipe
 from processors.recipe.tables import HeadTable
 from streams.chunk import Array, Window
@@ -26,7 +26,7 @@ from streams.labels.labels import Cover, Label
 
 #: By head, what is known of a window: a class, or a number.
 Targets = Mapping[str, str | float]
-_Of = Callable[[int, int], str | float | None]
+_TargetAt = Callable[[int, int], str | float | None]
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -36,9 +36,8 @@ class Example:
 
     window: Window
     label: str
-    group: str  # what must stand on one side of a split: subject or session, as the recipe says
-    session: str = ""  # whose; the second is empty where it is not known
-    subject: str = ""
+    session: str = ""
+    subject: str = ""  # empty where it is not known
     recording: str = ""  # path that it was read from
     metadata: Mapping[str, str] = field(default_factory=dict)  # what else the recording says of itself
     # by name of a further head, its class or number; absent where it is not known
@@ -79,18 +78,18 @@ def asked_sets(recipe: Recipe) -> frozenset[str]:
 
 def targets_of(labels: Sequence[Label], heads: Sequence[HeadTable]) -> Callable[[int, int], dict[str, str | float]]:
     """What gives the targets of one recording's windows by their start and end, Unix ns; what is not known is absent."""
-    made: dict[str, _Of] = {
-        head.name: _of(head, [label for label in labels if label.set == head.set]) for head in heads
+    finders: dict[str, _TargetAt] = {
+        head.name: _target_at(head, [label for label in labels if label.set == head.set]) for head in heads
     }
 
-    def of(start_ns: int, end_ns: int) -> dict[str, str | float]:
-        found = ((name, known(start_ns, end_ns)) for name, known in made.items())
-        return {name: value for name, value in found if value is not None}
+    def targets_at(start_ns: int, end_ns: int) -> dict[str, str | float]:
+        targets = ((name, find(start_ns, end_ns)) for name, find in finders.items())
+        return {name: target for name, target in targets if target is not None}
 
-    return of
+    return targets_at
 
 
-def _of(head: HeadTable, labels: Sequence[Label]) -> _Of:
+def _target_at(head: HeadTable, labels: Sequence[Label]) -> _TargetAt:
     if head.kind == "number":
         numbers = NumberCover([(label.start_ns, label.end_ns, _number(label, head)) for label in labels])
         return lambda start_ns, end_ns: numbers.mean_of(start_ns, end_ns, head.min_share)
@@ -118,10 +117,10 @@ class NumberCover:
     """Labels of one session that are numbers, to be asked for many intervals."""
 
     def __init__(self, labels: Sequence[tuple[int, int, float]]) -> None:
-        known = sorted(label for label in labels if label[1] > label[0] and not math.isnan(label[2]))
-        self._starts = np.array([label[0] for label in known], np.int64)
-        self._ends = np.array([label[1] for label in known], np.int64)
-        self._values = np.array([label[2] for label in known], np.float64)
+        spans = sorted(label for label in labels if label[1] > label[0] and not math.isnan(label[2]))
+        self._starts = np.array([start for start, _, _ in spans], np.int64)
+        self._ends = np.array([end for _, end, _ in spans], np.int64)
+        self._values = np.array([number for _, _, number in spans], np.float64)
         self._latest: NDArray[np.int64] = np.maximum.accumulate(self._ends)  # ascending, unlike the ends
 
     def mean_of(self, start_ns: int, end_ns: int, min_share: float = 0.5) -> float | None:
@@ -156,34 +155,38 @@ def _order(label: str) -> tuple[bool, float, str]:
         return (True, 0.0, label)
 
 
-def heads_of(recipe: Recipe, examples: Sequence[Example]) -> tuple[Head, ...]:
+def heads_of(recipe: Recipe, examples: Sequence[Example]) -> tuple[ModelHead, ...]:
     """The recipe's heads, with the classes that occur."""
-    made = []
+    heads = []
     for head in recipe.heads:
-        known = [example.targets[head.name] for example in examples if head.name in example.targets]
-        if not known:
+        targets = _known(head, examples)
+        if not targets:
             source = f"key `{head.key}` of a labels JSON" if head.key else f"column `{head.set}`"
             raise TrainingError(
                 f"head `{head.name}` has nothing to learn: no window has its label ({source}); add labels, or take a copy of "
                 f"the recipe without this head"
             )
-        made.append(Head(head.name, ordered(map(str, known)) if head.kind == "classes" else (), head.weight))
-    return tuple(made)
+        heads.append(ModelHead(head.name, ordered(map(str, targets)) if head.kind == "classes" else (), head.weight))
+    return tuple(heads)
+
+
+def _known(head: HeadTable, examples: Sequence[Example]) -> list[str | float]:
+    return [example.targets[head.name] for example in examples if head.name in example.targets]
 
 
 def describe(head: HeadTable, examples: Sequence[Example]) -> dict[str, float]:
     """What is known for a head: windows by class, or of numbers how many, their mean, the lowest and the highest."""
-    known = [example.targets[head.name] for example in examples if head.name in example.targets]
+    targets = _known(head, examples)
     if head.kind == "classes":
-        counts = Counter(map(str, known))
+        counts = Counter(map(str, targets))
         return {label: counts[label] for label in ordered(counts)}
-    numbers = [float(value) for value in known]
+    numbers = [float(target) for target in targets]
     if not numbers:
         return {}
     return {"windows": len(numbers), "mean": float(np.mean(numbers)), "lowest": min(numbers), "highest": max(numbers)}
 
 
-def notes_on(heads: Iterable[Head]) -> list[str]:
+def notes_on(heads: Iterable[ModelHead]) -> list[str]:
     """What a user should know of heads as they were learned."""
     return [
         f"head `{head.name}`: all windows with its label have `{head.labels[0]}`, so it will say nothing else"
@@ -192,13 +195,13 @@ def notes_on(heads: Iterable[Head]) -> list[str]:
     ]
 
 
-def target_arrays(targets: Sequence[Targets], heads: Sequence[Head]) -> dict[str, Array]:
+def target_arrays(targets: Sequence[Targets], heads: Sequence[ModelHead]) -> dict[str, Array]:
     """By head, ``(n,)``: int64 numbers of its labels (-1: not known) or float32 (NaN: not known)."""
-    out: dict[str, Array] = {}
+    arrays: dict[str, Array] = {}
     for head in heads:
         if head.labels:
             number: dict[str | float, int] = {label: i for i, label in enumerate(head.labels)}
-            out[head.name] = np.array([number.get(t.get(head.name, ""), -1) for t in targets], np.int64)
+            arrays[head.name] = np.array([number.get(t.get(head.name, ""), -1) for t in targets], np.int64)
         else:
-            out[head.name] = np.array([t.get(head.name, math.nan) for t in targets], np.float32)
-    return out
+            arrays[head.name] = np.array([t.get(head.name, math.nan) for t in targets], np.float32)
+    return arrays

@@ -66,7 +66,7 @@ def export_dataset(
     fitted = fit_steps(steps, [dataset.examples[i].window for i in split.training])
     about = _about(recipe, dataset, split, Chain((*head.specs, *fitted)))
     sides = {side: with_steps([dataset.examples[i] for i in getattr(split, side)], fitted) for side in SIDES}
-    _write(out, fmt, {side: _rows(found, about, on_window) for side, found in sides.items() if found}, about)
+    _write(out, fmt, {side: _rows(examples, about, on_window) for side, examples in sides.items() if examples}, about)
     return about
 
 
@@ -111,31 +111,31 @@ def _about(recipe: Recipe, dataset: Dataset, split: Split, chain: Chain) -> dict
             "left_out": len(split.left_out),
         },
         "chain": chain.to_json(),
-        "inputs": [{"path": path, **found} for path, found in dataset.inputs.items()],
+        "inputs": [{"path": path, **facts} for path, facts in dataset.inputs.items()],
     }
 
 
 def _classes(dataset: Dataset, head: HeadTable) -> list[str]:
-    known = (example.targets[head.name] for example in dataset.examples if head.name in example.targets)
-    return list(ordered(map(str, known))) if head.kind == "classes" else []
+    targets = (example.targets[head.name] for example in dataset.examples if head.name in example.targets)
+    return list(ordered(map(str, targets))) if head.kind == "classes" else []
 
 
 def _rows(examples: Sequence[Example], about: Mapping[str, Any], on_window: Callable[[], None]) -> Rows:
     number = {label: i for i, label in enumerate(about["classes"])}
-    for one in examples:
-        window = one.window
+    for example in examples:
+        window = example.window
         yield {
             "window": np.ascontiguousarray(window.data, np.float32),
             "shape": list(window.data.shape),
-            "label": one.label,
-            "class": number[one.label],
-            "session": one.session or window.session,
-            "subject": one.subject,
+            "label": example.label,
+            "class": number[example.label],
+            "session": example.session or window.session,
+            "subject": example.subject,
             "start_index": window.start_index,
             "end_index": window.end_index,
             "start_ns": window.start_ns,
             "end_ns": window.end_ns,
-            **{head["column"]: one.targets.get(head["name"]) for head in about["heads"]},
+            **{head["column"]: example.targets.get(head["name"]) for head in about["heads"]},
         }
         on_window()
 
@@ -245,10 +245,10 @@ def _masked(data: bytes) -> int:
 def _checksum() -> Callable[[bytes], int]:
     """A compiled CRC-32C where one is installed."""
     try:
-        found: Callable[[bytes], int] = import_module("aiokafka.record.util").calc_crc32c
+        compiled: Callable[[bytes], int] = import_module("aiokafka.record.util").calc_crc32c
     except (ImportError, AttributeError):
         return crc32c
-    return found
+    return compiled
 
 
 def crc32c(data: bytes) -> int:
@@ -304,7 +304,7 @@ def _zeros(count: int) -> _Words:
 
 
 def _apply(operator: _Words, states: _Words) -> _Words:
-    out = np.zeros_like(states)
+    result = np.zeros_like(states)
     for bit in range(32):
-        out ^= operator[bit] * (states >> np.uint32(bit) & np.uint32(1))
-    return out
+        result ^= operator[bit] * (states >> np.uint32(bit) & np.uint32(1))
+    return result

@@ -25,7 +25,7 @@ from models.bundle import input_shape
 from models.data.examples import Dataset, Example, target_arrays
 from models.data.splits import session_of
 from models.onnx_model import follows
-from models.zoo import Head, Samples
+from models.zoo import ModelHead, Samples
 from processors.chain import Chain, PerWindow
 from processors.spec import Spec
 from streams.chunk import Array, Window
@@ -120,7 +120,9 @@ class SteppedExamples(Sequence["Example"]):
         return replace(self._examples[index], window=self._windows[index])
 
 
-def to_samples(examples: Sequence[Example], labels: Sequence[str], layout: str, heads: Sequence[Head] = ()) -> Samples:
+def to_samples(
+    examples: Sequence[Example], labels: Sequence[str], layout: str, heads: Sequence[ModelHead] = ()
+) -> Samples:
     """Arrays of examples as a model takes them, with what it should say in its further heads."""
     number = {label: i for i, label in enumerate(labels)}
     windows: Array | None = None
@@ -164,11 +166,11 @@ def is_stateful(parameters: Any) -> bool:
 
 def link_runs(dataset: Dataset) -> list[Example]:
     """A data set's examples, each with the run that it stands in."""
-    own: dict[tuple[str, str], list[Window]] = {}
+    sessions: dict[tuple[str, str], list[Window]] = {}
     for example in (*dataset.examples, *dataset.unlabelled):
-        own.setdefault((example.recording, session_of(example)), []).append(example.window)
+        sessions.setdefault((example.recording, session_of(example)), []).append(example.window)
     runs: dict[tuple[str, str, int, int], tuple[Window, ...]] = {}
-    for key, windows in own.items():
+    for key, windows in sessions.items():
         for run in _runs(sorted(windows, key=lambda window: window.start_ns)):
             runs.update(((*key, window.start_index, window.start_ns), run) for window in run)
 
@@ -209,15 +211,15 @@ class Sequences:
 
     def __getitem__(self, key: Any) -> Array:
         last, count = np.atleast_1d(self._last[key]), np.atleast_1d(self._count[key])
-        made = np.full((len(last), *self.shape[1:]), np.nan, np.float32)
-        for sequence, end, windows in zip(made, last.tolist(), count.tolist(), strict=True):
-            some = self._rows[end + 1 - windows : end + 1]  # (windows, rows, …)
-            sequence[: windows * some.shape[1]] = some.reshape(-1, *some.shape[2:])
-        return made if np.ndim(self._last[key]) else made[0]
+        sequences = np.full((len(last), *self.shape[1:]), np.nan, np.float32)
+        for sequence, end, windows in zip(sequences, last.tolist(), count.tolist(), strict=True):
+            part = self._rows[end + 1 - windows : end + 1]  # (windows, rows, …)
+            sequence[: windows * part.shape[1]] = part.reshape(-1, *part.shape[2:])
+        return sequences if np.ndim(self._last[key]) else sequences[0]
 
 
 def sequences_of(
-    examples: Sequence[Example], chain: Chain, labels: Sequence[str], heads: Sequence[Head], most: int
+    examples: Sequence[Example], chain: Chain, labels: Sequence[str], heads: Sequence[ModelHead], most: int
 ) -> Samples:
     """Sequences of examples, as a stateful model learns from them."""
     numbers = {label: i for i, label in enumerate(labels)}
@@ -253,20 +255,20 @@ def _rows_of(runs: Sequence[tuple[Window, ...]], chain: Chain, total: int) -> Ar
 
 def run_outputs(model: Any, examples: Sequence[Example], chain: Chain) -> Array:
     """What a stateful model says of examples when it goes through their whole runs, as it does where it serves."""
-    own: dict[int, list[int]] = {}
+    by_run: dict[int, list[int]] = {}
     for i, example in enumerate(examples):
-        own.setdefault(id(example.run), []).append(i)
-    found = np.empty((len(examples), model.columns), np.float32)
-    for numbers in own.values():
+        by_run.setdefault(id(example.run), []).append(i)
+    outputs = np.empty((len(examples), model.columns), np.float32)
+    for numbers in by_run.values():
         places = {i: _place(examples[i]) for i in numbers}
         run = examples[numbers[0]].run[: max(places.values()) + 1]
-        state, said = model.start(), []
+        state, run_logits = model.start(), []
         for window in apply_steps(split_chain(chain)[1], run):
             state, logits = model.step(state, window.data)
-            said.append(logits[0])
+            run_logits.append(logits[0])
         for i, place in places.items():
-            found[i] = said[place]
-    return found
+            outputs[i] = run_logits[place]
+    return outputs
 
 
 def check_training(recipe: Recipe, sequence: int) -> None:

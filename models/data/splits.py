@@ -52,12 +52,13 @@ def make_split(examples: Sequence[Example], table: TrainTable, share: float, see
         return _by_column(examples, table.column, seed)
     if table.split == "time":
         sessions = _by_session(examples)
-        blocks = {n: (len(own) - _tail(len(own), share), len(own)) for n, own in sessions.items()}
-        return _around(examples, sessions, blocks, seed)
+        blocks = {n: (len(numbers) - _tail(len(numbers), share), len(numbers)) for n, numbers in sessions.items()}
+        return _without_blocks(examples, sessions, blocks, seed)
     if table.split == "window":
-        return _of(examples, "window", seed, _random_windows(examples, share, seed))
+        return _held_out(examples, "window", seed, _random_windows(examples, share, seed))
     groups = [group_of(example, table.split) for example in examples]
-    return _of(examples, table.split, seed, _numbers(groups, hold_out(groups, _labels(examples), share, seed)))
+    names = hold_out(groups, _labels(examples), share, seed)
+    return _held_out(examples, table.split, seed, [i for i, group in enumerate(groups) if group in names])
 
 
 def make_folds(examples: Sequence[Example], table: TrainTable, seed: int) -> list[Split]:
@@ -67,42 +68,42 @@ def make_folds(examples: Sequence[Example], table: TrainTable, seed: int) -> lis
         raise TrainingError(f'[train] split "{kind}" has no folds of this kind; name their number, or leave folds out')
     if kind == "time":
         sessions = _by_session(examples)
-        cuts = {n: [len(own) * i // count for i in range(count + 1)] for n, own in sessions.items()}
-        made = [_around(examples, sessions, {n: (c[i], c[i + 1]) for n, c in cuts.items()}, seed) for i in range(count)]
-        return [replace(split, fold=i) for i, split in enumerate(made)]
+        cuts = {n: [len(numbers) * i // count for i in range(count + 1)] for n, numbers in sessions.items()}
+        blocks = [{n: (c[i], c[i + 1]) for n, c in cuts.items()} for i in range(count)]
+        return [replace(_without_blocks(examples, sessions, b, seed), fold=i) for i, b in enumerate(blocks)]
     groups = [str(i) if kind == "window" else group_of(example, kind) for i, example in enumerate(examples)]
     names = sorted(set(groups))
     if count > len(names) or len(names) < 2:
-        named = '"each"' if count < 0 else count
+        folds = '"each"' if count < 0 else count
         raise TrainingError(
-            f"[train] folds = {named} by {kind}: the data has {len(names)} of them; lower folds, or add recordings"
+            f"[train] folds = {folds} by {kind}: the data has {len(names)} of them; lower folds, or add recordings"
         )
     part = {n: i for i, n in enumerate(names)} if count < 0 else deal(groups, _labels(examples), count, seed)
     total = len(names) if count < 0 else count
-    held: list[list[int]] = [[] for _ in range(total)]
+    parts: list[list[int]] = [[] for _ in range(total)]
     for i, group in enumerate(groups):
-        held[part[group]].append(i)
-    return [replace(_of(examples, kind, seed, numbers), fold=i) for i, numbers in enumerate(held)]
+        parts[part[group]].append(i)
+    return [replace(_held_out(examples, kind, seed, numbers), fold=i) for i, numbers in enumerate(parts)]
 
 
 def leak_free(examples: Sequence[Example], split: Split, share: float) -> Split:
     """The split to show beside one of windows at random: by session, or by time where there is only one session."""
     for kind in ("session", "time"):
-        found = make_split(examples, TrainTable(kind), share, split.seed)
-        if found.validation and found.training:
-            return found
+        plain = make_split(examples, TrainTable(kind), share, split.seed)
+        if plain.validation and plain.training:
+            return plain
     raise TrainingError("no session can be spared and none is long enough to be cut: there is no split without a leak")
 
 
 def _random_windows(examples: Sequence[Example], share: float, seed: int) -> list[int]:
     random = np.random.default_rng(seed)
-    own: dict[str, list[int]] = {}
+    classes: dict[str, list[int]] = {}
     for i, example in enumerate(examples):
-        own.setdefault(example.label, []).append(i)
-    held: list[int] = []
-    for _, numbers in sorted(own.items()):
-        held += random.permutation(numbers)[: _tail(len(numbers), share)].tolist()
-    return sorted(held)
+        classes.setdefault(example.label, []).append(i)
+    validation: list[int] = []
+    for _, numbers in sorted(classes.items()):
+        validation += random.permutation(numbers)[: _tail(len(numbers), share)].tolist()
+    return sorted(validation)
 
 
 def _tail(count: int, share: float) -> int:
@@ -115,24 +116,24 @@ def _by_session(examples: Sequence[Example]) -> dict[str, list[int]]:
     sessions: dict[str, list[int]] = {}
     for i, example in enumerate(examples):
         sessions.setdefault(session_of(example), []).append(i)
-    for own in sessions.values():
-        own.sort(key=lambda i: examples[i].window.start_ns)
+    for numbers in sessions.values():
+        numbers.sort(key=lambda i: examples[i].window.start_ns)
     return sessions
 
 
-def _around(
+def _without_blocks(
     examples: Sequence[Example], sessions: Mapping[str, list[int]], blocks: Mapping[str, tuple[int, int]], seed: int
 ) -> Split:
     """Hold out a block of each session's windows; what shares samples with it is left out."""
     training: list[int] = []
     validation: list[int] = []
-    for name, own in sessions.items():
+    for name, numbers in sessions.items():
         first, last = blocks[name]
-        held = own[first:last]
-        validation += held
-        start = min((examples[i].window.start_ns for i in held), default=None)
-        end = max((examples[i].window.end_ns for i in held), default=None)
-        for i in own[:first] + own[last:]:
+        block = numbers[first:last]
+        validation += block
+        start = min((examples[i].window.start_ns for i in block), default=None)
+        end = max((examples[i].window.end_ns for i in block), default=None)
+        for i in numbers[:first] + numbers[last:]:
             window = examples[i].window
             if start is None or end is None or window.end_ns <= start or window.start_ns >= end:
                 training.append(i)
@@ -142,26 +143,26 @@ def _around(
 def _by_column(examples: Sequence[Example], rule: ColumnSplit, seed: int) -> Split:
     same = _same(rule.column)
     train, test = ({same(value) for value in values} for values in (rule.train, rule.test))
-    if both := train & test:
+    if shared := train & test:
         raise TrainingError(
-            f"[train] split by column `{rule.column}`: {', '.join(sorted(both))} stands in train and in test"
+            f"[train] split by column `{rule.column}`: {', '.join(sorted(shared))} stands in train and in test"
         )
     values = [_value(example, rule.column) for example in examples]
     training = [i for i, value in enumerate(values) if value in train]
     validation = [i for i, value in enumerate(values) if value in test]
     for side, numbers in (("train", training), ("test", validation)):
         if not numbers:
-            there = sorted({value for value in values if value is not None})
-            came = ", ".join(there[:10]) if there else "no recording has this column"
+            present = sorted({value for value in values if value is not None})
+            listing = ", ".join(present[:10]) if present else "no recording has this column"
             raise TrainingError(
-                f"[train] split by column `{rule.column}`: no window on the {side} side; values: {came}"
+                f"[train] split by column `{rule.column}`: no window on the {side} side; values: {listing}"
             )
     return _sides(examples, "column", seed, training, validation)
 
 
 def _value(example: Example, column: str) -> str | None:
-    own = {"session": session_of(example), "subject": example.subject}
-    value = example.metadata.get(column, own.get(column))
+    names = {"session": session_of(example), "subject": example.subject}
+    value = example.metadata.get(column, names.get(column))
     return None if value is None else _same(column)(value)
 
 
@@ -170,31 +171,29 @@ def _same(column: str) -> Callable[[str], str]:
     return identity if column in ("session", "subject") else canonical
 
 
-def _numbers(groups: Sequence[str], chosen: set[str]) -> list[int]:
-    return [i for i, group in enumerate(groups) if group in chosen]
-
-
 def _labels(examples: Sequence[Example]) -> list[str]:
     return [example.label for example in examples]
 
 
-def _of(examples: Sequence[Example], kind: str, seed: int, held: Iterable[int]) -> Split:
+def _held_out(examples: Sequence[Example], kind: str, seed: int, numbers: Iterable[int]) -> Split:
     """A split in which all that is not held out is learned from."""
-    out = set(held)
-    return _sides(examples, kind, seed, [i for i in range(len(examples)) if i not in out], sorted(out))
+    validation = set(numbers)
+    training = [i for i in range(len(examples)) if i not in validation]
+    return _sides(examples, kind, seed, training, sorted(validation))
 
 
 def _sides(examples: Sequence[Example], kind: str, seed: int, training: list[int], validation: list[int]) -> Split:
-    groups = [
-        tuple(sorted({group_of(examples[i], kind) for i in numbers}, key=str)) for numbers in (training, validation)
-    ]
-    used = {*training, *validation}
-    left = tuple(i for i in range(len(examples)) if i not in used)
-    return Split(sorted(training), sorted(validation), kind, seed, groups[0], groups[1], left)
+    group = "session" if kind == "window" else kind
+    groups = [tuple(sorted({group_of(examples[i], group) for i in numbers})) for numbers in (training, validation)]
+    either = {*training, *validation}
+    left_out = tuple(i for i in range(len(examples)) if i not in either)
+    return Split(sorted(training), sorted(validation), kind, seed, groups[0], groups[1], left_out)
 
 
 def group_of(example: Example, kind: str) -> str:
-    """What a window belongs to: its subject in a split by subject, else its session."""
+    """What must stand on one side of a split of this kind: a window, its subject if that is known, or its session."""
+    if kind == "window":
+        return f"{session_of(example)}/{example.window.start_index}"
     return example.subject or session_of(example) if kind == "subject" else session_of(example)
 
 
@@ -210,26 +209,25 @@ def hold_out(groups: Sequence[str], labels: Sequence[str], share: float, seed: i
     as every class stays in training.
     """
     names, counts = _count(groups, labels)
-    order = list(range(len(names)))
-    shuffled = [names[i] for i in order]
+    shuffled = list(names)
     np.random.default_rng(seed).shuffle(shuffled)
     row = {name: i for i, name in enumerate(names)}
-    left = counts[[row[name] for name in shuffled]] if names else counts
-    total, chosen = counts.sum(0), set[str]()
-    taken, free = np.zeros(counts.shape[1]), np.ones(len(names), bool)
+    windows = counts[[row[name] for name in shuffled]] if names else counts  # (groups, classes)
+    total, groups_out = counts.sum(0), set[str]()
+    windows_out, free = np.zeros(counts.shape[1]), np.ones(len(names), bool)
     while share and free.any():
-        able = np.flatnonzero(free & (taken + left < total).all(1))
-        if not len(able):
+        candidates = np.flatnonzero(free & (windows_out + windows < total).all(1))
+        if not len(candidates):
             break
         # In shares of each class, so that rare ones count as much as frequent ones.
-        distance = np.sum(((taken + left[able]) / total - share) ** 2, axis=1)
+        distance = np.sum(((windows_out + windows[candidates]) / total - share) ** 2, axis=1)
         best = int(distance.argmin())
-        if chosen and distance[best] >= np.sum((taken / total - share) ** 2):
+        if groups_out and distance[best] >= np.sum((windows_out / total - share) ** 2):
             break
-        taken = taken + left[able[best]]
-        free[able[best]] = False
-        chosen.add(shuffled[able[best]])
-    return chosen
+        windows_out = windows_out + windows[candidates[best]]
+        free[candidates[best]] = False
+        groups_out.add(shuffled[candidates[best]])
+    return groups_out
 
 
 def deal(groups: Sequence[str], labels: Sequence[str], count: int, seed: int) -> dict[str, int]:
@@ -240,11 +238,11 @@ def deal(groups: Sequence[str], labels: Sequence[str], count: int, seed: int) ->
     shares = counts / counts.sum(0)
     filled, sizes = np.zeros((count, counts.shape[1])), np.zeros(count)
     part: dict[str, int] = {}
-    for left, i in enumerate(order):
+    for dealt, i in enumerate(order):
         # The sum of squares grows least where the part has least of these classes; parts without a group come first
         # when there are just enough groups left to give each of them one.
         cost = ((filled + shares[i]) ** 2 - filled**2).sum(1)
-        if (sizes == 0).sum() >= len(order) - left:
+        if (sizes == 0).sum() >= len(order) - dealt:
             cost = np.where(sizes == 0, cost, np.inf)
         best = int(np.lexsort((sizes, cost))[0])
         filled[best] += shares[i]
@@ -271,12 +269,12 @@ def check_leaks(examples: Sequence[Example], split: Split) -> None:
     """
     if split.kind == "window":
         return
-    found = overlap(examples, split)
-    if found is not None:
-        one, other = (examples[i].window for i in found)
+    pair = overlap(examples, split)
+    if pair is not None:
+        training, validation = (examples[i].window for i in pair)
         raise TrainingError(
-            f"the split leaks: session {one.session}, samples {one.start_index} to {one.end_index} are learned from, "
-            f"samples {other.start_index} to {other.end_index} are held out, and they overlap; split by session, "
+            f"the split leaks: session {training.session}, samples {training.start_index} to {training.end_index} are learned from, "
+            f"samples {validation.start_index} to {validation.end_index} are held out, and they overlap; split by session, "
             f'subject or time, or say [train] split = "window" if a published protocol asks for it'
         )
 
@@ -288,14 +286,13 @@ def overlap(examples: Sequence[Example], split: Split) -> tuple[int, int] | None
     sides.sort(key=lambda item: (session_of(examples[item[0]]), examples[item[0]].window.start_ns))
     latest: dict[bool, int | None] = {}
     session = None
-    for i, held in sides:
+    for i, held_out in sides:
         example = examples[i]
         if session_of(example) != session:
             session, latest = session_of(example), {False: None, True: None}
-        other = latest[not held]
-        if other is not None and examples[other].window.end_ns > example.window.start_ns:
-            return (other, i) if held else (i, other)
-        own = latest[held]
-        if own is None or example.window.end_ns > examples[own].window.end_ns:
-            latest[held] = i
+        opposite, same = latest[not held_out], latest[held_out]
+        if opposite is not None and examples[opposite].window.end_ns > example.window.start_ns:
+            return (opposite, i) if held_out else (i, opposite)
+        if same is None or example.window.end_ns > examples[same].window.end_ns:
+            latest[held_out] = i
     return None

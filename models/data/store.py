@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 
-from models.data.dataset import group_name
 from models.data.examples import Dataset, Example, Targets
 from processors.spec import header_from_json, header_to_json
 from streams.chunk import Array, Header, Window
@@ -79,13 +78,13 @@ class StoreWriter:
         shared = self._shared(window)
         first = self._rows.count - shared
         self._rows.add(window.data[shared:].transpose(self._axes))
-        who = example.session, example.subject, example.recording
-        if who not in self._recordings:
+        recording = example.session, example.subject, example.recording
+        if recording not in self._recordings:
             self._metadata.append(dict(example.metadata))
         record = (
             *(first, window.start_index, window.end_index, window.start_ns, window.end_ns, window.missing),
             self._labels.setdefault(example.label, len(self._labels)),
-            self._recordings.setdefault(who, len(self._recordings)),
+            self._recordings.setdefault(recording, len(self._recordings)),
             self._headers.setdefault(window.header, len(self._headers)),
         )
         self._records += np.array(record, _RECORD).tobytes()
@@ -100,19 +99,19 @@ class StoreWriter:
         """How many of the first rows are the last ones of the window before."""
         if self._last is None:
             return 0
-        before, rows, old = self._last, window.data, self._last.data
-        if (old.shape, old.dtype) != (rows.shape, rows.dtype):
+        before, rows = self._last, window.data
+        if (before.data.shape, before.data.dtype) != (rows.shape, rows.dtype):
             raise TrainingError(
                 f"session {window.session}: a window is {rows.dtype}{list(rows.shape)}, those before are "
-                f"{old.dtype}{list(old.shape)}; use recordings of one kind"
+                f"{before.data.dtype}{list(before.data.shape)}; use recordings of one kind"
             )
         hop = (window.start_index - before.start_index) / window.header.format.step
         if window.header is not before.header or hop.denominator != 1 or not 0 < hop < len(rows):
             return 0
-        at = int(hop)
-        return len(rows) - at if np.array_equal(_bits(old[at:]), _bits(rows[:-at])) else 0
+        new = int(hop)
+        return len(rows) - new if np.array_equal(_bits(before.data[new:]), _bits(rows[:-new])) else 0
 
-    def finish(self, found: Dataset) -> None:
+    def finish(self, dataset: Dataset) -> None:
         """Write what is to know of all windows, and see to it that everything is on the disk."""
         assert self._last is not None
         assert self._rows is not None
@@ -129,11 +128,11 @@ class StoreWriter:
             "axes": list(self._axes),
             "labels": list(self._labels),
             "heads": {name: list(column.classes) for name, column in heads.items()},
-            "recordings": [[*who, known] for who, known in zip(self._recordings, self._metadata, strict=True)],
+            "recordings": [[*names, facts] for names, facts in zip(self._recordings, self._metadata, strict=True)],
             "headers": [header_to_json(header) for header in self._headers],
-            "inputs": found.inputs,
-            "notes": dict(found.notes),
-            "longest_s": found.longest_s,
+            "inputs": dataset.inputs,
+            "notes": dict(dataset.notes),
+            "longest_s": dataset.longest_s,
         }
         (self.folder / DATASET).write_text(json.dumps(about))
         self._rows.finish()
@@ -173,20 +172,20 @@ class RowWriter:
         """Take rows ``(n, *shape)``; they are copied."""
         self.count += len(rows)
         while len(rows):
-            taken = rows[: len(self._block) - self._filled]
-            self._block[self._filled : self._filled + len(taken)] = taken
-            self._filled += len(taken)
-            rows = rows[len(taken) :]
+            part = rows[: len(self._block) - self._filled]
+            self._block[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            rows = rows[len(part) :]
             if self._filled == len(self._block):
                 self._write()
 
     def _write(self) -> None:
         """Write what is in the block, and have the system begin to bring it to the disk."""
         filled: Any = self._block.reshape(-1).view(np.uint8)[: self._filled * self._row_bytes]
-        left = memoryview(filled)
-        size, self._filled = len(left), 0
-        while left:
-            left = left[self._file.write(left) :]
+        data = memoryview(filled)
+        size, self._filled = len(data), 0
+        while data:
+            data = data[self._file.write(data) :]
         if hasattr(os, "posix_fadvise"):  # "not needed" starts the writing and waits for nothing; :meth:`finish` does
             os.posix_fadvise(self._file.fileno(), self._written, size, os.POSIX_FADV_DONTNEED)
         self._written += size
@@ -201,26 +200,25 @@ class RowWriter:
         self._file.close()
 
 
-def open_store(folder: Path, split: str) -> Dataset:
+def open_store(folder: Path) -> Dataset:
     """The data set of a folder."""
     about = json.loads((folder / DATASET).read_text())
     records = np.load(folder / WINDOWS)
     shape = (about["rows"], *about["row_shape"])
     rows: Array = np.asarray(np.memmap(folder / ROWS, np.dtype(about["dtype"]), "r", shape=shape))
-    back = tuple(about["axes"].index(axis) for axis in range(len(about["axes"])))
+    axes = tuple(about["axes"].index(axis) for axis in range(len(about["axes"])))
     headers = [header_from_json(header) for header in about["headers"]]
-    whose, labels, height = about["recordings"], about["labels"], about["rows_a_window"]
+    recordings, labels, height = about["recordings"], about["labels"], about["rows_a_window"]
     targets = _targets(folder, about["heads"], len(records))
     examples = []
     for i, (row, start, end, start_ns, end_ns, missing, label, recording, header) in enumerate(records.tolist()):
-        data = rows[row : row + height].transpose(back)
+        data = rows[row : row + height].transpose(axes)
         window = Window(headers[header], start, end, start_ns, end_ns, data, missing)
-        session, subject, path, known = whose[recording]
-        group = group_name(session, subject, window, split)
-        examples.append(Example(window, labels[label], group, session, subject, path, known, targets[i]))
-    found = Dataset([], about["inputs"], Counter(about["notes"]), about["longest_s"])
-    found.put(examples)
-    return found
+        session, subject, path, metadata = recordings[recording]
+        examples.append(Example(window, labels[label], session, subject, path, metadata, targets[i]))
+    dataset = Dataset([], about["inputs"], Counter(about["notes"]), about["longest_s"])
+    dataset.put(examples)
+    return dataset
 
 
 def _targets(folder: Path, heads: Mapping[str, Sequence[str]], count: int) -> list[Targets]:

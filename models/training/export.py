@@ -102,22 +102,6 @@ def _checked(parity: float, tolerance: float) -> float:
     return parity
 
 
-def clean_onnx(proto: Any) -> bytes:
-    """An ONNX model's bytes without what exporters add for debugging: source paths, stack traces, their version.
-
-    Equal models then have equal bytes, wherever they were exported.
-    """
-    proto.producer_name = proto.producer_version = proto.doc_string = ""
-    graph = proto.graph
-    graph.name, graph.doc_string = "model", ""
-    del graph.value_info[:]
-    for item in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
-        del item.metadata_props[:]
-        item.doc_string = ""
-    data: bytes = proto.SerializeToString(deterministic=True)
-    return data
-
-
 @contextlib.contextmanager
 def _quiet() -> Any:
     """Exporters talk on every channel; what matters is checked afterwards."""

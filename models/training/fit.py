@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.zoo import SCHEDULES, Epoch, FitOptions, Head, Samples
+from models.zoo import SCHEDULES, Epoch, FitOptions, ModelHead, Samples
 from streams.chunk import Array
 from streams.errors import TrainingError
 from streams.files import write_whole
@@ -28,7 +28,7 @@ class Learning:
     """An architecture's own way to learn; :class:`~models.zoo.FitOptions` overrule it."""
 
     labels: int  # number of classes; the first columns of the output
-    heads: tuple[Head, ...] = ()  # what the other columns are
+    heads: tuple[ModelHead, ...] = ()  # what the other columns are
     learning_rate: float = 1e-3  # highest of the schedule, above 0
     batch_size: int = 32  # windows a step
     schedule: str = "cosine"  # one of :data:`~models.zoo.SCHEDULES`
@@ -121,7 +121,9 @@ def spread(values: Array) -> np.float32:
     return np.float32(known.std() if len(known) and known.std() > 0 else 1.0)
 
 
-def units_of(labels: int, heads: Sequence[Head], training: Samples) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def units_of(
+    labels: int, heads: Sequence[ModelHead], training: Samples
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """What turns outputs of about -1 to 1 into numbers of the heads' own units: scale and offset, ``(columns,)`` each.
 
     Spread and mean of the known targets where a column is a number, else 1 and 0.

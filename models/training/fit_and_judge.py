@@ -1,6 +1,6 @@
 """Fitting one model and judging it. In: windows on both sides, an architecture. Out: the model, its scores, what it took.
 
-A *question* is the recipe's own (a Head without a name, whose labels are the recipe's classes) or one of its further heads,
+A *question* is the recipe's own (a ModelHead without a name, whose labels are the recipe's classes) or one of its further heads,
 in the order of the output's columns. An answer is what an event would carry: probabilities, or a number in its own unit.
 """
 
@@ -27,7 +27,7 @@ from models.scores import score_head, score_windows
 from models.training.export import load_stateful
 from models.training.record import Candidate, HeldHead, HeldOut
 from models.training.split_data import Prepared, augment_of, samples_of, sides_of, weights_of
-from models.zoo import Architecture, Epoch, FitOptions, Head, Samples, architecture
+from models.zoo import Architecture, Epoch, FitOptions, ModelHead, Samples, architecture
 from processors.recipe.load import Recipe
 from streams.chunk import Array, Format, Window
 from streams.errors import TrainingError
@@ -188,12 +188,12 @@ def judge(found: Fitted, calibrate: bool, pool: Pool | None) -> None:
     found.scores = {**own, **head_scores(found.heads, sessions)}
 
 
-def questions_of(prepared: Prepared) -> tuple[Head, ...]:
+def questions_of(prepared: Prepared) -> tuple[ModelHead, ...]:
     """The recipe's own question, and its further heads."""
-    return (Head("", prepared.labels), *prepared.heads)
+    return (ModelHead("", prepared.labels), *prepared.heads)
 
 
-def fit_temperatures(outputs: Array, questions: Sequence[Head], truths: Samples) -> list[float]:
+def fit_temperatures(outputs: Array, questions: Sequence[ModelHead], truths: Samples) -> list[float]:
     """The temperature of each question under which what is known is most likely; 1 for numbers, and where nothing is known."""
     found = []
     for question, part in zip(questions, _parts(outputs, questions), strict=True):
@@ -203,14 +203,14 @@ def fit_temperatures(outputs: Array, questions: Sequence[Head], truths: Samples)
     return found
 
 
-def _parts(outputs: Array, questions: Sequence[Head]) -> list[Array]:
+def _parts(outputs: Array, questions: Sequence[ModelHead]) -> list[Array]:
     """Columns of each question."""
     ends = np.cumsum([question.width for question in questions])
     return np.split(outputs, ends[:-1], axis=1)
 
 
 def answers_of(
-    outputs: Array, questions: Sequence[Head], temperatures: Sequence[float], pool: Pool | None, places: Places
+    outputs: Array, questions: Sequence[ModelHead], temperatures: Sequence[float], pool: Pool | None, places: Places
 ) -> list[Array]:
     """What events would carry, question by question: ``(n, labels)`` probabilities or ``(n,)`` numbers, NaN for none.
 
@@ -238,7 +238,7 @@ def pool_numbers(pool: Pool, numbers: Array, sessions: Sequence[str], starts: Se
     return out
 
 
-def held_heads(heads: Sequence[Head], targets: Sequence[Targets], answers: Sequence[Array]) -> list[HeldHead]:
+def held_heads(heads: Sequence[ModelHead], targets: Sequence[Targets], answers: Sequence[Array]) -> list[HeldHead]:
     """Truths and answers of held-out windows, for scores and record."""
     known = target_arrays(targets, [head for head in heads if head.labels])
     known |= {

@@ -18,7 +18,7 @@ from typing import Any
 from models.bundle import Bundle
 from models.data.dataset import add_input, stream_of
 from models.data.examples import Dataset, Example
-from models.data.splits import session_of
+from models.data.splits import group_of, session_of
 from models.pooling import Pool
 from models.scores import short_scores
 from models.training.export import INPUT, OUTPUT, Exported
@@ -79,7 +79,7 @@ def lineage_of(recipe: Recipe, request: TrainRequest, dataset: Dataset, chosen: 
         "inputs": [{"path": path, **found} for path, found in dataset.inputs.items()],
         **({"without": sorted(request.without)} if request.without else {}),
         "windows": {"training": len(prepared.split.training), "validation": len(prepared.split.validation)},
-        "validation_groups": sorted({example.group for example in prepared.validation}),
+        "validation_groups": sorted({group_of(example, recipe.train.split) for example in prepared.validation}),
         "packages": versions(packages),
         "python": platform.python_version(),
     }

@@ -16,7 +16,7 @@ from models.bundle import raw_chain
 from models.data.examples import Dataset, Example, heads_of
 from models.data.samples import fit_steps, sequences_of, split_chain, to_samples, with_steps
 from models.data.splits import Split, check_leaks, group_of, make_split, session_of
-from models.zoo import Head, Samples
+from models.zoo import ModelHead, Samples
 from processors.chain import Chain
 from processors.recipe.load import Recipe
 from streams.chunk import Array, Format
@@ -33,7 +33,7 @@ class Prepared:
     validation: Sequence[Example]
     split: Split  # numbers of the examples, as they came, on each side
     takes: str = "chain"  # ``chain`` or ``raw``
-    heads: tuple[Head, ...] = ()  # what else is to be learned
+    heads: tuple[ModelHead, ...] = ()  # what else is to be learned
 
     def format(self, recipe: Recipe) -> Format:
         """Of the windows."""

@@ -31,7 +31,7 @@ ARCHITECTURES: dict[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ModelHead:
     """What a model says beside the recipe's classes: classes of another kind, or one number."""
 
     name: str  # of the labels it learns from, and of what an event carries

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from models.training.fit import Learning
 from models.training.fit_torch import fit_torch
-from models.zoo import Between, Epoch, FitOptions, Head, Range, Samples, read_parameters
-from models.zoo.torch_common import TorchArchitecture, Units
+from models.zoo import Between, Epoch, FitOptions, ModelHead, Range, Samples, read_parameters
+from models.zoo.torch_common import ColumnUnits, TorchArchitecture
 from streams.chunk import Format
 from streams.errors import TrainingError
 
@@ -61,7 +61,7 @@ class Ast(TorchArchitecture):
         labels: Sequence[str],
         parameters: Mapping[str, Any],
         seed: int,  # of the first weights
-        heads: Sequence[Head] = (),  # what else it says
+        heads: Sequence[ModelHead] = (),  # what else it says
     ) -> None:
         super().__init__("ast", fmt, labels, heads)
         p = self.parameters = _checked(read_parameters(parameters, DEFAULTS))
@@ -99,7 +99,7 @@ class _Network(nn.Module):
         self.model = _pretrained(p["pretrained"], plane) if p["pretrained"] else _fresh(p, plane, self.bins)
         width = self.model.config.hidden_size
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Dropout(p["dropout"]), nn.Linear(width, columns))
-        self.units = Units(columns)  # 1 and 0 but for numbers, which come in their own unit
+        self.units = ColumnUnits(columns)  # 1 and 0 but for numbers, which come in their own unit
 
     def forward(self, windows: Tensor) -> Tensor:
         """``(n, channels, time, bins)`` to ``(n, columns)``."""

@@ -1,67 +1,145 @@
-"""Keras layers to ONNX. In: a trained functional Keras model. Out: ONNX bytes, batch free, the same for the same weights.
+"""What the Keras architectures share: output columns, the model behind the protocol, and its ONNX. In: layers. Out: an Architecture.
 
-The graph is written node by node from the layers' weights: no tracing, no converter with pins of its own, nothing that
-only training needs. Arrays are (n, channels, …) inside, as ONNX Runtime's convolutions want them; what Keras holds as
-(n, features) is (n, features, 1, 1) here and a dense layer a 1x1 convolution, whose bytes do not depend on the batch.
+A model has one output, ``(n, columns)``: logits of the classes, then what each further head says. A number comes in its
+own unit (3,000 s, 42.5 points): the last layer scales and shifts it by spread and mean of the training windows' own.
+
+The ONNX graph is written node by node from the layers' weights: no tracing, no converter with pins of its own, nothing that
+only training needs; the same weights give the same bytes. Arrays are (n, channels, …) inside, as ONNX Runtime's convolutions want
+them; what Keras holds as (n, features) is (n, features, 1, 1) here and a dense layer a 1x1 convolution, whose bytes do not depend on
+the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import contextlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
-from models.training.export import clean_onnx
-from streams.chunk import Array
+from models.training.fit import Learning, units_of
+from models.training.fit_keras import fit_keras, keras, predict_keras
+from models.zoo import Epoch, FitOptions, ModelHead, Samples
+from models.zoo.onnx_graph import Graph
+from streams.chunk import Array, Format
 from streams.errors import TrainingError
 
-OPSET, IR_VERSION = 18, 10
+
+class Units(keras.layers.Layer):  # type: ignore[misc]
+    """Columns times a scale plus an offset, both set from the training windows and not learned.
+
+    Always in float32: in float16, as the rest may be while it learns, the next number behind 3,000 s is 3,002 s.
+    """
+
+    def build(self, shape: Any) -> None:
+        """One scale and one offset a column."""
+        options = {"shape": shape[-1:], "trainable": False, "autocast": False}
+        self.scale = self.add_weight(initializer="ones", name="scale", **options)
+        self.offset = self.add_weight(initializer="zeros", name="offset", **options)
+
+    def call(self, x: Any) -> Any:
+        """``(n, columns)``, each in its unit."""
+        return keras.ops.cast(x, "float32") * self.scale + self.offset
 
 
-class Graph:
-    """An ONNX graph in the making; values and constants are numbered in the order in which they are made."""
+class KerasArchitecture:
+    """A Keras model as an :class:`~models.zoo.Architecture`; a subclass builds it."""
 
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
+    layout: ClassVar[str] = "channels_last"
+    packages: ClassVar[tuple[str, ...]] = ("tensorflow", "keras", "onnx")
+    several_heads: ClassVar[bool] = True
+    parameters: dict[str, Any]
+    model: Any  # one input ``(n, *shape)``, one output ``(n, columns)``
 
-    def constant(self, value: Any, dtype: str = "float32") -> str:
-        """Name of a constant array."""
-        from onnx import numpy_helper
+    def __init__(self, labels: Sequence[str], heads: Sequence[ModelHead]) -> None:
+        self.labels, self.heads = tuple(labels), tuple(heads)
+        self.notes: list[str] = []  # what the user should know of the fit
 
-        name = f"c{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.array(value, dtype, order="C"), name))
-        return name
+    def columns(self, features: Any) -> Any:
+        """The output ``(n, columns)`` of features ``(n, width)``: a dense layer a head, then units."""
+        parts = [keras.layers.Dense(len(self.labels), name="logits")(features)]
+        parts += [keras.layers.Dense(head.width, name=f"head_{i}")(features) for i, head in enumerate(self.heads)]
+        joined = keras.layers.Concatenate(name="columns")(parts) if len(parts) > 1 else parts[0]
+        return Units(name="units")(joined) if any(not head.labels for head in self.heads) else joined
 
-    def node(self, kind: str, inputs: Sequence[str], output: str = "", **attributes: Any) -> str:
-        """Add a node with one output; its name."""
-        return self.node_of(kind, inputs, [output or f"v{len(self.nodes)}"], **attributes)[0]
+    def learning(self) -> Learning:
+        """How the model learns, by its parameters."""
+        p = self.parameters
+        return Learning(
+            len(self.labels),
+            self.heads,
+            learning_rate=p["learning_rate"],
+            batch_size=p["batch_size"],
+            schedule=p["schedule"],
+            weight_decay=p["weight_decay"],
+            clip_norm=1.0,  # a fresh network's first steps can be far too long
+        )
 
-    def node_of(self, kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> list[str]:
-        """Add a node with several outputs; an empty name is one that nobody needs."""
-        from onnx import helper
+    def fit(
+        self, training: Samples, validation: Samples | None, options: FitOptions, on_epoch: Callable[[Epoch], None]
+    ) -> None:
+        """Learn by AdamW; with validation, keep the best epoch's weights."""
+        self._set_units(training)
+        fit_keras(self.model, self.learning(), training, validation, options, on_epoch)
 
-        self.nodes.append(helper.make_node(kind, list(inputs), list(outputs), **attributes))
-        return list(outputs)
+    def _set_units(self, training: Samples) -> None:
+        if any(not head.labels for head in self.heads):
+            self.model.get_layer("units").set_weights(list(units_of(len(self.labels), self.heads, training)))
 
-    def dense(self, value: str, kernel: Array, bias: Array | None, output: str = "") -> str:
-        """``(n, inputs, …)`` to ``(n, outputs, …)`` by `kernel` ``(inputs, outputs)``; the axes behind stay."""
-        weights = [self.constant(kernel.T[:, :, None, None])] + ([] if bias is None else [self.constant(bias)])
-        return self.node("Conv", [value, *weights], output)
+    def predict(self, windows: Array) -> Array:
+        """Outputs, ``(n, columns)`` float32, by TensorFlow."""
+        return predict_keras(self.model, windows)
 
-    def model(self, inputs: Mapping[str, Sequence[Any]], outputs: Mapping[str, Sequence[Any]]) -> bytes:
-        """ONNX bytes."""
-        from onnx import TensorProto, checker, helper
+    def weights(self) -> bytes:
+        """All weights, in Keras' own format: the contents of a file ``*.weights.h5``."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.weights.h5"
+            self.model.save_weights(path)
+            return path.read_bytes()
 
-        def values(shapes: Mapping[str, Sequence[Any]]) -> list[Any]:
-            return [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(s)) for name, s in shapes.items()]
+    def export(self, path: Path, input_name: str, output_name: str) -> None:
+        """Write ONNX with a free batch size."""
+        path.write_bytes(keras_to_onnx(self.model, input_name, output_name))
 
-        graph = helper.make_graph(self.nodes, "model", values(inputs), values(outputs), self.constants)
-        opsets = [helper.make_opsetid("", OPSET)]
-        proto = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
-        checker.check_model(proto, full_check=True)
-        return clean_onnx(proto)
+
+def window_shape(fmt: Format) -> tuple[int, ...]:
+    """``(time, …, channels)`` of the windows."""
+    return (fmt.rows or 1, *fmt.shape)
+
+
+def check_learning(parameters: Mapping[str, Any]) -> None:
+    """Refuse values that nothing can be learned with."""
+    p = parameters
+    wrong = [
+        f"{key} = {p[key]!r}, expected {expected}"
+        for key, fits, expected in (
+            ("batch_size", p["batch_size"] >= 1, "at least 1"),
+            ("learning_rate", p["learning_rate"] > 0, "above 0"),
+            ("weight_decay", p["weight_decay"] >= 0, "0 or more"),
+            ("dropout", 0 <= p["dropout"] < 1, "from 0 to below 1"),
+        )
+        if not fits
+    ]
+    if wrong:
+        raise TrainingError(f"[model] {wrong[0]}")
+
+
+def one_of(parameters: Mapping[str, Any], key: str, choices: Sequence[str]) -> str:
+    """A parameter that has a few values."""
+    value = str(parameters[key])
+    if value not in choices:
+        raise TrainingError(f"[model] {key} = {value!r}, expected one of {', '.join(choices)}")
+    return value
+
+
+@contextlib.contextmanager
+def output_aside() -> Iterator[None]:
+    """Keras reports a download on the standard output, where results belong; here it goes to the other one."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
 
 
 def keras_to_onnx(model: Any, input_name: str, output_name: str) -> bytes:
@@ -113,16 +191,6 @@ def _last(rank: int) -> list[int]:
 
 #: ``(graph, layer, names of its inputs, its Keras input tensors)`` to the name of its output.
 Form = Callable[[Graph, Any, list[str], Any], str]
-
-
-def layer_form(kind: str) -> Callable[[Form], Form]:
-    """Declare how a layer of one's own, by the name of its class, is written."""
-
-    def add(form: Form) -> Form:
-        _LAYERS[kind] = form
-        return form
-
-    return add
 
 
 def _convert(graph: Graph, layer: Any, inputs: list[str], tensors: Any) -> str:
@@ -236,6 +304,11 @@ def _normalization(graph: Graph, layer: Any, inputs: list[str], tensors: Any) ->
     return _affine(graph, inputs[0], 1 / spread, -mean / spread, len(tensors[0].shape))
 
 
+def _units(graph: Graph, layer: Any, inputs: list[str], _: Any) -> str:
+    scale, offset = (graph.constant(x.numpy().reshape(1, -1, 1, 1)) for x in (layer.scale, layer.offset))
+    return graph.node("Add", [graph.node("Mul", [*inputs, scale]), offset])
+
+
 _LAYERS: dict[str, Form] = {
     "Activation": lambda graph, layer, inputs, _: _activated(graph, inputs[0], layer),
     "Add": lambda graph, _, inputs, __: graph.node("Add", inputs),
@@ -253,5 +326,6 @@ _LAYERS: dict[str, Form] = {
     "Normalization": _normalization,
     "Rescaling": _rescaling,
     "Reshape": _reshape,
+    "Units": _units,
     "ZeroPadding2D": _padding,
 }

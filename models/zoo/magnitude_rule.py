@@ -15,14 +15,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.training.export import clean_onnx
 from models.training.fit import class_weights
 from models.zoo import Epoch, FitOptions, Samples, read_parameters
-from models.zoo.ridge import cross_entropy
+from models.zoo.minirocket import cross_entropy
+from models.zoo.onnx_graph import Graph
 from streams.chunk import Array, Format
 from streams.errors import TrainingError
 
-OPSET = 18
 #: ``channels``: those of the vector, ``*`` for anything; several patterns are separated by commas.
 DEFAULTS: dict[str, Any] = {"channels": "mag*"}
 _STEEPNESS = tuple(2.0**i for i in range(-4, 9))  # of probabilities, tried in training
@@ -110,9 +109,8 @@ class MagnitudeRule:
 
     def export(self, path: Path, input_name: str, output_name: str) -> None:
         """Write ONNX with a free batch size; it computes in float64, so that no window's result depends on the others."""
-        from onnx import TensorProto, helper, numpy_helper
+        from onnx import TensorProto
 
-        made, last = [], input_name
         steps: list[tuple[str, list[Any], dict[str, Any]]] = [
             ("Gather", [np.flatnonzero(self._chosen)], {"axis": 1}),
             ("Cast", [], {"to": TensorProto.DOUBLE}),
@@ -126,20 +124,11 @@ class MagnitudeRule:
             ("Add", [self._offsets.astype(np.float64)], {}),
             ("Cast", [], {"to": TensorProto.FLOAT}),
         ]
-        constants = []
-        for i, (op, values, attributes) in enumerate(steps):
-            names = [f"c{i}" for _ in values]
-            constants += [numpy_helper.from_array(np.asarray(value), f"c{i}") for value in values]
-            out = output_name if i == len(steps) - 1 else f"t{i}"
-            made.append(helper.make_node(op, [last, *names], [out], **attributes))
-            last = out
-        ends = [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *axes])
-            for name, axes in ((input_name, self.shape), (output_name, (self.labels,)))
-        ]
-        graph = helper.make_graph(made, "model", ends[:1], ends[1:], constants)
-        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
-        path.write_bytes(clean_onnx(proto))
+        graph, value = Graph("t"), input_name
+        for i, (kind, constants, attributes) in enumerate(steps):
+            names = [graph.constant(constant, None, f"c{i}") for constant in constants]
+            value = graph.node(kind, [value, *names], output_name if i == len(steps) - 1 else "", **attributes)
+        path.write_bytes(graph.model({input_name: ("n", *self.shape)}, {output_name: ("n", self.labels)}))
 
 
 def _spread(lengths: Floats) -> float:

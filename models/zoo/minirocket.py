@@ -1,15 +1,26 @@
 """MiniRocket with a ridge classifier. In: raw windows (n, channels, time) float32. Out: (n, columns), logits of the labels,
 then what further heads say: a ridge each, of the same features.
 
-See :mod:`models.zoo.rocket_features` for the features and :mod:`models.zoo.ridge` for what is learned. Nothing here is a framework:
-numpy fits, ONNX computes. Its logits are equal to the bit in both and in any batch, since every sum is of whole
-numbers: counts times weights that are rounded to whole multiples of a power of two, added up in float64.
+Dempster, Schmidt, Webb 2021, MiniRocket: A Very Fast (Almost) Deterministic Transform for Time Series Classification.
+84 kernels of length 9 (six weights of -1, three of 2) are laid over a window at several dilations, each over some of
+its channels. A feature is the share of places at which the result lies above a bias. Here windows are first rounded to
+whole numbers, small enough that every sum is exact in float32: any order of adding gives the same counts, so numpy,
+aeon and ONNX Runtime agree to the bit, whatever the batch.
+
+The ridge has one solution in the number of samples (dual form). The penalty, and the temperature that turns scores into
+probabilities, are chosen by the scores that each group gets from a model fitted without it: exact, in closed form, from
+the one decomposition (the leave-one-out identity, by blocks: Cook and Weisberg 1982, Residuals and Influence, 3.5).
+
+Nothing here is a framework: numpy fits, ONNX computes. Logits are equal to the bit in both and in any batch, since every
+sum is of whole numbers: counts times weights that are rounded to whole multiples of a power of two, added up in float64.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,21 +28,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.onnx_model import OnnxModel
-from models.training.export import clean_onnx
+from models.predict import fit_temperature
 from models.training.fit import class_weights
-from models.zoo import Epoch, FitOptions, Head, Range, Samples, read_parameters
-from models.zoo.ridge import Doubles, cross_entropy, fit_heads, fit_ridge
-from models.zoo.rocket_features import LARGEST, LENGTH, Bank, Floats, counts_of, fit_banks
+from models.zoo import Epoch, FitOptions, ModelHead, Range, Samples, read_parameters
+from models.zoo.onnx_graph import Graph
 from streams.chunk import Array, Format
 from streams.errors import TrainingError
 
-OPSET = 18
+Floats = NDArray[np.float32]
+
+LENGTH, KERNELS = 9, 84
+MOST_CHANNELS = 9
+#: Largest whole number: 9 channels x (6 x 1 + 3 x 2) x 2**17 stays below 2**24, up to which float32 is exact.
+LARGEST = 2**17 - 1
+_TRIPLES = np.array(list(combinations(range(LENGTH), 3)))  # where a kernel's weights are 2
+_GOLDEN = (np.sqrt(5) + 1) / 2
+_NUMPY_NUMBERS = 2**20  # of windows at once, counted by numpy
+Doubles = NDArray[np.float64]
+PENALTIES = np.logspace(-3, 4, 15)  # per sample: the kernel's mean diagonal is 1
+_SHARP = 2.0  # scores differ by about 2: temperatures from 1/8 on are tried, so that none is surer than 1 - 1e-7
 #: ``features``: about how many, 84 to 50,000; ``windows``: most that are learned from, chosen at random where there are
 #: more (the work grows with its third power).
 DEFAULTS: dict[str, Any] = {"features": 10_000, "windows": 4096}
 _MOST_FEATURES = 50_000  # five times the paper's: more take memory, and tell no more
 _HEADROOM = 2.0  # times the largest training value, relative to the channel's spread, before a number is clipped
-_SOME = 2**19  # numbers of windows at once
+_NUMBERS = 2**19  # of windows at once, counted by ONNX Runtime
 _NODE = 2**18  # comparisons a node and window: they stay in the cache
 
 
@@ -50,7 +71,7 @@ class MiniRocket:
         labels: Sequence[str],  # classes; see :data:`DEFAULTS`; of what is chosen at random
         parameters: Mapping[str, Any],
         seed: int,
-        heads: Sequence[Head] = (),  # what else it says
+        heads: Sequence[ModelHead] = (),  # what else it says
     ) -> None:
         self.parameters = read_parameters(parameters, DEFAULTS)
         self.labels, self.shape = len(labels), (fmt.shape[-1], fmt.rows or 0)
@@ -140,90 +161,57 @@ class MiniRocket:
 
     def _count(self, windows: Floats) -> Floats:
         """Counts of all features by ONNX Runtime: the very numbers of numpy, several times faster."""
-        graph = _Graph()
+        graph = Graph("t")
         self._counted(graph, "windows", "counts")
         features = sum(bank.biases.size for bank in self._banks)
-        model = OnnxModel(graph.model("windows", [*self.shape], "counts", features), "windows", "counts")
+        model = OnnxModel(
+            graph.model({"windows": ("n", *self.shape)}, {"counts": ("n", features)}), "windows", "counts"
+        )
         counts: Floats = np.empty((len(windows), features), np.float32)
-        step = max(1, _SOME // (self.shape[0] * self.shape[1]))
+        step = max(1, _NUMBERS // (self.shape[0] * self.shape[1]))
         for i in range(0, len(windows), step):
             counts[i : i + step] = model.run(windows[i : i + step])
         return counts
 
-    def _counted(self, graph: _Graph, input_name: str, output_name: str = "") -> str:
-        whole = graph.add("Clip", graph.add("Round", graph.add("Mul", input_name, self._unit)), *_ends())
+    def _counted(self, graph: Graph, input_name: str, output_name: str = "") -> str:
+        rounded = graph.node("Round", [graph.node("Mul", [input_name, self._unit])])
+        whole = graph.node("Clip", [rounded, np.float32(-LARGEST), np.float32(LARGEST)])
         counts = [_count(graph, whole, bank, self.shape[1]) for bank in self._banks]
-        return graph.add("Concat", *counts, axis=1, name=output_name)
+        return graph.node("Concat", counts, output_name, axis=1)
 
     def export(self, path: Path, input_name: str, output_name: str) -> None:
         """Write ONNX with a free batch size."""
         from onnx import TensorProto
 
-        graph = _Graph()
-        centred = graph.add("Sub", self._counted(graph, input_name), self._middle)
-        weights = graph.add("Cast", self._weights, to=TensorProto.DOUBLE)
-        product = graph.add("MatMul", graph.add("Cast", centred, to=TensorProto.DOUBLE), weights)
-        logits = graph.add("Add", graph.add("Mul", product, self._step), self._bias)
+        graph = Graph("t")
+        centred = graph.node("Sub", [self._counted(graph, input_name), self._middle])
+        weights = graph.node("Cast", [self._weights], to=TensorProto.DOUBLE)
+        product = graph.node("MatMul", [graph.node("Cast", [centred], to=TensorProto.DOUBLE), weights])
+        logits = graph.node("Add", [graph.node("Mul", [product, self._step]), self._bias])
         # A comparison hides what is not finite: 0 times the window's numbers brings it back.
-        spoiled = graph.add("ReduceSum", graph.add("Mul", input_name, np.float32(0)), np.array([1, 2]), keepdims=0)
-        spoiled = graph.add("Unsqueeze", spoiled, np.array([1]))
-        graph.add("Add", graph.add("Cast", logits, to=TensorProto.FLOAT), spoiled, name=output_name)
-        path.write_bytes(graph.model(input_name, [*self.shape], output_name, self.columns))
+        spoiled = graph.node("Mul", [input_name, np.float32(0)])
+        spoiled = graph.node("ReduceSum", [spoiled, np.array([1, 2])], keepdims=0)
+        spoiled = graph.node("Unsqueeze", [spoiled, np.array([1])])
+        graph.node("Add", [graph.node("Cast", [logits], to=TensorProto.FLOAT), spoiled], output_name)
+        path.write_bytes(graph.model({input_name: ("n", *self.shape)}, {output_name: ("n", self.columns)}))
 
 
-class _Graph:
-    """Nodes and constants of an ONNX graph, named by their number."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-
-    def add(self, op: str, *inputs: Any, name: str = "", **attributes: Any) -> str:
-        """Add a node; an input is a name, or numbers that become a constant."""
-        from onnx import helper
-
-        names = [value if isinstance(value, str) else self._constant(np.asarray(value)) for value in inputs]
-        out = name or f"t{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, names, [out], **attributes))
-        return out
-
-    def model(self, input_name: str, shape: list[int], output_name: str, columns: int) -> bytes:
-        """ONNX of windows ``(n, *shape)`` to ``(n, columns)``, both float32."""
-        from onnx import TensorProto, helper
-
-        shapes: dict[str, list[Any]] = {input_name: ["n", *shape], output_name: ["n", columns]}
-        ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, axes) for name, axes in shapes.items()]
-        graph = helper.make_graph(self.nodes, "model", ends[:1], ends[1:], self.constants)
-        opset = helper.make_opsetid("", OPSET)
-        return clean_onnx(helper.make_model(graph, opset_imports=[opset], ir_version=10))
-
-    def _constant(self, value: NDArray[Any]) -> str:
-        from onnx import numpy_helper
-
-        name = f"c{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(value, name))
-        return name
-
-
-def _ends() -> tuple[np.float32, np.float32]:
-    return np.float32(-LARGEST), np.float32(LARGEST)
-
-
-def _count(graph: _Graph, whole: str, bank: Bank, time: int) -> str:
+def _count(graph: Graph, whole: str, bank: Bank, time: int) -> str:
     """Nodes of one bank: ``(n, channels, time)`` to counts ``(n, kernels * biases)``."""
     from onnx import TensorProto
 
     reach = LENGTH // 2 * bank.dilation if bank.padded else 0
-    response = graph.add("Conv", whole, bank.weights, dilations=[bank.dilation], pads=[reach, reach])
-    response = graph.add("Unsqueeze", response, np.array([2]))  # (n, kernels, 1, places)
+    response = graph.node("Conv", [whole, bank.weights], dilations=[bank.dilation], pads=[reach, reach])
+    response = graph.node("Unsqueeze", [response, np.array([2])])  # (n, kernels, 1, places)
     kernels, biases = bank.biases.shape
     size = max(1, _NODE // (kernels * time))
     parts = []
     for i in range(0, biases, size):
-        above = graph.add("Greater", response, bank.biases[:, i : i + size, None])
-        parts.append(graph.add("ReduceSum", graph.add("Cast", above, to=TensorProto.FLOAT), np.array([3]), keepdims=0))
-    joined = graph.add("Concat", *parts, axis=2) if len(parts) > 1 else parts[0]
-    return graph.add("Flatten", joined, axis=1)
+        above = graph.node("Greater", [response, bank.biases[:, i : i + size, None]])
+        above = graph.node("Cast", [above], to=TensorProto.FLOAT)
+        parts.append(graph.node("ReduceSum", [above, np.array([3])], keepdims=0))
+    joined = graph.node("Concat", parts, axis=2) if len(parts) > 1 else parts[0]
+    return graph.node("Flatten", [joined], axis=1)
 
 
 def _units(windows: Floats) -> Floats:
@@ -232,3 +220,211 @@ def _units(windows: Floats) -> Floats:
     spread = np.where(spread > 1e-3 * size, spread, np.where(size > 0, size, 1.0))
     largest = float((np.abs(windows).max((0, 2)) / spread).max()) or 1.0
     return (LARGEST / (_HEADROOM * largest) / spread).astype(np.float32)[None, :, None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bank:
+    """Kernels of one dilation that see as many places of a window."""
+
+    dilation: int  # samples from one weight to the next
+    padded: bool  # whether the window is continued by zeros on both sides; else a kernel stays inside
+    weights: Floats  # ``(kernels, channels, 9)``; 0 for channels that a kernel does not look at
+    biases: Floats  # ``(kernels, biases)``, halves of odd numbers
+
+    def places(self, time: int) -> int:
+        """How many places of a window of `time` samples a kernel is laid on."""
+        return time if self.padded else time - (LENGTH - 1) * self.dilation
+
+    def respond(self, windows: Floats) -> Floats:
+        """``(n, channels, time)`` to ``(n, kernels, places)``."""
+        n, channels, time = windows.shape
+        reach = LENGTH // 2 * self.dilation if self.padded else 0
+        padded = np.pad(windows, ((0, 0), (0, 0), (reach, reach)))
+        places = self.places(time)
+        shifted = [padded[:, :, i * self.dilation : i * self.dilation + places] for i in range(LENGTH)]
+        columns = np.stack(shifted, 2).reshape(n, channels * LENGTH, places)
+        out: Floats = np.matmul(self.weights.reshape(len(self.weights), -1), columns)
+        return out
+
+    def count(self, windows: Floats) -> Floats:
+        """At how many places each kernel's result lies above each of its biases, ``(n, kernels * biases)``."""
+        response = self.respond(windows)
+        above = [np.count_nonzero(response > self.biases[:, i, None], axis=2) for i in range(self.biases.shape[1])]
+        return np.stack(above, 2).reshape(len(windows), -1).astype(np.float32)
+
+
+def dilations(time: int, features: int) -> list[tuple[int, int]]:
+    """Dilations for windows of `time` samples, and how many features a kernel has at each (paper, section 3.1).
+
+    Examples
+    --------
+    >>> dilations(17, 500)
+    [(1, 4), (2, 1)]
+    """
+    per_kernel = max(1, features // KERNELS)
+    steps = min(per_kernel, 32)
+    largest = np.log2((time - 1) / (LENGTH - 1))
+    values, counts = np.unique(np.logspace(0, largest, steps, base=2).astype(int), return_counts=True)
+    counts = (counts * (per_kernel / steps)).astype(int)
+    for i in range(per_kernel - int(counts.sum())):
+        counts[i % len(counts)] += 1
+    return [(int(value), int(count)) for value, count in zip(values, counts, strict=True)]
+
+
+def fit_banks(windows: Floats, features: int, random: np.random.Generator) -> list[Bank]:
+    """Kernels whose biases are quantiles of what they give for random windows."""
+    _, channels, time = windows.shape
+    banks, number = [], 0
+    for j, (dilation, count) in enumerate(dilations(time, features)):
+        for padded in (True, False):
+            mine = [k for k in range(KERNELS) if (j + k) % 2 != padded]
+            weights = np.stack([_kernel(k, channels, random) for k in mine])
+            bank = Bank(dilation, padded, weights, np.zeros((len(mine), count), np.float32))
+            for i in range(len(mine)):
+                seen = Bank(dilation, True, weights[i : i + 1], bank.biases[i : i + 1])
+                response = seen.respond(windows[random.integers(len(windows))][None])[0, 0]
+                # Low-discrepancy quantiles, so that few biases cover what a kernel may give.
+                quantiles = (np.arange(number + 1, number + count + 1) * _GOLDEN) % 1
+                bank.biases[i] = np.floor(np.quantile(response, quantiles)) + 0.5
+                number += count
+            banks.append(bank)
+    return banks
+
+
+def _kernel(k: int, channels: int, random: np.random.Generator) -> Floats:
+    """Weights ``(channels, 9)`` of one kernel on some of the channels: few more often than many."""
+    most = min(channels, MOST_CHANNELS)
+    chosen = random.choice(channels, int(2 ** random.uniform(0, np.log2(most + 1))), replace=False)
+    weights = np.zeros((channels, LENGTH), np.float32)
+    weights[chosen] = -1
+    weights[np.ix_(chosen, _TRIPLES[k])] = 2
+    return weights
+
+
+def counts_of(banks: list[Bank], windows: Floats) -> Floats:
+    """Counts of all features, ``(n, features)``: one bank behind the other."""
+    return np.concatenate([np.concatenate([bank.count(part) for bank in banks], 1) for part in _parts(windows)])
+
+
+def _parts(windows: Floats) -> Iterator[Floats]:
+    step = max(1, _NUMPY_NUMBERS // (windows.shape[1] * windows.shape[2] * LENGTH))
+    for i in range(0, len(windows), step):
+        yield windows[i : i + step]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ridge:
+    """A fitted model: ``logits = (features - mean) / scale @ weights + bias``."""
+
+    mean: Doubles
+    scale: Doubles
+    weights: Doubles  # ``(features, labels)``, divided by the temperature
+    bias: Doubles
+    penalty: float  # that was chosen
+    left_out: Doubles  # ``(n, labels)``: logits of each sample by a model fitted without its group
+
+
+def fit_ridge(
+    features: NDArray[np.float32], classes: NDArray[np.int64], groups: NDArray[np.int64], weights: Doubles
+) -> Ridge:
+    """Fit on standardised features, with targets of 1 for the own class and -1 for the others."""
+    mean, scale = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
+    scale[scale == 0] = 1
+    features -= mean.astype(np.float32)
+    features /= scale.astype(np.float32)
+    return Ridge(mean, scale, *_Kernel(features, groups, weights[classes]).classes(classes, weights))
+
+
+def fit_heads(
+    features: NDArray[np.float32], groups: NDArray[np.int64], heads: Sequence[ModelHead], targets: Mapping[str, Array]
+) -> tuple[Doubles, Doubles]:
+    """What further heads say: one solution a head, from the samples whose target is known."""
+    kernels: dict[bytes, _Kernel] = {}
+    weights, bias = [np.zeros((features.shape[1], 0))], [np.zeros(0)]
+    for head in heads:
+        target: Any = targets[head.name]
+        known = target >= 0 if head.labels else np.isfinite(target)
+        if not known.any():
+            weights.append(np.zeros((features.shape[1], head.width)))
+            bias.append(np.zeros(head.width))
+            continue
+        if known.tobytes() not in kernels:
+            some = features if known.all() else features[known]
+            kernels[known.tobytes()] = _Kernel(some, groups[known], np.ones(int(known.sum())))
+        kernel = kernels[known.tobytes()]
+        own = kernel.classes(target[known], np.ones(head.width)) if head.labels else kernel.number(target[known])
+        weights.append(own[0])
+        bias.append(own[1])
+    return np.concatenate(weights, 1), np.concatenate(bias)
+
+
+class _Kernel:
+    """Inner products of standardised features, decomposed once for all that is asked of the same samples."""
+
+    def __init__(self, features: NDArray[np.float32], groups: NDArray[np.int64], weights: Doubles) -> None:
+        self.features, self.groups, self.root = features, groups, np.sqrt(weights)[:, None]
+        self.size = float(np.square(features, dtype=np.float64).sum(1).mean()) or 1.0
+        # A constant feature as long as the others together stands for the bias.
+        kernel = (features @ features.T).astype(np.float64) / self.size + 1.0
+        values, self.vectors = np.linalg.eigh(kernel * self.root * self.root.T)
+        self.values: Doubles = np.maximum(values, 0)
+
+    def classes(self, classes: NDArray[np.int64], weights: Doubles) -> tuple[Doubles, Doubles, float, Doubles]:
+        """Weights, bias, penalty and left-out logits for classes, each with its weight."""
+        targets = np.where(np.arange(len(weights)) == classes[:, None], 1.0, -1.0)
+
+        def judge(left: Doubles) -> tuple[float, float]:
+            temperature = fit_temperature((left * _SHARP).tolist(), classes.tolist()) / _SHARP
+            return cross_entropy(left / temperature, classes, weights), temperature
+
+        return self._solve(targets, judge)
+
+    def number(self, values: Array) -> tuple[Doubles, Doubles, float, Doubles]:
+        """Weights, bias, penalty and left-out values for a number, in its own unit."""
+        known = values.astype(np.float64)[:, None]
+        middle, spread = float(known.mean()), float(known.std()) or 1.0
+        targets = (known - middle) / spread
+
+        def judge(left: Doubles) -> tuple[float, float]:
+            return float(np.square(left - targets).mean()), 1.0
+
+        weights, bias, penalty, left = self._solve(targets, judge)
+        return weights * spread, bias * spread + middle, penalty, left * spread + middle
+
+    def _solve(
+        self, targets: Doubles, judge: Callable[[Doubles], tuple[float, float]]
+    ) -> tuple[Doubles, Doubles, float, Doubles]:
+        """The solution whose left-out scores have the lowest loss; `judge` gives it, and what to divide scores by."""
+        turned = self.vectors.T @ (targets * self.root)
+        best: tuple[float, float, float, Doubles] | None = None
+        for penalty in PENALTIES:
+            shrunk = self.values / (self.values + penalty)
+            left = _left_out(self.vectors, shrunk, turned, targets * self.root, self.groups) / self.root
+            loss, temperature = judge(left)
+            if best is None or loss < best[0]:
+                best = loss, float(penalty), temperature, left
+        assert best is not None
+        _, penalty, temperature, left = best
+        dual = (self.vectors @ (turned / (self.values + penalty)[:, None])) * self.root / temperature
+        weights = self.features.T.astype(np.float64) @ dual / self.size
+        return weights, dual.sum(0), penalty, left / temperature
+
+
+def _left_out(
+    vectors: Doubles, shrunk: Doubles, turned: Doubles, targets: Doubles, groups: NDArray[np.int64]
+) -> Doubles:
+    """Scores of each sample without its group: ``y - (I - H_gg)^-1 (y - H y)_g``."""
+    residuals = targets - vectors @ (shrunk[:, None] * turned)
+    out = np.empty_like(targets)
+    for group in np.unique(groups):
+        at = np.flatnonzero(groups == group)
+        hat = (vectors[at] * shrunk) @ vectors[at].T
+        out[at] = targets[at] - np.linalg.solve(np.eye(len(at)) - hat, residuals[at])
+    return out
+
+
+def cross_entropy(logits: Doubles, classes: NDArray[np.int64], weights: Doubles | None = None) -> float:
+    """Mean over samples, each with its class's weight if there are weights."""
+    top = logits.max(1, keepdims=True)
+    each = np.log(np.exp(logits - top).sum(1)) + top[:, 0] - logits[np.arange(len(classes)), classes]
+    return float(np.average(each, weights=None if weights is None else weights[classes]))

@@ -19,8 +19,8 @@ from torch import nn
 
 from models.training.fit import Learning
 from models.training.fit_torch import fit_torch
-from models.zoo import Between, Epoch, FitOptions, Head, Range, Samples, read_parameters
-from models.zoo.torch_common import TorchArchitecture, Units
+from models.zoo import Between, Epoch, FitOptions, ModelHead, Range, Samples, read_parameters
+from models.zoo.torch_common import ColumnUnits, TorchArchitecture
 from streams.chunk import Array, Format
 from streams.errors import TrainingError
 
@@ -61,7 +61,7 @@ class SpectrogramCnn(TorchArchitecture):
         labels: Sequence[str],
         parameters: Mapping[str, Any],
         seed: int,  # of the first weights
-        heads: Sequence[Head] = (),  # what else it says
+        heads: Sequence[ModelHead] = (),  # what else it says
     ) -> None:
         super().__init__("spectrogram_cnn", fmt, labels, heads)
         p = self.parameters = read_parameters(parameters, DEFAULTS)
@@ -72,7 +72,7 @@ class SpectrogramCnn(TorchArchitecture):
         torch.manual_seed(seed)
         self.net = _network(self.shape, self.columns, p)
         if any(not head.labels for head in self.heads):
-            self.units = Units(self.columns)
+            self.units = ColumnUnits(self.columns)
             self.net.append(self.units)
 
     def fit(

@@ -2,7 +2,7 @@
 Architecture.
 
 A module takes windows ``(n, channels, time, bins)`` and has one output, ``(n, columns)``: logits of the classes, then what
-each further head says, numbers in their own unit (see :class:`Units`).
+each further head says, numbers in their own unit (see :class:`ColumnUnits`).
 """
 
 from __future__ import annotations
@@ -16,17 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from models.training.export import clean_onnx
 from models.training.fit import units_of
 from models.training.fit_torch import predict_torch
-from models.zoo import Head, Samples
+from models.zoo import ModelHead, Samples
+from models.zoo.onnx_graph import OPSET, clean_onnx
 from streams.chunk import Array, Format
 from streams.errors import TrainingError
 
-OPSET = 18
 
-
-class Units(nn.Module):
+class ColumnUnits(nn.Module):
     """Columns times a scale plus an offset, set from the training windows and not learned; in float32 throughout."""
 
     def __init__(self, columns: int) -> None:
@@ -50,9 +48,9 @@ class TorchArchitecture:
     layout: ClassVar[str] = "channels_first"
     several_heads: ClassVar[bool] = True
     net: nn.Module  # set by the subclass
-    units: Units | None = None  # its last layer, where the subclass has one
+    units: ColumnUnits | None = None  # its last layer, where the subclass has one
 
-    def __init__(self, name: str, fmt: Format, labels: Sequence[str], heads: Sequence[Head]) -> None:
+    def __init__(self, name: str, fmt: Format, labels: Sequence[str], heads: Sequence[ModelHead]) -> None:
         if len(fmt.shape) not in (1, 2):
             raise TrainingError(
                 f"architecture {name!r} takes windows of (time, bins, channels), the recipe makes {len(fmt.shape) + 1} "

@@ -1,0 +1,75 @@
+"""ONNX graphs, written node by node. In: operations, names of values, numbers. Out: ONNX bytes, the same for the same graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from streams.chunk import Array
+
+OPSET, IR_VERSION = 18, 10
+
+
+class Graph:
+    """An ONNX graph in the making; values and constants are numbered in the order in which they are made."""
+
+    def __init__(self, letter: str = "v") -> None:  # with which the names of values begin
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self._letter = letter
+
+    def constant(self, value: Any, dtype: str | None = "float32", name: str = "") -> str:
+        """Name of a constant array; without a `dtype` it has its own."""
+        from onnx import numpy_helper
+
+        name = name or f"c{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.array(value, dtype, order="C"), name))
+        return name
+
+    def node(self, kind: str, inputs: Sequence[Any], output: str = "", **attributes: Any) -> str:
+        """Add a node with one output; its name. An input is a name, or numbers that become a constant of their own dtype."""
+        names = [value if isinstance(value, str) else self.constant(value, None) for value in inputs]
+        return self.node_of(kind, names, [output or f"{self._letter}{len(self.nodes)}"], **attributes)[0]
+
+    def node_of(self, kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> list[str]:
+        """Add a node with several outputs; an empty name is one that nobody needs."""
+        from onnx import helper
+
+        self.nodes.append(helper.make_node(kind, list(inputs), list(outputs), **attributes))
+        return list(outputs)
+
+    def dense(self, value: str, kernel: Array, bias: Array | None, output: str = "") -> str:
+        """``(n, inputs, …)`` to ``(n, outputs, …)`` by `kernel` ``(inputs, outputs)``; the axes behind stay."""
+        weights = [self.constant(kernel.T[:, :, None, None])] + ([] if bias is None else [self.constant(bias)])
+        return self.node("Conv", [value, *weights], output)
+
+    def model(self, inputs: Mapping[str, Sequence[Any]], outputs: Mapping[str, Sequence[Any]]) -> bytes:
+        """ONNX bytes; inputs and outputs are float32, with their shapes."""
+        from onnx import TensorProto, checker, helper
+
+        def values(shapes: Mapping[str, Sequence[Any]]) -> list[Any]:
+            return [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(s)) for name, s in shapes.items()]
+
+        graph = helper.make_graph(self.nodes, "model", values(inputs), values(outputs), self.constants)
+        opsets = [helper.make_opsetid("", OPSET)]
+        proto = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+        checker.check_model(proto, full_check=True)
+        return clean_onnx(proto)
+
+
+def clean_onnx(proto: Any) -> bytes:
+    """An ONNX model's bytes without what exporters add for debugging: source paths, stack traces, their version.
+
+    Equal models then have equal bytes, wherever they were exported.
+    """
+    proto.producer_name = proto.producer_version = proto.doc_string = ""
+    graph = proto.graph
+    graph.name, graph.doc_string = "model", ""
+    del graph.value_info[:]
+    for item in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del item.metadata_props[:]
+        item.doc_string = ""
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data
