@@ -132,8 +132,8 @@ class Bundle:
             another name, or has other heads; the text says which step and parameter.
         """
         advice = f"train it again (`kymo train {recipe.name}`), or use the recipe that the bundle was made by"
-        wanted = raw_chain(recipe.chain) if self.takes == "raw" else recipe.chain
-        difference = _difference(self.chain.to_json(learned=False), wanted.to_json(learned=False))
+        chain = raw_chain(recipe.chain) if self.takes == "raw" else recipe.chain
+        difference = _difference(self.chain.to_json(learned=False), chain.to_json(learned=False))
         if difference:
             raise BundleError(f"bundle {self.id} does not fit recipe `{recipe.name}`: {difference}; {advice}")
         if self.state and not recipe.stateful:
@@ -142,7 +142,7 @@ class Bundle:
                 f"[model] stateful = true; {advice}"
             )
         raw = recipe.input_format()
-        fmt = wanted.output({raw.stream: raw})
+        fmt = chain.output({raw.stream: raw})
         shape = input_shape((fmt.rows or 0, *fmt.shape), self.layout)
         if shape != self.shape:
             takes, makes = " x ".join(map(str, self.shape)), " x ".join(map(str, shape))
@@ -152,10 +152,10 @@ class Bundle:
         self._check_heads(recipe, advice)
 
     def _check_heads(self, recipe: Recipe, advice: str) -> None:
-        own = {head.name: head.kind for head in self.heads}
-        asked = {head.name: head.kind for head in recipe.heads}
-        if own != asked:
-            has, wants = (", ".join(f"{n} ({kind})" for n, kind in heads.items()) or "none" for heads in (own, asked))
+        ours = {head.name: head.kind for head in self.heads}
+        theirs = {head.name: head.kind for head in recipe.heads}
+        if ours != theirs:
+            has, wants = (", ".join(f"{n} ({kind})" for n, kind in heads.items()) or "none" for heads in (ours, theirs))
             raise BundleError(
                 f"bundle {self.id} has the heads {has}, recipe `{recipe.name}` asks for {wants}; {advice}"
             )
@@ -193,8 +193,8 @@ def _difference(ours: Any, theirs: Any, where: str = "") -> str:
         if ours.get("step") != theirs.get("step"):
             return f"{where or 'chain'} is `{ours.get('step')}` in the bundle and `{theirs.get('step')}` in the recipe"
         inner = where if ours.get("step") in ("chain", "per_window") else f"{where} `{ours.get('step')}`"
-        found = (_difference(ours.get(key), theirs.get(key), _inside(inner, key)) for key in sorted({*ours, *theirs}))
-        return next((text for text in found if text), "")
+        texts = (_difference(ours.get(key), theirs.get(key), _inside(inner, key)) for key in sorted({*ours, *theirs}))
+        return next((text for text in texts if text), "")
     if isinstance(ours, list) and isinstance(theirs, list) and any(isinstance(item, dict) for item in [*ours, *theirs]):
         for i, (a, b) in enumerate(zip(ours, theirs, strict=False), 1):
             if text := _difference(a, b, f"step {i}"):

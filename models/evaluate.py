@@ -113,8 +113,8 @@ def _answers(recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording], on
         for window, (event, *heads) in zip(windows, predictor.predict(windows, [memory] * len(windows)), strict=True):
             truth = cover.label_of(event.start_ns, event.end_ns, recipe.labels.min_share)
             if truth is not None:
-                known = targets(event.start_ns, event.end_ns)
-                row = {head.head: (known.get(head.head), _answer(head)) for head in heads}
+                truths = targets(event.start_ns, event.end_ns)
+                row = {head.head: (truths.get(head.head), _answer(head)) for head in heads}
                 subject = recording.subject or ""
                 answers.windows.append(_Window(recording.session, subject, truth, event.probabilities, row))
                 answers.unknown += event.label == UNKNOWN

@@ -65,13 +65,13 @@ class Pool:
         [0.5, 0.5]
         """
         row = list(probabilities)
-        kept = [*state, row][-self.windows :]
-        said = [r for r in kept if any(r)]
+        state = [*state, row][-self.windows :]
+        rows = [r for r in state if any(r)]
         if not any(row):
-            return kept, row
+            return state, row
         if self.kind == "mean":
-            return kept, [sum(column) / len(said) for column in zip(*said, strict=True)]
-        return kept, self._filtered(said)
+            return state, [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+        return state, self._filtered(rows)
 
     def step_number(self, state: State, values: Mapping[str, float]) -> tuple[State, dict[str, float]]:
         """The next window of a session, for a head that says a number: the mean of those that the last n windows gave.
@@ -83,9 +83,9 @@ class Pool:
         >>> pool.step_number(state, {"score": 50.0})[1]
         {'score': 45.0}
         """
-        kept = [*state, list(values.values())][-self.windows :]
-        said = [value for row in kept for value in row]
-        return kept, {name: sum(said) / len(said) for name in values}
+        state = [*state, list(values.values())][-self.windows :]
+        numbers = [value for row in state for value in row]
+        return state, {name: sum(numbers) / len(numbers) for name in values}
 
     def _filtered(self, rows: Sequence[Row]) -> Row:
         """The forward filter over some windows, from the shares that classes have at large."""
@@ -144,15 +144,15 @@ def pool_for(recipe: Recipe, bundle: Bundle) -> Pool | None:
 
     The recipe decides; what an ``hmm`` learned stands in the bundle.
     """
-    asked = recipe.model.pool if recipe.model else {}
-    if not asked:
+    table = recipe.model.pool if recipe.model else {}
+    if not table:
         return None
-    if asked["kind"] == "mean":
-        return Pool("mean", asked["windows"])
+    if table["kind"] == "mean":
+        return Pool("mean", table["windows"])
     learned = bundle.manifest.get("pool", {})
     if learned.get("kind") != "hmm":
         raise BundleError(
             f"bundle {bundle.id} has learned no hmm, which recipe `{recipe.name}` pools by; train it again "
             f"(`kymo train {recipe.name}`)"
         )
-    return replace(Pool.from_json(learned), windows=asked["windows"])
+    return replace(Pool.from_json(learned), windows=table["windows"])

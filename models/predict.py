@@ -245,12 +245,12 @@ class Predictor:
 
     def _behind_steps(self, window: Window) -> Window:
         """A window behind all steps of the bundle's chain."""
-        known = self._stages.get(id(window.header))
-        if known is None or known[0] is not window.header:
+        entry = self._stages.get(id(window.header))
+        if entry is None or entry[0] is not window.header:
             if len(self._stages) >= _HEADERS:
                 self._stages.clear()
-            known = self._stages[id(window.header)] = (window.header, [PerWindowStage(step) for step in self._steps])
-        for stage in known[1]:
+            entry = self._stages[id(window.header)] = (window.header, [PerWindowStage(step) for step in self._steps])
+        for stage in entry[1]:
             (window,) = stage.push(window)
         return window
 
@@ -287,11 +287,11 @@ class Predictor:
 
         What another one remembers may be of other classes, and is of another calibration: behind an exchange everything begins anew.
         """
-        known = memory[0] if memory else None
-        if not isinstance(known, dict) or known.get("bundle") != self.bundle.id:
-            known = {"bundle": self.bundle.id}
-            memory[:] = [known]
-        return known
+        remembered = memory[0] if memory else None
+        if not isinstance(remembered, dict) or remembered.get("bundle") != self.bundle.id:
+            remembered = {"bundle": self.bundle.id}
+            memory[:] = [remembered]
+        return remembered
 
 
 def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:

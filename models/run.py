@@ -97,13 +97,13 @@ def run(
 
 def _once(recordings: Iterable[Recording], report: Report) -> Iterator[Recording]:
     """Recordings whose session did not come before: the windows of another would have the same ids."""
-    done: set[str] = set()
+    sessions: set[str] = set()
     for recording in recordings:
         report.recordings += 1
-        if recording.session in done:
+        if recording.session in sessions:
             report.silent[recording.session] = "the session came again; only the first recording of it is run"
             continue
-        done.add(recording.session)
+        sessions.add(recording.session)
         if recording.notes:
             report.repairs[recording.session] = list(recording.notes)
         yield recording
@@ -163,8 +163,8 @@ def _batches(stage: ChainStage, stream: StreamData, chunk_ms: int) -> Iterator[l
 
 
 def _emit(events: list[Event], now_ns: Callable[[], int] = time.time_ns) -> list[Event]:
-    now = now_ns()
-    return [replace(event, emitted_ns=now) for event in events]
+    emitted_ns = now_ns()
+    return [replace(event, emitted_ns=emitted_ns) for event in events]
 
 
 def check_model(recipe: Recipe) -> None:
@@ -177,8 +177,8 @@ def check_matched(recipe: Recipe, report: Report) -> None:
     """Fail where no recording was the recipe's."""
     if report.recordings and not report.matched:
         session, why = next(iter(report.unmatched.items()))
-        rest = f" (and {report.recordings - 1} more)" if report.recordings > 1 else ""
-        raise KymoError(f"no recording is what recipe `{recipe.name}` takes: {session}: {why}{rest}")
+        more = f" (and {report.recordings - 1} more)" if report.recordings > 1 else ""
+        raise KymoError(f"no recording is what recipe `{recipe.name}` takes: {session}: {why}{more}")
 
 
 __all__ = ["BatchClassifier", "Report", "check_matched", "check_model", "run", "why_silent"]

@@ -6,17 +6,30 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any
 
 import click
+from mcap.writer import CompressionType, Writer
 
+from streams.archive.segment import CHUNK_SCHEMA, chunk_schema
+from streams.chunk import Chunk, Header, Window
+from streams.codec import ChunkCodec
 from streams.errors import KymoError
 from streams.events import Event
 from streams.files import whole_file
 from streams.readers.words import grouped
+from streams.recording import Recording
+from streams.topics import Names
 
+if TYPE_CHECKING:
+    from models.predict import BatchClassifier
+
+_RAW_CHUNK_S = 1
+_NAMES = Names()
 _SHOWN = 20  # lines of one kind on stderr before the rest is only counted
 
 
@@ -54,8 +67,14 @@ def run_command(
     report, started = Report(), time.perf_counter()
     classifier = Classifier.for_recipe(load_bundle(bundle or loaded.name), loaded)
     recordings = read(paths, loaded.read_options())
-    with _written(derived, recordings, classifier) as (taken, judged), _target(out) as file:
-        for event in _progress(run(loaded, taken, judged, report=report), report):
+    with contextlib.ExitStack() as stack:
+        if derived is None:
+            events = run(loaded, recordings, classifier, report=report)
+        else:
+            seen = stack.enter_context(DerivedFile(derived, classifier))
+            events = run(loaded, seen.recordings(recordings), seen, report=report)
+        file = stack.enter_context(_target(out))
+        for event in _progress(events, report):
             file.write(event.to_json().decode() + "\n")
     report.counts.update(classifier.counts)
     summary = {
@@ -74,18 +93,6 @@ def run_command(
     else:
         _tell([f"recipe: {note}" for note in loaded.notes], summary)
     check_matched(loaded, report)
-
-
-@contextlib.contextmanager
-def _written(path: Path | None, recordings: Iterable[Any], classifier: Any) -> Iterator[tuple[Iterable[Any], Any]]:
-    """Recordings and classifier; what passes through them goes to a file, if one is named."""
-    if path is None:
-        yield recordings, classifier
-        return
-    from models.run_derived import DerivedFile, Watched
-
-    with DerivedFile(path) as file:
-        yield file.recordings(recordings), Watched(classifier, file)
 
 
 @contextlib.contextmanager
@@ -116,10 +123,10 @@ def _progress(events: Iterable[Event], report: Any) -> Iterator[Event]:
                 status.update(f"{report.recordings} recordings, {report.events} events")
 
 
-def _tell(notes: list[str], summary: dict[str, Any]) -> None:
-    repairs = [(session, note) for session, found in summary["repairs"].items() for note in found]
+def _tell(recipe_notes: list[str], summary: dict[str, Any]) -> None:
+    repairs = [(session, note) for session, notes in summary["repairs"].items() for note in notes]
     groups = [
-        notes,
+        recipe_notes,
         grouped(repairs),
         grouped((name, f"not taken: {why}") for name, why in summary["unmatched"].items()),
         grouped((name, f"no event: {why}") for name, why in summary["silent"].items()),
@@ -135,3 +142,70 @@ def _tell(notes: list[str], summary: dict[str, Any]) -> None:
         f"({summary['unknown']} unknown) in {summary['seconds']:.1f} s{'; ' if counts else ''}{counts}",
         err=True,
     )
+
+
+class DerivedFile:
+    """A classifier that writes what its model sees: an MCAP file of Chunks, times in Unix ns, which appears whole or not at all.
+
+    The raw streams stand in it as they are, so that the file is a recording like any other; each window behind all steps (a spectrogram,
+    most often) is a Chunk of its own, of the stream and the chain that made it. Its origin is the window's start: neighbouring windows
+    overlap.
+    """
+
+    def __init__(self, path: Path, classifier: BatchClassifier) -> None:
+        self._path, self._stack = path, contextlib.ExitStack()
+        self._codec, self._channels, self._number = ChunkCodec(), dict[str, int](), 0
+        self._classifier, self.bundle = classifier, classifier.bundle
+
+    def __enter__(self) -> DerivedFile:
+        with self._named():
+            unfinished = self._stack.enter_context(whole_file(self._path))
+            file = self._stack.enter_context(unfinished.open("wb"))
+        self._writer = Writer(file, compression=CompressionType.ZSTD)
+        self._writer.start(profile="", library="kymo run")
+        self._schema = self._writer.register_schema(CHUNK_SCHEMA, "protobuf", chunk_schema())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._named():
+            if error is not None:
+                self._stack.__exit__(kind, error, trace)
+                return
+            with self._stack:
+                self._writer.finish()  # type: ignore[no-untyped-call]
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise KymoError(f"{self._path}: cannot be written ({error.strerror or error})") from None
+
+    def recordings(self, recordings: Iterable[Recording]) -> Iterator[Recording]:
+        """The same recordings, their raw streams written as they pass."""
+        for recording in recordings:
+            for stream in recording.streams:
+                if not stream.header.chain:
+                    rate = stream.header.format.rate
+                    for chunk in stream.chunks(max(1, round(rate * _RAW_CHUNK_S)) if rate else 1000):
+                        self._add(_NAMES.for_stream(chunk.stream), chunk, chunk.start_ns)
+            yield recording
+
+    def classify(self, windows: Sequence[Window], memories: Sequence[dict[str, Any]] | None = None) -> list[Event]:
+        """The classifier's own events of windows, which are written as the model is given them."""
+        for window in windows:
+            header = window.header
+            fmt = replace(header.format, rows=None)
+            chunk = Chunk(Header(header.session, window.start_ns, fmt, header.chain), 0, window.data)
+            self._add(_NAMES.of("spectrogram"), chunk, window.start_ns)
+        return self._classifier.classify(windows, memories)
+
+    def _add(self, topic: str, chunk: Chunk, at_ns: int) -> None:
+        if topic not in self._channels:
+            self._channels[topic] = self._writer.register_channel(topic, "protobuf", self._schema)
+        self._number += 1
+        with self._named():
+            at = max(at_ns, 0)  # MCAP knows no time before 1970
+            self._writer.add_message(self._channels[topic], at, self._codec.encode(chunk), at, self._number)

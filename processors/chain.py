@@ -36,7 +36,6 @@ class PerWindow(Spec):
             raise FormatError(f"{self.spec.name}: cannot stand behind the window")
 
     def build(self) -> Stage:
-        """A Stage for one session."""
         return PerWindowStage(self)
 
     def output(self, inputs: Mapping[str, Format]) -> Format:
@@ -77,11 +76,10 @@ class PerWindowStage(Stage):
         return {}
 
     def snapshot(self) -> bytes:
-        """See :meth:`Stage.snapshot`."""
         return b""
 
     def restore(self, snapshot: bytes) -> None:
-        """See :meth:`Stage.restore`."""
+        """Nothing: it has no memory."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,6 @@ class Chain(Spec):
                 raise FormatError(f"chain: {str(spec)[:80]} is no step")
 
     def build(self) -> ChainStage:
-        """A Stage for one session."""
         return ChainStage(self)
 
     def output(self, inputs: Mapping[str, Format]) -> Format:
@@ -200,9 +197,8 @@ class ChainStage(Stage):
         """
         out: list[Any] = []
         for i, stage in enumerate(self.stages):
-            left = stage.flush()
-            if left:
-                out += self._through(left, i + 1)
+            if items := stage.flush():
+                out += self._through(items, i + 1)
         admitted = self._admit(out)
         first = 0 if self._intake is None else 1
         self.stages[first:] = [spec.build() for spec in self.spec.specs[first:]]
@@ -257,8 +253,8 @@ class ChainStage(Stage):
         first = self.stages[0].needs_from
         if not first:
             return {}
-        ((stream, own),) = first.items()
-        need = min([own, *self._needs_behind_intake()])
+        ((stream, index),) = first.items()
+        need = min([index, *self._needs_behind_intake()])
         return {stream: need if self._intake is None else self._intake.input_needed(need)}
 
     def take_counts(self) -> Counter[str]:
@@ -273,10 +269,8 @@ class ChainStage(Stage):
         return total
 
     def snapshot(self) -> bytes:
-        """See :meth:`Stage.snapshot`."""
         return pack_list([stage.snapshot() for stage in self.stages])
 
     def restore(self, snapshot: bytes) -> None:
-        """See :meth:`Stage.restore`."""
         for stage, part in zip(self.stages, unpack_list(snapshot), strict=True):
             stage.restore(part)

@@ -55,18 +55,18 @@ def listen(lease: Lease, send: Callable[[Any], Awaitable[Any]]) -> Callable[[Any
     came counts from when it was asked for: it may have waited in this process while others took over.
     """
 
-    async def heard(request: Any) -> Any:
-        asked, kind = Instant.now(), type(request).__name__
+    async def send_and_tell(request: Any) -> Any:
+        sent_at, kind = Instant.now(), type(request).__name__
         answer = await send(request)
         if kind.startswith(("Heartbeat", "SyncGroup")):
             code = answer.error_code
             if code in _UNKNOWN:
                 lease.lost()
             elif code == 0 or (code == _REBALANCING and kind.startswith("Heartbeat")):
-                lease.heard(asked, rebalancing=code != 0)
+                lease.heard(sent_at, rebalancing=code != 0)
         return answer
 
-    return heard
+    return send_and_tell
 
 
 class BatchThread(driver.AIOKafkaConsumerThread):
@@ -107,7 +107,7 @@ class BatchThread(driver.AIOKafkaConsumerThread):
         subscription.assign_from_subscribed = assign_paused
         coordinator._send_req = listen(self.app.lease, coordinator._send_req)
 
-        def told(error: BaseException) -> Awaitable[Any]:
+        def tell(error: BaseException) -> Awaitable[Any]:
             self._tell(error)
             return asyncio.wait([coordinator._closing])  # aiokafka waits until somebody has heard of it
 
@@ -115,7 +115,7 @@ class BatchThread(driver.AIOKafkaConsumerThread):
             if not task.cancelled() and not coordinator._closing.done() and (error := task.exception()) is not None:
                 self._tell(error)
 
-        coordinator._push_error_to_user = told
+        coordinator._push_error_to_user = tell
         coordinator._coordination_task.add_done_callback(ended)
 
     def _tell(self, error: BaseException) -> None:

@@ -76,7 +76,10 @@ class Fetch:
             self._consumer = confluent_kafka.Consumer(settings | arguments)
         except confluent_kafka.KafkaException as error:
             raise BrokerError(f"Kafka's client does not take these settings: {error.args[0].str()}") from None
-        self._told: tuple[int, Mapping[TopicPartition, int]] = (0, {})  # how often it was told, and what
+        self._turn: tuple[int, Mapping[TopicPartition, int]] = (
+            0,
+            {},
+        )  # how often it was told what to fetch, and from where
         self._ready: asyncio.Queue[tuple[int, Batch]] = asyncio.Queue()
         self._room = threading.Semaphore(1)  # batches that may lie ready
         self._closed = threading.Event()
@@ -84,14 +87,14 @@ class Fetch:
 
     def begin(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Let the records of these partitions come, from there on; of no other, nor any that was fetched before."""
-        self._told = self._told[0] + 1, offsets
+        self._turn = self._turn[0] + 1, offsets
 
     async def next(self) -> Batch:
         """The records that come next."""
         while True:
             turn, batch = await self._ready.get()
             self._room.release()
-            if turn == self._told[0]:
+            if turn == self._turn[0]:
                 return batch
 
     def close(self) -> None:
@@ -111,8 +114,8 @@ class Fetch:
     def _fetch(self) -> None:
         turn, expected = 0, dict[TopicPartition, int]()
         while not self._closed.is_set():
-            if turn != self._told[0]:
-                turn, offsets = self._told
+            if turn != self._turn[0]:
+                turn, offsets = self._turn
                 expected = dict(offsets)
                 self._consumer.assign([confluent_kafka.TopicPartition(*tp, at) for tp, at in offsets.items()])
             if (first := self._consumer.poll(_POLL_S)) is None:
@@ -148,6 +151,6 @@ class Fetch:
             self._in_loop(self._failed, KafkaError(error.str()))
         _LOG.warning("Unable to connect or to fetch: %s", error.str())
 
-    def _in_loop(self, call: Callable[..., Any], *given: Any) -> None:
+    def _in_loop(self, call: Callable[..., Any], *arguments: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(call, *given)
+            self._loop.call_soon_threadsafe(call, *arguments)

@@ -113,7 +113,6 @@ class Intake(Spec):
             raise FormatError("input: bridge_ms and max_missing must not be negative, max_missing not above 1")
 
     def build(self) -> Stage:
-        """A Stage for one session."""
         return IntakeStage(self)
 
     def columns(self, fmt: Format) -> list[int]:
@@ -290,7 +289,6 @@ class IntakeStage(EntryStage):
         return {} if self._in is None else {self._in.format.stream: self.input_needed(self._seen)}
 
     def snapshot(self) -> bytes:
-        """See :meth:`Stage.snapshot`."""
         meta = {
             "header": self._in,
             "seen": self._seen,
@@ -301,7 +299,6 @@ class IntakeStage(EntryStage):
         return pack(meta, {} if self._last is None else {"last": self._last})
 
     def restore(self, snapshot: bytes) -> None:
-        """See :meth:`Stage.restore`."""
         meta, arrays = unpack(snapshot)
         if meta["header"] is not None:
             self._bind(meta["header"])
@@ -338,7 +335,6 @@ class Derived(Spec):
             raise FormatError(f"derived: max_missing {self.max_missing}, expected 0 to 1")
 
     def build(self) -> Stage:
-        """A Stage for one session."""
         return DerivedStage(self)
 
     def output(self, inputs: Mapping[str, Format]) -> Format:
@@ -380,11 +376,9 @@ class DerivedStage(EntryStage):
         return {} if self._in is None else {self._in.format.stream: self._seen}
 
     def snapshot(self) -> bytes:
-        """See :meth:`Stage.snapshot`."""
         return pack({"header": self._in, "seen": self._seen, "filled": self.filled})
 
     def restore(self, snapshot: bytes) -> None:
-        """See :meth:`Stage.restore`."""
         meta, _ = unpack(snapshot)
         self._in, self._seen = meta["header"], meta["seen"]
         self.filled = [(a, b, bool(c)) for a, b, c in meta["filled"]]

@@ -42,13 +42,13 @@ class Lease:
         self._last: tuple[Instant, Instant] | None = None
         self._any = now()
 
-    def heard(self, asked: Instant, rebalancing: bool = False) -> None:
-        """The coordinator, `asked` then, knows this member; `rebalancing` if it gives out partitions anew."""
-        self._any = asked
+    def heard(self, sent_at: Instant, rebalancing: bool = False) -> None:
+        """The coordinator, which was asked then, knows this member; `rebalancing` if it gives out partitions anew."""
+        self._any = sent_at
         if not rebalancing:
-            self._last = asked, asked
+            self._last = sent_at, sent_at
         elif self._last is not None:
-            self._last = asked, self._last[1]
+            self._last = sent_at, self._last[1]
 
     def lost(self) -> None:
         """The coordinator does not know this member (any more)."""

@@ -44,10 +44,10 @@ def make_step(name: str, parameters: Mapping[str, Any]) -> Spec:
     if name not in STEPS:
         raise FormatError(f"no step {name!r}{nearest(name, STEPS)}")
     cls = STEPS[name]
-    known = {f.name for f in dataclasses.fields(cls)}
+    fields = {f.name for f in dataclasses.fields(cls)}
     for key in parameters:
-        if key not in known:
-            raise FormatError(f"step {name!r} has no parameter {key!r}{nearest(key, known)}")
+        if key not in fields:
+            raise FormatError(f"step {name!r} has no parameter {key!r}{nearest(key, fields)}")
     try:
         return cls(**{key: _value(value) for key, value in parameters.items()})
     except TypeError as error:

@@ -117,7 +117,6 @@ class MapSpec(Spec):
     """A pure function of each sample, lifted: subclasses give :meth:`Spec.apply` and :meth:`Spec.output` alone."""
 
     def build(self) -> Stage:
-        """A Stage for one session."""
         return MapStage(self)
 
 
@@ -149,11 +148,9 @@ class MapStage(Stage):
         return {} if self._in is None else {self._in.format.stream: self._next}
 
     def snapshot(self) -> bytes:
-        """See :meth:`Stage.snapshot`."""
         return pack({"next": self._next, "header": self._in})
 
     def restore(self, snapshot: bytes) -> None:
-        """See :meth:`Stage.restore`."""
         meta, _ = unpack(snapshot)
         self._next, self._in = meta["next"], meta["header"]
         self._out = None if self._in is None else derived_header(self._in, self.spec)
@@ -170,7 +167,6 @@ def _plain(value: Any, learned: bool) -> Any:
 
 
 def pack(meta: Mapping[str, Any], arrays: Mapping[str, Array] | None = None) -> bytes:
-    """Bytes of a Stage's memory."""
     described, blobs = [], []
     for name, array in (arrays or {}).items():
         if array.dtype == object:  # frames as bytes

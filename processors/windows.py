@@ -38,11 +38,11 @@ class Windows(Spec):
 
     def __post_init__(self) -> None:
         if type(self.length) is not int or type(self.hop) is not int or min(self.length, self.hop) < 1:
-            came = f"length {self.length!r} and hop {self.hop!r} samples"
-            raise FormatError(f"window: {came}, expected a whole number of at least 1 each")
+            raise FormatError(
+                f"window: length {self.length!r} and hop {self.hop!r} samples, expected a whole number of at least 1 each"
+            )
 
     def build(self) -> Stage:
-        """A Stage for one session."""
         return WindowStage(self)
 
     def rows(self, fmt: Format) -> int:
@@ -144,7 +144,6 @@ class WindowStage(Stage):
         return {} if self._in is None else {self._in.format.stream: self._number * self._hop}
 
     def snapshot(self) -> bytes:
-        """See :meth:`Stage.snapshot`."""
         pieces = [data for _, data in self._parts]
         meta = {
             "header": self._in,
@@ -155,7 +154,6 @@ class WindowStage(Stage):
         return pack(meta, {"rows": np.concatenate(pieces)} if pieces else {})
 
     def restore(self, snapshot: bytes) -> None:
-        """See :meth:`Stage.restore`."""
         meta, arrays = unpack(snapshot)
         if meta["header"] is not None:
             self._bind(meta["header"])

@@ -140,7 +140,7 @@ class Life:
             )
             self.partition.acknowledge(pending)
         for event in events_of(pending.output, found, self.log.heads):
-            if self.log.heads.index(event[2]) not in pending.known:
+            if self.log.heads.index(event[2]) not in pending.published:
                 self.judged.append((pending, event))
 
     def hear(self, count: int) -> None:

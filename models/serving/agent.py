@@ -324,12 +324,14 @@ class Agent:
                 partition.acknowledge(pending)
                 continue
             key, done = pending.output.session.encode(), partial(self._emitted, partition, pending)
-            fresh = [Outgoing(key, event, done=done) for n, event in enumerate(events) if n not in pending.known]
+            fresh = [Outgoing(key, event, done=done) for n, event in enumerate(events) if n not in pending.published]
             outgoing.setdefault(partition.number, []).extend(fresh)
         for number, records in outgoing.items():
             self._outbox.put(self.operator.topic, number, records)
         if self.operator.shadow is not None and not self._holding:
-            self.operator.shadow.offer([(SILENT if p.known else partition.number, p.output) for partition, p in batch])
+            self.operator.shadow.offer(
+                [(SILENT if p.published else partition.number, p.output) for partition, p in batch]
+            )
 
     def _emitted(self, partition: Partition, pending: Pending, end: int) -> None:
         partition.acknowledge(pending)

@@ -83,15 +83,15 @@ class Outputs(Protocol):
 
     @property
     def kinds(self) -> tuple[WindowKind, ...]:
-        """See above."""
+        """Kinds of windows that the recipe's bundles take, where they differ."""
 
     @property
     def records(self) -> int:
-        """See above."""
+        """Records that an output becomes."""
 
     @property
     def memory(self) -> int:
-        """See above."""
+        """Outputs before it that an output rests on; :data:`ENDLESS` for all."""
 
     def place(self, item: Any) -> int:
         """Oldest input index that `item` rests on."""
@@ -132,11 +132,9 @@ class Events:
 
     @property
     def records(self) -> int:
-        """See :class:`Outputs`."""
         return len(self.heads)
 
     def place(self, item: Window) -> int:
-        """See :meth:`Outputs.place`."""
         # For every window of every session: a division of fractions would cost as much as many of its samples.
         return item.start_index * self.step.denominator // self.step.numerator
 
@@ -145,7 +143,6 @@ class Events:
         return item, frozenset(n for n, head in enumerate(self.heads) if (item.start_index, head) in marks)
 
     def ahead(self, marks: Iterable[Mark], given_to: int, seen: int = ENDLESS) -> set[Mark]:
-        """See :meth:`Outputs.ahead`."""
         end = seen * self.step
         return {mark for mark in marks if given_to < mark[0] < end}
 
@@ -154,7 +151,6 @@ class Events:
         return []
 
     def read(self, value: bytes | None) -> tuple[str, Mark, str] | None:
-        """See :meth:`Outputs.read`."""
         event = read_object(value)
         session, start, head = event.get("session"), event.get("start_index"), event.get("head", "")
         if type(session) is not str or type(start) is not int or type(head) is not str:
@@ -162,15 +158,12 @@ class Events:
         return (session, (start, head), str(event.get("bundle", ""))) if event.get("recipe") == self.recipe else None
 
     def add(self, marks: Marks, mark: Mark, bundle: str) -> None:
-        """See :meth:`Outputs.add`."""
         marks[mark] = bundle
 
     def bundle(self, item: Window, marks: Marks) -> str:
-        """See :meth:`Outputs.bundle`."""
         return next((marks[item.start_index, head] for head in self.heads if (item.start_index, head) in marks), "")
 
     def published_to(self, end: int) -> Marks:
-        """See :meth:`Outputs.published_to`."""
         return {}
 
 
@@ -185,7 +178,6 @@ class DerivedChunks:
         self._chain, self._digest, self._codec = chain, chain.derived_digest(), ChunkCodec()
 
     def place(self, item: Chunk) -> int:
-        """See :meth:`Outputs.place`."""
         return self._chain.input_index(item.first_index)
 
     def fresh(self, item: Chunk, marks: Marks) -> tuple[Chunk, frozenset[int]]:
@@ -207,7 +199,6 @@ class DerivedChunks:
         return [Chunk(header, end, np.empty((0, *header.format.shape), header.format.dtype), end=True)]
 
     def read(self, value: bytes | None) -> tuple[str, Mark, str] | None:
-        """See :meth:`Outputs.read`."""
         chunk = self._codec.decode(value or b"")
         if chunk.header.chain != self._digest:
             return None
@@ -215,9 +206,9 @@ class DerivedChunks:
 
     def add(self, marks: Marks, mark: Mark, bundle: str) -> None:
         """See :meth:`Outputs.add`: chunks come in one order, so that the newest says it all."""
-        older = [known for known in marks if known[1] == mark[1] and known[0] < mark[0]]
-        for known in older:
-            del marks[known]
+        older = [(index, head) for index, head in marks if head == mark[1] and index < mark[0]]
+        for overtaken in older:
+            del marks[overtaken]
         if older or not any(head == mark[1] for _, head in marks):
             marks[mark] = bundle
 
@@ -226,7 +217,6 @@ class DerivedChunks:
         return ""
 
     def published_to(self, end: int) -> Marks:
-        """See :meth:`Outputs.published_to`."""
         return {(end, ""): ""}
 
 

@@ -46,10 +46,10 @@ class Pending:
     session: Session  # whose it is
     sent_ms: int  # Unix time at which its last chunk was sent, ms
     # numbers of its records (the events of its heads) that stand already and are not published again
-    known: frozenset[int] = frozenset()
-    # records; none where all are known: then it is judged for the sake of those behind it
+    published: frozenset[int] = frozenset()
+    # records; none where all are published: then it is judged for the sake of those behind it
     unacknowledged: int = 1
-    bundle: str = ""  # what made those that are known; those behind it rest on it only where the same bundle judges
+    bundle: str = ""  # what made those that are published; those behind it rest on it only where the same bundle judges
 
 
 class Floor(NamedTuple):
@@ -167,20 +167,20 @@ class Partition:
         """
         snapshot = self._asleep[name]
         meta, topic = snapshot.meta, snapshot.topic
-        known = {(start, head) for start, head, *_ in meta.get("published", ())}
+        stored = {(start, head) for start, head, *_ in meta.get("published", ())}
         ahead = self._outputs.ahead(marks, meta.get("given_to", -1), meta.get("seen", 0))
         same = self._same_topic(snapshot)
         if (
             same
-            and ahead - known
+            and ahead - stored
             and snapshot.upto >= self._handover.first_offset.get(topic, 0)
             and topic in self.next_offset
         ):
             self._wake(name, topic).hold_until_stored(self._handover.next_offset[topic] - 1)
 
     def _same_topic(self, snapshot: Snapshot) -> bool:
-        now = self.topic_id(snapshot.topic)
-        return not now or not snapshot.topic_id or now == snapshot.topic_id
+        topic_id = self.topic_id(snapshot.topic)
+        return not topic_id or not snapshot.topic_id or topic_id == snapshot.topic_id
 
     def topic_id(self, topic: str) -> str:
         """Kafka's id of an input topic; empty where it is not known."""
@@ -189,9 +189,9 @@ class Partition:
     def rejects(self, topic: str, offset: int) -> bool:
         """Whether a record that is of no use is yet to be rejected; asked once, it is."""
         rejected = self._handover.rejected
-        known = (topic, offset) in rejected
+        rejected_before = (topic, offset) in rejected
         rejected.add((topic, offset))
-        return not known
+        return not rejected_before
 
     def mark(self, topic: str, offset: int) -> None:
         """A batch begins at `offset`: note from where on stands what comes of anything from here on."""
@@ -242,7 +242,7 @@ class Partition:
 
     def _session_for(self, topic: str, chunk: Chunk, offset: int) -> Session | None:
         """The session that takes a chunk; None if this recipe does not want it, or it is in a snapshot already."""
-        if not self._wanted(chunk.header):
+        if not self._is_input(chunk.header):
             self.counts["unmatched"] += 1
             return None
         session = self.sessions.get(chunk.session)
@@ -298,20 +298,20 @@ class Partition:
             return [Pending(o, outputs.place(o), session, sent_ms, unacknowledged=outputs.records) for o in items]
         pending = []
         for item in items:
-            fresh, known = outputs.fresh(item, marks)
-            unacknowledged = outputs.records - len(known)
+            fresh, published = outputs.fresh(item, marks)
+            unacknowledged = outputs.records - len(published)
             self.counts["windows_known"] += not unacknowledged
             if unacknowledged or outputs.memory:  # those behind it rest on it
                 bundle = outputs.bundle(item, marks)
-                pending.append(Pending(fresh, outputs.place(item), session, sent_ms, known, unacknowledged, bundle))
+                pending.append(Pending(fresh, outputs.place(item), session, sent_ms, published, unacknowledged, bundle))
             else:
                 session.acknowledge(outputs.place(item))
-        if items and not known:  # so seldom, since there may be many
+        if items and not published:  # so seldom, since there may be many
             ahead = outputs.ahead(marks, session.given_to)
             self.published[session.name] = {mark: bundle for mark, bundle in marks.items() if mark in ahead}
         return pending
 
-    def _wanted(self, header: Header) -> bool:
+    def _is_input(self, header: Header) -> bool:
         verdict = self._verdicts.get(id(header))
         if verdict is None:
             if len(self._verdicts) >= _BINDINGS:
@@ -378,10 +378,10 @@ class Partition:
 
     def snapshots(self) -> list[tuple[Session, partial[Snapshot] | None]]:
         """Sessions whose snapshot must be stored before the next commit can pass them, with what makes it; None deletes a stored one."""
-        now, out = self._now_s(), list[tuple[Session, partial[Snapshot] | None]]()
+        now_s, due = self._now_s(), list[tuple[Session, partial[Snapshot] | None]]()
         late, quiet = set(self._late()), set[Session]()
         for session in self.sessions.values():
-            if now - session.touched_s <= self.limits.quiet_s:
+            if now_s - session.touched_s <= self.limits.quiet_s:
                 break
             quiet.add(session)
         for session in (late | quiet).union(self._touched):
@@ -391,10 +391,10 @@ class Partition:
                 self._unload(session)
             elif session.behind and (session.must_snapshot() or session in quiet or session in late):
                 published = self.published.get(session.name, {}).items()
-                out.append((session, session.snapshot(published, self.topic_id(session.topic))))
+                due.append((session, session.snapshot(published, self.topic_id(session.topic))))
             elif session.can_withdraw(self._restart(session.topic)):
-                out.append((session, None))
-        return out
+                due.append((session, None))
+        return due
 
     def stored(self, session: Session, snapshot: Snapshot | None) -> None:
         """What :meth:`snapshots` asked for is acknowledged (no record was taken in between)."""

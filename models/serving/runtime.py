@@ -184,12 +184,13 @@ class Outbox:
                 size = len(records[0].value or b"")
                 raise DeliveryError(f"{tp.topic}/{tp.partition}: a record of {size} bytes does not fit into a batch")
             try:
-                told = await (await self._producer().send_batch(builder, tp.topic, partition=tp.partition))
+                metadata = await (await self._producer().send_batch(builder, tp.topic, partition=tp.partition))
             except Exception as error:
                 raise DeliveryError(
                     f"{tp.topic}/{tp.partition}: {count} records were not acknowledged ({error!r})"
                 ) from error
-            end = told.offset + count if told is not None and told.offset is not None and told.offset >= 0 else 0
+            offset = metadata.offset if metadata is not None else None
+            end = offset + count if offset is not None and offset >= 0 else 0
             sent = records[:count]
             del records[:count]
             self._count(-1, sent)

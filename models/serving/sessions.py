@@ -34,11 +34,11 @@ SAMPLES = 2_048
 
 
 @dataclass(slots=True)
-class _OutputEntry:
+class _GivenOutput:
     """An output: its place, the oldest sample that may be needed to make it again, and whether it is not yet acknowledged."""
 
     place: int
-    rest: int
+    oldest: int
     open: bool = True
 
 
@@ -59,7 +59,9 @@ class Session:
         self.touched_s = 0.0
         self.sent_ms = 0  # when the newest chunk taken was sent, Unix ms
         self.next_index = -1  # where the newest chunk taken ended
-        self._given: deque[_OutputEntry] = deque()  # outputs not acknowledged, and those before them that they rest on
+        self._given_outputs: deque[_GivenOutput] = (
+            deque()
+        )  # outputs not acknowledged, and those before them that they rest on
         #: What is remembered of the last outputs, for those behind them; whoever judges them keeps it.
         self.memory: list[Any] = []
         self._needed = 0  # what the chain needed when it last gave outputs: the next ones rest on nothing older
@@ -108,7 +110,7 @@ class Session:
         if offset <= self.stored_upto:
             # Read again, it gives more than it had when it was stored: only a new snapshot can tell a restart of these.
             self.hold_until_stored(self.takes_from)
-        self._given.extend(_OutputEntry(self._outputs.place(output), self._needed) for output in outputs)
+        self._given_outputs.extend(_GivenOutput(self._outputs.place(output), self._needed) for output in outputs)
         self._needed = self._chain_needs()
         self.given_to = outputs[-1].start_index if isinstance(outputs[-1], Window) else -1
 
@@ -124,18 +126,18 @@ class Session:
     @property
     def pending(self) -> int:
         """Outputs given but not acknowledged."""
-        return sum(given.open for given in self._given)
+        return sum(output.open for output in self._given_outputs)
 
     def acknowledge(self, place: int) -> None:
         """The output at `place` needs nothing more for itself."""
-        next(given for given in self._given if given.open and given.place == place).open = False
+        next(output for output in self._given_outputs if output.open and output.place == place).open = False
         keep = 0 if self._endless else self._outputs.memory
         while self._settled() > keep:
-            self._given.popleft()
+            self._given_outputs.popleft()
 
     def _settled(self) -> int:
         """How many outputs stand before the first that is open."""
-        return next((i for i, given in enumerate(self._given) if given.open), len(self._given))
+        return next((i for i, output in enumerate(self._given_outputs) if output.open), len(self._given_outputs))
 
     def _chain_needs(self) -> int:
         needed = min(self.stage.needs_from.values(), default=0)
@@ -146,7 +148,7 @@ class Session:
 
     def _needs(self) -> int:
         # An output may rest on samples before its own start: those on either side of a gap that was bridged.
-        return min(self._given[0].rest, self._chain_needs()) if self._given else self._chain_needs()
+        return min(self._given_outputs[0].oldest, self._chain_needs()) if self._given_outputs else self._chain_needs()
 
     def hold(self) -> int | None:
         """Oldest offset that this session still needs; None if none."""
@@ -218,7 +220,7 @@ class Session:
     def stored(self, whole: bool = True) -> None:
         """The snapshot just taken is acknowledged: it stands for every offset so far; `whole` if with the chain's memory."""
         self.stored_upto, self._whole = self.last_offset, whole
-        self._given.clear()
+        self._given_outputs.clear()
         self._since = None
         self.irregular = False
 
