@@ -38,19 +38,21 @@ if TYPE_CHECKING:
 )
 @click.option("--once", is_flag=True, help="End when all that is there now is archived.")
 @click.option("--json", "as_json", is_flag=True, help="At the end, print what was done as JSON.")
-@click.pass_context
-def archive(ctx: click.Context, /, folder: Path | None, also: tuple[str, ...], **given: float) -> None:
+def archive(
+    folder: Path | None, also: tuple[str, ...], segment_mb: float, segment_s: float, once: bool, as_json: bool
+) -> None:
     """Write all topics to MCAP segments until stopped, and look after them.
 
     It goes on where the newest complete segment ends: kill it whenever you like.
     """
-    if ctx.invoked_subcommand is not None:
-        ctx.obj = folder
+    context = click.get_current_context()
+    if context.invoked_subcommand is not None:
+        context.obj = folder
         return
     settings = Settings.from_env()
     topics = (*TOPICS, *(name for name in BY_NAME if name in also))
-    plan = ArchivePlan(int(given["segment_mb"] * MIB), given["segment_s"], topics)
-    _run(settings, folder_of(folder, settings), plan, once=bool(given["once"]), as_json=bool(given["as_json"]))
+    plan = ArchivePlan(int(segment_mb * MIB), segment_s, topics)
+    _run(settings, folder_of(folder, settings), plan, once=once, as_json=as_json)
 
 
 for _verb in verbs:
@@ -60,17 +62,22 @@ for _verb in verbs:
 def _run(settings: Settings, folder: Path, plan: ArchivePlan, *, once: bool, as_json: bool) -> None:
     from streams.archive.writer import Archive
 
-    made = Archive(settings, folder, plan, lambda line: click.echo(line, err=True))
-    with _stop_signals() as stopped, _metrics(made, settings):
+    archiver = Archive(settings, folder, plan, lambda line: click.echo(line, err=True))
+    stopped = threading.Event()
+    # The open segment is closed then.
+    with at_end_signals(lambda *_: stopped.set()), _metrics(archiver, settings):
         click.echo(f"archiving {settings.prefix}.* to {folder}", err=True)
-        counts = made.run(stopped.is_set, once=once)
-    done = dataclasses.asdict(counts)
-    text = f"{many(counts.records, 'record')} in {many(counts.segments, 'segment')}, {counts.lost} lost; {folder}"
-    click.echo(json.dumps(done | {"dir": str(folder)}) if as_json else text)
+        counts = archiver.run(stopped.is_set, once=once)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(counts) | {"dir": str(folder)}))
+    else:
+        click.echo(
+            f"{many(counts.records, 'record')} in {many(counts.segments, 'segment')}, {counts.lost} lost; {folder}"
+        )
 
 
 @contextlib.contextmanager
-def _metrics(made: Archive, settings: Settings) -> Iterator[None]:
+def _metrics(archiver: Archive, settings: Settings) -> Iterator[None]:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
     from prometheus_client.registry import Collector
 
@@ -79,7 +86,7 @@ def _metrics(made: Archive, settings: Settings) -> Iterator[None]:
 
     class Counts(Collector):
         def collect(self) -> Iterator[Metric]:
-            c = made.counts
+            c = archiver.counts
             yield CounterMetricFamily("kymo_archive_records", "Records stored", c.records)
             yield CounterMetricFamily("kymo_archive_bytes", "Bytes of their values", c.bytes)
             yield CounterMetricFamily("kymo_archive_segments", "Segments closed", c.segments)
@@ -92,16 +99,8 @@ def _metrics(made: Archive, settings: Settings) -> Iterator[None]:
 
     registry = process_registry()
     registry.register(Counts())
-    server = serve_metrics(registry, settings, "archive", lambda: made.ready)
+    server = serve_metrics(registry, settings, "archive", lambda: archiver.ready)
     try:
         yield
     finally:
         server.close()
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C, SIGTERM and a closed terminal set: the open segment is closed then."""
-    stopped = threading.Event()
-    with at_end_signals(lambda *_: stopped.set()):
-        yield stopped

@@ -36,9 +36,9 @@ def kymo_command(*arguments: str) -> list[str]:
 
 def kymo_environment(changes: Mapping[str, str], *, keep: bool = True) -> dict[str, str]:
     """Environment of a child that runs this Kymo."""
-    own = {name: value for name, value in os.environ.items() if keep or not name.startswith("KYMO_")}
-    path = os.pathsep.join([str(_ROOT), *filter(None, [own.get("PYTHONPATH")])])
-    return own | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | dict(changes)
+    env = {name: value for name, value in os.environ.items() if keep or not name.startswith("KYMO_")}
+    path = os.pathsep.join([str(_ROOT), *filter(None, [env.get("PYTHONPATH")])])
+    return env | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | dict(changes)
 
 
 class Child:
@@ -49,9 +49,9 @@ class Child:
         name: str,  # what to call it
         command: Sequence[str],
         env: Mapping[str, str],
-        said: Callable[[str], None] | None = None,  # called with each line of its stdout and stderr, in a thread
+        on_line: Callable[[str], None] | None = None,  # called with each line of its stdout and stderr, in a thread
     ) -> None:
-        self.name, self._command, self._env, self._said = name, list(command), dict(env), said
+        self.name, self._command, self._env, self._on_line = name, list(command), dict(env), on_line
         self.tail: deque[str] = deque(maxlen=TAIL)  # its last lines
         self._process: subprocess.Popen[str] | None = None
         self._pump = threading.Thread()
@@ -75,8 +75,8 @@ class Child:
         assert process.stdout is not None
         for line in process.stdout:
             self.tail.append(line.rstrip("\n"))
-            if self._said is not None:
-                self._said(line.rstrip("\n"))
+            if self._on_line is not None:
+                self._on_line(line.rstrip("\n"))
 
     @property
     def pid(self) -> int:
@@ -181,13 +181,13 @@ class Supervisor:
                 self._start(child)
 
     def _note_death(self, child: Child) -> None:
-        now = self._now_s()
-        if now - self._started_s[child] >= self._backoff.steady_s:
+        now_s = self._now_s()
+        if now_s - self._started_s[child] >= self._backoff.steady_s:
             self._delay_s[child] = self._backoff.first_s
-        delay = self._delay_s[child]
-        self._delay_s[child] = min(2 * delay, self._backoff.max_s)
-        self._due_s[child] = now + delay
-        self._tell(f"{child.name} ended ({child.ended()}); starting it again in {delay:g} s")
+        delay_s = self._delay_s[child]
+        self._delay_s[child] = min(2 * delay_s, self._backoff.max_s)
+        self._due_s[child] = now_s + delay_s
+        self._tell(f"{child.name} ended ({child.ended()}); starting it again in {delay_s:g} s")
 
 
 @contextlib.contextmanager

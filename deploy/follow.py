@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
 from mode import Service
 
-from deploy.jobs import Part, Work
+from deploy.jobs import Deployment, Part
 from deploy.worker_log import say
 from models.bundle import Bundle, load_bundle
 from models.registry import CHAMPION, SHADOW, SHIPPED, open_registry
@@ -34,8 +34,8 @@ _AGAIN_S = 1.0
 _AHEAD_NS = 24 * 3600 * NS
 
 
-class Told(Protocol):
-    """Told what became of a promotion, for metrics."""
+class SwapObserver(Protocol):
+    """Hears what became of a promotion, for metrics."""
 
     def swapped(self, recipe: str, alias: str, bundle: str) -> None:
         """A bundle was taken over (an empty name: none stands there any more)."""
@@ -54,32 +54,32 @@ def bundle_of(promotion: Promotion, home: Path) -> Bundle:
         if not (SHIPPED / promotion.recipe / MANIFEST).is_file():
             raise BundleError(f"recipe `{promotion.recipe}` has no champion any more, and none ships with Kymo")
         return load_bundle(SHIPPED / promotion.recipe)
-    own = open_registry(home)
-    folder = own.folder(recipe, digest)
+    registry = open_registry(home)
+    folder = registry.folder(recipe, digest)
     if folder is None:
         raise BundleError(
-            f"bundle {promotion.bundle} is not in this worker's registry, {own.url}; it was promoted in "
+            f"bundle {promotion.bundle} is not in this worker's registry, {registry.url}; it was promoted in "
             f"{brief(promotion.registry) or 'another'}: copy its folder here, or have all share one registry (KYMO_REGISTRY)"
         )
-    found = load_bundle(folder)
-    if found.id != promotion.bundle:
-        raise BundleError(f"{folder}: holds {found.id}, expected {promotion.bundle}; copy the bundle again")
-    return found
+    bundle = load_bundle(folder)
+    if bundle.id != promotion.bundle:
+        raise BundleError(f"{folder}: holds {bundle.id}, expected {promotion.bundle}; copy the bundle again")
+    return bundle
 
 
 def announced(settings: Settings) -> dict[tuple[str, str], Promotion]:
     """By recipe and alias, what the topic says now; nothing where it cannot be read."""
     from streams.kafka.read import read_records
 
-    found = {}
+    promotions = {}
     try:
         for record in read_records(settings, Names(settings.prefix).of("models")):
             promotion = _read(record.value)
             if isinstance(promotion, Promotion):
-                found[promotion.recipe, promotion.alias] = promotion
+                promotions[promotion.recipe, promotion.alias] = promotion
     except (BrokerError, TopicError):
         return {}
-    return found
+    return promotions
 
 
 def _read(value: bytes | None) -> Promotion | str:
@@ -93,33 +93,40 @@ def _read(value: bytes | None) -> Promotion | str:
     return promotion or ""
 
 
-def newest(works: Sequence[Work], settings: Settings, told: Told) -> Iterator[tuple[Work, int]]:
-    """Each work with the champion of now, by the registry or the topic, whichever is newer; and when it was promoted."""
-    said, registry = announced(settings), open_registry(settings.home)
-    for work in works:
-        recipe = work.recipe
+def current_champions(
+    deployments: Sequence[Deployment], settings: Settings, observer: SwapObserver
+) -> tuple[list[Deployment], dict[str, int]]:
+    """The deployments with the champions of now, by the registry or the topic, whichever is newer; by recipe, when each was promoted."""
+    promotions, registry = announced(settings), open_registry(settings.home)
+    current, since = [], {}
+    for deployment in deployments:
+        recipe, newest = deployment.recipe, deployment
         entry = registry.current(recipe.name)
-        promotion, since = said.get((recipe.name, CHAMPION)), entry.at_ns if entry else 0
-        if promotion is None or promotion.promoted_ns <= since:
-            yield work, since
-            continue
-        try:
-            bundle = bundle_of(promotion, settings.home)
-            bundle.check(recipe)
-            yield Work(recipe, bundle), promotion.promoted_ns
-        except KymoError as error:
-            told.refused(recipe.name, CHAMPION)
-            say(f"{recipe.name}: {promotion.bundle} is announced but refused: {error}; starting with {work.bundle.id}")
-            yield work, promotion.promoted_ns
+        promotion, promoted_ns = promotions.get((recipe.name, CHAMPION)), entry.at_ns if entry else 0
+        if promotion is not None and promotion.promoted_ns > promoted_ns:
+            promoted_ns = promotion.promoted_ns
+            try:
+                bundle = bundle_of(promotion, settings.home)
+                bundle.check(recipe)
+                newest = Deployment(recipe, bundle)
+            except KymoError as error:
+                observer.refused(recipe.name, CHAMPION)
+                say(
+                    f"{recipe.name}: {promotion.bundle} is announced but refused: {error}; "
+                    f"starting with {deployment.bundle.id}"
+                )
+        current.append(newest)
+        since[recipe.name] = promoted_ns
+    return current, since
 
 
 class Exchange:
     """Exchanges the bundles of the parts of a worker."""
 
-    def __init__(self, parts: Sequence[Part], since: dict[str, int], home: Path, told: Told) -> None:
-        self._parts = {part.work.recipe.name: part for part in parts if part.champion is not None}
+    def __init__(self, parts: Sequence[Part], since: dict[str, int], home: Path, observer: SwapObserver) -> None:
+        self._parts = {part.deployment.recipe.name: part for part in parts if part.champion is not None}
         self._since = {(recipe, CHAMPION): at_ns for recipe, at_ns in since.items()}
-        self._home, self._told = home, told
+        self._home, self._observer = home, observer
 
     def start_shadows(self) -> None:
         """Take over the shadows that the registry knows of."""
@@ -143,7 +150,7 @@ class Exchange:
             else:
                 self._champion(part, promotion)
         except Exception as error:  # whatever is wrong with a bundle, the present one goes on
-            self._told.refused(*key)
+            self._observer.refused(*key)
             why = error if isinstance(error, KymoError) else f"{type(error).__name__}: {error}"
             say(f"{promotion.recipe}: {promotion.bundle or 'no bundle'} is refused as {promotion.alias}: {why}")
         release_memory()
@@ -155,9 +162,9 @@ class Exchange:
         if bundle.id == before:
             return
         part.champion.exchange(part.champion.prepare(bundle))
-        self._told.swapped(promotion.recipe, CHAMPION, bundle.id)
+        self._observer.swapped(promotion.recipe, CHAMPION, bundle.id)
         if shadow is not None and part.shadow.predictor is None:
-            self._told.swapped(promotion.recipe, SHADOW, "")
+            self._observer.swapped(promotion.recipe, SHADOW, "")
             say(f"{promotion.recipe}: shadow none, since {shadow.bundle.id} takes other windows than {bundle.id}")
         after_s = (time.time_ns() - promotion.promoted_ns) / 1e9
         say(f"{promotion.recipe}: {bundle.id} takes over from {before}, {after_s:.2f} s after its promotion")
@@ -166,7 +173,7 @@ class Exchange:
         assert part.champion is not None
         bundle = bundle_of(promotion, self._home) if promotion.bundle else None
         part.shadow.predictor = part.champion.prepare(bundle, aside=True) if bundle else None
-        self._told.swapped(promotion.recipe, SHADOW, promotion.bundle)
+        self._observer.swapped(promotion.recipe, SHADOW, promotion.bundle)
         say(f"{promotion.recipe}: shadow {promotion.bundle or 'none'}")
 
 

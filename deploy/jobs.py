@@ -32,38 +32,40 @@ Failed = Callable[[BaseException], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Work:
+class Deployment:
     """A recipe with the bundle that classifies for it."""
 
     recipe: Recipe
     bundle: Bundle
 
 
-def load_work(
+def load_deployments(
     recipes: Sequence[str], bundle: str | None, home: Path, find: Callable[[str, Path], Bundle] = load_bundle
-) -> list[Work]:
+) -> list[Deployment]:
     """Recipes and their bundles, checked against each other before anything starts; `find` gives a name's bundle."""
-    works = []
+    deployments = []
     for name in recipes:
         recipe = load_recipe(name)
         if recipe.model is None:
             raise RecipeError(
                 f"recipe `{recipe.name}` has no [model], so there is nothing to classify with", recipe.path
             )
-        loaded = find(bundle or recipe.name, home)
-        loaded.check(recipe)
-        works.append(Work(recipe, loaded))
-    groups = [work.recipe.name for work in works]
-    if len(set(groups)) != len(groups):
-        raise RecipeError(f"two recipes have the same name ({', '.join(groups)}); a worker tells them apart by it")
-    return works
+        loaded_bundle = find(bundle or recipe.name, home)
+        loaded_bundle.check(recipe)
+        deployments.append(Deployment(recipe, loaded_bundle))
+    names = [deployment.recipe.name for deployment in deployments]
+    if len(set(names)) != len(names):
+        raise RecipeError(f"two recipes have the same name ({', '.join(names)}); a worker tells them apart by it")
+    return deployments
 
 
-def make_operator(role: str, work: Work, names: Names, champion: Champion | None, shadow: Any = None) -> Any:
+def make_operator(
+    role: str, deployment: Deployment, names: Names, champion: Champion | None, shadow: Any = None
+) -> Any:
     """What the agent of a role does; only one that classifies has a champion, and a shadow."""
     from models.serving.operator import Operator
 
-    recipe = work.recipe
+    recipe = deployment.recipe
     if champion is None:
         name, chain, codec = steps_name(recipe), recipe.chain.split()[0], ChunkCodec()
         topic, inputs = names.for_stream(derived_format(recipe).stream), raw_topics(recipe, names)
@@ -72,30 +74,30 @@ def make_operator(role: str, work: Work, names: Names, champion: Champion | None
             return [[codec.encode(chunk)] for chunk in chunks]
 
         return Operator(name, f"{name}.processor", inputs, chain, DerivedChunks(chain), topic, recipe.matches, encode)
-    chain, step = served_chain(role, work)
+    chain, step = served_chain(role, deployment)
     heads = ("", *(head.name for head in recipe.heads))
     # As the recipe says, not the bundle: one that is stateless may be exchanged for one that is not.
     memory = ENDLESS if recipe.stateful else champion.predictor.memory
     outputs = Events(recipe.name, step, memory, heads, served_kinds(role, recipe))
-    derived = role == "model" and work.bundle.takes == "chain"
+    derived = role == "model" and deployment.bundle.takes == "chain"
     inputs = (names.for_stream(derived_format(recipe).stream),) if derived else raw_topics(recipe, names)
     # What is read by one kind of windows goes on where that kind left it, whoever reads it.
     state, topic = f"{recipe.name}.{'model' if derived else BOTH}", names.of("events")
 
     def anew(bundle: Bundle) -> Any:
-        return make_operator(role, dataclasses.replace(work, bundle=bundle), names, champion, shadow)
+        return make_operator(role, dataclasses.replace(deployment, bundle=bundle), names, champion, shadow)
 
     matches = derived_matches(derived_format(recipe)) if derived else recipe.matches
     return Operator(recipe.name, state, inputs, chain, outputs, topic, matches, None, shadow, champion, anew)
 
 
-def derived_matches(wanted: Format) -> Callable[[Format], str | None]:
+def derived_matches(expected: Format) -> Callable[[Format], str | None]:
     """Whether a derived stream is the one that a recipe's steps make; its digest alone may be anybody's."""
     fixed = attrgetter("channels", "rate", "dtype", "shape", "step", "span")
 
     def matches(fmt: Format) -> str | None:
-        same = fixed(fmt) == fixed(wanted) and fmt.stream.partition(".")[0] == wanted.stream.partition(".")[0]
-        return None if same else f"`{fmt.stream}` is not what the recipe's steps make"
+        equal = fixed(fmt) == fixed(expected) and fmt.stream.partition(".")[0] == expected.stream.partition(".")[0]
+        return None if equal else f"`{fmt.stream}` is not what the recipe's steps make"
 
     return matches
 
@@ -136,11 +138,11 @@ def served_kinds(role: str, recipe: Recipe) -> tuple[WindowKind, ...]:
     return window_kinds(recipe.input_format(), recipe.chain.cut_behind_window()[0], raw_chain(recipe.chain))
 
 
-def served_chain(role: str, work: Work) -> tuple[Chain, Fraction]:
+def served_chain(role: str, deployment: Deployment) -> tuple[Chain, Fraction]:
     """The chain of an agent that classifies, up to its window, and how many raw samples one of its input's is."""
-    alone = role == BOTH or work.bundle.takes == "raw"
-    whole = work.bundle.chain if alone else work.bundle.chain.split()[1]
-    return whole.cut_behind_window()[0], Fraction(1) if alone else derived_format(work.recipe).step
+    alone = role == BOTH or deployment.bundle.takes == "raw"
+    chain = deployment.bundle.chain if alone else deployment.bundle.chain.split()[1]
+    return chain.cut_behind_window()[0], Fraction(1) if alone else derived_format(deployment.recipe).step
 
 
 def derived_format(recipe: Recipe) -> Format:
@@ -161,20 +163,20 @@ class Part:
     """A role that a worker plays for a recipe."""
 
     role: str  # ``processor``, ``model`` or both in one
-    work: Work
+    deployment: Deployment
     champion: Champion | None = None  # what classifies; None for a processor
     shadow: Any = None  # what scores aside
 
 
-def make_part(role: str, work: Work, names: Names) -> Part:
+def make_part(role: str, deployment: Deployment, names: Names) -> Part:
     """A role's part, its model loaded."""
     from models.predict import Predictor
     from models.serving.operator import Champion, Shadow
 
     if role == "processor":
-        return Part(role, work)
-    champion = Champion(Predictor.to_serve(work.bundle, work.recipe), work.recipe)
-    return Part(role, work, champion, Shadow(names.of("shadow")))
+        return Part(role, deployment)
+    champion = Champion(Predictor.to_serve(deployment.bundle, deployment.recipe), deployment.recipe)
+    return Part(role, deployment, champion, Shadow(names.of("shadow")))
 
 
 def make_app(part: Part, settings: Settings, instance: str, metrics: Any, failed: Failed) -> Any:
@@ -185,11 +187,11 @@ def make_app(part: Part, settings: Settings, instance: str, metrics: Any, failed
     from models.serving.snapshots import BYTES_MAX
     from processors.faust_app import BatchApp, reader_arguments
 
-    role, recipe, names = part.role, part.work.recipe, Names(settings.prefix)
+    role, recipe, names = part.role, part.deployment.recipe, Names(settings.prefix)
     group, topics = group_of(role, recipe, names), group_topics(role, recipe, names)
     app = BatchApp(group, topics, settings, instance, failed)
-    operator = make_operator(role, part.work, names, part.champion, part.shadow)
-    derived = role == "model" and part.work.bundle.takes == "chain"
+    operator = make_operator(role, part.deployment, names, part.champion, part.shadow)
+    derived = role == "model" and part.deployment.bundle.takes == "chain"
     needs = operator.chain.memory_bytes(derived_format(recipe) if derived else recipe.input_format())
     if needs > BYTES_MAX:
         say(

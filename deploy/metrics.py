@@ -49,27 +49,11 @@ STAGES = {"chain": "decoding and the chain, per batch of records", "classify": "
 OTHER = "other"
 
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+# fmt: off
 _LATENCY = (
-    0.001,
-    0.002,
-    0.003,
-    0.004,
-    0.005,
-    0.0075,
-    0.01,
-    0.015,
-    0.02,
-    0.03,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-    60.0,
+    0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0
 )
+# fmt: on
 _BATCH = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 
 
@@ -90,11 +74,8 @@ class Histogram:
 
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulative counts by bound, as Prometheus wants them."""
-        out, seen = [], 0
-        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
-            seen += count
-            out.append((bound, float(seen)))
-        return out
+        bounds = (*map(str, self.bounds), "+Inf")
+        return list(zip(bounds, map(float, itertools.accumulate(self.counts)), strict=True))
 
 
 class RecipeMetrics:
@@ -188,27 +169,27 @@ class WorkerMetrics(Collector):
         yield model
 
     def _counters(self) -> Iterable[Metric]:
-        own: dict[str, tuple[str, Callable[[RecipeMetrics], float]]] = {
+        totals: dict[str, tuple[str, Callable[[RecipeMetrics], float]]] = {
             "samples": ("Samples that came in, of all channels at once", lambda m: m.samples),
             "records": ("Records taken from the input topics", lambda m: m.records),
             "windows": ("Windows classified", lambda m: m.windows),
             "events": ("Events acknowledged by the broker, one a window and head", lambda m: m.events),
         }
-        for name, (about, value) in own.items():
+        for name, (about, value) in totals.items():
             family = CounterMetricFamily(f"kymo_{name}", about, labels=["recipe"])
-            for recipe, found in self.recipes.items():
-                family.add_metric([recipe], value(found))
+            for recipe, metrics in self.recipes.items():
+                family.add_metric([recipe], value(metrics))
             yield family
         for name, about in COUNTS.items():
             family = CounterMetricFamily(f"kymo_{name}", about, labels=["recipe"])
-            for recipe, found in self.recipes.items():
-                family.add_metric([recipe], found.counts[name])
+            for recipe, metrics in self.recipes.items():
+                family.add_metric([recipe], metrics.counts[name])
             yield family
         rejected = CounterMetricFamily(
             "kymo_rejected", "Records sent to the rejected topic", labels=["recipe", "reason"]
         )
-        for recipe, found in self.recipes.items():
-            for reason, count in found.reasons.items():
+        for recipe, metrics in self.recipes.items():
+            for reason, count in metrics.reasons.items():
                 rejected.add_metric([recipe, reason], count)
         yield rejected
 
@@ -219,11 +200,11 @@ class WorkerMetrics(Collector):
         shadow = CounterMetricFamily(
             "kymo_shadow_windows", "Windows that a shadow scored, dropped or failed at", labels=["recipe", "result"]
         )
-        for recipe, found in self.recipes.items():
+        for recipe, metrics in self.recipes.items():
             for key in itertools.product(("champion", "shadow"), ("taken", "refused")):
-                swaps.add_metric([recipe, *key], found.swaps[key])
+                swaps.add_metric([recipe, *key], metrics.swaps[key])
             for result in ("scored", "dropped", "failed"):
-                shadow.add_metric([recipe, result], found.shadow[result])
+                shadow.add_metric([recipe, result], metrics.shadow[result])
         yield from (swaps, shadow)
 
     def _histograms(self) -> Iterable[Metric]:
@@ -234,10 +215,10 @@ class WorkerMetrics(Collector):
             "From the sending of a window's last chunk to its event's acknowledgement",
             labels=["recipe"],
         )
-        for recipe, found in self.recipes.items():
-            batch.add_metric([recipe], found.batch.buckets(), found.batch.total)
-            end_to_end.add_metric([recipe], found.latency.buckets(), found.latency.total)
-            for name, seconds in found.stages.items():
+        for recipe, metrics in self.recipes.items():
+            batch.add_metric([recipe], metrics.batch.buckets(), metrics.batch.total)
+            end_to_end.add_metric([recipe], metrics.latency.buckets(), metrics.latency.total)
+            for name, seconds in metrics.stages.items():
                 stage.add_metric([recipe, name], seconds.buckets(), seconds.total)
         yield from (batch, stage, end_to_end)
 
@@ -247,13 +228,13 @@ class WorkerMetrics(Collector):
         commit = GaugeMetricFamily(
             "kymo_last_commit_timestamp_seconds", "Unix time of the last commit", labels=["recipe"]
         )
-        for recipe, found in self.recipes.items():
-            for family, count in ((assigned, found.assigned), (pending, found.pending)):
+        for recipe, metrics in self.recipes.items():
+            for family, count in ((assigned, metrics.assigned), (pending, metrics.pending)):
                 # What is asked may be only half there while the process starts; the other metrics are shown all the same.
                 with contextlib.suppress(Exception):
                     if count is not None:
                         family.add_metric([recipe], count())
-            commit.add_metric([recipe], found.committed_s)
+            commit.add_metric([recipe], metrics.committed_s)
         pause = GaugeMetricFamily(
             "kymo_loop_pause_seconds",
             "Longest that the event loop has kept others waiting",

@@ -170,8 +170,8 @@ def _lives(pid: int) -> bool:
 def find_server(home: Path, role: str, pid: int) -> str | None:
     """Address (``http://host:port``) of a process's metrics, or None while it serves none."""
     try:
-        found = json.loads((targets_folder(home) / f"{role}-{pid}.json").read_text())
-        return f"http://{found[0]['targets'][0]}"
+        targets = json.loads((targets_folder(home) / f"{role}-{pid}.json").read_text())
+        return f"http://{targets[0]['targets'][0]}"
     except (OSError, ValueError, LookupError, TypeError):
         return None
 

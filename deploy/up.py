@@ -53,25 +53,23 @@ def up(recipes: tuple[str, ...], workers: int, archive: bool) -> None:
 
 def usable_recipes(recipes: Sequence[str], home: Path) -> list[str]:
     """The recipes to run: those given, which must all be usable, or else those in ``./recipes`` that are."""
-    from deploy.jobs import load_work
+    from deploy.jobs import load_deployments
     from processors.recipe.load import INSTALLED
 
     if recipes:
-        load_work(recipes, None, home)
+        load_deployments(recipes, None, home)
         return list(recipes)
     folder = Path("recipes") if Path("recipes").is_dir() else INSTALLED
-    found, left_out = [], []
+    usable = []
     for path in sorted(folder.glob("*.toml")):
         try:
-            load_work([str(path)], None, home)
-            found.append(str(path))
+            load_deployments([str(path)], None, home)
+            usable.append(str(path))
         except KymoError as error:
-            left_out.append(str(error))
-    for reason in left_out:
-        _tell(f"left out: {reason}")
-    if not found:
+            _tell(f"left out: {error}")
+    if not usable:
         raise RecipeError(f"no recipe in {folder} can be run; name one, or train one: kymo train RECIPE --data PATH")
-    return found
+    return usable
 
 
 def _start_broker(settings: Settings, stack: contextlib.ExitStack) -> BrokerInfo:

@@ -22,25 +22,28 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mode import Service
+from mode import Service, Worker
 
 from deploy.broker import address
+from deploy.follow import Exchange, Follower, announced, bundle_of, current_champions
 from deploy.jobs import (
     BOTH,
+    Deployment,
     Part,
-    Work,
     bound_topics,
     derived_format,
     group_of,
-    load_work,
+    load_deployments,
     make_app,
     make_part,
     make_reader,
 )
+from deploy.metrics import WorkerMetrics
+from deploy.metrics_server import Server, serve_metrics
 from deploy.worker_log import SPARSE, say, set_up_logging
-from models.bundle import load_bundle
+from models.bundle import Bundle, load_bundle
 from models.registry import CHAMPION
 from streams.errors import BrokerError, BundleError, DeliveryError, KymoError
 from streams.files import lock
@@ -48,9 +51,6 @@ from streams.kafka.admin import ensure_topics
 from streams.readers.words import many
 from streams.settings import Settings
 from streams.topics import Names
-
-if TYPE_CHECKING:
-    from deploy.metrics import WorkerMetrics
 
 DRAIN_S = 20.0
 AWAY_S = 600.0  # a broker may be away so long before a worker gives up
@@ -64,12 +64,12 @@ _ASSIGNMENT_S = 30.0  # a group may take so long to give out its partitions
 
 def roles_of(text: str, settings: Settings) -> list[str]:
     """The roles that a worker plays, from ``processor,model``; both together hand over in memory."""
-    wanted = {role.strip() for role in text.split(",")}
-    if wanted == {"processor", "model"}:
+    roles = {role.strip() for role in text.split(",")}
+    if roles == {"processor", "model"}:
         return [BOTH, "processor"] if settings.write_derived else [BOTH]
-    if not wanted or wanted - {"processor", "model"}:
+    if not roles or roles - {"processor", "model"}:
         raise KymoError(f"--roles {text}: expected processor, model, or both separated by a comma")
-    return sorted(wanted)
+    return sorted(roles)
 
 
 def run_worker(
@@ -77,58 +77,46 @@ def run_worker(
 ) -> None:
     """Run a worker until SIGTERM or SIGINT; returns when it has drained."""
     set_up_logging()
-    played = roles_of(roles, settings)
-    works = _load(recipes, bundle, settings)
-    if set(played) != {BOTH}:
-        for work in works:
-            derived_format(work.recipe)
+    role_names = roles_of(roles, settings)
+    deployments = _load(recipes, bundle, settings)
+    if set(role_names) != {BOTH}:
+        for deployment in deployments:
+            derived_format(deployment.recipe)
     names = Names(settings.prefix)
-    bound = [bound_topics(role, work.recipe, names) for work in works for role in played]
-    settings = _reach(settings, bound)
-    with contextlib.ExitStack() as stack:
-        instance = stack.enter_context(_instance(settings.home / "run"))
-        _serve(works, played, settings, Place(instance, follows=bundle is None and played != ["processor"]))
+    topic_groups = [bound_topics(role, deployment.recipe, names) for deployment in deployments for role in role_names]
+    settings = _reach(settings, topic_groups)
+    with _instance(settings.home / "run") as instance:
+        _serve(deployments, role_names, settings, instance, follows=bundle is None and role_names != ["processor"])
 
 
-def _load(recipes: Sequence[str], bundle: str | None, settings: Settings) -> list[Work]:
+def _load(recipes: Sequence[str], bundle: str | None, settings: Settings) -> list[Deployment]:
     """Recipes with their bundles; where this machine's registry has none, with those that are announced."""
     try:
-        return load_work(recipes, bundle, settings.home)
+        return load_deployments(recipes, bundle, settings.home)
     except BundleError:
         if bundle is not None:
             raise
-        from deploy.follow import announced, bundle_of
-
-        said = {recipe: p for (recipe, alias), p in announced(_reach(settings)).items() if alias == CHAMPION}
-        if not said:
+        champions = {recipe: p for (recipe, alias), p in announced(_reach(settings)).items() if alias == CHAMPION}
+        if not champions:
             raise
-        return load_work(
-            recipes,
-            None,
-            settings.home,
-            lambda n, home: bundle_of(said[n], home) if n in said else load_bundle(n, home),
-        )
+
+        def find(name: str, home: Path) -> Bundle:
+            return bundle_of(champions[name], home) if name in champions else load_bundle(name, home)
+
+        return load_deployments(recipes, None, settings.home, find)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Place:
-    """A worker's name among the members of its groups, and whether it follows promotions."""
-
-    instance: str
-    follows: bool
-
-
-def _reach(settings: Settings, bound: Iterable[Sequence[str]] = ()) -> Settings:
+def _reach(settings: Settings, topic_groups: Iterable[Sequence[str]] = ()) -> Settings:
     """Settings that name the broker, whose topics are there; a worker that has begun again waits for a broker that is away."""
     give_up, away = time.monotonic() + (AWAY_S if _RESTARTS in os.environ else 0.0), False
     while True:
         try:
-            found = dataclasses.replace(settings, brokers=address(settings))
-            topics = ensure_topics(found, Names(found.prefix))
+            reachable = dataclasses.replace(settings, brokers=address(settings))
+            topics = ensure_topics(reachable, Names(reachable.prefix))
             for sentence in topics.warnings:
                 say(sentence)
-            for together in bound:
-                topics.require_equal(together)
+            for group in topic_groups:
+                topics.require_equal(group)
         except BrokerError as error:
             if time.monotonic() > give_up:
                 raise
@@ -139,50 +127,40 @@ def _reach(settings: Settings, bound: Iterable[Sequence[str]] = ()) -> Settings:
             continue
         if away:
             say("Kafka is back")
-        return found
+        return reachable
 
 
-def _serve(works: list[Work], played: list[str], settings: Settings, place: Place) -> None:
+def _serve(
+    deployments: list[Deployment], roles: list[str], settings: Settings, instance: str, *, follows: bool
+) -> None:
     import uvloop
 
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     # A thread that wants to answer the broker waits this long for one that computes; the default of 5 ms shows in the latency.
     sys.setswitchinterval(0.0005)
-    from mode import Worker
-
-    from deploy.metrics import WorkerMetrics
-    from deploy.metrics_server import serve_metrics
-
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    metrics = WorkerMetrics({work.recipe.name: work.bundle.id for work in works})
-    parts, followers = _parts(works, played, settings, place, metrics)
-    apps = [make_app(part, settings, place.instance, metrics, fail) for part in parts]
+    metrics = WorkerMetrics({deployment.recipe.name: deployment.bundle.id for deployment in deployments})
+    followers: list[Service] = []
+    if follows:
+        deployments, since = current_champions(deployments, settings, metrics)
+        metrics.bundles.update({deployment.recipe.name: deployment.bundle.id for deployment in deployments})
+    parts = _parts(deployments, roles, Names(settings.prefix))
+    if follows:
+        for part in parts:
+            if part.shadow is not None:
+                metrics.recipes[part.deployment.recipe.name].shadow = part.shadow.counts
+        exchange = Exchange(parts, since, settings.home, metrics)
+        followers.append(Follower(exchange, settings, partial(make_reader, settings)))
+    apps = [make_app(part, settings, instance, metrics, fail) for part in parts]
     for part, app in zip(parts, apps, strict=True):
-        metrics.watch(part.work.recipe.name, partial(_assigned, app), partial(getattr, app.handler, "waiting"))
+        metrics.watch(part.deployment.recipe.name, partial(_assigned, app), partial(getattr, app.handler, "waiting"))
     pulse = Pulse(apps, settings, loop=loop)
     metrics.longest_pause_s = lambda: pulse.longest_s
     ready = lambda: all(app.is_ready() for app in apps)  # noqa: E731
     server = serve_metrics(metrics.registry, settings, "worker", ready, pulse.is_live)
-    pulse.serves = server.port
-
-    def settled() -> bool:
-        return not any(app.handler.partitions for app in apps)
-
-    class QuietWorker(Worker):
-        def _setup_logging(self) -> None:  # mode's own would replace every handler
-            pass
-
-        def _schedule_shutdown(self, number: signal.Signals) -> None:
-            if settled():  # Faust may take long to stop what it has half started
-                server.close()
-                os._exit(0)
-            if not _stopping.is_set():
-                _stopping.set()
-                _end_anyway_after(DRAIN_S, settled)
-            super()._schedule_shutdown(number)
-
-    worker = QuietWorker(*apps, *followers, pulse, redirect_stdouts=False, quiet=True, blocking_timeout=0.0, loop=loop)
+    pulse.metrics_port = server.port
+    worker = _DrainingWorker(apps, [*followers, pulse], server, loop)
     gc.collect()
     gc.freeze()  # what stands so far stays: every look at it would stop the loop
     try:
@@ -194,28 +172,37 @@ def _serve(works: list[Work], played: list[str], settings: Settings, place: Plac
         server.close()
 
 
-def _parts(
-    works: list[Work], played: list[str], settings: Settings, place: Place, metrics: WorkerMetrics
-) -> tuple[list[Part], list[Any]]:
-    """What the worker does, with the champions of now; and what follows promotions, if it should."""
-    since: dict[str, int] = {}
-    if place.follows:
-        from deploy.follow import Exchange, Follower, newest
+def _parts(deployments: list[Deployment], roles: list[str], names: Names) -> list[Part]:
+    """One part a group: recipes whose derived streams are the same share what makes them."""
+    by_group = {
+        group_of(role, deployment.recipe, names): (role, deployment) for deployment in deployments for role in roles
+    }
+    return [make_part(role, deployment, names) for role, deployment in by_group.values()]
 
-        found = list(newest(works, settings, metrics))
-        works, since = [work for work, _ in found], {work.recipe.name: at_ns for work, at_ns in found}
-        metrics.bundles.update({work.recipe.name: work.bundle.id for work in works})
-    names = Names(settings.prefix)
-    # Recipes whose derived streams are the same share what makes them.
-    sought = {group_of(role, work.recipe, names): (role, work) for work in works for role in played}
-    parts = [make_part(role, work, names) for role, work in sought.values()]
-    if not place.follows:
-        return parts, []
-    for part in parts:
-        if part.shadow is not None:
-            metrics.recipes[part.work.recipe.name].shadow = part.shadow.counts
-    exchange = Exchange(parts, since, settings.home, metrics)
-    return parts, [Follower(exchange, settings, partial(make_reader, settings))]
+
+class _DrainingWorker(Worker):
+    """Runs the apps and what accompanies them; at a signal it ends at once where nothing is under way, else within the time to drain."""
+
+    def __init__(
+        self, apps: Sequence[Any], services: Sequence[Service], server: Server, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(*apps, *services, redirect_stdouts=False, quiet=True, blocking_timeout=0.0, loop=loop)
+        self._apps, self._server = apps, server
+
+    def _setup_logging(self) -> None:  # mode's own would replace every handler
+        pass
+
+    def _settled(self) -> bool:
+        return not any(app.handler.partitions for app in self._apps)
+
+    def _schedule_shutdown(self, number: signal.Signals) -> None:
+        if self._settled():  # Faust may take long to stop what it has half started
+            self._server.close()
+            os._exit(0)
+        if not _stopping.is_set():
+            _stopping.set()
+            _end_anyway_after(DRAIN_S, self._settled)
+        super()._schedule_shutdown(number)
 
 
 class Pulse(Service):
@@ -226,7 +213,7 @@ class Pulse(Service):
     def __init__(self, apps: Sequence[Any], settings: Settings, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._apps, self._brokers = apps, settings.brokers.split(",")
-        self._beat_s, self.longest_s, self.serves = time.monotonic(), 0.0, -1
+        self._beat_s, self.longest_s, self.metrics_port = time.monotonic(), 0.0, -1
         self._session_s, self._ready, self._away = settings.session_timeout_s, False, False
 
     def is_live(self) -> bool:
@@ -256,8 +243,8 @@ class Pulse(Service):
         if not self._ready and settled and all(app.is_ready() or _idle(app) for app in self._apps):
             self._ready = True
             partitions = sum(len(app.assigned()) for app in self._apps)
-            work = f"{many(partitions, 'partition')} to work on" if partitions else "others have all partitions"
-            say(f"ready, {work}" + (f"; metrics on port {self.serves}" if self.serves > 0 else ""))
+            share = f"{many(partitions, 'partition')} to work on" if partitions else "others have all partitions"
+            say(f"ready, {share}" + (f"; metrics on port {self.metrics_port}" if self.metrics_port > 0 else ""))
         silent_s = max((app.lease.silent_s for app in self._apps), default=0.0)
         limit_s = self._session_s / 2 if self._ready and settled else _ASSIGNMENT_S
         if (away := silent_s > limit_s) != self._away:
@@ -315,20 +302,20 @@ def _end_anyway_after(seconds: float, settled: Callable[[], bool]) -> None:
     timer.start()
 
 
-def _give_up(why: str) -> None:
-    say(f"{why}; what is left is done again at the next start")
+def _give_up(reason: str) -> None:
+    say(f"{reason}; what is left is done again at the next start")
     os._exit(1)
 
 
 def _restart() -> None:
     if _stopping.is_set():
         _give_up("asked to end while an output could not be delivered")
-    now = time.time()
-    recent = [t for t in os.environ.get(_RESTARTS, "").split(",") if t and now - float(t) < _RESTARTS_S]
+    now_s = time.time()
+    recent = [t for t in os.environ.get(_RESTARTS, "").split(",") if t and now_s - float(t) < _RESTARTS_S]
     if len(recent) >= _RESTARTS_MAX:
         say(f"began again {len(recent)} times within {_RESTARTS_S:g} s; giving up")
         os._exit(1)
-    os.environ[_RESTARTS] = ",".join([*recent, f"{now:.1f}"])
+    os.environ[_RESTARTS] = ",".join([*recent, f"{now_s:.1f}"])
     for descriptor in os.listdir("/dev/fd"):  # librdkafka leaves pipes open to the next
         with contextlib.suppress(OSError):
             os.set_inheritable(int(descriptor), int(descriptor) < 3)

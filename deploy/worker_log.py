@@ -35,12 +35,12 @@ class Sparse(logging.Filter):
     def __init__(self, every_s: float = 10.0, now_s: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._every_s, self._now_s = every_s, now_s
-        self._last: dict[tuple[str, str], tuple[float, int]] = {}
+        self._last: dict[
+            tuple[str, str], tuple[float, int]
+        ] = {}  # when each was printed, how many were held back since
         self.away = False  # whether it is told that no broker answers
-        self._reason, self._looking = (
-            "",
-            (float("-inf"), float("-inf")),
-        )  # what was said last of it; since when, until when
+        self._reason = ""  # the last that a client said while it looked for a broker
+        self._looking_s = (float("-inf"), float("-inf"))  # since when clients look for one, until when
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to print `record`; its message may be completed."""
@@ -49,36 +49,36 @@ class Sparse(logging.Filter):
             return False
         if self._is_looking(record, text):
             return False
-        key, now = (record.name, text), self._now_s()
-        then, held = self._last.get(key, (float("-inf"), 0))
-        if now - then < self._every_s:
-            self._last[key] = (then, held + 1)
+        key, now_s = (record.name, text), self._now_s()
+        printed_s, held_back = self._last.get(key, (float("-inf"), 0))
+        if now_s - printed_s < self._every_s:
+            self._last[key] = (printed_s, held_back + 1)
             return False
-        self._last[key] = (now, 0)
-        if held:
-            record.msg, record.args = f"{record.getMessage()} ({held} more like it)", None
+        self._last[key] = (now_s, 0)
+        if held_back:
+            record.msg, record.args = f"{record.getMessage()} ({held_back} more like it)", None
         return True
 
     def reason(self, within_s: float) -> str:
         """What a client has said of a broker that it looks for within the last seconds, if anything."""
-        return self._reason if self._now_s() - self._looking[1] <= within_s else ""
+        return self._reason if self._now_s() - self._looking_s[1] <= within_s else ""
 
     def _is_looking(self, record: logging.LogRecord, text: str) -> bool:
         """Whether a record is the worker's own to tell of."""
-        said = record.getMessage()
+        message = record.getMessage()
         if (
             record.name.partition(".")[0] not in _CLIENTS
             or record.exc_info
-            or any(word in said for word in _ANSWERED)
+            or any(word in message for word in _ANSWERED)
             or not any(word in text for word in _LOOKING)
         ):
             return False
-        if _USUAL in said:
+        if _USUAL in message:
             return True
-        now, (since, last) = self._now_s(), self._looking
-        since = now if now - last > _PATIENCE_S else since
-        self._reason, self._looking = " ".join(said.split())[:_LONGEST], (since, now)
-        return self.away or now - since < _PATIENCE_S
+        now_s, (since_s, last_s) = self._now_s(), self._looking_s
+        since_s = now_s if now_s - last_s > _PATIENCE_S else since_s
+        self._reason, self._looking_s = " ".join(message.split())[:_LONGEST], (since_s, now_s)
+        return self.away or now_s - since_s < _PATIENCE_S
 
 
 SPARSE = Sparse()

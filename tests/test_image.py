@@ -20,7 +20,7 @@ import yaml
 from fault_lab import await_that
 
 import kymo
-from deploy.jobs import load_work
+from deploy.jobs import load_deployments
 from deploy.kafka_server import KAFKA_VERSION, MESSAGE_LIMIT_BYTES
 from deploy.metrics_server import find_server, is_ready
 
@@ -144,10 +144,10 @@ def test_what_compose_and_the_image_start_ships(tmp_path: Path) -> None:
         if "build" in service:
             verb, *rest = service["command"]
             assert verb in kymo.VERBS
-            assert verb != "worker" or load_work(rest, None, tmp_path)
+            assert verb != "worker" or load_deployments(rest, None, tmp_path)
     verb, *rest = json.loads(last("worker", "CMD"))
     assert verb == "worker"
-    assert load_work(rest, None, tmp_path)
+    assert load_deployments(rest, None, tmp_path)
 
 
 def files(folder: Path) -> dict[str, int]:

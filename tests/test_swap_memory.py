@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 from tiny_models import dense_onnx, manifest
 from deploy.follow import Exchange
-from deploy.jobs import Work, make_part
+from deploy.jobs import Deployment, make_part
 from models.bundle import load_bundle
 from models.registry.promote import promote, promotion_of
 from models.registry.manifest import MODEL
@@ -56,7 +56,7 @@ class Told:
     def refused(self, recipe, alias): self.counts["refused"] += 1
 
 promote(ids[0], home=home)
-part = make_part("processor-model", Work(recipe, load_bundle("wide", home)), Names("t"))
+part = make_part("processor-model", Deployment(recipe, load_bundle("wide", home)), Names("t"))
 exchange, registry, over = Exchange([part], {}, home, Told()), open_registry(home), threading.Event()
 
 def serve():

@@ -98,7 +98,9 @@ def topic_arrays(path: str | Path, topics: Sequence[str] | None = None) -> dict[
             out.setdefault(channel.topic, empty)
     for name in topics or ():
         if name not in out:
-            raise no_such_name(name, sorted({channel.topic for channel, _ in scan.channels.values()}), str(path), "topic")
+            raise no_such_name(
+                name, sorted({channel.topic for channel, _ in scan.channels.values()}), str(path), "topic"
+            )
     return out
 
 
