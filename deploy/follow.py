@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from mode import Service
 
-from deploy.jobs import Deployment, Part
+from deploy.roles import Deployment, Part
 from deploy.worker_log import say
 from models.bundle import Bundle, load_bundle
 from models.registry import CHAMPION, SHADOW, SHIPPED, open_registry

@@ -53,7 +53,7 @@ def up(recipes: tuple[str, ...], workers: int, archive: bool) -> None:
 
 def usable_recipes(recipes: Sequence[str], home: Path) -> list[str]:
     """The recipes to run: those given, which must all be usable, or else those in ``./recipes`` that are."""
-    from deploy.jobs import load_deployments
+    from deploy.roles import load_deployments
     from processors.recipe.load import INSTALLED
 
     if recipes:

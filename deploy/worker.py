@@ -28,7 +28,9 @@ from mode import Service, Worker
 
 from deploy.broker import address
 from deploy.follow import Exchange, Follower, announced, bundle_of, current_champions
-from deploy.jobs import (
+from deploy.metrics import WorkerMetrics
+from deploy.metrics_server import Server, serve_metrics
+from deploy.roles import (
     BOTH,
     Deployment,
     Part,
@@ -40,8 +42,6 @@ from deploy.jobs import (
     make_part,
     make_reader,
 )
-from deploy.metrics import WorkerMetrics
-from deploy.metrics_server import Server, serve_metrics
 from deploy.worker_log import SPARSE, say, set_up_logging
 from models.bundle import Bundle, load_bundle
 from models.registry import CHAMPION

@@ -20,9 +20,9 @@ import yaml
 from fault_lab import await_that
 
 import kymo
-from deploy.jobs import load_deployments
 from deploy.kafka_server import KAFKA_VERSION, MESSAGE_LIMIT_BYTES
 from deploy.metrics_server import find_server, is_ready
+from deploy.roles import load_deployments
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()

@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 from tiny_models import dense_onnx, manifest
 from deploy.follow import Exchange
-from deploy.jobs import Deployment, make_part
+from deploy.roles import Deployment, make_part
 from models.bundle import load_bundle
 from models.registry.promote import promote, promotion_of
 from models.registry.manifest import MODEL
