@@ -16,7 +16,7 @@ from streams.chunk import NS, Chunk, Header, signal_format
 from streams.errors import SourceError
 from streams.recording import ReadOptions, Recording, StreamData
 from streams.replay.cli import choose
-from streams.replay.replay import ReplaySummary, kept_parts
+from streams.replay.replay import ReplaySummary, spooled_parts
 from streams.replay.schedule import ReplayPlan, digest, schedule, starts
 from streams.replay.spool import Spool
 from streams.settings import Settings
@@ -99,7 +99,7 @@ def test_a_replay_does_not_hold_its_archive_in_memory(tmp_path: Path, monkeypatc
         plan = replace(PLAN, start_s=1, duration_s=240)
         tracemalloc.start()
         chosen = choose([str(folder)], ReadOptions(), None, None)
-        parts = kept_parts(chosen, plan, ReplaySummary(topics="t"), Settings(home=tmp_path / "home"))
+        parts = spooled_parts(chosen, plan, ReplaySummary(topics="t"), Settings(home=tmp_path / "home"))
         samples = sum(due.chunk.count for due in schedule(parts, starts(parts)[0], plan))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()

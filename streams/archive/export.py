@@ -17,7 +17,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from heapq import merge
 from itertools import product
 from pathlib import Path
@@ -82,7 +81,10 @@ def export_recordings(
         for recording in recordings:
             stem = file_stem(recording.session)
             if fmt == "foxglove":
-                yield recording.session, [_whole(out / f"{stem}.mcap", partial(_write_foxglove, recording=recording))]
+                path = out / f"{stem}.mcap"
+                with whole_file(path) as unfinished:
+                    _write_foxglove(unfinished, recording)
+                yield recording.session, [path]
             else:
                 yield recording.session, list(_tables(recording, fmt, out / stem, tell))
     except OSError as error:
@@ -127,7 +129,10 @@ def _tables(recording: Recording, fmt: str, folder: Path, tell: Tell) -> Iterato
         again = f".{seen[form.stream]}" if seen[form.stream] > 1 else ""  # the source set its clock anew
         columns = _columns(recording, stream)
         folder.mkdir(exist_ok=True)
-        yield _whole(folder / f"{file_stem(form.stream)}{again}.{fmt}", partial(write, columns=columns))
+        path = folder / f"{file_stem(form.stream)}{again}.{fmt}"
+        with whole_file(path) as unfinished:
+            write(unfinished, columns)
+        yield path
 
 
 def _columns(recording: Recording, stream: StreamData) -> dict[str, Any]:
@@ -135,17 +140,13 @@ def _columns(recording: Recording, stream: StreamData) -> dict[str, Any]:
     form, times = stream.header.format, sample_times(stream)
     flat: Array = stream.data.reshape(stream.count, -1)
     out: dict[str, Any] = {"t_ns": times}
-    names = [_name(form.channels[place[-1]], place[:-1]) for place in product(*map(range, form.shape))]
-    out |= {name: flat[:, i] for i, name in enumerate(names)}
+    for i, (*axes, channel) in enumerate(product(*map(range, form.shape))):
+        out[form.channels[channel] + "".join(f"[{axis}]" for axis in axes)] = flat[:, i]
     out |= label_columns(recording.labels, times)
     out["session"] = [recording.session] * stream.count
     if recording.subject is not None:
         out["subject"] = [recording.subject] * stream.count
     return out
-
-
-def _name(channel: str, place: tuple[int, ...]) -> str:
-    return channel + "".join(f"[{i}]" for i in place)
 
 
 def _write_csv(path: Path, columns: dict[str, Any]) -> None:
@@ -175,12 +176,6 @@ def _write_parquet(path: Path, columns: dict[str, Any]) -> None:
         for name, values in columns.items()
     }
     parquet.write_table(pa.table(arrays), path, compression="zstd")
-
-
-def _whole(path: Path, write: Callable[[Path], None]) -> Path:
-    with whole_file(path) as unfinished:
-        write(unfinished)
-    return path
 
 
 def check_format(fmt: str) -> None:

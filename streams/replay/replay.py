@@ -96,17 +96,17 @@ def replay(
     settings = settings if plan.run is None else settings.under(run_prefix(settings.prefix, plan.run))
     names = Names(settings.prefix)
     summary = ReplaySummary(requested_speed=plan.speed, topics=names.prefix)
-    parts = kept_parts(recordings, plan, summary, settings)
+    parts = spooled_parts(recordings, plan, summary, settings)
     summary.notes += ensure_topics(settings, names).warnings
     digests = {part.session: digest(part, plan) for part in parts}
-    parts = _not_there(parts, digests, settings, names, summary)
+    parts = _missing_parts(parts, digests, settings, names, summary)
     if parts:
         with Publisher(settings, names, linger_ms=0 if plan.speed else LINGER_MS) as publisher:
             _Replay(parts, plan, digests, publisher, io or ReplayIO(), summary).run()
     return summary
 
 
-def kept_parts(
+def spooled_parts(
     recordings: Iterable[Recording], plan: ReplayPlan, summary: ReplaySummary, settings: Settings
 ) -> list[Recording]:
     """The recordings cut as planned, in memory or on the disk; those with nothing in the part are noted."""
@@ -134,7 +134,7 @@ def _parts(recordings: Iterable[Recording], plan: ReplayPlan, summary: ReplaySum
             yield part
 
 
-def _not_there(
+def _missing_parts(
     parts: list[Recording], digests: dict[str, str], settings: Settings, names: Names, summary: ReplaySummary
 ) -> list[Recording]:
     """The recordings that the topics do not hold yet."""
