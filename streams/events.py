@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
 
 from streams.errors import EventError, MessageError
-from streams.messages import read_object
+from streams.messages import PYTHON_TYPES, Name, json_schema, read_object
 from streams.settings import Settings
 from streams.topics import Names
 
@@ -18,102 +18,32 @@ if TYPE_CHECKING:
 
 #: The clock of the machine that wrote the record may be behind that of the one that made the event, or rounded to ms.
 _CLOCK_SLACK_NS = 60 * 10**9
-_INTEGER = {"type": "integer"}
-_SHARE = {"type": "number", "minimum": 0, "maximum": 1}
-_TEXT = {"type": "string"}
-_NUMBERS = {"type": "object", "additionalProperties": {"type": "number"}}
-#: JSON Schema (draft 2020-12) of an Event.
-EVENT_SCHEMA: dict[str, Any] = {
-    "$schema": "https://json-schema.org/draft/2020-12/schema",
-    "title": "Event",
-    "description": "A classified window of one session. Intervals are half open; times are Unix nanoseconds.",
-    "type": "object",
-    "additionalProperties": True,
-    "properties": {
-        "id": {"type": "string", "minLength": 1, "description": "session/recipe/start_index[/head]"},
-        "recipe": {"type": "string", "minLength": 1},
-        "bundle": {**_TEXT, "description": "the model that classified it; no part of the id"},
-        "session": {"type": "string", "minLength": 1},
-        "stream": {**_TEXT, "description": "kind[.place]"},
-        "start_index": {**_INTEGER, "description": "first sample of the window, counted from the session's start"},
-        "start_ns": _INTEGER,
-        "end_ns": _INTEGER,
-        "label": {
-            **_TEXT,
-            "description": "the class, 'unknown' below the recipe's min_probability, empty for a number",
-        },
-        "probability": {**_SHARE, "description": "of the most probable class; 0 for a number"},
-        "probabilities": {"type": "object", "additionalProperties": _SHARE},
-        "values": {**_NUMBERS, "description": "of a head that is a number: {head: number}, empty where there is none"},
-        "head": {**_TEXT, "description": "which of the recipe's heads; empty for its own classes"},
-        "missing": {**_SHARE, "description": "share of the window's samples that were interpolated"},
-        "emitted_ns": {**_INTEGER, "description": "wall time of publication"},
-    },
-    "required": [
-        "id",
-        "recipe",
-        "bundle",
-        "session",
-        "stream",
-        "start_index",
-        "start_ns",
-        "end_ns",
-        "label",
-        "probability",
-    ],
-}
-
-
-_ENCODER = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, separators=(",", ":")
-)  # once: it costs as much as an event
+# Made once: it costs as much as an event.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+Share = Annotated[float, {"minimum": 0, "maximum": 1}]
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A classified window.
+    """A classified window of one session. Intervals are half open; times are Unix nanoseconds."""
 
-    Attributes
-    ----------
-    id : str
-        See :func:`event_id`.
-    recipe, bundle, session, stream : str
-        What classified which stream.
-    start_index : int
-        First sample of the window, counted from the session's start.
-    start_ns, end_ns : int
-        Half open, Unix ns.
-    label : str
-        The class; ``unknown`` below the recipe's `min_probability`; empty for a number.
-    probability : float
-        Of the most probable class, 0 to 1; 0 for a number.
-    probabilities : dict
-        Of every class.
-    values : dict
-        Of a head that is a number: the number by the head's name; empty where it was not finite.
-    head : str
-        Which of the recipe's heads; empty for its own classes.
-    missing : float
-        Share of the window's samples that were interpolated, 0 to 1.
-    emitted_ns : int
-        Wall time of publication, Unix ns; the one field that may differ between two runs.
-    """
-
-    id: str
-    recipe: str
-    bundle: str
-    session: str
-    stream: str
-    start_index: int
+    id: Annotated[Name, "session/recipe/start_index[/head]"]  # see :func:`event_id`
+    recipe: Name
+    bundle: Annotated[str, "the model that classified it; no part of the id"]
+    session: Name
+    stream: Annotated[str, "kind[.place]"]
+    start_index: Annotated[int, "first sample of the window, counted from the session's start"]
     start_ns: int
     end_ns: int
-    label: str
-    probability: float
-    probabilities: dict[str, float] = field(default_factory=dict)
-    values: dict[str, float] = field(default_factory=dict)
-    head: str = ""
-    missing: float = 0.0
-    emitted_ns: int = 0
+    label: Annotated[str, "the class, 'unknown' below the recipe's min_probability, empty for a number"]
+    probability: Annotated[Share, "of the most probable class; 0 for a number"]
+    probabilities: dict[str, Share] = field(default_factory=dict)  # of every class
+    values: Annotated[dict[str, float], "of a head that is a number: {head: number}, empty where there is none"] = (
+        field(default_factory=dict)
+    )
+    head: Annotated[str, "which of the recipe's heads; empty for its own classes"] = ""
+    missing: Annotated[Share, "share of the window's samples that were interpolated"] = 0.0
+    emitted_ns: Annotated[int, "wall time of publication"] = 0  # the one that may differ between two runs
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object, members in the order of the attributes."""
@@ -157,24 +87,26 @@ class Event:
         streams.errors.EventError: event a/r/0: `recipe` is absent
         """
         try:
-            found = read_object(raw)
+            message = read_object(raw)
         except MessageError as error:
             raise EventError(str(error)) from None
         return cls(
-            **{name: _checked(found, name) for name in _NAMES if name in found or name in EVENT_SCHEMA["required"]}
+            **{name: _checked(message, name) for name in _NAMES if name in message or name in EVENT_SCHEMA["required"]}
         )
 
 
-_NAMES = tuple(f.name for f in fields(Event))
-_TYPES: dict[str, type | tuple[type, ...]] = {"string": str, "integer": int, "number": (int, float), "object": dict}
+#: JSON Schema (draft 2020-12) of an Event.
+EVENT_SCHEMA = json_schema(Event, "Event")
+_NAMES = tuple(EVENT_SCHEMA["properties"])
 
 
-def _checked(found: dict[str, Any], name: str) -> Any:
-    who, rule = f"event {str(found.get('id', '?'))[:200]}", EVENT_SCHEMA["properties"][name]
-    if name not in found:
+def _checked(message: dict[str, Any], name: str) -> Any:
+    who, rule = f"event {str(message.get('id', '?'))[:200]}", EVENT_SCHEMA["properties"][name]
+    if name not in message:
         raise EventError(f"{who}: `{name}` is absent")
-    value: Any = found[name]
-    if not isinstance(value, _TYPES[rule["type"]]) or isinstance(value, bool):
+    value: Any = message[name]
+    kind = (int, float) if rule["type"] == "number" else PYTHON_TYPES[rule["type"]]
+    if not isinstance(value, kind) or isinstance(value, bool):
         raise EventError(f"{who}: `{name}` is {str(value)[:40]!r}, expected {rule['type']}")
     if len(str(value)) < rule.get("minLength", 0):
         raise EventError(f"{who}: `{name}` is empty")

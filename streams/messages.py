@@ -1,4 +1,5 @@
-"""JSON that others wrote: topics, our own ones too, and files. In: bytes. Out: an object that nothing behind it can stumble over.
+"""JSON that others wrote: topics, our own ones too, and files. In: bytes. Out: an object that nothing behind it can stumble over; the
+JSON Schema of a type of message.
 
 A topic is input, whoever wrote it. What comes out here is a ``dict`` whose numbers are finite and fit into 64 bits, whose text can
 be written as UTF-8 again, and which nests no deeper than :data:`MAX_DEPTH`; what its members mean, its reader checks.
@@ -8,13 +9,21 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, NoReturn
+from collections.abc import Collection
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints, is_typeddict
 
 from streams.errors import MessageError
 
 MAX_BYTES = 2**24
 MAX_FILE_BYTES = 2**30
 MAX_DEPTH = 64
+#: What a member of a type is, by the `type` of its schema.
+PYTHON_TYPES: dict[str, type] = {"string": str, "integer": int, "number": float, "object": dict, "array": list}
+_SCHEMA_TYPES = {kind: name for name, kind in PYTHON_TYPES.items()}
+
+#: A text that is not empty.
+Name = Annotated[str, {"minLength": 1}]
 
 
 def read_object(raw: bytes | str | None, most: int = MAX_BYTES, nan: bool = False) -> dict[str, Any]:
@@ -55,6 +64,48 @@ def read_json(raw: bytes | str | None, most: int = MAX_BYTES, numbers: bool = Tr
     except ValueError as error:
         raise MessageError(f"{size} bytes are no JSON ({error})") from None
     return value
+
+
+def json_schema(kind: type, title: str, optional: Collection[str] = ()) -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a dataclass, or of a TypedDict, whose members may all be left out.
+
+    Its docstring is the description. What stands behind a member's type in ``Annotated`` is that member's, or a dict of what else its
+    schema says. A message needs the members that have no default, but for those that are `optional`.
+    """
+    required = [
+        field.name
+        for field in (fields(kind) if is_dataclass(kind) else ())
+        if field.default is MISSING and field.default_factory is MISSING and field.name not in optional
+    ]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": title,
+        "description": kind.__doc__,
+        **_object_schema(kind, additionalProperties=True),
+        **({"required": required} if required else {}),
+    }
+
+
+def _object_schema(kind: Any, **rules: Any) -> dict[str, Any]:
+    members = get_type_hints(kind, include_extras=True)
+    return {"type": "object", **rules, "properties": {name: _member_schema(hint) for name, hint in members.items()}}
+
+
+def _member_schema(hint: Any) -> dict[str, Any]:
+    kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    rules: dict[str, Any] = {}
+    for note in notes:
+        rules |= {"description": note} if isinstance(note, str) else note
+    if "enum" in rules:
+        return rules
+    if is_typeddict(kind):
+        return _object_schema(kind, **rules)
+    inner = get_args(kind)
+    if get_origin(kind) is list:
+        return {"type": "array", "items": _member_schema(inner[0]), **rules}
+    if get_origin(kind) is dict and inner[1] is not Any:
+        rules = {"additionalProperties": _member_schema(inner[1]), **rules}
+    return {"type": _SCHEMA_TYPES[get_origin(kind) or kind], **rules}
 
 
 class Odd:

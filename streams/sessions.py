@@ -5,58 +5,52 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from streams.chunk import DTYPES
 from streams.codec import CONTROL
 from streams.errors import MessageError
-from streams.messages import fits, read_object
+from streams.messages import PYTHON_TYPES, Name, fits, json_schema, read_object
 from streams.recording import Recording, StreamData
 
-_TEXT, _INTEGER = {"type": "string"}, {"type": "integer"}
-_NAMES = {"type": "array", "items": _TEXT}
-#: JSON Schema (draft 2020-12) of a session's record.
-SESSION_SCHEMA: dict[str, Any] = {
-    "$schema": "https://json-schema.org/draft/2020-12/schema",
-    "title": "Session",
-    "description": "What is known of a session; times are Unix nanoseconds. Producers may leave out any member.",
-    "type": "object",
-    "additionalProperties": True,
-    "properties": {
-        "session": {"type": "string", "minLength": 1, "description": "also the record's key"},
-        "subject": {**_TEXT, "description": "a pseudonym"},
-        "start_ns": _INTEGER,
-        "end_ns": {**_INTEGER, "description": "not before start_ns"},
-        "streams": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {
-                    "stream": {**_TEXT, "description": "kind[.place]"},
-                    "placement": _TEXT,
-                    "channels": _NAMES,
-                    "units": {**_NAMES, "description": "one a channel, or none"},
-                    "rate_hz": {"type": "number"},
-                    "rate": {**_TEXT, "description": "samples per second, as a fraction; 0/1 for an irregular stream"},
-                    "dtype": {"enum": list(DTYPES)},
-                    "samples": _INTEGER,
-                },
-            },
-        },
-        **dict.fromkeys(("device", "placement", "axes", "software", "source"), _TEXT),
-        "metadata": {"type": "object", "additionalProperties": _TEXT},
-        "notes": _NAMES,
-        "replayed": {"type": "object", "description": "what `kymo replay` keeps there"},
-    },
-}
 #: Metadata that has a member of its own in the record.
-_OWN = ("device", "placement", "axes")
-_KINDS: dict[str, type] = {
-    **dict.fromkeys(("session", "subject"), str),
-    **dict.fromkeys(("start_ns", "end_ns"), int),
-    **dict.fromkeys(("metadata", "replayed"), dict),
-    "streams": list,
-}
+OWN_METADATA = ("device", "placement", "axes")
+_CHECKED = ("session", "subject", "start_ns", "end_ns", "metadata", "replayed", "streams")
+
+
+class StreamRecord(TypedDict, total=False):
+    """One stream of a session."""
+
+    stream: Annotated[str, "kind[.place]"]
+    placement: str
+    channels: list[str]
+    units: Annotated[list[str], "one a channel, or none"]
+    rate_hz: float
+    rate: Annotated[str, "samples per second, as a fraction; 0/1 for an irregular stream"]
+    dtype: Annotated[str, {"enum": list(DTYPES)}]
+    samples: int
+
+
+class SessionRecord(TypedDict, total=False):
+    """What is known of a session; times are Unix nanoseconds. Producers may leave out any member."""
+
+    session: Annotated[Name, "also the record's key"]
+    subject: Annotated[str, "a pseudonym"]
+    start_ns: int
+    end_ns: Annotated[int, "not before start_ns"]
+    streams: list[StreamRecord]
+    device: str
+    placement: str
+    axes: str
+    software: str
+    source: str
+    metadata: dict[str, str]
+    notes: list[str]
+    replayed: Annotated[dict[str, Any], "what `kymo replay` keeps there"]
+
+
+#: JSON Schema (draft 2020-12) of a session's record.
+SESSION_SCHEMA = json_schema(SessionRecord, "Session")
 
 
 def session_record(recording: Recording) -> dict[str, Any]:
@@ -68,10 +62,10 @@ def session_record(recording: Recording) -> dict[str, Any]:
         "start_ns": recording.start_ns,
         "end_ns": recording.end_ns,
         "streams": [_stream(data) for data in recording.streams],
-        **{name: known.get(name, "") for name in _OWN},
+        **{name: known.get(name, "") for name in OWN_METADATA},
         "software": f"kymo {software_version()}",
         "source": recording.path.replace("\\", "/").rpartition("/")[2],
-        "metadata": {name: text for name, text in recording.metadata.items() if name.lower() not in _OWN},
+        "metadata": {name: text for name, text in recording.metadata.items() if name.lower() not in OWN_METADATA},
         "notes": list(recording.notes),
     }
 
@@ -87,11 +81,11 @@ def read_session(raw: bytes | None) -> dict[str, Any]:
     return checked_session(read_object(raw))
 
 
-def checked_session(found: Mapping[str, Any]) -> dict[str, Any]:
+def checked_session(record: Mapping[str, Any]) -> dict[str, Any]:
     """What :func:`read_session` gives, of the JSON object."""
-    members = {name: value for name, value in found.items() if value is not None}
-    for name, kind in _KINDS.items():
-        value = members.get(name)
+    members = {name: value for name, value in record.items() if value is not None}
+    for name in _CHECKED:
+        value, kind = members.get(name), PYTHON_TYPES[SESSION_SCHEMA["properties"][name]["type"]]
         if name in members and (type(value) is not kind or (isinstance(value, int) and not fits(value))):
             raise MessageError(f"session: `{name}` is {str(value)[:40]!r}, expected {kind.__name__}")
     for name in ("session", "subject"):
@@ -114,7 +108,7 @@ def software_version() -> str:
         return "unknown"
 
 
-def _stream(data: StreamData) -> dict[str, Any]:
+def _stream(data: StreamData) -> StreamRecord:
     fmt = data.header.format
     return {
         "stream": fmt.stream,

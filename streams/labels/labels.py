@@ -19,52 +19,30 @@ import re
 from bisect import bisect_left, bisect_right
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal, InvalidOperation
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from streams.chunk import NS
 from streams.errors import MessageError, SourceError
-from streams.messages import MAX_FILE_BYTES, fits, read_json
-
-_TEXT, _TIME = {"type": "string"}, {"type": "integer"}
-#: JSON Schema (draft 2020-12) of a Label.
-LABEL_SCHEMA: dict[str, Any] = {
-    "$schema": "https://json-schema.org/draft/2020-12/schema",
-    "title": "Label",
-    "description": "An interval of a session with a class. Intervals are half open; times are Unix nanoseconds.",
-    "type": "object",
-    "additionalProperties": True,
-    "properties": {
-        "id": {**_TEXT, "description": "unique; session/set/start_ns where a message has none"},
-        "session": {**_TEXT, "minLength": 1},
-        "set": {**_TEXT, "description": "which question it answers; `label` where a message has none"},
-        "start_ns": _TIME,
-        "end_ns": {**_TIME, "description": "not before start_ns"},
-        "label": {**_TEXT, "description": "the class; empty: takes labels away"},
-        "author": {**_TEXT, "description": "who said so: a person, a file or a rule"},
-        "created_ns": {**_TIME, "description": "when it was made; 0 where unknown"},
-        "replaces": {**_TEXT, "description": "id of the label that it corrects, or empty"},
-    },
-    "required": ["session", "start_ns", "end_ns", "label"],
-}
+from streams.messages import MAX_FILE_BYTES, PYTHON_TYPES, Name, fits, json_schema, read_json
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One labelled interval, as ``kymo.labels`` carries it."""
+    """An interval of a session with a class. Intervals are half open; times are Unix nanoseconds."""
 
-    id: str  # unique; by default ``session/set/start_ns``
-    session: str  # the session that it belongs to
-    set: str  # which question it answers: the column's or the key's name
-    start_ns: int  # half open, Unix ns
-    end_ns: int
-    label: str  # the class, canonical (see :func:`canonical`)
-    author: str = ""  # who said so: a person, a file or a rule
-    created_ns: int = 0  # when, Unix ns; 0 where unknown
-    replaces: str = ""  # id of the label that this one corrects, or empty
+    id: Annotated[str, "unique; session/set/start_ns where a message has none"]
+    session: Name
+    set: Annotated[str, "which question it answers; `label` where a message has none"]  # the column's or the key's name
+    start_ns: int
+    end_ns: Annotated[int, "not before start_ns"]
+    label: Annotated[str, "the class; empty: takes labels away"]  # canonical, see :func:`canonical`
+    author: Annotated[str, "who said so: a person, a file or a rule"] = ""
+    created_ns: Annotated[int, "when it was made; 0 where unknown"] = 0
+    replaces: Annotated[str, "id of the label that it corrects, or empty"] = ""
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of ``kymo.labels``."""
@@ -73,28 +51,29 @@ class Label:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Label:
         """Label of a JSON object; unknown members are ignored."""
-        kinds = {"start_ns": int, "end_ns": int, "created_ns": int}
-        found: dict[str, Any] = {}
-        for field in fields(cls):
-            kind = kinds.get(field.name, str)
-            if field.name in value:
-                item = value[field.name]
+        members: dict[str, Any] = {}
+        for name, rule in LABEL_SCHEMA["properties"].items():
+            kind = PYTHON_TYPES[rule["type"]]
+            if name in value:
+                item = value[name]
                 if type(item) is not kind or (isinstance(item, int) and not fits(item)):
                     expected = "text" if kind is str else "a whole number of 64 bits"
-                    raise SourceError(f"label member `{field.name}` is {repr(item)[:40]}, expected {expected}")
-                found[field.name] = item
-            elif field.name in ("session", "start_ns", "end_ns", "label"):
+                    raise SourceError(f"label member `{name}` is {repr(item)[:40]}, expected {expected}")
+                members[name] = item
+            elif name in LABEL_SCHEMA["required"]:
                 raise SourceError(
-                    f"a label needs the member `{field.name}`; there are {', '.join(map(str, value)) or 'none'}"
+                    f"a label needs the member `{name}`; there are {', '.join(map(str, value)) or 'none'}"
                 )
-        if found["end_ns"] < found["start_ns"]:
+        if members["end_ns"] < members["start_ns"]:
             raise SourceError(
-                f"label {found['label']!r} ends at {found['end_ns']} ns, before it starts at {found['start_ns']} ns"
+                f"label {members['label']!r} ends at {members['end_ns']} ns, before it starts at {members['start_ns']} ns"
             )
-        found["label"] = canonical(found["label"])
-        return interval(**{"set": "label"} | found)
+        members["label"] = canonical(members["label"])
+        return interval(**{"set": "label"} | members)
 
 
+#: JSON Schema (draft 2020-12) of a Label.
+LABEL_SCHEMA = json_schema(Label, "Label", optional=("id", "set"))
 _WHOLE = re.compile(r"(0|[1-9]\d*)\.0+")
 
 

@@ -29,7 +29,7 @@ from streams.readers.files import File
 from streams.readers.mcap_scan import Scan
 from streams.readers.words import brief, many
 from streams.recording import InputOptions, ReadOptions, Recording, StreamData
-from streams.sessions import checked_session
+from streams.sessions import OWN_METADATA, checked_session
 
 CHUNK_SCHEMA = "kymo.Chunk"
 _AXES = {1: ("value",), 3: ("x", "y", "z"), 4: ("w", "x", "y", "z")}
@@ -161,7 +161,7 @@ def chunk_sessions(
         ]
         record = content.records.get(name, {})
         known = dict(metadata) | {str(key): str(value) for key, value in record.get("metadata", {}).items()}
-        known |= {key: str(record[key]) for key in ("device", "placement", "axes") if record.get(key)}
+        known |= {key: str(record[key]) for key in OWN_METADATA if record.get(key)}
         labels = current_labels(content.labels.get(name, []))
         yield Recording(session, streams, labels, record.get("subject"), known, path, session_notes)
 
