@@ -18,7 +18,6 @@ from models.serving.outputs import ENDLESS, DerivedChunks, Events, WindowKind, w
 from processors.chain import Chain
 from processors.recipe.load import Recipe, load_recipe
 from streams.chunk import Format
-from streams.codec import ChunkCodec
 from streams.errors import BrokerError, DeliveryError, FormatError, RecipeError
 from streams.kafka.admin import topic_ids
 from streams.settings import Settings
@@ -67,18 +66,15 @@ def make_operator(
 
     recipe = deployment.recipe
     if champion is None:
-        name, chain, codec = steps_name(recipe), recipe.chain.split()[0], ChunkCodec()
+        name, chain = steps_name(recipe), recipe.chain.split()[0]
         topic, inputs = names.for_stream(derived_format(recipe).stream), raw_topics(recipe, names)
-
-        def encode(chunks: Sequence[Any], _: object) -> list[list[bytes]]:
-            return [[codec.encode(chunk)] for chunk in chunks]
-
-        return Operator(name, f"{name}.processor", inputs, chain, DerivedChunks(chain), topic, recipe.matches, encode)
+        outputs = DerivedChunks(chain)
+        return Operator(name, f"{name}.processor", inputs, chain, outputs, topic, recipe.matches, outputs.encode)
     chain, step = served_chain(role, deployment)
     heads = ("", *(head.name for head in recipe.heads))
     # As the recipe says, not the bundle: one that is stateless may be exchanged for one that is not.
     memory = ENDLESS if recipe.stateful else champion.predictor.memory
-    outputs = Events(recipe.name, step, memory, heads, served_kinds(role, recipe))
+    events = Events(recipe.name, step, memory, heads, served_kinds(role, recipe))
     derived = role == "model" and deployment.bundle.takes == "chain"
     inputs = (names.for_stream(derived_format(recipe).stream),) if derived else raw_topics(recipe, names)
     # What is read by one kind of windows goes on where that kind left it, whoever reads it.
@@ -88,7 +84,7 @@ def make_operator(
         return make_operator(role, dataclasses.replace(deployment, bundle=bundle), names, champion, shadow)
 
     matches = derived_matches(derived_format(recipe)) if derived else recipe.matches
-    return Operator(recipe.name, state, inputs, chain, outputs, topic, matches, None, shadow, champion, anew)
+    return Operator(recipe.name, state, inputs, chain, events, topic, matches, None, shadow, champion, anew)
 
 
 def derived_matches(expected: Format) -> Callable[[Format], str | None]:

@@ -78,7 +78,7 @@ class Classifier:
         self.model = _load_model(bundle)
         self.counts: Counter[str] = Counter()
         # Another processor may take other kernels than the one that the bundle was made on.
-        self.batch_rule = self.model.settle(bundle.shape, bundle.dtype)
+        self.model.settle(bundle.shape, bundle.dtype)
         outputs = self.model.run(np.zeros((1, *bundle.shape), bundle.dtype)).shape
         if outputs != (1, bundle.columns):
             heads = f" and {bundle.columns - len(bundle.labels)} columns of heads" if bundle.heads else ""

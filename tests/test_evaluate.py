@@ -146,7 +146,7 @@ def test_the_shipped_bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert bundle.path == SHIPPED / "basicmotions"
     assert sum(file.stat().st_size for file in bundle.path.rglob("*") if file.is_file()) < 1_000_000
     assert bundle.manifest["lineage"]["command"] == "kymo train basicmotions --data basicmotions:train --seed 0"
-    assert bundle.batch == Classifier(bundle, "basicmotions").batch_rule == "any"
+    assert bundle.batch == Classifier(bundle, "basicmotions").model.rule == "any"
     done = CliRunner().invoke(
         evaluate_command, ["basicmotions", "--data", "basicmotions:test", "--json"], catch_exceptions=False
     )

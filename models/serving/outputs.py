@@ -11,7 +11,7 @@ sessions are open, a session keeps the input that the next window of either rest
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Protocol
@@ -175,7 +175,8 @@ class DerivedChunks:
     kinds: tuple[WindowKind, ...] = ()
 
     def __init__(self, chain: Chain) -> None:
-        self._chain, self._digest, self._codec = chain, chain.derived_digest(), ChunkCodec()
+        self._chain, self._digest = chain, chain.derived_digest()
+        self._encoder, self._decoder = ChunkCodec(), ChunkCodec()  # one a thread
 
     def place(self, item: Chunk) -> int:
         return self._chain.input_index(item.first_index)
@@ -198,8 +199,12 @@ class DerivedChunks:
         """The derived stream's own end mark."""
         return [Chunk(header, end, np.empty((0, *header.format.shape), header.format.dtype), end=True)]
 
+    def encode(self, chunks: Sequence[Chunk], _: object) -> list[list[bytes]]:
+        """The values of each chunk's records; called in a thread of its own."""
+        return [[self._encoder.encode(chunk)] for chunk in chunks]
+
     def read(self, value: bytes | None) -> tuple[str, Mark, str] | None:
-        chunk = self._codec.decode(value or b"")
+        chunk = self._decoder.decode(value or b"")
         if chunk.header.chain != self._digest:
             return None
         return chunk.session, (chunk.end_index, _END if chunk.end else ""), ""
