@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import kymo
-from processors.recipe.init import frames, recipe_text, survey, window_samples
+from processors.recipe.init import frames, recipe_text, survey_of, window_samples
 from processors.recipe.load import Recipe, load_recipe, parse_recipe
 from streams.errors import SourceWarning
 from streams.readers import read
@@ -165,7 +165,7 @@ def test_odd_rates_give_plain_numbers(tmp_path: Path) -> None:
     """A clock that runs at 19.905 Hz: no fraction of two long numbers stands in the recipe, and it is read as it stands."""
     rows = [f"{1.7e9 + i / 19.90497:.4f},{math.sin(i / 3):.3f},{i % 7},{'ab'[i // 200]}" for i in range(400)]
     (tmp_path / "a.csv").write_text("\n".join(["timestamp,ax,ay,label", *rows]))
-    text = recipe_text("odd", survey([tmp_path / "a.csv"]))
+    text = recipe_text("odd", survey_of([tmp_path / "a.csv"]))
     assert '"' not in "".join(
         line.partition("#")[0] for line in text.splitlines() if "_s =" in line or "rate_hz" in line
     )
@@ -179,7 +179,7 @@ def test_what_says_the_label_or_counts_is_no_channel(tmp_path: Path) -> None:
     for n in range(3):
         rows = [f"{i / 50:.2f},{i},{i // 100},{math.sin(i):.3f},{i % 7},{'abc'[i // 100]}" for i in range(300)]
         (tmp_path / f"{n}.csv").write_text("\n".join(["t,frame,label_id,ax,ay,label", *rows]))
-    found = survey([tmp_path])
+    found = survey_of([tmp_path])
     assert found.channels == ("ax", "ay")
     assert any("label_id" in remark for remark in found.remarks)
 
@@ -188,7 +188,7 @@ def test_rates_that_a_recipe_takes_are_counted_in(tmp_path: Path) -> None:
     for name, rate in (("a", 50), ("b", 50.2), ("c", 80)):
         rows = [f"{i / rate:.5f},{math.sin(i):.3f},{i % 7}" for i in range(300)]
         (tmp_path / f"{name}.csv").write_text("\n".join(["t,ax,ay", *rows]))
-    found = survey([tmp_path])
+    found = survey_of([tmp_path])
     assert [remark for remark in found.remarks if "rates" in remark] == [
         "recordings of other rates are not taken: 80 Hz (1)"
     ]

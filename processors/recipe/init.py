@@ -47,29 +47,29 @@ class Survey:
 
 
 @dataclass
-class _Seen:
+class _StreamSummary:
     """One stream of one recording, without its samples."""
 
     rate: Fraction
     channels: tuple[str, ...]
     units: tuple[str, ...]
     longest: int
-    moving: set[str]
+    varying: set[str]
     empty: int = 0
     session: str = ""
 
 
-def survey(
+def survey_of(
     paths: Sequence[str | Path], streams: Sequence[str] = (), rate_hz: Fraction | None = None, label: str = "label"
 ) -> Survey:
     """Look through recordings."""
     options = ReadOptions(label_column=label)
     if rate_hz is not None:
         options = replace(options, inputs=(InputOptions(streams[0] if streams else "sensor", (), rate_hz),))
-    seen: dict[str, list[_Seen]] = {}
-    found = Survey("", Fraction(0), (), (), 0, 0)
+    summaries: dict[str, list[_StreamSummary]] = {}  # by stream, one a recording
+    survey = Survey("", Fraction(0), (), (), 0, 0)
     try:
-        _look(read(paths, _side_by_side(paths, streams, options)), seen, found)
+        _summarise(read(paths, _side_by_side(paths, streams, options)), summaries, survey)
     except SourceError as error:
         if "sampling rate" in error.message:
             raise SourceError(
@@ -78,38 +78,38 @@ def survey(
                 error.path,
             ) from None
         raise
-    name = _choose(seen, streams, found)
-    _agree(found, name, seen[name])
-    return found
+    name = _choose(summaries, streams, survey)
+    _agree(survey, name, summaries[name])
+    return survey
 
 
-def _look(recordings: Iterable[Recording], seen: dict[str, list[_Seen]], found: Survey) -> None:
+def _summarise(recordings: Iterable[Recording], summaries: dict[str, list[_StreamSummary]], survey: Survey) -> None:
     for recording in recordings:
-        found.recordings += 1
-        found.subjects |= {recording.subject} if recording.subject else set()
+        survey.recordings += 1
+        survey.subjects |= {recording.subject} if recording.subject else set()
         for label in recording.labels:
-            found.labels.add(label.label)
-            found.label_column = label.set
+            survey.labels.add(label.label)
+            survey.label_column = label.set
         for stream in recording.streams:
             fmt = stream.header.format
             if len(fmt.shape) == 1 and fmt.rate and stream.count:
-                longest, empty = _whole(stream)
-                seen.setdefault(fmt.stream, []).append(
-                    _Seen(
+                longest, empty = _longest_run(stream)
+                summaries.setdefault(fmt.stream, []).append(
+                    _StreamSummary(
                         fmt.rate,
                         fmt.channels,
                         fmt.units,
                         longest,
-                        _moving(stream, recording.labels),
+                        _varying_channels(stream, recording.labels),
                         empty,
                         recording.session,
                     )
                 )
-        key = None if found.label_key else _label_key(Path(recording.path))
-        found.label_key = found.label_key or key
+        key = None if survey.label_key else _label_key(Path(recording.path))
+        survey.label_key = survey.label_key or key
 
 
-def _whole(stream: StreamData) -> tuple[int, int]:
+def _longest_run(stream: StreamData) -> tuple[int, int]:
     """Samples of the longest run that no gap and no missing value interrupts; samples that lack a value."""
     longest = missing = 0
     for _, piece in stream.pieces:
@@ -119,7 +119,7 @@ def _whole(stream: StreamData) -> tuple[int, int]:
     return longest, missing
 
 
-def _moving(stream: StreamData, labels: Sequence[Label]) -> set[str]:
+def _varying_channels(stream: StreamData, labels: Sequence[Label]) -> set[str]:
     """Channels that are not one and the same number all the time (an age, a trial's number), nor as long as a label holds (its number)."""
     header = stream.header
     numbers = np.concatenate([np.arange(first, first + len(piece)) for first, piece in stream.pieces])
@@ -153,13 +153,13 @@ def _side_by_side(paths: Sequence[str | Path], streams: Sequence[str], options: 
     if mcap is None:
         return options
     first = next(read([mcap], ReadOptions()))
-    taken = [s.header.format for s in first.streams if s.header.format.rate and s.header.format.stream in streams]
-    taken = taken or [s.header.format for s in first.streams if s.header.format.rate and not streams]
-    taken = [fmt for fmt in taken if fmt.rate == taken[0].rate]
-    if len(taken) < 2:
+    regular = [stream.header.format for stream in first.streams if stream.header.format.rate]
+    formats = [fmt for fmt in regular if fmt.stream in streams] or ([] if streams else regular)
+    formats = [fmt for fmt in formats if fmt.rate == formats[0].rate]
+    if len(formats) < 2:
         return options
-    channels = tuple(f"{fmt.stream}.{channel}" for fmt in taken for channel in fmt.channels)
-    joined = replace(options, inputs=(InputOptions("imu", channels, taken[0].rate),))
+    channels = tuple(f"{fmt.stream}.{channel}" for fmt in formats for channel in fmt.channels)
+    joined = replace(options, inputs=(InputOptions("imu", channels, formats[0].rate),))
     try:
         return joined if next(read([mcap], joined)).streams else options
     except (SourceError, StopIteration):
@@ -172,48 +172,52 @@ def _mcap_files(path: Path) -> list[Path]:
     return [path] if path.suffix.lower() == ".mcap" and path.is_file() else []
 
 
-def _choose(seen: dict[str, list[_Seen]], streams: Sequence[str], found: Survey) -> str:
-    if not seen:
+def _choose(summaries: dict[str, list[_StreamSummary]], streams: Sequence[str], survey: Survey) -> str:
+    if not summaries:
         raise KymoError("no recording holds a signal with a fixed rate, expected at least one")
-    names = [name for name in seen if not streams or name in streams] or (list(seen) if "imu" in seen else [])
+    names = [name for name in summaries if not streams or name in streams] or (
+        list(summaries) if "imu" in summaries else []
+    )
     if not names:
-        raise KymoError(f"no stream {', '.join(streams)}; there are {', '.join(sorted(seen))}")
-    name = max(names, key=lambda n: len(seen[n]))
-    others = sorted(set(seen) - {name})
+        raise KymoError(f"no stream {', '.join(streams)}; there are {', '.join(sorted(summaries))}")
+    name = max(names, key=lambda n: len(summaries[n]))
+    others = sorted(set(summaries) - {name})
     if others:
-        found.remarks.append(f"took stream {name}; also there: {', '.join(others)} (choose with --stream)")
+        survey.remarks.append(f"took stream {name}; also there: {', '.join(others)} (choose with --stream)")
     return name
 
 
-def _agree(found: Survey, name: str, streams: list[_Seen]) -> None:
+def _agree(survey: Survey, name: str, streams: list[_StreamSummary]) -> None:
     """Rate, channels and length that the recordings share."""
     rates = Counter(s.rate for s in streams)
     rate = rates.most_common(1)[0][0]
-    near = {other for other in rates if abs(other / rate - 1) <= RATE_TOLERANCE}
-    if len(rates) > len(near):
-        others = ", ".join(f"{float(r):g} Hz ({n})" for r, n in rates.most_common() if r not in near)
-        found.remarks.append(f"recordings of other rates are not taken: {others}")
-    same = [s for s in streams if s.rate in near]
-    everywhere = [c for c in same[0].channels if all(c in s.channels for s in same)]
+    close_rates = {r for r in rates if abs(r / rate - 1) <= RATE_TOLERANCE}
+    if len(rates) > len(close_rates):
+        others = ", ".join(f"{float(r):g} Hz ({n})" for r, n in rates.most_common() if r not in close_rates)
+        survey.remarks.append(f"recordings of other rates are not taken: {others}")
+    streams = [s for s in streams if s.rate in close_rates]
+    everywhere = [c for c in streams[0].channels if all(c in s.channels for s in streams)]
     if not everywhere:
-        raise KymoError(f"stream {name}: no channel is in all {len(same)} recordings, expected at least one")
-    lost = sorted({c for s in same for c in s.channels} - set(everywhere))
-    if lost:
-        found.remarks.append(f"not in every recording, so not taken: {', '.join(lost)}")
-    moving = [c for c in everywhere if any(c in s.moving for s in same)]
-    constant = [c for c in everywhere if c not in moving]
-    if moving and constant:
-        found.remarks.append(f"the same number throughout each recording or label, so not taken: {', '.join(constant)}")
-    channels = tuple(moving or everywhere)
-    units = [tuple(s.units[s.channels.index(c)] for c in channels) if s.units else () for s in same]
+        raise KymoError(f"stream {name}: no channel is in all {len(streams)} recordings, expected at least one")
+    partial = sorted({c for s in streams for c in s.channels} - set(everywhere))
+    if partial:
+        survey.remarks.append(f"not in every recording, so not taken: {', '.join(partial)}")
+    varying = [c for c in everywhere if any(c in s.varying for s in streams)]
+    constant = [c for c in everywhere if c not in varying]
+    if varying and constant:
+        survey.remarks.append(
+            f"the same number throughout each recording or label, so not taken: {', '.join(constant)}"
+        )
+    channels = tuple(varying or everywhere)
+    units = [tuple(s.units[s.channels.index(c)] for c in channels) if s.units else () for s in streams]
     agreed = units[0] if all(u == units[0] for u in units) and any(units[0]) else ()
-    found.stream, found.rate_hz, found.channels, found.units = name, rate, channels, agreed
-    found.shortest = min(s.longest for s in same)
-    if holed := [s for s in same if s.empty]:
-        most = max(holed, key=lambda s: s.empty)
-        found.remarks.append(
-            f"{many(sum(s.empty for s in holed), 'sample')} with empty or NaN cells, in {len(holed)} of {len(same)} "
-            f"recordings (most in {most.session}: {most.empty}): no window spans one; see bridge_ms and max_missing"
+    survey.stream, survey.rate_hz, survey.channels, survey.units = name, rate, channels, agreed
+    survey.shortest = min(s.longest for s in streams)
+    if with_gaps := [s for s in streams if s.empty]:
+        worst = max(with_gaps, key=lambda s: s.empty)
+        survey.remarks.append(
+            f"{many(sum(s.empty for s in with_gaps), 'sample')} with empty or NaN cells, in {len(with_gaps)} of {len(streams)} "
+            f"recordings (most in {worst.session}: {worst.empty}): no window spans one; see bridge_ms and max_missing"
         )
 
 
@@ -225,8 +229,8 @@ def window_samples(shortest: int, rate_hz: Fraction) -> int:
     >>> window_samples(100, Fraction(10)), window_samples(60_000, Fraction(500)), window_samples(40, Fraction(32))
     (32, 2500, 32)
     """
-    wanted = min(5 * rate_hz, max(2 * rate_hz, Fraction(shortest, 3)))
-    longest = min(shortest, max(int(wanted), 32))
+    third = min(5 * rate_hz, max(2 * rate_hz, Fraction(shortest, 3)))
+    longest = min(shortest, max(int(third), 32))
     for halves in range(int(2 * longest / rate_hz), 0, -1):
         samples = halves * rate_hz / 2
         if samples < max(0.75 * longest, min(32, shortest)):
@@ -249,34 +253,34 @@ def frames(length: int, hop: int) -> tuple[int, int]:
     return nperseg, nperseg - step
 
 
-def recipe_text(name: str, found: Survey) -> str:
-    """A recipe of this name for what was found."""
-    if found.shortest < MIN_SAMPLES:
-        raise KymoError(f"the shortest recording holds {found.shortest} samples, expected at least {MIN_SAMPLES}")
-    length = window_samples(found.shortest, found.rate_hz)
+def recipe_text(name: str, survey: Survey) -> str:
+    """A recipe of this name for what was survey."""
+    if survey.shortest < MIN_SAMPLES:
+        raise KymoError(f"the shortest recording holds {survey.shortest} samples, expected at least {MIN_SAMPLES}")
+    length = window_samples(survey.shortest, survey.rate_hz)
     hop = length // 2
     nperseg, noverlap = frames(length, hop)
-    source: dict[str, Any] = {"stream": found.stream, "rate_hz": found.rate_hz, "channels": list(found.channels)}
-    if found.units:
-        source["units"] = list(found.units)
-    by_subject = len(found.subjects) >= 3
-    by_key = found.label_key is not None and not found.labels
+    source: dict[str, Any] = {"stream": survey.stream, "rate_hz": survey.rate_hz, "channels": list(survey.channels)}
+    if survey.units:
+        source["units"] = list(survey.units)
+    by_subject = len(survey.subjects) >= 3
+    by_key = survey.label_key is not None and not survey.labels
     tables = {
         "name": name,
         "input": [source],
         "steps": [{"step": "spectrogram", "nperseg": nperseg, "noverlap": noverlap}, {"step": "log"}],
         "window": {
-            "length_s": seconds_of(length, found.rate_hz),
-            "hop_s": seconds_of(hop, found.rate_hz),
+            "length_s": seconds_of(length, survey.rate_hz),
+            "hop_s": seconds_of(hop, survey.rate_hz),
             "steps": [{"step": "standardise"}],
         },
         "model": {"architecture": "spectrogram_cnn", "min_probability": 0.5},
-        "labels": {"key": found.label_key} if by_key else {"column": found.label_column or "label"},
+        "labels": {"key": survey.label_key} if by_key else {"column": survey.label_column or "label"},
         "train": {"split": "subject" if by_subject else "session"},
     }
-    text = format_recipe(tables, _comments(found, length, nperseg, noverlap))
+    text = format_recipe(tables, _comments(survey, length, nperseg, noverlap))
     head = (
-        f"# Made by `kymo init` from {_recordings(found)}.\n"
+        f"# Made by `kymo init` from {_recordings(survey)}.\n"
         "# Every value is a start that works; change what you know better.\n"
     )
     text = head + text
@@ -284,12 +288,12 @@ def recipe_text(name: str, found: Survey) -> str:
     return text
 
 
-def _comments(found: Survey, length: int, nperseg: int, noverlap: int) -> dict[str, str]:
+def _comments(survey: Survey, length: int, nperseg: int, noverlap: int) -> dict[str, str]:
     columns = (length - nperseg) // (nperseg - noverlap) + 1
-    shortest = float(found.shortest / found.rate_hz)
+    shortest = float(survey.shortest / survey.rate_hz)
     bins = nperseg // 2 + 1
-    classes = f"found: {', '.join(sorted(found.labels)[:8])}" if found.labels else "none found yet"
-    subjects = len(found.subjects)
+    classes = f"found: {', '.join(sorted(survey.labels)[:8])}" if survey.labels else "none found yet"
+    subjects = len(survey.subjects)
     return {
         "name": "part of every event's id",
         "input": "which stream of a session this recipe takes",
@@ -298,7 +302,7 @@ def _comments(found: Survey, length: int, nperseg: int, noverlap: int) -> dict[s
         "input.channels": "by name; delete those that are no signal",
         "input.units": "other known units are converted",
         "steps": "before the window: each column is computed once, however much windows overlap",
-        "steps.nperseg": f"samples a column covers ({_show(nperseg / found.rate_hz)} s), {bins} frequency bins",
+        "steps.nperseg": f"samples a column covers ({_show(nperseg / survey.rate_hz)} s), {bins} frequency bins",
         "steps.noverlap": f"a column every {nperseg - noverlap} samples, which divide the hop",
         "window.length_s": f"{length} samples, {columns} columns; the shortest recording has {shortest:.3g} s",
         "window.hop_s": "an event this often: half a window",
@@ -311,8 +315,8 @@ def _comments(found: Survey, length: int, nperseg: int, noverlap: int) -> dict[s
     }
 
 
-def _recordings(found: Survey) -> str:
-    return f"{found.recordings} recording{'s' * (found.recordings != 1)}"
+def _recordings(survey: Survey) -> str:
+    return f"{survey.recordings} recording{'s' * (survey.recordings != 1)}"
 
 
 def _show(value: Fraction) -> str:
@@ -339,20 +343,20 @@ def init(name: str, sources: tuple[str, ...], out: Path, force: bool, **look: An
     file = out / f"{name}.toml"
     if file.exists() and not force:
         raise KymoError(f"{file} is there already; choose another name, or --force to overwrite it")
-    found = survey(sources, look["streams"], _rate(look["rate_hz"]), look["label"])
-    text = recipe_text(name, found)
+    survey = survey_of(sources, look["streams"], _rate(look["rate_hz"]), look["label"])
+    text = recipe_text(name, survey)
     try:
         out.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise KymoError(f"{file}: cannot be written ({error.strerror or error})") from None
-    for remark in found.remarks:
+    for remark in survey.remarks:
         click.echo(remark, err=True)
     recipe = parse_recipe(text, file)
-    rate = float(found.rate_hz)
+    rate = float(survey.rate_hz)
     click.echo(
-        f"{file}: {_recordings(found)}, {found.stream} at {rate:g} Hz, {len(found.channels)} channels "
-        f"({', '.join(found.channels[:8])}{', …' if len(found.channels) > 8 else ''}), "
+        f"{file}: {_recordings(survey)}, {survey.stream} at {rate:g} Hz, {len(survey.channels)} channels "
+        f"({', '.join(survey.channels[:8])}{', …' if len(survey.channels) > 8 else ''}), "
         f"windows of {recipe.window_length / rate:g} s every {recipe.window_hop / rate:g} s"
     )
     where = name if out == Path("recipes") else str(file)
