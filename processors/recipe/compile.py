@@ -104,30 +104,30 @@ def _words(hint: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where the window stands in a recipe."""
+class RecipeSteps:
+    """A recipe's window, and the steps that it has before and behind it."""
 
     windows: Windows
-    steps: Sequence[PlacedStep]  # before it and behind it
-    window_steps: Sequence[PlacedStep]
+    before: Sequence[PlacedStep]
+    behind: Sequence[PlacedStep]
     fail: Callable[[str], RecipeError]  # makes an error that names the window's line
 
 
-def compile_chain(intake: Intake, raw: Format, layout: Layout) -> tuple[Chain, tuple[str, ...]]:
+def compile_chain(intake: Intake, raw: Format, steps: RecipeSteps) -> tuple[Chain, tuple[str, ...]]:
     """The chain of a recipe."""
-    windows = layout.windows
+    windows = steps.windows
     formats = [intake.output({raw.stream: raw})]
     before: list[PlacedStep] = []
-    for step in (step.at(formats[-1]) for step in layout.steps):
+    for step in (step.at(formats[-1]) for step in steps.before):
         out = _output(step.spec, formats[-1], step.fail)
         if windows.hop % out.step:
             break
         before.append(step)
         formats.append(out)
-    moved = list(layout.steps[len(before) :])
+    moved = list(steps.before[len(before) :])
     specs = align([step.spec for step in before], formats, windows)
-    fmt = _output(windows, formats[-1], layout.fail)
-    behind = _behind([*moved, *layout.window_steps], fmt, windows)
+    fmt = _output(windows, formats[-1], steps.fail)
+    behind = _behind([*moved, *steps.behind], fmt, windows)
     return Chain((intake, *specs, windows, *behind)), _moved_notes(moved, formats[-1], windows)
 
 
@@ -154,25 +154,29 @@ def _output(spec: Spec, fmt: Format, fail: Callable[[str], RecipeError]) -> Form
 
 def align(specs: Sequence[Spec], formats: Sequence[Format], windows: Windows) -> list[Spec]:
     """The same steps with the block borders of framed ones where windows end."""
-    out = list(specs)
+    aligned = list(specs)
     # Windows need rows up to `end + k * hop` of the stream at hand: of the last first, then of what it is made from.
     end, hop = windows.rows(formats[-1]), int(windows.hop / formats[-1].step)
     for i in range(len(specs) - 1, -1, -1):
-        spec, came, went = specs[i], formats[i], formats[i + 1]
+        spec, source, result = specs[i], formats[i], formats[i + 1]
         if isinstance(spec, FramedSpec):
-            out[i] = replace(spec, chunk_frames=hop, chunk_phase=end % hop)
+            aligned[i] = replace(spec, chunk_frames=hop, chunk_phase=end % hop)
             end, hop = (end - 1) * spec.frame_step + spec.frame_length, hop * spec.frame_step
-        elif came.step != went.step:
-            end, hop = windows.rows(came), int(windows.hop / came.step)
-    return out
+        elif source.step != result.step:
+            end, hop = windows.rows(source), int(windows.hop / source.step)
+    return aligned
 
 
 def _moved_notes(moved: Sequence[PlacedStep], fmt: Format, windows: Windows) -> tuple[str, ...]:
     if not moved:
         return ()
-    out = _output(moved[0].spec, fmt, moved[0].fail)
-    rows, fresh = windows.rows(out), Fraction(windows.hop) / out.step
+    columns = _output(moved[0].spec, fmt, moved[0].fail)
+    rows, new_rows = windows.rows(columns), Fraction(windows.hop) / columns.step
     names = ", ".join(repr(step.spec.name) for step in moved)
-    why = f"the hop of {windows.hop} samples is no multiple of the {out.step} between rows of {moved[0].spec.name!r}"
-    cost = f"{rows} rows a window instead of {float(fresh):.3g} new ones, {float(rows / fresh):.1f} times the work"
+    why = (
+        f"the hop of {windows.hop} samples is no multiple of the {columns.step} between rows of {moved[0].spec.name!r}"
+    )
+    cost = (
+        f"{rows} rows a window instead of {float(new_rows):.3g} new ones, {float(rows / new_rows):.1f} times the work"
+    )
     return (f"{why}: {names} run for each window ({cost})",)

@@ -14,7 +14,7 @@ from typing import Any
 
 from processors.chain import Chain
 from processors.intake import Intake, factor, fill_lengths
-from processors.recipe.compile import Layout, compile_chain, read_step
+from processors.recipe.compile import RecipeSteps, compile_chain, read_step
 from processors.recipe.tables import (
     HeadTable,
     InputTable,
@@ -126,21 +126,20 @@ class Recipe:
         str or None
             None if the recipe takes it; else the first reason, in words.
         """
-        wanted = self.inputs[0]
-        if fmt.stream != wanted.stream and fmt.stream.partition(".")[0] != wanted.stream:
-            return f"stream `{fmt.stream}` is not `{wanted.stream}`"
+        source = self.inputs[0]
+        if fmt.stream != source.stream and fmt.stream.partition(".")[0] != source.stream:
+            return f"stream `{fmt.stream}` is not `{source.stream}`"
         if len(fmt.shape) != 1 or fmt.dtype in ("jpeg", "uint8"):
             return f"`{fmt.stream}` carries {fmt.dtype}{list(fmt.shape)} a sample, expected one number a channel"
-        absent = [c for c in wanted.channels if c not in fmt.channels]
+        absent = [c for c in source.channels if c not in fmt.channels]
         if absent:
             return f"`{fmt.stream}` has no channel {', '.join(absent)}; it has {', '.join(fmt.channels)}"
-        if fmt.rate != wanted.rate_hz:
-            came = f"{float(fmt.rate):g} Hz" if fmt.rate else "irregular"
-            return f"`{fmt.stream}` is {came}, expected {float(wanted.rate_hz):g} Hz"
-        for channel, unit in zip(wanted.channels, wanted.units, strict=False):
-            came = fmt.units[fmt.channels.index(channel)] if fmt.units else ""
+        if fmt.rate != source.rate_hz:
+            rate = f"{float(fmt.rate):g} Hz" if fmt.rate else "irregular"
+            return f"`{fmt.stream}` is {rate}, expected {float(source.rate_hz):g} Hz"
+        for channel, unit in zip(source.channels, source.units, strict=False):
             try:
-                factor(came, unit)
+                factor(fmt.units[fmt.channels.index(channel)] if fmt.units else "", unit)
             except FormatError as error:
                 return f"`{fmt.stream}` {channel}: {error}"
         return None
@@ -163,14 +162,14 @@ def load_recipe(path_or_name: str | Path) -> Recipe:
     path = Path(text)
     if not text.endswith(".toml"):
         folders = [Path("recipes"), INSTALLED]
-        found = [
+        files = [
             folder / f"{text}.toml" for folder in folders if "/" not in text and (folder / f"{text}.toml").is_file()
         ]
-        if not found:
+        if not files:
             names = {file.stem for folder in folders for file in folder.glob("*.toml")}
             hint = nearest(text, names) if names else "; write one with `kymo init`"
             raise RecipeError(f"no recipe {text!r} in {folders[0]} or among those that come with Kymo{hint}")
-        path = found[0]
+        path = files[0]
     try:
         content = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -244,15 +243,15 @@ def _chain(root: Table, source: InputTable) -> tuple[Chain, tuple[int, int], tup
     if window is None:
         raise root.error("a recipe lacks [window] with length_s and hop_s")
     length, hop = _samples(window, "length_s", source.rate_hz), _samples(window, "hop_s", source.rate_hz)
-    layout = Layout(
+    steps = RecipeSteps(
         windows=Windows(length, hop),
-        steps=[read_step(t.rest(), t.error, per_window=False) for t in root.tables("steps", (), free=True)],
-        window_steps=[read_step(t.rest(), t.error, per_window=True) for t in window.tables("steps", (), free=True)],
+        before=[read_step(t.parameters(), t.error, per_window=False) for t in root.tables("steps", (), free=True)],
+        behind=[read_step(t.parameters(), t.error, per_window=True) for t in window.tables("steps", (), free=True)],
         fail=window.error,
     )
     bridge, fill = fill_lengths(source.rate_hz, source.bridge_ms, source.max_missing, length)
     intake = Intake(source.channels, source.units, source.dtype, bridge, fill, source.max_missing)
-    chain, notes = compile_chain(intake, _raw_format(source), layout)
+    chain, notes = compile_chain(intake, _raw_format(source), steps)
     return chain, (length, hop), notes
 
 
@@ -260,12 +259,12 @@ def _samples(window: Table, key: str, rate: Fraction) -> int:
     """Seconds as a number of samples, whole but for the digits that nobody writes."""
     seconds = window.fraction(key)
     count = seconds * rate
-    near = max(1, round(count))
-    if abs(count - near) <= _WHOLE:
-        return near
+    nearest_count = max(1, round(count))
+    if abs(count - nearest_count) <= _WHOLE:
+        return nearest_count
     raise window.error(
         f"{key} = {toml_value(seconds)} is {float(count):g} samples at {float(rate):g} Hz, expected a whole number; "
-        f"the nearest is {toml_value(seconds_of(near, rate))} ({near} samples)",
+        f"the nearest is {toml_value(seconds_of(nearest_count, rate))} ({nearest_count} samples)",
         key,
     )
 

@@ -147,7 +147,9 @@ def read_model(root: Table) -> ModelTable | None:
     table = root.table("model", ("architecture", "min_probability", "pool"), free=True)
     if table is None:
         return None
-    return ModelTable(table.text("architecture"), table.number("min_probability", 0, 0, 1), table.rest(), _pool(table))
+    return ModelTable(
+        table.text("architecture"), table.number("min_probability", 0, 0, 1), table.parameters(), _pool(table)
+    )
 
 
 def _pool(table: Table) -> Mapping[str, Any]:
@@ -189,8 +191,8 @@ def read_train(root: Table) -> TrainTable:
     balance = table.text("balance", "weights")
     if balance not in BALANCES:
         raise table.error(f"balance = {toml_value(balance)}{nearest(balance, BALANCES)}", "balance")
-    augment = tuple(each.rest() for each in table.tables("augment", (), free=True))
-    return TrainTable(split, column, _folds(table, split), balance, augment, table.rest())
+    augment = tuple(inner.parameters() for inner in table.tables("augment", (), free=True))
+    return TrainTable(split, column, _folds(table, split), balance, augment, table.parameters())
 
 
 def _column_split(table: Table) -> ColumnSplit | None:
@@ -198,10 +200,10 @@ def _column_split(table: Table) -> ColumnSplit | None:
         return None
     inner = table.table("split", ("column", "train", "test"))
     assert inner is not None
-    found = ColumnSplit(inner.text("column"), inner.texts("train"), inner.texts("test"))
-    if both := sorted(set(found.train) & set(found.test)):
-        raise inner.error(f"split: {', '.join(both)} stands in train and in test", "test")
-    return found
+    split = ColumnSplit(inner.text("column"), inner.texts("train"), inner.texts("test"))
+    if overlap := sorted(set(split.train) & set(split.test)):
+        raise inner.error(f"split: {', '.join(overlap)} stands in train and in test", "test")
+    return split
 
 
 def _folds(table: Table, split: str) -> int:
@@ -225,9 +227,8 @@ def read_source(root: Table) -> SourceTable:
 
 
 def read_alerts(root: Table) -> tuple[Mapping[str, Any], ...]:
-    tables = root.tables("alerts", ("name", "label", "min_probability", "windows", "notify"))
-    out = []
-    for table in tables:
+    rules = []
+    for table in root.tables("alerts", ("name", "label", "min_probability", "windows", "notify")):
         rule: dict[str, Any] = {
             "label": list(table.texts("label")),
             "min_probability": table.number("min_probability", 0, 0, 1),
@@ -236,8 +237,8 @@ def read_alerts(root: Table) -> tuple[Mapping[str, Any], ...]:
         if windows % 1:
             raise table.error(f"windows = {windows:g}: expected a whole number", "windows")
         rule |= {"windows": int(windows), "notify": list(table.texts("notify", ()))}
-        out.append(rule | ({"name": table.text("name")} if "name" in table.values else {}))
-    return tuple(out)
+        rules.append(rule | ({"name": table.text("name")} if "name" in table.values else {}))
+    return tuple(rules)
 
 
 def read_heads(root: Table, labels: LabelTable) -> tuple[HeadTable, ...]:
@@ -245,20 +246,22 @@ def read_heads(root: Table, labels: LabelTable) -> tuple[HeadTable, ...]:
     heads: list[HeadTable] = []
     for table in root.tables("heads", ("name", "column", "key", "kind", "names", "min_share", "weight")):
         head = _head(table, labels)
-        if head.name in {other.name for other in heads}:
+        if any(head.name == earlier.name for earlier in heads):
             raise table.error(
                 f"name = {toml_value(head.name)}: another head has it; each needs a name of its own", "name"
             )
         # A column is read once, so two that ask it must call its values the same.
-        asked: list[LabelTable | HeadTable] = [labels, *heads]
-        for other in (one for one in asked if one.set == head.set):
-            if (other.column, other.key) != (head.column, head.key):
+        sources: list[LabelTable | HeadTable] = [labels, *heads]
+        for earlier in sources:
+            if earlier.set != head.set:
+                continue
+            if (earlier.column, earlier.key) != (head.column, head.key):
                 raise table.error(
                     f"head `{head.name}`: a column and a key of a labels JSON are both called `{head.set}`, and become one "
                     f"label set; rename the column or the key",
                     "key" if head.key else "column",
                 )
-            if other.names != head.names:
+            if earlier.names != head.names:
                 raise table.error(
                     f"head `{head.name}`: its names of the values of `{head.set}` differ from those that stand before; "
                     f"write the same ones, or copy the values to a column or key of its own",
@@ -282,9 +285,9 @@ def _head(table: Table, labels: LabelTable) -> HeadTable:
     if "column" in table.values and "key" in table.values:
         raise table.error("a head has both column and key; labels come from one of them", "key")
     by_key = "key" in table.values or ("column" not in table.values and labels.key is not None)
-    where = table.text("key" if by_key else "column", name)
-    named = table.table("names", (), free=True)
-    if named and kind == "number":
+    source = table.text("key" if by_key else "column", name)
+    names = table.table("names", (), free=True)
+    if names and kind == "number":
         raise table.error("a head of kind number has names; values of a number are taken as they are", "names")
     weight = table.number("weight", 1, 0)
     if not 0 < weight < math.inf:
@@ -293,9 +296,9 @@ def _head(table: Table, labels: LabelTable) -> HeadTable:
     return HeadTable(
         name,
         kind,
-        None if by_key else where,
-        where if by_key else None,
-        {value: named.text(value) for value in named.values} if named else {},
+        None if by_key else source,
+        source if by_key else None,
+        {value: names.text(value) for value in names.values} if names else {},
         table.number("min_share", labels.min_share, 0, 1),
         weight,
     )

@@ -20,7 +20,7 @@ from typing import Any
 from processors.registry import nearest
 from streams.errors import RecipeError
 
-Where = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 _KEY = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*')"""
 _DOTTED = rf"{_KEY}(?:\s*\.\s*{_KEY})*"
 _HEADER = re.compile(rf"\s*(\[\[?)\s*({_DOTTED})\s*\]")
@@ -46,7 +46,7 @@ class Document:
             ) from None
         self._lines = key_lines(text)
 
-    def line(self, where: Where) -> int | None:
+    def line(self, where: KeyPath) -> int | None:
         """Line of a key, or of the nearest table around it."""
         for stop in range(len(where), 0, -1):
             if where[:stop] in self._lines:
@@ -54,12 +54,12 @@ class Document:
         # A table that is there only as part of a longer header.
         return next((line for at, line in self._lines.items() if where and at[: len(where)] == where), None)
 
-    def error(self, message: str, where: Where = ()) -> RecipeError:
+    def error(self, message: str, where: KeyPath = ()) -> RecipeError:
         """An error that names the line of `where`."""
         return RecipeError(message, self.path, self.line(where))
 
 
-def key_lines(text: str) -> dict[Where, int]:
+def key_lines(text: str) -> dict[KeyPath, int]:
     """Line of each key and table header of valid TOML, counted from 1.
 
     Examples
@@ -67,12 +67,12 @@ def key_lines(text: str) -> dict[Where, int]:
     >>> key_lines('a = 1\\n[[b]]\\nc = [\\n  2,\\n]\\n')
     {('a',): 1, ('b', 0): 2, ('b', 0, 'c'): 3}
     """
-    lines: dict[Where, int] = {}
-    counts: dict[Where, int] = {}
-    table: Where = ()
+    lines: dict[KeyPath, int] = {}
+    counts: dict[KeyPath, int] = {}
+    table: KeyPath = ()
     depth, quote = 0, ""
-    for number, whole in enumerate(text.splitlines(), 1):
-        line = whole
+    for number, line in enumerate(text.splitlines(), 1):
+        value = line
         if not depth and not quote:
             if header := _HEADER.match(line):
                 table = _resolve(_names(header[2]), counts, header[1] == "[[")
@@ -80,8 +80,8 @@ def key_lines(text: str) -> dict[Where, int]:
                 continue
             if pair := _PAIR.match(line):
                 lines.setdefault((*table, *_names(pair[1])), number)
-                line = line[pair.end() :]
-        depth, quote = _scan(line, depth, quote)
+                value = line[pair.end() :]
+        depth, quote = _scan(value, depth, quote)
     return lines
 
 
@@ -89,9 +89,9 @@ def _names(dotted: str) -> list[str]:
     return [name[1:-1] if name[0] in "\"'" else name for name in re.findall(_KEY, dotted)]
 
 
-def _resolve(names: list[str], counts: dict[Where, int], array: bool) -> Where:
+def _resolve(names: list[str], counts: dict[KeyPath, int], array: bool) -> KeyPath:
     """A header's path, with the number of each array of tables that it runs through."""
-    where: Where = ()
+    where: KeyPath = ()
     for i, name in enumerate(names):
         where = (*where, name)
         if array and i == len(names) - 1:
@@ -126,7 +126,7 @@ class Table:
     """One table: its values, read with checks."""
 
     def __init__(
-        self, document: Document, where: Where, values: Any, known: Collection[str], free: bool = False
+        self, document: Document, where: KeyPath, values: Any, known: Collection[str], free: bool = False
     ) -> None:
         self.document, self.where = document, where
         self.title = f"[{'.'.join(p for p in where if isinstance(p, str))}]" if where else "a recipe"
@@ -135,14 +135,14 @@ class Table:
         self.values, self._known = values, known
         for key in values:
             if key not in known and (not free or difflib.get_close_matches(key, known, 1, 0.85)):
-                what = "table or key" if not where else "key"
-                raise self.error(f"{self.title} has no {what} {key!r}{nearest(key, known)}", key)
+                noun = "table or key" if not where else "key"
+                raise self.error(f"{self.title} has no {noun} {key!r}{nearest(key, known)}", key)
 
     def error(self, message: str, *key: str) -> RecipeError:
         """An error at a key of this table."""
         return self.document.error(message, (*self.where, *key))
 
-    def rest(self) -> dict[str, Any]:
+    def parameters(self) -> dict[str, Any]:
         """The keys that are not known ones, as plain values."""
         return {key: plain(value) for key, value in self.values.items() if key not in self._known}
 
@@ -193,9 +193,9 @@ class Table:
         value = self.values[key]
         # Checked as text first: 1e999999999 would be a number of a billion digits.
         if not isinstance(value, bool) and isinstance(value, int | Decimal | str) and _EXACT.fullmatch(str(value)):
-            out = Fraction(str(value))
-            if out > 0:
-                return out
+            number = Fraction(str(value))
+            if number > 0:
+                return number
         raise self._wrong(key, 'a number above 0, or a fraction as text such as "30000/1001"')
 
     def table(self, key: str, known: Collection[str], free: bool = False) -> Table | None:
