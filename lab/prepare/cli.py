@@ -1,7 +1,4 @@
-"""The verb ``prepare``. In: raw recordings as a laboratory keeps them, or a plan. Out: files that recipes read, and a report.
-
-It stands here and not with :mod:`lab.prepare.prepare` because TFRecords hold windows, which the dataset makes.
-"""
+"""``kymo prepare``. In: raw recordings as a laboratory or a phone keeps them, or a plan. Out: files that recipes read, and a report."""
 
 from __future__ import annotations
 
@@ -15,9 +12,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lab.prepare.phone_cli import phone
-from lab.prepare.prepare import FEET, FORMATS, Report, Wanted
-from lab.prepare.prepare import prepare as prepare_running
+from lab.prepare.phone import EXPERIMENT, UNITS, Converted, PhoneOptions, convert_phone
+from lab.prepare.running import FEET, FORMATS, Report, Wanted, prepare_running
 from processors.recipe.load import load_recipe
 from streams.errors import KymoError, SourceError
 from streams.readers import read
@@ -32,9 +28,6 @@ def prepare() -> None:
 
     Example: kymo prepare running Raw/ running/
     """
-
-
-prepare.add_command(phone)
 
 
 def _bar() -> Progress:
@@ -146,7 +139,7 @@ def gait(out: Path, clean: bool, no_taps: bool, as_json: bool, **plan: Any) -> N
 
     Example: kymo prepare gait synthetic/ --subjects 6 --seed 0
     """
-    from lab.prepare.gait_files import NO_FAULTS, Faults, GaitPlan, trials_of, write_gait
+    from lab.prepare.gait import NO_FAULTS, Faults, GaitPlan, trials_of, write_gait
 
     if (out / "Raw").exists():
         raise SourceError("is there already; name another folder", out / "Raw")
@@ -160,3 +153,65 @@ def gait(out: Path, clean: bool, no_taps: bool, as_json: bool, **plan: Any) -> N
         return
     click.echo(f"{out / 'Raw'}: {len(truths)} files of synthetic gait; what is wrong with them: {out / 'truth.json'}")
     click.echo(f"next: kymo prepare running {out / 'Raw'} {out}")
+
+
+def _pairs(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    found = [text.partition("=") for text in texts]
+    if wrong := next((text for text, (a, _, b) in zip(texts, found, strict=True) if not a or not b), None):
+        raise click.BadParameter(f"{wrong!r}: expected {param.metavar}", ctx, param)
+    return {a.strip(): b.strip() for a, _, b in found}
+
+
+def _factors(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, float]:
+    try:
+        return {name: float(text) for name, text in _pairs(ctx, param, texts).items()}
+    except ValueError:
+        raise click.BadParameter(f"{', '.join(texts)}: expected {param.metavar} with a number", ctx, param) from None
+
+
+@prepare.command("phone")
+@click.argument("raw", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--key", default="label", show_default=True, help="Name of the question that the STARTs' labels answer.")
+@click.option("--time-unit", "unit", type=click.Choice(tuple(UNITS)), help="Of times; else told by their size.")
+@click.option("--topic", "topics", multiple=True, callback=_pairs, metavar="SENSOR=TOPIC", help="May be repeated.")
+@click.option(
+    "--scale", multiple=True, callback=_factors, metavar="TOPIC=FACTOR", help="Multiply its values; may be repeated."
+)
+@_JSON
+def phone(raw: Path, out: Path, as_json: bool, **chosen: object) -> None:
+    """Convert sensor logs of phones, JSON, to MCAP with labels JSON beside it.
+
+    RAW is a file or a folder of them: a list of objects, or one object a line. An object is a row of a sensor ({"sensor":
+    "Accelerometer", "time": "1700000000000000000", "x": …} or {"type": "accelerometer", "timestamp": …, "values": […]}), or a mark:
+    what lies between {"type": "START", "label": "walking"} and {"type": "STOP"} is labelled.
+
+    Example: kymo prepare phone logs/ walks/ --key activity
+    """
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("converting", total=None)
+        options = PhoneOptions(**chosen)  # type: ignore[arg-type]
+        made = convert_phone(raw, out, options, lambda done, of: bar.update(task, completed=done, total=of))
+    if as_json:
+        click.echo(json.dumps({"path": str(out), "recordings": [_facts(one) for one in made]}, ensure_ascii=False))
+        return
+    for one in made:
+        rows = ", ".join(f"{topic} {count:,}" for topic, count in one.rows.items())
+        click.echo(f"{one.mcap}: {rows}; {one.stretches} labelled stretches")
+        for note in one.notes:
+            click.echo(f"{one.source}: {note}", err=True)
+    target = out / EXPERIMENT if any(one.labels for one in made) else out
+    click.echo(f"next: kymo plot {target}")
+
+
+def _facts(one: Converted) -> dict[str, object]:
+    return {
+        "source": str(one.source),
+        "mcap": str(one.mcap),
+        "labels": str(one.labels) if one.labels else None,
+        "rows": dict(one.rows),
+        "stretches": one.stretches,
+        "notes": list(one.notes),
+    }

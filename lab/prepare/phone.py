@@ -1,8 +1,22 @@
-"""A phone's sensor logs as recordings. In: JSON files (their form: :mod:`lab.prepare.phone_records`). Out: for each one
+"""A phone's sensor logs as recordings. In: JSON files, each a list of objects or one object a line. Out: for each one
 ``NAME.mcap`` and, where it has marks, ``NAME.labels.json``; for all ``phone.experiment.json``; times in Unix ns.
 
 A sensor is a topic with a JSON message a row, as its file has it, in order of time: nothing is resampled, scaled only if asked. Topics
 are named after sensors (``TotalAcceleration`` is ``totalacceleration``), but for those that recipes know by another name.
+
+A record with ``type`` START or STOP (in any case) is a mark: what lies between a START and the next STOP is a labelled stretch. Its
+class is the START's ``label``, else its ``activity``, ``name``, ``class`` or ``text``; further classes are the members of its
+``metadata``. A mark without a time stands at the next row (START), or right behind the one before (STOP).
+
+Any other record is a row of one sensor, which ``sensor``, ``type`` or ``name`` names:
+
+- its time is ``time`` or ``timestamp``, or ``seconds_elapsed`` if the file's first row has neither, as number or text; all rows have one
+  unit, told by the size of the first row's time (s, ms, µs or ns since 1970; or ISO 8601), if none is said. A mark's is told alike;
+- its numbers are ``values``, a list or an object, or else all other members that are numbers, as such or as text; null is a missing
+  one. Axes are put in the order x, y, z, w; other members stay as the sensor's first row has them.
+
+An object with a list ``payload``, ``records``, ``data`` or ``samples`` stands for what is in it. A record of a sensor ``Metadata``
+says things of the recording. Rows without a number, such as notes, are left out and counted.
 """
 
 from __future__ import annotations
@@ -10,19 +24,21 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 from mcap.writer import CompressionType, Writer
 
-from lab.prepare.phone_records import Mark, PhoneLog, Rows
 from streams.chunk import NS
 from streams.errors import SourceError
 from streams.files import whole_file
 from streams.labels.labels import canonical
-from streams.readers.words import many
+from streams.readers.times import iso_ns
+from streams.readers.words import brief, many
 
 SUFFIXES = (".json", ".jsonl", ".ndjson")
 #: Topics of sensors, whose names are compared without case, blanks and underscores. With gravity before without.
@@ -34,6 +50,15 @@ TOPICS = {
 EXPERIMENT = "phone.experiment.json"
 #: Class of a stretch whose START names none.
 MARKED = "marked"
+#: Exponent of ten of each unit, in ns.
+UNITS = {"s": 9, "ms": 6, "us": 3, "ns": 0}
+_LISTS = ("payload", "records", "data", "samples")
+_TIMES, _ELAPSED = ("time", "timestamp"), "seconds_elapsed"
+_CLASSES = ("label", "activity", "name", "class", "text")
+_AXES = ("x", "y", "z", "w")
+_NOT_VALUES = {*_TIMES, _ELAPSED, "sensor", "type", "name", "id", "accuracy"}
+_LIMIT_NS = 2**62
+_LONGEST_NS = 366 * 86_400 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,3 +243,206 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
         path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise SourceError(f"cannot be written ({error.strerror or error})", path) from None
+
+
+@dataclass(slots=True)
+class Rows:
+    """One sensor's rows, in the order of the file."""
+
+    channels: tuple[str, ...]  # names; empty where `values` was a list
+    width: int
+    times_ns: list[int] = field(default_factory=list)
+    values: list[list[float]] = field(default_factory=list)  # NaN for a missing one
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """START or STOP: number of the record, time (None where it has none, with that of the row before it), classes by key."""
+
+    start: bool
+    record: int
+    time_ns: int | None
+    row_before: int
+    classes: Mapping[str, str]
+
+
+class PhoneLog:
+    """What a file holds."""
+
+    def __init__(self, path: Path, unit: str | None = None, key: str = "label") -> None:
+        self.path, self._key = path, key
+        self._said, self._exponent = unit is not None, None if unit is None else UNITS[unit]
+        self._members: tuple[str, ...] | None = None  # where rows have their time
+        self.sensors: dict[str, Rows] = {}  # by name, in the order of their first rows
+        self.marks: list[Mark] = []  # in the order of the file
+        self.metadata: dict[str, str] = {}  # what it says of itself
+        self.left_out: Counter[str] = Counter()  # rows without numbers, by sensor
+        self.order: list[int] = []  # time of every row, as they came
+        for number, record in enumerate(_records(path), 1):
+            self._take(number, record)
+        if not self.sensors:
+            raise SourceError(
+                "holds no sensor row: expected objects such as "
+                '{"sensor": "accelerometer", "time": "1700000000000000000", "x": 0.1, "y": 0.2, "z": 9.8}',
+                path,
+            )
+        self._check_span()
+
+    def wrong(self, what: str, number: int) -> SourceError:
+        """What is wrong with a record, counted from 1."""
+        return SourceError(f"record {number} {what}", self.path)
+
+    def _take(self, number: int, record: Any) -> None:
+        if not isinstance(record, dict):
+            raise self.wrong(f"is {brief(json.dumps(record))}, expected an object", number)
+        kind = str(record.get("type", "")).strip().upper()
+        if kind in ("START", "STOP"):
+            self._mark(number, record, kind == "START")
+            return
+        name = next((str(record[m]).strip() for m in ("sensor", "type", "name") if record.get(m)), "")
+        if not name:
+            raise self.wrong(f"has no `sensor`, `type` or `name`: {brief(json.dumps(record))}", number)
+        if name.lower() == "metadata":
+            self.metadata |= {str(k): str(v) for k, v in record.items() if k not in ("sensor", "type")}
+            return
+        channels, values = self._values(record, name, number)
+        if not values:
+            self.left_out[name] += 1
+            return
+        time = self._time(record, number)
+        if time is None:
+            raise self.wrong(f"has no `time`, `timestamp` or `seconds_elapsed`: {brief(json.dumps(record))}", number)
+        rows = self.sensors.setdefault(name, Rows(channels, len(values)))
+        rows.times_ns.append(time)
+        rows.values.append(values)
+        self.order.append(time)
+
+    def _mark(self, number: int, record: Mapping[str, Any], start: bool) -> None:
+        classes: dict[str, str] = {}
+        if text := next((record[m] for m in _CLASSES if record.get(m) not in (None, "", {}, [])), None):
+            classes[self._key] = str(text)
+        extra = record.get("metadata")
+        if isinstance(extra, dict):
+            classes |= {str(k): str(v) for k, v in extra.items() if k and v is not None and str(v).strip()}
+        self.marks.append(Mark(start, number, self._time(record, number, mark=True), len(self.order), classes))
+
+    def _values(self, record: Mapping[str, Any], name: str, number: int) -> tuple[tuple[str, ...], list[float]]:
+        """Channels and numbers of a row; none for a row that has no number."""
+        known = self.sensors.get(name)
+        given = record.get("values")
+        if isinstance(given, list):
+            channels: tuple[str, ...] = ()
+            found = [_number(value) for value in given]
+        else:
+            members = given if isinstance(given, dict) else {k: v for k, v in record.items() if k not in _NOT_VALUES}
+            numeric = tuple(k for k, v in members.items() if _number(v) is not None)
+            channels = known.channels if known is not None and numeric else _ordered(numeric)
+            if absent := [c for c in channels if c not in members]:
+                raise self.wrong(f"{name} has no `{absent[0]}`, as its first row had", number)
+            found = [_number(members[c]) for c in channels]
+        values = [value for value in found if value is not None]
+        if len(values) < len(found):
+            raise self.wrong(f"{name} has a value that is no number: {brief(json.dumps(record))}", number)
+        if known is not None and values and len(values) != known.width:
+            raise self.wrong(f"{name} has {len(values)} values, its first row had {known.width}", number)
+        return channels, values
+
+    def _time(self, record: Mapping[str, Any], number: int, *, mark: bool = False) -> int | None:
+        if self._members is None and not mark:
+            self._members = _TIMES if any(record.get(m) not in (None, "") for m in _TIMES) else (_ELAPSED,)
+        member = next((m for m in self._members or (*_TIMES, _ELAPSED) if record.get(m) not in (None, "")), None)
+        if member is None:
+            return None
+        text = str(record[member]).strip()
+        if member == _ELAPSED:
+            return self._scaled(text, UNITS["s"], number)
+        exponent = _exponent_of(text) if self._exponent is None else self._exponent
+        if not mark:
+            self._exponent = exponent
+        elif not self._said:
+            exponent = _exponent_of(text)
+        return self._scaled(text, exponent, number)
+
+    def _check_span(self) -> None:
+        first, last = min(self.order), max(self.order)
+        if last - first > _LONGEST_NS:
+            days = (last - first) // (86_400 * 10**9)
+            raise SourceError(f"its times span {days} days; say their unit (s, ms, us, ns), or mend them", self.path)
+
+    def _scaled(self, text: str, exponent: int, number: int) -> int:
+        try:
+            if exponent < 0:
+                return iso_ns(text)
+            value = int(Decimal(text).scaleb(exponent).to_integral_value())
+        except (InvalidOperation, ValueError, OverflowError):
+            raise self.wrong(
+                f"has the time {brief(repr(text))}, expected a number or ISO 8601 as before", number
+            ) from None
+        if not abs(value) < _LIMIT_NS:
+            raise self.wrong(f"has the time {brief(repr(text))}, which is too large; say the unit", number)
+        return value
+
+
+def _records(path: Path) -> Iterator[Any]:
+    """Records of a file: of its one JSON value, or of each line."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise SourceError(f"cannot be read ({error.strerror or error})", path) from None
+    except UnicodeDecodeError:
+        raise SourceError("is not UTF-8 text", path) from None
+    try:
+        yield from _unfolded(json.loads(text))
+        return
+    except RecursionError:
+        raise SourceError("is no JSON (nested too deep)", path) from None
+    except ValueError as error:
+        if text.lstrip().startswith("["):
+            raise SourceError(f"is no JSON ({error})", path) from None
+    for row, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise SourceError(f"is no JSON ({error})", path, row) from None
+        yield from _unfolded(value)
+
+
+def _unfolded(value: Any) -> Iterator[Any]:
+    if isinstance(value, list):
+        yield from value
+        return
+    inner = (
+        next((value[m] for m in _LISTS if isinstance(value.get(m), list)), None) if isinstance(value, dict) else None
+    )
+    yield from [value] if inner is None else inner
+
+
+def _number(value: Any) -> float | None:
+    """A number, NaN for a missing one, None for what is none."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = math.nan if value == "" else float(value)
+    except (ValueError, OverflowError):
+        return None
+    if isinstance(value, str) and "_" in value:
+        return None
+    return number if math.isfinite(number) else math.nan
+
+
+def _ordered(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(names, key=_AXES.index)) if set(names) <= set(_AXES) else names
+
+
+def _exponent_of(text: str) -> int:
+    """10**exponent ns are one unit; -1 for ISO 8601."""
+    try:
+        size = abs(float(text))
+    except ValueError:
+        return -1
+    # Seconds reach 1e11 in the year 5138; the other units follow at the same factor.
+    return next((UNITS[unit] for unit, top in (("s", 1e11), ("ms", 1e14), ("us", 1e17)) if size < top), 0)

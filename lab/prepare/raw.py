@@ -32,7 +32,7 @@ _FEET = {"left": "left", "l": "left", "right": "right", "r": "right"}
 _TEXTS = ("subject_id", "trial_id", "speed")
 _RESULTS = ("seconds_10k", "score_10k")
 _TRUE = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-_EPOCH_NS = 10**17  # later than this, in 1973, a time is one of the calendar and not since the sensor's start
+EPOCH_NS = 10**17  # later than this, in 1973, a time is one of the calendar and not since the sensor's start
 
 Int = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -226,4 +226,4 @@ def _times(table: dict[str, list[str]], lower: dict[str, str], rows: Int, path: 
     if column is None:
         return None, False
     times = TimeColumn(column.lower(), path).parse(table[column], rows)
-    return times, bool(times[0] > _EPOCH_NS)
+    return times, bool(times[0] > EPOCH_NS)

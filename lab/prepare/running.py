@@ -1,16 +1,22 @@
 """Raw running recordings made ready. In: a folder of ``SENSOR…`` folders (:mod:`lab.prepare.raw`), what is wanted.
-Out: ``Prepared/csv|parquet/treadmill|overground/SESSION.csv`` with both feet on one clock, and a report of every repair.
+Out: ``Prepared/csv|parquet/treadmill|overground/SESSION.csv`` with both feet on one clock, and a report of every repair,
+``report.json`` and the same in words, ``report.txt``.
 
 A session is one trial of one subject at one speed on one surface. Nothing goes without a word: a row is written, or
 counted under the reason why not; a file or a trial is written, or listed in ``left_out``.
+
+Columns: ``t`` (s; ``t_ns``, Unix ns, where the sensors know the date), the channels in the raw files' units, ``session``,
+``subject``, ``trial_id``, ``speed``, ``surface``, and ``seconds_10k``, ``score_10k`` where they are known. A missing sample
+is a missing row, which the readers take as a gap.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,16 +24,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.prepare.align import align
-from lab.prepare.clean import RATE_HZ, CleanFoot, clean
-from lab.prepare.clocks import fit_clocks
-from lab.prepare.raw import CHANNELS, RawFoot, Trial, raw_files, read_raw
-from lab.prepare.write import Prepared, write_report, write_session
+from lab.prepare import clean as cleaning
+from lab.prepare import clocks
+from lab.prepare.clean import RATE_HZ, CleanFoot, Repair, clean
+from lab.prepare.clocks import align, fit_clocks
+from lab.prepare.raw import CHANNELS, EPOCH_NS, RawFoot, Trial, raw_files, read_raw
 from streams.errors import SourceError
 from streams.labels.labels import canonical
+from streams.readers.words import many
 
 FEET = ("auto", "both", "left", "right")
 FORMATS = ("csv", "parquet", "tfrecords")
+_STEP_NS = 10**9 // RATE_HZ
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +84,18 @@ class Report:
         }
 
 
-def prepare(
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A session's samples."""
+
+    channels: tuple[str, ...]  # 6 or 12 names
+    values: NDArray[np.float64]  # ``(n, channels)``, all finite
+    indexes: NDArray[np.int64]  # ``(n,)``, number of each sample at 500 Hz
+    start_ns: int  # time of number 0
+    results: Mapping[str, str]  # ``seconds_10k``, ``score_10k``, as far as they are known
+
+
+def prepare_running(
     raw: Path,  # folder of the ``SENSOR…`` folders, or one with a folder ``Raw`` that holds them
     out: Path,  # ``out/Prepared`` must not be there
     wanted: Wanted,
@@ -108,7 +127,7 @@ def prepare(
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)  # half a folder would pass for a whole one
         raise
-    write_report(target, {"raw": str(raw), "wanted": asdict(wanted)}, report.totals(), asdict(report))
+    _write_report(target, {"raw": str(raw), "wanted": asdict(wanted)}, report.totals(), asdict(report))
     return report
 
 
@@ -196,7 +215,7 @@ def _write_ready(
     if made is None:
         report.left_out.append({"what": trial.session, "reason": reason})
         return
-    written = write_session(target, trial, made, formats)
+    written = _write_session(target, trial, made, formats)
     report.sessions.append(
         {
             "session": trial.session,
@@ -249,3 +268,86 @@ def _merge(left: CleanFoot, right: CleanFoot) -> tuple[Prepared | None, dict[str
     names = tuple(f"{channel}_{foot}" for foot in ("left", "right") for channel in CHANNELS)
     values = np.hstack([left.values, moved])[kept]
     return Prepared(names, values, np.flatnonzero(kept), left.start_ns, left.raw.results), facts, ""
+
+
+def _write_session(target: Path, trial: Trial, made: Prepared, formats: Sequence[str]) -> list[str]:
+    """Write a session in each format."""
+    constant = {
+        "session": trial.session,
+        "subject": trial.subject,
+        "trial_id": trial.trial,
+        "speed": trial.speed,
+        "surface": trial.surface,
+        **made.results,
+    }
+    written = []
+    for kind, write in (("csv", _csv), ("parquet", _parquet)):
+        if kind in formats:
+            path = target / kind / trial.surface / f"{trial.session}.{kind}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path, made, constant)
+            written.append(path.relative_to(target).as_posix())
+    return written
+
+
+def _csv(path: Path, made: Prepared, constant: Mapping[str, str]) -> None:
+    calendar = made.start_ns > EPOCH_NS
+    head = ",".join(["t_ns" if calendar else "t", *made.channels, *constant])
+    tail = "," + ",".join(text.replace(",", " ").replace('"', " ") for text in constant.values())
+    row = ",".join(["%s", *["%.7g"] * len(made.channels)]) + tail.replace("%", "%%")
+    times = made.start_ns + made.indexes * _STEP_NS
+    shown = times.tolist() if calendar else [f"{time / 1e9:.3f}" for time in times.tolist()]
+    with path.open("w", encoding="utf-8", newline="\n") as out:
+        out.write(head + "\n")
+        out.writelines(row % (time, *cells) + "\n" for time, cells in zip(shown, made.values.tolist(), strict=True))
+
+
+def _parquet(path: Path, made: Prepared, constant: Mapping[str, str]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    columns: dict[str, Any] = {"t_ns": made.start_ns + made.indexes * _STEP_NS}
+    columns |= {name: made.values[:, i].astype(np.float32) for i, name in enumerate(made.channels)}
+    columns |= {name: pa.array([text] * len(made.values)).dictionary_encode() for name, text in constant.items()}
+    parquet.write_table(pa.table(columns), path, compression="zstd")
+
+
+def _write_report(target: Path, asked: Mapping[str, Any], totals: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Write ``report.json`` and the same in words."""
+    rules = {"cleaning": cleaning.__doc__, "clocks": clocks.__doc__}
+    document = {"asked": asked, "totals": totals, **found, "rules": rules}
+    (target / "report.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (target / "report.txt").write_text("\n".join(_words(asked, totals, found)) + "\n", encoding="utf-8")
+
+
+def _words(asked: Mapping[str, Any], totals: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    repairs = ", ".join(f"{count} {kind}" for kind, count in totals["repairs"].items()) or "none"
+    lines = [
+        f"Prepared from {asked['raw']}",
+        f"read: {many(totals['files'], 'file')}, {many(totals['rows'], 'row')}",
+        f"written: {many(totals['sessions'], 'session')} of {many(totals['samples_written'], 'sample')}",
+        f"left out: {totals['left_out']}; not chosen: {totals['not_chosen']}",
+        f"samples repaired or left out: {repairs}",
+    ]
+    lines += ["", "Sessions"]
+    for session in found["sessions"]:
+        lines.append(f"{session['session']}: {session['seconds']:.1f} s from {' and '.join(session['from'])}")
+        out = ", ".join(f"{n} {reason}" for reason, n in session["rows_left_out"].items() if n)
+        lines += [f"  left out: {out}"] if out else []
+        lines += [f"  clocks: {_clock(session['clock'])}"] if "clock" in session else []
+    lines += ["", "Left out"] + [f"{item['what']}: {item['reason']}" for item in found["left_out"]]
+    lines += ["", "Not chosen", *found["not_chosen"]]
+    for file in found["files"]:
+        lines += ["", f"{file['file']} ({file['session']}, {file['foot'] or 'one foot'}): {many(file['rows'], 'row')}"]
+        lines += [f"  {note}" for note in file["notes"]]
+        lines += [f"  {Repair(**repair)}" for repair in file["repairs"]]
+    return lines
+
+
+def _clock(clock: Mapping[str, Any]) -> str:
+    unsure = clock["drift_uncertainty_ppm"]
+    drift = "drift not measured" if unsure is None else f"drift {clock['drift_ppm']:+.1f} ± {unsure:.1f} ppm"
+    offset = f"{1000 * clock['offset_s']:+.2f} ± {1000 * clock['offset_uncertainty_s']:.2f} ms"
+    return f"right after left {offset}, {drift}, by {clock['method']}" + (
+        f" ({clock['note']})" if clock["note"] else ""
+    )
