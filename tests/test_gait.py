@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab.prepare.gait import GRAVITY, NO_FAULTS, Faults, GaitPlan, Run, make_runner, write_gait
+from lab.prepare.gait import GRAVITY, NO_FAULTS, Faults, GaitPlan, GaitRun, make_runner, write_gait
 from streams.errors import SourceError
 
 PLAN = GaitPlan(subjects=1, speeds=(3.0,), surfaces=("treadmill",), run_s=6, stand_s=3, seed=4)
 
 
-def long_run(speed: float, surface: str = "overground", runner: int = 1) -> Run:
-    return Run(make_runner(runner, 0), speed, surface, run_s=120.0, seed=5)
+def long_run(speed: float, surface: str = "overground", runner: int = 1) -> GaitRun:
+    return GaitRun(make_runner(runner, 0), speed, surface, run_s=120.0, seed=5)
 
 
-def magnitude(run: Run, foot: str, times: np.ndarray) -> np.ndarray:
+def magnitude(run: GaitRun, foot: str, times: np.ndarray) -> np.ndarray:
     return np.linalg.norm(run.measure(foot, times)[:, :3], axis=1)
 
 

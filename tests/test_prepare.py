@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import kymo
 from lab.prepare.clean import RATE_HZ
 from lab.prepare.gait import Faults, GaitPlan, write_gait
-from lab.prepare.running import Wanted, prepare_running
+from lab.prepare.running import Selection, prepare_running
 from streams.errors import SourceError
 from streams.readers import read
 from streams.recording import ReadOptions
@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Recordings with known faults, prepared; with ``Raw``, ``truth.json`` and ``Prepared``."""
     folder = tmp_path_factory.mktemp("running")
     write_gait(folder, PLAN)
-    prepare_running(folder / "Raw", folder, Wanted(), ("csv", "parquet"))
+    prepare_running(folder / "Raw", folder, Selection(), ("csv", "parquet"))
     return folder
 
 
@@ -98,7 +98,7 @@ def table(path: Path) -> Any:
 def test_the_clocks_are_found_within_the_stated_uncertainty(taps: bool, tmp_path: Path) -> None:
     plan = GaitPlan(subjects=3, speeds=(2.5, 3.5), surfaces=("overground",), run_s=20, seed=7, faults=Faults(taps=taps))
     write_gait(tmp_path, plan)
-    prepare_running(tmp_path / "Raw", tmp_path, Wanted())
+    prepare_running(tmp_path / "Raw", tmp_path, Selection())
     truth = truth_of(tmp_path)
     sessions = report_of(tmp_path)["sessions"]
     assert len(sessions) == 6
@@ -118,7 +118,7 @@ def test_both_feet_stand_at_the_same_times(tmp_path: Path) -> None:
     plan = GaitPlan(subjects=1, speeds=(3.0,), surfaces=("overground",), run_s=20, seed=3, faults=quiet)
     write_gait(tmp_path / "two", plan)
     write_gait(tmp_path / "one", replace(plan, faults=replace(quiet, offset_s=0.0, drift_ppm=0.0)))
-    prepare_running(tmp_path / "two" / "Raw", tmp_path / "two", Wanted())
+    prepare_running(tmp_path / "two" / "Raw", tmp_path / "two", Selection())
     made = np.genfromtxt(next((tmp_path / "two" / "Prepared").rglob("*.csv")), delimiter=",", names=True)
     real = np.genfromtxt(tmp_path / "one" / "Raw" / "SENSOR002" / "S01_T1_3_overground.csv", delimiter=",", names=True)
     at = np.rint(made["t"] * RATE_HZ).astype(int)
@@ -170,12 +170,12 @@ def test_rows_are_accounted_for(made: Path) -> None:
 
 
 def test_a_choice_is_kept_and_the_rest_is_listed(made: Path, tmp_path: Path) -> None:
-    wanted = Wanted(subjects=("S02",), speeds=("3.50",), surfaces=("treadmill",))
+    wanted = Selection(subjects=("S02",), speeds=("3.50",), surfaces=("treadmill",))
     report = prepare_running(made, tmp_path, wanted)  # the folder above Raw will do
     assert [session["session"] for session in report.sessions] == ["S02-T1-3.5-treadmill"]
     assert len(report.not_chosen) == 2 * 7
     with pytest.raises(SourceError, match=r"no trial is as chosen; there are S01-T1-2.5-overground"):
-        prepare_running(made, tmp_path / "none", Wanted(subjects=("S09",)))
+        prepare_running(made, tmp_path / "none", Selection(subjects=("S09",)))
     assert not (tmp_path / "none" / "Prepared").exists()
 
 
@@ -187,18 +187,18 @@ def test_one_foot_alone(made: Path, tmp_path: Path) -> None:
     (raw / "SENSOR002").mkdir()
     name = "S01_T1_2.5_tread.csv"
     (raw / "SENSOR002" / name).write_text((made / "Raw" / "SENSOR002" / name).read_text())
-    report = prepare_running(raw, tmp_path / "both", Wanted())
+    report = prepare_running(raw, tmp_path / "both", Selection())
     assert [session["session"] for session in report.sessions] == ["S01-T1-2.5-treadmill"]
     reason = "only the left foot is there, no right one; --feet left takes that foot alone"
     assert report.left_out == [{"what": "S01-T1-3.5-treadmill", "reason": reason}]
-    report = prepare_running(raw, tmp_path / "left", Wanted(feet="left"))
+    report = prepare_running(raw, tmp_path / "left", Selection(feet="left"))
     assert len(report.sessions) == 2
     header = next((tmp_path / "left" / "Prepared" / "csv").rglob("*.csv")).read_text().partition("\n")[0]
     assert header.startswith("t,ax,ay,az,gx,gy,gz,session,subject,")
     with pytest.raises(
         SourceError, match=r"nothing is left to write; 1 left out, first .* only the left foot is there"
     ):
-        prepare_running(raw / "..", tmp_path / "none", Wanted(feet="both", trials=("T1",), speeds=("3.5",)))
+        prepare_running(raw / "..", tmp_path / "none", Selection(feet="both", trials=("T1",), speeds=("3.5",)))
 
 
 HEAD = "t,ax,ay,az,gx,gy,gz,foot,subject_id,trial_id,speed,tread or overground,usabledata"
@@ -209,7 +209,7 @@ def prepared(folder: Path, text: str | bytes, **wanted: Any) -> Any:
     (folder / "SENSOR001").mkdir(exist_ok=True)
     path = folder / "SENSOR001" / "a.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return prepare_running(folder, folder / "out", Wanted(**wanted))
+    return prepare_running(folder, folder / "out", Selection(**wanted))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lab.prepare.gait import GaitPlan, write_gait
-from lab.prepare.running import Wanted, prepare_running
+from lab.prepare.running import Selection, prepare_running
 from models.evaluate import evaluate
 from models.predict import Classifier
 from models.run import run
@@ -68,7 +68,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for seed, subjects in ((1, 6), (2, 3)):
         folder = tmp_path_factory.mktemp(f"gait{seed}")
         write_gait(folder, GaitPlan(subjects, (2.0, 3.0, 4.0), run_s=8.5, seed=seed))
-        prepare_running(folder, folder, Wanted())
+        prepare_running(folder, folder, Selection())
         found.append(folder / "Prepared" / "csv")
     return found[0], found[1]
 

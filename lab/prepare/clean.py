@@ -78,22 +78,22 @@ class CleanFoot:
 def clean(raw: RawFoot, path: str) -> CleanFoot:
     """Apply the rules of this module."""
     repairs: list[Repair] = []
-    kept, indexes, start_ns = _numbers(raw, path, repairs)
+    numbers, indexes, start_ns = _numbers(raw, path, repairs)
     length = int(indexes[-1]) + 1
     rows = np.zeros(length, np.int64)  # 0: missing
-    rows[indexes] = raw.rows[kept]
+    rows[indexes] = raw.rows[numbers]
     values = np.full((length, len(CHANNELS)), np.nan)
-    values[indexes] = raw.values[kept]
+    values[indexes] = raw.values[numbers]
     values[~np.isfinite(values)] = np.nan
     usable = np.zeros(length, bool)
-    usable[indexes] = raw.usable[kept]
-    there = rows > 0
-    for kind, mask in (("empty", there & np.isnan(values).any(axis=1)), ("flat", _flat(values))):
+    usable[indexes] = raw.usable[numbers]
+    present = rows > 0
+    for kind, mask in (("empty", present & np.isnan(values).any(axis=1)), ("flat", _flat(values))):
         values[mask] = np.nan
         repairs += [Repair(kind, int(rows[a]), int(rows[b]), b - a + 1) for a, b in _runs(mask)]
     for channel in range(len(CHANNELS)):
         repairs += _spikes(values, usable, rows, channel)
-    repairs += [Repair("unusable", int(rows[a]), int(rows[b]), b - a + 1) for a, b in _runs(there & ~usable)]
+    repairs += [Repair("unusable", int(rows[a]), int(rows[b]), b - a + 1) for a, b in _runs(present & ~usable)]
     repairs.sort(key=lambda repair: (repair.first_row, repair.kind, repair.channel))
     return CleanFoot(raw, values, usable, start_ns, repairs)
 
@@ -103,20 +103,20 @@ def _numbers(raw: RawFoot, path: str, repairs: list[Repair]) -> tuple[Int, Int, 
     if raw.times_ns is None:
         numbers = np.arange(len(raw.rows), dtype=np.int64)
         return numbers, numbers, 0
-    found = grid.fit(raw.times_ns, raw.values, Fraction(RATE_HZ), grid.RowNumbers(path, raw.rows))
-    if int(found.indexes[-1]) - len(found.indexes) > _LONGEST_GAP_S * RATE_HZ:
-        seconds = int(found.indexes[-1]) / RATE_HZ
+    fit = grid.fit(raw.times_ns, raw.values, Fraction(RATE_HZ), grid.RowNumbers(path, raw.rows))
+    if int(fit.indexes[-1]) - len(fit.indexes) > _LONGEST_GAP_S * RATE_HZ:
+        seconds = int(fit.indexes[-1]) / RATE_HZ
         raise SourceError(
             f"{len(raw.rows)} rows span {seconds:.6g} s: over {_LONGEST_GAP_S} s are missing; split the file", path
         )
     back = np.flatnonzero(np.diff(raw.times_ns) < 0) + 1
     repairs += [Repair("order", int(raw.rows[i]), int(raw.rows[i]), 1) for i in back.tolist()]
-    lost = np.setdiff1d(np.arange(len(raw.rows)), found.rows)
+    lost = np.setdiff1d(np.arange(len(raw.rows)), fit.rows)
     repairs += [Repair("repeated", int(raw.rows[i]), int(raw.rows[i]), 1) for i in lost.tolist()]
-    for i in np.flatnonzero(np.diff(found.indexes) > 1).tolist():
-        before, after = (int(raw.rows[found.rows[j]]) for j in (i, i + 1))
-        repairs.append(Repair("gap", before, after, int(found.indexes[i + 1] - found.indexes[i] - 1)))
-    return found.rows, found.indexes, found.origin_ns
+    for i in np.flatnonzero(np.diff(fit.indexes) > 1).tolist():
+        before, after = (int(raw.rows[fit.rows[j]]) for j in (i, i + 1))
+        repairs.append(Repair("gap", before, after, int(fit.indexes[i + 1] - fit.indexes[i] - 1)))
+    return fit.rows, fit.indexes, fit.origin_ns
 
 
 def _flat(values: Floats) -> Bools:
@@ -157,22 +157,22 @@ def excursions(x: Floats, width: int) -> Floats:
 def _spikes(values: Floats, usable: Bools, rows: Int, channel: int) -> list[Repair]:
     """Replace the spikes of a channel; single samples first, then pairs."""
     x = values[:, channel]
-    found: list[Repair] = []
-    searched = usable & np.isfinite(x)
-    if not searched.any():
-        return found
+    repairs: list[Repair] = []
+    candidates = usable & np.isfinite(x)
+    if not candidates.any():
+        return repairs
     for width in (1, 2):
         size = excursions(x, width)
-        limit = _TIMES * float(np.quantile(size[searched], _QUANTILE))
+        limit = _TIMES * float(np.quantile(size[candidates], _QUANTILE))
         # Largest first: what stood beside a spike is then seen as it is once that one is mended.
-        for i in sorted(np.flatnonzero(searched & (size > limit)).tolist(), key=lambda i: -size[i]):
+        for i in sorted(np.flatnonzero(candidates & (size > limit)).tolist(), key=lambda i: -size[i]):
             was, ends = float(x[i]), (x[i - 1], x[i + width])
             if excursions(x[i - 1 : i + width + 1], width)[1] <= max(limit, _span(x, i, width)):
                 continue
             x[i : i + width] = np.linspace(*ends, width + 2)[1:-1]
             last = int(rows[i + width - 1])
-            found.append(Repair("spike", int(rows[i]), last, width, CHANNELS[channel], was, round(float(x[i]), 6)))
-    return found
+            repairs.append(Repair("spike", int(rows[i]), last, width, CHANNELS[channel], was, round(float(x[i]), 6)))
+    return repairs
 
 
 def _span(x: Floats, i: int, width: int) -> float:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lab.prepare.phone import EXPERIMENT, UNITS, Converted, PhoneOptions, convert_phone
-from lab.prepare.running import FEET, FORMATS, Report, Wanted, prepare_running
+from lab.prepare.running import FEET, FORMATS, RunningReport, Selection, prepare_running
 from processors.recipe.load import load_recipe
 from streams.errors import KymoError, SourceError
 from streams.readers import read
@@ -48,7 +48,7 @@ def _bar() -> Progress:
 @click.option("--skip-bad", is_flag=True, help="List files that cannot be read in the report, and go on.")
 @click.option("--force", is_flag=True, help="Replace OUT/Prepared.")
 @_JSON
-def running(raw: Path, out: Path, recipe: str, force: bool, as_json: bool, **chosen: Any) -> None:
+def running(raw: Path, out: Path, recipe: str, force: bool, as_json: bool, **choice: Any) -> None:
     """Clean RAW/SENSOR001, … and write OUT/Prepared: csv, parquet, tfrecords.
 
     Both feet come onto one clock; treadmill and overground runs into folders of their own. report.txt lists every repair
@@ -56,8 +56,8 @@ def running(raw: Path, out: Path, recipe: str, force: bool, as_json: bool, **cho
 
     Example: kymo prepare running Raw/ running/ --surface treadmill --speed 2.5
     """
-    asked = chosen.pop("formats")
-    formats = asked or FORMATS
+    named = choice.pop("formats")
+    formats = named or FORMATS
     target = out / "Prepared"
     if force and (target / "report.json").is_file():
         shutil.rmtree(target)
@@ -65,39 +65,39 @@ def running(raw: Path, out: Path, recipe: str, force: bool, as_json: bool, **cho
         task = bar.add_task("reading", total=None)
         sources = ("csv", *formats) if formats == ("tfrecords",) else formats
         report = prepare_running(
-            raw, out, Wanted(**chosen), sources, lambda done, of: bar.update(task, completed=done, total=of)
+            raw, out, Selection(**choice), sources, lambda done, of: bar.update(task, completed=done, total=of)
         )
     windows: dict[str, int | str] = {}
     if "tfrecords" in formats:
-        windows = _export(target, recipe, "csv" if "csv" in sources else "parquet", bool(asked))
+        windows = _export(target, recipe, "csv" if "csv" in sources else "parquet", bool(named))
     if as_json:
         click.echo(json.dumps({"path": str(target), **report.totals(), "tfrecords": windows}))
         return
     _print(report, target, windows)
 
 
-def _export(target: Path, name: str, source: str, asked: bool) -> dict[str, int | str]:
+def _export(target: Path, name: str, source: str, named: bool) -> dict[str, int | str]:
     """Windows of each surface as TFRecords: how many, or why there are none."""
     from models.data.dataset import read_dataset
     from models.data.export import export_dataset
     from models.data.samples import split_chain
 
     recipe = load_recipe(name)
-    found: dict[str, int | str] = {}
+    counts: dict[str, int | str] = {}
     for folder in sorted(path for path in (target / source).iterdir() if path.is_dir()):
         try:
             recordings = read((folder,), recipe.read_options())
             dataset = read_dataset(recordings, recipe, split_chain(recipe.chain)[0])
             export_dataset(recipe, dataset, "tfrecord", target / "tfrecords" / folder.name)
-            found[folder.name] = len(dataset.examples)
+            counts[folder.name] = len(dataset.examples)
         except KymoError as error:
-            if asked:
+            if named:
                 raise
-            found[folder.name] = str(error)
-    return found
+            counts[folder.name] = str(error)
+    return counts
 
 
-def _print(report: Report, target: Path, windows: dict[str, int | str]) -> None:
+def _print(report: RunningReport, target: Path, windows: dict[str, int | str]) -> None:
     totals = report.totals()
     repairs = ", ".join(f"{count} {kind}" for kind, count in totals["repairs"].items()) or "none"
     click.echo(f"read      {totals['files']} files, {totals['rows']} rows")
@@ -144,22 +144,22 @@ def gait(out: Path, clean: bool, no_taps: bool, as_json: bool, **plan: Any) -> N
     if (out / "Raw").exists():
         raise SourceError("is there already; name another folder", out / "Raw")
     faults = NO_FAULTS if clean else Faults(taps=not no_taps)
-    made = GaitPlan(faults=faults, **{name: value for name, value in plan.items() if value != ()})
+    gait_plan = GaitPlan(faults=faults, **{name: value for name, value in plan.items() if value != ()})
     with _bar() as bar:
-        task = bar.add_task("making", total=2 * len(trials_of(made)))
-        truths = write_gait(out, made, lambda: bar.advance(task))
+        task = bar.add_task("making", total=2 * len(trials_of(gait_plan)))
+        truths = write_gait(out, gait_plan, lambda: bar.advance(task))
     if as_json:
-        click.echo(json.dumps({"path": str(out / "Raw"), "files": len(truths), "plan": asdict(made)}))
+        click.echo(json.dumps({"path": str(out / "Raw"), "files": len(truths), "plan": asdict(gait_plan)}))
         return
     click.echo(f"{out / 'Raw'}: {len(truths)} files of synthetic gait; what is wrong with them: {out / 'truth.json'}")
     click.echo(f"next: kymo prepare running {out / 'Raw'} {out}")
 
 
 def _pairs(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
-    found = [text.partition("=") for text in texts]
-    if wrong := next((text for text, (a, _, b) in zip(texts, found, strict=True) if not a or not b), None):
+    pairs = [text.partition("=") for text in texts]
+    if wrong := next((text for text, (a, _, b) in zip(texts, pairs, strict=True) if not a or not b), None):
         raise click.BadParameter(f"{wrong!r}: expected {param.metavar}", ctx, param)
-    return {a.strip(): b.strip() for a, _, b in found}
+    return {a.strip(): b.strip() for a, _, b in pairs}
 
 
 def _factors(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, float]:
@@ -179,7 +179,7 @@ def _factors(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...])
     "--scale", multiple=True, callback=_factors, metavar="TOPIC=FACTOR", help="Multiply its values; may be repeated."
 )
 @_JSON
-def phone(raw: Path, out: Path, as_json: bool, **chosen: object) -> None:
+def phone(raw: Path, out: Path, as_json: bool, **choice: object) -> None:
     """Convert sensor logs of phones, JSON, to MCAP with labels JSON beside it.
 
     RAW is a file or a folder of them: a list of objects, or one object a line. An object is a row of a sensor ({"sensor":
@@ -192,26 +192,26 @@ def phone(raw: Path, out: Path, as_json: bool, **chosen: object) -> None:
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("converting", total=None)
-        options = PhoneOptions(**chosen)  # type: ignore[arg-type]
-        made = convert_phone(raw, out, options, lambda done, of: bar.update(task, completed=done, total=of))
+        options = PhoneOptions(**choice)  # type: ignore[arg-type]
+        logs = convert_phone(raw, out, options, lambda done, of: bar.update(task, completed=done, total=of))
     if as_json:
-        click.echo(json.dumps({"path": str(out), "recordings": [_facts(one) for one in made]}, ensure_ascii=False))
+        click.echo(json.dumps({"path": str(out), "recordings": [_facts(log) for log in logs]}, ensure_ascii=False))
         return
-    for one in made:
-        rows = ", ".join(f"{topic} {count:,}" for topic, count in one.rows.items())
-        click.echo(f"{one.mcap}: {rows}; {one.stretches} labelled stretches")
-        for note in one.notes:
-            click.echo(f"{one.source}: {note}", err=True)
-    target = out / EXPERIMENT if any(one.labels for one in made) else out
+    for log in logs:
+        rows = ", ".join(f"{topic} {count:,}" for topic, count in log.rows.items())
+        click.echo(f"{log.mcap}: {rows}; {log.stretches} labelled stretches")
+        for note in log.notes:
+            click.echo(f"{log.source}: {note}", err=True)
+    target = out / EXPERIMENT if any(log.labels for log in logs) else out
     click.echo(f"next: kymo plot {target}")
 
 
-def _facts(one: Converted) -> dict[str, object]:
+def _facts(log: Converted) -> dict[str, object]:
     return {
-        "source": str(one.source),
-        "mcap": str(one.mcap),
-        "labels": str(one.labels) if one.labels else None,
-        "rows": dict(one.rows),
-        "stretches": one.stretches,
-        "notes": list(one.notes),
+        "source": str(log.source),
+        "mcap": str(log.mcap),
+        "labels": str(log.labels) if log.labels else None,
+        "rows": dict(log.rows),
+        "stretches": log.stretches,
+        "notes": list(log.notes),
     }

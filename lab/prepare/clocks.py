@@ -79,8 +79,8 @@ def fit_clocks(left: CleanFoot, right: CleanFoot) -> ClockFit | None:
 def _magnitude(foot: CleanFoot) -> Floats:
     """Length of the acceleration over what it is at rest; gaps bridged. Free of the sensor's mounting and unit."""
     size = np.linalg.norm(foot.values[:, :3], axis=1)
-    there = np.flatnonzero(np.isfinite(size))
-    size = np.interp(np.arange(len(size)), there, size[there]) if len(there) else np.zeros(len(size))
+    present = np.flatnonzero(np.isfinite(size))
+    size = np.interp(np.arange(len(size)), present, size[present]) if len(present) else np.zeros(len(size))
     if len(size) >= 3:  # a single wrong sample outside the usable rows must not look like a knock
         size[1:-1] = np.median(np.column_stack([size[:-2], size[1:-1], size[2:]]), axis=1)
     block = RATE_HZ // 2
@@ -110,12 +110,12 @@ def _knocks(size: Floats) -> list[list[int]]:
 
 def _from_taps(left: Floats, right: Floats) -> ClockFit | None:
     pairs: list[tuple[float, float]] = []  # right time, left minus right time; s
-    for group in _knocks(left):
+    for left_group in _knocks(left):
         best: list[tuple[float, float]] = []
-        for other in _knocks(right):
-            found = _match(left, right, group, other)
-            if len(found) > len(best):
-                best = found
+        for right_group in _knocks(right):
+            matches = _match(left, right, left_group, right_group)
+            if len(matches) > len(best):
+                best = matches
         pairs += best
     if len(pairs) < 2:
         return None
@@ -123,8 +123,8 @@ def _from_taps(left: Floats, right: Floats) -> ClockFit | None:
     floor = 0.3 / RATE_HZ  # what a parabola through a sampled peak leaves
     if np.ptp(times) > 5 and len(pairs) >= 4:
         slope, start = np.polyfit(times, offsets, 1)
-        rest = offsets - start - slope * times
-        error = max(float(np.sqrt(np.sum(rest**2) / (len(pairs) - 2))), floor)
+        residuals = offsets - start - slope * times
+        error = max(float(np.sqrt(np.sum(residuals**2) / (len(pairs) - 2))), floor)
         spread = float(np.sqrt(np.sum((times - times.mean()) ** 2)))
         at_zero = error * np.sqrt(1 / len(pairs) + (times.mean() / spread) ** 2)
         return ClockFit("taps", float(start), 2 * float(at_zero), float(slope) * 1e6, 2 * error / spread * 1e6)
@@ -133,22 +133,22 @@ def _from_taps(left: Floats, right: Floats) -> ClockFit | None:
     return ClockFit("taps", float(offsets.mean()), error, note="knocks at one end only: the drift is not measured")
 
 
-def _match(left: Floats, right: Floats, group: list[int], other: list[int]) -> list[tuple[float, float]]:
+def _match(left: Floats, right: Floats, left_group: list[int], right_group: list[int]) -> list[tuple[float, float]]:
     """Right time and offset of the knocks that belong together: the largest set with one distance, to 4 ms."""
-    chosen: list[tuple[int, int]] = []
-    for apart in {a - b for a in group for b in other if abs(a - b) <= MAX_OFFSET_S * RATE_HZ}:
-        both = [(a, b) for a in group for b in other if abs(a - b - apart) <= 2]
-        if len(both) >= 2 and len(both) > len(chosen):
-            chosen = both
+    best: list[tuple[int, int]] = []
+    for apart in {a - b for a in left_group for b in right_group if abs(a - b) <= MAX_OFFSET_S * RATE_HZ}:
+        pairs = [(a, b) for a in left_group for b in right_group if abs(a - b - apart) <= 2]
+        if len(pairs) >= 2 and len(pairs) > len(best):
+            best = pairs
     half = RATE_HZ // 25
-    found = []
-    for a, b in chosen:
+    matches = []
+    for a, b in best:
         if min(a, b) < 2 * half or a + 2 * half >= len(left) or b + 2 * half >= len(right):
             continue
         pulse = right[b - half : b + half] - 1
         lags = np.array([np.dot(left[a + k - half : a + k + half] - 1, pulse) for k in range(-half, half + 1)])
-        found.append((b / RATE_HZ, (a - b + _peak(lags) - half) / RATE_HZ))
-    return found
+        matches.append((b / RATE_HZ, (a - b + _peak(lags) - half) / RATE_HZ))
+    return matches
 
 
 def _peak(values: Floats) -> float:
@@ -184,9 +184,12 @@ def _from_gait(left: Floats, right: Floats) -> ClockFit | None:
     a, b = _shocks(left), _shocks(right)
     stride = _stride(a)
     most = min(int(MAX_OFFSET_S * RATE_HZ), min(len(a), len(b)) // 2)
-    both = _correlation(a, b, most + stride)
+    correlation = _correlation(a, b, most + stride)
     half = stride // 2
-    score = both[stride - half : len(both) - stride - half] + both[stride + half : len(both) - stride + half]
+    score = (
+        correlation[stride - half : len(correlation) - stride - half]
+        + correlation[stride + half : len(correlation) - stride + half]
+    )
     at = int(np.argmax(score)) - most
     local = _local_offsets(a, b, at, stride)
     if len(local) < 2:
@@ -207,7 +210,7 @@ def _local_offsets(a: Floats, b: Floats, at: int, stride: int) -> tuple[Floats, 
     """Right time and offset, s, of windows in which both feet strike: the middle of the two peaks around `at`."""
     length, reach = int(_WINDOW_S * RATE_HZ), round(0.12 * stride)
     loud = float(np.sqrt(np.mean(b**2)))
-    found = []
+    pairs = []
     for start in range(0, len(b) - length + 1, int(_HOP_S * RATE_HZ)):
         part = b[start : start + length]
         first = start + at - stride
@@ -218,8 +221,8 @@ def _local_offsets(a: Floats, b: Floats, at: int, stride: int) -> tuple[Floats, 
         for centre in (stride - stride // 2, stride + stride // 2):
             piece = around[centre - reach : centre + reach + 1]
             lags.append(centre - reach + _peak(np.asarray(piece, np.float64)) - stride)
-        found.append(((start + length / 2) / RATE_HZ, (at + sum(lags) / 2) / RATE_HZ))
-    return (np.array(found)[:, 0], np.array(found)[:, 1]) if len(found) > 1 else ()
+        pairs.append(((start + length / 2) / RATE_HZ, (at + sum(lags) / 2) / RATE_HZ))
+    return (np.array(pairs)[:, 0], np.array(pairs)[:, 1]) if len(pairs) > 1 else ()
 
 
 def _from_local(times: Floats, offsets: Floats, stride_s: float, note: str) -> ClockFit:
@@ -230,19 +233,19 @@ def _from_local(times: Floats, offsets: Floats, stride_s: float, note: str) -> C
     uneven = _ASYMMETRY / 2 * stride_s / 2
     if len(times) >= 8:
         slope, start = np.polyfit(times, offsets, 1)
-        rest = float(np.std(offsets - start - slope * times, ddof=2))
+        residual = float(np.std(offsets - start - slope * times, ddof=2))
         spread = float(np.std(times)) * np.sqrt(count)
-        drift, unsure = float(slope) * 1e6, 2 * max(rest, 0.3 / RATE_HZ) / spread * 1e6
+        drift, unsure = float(slope) * 1e6, 2 * max(residual, 0.3 / RATE_HZ) / spread * 1e6
         if abs(drift) > unsure:
-            error = float(np.hypot(2 * rest / np.sqrt(count), unsure * 1e-6 * times.mean()))
+            error = float(np.hypot(2 * residual / np.sqrt(count), unsure * 1e-6 * times.mean()))
             return ClockFit("gait", float(start), float(np.hypot(error, uneven)), drift, unsure, note)
-        scatter = max(rest, 0.3 / RATE_HZ)
+        scatter = max(residual, 0.3 / RATE_HZ)
         error = float(np.hypot(2 * scatter / np.sqrt(count), max(unsure, 1.0) * 1e-6 * times.mean()))
-        said = "; ".join(filter(None, (note, "the drift is within its uncertainty of 0 and taken as 0")))
-        return ClockFit("gait", middle, float(np.hypot(error, uneven)), 0.0, unsure, said)
-    said = "; ".join(filter(None, (note, "too short to measure the drift")))
+        note = "; ".join(filter(None, (note, "the drift is within its uncertainty of 0 and taken as 0")))
+        return ClockFit("gait", middle, float(np.hypot(error, uneven)), 0.0, unsure, note)
+    note = "; ".join(filter(None, (note, "too short to measure the drift")))
     error = float(np.hypot(2 * scatter / np.sqrt(count), _UNKNOWN_DRIFT * times.mean()))
-    return ClockFit("gait", middle, float(np.hypot(error, uneven)), note=said)
+    return ClockFit("gait", middle, float(np.hypot(error, uneven)), note=note)
 
 
 def align(right: Floats, fit: ClockFit, length: int) -> Floats:

@@ -88,7 +88,7 @@ def make_runner(number: int, seed: int) -> Runner:
 
 
 @dataclass(frozen=True)
-class Run:
+class GaitRun:
     """One run of one runner: standing, running, standing again."""
 
     runner: Runner
@@ -131,7 +131,7 @@ class Run:
         pitch = self._pitch(side, times_s)
         force = self._force(side, times_s)  # (n, 3), in the ground's axes
         cos, sin = np.cos(pitch), np.sin(pitch)
-        own = np.column_stack(
+        acceleration = np.column_stack(
             [cos * force[:, 0] - sin * force[:, 2], force[:, 1], sin * force[:, 0] + cos * force[:, 2]]
         )
         h = 5e-4  # s
@@ -139,7 +139,7 @@ class Run:
         roll = (self._roll(side, times_s + h) - self._roll(side, times_s - h)) / (2 * h)
         mirror = 1 if foot == "left" else -1
         spin = np.column_stack([mirror * roll, rate, -0.4 * mirror * roll])
-        return np.hstack([own @ turn, spin @ turn])
+        return np.hstack([acceleration @ turn, spin @ turn])
 
     def _phase(self, side: int, times_s: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
         """Stride, phase 0 to 1 within it, and how much it counts (0 when standing, smooth at both ends)."""
@@ -310,24 +310,24 @@ def _file(
     offset, drift = (float(x) for x in shared.uniform(-1, 1, 2) * (faults.offset_s, faults.drift_ppm * 1e-6))
     whole = 2 * plan.stand_s + plan.run_s
     taps = (*_TAPS_S, *(whole - t for t in _TAPS_S)) if faults.taps else ()
-    run = Run(runner, speed, surface, plan.stand_s, plan.run_s, taps, int(shared.integers(2**31)))
+    run = GaitRun(runner, speed, surface, plan.stand_s, plan.run_s, taps, int(shared.integers(2**31)))
     random = np.random.default_rng([*seed, 1 + FEET.index(foot)])
-    own = np.arange(round(whole * RATE_HZ)) / RATE_HZ
-    real = own if foot == "left" else offset + (1 + drift) * own
-    data = run.measure(foot, real)
+    sensor_s = np.arange(round(whole * RATE_HZ)) / RATE_HZ
+    real_s = sensor_s if foot == "left" else offset + (1 + drift) * sensor_s
+    data = run.measure(foot, real_s)
     data += np.repeat([0.1, 0.01], 3) * random.standard_normal(6)  # bias
     data += np.repeat([0.15, 0.02], 3) * random.standard_normal(data.shape)
     limits = np.repeat(RANGE, 3)
     data = np.clip(data, -limits, limits)
     strikes = run.strikes_s
-    usable = (real >= strikes[0][0]) & (real < min(strikes[0][-1], strikes[1][-1]))
+    usable = (real_s >= strikes[0][0]) & (real_s < min(strikes[0][-1], strikes[1][-1]))
     truth: dict[str, Any] = {"clock": {"offset_s": offset, "drift_ppm": drift * 1e6} if foot == "right" else None}
     rows = _damage(data, usable, faults, random, truth)
     truth |= {"rows": len(rows), "unusable_rows": int((~usable[rows]).sum())}
     surface_word = "tread" if surface == "treadmill" else surface
     tail = f",{foot},{runner.name},T{number},{speed:g},{surface_word},{runner.seconds_10k:.0f},{runner.score_10k:.1f},"
     head = f"t,{','.join(CHANNELS)},foot,subject_id,trial_id,speed,tread or overground,seconds_10k,score_10k,usabledata"
-    table = np.column_stack([own, data])[rows].tolist()
+    table = np.column_stack([sensor_s, data])[rows].tolist()
     ends = [tail + flag for flag in ("0", "1")]
     lines = [_CELLS % tuple(row) + ends[use] for row, use in zip(table, usable[rows].tolist(), strict=True)]
     return "\n".join([head, *lines]) + "\n", truth
@@ -353,9 +353,9 @@ def _damage(
     keep = np.ones(len(data), bool)
     for first in _places(len(data), round(faults.gaps_per_minute * minutes), 60, random):
         keep[first : first + int(random.integers(2, 21))] = False
-    written = np.flatnonzero(keep)
-    repeats = written[_places(len(written), round(faults.repeats_per_minute * minutes), 3, random)]
-    rows: NDArray[np.int64] = np.sort(np.concatenate([written, repeats]))
+    samples = np.flatnonzero(keep)
+    repeats = samples[_places(len(samples), round(faults.repeats_per_minute * minutes), 3, random)]
+    rows: NDArray[np.int64] = np.sort(np.concatenate([samples, repeats]))
     row_of = np.searchsorted(rows, np.arange(len(data)))  # first row that holds a sample
     jumps = np.flatnonzero(np.diff(rows) > 1)
     truth["gaps"] = [{"before_row": int(i) + 3, "samples": int(rows[i + 1] - rows[i] - 1)} for i in jumps]
@@ -373,5 +373,5 @@ def _places(length: int, count: int, apart: int, random: np.random.Generator) ->
     slots = length // apart - 2
     if slots < 1 or count < 1:
         return np.zeros(0, np.int64)
-    chosen = np.sort(random.choice(slots, min(count, slots), replace=False))
-    return np.asarray((chosen + 1) * apart + random.integers(0, max(1, apart // 2), len(chosen)), np.int64)
+    slot = np.sort(random.choice(slots, min(count, slots), replace=False))
+    return np.asarray((slot + 1) * apart + random.integers(0, max(1, apart // 2), len(slot)), np.int64)

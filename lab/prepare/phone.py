@@ -90,16 +90,16 @@ def convert_phone(
     """Convert a log, or all logs of a folder."""
     files = _files(raw)
     names = _names(files, raw)
-    made = []
+    logs = []
     out.mkdir(parents=True, exist_ok=True)
     for done, (file, name) in enumerate(zip(files, names, strict=True)):
         on_file(done, len(files))
-        made.append(_convert(file, out / f"{name}.mcap", options))
+        logs.append(_convert(file, out / f"{name}.mcap", options))
     on_file(len(files), len(files))
-    listed = [{"filePath": one.labels.name} for one in made if one.labels]
-    if listed:
-        _write_json(out / EXPERIMENT, {"dirname": out.resolve().name, "labelFiles": listed})
-    return made
+    label_files = [{"filePath": log.labels.name} for log in logs if log.labels]
+    if label_files:
+        _write_json(out / EXPERIMENT, {"dirname": out.resolve().name, "labelFiles": label_files})
+    return logs
 
 
 def _files(raw: Path) -> list[Path]:
@@ -107,10 +107,10 @@ def _files(raw: Path) -> list[Path]:
         raise SourceError("no such file or folder", raw)
     if raw.is_file():
         return [raw]
-    found = sorted(p for p in raw.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not found:
+    files = sorted(p for p in raw.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not files:
         raise SourceError(f"the folder holds no sensor log ({', '.join(SUFFIXES)})", raw)
-    return found
+    return files
 
 
 def _names(files: Sequence[Path], raw: Path) -> list[str]:
@@ -126,7 +126,7 @@ def _convert(file: Path, target: Path, options: PhoneOptions) -> Converted:
     log = PhoneLog(file, options.unit, options.key)
     topics = _topics(log, options)
     stretches = list(_stretches(log))
-    events = [_event(*one, options.key) for one in stretches]
+    events = [_event(*stretch, options.key) for stretch in stretches]
     _write_mcap(target, log, topics, options)
     labels = target.with_suffix(".labels.json") if events else None
     if labels:
@@ -134,7 +134,7 @@ def _convert(file: Path, target: Path, options: PhoneOptions) -> Converted:
     notes = [f"{many(count, 'row')} of {name} without a number left out" for name, count in log.left_out.items()]
     if log.marks and log.marks[-1].start:
         notes.append("the last START has no STOP: its stretch lasts to the end")
-    rows = {topics[name]: len(found.times_ns) for name, found in log.sensors.items()}
+    rows = {topics[name]: len(sensor.times_ns) for name, sensor in log.sensors.items()}
     return Converted(file, target, labels, rows, len(events), tuple(notes))
 
 
@@ -145,14 +145,14 @@ def _topics(log: PhoneLog, options: PhoneOptions) -> dict[str, str]:
         if name not in log.sensors:
             raise SourceError(f"no sensor `{name}`; there are: {', '.join(log.sensors)}", log.path)
     out = {name: re.sub(r"\s+", "_", name.strip()).lower() for name in log.sensors}
-    for topic, known in TOPICS.items():
-        best = next((name for wanted in known for name in log.sensors if plain[name] == wanted), None)
+    for topic, names in TOPICS.items():
+        best = next((name for known in names for name in log.sensors if plain[name] == known), None)
         if best is not None and topic not in options.topics.values():
             out[best] = topic
     out |= options.topics
     if twice := [topic for topic in out.values() if list(out.values()).count(topic) > 1]:
-        both = ", ".join(name for name, topic in out.items() if topic == twice[0])
-        raise SourceError(f"{both} would all be topic `{twice[0]}`; name one of them otherwise", log.path)
+        sensors = ", ".join(name for name, topic in out.items() if topic == twice[0])
+        raise SourceError(f"{sensors} would all be topic `{twice[0]}`; name one of them otherwise", log.path)
     if absent := [topic for topic in options.scale if topic not in out.values()]:
         raise SourceError(f"no topic `{absent[0]}` to scale; there are: {', '.join(out.values())}", log.path)
     return out
@@ -180,8 +180,8 @@ def _stretch(log: PhoneLog, start: Mark, stop: Mark | None, end_ns: int) -> Stre
     if end_ns <= begin_ns:
         number = stop.record if stop else start.record
         raise log.wrong(f"ends a stretch at {end_ns} ns, which began at {begin_ns} ns", number)
-    said = dict(start.classes) or dict(stop.classes if stop is not None and not stop.start else {})
-    return begin_ns, end_ns, said, start.record
+    classes = dict(start.classes) or dict(stop.classes if stop is not None and not stop.start else {})
+    return begin_ns, end_ns, classes, start.record
 
 
 def _moment(log: PhoneLog, mark: Mark, end_ns: int) -> int:
@@ -212,7 +212,7 @@ def _write_mcap(target: Path, log: PhoneLog, topics: Mapping[str, str], options:
             for name, rows in log.sensors.items():
                 channel = writer.register_channel(topics[name], "json", _schema(writer, rows))
                 messages += list(_messages(channel, topics[name], rows, options.scale.get(topics[name], 1.0)))
-            for time_ns, channel, data in sorted(messages, key=lambda one: one[0]):
+            for time_ns, channel, data in sorted(messages, key=lambda message: message[0]):
                 writer.add_message(channel, max(0, time_ns), data, max(0, time_ns))
             writer.finish()  # type: ignore[no-untyped-call]
     except OSError as error:
@@ -271,7 +271,7 @@ class PhoneLog:
 
     def __init__(self, path: Path, unit: str | None = None, key: str = "label") -> None:
         self.path, self._key = path, key
-        self._said, self._exponent = unit is not None, None if unit is None else UNITS[unit]
+        self._unit_given, self._exponent = unit is not None, None if unit is None else UNITS[unit]
         self._members: tuple[str, ...] | None = None  # where rows have their time
         self.sensors: dict[str, Rows] = {}  # by name, in the order of their first rows
         self.marks: list[Mark] = []  # in the order of the file
@@ -329,19 +329,21 @@ class PhoneLog:
     def _values(self, record: Mapping[str, Any], name: str, number: int) -> tuple[tuple[str, ...], list[float]]:
         """Channels and numbers of a row; none for a row that has no number."""
         known = self.sensors.get(name)
-        given = record.get("values")
-        if isinstance(given, list):
+        content = record.get("values")
+        if isinstance(content, list):
             channels: tuple[str, ...] = ()
-            found = [_number(value) for value in given]
+            numbers = [_number(value) for value in content]
         else:
-            members = given if isinstance(given, dict) else {k: v for k, v in record.items() if k not in _NOT_VALUES}
+            members = (
+                content if isinstance(content, dict) else {k: v for k, v in record.items() if k not in _NOT_VALUES}
+            )
             numeric = tuple(k for k, v in members.items() if _number(v) is not None)
             channels = known.channels if known is not None and numeric else _ordered(numeric)
             if absent := [c for c in channels if c not in members]:
                 raise self.wrong(f"{name} has no `{absent[0]}`, as its first row had", number)
-            found = [_number(members[c]) for c in channels]
-        values = [value for value in found if value is not None]
-        if len(values) < len(found):
+            numbers = [_number(members[c]) for c in channels]
+        values = [value for value in numbers if value is not None]
+        if len(values) < len(numbers):
             raise self.wrong(f"{name} has a value that is no number: {brief(json.dumps(record))}", number)
         if known is not None and values and len(values) != known.width:
             raise self.wrong(f"{name} has {len(values)} values, its first row had {known.width}", number)
@@ -359,7 +361,7 @@ class PhoneLog:
         exponent = _exponent_of(text) if self._exponent is None else self._exponent
         if not mark:
             self._exponent = exponent
-        elif not self._said:
+        elif not self._unit_given:
             exponent = _exponent_of(text)
         return self._scaled(text, exponent, number)
 

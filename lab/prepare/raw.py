@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,36 +83,58 @@ def raw_files(folder: Path) -> list[Path]:
 
 def read_raw(path: Path, name: str) -> list[RawFoot]:
     """Feet and trials of a file."""
-    names, cells, rows = _cells(path)
-    table = {column: [row[i] for row in cells] for i, column in enumerate(names)}
-    lower = {column.lower(): column for column in names}
-    feet = _feet(lower, names, path)
-    surface = next((lower[c] for c in _SURFACE_COLUMNS if c in lower), None)
-    if surface is None:
-        raise no_such_name(_SURFACE_COLUMNS[0], names, path)
-    keys = [_column(lower, c, names, path) for c in _TEXTS]
+    table = _Table(path)
+    feet = _feet(table)
+    surface = next((column for column in _SURFACE_COLUMNS if column in table), _SURFACE_COLUMNS[0])
+    keys = zip(*(table.cells(table.column(column)) for column in (surface, *_TEXTS)), strict=True)
     notes: list[str] = []
-    usable = _usable(table, lower, rows, notes, path)
-    times, calendar = _times(table, lower, rows, path)
+    usable = _usable(table, notes)
+    times, calendar = _times(table)
     if times is None:
         notes.append("no time column: rows are taken as evenly spaced, lost rows cannot be seen")
+    values = {foot: np.column_stack([_numbers(table, column) for column in columns]) for foot, columns in feet.items()}
+    members: dict[tuple[str, ...], list[int]] = {}
+    for i, key in enumerate(keys):
+        members.setdefault(key, []).append(i)
+    shared = "rows" if len(values) > 1 else "calendar" if calendar else ""
     out: list[RawFoot] = []
-    values = {foot: np.column_stack([_numbers(table[c], c, rows, path) for c in cols]) for foot, cols in feet.items()}
-    groups: dict[tuple[str, ...], list[int]] = {}
-    for i, key in enumerate(zip(*(table[c] for c in keys), table[surface], strict=True)):
-        groups.setdefault(key, []).append(i)
-    for key, members in groups.items():
-        picked = np.array(members)
-        trial = _trial(key, int(rows[picked[0]]), path)
-        results = {c: table[lower[c]][members[0]].strip() for c in _RESULTS if c in lower}
+    for (surface_text, *texts), part in ((key, np.array(numbers)) for key, numbers in members.items()):
+        rows, times_ns = table.rows[part], None if times is None else times[part]
+        trial = _trial((*texts, surface_text), int(rows[0]), path)
+        results = {column: table.cells(table.column(column))[part[0]].strip() for column in _RESULTS if column in table}
         for foot, data in values.items():
-            at = foot or _foot(table, lower, members, rows, path)
-            shared = "rows" if len(values) > 1 else "calendar" if calendar else ""
-            own = None if times is None else times[picked]
-            out.append(
-                RawFoot(name, at, trial, rows[picked], data[picked], usable[picked], own, shared, results, notes)
-            )
+            side = foot or _foot(table, part)
+            out.append(RawFoot(name, side, trial, rows, data[part], usable[part], times_ns, shared, results, notes))
     return out
+
+
+class _Table:
+    """A file's cells by column; columns are found whatever their case."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.names, cells, self.rows = _cells(path)  # rows are numbered as an editor does
+        self._cells = {name: [row[i] for row in cells] for i, name in enumerate(self.names)}
+        self._lower = {name.lower(): name for name in self.names}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._lower
+
+    def column(self, name: str) -> str:
+        """A column as the file writes it."""
+        if name not in self._lower:
+            raise no_such_name(name, self.names, self.path)
+        return self._lower[name]
+
+    def cells(self, column: str) -> list[str]:
+        """The cells of a column."""
+        return self._cells[column]
+
+    def wrong(self, column: str, text: str, expected: str, place: int) -> SourceError:
+        """What is wrong with a cell."""
+        return SourceError(
+            f"column `{column}` has {brief(text)!r}, expected {expected}", self.path, int(self.rows[place])
+        )
 
 
 def _cells(path: Path) -> tuple[list[str], list[list[str]], Int]:
@@ -129,49 +150,43 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]], Int]:
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     cells: list[list[str]] = []
-    rows: list[int] = []
+    numbers: list[int] = []
     try:
         names = [" ".join(cell.split()) for cell in next(reader)]
-        for found in reader:
-            if any(cell.strip() for cell in found):
-                if len(found) != len(names):
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                if len(row) != len(names):
                     here = reader.line_num
-                    raise SourceError(f"{len(found)} columns where the header has {len(names)}", path, here)
-                cells.append(found)
-                rows.append(reader.line_num)
+                    raise SourceError(f"{len(row)} columns where the header has {len(names)}", path, here)
+                cells.append(row)
+                numbers.append(reader.line_num)
     except csv.Error as error:
         raise SourceError(f"is no CSV ({error})", path, reader.line_num) from None
     if not cells:
         raise SourceError("has a header but no rows", path)
-    return names, cells, np.array(rows, np.int64)
+    return names, cells, np.array(numbers, np.int64)
 
 
-def _column(lower: dict[str, str], wanted: str, names: Sequence[str], path: Path) -> str:
-    if wanted not in lower:
-        raise no_such_name(wanted, names, path)
-    return lower[wanted]
-
-
-def _feet(lower: dict[str, str], names: Sequence[str], path: Path) -> dict[str, list[str]]:
+def _feet(table: _Table) -> dict[str, list[str]]:
     """Columns of each foot; one with the name "" where the columns do not say which."""
     for left, right in _SUFFIXES:
-        if CHANNELS[0] + left in lower or CHANNELS[0] + right in lower:
-            sides = {"left": left, "right": right}
+        if CHANNELS[0] + left in table or CHANNELS[0] + right in table:
             return {
-                foot: [_column(lower, c + end, names, path) for c in CHANNELS]
-                for foot, end in sides.items()
-                if any(c + end in lower for c in CHANNELS)
+                foot: [table.column(channel + suffix) for channel in CHANNELS]
+                for foot, suffix in (("left", left), ("right", right))
+                if any(channel + suffix in table for channel in CHANNELS)
             }
-    return {"": [_column(lower, c, names, path) for c in CHANNELS]}
+    return {"": [table.column(channel) for channel in CHANNELS]}
 
 
-def _foot(table: dict[str, list[str]], lower: dict[str, str], members: list[int], rows: Int, path: Path) -> str:
-    if "foot" not in lower:
-        return next((foot for foot in ("left", "right") if foot in path.stem.lower()), "")
-    found = {table[lower["foot"]][i].strip().lower() for i in members}
-    text = brief(" and ".join(sorted(found)))
-    if len(found) > 1 or text not in _FEET:
-        raise SourceError(f"column `foot` has {text!r}, expected left or right", path, int(rows[members[0]]))
+def _foot(table: _Table, part: Int) -> str:
+    if "foot" not in table:
+        return next((foot for foot in ("left", "right") if foot in table.path.stem.lower()), "")
+    cells = table.cells(table.column("foot"))
+    texts = {cells[i].strip().lower() for i in part}
+    text = brief(" and ".join(sorted(texts)))
+    if len(texts) > 1 or text not in _FEET:
+        raise table.wrong("foot", text, "left or right", part[0])
     return _FEET[text]
 
 
@@ -191,7 +206,8 @@ def _trial(key: tuple[str, ...], row: int, path: Path) -> Trial:
     return Trial(subject, trial, speed, _SURFACES[surface.lower()])
 
 
-def _numbers(texts: Sequence[str], column: str, rows: Int, path: Path) -> Floats:
+def _numbers(table: _Table, column: str) -> Floats:
+    texts = table.cells(column)
     try:
         return np.array(texts, np.float64)
     except ValueError:
@@ -201,29 +217,26 @@ def _numbers(texts: Sequence[str], column: str, rows: Int, path: Path) -> Floats
         try:
             out[i] = np.nan if text.strip().lower() in ("", "na", "n/a", "null", "none") else float(text)
         except ValueError:
-            raise SourceError(f"column `{column}` has {brief(text)!r}, expected a number", path, int(rows[i])) from None
+            raise table.wrong(column, text, "a number", i) from None
     return out
 
 
-def _usable(
-    table: dict[str, list[str]], lower: dict[str, str], rows: Int, notes: list[str], path: Path
-) -> NDArray[np.bool_]:
-    if "usabledata" not in lower:
+def _usable(table: _Table, notes: list[str]) -> NDArray[np.bool_]:
+    if "usabledata" not in table:
         notes.append("no column `usabledata`: all rows are taken as usable")
-        return np.ones(len(rows), bool)
-    texts = table[lower["usabledata"]]
-    known = {text: _TRUE.get(canonical(text).lower()) for text in set(texts)}
-    for text, value in known.items():
-        if value is None:
-            row = int(rows[texts.index(text)])
-            raise SourceError(f"column `usabledata` has {brief(text)!r}, expected 1 or 0", path, row)
-    return np.array([known[text] for text in texts], bool)
+        return np.ones(len(table.rows), bool)
+    texts = table.cells(table.column("usabledata"))
+    flags = {text: _TRUE.get(canonical(text).lower()) for text in set(texts)}
+    for text, flag in flags.items():
+        if flag is None:
+            raise table.wrong("usabledata", text, "1 or 0", texts.index(text))
+    return np.array([flags[text] for text in texts], bool)
 
 
-def _times(table: dict[str, list[str]], lower: dict[str, str], rows: Int, path: Path) -> tuple[Int | None, bool]:
+def _times(table: _Table) -> tuple[Int | None, bool]:
     """Times in ns, and whether they are of the calendar, which both feet share."""
-    column = next((lower[name] for name in TIME_COLUMNS if name in lower), None)
+    column = next((table.column(name) for name in TIME_COLUMNS if name in table), None)
     if column is None:
         return None, False
-    times = TimeColumn(column.lower(), path).parse(table[column], rows)
+    times = TimeColumn(column.lower(), table.path).parse(table.cells(column), table.rows)
     return times, bool(times[0] > EPOCH_NS)

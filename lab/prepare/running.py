@@ -1,4 +1,4 @@
-"""Raw running recordings made ready. In: a folder of ``SENSOR…`` folders (:mod:`lab.prepare.raw`), what is wanted.
+"""Raw running recordings made ready. In: a folder of ``SENSOR…`` folders (:mod:`lab.prepare.raw`), which of them.
 Out: ``Prepared/csv|parquet/treadmill|overground/SESSION.csv`` with both feet on one clock, and a report of every repair,
 ``report.json`` and the same in words, ``report.txt``.
 
@@ -39,7 +39,7 @@ _STEP_NS = 10**9 // RATE_HZ
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Selection:
     """What to take; an empty tuple takes all."""
 
     # values of the columns; numbers are equal by value; surfaces are ``treadmill`` and ``overground``
@@ -53,14 +53,14 @@ class Wanted:
     skip_bad: bool = False  # whether a file that cannot be read is left out and listed, instead of an error
 
     def takes(self, trial: Trial) -> bool:
-        """Whether a trial is wanted."""
+        """Whether a trial is selected."""
         pairs = ((self.subjects, trial.subject), (self.trials, trial.trial), (self.speeds, trial.speed))
-        chosen = all(not some or found in {canonical(text) for text in some} for some, found in pairs)
-        return chosen and (not self.surfaces or trial.surface in self.surfaces)
+        named = all(not texts or value in {canonical(text) for text in texts} for texts, value in pairs)
+        return named and (not self.surfaces or trial.surface in self.surfaces)
 
 
 @dataclass(slots=True)
-class Report:
+class RunningReport:
     """What was done."""
 
     files: list[dict[str, Any]] = field(default_factory=list)  # by file and trial: rows, repairs, notes
@@ -85,7 +85,7 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
+class SessionSamples:
     """A session's samples."""
 
     channels: tuple[str, ...]  # 6 or 12 names
@@ -98,40 +98,37 @@ class Prepared:
 def prepare_running(
     raw: Path,  # folder of the ``SENSOR…`` folders, or one with a folder ``Raw`` that holds them
     out: Path,  # ``out/Prepared`` must not be there
-    wanted: Wanted,
+    selection: Selection,
     formats: Sequence[str] = ("csv",),
     on_file: Callable[[int, int], None] | None = None,  # told how many files are done, and of how many
-) -> Report:
+) -> RunningReport:
     """Read, clean, align and write."""
     files = raw_files(raw)
     target = out / "Prepared"
     if target.exists():
         raise SourceError("is there already; name another folder, or replace it with --force", target)
-    order, both = _order(files)
-    both = both if wanted.feet == "auto" else wanted.feet == "both"
-    report = Report()
-    pending: dict[Trial, dict[str, CleanFoot]] = {}
+    order, two_feet = _order(files)
+    if selection.feet != "auto":
+        two_feet = selection.feet == "both"
+    trials = _Trials(selection, two_feet, target, formats)
+    report = trials.report
     try:
         for number, path in enumerate(order, 1):
-            for foot in _read(path, wanted, report):
-                _take(foot, path, pending, both, wanted, report)
-                _write_ready(foot.trial, pending, both, target, formats, report)
+            for foot in trials.read(path):
+                trials.add(foot, path)
             if on_file:
                 on_file(number, len(order))
-        for trial, feet in sorted(pending.items()):
-            there, absent = next(iter(feet)), "right" if "left" in feet else "left"
-            reason = f"only the {there} foot is there, no {absent} one; --feet {there} takes that foot alone"
-            report.left_out.append({"what": trial.session, "reason": reason})
+        trials.finish()
         if not report.sessions:
             raise SourceError(_nothing(report), raw)
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)  # half a folder would pass for a whole one
         raise
-    _write_report(target, {"raw": str(raw), "wanted": asdict(wanted)}, report.totals(), asdict(report))
+    _write_report(target, {"raw": str(raw), "wanted": asdict(selection)}, report)
     return report
 
 
-def _nothing(report: Report) -> str:
+def _nothing(report: RunningReport) -> str:
     if report.left_out:
         first = report.left_out[0]
         return f"nothing is left to write; {len(report.left_out)} left out, first {first['what']}: {first['reason']}"
@@ -144,7 +141,7 @@ def _order(files: Sequence[Path]) -> tuple[list[Path], bool]:
     It looks at the first row alone; what a file really holds is found when it is read.
     """
     keys: dict[Path, tuple[str, ...]] = {}
-    both = False
+    two_feet = False
     for path in files:
         names, cells = list[str](), list[str]()
         with contextlib.suppress(OSError, csv.Error), path.open(encoding="utf-8-sig", errors="replace") as text:
@@ -154,98 +151,104 @@ def _order(files: Sequence[Path]) -> tuple[list[Path], bool]:
         first = {name.strip().lower(): canonical(cell) for name, cell in zip(names, cells, strict=False)}
         words = ("subject_id", "trial_id", "speed", "tread or overground", "tread_or_overground", "surface")
         keys[path] = tuple(first.get(word, "") for word in words)
-        both = both or ("ax" not in first and any(name.startswith("ax") for name in first))
-    return sorted(files, key=lambda path: (keys[path], path)), both or len(set(keys.values())) < len(files)
+        two_feet = two_feet or ("ax" not in first and any(name.startswith("ax") for name in first))
+    return sorted(files, key=lambda path: (keys[path], path)), two_feet or len(set(keys.values())) < len(files)
 
 
-def _read(path: Path, wanted: Wanted, report: Report) -> Iterator[RawFoot]:
-    name = f"{path.parent.name}/{path.name}"
-    try:
-        found = read_raw(path, name)
-    except SourceError as error:
-        if not wanted.skip_bad:
-            raise
-        report.left_out.append({"what": name, "reason": str(error)})
-        return
-    for foot in found:
-        if wanted.takes(foot.trial):
-            yield foot
-        else:
-            report.not_chosen.append(foot.trial.session)
+class _Trials:
+    """Trials as their files come: cleaned, and written as soon as all of one is there."""
+
+    def __init__(self, selection: Selection, two_feet: bool, target: Path, formats: Sequence[str]) -> None:
+        self._selection, self._two_feet, self._target, self._formats = selection, two_feet, target, formats
+        self._pending: dict[Trial, dict[str, CleanFoot]] = {}
+        self.report = RunningReport()
+
+    def read(self, path: Path) -> Iterator[RawFoot]:
+        """The feet of a file that are selected."""
+        name = f"{path.parent.name}/{path.name}"
+        try:
+            feet = read_raw(path, name)
+        except SourceError as error:
+            if not self._selection.skip_bad:
+                raise
+            self._leave_out(name, str(error))
+            return
+        for foot in feet:
+            if self._selection.takes(foot.trial):
+                yield foot
+            else:
+                self.report.not_chosen.append(foot.trial.session)
+
+    def _leave_out(self, name: str, reason: str) -> None:
+        self.report.left_out.append({"what": name, "reason": reason})
+
+    def add(self, raw: RawFoot, path: Path) -> None:
+        """Clean a foot and put it beside the other one of its trial."""
+        trial, side = raw.trial, self._selection.feet
+        if self._two_feet and not raw.foot:
+            raise SourceError("nothing says which foot this is; add a column `foot` with left or right", path)
+        if side in ("left", "right") and raw.foot not in ("", side):
+            self._leave_out(f"{raw.path} ({raw.foot})", f"--feet {side}")
+            return
+        sessions = {session["session"] for session in self.report.sessions}
+        feet = self._pending.get(trial, {})
+        if trial.session in sessions or raw.foot in feet:
+            which = f"the {raw.foot} foot of " if raw.foot else ""
+            self._leave_out(raw.path, f"{which}{trial.session} is there already")
+            return
+        foot = clean(raw, str(path))
+        entry = {"file": raw.path, "session": trial.session, "foot": raw.foot, "rows": len(raw.rows)}
+        repairs = [repair.to_json() for repair in foot.repairs]
+        self.report.files.append({**entry, "notes": raw.notes, "repairs": repairs})
+        self._pending[trial] = feet = feet | {raw.foot: foot}
+        if len(feet) == (2 if self._two_feet else 1):
+            del self._pending[trial]
+            self._write(trial, feet)
+
+    def _write(self, trial: Trial, feet: Mapping[str, CleanFoot]) -> None:
+        try:
+            samples, facts = (
+                _merge(feet["left"], feet["right"]) if self._two_feet else _single(next(iter(feet.values())))
+            )
+        except SourceError as error:
+            self._leave_out(trial.session, str(error))
+            return
+        self.report.sessions.append(
+            {
+                "session": trial.session,
+                **asdict(trial),
+                "samples": len(samples.values),
+                "seconds": len(samples.values) / RATE_HZ,
+                **facts,
+                "from": [foot.raw.path for foot in feet.values()],
+                "files": _write_session(self._target, trial, samples, self._formats),
+            }
+        )
+
+    def finish(self) -> None:
+        """Leave out the trials of which the other foot did not come."""
+        for trial, feet in sorted(self._pending.items()):
+            side, absent = next(iter(feet)), "right" if "left" in feet else "left"
+            reason = f"only the {side} foot is there, no {absent} one; --feet {side} takes that foot alone"
+            self._leave_out(trial.session, reason)
 
 
-def _take(
-    foot: RawFoot, path: Path, pending: dict[Trial, dict[str, CleanFoot]], both: bool, wanted: Wanted, report: Report
-) -> None:
-    """Clean a foot and put it beside the other one of its trial."""
-    if both and not foot.foot:
-        raise SourceError("nothing says which foot this is; add a column `foot` with left or right", path)
-    if wanted.feet in ("left", "right") and foot.foot not in ("", wanted.feet):
-        report.left_out.append({"what": f"{foot.path} ({foot.foot})", "reason": f"--feet {wanted.feet}"})
-        return
-    done = {session["session"] for session in report.sessions}
-    if foot.trial.session in done or foot.foot in pending.get(foot.trial, {}):
-        which = f"the {foot.foot} foot of " if foot.foot else ""
-        report.left_out.append({"what": foot.path, "reason": f"{which}{foot.trial.session} is there already"})
-        return
-    cleaned = clean(foot, str(path))
-    entry = {"file": foot.path, "session": foot.trial.session, "foot": foot.foot, "rows": len(foot.rows)}
-    repairs = [repair.to_json() for repair in cleaned.repairs]
-    report.files.append({**entry, "notes": foot.notes, "repairs": repairs})
-    pending.setdefault(foot.trial, {})[foot.foot] = cleaned
+def _single(foot: CleanFoot) -> tuple[SessionSamples, dict[str, Any]]:
+    """A foot's usable samples, and what is to be said of them."""
+    whole = np.isfinite(foot.values).all(axis=1)
+    rows = np.flatnonzero(whole & foot.usable)
+    if not len(rows):
+        raise SourceError("no usable row")
+    facts = {"rows_left_out": {"not usable": int((whole & ~foot.usable).sum())}}
+    return SessionSamples(CHANNELS, foot.values[rows], rows, foot.start_ns, foot.raw.results), facts
 
 
-def _write_ready(
-    trial: Trial,
-    pending: dict[Trial, dict[str, CleanFoot]],
-    both: bool,
-    target: Path,
-    formats: Sequence[str],
-    report: Report,
-) -> None:
-    """Write a trial of which all is there."""
-    feet = pending.get(trial, {})
-    if len(feet) < (2 if both else 1):
-        return
-    del pending[trial]
-    if both:
-        made, facts, reason = _merge(feet["left"], feet["right"])
-    else:
-        made, facts, reason = _single(next(iter(feet.values())))
-    if made is None:
-        report.left_out.append({"what": trial.session, "reason": reason})
-        return
-    written = _write_session(target, trial, made, formats)
-    report.sessions.append(
-        {
-            "session": trial.session,
-            **asdict(trial),
-            "samples": len(made.values),
-            "seconds": len(made.values) / RATE_HZ,
-            **facts,
-            "from": [foot.raw.path for foot in feet.values()],
-            "files": written,
-        }
-    )
-
-
-def _single(foot: CleanFoot) -> tuple[Prepared | None, dict[str, Any], str]:
-    there = np.isfinite(foot.values).all(axis=1)
-    kept = there & foot.usable
-    facts = {"rows_left_out": {"not usable": int((there & ~foot.usable).sum())}}
-    if not kept.any():
-        return None, facts, "no usable row"
-    return Prepared(CHANNELS, foot.values[kept], np.flatnonzero(kept), foot.start_ns, foot.raw.results), facts, ""
-
-
-def _merge(left: CleanFoot, right: CleanFoot) -> tuple[Prepared | None, dict[str, Any], str]:
+def _merge(left: CleanFoot, right: CleanFoot) -> tuple[SessionSamples, dict[str, Any]]:
     """Both feet on the left one's clock."""
     fit = fit_clocks(left, right)
     if fit is None:
-        return (
-            None,
-            {},
-            "nothing tells how the two clocks stand to each other: no shared times, no knocks, no common gait",
+        raise SourceError(
+            "nothing tells how the two clocks stand to each other: no shared times, no knocks, no common gait"
         )
     length = len(left.values)
     moved = align(right.values, fit, length)
@@ -253,24 +256,24 @@ def _merge(left: CleanFoot, right: CleanFoot) -> tuple[Prepared | None, dict[str
     inside = (nearest >= 0) & (nearest < len(right.values))
     usable: NDArray[np.bool_] = left.usable & inside
     usable[inside] &= right.usable[nearest[inside]]
-    here, other = np.isfinite(left.values).all(axis=1), np.isfinite(moved).all(axis=1)
-    kept = here & other & usable
+    whole, right_whole = np.isfinite(left.values).all(axis=1), np.isfinite(moved).all(axis=1)
+    rows = np.flatnonzero(whole & right_whole & usable)
+    if not len(rows):
+        raise SourceError("no row in which both feet are usable")
     facts = {
         "clock": fit.to_json(),
         "rows_left_out": {  # of the left foot's
-            "outside the right foot's recording": int((here & ~inside).sum()),
-            "not usable": int((here & inside & ~usable).sum()),
-            "missing in the right foot": int((here & usable & ~other).sum()),
+            "outside the right foot's recording": int((whole & ~inside).sum()),
+            "not usable": int((whole & inside & ~usable).sum()),
+            "missing in the right foot": int((whole & usable & ~right_whole).sum()),
         },
     }
-    if not kept.any():
-        return None, facts, "no row in which both feet are usable"
     names = tuple(f"{channel}_{foot}" for foot in ("left", "right") for channel in CHANNELS)
-    values = np.hstack([left.values, moved])[kept]
-    return Prepared(names, values, np.flatnonzero(kept), left.start_ns, left.raw.results), facts, ""
+    values = np.hstack([left.values, moved])[rows]
+    return SessionSamples(names, values, rows, left.start_ns, left.raw.results), facts
 
 
-def _write_session(target: Path, trial: Trial, made: Prepared, formats: Sequence[str]) -> list[str]:
+def _write_session(target: Path, trial: Trial, samples: SessionSamples, formats: Sequence[str]) -> list[str]:
     """Write a session in each format."""
     constant = {
         "session": trial.session,
@@ -278,66 +281,69 @@ def _write_session(target: Path, trial: Trial, made: Prepared, formats: Sequence
         "trial_id": trial.trial,
         "speed": trial.speed,
         "surface": trial.surface,
-        **made.results,
+        **samples.results,
     }
-    written = []
+    files = []
     for kind, write in (("csv", _csv), ("parquet", _parquet)):
         if kind in formats:
             path = target / kind / trial.surface / f"{trial.session}.{kind}"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write(path, made, constant)
-            written.append(path.relative_to(target).as_posix())
-    return written
+            write(path, samples, constant)
+            files.append(path.relative_to(target).as_posix())
+    return files
 
 
-def _csv(path: Path, made: Prepared, constant: Mapping[str, str]) -> None:
-    calendar = made.start_ns > EPOCH_NS
-    head = ",".join(["t_ns" if calendar else "t", *made.channels, *constant])
+def _csv(path: Path, samples: SessionSamples, constant: Mapping[str, str]) -> None:
+    calendar = samples.start_ns > EPOCH_NS
+    head = ",".join(["t_ns" if calendar else "t", *samples.channels, *constant])
     tail = "," + ",".join(text.replace(",", " ").replace('"', " ") for text in constant.values())
-    row = ",".join(["%s", *["%.7g"] * len(made.channels)]) + tail.replace("%", "%%")
-    times = made.start_ns + made.indexes * _STEP_NS
-    shown = times.tolist() if calendar else [f"{time / 1e9:.3f}" for time in times.tolist()]
+    row = ",".join(["%s", *["%.7g"] * len(samples.channels)]) + tail.replace("%", "%%")
+    times = samples.start_ns + samples.indexes * _STEP_NS
+    stamps = times.tolist() if calendar else [f"{time / 1e9:.3f}" for time in times.tolist()]
     with path.open("w", encoding="utf-8", newline="\n") as out:
         out.write(head + "\n")
-        out.writelines(row % (time, *cells) + "\n" for time, cells in zip(shown, made.values.tolist(), strict=True))
+        out.writelines(
+            row % (stamp, *cells) + "\n" for stamp, cells in zip(stamps, samples.values.tolist(), strict=True)
+        )
 
 
-def _parquet(path: Path, made: Prepared, constant: Mapping[str, str]) -> None:
+def _parquet(path: Path, samples: SessionSamples, constant: Mapping[str, str]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    columns: dict[str, Any] = {"t_ns": made.start_ns + made.indexes * _STEP_NS}
-    columns |= {name: made.values[:, i].astype(np.float32) for i, name in enumerate(made.channels)}
-    columns |= {name: pa.array([text] * len(made.values)).dictionary_encode() for name, text in constant.items()}
+    columns: dict[str, Any] = {"t_ns": samples.start_ns + samples.indexes * _STEP_NS}
+    columns |= {name: samples.values[:, i].astype(np.float32) for i, name in enumerate(samples.channels)}
+    columns |= {name: pa.array([text] * len(samples.values)).dictionary_encode() for name, text in constant.items()}
     parquet.write_table(pa.table(columns), path, compression="zstd")
 
 
-def _write_report(target: Path, asked: Mapping[str, Any], totals: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+def _write_report(target: Path, request: Mapping[str, Any], report: RunningReport) -> None:
     """Write ``report.json`` and the same in words."""
+    totals = report.totals()
     rules = {"cleaning": cleaning.__doc__, "clocks": clocks.__doc__}
-    document = {"asked": asked, "totals": totals, **found, "rules": rules}
+    document = {"asked": request, "totals": totals, **asdict(report), "rules": rules}
     (target / "report.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (target / "report.txt").write_text("\n".join(_words(asked, totals, found)) + "\n", encoding="utf-8")
+    (target / "report.txt").write_text("\n".join(_words(request["raw"], totals, report)) + "\n", encoding="utf-8")
 
 
-def _words(asked: Mapping[str, Any], totals: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def _words(raw: str, totals: Mapping[str, Any], report: RunningReport) -> list[str]:
     repairs = ", ".join(f"{count} {kind}" for kind, count in totals["repairs"].items()) or "none"
     lines = [
-        f"Prepared from {asked['raw']}",
+        f"Prepared from {raw}",
         f"read: {many(totals['files'], 'file')}, {many(totals['rows'], 'row')}",
         f"written: {many(totals['sessions'], 'session')} of {many(totals['samples_written'], 'sample')}",
         f"left out: {totals['left_out']}; not chosen: {totals['not_chosen']}",
         f"samples repaired or left out: {repairs}",
     ]
     lines += ["", "Sessions"]
-    for session in found["sessions"]:
+    for session in report.sessions:
         lines.append(f"{session['session']}: {session['seconds']:.1f} s from {' and '.join(session['from'])}")
-        out = ", ".join(f"{n} {reason}" for reason, n in session["rows_left_out"].items() if n)
-        lines += [f"  left out: {out}"] if out else []
+        reasons = ", ".join(f"{n} {reason}" for reason, n in session["rows_left_out"].items() if n)
+        lines += [f"  left out: {reasons}"] if reasons else []
         lines += [f"  clocks: {_clock(session['clock'])}"] if "clock" in session else []
-    lines += ["", "Left out"] + [f"{item['what']}: {item['reason']}" for item in found["left_out"]]
-    lines += ["", "Not chosen", *found["not_chosen"]]
-    for file in found["files"]:
+    lines += ["", "Left out"] + [f"{item['what']}: {item['reason']}" for item in report.left_out]
+    lines += ["", "Not chosen", *report.not_chosen]
+    for file in report.files:
         lines += ["", f"{file['file']} ({file['session']}, {file['foot'] or 'one foot'}): {many(file['rows'], 'row')}"]
         lines += [f"  {note}" for note in file["notes"]]
         lines += [f"  {Repair(**repair)}" for repair in file["repairs"]]
