@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.worker_log import say
-from models.bundle import Bundle, load_bundle, raw_chain
+from models.bundle import Bundle, check_model, load_bundle, raw_chain
 from models.serving.outputs import ENDLESS, DerivedChunks, Events, WindowKind, window_kinds
 from processors.chain import Chain
 from processors.recipe.load import Recipe, load_recipe
@@ -45,10 +45,7 @@ def load_deployments(
     deployments = []
     for name in recipes:
         recipe = load_recipe(name)
-        if recipe.model is None:
-            raise RecipeError(
-                f"recipe `{recipe.name}` has no [model], so there is nothing to classify with", recipe.path
-            )
+        check_model(recipe)
         loaded_bundle = find(bundle or recipe.name, home)
         loaded_bundle.check(recipe)
         deployments.append(Deployment(recipe, loaded_bundle))

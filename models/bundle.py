@@ -25,7 +25,7 @@ from processors.chain import Chain
 from processors.intake import Intake
 from processors.registry import spec_from_json
 from processors.windows import Windows
-from streams.errors import BundleError, FormatError
+from streams.errors import BundleError, FormatError, RecipeError
 
 if TYPE_CHECKING:
     from processors.recipe.load import Recipe
@@ -169,6 +169,12 @@ class Bundle:
                     f"bundle {self.id} tells label `{alien[0]}`, which recipe `{recipe.name}` calls "
                     f"`{renamed[alien[0]]}`; {advice}"
                 )
+
+
+def check_model(recipe: Recipe) -> None:
+    """Refuse a recipe that has nothing to classify with."""
+    if recipe.model is None:
+        raise RecipeError(f"recipe `{recipe.name}` has no [model], so there is nothing to classify with", recipe.path)
 
 
 def raw_chain(chain: Chain) -> Chain:

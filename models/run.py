@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from models.bundle import UNKNOWN
 from models.data.dataset import stream_of, verdicts_on
@@ -17,7 +18,7 @@ from models.predict import BatchClassifier, Memory, Predictor
 from processors.chain import ChainStage
 from processors.recipe.load import Recipe
 from streams.chunk import Window
-from streams.errors import KymoError, RecipeError
+from streams.errors import KymoError
 from streams.events import Event
 from streams.recording import Recording, StreamData
 
@@ -109,7 +110,7 @@ def _once(recordings: Iterable[Recording], report: Report) -> Iterator[Recording
         yield recording
 
 
-def why_silent(recipe: Recipe, stream: StreamData, with_gaps: int = 0) -> str:
+def _why_silent(recipe: Recipe, stream: StreamData, with_gaps: int = 0) -> str:
     """Why a stream that the recipe takes has no window."""
     length, rate = recipe.window_length, float(recipe.inputs[0].rate_hz)
     if stream.end_index - stream.first_index < length:
@@ -136,18 +137,18 @@ def _session(
 ) -> Iterator[Event]:
     before = report.events
     stage = predictor.bundle.chain.build()
-    assert isinstance(stage, ChainStage)
     memory: Memory = []
     for windows in _batches(stage, stream, chunk_ms):
         predicted = predictor.predict(windows, [memory] * len(windows))
-        for event in _emit([event for events in predicted for event in events]):
+        emitted_ns = time.time_ns()
+        for event in chain.from_iterable(predicted):
             report.events += 1
             report.unknown += event.label == UNKNOWN
-            yield event
+            yield replace(event, emitted_ns=emitted_ns)
     counts = stage.take_counts()
     report.counts.update(counts, samples=stream.count)
     if report.events == before:
-        report.silent[stream.header.session] = why_silent(recipe, stream, counts["windows_with_gaps"])
+        report.silent[stream.header.session] = _why_silent(recipe, stream, counts["windows_with_gaps"])
 
 
 def _batches(stage: ChainStage, stream: StreamData, chunk_ms: int) -> Iterator[list[Window]]:
@@ -162,23 +163,9 @@ def _batches(stage: ChainStage, stream: StreamData, chunk_ms: int) -> Iterator[l
         yield waiting
 
 
-def _emit(events: list[Event], now_ns: Callable[[], int] = time.time_ns) -> list[Event]:
-    emitted_ns = now_ns()
-    return [replace(event, emitted_ns=emitted_ns) for event in events]
-
-
-def check_model(recipe: Recipe) -> None:
-    """Refuse a recipe that has nothing to classify with."""
-    if recipe.model is None:
-        raise RecipeError(f"recipe `{recipe.name}` has no [model], so there is nothing to classify with", recipe.path)
-
-
 def check_matched(recipe: Recipe, report: Report) -> None:
     """Fail where no recording was the recipe's."""
     if report.recordings and not report.matched:
         session, why = next(iter(report.unmatched.items()))
         more = f" (and {report.recordings - 1} more)" if report.recordings > 1 else ""
         raise KymoError(f"no recording is what recipe `{recipe.name}` takes: {session}: {why}{more}")
-
-
-__all__ = ["BatchClassifier", "Report", "check_matched", "check_model", "run", "why_silent"]

@@ -55,15 +55,14 @@ def run_command(
 
     Example: kymo run basicmotions basicmotions:test --out events.jsonl
     """
-    from models.bundle import load_bundle
+    from models.bundle import check_model, load_bundle
     from models.predict import Classifier
-    from models.run import Report, check_matched, check_model, run
+    from models.run import Report, check_matched, run
     from processors.recipe.load import load_recipe
     from streams.readers import read
 
     loaded = load_recipe(recipe)
     check_model(loaded)
-    assert loaded.model is not None
     report, started = Report(), time.perf_counter()
     classifier = Classifier.for_recipe(load_bundle(bundle or loaded.name), loaded)
     recordings = read(paths, loaded.read_options())

@@ -18,7 +18,8 @@ import pytest
 from click.testing import CliRunner
 
 import kymo
-from models.run import BatchClassifier, Report, check_matched, run
+from models.predict import BatchClassifier
+from models.run import Report, check_matched, run
 from processors.recipe.load import Recipe, parse_recipe
 from streams.chunk import Header, Window, signal_format
 from streams.errors import BundleError, KymoError
