@@ -188,7 +188,7 @@ def first_model(settings: Settings) -> str:
     from streams.readers import read
 
     recipe = load_recipe(str(settings.home / "loop.toml"))
-    held, every = plan_of(recipe, (OLD,)).held, set()
+    held, every = plan_of(recipe, (OLD,)).held_out, set()
     first: dict[str, str] = {}
     for recording in read((OLD,), recipe.read_options()):
         every.add(recording.session)

@@ -15,7 +15,7 @@ from models.bundle import UNKNOWN, Bundle
 from models.data.dataset import iter_windows, labels_of
 from models.data.examples import targets_of
 from models.predict import Classifier, Memory, Predictor
-from models.scores import Pair, collect_heads, score_head, score_windows
+from models.scores import BRIEF, Pair, collect_heads, score_head, score_windows
 from models.training.record import HeldHead
 from processors.recipe.load import Recipe
 from streams.chunk import Window
@@ -99,7 +99,7 @@ class _Answers:
         for name in sorted({w.subject for w in self.windows} | {subject for subject, _ in self.without}):
             windows = [(w.session, w.truth, w.probabilities) for w in self.windows if w.subject == name]
             scores = score_windows(windows, labels, [truth for subject, truth in self.without if subject == name])
-            out[name] = {key: scores[key] for key in ("accuracy", "macro_f1", "n", "window_accuracy", "windows")}
+            out[name] = {key: scores[key] for key in BRIEF}
         return {} if set(out) <= {""} else out
 
 

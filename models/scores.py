@@ -16,11 +16,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.training.record import HeldHead
 
 #: What stands for the answer where a recording gave no window.
 UNCLASSIFIED = "unclassified"
+#: Scores that stand for all of them where there is little room: of a subject, a fold, in a manifest.
+BRIEF = ("accuracy", "macro_f1", "n", "window_accuracy", "windows")
 #: A truth and an answer.
 Pair = tuple[str, str]
 #: Session, truth and probabilities of a window.
@@ -82,12 +85,39 @@ def _class_scores(counts: Mapping[Pair, int], name: str) -> dict[str, float]:
     right = counts.get((name, name), 0)
     answers = sum(count for (_, answer), count in counts.items() if answer == name)
     truths = sum(count for (truth, _), count in counts.items() if truth == name)
+    return class_scores(right, answers, truths)
+
+
+def class_scores(right: int, answers: int, truths: int, undefined: float = 0.0) -> dict[str, float]:
+    """Scores of one class, which was right so often, is the answer so often, and the truth."""
     return {
-        "precision": right / answers if answers else 0.0,
-        "recall": right / truths if truths else 0.0,
-        "f1": 2 * right / (answers + truths) if answers + truths else 0.0,
+        "precision": right / answers if answers else undefined,
+        "recall": right / truths if truths else undefined,
+        "f1": 2 * right / (answers + truths) if answers + truths else undefined,
         "n": truths,
     }
+
+
+def confusion(truths: Any, answers: Any, labels: int) -> NDArray[np.int64]:
+    """Counts ``(labels, labels + 1)``: row the truth, column the answer, the last column no answer (-1)."""
+    counts = np.zeros((labels, labels + 1), np.int64)
+    np.add.at(counts, (truths, answers), 1)
+    return counts
+
+
+def accuracies(confusions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of right answers of each matrix of ``(matrices, truth, answer)``."""
+    shares: NDArray[np.float64] = np.trace(confusions, axis1=1, axis2=2) / confusions.sum((1, 2))
+    return shares
+
+
+def macro_f1s(confusions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean F1 of the classes that occur, as :func:`score` counts it, of each matrix of ``(matrices, truth, answer)``."""
+    right = np.diagonal(confusions, axis1=1, axis2=2)
+    occurrences = confusions.sum(2) + confusions.sum(1)
+    f1 = np.divide(2 * right, occurrences, out=np.zeros_like(right), where=occurrences > 0)
+    means: NDArray[np.float64] = f1.sum(1) / np.maximum((occurrences > 0).sum(1), 1)
+    return means
 
 
 def score_head(head: HeldHead, sessions: Sequence[str], without: Iterable[str | float] = ()) -> dict[str, Any]:

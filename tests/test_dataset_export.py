@@ -24,7 +24,7 @@ from models.data.examples import Example
 from models.data.export import crc32c, tf_example, tfrecord
 from models.data.samples import fit_steps, split_chain, with_steps
 from models.data.splits import make_split
-from models.training.train import DEFAULTS
+from models.training.request import DEFAULTS
 from processors.recipe.load import parse_recipe
 from streams.readers import read
 

@@ -13,7 +13,7 @@ from tiny_models import RECIPE, recipe, tiny_bundle
 from models.data.dataset import add_input, read_dataset, stream_of
 from models.data.samples import split_chain
 from models.training.cli import evaluate_command
-from models.training.lineage import Watch, knows, learned_from, name_digest
+from models.training.lineage import TrainingOverlap, knows, learned_from, name_digest
 from streams.chunk import Chunk, Header, signal_format
 from streams.readers import read
 
@@ -82,6 +82,6 @@ def test_an_archive_that_has_grown_is_told_by_its_sessions(tmp_path: Path, learn
     write_archive(tmp_path / "archive", parts)
     lineage = {"inputs": [{"path": str(tmp_path / "archive"), "recordings": 1, "sha256": "of before"}], **learned}
     bundle = tiny_bundle(tmp_path / "bundle", lineage=lineage)
-    watch = Watch(bundle, recipe())
+    watch = TrainingOverlap(bundle, recipe())
     assert [r.session for r in watch.through(read([tmp_path / "archive"], recipe().read_options()))] == ["s0", "s1"]
-    assert (watch.known, watch.recordings) == (len(learned), 2)
+    assert (watch.count, watch.recordings) == (len(learned), 2)

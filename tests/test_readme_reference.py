@@ -15,7 +15,7 @@ import pytest
 from documents import DOCUMENTS, ROOT, blocks, commands, section_of, table, text_of, words
 
 import kymo
-from models.training import train
+from models.training.request import DEFAULTS
 from models.zoo import ARCHITECTURES, architecture
 from processors.recipe.load import Recipe, parse_recipe
 from processors.recipe.tables import HeadTable
@@ -122,9 +122,7 @@ def test_recipe_tables() -> None:
     check_table("`[labels]`", known(f"[labels]\n{bad}"), values_of(found.labels))
     heads = known(f'{MODEL}\n[[heads]]\nname = "h"\n{bad}')
     check_table("`[[heads]]`", heads, values_of(HeadTable("h")))
-    check_table(
-        "`[train]`", {"split", "folds", "balance", "augment", *train.DEFAULTS}, values_of(found.train) | train.DEFAULTS
-    )
+    check_table("`[train]`", {"split", "folds", "balance", "augment", *DEFAULTS}, values_of(found.train) | DEFAULTS)
     check_table("`[[alerts]]`", known(f'[[alerts]]\nlabel = "a"\n{bad}'), found.alerts[0])
 
 

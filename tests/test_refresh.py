@@ -76,8 +76,8 @@ def test_sessions_of_other_recipes_in_the_archive_do_not_judge(tmp_path: Path) -
     write_archive(tmp_path / "archive", [records])
     plan = plan_of(recipe(), (str(tmp_path / "archive"),))
     assert plan.sessions == len(sessions) == 8
-    assert plan.held
-    assert set(plan.held) < set(sessions)
+    assert plan.held_out
+    assert set(plan.held_out) < set(sessions)
 
 
 def test_a_better_model_is_promoted_and_an_equal_one_is_not(folder: Path) -> None:
@@ -213,7 +213,7 @@ def test_what_the_champion_has_learned_from_judges_only_where_it_must(folder: Pa
     paths = (str(folder / "data"),)
     for i in range(5):
         write_csv(folder / "data" / f"rest5{i}.csv", "rest", 0.0)
-    held = sorted(plan_of(recipe(), paths).held)
+    held = sorted(plan_of(recipe(), paths).held_out)
     assert len(held) == 8
     learned = {"sessions": [name_digest(name) for name in [*held[:known], "rest77"]], "subjects": []}
     lineage = {"lineage": {"learned": learned}}
@@ -242,12 +242,12 @@ def test_what_is_kept_from_training(folder: Path) -> None:
     paths = (str(folder / "data"),)
     plan = plan_of(recipe(), paths)
     assert plan.sessions == 2 * SESSIONS
-    assert {name[:4] for name in plan.held} == {"rest", "work"}
+    assert {name[:4] for name in plan.held_out} == {"rest", "work"}
     assert plan_of(recipe(), paths) == plan
     write_csv(folder / "data" / "rest99.csv", "rest", 0.0)
     more = plan_of(recipe(), paths)
     assert more.signature != plan.signature
-    assert more.held.keys() - {"rest99"} == plan.held.keys()
+    assert more.held_out.keys() - {"rest99"} == plan.held_out.keys()
     (folder / "empty").mkdir()
     (folder / "empty" / "a.csv").write_text("t,x,y\n" + "".join(f"{i / 10:.1f},0,0\n" for i in range(20)))
     with pytest.raises(TrainingError, match="no labelled session"):

@@ -19,12 +19,12 @@ from models.reports.numbers import (
     by_group,
     calibration,
     class_rows,
-    confusion,
     group_interval,
     most_confused,
     wilson,
     worst,
 )
+from models.scores import confusion
 
 CLASSES = 4
 

@@ -21,7 +21,8 @@ from models.predict import fit_temperature
 from models.registry.manifest import MANIFEST, MODEL
 from models.training.cli import evaluate_command, train_command
 from models.training.request import train_parameters
-from models.training.train import TrainRequest, prepare, train
+from models.training.split_data import prepare
+from models.training.train import TrainRequest, train
 from processors.recipe.load import Recipe
 from processors.recipe.tables import TrainTable
 from streams.errors import KymoError, TrainingError

@@ -21,8 +21,8 @@ from models.run import run
 from models.training.cli import evaluate_command, train_command
 from models.training.record import RunRecord
 from models.training.refresh import plan_of
-from models.training.split_data import samples_of
-from models.training.train import Trained, TrainRequest, prepare, train
+from models.training.split_data import prepare, samples_of
+from models.training.train import Trained, TrainRequest, train
 from processors.recipe.load import Recipe
 from streams.errors import TrainingError
 from streams.events import Event
@@ -275,7 +275,7 @@ def test_new_labels_of_a_head_are_a_reason_to_train_again(data: Path, tmp_path: 
     after = [plan_of(recipe(text), (str(tmp_path),)) for text in (TEXT, WITH_HEADS)]
     assert before[0] == after[0]  # a recipe without heads does not look there
     assert before[1].signature != after[1].signature
-    assert before[1].held == after[1].held
+    assert before[1].held_out == after[1].held_out
 
 
 def test_heads_in_another_order_are_the_same(trained: Trained, unseen: Path) -> None:

@@ -18,7 +18,7 @@ import models.training.train
 from models.data.examples import Dataset
 from models.registry.manifest import MODEL
 from models.training.fit import Course, Learning, rate
-from models.training.request import Run, checkpoints
+from models.training.request import TrainingRun, checkpoints
 from models.training.train import TrainRequest, fingerprint, train
 from models.zoo import FitOptions, Samples
 
@@ -36,7 +36,7 @@ def write_data(folder: Path) -> None:
 
 
 def killed_after(code: str, epochs: int, environment: dict[str, str]) -> None:
-    """Run Python code that prints a line an epoch; kill -9 after so many."""
+    """TrainingRun Python code that prints a line an epoch; kill -9 after so many."""
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, env=environment) as child:
         assert child.stdout is not None
         for _ in range(epochs):
@@ -184,7 +184,7 @@ def test_checkpoints_of_another_version_of_a_library_are_not_taken_up(
     pytest.importorskip("torch")
     monkeypatch.setenv("KYMO_HOME", str(tmp_path / "home"))
     made = recipe(TEXT)
-    run = Run(
+    run = TrainingRun(
         made,
         TrainRequest(("data",)),
         {"epochs": 9, "compare": True},

@@ -70,7 +70,7 @@ def show(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as_json: bo
     """
     from models.data.examples import describe
     from models.data.splits import check_leaks, make_folds, make_split
-    from models.training.train import DEFAULTS
+    from models.training.request import DEFAULTS
 
     loaded = load_recipe(recipe)
     with _progress() as (bar, task):

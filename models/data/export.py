@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from models.data.examples import Dataset, Example, ordered
 from models.data.samples import fit_steps, split_chain, with_steps
 from models.data.splits import Split, check_leaks, make_split
-from models.training.train import DEFAULTS
+from models.training.request import DEFAULTS
 from processors.chain import Chain
 from processors.recipe.load import Recipe
 from processors.recipe.tables import HeadTable

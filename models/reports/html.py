@@ -140,8 +140,10 @@ def duration(seconds: float) -> str:
         return NOTHING
     if seconds < 60:
         return f"{seconds:.2f}\u00a0s" if seconds < 10 else f"{seconds:.1f}\u00a0s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}\u00a0min {rest}\u00a0s" if minutes < 60 else f"{minutes // 60}\u00a0h {minutes % 60}\u00a0min"
+    minutes, remainder = divmod(round(seconds), 60)
+    return (
+        f"{minutes}\u00a0min {remainder}\u00a0s" if minutes < 60 else f"{minutes // 60}\u00a0h {minutes % 60}\u00a0min"
+    )
 
 
 def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[object]], bold: Iterable[int] = ()) -> str:
@@ -164,13 +166,15 @@ def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[objec
 def figure(svg: str, alt: str, caption: str = "", wide: bool = False) -> str:
     """A figure with what it shows in words, for those who do not see it; a wide one scrolls where the page is narrow."""
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    made = f'<figure><div role="img" aria-label="{escape(alt)}">{svg}</div>{below}</figure>'
-    return f'<div class="scroll wide" role="region" aria-label="Figure" tabindex="0">{made}</div>' if wide else made
+    element = f'<figure><div role="img" aria-label="{escape(alt)}">{svg}</div>{below}</figure>'
+    return (
+        f'<div class="scroll wide" role="region" aria-label="Figure" tabindex="0">{element}</div>' if wide else element
+    )
 
 
-def figures(made: Sequence[str]) -> str:
+def figures(elements: Sequence[str]) -> str:
     """Figures side by side where the page is wide enough."""
-    return f'<div class="figures">{"".join(made)}</div>' if made else ""
+    return f'<div class="figures">{"".join(elements)}</div>' if elements else ""
 
 
 def paragraph(text: str, kind: str = "") -> str:
@@ -184,10 +188,11 @@ def listed(items: Iterable[str]) -> str:
     return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>"
 
 
-def cards(made: Iterable[tuple[str, str, str]]) -> str:
+def cards(items: Iterable[tuple[str, str, str]]) -> str:
     """The numbers that matter: what, how much, and a remark."""
     inner = (
-        f"<div><dt>{escape(what)}</dt><dd>{escape(much)}</dd><dd>{escape(said)}</dd></div>" for what, much, said in made
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd><dd>{escape(remark)}</dd></div>"
+        for name, value, remark in items
     )
     return f'<dl class="cards">{"".join(inner)}</dl>'
 
@@ -206,11 +211,11 @@ def page(
     title: str, lead: str, sections: Sequence[tuple[str, str]], foot: str, live: tuple[str, str] = ("", "")
 ) -> str:
     """The whole page."""
-    there = [(f"section-{i}", name, inner) for i, (name, inner) in enumerate(sections) if inner]
-    links = "".join(f'<a href="#{anchor}">{escape(name)}</a>' for anchor, name, _ in there)
+    shown = [(f"section-{i}", name, inner) for i, (name, inner) in enumerate(sections) if inner]
+    links = "".join(f'<a href="#{anchor}">{escape(name)}</a>' for anchor, name, _ in shown)
     body = "\n".join(
         f'<section aria-labelledby="{anchor}"><h2 id="{anchor}">{escape(name)}</h2>\n{inner}</section>'
-        for anchor, name, inner in there
+        for anchor, name, inner in shown
     )
     script, style = live
     allowed = ""

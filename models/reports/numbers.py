@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from models.scores import class_scores, confusion
 from models.training.record import HeldOut
 
 Floats = NDArray[np.float64]
@@ -71,26 +72,15 @@ def answers_of(probabilities: Floats) -> Integers:
     return np.where(finite.any(axis=1), finite.argmax(axis=1), NO_ANSWER).astype(np.int64)
 
 
-def confusion(truth: Integers, answers: Integers, labels: int) -> Integers:
-    """Counts ``(labels, labels + 1)``: row the truth, column the answer, the last column no answer."""
-    counts = np.zeros((labels, labels + 1), np.int64)
-    np.add.at(counts, (truth, np.where(answers == NO_ANSWER, labels, answers)), 1)
-    return counts
-
-
 def class_rows(counts: Integers, labels: Sequence[str]) -> list[ClassRow]:
     """Precision, recall and F1 of each class of a confusion matrix that occurs as truth or as answer."""
     rows = []
     for i, name in enumerate(labels):
         right, truths, answers = int(counts[i, i]), int(counts[i].sum()), int(counts[:, i].sum())
         if truths + answers:
-            shares = (_share(right, answers), _share(right, truths), _share(2 * right, truths + answers))
-            rows.append(ClassRow(name, *shares, truths))
+            scores = class_scores(right, answers, truths, undefined=math.nan)
+            rows.append(ClassRow(name, scores["precision"], scores["recall"], scores["f1"], truths))
     return rows
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else math.nan
 
 
 def wilson(right: int, n: int) -> Interval:
@@ -116,8 +106,8 @@ def by_group(names: Sequence[str], sessions: Sequence[str], right: NDArray[np.bo
         entry[0] += was_right
         entry[1] += 1
         seen.setdefault(name, set()).add(session)
-    found = [Shares(name, len(seen[name]), k, n, wilson(k, n)) for name, (k, n) in counts.items()]
-    return sorted(found, key=lambda group: (group.share, group.name))
+    shares = [Shares(name, len(seen[name]), k, n, wilson(k, n)) for name, (k, n) in counts.items()]
+    return sorted(shares, key=lambda group: (group.share, group.name))
 
 
 def group_interval(groups: Sequence[Shares]) -> Interval:
@@ -142,9 +132,9 @@ def calibration(truth: Integers, probabilities: Floats, bins: int = 10) -> Calib
     After C. Guo et al. 2017, On Calibration of Modern Neural Networks, equation 3. Windows without an answer are left out.
     """
     answers = answers_of(probabilities)
-    kept = answers != NO_ANSWER
-    confidence = probabilities[kept, answers[kept]]
-    right = (answers == truth)[kept].astype(float)
+    answered = answers != NO_ANSWER
+    confidence = probabilities[answered, answers[answered]]
+    right = (answers == truth)[answered].astype(float)
     edges = np.linspace(0.0, 1.0, bins + 1)
     number = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
     count = np.bincount(number, minlength=bins)
@@ -173,20 +163,20 @@ def most_confused(counts: Integers, most: int) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Judged:
+class JudgedWindows:
     """Held-out windows, counted once for all sections."""
 
     labels: tuple[str, ...]
     truth: Integers  # ``(n,)``; an answer may be :data:`NO_ANSWER`
     answers: Integers
     probabilities: Floats
-    counts: Integers  # ``(labels, labels + 1)``, see :func:`confusion`
+    counts: Integers  # ``(labels, labels + 1)``, see :func:`~models.scores.confusion`
     kind: str  # ``subject`` or, where none is known, ``session``
     groups: list[Shares]
     sessions: list[Shares]
 
     @classmethod
-    def of(cls, held: HeldOut) -> Judged | None:
+    def of(cls, held: HeldOut) -> JudgedWindows | None:
         """What was held out; None if nothing was."""
         truth = np.asarray(held.y_true, np.int64)
         if not len(truth):

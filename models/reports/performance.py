@@ -17,7 +17,7 @@ import numpy as np
 from models.reports import html as h
 from models.reports import numbers
 from models.reports.html import Column
-from models.reports.numbers import Judged
+from models.reports.numbers import JudgedWindows
 from models.training.record import HeldHead, HeldOut, RunRecord
 
 if TYPE_CHECKING:
@@ -55,34 +55,34 @@ class Gallery:
         return h.figure(drawing.svg, alt, caption)
 
 
-def summary(record: RunRecord, judged: Judged | None) -> str:
+def summary(record: RunRecord, judged: JudgedWindows | None) -> str:
     """The numbers that matter most."""
-    scores, made = record.scores, []
+    scores, cards = record.scores, []
     if scores.get("n"):
         n, share = int(scores["n"]), float(scores["accuracy"] if scores["accuracy"] is not None else math.nan)
         if math.isfinite(share):
             right = round(share * n)
-            said = f"{right} of {n}; 95 % interval {h.percents(numbers.wilson(right, n))}"
-            made.append(("Recordings right", h.percent(share), said))
-        said = f"macro precision {h.number(scores.get('macro_precision'))}, macro recall {h.number(scores.get('macro_recall'))}"
-        made.append(("Macro F1", h.number(scores.get("macro_f1")), f"of recordings, over the classes; {said}"))
+            remark = f"{right} of {n}; 95 % interval {h.percents(numbers.wilson(right, n))}"
+            cards.append(("Recordings right", h.percent(share), remark))
+        remark = f"macro precision {h.number(scores.get('macro_precision'))}, macro recall {h.number(scores.get('macro_recall'))}"
+        cards.append(("Macro F1", h.number(scores.get("macro_f1")), f"of recordings, over the classes; {remark}"))
     if judged:
         low_high = h.percents(numbers.group_interval(judged.groups))
-        said = f"{h.counted(len(judged.truth), 'window')} of {h.counted(len(judged.groups), judged.kind)}"
-        said += f"; 95 % interval {low_high}" if low_high != h.NOTHING else ""
-        made.append(("Windows right", h.percent(judged.accuracy), said))
+        remark = f"{h.counted(len(judged.truth), 'window')} of {h.counted(len(judged.groups), judged.kind)}"
+        remark += f"; 95 % interval {low_high}" if low_high != h.NOTHING else ""
+        cards.append(("Windows right", h.percent(judged.accuracy), remark))
         error = numbers.calibration(judged.truth, judged.probabilities).error
-        made.append(("Calibration error", h.percent(error), "expected; how far probabilities are from shares"))
-    made += [
+        cards.append(("Calibration error", h.percent(error), "expected; how far probabilities are from shares"))
+    cards += [
         (name, h.number(value), "")
         for name, value in scores.items()
         if isinstance(value, float) and not name.startswith("macro_") and name not in ("accuracy", "window_accuracy")
     ]
     if record.seconds > 0:
-        made.append(("Time", h.duration(record.seconds), "of the whole run"))
+        cards.append(("Time", h.duration(record.seconds), "of the whole run"))
     if record.peak_mb > 0:
-        made.append(("Memory", f"{record.peak_mb:,.0f} MB", "largest resident size of the process"))
-    return h.cards(made)
+        cards.append(("Memory", f"{record.peak_mb:,.0f} MB", "largest resident size of the process"))
+    return h.cards(cards)
 
 
 def curves(record: RunRecord, gallery: Gallery) -> str:
@@ -90,11 +90,11 @@ def curves(record: RunRecord, gallery: Gallery) -> str:
     history = [epoch for epoch in record.history if "epoch" in epoch]
     if not history:
         return ""
-    seen = [epoch for epoch in history if _is_number(epoch.get("validation_loss"))]
+    validated = [epoch for epoch in history if _is_number(epoch.get("validation_loss"))]
     alt = f"Learning curves over {len(history)} epochs"
     alt += ", means of the folds that came so far" if record.split.get("folds") else ""
-    if seen:
-        best = min(seen, key=lambda epoch: epoch["validation_loss"])
+    if validated:
+        best = min(validated, key=lambda epoch: epoch["validation_loss"])
         alt += f"; the validation loss is lowest, {best['validation_loss']:.4g}, in epoch {best['epoch']:g}"
     drawn = gallery.show("learning_curves.png", lambda plots: plots.learning_curves(history), alt + ".", f"{alt}.")
     names = list(dict.fromkeys(key for epoch in history for key in epoch))
@@ -113,34 +113,38 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def confusion(record: RunRecord, judged: Judged | None, gallery: Gallery) -> str:
+def confusion(record: RunRecord, judged: JudgedWindows | None, gallery: Gallery) -> str:
     """Who is taken for whom: recordings, and windows."""
-    made, remarks = [], []
-    for what, labels, counts in _matrices(record, judged):
-        kept = numbers.most_confused(counts, _MOST_CLASSES)
-        rest = counts[kept][:, kept]
-        columns = [labels[i] for i in kept]
-        elsewhere = counts[kept].sum(axis=1) - rest.sum(axis=1) - counts[kept, -1]
-        for name, extra in (("other", elsewhere), ("no answer", counts[kept, -1])):
-            if extra.any():
-                rest, columns = np.column_stack([rest, extra]), [*columns, name]
-        rows = [labels[i] for i in kept]
-        classes = len(numbers.most_confused(counts, len(counts)))
-        if len(kept) < classes:
-            remarks.append(f"{what.capitalize()}: the {len(kept)} classes with the most errors of {classes} are shown.")
-        alt = f"Confusion matrix of {counts.sum():,} {what}: {_confusions(counts, labels)}"
-        drawn = (rest, tuple(rows), tuple(columns), f"{gallery.prefix}confusion_{what}")
-        caption = f"{what.capitalize()}: counts, and shares of each row."
-        made.append(gallery.show(f"confusion_{what}.png", _matrix(*drawn), alt, caption))
-    return h.figures([item for item in made if item]) + "".join(h.paragraph(text, "soft") for text in remarks)
+    drawings, remarks = [], []
+    for unit, labels, counts in _matrices(record, judged):
+        classes = numbers.most_confused(counts, _MOST_CLASSES)
+        cells = counts[classes][:, classes]
+        columns = [labels[i] for i in classes]
+        elsewhere = counts[classes].sum(axis=1) - cells.sum(axis=1) - counts[classes, -1]
+        for name, column in (("other", elsewhere), ("no answer", counts[classes, -1])):
+            if column.any():
+                cells, columns = np.column_stack([cells, column]), [*columns, name]
+        rows = [labels[i] for i in classes]
+        total = len(numbers.most_confused(counts, len(counts)))
+        if len(classes) < total:
+            remarks.append(
+                f"{unit.capitalize()}: the {len(classes)} classes with the most errors of {total} are shown."
+            )
+        alt = f"Confusion matrix of {counts.sum():,} {unit}: {_confusions(counts, labels)}"
+        arguments = (cells, tuple(rows), tuple(columns), f"{gallery.prefix}confusion_{unit}")
+        caption = f"{unit.capitalize()}: counts, and shares of each row."
+        drawings.append(gallery.show(f"confusion_{unit}.png", _matrix(*arguments), alt, caption))
+    return h.figures([drawing for drawing in drawings if drawing]) + "".join(
+        h.paragraph(text, "soft") for text in remarks
+    )
 
 
 def _matrix(counts: Any, rows: Sequence[str], columns: Sequence[str], name: str) -> Callable[[Any], Drawing]:
     return lambda plots: plots.confusion_matrix(name, counts, rows, columns)
 
 
-def _matrices(record: RunRecord, judged: Judged | None) -> list[tuple[str, Sequence[str], numbers.Integers]]:
-    made: list[tuple[str, Sequence[str], numbers.Integers]] = []
+def _matrices(record: RunRecord, judged: JudgedWindows | None) -> list[tuple[str, Sequence[str], numbers.Integers]]:
+    matrices: list[tuple[str, Sequence[str], numbers.Integers]] = []
     table = record.scores.get("confusion") or {}
     if table:
         labels = list(table)
@@ -148,10 +152,10 @@ def _matrices(record: RunRecord, judged: Judged | None) -> list[tuple[str, Seque
         for i, row in enumerate(table.values()):
             for answer, count in row.items():
                 counts[i, labels.index(answer) if answer in labels else -1] += count
-        made.append(("recordings", labels, counts))
+        matrices.append(("recordings", labels, counts))
     if judged:
-        made.append(("windows", judged.labels, judged.counts))
-    return made
+        matrices.append(("windows", judged.labels, judged.counts))
+    return matrices
 
 
 def _confusions(counts: numbers.Integers, labels: Sequence[str]) -> str:
@@ -159,15 +163,15 @@ def _confusions(counts: numbers.Integers, labels: Sequence[str]) -> str:
     wrong = counts[:, : len(labels)].copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:3]
-    found = [np.unravel_index(i, wrong.shape) for i in order]
-    texts = [f"{labels[i]} taken for {labels[j]} {wrong[i, j]} times" for i, j in found if wrong[i, j]]
+    places = [np.unravel_index(i, wrong.shape) for i in order]
+    texts = [f"{labels[i]} taken for {labels[j]} {wrong[i, j]} times" for i, j in places if wrong[i, j]]
     return f"most often {', '.join(texts)}." if texts else "no class is taken for another."
 
 
-def per_class(record: RunRecord, judged: Judged | None) -> str:
+def per_class(record: RunRecord, judged: JudgedWindows | None) -> str:
     """Precision, recall and F1 of every class, of recordings and of windows."""
-    made = []
-    if found := record.scores.get("per_class"):
+    tables = []
+    if scores := record.scores.get("per_class"):
         rows = [
             numbers.ClassRow(
                 name,
@@ -176,29 +180,29 @@ def per_class(record: RunRecord, judged: Judged | None) -> str:
                 _number_of(row.get("f1")),
                 int(row["n"]),
             )
-            for name, row in found.items()
+            for name, row in scores.items()
         ]
-        made.append(_class_table("Recordings", rows))
+        tables.append(_class_table("Recordings", rows))
     if judged:
-        made.append(_class_table("Windows", numbers.class_rows(judged.counts, judged.labels)))
-    return h.figures(made)
+        tables.append(_class_table("Windows", numbers.class_rows(judged.counts, judged.labels)))
+    return h.figures(tables)
 
 
 def _number_of(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def _class_table(what: str, rows: Sequence[numbers.ClassRow]) -> str:
+def _class_table(unit: str, rows: Sequence[numbers.ClassRow]) -> str:
     shown = list(rows)
-    caption = f"{what}, {h.counted(len(rows), 'class')}"
+    caption = f"{unit}, {h.counted(len(rows), 'class')}"
     if len(rows) > _MOST_ROWS:
         shown = sorted(rows, key=lambda row: (not math.isnan(row.f1), row.f1))[:_MOST_ROWS]
-        caption = f"{what}: the {_MOST_ROWS} classes of {len(rows)} with the lowest F1"
+        caption = f"{unit}: the {_MOST_ROWS} classes of {len(rows)} with the lowest F1"
     cells = [(r.name, *(h.number(x) for x in (r.precision, r.recall, r.f1)), f"{r.n:,}") for r in shown]
     return h.table(caption, _CLASS_COLUMNS, cells)
 
 
-def per_group(judged: Judged | None, gallery: Gallery) -> str:
+def per_group(judged: JudgedWindows | None, gallery: Gallery) -> str:
     """How well each subject's, or each session's, windows are answered."""
     if judged is None:
         return ""
@@ -217,10 +221,10 @@ def per_group(judged: Judged | None, gallery: Gallery) -> str:
         f"windows of one session are not quite, so the true intervals are wider."
     )
     drawn = gallery.show("groups.png", lambda plots: plots.group_scores(shown, judged.accuracy), alt, caption)
-    made = h.figures([part for part in (drawn, _group_table(kind, groups)) if part])
+    blocks = h.figures([part for part in (drawn, _group_table(kind, groups)) if part])
     if kind != "session":
-        made += h.details("Every session", _group_table("session", judged.sessions))
-    return made
+        blocks += h.details("Every session", _group_table("session", judged.sessions))
+    return blocks
 
 
 def _group_table(kind: str, groups: Sequence[numbers.Shares]) -> str:
@@ -243,57 +247,57 @@ def _group_table(kind: str, groups: Sequence[numbers.Shares]) -> str:
     return h.table(caption, columns, rows)
 
 
-def reliability(judged: Judged | None, gallery: Gallery) -> str:
+def reliability(judged: JudgedWindows | None, gallery: Gallery) -> str:
     """Whether a probability of 80 % is right in 80 % of cases."""
     if judged is None:
         return ""
-    found = numbers.calibration(judged.truth, judged.probabilities)
-    if not found.count.sum():
+    bins = numbers.calibration(judged.truth, judged.probabilities)
+    if not bins.count.sum():
         return h.paragraph("No window has probabilities.", "note")
-    alt = f"Reliability diagram with {len(found.count)} bins; expected calibration error {h.percent(found.error)}."
+    alt = f"Reliability diagram with {len(bins.count)} bins; expected calibration error {h.percent(bins.error)}."
     caption = (
-        f"How often answers of each probability are right. Expected calibration error {h.percent(found.error)}: 0 % "
+        f"How often answers of each probability are right. Expected calibration error {h.percent(bins.error)}: 0 % "
         f"where each bar ends at its diamond."
     )
-    drawn = gallery.show("reliability.png", lambda plots: plots.reliability(found), alt, caption)
-    edges = zip(found.edges[:-1], found.edges[1:], strict=True)
+    drawn = gallery.show("reliability.png", lambda plots: plots.reliability(bins), alt, caption)
+    edges = zip(bins.edges[:-1], bins.edges[1:], strict=True)
     rows = [
         (f"{a * 100:.0f} to {b * 100:.0f}\u00a0%", f"{n:,}", h.percent(confidence), h.percent(right))
-        for (a, b), n, confidence, right in zip(edges, found.count, found.confidence, found.accuracy, strict=True)
+        for (a, b), n, confidence, right in zip(edges, bins.count, bins.confidence, bins.accuracy, strict=True)
     ]
     columns = [Column("probability"), Column("windows", "n"), Column("mean probability", "n"), Column("right", "n")]
-    made = h.figures([part for part in (drawn, h.table("Bins of the answer's probability", columns, rows)) if part])
+    blocks = h.figures([part for part in (drawn, h.table("Bins of the answer's probability", columns, rows)) if part])
     without = int((judged.answers == numbers.NO_ANSWER).sum())
-    return made + (h.paragraph(f"{without} windows without probabilities are left out.", "note") if without else "")
+    return blocks + (h.paragraph(f"{without} windows without probabilities are left out.", "note") if without else "")
 
 
 def head_sections(record: RunRecord, gallery: Gallery) -> list[tuple[str, str]]:
     """A title and HTML for each head."""
-    found: Mapping[str, Any] = record.scores.get("heads") or {}
-    made = []
+    scores: Mapping[str, Any] = record.scores.get("heads") or {}
+    titled = []
     for i, head in enumerate(record.held_out.heads, 1):
         part = gallery.part(f"head{i}_")
         body = _head_classes if head.labels else _head_number
-        made.append((f"Head: {head.name}", body(record.held_out, head, found.get(head.name) or {}, part)))
+        titled.append((f"Head: {head.name}", body(record.held_out, head, scores.get(head.name) or {}, part)))
         gallery.missing |= part.missing
-    return made
+    return titled
 
 
-def _head_classes(held: HeldOut, head: HeldHead, found: Mapping[str, Any], gallery: Gallery) -> str:
+def _head_classes(held: HeldOut, head: HeldHead, scores: Mapping[str, Any], gallery: Gallery) -> str:
     truth: Any = head.truth
-    known = np.flatnonzero(truth >= 0)
-    if not len(known):
+    rows = np.flatnonzero(truth >= 0)
+    if not len(rows):
         return h.paragraph("No held-out window has a label of this head.", "note")
-    own = HeldOut(
+    windows = HeldOut(
         head.labels,
-        head.truth[known],
-        head.said[known],
-        [held.sessions[i] for i in known],
-        [held.subjects[i] for i in known],
-        held.start_index[known],
+        head.truth[rows],
+        head.said[rows],
+        [held.sessions[i] for i in rows],
+        [held.subjects[i] for i in rows],
+        held.start_index[rows],
     )
-    part = RunRecord("", scores=dict(found), held_out=own)
-    judged = Judged.of(own)
+    part = RunRecord("", scores=dict(scores), held_out=windows)
+    judged = JudgedWindows.of(windows)
     return summary(part, judged) + confusion(part, judged, gallery) + per_class(part, judged)
 
 
@@ -313,31 +317,31 @@ class _Numbers:
         known = np.flatnonzero(np.isfinite(truth) & np.isfinite(said))
         if not len(known):
             return None
-        own: dict[str, list[int]] = {}
+        by_session: dict[str, list[int]] = {}
         for i in known.tolist():
-            own.setdefault(held.sessions[i], []).append(i)
-        means = [(truth[rows].mean(), said[rows].mean()) for rows in own.values()]
-        return cls(truth[known], said[known], list(own), np.array(means, np.float64))
+            by_session.setdefault(held.sessions[i], []).append(i)
+        means = [(truth[rows].mean(), said[rows].mean()) for rows in by_session.values()]
+        return cls(truth[known], said[known], list(by_session), np.array(means, np.float64))
 
 
-def _head_number(held: HeldOut, head: HeldHead, found: Mapping[str, Any], gallery: Gallery) -> str:
+def _head_number(held: HeldOut, head: HeldHead, scores: Mapping[str, Any], gallery: Gallery) -> str:
     values = _Numbers.of(held, head)
     if values is None:
         return h.paragraph("No held-out window has a label of this head.", "note")
-    n, r2 = len(values.names), found.get("r2")
+    n, r2 = len(values.names), scores.get("r2")
     explained = f"; R2 {r2:.3f}" if r2 is not None else ""
-    of = f"{head.name} said against {head.name} as it is, of {h.counted(n, 'recording')}"
-    alt = f"{of}: mean error {_short(found.get('mae'))}{explained}."
+    what = f"{head.name} said against {head.name} as it is, of {h.counted(n, 'recording')}"
+    alt = f"{what}: mean error {_short(scores.get('mae'))}{explained}."
     caption = "Each point a window, each circle a recording by the mean of its windows; on the line what was said is what is true."
     drawn = gallery.show(
         "said.png", lambda plots: plots.said_against_true(f"{gallery.prefix}said", *_points(values)), alt, caption
     )
-    made = h.figures([part for part in (drawn, _errors(values, found), _worst(values)) if part])
+    blocks = h.figures([part for part in (drawn, _errors(values, scores), _worst(values)) if part])
     if len(values.truth) > _MOST_DRAWN:
-        made += h.paragraph(f"Of {len(values.truth):,} windows {_MOST_DRAWN:,} are drawn, evenly chosen.", "soft")
-    if missed := found.get("unclassified"):
-        made += h.paragraph(f"{h.counted(missed, 'recording')} without a number, in no error.", "note")
-    return made
+        blocks += h.paragraph(f"Of {len(values.truth):,} windows {_MOST_DRAWN:,} are drawn, evenly chosen.", "soft")
+    if missed := scores.get("unclassified"):
+        blocks += h.paragraph(f"{h.counted(missed, 'recording')} without a number, in no error.", "note")
+    return blocks
 
 
 def _points(values: _Numbers) -> tuple[numbers.Floats, numbers.Floats]:
@@ -348,14 +352,14 @@ def _points(values: _Numbers) -> tuple[numbers.Floats, numbers.Floats]:
     return windows, values.means
 
 
-def _errors(values: _Numbers, found: Mapping[str, Any]) -> str:
+def _errors(values: _Numbers, scores: Mapping[str, Any]) -> str:
     names = ("mean error", "root mean square", "R2", "spread of the truths")
     columns = [Column("of"), Column("n", "n"), *(Column(name, "n") for name in names)]
     rows = []
-    for what, prefix, truth in (("recordings", "", values.means[:, 0]), ("windows", "window_", values.truth)):
-        figures = [found.get(f"{prefix}{name}") for name in ("mae", "rmse", "r2")]
+    for unit, prefix, truth in (("recordings", "", values.means[:, 0]), ("windows", "window_", values.truth)):
+        figures = [scores.get(f"{prefix}{name}") for name in ("mae", "rmse", "r2")]
         rows.append(
-            (what, f"{len(truth):,}", *map(_short, figures[:2]), h.number(figures[2]), _short(float(truth.std())))
+            (unit, f"{len(truth):,}", *map(_short, figures[:2]), h.number(figures[2]), _short(float(truth.std())))
         )
     return h.table("Errors, in the number's own unit; always saying the mean would err by the spread", columns, rows)
 

@@ -82,7 +82,7 @@ def _element(document: str) -> str:
     assert box is not None
     text = f'<svg {box.group()} aria-hidden="true" focusable="false">' + text[text.index(">") + 1 :]
     used = set(re.findall(r'(?:href="#|url\(#)([\w-]+)', text))
-    text = re.sub(r' id="([^"]+)"', lambda found: found.group() if found.group(1) in used else "", text)
+    text = re.sub(r' id="([^"]+)"', lambda match: match.group() if match.group(1) in used else "", text)
     text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text).replace("xlink:href", "href")
     for colour, variable in _VARIABLES.items():
@@ -130,10 +130,10 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Drawing:
 
 
 def _mark_best(axes: Sequence[Axes], history: Sequence[Mapping[str, float]]) -> None:
-    able = [epoch for epoch in history if _finite(epoch.get("validation_loss"))]
-    if not able:
+    judged = [epoch for epoch in history if _finite(epoch.get("validation_loss"))]
+    if not judged:
         return
-    best = min(able, key=lambda epoch: epoch["validation_loss"])["epoch"]
+    best = min(judged, key=lambda epoch: epoch["validation_loss"])["epoch"]
     for ax in axes:
         ax.axvline(best, color=FAINT, linewidth=1.4, linestyle=":", label=f"best ({best:g})")
 
@@ -212,18 +212,18 @@ def said_against_true(name: str, windows: Any, recordings: Any) -> Drawing:
     return draw(name, 4.2, paint)
 
 
-def reliability(found: Calibration) -> Drawing:
+def reliability(bins: Calibration) -> Drawing:
     """Accuracy against the answer's probability, a bin a bar, and below how many windows each bin holds."""
 
     def paint(figure: Figure) -> None:
         top, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        width, middle = np.diff(found.edges), (found.edges[:-1] + found.edges[1:]) / 2
-        top.bar(middle, np.nan_to_num(found.accuracy), width * 0.92, color=BLUE, alpha=0.75, label="accuracy")
-        top.plot(found.confidence, found.confidence, "D", color=ORANGE, markersize=4.5, label="mean probability")
+        width, middle = np.diff(bins.edges), (bins.edges[:-1] + bins.edges[1:]) / 2
+        top.bar(middle, np.nan_to_num(bins.accuracy), width * 0.92, color=BLUE, alpha=0.75, label="accuracy")
+        top.plot(bins.confidence, bins.confidence, "D", color=ORANGE, markersize=4.5, label="mean probability")
         top.plot((0, 1), (0, 1), color=FAINT, linestyle="--", linewidth=1, label="ideal")
         top.set(xlim=(0, 1), ylim=(0, 1.04), ylabel="right answers")
         top.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), columnspacing=1.0)
-        below.bar(middle, found.count, width * 0.92, color=FAINT)
+        below.bar(middle, bins.count, width * 0.92, color=FAINT)
         below.set(xlabel="probability of the answer", ylabel="windows")
         below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         for axis in (top.yaxis, below.xaxis):

@@ -21,7 +21,7 @@ from models.data.dataset import add_input, stream_of
 from models.evaluate import HeadRow, JudgedWindow, evaluate, heads_of
 from models.reports import facts, numbers, performance
 from models.reports import html as h
-from models.reports.numbers import Judged
+from models.reports.numbers import JudgedWindows
 from models.reports.performance import Gallery
 from models.training.record import HeldOut, RunRecord
 from processors.recipe.load import Recipe
@@ -53,7 +53,7 @@ class Picture:
 
 def worst_windows(record: RunRecord, count: int = WORST) -> list[int]:
     """Numbers of the held-out windows whose wrong answers are the surest: those to draw, in order."""
-    judged = Judged.of(record.held_out)
+    judged = JudgedWindows.of(record.held_out)
     return numbers.worst(judged.truth, judged.probabilities, count) if judged else []
 
 
@@ -66,8 +66,8 @@ def report_files(
     record: RunRecord, drawn: Mapping[int, Picture] | None = None, title: str | None = None
 ) -> dict[str, bytes]:
     """A report."""
-    gallery, judged = Gallery(), Judged.of(record.held_out)
-    made: Sequence[tuple[str, str]] = [
+    gallery, judged = Gallery(), JudgedWindows.of(record.held_out)
+    sections: Sequence[tuple[str, str]] = [
         ("Learning curves", performance.curves(record, gallery)),
         ("Confusion", performance.confusion(record, judged, gallery)),
         ("Classes", performance.per_class(record, judged)),
@@ -80,8 +80,8 @@ def report_files(
         ("Settings", facts.settings(record)),
         ("Lineage", facts.lineage(record)),
     ]
-    named = title or f"{record.recipe}{f': {record.architecture}' if record.architecture else ''}"
-    page = h.page(named, _lead(record, judged, gallery), made, _foot(gallery))
+    heading = title or f"{record.recipe}{f': {record.architecture}' if record.architecture else ''}"
+    page = h.page(heading, _lead(record, judged, gallery), sections, _foot(gallery))
     return {PAGE: page.encode(), **gallery.files}
 
 
@@ -106,20 +106,21 @@ def write_report(folder: Path, files: Mapping[str, bytes]) -> Path:
     return folder / PAGE
 
 
-def _lead(record: RunRecord, judged: Judged | None, gallery: Gallery) -> str:
-    made = [h.paragraph(record.choice)] if record.choice else []
-    made.append(performance.summary(record, judged))
+def _lead(record: RunRecord, judged: JudgedWindows | None, gallery: Gallery) -> str:
+    parts = [h.paragraph(record.choice)] if record.choice else []
+    parts.append(performance.summary(record, judged))
     notes = list(record.notes)
-    if other := record.split.get("leak_free"):
-        right = h.percent((other.get("scores") or {}).get("window_accuracy"))
+    if leak_free := record.split.get("leak_free"):
+        right = h.percent((leak_free.get("scores") or {}).get("window_accuracy"))
         notes.insert(
-            0, f"These scores leak: split by {other.get('kind')} instead of by window, {right} of windows are right."
+            0,
+            f"These scores leak: split by {leak_free.get('kind')} instead of by window, {right} of windows are right.",
         )
     if judged is None:
         notes.insert(0, "No window was held out: there is nothing to say of new data.")
     if gallery.missing:
         notes.append("Figures are missing, since matplotlib is not installed: pip install 'kymo[report]'.")
-    return "".join(made) + "".join(h.paragraph(note, "note") for note in notes[:20]) + _more(notes[20:])
+    return "".join(parts) + "".join(h.paragraph(note, "note") for note in notes[:20]) + _more(notes[20:])
 
 
 def _more(notes: Sequence[str]) -> str:
@@ -131,21 +132,25 @@ def _foot(gallery: Gallery) -> str:
     return f"Made by Kymo.{beside} Intervals are 95 % intervals."
 
 
-def _worst(record: RunRecord, judged: Judged | None, drawn: Mapping[int, Picture], gallery: Gallery) -> str:
+def _worst(record: RunRecord, judged: JudgedWindows | None, drawn: Mapping[int, Picture], gallery: Gallery) -> str:
     """The wrong answers that were the surest, each with its window."""
     if judged is None:
         return ""
-    found = worst_windows(record)
-    if not found:
+    worst = worst_windows(record)
+    if not worst:
         return h.paragraph("No window was answered wrongly.")
     wrong = int((judged.truth != judged.answers).sum())
-    several = f"The {len(found)} of {wrong:,} wrongly answered windows of whose answer the model was surest."
+    several = f"The {len(worst)} of {wrong:,} wrongly answered windows of whose answer the model was surest."
     text = several if wrong > 1 else "One window was answered wrongly."
     # Of signals six channels are drawn, of spectrograms three.
-    if any(len(one.channels) > (6 if one.data.ndim == 2 else 3) for one in drawn.values() if one.data.ndim < 4):
+    if any(
+        len(picture.channels) > (6 if picture.data.ndim == 2 else 3)
+        for picture in drawn.values()
+        if picture.data.ndim < 4
+    ):
         text += " The first of their channels are drawn."
     lead = h.paragraph(text)
-    items = [(i, _said(record, judged, i, drawn.get(i))) for i in found]
+    items = [(i, _sentence(record, judged, i, drawn.get(i))) for i in worst]
     shown = [
         gallery.show(f"worst_{place}.png", _paint(place, drawn[i]), text, text)
         for place, (i, text) in enumerate(items, 1)
@@ -164,20 +169,20 @@ def _paint(place: int, picture: Picture) -> Callable[[Any], Any]:
     return lambda plots: plots.window_picture(f"worst{place}", picture.data, picture.channels, seconds)
 
 
-def _said(record: RunRecord, judged: Judged, i: int, picture: Picture | None) -> str:
-    held, answer = record.held_out, int(judged.answers[i])
-    when = f"{picture.start_s:.2f} to {picture.end_s:.2f} s" if picture else f"from sample {held.start_index[i]}"
-    who = f" ({held.subjects[i]})" if held.subjects[i] and held.subjects[i] != held.sessions[i] else ""
+def _sentence(record: RunRecord, judged: JudgedWindows, i: int, picture: Picture | None) -> str:
+    windows, answer = record.held_out, int(judged.answers[i])
+    when = f"{picture.start_s:.2f} to {picture.end_s:.2f} s" if picture else f"from sample {windows.start_index[i]}"
+    who = f" ({windows.subjects[i]})" if windows.subjects[i] and windows.subjects[i] != windows.sessions[i] else ""
     truth, sure = judged.labels[int(judged.truth[i])], judged.probabilities[i]
-    own = sure[int(judged.truth[i])] if int(judged.truth[i]) < len(sure) else float("nan")
+    of_truth = sure[int(judged.truth[i])] if int(judged.truth[i]) < len(sure) else float("nan")
     return (
-        f"{held.sessions[i]}{who}, {when}: {truth} taken for {judged.labels[answer]} with {h.percent(sure[answer])} "
-        f"({truth} {h.percent(own)})."
+        f"{windows.sessions[i]}{who}, {when}: {truth} taken for {judged.labels[answer]} with {h.percent(sure[answer])} "
+        f"({truth} {h.percent(of_truth)})."
     )
 
 
 @dataclass(slots=True, eq=False)
-class _Watch:
+class _EvaluationLog:
     """What an evaluation comes across: every window's answer, the worst windows themselves, checksums of the inputs."""
 
     recipe: Recipe
@@ -199,13 +204,13 @@ class _Watch:
                 add_input(self.inputs, recording, stream)
             yield recording
 
-    def on_window(self, one: JudgedWindow) -> None:
+    def on_window(self, judged: JudgedWindow) -> None:
         """A window with what was said of it; of all windows only the worst are kept."""
-        recording, window, truth = one.recording, one.window, one.truth
-        row = [one.event.probabilities[label] for label in self.labels]
+        recording, window, truth = judged.recording, judged.window, judged.truth
+        row = [judged.event.probabilities[label] for label in self.labels]
         number, sure = len(self.truth), max(row)
         self.truth.append(truth)
-        self.heads.append(one.heads)
+        self.heads.append(judged.heads)
         self.probabilities.append(row)
         self.sessions.append(recording.session)
         self.subjects.append(recording.subject or "")
@@ -238,32 +243,32 @@ def evaluate_with_report(
     recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording]
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Scores of a bundle, and a report of them."""
-    watch = _Watch(recipe, list(bundle.labels))
-    scores = evaluate(recipe, bundle, watch.read(recordings), watch.on_window)
-    made = bundle.manifest.get("architecture", {})
+    log = _EvaluationLog(recipe, list(bundle.labels))
+    scores = evaluate(recipe, bundle, log.read(recordings), log.on_window)
+    architecture = bundle.manifest.get("architecture", {})
     record = RunRecord(
         recipe=recipe.name,
         recipe_text=recipe.path.read_text(encoding="utf-8-sig") if recipe.path else "",
-        architecture=str(made.get("name", "")),
-        parameters=dict(made.get("parameters", {})),
+        architecture=str(architecture.get("name", "")),
+        parameters=dict(architecture.get("parameters", {})),
         scores={key: value for key, value in scores.items() if key != "bundle"},
-        held_out=watch.held_out(bundle),
-        lineage=_lineage(bundle, watch.inputs),
+        held_out=log.held_out(bundle),
+        lineage=_lineage(bundle, log.inputs),
         pooling=dict(bundle.manifest.get("pool", {})),
         notes=_notes(scores),
     )
-    drawn = {-number: picture for _, number, picture in watch.worst}
+    drawn = {-number: picture for _, number, picture in log.worst}
     return scores, report_files(record, drawn, f"{bundle.id}: evaluation")
 
 
 def _lineage(bundle: Bundle, inputs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    trained = bundle.manifest.get("lineage", {})
+    origin = bundle.manifest.get("lineage", {})
     return {
-        "inputs": [{"path": path, **found} for path, found in inputs.items()],
+        "inputs": [{"path": path, **facts} for path, facts in inputs.items()],
         "python": platform.python_version(),
         "bundle": bundle.id,
-        "trained by": trained.get("command", ""),
-        "trained on": ", ".join(str(one.get("path", "")) for one in trained.get("inputs", [])),
+        "trained by": origin.get("command", ""),
+        "trained on": ", ".join(str(source.get("path", "")) for source in origin.get("inputs", [])),
     }
 
 

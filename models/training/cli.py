@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich import box
@@ -21,18 +21,28 @@ from rich.table import Table
 
 from models.bundle import load_bundle
 from models.evaluate import evaluate
+from models.reports.report import evaluate_with_report, write_report
 from models.scores import UNCLASSIFIED, score_line
-from models.training.lineage import Watch
+from models.training.lineage import TrainingOverlap
+from models.training.record import cross_validation
+from models.training.refresh import (
+    Outcome,
+    alone,
+    champion_of,
+    plan_of,
+    refresh_for_ever,
+    train_and_promote,
+    train_behind_gate,
+)
+from models.training.request import TrainRequest, train_parameters
+from models.training.train import Trained
 from processors.recipe.load import load_recipe
+from streams.archive.format import default_folder
 from streams.errors import KymoError
 from streams.readers import read
 from streams.readers.files import EXPERIMENT_SUFFIX, Experiment, load_experiment, write_results
 from streams.readers.words import many, some
 from streams.settings import Settings
-
-if TYPE_CHECKING:
-    from models.training.train import Trained
-
 
 _MOST_COLUMNS, _MOST_NAMES = 8, 8
 _EVERY_S = 10.0  # between two lines where there is no terminal
@@ -65,7 +75,7 @@ _MORE = click.argument("more", nargs=-1, metavar="")
 @click.option("--history-out", type=_FILE, help="Save the epochs' numbers to this JSON file too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def train_command(
-    recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as_json: bool, gated: bool, **chosen: Any
+    recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as_json: bool, gated: bool, **options: Any
 ) -> None:
     """Train RECIPE's model on labelled recordings.
 
@@ -75,22 +85,20 @@ def train_command(
 
     Example: kymo train basicmotions --data basicmotions:train
     """
-    from models.training.refresh import trainer
-    from models.training.train import TrainRequest, train_parameters
 
-    if gated and chosen["out"]:
+    if gated and options["out"]:
         raise click.UsageError("--promote-if-better promotes in the registry; leave --out away")
     loaded = load_recipe(recipe)
-    request = TrainRequest((*paths, *more), **chosen)
+    request = TrainRequest((*paths, *more), **options)
     train_parameters(loaded, request)
     with progress() as on_stage:
-        trained, came_of_it = trainer(gated)(loaded, request, on_stage)
+        trained, promotion = train_and_promote(loaded, request, on_stage, gated)
     if as_json:
-        click.echo(json.dumps(_facts(trained) | came_of_it))
+        click.echo(json.dumps(_facts(trained) | promotion))
         return
     _print_trained(trained)
-    if "reason" in came_of_it:
-        click.echo(f"{'promoted' if came_of_it['promoted'] else 'not promoted'}: {came_of_it['reason']}")
+    if "reason" in promotion:
+        click.echo(f"{'promoted' if promotion['promoted'] else 'not promoted'}: {promotion['reason']}")
     if request.report:
         click.echo(f"report: {trained.bundle.path / 'report' / 'report.html'}")
     click.echo(f"{trained.bundle.id}  {trained.bundle.path}")
@@ -110,15 +118,16 @@ def _facts(trained: Trained) -> dict[str, Any]:
 
 
 def _print_trained(trained: Trained) -> None:
-    from models.training.record import cross_validation
 
     for note in trained.notes:
         click.echo(f"note: {note}", err=True)
     if trained.scores:
-        console, held = Console(), cross_validation(trained.record.split)
-        console.print(f"Over {held}:" if held else f"On what was held out ({_held_out(trained.record.split)}):")
+        console, folds_text = Console(), cross_validation(trained.record.split)
+        console.print(
+            f"Over {folds_text}:" if folds_text else f"On what was held out ({_held_out(trained.record.split)}):"
+        )
         _print_scores(console, trained.scores)
-        if not held:
+        if not folds_text:
             click.echo("The epoch was chosen on these, too, so expect less of others; [train] folds tells more.")
     click.echo(trained.record.choice)
 
@@ -126,8 +135,8 @@ def _print_trained(trained: Trained) -> None:
 def _held_out(split: dict[str, Any]) -> str:
     """Who was held out, by name while they are few."""
     groups = split.get("validation", {}).get("groups") or []
-    named = some(groups, _MOST_NAMES)
-    return f"by {split.get('kind')}: {named}" if named else f"by {split.get('kind')}"
+    names = some(groups, _MOST_NAMES)
+    return f"by {split.get('kind')}: {names}" if names else f"by {split.get('kind')}"
 
 
 @contextmanager
@@ -149,8 +158,8 @@ def progress() -> Iterator[Callable[[str, int], Callable[[dict[str, float]], Non
             say(name)
 
             def on_epoch(epoch: dict[str, float]) -> None:
-                seen = f", validation {epoch['validation_accuracy']:.1%}" if "validation_accuracy" in epoch else ""
-                text = f"{name}: loss {epoch['loss']:.3f}{seen}" if "loss" in epoch else name
+                accuracy = f", validation {epoch['validation_accuracy']:.1%}" if "validation_accuracy" in epoch else ""
+                text = f"{name}: loss {epoch['loss']:.3f}{accuracy}" if "loss" in epoch else name
                 bar.update(task, completed=epoch["epoch"], description=text)
                 if time.monotonic() - last_s[0] > _EVERY_S:
                     say(f"{text}, {epoch['epoch']:g} of {epochs}")
@@ -172,7 +181,7 @@ def progress() -> Iterator[Callable[[str, int], Callable[[dict[str, float]], Non
     "--out", type=_FILE, metavar="F.json", help="Write a copy of the experiment JSON that --data names, with results."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def evaluate_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], **chosen: Any) -> None:
+def evaluate_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], **options: Any) -> None:
     """Score a bundle on labelled recordings.
 
     A recording counts by the mean of its windows; one without a window counts as an error. With --out the scores become the
@@ -181,28 +190,26 @@ def evaluate_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...],
     Example: kymo evaluate basicmotions --data basicmotions:test
     """
     loaded = load_recipe(recipe)
-    experiment = _experiment((*paths, *more)) if chosen["out"] else None
-    bundle = load_bundle(chosen["bundle"] or loaded.name)
-    watch = Watch(bundle, loaded)
-    recordings = watch.through(read((*paths, *more), loaded.read_options()))
-    page: dict[str, str] = {}
-    if chosen["folder"]:
-        from models.reports.report import evaluate_with_report, write_report
-
+    experiment = _experiment((*paths, *more)) if options["out"] else None
+    bundle = load_bundle(options["bundle"] or loaded.name)
+    overlap = TrainingOverlap(bundle, loaded)
+    recordings = overlap.through(read((*paths, *more), loaded.read_options()))
+    files_written: dict[str, str] = {}
+    if options["folder"]:
         scores, files = evaluate_with_report(loaded, bundle, recordings)
-        page = {"report": str(write_report(chosen["folder"], files))}
+        files_written = {"report": str(write_report(options["folder"], files))}
     else:
         scores = evaluate(loaded, bundle, recordings)
     if experiment is not None:
-        write_results(experiment, chosen["out"], {"recipe": loaded.name, **scores, "trained_on": watch.known})
-        page["results"] = str(chosen["out"])
-    if chosen["as_json"]:
-        click.echo(json.dumps({**scores, "trained_on": watch.known, **page}, ensure_ascii=False))
+        write_results(experiment, options["out"], {"recipe": loaded.name, **scores, "trained_on": overlap.count})
+        files_written["results"] = str(options["out"])
+    if options["as_json"]:
+        click.echo(json.dumps({**scores, "trained_on": overlap.count, **files_written}, ensure_ascii=False))
     else:
         _print_scores(Console(), scores)
-        if watch.known:
-            click.echo(f"note: {watch.note()}", err=True)
-        click.echo("".join(f"{what}: {path}\n" for what, path in page.items()), nl=False)
+        if overlap.count:
+            click.echo(f"note: {overlap.note()}", err=True)
+        click.echo("".join(f"{name}: {path}\n" for name, path in files_written.items()), nl=False)
 
 
 def _experiment(paths: tuple[str, ...]) -> Experiment:
@@ -214,8 +221,8 @@ def _experiment(paths: tuple[str, ...]) -> Experiment:
 
 def _print_scores(console: Console, scores: dict[str, Any]) -> None:
     answers = list(next(iter(scores["confusion"].values())))
-    wide = len(answers) <= _MOST_COLUMNS  # more do not fit beside each other
-    columns = answers if wide else ["n", "taken for"]
+    fits = len(answers) <= _MOST_COLUMNS  # more do not fit beside each other
+    columns = answers if fits else ["n", "taken for"]
     table = Table(
         "truth",
         *columns,
@@ -228,12 +235,12 @@ def _print_scores(console: Console, scores: dict[str, Any]) -> None:
         pad_edge=False,
     )
     for truth, row in scores["confusion"].items():
-        found = scores["per_class"][truth]
+        class_scores = scores["per_class"][truth]
         counts = [str(row[answer]) if row[answer] else "·" for answer in answers]
-        others = sorted((answer for answer in answers if row[answer] and answer != truth), key=lambda a: -row[a])
-        mistaken = ", ".join(f"{answer} {row[answer]}" for answer in others[:2])
-        cells = counts if wide else [str(found["n"]), mistaken or "·"]
-        table.add_row(truth, *cells, *(f"{found[key]:.3f}" for key in ("recall", "precision", "f1")))
+        mistakes = sorted((answer for answer in answers if row[answer] and answer != truth), key=lambda a: -row[a])
+        mistaken = ", ".join(f"{answer} {row[answer]}" for answer in mistakes[:2])
+        cells = counts if fits else [str(class_scores["n"]), mistaken or "·"]
+        table.add_row(truth, *cells, *(f"{class_scores[key]:.3f}" for key in ("recall", "precision", "f1")))
     console.print(table)
     without = f", {scores['unclassified']} {UNCLASSIFIED}" if scores["unclassified"] else ""
     console.print(
@@ -245,10 +252,10 @@ def _print_scores(console: Console, scores: dict[str, Any]) -> None:
         console.print(f"no better than to say {common['label']} every time, which is right in {common['accuracy']:.1%}")
     if missing := scores.get("not_judged"):
         console.print(f"not judged: {', '.join(missing)}; no recording of that is among these")
-    for subject, own in scores.get("per_subject", {}).items():
-        console.print(f"  {subject or 'no subject'}: {many(own['n'], 'recording')} {own['accuracy']:.1%}")
-    for head, found in scores.get("heads", {}).items():
-        console.print(score_line(head, found))
+    for subject, brief in scores.get("per_subject", {}).items():
+        console.print(f"  {subject or 'no subject'}: {many(brief['n'], 'recording')} {brief['accuracy']:.1%}")
+    for head, head_scores in scores.get("heads", {}).items():
+        console.print(score_line(head, head_scores))
 
 
 class Period(click.ParamType):
@@ -258,10 +265,10 @@ class Period(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Seconds."""
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", str(value))
-        if found is None or not float(found[1]):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", str(value))
+        if match is None or not float(match[1]):
             self.fail(f"{value!r}: expected a time such as 90s, 30m, 1h or 1d", param, ctx)
-        return float(found[1]) * _UNITS[found[2]]
+        return float(match[1]) * _UNITS[match[2]]
 
 
 @click.command()
@@ -277,7 +284,7 @@ class Period(click.ParamType):
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of everything that is random.")
 @click.option("--only", is_flag=True, help="The recipe's architecture alone; MiniRocket is not fitted beside it.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a round.")
-def refresh(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], **chosen: Any) -> None:
+def refresh(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], **options: Any) -> None:
     """Train RECIPE on what is archived and labelled by now, and promote the model if it beats the champion.
 
     A quarter of the sessions is kept from training, the same ones every time; on them the new model must be better by more than
@@ -285,26 +292,24 @@ def refresh(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], **chosen
 
     Example: kymo refresh running --archive archive --every 1h
     """
-    from models.training.refresh import Outcome, alone, champion_of, plan_of, refresh_for_ever, train_behind_gate
-    from models.training.request import TrainRequest
 
     settings, loaded = Settings.from_env(), load_recipe(recipe)
-    sources = _sources((*paths, *more), chosen["archive"], settings)
-    request = TrainRequest(sources, epochs=chosen["epochs"], seed=chosen["seed"], only=chosen["only"])
+    sources = _sources((*paths, *more), options["archive"], settings)
+    request = TrainRequest(sources, epochs=options["epochs"], seed=options["seed"], only=options["only"])
 
     def one_round() -> Outcome:
         with progress() as on_stage:
-            return train_behind_gate(loaded, request, settings, on_stage, metric=chosen["metric"])[1]
+            return train_behind_gate(loaded, request, settings, on_stage, metric=options["metric"])[1]
 
     def say(outcome: Outcome) -> None:
-        click.echo(json.dumps(outcome.to_dict(), ensure_ascii=False) if chosen["as_json"] else outcome.line())
+        click.echo(json.dumps(outcome.to_dict(), ensure_ascii=False) if options["as_json"] else outcome.line())
 
     with alone(loaded.name, settings.home):
-        if chosen["every"] is None:
+        if options["every"] is None:
             say(one_round())
             return
         stop = threading.Event()
-        wait = lambda: not stop.wait(chosen["every"])  # noqa: E731
+        wait = lambda: not stop.wait(options["every"])  # noqa: E731
 
         def signature() -> str:
             return plan_of(loaded, sources).signature
@@ -317,8 +322,6 @@ def refresh(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], **chosen
 
 def _sources(paths: tuple[str, ...], archive: Path | None, settings: Settings) -> tuple[str, ...]:
     if archive is None and not paths:
-        from streams.archive.format import default_folder
-
         archive = default_folder(settings)
         if not archive.is_dir():
             raise KymoError(f"{archive}: no archive is there; name --data or --archive, or run `kymo archive`")

@@ -11,7 +11,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,21 +23,18 @@ from models.data.samples import is_stateful, run_outputs
 from models.data.splits import session_of
 from models.pooling import Pool, State, learn_hmm, pool_windows
 from models.predict import fit_temperature, softmax
-from models.scores import score_head, score_windows
+from models.scores import BRIEF, Judged, score_head, score_windows
 from models.training.export import load_stateful
 from models.training.record import Candidate, HeldHead, HeldOut
-from models.training.split_data import Prepared, augment_of, samples_of, sides_of, weights_of
+from models.training.split_data import SplitData, augment_of, samples_of, sequences_of_sides
 from models.zoo import Architecture, Epoch, FitOptions, ModelHead, Samples, architecture
 from processors.recipe.load import Recipe
-from streams.chunk import Array, Format, Window
+from streams.chunk import Array, Window
 from streams.errors import TrainingError
-
-#: Sessions of windows, and where each begins, raw samples.
-Places = tuple[Sequence[str], Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class FitPlan:
     """What is to be fitted."""
 
     name: str  # for people and for the record
@@ -49,16 +46,44 @@ class Plan:
     @property
     def digest(self) -> str:
         """16 hexadecimal digits, of all but the names."""
-        said = json.dumps([self.architecture, dict(self.parameters), dict(self.settings)], sort_keys=True, default=str)
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
+        facts = [self.architecture, dict(self.parameters), dict(self.settings)]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 @dataclass(slots=True, eq=False)
-class Fitted:
+class WindowFacts:
+    """What is known of windows that are judged, beside their samples: an entry a window."""
+
+    sessions: list[str] = field(default_factory=list)
+    subjects: list[str] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)  # raw samples
+    labels: list[str] = field(default_factory=list)
+    targets: list[Targets] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, examples: Iterable[Example]) -> WindowFacts:
+        """Asks for each window once: behind steps that learn, it is made when it is asked for."""
+        facts = cls()
+        for example in examples:
+            facts.sessions.append(session_of(example))
+            facts.subjects.append(example.subject)
+            facts.starts.append(example.window.start_index)
+            facts.labels.append(example.label)
+            facts.targets.append(example.targets)
+        return facts
+
+    def judged(self, probabilities: Array, labels: Sequence[str]) -> list[Judged]:
+        """The windows with what was said of them, ``(n, labels)``, to be scored."""
+        rows = [dict(zip(labels, row, strict=True)) for row in probabilities.tolist()]
+        return list(zip(self.sessions, self.labels, rows, strict=True))
+
+
+@dataclass(slots=True, eq=False)
+class FittedModel:
     """A model that has learned, and what it says of the held-out windows."""
 
-    plan: Plan  # what it was made by
-    prepared: Prepared
+    plan: FitPlan  # what it was made by
+    data: SplitData
     model: Architecture
     training: Samples
     validation: Samples | None
@@ -66,6 +91,7 @@ class Fitted:
     # what logits are divided by: of the recipe's own classes, then of each further head
     temperatures: list[float] = field(default_factory=list)
     scores: dict[str, Any] = field(default_factory=dict)  # of the validation side; empty without
+    held_out: WindowFacts = field(default_factory=WindowFacts)
     # ``(n, labels)`` of the held-out windows, pooled where the recipe pools
     probabilities: Array = field(default_factory=lambda: np.zeros((0, 0)))
     heads: list[HeldHead] = field(default_factory=list)  # what is said of those windows in further heads, likewise
@@ -79,128 +105,139 @@ class Fitted:
     draw: Callable[[int], Window] | None = None
 
     @property
+    def calibrates(self) -> bool:
+        """Whether its temperatures are fitted to held-out windows."""
+        return bool(self.plan.settings["calibrate"]) and self.data.takes == "chain"
+
+    @property
     def best_epochs(self) -> int:
         """For how many epochs to learn from all windows: as many as were best, over folds their median."""
         if self.folds:
             return int(statistics.median_high(fold["epochs"] for fold in self.folds))
-        return int(min(self.history, key=lambda epoch: epoch["validation_loss"])["epoch"])
-
-    def window(self, number: int) -> Window:
-        """A held-out window, as the model was given it."""
-        return self.draw(number) if self.draw else self.prepared.validation[number].window
+        return best_epoch(self.history)
 
     @property
     def rank(self) -> float:
         """What candidates are compared by: mean of accuracy and macro F1 of recordings and accuracy of windows."""
         return float(np.mean([self.scores[key] for key in ("accuracy", "macro_f1", "window_accuracy")]))
 
+    def window(self, number: int) -> Window:
+        """A held-out window, as the model was given it."""
+        return self.draw(number) if self.draw else self.data.validation[number].window
+
+    def score(self, facts: WindowFacts, answers: Sequence[Array], by_subject: bool = False) -> None:
+        """Take what was said of the held-out windows, question by question, and score it."""
+        self.held_out = facts
+        self.probabilities, *head_answers = answers
+        self.heads = _held_heads(self.data.heads, facts.targets, head_answers)
+        labels, judged = self.data.labels, facts.judged(self.probabilities, self.data.labels)
+        self.scores = score_windows(judged, labels)
+        if by_subject and set(facts.subjects) != {""}:
+            by_name: dict[str, list[Judged]] = {}
+            for subject, window in zip(facts.subjects, judged, strict=True):
+                by_name.setdefault(subject, []).append(window)
+            scores = {name: score_windows(by_name[name], labels) for name in sorted(by_name)}
+            self.scores["per_subject"] = {name: {key: scores[name][key] for key in BRIEF} for name in scores}
+        if self.heads:
+            self.scores["heads"] = {head.name: score_head(head, facts.sessions) for head in self.heads}
+
     def candidate(self) -> Candidate:
         """For the record."""
         return Candidate(self.plan.name, self.model.parameters, self.scores, self.history, self.seconds, self.peak_mb)
 
-    def held_out(self) -> HeldOut:
+    def to_held_out(self) -> HeldOut:
         """For the record."""
-        side = list(self.prepared.validation)
         return HeldOut(
-            list(self.prepared.labels),
+            list(self.data.labels),
             self.validation.classes if self.validation is not None else np.zeros(0, np.int64),
             self.probabilities,
-            [session_of(example) for example in side],
-            [example.subject for example in side],
-            np.array([example.window.start_index for example in side], np.int64),
+            self.held_out.sessions,
+            self.held_out.subjects,
+            np.array(self.held_out.starts, np.int64),
             self.heads,
         )
 
 
-def build(name: str, fmt: Format, prepared: Prepared, parameters: Any, seed: int) -> Architecture:
-    """A fresh model for prepared windows."""
-    make: Any = architecture(name)
-    if not prepared.heads:
-        made: Architecture = make(fmt, prepared.labels, parameters, seed)
-        return made
-    if not getattr(make, "several_heads", False):
+def best_epoch(history: Sequence[Epoch]) -> int:
+    """The epoch whose weights were kept: the last, where nothing said when to stop."""
+    if "validation_loss" not in history[-1]:
+        return len(history)
+    return int(min(history, key=lambda epoch: epoch["validation_loss"])["epoch"])
+
+
+def build(recipe: Recipe, data: SplitData, plan: FitPlan) -> Architecture:
+    """A fresh model for the windows of a split."""
+    kind: Any = architecture(plan.architecture)
+    arguments = (data.format(recipe), data.labels, plan.parameters, plan.settings["seed"])
+    if data.heads and not getattr(kind, "several_heads", False):
         raise TrainingError(
-            f"architecture {name!r} says the recipe's classes alone, not the heads "
-            f"{', '.join(head.name for head in prepared.heads)}; take another one, such as minirocket or recurrent, or leave "
+            f"architecture {plan.architecture!r} says the recipe's classes alone, not the heads "
+            f"{', '.join(head.name for head in data.heads)}; take another one, such as minirocket or recurrent, or leave "
             f"[[heads]] out"
         )
-    several: Architecture = make(fmt, prepared.labels, parameters, seed, prepared.heads)
-    return several
+    model: Architecture = kind(*arguments, data.heads) if data.heads else kind(*arguments)
+    return model
 
 
-def fit(recipe: Recipe, prepared: Prepared, plan: Plan, on_epoch: Callable[[Epoch], None]) -> Fitted:
-    """A model that has learned the prepared windows."""
+def fit(recipe: Recipe, data: SplitData, plan: FitPlan, on_epoch: Callable[[Epoch], None]) -> FittedModel:
+    """A model that has learned the training side."""
     started = time.monotonic()
-    make, settings = architecture(plan.architecture), plan.settings
+    layout, settings = architecture(plan.architecture).layout, plan.settings
     if is_stateful(plan.parameters):
-        training, validation = sides_of(prepared, settings["sequence"])
+        training, validation = sequences_of_sides(data, settings["sequence"])
     else:
-        training, validation = samples_of(recipe, prepared, make.layout)
-    model = build(plan.architecture, prepared.format(recipe), prepared, plan.parameters, settings["seed"])
-    found = Fitted(plan, prepared, model, training, validation, temperatures=[1.0] * (1 + len(prepared.heads)))
+        training, validation = samples_of(recipe, data, layout)
+    model = build(recipe, data, plan)
+    fitted = FittedModel(plan, data, model, training, validation, temperatures=[1.0] * len(data.questions))
 
     def tell(epoch: Epoch) -> None:
-        found.history.append(epoch)
+        fitted.history.append(epoch)
         on_epoch(epoch)
 
-    own = recipe.model is not None and plan.architecture == recipe.model.architecture
+    is_recipes = recipe.model is not None and plan.architecture == recipe.model.architecture
     options = FitOptions(
         settings["epochs"],
         settings["seed"],
         settings["patience"],
         schedule=settings["schedule"],
-        class_weights=weights_of(recipe, training.classes, len(prepared.labels)),
+        # Else all classes count alike; with none given, the architecture's own rule is to weigh them.
+        class_weights=() if recipe.train.balance == "weights" else (1.0,) * len(data.labels),
         # Variations are written for the recipe's own windows; another candidate may take others.
-        augment=augment_of(recipe, make.layout, prepared.format(recipe)) if own else None,
+        augment=augment_of(recipe, layout, data.format(recipe)) if is_recipes else None,
         checkpoints=plan.checkpoints,
     )
     model.fit(training, validation, options, tell)
-    found.seconds = time.monotonic() - started
-    found.peak_mb = peak_mb()
-    return found
+    fitted.seconds = time.monotonic() - started
+    fitted.peak_mb = peak_mb()
+    return fitted
 
 
-def outputs_of(found: Fitted, examples: Sequence[Example], windows: Array) -> Array:
-    """What a model says of windows, ``(n, columns)``: a stateful one as it comes to them in their sessions."""
-    if is_stateful(found.plan.parameters):
-        return run_outputs(load_stateful(found.model), examples, found.prepared.chain)
-    return found.model.predict(windows)
-
-
-def judge(found: Fitted, calibrate: bool, pool: Pool | None) -> None:
+def judge(fitted: FittedModel, pool: Pool | None) -> None:
     """Temperatures, and scores of the validation windows, as events would carry them."""
-    if found.validation is None:
+    if fitted.validation is None:
         return
-    side, labels, questions = found.prepared.validation, found.prepared.labels, questions_of(found.prepared)
-    outputs = outputs_of(found, side, found.validation.windows)
-    if calibrate:
-        found.temperatures = fit_temperatures(outputs, questions, found.validation)
-    sessions, starts, truths, targets = [], [], [], []
-    for example in side:
-        sessions.append(session_of(example))
-        starts.append(example.window.start_index)
-        truths.append(example.label)
-        targets.append(example.targets)
-    found.probabilities, *said = answers_of(outputs, questions, found.temperatures, pool, (sessions, starts))
-    rows = [dict(zip(labels, row, strict=True)) for row in found.probabilities.tolist()]
-    found.heads = held_heads(found.prepared.heads, targets, said)
-    own = score_windows(zip(sessions, truths, rows, strict=True), labels)
-    found.scores = {**own, **head_scores(found.heads, sessions)}
+    outputs = outputs_of(fitted, fitted.data.validation, fitted.validation.windows)
+    if fitted.calibrates:
+        fitted.temperatures = fit_temperatures(outputs, fitted.data.questions, fitted.validation)
+    facts = WindowFacts.of(fitted.data.validation)
+    fitted.score(facts, answers_of(outputs, fitted.data.questions, fitted.temperatures, pool, facts))
 
 
-def questions_of(prepared: Prepared) -> tuple[ModelHead, ...]:
-    """The recipe's own question, and its further heads."""
-    return (ModelHead("", prepared.labels), *prepared.heads)
+def outputs_of(fitted: FittedModel, examples: Sequence[Example], windows: Array) -> Array:
+    """What a model says of windows, ``(n, columns)``: a stateful one as it comes to them in their sessions."""
+    if is_stateful(fitted.plan.parameters):
+        return run_outputs(load_stateful(fitted.model), examples, fitted.data.chain)
+    return fitted.model.predict(windows)
 
 
 def fit_temperatures(outputs: Array, questions: Sequence[ModelHead], truths: Samples) -> list[float]:
     """The temperature of each question under which what is known is most likely; 1 for numbers, and where nothing is known."""
-    found = []
+    temperatures = []
     for question, part in zip(questions, _parts(outputs, questions), strict=True):
         truth: Any = truths.targets[question.name] if question.name else truths.classes
         known = np.flatnonzero(truth >= 0) if question.labels else np.zeros(0, np.int64)
-        found.append(fit_temperature(part[known].tolist(), truth[known].tolist()) if len(known) else 1.0)
-    return found
+        temperatures.append(fit_temperature(part[known].tolist(), truth[known].tolist()) if len(known) else 1.0)
+    return temperatures
 
 
 def _parts(outputs: Array, questions: Sequence[ModelHead]) -> list[Array]:
@@ -210,60 +247,56 @@ def _parts(outputs: Array, questions: Sequence[ModelHead]) -> list[Array]:
 
 
 def answers_of(
-    outputs: Array, questions: Sequence[ModelHead], temperatures: Sequence[float], pool: Pool | None, places: Places
+    outputs: Array, questions: Sequence[ModelHead], temperatures: Sequence[float], pool: Pool | None, facts: WindowFacts
 ) -> list[Array]:
     """What events would carry, question by question: ``(n, labels)`` probabilities or ``(n,)`` numbers, NaN for none.
 
     The mean pools all of them; an hmm has learned how the recipe's own classes follow each other, and pools those alone.
     """
-    found: list[Array] = []
+    answers: list[Array] = []
     for question, part, temperature in zip(questions, _parts(outputs, questions), temperatures, strict=True):
         pools = pool if pool is None or not question.name or pool.kind == "mean" else None
         if question.labels:
             rows = [softmax(row, temperature) for row in part.tolist()]
-            found.append(np.array(pool_windows(pools, rows, *places) if pools else rows, np.float64))
+            rows = pool_windows(pools, rows, facts.sessions, facts.starts) if pools else rows
+            answers.append(np.array(rows, np.float64))
         else:
             numbers: Array = np.where(np.isfinite(part[:, 0]), part[:, 0], np.nan).astype(np.float64)
-            found.append(pool_numbers(pools, numbers, *places) if pools else numbers)
-    return found
+            answers.append(_pool_numbers(pools, numbers, facts.sessions, facts.starts) if pools else numbers)
+    return answers
 
 
-def pool_numbers(pool: Pool, numbers: Array, sessions: Sequence[str], starts: Sequence[int]) -> Array:
-    """Pooled numbers of windows of many sessions, given in any order, each session's taken by its start; NaN: none."""
-    out, states = np.full(len(numbers), np.nan), dict[str, State]()
+def _pool_numbers(pool: Pool, numbers: Array, sessions: Sequence[str], starts: Sequence[int]) -> Array:
+    """Pooled numbers of windows of many sessions, in any order, each session's by its start; NaN: none."""
+    pooled, states = np.full(len(numbers), np.nan), dict[str, State]()
     for i in sorted(range(len(sessions)), key=lambda i: (sessions[i], starts[i])):
-        said = {} if math.isnan(numbers[i]) else {"": float(numbers[i])}
-        states[sessions[i]], pooled = pool.step_number(states.get(sessions[i], []), said)
-        out[i] = pooled.get("", math.nan)
-    return out
+        number = {} if math.isnan(numbers[i]) else {"": float(numbers[i])}
+        states[sessions[i]], mean = pool.step_number(states.get(sessions[i], []), number)
+        pooled[i] = mean.get("", math.nan)
+    return pooled
 
 
-def held_heads(heads: Sequence[ModelHead], targets: Sequence[Targets], answers: Sequence[Array]) -> list[HeldHead]:
+def _held_heads(heads: Sequence[ModelHead], targets: Sequence[Targets], answers: Sequence[Array]) -> list[HeldHead]:
     """Truths and answers of held-out windows, for scores and record."""
-    known = target_arrays(targets, [head for head in heads if head.labels])
-    known |= {
-        head.name: np.array([t.get(head.name, math.nan) for t in targets], np.float64)
+    truths = target_arrays(targets, [head for head in heads if head.labels])
+    truths |= {
+        head.name: np.array([values.get(head.name, math.nan) for values in targets], np.float64)
         for head in heads
         if not head.labels
     }
     return [
-        HeldHead(head.name, list(head.labels), known[head.name], said)
-        for head, said in zip(heads, answers, strict=True)
+        HeldHead(head.name, list(head.labels), truths[head.name], answer)
+        for head, answer in zip(heads, answers, strict=True)
     ]
 
 
-def head_scores(held: Sequence[HeldHead], sessions: Sequence[str]) -> dict[str, Any]:
-    """Scores of further heads, as ``heads`` beside those of the recipe's own classes; empty where there are none."""
-    return {"heads": {head.name: score_head(head, sessions) for head in held}} if held else {}
-
-
-def pool_of(recipe: Recipe, learned: Sequence[Example], labels: Sequence[str]) -> Pool | None:
+def pool_of(recipe: Recipe, training: Sequence[Example], labels: Sequence[str]) -> Pool | None:
     """What pools probabilities over time, as ``[model] pool`` asks for; None without."""
     assert recipe.model is not None
     pool = recipe.model.pool
     if not pool or pool["kind"] == "mean":
         return Pool("mean", pool["windows"]) if pool else None
-    once = {(session_of(e), e.window.start_index, e.window.start_ns): e for e in learned}  # some may be oversampled
+    once = {(session_of(e), e.window.start_index, e.window.start_ns): e for e in training}  # some may be oversampled
     order = [once[place] for place in sorted(once)]
     number = {label: i for i, label in enumerate(labels)}
     classes = [number[example.label] for example in order]

@@ -41,23 +41,23 @@ _PREDICT = 32
 def _quiet() -> Iterator[None]:
     """Keep what C++ writes to stderr while it loads, before any setting of its log holds; it is shown if loading fails."""
     try:
-        kept = os.dup(2)
+        stderr = os.dup(2)
     except OSError:  # a process without stderr
         yield
         return
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as file:
         sys.stderr.flush()
-        os.dup2(said.fileno(), 2)
+        os.dup2(file.fileno(), 2)
         try:
             yield
         except BaseException:
-            os.dup2(kept, 2)
-            said.seek(0)
-            sys.stderr.write(said.read().decode(errors="replace"))
+            os.dup2(stderr, 2)
+            file.seek(0)
+            sys.stderr.write(file.read().decode(errors="replace"))
             raise
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 # TensorFlow and the compiler that torch brings along (triton) hold an LLVM each. Loaded behind TensorFlow, triton's registers its
@@ -136,13 +136,13 @@ class _Fit:
                 )
                 truths = self._truths(training, numbers)
                 total += float(self._step(windows, truths, weights, scales)) * len(numbers)
-            found: Epoch = {"epoch": epoch + 1, "loss": total / len(training.classes)}
+            epoch_numbers: Epoch = {"epoch": epoch + 1, "loss": total / len(training.classes)}
             if validation is not None:
-                found |= self._judge(validation, scales)
-            if course.add(found, options):
+                epoch_numbers |= self._judge(validation, scales)
+            if course.add(epoch_numbers, options):
                 self.best = [v.numpy() for v in self.model.variables]
             self._store()
-            on_epoch(found)
+            on_epoch(epoch_numbers)
         for variable, value in zip(self.model.variables, self.best, strict=bool(self.best)):
             variable.assign(value)
 
@@ -210,10 +210,10 @@ class _Fit:
 def _cross_entropy(logits: Any, classes: Any, weights: Any, smoothing: float) -> Any:
     """Mean over the samples, each with the weight of its class; those without a class (-1) do not count."""
     labels = logits.shape[-1]
-    wanted = tf.one_hot(classes, labels) * (1 - smoothing) + smoothing / labels
-    each = tf.nn.softmax_cross_entropy_with_logits(wanted, logits)
+    targets = tf.one_hot(classes, labels) * (1 - smoothing) + smoothing / labels
+    losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
     weight = tf.gather(tf.convert_to_tensor(weights), tf.maximum(classes, 0)) * tf.cast(classes >= 0, tf.float32)
-    return tf.reduce_sum(weight * each) / tf.maximum(tf.reduce_sum(weight), 1e-9)
+    return tf.reduce_sum(weight * losses) / tf.maximum(tf.reduce_sum(weight), 1e-9)
 
 
 @contextlib.contextmanager

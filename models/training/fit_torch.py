@@ -88,13 +88,13 @@ class _Fit:
         scales = {head.name: spread(training.targets[head.name]) for head in self.learning.heads if not head.labels}
         while not course.stopped:
             epoch = len(course.history)
-            found: Epoch = {"epoch": epoch + 1, "loss": self._epoch(training, epoch, weights, scales)}
+            epoch_numbers: Epoch = {"epoch": epoch + 1, "loss": self._epoch(training, epoch, weights, scales)}
             if validation is not None:
-                found |= self._judge(validation, scales)
-            if course.add(found, options):
+                epoch_numbers |= self._judge(validation, scales)
+            if course.add(epoch_numbers, options):
                 self.best = copy.deepcopy(self.net.state_dict())
             self._store()
-            on_epoch(found)
+            on_epoch(epoch_numbers)
         if self.best is not None:
             self.net.load_state_dict(self.best)
 
@@ -142,12 +142,12 @@ class _Fit:
             if not known.any():
                 continue
             part, truth = part[known], truth[known]
-            each = (
+            part_loss = (
                 cross_entropy(part, truth, label_smoothing=smoothing)
                 if head.labels
                 else torch.mean(((part[:, 0] - truth) / float(scales[head.name])) ** 2)
             )
-            loss = loss + head.weight * each
+            loss = loss + head.weight * part_loss
         return loss
 
     def _judge(self, samples: Samples, scales: Mapping[str, np.float32]) -> Epoch:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle
 from models.evaluate import JudgedWindow, evaluate
-from models.scores import UNCLASSIFIED
+from models.scores import UNCLASSIFIED, accuracies, macro_f1s
 from processors.recipe.load import Recipe
 from streams.errors import TrainingError
 from streams.recording import Recording
@@ -31,6 +31,7 @@ INTERVAL = 0.95
 METRICS = ("accuracy", "macro_f1", "window_accuracy")
 Numbers = NDArray[np.float64]
 _CHUNK = 1_000  # resamples at once
+Score = Callable[[Numbers], Numbers]
 #: What a bundle answers on one session: pairs of truth and answer, usually one.
 Answers = Mapping[str, Sequence[tuple[str, str]]]
 
@@ -63,9 +64,8 @@ def judge(champion: Answers, candidate: Answers, metric: str = "accuracy", seed:
         )
     classes = sorted({name for side in (champion, candidate) for pairs in side.values() for p in pairs for name in p})
     counts = [_confusions(side, sessions, classes) for side in (champion, candidate)]
-    score = _macro_f1s if metric == "macro_f1" else _accuracies
-    ones = np.ones((1, len(sessions)))
-    before, after = (float(score(ones, c)[0]) for c in counts)
+    score = macro_f1s if metric == "macro_f1" else accuracies
+    before, after = (float(score(side.sum(0, keepdims=True))[0]) for side in counts)
     draws = _draws(counts, score, len(sessions), seed)
     low, high = (float(q) for q in np.quantile(draws, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2], method="inverted_cdf"))
     passed = low > 0 and len(sessions) >= MIN_SESSIONS
@@ -88,87 +88,73 @@ def _reason(passed: bool, low: float, sessions: int) -> str:
 def _confusions(answers: Answers, sessions: Sequence[str], classes: Sequence[str]) -> Numbers:
     """Counts ``(sessions, truth, answer)``."""
     number = {name: i for i, name in enumerate(classes)}
-    out = np.zeros((len(sessions), len(classes), len(classes)))
+    counts = np.zeros((len(sessions), len(classes), len(classes)))
     for i, session in enumerate(sessions):
         for truth, answer in answers[session]:
-            out[i, number[truth], number[answer]] += 1
-    return out
+            counts[i, number[truth], number[answer]] += 1
+    return counts
 
 
-def _draws(counts: Sequence[Numbers], score: Any, sessions: int, seed: int) -> Numbers:
+def _draws(counts: Sequence[Numbers], score: Score, sessions: int, seed: int) -> Numbers:
     """Differences of the score, one for each resample of the sessions."""
     random = np.random.default_rng(seed)
-    parts = []
+    parts: list[Numbers] = []
     for _ in range(0, RESAMPLES, _CHUNK):
         weights = random.multinomial(sessions, np.full(sessions, 1 / sessions), size=_CHUNK).astype(float)
-        parts.append(score(weights, counts[1]) - score(weights, counts[0]))
-    # What differs by rounding only is equal.
-    differences: Numbers = np.round(np.concatenate(parts), 12)
-    return differences
-
-
-def _accuracies(weights: Numbers, counts: Numbers) -> Numbers:
-    """Share of right answers, by row of ``weights (resamples, sessions)``."""
-    right = np.trace(counts, axis1=1, axis2=2)
-    found: Numbers = (weights @ right) / (weights @ counts.sum((1, 2)))
-    return found
-
-
-def _macro_f1s(weights: Numbers, counts: Numbers) -> Numbers:
-    """Mean F1 of the classes that occur, as :func:`models.evaluate.score` counts it, by row of weights."""
-    confusion = np.tensordot(weights, counts, 1)  # (resamples, truth, answer)
-    right = np.diagonal(confusion, axis1=1, axis2=2)
-    there = confusion.sum(2) + confusion.sum(1)
-    f1 = np.divide(2 * right, there, out=np.zeros_like(right), where=there > 0)
-    found: Numbers = f1.sum(1) / np.maximum((there > 0).sum(1), 1)
-    return found
+        before, after = (score(np.tensordot(weights, side, 1)) for side in counts)
+        parts.append(after - before)
+    return np.concatenate(parts).round(12)  # what differs by rounding only is equal
 
 
 def compare(
     champion: Bundle, candidate: Bundle, recordings: Iterable[Recording], recipe: Recipe, metric: str = "accuracy"
 ) -> Verdict:
     """Have two bundles judge the same recordings."""
-    kept = list(recordings)
-    answers = windows_of if metric == "window_accuracy" else answers_of
-    sides = [answers(bundle, kept, recipe) for bundle in (champion, candidate)]
+    answers_of = _window_answers if metric == "window_accuracy" else _session_answers
+    sessions = list(recordings)
+    sides = [answers_of(bundle, sessions, recipe) for bundle in (champion, candidate)]
     for name in {*sides[0], *sides[1]}:  # a bundle that gives no window for a session has not answered
-        for own, other in (sides, sides[::-1]):
-            own.setdefault(name, [(truth, UNCLASSIFIED) for truth, _ in other.get(name, [])])
+        for answers, others in (sides, sides[::-1]):
+            answers.setdefault(name, [(truth, UNCLASSIFIED) for truth, _ in others.get(name, [])])
     verdict = judge(sides[0], sides[1], metric)
-    there = {truth for pairs in sides[1].values() for truth, _ in pairs}
-    if missing := [label for label in candidate.labels if label not in there]:
-        said = f"{verdict.text}; not one held-out session is of {', '.join(missing)}, so nothing is known of that"
-        return replace(verdict, promote=False, text=said)
+    truths = {truth for pairs in sides[1].values() for truth, _ in pairs}
+    if missing := [label for label in candidate.labels if label not in truths]:
+        text = f"{verdict.text}; not one held-out session is of {', '.join(missing)}, so nothing is known of that"
+        return replace(verdict, promote=False, text=text)
     return verdict
 
 
-def answers_of(bundle: Bundle, recordings: Iterable[Recording], recipe: Recipe) -> dict[str, list[tuple[str, str]]]:
+def _session_answers(
+    bundle: Bundle, recordings: Iterable[Recording], recipe: Recipe
+) -> dict[str, list[tuple[str, str]]]:
     """What a bundle answers on each labelled session: by truth, the label with the largest sum over the windows."""
     totals: dict[tuple[str, str], dict[str, float]] = {}
 
-    def add(one: JudgedWindow) -> None:
-        total = totals.setdefault((one.recording.session, one.truth), defaultdict(float))
-        for label, probability in one.event.probabilities.items():
+    def add(window: JudgedWindow) -> None:
+        total = totals.setdefault((window.recording.session, window.truth), defaultdict(float))
+        for label, probability in window.event.probabilities.items():
             total[label] += probability
 
     evaluate(recipe, bundle, recordings, add)
-    found: dict[str, list[tuple[str, str]]] = {}
+    answers: dict[str, list[tuple[str, str]]] = {}
     for (session, truth), total in sorted(totals.items()):
-        found.setdefault(session, []).append((truth, max(total, key=lambda label: total[label])))
-    return found
+        answers.setdefault(session, []).append((truth, max(total, key=lambda label: total[label])))
+    return answers
 
 
-def windows_of(bundle: Bundle, recordings: Iterable[Recording], recipe: Recipe) -> dict[str, list[tuple[str, str]]]:
+def _window_answers(
+    bundle: Bundle, recordings: Iterable[Recording], recipe: Recipe
+) -> dict[str, list[tuple[str, str]]]:
     """What a bundle answers on each labelled window, by session."""
-    found: dict[str, list[tuple[str, str]]] = {}
+    answers: dict[str, list[tuple[str, str]]] = {}
 
-    def add(one: JudgedWindow) -> None:
-        probabilities = one.event.probabilities
+    def add(window: JudgedWindow) -> None:
+        probabilities = window.event.probabilities
         answer = max(probabilities, key=lambda label: probabilities[label])
-        found.setdefault(one.recording.session, []).append((one.truth, answer))
+        answers.setdefault(window.recording.session, []).append((window.truth, answer))
 
     evaluate(recipe, bundle, recordings, add)
-    return found
+    return answers
 
 
 def hold_out(groups: Mapping[str, str], share: float = 0.25) -> set[str]:
@@ -181,12 +167,12 @@ def hold_out(groups: Mapping[str, str], share: float = 0.25) -> set[str]:
     >>> sorted(hold_out({f"s{i}": "walk" for i in range(8)}))
     ['s5', 's7']
     """
-    chosen = set()
+    judges: set[str] = set()
     for label in sorted(set(groups.values())):
-        ranked = sorted((_place(name), name) for name, its in groups.items() if its == label)
-        held = [name for place, name in ranked if place < share] or [name for _, name in ranked[:1]]
-        chosen.update(held[: len(ranked) - 1])
-    return chosen
+        ranked = sorted((_place(name), name) for name, group_label in groups.items() if group_label == label)
+        held_out = [name for place, name in ranked if place < share] or [name for _, name in ranked[:1]]
+        judges.update(held_out[: len(ranked) - 1])
+    return judges
 
 
 def _place(name: str) -> float:

@@ -20,9 +20,9 @@ from models.data.dataset import add_input, stream_of
 from models.data.examples import Dataset, Example
 from models.data.splits import group_of, session_of
 from models.pooling import Pool
-from models.scores import short_scores
+from models.scores import BRIEF, short_scores
 from models.training.export import INPUT, OUTPUT, Exported
-from models.training.fit_and_judge import Fitted
+from models.training.fit_and_judge import FittedModel
 from models.training.request import TrainRequest
 from models.zoo import architecture
 from processors.recipe.load import Recipe
@@ -31,13 +31,17 @@ from streams.recording import Recording
 #: Where a manifest's lineage has the digests.
 LEARNED = "learned"
 _PACKAGES = ("kymo", "numpy", "scipy", "onnxruntime")
-_SCORES = ("accuracy", "macro_f1", "n", "window_accuracy", "windows")
 
 
 def manifest_of(
-    recipe: Recipe, final: Fitted, judged: Fitted, exported: Exported, pool: Pool | None, lineage: Mapping[str, Any]
+    recipe: Recipe,
+    final: FittedModel,
+    winner: FittedModel,
+    exported: Exported,
+    pool: Pool | None,
+    lineage: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """A bundle's manifest: of the model `final`, with the scores of `judged`, which learned from the training side."""
+    """A bundle's manifest: of the model `final`, with the scores of `winner`, which learned from the training side."""
     model: dict[str, Any] = {
         "input": INPUT,
         "output": OUTPUT,
@@ -47,64 +51,64 @@ def manifest_of(
     }
     if exported.state:
         model["state"] = exported.state
-    if final.prepared.takes != "chain":
-        model["takes"] = final.prepared.takes
-    made: dict[str, Any] = {
+    if final.data.takes != "chain":
+        model["takes"] = final.data.takes
+    manifest: dict[str, Any] = {
         "recipe": recipe.name,
         "architecture": {"name": final.plan.architecture, "parameters": final.model.parameters},
         "model": model,
-        "labels": list(final.prepared.labels),
-        "temperature": judged.temperatures[0],
+        "labels": list(final.data.labels),
+        "temperature": winner.temperatures[0],
         "batch": exported.batch,
-        "chain": final.prepared.chain.to_json(),
-        "scores": {key: judged.scores[key] for key in _SCORES if key in judged.scores},
+        "chain": final.data.chain.to_json(),
+        "scores": {key: winner.scores[key] for key in BRIEF if key in winner.scores},
         "lineage": dict(lineage),
     }
-    if heads := final.prepared.heads:
-        temperatures = zip(heads, judged.temperatures[1:], strict=True)
-        made["heads"] = [{"name": h.name, "labels": list(h.labels), "temperature": t} for h, t in temperatures]
-        made["scores"] |= {"heads": short_scores(judged.scores["heads"])} if judged.scores else {}
-    return made | ({"pool": pool.to_json()} if pool else {})
+    if heads := final.data.heads:
+        temperatures = zip(heads, winner.temperatures[1:], strict=True)
+        manifest["heads"] = [{"name": h.name, "labels": list(h.labels), "temperature": t} for h, t in temperatures]
+        manifest["scores"] |= {"heads": short_scores(winner.scores["heads"])} if winner.scores else {}
+    return manifest | ({"pool": pool.to_json()} if pool else {})
 
 
-def lineage_of(recipe: Recipe, request: TrainRequest, dataset: Dataset, chosen: Fitted) -> dict[str, Any]:
+def lineage_of(recipe: Recipe, request: TrainRequest, dataset: Dataset, winner: FittedModel) -> dict[str, Any]:
     """What a bundle's model was made of; the same for equal runs."""
-    settings, prepared = chosen.plan.settings, chosen.prepared
-    packages = architecture(chosen.plan.architecture).packages
-    folds = {"folds": len(chosen.folds)} if chosen.folds else {}
+    settings, data = winner.plan.settings, winner.data
+    packages = architecture(winner.plan.architecture).packages
+    folds = {"folds": len(winner.folds)} if winner.folds else {}
     return {
         "command": _command(recipe, request, settings["seed"]),
         "chain": recipe.chain.digest(learned=False),
         "train": {**settings, "split": recipe.train.split, "balance": recipe.train.balance, **folds},
-        "inputs": [{"path": path, **found} for path, found in dataset.inputs.items()],
+        "inputs": [{"path": path, **facts} for path, facts in dataset.inputs.items()],
         **({"without": sorted(request.without)} if request.without else {}),
-        "windows": {"training": len(prepared.split.training), "validation": len(prepared.split.validation)},
-        "validation_groups": sorted({group_of(example, recipe.train.split) for example in prepared.validation}),
+        "windows": {"training": len(data.split.training), "validation": len(data.split.validation)},
+        "validation_groups": sorted({group_of(example, recipe.train.split) for example in data.validation}),
         "packages": versions(packages),
         "python": platform.python_version(),
     }
 
 
 def _command(recipe: Recipe, request: TrainRequest, seed: int) -> str:
-    named = str(recipe.path.with_suffix("").name) if recipe.path else recipe.name
+    name = str(recipe.path.with_suffix("").name) if recipe.path else recipe.name
     data = "".join(f" --data {path}" for path in request.paths)
     epochs = f" --epochs {request.epochs}" if request.epochs is not None else ""
     only = " --only" if request.only else ""
     search = f" --search {request.search_minutes:g}" if request.search_minutes else ""
-    return f"kymo train {named}{data}{epochs} --seed {seed}{only}{search}"
+    return f"kymo train {name}{data}{epochs} --seed {seed}{only}{search}"
 
 
-def split_of(chosen: Fitted) -> dict[str, Any]:
+def split_of(winner: FittedModel) -> dict[str, Any]:
     """What stands on each side, for the record."""
-    split = chosen.prepared.split
+    split = winner.data.split
     sides = {
-        "training": (split.training_groups, chosen.prepared.training, len(split.training)),
-        "validation": (split.validation_groups, chosen.prepared.validation, len(split.validation)),
+        "training": (split.training_groups, winner.data.training, len(split.training)),
+        "validation": (split.validation_groups, winner.data.validation, len(split.validation)),
     }
     return {
         "kind": split.kind,
         "seed": split.seed,
-        **({"folds": chosen.folds} if chosen.folds else {}),
+        **({"folds": winner.folds} if winner.folds else {}),
         **{name: _side(groups, examples, count) for name, (groups, examples, count) in sides.items()},
     }
 
@@ -154,52 +158,51 @@ def learned_from(dataset: Dataset) -> dict[str, list[str]]:
 
 def knows(bundle: Bundle, session: str, subject: str = "") -> bool | None:
     """Whether a bundle has learned from a session, or from another one of the subject if one is given; None if it does not say."""
-    said: dict[str, Any] | None = bundle.manifest.get("lineage", {}).get(LEARNED)
-    if said is None:
+    digests: dict[str, Any] | None = bundle.manifest.get("lineage", {}).get(LEARNED)
+    if digests is None:
         return None
-    return name_digest(session) in said["sessions"] or bool(subject and name_digest(subject) in said["subjects"])
+    return name_digest(session) in digests["sessions"] or bool(subject and name_digest(subject) in digests["subjects"])
 
 
-class Watch:
+class TrainingOverlap:
     """Lets recordings through, and says how many of them a bundle was trained on."""
 
     def __init__(self, bundle: Bundle, recipe: Recipe) -> None:
         self._bundle, self._recipe = bundle, recipe
-        self._found: dict[str, dict[str, Any]] = {}
-        self._known: dict[str, int] = {}  # by path, sessions of a name that it has learned from
+        self._inputs: dict[str, dict[str, Any]] = {}
+        self._sessions: dict[str, int] = {}  # by path, sessions of a name that the bundle has learned from
 
     def through(self, recordings: Iterable[Recording]) -> Iterator[Recording]:
         """The recordings, as they are."""
         for recording in recordings:
             stream = stream_of(recording, self._recipe)
             if stream is not None:
-                add_input(self._found, recording, stream)
+                add_input(self._inputs, recording, stream)
                 known = bool(knows(self._bundle, recording.session))
-                self._known[recording.path] = self._known.get(recording.path, 0) + known
+                self._sessions[recording.path] = self._sessions.get(recording.path, 0) + known
             yield recording
 
     @property
-    def known(self) -> int:
+    def count(self) -> int:
         """Recordings that the bundle was trained on: of files that are as they were, or of an archive that has grown since."""
-        trained = {
-            one.get("path"): one.get("sha256") for one in self._bundle.manifest.get("lineage", {}).get("inputs", [])
-        }
-        same = set(trained.values())
+        inputs = self._bundle.manifest.get("lineage", {}).get("inputs", [])
+        checksums = {facts.get("path"): facts.get("sha256") for facts in inputs}
+        same = set(checksums.values())
         return sum(
-            found["recordings"] if found["sha256"] in same else self._known[path] if path in trained else 0
-            for path, found in self._found.items()
+            facts["recordings"] if facts["sha256"] in same else self._sessions[path] if path in checksums else 0
+            for path, facts in self._inputs.items()
         )
 
     @property
     def recordings(self) -> int:
         """All that the recipe takes."""
-        return sum(found["recordings"] for found in self._found.values())
+        return sum(facts["recordings"] for facts in self._inputs.values())
 
     def note(self) -> str:
         """One line about it; empty where there is nothing to say."""
-        if not self.known:
+        if not self.count:
             return ""
         return (
-            f"{self._bundle.id} was trained on {self.known} of these {self.recordings} recordings: "
+            f"{self._bundle.id} was trained on {self.count} of these {self.recordings} recordings: "
             "the scores do not say how it does on new ones"
         )

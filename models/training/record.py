@@ -29,12 +29,12 @@ class HeldHead:
     said: Array  # ``(n, labels)`` probabilities, or ``(n,)`` numbers in the head's own unit (NaN: none)
 
     @classmethod
-    def from_plain(cls, found: Mapping[str, Any]) -> HeldHead:
+    def from_plain(cls, facts: Mapping[str, Any]) -> HeldHead:
         """Of a record's JSON, where null stands for NaN."""
-        kind = np.int64 if found["labels"] else np.float64
-        truth, said = np.array(found["truth"], kind), np.array(found["said"], np.float64)
-        shape = (len(truth), len(found["labels"])) if found["labels"] else (len(truth),)
-        return cls(found["name"], list(found["labels"]), truth, said.reshape(shape))
+        kind = np.int64 if facts["labels"] else np.float64
+        truth, said = np.array(facts["truth"], kind), np.array(facts["said"], np.float64)
+        shape = (len(truth), len(facts["labels"])) if facts["labels"] else (len(truth),)
+        return cls(facts["name"], list(facts["labels"]), truth, said.reshape(shape))
 
 
 @dataclass(slots=True, eq=False)
@@ -104,14 +104,16 @@ class RunRecord:
     def from_json(cls, text: str | bytes) -> RunRecord:
         """The record that a text holds."""
         try:
-            found = read_object(text, MAX_FILE_BYTES)
-            held, candidates = found.pop("held_out"), found.pop("candidates")
+            facts = read_object(text, MAX_FILE_BYTES)
+            held, candidates = facts.pop("held_out"), facts.pop("candidates")
             kinds = {"y_true": np.int64, "probabilities": np.float64, "start_index": np.int64}
             held |= {name: np.array(held[name], kind) for name, kind in kinds.items()}
             held["heads"] = [HeldHead.from_plain(head) for head in held.get("heads", [])]
             if not len(held["y_true"]):
                 held["probabilities"] = held["probabilities"].reshape(0, len(held["labels"]))
-            return cls(**found, held_out=HeldOut(**held), candidates=[Candidate(**one) for one in candidates])
+            return cls(
+                **facts, held_out=HeldOut(**held), candidates=[Candidate(**candidate) for candidate in candidates]
+            )
         except (MessageError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise TrainingError(f"no record of a training run ({error}); train again") from None
 

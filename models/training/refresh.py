@@ -31,10 +31,10 @@ from streams.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class GatePlan:
     """What is kept from training, and what the data are."""
 
-    held: dict[str, str]  # sessions that are kept from training, with their subjects (empty where not known)
+    held_out: dict[str, str]  # sessions that are kept from training, with their subjects (empty where not known)
     sessions: int  # all of them
     signature: str  # of the sessions and their labels: the same for the same data
 
@@ -67,7 +67,7 @@ class Outcome:
         return f"{self.recipe}: {what}: {self.reason} ({self.seconds:.0f} s)"
 
 
-def plan_of(recipe: Recipe, paths: tuple[str, ...], share: float = 0.25) -> Plan:
+def plan_of(recipe: Recipe, paths: tuple[str, ...], share: float = 0.25) -> GatePlan:
     """What to keep from training."""
     classes: dict[str, set[str]] = {}
     members: dict[str, dict[str, str]] = {}
@@ -86,16 +86,16 @@ def plan_of(recipe: Recipe, paths: tuple[str, ...], share: float = 0.25) -> Plan
         raise TrainingError(f"no labelled session in {', '.join(paths)}; add labels (kymo label), or name other data")
     # Where a group has several classes it cannot be counted to one: then groups are drawn whatever they hold.
     pure = all(len(names) == 1 for names in classes.values())
-    held = hold_out({group: next(iter(names)) if pure else "" for group, names in classes.items()}, share)
-    sessions = {session: subject for group in sorted(held) for session, subject in members[group].items()}
-    return Plan(sessions, sum(map(len, members.values())), digest.hexdigest())
+    judges = hold_out({group: next(iter(names)) if pure else "" for group, names in classes.items()}, share)
+    sessions = {session: subject for group in sorted(judges) for session, subject in members[group].items()}
+    return GatePlan(sessions, sum(map(len, members.values())), digest.hexdigest())
 
 
 def _head_labels(recipe: Recipe, recording: Recording) -> bytes:
     """What further heads learn from: it is no reason to hold a session out, but one to train again."""
     sets = {head.set for head in recipe.heads}
-    found = sorted((one.set, one.start_ns, one.end_ns, one.label) for one in recording.labels if one.set in sets)
-    return repr(found).encode() if found else b""
+    labels = sorted((x.set, x.start_ns, x.end_ns, x.label) for x in recording.labels if x.set in sets)
+    return repr(labels).encode() if labels else b""
 
 
 def _group(recipe: Recipe, recording: Recording) -> str:
@@ -115,50 +115,48 @@ def train_behind_gate(
     plan = plan_of(recipe, request.paths)
     champion = _champion(recipe, settings.home)
     kind = champion.takes if champion else ""
-    asked = replace(request, out=None, promote=False, without=frozenset(plan.held), windows_of=kind)
-    trained = train(recipe, asked, on_stage=on_stage)
+    request = replace(request, out=None, promote=False, without=frozenset(plan.held_out), windows_of=kind)
+    trained = train(recipe, request, on_stage=on_stage)
     champion = _champion(recipe, settings.home)  # another may have been promoted meanwhile
-    verdict, good, reason = _decide(recipe, (champion, trained.bundle), request.paths, plan, metric)
+    verdict, promoted, reason = _decide(recipe, (champion, trained.bundle), request.paths, plan, metric)
     untold = ""
-    if good:
+    if promoted:
         entry = promote(trained.bundle.id, why=reason, home=settings.home)
         untold = tell(entry, recipe.name, settings)
     return trained, Outcome(
         recipe=recipe.name,
-        promoted=good,
+        promoted=promoted,
         bundle=trained.bundle.id,
         champion=champion.id if champion else "",
         sessions=plan.sessions,
-        held_out=len(plan.held),
+        held_out=len(plan.held_out),
         verdict=verdict.to_dict() if verdict else None,
         reason=reason,
-        told=good and not untold,
+        told=promoted and not untold,
         seconds=time.monotonic() - started,
     )
 
 
-def trainer(gated: bool) -> Callable[[Recipe, TrainRequest, OnStage], tuple[Trained, dict[str, Any]]]:
+def train_and_promote(
+    recipe: Recipe, request: TrainRequest, on_stage: OnStage, gated: bool
+) -> tuple[Trained, dict[str, Any]]:
     """What `kymo train` does: train and promote at once, or behind the gate; with what to say of the promotion."""
-
-    def behind_gate(recipe: Recipe, request: TrainRequest, on_stage: OnStage) -> tuple[Trained, dict[str, Any]]:
-        trained, outcome = train_behind_gate(recipe, request, Settings.from_env(), on_stage)
+    settings = Settings.from_env()
+    if gated:
+        trained, outcome = train_behind_gate(recipe, request, settings, on_stage)
         return trained, {name: getattr(outcome, name) for name in ("promoted", "champion", "verdict", "reason", "told")}
-
-    def at_once(recipe: Recipe, request: TrainRequest, on_stage: OnStage) -> tuple[Trained, dict[str, Any]]:
-        trained, settings = train(recipe, request, on_stage=on_stage), Settings.from_env()
-        entry = open_registry().current(recipe.name)
-        promoted = request.out is None and request.promote and entry is not None
-        if promoted and entry is not None:
-            tell(entry, recipe.name, settings)  # without a broker there is nobody to be told
-        return trained, {"promoted": promoted}
-
-    return behind_gate if gated else at_once
+    trained = train(recipe, request, on_stage=on_stage)
+    entry = open_registry().current(recipe.name)
+    promoted = request.out is None and request.promote and entry is not None
+    if promoted and entry is not None:
+        tell(entry, recipe.name, settings)  # without a broker there is nobody to be told
+    return trained, {"promoted": promoted}
 
 
 def champion_of(recipe: Recipe, home: Path) -> str:
     """Name of a recipe's champion; empty for none."""
-    found = _champion(recipe, home)
-    return found.id if found else ""
+    champion = _champion(recipe, home)
+    return champion.id if champion else ""
 
 
 def _champion(recipe: Recipe, home: Path) -> Bundle | None:
@@ -169,7 +167,7 @@ def _champion(recipe: Recipe, home: Path) -> Bundle | None:
 
 
 def _decide(
-    recipe: Recipe, pair: tuple[Bundle | None, Bundle], paths: tuple[str, ...], plan: Plan, metric: str
+    recipe: Recipe, pair: tuple[Bundle | None, Bundle], paths: tuple[str, ...], plan: GatePlan, metric: str
 ) -> tuple[Verdict | None, bool, str]:
     champion, candidate = pair
     try:
@@ -184,32 +182,32 @@ def _decide(
         champion.check(recipe)
     except BundleError as error:
         return None, True, f"the champion does not fit the recipe any more ({error})"
-    if not plan.held:
+    if not plan.held_out:
         return None, False, "no session can be spared to judge: at least two of one class are needed"
-    judges, said = _judges(champion, plan, recipe)
-    held = (r for r in read(paths, recipe.read_options()) if r.session in judges)
-    verdict = compare(champion, candidate, held, recipe, metric)
-    verdict = replace(verdict, text=verdict.text + said)
+    judges, remark = _judges(champion, plan, recipe)
+    recordings = (r for r in read(paths, recipe.read_options()) if r.session in judges)
+    verdict = compare(champion, candidate, recordings, recipe, metric)
+    verdict = replace(verdict, text=verdict.text + remark)
     return verdict, verdict.promote, verdict.text
 
 
-def _judges(champion: Bundle, plan: Plan, recipe: Recipe) -> tuple[frozenset[str], str]:
+def _judges(champion: Bundle, plan: GatePlan, recipe: Recipe) -> tuple[frozenset[str], str]:
     """Which of the sessions held out judge, and what is to be said of that.
 
     The candidate has learned from none of them. A champion that was trained without the gate may have: that speaks for it, so those
     sessions judge only where too few others are there. Then a candidate that is better all the same is better indeed.
     """
     by_subject = recipe.train.split == "subject"
-    known = {name: knows(champion, name, plan.held[name] if by_subject else "") for name in plan.held}
-    if None in known.values():
-        return frozenset(known), "; whether the champion has learned from them its manifest does not say"
-    new = frozenset(name for name, knows_it in known.items() if not knows_it)
-    old = len(known) - len(new)
+    knowledge = {name: knows(champion, name, plan.held_out[name] if by_subject else "") for name in plan.held_out}
+    if None in knowledge.values():
+        return frozenset(knowledge), "; whether the champion has learned from them its manifest does not say"
+    new = frozenset(name for name, known in knowledge.items() if not known)
+    old = len(knowledge) - len(new)
     if not old:
         return new, ""
     if len(new) >= MIN_SESSIONS:
         return new, f"; {old} more were left out, as the champion has learned from them"
-    return frozenset(known), f"; the champion has learned from {old} of them, which speaks for it"
+    return frozenset(knowledge), f"; the champion has learned from {old} of them, which speaks for it"
 
 
 @contextlib.contextmanager
@@ -217,15 +215,15 @@ def alone(recipe: str, home: Path) -> Iterator[None]:
     """Keep a second refresh of a recipe out."""
     path = home / "run" / f"refresh-{recipe}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with lock(path, wait=False) as held:
-        if held is None:
+    with lock(path, wait=False) as file:
+        if file is None:
             raise KymoError(f"another refresh of `{recipe}` runs here ({path} is locked); wait for its end")
         yield
 
 
 def refresh_for_ever(
     recipe: Recipe,
-    round_: Callable[[], Outcome],
+    train_once: Callable[[], Outcome],
     signature: Callable[[], str],  # of the data as they are now
     wait: Callable[[], bool],  # waits for the next round; False ends them
     champion: Callable[[], str] = lambda: "",
@@ -234,12 +232,12 @@ def refresh_for_ever(
     before = ""
     while True:
         try:
-            now = signature()
-            if now == before:
+            current = signature()
+            if current == before:
                 yield Outcome(recipe.name, reason="no new recordings or labels", champion=champion())
             else:
-                yield round_()
-                before = now
+                yield train_once()
+                before = current
         except (
             Exception
         ) as error:  # a full disk, a broker that is away, data that are half written: the next round may do

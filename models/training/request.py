@@ -23,9 +23,9 @@ from models.data.cache import build_dataset
 from models.data.examples import Dataset
 from models.data.samples import check_training, link_runs
 from models.data.splits import session_of
-from models.training.fit_and_judge import Plan
+from models.training.fit_and_judge import FitPlan
 from models.training.record import Candidate
-from models.training.split_data import Prepared, prepare, prepare_raw
+from models.training.split_data import SplitData, prepare, prepare_raw
 from models.zoo import SCHEDULES, Epoch, architecture, read_parameters, takes
 from processors.chain import Chain
 from processors.recipe.load import Recipe
@@ -49,7 +49,7 @@ DEFAULTS: dict[str, Any] = {
     "sequence": 20,
 }
 #: What is fitted beside the recipe's architecture unless the recipe says otherwise.
-BESIDE = "minirocket"
+_BESIDE = "minirocket"
 _LARGEST_SEED = 2**31 - 1  # what every framework takes; as `--seed`
 _WEEK_S = 7 * 86_400
 #: ``on_stage(name, epochs)`` is told what begins, and gives what is told its epochs.
@@ -77,18 +77,18 @@ class TrainRequest:
 
     def windows(self, recipe: Recipe, chain: Chain) -> Dataset:
         """What to train on, behind a chain; on disk, and found there again."""
-        found = build_dataset(self.paths, recipe, chain)
+        dataset = build_dataset(self.paths, recipe, chain)
         if recipe.stateful:
-            found.examples = link_runs(found)
+            dataset.examples = link_runs(dataset)
         if self.without:
-            found.examples = [example for example in found.examples if session_of(example) not in self.without]
-            if not found.examples:
+            dataset.examples = [example for example in dataset.examples if session_of(example) not in self.without]
+            if not dataset.examples:
                 raise TrainingError(f"all {len(self.without)} sessions are left out; there is nothing to learn from")
-        return found
+        return dataset
 
 
 @dataclass(slots=True, eq=False)
-class Run:
+class TrainingRun:
     """One run: what is asked for, what was read, who is told."""
 
     recipe: Recipe
@@ -98,79 +98,85 @@ class Run:
     on_stage: OnStage
     folder: Path | None = None
     raw: Dataset | None = None
-    stopped: list[Candidate] = field(default_factory=list)
+    stopped: list[Candidate] = field(default_factory=list)  # trials cut short, and what could not be fitted
 
     def raw_windows(self) -> Dataset:
-        """Raw windows of the same recordings, read when they are first wanted."""
+        """Raw windows of the same recordings, read when they are first asked for."""
         if self.raw is None:
             self.raw = self.request.windows(self.recipe, raw_chain(self.recipe.chain))
         return self.raw
 
-    def prepared_for(self, name: str, share: float, chain: Prepared | None = None) -> Prepared:
-        """Windows as an architecture takes them, a share of them held out."""
-        chain = chain or prepare(self.recipe, self.dataset.examples, share, self.settings["seed"])
+    def data_for(self, name: str, data: SplitData | None = None) -> SplitData:
+        """A split's windows as an architecture takes them; without a split all windows, to learn from."""
+        data = data or prepare(self.recipe, self.dataset.examples, 0.0, self.settings["seed"])
         if takes(architecture(name)) == "chain":
-            return chain
-        return prepare_raw(self.recipe, self.raw_windows().examples, self.dataset.examples, chain)
+            return data
+        return prepare_raw(self.recipe, self.raw_windows().examples, self.dataset.examples, data)
 
     @property
     def beside(self) -> tuple[str, ...]:
         """Architectures that are fitted beside the recipe's own."""
-        compare, own = self.settings["compare"], self.recipe.model.architecture if self.recipe.model else ""
-        names = () if self.request.only or compare is False else (BESIDE,) if compare is True else compare
-        return tuple(name for name in names if name != own)
+        compare, of_recipe = self.settings["compare"], self.recipe.model.architecture if self.recipe.model else ""
+        names = () if self.request.only or compare is False else (_BESIDE,) if compare is True else compare
+        return tuple(name for name in names if name != of_recipe)
 
-    def plan(self, name: str, parameters: Mapping[str, Any], stage: str) -> Plan:
-        return Plan(name, name, parameters, self.settings, self.folder / stage if self.folder else None)
+    def plans(self) -> list[FitPlan]:
+        """The recipe's own, then those of the architectures beside it."""
+        assert self.recipe.model is not None
+        own = self.plan(self.recipe.model.architecture, self.recipe.model.parameters, "own")
+        return [own, *(self.plan(name, {}, f"beside-{name}") for name in self.beside)]
+
+    def plan(self, name: str, parameters: Mapping[str, Any], stage: str) -> FitPlan:
+        return FitPlan(name, name, parameters, self.settings, self.folder / stage if self.folder else None)
 
 
 def train_parameters(recipe: Recipe, request: TrainRequest) -> dict[str, Any]:
     """``[train]`` with defaults filled in and the request's own numbers."""
     if recipe.model is None:
         raise TrainingError(f"recipe `{recipe.name}` has no [model]; add one with its architecture")
-    given = dict(recipe.train.parameters)
-    compare = given.pop("compare", True) if isinstance(given.get("compare"), list | tuple) else None
-    found = read_parameters(given, DEFAULTS, "[train]")
+    parameters = dict(recipe.train.parameters)
+    compare = parameters.pop("compare", True) if isinstance(parameters.get("compare"), list | tuple) else None
+    settings = read_parameters(parameters, DEFAULTS, "[train]")
     if compare is not None:
         if not all(isinstance(name, str) for name in compare):
             raise TrainingError(f"[train] compare = {list(compare)!r}, expected true, false or names of architectures")
         for name in compare:
             architecture(name)  # an unknown one is said now, not after the first fit
-        found["compare"] = list(dict.fromkeys(compare))
-    found |= {k: v for k, v in (("epochs", request.epochs), ("seed", request.seed)) if v is not None}
-    if found["epochs"] < 1 or found["patience"] < 1 or not 0 <= found["validation"] < 1:
+        settings["compare"] = list(dict.fromkeys(compare))
+    settings |= {k: v for k, v in (("epochs", request.epochs), ("seed", request.seed)) if v is not None}
+    if settings["epochs"] < 1 or settings["patience"] < 1 or not 0 <= settings["validation"] < 1:
         raise TrainingError("[train] epochs and patience start at 1, validation is a share from 0 to below 1")
-    if not 0 <= found["seed"] <= _LARGEST_SEED:
-        raise TrainingError(f"[train] seed = {found['seed']}, expected a whole number from 0 to {_LARGEST_SEED}")
-    if found["schedule"] not in ("", *SCHEDULES):
-        raise TrainingError(f"[train] schedule = {found['schedule']!r}, expected one of {', '.join(SCHEDULES)}")
-    check_training(recipe, found["sequence"])
-    if recipe.train.folds and not found["refit"]:
+    if not 0 <= settings["seed"] <= _LARGEST_SEED:
+        raise TrainingError(f"[train] seed = {settings['seed']}, expected a whole number from 0 to {_LARGEST_SEED}")
+    if settings["schedule"] not in ("", *SCHEDULES):
+        raise TrainingError(f"[train] schedule = {settings['schedule']!r}, expected one of {', '.join(SCHEDULES)}")
+    check_training(recipe, settings["sequence"])
+    if recipe.train.folds and not settings["refit"]:
         raise TrainingError("[train] refit = false bundles the model of one split; leave it out, or folds")
     if recipe.train.folds and request.search_minutes:
         raise TrainingError("--search compares on one split; leave it out, or [train] folds")
-    return found
+    return settings
 
 
 @contextlib.contextmanager
-def checkpoints(decisive: Mapping[str, Any], home: Path | None = None) -> Iterator[Path | None]:
+def checkpoints(fingerprint: Mapping[str, Any], home: Path | None = None) -> Iterator[Path | None]:
     """The folder of a run; None while an equal run is under way in another process."""
     base = (home or Settings.from_env().home) / "cache" / "training"
-    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True, default=str).encode()).hexdigest()[:16]
     folder = base / digest
     folder.mkdir(parents=True, exist_ok=True)
     _tidy(base, folder)
-    with lock(folder / ".lock", wait=False) as held:
-        if held is None:
+    with lock(folder / ".lock", wait=False) as file:
+        if file is None:
             yield None
             return
         yield folder
         shutil.rmtree(folder, ignore_errors=True)  # an error or a kill leaves it for the next run
 
 
-def _tidy(base: Path, but: Path) -> None:
-    for other in base.iterdir():
+def _tidy(base: Path, current: Path) -> None:
+    for folder in base.iterdir():
         with contextlib.suppress(OSError):
-            newest = max(path.stat().st_mtime for path in (other, *other.rglob("*")))
-            if other != but and time.time() - newest > _WEEK_S:
-                shutil.rmtree(other, ignore_errors=True)
+            newest = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+            if folder != current and time.time() - newest > _WEEK_S:
+                shutil.rmtree(folder, ignore_errors=True)

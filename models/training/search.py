@@ -7,6 +7,7 @@ loss is worse than the median of what the others had reached at the same epoch (
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import time
@@ -16,18 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from models.training.fit_and_judge import Fitted, Plan, fit, peak_mb
+from models.training.fit_and_judge import FitPlan, FittedModel, fit, peak_mb
 from models.training.record import Candidate
-from models.training.split_data import Prepared
+from models.training.request import TrainingRun
+from models.training.split_data import SplitData
 from models.zoo import Between, Epoch, Range, architecture
-from processors.recipe.load import Recipe
 from streams.errors import TrainingError
 
 #: Epochs that every trial gets, and trials that must have gone as far before one is compared with them.
-GRACE, ENOUGH = 5, 3
+_GRACE, _ENOUGH = 5, 3
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: a trial that ends before its time
+class _Stopped(Exception):  # noqa: N818 - not an error: a trial that ends before its time
     """A trial goes no further; the text says why."""
 
 
@@ -39,10 +40,10 @@ class Medians:
 
     def hopeless(self, epoch: int, best: float) -> bool:
         """Whether a trial with this best loss at an epoch is worse than half of the others; it is remembered."""
-        others = self.best.setdefault(epoch, [])
-        out = epoch >= GRACE and len(others) >= ENOUGH and best > statistics.median(others)
-        others.append(best)
-        return out
+        losses = self.best.setdefault(epoch, [])
+        hopeless = epoch >= _GRACE and len(losses) >= _ENOUGH and best > statistics.median(losses)
+        losses.append(best)
+        return hopeless
 
 
 def draw(ranges: Mapping[str, Range], seed: int, trial: int) -> dict[str, Any]:
@@ -54,70 +55,58 @@ def draw(ranges: Mapping[str, Range], seed: int, trial: int) -> dict[str, Any]:
     True
     """
     random = np.random.default_rng([seed, trial])
-    out: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
     for name, values in sorted(ranges.items()):
         if isinstance(values, Between):
-            chosen = math.exp(random.uniform(math.log(values.low), math.log(values.high)))
-            out[name] = float(f"{chosen:.3g}")
+            value = math.exp(random.uniform(math.log(values.low), math.log(values.high)))
+            parameters[name] = float(f"{value:.3g}")
         else:
-            out[name] = values[int(random.integers(len(values)))]
-    return out
+            parameters[name] = values[int(random.integers(len(values)))]
+    return parameters
 
 
-def search(
-    recipe: Recipe,
-    prepared: Prepared,
-    plan: Plan,  # the recipe's own; its parameters stand in every trial where a range does not overrule them
-    minutes: float,
-    on_stage: Callable[[str, int], Callable[[Epoch], None]],
-) -> tuple[list[Fitted], list[Candidate]]:
-    """Fit with other parameters until `minutes` of wall time are over; the trial under way then is stopped."""
+def search(run: TrainingRun, data: SplitData, plan: FitPlan) -> list[FittedModel]:
+    """Fit with other parameters until the run's minutes for it are over; the trial under way then is stopped.
+
+    Parameters of the plan, which is the recipe's own, stand in every trial where a range does not overrule them.
+    """
     ranges: Mapping[str, Range] = getattr(architecture(plan.architecture), "search", {})
     if not ranges:
         raise TrainingError(f"architecture {plan.architecture!r} says no ranges to search; leave --search out")
-    if not len(prepared.validation):
+    if not len(data.validation):
         raise TrainingError("--search compares by held-out windows, and none are held out; see [train] validation")
-    end, medians = time.monotonic() + 60 * minutes, Medians()
-    fitted: list[Fitted] = []
-    stopped: list[Candidate] = []
-    trial = 0
-    while time.monotonic() < end:
-        trial += 1
+    end, medians = time.monotonic() + 60 * run.request.search_minutes, Medians()
+    fitted: list[FittedModel] = []
+    for trial in itertools.count(1):
+        started = time.monotonic()
+        if started >= end:
+            break
         parameters = {**plan.parameters, **draw(ranges, plan.settings["seed"], trial)}
-        own = replace(plan, name=f"{plan.architecture} {trial}", parameters=parameters, checkpoints=None)
-        found = _trial(recipe, prepared, own, (medians, end), on_stage(own.name, plan.settings["epochs"]))
-        if isinstance(found, Fitted):
-            fitted.append(found)
-        else:
-            stopped.append(found)
-    return fitted, stopped
-
-
-def _trial(
-    recipe: Recipe, prepared: Prepared, plan: Plan, rules: tuple[Medians, float], tell: Callable[[Epoch], None]
-) -> Fitted | Candidate:
-    """One trial: the model, or, where it was stopped or cannot be, what is to be said of it."""
-    history: list[Epoch] = []
-    started = time.monotonic()
-    try:
-        return fit(recipe, prepared, plan, _watch(*rules, history, tell))
-    except Stopped as why:
-        note, seconds = f"stopped early: {why}", time.monotonic() - started
-        return Candidate(plan.name, dict(plan.parameters), {}, history, seconds, peak_mb(), note=note)
-    except TrainingError as error:  # parameters that this architecture, or these windows, do not allow
-        return Candidate(plan.name, dict(plan.parameters), note=str(error))
+        trial_plan = replace(plan, name=f"{plan.architecture} {trial}", parameters=parameters, checkpoints=None)
+        history: list[Epoch] = []
+        on_epoch = run.on_stage(trial_plan.name, plan.settings["epochs"])
+        try:
+            fitted.append(fit(run.recipe, data, trial_plan, _watch(medians, end, history, on_epoch)))
+        except _Stopped as why:
+            note, seconds = f"stopped early: {why}", time.monotonic() - started
+            run.stopped.append(Candidate(trial_plan.name, parameters, {}, history, seconds, peak_mb(), note=note))
+        except TrainingError as error:  # parameters that this architecture, or these windows, do not allow
+            run.stopped.append(Candidate(trial_plan.name, parameters, note=str(error)))
+    return fitted
 
 
 def _watch(
-    medians: Medians, end: float, history: list[Epoch], tell: Callable[[Epoch], None]
+    medians: Medians, end: float, history: list[Epoch], on_epoch: Callable[[Epoch], None]
 ) -> Callable[[Epoch], None]:
-    def on_epoch(epoch: Epoch) -> None:
-        history.append(epoch)
-        tell(epoch)
-        best = min(one["validation_loss"] for one in history)
-        if medians.hopeless(len(history), best):
-            raise Stopped(f"worse than half of the trials after {len(history)} epochs")
-        if time.monotonic() > end:
-            raise Stopped("the time is over")
+    """Told of each epoch of a trial, writes it down and stops the trial once it has no chance, or no time."""
 
-    return on_epoch
+    def watch(epoch: Epoch) -> None:
+        history.append(epoch)
+        on_epoch(epoch)
+        best = min(past["validation_loss"] for past in history)
+        if medians.hopeless(len(history), best):
+            raise _Stopped(f"worse than half of the trials after {len(history)} epochs")
+        if time.monotonic() > end:
+            raise _Stopped("the time is over")
+
+    return watch

@@ -24,8 +24,8 @@ from streams.errors import TrainingError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
-    """Windows on both sides of the split, and the chain with what was learned from the training side."""
+class SplitData:
+    """Windows on both sides of a split, and the chain with what was learned from the training side."""
 
     chain: Chain  # the one that makes these windows, its learned numbers set
     labels: tuple[str, ...]
@@ -35,13 +35,18 @@ class Prepared:
     takes: str = "chain"  # ``chain`` or ``raw``
     heads: tuple[ModelHead, ...] = ()  # what else is to be learned
 
+    @property
+    def questions(self) -> tuple[ModelHead, ...]:
+        """The recipe's own question, and its further heads."""
+        return (ModelHead("", self.labels), *self.heads)
+
     def format(self, recipe: Recipe) -> Format:
         """Of the windows."""
         fmt = recipe.input_format()
         return self.chain.output({fmt.stream: fmt})
 
 
-def prepare(recipe: Recipe, examples: Sequence[Example], share: float, seed: int) -> Prepared:
+def prepare(recipe: Recipe, examples: Sequence[Example], share: float, seed: int) -> SplitData:
     """Split the windows that came out of the chain's head, and run them through its steps that learn."""
     labels = Dataset(list(examples)).labels
     if len(labels) < 2:
@@ -57,30 +62,29 @@ def prepare(recipe: Recipe, examples: Sequence[Example], share: float, seed: int
     return prepare_split(recipe, examples, split)
 
 
-def prepare_split(recipe: Recipe, examples: Sequence[Example], split: Split) -> Prepared:
+def prepare_split(recipe: Recipe, examples: Sequence[Example], split: Split) -> SplitData:
     """Run the windows of a split, whose leaks are checked, through the steps that learn, from its training side."""
     labels = Dataset(list(examples)).labels
     head, steps = split_chain(recipe.chain)
-    sides = [[examples[i] for i in numbers] for numbers in (split.training, split.validation)]
-    fitted = fit_steps(steps, [example.window for example in sides[0]])
-    sides[0] = [examples[i] for i in _balanced(recipe, examples, split)]
+    fitted = fit_steps(steps, [examples[i].window for i in split.training])
+    sides = ([examples[i] for i in numbers] for numbers in (_balanced(recipe, examples, split), split.validation))
     training, validation = (with_steps(side, fitted) if fitted else side for side in sides)
     heads = heads_of(recipe, examples)
-    return Prepared(Chain((*head.specs, *fitted)), labels, training, validation, split, heads=heads)
+    return SplitData(Chain((*head.specs, *fitted)), labels, training, validation, split, heads=heads)
 
 
 def _balanced(recipe: Recipe, examples: Sequence[Example], split: Split) -> list[int]:
     """Training examples; where the recipe says so, those of rarer classes again and again until all are as frequent."""
     if recipe.train.balance != "oversample":
         return split.training
-    own: dict[str, list[int]] = {}
+    by_label: dict[str, list[int]] = {}
     for i in split.training:
-        own.setdefault(examples[i].label, []).append(i)
-    most = max(map(len, own.values()))
-    return sorted(numbers[i % len(numbers)] for numbers in own.values() for i in range(most))
+        by_label.setdefault(examples[i].label, []).append(i)
+    most = max(map(len, by_label.values()))
+    return sorted(numbers[i % len(numbers)] for numbers in by_label.values() for i in range(most))
 
 
-def prepare_raw(recipe: Recipe, raw: Sequence[Example], examples: Sequence[Example], like: Prepared) -> Prepared:
+def prepare_raw(recipe: Recipe, raw: Sequence[Example], examples: Sequence[Example], like: SplitData) -> SplitData:
     """Raw windows on the sides on which those of the recipe's chain stand."""
     sides: list[list[int]] = []
     for side in (like.split.training, like.split.validation):
@@ -90,41 +94,34 @@ def prepare_raw(recipe: Recipe, raw: Sequence[Example], examples: Sequence[Examp
         raise TrainingError("no raw window stands where one of the recipe's does; shorten [window] length_s")
     split = replace(like.split, training=sides[0], validation=sides[1])
     training, validation = [raw[i] for i in _balanced(recipe, raw, split)], [raw[i] for i in sides[1]]
-    return Prepared(raw_chain(recipe.chain), like.labels, training, validation, split, "raw", like.heads)
+    return SplitData(raw_chain(recipe.chain), like.labels, training, validation, split, "raw", like.heads)
 
 
 def _place(example: Example) -> tuple[str, int, int]:
     return session_of(example), example.window.start_index, example.window.start_ns
 
 
-def samples_of(recipe: Recipe, prepared: Prepared, layout: str) -> tuple[Samples, Samples | None]:
+def samples_of(recipe: Recipe, data: SplitData, layout: str) -> tuple[Samples, Samples | None]:
     """Arrays of both sides, as a model of this layout takes them."""
-    sides: list[Samples | None] = []
-    for side in (prepared.training, prepared.validation):
-        if not len(side):
-            sides.append(None)
-            continue
-        made = to_samples(side, prepared.labels, layout, prepared.heads)
-        kind = recipe.train.split if recipe.train.split == "subject" else "session"
-        names = [group_of(example, kind) for example in side]
-        number = {name: i for i, name in enumerate(dict.fromkeys(names))}
-        sides.append(replace(made, groups=np.array([number[name] for name in names], np.int64)))
-    training, validation = sides
-    assert training is not None
-    return training, validation
+    kind = "subject" if recipe.train.split == "subject" else "session"
+
+    def side(examples: Sequence[Example]) -> Samples:
+        samples = to_samples(examples, data.labels, layout, data.heads)
+        groups = [group_of(example, kind) for example in examples]
+        number = {name: i for i, name in enumerate(dict.fromkeys(groups))}
+        return replace(samples, groups=np.array([number[name] for name in groups], np.int64))
+
+    return side(data.training), side(data.validation) if len(data.validation) else None
 
 
-def sides_of(prepared: Prepared, most: int) -> tuple[Samples, Samples | None]:
-    """Sequences of both sides of a split, of at most `most` windows; no session stands on both."""
-    chain, labels = prepared.chain, prepared.labels
-    training, validation = prepared.training, prepared.validation
-    held = sequences_of(validation, chain, labels, prepared.heads, most) if len(validation) else None
-    return sequences_of(training, chain, labels, prepared.heads, most), held
+def sequences_of_sides(data: SplitData, most: int) -> tuple[Samples, Samples | None]:
+    """Sequences of both sides, of at most `most` windows; no session stands on both."""
 
+    def side(examples: Sequence[Example]) -> Samples:
+        return sequences_of(examples, data.chain, data.labels, data.heads, most)
 
-def weights_of(recipe: Recipe, classes: Array, labels: int) -> tuple[float, ...]:
-    """Weights of the classes as ``[train] balance`` asks for; empty where the architecture's own rule is that."""
-    return () if recipe.train.balance == "weights" else (1.0,) * labels
+    validation = side(data.validation) if len(data.validation) else None
+    return side(data.training), validation
 
 
 Augment = Callable[[Array, np.random.Generator], Array]

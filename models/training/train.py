@@ -21,12 +21,13 @@ from models.data.samples import is_stateful, split_chain
 from models.pooling import Pool
 from models.registry import write_bundle
 from models.registry.manifest import MODEL
+from models.reports.report import RECORD, bundle_report
 from models.training.export import Exported, export_model, export_stateful
-from models.training.fit_and_judge import Fitted, fit, judge, peak_mb, pool_of
+from models.training.fit_and_judge import FittedModel, fit, judge, peak_mb, pool_of
 from models.training.folds import cross_validate
 from models.training.lineage import LEARNED, learned_from, lineage_of, manifest_of, revision, split_of, versions
 from models.training.record import Candidate, RunRecord, cross_validation
-from models.training.request import DEFAULTS, OnStage, Run, TrainRequest, checkpoints, train_parameters
+from models.training.request import OnStage, TrainingRun, TrainRequest, checkpoints, train_parameters
 from models.training.search import search
 from models.training.split_data import prepare
 from models.zoo import Epoch, architecture, takes
@@ -62,167 +63,175 @@ def train(
     started = time.monotonic()
     settings = train_parameters(recipe, request)
     dataset = request.windows(recipe, split_chain(recipe.chain)[0])
-    run = Run(recipe, request, settings, dataset, on_stage or (lambda name, epochs: on_epoch))
+    run = TrainingRun(recipe, request, settings, dataset, on_stage or (lambda name, epochs: on_epoch))
     with checkpoints(fingerprint(run)) as run.folder:
-        found, pool = _candidates(run)
-        chosen, choice = _choose(found, request.windows_of)
-        final = _refitted(run, chosen)
-        windows = final.training.windows
-        if is_stateful(final.plan.parameters):
-            exported = export_stateful(final.model, windows)
-        else:
-            exported = export_model(final.model, windows.shape[1:], windows)
-        record = _record_of(run, found, chosen, choice, final, pool)
-        record.split |= {"leak_free": other} if (other := _leak_free_scores(run, chosen, pool)) else {}
+        candidates, pool = _candidates(run)
+        winner, choice = _choose(candidates, request.windows_of)
+        final = _refit(run, winner)
+        exported = _export(final)
+        record = _record_of(run, candidates, winner, choice, final, pool)
+        if leak_free := _leak_free_scores(run, winner, pool):
+            record.split["leak_free"] = leak_free
         record.seconds, record.peak_mb = time.monotonic() - started, peak_mb()
-        bundle = _write_run(run, final, chosen, exported, pool, record)
-    return Trained(bundle, chosen.scores, record.notes, record)
+        bundle = _write_run(run, final, winner, exported, pool, record)
+    return Trained(bundle, winner.scores, record.notes, record)
 
 
-def fingerprint(run: Run) -> dict[str, Any]:
+def fingerprint(run: TrainingRun) -> dict[str, Any]:
     """All that decides what comes of a run."""
     recipe, request = run.recipe, run.request
     assert recipe.model is not None
     model = (recipe.model.architecture, dict(recipe.model.parameters))
     tables = (recipe.labels, recipe.heads, recipe.train, recipe.chain.to_json(), dict(recipe.model.pool))
-    asked = (request.only, request.search_minutes, sorted(request.without))
-    return {"recipe": recipe.name, "model": model, "tables": tables, "asked": asked} | {
+    options = (request.only, request.search_minutes, sorted(request.without))
+    return {"recipe": recipe.name, "model": model, "tables": tables, "asked": options} | {
         "settings": run.settings,
         "inputs": run.dataset.inputs,
         "revision": revision(),
         # Another version's optimiser may keep other things, and its steps give other numbers.
-        "packages": versions([name for one in (model[0], *run.beside) for name in architecture(one).packages]),
+        "packages": versions([package for name in (model[0], *run.beside) for package in architecture(name).packages]),
     }
 
 
-def _candidates(run: Run) -> tuple[list[Fitted], Pool | None]:
+def _candidates(run: TrainingRun) -> tuple[list[FittedModel], Pool | None]:
     """The recipe's model first, then what a search tried, then MiniRocket or what else the recipe compares with."""
     recipe, settings = run.recipe, run.settings
-    assert recipe.model is not None
-    name = recipe.model.architecture
     if recipe.train.folds:
-        return cross_validate(run, run.beside)
-    chain = prepare(recipe, run.dataset.examples, settings["validation"], settings["seed"])
-    pool, prepared = pool_of(recipe, chain.training, chain.labels), run.prepared_for(name, 0.0, chain)
-    own = run.plan(name, recipe.model.parameters, "own")
-    found = [fit(recipe, prepared, own, run.on_stage(name, settings["epochs"]))]
+        return cross_validate(run)
+    split = prepare(recipe, run.dataset.examples, settings["validation"], settings["seed"])
+    pool = pool_of(recipe, split.training, split.labels)
+    own, *beside = run.plans()
+    data = run.data_for(own.architecture, split)
+    candidates = [fit(recipe, data, own, run.on_stage(own.name, settings["epochs"]))]
     if run.request.search_minutes:
-        more, run.stopped = search(recipe, prepared, own, run.request.search_minutes, run.on_stage)
-        found += more
-    for other in run.beside if chain.validation else ():
+        candidates += search(run, data, own)
+    for plan in beside if split.validation else ():
         try:
-            epochs = settings["epochs"] if takes(architecture(other)) == "chain" else 1
-            plan = run.plan(other, {}, f"beside-{other}")
-            found.append(fit(recipe, run.prepared_for(other, 0.0, chain), plan, run.on_stage(other, epochs)))
+            data = run.data_for(plan.architecture, split)
+            epochs = settings["epochs"] if data.takes == "chain" else 1
+            candidates.append(fit(recipe, data, plan, run.on_stage(plan.name, epochs)))
         except TrainingError as error:
-            run.stopped.append(Candidate(other, note=str(error)))
-    for one in found:
-        judge(one, settings["calibrate"] and takes(type(one.model)) == "chain", pool)
-    return found, pool
+            run.stopped.append(Candidate(plan.name, note=str(error)))
+    for candidate in candidates:
+        judge(candidate, pool)
+    return candidates, pool
 
 
-def _choose(found: list[Fitted], windows_of: str) -> tuple[Fitted, str]:
+def _choose(candidates: list[FittedModel], windows_of: str) -> tuple[FittedModel, str]:
     """The best by what was held out, the recipe's own where another is not better; and a sentence about it.
 
     Where windows must be of one kind, those of the other come last.
     """
-    own = found[0]
-    if not own.scores:
-        return own, f"{own.plan.name}: nothing was held out to compare by"
+    of_recipe = candidates[0]
+    if not of_recipe.scores:
+        return of_recipe, f"{of_recipe.plan.name}: nothing was held out to compare by"
 
-    def rank(one: Fitted) -> tuple[bool, float]:
-        return windows_of in ("", takes(type(one.model))), one.rank
+    def rank(candidate: FittedModel) -> tuple[bool, float]:
+        return windows_of in ("", takes(type(candidate.model))), candidate.rank
 
-    best = max(found, key=rank)
-    chosen = best if rank(best) > rank(own) else own
-    others = ", ".join(f"{one.plan.name} {one.rank:.3f}" for one in found if one is not chosen)
-    beside = f"; {others}" if others else ""
-    where = f"over {cross_validation(split_of(chosen))}" if chosen.folds else "on what was held out"
-    return chosen, f"bundled {chosen.plan.name}: {chosen.rank:.3f} {where}{beside}"
+    winner = max(candidates, key=rank)  # the first of equals
+    losers = ", ".join(f"{loser.plan.name} {loser.rank:.3f}" for loser in candidates if loser is not winner)
+    beside = f"; {losers}" if losers else ""
+    where = f"over {cross_validation(split_of(winner))}" if winner.folds else "on what was held out"
+    return winner, f"bundled {winner.plan.name}: {winner.rank:.3f} {where}{beside}"
 
 
-def _refitted(run: Run, chosen: Fitted) -> Fitted:
-    """The chosen model, learned from all windows."""
-    if not chosen.scores or not run.settings["refit"]:
-        return chosen
-    epochs = chosen.best_epochs
-    plan = replace(chosen.plan, settings={**run.settings, "epochs": epochs})
+def _refit(run: TrainingRun, winner: FittedModel) -> FittedModel:
+    """The model that won, learned from all windows."""
+    if not winner.scores or not run.settings["refit"]:
+        return winner
+    epochs = winner.best_epochs
+    plan = replace(winner.plan, settings={**run.settings, "epochs": epochs})
     # Where the run was killed, a search may have chosen another one by now: each has a folder of its own.
     plan = replace(plan, checkpoints=run.folder / f"refit-{plan.digest}" if run.folder else None)
-    prepared = run.prepared_for(plan.architecture, 0.0)
-    return fit(run.recipe, prepared, plan, run.on_stage(f"{plan.name}, all windows", epochs))
+    on_epoch = run.on_stage(f"{plan.name}, all windows", epochs)
+    return fit(run.recipe, run.data_for(plan.architecture), plan, on_epoch)
 
 
-def _leak_free_scores(run: Run, chosen: Fitted, pool: Pool | None) -> dict[str, Any]:
-    """Scores of the chosen architecture on a split without leaks."""
-    if chosen.prepared.split.kind != "window" or not chosen.scores:
+def _export(final: FittedModel) -> Exported:
+    windows = final.training.windows
+    if is_stateful(final.plan.parameters):
+        return export_stateful(final.model, windows)
+    return export_model(final.model, windows.shape[1:], windows)
+
+
+def _leak_free_scores(run: TrainingRun, winner: FittedModel, pool: Pool | None) -> dict[str, Any]:
+    """Scores on a split by session (by time, where no session can be spared) of what won on a split that leaks.
+
+    Windows of one session resemble each other and may share samples, so that scores of a random split say how well the
+    model does on these sessions, not on new ones.
+    """
+    if winner.data.split.kind != "window" or not winner.scores:
         return {}
-    name, settings = chosen.plan.architecture, run.settings
+    name, settings = winner.plan.architecture, run.settings
     for kind in ("session", "time"):
         recipe = replace(run.recipe, train=replace(run.recipe.train, split=kind))
-        chain = prepare(recipe, run.dataset.examples, settings["validation"], settings["seed"])
-        if not chain.validation:
+        split = prepare(recipe, run.dataset.examples, settings["validation"], settings["seed"])
+        if not split.validation:
             continue
-        plan = run.plan(name, chosen.plan.parameters, "leak_free")
+        plan = run.plan(name, winner.plan.parameters, "leak_free")
         on_epoch = run.on_stage(f"{name}, split by {kind}", settings["epochs"])
-        found = fit(recipe, run.prepared_for(name, 0.0, chain), plan, on_epoch)
-        judge(found, settings["calibrate"] and found.prepared.takes == "chain", pool)
-        return {"kind": kind, "scores": found.scores}
+        fitted = fit(recipe, run.data_for(name, split), plan, on_epoch)
+        judge(fitted, pool)
+        return {"kind": kind, "scores": fitted.scores}
     return {}
 
 
 def _record_of(
-    run: Run, found: list[Fitted], chosen: Fitted, choice: str, final: Fitted, pool: Pool | None
+    run: TrainingRun,
+    fits: list[FittedModel],
+    winner: FittedModel,
+    choice: str,
+    final: FittedModel,
+    pool: Pool | None,
 ) -> RunRecord:
     """All facts of a run but its time and memory."""
     recipe = run.recipe
-    candidates = [one.candidate() for one in found]
-    candidates[found.index(chosen)].chosen = True
-    lineage = lineage_of(recipe, run.request, run.dataset, chosen)
+    candidates = [fitted.candidate() for fitted in fits]
+    candidates[fits.index(winner)].chosen = True
+    lineage = lineage_of(recipe, run.request, run.dataset, winner)
     return RunRecord(
         recipe=recipe.name,
         recipe_text=recipe.path.read_text(encoding="utf-8-sig") if recipe.path else "",
-        architecture=chosen.plan.architecture,
-        parameters=chosen.model.parameters,
+        architecture=winner.plan.architecture,
+        parameters=winner.model.parameters,
         training=lineage["train"],
-        history=chosen.history,
-        split=split_of(chosen),
-        scores=chosen.scores,
-        held_out=chosen.held_out(),
+        history=winner.history,
+        split=split_of(winner),
+        scores=winner.scores,
+        held_out=winner.to_held_out(),
         candidates=[*candidates, *run.stopped],
         choice=choice,
         lineage={**lineage, "seed": run.settings["seed"], "revision": revision()},
         pooling=pool.to_json() if pool else {},
-        notes=_notes(run, chosen, final),
+        notes=_notes(run, winner, final),
     )
 
 
 def _write_run(
-    run: Run, final: Fitted, chosen: Fitted, exported: Exported, pool: Pool | None, record: RunRecord
+    run: TrainingRun, final: FittedModel, winner: FittedModel, exported: Exported, pool: Pool | None, record: RunRecord
 ) -> Bundle:
-    """Write the bundle of `final`, with the scores of `chosen`, its report and what else is to be saved; read it back."""
-    from models.reports.report import RECORD, bundle_report
-
+    """Write the bundle of `final`, with the scores of `winner`, its report and what else is to be saved; read it back."""
     lineage = {key: value for key, value in record.lineage.items() if key not in ("seed", "revision")}
     lineage[LEARNED] = learned_from(run.dataset)
-    facts = {"history": chosen.history, "validation": chosen.scores, "parity": exported.parity}
-    said = json.dumps({**facts, "notes": dict(run.dataset.notes)}, indent=1) + "\n"
+    facts = {"history": winner.history, "validation": winner.scores, "parity": exported.parity}
+    facts_text = json.dumps({**facts, "notes": dict(run.dataset.notes)}, indent=1) + "\n"
     if run.request.report:
-        attached = bundle_report(record, chosen.window)
+        attached = bundle_report(record, winner.window)
     else:
         attached = {f"report/{RECORD}": record.to_json().encode("utf-8", "backslashreplace")}
     path = write_bundle(
         run.request.out,
-        manifest_of(run.recipe, final, chosen, exported, pool, lineage),
-        {MODEL: exported.model, "report/report.json": said.encode()},
+        manifest_of(run.recipe, final, winner, exported, pool, lineage),
+        {MODEL: exported.model, "report/report.json": facts_text.encode()},
         attached=attached,
         promote=run.request.promote,
     )
     if run.request.history_out:
-        _save(run.request.history_out, (json.dumps(chosen.history, indent=1) + "\n").encode())
+        _save(run.request.history_out, (json.dumps(winner.history, indent=1) + "\n").encode())
     if run.request.weights_out:
-        own = getattr(final.model, "weights", None)
-        _save(run.request.weights_out, own() if callable(own) else exported.model)
+        weights = getattr(final.model, "weights", None)
+        _save(run.request.weights_out, weights() if callable(weights) else exported.model)
     return load_bundle(path)
 
 
@@ -234,17 +243,17 @@ def _save(path: Path, data: bytes) -> None:
         raise TrainingError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
 
 
-def _notes(run: Run, chosen: Fitted, final: Fitted) -> list[str]:
+def _notes(run: TrainingRun, winner: FittedModel, final: FittedModel) -> list[str]:
     notes = [f"{text} ({count} times)" if count > 1 else text for text, count in run.dataset.notes.items()]
     if len(notes) > _MOST_NOTES:
-        left = len(notes) - _MOST_NOTES
-        notes = [*notes[:_MOST_NOTES], f"and {left} more notes on the data; `kymo dataset show` gives all of them"]
-    if not chosen.scores:
+        more = len(notes) - _MOST_NOTES
+        notes = [*notes[:_MOST_NOTES], f"and {more} more notes on the data; `kymo dataset show` gives all of them"]
+    if not winner.scores:
         notes.append(
             "nothing was held out, so there are no scores: no recording can be spared, or [train] validation = 0"
         )
-    said = [text for one in (chosen, final) for text in getattr(one.model, "notes", [])]
-    return [*notes, *notes_on(chosen.prepared.heads), *dict.fromkeys(said)]
+    of_models = [text for fitted in (winner, final) for text in getattr(fitted.model, "notes", [])]
+    return [*notes, *notes_on(winner.data.heads), *dict.fromkeys(of_models)]
 
 
-__all__ = ["DEFAULTS", "TrainRequest", "Trained", "fingerprint", "prepare", "train", "train_parameters"]
+__all__ = ["TrainRequest", "Trained", "fingerprint", "train"]
