@@ -75,9 +75,9 @@ class ChunkCodec:
         extra, times = b"", chunk.times_ns
         if times is not None or sizes or chunk.filled or not header.format.rate:
             if (times is None and not header.format.rate) or (times is not None and len(times) != count):
-                came = "no" if times is None else len(times)
+                times_count = "no" if times is None else len(times)
                 raise ChunkError(
-                    "invalid", f"{header.session}/{header.format.stream}: {came} times for {count} samples"
+                    "invalid", f"{header.session}/{header.format.stream}: {times_count} times for {count} samples"
                 )
             packed = b"" if times is None else _checked_times(header, times.astype("<i8")).tobytes()
             filled = [int(number) for gap in chunk.filled for number in gap]
@@ -95,8 +95,8 @@ class ChunkCodec:
                 known = self._parsed.get(raw[_PREFIX.size : head_end])
                 if known is not None and raw[head_end:start] == _TAG_DATA + varint(size):
                     header, dtype, sample_bytes, limit, end = known
-                    count, rest = divmod(size, sample_bytes)
-                    if rest == 0 and 0 <= first_index <= limit - count:
+                    count, odd_bytes = divmod(size, sample_bytes)
+                    if odd_bytes == 0 and 0 <= first_index <= limit - count:
                         data = np.frombuffer(raw, dtype, count * (sample_bytes // dtype.itemsize), start)
                         return Chunk(header, first_index, data.reshape(count, *header.format.shape), None, end)
         return self._decode_new(raw)
@@ -157,12 +157,12 @@ def _little(dtype: str) -> np.dtype[np.generic]:
 
 def varint(value: int) -> bytes:
     """A whole number from 0 in Protobuf's wire format."""
-    out = bytearray()
+    wire_bytes = bytearray()
     while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
+        wire_bytes.append(value & 0x7F | 0x80)
         value >>= 7
-    out.append(value)
-    return bytes(out)
+    wire_bytes.append(value)
+    return bytes(wire_bytes)
 
 
 def _varint_length(value: int) -> int:
@@ -201,8 +201,10 @@ def _data_bytes(chunk: Chunk) -> tuple[bytes, list[int]]:
             raise ChunkError("invalid", f"{header.session}/{fmt.stream}: an image of no bytes")
         return b"".join(frames), [len(frame) for frame in frames]
     if chunk.data.shape[1:] != fmt.shape or chunk.data.dtype != fmt.dtype:
-        came, wanted = f"{chunk.data.dtype}{chunk.data.shape[1:]}", f"{fmt.dtype}{fmt.shape}"
-        raise ChunkError("invalid", f"{header.session}/{fmt.stream}: samples are {came}, their header says {wanted}")
+        samples, expected = f"{chunk.data.dtype}{chunk.data.shape[1:]}", f"{fmt.dtype}{fmt.shape}"
+        raise ChunkError(
+            "invalid", f"{header.session}/{fmt.stream}: samples are {samples}, their header says {expected}"
+        )
     return np.ascontiguousarray(chunk.data).astype(_little(fmt.dtype), copy=False).tobytes(), []
 
 
@@ -214,16 +216,18 @@ def _samples(m: Message, content: bytes, fmt: Format) -> Array:
     if fmt.dtype == "jpeg":
         sizes = list(m.frame_bytes)
         if len(sizes) > _MAX_FRAMES or sum(sizes) != len(content) or 0 in sizes:
-            came = f"{len(sizes)} frame sizes for {len(content)} bytes"
-            raise ChunkError("invalid", f"{where}: {came}, expected up to {_MAX_FRAMES} above 0 that add up to them")
+            sizes_and_bytes = f"{len(sizes)} frame sizes for {len(content)} bytes"
+            raise ChunkError(
+                "invalid", f"{where}: {sizes_and_bytes}, expected up to {_MAX_FRAMES} above 0 that add up to them"
+            )
         frames, at = np.empty(len(sizes), object), 0
         for i, size in enumerate(sizes):
             frames[i] = content[at : at + size]
             at += size
         return frames
     dtype = _little(fmt.dtype)
-    count, rest = divmod(len(content), dtype.itemsize * math.prod(fmt.shape))
-    if rest:
+    count, odd_bytes = divmod(len(content), dtype.itemsize * math.prod(fmt.shape))
+    if odd_bytes:
         raise ChunkError(
             "invalid", f"{where}: {len(content)} bytes are no whole number of {fmt.dtype}{fmt.shape} samples"
         )

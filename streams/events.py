@@ -141,7 +141,7 @@ class EventFilter:
     session: str | None = None  # only this session's
 
     def takes(self, event: Event) -> bool:
-        """Whether the event is wanted."""
+        """Whether to give the event."""
         return (
             (self.recipe is None or event.recipe == self.recipe)
             and (self.since is None or event.end_ns > self.since)
@@ -155,16 +155,16 @@ def read_events(
     settings: Settings,
     *,
     follow: bool = False,  # go on with what is published later; else end where the topic ended when the reading began
-    wanted: EventFilter | None = None,
+    only: EventFilter | None = None,
     stop: Callable[[], bool] | None = None,  # asked at least five times a second; a true answer ends the reading
     on_bad: Callable[[Record, EventError], None] | None = None,
 ) -> Iterator[Event]:
     """Events of ``kymo.events``, read without a group."""
     from streams.kafka.read import read_records
 
-    wanted = wanted or EventFilter()
+    only = only or EventFilter()
     topic = Names(settings.prefix).of("events")
-    from_ms = None if wanted.since_emitted is None else max(0, (wanted.since_emitted - _CLOCK_SLACK_NS) // 10**6)
+    from_ms = None if only.since_emitted is None else max(0, (only.since_emitted - _CLOCK_SLACK_NS) // 10**6)
     for record in read_records(settings, topic, follow=follow, from_ms=from_ms, stop=stop):
         try:
             event = Event.from_json(record.value)
@@ -174,5 +174,5 @@ def read_events(
                 raise located from None
             on_bad(record, located)
             continue
-        if wanted.takes(event):
+        if only.takes(event):
             yield event

@@ -69,12 +69,12 @@ def recipe_name(recipe: str) -> str:
     if not recipe.endswith(".toml"):
         return recipe
     try:
-        found = tomllib.loads(Path(recipe).read_text(encoding="utf-8"))
+        tables = tomllib.loads(Path(recipe).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RecipeError(f"cannot be read ({error})", recipe) from None
-    if not isinstance(found.get("name"), str):
+    if not isinstance(tables.get("name"), str):
         raise RecipeError('has no name: expected name = "…" in its first lines', recipe)
-    return str(found["name"])
+    return str(tables["name"])
 
 
 def _csv(event: Event) -> bytes:
@@ -92,12 +92,12 @@ def _cell(event: Event, name: str) -> Any:
 
 
 def _row(event: Event) -> bytes:
-    found = f"{event.label:<16} {event.probability:6.1%}"
+    result = f"{event.label:<16} {event.probability:6.1%}"
     if event.values:
-        found = ", ".join(f"{name} {value:g}" for name, value in event.values.items())
+        result = ", ".join(f"{name} {value:g}" for name, value in event.values.items())
     head = f"  {event.head}" if event.head else ""
     return (
-        f"{utc(event.start_ns, 3).removesuffix('Z')}  {event.session:<24} {event.recipe}{head:<12} {found}\n".encode()
+        f"{utc(event.start_ns, 3).removesuffix('Z')}  {event.session:<24} {event.recipe}{head:<12} {result}\n".encode()
     )
 
 
@@ -135,7 +135,7 @@ _FORMS: dict[str | None, Callable[[Event], bytes]] = {
     "--csv", "form", flag_value="csv", help="Print a table for a table program, without probabilities but the label's."
 )
 @click.option("--table", "form", flag_value="table", help="Print lines for people.")
-def events(run: str | None, recipe: str | None, follow: bool, form: str | None, **which: Any) -> None:
+def events(run: str | None, recipe: str | None, follow: bool, form: str | None, **filters: Any) -> None:
     """Print labelled events as JSON Lines, one a line.
 
     T is a date, an ISO 8601 time (UTC unless it says otherwise), Unix seconds, or a length of time ago such as 10m.
@@ -144,18 +144,18 @@ def events(run: str | None, recipe: str | None, follow: bool, form: str | None, 
     from streams.kafka.admin import run_prefix
     from streams.kafka.read import Record
 
-    def tell(_record: Record, error: EventError) -> None:
+    def report(_record: Record, error: EventError) -> None:
         click.echo(f"kymo events: {error}", err=True)
 
     try:
         settings = Settings.from_env()
         if run is not None:
             settings = replace(settings, prefix=run_prefix(settings.prefix, run))
-        wanted = EventFilter(recipe_name(recipe) if recipe else None, **which)
+        only = EventFilter(recipe_name(recipe) if recipe else None, **filters)
         out, line_of = sys.stdout.buffer, _FORMS[form]
         if form == "csv":
             out.write(",".join(_COLUMNS).encode() + b"\n")
-        for event in read_events(settings, follow=follow, wanted=wanted, on_bad=tell):
+        for event in read_events(settings, follow=follow, only=only, on_bad=report):
             out.write(line_of(event))
             if follow:
                 out.flush()

@@ -80,20 +80,20 @@ class ReadOptions:
     @property
     def label_columns(self) -> dict[str, Mapping[str, str]]:
         """By column that holds labels, the names of its values; the recipe's own first."""
-        found: dict[str, Mapping[str, str]] = {}
+        names: dict[str, Mapping[str, str]] = {}
         for option in (LabelOptions(self.label_column, None, self.label_names), *self.more_labels):
             if option.column is not None:
-                found.setdefault(option.column, option.names)
-        return found
+                names.setdefault(option.column, option.names)
+        return names
 
     @property
     def label_keys(self) -> dict[str, Mapping[str, str]]:
         """By key of a labels JSON, the names of its values; the recipe's own first."""
-        found: dict[str, Mapping[str, str]] = {}
+        names: dict[str, Mapping[str, str]] = {}
         for option in (LabelOptions(None, self.label_key, self.label_names), *self.more_labels):
             if option.key is not None:
-                found.setdefault(option.key, option.names)
-        return found
+                names.setdefault(option.key, option.names)
+        return names
 
 
 @dataclass(slots=True, eq=False)

@@ -19,9 +19,9 @@ from streams.settings import Settings
 if TYPE_CHECKING:
     from streams.kafka.sessions import Deletion
 
-#: Exit status of an erasure that leaves what Kafka cannot delete.
-LEFT = 3
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+# Exit status of an erasure that leaves what Kafka cannot delete.
+_NOT_WHOLLY_ERASED = 3
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group("sessions", epilog="Example: kymo sessions list --json")
@@ -37,7 +37,7 @@ def sessions() -> None:
     help="List those of an archive instead of those in the topics.",
 )
 @click.option("--announced", is_flag=True, help="Only those on kymo.sessions: quick where much raw data is kept.")
-@json_option
+@_json_option
 def list_command(folder: Path | None, announced: bool, as_json: bool) -> None:
     """Show sessions: subject, time span, streams, whether a replay of it is complete.
 
@@ -48,14 +48,14 @@ def list_command(folder: Path | None, announced: bool, as_json: bool) -> None:
         click.echo(json.dumps(rows, ensure_ascii=False))
         return
     for row in rows:
-        known = [
+        cells = [
             row["session"],
             row["subject"] or "-",
             f"{_clock(row['start_ns'])} to {_clock(row['end_ns'])}" if row["start_ns"] is not None else "-",
             ", ".join(row["streams"]) or "-",
             "complete" if row["complete"] else "open",
         ]
-        click.echo("\t".join(known))
+        click.echo("\t".join(cells))
     if not rows:
         click.echo("no sessions")
 
@@ -64,13 +64,13 @@ def _in_topics(settings: Settings, only_announced: bool) -> list[dict[str, Any]]
     from streams.kafka.sessions import announced, seen
 
     odd = Odd()
-    known = announced(settings, odd)
+    records = announced(settings, odd)
     if not only_announced:
         with progress("looking at all chunks") as show:
-            known = known | {name: row for name, row in seen(settings, show).items() if name not in known}
+            records |= {name: record for name, record in seen(settings, show).items() if name not in records}
     if odd.count:
         click.echo(f"kymo sessions: {odd}", err=True)
-    return [session_row(name, value) for name, value in known.items()]
+    return [session_row(name, record) for name, record in records.items()]
 
 
 def _archived(folder: Path) -> list[dict[str, Any]]:
@@ -81,17 +81,15 @@ def _archived(folder: Path) -> list[dict[str, Any]]:
     return [session_row(name, about.records.get(name, {})) for name in reader.sessions()]
 
 
-def session_row(name: str, value: dict[str, Any]) -> dict[str, Any]:
-    """What is listed of a session, of its record."""
-    streams = value.get("streams")
-    replayed = value.get("replayed")
+def session_row(name: str, record: dict[str, Any]) -> dict[str, Any]:
+    """What is listed of a session, of its record as it was checked."""
     return {
         "session": name,
-        "subject": value.get("subject"),
-        "start_ns": value.get("start_ns"),
-        "end_ns": value.get("end_ns"),
-        "streams": [str(s.get("stream")) for s in streams if isinstance(s, dict)] if isinstance(streams, list) else [],
-        "complete": bool(isinstance(replayed, dict) and replayed.get("complete")),
+        "subject": record.get("subject"),
+        "start_ns": record.get("start_ns"),
+        "end_ns": record.get("end_ns"),
+        "streams": [str(stream.get("stream")) for stream in record.get("streams", []) if isinstance(stream, dict)],
+        "complete": bool(record.get("replayed", {}).get("complete")),
     }
 
 
@@ -101,7 +99,7 @@ def _clock(ns: Any) -> str:
 
 @sessions.command("end", epilog="Example: kymo sessions end watch-7@1770000000")
 @click.argument("session")
-@json_option
+@_json_option
 def end_command(session: str, as_json: bool) -> None:
     """Send the end mark of every stream of SESSION, so that its last windows are classified."""
     from streams.kafka.sessions import end_session
@@ -124,7 +122,7 @@ def end_command(session: str, as_json: bool) -> None:
 )
 @click.option("--damaged", is_flag=True, help="Delete damaged files that `kymo archive recover` has set aside, too.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@json_option
+@_json_option
 def delete_command(session: str, folder: Path | None, damaged: bool, yes: bool, as_json: bool) -> None:
     """Erase SESSION from the topics, as far as Kafka can, and from the archive.
 
@@ -139,44 +137,39 @@ def delete_command(session: str, folder: Path | None, damaged: bool, yes: bool, 
     from streams.kafka.sessions import delete_session
 
     settings = Settings.from_env()
-    place = folder or default_folder(settings)
+    archive = folder or default_folder(settings)
     if folder is not None and not folder.is_dir():
         raise SourceError("no such archive", folder)
-    aside = _aside(place, session, damaged)
+    set_aside = _set_aside(archive, session, damaged)
     if not yes:
-        click.confirm(f"Erase session {session} from {settings.prefix}.* and from {place}?", abort=True, err=True)
+        click.confirm(f"Erase session {session} from {settings.prefix}.* and from {archive}?", abort=True, err=True)
     with progress("looking for its records") as show:
-        done = delete_session(settings, session, show)
+        deletion = delete_session(settings, session, show)
     records = segments = 0
-    if place.is_dir():
-        Erased(place).add(
-            session, done.ends, done.topic_ids
-        )  # first the list: an archive that runs meanwhile must know it
-        records, segments = erase_session(place, session)
-        for path in aside:
+    if archive.is_dir():
+        # First the list: an archive that runs meanwhile must know it.
+        Erased(archive).add(session, deletion.ends, deletion.topic_ids)
+        records, segments = erase_session(archive, session)
+        for path in set_aside:
             path.unlink()
-    if not done.topics and not records:
-        raise SourceError(f"no record of a session {session}, neither in {settings.prefix}.* nor in {place}")
-    _show(
-        session,
-        done,
-        {"dir": str(place), "records": records, "segments": segments, "deleted": [str(p) for p in aside]},
-        as_json,
-    )
-    if left := sum(topic.left for topic in done.topics):
-        kept = [topic.until_ms for topic in done.topics if topic.left]
-        when = (
-            f"until {_clock(max(kept) * 10**6)} at the earliest, when retention takes them" if all(kept) else "for ever"
-        )
+    if not deletion.topics and not records:
+        raise SourceError(f"no record of a session {session}, neither in {settings.prefix}.* nor in {archive}")
+    archived = {"dir": str(archive), "records": records, "segments": segments, "deleted": list(map(str, set_aside))}
+    _show(session, deletion, archived, as_json)
+    if remaining := sum(topic.left for topic in deletion.topics):
+        ends_ms = [topic.until_ms for topic in deletion.topics if topic.left]
+        when = "for ever"
+        if all(ends_ms):
+            when = f"until {_clock(max(ends_ms) * 10**6)} at the earliest, when retention takes them"
         click.echo(
-            f"kymo: {session} is NOT wholly erased: {many(left, 'record')} of it stay in Kafka {when}; to be rid of them "
+            f"kymo: {session} is NOT wholly erased: {many(remaining, 'record')} of it stay in Kafka {when}; to be rid of them "
             "sooner, shorten retention.ms of these topics or delete them",
             err=True,
         )
-        click.get_current_context().exit(LEFT)
+        click.get_current_context().exit(_NOT_WHOLLY_ERASED)
 
 
-def _aside(folder: Path, session: str, damaged: bool) -> list[Path]:
+def _set_aside(folder: Path, session: str, damaged: bool) -> list[Path]:
     """Damaged files to delete."""
     from streams.archive.erase import damaged_files
 
@@ -189,12 +182,12 @@ def _aside(folder: Path, session: str, damaged: bool) -> list[Path]:
     return files
 
 
-def _show(session: str, done: Deletion, archived: dict[str, Any], as_json: bool) -> None:
+def _show(session: str, deletion: Deletion, archived: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        rows = [asdict(topic) for topic in done.topics]
+        rows = [asdict(topic) for topic in deletion.topics]
         click.echo(json.dumps({"session": session, "topics": rows, "archive": archived}, ensure_ascii=False))
         return
-    for topic in done.topics:
+    for topic in deletion.topics:
         until = f" ({_clock(topic.until_ms * 10**6)} at the earliest)" if topic.until_ms else ""
         click.echo(topic.line() + until)
     records, segments = many(archived["records"], "record"), many(archived["segments"], "segment")

@@ -30,7 +30,7 @@ class Topic:
 
     def config(self) -> dict[str, str]:
         """Topic configuration as the broker names it."""
-        out = {
+        entries = {
             "max.message.bytes": str(self.message_max),
             "cleanup.policy": "compact" if self.compact else "delete",
             "retention.ms": "-1" if self.compact else str(self.retention_ms),
@@ -39,10 +39,10 @@ class Topic:
             "message.timestamp.type": "CreateTime",
         }
         if self.fenced:
-            out["message.timestamp.before.max.ms"] = str(FENCE_MS)
+            entries["message.timestamp.before.max.ms"] = str(FENCE_MS)
         if self.compact:
-            out |= {"min.cleanable.dirty.ratio": "0.1", "segment.ms": str(HOUR_MS)}
-        return out
+            entries |= {"min.cleanable.dirty.ratio": "0.1", "segment.ms": str(HOUR_MS)}
+        return entries
 
 
 MONTH_MS = 30 * 24 * HOUR_MS

@@ -128,12 +128,12 @@ def test_reads_all_in_order_and_ends(settings: Settings) -> None:
 def test_filters(settings: Settings) -> None:
     every = list(read_events(settings, on_bad=skip_bad))
     walk = EventFilter(recipe="walk", since=5 * NS)
-    assert {e.start_index for e in read_events(settings, wanted=walk, on_bad=skip_bad)} == {4}
+    assert {e.start_index for e in read_events(settings, only=walk, on_bad=skip_bad)} == {4}
     middle = sorted(e.emitted_ns for e in every)[20]
     later = EventFilter(since_emitted=middle)
     expected = {e.id for e in every if e.emitted_ns >= middle}
-    assert {e.id for e in read_events(settings, wanted=later, on_bad=skip_bad)} == expected
-    assert list(read_events(settings, wanted=EventFilter(since_emitted=time.time_ns() + 3600 * NS))) == []
+    assert {e.id for e in read_events(settings, only=later, on_bad=skip_bad)} == expected
+    assert list(read_events(settings, only=EventFilter(since_emitted=time.time_ns() + 3600 * NS))) == []
 
 
 def test_filters_by_head() -> None:

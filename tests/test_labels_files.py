@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.errors import SourceError
-from streams.labels.files import Import, as_json_lines, as_labels_json, as_table, labels_of_path, parse_time
+from streams.labels.files import ImportOptions, as_json_lines, as_labels_json, as_table, labels_of_path, parse_time
 from streams.labels.labels import LABEL_SCHEMA, Label, read_labels_json
 
 NS = 10**9
@@ -26,7 +26,7 @@ def start_of(session: str) -> int:
 
 
 def read(path: Path, **how: str) -> list[Label]:
-    return labels_of_path(str(path), Import(**how), start_of)
+    return labels_of_path(str(path), ImportOptions(**how), start_of)
 
 
 def label(start_s: float, end_s: float, text: str, session: str = "s1", kind: str = "label") -> Label:

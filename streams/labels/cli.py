@@ -18,13 +18,13 @@ from typing import Any
 import click
 
 from streams.errors import MessageError, SourceError
-from streams.labels.files import Import, as_json_lines, as_labels_json, as_table, labels_of_path, parse_time
+from streams.labels.files import ImportOptions, as_json_lines, as_labels_json, as_table, labels_of_path, parse_time
 from streams.labels.labels import Label, canonical, current_labels
 from streams.messages import Odd, read_object
 from streams.settings import Settings
 from streams.topics import Names
 
-Tell = Callable[[str], None]
+OnBad = Callable[[str], None]
 _RUN = click.option("--run", metavar="N", help="Labels of a `replay --run N`.")
 _AUTHOR = click.option("--author", help="Who says so; you, if nobody is named.")
 _FORMATS: dict[str, Callable[[list[Label]], str]] = {"jsonl": as_json_lines, "csv": as_table, "json": as_labels_json}
@@ -50,7 +50,7 @@ def label() -> None:
 @click.option("--replaces", metavar="ID", default="", help="Id of a label that this one takes the place of.")
 @click.option("--json", "as_json", is_flag=True, help="Print the label as JSON.")
 @_RUN
-def add(session: str, name: str, as_json: bool, **said: Any) -> None:
+def add(session: str, name: str, as_json: bool, **options: Any) -> None:
     """Label SESSION from START to END.
 
     START and END are seconds from the session's first sample (12.5), ISO 8601 times, or Unix nanoseconds. An empty LABEL
@@ -58,20 +58,20 @@ def add(session: str, name: str, as_json: bool, **said: Any) -> None:
 
     Example: kymo label add walk-07 12.5 40 walking --set activity
     """
-    settings = _settings(said["run"])
+    settings = _settings(options["run"])
     first_ns = _starts(settings).of(session)
-    start, end = (parse_time(said[side], lambda: first_ns) for side in ("start", "end"))
+    start, end = (parse_time(options[side], lambda: first_ns) for side in ("start", "end"))
     if end <= start:
         raise SourceError(f"the label would end at {end} ns, not after it starts at {start} ns; END comes second")
     if end <= first_ns:
         raise SourceError(f"the label would end at {end} ns, before session {session} starts at {first_ns} ns")
-    if said["replaces"] and not any(known.id == said["replaces"] for known in read_labels(settings)):
-        raise SourceError(f"there is no label {said['replaces']!r} to replace; `kymo label export --all` lists them")
-    now = time.time_ns()
-    identity, author = f"{session}/{said['kind']}/{start}/{now}", said["author"] or _me()
-    made = Label(identity, session, said["kind"], start, end, canonical(name), author, now, said["replaces"])
-    append_labels(settings, [made], now)
-    click.echo(json.dumps(made.to_json(), ensure_ascii=False) if as_json else f"added {made.id}")
+    if options["replaces"] and not any(known.id == options["replaces"] for known in read_labels(settings)):
+        raise SourceError(f"there is no label {options['replaces']!r} to replace; `kymo label export --all` lists them")
+    now_ns = time.time_ns()
+    identity, author = f"{session}/{options['kind']}/{start}/{now_ns}", options["author"] or _me()
+    added = Label(identity, session, options["kind"], start, end, canonical(name), author, now_ns, options["replaces"])
+    append_labels(settings, [added], now_ns)
+    click.echo(json.dumps(added.to_json(), ensure_ascii=False) if as_json else f"added {added.id}")
 
 
 @label.command("import")
@@ -83,7 +83,7 @@ def add(session: str, name: str, as_json: bool, **said: Any) -> None:
 @_AUTHOR
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 @_RUN
-def import_(paths: tuple[str, ...], set_name: str | None, run: str | None, as_json: bool, **said: Any) -> None:
+def import_(paths: tuple[str, ...], set_name: str | None, run: str | None, as_json: bool, **options: Any) -> None:
     """Add the labels of files; those that are there already are left out.
 
     PATH is a table (.csv with start, end, label, session), labels as `kymo label export` writes them (.jsonl), a labels
@@ -93,16 +93,16 @@ def import_(paths: tuple[str, ...], set_name: str | None, run: str | None, as_js
     """
     settings = _settings(run)
     starts = _starts(settings)
-    how = Import(said["session"], set_name, said["author"], said["column"], said["key"])
-    found = [one for path in paths for one in labels_of_path(path, how, starts.of)]
-    for session in dict.fromkeys(one.session for one in found):
+    import_options = ImportOptions(options["session"], set_name, options["author"], options["column"], options["key"])
+    labels = [label for path in paths for label in labels_of_path(path, import_options, starts.of)]
+    for session in dict.fromkeys(label.session for label in labels):
         starts.of(session)
-    found = [one if one.author else replace(one, author=_me()) for one in found]
-    added, there = append_labels(settings, found, time.time_ns())
+    labels = [label if label.author else replace(label, author=_me()) for label in labels]
+    added, present = append_labels(settings, labels, time.time_ns())
     if as_json:
-        click.echo(json.dumps({"added": added, "there": there}))
+        click.echo(json.dumps({"added": added, "there": present}))
     else:
-        click.echo(f"{added} labels added" + (f", {there} were there already" if there else ""))
+        click.echo(f"{added} labels added" + (f", {present} were there already" if present else ""))
 
 
 @label.command("export")
@@ -112,25 +112,27 @@ def import_(paths: tuple[str, ...], set_name: str | None, run: str | None, as_js
 @click.option("--format", "fmt", type=click.Choice(list(_FORMATS)), default="jsonl", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file.")
 @_RUN
-def export(sessions: tuple[str, ...], set_name: str | None, everything: bool, fmt: str, **said: Any) -> None:
+def export(sessions: tuple[str, ...], set_name: str | None, everything: bool, fmt: str, **options: Any) -> None:
     """Print the labels that hold.
 
     Example: kymo label export --set activity --format csv --out labels.csv
     """
     odd = Odd()
-    made = read_labels(_settings(said["run"]), odd)
+    labels = read_labels(_settings(options["run"]), odd)
     if odd.count:
         click.echo(f"kymo label: {odd}", err=True)
-    made = [one for one in made if (not sessions or one.session in sessions) and set_name in (None, one.set)]
-    held = made if everything else current_labels(made)
-    text = _FORMATS[fmt](sorted(held, key=lambda one: (one.session, one.set)))
-    if said["out"] is None:
+    labels = [
+        label for label in labels if (not sessions or label.session in sessions) and set_name in (None, label.set)
+    ]
+    chosen = labels if everything else current_labels(labels)
+    text = _FORMATS[fmt](sorted(chosen, key=lambda label: (label.session, label.set)))
+    if options["out"] is None:
         click.echo(text, nl=False)
         return
     try:
-        said["out"].write_text(text, encoding="utf-8")
+        options["out"].write_text(text, encoding="utf-8")
     except OSError as error:
-        raise SourceError(f"cannot be written ({error.strerror or error})", said["out"]) from None
+        raise SourceError(f"cannot be written ({error.strerror or error})", options["out"]) from None
 
 
 def _settings(run: str | None) -> Settings:
@@ -142,9 +144,9 @@ def _settings(run: str | None) -> Settings:
     return replace(settings, prefix=run_prefix(settings.prefix, run))
 
 
-def _starts(settings: Settings) -> Starts:
+def _starts(settings: Settings) -> SessionStarts:
     odd = Odd()
-    starts = Starts(settings, odd)
+    starts = SessionStarts(settings, odd)
     if odd.count:
         click.echo(f"kymo label: {odd}", err=True)
     return starts
@@ -157,24 +159,24 @@ def _me() -> str:
         return "unknown"
 
 
-def read_labels(settings: Settings, on_bad: Tell = lambda text: None) -> list[Label]:
+def read_labels(settings: Settings, on_bad: OnBad = lambda text: None) -> list[Label]:
     """Every label that was ever made, a session's in the order in which they were made."""
     from streams.kafka.read import read_records
 
     topic = Names(settings.prefix).of("labels")
-    out = []
+    labels = []
     for record in read_records(settings, topic):
         try:
-            out.append(Label.from_json(read_object(record.value)))
+            labels.append(Label.from_json(read_object(record.value)))
         except (MessageError, SourceError) as error:
             on_bad(f"{topic}, partition {record.partition}, offset {record.offset}: {error}")
-    return out
+    return labels
 
 
-class Starts:
+class SessionStarts:
     """First samples of sessions: as ``kymo.sessions`` has them, else as their chunks do, which are read when one is missing."""
 
-    def __init__(self, settings: Settings, on_odd: Tell = lambda text: None) -> None:
+    def __init__(self, settings: Settings, on_odd: OnBad = lambda text: None) -> None:
         from streams.kafka.sessions import announced
 
         self._settings, self._all = settings, False
@@ -205,18 +207,18 @@ def append_labels(settings: Settings, labels: Iterable[Label], created_ns: int) 
 
     log = read_labels(settings)
     last, records = {label.id: _meaning(label) for label in log}, set(log)
-    added = there = 0
+    added = present = 0
     with Publisher(settings, Names(settings.prefix)) as publisher:
         for label in labels:
             if last.get(label.id) == _meaning(label) or label in records:
-                there += 1
+                present += 1
                 continue
             last[label.id] = _meaning(label)
-            made = label if label.created_ns else replace(label, created_ns=created_ns)
-            publisher.send("labels", made.session, json.dumps(made.to_json(), ensure_ascii=False).encode())
+            dated = label if label.created_ns else replace(label, created_ns=created_ns)
+            publisher.send("labels", dated.session, json.dumps(dated.to_json(), ensure_ascii=False).encode())
             added += 1
         publisher.flush()
-    return added, there
+    return added, present
 
 
 def _meaning(label: Label) -> Label:

@@ -32,7 +32,7 @@ _WHOLE = re.compile(r"(-?\d{1,19})\s*ns|(\d{16,19})")
 
 
 @dataclass(frozen=True, slots=True)
-class Import:
+class ImportOptions:
     """How a file becomes labels."""
 
     session: str | None = None  # where the file does not say them
@@ -64,40 +64,46 @@ def parse_time(text: str, start_ns: Callable[[], int]) -> int:
         ) from None
 
 
-def labels_of_path(path: str, how: Import, start_of: StartOf) -> list[Label]:
+def labels_of_path(path: str, options: ImportOptions, start_of: StartOf) -> list[Label]:
     """Labels of a file, or of the recordings in a file or folder."""
     suffix = Path(path).suffix.lower()
     if suffix == ".jsonl":
-        found = list(_lines(path))
+        labels = list(_lines(path))
     elif suffix == ".json":
-        if how.key is None:
+        if options.key is None:
             raise SourceError("which member of `metadata` is the label? Name it with --key", path)
-        found = read_labels_json(path, how.key, session=how.session)
-    elif suffix in (".csv", ".tsv") and how.column is None and how.key is None:
-        found = list(_table(path, "\t" if suffix == ".tsv" else ",", how, start_of))
+        labels = read_labels_json(path, options.key, session=options.session)
+    elif suffix in (".csv", ".tsv") and options.column is None and options.key is None:
+        labels = list(_table(path, "\t" if suffix == ".tsv" else ",", options, start_of))
     else:
-        found = _recorded(path, how)
-    changes: dict[str, Any] = {name: value for name in ("set", "author") if (value := getattr(how, name))}
-    return [_with(label, changes) for label in found]
+        labels = _recorded(path, options)
+    changes: dict[str, Any] = {name: value for name in ("set", "author") if (value := getattr(options, name))}
+    return [_with(label, changes) for label in labels]
 
 
 def _with(label: Label, changes: dict[str, Any]) -> Label:
     """A label with other members; an id that is made of them follows."""
-    made = interval(session=label.session, set=label.set, start_ns=label.start_ns, end_ns=label.end_ns, label="")
-    out = replace(label, **changes)
-    return replace(out, id=f"{out.session}/{out.set}/{out.start_ns}") if label.id == made.id else out
+    unnamed = interval(session=label.session, set=label.set, start_ns=label.start_ns, end_ns=label.end_ns, label="")
+    changed = replace(label, **changes)
+    return (
+        replace(changed, id=f"{changed.session}/{changed.set}/{changed.start_ns}")
+        if label.id == unnamed.id
+        else changed
+    )
 
 
-def _recorded(path: str, how: Import) -> list[Label]:
+def _recorded(path: str, options: ImportOptions) -> list[Label]:
     from streams.readers import read
 
-    if how.column is None and how.key is None:
+    if options.column is None and options.key is None:
         raise SourceError("where do its labels stand? Name the column with --column, or the key of X.labels.json", path)
-    options = ReadOptions(label_column=how.column, label_key=how.key, session_name=how.session)
-    found = [label for recording in read([path], options) for label in recording.labels]
-    if not found:
-        raise SourceError(f"holds no labels ({f'column `{how.column}`' if how.column else f'key `{how.key}`'})", path)
-    return found
+    read_options = ReadOptions(label_column=options.column, label_key=options.key, session_name=options.session)
+    labels = [label for recording in read([path], read_options) for label in recording.labels]
+    if not labels:
+        raise SourceError(
+            f"holds no labels ({f'column `{options.column}`' if options.column else f'key `{options.key}`'})", path
+        )
+    return labels
 
 
 def _text(path: str) -> str:
@@ -121,7 +127,7 @@ def _lines(path: str) -> Iterator[Label]:
             raise SourceError(f"holds no label: {error}", path, row) from None
 
 
-def _table(path: str, separator: str, how: Import, start_of: StartOf) -> Iterator[Label]:
+def _table(path: str, separator: str, options: ImportOptions, start_of: StartOf) -> Iterator[Label]:
     rows = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=separator)
     columns = rows.fieldnames or ()
     absent = [name for name in ("start", "end", "label") if name not in columns and f"{name}_ns" not in columns]
@@ -133,21 +139,21 @@ def _table(path: str, separator: str, how: Import, start_of: StartOf) -> Iterato
         )
     for values in rows:
         try:
-            yield _row(values, how, start_of)
+            yield _row(values, options, start_of)
         except (SourceError, ValueError) as error:
             text = error.message if isinstance(error, SourceError) else f"a time is no whole number ({error})"
             raise SourceError(text, path, rows.line_num) from None
 
 
-def _row(values: dict[str, Any], how: Import, start_of: StartOf) -> Label:
-    session = values.get("session") or how.session
+def _row(values: dict[str, Any], options: ImportOptions, start_of: StartOf) -> Label:
+    session = values.get("session") or options.session
     if not session:
         raise SourceError("names no session: add a column `session`, or say --session")
     if None in values or values.get("label") is None:
         raise SourceError("has another number of cells than the header")
     members: dict[str, Any] = {
         "session": session,
-        "set": values.get("set") or how.set or "label",
+        "set": values.get("set") or options.set or "label",
         "label": canonical(values["label"]),
         **{name: values[name] for name in ("id", "author", "replaces") if values.get(name)},
         "created_ns": int(values.get("created_ns") or 0),
@@ -168,11 +174,11 @@ def as_json_lines(labels: Iterable[Label]) -> str:
 
 def as_table(labels: Iterable[Label]) -> str:
     """CSV with a header, a row a label."""
-    out = io.StringIO(newline="")
-    writer = csv.DictWriter(out, _COLUMNS, lineterminator="\n")
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(label.to_json() for label in labels)
-    return out.getvalue()
+    return text.getvalue()
 
 
 def as_labels_json(labels: Sequence[Label]) -> str:

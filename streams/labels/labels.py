@@ -83,7 +83,7 @@ def identity(text: str) -> str:
     `1.1` and `1.10` are two, as are `7` and `007`.
     """
     plain = text.strip()
-    return found[1] if (found := _WHOLE.fullmatch(plain)) else plain
+    return match[1] if (match := _WHOLE.fullmatch(plain)) else plain
 
 
 def canonical(label: object) -> str:
@@ -130,21 +130,21 @@ def count_labels_json(
     key: str,
     names: Mapping[str, str] | None = None,
     session: str | None = None,
-    needed: bool = True,
+    required: bool = True,
     content: bytes | None = None,
 ) -> tuple[list[Label], int]:
-    """:func:`read_labels_json`, with the number of events that have no such key; none need have it unless `needed`. Where the
+    """:func:`read_labels_json`, with the number of events that have no such key; none need have it unless `required`. Where the
     file is not on this machine's disk, `content` is what it holds."""
     path = Path(path)
     session = session or path.name.removesuffix(".json").removesuffix(".labels")
     events = _events(path, content)
-    out: list[Label] = []
-    seen: set[str] = set()
+    labels: list[Label] = []
+    keys: set[str] = set()
     for number, event in enumerate(events, 1):
         metadata = event.get("metadata") if isinstance(event, dict) else None
         if not isinstance(metadata, dict):
             raise SourceError(f"event {number} has no object `metadata`", path)
-        seen |= {str(name) for name in metadata if name}
+        keys |= {str(name) for name in metadata if name}
         text = canonical(metadata.get(key, ""))
         if text:
             start, end = (_time_ns(event, member, path, number) for member in ("startTime", "endTime"))
@@ -152,27 +152,27 @@ def count_labels_json(
                 raise SourceError(f"event {number} ends at {end} ns, before it starts at {start} ns", path)
             identity = {"id": f"{session}/{key}/{event['id']}"} if isinstance(event.get("id"), str) else {}
             label = rename(text, names)
-            out.append(
+            labels.append(
                 interval(
                     session=session, set=key, start_ns=start, end_ns=end, label=label, author=path.name, **identity
                 )
             )
-    if events and not out and needed:
+    if events and not labels and required:
         raise SourceError(
-            f"no event has the label key `{key}`; keys that are there: {', '.join(sorted(seen)) or 'none'}", path
+            f"no event has the label key `{key}`; keys that are there: {', '.join(sorted(keys)) or 'none'}", path
         )
-    return sorted(out, key=lambda label: (label.start_ns, label.end_ns)), len(events) - len(out)
+    return sorted(labels, key=lambda label: (label.start_ns, label.end_ns)), len(events) - len(labels)
 
 
 def keys_of_labels_json(path: str | Path, content: bytes | None = None) -> list[str]:
     """Keys of `metadata` that have a value in some event of a labels JSON, in their order; see :func:`count_labels_json`."""
-    found: dict[str, None] = {}
+    keys: dict[str, None] = {}
     for event in _events(Path(path), content):
         metadata = event.get("metadata") if isinstance(event, dict) else None
         for key, value in metadata.items() if isinstance(metadata, dict) else ():
             if key and canonical(value):
-                found[str(key)] = None
-    return list(found)
+                keys[str(key)] = None
+    return list(keys)
 
 
 def rename(text: str, names: Mapping[str, str] | None) -> str:
@@ -209,24 +209,23 @@ def _time_ns(event: Mapping[str, Any], member: str, path: Path, number: int) -> 
     return sec * NS + nsec
 
 
-def current_labels(made: Iterable[Label]) -> list[Label]:
+def current_labels(labels: Iterable[Label]) -> list[Label]:
     """The labels that hold."""
-    order = sorted(made, key=lambda label: label.created_ns)  # stable: the log's order within a moment
-    last = {label.id: i for i, label in enumerate(order)}
+    by_age = sorted(labels, key=lambda label: label.created_ns)  # stable: the log's order within a moment
+    last_places = {label.id: i for i, label in enumerate(by_age)}
     replaced = {
         i
-        for k, label in enumerate(order)
-        if label.replaces and (i := _before(order, label.replaces, k, last)) is not None
+        for k, label in enumerate(by_age)
+        if label.replaces and (i := _before(by_age, label.replaces, k, last_places)) is not None
     }
-    counting = [label for i, label in enumerate(order) if last[label.id] == i and i not in replaced]
-    out: list[Label] = []
-    where = _where
-    for _, group in groupby(sorted(counting, key=where), key=where):
-        out += _uncovered(list(group))
-    return sorted(out, key=lambda label: (label.start_ns, label.end_ns, label.session, label.set))
+    counting = [label for i, label in enumerate(by_age) if last_places[label.id] == i and i not in replaced]
+    current: list[Label] = []
+    for _, group in groupby(sorted(counting, key=_session_and_set), key=_session_and_set):
+        current += _uncovered(list(group))
+    return sorted(current, key=lambda label: (label.start_ns, label.end_ns, label.session, label.set))
 
 
-def _where(label: Label) -> tuple[str, str]:
+def _session_and_set(label: Label) -> tuple[str, str]:
     return label.session, label.set
 
 
@@ -238,18 +237,18 @@ def _before(order: Sequence[Label], name: str, k: int, last: dict[str, int]) -> 
 
 def _uncovered(labels: list[Label]) -> list[Label]:
     """What later ones leave of each label of one session and set."""
-    covered, out = Spans(), []
+    covered, uncovered = Spans(), []
     newest_first = sorted(labels, key=lambda label: -label.created_ns)
     for _, moment in groupby(newest_first, key=lambda label: label.created_ns):
-        made = list(moment)
-        for label in made:
-            left = covered.gaps(label.start_ns, label.end_ns) if label.label else []
-            for number, (start, end) in enumerate(left, 1):
+        labels_of_moment = list(moment)
+        for label in labels_of_moment:
+            gaps = covered.gaps(label.start_ns, label.end_ns) if label.label else []
+            for number, (start, end) in enumerate(gaps, 1):
                 name = label.id if number == 1 else f"{label.id}~{number}"
-                out.append(replace(label, id=name, start_ns=start, end_ns=end))
-        for label in made:
+                uncovered.append(replace(label, id=name, start_ns=start, end_ns=end))
+        for label in labels_of_moment:
             covered.add(label.start_ns, label.end_ns)
-    return out
+    return uncovered
 
 
 class Spans:
@@ -270,16 +269,16 @@ class Spans:
 
     def gaps(self, start: int, end: int) -> list[tuple[int, int]]:
         """What of an interval is not in the set."""
-        out = []
+        gaps = []
         for i in range(bisect_right(self._ends, start), len(self._starts)):
             if self._starts[i] >= end:
                 break
             if start < self._starts[i]:
-                out.append((start, self._starts[i]))
+                gaps.append((start, self._starts[i]))
             start = self._ends[i]
         if start < end:
-            out.append((start, end))
-        return out
+            gaps.append((start, end))
+        return gaps
 
     def within(self, start: int, end: int) -> tuple[int, int]:
         """Length of what lies in an interval, ns, and where the first part of it begins; 0 and 0 if nothing does."""

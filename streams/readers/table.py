@@ -44,7 +44,7 @@ class _Session:
     constant: dict[str, str | None] = field(default_factory=dict)  # None: several values
     subject: str | None = None
     count: int = 0
-    kept: int = 0
+    kept_count: int = 0
 
 
 class Gatherer:
@@ -80,7 +80,7 @@ class Gatherer:
             last = key
         if self._together:
             # The last one with rows stays, too: what is said of a session that `keep` leaves nothing of goes with it.
-            with_rows = [key for key, session in self._open.items() if session.kept]
+            with_rows = [key for key, session in self._open.items() if session.kept_count]
             for key in [key for key in self._open if key not in (last, *with_rows[-1:])]:
                 self._done.add(key)
                 yield from self._finish(key)
@@ -89,7 +89,7 @@ class Gatherer:
         """The recordings that are left."""
         if not self._open and not self._done:
             raise SourceError("has a header but no whole row", self._file.path)
-        for key in sorted(self._open, key=lambda key: self._open[key].kept > 0):
+        for key in sorted(self._open, key=lambda key: self._open[key].kept_count > 0):
             yield from self._finish(key)
         if self._dropped and self._dropped == len(self._done):
             raise SourceError(f"keep = {self._options.keep!r} leaves no row", self._file.path)
@@ -125,7 +125,7 @@ class Gatherer:
         values = block.values if whole else block.values[picked]
         times = None if block.times_ns is None else block.times_ns[picked]
         session.parts.append((block.rows[picked], values, times, numbers))
-        session.kept += len(picked)
+        session.kept_count += len(picked)
         positions = picked.tolist()
         for name in roles.labels:
             texts = block.texts[name]
@@ -155,15 +155,15 @@ class Gatherer:
     def _finish(self, key: tuple[str, ...]) -> Iterator[Recording]:
         session = self._open.pop(key)
         self._done.add(key)
-        if not session.kept:
+        if not session.kept_count:
             self._dropped += 1
             self.notes.append(f"keep leaves no row of session {brief(session.name)}")
             return
         notes = [*self.notes]
         # What is said once of the file stays; a dropped session is said once, with the next recording.
         self.notes = [note for note in self.notes if not note.startswith("keep leaves")]
-        if session.kept < session.count:
-            notes.append(f"keep leaves {session.kept} of {session.count} rows")
+        if session.kept_count < session.count:
+            notes.append(f"keep leaves {session.kept_count} of {session.count} rows")
         rows, values = (np.concatenate([part[i] for part in session.parts]) for i in (0, 1))
         clocked = session.parts[0][2] is not None
         times = np.concatenate([part[2] for part in session.parts if part[2] is not None]) if clocked else None

@@ -213,15 +213,17 @@ class TimeColumn:
             self._decide(texts, int(rows[0]))
         if self._unit == NS and (quick := _small_seconds(texts)) is not None:
             return quick
-        out = np.empty(len(texts), np.int64)
+        times = np.empty(len(texts), np.int64)
         try:
             if self._unit == _ISO:
-                out[:] = [iso_ns(text) for text in texts]
+                times[:] = [iso_ns(text) for text in texts]
             else:
-                out[:] = [_scaled(text, self._unit or 1) for text in texts]
+                times[:] = [_scaled(text, self._unit or 1) for text in texts]
         except (ValueError, ArithmeticError, OverflowError):
             raise self._wrong(texts, rows) from None
-        return self._unwrapped(out, _CHIP_CLOCK_SIZE * self._unit) if self._unit in (1, _US, _TENTH_MS, _MS) else out
+        return (
+            self._unwrapped(times, _CHIP_CLOCK_SIZE * self._unit) if self._unit in (1, _US, _TENTH_MS, _MS) else times
+        )
 
     def numbers(self, values: NDArray[np.generic], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Times of a numeric column (Parquet): whole numbers exactly, float64 as exactly as it holds them."""
@@ -231,17 +233,17 @@ class TimeColumn:
             return self.parse([str(value) for value in values], rows)
         scale = self._unit or 1
         if values.dtype.kind in "iu":
-            out = values.astype(np.int64)
+            whole = values.astype(np.int64)
             limit = _LIMIT_NS // scale
-            bad = np.flatnonzero((out > limit) | (out < -limit))
+            bad = np.flatnonzero((whole > limit) | (whole < -limit))
         else:
             exact = np.rint(values.astype(np.float64) * scale)
             bad = np.flatnonzero(~(np.abs(exact) < _LIMIT_NS))
-            out = np.where(np.abs(exact) < _LIMIT_NS, exact, 0).astype(np.int64)
+            whole = np.where(np.abs(exact) < _LIMIT_NS, exact, 0).astype(np.int64)
             scale = 1
         if len(bad):
             raise self._error(str(values[bad[0]]), int(rows[bad[0]]))
-        times: NDArray[np.int64] = out * scale
+        times: NDArray[np.int64] = whole * scale
         return times
 
     def _numbered(self, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -333,8 +335,8 @@ def _small_seconds(texts: Sequence[str]) -> NDArray[np.int64] | None:
         return None
     if not (np.abs(seconds) < 1e6).all() or any("_" in text for text in texts):
         return None
-    out: NDArray[np.int64] = np.rint(seconds * NS).astype(np.int64)
-    return out
+    times: NDArray[np.int64] = np.rint(seconds * NS).astype(np.int64)
+    return times
 
 
 def _scaled(text: str, unit: int) -> int:

@@ -42,7 +42,7 @@ def some(names: Sequence[str], most: int) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def grouped(found: Iterable[tuple[str, str]], few: int = 1) -> list[str]:
+def grouped(lines: Iterable[tuple[str, str]], few: int = 1) -> list[str]:
     """A line for each text that holds for more than a few names, else a line for each name and text.
 
     Examples
@@ -51,15 +51,15 @@ def grouped(found: Iterable[tuple[str, str]], few: int = 1) -> list[str]:
     ['a and 1 more: 1 gap', 'b: late', 'done']
     """
     same: dict[str, list[str]] = {}
-    for name, text in found:
+    for name, text in lines:
         same.setdefault(text, []).append(name)
-    out = []
+    messages = []
     for text, names in same.items():
         if len(names) > few and all(names):
-            out.append(f"{names[0]} and {len(names) - 1} more: {text}")
+            messages.append(f"{names[0]} and {len(names) - 1} more: {text}")
         else:
-            out += [f"{name}: {text}" if name else text for name in names]
-    return out
+            messages += [f"{name}: {text}" if name else text for name in names]
+    return messages
 
 
 def utc(ns: int, digits: int = 0) -> str:
@@ -70,8 +70,8 @@ def utc(ns: int, digits: int = 0) -> str:
     >>> utc(1_500_000_000), utc(1_500_000_000, 9)
     ('1970-01-01T00:00:01Z', '1970-01-01T00:00:01.500000000Z')
     """
-    seconds, rest = divmod(ns, 10**9)
-    fraction = f".{rest:09d}"[: digits + 1] if digits else ""
+    seconds, nanoseconds = divmod(ns, 10**9)
+    fraction = f".{nanoseconds:09d}"[: digits + 1] if digits else ""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}{fraction}Z"
 
 
