@@ -76,10 +76,8 @@ class Fetch:
             self._consumer = confluent_kafka.Consumer(settings | arguments)
         except confluent_kafka.KafkaException as error:
             raise BrokerError(f"Kafka's client does not take these settings: {error.args[0].str()}") from None
-        self._turn: tuple[int, Mapping[TopicPartition, int]] = (
-            0,
-            {},
-        )  # how often it was told what to fetch, and from where
+        # how often it was told what to fetch, and from where
+        self._turn: tuple[int, Mapping[TopicPartition, int]] = (0, {})
         self._ready: asyncio.Queue[tuple[int, Batch]] = asyncio.Queue()
         self._room = threading.Semaphore(1)  # batches that may lie ready
         self._closed = threading.Event()

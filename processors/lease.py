@@ -40,11 +40,11 @@ class Lease:
         self._heard_s, self._settled_s, self._now = session_s / 2, rebalance_s - _MARGIN_S, now
         # Heard of, and heard of while nothing was given out anew.
         self._last: tuple[Instant, Instant] | None = None
-        self._any = now()
+        self._heard_at = now()
 
     def heard(self, sent_at: Instant, rebalancing: bool = False) -> None:
         """The coordinator, which was asked then, knows this member; `rebalancing` if it gives out partitions anew."""
-        self._any = sent_at
+        self._heard_at = sent_at
         if not rebalancing:
             self._last = sent_at, sent_at
         elif self._last is not None:
@@ -65,7 +65,7 @@ class Lease:
     @property
     def silent_s(self) -> float:
         """Seconds since the coordinator was heard of, or since the beginning; by the steady clock."""
-        return self._now().steady_s - self._any.steady_s
+        return self._now().steady_s - self._heard_at.steady_s
 
     @property
     def stamp_ms(self) -> int:

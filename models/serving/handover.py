@@ -98,7 +98,7 @@ class ReadBack:
                         turn_s = time.perf_counter()
             for tp in [tp for tp, end in ends.items() if await consumer.position(tp) >= end]:
                 del ends[tp]
-        # Handover assigned, it would go on to fetch, and every later question would wait behind an idle fetch.
+        # Left assigned, it would go on to fetch, and every later question would wait behind an idle fetch.
         consumer.unsubscribe()
 
     async def close(self) -> None:
