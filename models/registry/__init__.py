@@ -128,44 +128,44 @@ class Registry:
         """Have an alias stand for a version; nothing is written where it does already."""
         folder = self.folder(recipe, digest)
         if folder is None:
-            have = ", ".join(self.versions(recipe)) or "none"
-            raise BundleError(f"registry {self.url} has no version {recipe}@{digest}; there are {have}")
+            versions = ", ".join(self.versions(recipe)) or "none"
+            raise BundleError(f"registry {self.url} has no version {recipe}@{digest}; there are {versions}")
         verify(folder, read_manifest(folder))
         with self.store.lock(_path(recipe)):
-            known = self.store.lines(_path(recipe, _LOG))
-            stack = _stack(self._entries(recipe, known), alias)
+            lines = self.store.lines(_path(recipe, _LOG))
+            stack = _stack(self._entries(recipe, lines), alias)
             if stack and stack[-1].bundle == f"{recipe}@{digest}":
                 return self.current(recipe, alias) or stack[-1]
-            return self._write(recipe, known, Entry(0, "promote", alias, f"{recipe}@{digest}", why=why))
+            return self._write(recipe, lines, Entry(0, "promote", alias, f"{recipe}@{digest}", why=why))
 
     def rollback(self, recipe: str, alias: str = CHAMPION, *, why: str = "", may_empty: bool = False) -> Entry:
         """Have an alias stand for what it stood for before its last promotion."""
         with self.store.lock(_path(recipe)):
-            known = self.store.lines(_path(recipe, _LOG))
-            stack = _stack(self._entries(recipe, known), alias)
+            lines = self.store.lines(_path(recipe, _LOG))
+            stack = _stack(self._entries(recipe, lines), alias)
             if not stack:
                 raise BundleError(f"recipe `{recipe}` has no {alias} in registry {self.url}; promote one")
             if len(stack) == 1 and not may_empty:
                 raise BundleError(f"{stack[0].bundle} is the first {alias} of `{recipe}`; there is none before it")
             bundle = stack[-2].bundle if len(stack) > 1 else ""
-            return self._write(recipe, known, Entry(0, "rollback", alias, bundle, why=why))
+            return self._write(recipe, lines, Entry(0, "rollback", alias, bundle, why=why))
 
-    def _write(self, recipe: str, known: list[bytes], made: Entry) -> Entry:
+    def _write(self, recipe: str, lines: list[bytes], entry: Entry) -> Entry:
         """Add a line to those that are there; its time, its writer and what stood before are set here."""
-        entries = self._entries(recipe, known)
-        before = next((entry.bundle for entry in reversed(entries) if entry.alias == made.alias), "")
+        entries = self._entries(recipe, lines)
+        before = next((e.bundle for e in reversed(entries) if e.alias == entry.alias), "")
         # Time may go back, or two lines fall on one tick: what is newer must be told by the number.
-        at_ns = max([time.time_ns(), *(entry.at_ns + 1 for entry in entries)])
-        entry = replace(made, at_ns=at_ns, before=before, by=_user())
-        new = [entry] if known else [*entries, entry]  # the line from before there was a log comes along
-        self.store.append(f"{recipe}/{_LOG}", [_line(e) for e in new], known)
+        at_ns = max([time.time_ns(), *(e.at_ns + 1 for e in entries)])
+        entry = replace(entry, at_ns=at_ns, before=before, by=_user())
+        added = [entry] if lines else [*entries, entry]  # the line from before there was a log comes along
+        self.store.append(f"{recipe}/{_LOG}", [_line(e) for e in added], lines)
         return entry
 
 
 def _path(*names: str) -> str:
     """Of a recipe, and a version of it, inside the registry."""
-    if odd := [name for name in names if not is_file_name(name)]:
-        raise BundleError(f"registry: {str(odd[0])[:80]!r} is no name of a recipe or a version; expected {RULE}")
+    if wrong := [name for name in names if not is_file_name(name)]:
+        raise BundleError(f"registry: {str(wrong[0])[:80]!r} is no name of a recipe or a version; expected {RULE}")
     return "/".join(names)
 
 
@@ -206,18 +206,16 @@ def _user() -> str:
 def open_registry(home: Path | None = None) -> Registry:
     """The registry of this deployment; with `home` instead of ``KYMO_HOME``."""
     settings = Settings.from_env()
-    where = home or settings.home
-    return Registry.at(settings.registry or str(where / "registry"), where)
+    home = home or settings.home
+    return Registry.at(settings.registry or str(home / "registry"), home)
 
 
 def find_bundle(name: str, home: Path | None = None) -> Path:
     """Folder of a bundle."""
     recipe, _, version = name.partition("@")
     plain = is_file_name(recipe) and (not version or is_file_name(version))
-    if plain and (found := _in_registry(name, recipe, version, open_registry(home))) is not None:
-        return found
-    if plain and (found := _shipped(recipe, name)) is not None:
-        return found
+    if plain and (folder := _in_registry(name, recipe, version, open_registry(home)) or _shipped(recipe, name)):
+        return folder
     if (Path(name) / MANIFEST).is_file():
         return Path(name)
     if plain:
@@ -228,9 +226,11 @@ def find_bundle(name: str, home: Path | None = None) -> Path:
 
 
 def _absent(name: str, recipe: str, version: str, registry: Registry) -> BundleError:
-    have = registry.versions(recipe)
-    if version and have:
-        return BundleError(f"no bundle `{name}` in {registry.url}; the versions of `{recipe}` are {', '.join(have)}")
+    versions = registry.versions(recipe)
+    if version and versions:
+        return BundleError(
+            f"no bundle `{name}` in {registry.url}; the versions of `{recipe}` are {', '.join(versions)}"
+        )
     aside = f" (the folder {name} is none: {MANIFEST} is not in it)" if Path(name).is_dir() else ""
     return BundleError(
         f"no bundle `{name}` in {registry.url} and none ships with Kymo{aside}; "
@@ -245,12 +245,12 @@ def _in_registry(name: str, recipe: str, version: str, registry: Registry) -> Pa
             return None
         digest = entry.digest
     else:
-        found = [digest for digest in registry.versions(recipe) if digest.startswith(version)]
-        if len(found) > 1:
-            raise BundleError(f"bundle `{name}`: {', '.join(found)} begin so; give more digits")
-        if not found:
+        digests = [digest for digest in registry.versions(recipe) if digest.startswith(version)]
+        if len(digests) > 1:
+            raise BundleError(f"bundle `{name}`: {', '.join(digests)} begin so; give more digits")
+        if not digests:
             return None
-        digest = found[0]
+        digest = digests[0]
     folder = registry.folder(recipe, digest)
     if folder is None:
         raise BundleError(
@@ -261,11 +261,9 @@ def _in_registry(name: str, recipe: str, version: str, registry: Registry) -> Pa
 
 def _shipped(recipe: str, name: str) -> Path | None:
     folder = SHIPPED / recipe
-    if (folder / MANIFEST).is_file() and str(read_manifest(folder).get("id", "")).startswith(
-        name.removesuffix(f"@{CHAMPION}")
-    ):
-        return folder
-    return None
+    if not (folder / MANIFEST).is_file():
+        return None
+    return folder if str(read_manifest(folder).get("id", "")).startswith(name.removesuffix(f"@{CHAMPION}")) else None
 
 
 def write_bundle(

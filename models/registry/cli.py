@@ -49,20 +49,20 @@ def list_command(recipe: str | None, as_json: bool) -> None:
 
     Example: kymo models list running --json
     """
-    found = [row for name in ([recipe] if recipe else _recipes()) for row in _rows(name)]
+    rows = [row for name in ([recipe] if recipe else _recipes()) for row in _rows(name)]
     if as_json:
-        click.echo(json.dumps(found, ensure_ascii=False))
+        click.echo(json.dumps(rows, ensure_ascii=False))
         return
-    if not found:
+    if not rows:
         click.echo(f"no bundle{f' of {recipe}' if recipe else ''} in {open_registry().url}; train one: kymo train")
         return
     table = Table("bundle", "is", "made", "accuracy", "macro F1", "recordings", box=box.SIMPLE, pad_edge=False)
-    for row in found:
-        scores, said = row["scores"], [*row["aliases"], *(["damaged"] if row["damaged"] else [])]
+    for row in rows:
+        scores, remarks = row["scores"], [*row["aliases"], *(["damaged"] if row["damaged"] else [])]
         numbers = [f"{scores[key]:.3f}" if isinstance(scores.get(key), float | int) else "" for key in _SCORES[:2]]
-        table.add_row(row["bundle"], ", ".join(said), row["created"], *numbers, str(scores.get("n", "")))
+        table.add_row(row["bundle"], ", ".join(remarks), row["created"], *numbers, str(scores.get("n", "")))
     Console(width=None if Console().is_terminal else 140).print(table)
-    for row in found:
+    for row in rows:
         if row["damaged"]:
             click.echo(f"note: {row['damaged']}", err=True)
 
@@ -76,7 +76,7 @@ def _rows(recipe: str) -> list[dict[str, Any]]:
     registry = open_registry()
     standing = {alias: registry.current(recipe, alias) for alias in ALIASES}
     versions = {digest: _verified(registry, recipe, digest) for digest in registry.versions(recipe)}
-    manifests = [found for found in versions.values() if found is not None]
+    manifests = [manifest for manifest in versions.values() if manifest is not None]
     if (SHIPPED / recipe).is_dir():
         manifests.append(read_manifest(SHIPPED / recipe) | {"shipped": True})
     rows: dict[str, dict[str, Any]] = {}
@@ -126,27 +126,27 @@ def show_command(bundle: str, as_json: bool) -> None:
     loaded = load_bundle(bundle)
     log = open_registry().log(loaded.recipe)
     if as_json:
-        found = {"path": str(loaded.path), "manifest": loaded.manifest, "log": [asdict(entry) for entry in log]}
-        click.echo(json.dumps(found, ensure_ascii=False))
+        facts = {"path": str(loaded.path), "manifest": loaded.manifest, "log": [asdict(entry) for entry in log]}
+        click.echo(json.dumps(facts, ensure_ascii=False))
         return
     click.echo(f"{loaded.id}  {loaded.path}")
     for name, value in sorted(_flat(loaded.manifest).items()):
         if not name.startswith((*_SUMS, "chain.")):
             click.echo(f"  {name}: {_short(value)}")
     for entry in log:
-        click.echo(_told(entry))
+        click.echo(_log_line(entry))
 
 
 @models.command("diff")
-@click.argument("one")
-@click.argument("other")
+@click.argument("first", metavar="ONE")
+@click.argument("second", metavar="OTHER")
 @_JSON
-def diff_command(one: str, other: str, as_json: bool) -> None:
+def diff_command(first: str, second: str, as_json: bool) -> None:
     """Say in what two bundles differ: scores, parameters, data, versions.
 
     Example: kymo models diff running@champion running@shadow
     """
-    pair = [load_bundle(name) for name in (one, other)]
+    pair = [load_bundle(name) for name in (first, second)]
     a, b = (_flat(bundle.manifest) for bundle in pair)
     names = [name for name in sorted({*a, *b}) if a.get(name) != b.get(name) and not name.startswith(_SUMS)]
     if as_json:
@@ -191,8 +191,8 @@ def rollback_command(recipe: str, alias: str, why: str, as_json: bool) -> None:
 def _report(entry: Entry, recipe: str, as_json: bool) -> None:
     untold = tell(entry, recipe, Settings.from_env())
     if as_json:
-        found = {"recipe": recipe, **asdict(entry), "announced": not untold, "reason": untold}
-        click.echo(json.dumps(found, ensure_ascii=False))
+        facts = {"recipe": recipe, **asdict(entry), "announced": not untold, "reason": untold}
+        click.echo(json.dumps(facts, ensure_ascii=False))
         return
     bundle = entry.bundle
     if not bundle and entry.alias == CHAMPION:
@@ -202,7 +202,7 @@ def _report(entry: Entry, recipe: str, as_json: bool) -> None:
         click.echo(f"note: running agents were not told ({untold}); they take it at their next start", err=True)
 
 
-def _told(entry: Entry) -> str:
+def _log_line(entry: Entry) -> str:
     when = datetime.fromtimestamp(entry.at_ns // 10**9, UTC).isoformat().replace("+00:00", "Z")
     why = f": {entry.why}" if entry.why else ""
     return f"  {when} {entry.action} {entry.alias} {entry.bundle or 'none'} by {entry.by or 'unknown'}{why}"

@@ -29,34 +29,34 @@ _KINDS: dict[str, type] = {
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a bundle's folder, its checksums not yet verified."""
-    where = path / MANIFEST
+    file = path / MANIFEST
     try:
-        manifest = read_object(where.read_bytes(), MAX_FILE_BYTES, nan=True)
+        manifest = read_object(file.read_bytes(), MAX_FILE_BYTES, nan=True)
     except FileNotFoundError:
-        raise BundleError(f"{where}: not there; name a bundle's folder") from None
+        raise BundleError(f"{file}: not there; name a bundle's folder") from None
     except (OSError, MessageError) as error:
-        raise BundleError(f"{where}: cannot be read ({error}); copy or train the bundle again") from None
-    odd = [name for name, kind in _KINDS.items() if not isinstance(manifest.get(name, kind()), kind)]
-    if odd:
-        raise BundleError(f"{where}: `{odd[0]}` is {str(manifest[odd[0]])[:40]!r}; copy or train the bundle again")
+        raise BundleError(f"{file}: cannot be read ({error}); copy or train the bundle again") from None
+    wrong = [name for name, kind in _KINDS.items() if not isinstance(manifest.get(name, kind()), kind)]
+    if wrong:
+        raise BundleError(f"{file}: `{wrong[0]}` is {str(manifest[wrong[0]])[:40]!r}; copy or train the bundle again")
     for name in ("recipe", "digest"):
         if not is_file_name(manifest.get(name)):
-            came = str(manifest.get(name))[:80]
-            raise BundleError(f"{where}: `{name}` is {came!r}, expected {RULE}; the bundle is not taken")
+            value = str(manifest.get(name))[:80]
+            raise BundleError(f"{file}: `{name}` is {value!r}, expected {RULE}; the bundle is not taken")
     if manifest.get("id") != f"{manifest['recipe']}@{manifest['digest']}":
-        raise BundleError(f"{where}: `id` is not RECIPE@DIGEST; copy or train the bundle again")
+        raise BundleError(f"{file}: `id` is not RECIPE@DIGEST; copy or train the bundle again")
     return manifest
 
 
 def digest_of(manifest: Mapping[str, Any]) -> str:
     """16 hexadecimal digits of all that a manifest says, the moment of making and what is attached apart."""
-    said = {key: value for key, value in manifest.items() if key not in _NOT_DIGESTED}
-    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+    facts = {key: value for key, value in manifest.items() if key not in _NOT_DIGESTED}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
 
 
 def complete(manifest: Mapping[str, Any], files: Mapping[str, bytes], attached: Mapping[str, bytes]) -> dict[str, Any]:
     """A manifest with ``format``, ``files``, ``attached`` (where something is), ``digest``, ``id`` and ``created``."""
-    full: dict[str, Any] = {"format": FORMAT, **_told(manifest), "files": _checksums(files)}
+    full: dict[str, Any] = {"format": FORMAT, **_as_json(manifest), "files": _checksums(files)}
     if attached:
         full["attached"] = _checksums(attached)
     digest = digest_of(full)
@@ -89,12 +89,12 @@ def _checksums(files: Mapping[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
 
 
-def _told(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     """A value as JSON can say it: a number that is none, such as the score of nothing, is null."""
     if isinstance(value, Mapping):
-        return {key: _told(inner) for key, inner in value.items()}
+        return {key: _as_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_told(inner) for inner in value]
+        return [_as_json(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

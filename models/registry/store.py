@@ -80,7 +80,7 @@ class LocalStore:
     def lines(self, path: str) -> list[bytes]:
         """See :meth:`Store.lines`."""
         try:
-            return whole_lines((self.root / path).read_bytes())
+            return _whole_lines((self.root / path).read_bytes())
         except FileNotFoundError:
             return []
 
@@ -96,14 +96,14 @@ class LocalStore:
 
     def folders(self, path: str) -> list[str]:
         """See :meth:`Store.folders`."""
-        there = (self.root / path).iterdir() if (self.root / path).is_dir() else []
-        return sorted(entry.name for entry in there if entry.is_dir() and not entry.name.startswith("."))
+        entries = (self.root / path).iterdir() if (self.root / path).is_dir() else []
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
     def add(self, path: str, contents: Mapping[str, bytes]) -> None:
         """See :meth:`Store.add`; the caller holds the lock, so what other writers left unfinished nobody will finish."""
         folder = self.root / path
-        for left in folder.parent.glob(f".{folder.name}.*-*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for remains in folder.parent.glob(f".{folder.name}.*-*"):
+            shutil.rmtree(remains, ignore_errors=True)
         replace_folder(folder, contents)
 
     def folder(self, path: str) -> Path | None:
@@ -172,10 +172,10 @@ class RemoteStore:
 
     def _claims(self, folder: str) -> list[str]:
         """Claims that hold; those of the dead are taken away."""
-        there = self._names(f"{folder}/{_CLAIMS}")
-        old = [name for name in there if _until_ns(name) <= self._clock.wall_ns()]
-        self._forget(old)
-        return [name for name in there if name not in old]
+        claims = self._names(f"{folder}/{_CLAIMS}")
+        expired = [name for name in claims if _until_ns(name) <= self._clock.wall_ns()]
+        self._forget(expired)
+        return [name for name in claims if name not in expired]
 
     def _forget(self, names: list[str]) -> None:
         """Take objects away; one that somebody else has taken away, or that has to wait until it is too old, does not matter."""
@@ -202,8 +202,8 @@ class RemoteStore:
         names = [name for name in self._names(folder) if name.endswith(f"/{path}")] + self._names(f"{folder}/{_LINES}")
         with self._errors(f"reading {path}"):
             # One that is gone by now was taken back by its writer.
-            found = self._fs.cat(names, on_error="omit") if names else {}
-        return [line for name in names if name in found for line in whole_lines(bytes(found[name]))]
+            contents = self._fs.cat(names, on_error="omit") if names else {}
+        return [line for name in names if name in contents for line in _whole_lines(bytes(contents[name]))]
 
     def append(self, path: str, lines: list[bytes], before: list[bytes]) -> None:
         """See :meth:`Store.append`."""
@@ -222,11 +222,11 @@ class RemoteStore:
         with self._errors(f"listing {path or 'it'}"):
             self._fs.invalidate_cache()
             try:
-                there = self._fs.ls(self._at(path), detail=True)
+                entries = self._fs.ls(self._at(path), detail=True)
             except FileNotFoundError:
                 return []
-        found = (e["name"].rstrip("/").rpartition("/")[2] for e in there if e["type"] == "directory")
-        return sorted(name for name in found if not name.startswith("."))
+        names = (e["name"].rstrip("/").rpartition("/")[2] for e in entries if e["type"] == "directory")
+        return sorted(name for name in names if not name.startswith("."))
 
     def add(self, path: str, contents: Mapping[str, bytes]) -> None:
         """See :meth:`Store.add`."""
@@ -236,10 +236,10 @@ class RemoteStore:
 
     def folder(self, path: str) -> Path | None:
         """The bundle, from the cache or fetched to it; its checksums are verified."""
-        kept = self._cache / path
+        cached = self._cache / path
         with contextlib.suppress(BundleError):
-            verify(kept, read_manifest(kept))
-            return kept
+            verify(cached, read_manifest(cached))
+            return cached
         with self._errors(f"fetching {path}"):
             self._fs.invalidate_cache()
             root = self._at(path)
@@ -247,17 +247,17 @@ class RemoteStore:
                 return None
             names: list[Any] = [name[len(root) :].lstrip("/") for name in self._fs.find(root)]
             contents = {name: bytes(self._fs.cat_file(f"{root}/{name}")) for name in names}
-        replace_folder(kept, contents)
-        verify(kept, read_manifest(kept))
-        return kept
+        replace_folder(cached, contents)
+        verify(cached, read_manifest(cached))
+        return cached
 
 
 def store_at(url: str, cache: Path) -> Store:
     """The store at a path or URL."""
-    scheme, separator, rest = url.partition("://")
+    scheme, separator, path = url.partition("://")
     if separator and scheme != "file":
         return RemoteStore(url, cache)
-    return LocalStore(Path(rest if separator else url).expanduser())
+    return LocalStore(Path(path if separator else url).expanduser())
 
 
 def replace_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
@@ -277,7 +277,7 @@ def replace_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def whole_lines(data: bytes) -> list[bytes]:
+def _whole_lines(data: bytes) -> list[bytes]:
     """Lines that end, and hold something."""
     return [line for line in data.split(b"\n")[:-1] if line]
 

@@ -155,9 +155,11 @@ def architecture(name: str) -> type[Architecture]:
         ) from None
 
 
-def read_parameters(given: Mapping[str, Any], defaults: Mapping[str, Any], table: str = "[model]") -> dict[str, Any]:
+def read_parameters(
+    parameters: Mapping[str, Any], defaults: Mapping[str, Any], table: str = "[model]"
+) -> dict[str, Any]:
     """Parameters with defaults filled in; each must be of its default's kind."""
-    for key, value in given.items():
+    for key, value in parameters.items():
         if key not in defaults:
             raise TrainingError(f"{table} has no parameter {key!r} here{nearest(key, defaults)}")
         kind = type(defaults[key])
@@ -165,4 +167,4 @@ def read_parameters(given: Mapping[str, Any], defaults: Mapping[str, Any], table
         if not fits or (isinstance(value, bool) and kind is not bool):
             words = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a text")
             raise TrainingError(f"{table} {key} = {value!r}, expected {words}")
-    return {**defaults, **given}
+    return {**defaults, **parameters}

@@ -110,8 +110,8 @@ class _Network(nn.Module):
         for layer in self.model.layers:
             x = layer(x)
         x = self.model.layernorm(x)
-        out: Tensor = self.units(self.head((x[:, 0] + x[:, 1]) / 2))  # of the two class tokens
-        return out
+        columns: Tensor = self.units(self.head((x[:, 0] + x[:, 1]) / 2))  # of the two class tokens
+        return columns
 
 
 class _Patches(nn.Module):
@@ -123,8 +123,8 @@ class _Patches(nn.Module):
 
     def forward(self, plane: Tensor) -> Tensor:
         """``(n, channels, bins, time)`` to ``(n, patches, width)``."""
-        out: Tensor = self.projection(plane).flatten(2).transpose(1, 2)
-        return out
+        patches: Tensor = self.projection(plane).flatten(2).transpose(1, 2)
+        return patches
 
 
 def _fresh(p: Mapping[str, Any], plane: tuple[int, int, int], bins: int) -> Any:
@@ -169,7 +169,7 @@ def _pretrained(name: str, plane: tuple[int, int, int]) -> Any:
     config, embeddings = model.config, model.embeddings
     before = embeddings.get_shape(config)
     patch, stride = config.patch_size, (config.frequency_stride, config.time_stride)
-    now = ((plane[1] - patch) // stride[0] + 1, (plane[2] - patch) // stride[1] + 1)
+    size = ((plane[1] - patch) // stride[0] + 1, (plane[2] - patch) // stride[1] + 1)
     if min(plane[1:]) < patch:
         raise TrainingError(
             f"[model] pretrained = {name!r} looks at patches of {patch} x {patch}, the recipe makes only {plane[1]} bins and "
@@ -182,10 +182,10 @@ def _pretrained(name: str, plane: tuple[int, int, int]) -> Any:
         wide.bias = projection.bias
         projection = wide
     embeddings.patch_embeddings = _Patches(projection)
-    if now != before:
+    if size != before:
         tokens, grid = embeddings.position_embeddings[:, :2], embeddings.position_embeddings[:, 2:]
         grid = grid.reshape(1, *before, -1).permute(0, 3, 1, 2)  # (1, width, bins, time)
-        grid = nn.functional.interpolate(grid, now, mode="bilinear", align_corners=False)
+        grid = nn.functional.interpolate(grid, size, mode="bilinear", align_corners=False)
         placed = torch.cat([tokens, grid.flatten(2).transpose(1, 2)], 1)
         embeddings.position_embeddings = nn.Parameter(placed.detach())
     return model

@@ -145,28 +145,28 @@ def output_aside() -> Iterator[None]:
 def keras_to_onnx(model: Any, input_name: str, output_name: str) -> bytes:
     """ONNX of a functional Keras model with one input and one output ``(n, columns)``."""
     graph = Graph()
-    (source,), (wanted,) = model.inputs, model.outputs
-    known = {id(source): graph.node("Transpose", [input_name], perm=_first(len(source.shape)))}
-    graph.node("Flatten", [write_layers(graph, known, wanted)], output_name)
-    return graph.model({input_name: ("n", *source.shape[1:])}, {output_name: ("n", wanted.shape[-1])})
+    (source,), (target,) = model.inputs, model.outputs
+    names = {id(source): graph.node("Transpose", [input_name], perm=_first(len(source.shape)))}
+    graph.node("Flatten", [write_layers(graph, names, target)], output_name)
+    return graph.model({input_name: ("n", *source.shape[1:])}, {output_name: ("n", target.shape[-1])})
 
 
-def write_layers(graph: Graph, known: dict[int, str], wanted: Any) -> str:
-    """Write all layers between some tensors and one that is computed from them; its name."""
-    for tensor in _in_order(wanted, known):
+def write_layers(graph: Graph, names: dict[int, str], target: Any) -> str:
+    """Write all layers between tensors that have `names` in the graph, by their ids, and one that is computed from them; its name."""
+    for tensor in _in_order(target, names):
         layer, index, _ = tensor._keras_history
         arguments = layer._inbound_nodes[index].input_tensors
-        known[id(tensor)] = _convert(graph, layer, [known[id(x)] for x in arguments], arguments)
-    return known[id(wanted)]
+        names[id(tensor)] = _convert(graph, layer, [names[id(x)] for x in arguments], arguments)
+    return names[id(target)]
 
 
-def _in_order(wanted: Any, known: Mapping[int, str]) -> list[Any]:
-    """All tensors between the known ones and a wanted one, each behind what it needs; networks are too deep to recurse."""
+def _in_order(target: Any, names: Mapping[int, str]) -> list[Any]:
+    """All tensors between those that have names and a target, each behind what it needs; networks are too deep to recurse."""
     order: list[Any] = []
-    done = set(known)
-    todo = [(wanted, False)]
-    while todo:
-        tensor, ready = todo.pop()
+    done = set(names)
+    stack = [(target, False)]
+    while stack:
+        tensor, ready = stack.pop()
         if id(tensor) in done:
             continue
         if ready:
@@ -174,8 +174,8 @@ def _in_order(wanted: Any, known: Mapping[int, str]) -> list[Any]:
             order.append(tensor)
             continue
         layer, index, _ = tensor._keras_history
-        todo.append((tensor, True))
-        todo += [(x, False) for x in reversed(layer._inbound_nodes[index].input_tensors)]
+        stack.append((tensor, True))
+        stack += [(x, False) for x in reversed(layer._inbound_nodes[index].input_tensors)]
     return order
 
 

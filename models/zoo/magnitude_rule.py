@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from models.training.fit import class_weights
 from models.zoo import Epoch, FitOptions, Samples, read_parameters
-from models.zoo.minirocket import cross_entropy
+from models.zoo.minirocket import cross_entropy, only_epoch
 from models.zoo.onnx_graph import Graph
 from streams.chunk import Array, Format
 from streams.errors import TrainingError
@@ -43,10 +43,10 @@ class MagnitudeRule:
         if len(fmt.shape) != 1:
             raise TrainingError("architecture 'magnitude_rule' takes raw windows, one number a channel")
         patterns = [pattern.strip() for pattern in self.parameters["channels"].split(",")]
-        chosen = [any(fnmatchcase(name, pattern) for pattern in patterns) for name in fmt.channels]
+        in_vector = [any(fnmatchcase(name, pattern) for pattern in patterns) for name in fmt.channels]
         self._names = fmt.channels
         self.labels, self.shape = len(labels), (fmt.shape[-1], fmt.rows or 1)
-        self._chosen = np.array(chosen, np.float32)  # (channels,)
+        self._in_vector = np.array(in_vector, np.float32)  # (channels,)
         self._usual = np.float32(0)
         self._unit = np.float32(1)  # what a deviation of 1 is
         self._slopes = np.zeros(self.labels, np.float32)
@@ -60,7 +60,7 @@ class MagnitudeRule:
         The usual length is the median of the class that varies least; classes stand in the order of their median deviation, and
         each threshold is where the fewest windows of the two beside it are on the wrong side.
         """
-        if not self._chosen.any():
+        if not self._in_vector.any():
             raise TrainingError(
                 f"[model] channels = {self.parameters['channels']!r}: none of {', '.join(self._names)} has such a name"
             )
@@ -73,17 +73,12 @@ class MagnitudeRule:
         order = present[np.argsort([np.median(deviations[classes == c]) for c in present], kind="stable")]
         thresholds = [_threshold(deviations, classes, pair, weights) for pair in itertools.pairwise(order)]
         self._unit = np.float32(max(thresholds, default=0.0) or 1.0)
-        self._set(order, np.maximum.accumulate(np.array(thresholds) / self._unit), 1.0)
+        rising = np.maximum.accumulate(np.array(thresholds) / self._unit)
+        self._set(order, rising, 1.0)
         logits = self.predict(training.windows).astype(np.float64)
         steepness = min(_STEEPNESS, key=lambda s: cross_entropy(logits * s, classes))
-        self._set(order, np.maximum.accumulate(np.array(thresholds) / self._unit), steepness)
-        numbers: Epoch = {"epoch": 1, "loss": cross_entropy(logits * steepness, classes)}
-        if validation is not None:
-            judged = self.predict(validation.windows)
-            right = float((judged.argmax(1) == validation.classes).mean())
-            loss = cross_entropy(judged.astype(np.float64), validation.classes)
-            numbers |= {"validation_loss": loss, "validation_accuracy": right}
-        on_epoch(numbers)
+        self._set(order, rising, steepness)
+        on_epoch(only_epoch(cross_entropy(logits * steepness, classes), self.predict, validation))
 
     def _set(self, order: NDArray[np.int64], thresholds: Floats, steepness: float) -> None:
         """Straight lines of the deviation, each steeper than the one before, which cross at the thresholds."""
@@ -97,7 +92,7 @@ class MagnitudeRule:
         """Mean length of the vector, ``(n,)``, 256 windows at a time; added up as ONNX Runtime may not, so in float64."""
         parts = []
         for i in range(0, len(windows), 256):
-            vector = np.asarray(windows[i : i + 256], np.float64)[:, self._chosen > 0]
+            vector = np.asarray(windows[i : i + 256], np.float64)[:, self._in_vector > 0]
             parts.append(np.sqrt(np.square(vector).sum(1)).mean(1))
         return np.concatenate(parts)
 
@@ -112,7 +107,7 @@ class MagnitudeRule:
         from onnx import TensorProto
 
         steps: list[tuple[str, list[Any], dict[str, Any]]] = [
-            ("Gather", [np.flatnonzero(self._chosen)], {"axis": 1}),
+            ("Gather", [np.flatnonzero(self._in_vector)], {"axis": 1}),
             ("Cast", [], {"to": TensorProto.DOUBLE}),
             ("ReduceSumSquare", [np.array([1])], {"keepdims": 0}),
             ("Sqrt", [], {}),
@@ -141,9 +136,9 @@ def _threshold(
     deviations: Floats, classes: NDArray[np.int64], pair: tuple[np.int64, np.int64], weights: Floats
 ) -> float:
     """The deviation that parts two classes with the least weight on the wrong side; half way between two that occur."""
-    of = np.isin(classes, pair)
-    order = np.argsort(deviations[of], kind="stable")
-    values, high, weight = deviations[of][order], (classes[of] == pair[1])[order], weights[of][order]
+    either = np.isin(classes, pair)
+    order = np.argsort(deviations[either], kind="stable")
+    values, high, weight = deviations[either][order], (classes[either] == pair[1])[order], weights[either][order]
     # Wrong, if the first i of them are said to be low: the high ones among those, and the low ones behind.
     wrong = np.concatenate([[0.0], np.cumsum(weight * high)]) + (weight * ~high).sum()
     wrong -= np.concatenate([[0.0], np.cumsum(weight * ~high)])

@@ -96,29 +96,21 @@ class MiniRocket:
         """Learn at once: one epoch."""
         random = np.random.default_rng(options.seed)
         count = len(training.classes)
-        most = min(count, self.parameters["windows"])
-        chosen = np.sort(random.permutation(count)[:most])
-        windows: Floats = np.array(training.windows[chosen], np.float32)
-        classes = training.classes[chosen]
-        groups = training.groups[chosen] if training.groups is not None else np.arange(most)
+        sample = np.sort(random.permutation(count)[: self.parameters["windows"]])
+        windows: Floats = np.array(training.windows[sample], np.float32)
+        classes = training.classes[sample]
+        groups = training.groups[sample] if training.groups is not None else np.arange(len(sample))
         self._unit = _units(windows)
         self._banks = fit_banks(self._whole(windows), self.parameters["features"], random)
         counts = self._count(windows)
         weights = class_weights(classes, self.labels, options).astype(np.float64)
-        found = fit_ridge(counts, classes, groups, weights)
-        targets = {name: target[chosen] for name, target in training.targets.items()}
-        more, bias = fit_heads(counts, groups, self.heads, targets)
-        columns = np.concatenate([found.weights, more], 1) / found.scale[:, None]
-        self._set(found.mean, columns, np.concatenate([found.bias, bias]))
-        numbers: Epoch = {"epoch": 1, "loss": cross_entropy(found.left_out, classes)}
-        if validation is not None:
-            logits = self.predict(validation.windows)[:, : self.labels]
-            right = float((logits.argmax(1) == validation.classes).mean())
-            numbers |= {
-                "validation_loss": cross_entropy(logits.astype(np.float64), validation.classes),
-                "validation_accuracy": right,
-            }
-        on_epoch(numbers)
+        ridge = fit_ridge(counts, classes, groups, weights)
+        targets = {name: target[sample] for name, target in training.targets.items()}
+        head_weights, head_bias = fit_heads(counts, groups, self.heads, targets)
+        columns = np.concatenate([ridge.weights, head_weights], 1) / ridge.scale[:, None]
+        self._set(ridge.mean, columns, np.concatenate([ridge.bias, head_bias]))
+        loss = cross_entropy(ridge.left_out, classes)
+        on_epoch(only_epoch(loss, lambda held_out: self.predict(held_out)[:, : self.labels], validation))
 
     def _set(self, mean: Doubles, weights: Doubles, bias: Doubles) -> None:
         """Weights on counts less their `mean`, as whole multiples of a power of two, one a column, such that every sum is
@@ -243,8 +235,8 @@ class Bank:
         places = self.places(time)
         shifted = [padded[:, :, i * self.dilation : i * self.dilation + places] for i in range(LENGTH)]
         columns = np.stack(shifted, 2).reshape(n, channels * LENGTH, places)
-        out: Floats = np.matmul(self.weights.reshape(len(self.weights), -1), columns)
-        return out
+        response: Floats = np.matmul(self.weights.reshape(len(self.weights), -1), columns)
+        return response
 
     def count(self, windows: Floats) -> Floats:
         """At how many places each kernel's result lies above each of its biases, ``(n, kernels * biases)``."""
@@ -277,12 +269,12 @@ def fit_banks(windows: Floats, features: int, random: np.random.Generator) -> li
     banks, number = [], 0
     for j, (dilation, count) in enumerate(dilations(time, features)):
         for padded in (True, False):
-            mine = [k for k in range(KERNELS) if (j + k) % 2 != padded]
-            weights = np.stack([_kernel(k, channels, random) for k in mine])
-            bank = Bank(dilation, padded, weights, np.zeros((len(mine), count), np.float32))
-            for i in range(len(mine)):
-                seen = Bank(dilation, True, weights[i : i + 1], bank.biases[i : i + 1])
-                response = seen.respond(windows[random.integers(len(windows))][None])[0, 0]
+            kernels = [k for k in range(KERNELS) if (j + k) % 2 != padded]
+            weights = np.stack([_kernel(k, channels, random) for k in kernels])
+            bank = Bank(dilation, padded, weights, np.zeros((len(kernels), count), np.float32))
+            for i in range(len(kernels)):
+                everywhere = Bank(dilation, True, weights[i : i + 1], bank.biases[i : i + 1])
+                response = everywhere.respond(windows[random.integers(len(windows))][None])[0, 0]
                 # Low-discrepancy quantiles, so that few biases cover what a kernel may give.
                 quantiles = (np.arange(number + 1, number + count + 1) * _GOLDEN) % 1
                 bank.biases[i] = np.floor(np.quantile(response, quantiles)) + 0.5
@@ -294,10 +286,10 @@ def fit_banks(windows: Floats, features: int, random: np.random.Generator) -> li
 def _kernel(k: int, channels: int, random: np.random.Generator) -> Floats:
     """Weights ``(channels, 9)`` of one kernel on some of the channels: few more often than many."""
     most = min(channels, MOST_CHANNELS)
-    chosen = random.choice(channels, int(2 ** random.uniform(0, np.log2(most + 1))), replace=False)
+    subset = random.choice(channels, int(2 ** random.uniform(0, np.log2(most + 1))), replace=False)
     weights = np.zeros((channels, LENGTH), np.float32)
-    weights[chosen] = -1
-    weights[np.ix_(chosen, _TRIPLES[k])] = 2
+    weights[subset] = -1
+    weights[np.ix_(subset, _TRIPLES[k])] = 2
     return weights
 
 
@@ -349,12 +341,12 @@ def fit_heads(
             bias.append(np.zeros(head.width))
             continue
         if known.tobytes() not in kernels:
-            some = features if known.all() else features[known]
-            kernels[known.tobytes()] = _Kernel(some, groups[known], np.ones(int(known.sum())))
+            rows = features if known.all() else features[known]
+            kernels[known.tobytes()] = _Kernel(rows, groups[known], np.ones(int(known.sum())))
         kernel = kernels[known.tobytes()]
-        own = kernel.classes(target[known], np.ones(head.width)) if head.labels else kernel.number(target[known])
-        weights.append(own[0])
-        bias.append(own[1])
+        solution = kernel.classes(target[known], np.ones(head.width)) if head.labels else kernel.number(target[known])
+        weights.append(solution[0])
+        bias.append(solution[1])
     return np.concatenate(weights, 1), np.concatenate(bias)
 
 
@@ -373,23 +365,23 @@ class _Kernel:
         """Weights, bias, penalty and left-out logits for classes, each with its weight."""
         targets = np.where(np.arange(len(weights)) == classes[:, None], 1.0, -1.0)
 
-        def judge(left: Doubles) -> tuple[float, float]:
-            temperature = fit_temperature((left * _SHARP).tolist(), classes.tolist()) / _SHARP
-            return cross_entropy(left / temperature, classes, weights), temperature
+        def judge(scores: Doubles) -> tuple[float, float]:
+            temperature = fit_temperature((scores * _SHARP).tolist(), classes.tolist()) / _SHARP
+            return cross_entropy(scores / temperature, classes, weights), temperature
 
         return self._solve(targets, judge)
 
     def number(self, values: Array) -> tuple[Doubles, Doubles, float, Doubles]:
         """Weights, bias, penalty and left-out values for a number, in its own unit."""
-        known = values.astype(np.float64)[:, None]
-        middle, spread = float(known.mean()), float(known.std()) or 1.0
-        targets = (known - middle) / spread
+        column = values.astype(np.float64)[:, None]
+        middle, spread = float(column.mean()), float(column.std()) or 1.0
+        targets = (column - middle) / spread
 
-        def judge(left: Doubles) -> tuple[float, float]:
-            return float(np.square(left - targets).mean()), 1.0
+        def judge(scores: Doubles) -> tuple[float, float]:
+            return float(np.square(scores - targets).mean()), 1.0
 
-        weights, bias, penalty, left = self._solve(targets, judge)
-        return weights * spread, bias * spread + middle, penalty, left * spread + middle
+        weights, bias, penalty, left_out = self._solve(targets, judge)
+        return weights * spread, bias * spread + middle, penalty, left_out * spread + middle
 
     def _solve(
         self, targets: Doubles, judge: Callable[[Doubles], tuple[float, float]]
@@ -399,15 +391,15 @@ class _Kernel:
         best: tuple[float, float, float, Doubles] | None = None
         for penalty in PENALTIES:
             shrunk = self.values / (self.values + penalty)
-            left = _left_out(self.vectors, shrunk, turned, targets * self.root, self.groups) / self.root
-            loss, temperature = judge(left)
+            scores = _left_out(self.vectors, shrunk, turned, targets * self.root, self.groups) / self.root
+            loss, temperature = judge(scores)
             if best is None or loss < best[0]:
-                best = loss, float(penalty), temperature, left
+                best = loss, float(penalty), temperature, scores
         assert best is not None
-        _, penalty, temperature, left = best
+        _, penalty, temperature, scores = best
         dual = (self.vectors @ (turned / (self.values + penalty)[:, None])) * self.root / temperature
         weights = self.features.T.astype(np.float64) @ dual / self.size
-        return weights, dual.sum(0), penalty, left / temperature
+        return weights, dual.sum(0), penalty, scores / temperature
 
 
 def _left_out(
@@ -415,16 +407,27 @@ def _left_out(
 ) -> Doubles:
     """Scores of each sample without its group: ``y - (I - H_gg)^-1 (y - H y)_g``."""
     residuals = targets - vectors @ (shrunk[:, None] * turned)
-    out = np.empty_like(targets)
+    scores = np.empty_like(targets)
     for group in np.unique(groups):
-        at = np.flatnonzero(groups == group)
-        hat = (vectors[at] * shrunk) @ vectors[at].T
-        out[at] = targets[at] - np.linalg.solve(np.eye(len(at)) - hat, residuals[at])
-    return out
+        rows = np.flatnonzero(groups == group)
+        hat = (vectors[rows] * shrunk) @ vectors[rows].T
+        scores[rows] = targets[rows] - np.linalg.solve(np.eye(len(rows)) - hat, residuals[rows])
+    return scores
 
 
 def cross_entropy(logits: Doubles, classes: NDArray[np.int64], weights: Doubles | None = None) -> float:
     """Mean over samples, each with its class's weight if there are weights."""
     top = logits.max(1, keepdims=True)
-    each = np.log(np.exp(logits - top).sum(1)) + top[:, 0] - logits[np.arange(len(classes)), classes]
-    return float(np.average(each, weights=None if weights is None else weights[classes]))
+    losses = np.log(np.exp(logits - top).sum(1)) + top[:, 0] - logits[np.arange(len(classes)), classes]
+    return float(np.average(losses, weights=None if weights is None else weights[classes]))
+
+
+def only_epoch(loss: float, predict: Callable[[Array], Array], validation: Samples | None) -> Epoch:
+    """The numbers of a fit that learns at once."""
+    epoch: Epoch = {"epoch": 1, "loss": loss}
+    if validation is None:
+        return epoch
+    logits = predict(validation.windows)
+    right = float((logits.argmax(1) == validation.classes).mean())
+    loss = cross_entropy(logits.astype(np.float64), validation.classes)
+    return epoch | {"validation_loss": loss, "validation_accuracy": right}

@@ -189,9 +189,9 @@ class Filled(keras.layers.Layer):  # type: ignore[misc]
 
     def call(self, x: Any) -> tuple[Any, Any]:
         """``(n, time, features)`` with zeros for NaN, and which steps are there, ``(n, steps)``."""
-        there = ops.logical_not(ops.isnan(x))
+        present = ops.logical_not(ops.isnan(x))
         steps = ops.shape(x)[1] // self.patch
-        return ops.where(there, x, ops.zeros_like(x)), there[:, : steps * self.patch : self.patch, 0]
+        return ops.where(present, x, ops.zeros_like(x)), present[:, : steps * self.patch : self.patch, 0]
 
     def compute_output_spec(self, x: Any) -> tuple[Any, Any]:
         """Their shapes, without running it."""
@@ -293,18 +293,18 @@ def _steps(graph: Graph, network: Any, flat: str) -> str:
 
 
 def _lengths(graph: Graph, flat: str, patch: int) -> str:
-    """Steps of each sequence ``(n,)`` int32, as :class:`~models.zoo.recurrent_layers.Padding` counts them."""
+    """Steps of each sequence ``(n,)`` int32, as :class:`Padding` counts them."""
     whole = "int64"
-    one, size = graph.constant([1], whole), graph.constant([patch], whole)
+    unit, size = graph.constant([1], whole), graph.constant([patch], whole)
     largest = graph.node("ReduceMax", [graph.node("Abs", [flat]), graph.constant([2], whole)], keepdims=0)
     filled = graph.node("Cast", [graph.node("Greater", [largest, graph.constant(0.0)])], to=7)  # int64
     time = graph.node("Shape", [flat], start=1, end=2)
-    scalars = [graph.constant(1, whole), graph.node("Squeeze", [graph.node("Add", [time, one])])]
+    scalars = [graph.constant(1, whole), graph.node("Squeeze", [graph.node("Add", [time, unit])])]
     numbers = graph.node("Range", [*scalars, graph.constant(1, whole)])
-    length = graph.node("ReduceMax", [graph.node("Mul", [filled, numbers]), one], keepdims=0)
+    length = graph.node("ReduceMax", [graph.node("Mul", [filled, numbers]), unit], keepdims=0)
     most = graph.node("Div", [time, size])
     steps = graph.node("Div", [graph.node("Add", [length, graph.constant([patch - 1], whole)]), size])
-    within = graph.node("Min", [graph.node("Max", [steps, one]), most])
+    within = graph.node("Min", [graph.node("Max", [steps, unit]), most])
     return graph.node("Cast", [within], to=6)  # int32
 
 
@@ -312,12 +312,12 @@ def _layer(
     graph: Graph, network: Any, i: int, sequence: str, lengths: str, before: list[str] | None = None
 ) -> tuple[str, str, str]:
     """All steps ``(steps, directions, n, units)``, the last state ``(directions, n, units)`` and an LSTM's cells."""
-    p, found = network.parameters, network.model
+    p, model = network.parameters, network.model
     if p["bidirectional"]:
-        both = found.get_layer(f"both_{i}")
-        cells = [both.forward_layer.cell, both.backward_layer.cell]
+        pair = model.get_layer(f"both_{i}")
+        cells = [pair.forward_layer.cell, pair.backward_layer.cell]
     else:
-        cells = [found.get_layer(f"cells_{i}").cell]
+        cells = [model.get_layer(f"cells_{i}").cell]
     packed = [_gates(cell, p["cell"]) for cell in cells]
     weights = [graph.constant(np.stack(arrays)) for arrays in zip(*packed, strict=True)]
     outputs = [f"steps_{i}", f"last_{i}"] + ([f"cells_{i}"] if p["cell"] == "lstm" else [])
@@ -384,5 +384,5 @@ def _part(graph: Graph, start: int, units: int) -> str:
 
 
 def _heads(graph: Graph, network: Any, features: str, output_name: str) -> None:
-    known = {id(network.features): features}
-    graph.node("Flatten", [write_layers(graph, known, network.model.outputs[0])], output_name)
+    names = {id(network.features): features}
+    graph.node("Flatten", [write_layers(graph, names, network.model.outputs[0])], output_name)

@@ -47,15 +47,15 @@ DEFAULTS: dict[str, Any] = {
     "schedule": "cosine",
 }
 #: Blocks a stage, and filters of the first stage, of the networks that are built here.
-OWN = {"small": ((1, 1, 1), 16), "resnet18": ((2, 2, 2, 2), 64)}
+BUILT_HERE = {"small": ((1, 1, 1), 16), "resnet18": ((2, 2, 2, 2), 64)}
 #: Names in keras.applications.
-BORROWED = {
+FROM_KERAS = {
     "resnet50": "ResNet50",
     "resnet101": "ResNet101",
     "resnet152": "ResNet152",
     "efficientnetb0": "EfficientNetB0",
 }
-BACKBONES = (*OWN, *BORROWED)
+BACKBONES = (*BUILT_HERE, *FROM_KERAS)
 _LEAST = 32  # keras.applications' networks halve an axis five times
 _TIMEOUT_S = 20.0
 
@@ -91,12 +91,12 @@ class SpectrogramResnet(KerasArchitecture):
         x = source if len(shape) == 3 else keras.layers.Reshape((shape[0], 1, shape[1]))(source)
         normalise = Normalisation(p["batch_norm"], p["momentum"])
         x = _front(p["front"], normalise, x)
-        if p["backbone"] in OWN:
+        if p["backbone"] in BUILT_HERE:
             first = keras.Model(source, x)
-            features = own(p["backbone"], p["width"], normalise, x)
+            features = _residual_features(p["backbone"], p["width"], normalise, x)
             self._backbone = [layer for layer in keras.Model(source, features).layers if layer not in first.layers]
         else:
-            features, self._backbone = borrowed(p["backbone"], x)
+            features, self._backbone = _keras_features(p["backbone"], x)
         self._freeze(self._backbone)
         self.model = keras.Model(source, self.columns(keras.layers.Dropout(p["dropout"])(features)))
 
@@ -105,8 +105,8 @@ class SpectrogramResnet(KerasArchitecture):
     ) -> None:
         """Take the backbone's learned weights, then learn by AdamW; with validation, keep the best epoch's weights."""
         p = self.parameters
-        if p["backbone"] in BORROWED:
-            lacking = pretrain(p["backbone"], p["weights"], self._backbone)
+        if p["backbone"] in FROM_KERAS:
+            lacking = _pretrain(p["backbone"], p["weights"], self._backbone)
             if lacking:
                 _log.warning(lacking)
                 self.notes.append(lacking)
@@ -125,14 +125,14 @@ class SpectrogramResnet(KerasArchitecture):
         for layer in layers[:count]:
             layer.trainable = False
         for pattern in filter(None, (name.strip() for name in p["frozen_names"].split(","))):
-            found = [layer for layer in layers if fnmatchcase(layer.name, pattern)]
-            if not found:
+            frozen = [layer for layer in layers if fnmatchcase(layer.name, pattern)]
+            if not frozen:
                 names = [layer.name for layer in layers if layer.weights]
                 raise TrainingError(
                     f"[model] frozen_names: {p['backbone']} has no layer {pattern!r}; it begins with "
                     f"{', '.join(names[:4])} and ends with {', '.join(names[-2:])}"
                 )
-            for layer in found:
+            for layer in frozen:
                 layer.trainable = False
 
 
@@ -140,14 +140,14 @@ def _checked(p: dict[str, Any], channels: int) -> dict[str, Any]:
     check_learning(p)
     one_of(p, "backbone", BACKBONES)
     one_of(p, "front", FRONTS)
-    if p["front"] == "none" and p["backbone"] not in OWN and channels != 3:
+    if p["front"] == "none" and p["backbone"] not in BUILT_HERE and channels != 3:
         raise TrainingError(f"[model] front = 'none': {p['backbone']} takes 3 channels, the recipe makes {channels}")
-    if p["weights"] not in ("imagenet", "fresh") and not (p["backbone"] in BORROWED and Path(p["weights"]).is_file()):
+    if p["weights"] not in ("imagenet", "fresh") and not (p["backbone"] in FROM_KERAS and Path(p["weights"]).is_file()):
         raise TrainingError(
-            f"[model] weights = {p['weights']!r}: expected imagenet, fresh or, for {', '.join(BORROWED)}, a file"
+            f"[model] weights = {p['weights']!r}: expected imagenet, fresh or, for {', '.join(FROM_KERAS)}, a file"
         )
-    if p["width"] and p["backbone"] not in OWN:
-        raise TrainingError(f"[model] width is for {' and '.join(OWN)} alone, {p['backbone']} has its own")
+    if p["width"] and p["backbone"] not in BUILT_HERE:
+        raise TrainingError(f"[model] width is for {' and '.join(BUILT_HERE)} alone, {p['backbone']} has its own")
     if p["width"] < 0 or p["frozen_layers"] < 0 or not 0 <= p["frozen_share"] <= 1 or not 0 <= p["momentum"] < 1:
         raise TrainingError(
             "[model] width and frozen_layers are 0 or more, frozen_share is from 0 to 1, momentum from 0 to below 1"
@@ -192,10 +192,10 @@ class Normalisation:
         return keras.layers.BatchNormalization(momentum=self.momentum, name=f"{name}_bn")(x) if self.on else x
 
 
-def own(name: str, width: int, normalise: Normalisation, x: Any) -> Any:
+def _residual_features(name: str, width: int, normalise: Normalisation, x: Any) -> Any:
     """Features of a residual network of basic blocks (He et al. 2016, Deep Residual Learning, section 3.3 and table 1)."""
-    stages, own_width = OWN[name]
-    width = width or own_width
+    stages, default_width = BUILT_HERE[name]
+    width = width or default_width
     x = _convolve(x, "stem", (width, 7, _strides(x, 16)), normalise)
     x = keras.layers.Activation("relu")(x)
     x = keras.layers.MaxPooling2D(3, _strides(x, 16), padding="same")(x)
@@ -229,17 +229,17 @@ def _block(x: Any, name: str, filters: int, strides: tuple[int, int], normalise:
     return keras.layers.Activation("relu")(keras.layers.Add()([inner, x]))
 
 
-def borrowed(name: str, x: Any) -> tuple[Any, list[Any]]:
+def _keras_features(name: str, x: Any) -> tuple[Any, list[Any]]:
     """Features of one of Keras' own networks, with fresh weights, and its layers."""
     missing = [max(0, _LEAST - length) for length in x.shape[1:3]]
     if any(missing):
         x = keras.layers.ZeroPadding2D([(size // 2, size - size // 2) for size in missing])(x)
     before = {layer.name for layer in keras.Model(keras.utils.get_source_inputs(x), x).layers}
-    made = _make(name)(include_top=False, weights=None, input_tensor=x, pooling="avg")
-    return made.outputs[0], [layer for layer in made.layers if layer.name not in before]
+    model = _keras_model(name)(include_top=False, weights=None, input_tensor=x, pooling="avg")
+    return model.outputs[0], [layer for layer in model.layers if layer.name not in before]
 
 
-def pretrain(name: str, weights: str, layers: Sequence[Any]) -> str:
+def _pretrain(name: str, weights: str, layers: Sequence[Any]) -> str:
     """Give the layers of a borrowed network the weights that it has learned elsewhere; empty, or why it keeps fresh ones."""
     if weights == "fresh":
         return ""
@@ -247,14 +247,14 @@ def pretrain(name: str, weights: str, layers: Sequence[Any]) -> str:
     if weights == "imagenet":
         try:
             with output_aside(), _timeout():
-                learned = _make(name)(include_top=False, weights="imagenet", pooling="avg")
+                learned = _keras_model(name)(include_top=False, weights="imagenet", pooling="avg")
         except Exception as error:  # Keras wraps what the network says in bare Exceptions
             return (
                 f"no ImageNet weights of {name}: {str(error).splitlines()[0][:200]}; it begins with fresh ones, which "
                 f'need far more data. Give a file ([model] weights = "PATH"), or say weights = "fresh"'
             )
     else:
-        learned = _make(name)(include_top=False, weights=None, pooling="avg")
+        learned = _keras_model(name)(include_top=False, weights=None, pooling="avg")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", UserWarning)  # what a file lacks, Keras only warns of
@@ -265,14 +265,14 @@ def pretrain(name: str, weights: str, layers: Sequence[Any]) -> str:
                 f"[model] weights = {weights!r}: not those of {name} without its top ({reason})"
             ) from None
     # By order, since a few layers have no name of their own.
-    ours, theirs = ([layer for layer in some if layer.weights] for some in (layers, learned.layers))
-    for mine, other in zip(ours, theirs, strict=True):
-        mine.set_weights(other.get_weights())
+    pairs = ([layer for layer in row if layer.weights] for row in (layers, learned.layers))
+    for layer, source in zip(*pairs, strict=True):
+        layer.set_weights(source.get_weights())
     return ""
 
 
-def _make(name: str) -> Any:
-    return getattr(keras.applications, BORROWED[name])
+def _keras_model(name: str) -> Any:
+    return getattr(keras.applications, FROM_KERAS[name])
 
 
 @contextlib.contextmanager
