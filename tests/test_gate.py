@@ -11,8 +11,9 @@ import pytest
 from scipy import stats
 from tiny_models import recipe, tiny_bundle
 
+from models.data.splits import hold_out_by_name
 from models.scores import score
-from models.training.gate import MIN_SESSIONS, compare, hold_out, judge
+from models.training.gate import MIN_SESSIONS, compare, judge
 from streams.chunk import Header, signal_format
 from streams.errors import TrainingError
 from streams.labels.labels import Label
@@ -147,12 +148,12 @@ def test_what_was_not_judged_in_full_is_not_promoted(tmp_path: Path) -> None:
 
 def test_the_same_groups_are_held_out_every_time() -> None:
     groups = {f"s{i}": "ab"[i % 2] for i in range(400)}
-    held = hold_out(groups)
+    held = hold_out_by_name(groups)
     assert 60 < len(held) < 140
     more = groups | {f"t{i}": "a" for i in range(100)}
-    assert {name for name in hold_out(more) if name in groups} == held
-    assert hold_out({"one": "a", "other": "b"}) == set()  # nothing can be spared
-    assert len(hold_out({"a1": "a", "a2": "a", "b1": "b", "b2": "b"})) == 2
+    assert {name for name in hold_out_by_name(more) if name in groups} == held
+    assert hold_out_by_name({"one": "a", "other": "b"}) == set()  # nothing can be spared
+    assert len(hold_out_by_name({"a1": "a", "a2": "a", "b1": "b", "b2": "b"})) == 2
 
 
 def test_scores_say_what_they_do_not_say() -> None:

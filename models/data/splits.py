@@ -17,6 +17,7 @@ seed. Groups and windows are taken so that every class has its share, as far as 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -228,6 +229,29 @@ def hold_out(groups: Sequence[str], labels: Sequence[str], share: float, seed: i
         free[candidates[best]] = False
         groups_out.add(shuffled[candidates[best]])
     return groups_out
+
+
+def hold_out_by_name(groups: Mapping[str, str], share: float = 0.25) -> set[str]:
+    """Names of groups to hold out, given each one's class: by a hash of their names, so that they are the same ones every time.
+
+    A model that was trained without them yesterday and one that is trained today can thus be compared on them fairly.
+
+    Examples
+    --------
+    >>> sorted(hold_out_by_name({f"s{i}": "walk" for i in range(8)}))
+    ['s5', 's7']
+    """
+    groups_out: set[str] = set()
+    for label in sorted(set(groups.values())):
+        ranked = sorted((_hash_share(name), name) for name, group_label in groups.items() if group_label == label)
+        lowest = [name for place, name in ranked if place < share] or [name for _, name in ranked[:1]]
+        groups_out.update(lowest[: len(ranked) - 1])
+    return groups_out
+
+
+def _hash_share(name: str) -> float:
+    """A number from 0 to below 1 that depends on the name alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
 def deal(groups: Sequence[str], labels: Sequence[str], count: int, seed: int) -> dict[str, int]:

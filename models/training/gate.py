@@ -8,7 +8,6 @@ are answers to the recipe's own question.
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -155,26 +154,3 @@ def _window_answers(
 
     evaluate(recipe, bundle, recordings, add)
     return answers
-
-
-def hold_out(groups: Mapping[str, str], share: float = 0.25) -> set[str]:
-    """Groups kept from training for the gate: by a hash of their names, so that they are the same ones every time.
-
-    A model that was trained without them yesterday and one that is trained today can thus be compared on them fairly.
-
-    Examples
-    --------
-    >>> sorted(hold_out({f"s{i}": "walk" for i in range(8)}))
-    ['s5', 's7']
-    """
-    judges: set[str] = set()
-    for label in sorted(set(groups.values())):
-        ranked = sorted((_place(name), name) for name, group_label in groups.items() if group_label == label)
-        held_out = [name for place, name in ranked if place < share] or [name for _, name in ranked[:1]]
-        judges.update(held_out[: len(ranked) - 1])
-    return judges
-
-
-def _place(name: str) -> float:
-    """A number from 0 to below 1 that depends on the name alone."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64

@@ -1,7 +1,7 @@
 """Refreshing a recipe's model. In: labelled recordings, old and new. Out: a model trained on them that is champion if it is better.
 
-Some sessions are kept from training, the same ones every time (:func:`models.training.gate.hold_out`); on them the new model must beat the
-champion by more than chance. Whatever goes wrong, the champion stays.
+Some sessions are kept from training, the same ones every time (:func:`models.data.splits.hold_out_by_name`); on them the new model
+must beat the champion by more than chance. Whatever goes wrong, the champion stays.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Any
 
 from models.bundle import Bundle, load_bundle
 from models.data.dataset import labels_of, stream_of
+from models.data.splits import hold_out_by_name
 from models.registry import open_registry
 from models.registry.promote import promote, tell
-from models.training.gate import MIN_SESSIONS, Verdict, compare, hold_out
+from models.training.gate import MIN_SESSIONS, Verdict, compare
 from models.training.lineage import knows
 from models.training.request import OnStage, TrainRequest
 from models.training.train import Trained, train
@@ -86,7 +87,7 @@ def plan_of(recipe: Recipe, paths: tuple[str, ...], share: float = 0.25) -> Gate
         raise TrainingError(f"no labelled session in {', '.join(paths)}; add labels (kymo label), or name other data")
     # Where a group has several classes it cannot be counted to one: then groups are drawn whatever they hold.
     pure = all(len(names) == 1 for names in classes.values())
-    judges = hold_out({group: next(iter(names)) if pure else "" for group, names in classes.items()}, share)
+    judges = hold_out_by_name({group: next(iter(names)) if pure else "" for group, names in classes.items()}, share)
     sessions = {session: subject for group in sorted(judges) for session, subject in members[group].items()}
     return GatePlan(sessions, sum(map(len, members.values())), digest.hexdigest())
 

@@ -155,6 +155,15 @@ def architecture(name: str) -> type[Architecture]:
         ) from None
 
 
+def check_axes(name: str, fmt: Format) -> None:
+    """Refuse windows that are neither signals nor spectrograms, for the architecture of this name."""
+    if len(fmt.shape) not in (1, 2):
+        raise TrainingError(
+            f"architecture {name!r} takes windows of (time, bins, channels), the recipe makes {len(fmt.shape) + 1} axes; "
+            f"take another architecture"
+        )
+
+
 def read_parameters(
     parameters: Mapping[str, Any], defaults: Mapping[str, Any], table: str = "[model]"
 ) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from models.training.fit_keras import keras, prepare_keras
-from models.zoo import Epoch, FitOptions, ModelHead, Samples, read_parameters
+from models.zoo import Epoch, FitOptions, ModelHead, Samples, check_axes, read_parameters
 from models.zoo.keras_onnx import KerasArchitecture, check_learning, one_of, output_aside, window_shape
 from streams.chunk import Format
 from streams.errors import TrainingError
@@ -79,11 +79,7 @@ class SpectrogramResnet(KerasArchitecture):
         heads: Sequence[ModelHead] = (),  # what else it says
     ) -> None:
         super().__init__(labels, heads)
-        if len(fmt.shape) not in (1, 2):
-            raise TrainingError(
-                f"architecture 'spectrogram_resnet' takes windows of (time, bins, channels), the recipe makes "
-                f"{len(fmt.shape) + 1} axes; take another architecture"
-            )
+        check_axes("spectrogram_resnet", fmt)
         p = self.parameters = _checked(read_parameters(parameters, DEFAULTS), fmt.shape[-1])
         prepare_keras(seed)
         shape = window_shape(fmt)

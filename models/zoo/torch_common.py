@@ -18,10 +18,9 @@ from torch import nn
 
 from models.training.fit import units_of
 from models.training.fit_torch import predict_torch
-from models.zoo import ModelHead, Samples
+from models.zoo import ModelHead, Samples, check_axes
 from models.zoo.onnx_graph import OPSET, clean_onnx
 from streams.chunk import Array, Format
-from streams.errors import TrainingError
 
 
 class ColumnUnits(nn.Module):
@@ -51,11 +50,7 @@ class TorchArchitecture:
     units: ColumnUnits | None = None  # its last layer, where the subclass has one
 
     def __init__(self, name: str, fmt: Format, labels: Sequence[str], heads: Sequence[ModelHead]) -> None:
-        if len(fmt.shape) not in (1, 2):
-            raise TrainingError(
-                f"architecture {name!r} takes windows of (time, bins, channels), the recipe makes {len(fmt.shape) + 1} "
-                f"axes; take another architecture"
-            )
+        check_axes(name, fmt)
         # ``(channels, time, bins)`` or ``(channels, time)``
         self.shape = (fmt.shape[-1], fmt.rows or 1, *fmt.shape[:-1])
         self.labels, self.heads = len(labels), tuple(heads)
