@@ -93,9 +93,9 @@ def _content(segment: Segment) -> Iterator[str]:
             numbers = index.message_index_offsets
             if {number: index_entries(raw, index, number, segment.path) for number in numbers} != entries:
                 yield f"the index of the chunk at byte {index.chunk_start_offset} does not fit its messages"
-    for known in segment.channels:
-        if counts[known.id] != known.count:
-            yield f"channel {known.id} holds {counts[known.id]} messages, its statistics say {known.count}"
+    for expected in segment.channels:
+        if counts[expected.id] != expected.count:
+            yield f"channel {expected.id} holds {counts[expected.id]} messages, its statistics say {expected.count}"
     yield from _offsets(segment.contents, offsets)
 
 
@@ -164,18 +164,18 @@ def _order(before: Segment | None, segment: Segment) -> Iterator[str]:
         return
     if segment.number != before.number + 1:
         yield f"segments {before.number + 1} to {segment.number - 1} are missing"
-    for place, known in before.contents.spans.items():
+    for place, earlier in before.contents.spans.items():
         where = f"{place[0]}, partition {place[1]}"
         span = segment.contents.spans.get(place)
         if span is None:
             yield f"{where}: has no range of offsets, the segment before has"
-        elif span.topic_id == known.topic_id and not _follows(segment.contents, place, known, span):
-            yield f"{where}: begins at offset {span.first}, the segment before ends at {known.next}"
+        elif span.topic_id == earlier.topic_id and not _follows(segment.contents, place, earlier, span):
+            yield f"{where}: begins at offset {span.first}, the segment before ends at {earlier.next}"
 
 
-def _follows(contents: Contents, place: Place, known: Span, span: Span) -> bool:
+def _follows(contents: Contents, place: Place, earlier: Span, span: Span) -> bool:
     rewound = any(a.place == place and a.reason == REWOUND for a in contents.absent)
-    return span.first == known.next or (rewound and span.first < known.next)
+    return span.first == earlier.next or (rewound and span.first < earlier.next)
 
 
 class NothingWholeError(ArchiveError):

@@ -152,8 +152,8 @@ def export_command(folder: Path | None, fmt: str, out: Path, chosen: tuple[str, 
     with progress("exporting") as show:
         show(0, len(names))
         recordings = reader.recordings(sessions=names)
-        done = export_recordings(recordings, fmt, out, lambda line: click.echo(line, err=True))
-        for number, (_, paths) in enumerate(done, 1):
+        exports = export_recordings(recordings, fmt, out, lambda line: click.echo(line, err=True))
+        for number, (_, paths) in enumerate(exports, 1):
             written += map(str, paths)
             show(number, len(names))
     click.echo(

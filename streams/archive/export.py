@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
 from itertools import product
@@ -119,17 +120,17 @@ def label_columns(labels: Iterable[Label], times_ns: NDArray[np.int64]) -> dict[
 
 def _tables(recording: Recording, fmt: str, folder: Path, tell: Tell) -> Iterator[Path]:
     write = {"csv": _write_csv, "parquet": _write_parquet}[fmt]
-    seen: dict[str, int] = {}
+    counts = Counter[str]()
     for stream in recording.streams:
         form = stream.header.format
         if form.dtype == "jpeg" or int(np.prod(form.shape)) > _MOST_COLUMNS:
             tell(f"{recording.session}: {form.stream} is left out, its samples are pictures; take --format foxglove")
             continue
-        seen[form.stream] = seen.get(form.stream, 0) + 1
-        again = f".{seen[form.stream]}" if seen[form.stream] > 1 else ""  # the source set its clock anew
+        counts[form.stream] += 1
+        number = f".{counts[form.stream]}" if counts[form.stream] > 1 else ""  # the source set its clock anew
         columns = _columns(recording, stream)
         folder.mkdir(exist_ok=True)
-        path = folder / f"{file_stem(form.stream)}{again}.{fmt}"
+        path = folder / f"{file_stem(form.stream)}{number}.{fmt}"
         with whole_file(path) as unfinished:
             write(unfinished, columns)
         yield path
@@ -194,8 +195,8 @@ def _write_foxglove(path: Path, recording: Recording) -> None:
     with path.open("wb") as file:
         writer = Writer(file, compression=CompressionType.ZSTD)
         writer.start(profile="", library="kymo archive export")
-        known = {"session": recording.session, "subject": recording.subject or ""} | recording.metadata
-        writer.add_metadata("session", {name: str(text) for name, text in known.items()})
+        metadata = {"session": recording.session, "subject": recording.subject or ""} | recording.metadata
+        writer.add_metadata("session", {name: str(text) for name, text in metadata.items()})
         parts = [_messages(writer, stream) for stream in recording.streams]
         if recording.labels:
             parts.append(_logs(writer, recording.labels))
@@ -249,7 +250,7 @@ def _kind(fmt: Format) -> tuple[str, dict[str, Any], Callable[[Any], dict[str, A
         )
     if fmt.dtype == "uint8" and len(fmt.shape) == 3 and fmt.shape[2] in _ENCODINGS:
         height, width, depth = fmt.shape
-        about = {
+        members = {
             "frame_id": fmt.stream,
             "width": width,
             "height": height,
@@ -257,7 +258,7 @@ def _kind(fmt: Format) -> tuple[str, dict[str, Any], Callable[[Any], dict[str, A
             "step": width * depth,
         }
         name = "foxglove.RawImage"
-        return name, _KNOWN[name], lambda frame: about | {"data": _base64(bytes(_flat(frame)))}
+        return name, _KNOWN[name], lambda frame: members | {"data": _base64(bytes(_flat(frame)))}
     number: dict[str, Any] = {"type": "number"}
     for _ in fmt.shape[:-1]:
         number = {"type": "array", "items": number}
@@ -300,11 +301,11 @@ def _logs(writer: Writer, labels: list[Label]) -> Iterator[Timed]:
     text = json.dumps({"title": name, "type": "object", "properties": _KNOWN[name]}).encode()
     channel = _channel(writer, "/labels", name, text)
     for label in sorted(labels, key=lambda label: label.start_ns):
-        about = {
+        members = {
             "level": _INFO,
             "message": f"{label.label} for {(label.end_ns - label.start_ns) / NS:g} s",
             "name": label.set,
             "file": label.author,
             "line": 0,
         }
-        yield label.start_ns, channel, json.dumps({"timestamp": _time(label.start_ns)} | about).encode()
+        yield label.start_ns, channel, json.dumps({"timestamp": _time(label.start_ns)} | members).encode()

@@ -123,8 +123,8 @@ class Contents:
             raise ArchiveError(f"{path}: archive version {members.get('version')!r}, expected {VERSION!r}; update kymo")
         try:
             spans = {
-                (str(topic), int(part)): Span(str(known), int(first), int(behind))
-                for topic, part, known, first, behind in read_json(members["offsets"], MAX_FILE_BYTES)
+                (str(topic), int(part)): Span(str(topic_id), int(first), int(behind))
+                for topic, part, topic_id, first, behind in read_json(members["offsets"], MAX_FILE_BYTES)
             }
             absent = [
                 Absent(str(t), int(p), int(a), int(b), str(why))

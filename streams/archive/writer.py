@@ -296,9 +296,9 @@ class Outages:
             self._counts.errors += 1
             absent = isinstance(error, _ABSENT)
             message = "cannot be reached" if absent else f"refuses {doing} ({describe(error)})"
-            known = message in self._messages.values()  # that Kafka is away is one matter, whatever finds it out
+            repeated = message in self._messages.values()  # that Kafka is away is one matter, whatever finds it out
             self._messages[doing] = message
-            if not known:
+            if not repeated:
                 self._tell(f"{self._where} {message}; trying again until it works, or Ctrl-C")
             return
         message = self._messages.pop(doing, "")

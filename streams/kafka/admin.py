@@ -53,8 +53,8 @@ class Topics:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Everything that is worth telling at a start, a sentence each."""
-        told = (f"topics that are there are never altered unless asked to: {REPAIR}",)
-        return (*self.broken, *self.notes, *(told if self.broken or self.notes else ()))
+        advice = (f"topics that are there are never altered unless asked to: {REPAIR}",)
+        return (*self.broken, *self.notes, *(advice if self.broken or self.notes else ()))
 
     def require_equal(self, topics: Iterable[str]) -> None:
         """Refuse topics that one worker reads and writes: a session's partition has one number in all of them."""

@@ -111,8 +111,8 @@ class _Admin:
     def _renew(self, left_s: float) -> None:
         """A client remembers which broker is the controller, though it be dead."""
         self._client.close()
-        again = {"bootstrap_timeout_ms": int(left_s * 1000)}
-        self._client = KafkaAdminClient(**client_arguments(self._settings) | again)
+        timeout = {"bootstrap_timeout_ms": int(left_s * 1000)}
+        self._client = KafkaAdminClient(**client_arguments(self._settings) | timeout)
 
 
 def describe(error: BaseException) -> str:

@@ -67,7 +67,7 @@ class Publisher:
         topic: str,  # name in the table, without the prefix
         key: str,
         value: bytes,
-        done: Callable[[bool], None] | None = None,
+        on_done: Callable[[bool], None] | None = None,
         *,
         partition: int | None = None,  # where another program put the session, if not where Java's clients do
     ) -> None:
@@ -90,8 +90,8 @@ class Publisher:
         self.sent += 1
         self.bytes += len(value)
         where = f"{self.names.of(topic)}, session {key}"
-        future.add_callback(self._on_done, size, done)
-        future.add_errback(self._on_failed, size, where, done)
+        future.add_callback(self._on_done, size, on_done)
+        future.add_errback(self._on_failed, size, where, on_done)
 
     def flush(self, timeout_s: float | None = None) -> None:
         """Wait until everything that was sent is acknowledged."""
@@ -143,18 +143,18 @@ class Publisher:
             place = self._places[topic, key] = (key_bytes, partition_of(key_bytes, self._partitions[topic]))
         return place
 
-    def _on_done(self, size: int, done: Callable[[bool], None] | None, _metadata: object) -> None:
+    def _on_done(self, size: int, on_done: Callable[[bool], None] | None, _metadata: object) -> None:
         with self._changed:
             self.acknowledged += 1
             self._waiting_bytes -= size
             self._changed.notify_all()
-        if done:
-            done(True)
+        if on_done:
+            on_done(True)
 
-    def _on_failed(self, size: int, where: str, done: Callable[[bool], None] | None, error: KafkaError) -> None:
+    def _on_failed(self, size: int, where: str, on_done: Callable[[bool], None] | None, error: KafkaError) -> None:
         with self._changed:
             self._waiting_bytes -= size
             self._failure = self._failure or f"{where}: not acknowledged: {describe(error)}"
             self._changed.notify_all()
-        if done:
-            done(False)
+        if on_done:
+            on_done(False)

@@ -147,8 +147,10 @@ def poll(consumer: Any, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
     try:
         batches: dict[TopicPartition, list[Any]] = consumer.poll(timeout_ms=timeout_ms)
     except UnsupportedCodecError as error:
-        what = f"cannot be read ({describe(error)}): pip install 'kymo[kafka]' brings all that Kafka compresses with"
-        raise BrokerError(f"{_where(consumer)} {what}") from None
+        raise BrokerError(
+            f"{_where(consumer)} cannot be read ({describe(error)}): pip install 'kymo[kafka]' brings all that Kafka "
+            "compresses with"
+        ) from None
     except Exception as error:
         of_kafka = isinstance(error, KafkaError) and not isinstance(error, CorruptRecordError)
         if of_kafka or (isinstance(error, OSError) and error.errno is not None):  # gzip's has no number

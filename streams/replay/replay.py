@@ -139,8 +139,8 @@ def _missing_parts(
 ) -> list[Recording]:
     """The recordings that the topics do not hold yet."""
     odd = Odd()
-    known = announced(replace(settings, prefix=names.prefix), odd)
-    replays = {name: record.get("replayed") for name, record in known.items()}
+    records = announced(replace(settings, prefix=names.prefix), odd)
+    replays = {name: record.get("replayed") for name, record in records.items()}
     if odd.count:
         summary.notes.append(str(odd))
     missing = []
@@ -214,9 +214,9 @@ class _Replay:
             self.started[i] = True
             self._publish_session(i, complete=False)
         value = self.codec.encode(chunk)
-        done = (lambda acknowledged, i=i: self._stream_ended(i, acknowledged)) if chunk.end else None
+        on_end = (lambda acknowledged, i=i: self._stream_ended(i, acknowledged)) if chunk.end else None
         topic = TOPIC_OF_KIND.get(chunk.stream.partition(".")[0], "sensor")
-        self.publisher.send(topic, chunk.session, value, done)
+        self.publisher.send(topic, chunk.session, value, on_end)
         self.samples[i] += chunk.count
         self.summary.chunks += 1
         self.summary.samples += chunk.count
