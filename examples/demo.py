@@ -6,22 +6,56 @@ It has a broker, topics, a worker and a run folder of its own, in a temporary fo
 from __future__ import annotations
 
 import contextlib
-import shutil
+import json
+import queue
 import signal
 import sys
-import tempfile
+import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
+from rich.text import Text
 
-from deploy.children import ENDING, at_end_signals
-from examples.demo_run import Run, Task
-from examples.demo_show import Screen
+from deploy.children import ENDING, Child, at_end_signals, stop
+from examples.stage import (
+    Comparison,
+    Latency,
+    Listener,
+    SentChunks,
+    adopt,
+    compare,
+    expected_ids,
+    latency,
+    own_broker,
+    verb,
+)
+from streams.errors import KymoError
+from streams.events import Event
+from streams.replay.pacing import QUIT, ReplayIO
+from streams.replay.schedule import ReplayPlan
 from streams.settings import Settings
+from streams.topics import Names
+
+if TYPE_CHECKING:
+    from models.bundle import Bundle
+    from processors.recipe.load import Recipe
+    from streams.recording import Recording
+    from streams.replay.replay import ReplaySummary
+
+RECIPE = "basicmotions"
+DATA = "basicmotions:test"
+READY_TIMEOUT_S = 60.0
+EVENTS_TIMEOUT_S = 20.0  # without a new event, once everything is sent
+FLUSH_S = 30.0  # how long the last acknowledgements may take
+POLL_S = 0.05
+CHUNK_MS = 500  # five samples, two messages a second and device
+NS = 10**9
 
 
 @click.command()
@@ -46,37 +80,6 @@ def demo(speed: float, keep: bool, as_json: bool) -> None:
         sys.exit(1)
 
 
-def run_demo(speed: float, screen: Screen, *, keep: bool = False) -> dict[str, Any]:
-    """The whole demo; leaves nothing running and no file, unless told to keep the broker."""
-    from deploy import broker
-
-    started = time.perf_counter()
-    user = Settings.from_env()
-    home = Path(tempfile.mkdtemp(prefix="kymo-demo-"))
-    kept = False
-    try:
-        screen.step(f"starting Kafka in {home}")
-        with ThreadPoolExecutor(1) as pool:
-            loading = pool.submit(Task.load, user.home)  # takes a processor while Kafka starts on another
-            info = broker.start(home / "broker", jars_dir=user.home / "kafka")
-            task = loading.result()
-        # Nothing of the user's own deployment is used: not its broker, its prefix, nor its security.
-        settings = Settings(brokers=info.bootstrap, home=home, metrics_port=0)
-        run = Run(task, settings, speed, screen)
-        run.online()
-        screen.step("reading the topics back, and classifying the same recordings without a broker")
-        result = run.judge()
-        result["seconds"]["total"] = round(time.perf_counter() - started, 2)
-        if keep:
-            result["broker"] = {"address": info.bootstrap, "data_dir": str(info.data_dir)}
-        kept = keep
-        return result
-    finally:
-        if not kept:
-            broker.stop(home / "broker", timeout_s=10.0)
-            shutil.rmtree(home, ignore_errors=True)
-
-
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
     """SIGTERM and a closed terminal end the demo as Ctrl-C does: everything is cleared away."""
@@ -88,3 +91,300 @@ def _interruptible() -> Iterator[None]:
 
     with at_end_signals(interrupt):
         yield
+
+
+def run_demo(speed: float, screen: Screen, *, keep: bool = False) -> dict[str, Any]:
+    """The whole demo; leaves nothing running and no file, unless told to keep the broker."""
+    started = time.perf_counter()
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(Task.load, Settings.from_env().home)  # takes a processor while Kafka starts on another
+        with own_broker("demo", lambda home: screen.step(f"starting Kafka in {home}"), keep=keep) as settings:
+            task = loading.result()
+            adopt(settings)
+            trip = Trip(task, settings, speed, screen)
+            trip.online()
+            screen.step("reading the topics back, and classifying the same recordings without a broker")
+            result = trip.judge()
+            result["seconds"]["total"] = round(time.perf_counter() - started, 2)
+            if keep:
+                result["broker"] = {"address": settings.brokers, "data_dir": str((settings.home / "broker").absolute())}
+            return result
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is classified, and what must come of it."""
+
+    recipe: Recipe
+    bundle: Bundle
+    recordings: dict[str, Recording]
+    expected: list[str]
+
+    @classmethod
+    def load(cls, home: Path) -> Task:
+        """Recipe, its bundle (the user's own, else the one that ships) and the recordings."""
+        from models.bundle import load_bundle
+        from processors.recipe.load import INSTALLED, load_recipe
+        from streams.readers import read
+
+        recipe = load_recipe(str(INSTALLED / f"{RECIPE}.toml"))
+        bundle = load_bundle(RECIPE, home)
+        bundle.check(recipe)
+        recordings = {recording.session: recording for recording in read([DATA], recipe.read_options())}
+        return cls(recipe, bundle, recordings, expected_ids(recordings.values(), recipe))
+
+
+class Trip:
+    """The recordings' way through Kafka and back: first :meth:`online`, then :meth:`judge`."""
+
+    def __init__(self, task: Task, settings: Settings, speed: float, screen: Screen) -> None:
+        self.task, self.settings, self.speed, self.screen = task, settings, speed, screen
+        self.seconds: dict[str, float] = {}
+        self.arrived_ms: dict[str, float] = {}
+        self.speed_reached = 0.0
+
+    def online(self) -> None:
+        """Worker, replay, events; the worker has drained and ended when this returns."""
+        from streams.kafka.admin import ensure_topics
+
+        ensure_topics(self.settings, Names(self.settings.prefix))
+        worker = verb("worker", str(self.task.recipe.path), "--bundle", str(self.task.bundle.path))
+        try:
+            self._time("worker_ready", lambda: self._start(worker))
+            self._time("replay_and_events", lambda: self._replay(worker))
+        finally:
+            # Only when the worker has ended is it certain that no event comes twice.
+            killed = stop([worker])
+        if killed or worker.status:
+            raise _died(worker, "could not be ended in order")
+
+    def _time(self, name: str, work: Callable[[], None]) -> None:
+        began = time.perf_counter()
+        work()
+        self.seconds[name] = round(time.perf_counter() - began, 2)
+
+    def _start(self, worker: Child) -> None:
+        from deploy.metrics_server import find_server, is_ready
+
+        self.screen.step("starting a worker")
+        worker.start()
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not ((server := find_server(self.settings.home, "worker", worker.pid)) and is_ready(server)):
+            if worker.wait(POLL_S) is not None:
+                raise _died(worker, "ended while it started")
+            if time.monotonic() > deadline:
+                raise _died(worker, f"was not ready after {READY_TIMEOUT_S:g} s")
+
+    def _replay(self, worker: Child) -> None:
+        self.screen.step(f"replaying {len(self.task.recordings)} recordings at {self.speed:g} times their pace")
+        arrivals: queue.SimpleQueue[tuple[Event, float]] = queue.SimpleQueue()
+        listener = Listener(self.settings, lambda event: arrivals.put((event, time.time_ns() / 1e6)))
+        with listener, self._replaying() as replay:
+            heard = time.monotonic()
+            while len(self.arrived_ms) < len(self.task.expected) or not replay.done():
+                try:
+                    self._show(*arrivals.get(timeout=POLL_S))
+                    heard = time.monotonic()
+                except queue.Empty:
+                    listener.check()
+                    if worker.status is not None:
+                        raise _died(worker, "ended before its time") from None
+                    if not replay.done():
+                        heard = time.monotonic()
+                    elif not replay.result().ok or time.monotonic() - heard > EVENTS_TIMEOUT_S:
+                        break
+            summary = replay.result()
+        if not summary.ok:
+            raise KymoError(f"the demo's replay failed: {summary.error}")
+        self.speed_reached = summary.reached_speed
+
+    @contextlib.contextmanager
+    def _replaying(self) -> Iterator[Future[ReplaySummary]]:
+        """The replay, in a thread of its own: what it needs is loaded here already."""
+        from streams.replay.replay import replay
+
+        left = threading.Event()
+        io = ReplayIO(controls=lambda seconds: QUIT if left.wait(seconds) else None, flush_s=FLUSH_S)
+        plan = ReplayPlan(speed=self.speed, chunk_ms=CHUNK_MS)
+        with ThreadPoolExecutor(1, "replay") as pool:
+            try:
+                yield pool.submit(replay, list(self.task.recordings.values()), self.settings, plan, io)
+            finally:
+                left.set()
+
+    def _show(self, event: Event, arrived_ms: float) -> None:
+        if event.id in self.arrived_ms:
+            return  # the judgement, not the display, counts what comes twice
+        self.arrived_ms[event.id] = arrived_ms
+        recording = self.task.recordings.get(event.session)
+        truth = truth_of(event, self.task.recordings, self.task.recipe.labels.min_share)
+        self.screen.event(event, truth, recording.start_ns if recording else 0)
+
+    def judge(self) -> dict[str, Any]:
+        """Read the topics back, run the same offline, compare."""
+        from models.bundle import UNKNOWN
+        from models.predict import Classifier
+        from models.run import run
+
+        task, recipe = self.task, self.task.recipe
+        sent, records, rejected = self._read_back()
+        classifier = Classifier.for_recipe(task.bundle, recipe)
+        offline = list(run(recipe, task.recordings.values(), classifier))
+        comparison = compare(task.expected, [event for event, _ in records], offline)
+        first = {event.id: (event, time_ms) for event, time_ms in reversed(records)}
+        events = [event for event, _ in first.values()]
+        complaints = comparison.complaints() + self._losses(sent, rejected)
+        accuracies = scores(events, task.recordings, task.bundle.labels, recipe.labels.min_share)
+        length = recipe.window_length
+        latencies = {
+            "consumer": latency(events, length, sent, lambda event: self.arrived_ms.get(event.id)),
+            "record": latency(events, length, sent, lambda event: first[event.id][1]),
+        }
+        measures = {
+            "bundle": task.bundle.id,
+            "in": {
+                "sessions": sent.sessions,
+                "samples": sent.samples,
+                "channels": len(recipe.inputs[0].channels),
+                "chunks": sent.chunks,
+                "rejected": rejected,
+                "speed_requested": self.speed,
+                "speed_reached": self.speed_reached,
+            },
+            "scores": {name: accuracies[name] for name in ("accuracy", "n", "window_accuracy", "windows")}
+            | {"unknown": sum(event.label == UNKNOWN and not event.head for event in events)},
+            "offline": {"events": len(offline)},
+            "seconds": self.seconds,
+        }
+        return summary(measures, comparison, latencies, complaints)
+
+    def _losses(self, sent: SentChunks, rejected: int) -> list[str]:
+        samples = sum(stream.count for recording in self.task.recordings.values() for stream in recording.streams)
+        lines = [f"{rejected} records were rejected"] if rejected else []
+        return lines + ([f"{sent.samples} of {samples} samples are in the topics"] if sent.samples != samples else [])
+
+    def _read_back(self) -> tuple[SentChunks, list[tuple[Event, int]], int]:
+        """Chunks, events with the time of their record (Unix ms, when the worker sent them), and how many records were rejected."""
+        from streams.codec import ChunkCodec
+        from streams.kafka.read import read_records
+
+        names, codec, sent = Names(self.settings.prefix), ChunkCodec(), SentChunks()
+        for record in read_records(self.settings, names.for_stream(self.task.recipe.inputs[0].stream)):
+            sent.add(codec.decode(record.value or b""), record.time_ms)
+        records = read_records(self.settings, names.of("events"))
+        events = [(Event.from_json(record.value or b""), record.time_ms) for record in records]
+        return sent, events, sum(1 for _ in read_records(self.settings, names.of("rejected")))
+
+
+def _died(child: Child, how: str) -> KymoError:
+    lines = " | ".join(list(child.tail)[-3:]) or "it said nothing"
+    status = f" ({child.ended()})" if child.status is not None else ""
+    return KymoError(f"the demo's {child.name} {how}{status}: {lines}; run `kymo doctor`")
+
+
+def truth_of(event: Event, recordings: Mapping[str, Recording], min_share: float) -> str | None:
+    """The class that a recording's labels give an event's window; None where they give none, and for a further head's."""
+    recording = None if event.head else recordings.get(event.session)
+    return recording.label_of(event.start_ns, event.end_ns, min_share) if recording else None
+
+
+def scores(
+    events: Iterable[Event], recordings: Mapping[str, Recording], labels: Sequence[str], min_share: float
+) -> dict[str, Any]:
+    """Accuracy of the events by recording and by window, as ``kymo evaluate`` counts it."""
+    from models.scores import score_windows
+
+    windows, sessions = [], set()
+    for event in events:
+        sessions.add(event.session)
+        truth = truth_of(event, recordings, min_share)
+        if truth is not None:
+            windows.append((event.session, truth, event.probabilities))
+    silent = [recording for name, recording in recordings.items() if name not in sessions]
+    without = [label for recording in silent for label in sorted({label.label for label in recording.labels})]
+    if not windows and not without:
+        return {"accuracy": 0.0, "n": 0, "window_accuracy": 0.0, "windows": 0}
+    return score_windows(windows, labels, without)
+
+
+def summary(
+    measures: dict[str, Any], comparison: Comparison, latencies: dict[str, Latency | None], complaints: list[str]
+) -> dict[str, Any]:
+    """The JSON object of a demo's result."""
+    out = {"expected": comparison.expected, "events": comparison.events}
+    out |= {name: len(getattr(comparison, name)) for name in ("missing", "repeated", "unexpected", "different")}
+    latency_ms = {name: value.to_dict() if value else None for name, value in latencies.items()}
+    return {"ok": not complaints, **measures, "out": out, "latency_ms": latency_ms, "complaints": complaints}
+
+
+class Screen:
+    """Prints as it goes; or, for programs, nothing until the end."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._json = as_json
+        self._console = Console(highlight=False, soft_wrap=True, quiet=as_json)
+
+    def step(self, text: str) -> None:
+        """Say what is being done."""
+        self._console.print(Text(text, style="dim"))
+
+    def event(self, event: Event, truth: str | None, start_ns: int) -> None:
+        """Show an event, its times counted from its session's start, and whether it is right."""
+        right = truth is not None and event.label == truth
+        begin, end = ((at - start_ns) / NS for at in (event.start_ns, event.end_ns))
+        line = Text(f"{event.session}  {begin:5.1f} to {end:4.1f} s  ")
+        line.append(f"{event.label:<10}", style="bold")
+        line.append(f"{event.probability:6.1%}  truth {truth or 'unlabelled':<10} ")
+        line.append("✓" if right else "✗", style="green" if right else "red")
+        self._console.print(line)
+
+    def result(self, result: dict[str, Any]) -> None:
+        """Show everything that was found."""
+        if self._json:
+            print(json.dumps(result, ensure_ascii=False, allow_nan=False))
+            return
+        self._console.print()
+        for name, text in _rows(result):
+            self._console.print(Text(f"{name:<10}", style="bold").append(text, style="not bold"))
+        self._console.print()
+        for line in result["complaints"]:
+            self._console.print(Text(f"✗ {line}", style="red"))
+        if result["ok"]:
+            praise = f"all {result['out']['expected']} events came exactly once, and they equal the offline run's"
+            self._console.print(Text(f"✓ {praise}", style="green"))
+
+
+def _unknown(scores: dict[str, Any]) -> str:
+    return f"; {scores['unknown']} said `unknown`, below min_probability" if scores["unknown"] else ""
+
+
+def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    sent, out, accuracies, seconds = result["in"], result["out"], result["scores"], result["seconds"]
+    wrong = accuracies["n"] - round(accuracies["accuracy"] * accuracies["n"])
+    return [
+        ("in", "{sessions} recordings, {samples} samples of {channels} channels in {chunks} chunks".format(**sent)),
+        ("pace", f"{sent['speed_requested']:g} times the recorded one asked for, {sent['speed_reached']:.1f} reached"),
+        (
+            "out",
+            f"{out['events']} events of {out['expected']} windows, {out['repeated']} twice, {out['missing']} missing",
+        ),
+        ("accuracy", f"{accuracies['accuracy']:.1%} of {accuracies['n']} recordings ({wrong} wrong)"),
+        (
+            "",
+            f"{accuracies['window_accuracy']:.1%} of {accuracies['windows']} windows, by their most probable class{_unknown(accuracies)}",
+        ),
+        (
+            "latency",
+            _latency(result["latency_ms"]["consumer"], "from a window's last chunk to its event in a consumer"),
+        ),
+        ("", _latency(result["latency_ms"]["record"], "from a window's last chunk to its event's record")),
+        ("offline", f"{result['offline']['events']} events, {out['different']} of the online ones differ"),
+        ("model", result["bundle"]),
+        ("time", ", ".join(f"{name.replace('_', ' ')} {value:.1f} s" for name, value in seconds.items())),
+    ]
+
+
+def _latency(percentiles: dict[str, float] | None, span: str) -> str:
+    if percentiles is None:
+        return f"none measured, {span}"
+    return f"p50 {percentiles['p50']:.1f}, p95 {percentiles['p95']:.1f}, p99 {percentiles['p99']:.1f} ms, {span}"

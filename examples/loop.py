@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
 import sys
-import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import click
 
-from deploy.children import Child, kymo_command, kymo_environment, stop
-from examples.loop_live import Live
+from deploy.children import Child, stop
+from examples.stage import Listener, Say, adopt, how_it_ended, narrator, own_broker, run_example, run_verb, verb
+from processors.recipe.load import Recipe, load_recipe
 from streams.errors import KymoError
+from streams.events import Event
+from streams.readers import read
 from streams.settings import Settings
 
 RECIPE = """
@@ -52,7 +52,8 @@ split = "session"
 """
 OLD, LIVE = "basicmotions:train", "basicmotions:test"
 PATIENCE_S = 180.0
-Say = Callable[[str], None]
+_FIRST_EVENT_S = 60.0
+_SIGN_S, _SCORE_S = 5.0, 2.0
 
 
 @click.command()
@@ -68,40 +69,18 @@ def loop(speed: float, watch_s: float, as_json: bool) -> None:
 
     Example: python -m examples.loop --speed 5
     """
-    started = time.monotonic()
-
-    def say(text: str) -> None:
-        click.echo(f"{time.monotonic() - started:6.1f} s  {text}", err=as_json)
-
-    with _place(say) as settings:
+    say = narrator(as_json)
+    with own_broker("loop", lambda _: say("starting Kafka")) as settings:
+        adopt(settings)
+        (settings.home / "loop.toml").write_text(RECIPE)
         result = run_loop(settings, speed, watch_s, say)
     if as_json:
         click.echo(json.dumps(result))
     sys.exit(0 if result["ok"] else 1)
 
 
-@contextlib.contextmanager
-def _place(say: Say) -> Iterator[Settings]:
-    """A broker and a home of the loop's own; nothing of the user's deployment is used."""
-    from deploy import broker
-
-    user, home = Settings.from_env(), Path(tempfile.mkdtemp(prefix="kymo-loop-"))
-    for name in [name for name in os.environ if name.startswith("KYMO_")]:
-        del os.environ[name]
-    try:
-        say("starting Kafka")
-        info = broker.start(home / "broker", jars_dir=user.home / "kafka")
-        os.environ |= {"KYMO_HOME": str(home), "KYMO_BROKERS": info.bootstrap, "KYMO_METRICS_PORT": "0"}
-        (home / "loop.toml").write_text(RECIPE)
-        yield Settings.from_env()
-    finally:
-        broker.stop(home / "broker", timeout_s=10.0)
-        shutil.rmtree(home, ignore_errors=True)
-
-
 def run_loop(settings: Settings, speed: float, watch_s: float, say: Say) -> dict[str, Any]:
     """The whole of it; leaves no process behind."""
-    from processors.recipe.load import load_recipe
     from streams.kafka.admin import ensure_topics
     from streams.topics import Names
 
@@ -110,27 +89,27 @@ def run_loop(settings: Settings, speed: float, watch_s: float, say: Say) -> dict
     with _patience("training the first model", say):
         first = first_model(settings)
     say(f"first model: {first}, trained on one recording of each class")
-    worker = _child("worker", str(recipe.path))
-    stream = _child("replay", LIVE, "--recipe", str(recipe.path), "--loop", "0", "--speed", f"{speed:g}")
-    running = [worker, stream]
+    worker = verb("worker", str(recipe.path))
+    stream = verb("replay", LIVE, "--recipe", str(recipe.path), "--loop", "0", "--speed", f"{speed:g}")
+    children = [worker, stream]
     with contextlib.ExitStack() as stack:
-        stack.callback(stop, running)
+        stack.callback(stop, children)
         live = stack.enter_context(Live(settings, recipe, LIVE))
-        for child in running:
+        for child in children:
             child.start()
-        live.watch(watch_s, say, lambda: _check(running))
+        live.watch(watch_s, say, lambda: _check(children))
         say(f"meanwhile the recordings of {OLD} arrive, with labels, and are archived")
         with _patience("archiving", say):
-            _done("replay", OLD, "--recipe", str(recipe.path), "--speed", "max")
-            _done("label", "import", OLD, "--column", "label")
-            _done("archive", "--dir", str(settings.home / "segments"), "--once")
+            _finish("replay", OLD, "--recipe", str(recipe.path), "--speed", "max")
+            _finish("label", "import", OLD, "--column", "label")
+            _finish("archive", "--dir", str(settings.home / "segments"), "--once")
         say("refresh: train on what is archived and labelled, without the sessions that judge")
         with _patience("refreshing", say):
-            words = ("refresh", str(recipe.path), "--archive", str(settings.home / "segments"), *_REFRESH)
-            outcome = json.loads(_done(*words))
+            options = ("--archive", str(settings.home / "segments"), "--only", "--metric", "window_accuracy", "--json")
+            outcome = json.loads(_finish("refresh", str(recipe.path), *options))
         say(f"gate: {outcome['reason']}")
         if outcome["promoted"]:
-            live.watch(watch_s, say, lambda: _check(running), outcome["bundle"])
+            live.watch(watch_s, say, lambda: _check(children), outcome["bundle"])
     return _result(settings, live, outcome, say)
 
 
@@ -153,8 +132,96 @@ def _patience(what: str, say: Say) -> Iterator[None]:
         sign.join()
 
 
-_SIGN_S = 5.0
-_REFRESH = ("--only", "--metric", "window_accuracy", "--json")
+def _finish(*words: str) -> str:
+    return run_verb(*words, timeout_s=PATIENCE_S)
+
+
+def _check(children: list[Child]) -> None:
+    for child in children:
+        if child.status is not None:
+            raise KymoError(f"kymo {child.name} {how_it_ended(child)}")
+
+
+def first_model(settings: Settings) -> str:
+    """Train on the first recording of each class that may be learned from, promote; the bundle's id."""
+    from models.registry.promote import promote
+    from models.training.refresh import plan_of
+    from models.training.request import TrainRequest
+    from models.training.train import train
+
+    recipe = load_recipe(str(settings.home / "loop.toml"))
+    judging, sessions = plan_of(recipe, (OLD,)).held_out, set()
+    first: dict[str, str] = {}
+    for recording in read((OLD,), recipe.read_options()):
+        sessions.add(recording.session)
+        if recording.session not in judging:
+            first.setdefault(recording.labels[0].label, recording.session)
+    request = TrainRequest((OLD,), only=True, promote=False, without=frozenset(sessions - set(first.values())))
+    bundle = train(recipe, request).bundle
+    promote(bundle.id, why="the first", home=settings.home)
+    return bundle.id
+
+
+class Live(Listener):
+    """Counts what is right while events come, by bundle."""
+
+    def __init__(self, settings: Settings, recipe: Recipe, data: str) -> None:
+        super().__init__(settings, self.add)
+        self._truths = {r.session: r.labels[0].label for r in read((data,), recipe.read_options()) if r.labels}
+        self._ids: set[str] = set()
+        self._right: Counter[str] = Counter()
+        self._windows: Counter[str] = Counter()
+        self._first_ns: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self.repeated = 0
+
+    def __enter__(self) -> Live:
+        super().__enter__()
+        return self
+
+    def add(self, event: Event) -> None:
+        """Count an event; those of other sessions count only as seen."""
+        with self._lock:
+            self.repeated += event.id in self._ids
+            self._ids.add(event.id)
+            first = self._first_ns.get(event.bundle, event.emitted_ns)
+            self._first_ns[event.bundle] = min(first, event.emitted_ns)
+            truth = None if event.head else self._truths.get(event.session)
+            if truth is not None:
+                self._windows[event.bundle] += 1
+                self._right[event.bundle] += event.label == truth
+
+    def score(self, bundle: str) -> dict[str, Any]:
+        """What a bundle did so far."""
+        with self._lock:
+            windows, right = self._windows[bundle], self._right[bundle]
+        return {"bundle": bundle, "windows": windows, "accuracy": right / windows if windows else 0.0}
+
+    def first_s(self, bundle: str, since_ns: int) -> float | None:
+        """Seconds from a moment to a bundle's first event; None if it made none."""
+        return (self._first_ns[bundle] - since_ns) / 1e9 if bundle in self._first_ns else None
+
+    def watch(
+        self, seconds: float, say: Callable[[str], None], check_children: Callable[[], None], bundle: str = ""
+    ) -> None:
+        """Tell the accuracy of the last seconds, again and again, for some time from a bundle's (or any) first event on."""
+        began, until = time.monotonic(), None
+        right, windows = Counter(self._right), Counter(self._windows)
+        while until is None or time.monotonic() < until:
+            self._stop.wait(_SCORE_S)
+            check_children()
+            self.check()
+            with self._lock:
+                now_right, now_windows = Counter(self._right), Counter(self._windows)
+            for name in sorted(now_windows):
+                count = now_windows[name] - windows[name]
+                if count:
+                    say(f"live: {(now_right[name] - right[name]) / count:6.1%} of {count:4} windows, {name}")
+            right, windows = now_right, now_windows
+            if until is None and (now_windows[bundle] if bundle else now_windows.total()):
+                until = time.monotonic() + seconds
+            if until is None and time.monotonic() - began > _FIRST_EVENT_S:
+                return
 
 
 def _result(settings: Settings, live: Live, outcome: dict[str, Any], say: Say) -> dict[str, Any]:
@@ -178,55 +245,5 @@ def _result(settings: Settings, live: Live, outcome: dict[str, Any], say: Say) -
     }
 
 
-def first_model(settings: Settings) -> str:
-    """Train on the first recording of each class that may be learned from, promote; the bundle's id."""
-    from models.registry.promote import promote
-    from models.training.refresh import plan_of
-    from models.training.request import TrainRequest
-    from models.training.train import train
-    from processors.recipe.load import load_recipe
-    from streams.readers import read
-
-    recipe = load_recipe(str(settings.home / "loop.toml"))
-    held, every = plan_of(recipe, (OLD,)).held_out, set()
-    first: dict[str, str] = {}
-    for recording in read((OLD,), recipe.read_options()):
-        every.add(recording.session)
-        if recording.session not in held:
-            first.setdefault(recording.labels[0].label, recording.session)
-    request = TrainRequest((OLD,), only=True, promote=False, without=frozenset(every - set(first.values())))
-    bundle = train(recipe, request).bundle
-    promote(bundle.id, why="the first", home=settings.home)
-    return bundle.id
-
-
-def _child(*words: str) -> Child:
-    return Child(words[0], kymo_command(*words), kymo_environment({}))
-
-
-def _done(*words: str) -> str:
-    """Run a verb to its end; what it printed last."""
-    import subprocess
-
-    done = subprocess.run(
-        kymo_command(*words), env=kymo_environment({}), capture_output=True, text=True, timeout=PATIENCE_S, check=False
-    )
-    if done.returncode:
-        raise KymoError(f"kymo {' '.join(words[:2])} failed: {(done.stderr.splitlines() or ['it said nothing'])[-1]}")
-    return (done.stdout.splitlines() or [""])[-1]
-
-
-def _check(running: list[Child]) -> None:
-    for child in running:
-        if child.status is not None:
-            raise KymoError(f"kymo {child.name} has ended ({child.ended()}): {' | '.join(list(child.tail)[-3:])}")
-
-
 if __name__ == "__main__":
-    try:
-        loop.main(standalone_mode=False)
-    except (KymoError, click.ClickException) as failure:
-        click.echo(f"kymo: {failure}", err=True)
-        sys.exit(1)
-    except click.Abort:
-        sys.exit(130)
+    run_example(loop)

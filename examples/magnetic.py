@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from deploy.children import Child, kymo_command, kymo_environment, stop
+from deploy.children import stop
+from examples.stage import Say, adopt, compare, how_it_ended, narrator, own_broker, run_example, run_verb, verb
 from streams.errors import KymoError
 from streams.events import Event
 from streams.settings import Settings
@@ -31,7 +27,6 @@ RECIPE, SESSION = "magnetic", "drone"
 PLANS, SEED = 60, 1
 CHECKED = 0.9  # share of the windows wholly of one class that must be right
 PATIENCE_S = 120.0
-Say = Callable[[str], None]
 
 
 @click.command()
@@ -47,36 +42,15 @@ def magnetic(plans: int, speed: float, home: Path | None, as_json: bool) -> None
     Example: python -m examples.magnetic --speed 50
     """
     started = time.monotonic()
-
-    def say(text: str) -> None:
-        click.echo(f"{time.monotonic() - started:6.1f} s  {text}", err=as_json)
-
-    with _place(home, say) as settings:
+    say = narrator(as_json)
+    with own_broker("magnetic", lambda _: say("starting Kafka"), home=home) as settings:
+        adopt(settings)
         result = run_all(settings, plans, speed, say)
     result["seconds"] = round(time.monotonic() - started, 1)
     say("done" if result["ok"] else "something is wrong, see above")
     if as_json:
         click.echo(json.dumps(result))
     sys.exit(0 if result["ok"] else 1)
-
-
-@contextlib.contextmanager
-def _place(home: Path | None, say: Say) -> Iterator[Settings]:
-    """A broker and a home of its own; nothing of the user's deployment is used."""
-    from deploy import broker
-
-    user, place = Settings.from_env(), home or Path(tempfile.mkdtemp(prefix="kymo-magnetic-"))
-    for name in [name for name in os.environ if name.startswith("KYMO_")]:
-        del os.environ[name]
-    try:
-        say("starting Kafka")
-        info = broker.start(place / "broker", jars_dir=user.home / "kafka")
-        os.environ |= {"KYMO_HOME": str(place), "KYMO_BROKERS": info.bootstrap, "KYMO_METRICS_PORT": "0"}
-        yield Settings.from_env()
-    finally:
-        broker.stop(place / "broker", timeout_s=10.0)
-        if home is None:
-            shutil.rmtree(place, ignore_errors=True)
 
 
 def run_all(settings: Settings, plans: int, speed: float, say: Say) -> dict[str, Any]:
@@ -90,7 +64,7 @@ def run_all(settings: Settings, plans: int, speed: float, say: Say) -> dict[str,
     synth_random(plans, data, RandomPlans(), seed=SEED)
     make_drone(drone)
     say("training")
-    trained = json.loads(_done("train", RECIPE, "--data", str(data), "--json").splitlines()[-1])
+    trained = json.loads(run_verb("train", RECIPE, "--data", str(data), "--json", quiet=False))
     say(f"trained and promoted: {trained['bundle']}")
     ensure_topics(settings, Names(settings.prefix))
     expected = offline(drone)
@@ -132,16 +106,13 @@ def live(settings: Settings, path: Path, speed: float, count: int, say: Say) -> 
     """Events as they come while a worker follows a replay, until there are as many as expected, or none comes any more."""
     from streams.events import read_events
 
-    worker = Child("worker", kymo_command("worker", RECIPE), kymo_environment({}))
-    stream = Child(
-        "replay", kymo_command("replay", str(path), "--recipe", RECIPE, "--speed", f"{speed:g}"), kymo_environment({})
-    )
+    worker, stream = verb("worker", RECIPE), verb("replay", str(path), "--recipe", RECIPE, "--speed", f"{speed:g}")
     events: list[Event] = []
     last, since = "", time.monotonic()
 
     def enough() -> bool:
         if len(events) < count and worker.status is not None:
-            raise KymoError(f"the worker has ended ({worker.ended()}): {' | '.join(list(worker.tail)[-3:])}")
+            raise KymoError(f"the worker {how_it_ended(worker)}")
         return len(events) >= count or time.monotonic() - since > PATIENCE_S
 
     with contextlib.ExitStack() as stack:
@@ -164,23 +135,23 @@ def verdict(
     events: Sequence[Event], expected: Sequence[tuple[Event, str, bool]], bundle: str, say: Say
 ) -> dict[str, Any]:
     """What was measured; ``ok`` says whether all went well."""
-    plain = [replace(event, emitted_ns=0) for event in events]
-    wanted = {event.id: replace(event, emitted_ns=0) for event, _, _ in expected}
-    differ = sum(wanted.get(event.id) != event for event in plain)
-    twice, missing = len(plain) - len({e.id for e in plain}), len(wanted.keys() - {e.id for e in plain})
-    label = {event.id: event.label for event in plain}
+    offline = {event.id: event for event, _, _ in expected}
+    comparison = compare(list(offline), events, list(offline.values()))
+    label = {event.id: event.label for event in events}
+    twice, missing = len(events) - len(label), len(comparison.missing)
+    differ = len(comparison.different) + sum(event.id not in offline for event in events)
     inside = [label.get(event.id) == truth for event, truth, whole in expected if whole]
     border = [label.get(event.id) == truth for event, truth, whole in expected if not whole]
     share = sum(inside) / len(inside) if inside else 0.0
     say(
-        f"{len(plain)} events of {len(wanted)} windows: {twice} twice, {missing} missing, {differ} unlike the offline ones"
+        f"{len(events)} events of {len(offline)} windows: {twice} twice, {missing} missing, {differ} unlike the offline ones"
     )
     say(f"right: {share:.1%} of {len(inside)} windows of one class, {sum(border)} of {len(border)} on borders")
-    others = sorted({event.bundle for event in plain} - {bundle})
+    others = sorted({event.bundle for event in events} - {bundle})
     return {
         "ok": bool(not (twice or missing or differ or others) and share >= CHECKED),
         "bundle": bundle,
-        "events": len(plain),
+        "events": len(events),
         "twice": twice,
         "missing": missing,
         "unlike_offline": differ,
@@ -190,21 +161,5 @@ def verdict(
     }
 
 
-def _done(*words: str) -> str:
-    """Run a verb to its end, its progress on stderr; what it printed."""
-    done = subprocess.run(
-        kymo_command(*words), env=kymo_environment({}), stdout=subprocess.PIPE, text=True, check=False
-    )
-    if done.returncode:
-        raise KymoError(f"kymo {words[0]} failed, see above")
-    return done.stdout
-
-
 if __name__ == "__main__":
-    try:
-        magnetic.main(standalone_mode=False)
-    except (KymoError, click.ClickException) as failure:
-        click.echo(f"kymo: {failure}", err=True)
-        sys.exit(1)
-    except click.Abort:
-        sys.exit(130)
+    run_example(magnetic)

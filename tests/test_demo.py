@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from deploy.children import Child, kymo_command, kymo_environment, stop
-from examples.demo_check import Sent, check, expected_ids, latency, scores, truth_of
+from examples.demo import scores, truth_of
+from examples.stage import SentChunks, compare, expected_ids, latency
 from processors.recipe.load import INSTALLED, load_recipe
 from processors.recipe.tables import HeadTable
 from streams.chunk import Chunk, Header, signal_format
@@ -90,7 +91,7 @@ IDS = [found.id for found in GOOD]
 
 def test_all_is_well_when_every_event_came_once_and_equals_the_offline_one() -> None:
     online = [replace(found, emitted_ns=7) for found in reversed(GOOD)]
-    found = check(IDS, online, GOOD)
+    found = compare(IDS, online, GOOD)
     assert found.complaints() == []
     assert (found.expected, found.events) == (3, 3)
 
@@ -121,15 +122,15 @@ def test_all_is_well_when_every_event_came_once_and_equals_the_offline_one() -> 
     ],
 )
 def test_what_is_wrong_is_named(online: list[Event], offline: list[Event], complaint: str) -> None:
-    assert check(IDS, online, offline).complaints() == [complaint]
+    assert compare(IDS, online, offline).complaints() == [complaint]
 
 
 def test_nothing_expected_is_no_success() -> None:
-    assert check([], [], []).complaints() == ["no event was expected: the recordings hold no window"]
+    assert compare([], [], []).complaints() == ["no event was expected: the recordings hold no window"]
 
 
 def test_latency_counts_from_the_chunk_that_made_the_window_whole() -> None:
-    sent, head = Sent(), header("a")
+    sent, head = SentChunks(), header("a")
     for first, time_ms in ((0, 1000), (25, 1100), (50, 1200), (75, 1300)):
         sent.add(Chunk(head, first, np.zeros((25, len(CHANNELS)))), time_ms)
     # [0, 50) is whole with the chunk [25, 50), [10, 60) with [50, 75), [30, 80) with [75, 100).

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from examples.loop import LIVE, RECIPE
-from examples.loop_live import Live
+from examples.loop import LIVE, RECIPE, Live
 from processors.recipe.load import parse_recipe
 from streams.events import Event
 from streams.readers import read

@@ -1,0 +1,283 @@
+"""What the examples share. In: verbs, recordings, events. Out: a broker and a home of their own, verbs that run, events as they come.
+
+And what a run proves: whether every window's event came once and equals the offline one, and how long it took, ms. These are pure: the
+numbers come from what was read back, none is assumed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+
+from deploy.children import Child, kymo_command, kymo_environment
+from streams.chunk import Chunk
+from streams.errors import KymoError
+from streams.events import Event, event_id, read_events
+from streams.readers.words import some
+from streams.recording import Recording
+from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from processors.recipe.load import Recipe
+
+SHOWN = 3  # examples of a complaint
+Say = Callable[[str], None]
+
+
+def narrator(as_json: bool) -> Say:
+    """Says what is being done, with the seconds since now; on stderr where stdout is for JSON."""
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        click.echo(f"{time.monotonic() - started:6.1f} s  {text}", err=as_json)
+
+    return say
+
+
+def run_example(command: click.Command) -> None:
+    """Run an example's command; whatever goes wrong is a line and an exit status, as `kymo` has it."""
+    try:
+        command.main(standalone_mode=False)
+    except (KymoError, click.ClickException) as failure:
+        click.echo(f"kymo: {failure}", err=True)
+        sys.exit(1)
+    except click.Abort:
+        sys.exit(130)
+
+
+@contextlib.contextmanager
+def own_broker(
+    name: str, on_start: Callable[[Path], None], *, home: Path | None = None, keep: bool = False
+) -> Iterator[Settings]:
+    """A broker in a temporary home, or in that one, which then stays; nothing of the user's own deployment is used but Kafka's jars.
+
+    Both are gone afterwards; with `keep` only where something went wrong.
+    """
+    from deploy import broker
+
+    user, place = Settings.from_env(), home or Path(tempfile.mkdtemp(prefix=f"kymo-{name}-"))
+    done = False
+    try:
+        on_start(place)
+        info = broker.start(place / "broker", jars_dir=user.home / "kafka")
+        yield Settings(brokers=info.bootstrap, home=place, metrics_port=0)
+        done = True
+    finally:
+        if not (done and keep):
+            broker.stop(place / "broker", timeout_s=10.0)
+            if home is None:
+                shutil.rmtree(place, ignore_errors=True)
+
+
+def adopt(settings: Settings) -> None:
+    """Make the settings of a broker of one's own those of this process and of its children."""
+    for name in [name for name in os.environ if name.startswith("KYMO_")]:
+        del os.environ[name]
+    os.environ |= {
+        "KYMO_HOME": str(settings.home),
+        "KYMO_BROKERS": settings.brokers,
+        "KYMO_METRICS_PORT": str(settings.metrics_port),
+    }
+
+
+def verb(*words: str) -> Child:
+    """A verb to be started."""
+    return Child(words[0], kymo_command(*words), kymo_environment({}))
+
+
+def run_verb(*words: str, quiet: bool = True, timeout_s: float | None = None) -> str:
+    """Run a verb to its end; the last line that it printed."""
+    done = subprocess.run(
+        kymo_command(*words),
+        env=kymo_environment({}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if quiet else None,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    if done.returncode and not quiet:
+        raise KymoError(f"kymo {words[0]} failed, see above")
+    if done.returncode:
+        raise KymoError(f"kymo {' '.join(words[:2])} failed: {(done.stderr.splitlines() or ['it said nothing'])[-1]}")
+    return (done.stdout.splitlines() or [""])[-1]
+
+
+def how_it_ended(child: Child) -> str:
+    """That a child has ended, how, and its last lines."""
+    return f"has ended ({child.ended()}): {' | '.join(list(child.tail)[-3:])}"
+
+
+class Listener:
+    """Hands over the events of the topic as they come, in a thread of its own."""
+
+    def __init__(self, settings: Settings, on_event: Callable[[Event], None]) -> None:
+        self._settings, self._on_event, self._stop = settings, on_event, threading.Event()
+        self._thread = threading.Thread(target=self._read, name="events", daemon=True)
+        self._error: KymoError | None = None
+
+    def __enter__(self) -> Listener:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(5.0)
+
+    def _read(self) -> None:
+        try:
+            for event in read_events(self._settings, follow=True, stop=self._stop.is_set):
+                self._on_event(event)
+        except KymoError as error:
+            self._error = error
+
+    def check(self) -> None:
+        """Raise what made it stop listening."""
+        if self._error is not None:
+            raise self._error
+
+
+def expected_ids(recordings: Iterable[Recording], recipe: Recipe) -> list[str]:
+    """Ids of the events of all whole windows, by arithmetic alone.
+
+    Windows of length L stand at multiples of the hop H: a piece of samples ``[a, b)`` holds those that begin at
+    ``H*ceil(a/H)``, and on by H, as long as they end by b.
+    """
+    ids = []
+    length, hop = recipe.window_length, recipe.window_hop
+    for recording in recordings:
+        streams = [s for s in recording.streams if not s.header.chain and recipe.matches(s.header.format) is None]
+        for first, samples in streams[0].pieces if streams else ():
+            begin = -(-first // hop) * hop
+            starts = range(begin, first + len(samples) - length + 1, hop)
+            heads = ("", *(head.name for head in recipe.heads))
+            ids += [event_id(recipe.name, recording.session, start, head) for start in starts for head in heads]
+    return ids
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What was expected against what came; lists hold event ids, in order."""
+
+    expected: int = 0  # windows of the recordings; records in the events topic
+    events: int = 0
+    # ids that did not come, came more than once, or belong to no window
+    missing: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    different: list[str] = field(default_factory=list)  # ids, with what differs, of events that are not as offline
+    offline_missing: list[str] = field(default_factory=list)  # the same two complaints about the offline run
+    offline_unexpected: list[str] = field(default_factory=list)
+
+    def complaints(self) -> list[str]:
+        """A line for each thing that is not as it must be; none if all is well."""
+        texts = {
+            "missing": "did not come",
+            "repeated": "came more than once",
+            "unexpected": "belong to no window of the recordings",
+            "different": "are not as offline",
+            "offline_missing": "did not come offline",
+            "offline_unexpected": "came offline but belong to no window",
+        }
+        lines = [] if self.expected else ["no event was expected: the recordings hold no window"]
+        for name, text in texts.items():
+            ids = getattr(self, name)
+            if ids:
+                lines.append(f"{len(ids)} of {self.expected} events {text}: {some(ids, SHOWN)}")
+        return lines
+
+
+def compare(expected: Sequence[str], online: Sequence[Event], offline: Sequence[Event]) -> Comparison:
+    """Compare the topic with the ids that were expected, and with the offline run."""
+    ids, counts = set(expected), Counter(event.id for event in online)
+    reference = {event.id: event for event in offline}
+    twins = [(event, reference[event.id]) for event in online if event.id in reference]
+    return Comparison(
+        len(expected),
+        len(online),
+        missing=[name for name in expected if not counts[name]],
+        repeated=[name for name, count in counts.items() if count > 1],
+        unexpected=[name for name in counts if name not in ids],
+        different=[f"{event.id} ({text})" for event, twin in twins if (text := _difference(event, twin))],
+        offline_missing=[name for name in expected if name not in reference],
+        offline_unexpected=[name for name in reference if name not in ids],
+    )
+
+
+def _difference(online: Event, offline: Event) -> str:
+    """The first field that differs, in words; when an event was emitted is its own affair."""
+    if replace(online, emitted_ns=0).to_json() == replace(offline, emitted_ns=0).to_json():
+        return ""
+    ours, theirs = online.to_dict(), offline.to_dict()
+    name = next(name for name in ours if name != "emitted_ns" and repr(ours[name]) != repr(theirs[name]))
+    return f"{name}: online {ours[name]}, offline {theirs[name]}"
+
+
+class SentChunks:
+    """When which samples were sent, from the chunks of the input topic."""
+
+    def __init__(self) -> None:
+        self.chunks = self.samples = 0
+        self._ends: dict[str, list[tuple[int, int]]] = {}
+
+    def add(self, chunk: Chunk, time_ms: int) -> None:
+        """Note a chunk, in the topic's order, and the time of its record, Unix ms."""
+        self.chunks += 1
+        self.samples += chunk.count
+        self._ends.setdefault(chunk.session, []).append((chunk.end_index, time_ms))
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions sent something."""
+        return len(self._ends)
+
+    def last_chunk_ms(self, event: Event, length: int) -> int | None:
+        """When the chunk was sent that made an event's window of `length` samples whole, Unix ms."""
+        ends = self._ends.get(event.session, [])
+        at = bisect_left(ends, (event.start_index + length, 0))
+        return ends[at][1] if at < len(ends) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How long after a window's last chunk was sent something happened, ms."""
+
+    p50: float
+    p95: float
+    p99: float
+    max: float
+    n: int
+
+    def to_dict(self) -> dict[str, float]:
+        """JSON object, to a tenth of a millisecond."""
+        return {name: round(value, 1) for name, value in asdict(self).items()}
+
+
+def latency(
+    events: Iterable[Event], length: int, sent: SentChunks, when_ms: Callable[[Event], float | None]
+) -> Latency | None:
+    """Percentiles of the time from the sending of each window's last chunk."""
+    delays = []
+    for event in events:
+        since, when = sent.last_chunk_ms(event, length), when_ms(event)
+        if since is not None and when is not None:
+            delays.append(when - since)
+    if not delays:
+        return None
+    p50, p95, p99 = (float(value) for value in np.percentile(delays, [50, 95, 99]))
+    return Latency(p50, p95, p99, max(delays), len(delays))
