@@ -51,9 +51,7 @@ def is_inside(path: object) -> bool:
 
 @contextlib.contextmanager
 def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """Give the path to write to: the file takes its name where the block ends, and is gone where it raises.
-
-    With `durable` it is on the disk before it takes its name, and keeps it over a power cut.
+    """Give the path to write to: the file takes its name where the block ends (see :func:`take_name`), and is gone where it raises.
 
     Examples
     --------
@@ -66,12 +64,7 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
     unfinished = path.with_name(f"{path.name}.part")
     try:
         yield unfinished
-        if durable:
-            with unfinished.open("r+b") as file:
-                os.fsync(file.fileno())
-        unfinished.replace(path)
-        if durable:
-            sync_folder(path.parent)
+        take_name(unfinished, path, durable=durable)
     finally:
         with contextlib.suppress(OSError):  # that of the block says more
             unfinished.unlink()
@@ -81,6 +74,16 @@ def write_whole(path: Path, data: bytes | str, *, durable: bool = False) -> None
     """Write a file by :func:`whole_file`; text in UTF-8."""
     with whole_file(path, durable=durable) as unfinished:
         unfinished.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def take_name(unfinished: Path, path: Path, *, durable: bool = False) -> None:
+    """Give a written file its name; with `durable` it is on the disk before, and keeps the name over a power cut."""
+    if durable:
+        with unfinished.open("r+b") as file:
+            os.fsync(file.fileno())
+    unfinished.replace(path)
+    if durable:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +31,7 @@ from streams.chunk_pb2 import Chunk as Message
 from streams.codec import ChunkCodec
 from streams.errors import ArchiveError, ChunkError, MessageError
 from streams.events import EVENT_SCHEMA
-from streams.files import sync_folder
+from streams.files import take_name
 from streams.messages import read_object
 from streams.topics import CHUNK_TOPICS, MIB
 
@@ -168,11 +167,8 @@ class SegmentWriter:
         try:
             self._writer.add_metadata(METADATA_NAME, self.contents.to_metadata())
             self._writer.finish()  # type: ignore[no-untyped-call]
-            self._file.flush()
-            os.fsync(self._file.fileno())
             self._file.close()
-            self.partial.replace(self.path)
-            sync_folder(self.path.parent)
+            take_name(self.partial, self.path, durable=True)
         except OSError as error:
             raise self._failed(error) from None
         return self.path
