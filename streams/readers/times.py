@@ -24,6 +24,15 @@ from streams.readers.words import brief, is_number
 
 #: Names of time columns, best first.
 TIME_COLUMNS = ("t_ns", "t", "timestamp")
+#: Other names of them, in any spelling of upper and lower case, without their unit; a column of these must also run as times do.
+_TIME_NAMES = ("t", "timestamp", "time", "datetime", "elapsed", "elapsed time")
+_TIME_WORDS = {"time", "timestamp", "datetime"}
+# Words of names of columns that number the rows.
+_COUNTERS = {"frame", "frames", "index", "counter", "packet", "sample", "samples", "row", "seq", "sequence", "#"}
+_COUNTERS |= {"unnamed"}  # as pandas calls its index
+_FIRST_ROWS = 200
+_REGULAR_SHARE, _FORWARD_SHARE = 0.9, 0.98  # so many of the steps are near the middle one; so many do not go back
+_RELATIVE_NS = 10**17  # times before 1973 count from some beginning
 _US, _MS, _MINUTE, _HOUR, _DAY = 10**3, 10**6, 60 * NS, 3_600 * NS, 86_400 * NS
 _TENTH_MS = 10**5
 _ISO = 0  # texts, no number of any unit
@@ -50,37 +59,15 @@ _OUR_DAYS_S, _SLOWEST_S = (946_684_800, 2_840_140_800), 300  # 2000 to 2060
 #: Between which steps nothing but that unit is likely; what counts whole units is no clock of seconds.
 _LIKELY_STEPS = {NS: (0.0, 1.0), _MS: (2, 500), _US: (2_000, 200_000), 1: (2_000_000, 500_000_000)}
 _FINE_CLOCK = {"sample", "time", "fine"}  # of Xsens: µs of one device, ten thousandths of a second of another
-_CHIP_CLOCK_SIZE, _LARGEST_COUNT = (
-    2**32,
-    2**53,
-)  # where a chip's clock begins anew; counters are whole numbers below that
+_CHIP_CLOCK_SIZE = 2**32  # where a chip's clock begins anew
+_LARGEST_COUNT = 2**53  # counters are whole numbers below that
 _TABLE_DAYS, _DAYS_TO_1970, _DAY_STEP = (20_000, 80_000), 25_569, 2e-4
-_RATE_MATCH = 0.1
+_RATE_MATCH = 0.1  # steps that are so near to those of the recipe's rate say the unit
 _LARGEST, _TENTH_MS_STEP = 1e17, 1_000
 _LIMIT_NS = 2**62
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-#: Other names of them, in any spelling of upper and lower case, without their unit; a column of these must also run as times do.
-_TIME_NAMES = ("t", "timestamp", "time", "datetime", "elapsed", "elapsed time")
-_TIME_WORDS = {"time", "timestamp", "datetime"}
-_COUNTER_WORDS = {
-    "frame",
-    "frames",
-    "index",
-    "counter",
-    "packet",
-    "sample",
-    "samples",
-    "row",
-    "seq",
-    "sequence",
-    "unnamed",
-    "#",
-}
-_FIRST_ROWS = 200
-_REGULAR_SHARE, _FORWARD_SHARE = 0.9, 0.98  # so many of the steps are near the middle one; so many do not go back
-_RELATIVE_NS = 10**17  # times before 1973 count from some beginning
+_COLON_FRACTION = re.compile(r"(\d\d:\d\d:\d\d):(?=(?:\d{3}){1,3}(?!\d))")
+_FOURTH_COLON = re.compile(r"\d\d:\d\d:\d\d:")
 
 
 class TimeCandidate(NamedTuple):
@@ -94,61 +81,61 @@ def time_columns(
     names: Sequence[str], cells: Callable[[str], Sequence[str]], rate: Fraction | None = None
 ) -> list[TimeCandidate]:
     """Columns of times that are not named as :data:`TIME_COLUMNS` are, such as `Time`; the best one first."""
-    parts = {name: _spelled(name) for name in names}
-    likely = [name for name in names if parts[name][0] in _TIME_NAMES or not _TIME_WORDS.isdisjoint(_words(name))]
-    candidates: list[tuple[bool, bool, int, TimeCandidate]] = []
-    for name in likely:
-        base, unit = parts[name]
-        texts = [text.strip() for text in cells(name)[:_FIRST_ROWS]]
-        doubt = ""
-        try:
-            times = TimeColumn(name, "", rate).parse(texts, np.arange(len(texts)))
-        except UnitError as error:
-            if not all(map(is_number, texts)):
-                continue
-            numbers = np.array([float(text) for text in texts])
-            times, doubt = np.rint(1000 * (numbers - numbers[0])).astype(np.int64), str(error)  # whatever they count
-        except SourceError:
+    ranked: list[tuple[bool, bool, int, TimeCandidate]] = []
+    for name in names:
+        base, unit = _spelled(name)
+        if base not in _TIME_NAMES and _TIME_WORDS.isdisjoint(_words(name)):
             continue
-        steps = np.diff(times)
-        middle = float(np.median(steps)) if len(steps) else 0.0
-        # A name that says it all only has to run on; a letter may as well be a temperature.
-        near = np.abs(steps - middle) < 0.5 * middle if base == "t" else steps >= 0
-        loose = base not in _TIME_NAMES and middle <= 0  # a trial's start, or its number
-        if (
-            not len(steps)
-            or times[-1] <= times[0]
-            or loose
-            or np.mean(near) < (_REGULAR_SHARE if base == "t" else _FORWARD_SHARE)
-        ):
-            continue
-        if doubt and unit is None and base.startswith("elapsed"):  # as likely a measurement
+        times, doubt = _first_times(name, cells(name), rate)
+        # A column named elapsed without a unit is as likely a measurement.
+        if not _run_as_time(times, base) or (doubt and unit is None and base.startswith("elapsed")):
             continue
         # The time of day is worth more than the time since some beginning.
-        rank = (
-            _TIME_NAMES.index(base) + len(_TIME_NAMES) * (unit is None) if base in _TIME_NAMES else 2 * len(_TIME_NAMES)
-        )
-        candidates.append((bool(doubt), bool(times[0] < _RELATIVE_NS), rank, TimeCandidate(name, doubt)))
-    return [candidate for *_, candidate in sorted(candidates, key=lambda candidate: candidate[:3])]
+        rank = 2 * len(_TIME_NAMES)
+        if base in _TIME_NAMES:
+            rank = _TIME_NAMES.index(base) + len(_TIME_NAMES) * (unit is None)
+        ranked.append((bool(doubt), bool(times[0] < _RELATIVE_NS), rank, TimeCandidate(name, doubt)))
+    return [candidate for *_, candidate in sorted(ranked, key=lambda row: row[:3])]
+
+
+def _first_times(name: str, cells: Sequence[str], rate: Fraction | None) -> tuple[NDArray[np.int64], str]:
+    """First times of a column, and why its unit is in doubt, where it is: then as if it were ms; empty where they are no times."""
+    texts = [text.strip() for text in cells[:_FIRST_ROWS]]
+    try:
+        return TimeColumn(name, "", rate).parse(texts, np.arange(len(texts))), ""
+    except UnitError as error:
+        if all(map(is_number, texts)):
+            numbers = np.array([float(text) for text in texts])
+            return np.rint(1000 * (numbers - numbers[0])).astype(np.int64), str(error)
+    except SourceError:
+        pass
+    return np.empty(0, np.int64), ""
+
+
+def _run_as_time(times: NDArray[np.int64], base: str) -> bool:
+    steps = np.diff(times)
+    if not len(steps) or times[-1] <= times[0]:
+        return False
+    middle = float(np.median(steps))
+    if base == "t":  # a name that says it all only has to run on; a letter may as well be a temperature
+        return bool(np.mean(np.abs(steps - middle) < 0.5 * middle) >= _REGULAR_SHARE)
+    # Of other names than those of times, it may be a trial's start, or its number.
+    return bool((base in _TIME_NAMES or middle > 0) and np.mean(steps >= 0) >= _FORWARD_SHARE)
 
 
 def counter_columns(names: Sequence[str], cells: Callable[[str], Sequence[str]]) -> list[str]:
     """Columns that number the rows, such as `frame`: whole numbers that rise, by their name no measurement."""
     columns = []
     for name in names:
-        if _COUNTER_WORDS.isdisjoint(_words(name)):
+        if _COUNTERS.isdisjoint(_words(name)):
             continue
         try:
             numbers = np.array([float(text) for text in cells(name)[:_FIRST_ROWS]], np.float64)
         except ValueError:
             continue
         steps = np.diff(numbers)
-        if (
-            len(steps)
-            and (numbers == np.rint(numbers)).all()
-            and np.mean(steps >= 1) >= _FORWARD_SHARE
-            and np.median(steps) == 1
-        ):
+        whole = bool((numbers == np.rint(numbers)).all())
+        if len(steps) and whole and np.mean(steps >= 1) >= _FORWARD_SHARE and np.median(steps) == 1:
             columns.append(name)
     return columns
 
@@ -348,10 +335,6 @@ def _scaled(text: str, unit: int) -> int:
     if not abs(value) < _LIMIT_NS or "_" in text:
         raise ValueError(text)
     return int(value)
-
-
-_COLON_FRACTION = re.compile(r"(\d\d:\d\d:\d\d):(?=(?:\d{3}){1,3}(?!\d))")
-_FOURTH_COLON = re.compile(r"\d\d:\d\d:\d\d:")
 
 
 def iso_ns(text: str) -> int:
