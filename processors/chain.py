@@ -136,8 +136,7 @@ class Chain(Spec):
         FormatError
             If no step stands before the window: then there is no derived stream.
         """
-        at = next((i for i, spec in enumerate(self.specs) if isinstance(spec, Windows)), len(self.specs))
-        first = self.specs[0]
+        at, first = self._window_at, self.specs[0]
         if at < 2 or at == len(self.specs) or not isinstance(first, Intake):
             raise FormatError(
                 "no step stands before the window, so there is no derived stream; run both roles in one worker"
@@ -147,8 +146,13 @@ class Chain(Spec):
 
     def cut_behind_window(self) -> tuple[Chain, tuple[PerWindow, ...]]:
         """What stands up to the window, and the steps behind it."""
-        at = next((i for i, spec in enumerate(self.specs) if isinstance(spec, Windows)), len(self.specs) - 1)
-        return Chain(self.specs[: at + 1]), tuple(spec for spec in self.specs[at + 1 :] if isinstance(spec, PerWindow))
+        behind = self._window_at + 1
+        return Chain(self.specs[:behind]), tuple(spec for spec in self.specs[behind:] if isinstance(spec, PerWindow))
+
+    @property
+    def _window_at(self) -> int:
+        """Place of the window step; one past the last step where there is none."""
+        return next((i for i, spec in enumerate(self.specs) if isinstance(spec, Windows)), len(self.specs))
 
     def derived_digest(self) -> str:
         """What the chunks behind this chain carry as their `chain`."""
