@@ -14,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 import click
 
@@ -173,7 +173,7 @@ class Verbs(click.Group):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except KymoError as error:
-            _fail(ctx, str(error), 1)
+            _fail(ctx, str(error))
         except (KeyboardInterrupt, click.Abort):
             ctx.exit(130)
         except BrokenPipeError:
@@ -183,26 +183,19 @@ class Verbs(click.Group):
             library = (error.name or "").partition(".")[0]
             if library not in EXTRAS:
                 raise
-            extra = EXTRAS[library]
-            _fail(ctx, f"this needs {library}, which is not installed: pip install 'kymo[{extra}]'", 1)
+            _fail(ctx, f"this needs {library}, which is not installed: pip install 'kymo[{EXTRAS[library]}]'")
         return result
 
 
 def load_verb(verb: Verb) -> click.Command:
     """The click command of a verb."""
     module, _, attribute = verb.target.partition(":")
-    found: click.Command | Callable[[], click.Command] = getattr(importlib.import_module(module), attribute)
-    return found if isinstance(found, click.Command) else found()
+    command: click.Command | Callable[[], click.Command] = getattr(importlib.import_module(module), attribute)
+    return command if isinstance(command, click.Command) else command()
 
 
-class Unheard:
-    """A text stream that goes on when nobody listens any more: whoever watched may be gone, and the work is not theirs alone.
-
-    Parameters
-    ----------
-    stream : TextIO
-        The stream, such as stderr.
-    """
+class TolerantStream:
+    """A text stream that goes on when nobody listens any more: whoever watched may be gone, and the work is not theirs alone."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -236,9 +229,9 @@ def _say_warning(
     click.echo(f"kymo: {text}", err=True)
 
 
-def _fail(ctx: click.Context, message: str, status: int) -> None:
+def _fail(ctx: click.Context, message: str) -> NoReturn:
     click.echo(f"kymo: {message}", err=True)
-    ctx.exit(status)
+    ctx.exit(1)
 
 
 def _replay() -> click.Command:
@@ -286,7 +279,7 @@ def cli() -> None:
 def main() -> None:
     """The entry point ``kymo``."""
     if sys.stderr is not None:  # as it is where the file was closed from the start
-        sys.stderr = cast(TextIO, Unheard(sys.stderr))
+        sys.stderr = cast(TextIO, TolerantStream(sys.stderr))
     if sys.argv[1:2] == ["worker"]:  # until it serves, it has nothing to finish
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     try:

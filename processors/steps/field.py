@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processors.spec import MapSpec, only
-from processors.steps.maps import float_of, numbers
+from processors.steps.maps import columns_of, float_of, numbers
 from streams.chunk import Array, Format, Window
 from streams.errors import FormatError
 
@@ -60,9 +60,9 @@ class Field(MapSpec):
     def output(self, inputs: Mapping[str, Format]) -> Format:
         """The input's channels and the four."""
         fmt = only(inputs)
-        _columns(self.name, (*self.acc, *self.mag), fmt)
-        if both := sorted(set(fmt.channels) & set(DERIVED)):
-            raise FormatError(f"field: `{fmt.stream}` has a channel {both[0]} already")
+        columns_of(self.name, (*self.acc, *self.mag), fmt)
+        if present := sorted(set(fmt.channels) & set(DERIVED)):
+            raise FormatError(f"field: `{fmt.stream}` has a channel {present[0]} already")
         units = {fmt.units[fmt.channels.index(name)] for name in self.mag} if fmt.units else {""}
         if len(units) > 1:
             raise FormatError(f"field: {', '.join(self.mag)} are in {', '.join(sorted(units))}, expected one unit")
@@ -77,8 +77,8 @@ class Field(MapSpec):
     def apply(self, data: Array, fmt: Format) -> Array:
         """``(n, ..., channels)`` to ``(n, ..., channels + 4)``."""
         values: Real = data.astype(float_of(self.name, fmt), copy=False)
-        acc = [values[..., i] for i in _columns(self.name, self.acc, fmt)]
-        mag = [values[..., i] for i in _columns(self.name, self.mag, fmt)]
+        acc = [values[..., i] for i in columns_of(self.name, self.acc, fmt)]
+        mag = [values[..., i] for i in columns_of(self.name, self.mag, fmt)]
         # Axis by axis: what numpy's own sums round to may depend on how many rows there are (law 1).
         gravity = np.sqrt(acc[0] * acc[0] + acc[1] * acc[1] + acc[2] * acc[2])
         along = mag[0] * acc[0] + mag[1] * acc[1] + mag[2] * acc[2]
@@ -87,8 +87,8 @@ class Field(MapSpec):
         horizontal = np.sqrt(np.maximum(square - vertical * vertical, 0))
         out: Real = np.empty((*values.shape[:-1], values.shape[-1] + len(DERIVED)), values.dtype)
         out[..., : values.shape[-1]] = values
-        for i, one in enumerate((np.sqrt(square), vertical, horizontal, np.arctan2(vertical, horizontal))):
-            out[..., values.shape[-1] + i] = one
+        for i, column in enumerate((np.sqrt(square), vertical, horizontal, np.arctan2(vertical, horizontal))):
+            out[..., values.shape[-1] + i] = column
         return out
 
 
@@ -141,10 +141,10 @@ class Deviation(MapSpec):
     def output(self, inputs: Mapping[str, Format]) -> Format:
         """The input's format, and ``deviation``; whole numbers become float32."""
         fmt = replace(only(inputs), dtype=float_of(self.name, only(inputs)))
-        _columns(self.name, self.channels, fmt)
+        columns_of(self.name, self.channels, fmt)
         if not self.joint:
             return fmt
-        units = {fmt.units[i] for i in _columns(self.name, self.joint, fmt)} if fmt.units else set()
+        units = {fmt.units[i] for i in columns_of(self.name, self.joint, fmt)} if fmt.units else set()
         if len(units) > 1:
             raise FormatError(
                 f"deviation: {', '.join(self.joint)} are in {', '.join(sorted(units))}, expected one unit"
@@ -159,11 +159,11 @@ class Deviation(MapSpec):
         if not self.usual:
             raise FormatError("deviation: has not learned what is usual yet; train first (`kymo train`)")
         out: Real = np.array(data, float_of(self.name, fmt))
-        for i, usual in zip(_columns(self.name, self.channels, fmt), self.usual, strict=True):
+        for i, usual in zip(columns_of(self.name, self.channels, fmt), self.usual, strict=True):
             out[..., i] -= out.dtype.type(usual)
         if not self.joint:
             return out
-        squares = [np.square(out[..., i]) for i in _columns(self.name, self.joint, fmt)]
+        squares = [np.square(out[..., i]) for i in columns_of(self.name, self.joint, fmt)]
         together = np.sqrt(np.add.reduce(squares))
         return np.concatenate([out, together[..., np.newaxis]], -1)
 
@@ -175,33 +175,25 @@ class Deviation(MapSpec):
         FormatError
             If there is no window, or a value is not finite.
         """
-        means = []
+        rows_of_means = []
         for window in windows:
-            at = _columns(self.name, self.channels, window.header.format)
+            at = columns_of(self.name, self.channels, window.header.format)
             rows: Real = np.asarray(window.data, np.float64).reshape(-1, window.data.shape[-1])
-            means.append(rows[:, at].mean(0))
-        if not means:
+            rows_of_means.append(rows[:, at].mean(0))
+        if not rows_of_means:
             raise FormatError("deviation: nothing to learn from, expected at least one window")
-        found = np.array(means)  # (windows, channels)
-        if not np.isfinite(found).all():
+        means = np.array(rows_of_means)  # (windows, channels)
+        if not np.isfinite(means).all():
             raise FormatError("deviation: a value in the windows is not finite, expected numbers only")
-        return replace(self, usual=tuple(float(half_sample_mode(column)) for column in found.T))
+        return replace(self, usual=tuple(float(half_sample_mode(column)) for column in means.T))
 
 
 def half_sample_mode(values: Real) -> float:
     """Where values lie closest together: the narrowest half of them, of that the narrowest half, and so on."""
-    left: Real = np.sort(values)
-    while len(left) > 2:
-        size = -(-len(left) // 2) if len(left) > 3 else 2
-        widths = left[size - 1 :] - left[: len(left) - size + 1]
+    densest: Real = np.sort(values)
+    while len(densest) > 2:
+        size = -(-len(densest) // 2) if len(densest) > 3 else 2
+        widths = densest[size - 1 :] - densest[: len(densest) - size + 1]
         first = int(np.argmin(widths))
-        left = left[first : first + size]
-    return float(left.mean())
-
-
-def _columns(step: str, names: tuple[str, ...], fmt: Format) -> list[int]:
-    absent = [name for name in names if name not in fmt.channels]
-    if absent:
-        has = ", ".join(fmt.channels)
-        raise FormatError(f"{step}: `{fmt.stream}` has no channel {', '.join(absent)}; it has {has}")
-    return [fmt.channels.index(name) for name in names]
+        densest = densest[first : first + size]
+    return float(densest.mean())

@@ -131,14 +131,14 @@ class FrameStage(Stage):
             self._in = item.header  # the same header as another object, as after a restart
         if item.header is not self._in or item.first_index != self._end:
             out = self._start(item)
-        samples, taken, count = item.data, 0, item.count
+        start = 0
         while True:
-            wanted = (self._border - 1) * self._step + self._length
-            stop = min(count, taken + wanted - self._end)
-            if stop > taken:
-                self._put(samples[taken:stop])
-                taken = stop
-            if self._end < wanted:
+            block_end = (self._border - 1) * self._step + self._length
+            stop = min(item.count, start + block_end - self._end)
+            if stop > start:
+                self._put(item.data[start:stop])
+                start = stop
+            if self._end < block_end:
                 return out
             out.append(self._columns(self._border))
             self._advance()
@@ -152,7 +152,7 @@ class FrameStage(Stage):
 
     def _start(self, item: Chunk) -> list[Chunk]:
         """Begin a run of samples at `item`, giving what the run before it left."""
-        left = self.flush()
+        last_columns = self.flush()
         if item.header is not self._in:
             self._in, self._out = item.header, derived_header(item.header, self.spec)
         fmt = item.header.format
@@ -162,7 +162,7 @@ class FrameStage(Stage):
         chunk, phase = self.spec.chunk_frames, self.spec.chunk_phase
         self._border = phase + ((self._next - phase) // chunk + 1) * chunk
         self._end = item.first_index
-        return left
+        return last_columns
 
     def _advance(self) -> None:
         """Move on to the next block, keeping the samples that both need."""

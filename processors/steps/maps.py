@@ -42,24 +42,16 @@ class Select(MapSpec):
             raise FormatError(f"select: channels {names!r}, expected a list of at least one name, none twice")
         object.__setattr__(self, "channels", tuple(names))
 
-    def _columns(self, fmt: Format) -> list[int]:
-        absent = [c for c in self.channels if c not in fmt.channels]
-        if absent:
-            raise FormatError(
-                f"select: `{fmt.stream}` has no channel {', '.join(absent)}; it has {', '.join(fmt.channels)}"
-            )
-        return [fmt.channels.index(c) for c in self.channels]
-
     def output(self, inputs: Mapping[str, Format]) -> Format:
         """The wanted channels."""
         fmt = only(inputs)
-        at = self._columns(fmt)
+        at = columns_of(self.name, self.channels, fmt)
         units = tuple(fmt.units[i] for i in at) if fmt.units else ()
         return replace(fmt, channels=self.channels, units=units, shape=(*fmt.shape[:-1], len(at)))
 
     def apply(self, data: Array, fmt: Format) -> Array:
         """``(n, ..., channels)`` to ``(n, ..., wanted channels)``."""
-        return data[..., self._columns(fmt)]
+        return data[..., columns_of(self.name, self.channels, fmt)]
 
 
 @dataclass(frozen=True)
@@ -281,6 +273,15 @@ def whole_number(step: str, field: str, value: Any, low: int, high: int | None =
     if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
         expected = f"{low} to {high}" if high is not None else f"at least {low}"
         raise FormatError(f"{step}: {field} {value!r}, expected a whole number, {expected}")
+
+
+def columns_of(step: str, names: tuple[str, ...], fmt: Format) -> list[int]:
+    """Where channels stand in a sample."""
+    absent = [name for name in names if name not in fmt.channels]
+    if absent:
+        has = ", ".join(fmt.channels)
+        raise FormatError(f"{step}: `{fmt.stream}` has no channel {', '.join(absent)}; it has {has}")
+    return [fmt.channels.index(name) for name in names]
 
 
 def float_of(step: str, fmt: Format) -> str:

@@ -378,8 +378,8 @@ def kaldi_bank(rate_hz: int, size: int, mels: int) -> Real:
     high = rate_hz / 2
     edges = np.linspace(_kaldi_mel(LOW_HZ), _kaldi_mel(high), mels + 2)
     at = _kaldi_mel(np.arange(size // 2 + 1) * rate_hz / size)[None]
-    left, middle, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    bank: Real = np.maximum(0, np.minimum((at - left) / (middle - left), (right - at) / (right - middle)))
+    lower, middle, upper = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    bank: Real = np.maximum(0, np.minimum((at - lower) / (middle - lower), (upper - at) / (upper - middle)))
     return bank
 
 

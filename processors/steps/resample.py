@@ -142,7 +142,7 @@ class ResampleStage(Stage):
         self._width = 2 * spec.reach // self._up + 1  # samples under the filter, at most
         self._in: Header | None = None
         self._out: Header | None = None
-        self._kept: Real = np.empty((0, 0))  # (n, channels), from sample `_first` on
+        self._samples: Real = np.empty((0, 0))  # (n, channels), from sample `_first` on
         self._first = 0
         self._end = 0  # index one past the last sample taken
         self._next = 0  # first output not yet given
@@ -155,7 +155,7 @@ class ResampleStage(Stage):
             self._in = item.header  # the same header as another object, as after a restart
         if item.header is not self._in or item.first_index != self._end:
             self._start(item)
-        self._kept = np.concatenate((self._kept, item.data))
+        self._samples = np.concatenate((self._samples, item.data))
         self._end = item.end_index
         return self._give(-((self.spec.reach - self._end * self._up) // self._down))
 
@@ -167,7 +167,7 @@ class ResampleStage(Stage):
         start = item.first_index
         self._first = min(start, self.spec.first_input(0)) if start == 0 else start
         self._next = 0 if start == 0 else max(0, ((start - 1) * self._up + self.spec.reach) // self._down + 1)
-        self._kept = np.zeros((start - self._first, *item.data.shape[1:]), item.data.dtype)
+        self._samples = np.zeros((start - self._first, *item.data.shape[1:]), item.data.dtype)
 
     def _phase(self, k: int, dtype: Any) -> Real:
         """Filter taps ``(width,)`` over the samples of outputs ``k, k + up, k + 2 * up, …``."""
@@ -185,9 +185,9 @@ class ResampleStage(Stage):
         assert self._out is not None
         first = self.spec.first_input(self._next)
         length = self.spec.first_input(stop - 1) + self._width - first
-        samples = np.zeros((self._kept.shape[1], length), self._kept.dtype)
-        known = self._kept[first - self._first :][:length]
-        samples[:, : len(known)] = known.T
+        samples = np.zeros((self._samples.shape[1], length), self._samples.dtype)
+        received = self._samples[first - self._first :][:length]
+        samples[:, : len(received)] = received.T
         out = np.empty((count, len(samples)), samples.dtype)
         for i in range(min(self._up, count)):
             k = self._next + i
@@ -210,7 +210,7 @@ class ResampleStage(Stage):
     def _forget(self) -> None:
         drop = self.spec.first_input(self._next) - self._first
         if drop > 0:
-            self._kept = self._kept[drop:].copy()
+            self._samples = self._samples[drop:].copy()
             self._first += drop
 
     def flush(self) -> list[Chunk]:
@@ -225,16 +225,16 @@ class ResampleStage(Stage):
     def snapshot(self) -> bytes:
         """See :meth:`Stage.snapshot`."""
         meta = {"header": self._in, "first": self._first, "end": self._end, "next": self._next}
-        return pack(meta, {"kept": self._kept})
+        return pack(meta, {"kept": self._samples})
 
     def restore(self, snapshot: bytes) -> None:
         """See :meth:`Stage.restore`."""
         meta, arrays = unpack(snapshot)
         self._in, self._first, self._end, self._next = meta["header"], meta["first"], meta["end"], meta["next"]
-        self._kept = arrays["kept"]
+        self._samples = arrays["kept"]
         if self._in is not None:
             self._out = derived_header(self._in, self.spec)
-            self._phases = [self._phase(k, self._kept.dtype) for k in range(self._up)]
+            self._phases = [self._phase(k, self._samples.dtype) for k in range(self._up)]
 
 
 def _rate(field: str, value: Any) -> Fraction:

@@ -128,9 +128,9 @@ class SpectralPlan:
         channels, samples = shape
         count = (samples - frames.length) // frames.step + 1
         self._shape = (channels, count, bins)
-        one = frames.nfft * window.itemsize
-        along = _even_share(count, _TILE_BYTES // one)
-        across = _even_share(channels, _TILE_BYTES // (one * along))
+        frame_bytes = frames.nfft * window.itemsize
+        along = _even_share(count, _TILE_BYTES // frame_bytes)
+        across = _even_share(channels, _TILE_BYTES // (frame_bytes * along))
         self._at = [
             (slice(c, min(c + across, channels)), slice(f, min(f + along, count)))
             for c in range(0, channels, across)
@@ -237,11 +237,11 @@ class Amplitude:
     def __call__(self, tile: Tile, out: Real) -> None:
         """Fill `out` ``(channels, count, bins)`` from the tile's spectrum."""
         np.multiply(tile.spectrum, self._scale, out=tile.spectrum)
-        kept = tile.spectrum[..., : out.shape[-1]]
+        bins = tile.spectrum[..., : out.shape[-1]]
         if self._mode == "magnitude":
-            np.abs(kept, out=out)
+            np.abs(bins, out=out)
         else:
-            angle = np.angle(kept)
+            angle = np.angle(bins)
             np.copyto(out, np.unwrap(angle, axis=-1) if self._mode == "phase" else angle)
 
 
