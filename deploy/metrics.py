@@ -133,15 +133,11 @@ class WorkerMetrics(Collector):
 
     def __init__(self, bundles: Mapping[str, str]) -> None:
         self.bundles = dict(bundles)
-        self.recipes = {recipe: RecipeMetrics() for recipe in bundles}
+        self.recipes = {recipe: RecipeMetrics() for recipe in bundles}  # each an observer of its agent
         # where each scrape finds the longest pause of the event loop
         self.longest_pause_s: Callable[[], float] = lambda: 0.0
         self.registry = process_registry()  # what to serve; holds the process's memory and CPU time and the build too
         self.registry.register(self)
-
-    def observer(self, recipe: str) -> RecipeMetrics:
-        """What the agent of `recipe` tells of its work."""
-        return self.recipes[recipe]
 
     def watch(self, recipe: str, assigned: Callable[[], int], pending: Callable[[], int]) -> None:
         """Say where each scrape finds how many partitions a recipe's agent holds, and how many windows wait."""

@@ -7,15 +7,13 @@ import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.worker_log import say
 from models.bundle import Bundle, check_model, load_bundle, raw_chain
-from models.serving.outputs import ENDLESS, DerivedChunks, Events, WindowKind, window_kinds
-from processors.chain import Chain
+from models.serving.outputs import ENDLESS, DerivedChunks, Events, window_kinds
 from processors.recipe.load import Recipe, load_recipe
 from streams.chunk import Format
 from streams.errors import BrokerError, DeliveryError, FormatError, RecipeError
@@ -55,33 +53,66 @@ def load_deployments(
     return deployments
 
 
-def make_operator(
-    role: str, deployment: Deployment, names: Names, champion: Champion | None, shadow: Any = None
-) -> Any:
-    """What the agent of a role does; only one that classifies has a champion, and a shadow."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """A role that a worker plays for a recipe."""
+
+    role: str  # ``processor``, ``model`` or both in one
+    deployment: Deployment
+    champion: Champion | None = None  # what classifies; None for a processor
+    shadow: Any = None  # what scores aside
+
+    @property
+    def reads_derived(self) -> bool:
+        """Whether it reads what the recipe's processor makes, instead of the sensor's stream."""
+        return self.role == "model" and self.deployment.bundle.takes == "chain"
+
+    @property
+    def input_format(self) -> Format:
+        """Format of the stream that it reads."""
+        recipe = self.deployment.recipe
+        return derived_format(recipe) if self.reads_derived else recipe.input_format()
+
+
+def make_part(role: str, deployment: Deployment, names: Names) -> Part:
+    """A role's part, its model loaded."""
+    from models.predict import Predictor
+    from models.serving.operator import Champion, Shadow
+
+    if role == "processor":
+        return Part(role, deployment)
+    champion = Champion(Predictor.to_serve(deployment.bundle, deployment.recipe), deployment.recipe)
+    return Part(role, deployment, champion, Shadow(names.of("shadow")))
+
+
+def make_operator(part: Part, names: Names) -> Any:
+    """What the agent of a part does."""
     from models.serving.operator import Operator
 
-    recipe = deployment.recipe
+    recipe, bundle, champion = part.deployment.recipe, part.deployment.bundle, part.champion
     if champion is None:
         name, chain = steps_name(recipe), recipe.chain.split()[0]
         topic, inputs = names.for_stream(derived_format(recipe).stream), raw_topics(recipe, names)
         outputs = DerivedChunks(chain)
         return Operator(name, f"{name}.processor", inputs, chain, outputs, topic, recipe.matches, outputs.encode)
-    chain, step = served_chain(role, deployment)
+    fmt = part.input_format
+    chain = (bundle.chain.split()[1] if part.reads_derived else bundle.chain).cut_behind_window()[0]
     heads = ("", *(head.name for head in recipe.heads))
     # As the recipe says, not the bundle: one that is stateless may be exchanged for one that is not.
     memory = ENDLESS if recipe.stateful else champion.predictor.memory
-    events = Events(recipe.name, step, memory, heads, served_kinds(role, recipe))
-    derived = role == "model" and deployment.bundle.takes == "chain"
-    inputs = (names.for_stream(derived_format(recipe).stream),) if derived else raw_topics(recipe, names)
+    # The kinds of windows that it can make; none where its input is the processor's stream or the sensor's alone.
+    kinds = window_kinds(fmt, recipe.chain.cut_behind_window()[0], raw_chain(recipe.chain)) if part.role == BOTH else ()
+    events = Events(recipe.name, fmt.step, memory, heads, kinds)
+    inputs = (names.for_stream(fmt.stream),) if part.reads_derived else raw_topics(recipe, names)
     # What is read by one kind of windows goes on where that kind left it, whoever reads it.
-    state, topic = f"{recipe.name}.{'model' if derived else BOTH}", names.of("events")
+    state, topic = f"{recipe.name}.{'model' if part.reads_derived else BOTH}", names.of("events")
 
     def anew(bundle: Bundle) -> Any:
-        return make_operator(role, dataclasses.replace(deployment, bundle=bundle), names, champion, shadow)
+        deployment = dataclasses.replace(part.deployment, bundle=bundle)
+        return make_operator(dataclasses.replace(part, deployment=deployment), names)
 
-    matches = derived_matches(derived_format(recipe)) if derived else recipe.matches
-    return Operator(recipe.name, state, inputs, chain, events, topic, matches, None, shadow, champion, anew)
+    matches = derived_matches(fmt) if part.reads_derived else recipe.matches
+    return Operator(recipe.name, state, inputs, chain, events, topic, matches, None, part.shadow, champion, anew)
 
 
 def derived_matches(expected: Format) -> Callable[[Format], str | None]:
@@ -124,20 +155,6 @@ def group_topics(role: str, recipe: Recipe, names: Names) -> tuple[str, ...]:
     return topics
 
 
-def served_kinds(role: str, recipe: Recipe) -> tuple[WindowKind, ...]:
-    """The kinds of windows that an agent can make; none where its input is the processor's stream or the sensor's alone."""
-    if role != BOTH:
-        return ()
-    return window_kinds(recipe.input_format(), recipe.chain.cut_behind_window()[0], raw_chain(recipe.chain))
-
-
-def served_chain(role: str, deployment: Deployment) -> tuple[Chain, Fraction]:
-    """The chain of an agent that classifies, up to its window, and how many raw samples one of its input's is."""
-    alone = role == BOTH or deployment.bundle.takes == "raw"
-    chain = deployment.bundle.chain if alone else deployment.bundle.chain.split()[1]
-    return chain.cut_behind_window()[0], Fraction(1) if alone else derived_format(deployment.recipe).step
-
-
 def derived_format(recipe: Recipe) -> Format:
     """Format of the stream between a recipe's processor and its model agent."""
     fmt = recipe.input_format()
@@ -151,27 +168,6 @@ def bound_topics(role: str, recipe: Recipe, names: Names) -> tuple[str, ...]:
     return (*raw_topics(recipe, names), *derived, *outputs, state)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Part:
-    """A role that a worker plays for a recipe."""
-
-    role: str  # ``processor``, ``model`` or both in one
-    deployment: Deployment
-    champion: Champion | None = None  # what classifies; None for a processor
-    shadow: Any = None  # what scores aside
-
-
-def make_part(role: str, deployment: Deployment, names: Names) -> Part:
-    """A role's part, its model loaded."""
-    from models.predict import Predictor
-    from models.serving.operator import Champion, Shadow
-
-    if role == "processor":
-        return Part(role, deployment)
-    champion = Champion(Predictor.to_serve(deployment.bundle, deployment.recipe), deployment.recipe)
-    return Part(role, deployment, champion, Shadow(names.of("shadow")))
-
-
 def make_app(part: Part, settings: Settings, instance: str, metrics: Any, failed: Failed) -> Any:
     """A Faust app that plays a part; `failed` is told of an error after which going on is unsafe."""
     from models.serving.agent import Agent
@@ -180,19 +176,18 @@ def make_app(part: Part, settings: Settings, instance: str, metrics: Any, failed
     from models.serving.snapshots import BYTES_MAX
     from processors.faust_app import BatchApp, reader_arguments
 
-    role, recipe, names = part.role, part.deployment.recipe, Names(settings.prefix)
-    group, topics = group_of(role, recipe, names), group_topics(role, recipe, names)
+    recipe, names = part.deployment.recipe, Names(settings.prefix)
+    group, topics = group_of(part.role, recipe, names), group_topics(part.role, recipe, names)
     app = BatchApp(group, topics, settings, instance, failed)
-    operator = make_operator(role, part.deployment, names, part.champion, part.shadow)
-    derived = role == "model" and part.deployment.bundle.takes == "chain"
-    needs = operator.chain.memory_bytes(derived_format(recipe) if derived else recipe.input_format())
+    operator = make_operator(part, names)
+    needs = operator.chain.memory_bytes(part.input_format)
     if needs > BYTES_MAX:
         say(
             f"recipe {recipe.name}: a session's memory takes up to {needs / MIB:.1f} MiB, a snapshot {BYTES_MAX / MIB:.1f}: one that does "
             "not fit is read again from its topic after a restart, so its records must still be there; shorter windows or fewer "
             "channels avoid it"
         )
-    read_back, observer = ReadBack(reader_arguments(settings)), metrics.observer(recipe.name)
+    read_back, observer = ReadBack(reader_arguments(settings)), metrics.recipes[recipe.name]
 
     async def ids(topics: Sequence[str]) -> dict[str, str]:
         try:

@@ -44,7 +44,7 @@ def partition(samples: int = 0, **counts: int) -> Any:
 def busy() -> WorkerMetrics:
     """Metrics of two recipes, one of which has seen all there is."""
     metrics = WorkerMetrics({"walk": "walk@1", "fall": "fall@2"})
-    observer = metrics.observer("walk")
+    observer = metrics.recipes["walk"]
     observer.took(partition(300, gaps=2, duplicates=1), 3, 0.002)
     observer.took(partition(100, gaps=1, unmatched=4), 1, 0.2)
     observer.classified(5, 0.0004)
@@ -96,7 +96,7 @@ def test_a_scrape_shows_what_was_told() -> None:
 def test_a_partition_is_counted_once_however_often_it_is_looked_at() -> None:
     metrics, same = WorkerMetrics({"walk": "b"}), partition(10, late=1)
     for _ in range(3):
-        metrics.observer("walk").took(same, 1, 0.001)
+        metrics.recipes["walk"].took(same, 1, 0.001)
     found = scrape(metrics)
     assert found["kymo_samples_total", (("recipe", "walk"),)] == 10
     assert found["kymo_late_total", (("recipe", "walk"),)] == 1
@@ -142,7 +142,7 @@ def test_a_bound_belongs_to_its_bucket() -> None:
 
 def test_observing_costs_little() -> None:
     # The best of many short runs: what other programs do on the machine must not decide.
-    observer, seen = WorkerMetrics({"walk": "b"}).observer("walk"), partition(100)
+    observer, seen = WorkerMetrics({"walk": "b"}).recipes["walk"], partition(100)
     took = min(timeit.repeat(lambda: observer.took(seen, 1, 0.001), number=100, repeat=50)) / 100
     emitted = min(timeit.repeat(lambda: observer.emitted(0.004), number=100, repeat=50)) / 100
     assert took < 20e-6
