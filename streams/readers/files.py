@@ -24,8 +24,6 @@ from streams.files import write_whole
 from streams.readers.words import brief
 
 EXPERIMENT_SUFFIX = ".json"
-#: Suffixes of an experiment's recordings; the first that is there counts.
-_RECORDED = (".mcap", ".parquet", ".pq", ".csv", ".tsv", ".txt")
 _LABELS = ".labels.json"
 _MOST_PLACES = 8  # that an error names
 
@@ -283,16 +281,25 @@ def _recording_of(labels: str, storage: _Storage, folders: Sequence[PurePosixPat
     """The recording of a labels JSON."""
     file = PurePosixPath(labels)
     stem = file.name.removesuffix(_LABELS) if file.name.endswith(_LABELS) else file.stem
-    places = list(dict.fromkeys([file.parent, *folders]))
+    places, suffixes = list(dict.fromkeys([file.parent, *folders])), _recording_suffixes()
     for folder in places:
-        for suffix in _RECORDED:
+        for suffix in suffixes:
             if storage.is_file(candidate := str(folder / f"{stem}{suffix}")):
                 return candidate
-    names = f"{stem}{_RECORDED[0]} (or {', '.join(_RECORDED[1:])})"
+    names = f"{stem}{suffixes[0]} (or {', '.join(suffixes[1:])})"
     raise SourceError(f"no recording {names} belongs to {labels}: looked in {', '.join(map(str, places))}", path)
 
 
+def _recording_suffixes() -> list[str]:
+    """Suffixes of an experiment's recordings: the first that is there counts."""
+    from streams.readers import FORMATS
+
+    return [suffix for row in reversed(FORMATS) for suffix in row.suffixes]
+
+
 def _whole_folder(experiment: Experiment, storage: _Storage, folders: Sequence[PurePosixPath]) -> list[File]:
+    from streams.readers import FOLDER_SUFFIXES
+
     if not experiment.dirname:
         raise SourceError("names neither `labelFiles` nor `dirname`: it has no recording", experiment.path)
     base = PurePosixPath(experiment.dirname.replace("\\", "/")).name
@@ -301,9 +308,10 @@ def _whole_folder(experiment: Experiment, storage: _Storage, folders: Sequence[P
     if folder is None:
         looked_for = _looked_for([str(place) for place in places])
         raise SourceError(f"`dirname` is {experiment.dirname}, which is no folder: {looked_for}", experiment.path)
-    names = [name for name in storage.files(str(folder)) if PurePosixPath(name).suffix.lower() in _RECORDED[:-1]]
+    suffixes = [suffix for suffix in _recording_suffixes() if suffix in FOLDER_SUFFIXES]
+    names = [name for name in storage.files(str(folder)) if PurePosixPath(name).suffix.lower() in suffixes]
     if not names:
-        raise SourceError(f"{folder} holds no recording ({', '.join(_RECORDED[:-1])})", experiment.path)
+        raise SourceError(f"{folder} holds no recording ({', '.join(suffixes)})", experiment.path)
     return [File(name, system=storage.system) for name in names]
 
 
