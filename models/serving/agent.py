@@ -56,7 +56,7 @@ class Agent:
         self._tasks: list[asyncio.Task[None]] = []
         self._loading: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
-        self._most = 1  # windows in the next batch
+        self._batch_size = 1  # windows in the next batch
         self._overdue = False  # nothing is taken until a session that holds the commit back can be stored
 
     @property
@@ -178,7 +178,7 @@ class Agent:
             return
         offsets = dict[TopicPartition, int]()
         for n, handover in handovers.items():
-            self._commits.know(handover.topic_ids)
+            self._commits.remember(handover.topic_ids)
             partition = self.partitions[n] = Partition(
                 n, operator.chain, operator.matches, time.monotonic, self._limits, operator.outputs
             )
@@ -231,7 +231,7 @@ class Agent:
             self._pending_bytes = 0
             await self._outbox.settled()
             self._raise_failure()
-            await self._commits.offsets()
+            await self._commits.commit_offsets()
             self.partitions.clear()
 
     async def _within_lease(self, work: Coroutine[Any, Any, None]) -> None:
@@ -295,7 +295,7 @@ class Agent:
         """The next windows to judge by `bundle`; those that need no judgement are done with on the way."""
         batch: list[tuple[Partition, Pending]] = []
         sessions = set()
-        while self._pending and len(batch) < self._most:
+        while self._pending and len(batch) < self._batch_size:
             partition, pending = self._pending[0]
             # Another bundle made it, so nothing that this one finds rests on it: it begins anew behind it.
             skipped = not pending.unacknowledged and pending.bundle not in ("", bundle)
@@ -316,7 +316,7 @@ class Agent:
         outputs, memories = [p.output for _, p in batch], [p.session.memory for _, p in batch]
         judged = await asyncio.get_running_loop().run_in_executor(self._thread, classify, outputs, memories)
         took_s = time.perf_counter() - started
-        self._most = max(1, min(_BATCH, 2 * self._most, int(_BATCH_S * len(batch) / max(took_s, 1e-6))))
+        self._batch_size = max(1, min(_BATCH, 2 * self._batch_size, int(_BATCH_S * len(batch) / max(took_s, 1e-6))))
         self._runtime.observer.classified(len(batch), took_s)
         outgoing: dict[int, list[Outgoing]] = {}
         for (partition, pending), events in zip(batch, judged, strict=True):
@@ -353,9 +353,9 @@ class Agent:
         async with self._turn:
             self._overdue = False
             if life == self._life and self.partitions:
-                await self._commits.store()
+                await self._commits.store_snapshots()
                 self._raise_failure()
-                await self._commits.offsets()
+                await self._commits.commit_offsets()
 
     async def _wake(self) -> None:
         async with self._changed:

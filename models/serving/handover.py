@@ -274,7 +274,7 @@ class Commits:
         """Key of a session's snapshot."""
         return f"{self._operator().state}\n{session}".encode()
 
-    async def store(self) -> None:
+    async def store_snapshots(self) -> None:
         """Store the snapshots that are due; all are acknowledged (or have failed) on return. No record may be taken meanwhile."""
         loop, state = asyncio.get_running_loop(), self._runtime.names.of("state")
         for partition in list(self._partitions.values()):
@@ -313,7 +313,7 @@ class Commits:
         records = [Outgoing(self.key(name), None, [life]) for name in sessions]
         self._outbox.put(self._runtime.names.of("state"), number, records)
 
-    async def offsets(self) -> None:
+    async def commit_offsets(self) -> None:
         """Commit what nothing needs any more."""
         started, offsets = time.perf_counter(), dict[TopicPartition, OffsetAndMetadata]()
         for partition in self._partitions.values():
@@ -335,9 +335,9 @@ class Commits:
     async def check_topics(self) -> None:
         """Look whether the input topics are those that offsets are kept of."""
         self._looked_s = time.monotonic()
-        self.know(await self._runtime.topic_ids(self._operator().inputs))
+        self.remember(await self._runtime.topic_ids(self._operator().inputs))
 
-    def know(self, ids: Mapping[str, str]) -> None:
+    def remember(self, ids: Mapping[str, str]) -> None:
         """Remember which topics these are, for as long as this process lives: its clients keep to what they have seen of them."""
         for topic, topic_id in ids.items():
             if topic_id and self._topic_ids.setdefault(topic, topic_id) != topic_id:
