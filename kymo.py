@@ -142,17 +142,15 @@ class Verbs(click.Group):
     """A group whose commands are loaded when they are used, and which turns every failure into its exit status."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The verbs."""
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """A verb's command."""
         return load_verb(VERBS[cmd_name]) if cmd_name in VERBS else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The verb that is meant, or an error that names the nearest."""
+        """Find the verb that is meant, or fail with the nearest."""
         if args and args[0] not in VERBS and not args[0].startswith("-"):
             from processors.registry import nearest
 
@@ -162,7 +160,7 @@ class Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of verbs, without loading them."""
+        """List the verbs without loading them."""
         with formatter.section("Verbs"):
             formatter.write_dl([(name, verb.help) for name, verb in VERBS.items()])
 
@@ -188,7 +186,7 @@ class Verbs(click.Group):
 
 
 def load_verb(verb: Verb) -> click.Command:
-    """The click command of a verb."""
+    """Load the click command of a verb."""
     module, _, attribute = verb.target.partition(":")
     command: click.Command | Callable[[], click.Command] = getattr(importlib.import_module(module), attribute)
     return command if isinstance(command, click.Command) else command()
@@ -201,13 +199,11 @@ class TolerantStream:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write, if that can be."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush, if that can be."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
 
@@ -277,7 +273,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """The entry point ``kymo``."""
+    """Run the command line ``kymo``."""
     if sys.stderr is not None:  # as it is where the file was closed from the start
         sys.stderr = cast(TextIO, TolerantStream(sys.stderr))
     if sys.argv[1:2] == ["worker"]:  # until it serves, it has nothing to finish

@@ -45,8 +45,6 @@ BUSY = 0.1  # share of the time that a starting server must compute to count as 
 
 @dataclass(frozen=True, slots=True)
 class BrokerInfo:
-    """A running embedded broker."""
-
     bootstrap: str  # ``host:port`` for clients
     pid: int  # process of the server
     port: int  # its client port
@@ -58,7 +56,7 @@ class BrokerInfo:
 
 @dataclass(frozen=True, slots=True)
 class BrokerStatus:
-    """What there is in a data folder."""
+    """Says what there is in a data folder."""
 
     state: Literal["running", "stopped", "died"]  # ``died``: it was started, was not stopped and is gone
     info: BrokerInfo | None = None  # the server, running or dead
@@ -107,7 +105,7 @@ def stop(data_dir: Path, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
 
 
 def status(data_dir: Path) -> BrokerStatus:
-    """What there is in a data folder; never blocks and never changes it."""
+    """Look what there is in a data folder; never blocks and never changes it."""
     data_dir = data_dir.absolute()
     info = _read_state(data_dir)
     if info is None:
@@ -131,7 +129,6 @@ def address(settings: Settings) -> str:
 
 
 def default_data_dir(settings: Settings) -> Path:
-    """Data folder of the embedded broker when none is named."""
     return (settings.home / "broker").absolute()
 
 
@@ -187,7 +184,7 @@ def require_free_port(port: int) -> None:
 
 
 def free_port() -> int:
-    """A port on loopback that is free at this moment."""
+    """Find a port on loopback that is free at this moment."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         listener.bind((HOST, 0))
         return int(listener.getsockname()[1])
@@ -278,7 +275,7 @@ def await_ready(
 
 
 def _work_of(pid: int, data_dir: Path) -> tuple[int, float]:
-    """Size of a server's log, and the processor time that it has used (s)."""
+    """Measure a server's log, and the processor time that it has used (s)."""
     import psutil
 
     path, used_s = log_file(data_dir), 0.0
@@ -289,7 +286,7 @@ def _work_of(pid: int, data_dir: Path) -> tuple[int, float]:
 
 
 def _stage(data_dir: Path) -> str:
-    """How far a start has come, by the log."""
+    """Tell by the log how far a start has come."""
     text = "\n".join(tail(log_file(data_dir)))
     loaded = re.findall(r"\((\d+)/(\d+) completed in ", text)
     if loaded:
@@ -317,7 +314,6 @@ def _alive(info: BrokerInfo) -> bool:
 
 
 def _state_file(data_dir: Path) -> Path:
-    """Where the note stands."""
     return data_dir / "broker.json"
 
 

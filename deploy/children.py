@@ -35,14 +35,13 @@ def kymo_command(*arguments: str) -> list[str]:
 
 
 def kymo_environment(changes: Mapping[str, str], *, keep: bool = True) -> dict[str, str]:
-    """Environment of a child that runs this Kymo."""
     env = {name: value for name, value in os.environ.items() if keep or not name.startswith("KYMO_")}
     path = os.pathsep.join([str(_ROOT), *filter(None, [env.get("PYTHONPATH")])])
     return env | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | dict(changes)
 
 
 class Child:
-    """A child process whose lines are passed on."""
+    """Runs a child process and passes its lines on."""
 
     def __init__(
         self,
@@ -57,7 +56,6 @@ class Child:
         self._pump = threading.Thread()
 
     def start(self) -> None:
-        """Start it (again)."""
         self._process = subprocess.Popen(
             self._command,
             env=self._env,
@@ -80,7 +78,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process; 0 before the first start."""
+        """The process number; 0 before the first start."""
         return self._process.pid if self._process else 0
 
     @property
@@ -89,7 +87,7 @@ class Child:
         return self._process.poll() if self._process else 0
 
     def ended(self) -> str:
-        """How it ended, in words."""
+        """Say how it ended."""
         status = self.status or 0
         if status >= 0:
             return f"exit status {status}"
@@ -99,7 +97,6 @@ class Child:
             return f"killed by signal {-status}"
 
     def send(self, number: int) -> None:
-        """Send a signal, if it runs."""
         if self._process and self._process.poll() is None:
             self._process.send_signal(number)
 
@@ -160,7 +157,6 @@ class Supervisor:
         self.restarts = 0  # new starts so far
 
     def start(self) -> None:
-        """Start all."""
         for child in self.children:
             self._start(child)
 

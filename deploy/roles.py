@@ -69,13 +69,12 @@ class Part:
 
     @property
     def input_format(self) -> Format:
-        """Format of the stream that it reads."""
         recipe = self.deployment.recipe
         return derived_format(recipe) if self.reads_derived else recipe.input_format()
 
 
 def make_part(role: str, deployment: Deployment, names: Names) -> Part:
-    """A role's part, its model loaded."""
+    """Make a role's part and load its model."""
     from models.predict import Predictor
     from models.serving.operator import Champion, Shadow
 
@@ -86,7 +85,7 @@ def make_part(role: str, deployment: Deployment, names: Names) -> Part:
 
 
 def make_operator(part: Part, names: Names) -> Any:
-    """What the agent of a part does."""
+    """Say what the agent of a part does."""
     from models.serving.operator import Operator
 
     recipe, bundle, champion = part.deployment.recipe, part.deployment.bundle, part.champion
@@ -127,7 +126,6 @@ def derived_matches(expected: Format) -> Callable[[Format], str | None]:
 
 
 def raw_topics(recipe: Recipe, names: Names) -> tuple[str, ...]:
-    """Topics of a recipe's inputs."""
     return tuple(sorted({names.for_stream(table.stream) for table in recipe.inputs}))
 
 
@@ -200,7 +198,7 @@ def make_app(part: Part, settings: Settings, instance: str, metrics: Any, failed
 
 
 def make_reader(settings: Settings) -> Any:
-    """A consumer without a group."""
+    """Make a consumer without a group."""
     import aiokafka
 
     from processors.faust_app import reader_arguments

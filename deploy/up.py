@@ -73,7 +73,7 @@ def usable_recipes(recipes: Sequence[str], home: Path) -> list[str]:
 
 
 def _start_broker(settings: Settings, stack: contextlib.ExitStack) -> BrokerInfo:
-    """The embedded broker; stopped at the end if it was started here."""
+    """Start the embedded broker, if it does not run; what was started here is stopped at the end."""
     from deploy import broker
 
     folder = broker.default_data_dir(settings)
@@ -99,7 +99,7 @@ def _stop_broker(folder: Path) -> None:
 
 
 def _children(recipes: Sequence[str], settings: Settings, count: int, archive: bool) -> list[Child]:
-    """Named by their role: ``worker 1``, ``archive``."""
+    """Name the children by their role: ``worker 1``, ``archive``."""
     env = kymo_environment({"KYMO_BROKERS": settings.brokers, "KYMO_HOME": str(settings.home.absolute())})
     command = kymo_command("worker", *recipes)
     children = [_child(f"worker {number}", command, env) for number in range(1, count + 1)]
@@ -152,7 +152,7 @@ def _announce(children: list[Child], settings: Settings, announced: dict[str, in
 
 @contextlib.contextmanager
 def _metrics(supervisor: Supervisor, settings: Settings, announced: dict[str, int]) -> Iterator[None]:
-    """Metrics of this process itself: ready once all children are."""
+    """Serve metrics of this process itself: it is ready once all children are."""
     from prometheus_client import Gauge
 
     from deploy.metrics import process_registry

@@ -253,7 +253,7 @@ class Pulse(Service):
             say(f"Kafka at {','.join(self._brokers)} does not answer ({reason}); waiting" if away else "Kafka is back")
 
     async def _answers(self) -> bool:
-        """Whether a broker can be reached."""
+        """See whether a broker can be reached."""
         for host_and_port in self._brokers:
             host, _, port = host_and_port.rpartition(":")
             try:
@@ -267,7 +267,7 @@ class Pulse(Service):
 
 
 def _idle(app: Any) -> bool:
-    """Whether its group knows it and has no partition for it."""
+    """See whether its group knows it and has no partition for it."""
     return app.lease.left_s > 0 and not app.assigned()
 
 

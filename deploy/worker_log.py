@@ -21,7 +21,7 @@ _PATIENCE_S = 30.0  # so long it is the worker's to tell of a broker
 
 
 def say(text: str) -> None:
-    """A line for whoever watches a worker."""
+    """Print a line for whoever watches a worker."""
     print(f"kymo worker: {text}", file=sys.stderr, flush=True)
 
 

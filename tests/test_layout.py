@@ -27,8 +27,8 @@ BELOW: dict[str, set[str]] = {
 LAYERS = {*BELOW, "kymo"}
 # Where a heavy library may be imported: a file, or every file of a folder that ends in a slash.
 HOMES = {
-    "faust": {"processors/faust_app.py", "deploy/"},
-    "mode": {"processors/faust_app.py", "deploy/"},
+    "faust": {"processors/faust_app.py"},
+    "mode": {"processors/faust_app.py", "deploy/follow.py", "deploy/worker.py"},
     "torch": {"models/"},
     "transformers": {"models/zoo/ast.py"},
     "onnxscript": {"models/"},

@@ -35,7 +35,7 @@ class PlacedStep:
     fail: Callable[[str], RecipeError]  # makes an error that names the step's line
 
     def at(self, fmt: Format) -> PlacedStep:
-        """The same behind what gives `fmt`."""
+        """Place the step behind what gives `fmt`."""
         try:
             return replace(self, spec=self.spec.at(fmt))
         except FormatError as error:
@@ -43,7 +43,7 @@ class PlacedStep:
 
 
 def read_step(parameters: Mapping[str, Any], fail: Callable[..., RecipeError], per_window: bool) -> PlacedStep:
-    """The step of one ``[[steps]]`` or ``[[window.steps]]`` table."""
+    """Read one ``[[steps]]`` or ``[[window.steps]]`` table."""
     name = parameters.get("step")
     offered = [
         n for n, cls in STEPS.items() if n not in _OWN_STEPS and (cls.after_window if per_window else cls.before_window)
@@ -114,7 +114,7 @@ class RecipeSteps:
 
 
 def compile_chain(intake: Intake, raw: Format, steps: RecipeSteps) -> tuple[Chain, tuple[str, ...]]:
-    """The chain of a recipe."""
+    """Order a recipe's steps to a chain; notes say what had to move behind the window."""
     windows = steps.windows
     formats = [intake.output({raw.stream: raw})]
     before: list[PlacedStep] = []
@@ -132,7 +132,7 @@ def compile_chain(intake: Intake, raw: Format, steps: RecipeSteps) -> tuple[Chai
 
 
 def _behind(steps: Sequence[PlacedStep], fmt: Format, windows: Windows) -> list[Spec]:
-    """Steps behind the window, each checked on what the one before it gives."""
+    """Check the steps behind the window, each on what the one before it gives."""
     behind: list[Spec] = []
     for step in steps:
         if not step.spec.after_window:
@@ -153,7 +153,7 @@ def _output(spec: Spec, fmt: Format, fail: Callable[[str], RecipeError]) -> Form
 
 
 def align(specs: Sequence[Spec], formats: Sequence[Format], windows: Windows) -> list[Spec]:
-    """The same steps with the block borders of framed ones where windows end."""
+    """Put the block borders of framed steps where windows end."""
     aligned = list(specs)
     # Windows need rows up to `end + k * hop` of the stream at hand: of the last first, then of what it is made from.
     end, hop = windows.rows(formats[-1]), int(windows.hop / formats[-1].step)

@@ -48,7 +48,7 @@ class Survey:
 
 @dataclass
 class _StreamSummary:
-    """One stream of one recording, without its samples."""
+    """Sums up one stream of one recording."""
 
     rate: Fraction
     channels: tuple[str, ...]
@@ -137,7 +137,7 @@ def _varying_channels(stream: StreamData, labels: Sequence[Label]) -> set[str]:
 
 
 def _label_key(path: Path) -> str | None:
-    """First key of the labels JSON beside a file."""
+    """Find the first key of the labels JSON beside a file."""
     file = path.with_suffix(".labels.json")
     if not file.is_file():
         return None
@@ -188,7 +188,7 @@ def _choose(summaries: dict[str, list[_StreamSummary]], streams: Sequence[str], 
 
 
 def _agree(survey: Survey, name: str, streams: list[_StreamSummary]) -> None:
-    """Rate, channels and length that the recordings share."""
+    """Settle on the rate, channels and length that the recordings share."""
     rates = Counter(s.rate for s in streams)
     rate = rates.most_common(1)[0][0]
     close_rates = {r for r in rates if abs(r / rate - 1) <= RATE_TOLERANCE}
@@ -254,7 +254,7 @@ def frames(length: int, hop: int) -> tuple[int, int]:
 
 
 def recipe_text(name: str, survey: Survey) -> str:
-    """A recipe of this name for what was survey."""
+    """Write a recipe of this name for the recordings of a survey."""
     if survey.shortest < MIN_SAMPLES:
         raise KymoError(f"the shortest recording holds {survey.shortest} samples, expected at least {MIN_SAMPLES}")
     length = window_samples(survey.shortest, survey.rate_hz)

@@ -242,7 +242,7 @@ def read_alerts(root: Table) -> tuple[Mapping[str, Any], ...]:
 
 
 def read_heads(root: Table, labels: LabelTable) -> tuple[HeadTable, ...]:
-    """The recipe's heads, in its order."""
+    """Read the recipe's heads, in its order."""
     heads: list[HeadTable] = []
     for table in root.tables("heads", ("name", "column", "key", "kind", "names", "min_share", "weight")):
         head = _head(table, labels)

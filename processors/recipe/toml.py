@@ -33,8 +33,6 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Document:
-    """A parsed TOML text."""
-
     def __init__(self, text: str, path: Path | None = None) -> None:
         self.path = path
         try:
@@ -47,7 +45,7 @@ class Document:
         self._lines = key_lines(text)
 
     def line(self, where: KeyPath) -> int | None:
-        """Line of a key, or of the nearest table around it."""
+        """Find the line of a key, or of the nearest table around it."""
         for stop in range(len(where), 0, -1):
             if where[:stop] in self._lines:
                 return self._lines[where[:stop]]
@@ -55,7 +53,7 @@ class Document:
         return next((line for at, line in self._lines.items() if where and at[: len(where)] == where), None)
 
     def error(self, message: str, where: KeyPath = ()) -> RecipeError:
-        """An error that names the line of `where`."""
+        """Make an error that names the line of `where`."""
         return RecipeError(message, self.path, self.line(where))
 
 
@@ -102,7 +100,7 @@ def _resolve(names: list[str], counts: dict[KeyPath, int], array: bool) -> KeyPa
 
 
 def _scan(line: str, depth: int, quote: str) -> tuple[int, str]:
-    """Bracket depth and open multi-line quotation mark behind a line."""
+    """Follow bracket depth and open multi-line quotation mark through a line."""
     at = 0
     while True:
         if quote:
@@ -123,7 +121,7 @@ def _scan(line: str, depth: int, quote: str) -> tuple[int, str]:
 
 
 class Table:
-    """One table: its values, read with checks."""
+    """Reads the values of one table with checks."""
 
     def __init__(
         self, document: Document, where: KeyPath, values: Any, known: Collection[str], free: bool = False
@@ -139,11 +137,11 @@ class Table:
                 raise self.error(f"{self.title} has no {noun} {key!r}{nearest(key, known)}", key)
 
     def error(self, message: str, *key: str) -> RecipeError:
-        """An error at a key of this table."""
+        """Make an error at a key of this table."""
         return self.document.error(message, (*self.where, *key))
 
     def parameters(self) -> dict[str, Any]:
-        """The keys that are not known ones, as plain values."""
+        """Give the keys that are not known ones, as plain values."""
         return {key: plain(value) for key, value in self.values.items() if key not in self._known}
 
     def _wrong(self, key: str, expected: str) -> RecipeError:
@@ -153,7 +151,7 @@ class Table:
         return self.document.error(f"{self.title} lacks {key}, {expected}", self.where)
 
     def text(self, key: str, default: str | None = None) -> str:
-        """A text that is not empty; without a default it must be there."""
+        """Read a text that is not empty; without a default it must be there."""
         if key not in self.values:
             if default is None:
                 raise self._required(key, "a text")
@@ -164,7 +162,7 @@ class Table:
         return value
 
     def texts(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
-        """A text, or an array of texts with at least one."""
+        """Read a text, or an array of texts with at least one."""
         if key not in self.values:
             if default is None:
                 raise self._required(key, "an array of texts")
@@ -176,7 +174,7 @@ class Table:
         return tuple(items)
 
     def number(self, key: str, default: float, low: float, high: float = float("inf")) -> float:
-        """A number from `low` to `high`."""
+        """Read a number from `low` to `high`."""
         if key not in self.values:
             return default
         value = self.values[key]
@@ -199,13 +197,13 @@ class Table:
         raise self._wrong(key, 'a number above 0, or a fraction as text such as "30000/1001"')
 
     def table(self, key: str, known: Collection[str], free: bool = False) -> Table | None:
-        """A table inside this one, or None."""
+        """Open a table inside this one; None if it is not there."""
         if key not in self.values:
             return None
         return Table(self.document, (*self.where, key), self.values[key], known, free)
 
     def tables(self, key: str, known: Collection[str], free: bool = False) -> list[Table]:
-        """An array of tables inside this one."""
+        """Open an array of tables inside this one."""
         values = self.values.get(key, [])
         if not isinstance(values, list):
             dotted = ".".join([*(str(p) for p in self.where), key])
@@ -214,7 +212,7 @@ class Table:
 
 
 def plain(value: Any) -> Any:
-    """A TOML value with floats instead of decimals."""
+    """Turn decimals in a TOML value into floats."""
     if isinstance(value, Decimal):
         return float(value)
     if isinstance(value, list):
@@ -241,7 +239,7 @@ def _show(value: Any) -> str:
 
 
 def toml_value(value: Any) -> str:
-    """A value as TOML writes it."""
+    """Write a value as TOML does."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
