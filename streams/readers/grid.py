@@ -27,7 +27,7 @@ from streams.readers.words import many
 
 Int = NDArray[np.int64]
 Floats = NDArray[np.float64]
-_SNAP = 1e-4  # a rate this close to a plain number is that number
+_PLAIN_WITHIN = 1e-4  # a rate this close to a plain number is that number
 RATE_TOLERANCE = 0.01  # a recipe takes rates that far from its own
 _MOST_BLUR = 0.005
 _IRREGULAR = 0.22  # mean distance from the grid in samples; times without any grid have 0.25
@@ -84,7 +84,7 @@ def fit(times_ns: Int, data: Array, rate: Fraction | None, row_numbers: RowNumbe
     if rate == 0:
         return _irregular(times_ns, data, row_numbers)
     notes: list[str] = []
-    order = _sorted(times_ns, data, row_numbers, notes)
+    order = _rows_by_time(times_ns, data, row_numbers, notes)
     refusal, grid, faults = None, None, len(order)
     try:
         grid, lost, gaps, missing = _by_time(times_ns, order, data, rate, row_numbers)
@@ -105,7 +105,7 @@ def fit(times_ns: Int, data: Array, rate: Fraction | None, row_numbers: RowNumbe
 
 def _irregular(times_ns: Int, data: Array, row_numbers: RowNumbers) -> Grid:
     notes: list[str] = []
-    order = _sorted(times_ns, data, row_numbers, notes)
+    order = _rows_by_time(times_ns, data, row_numbers, notes)
     numbers = np.arange(len(order), dtype=np.int64)
     return Grid(Fraction(0), int(times_ns[order[0]]) if len(order) else 0, order, numbers, notes)
 
@@ -116,15 +116,15 @@ def _by_time(
     """Numbers by times alone; how many samples that loses, and in how many gaps how many are missing."""
     notes: list[str] = []
     times = times_ns[order]
-    real_rates = _real_rates(times)
+    estimates = _rate_estimates(times)
     if rate is None:
-        if not real_rates:
+        if not estimates:
             hint = "give `rate_hz` in the recipe's [[input]]"
             raise row_numbers.error(f"one time alone has no rate; {hint}", int(order[0]))
-        rate = _snapped(real_rates[0], _blur(times), notes)
-    elif real_rates and all(abs(real_rate / float(rate) - 1) > RATE_TOLERANCE for real_rate in real_rates):
+        rate = _plain_rate(estimates[0], _rate_blur(times), notes)
+    elif estimates and all(abs(estimate / float(rate) - 1) > RATE_TOLERANCE for estimate in estimates):
         raise SourceError(
-            f"the times say {_hz(real_rates[0])}, the recipe says {_hz(float(rate))}; correct `rate_hz`, or the time column",
+            f"the times say {_hz(estimates[0])}, the recipe says {_hz(float(rate))}; correct `rate_hz`, or the time column",
             row_numbers.path,
         )
     numbers = _sample_numbers(times, rate, row_numbers, notes)
@@ -141,7 +141,7 @@ def _by_count(
     notes: list[str] = []
     times = times_ns[order]
     repeats = np.flatnonzero(np.diff(times) == 0) + 1
-    same = repeats[_equal(data[order[repeats - 1]], data[order[repeats]])]
+    same = repeats[_equal_rows(data[order[repeats - 1]], data[order[repeats]])]
     if 2 * len(same) > len(repeats):  # else several samples share a stamp, whatever their values
         notes.append(
             f"{many(len(same), 'repeated sample')}, first at {row_numbers.at(int(order[same[0]]))}: the first of each is kept"
@@ -152,7 +152,9 @@ def _by_count(
     if counted is None:
         return None, 0
     if rate is None:
-        rate = _snapped(counted.rate, max(_blur(times), counted.late_s * NS / max(int(times[-1] - times[0]), 1)), notes)
+        rate = _plain_rate(
+            counted.rate, max(_rate_blur(times), counted.late_s * NS / max(int(times[-1] - times[0]), 1)), notes
+        )
     notes.append(
         f"times lie up to {1000 * counted.late_s:.3g} ms from even ones, as where samples arrive late or together: "
         "samples are numbered by their count"
@@ -161,13 +163,13 @@ def _by_count(
     return Grid(rate, int(times[0]), order, counted.numbers, notes), gaps
 
 
-def _sorted(times: Int, data: Array, row_numbers: RowNumbers, notes: list[str]) -> Int:
+def _rows_by_time(times: Int, data: Array, row_numbers: RowNumbers, notes: list[str]) -> Int:
     """Rows in the order of their times; two recordings in one are refused."""
     backward = np.flatnonzero(np.diff(times) < 0) + 1
     order = np.argsort(times, kind="stable") if len(backward) else np.arange(len(times))
     if len(backward):
         repeats = np.flatnonzero((np.diff(times[order]) == 0) & (np.diff(order) != 1))  # not of one stamp
-        twice = not _equal(data[order[repeats]], data[order[repeats + 1]]).all()
+        twice = not _equal_rows(data[order[repeats]], data[order[repeats + 1]]).all()
         if twice or _interleaved(times, order, backward):
             seconds = (times[backward[0] - 1] - times[backward[0]]) / NS
             also = (
@@ -181,7 +183,7 @@ def _sorted(times: Int, data: Array, row_numbers: RowNumbers, notes: list[str]) 
         notes.append(
             f"{many(len(backward), 'time')} earlier than the one before, first at {row_numbers.at(int(backward[0]))}: sorted by time"
         )
-    return _since_set(times, order.astype(np.int64), row_numbers, notes)
+    return _rows_since_clock_was_set(times, order.astype(np.int64), row_numbers, notes)
 
 
 def _interleaved(times: Int, order: Int, backward: Int) -> bool:
@@ -193,7 +195,7 @@ def _interleaved(times: Int, order: Int, backward: Int) -> bool:
     return bool(np.count_nonzero(np.diff(part)) > 3 * len(restarts))  # one part may have come late
 
 
-def _since_set(times: Int, order: Int, row_numbers: RowNumbers, notes: list[str]) -> Int:
+def _rows_since_clock_was_set(times: Int, order: Int, row_numbers: RowNumbers, notes: list[str]) -> Int:
     """Rows from where the clock was set: the first few may be from before."""
     jumps = np.flatnonzero(np.diff(times[order]) > _YEARS_NS)
     if not len(jumps):
@@ -212,7 +214,7 @@ def _since_set(times: Int, order: Int, row_numbers: RowNumbers, notes: list[str]
     return order[first:]
 
 
-def _real_rates(times: Int) -> list[float]:
+def _rate_estimates(times: Int) -> list[float]:
     """Estimates of the rate, the best one first; none where no time differs from another.
 
     The mean of the steps that are no gaps is best where times jitter little, and right where they are rounded to ms
@@ -231,7 +233,7 @@ def _real_rates(times: Int) -> list[float]:
     return [best, *means] if high - low < 0.5 * middle else [*means, best]
 
 
-def _blur(times: Int) -> float:
+def _rate_blur(times: Int) -> float:
     """How far off, as a share, a rate may be by the rounding of its times: a decimal step of theirs over their span."""
     since = times - times[0]
     step = 1
@@ -240,26 +242,33 @@ def _blur(times: Int) -> float:
     return min(step / max(int(since[-1]), 1), _MOST_BLUR)
 
 
-def _common(real: float, blur: float) -> Fraction | None:
+def _common_rate(estimate: float, blur: float) -> Fraction | None:
     """The plainest rate within `blur` that sensors are built for: a power of two, or a multiple of 100, 50, ..., 5."""
-    plain = [2 ** max(0, round(math.log2(real))), *(step * round(real / step) for step in (100, 50, 25, 20, 10, 5))]
-    return next((Fraction(rate) for rate in plain if rate and abs(real / rate - 1) <= blur), None)
+    plain = [
+        2 ** max(0, round(math.log2(estimate))),
+        *(step * round(estimate / step) for step in (100, 50, 25, 20, 10, 5)),
+    ]
+    return next((Fraction(rate) for rate in plain if rate and abs(estimate / rate - 1) <= blur), None)
 
 
-def _snapped(real: float, blur: float, notes: list[str]) -> Fraction:
+def _plain_rate(estimate: float, blur: float, notes: list[str]) -> Fraction:
     """The plain number within 1e-4 of a rate: whole, a whole number of seconds, television's n/1.001, then two
     decimals. Where the times are rounded so coarsely that a common rate is as likely, it is that one."""
-    if common := _common(real, min(blur, RATE_TOLERANCE)):
-        notes.append(f"rate {_hz(float(common))} taken from the times (they say {_hz(real)})")
+    if common := _common_rate(estimate, min(blur, RATE_TOLERANCE)):
+        notes.append(f"rate {_hz(float(common))} taken from the times (they say {_hz(estimate)})")
         return common
-    plain = [Fraction(round(real)), Fraction(round(real * 1.001) * 1000, 1001), Fraction(round(real * 100), 100)]
-    if real < 1:
-        plain = [Fraction(1, round(1 / real)), *plain]
+    plain = [
+        Fraction(round(estimate)),
+        Fraction(round(estimate * 1.001) * 1000, 1001),
+        Fraction(round(estimate * 100), 100),
+    ]
+    if estimate < 1:
+        plain = [Fraction(1, round(1 / estimate)), *plain]
     for rate in plain:
-        if rate and abs(real / float(rate) - 1) <= _SNAP:
-            notes.append(f"rate {_hz(float(rate))} taken from the times (they say {_hz(real)})")
+        if rate and abs(estimate / float(rate) - 1) <= _PLAIN_WITHIN:
+            notes.append(f"rate {_hz(float(rate))} taken from the times (they say {_hz(estimate)})")
             return rate
-    rate = Fraction(f"{real:.6g}")
+    rate = Fraction(f"{estimate:.6g}")
     notes.append(f"rate {_hz(float(rate))} taken from the times; no plain number is within 0.01 %")
     return rate
 
@@ -326,7 +335,7 @@ def _first_of_each(
         )
     starts = np.flatnonzero(is_first)
     owners = starts[np.searchsorted(starts, repeated) - 1]
-    different = int(np.count_nonzero(~_equal(data[order[owners]], data[order[repeated]])))
+    different = int(np.count_nonzero(~_equal_rows(data[order[owners]], data[order[repeated]])))
     first = int(order[repeated[np.argmin(file_rows[repeated])]])
     with_different = f" ({different} with other values)" if different else ""
     notes.append(
@@ -348,13 +357,13 @@ def _note_gaps(numbers: Int, order: Int, rate: Fraction, row_numbers: RowNumbers
     return len(gaps)
 
 
-def _equal(a: Array, b: Array) -> NDArray[np.bool_]:
+def _equal_rows(a: Array, b: Array) -> NDArray[np.bool_]:
     """Which rows are the same, missing values too."""
-    same = a == b
+    equal = a == b
     if a.dtype.kind == "f":
-        same |= np.isnan(a) & np.isnan(b)
-    same_rows: NDArray[np.bool_] = same.all(axis=tuple(range(1, same.ndim)))
-    return same_rows
+        equal |= np.isnan(a) & np.isnan(b)
+    equal_rows: NDArray[np.bool_] = equal.all(axis=tuple(range(1, equal.ndim)))
+    return equal_rows
 
 
 def _hz(rate: float) -> str:
@@ -401,7 +410,7 @@ def _by_rows(since: Floats, rate: float | None) -> _Counted | None:
     if rate is not None and abs(counted_rate / rate - 1) < 0.1:  # a block may end within a burst
         counted_rate = rate
     for _ in range(3):
-        missing = _missing(since, counted_rate)
+        missing = _missing_before(since, counted_rate)
         counted_rate = _slope(since, rows + missing)
     even = since * counted_rate - rows - missing  # samples by which each row is late
     late = float(np.ptp(np.quantile(even, (0.02, 0.98))))
@@ -409,25 +418,25 @@ def _by_rows(since: Floats, rate: float | None) -> _Counted | None:
     if (
         longest > max(_LATEST_S, _TOGETHER / counted_rate)
         or _drift(even) > max(1.0, late, _CLOCK * len(even))
-        or _wanders(even)
+        or _wanders_off(even)
     ):
         return None
     return _Counted(counted_rate, rows + missing.astype(np.int64), late / counted_rate)
 
 
-def _missing(since: Floats, rate: float) -> Floats:
+def _missing_before(since: Floats, rate: float) -> Floats:
     """Samples missing before each row."""
     # More than one burst, however many rows have one stamp.
     around = max(_AROUND, 4 * len(since) // max(1, int(np.count_nonzero(np.diff(since)))))
-    late = since * rate - np.arange(len(since))
-    late_rows = np.flatnonzero(np.diff(late) > _SHIFT - 0.25) + 1  # the first row after each long step
+    late_by = since * rate - np.arange(len(since))
+    late_rows = np.flatnonzero(np.diff(late_by) > _SHIFT - 0.25) + 1  # the first row after each long step
     if not len(late_rows):
         return np.zeros(len(since))
-    steps = np.diff(late)[late_rows - 1]
-    shift = _earliest(late, late_rows, around) - _earliest(late, late_rows - around, around)
+    steps = np.diff(late_by)[late_rows - 1]
+    shift = _earliest(late_by, late_rows, around) - _earliest(late_by, late_rows - around, around)
     # Where long steps are usual, as between bursts, only a longer one can be a gap; and it is one by itself, not by what is near.
-    usual = float(np.quantile(steps, 0.9)) if len(late_rows) > max(_LEAST // 2, len(late) // around) else 0.0
-    few = np.minimum(late_rows, len(late) - late_rows) < _NEAR_END  # near an end little is known
+    usual = float(np.quantile(steps, 0.9)) if len(late_rows) > max(_LEAST // 2, len(late_by) // around) else 0.0
+    few = np.minimum(late_rows, len(late_by) - late_rows) < _NEAR_END  # near an end little is known
     real = (shift > _SHIFT) & (steps > 0.5 * shift) & (steps > np.where(few, 3, 1.5) * usual)
     missing = np.zeros(len(since))
     missing[late_rows[real]] = np.maximum(np.rint(np.minimum(shift, steps)[real]), 1)
@@ -435,18 +444,17 @@ def _missing(since: Floats, rate: float) -> Floats:
     return total
 
 
-def _earliest(late: Floats, first: Int, around: int) -> Floats:
-    """By how much the early ones are late of the rows around, from each of `first` on: some may be later, and come together."""
-    earliest = np.empty(len(first))
-    padded = np.concatenate((np.full(around, np.inf), late, np.full(around, np.inf)))
-    near_rows = np.minimum(first + around, len(late)) - np.maximum(first, 0)
+def _earliest(late_by: Floats, starts: Int, around: int) -> Floats:
+    """By how much the early ones are late of the rows around, from each of `starts` on: some may be later, and come together."""
+    earliest = np.empty(len(starts))
+    padded = np.concatenate((np.full(around, np.inf), late_by, np.full(around, np.inf)))
+    near_rows = np.minimum(starts + around, len(late_by)) - np.maximum(starts, 0)
     size = max(1, _BLOCK // around)
-    for at in range(0, len(first), size):
+    for at in range(0, len(starts), size):
         block = slice(at, at + size)
-        rows = np.sort(padded[first[block, None] + around + np.arange(around)], axis=1)
-        earliest[block] = np.take_along_axis(rows, (_EARLY * (near_rows[block] - 1)).astype(np.int64)[:, None], axis=1)[
-            :, 0
-        ]
+        rows = np.sort(padded[starts[block, None] + around + np.arange(around)], axis=1)
+        ranks = (_EARLY * (near_rows[block] - 1)).astype(np.int64)
+        earliest[block] = np.take_along_axis(rows, ranks[:, None], axis=1)[:, 0]
     return earliest
 
 
@@ -456,7 +464,7 @@ def _slope(since: Floats, numbers: Floats) -> float:
     return float(from_middle @ (numbers - numbers.mean()) / (from_middle @ from_middle))
 
 
-def _wanders(even: Floats) -> bool:
+def _wanders_off(even: Floats) -> bool:
     """Whether times that are late stay so, as those of heartbeats: they follow no clock."""
     steps = np.diff(even)
     low, high = np.quantile(steps, (0.1, 0.9))
