@@ -68,10 +68,14 @@ def _guard(name: str, check: Callable[[], Check]) -> Check:
     """Run a check; its failure is its result."""
     try:
         return check()
-    except KymoError as error:
-        return Check(name, WRONG, str(error))
-    except ModuleNotFoundError as error:
+    except (KymoError, ModuleNotFoundError) as error:
+        return _failure(name, error)
+
+
+def _failure(name: str, error: KymoError | ModuleNotFoundError) -> Check:
+    if isinstance(error, ModuleNotFoundError):
         return Check(name, WRONG, f"{error.name} is not installed: pip install 'kymo[kafka]'")
+    return Check(name, WRONG, str(error))
 
 
 def check_python(version: tuple[int, int]) -> Check:
@@ -209,10 +213,8 @@ def check_session(recipe: Recipe, session: str, settings: Settings) -> list[Chec
     """Say why a session yields no events of a recipe."""
     try:
         return explain(recipe, gather(recipe, session, with_broker(settings)))
-    except KymoError as error:
-        return [Check("session", WRONG, str(error))]
-    except ModuleNotFoundError as error:
-        return [Check("session", WRONG, f"{error.name} is not installed: pip install 'kymo[kafka]'")]
+    except (KymoError, ModuleNotFoundError) as error:
+        return [_failure("session", error)]
 
 
 @dataclass

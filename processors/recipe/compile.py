@@ -23,8 +23,8 @@ from streams.chunk import Format
 from streams.errors import FormatError, RecipeError
 
 #: Steps that the compiler sets itself, and parameters that it sets on framed steps.
-_OWN_STEPS = frozenset({"intake", "derived", "windows", "chain", "per_window"})
-_OWN_PARAMETERS = frozenset({"chunk_frames", "chunk_phase"})
+_COMPILER_STEPS = frozenset({"intake", "derived", "windows", "chain", "per_window"})
+_COMPILER_PARAMETERS = frozenset({"chunk_frames", "chunk_phase"})
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,17 @@ def read_step(parameters: Mapping[str, Any], fail: Callable[..., RecipeError], p
     """Read one ``[[steps]]`` or ``[[window.steps]]`` table."""
     name = parameters.get("step")
     offered = [
-        n for n, cls in STEPS.items() if n not in _OWN_STEPS and (cls.after_window if per_window else cls.before_window)
+        n
+        for n, cls in STEPS.items()
+        if n not in _COMPILER_STEPS and (cls.after_window if per_window else cls.before_window)
     ]
     if not isinstance(name, str):
         raise fail(f"a step lacks its name: write step = one of {', '.join(sorted(offered))}")
-    if name not in STEPS or name in _OWN_STEPS:
+    if name not in STEPS or name in _COMPILER_STEPS:
         raise fail(f"no step {name!r}{nearest(name, offered)}", "step")
     if name not in offered:
-        there, here = ("[[steps]]", "behind") if per_window else ("[[window.steps]]", "before")
-        raise fail(f"step {name!r} cannot stand {here} the window; move it to {there}", "step")
+        side, table = ("behind", "[[steps]]") if per_window else ("before", "[[window.steps]]")
+        raise fail(f"step {name!r} cannot stand {side} the window; move it to {table}", "step")
     values = {key: value for key, value in parameters.items() if key != "step"}
     _check_parameters(STEPS[name], values, fail)
     try:
@@ -65,7 +67,7 @@ def read_step(parameters: Mapping[str, Any], fail: Callable[..., RecipeError], p
 
 
 def _check_parameters(cls: type[Spec], values: Mapping[str, Any], fail: Callable[..., RecipeError]) -> None:
-    known = {f.name for f in fields(cls)} - cls.learned - _OWN_PARAMETERS
+    known = {f.name for f in fields(cls)} - cls.learned - _COMPILER_PARAMETERS
     hints = get_type_hints(cls)
     for key, value in values.items():
         if key not in known:
