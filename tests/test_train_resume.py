@@ -17,7 +17,7 @@ from tiny_models import RECIPE, recipe
 import models.training.train
 from models.data.examples import Dataset
 from models.registry.manifest import MODEL
-from models.training.fit import Course, Learning, rate
+from models.training.learning import Course, Learning, rate
 from models.training.request import TrainingRun, checkpoints
 from models.training.train import TrainRequest, fingerprint, train
 from models.zoo import FitOptions, Samples

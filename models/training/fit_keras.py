@@ -14,23 +14,14 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from models.training.fit import (
-    Course,
-    Learning,
-    batches,
-    class_weights,
-    epoch_random,
-    load_state,
-    rate,
-    spread,
-    store_state,
-)
+from models.training.learning import Course, FitLoop, Learning
 from models.zoo import Epoch, FitOptions, Samples
 from streams.chunk import Array
 
@@ -94,7 +85,7 @@ def fit_keras(
     """Train a model by AdamW; with validation, it ends with the best epoch's weights."""
     keras.utils.set_random_seed(options.seed)
     with _mixed_precision(model, options) as scaled:
-        _Fit(model, learning.under(options), options, scaled).run(training, validation, on_epoch)
+        _KerasLoop(model, learning.under(options), options, scaled).run(training, validation, on_epoch)
 
 
 def predict_keras(model: Any, windows: Array) -> Array:
@@ -106,50 +97,25 @@ def predict_keras(model: Any, windows: Array) -> Array:
     return np.concatenate(parts)
 
 
-class _Fit:
-    """One fit: optimiser, compiled step, and state on disk."""
-
+class _KerasLoop(FitLoop):
     def __init__(self, model: Any, learning: Learning, options: FitOptions, scaled: bool) -> None:
-        self.model, self.learning, self.options = model, learning, options
+        super().__init__(learning, options)
+        self.model = model
         inner = keras.optimizers.AdamW(
             learning.learning_rate, learning.weight_decay, global_clipnorm=learning.clip_norm
         )
         self.optimiser = keras.optimizers.LossScaleOptimizer(inner) if scaled else inner
         self.optimiser.build(model.trainable_variables)
         self.inner = inner
-        self.course = Course()
         self.best: list[Array] = []
         self._step = tf.function(self._train, reduce_retracing=True)
 
-    def run(self, training: Samples, validation: Samples | None, on_epoch: Callable[[Epoch], None]) -> None:
-        self._restore(on_epoch)
-        options, course = self.options, self.course
-        weights = class_weights(training.classes, self.learning.labels, options)
-        scales = {head.name: spread(training.targets[head.name]) for head in self.learning.heads if not head.labels}
-        steps = max(1, -(-len(training.classes) // self.learning.batch_size))
-        while not course.stopped:
-            epoch, total = len(course.history), 0.0
-            random = epoch_random(options.seed, epoch)
-            for i, (windows, numbers) in enumerate(batches(training, self.learning.batch_size, options, random)):
-                self.inner.learning_rate.assign(
-                    rate(self.learning, course, epoch * steps + i, options.epochs * steps, options.patience)
-                )
-                truths = self._truths(training, numbers)
-                total += float(self._step(windows, truths, weights, scales)) * len(numbers)
-            epoch_numbers: Epoch = {"epoch": epoch + 1, "loss": total / len(training.classes)}
-            if validation is not None:
-                epoch_numbers |= self._judge(validation, scales)
-            if course.add(epoch_numbers, options):
-                self.best = [v.numpy() for v in self.model.variables]
-            self._store()
-            on_epoch(epoch_numbers)
-        for variable, value in zip(self.model.variables, self.best, strict=bool(self.best)):
-            variable.assign(value)
+    def begin_epoch(self, random: np.random.Generator) -> None:
+        """Dropout's seeds are among the model's variables."""
 
-    def _truths(self, samples: Samples, numbers: Any) -> dict[str, Array]:
-        return {"": samples.classes[numbers]} | {
-            head.name: samples.targets[head.name][numbers] for head in self.learning.heads
-        }
+    def learn(self, windows: NDArray[np.float32], truths: Mapping[str, Array], step_rate: float) -> float:
+        self.inner.learning_rate.assign(step_rate)
+        return float(self._step(windows, truths, self.weights, self.scales))
 
     def _train(self, windows: Any, truths: Any, weights: Any, scales: Any) -> Any:
         with tf.GradientTape() as tape:
@@ -175,36 +141,36 @@ class _Fit:
                 loss += head.weight * tf.reduce_sum(error**2) / count
         return loss
 
-    def _judge(self, samples: Samples, scales: Any) -> Epoch:
+    def judge(self, samples: Samples) -> Epoch:
         out = predict_keras(self.model, samples.windows)
-        truths = self._truths(samples, slice(None))
-        loss = self._loss(tf.constant(out), truths, tf.ones(self.learning.labels), scales, 0.0)
+        truths = self.truths(samples, slice(None))
+        loss = self._loss(tf.constant(out), truths, tf.ones(self.learning.labels), self.scales, 0.0)
         right = out[:, : self.learning.labels].argmax(1) == samples.classes
         return {"validation_loss": float(loss), "validation_accuracy": float(right.mean())}
 
-    def _store(self) -> None:
-        if self.options.checkpoints is None:
-            return
+    def keep_best(self) -> None:
+        self.best = [v.numpy() for v in self.model.variables]
+
+    def take_best(self) -> None:
+        for variable, value in zip(self.model.variables, self.best, strict=bool(self.best)):
+            variable.assign(value)
+
+    def state(self) -> bytes:
         file = io.BytesIO()
         groups = {"model": self.model.variables, "optimiser": self.optimiser.variables, "best": self.best}
         arrays: dict[str, Any] = {
             f"{name}{i}": np.asarray(v) for name, values in groups.items() for i, v in enumerate(values)
         }
         np.savez(file, course=np.frombuffer(json.dumps(asdict(self.course)).encode(), np.uint8), **arrays)
-        store_state(self.options.checkpoints, file.getvalue())
+        return file.getvalue()
 
-    def _restore(self, on_epoch: Callable[[Epoch], None]) -> None:
-        stored = load_state(self.options.checkpoints)
-        if stored is None:
-            return
-        with np.load(io.BytesIO(stored)) as arrays:
+    def restore(self, state: bytes) -> None:
+        with np.load(io.BytesIO(state)) as arrays:
             self.course = Course(**json.loads(arrays["course"].tobytes()))
             for name, variables in (("model", self.model.variables), ("optimiser", self.optimiser.variables)):
                 for i, variable in enumerate(variables):
                     variable.assign(arrays[f"{name}{i}"])
             self.best = [arrays[f"best{i}"] for i in range(sum(key.startswith("best") for key in arrays.files))]
-        for epoch in self.course.history:
-            on_epoch(epoch)
 
 
 def _cross_entropy(logits: Any, classes: Any, weights: Any, smoothing: float) -> Any:

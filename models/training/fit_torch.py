@@ -13,25 +13,14 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models.training.fit import (
-    PREDICT_BATCH,
-    Course,
-    Learning,
-    batches,
-    class_weights,
-    epoch_random,
-    load_state,
-    rate,
-    spread,
-)
-from models.training.fit import store_state as store
+from models.training.learning import PREDICT_BATCH, Course, FitLoop, Learning
 from models.zoo import Epoch, FitOptions, Samples
 from streams.chunk import Array
 
@@ -46,7 +35,7 @@ def fit_torch(
 ) -> None:
     """Train a module by AdamW; with validation, it ends with the best epoch's weights."""
     with reproducible(options.seed):
-        fit = _Fit(net, learning.under(options), options)
+        fit = _TorchLoop(net, learning.under(options), options)
         try:
             fit.run(training, validation, on_epoch)
         finally:
@@ -65,13 +54,11 @@ def predict_torch(net: nn.Module, windows: Array) -> Array:
     return np.concatenate(parts)
 
 
-class _Fit:
-    """One fit: optimiser, and state on disk."""
-
+class _TorchLoop(FitLoop):
     def __init__(self, net: nn.Module, learning: Learning, options: FitOptions) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.net, self.learning, self.options = net.to(self.device), learning, options
-        self.course = Course()
+        super().__init__(learning, options)
+        self.net = net.to(self.device)
         self.best: dict[str, Tensor] | None = None
         self.optimiser = torch.optim.AdamW(
             [p for p in net.parameters() if p.requires_grad], learning.learning_rate, weight_decay=learning.weight_decay
@@ -81,56 +68,28 @@ class _Fit:
         self.autocast = torch.autocast(self.device, torch.float16 if half else torch.bfloat16, enabled=mixed)
         self.scaler = torch.amp.GradScaler(self.device, enabled=mixed and half)
 
-    def run(self, training: Samples, validation: Samples | None, on_epoch: Callable[[Epoch], None]) -> None:
-        self._restore(on_epoch)
-        options, course = self.options, self.course
-        weights = class_weights(training.classes, self.learning.labels, options)
-        scales = {head.name: spread(training.targets[head.name]) for head in self.learning.heads if not head.labels}
-        while not course.stopped:
-            epoch = len(course.history)
-            epoch_numbers: Epoch = {"epoch": epoch + 1, "loss": self._epoch(training, epoch, weights, scales)}
-            if validation is not None:
-                epoch_numbers |= self._judge(validation, scales)
-            if course.add(epoch_numbers, options):
-                self.best = copy.deepcopy(self.net.state_dict())
-            self._store()
-            on_epoch(epoch_numbers)
-        if self.best is not None:
-            self.net.load_state_dict(self.best)
-
-    def _epoch(self, training: Samples, epoch: int, weights: Array, scales: Mapping[str, np.float32]) -> float:
-        """Learn from every training window once; their mean loss."""
-        options, count = self.options, len(training.classes)
-        steps = max(1, -(-count // self.learning.batch_size))
-        random = epoch_random(options.seed, epoch)
+    def begin_epoch(self, random: np.random.Generator) -> None:
         torch.manual_seed(int(random.integers(2**31)))  # dropout's
         self.net.train()
-        total = 0.0
-        for i, (windows, numbers) in enumerate(batches(training, self.learning.batch_size, options, random)):
-            step = epoch * steps + i
-            for group in self.optimiser.param_groups:
-                group["lr"] = rate(self.learning, self.course, step, options.epochs * steps, options.patience)
-            self.optimiser.zero_grad()
-            with self.autocast:
-                out = self.net(torch.from_numpy(windows).to(self.device))
-            loss = self._loss(out.float(), self._truths(training, numbers), torch.from_numpy(weights), scales)
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            if self.learning.clip_norm is not None:
-                self.scaler.unscale_(self.optimiser)
-                nn.utils.clip_grad_norm_(self.net.parameters(), self.learning.clip_norm)
-            self.scaler.step(self.optimiser)
-            self.scaler.update()
-            total += loss.item() * len(numbers)
-        return total / count
 
-    def _truths(self, samples: Samples, numbers: Any) -> dict[str, Tensor]:
-        arrays = {"": samples.classes} | {head.name: samples.targets[head.name] for head in self.learning.heads}
-        return {name: torch.from_numpy(np.asarray(a[numbers])).to(self.device) for name, a in arrays.items()}
+    def learn(self, windows: NDArray[np.float32], truths: Mapping[str, Array], step_rate: float) -> float:
+        for group in self.optimiser.param_groups:
+            group["lr"] = step_rate
+        self.optimiser.zero_grad()
+        with self.autocast:
+            out = self.net(torch.from_numpy(windows).to(self.device))
+        loss = self._loss(out.float(), truths, torch.from_numpy(self.weights))
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if self.learning.clip_norm is not None:
+            self.scaler.unscale_(self.optimiser)
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.learning.clip_norm)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return loss.item()
 
-    def _loss(
-        self, out: Tensor, truths: Mapping[str, Tensor], weights: Tensor | None, scales: Mapping[str, np.float32]
-    ) -> Tensor:
+    def _loss(self, out: Tensor, arrays: Mapping[str, Array], weights: Tensor | None) -> Tensor:
         """Weighted by class in training; plain, and without smoothing, where `weights` is None."""
+        truths = {name: torch.from_numpy(values).to(self.device) for name, values in arrays.items()}
         smoothing = self.learning.label_smoothing if weights is not None else 0.0
         at = self.learning.labels
         weight = weights.to(out.device) if weights is not None else None
@@ -145,37 +104,38 @@ class _Fit:
             part_loss = (
                 cross_entropy(part, truth, label_smoothing=smoothing)
                 if head.labels
-                else torch.mean(((part[:, 0] - truth) / float(scales[head.name])) ** 2)
+                else torch.mean(((part[:, 0] - truth) / float(self.scales[head.name])) ** 2)
             )
             loss = loss + head.weight * part_loss
         return loss
 
-    def _judge(self, samples: Samples, scales: Mapping[str, np.float32]) -> Epoch:
+    def judge(self, samples: Samples) -> Epoch:
         out = torch.from_numpy(predict_torch(self.net, samples.windows)).to(self.device)
-        truths = self._truths(samples, slice(None))
-        right = (out[:, : self.learning.labels].argmax(1) == truths[""]).double().mean().item()
-        return {"validation_loss": self._loss(out, truths, None, scales).item(), "validation_accuracy": right}
+        truths = self.truths(samples, slice(None))
+        classes = torch.from_numpy(truths[""]).to(self.device)
+        right = (out[:, : self.learning.labels].argmax(1) == classes).double().mean().item()
+        return {"validation_loss": self._loss(out, truths, None).item(), "validation_accuracy": right}
 
-    def _store(self) -> None:
-        if self.options.checkpoints is None:
-            return
+    def keep_best(self) -> None:
+        self.best = copy.deepcopy(self.net.state_dict())
+
+    def take_best(self) -> None:
+        if self.best is not None:
+            self.net.load_state_dict(self.best)
+
+    def state(self) -> bytes:
         state = {"net": self.net.state_dict(), "optimiser": self.optimiser.state_dict(), "best": self.best or {}}
         file = io.BytesIO()
         torch.save(state | {"scaler": self.scaler.state_dict(), "course": json.dumps(asdict(self.course))}, file)
-        store(self.options.checkpoints, file.getvalue())
+        return file.getvalue()
 
-    def _restore(self, on_epoch: Callable[[Epoch], None]) -> None:
-        stored = load_state(self.options.checkpoints)
-        if stored is None:
-            return
-        state = torch.load(io.BytesIO(stored), map_location=self.device, weights_only=True)
-        self.net.load_state_dict(state["net"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.best = state["best"] or None
-        self.course = Course(**json.loads(state["course"]))
-        for epoch in self.course.history:
-            on_epoch(epoch)
+    def restore(self, state: bytes) -> None:
+        parts = torch.load(io.BytesIO(state), map_location=self.device, weights_only=True)
+        self.net.load_state_dict(parts["net"])
+        self.optimiser.load_state_dict(parts["optimiser"])
+        self.scaler.load_state_dict(parts["scaler"])
+        self.best = parts["best"] or None
+        self.course = Course(**json.loads(parts["course"]))
 
 
 @contextlib.contextmanager

@@ -21,7 +21,6 @@ from models.data.samples import is_stateful, split_chain, to_samples, with_steps
 from models.data.splits import Split, check_leaks, make_folds, make_split
 from models.pooling import Pool
 from models.scores import BRIEF, score_windows
-from models.training.fit import load_state, store_state
 from models.training.fit_and_judge import (
     FitPlan,
     FittedModel,
@@ -34,6 +33,7 @@ from models.training.fit_and_judge import (
     outputs_of,
     pool_of,
 )
+from models.training.learning import load_state, store_state
 from models.training.record import Candidate
 from models.training.request import TrainingRun
 from models.training.split_data import SplitData, prepare_raw, prepare_split

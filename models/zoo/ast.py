@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.training.fit import Learning
 from models.training.fit_torch import fit_torch
+from models.training.learning import Learning
 from models.zoo import Between, Epoch, FitOptions, ModelHead, Range, Samples, read_parameters
 from models.zoo.torch_common import ColumnUnits, TorchArchitecture
 from streams.chunk import Format

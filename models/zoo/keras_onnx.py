@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from models.training.fit import Learning, units_of
 from models.training.fit_keras import fit_keras, keras, predict_keras
+from models.training.learning import Learning, units_of
 from models.zoo import Epoch, FitOptions, ModelHead, Samples
 from models.zoo.onnx_graph import Graph
 from streams.chunk import Array, Format

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.training.fit import class_weights
+from models.training.learning import class_weights
 from models.zoo import Epoch, FitOptions, Samples, read_parameters
 from models.zoo.minirocket import cross_entropy, only_epoch
 from models.zoo.onnx_graph import Graph

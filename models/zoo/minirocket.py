@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from models.onnx_model import OnnxModel
 from models.predict import fit_temperature
-from models.training.fit import class_weights
+from models.training.learning import class_weights
 from models.zoo import Epoch, FitOptions, ModelHead, Range, Samples, read_parameters
 from models.zoo.onnx_graph import Graph
 from streams.chunk import Array, Format

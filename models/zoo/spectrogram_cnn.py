@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from models.training.fit import Learning
 from models.training.fit_torch import fit_torch
+from models.training.learning import Learning
 from models.zoo import Between, Epoch, FitOptions, ModelHead, Range, Samples, read_parameters
 from models.zoo.torch_common import ColumnUnits, TorchArchitecture
 from streams.chunk import Array, Format

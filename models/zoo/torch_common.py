@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from models.training.fit import units_of
 from models.training.fit_torch import predict_torch
+from models.training.learning import units_of
 from models.zoo import ModelHead, Samples, check_axes
 from models.zoo.onnx_graph import OPSET, clean_onnx
 from streams.chunk import Array, Format

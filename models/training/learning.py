@@ -1,4 +1,4 @@
-"""What the fit loops of all frameworks share. In: samples, options. Out: batches, rates, states on disk, the best epoch.
+"""The fit loop of all frameworks. In: samples, options. Out: batches, rates, states on disk, the best epoch.
 
 Nothing here knows a framework. A loop is a sequence of epochs; after each one its whole state can be stored, so that a
 process that is killed goes on with the next epoch and ends with the same weights.
@@ -7,9 +7,11 @@ process that is killed goes on with the next epoch and ends with the same weight
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +76,77 @@ class Course:
         return factor
 
 
+class FitLoop(ABC):
+    """One fit, epoch by epoch; a framework says how it learns from a batch, judges, and what its state is."""
+
+    def __init__(self, learning: Learning, options: FitOptions) -> None:
+        self.learning, self.options, self.course = learning, options, Course()
+        self.weights = np.ones(learning.labels, np.float32)  # of the classes
+        self.scales: dict[str, np.float32] = {}  # what errors of numbers are measured in, by head
+
+    def run(self, training: Samples, validation: Samples | None, on_epoch: Callable[[Epoch], None]) -> None:
+        """Learn to the end, from where a fit that was killed came to; with validation, end with the best epoch's weights."""
+        options, learning = self.options, self.learning
+        if (state := load_state(options.checkpoints)) is not None:
+            self.restore(state)
+            for epoch_numbers in self.course.history:
+                on_epoch(epoch_numbers)
+        self.weights = class_weights(training.classes, learning.labels, options)
+        self.scales = {head.name: spread(training.targets[head.name]) for head in learning.heads if not head.labels}
+        count = len(training.classes)
+        steps = max(1, -(-count // learning.batch_size))
+        while not self.course.stopped:
+            epoch, total = len(self.course.history), 0.0
+            random = np.random.default_rng([options.seed, epoch])  # known without the epochs before
+            self.begin_epoch(random)
+            for i, (windows, numbers) in enumerate(batches(training, learning.batch_size, options, random)):
+                step_rate = rate(learning, self.course, epoch * steps + i, options.epochs * steps, options.patience)
+                truths = self.truths(training, numbers)
+                total += self.learn(windows, truths, step_rate) * len(numbers)
+            epoch_numbers = {"epoch": epoch + 1, "loss": total / count}
+            if validation is not None:
+                epoch_numbers |= self.judge(validation)
+            if self.course.add(epoch_numbers, options):
+                self.keep_best()
+            if options.checkpoints is not None:
+                store_state(options.checkpoints, self.state())
+            on_epoch(epoch_numbers)
+        self.take_best()
+
+    def truths(self, samples: Samples, numbers: Any) -> dict[str, Array]:
+        """Classes (of no name) and targets by head, of samples by their numbers."""
+        arrays = {"": samples.classes} | {head.name: samples.targets[head.name] for head in self.learning.heads}
+        return {name: np.asarray(values[numbers]) for name, values in arrays.items()}
+
+    @abstractmethod
+    def begin_epoch(self, random: np.random.Generator) -> None:
+        """Take what the epoch is to be random by."""
+
+    @abstractmethod
+    def learn(self, windows: NDArray[np.float32], truths: Mapping[str, Array], step_rate: float) -> float:
+        """Learn from a batch; its mean loss."""
+
+    @abstractmethod
+    def judge(self, samples: Samples) -> Epoch:
+        """``validation_loss`` and ``validation_accuracy``."""
+
+    @abstractmethod
+    def keep_best(self) -> None:
+        """Remember the weights as they are."""
+
+    @abstractmethod
+    def take_best(self) -> None:
+        """Go back to the weights that are remembered, if any."""
+
+    @abstractmethod
+    def state(self) -> bytes:
+        """All that it takes to go on."""
+
+    @abstractmethod
+    def restore(self, state: bytes) -> None:
+        """Go on from a state."""
+
+
 def rate(learning: Learning, course: Course, step: int, total: int, patience: int) -> float:
     """Learning rate of a step."""
     if learning.schedule == "plateau":
@@ -84,11 +157,6 @@ def rate(learning: Learning, course: Course, step: int, total: int, patience: in
     if step < warm:
         return learning.learning_rate * (step + 1) / warm
     return learning.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
-
-
-def epoch_random(seed: int, epoch: int) -> np.random.Generator:
-    """Randomness of one epoch: known without that of the ones before, so that a fit may go on anywhere."""
-    return np.random.default_rng([seed, epoch])
 
 
 def batches(
