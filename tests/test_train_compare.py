@@ -15,9 +15,9 @@ from models.bundle import Bundle, load_bundle, raw_chain
 from models.evaluate import evaluate
 from models.predict import Classifier
 from models.run import run
+from models.training.candidates import Medians, draw
 from models.training.cli import evaluate_command, train_command
 from models.training.record import RunRecord
-from models.training.search import Medians, draw
 from models.training.train import TrainRequest, train
 from models.zoo import Between
 from processors.intake import Intake

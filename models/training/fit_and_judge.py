@@ -97,7 +97,7 @@ class FittedModel:
     heads: list[HeldHead] = field(default_factory=list)  # what is said of those windows in further heads, likewise
     seconds: float = 0.0  # wall time; the process's largest resident size so far
     peak_mb: float = 0.0
-    # of a cross-validation, see :mod:`models.training.folds`: ``groups`` held out, counts of windows, ``epochs`` and
+    # of a cross-validation, see :mod:`models.training.candidates`: ``groups`` held out, counts of windows, ``epochs`` and
     # scores of each. The model has then learned nothing, and the scores are of models that had not seen what they
     # judged
     folds: list[dict[str, Any]] = field(default_factory=list)

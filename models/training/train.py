@@ -22,13 +22,12 @@ from models.pooling import Pool
 from models.registry import write_bundle
 from models.registry.manifest import MODEL
 from models.reports.report import RECORD, bundle_report
+from models.training.candidates import fit_candidates
 from models.training.export import Exported, export_model, export_stateful
-from models.training.fit_and_judge import FittedModel, fit, judge, peak_mb, pool_of
-from models.training.folds import cross_validate
+from models.training.fit_and_judge import FittedModel, fit, judge, peak_mb
 from models.training.lineage import LEARNED, learned_from, lineage_of, manifest_of, revision, split_of, versions
-from models.training.record import Candidate, RunRecord, cross_validation
+from models.training.record import RunRecord, cross_validation
 from models.training.request import OnStage, TrainingRun, TrainRequest, checkpoints, train_parameters
-from models.training.search import search
 from models.training.split_data import prepare
 from models.zoo import Epoch, architecture, takes
 from processors.recipe.load import Recipe
@@ -65,7 +64,7 @@ def train(
     dataset = request.windows(recipe, split_chain(recipe.chain)[0])
     run = TrainingRun(recipe, request, settings, dataset, on_stage or (lambda name, epochs: on_epoch))
     with checkpoints(fingerprint(run)) as run.folder:
-        candidates, pool = _candidates(run)
+        candidates, pool = fit_candidates(run)
         winner, choice = _choose(candidates, request.windows_of)
         final = _refit(run, winner)
         exported = _export(final)
@@ -91,30 +90,6 @@ def fingerprint(run: TrainingRun) -> dict[str, Any]:
         # Another version's optimiser may keep other things, and its steps give other numbers.
         "packages": versions([package for name in (model[0], *run.beside) for package in architecture(name).packages]),
     }
-
-
-def _candidates(run: TrainingRun) -> tuple[list[FittedModel], Pool | None]:
-    """The recipe's model first, then what a search tried, then MiniRocket or what else the recipe compares with."""
-    recipe, settings = run.recipe, run.settings
-    if recipe.train.folds:
-        return cross_validate(run)
-    split = prepare(recipe, run.dataset.examples, settings["validation"], settings["seed"])
-    pool = pool_of(recipe, split.training, split.labels)
-    own, *beside = run.plans()
-    data = run.data_for(own.architecture, split)
-    candidates = [fit(recipe, data, own, run.on_stage(own.name, settings["epochs"]))]
-    if run.request.search_minutes:
-        candidates += search(run, data, own)
-    for plan in beside if split.validation else ():
-        try:
-            data = run.data_for(plan.architecture, split)
-            epochs = settings["epochs"] if data.takes == "chain" else 1
-            candidates.append(fit(recipe, data, plan, run.on_stage(plan.name, epochs)))
-        except TrainingError as error:
-            run.stopped.append(Candidate(plan.name, note=str(error)))
-    for candidate in candidates:
-        judge(candidate, pool)
-    return candidates, pool
 
 
 def _choose(candidates: list[FittedModel], windows_of: str) -> tuple[FittedModel, str]:

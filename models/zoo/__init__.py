@@ -101,7 +101,7 @@ class Architecture(Protocol):
 
     A class may also have ``takes = "raw"`` (windows of raw samples instead of what the recipe's steps make of them;
     see :func:`takes`), ``several_heads = True`` (its ``__init__`` then takes ``heads``, see below), ``search``, by
-    parameter the values that ``kymo train --search`` may try (see :mod:`models.training.search`), and ``weights()``, bytes of the
+    parameter the values that ``kymo train --search`` may try (see :mod:`models.training.candidates`), and ``weights()``, bytes of the
     framework's own kind for ``kymo train --weights-out``.
 
     Its output has a column for each label, then those of each further head in order: one matrix, so that one ONNX

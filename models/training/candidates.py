@@ -1,16 +1,26 @@
-"""Cross-validation. In: a run whose recipe says ``[train] folds``. Out: its architectures, each judged on all windows.
+"""The models that compete in a run. In: a run. Out: each of them fitted and judged on windows that it has not seen.
 
-Each fold's windows are judged by a model that has learned from the other folds alone: steps that learn, pooling,
-temperature and the end of training (early stopping) come from a part of those, never from the fold that is held out. A
-fold that is finished lies in the run's folder, so that a run that is killed does not fit it again. What is kept of a
-fold are outputs, a row a window; models and arrays of windows go before the next one.
+They are judged by one part of the windows that is held out, or with ``[train] folds`` by all windows, fold by fold: a
+model that has learned from the other folds alone judges each. Steps that learn, pooling, temperature and the end of
+training (early stopping) come from a part of those, never from the fold that is held out. A fold that is finished lies in
+the run's folder, so that a run that is killed does not fit it again. What is kept of a fold are outputs, a row a window;
+models and arrays of windows go before the next one.
+
+A search tries other parameters at random (Bergstra and Bengio 2012, Random Search for Hyper-Parameter Optimization) with a
+seed: the n-th trial has the same parameters in every run; how many there are depends on the time. A trial is stopped once
+its best validation loss is worse than the median of what the others had reached at the same epoch (Golovin et al. 2017,
+Google Vizier).
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import json
-from collections.abc import Sequence
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,17 +40,130 @@ from models.training.fit_and_judge import (
     build,
     fit,
     fit_temperatures,
+    judge,
     outputs_of,
+    peak_mb,
     pool_of,
 )
 from models.training.learning import load_state, store_state
 from models.training.record import Candidate
 from models.training.request import TrainingRun
-from models.training.split_data import SplitData, prepare_raw, prepare_split
-from models.zoo import Epoch, Samples, architecture, takes
+from models.training.split_data import SplitData, prepare, prepare_raw, prepare_split
+from models.zoo import Between, Epoch, Range, Samples, architecture, takes
 from processors.spec import Spec
 from streams.chunk import Array, Window
 from streams.errors import TrainingError
+
+#: Epochs that every trial gets, and trials that must have gone as far before one is compared with them.
+_GRACE, _ENOUGH = 5, 3
+
+
+def fit_candidates(run: TrainingRun) -> tuple[list[FittedModel], Pool | None]:
+    """The recipe's model first, then what a search tried, then MiniRocket or what else the recipe compares with."""
+    recipe, settings = run.recipe, run.settings
+    if recipe.train.folds:
+        return _cross_validate(run)
+    split = prepare(recipe, run.dataset.examples, settings["validation"], settings["seed"])
+    pool = pool_of(recipe, split.training, split.labels)
+    own, *beside = run.plans()
+    data = run.data_for(own.architecture, split)
+    candidates = [fit(recipe, data, own, run.on_stage(own.name, settings["epochs"]))]
+    if run.request.search_minutes:
+        candidates += _search(run, data, own)
+    for plan in beside if split.validation else ():
+        try:
+            data = run.data_for(plan.architecture, split)
+            epochs = settings["epochs"] if data.takes == "chain" else 1
+            candidates.append(fit(recipe, data, plan, run.on_stage(plan.name, epochs)))
+        except TrainingError as error:
+            run.stopped.append(Candidate(plan.name, note=str(error)))
+    for candidate in candidates:
+        judge(candidate, pool)
+    return candidates, pool
+
+
+class _Stopped(Exception):  # noqa: N818 - not an error: a trial that ends before its time
+    """A trial goes no further; the text says why."""
+
+
+@dataclass(slots=True, eq=False)
+class Medians:
+    """What trials had reached, by epoch."""
+
+    best: dict[int, list[float]] = field(default_factory=dict)
+
+    def hopeless(self, epoch: int, best: float) -> bool:
+        """Whether a trial with this best loss at an epoch is worse than half of the others; it is remembered."""
+        losses = self.best.setdefault(epoch, [])
+        hopeless = epoch >= _GRACE and len(losses) >= _ENOUGH and best > statistics.median(losses)
+        losses.append(best)
+        return hopeless
+
+
+def draw(ranges: Mapping[str, Range], seed: int, trial: int) -> dict[str, Any]:
+    """Parameters of a trial, numbered from 1.
+
+    Examples
+    --------
+    >>> draw({"width": (8, 16)}, 0, 1) == draw({"width": (8, 16)}, 0, 1)
+    True
+    """
+    random = np.random.default_rng([seed, trial])
+    parameters: dict[str, Any] = {}
+    for name, values in sorted(ranges.items()):
+        if isinstance(values, Between):
+            value = math.exp(random.uniform(math.log(values.low), math.log(values.high)))
+            parameters[name] = float(f"{value:.3g}")
+        else:
+            parameters[name] = values[int(random.integers(len(values)))]
+    return parameters
+
+
+def _search(run: TrainingRun, data: SplitData, plan: FitPlan) -> list[FittedModel]:
+    """Fit with other parameters until the run's minutes for it are over; the trial under way then is stopped.
+
+    Parameters of the plan, which is the recipe's own, stand in every trial where a range does not overrule them.
+    """
+    ranges: Mapping[str, Range] = getattr(architecture(plan.architecture), "search", {})
+    if not ranges:
+        raise TrainingError(f"architecture {plan.architecture!r} says no ranges to search; leave --search out")
+    if not len(data.validation):
+        raise TrainingError("--search compares by held-out windows, and none are held out; see [train] validation")
+    end, medians = time.monotonic() + 60 * run.request.search_minutes, Medians()
+    fitted: list[FittedModel] = []
+    for trial in itertools.count(1):
+        started = time.monotonic()
+        if started >= end:
+            break
+        parameters = {**plan.parameters, **draw(ranges, plan.settings["seed"], trial)}
+        trial_plan = replace(plan, name=f"{plan.architecture} {trial}", parameters=parameters, checkpoints=None)
+        history: list[Epoch] = []
+        on_epoch = run.on_stage(trial_plan.name, plan.settings["epochs"])
+        try:
+            fitted.append(fit(run.recipe, data, trial_plan, _watch(medians, end, history, on_epoch)))
+        except _Stopped as why:
+            note, seconds = f"stopped early: {why}", time.monotonic() - started
+            run.stopped.append(Candidate(trial_plan.name, parameters, {}, history, seconds, peak_mb(), note=note))
+        except TrainingError as error:  # parameters that this architecture, or these windows, do not allow
+            run.stopped.append(Candidate(trial_plan.name, parameters, note=str(error)))
+    return fitted
+
+
+def _watch(
+    medians: Medians, end: float, history: list[Epoch], on_epoch: Callable[[Epoch], None]
+) -> Callable[[Epoch], None]:
+    """Told of each epoch of a trial, writes it down and stops the trial once it has no chance, or no time."""
+
+    def watch(epoch: Epoch) -> None:
+        history.append(epoch)
+        on_epoch(epoch)
+        best = min(past["validation_loss"] for past in history)
+        if medians.hopeless(len(history), best):
+            raise _Stopped(f"worse than half of the trials after {len(history)} epochs")
+        if time.monotonic() > end:
+            raise _Stopped("the time is over")
+
+    return watch
 
 
 @dataclass(slots=True, eq=False)
@@ -85,7 +208,7 @@ class _Contender:
     results: list[_FoldResult] = field(default_factory=list)
 
 
-def cross_validate(run: TrainingRun) -> tuple[list[FittedModel], Pool | None]:
+def _cross_validate(run: TrainingRun) -> tuple[list[FittedModel], Pool | None]:
     """Judge the recipe's architecture, and others beside it, on every fold."""
     recipe, examples = run.recipe, run.dataset.examples
     splits = make_folds(examples, recipe.train, run.settings["seed"])
