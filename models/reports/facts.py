@@ -10,7 +10,7 @@ from models.reports import html as h
 from models.reports.html import Column
 from models.training.record import Candidate, RunRecord, cross_validation
 
-MOST_NAMES, MOST_INPUTS, MOST_CANDIDATES, MOST_HELD = 60, 100, 40, 6
+_MOST_NAMES, _MOST_INPUTS, _MOST_CANDIDATES, _MOST_HELD = 60, 100, 40, 6
 
 
 def split(record: RunRecord) -> str:
@@ -68,8 +68,8 @@ def _folds(record: RunRecord, folds_text: str) -> str:
 
 
 def _names_of(groups: Sequence[str]) -> str:
-    more = len(groups) - MOST_HELD
-    return ", ".join(map(str, groups[:MOST_HELD])) + (f" and {more:,} more" if more > 0 else "")
+    more = len(groups) - _MOST_HELD
+    return ", ".join(map(str, groups[:_MOST_HELD])) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _both_figures(record: RunRecord, leak_free: Mapping[str, Any]) -> str:
@@ -95,14 +95,14 @@ def _count(names: Sequence[str] | None) -> str:
 
 
 def _by_class(counts: Mapping[str, int], labels: Sequence[str]) -> str:
-    shown = [f"{label}: {counts.get(label, 0):,}" for label in labels[:MOST_NAMES]]
+    shown = [f"{label}: {counts.get(label, 0):,}" for label in labels[:_MOST_NAMES]]
     more = len(labels) - len(shown)
     return ", ".join(shown) + (f" and {more} more classes" if more > 0 else "")
 
 
 def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(map(str, names[:MOST_NAMES]))
-    more = len(names) - MOST_NAMES
+    shown = ", ".join(map(str, names[:_MOST_NAMES]))
+    more = len(names) - _MOST_NAMES
     return h.paragraph(f"{shown} and {more:,} more" if more > 0 else shown)
 
 
@@ -112,7 +112,7 @@ def candidates(record: RunRecord) -> str:
     if not models:
         return ""
     shown = [model for model in models if model.chosen] + [model for model in models if not model.chosen]
-    shown = shown[:MOST_CANDIDATES]
+    shown = shown[:_MOST_CANDIDATES]
     columns = [Column("model"), *(Column(n, "n") for n in ("recordings right", "macro F1", "windows right", "loss"))]
     columns += [Column("time", "n"), Column("memory", "n"), Column("note")]
     caption = f"Compared {'in the same folds' if record.split.get('folds') else 'on the same validation windows'}"
@@ -175,7 +175,7 @@ def lineage(record: RunRecord) -> str:
     parts = [h.code(origin["command"])] if origin.get("command") else []
     inputs = origin.get("inputs") or []
     if inputs:
-        shown = inputs[:MOST_INPUTS]
+        shown = inputs[:_MOST_INPUTS]
         caption = h.counted(len(inputs), "input") + (f", {len(shown)} shown" if len(shown) < len(inputs) else "")
         columns = [Column("path"), Column("recordings", "n"), Column("SHA-256 of samples and labels", "code")]
         rows = [

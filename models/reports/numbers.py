@@ -17,7 +17,7 @@ from models.training.record import HeldOut
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-Interval = tuple[float, float]
+_Interval = tuple[float, float]
 
 #: The answer where a model gave no probabilities.
 NO_ANSWER = -1
@@ -34,7 +34,7 @@ class Shares:
     sessions: int
     right: int
     n: int
-    interval: Interval
+    interval: _Interval
 
     @property
     def share(self) -> float:
@@ -83,7 +83,7 @@ def class_rows(counts: Integers, labels: Sequence[str]) -> list[ClassRow]:
     return rows
 
 
-def wilson(right: int, n: int) -> Interval:
+def wilson(right: int, n: int) -> _Interval:
     """95 % interval of a share, of `n` independent trials (E. B. Wilson 1927, JASA 22, 209); NaN for none."""
     if not n:
         return math.nan, math.nan
@@ -110,7 +110,7 @@ def by_group(names: Sequence[str], sessions: Sequence[str], right: NDArray[np.bo
     return sorted(shares, key=lambda group: (group.share, group.name))
 
 
-def group_interval(groups: Sequence[Shares]) -> Interval:
+def group_interval(groups: Sequence[Shares]) -> _Interval:
     """95 % interval of the share of right windows: percentiles of 2,000 resamples of whole groups, with a fixed seed.
 
     Whole groups, since windows of one person or recording resemble each other (B. Efron 1979, Ann. Statist. 7, 1). NaN

@@ -31,7 +31,7 @@ from streams.recording import Recording
 
 PAGE = "report.html"
 RECORD = "run.json"
-WORST = 6
+_WORST = 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +51,7 @@ class Picture:
         return cls(window.data.copy(), header.format.channels, *seconds)
 
 
-def worst_windows(record: RunRecord, count: int = WORST) -> list[int]:
+def worst_windows(record: RunRecord, count: int = _WORST) -> list[int]:
     """Numbers of the held-out windows whose wrong answers are the surest: those to draw, in order."""
     judged = JudgedWindows.of(record.held_out)
     return numbers.worst(judged.truth, judged.probabilities, count) if judged else []
@@ -219,7 +219,7 @@ class _EvaluationLog:
             self._keep(sure, number, window)
 
     def _keep(self, sure: float, number: int, window: Window) -> None:
-        if len(self.worst) < WORST:
+        if len(self.worst) < _WORST:
             heapq.heappush(self.worst, (sure, -number, Picture.of(window)))
         elif (sure, -number) > self.worst[0][:2]:
             heapq.heapreplace(self.worst, (sure, -number, Picture.of(window)))

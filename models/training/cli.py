@@ -23,6 +23,7 @@ from models.bundle import load_bundle
 from models.evaluate import evaluate
 from models.reports.report import evaluate_with_report, write_report
 from models.scores import UNCLASSIFIED, score_line
+from models.training.gate import METRICS
 from models.training.lineage import TrainingOverlap
 from models.training.record import cross_validation
 from models.training.refresh import (
@@ -258,7 +259,7 @@ def _print_scores(console: Console, scores: dict[str, Any]) -> None:
         console.print(score_line(head, head_scores))
 
 
-class Period(click.ParamType):
+class _Period(click.ParamType):
     """A time such as ``90s``, ``30m``, ``1h``, ``1d``, in seconds."""
 
     name = "time"
@@ -276,10 +277,8 @@ class Period(click.ParamType):
 @click.argument("more", nargs=-1, metavar="")
 @click.option("--data", "paths", multiple=True, metavar="PATH…", help="Files, folders or URLs with labels.")
 @click.option("--archive", type=click.Path(path_type=Path, file_okay=False), help="Folder of archived topics.")
-@click.option("--every", type=Period(), metavar="TIME", help="Again and again, such as 1h; else once.")
-@click.option(
-    "--metric", type=click.Choice(["accuracy", "macro_f1", "window_accuracy"]), default="accuracy", show_default=True
-)
+@click.option("--every", type=_Period(), metavar="TIME", help="Again and again, such as 1h; else once.")
+@click.option("--metric", type=click.Choice(METRICS), default="accuracy", show_default=True)
 @click.option("--epochs", type=click.IntRange(1), help="Most passes over the data.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of everything that is random.")
 @click.option("--only", is_flag=True, help="The recipe's architecture alone; MiniRocket is not fitted beside it.")

@@ -25,8 +25,8 @@ from streams.recording import Recording
 
 #: Fewer sessions cannot tell: one lucky draw would decide.
 MIN_SESSIONS = 6
-RESAMPLES = 10_000
-INTERVAL = 0.95
+_RESAMPLES = 10_000
+_INTERVAL = 0.95
 METRICS = ("accuracy", "macro_f1", "window_accuracy")
 Numbers = NDArray[np.float64]
 _CHUNK = 1_000  # resamples at once
@@ -66,7 +66,9 @@ def judge(champion: Answers, candidate: Answers, metric: str = "accuracy", seed:
     score = macro_f1s if metric == "macro_f1" else accuracies
     before, after = (float(score(side.sum(0, keepdims=True))[0]) for side in counts)
     draws = _draws(counts, score, len(sessions), seed)
-    low, high = (float(q) for q in np.quantile(draws, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2], method="inverted_cdf"))
+    low, high = (
+        float(q) for q in np.quantile(draws, [(1 - _INTERVAL) / 2, (1 + _INTERVAL) / 2], method="inverted_cdf")
+    )
     passed = low > 0 and len(sessions) >= MIN_SESSIONS
     why = _reason(passed, low, len(sessions))
     text = (
@@ -98,7 +100,7 @@ def _draws(counts: Sequence[Numbers], score: Score, sessions: int, seed: int) ->
     """Differences of the score, one for each resample of the sessions."""
     random = np.random.default_rng(seed)
     parts: list[Numbers] = []
-    for _ in range(0, RESAMPLES, _CHUNK):
+    for _ in range(0, _RESAMPLES, _CHUNK):
         weights = random.multinomial(sessions, np.full(sessions, 1 / sessions), size=_CHUNK).astype(float)
         before, after = (score(np.tensordot(weights, side, 1)) for side in counts)
         parts.append(after - before)
