@@ -38,7 +38,7 @@ _MOST_NOTES = 10  # of the readers
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trained:
-    """What came of it."""
+    """What came of a training run."""
 
     bundle: Bundle  # written and read back
     # of the validation windows; empty where there are none. See :func:`models.evaluate.score_windows`
