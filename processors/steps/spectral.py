@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import scipy
@@ -118,11 +118,20 @@ def _subtraction(frames: Real, mean: Real) -> Callable[[], Any]:
     return lambda: np.subtract(frames, mean, frames)
 
 
+class Finish(Protocol):
+    """Makes columns of a tile's spectra."""
+
+    exact: bool  # whether means are summed as scipy does
+
+    def __call__(self, tile: Tile, out: Real) -> None:
+        """Fill `out` ``(channels, count, bins)``."""
+
+
 class SpectralPlan:
     """Tiles and work arrays for one shape of input."""
 
     def __init__(
-        self, owner: Any, frames: Frames, window: Real, shape: tuple[int, ...], bins: int, finish: Any
+        self, owner: Any, frames: Frames, window: Real, shape: tuple[int, ...], bins: int, finish: Finish
     ) -> None:
         self.owner, self._frames, self._window, self._finish = owner, frames, window, finish
         channels, samples = shape
@@ -131,13 +140,13 @@ class SpectralPlan:
         frame_bytes = frames.nfft * window.itemsize
         along = _even_share(count, _TILE_BYTES // frame_bytes)
         across = _even_share(channels, _TILE_BYTES // (frame_bytes * along))
-        self._at = [
+        self._tile_slices = [
             (slice(c, min(c + across, channels)), slice(f, min(f + along, count)))
             for c in range(0, channels, across)
             for f in range(0, count, along)
         ]
         self._tiles: dict[tuple[int, int], Tile] = {}
-        self._only = self._tile(self._at[0]) if len(self._at) == 1 else None
+        self._single_tile = self._tile(self._tile_slices[0]) if len(self._tile_slices) == 1 else None
 
     def _tile(self, at: tuple[slice, slice]) -> Tile:
         shape = (at[0].stop - at[0].start, at[1].stop - at[1].start)
@@ -149,11 +158,11 @@ class SpectralPlan:
         """Columns ``(channels, m, bins)``, C order, new."""
         out: Real = np.empty(self._shape, samples.dtype)
         frames, finish = framed(samples, self._frames.length, self._frames.step), self._finish
-        if self._only is not None:
-            self._only.transform(frames, finish.exact)
-            finish(self._only, out)
+        if self._single_tile is not None:
+            self._single_tile.transform(frames, finish.exact)
+            finish(self._single_tile, out)
             return out
-        for at in self._at:
+        for at in self._tile_slices:
             tile = self._tile(at)
             tile.transform(frames[at], finish.exact)
             finish(tile, out[at])
