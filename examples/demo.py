@@ -35,6 +35,7 @@ from examples.stage import (
     own_broker,
     verb,
 )
+from streams.chunk import NS
 from streams.errors import KymoError
 from streams.events import Event
 from streams.replay.pacing import QUIT, ReplayIO
@@ -55,7 +56,6 @@ EVENTS_TIMEOUT_S = 20.0  # without a new event, once everything is sent
 FLUSH_S = 30.0  # how long the last acknowledgements may take
 POLL_S = 0.05
 CHUNK_MS = 500  # five samples, two messages a second and device
-NS = 10**9
 
 
 @click.command()
@@ -203,14 +203,14 @@ class Trip:
         """The replay, in a thread of its own: what it needs is loaded here already."""
         from streams.replay.replay import replay
 
-        left = threading.Event()
-        io = ReplayIO(controls=lambda seconds: QUIT if left.wait(seconds) else None, flush_s=FLUSH_S)
+        cancelled = threading.Event()
+        io = ReplayIO(controls=lambda seconds: QUIT if cancelled.wait(seconds) else None, flush_s=FLUSH_S)
         plan = ReplayPlan(speed=self.speed, chunk_ms=CHUNK_MS)
         with ThreadPoolExecutor(1, "replay") as pool:
             try:
                 yield pool.submit(replay, list(self.task.recordings.values()), self.settings, plan, io)
             finally:
-                left.set()
+                cancelled.set()
 
     def _show(self, event: Event, arrived_ms: float) -> None:
         if event.id in self.arrived_ms:

@@ -114,15 +114,15 @@ def run_loop(settings: Settings, speed: float, watch_s: float, say: Say) -> dict
 
 
 @contextlib.contextmanager
-def _patience(what: str, say: Say) -> Iterator[None]:
+def _patience(work: str, say: Say) -> Iterator[None]:
     """Say what is being done, and every few seconds that it still is."""
     over, begun = threading.Event(), time.monotonic()
 
     def tell() -> None:
         while not over.wait(_SIGN_S):
-            say(f"  … {what}, for {time.monotonic() - begun:.0f} s")
+            say(f"  … {work}, for {time.monotonic() - begun:.0f} s")
 
-    say(f"{what} …")
+    say(f"{work} …")
     sign = threading.Thread(target=tell, daemon=True)
     sign.start()
     try:

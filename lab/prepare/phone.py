@@ -125,8 +125,7 @@ def _names(files: Sequence[Path], raw: Path) -> list[str]:
 def _convert(file: Path, target: Path, options: PhoneOptions) -> Converted:
     log = PhoneLog(file, options.unit, options.key)
     topics = _topics(log, options)
-    stretches = list(_stretches(log))
-    events = [_event(*stretch, options.key) for stretch in stretches]
+    events = list(_stretches(log, options.key))
     _write_mcap(target, log, topics, options)
     labels = target.with_suffix(".labels.json") if events else None
     if labels:
@@ -158,30 +157,32 @@ def _topics(log: PhoneLog, options: PhoneOptions) -> dict[str, str]:
     return out
 
 
-Stretch = tuple[int, int, Mapping[str, str], int]
-
-
-def _stretches(log: PhoneLog) -> Iterator[Stretch]:
-    """Start, end, classes and number of each labelled stretch."""
+def _stretches(log: PhoneLog, key: str) -> Iterator[dict[str, Any]]:
+    """Each labelled stretch as an event of a labels JSON."""
     end_ns = max(log.order) + 1
     open_mark: Mark | None = None
     for mark in log.marks:
         if not mark.start and open_mark is None:
             raise log.wrong("is a STOP without a START before it", mark.record)
         if open_mark is not None:
-            yield _stretch(log, open_mark, mark, _moment(log, mark, end_ns))
+            yield _stretch(log, open_mark, mark, _moment(log, mark, end_ns), key)
         open_mark = mark if mark.start else None
     if open_mark is not None:
-        yield _stretch(log, open_mark, None, end_ns)
+        yield _stretch(log, open_mark, None, end_ns, key)
 
 
-def _stretch(log: PhoneLog, start: Mark, stop: Mark | None, end_ns: int) -> Stretch:
-    begin_ns = _moment(log, start, end_ns)
-    if end_ns <= begin_ns:
+def _stretch(log: PhoneLog, start: Mark, stop: Mark | None, end_ns: int, key: str) -> dict[str, Any]:
+    start_ns = _moment(log, start, end_ns)
+    if end_ns <= start_ns:
         number = stop.record if stop else start.record
-        raise log.wrong(f"ends a stretch at {end_ns} ns, which began at {begin_ns} ns", number)
-    classes = dict(start.classes) or dict(stop.classes if stop is not None and not stop.start else {})
-    return begin_ns, end_ns, classes, start.record
+        raise log.wrong(f"ends a stretch at {end_ns} ns, which began at {start_ns} ns", number)
+    classes = start.classes or (stop.classes if stop is not None and not stop.start else {})
+    return {
+        "id": f"record-{start.record}",
+        "startTime": {"sec": start_ns // NS, "nsec": start_ns % NS},
+        "endTime": {"sec": end_ns // NS, "nsec": end_ns % NS},
+        "metadata": {name: canonical(text) for name, text in classes.items()} or {key: MARKED},
+    }
 
 
 def _moment(log: PhoneLog, mark: Mark, end_ns: int) -> int:
@@ -191,15 +192,6 @@ def _moment(log: PhoneLog, mark: Mark, end_ns: int) -> int:
     if mark.start:
         return log.order[mark.row_before] if mark.row_before < len(log.order) else end_ns
     return log.order[mark.row_before - 1] + 1 if mark.row_before else log.order[0]
-
-
-def _event(start_ns: int, end_ns: int, classes: Mapping[str, str], record: int, key: str) -> dict[str, Any]:
-    return {
-        "id": f"record-{record}",
-        "startTime": {"sec": start_ns // NS, "nsec": start_ns % NS},
-        "endTime": {"sec": end_ns // NS, "nsec": end_ns % NS},
-        "metadata": {name: canonical(text) for name, text in classes.items()} or {key: MARKED},
-    }
 
 
 def _write_mcap(target: Path, log: PhoneLog, topics: Mapping[str, str], options: PhoneOptions) -> None:

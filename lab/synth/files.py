@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from lab.synth.mcap_file import GENERATED_BY, Progress, write_mcap
-from lab.synth.plan import LEVELS, NS, MotionPlan
+from lab.synth.plan import LEVELS, MotionPlan
 from lab.synth.simulate import Synthesis, simulate
+from streams.chunk import NS
 from streams.errors import PlanError
 
 KEY = "mag_distortion"

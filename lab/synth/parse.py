@@ -19,7 +19,6 @@ from lab.synth.plan import (
     IDENTITY,
     LEVELS,
     MOST_SAMPLES,
-    NS,
     SHARES,
     STRENGTHS,
     ZERO,
@@ -36,6 +35,7 @@ from lab.synth.plan import (
     count_of,
     steps_of,
 )
+from streams.chunk import NS
 from streams.errors import PlanError
 
 _HALFWAY = (STRENGTHS["low"] + STRENGTHS["high"]) / 2

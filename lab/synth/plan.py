@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from streams.chunk import NS
+
 Vector = tuple[float, float, float]
 Matrix = tuple[Vector, Vector, Vector]
 Quaternion = tuple[float, float, float, float]
@@ -25,7 +27,6 @@ SHARES = {"none": 0.0, "low": 0.2, "high": 1.0}
 STRENGTHS = {"none": 0.0, "low": 1.0, "high": 2.5}
 #: Where a distortion without ``world_*`` points: east, across the reference, so that it turns the heading.
 DIRECTION: Vector = (1.0, 0.0, 0.0)
-NS = 10**9
 #: More would not fit into memory at once (224 bytes a sample).
 MOST_SAMPLES = 20_000_000
 
