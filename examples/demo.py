@@ -71,7 +71,7 @@ def demo(speed: float, keep: bool, as_json: bool) -> None:
     """
     screen = Screen(as_json)
     with _interruptible():
-        result = run_demo(speed, screen, keep=keep)
+        result = _run_demo(speed, screen, keep=keep)
     screen.result(result)
     if keep:
         where = result["broker"]
@@ -93,7 +93,7 @@ def _interruptible() -> Iterator[None]:
         yield
 
 
-def run_demo(speed: float, screen: Screen, *, keep: bool = False) -> dict[str, Any]:
+def _run_demo(speed: float, screen: Screen, *, keep: bool = False) -> dict[str, Any]:
     """The whole demo; leaves nothing running and no file, unless told to keep the broker."""
     started = time.perf_counter()
     with ThreadPoolExecutor(1) as pool:

@@ -73,13 +73,13 @@ def loop(speed: float, watch_s: float, as_json: bool) -> None:
     with own_broker("loop", lambda _: say("starting Kafka")) as settings:
         adopt(settings)
         (settings.home / "loop.toml").write_text(RECIPE)
-        result = run_loop(settings, speed, watch_s, say)
+        result = _run_loop(settings, speed, watch_s, say)
     if as_json:
         click.echo(json.dumps(result))
     sys.exit(0 if result["ok"] else 1)
 
 
-def run_loop(settings: Settings, speed: float, watch_s: float, say: Say) -> dict[str, Any]:
+def _run_loop(settings: Settings, speed: float, watch_s: float, say: Say) -> dict[str, Any]:
     """The whole of it; leaves no process behind."""
     from streams.kafka.admin import ensure_topics
     from streams.topics import Names
@@ -87,7 +87,7 @@ def run_loop(settings: Settings, speed: float, watch_s: float, say: Say) -> dict
     recipe = load_recipe(str(settings.home / "loop.toml"))
     ensure_topics(settings, Names(settings.prefix))
     with _patience("training the first model", say):
-        first = first_model(settings)
+        first = _first_model(settings)
     say(f"first model: {first}, trained on one recording of each class")
     worker = verb("worker", str(recipe.path))
     stream = verb("replay", LIVE, "--recipe", str(recipe.path), "--loop", "0", "--speed", f"{speed:g}")
@@ -142,7 +142,7 @@ def _check(children: list[Child]) -> None:
             raise KymoError(f"kymo {child.name} {how_it_ended(child)}")
 
 
-def first_model(settings: Settings) -> str:
+def _first_model(settings: Settings) -> str:
     """Train on the first recording of each class that may be learned from, promote; the bundle's id."""
     from models.registry.promote import promote
     from models.training.refresh import plan_of

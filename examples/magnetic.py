@@ -45,7 +45,7 @@ def magnetic(plans: int, speed: float, home: Path | None, as_json: bool) -> None
     say = narrator(as_json)
     with own_broker("magnetic", lambda _: say("starting Kafka"), home=home) as settings:
         adopt(settings)
-        result = run_all(settings, plans, speed, say)
+        result = _run_all(settings, plans, speed, say)
     result["seconds"] = round(time.monotonic() - started, 1)
     say("done" if result["ok"] else "something is wrong, see above")
     if as_json:
@@ -53,7 +53,7 @@ def magnetic(plans: int, speed: float, home: Path | None, as_json: bool) -> None
     sys.exit(0 if result["ok"] else 1)
 
 
-def run_all(settings: Settings, plans: int, speed: float, say: Say) -> dict[str, Any]:
+def _run_all(settings: Settings, plans: int, speed: float, say: Say) -> dict[str, Any]:
     """The whole of it; leaves no process behind."""
     from lab.synth.random_plans import RandomPlans, synth_random
     from streams.kafka.admin import ensure_topics

@@ -35,7 +35,7 @@ from streams.settings import Settings
 if TYPE_CHECKING:
     from processors.recipe.load import Recipe
 
-SHOWN = 3  # examples of a complaint
+_SHOWN = 3  # examples of a complaint
 Say = Callable[[str], None]
 
 
@@ -198,7 +198,7 @@ class Comparison:
         for name, text in texts.items():
             ids = getattr(self, name)
             if ids:
-                lines.append(f"{len(ids)} of {self.expected} events {text}: {some(ids, SHOWN)}")
+                lines.append(f"{len(ids)} of {self.expected} events {text}: {some(ids, _SHOWN)}")
         return lines
 
 

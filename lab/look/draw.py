@@ -15,7 +15,7 @@ from models.reports.plots import BLUE, FAINT, INK, ORANGE, Drawing, draw, grid, 
 
 WIDTH = 7.4
 #: Tints of classes, in order of their names; a class is always named too, since tints come again.
-TINTS = ("#e69f01", "#56b4e8", "#009e72", "#cc79a6", "#b3a200", "#7a68c8", "#c8553d")
+_TINTS = ("#e69f01", "#56b4e8", "#009e72", "#cc79a6", "#b3a200", "#7a68c8", "#c8553d")
 _MOST_SETS = 3
 _ROW, _AXES_ROW, _PICTURE_ROW, _LANE = 0.62, 0.98, 0.95, 0.27
 #: Axes of one vector: hue and dashes.
@@ -58,7 +58,7 @@ def recording_figure(
 
 def tints_of(classes: Sequence[str]) -> dict[str, str]:
     """Colour of each class."""
-    return {name: TINTS[i % len(TINTS)] for i, name in enumerate(sorted(set(classes)))}
+    return {name: _TINTS[i % len(_TINTS)] for i, name in enumerate(sorted(set(classes)))}
 
 
 def _span(panels: Sequence[Panel]) -> tuple[float, float]:

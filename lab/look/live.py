@@ -17,7 +17,7 @@ from lab.look.curves import COLUMNS, MOST_BANDS, MOST_GAPS, Band, Curve, Panel, 
 from models.reports.html import clean, escape
 
 #: Columns of all the curves of a page together, and of one at most.
-PAGE_COLUMNS, MOST_COLUMNS = 400_000, 50_000
+_PAGE_COLUMNS, _MOST_COLUMNS = 400_000, 50_000
 _MOST_SETS = 6
 
 
@@ -26,13 +26,13 @@ def live_plot(
     bands: Mapping[str, Sequence[Band]],
     tints: Mapping[str, str],  # colour of each class
     words: str,  # what it shows, for those who do not see it
-    at: tuple[int, int],  # Unix time that seconds count from, ns, and columns of a curve
+    start_ns: int,  # Unix time that seconds count from, ns
+    columns: int,  # of a curve
 ) -> str:
     """The element of one recording; empty where there is no signal to draw."""
     signals = [panel for panel in panels if panel.curves]
     if not signals:
         return ""
-    start_ns, columns = at
     arrays: dict[bytes, int] = {}
     rows: list[dict[str, Any]] = []
     for panel in signals:
@@ -70,7 +70,7 @@ def live_plot(
 
 def columns_for(curves: int) -> int:
     """How many columns each of so many curves of a page may have."""
-    return int(min(MOST_COLUMNS, max(COLUMNS, PAGE_COLUMNS // max(1, curves))))
+    return int(min(_MOST_COLUMNS, max(COLUMNS, _PAGE_COLUMNS // max(1, curves))))
 
 
 def _set(name: str, bands: Sequence[Band]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from streams.recording import LabelOptions, ReadOptions, Recording
 if TYPE_CHECKING:
     from models.reports.plots import Drawing
 
-MOST_SESSIONS, MOST_STREAMS, MOST_ROWS = 20, 32, 100
+_MOST_SESSIONS, _MOST_STREAMS, _MOST_ROWS = 20, 32, 100
 _KINDS = (".html", ".png")
 _LABELS = click.Path(path_type=Path, dir_okay=False)
 
@@ -65,7 +65,7 @@ def plot(paths: tuple[str, ...], recipe: str | None, as_json: bool, out: Path | 
     if choice["labels"]:
         recordings = _labelled(recordings, choice["labels"], choice["key"])
     parts = list(
-        islice(_parts(recordings, choice), MOST_SESSIONS + 1)
+        islice(_parts(recordings, choice), _MOST_SESSIONS + 1)
     )  # one more than are shown, so that it can be said
     sessions = _write(target, parts, ", ".join(map(_name, paths)))
     click.echo(json.dumps({"out": str(target), "sessions": sessions}, ensure_ascii=False) if as_json else str(target))
@@ -119,9 +119,9 @@ def _write(target: Path, parts: list[tuple[int, Recording]], title: str) -> list
     ]
     if not filled:
         raise SourceError(f"{title}: nothing to draw, no stream has a sample there; look at --start and --stream")
-    first, notes = filled[:MOST_SESSIONS], []
-    if len(filled) > MOST_SESSIONS:
-        notes = [f"Only the first {MOST_SESSIONS} sessions are shown; name another with --session."]
+    first, notes = filled[:_MOST_SESSIONS], []
+    if len(filled) > _MOST_SESSIONS:
+        notes = [f"Only the first {_MOST_SESSIONS} sessions are shown; name another with --session."]
     if target.suffix.lower() == ".png":
         if len(filled) > 1:
             names = ", ".join(recording.session for _, recording in filled[:5])
@@ -129,12 +129,12 @@ def _write(target: Path, parts: list[tuple[int, Recording]], title: str) -> list
         data = plot_recording(filled[0][1], origin_ns=filled[0][0])[0].png
     else:
         classes = sorted({label.label for _, recording in first for label in recording.labels})
-        columns = columns_of([recording for _, recording in first])
+        columns = _columns_of([recording for _, recording in first])
         sections = [
             (recording.session, plot_recording(recording, f"r{i}", start_ns, classes, columns)[1])
             for i, (start_ns, recording) in enumerate(first)
         ]
-        data = plot_page(title, sections, notes).encode()
+        data = _plot_page(title, sections, notes).encode()
     try:
         target.write_bytes(data)
     except OSError as error:
@@ -154,13 +154,13 @@ def plot_recording(
 
     start_ns = recording.start_ns if origin_ns is None else origin_ns
     streams = [stream for stream in recording.streams if stream.count]
-    panels = [panel_of(stream, start_ns) for stream in streams[:MOST_STREAMS]]
+    panels = [panel_of(stream, start_ns) for stream in streams[:_MOST_STREAMS]]
     bands = bands_of(recording.labels, start_ns)
     drawing = recording_figure(name, panels, bands, classes)
     words = _words(recording, panels, bands)
     pieces = [h.figure(drawing.svg, words, wide=True)]
     tints = tints_of(classes or [band.label for intervals in bands.values() for band in intervals])
-    live = live_plot(panels, bands, tints, words, (start_ns, columns))
+    live = live_plot(panels, bands, tints, words, start_ns, columns)
     if live:  # pictures stay as they are; curves are for browsers without scripts
         still = pieces[0] if any(panel.pictures for panel in panels) else f"<noscript>{pieces[0]}</noscript>"
         pieces = [live, still]
@@ -170,18 +170,18 @@ def plot_recording(
     pieces += [_streams_table(recording), _numbers_table(panels)]
     pieces += [_labels_table(name, intervals) for name, intervals in bands.items()]
     if recording.notes:
-        pieces.append(h.details(f"{len(recording.notes)} notes of reading", h.listed(recording.notes[:MOST_ROWS])))
+        pieces.append(h.details(f"{len(recording.notes)} notes of reading", h.listed(recording.notes[:_MOST_ROWS])))
     return drawing, "".join(pieces)
 
 
-def plot_page(title: str, sections: Sequence[tuple[str, str]], notes: Iterable[str] = ()) -> str:
+def _plot_page(title: str, sections: Sequence[tuple[str, str]], notes: Iterable[str] = ()) -> str:
     """The page of several recordings, each with its name and its section."""
     lead = "".join(h.paragraph(note, "note") for note in notes)
     foot = "Made by Kymo. Every column of a curve shows its smallest and its largest number."
     return h.page(title, lead, sections, foot, (SCRIPT, STYLE))
 
 
-def columns_of(recordings: Sequence[Recording]) -> int:
+def _columns_of(recordings: Sequence[Recording]) -> int:
     """How many columns each curve of a page of these recordings may have."""
     return columns_for(
         sum(len(s.header.format.channels[:MOST_CHANNELS]) for recording in recordings for s in recording.streams)
@@ -227,7 +227,7 @@ def _streams_table(recording: Recording) -> str:
         Column("channels"),
     ]
     rows = []
-    for stream in recording.streams[:MOST_ROWS]:
+    for stream in recording.streams[:_MOST_ROWS]:
         fmt = stream.header.format
         rate = f"{float(fmt.rate):g}" if fmt.rate else "irregular"
         channels = ", ".join(fmt.channels[:MOST_CHANNELS])
@@ -257,7 +257,7 @@ def _numbers_table(panels: Sequence[Panel]) -> str:
 
 
 def _labels_table(name: str, bands: Sequence[Band]) -> str:
-    first = bands[:MOST_ROWS]
+    first = bands[:_MOST_ROWS]
     caption = f"Labels `{name}`: {h.counted(len(bands), 'band')}" + (
         f", {len(first)} shown" if len(first) < len(bands) else ""
     )

@@ -129,7 +129,7 @@ def mcap_summary(path: str | Path) -> McapSummary:
         topics=topics,
         metadata=scan.metadata,
         attachments=tuple(scan.attachments),
-        labels=labels_beside(file),
+        labels=_labels_beside(file),
         notes=tuple(scan.notes),
     )
 
@@ -167,7 +167,7 @@ def _regular(steps: NDArray[np.int64]) -> tuple[float | None, int | None, int | 
     return float(NS / inner.mean()), len(gaps), missing
 
 
-def labels_beside(file: File) -> dict[str, tuple[str, ...]]:
+def _labels_beside(file: File) -> dict[str, tuple[str, ...]]:
     """The labels JSON of a recording, with its keys; empty without one, or if it cannot be read."""
     beside = file.labels_file()
     if beside is None:

@@ -135,12 +135,12 @@ def _runs(mask: Bools) -> list[tuple[int, int]]:
     return list(zip(edges[0::2].tolist(), (edges[1::2] - 1).tolist(), strict=True))
 
 
-def excursions(x: Floats, width: int) -> Floats:
+def _excursions(x: Floats, width: int) -> Floats:
     """How far `width` samples from each on leave both neighbours in one direction; 0 where they do not, or at a gap.
 
     Examples
     --------
-    >>> excursions(np.array([0.0, 1.0, 9.0, 2.0, 2.0]), 1).tolist()
+    >>> _excursions(np.array([0.0, 1.0, 9.0, 2.0, 2.0]), 1).tolist()
     [0.0, 0.0, 7.0, 0.0, 0.0]
     """
     out = np.zeros(len(x))
@@ -162,12 +162,12 @@ def _spikes(values: Floats, usable: Bools, rows: Int, channel: int) -> list[Repa
     if not candidates.any():
         return repairs
     for width in (1, 2):
-        size = excursions(x, width)
+        size = _excursions(x, width)
         limit = _TIMES * float(np.quantile(size[candidates], _QUANTILE))
         # Largest first: what stood beside a spike is then seen as it is once that one is mended.
         for i in sorted(np.flatnonzero(candidates & (size > limit)).tolist(), key=lambda i: -size[i]):
             was, ends = float(x[i]), (x[i - 1], x[i + width])
-            if excursions(x[i - 1 : i + width + 1], width)[1] <= max(limit, _span(x, i, width)):
+            if _excursions(x[i - 1 : i + width + 1], width)[1] <= max(limit, _span(x, i, width)):
                 continue
             x[i : i + width] = np.linspace(*ends, width + 2)[1:-1]
             last = int(rows[i + width - 1])

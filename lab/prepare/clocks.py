@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from lab.prepare.clean import RATE_HZ, CleanFoot
 
 Floats = NDArray[np.float64]
-MAX_OFFSET_S = 10.0
+_MAX_OFFSET_S = 10.0
 _STRIDE_S = (0.45, 1.2)
 _ASYMMETRY = 0.04
 _UNKNOWN_DRIFT = 1e-4
@@ -136,7 +136,7 @@ def _from_taps(left: Floats, right: Floats) -> ClockFit | None:
 def _match(left: Floats, right: Floats, left_group: list[int], right_group: list[int]) -> list[tuple[float, float]]:
     """Right time and offset of the knocks that belong together: the largest set with one distance, to 4 ms."""
     best: list[tuple[int, int]] = []
-    for apart in {a - b for a in left_group for b in right_group if abs(a - b) <= MAX_OFFSET_S * RATE_HZ}:
+    for apart in {a - b for a in left_group for b in right_group if abs(a - b) <= _MAX_OFFSET_S * RATE_HZ}:
         pairs = [(a, b) for a in left_group for b in right_group if abs(a - b - apart) <= 2]
         if len(pairs) >= 2 and len(pairs) > len(best):
             best = pairs
@@ -183,7 +183,7 @@ def _from_gait(left: Floats, right: Floats) -> ClockFit | None:
         return None
     a, b = _shocks(left), _shocks(right)
     stride = _stride(a)
-    most = min(int(MAX_OFFSET_S * RATE_HZ), min(len(a), len(b)) // 2)
+    most = min(int(_MAX_OFFSET_S * RATE_HZ), min(len(a), len(b)) // 2)
     correlation = _correlation(a, b, most + stride)
     half = stride // 2
     score = (

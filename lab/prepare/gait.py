@@ -43,7 +43,7 @@ from streams.errors import SourceError
 
 GRAVITY = 9.80665  # m/s²
 #: Full scale of the sensors: ±16 g and ±2000 °/s.
-RANGE = (16 * GRAVITY, math.radians(2000))
+_RANGE = (16 * GRAVITY, math.radians(2000))
 SURFACES = ("treadmill", "overground")
 FEET = ("left", "right")
 _TAPS_S = (1.0, 1.35, 1.85)  # uneven, so that they cannot be matched the wrong way
@@ -317,7 +317,7 @@ def _file(
     data = run.measure(foot, real_s)
     data += np.repeat([0.1, 0.01], 3) * random.standard_normal(6)  # bias
     data += np.repeat([0.15, 0.02], 3) * random.standard_normal(data.shape)
-    limits = np.repeat(RANGE, 3)
+    limits = np.repeat(_RANGE, 3)
     data = np.clip(data, -limits, limits)
     strikes = run.strikes_s
     usable = (real_s >= strikes[0][0]) & (real_s < min(strikes[0][-1], strikes[1][-1]))
@@ -346,7 +346,7 @@ def _damage(
     spikes = _places(len(data), round(faults.spikes_per_minute * minutes), 12, random)
     channels = random.integers(0, 6, len(spikes))
     size = random.uniform(0.6, 1.0, len(spikes)) * np.where(random.random(len(spikes)) < 0.5, -1, 1)
-    limits = np.repeat(RANGE, 3)
+    limits = np.repeat(_RANGE, 3)
     for at, channel, share in zip(spikes, channels, size, strict=True):
         # Away from the value that it replaces, as a flipped bit is: a spike at its own value would be none.
         data[at, channel] = -np.copysign(share, data[at, channel]) * limits[channel]

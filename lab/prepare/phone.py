@@ -49,7 +49,7 @@ TOPICS = {
 }
 EXPERIMENT = "phone.experiment.json"
 #: Class of a stretch whose START names none.
-MARKED = "marked"
+_MARKED = "marked"
 #: Exponent of ten of each unit, in ns.
 UNITS = {"s": 9, "ms": 6, "us": 3, "ns": 0}
 _LISTS = ("payload", "records", "data", "samples")
@@ -181,7 +181,7 @@ def _stretch(log: PhoneLog, start: Mark, stop: Mark | None, end_ns: int, key: st
         "id": f"record-{start.record}",
         "startTime": {"sec": start_ns // NS, "nsec": start_ns % NS},
         "endTime": {"sec": end_ns // NS, "nsec": end_ns % NS},
-        "metadata": {name: canonical(text) for name, text in classes.items()} or {key: MARKED},
+        "metadata": {name: canonical(text) for name, text in classes.items()} or {key: _MARKED},
     }
 
 

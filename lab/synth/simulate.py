@@ -91,7 +91,7 @@ def simulate(plan: MotionPlan | Mapping[str, Any] | str | Path, seed: int = 0) -
     times += plan.start_time_ns
     mag, acc, gyro = block[10:13], block[13:16], block[16:19]
     for number, part in _pieces(counts):
-        _sense(plan, motion, number, part, (mag[:, part], acc[:, part]))
+        _sense(plan, motion, number, part, mag[:, part], acc[:, part])
         gyro[:, part] = motion.rates_rad_s[:, number : number + 1]
     arrived, raw_times = _arrivals(plan, times, seed)
     excess_celsius = _excess_celsius(plan, times)
@@ -119,9 +119,8 @@ def _pieces(counts: Sequence[int]) -> Iterator[tuple[int, slice]]:
         first += count
 
 
-def _sense(plan: MotionPlan, motion: Motion, number: int, part: slice, out: tuple[Floats, Floats]) -> None:
-    """Field and gravity in the sensor's frame for a part of a segment, into two arrays of shape (3, samples)."""
-    mag, acc = out
+def _sense(plan: MotionPlan, motion: Motion, number: int, part: slice, mag: Floats, acc: Floats) -> None:
+    """Field and gravity in the sensor's frame for a part of a segment, into `mag` and `acc` of shape (3, samples)."""
     w, x, y, z = 2.0 * motion.rotation[:, part]
     _, i, j, k = motion.rotation[:, part]
     xx, yy, zz, xy, xz, yz = x * i, y * j, z * k, x * j, x * k, y * k
