@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 
-import streams.readers
 from streams.errors import SourceError
-from streams.readers import FileFormat, read
-from streams.readers.files import File
+from streams.readers import files, read
+from streams.readers.files import File, FileFormat
 from streams.recording import InputOptions, ReadOptions, Recording
 
 Row = Callable[[int], str]
@@ -239,8 +241,9 @@ def test_of_formats_with_one_suffix_the_first_bytes_choose(tmp_path: Path, monke
     def read_own(file: File, options: ReadOptions) -> Iterator[Recording]:
         yield Recording("own", [])
 
-    own = FileFormat(read_own, (".csv",), holds=lambda start: start.startswith(b"OWN"))
-    monkeypatch.setattr(streams.readers, "FORMATS", (own, *streams.readers.FORMATS))
+    own = FileFormat("own_format:read_own", (".csv",), holds=lambda start: start.startswith(b"OWN"))
+    monkeypatch.setitem(sys.modules, "own_format", cast(ModuleType, SimpleNamespace(read_own=read_own)))
+    monkeypatch.setattr(files, "FORMATS", (own, *files.FORMATS))
     (tmp_path / "a.csv").write_text("OWN,1\n")
     (tmp_path / "b.csv").write_text("t,x\n0,1\n0.1,2\n")
     assert [recording.session for recording in read([tmp_path])] == ["own", "b"]

@@ -31,7 +31,7 @@ from processors.chain import Chain
 from processors.recipe.load import Recipe
 from streams.errors import SourceError
 from streams.files import hold, lock, sync_folder
-from streams.readers import FOLDER_SUFFIXES, SUFFIXES, read
+from streams.readers import read
 from streams.readers.basic_motions import NAMES
 from streams.readers.files import File, find
 from streams.recording import Recording
@@ -123,7 +123,7 @@ def checksums(paths: Sequence[str | Path]) -> list[list[str]]:
     """Each file that a reader would read, with the SHA-256 of its bytes and of the labels beside it."""
     examples = [str(path).lower() for path in paths if str(path).lower() in NAMES]
     sums = [[name, _version("aeon")] for name in examples]
-    for file in find([path for path in paths if str(path).lower() not in NAMES], SUFFIXES, FOLDER_SUFFIXES):
+    for file in find([path for path in paths if str(path).lower() not in NAMES]):
         labels = file.labels_file()
         sums.append([file.path, file.session, _sha256(file), _sha256(labels) if labels else ""])
     return sums

@@ -1,7 +1,7 @@
 """Files as recordings. In: paths, folders, URLs, the name of a shipped data set. Out: Recordings, one a session, times
 in Unix ns.
 
-One reader a format, found by :data:`FORMATS`: CSV, Parquet, MCAP; and the BasicMotions recordings of the aeon package
+One reader a format, found by :data:`streams.readers.files.FORMATS`: CSV, Parquet, MCAP; and the BasicMotions recordings of the aeon package
 (``basicmotions:train``, ``basicmotions:test``). Whatever a reader repairs or guesses stands in the recording's `notes`; what it cannot
 repair is a SourceError with file and row.
 """
@@ -9,40 +9,15 @@ repair is a SourceError with file and row.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from streams.archive.format import is_archive
 from streams.errors import SourceError, SourceWarning
 from streams.labels.labels import count_labels_json, keys_of_labels_json
 from streams.readers.basic_motions import NAMES, read_basic_motions
-from streams.readers.csv_file import read_csv
-from streams.readers.files import File, find
-from streams.readers.mcap_file import read_mcap
-from streams.readers.parquet_file import read_parquet
+from streams.readers.files import File, find, format_of
 from streams.recording import ReadOptions, Recording
-
-
-class FileFormat(NamedTuple):
-    """A row of :data:`FORMATS`."""
-
-    read: Callable[[File, ReadOptions], Iterator[Recording]]
-    suffixes: tuple[str, ...]
-    holds: Callable[[bytes], bool] = lambda start: True  # whether a file is of that format, by its first bytes
-
-
-#: What reads a file: the first row that has its suffix and takes its first bytes, which are looked at where several have the suffix.
-FORMATS = (
-    FileFormat(read_csv, (".csv", ".tsv", ".txt")),
-    FileFormat(read_parquet, (".parquet", ".pq")),
-    FileFormat(read_mcap, (".mcap",)),
-)
-#: Suffixes of files that can be read.
-SUFFIXES = tuple(dict.fromkeys(suffix for row in FORMATS for suffix in row.suffixes))
-#: Those that are read where they are found in a folder (a .txt there is as likely a readme).
-FOLDER_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != ".txt")
-_START_BYTES = 4096
 
 
 def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> Iterator[Recording]:  # noqa: B008
@@ -77,7 +52,7 @@ def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> I
         yield from read_archive(Path(path), options)
     on_disk = [path for path in paths if path not in archives and not _is_data_set(path)]
     errors, readable = list[SourceError](), bool(archives or names)
-    for file in find(on_disk, SUFFIXES, FOLDER_SUFFIXES):
+    for file in find(on_disk):
         try:
             for recording in _recordings(file, options):
                 readable = True
@@ -104,19 +79,10 @@ def _leave_out(errors: list[SourceError]) -> None:
 
 
 def _recordings(file: File, options: ReadOptions) -> Iterator[Recording]:
-    for recording in _format(file).read(file, options):
+    for recording in format_of(file).read(file, options):
         for key, names in options.label_keys.items():
             _add_labels(recording, file, key, names, key == options.label_key)
         yield recording
-
-
-def _format(file: File) -> FileFormat:
-    rows = [row for row in FORMATS if file.suffix in row.suffixes]
-    if len(rows) > 1:
-        with file.open() as raw:
-            start = raw.read(_START_BYTES)
-        return next((row for row in rows if row.holds(start)), rows[-1])
-    return rows[0]
 
 
 def _add_labels(recording: Recording, file: File, key: str, names: Mapping[str, str], required: bool) -> None:
@@ -148,7 +114,7 @@ def _add_labels(recording: Recording, file: File, key: str, names: Mapping[str, 
 def label_keys(paths: Sequence[str | Path]) -> list[str]:
     """Keys of all labels JSON that :func:`read` would find for these paths, in their order."""
     keys: dict[str, None] = {}
-    for file in find([path for path in paths if not _is_data_set(path)], SUFFIXES, FOLDER_SUFFIXES):
+    for file in find([path for path in paths if not _is_data_set(path)]):
         beside = file.labels_file()
         if beside is not None:
             with beside.open() as raw:

@@ -14,16 +14,48 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 from streams.errors import SourceError
 from streams.files import write_whole
 from streams.readers.words import brief
 
+if TYPE_CHECKING:
+    from streams.recording import ReadOptions, Recording
+
+
+class FileFormat(NamedTuple):
+    """A row of :data:`FORMATS`."""
+
+    reader: str  # ``module:function`` that makes Recordings of a File and ReadOptions; loaded when it is needed
+    suffixes: tuple[str, ...]
+    holds: Callable[[bytes], bool] = lambda start: True  # whether a file is of that format, by its first bytes
+
+    def read(self, file: File, options: ReadOptions) -> Iterator[Recording]:
+        """Recordings of a file."""
+        module, _, function = self.reader.partition(":")
+        recordings: Iterator[Recording] = getattr(import_module(module), function)(file, options)
+        return recordings
+
+
+#: What reads a file: the first row that has its suffix and takes its first bytes, which are looked at where several have the suffix.
+FORMATS = (
+    FileFormat("streams.readers.csv_file:read_csv", (".csv", ".tsv", ".txt")),
+    FileFormat("streams.readers.parquet_file:read_parquet", (".parquet", ".pq")),
+    FileFormat("streams.readers.mcap_file:read_mcap", (".mcap",)),
+)
+#: Suffixes of files that can be read.
+SUFFIXES = tuple(dict.fromkeys(suffix for row in FORMATS for suffix in row.suffixes))
+#: Those that are read where they are found in a folder (a .txt there is as likely a readme).
+FOLDER_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != ".txt")
 EXPERIMENT_SUFFIX = ".json"
+#: Suffixes of an experiment's recordings: the first that is there counts.
+_RECORDED = tuple(dict.fromkeys(suffix for row in reversed(FORMATS) for suffix in row.suffixes))
+_START_BYTES = 4096
 _LABELS = ".labels.json"
 _MOST_PLACES = 8  # that an error names
 
@@ -81,7 +113,19 @@ class _Storage:
         return bytes(self.system.cat_file(path)) if self.system else Path(path).read_bytes()
 
 
-def find(paths: Sequence[str | Path], suffixes: Sequence[str], in_folders: Sequence[str]) -> Iterator[File]:
+def format_of(file: File) -> FileFormat:
+    """What reads a file that :func:`find` gave."""
+    rows = [row for row in FORMATS if file.suffix in row.suffixes]
+    if len(rows) > 1:
+        with file.open() as raw:
+            start = raw.read(_START_BYTES)
+        return next((row for row in rows if row.holds(start)), rows[-1])
+    return rows[0]
+
+
+def find(
+    paths: Sequence[str | Path], suffixes: Sequence[str] = SUFFIXES, in_folders: Sequence[str] = FOLDER_SUFFIXES
+) -> Iterator[File]:
     """Files of paths, folders (sorted, with their subfolders), experiments and URLs."""
     files: list[File] = []
     for path in paths:
@@ -281,25 +325,16 @@ def _recording_of(labels: str, storage: _Storage, folders: Sequence[PurePosixPat
     """The recording of a labels JSON."""
     file = PurePosixPath(labels)
     stem = file.name.removesuffix(_LABELS) if file.name.endswith(_LABELS) else file.stem
-    places, suffixes = list(dict.fromkeys([file.parent, *folders])), _recording_suffixes()
+    places = list(dict.fromkeys([file.parent, *folders]))
     for folder in places:
-        for suffix in suffixes:
+        for suffix in _RECORDED:
             if storage.is_file(candidate := str(folder / f"{stem}{suffix}")):
                 return candidate
-    names = f"{stem}{suffixes[0]} (or {', '.join(suffixes[1:])})"
+    names = f"{stem}{_RECORDED[0]} (or {', '.join(_RECORDED[1:])})"
     raise SourceError(f"no recording {names} belongs to {labels}: looked in {', '.join(map(str, places))}", path)
 
 
-def _recording_suffixes() -> list[str]:
-    """Suffixes of an experiment's recordings: the first that is there counts."""
-    from streams.readers import FORMATS
-
-    return [suffix for row in reversed(FORMATS) for suffix in row.suffixes]
-
-
 def _whole_folder(experiment: Experiment, storage: _Storage, folders: Sequence[PurePosixPath]) -> list[File]:
-    from streams.readers import FOLDER_SUFFIXES
-
     if not experiment.dirname:
         raise SourceError("names neither `labelFiles` nor `dirname`: it has no recording", experiment.path)
     base = PurePosixPath(experiment.dirname.replace("\\", "/")).name
@@ -308,7 +343,7 @@ def _whole_folder(experiment: Experiment, storage: _Storage, folders: Sequence[P
     if folder is None:
         looked_for = _looked_for([str(place) for place in places])
         raise SourceError(f"`dirname` is {experiment.dirname}, which is no folder: {looked_for}", experiment.path)
-    suffixes = [suffix for suffix in _recording_suffixes() if suffix in FOLDER_SUFFIXES]
+    suffixes = [suffix for suffix in _RECORDED if suffix in FOLDER_SUFFIXES]
     names = [name for name in storage.files(str(folder)) if PurePosixPath(name).suffix.lower() in suffixes]
     if not names:
         raise SourceError(f"{folder} holds no recording ({', '.join(suffixes)})", experiment.path)

@@ -72,8 +72,8 @@ class Content:
         self._ends: dict[Header, int] | None = {} if as_arrived else None
         self.chunks: dict[Header, list[Chunk]] = {}  # raw chunks by their header
         self.topics: dict[str, JsonTopic] = {}  # JSON topics with `values`
-        self.labels: dict[str, list[Label]] = {}  # labels and session metadata by session
-        self.records: dict[str, dict[str, Any]] = {}
+        self.labels: dict[str, list[Label]] = {}  # by session
+        self.records: dict[str, dict[str, Any]] = {}  # what is known of each session
         self._unread: Counter[str] = Counter()
 
     def add(self, schema: Schema | None, channel: Channel, message: Message) -> None:

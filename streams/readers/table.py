@@ -39,12 +39,13 @@ class _Session:
     """Rows of a session as they come, and what is constant so far."""
 
     name: str
-    parts: list[tuple[Int, Array, Int | None, Int]] = field(default_factory=list)  # rows, values, times, numbers
+    blocks: list[Block] = field(default_factory=list)  # its rows of each block, without texts
+    numbers: list[Int] = field(default_factory=list)  # of the rows in each, as `count` counts them
     labels: dict[str, list[str]] = field(default_factory=dict)  # by column, a text a row
     constant: dict[str, str | None] = field(default_factory=dict)  # None: several values
     subject: str | None = None
-    count: int = 0
-    kept_count: int = 0
+    count: int = 0  # of rows
+    kept_count: int = 0  # of those that `keep` leaves
 
 
 class Gatherer:
@@ -124,7 +125,8 @@ class Gatherer:
         whole = len(picked) == len(block.rows)
         values = block.values if whole else block.values[picked]
         times = None if block.times_ns is None else block.times_ns[picked]
-        session.parts.append((block.rows[picked], values, times, numbers))
+        session.blocks.append(Block(block.rows[picked], values, {}, times))
+        session.numbers.append(numbers)
         session.kept_count += len(picked)
         positions = picked.tolist()
         for name in roles.labels:
@@ -164,13 +166,7 @@ class Gatherer:
         self.notes = [note for note in self.notes if not note.startswith("keep leaves")]
         if session.kept_count < session.count:
             notes.append(f"keep leaves {session.kept_count} of {session.count} rows")
-        rows, values = (np.concatenate([part[i] for part in session.parts]) for i in (0, 1))
-        clocked = session.parts[0][2] is not None
-        times = np.concatenate([part[2] for part in session.parts if part[2] is not None]) if clocked else None
-        numbers = np.concatenate([part[3] for part in session.parts])
-        session.parts.clear()
-        table = _Table(self._file.path, session.name, rows, values, times, numbers - numbers[0])
-        streams, labels = self._streams(table, session.labels, notes)
+        streams, labels = self._streams(_Table.of(session, self._file.path), session.labels, notes)
         metadata = {name: text for name, text in session.constant.items() if text and name != self._roles.subject}
         left_out = [name for name in self._roles.metadata if name not in self._roles.labels]
         varied = [name for name in left_out if session.constant.get(name) is None]
@@ -217,6 +213,17 @@ class _Table:
     values: Array
     times: Int | None
     numbers: Int
+
+    @classmethod
+    def of(cls, session: _Session, path: str) -> _Table:
+        """The rows of a session, which gives them away: they are held once."""
+        rows = np.concatenate([block.rows for block in session.blocks])
+        values = np.concatenate([block.values for block in session.blocks])
+        times = [block.times_ns for block in session.blocks if block.times_ns is not None]
+        numbers = np.concatenate(session.numbers)
+        table = cls(path, session.name, rows, values, np.concatenate(times) if times else None, numbers - numbers[0])
+        session.blocks.clear()
+        return table
 
     def stream(self, item: InputOptions, columns: list[int], several: bool) -> tuple[StreamData, Int, list[str]] | None:
         """One stream, the positions of its rows, and notes; None if it has no value.
