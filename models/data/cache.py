@@ -42,7 +42,7 @@ _ROOT = Path(__file__).resolve().parent.parent.parent
 #: The folders whose code decides what a window holds.
 _CODE = ("streams", "processors", "models")
 #: Windows that are handed to the thread that writes, together; while it works the next ones are made.
-BATCH_BYTES = 2**20
+_BATCH_BYTES = 2**20
 _STARTING_S = 3600.0  # a build whose folder has no lock yet is taken for dead after this
 
 
@@ -76,7 +76,7 @@ def write_dataset(
 ) -> None:
     """Write the labelled windows of recordings into a folder; see :func:`~models.data.dataset.iter_examples`."""
     about, writer = Dataset(), StoreWriter(folder)
-    # One thread compares, copies and writes what another computes, and works out checksums; more were no quicker on two cores.
+    # One thread compares, copies and writes what another computes, and works out _checksums; more were no quicker on two cores.
     with ThreadPoolExecutor(1) as thread:
         try:
             written = thread.submit(writer.add_all, [])
@@ -91,13 +91,13 @@ def write_dataset(
 
 
 def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    """Examples of about :data:`BATCH_BYTES` together, or one."""
+    """Examples of about :data:`_BATCH_BYTES` together, or one."""
     batch: list[Example] = []
     size = 0
     for example in examples:
         batch.append(example)
         size += example.window.data.nbytes
-        if size >= BATCH_BYTES:
+        if size >= _BATCH_BYTES:
             yield batch
             batch, size = [], 0
     yield batch
@@ -113,13 +113,13 @@ def digest_of(paths: Sequence[str | Path], recipe: Recipe, chain: Chain) -> str:
         "unlabelled": recipe.stateful,
         # A head's weight changes what is learned, not the data.
         "heads": repr([replace(head, weight=1.0) for head in recipe.heads]),
-        "files": checksums(paths),
+        "files": _checksums(paths),
         "code": _code_digest(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def checksums(paths: Sequence[str | Path]) -> list[list[str]]:
+def _checksums(paths: Sequence[str | Path]) -> list[list[str]]:
     """Each file that a reader would read, with the SHA-256 of its bytes and of the labels beside it."""
     examples = [str(path).lower() for path in paths if str(path).lower() in NAMES]
     sums = [[name, _version("aeon")] for name in examples]

@@ -24,7 +24,7 @@ from streams.errors import TrainingError
 from streams.labels.labels import Cover, Label
 from streams.recording import Recording, StreamData
 
-CHUNK_SAMPLES = 8192
+_CHUNK_SAMPLES = 8192
 
 
 def stream_of(recording: Recording, recipe: Recipe) -> StreamData | None:
@@ -41,7 +41,7 @@ def verdicts_on(recording: Recording, recipe: Recipe) -> list[tuple[StreamData, 
 def stream_windows(stream: StreamData, chain: Chain) -> Iterator[Window]:
     """Windows of one stream, one after the other, through the chain's stages."""
     stage = chain.build()
-    for chunk in stream.chunks(CHUNK_SAMPLES):
+    for chunk in stream.chunks(_CHUNK_SAMPLES):
         yield from stage.push(chunk)
     yield from stage.flush()
 

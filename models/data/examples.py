@@ -159,15 +159,19 @@ def heads_of(recipe: Recipe, examples: Sequence[Example]) -> tuple[ModelHead, ..
     """The recipe's heads, with the classes that occur."""
     heads = []
     for head in recipe.heads:
-        targets = _known(head, examples)
-        if not targets:
+        if not _known(head, examples):
             source = f"key `{head.key}` of a labels JSON" if head.key else f"column `{head.set}`"
             raise TrainingError(
                 f"head `{head.name}` has nothing to learn: no window has its label ({source}); add labels, or take a copy of "
                 f"the recipe without this head"
             )
-        heads.append(ModelHead(head.name, ordered(map(str, targets)) if head.kind == "classes" else (), head.weight))
+        heads.append(ModelHead(head.name, classes_of(head, examples), head.weight))
     return tuple(heads)
+
+
+def classes_of(head: HeadTable, examples: Sequence[Example]) -> tuple[str, ...]:
+    """Classes of a head that occur; none for a number."""
+    return ordered(map(str, _known(head, examples))) if head.kind == "classes" else ()
 
 
 def _known(head: HeadTable, examples: Sequence[Example]) -> list[str | float]:

@@ -32,21 +32,20 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.examples import Dataset, Example, ordered
+from models.data.examples import Dataset, Example, classes_of
 from models.data.samples import fit_steps, split_chain, with_steps
 from models.data.splits import Split, check_leaks, make_split
 from models.training.request import DEFAULTS
 from processors.chain import Chain
 from processors.recipe.load import Recipe
-from processors.recipe.tables import HeadTable
 from streams.codec import varint
 from streams.errors import TrainingError
 
-Rows = Iterator[dict[str, Any]]
-SIDES = ("training", "validation")
+_Rows = Iterator[dict[str, Any]]
+_SIDES = ("training", "validation")
 _BATCH_BYTES = 16 * 2**20
 #: What a TFRecord says of a window under one name.
-Feature = str | int | list[int] | NDArray[np.float32]
+_Feature = str | int | list[int] | NDArray[np.float32]
 _LENGTH, _CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
 _POLYNOMIAL = 0x82F63B78  # Castagnoli's, bits reversed
 _LANES_LOG2 = 11
@@ -65,12 +64,12 @@ def export_dataset(
     head, steps = split_chain(recipe.chain)
     fitted = fit_steps(steps, [dataset.examples[i].window for i in split.training])
     about = _about(recipe, dataset, split, Chain((*head.specs, *fitted)))
-    sides = {side: with_steps([dataset.examples[i] for i in getattr(split, side)], fitted) for side in SIDES}
+    sides = {side: with_steps([dataset.examples[i] for i in getattr(split, side)], fitted) for side in _SIDES}
     _write(out, fmt, {side: _rows(examples, about, on_window) for side, examples in sides.items() if examples}, about)
     return about
 
 
-def _write(out: Path, fmt: str, sides: Mapping[str, Rows], about: dict[str, Any]) -> None:
+def _write(out: Path, fmt: str, sides: Mapping[str, _Rows], about: dict[str, Any]) -> None:
     """A folder that appears when all is written."""
     partial = out.with_name(f"{out.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
@@ -89,7 +88,7 @@ def _write(out: Path, fmt: str, sides: Mapping[str, Rows], about: dict[str, Any]
 
 def _about(recipe: Recipe, dataset: Dataset, split: Split, chain: Chain) -> dict[str, Any]:
     fmt = recipe.output_format()
-    counts = {side: Counter(dataset.examples[i].label for i in getattr(split, side)) for side in SIDES}
+    counts = {side: Counter(dataset.examples[i].label for i in getattr(split, side)) for side in _SIDES}
     return {
         "recipe": recipe.name,
         "shape": [fmt.rows, *fmt.shape],
@@ -99,7 +98,12 @@ def _about(recipe: Recipe, dataset: Dataset, split: Split, chain: Chain) -> dict
         "rate_hz": float(fmt.rate),
         "classes": list(dataset.labels),
         "heads": [
-            {"name": head.name, "column": f"target_{head.name}", "kind": head.kind, "classes": _classes(dataset, head)}
+            {
+                "name": head.name,
+                "column": f"target_{head.name}",
+                "kind": head.kind,
+                "classes": list(classes_of(head, dataset.examples)),
+            }
             for head in recipe.heads
         ],
         "windows": {side: dict(count) for side, count in counts.items()},
@@ -115,12 +119,7 @@ def _about(recipe: Recipe, dataset: Dataset, split: Split, chain: Chain) -> dict
     }
 
 
-def _classes(dataset: Dataset, head: HeadTable) -> list[str]:
-    targets = (example.targets[head.name] for example in dataset.examples if head.name in example.targets)
-    return list(ordered(map(str, targets))) if head.kind == "classes" else []
-
-
-def _rows(examples: Sequence[Example], about: Mapping[str, Any], on_window: Callable[[], None]) -> Rows:
+def _rows(examples: Sequence[Example], about: Mapping[str, Any], on_window: Callable[[], None]) -> _Rows:
     number = {label: i for i, label in enumerate(about["classes"])}
     for example in examples:
         window = example.window
@@ -140,7 +139,7 @@ def _rows(examples: Sequence[Example], about: Mapping[str, Any], on_window: Call
         on_window()
 
 
-def _write_tfrecord(path: Path, rows: Rows, about: dict[str, Any]) -> None:
+def _write_tfrecord(path: Path, rows: _Rows, about: dict[str, Any]) -> None:
     absent = {head["column"]: math.nan if head["kind"] == "number" else "" for head in about["heads"]}
     with path.open("wb") as file:
         for row in rows:
@@ -148,17 +147,17 @@ def _write_tfrecord(path: Path, rows: Rows, about: dict[str, Any]) -> None:
             file.write(tfrecord(tf_example(row | {name: _target_feature(target) for name, target in targets.items()})))
 
 
-def _target_feature(target: str | float) -> Feature:
+def _target_feature(target: str | float) -> _Feature:
     return target if isinstance(target, str) else np.array([target], np.float32)
 
 
-def _write_csv(path: Path, rows: Rows, about: dict[str, Any]) -> None:
+def _write_csv(path: Path, rows: _Rows, about: dict[str, Any]) -> None:
     """Cells ``v0``, ``v1``, … hold the window; nine digits give every float32 back."""
     with path.open("w", newline="", encoding="utf-8") as file:
         _csv(file, rows, int(np.prod(about["shape"])))
 
 
-def _csv(file: IO[str], rows: Rows, size: int) -> None:
+def _csv(file: IO[str], rows: _Rows, size: int) -> None:
     writer = csv.writer(file, lineterminator="\n")
     for number, row in enumerate(rows):
         values = row.pop("window").reshape(-1).tolist()
@@ -168,7 +167,7 @@ def _csv(file: IO[str], rows: Rows, size: int) -> None:
         writer.writerow([*row.values(), *(f"{value:.9g}" for value in values)])
 
 
-def _write_parquet(path: Path, rows: Rows, about: dict[str, Any]) -> None:
+def _write_parquet(path: Path, rows: _Rows, about: dict[str, Any]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -199,7 +198,7 @@ def _write_parquet(path: Path, rows: Rows, about: dict[str, Any]) -> None:
 
 
 #: How each format is written.
-FORMATS: dict[str, Callable[[Path, Rows, dict[str, Any]], None]] = {
+FORMATS: dict[str, Callable[[Path, _Rows, dict[str, Any]], None]] = {
     "tfrecord": _write_tfrecord,
     "parquet": _write_parquet,
     "csv": _write_csv,
@@ -212,7 +211,7 @@ def tfrecord(data: bytes) -> bytes:
     return b"".join((length, _CHECKSUM.pack(_masked(length)), data, _CHECKSUM.pack(_masked(data))))
 
 
-def tf_example(features: Mapping[str, Feature]) -> bytes:
+def tf_example(features: Mapping[str, _Feature]) -> bytes:
     """A ``tf.train.Example``: texts become bytes features, whole numbers int64 ones, arrays float ones (flat, in C order)."""
     entries = b""
     for name, value in features.items():
@@ -221,7 +220,7 @@ def tf_example(features: Mapping[str, Feature]) -> bytes:
     return _field(1, entries)
 
 
-def _feature(value: Feature) -> bytes:
+def _feature(value: _Feature) -> bytes:
     if isinstance(value, str):
         return _field(1, _field(1, value.encode()))
     if isinstance(value, int | list):

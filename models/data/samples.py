@@ -14,9 +14,9 @@ which the network masks: zeros are values.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,16 +27,15 @@ from models.data.splits import session_of
 from models.onnx_model import follows
 from models.zoo import ModelHead, Samples
 from processors.chain import Chain, PerWindow
+from processors.recipe.load import Recipe
 from processors.spec import Spec
 from streams.chunk import Array, Window
 from streams.errors import TrainingError
 from streams.settings import Settings
 
-if TYPE_CHECKING:
-    from processors.recipe.load import Recipe
-
 #: Larger arrays of windows lie in a file.
 IN_MEMORY = 256 * 2**20
+_T = TypeVar("_T")
 
 
 def split_chain(chain: Chain) -> tuple[Chain, tuple[Spec, ...]]:
@@ -66,58 +65,47 @@ def _fit(step: Spec, windows: Sequence[Window]) -> Spec:
 
 def apply_steps(steps: Sequence[Spec], windows: Sequence[Window]) -> Sequence[Window]:
     """Windows behind per-window steps; each is made when it is asked for, and not kept."""
-    return Stepped(tuple(steps), windows) if steps else windows
+    return _Mapped(_through(steps), windows) if steps else windows
 
 
 def with_steps(examples: Sequence[Example], steps: Sequence[Spec]) -> Sequence[Example]:
     """Examples with their windows behind per-window steps; each is made when it is asked for, and not kept."""
-    return SteppedExamples(examples, Stepped(tuple(steps), [example.window for example in examples]))
+    through = _through(steps)
+    return _Mapped(lambda example: replace(example, window=through(example.window)), examples)
 
 
-class Stepped(Sequence[Window]):
-    """Windows behind steps, each made when it is asked for."""
+def _through(steps: Sequence[Spec]) -> Callable[[Window], Window]:
+    """What sends a window through per-window steps."""
+    stages = [step.build() for step in steps]
 
-    def __init__(self, steps: tuple[Spec, ...], windows: Sequence[Window]) -> None:
-        self._windows, self._stages = windows, [step.build() for step in steps]
-
-    def __len__(self) -> int:
-        return len(self._windows)
-
-    @overload
-    def __getitem__(self, index: int) -> Window: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Window]: ...
-    def __getitem__(self, index: int | slice) -> Window | list[Window]:
-        if isinstance(index, slice):
-            return [self._through(window) for window in self._windows[index]]
-        return self._through(self._windows[index])
-
-    def __iter__(self) -> Iterator[Window]:
-        return map(self._through, self._windows)
-
-    def _through(self, window: Window) -> Window:
-        for stage in self._stages:
+    def through(window: Window) -> Window:
+        for stage in stages:
             (window,) = stage.push(window)
         return window
 
+    return through
 
-class SteppedExamples(Sequence["Example"]):
-    """Examples whose windows are made when they are asked for: see :func:`with_steps`."""
 
-    def __init__(self, examples: Sequence[Example], windows: Stepped) -> None:
-        self._examples, self._windows = examples, windows
+class _Mapped(Sequence[_T]):
+    """A sequence of what is made of each item of another one, when it is asked for."""
+
+    def __init__(self, make: Callable[[Any], _T], items: Sequence[Any]) -> None:
+        self._make, self._items = make, items
 
     def __len__(self) -> int:
-        return len(self._examples)
+        return len(self._items)
 
     @overload
-    def __getitem__(self, index: int) -> Example: ...
+    def __getitem__(self, index: int) -> _T: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+    def __getitem__(self, index: slice) -> list[_T]: ...
+    def __getitem__(self, index: int | slice) -> _T | list[_T]:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        return replace(self._examples[index], window=self._windows[index])
+            return [self._make(item) for item in self._items[index]]
+        return self._make(self._items[index])
+
+    def __iter__(self) -> Iterator[_T]:
+        return map(self._make, self._items)
 
 
 def to_samples(
@@ -130,17 +118,17 @@ def to_samples(
     for i, example in enumerate(examples):
         data = example.window.data
         if windows is None:
-            windows = new_array((len(examples), *input_shape(data.shape, layout)))
+            windows = _new_array((len(examples), *input_shape(data.shape, layout)))
         windows[i] = np.moveaxis(data, -1, 0) if layout == "channels_first" else data
         classes[i] = number[example.label]
         targets.append(example.targets)
-        check_finite(example.window, windows[i])
+        _check_finite(example.window, windows[i])
     if windows is None:
         raise TrainingError("there is no window to learn from")
     return Samples(windows, classes, target_arrays(targets, heads))
 
 
-def check_finite(window: Window, data: Array) -> None:
+def _check_finite(window: Window, data: Array) -> None:
     """Refuse a window with a number that is none."""
     if not np.isfinite(data).all():
         raise TrainingError(
@@ -149,7 +137,7 @@ def check_finite(window: Window, data: Array) -> None:
         )
 
 
-def new_array(shape: tuple[int, ...]) -> Array:
+def _new_array(shape: tuple[int, ...]) -> Array:
     """A float32 array to be filled; a large one lies in a nameless file under ``KYMO_HOME/cache``."""
     if 4 * np.prod(shape, dtype=np.int64) <= IN_MEMORY:
         return np.empty(shape, np.float32)
@@ -198,7 +186,7 @@ def _place(example: Example) -> int:
     return (window.start_index - first.start_index) // (first.end_index - first.start_index)
 
 
-class Sequences:
+class _Sequences:
     """An array ``(n, time, …)`` of sequences, each made when it is asked for."""
 
     def __init__(self, rows: Array, last: NDArray[np.int64], count: NDArray[np.int64]) -> None:
@@ -219,9 +207,9 @@ class Sequences:
 
 
 def sequences_of(
-    examples: Sequence[Example], chain: Chain, labels: Sequence[str], heads: Sequence[ModelHead], most: int
+    examples: Sequence[Example], chain: Chain, labels: Sequence[str], heads: Sequence[ModelHead], longest: int
 ) -> Samples:
-    """Sequences of examples, as a stateful model learns from them."""
+    """Sequences of at most `longest` windows, one an example, as a stateful model learns from them."""
     numbers = {label: i for i, label in enumerate(labels)}
     runs: dict[int, tuple[int, tuple[Window, ...]]] = {}
     total, places, classes = 0, [], []
@@ -233,7 +221,7 @@ def sequences_of(
         classes.append(numbers[example.label])
     rows = _rows_of([run for _, run in runs.values()], chain, total)
     begin, place = np.array(places, np.int64).T
-    windows: Any = Sequences(rows, begin + place, np.minimum(place + 1, most))
+    windows: Any = _Sequences(rows, begin + place, np.minimum(place + 1, longest))
     targets = target_arrays([example.targets for example in examples], heads)
     return Samples(windows, np.array(classes, np.int64), targets)
 
@@ -244,9 +232,9 @@ def _rows_of(runs: Sequence[tuple[Window, ...]], chain: Chain, total: int) -> Ar
     i = 0
     for run in runs:
         for window in apply_steps(split_chain(chain)[1], run):
-            rows = new_array((total, *window.data.shape)) if rows is None else rows
+            rows = _new_array((total, *window.data.shape)) if rows is None else rows
             rows[i] = window.data
-            check_finite(window, rows[i])
+            _check_finite(window, rows[i])
             i += 1
     if rows is None:
         raise TrainingError("there is no window to learn from")

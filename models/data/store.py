@@ -53,7 +53,7 @@ class StoreWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.count = folder, 0
-        self._rows: RowWriter | None = None  # from the first window on, which says of what shape
+        self._rows: _RowWriter | None = None  # from the first window on, which says of what shape
         self._records = bytearray()
         self._labels: dict[str, int] = {}
         self._recordings: dict[tuple[str, str, str], int] = {}
@@ -74,7 +74,7 @@ class StoreWriter:
         if self._rows is None:
             self._axes = _memory_order(window.data)
             shape = [window.data.shape[axis] for axis in self._axes]
-            self._rows = RowWriter(self.folder / ROWS, shape[1:], window.data.dtype)
+            self._rows = _RowWriter(self.folder / ROWS, shape[1:], window.data.dtype)
         shared = self._shared(window)
         first = self._rows.count - shared
         self._rows.add(window.data[shared:].transpose(self._axes))
@@ -158,7 +158,7 @@ class _Column:
         self.values.append(math.nan if target is None else target)
 
 
-class RowWriter:
+class _RowWriter:
     """Writes rows into a file."""
 
     def __init__(self, path: Path, shape: Sequence[int], dtype: Any) -> None:
