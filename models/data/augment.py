@@ -38,7 +38,7 @@ Augment = Callable[[Array, Random], Array]
 
 @dataclass(frozen=True, kw_only=True)
 class Variation:
-    """One kind of variation."""
+    """What all kinds of variation share."""
 
     p: float = 0.5  # probability that a window is varied, 0 to 1
     kind: ClassVar[str]
@@ -53,11 +53,11 @@ class Variation:
             )
 
     def fit(self, fmt: Format) -> Callable[[Windows, Random], Windows]:
-        """What varies windows of `fmt`."""
+        """Give what varies windows of `fmt`."""
         return self.vary
 
     def vary(self, windows: Windows, random: Random) -> Windows:
-        """All of the windows, varied."""
+        """Vary all of the windows."""
         raise NotImplementedError
 
 
@@ -231,7 +231,7 @@ class Rotate(Variation):
         return out
 
     def _turns(self, count: int, random: Random) -> Windows:
-        """Rotation matrices ``(count, 3, 3)``, by Rodrigues's formula."""
+        """Draw rotation matrices ``(count, 3, 3)``, by Rodrigues's formula."""
         axis = random.standard_normal((count, 3))
         x, y, z = (axis / np.linalg.norm(axis, axis=1, keepdims=True)).T
         angle = np.deg2rad(random.uniform(0, self.degrees, count))[:, None, None]
@@ -243,7 +243,7 @@ class Rotate(Variation):
 
 
 def three_axes(channels: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Triples of channels whose names differ only in one letter, x, y, z.
+    """Find the triples of channels whose names differ only in one letter, x, y, z.
 
     Examples
     --------
@@ -261,12 +261,12 @@ def three_axes(channels: Sequence[str]) -> list[tuple[str, str, str]]:
 
 
 def _over_rows(values: Any, ndim: int) -> Any:
-    """``(n, channels)`` as ``(n, 1, …, channels)``."""
+    """Shape ``(n, channels)`` as ``(n, 1, …, channels)``."""
     return values.reshape(len(values), *([1] * (ndim - 2)), values.shape[-1])
 
 
 def _over_axes(values: Any, ndim: int) -> Any:
-    """``(n, rows)`` as ``(n, rows, 1, …)``."""
+    """Shape ``(n, rows)`` as ``(n, rows, 1, …)``."""
     return values.reshape(*values.shape, *([1] * (ndim - 2)))
 
 
@@ -276,7 +276,7 @@ KINDS: dict[str, type[Variation]] = {
 
 
 def augmenter(tables: Sequence[Mapping[str, Any]], fmt: Format) -> Augment:
-    """What varies batches of training windows."""
+    """Give what varies batches of training windows."""
     steps = []
     for table in tables:
         step = variation(table)
@@ -294,7 +294,6 @@ def augmenter(tables: Sequence[Mapping[str, Any]], fmt: Format) -> Augment:
 
 
 def variation(table: Mapping[str, Any]) -> Variation:
-    """The variation of one ``[[train.augment]]`` table."""
     kind = table.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise TrainingError(f"[[train.augment]] kind = {kind!r}{nearest(str(kind), KINDS)}")

@@ -53,7 +53,7 @@ def build_dataset(
     settings: Settings | None = None,  # home folder and limit of the cache; by default this process's
     on_progress: Progress = lambda recordings, windows: None,  # told how many recordings and windows there are so far
 ) -> Dataset:
-    """Labelled windows of files, from the cache if they are there.
+    """Take the labelled windows of files from the cache, or make them and put them there.
 
     In memory are one recording, as its reader gives it, a few windows, and of each window about 1 kB.
     """
@@ -91,7 +91,7 @@ def write_dataset(
 
 
 def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    """Examples of about :data:`_BATCH_BYTES` together, or one."""
+    """Put examples of about :data:`_BATCH_BYTES` together, or one that is larger."""
     batch: list[Example] = []
     size = 0
     for example in examples:
@@ -104,7 +104,7 @@ def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
 
 
 def digest_of(paths: Sequence[str | Path], recipe: Recipe, chain: Chain) -> str:
-    """32 hexadecimal digits, the same for what gives the same windows."""
+    """Give 32 hexadecimal digits, the same for what gives the same windows."""
     facts = {
         "chain": chain.to_json(),
         "options": repr(recipe.read_options()),
@@ -120,7 +120,7 @@ def digest_of(paths: Sequence[str | Path], recipe: Recipe, chain: Chain) -> str:
 
 
 def _checksums(paths: Sequence[str | Path]) -> list[list[str]]:
-    """Each file that a reader would read, with the SHA-256 of its bytes and of the labels beside it."""
+    """List each file that a reader would read, with the SHA-256 of its bytes and of the labels beside it."""
     examples = [str(path).lower() for path in paths if str(path).lower() in NAMES]
     sums = [[name, _version("aeon")] for name in examples]
     for file in find([path for path in paths if str(path).lower() not in NAMES]):
@@ -146,7 +146,7 @@ def _sha256(file: File) -> str:
 
 @cache
 def _code_digest() -> str:
-    """Of the modules that read and transform, and of the libraries that count."""
+    """Digest the modules that read and transform, and the versions of the libraries that count."""
     digest = hashlib.sha256(repr([_version(name) for name in ("numpy", "scipy")]).encode())
     for path in sorted(path for folder in _CODE for path in (_ROOT / folder).rglob("*.py")):
         name = path.relative_to(_ROOT).as_posix()
@@ -172,7 +172,7 @@ def _touch(entry: Path) -> None:
 
 @contextmanager
 def _partial(entry: Path) -> Iterator[Path]:
-    """A folder to build in, locked for as long as this process lives; gone afterwards unless it was renamed."""
+    """Make a folder to build in, locked for as long as this process lives; it goes afterwards unless it was renamed."""
     partial = entry.with_name(f"{entry.name}.{uuid.uuid4().hex[:8]}.partial")
     partial.mkdir()
     try:
@@ -237,7 +237,7 @@ def _evict(folder: Path, keep: Path, limit: float) -> None:
 
 
 def _remove(entry: Path) -> None:
-    """First out of sight, so that nobody opens half of it."""
+    """Remove an entry, first out of sight, so that nobody opens half of it."""
     gone = entry.with_name(f"{entry.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         entry.rename(gone)

@@ -28,18 +28,18 @@ _CHUNK_SAMPLES = 8192
 
 
 def stream_of(recording: Recording, recipe: Recipe) -> StreamData | None:
-    """The raw stream that matches; of several the one that begins first, as online."""
+    """Take the raw stream that matches; of several the one that begins first, as online."""
     streams = [stream for stream, why in verdicts_on(recording, recipe) if why is None]
     return min(streams, key=lambda stream: stream.start_ns, default=None)
 
 
 def verdicts_on(recording: Recording, recipe: Recipe) -> list[tuple[StreamData, str | None]]:
-    """Each raw stream, with why the recipe does not take it; None where it does."""
+    """List each raw stream, with why the recipe does not take it; None where it does."""
     return [(s, recipe.matches(s.header.format)) for s in recording.streams if not s.header.chain]
 
 
 def stream_windows(stream: StreamData, chain: Chain) -> Iterator[Window]:
-    """Windows of one stream, one after the other, through the chain's stages."""
+    """Send one stream through the chain's stages, window by window."""
     stage = chain.build()
     for chunk in stream.chunks(_CHUNK_SAMPLES):
         yield from stage.push(chunk)
@@ -47,17 +47,16 @@ def stream_windows(stream: StreamData, chain: Chain) -> Iterator[Window]:
 
 
 def windows_of(stream: StreamData, chain: Chain) -> list[Window]:
-    """All windows of one stream, through the chain's stages."""
     return list(stream_windows(stream, chain))
 
 
 def labels_of(recording: Recording, recipe: Recipe) -> list[Label]:
-    """The labels that answer the recipe's question: those of the set that ``[labels]`` names."""
+    """Take the labels that answer the recipe's question: those of the set that ``[labels]`` names."""
     return [label for label in recording.labels if label.set == recipe.labels.set]
 
 
 def read_dataset(recordings: Iterable[Recording], recipe: Recipe, chain: Chain) -> Dataset:
-    """Labelled windows of recordings, in memory; :func:`models.data.cache.build_dataset` keeps them on disk."""
+    """Make the labelled windows of recordings in memory; :func:`models.data.cache.build_dataset` keeps them on disk."""
     dataset = Dataset()
     with ThreadPoolExecutor(1) as thread:
         dataset.put(iter_examples(recordings, recipe, chain, dataset, thread))
@@ -72,7 +71,7 @@ def iter_examples(
     thread: Executor,
     on_progress: Callable[[int, int], None] = lambda recordings, windows: None,
 ) -> Iterator[Example]:
-    """Labelled windows one by one, where the model is stateful the others too; what else is to know goes into `dataset`.
+    """Make labelled windows one by one, where the model is stateful the others too; what else is to know goes into `dataset`.
 
     Checksums are worked out by `thread` while windows are made: they take no interpreter. `on_progress` is told the
     numbers of recordings and of windows so far. Raises as :func:`read_dataset`, behind the last window.
@@ -109,7 +108,7 @@ def iter_examples(
 
 
 def _placed(note: str, session: str) -> str:
-    """A reader's note, with the session where it names a place in its file."""
+    """Put the session before a reader's note that names a place in its file."""
     return f"{session}: {note}" if re.search(r"\b(rows?|messages?) [\d,]+", note) else note
 
 
@@ -119,7 +118,7 @@ def _why_not_taken(recording: Recording, recipe: Recipe) -> str:
 
 
 def _example_maker(recording: Recording, recipe: Recipe) -> Callable[[Window, str], Example]:
-    """What makes Examples of one recording's windows."""
+    """Give what makes Examples of one recording's windows."""
     targets_at, metadata = targets_of(recording.labels, recipe.heads), dict(recording.metadata)
     session, subject, path = recording.session, recording.subject or "", recording.path
 
@@ -167,7 +166,7 @@ def add_input(inputs: dict[str, dict[str, Any]], recording: Recording, stream: S
 def iter_windows(
     recordings: Iterable[Recording], recipe: Recipe, chain: Chain
 ) -> Iterator[tuple[Recording, list[Window]]]:
-    """Each recording, with the labels that recipe and heads ask for, and its windows; none where no stream fits."""
+    """Give each recording, with the labels that recipe and heads ask for, and its windows; none where no stream fits."""
     sets = asked_sets(recipe)
     for recording in recordings:
         stream = stream_of(recording, recipe)

@@ -72,12 +72,12 @@ class Dataset:
 
 
 def asked_sets(recipe: Recipe) -> frozenset[str]:
-    """Names of the label sets that a recipe learns from: its own and those of its heads."""
+    """Name the label sets that a recipe learns from: its own and those of its heads."""
     return frozenset({recipe.labels.set, *(head.set for head in recipe.heads)})
 
 
 def targets_of(labels: Sequence[Label], heads: Sequence[HeadTable]) -> Callable[[int, int], dict[str, str | float]]:
-    """What gives the targets of one recording's windows by their start and end, Unix ns; what is not known is absent."""
+    """Give what finds the targets of one recording's windows by their start and end, Unix ns; what is not known is absent."""
     finders: dict[str, _TargetAt] = {
         head.name: _target_at(head, [label for label in labels if label.set == head.set]) for head in heads
     }
@@ -124,7 +124,7 @@ class NumberCover:
         self._latest: NDArray[np.int64] = np.maximum.accumulate(self._ends)  # ascending, unlike the ends
 
     def mean_of(self, start_ns: int, end_ns: int, min_share: float = 0.5) -> float | None:
-        """The mean of the numbers in an interval, weighted by the time that each covers."""
+        """Average the numbers in an interval, each weighted by the time that it covers."""
         first = int(np.searchsorted(self._latest, start_ns, "right"))
         last = int(np.searchsorted(self._starts, end_ns, "left"))
         if first >= last:
@@ -144,7 +144,7 @@ class NumberCover:
 
 
 def ordered(labels: Iterable[str]) -> tuple[str, ...]:
-    """Classes, sorted; numbers by value."""
+    """Sort classes; numbers by value."""
     return tuple(sorted(set(labels), key=_order))
 
 
@@ -156,7 +156,7 @@ def _order(label: str) -> tuple[bool, float, str]:
 
 
 def heads_of(recipe: Recipe, examples: Sequence[Example]) -> tuple[ModelHead, ...]:
-    """The recipe's heads, with the classes that occur."""
+    """Give the recipe's heads the classes that occur."""
     heads = []
     for head in recipe.heads:
         if not _known(head, examples):
@@ -170,7 +170,7 @@ def heads_of(recipe: Recipe, examples: Sequence[Example]) -> tuple[ModelHead, ..
 
 
 def classes_of(head: HeadTable, examples: Sequence[Example]) -> tuple[str, ...]:
-    """Classes of a head that occur; none for a number."""
+    """List the classes of a head that occur; none for a number."""
     return ordered(map(str, _known(head, examples))) if head.kind == "classes" else ()
 
 
@@ -179,7 +179,7 @@ def _known(head: HeadTable, examples: Sequence[Example]) -> list[str | float]:
 
 
 def describe(head: HeadTable, examples: Sequence[Example]) -> dict[str, float]:
-    """What is known for a head: windows by class, or of numbers how many, their mean, the lowest and the highest."""
+    """Sum up what is known for a head: windows by class, or of numbers how many, their mean, the lowest and the highest."""
     targets = _known(head, examples)
     if head.kind == "classes":
         counts = Counter(map(str, targets))
@@ -191,7 +191,7 @@ def describe(head: HeadTable, examples: Sequence[Example]) -> dict[str, float]:
 
 
 def notes_on(heads: Iterable[ModelHead]) -> list[str]:
-    """What a user should know of heads as they were learned."""
+    """Say what a user should know of heads as they were learned."""
     return [
         f"head `{head.name}`: all windows with its label have `{head.labels[0]}`, so it will say nothing else"
         for head in heads
@@ -200,7 +200,7 @@ def notes_on(heads: Iterable[ModelHead]) -> list[str]:
 
 
 def target_arrays(targets: Sequence[Targets], heads: Sequence[ModelHead]) -> dict[str, Array]:
-    """By head, ``(n,)``: int64 numbers of its labels (-1: not known) or float32 (NaN: not known)."""
+    """Give each head ``(n,)`` int64 numbers of its labels (-1: not known) or float32 (NaN: not known)."""
     arrays: dict[str, Array] = {}
     for head in heads:
         if head.labels:

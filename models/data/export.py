@@ -70,7 +70,7 @@ def export_dataset(
 
 
 def _write(out: Path, fmt: str, sides: Mapping[str, _Rows], about: dict[str, Any]) -> None:
-    """A folder that appears when all is written."""
+    """Write a folder that appears when all is written."""
     partial = out.with_name(f"{out.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         partial.mkdir(parents=True)
@@ -206,13 +206,13 @@ FORMATS: dict[str, Callable[[Path, _Rows, dict[str, Any]], None]] = {
 
 
 def tfrecord(data: bytes) -> bytes:
-    """One record of a TFRecord file."""
+    """Frame one record of a TFRecord file."""
     length = _LENGTH.pack(len(data))
     return b"".join((length, _CHECKSUM.pack(_masked(length)), data, _CHECKSUM.pack(_masked(data))))
 
 
 def tf_example(features: Mapping[str, _Feature]) -> bytes:
-    """A ``tf.train.Example``: texts become bytes features, whole numbers int64 ones, arrays float ones (flat, in C order)."""
+    """Encode a ``tf.train.Example``: texts become bytes features, whole numbers int64 ones, arrays float ones (flat, in C order)."""
     entries = b""
     for name, value in features.items():
         entry = _field(1, name.encode()) + _field(2, _feature(value))
@@ -230,19 +230,19 @@ def _feature(value: _Feature) -> bytes:
 
 
 def _field(number: int, content: bytes) -> bytes:
-    """A length-delimited field of Protobuf's wire format."""
+    """Encode a length-delimited field of Protobuf's wire format."""
     return varint(number << 3 | 2) + varint(len(content)) + content
 
 
 def _masked(data: bytes) -> int:
-    """The checksum that stands in a TFRecord file."""
+    """Compute the checksum that stands in a TFRecord file."""
     crc = _checksum()(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 @cache
 def _checksum() -> Callable[[bytes], int]:
-    """A compiled CRC-32C where one is installed."""
+    """Take a compiled CRC-32C where one is installed."""
     try:
         compiled: Callable[[bytes], int] = import_module("aiokafka.record.util").calc_crc32c
     except (ImportError, AttributeError):
@@ -251,7 +251,7 @@ def _checksum() -> Callable[[bytes], int]:
 
 
 def crc32c(data: bytes) -> int:
-    """CRC-32C (RFC 3720, appendix B.4).
+    """Compute a CRC-32C (RFC 3720, appendix B.4).
 
     The bytes are cut into lanes that numpy runs through side by side. A CRC is linear: that of two lanes is the first one's,
     moved on by as many zero bytes as the second has, plus the second one's.
@@ -292,7 +292,7 @@ def _table() -> _Words:
 
 @lru_cache(maxsize=64)
 def _zeros(count: int) -> _Words:
-    """What becomes of each of the register's 32 bits after `count` zero bytes."""
+    """Tell what becomes of each of the register's 32 bits after `count` zero bytes."""
     if count == 1:
         bits: Any = np.left_shift(np.uint32(1), np.arange(32, dtype=np.uint32))
         stepped: _Words = _table()[bits & 255] ^ bits >> 8

@@ -39,7 +39,7 @@ _T = TypeVar("_T")
 
 
 def split_chain(chain: Chain) -> tuple[Chain, tuple[Spec, ...]]:
-    """A chain up to its first step that learns, and the steps from there on."""
+    """Cut a chain before its first step that learns."""
     at = next((i for i, spec in enumerate(chain.specs) if _learns(spec)), len(chain.specs))
     return Chain(chain.specs[:at]), chain.specs[at:]
 
@@ -49,7 +49,7 @@ def _learns(spec: Spec) -> bool:
 
 
 def fit_steps(steps: Sequence[Spec], windows: Sequence[Window]) -> tuple[Spec, ...]:
-    """Steps that have learned their numbers, each from what the ones before it make of `windows`."""
+    """Have steps learn their numbers, each from what the ones before it make of `windows`."""
     fitted: list[Spec] = []
     for step in steps:
         fitted.append(_fit(step, apply_steps(fitted, windows)))
@@ -64,18 +64,17 @@ def _fit(step: Spec, windows: Sequence[Window]) -> Spec:
 
 
 def apply_steps(steps: Sequence[Spec], windows: Sequence[Window]) -> Sequence[Window]:
-    """Windows behind per-window steps; each is made when it is asked for, and not kept."""
+    """Send windows through per-window steps; each is made when it is asked for, and not kept."""
     return _Mapped(_through(steps), windows) if steps else windows
 
 
 def with_steps(examples: Sequence[Example], steps: Sequence[Spec]) -> Sequence[Example]:
-    """Examples with their windows behind per-window steps; each is made when it is asked for, and not kept."""
+    """Send the windows of examples through per-window steps; each is made when it is asked for, and not kept."""
     through = _through(steps)
     return _Mapped(lambda example: replace(example, window=through(example.window)), examples)
 
 
 def _through(steps: Sequence[Spec]) -> Callable[[Window], Window]:
-    """What sends a window through per-window steps."""
     stages = [step.build() for step in steps]
 
     def through(window: Window) -> Window:
@@ -87,7 +86,7 @@ def _through(steps: Sequence[Spec]) -> Callable[[Window], Window]:
 
 
 class _Mapped(Sequence[_T]):
-    """A sequence of what is made of each item of another one, when it is asked for."""
+    """A sequence whose items are made of those of another one when they are asked for."""
 
     def __init__(self, make: Callable[[Any], _T], items: Sequence[Any]) -> None:
         self._make, self._items = make, items
@@ -111,7 +110,7 @@ class _Mapped(Sequence[_T]):
 def to_samples(
     examples: Sequence[Example], labels: Sequence[str], layout: str, heads: Sequence[ModelHead] = ()
 ) -> Samples:
-    """Arrays of examples as a model takes them, with what it should say in its further heads."""
+    """Make arrays of examples as a model takes them, with what it should say in its further heads."""
     number = {label: i for i, label in enumerate(labels)}
     windows: Array | None = None
     classes, targets = np.empty(len(examples), np.int64), []
@@ -138,7 +137,7 @@ def _check_finite(window: Window, data: Array) -> None:
 
 
 def _new_array(shape: tuple[int, ...]) -> Array:
-    """A float32 array to be filled; a large one lies in a nameless file under ``KYMO_HOME/cache``."""
+    """Make a float32 array to be filled; a large one lies in a nameless file under ``KYMO_HOME/cache``."""
     if 4 * np.prod(shape, dtype=np.int64) <= IN_MEMORY:
         return np.empty(shape, np.float32)
     folder = Settings.from_env().home / "cache"
@@ -148,12 +147,12 @@ def _new_array(shape: tuple[int, ...]) -> Array:
 
 
 def is_stateful(parameters: Any) -> bool:
-    """Whether ``[model]`` parameters ask for a model that goes on from window to window."""
+    """Tell whether ``[model]`` parameters ask for a model that goes on from window to window."""
     return parameters.get("stateful") is True
 
 
 def link_runs(dataset: Dataset) -> list[Example]:
-    """A data set's examples, each with the run that it stands in."""
+    """Give each example of a data set the run that it stands in."""
     sessions: dict[tuple[str, str], list[Window]] = {}
     for example in (*dataset.examples, *dataset.unlabelled):
         sessions.setdefault((example.recording, session_of(example)), []).append(example.window)
@@ -181,7 +180,7 @@ def _runs(windows: Sequence[Window]) -> Iterable[tuple[Window, ...]]:
 
 
 def _place(example: Example) -> int:
-    """Which of its run's windows an example's is."""
+    """Tell which of its run's windows an example's is."""
     window, first = example.window, example.run[0]
     return (window.start_index - first.start_index) // (first.end_index - first.start_index)
 
@@ -209,7 +208,7 @@ class _Sequences:
 def sequences_of(
     examples: Sequence[Example], chain: Chain, labels: Sequence[str], heads: Sequence[ModelHead], longest: int
 ) -> Samples:
-    """Sequences of at most `longest` windows, one an example, as a stateful model learns from them."""
+    """Make a sequence of at most `longest` windows for each example, as a stateful model learns from them."""
     numbers = {label: i for i, label in enumerate(labels)}
     runs: dict[int, tuple[int, tuple[Window, ...]]] = {}
     total, places, classes = 0, [], []
@@ -227,7 +226,7 @@ def sequences_of(
 
 
 def _rows_of(runs: Sequence[tuple[Window, ...]], chain: Chain, total: int) -> Array:
-    """Windows of runs behind the chain's steps: ``(total, rows, …)`` float32."""
+    """Send the windows of runs through the chain's steps: ``(total, rows, …)`` float32."""
     rows: Array | None = None
     i = 0
     for run in runs:
@@ -242,7 +241,7 @@ def _rows_of(runs: Sequence[tuple[Window, ...]], chain: Chain, total: int) -> Ar
 
 
 def run_outputs(model: Any, examples: Sequence[Example], chain: Chain) -> Array:
-    """What a stateful model says of examples when it goes through their whole runs, as it does where it serves."""
+    """Have a stateful model go through the whole runs of examples, as it does where it serves: ``(n, columns)``."""
     by_run: dict[int, list[int]] = {}
     for i, example in enumerate(examples):
         by_run.setdefault(id(example.run), []).append(i)

@@ -47,7 +47,7 @@ class Split:
 
 
 def make_split(examples: Sequence[Example], table: TrainTable, share: float, seed: int) -> Split:
-    """The one split that a recipe's ``[train]`` asks for."""
+    """Make the one split that a recipe's ``[train]`` asks for."""
     if table.split == "column":
         assert table.column is not None
         return _by_column(examples, table.column, seed)
@@ -63,7 +63,7 @@ def make_split(examples: Sequence[Example], table: TrainTable, share: float, see
 
 
 def make_folds(examples: Sequence[Example], table: TrainTable, seed: int) -> list[Split]:
-    """The splits of a cross-validation: every window is held out once (by time: in the block that it lies in)."""
+    """Make the splits of a cross-validation: every window is held out once (by time: in the block that it lies in)."""
     kind, count = table.split, table.folds
     if kind == "column" or (count < 0 and kind in ("time", "window")):
         raise TrainingError(f'[train] split "{kind}" has no folds of this kind; name their number, or leave folds out')
@@ -88,7 +88,7 @@ def make_folds(examples: Sequence[Example], table: TrainTable, seed: int) -> lis
 
 
 def leak_free(examples: Sequence[Example], split: Split, share: float) -> Split:
-    """The split to show beside one of windows at random: by session, or by time where there is only one session."""
+    """Make the split to show beside one of windows at random: by session, or by time where there is only one session."""
     for kind in ("session", "time"):
         plain = make_split(examples, TrainTable(kind), share, split.seed)
         if plain.validation and plain.training:
@@ -108,12 +108,12 @@ def _random_windows(examples: Sequence[Example], share: float, seed: int) -> lis
 
 
 def _tail(count: int, share: float) -> int:
-    """How many of `count` to hold out: at least one where one can be spared and any is asked for."""
+    """Count how many of `count` to hold out: at least one where one can be spared and any is asked for."""
     return min(count - 1, max(1, round(share * count))) if share and count > 1 else 0
 
 
 def _by_session(examples: Sequence[Example]) -> dict[str, list[int]]:
-    """Numbers of each session's windows, in the order of time."""
+    """List the numbers of each session's windows, in the order of time."""
     sessions: dict[str, list[int]] = {}
     for i, example in enumerate(examples):
         sessions.setdefault(session_of(example), []).append(i)
@@ -168,7 +168,7 @@ def _value(example: Example, column: str) -> str | None:
 
 
 def _same(column: str) -> Callable[[str], str]:
-    """What gives equal texts for equal values of a column: names are texts, other values may be numbers."""
+    """Give what makes equal texts of equal values of a column: names are texts, other values may be numbers."""
     return identity if column in ("session", "subject") else canonical
 
 
@@ -177,7 +177,7 @@ def _labels(examples: Sequence[Example]) -> list[str]:
 
 
 def _held_out(examples: Sequence[Example], kind: str, seed: int, numbers: Iterable[int]) -> Split:
-    """A split in which all that is not held out is learned from."""
+    """Make a split in which all that is not held out is learned from."""
     validation = set(numbers)
     training = [i for i in range(len(examples)) if i not in validation]
     return _sides(examples, kind, seed, training, sorted(validation))
@@ -192,19 +192,18 @@ def _sides(examples: Sequence[Example], kind: str, seed: int, training: list[int
 
 
 def group_of(example: Example, kind: str) -> str:
-    """What must stand on one side of a split of this kind: a window, its subject if that is known, or its session."""
+    """Name what must stand on one side of a split of this kind: the window, its subject if that is known, or its session."""
     if kind == "window":
         return f"{session_of(example)}/{example.window.start_index}"
     return example.subject or session_of(example) if kind == "subject" else session_of(example)
 
 
 def session_of(example: Example) -> str:
-    """Name of the session that a window is of."""
     return example.session or example.window.session
 
 
 def hold_out(groups: Sequence[str], labels: Sequence[str], share: float, seed: int) -> set[str]:
-    """Names of groups to hold out.
+    """Choose groups to hold out.
 
     They are taken one by one, each the one that brings the count of every class held out nearest to its share, as long
     as every class stays in training.
@@ -232,7 +231,7 @@ def hold_out(groups: Sequence[str], labels: Sequence[str], share: float, seed: i
 
 
 def hold_out_by_name(groups: Mapping[str, str], share: float = 0.25) -> set[str]:
-    """Names of groups to hold out, given each one's class: by a hash of their names, so that they are the same ones every time.
+    """Choose groups to hold out, given each one's class, by a hash of their names: the same ones every time.
 
     A model that was trained without them yesterday and one that is trained today can thus be compared on them fairly.
 
@@ -250,12 +249,12 @@ def hold_out_by_name(groups: Mapping[str, str], share: float = 0.25) -> set[str]
 
 
 def _hash_share(name: str) -> float:
-    """A number from 0 to below 1 that depends on the name alone."""
+    """Turn a name into a number from 0 to below 1."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
 def deal(groups: Sequence[str], labels: Sequence[str], count: int, seed: int) -> dict[str, int]:
-    """A part for each group: large groups first, each to where it leaves the parts' classes most alike."""
+    """Deal groups to parts: large ones first, each to where it leaves the parts' classes most alike."""
     names, counts = _count(groups, labels)
     order = np.random.default_rng(seed).permutation(len(names))
     order = order[np.argsort(-counts[order].sum(1), kind="stable")]
@@ -276,7 +275,7 @@ def deal(groups: Sequence[str], labels: Sequence[str], count: int, seed: int) ->
 
 
 def _count(groups: Sequence[str], labels: Sequence[str]) -> tuple[list[str], Counts]:
-    """Names of the groups, sorted, and ``(groups, classes)`` windows."""
+    """Count windows, ``(groups, classes)``, beside the groups' names, sorted."""
     classes = {label: i for i, label in enumerate(sorted(set(labels)))}
     names = sorted(set(groups))
     row = {name: i for i, name in enumerate(names)}
@@ -304,7 +303,7 @@ def check_leaks(examples: Sequence[Example], split: Split) -> None:
 
 
 def overlap(examples: Sequence[Example], split: Split) -> tuple[int, int] | None:
-    """Numbers of a training and a validation window that share samples; None if there are none."""
+    """Find the numbers of a training and a validation window that share samples; None if there are none."""
     sides = [(i, False) for i in split.training] + [(i, True) for i in split.validation]
     # Times, not numbers: a session whose clock was set anew counts its samples from there.
     sides.sort(key=lambda item: (session_of(examples[item[0]]), examples[item[0]].window.start_ns))

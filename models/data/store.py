@@ -64,12 +64,10 @@ class StoreWriter:
         self._targets: dict[str, _Column] = {}
 
     def add_all(self, examples: Iterable[Example]) -> None:
-        """Take several windows; see :meth:`add`."""
         for example in examples:
             self.add(example)
 
     def add(self, example: Example) -> None:
-        """Take a window."""
         window = example.window
         if self._rows is None:
             self._axes = _memory_order(window.data)
@@ -96,7 +94,7 @@ class StoreWriter:
         self.count += 1
 
     def _shared(self, window: Window) -> int:
-        """How many of the first rows are the last ones of the window before."""
+        """Count how many of the first rows are the last ones of the window before."""
         if self._last is None:
             return 0
         before, rows = self._last, window.data
@@ -201,7 +199,7 @@ class _RowWriter:
 
 
 def open_store(folder: Path) -> Dataset:
-    """The data set of a folder."""
+    """Open the data set of a folder."""
     about = json.loads((folder / DATASET).read_text())
     records = np.load(folder / WINDOWS)
     shape = (about["rows"], *about["row_shape"])
@@ -222,7 +220,7 @@ def open_store(folder: Path) -> Dataset:
 
 
 def _targets(folder: Path, heads: Mapping[str, Sequence[str]], count: int) -> list[Targets]:
-    """What is known of each window."""
+    """Read what is known of each window."""
     if not heads:
         return [{}] * count
     return [
@@ -236,10 +234,10 @@ def _targets(folder: Path, heads: Mapping[str, Sequence[str]], count: int) -> li
 
 
 def _memory_order(data: Array) -> tuple[int, ...]:
-    """Axes with time first, then from the slowest to the fastest in memory: so most of a copy is plain."""
+    """Order axes with time first, then from the slowest to the fastest in memory: so most of a copy is plain."""
     return (0, *sorted(range(1, data.ndim), key=lambda axis: -abs(data.strides[axis])))
 
 
 def _bits(rows: Array) -> Any:
-    """Rows as whole numbers: NaN equals itself, 0 is not -0."""
+    """View rows as whole numbers: NaN equals itself, 0 is not -0."""
     return rows.view(f"u{rows.dtype.itemsize}")

@@ -44,7 +44,6 @@ class Entry:
 
     @property
     def digest(self) -> str:
-        """Of the bundle."""
         return self.bundle.partition("@")[2]
 
 
@@ -56,28 +55,26 @@ class Registry:
 
     @classmethod
     def at(cls, url: str, home: Path) -> Registry:
-        """The registry at a path or fsspec URL; what is fetched from it is kept in `home`."""
+        """Open the registry at a path or fsspec URL; what is fetched from it is kept in `home`."""
         return cls(store_at(url, home / "cache" / "bundles"))
 
     @property
     def url(self) -> str:
-        """Where it is."""
         return self.store.url
 
     def recipes(self) -> list[str]:
-        """Names that have versions."""
         return [name for name in self.store.folders("") if is_file_name(name)]
 
     def versions(self, recipe: str) -> list[str]:
-        """Digests of a recipe's versions, sorted."""
+        """List the digests of a recipe's versions, sorted."""
         return [name for name in self.store.folders(_path(recipe)) if is_file_name(name)]
 
     def folder(self, recipe: str, digest: str) -> Path | None:
-        """A version as a local folder; None where there is none."""
+        """Give a version as a local folder; None where there is none."""
         return self.store.folder(_path(recipe, digest))
 
     def log(self, recipe: str) -> list[Entry]:
-        """Every promotion and rollback of a recipe, the oldest first."""
+        """List every promotion and rollback of a recipe, the oldest first."""
         return self._entries(recipe, self.store.lines(_path(recipe, _LOG)))
 
     def _entries(self, recipe: str, lines: Sequence[bytes]) -> list[Entry]:
@@ -94,7 +91,7 @@ class Registry:
         return [Entry(at_ns, "promote", CHAMPION, f"{recipe}@{digest}", why="before there was a log")]
 
     def current(self, recipe: str, alias: str = CHAMPION) -> Entry | None:
-        """The line by which an alias stands for what it does; None where it never stood for anything."""
+        """Find the line by which an alias stands for what it does; None where it never stood for anything."""
         return next((entry for entry in reversed(self.log(recipe)) if entry.alias == alias), None)
 
     def add(self, manifest: Mapping[str, Any], contents: Mapping[str, bytes]) -> Path:
@@ -163,14 +160,14 @@ class Registry:
 
 
 def _path(*names: str) -> str:
-    """Of a recipe, and a version of it, inside the registry."""
+    """Give the path of a recipe, or of a version of it, inside the registry."""
     if wrong := [name for name in names if not is_file_name(name)]:
         raise BundleError(f"registry: {str(wrong[0])[:80]!r} is no name of a recipe or a version; expected {RULE}")
     return "/".join(names)
 
 
 def _stack(entries: Sequence[Entry], alias: str) -> list[Entry]:
-    """Promotions of an alias that no rollback has undone."""
+    """List the promotions of an alias that no rollback has undone."""
     stack: list[Entry] = []
     for entry in entries:
         if entry.alias != alias:
@@ -187,7 +184,7 @@ def _line(entry: Entry) -> bytes:
 
 
 def _entry(line: bytes) -> Entry | None:
-    """A line's entry; None for half a line, which a killed writer left, or one of another program."""
+    """Read a line; None for half a line, which a killed writer left, or one of another program."""
     try:
         entry = Entry(**read_object(line))
     except (MessageError, TypeError):
@@ -204,14 +201,14 @@ def _user() -> str:
 
 
 def open_registry(home: Path | None = None) -> Registry:
-    """The registry of this deployment; with `home` instead of ``KYMO_HOME``."""
+    """Open the registry of this deployment, with `home` instead of ``KYMO_HOME`` if it is given."""
     settings = Settings.from_env()
     home = home or settings.home
     return Registry.at(settings.registry or str(home / "registry"), home)
 
 
 def find_bundle(name: str, home: Path | None = None) -> Path:
-    """Folder of a bundle."""
+    """Find a bundle's folder by a recipe's name, ``recipe@version``, ``recipe@alias``, or a path."""
     recipe, _, version = name.partition("@")
     plain = is_file_name(recipe) and (not version or is_file_name(version))
     if plain and (folder := _in_registry(name, recipe, version, open_registry(home)) or _shipped(recipe, name)):

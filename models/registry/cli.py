@@ -101,7 +101,7 @@ def _rows(recipe: str) -> list[dict[str, Any]]:
 
 
 def _verified(registry: Registry, recipe: str, digest: str) -> dict[str, Any] | None:
-    """A version's manifest; of a damaged one what is wrong with it; None where none is whole yet."""
+    """Read a version's manifest; of a damaged one what is wrong with it; None where none is whole yet."""
     try:
         folder = registry.folder(recipe, digest)
         if folder is None:
@@ -209,7 +209,7 @@ def _log_line(entry: Entry) -> str:
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Members of nested objects by their dotted path; lists as they are, but what has a name by it: heads."""
+    """Name members of nested objects by their dotted path; lists stay as they are, but what has a name goes by it: heads."""
     if isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value):
         value = {item["name"]: {key: inner for key, inner in item.items() if key != "name"} for item in value}
     if isinstance(value, dict) and value:

@@ -28,7 +28,7 @@ _KINDS: dict[str, type] = {
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a bundle's folder, its checksums not yet verified."""
+    """Read the manifest of a bundle's folder, its checksums not yet verified."""
     file = path / MANIFEST
     try:
         manifest = read_object(file.read_bytes(), MAX_FILE_BYTES, nan=True)
@@ -49,13 +49,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def digest_of(manifest: Mapping[str, Any]) -> str:
-    """16 hexadecimal digits of all that a manifest says, the moment of making and what is attached apart."""
+    """Digest all that a manifest says, the moment of making and what is attached apart: 16 hexadecimal digits."""
     facts = {key: value for key, value in manifest.items() if key not in _NOT_DIGESTED}
     return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
 
 
 def complete(manifest: Mapping[str, Any], files: Mapping[str, bytes], attached: Mapping[str, bytes]) -> dict[str, Any]:
-    """A manifest with ``format``, ``files``, ``attached`` (where something is), ``digest``, ``id`` and ``created``."""
+    """Add ``format``, ``files``, ``attached`` (where something is), ``digest``, ``id`` and ``created`` to a manifest."""
     full: dict[str, Any] = {"format": FORMAT, **_as_json(manifest), "files": _checksums(files)}
     if attached:
         full["attached"] = _checksums(attached)
@@ -64,7 +64,6 @@ def complete(manifest: Mapping[str, Any], files: Mapping[str, bytes], attached: 
 
 
 def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
-    """The file's contents."""
     return (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
 
 
@@ -90,7 +89,7 @@ def _checksums(files: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def _as_json(value: Any) -> Any:
-    """A value as JSON can say it: a number that is none, such as the score of nothing, is null."""
+    """Turn a value into what JSON can say: a number that is none, such as the score of nothing, is null."""
     if isinstance(value, Mapping):
         return {key: _as_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -29,7 +29,6 @@ def rollback(recipe: str, alias: str = CHAMPION, *, why: str = "", home: Path | 
 
 
 def promotion_of(entry: Entry, recipe: str, registry: Registry) -> Promotion:
-    """What is announced of a line of the log."""
     url = registry.url if "://" in registry.url else os.path.abspath(registry.url)
     return Promotion(recipe, entry.alias, entry.bundle, entry.at_ns, url, entry.action, entry.by, entry.why)
 

@@ -47,7 +47,7 @@ class Store(Protocol):
         """Keep others from adding bundles in `folder`, where two that add the same one would be in each other's way."""
 
     def lines(self, path: str) -> list[bytes]:
-        """Whole lines of a file; none where there is no file."""
+        """Read the whole lines of a file; none where there is no file."""
 
     def append(self, path: str, lines: list[bytes], before: list[bytes]) -> None:
         """Add lines at the end of a file that has the lines `before`; the caller holds the lock."""
@@ -70,7 +70,6 @@ class LocalStore:
 
     @contextlib.contextmanager
     def lock(self, folder: str) -> Iterator[None]:
-        """See :meth:`Store.lock`."""
         (self.root / folder).mkdir(parents=True, exist_ok=True)
         with lock(self.root / folder / ".lock"):
             yield
@@ -78,7 +77,6 @@ class LocalStore:
     adding = lock
 
     def lines(self, path: str) -> list[bytes]:
-        """See :meth:`Store.lines`."""
         try:
             return _whole_lines((self.root / path).read_bytes())
         except FileNotFoundError:
@@ -95,7 +93,6 @@ class LocalStore:
             os.fsync(file.fileno())
 
     def folders(self, path: str) -> list[str]:
-        """See :meth:`Store.folders`."""
         entries = (self.root / path).iterdir() if (self.root / path).is_dir() else []
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
@@ -107,7 +104,6 @@ class LocalStore:
         replace_folder(folder, contents)
 
     def folder(self, path: str) -> Path | None:
-        """See :meth:`Store.folder`."""
         return self.root / path if (self.root / path / MANIFEST).is_file() else None
 
 
@@ -142,7 +138,6 @@ class RemoteStore:
 
     @contextlib.contextmanager
     def lock(self, folder: str) -> Iterator[None]:
-        """See :meth:`Store.lock`."""
         claim = self._claim(folder)
         try:
             yield
@@ -154,7 +149,7 @@ class RemoteStore:
         return contextlib.nullcontext()
 
     def _claim(self, folder: str) -> str:
-        """Claim a folder once nobody else does; the claim's name."""
+        """Claim a folder once nobody else does; give the claim's name."""
         begin_ns = self._clock.wall_ns()
         while self._clock.wall_ns() - begin_ns < _PATIENCE_S * NS:
             until_ns = self._clock.wall_ns() + CLAIM_S * NS
@@ -171,7 +166,7 @@ class RemoteStore:
         )
 
     def _claims(self, folder: str) -> list[str]:
-        """Claims that hold; those of the dead are taken away."""
+        """List the claims that hold; those of the dead are taken away."""
         claims = self._names(f"{folder}/{_CLAIMS}")
         expired = [name for name in claims if _until_ns(name) <= self._clock.wall_ns()]
         self._forget(expired)
@@ -184,7 +179,7 @@ class RemoteStore:
                 self._fs.rm_file(name)
 
     def _names(self, path: str) -> list[str]:
-        """Objects in a folder, sorted."""
+        """List the objects in a folder, sorted."""
         with self._errors(f"listing {path}"):
             self._fs.invalidate_cache()
             try:
@@ -206,7 +201,6 @@ class RemoteStore:
         return [line for name in names if name in contents for line in _whole_lines(bytes(contents[name]))]
 
     def append(self, path: str, lines: list[bytes], before: list[bytes]) -> None:
-        """See :meth:`Store.append`."""
         folder = path.rpartition("/")[0]
         name = self._at(f"{folder}/{_LINES}/{len(before):08d}-{secrets.token_hex(8)}.jsonl")
         with self._errors(f"writing {path}"):
@@ -218,7 +212,6 @@ class RemoteStore:
             )
 
     def folders(self, path: str) -> list[str]:
-        """See :meth:`Store.folders`."""
         with self._errors(f"listing {path or 'it'}"):
             self._fs.invalidate_cache()
             try:
@@ -229,13 +222,12 @@ class RemoteStore:
         return sorted(name for name in names if not name.startswith("."))
 
     def add(self, path: str, contents: Mapping[str, bytes]) -> None:
-        """See :meth:`Store.add`."""
         with self._errors(f"writing {path}"):
             for name in sorted(contents, key=lambda name: name == MANIFEST):
                 self._write(self._at(f"{path}/{name}"), contents[name])
 
     def folder(self, path: str) -> Path | None:
-        """The bundle, from the cache or fetched to it; its checksums are verified."""
+        """Give the bundle, from the cache or fetched to it; its checksums are verified."""
         cached = self._cache / path
         with contextlib.suppress(BundleError):
             verify(cached, read_manifest(cached))
@@ -253,7 +245,6 @@ class RemoteStore:
 
 
 def store_at(url: str, cache: Path) -> Store:
-    """The store at a path or URL."""
     scheme, separator, path = url.partition("://")
     if separator and scheme != "file":
         return RemoteStore(url, cache)
@@ -278,12 +269,12 @@ def replace_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def _whole_lines(data: bytes) -> list[bytes]:
-    """Lines that end, and hold something."""
+    """Take the lines that end, and hold something."""
     return [line for line in data.split(b"\n")[:-1] if line]
 
 
 def _until_ns(claim: str) -> int:
-    """Until when a claim holds, Unix ns."""
+    """Read from a claim's name until when it holds, Unix ns."""
     try:
         return int(claim.rpartition("/")[2].partition("-")[0])
     except ValueError:  # somebody else's object

@@ -137,12 +137,12 @@ class Architecture(Protocol):
 
 
 def takes(make: type[Architecture]) -> str:
-    """What an architecture takes: ``chain``, the recipe's windows, or ``raw``, windows of the samples that came in."""
+    """Tell what an architecture takes: ``chain``, the recipe's windows, or ``raw``, windows of the samples that came in."""
     return str(getattr(make, "takes", "chain"))
 
 
 def architecture(name: str) -> type[Architecture]:
-    """The class of an architecture."""
+    """Import the class of an architecture."""
     if name not in ARCHITECTURES:
         raise TrainingError(f"[model] architecture {name!r}: expected one of {', '.join(sorted(ARCHITECTURES))}")
     module, _, cls = ARCHITECTURES[name].partition(":")
@@ -167,7 +167,7 @@ def check_axes(name: str, fmt: Format) -> None:
 def read_parameters(
     parameters: Mapping[str, Any], defaults: Mapping[str, Any], table: str = "[model]"
 ) -> dict[str, Any]:
-    """Parameters with defaults filled in; each must be of its default's kind."""
+    """Fill in defaults; each parameter must be of its default's kind."""
     for key, value in parameters.items():
         if key not in defaults:
             raise TrainingError(f"{table} has no parameter {key!r} here{nearest(key, defaults)}")

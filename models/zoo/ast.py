@@ -102,7 +102,7 @@ class _Network(nn.Module):
         self.units = ColumnUnits(columns)  # 1 and 0 but for numbers, which come in their own unit
 
     def forward(self, windows: Tensor) -> Tensor:
-        """``(n, channels, time, bins)`` to ``(n, columns)``."""
+        """Turn ``(n, channels, time, bins)`` into ``(n, columns)``."""
         x = windows.reshape(-1, self.channels, self.time, self.bins).transpose(2, 3)  # (n, channels, bins, time)
         if self.tiles:
             x = x.reshape(-1, 1, self.channels * self.bins, self.time)
@@ -122,13 +122,13 @@ class _Patches(nn.Module):
         self.projection = projection
 
     def forward(self, plane: Tensor) -> Tensor:
-        """``(n, channels, bins, time)`` to ``(n, patches, width)``."""
+        """Turn ``(n, channels, bins, time)`` into ``(n, patches, width)``."""
         patches: Tensor = self.projection(plane).flatten(2).transpose(1, 2)
         return patches
 
 
 def _fresh(p: Mapping[str, Any], plane: tuple[int, int, int], bins: int) -> Any:
-    """An ASTModel of the size that is asked for, with new weights."""
+    """Make an ASTModel of the size that is asked for, with new weights."""
     from transformers import ASTConfig, ASTModel
 
     patch = (min(p["patch_bins"] or bins, bins), min(p["patch_time"], plane[2]))
@@ -155,7 +155,7 @@ def _fresh(p: Mapping[str, Any], plane: tuple[int, int, int], bins: int) -> Any:
 
 
 def _pretrained(name: str, plane: tuple[int, int, int]) -> Any:
-    """An ASTModel from a folder or the hub, its positions interpolated to another size of window."""
+    """Load an ASTModel from a folder or the hub, its positions interpolated to the window's size."""
     from transformers import ASTModel
 
     try:

@@ -35,13 +35,12 @@ class Units(keras.layers.Layer):  # type: ignore[misc]
     """
 
     def build(self, shape: Any) -> None:
-        """One scale and one offset a column."""
         options = {"shape": shape[-1:], "trainable": False, "autocast": False}
         self.scale = self.add_weight(initializer="ones", name="scale", **options)
         self.offset = self.add_weight(initializer="zeros", name="offset", **options)
 
     def call(self, x: Any) -> Any:
-        """``(n, columns)``, each in its unit."""
+        """Bring ``(n, columns)`` into their units."""
         return keras.ops.cast(x, "float32") * self.scale + self.offset
 
 
@@ -59,14 +58,14 @@ class KerasArchitecture:
         self.notes: list[str] = []  # what the user should know of the fit
 
     def columns(self, features: Any) -> Any:
-        """The output ``(n, columns)`` of features ``(n, width)``: a dense layer a head, then units."""
+        """Put a dense layer a head, then units, behind features ``(n, width)``: the output ``(n, columns)``."""
         parts = [keras.layers.Dense(len(self.labels), name="logits")(features)]
         parts += [keras.layers.Dense(head.width, name=f"head_{i}")(features) for i, head in enumerate(self.heads)]
         joined = keras.layers.Concatenate(name="columns")(parts) if len(parts) > 1 else parts[0]
         return Units(name="units")(joined) if any(not head.labels for head in self.heads) else joined
 
     def learning(self) -> Learning:
-        """How the model learns, by its parameters."""
+        """Say how the model learns, by its parameters."""
         p = self.parameters
         return Learning(
             len(self.labels),
@@ -90,11 +89,11 @@ class KerasArchitecture:
             self.model.get_layer("units").set_weights(list(units_of(len(self.labels), self.heads, training)))
 
     def predict(self, windows: Array) -> Array:
-        """Outputs, ``(n, columns)`` float32, by TensorFlow."""
+        """Compute outputs, ``(n, columns)`` float32, by TensorFlow."""
         return predict_keras(self.model, windows)
 
     def weights(self) -> bytes:
-        """All weights, in Keras' own format: the contents of a file ``*.weights.h5``."""
+        """Save all weights in Keras' own format: the contents of a file ``*.weights.h5``."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.weights.h5"
             self.model.save_weights(path)
@@ -106,7 +105,7 @@ class KerasArchitecture:
 
 
 def window_shape(fmt: Format) -> tuple[int, ...]:
-    """``(time, …, channels)`` of the windows."""
+    """Give the windows' ``(time, …, channels)``."""
     return (fmt.rows or 1, *fmt.shape)
 
 
@@ -128,7 +127,7 @@ def check_learning(parameters: Mapping[str, Any]) -> None:
 
 
 def one_of(parameters: Mapping[str, Any], key: str, choices: Sequence[str]) -> str:
-    """A parameter that has a few values."""
+    """Check a parameter that has a few values."""
     value = str(parameters[key])
     if value not in choices:
         raise TrainingError(f"[model] {key} = {value!r}, expected one of {', '.join(choices)}")
@@ -143,7 +142,7 @@ def output_aside() -> Iterator[None]:
 
 
 def keras_to_onnx(model: Any, input_name: str, output_name: str) -> bytes:
-    """ONNX of a functional Keras model with one input and one output ``(n, columns)``."""
+    """Write a functional Keras model with one input and one output ``(n, columns)`` as ONNX."""
     graph = Graph()
     (source,), (target,) = model.inputs, model.outputs
     names = {id(source): graph.node("Transpose", [input_name], perm=_first(len(source.shape)))}
@@ -161,7 +160,7 @@ def write_layers(graph: Graph, names: dict[int, str], target: Any) -> str:
 
 
 def _in_order(target: Any, names: Mapping[int, str]) -> list[Any]:
-    """All tensors between those that have names and a target, each behind what it needs; networks are too deep to recurse."""
+    """List all tensors between those that have names and a target, each behind what it needs; networks are too deep to recurse."""
     order: list[Any] = []
     done = set(names)
     stack = [(target, False)]
@@ -180,12 +179,12 @@ def _in_order(target: Any, names: Mapping[int, str]) -> list[Any]:
 
 
 def _first(rank: int) -> list[int]:
-    """Order of axes that puts the last behind the first."""
+    """Order axes such that the last stands behind the first."""
     return [0, rank - 1, *range(1, rank - 1)]
 
 
 def _last(rank: int) -> list[int]:
-    """Order of axes that puts the second last."""
+    """Order axes such that the second stands last."""
     return [0, *range(2, rank), 1]
 
 
@@ -220,7 +219,7 @@ def _activated(graph: Graph, value: str, layer: Any) -> str:
 
 
 def _windowed(layer: Any, size: Sequence[int], tensor: Any) -> dict[str, Any]:
-    """Attributes of what slides over the axes between batch and channels, with Keras' own padding."""
+    """Give the attributes of what slides over the axes between batch and channels, with Keras' own padding."""
     strides, dilations = list(layer.strides), list(getattr(layer, "dilation_rate", (1,) * len(size)))
     before, after = [0] * len(size), [0] * len(size)
     if layer.padding == "same":

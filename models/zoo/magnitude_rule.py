@@ -81,7 +81,7 @@ class MagnitudeRule:
         on_epoch(only_epoch(cross_entropy(logits * steepness, classes), self.predict, validation))
 
     def _set(self, order: NDArray[np.int64], thresholds: Floats, steepness: float) -> None:
-        """Straight lines of the deviation, each steeper than the one before, which cross at the thresholds."""
+        """Set straight lines of the deviation, each steeper than the one before, which cross at the thresholds."""
         slopes, offsets = np.zeros(self.labels), np.full(self.labels, -1e3)  # what was never seen is never said
         for rank, number in enumerate(order):
             slopes[number] = steepness * rank
@@ -89,7 +89,7 @@ class MagnitudeRule:
         self._slopes, self._offsets = slopes.astype(np.float32), offsets.astype(np.float32)
 
     def _lengths(self, windows: Array) -> Floats:
-        """Mean length of the vector, ``(n,)``, 256 windows at a time; added up as ONNX Runtime may not, so in float64."""
+        """Average the vector's length, ``(n,)``, 256 windows at a time; added up as ONNX Runtime may not, so in float64."""
         parts = []
         for i in range(0, len(windows), 256):
             vector = np.asarray(windows[i : i + 256], np.float64)[:, self._in_vector > 0]
@@ -97,7 +97,7 @@ class MagnitudeRule:
         return np.concatenate(parts)
 
     def predict(self, windows: Array) -> Array:
-        """Logits, ``(n, labels)`` float32."""
+        """Compute logits, ``(n, labels)`` float32."""
         deviation = np.abs(self._lengths(windows) - np.float64(self._usual)) / np.float64(self._unit)
         logits = deviation[:, None] * self._slopes.astype(np.float64) + self._offsets.astype(np.float64)
         return logits.astype(np.float32)
@@ -127,7 +127,7 @@ class MagnitudeRule:
 
 
 def _spread(lengths: Floats) -> float:
-    """How far the middle half reaches."""
+    """Measure how far the middle half reaches."""
     low, high = np.percentile(lengths, [25, 75])
     return float(high - low)
 
@@ -135,7 +135,7 @@ def _spread(lengths: Floats) -> float:
 def _threshold(
     deviations: Floats, classes: NDArray[np.int64], pair: tuple[np.int64, np.int64], weights: Floats
 ) -> float:
-    """The deviation that parts two classes with the least weight on the wrong side; half way between two that occur."""
+    """Find the deviation that parts two classes with the least weight on the wrong side; half way between two that occur."""
     either = np.isin(classes, pair)
     order = np.argsort(deviations[either], kind="stable")
     values, high, weight = deviations[either][order], (classes[either] == pair[1])[order], weights[either][order]

@@ -123,12 +123,12 @@ class MiniRocket:
         self._bias = bias - (mean - self._middle) @ weights
 
     def _whole(self, windows: Floats) -> Floats:
-        """Windows in whole numbers; one that holds a number that is not finite is all 0."""
+        """Round windows to whole numbers; one that holds a number that is not finite is all 0."""
         whole = np.clip(np.rint(windows * self._unit), -LARGEST, LARGEST)
         return np.where(np.isfinite(windows).all((1, 2), keepdims=True), whole, 0).astype(np.float32)
 
     def predict(self, windows: Array) -> Array:
-        """Outputs, ``(n, columns)`` float32; not a number for a window that holds one that is not finite."""
+        """Compute outputs, ``(n, columns)`` float32; not a number for a window that holds one that is not finite."""
         parts = []
         for i in range(0, len(windows), 256):
             part = np.array(windows[i : i + 256], np.float32)
@@ -139,7 +139,7 @@ class MiniRocket:
         return np.concatenate(parts)
 
     def weights(self) -> bytes:
-        """All numbers that were learned, as an ``.npz`` file: outputs are ``(counts - middle) @ weights * step + bias``."""
+        """Save all numbers that were learned, as an ``.npz`` file: outputs are ``(counts - middle) @ weights * step + bias``."""
         file = io.BytesIO()
         banks = {
             f"bank{i}_{name}": getattr(bank, name)
@@ -152,7 +152,7 @@ class MiniRocket:
         return file.getvalue()
 
     def _count(self, windows: Floats) -> Floats:
-        """Counts of all features by ONNX Runtime: the very numbers of numpy, several times faster."""
+        """Count all features by ONNX Runtime: the very numbers of numpy, several times faster."""
         graph = Graph("t")
         self._counted(graph, "windows", "counts")
         features = sum(bank.biases.size for bank in self._banks)
@@ -189,7 +189,7 @@ class MiniRocket:
 
 
 def _count(graph: Graph, whole: str, bank: Bank, time: int) -> str:
-    """Nodes of one bank: ``(n, channels, time)`` to counts ``(n, kernels * biases)``."""
+    """Add the nodes of one bank: ``(n, channels, time)`` to counts ``(n, kernels * biases)``."""
     from onnx import TensorProto
 
     reach = LENGTH // 2 * bank.dilation if bank.padded else 0
@@ -207,7 +207,7 @@ def _count(graph: Graph, whole: str, bank: Bank, time: int) -> str:
 
 
 def _units(windows: Floats) -> Floats:
-    """What a channel is multiplied by, ``(1, channels, 1)``: equal spreads, and room above the largest value."""
+    """Find what a channel is multiplied by, ``(1, channels, 1)``: equal spreads, and room above the largest value."""
     spread, size = windows.std((0, 2), dtype=np.float64), np.sqrt(np.square(windows, dtype=np.float64).mean((0, 2)))
     spread = np.where(spread > 1e-3 * size, spread, np.where(size > 0, size, 1.0))
     largest = float((np.abs(windows).max((0, 2)) / spread).max()) or 1.0
@@ -224,11 +224,11 @@ class Bank:
     biases: Floats  # ``(kernels, biases)``, halves of odd numbers
 
     def places(self, time: int) -> int:
-        """How many places of a window of `time` samples a kernel is laid on."""
+        """Tell on how many places of a window of `time` samples a kernel is laid."""
         return time if self.padded else time - (LENGTH - 1) * self.dilation
 
     def respond(self, windows: Floats) -> Floats:
-        """``(n, channels, time)`` to ``(n, kernels, places)``."""
+        """Lay the kernels on windows: ``(n, channels, time)`` to ``(n, kernels, places)``."""
         n, channels, time = windows.shape
         reach = LENGTH // 2 * self.dilation if self.padded else 0
         padded = np.pad(windows, ((0, 0), (0, 0), (reach, reach)))
@@ -239,14 +239,14 @@ class Bank:
         return response
 
     def count(self, windows: Floats) -> Floats:
-        """At how many places each kernel's result lies above each of its biases, ``(n, kernels * biases)``."""
+        """Count the places at which each kernel's result lies above each of its biases, ``(n, kernels * biases)``."""
         response = self.respond(windows)
         above = [np.count_nonzero(response > self.biases[:, i, None], axis=2) for i in range(self.biases.shape[1])]
         return np.stack(above, 2).reshape(len(windows), -1).astype(np.float32)
 
 
 def dilations(time: int, features: int) -> list[tuple[int, int]]:
-    """Dilations for windows of `time` samples, and how many features a kernel has at each (paper, section 3.1).
+    """Choose dilations for windows of `time` samples, and how many features a kernel has at each (paper, section 3.1).
 
     Examples
     --------
@@ -264,7 +264,7 @@ def dilations(time: int, features: int) -> list[tuple[int, int]]:
 
 
 def fit_banks(windows: Floats, features: int, random: np.random.Generator) -> list[Bank]:
-    """Kernels whose biases are quantiles of what they give for random windows."""
+    """Make kernels whose biases are quantiles of what they give for random windows."""
     _, channels, time = windows.shape
     banks, number = [], 0
     for j, (dilation, count) in enumerate(dilations(time, features)):
@@ -284,7 +284,7 @@ def fit_banks(windows: Floats, features: int, random: np.random.Generator) -> li
 
 
 def _kernel(k: int, channels: int, random: np.random.Generator) -> Floats:
-    """Weights ``(channels, 9)`` of one kernel on some of the channels: few more often than many."""
+    """Draw weights ``(channels, 9)`` of one kernel on some of the channels: few more often than many."""
     most = min(channels, MOST_CHANNELS)
     subset = random.choice(channels, int(2 ** random.uniform(0, np.log2(most + 1))), replace=False)
     weights = np.zeros((channels, LENGTH), np.float32)
@@ -294,7 +294,7 @@ def _kernel(k: int, channels: int, random: np.random.Generator) -> Floats:
 
 
 def counts_of(banks: list[Bank], windows: Floats) -> Floats:
-    """Counts of all features, ``(n, features)``: one bank behind the other."""
+    """Count all features, ``(n, features)``: one bank behind the other."""
     return np.concatenate([np.concatenate([bank.count(part) for bank in banks], 1) for part in _parts(windows)])
 
 
@@ -330,7 +330,7 @@ def fit_ridge(
 def fit_heads(
     features: NDArray[np.float32], groups: NDArray[np.int64], heads: Sequence[ModelHead], targets: Mapping[str, Array]
 ) -> tuple[Doubles, Doubles]:
-    """What further heads say: one solution a head, from the samples whose target is known."""
+    """Fit further heads: one solution a head, from the samples whose target is known."""
     kernels: dict[bytes, _Kernel] = {}
     weights, bias = [np.zeros((features.shape[1], 0))], [np.zeros(0)]
     for head in heads:
@@ -362,7 +362,7 @@ class _Kernel:
         self.values: Doubles = np.maximum(values, 0)
 
     def classes(self, classes: NDArray[np.int64], weights: Doubles) -> tuple[Doubles, Doubles, float, Doubles]:
-        """Weights, bias, penalty and left-out logits for classes, each with its weight."""
+        """Solve for classes, each with its weight: weights, bias, penalty and left-out logits."""
         targets = np.where(np.arange(len(weights)) == classes[:, None], 1.0, -1.0)
 
         def judge(scores: Doubles) -> tuple[float, float]:
@@ -372,7 +372,7 @@ class _Kernel:
         return self._solve(targets, judge)
 
     def number(self, values: Array) -> tuple[Doubles, Doubles, float, Doubles]:
-        """Weights, bias, penalty and left-out values for a number, in its own unit."""
+        """Solve for a number, in its own unit: weights, bias, penalty and left-out values."""
         column = values.astype(np.float64)[:, None]
         middle, spread = float(column.mean()), float(column.std()) or 1.0
         targets = (column - middle) / spread
@@ -386,7 +386,7 @@ class _Kernel:
     def _solve(
         self, targets: Doubles, judge: Callable[[Doubles], tuple[float, float]]
     ) -> tuple[Doubles, Doubles, float, Doubles]:
-        """The solution whose left-out scores have the lowest loss; `judge` gives it, and what to divide scores by."""
+        """Choose the solution whose left-out scores have the lowest loss; `judge` gives it, and what to divide scores by."""
         turned = self.vectors.T @ (targets * self.root)
         best: tuple[float, float, float, Doubles] | None = None
         for penalty in PENALTIES:
@@ -405,7 +405,7 @@ class _Kernel:
 def _left_out(
     vectors: Doubles, shrunk: Doubles, turned: Doubles, targets: Doubles, groups: NDArray[np.int64]
 ) -> Doubles:
-    """Scores of each sample without its group: ``y - (I - H_gg)^-1 (y - H y)_g``."""
+    """Score each sample without its group: ``y - (I - H_gg)^-1 (y - H y)_g``."""
     residuals = targets - vectors @ (shrunk[:, None] * turned)
     scores = np.empty_like(targets)
     for group in np.unique(groups):
@@ -416,14 +416,14 @@ def _left_out(
 
 
 def cross_entropy(logits: Doubles, classes: NDArray[np.int64], weights: Doubles | None = None) -> float:
-    """Mean over samples, each with its class's weight if there are weights."""
+    """Average over samples, each with its class's weight if there are weights."""
     top = logits.max(1, keepdims=True)
     losses = np.log(np.exp(logits - top).sum(1)) + top[:, 0] - logits[np.arange(len(classes)), classes]
     return float(np.average(losses, weights=None if weights is None else weights[classes]))
 
 
 def only_epoch(loss: float, predict: Callable[[Array], Array], validation: Samples | None) -> Epoch:
-    """The numbers of a fit that learns at once."""
+    """Give the numbers of a fit that learns at once."""
     epoch: Epoch = {"epoch": 1, "loss": loss}
     if validation is None:
         return epoch

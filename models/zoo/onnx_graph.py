@@ -21,7 +21,7 @@ class Graph:
         self._letter = letter
 
     def constant(self, value: Any, dtype: str | None = "float32", name: str = "") -> str:
-        """Name of a constant array; without a `dtype` it has its own."""
+        """Add a constant array and give its name; without a `dtype` it has its own."""
         from onnx import numpy_helper
 
         name = name or f"c{len(self.constants)}"
@@ -29,7 +29,7 @@ class Graph:
         return name
 
     def node(self, kind: str, inputs: Sequence[Any], output: str = "", **attributes: Any) -> str:
-        """Add a node with one output; its name. An input is a name, or numbers that become a constant of their own dtype."""
+        """Add a node with one output and give its name. An input is a name, or numbers that become a constant of their own dtype."""
         names = [value if isinstance(value, str) else self.constant(value, None) for value in inputs]
         return self.node_of(kind, names, [output or f"{self._letter}{len(self.nodes)}"], **attributes)[0]
 
@@ -41,12 +41,12 @@ class Graph:
         return list(outputs)
 
     def dense(self, value: str, kernel: Array, bias: Array | None, output: str = "") -> str:
-        """``(n, inputs, …)`` to ``(n, outputs, …)`` by `kernel` ``(inputs, outputs)``; the axes behind stay."""
+        """Turn ``(n, inputs, …)`` into ``(n, outputs, …)`` by `kernel` ``(inputs, outputs)``; the axes behind stay."""
         weights = [self.constant(kernel.T[:, :, None, None])] + ([] if bias is None else [self.constant(bias)])
         return self.node("Conv", [value, *weights], output)
 
     def model(self, inputs: Mapping[str, Sequence[Any]], outputs: Mapping[str, Sequence[Any]]) -> bytes:
-        """ONNX bytes; inputs and outputs are float32, with their shapes."""
+        """Give ONNX bytes; inputs and outputs are float32, with their shapes."""
         from onnx import TensorProto, checker, helper
 
         def values(shapes: Mapping[str, Sequence[Any]]) -> list[Any]:
@@ -60,7 +60,7 @@ class Graph:
 
 
 def clean_onnx(proto: Any) -> bytes:
-    """An ONNX model's bytes without what exporters add for debugging: source paths, stack traces, their version.
+    """Take off what exporters add for debugging, source paths, stack traces, their version, and give the bytes.
 
     Equal models then have equal bytes, wherever they were exported.
     """

@@ -137,7 +137,7 @@ class Recurrent(KerasArchitecture):
 
 
 def _patch(rows: int, stateful: bool) -> int:
-    """Samples or columns that make one step, unless told otherwise."""
+    """Choose how many samples or columns make one step."""
     if not stateful:
         return max(1, rows // _STEPS)
     most = max(1, rows // _HOP_STEPS)
@@ -164,7 +164,7 @@ class Padding(keras.layers.Layer):  # type: ignore[misc]
         self.patch = patch
 
     def call(self, x: Any) -> Any:
-        """``(n, time, features)`` to ``(n, steps)``."""
+        """Turn ``(n, time, features)`` into ``(n, steps)``."""
         time = ops.shape(x)[1]
         filled = ops.cast(ops.any(ops.not_equal(x, 0), axis=-1), "int32")  # (n, time)
         length = ops.max(filled * ops.arange(1, time + 1, dtype="int32"), axis=1, keepdims=True)
@@ -172,7 +172,7 @@ class Padding(keras.layers.Layer):  # type: ignore[misc]
         return ops.arange(time // self.patch, dtype="int32")[None] < steps
 
     def compute_output_spec(self, x: Any) -> Any:
-        """Its shape, without running it."""
+        """Give its shape, without running it."""
         time = x.shape[1]
         return keras.KerasTensor((x.shape[0], None if time is None else time // self.patch), "bool")
 
@@ -188,13 +188,13 @@ class Filled(keras.layers.Layer):  # type: ignore[misc]
         self.patch = patch
 
     def call(self, x: Any) -> tuple[Any, Any]:
-        """``(n, time, features)`` with zeros for NaN, and which steps are there, ``(n, steps)``."""
+        """Give ``(n, time, features)`` with zeros for NaN, and which steps are there, ``(n, steps)``."""
         present = ops.logical_not(ops.isnan(x))
         steps = ops.shape(x)[1] // self.patch
         return ops.where(present, x, ops.zeros_like(x)), present[:, : steps * self.patch : self.patch, 0]
 
     def compute_output_spec(self, x: Any) -> tuple[Any, Any]:
-        """Their shapes, without running it."""
+        """Give their shapes, without running it."""
         time = x.shape[1]
         steps = (x.shape[0], None if time is None else time // self.patch)
         return keras.KerasTensor(x.shape, x.dtype), keras.KerasTensor(steps, "bool")
@@ -212,28 +212,28 @@ class Attention(keras.layers.Layer):  # type: ignore[misc]
         self.supports_masking = True  # what came with a mask leaves without one: there are no steps any more
 
     def build(self, shape: Any) -> None:
-        """W ``(features, units)``, b ``(units,)``, v ``(units, 1)``."""
+        """Make W ``(features, units)``, b ``(units,)`` and v ``(units, 1)``."""
         self.kernel = self.add_weight(shape=(shape[-1], self.units), name="kernel")
         self.bias = self.add_weight(shape=(self.units,), initializer="zeros", name="bias")
         self.score = self.add_weight(shape=(self.units, 1), name="score")
 
     def call(self, x: Any, steps: Any = None) -> Any:
-        """``(n, steps, features)`` and which steps count, ``(n, steps)``, to ``(n, features)``."""
+        """Turn ``(n, steps, features)`` and which steps count, ``(n, steps)``, into ``(n, features)``."""
         score = ops.matmul(ops.tanh(ops.matmul(x, self.kernel) + self.bias), self.score)  # (n, steps, 1)
         if steps is not None:
             score = ops.where(steps[:, :, None], score, ops.cast(_NEVER, score.dtype))
         return ops.sum(ops.softmax(score, axis=1) * x, axis=1)
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
-        """None."""
+        """Mask nothing behind it."""
 
     def compute_output_spec(self, x: Any, steps: Any = None) -> Any:
-        """Its shape, without running it."""
+        """Give its shape, without running it."""
         return keras.KerasTensor((x.shape[0], x.shape[-1]), x.dtype)
 
 
 def windows_to_onnx(network: Any, input_name: str, output_name: str) -> bytes:
-    """ONNX of a :class:`~models.zoo.recurrent.Recurrent` for windows ``(n, time, …)``, n and time free."""
+    """Write a :class:`Recurrent` for windows ``(n, time, …)`` as ONNX, n and time free."""
     graph, p = Graph(), network.parameters
     flat = _flat(graph, network, input_name)
     lengths = _lengths(graph, flat, network.patch) if p["masking"] else ""
@@ -252,7 +252,7 @@ def windows_to_onnx(network: Any, input_name: str, output_name: str) -> bytes:
 
 
 def stateful_to_onnx(network: Any, input_name: str, output_name: str, hop: int) -> bytes:
-    """ONNX of one hop: windows ``(n, hop, …)`` and ``state`` ``(n, size)`` to the output and ``next_state``."""
+    """Write one hop as ONNX: windows ``(n, hop, …)`` and ``state`` ``(n, size)`` to the output and ``next_state``."""
     graph, p = Graph(), network.parameters
     sequence = _steps(graph, network, _flat(graph, network, input_name))
     kinds, units = (2 if p["cell"] == "lstm" else 1), p["units"]
@@ -274,14 +274,14 @@ def stateful_to_onnx(network: Any, input_name: str, output_name: str, hop: int) 
 
 
 def _flat(graph: Graph, network: Any, value: str) -> str:
-    """``(n, time, …)`` to ``(n, time, features)``."""
+    """Turn ``(n, time, …)`` into ``(n, time, features)``."""
     if len(network.shape) == 2:
         return value
     return graph.node("Reshape", [value, graph.constant([0, 0, math.prod(network.shape[1:])], "int64")])
 
 
 def _steps(graph: Graph, network: Any, flat: str) -> str:
-    """``(n, time, features)`` to ``(steps, n, features of a step)``."""
+    """Turn ``(n, time, features)`` into ``(steps, n, features of a step)``."""
     if network.patch == 1:
         return graph.node("Transpose", [flat], perm=[1, 0, 2])
     layer = network.model.get_layer("patches")
@@ -293,7 +293,7 @@ def _steps(graph: Graph, network: Any, flat: str) -> str:
 
 
 def _lengths(graph: Graph, flat: str, patch: int) -> str:
-    """Steps of each sequence ``(n,)`` int32, as :class:`Padding` counts them."""
+    """Count the steps of each sequence, ``(n,)`` int32, as :class:`Padding` does."""
     whole = "int64"
     unit, size = graph.constant([1], whole), graph.constant([patch], whole)
     largest = graph.node("ReduceMax", [graph.node("Abs", [flat]), graph.constant([2], whole)], keepdims=0)
@@ -311,7 +311,7 @@ def _lengths(graph: Graph, flat: str, patch: int) -> str:
 def _layer(
     graph: Graph, network: Any, i: int, sequence: str, lengths: str, before: list[str] | None = None
 ) -> tuple[str, str, str]:
-    """All steps ``(steps, directions, n, units)``, the last state ``(directions, n, units)`` and an LSTM's cells."""
+    """Add a layer: all steps ``(steps, directions, n, units)``, the last state ``(directions, n, units)`` and an LSTM's cells."""
     p, model = network.parameters, network.model
     if p["bidirectional"]:
         pair = model.get_layer(f"both_{i}")
@@ -334,7 +334,7 @@ def _layer(
 
 
 def _gates(cell: Any, kind: str) -> tuple[Array, Array, Array]:
-    """W ``(gates * units, features)``, R ``(gates * units, units)`` and B ``(2 * gates * units,)``, in ONNX's order."""
+    """Give W ``(gates * units, features)``, R ``(gates * units, units)`` and B ``(2 * gates * units,)``, in ONNX's order."""
     order, units = _GATES[kind], cell.units
 
     def sorted_gates(x: Array) -> Array:  # (…, gates * units)
@@ -347,18 +347,18 @@ def _gates(cell: Any, kind: str) -> tuple[Array, Array, Array]:
 
 
 def _joined(graph: Graph, steps: str) -> str:
-    """``(steps, directions, n, units)`` to ``(steps, n, directions * units)``."""
+    """Turn ``(steps, directions, n, units)`` into ``(steps, n, directions * units)``."""
     moved = graph.node("Transpose", [steps], perm=[0, 2, 1, 3])
     return graph.node("Reshape", [moved, graph.constant([0, 0, -1], "int64")])
 
 
 def _column(graph: Graph, value: str) -> str:
-    """``(n, …)`` to ``(n, features, 1, 1)``, as the layers behind want it."""
+    """Turn ``(n, …)`` into ``(n, features, 1, 1)``, as the layers behind want it."""
     return graph.node("Reshape", [graph.node("Flatten", [value]), graph.constant([0, -1, 1, 1], "int64")])
 
 
 def _attended(graph: Graph, layer: Any, sequence: str, lengths: str) -> str:
-    """``(steps, n, features)`` to ``(n, features, 1, 1)``."""
+    """Turn ``(steps, n, features)`` into ``(n, features, 1, 1)``."""
     whole = "int64"
     moved = graph.node("Transpose", [sequence], perm=[1, 2, 0])
     x = graph.node("Unsqueeze", [moved, graph.constant([3], whole)])  # (n, features, steps, 1)
@@ -377,7 +377,7 @@ def _attended(graph: Graph, layer: Any, sequence: str, lengths: str) -> str:
 
 
 def _part(graph: Graph, start: int, units: int) -> str:
-    """A piece of the state, as ``(1, n, units)``."""
+    """Cut a piece out of the state, as ``(1, n, units)``."""
     edges = [graph.constant([value], "int64") for value in (start, start + units, 1)]
     piece = graph.node("Slice", [STATE, *edges])
     return graph.node("Unsqueeze", [piece, graph.constant([0], "int64")])

@@ -98,7 +98,7 @@ class SpectrogramCnn(TorchArchitecture):
 
 
 def _network(shape: tuple[int, ...], columns: int, parameters: Mapping[str, Any]) -> nn.Sequential:
-    """The layers for windows of (channels, time, bins)."""
+    """Put the layers together for windows of (channels, time, bins)."""
     channels, time, bins = (*shape, 1)[:3]
     width, dropout = parameters["width"], parameters["dropout"]
     # About 32 places an axis are left to the layers behind the patches; what is small already stays whole.
@@ -130,7 +130,7 @@ def _patch(size: int) -> int:
 
 
 def _stride(size: tuple[int, int]) -> tuple[int, int]:
-    """2 along what is long enough to lose half of it."""
+    """Go by 2 along what is long enough to lose half of it."""
     return (2 if size[0] >= 8 else 1, 2 if size[1] >= 8 else 1)
 
 
@@ -139,7 +139,7 @@ def _halved(size: int) -> int:
 
 
 def _varied(windows: Array, p: Mapping[str, Any], spread: float, random: np.random.Generator) -> Array:
-    """A batch ``(n, channels, time, …)`` with noise, another loudness of each channel, and shifted in time."""
+    """Vary a batch ``(n, channels, time, …)``: with noise, another loudness of each channel, and shifted in time."""
     aside = (1,) * (windows.ndim - 2)
     varied: NDArray[np.float32] = windows.astype(np.float32, copy=False)
     varied *= 1 + p["scale"] * random.standard_normal((*windows.shape[:2], *aside), np.float32)

@@ -154,7 +154,7 @@ def _checked(p: dict[str, Any], channels: int) -> dict[str, Any]:
 
 
 def _front(kind: str, normalise: Normalisation, x: Any) -> Any:
-    """``(n, time, bins, channels)`` to ``(n, time, bins, 3)``."""
+    """Turn ``(n, time, bins, channels)`` into ``(n, time, bins, 3)``."""
     if kind == "none":
         return x
 
@@ -184,12 +184,12 @@ class Normalisation:
     momentum: float = 0.9
 
     def __call__(self, x: Any, name: str) -> Any:
-        """`x`, normalised where it is on by a layer called `name` and ``_bn``."""
+        """Normalise `x` where it is on, by a layer called `name` and ``_bn``."""
         return keras.layers.BatchNormalization(momentum=self.momentum, name=f"{name}_bn")(x) if self.on else x
 
 
 def _residual_features(name: str, width: int, normalise: Normalisation, x: Any) -> Any:
-    """Features of a residual network of basic blocks (He et al. 2016, Deep Residual Learning, section 3.3 and table 1)."""
+    """Build a residual network of basic blocks (He et al. 2016, Deep Residual Learning, section 3.3 and table 1); give its features."""
     stages, default_width = BUILT_HERE[name]
     width = width or default_width
     x = _convolve(x, "stem", (width, 7, _strides(x, 16)), normalise)
@@ -203,13 +203,13 @@ def _residual_features(name: str, width: int, normalise: Normalisation, x: Any) 
 
 
 def _strides(x: Any, least: int) -> tuple[int, int]:
-    """2 along what is long enough to lose half of it."""
+    """Go by 2 along what is long enough to lose half of it."""
     _, time, bins, _ = x.shape
     return (2 if time >= least else 1, 2 if bins >= least else 1)
 
 
 def _convolve(x: Any, name: str, kind: tuple[int, int, tuple[int, int]], normalise: Normalisation) -> Any:
-    """A convolution of (filters, size, strides), its layers called `name` and ``_conv`` or ``_bn``."""
+    """Add a convolution of (filters, size, strides), its layers called `name` and ``_conv`` or ``_bn``."""
     filters, size, strides = kind
     # An axis of one place (a plain signal) needs no more of the kernel than its middle.
     kernel = tuple(min(size, 2 * length - 1) for length in x.shape[1:3])
@@ -226,7 +226,7 @@ def _block(x: Any, name: str, filters: int, strides: tuple[int, int], normalise:
 
 
 def _keras_features(name: str, x: Any) -> tuple[Any, list[Any]]:
-    """Features of one of Keras' own networks, with fresh weights, and its layers."""
+    """Build one of Keras' own networks, with fresh weights; give its features and its layers."""
     missing = [max(0, _LEAST - length) for length in x.shape[1:3]]
     if any(missing):
         x = keras.layers.ZeroPadding2D([(size // 2, size - size // 2) for size in missing])(x)
@@ -273,7 +273,7 @@ def _keras_model(name: str) -> Any:
 
 @contextlib.contextmanager
 def _timeout() -> Iterator[None]:
-    """A download that hangs ends."""
+    """End a download that hangs."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT_S)
     try:

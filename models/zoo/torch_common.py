@@ -32,11 +32,11 @@ class ColumnUnits(nn.Module):
         self.register_buffer("offset", torch.zeros(columns))
 
     def set(self, scale: NDArray, offset: NDArray) -> None:  # type: ignore[type-arg]
-        """Numbers a column, float32."""
+        """Set the numbers of each column, float32."""
         self.load_state_dict({"scale": torch.from_numpy(scale), "offset": torch.from_numpy(offset)})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(n, columns)``, each in its unit."""
+        """Bring ``(n, columns)`` into their units."""
         scaled: torch.Tensor = x.float() * self.get_buffer("scale") + self.get_buffer("offset")
         return scaled
 
@@ -62,11 +62,11 @@ class TorchArchitecture:
             self.units.set(*units_of(self.labels, self.heads, training))
 
     def predict(self, windows: Array) -> Array:
-        """Outputs, ``(n, columns)`` float32, by torch."""
+        """Compute outputs, ``(n, columns)`` float32, by torch."""
         return predict_torch(self.net, windows)
 
     def weights(self) -> bytes:
-        """The network's state dict, as torch saves it."""
+        """Save the network's state dict, as torch does."""
         file = io.BytesIO()
         torch.save(self.net.state_dict(), file)
         return file.getvalue()
