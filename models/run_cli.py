@@ -15,9 +15,9 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 from mcap.writer import CompressionType, Writer
 
-from streams.archive.segment import CHUNK_SCHEMA, chunk_schema
+from streams.archive.segment import chunk_schema
 from streams.chunk import Chunk, Header, Window
-from streams.codec import ChunkCodec
+from streams.codec import CHUNK_SCHEMA, ChunkCodec
 from streams.errors import KymoError
 from streams.events import Event
 from streams.files import whole_file

@@ -24,6 +24,8 @@ from streams.chunk import DTYPES, Array, Chunk, Format, Header, index_at
 from streams.chunk_pb2 import Chunk as Message
 from streams.errors import ChunkError
 
+#: Name of the message, which the archive writes as its schema's.
+CHUNK_SCHEMA = "kymo.Chunk"
 K = TypeVar("K")
 V = TypeVar("V")
 _PREFIX = struct.Struct("<BIBq")  # tag of data_bytes, data_bytes, tag of first_index, first_index

@@ -28,7 +28,7 @@ from streams.archive.format import (
 )
 from streams.errors import ArchiveError, MessageError, SourceError
 from streams.messages import read_object
-from streams.readers.mcap_file import Content, chunk_sessions
+from streams.readers.mcap_file import SortedMessages, chunk_sessions
 from streams.readers.mcap_scan import unpack
 from streams.recording import ReadOptions, Recording
 from streams.topics import CHUNK_TOPICS
@@ -73,7 +73,7 @@ class ArchiveReader:
         for name in self.sessions():
             if sessions is not None and name not in sessions:
                 continue
-            content = Content(str(self.folder), as_arrived=True)
+            content = SortedMessages(str(self.folder), as_arrived=True)
             content.labels, content.records = about.labels, about.records
             for record in self.records(lambda s, c, n=name: c.session == n and s.name_of(c.topic) in CHUNK_TOPICS):  # type: ignore[misc]
                 if record.key is not None:
@@ -81,9 +81,9 @@ class ArchiveReader:
             if content.chunks:
                 yield from chunk_sessions(content, options, {}, str(self.folder), content.notes())
 
-    def about(self) -> Content:
+    def about(self) -> SortedMessages:
         """Labels and metadata of all sessions; the newest of each counts."""
-        content = Content(str(self.folder))
+        content = SortedMessages(str(self.folder))
         for record in self.records(lambda s, c: s.name_of(c.topic) in ("labels", "sessions")):
             if record.value is None:
                 content.records.pop((record.key or b"").decode(errors="replace"), None)

@@ -28,14 +28,13 @@ from streams.archive.format import (
     segment_path,
 )
 from streams.chunk_pb2 import Chunk as Message
-from streams.codec import ChunkCodec
+from streams.codec import CHUNK_SCHEMA, ChunkCodec
 from streams.errors import ArchiveError, ChunkError, MessageError
 from streams.events import EVENT_SCHEMA
 from streams.files import take_name
 from streams.messages import read_object
 from streams.topics import CHUNK_TOPICS, MIB
 
-CHUNK_SCHEMA = "kymo.Chunk"
 CHUNK_BYTES = MIB
 #: MCAP numbers channels with 16 bits.
 MOST_CHANNELS = 60_000

@@ -19,7 +19,7 @@ from mcap.records import Channel, Message, Schema
 from numpy.typing import NDArray
 
 from streams.chunk import NS, Array, Chunk, Header, signal_format
-from streams.codec import ChunkCodec
+from streams.codec import CHUNK_SCHEMA, ChunkCodec
 from streams.errors import ChunkError, MessageError, SourceError
 from streams.labels.labels import Label, current_labels
 from streams.messages import read_json
@@ -31,14 +31,13 @@ from streams.readers.words import brief, many
 from streams.recording import InputOptions, ReadOptions, Recording, StreamData
 from streams.sessions import OWN_METADATA, checked_session
 
-CHUNK_SCHEMA = "kymo.Chunk"
 _AXES = {1: ("value",), 3: ("x", "y", "z"), 4: ("w", "x", "y", "z")}
 _MAX_NS, _MAX_VALUES = 2**62, 2**16
 
 
 def read_mcap(file: File, options: ReadOptions) -> Iterator[Recording]:
     """Recordings of an MCAP file: one for each session of own chunks, one for all JSON topics."""
-    content = Content(file.path, requested=_requested_streams(options))
+    content = SortedMessages(file.path, requested=_requested_streams(options))
     with file.open() as raw:
         scan = Scan(raw, file.path)
         for schema, channel, message in scan.messages():
@@ -64,7 +63,7 @@ def _requested_streams(options: ReadOptions) -> set[str] | None:
     return channels | {item.stream for item in options.inputs} | {str(options.stream_name)}
 
 
-class Content:
+class SortedMessages:
     """Sorts messages by what they are."""
 
     def __init__(self, path: str, *, as_arrived: bool = False, requested: set[str] | None = None) -> None:
@@ -141,7 +140,7 @@ class Content:
 
 
 def chunk_sessions(
-    content: Content, options: ReadOptions, metadata: dict[str, str], path: str, notes: list[str]
+    content: SortedMessages, options: ReadOptions, metadata: dict[str, str], path: str, notes: list[str]
 ) -> Iterator[Recording]:
     """Sessions of own chunks, in the order of their first chunk."""
     sessions: dict[str, list[Header]] = {}
