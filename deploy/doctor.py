@@ -212,6 +212,8 @@ def bundle_problem(recipe: Recipe, settings: Settings) -> str | None:
 def check_session(recipe: Recipe, session: str, settings: Settings) -> list[Check]:
     """Say why a session yields no events of a recipe."""
     try:
+        from streams.kafka import read  # noqa: F401 (a library that is missing comes before a broker that does not run)
+
         return explain(recipe, gather(recipe, session, with_broker(settings)))
     except (KymoError, ModuleNotFoundError) as error:
         return [_failure("session", error)]

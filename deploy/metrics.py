@@ -78,7 +78,7 @@ class Histogram:
 
 
 class RecipeMetrics:
-    """What happened for one recipe; an :class:`models.serving.agent.Observer`.
+    """What happened for one recipe; an :class:`models.serving.runtime.Observer`.
 
     Every method is called from one thread.
     """

@@ -92,7 +92,7 @@ def test_an_unclosed_segment_is_kept_where_kafka_has_lost_it(
     (place,) = {r[1] for r in held}
     child = archive_process(topics.settings, folder, KYMO_METRICS_PORT="0")
     processes.append(child)
-    await_that(lambda: any(p.stat().st_size for p in folder.glob("*.partial")), "an open segment")
+    await_that(lambda: any(p.stat().st_size > 2**21 for p in folder.glob("*.partial")), "a segment with whole chunks")
     kill(child)
     topics.delete_before("sensor", 3010, place)
     if found.startswith("set aside"):

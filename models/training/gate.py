@@ -29,7 +29,7 @@ _RESAMPLES = 10_000
 _INTERVAL = 0.95
 METRICS = ("accuracy", "macro_f1", "window_accuracy")
 Numbers = NDArray[np.float64]
-_CHUNK = 1_000  # resamples at once
+_NUMBERS = 2**23  # of all resamples' confusions at once
 Score = Callable[[Numbers], Numbers]
 #: What a bundle answers on one session: pairs of truth and answer, usually one.
 Answers = Mapping[str, Sequence[tuple[str, str]]]
@@ -100,8 +100,10 @@ def _draws(counts: Sequence[Numbers], score: Score, sessions: int, seed: int) ->
     """Differences of the score, one for each resample of the sessions."""
     random = np.random.default_rng(seed)
     parts: list[Numbers] = []
-    for _ in range(0, _RESAMPLES, _CHUNK):
-        weights = random.multinomial(sessions, np.full(sessions, 1 / sessions), size=_CHUNK).astype(float)
+    chunk = max(1, _NUMBERS // counts[0][0].size)
+    for first in range(0, _RESAMPLES, chunk):
+        size = min(chunk, _RESAMPLES - first)
+        weights = random.multinomial(sessions, np.full(sessions, 1 / sessions), size=size).astype(float)
         before, after = (score(np.tensordot(weights, side, 1)) for side in counts)
         parts.append(after - before)
     return np.concatenate(parts).round(12)  # what differs by rounding only is equal
