@@ -11,15 +11,14 @@ import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from deploy import broker as embedded
+from deploy.broker import BrokerInfo
 from streams.errors import BrokerError
 from streams.settings import Settings
-
-if TYPE_CHECKING:
-    from deploy.broker import BrokerInfo
 
 DEFAULT_PORT = 9092
 WATCH_S = 0.5
@@ -55,8 +54,6 @@ def start_command(port: int | None, data_dir: Path | None, as_json: bool, foregr
 
     Example: kymo broker start --port 9092 --foreground
     """
-    from deploy import broker as embedded
-
     folder = _folder(data_dir)
     if port is None:
         port = 0 if embedded.status(folder).state == "running" else DEFAULT_PORT
@@ -80,8 +77,6 @@ def stop_command(data_dir: Path | None, as_json: bool) -> None:
 
     Example: kymo broker stop
     """
-    from deploy import broker as embedded
-
     folder = _folder(data_dir)
     stopped = embedded.stop(folder)
     _print(
@@ -97,8 +92,6 @@ def status_command(data_dir: Path | None, as_json: bool) -> None:
 
     Example: kymo broker status --json
     """
-    from deploy import broker as embedded
-
     folder = _folder(data_dir)
     status = embedded.status(folder)
     if status.state == "running" and status.info:
@@ -111,9 +104,7 @@ def status_command(data_dir: Path | None, as_json: bool) -> None:
 
 
 def _folder(data_dir: Path | None) -> Path:
-    from deploy.broker import default_data_dir
-
-    return data_dir.absolute() if data_dir else default_data_dir(Settings.from_env())
+    return data_dir.absolute() if data_dir else embedded.default_data_dir(Settings.from_env())
 
 
 def _running(info: BrokerInfo) -> dict[str, Any]:
@@ -132,8 +123,6 @@ def _signals() -> threading.Event:
 
 
 def _stay(folder: Path, interrupted: threading.Event) -> None:
-    from deploy import broker as embedded
-
     while not interrupted.wait(WATCH_S):
         status = embedded.status(folder)
         if status.state == "died":

