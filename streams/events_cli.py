@@ -26,7 +26,7 @@ _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
-class Moment(click.ParamType):
+class _Moment(click.ParamType):
     """A time as a user writes it; becomes Unix ns."""
 
     name = "time"
@@ -126,8 +126,8 @@ _FORMS: dict[str | None, Callable[[Event], bytes]] = {
 @click.command("events", epilog="Example: kymo events --follow --recipe basic_motions")
 @click.option("--follow", is_flag=True, help="Go on with events as they are published, until Ctrl-C.")
 @click.option("--recipe", metavar="R", help="Only this recipe's events: its name or its .toml file.")
-@click.option("--since", type=Moment(), metavar="T", help="Only windows that end after this event time.")
-@click.option("--since-emitted", type=Moment(), metavar="T", help="Only events published since this wall time.")
+@click.option("--since", type=_Moment(), metavar="T", help="Only windows that end after this event time.")
+@click.option("--since-emitted", type=_Moment(), metavar="T", help="Only events published since this wall time.")
 @click.option("--head", metavar="H", help='Only this head of a model with several; "" for the recipe\'s own classes.')
 @click.option("--session", metavar="S", help="Only this session's events.")
 @click.option("--run", metavar="N", help="Events of a `replay --run N`.")

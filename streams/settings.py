@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import ssl
 
 #: Of a replay's own topics, unless KYMO_PARTITIONS says otherwise: each run brings as many topics as the live ones.
-RUN_PARTITIONS = 2
-SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+_RUN_PARTITIONS = 2
+_SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Settings:
     metrics_host: str = "127.0.0.1"
     cache_gb: float = 20.0
     write_derived: bool = False
-    run_partitions: int = RUN_PARTITIONS
+    run_partitions: int = _RUN_PARTITIONS
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -96,9 +96,9 @@ class Settings:
             if f"KYMO_KAFKA_SECURITY_{name.upper()}" in e
         }
         protocol = e.get("KYMO_KAFKA_SECURITY_PROTOCOL", "PLAINTEXT").upper()
-        if protocol not in SECURITY_PROTOCOLS:
+        if protocol not in _SECURITY_PROTOCOLS:
             raise SettingsError(
-                f"KYMO_KAFKA_SECURITY_PROTOCOL={protocol}: expected one of {', '.join(SECURITY_PROTOCOLS)}"
+                f"KYMO_KAFKA_SECURITY_PROTOCOL={protocol}: expected one of {', '.join(_SECURITY_PROTOCOLS)}"
             )
         return cls(
             brokers=",".join(b.strip() for b in e.get("KYMO_BROKERS", "").split(",") if b.strip()),
@@ -106,7 +106,7 @@ class Settings:
             home=_home(e),
             registry=e.get("KYMO_REGISTRY", ""),
             partitions=_whole(e, "KYMO_PARTITIONS", 12, 1, 10_000),
-            run_partitions=_whole(e, "KYMO_PARTITIONS", RUN_PARTITIONS, 1, 10_000),
+            run_partitions=_whole(e, "KYMO_PARTITIONS", _RUN_PARTITIONS, 1, 10_000),
             replication=_whole(e, "KYMO_REPLICATION", 1, 1, 100),
             security_protocol=protocol,
             session_timeout_s=_number(e, "KYMO_SESSION_TIMEOUT_S", 6.0, FENCE_MS / 1000 + 1, 300.0),

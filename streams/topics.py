@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-HOUR_MS = 3_600_000
+_HOUR_MS = 3_600_000
 MIB = 2**20
 MESSAGE_MAX = 4 * MIB
 Place = tuple[str, int]  # a topic's full name and a partition
@@ -20,7 +20,7 @@ class Topic:
 
     name: str  # without the prefix
     carries: str  # what its messages are
-    retention_ms: int = 24 * HOUR_MS  # how long messages stay; -1 for ever
+    retention_ms: int = 24 * _HOUR_MS  # how long messages stay; -1 for ever
     retention_bytes: int = 2 * 1024 * MIB  # cap a partition; -1 for none
     compact: bool = False  # whether only the newest message of a key is kept
     partitions: int | None = None  # a fixed count; None for the setting's, equal for all keyed by session
@@ -41,11 +41,11 @@ class Topic:
         if self.fenced:
             entries["message.timestamp.before.max.ms"] = str(FENCE_MS)
         if self.compact:
-            entries |= {"min.cleanable.dirty.ratio": "0.1", "segment.ms": str(HOUR_MS)}
+            entries |= {"min.cleanable.dirty.ratio": "0.1", "segment.ms": str(_HOUR_MS)}
         return entries
 
 
-MONTH_MS = 30 * 24 * HOUR_MS
+_MONTH_MS = 30 * 24 * _HOUR_MS
 TABLE: tuple[Topic, ...] = (
     Topic("sensor", "Chunk: IMU and other sensors"),
     Topic("physio", "Chunk: EDA, BVP, temperature, pupil, IBI"),
@@ -53,9 +53,9 @@ TABLE: tuple[Topic, ...] = (
     Topic("video", "Chunk: frames", retention_bytes=4 * 1024 * MIB),
     Topic("spectrogram", "Chunk: derived spectrogram columns", fenced=True),
     Topic("animation", "Chunk: derived animation frames", fenced=True),
-    Topic("events", "Event JSON", retention_ms=MONTH_MS, fenced=True),
-    Topic("shadow", "Event JSON of a shadow bundle", retention_ms=MONTH_MS, fenced=True),
-    Topic("alerts", "Alert JSON", retention_ms=MONTH_MS),
+    Topic("events", "Event JSON", retention_ms=_MONTH_MS, fenced=True),
+    Topic("shadow", "Event JSON of a shadow bundle", retention_ms=_MONTH_MS, fenced=True),
+    Topic("alerts", "Alert JSON", retention_ms=_MONTH_MS),
     Topic("labels", "Label JSON", retention_ms=-1, retention_bytes=-1),
     Topic("sessions", "session metadata JSON", compact=True),
     Topic("models", "bundle promotions JSON", compact=True, partitions=1),

@@ -24,7 +24,7 @@ from streams.messages import Odd, read_object
 from streams.settings import Settings
 from streams.topics import Names
 
-OnBad = Callable[[str], None]
+_OnBad = Callable[[str], None]
 _RUN = click.option("--run", metavar="N", help="Labels of a `replay --run N`.")
 _AUTHOR = click.option("--author", help="Who says so; you, if nobody is named.")
 _FORMATS: dict[str, Callable[[list[Label]], str]] = {"jsonl": as_json_lines, "csv": as_table, "json": as_labels_json}
@@ -159,7 +159,7 @@ def _me() -> str:
         return "unknown"
 
 
-def read_labels(settings: Settings, on_bad: OnBad = lambda text: None) -> list[Label]:
+def read_labels(settings: Settings, on_bad: _OnBad = lambda text: None) -> list[Label]:
     """Every label that was ever made, a session's in the order in which they were made."""
     from streams.kafka.read import read_records
 
@@ -176,7 +176,7 @@ def read_labels(settings: Settings, on_bad: OnBad = lambda text: None) -> list[L
 class SessionStarts:
     """First samples of sessions: as ``kymo.sessions`` has them, else as their chunks do, which are read when one is missing."""
 
-    def __init__(self, settings: Settings, on_odd: OnBad = lambda text: None) -> None:
+    def __init__(self, settings: Settings, on_odd: _OnBad = lambda text: None) -> None:
         from streams.kafka.sessions import announced
 
         self._settings, self._all = settings, False

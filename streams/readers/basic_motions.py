@@ -22,13 +22,13 @@ from streams.recording import InputOptions, ReadOptions, Recording, StreamData
 
 CHANNELS = ("ax", "ay", "az", "gx", "gy", "gz")
 RATE_HZ = Fraction(10)
-STREAM = "imu.wrist"
-METADATA = {
+_STREAM = "imu.wrist"
+_METADATA = {
     "device": "smart watch",
     "placement": "wrist",
     "dataset": "BasicMotions (UEA archive, from the aeon package)",
 }
-NOTE = "no start time in the file: sample 0 stands at 0 ns"
+_NOTE = "no start time in the file: sample 0 stands at 0 ns"
 #: Names that :func:`streams.readers.read` takes in place of a path.
 NAMES = {"basicmotions:train": "TRAIN", "basicmotions:test": "TEST"}
 
@@ -37,7 +37,7 @@ def read_basic_motions(name: str, options: ReadOptions) -> Iterator[Recording]:
     """Recordings ``basicmotions-test-00`` and on, each with one label."""
     path = _file(NAMES[name])
     inputs = requested_inputs(options, name)
-    item = inputs[0] if inputs else InputOptions(STREAM)
+    item = inputs[0] if inputs else InputOptions(_STREAM)
     channels = item.channels or CHANNELS
     for channel in channels:
         if channel not in CHANNELS:
@@ -55,7 +55,7 @@ def read_basic_motions(name: str, options: ReadOptions) -> Iterator[Recording]:
         label = interval(
             session=session, set="label", start_ns=0, end_ns=stream.end_ns, label=text, author="BasicMotions"
         )
-        yield Recording(session, [stream], [label], None, dict(METADATA), name, [NOTE])
+        yield Recording(session, [stream], [label], None, dict(_METADATA), name, [_NOTE])
 
 
 def _file(part: str) -> Path:

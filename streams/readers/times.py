@@ -103,7 +103,7 @@ def _first_times(name: str, cells: Sequence[str], rate: Fraction | None) -> tupl
     texts = [text.strip() for text in cells[:_FIRST_ROWS]]
     try:
         return TimeColumn(name, "", rate).parse(texts, np.arange(len(texts))), ""
-    except UnitError as error:
+    except _UnitError as error:
         if all(map(is_number, texts)):
             numbers = np.array([float(text) for text in texts])
             return np.rint(1000 * (numbers - numbers[0])).astype(np.int64), str(error)
@@ -156,7 +156,7 @@ def _spelled(name: str) -> tuple[str, int | None]:
     return plain.strip("_").replace("_", " "), None
 
 
-class UnitError(SourceError):
+class _UnitError(SourceError):
     """Times whose unit nothing tells."""
 
 
@@ -285,7 +285,7 @@ class TimeColumn:
         step = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
         self._unit, how = _unit(float(np.median(numbers)), step, self._rate, fine=_words(self.column) >= _FINE_CLOCK)
         if self._unit is None:
-            raise UnitError(
+            raise _UnitError(
                 f"column `{self.column}` holds times in an unknown unit (steps of {step:g}); name it `time_s`, `time_ms`, "
                 "`time_us` or `time_ns`",
                 self.path,
