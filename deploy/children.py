@@ -22,7 +22,7 @@ from typing import Any
 STOP_TIMEOUT_S = 25.0  # a worker drains for 20 s at most
 TAIL = 20
 #: Ctrl-C, SIGTERM and a closed terminal.
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 _ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -35,7 +35,7 @@ class SessionRecord(TypedDict, total=False):
     """What is known of a session; times are Unix nanoseconds. Producers may leave out any member."""
 
     session: Annotated[Name, "also the record's key"]
-    subject: Annotated[str, "a pseudonym"]
+    subject: Annotated[str, {"type": ["string", "null"], "description": "a pseudonym"}]
     start_ns: int
     end_ns: Annotated[int, "not before start_ns"]
     streams: list[StreamRecord]

@@ -184,6 +184,7 @@ def test_session_record_is_json() -> None:
     record = json.loads(json.dumps(session_record(recording)))
     assert record["software"].startswith("kymo ")
     jsonschema.validate(record, SESSION_SCHEMA)
+    jsonschema.validate(record | {"subject": None}, SESSION_SCHEMA)  # as of whom nothing is known
     assert [*record, "replayed"] == list(SESSION_SCHEMA["properties"])
     del record["software"]
     assert record == {
