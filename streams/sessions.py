@@ -85,7 +85,8 @@ def checked_session(record: Mapping[str, Any]) -> dict[str, Any]:
     """What :func:`read_session` gives, of the JSON object."""
     members = {name: value for name, value in record.items() if value is not None}
     for name in _CHECKED:
-        value, kind = members.get(name), PYTHON_TYPES[SESSION_SCHEMA["properties"][name]["type"]]
+        type_name = SESSION_SCHEMA["properties"][name]["type"]
+        value, kind = members.get(name), PYTHON_TYPES[type_name if isinstance(type_name, str) else type_name[0]]
         if name in members and (type(value) is not kind or (isinstance(value, int) and not fits(value))):
             raise MessageError(f"session: `{name}` is {str(value)[:40]!r}, expected {kind.__name__}")
     for name in ("session", "subject"):
