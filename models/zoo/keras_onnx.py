@@ -11,10 +11,8 @@ the batch.
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -132,13 +130,6 @@ def one_of(parameters: Mapping[str, Any], key: str, choices: Sequence[str]) -> s
     if value not in choices:
         raise TrainingError(f"[model] {key} = {value!r}, expected one of {', '.join(choices)}")
     return value
-
-
-@contextlib.contextmanager
-def output_aside() -> Iterator[None]:
-    """Keras reports a download on the standard output, where results belong; here it goes to the other one."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
 
 
 def keras_to_onnx(model: Any, input_name: str, output_name: str) -> bytes:

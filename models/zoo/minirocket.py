@@ -36,24 +36,23 @@ from streams.chunk import Array, Format
 from streams.errors import TrainingError
 
 Floats = NDArray[np.float32]
-
-LENGTH, KERNELS = 9, 84
-MOST_CHANNELS = 9
-#: Largest whole number: 9 channels x (6 x 1 + 3 x 2) x 2**17 stays below 2**24, up to which float32 is exact.
-LARGEST = 2**17 - 1
-_TRIPLES = np.array(list(combinations(range(LENGTH), 3)))  # where a kernel's weights are 2
-_GOLDEN = (np.sqrt(5) + 1) / 2
-_NUMPY_NUMBERS = 2**20  # of windows at once, counted by numpy
 Doubles = NDArray[np.float64]
-PENALTIES = np.logspace(-3, 4, 15)  # per sample: the kernel's mean diagonal is 1
-_SHARP = 2.0  # scores differ by about 2: temperatures from 1/8 on are tried, so that none is surer than 1 - 1e-7
 #: ``features``: about how many, 84 to 50,000; ``windows``: most that are learned from, chosen at random where there are
 #: more (the work grows with its third power).
 DEFAULTS: dict[str, Any] = {"features": 10_000, "windows": 4096}
 _MOST_FEATURES = 50_000  # five times the paper's: more take memory, and tell no more
+LENGTH, KERNELS = 9, 84
+MOST_CHANNELS = 9
+#: Largest whole number: 9 channels x (6 x 1 + 3 x 2) x 2**17 stays below 2**24, up to which float32 is exact.
+LARGEST = 2**17 - 1
 _HEADROOM = 2.0  # times the largest training value, relative to the channel's spread, before a number is clipped
-_NUMBERS = 2**19  # of windows at once, counted by ONNX Runtime
+_TRIPLES = np.array(list(combinations(range(LENGTH), 3)))  # where a kernel's weights are 2
+_GOLDEN = (np.sqrt(5) + 1) / 2
+_NUMPY_NUMBERS = 2**20  # of windows at once, counted by numpy
+_ONNX_NUMBERS = 2**19  # by ONNX Runtime
 _NODE = 2**18  # comparisons a node and window: they stay in the cache
+PENALTIES = np.logspace(-3, 4, 15)  # per sample: the kernel's mean diagonal is 1
+_SHARP = 2.0  # scores differ by about 2: temperatures from 1/8 on are tried, so that none is surer than 1 - 1e-7
 
 
 class MiniRocket:
@@ -160,7 +159,7 @@ class MiniRocket:
             graph.model({"windows": ("n", *self.shape)}, {"counts": ("n", features)}), "windows", "counts"
         )
         counts: Floats = np.empty((len(windows), features), np.float32)
-        step = max(1, _NUMBERS // (self.shape[0] * self.shape[1]))
+        step = max(1, _ONNX_NUMBERS // (self.shape[0] * self.shape[1]))
         for i in range(0, len(windows), step):
             counts[i : i + step] = model.run(windows[i : i + step])
         return counts
@@ -324,14 +323,14 @@ def fit_ridge(
     scale[scale == 0] = 1
     features -= mean.astype(np.float32)
     features /= scale.astype(np.float32)
-    return Ridge(mean, scale, *_Kernel(features, groups, weights[classes]).classes(classes, weights))
+    return Ridge(mean, scale, *_Gram(features, groups, weights[classes]).classes(classes, weights))
 
 
 def fit_heads(
     features: NDArray[np.float32], groups: NDArray[np.int64], heads: Sequence[ModelHead], targets: Mapping[str, Array]
 ) -> tuple[Doubles, Doubles]:
     """Fit further heads: one solution a head, from the samples whose target is known."""
-    kernels: dict[bytes, _Kernel] = {}
+    kernels: dict[bytes, _Gram] = {}
     weights, bias = [np.zeros((features.shape[1], 0))], [np.zeros(0)]
     for head in heads:
         target: Any = targets[head.name]
@@ -342,7 +341,7 @@ def fit_heads(
             continue
         if known.tobytes() not in kernels:
             rows = features if known.all() else features[known]
-            kernels[known.tobytes()] = _Kernel(rows, groups[known], np.ones(int(known.sum())))
+            kernels[known.tobytes()] = _Gram(rows, groups[known], np.ones(int(known.sum())))
         kernel = kernels[known.tobytes()]
         solution = kernel.classes(target[known], np.ones(head.width)) if head.labels else kernel.number(target[known])
         weights.append(solution[0])
@@ -350,7 +349,7 @@ def fit_heads(
     return np.concatenate(weights, 1), np.concatenate(bias)
 
 
-class _Kernel:
+class _Gram:
     """Inner products of standardised features, decomposed once for all that is asked of the same samples."""
 
     def __init__(self, features: NDArray[np.float32], groups: NDArray[np.int64], weights: Doubles) -> None:

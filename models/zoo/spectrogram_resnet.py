@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any, ClassVar
 
 from models.training.fit_keras import keras, prepare_keras
 from models.zoo import Epoch, FitOptions, ModelHead, Samples, check_axes, read_parameters
-from models.zoo.keras_onnx import KerasArchitecture, check_learning, one_of, output_aside, window_shape
+from models.zoo.keras_onnx import KerasArchitecture, check_learning, one_of, window_shape
 from streams.chunk import Format
 from streams.errors import TrainingError
 
@@ -242,7 +243,7 @@ def _pretrain(name: str, weights: str, layers: Sequence[Any]) -> str:
     # The network by itself: a file's order of layers is not that of a larger model.
     if weights == "imagenet":
         try:
-            with output_aside(), _timeout():
+            with _output_aside(), _timeout():
                 learned = _keras_model(name)(include_top=False, weights="imagenet", pooling="avg")
         except Exception as error:  # Keras wraps what the network says in bare Exceptions
             return (
@@ -269,6 +270,13 @@ def _pretrain(name: str, weights: str, layers: Sequence[Any]) -> str:
 
 def _keras_model(name: str) -> Any:
     return getattr(keras.applications, FROM_KERAS[name])
+
+
+@contextlib.contextmanager
+def _output_aside() -> Iterator[None]:
+    """Keras reports a download on the standard output, where results belong; here it goes to the other one."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
 
 
 @contextlib.contextmanager
