@@ -1,11 +1,11 @@
-# Kymo: `make demo` and `make test` need Python 3.11 or 3.12 and make, nothing else.
+# Kymo: `make demo` and `make test` need Python 3.11, 3.12 or 3.13 and make, nothing else.
 #
 # .venv/.uv     a virtual environment with the installer in it
 # .venv/.demo   what the demo needs, without training frameworks
 # .venv/.setup  everything
 
-supported := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
-candidates := python3.12 python3.11 python3
+supported := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+candidates := python3.12 python3.11 python3.13 python3
 PYTHON ?= $(shell for p in $(candidates); do $$p -c "$(supported)" 2>/dev/null && { echo $$p; break; }; done)
 
 # A container or a service may have no home folder; the installer still needs a place for its cache.
@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 bin := .venv/bin
 # Compiled once: where Python may not write what it compiles (containers, CI), every start would do it again.
 install = $(bin)/uv pip install --quiet --compile-bytecode --python $(bin)/python --constraint constraints.txt --build-constraints constraints.txt
-compile = $(bin)/python -m compileall -q kymo.py streams processors models lab deploy examples
+compile = $(bin)/python -m compileall -q kymo streams processors models lab deploy examples
 everything := kafka,audio,parquet,synth,demo,report,torch,tensorflow,bench,dev
 
 .DEFAULT_GOAL := help
@@ -43,10 +43,10 @@ bench: .venv/.setup ## measure Kymo beside its peers
 	@$(bin)/python -m benchmarks $(ARGS)
 
 loop: .venv/.setup ## the closed loop on real recordings: live accuracy rises when a refreshed model takes over
-	@$(bin)/python -m examples.loop $(ARGS)
+	@$(bin)/python -m kymo.examples.loop $(ARGS)
 
 magnetic: .venv/.setup ## from nothing to a trained, registered, serving detector of magnetic distortion
-	@$(bin)/python -m examples.magnetic $(ARGS)
+	@$(bin)/python -m kymo.examples.magnetic $(ARGS)
 
 up: .venv/.demo ## broker, worker and archive until Ctrl-C
 	@$(bin)/kymo up
@@ -63,10 +63,10 @@ soak: .venv/.setup ## hours at real-time pace
 	@$(bin)/python -m pytest -m soak $(ARGS)
 
 pins: .venv/.setup ## renew constraints.txt and deploy/kafka.lock
-	@{ echo "# Exact versions of everything, for Python 3.11 and 3.12 on every platform. Made by \`make pins\`."; \
+	@{ echo "# Exact versions of everything, for Python 3.11 to 3.13 on every platform. Made by \`make pins\`."; \
 	   $(bin)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --all-extras --no-header --no-annotate \
 	     pyproject.toml; } > constraints.new && mv constraints.new constraints.txt
-	@$(bin)/python -m deploy.kafka_server
+	@$(bin)/python -m kymo.deploy.kafka_server
 
 clean: ## remove the virtual environment
 	@rm -rf .venv
@@ -74,7 +74,7 @@ clean: ## remove the virtual environment
 .venv/.uv:
 	@test -n "$(PYTHON)" && $(PYTHON) -c "$(supported)" || { \
 	  found=$$($(or $(PYTHON),python3) --version 2>/dev/null); \
-	  echo "Kymo needs Python 3.11 or 3.12, found $${found:-none}; install one, or name it: make PYTHON=/path/to/python3.12" >&2; \
+	  echo "Kymo needs Python 3.11, 3.12 or 3.13, found $${found:-none}; install one, or name it: make PYTHON=/path/to/python3.12" >&2; \
 	  exit 1; }
 	@$(PYTHON) -c "import ensurepip, venv" 2>/dev/null || { \
 	  echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
@@ -88,12 +88,12 @@ clean: ## remove the virtual environment
 	@test -e .venv/.setup || { echo "Installing what the demo needs"; $(install) --editable '.[kafka]' && $(install) --no-deps aeon; }
 	@test ! -e .venv/.setup || $(MAKE) --no-print-directory .venv/.setup
 	@$(compile)
-	@$(bin)/python -m deploy.prepare
+	@$(bin)/python -m kymo.deploy.prepare
 	@touch $@
 
 .venv/.setup: .venv/.uv pyproject.toml constraints.txt
 	@echo "Installing everything (several GB; torch and tensorflow are among it)"
 	@$(install) --editable '.[$(everything)]'
 	@$(compile)
-	@$(bin)/python -m deploy.prepare
+	@$(bin)/python -m kymo.deploy.prepare
 	@touch $@

@@ -48,8 +48,8 @@ def main(
 
     Example: python -m benchmarks throughput latency --rounds 5
     """
-    if beside is not None and not (beside / "kymo.py").exists():
-        raise click.BadParameter(f"{beside} is no checkout of Kymo: it has no kymo.py", param_hint="--beside")
+    if beside is not None and not (beside / "streams").exists():
+        raise click.BadParameter(f"{beside} is no checkout of Kymo: it has no folder `streams`", param_hint="--beside")
     from benchmarks.report import machine
 
     wanted = list(dict.fromkeys(chosen)) or ["all"]

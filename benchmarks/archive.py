@@ -20,8 +20,8 @@ from typing import Any
 
 from benchmarks.load import Workload, chunks, fill
 from benchmarks.rig import Rig
-from streams.archive.check import check_archive
-from streams.archive.read import ArchiveReader
+from kymo.streams.archive.check import check_archive
+from kymo.streams.archive.read import ArchiveReader
 
 Row = dict[str, Any]
 TITLES = {

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.child import memory
-from streams.archive.writer import CONSUMER, Archive
-from streams.settings import Settings
-from streams.topics import Names
+from kymo.streams.archive.writer import CONSUMER, Archive
+from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 
 
 def kymo(settings: Settings, folder: Path, records: int) -> None:
@@ -45,7 +45,7 @@ def values(settings: Settings, records: int) -> Iterator[bytes]:
     """Values of the topic ``sensor``, read as the archive reads."""
     from kafka import TopicPartition
 
-    from streams.kafka.read import whole_topic_consumer
+    from kymo.streams.kafka.read import whole_topic_consumer
 
     topic = Names(settings.prefix).of("sensor")
     consumer = whole_topic_consumer(settings, **CONSUMER)

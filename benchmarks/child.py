@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from deploy.children import Child, stop
+from kymo.deploy.children import Child, stop
 
 
 @dataclass(frozen=True, slots=True)

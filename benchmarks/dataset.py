@@ -5,7 +5,7 @@ that runs live, labels, checksums; once kept in memory (``read_dataset``), once 
 calls ``scipy.signal.spectrogram`` for each window and channel, as most notebooks have it, and keeps float32: no labels, no checksums.
 It is given float32, as Kymo is, and once float64, as pandas would give it; once it, too, writes its windows (one ``.npy``, each
 window whole) and waits until they are on the disk. All begin with the recordings in memory. They take turns; a ratio is the median
-of the ratios of rounds that lie side by side. Beside them: all of :func:`models.data.cache.build_dataset` from Parquet files, the
+of the ratios of rounds that lie side by side. Beside them: all of :func:`kymo.models.data.cache.build_dataset` from Parquet files, the
 same again (a look-up), and what reading the files alone takes. Memory is that of a process of its own that builds a data set from the
 files of one and of four times the sessions.
 
@@ -36,14 +36,14 @@ import scipy.signal
 from rich.console import Console
 from rich.table import Table
 
-from models.data.cache import build_dataset, write_dataset
-from models.data.dataset import read_dataset
-from models.data.examples import Dataset
-from models.data.samples import split_chain
-from processors.recipe.load import Recipe, parse_recipe
-from streams.readers import read
-from streams.recording import Recording
-from streams.settings import Settings
+from kymo.models.data.cache import build_dataset, write_dataset
+from kymo.models.data.dataset import read_dataset
+from kymo.models.data.examples import Dataset
+from kymo.models.data.samples import split_chain
+from kymo.processors.recipe.load import Recipe, parse_recipe
+from kymo.streams.readers import read
+from kymo.streams.recording import Recording
+from kymo.streams.settings import Settings
 
 CHANNELS, RATE_HZ, SECONDS = 12, 500, 120
 ROOT = Path(__file__).resolve().parent.parent
@@ -189,8 +189,8 @@ def peak_mb(data: Path, home: Path, sessions: int, shape: int) -> dict[str, floa
     """Most resident memory of a process that builds a data set of the first sessions, MB, and the size of its entry, MB."""
     code = (
         "import sys\nfrom pathlib import Path\nfrom benchmarks import dataset as d\n"
-        "from models.data.samples import split_chain\nfrom models.data.cache import build_dataset\n"
-        "from streams.settings import Settings\n"
+        "from kymo.models.data.samples import split_chain\nfrom kymo.models.data.cache import build_dataset\n"
+        "from kymo.streams.settings import Settings\n"
         "data, home, count, shape = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])\n"
         "recipe = d.SHAPES[shape].recipe()\n"
         "paths = sorted(data.iterdir())[:count]\n"

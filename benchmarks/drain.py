@@ -14,8 +14,8 @@ from typing import Any
 
 from benchmarks.child import Memory, check, memory, processor_s
 from benchmarks.load import Workload
-from deploy.children import Child
-from deploy.metrics_server import find_server, is_ready
+from kymo.deploy.children import Child
+from kymo.deploy.metrics_server import find_server, is_ready
 
 _POLL_S = 0.1
 

@@ -22,7 +22,7 @@ from benchmarks.peer_kymo import worker
 from benchmarks.report import Row, commit
 from benchmarks.rig import Rig
 from benchmarks.truth import compare
-from deploy.children import Child
+from kymo.deploy.children import Child
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,9 +30,9 @@ import scipy.signal
 from rich.console import Console
 from rich.table import Table
 
-from processors.steps.spectrogram import Spectrogram
-from processors.windows import Windows
-from streams.chunk import Chunk, Header, signal_format
+from kymo.processors.steps.spectrogram import Spectrogram
+from kymo.processors.windows import Windows
+from kymo.streams.chunk import Chunk, Header, signal_format
 
 Call = Callable[[], Any]
 RATE_HZ = 500

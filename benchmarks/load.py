@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.chunk import Chunk, Header, signal_format
-from streams.codec import ChunkCodec
+from kymo.streams.chunk import Chunk, Header, signal_format
+from kymo.streams.codec import ChunkCodec
 
 #: A multiple of the hop, so that windows on the grid of wall time (Quix Streams) stand on the samples' own grid.
 ORIGIN_NS = 1_770_000_000 * 960 * 10**6

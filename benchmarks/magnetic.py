@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from lab.synth.random_plans import RandomPlans, random_recordings, synth_random
-from models.bundle import load_bundle
-from models.evaluate import JudgedWindow, evaluate
-from models.scores import score
-from models.training.train import TrainRequest, train
-from processors.recipe.load import INSTALLED, parse_recipe
-from streams.readers import read
+from kymo.lab.synth.random_plans import RandomPlans, random_recordings, synth_random
+from kymo.models.bundle import load_bundle
+from kymo.models.evaluate import JudgedWindow, evaluate
+from kymo.models.scores import score
+from kymo.models.training.train import TrainRequest, train
+from kymo.processors.recipe.load import INSTALLED, parse_recipe
+from kymo.streams.readers import read
 
 LEARN, UNSEEN = 60, 30
 LEARN_SEED, UNSEEN_SEED = 1, 2

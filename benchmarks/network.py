@@ -9,9 +9,9 @@ import numpy as np
 
 from benchmarks.load import Workload
 from benchmarks.rig import LABELS, NETWORK, recipe_text
-from models.training.export import export_model
-from models.zoo import architecture
-from processors.recipe.load import parse_recipe
+from kymo.models.training.export import export_model
+from kymo.models.zoo import architecture
+from kymo.processors.recipe.load import parse_recipe
 
 
 def make(work: Workload) -> bytes:

@@ -18,7 +18,7 @@ from scipy.signal import spectrogram
 
 from benchmarks.load import Workload
 from benchmarks.rig import LABELS, NETWORK
-from deploy.children import Child, kymo_environment
+from kymo.deploy.children import Child, kymo_environment
 
 #: glibc gives the memory of every large array back to the system, and fetches it again page by page: without these two the bare loop
 #: has half its rate. Whoever writes it for speed finds that out.

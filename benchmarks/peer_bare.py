@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, Producer
 from numpy.typing import NDArray
 
 from benchmarks.peer import Task, batched, event, network
-from streams.chunk_pb2 import Chunk
+from kymo.streams.chunk_pb2 import Chunk
 
 _MESSAGES = 500
 _WINDOWS = 16  # a call: more no longer fit into the processor's cache, which costs half of the rate

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.rig import Rig
-from deploy.children import Child, kymo_command, kymo_environment
+from kymo.deploy.children import Child, kymo_command, kymo_environment
 
 
 def worker(rig: Rig, prefix: str, name: str, checkout: Path | None = None, **env: str) -> Child:

@@ -20,9 +20,9 @@ from benchmarks.end_to_end import Row, Runner
 from benchmarks.load import Workload, header, samples, session
 from benchmarks.rig import Rig
 from benchmarks.truth import compare
-from deploy.children import Child
-from streams.chunk import Chunk
-from streams.codec import ChunkCodec
+from kymo.deploy.children import Child
+from kymo.streams.chunk import Chunk
+from kymo.streams.codec import ChunkCodec
 
 _CHUNK = 50  # samples: 100 ms at 500 Hz
 _WARM_UP_S = 8.0  # windows that end earlier do not count: the peer may still be joining its group

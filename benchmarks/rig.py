@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load import Workload
-from deploy.broker import running
-from models.registry import write_bundle
-from models.registry.manifest import MODEL
-from processors.recipe.load import load_recipe
-from streams.kafka.admin import ensure_topics
-from streams.settings import Settings
-from streams.topics import Names
+from kymo.deploy.broker import running
+from kymo.models.registry import write_bundle
+from kymo.models.registry.manifest import MODEL
+from kymo.processors.recipe.load import load_recipe
+from kymo.streams.kafka.admin import ensure_topics
+from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 
 NETWORK = Path(__file__).with_name("network.onnx")
 LABELS = ("rest", "walk", "run", "jump")
@@ -91,7 +91,7 @@ class Rig:
         """A topic for a peer, made, with as many partitions as Kymo's and leaders for all; its name."""
         from kafka.admin import KafkaAdminClient
 
-        from streams.kafka.client import client_arguments
+        from kymo.streams.kafka.client import client_arguments
 
         with KafkaAdminClient(**client_arguments(self.settings)) as admin:
             admin.create_topics({name: {"num_partitions": self.settings.partitions, "replication_factor": 1}})

@@ -19,10 +19,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from models.onnx_model import OnnxModel
-from models.training.export import INPUT, OUTPUT
-from models.zoo import architecture
-from streams.chunk import Format
+from kymo.models.onnx_model import OnnxModel
+from kymo.models.training.export import INPUT, OUTPUT
+from kymo.models.zoo import architecture
+from kymo.streams.chunk import Format
 
 AGENT, PREDICT, COMPILED = "ONNX Runtime in an agent, 1 thread", "keras.predict", "compiled call"
 BATCHES = (1, 16)
@@ -37,7 +37,7 @@ Call = Callable[[], Any]
 
 def calls(name: str, shape: tuple[int, ...], parameters: dict[str, Any], batch: int) -> dict[str, Call]:
     """One call a way, each on `batch` windows; all give the same numbers."""
-    from models.training.fit_keras import tf
+    from kymo.models.training.fit_keras import tf
 
     fmt = Format("imu", ("c",) * shape[-1], (), Fraction(500), "float32", shape[1:], rows=shape[0])
     made: Any = architecture(name)(fmt, ("2.5", "3.0", "3.5"), parameters, 0)

@@ -27,10 +27,10 @@ from mcap.writer import Writer
 from rich.console import Console
 from rich.table import Table
 
-from lab.synth.files import synth
-from lab.synth.mcap_file import SCHEMA, SCHEMA_NAME
-from lab.synth.parse import parse_plan
-from lab.synth.simulate import ORDER, TOPICS, simulate
+from kymo.lab.synth.files import synth
+from kymo.lab.synth.mcap_file import SCHEMA, SCHEMA_NAME
+from kymo.lab.synth.parse import parse_plan
+from kymo.lab.synth.simulate import ORDER, TOPICS, simulate
 
 RATE_HZ, SEGMENT_S = 100, 10
 Vector = tuple[float, ...]

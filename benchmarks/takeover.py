@@ -15,9 +15,9 @@ from benchmarks.end_to_end import Runner
 from benchmarks.load import Workload, fill, header, samples
 from benchmarks.peer_kymo import worker
 from benchmarks.rig import Rig
-from deploy.metrics_server import find_server
-from streams.chunk import Chunk
-from streams.codec import ChunkCodec
+from kymo.deploy.metrics_server import find_server
+from kymo.streams.chunk import Chunk
+from kymo.streams.codec import ChunkCodec
 
 SESSIONS = 10_000
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PRODUCT = ("streams", "processors", "models", "lab", "deploy", "examples", "kymo", "kymo.py")
+PRODUCT = ("streams", "processors", "models", "lab", "deploy", "examples", "kymo")
 RECIPE = "basicmotions"
 #: Runs a verb and notes the files of the functions that it calls; where a file OUT.ask appears, it writes them down and begins anew.
 TRACED = """

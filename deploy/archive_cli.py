@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deploy.children import at_end_signals
-from streams.archive.cli import dir_option, folder_of, verbs
-from streams.archive.format import TOPICS, ArchivePlan
-from streams.readers.words import many
-from streams.settings import Settings
-from streams.topics import BY_NAME, MIB
+from kymo.deploy.children import at_end_signals
+from kymo.streams.archive.cli import dir_option, folder_of, verbs
+from kymo.streams.archive.format import TOPICS, ArchivePlan
+from kymo.streams.readers.words import many
+from kymo.streams.settings import Settings
+from kymo.streams.topics import BY_NAME, MIB
 
 if TYPE_CHECKING:
-    from streams.archive.writer import Archive
+    from kymo.streams.archive.writer import Archive
 
 
 @click.group(
@@ -60,7 +60,7 @@ for _verb in verbs:
 
 
 def _run(settings: Settings, folder: Path, plan: ArchivePlan, *, once: bool, as_json: bool) -> None:
-    from streams.archive.writer import Archive
+    from kymo.streams.archive.writer import Archive
 
     archiver = Archive(settings, folder, plan, lambda line: click.echo(line, err=True))
     stopped = threading.Event()
@@ -81,8 +81,8 @@ def _metrics(archiver: Archive, settings: Settings) -> Iterator[None]:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
     from prometheus_client.registry import Collector
 
-    from deploy.metrics import process_registry
-    from deploy.metrics_server import serve_metrics
+    from kymo.deploy.metrics import process_registry
+    from kymo.deploy.metrics_server import serve_metrics
 
     class Counts(Collector):
         def collect(self) -> Iterator[Metric]:

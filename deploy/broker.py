@@ -27,11 +27,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from deploy import kafka_server
-from deploy.kafka_server import HOST, POLL_S, explain, log_file, probe, tail
-from streams.errors import BrokerError
-from streams.files import lock, write_whole
-from streams.settings import Settings
+from kymo.deploy import kafka_server
+from kymo.deploy.kafka_server import HOST, POLL_S, explain, log_file, probe, tail
+from kymo.streams.errors import BrokerError
+from kymo.streams.files import lock, write_whole
+from kymo.streams.settings import Settings
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0

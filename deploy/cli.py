@@ -15,10 +15,10 @@ from typing import Any
 
 import click
 
-from deploy import broker as embedded
-from deploy.broker import BrokerInfo
-from streams.errors import BrokerError
-from streams.settings import Settings
+from kymo.deploy import broker as embedded
+from kymo.deploy.broker import BrokerInfo
+from kymo.streams.errors import BrokerError
+from kymo.streams.settings import Settings
 
 DEFAULT_PORT = 9092
 WATCH_S = 0.5
@@ -148,7 +148,7 @@ def worker(recipes: tuple[str, ...], bundle: str | None, prefix: str | None, rol
 
     Example: kymo worker basicmotions
     """
-    from deploy.worker import run_worker
+    from kymo.deploy.worker import run_worker
 
     settings = Settings.from_env()
     run_worker(recipes, settings.under(prefix) if prefix else settings, bundle, roles)
@@ -168,7 +168,7 @@ def doctor(recipe_name: str | None, session: str | None, repair_topics: bool, js
     """
     if session is not None and recipe_name is None:
         raise click.UsageError("--session needs --recipe: whose events are missed?")
-    from deploy.doctor import WRONG, as_json, check_machine, check_recipe, check_session
+    from kymo.deploy.doctor import WRONG, as_json, check_machine, check_recipe, check_session
 
     settings = Settings.from_env()
     if repair_topics:
@@ -190,9 +190,9 @@ def doctor(recipe_name: str | None, session: str | None, repair_topics: bool, js
 
 
 def _repair(settings: Settings) -> None:
-    from deploy.doctor import with_broker
-    from streams.kafka.admin import repair_topics
-    from streams.topics import Names
+    from kymo.deploy.doctor import with_broker
+    from kymo.streams.kafka.admin import repair_topics
+    from kymo.streams.topics import Names
 
     for topic in repair_topics(with_broker(settings), Names(settings.prefix)) or ["no topic"]:
         click.echo(f"{topic} was altered", err=True)

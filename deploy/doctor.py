@@ -20,21 +20,21 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from deploy.broker import MIN_FREE_BYTES, address, default_data_dir, require_free_port, status
-from deploy.kafka_server import KAFKA_VERSION, checksum, java, java_version, read_lock
-from processors.intake import Intake
-from processors.recipe.load import Recipe, load_recipe
-from processors.registry import nearest
-from streams.chunk import Chunk, Format
-from streams.errors import BrokerError, EventError, KymoError, MessageError
-from streams.events import Event
-from streams.readers.words import many
-from streams.sessions import read_session
-from streams.settings import Settings
-from streams.topics import TABLE, Names
+from kymo.deploy.broker import MIN_FREE_BYTES, address, default_data_dir, require_free_port, status
+from kymo.deploy.kafka_server import KAFKA_VERSION, checksum, java, java_version, read_lock
+from kymo.processors.intake import Intake
+from kymo.processors.recipe.load import Recipe, load_recipe
+from kymo.processors.registry import nearest
+from kymo.streams.chunk import Chunk, Format
+from kymo.streams.errors import BrokerError, EventError, KymoError, MessageError
+from kymo.streams.events import Event
+from kymo.streams.readers.words import many
+from kymo.streams.sessions import read_session
+from kymo.streams.settings import Settings
+from kymo.streams.topics import TABLE, Names
 
 if TYPE_CHECKING:
-    from streams.kafka.read import Record
+    from kymo.streams.kafka.read import Record
 
 OK: Final = "ok"
 NOTE: Final = "note"
@@ -76,15 +76,15 @@ def _guard(name: str, check: Callable[[], Check]) -> Check:
 
 def _failure(name: str, error: KymoError | ModuleNotFoundError) -> Check:
     if isinstance(error, ModuleNotFoundError):
-        return Check(name, WRONG, f"{error.name} is not installed: pip install 'kymo[kafka]'")
+        return Check(name, WRONG, f"{error.name} is not installed: pip install 'kymo-streams[kafka]'")
     return Check(name, WRONG, str(error))
 
 
 def check_python(version: tuple[int, int]) -> Check:
     python = f"Python {version[0]}.{version[1]} on {platform.system()} {platform.machine()}"
-    if (3, 11) <= version < (3, 13):
+    if (3, 11) <= version < (3, 14):
         return Check("python", OK, python)
-    return Check("python", WRONG, f"{python}, expected 3.11 or 3.12; make the virtual environment with one of them")
+    return Check("python", WRONG, f"{python}, expected 3.11 to 3.13; make the virtual environment with one of them")
 
 
 def check_home(home: Path, free_bytes: Callable[[Path], int] = lambda p: shutil.disk_usage(p).free) -> Check:
@@ -145,7 +145,7 @@ def check_broker(settings: Settings) -> Check:
             return Check("broker", WRONG, f"the embedded broker {embedded.reason}; start it again: kymo broker start")
         if embedded.state == "stopped":
             return Check("broker", NOTE, "the embedded broker is not running; `kymo broker start` starts it")
-    from streams.kafka.client import admin_client
+    from kymo.streams.kafka.client import admin_client
 
     settings = with_broker(settings)
     with admin_client(settings, "asking for topics") as client:
@@ -160,7 +160,7 @@ def with_broker(settings: Settings) -> Settings:
 
 def check_topics(settings: Settings) -> Check:
     """The topics against the table: there, with partition counts that go together, keeping what it promises."""
-    from streams.kafka.admin import look_at_topics
+    from kymo.streams.kafka.admin import look_at_topics
 
     topics = look_at_topics(settings, Names(settings.prefix))
     remarks = list(topics.warnings)
@@ -188,7 +188,7 @@ def check_recipe(name: str, settings: Settings) -> tuple[Recipe | None, list[Che
 
 def bundle_problem(recipe: Recipe, settings: Settings) -> str | None:
     """Say why the recipe's bundle cannot be used; None if it can."""
-    from models.bundle import load_bundle
+    from kymo.models.bundle import load_bundle
 
     if recipe.model is None:
         return f"recipe `{recipe.name}` has no [model], so it gives no events"
@@ -202,7 +202,7 @@ def bundle_problem(recipe: Recipe, settings: Settings) -> str | None:
 def check_session(recipe: Recipe, session: str, settings: Settings) -> list[Check]:
     """Say why a session yields no events of a recipe."""
     try:
-        from streams.kafka import read  # noqa: F401 (a library that is missing comes before a broker that does not run)
+        from kymo.streams.kafka import read  # noqa: F401 (a library that is missing comes before a broker that does not run)
 
         return explain(recipe, gather(recipe, session, with_broker(settings)))
     except (KymoError, ModuleNotFoundError) as error:
@@ -363,8 +363,8 @@ def _event_check(recipe: Recipe, facts: Facts, stream: StreamFacts) -> Check:
 
 def gather(recipe: Recipe, session: str, settings: Settings) -> Facts:
     """Read what the topics hold of a session."""
-    from streams.kafka.read import read_topics, session_of
-    from streams.kafka.sessions import raw_chunks
+    from kymo.streams.kafka.read import read_topics, session_of
+    from kymo.streams.kafka.sessions import raw_chunks
 
     names, facts = Names(settings.prefix), Facts(session)
     for record in read_topics(settings, [names.of("sessions")]):
@@ -406,7 +406,7 @@ def _add(facts: Facts, chunk: Chunk, record: Record) -> None:
 
 def _committed(recipe: Recipe, topic: str, settings: Settings) -> dict[int, int]:
     """Next offsets of the recipe's workers by partition; none if they never committed."""
-    from streams.kafka.client import admin_client
+    from kymo.streams.kafka.client import admin_client
 
     group = f"{settings.prefix}.{recipe.name}.model"
     with admin_client(settings, f"asking for the offsets of {group}") as client:

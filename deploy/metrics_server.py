@@ -21,9 +21,9 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from streams.errors import SettingsError
-from streams.files import write_whole
-from streams.settings import Settings
+from kymo.streams.errors import SettingsError
+from kymo.streams.files import write_whole
+from kymo.streams.settings import Settings
 
 PORTS = 200  # how many ports are tried, from the first on
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")

@@ -1,4 +1,4 @@
-"""``python -m deploy.prepare``: what first starts, of the embedded broker and of Python, would otherwise spend their time on.
+"""``python -m kymo.deploy.prepare``: what first starts, of the embedded broker and of Python, would otherwise spend their time on.
 
 In: nothing (``KYMO_HOME`` says where). Out: the jars, verified, and the JVM's startup cache beside them, 67 MB, made by
 one trial run in a throw-away folder; bytecode of all modules and of what they import. With either a start costs half the
@@ -14,9 +14,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy import broker, kafka_server
-from streams.errors import BrokerError, KymoError
-from streams.settings import Settings
+from kymo.deploy import broker, kafka_server
+from kymo.streams.errors import BrokerError, KymoError
+from kymo.streams.settings import Settings
 
 TRIAL_TIMEOUT_S = 180
 PACKAGES = ("streams", "processors", "models", "deploy")

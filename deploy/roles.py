@@ -11,18 +11,18 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.worker_log import say
-from models.bundle import Bundle, check_model, load_bundle, raw_chain
-from models.serving.outputs import ENDLESS, DerivedChunks, Events, window_kinds
-from processors.recipe.load import Recipe, load_recipe
-from streams.chunk import Format
-from streams.errors import BrokerError, DeliveryError, FormatError, RecipeError
-from streams.kafka.admin import topic_ids
-from streams.settings import Settings
-from streams.topics import MIB, Names
+from kymo.deploy.worker_log import say
+from kymo.models.bundle import Bundle, check_model, load_bundle, raw_chain
+from kymo.models.serving.outputs import ENDLESS, DerivedChunks, Events, window_kinds
+from kymo.processors.recipe.load import Recipe, load_recipe
+from kymo.streams.chunk import Format
+from kymo.streams.errors import BrokerError, DeliveryError, FormatError, RecipeError
+from kymo.streams.kafka.admin import topic_ids
+from kymo.streams.settings import Settings
+from kymo.streams.topics import MIB, Names
 
 if TYPE_CHECKING:
-    from models.serving.operator import Champion
+    from kymo.models.serving.operator import Champion
 
 BOTH = "processor-model"
 Failed = Callable[[BaseException], None]
@@ -75,8 +75,8 @@ class Part:
 
 def make_part(role: str, deployment: Deployment, names: Names) -> Part:
     """Make a role's part and load its model."""
-    from models.predict import Predictor
-    from models.serving.operator import Champion, Shadow
+    from kymo.models.predict import Predictor
+    from kymo.models.serving.operator import Champion, Shadow
 
     if role == "processor":
         return Part(role, deployment)
@@ -86,7 +86,7 @@ def make_part(role: str, deployment: Deployment, names: Names) -> Part:
 
 def make_operator(part: Part, names: Names) -> Any:
     """Say what the agent of a part does."""
-    from models.serving.operator import Operator
+    from kymo.models.serving.operator import Operator
 
     recipe, bundle, champion = part.deployment.recipe, part.deployment.bundle, part.champion
     if champion is None:
@@ -168,11 +168,11 @@ def bound_topics(role: str, recipe: Recipe, names: Names) -> tuple[str, ...]:
 
 def make_app(part: Part, settings: Settings, instance: str, metrics: Any, failed: Failed) -> Any:
     """A Faust app that plays a part; `failed` is told of an error after which going on is unsafe."""
-    from models.serving.agent import Agent
-    from models.serving.handover import ReadBack
-    from models.serving.runtime import Runtime
-    from models.serving.snapshots import BYTES_MAX
-    from processors.faust_app import BatchApp, reader_arguments
+    from kymo.models.serving.agent import Agent
+    from kymo.models.serving.handover import ReadBack
+    from kymo.models.serving.runtime import Runtime
+    from kymo.models.serving.snapshots import BYTES_MAX
+    from kymo.processors.faust_app import BatchApp, reader_arguments
 
     recipe, names = part.deployment.recipe, Names(settings.prefix)
     group, topics = group_of(part.role, recipe, names), group_topics(part.role, recipe, names)
@@ -201,7 +201,7 @@ def make_reader(settings: Settings) -> Any:
     """Make a consumer without a group."""
     import aiokafka
 
-    from processors.faust_app import reader_arguments
+    from kymo.processors.faust_app import reader_arguments
 
     return aiokafka.AIOKafkaConsumer(
         enable_auto_commit=False, auto_offset_reset="earliest", **reader_arguments(settings)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import click
 
-from deploy import broker
-from deploy.broker import BrokerInfo
-from deploy.children import Child, Supervisor, at_end_signals, kymo_command, kymo_environment, stop
-from streams.errors import BrokerError, KymoError, RecipeError
-from streams.settings import Settings
+from kymo.deploy import broker
+from kymo.deploy.broker import BrokerInfo
+from kymo.deploy.children import Child, Supervisor, at_end_signals, kymo_command, kymo_environment, stop
+from kymo.streams.errors import BrokerError, KymoError, RecipeError
+from kymo.streams.settings import Settings
 
 PORT = 9092
 WATCH_S = 0.2
@@ -33,8 +33,8 @@ def up(recipes: tuple[str, ...], workers: int, archive: bool) -> None:
 
     Example: kymo up basicmotions --workers 2
     """
-    from streams.kafka.admin import ensure_topics
-    from streams.topics import Names
+    from kymo.streams.kafka.admin import ensure_topics
+    from kymo.streams.topics import Names
 
     settings = Settings.from_env()
     names = usable_recipes(recipes, settings.home)
@@ -51,8 +51,8 @@ def up(recipes: tuple[str, ...], workers: int, archive: bool) -> None:
 
 def usable_recipes(recipes: Sequence[str], home: Path) -> list[str]:
     """The recipes to run: those given, which must all be usable, or else those in ``./recipes`` that are."""
-    from deploy.roles import load_deployments
-    from processors.recipe.load import INSTALLED
+    from kymo.deploy.roles import load_deployments
+    from kymo.processors.recipe.load import INSTALLED
 
     if recipes:
         load_deployments(recipes, None, home)
@@ -132,7 +132,7 @@ def _supervise(children: list[Child], settings: Settings, stopped: threading.Eve
 
 def _announce(children: list[Child], settings: Settings, announced: dict[str, int]) -> None:
     """Say of each child, once, that it is ready."""
-    from deploy.metrics_server import find_server, is_ready
+    from kymo.deploy.metrics_server import find_server, is_ready
 
     for child in children:
         if child.status is None and announced.get(child.name) != child.pid:
@@ -147,8 +147,8 @@ def _metrics(supervisor: Supervisor, settings: Settings, announced: dict[str, in
     """Serve metrics of this process itself: it is ready once all children are."""
     from prometheus_client import Gauge
 
-    from deploy.metrics import process_registry
-    from deploy.metrics_server import serve_metrics
+    from kymo.deploy.metrics import process_registry
+    from kymo.deploy.metrics_server import serve_metrics
 
     registry, children = process_registry(), supervisor.children
     alive = Gauge("kymo_workers", "Worker processes that run", registry=registry)

@@ -26,11 +26,11 @@ from typing import Any
 
 from mode import Service, Worker
 
-from deploy.broker import address
-from deploy.follow import Exchange, Follower, announced, bundle_of, current_champions
-from deploy.metrics import WorkerMetrics
-from deploy.metrics_server import Server, serve_metrics
-from deploy.roles import (
+from kymo.deploy.broker import address
+from kymo.deploy.follow import Exchange, Follower, announced, bundle_of, current_champions
+from kymo.deploy.metrics import WorkerMetrics
+from kymo.deploy.metrics_server import Server, serve_metrics
+from kymo.deploy.roles import (
     BOTH,
     Deployment,
     Part,
@@ -42,15 +42,15 @@ from deploy.roles import (
     make_part,
     make_reader,
 )
-from deploy.worker_log import SPARSE, say, set_up_logging
-from models.bundle import Bundle, load_bundle
-from models.registry import CHAMPION
-from streams.errors import BrokerError, BundleError, DeliveryError, KymoError
-from streams.files import lock
-from streams.kafka.admin import ensure_topics
-from streams.readers.words import many
-from streams.settings import Settings
-from streams.topics import Names
+from kymo.deploy.worker_log import SPARSE, say, set_up_logging
+from kymo.models.bundle import Bundle, load_bundle
+from kymo.models.registry import CHAMPION
+from kymo.streams.errors import BrokerError, BundleError, DeliveryError, KymoError
+from kymo.streams.files import lock
+from kymo.streams.kafka.admin import ensure_topics
+from kymo.streams.readers.words import many
+from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 
 DRAIN_S = 20.0
 AWAY_S = 600.0  # a broker may be away so long before a worker gives up

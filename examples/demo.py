@@ -22,8 +22,8 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from deploy.children import ENDING, Child, at_end_signals, stop
-from examples.stage import (
+from kymo.deploy.children import ENDING, Child, at_end_signals, stop
+from kymo.examples.stage import (
     Comparison,
     Latency,
     Listener,
@@ -35,19 +35,19 @@ from examples.stage import (
     own_broker,
     verb,
 )
-from streams.chunk import NS
-from streams.errors import KymoError
-from streams.events import Event
-from streams.replay.pacing import QUIT, ReplayIO
-from streams.replay.schedule import ReplayPlan
-from streams.settings import Settings
-from streams.topics import Names
+from kymo.streams.chunk import NS
+from kymo.streams.errors import KymoError
+from kymo.streams.events import Event
+from kymo.streams.replay.pacing import QUIT, ReplayIO
+from kymo.streams.replay.schedule import ReplayPlan
+from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 
 if TYPE_CHECKING:
-    from models.bundle import Bundle
-    from processors.recipe.load import Recipe
-    from streams.recording import Recording
-    from streams.replay.replay import ReplaySummary
+    from kymo.models.bundle import Bundle
+    from kymo.processors.recipe.load import Recipe
+    from kymo.streams.recording import Recording
+    from kymo.streams.replay.replay import ReplaySummary
 
 RECIPE = "basicmotions"
 DATA = "basicmotions:test"
@@ -123,9 +123,9 @@ class Task:
     @classmethod
     def load(cls, home: Path) -> Task:
         """Recipe, its bundle (the user's own, else the one that ships) and the recordings."""
-        from models.bundle import load_bundle
-        from processors.recipe.load import INSTALLED, load_recipe
-        from streams.readers import read
+        from kymo.models.bundle import load_bundle
+        from kymo.processors.recipe.load import INSTALLED, load_recipe
+        from kymo.streams.readers import read
 
         recipe = load_recipe(str(INSTALLED / f"{RECIPE}.toml"))
         bundle = load_bundle(RECIPE, home)
@@ -145,7 +145,7 @@ class Trip:
 
     def online(self) -> None:
         """Worker, replay, events; the worker has drained and ended when this returns."""
-        from streams.kafka.admin import ensure_topics
+        from kymo.streams.kafka.admin import ensure_topics
 
         ensure_topics(self.settings, Names(self.settings.prefix))
         worker = verb("worker", str(self.task.recipe.path), "--bundle", str(self.task.bundle.path))
@@ -164,7 +164,7 @@ class Trip:
         self.seconds[name] = round(time.perf_counter() - began, 2)
 
     def _start(self, worker: Child) -> None:
-        from deploy.metrics_server import find_server, is_ready
+        from kymo.deploy.metrics_server import find_server, is_ready
 
         self.screen.step("starting a worker")
         worker.start()
@@ -201,7 +201,7 @@ class Trip:
     @contextlib.contextmanager
     def _replaying(self) -> Iterator[Future[ReplaySummary]]:
         """The replay, in a thread of its own: what it needs is loaded here already."""
-        from streams.replay.replay import replay
+        from kymo.streams.replay.replay import replay
 
         cancelled = threading.Event()
         io = ReplayIO(controls=lambda seconds: QUIT if cancelled.wait(seconds) else None, flush_s=FLUSH_S)
@@ -222,9 +222,9 @@ class Trip:
 
     def judge(self) -> dict[str, Any]:
         """Read the topics back, run the same offline, compare."""
-        from models.bundle import UNKNOWN
-        from models.predict import Classifier
-        from models.run import run
+        from kymo.models.bundle import UNKNOWN
+        from kymo.models.predict import Classifier
+        from kymo.models.run import run
 
         task, recipe = self.task, self.task.recipe
         sent, records, rejected = self._read_back()
@@ -265,8 +265,8 @@ class Trip:
 
     def _read_back(self) -> tuple[SentChunks, list[tuple[Event, int]], int]:
         """Chunks, events with the time of their record (Unix ms, when the worker sent them), and how many records were rejected."""
-        from streams.codec import ChunkCodec
-        from streams.kafka.read import read_records
+        from kymo.streams.codec import ChunkCodec
+        from kymo.streams.kafka.read import read_records
 
         names, codec, sent = Names(self.settings.prefix), ChunkCodec(), SentChunks()
         for record in read_records(self.settings, names.for_stream(self.task.recipe.inputs[0].stream)):
@@ -292,7 +292,7 @@ def scores(
     events: Iterable[Event], recordings: Mapping[str, Recording], labels: Sequence[str], min_share: float
 ) -> dict[str, Any]:
     """Accuracy of the events by recording and by window, as ``kymo evaluate`` counts it."""
-    from models.scores import score_windows
+    from kymo.models.scores import score_windows
 
     windows, sessions = [], set()
     for event in events:

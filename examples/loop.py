@@ -19,13 +19,13 @@ from typing import Any
 
 import click
 
-from deploy.children import Child, stop
-from examples.stage import Listener, Say, adopt, how_it_ended, narrator, own_broker, run_example, run_verb, verb
-from processors.recipe.load import Recipe, load_recipe
-from streams.errors import KymoError
-from streams.events import Event
-from streams.readers import read
-from streams.settings import Settings
+from kymo.deploy.children import Child, stop
+from kymo.examples.stage import Listener, Say, adopt, how_it_ended, narrator, own_broker, run_example, run_verb, verb
+from kymo.processors.recipe.load import Recipe, load_recipe
+from kymo.streams.errors import KymoError
+from kymo.streams.events import Event
+from kymo.streams.readers import read
+from kymo.streams.settings import Settings
 
 RECIPE = """
 name = "loop"
@@ -67,7 +67,7 @@ def loop(speed: float, watch_s: float, as_json: bool) -> None:
 
     Exit status 0 only if the new model was promoted, is better live, and no event came twice.
 
-    Example: python -m examples.loop --speed 5
+    Example: python -m kymo.examples.loop --speed 5
     """
     say = narrator(as_json)
     with own_broker("loop", lambda _: say("starting Kafka")) as settings:
@@ -81,8 +81,8 @@ def loop(speed: float, watch_s: float, as_json: bool) -> None:
 
 def _run_loop(settings: Settings, speed: float, watch_s: float, say: Say) -> dict[str, Any]:
     """The whole of it; leaves no process behind."""
-    from streams.kafka.admin import ensure_topics
-    from streams.topics import Names
+    from kymo.streams.kafka.admin import ensure_topics
+    from kymo.streams.topics import Names
 
     recipe = load_recipe(str(settings.home / "loop.toml"))
     ensure_topics(settings, Names(settings.prefix))
@@ -144,10 +144,10 @@ def _check(children: list[Child]) -> None:
 
 def _first_model(settings: Settings) -> str:
     """Train on the first recording of each class that may be learned from, promote; the bundle's id."""
-    from models.registry.promote import promote
-    from models.training.refresh import plan_of
-    from models.training.request import TrainRequest
-    from models.training.train import train
+    from kymo.models.registry.promote import promote
+    from kymo.models.training.refresh import plan_of
+    from kymo.models.training.request import TrainRequest
+    from kymo.models.training.train import train
 
     recipe = load_recipe(str(settings.home / "loop.toml"))
     judging, sessions = plan_of(recipe, (OLD,)).held_out, set()
@@ -225,7 +225,7 @@ class Live(Listener):
 
 
 def _result(settings: Settings, live: Live, outcome: dict[str, Any], say: Say) -> dict[str, Any]:
-    from models.registry import open_registry
+    from kymo.models.registry import open_registry
 
     entry = open_registry(settings.home).current("loop")
     before, after = live.score(outcome["champion"]), live.score(outcome["bundle"])

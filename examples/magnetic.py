@@ -17,11 +17,11 @@ from typing import Any
 
 import click
 
-from deploy.children import stop
-from examples.stage import Say, adopt, compare, how_it_ended, narrator, own_broker, run_example, run_verb, verb
-from streams.errors import KymoError
-from streams.events import Event
-from streams.settings import Settings
+from kymo.deploy.children import stop
+from kymo.examples.stage import Say, adopt, compare, how_it_ended, narrator, own_broker, run_example, run_verb, verb
+from kymo.streams.errors import KymoError
+from kymo.streams.events import Event
+from kymo.streams.settings import Settings
 
 RECIPE, SESSION = "magnetic", "drone"
 PLANS, SEED = 60, 1
@@ -39,7 +39,7 @@ def magnetic(plans: int, speed: float, home: Path | None, as_json: bool) -> None
 
     Exit status 0 only if every window's event came once, equal to the offline one, and nine of ten are right.
 
-    Example: python -m examples.magnetic --speed 50
+    Example: python -m kymo.examples.magnetic --speed 50
     """
     started = time.monotonic()
     say = narrator(as_json)
@@ -55,9 +55,9 @@ def magnetic(plans: int, speed: float, home: Path | None, as_json: bool) -> None
 
 def _run_all(settings: Settings, plans: int, speed: float, say: Say) -> dict[str, Any]:
     """The whole of it; leaves no process behind."""
-    from lab.synth.random_plans import RandomPlans, synth_random
-    from streams.kafka.admin import ensure_topics
-    from streams.topics import Names
+    from kymo.lab.synth.random_plans import RandomPlans, synth_random
+    from kymo.streams.kafka.admin import ensure_topics
+    from kymo.streams.topics import Names
 
     data, drone = settings.home / "plans", settings.home / f"{SESSION}.mcap"
     say(f"carrying out {plans} random motion plans: a third each of undisturbed, weakly and strongly distorted")
@@ -75,21 +75,21 @@ def _run_all(settings: Settings, plans: int, speed: float, say: Say) -> dict[str
 
 def make_drone(path: Path) -> None:
     """The drone's recording and its labels, of the plan that comes with the recipe."""
-    from lab.synth.files import synth
-    from processors.recipe.load import INSTALLED
+    from kymo.lab.synth.files import synth
+    from kymo.processors.recipe.load import INSTALLED
 
     synth(INSTALLED / "magnetic_drone.json", path, path.with_suffix(".labels.json"), seed=0)
 
 
 def offline(path: Path, bundle: str | None = None) -> list[tuple[Event, str, bool]]:
     """What ``kymo run`` says of a labelled recording."""
-    from models.bundle import load_bundle
-    from models.data.dataset import labels_of
-    from models.predict import Classifier
-    from models.run import run
-    from processors.recipe.load import load_recipe
-    from streams.labels.labels import Cover
-    from streams.readers import read
+    from kymo.models.bundle import load_bundle
+    from kymo.models.data.dataset import labels_of
+    from kymo.models.predict import Classifier
+    from kymo.models.run import run
+    from kymo.processors.recipe.load import load_recipe
+    from kymo.streams.labels.labels import Cover
+    from kymo.streams.readers import read
 
     recipe = load_recipe(RECIPE)
     recordings = list(read([path], recipe.read_options()))
@@ -104,7 +104,7 @@ def offline(path: Path, bundle: str | None = None) -> list[tuple[Event, str, boo
 
 def live(settings: Settings, path: Path, speed: float, count: int, say: Say) -> list[Event]:
     """Events as they come while a worker follows a replay, until there are as many as expected, or none comes any more."""
-    from streams.events import read_events
+    from kymo.streams.events import read_events
 
     worker, stream = verb("worker", RECIPE), verb("replay", str(path), "--recipe", RECIPE, "--speed", f"{speed:g}")
     events: list[Event] = []

@@ -24,16 +24,16 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from deploy.children import Child, kymo_command, kymo_environment
-from streams.chunk import Chunk
-from streams.errors import KymoError
-from streams.events import Event, event_id, read_events
-from streams.readers.words import some
-from streams.recording import Recording
-from streams.settings import Settings
+from kymo.deploy.children import Child, kymo_command, kymo_environment
+from kymo.streams.chunk import Chunk
+from kymo.streams.errors import KymoError
+from kymo.streams.events import Event, event_id, read_events
+from kymo.streams.readers.words import some
+from kymo.streams.recording import Recording
+from kymo.streams.settings import Settings
 
 if TYPE_CHECKING:
-    from processors.recipe.load import Recipe
+    from kymo.processors.recipe.load import Recipe
 
 _SHOWN = 3  # examples of a complaint
 Say = Callable[[str], None]
@@ -68,7 +68,7 @@ def own_broker(
 
     Both are gone afterwards; with `keep` only where something went wrong.
     """
-    from deploy import broker
+    from kymo.deploy import broker
 
     user, place = Settings.from_env(), home or Path(tempfile.mkdtemp(prefix=f"kymo-{name}-"))
     done = False

@@ -19,16 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.registry import find_bundle
-from models.registry.manifest import FORMAT, MANIFEST, MODEL, read_manifest, verify
-from processors.chain import Chain
-from processors.intake import Intake
-from processors.registry import spec_from_json
-from processors.windows import Windows
-from streams.errors import BundleError, FormatError, RecipeError
+from kymo.models.registry import find_bundle
+from kymo.models.registry.manifest import FORMAT, MANIFEST, MODEL, read_manifest, verify
+from kymo.processors.chain import Chain
+from kymo.processors.intake import Intake
+from kymo.processors.registry import spec_from_json
+from kymo.processors.windows import Windows
+from kymo.streams.errors import BundleError, FormatError, RecipeError
 
 if TYPE_CHECKING:
-    from processors.recipe.load import Recipe
+    from kymo.processors.recipe.load import Recipe
 
 UNKNOWN = "unknown"
 LAYOUTS = ("channels_first", "channels_last")

@@ -1,7 +1,7 @@
 """Scores of a bundle on labelled recordings. In: recordings, a recipe, a bundle. Out: numbers from 0 to 1 and counts; errors of
 numbers in their own unit.
 
-See :mod:`models.scores`. A labelled recording without any window counts as an error.
+See :mod:`kymo.models.scores`. A labelled recording without any window counts as an error.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from models.bundle import UNKNOWN, Bundle
-from models.data.dataset import iter_windows, labels_of
-from models.data.examples import targets_of
-from models.predict import Classifier, Memory, Predictor
-from models.scores import BRIEF, Pair, collect_heads, score_head, score_windows
-from models.training.record import HeldHead
-from processors.recipe.load import Recipe
-from streams.chunk import Window
-from streams.errors import TrainingError
-from streams.events import Event
-from streams.labels.labels import Cover
-from streams.recording import Recording
+from kymo.models.bundle import UNKNOWN, Bundle
+from kymo.models.data.dataset import iter_windows, labels_of
+from kymo.models.data.examples import targets_of
+from kymo.models.predict import Classifier, Memory, Predictor
+from kymo.models.scores import BRIEF, Pair, collect_heads, score_head, score_windows
+from kymo.models.training.record import HeldHead
+from kymo.processors.recipe.load import Recipe
+from kymo.streams.chunk import Window
+from kymo.streams.errors import TrainingError
+from kymo.streams.events import Event
+from kymo.streams.labels.labels import Cover
+from kymo.streams.recording import Recording
 
 #: A window in further heads: by name the truth (None: not known), and the bundle's probabilities or number (NaN: none).
 HeadRow = Mapping[str, tuple[str | float | None, Mapping[str, float] | float]]

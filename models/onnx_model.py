@@ -24,9 +24,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from streams.chunk import Array, Window
-from streams.errors import BundleError, MessageError
-from streams.messages import read_object
+from kymo.streams.chunk import Array, Window
+from kymo.streams.errors import BundleError, MessageError
+from kymo.streams.messages import read_object
 
 # Some builds report usage to their maker unless told not to.
 ort.disable_telemetry_events()

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.bundle import Bundle
-from streams.chunk import Array
-from streams.errors import BundleError, FormatError
+from kymo.models.bundle import Bundle
+from kymo.streams.chunk import Array
+from kymo.streams.errors import BundleError, FormatError
 
 if TYPE_CHECKING:
-    from processors.recipe.load import Recipe
+    from kymo.processors.recipe.load import Recipe
 
 Row = list[float]
 #: What is kept from window to window: the rows of the last n windows; empty at first.

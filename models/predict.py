@@ -20,14 +20,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from models.bundle import UNKNOWN, Bundle, BundleHead
-from models.onnx_model import MAX_BATCH, OnnxModel, StatefulModel, aligned_empty
-from models.pooling import pool_for
-from processors.chain import PerWindowStage
-from processors.recipe.load import Recipe
-from streams.chunk import Array, Header, Window
-from streams.errors import BundleError
-from streams.events import Event, event_id
+from kymo.models.bundle import UNKNOWN, Bundle, BundleHead
+from kymo.models.onnx_model import MAX_BATCH, OnnxModel, StatefulModel, aligned_empty
+from kymo.models.pooling import pool_for
+from kymo.processors.chain import PerWindowStage
+from kymo.processors.recipe.load import Recipe
+from kymo.streams.chunk import Array, Header, Window
+from kymo.streams.errors import BundleError
+from kymo.streams.events import Event, event_id
 
 #: What is remembered of a session's windows, for those behind them.
 Memory = list[Any]
@@ -134,7 +134,7 @@ class Classifier:
         return events
 
     def _logits(self, windows: Sequence[Window], memories: Sequence[dict[str, Any]]) -> Array:
-        """Outputs of the model, ``(n, columns)``, for at most :data:`~models.onnx_model.MAX_BATCH` windows."""
+        """Outputs of the model, ``(n, columns)``, for at most :data:`~kymo.models.onnx_model.MAX_BATCH` windows."""
         bundle, stacked = self.bundle, self._stacked
         with self._lock:
             for i, window in enumerate(windows):

@@ -12,15 +12,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
-from models.bundle import UNKNOWN
-from models.data.dataset import stream_of, verdicts_on
-from models.predict import BatchClassifier, Memory, Predictor
-from processors.chain import ChainStage
-from processors.recipe.load import Recipe
-from streams.chunk import Window
-from streams.errors import KymoError
-from streams.events import Event
-from streams.recording import Recording, StreamData
+from kymo.models.bundle import UNKNOWN
+from kymo.models.data.dataset import stream_of, verdicts_on
+from kymo.models.predict import BatchClassifier, Memory, Predictor
+from kymo.processors.chain import ChainStage
+from kymo.processors.recipe.load import Recipe
+from kymo.streams.chunk import Window
+from kymo.streams.errors import KymoError
+from kymo.streams.events import Event
+from kymo.streams.recording import Recording, StreamData
 
 BATCH = 64
 CHUNK_MS = 100

@@ -15,18 +15,18 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 from mcap.writer import CompressionType, Writer
 
-from streams.archive.segment import chunk_schema
-from streams.chunk import Chunk, Header, Window
-from streams.codec import CHUNK_SCHEMA, ChunkCodec
-from streams.errors import KymoError
-from streams.events import Event
-from streams.files import whole_file
-from streams.readers.words import grouped
-from streams.recording import Recording
-from streams.topics import Names
+from kymo.streams.archive.segment import chunk_schema
+from kymo.streams.chunk import Chunk, Header, Window
+from kymo.streams.codec import CHUNK_SCHEMA, ChunkCodec
+from kymo.streams.errors import KymoError
+from kymo.streams.events import Event
+from kymo.streams.files import whole_file
+from kymo.streams.readers.words import grouped
+from kymo.streams.recording import Recording
+from kymo.streams.topics import Names
 
 if TYPE_CHECKING:
-    from models.predict import BatchClassifier
+    from kymo.models.predict import BatchClassifier
 
 _RAW_CHUNK_S = 1
 _NAMES = Names()
@@ -55,11 +55,11 @@ def run_command(
 
     Example: kymo run basicmotions basicmotions:test --out events.jsonl
     """
-    from models.bundle import check_model, load_bundle
-    from models.predict import Classifier
-    from models.run import Report, check_matched, run
-    from processors.recipe.load import load_recipe
-    from streams.readers import read
+    from kymo.models.bundle import check_model, load_bundle
+    from kymo.models.predict import Classifier
+    from kymo.models.run import Report, check_matched, run
+    from kymo.processors.recipe.load import load_recipe
+    from kymo.streams.readers import read
 
     loaded = load_recipe(recipe)
     check_model(loaded)

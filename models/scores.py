@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.training.record import HeldHead
+from kymo.models.training.record import HeldHead
 
 #: What stands for the answer where a recording gave no window.
 UNCLASSIFIED = "unclassified"

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from processors.intake import Derived, EntryStage, Intake
-from processors.spec import Spec, Stage, chain_digest, pack_list, unpack_list
-from processors.windows import Windows, WindowStage
-from streams.chunk import Chunk, Format, Header, Window
-from streams.errors import FormatError
+from kymo.processors.intake import Derived, EntryStage, Intake
+from kymo.processors.spec import Spec, Stage, chain_digest, pack_list, unpack_list
+from kymo.processors.windows import Windows, WindowStage
+from kymo.streams.chunk import Chunk, Format, Header, Window
+from kymo.streams.errors import FormatError
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Chain(Spec):
     Parameters
     ----------
     specs : tuple of Spec
-        At least one; an :class:`~processors.intake.Intake` first where raw input is to be cleaned.
+        At least one; an :class:`~kymo.processors.intake.Intake` first where raw input is to be cleaned.
     """
 
     specs: tuple[Spec, ...]

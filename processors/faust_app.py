@@ -32,11 +32,11 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 
-from processors.fetch import Fetch
-from processors.lease import Instant, Lease
-from streams.errors import BrokerError, DeliveryError
-from streams.settings import Settings
-from streams.topics import MIB
+from kymo.processors.fetch import Fetch
+from kymo.processors.lease import Instant, Lease
+from kymo.streams.errors import BrokerError, DeliveryError
+from kymo.streams.settings import Settings
+from kymo.streams.topics import MIB
 
 REQUEST_TIMEOUT_S = 30.0
 _REBALANCING = 27
@@ -100,7 +100,9 @@ class BatchThread(driver.AIOKafkaConsumerThread):
         coordinator, subscription = consumer._coordinator, consumer._subscription
         assign = subscription.assign_from_subscribed
 
-        def assign_paused(assignment: set[TopicPartition]) -> None:  # what is to be fetched, `processors.fetch` fetches
+        def assign_paused(
+            assignment: set[TopicPartition],
+        ) -> None:  # what is to be fetched, `kymo.processors.fetch` fetches
             assign(assignment)
             consumer.pause(*assignment)
 
@@ -386,6 +388,6 @@ def client_error(error: BaseException, settings: Settings, group: str) -> BaseEx
         )
     if isinstance(error, UnsupportedCodecError):
         return BrokerError(
-            f"{where}: records are compressed in a way that cannot be read here ({error}); install kymo[kafka] anew"
+            f"{where}: records are compressed in a way that cannot be read here ({error}); install kymo-streams[kafka] anew"
         )
     return DeliveryError(f"{where}: the client gave up ({' '.join(repr(error).split())})")

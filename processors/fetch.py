@@ -1,7 +1,7 @@
 """Records of assigned partitions, from librdkafka. In: partitions and offsets. Out: batches of records, by partition, one batch ahead.
 
 librdkafka receives, unpacks and queues in threads that need no Python; aiokafka's own fetcher would take a fifth of the interpreter's time.
-It belongs to no group: who owns what is decided elsewhere (`processors.faust_app`).
+It belongs to no group: who owns what is decided elsewhere (`kymo.processors.faust_app`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import confluent_kafka
 from aiokafka.errors import KafkaError, TopicAuthorizationFailedError, UnsupportedCodecError
 from aiokafka.structs import TopicPartition
 
-from streams.errors import BrokerError
-from streams.topics import MIB
+from kymo.streams.errors import BrokerError
+from kymo.streams.topics import MIB
 
 _RECORDS = 2_000  # a batch: enough to make a hand-over cheap, few enough to answer a rebalance soon
 _POLL_S = 0.1  # how soon it does what it is told

@@ -20,9 +20,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from processors.spec import Spec, Stage, chain_digest, only, pack, unpack
-from streams.chunk import Array, Chunk, Format, Header
-from streams.errors import FormatError
+from kymo.processors.spec import Spec, Stage, chain_digest, only, pack, unpack
+from kymo.streams.chunk import Array, Chunk, Format, Header
+from kymo.streams.errors import FormatError
 
 _GAPS_KEPT = 64  # gaps remembered per session to tell a late chunk from a duplicate
 #: Quantity and factor to its SI unit. The standard gravity and the gauss are exact by definition.

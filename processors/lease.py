@@ -71,7 +71,7 @@ class Lease:
     def stamp_ms(self) -> int:
         """The present as records carry it, Unix ms: no later than the steady clock says, however long the machine slept.
 
-        The broker refuses a record that comes too long after its stamp, see :data:`streams.topics.FENCE_MS`.
+        The broker refuses a record that comes too long after its stamp, see :data:`kymo.streams.topics.FENCE_MS`.
         """
         now = self._now()
         if (last := self._last) is None:

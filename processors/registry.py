@@ -7,16 +7,16 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from processors.chain import Chain, PerWindow
-from processors.intake import Derived, Intake
-from processors.spec import Spec
-from processors.steps.field import Deviation, Field
-from processors.steps.maps import Log, Scale, Select, Standardise
-from processors.steps.mel import AudioFbank, LogMel, Mel
-from processors.steps.resample import Resample
-from processors.steps.spectrogram import Spectrogram
-from processors.windows import Windows
-from streams.errors import FormatError
+from kymo.processors.chain import Chain, PerWindow
+from kymo.processors.intake import Derived, Intake
+from kymo.processors.spec import Spec
+from kymo.processors.steps.field import Deviation, Field
+from kymo.processors.steps.maps import Log, Scale, Select, Standardise
+from kymo.processors.steps.mel import AudioFbank, LogMel, Mel
+from kymo.processors.steps.resample import Resample
+from kymo.processors.steps.spectrogram import Spectrogram
+from kymo.processors.windows import Windows
+from kymo.streams.errors import FormatError
 
 _ALL: tuple[type[Spec], ...] = (
     Intake,

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from streams.chunk import Array, Chunk, Format, Header
+from kymo.streams.chunk import Array, Chunk, Format, Header
 
 _LENGTH = struct.Struct("<I")  # of a part of a snapshot
 
@@ -89,7 +89,7 @@ class Spec(ABC):
         return 0
 
     def to_json(self, learned: bool = True) -> dict[str, Any]:
-        """The Spec as JSON values, with or without what training sets; :func:`processors.registry.spec_from_json` reads it back."""
+        """The Spec as JSON values, with or without what training sets; :func:`kymo.processors.registry.spec_from_json` reads it back."""
         names = [f.name for f in dataclasses.fields(self) if learned or f.name not in self.learned]
         return {"step": self.name, **{name: _plain(getattr(self, name), learned) for name in names}}
 

@@ -14,9 +14,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from processors.spec import Spec, Stage, chain_digest, only, pack, unpack
-from streams.chunk import Array, Chunk, Format, Header, Window
-from streams.errors import FormatError
+from kymo.processors.spec import Spec, Stage, chain_digest, only, pack, unpack
+from kymo.streams.chunk import Array, Chunk, Format, Header, Window
+from kymo.streams.errors import FormatError
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ import numpy as np
 from google.protobuf.message import DecodeError, EncodeError
 from numpy.typing import NDArray
 
-from streams.chunk import DTYPES, Array, Chunk, Format, Header, index_at
-from streams.chunk_pb2 import Chunk as Message
-from streams.errors import ChunkError
+from kymo.streams.chunk import DTYPES, Array, Chunk, Format, Header, index_at
+from kymo.streams.chunk_pb2 import Chunk as Message
+from kymo.streams.errors import ChunkError
 
 #: Name of the message, which the archive writes as its schema's.
 CHUNK_SCHEMA = "kymo.Chunk"
@@ -46,7 +46,7 @@ class ChunkCodec:
     Examples
     --------
     >>> import numpy as np
-    >>> from streams.chunk import signal_format
+    >>> from kymo.streams.chunk import signal_format
     >>> header = Header("s1", 0, signal_format("imu", ("ax", "ay"), 100))
     >>> codec = ChunkCodec()
     >>> chunk = codec.decode(codec.encode(Chunk(header, 50, np.ones((3, 2), np.float32))))

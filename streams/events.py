@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
-from streams.errors import EventError, MessageError
-from streams.messages import PYTHON_TYPES, Name, json_schema, read_object
-from streams.settings import Settings
-from streams.topics import Names
+from kymo.streams.errors import EventError, MessageError
+from kymo.streams.messages import PYTHON_TYPES, Name, json_schema, read_object
+from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 
 if TYPE_CHECKING:
-    from streams.kafka.read import Record
+    from kymo.streams.kafka.read import Record
 
 #: The clock of the machine that wrote the record may be behind that of the one that made the event, or rounded to ms.
 _CLOCK_SLACK_NS = 60 * 10**9
@@ -84,7 +84,7 @@ class Event:
         >>> Event.from_json('{"id": "a/r/0"}')
         Traceback (most recent call last):
         ...
-        streams.errors.EventError: event a/r/0: `recipe` is absent
+        kymo.streams.errors.EventError: event a/r/0: `recipe` is absent
         """
         try:
             message = read_object(raw)
@@ -160,7 +160,7 @@ def read_events(
     on_bad: Callable[[Record, EventError], None] | None = None,
 ) -> Iterator[Event]:
     """Events of ``kymo.events``, read without a group."""
-    from streams.kafka.read import read_records
+    from kymo.streams.kafka.read import read_records
 
     only = only or EventFilter()
     topic = Names(settings.prefix).of("events")

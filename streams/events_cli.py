@@ -17,10 +17,10 @@ from typing import Any
 
 import click
 
-from streams.errors import EventError, RecipeError
-from streams.events import Event
-from streams.readers.words import utc
-from streams.settings import Settings
+from kymo.streams.errors import EventError, RecipeError
+from kymo.streams.events import Event
+from kymo.streams.readers.words import utc
+from kymo.streams.settings import Settings
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -140,9 +140,9 @@ def events(run: str | None, recipe: str | None, follow: bool, form: str | None, 
 
     T is a date, an ISO 8601 time (UTC unless it says otherwise), Unix seconds, or a length of time ago such as 10m.
     """
-    from streams.events import EventFilter, read_events
-    from streams.kafka.admin import run_prefix
-    from streams.kafka.read import Record
+    from kymo.streams.events import EventFilter, read_events
+    from kymo.streams.kafka.admin import run_prefix
+    from kymo.streams.kafka.read import Record
 
     def report(_record: Record, error: EventError) -> None:
         click.echo(f"kymo events: {error}", err=True)

@@ -2,7 +2,7 @@
 not at all; locks between processes.
 
 One rule for all names: recipes, digests of bundles, and whatever else a path is made of. What may be called anything, such as a session,
-goes through :func:`streams.archive.export.file_stem` instead.
+goes through :func:`kymo.streams.archive.export.file_stem` instead.
 """
 
 from __future__ import annotations
@@ -65,22 +65,28 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
     try:
         yield unfinished
         take_name(unfinished, path, durable=durable)
-    finally:
+    except BaseException:
         with contextlib.suppress(OSError):  # that of the block says more
             unfinished.unlink()
+        raise
 
 
 def write_whole(path: Path, data: bytes | str, *, durable: bool = False) -> None:
     """Write a file by :func:`whole_file`; text in UTF-8."""
-    with whole_file(path, durable=durable) as unfinished:
-        unfinished.write_bytes(data.encode() if isinstance(data, str) else data)
+    with whole_file(path, durable=durable) as unfinished, unfinished.open("wb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+        if durable:
+            to_disk(file)
+
+
+def to_disk(file: IO[bytes]) -> None:
+    """Have the disk hold what was written."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def take_name(unfinished: Path, path: Path, *, durable: bool = False) -> None:
-    """Give a written file its name; with `durable` it is on the disk before, and keeps the name over a power cut."""
-    if durable:
-        with unfinished.open("r+b") as file:
-            os.fsync(file.fileno())
+    """Give a written file its name; with `durable` it keeps that over a power cut (its content by :func:`to_disk`)."""
     unfinished.replace(path)
     if durable:
         sync_folder(path.parent)

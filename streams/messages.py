@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints, is_typeddict
 
-from streams.errors import MessageError
+from kymo.streams.errors import MessageError
 
 MAX_BYTES = 2**24
 MAX_FILE_BYTES = 2**30
@@ -36,7 +36,7 @@ def read_object(raw: bytes | str | None, most: int = MAX_BYTES, nan: bool = Fals
     >>> read_object(b'{"start_ns": 1e999}')
     Traceback (most recent call last):
     ...
-    streams.errors.MessageError: 19 bytes are no JSON (1e999 is not finite)
+    kymo.streams.errors.MessageError: 19 bytes are no JSON (1e999 is not finite)
     """
     value = read_json(raw, most, nan=nan)
     if not isinstance(value, dict):

@@ -9,11 +9,11 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
-from streams.errors import BundleError, KymoError, MessageError
-from streams.files import RULE, is_file_name
-from streams.messages import Name, json_schema, read_object
-from streams.settings import Settings
-from streams.topics import Names
+from kymo.streams.errors import BundleError, KymoError, MessageError
+from kymo.streams.files import RULE, is_file_name
+from kymo.streams.messages import Name, json_schema, read_object
+from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,8 @@ def announce(settings: Settings, promotion: Promotion) -> str:
     if not settings.brokers:
         return "no broker is named or runs here"
     try:
-        from streams.kafka.admin import ensure_topics
-        from streams.kafka.publish import Publisher
+        from kymo.streams.kafka.admin import ensure_topics
+        from kymo.streams.kafka.publish import Publisher
 
         names = Names(settings.prefix)
         ensure_topics(settings, names)

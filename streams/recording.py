@@ -11,8 +11,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.chunk import NS, Array, Chunk, Header
-from streams.labels.labels import Cover, Label
+from kymo.streams.chunk import NS, Array, Chunk, Header
+from kymo.streams.labels.labels import Cover, Label
 
 Times = NDArray[np.int64]
 

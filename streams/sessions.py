@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, TypedDict
 
-from streams.chunk import DTYPES
-from streams.codec import CONTROL
-from streams.errors import MessageError
-from streams.messages import PYTHON_TYPES, Name, fits, json_schema, read_object
-from streams.recording import Recording, StreamData
+from kymo.streams.chunk import DTYPES
+from kymo.streams.codec import CONTROL
+from kymo.streams.errors import MessageError
+from kymo.streams.messages import PYTHON_TYPES, Name, fits, json_schema, read_object
+from kymo.streams.recording import Recording, StreamData
 
 #: Metadata that has a member of its own in the record.
 OWN_METADATA = ("device", "placement", "axes")
@@ -104,7 +104,7 @@ def plain_name(name: str) -> str:
 def software_version() -> str:
     """Version of the installed package, or ``unknown`` where it runs from a bare folder."""
     try:
-        return version("kymo")
+        return version("kymo-streams")
     except PackageNotFoundError:
         return "unknown"
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streams.archive.cli import progress
-from streams.archive.format import default_folder
-from streams.errors import ArchiveError, SourceError
-from streams.messages import Odd
-from streams.readers.words import many, utc
-from streams.settings import Settings
+from kymo.streams.archive.cli import progress
+from kymo.streams.archive.format import default_folder
+from kymo.streams.errors import ArchiveError, SourceError
+from kymo.streams.messages import Odd
+from kymo.streams.readers.words import many, utc
+from kymo.streams.settings import Settings
 
 if TYPE_CHECKING:
-    from streams.kafka.sessions import Deletion
+    from kymo.streams.kafka.sessions import Deletion
 
 # Exit status of an erasure that leaves what Kafka cannot delete.
 _NOT_WHOLLY_ERASED = 3
@@ -61,7 +61,7 @@ def list_command(folder: Path | None, announced: bool, as_json: bool) -> None:
 
 
 def _in_topics(settings: Settings, only_announced: bool) -> list[dict[str, Any]]:
-    from streams.kafka.sessions import announced, seen
+    from kymo.streams.kafka.sessions import announced, seen
 
     odd = Odd()
     records = announced(settings, odd)
@@ -74,7 +74,7 @@ def _in_topics(settings: Settings, only_announced: bool) -> list[dict[str, Any]]
 
 
 def _archived(folder: Path) -> list[dict[str, Any]]:
-    from streams.archive.read import ArchiveReader
+    from kymo.streams.archive.read import ArchiveReader
 
     reader = ArchiveReader(folder)
     about = reader.about()
@@ -102,7 +102,7 @@ def _clock(ns: Any) -> str:
 @_json_option
 def end_command(session: str, as_json: bool) -> None:
     """Send the end mark of every stream of SESSION, so that its last windows are classified."""
-    from streams.kafka.sessions import end_session
+    from kymo.streams.kafka.sessions import end_session
 
     with progress("looking for its streams") as show:
         ended = end_session(Settings.from_env(), session, show)
@@ -133,8 +133,8 @@ def delete_command(session: str, folder: Path | None, damaged: bool, yes: bool, 
 
     Exit status 3: done as far as Kafka can, but records of it stay in Kafka until retention takes them.
     """
-    from streams.archive.erase import Erased, erase_session
-    from streams.kafka.sessions import delete_session
+    from kymo.streams.archive.erase import Erased, erase_session
+    from kymo.streams.kafka.sessions import delete_session
 
     settings = Settings.from_env()
     archive = folder or default_folder(settings)
@@ -171,7 +171,7 @@ def delete_command(session: str, folder: Path | None, damaged: bool, yes: bool, 
 
 def _set_aside(folder: Path, session: str, damaged: bool) -> list[Path]:
     """Damaged files to delete."""
-    from streams.archive.erase import damaged_files
+    from kymo.streams.archive.erase import damaged_files
 
     files = damaged_files(folder)
     if files and not damaged:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streams.errors import SettingsError
-from streams.topics import FENCE_MS
+from kymo.streams.errors import SettingsError
+from kymo.streams.topics import FENCE_MS
 
 if TYPE_CHECKING:
     import ssl
@@ -42,7 +42,7 @@ class Settings:
         ``KYMO_KAFKA_SECURITY_PROTOCOL`` and so on.
     session_timeout_s : float
         ``KYMO_SESSION_TIMEOUT_S``, after which a silent worker's partitions go to another; longer than
-        a stopped worker's records live (:data:`~streams.topics.FENCE_MS`).
+        a stopped worker's records live (:data:`~kymo.streams.topics.FENCE_MS`).
     metrics_port : int
         ``KYMO_METRICS_PORT``, first port to try for ``/metrics``; 0 for any, -1 for none.
     metrics_host : str

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.children import Child, kymo_command, kymo_environment
-from streams.archive.format import ArchivedRecord, Contents, Span
-from streams.archive.segment import SegmentWriter
-from streams.chunk import Chunk, Header, signal_format
-from streams.codec import ChunkCodec
-from streams.settings import Settings
+from kymo.deploy.children import Child, kymo_command, kymo_environment
+from kymo.streams.archive.format import ArchivedRecord, Contents, Span
+from kymo.streams.archive.segment import SegmentWriter
+from kymo.streams.chunk import Chunk, Header, signal_format
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.settings import Settings
 
 PREFIX = "t"
 BEGIN_MS = 1_770_000_000_000

@@ -12,14 +12,14 @@ from archive_lab import chunk
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
-from streams.archive.format import TOPICS, ArchivePlan
-from streams.archive.read import ArchiveReader
-from streams.archive.writer import Archive
-from streams.codec import ChunkCodec
-from streams.kafka.admin import ensure_topics
-from streams.kafka.client import client_arguments
-from streams.settings import Settings
-from streams.topics import Names
+from kymo.streams.archive.format import TOPICS, ArchivePlan
+from kymo.streams.archive.read import ArchiveReader
+from kymo.streams.archive.writer import Archive
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.kafka.admin import ensure_topics
+from kymo.streams.kafka.client import client_arguments
+from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 
 Raw = tuple[str, int, int, int, bytes | None, bytes | None, tuple[tuple[str, bytes | None], ...]]
 

@@ -164,7 +164,7 @@ def campaign(folder: Path, jars: Path, faults: int, seed: int, **options: object
 @click.option("--log", default="", help="Where everything goes that was said and done.")
 def main(faults: int, seed: int, only: str, log: str) -> None:
     """Run a campaign against the Kymo on the path."""
-    from streams.settings import Settings
+    from kymo.streams.settings import Settings
 
     jars, deck = (
         Settings.from_env().home / "kafka",

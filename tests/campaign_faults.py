@@ -11,8 +11,8 @@ from campaign_lab import PARTS, Bundle, CampaignLab, Place, Worker
 from fault_lab import await_that
 from kafka.admin import KafkaAdminClient
 
-from streams.kafka.admin import ensure_topics
-from streams.kafka.client import client_arguments
+from kymo.streams.kafka.admin import ensure_topics
+from kymo.streams.kafka.client import client_arguments
 
 #: Kinds of faults, and how often each is in the deck that they are drawn from.
 DECK = {

@@ -9,7 +9,7 @@ from typing import Any
 from fault_feed import FLUSH_S, Feed, Source
 from fault_lab import Lab, await_that
 
-from streams.kafka.publish import Publisher
+from kymo.streams.kafka.publish import Publisher
 
 
 class CampaignFeed(Feed):

@@ -28,19 +28,19 @@ from kafka import KafkaProducer
 from slow_models import slow_onnx
 from tiny_models import manifest
 
-from deploy import broker as embedded
-from deploy.children import Child, kymo_command
-from deploy.metrics_server import find_server
-from models.bundle import raw_chain
-from models.registry import write_bundle
-from models.registry.manifest import MODEL
-from models.registry.promote import promote, tell
-from models.serving.partition import decode_record
-from processors.recipe.load import load_recipe
-from streams.codec import ChunkCodec
-from streams.errors import ChunkError
-from streams.kafka.client import client_arguments
-from streams.topics import BY_NAME
+from kymo.deploy import broker as embedded
+from kymo.deploy.children import Child, kymo_command
+from kymo.deploy.metrics_server import find_server
+from kymo.models.bundle import raw_chain
+from kymo.models.registry import write_bundle
+from kymo.models.registry.manifest import MODEL
+from kymo.models.registry.promote import promote, tell
+from kymo.models.serving.partition import decode_record
+from kymo.processors.recipe.load import load_recipe
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.errors import ChunkError
+from kymo.streams.kafka.client import client_arguments
+from kymo.streams.topics import BY_NAME
 
 #: Eight samples a column, every eight: the window of spectra is whole when the one of samples is.
 _STEPS = 'step = "scale"\nfactor = 30\n[[steps]]\nstep = "spectrogram"\nnperseg = 8\nnoverlap = 0'

@@ -13,11 +13,11 @@ from campaign_lab import PARTS, Bundle, CampaignLab, Place
 from fault_feed import Source
 from kafka import KafkaConsumer, TopicPartition
 
-from models.bundle import load_bundle
-from models.predict import Classifier
-from models.run import run
-from processors.recipe.load import load_recipe
-from streams.kafka.client import client_arguments
+from kymo.models.bundle import load_bundle
+from kymo.models.predict import Classifier
+from kymo.models.run import run
+from kymo.processors.recipe.load import load_recipe
+from kymo.streams.kafka.client import client_arguments
 
 TOLERANCE = 1e-5
 QUIET_S = 60.0

@@ -11,7 +11,7 @@ from campaign_lab import PARTS, CampaignLab
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
-from streams.kafka.client import client_arguments
+from kymo.streams.kafka.client import client_arguments
 
 _HOP = 8
 

@@ -1,6 +1,6 @@
 """What every Spec must satisfy. In: a Spec and its Format. Out: nothing, or an AssertionError that says what broke.
 
-Every step of `processors.registry.STEPS` needs a line in `STEP_EXAMPLES`; the tests fail when one is absent. To check
+Every step of `kymo.processors.registry.STEPS` needs a line in `STEP_EXAMPLES`; the tests fail when one is absent. To check
 a new step by hand: ``check_spec(MySpec(...), fmt, runs, chunks, kills)``.
 """
 
@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from strategies import Run, chunks_from, fresh_headers, imu, one_chunk_a_run
 
-from processors.chain import Chain, PerWindow
-from processors.intake import Intake
-from processors.registry import STEPS, make_step, spec_from_json
-from processors.spec import Spec
-from processors.steps.frames import FramedSpec
-from processors.windows import Windows
-from streams.chunk import Chunk, Format, Window
+from kymo.processors.chain import Chain, PerWindow
+from kymo.processors.intake import Intake
+from kymo.processors.registry import STEPS, make_step, spec_from_json
+from kymo.processors.spec import Spec
+from kymo.processors.steps.frames import FramedSpec
+from kymo.processors.windows import Windows
+from kymo.streams.chunk import Chunk, Format, Window
 
 Key = tuple[Any, ...]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.settings import Settings
+from kymo.streams.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 # Read once: a test may point KYMO_HOME elsewhere, and the 45 MB of jars should not be fetched again for that.
@@ -21,7 +21,7 @@ JARS_DIR = Settings.from_env().home / "kafka"
 @pytest.fixture(scope="session")
 def jars_dir() -> Path:
     """Where the jars of the embedded Kafka are kept between test sessions; all of them are there."""
-    from deploy.kafka_server import class_path
+    from kymo.deploy.kafka_server import class_path
 
     class_path(JARS_DIR)
     return JARS_DIR
@@ -36,7 +36,7 @@ def broker_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def broker(broker_data_dir: Path, jars_dir: Path) -> Iterator[str]:
     """``host:port`` of an embedded Kafka that serves the whole session."""
-    from deploy.broker import running
+    from kymo.deploy.broker import running
 
     with running(broker_data_dir, jars_dir=jars_dir) as info:
         yield info.bootstrap

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from streams.errors import SourceError
-from streams.readers import read
-from streams.recording import InputOptions, ReadOptions, Recording
+from kymo.streams.errors import SourceError
+from kymo.streams.readers import read
+from kymo.streams.recording import InputOptions, ReadOptions, Recording
 
 Write = Callable[..., Path]
 DEFAULT = ReadOptions()

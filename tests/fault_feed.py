@@ -13,12 +13,12 @@ from typing import Protocol
 
 import numpy as np
 
-from streams.chunk import Array, Chunk, Header, signal_format
-from streams.codec import ChunkCodec
-from streams.kafka.publish import Publisher
-from streams.recording import Recording, StreamData
-from streams.settings import Settings
-from streams.topics import Names
+from kymo.streams.chunk import Array, Chunk, Header, signal_format
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.kafka.publish import Publisher
+from kymo.streams.recording import Recording, StreamData
+from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 
 FLUSH_S = 120.0
 

@@ -1,7 +1,7 @@
 """A place where workers are hurt. In: a broker. Out: a never-ending input, real `kymo worker` processes, and the verdict on their events.
 
 The input (:class:`Feed`) runs until it is told to end, so that every fault hits in the middle. What it has sent is classified again
-offline, by `models.run`: those are the events that must be there, each once, none different.
+offline, by `kymo.models.run`: those are the events that must be there, each once, none different.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from deploy.children import Child, kymo_command, kymo_environment
-from models.bundle import Bundle, load_bundle
-from models.predict import Classifier
-from models.run import run
-from processors.recipe.load import load_recipe
-from streams.codec import ChunkCodec
-from streams.errors import KymoError
-from streams.kafka.admin import ensure_topics
-from streams.kafka.client import client_arguments, partition_of
-from streams.kafka.read import Record, read_records
-from streams.settings import Settings
-from streams.topics import MESSAGE_MAX, Names
+from kymo.deploy.children import Child, kymo_command, kymo_environment
+from kymo.models.bundle import Bundle, load_bundle
+from kymo.models.predict import Classifier
+from kymo.models.run import run
+from kymo.processors.recipe.load import load_recipe
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.errors import KymoError
+from kymo.streams.kafka.admin import ensure_topics
+from kymo.streams.kafka.client import client_arguments, partition_of
+from kymo.streams.kafka.read import Record, read_records
+from kymo.streams.settings import Settings
+from kymo.streams.topics import MESSAGE_MAX, Names
 
 PATIENCE_S = 120.0
 TAKEOVER_S = 15.0

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from tiny_models import fitted, linear_onnx, manifest
 
-from models.registry import write_bundle
-from models.registry.manifest import MODEL
-from processors.recipe.load import load_recipe
+from kymo.models.registry import write_bundle
+from kymo.models.registry.manifest import MODEL
+from kymo.processors.recipe.load import load_recipe
 
 RECIPE = """
 name = "lab"

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from streams.chunk import Chunk, Header, signal_format
-from streams.chunk_pb2 import Chunk as Message
-from streams.codec import ChunkCodec
-from streams.topics import MESSAGE_MAX
+from kymo.streams.chunk import Chunk, Header, signal_format
+from kymo.streams.chunk_pb2 import Chunk as Message
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.topics import MESSAGE_MAX
 
 Fuzzed = tuple[bytes | None, bytes | None]
 _CODEC = ChunkCodec()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from streams.chunk import Array
+from kymo.streams.chunk import Array
 
 RATE = 20
 RECIPE = """

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from mcap.writer import CompressionType, Writer
 
-from streams.chunk import Chunk, Header, signal_format
-from streams.codec import ChunkCodec
-from streams.errors import SourceError
-from streams.readers import read
-from streams.recording import ReadOptions, Recording
+from kymo.streams.chunk import Chunk, Header, signal_format
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.errors import SourceError
+from kymo.streams.readers import read
+from kymo.streams.recording import ReadOptions, Recording
 
 FOREIGN = Path(__file__).parents[2] / "shared/data/imu_mcap/basic_synthetic.mcap"
 needs_foreign = pytest.mark.skipif(not FOREIGN.is_file(), reason="shared/data/imu_mcap is absent")

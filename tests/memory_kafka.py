@@ -12,12 +12,12 @@ from typing import Any
 
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from models.serving.agent import Agent
-from models.serving.operator import Operator
-from models.serving.partition import Limits
-from models.serving.runtime import Runtime
-from processors.lease import Instant, Lease
-from streams.topics import Names
+from kymo.models.serving.agent import Agent
+from kymo.models.serving.operator import Operator
+from kymo.models.serving.partition import Limits
+from kymo.models.serving.runtime import Runtime
+from kymo.processors.lease import Instant, Lease
+from kymo.streams.topics import Names
 
 
 @dataclass

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy import kafka_server
-from deploy.broker import await_ready, free_port
-from streams.errors import BrokerError
+from kymo.deploy import kafka_server
+from kymo.deploy.broker import await_ready, free_port
+from kymo.streams.errors import BrokerError
 
 CLUSTER = "AAAAAAAAAAAAAAAAAAAAAA"
 

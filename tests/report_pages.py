@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from models.reports.report import Picture, report_files
-from models.scores import score_windows
-from models.training.record import Candidate, HeldOut, RunRecord
+from kymo.models.reports.report import Picture, report_files
+from kymo.models.scores import score_windows
+from kymo.models.training.record import Candidate, HeldOut, RunRecord
 
 LABELS = ["sit", "walk", "run"]
 VOID = {"meta", "br", "hr", "img", "input", "link"}

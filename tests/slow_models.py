@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, checker, helper, numpy_helper
 
-from streams.chunk import Array
+from kymo.streams.chunk import Array
 
 _WIDE = np.linalg.qr(np.random.default_rng(0).standard_normal((160, 160)))[0].astype(np.float32)
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from streams.chunk import DTYPES, Array, Chunk, Format, Header, signal_format
-from streams.codec import last_index
+from kymo.streams.chunk import DTYPES, Array, Chunk, Format, Header, signal_format
+from kymo.streams.codec import last_index
 
 RATES = (10, 64, 500)
 

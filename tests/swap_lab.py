@@ -13,14 +13,14 @@ from fault_feed import Feed
 from fault_lab import Lab
 from tiny_models import linear_onnx, manifest
 
-from deploy.children import Child, kymo_command
-from models.bundle import load_bundle
-from models.predict import Classifier
-from models.registry import write_bundle
-from models.registry.manifest import MODEL
-from models.registry.promote import promote, tell
-from models.run import run
-from processors.recipe.load import load_recipe
+from kymo.deploy.children import Child, kymo_command
+from kymo.models.bundle import load_bundle
+from kymo.models.predict import Classifier
+from kymo.models.registry import write_bundle
+from kymo.models.registry.manifest import MODEL
+from kymo.models.registry.promote import promote, tell
+from kymo.models.run import run
+from kymo.processors.recipe.load import load_recipe
 
 _WEIGHTS = np.array([[-4.0, 1.0], [0.0, -2.0], [4.0, 1.0]])
 _MODEL = {"input": "windows", "output": "logits", "shape": [2, 16], "dtype": "float32", "layout": "channels_first"}

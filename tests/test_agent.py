@@ -15,14 +15,14 @@ from aiokafka.structs import TopicPartition
 from memory_kafka import MemoryKafka, Worker, until
 from tiny_models import recipe
 
-from models.serving import handover
-from models.serving.operator import Operator
-from models.serving.outputs import Events
-from models.serving.partition import Limits
-from streams.chunk import Chunk, Header
-from streams.codec import ChunkCodec
-from streams.errors import DeliveryError
-from streams.topics import Names
+from kymo.models.serving import handover
+from kymo.models.serving.operator import Operator
+from kymo.models.serving.outputs import Events
+from kymo.models.serving.partition import Limits
+from kymo.streams.chunk import Chunk, Header
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.errors import DeliveryError
+from kymo.streams.topics import Names
 
 NAMES, INPUT = Names("t"), TopicPartition("t.sensor", 0)
 SESSIONS, SAMPLES = 5, 200  # windows of 4 samples every 2

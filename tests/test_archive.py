@@ -17,14 +17,14 @@ from archive_lab import archive_process, chunk
 from archive_on_broker import Topics, noise, stored
 from fault_lab import await_that, kill
 
-from deploy.children import Child, kymo_command, kymo_environment
-from deploy.metrics_server import find_server, is_ready
-from streams.archive.check import check_archive
-from streams.archive.format import ArchivePlan, read_segment, segment_paths
-from streams.archive.writer import Archive
-from streams.codec import ChunkCodec
-from streams.errors import ArchiveError
-from streams.settings import Settings
+from kymo.deploy.children import Child, kymo_command, kymo_environment
+from kymo.deploy.metrics_server import find_server, is_ready
+from kymo.streams.archive.check import check_archive
+from kymo.streams.archive.format import ArchivePlan, read_segment, segment_paths
+from kymo.streams.archive.writer import Archive
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.errors import ArchiveError
+from kymo.streams.settings import Settings
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from archive_lab import PREFIX, chunk, chunk_record, following, record, some_records, write_archive, write_segment
 
-from deploy.children import kymo_command
-from streams.archive.check import check_archive, recover
-from streams.archive.format import Contents, Span, read_segment
-from streams.archive.read import ArchiveReader
-from streams.errors import ArchiveError
+from kymo.deploy.children import kymo_command
+from kymo.streams.archive.check import check_archive, recover
+from kymo.streams.archive.format import Contents, Span, read_segment
+from kymo.streams.archive.read import ArchiveReader
+from kymo.streams.errors import ArchiveError
 
 RECORDS = some_records(9, 600)
 PARTS = [RECORDS[:200], RECORDS[200:400], [*RECORDS[400:], record("labels", 0, "s1", None)]]

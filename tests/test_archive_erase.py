@@ -9,11 +9,11 @@ import pytest
 from archive_lab import chunk, chunk_record, record, write_archive
 from click.testing import CliRunner
 
-from streams.archive.erase import ERASED_FILE, Erased, erase_session, name_digest
-from streams.archive.format import segment_paths
-from streams.archive.read import ArchiveReader
-from streams.errors import ArchiveError
-from streams.sessions_cli import delete_command
+from kymo.streams.archive.erase import ERASED_FILE, Erased, erase_session, name_digest
+from kymo.streams.archive.format import segment_paths
+from kymo.streams.archive.read import ArchiveReader
+from kymo.streams.errors import ArchiveError
+from kymo.streams.sessions_cli import delete_command
 
 SENSOR = ("t.sensor", 0)
 
@@ -57,7 +57,9 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     parts = [[chunk_record(2 * n + i, chunk(f"s{i}", 10 * n)) for i in range(2)] for n in range(2)]
     paths = write_archive(tmp_path / "a", parts)
     paths[1].with_name(paths[1].name + ".damaged").write_bytes(paths[1].read_bytes()[:-20])
-    monkeypatch.setattr("streams.kafka.sessions.delete_session", lambda *_: pytest.fail("nothing may be erased yet"))
+    monkeypatch.setattr(
+        "kymo.streams.kafka.sessions.delete_session", lambda *_: pytest.fail("nothing may be erased yet")
+    )
     return tmp_path / "a"
 
 
@@ -76,9 +78,9 @@ def test_damaged_files_that_may_hold_the_session_are_named(archive: Path) -> Non
 
 
 def test_damaged_files_go_where_that_is_asked_for(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from streams.kafka.sessions import Deletion
+    from kymo.streams.kafka.sessions import Deletion
 
-    monkeypatch.setattr("streams.kafka.sessions.delete_session", lambda *_: Deletion())
+    monkeypatch.setattr("kymo.streams.kafka.sessions.delete_session", lambda *_: Deletion())
     assert delete(archive, "--damaged")[0] == 0
     assert not list(archive.glob("*.damaged"))
     assert ArchiveReader(archive).sessions() == ["s1"]

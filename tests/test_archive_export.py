@@ -15,12 +15,12 @@ import pytest
 from archive_lab import BEGIN_MS, chunk, chunk_record, record, write_archive
 from mcap.reader import make_reader
 
-from deploy.children import kymo_command
-from streams.archive.export import export_recordings, file_stem, label_columns, sample_times
-from streams.chunk import Format, Header, signal_format
-from streams.labels.labels import Label
-from streams.readers import read
-from streams.recording import Recording, StreamData
+from kymo.deploy.children import kymo_command
+from kymo.streams.archive.export import export_recordings, file_stem, label_columns, sample_times
+from kymo.streams.chunk import Format, Header, signal_format
+from kymo.streams.labels.labels import Label
+from kymo.streams.readers import read
+from kymo.streams.recording import Recording, StreamData
 
 T0 = BEGIN_MS * 10**6
 ODD = np.array([[0.1, -1e-30], [np.nan, 3e38], [1 / 3, 0.0]])

@@ -12,14 +12,14 @@ from archive_on_broker import Topics, noise, raw, stored
 from fault_lab import await_that, kill
 from kafka.admin import KafkaAdminClient, NewTopic
 
-from deploy.children import Child
-from streams.archive.check import check_archive
-from streams.archive.erase import Erased
-from streams.archive.format import read_segment, segment_paths
-from streams.archive.read import ArchiveReader
-from streams.archive.writer import Archive
-from streams.kafka.client import client_arguments
-from streams.settings import Settings
+from kymo.deploy.children import Child
+from kymo.streams.archive.check import check_archive
+from kymo.streams.archive.erase import Erased
+from kymo.streams.archive.format import read_segment, segment_paths
+from kymo.streams.archive.read import ArchiveReader
+from kymo.streams.archive.writer import Archive
+from kymo.streams.kafka.client import client_arguments
+from kymo.streams.settings import Settings
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 

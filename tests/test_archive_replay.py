@@ -11,13 +11,13 @@ from archive_lab import chunk
 from archive_on_broker import Topics
 from fault_lab import Feed, Lab, stop_worker
 
-from streams.archive.format import ArchivePlan
-from streams.archive.writer import Archive
-from streams.readers import read
-from streams.recording import Recording, StreamData
-from streams.replay.replay import replay
-from streams.replay.schedule import ReplayPlan
-from streams.settings import Settings
+from kymo.streams.archive.format import ArchivePlan
+from kymo.streams.archive.writer import Archive
+from kymo.streams.readers import read
+from kymo.streams.recording import Recording, StreamData
+from kymo.streams.replay.replay import replay
+from kymo.streams.replay.schedule import ReplayPlan
+from kymo.streams.settings import Settings
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 

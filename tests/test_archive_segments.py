@@ -13,11 +13,11 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from mcap.reader import make_reader
 
-from streams.archive.format import ArchivedRecord, Contents, Span, read_segment
-from streams.archive.read import ArchiveReader
-from streams.errors import ArchiveError
-from streams.labels.labels import Label
-from streams.readers import read
+from kymo.streams.archive.format import ArchivedRecord, Contents, Span, read_segment
+from kymo.streams.archive.read import ArchiveReader
+from kymo.streams.errors import ArchiveError
+from kymo.streams.labels.labels import Label
+from kymo.streams.readers import read
 
 ODD = [
     record("sessions", 0, "s1", b'{"session": "s1"}'),

@@ -19,12 +19,12 @@ from kafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from streams.archive.read import ArchiveReader
-from streams.archive.writer import Archive, ArchiveCounts, Outages
-from streams.kafka.admin import Ends, ensure_topics
-from streams.kafka.publish import Publisher
-from streams.settings import Settings
-from streams.topics import Names
+from kymo.streams.archive.read import ArchiveReader
+from kymo.streams.archive.writer import Archive, ArchiveCounts, Outages
+from kymo.streams.kafka.admin import Ends, ensure_topics
+from kymo.streams.kafka.publish import Publisher
+from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 
 PLACE = ("t.events", 0)
 
@@ -81,9 +81,9 @@ class Consumer:
 
 def archived(folder: Path, monkeypatch: pytest.MonkeyPatch, polls: list[Exception | None]) -> tuple[Any, list[str]]:
     """What an archive told until it had all ten records, or had seen all that was to go wrong."""
-    monkeypatch.setattr("streams.archive.writer.TopicFinder", Finder)
-    monkeypatch.setattr("streams.kafka.read.KafkaConsumer", type("C", (Consumer,), {"polls": polls}))
-    monkeypatch.setattr("streams.archive.writer.POLL_MS", 0)
+    monkeypatch.setattr("kymo.streams.archive.writer.TopicFinder", Finder)
+    monkeypatch.setattr("kymo.streams.kafka.read.KafkaConsumer", type("C", (Consumer,), {"polls": polls}))
+    monkeypatch.setattr("kymo.streams.archive.writer.POLL_MS", 0)
     told: list[str] = []
     settings = Settings(brokers="kafka-1:9093", prefix="t", home=folder / "home")
     return Archive(settings, folder / "a", tell=told.append).run(lambda: False, once=True), told
@@ -146,7 +146,7 @@ def test_that_kafka_is_away_is_said_once_whatever_finds_it_out() -> None:
 @pytest.fixture
 def own_broker(tmp_path: Path, jars_dir: Path) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
     """A broker for one test alone, what kills it and what starts it again."""
-    from deploy import broker as embedded
+    from kymo.deploy import broker as embedded
 
     data = tmp_path / "broker"
     info = embedded.start(data, jars_dir=jars_dir)

@@ -12,11 +12,11 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from models.training.export import export_model  # noqa: E402
-from models.zoo import FitOptions, Samples  # noqa: E402
-from models.zoo.ast import Ast  # noqa: E402
-from streams.chunk import Format  # noqa: E402
-from streams.errors import TrainingError  # noqa: E402
+from kymo.models.training.export import export_model  # noqa: E402
+from kymo.models.zoo import FitOptions, Samples  # noqa: E402
+from kymo.models.zoo.ast import Ast  # noqa: E402
+from kymo.streams.chunk import Format  # noqa: E402
+from kymo.streams.errors import TrainingError  # noqa: E402
 
 
 def network(rows: int, shape: tuple[int, ...], **parameters: Any) -> Ast:

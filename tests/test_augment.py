@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.data.augment import KINDS, augmenter
-from streams.chunk import Format, signal_format
-from streams.errors import TrainingError
+from kymo.models.data.augment import KINDS, augmenter
+from kymo.streams.chunk import Format, signal_format
+from kymo.streams.errors import TrainingError
 
 CHANNELS = ("ax", "ay", "az", "heat")
 SIGNAL = signal_format("imu", CHANNELS, 50)

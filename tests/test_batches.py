@@ -15,9 +15,9 @@ from aiokafka.errors import (
     UnsupportedCodecError,
 )
 
-from processors.faust_app import BatchApp, client_error
-from streams.errors import BrokerError, DeliveryError
-from streams.settings import Settings
+from kymo.processors.faust_app import BatchApp, client_error
+from kymo.streams.errors import BrokerError, DeliveryError
+from kymo.streams.settings import Settings
 
 SETTINGS = Settings(brokers="localhost:1", prefix="t")
 

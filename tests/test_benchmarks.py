@@ -23,10 +23,10 @@ from benchmarks.peer_bare import take
 from benchmarks.real_time import real_time
 from benchmarks.rig import LABELS, NETWORK, Rig, recipe_text, rig
 from benchmarks.takeover import takeover
-from models.onnx_model import OnnxModel
-from processors.recipe.load import parse_recipe
-from streams.chunk_pb2 import Chunk as Message
-from streams.codec import ChunkCodec
+from kymo.models.onnx_model import OnnxModel
+from kymo.processors.recipe.load import parse_recipe
+from kymo.streams.chunk_pb2 import Chunk as Message
+from kymo.streams.codec import ChunkCodec
 
 WORK = Workload(3)
 
@@ -126,7 +126,7 @@ def test_throughput(made: Rig) -> None:
 def test_another_checkout_beside_this_one(made: Rig, tmp_path: Path) -> None:
     other, told = tmp_path / "other", tmp_path / "told"
     other.mkdir()
-    for name in ("kymo.py", "streams", "processors", "models", "deploy"):
+    for name in ("kymo", "recipes", "streams", "processors", "models", "lab", "deploy", "examples"):
         (other / name).symlink_to(report.ROOT / name)
     (other / "sitecustomize.py").write_text(f"with open({str(told)!r}, 'a') as file:\n    file.write('started ')\n")
     rows, ratios = end_to_end.beside(made, WORK, other, 1)
@@ -143,7 +143,7 @@ def test_another_checkout_beside_this_one(made: Rig, tmp_path: Path) -> None:
 def test_beside_wants_a_checkout(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["throughput", "--beside", str(tmp_path)])
     assert result.exit_code == 2
-    assert f"{tmp_path} is no checkout of Kymo: it has no kymo.py" in result.output.replace("\n", " ")
+    assert f"{tmp_path} is no checkout of Kymo: it has no folder `streams`" in result.output.replace("\n", " ")
 
 
 @pytest.mark.broker

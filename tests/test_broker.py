@@ -21,11 +21,11 @@ from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
 
 import kymo
-from deploy import broker as embedded
-from deploy import kafka_server
-from deploy.broker import BrokerInfo, write_state
-from streams.errors import BrokerError
-from streams.settings import Settings
+from kymo.deploy import broker as embedded
+from kymo.deploy import kafka_server
+from kymo.deploy.broker import BrokerInfo, write_state
+from kymo.streams.errors import BrokerError
+from kymo.streams.settings import Settings
 
 NOWHERE = "http://127.0.0.1:9"
 PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
@@ -213,7 +213,7 @@ def test_a_server_that_does_nothing_is_given_up(starting: Callable[[str], Starti
 @pytest.mark.broker
 @pytest.mark.parametrize("order", [signal.SIGINT, signal.SIGTERM])
 def test_foreground_ends_with_the_signal(order: signal.Signals, data_dir: Path, jars_dir: Path) -> None:
-    code = "from deploy.cli import broker; broker()"
+    code = "from kymo.deploy.cli import broker; broker()"
     line = [sys.executable, "-c", code, "start", "--foreground", "--port", "0", "--json", "--data-dir", str(data_dir)]
     env = os.environ | {"KYMO_HOME": str(jars_dir.parent)}
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=env) as process:

@@ -21,15 +21,15 @@ from kafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from processors.fetch import Fetch
-from streams.archive.read import ArchiveReader
-from streams.archive.writer import Archive
-from streams.errors import BrokerError, KymoError, SettingsError
-from streams.kafka import client as kafka_client
-from streams.kafka.client import client_arguments, kafka_errors, patiently
-from streams.kafka.read import Reach, read_records
-from streams.settings import Settings
-from streams.topics import BY_NAME, Names
+from kymo.processors.fetch import Fetch
+from kymo.streams.archive.read import ArchiveReader
+from kymo.streams.archive.writer import Archive
+from kymo.streams.errors import BrokerError, KymoError, SettingsError
+from kymo.streams.kafka import client as kafka_client
+from kymo.streams.kafka.client import client_arguments, kafka_errors, patiently
+from kymo.streams.kafka.read import Reach, read_records
+from kymo.streams.settings import Settings
+from kymo.streams.topics import BY_NAME, Names
 
 CODECS = ("gzip", "snappy", "lz4", "zstd")
 
@@ -132,7 +132,7 @@ def test_a_reading_that_stands_still_ends(monkeypatch: pytest.MonkeyPatch) -> No
     reach = Reach(Settings(brokers="k:1"), {("t", 0): 7, ("t", 1): 9, ("t", 2): 0}, at.__getitem__)
     assert reach.unfinished()
     assert reach.unfinished()
-    monkeypatch.setattr("streams.kafka.read.STALL_S", -1.0)
+    monkeypatch.setattr("kymo.streams.kafka.read.STALL_S", -1.0)
     at["t", 1] = 4
     assert reach.unfinished()
     with pytest.raises(BrokerError, match=r"t, partition 1 goes on from offset 4 to 9, but nothing came"):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from tiny_models import LABELS, RECIPE, foreign_bundle, linear_onnx, manifest, recipe, tiny_bundle
 
-from models import registry
-from models.bundle import load_bundle
-from models.registry import find_bundle, write_bundle
-from models.registry.manifest import MANIFEST, MODEL
-from streams.errors import BundleError
+from kymo.models import registry
+from kymo.models.bundle import load_bundle
+from kymo.models.registry import find_bundle, write_bundle
+from kymo.models.registry.manifest import MANIFEST, MODEL
+from kymo.streams.errors import BundleError
 
 ONNX = linear_onnx(np.eye(3, 2))
 

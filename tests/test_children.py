@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from deploy.children import Backoff, Child, Supervisor, kymo_environment, stop
+from kymo.deploy.children import Backoff, Child, Supervisor, kymo_environment, stop
 
 PATIENCE_S = 30.0
 

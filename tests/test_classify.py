@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from tiny_models import LABELS, dense_onnx, linear_onnx, manifest, tiny_bundle, window
 
-from models.bundle import load_bundle
-from models.onnx_model import RULES, OnnxModel
-from models.predict import Classifier, softmax
-from models.registry import write_bundle
-from models.registry.manifest import MODEL
-from streams.errors import BundleError
-from streams.events import Event
+from kymo.models.bundle import load_bundle
+from kymo.models.onnx_model import RULES, OnnxModel
+from kymo.models.predict import Classifier, softmax
+from kymo.models.registry import write_bundle
+from kymo.models.registry.manifest import MODEL
+from kymo.streams.errors import BundleError
+from kymo.streams.events import Event
 
 
 def test_an_event_says_what_was_classified(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import kymo
-from streams.errors import KymoError
+from kymo.streams.errors import KymoError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -99,7 +99,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     verb_that(monkeypatch, fail)
     result = invoke("demo")
     assert result.exit_code == 1
-    assert result.stderr == "kymo: this needs torch, which is not installed: pip install 'kymo[torch]'\n"
+    assert result.stderr == "kymo: this needs torch, which is not installed: pip install 'kymo-streams[torch]'\n"
 
 
 def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_embedded_broker_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KYMO_BROKERS", "")
-    monkeypatch.setattr("deploy.broker.address", lambda _: "127.0.0.1:5")
+    monkeypatch.setattr("kymo.deploy.broker.address", lambda _: "127.0.0.1:5")
     seen: list[str] = []
     monkeypatch.setattr(
         kymo, "load_verb", lambda _: click.Command("x", callback=lambda: seen.append(os.environ["KYMO_BROKERS"]))
@@ -150,9 +150,9 @@ def test_a_full_disk_is_one_line() -> None:
 
 
 def test_facade() -> None:
-    from models.run import run
-    from processors.recipe.load import load_recipe
-    from streams.readers import read
+    from kymo.models.run import run
+    from kymo.processors.recipe.load import load_recipe
+    from kymo.streams.readers import read
 
     assert (kymo.run, kymo.load_recipe, kymo.read) == (run, load_recipe, read)
     assert set(dir(kymo)) == set(kymo.__all__)

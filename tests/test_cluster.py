@@ -12,8 +12,8 @@ from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 from other_kafka import addresses, cluster
 
-from deploy.kafka_server import class_path
-from streams.kafka.client import client_arguments
+from kymo.deploy.kafka_server import class_path
+from kymo.streams.kafka.client import client_arguments
 
 pytestmark = [pytest.mark.broker, pytest.mark.chaos, pytest.mark.timeout(3600)]
 KILLS = 20

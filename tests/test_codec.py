@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import any_chunks, any_headers, assert_same, imu, samples
 
-from streams.chunk import DTYPES, Chunk, Format, Header
-from streams.chunk_pb2 import Chunk as Message
-from streams.codec import ChunkCodec
-from streams.errors import ChunkError
+from kymo.streams.chunk import DTYPES, Chunk, Format, Header
+from kymo.streams.chunk_pb2 import Chunk as Message
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.errors import ChunkError
 
 MANY = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 

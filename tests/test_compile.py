@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from processors.chain import Chain, PerWindow
-from processors.recipe.load import Recipe, parse_recipe
-from processors.steps.spectrogram import Spectrogram
-from processors.windows import Windows
-from streams.chunk import Array, Chunk, Header, Window
-from streams.errors import RecipeError
+from kymo.processors.chain import Chain, PerWindow
+from kymo.processors.recipe.load import Recipe, parse_recipe
+from kymo.processors.steps.spectrogram import Spectrogram
+from kymo.processors.windows import Windows
+from kymo.streams.chunk import Array, Chunk, Header, Window
+from kymo.streams.errors import RecipeError
 
 SMALL = """\
 name = "small"

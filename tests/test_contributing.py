@@ -16,14 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import cuttings, imu, recordings, samples
 
-from models import zoo
-from models.predict import Classifier
-from models.run import run
-from models.training.train import TrainRequest, train
-from processors.recipe.load import parse_recipe
-from processors.registry import STEPS
-from streams.errors import FormatError
-from streams.readers import read
+from kymo.models import zoo
+from kymo.models.predict import Classifier
+from kymo.models.run import run
+from kymo.models.training.train import TrainRequest, train
+from kymo.processors.recipe.load import parse_recipe
+from kymo.processors.registry import STEPS
+from kymo.streams.errors import FormatError
+from kymo.streams.readers import read
 
 STEP, MODEL = "Adding a step", "Adding a model"
 

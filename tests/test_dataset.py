@@ -12,19 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import RECIPE, recipe, window
 
-from models.data import samples as data_samples
-from models.data import store as data_store
-from models.data.dataset import read_dataset
-from models.data.examples import Dataset, Example
-from models.data.samples import apply_steps, fit_steps, split_chain, to_samples, with_steps
-from models.data.splits import group_of
-from models.data.store import ROWS, StoreWriter, open_store
-from processors.recipe.load import Recipe
-from streams.chunk import Header, Window, signal_format
-from streams.errors import TrainingError
-from streams.labels.labels import Label
-from streams.readers import read
-from streams.recording import Recording, StreamData
+from kymo.models.data import samples as data_samples
+from kymo.models.data import store as data_store
+from kymo.models.data.dataset import read_dataset
+from kymo.models.data.examples import Dataset, Example
+from kymo.models.data.samples import apply_steps, fit_steps, split_chain, to_samples, with_steps
+from kymo.models.data.splits import group_of
+from kymo.models.data.store import ROWS, StoreWriter, open_store
+from kymo.processors.recipe.load import Recipe
+from kymo.streams.chunk import Header, Window, signal_format
+from kymo.streams.errors import TrainingError
+from kymo.streams.labels.labels import Label
+from kymo.streams.readers import read
+from kymo.streams.recording import Recording, StreamData
 
 NS = 10**9
 SPECTRA = """

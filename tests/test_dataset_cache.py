@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from tiny_models import RECIPE, recipe
 
-from models.data.cache import build_dataset, digest_of
-from models.data.dataset import read_dataset
-from models.data.examples import Dataset
-from models.data.samples import split_chain
-from models.data.splits import group_of
-from processors.recipe.load import Recipe
-from streams.readers import read
-from streams.settings import Settings
+from kymo.models.data.cache import build_dataset, digest_of
+from kymo.models.data.dataset import read_dataset
+from kymo.models.data.examples import Dataset
+from kymo.models.data.samples import split_chain
+from kymo.models.data.splits import group_of
+from kymo.processors.recipe.load import Recipe
+from kymo.streams.readers import read
+from kymo.streams.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Builds, says so after each recording and waits to be told to go on.
@@ -28,9 +28,9 @@ import sys
 from pathlib import Path
 sys.path[:0] = [{root!r}, {tests!r}]
 from tiny_models import recipe
-from models.data.samples import split_chain
-from models.data.cache import build_dataset
-from streams.settings import Settings
+from kymo.models.data.samples import split_chain
+from kymo.models.data.cache import build_dataset
+from kymo.streams.settings import Settings
 
 def wait(recordings, windows):
     print(recordings, windows, flush=True)

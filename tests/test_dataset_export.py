@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from tiny_models import RECIPE
 
 import kymo
-from models.data.dataset import read_dataset
-from models.data.examples import Example
-from models.data.export import crc32c, tf_example, tfrecord
-from models.data.samples import fit_steps, split_chain, with_steps
-from models.data.splits import make_split
-from models.training.request import DEFAULTS
-from processors.recipe.load import parse_recipe
-from streams.readers import read
+from kymo.models.data.dataset import read_dataset
+from kymo.models.data.examples import Example
+from kymo.models.data.export import crc32c, tf_example, tfrecord
+from kymo.models.data.samples import fit_steps, split_chain, with_steps
+from kymo.models.data.splits import make_split
+from kymo.models.training.request import DEFAULTS
+from kymo.processors.recipe.load import parse_recipe
+from kymo.streams.readers import read
 
 #: Reads a TFRecord file by TensorFlow itself and prints what it found, arrays as hexadecimal bytes.
 READER = """

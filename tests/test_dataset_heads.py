@@ -18,17 +18,17 @@ from hypothesis import strategies as st
 from tiny_models import RECIPE, recipe
 
 import kymo
-from models.data.cache import digest_of, write_dataset
-from models.data.dataset import read_dataset
-from models.data.examples import Dataset, NumberCover, heads_of, notes_on
-from models.data.samples import split_chain, to_samples
-from models.data.store import open_store
-from models.zoo import ModelHead
-from processors.recipe.load import Recipe
-from streams.chunk import Header, signal_format
-from streams.errors import TrainingError
-from streams.labels.labels import Label
-from streams.recording import Recording, StreamData
+from kymo.models.data.cache import digest_of, write_dataset
+from kymo.models.data.dataset import read_dataset
+from kymo.models.data.examples import Dataset, NumberCover, heads_of, notes_on
+from kymo.models.data.samples import split_chain, to_samples
+from kymo.models.data.store import open_store
+from kymo.models.zoo import ModelHead
+from kymo.processors.recipe.load import Recipe
+from kymo.streams.chunk import Header, signal_format
+from kymo.streams.errors import TrainingError
+from kymo.streams.labels.labels import Label
+from kymo.streams.recording import Recording, StreamData
 
 NS = 10**9
 HEADS = """

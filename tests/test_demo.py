@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.children import Child, kymo_command, kymo_environment, stop
-from examples.demo import scores, truth_of
-from examples.stage import SentChunks, compare, expected_ids, latency
-from processors.recipe.load import INSTALLED, load_recipe
-from processors.recipe.tables import HeadTable
-from streams.chunk import Chunk, Header, signal_format
-from streams.events import Event, event_id
-from streams.labels.labels import interval
-from streams.recording import Recording, StreamData
+from kymo.deploy.children import Child, kymo_command, kymo_environment, stop
+from kymo.examples.demo import scores, truth_of
+from kymo.examples.stage import SentChunks, compare, expected_ids, latency
+from kymo.processors.recipe.load import INSTALLED, load_recipe
+from kymo.processors.recipe.tables import HeadTable
+from kymo.streams.chunk import Chunk, Header, signal_format
+from kymo.streams.events import Event, event_id
+from kymo.streams.labels.labels import interval
+from kymo.streams.recording import Recording, StreamData
 
 NS = 10**9
 RECIPE = load_recipe(str(INSTALLED / "basicmotions.toml"))
@@ -157,9 +157,9 @@ def test_a_recording_counts_by_the_mean_of_its_windows_and_a_silent_one_as_an_er
 @pytest.fixture
 def user(tmp_path: Path, jars_dir: Path) -> Iterator[dict[str, str]]:
     """Environment of a user who has a home of their own; nothing is left of what they started."""
-    from deploy import broker
-    from models.bundle import load_bundle
-    from streams.errors import BundleError
+    from kymo.deploy import broker
+    from kymo.models.bundle import load_bundle
+    from kymo.streams.errors import BundleError
 
     home, temporary = tmp_path / "home", tmp_path / "tmp"
     home.mkdir()

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from processors.chain import Chain
-from processors.intake import Derived, Intake
-from processors.spec import Stage
-from processors.steps.maps import Log
-from processors.steps.spectrogram import Spectrogram
-from processors.windows import Windows
-from streams.chunk import Chunk, Header, Window, signal_format
-from streams.codec import ChunkCodec
-from streams.errors import FormatError
+from kymo.processors.chain import Chain
+from kymo.processors.intake import Derived, Intake
+from kymo.processors.spec import Stage
+from kymo.processors.steps.maps import Log
+from kymo.processors.steps.spectrogram import Spectrogram
+from kymo.processors.windows import Windows
+from kymo.streams.chunk import Chunk, Header, Window, signal_format
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.errors import FormatError
 
 HEADER = Header("s", 0, signal_format("imu.wrist", ("a", "b"), 100))
 SAMPLES = np.random.default_rng(7).standard_normal((3000, 2)).astype(np.float32)

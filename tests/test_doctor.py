@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 import kymo
-from deploy.doctor import (
+from kymo.deploy.doctor import (
     Facts,
     StreamFacts,
     check_broker,
@@ -27,12 +27,12 @@ from deploy.doctor import (
     explain,
     window_count,
 )
-from processors.recipe.load import Recipe, load_recipe
-from streams.chunk import Chunk, Format, Header
-from streams.codec import ChunkCodec
-from streams.events import Event
-from streams.settings import Settings
-from streams.topics import Names
+from kymo.processors.recipe.load import Recipe, load_recipe
+from kymo.streams.chunk import Chunk, Format, Header
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.events import Event
+from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def said(recipe: Recipe, facts: Facts) -> tuple[str, str]:
 
 
 def test_python_versions() -> None:
-    assert [check_python(v).state for v in ((3, 10), (3, 11), (3, 12), (3, 13))] == ["wrong", "ok", "ok", "wrong"]
+    assert [check_python(v).state for v in ((3, 10), (3, 11), (3, 13), (3, 14))] == ["wrong", "ok", "ok", "wrong"]
 
 
 def test_home(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_home(tmp_path: Path) -> None:
 
 def test_jars(tmp_path: Path) -> None:
     assert check_jars(tmp_path).state == "note"
-    from deploy.kafka_server import read_lock
+    from kymo.deploy.kafka_server import read_lock
 
     (tmp_path / read_lock()[0].filename).write_bytes(b"broken")
     assert (check_jars(tmp_path).state, "wrong checksum" in check_jars(tmp_path).text) == ("wrong", True)
@@ -160,8 +160,8 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unreachable_broker(monkeypatch: pytest.MonkeyPatch) -> None:
-    from streams.errors import BrokerError
-    from streams.kafka import client as kafka_client
+    from kymo.streams.errors import BrokerError
+    from kymo.streams.kafka import client as kafka_client
 
     monkeypatch.setattr(kafka_client, "BOOTSTRAP_TIMEOUT_S", 0.3)
     with pytest.raises(BrokerError, match=r"Kafka at 127\.0\.0\.1:1, asking for topics"):
@@ -174,7 +174,7 @@ def test_on_a_broker(
 ) -> None:
     from kafka import KafkaProducer
 
-    from streams.kafka.admin import ensure_topics
+    from kymo.streams.kafka.admin import ensure_topics
 
     prefix = new_prefix()
     for name, value in {"BROKERS": broker, "PREFIX": prefix, "HOME": str(tmp_path), "PARTITIONS": "2"}.items():

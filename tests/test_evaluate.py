@@ -15,20 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import LABELS, RECIPE, recipe, tiny_bundle
 
-from models.bundle import load_bundle
-from models.data.dataset import read_dataset
-from models.data.samples import split_chain
-from models.evaluate import evaluate
-from models.predict import Classifier
-from models.registry import SHIPPED
-from models.run import run
-from models.scores import score, score_windows
-from models.training.cli import evaluate_command
-from streams.chunk import Header, signal_format
-from streams.errors import BundleError, TrainingError
-from streams.events import Event
-from streams.labels.labels import interval
-from streams.recording import Recording, StreamData
+from kymo.models.bundle import load_bundle
+from kymo.models.data.dataset import read_dataset
+from kymo.models.data.samples import split_chain
+from kymo.models.evaluate import evaluate
+from kymo.models.predict import Classifier
+from kymo.models.registry import SHIPPED
+from kymo.models.run import run
+from kymo.models.scores import score, score_windows
+from kymo.models.training.cli import evaluate_command
+from kymo.streams.chunk import Header, signal_format
+from kymo.streams.errors import BundleError, TrainingError
+from kymo.streams.events import Event
+from kymo.streams.labels.labels import interval
+from kymo.streams.recording import Recording, StreamData
 
 CLASSES = ("a", "b", "c", "d")
 

@@ -19,13 +19,13 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.errors import EventError, TopicError
-from streams.events import EVENT_SCHEMA, Event, EventFilter, event_id, read_events
-from streams.events_cli import events, parse_moment
-from streams.kafka.admin import ensure_topics
-from streams.kafka.publish import Publisher
-from streams.settings import Settings
-from streams.topics import Names
+from kymo.streams.errors import EventError, TopicError
+from kymo.streams.events import EVENT_SCHEMA, Event, EventFilter, event_id, read_events
+from kymo.streams.events_cli import events, parse_moment
+from kymo.streams.kafka.admin import ensure_topics
+from kymo.streams.kafka.publish import Publisher
+from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 
 NS = 10**9
 ROOT = Path(__file__).resolve().parent.parent
@@ -198,7 +198,7 @@ def test_command_prints_a_table_of_a_session(settings: Settings) -> None:
 
 @pytest.mark.broker
 def test_command_ends_quietly_when_its_reader_goes(settings: Settings) -> None:
-    code = "from streams.events_cli import events; events()"
+    code = "from kymo.streams.events_cli import events; events()"
     env = os.environ | {"KYMO_BROKERS": settings.brokers, "KYMO_PREFIX": settings.prefix}
     read_fd, write_fd = os.pipe()
     os.close(read_fd)

@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 import kymo
-from streams.errors import SourceError
-from streams.readers import read
-from streams.readers.files import find_experiment, load_experiment, write_results
-from streams.recording import ReadOptions
-from streams.replay.cli import choose
+from kymo.streams.errors import SourceError
+from kymo.streams.readers import read
+from kymo.streams.readers.files import find_experiment, load_experiment, write_results
+from kymo.streams.recording import ReadOptions
+from kymo.streams.replay.cli import choose
 
 OPTIONS = ReadOptions(label_key="level")
 

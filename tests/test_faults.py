@@ -17,9 +17,9 @@ import pytest
 from fault_lab import TAKEOVER_S, Feed, Lab, await_that, kill, signal_process, stop_worker
 from fault_recipe import lab_recipe
 
-from deploy import broker as embedded
-from deploy.children import kymo_command
-from streams.errors import ChunkError
+from kymo.deploy import broker as embedded
+from kymo.deploy.children import kymo_command
+from kymo.streams.errors import ChunkError
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 SIZES = [

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from processors.recipe.load import parse_recipe
-from processors.steps.mel import AudioFbank
-from streams.chunk import Chunk, Format, Header
-from streams.errors import FormatError
+from kymo.processors.recipe.load import parse_recipe
+from kymo.processors.steps.mel import AudioFbank
+from kymo.streams.chunk import Chunk, Format, Header
+from kymo.streams.errors import FormatError
 
 extractors = pytest.importorskip("transformers.models.audio_spectrogram_transformer")
 

@@ -15,8 +15,8 @@ from aiokafka.structs import TopicPartition
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
 
-from processors.fetch import Fetch
-from streams.settings import Settings
+from kymo.processors.fetch import Fetch
+from kymo.streams.settings import Settings
 
 PARTITIONS, COUNT = 3, 3_000
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from processors.registry import spec_from_json
-from processors.steps.field import Deviation, Field, half_sample_mode
-from streams.chunk import Format, Header, Window
-from streams.errors import FormatError
+from kymo.processors.registry import spec_from_json
+from kymo.processors.steps.field import Deviation, Field, half_sample_mode
+from kymo.streams.chunk import Format, Header, Window
+from kymo.streams.errors import FormatError
 
 CHANNELS = ("a.x", "a.y", "a.z", "g", "m.x", "m.y", "m.z")
 UNITS = ("g", "g", "g", "rad/s", "µT", "µT", "µT")

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from tiny_models import linear_onnx, manifest
 
-from deploy.follow import bundle_of
-from models.bundle import load_bundle
-from models.registry import write_bundle
-from models.registry.manifest import MODEL
-from streams.errors import BundleError
-from streams.promotions import Promotion
+from kymo.deploy.follow import bundle_of
+from kymo.models.bundle import load_bundle
+from kymo.models.registry import write_bundle
+from kymo.models.registry.manifest import MODEL
+from kymo.streams.errors import BundleError
+from kymo.streams.promotions import Promotion
 
 ONNX = linear_onnx(np.eye(3, 2))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab.prepare.gait import GRAVITY, NO_FAULTS, Faults, GaitPlan, GaitRun, make_runner, write_gait
-from streams.errors import SourceError
+from kymo.lab.prepare.gait import GRAVITY, NO_FAULTS, Faults, GaitPlan, GaitRun, make_runner, write_gait
+from kymo.streams.errors import SourceError
 
 PLAN = GaitPlan(subjects=1, speeds=(3.0,), surfaces=("treadmill",), run_s=6, stand_s=3, seed=4)
 

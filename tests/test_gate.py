@@ -11,13 +11,13 @@ import pytest
 from scipy import stats
 from tiny_models import recipe, tiny_bundle
 
-from models.data.splits import hold_out_by_name
-from models.scores import score
-from models.training.gate import MIN_SESSIONS, compare, judge
-from streams.chunk import Header, signal_format
-from streams.errors import TrainingError
-from streams.labels.labels import Label
-from streams.recording import Recording, StreamData
+from kymo.models.data.splits import hold_out_by_name
+from kymo.models.scores import score
+from kymo.models.training.gate import MIN_SESSIONS, compare, judge
+from kymo.streams.chunk import Header, signal_format
+from kymo.streams.errors import TrainingError
+from kymo.streams.labels.labels import Label
+from kymo.streams.recording import Recording, StreamData
 
 
 def answers(right: str) -> dict[str, list[tuple[str, str]]]:

@@ -17,16 +17,16 @@ import pytest
 from archive_lab import chunk, chunk_record, record, some_records, write_segment
 
 import kymo
-from models.registry import SHIPPED
-from models.serving.snapshots import Snapshot
-from processors.chain import Chain, ChainStage, PerWindow
-from streams.archive.format import read_segment
-from streams.archive.read import segment_records
-from streams.chunk import Chunk, Header, Window, signal_format
-from streams.codec import ChunkCodec
-from streams.events import Event
-from streams.labels.labels import Label
-from streams.promotions import Promotion
+from kymo.models.registry import SHIPPED
+from kymo.models.serving.snapshots import Snapshot
+from kymo.processors.chain import Chain, ChainStage, PerWindow
+from kymo.streams.archive.format import read_segment
+from kymo.streams.archive.read import segment_records
+from kymo.streams.chunk import Chunk, Header, Window, signal_format
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.events import Event
+from kymo.streams.labels.labels import Label
+from kymo.streams.promotions import Promotion
 
 GOLDEN = Path(__file__).parent / "golden"
 RECIPES = ("basicmotions", "magnetic", "running", "running_recurrent")

@@ -16,13 +16,13 @@ from test_pooling import HMM
 from test_shadow import Outbox, until
 from tiny_models import LABELS, RECIPE, recipe, tiny_bundle, window
 
-from models.bundle import Bundle, BundleHead
-from models.predict import Classifier, Memory, Predictor
-from models.run import Report, run
-from models.serving.operator import Champion, Shadow
-from processors.recipe.load import Recipe
-from streams.errors import BundleError
-from streams.events import Event
+from kymo.models.bundle import Bundle, BundleHead
+from kymo.models.predict import Classifier, Memory, Predictor
+from kymo.models.run import Report, run
+from kymo.models.serving.operator import Champion, Shadow
+from kymo.processors.recipe.load import Recipe
+from kymo.streams.errors import BundleError
+from kymo.streams.events import Event
 
 HEADS = '[[heads]]\nname = "score"\nkind = "number"\n[[heads]]\nname = "surface"\n'
 # Behind the recipe's three logits: grass and track by the first channel's mean, the score ten times that of the second.

@@ -20,9 +20,9 @@ import yaml
 from fault_lab import await_that
 
 import kymo
-from deploy.kafka_server import KAFKA_VERSION, MESSAGE_LIMIT_BYTES
-from deploy.metrics_server import find_server, is_ready
-from deploy.roles import load_deployments
+from kymo.deploy.kafka_server import KAFKA_VERSION, MESSAGE_LIMIT_BYTES
+from kymo.deploy.metrics_server import find_server, is_ready
+from kymo.deploy.roles import load_deployments
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
@@ -73,7 +73,7 @@ def test_images_are_pinned_and_not_root(stage: str) -> None:
     assert last(stage, "ENTRYPOINT") == '["kymo"]'
     assert json.loads(last(stage, "CMD"))[0] in {*kymo.VERBS, "--help"}
     for image in re.findall(r"^FROM (\S+:\S+)", DOCKERFILE, re.MULTILINE):
-        assert re.fullmatch(r"python:3\.1[12]\.\d+-slim-bookworm", image)
+        assert re.fullmatch(r"python:3\.1[123]\.\d+-slim-bookworm", image)
 
 
 def test_an_image_gets_the_code_and_nothing_else() -> None:
@@ -84,7 +84,7 @@ def test_an_image_gets_the_code_and_nothing_else() -> None:
     assert {line[1:] for line in allowed if line.startswith("!")} == copied()
     assert {line for line in allowed if not line.startswith("!")} == {"**/__pycache__", "**/*.pyc"}
     packages = {folder.name for folder in ROOT.iterdir() if (folder / "__init__.py").exists()} - {"benchmarks"}
-    assert packages | {"recipes", "kymo.py", "pyproject.toml", "constraints.txt"} <= copied()
+    assert packages | {"recipes", "pyproject.toml", "constraints.txt"} <= copied()
 
 
 def test_compose_runs_the_same_kafka() -> None:

@@ -13,10 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 import kymo
-from processors.recipe.init import frames, recipe_text, survey_of, window_samples
-from processors.recipe.load import Recipe, load_recipe, parse_recipe
-from streams.errors import SourceWarning
-from streams.readers import read
+from kymo.processors.recipe.init import frames, recipe_text, survey_of, window_samples
+from kymo.processors.recipe.load import Recipe, load_recipe, parse_recipe
+from kymo.streams.errors import SourceWarning
+from kymo.streams.readers import read
 
 RATE = 32
 

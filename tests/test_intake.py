@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import read_only
 
-from processors.chain import Chain
-from processors.intake import Intake
-from processors.steps.spectrogram import Spectrogram
-from processors.windows import Windows
-from streams.chunk import Array, Chunk, Header, signal_format
+from kymo.processors.chain import Chain
+from kymo.processors.intake import Intake
+from kymo.processors.steps.spectrogram import Spectrogram
+from kymo.processors.windows import Windows
+from kymo.streams.chunk import Array, Chunk, Header, signal_format
 
 MANY = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 WANTED = ("a", "b")

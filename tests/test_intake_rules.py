@@ -10,12 +10,12 @@ import pytest
 from checks import outputs, run
 from strategies import imu, read_only
 
-from processors.chain import Chain
-from processors.intake import Intake
-from processors.steps.spectrogram import Spectrogram
-from processors.windows import Windows
-from streams.chunk import Chunk, Header, Window
-from streams.errors import FormatError
+from kymo.processors.chain import Chain
+from kymo.processors.intake import Intake
+from kymo.processors.steps.spectrogram import Spectrogram
+from kymo.processors.windows import Windows
+from kymo.streams.chunk import Chunk, Header, Window
+from kymo.streams.errors import FormatError
 
 
 def rows(first: int, *values: float, header: Header | None = None) -> Chunk:

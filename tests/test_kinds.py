@@ -13,16 +13,16 @@ from hypothesis import example, given, note, settings
 from hypothesis import strategies as st
 from test_partition import BUNDLE, LIMITS, STEPS, Life, Log, act, chunk, recorded, settle
 
-from models.bundle import raw_chain
-from models.serving.outputs import ENDLESS, Events, window_kinds
-from models.serving.partition import Limits, Partition, Pending
-from models.serving.snapshots import Snapshot
-from processors.chain import Chain
-from processors.intake import Intake
-from processors.steps.resample import Resample
-from processors.steps.spectrogram import Spectrogram
-from processors.windows import Windows
-from streams.chunk import Window, signal_format
+from kymo.models.bundle import raw_chain
+from kymo.models.serving.outputs import ENDLESS, Events, window_kinds
+from kymo.models.serving.partition import Limits, Partition, Pending
+from kymo.models.serving.snapshots import Snapshot
+from kymo.processors.chain import Chain
+from kymo.processors.intake import Intake
+from kymo.processors.steps.resample import Resample
+from kymo.processors.steps.spectrogram import Spectrogram
+from kymo.processors.windows import Windows
+from kymo.streams.chunk import Window, signal_format
 
 FORMAT = signal_format("imu.left", ("x",), 10)
 #: Chains with steps before their window; each has a raw one beside it.

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.labels.labels import Cover, Label, Spans, current_labels
-from streams.recording import Recording
+from kymo.streams.labels.labels import Cover, Label, Spans, current_labels
+from kymo.streams.recording import Recording
 
 LENGTH = 12
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.errors import SourceError
-from streams.labels.files import ImportOptions, as_json_lines, as_labels_json, as_table, labels_of_path, parse_time
-from streams.labels.labels import LABEL_SCHEMA, Label, read_labels_json
+from kymo.streams.errors import SourceError
+from kymo.streams.labels.files import ImportOptions, as_json_lines, as_labels_json, as_table, labels_of_path, parse_time
+from kymo.streams.labels.labels import LABEL_SCHEMA, Label, read_labels_json
 
 NS = 10**9
 START = 1_700_000_000 * NS

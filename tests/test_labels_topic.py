@@ -10,12 +10,12 @@ import pytest
 from click.testing import CliRunner
 
 import kymo
-from streams.kafka.admin import ensure_topics
-from streams.kafka.publish import Publisher
-from streams.labels.cli import append_labels, read_labels
-from streams.labels.labels import Label
-from streams.settings import Settings
-from streams.topics import Names
+from kymo.streams.kafka.admin import ensure_topics
+from kymo.streams.kafka.publish import Publisher
+from kymo.streams.labels.cli import append_labels, read_labels
+from kymo.streams.labels.labels import Label
+from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 
 pytestmark = pytest.mark.broker
 NS = 10**9

@@ -23,13 +23,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import Run, cuttings, imu, recordings, samples
 
-from processors.chain import Chain, PerWindow
-from processors.intake import Intake
-from processors.registry import STEPS
-from processors.spec import MapSpec, only
-from processors.steps.frames import FramedSpec
-from processors.windows import Windows
-from streams.chunk import Array, Format, Header
+from kymo.processors.chain import Chain, PerWindow
+from kymo.processors.intake import Intake
+from kymo.processors.registry import STEPS
+from kymo.processors.spec import MapSpec, only
+from kymo.processors.steps.frames import FramedSpec
+from kymo.processors.windows import Windows
+from kymo.streams.chunk import Array, Format, Header
 
 LAWS = settings(
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -172,7 +172,7 @@ def test_a_stage_that_starts_in_mid_session_keeps_the_grid_and_counts_no_gap() -
 
 
 def _chunk(recording: Run, a: int, b: int) -> Any:
-    from streams.chunk import Chunk
+    from kymo.streams.chunk import Chunk
 
     return Chunk(recording.header, recording.first + a, recording.data[a:b])
 

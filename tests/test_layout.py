@@ -93,7 +93,7 @@ def imports(path: Path, *, top_only: bool = False) -> set[str]:
         elif top_only and (isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or _is_type_checking(node)):
             continue
         todo.extend(ast.iter_child_nodes(node))
-    return found
+    return {name.removeprefix("kymo.") for name in found}
 
 
 def _is_type_checking(node: ast.AST) -> bool:
@@ -126,6 +126,10 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+def qualified(name: str) -> str:
+    return name if name.partition(".")[0] == "kymo" else f"kymo.{name}"
+
+
 BLOCK = """
 import importlib, sys
 class Absent:
@@ -138,7 +142,7 @@ sys.meta_path.insert(0, Absent())
 
 def core_modules() -> set[str]:
     """Modules that load no optional library, neither themselves nor through another module of ours."""
-    loads = {module_name(path): imports(path, top_only=True) for path in [*modules(), *ROOT.glob("kymo.py")]}
+    loads = {module_name(path): imports(path, top_only=True) for path in [*modules(), *ROOT.glob("kymo/*.py")]}
     heavy = {name for name, names in loads.items() if {n.partition(".")[0] for n in names} & OPTIONAL}
     while more := {name for name, names in loads.items() if names & heavy} - heavy:
         heavy |= more
@@ -147,23 +151,31 @@ def core_modules() -> set[str]:
 
 def test_the_core_imports_without_optional_libraries() -> None:
     core = core_modules()
-    assert core >= {"streams.chunk", "streams.codec", "streams.settings", "processors.chain", "processors.windows"}
-    if (ROOT / "kymo.py").exists():
-        assert "kymo" in core
+    assert core >= {
+        "kymo.streams.chunk",
+        "kymo.streams.codec",
+        "kymo.streams.settings",
+        "kymo.processors.chain",
+        "kymo.processors.windows",
+    }
+    assert "kymo" in core
     code = BLOCK.format(names=sorted(OPTIONAL))
-    code += "".join(f"importlib.import_module({name!r})\n" for name in sorted(core))
+    code += "".join(f"importlib.import_module({qualified(name)!r})\n" for name in sorted(core))
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_the_core_imports_without_modules_that_only_unix_has() -> None:
     core = {name for name in core_modules() if name.partition(".")[0] != "deploy"}
-    verbs = {VERBS[verb].target.partition(":")[0] for verb in ("run", "train", "evaluate", "plot", "synth")}
-    assert core >= {"streams.readers", *verbs}
+    verbs = {
+        VERBS[verb].target.partition(":")[0].removeprefix("kymo.")
+        for verb in ("run", "train", "evaluate", "plot", "synth")
+    }
+    assert core >= {"kymo.streams.readers", *verbs}
     unix = {module_name(path) for path in modules() if imports(path, top_only=True) & UNIX}
     assert [name for name in unix if name.partition(".")[0] != "deploy"] == []
     code = f"import importlib, sys\nsys.modules.update(dict.fromkeys({sorted(UNIX)!r}))\n"
-    code += "".join(f"importlib.import_module({name!r})\n" for name in sorted(core))
+    code += "".join(f"importlib.import_module({qualified(name)!r})\n" for name in sorted(core))
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 

@@ -10,12 +10,12 @@ from archive_lab import BEGIN_MS, chunk_record, record, write_archive
 from click.testing import CliRunner
 from tiny_models import RECIPE, recipe, tiny_bundle
 
-from models.data.dataset import add_input, read_dataset, stream_of
-from models.data.samples import split_chain
-from models.training.cli import evaluate_command
-from models.training.lineage import TrainingOverlap, knows, learned_from, name_digest
-from streams.chunk import Chunk, Header, signal_format
-from streams.readers import read
+from kymo.models.data.dataset import add_input, read_dataset, stream_of
+from kymo.models.data.samples import split_chain
+from kymo.models.training.cli import evaluate_command
+from kymo.models.training.lineage import TrainingOverlap, knows, learned_from, name_digest
+from kymo.streams.chunk import Chunk, Header, signal_format
+from kymo.streams.readers import read
 
 
 def write_csv(path: Path, level: float, subject: str = "") -> None:

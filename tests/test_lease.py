@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from processors.faust_app import listen
-from processors.lease import Instant, Lease
+from kymo.processors.faust_app import listen
+from kymo.processors.lease import Instant, Lease
 
 SESSION_S, REBALANCE_S = 6.0, 15.0
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from examples.loop import LIVE, RECIPE, Live
-from processors.recipe.load import parse_recipe
-from streams.events import Event
-from streams.readers import read
-from streams.settings import Settings
+from kymo.examples.loop import LIVE, RECIPE, Live
+from kymo.processors.recipe.load import parse_recipe
+from kymo.streams.events import Event
+from kymo.streams.readers import read
+from kymo.streams.settings import Settings
 
 
 def test_events_are_counted_by_bundle() -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from examples import magnetic
-from models.bundle import load_bundle
-from models.registry import SHIPPED
-from processors.recipe.load import load_recipe
-from streams.events import Event
-from streams.settings import Settings
+from kymo.examples import magnetic
+from kymo.models.bundle import load_bundle
+from kymo.models.registry import SHIPPED
+from kymo.processors.recipe.load import load_recipe
+from kymo.streams.events import Event
+from kymo.streams.settings import Settings
 
 #: What the shipped bundle says of the flight: labels, each with how many windows in a row; digest of the events' ids.
 GOLDEN = json.loads((Path(__file__).parent / "magnetic_drone.golden.json").read_text())
@@ -76,8 +76,8 @@ def test_the_shipped_bundle_is_of_the_recipe() -> None:
 def test_a_replay_gives_the_same_events_live(
     drone: Path, judged: Judged, broker: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from streams.kafka.admin import ensure_topics
-    from streams.topics import Names
+    from kymo.streams.kafka.admin import ensure_topics
+    from kymo.streams.topics import Names
 
     changes = {"KYMO_BROKERS": broker, "KYMO_PREFIX": prefix, "KYMO_HOME": str(tmp_path / "home")}
     for name, value in (changes | {"KYMO_METRICS_PORT": "0"}).items():

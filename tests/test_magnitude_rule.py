@@ -10,12 +10,12 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from models.onnx_model import OnnxModel
-from models.training.export import INPUT, OUTPUT, export_model
-from models.zoo import Epoch, FitOptions, Samples
-from models.zoo.magnitude_rule import MagnitudeRule
-from streams.chunk import Format
-from streams.errors import TrainingError
+from kymo.models.onnx_model import OnnxModel
+from kymo.models.training.export import INPUT, OUTPUT, export_model
+from kymo.models.zoo import Epoch, FitOptions, Samples
+from kymo.models.zoo.magnitude_rule import MagnitudeRule
+from kymo.streams.chunk import Format
+from kymo.streams.errors import TrainingError
 
 CHANNELS = ("acc.x", "mag.x", "mag.y", "mag.z")
 LABELS = ("high", "low", "none")

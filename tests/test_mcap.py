@@ -19,9 +19,9 @@ from mcap.reader import make_reader
 from mcap.writer import CompressionType, Writer
 
 import kymo
-from lab.look.arrays import extract_imu_windows, topic_arrays
-from lab.look.summary import mcap_summary
-from streams.errors import SourceError
+from kymo.lab.look.arrays import extract_imu_windows, topic_arrays
+from kymo.lab.look.summary import mcap_summary
+from kymo.streams.errors import SourceError
 
 FOREIGN = Path(__file__).parents[2] / "shared/data/imu_mcap/basic_synthetic.mcap"
 needs_foreign = pytest.mark.skipif(not FOREIGN.is_file(), reason="shared/data/imu_mcap is absent")

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from processors.chain import PerWindow
-from processors.registry import make_step
-from processors.steps.mel import LogMel, Mel, filter_bank
-from streams.chunk import Chunk, Header, signal_format
-from streams.errors import FormatError
+from kymo.processors.chain import PerWindow
+from kymo.processors.registry import make_step
+from kymo.processors.steps.mel import LogMel, Mel, filter_bank
+from kymo.streams.chunk import Chunk, Header, signal_format
+from kymo.streams.errors import FormatError
 
 librosa = pytest.importorskip("librosa", reason="the extra `audio` is not installed")
 

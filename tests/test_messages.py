@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.errors import MessageError
-from streams.messages import MAX_BYTES, MAX_DEPTH, read_object
+from kymo.streams.errors import MessageError
+from kymo.streams.messages import MAX_BYTES, MAX_DEPTH, read_object
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from deploy.metrics import COUNTS, STAGES, Histogram, WorkerMetrics, process_registry
-from deploy.metrics_server import Server, find_server, is_ready, serve_metrics, targets_folder
-from streams.errors import ChunkError, SettingsError
-from streams.settings import Settings
+from kymo.deploy.metrics import COUNTS, STAGES, Histogram, WorkerMetrics, process_registry
+from kymo.deploy.metrics_server import Server, find_server, is_ready, serve_metrics, targets_folder
+from kymo.streams.errors import ChunkError, SettingsError
+from kymo.streams.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.onnx_model import OnnxModel
-from models.training.export import export_model
-from models.zoo import FitOptions, ModelHead, Samples
-from models.zoo.minirocket import (
+from kymo.models.onnx_model import OnnxModel
+from kymo.models.training.export import export_model
+from kymo.models.zoo import FitOptions, ModelHead, Samples
+from kymo.models.zoo.minirocket import (
     KERNELS,
     LARGEST,
     LENGTH,
@@ -25,8 +25,8 @@ from models.zoo.minirocket import (
     fit_heads,
     fit_ridge,
 )
-from streams.chunk import Array, Format
-from streams.errors import TrainingError
+from kymo.streams.chunk import Array, Format
+from kymo.streams.errors import TrainingError
 
 
 def whole(n: int, channels: int, time: int, seed: int = 0) -> Any:

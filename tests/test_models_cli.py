@@ -11,11 +11,11 @@ from click.testing import CliRunner, Result
 from tiny_models import foreign_bundle, linear_onnx, manifest
 
 import kymo
-from models.bundle import load_bundle
-from models.registry import write_bundle
-from models.registry.manifest import MANIFEST, MODEL
-from streams.errors import BundleError
-from streams.promotions import PROMOTION_SCHEMA, Promotion
+from kymo.models.bundle import load_bundle
+from kymo.models.registry import write_bundle
+from kymo.models.registry.manifest import MANIFEST, MODEL
+from kymo.streams.errors import BundleError
+from kymo.streams.promotions import PROMOTION_SCHEMA, Promotion
 
 ONNX = linear_onnx(np.eye(3, 2))
 

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import linear_onnx
 
-from models.onnx_model import StatefulModel, StreamState
-from models.zoo import architecture
-from streams.chunk import Array, Format
-from streams.errors import BundleError, TrainingError
+from kymo.models.onnx_model import StatefulModel, StreamState
+from kymo.models.zoo import architecture
+from kymo.streams.chunk import Array, Format
+from kymo.streams.errors import BundleError, TrainingError
 
 pytestmark = pytest.mark.skipif(find_spec("tensorflow") is None, reason="tensorflow is not installed")
 HOP = 8

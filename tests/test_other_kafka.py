@@ -11,14 +11,14 @@ import pytest
 from fault_lab import await_that
 from other_kafka import addresses, cluster, jars_of
 
-from deploy import kafka_server
-from deploy.children import Child, kymo_command, kymo_environment, stop
-from streams.errors import TopicError
-from streams.events import Event
-from streams.kafka.admin import OLDEST_KAFKA, ensure_topics
-from streams.kafka.read import read_records
-from streams.settings import Settings
-from streams.topics import Names
+from kymo.deploy import kafka_server
+from kymo.deploy.children import Child, kymo_command, kymo_environment, stop
+from kymo.streams.errors import TopicError
+from kymo.streams.events import Event
+from kymo.streams.kafka.admin import OLDEST_KAFKA, ensure_topics
+from kymo.streams.kafka.read import read_records
+from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 
 pytestmark = [pytest.mark.chaos, pytest.mark.broker, pytest.mark.timeout(600)]
 RECIPE, DATA = "basicmotions", "basicmotions:test"

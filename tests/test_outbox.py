@@ -12,15 +12,15 @@ import numpy as np
 from aiokafka.structs import TopicPartition
 from tiny_models import recipe, window
 
-from models.serving.agent import Agent
-from models.serving.operator import Operator, Shadow
-from models.serving.outputs import Events
-from models.serving.partition import Handover, Partition
-from models.serving.runtime import MOST_BYTES, MOST_RECORDS, Outbox, Outgoing, Runtime
-from processors.lease import Instant, Lease
-from streams.chunk import Chunk, Header
-from streams.codec import ChunkCodec
-from streams.topics import Names
+from kymo.models.serving.agent import Agent
+from kymo.models.serving.operator import Operator, Shadow
+from kymo.models.serving.outputs import Events
+from kymo.models.serving.partition import Handover, Partition
+from kymo.models.serving.runtime import MOST_BYTES, MOST_RECORDS, Outbox, Outgoing, Runtime
+from kymo.processors.lease import Instant, Lease
+from kymo.streams.chunk import Chunk, Header
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.topics import Names
 
 ROWS, CHUNKS = 2000, 20  # samples a chunk, nearly 1000 windows; chunks that are there to be read
 

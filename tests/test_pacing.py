@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.chunk import NS, Header, signal_format
-from streams.recording import Recording, StreamData
-from streams.replay.pacing import PAUSE, QUIT, SEEK, STEP, Pacer, Player
-from streams.replay.schedule import Due, ReplayPlan, cut, digest, schedule, shifted, starts
+from kymo.streams.chunk import NS, Header, signal_format
+from kymo.streams.recording import Recording, StreamData
+from kymo.streams.replay.pacing import PAUSE, QUIT, SEEK, STEP, Pacer, Player
+from kymo.streams.replay.schedule import Due, ReplayPlan, cut, digest, schedule, shifted, starts
 
 
 class SleepyClock:

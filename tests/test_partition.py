@@ -17,17 +17,17 @@ import pytest
 from hypothesis import example, given, note, settings
 from hypothesis import strategies as st
 
-from models.serving import partition, sessions, snapshots
-from models.serving.outputs import Events, Marks
-from models.serving.partition import Floor, Handover, Limits, Partition, Pending
-from models.serving.snapshots import Snapshot
-from processors.chain import Chain, ChainStage
-from processors.intake import Intake
-from processors.steps.spectrogram import Spectrogram
-from processors.windows import Windows
-from streams.chunk import Chunk, Header, Window, signal_format
-from streams.codec import ChunkCodec
-from streams.errors import ChunkError
+from kymo.models.serving import partition, sessions, snapshots
+from kymo.models.serving.outputs import Events, Marks
+from kymo.models.serving.partition import Floor, Handover, Limits, Partition, Pending
+from kymo.models.serving.snapshots import Snapshot
+from kymo.processors.chain import Chain, ChainStage
+from kymo.processors.intake import Intake
+from kymo.processors.steps.spectrogram import Spectrogram
+from kymo.processors.windows import Windows
+from kymo.streams.chunk import Chunk, Header, Window, signal_format
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.errors import ChunkError
 
 CHAINS = {
     "overlapping": Chain((Intake(), Windows(4, 2))),

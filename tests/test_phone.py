@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from phone_logs import FORMS, START_NS, write_log
 
 import kymo
-from lab.look.arrays import topic_arrays
-from lab.look.summary import mcap_summary
-from streams.readers import read
-from streams.recording import ReadOptions
+from kymo.lab.look.arrays import topic_arrays
+from kymo.lab.look.summary import mcap_summary
+from kymo.streams.readers import read
+from kymo.streams.recording import ReadOptions
 
 TOPICS = {"Accelerometer": "acc_raw", "Magnetometer": "mag_raw", "Barometer": "barometer"}
 

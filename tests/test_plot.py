@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kymo
-from lab.look.curves import Band, Curve, bands_of, cut, panel_of, rows_of, split_constant, thin
-from streams.chunk import Format, Header, signal_format
-from streams.labels.labels import Label, interval
-from streams.recording import Recording, StreamData
+from kymo.lab.look.curves import Band, Curve, bands_of, cut, panel_of, rows_of, split_constant, thin
+from kymo.streams.chunk import Format, Header, signal_format
+from kymo.streams.labels.labels import Label, interval
+from kymo.streams.recording import Recording, StreamData
 
 pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
-from lab.look.plot import plot_recording
+from kymo.lab.look.plot import plot_recording
 
 NAN = float("nan")
 

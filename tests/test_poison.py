@@ -14,21 +14,21 @@ import pytest
 from fault_recipe import lab_recipe
 from fuzzed import odd_record
 
-from models.bundle import load_bundle
-from models.serving.partition import decode_record
-from processors.recipe.load import load_recipe
-from streams.archive.format import ArchivedRecord
-from streams.chunk import Chunk, Header, Window, signal_format
-from streams.codec import ChunkCodec
-from streams.errors import ChunkError, FormatError, KymoError
-from streams.events import Event
-from streams.kafka.read import session_of
-from streams.labels.files import as_json_lines, as_table
-from streams.labels.labels import Label, current_labels
-from streams.messages import read_object
-from streams.promotions import Promotion
-from streams.sessions import read_session
-from streams.sessions_cli import session_row
+from kymo.models.bundle import load_bundle
+from kymo.models.serving.partition import decode_record
+from kymo.processors.recipe.load import load_recipe
+from kymo.streams.archive.format import ArchivedRecord
+from kymo.streams.chunk import Chunk, Header, Window, signal_format
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.errors import ChunkError, FormatError, KymoError
+from kymo.streams.events import Event
+from kymo.streams.kafka.read import session_of
+from kymo.streams.labels.files import as_json_lines, as_table
+from kymo.streams.labels.labels import Label, current_labels
+from kymo.streams.messages import read_object
+from kymo.streams.promotions import Promotion
+from kymo.streams.sessions import read_session
+from kymo.streams.sessions_cli import session_row
 
 NUMBER = 300
 SEED = 9

@@ -14,16 +14,16 @@ from fuzzed import odd_record
 from kafka import KafkaProducer
 from swap_lab import SwapLab
 
-from deploy.children import kymo_command
-from models.serving.partition import decode_record
-from streams.archive.check import check_archive
-from streams.archive.read import ArchiveReader
-from streams.archive.writer import Archive
-from streams.codec import ChunkCodec
-from streams.errors import ChunkError, EventError
-from streams.events import Event
-from streams.kafka.client import client_arguments
-from streams.topics import BY_NAME
+from kymo.deploy.children import kymo_command
+from kymo.models.serving.partition import decode_record
+from kymo.streams.archive.check import check_archive
+from kymo.streams.archive.read import ArchiveReader
+from kymo.streams.archive.writer import Archive
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.errors import ChunkError, EventError
+from kymo.streams.events import Event
+from kymo.streams.kafka.client import client_arguments
+from kymo.streams.topics import BY_NAME
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.chaos, pytest.mark.timeout(3600)]
 VERBS = (("events",), ("label", "export"), ("sessions", "list"), ("models", "list"), ("doctor",))

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from test_evaluate import recording
 from tiny_models import RECIPE, recipe, tiny_bundle, window
 
-from models.bundle import load_bundle
-from models.data.examples import Example
-from models.evaluate import evaluate
-from models.pooling import Pool, State, learn_hmm, pool_for, pool_windows
-from models.predict import Classifier
-from models.run import run
-from models.training.fit_and_judge import pool_of
-from streams.errors import BundleError, FormatError, RecipeError
+from kymo.models.bundle import load_bundle
+from kymo.models.data.examples import Example
+from kymo.models.evaluate import evaluate
+from kymo.models.pooling import Pool, State, learn_hmm, pool_for, pool_windows
+from kymo.models.predict import Classifier
+from kymo.models.run import run
+from kymo.models.training.fit_and_judge import pool_of
+from kymo.streams.errors import BundleError, FormatError, RecipeError
 
 HMM = Pool("hmm", transitions=((0.9, 0.1, 0.0), (0.2, 0.7, 0.1), (0.1, 0.1, 0.8)), start=(0.5, 0.25, 0.25))
 ROWS = st.lists(

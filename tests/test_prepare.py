@@ -13,12 +13,12 @@ import pytest
 from click.testing import CliRunner
 
 import kymo
-from lab.prepare.clean import RATE_HZ
-from lab.prepare.gait import Faults, GaitPlan, write_gait
-from lab.prepare.running import Selection, prepare_running
-from streams.errors import SourceError
-from streams.readers import read
-from streams.recording import ReadOptions
+from kymo.lab.prepare.clean import RATE_HZ
+from kymo.lab.prepare.gait import Faults, GaitPlan, write_gait
+from kymo.lab.prepare.running import Selection, prepare_running
+from kymo.streams.errors import SourceError
+from kymo.streams.readers import read
+from kymo.streams.recording import ReadOptions
 
 FAULTS = Faults(spikes_per_minute=60, gaps_per_minute=10, repeats_per_minute=10, loose_s=0.6)
 PLAN = GaitPlan(subjects=2, speeds=(2.5, 3.5), run_s=10, seed=11, faults=FAULTS)

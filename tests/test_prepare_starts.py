@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.prepare import write_bytecode
+from kymo.deploy.prepare import write_bytecode
 
 
 def test_bytecode_of_all_modules_and_of_what_they_import_is_left(
@@ -14,6 +14,6 @@ def test_bytecode_of_all_modules_and_of_what_they_import_is_left(
 ) -> None:
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path))
-    assert write_bytecode(["streams.replay"]).wait(60) == 0
+    assert write_bytecode(["kymo.streams.replay"]).wait(60) == 0
     written = {path.relative_to(path.parents[1]).as_posix().partition(".")[0] for path in tmp_path.rglob("*.pyc")}
     assert written >= {"replay/schedule", "replay/cli", "streams/codec", "click/core", "kafka/__init__"}

@@ -16,12 +16,12 @@ import pytest
 from documents import blocks
 from fault_lab import await_that
 
-from deploy.children import Child, kymo_command, kymo_environment
-from streams.kafka.admin import ensure_topics
-from streams.kafka.client import partition_of
-from streams.kafka.read import read_records
-from streams.settings import Settings
-from streams.topics import Names
+from kymo.deploy.children import Child, kymo_command, kymo_environment
+from kymo.streams.kafka.admin import ensure_topics
+from kymo.streams.kafka.client import partition_of
+from kymo.streams.kafka.read import read_records
+from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCERS = ROOT / "tests" / "producers"

@@ -15,19 +15,19 @@ import pytest
 from documents import DOCUMENTS, ROOT, blocks, commands, section_of, table, text_of, words
 
 import kymo
-from models.training.request import DEFAULTS
-from models.zoo import ARCHITECTURES, architecture
-from processors.recipe.load import Recipe, parse_recipe
-from processors.recipe.tables import HeadTable
-from processors.registry import STEPS
-from streams.chunk_pb2 import Chunk
-from streams.errors import ChunkError, RecipeError
-from streams.events import EVENT_SCHEMA, Event
-from streams.labels.labels import LABEL_SCHEMA
-from streams.promotions import PROMOTION_SCHEMA
-from streams.sessions import SESSION_SCHEMA
-from streams.settings import Settings
-from streams.topics import TABLE
+from kymo.models.training.request import DEFAULTS
+from kymo.models.zoo import ARCHITECTURES, architecture
+from kymo.processors.recipe.load import Recipe, parse_recipe
+from kymo.processors.recipe.tables import HeadTable
+from kymo.processors.registry import STEPS
+from kymo.streams.chunk_pb2 import Chunk
+from kymo.streams.errors import ChunkError, RecipeError
+from kymo.streams.events import EVENT_SCHEMA, Event
+from kymo.streams.labels.labels import LABEL_SCHEMA
+from kymo.streams.promotions import PROMOTION_SCHEMA
+from kymo.streams.sessions import SESSION_SCHEMA
+from kymo.streams.settings import Settings
+from kymo.streams.topics import TABLE
 
 NONSENSE = "zzqqk"
 #: What a recipe cannot do without: exactly this, so that each of these lines is one that the tables must call required.
@@ -207,7 +207,7 @@ def test_topics() -> None:
 
 
 def test_metrics() -> None:
-    from deploy.metrics import WorkerMetrics
+    from kymo.deploy.metrics import WorkerMetrics
 
     made = WorkerMetrics({"r": "r@1"})
     names = {metric.name for metric in made.registry.collect() if metric.name.startswith("kymo_")}

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from processors.recipe.load import load_recipe, parse_recipe
-from processors.recipe.toml import format_recipe, key_lines
-from processors.registry import spec_from_json
-from streams.chunk import signal_format
-from streams.errors import RecipeError
+from kymo.processors.recipe.load import load_recipe, parse_recipe
+from kymo.processors.recipe.toml import format_recipe, key_lines
+from kymo.processors.registry import spec_from_json
+from kymo.streams.chunk import signal_format
+from kymo.streams.errors import RecipeError
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 TEXT = """\

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from processors.recipe.load import Recipe, parse_recipe
-from processors.recipe.tables import HeadTable
-from processors.recipe.toml import format_recipe
-from streams.errors import RecipeError
-from streams.readers import read
-from streams.recording import InputOptions, LabelOptions, ReadOptions
+from kymo.processors.recipe.load import Recipe, parse_recipe
+from kymo.processors.recipe.tables import HeadTable
+from kymo.processors.recipe.toml import format_recipe
+from kymo.streams.errors import RecipeError
+from kymo.streams.readers import read
+from kymo.streams.recording import InputOptions, LabelOptions, ReadOptions
 
 TEXT = """\
 name = "small"

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.chunk import Header, signal_format
-from streams.errors import SourceError
-from streams.labels.labels import Label, canonical, interval, read_labels_json
-from streams.recording import Recording, StreamData
-from streams.sessions import SESSION_SCHEMA, session_record
+from kymo.streams.chunk import Header, signal_format
+from kymo.streams.errors import SourceError
+from kymo.streams.labels.labels import Label, canonical, interval, read_labels_json
+from kymo.streams.recording import Recording, StreamData
+from kymo.streams.sessions import SESSION_SCHEMA, session_record
 
 SHARED = Path(__file__).parents[2] / "shared"
 HEADER = Header("s1", 1_000, signal_format("imu.left", ("a", "b"), 10, "float64", ("g", "g")))

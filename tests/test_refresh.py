@@ -13,16 +13,16 @@ from click.testing import CliRunner, Result
 from tiny_models import RECIPE, linear_onnx, manifest, recipe
 
 import kymo
-from models.bundle import Bundle, load_bundle
-from models.registry import open_registry, write_bundle
-from models.registry.manifest import MODEL
-from models.training.lineage import name_digest
-from models.training.refresh import Outcome, alone, plan_of, refresh_for_ever, train_behind_gate
-from models.training.request import TrainRequest
-from processors.recipe.load import Recipe
-from streams.chunk import Chunk, Header, signal_format
-from streams.errors import BundleError, KymoError, TrainingError
-from streams.settings import Settings
+from kymo.models.bundle import Bundle, load_bundle
+from kymo.models.registry import open_registry, write_bundle
+from kymo.models.registry.manifest import MODEL
+from kymo.models.training.lineage import name_digest
+from kymo.models.training.refresh import Outcome, alone, plan_of, refresh_for_ever, train_behind_gate
+from kymo.models.training.request import TrainRequest
+from kymo.processors.recipe.load import Recipe
+from kymo.streams.chunk import Chunk, Header, signal_format
+from kymo.streams.errors import BundleError, KymoError, TrainingError
+from kymo.streams.settings import Settings
 
 SESSIONS = 16  # a class
 WRONG = np.array([[1.0, 0.0], [-1.0, 0.0]])  # says rest of what is work

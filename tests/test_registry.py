@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from tiny_models import linear_onnx, manifest
 
-from models.bundle import load_bundle
-from models.registry import CHAMPION, SHADOW, Registry, find_bundle, open_registry, write_bundle
-from models.registry.manifest import MANIFEST, MODEL
-from streams.errors import BundleError
+from kymo.models.bundle import load_bundle
+from kymo.models.registry import CHAMPION, SHADOW, Registry, find_bundle, open_registry, write_bundle
+from kymo.models.registry.manifest import MANIFEST, MODEL
+from kymo.streams.errors import BundleError
 
 ROOT = Path(__file__).resolve().parent.parent
 ONNX = linear_onnx(np.eye(3, 2))

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from tiny_models import linear_onnx, manifest
 
-from models.bundle import load_bundle
-from models.registry import CHAMPION, SHADOW, Registry, open_registry, write_bundle
-from models.registry.manifest import MODEL
-from models.registry.store import CLAIM_S
-from streams.errors import BundleError
+from kymo.models.bundle import load_bundle
+from kymo.models.registry import CHAMPION, SHADOW, Registry, open_registry, write_bundle
+from kymo.models.registry.manifest import MODEL
+from kymo.models.registry.store import CLAIM_S
+from kymo.streams.errors import BundleError
 
 ONNX = linear_onnx(np.eye(3, 2))
 

@@ -15,19 +15,19 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from streams.chunk import NS, Chunk, Header, signal_format
-from streams.codec import ChunkCodec
-from streams.errors import DeliveryError, SourceError
-from streams.kafka.admin import ensure_topics
-from streams.kafka.publish import Publisher
-from streams.kafka.read import read_records
-from streams.recording import Recording, StreamData
-from streams.replay.cli import runs
-from streams.replay.pacing import ReplayIO, ReplayProgress, SystemClock
-from streams.replay.replay import ReplaySummary, replay
-from streams.replay.schedule import ReplayPlan
-from streams.settings import Settings
-from streams.topics import Names
+from kymo.streams.chunk import NS, Chunk, Header, signal_format
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.errors import DeliveryError, SourceError
+from kymo.streams.kafka.admin import ensure_topics
+from kymo.streams.kafka.publish import Publisher
+from kymo.streams.kafka.read import read_records
+from kymo.streams.recording import Recording, StreamData
+from kymo.streams.replay.cli import runs
+from kymo.streams.replay.pacing import ReplayIO, ReplayProgress, SystemClock
+from kymo.streams.replay.replay import ReplaySummary, replay
+from kymo.streams.replay.schedule import ReplayPlan
+from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 
 FAST = ReplayPlan(speed=None)
 
@@ -218,7 +218,7 @@ def own_broker(tmp_path: Path, jars_dir: Path) -> Iterator[tuple[str, Callable[[
     import os
     import signal
 
-    from deploy import broker as embedded
+    from kymo.deploy import broker as embedded
 
     info = embedded.start(tmp_path, jars_dir=jars_dir)
 

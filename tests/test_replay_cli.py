@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 import kymo
-from streams.errors import SourceError
-from streams.recording import ReadOptions
-from streams.replay.cli import choose, make_command
-from streams.settings import Settings
+from kymo.streams.errors import SourceError
+from kymo.streams.recording import ReadOptions
+from kymo.streams.replay.cli import choose, make_command
+from kymo.streams.settings import Settings
 
 
 @pytest.fixture

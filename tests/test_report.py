@@ -14,12 +14,12 @@ import pytest
 from report_pages import LABELS, Page, page, record
 from tiny_models import linear_onnx, manifest, window
 
-from models.bundle import load_bundle
-from models.registry import write_bundle
-from models.registry.manifest import MODEL
-from models.reports.report import Picture, bundle_report, pictures, report_files, worst_windows, write_report
-from models.training.record import HeldOut, RunRecord
-from streams.errors import BundleError, TrainingError
+from kymo.models.bundle import load_bundle
+from kymo.models.registry import write_bundle
+from kymo.models.registry.manifest import MODEL
+from kymo.models.reports.report import Picture, bundle_report, pictures, report_files, worst_windows, write_report
+from kymo.models.training.record import HeldOut, RunRecord
+from kymo.streams.errors import BundleError, TrainingError
 
 EVIL = "<script>alert('x')</script> & \"$a_b$\" \x00\ud800 ://"
 
@@ -233,9 +233,9 @@ def test_windows_of_every_kind_are_drawn(shape: tuple[int, ...], kind: str) -> N
 def test_without_matplotlib_the_tables_are_there() -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
-        "from models.reports.report import report_files\nfrom models.training.record import RunRecord\n"
+        "from kymo.models.reports.report import report_files\nfrom kymo.models.training.record import RunRecord\n"
         "files = report_files(RunRecord('r', history=[{'epoch': 1, 'loss': 0.5}]))\n"
-        "print(list(files), b'kymo[report]' in files['report.html'])"
+        "print(list(files), b'kymo-streams[report]' in files['report.html'])"
     )
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)

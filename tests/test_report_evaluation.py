@@ -12,13 +12,13 @@ import pytest
 from click.testing import CliRunner
 from tiny_models import RECIPE, recipe, tiny_bundle
 
-from models.evaluate import evaluate
-from models.reports.report import evaluate_with_report
-from models.training.cli import evaluate_command
-from streams.chunk import Header, signal_format
-from streams.errors import TrainingError
-from streams.labels.labels import interval
-from streams.recording import Recording, StreamData
+from kymo.models.evaluate import evaluate
+from kymo.models.reports.report import evaluate_with_report
+from kymo.models.training.cli import evaluate_command
+from kymo.streams.chunk import Header, signal_format
+from kymo.streams.errors import TrainingError
+from kymo.streams.labels.labels import interval
+from kymo.streams.recording import Recording, StreamData
 
 
 def recording(session: str, levels: Sequence[float], label: str, subject: str | None = None) -> Recording:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from report_pages import page, record
 
-from models.reports.report import report_files
-from models.scores import score_head
-from models.training.record import HeldHead, RunRecord
+from kymo.models.reports.report import report_files
+from kymo.models.scores import score_head
+from kymo.models.training.record import HeldHead, RunRecord
 
 
 def with_heads(**unknown: Any) -> RunRecord:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from models.reports.numbers import (
+from kymo.models.reports.numbers import (
     NO_ANSWER,
     Shares,
     answers_of,
@@ -24,7 +24,7 @@ from models.reports.numbers import (
     wilson,
     worst,
 )
-from models.scores import confusion
+from kymo.models.scores import confusion
 
 CLASSES = 4
 

@@ -11,10 +11,10 @@ import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processors.recipe.load import parse_recipe
-from processors.steps.resample import Resample
-from streams.chunk import Chunk, Header, signal_format
-from streams.errors import FormatError
+from kymo.processors.recipe.load import parse_recipe
+from kymo.processors.steps.resample import Resample
+from kymo.streams.chunk import Chunk, Header, signal_format
+from kymo.streams.errors import FormatError
 
 RATE = Fraction(500)
 

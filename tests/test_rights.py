@@ -13,12 +13,12 @@ from kafka.admin import ACL, ACLOperation, ACLPermissionType, KafkaAdminClient, 
 from kafka.admin import ACLResourcePatternType as PatternType
 from other_kafka import cluster
 
-from deploy import kafka_server
-from deploy.broker import free_port
-from deploy.children import Child, kymo_command, kymo_environment, stop
-from streams.kafka.admin import ensure_topics
-from streams.settings import Settings
-from streams.topics import Names
+from kymo.deploy import kafka_server
+from kymo.deploy.broker import free_port
+from kymo.deploy.children import Child, kymo_command, kymo_environment, stop
+from kymo.streams.kafka.admin import ensure_topics
+from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 
 pytestmark = [pytest.mark.chaos, pytest.mark.broker, pytest.mark.timeout(300)]
 RECIPE, DATA = "basicmotions", "basicmotions:test"

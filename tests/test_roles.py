@@ -11,22 +11,22 @@ from typing import Any
 import pytest
 from fault_lab import await_that
 
-from deploy.children import Child, kymo_command, kymo_environment, stop
-from deploy.worker import roles_of
-from models.bundle import load_bundle
-from models.predict import Classifier
-from models.run import run
-from processors.recipe.load import load_recipe
-from streams.chunk import Chunk
-from streams.codec import ChunkCodec
-from streams.errors import KymoError
-from streams.kafka.admin import ensure_topics
-from streams.kafka.read import read_records
-from streams.readers import read
-from streams.replay.replay import replay
-from streams.replay.schedule import ReplayPlan
-from streams.settings import Settings
-from streams.topics import Names
+from kymo.deploy.children import Child, kymo_command, kymo_environment, stop
+from kymo.deploy.worker import roles_of
+from kymo.models.bundle import load_bundle
+from kymo.models.predict import Classifier
+from kymo.models.run import run
+from kymo.processors.recipe.load import load_recipe
+from kymo.streams.chunk import Chunk
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.errors import KymoError
+from kymo.streams.kafka.admin import ensure_topics
+from kymo.streams.kafka.read import read_records
+from kymo.streams.readers import read
+from kymo.streams.replay.replay import replay
+from kymo.streams.replay.schedule import ReplayPlan
+from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "basicmotions.toml"
 

@@ -18,13 +18,13 @@ import pytest
 from click.testing import CliRunner
 
 import kymo
-from models.predict import BatchClassifier
-from models.run import Report, check_matched, run
-from processors.recipe.load import Recipe, parse_recipe
-from streams.chunk import Header, Window, signal_format
-from streams.errors import BundleError, KymoError
-from streams.events import Event, event_id
-from streams.recording import Recording, StreamData
+from kymo.models.predict import BatchClassifier
+from kymo.models.run import Report, check_matched, run
+from kymo.processors.recipe.load import Recipe, parse_recipe
+from kymo.streams.chunk import Header, Window, signal_format
+from kymo.streams.errors import BundleError, KymoError
+from kymo.streams.events import Event, event_id
+from kymo.streams.recording import Recording, StreamData
 
 RECIPE = """\
 name = "r"
@@ -172,10 +172,10 @@ def test_a_fake_is_a_classifier(recipe: Recipe) -> None:
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> Path:
     """A folder with a recipe and two CSVs; the bundle is a fake."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("models.bundle.load_bundle", lambda name: name)
+    monkeypatch.setattr("kymo.models.bundle.load_bundle", lambda name: name)
     fake = Fake(recipe)
     fake.counts = {}  # type: ignore[attr-defined]
-    monkeypatch.setattr("models.predict.Classifier.for_recipe", lambda *_: fake)
+    monkeypatch.setattr("kymo.models.predict.Classifier.for_recipe", lambda *_: fake)
     Path("r.toml").write_text(RECIPE)
     for name, count in (("a", 100), ("b", 10), ("c", 10)):
         rows = "".join(f"{i / 20},{math.sin(i)},{math.cos(i)}\n" for i in range(count))
@@ -214,7 +214,7 @@ class Absent:
         if name.partition(".")[0] in ABSENT:
             raise ModuleNotFoundError(name, name=name)
 sys.meta_path.insert(0, Absent())
-import kymo, models.run_cli, models.run, models.predict, processors.recipe.load, streams.readers
+import kymo, kymo.models.run_cli, kymo.models.run, kymo.models.predict, kymo.processors.recipe.load, kymo.streams.readers
 kymo.cli(["run", "r.toml", "a.csv", "--bundle", "nowhere"])
 """
     root = Path(kymo.__file__).parent

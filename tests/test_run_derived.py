@@ -12,11 +12,11 @@ from click.testing import CliRunner
 from mcap.reader import make_reader
 
 import kymo
-from models.bundle import load_bundle
-from processors.recipe.load import load_recipe
-from streams.codec import ChunkCodec
-from streams.readers import read
-from streams.recording import Recording
+from kymo.models.bundle import load_bundle
+from kymo.processors.recipe.load import load_recipe
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.readers import read
+from kymo.streams.recording import Recording
 
 COLUMNS = ("ax", "ay", "az", "gx", "gy", "gz")
 

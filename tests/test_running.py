@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from lab.prepare.gait import GaitPlan, write_gait
-from lab.prepare.running import Selection, prepare_running
-from models.evaluate import evaluate
-from models.predict import Classifier
-from models.run import run
-from models.training.train import TrainRequest, train
-from processors.recipe.load import Recipe, load_recipe, parse_recipe
-from streams.events import Event
-from streams.readers import read
-from streams.recording import Recording
+from kymo.lab.prepare.gait import GaitPlan, write_gait
+from kymo.lab.prepare.running import Selection, prepare_running
+from kymo.models.evaluate import evaluate
+from kymo.models.predict import Classifier
+from kymo.models.run import run
+from kymo.models.training.train import TrainRequest, train
+from kymo.processors.recipe.load import Recipe, load_recipe, parse_recipe
+from kymo.streams.events import Event
+from kymo.streams.readers import read
+from kymo.streams.recording import Recording
 
 SMALL = {
     "length_s = 20": "length_s = 4",

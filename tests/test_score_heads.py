@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.scores import collect_heads, score_head, score_line, score_numbers
-from models.training.record import HeldHead, HeldOut, RunRecord
+from kymo.models.scores import collect_heads, score_head, score_line, score_numbers
+from kymo.models.training.record import HeldHead, HeldOut, RunRecord
 
 numbers = st.floats(-1e4, 1e4, allow_nan=False)
 

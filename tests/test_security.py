@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy import kafka_server
-from deploy.broker import await_ready, free_port
-from deploy.children import Child, kymo_command, kymo_environment, stop
-from streams.events import Event
+from kymo.deploy import kafka_server
+from kymo.deploy.broker import await_ready, free_port
+from kymo.deploy.children import Child, kymo_command, kymo_environment, stop
+from kymo.streams.events import Event
 
 pytestmark = [
     pytest.mark.broker,

@@ -14,21 +14,21 @@ from fault_lab import await_that
 from kafka import KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
-from deploy.children import kymo_command, kymo_environment
-from deploy.doctor import explain, gather
-from processors.recipe.load import load_recipe
-from streams.archive.check import check_archive
-from streams.archive.format import segment_paths
-from streams.archive.read import ArchiveReader
-from streams.archive.writer import Archive
-from streams.codec import ChunkCodec
-from streams.kafka.admin import ensure_topics
-from streams.kafka.client import client_arguments, partition_of
-from streams.kafka.read import Record, read_records
-from streams.labels.cli import SessionStarts
-from streams.readers import read
-from streams.settings import Settings
-from streams.topics import Names
+from kymo.deploy.children import kymo_command, kymo_environment
+from kymo.deploy.doctor import explain, gather
+from kymo.processors.recipe.load import load_recipe
+from kymo.streams.archive.check import check_archive
+from kymo.streams.archive.format import segment_paths
+from kymo.streams.archive.read import ArchiveReader
+from kymo.streams.archive.writer import Archive
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.kafka.admin import ensure_topics
+from kymo.streams.kafka.client import client_arguments, partition_of
+from kymo.streams.kafka.read import Record, read_records
+from kymo.streams.labels.cli import SessionStarts
+from kymo.streams.readers import read
+from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(120)]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from streams.errors import SettingsError
-from streams.settings import Settings
-from streams.topics import FENCE_MS
+from kymo.streams.errors import SettingsError
+from kymo.streams.settings import Settings
+from kymo.streams.topics import FENCE_MS
 
 HOME = {"HOME": "/h"}
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from tiny_models import window
 
-from models.serving.operator import SILENT, Shadow
-from models.serving.runtime import Outgoing
+from kymo.models.serving.operator import SILENT, Shadow
+from kymo.models.serving.runtime import Outgoing
 
 WINDOWS = [(i % 3, window(np.zeros((4, 2)), f"s{i % 3}", i)) for i in range(1000)]
 

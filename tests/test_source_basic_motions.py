@@ -9,9 +9,9 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from streams.errors import SourceError
-from streams.readers import basic_motions, read
-from streams.recording import InputOptions, ReadOptions
+from kymo.streams.errors import SourceError
+from kymo.streams.readers import basic_motions, read
+from kymo.streams.recording import InputOptions, ReadOptions
 
 needs_aeon = pytest.mark.skipif(find_spec("aeon") is None, reason="aeon is not installed")
 

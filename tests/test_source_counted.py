@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from streams.errors import SourceError
-from streams.readers.grid import Grid, RowNumbers, fit
+from kymo.streams.errors import SourceError
+from kymo.streams.readers.grid import Grid, RowNumbers, fit
 
 Times = NDArray[np.float64]
 RATES = (10.0, 25.0, 50.0, 64.0, 100.0, 128.0, 200.0)

@@ -12,8 +12,8 @@ from csv_files import PLAIN, Write, error_of, one
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streams.readers import csv_file, read
-from streams.recording import InputOptions, ReadOptions
+from kymo.streams.readers import csv_file, read
+from kymo.streams.recording import InputOptions, ReadOptions
 
 
 def test_values_times_labels_subject_and_metadata(write: Write) -> None:

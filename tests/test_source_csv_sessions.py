@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from csv_files import PLAIN, Write, error_of, one, timed
 
-from streams.errors import SourceError
-from streams.readers import csv_file, read
-from streams.recording import InputOptions, ReadOptions
+from kymo.streams.errors import SourceError
+from kymo.streams.readers import csv_file, read
+from kymo.streams.recording import InputOptions, ReadOptions
 
 
 def test_large_files_are_given_away_session_by_session(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

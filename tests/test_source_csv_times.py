@@ -11,7 +11,7 @@ from csv_files import Write, error_of, one, timed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streams.recording import InputOptions, ReadOptions
+from kymo.streams.recording import InputOptions, ReadOptions
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streams.errors import SourceError, SourceWarning
-from streams.readers import read
-from streams.recording import InputOptions, ReadOptions, Recording
+from kymo.streams.errors import SourceError, SourceWarning
+from kymo.streams.readers import read
+from kymo.streams.recording import InputOptions, ReadOptions, Recording
 
 SAMPLES = [f"{i / 50:.2f},{np.sin(i):.4f},{-i}" for i in range(100)]
 

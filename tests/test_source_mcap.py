@@ -13,9 +13,9 @@ from mcap.reader import make_reader
 from mcap.writer import Writer
 from mcap_files import FOREIGN, HEADER, Message, chunk, error_of, mcap, needs_foreign, one, sample
 
-from streams.chunk import Header, signal_format
-from streams.readers import read
-from streams.recording import InputOptions, ReadOptions
+from kymo.streams.chunk import Header, signal_format
+from kymo.streams.readers import read
+from kymo.streams.recording import InputOptions, ReadOptions
 
 
 @needs_foreign

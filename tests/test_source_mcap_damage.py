@@ -8,8 +8,8 @@ import numpy as np
 from mcap.reader import make_reader
 from mcap_files import FOREIGN, chunk, error_of, mcap, needs_foreign, one, sample
 
-from streams.errors import SourceError
-from streams.readers import read
+from kymo.streams.errors import SourceError
+from kymo.streams.readers import read
 
 
 @needs_foreign

@@ -12,10 +12,10 @@ from typing import cast
 import numpy as np
 import pytest
 
-from streams.errors import SourceError
-from streams.readers import files, read
-from streams.readers.files import File, FileFormat
-from streams.recording import InputOptions, ReadOptions, Recording
+from kymo.streams.errors import SourceError
+from kymo.streams.readers import files, read
+from kymo.streams.readers.files import File, FileFormat
+from kymo.streams.recording import InputOptions, ReadOptions, Recording
 
 Row = Callable[[int], str]
 #: Head, row i, how many, the recipe's rate, and what is read: rate, channels, pieces (first number, samples), first and last value.

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streams.errors import SourceError
-from streams.readers import read
-from streams.recording import InputOptions, ReadOptions, Recording
+from kymo.streams.errors import SourceError
+from kymo.streams.readers import read
+from kymo.streams.recording import InputOptions, ReadOptions, Recording
 
 pa: Any = pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
 pq: Any = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")
@@ -113,11 +113,13 @@ def test_malformed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path.write_bytes(content)
         assert error_of(path).startswith(": is no whole Parquet file (")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert error_of(path) == ": Parquet is read with pyarrow, which is not installed: pip install 'kymo[parquet]'"
+    assert (
+        error_of(path) == ": Parquet is read with pyarrow, which is not installed: pip install 'kymo-streams[parquet]'"
+    )
 
 
 def test_a_small_file_that_unpacks_to_far_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streams.readers.parquet_file._LARGEST", 2**16)
+    monkeypatch.setattr("kymo.streams.readers.parquet_file._LARGEST", 2**16)
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"x": np.zeros(1_000_000, np.int8)}), path)
     assert "bytes of Parquet unpack to 8000000, expected up to" in error_of(path)

@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 import kymo
-from deploy.doctor import Facts, StreamFacts, explain, window_count
-from processors.recipe.load import load_recipe
-from streams.chunk import Chunk, Header
-from streams.errors import SourceError
-from streams.readers import read
-from streams.recording import ReadOptions, Recording
+from kymo.deploy.doctor import Facts, StreamFacts, explain, window_count
+from kymo.processors.recipe.load import load_recipe
+from kymo.streams.chunk import Chunk, Header
+from kymo.streams.errors import SourceError
+from kymo.streams.readers import read
+from kymo.streams.recording import ReadOptions, Recording
 
 
 def one(path: Path) -> Recording:
@@ -72,7 +72,7 @@ def test_of_several_columns_of_times_the_time_of_day_counts(tmp_path: Path) -> N
     rows = [f"2024-05-01T18:36:{i / 50:06.3f}Z,{i / 50:.2f},{i}" for i in range(200)]
     (stream,) = one(write(tmp_path / "a.csv", "Timestamp,Elapsed (s),ax", rows)).streams
     assert (stream.header.origin_ns, stream.header.format.rate) == (1_714_588_560 * 10**9, 50)
-    from streams.recording import InputOptions
+    from kymo.streams.recording import InputOptions
 
     asked = ReadOptions(inputs=(InputOptions("sensor", ("ax", "elapsed_s"), Fraction(50)),))
     rows = [f"{i / 50 + (i > 90):.2f},{i},{i}" for i in range(200)]
@@ -121,7 +121,7 @@ def test_what_is_no_time_stays_a_channel(tmp_path: Path) -> None:
     (stream,) = one(write(tmp_path / "a.csv", "t,T,Time", rows)).streams
     assert stream.header.format.channels == ("T",)  # `Time` counts rows here
     rows = [f"{36 + math.sin(i / 9):.3f},{i % 5}" for i in range(100)]
-    from streams.recording import InputOptions
+    from kymo.streams.recording import InputOptions
 
     options = ReadOptions(inputs=(InputOptions("sensor", (), Fraction(50)),))
     (found,) = read([write(tmp_path / "b.csv", "T,ax", rows)], options)
@@ -140,7 +140,7 @@ def test_times_of_an_unknown_unit_are_no_channel_and_said(tmp_path: Path) -> Non
 
 
 def at_rate(rate: int) -> ReadOptions:
-    from streams.recording import InputOptions
+    from kymo.streams.recording import InputOptions
 
     return ReadOptions(inputs=(InputOptions("sensor", (), Fraction(rate)),))
 

@@ -12,11 +12,11 @@ import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processors.registry import make_step, spec_from_json
-from processors.steps import spectral
-from processors.steps.spectrogram import Spectrogram
-from streams.chunk import Chunk, Header, signal_format
-from streams.errors import FormatError
+from kymo.processors.registry import make_step, spec_from_json
+from kymo.processors.steps import spectral
+from kymo.processors.steps.spectrogram import Spectrogram
+from kymo.streams.chunk import Chunk, Header, signal_format
+from kymo.streams.errors import FormatError
 
 RATE = Fraction(500)
 

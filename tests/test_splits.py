@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.data.examples import Example
-from models.data.splits import Split, check_leaks, leak_free, make_folds, make_split, overlap
-from processors.recipe.load import parse_recipe
-from processors.recipe.tables import ColumnSplit, TrainTable
-from streams.chunk import Header, Window, signal_format
-from streams.errors import RecipeError, TrainingError
+from kymo.models.data.examples import Example
+from kymo.models.data.splits import Split, check_leaks, leak_free, make_folds, make_split, overlap
+from kymo.processors.recipe.load import parse_recipe
+from kymo.processors.recipe.tables import ColumnSplit, TrainTable
+from kymo.streams.chunk import Header, Window, signal_format
+from kymo.streams.errors import RecipeError, TrainingError
 
 LENGTH, HOP = 10, 4
 

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from archive_lab import chunk_record, write_archive
 
-from streams.chunk import NS, Chunk, Header, signal_format
-from streams.errors import SourceError
-from streams.recording import ReadOptions, Recording, StreamData
-from streams.replay.cli import choose
-from streams.replay.replay import ReplaySummary, spooled_parts
-from streams.replay.schedule import ReplayPlan, digest, schedule, starts
-from streams.replay.spool import Spool
-from streams.settings import Settings
-from streams.topics import MIB
+from kymo.streams.chunk import NS, Chunk, Header, signal_format
+from kymo.streams.errors import SourceError
+from kymo.streams.recording import ReadOptions, Recording, StreamData
+from kymo.streams.replay.cli import choose
+from kymo.streams.replay.replay import ReplaySummary, spooled_parts
+from kymo.streams.replay.schedule import ReplayPlan, digest, schedule, starts
+from kymo.streams.replay.spool import Spool
+from kymo.streams.settings import Settings
+from kymo.streams.topics import MIB
 
 PLAN = ReplayPlan(speed=None, chunk_ms=300)
 
@@ -91,7 +91,7 @@ def archive(folder: Path, sessions: int) -> int:
 
 
 def test_a_replay_does_not_hold_its_archive_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streams.replay.replay.KEPT_BYTES", 2 * MIB)
+    monkeypatch.setattr("kymo.streams.replay.replay.KEPT_BYTES", 2 * MIB)
     peaks = []
     for sessions in (8, 24):
         folder = tmp_path / str(sessions)

@@ -18,18 +18,18 @@ from hypothesis import strategies as st
 from test_partition import LIMITS, STEPS, Life, Log, act, chunk, recorded, settle
 from tiny_stateful import LABELS, RECIPE, ROWS, leaky_onnx, manifest, recipe, reference, stateful_bundle
 
-from models.bundle import Bundle, load_bundle
-from models.predict import Classifier, Predictor, softmax
-from models.registry import write_bundle
-from models.registry.manifest import MODEL
-from models.run import run
-from models.serving.operator import Shadow
-from models.serving.outputs import ENDLESS
-from models.serving.partition import Limits, Pending
-from processors.recipe.load import parse_recipe
-from streams.chunk import Chunk, Window
-from streams.errors import BundleError, RecipeError
-from streams.recording import Recording, StreamData
+from kymo.models.bundle import Bundle, load_bundle
+from kymo.models.predict import Classifier, Predictor, softmax
+from kymo.models.registry import write_bundle
+from kymo.models.registry.manifest import MODEL
+from kymo.models.run import run
+from kymo.models.serving.operator import Shadow
+from kymo.models.serving.outputs import ENDLESS
+from kymo.models.serving.partition import Limits, Pending
+from kymo.processors.recipe.load import parse_recipe
+from kymo.streams.chunk import Chunk, Window
+from kymo.streams.errors import BundleError, RecipeError
+from kymo.streams.recording import Recording, StreamData
 
 
 @cache

@@ -12,9 +12,9 @@ from fault_lab import Feed, Lab, kill, stop_worker
 from fault_recipe import RECIPE
 from tiny_stateful import leaky_onnx, manifest
 
-from models.registry import write_bundle
-from models.registry.manifest import MODEL
-from processors.recipe.load import load_recipe
+from kymo.models.registry import write_bundle
+from kymo.models.registry.manifest import MODEL
+from kymo.processors.recipe.load import load_recipe
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 STATEFUL = RECIPE.replace("hop_s = 0.08", "hop_s = 0.16").replace(

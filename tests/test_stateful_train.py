@@ -12,22 +12,22 @@ import latch
 import numpy as np
 import pytest
 
-from models.data.cache import build_dataset
-from models.data.dataset import read_dataset
-from models.data.samples import link_runs, run_outputs, sequences_of, split_chain
-from models.evaluate import evaluate
-from models.onnx_model import StatefulModel
-from models.predict import Classifier
-from models.run import run
-from models.training.request import train_parameters
-from models.training.train import Trained, TrainRequest, train
-from processors.recipe.load import Recipe, load_recipe, parse_recipe
-from streams.chunk import Array, Header, signal_format
-from streams.errors import TrainingError
-from streams.labels.labels import Label
-from streams.readers import read
-from streams.recording import Recording, StreamData
-from streams.settings import Settings
+from kymo.models.data.cache import build_dataset
+from kymo.models.data.dataset import read_dataset
+from kymo.models.data.samples import link_runs, run_outputs, sequences_of, split_chain
+from kymo.models.evaluate import evaluate
+from kymo.models.onnx_model import StatefulModel
+from kymo.models.predict import Classifier
+from kymo.models.run import run
+from kymo.models.training.request import train_parameters
+from kymo.models.training.train import Trained, TrainRequest, train
+from kymo.processors.recipe.load import Recipe, load_recipe, parse_recipe
+from kymo.streams.chunk import Array, Header, signal_format
+from kymo.streams.errors import TrainingError
+from kymo.streams.labels.labels import Label
+from kymo.streams.readers import read
+from kymo.streams.recording import Recording, StreamData
+from kymo.streams.settings import Settings
 
 RECIPE = latch.RECIPE.replace('\n[[window.steps]]\nstep = "standardise"', "")
 SPECTRA = RECIPE.replace("[window]", '[[steps]]\nstep = "spectrogram"\nnperseg = 8\nnoverlap = 4\n[window]')

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from processors.chain import Chain
-from processors.registry import make_step, spec_from_json
-from processors.steps.maps import Log, Scale, Select, Standardise
-from streams.chunk import Format, Header, Window, signal_format
-from streams.errors import FormatError
+from kymo.processors.chain import Chain
+from kymo.processors.registry import make_step, spec_from_json
+from kymo.processors.steps.maps import Log, Scale, Select, Standardise
+from kymo.streams.chunk import Format, Header, Window, signal_format
+from kymo.streams.errors import FormatError
 
 IMU = signal_format("imu", ("ax", "ay", "az"), 100, "float64", ("g", "g", "m/s^2"))
 COLUMNS = Format("spectrogram", ("a", "b"), ("V^2", "V^2"), Fraction(10), "float32", (3, 2), Fraction(4), 8)

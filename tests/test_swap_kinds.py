@@ -11,11 +11,11 @@ from fault_recipe import RECIPE
 from swap_lab import SwapLab
 from tiny_models import manifest
 
-from models.bundle import raw_chain
-from models.registry import write_bundle
-from models.registry.manifest import MODEL
-from models.registry.promote import promote
-from processors.recipe.load import load_recipe
+from kymo.models.bundle import raw_chain
+from kymo.models.registry import write_bundle
+from kymo.models.registry.manifest import MODEL
+from kymo.models.registry.promote import promote
+from kymo.processors.recipe.load import load_recipe
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 #: Eight samples a column, every eight: the window of spectra is whole when the one of samples is.

@@ -21,14 +21,14 @@ sys.path.insert(0, "tests")
 import numpy as np
 import psutil
 from tiny_models import dense_onnx, manifest
-from deploy.follow import Exchange
-from deploy.roles import Deployment, make_part
-from models.bundle import load_bundle
-from models.registry.promote import promote, promotion_of
-from models.registry.manifest import MODEL
-from models.registry import open_registry, write_bundle
-from processors.recipe.load import parse_recipe
-from streams.topics import Names
+from kymo.deploy.follow import Exchange
+from kymo.deploy.roles import Deployment, make_part
+from kymo.models.bundle import load_bundle
+from kymo.models.registry.promote import promote, promotion_of
+from kymo.models.registry.manifest import MODEL
+from kymo.models.registry import open_registry, write_bundle
+from kymo.processors.recipe.load import parse_recipe
+from kymo.streams.topics import Names
 
 recipe = parse_recipe('''
 name = "wide"

@@ -17,9 +17,9 @@ from mcap.records import Message, Schema
 from motion_plans import plan, turning
 from scipy.spatial.transform import Rotation
 
-from lab.synth.files import synth
-from lab.synth.mcap_file import CHUNK_SAMPLES, mcap_bytes, write_mcap
-from lab.synth.simulate import ORDER, TOPICS, Synthesis, simulate
+from kymo.lab.synth.files import synth
+from kymo.lab.synth.mcap_file import CHUNK_SAMPLES, mcap_bytes, write_mcap
+from kymo.lab.synth.simulate import ORDER, TOPICS, Synthesis, simulate
 
 PUBLISHED = Path(__file__).parents[2] / "shared/data/imu_mcap"
 needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="shared/data/imu_mcap is absent")
@@ -181,7 +181,7 @@ def test_the_same_plan_and_seed_give_the_same_bytes() -> None:
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
-    from streams.errors import PlanError
+    from kymo.streams.errors import PlanError
 
     with pytest.raises(PlanError, match="cannot be written"):
         synth(plan(), tmp_path / "absent" / "x.mcap")

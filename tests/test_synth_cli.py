@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from motion_plans import plan, turning
 
 import kymo
-from streams.labels.labels import read_labels_json
+from kymo.streams.labels.labels import read_labels_json
 
 
 def invoke(*arguments: str | Path) -> Result:

@@ -10,8 +10,8 @@ import pytest
 from motion_plans import plan, turning
 from scipy.spatial.transform import Rotation
 
-from lab.synth.parse import dip_and_declination
-from lab.synth.simulate import Synthesis, simulate
+from kymo.lab.synth.parse import dip_and_declination
+from kymo.lab.synth.simulate import Synthesis, simulate
 
 G0 = 9.80665
 

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from motion_plans import plan, turning
 
-from lab.synth.parse import load_plan, parse_plan
-from lab.synth.plan import Sensor, Start, Timing
-from lab.synth.simulate import simulate
-from streams.errors import PlanError
+from kymo.lab.synth.parse import load_plan, parse_plan
+from kymo.lab.synth.plan import Sensor, Start, Timing
+from kymo.lab.synth.simulate import simulate
+from kymo.streams.errors import PlanError
 
 ORIGIN = {"lat": 38.0, "lng": -122.0, "height": 5.0}
 

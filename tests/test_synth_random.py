@@ -16,14 +16,14 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lab.synth.files import NAMES
-from lab.synth.parse import load_plan
-from lab.synth.plan import LEVELS
-from lab.synth.random_plans import RandomPlans, random_plan, random_recordings, synth_random
-from lab.synth.simulate import Synthesis
-from streams.errors import PlanError
-from streams.readers import read
-from streams.recording import ReadOptions
+from kymo.lab.synth.files import NAMES
+from kymo.lab.synth.parse import load_plan
+from kymo.lab.synth.plan import LEVELS
+from kymo.lab.synth.random_plans import RandomPlans, random_plan, random_recordings, synth_random
+from kymo.lab.synth.simulate import Synthesis
+from kymo.streams.errors import PlanError
+from kymo.streams.readers import read
+from kymo.streams.recording import ReadOptions
 
 SMALL = RandomPlans(rounds=1, shortest_s=1.0, longest_s=2.0)
 Floats = NDArray[np.float64]

@@ -13,19 +13,19 @@ import pytest
 from aiokafka.structs import TopicPartition
 from memory_kafka import MemoryKafka, Worker
 
-from models.serving.handover import LIFE, ReadBack, floor_of, note, read_handovers
-from models.serving.operator import Operator
-from models.serving.outputs import Events
-from models.serving.partition import Floor, Handover, Limits, Partition
-from models.serving.snapshots import Snapshot
-from processors.chain import Chain
-from processors.intake import Intake
-from processors.steps.spectrogram import Spectrogram
-from processors.windows import Windows
-from streams.chunk import Chunk, Header, signal_format
-from streams.codec import ChunkCodec
-from streams.errors import MessageError
-from streams.topics import Names
+from kymo.models.serving.handover import LIFE, ReadBack, floor_of, note, read_handovers
+from kymo.models.serving.operator import Operator
+from kymo.models.serving.outputs import Events
+from kymo.models.serving.partition import Floor, Handover, Limits, Partition
+from kymo.models.serving.snapshots import Snapshot
+from kymo.processors.chain import Chain
+from kymo.processors.intake import Intake
+from kymo.processors.steps.spectrogram import Spectrogram
+from kymo.processors.windows import Windows
+from kymo.streams.chunk import Chunk, Header, signal_format
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.errors import MessageError
+from kymo.streams.topics import Names
 
 RAW = Chain((Intake(), Windows(8, 4)))
 COLUMNS = Chain((Intake(), Spectrogram(nperseg=4, noverlap=2), Windows(8, 4)))

@@ -6,7 +6,16 @@ import re
 
 import pytest
 
-from streams.topics import BY_NAME, CHUNK_TOPICS, FENCE_MS, MESSAGE_MAX, REJECTED_EXTRA, TABLE, TOPIC_OF_KIND, Names
+from kymo.streams.topics import (
+    BY_NAME,
+    CHUNK_TOPICS,
+    FENCE_MS,
+    MESSAGE_MAX,
+    REJECTED_EXTRA,
+    TABLE,
+    TOPIC_OF_KIND,
+    Names,
+)
 
 
 def test_every_topic_of_the_flow_is_there_once() -> None:

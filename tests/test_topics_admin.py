@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
-from streams.errors import BrokerError, SettingsError, TopicError
-from streams.kafka.admin import broken_promises, delete_run, ensure_topics, list_runs, repair_topics, run_prefix
-from streams.kafka.client import partition_of
-from streams.settings import Settings
-from streams.topics import BY_NAME, TABLE, Names
+from kymo.streams.errors import BrokerError, SettingsError, TopicError
+from kymo.streams.kafka.admin import broken_promises, delete_run, ensure_topics, list_runs, repair_topics, run_prefix
+from kymo.streams.kafka.client import partition_of
+from kymo.streams.settings import Settings
+from kymo.streams.topics import BY_NAME, TABLE, Names
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ class Meanwhile:
 
 
 def test_what_somebody_else_makes_meanwhile_is_looked_at_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streams.kafka.client.KafkaAdminClient", Meanwhile)
+    monkeypatch.setattr("kymo.streams.kafka.client.KafkaAdminClient", Meanwhile)
     found = ensure_topics(Settings(brokers="b:1", partitions=12), Names("k"))
     assert len(found.created) == len(TABLE) - 2
     assert found.partitions["k.events"] == 3
@@ -196,7 +196,7 @@ def test_a_run_may_not_be_named_like_a_topic() -> None:
 def test_no_broker_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match="KYMO_BROKERS"):
         ensure_topics(Settings(), Names())
-    monkeypatch.setattr("streams.kafka.client.BOOTSTRAP_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("kymo.streams.kafka.client.BOOTSTRAP_TIMEOUT_S", 0.3)
     with pytest.raises(BrokerError, match=r"127\.0\.0\.1:1, making the topics kymo\.\*"):
         ensure_topics(Settings(brokers="127.0.0.1:1"), Names())
 

@@ -12,21 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import RECIPE, recipe, window
 
-from models.bundle import load_bundle
-from models.data.dataset import read_dataset, stream_of, windows_of
-from models.data.examples import Example
-from models.data.samples import fit_steps, split_chain
-from models.data.splits import group_of, make_split
-from models.predict import fit_temperature
-from models.registry.manifest import MANIFEST, MODEL
-from models.training.cli import evaluate_command, train_command
-from models.training.request import train_parameters
-from models.training.split_data import prepare
-from models.training.train import TrainRequest, train
-from processors.recipe.load import Recipe
-from processors.recipe.tables import TrainTable
-from streams.errors import KymoError, TrainingError
-from streams.readers import read
+from kymo.models.bundle import load_bundle
+from kymo.models.data.dataset import read_dataset, stream_of, windows_of
+from kymo.models.data.examples import Example
+from kymo.models.data.samples import fit_steps, split_chain
+from kymo.models.data.splits import group_of, make_split
+from kymo.models.predict import fit_temperature
+from kymo.models.registry.manifest import MANIFEST, MODEL
+from kymo.models.training.cli import evaluate_command, train_command
+from kymo.models.training.request import train_parameters
+from kymo.models.training.split_data import prepare
+from kymo.models.training.train import TrainRequest, train
+from kymo.processors.recipe.load import Recipe
+from kymo.processors.recipe.tables import TrainTable
+from kymo.streams.errors import KymoError, TrainingError
+from kymo.streams.readers import read
 
 SESSIONS = 5  # a class
 

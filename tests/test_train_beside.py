@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from models.training.train import TrainRequest, train
-from processors.recipe.load import parse_recipe
-from streams.errors import TrainingError
+from kymo.models.training.train import TrainRequest, train
+from kymo.processors.recipe.load import parse_recipe
+from kymo.streams.errors import TrainingError
 
 RECIPE = """
 name = "beside"

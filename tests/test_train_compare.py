@@ -11,19 +11,19 @@ import pytest
 from click.testing import CliRunner
 from tiny_models import RECIPE, recipe
 
-from models.bundle import Bundle, load_bundle, raw_chain
-from models.evaluate import evaluate
-from models.predict import Classifier
-from models.run import run
-from models.training.candidates import Medians, draw
-from models.training.cli import evaluate_command, train_command
-from models.training.record import RunRecord
-from models.training.train import TrainRequest, train
-from models.zoo import Between
-from processors.intake import Intake
-from processors.windows import Windows
-from streams.errors import BundleError, TrainingError
-from streams.readers import read
+from kymo.models.bundle import Bundle, load_bundle, raw_chain
+from kymo.models.evaluate import evaluate
+from kymo.models.predict import Classifier
+from kymo.models.run import run
+from kymo.models.training.candidates import Medians, draw
+from kymo.models.training.cli import evaluate_command, train_command
+from kymo.models.training.record import RunRecord
+from kymo.models.training.train import TrainRequest, train
+from kymo.models.zoo import Between
+from kymo.processors.intake import Intake
+from kymo.processors.windows import Windows
+from kymo.streams.errors import BundleError, TrainingError
+from kymo.streams.readers import read
 
 #: A recipe whose step takes away what tells the classes apart: only raw windows have it.
 BLIND = RECIPE.replace("length_s = 0.4", "length_s = 1.2").replace("epochs = 3", "epochs = 2\ncalibrate = false")

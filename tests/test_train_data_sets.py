@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 from wrist import ACTIVITIES, write_trials
 
-from models.training.cli import evaluate_command, train_command
-from models.training.record import RunRecord
-from processors.recipe.init import init
+from kymo.models.training.cli import evaluate_command, train_command
+from kymo.models.training.record import RunRecord
+from kymo.processors.recipe.init import init
 
 
 def done(command: Any, *arguments: str) -> str:

@@ -12,21 +12,21 @@ import pytest
 from click.testing import CliRunner
 from tiny_models import RECIPE, recipe
 
-from models.data.dataset import read_dataset
-from models.data.examples import Example
-from models.data.samples import fit_steps, split_chain, to_samples, with_steps
-from models.data.splits import make_folds, make_split
-from models.pooling import learn_hmm, pool_windows
-from models.predict import fit_temperature, softmax
-from models.training.cli import train_command
-from models.training.record import RunRecord
-from models.training.train import Trained, TrainRequest, train
-from models.zoo import Epoch, FitOptions, Samples, architecture
-from models.zoo.minirocket import MiniRocket
-from models.zoo.spectrogram_cnn import SpectrogramCnn
-from processors.recipe.load import Recipe
-from streams.errors import TrainingError
-from streams.readers import read
+from kymo.models.data.dataset import read_dataset
+from kymo.models.data.examples import Example
+from kymo.models.data.samples import fit_steps, split_chain, to_samples, with_steps
+from kymo.models.data.splits import make_folds, make_split
+from kymo.models.pooling import learn_hmm, pool_windows
+from kymo.models.predict import fit_temperature, softmax
+from kymo.models.training.cli import train_command
+from kymo.models.training.record import RunRecord
+from kymo.models.training.train import Trained, TrainRequest, train
+from kymo.models.zoo import Epoch, FitOptions, Samples, architecture
+from kymo.models.zoo.minirocket import MiniRocket
+from kymo.models.zoo.spectrogram_cnn import SpectrogramCnn
+from kymo.processors.recipe.load import Recipe
+from kymo.streams.errors import TrainingError
+from kymo.streams.readers import read
 
 pytest.importorskip("torch", reason="training needs torch")
 

@@ -13,20 +13,20 @@ import pytest
 from click.testing import CliRunner
 from tiny_models import RECIPE, recipe
 
-from models.data.dataset import read_dataset
-from models.data.samples import split_chain
-from models.evaluate import JudgedWindow, evaluate
-from models.predict import Classifier
-from models.run import run
-from models.training.cli import evaluate_command, train_command
-from models.training.record import RunRecord
-from models.training.refresh import plan_of
-from models.training.split_data import prepare, samples_of
-from models.training.train import Trained, TrainRequest, train
-from processors.recipe.load import Recipe
-from streams.errors import TrainingError
-from streams.events import Event
-from streams.readers import read
+from kymo.models.data.dataset import read_dataset
+from kymo.models.data.samples import split_chain
+from kymo.models.evaluate import JudgedWindow, evaluate
+from kymo.models.predict import Classifier
+from kymo.models.run import run
+from kymo.models.training.cli import evaluate_command, train_command
+from kymo.models.training.record import RunRecord
+from kymo.models.training.refresh import plan_of
+from kymo.models.training.split_data import prepare, samples_of
+from kymo.models.training.train import Trained, TrainRequest, train
+from kymo.processors.recipe.load import Recipe
+from kymo.streams.errors import TrainingError
+from kymo.streams.events import Event
+from kymo.streams.readers import read
 
 HEADS = """
 [[heads]]
@@ -224,7 +224,7 @@ def test_oversampled_windows_keep_their_targets(tmp_path: Path) -> None:
 
 def test_an_architecture_without_heads_is_refused(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
-    from models.zoo.spectrogram_cnn import SpectrogramCnn
+    from kymo.models.zoo.spectrogram_cnn import SpectrogramCnn
 
     monkeypatch.setattr(SpectrogramCnn, "several_heads", False)
     message = "architecture 'spectrogram_cnn' says the recipe's classes alone, not the heads surface, pace; take another one, "

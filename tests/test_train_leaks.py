@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tiny_models import RECIPE, recipe
 
-from models.training.record import RunRecord
-from models.training.train import TrainRequest, train
+from kymo.models.training.record import RunRecord
+from kymo.models.training.train import TrainRequest, train
 
 pytest.importorskip("torch", reason="training needs torch")
 

@@ -13,20 +13,20 @@ from typing import Any
 import pytest
 from fault_lab import await_that
 
-from deploy.children import Child, kymo_command, kymo_environment, stop
-from models.bundle import Bundle
-from models.predict import Classifier
-from models.run import run
-from models.training.train import TrainRequest, train
-from processors.recipe.load import Recipe, load_recipe
-from streams.kafka.admin import ensure_topics
-from streams.kafka.read import read_records
-from streams.readers import read
-from streams.recording import Recording
-from streams.replay.replay import replay
-from streams.replay.schedule import ReplayPlan
-from streams.settings import Settings
-from streams.topics import Names
+from kymo.deploy.children import Child, kymo_command, kymo_environment, stop
+from kymo.models.bundle import Bundle
+from kymo.models.predict import Classifier
+from kymo.models.run import run
+from kymo.models.training.train import TrainRequest, train
+from kymo.processors.recipe.load import Recipe, load_recipe
+from kymo.streams.kafka.admin import ensure_topics
+from kymo.streams.kafka.read import read_records
+from kymo.streams.readers import read
+from kymo.streams.recording import Recording
+from kymo.streams.replay.replay import replay
+from kymo.streams.replay.schedule import ReplayPlan
+from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "basicmotions.toml"
 

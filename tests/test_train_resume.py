@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from tiny_models import RECIPE, recipe
 
-import models.training.train
-from models.data.examples import Dataset
-from models.registry.manifest import MODEL
-from models.training.learning import Course, Learning, rate
-from models.training.request import TrainingRun, checkpoints
-from models.training.train import TrainRequest, fingerprint, train
-from models.zoo import FitOptions, Samples
+import kymo.models.training.train
+from kymo.models.data.examples import Dataset
+from kymo.models.registry.manifest import MODEL
+from kymo.models.training.learning import Course, Learning, rate
+from kymo.models.training.request import TrainingRun, checkpoints
+from kymo.models.training.train import TrainRequest, fingerprint, train
+from kymo.models.zoo import FitOptions, Samples
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = RECIPE.replace("epochs = 3", "epochs = 9\nrefit = true")
@@ -48,8 +48,8 @@ def killed_after(code: str, epochs: int, environment: dict[str, str]) -> None:
 TRAIN = """
 import sys; sys.path[:0] = ["tests"]
 from pathlib import Path
-from models.training.train import TrainRequest, train
-from processors.recipe.load import parse_recipe
+from kymo.models.training.train import TrainRequest, train
+from kymo.processors.recipe.load import parse_recipe
 train(parse_recipe({text!r}), TrainRequest(({data!r},), out=Path({out!r})), lambda e: print("epoch", e["epoch"], flush=True))
 """
 
@@ -88,7 +88,7 @@ def test_another_choice_does_not_go_on_from_the_weights_of_the_first(
     data = tmp_path / "data"
     data.mkdir()
     write_data(data)
-    request, choose, rate_of = TrainRequest((str(data),), only=True), models.training.train._choose, {"now": 0.001}
+    request, choose, rate_of = TrainRequest((str(data),), only=True), kymo.models.training.train._choose, {"now": 0.001}
 
     def chosen(*given: Any) -> Any:  # as a search with its budget of time: not the same in every run
         found, why = choose(*given)
@@ -102,7 +102,7 @@ def test_another_choice_does_not_go_on_from_the_weights_of_the_first(
 
         return on_epoch
 
-    monkeypatch.setattr(models.training.train, "_choose", chosen)
+    monkeypatch.setattr(kymo.models.training.train, "_choose", chosen)
     made = []
     for home, kill in (("a", True), ("a", False), ("b", False)):
         monkeypatch.setenv("KYMO_HOME", str(tmp_path / home))
@@ -127,7 +127,7 @@ fit_small(Path({folder!r}), lambda e: print("epoch", e["epoch"], flush=True))
 
 def fit_small(checkpoints: Path | None, on_epoch: Any) -> Any:
     """A small Keras model with dropout and batch normalisation, trained; what it then says of some windows."""
-    from models.training.fit_keras import fit_keras, keras, predict_keras, prepare_keras
+    from kymo.models.training.fit_keras import fit_keras, keras, predict_keras, prepare_keras
 
     prepare_keras(0)
     given = keras.Input((8, 2))

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import cuttings, imu, recordings
 
-from processors.chain import Chain, PerWindow
-from processors.intake import Intake
-from processors.registry import make_step, spec_from_json
-from processors.steps.spectrogram import Spectrogram
-from processors.windows import Windows
-from streams.chunk import Chunk, Format, Header, index_at, sample_time_ns, signal_format
-from streams.errors import FormatError
+from kymo.processors.chain import Chain, PerWindow
+from kymo.processors.intake import Intake
+from kymo.processors.registry import make_step, spec_from_json
+from kymo.processors.steps.spectrogram import Spectrogram
+from kymo.processors.windows import Windows
+from kymo.streams.chunk import Chunk, Format, Header, index_at, sample_time_ns, signal_format
+from kymo.streams.errors import FormatError
 
 
 def numbered(fmt: Format, first: int, count: int, origin_ns: int = 0) -> Chunk:

@@ -14,17 +14,17 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
-from deploy import broker as embedded
-from deploy.broker import free_port
-from deploy.children import Child, kymo_command, kymo_environment
-from models.bundle import load_bundle
-from models.predict import Classifier
-from models.run import run
-from processors.recipe.load import load_recipe
-from streams.chunk import Chunk, Header, signal_format
-from streams.kafka.client import client_arguments
-from streams.kafka.publish import Publisher
-from streams.recording import Recording, StreamData
+from kymo.deploy import broker as embedded
+from kymo.deploy.broker import free_port
+from kymo.deploy.children import Child, kymo_command, kymo_environment
+from kymo.models.bundle import load_bundle
+from kymo.models.predict import Classifier
+from kymo.models.run import run
+from kymo.processors.recipe.load import load_recipe
+from kymo.streams.chunk import Chunk, Header, signal_format
+from kymo.streams.kafka.client import client_arguments
+from kymo.streams.kafka.publish import Publisher
+from kymo.streams.recording import Recording, StreamData
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 DRAIN_S = 20.0
@@ -125,7 +125,9 @@ def test_no_broker_is_told_in_one_line(lab: Lab) -> None:
         assert "kymo broker status" in line
 
 
-@pytest.mark.parametrize("part", ["models.predict.Classifier.classify", "models.serving.partition.Partition.take"])
+@pytest.mark.parametrize(
+    "part", ["kymo.models.predict.Classifier.classify", "kymo.models.serving.partition.Partition.take"]
+)
 def test_an_agent_that_dies_ends_the_process(lab: Lab, part: str) -> None:
     module, name, method = part.rsplit(".", 2)
     code = (

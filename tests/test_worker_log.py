@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from deploy.worker_log import Sparse
+from kymo.deploy.worker_log import Sparse
 
 
 def record(text: str, *args: object, name: str = "aiokafka") -> logging.LogRecord:

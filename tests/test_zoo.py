@@ -10,12 +10,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from models.onnx_model import OnnxModel  # noqa: E402
-from models.training.export import export_model  # noqa: E402
-from models.zoo import FitOptions, Samples, architecture  # noqa: E402
-from models.zoo.spectrogram_cnn import SpectrogramCnn  # noqa: E402
-from streams.chunk import Format  # noqa: E402
-from streams.errors import TrainingError  # noqa: E402
+from kymo.models.onnx_model import OnnxModel  # noqa: E402
+from kymo.models.training.export import export_model  # noqa: E402
+from kymo.models.zoo import FitOptions, Samples, architecture  # noqa: E402
+from kymo.models.zoo.spectrogram_cnn import SpectrogramCnn  # noqa: E402
+from kymo.streams.chunk import Format  # noqa: E402
+from kymo.streams.errors import TrainingError  # noqa: E402
 
 
 def network(rows: int, shape: tuple[int, ...], seed: int = 0, **parameters: Any) -> SpectrogramCnn:
@@ -139,6 +139,6 @@ def test_refuses_other_axes_and_names() -> None:
 
 
 def test_a_missing_framework_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(architecture.__globals__["ARCHITECTURES"], "other", "models.zoo.nothing_here:Other")
+    monkeypatch.setitem(architecture.__globals__["ARCHITECTURES"], "other", "kymo.models.zoo.nothing_here:Other")
     with pytest.raises(TrainingError, match=r"needs the package `models\.zoo\.nothing_here`, which is not installed"):
         architecture("other")

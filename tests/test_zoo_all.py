@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import zoo_checks
 
-from models.zoo import ARCHITECTURES
+from kymo.models.zoo import ARCHITECTURES
 
 pytestmark = [
     pytest.mark.skipif(find_spec(package) is None, reason=f"{package} is not installed")

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from zoo_checks import BATCHES, TOLERANCE
 
-from models.onnx_model import OnnxModel
-from models.training.export import INPUT, OUTPUT, export_model
-from models.zoo import FitOptions, ModelHead, Samples, architecture
-from streams.chunk import Array, Format
-from streams.errors import TrainingError
+from kymo.models.onnx_model import OnnxModel
+from kymo.models.training.export import INPUT, OUTPUT, export_model
+from kymo.models.zoo import FitOptions, ModelHead, Samples, architecture
+from kymo.streams.chunk import Array, Format
+from kymo.streams.errors import TrainingError
 
 pytestmark = pytest.mark.skipif(find_spec("tensorflow") is None, reason="tensorflow is not installed")
 LABELS = ("a", "b", "c")
@@ -154,14 +154,14 @@ def test_saved_weights_make_the_same_model(tmp_path: Path) -> None:
 @pytest.fixture
 def _no_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fit ends where its steps would begin."""
-    from models.zoo import keras_onnx
+    from kymo.models.zoo import keras_onnx
 
     monkeypatch.setattr(keras_onnx, "fit_keras", lambda *_: None)
 
 
 @pytest.mark.usefixtures("_no_steps")
 def test_weights_come_from_a_file(tmp_path: Path) -> None:
-    from models.training.fit_keras import keras
+    from kymo.models.training.fit_keras import keras
 
     keras.utils.set_random_seed(5)
     learned = keras.applications.EfficientNetB0(include_top=False, weights=None)
@@ -228,8 +228,8 @@ def test_wrong_parameters_are_refused(name: str, parameters: dict[str, Any], mes
 
 
 def test_other_axes_and_layers_are_refused(tmp_path: Path) -> None:
-    from models.training.fit_keras import keras
-    from models.zoo.keras_onnx import keras_to_onnx
+    from kymo.models.training.fit_keras import keras
+    from kymo.models.zoo.keras_onnx import keras_to_onnx
 
     with pytest.raises(TrainingError, match="the recipe makes 4 axes"):
         made("spectrogram_resnet", 5, (8, 8, 3))

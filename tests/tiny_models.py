@@ -11,13 +11,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from models.bundle import Bundle, load_bundle
-from models.registry import write_bundle
-from models.registry.manifest import MANIFEST, MODEL, complete, manifest_bytes
-from processors.chain import Chain
-from processors.recipe.load import Recipe, parse_recipe
-from streams.chunk import Array, Format, Header, Window
-from streams.files import is_inside
+from kymo.models.bundle import Bundle, load_bundle
+from kymo.models.registry import write_bundle
+from kymo.models.registry.manifest import MANIFEST, MODEL, complete, manifest_bytes
+from kymo.processors.chain import Chain
+from kymo.processors.recipe.load import Recipe, parse_recipe
+from kymo.streams.chunk import Array, Format, Header, Window
+from kymo.streams.files import is_inside
 
 RECIPE = """
 name = "tiny"

@@ -13,11 +13,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from models.bundle import Bundle, load_bundle
-from models.registry import write_bundle
-from models.registry.manifest import MODEL
-from processors.recipe.load import Recipe, parse_recipe
-from streams.chunk import Array
+from kymo.models.bundle import Bundle, load_bundle
+from kymo.models.registry import write_bundle
+from kymo.models.registry.manifest import MODEL
+from kymo.processors.recipe.load import Recipe, parse_recipe
+from kymo.streams.chunk import Array
 
 ROWS, SIZE, LEAK = 4, 3, 0.9
 LABELS = ("low", "middle", "high")

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from models.bundle import input_shape, load_bundle
-from models.onnx_model import OnnxModel
-from models.predict import Classifier
-from models.registry import write_bundle
-from models.registry.manifest import MODEL
-from models.training.export import INPUT, OUTPUT, Exported, export_model
-from models.zoo import FitOptions, ModelHead, Samples, architecture, takes
-from processors.recipe.load import Recipe, parse_recipe
-from streams.chunk import Array, Format, Header, Window
+from kymo.models.bundle import input_shape, load_bundle
+from kymo.models.onnx_model import OnnxModel
+from kymo.models.predict import Classifier
+from kymo.models.registry import write_bundle
+from kymo.models.registry.manifest import MODEL
+from kymo.models.training.export import INPUT, OUTPUT, Exported, export_model
+from kymo.models.zoo import FitOptions, ModelHead, Samples, architecture, takes
+from kymo.processors.recipe.load import Recipe, parse_recipe
+from kymo.streams.chunk import Array, Format, Header, Window
 
 LABELS = ("low", "middle", "high")
 #: What those that can say in further heads: classes that follow the first ones', and a number far from 0.

@@ -1,7 +1,7 @@
 """MCAP topics as arrays, and cut into windows of time. In: a file whose messages are JSON with ``values``, one a sample. Out:
 arrays by topic, exactly as the file has them; times in ns.
 
-Nothing is repaired, numbered or resampled here; :func:`streams.readers.read` does that.
+Nothing is repaired, numbered or resampled here; :func:`kymo.streams.readers.read` does that.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.errors import MessageError, SourceError
-from streams.messages import read_json
-from streams.readers.columns import no_such_name
-from streams.readers.files import find
-from streams.readers.mcap_file import JsonTopic
-from streams.readers.mcap_scan import Scan
+from kymo.streams.errors import MessageError, SourceError
+from kymo.streams.messages import read_json
+from kymo.streams.readers.columns import no_such_name
+from kymo.streams.readers.files import find
+from kymo.streams.readers.mcap_file import JsonTopic
+from kymo.streams.readers.mcap_scan import Scan
 
 SUFFIXES = (".mcap",)
 #: A step of more than so many usual ones lacks a sample.

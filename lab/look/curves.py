@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.chunk import NS, Array, index_at
-from streams.labels.labels import Label
-from streams.recording import Recording, StreamData
+from kymo.streams.chunk import NS, Array, index_at
+from kymo.streams.labels.labels import Label
+from kymo.streams.recording import Recording, StreamData
 
 Floats = NDArray[np.float64]
 #: Columns of a curve, and what is left out beyond: channels and pictures of a stream, bands of labels, gaps.

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lab.look.curves import COLUMNS, MOST_BANDS, MOST_GAPS, Band, Curve, Panel, Pictures, rows_of, split_constant
-from models.reports.plots import BLUE, FAINT, INK, ORANGE, Drawing, draw, grid, shorten
+from kymo.lab.look.curves import COLUMNS, MOST_BANDS, MOST_GAPS, Band, Curve, Panel, Pictures, rows_of, split_constant
+from kymo.models.reports.plots import BLUE, FAINT, INK, ORANGE, Drawing, draw, grid, shorten
 
 WIDTH = 7.4
 #: Tints of classes, in order of their names; a class is always named too, since tints come again.

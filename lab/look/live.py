@@ -13,8 +13,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lab.look.curves import COLUMNS, MOST_BANDS, MOST_GAPS, Band, Curve, Panel, curves_of, rows_of, split_constant
-from models.reports.html import clean, escape
+from kymo.lab.look.curves import COLUMNS, MOST_BANDS, MOST_GAPS, Band, Curve, Panel, curves_of, rows_of, split_constant
+from kymo.models.reports.html import clean, escape
 
 #: Columns of all the curves of a page together, and of one at most.
 _PAGE_COLUMNS, _MOST_COLUMNS = 400_000, 50_000

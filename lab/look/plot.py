@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lab.look.curves import COLUMNS, MOST_BANDS, MOST_CHANNELS, Band, Panel, bands_of, cut, panel_of
-from lab.look.live import SCRIPT, STYLE, columns_for, live_plot
-from models.reports import html as h
-from models.reports.html import Column
-from processors.recipe.load import load_recipe
-from streams.chunk import NS
-from streams.errors import SourceError
-from streams.labels.labels import keys_of_labels_json, read_labels_json
-from streams.readers import label_keys, read
-from streams.recording import LabelOptions, ReadOptions, Recording
+from kymo.lab.look.curves import COLUMNS, MOST_BANDS, MOST_CHANNELS, Band, Panel, bands_of, cut, panel_of
+from kymo.lab.look.live import SCRIPT, STYLE, columns_for, live_plot
+from kymo.models.reports import html as h
+from kymo.models.reports.html import Column
+from kymo.processors.recipe.load import load_recipe
+from kymo.streams.chunk import NS
+from kymo.streams.errors import SourceError
+from kymo.streams.labels.labels import keys_of_labels_json, read_labels_json
+from kymo.streams.readers import label_keys, read
+from kymo.streams.recording import LabelOptions, ReadOptions, Recording
 
 if TYPE_CHECKING:
-    from models.reports.plots import Drawing
+    from kymo.models.reports.plots import Drawing
 
 _MOST_SESSIONS, _MOST_STREAMS, _MOST_ROWS = 20, 32, 100
 _KINDS = (".html", ".png")
@@ -150,7 +150,7 @@ def plot_recording(
     columns: int = COLUMNS,  # of a curve that can be zoomed: up to twice as many samples are drawn as they are
 ) -> tuple[Drawing, str]:
     """A recording's figure, and its section of a page."""
-    from lab.look.draw import recording_figure, tints_of
+    from kymo.lab.look.draw import recording_figure, tints_of
 
     start_ns = recording.start_ns if origin_ns is None else origin_ns
     streams = [stream for stream in recording.streams if stream.count]

@@ -20,13 +20,13 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.look.arrays import GAP, SUFFIXES
-from models.reports.html import duration
-from streams.chunk import NS
-from streams.errors import SourceError
-from streams.labels.labels import keys_of_labels_json
-from streams.readers.files import File, find
-from streams.readers.mcap_scan import Scan
+from kymo.lab.look.arrays import GAP, SUFFIXES
+from kymo.models.reports.html import duration
+from kymo.streams.chunk import NS
+from kymo.streams.errors import SourceError
+from kymo.streams.labels.labels import keys_of_labels_json
+from kymo.streams.readers.files import File, find
+from kymo.streams.readers.mcap_scan import Scan
 
 _SPREAD = 0.5
 _HEAD = ("topic", "messages", "rate (Hz)", "gaps", "missing", "encoding", "schema")

@@ -13,7 +13,7 @@ Rules, in this order:
   foot's contact with the ground, which is tall but, with 12 to 20 Hz, wide at 500 Hz. The rule holds while spikes are
   rarer than one sample in 200 of a channel. They are replaced by the straight line between their neighbours.
 - *empty*: a row with an empty or NaN cell is missing.
-- *unusable*: where ``usabledata`` says so. These rows still serve the clocks (:mod:`lab.prepare.clocks`); they are
+- *unusable*: where ``usabledata`` says so. These rows still serve the clocks (:mod:`kymo.lab.prepare.clocks`); they are
   left out at the end, and no spike is looked for in them.
 """
 
@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.prepare.raw import CHANNELS, RawFoot
-from streams.errors import SourceError
-from streams.readers import grid
+from kymo.lab.prepare.raw import CHANNELS, RawFoot
+from kymo.streams.errors import SourceError
+from kymo.streams.readers import grid
 
 RATE_HZ = 500
 _QUANTILE, _TIMES = 0.995, 4.0

@@ -12,11 +12,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lab.prepare.phone import EXPERIMENT, UNITS, Converted, PhoneOptions, convert_phone
-from lab.prepare.running import FEET, FORMATS, RunningReport, Selection, prepare_running
-from processors.recipe.load import load_recipe
-from streams.errors import KymoError, SourceError
-from streams.readers import read
+from kymo.lab.prepare.phone import EXPERIMENT, UNITS, Converted, PhoneOptions, convert_phone
+from kymo.lab.prepare.running import FEET, FORMATS, RunningReport, Selection, prepare_running
+from kymo.processors.recipe.load import load_recipe
+from kymo.streams.errors import KymoError, SourceError
+from kymo.streams.readers import read
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _SURFACE = click.Choice(["treadmill", "overground"])
@@ -78,9 +78,9 @@ def running(raw: Path, out: Path, recipe: str, force: bool, as_json: bool, **cho
 
 def _export(target: Path, name: str, source: str, named: bool) -> dict[str, int | str]:
     """Windows of each surface as TFRecords: how many, or why there are none."""
-    from models.data.dataset import read_dataset
-    from models.data.export import export_dataset
-    from models.data.samples import split_chain
+    from kymo.models.data.dataset import read_dataset
+    from kymo.models.data.export import export_dataset
+    from kymo.models.data.samples import split_chain
 
     recipe = load_recipe(name)
     counts: dict[str, int | str] = {}
@@ -139,7 +139,7 @@ def gait(out: Path, clean: bool, no_taps: bool, as_json: bool, **plan: Any) -> N
 
     Example: kymo prepare gait synthetic/ --subjects 6 --seed 0
     """
-    from lab.prepare.gait import NO_FAULTS, Faults, GaitPlan, trials_of, write_gait
+    from kymo.lab.prepare.gait import NO_FAULTS, Faults, GaitPlan, trials_of, write_gait
 
     if (out / "Raw").exists():
         raise SourceError("is there already; name another folder", out / "Raw")

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.prepare.clean import RATE_HZ, CleanFoot
+from kymo.lab.prepare.clean import RATE_HZ, CleanFoot
 
 Floats = NDArray[np.float64]
 _MAX_OFFSET_S = 10.0

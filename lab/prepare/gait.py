@@ -37,9 +37,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.prepare.clean import RATE_HZ
-from lab.prepare.raw import CHANNELS
-from streams.errors import SourceError
+from kymo.lab.prepare.clean import RATE_HZ
+from kymo.lab.prepare.raw import CHANNELS
+from kymo.streams.errors import SourceError
 
 GRAVITY = 9.80665  # m/s²
 #: Full scale of the sensors: ±16 g and ±2000 °/s.

@@ -33,12 +33,12 @@ from typing import Any
 
 from mcap.writer import CompressionType, Writer
 
-from streams.chunk import NS
-from streams.errors import SourceError
-from streams.files import whole_file
-from streams.labels.labels import canonical
-from streams.readers.times import iso_ns
-from streams.readers.words import brief, many
+from kymo.streams.chunk import NS
+from kymo.streams.errors import SourceError
+from kymo.streams.files import whole_file
+from kymo.streams.labels.labels import canonical
+from kymo.streams.readers.times import iso_ns
+from kymo.streams.readers.words import brief, many
 
 SUFFIXES = (".json", ".jsonl", ".ndjson")
 #: Topics of sensors, whose names are compared without case, blanks and underscores. With gravity before without.

@@ -1,4 +1,4 @@
-"""Raw running recordings made ready. In: a folder of ``SENSOR…`` folders (:mod:`lab.prepare.raw`), which of them.
+"""Raw running recordings made ready. In: a folder of ``SENSOR…`` folders (:mod:`kymo.lab.prepare.raw`), which of them.
 Out: ``Prepared/csv|parquet/treadmill|overground/SESSION.csv`` with both feet on one clock, and a report of every repair,
 ``report.json`` and the same in words, ``report.txt``.
 
@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.prepare import clean as cleaning
-from lab.prepare import clocks
-from lab.prepare.clean import RATE_HZ, CleanFoot, Repair, clean
-from lab.prepare.clocks import align, fit_clocks
-from lab.prepare.raw import CHANNELS, EPOCH_NS, RawFoot, Trial, raw_files, read_raw
-from streams.errors import SourceError
-from streams.labels.labels import canonical
-from streams.readers.words import many
+from kymo.lab.prepare import clean as cleaning
+from kymo.lab.prepare import clocks
+from kymo.lab.prepare.clean import RATE_HZ, CleanFoot, Repair, clean
+from kymo.lab.prepare.clocks import align, fit_clocks
+from kymo.lab.prepare.raw import CHANNELS, EPOCH_NS, RawFoot, Trial, raw_files, read_raw
+from kymo.streams.errors import SourceError
+from kymo.streams.labels.labels import canonical
+from kymo.streams.readers.words import many
 
 FEET = ("auto", "both", "left", "right")
 FORMATS = ("csv", "parquet", "tfrecords")

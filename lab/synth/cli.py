@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from streams.errors import PlanError
-from streams.readers.words import many
+from kymo.streams.errors import PlanError
+from kymo.streams.readers.words import many
 
 Progress = Callable[[int, int], None]
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -57,7 +57,7 @@ def synth(paths: tuple[str, ...], count: int | None, as_json: bool, **options: A
 
 
 def _make(paths: tuple[str, ...], options: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    from lab.synth.files import synth as write
+    from kymo.lab.synth.files import synth as write
 
     plan, out = paths
     if not out.lower().endswith(".mcap"):
@@ -80,7 +80,7 @@ def _make(paths: tuple[str, ...], options: dict[str, Any], progress: Progress) -
 
 
 def _draw(count: int, folder: Path, options: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    from lab.synth.random_plans import RandomPlans, classes_of, synth_random
+    from kymo.lab.synth.random_plans import RandomPlans, classes_of, synth_random
 
     for name in ("labels", "experiment"):
         if options[name]:

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from lab.synth.mcap_file import GENERATED_BY, Progress, write_mcap
-from lab.synth.plan import LEVELS, MotionPlan
-from lab.synth.simulate import Synthesis, simulate
-from streams.chunk import NS
-from streams.errors import PlanError
+from kymo.lab.synth.mcap_file import GENERATED_BY, Progress, write_mcap
+from kymo.lab.synth.plan import LEVELS, MotionPlan
+from kymo.lab.synth.simulate import Synthesis, simulate
+from kymo.streams.chunk import NS
+from kymo.streams.errors import PlanError
 
 KEY = "mag_distortion"
 #: The recipe's names for the classes: ``[labels] key = "mag_distortion"``, ``names = {"0" = "none", …}``.

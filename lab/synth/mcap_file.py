@@ -38,9 +38,9 @@ from mcap.records import (
 from mcap.writer import MCAP0_MAGIC
 from numpy.typing import NDArray
 
-from lab.synth.simulate import ORDER, TOPICS, Synthesis
-from streams.errors import PlanError
-from streams.files import whole_file
+from kymo.lab.synth.simulate import ORDER, TOPICS, Synthesis
+from kymo.streams.errors import PlanError
+from kymo.streams.files import whole_file
 
 GENERATED_BY = "kymo synth"
 SCHEMA_NAME = "sensor_event"

@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lab.synth.plan import (
+from kymo.lab.synth.plan import (
     DIRECTION,
     IDENTITY,
     LEVELS,
@@ -35,8 +35,8 @@ from lab.synth.plan import (
     count_of,
     steps_of,
 )
-from streams.chunk import NS
-from streams.errors import PlanError
+from kymo.streams.chunk import NS
+from kymo.streams.errors import PlanError
 
 _HALFWAY = (STRENGTHS["low"] + STRENGTHS["high"]) / 2
 #: Where a plan says nothing of the field: level and due north, as in the published recordings.

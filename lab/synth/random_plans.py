@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from lab.synth.files import experiment_of, labels_of, write_json
-from lab.synth.mcap_file import write_mcap
-from lab.synth.plan import LEVELS, STRENGTHS
-from lab.synth.simulate import Synthesis, simulate
-from streams.errors import PlanError
+from kymo.lab.synth.files import experiment_of, labels_of, write_json
+from kymo.lab.synth.mcap_file import write_mcap
+from kymo.lab.synth.plan import LEVELS, STRENGTHS
+from kymo.lab.synth.simulate import Synthesis, simulate
+from kymo.streams.errors import PlanError
 
 _MOST_PLANS = 100_000
 Random = np.random.Generator

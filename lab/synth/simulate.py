@@ -1,7 +1,7 @@
 """Synthetic recordings of an IMU with a magnetometer. In: a motion plan. Out: samples by topic.
 
 ``mag_truth``, ``acc_truth`` and ``gyro_truth`` are what an ideal sensor would measure, ``*_raw`` what a real one gives; ``pose_truth`` has
-lat, lng, height, x, y, z, w, x, y, z. Units are those of :mod:`lab.synth.plan`.
+lat, lng, height, x, y, z, w, x, y, z. Units are those of :mod:`kymo.lab.synth.plan`.
 
 A segment turns by the same small rotation at every sample, its roll, pitch and yaw divided by its sample intervals. Orientations come from
 the angle turned so far, without a loop over samples; only multiplications and additions touch the arrays, which give the same
@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.synth.parse import load_plan, parse_plan
-from lab.synth.plan import IDENTITY, ZERO, MotionPlan, MotionSegment, Noise, Quaternion, Sensor, steps_of
+from kymo.lab.synth.parse import load_plan, parse_plan
+from kymo.lab.synth.plan import IDENTITY, ZERO, MotionPlan, MotionSegment, Noise, Quaternion, Sensor, steps_of
 
 Floats = NDArray[np.float64]
 #: Topics by their channel in a file, and in the order in which a sample's messages follow each other.

@@ -27,9 +27,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from processors.registry import nearest
-from streams.chunk import Array, Format
-from streams.errors import TrainingError
+from kymo.processors.registry import nearest
+from kymo.streams.chunk import Array, Format
+from kymo.streams.errors import TrainingError
 
 Random = np.random.Generator
 Windows = NDArray[np.float32]

@@ -24,18 +24,18 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from models.data.dataset import iter_examples
-from models.data.examples import Dataset, Example
-from models.data.store import DATASET, StoreWriter, open_store
-from processors.chain import Chain
-from processors.recipe.load import Recipe
-from streams.errors import SourceError
-from streams.files import hold, lock, sync_folder
-from streams.readers import read
-from streams.readers.basic_motions import NAMES
-from streams.readers.files import File, find
-from streams.recording import Recording
-from streams.settings import Settings
+from kymo.models.data.dataset import iter_examples
+from kymo.models.data.examples import Dataset, Example
+from kymo.models.data.store import DATASET, StoreWriter, open_store
+from kymo.processors.chain import Chain
+from kymo.processors.recipe.load import Recipe
+from kymo.streams.errors import SourceError
+from kymo.streams.files import hold, lock, sync_folder
+from kymo.streams.readers import read
+from kymo.streams.readers.basic_motions import NAMES
+from kymo.streams.readers.files import File, find
+from kymo.streams.recording import Recording
+from kymo.streams.settings import Settings
 
 Progress = Callable[[int, int], None]
 _ROOT = Path(__file__).resolve().parent.parent.parent
@@ -74,7 +74,7 @@ def build_dataset(
 def write_dataset(
     folder: Path, recordings: Iterable[Recording], recipe: Recipe, chain: Chain, on_progress: Progress
 ) -> None:
-    """Write the labelled windows of recordings into a folder; see :func:`~models.data.dataset.iter_examples`."""
+    """Write the labelled windows of recordings into a folder; see :func:`~kymo.models.data.dataset.iter_examples`."""
     about, writer = Dataset(), StoreWriter(folder)
     # One thread compares, copies and writes what another computes, and works out _checksums; more were no quicker on two cores.
     with ThreadPoolExecutor(1) as thread:

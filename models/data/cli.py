@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from processors.recipe.load import Recipe, load_recipe
+from kymo.processors.recipe.load import Recipe, load_recipe
 
 _DATA = click.option("--data", "paths", multiple=True, required=True, metavar="PATH…", help="Files, folders or URLs.")
 # An option takes one value; what follows it is taken here, so that `--data a.csv b.csv` and shell patterns work.
@@ -44,7 +44,7 @@ def export(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], fmt: str,
 
     Example: kymo dataset export basicmotions --data basicmotions:train --format tfrecord --out windows
     """
-    from models.data.export import export_dataset
+    from kymo.models.data.export import export_dataset
 
     loaded = load_recipe(recipe)
     with _progress() as (bar, task):
@@ -68,9 +68,9 @@ def show(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as_json: bo
 
     Example: kymo dataset show basicmotions --data basicmotions:train
     """
-    from models.data.examples import describe
-    from models.data.splits import check_leaks, make_folds, make_split
-    from models.training.request import DEFAULTS
+    from kymo.models.data.examples import describe
+    from kymo.models.data.splits import check_leaks, make_folds, make_split
+    from kymo.models.training.request import DEFAULTS
 
     loaded = load_recipe(recipe)
     with _progress() as (bar, task):
@@ -131,8 +131,8 @@ def _print(about: dict[str, Any], labels: Sequence[str]) -> None:
 
 
 def _build(recipe: Recipe, paths: Sequence[str], bar: Progress, task: Any) -> Any:
-    from models.data.cache import build_dataset
-    from models.data.samples import split_chain
+    from kymo.models.data.cache import build_dataset
+    from kymo.models.data.samples import split_chain
 
     def tell(recordings: int, windows: int) -> None:
         bar.update(task, description=f"{recordings} recordings, {windows} windows")

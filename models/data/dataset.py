@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from models.data.examples import Dataset, Example, asked_sets, targets_of
-from processors.chain import Chain
-from processors.recipe.load import Recipe
-from streams.chunk import Window
-from streams.errors import TrainingError
-from streams.labels.labels import Cover, Label
-from streams.recording import Recording, StreamData
+from kymo.models.data.examples import Dataset, Example, asked_sets, targets_of
+from kymo.processors.chain import Chain
+from kymo.processors.recipe.load import Recipe
+from kymo.streams.chunk import Window
+from kymo.streams.errors import TrainingError
+from kymo.streams.labels.labels import Cover, Label
+from kymo.streams.recording import Recording, StreamData
 
 _CHUNK_SAMPLES = 8192
 
@@ -56,7 +56,7 @@ def labels_of(recording: Recording, recipe: Recipe) -> list[Label]:
 
 
 def read_dataset(recordings: Iterable[Recording], recipe: Recipe, chain: Chain) -> Dataset:
-    """Make the labelled windows of recordings in memory; :func:`models.data.cache.build_dataset` keeps them on disk."""
+    """Make the labelled windows of recordings in memory; :func:`kymo.models.data.cache.build_dataset` keeps them on disk."""
     dataset = Dataset()
     with ThreadPoolExecutor(1) as thread:
         dataset.put(iter_examples(recordings, recipe, chain, dataset, thread))

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.zoo import ModelHead
-from processors.recipe.load import Recipe
-from processors.recipe.tables import HeadTable
-from streams.chunk import Array, Window
-from streams.errors import TrainingError
-from streams.labels.labels import Cover, Label
+from kymo.models.zoo import ModelHead
+from kymo.processors.recipe.load import Recipe
+from kymo.processors.recipe.tables import HeadTable
+from kymo.streams.chunk import Array, Window
+from kymo.streams.errors import TrainingError
+from kymo.streams.labels.labels import Cover, Label
 
 #: By head, what is known of a window: a class, or a number.
 Targets = Mapping[str, str | float]
@@ -150,9 +150,10 @@ def ordered(labels: Iterable[str]) -> tuple[str, ...]:
 
 def _order(label: str) -> tuple[bool, float, str]:
     try:
-        return (False, float(label), label)
+        number = float(label)
     except ValueError:
-        return (True, 0.0, label)
+        number = math.nan
+    return (True, 0.0, label) if math.isnan(number) else (False, number, label)
 
 
 def heads_of(recipe: Recipe, examples: Sequence[Example]) -> tuple[ModelHead, ...]:

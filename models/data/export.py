@@ -32,14 +32,14 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.examples import Dataset, Example, classes_of
-from models.data.samples import fit_steps, split_chain, with_steps
-from models.data.splits import Split, check_leaks, make_split
-from models.training.request import DEFAULTS
-from processors.chain import Chain
-from processors.recipe.load import Recipe
-from streams.codec import varint
-from streams.errors import TrainingError
+from kymo.models.data.examples import Dataset, Example, classes_of
+from kymo.models.data.samples import fit_steps, split_chain, with_steps
+from kymo.models.data.splits import Split, check_leaks, make_split
+from kymo.models.training.request import DEFAULTS
+from kymo.processors.chain import Chain
+from kymo.processors.recipe.load import Recipe
+from kymo.streams.codec import varint
+from kymo.streams.errors import TrainingError
 
 _Rows = Iterator[dict[str, Any]]
 _SIDES = ("training", "validation")

@@ -21,17 +21,17 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import input_shape
-from models.data.examples import Dataset, Example, target_arrays
-from models.data.splits import session_of
-from models.onnx_model import follows
-from models.zoo import ModelHead, Samples
-from processors.chain import Chain, PerWindow
-from processors.recipe.load import Recipe
-from processors.spec import Spec
-from streams.chunk import Array, Window
-from streams.errors import TrainingError
-from streams.settings import Settings
+from kymo.models.bundle import input_shape
+from kymo.models.data.examples import Dataset, Example, target_arrays
+from kymo.models.data.splits import session_of
+from kymo.models.onnx_model import follows
+from kymo.models.zoo import ModelHead, Samples
+from kymo.processors.chain import Chain, PerWindow
+from kymo.processors.recipe.load import Recipe
+from kymo.processors.spec import Spec
+from kymo.streams.chunk import Array, Window
+from kymo.streams.errors import TrainingError
+from kymo.streams.settings import Settings
 
 #: Larger arrays of windows lie in a file.
 IN_MEMORY = 256 * 2**20

@@ -24,10 +24,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.examples import Example
-from processors.recipe.tables import ColumnSplit, TrainTable
-from streams.errors import TrainingError
-from streams.labels.labels import canonical, identity
+from kymo.models.data.examples import Example
+from kymo.processors.recipe.tables import ColumnSplit, TrainTable
+from kymo.streams.errors import TrainingError
+from kymo.streams.labels.labels import canonical, identity
 
 Counts = NDArray[np.float64]
 

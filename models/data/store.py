@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from models.data.examples import Dataset, Example, Targets
-from processors.spec import header_from_json, header_to_json
-from streams.chunk import Array, Header, Window
-from streams.errors import TrainingError
+from kymo.models.data.examples import Dataset, Example, Targets
+from kymo.processors.spec import header_from_json, header_to_json
+from kymo.streams.chunk import Array, Header, Window
+from kymo.streams.errors import TrainingError
 
 #: What is collected before it is written.
 BLOCK_BYTES = 2 * 2**20

@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from models.registry.manifest import MANIFEST, complete, manifest_bytes, read_manifest, verify
-from models.registry.store import LocalStore, Store, replace_folder, store_at
-from streams.errors import BundleError, MessageError
-from streams.files import RULE, is_file_name
-from streams.messages import read_object
-from streams.settings import Settings
+from kymo.models.registry.manifest import MANIFEST, complete, manifest_bytes, read_manifest, verify
+from kymo.models.registry.store import LocalStore, Store, replace_folder, store_at
+from kymo.streams.errors import BundleError, MessageError
+from kymo.streams.files import RULE, is_file_name
+from kymo.streams.messages import read_object
+from kymo.streams.settings import Settings
 
 SHIPPED = Path(__file__).parent.parent / "shipped"
 CHAMPION, SHADOW = "champion", "shadow"

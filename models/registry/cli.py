@@ -12,12 +12,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from models.bundle import load_bundle
-from models.registry import ALIASES, CHAMPION, SHIPPED, Entry, Registry, find_bundle, open_registry
-from models.registry.manifest import read_manifest, verify
-from models.registry.promote import promote, rollback, tell
-from streams.errors import BundleError
-from streams.settings import Settings
+from kymo.models.bundle import load_bundle
+from kymo.models.registry import ALIASES, CHAMPION, SHIPPED, Entry, Registry, find_bundle, open_registry
+from kymo.models.registry.manifest import read_manifest, verify
+from kymo.models.registry.promote import promote, rollback, tell
+from kymo.streams.errors import BundleError
+from kymo.streams.settings import Settings
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _ALIAS = click.option(

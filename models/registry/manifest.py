@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from streams.errors import BundleError, MessageError
-from streams.files import RULE, is_file_name, is_inside
-from streams.messages import MAX_FILE_BYTES, read_object
+from kymo.streams.errors import BundleError, MessageError
+from kymo.streams.files import RULE, is_file_name, is_inside
+from kymo.streams.messages import MAX_FILE_BYTES, read_object
 
 FORMAT = 1
 MODEL = "model.onnx"

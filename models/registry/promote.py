@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from models.bundle import load_bundle
-from models.registry import CHAMPION, SHIPPED, Entry, Registry, open_registry
-from streams.promotions import Promotion, announce
-from streams.settings import Settings
+from kymo.models.bundle import load_bundle
+from kymo.models.registry import CHAMPION, SHIPPED, Entry, Registry, open_registry
+from kymo.streams.promotions import Promotion, announce
+from kymo.streams.settings import Settings
 
 
 def promote(name: str | Path, alias: str = CHAMPION, *, why: str = "", home: Path | None = None) -> Entry:

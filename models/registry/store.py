@@ -22,11 +22,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from models.registry.manifest import MANIFEST, read_manifest, verify
-from streams.chunk import NS
-from streams.errors import BundleError
-from streams.files import is_inside, lock
-from streams.replay.pacing import Clock, SystemClock
+from kymo.models.registry.manifest import MANIFEST, read_manifest, verify
+from kymo.streams.chunk import NS
+from kymo.streams.errors import BundleError
+from kymo.streams.files import is_inside, lock
+from kymo.streams.replay.pacing import Clock, SystemClock
 
 #: How long a claim holds, s: many times what reading and writing a log takes.
 CLAIM_S = 30
@@ -262,7 +262,12 @@ def replace_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
             (new / name).write_bytes(data)
         if folder.exists():
             folder.rename(old)
-        new.rename(folder)
+        try:
+            new.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
     finally:
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from models.reports import html as h
-from models.reports.html import Column
-from models.training.record import Candidate, RunRecord, cross_validation
+from kymo.models.reports import html as h
+from kymo.models.reports.html import Column
+from kymo.models.training.record import Candidate, RunRecord, cross_validation
 
 _MOST_NAMES, _MOST_INPUTS, _MOST_CANDIDATES, _MOST_HELD = 60, 100, 40, 6
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.scores import class_scores, confusion
-from models.training.record import HeldOut
+from kymo.models.scores import class_scores, confusion
+from kymo.models.training.record import HeldOut
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -170,7 +170,7 @@ class JudgedWindows:
     truth: Integers  # ``(n,)``; an answer may be :data:`NO_ANSWER`
     answers: Integers
     probabilities: Floats
-    counts: Integers  # ``(labels, labels + 1)``, see :func:`~models.scores.confusion`
+    counts: Integers  # ``(labels, labels + 1)``, see :func:`~kymo.models.scores.confusion`
     kind: str  # ``subject`` or, where none is known, ``session``
     groups: list[Shares]
     sessions: list[Shares]

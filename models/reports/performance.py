@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.reports import html as h
-from models.reports import numbers
-from models.reports.html import Column
-from models.reports.numbers import JudgedWindows
-from models.training.record import HeldHead, HeldOut, RunRecord
+from kymo.models.reports import html as h
+from kymo.models.reports import numbers
+from kymo.models.reports.html import Column
+from kymo.models.reports.numbers import JudgedWindows
+from kymo.models.training.record import HeldHead, HeldOut, RunRecord
 
 if TYPE_CHECKING:
-    from models.reports.plots import Drawing
+    from kymo.models.reports.plots import Drawing
 
 
 _MOST_CLASSES, _MOST_ROWS, _MOST_GROUPS = 20, 40, 30
@@ -44,7 +44,7 @@ class Gallery:
     def show(self, file: str, make: Callable[[Any], Drawing], alt: str, caption: str = "") -> str:
         """Draw a figure with the module that can; HTML, empty where nothing can be drawn."""
         try:
-            from models.reports import plots as report_plots
+            from kymo.models.reports import plots as report_plots
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != "matplotlib":
                 raise

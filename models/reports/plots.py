@@ -23,9 +23,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from models.reports.html import clean
-from models.reports.numbers import Calibration, Integers, Shares
-from streams.chunk import Array
+from kymo.models.reports.html import clean
+from kymo.models.reports.numbers import Calibration, Integers, Shares
+from kymo.streams.chunk import Array
 
 #: What a page may set, and what stands in a PNG. Hues after M. Okabe and K. Ito 2008, Color Universal Design.
 INK, FAINT, PAPER = "#1c2126", "#8a9199", "#fefefe"

@@ -16,18 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from models.bundle import Bundle
-from models.data.dataset import add_input, stream_of
-from models.evaluate import HeadRow, JudgedWindow, evaluate, heads_of
-from models.reports import facts, numbers, performance
-from models.reports import html as h
-from models.reports.numbers import JudgedWindows
-from models.reports.performance import Gallery
-from models.training.record import HeldOut, RunRecord
-from processors.recipe.load import Recipe
-from streams.chunk import NS, Array, Window
-from streams.errors import TrainingError
-from streams.recording import Recording
+from kymo.models.bundle import Bundle
+from kymo.models.data.dataset import add_input, stream_of
+from kymo.models.evaluate import HeadRow, JudgedWindow, evaluate, heads_of
+from kymo.models.reports import facts, numbers, performance
+from kymo.models.reports import html as h
+from kymo.models.reports.numbers import JudgedWindows
+from kymo.models.reports.performance import Gallery
+from kymo.models.training.record import HeldOut, RunRecord
+from kymo.processors.recipe.load import Recipe
+from kymo.streams.chunk import NS, Array, Window
+from kymo.streams.errors import TrainingError
+from kymo.streams.recording import Recording
 
 PAGE = "report.html"
 RECORD = "run.json"
@@ -119,7 +119,7 @@ def _lead(record: RunRecord, judged: JudgedWindows | None, gallery: Gallery) -> 
     if judged is None:
         notes.insert(0, "No window was held out: there is nothing to say of new data.")
     if gallery.missing:
-        notes.append("Figures are missing, since matplotlib is not installed: pip install 'kymo[report]'.")
+        notes.append("Figures are missing, since matplotlib is not installed: pip install 'kymo-streams[report]'.")
     return "".join(parts) + "".join(h.paragraph(note, "note") for note in notes[:20]) + _more(notes[20:])
 
 

@@ -22,12 +22,12 @@ from typing import Any
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
-from models.predict import Predictor
-from models.serving.handover import Commits, read_handovers
-from models.serving.operator import SILENT, Classify, Operator, from_thread
-from models.serving.partition import Handover, Limits, Partition, Pending
-from models.serving.runtime import Outbox, Outgoing, Runtime, rejection
-from streams.errors import ChunkError, DeliveryError
+from kymo.models.predict import Predictor
+from kymo.models.serving.handover import Commits, read_handovers
+from kymo.models.serving.operator import SILENT, Classify, Operator, from_thread
+from kymo.models.serving.partition import Handover, Limits, Partition, Pending
+from kymo.models.serving.runtime import Outbox, Outgoing, Runtime, rejection
+from kymo.streams.errors import ChunkError, DeliveryError
 
 _BATCH = 64  # windows a classification; more only adds latency
 _BATCH_S = 0.2  # how long one may take, or a revocation waits for it

@@ -16,14 +16,14 @@ from aiokafka.errors import KafkaError, NoError, for_code
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from models.serving.operator import Operator
-from models.serving.partition import Floor, Handover, Partition
-from models.serving.runtime import Outbox, Outgoing, Runtime
-from models.serving.sessions import Session
-from models.serving.snapshots import BYTES_MAX, MEMORY_MAX, Snapshot
-from streams.errors import DeliveryError, KymoError, MessageError
-from streams.messages import read_object
-from streams.topics import BY_NAME, MIB
+from kymo.models.serving.operator import Operator
+from kymo.models.serving.partition import Floor, Handover, Partition
+from kymo.models.serving.runtime import Outbox, Outgoing, Runtime
+from kymo.models.serving.sessions import Session
+from kymo.models.serving.snapshots import BYTES_MAX, MEMORY_MAX, Snapshot
+from kymo.streams.errors import DeliveryError, KymoError, MessageError
+from kymo.streams.messages import read_object
+from kymo.streams.topics import BY_NAME, MIB
 
 _NOBODY = 2**31 - 1  # number of no replica: a leader then tells where its log ends, not what may be read of it
 _AGAIN_S = 15.0  # a topic that was deleted and made again is found within so long

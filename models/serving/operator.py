@@ -3,7 +3,7 @@
 A chain is cut behind its window: what stands before is the recipe's and makes the windows of open sessions, what stands behind, with its
 learned numbers, is the bundle's and is applied to each window when it is classified. It has no memory, so exchanging a bundle touches no
 session: a batch of windows is classified by one bundle, the next by another. Where the new bundle's windows are of another kind (of raw
-samples, see :mod:`models.bundle`) the agent begins again at its last commit, with the other chain, as if it had crashed.
+samples, see :mod:`kymo.models.bundle`) the agent begins again at its last commit, with the other chain, as if it had crashed.
 
 The shadow is a second model that scores the same windows. It never stands in the way of the champion: it has a thread of its own at low
 priority and a bounded queue; windows that find it full are dropped and counted, and so are events that the broker does not take.
@@ -25,14 +25,14 @@ from dataclasses import dataclass
 from queue import Empty, Full, Queue
 from typing import Any
 
-from models.bundle import Bundle
-from models.predict import Predictor
-from models.serving.outputs import Outputs
-from models.serving.runtime import Outbox, Outgoing
-from processors.chain import Chain
-from processors.recipe.load import Recipe
-from streams.chunk import Format
-from streams.errors import BundleError, DeliveryError
+from kymo.models.bundle import Bundle
+from kymo.models.predict import Predictor
+from kymo.models.serving.outputs import Outputs
+from kymo.models.serving.runtime import Outbox, Outgoing
+from kymo.processors.chain import Chain
+from kymo.processors.recipe.load import Recipe
+from kymo.streams.chunk import Format
+from kymo.streams.errors import BundleError, DeliveryError
 
 Classify = Callable[[Sequence[Any], Sequence[list[Any]]], list[list[bytes]]]
 _PATIENCE_S = 60.0  # for an agent that is to begin again with windows of another kind

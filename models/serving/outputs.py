@@ -5,7 +5,7 @@ back as *marks*: for events the windows' start indices with the head that each i
 stream ends there.
 
 The kinds of windows that the bundles of one recipe may take stand here, too. A recipe's own chain and the one cut back for raw windows
-(:func:`models.bundle.raw_chain`) stand on the same grid. So that a bundle of the one kind can take over from one of the other while
+(:func:`kymo.models.bundle.raw_chain`) stand on the same grid. So that a bundle of the one kind can take over from one of the other while
 sessions are open, a session keeps the input that the next window of either rests on.
 """
 
@@ -18,13 +18,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from processors.chain import Chain
-from processors.intake import Derived, Intake
-from processors.windows import Windows
-from streams.chunk import Chunk, Format, Header, Window
-from streams.codec import ChunkCodec
-from streams.errors import MessageError
-from streams.messages import read_object
+from kymo.processors.chain import Chain
+from kymo.processors.intake import Derived, Intake
+from kymo.processors.windows import Windows
+from kymo.streams.chunk import Chunk, Format, Header, Window
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.errors import MessageError
+from kymo.streams.messages import read_object
 
 Output = Window | Chunk
 Mark = tuple[int, str]

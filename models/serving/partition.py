@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-from models.serving.outputs import Events, Marks, Output, Outputs, outputs_of, taken_chain
-from models.serving.sessions import SAMPLES, ChunkRun, Session
-from models.serving.snapshots import Snapshot
-from processors.chain import Chain
-from streams.chunk import Chunk, Format, Header
-from streams.codec import ChunkCodec
-from streams.errors import ChunkError, FormatError, MessageError
+from kymo.models.serving.outputs import Events, Marks, Output, Outputs, outputs_of, taken_chain
+from kymo.models.serving.sessions import SAMPLES, ChunkRun, Session
+from kymo.models.serving.snapshots import Snapshot
+from kymo.processors.chain import Chain
+from kymo.streams.chunk import Chunk, Format, Header
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.errors import ChunkError, FormatError, MessageError
 
 _BINDINGS = 10_000  # headers whose verdict is remembered
 _REJECTED = 10_000  # so many are remembered although nobody comes back to them
@@ -69,7 +69,7 @@ class Handover:
     start: Floor = _NOTHING  # what came of the records since its last commit stands between these
     end: Floor = _NOTHING
     state_end: int = 0  # where ``kymo.state`` ends
-    # by session, what is published of those: see :mod:`models.serving.outputs`
+    # by session, what is published of those: see :mod:`kymo.models.serving.outputs`
     published: dict[str, Marks] = field(default_factory=dict)
     rejected: set[tuple[str, int]] = field(default_factory=set)  # topics and offsets of those that are rejected
     snapshots: dict[str, Snapshot] = field(default_factory=dict)  # by session, its stored snapshot

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import aiokafka
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from models.serving.partition import Partition
-from processors.lease import Lease
-from streams.errors import ChunkError, DeliveryError
-from streams.topics import Names
+from kymo.models.serving.partition import Partition
+from kymo.processors.lease import Lease
+from kymo.streams.errors import ChunkError, DeliveryError
+from kymo.streams.topics import Names
 
 #: Records, and bytes of their values, that may wait for the broker's word: beyond them an outbox is full.
 MOST_RECORDS, MOST_BYTES = 4096, 32 * 2**20

@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from models.serving.outputs import ENDLESS, Marks, Output, Outputs
-from models.serving.snapshots import Snapshot
-from processors.chain import ChainStage
-from processors.intake import EntryStage
-from processors.spec import header_from_json, header_to_json
-from processors.windows import WindowStage
-from streams.chunk import Chunk, Header, Window
-from streams.errors import MessageError
+from kymo.models.serving.outputs import ENDLESS, Marks, Output, Outputs
+from kymo.models.serving.snapshots import Snapshot
+from kymo.processors.chain import ChainStage
+from kymo.processors.intake import EntryStage
+from kymo.processors.spec import header_from_json, header_to_json
+from kymo.processors.windows import WindowStage
+from kymo.streams.chunk import Chunk, Header, Window
+from kymo.streams.errors import MessageError
 
 #: A run is pushed when it holds so many, and in pieces of so many: more would only add latency, and memory.
 SAMPLES = 2_048

@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from processors.spec import header_to_json, pack_list, unpack, unpack_list
-from streams.errors import MessageError
-from streams.messages import read_object
-from streams.topics import BY_NAME, MIB
+from kymo.processors.spec import header_to_json, pack_list, unpack, unpack_list
+from kymo.streams.errors import MessageError
+from kymo.streams.messages import read_object
+from kymo.streams.topics import BY_NAME, MIB
 
 VERSION = 1
 _FRONT = struct.Struct("<2sBI")  # magic, version, bytes of the front

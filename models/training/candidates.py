@@ -26,12 +26,12 @@ from typing import Any
 
 import numpy as np
 
-from models.data.examples import Example, target_arrays
-from models.data.samples import is_stateful, split_chain, to_samples, with_steps
-from models.data.splits import Split, check_leaks, make_folds, make_split
-from models.pooling import Pool
-from models.scores import BRIEF, score_windows
-from models.training.fit_and_judge import (
+from kymo.models.data.examples import Example, target_arrays
+from kymo.models.data.samples import is_stateful, split_chain, to_samples, with_steps
+from kymo.models.data.splits import Split, check_leaks, make_folds, make_split
+from kymo.models.pooling import Pool
+from kymo.models.scores import BRIEF, score_windows
+from kymo.models.training.fit_and_judge import (
     FitPlan,
     FittedModel,
     WindowFacts,
@@ -45,14 +45,14 @@ from models.training.fit_and_judge import (
     peak_mb,
     pool_of,
 )
-from models.training.learning import load_state, store_state
-from models.training.record import Candidate
-from models.training.request import TrainingRun
-from models.training.split_data import SplitData, prepare, prepare_raw, prepare_split
-from models.zoo import Between, Epoch, Range, Samples, architecture, takes
-from processors.spec import Spec
-from streams.chunk import Array, Window
-from streams.errors import TrainingError
+from kymo.models.training.learning import load_state, store_state
+from kymo.models.training.record import Candidate
+from kymo.models.training.request import TrainingRun
+from kymo.models.training.split_data import SplitData, prepare, prepare_raw, prepare_split
+from kymo.models.zoo import Between, Epoch, Range, Samples, architecture, takes
+from kymo.processors.spec import Spec
+from kymo.streams.chunk import Array, Window
+from kymo.streams.errors import TrainingError
 
 #: Epochs that every trial gets, and trials that must have gone as far before one is compared with them.
 _GRACE, _ENOUGH = 5, 3

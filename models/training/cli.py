@@ -19,14 +19,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from models.bundle import load_bundle
-from models.evaluate import evaluate
-from models.reports.report import evaluate_with_report, write_report
-from models.scores import UNCLASSIFIED, score_line
-from models.training.gate import METRICS
-from models.training.lineage import TrainingOverlap
-from models.training.record import cross_validation
-from models.training.refresh import (
+from kymo.models.bundle import load_bundle
+from kymo.models.evaluate import evaluate
+from kymo.models.reports.report import evaluate_with_report, write_report
+from kymo.models.scores import UNCLASSIFIED, score_line
+from kymo.models.training.gate import METRICS
+from kymo.models.training.lineage import TrainingOverlap
+from kymo.models.training.record import cross_validation
+from kymo.models.training.refresh import (
     Outcome,
     alone,
     champion_of,
@@ -35,15 +35,15 @@ from models.training.refresh import (
     train_and_promote,
     train_behind_gate,
 )
-from models.training.request import TrainRequest, train_parameters
-from models.training.train import Trained
-from processors.recipe.load import load_recipe
-from streams.archive.format import default_folder
-from streams.errors import KymoError
-from streams.readers import read
-from streams.readers.files import EXPERIMENT_SUFFIX, Experiment, load_experiment, write_results
-from streams.readers.words import many, some
-from streams.settings import Settings
+from kymo.models.training.request import TrainRequest, train_parameters
+from kymo.models.training.train import Trained
+from kymo.processors.recipe.load import load_recipe
+from kymo.streams.archive.format import default_folder
+from kymo.streams.errors import KymoError
+from kymo.streams.readers import read
+from kymo.streams.readers.files import EXPERIMENT_SUFFIX, Experiment, load_experiment, write_results
+from kymo.streams.readers.words import many, some
+from kymo.streams.settings import Settings
 
 _MOST_COLUMNS, _MOST_NAMES = 8, 8
 _EVERY_S = 10.0  # between two lines where there is no terminal

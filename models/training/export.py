@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from models.onnx_model import OnnxModel, StatefulModel
-from models.zoo import Architecture
-from streams.chunk import Array
-from streams.errors import TrainingError
+from kymo.models.onnx_model import OnnxModel, StatefulModel
+from kymo.models.zoo import Architecture
+from kymo.streams.chunk import Array
+from kymo.streams.errors import TrainingError
 
 INPUT, OUTPUT = "windows", "logits"
 _TOLERANCE = 1e-5

@@ -18,19 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from models.data.examples import Example, Targets, target_arrays
-from models.data.samples import is_stateful, run_outputs
-from models.data.splits import session_of
-from models.pooling import Pool, State, learn_hmm, pool_windows
-from models.predict import fit_temperature, softmax
-from models.scores import BRIEF, Judged, score_head, score_windows
-from models.training.export import load_stateful
-from models.training.record import Candidate, HeldHead, HeldOut
-from models.training.split_data import SplitData, augment_of, samples_of, sequences_of_sides
-from models.zoo import Architecture, Epoch, FitOptions, ModelHead, Samples, architecture
-from processors.recipe.load import Recipe
-from streams.chunk import Array, Window
-from streams.errors import TrainingError
+from kymo.models.data.examples import Example, Targets, target_arrays
+from kymo.models.data.samples import is_stateful, run_outputs
+from kymo.models.data.splits import session_of
+from kymo.models.pooling import Pool, State, learn_hmm, pool_windows
+from kymo.models.predict import fit_temperature, softmax
+from kymo.models.scores import BRIEF, Judged, score_head, score_windows
+from kymo.models.training.export import load_stateful
+from kymo.models.training.record import Candidate, HeldHead, HeldOut
+from kymo.models.training.split_data import SplitData, augment_of, samples_of, sequences_of_sides
+from kymo.models.zoo import Architecture, Epoch, FitOptions, ModelHead, Samples, architecture
+from kymo.processors.recipe.load import Recipe
+from kymo.streams.chunk import Array, Window
+from kymo.streams.errors import TrainingError
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class FittedModel:
     heads: list[HeldHead] = field(default_factory=list)  # what is said of those windows in further heads, likewise
     seconds: float = 0.0  # wall time; the process's largest resident size so far
     peak_mb: float = 0.0
-    # of a cross-validation, see :mod:`models.training.candidates`: ``groups`` held out, counts of windows, ``epochs`` and
+    # of a cross-validation, see :mod:`kymo.models.training.candidates`: ``groups`` held out, counts of windows, ``epochs`` and
     # scores of each. The model has then learned nothing, and the scores are of models that had not seen what they
     # judged
     folds: list[dict[str, Any]] = field(default_factory=list)

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.training.learning import Course, FitLoop, Learning
-from models.zoo import Epoch, FitOptions, Samples
-from streams.chunk import Array
+from kymo.models.training.learning import Course, FitLoop, Learning
+from kymo.models.zoo import Epoch, FitOptions, Samples
+from kymo.streams.chunk import Array
 
 _PREDICT = 32
 
@@ -77,7 +77,7 @@ def prepare_keras(seed: int) -> None:
 def fit_keras(
     model: Any,  # its one output is ``(n, columns)``: logits of the classes, then what `learning.heads` say
     learning: Learning,  # the architecture's own way
-    training: Samples,  # as :meth:`~models.zoo.Architecture.fit` has them
+    training: Samples,  # as :meth:`~kymo.models.zoo.Architecture.fit` has them
     validation: Samples | None,
     options: FitOptions,
     on_epoch: Callable[[Epoch], None],

@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models.training.learning import PREDICT_BATCH, Course, FitLoop, Learning
-from models.zoo import Epoch, FitOptions, Samples
-from streams.chunk import Array
+from kymo.models.training.learning import PREDICT_BATCH, Course, FitLoop, Learning
+from kymo.models.zoo import Epoch, FitOptions, Samples
+from kymo.streams.chunk import Array
 
 
 def fit_torch(
     net: nn.Module,
     learning: Learning,  # the architecture's own way
-    training: Samples,  # as :meth:`~models.zoo.Architecture.fit` has them
+    training: Samples,  # as :meth:`~kymo.models.zoo.Architecture.fit` has them
     validation: Samples | None,
     options: FitOptions,
     on_epoch: Callable[[Epoch], None],

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import Bundle
-from models.evaluate import JudgedWindow, evaluate
-from models.scores import UNCLASSIFIED, accuracies, macro_f1s
-from processors.recipe.load import Recipe
-from streams.errors import TrainingError
-from streams.recording import Recording
+from kymo.models.bundle import Bundle
+from kymo.models.evaluate import JudgedWindow, evaluate
+from kymo.models.scores import UNCLASSIFIED, accuracies, macro_f1s
+from kymo.processors.recipe.load import Recipe
+from kymo.streams.errors import TrainingError
+from kymo.streams.recording import Recording
 
 #: Fewer sessions cannot tell: one lucky draw would decide.
 MIN_SESSIONS = 6
@@ -29,7 +29,7 @@ _RESAMPLES = 10_000
 _INTERVAL = 0.95
 METRICS = ("accuracy", "macro_f1", "window_accuracy")
 Numbers = NDArray[np.float64]
-_NUMBERS = 2**23  # of all resamples' confusions at once
+_NUMBERS = 2**23  # of resamples' weights, or of their confusions, at once
 Score = Callable[[Numbers], Numbers]
 #: What a bundle answers on one session: pairs of truth and answer, usually one.
 Answers = Mapping[str, Sequence[tuple[str, str]]]
@@ -100,7 +100,7 @@ def _draws(counts: Sequence[Numbers], score: Score, sessions: int, seed: int) ->
     """Differences of the score, one for each resample of the sessions."""
     random = np.random.default_rng(seed)
     parts: list[Numbers] = []
-    chunk = max(1, _NUMBERS // counts[0][0].size)
+    chunk = max(1, _NUMBERS // max(sessions, counts[0][0].size))
     for first in range(0, _RESAMPLES, chunk):
         size = min(chunk, _RESAMPLES - first)
         weights = random.multinomial(sessions, np.full(sessions, 1 / sessions), size=size).astype(float)

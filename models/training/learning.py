@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.zoo import SCHEDULES, Epoch, FitOptions, ModelHead, Samples
-from streams.chunk import Array
-from streams.errors import TrainingError
-from streams.files import write_whole
+from kymo.models.zoo import SCHEDULES, Epoch, FitOptions, ModelHead, Samples
+from kymo.streams.chunk import Array
+from kymo.streams.errors import TrainingError
+from kymo.streams.files import write_whole
 
 PREDICT_BATCH = 256
 _WARM = 0.1  # share of the steps over which a cosine schedule rises
@@ -27,13 +27,13 @@ _WARM = 0.1  # share of the steps over which a cosine schedule rises
 
 @dataclass(frozen=True, slots=True)
 class Learning:
-    """An architecture's own way to learn; :class:`~models.zoo.FitOptions` overrule it."""
+    """An architecture's own way to learn; :class:`~kymo.models.zoo.FitOptions` overrule it."""
 
     labels: int  # number of classes; the first columns of the output
     heads: tuple[ModelHead, ...] = ()  # what the other columns are
     learning_rate: float = 1e-3  # highest of the schedule, above 0
     batch_size: int = 32  # windows a step
-    schedule: str = "cosine"  # one of :data:`~models.zoo.SCHEDULES`
+    schedule: str = "cosine"  # one of :data:`~kymo.models.zoo.SCHEDULES`
     weight_decay: float = 0.0  # decoupled, of AdamW (Loshchilov and Hutter 2019)
     label_smoothing: float = 0.0  # share of a class's probability that is spread over all of them
     clip_norm: float | None = None  # longest gradient; None for any

@@ -15,18 +15,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.bundle import Bundle
-from models.data.dataset import add_input, stream_of
-from models.data.examples import Dataset, Example
-from models.data.splits import group_of, session_of
-from models.pooling import Pool
-from models.scores import BRIEF, short_scores
-from models.training.export import INPUT, OUTPUT, Exported
-from models.training.fit_and_judge import FittedModel
-from models.training.request import TrainRequest
-from models.zoo import architecture
-from processors.recipe.load import Recipe
-from streams.recording import Recording
+from kymo.models.bundle import Bundle
+from kymo.models.data.dataset import add_input, stream_of
+from kymo.models.data.examples import Dataset, Example
+from kymo.models.data.splits import group_of, session_of
+from kymo.models.pooling import Pool
+from kymo.models.scores import BRIEF, short_scores
+from kymo.models.training.export import INPUT, OUTPUT, Exported
+from kymo.models.training.fit_and_judge import FittedModel
+from kymo.models.training.request import TrainRequest
+from kymo.models.zoo import architecture
+from kymo.processors.recipe.load import Recipe
+from kymo.streams.recording import Recording
 
 #: Where a manifest's lineage has the digests.
 LEARNED = "learned"

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from streams.chunk import Array
-from streams.errors import MessageError, TrainingError
-from streams.messages import MAX_FILE_BYTES, read_object
+from kymo.streams.chunk import Array
+from kymo.streams.errors import MessageError, TrainingError
+from kymo.streams.messages import MAX_FILE_BYTES, read_object
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +58,7 @@ class Candidate:
 
     name: str  # architecture, and in a search the number of the trial
     parameters: dict[str, Any] = field(default_factory=dict)  # all of its parameters
-    # of the validation windows and recordings: :func:`models.evaluate.score_windows`
+    # of the validation windows and recordings: :func:`kymo.models.evaluate.score_windows`
     scores: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)  # an entry an epoch
     seconds: float = 0.0  # wall time of the fit; the process's largest resident size so far
@@ -83,7 +83,7 @@ class RunRecord:
     # the ``groups`` that each holds out, windows to learn from (``training``) and to stop by (``validation``),
     # ``epochs`` and scores
     split: dict[str, Any] = field(default_factory=dict)
-    # of the validation side; empty where nothing was held out. See :func:`models.evaluate.score_windows`; ``heads``:
+    # of the validation side; empty where nothing was held out. See :func:`kymo.models.evaluate.score_windows`; ``heads``:
     # by further head its own
     scores: dict[str, Any] = field(default_factory=dict)
     held_out: HeldOut = field(default_factory=HeldOut)  # the validation windows one by one

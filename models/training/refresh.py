@@ -1,6 +1,6 @@
 """Refreshing a recipe's model. In: labelled recordings, old and new. Out: a model trained on them that is champion if it is better.
 
-Some sessions are kept from training, the same ones every time (:func:`models.data.splits.hold_out_by_name`); on them the new model
+Some sessions are kept from training, the same ones every time (:func:`kymo.models.data.splits.hold_out_by_name`); on them the new model
 must beat the champion by more than chance. Whatever goes wrong, the champion stays.
 """
 
@@ -14,21 +14,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from models.bundle import Bundle, load_bundle
-from models.data.dataset import labels_of, stream_of
-from models.data.splits import hold_out_by_name
-from models.registry import open_registry
-from models.registry.promote import promote, tell
-from models.training.gate import MIN_SESSIONS, Verdict, compare
-from models.training.lineage import knows
-from models.training.request import OnStage, TrainRequest
-from models.training.train import Trained, train
-from processors.recipe.load import Recipe
-from streams.errors import BundleError, KymoError, TrainingError
-from streams.files import lock
-from streams.readers import read
-from streams.recording import Recording
-from streams.settings import Settings
+from kymo.models.bundle import Bundle, load_bundle
+from kymo.models.data.dataset import labels_of, stream_of
+from kymo.models.data.splits import hold_out_by_name
+from kymo.models.registry import open_registry
+from kymo.models.registry.promote import promote, tell
+from kymo.models.training.gate import MIN_SESSIONS, Verdict, compare
+from kymo.models.training.lineage import knows
+from kymo.models.training.request import OnStage, TrainRequest
+from kymo.models.training.train import Trained, train
+from kymo.processors.recipe.load import Recipe
+from kymo.streams.errors import BundleError, KymoError, TrainingError
+from kymo.streams.files import lock
+from kymo.streams.readers import read
+from kymo.streams.recording import Recording
+from kymo.streams.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Outcome:
     champion: str = ""  # the champion before
     sessions: int = 0  # sessions in the data; those of them that were kept from training and could judge
     held_out: int = 0
-    # the gate's, see :class:`models.training.gate.Verdict`; None where nothing was compared
+    # the gate's, see :class:`kymo.models.training.gate.Verdict`; None where nothing was compared
     verdict: dict[str, Any] | None = None
     reason: str = ""  # why it was promoted, or not, on one line
     told: bool = False  # whether running agents were told
@@ -107,7 +107,7 @@ def train_behind_gate(
     recipe: Recipe,
     request: TrainRequest,  # data; `out`, `promote`, `without` and `windows_of` are set here
     settings: Settings,  # home of the registry, and the broker by which running agents are told
-    on_stage: OnStage | None = None,  # for progress, see :func:`models.training.train.train`
+    on_stage: OnStage | None = None,  # for progress, see :func:`kymo.models.training.train.train`
     *,
     metric: str = "accuracy",
 ) -> tuple[Trained, Outcome]:

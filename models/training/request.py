@@ -18,20 +18,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from models.bundle import raw_chain
-from models.data.cache import build_dataset
-from models.data.examples import Dataset
-from models.data.samples import check_training, link_runs
-from models.data.splits import session_of
-from models.training.fit_and_judge import FitPlan
-from models.training.record import Candidate
-from models.training.split_data import SplitData, prepare, prepare_raw
-from models.zoo import SCHEDULES, Epoch, architecture, read_parameters, takes
-from processors.chain import Chain
-from processors.recipe.load import Recipe
-from streams.errors import TrainingError
-from streams.files import lock
-from streams.settings import Settings
+from kymo.models.bundle import raw_chain
+from kymo.models.data.cache import build_dataset
+from kymo.models.data.examples import Dataset
+from kymo.models.data.samples import check_training, link_runs
+from kymo.models.data.splits import session_of
+from kymo.models.training.fit_and_judge import FitPlan
+from kymo.models.training.record import Candidate
+from kymo.models.training.split_data import SplitData, prepare, prepare_raw
+from kymo.models.zoo import SCHEDULES, Epoch, architecture, read_parameters, takes
+from kymo.processors.chain import Chain
+from kymo.processors.recipe.load import Recipe
+from kymo.streams.errors import TrainingError
+from kymo.streams.files import lock
+from kymo.streams.settings import Settings
 
 #: ``[train]`` of a recipe: epochs, patience, seed and schedule (see FitOptions), the share of windows held out for
 #: validation, whether the temperature is fitted to those or stays 1, whether the final model learns from them too, and
@@ -170,6 +170,7 @@ def checkpoints(fingerprint: Mapping[str, Any], home: Path | None = None) -> Ite
         if file is None:
             yield None
             return
+        (folder / ".lock").touch()  # so that no other run takes it for one of last week
         yield folder
         shutil.rmtree(folder, ignore_errors=True)  # an error or a kill leaves it for the next run
 

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from models.bundle import raw_chain
-from models.data.examples import Dataset, Example, heads_of
-from models.data.samples import fit_steps, sequences_of, split_chain, to_samples, with_steps
-from models.data.splits import Split, check_leaks, group_of, make_split, session_of
-from models.zoo import ModelHead, Samples
-from processors.chain import Chain
-from processors.recipe.load import Recipe
-from streams.chunk import Array, Format
-from streams.errors import TrainingError
+from kymo.models.bundle import raw_chain
+from kymo.models.data.examples import Dataset, Example, heads_of
+from kymo.models.data.samples import fit_steps, sequences_of, split_chain, to_samples, with_steps
+from kymo.models.data.splits import Split, check_leaks, group_of, make_split, session_of
+from kymo.models.zoo import ModelHead, Samples
+from kymo.processors.chain import Chain
+from kymo.processors.recipe.load import Recipe
+from kymo.streams.chunk import Array, Format
+from kymo.streams.errors import TrainingError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,7 +131,7 @@ def augment_of(recipe: Recipe, layout: str, fmt: Format) -> Augment | None:
     """What varies training windows, as ``[[train.augment]]`` asks for, for windows in a layout."""
     if not recipe.train.augment:
         return None
-    from models.data.augment import augmenter
+    from kymo.models.data.augment import augmenter
 
     vary: Any = augmenter(recipe.train.augment, fmt)
     if layout == "channels_last":

@@ -15,23 +15,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from models.bundle import Bundle, load_bundle
-from models.data.examples import notes_on
-from models.data.samples import is_stateful, split_chain
-from models.pooling import Pool
-from models.registry import write_bundle
-from models.registry.manifest import MODEL
-from models.reports.report import RECORD, bundle_report
-from models.training.candidates import fit_candidates
-from models.training.export import Exported, export_model, export_stateful
-from models.training.fit_and_judge import FittedModel, fit, judge, peak_mb
-from models.training.lineage import LEARNED, learned_from, lineage_of, manifest_of, revision, split_of, versions
-from models.training.record import RunRecord, cross_validation
-from models.training.request import OnStage, TrainingRun, TrainRequest, checkpoints, train_parameters
-from models.training.split_data import prepare
-from models.zoo import Epoch, architecture, takes
-from processors.recipe.load import Recipe
-from streams.errors import TrainingError
+from kymo.models.bundle import Bundle, load_bundle
+from kymo.models.data.examples import notes_on
+from kymo.models.data.samples import is_stateful, split_chain
+from kymo.models.pooling import Pool
+from kymo.models.registry import write_bundle
+from kymo.models.registry.manifest import MODEL
+from kymo.models.reports.report import RECORD, bundle_report
+from kymo.models.training.candidates import fit_candidates
+from kymo.models.training.export import Exported, export_model, export_stateful
+from kymo.models.training.fit_and_judge import FittedModel, fit, judge, peak_mb
+from kymo.models.training.lineage import LEARNED, learned_from, lineage_of, manifest_of, revision, split_of, versions
+from kymo.models.training.record import RunRecord, cross_validation
+from kymo.models.training.request import OnStage, TrainingRun, TrainRequest, checkpoints, train_parameters
+from kymo.models.training.split_data import prepare
+from kymo.models.zoo import Epoch, architecture, takes
+from kymo.processors.recipe.load import Recipe
+from kymo.streams.errors import TrainingError
 
 _MOST_NOTES = 10  # of the readers
 
@@ -41,7 +41,7 @@ class Trained:
     """What came of a training run."""
 
     bundle: Bundle  # written and read back
-    # of the validation windows; empty where there are none. See :func:`models.evaluate.score_windows`
+    # of the validation windows; empty where there are none. See :func:`kymo.models.evaluate.score_windows`
     scores: dict[str, Any]
     notes: list[str] = field(default_factory=list)  # what the user should know
     # all facts of the run; also ``report/run.json`` in the bundle

@@ -15,18 +15,18 @@ from typing import Any, ClassVar, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from processors.registry import nearest
-from streams.chunk import Array, Format
-from streams.errors import TrainingError
+from kymo.processors.registry import nearest
+from kymo.streams.chunk import Array, Format
+from kymo.streams.errors import TrainingError
 
 #: Name to ``module:class``.
 ARCHITECTURES: dict[str, str] = {
-    "ast": "models.zoo.ast:Ast",
-    "magnitude_rule": "models.zoo.magnitude_rule:MagnitudeRule",
-    "minirocket": "models.zoo.minirocket:MiniRocket",
-    "recurrent": "models.zoo.recurrent:Recurrent",
-    "spectrogram_cnn": "models.zoo.spectrogram_cnn:SpectrogramCnn",
-    "spectrogram_resnet": "models.zoo.spectrogram_resnet:SpectrogramResnet",
+    "ast": "kymo.models.zoo.ast:Ast",
+    "magnitude_rule": "kymo.models.zoo.magnitude_rule:MagnitudeRule",
+    "minirocket": "kymo.models.zoo.minirocket:MiniRocket",
+    "recurrent": "kymo.models.zoo.recurrent:Recurrent",
+    "spectrogram_cnn": "kymo.models.zoo.spectrogram_cnn:SpectrogramCnn",
+    "spectrogram_resnet": "kymo.models.zoo.spectrogram_resnet:SpectrogramResnet",
 }
 
 
@@ -101,7 +101,7 @@ class Architecture(Protocol):
 
     A class may also have ``takes = "raw"`` (windows of raw samples instead of what the recipe's steps make of them;
     see :func:`takes`), ``several_heads = True`` (its ``__init__`` then takes ``heads``, see below), ``search``, by
-    parameter the values that ``kymo train --search`` may try (see :mod:`models.training.candidates`), and ``weights()``, bytes of the
+    parameter the values that ``kymo train --search`` may try (see :mod:`kymo.models.training.candidates`), and ``weights()``, bytes of the
     framework's own kind for ``kymo train --weights-out``.
 
     Its output has a column for each label, then those of each further head in order: one matrix, so that one ONNX
@@ -151,7 +151,7 @@ def architecture(name: str) -> type[Architecture]:
     except ModuleNotFoundError as error:
         raise TrainingError(
             f"architecture {name!r} needs the package `{error.name}`, which is not installed; here: make setup, "
-            f"else install Kymo with the extra of its framework, such as 'kymo[torch]'"
+            f"else install Kymo with the extra of its framework, such as 'kymo-streams[torch]'"
         ) from None
 
 

@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.training.fit_torch import fit_torch
-from models.training.learning import Learning
-from models.zoo import Between, Epoch, FitOptions, ModelHead, Range, Samples, read_parameters
-from models.zoo.torch_common import ColumnUnits, TorchArchitecture
-from streams.chunk import Format
-from streams.errors import TrainingError
+from kymo.models.training.fit_torch import fit_torch
+from kymo.models.training.learning import Learning
+from kymo.models.zoo import Between, Epoch, FitOptions, ModelHead, Range, Samples, read_parameters
+from kymo.models.zoo.torch_common import ColumnUnits, TorchArchitecture
+from kymo.streams.chunk import Format
+from kymo.streams.errors import TrainingError
 
 LAYOUTS = ("tiles", "channels")
 #: ``patch_time`` x ``patch_bins`` (0: all bins of a channel) and their strides (0: no overlap); ``layout`` of several channels;
@@ -45,7 +45,7 @@ _SIZES = ("patch_time", "patch_bins", "stride_time", "stride_bins", "width", "de
 
 
 class Ast(TorchArchitecture):
-    """The network as an :class:`~models.zoo.Architecture`."""
+    """The network as an :class:`~kymo.models.zoo.Architecture`."""
 
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers", "onnx", "onnxscript")
     search: ClassVar[Mapping[str, Range]] = {

@@ -18,12 +18,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from models.training.fit_keras import fit_keras, keras, predict_keras
-from models.training.learning import Learning, units_of
-from models.zoo import Epoch, FitOptions, ModelHead, Samples
-from models.zoo.onnx_graph import Graph
-from streams.chunk import Array, Format
-from streams.errors import TrainingError
+from kymo.models.training.fit_keras import fit_keras, keras, predict_keras
+from kymo.models.training.learning import Learning, units_of
+from kymo.models.zoo import Epoch, FitOptions, ModelHead, Samples
+from kymo.models.zoo.onnx_graph import Graph
+from kymo.streams.chunk import Array, Format
+from kymo.streams.errors import TrainingError
 
 
 class Units(keras.layers.Layer):  # type: ignore[misc]
@@ -43,7 +43,7 @@ class Units(keras.layers.Layer):  # type: ignore[misc]
 
 
 class KerasArchitecture:
-    """A Keras model as an :class:`~models.zoo.Architecture`; a subclass builds it."""
+    """A Keras model as an :class:`~kymo.models.zoo.Architecture`; a subclass builds it."""
 
     layout: ClassVar[str] = "channels_last"
     packages: ClassVar[tuple[str, ...]] = ("tensorflow", "keras", "onnx")

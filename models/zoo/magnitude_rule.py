@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.training.learning import class_weights
-from models.zoo import Epoch, FitOptions, Samples, read_parameters
-from models.zoo.minirocket import cross_entropy, only_epoch
-from models.zoo.onnx_graph import Graph
-from streams.chunk import Array, Format
-from streams.errors import TrainingError
+from kymo.models.training.learning import class_weights
+from kymo.models.zoo import Epoch, FitOptions, Samples, read_parameters
+from kymo.models.zoo.minirocket import cross_entropy, only_epoch
+from kymo.models.zoo.onnx_graph import Graph
+from kymo.streams.chunk import Array, Format
+from kymo.streams.errors import TrainingError
 
 #: ``channels``: those of the vector, ``*`` for anything; several patterns are separated by commas.
 DEFAULTS: dict[str, Any] = {"channels": "mag*"}
@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 
 class MagnitudeRule:
-    """The rule as an :class:`~models.zoo.Architecture`."""
+    """The rule as an :class:`~kymo.models.zoo.Architecture`."""
 
     layout: ClassVar[str] = "channels_first"
     packages: ClassVar[tuple[str, ...]] = ("onnx",)

@@ -27,13 +27,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.onnx_model import OnnxModel
-from models.predict import fit_temperature
-from models.training.learning import class_weights
-from models.zoo import Epoch, FitOptions, ModelHead, Range, Samples, read_parameters
-from models.zoo.onnx_graph import Graph
-from streams.chunk import Array, Format
-from streams.errors import TrainingError
+from kymo.models.onnx_model import OnnxModel
+from kymo.models.predict import fit_temperature
+from kymo.models.training.learning import class_weights
+from kymo.models.zoo import Epoch, FitOptions, ModelHead, Range, Samples, read_parameters
+from kymo.models.zoo.onnx_graph import Graph
+from kymo.streams.chunk import Array, Format
+from kymo.streams.errors import TrainingError
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -56,7 +56,7 @@ _SHARP = 2.0  # scores differ by about 2: temperatures from 1/8 on are tried, so
 
 
 class MiniRocket:
-    """The transform and the classifier as an :class:`~models.zoo.Architecture`."""
+    """The transform and the classifier as an :class:`~kymo.models.zoo.Architecture`."""
 
     layout: ClassVar[str] = "channels_first"
     packages: ClassVar[tuple[str, ...]] = ("onnx",)

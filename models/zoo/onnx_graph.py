@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from streams.chunk import Array
+from kymo.streams.chunk import Array
 
 OPSET, IR_VERSION = 18, 10
 

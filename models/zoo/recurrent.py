@@ -2,7 +2,7 @@
 
 A window may be shorter than the others: zeros at its end count as padding and are not looked at. A network that looks
 backwards only can also run without end: :meth:`Recurrent.export_stateful` gives a graph that takes and gives its state.
-With ``stateful`` that is what it is for: it learns from sequences of windows, see :mod:`models.data.samples`.
+With ``stateful`` that is what it is for: it learns from sequences of windows, see :mod:`kymo.models.data.samples`.
 
 ONNX has LSTM and GRU as one node each, with the length of every sequence and the first state as inputs; only the order
 of the gates differs from Keras'. Sequences are (steps, n, features) there.
@@ -17,13 +17,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from models.onnx_model import NEXT_STATE, STATE
-from models.training.fit_keras import keras, prepare_keras
-from models.zoo import ModelHead, read_parameters
-from models.zoo.keras_onnx import KerasArchitecture, check_learning, one_of, window_shape, write_layers
-from models.zoo.onnx_graph import Graph
-from streams.chunk import Array, Format
-from streams.errors import TrainingError
+from kymo.models.onnx_model import NEXT_STATE, STATE
+from kymo.models.training.fit_keras import keras, prepare_keras
+from kymo.models.zoo import ModelHead, read_parameters
+from kymo.models.zoo.keras_onnx import KerasArchitecture, check_learning, one_of, window_shape, write_layers
+from kymo.models.zoo.onnx_graph import Graph
+from kymo.streams.chunk import Array, Format
+from kymo.streams.errors import TrainingError
 
 ops = keras.ops
 CELLS = ("lstm", "gru")
@@ -54,7 +54,7 @@ _GATES = {"lstm": (0, 3, 1, 2), "gru": (0, 1, 2)}  # Keras has i f c o and z r h
 
 
 class Recurrent(KerasArchitecture):
-    """The network as an :class:`~models.zoo.Architecture`."""
+    """The network as an :class:`~kymo.models.zoo.Architecture`."""
 
     #: Its ONNX graph takes windows of any length from ``patch`` on.
     free_time: ClassVar[bool] = True
@@ -115,7 +115,7 @@ class Recurrent(KerasArchitecture):
             path.write_bytes(windows_to_onnx(self, input_name, output_name))
 
     def export_stateful(self, path: Path, input_name: str, output_name: str, hop: int) -> None:
-        """Write ONNX that goes on where it stopped; see :class:`~models.onnx_model.StatefulModel`.
+        """Write ONNX that goes on where it stopped; see :class:`~kymo.models.onnx_model.StatefulModel`.
 
         Beside windows ``(n, hop, …)`` it takes ``state`` ``(n, size)``, zeros at a session's begin, and gives
         ``next_state``. It never forgets on its own, though it was trained on windows that begin with nothing.

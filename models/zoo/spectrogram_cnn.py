@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from models.training.fit_torch import fit_torch
-from models.training.learning import Learning
-from models.zoo import Between, Epoch, FitOptions, ModelHead, Range, Samples, read_parameters
-from models.zoo.torch_common import ColumnUnits, TorchArchitecture
-from streams.chunk import Array, Format
-from streams.errors import TrainingError
+from kymo.models.training.fit_torch import fit_torch
+from kymo.models.training.learning import Learning
+from kymo.models.zoo import Between, Epoch, FitOptions, ModelHead, Range, Samples, read_parameters
+from kymo.models.zoo.torch_common import ColumnUnits, TorchArchitecture
+from kymo.streams.chunk import Array, Format
+from kymo.streams.errors import TrainingError
 
 _MOST_SEEN = 1024  # windows from which the spread is taken
 #: ``width`` channels behind the first layer and twice as many behind the others; patches of ``patch_time`` x
@@ -43,7 +43,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 class SpectrogramCnn(TorchArchitecture):
-    """The network as an :class:`~models.zoo.Architecture`."""
+    """The network as an :class:`~kymo.models.zoo.Architecture`."""
 
     packages: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript")
     search: ClassVar[Mapping[str, Range]] = {

@@ -18,11 +18,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar
 
-from models.training.fit_keras import keras, prepare_keras
-from models.zoo import Epoch, FitOptions, ModelHead, Samples, check_axes, read_parameters
-from models.zoo.keras_onnx import KerasArchitecture, check_learning, one_of, window_shape
-from streams.chunk import Format
-from streams.errors import TrainingError
+from kymo.models.training.fit_keras import keras, prepare_keras
+from kymo.models.zoo import Epoch, FitOptions, ModelHead, Samples, check_axes, read_parameters
+from kymo.models.zoo.keras_onnx import KerasArchitecture, check_learning, one_of, window_shape
+from kymo.streams.chunk import Format
+from kymo.streams.errors import TrainingError
 
 _log = logging.getLogger(__name__)
 FRONTS = ("conv2d", "deep", "conv3d", "none")
@@ -62,7 +62,7 @@ _TIMEOUT_S = 20.0
 
 
 class SpectrogramResnet(KerasArchitecture):
-    """The network as an :class:`~models.zoo.Architecture`."""
+    """The network as an :class:`~kymo.models.zoo.Architecture`."""
 
     cpu_sized: ClassVar[Mapping[str, Any]] = {"backbone": "small", "width": 8, "dropout": 0.0}
     search: ClassVar[Mapping[str, Sequence[Any]]] = {

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from models.training.fit_torch import predict_torch
-from models.training.learning import units_of
-from models.zoo import ModelHead, Samples, check_axes
-from models.zoo.onnx_graph import OPSET, clean_onnx
-from streams.chunk import Array, Format
+from kymo.models.training.fit_torch import predict_torch
+from kymo.models.training.learning import units_of
+from kymo.models.zoo import ModelHead, Samples, check_axes
+from kymo.models.zoo.onnx_graph import OPSET, clean_onnx
+from kymo.streams.chunk import Array, Format
 
 
 class ColumnUnits(nn.Module):
@@ -42,7 +42,7 @@ class ColumnUnits(nn.Module):
 
 
 class TorchArchitecture:
-    """A torch module as an :class:`~models.zoo.Architecture`; a subclass builds it and says how it learns."""
+    """A torch module as an :class:`~kymo.models.zoo.Architecture`; a subclass builds it and says how it learns."""
 
     layout: ClassVar[str] = "channels_first"
     several_heads: ClassVar[bool] = True

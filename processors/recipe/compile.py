@@ -13,14 +13,14 @@ from fractions import Fraction
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from processors.chain import Chain, PerWindow
-from processors.intake import Intake
-from processors.registry import STEPS, make_step, nearest
-from processors.spec import Spec
-from processors.steps.frames import FramedSpec
-from processors.windows import Windows
-from streams.chunk import Format
-from streams.errors import FormatError, RecipeError
+from kymo.processors.chain import Chain, PerWindow
+from kymo.processors.intake import Intake
+from kymo.processors.registry import STEPS, make_step, nearest
+from kymo.processors.spec import Spec
+from kymo.processors.steps.frames import FramedSpec
+from kymo.processors.windows import Windows
+from kymo.streams.chunk import Format
+from kymo.streams.errors import FormatError, RecipeError
 
 #: Steps that the compiler sets itself, and parameters that it sets on framed steps.
 _COMPILER_STEPS = frozenset({"intake", "derived", "windows", "chain", "per_window"})

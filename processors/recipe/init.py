@@ -15,16 +15,16 @@ from typing import Any
 import click
 import numpy as np
 
-from processors.recipe.load import parse_recipe, seconds_of
-from processors.recipe.toml import format_recipe
-from streams.chunk import NS
-from streams.errors import KymoError, SourceError
-from streams.files import RULE, is_file_name
-from streams.labels.labels import Label, keys_of_labels_json
-from streams.readers import read
-from streams.readers.grid import RATE_TOLERANCE
-from streams.readers.words import many
-from streams.recording import InputOptions, ReadOptions, Recording, StreamData
+from kymo.processors.recipe.load import parse_recipe, seconds_of
+from kymo.processors.recipe.toml import format_recipe
+from kymo.streams.chunk import NS
+from kymo.streams.errors import KymoError, SourceError
+from kymo.streams.files import RULE, is_file_name
+from kymo.streams.labels.labels import Label, keys_of_labels_json
+from kymo.streams.readers import read
+from kymo.streams.readers.grid import RATE_TOLERANCE
+from kymo.streams.readers.words import many
+from kymo.streams.recording import InputOptions, ReadOptions, Recording, StreamData
 
 MIN_SAMPLES = 8
 

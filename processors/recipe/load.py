@@ -12,10 +12,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from processors.chain import Chain
-from processors.intake import Intake, factor, fill_lengths
-from processors.recipe.compile import RecipeSteps, compile_chain, read_step
-from processors.recipe.tables import (
+from kymo.processors.chain import Chain
+from kymo.processors.intake import Intake, factor, fill_lengths
+from kymo.processors.recipe.compile import RecipeSteps, compile_chain, read_step
+from kymo.processors.recipe.tables import (
     HeadTable,
     InputTable,
     LabelTable,
@@ -30,13 +30,13 @@ from processors.recipe.tables import (
     read_source,
     read_train,
 )
-from processors.recipe.toml import Document, Table, toml_value
-from processors.registry import nearest
-from processors.windows import Windows
-from streams.chunk import Format, signal_format
-from streams.errors import FormatError, RecipeError
-from streams.files import RULE, is_file_name
-from streams.recording import InputOptions, LabelOptions, ReadOptions
+from kymo.processors.recipe.toml import Document, Table, toml_value
+from kymo.processors.registry import nearest
+from kymo.processors.windows import Windows
+from kymo.streams.chunk import Format, signal_format
+from kymo.streams.errors import FormatError, RecipeError
+from kymo.streams.files import RULE, is_file_name
+from kymo.streams.recording import InputOptions, LabelOptions, ReadOptions
 
 _TABLES = ("name", "source", "input", "steps", "window", "model", "labels", "heads", "train", "alerts")
 #: Where recipes without a path are looked for: the current folder first, then those that come with Kymo.

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from processors.recipe.toml import Table, toml_value
-from processors.registry import nearest
+from kymo.processors.recipe.toml import Table, toml_value
+from kymo.processors.registry import nearest
 
 #: What a split keeps on one side: all of a subject, of a session, of a stretch of time; or nothing but the window.
 SPLITS = ("subject", "session", "time", "window")
@@ -80,12 +80,12 @@ class ColumnSplit:
 class TrainTable:
     """``[train]``: how to split, to balance and to vary what is learned from, and the trainer's parameters."""
 
-    split: str = "session"  # one of :data:`SPLITS`, or ``column``: see :mod:`models.data.splits`
+    split: str = "session"  # one of :data:`SPLITS`, or ``column``: see :mod:`kymo.models.data.splits`
     column: ColumnSplit | None = None  # where `split` is ``column``
     # parts of a cross-validation, from 2; 0 for a single split, -1 (``"each"``) for as many as there are groups
     folds: int = 0
     balance: str = "weights"  # one of :data:`BALANCES`: what is done about classes of unequal size
-    # each ``[[train.augment]]`` as it stands: see :mod:`models.data.augment`
+    # each ``[[train.augment]]`` as it stands: see :mod:`kymo.models.data.augment`
     augment: tuple[Mapping[str, Any], ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)  # the other keys
 

@@ -17,8 +17,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from processors.registry import nearest
-from streams.errors import RecipeError
+from kymo.processors.registry import nearest
+from kymo.streams.errors import RecipeError
 
 KeyPath = tuple[str | int, ...]
 _KEY = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*')"""

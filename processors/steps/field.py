@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from processors.spec import MapSpec, only
-from processors.steps.maps import columns_of, float_of, numbers
-from streams.chunk import Array, Format, Window
-from streams.errors import FormatError
+from kymo.processors.spec import MapSpec, only
+from kymo.processors.steps.maps import columns_of, float_of, numbers
+from kymo.streams.chunk import Array, Format, Window
+from kymo.streams.errors import FormatError
 
 Real = NDArray[Any]
 DERIVED = ("field", "vertical", "horizontal", "inclination")

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from processors.spec import Spec, Stage, derived_header, pack, unpack
-from streams.chunk import Array, Chunk, Format, Header
-from streams.errors import FormatError
+from kymo.processors.spec import Spec, Stage, derived_header, pack, unpack
+from kymo.streams.chunk import Array, Chunk, Format, Header
+from kymo.streams.errors import FormatError
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from processors.spec import MapSpec, only
-from streams.chunk import Array, Format, Window
-from streams.errors import FormatError
+from kymo.processors.spec import MapSpec, only
+from kymo.streams.chunk import Array, Format, Window
+from kymo.streams.errors import FormatError
 
 Real = NDArray[Any]
 FLOATS = ("float32", "float64")

@@ -17,12 +17,12 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from processors.spec import MapSpec, Stage, only
-from processors.steps.frames import FramedSpec, framed_format
-from processors.steps.maps import is_number, whole_number
-from processors.steps.spectral import Frames, SpectralPlan, Tile, plan_for, taper
-from streams.chunk import Array, Format
-from streams.errors import FormatError
+from kymo.processors.spec import MapSpec, Stage, only
+from kymo.processors.steps.frames import FramedSpec, framed_format
+from kymo.processors.steps.maps import is_number, whole_number
+from kymo.processors.steps.spectral import Frames, SpectralPlan, Tile, plan_for, taper
+from kymo.streams.chunk import Array, Format
+from kymo.streams.errors import FormatError
 
 Real = NDArray[Any]
 # Of Kaldi's filter bank.
@@ -235,7 +235,7 @@ def filter_bank(spec: Mel, rate: Fraction) -> Any:
         from librosa.filters import mel
     except ImportError:
         raise FormatError(
-            f'{spec.name}: librosa is not installed; install the extra `audio`: pip install "kymo[audio]"'
+            f'{spec.name}: librosa is not installed; install the extra `audio`: pip install "kymo-streams[audio]"'
         ) from None
     bank = mel(
         sr=float(rate),

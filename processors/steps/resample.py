@@ -16,10 +16,10 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from processors.spec import Spec, Stage, derived_header, only, pack, unpack
-from processors.steps.maps import whole_number
-from streams.chunk import Chunk, Format, Header
-from streams.errors import FormatError
+from kymo.processors.spec import Spec, Stage, derived_header, only, pack, unpack
+from kymo.processors.steps.maps import whole_number
+from kymo.streams.chunk import Chunk, Format, Header
+from kymo.streams.errors import FormatError
 
 LARGEST = 1000  # of up and down: the filter has 20 times as many taps
 

@@ -16,8 +16,8 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from streams.chunk import Array
-from streams.errors import FormatError
+from kymo.streams.chunk import Array
+from kymo.streams.errors import FormatError
 
 Real = NDArray[Any]
 

@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from processors.spec import only
-from processors.steps.frames import FramedSpec, framed_format
-from processors.steps.maps import whole_number
-from processors.steps.spectral import Amplitude, ExactPower, FastPower, Frames, SpectralPlan, plan_for, taper
-from streams.chunk import Array, Format
-from streams.errors import FormatError
+from kymo.processors.spec import only
+from kymo.processors.steps.frames import FramedSpec, framed_format
+from kymo.processors.steps.maps import whole_number
+from kymo.processors.steps.spectral import Amplitude, ExactPower, FastPower, Frames, SpectralPlan, plan_for, taper
+from kymo.streams.chunk import Array, Format
+from kymo.streams.errors import FormatError
 
 MODES = ("psd", "magnitude", "angle", "phase")
 

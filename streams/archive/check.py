@@ -21,7 +21,7 @@ from mcap.records import DataEnd, Footer
 from mcap.stream_reader import StreamReader
 from mcap.writer import MCAP0_MAGIC
 
-from streams.archive.format import (
+from kymo.streams.archive.format import (
     DAMAGED,
     EXTRAS_TOPIC,
     METADATA_NAME,
@@ -41,12 +41,12 @@ from streams.archive.format import (
     segment_paths,
     with_extra,
 )
-from streams.archive.read import MESSAGE, RECORD, chunk_content, index_entries
-from streams.archive.segment import SegmentWriter
-from streams.errors import ArchiveError, MessageError, SourceError
-from streams.readers.mcap_scan import Scan
-from streams.readers.words import many
-from streams.topics import Place
+from kymo.streams.archive.read import MESSAGE, RECORD, chunk_content, index_entries
+from kymo.streams.archive.segment import SegmentWriter
+from kymo.streams.errors import ArchiveError, MessageError, SourceError
+from kymo.streams.readers.mcap_scan import Scan
+from kymo.streams.readers.words import many
+from kymo.streams.topics import Place
 
 DAMAGED_SUFFIX = ".damaged"
 _FOOTER = 9 + 20 + 8  # the footer record and the magic at the file's end

@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from streams.archive.format import default_folder
-from streams.readers.words import many, utc
-from streams.settings import Settings
+from kymo.streams.archive.format import default_folder
+from kymo.streams.readers.words import many, utc
+from kymo.streams.settings import Settings
 
 dir_option = click.option(
     "--dir",
@@ -48,7 +48,7 @@ def progress(task: str) -> Iterator[Callable[[int, int], None]]:
 @json_option
 def list_command(folder: Path | None, as_json: bool) -> None:
     """Show segments: time span, sessions, records by topic, size, offsets."""
-    from streams.archive.read import ArchiveReader
+    from kymo.streams.archive.read import ArchiveReader
 
     rows = [_summary(segment) for segment in ArchiveReader(folder_of(folder)).segments]
     if as_json:
@@ -64,7 +64,7 @@ def list_command(folder: Path | None, as_json: bool) -> None:
 
 
 def _summary(segment: Any) -> dict[str, Any]:
-    from streams.topics import CHUNK_TOPICS
+    from kymo.streams.topics import CHUNK_TOPICS
 
     topics: Counter[str] = Counter()
     sessions: dict[str, None] = {}
@@ -93,7 +93,7 @@ def _summary(segment: Any) -> dict[str, Any]:
 @json_option
 def check_command(folder: Path | None, as_json: bool) -> None:
     """Verify every checksum, the index and that no offset is missing; exit status 1 if anything is wrong."""
-    from streams.archive.check import check_archive
+    from kymo.streams.archive.check import check_archive
 
     folder = folder_of(folder)
     with progress("checking") as show:
@@ -114,7 +114,7 @@ def recover_command(folder: Path | None, as_json: bool) -> None:
 
     The damaged file stays as `….mcap.damaged`.
     """
-    from streams.archive.check import recover
+    from kymo.streams.archive.check import recover
 
     segments = recover(folder_of(folder))
     if as_json:
@@ -138,9 +138,9 @@ def export_command(folder: Path | None, fmt: str, out: Path, chosen: tuple[str, 
     csv, parquet: a table a session and stream, with t_ns, the channels, and a column of labels where there are any. foxglove: an MCAP
     file a session with one message a sample, which Foxglove and Lichtblick plot as it is.
     """
-    from streams.archive.export import check_format, export_recordings
-    from streams.archive.read import ArchiveReader
-    from streams.errors import ArchiveError
+    from kymo.streams.archive.export import check_format, export_recordings
+    from kymo.streams.archive.read import ArchiveReader
+    from kymo.streams.errors import ArchiveError
 
     check_format(fmt)
     reader = ArchiveReader(folder_of(folder))

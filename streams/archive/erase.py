@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from streams.archive.check import DAMAGED_SUFFIX
-from streams.archive.format import (
+from kymo.streams.archive.check import DAMAGED_SUFFIX
+from kymo.streams.archive.format import (
     ERASED,
     SUFFIX,
     Absent,
@@ -26,13 +26,13 @@ from streams.archive.format import (
     read_segment,
     segment_paths,
 )
-from streams.archive.read import segment_records
-from streams.archive.segment import SegmentWriter
-from streams.errors import ArchiveError, MessageError
-from streams.files import lock, write_whole
-from streams.kafka.read import session_of
-from streams.messages import MAX_FILE_BYTES, read_json
-from streams.topics import Place
+from kymo.streams.archive.read import segment_records
+from kymo.streams.archive.segment import SegmentWriter
+from kymo.streams.errors import ArchiveError, MessageError
+from kymo.streams.files import lock, write_whole
+from kymo.streams.kafka.read import session_of
+from kymo.streams.messages import MAX_FILE_BYTES, read_json
+from kymo.streams.topics import Place
 
 ERASED_FILE = "erased.json"
 

@@ -27,12 +27,12 @@ import numpy as np
 from mcap.writer import CompressionType, Writer
 from numpy.typing import NDArray
 
-from streams.archive.segment import disk_error
-from streams.chunk import NS, Array, Format
-from streams.errors import ArchiveError
-from streams.files import whole_file
-from streams.labels.labels import Label
-from streams.recording import Recording, StreamData
+from kymo.streams.archive.segment import disk_error
+from kymo.streams.chunk import NS, Array, Format
+from kymo.streams.errors import ArchiveError
+from kymo.streams.files import whole_file
+from kymo.streams.labels.labels import Label
+from kymo.streams.recording import Recording, StreamData
 
 _ROWS = 20_000
 _MOST_COLUMNS = 10_000
@@ -186,7 +186,7 @@ def check_format(fmt: str) -> None:
             import pyarrow  # noqa: F401
         except ModuleNotFoundError:
             raise ArchiveError(
-                "Parquet is written with pyarrow, which is not installed: pip install 'kymo[parquet]'"
+                "Parquet is written with pyarrow, which is not installed: pip install 'kymo-streams[parquet]'"
             ) from None
 
 

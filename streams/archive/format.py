@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 from mcap.reader import make_reader
 from mcap.records import Channel, ChunkIndex
 
-from streams.errors import ArchiveError, MessageError
-from streams.messages import MAX_FILE_BYTES, read_json, read_object
-from streams.settings import Settings
-from streams.topics import MIB, TABLE, Place
+from kymo.streams.errors import ArchiveError, MessageError
+from kymo.streams.messages import MAX_FILE_BYTES, read_json, read_object
+from kymo.streams.settings import Settings
+from kymo.streams.topics import MIB, TABLE, Place
 
 METADATA_NAME = "kymo.archive"
 EXTRAS_TOPIC = "archive.record"

@@ -16,7 +16,7 @@ from mcap.opcode import Opcode
 from mcap.records import Chunk, ChunkIndex
 from numpy.typing import NDArray
 
-from streams.archive.format import (
+from kymo.streams.archive.format import (
     ArchivedRecord,
     Segment,
     SegmentChannel,
@@ -26,12 +26,12 @@ from streams.archive.format import (
     segment_paths,
     with_extra,
 )
-from streams.errors import ArchiveError, MessageError, SourceError
-from streams.messages import read_object
-from streams.readers.mcap_file import SortedMessages, chunk_sessions
-from streams.readers.mcap_scan import unpack
-from streams.recording import ReadOptions, Recording
-from streams.topics import CHUNK_TOPICS
+from kymo.streams.errors import ArchiveError, MessageError, SourceError
+from kymo.streams.messages import read_object
+from kymo.streams.readers.mcap_file import SortedMessages, chunk_sessions
+from kymo.streams.readers.mcap_scan import unpack
+from kymo.streams.recording import ReadOptions, Recording
+from kymo.streams.topics import CHUNK_TOPICS
 
 RECORD = struct.Struct("<BQ")  # opcode, length
 MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
@@ -96,7 +96,7 @@ class ArchiveReader:
 
 
 def read_archive(folder: Path, options: ReadOptions) -> Iterator[Recording]:
-    """Recordings of an archive, for :func:`streams.readers.read`."""
+    """Recordings of an archive, for :func:`kymo.streams.readers.read`."""
     yield from ArchiveReader(folder).recordings(options)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from mcap.writer import CompressionType, Writer
 
-from streams.archive.format import (
+from kymo.streams.archive.format import (
     EXTRAS_TOPIC,
     HOLE,
     METADATA_NAME,
@@ -27,13 +27,13 @@ from streams.archive.format import (
     extra_of,
     segment_path,
 )
-from streams.chunk_pb2 import Chunk as Message
-from streams.codec import CHUNK_SCHEMA, ChunkCodec
-from streams.errors import ArchiveError, ChunkError, MessageError
-from streams.events import EVENT_SCHEMA
-from streams.files import take_name
-from streams.messages import read_object
-from streams.topics import CHUNK_TOPICS, MIB
+from kymo.streams.chunk_pb2 import Chunk as Message
+from kymo.streams.codec import CHUNK_SCHEMA, ChunkCodec
+from kymo.streams.errors import ArchiveError, ChunkError, MessageError
+from kymo.streams.events import EVENT_SCHEMA
+from kymo.streams.files import take_name, to_disk
+from kymo.streams.messages import read_object
+from kymo.streams.topics import CHUNK_TOPICS, MIB
 
 CHUNK_BYTES = MIB
 #: MCAP numbers channels with 16 bits.
@@ -166,6 +166,7 @@ class SegmentWriter:
         try:
             self._writer.add_metadata(METADATA_NAME, self.contents.to_metadata())
             self._writer.finish()  # type: ignore[no-untyped-call]
+            to_disk(self._file)
             self._file.close()
             take_name(self.partial, self.path, durable=True)
         except OSError as error:

@@ -23,9 +23,9 @@ from kafka.errors import (
     OffsetOutOfRangeError,
 )
 
-from streams.archive.check import recover_partial, unclosed
-from streams.archive.erase import Erased, drop_erased, rewrite_lock
-from streams.archive.format import (
+from kymo.streams.archive.check import recover_partial, unclosed
+from kymo.streams.archive.erase import Erased, drop_erased, rewrite_lock
+from kymo.streams.archive.format import (
     ERASED,
     RETENTION,
     REWOUND,
@@ -37,14 +37,14 @@ from streams.archive.format import (
     segment_number,
     segment_paths,
 )
-from streams.archive.segment import SegmentWriter, disk_error
-from streams.errors import ArchiveError
-from streams.files import lock
-from streams.kafka.admin import Ends, TopicFinder
-from streams.kafka.client import describe, kafka_errors, patiently
-from streams.kafka.read import Reach, poll, whole_topic_consumer
-from streams.settings import Settings
-from streams.topics import MIB, Place
+from kymo.streams.archive.segment import SegmentWriter, disk_error
+from kymo.streams.errors import ArchiveError
+from kymo.streams.files import lock
+from kymo.streams.kafka.admin import Ends, TopicFinder
+from kymo.streams.kafka.client import describe, kafka_errors, patiently
+from kymo.streams.kafka.read import Reach, poll, whole_topic_consumer
+from kymo.streams.settings import Settings
+from kymo.streams.topics import MIB, Place
 
 POLL_MS = 100
 DISCOVER_S = 2.0

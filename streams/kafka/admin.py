@@ -25,10 +25,10 @@ from kafka.errors import (
     for_code,
 )
 
-from streams.errors import TopicError
-from streams.kafka.client import admin_client, client_arguments
-from streams.settings import Settings
-from streams.topics import BY_NAME, FENCE_MS, TABLE, Names, Place, Topic
+from kymo.streams.errors import TopicError
+from kymo.streams.kafka.client import admin_client, client_arguments
+from kymo.streams.settings import Settings
+from kymo.streams.topics import BY_NAME, FENCE_MS, TABLE, Names, Place, Topic
 
 RUN_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
 READY_TIMEOUT_S = 20.0
@@ -138,7 +138,7 @@ def broken_promises(names: Names, settings: Mapping[str, Mapping[str, str]]) -> 
 
     Examples
     --------
-    >>> from streams.topics import BY_NAME
+    >>> from kymo.streams.topics import BY_NAME
     >>> broken_promises(Names("k"), {"k.events": BY_NAME["events"].config() | {"retention.ms": "1000"}})
     ((), ('k.events: retention.ms is 1000, not 2592000000: what is not read by then is lost',))
     """

@@ -14,8 +14,8 @@ from kafka.admin import KafkaAdminClient
 from kafka.errors import CorruptRecordError, KafkaError, KafkaTimeoutError, UnknownTopicOrPartitionError
 from kafka.partitioner.default import murmur2
 
-from streams.errors import BrokerError, SettingsError
-from streams.settings import Settings
+from kymo.streams.errors import BrokerError, SettingsError
+from kymo.streams.settings import Settings
 
 #: Until a broker has answered for the first time; where none does, a verb ends after this.
 BOOTSTRAP_TIMEOUT_S = 10.0

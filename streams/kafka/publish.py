@@ -16,10 +16,10 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from streams.errors import DeliveryError
-from streams.kafka.client import client_arguments, describe, kafka_errors, partition_of
-from streams.settings import Settings
-from streams.topics import BY_NAME, MIB, Names
+from kymo.streams.errors import DeliveryError
+from kymo.streams.kafka.client import client_arguments, describe, kafka_errors, partition_of
+from kymo.streams.settings import Settings
+from kymo.streams.topics import BY_NAME, MIB, Names
 
 #: A record alone in its batch: 61 bytes of batch header, at most 21 of record header, five lengths.
 RECORD_OVERHEAD = 61 + 21 + 5

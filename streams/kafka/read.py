@@ -11,12 +11,12 @@ from google.protobuf.message import DecodeError
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import CorruptRecordError, KafkaError, UnsupportedCodecError
 
-from streams import chunk_pb2
-from streams.errors import BrokerError, MessageError, TopicError
-from streams.kafka.client import client_arguments, describe, kafka_errors, patiently
-from streams.messages import read_object
-from streams.settings import Settings
-from streams.topics import CHUNK_TOPICS, MIB, Place
+from kymo.streams import chunk_pb2
+from kymo.streams.errors import BrokerError, MessageError, TopicError
+from kymo.streams.kafka.client import client_arguments, describe, kafka_errors, patiently
+from kymo.streams.messages import read_object
+from kymo.streams.settings import Settings
+from kymo.streams.topics import CHUNK_TOPICS, MIB, Place
 
 POLL_MS = 200
 #: A reading that has an end before it gives up if nothing comes so long, and no error says why.
@@ -148,7 +148,7 @@ def poll(consumer: Any, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
         batches: dict[TopicPartition, list[Any]] = consumer.poll(timeout_ms=timeout_ms)
     except UnsupportedCodecError as error:
         raise BrokerError(
-            f"{_where(consumer)} cannot be read ({describe(error)}): pip install 'kymo[kafka]' brings all that Kafka "
+            f"{_where(consumer)} cannot be read ({describe(error)}): pip install 'kymo-streams[kafka]' brings all that Kafka "
             "compresses with"
         ) from None
     except Exception as error:

@@ -14,16 +14,16 @@ from typing import Any
 
 from kafka import KafkaProducer, TopicPartition
 
-from streams.chunk import Chunk, Header
-from streams.codec import ChunkCodec
-from streams.errors import ChunkError, MessageError, SourceError
-from streams.kafka.admin import settings_of
-from streams.kafka.client import admin_client, client_arguments
-from streams.kafka.publish import Publisher
-from streams.kafka.read import Record, read_records, read_topics, session_of
-from streams.sessions import plain_name, read_session
-from streams.settings import Settings
-from streams.topics import CHUNK_TOPICS, MIB, TABLE, Names, Place
+from kymo.streams.chunk import Chunk, Header
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.errors import ChunkError, MessageError, SourceError
+from kymo.streams.kafka.admin import settings_of
+from kymo.streams.kafka.client import admin_client, client_arguments
+from kymo.streams.kafka.publish import Publisher
+from kymo.streams.kafka.read import Record, read_records, read_topics, session_of
+from kymo.streams.sessions import plain_name, read_session
+from kymo.streams.settings import Settings
+from kymo.streams.topics import CHUNK_TOPICS, MIB, TABLE, Names, Place
 
 Progress = Callable[[int, int], None]
 

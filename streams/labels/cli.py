@@ -1,7 +1,7 @@
 """``kymo label``. In: intervals from the command line or files. Out: messages on ``kymo.labels``, and labels as text.
 
 The topic is never compacted and keeps its messages for ever: nothing is changed, corrections are added. Which labels hold follows from
-all of them: :mod:`streams.labels.labels`.
+all of them: :mod:`kymo.streams.labels.labels`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 
 import click
 
-from streams.errors import MessageError, SourceError
-from streams.labels.files import ImportOptions, as_json_lines, as_labels_json, as_table, labels_of_path, parse_time
-from streams.labels.labels import Label, canonical, current_labels
-from streams.messages import Odd, read_object
-from streams.settings import Settings
-from streams.topics import Names
+from kymo.streams.errors import MessageError, SourceError
+from kymo.streams.labels.files import ImportOptions, as_json_lines, as_labels_json, as_table, labels_of_path, parse_time
+from kymo.streams.labels.labels import Label, canonical, current_labels
+from kymo.streams.messages import Odd, read_object
+from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 
 _OnBad = Callable[[str], None]
 _RUN = click.option("--run", metavar="N", help="Labels of a `replay --run N`.")
@@ -139,7 +139,7 @@ def _settings(run: str | None) -> Settings:
     settings = Settings.from_env()
     if run is None:
         return settings
-    from streams.kafka.admin import run_prefix
+    from kymo.streams.kafka.admin import run_prefix
 
     return replace(settings, prefix=run_prefix(settings.prefix, run))
 
@@ -161,7 +161,7 @@ def _me() -> str:
 
 def read_labels(settings: Settings, on_bad: _OnBad = lambda text: None) -> list[Label]:
     """Every label that was ever made, a session's in the order in which they were made."""
-    from streams.kafka.read import read_records
+    from kymo.streams.kafka.read import read_records
 
     topic = Names(settings.prefix).of("labels")
     labels = []
@@ -177,14 +177,14 @@ class SessionStarts:
     """First samples of sessions: as ``kymo.sessions`` has them, else as their chunks do, which are read when one is missing."""
 
     def __init__(self, settings: Settings, on_odd: _OnBad = lambda text: None) -> None:
-        from streams.kafka.sessions import announced
+        from kymo.streams.kafka.sessions import announced
 
         self._settings, self._all = settings, False
         self._ns = _first_times(announced(settings, on_odd))
 
     def of(self, session: str) -> int:
         """First sample of a session, Unix ns."""
-        from streams.kafka.sessions import seen
+        from kymo.streams.kafka.sessions import seen
 
         if session not in self._ns and not self._all:
             self._all, self._ns = True, _first_times(seen(self._settings)) | self._ns
@@ -203,7 +203,7 @@ def append_labels(settings: Settings, labels: Iterable[Label], created_ns: int) 
     """Add labels to the topic; left out are those that say what the last one of their id says, whoever said it when, and
     records of the topic itself.
     """
-    from streams.kafka.publish import Publisher
+    from kymo.streams.kafka.publish import Publisher
 
     log = read_labels(settings)
     last, records = {label.id: _meaning(label) for label in log}, set(log)

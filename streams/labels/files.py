@@ -17,12 +17,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from streams.chunk import NS
-from streams.errors import MessageError, SourceError
-from streams.labels.labels import Label, canonical, interval, read_labels_json
-from streams.messages import read_object
-from streams.readers.times import iso_ns
-from streams.recording import ReadOptions
+from kymo.streams.chunk import NS
+from kymo.streams.errors import MessageError, SourceError
+from kymo.streams.labels.labels import Label, canonical, interval, read_labels_json
+from kymo.streams.messages import read_object
+from kymo.streams.readers.times import iso_ns
+from kymo.streams.recording import ReadOptions
 
 #: Unix time of a session's first sample, ns; raises SourceError for a session that is not known.
 StartOf = Callable[[str], int]
@@ -93,7 +93,7 @@ def _with(label: Label, changes: dict[str, Any]) -> Label:
 
 
 def _recorded(path: str, options: ImportOptions) -> list[Label]:
-    from streams.readers import read
+    from kymo.streams.readers import read
 
     if options.column is None and options.key is None:
         raise SourceError("where do its labels stand? Name the column with --column, or the key of X.labels.json", path)

@@ -25,9 +25,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
-from streams.chunk import NS
-from streams.errors import MessageError, SourceError
-from streams.messages import MAX_FILE_BYTES, PYTHON_TYPES, Name, fits, json_schema, read_json
+from kymo.streams.chunk import NS
+from kymo.streams.errors import MessageError, SourceError
+from kymo.streams.messages import MAX_FILE_BYTES, PYTHON_TYPES, Name, fits, json_schema, read_json
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,12 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from streams.archive.format import is_archive
-from streams.errors import SourceError, SourceWarning
-from streams.labels.labels import count_labels_json, keys_of_labels_json
-from streams.readers.basic_motions import NAMES, read_basic_motions
-from streams.readers.files import File, find, format_of
-from streams.recording import ReadOptions, Recording
+from kymo.streams.archive.format import is_archive
+from kymo.streams.errors import SourceError, SourceWarning
+from kymo.streams.labels.labels import count_labels_json, keys_of_labels_json
+from kymo.streams.readers.basic_motions import NAMES, read_basic_motions
+from kymo.streams.readers.files import File, find, format_of
+from kymo.streams.recording import ReadOptions, Recording
 
 
 def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> Iterator[Recording]:  # noqa: B008
@@ -40,14 +40,14 @@ def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> I
     ------
     SourceError
         If a path is not there or a file cannot be read as it stands. One that nobody named, since it was there in a folder, is left
-        out with a :class:`~streams.errors.SourceWarning`, as long as another can be read.
+        out with a :class:`~kymo.streams.errors.SourceWarning`, as long as another can be read.
     """
     names = [str(path).lower() for path in paths if _is_data_set(path)]
     for name in names:
         yield from read_basic_motions(name, options)
     archives = [path for path in paths if "://" not in str(path) and is_archive(Path(path))]
     for path in archives:
-        from streams.archive.read import read_archive
+        from kymo.streams.archive.read import read_archive
 
         yield from read_archive(Path(path), options)
     on_disk = [path for path in paths if path not in archives and not _is_data_set(path)]

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from streams.chunk import Header, signal_format
-from streams.errors import SourceError
-from streams.labels.labels import canonical, interval, rename
-from streams.readers.columns import no_such_name, requested_inputs
-from streams.recording import InputOptions, ReadOptions, Recording, StreamData
+from kymo.streams.chunk import Header, signal_format
+from kymo.streams.errors import SourceError
+from kymo.streams.labels.labels import canonical, interval, rename
+from kymo.streams.readers.columns import no_such_name, requested_inputs
+from kymo.streams.recording import InputOptions, ReadOptions, Recording, StreamData
 
 CHANNELS = ("ax", "ay", "az", "gx", "gy", "gz")
 RATE_HZ = Fraction(10)
@@ -29,7 +29,7 @@ _METADATA = {
     "dataset": "BasicMotions (UEA archive, from the aeon package)",
 }
 _NOTE = "no start time in the file: sample 0 stands at 0 ns"
-#: Names that :func:`streams.readers.read` takes in place of a path.
+#: Names that :func:`kymo.streams.readers.read` takes in place of a path.
 NAMES = {"basicmotions:train": "TRAIN", "basicmotions:test": "TEST"}
 
 
@@ -66,7 +66,7 @@ def _file(part: str) -> Path:
         if path.is_file():
             return path
     raise SourceError(
-        "the BasicMotions recordings come with aeon, which is not installed: pip install 'kymo[demo]'",
+        "the BasicMotions recordings come with aeon, which is not installed: pip install 'kymo-streams[demo]'",
         f"basicmotions:{part.lower()}",
     )
 

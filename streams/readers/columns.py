@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.errors import SourceError
-from streams.readers.times import TIME_COLUMNS, TimeColumn, counter_columns, time_columns
-from streams.readers.words import brief, some
-from streams.recording import InputOptions, ReadOptions
+from kymo.streams.errors import SourceError
+from kymo.streams.readers.times import TIME_COLUMNS, TimeColumn, counter_columns, time_columns
+from kymo.streams.readers.words import brief, some
+from kymo.streams.recording import InputOptions, ReadOptions
 
 # Name of the stream that is made where neither a recipe nor the user names one.
 _DEFAULT_STREAM = "sensor"

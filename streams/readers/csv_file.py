@@ -24,13 +24,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.errors import SourceError
-from streams.readers.columns import ColumnRoles, column_roles
-from streams.readers.files import File
-from streams.readers.table import Block, Gatherer
-from streams.readers.times import TimeColumn
-from streams.readers.words import brief, is_number, many
-from streams.recording import ReadOptions, Recording
+from kymo.streams.errors import SourceError
+from kymo.streams.readers.columns import ColumnRoles, column_roles
+from kymo.streams.readers.files import File
+from kymo.streams.readers.table import Block, Gatherer
+from kymo.streams.readers.times import TimeColumn
+from kymo.streams.readers.words import brief, is_number, many
+from kymo.streams.recording import ReadOptions, Recording
 
 _BLOCK_BYTES = 32 * 2**20
 _TOGETHER_BYTES = 64 * 2**20  # larger files are given away session by session

@@ -20,12 +20,12 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
-from streams.errors import SourceError
-from streams.files import write_whole
-from streams.readers.words import brief
+from kymo.streams.errors import SourceError
+from kymo.streams.files import write_whole
+from kymo.streams.readers.words import brief
 
 if TYPE_CHECKING:
-    from streams.recording import ReadOptions, Recording
+    from kymo.streams.recording import ReadOptions, Recording
 
 
 class FileFormat(NamedTuple):
@@ -44,9 +44,9 @@ class FileFormat(NamedTuple):
 
 #: What reads a file: the first row that has its suffix and takes its first bytes, which are looked at where several have the suffix.
 FORMATS = (
-    FileFormat("streams.readers.csv_file:read_csv", (".csv", ".tsv", ".txt")),
-    FileFormat("streams.readers.parquet_file:read_parquet", (".parquet", ".pq")),
-    FileFormat("streams.readers.mcap_file:read_mcap", (".mcap",)),
+    FileFormat("kymo.streams.readers.csv_file:read_csv", (".csv", ".tsv", ".txt")),
+    FileFormat("kymo.streams.readers.parquet_file:read_parquet", (".parquet", ".pq")),
+    FileFormat("kymo.streams.readers.mcap_file:read_mcap", (".mcap",)),
 )
 #: Suffixes of files that can be read.
 SUFFIXES = tuple(dict.fromkeys(suffix for row in FORMATS for suffix in row.suffixes))

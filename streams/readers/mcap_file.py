@@ -18,18 +18,18 @@ import numpy as np
 from mcap.records import Channel, Message, Schema
 from numpy.typing import NDArray
 
-from streams.chunk import NS, Array, Chunk, Header, signal_format
-from streams.codec import CHUNK_SCHEMA, ChunkCodec
-from streams.errors import ChunkError, MessageError, SourceError
-from streams.labels.labels import Label, current_labels
-from streams.messages import read_json
-from streams.readers import grid
-from streams.readers.columns import no_such_name, requested_inputs
-from streams.readers.files import File
-from streams.readers.mcap_scan import Scan
-from streams.readers.words import brief, many
-from streams.recording import InputOptions, ReadOptions, Recording, StreamData
-from streams.sessions import OWN_METADATA, checked_session
+from kymo.streams.chunk import NS, Array, Chunk, Header, signal_format
+from kymo.streams.codec import CHUNK_SCHEMA, ChunkCodec
+from kymo.streams.errors import ChunkError, MessageError, SourceError
+from kymo.streams.labels.labels import Label, current_labels
+from kymo.streams.messages import read_json
+from kymo.streams.readers import grid
+from kymo.streams.readers.columns import no_such_name, requested_inputs
+from kymo.streams.readers.files import File
+from kymo.streams.readers.mcap_scan import Scan
+from kymo.streams.readers.words import brief, many
+from kymo.streams.recording import InputOptions, ReadOptions, Recording, StreamData
+from kymo.streams.sessions import OWN_METADATA, checked_session
 
 _AXES = {1: ("value",), 3: ("x", "y", "z"), 4: ("w", "x", "y", "z")}
 _MAX_NS, _MAX_VALUES = 2**62, 2**16

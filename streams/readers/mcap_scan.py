@@ -25,8 +25,8 @@ from mcap.reader import make_reader
 from mcap.records import Attachment, Channel, Chunk, DataEnd, Footer, Header, McapRecord, Message, Metadata, Schema
 from mcap.stream_reader import StreamReader
 
-from streams.errors import SourceError
-from streams.readers.words import brief, many
+from kymo.streams.errors import SourceError
+from kymo.streams.readers.words import brief, many
 
 _LARGEST = 2**27  # bytes of a chunk; recorders make chunks of about 2**20
 _RATIO = 16  # or so many times what it takes packed, as a chunk of large images may

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.chunk import Array
-from streams.errors import SourceError
-from streams.readers.columns import column_roles
-from streams.readers.files import File
-from streams.readers.table import Block, Gatherer
-from streams.readers.times import TimeColumn
-from streams.recording import ReadOptions, Recording
+from kymo.streams.chunk import Array
+from kymo.streams.errors import SourceError
+from kymo.streams.readers.columns import column_roles
+from kymo.streams.readers.files import File
+from kymo.streams.readers.table import Block, Gatherer
+from kymo.streams.readers.times import TimeColumn
+from kymo.streams.recording import ReadOptions, Recording
 
 _BLOCK_ROWS = 262_144
 _LARGEST, _RATIO = 2**28, 1000  # of a whole file, unpacked: bytes, and so many times its own size
@@ -30,7 +30,7 @@ def read_parquet(file: File, options: ReadOptions) -> Iterator[Recording]:
         import pyarrow.parquet
     except ImportError:
         raise SourceError(
-            "Parquet is read with pyarrow, which is not installed: pip install 'kymo[parquet]'", file.path
+            "Parquet is read with pyarrow, which is not installed: pip install 'kymo-streams[parquet]'", file.path
         ) from None
     with file.open() as raw:
         try:

@@ -11,14 +11,14 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.chunk import Array, Header, signal_format
-from streams.errors import SourceError
-from streams.labels.labels import Label, canonical, identity, interval, rename
-from streams.readers import grid
-from streams.readers.columns import ColumnRoles
-from streams.readers.files import File
-from streams.readers.words import brief, many
-from streams.recording import InputOptions, ReadOptions, Recording, StreamData
+from kymo.streams.chunk import Array, Header, signal_format
+from kymo.streams.errors import SourceError
+from kymo.streams.labels.labels import Label, canonical, identity, interval, rename
+from kymo.streams.readers import grid
+from kymo.streams.readers.columns import ColumnRoles
+from kymo.streams.readers.files import File
+from kymo.streams.readers.words import brief, many
+from kymo.streams.recording import InputOptions, ReadOptions, Recording, StreamData
 
 Int = NDArray[np.int64]
 _NO_LABEL = ("nan", "<na>", "nat")  # as table programs write it

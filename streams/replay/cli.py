@@ -16,11 +16,11 @@ from typing import Any
 
 import click
 
-from streams.errors import SourceError
-from streams.recording import ReadOptions, Recording
-from streams.replay.pacing import PAUSE, QUIT, SEEK, STEP, Controls, ReplayIO, ReplayProgress
-from streams.replay.schedule import ReplayPlan
-from streams.settings import Settings
+from kymo.streams.errors import SourceError
+from kymo.streams.recording import ReadOptions, Recording
+from kymo.streams.replay.pacing import PAUSE, QUIT, SEEK, STEP, Controls, ReplayIO, ReplayProgress
+from kymo.streams.replay.schedule import ReplayPlan
+from kymo.streams.settings import Settings
 
 _HELP = "space pauses · → seeks 10 s · . steps while paused · q quits"
 _KEYS = {b" ": PAUSE, b".": STEP, b"q": QUIT, b"Q": QUIT, b"\x1b[C": SEEK, b"\x1bOC": SEEK}
@@ -80,7 +80,7 @@ def make_command(load_options: Callable[[str], ReadOptions]) -> click.Command:
 
 def _run(recordings: Iterable[Recording], plan: ReplayPlan, as_json: bool) -> int:
     """Replay; the exit status."""
-    from streams.replay.replay import replay
+    from kymo.streams.replay.replay import replay
 
     with _connected() as io:
         summary = replay(recordings, Settings.from_env(), plan, io)
@@ -100,7 +100,7 @@ def choose(paths: Iterable[str], options: ReadOptions, session: str | None, stre
 
     A name that was read keeps only that session (stream); any other name becomes the name of the only one there is.
     """
-    from streams.readers import read
+    from kymo.streams.readers import read
 
     paths = tuple(paths)
     sessions: set[str] = set()
@@ -230,7 +230,7 @@ def runs() -> None:
 @click.option("--json", "as_json", is_flag=True, help="A JSON array.")
 def list_command(as_json: bool) -> None:
     """Show all runs under the prefix."""
-    from streams.kafka.admin import list_runs
+    from kymo.streams.kafka.admin import list_runs
 
     topics = list_runs(Settings.from_env())
     if as_json:
@@ -246,7 +246,7 @@ def list_command(as_json: bool) -> None:
 @click.argument("run", metavar="N")
 def delete_command(run: str) -> None:
     """Delete the topics and consumer groups of run N."""
-    from streams.kafka.admin import delete_run
+    from kymo.streams.kafka.admin import delete_run
 
     topics = delete_run(Settings.from_env(), run)
     click.echo(f"deleted {len(topics)} topics of run {run}")

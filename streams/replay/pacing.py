@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from streams.chunk import NS
-from streams.replay.schedule import Due
+from kymo.streams.chunk import NS
+from kymo.streams.replay.schedule import Due
 
 SEEK_S = 10
 #: A key is noticed, and a picture renewed, within this.

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streams.chunk import NS, Chunk, Header, index_at
-from streams.recording import Recording, StreamData
-from streams.topics import MESSAGE_MAX
+from kymo.streams.chunk import NS, Chunk, Header, index_at
+from kymo.streams.recording import Recording, StreamData
+from kymo.streams.topics import MESSAGE_MAX
 
 DAY_NS = 24 * 3600 * NS
 #: Room for a chunk's header within a message.

@@ -14,10 +14,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from streams.chunk import Array
-from streams.errors import SourceError
-from streams.recording import Recording, StreamData
-from streams.topics import MIB
+from kymo.streams.chunk import Array
+from kymo.streams.errors import SourceError
+from kymo.streams.recording import Recording, StreamData
+from kymo.streams.topics import MIB
 
 _ALIGNED = 64  # bytes
 

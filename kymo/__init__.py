@@ -14,27 +14,34 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 import click
 
-from streams.errors import KymoError, SourceWarning
+# In a checkout the packages stand beside this folder: code is loaded from there, so that debuggers and tracebacks name the files that
+# people edit. The links in this folder are for type checkers, editors and the wheel.
+_CHECKOUT = Path(__file__).resolve().parent.parent
+if (_CHECKOUT / "streams" / "chunk.proto").is_file():
+    __path__.insert(0, str(_CHECKOUT))
+
+from kymo.streams.errors import KymoError, SourceWarning
 
 if TYPE_CHECKING:
-    from lab.look.arrays import extract_imu_windows, topic_arrays
-    from lab.look.summary import mcap_summary
-    from lab.synth.files import synth
-    from lab.synth.random_plans import RandomPlans, synth_random
-    from lab.synth.simulate import simulate
-    from models.bundle import Bundle, load_bundle
-    from models.predict import Classifier
-    from models.run import Report, run
-    from processors.recipe.load import Recipe, load_recipe, parse_recipe
-    from streams.chunk import Chunk, Format, Window
-    from streams.events import Event
-    from streams.readers import read
-    from streams.recording import ReadOptions, Recording
-    from streams.settings import Settings
+    from kymo.lab.look.arrays import extract_imu_windows, topic_arrays
+    from kymo.lab.look.summary import mcap_summary
+    from kymo.lab.synth.files import synth
+    from kymo.lab.synth.random_plans import RandomPlans, synth_random
+    from kymo.lab.synth.simulate import simulate
+    from kymo.models.bundle import Bundle, load_bundle
+    from kymo.models.predict import Classifier
+    from kymo.models.run import Report, run
+    from kymo.processors.recipe.load import Recipe, load_recipe, parse_recipe
+    from kymo.streams.chunk import Chunk, Format, Window
+    from kymo.streams.events import Event
+    from kymo.streams.readers import read
+    from kymo.streams.recording import ReadOptions, Recording
+    from kymo.streams.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -47,30 +54,34 @@ class Verb:
 
 
 VERBS = {
-    "demo": Verb("examples.demo:demo", "The main job, start to end, on real recordings."),
-    "up": Verb("deploy.up:up", "Broker, worker and archive until Ctrl-C."),
-    "broker": Verb("deploy.cli:broker", "The embedded Apache Kafka: start, stop, status."),
+    "demo": Verb("kymo.examples.demo:demo", "The main job, start to end, on real recordings."),
+    "up": Verb("kymo.deploy.up:up", "Broker, worker and archive until Ctrl-C."),
+    "broker": Verb("kymo.deploy.cli:broker", "The embedded Apache Kafka: start, stop, status."),
     "replay": Verb("kymo:_replay", "Send recordings to their topics at their own pace.", broker=True),
-    "worker": Verb("deploy.cli:worker", "Classify what arrives, until stopped."),
-    "events": Verb("streams.events_cli:events", "Print labelled events as JSON Lines.", broker=True),
-    "run": Verb("models.run_cli:run_command", "Classify files without a broker."),
-    "sessions": Verb("streams.sessions_cli:sessions", "List sessions, end or erase one.", broker=True),
+    "worker": Verb("kymo.deploy.cli:worker", "Classify what arrives, until stopped."),
+    "events": Verb("kymo.streams.events_cli:events", "Print labelled events as JSON Lines.", broker=True),
+    "run": Verb("kymo.models.run_cli:run_command", "Classify files without a broker."),
+    "sessions": Verb("kymo.streams.sessions_cli:sessions", "List sessions, end or erase one.", broker=True),
     "archive": Verb(
-        "deploy.archive_cli:archive", "Write all topics to MCAP segments; list, check, export them.", broker=True
+        "kymo.deploy.archive_cli:archive", "Write all topics to MCAP segments; list, check, export them.", broker=True
     ),
-    "runs": Verb("streams.replay.cli:runs", "List or delete runs of `replay --run`.", broker=True),
-    "label": Verb("streams.labels.cli:label", "Add, import and export labels of sessions.", broker=True),
-    "prepare": Verb("lab.prepare.cli:prepare", "Make raw recordings ready for a recipe."),
-    "init": Verb("processors.recipe.init:init", "Write a recipe from data."),
-    "dataset": Verb("models.data.cli:dataset", "Windows as the trainer sees them: count, export."),
-    "train": Verb("models.training.cli:train_command", "Train a recipe's model and write its bundle.", broker=True),
-    "evaluate": Verb("models.training.cli:evaluate_command", "Score a bundle on labelled recordings."),
-    "refresh": Verb("models.training.cli:refresh", "Train on what is new; promote what is better.", broker=True),
-    "models": Verb("models.registry.cli:models", "Versions of trained models: list, compare, promote.", broker=True),
-    "inspect": Verb("lab.look.summary:inspect", "What MCAP files hold: topics, schemas, counts, rates, gaps."),
-    "synth": Verb("lab.synth.cli:synth", "Make synthetic recordings of a motion plan, or of random ones."),
-    "plot": Verb("lab.look.plot:plot", "Draw recordings: streams over time, labels shaded."),
-    "doctor": Verb("deploy.cli:doctor", "What is wrong on this machine, or with this session."),
+    "runs": Verb("kymo.streams.replay.cli:runs", "List or delete runs of `replay --run`.", broker=True),
+    "label": Verb("kymo.streams.labels.cli:label", "Add, import and export labels of sessions.", broker=True),
+    "prepare": Verb("kymo.lab.prepare.cli:prepare", "Make raw recordings ready for a recipe."),
+    "init": Verb("kymo.processors.recipe.init:init", "Write a recipe from data."),
+    "dataset": Verb("kymo.models.data.cli:dataset", "Windows as the trainer sees them: count, export."),
+    "train": Verb(
+        "kymo.models.training.cli:train_command", "Train a recipe's model and write its bundle.", broker=True
+    ),
+    "evaluate": Verb("kymo.models.training.cli:evaluate_command", "Score a bundle on labelled recordings."),
+    "refresh": Verb("kymo.models.training.cli:refresh", "Train on what is new; promote what is better.", broker=True),
+    "models": Verb(
+        "kymo.models.registry.cli:models", "Versions of trained models: list, compare, promote.", broker=True
+    ),
+    "inspect": Verb("kymo.lab.look.summary:inspect", "What MCAP files hold: topics, schemas, counts, rates, gaps."),
+    "synth": Verb("kymo.lab.synth.cli:synth", "Make synthetic recordings of a motion plan, or of random ones."),
+    "plot": Verb("kymo.lab.look.plot:plot", "Draw recordings: streams over time, labels shaded."),
+    "doctor": Verb("kymo.deploy.cli:doctor", "What is wrong on this machine, or with this session."),
 }
 #: Which extra brings a library.
 EXTRAS = {
@@ -84,20 +95,20 @@ EXTRAS = {
     **dict.fromkeys(("msgspec", "pygeomag"), "synth"),
 }
 _FACADE = {
-    **dict.fromkeys(("Bundle", "load_bundle"), "models.bundle"),
-    "Classifier": "models.predict",
-    **dict.fromkeys(("Report", "run"), "models.run"),
-    **dict.fromkeys(("Recipe", "load_recipe", "parse_recipe"), "processors.recipe.load"),
-    **dict.fromkeys(("Chunk", "Format", "Window"), "streams.chunk"),
-    "Event": "streams.events",
-    **dict.fromkeys(("extract_imu_windows", "topic_arrays"), "lab.look.arrays"),
-    "mcap_summary": "lab.look.summary",
-    **dict.fromkeys(("ReadOptions", "Recording"), "streams.recording"),
-    "Settings": "streams.settings",
-    "read": "streams.readers",
-    "simulate": "lab.synth.simulate",
-    "synth": "lab.synth.files",
-    **dict.fromkeys(("RandomPlans", "synth_random"), "lab.synth.random_plans"),
+    **dict.fromkeys(("Bundle", "load_bundle"), "kymo.models.bundle"),
+    "Classifier": "kymo.models.predict",
+    **dict.fromkeys(("Report", "run"), "kymo.models.run"),
+    **dict.fromkeys(("Recipe", "load_recipe", "parse_recipe"), "kymo.processors.recipe.load"),
+    **dict.fromkeys(("Chunk", "Format", "Window"), "kymo.streams.chunk"),
+    "Event": "kymo.streams.events",
+    **dict.fromkeys(("extract_imu_windows", "topic_arrays"), "kymo.lab.look.arrays"),
+    "mcap_summary": "kymo.lab.look.summary",
+    **dict.fromkeys(("ReadOptions", "Recording"), "kymo.streams.recording"),
+    "Settings": "kymo.streams.settings",
+    "read": "kymo.streams.readers",
+    "simulate": "kymo.lab.synth.simulate",
+    "synth": "kymo.lab.synth.files",
+    **dict.fromkeys(("RandomPlans", "synth_random"), "kymo.lab.synth.random_plans"),
 }
 __all__ = [
     "Bundle",
@@ -152,7 +163,7 @@ class Verbs(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the verb that is meant, or fail with the nearest."""
         if args and args[0] not in VERBS and not args[0].startswith("-"):
-            from processors.registry import nearest
+            from kymo.processors.registry import nearest
 
             ctx.fail(f"no verb {args[0]!r}{nearest(args[0], VERBS)}")
         if args and VERBS.get(args[0], Verb("", "")).broker:
@@ -231,21 +242,21 @@ def _fail(ctx: click.Context, message: str) -> NoReturn:
 
 
 def _replay() -> click.Command:
-    from processors.recipe.load import load_recipe
-    from streams.replay.cli import make_command
+    from kymo.processors.recipe.load import load_recipe
+    from kymo.streams.replay.cli import make_command
 
     return make_command(lambda recipe: load_recipe(recipe).read_options())
 
 
 def _name_the_broker() -> None:
     """Without ``KYMO_BROKERS``, verbs talk to the embedded broker if it runs."""
-    from streams.settings import Settings
+    from kymo.streams.settings import Settings
 
     settings = Settings.from_env()
     if settings.brokers:
         return
     try:
-        from deploy.broker import address
+        from kymo.deploy.broker import address
 
         os.environ["KYMO_BROKERS"] = address(settings)
     except (KymoError, ModuleNotFoundError):
@@ -255,7 +266,7 @@ def _name_the_broker() -> None:
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
-    from streams.sessions import software_version
+    from kymo.streams.sessions import software_version
 
     click.echo(f"kymo {software_version()}")
     ctx.exit()
@@ -287,7 +298,3 @@ def main() -> None:
         click.echo(f"kymo: {named}{error.strerror}", err=True)
         _discard_output()
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

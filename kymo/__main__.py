@@ -1,0 +1,5 @@
+"""``python -m kymo``: the command line."""
+
+from kymo import main
+
+main()
