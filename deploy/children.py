@@ -19,13 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import kymo
-
 STOP_TIMEOUT_S = 25.0  # a worker drains for 20 s at most
 TAIL = 20
 #: Ctrl-C, SIGTERM and a closed terminal.
 ENDING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
-_ROOT = Path(kymo.__file__).resolve().parent.parent
+_ROOT = Path(sys.modules["kymo"].__file__ or "").resolve().parent.parent
 
 
 def kymo_command(*arguments: str) -> list[str]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kymo.lab.synth.random_plans import RandomPlans, synth_random
     from kymo.lab.synth.simulate import simulate
     from kymo.models.bundle import Bundle, load_bundle
+    from kymo.models.notebook import evaluate, train, windows
     from kymo.models.predict import Classifier
     from kymo.models.run import Report, run
     from kymo.processors.recipe.load import Recipe, load_recipe, parse_recipe
@@ -97,6 +98,7 @@ EXTRAS = {
 _FACADE = {
     **dict.fromkeys(("Bundle", "load_bundle"), "kymo.models.bundle"),
     "Classifier": "kymo.models.predict",
+    **dict.fromkeys(("evaluate", "train", "windows"), "kymo.models.notebook"),
     **dict.fromkeys(("Report", "run"), "kymo.models.run"),
     **dict.fromkeys(("Recipe", "load_recipe", "parse_recipe"), "kymo.processors.recipe.load"),
     **dict.fromkeys(("Chunk", "Format", "Window"), "kymo.streams.chunk"),
@@ -124,6 +126,7 @@ __all__ = [
     "Report",
     "Settings",
     "Window",
+    "evaluate",
     "extract_imu_windows",
     "load_bundle",
     "load_recipe",
@@ -136,6 +139,8 @@ __all__ = [
     "synth",
     "synth_random",
     "topic_arrays",
+    "train",
+    "windows",
 ]
 
 

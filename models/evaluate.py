@@ -15,7 +15,7 @@ from kymo.models.bundle import UNKNOWN, Bundle
 from kymo.models.data.dataset import iter_windows, labels_of
 from kymo.models.data.examples import targets_of
 from kymo.models.predict import Classifier, Memory, Predictor
-from kymo.models.scores import BRIEF, Pair, collect_heads, score_head, score_windows
+from kymo.models.scores import BRIEF, Pair, Scores, collect_heads, score_head, score_windows
 from kymo.models.training.record import HeldHead
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.chunk import Window
@@ -45,11 +45,11 @@ OnWindow = Callable[[JudgedWindow], None]
 
 def evaluate(
     recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording], on_window: OnWindow = lambda _: None
-) -> dict[str, Any]:
+) -> Scores:
     """Scores of a bundle."""
     answers = _answers(recipe, bundle, recordings, on_window)
     windows = [(w.session, w.truth, w.probabilities) for w in answers.windows]
-    scores = {"bundle": bundle.id, **score_windows(windows, bundle.labels, [truth for _, truth in answers.without])}
+    scores = Scores(bundle=bundle.id, **score_windows(windows, bundle.labels, [truth for _, truth in answers.without]))
     scores |= {"unknown_windows": answers.unknown, "per_subject": answers.per_subject(bundle.labels)}
     if recipe.heads:
         sessions = [w.session for w in answers.windows]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -212,3 +213,23 @@ def collect_heads(
         truth_places = np.array([-1 if truth is None else places[truth] for truth in truths], np.int64)
         heads.append(HeldHead(name, classes, truth_places, probabilities.reshape(len(rows), len(classes))))
     return heads
+
+
+class Scores(dict[str, Any]):
+    """Scores by name; in a notebook a table by class."""
+
+    def __str__(self) -> str:
+        return score_line(self.get("bundle", "held out"), self)
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[str, ...]] = [("class", "recall", "precision", "F1", "recordings")]
+        for label, row in self["per_class"].items():
+            rows.append((label, *(f"{row[name]:.3f}" for name in ("recall", "precision", "f1")), str(row["n"])))
+        return f"<p>{escape(str(self))}</p>{html_table(rows)}"
+
+
+def html_table(rows: Sequence[Sequence[str]]) -> str:
+    """HTML of rows, the first one the head."""
+    tags = ["th", *["td"] * (len(rows) - 1)]
+    lines = ("".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) for tag, row in zip(tags, rows, strict=True))
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import RECIPE, recipe, window
 
+import kymo
 from kymo.models.bundle import load_bundle
 from kymo.models.data.dataset import read_dataset, stream_of, windows_of
 from kymo.models.data.examples import Example
@@ -280,3 +282,43 @@ def test_senseless_parameters_are_refused(line: str, says: str) -> None:
     with pytest.raises(TrainingError) as caught:
         train_parameters(recipe(RECIPE.replace("epochs = 3", line)), TrainRequest(("data",)))
     assert says in str(caught.value)
+
+
+def test_from_python_it_is_what_the_verbs_do(data: Path, trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    tiny = kymo.load_recipe(str(trained.parent / "tiny.toml"))
+    run = kymo.train(tiny, data, seed=3, out=tmp_path / "bundle")
+    assert run.bundle.path == tmp_path / "bundle"
+    assert run.report.is_file()
+    facts = onnxruntime.InferenceSession(run.bundle.model_path).get_modelmeta().custom_metadata_map
+    assert {name: facts[name] for name in ("recipe", "labels", "layout", "channels")} == {
+        "recipe": "tiny",
+        "labels": '["rest", "work"]',
+        "layout": run.bundle.layout,
+        "channels": '["x", "y"]',
+    }
+    assert set(run.scores["per_class"]) == {"rest", "work"}
+    assert run._repr_html_().count("<tr>") == 3
+    scores = kymo.evaluate(tiny, [data], run.bundle)
+    arguments = [
+        str(next(trained.parent.rglob("tiny.toml"))),
+        "--data",
+        str(data),
+        "--bundle",
+        str(run.bundle.path),
+        "--json",
+    ]
+    printed = json.loads(CliRunner().invoke(evaluate_command, arguments).stdout)
+    assert scores == {name: value for name, value in printed.items() if name != "trained_on"}
+    assert str(scores).startswith(f"{run.bundle.id}: {2 * SESSIONS} recordings: accuracy")
+    assert scores._repr_html_().count("<tr>") == 3
+
+
+def test_windows_as_arrays_are_those_of_the_trainer(data: Path) -> None:
+    tiny = recipe()
+    arrays, y, groups = kymo.windows(tiny, str(data))
+    examples = read_dataset(read([data], tiny.read_options()), tiny, split_chain(tiny.chain)[0]).examples
+    assert np.array_equal(arrays, np.stack([example.window.data for example in examples]).astype(np.float32))
+    assert y.tolist() == [example.label for example in examples]
+    assert groups.tolist() == [example.window.session for example in examples]  # nobody is named
+    assert kymo.windows(tiny, data)._repr_html_().count("<tr>") == 3

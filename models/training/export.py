@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 
 from kymo.models.onnx_model import OnnxModel, StatefulModel
 from kymo.models.zoo import Architecture
-from kymo.streams.chunk import Array
+from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import TrainingError
 
 INPUT, OUTPUT = "windows", "logits"
@@ -78,6 +79,20 @@ def export_stateful(model: Architecture, sequences: Any) -> Exported:
     parity = _checked(max(map(parity_of, trials)), _STATEFUL_TOLERANCE)
     shape = (stateful.hop, *stateful.shape)
     return Exported(graph, StatefulModel.rule, parity, shape, stateful.size)
+
+
+def with_metadata(graph: bytes, manifest: Mapping[str, Any], fmt: Format) -> bytes:
+    """The ONNX that says, in its metadata, what goes in and what comes out: for whoever meets it without its manifest."""
+    import onnx
+
+    model = onnx.load_from_string(graph)
+    facts = {name: manifest[name] for name in ("recipe", "labels", "heads", "temperature") if name in manifest}
+    facts |= {name: manifest["model"][name] for name in ("layout", "shape")}
+    facts |= {"channels": list(fmt.channels), "units": list(fmt.units), "rate_hz": float(fmt.rate)}
+    onnx.helper.set_model_props(
+        model, {n: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for n, v in facts.items()}
+    )
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _graph_of(model: Architecture) -> bytes:

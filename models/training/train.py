@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from kymo.models.pooling import Pool
 from kymo.models.registry import write_bundle
 from kymo.models.registry.manifest import MODEL
 from kymo.models.reports.report import RECORD, bundle_report
+from kymo.models.scores import Scores
 from kymo.models.training.candidates import fit_candidates
-from kymo.models.training.export import Exported, export_model, export_stateful
+from kymo.models.training.export import Exported, export_model, export_stateful, with_metadata
 from kymo.models.training.fit_and_judge import FittedModel, fit, judge, peak_mb
 from kymo.models.training.lineage import LEARNED, learned_from, lineage_of, manifest_of, revision, split_of, versions
 from kymo.models.training.record import RunRecord, cross_validation
@@ -42,10 +44,20 @@ class Trained:
 
     bundle: Bundle  # written and read back
     # of the validation windows; empty where there are none. See :func:`kymo.models.evaluate.score_windows`
-    scores: dict[str, Any]
+    scores: Scores
     notes: list[str] = field(default_factory=list)  # what the user should know
     # all facts of the run; also ``report/run.json`` in the bundle
     record: RunRecord = field(default_factory=lambda: RunRecord(""))
+
+    @property
+    def report(self) -> Path:
+        """The page with figures."""
+        return self.bundle.path / "report" / "report.html"
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
+        scores = self.scores._repr_html_() if self.scores else "<p>nothing was held out</p>"
+        return f"<p><b>{escape(self.bundle.id)}</b>, report: {escape(str(self.report))}</p>{scores}<ul>{notes}</ul>"
 
 
 def train(
@@ -73,7 +85,7 @@ def train(
             record.split["leak_free"] = leak_free
         record.seconds, record.peak_mb = time.monotonic() - started, peak_mb()
         bundle = _write_run(run, final, winner, exported, pool, record)
-    return Trained(bundle, winner.scores, record.notes, record)
+    return Trained(bundle, Scores(winner.scores), record.notes, record)
 
 
 def fingerprint(run: TrainingRun) -> dict[str, Any]:
@@ -195,10 +207,12 @@ def _write_run(
         attached = bundle_report(record, winner.window)
     else:
         attached = {f"report/{RECORD}": record.to_json().encode("utf-8", "backslashreplace")}
+    manifest, stream = manifest_of(run.recipe, final, winner, exported, pool, lineage), run.recipe.input_format()
+    windows = final.data.chain.output({stream.stream: stream})
     path = write_bundle(
         run.request.out,
-        manifest_of(run.recipe, final, winner, exported, pool, lineage),
-        {MODEL: exported.model, "report/report.json": facts_text.encode()},
+        manifest,
+        {MODEL: with_metadata(exported.model, manifest, windows), "report/report.json": facts_text.encode()},
         attached=attached,
         promote=run.request.promote,
     )
