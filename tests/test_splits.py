@@ -100,6 +100,16 @@ def test_by_time_the_end_is_held_out(windows: int, share: float, hop: int) -> No
         ]
 
 
+@pytest.mark.parametrize("subjects", [0, 1])
+def test_one_subject_alone_is_split_by_session(subjects: int) -> None:
+    examples = sessions(12, subjects=subjects)
+    split = make_split(examples, TrainTable("subject"), 0.3, 0)
+    assert split == make_split(examples, TrainTable("session"), 0.3, 0)
+    assert split.validation
+    two = make_split(sessions(12, subjects=2), TrainTable("subject"), 0.5, 0)
+    assert (two.kind, two.validation_groups) in [("subject", ("p0",)), ("subject", ("p1",))]
+
+
 def test_sessions_and_subjects_are_texts_other_columns_numbers() -> None:
     people = [example(f"s{n}", n, subject=name) for n, name in enumerate(("1.1", "1.10", "007", "7"))]
     split = make_split(people, TrainTable("column", ColumnSplit("subject", ("1.10", "7.0"), ("1.1",))), 0.2, 0)

@@ -3,7 +3,8 @@
 ========= =============================================================================================================
 split     what it does
 ========= =============================================================================================================
-subject   a subject's windows (its sessions', where it has no subject) stand on one side
+subject   a subject's windows (its sessions', where it has no subject) stand on one side; as ``session`` where all is
+          of one subject
 session   a session's windows stand on one side
 time      the last share of each session is held out; windows that reach into it are left out, so that the last window
           to learn from ends where the first held out begins, or before
@@ -57,9 +58,10 @@ def make_split(examples: Sequence[Example], table: TrainTable, share: float, see
         return _without_blocks(examples, sessions, blocks, seed)
     if table.split == "window":
         return _held_out(examples, "window", seed, _random_windows(examples, share, seed))
-    groups = [group_of(example, table.split) for example in examples]
+    kind = split_kind(table, (example.subject for example in examples))
+    groups = [group_of(example, kind) for example in examples]
     names = hold_out(groups, _labels(examples), share, seed)
-    return _held_out(examples, table.split, seed, [i for i, group in enumerate(groups) if group in names])
+    return _held_out(examples, kind, seed, [i for i, group in enumerate(groups) if group in names])
 
 
 def make_folds(examples: Sequence[Example], table: TrainTable, seed: int) -> list[Split]:
@@ -85,6 +87,11 @@ def make_folds(examples: Sequence[Example], table: TrainTable, seed: int) -> lis
     for i, group in enumerate(groups):
         parts[part[group]].append(i)
     return [replace(_held_out(examples, kind, seed, numbers), fold=i) for i, numbers in enumerate(parts)]
+
+
+def split_kind(table: TrainTable, subjects: Iterable[str]) -> str:
+    """Tell the split that the data allow: where all is of one subject, or of none that is named, sessions are kept apart."""
+    return "session" if table.split == "subject" and len({*subjects}) == 1 else table.split
 
 
 def leak_free(examples: Sequence[Example], split: Split, share: float) -> Split:

@@ -83,7 +83,7 @@ def lineage_of(recipe: Recipe, request: TrainRequest, dataset: Dataset, winner: 
         "inputs": [{"path": path, **facts} for path, facts in dataset.inputs.items()],
         **({"without": sorted(request.without)} if request.without else {}),
         "windows": {"training": len(data.split.training), "validation": len(data.split.validation)},
-        "validation_groups": sorted({group_of(example, recipe.train.split) for example in data.validation}),
+        "validation_groups": sorted({group_of(example, data.split.kind) for example in data.validation}),
         "packages": versions(packages),
         "python": platform.python_version(),
     }

@@ -16,7 +16,7 @@ from typing import Any
 
 from kymo.models.bundle import Bundle, load_bundle
 from kymo.models.data.dataset import labels_of, stream_of
-from kymo.models.data.splits import hold_out_by_name
+from kymo.models.data.splits import hold_out_by_name, split_kind
 from kymo.models.registry import open_registry
 from kymo.models.registry.promote import promote, tell
 from kymo.models.training.gate import MIN_SESSIONS, Verdict, compare
@@ -35,7 +35,8 @@ from kymo.streams.settings import Settings
 class GatePlan:
     """What is kept from training, and what the data are."""
 
-    held_out: dict[str, str]  # sessions that are kept from training, with their subjects (empty where not known)
+    # sessions that are kept from training, with their subjects; empty where not known, or where sessions are split
+    held_out: dict[str, str]
     sessions: int  # all of them
     signature: str  # of the sessions and their labels: the same for the same data
 
@@ -70,8 +71,7 @@ class Outcome:
 
 def plan_of(recipe: Recipe, paths: tuple[str, ...], share: float = 0.25) -> GatePlan:
     """What to keep from training."""
-    classes: dict[str, set[str]] = {}
-    members: dict[str, dict[str, str]] = {}
+    labelled: list[tuple[str, str, set[str]]] = []  # session, subject, classes
     digest = hashlib.sha256()
     for recording in read(paths, recipe.read_options()):
         if stream_of(recording, recipe) is None:  # another recipe's
@@ -80,11 +80,16 @@ def plan_of(recipe: Recipe, paths: tuple[str, ...], share: float = 0.25) -> Gate
         digest.update(repr((recording.session, recording.start_ns, recording.end_ns, labels)).encode())
         digest.update(_head_labels(recipe, recording))
         if labels:
-            group = _group(recipe, recording)
-            classes.setdefault(group, set()).update(label for _, _, label in labels)
-            members.setdefault(group, {})[recording.session] = recording.subject or ""
-    if not members:
+            labelled.append((recording.session, recording.subject or "", {label for _, _, label in labels}))
+    if not labelled:
         raise TrainingError(f"no labelled session in {', '.join(paths)}; add labels (kymo label), or name other data")
+    by_subject = split_kind(recipe.train, (subject for _, subject, _ in labelled)) == "subject"
+    classes: dict[str, set[str]] = {}
+    members: dict[str, dict[str, str]] = {}
+    for session, subject, labels_there in labelled:
+        group = (by_subject and subject) or session
+        classes.setdefault(group, set()).update(labels_there)
+        members.setdefault(group, {})[session] = subject if by_subject else ""
     # Where a group has several classes it cannot be counted to one: then groups are drawn whatever they hold.
     pure = all(len(names) == 1 for names in classes.values())
     judges = hold_out_by_name({group: next(iter(names)) if pure else "" for group, names in classes.items()}, share)
@@ -97,10 +102,6 @@ def _head_labels(recipe: Recipe, recording: Recording) -> bytes:
     sets = {head.set for head in recipe.heads}
     labels = sorted((x.set, x.start_ns, x.end_ns, x.label) for x in recording.labels if x.set in sets)
     return repr(labels).encode() if labels else b""
-
-
-def _group(recipe: Recipe, recording: Recording) -> str:
-    return (recording.subject or recording.session) if recipe.train.split == "subject" else recording.session
 
 
 def train_behind_gate(
@@ -185,21 +186,20 @@ def _decide(
         return None, True, f"the champion does not fit the recipe any more ({error})"
     if not plan.held_out:
         return None, False, "no session can be spared to judge: at least two of one class are needed"
-    judges, remark = _judges(champion, plan, recipe)
+    judges, remark = _judges(champion, plan)
     recordings = (r for r in read(paths, recipe.read_options()) if r.session in judges)
     verdict = compare(champion, candidate, recordings, recipe, metric)
     verdict = replace(verdict, text=verdict.text + remark)
     return verdict, verdict.promote, verdict.text
 
 
-def _judges(champion: Bundle, plan: GatePlan, recipe: Recipe) -> tuple[frozenset[str], str]:
+def _judges(champion: Bundle, plan: GatePlan) -> tuple[frozenset[str], str]:
     """Which of the sessions held out judge, and what is to be said of that.
 
     The candidate has learned from none of them. A champion that was trained without the gate may have: that speaks for it, so those
     sessions judge only where too few others are there. Then a candidate that is better all the same is better indeed.
     """
-    by_subject = recipe.train.split == "subject"
-    knowledge = {name: knows(champion, name, plan.held_out[name] if by_subject else "") for name in plan.held_out}
+    knowledge = {name: knows(champion, name, subject) for name, subject in plan.held_out.items()}
     if None in knowledge.values():
         return frozenset(knowledge), "; whether the champion has learned from them its manifest does not say"
     new = frozenset(name for name, known in knowledge.items() if not known)

@@ -263,7 +263,6 @@ def recipe_text(name: str, survey: Survey) -> str:
     source: dict[str, Any] = {"stream": survey.stream, "rate_hz": survey.rate_hz, "channels": list(survey.channels)}
     if survey.units:
         source["units"] = list(survey.units)
-    by_subject = len(survey.subjects) >= 3
     by_key = survey.label_key is not None and not survey.labels
     tables = {
         "name": name,
@@ -276,7 +275,7 @@ def recipe_text(name: str, survey: Survey) -> str:
         },
         "model": {"architecture": "spectrogram_cnn", "min_probability": 0.5},
         "labels": {"key": survey.label_key} if by_key else {"column": survey.label_column or "label"},
-        "train": {"split": "subject" if by_subject else "session"},
+        "train": {"split": "subject"},
     }
     text = format_recipe(tables, _comments(survey, length, nperseg, noverlap))
     head = (
@@ -310,8 +309,8 @@ def _comments(survey: Survey, length: int, nperseg: int, noverlap: int) -> dict[
         "model.min_probability": "below it the label is `unknown`",
         "labels": f"the classes are those that training finds ({classes})",
         "train.split": f"{subjects} subjects: none on both sides"
-        if subjects >= 3
-        else "no recording on both sides (a `subject` column with 3 or more subjects is better)",
+        if subjects >= 2
+        else "nobody on both sides (a column `subject`), else no recording",
     }
 
 
