@@ -197,7 +197,7 @@ class Verbs(click.Group):
             library = (error.name or "").partition(".")[0]
             if library not in EXTRAS:
                 raise
-            _fail(ctx, f"this needs {library}, which is not installed: pip install 'kymo[{EXTRAS[library]}]'")
+            _fail(ctx, f"this needs {library}, which is not installed: pip install 'kymo-streams[{EXTRAS[library]}]'")
         return result
 
 

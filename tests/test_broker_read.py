@@ -122,7 +122,7 @@ def test_a_codec_without_its_package_is_named(
     monkeypatch.setattr("kafka.codec.snappy", None)
     for read in ways:
         with pytest.raises(
-            BrokerError, match=r"labels, partition 1, offset 10: .*snappy.* pip install 'kymo\[kafka\]'"
+            BrokerError, match=r"labels, partition 1, offset 10: .*snappy.* pip install 'kymo-streams\[kafka\]'"
         ):
             read()
 

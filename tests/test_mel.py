@@ -92,7 +92,7 @@ def test_without_librosa_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "librosa.filters", None)
     filter_bank.cache_clear()
     form = fmt("float32")
-    with pytest.raises(FormatError, match=r"extra `audio`.*kymo\[audio\]"):
+    with pytest.raises(FormatError, match=r"extra `audio`.*kymo-streams\[audio\]"):
         Mel(**CASES[0]).output({form.stream: form})
 
 

@@ -85,5 +85,7 @@ def test_wrong_recipe(item: InputOptions, text: str) -> None:
 
 def test_without_aeon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(basic_motions, "find_spec", lambda name: None)
-    with pytest.raises(SourceError, match=r"come with aeon, which is not installed: pip install 'kymo\[demo\]'"):
+    with pytest.raises(
+        SourceError, match=r"come with aeon, which is not installed: pip install 'kymo-streams\[demo\]'"
+    ):
         list(read(["basicmotions:train"]))
