@@ -80,9 +80,12 @@ def _start_broker(settings: Settings, stack: contextlib.ExitStack) -> BrokerInfo
     _tell("starting the broker")
     stack.callback(_stop_broker, folder)
     try:
-        info = broker.start(folder, PORT)
-    except BrokerError:  # most likely the port is taken; anything else will be said again
-        info = broker.start(folder)
+        broker.require_free_port(PORT)
+    except BrokerError:
+        port = 0  # any that is free
+    else:
+        port = PORT
+    info = broker.start(folder, port)
     _tell(f"broker at {info.bootstrap}, data in {info.data_dir}")
     return info
 

@@ -91,6 +91,15 @@ def test_labels_of_one_class_that_touch_are_one_band() -> None:
     }
 
 
+def test_the_rest_of_an_irregular_stream_has_its_last_sample() -> None:
+    header = Header("s", 0, Format("ibi", ("ibi",), ("ms",), Fraction(0), "float32", (1,)))
+    times = np.array([0, 1, 5], np.int64) * 10**9
+    whole = Recording("s", [StreamData(header, np.ones((3, 1), np.float32), times)], notes=["a note"])
+    part = cut(whole, 1.0, None)
+    assert part.streams[0].times_ns.tolist() == [10**9, 5 * 10**9]  # type: ignore[union-attr]
+    assert part.notes == ["a note"]
+
+
 def test_a_part_is_cut_by_time() -> None:
     whole = Recording("s", [stream(range(100)), stream([1, 2, 90, 91])], [label(0, 2, "a"), label(8, 9, "b")])
     part = cut(whole, 1.0, 2.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -220,7 +220,8 @@ def bands_of(labels: Sequence[Label], start_ns: int) -> dict[str, list[Band]]:
 def cut(recording: Recording, start_s: float, duration_s: float | None) -> Recording:
     """A part of a recording, in seconds since its start; streams without samples in it are left out."""
     begin = recording.start_ns + round(start_s * NS)
-    end = recording.end_ns if duration_s is None else begin + round(duration_s * NS)
+    # The last sample of an irregular stream stands at the recording's end.
+    end = recording.end_ns + 1 if duration_s is None else begin + round(duration_s * NS)
     streams = []
     for stream in recording.streams:
         if stream.times_ns is not None:
@@ -233,7 +234,7 @@ def cut(recording: Recording, start_s: float, duration_s: float | None) -> Recor
             data = np.concatenate([samples for _, samples in pieces])
             streams.append(StreamData(stream.header, data, None, pieces[0][0], pieces))
     labels = [label for label in recording.labels if label.end_ns > begin and label.start_ns < end]
-    return Recording(recording.session, streams, labels, recording.subject, recording.metadata, recording.path)
+    return replace(recording, streams=streams, labels=labels)
 
 
 def _inside(stream: StreamData, first: int, samples: Array, begin: int, end: int) -> tuple[int, Array] | None:
