@@ -110,7 +110,7 @@ def test_wrong_events_are_found_out() -> None:
 
 
 @pytest.mark.broker
-@pytest.mark.slow
+@pytest.mark.chaos  # `test_another_checkout_beside_this_one` goes the same way
 @pytest.mark.timeout(300)
 def test_throughput(made: Rig) -> None:
     small = tuple(end_to_end.Entry(e.title, e.peer, e.chunk) for e in end_to_end.ENTRIES)
@@ -147,7 +147,7 @@ def test_beside_wants_a_checkout(tmp_path: Path) -> None:
 
 
 @pytest.mark.broker
-@pytest.mark.slow
+@pytest.mark.chaos  # `test_another_checkout_beside_this_one` goes the same way
 @pytest.mark.timeout(300)
 def test_workers_and_devices(made: Rig) -> None:
     assert [row["workers"] for row in end_to_end.workers(made, WORK, (2,), 1)] == [2]
@@ -157,7 +157,7 @@ def test_workers_and_devices(made: Rig) -> None:
 
 
 @pytest.mark.broker
-@pytest.mark.slow
+@pytest.mark.chaos  # `test_another_checkout_beside_this_one` goes the same way
 @pytest.mark.timeout(300)
 def test_real_time(made: Rig) -> None:
     (row,) = real_time(made, WORK, 10.0, ("kymo",))

@@ -58,7 +58,7 @@ def as_aeon_has_them(banks: list[Bank], channels: int) -> tuple[Array, ...]:
 
 @pytest.mark.slow  # compiles aeon's functions where that was not done before
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.chaos), 3])
 def test_features_are_aeons(channels: int) -> None:
     aeon = pytest.importorskip("aeon.transformations.collection.convolution_based._minirocket")
     windows = whole(12, channels, 50)

@@ -23,7 +23,7 @@ def done(command: Any, *arguments: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("architecture", ["spectrogram_cnn", "minirocket"])
+@pytest.mark.parametrize("architecture", [pytest.param("spectrogram_cnn", marks=pytest.mark.chaos), "minirocket"])
 def test_basic_motions_five_seeds(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Published halves of real recordings; nothing is chosen on the test half."""
     pytest.importorskip("aeon")

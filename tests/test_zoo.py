@@ -140,5 +140,7 @@ def test_refuses_other_axes_and_names() -> None:
 
 def test_a_missing_framework_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(architecture.__globals__["ARCHITECTURES"], "other", "kymo.models.zoo.nothing_here:Other")
-    with pytest.raises(TrainingError, match=r"needs the package `kymo\.models\.zoo\.nothing_here`, which is not installed"):
+    with pytest.raises(
+        TrainingError, match=r"needs the package `kymo\.models\.zoo\.nothing_here`, which is not installed"
+    ):
         architecture("other")
