@@ -202,9 +202,7 @@ def bundle_problem(recipe: Recipe, settings: Settings) -> str | None:
 def check_session(recipe: Recipe, session: str, settings: Settings) -> list[Check]:
     """Say why a session yields no events of a recipe."""
     try:
-        from kymo.streams.kafka import read  # noqa: F401 (a library that is missing comes before a broker that does not run)
-
-        return explain(recipe, gather(recipe, session, with_broker(settings)))
+        return explain(recipe, gather(recipe, session, settings))
     except (KymoError, ModuleNotFoundError) as error:
         return [_failure("session", error)]
 
@@ -366,6 +364,7 @@ def gather(recipe: Recipe, session: str, settings: Settings) -> Facts:
     from kymo.streams.kafka.read import read_topics, session_of
     from kymo.streams.kafka.sessions import raw_chunks
 
+    settings = with_broker(settings)  # behind the imports: a library that is missing is said first
     names, facts = Names(settings.prefix), Facts(session)
     for record in read_topics(settings, [names.of("sessions")]):
         key = (record.key or b"").decode(errors="replace")

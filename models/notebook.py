@@ -15,7 +15,8 @@ from kymo.models.bundle import Bundle, load_bundle
 from kymo.models.data.samples import split_chain
 from kymo.models.data.splits import group_of
 from kymo.models.evaluate import evaluate as score
-from kymo.models.scores import Scores, html_table
+from kymo.models.reports import html as h
+from kymo.models.scores import Scores
 from kymo.models.training.request import TrainRequest
 from kymo.models.training.train import Trained
 from kymo.models.training.train import train as run_training
@@ -44,9 +45,9 @@ class LabelledWindows(NamedTuple):
 
     def _repr_html_(self) -> str:
         counts = {label: (self.y == label) for label in sorted(set(self.y.tolist()))}
-        rows = [("class", "windows", "groups")]
-        rows += [(label, str(at.sum()), str(len(set(self.groups[at].tolist())))) for label, at in counts.items()]
-        return f"<p>{len(self.y)} windows of {self.X.shape[1:]}</p>{html_table(rows)}"
+        columns = [h.Column(name) for name in ("class", "windows", "groups")]
+        rows = [(label, at.sum(), len(set(self.groups[at].tolist()))) for label, at in counts.items()]
+        return h.table(f"{len(self.y)} windows of {self.X.shape[1:]}", columns, rows)
 
 
 def train(

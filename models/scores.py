@@ -13,12 +13,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kymo.models.reports import html as h
 from kymo.models.training.record import HeldHead
 
 #: What stands for the answer where a recording gave no window.
@@ -222,14 +222,9 @@ class Scores(dict[str, Any]):
         return score_line(self.get("bundle", "held out"), self)
 
     def _repr_html_(self) -> str:
-        rows: list[tuple[str, ...]] = [("class", "recall", "precision", "F1", "recordings")]
-        for label, row in self["per_class"].items():
-            rows.append((label, *(f"{row[name]:.3f}" for name in ("recall", "precision", "f1")), str(row["n"])))
-        return f"<p>{escape(str(self))}</p>{html_table(rows)}"
-
-
-def html_table(rows: Sequence[Sequence[str]]) -> str:
-    """HTML of rows, the first one the head."""
-    tags = ["th", *["td"] * (len(rows) - 1)]
-    lines = ("".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) for tag, row in zip(tags, rows, strict=True))
-    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+        columns = [h.Column(name) for name in ("class", "recall", "precision", "F1", "recordings")]
+        rows = [
+            (label, *(h.number(row[name]) for name in ("recall", "precision", "f1")), row["n"])
+            for label, row in self["per_class"].items()
+        ]
+        return h.table(str(self), columns, rows)

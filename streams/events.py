@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 from kymo.streams.errors import EventError, MessageError
-from kymo.streams.messages import PYTHON_TYPES, Name, json_schema, read_object
+from kymo.streams.messages import Name, json_schema, python_type, read_object
 from kymo.streams.settings import Settings
 from kymo.streams.topics import Names
 
@@ -105,7 +105,7 @@ def _checked(message: dict[str, Any], name: str) -> Any:
     if name not in message:
         raise EventError(f"{who}: `{name}` is absent")
     value: Any = message[name]
-    kind = (int, float) if rule["type"] == "number" else PYTHON_TYPES[rule["type"]]
+    kind = (int, float) if rule["type"] == "number" else python_type(rule)
     if not isinstance(value, kind) or isinstance(value, bool):
         raise EventError(f"{who}: `{name}` is {str(value)[:40]!r}, expected {rule['type']}")
     if len(str(value)) < rule.get("minLength", 0):

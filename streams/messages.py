@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -19,8 +19,8 @@ MAX_BYTES = 2**24
 MAX_FILE_BYTES = 2**30
 MAX_DEPTH = 64
 #: What a member of a type is, by the `type` of its schema.
-PYTHON_TYPES: dict[str, type] = {"string": str, "integer": int, "number": float, "object": dict, "array": list}
-_SCHEMA_TYPES = {kind: name for name, kind in PYTHON_TYPES.items()}
+_PYTHON_TYPES: dict[str, type] = {"string": str, "integer": int, "number": float, "object": dict, "array": list}
+_SCHEMA_TYPES = {kind: name for name, kind in _PYTHON_TYPES.items()}
 
 #: A text that is not empty.
 Name = Annotated[str, {"minLength": 1}]
@@ -106,6 +106,12 @@ def _member_schema(hint: Any) -> dict[str, Any]:
     if get_origin(kind) is dict and inner[1] is not Any:
         rules = {"additionalProperties": _member_schema(inner[1]), **rules}
     return {"type": _SCHEMA_TYPES[get_origin(kind) or kind], **rules}
+
+
+def python_type(rule: Mapping[str, Any]) -> type:
+    """The type of a member by its schema, where it is not null."""
+    kind = rule["type"]
+    return _PYTHON_TYPES[kind if isinstance(kind, str) else kind[0]]
 
 
 class Odd:

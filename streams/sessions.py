@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypedDict
 from kymo.streams.chunk import DTYPES
 from kymo.streams.codec import CONTROL
 from kymo.streams.errors import MessageError
-from kymo.streams.messages import PYTHON_TYPES, Name, fits, json_schema, read_object
+from kymo.streams.messages import Name, fits, json_schema, python_type, read_object
 from kymo.streams.recording import Recording, StreamData
 
 #: Metadata that has a member of its own in the record.
@@ -85,8 +85,7 @@ def checked_session(record: Mapping[str, Any]) -> dict[str, Any]:
     """What :func:`read_session` gives, of the JSON object."""
     members = {name: value for name, value in record.items() if value is not None}
     for name in _CHECKED:
-        type_name = SESSION_SCHEMA["properties"][name]["type"]
-        value, kind = members.get(name), PYTHON_TYPES[type_name if isinstance(type_name, str) else type_name[0]]
+        value, kind = members.get(name), python_type(SESSION_SCHEMA["properties"][name])
         if name in members and (type(value) is not kind or (isinstance(value, int) and not fits(value))):
             raise MessageError(f"session: `{name}` is {str(value)[:40]!r}, expected {kind.__name__}")
     for name in ("session", "subject"):

@@ -202,7 +202,12 @@ def group_of(example: Example, kind: str) -> str:
     """Name what must stand on one side of a split of this kind: the window, its subject if that is known, or its session."""
     if kind == "window":
         return f"{session_of(example)}/{example.window.start_index}"
-    return example.subject or session_of(example) if kind == "subject" else session_of(example)
+    return group_name(kind, example.subject, session_of(example))
+
+
+def group_name(kind: str, subject: str, session: str) -> str:
+    """Name what a recording belongs to: its subject if that is asked for and known, or its session."""
+    return (kind == "subject" and subject) or session
 
 
 def session_of(example: Example) -> str:

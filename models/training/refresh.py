@@ -16,7 +16,7 @@ from typing import Any
 
 from kymo.models.bundle import Bundle, load_bundle
 from kymo.models.data.dataset import labels_of, stream_of
-from kymo.models.data.splits import hold_out_by_name, split_kind
+from kymo.models.data.splits import group_name, hold_out_by_name, split_kind
 from kymo.models.registry import open_registry
 from kymo.models.registry.promote import promote, tell
 from kymo.models.training.gate import MIN_SESSIONS, Verdict, compare
@@ -83,13 +83,13 @@ def plan_of(recipe: Recipe, paths: tuple[str, ...], share: float = 0.25) -> Gate
             labelled.append((recording.session, recording.subject or "", {label for _, _, label in labels}))
     if not labelled:
         raise TrainingError(f"no labelled session in {', '.join(paths)}; add labels (kymo label), or name other data")
-    by_subject = split_kind(recipe.train, (subject for _, subject, _ in labelled)) == "subject"
+    kind = split_kind(recipe.train, (subject for _, subject, _ in labelled))
     classes: dict[str, set[str]] = {}
     members: dict[str, dict[str, str]] = {}
     for session, subject, labels_there in labelled:
-        group = (by_subject and subject) or session
+        group = group_name(kind, subject, session)
         classes.setdefault(group, set()).update(labels_there)
-        members.setdefault(group, {})[session] = subject if by_subject else ""
+        members.setdefault(group, {})[session] = subject if kind == "subject" else ""
     # Where a group has several classes it cannot be counted to one: then groups are drawn whatever they hold.
     pure = all(len(names) == 1 for names in classes.values())
     judges = hold_out_by_name({group: next(iter(names)) if pure else "" for group, names in classes.items()}, share)

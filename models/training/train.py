@@ -12,7 +12,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from kymo.models.data.samples import is_stateful, split_chain
 from kymo.models.pooling import Pool
 from kymo.models.registry import write_bundle
 from kymo.models.registry.manifest import MODEL
+from kymo.models.reports import html as h
 from kymo.models.reports.report import RECORD, bundle_report
 from kymo.models.scores import Scores
 from kymo.models.training.candidates import fit_candidates
@@ -55,9 +55,8 @@ class Trained:
         return self.bundle.path / "report" / "report.html"
 
     def _repr_html_(self) -> str:
-        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
-        scores = self.scores._repr_html_() if self.scores else "<p>nothing was held out</p>"
-        return f"<p><b>{escape(self.bundle.id)}</b>, report: {escape(str(self.report))}</p>{scores}<ul>{notes}</ul>"
+        scores = self.scores._repr_html_() if self.scores else h.paragraph("nothing was held out")
+        return h.paragraph(f"{self.bundle.id}, report: {self.report}") + scores + h.listed(self.notes)
 
 
 def train(

@@ -27,7 +27,7 @@ from typing import Annotated, Any
 
 from kymo.streams.chunk import NS
 from kymo.streams.errors import MessageError, SourceError
-from kymo.streams.messages import MAX_FILE_BYTES, PYTHON_TYPES, Name, fits, json_schema, read_json
+from kymo.streams.messages import MAX_FILE_BYTES, Name, fits, json_schema, python_type, read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Label:
         """Label of a JSON object; unknown members are ignored."""
         members: dict[str, Any] = {}
         for name, rule in LABEL_SCHEMA["properties"].items():
-            kind = PYTHON_TYPES[rule["type"]]
+            kind = python_type(rule)
             if name in value:
                 item = value[name]
                 if type(item) is not kind or (isinstance(item, int) and not fits(item)):
