@@ -15,9 +15,9 @@ import click
 from kymo.deploy.children import at_end_signals
 from kymo.streams.archive.cli import dir_option, folder_of, verbs
 from kymo.streams.archive.format import TOPICS, ArchivePlan
-from kymo.streams.readers.words import many
 from kymo.streams.settings import Settings
 from kymo.streams.topics import BY_NAME, MIB
+from kymo.streams.words import many
 
 if TYPE_CHECKING:
     from kymo.streams.archive.writer import Archive

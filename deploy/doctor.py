@@ -28,10 +28,10 @@ from kymo.processors.registry import nearest
 from kymo.streams.chunk import Chunk, Format
 from kymo.streams.errors import BrokerError, EventError, KymoError, MessageError
 from kymo.streams.events import Event
-from kymo.streams.readers.words import many
 from kymo.streams.sessions import read_session
 from kymo.streams.settings import Settings
 from kymo.streams.topics import TABLE, Names
+from kymo.streams.words import many
 
 if TYPE_CHECKING:
     from kymo.streams.kafka.read import Record

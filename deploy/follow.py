@@ -22,12 +22,11 @@ from kymo.models.registry import CHAMPION, SHADOW, SHIPPED, open_registry
 from kymo.models.registry.manifest import MANIFEST
 from kymo.models.registry.promote import promotion_of
 from kymo.models.serving.operator import release_memory
-from kymo.streams.chunk import NS
 from kymo.streams.errors import BrokerError, BundleError, KymoError, TopicError
 from kymo.streams.promotions import Promotion
-from kymo.streams.readers.words import brief
 from kymo.streams.settings import Settings
 from kymo.streams.topics import Names
+from kymo.streams.words import NS, brief
 
 _AGAIN_S = 1.0
 #: By which another machine's clock may be ahead: a promotion from later on would shut out all others.

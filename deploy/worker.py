@@ -48,9 +48,9 @@ from kymo.models.registry import CHAMPION
 from kymo.streams.errors import BrokerError, BundleError, DeliveryError, KymoError
 from kymo.streams.files import lock
 from kymo.streams.kafka.admin import ensure_topics
-from kymo.streams.readers.words import many
 from kymo.streams.settings import Settings
 from kymo.streams.topics import Names
+from kymo.streams.words import many
 
 DRAIN_S = 20.0
 AWAY_S = 600.0  # a broker may be away so long before a worker gives up

@@ -9,7 +9,6 @@ import contextlib
 import json
 import queue
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
 from rich.console import Console
 from rich.text import Text
 
@@ -35,13 +33,13 @@ from kymo.examples.stage import (
     own_broker,
     verb,
 )
-from kymo.streams.chunk import NS
 from kymo.streams.errors import KymoError
 from kymo.streams.events import Event
 from kymo.streams.replay.pacing import QUIT, ReplayIO
 from kymo.streams.replay.schedule import ReplayPlan
 from kymo.streams.settings import Settings
 from kymo.streams.topics import Names
+from kymo.streams.words import NS
 
 if TYPE_CHECKING:
     from kymo.models.bundle import Bundle
@@ -58,30 +56,8 @@ POLL_S = 0.05
 CHUNK_MS = 500  # five samples, two messages a second and device
 
 
-@click.command()
-@click.option("--speed", type=click.FloatRange(0.1, 1000), default=20.0, show_default=True, help="Times the pace.")
-@click.option("--keep", is_flag=True, help="Leave the broker running, with all topics in it.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
-def demo(speed: float, keep: bool, as_json: bool) -> None:
-    """Replay 40 recordings through Kafka, classify them as they come, and check every event.
-
-    Exit status 0 only if every expected event came exactly once and equals the offline run's.
-
-    Example: kymo demo --speed 20
-    """
-    screen = Screen(as_json)
-    with _interruptible():
-        result = _run_demo(speed, screen, keep=keep)
-    screen.result(result)
-    if keep:
-        where = result["broker"]
-        click.echo(f"broker at {where['address']}; stop it: kymo broker stop --data-dir {where['data_dir']}", err=True)
-    if not result["ok"]:
-        sys.exit(1)
-
-
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """SIGTERM and a closed terminal end the demo as Ctrl-C does: everything is cleared away."""
 
     def interrupt(*_: object) -> None:
@@ -93,7 +69,7 @@ def _interruptible() -> Iterator[None]:
         yield
 
 
-def _run_demo(speed: float, screen: Screen, *, keep: bool = False) -> dict[str, Any]:
+def run_demo(speed: float, screen: Screen, *, keep: bool = False) -> dict[str, Any]:
     """The whole demo; leaves nothing running and no file, unless told to keep the broker."""
     started = time.perf_counter()
     with ThreadPoolExecutor(1) as pool:

@@ -28,9 +28,9 @@ from kymo.deploy.children import Child, kymo_command, kymo_environment
 from kymo.streams.chunk import Chunk
 from kymo.streams.errors import KymoError
 from kymo.streams.events import Event, event_id, read_events
-from kymo.streams.readers.words import some
 from kymo.streams.recording import Recording
 from kymo.streams.settings import Settings
+from kymo.streams.words import some
 
 if TYPE_CHECKING:
     from kymo.processors.recipe.load import Recipe

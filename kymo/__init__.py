@@ -55,7 +55,7 @@ class Verb:
 
 
 VERBS = {
-    "demo": Verb("kymo.examples.demo:demo", "The main job, start to end, on real recordings."),
+    "demo": Verb("kymo.examples.demo_cli:demo", "The main job, start to end, on real recordings."),
     "up": Verb("kymo.deploy.up:up", "Broker, worker and archive until Ctrl-C."),
     "broker": Verb("kymo.deploy.cli:broker", "The embedded Apache Kafka: start, stop, status."),
     "replay": Verb("kymo:_replay", "Send recordings to their topics at their own pace.", broker=True),
@@ -69,7 +69,7 @@ VERBS = {
     "runs": Verb("kymo.streams.replay.cli:runs", "List or delete runs of `replay --run`.", broker=True),
     "label": Verb("kymo.streams.labels.cli:label", "Add, import and export labels of sessions.", broker=True),
     "prepare": Verb("kymo.lab.prepare.cli:prepare", "Make raw recordings ready for a recipe."),
-    "init": Verb("kymo.processors.recipe.init:init", "Write a recipe from data."),
+    "init": Verb("kymo.processors.recipe.init_cli:init", "Write a recipe from data."),
     "dataset": Verb("kymo.models.data.cli:dataset", "Windows as the trainer sees them: count, export."),
     "train": Verb(
         "kymo.models.training.cli:train_command", "Train a recipe's model and write its bundle.", broker=True
@@ -79,9 +79,9 @@ VERBS = {
     "models": Verb(
         "kymo.models.registry.cli:models", "Versions of trained models: list, compare, promote.", broker=True
     ),
-    "inspect": Verb("kymo.lab.look.summary:inspect", "What MCAP files hold: topics, schemas, counts, rates, gaps."),
+    "inspect": Verb("kymo.lab.look.cli:inspect", "What MCAP files hold: topics, schemas, counts, rates, gaps."),
     "synth": Verb("kymo.lab.synth.cli:synth", "Make synthetic recordings of a motion plan, or of random ones."),
-    "plot": Verb("kymo.lab.look.plot:plot", "Draw recordings: streams over time, labels shaded."),
+    "plot": Verb("kymo.lab.look.cli:plot", "Draw recordings: streams over time, labels shaded."),
     "doctor": Verb("kymo.deploy.cli:doctor", "What is wrong on this machine, or with this session."),
 }
 #: Which extra brings a library.
@@ -171,7 +171,7 @@ class Verbs(click.Group):
             from kymo.processors.registry import nearest
 
             ctx.fail(f"no verb {args[0]!r}{nearest(args[0], VERBS)}")
-        if args and VERBS.get(args[0], Verb("", "")).broker:
+        if args and VERBS.get(args[0], Verb("", "")).broker and not set(ctx.help_option_names) & set(args):
             _name_the_broker()
         return super().resolve_command(ctx, args)
 
@@ -247,10 +247,14 @@ def _fail(ctx: click.Context, message: str) -> NoReturn:
 
 
 def _replay() -> click.Command:
-    from kymo.processors.recipe.load import load_recipe
     from kymo.streams.replay.cli import make_command
 
-    return make_command(lambda recipe: load_recipe(recipe).read_options())
+    def read_options(recipe: str) -> ReadOptions:
+        from kymo.processors.recipe.load import load_recipe
+
+        return load_recipe(recipe).read_options()
+
+    return make_command(read_options)
 
 
 def _name_the_broker() -> None:

@@ -14,8 +14,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from kymo.streams.words import NS
+
 Array = NDArray[np.generic]
-NS = 10**9
 DTYPES = ("float32", "float64", "int16", "uint8", "jpeg")
 
 

@@ -19,8 +19,8 @@ import click
 
 from kymo.streams.errors import EventError, RecipeError
 from kymo.streams.events import Event
-from kymo.streams.readers.words import utc
 from kymo.streams.settings import Settings
+from kymo.streams.words import utc
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}

@@ -11,8 +11,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.streams.chunk import NS, Array, Chunk, Header
+from kymo.streams.chunk import Array, Chunk, Header
 from kymo.streams.labels.labels import Cover, Label
+from kymo.streams.words import NS
 
 Times = NDArray[np.int64]
 

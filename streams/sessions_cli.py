@@ -13,8 +13,8 @@ from kymo.streams.archive.cli import progress
 from kymo.streams.archive.format import default_folder
 from kymo.streams.errors import ArchiveError, SourceError
 from kymo.streams.messages import Odd
-from kymo.streams.readers.words import many, utc
 from kymo.streams.settings import Settings
+from kymo.streams.words import many, utc
 
 if TYPE_CHECKING:
     from kymo.streams.kafka.sessions import Deletion

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kymo.streams.chunk import NS, Header, signal_format
+from kymo.streams.chunk import Header, signal_format
 from kymo.streams.recording import Recording, StreamData
 from kymo.streams.replay.pacing import PAUSE, QUIT, SEEK, STEP, Pacer, Player
 from kymo.streams.replay.schedule import Due, ReplayPlan, cut, digest, schedule, shifted, starts
+from kymo.streams.words import NS
 
 
 class SleepyClock:

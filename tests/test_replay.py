@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from kymo.streams.chunk import NS, Chunk, Header, signal_format
+from kymo.streams.chunk import Chunk, Header, signal_format
 from kymo.streams.codec import ChunkCodec
 from kymo.streams.errors import DeliveryError, SourceError
 from kymo.streams.kafka.admin import ensure_topics
@@ -28,6 +28,7 @@ from kymo.streams.replay.replay import ReplaySummary, replay
 from kymo.streams.replay.schedule import ReplayPlan
 from kymo.streams.settings import Settings
 from kymo.streams.topics import Names
+from kymo.streams.words import NS
 
 FAST = ReplayPlan(speed=None)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from archive_lab import chunk_record, write_archive
 
-from kymo.streams.chunk import NS, Chunk, Header, signal_format
+from kymo.streams.chunk import Chunk, Header, signal_format
 from kymo.streams.errors import SourceError
 from kymo.streams.recording import ReadOptions, Recording, StreamData
 from kymo.streams.replay.cli import choose
@@ -21,6 +21,7 @@ from kymo.streams.replay.schedule import ReplayPlan, digest, schedule, starts
 from kymo.streams.replay.spool import Spool
 from kymo.streams.settings import Settings
 from kymo.streams.topics import MIB
+from kymo.streams.words import NS
 
 PLAN = ReplayPlan(speed=None, chunk_ms=300)
 

@@ -12,7 +12,7 @@ from wrist import ACTIVITIES, write_trials
 
 from kymo.models.training.cli import evaluate_command, train_command
 from kymo.models.training.record import RunRecord
-from kymo.processors.recipe.init import init
+from kymo.processors.recipe.init_cli import init
 
 
 def done(command: Any, *arguments: str) -> str:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.streams.chunk import NS, Array, index_at
+from kymo.streams.chunk import Array, index_at
 from kymo.streams.labels.labels import Label
 from kymo.streams.recording import Recording, StreamData
+from kymo.streams.words import NS
 
 Floats = NDArray[np.float64]
 #: Columns of a curve, and what is left out beyond: channels and pictures of a stream, bands of labels, gaps.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,64 +10,39 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from kymo.lab.look.curves import COLUMNS, MOST_BANDS, MOST_CHANNELS, Band, Panel, bands_of, cut, panel_of
 from kymo.lab.look.live import SCRIPT, STYLE, columns_for, live_plot
 from kymo.models.reports import html as h
 from kymo.models.reports.html import Column
 from kymo.processors.recipe.load import load_recipe
-from kymo.streams.chunk import NS
 from kymo.streams.errors import SourceError
 from kymo.streams.labels.labels import keys_of_labels_json, read_labels_json
 from kymo.streams.readers import label_keys, read
 from kymo.streams.recording import LabelOptions, ReadOptions, Recording
+from kymo.streams.words import NS
 
 if TYPE_CHECKING:
     from kymo.models.reports.plots import Drawing
 
 _MOST_SESSIONS, _MOST_STREAMS, _MOST_ROWS = 20, 32, 100
-_KINDS = (".html", ".png")
-_LABELS = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command("plot")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH…")
-@click.option("--recipe", help="Says which columns, units and labels to read.")
-@click.option(
-    "--labels", type=_LABELS, help="Labels JSON of the one recording, where it is not X.labels.json beside it."
-)
-@click.option("--key", help="Member of `metadata` in the labels JSON whose classes are to be shown; else all.")
-@click.option("--session", help="Only this one; else the first twenty.")
-@click.option("--stream", "streams", multiple=True, help="Only this stream (again for more).")
-@click.option("--start", "start_s", type=click.FloatRange(0), default=0.0, help="Seconds to leave out at the start.")
-@click.option("--duration", "duration_s", type=click.FloatRange(0, min_open=True), help="Seconds to show.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="X.html, or X.png of one session.")
-@click.option("--json", "as_json", is_flag=True, help="Print what is shown as JSON.")
-def plot(paths: tuple[str, ...], recipe: str | None, as_json: bool, out: Path | None, **choice: Any) -> None:
-    """Draw recordings: their streams over time, labels shaded.
-
-    Writes NAME.html into the current folder, or whatever --out says: a page that can be zoomed and read with the pointer. All
-    streams of a recording are drawn, of an MCAP file all topics.
-
-    Example: kymo plot recording.csv --start 60 --duration 10 --out part.png
-    """
+def plot_files(
+    paths: Sequence[str], recipe: str | None, out: Path | None, choice: dict[str, Any]
+) -> tuple[Path, list[dict[str, Any]]]:
+    """Draw recordings into a file; where it is, and what is known of those that are shown."""
     options = load_recipe(recipe).read_options() if recipe else ReadOptions()
     if choice["key"]:
         options = replace(options, label_key=None if choice["labels"] else choice["key"])
     elif not recipe and not choice["labels"]:
         options = replace(options, more_labels=tuple(LabelOptions(key=key) for key in label_keys(paths)))
-    target = out or Path(f"{_stem(paths[0])}.html")
-    if target.suffix.lower() not in _KINDS:
-        raise click.BadParameter(f"{target}: expected a name that ends in {' or '.join(_KINDS)}", param_hint="--out")
     recordings = read(paths, options)
     if choice["labels"]:
         recordings = _labelled(recordings, choice["labels"], choice["key"])
-    parts = list(
-        islice(_parts(recordings, choice), _MOST_SESSIONS + 1)
-    )  # one more than are shown, so that it can be said
-    sessions = _write(target, parts, ", ".join(map(_name, paths)))
-    click.echo(json.dumps({"out": str(target), "sessions": sessions}, ensure_ascii=False) if as_json else str(target))
+    # One more than are shown, so that it can be said.
+    parts = list(islice(_parts(recordings, choice), _MOST_SESSIONS + 1))
+    target = out or Path(f"{_stem(paths[0])}.html")
+    return target, _write(target, parts, ", ".join(map(_name, paths)))
 
 
 def _name(path: str) -> str:

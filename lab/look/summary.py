@@ -7,26 +7,24 @@ steps vary by more than half of it has no rate to keep, and none is told.
 from __future__ import annotations
 
 import io
-import json
 import math
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
 from kymo.lab.look.arrays import GAP, SUFFIXES
 from kymo.models.reports.html import duration
-from kymo.streams.chunk import NS
 from kymo.streams.errors import SourceError
 from kymo.streams.labels.labels import keys_of_labels_json
 from kymo.streams.readers.files import File, find
 from kymo.streams.readers.mcap_scan import Scan
+from kymo.streams.words import NS
 
 _SPREAD = 0.5
 _HEAD = ("topic", "messages", "rate (Hz)", "gaps", "missing", "encoding", "schema")
@@ -179,27 +177,7 @@ def _labels_beside(file: File) -> dict[str, tuple[str, ...]]:
         return {beside.path: ()}
 
 
-@click.command("inspect")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH…")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each file, one a line.")
-def inspect(paths: tuple[str, ...], as_json: bool) -> None:
-    """Say what MCAP files hold: topics, schemas, encodings, counts, rates, gaps.
-
-    Any MCAP will do; times are those at which messages were logged. Folders are searched. What Kymo reads from a file, and how
-    it looks: kymo plot.
-
-    Example: kymo inspect recording.mcap
-    """
-    for number, file in enumerate(find(paths, SUFFIXES, SUFFIXES)):
-        name = file.system.unstrip_protocol(file.path) if file.system else file.path
-        summary = mcap_summary(name)
-        if as_json:
-            click.echo(json.dumps(asdict(summary), ensure_ascii=False))
-        else:
-            click.echo("\n" * (number > 0) + "\n".join(_lines(summary)))
-
-
-def _lines(summary: McapSummary) -> list[str]:
+def lines_of(summary: McapSummary) -> list[str]:
     packed = ", ".join(f"{count} {kind}" for kind, count in summary.compression.items()) or "none"
     lasts = duration(summary.duration_s).replace("\u00a0", " ")
     out = [

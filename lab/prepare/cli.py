@@ -6,17 +6,18 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from kymo.lab.prepare.phone import EXPERIMENT, UNITS, Converted, PhoneOptions, convert_phone
-from kymo.lab.prepare.running import FEET, FORMATS, RunningReport, Selection, prepare_running
-from kymo.processors.recipe.load import load_recipe
+from kymo.lab.prepare import FEET, FORMATS, UNITS
 from kymo.streams.errors import KymoError, SourceError
-from kymo.streams.readers import read
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from kymo.lab.prepare.phone import Converted
+    from kymo.lab.prepare.running import RunningReport
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _SURFACE = click.Choice(["treadmill", "overground"])
@@ -31,6 +32,9 @@ def prepare() -> None:
 
 
 def _bar() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
@@ -57,6 +61,8 @@ def running(raw: Path, out: Path, recipe: str, force: bool, as_json: bool, **cho
 
     Example: kymo prepare running Raw/ running/ --surface treadmill --speed 2.5
     """
+    from kymo.lab.prepare.running import Selection, prepare_running
+
     named = choice.pop("formats")
     formats = named or FORMATS
     target = out / "Prepared"
@@ -82,6 +88,8 @@ def _export(target: Path, name: str, source: str, named: bool) -> dict[str, int 
     from kymo.models.data.dataset import read_dataset
     from kymo.models.data.export import export_dataset
     from kymo.models.data.samples import split_chain
+    from kymo.processors.recipe.load import load_recipe
+    from kymo.streams.readers import read
 
     recipe = load_recipe(name)
     counts: dict[str, int | str] = {}
@@ -189,9 +197,9 @@ def phone(raw: Path, out: Path, as_json: bool, **choice: object) -> None:
 
     Example: kymo prepare phone logs/ walks/ --key activity
     """
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    from kymo.lab.prepare.phone import EXPERIMENT, PhoneOptions, convert_phone
+
+    with _bar() as bar:
         task = bar.add_task("converting", total=None)
         options = PhoneOptions(**choice)  # type: ignore[arg-type]
         logs = convert_phone(raw, out, options, lambda done, of: bar.update(task, completed=done, total=of))

@@ -33,12 +33,12 @@ from typing import Any
 
 from mcap.writer import CompressionType, Writer
 
-from kymo.streams.chunk import NS
+from kymo.lab.prepare import UNITS
 from kymo.streams.errors import SourceError
 from kymo.streams.files import whole_file
 from kymo.streams.labels.labels import canonical
 from kymo.streams.readers.times import iso_ns
-from kymo.streams.readers.words import brief, many
+from kymo.streams.words import NS, brief, many
 
 SUFFIXES = (".json", ".jsonl", ".ndjson")
 #: Topics of sensors, whose names are compared without case, blanks and underscores. With gravity before without.
@@ -50,8 +50,6 @@ TOPICS = {
 EXPERIMENT = "phone.experiment.json"
 #: Class of a stretch whose START names none.
 _MARKED = "marked"
-#: Exponent of ten of each unit, in ns.
-UNITS = {"s": 9, "ms": 6, "us": 3, "ns": 0}
 _LISTS = ("payload", "records", "data", "samples")
 _TIMES, _ELAPSED = ("time", "timestamp"), "seconds_elapsed"
 _CLASSES = ("label", "activity", "name", "class", "text")

@@ -20,7 +20,7 @@ from kymo.streams.errors import SourceError
 from kymo.streams.labels.labels import canonical
 from kymo.streams.readers.columns import no_such_name
 from kymo.streams.readers.times import TIME_COLUMNS, TimeColumn
-from kymo.streams.readers.words import brief
+from kymo.streams.words import brief
 
 CHANNELS = ("ax", "ay", "az", "gx", "gy", "gz")
 _FOLDER = re.compile(r"SENSOR\w+", re.IGNORECASE)

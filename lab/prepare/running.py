@@ -31,10 +31,8 @@ from kymo.lab.prepare.clocks import align, fit_clocks
 from kymo.lab.prepare.raw import CHANNELS, EPOCH_NS, RawFoot, Trial, raw_files, read_raw
 from kymo.streams.errors import SourceError
 from kymo.streams.labels.labels import canonical
-from kymo.streams.readers.words import many
+from kymo.streams.words import many
 
-FEET = ("auto", "both", "left", "right")
-FORMATS = ("csv", "parquet", "tfrecords")
 _STEP_NS = 10**9 // RATE_HZ
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from kymo.streams.errors import PlanError
-from kymo.streams.readers.words import many
+from kymo.streams.words import many
 
 Progress = Callable[[int, int], None]
 _FILE = click.Path(path_type=Path, dir_okay=False)

@@ -18,8 +18,8 @@ import numpy as np
 from kymo.lab.synth.mcap_file import GENERATED_BY, Progress, write_mcap
 from kymo.lab.synth.plan import LEVELS, MotionPlan
 from kymo.lab.synth.simulate import Synthesis, simulate
-from kymo.streams.chunk import NS
 from kymo.streams.errors import PlanError
+from kymo.streams.words import NS
 
 KEY = "mag_distortion"
 #: The recipe's names for the classes: ``[labels] key = "mag_distortion"``, ``names = {"0" = "none", …}``.

@@ -35,8 +35,8 @@ from kymo.lab.synth.plan import (
     count_of,
     steps_of,
 )
-from kymo.streams.chunk import NS
 from kymo.streams.errors import PlanError
+from kymo.streams.words import NS
 
 _HALFWAY = (STRENGTHS["low"] + STRENGTHS["high"]) / 2
 #: Where a plan says nothing of the field: level and due north, as in the published recordings.

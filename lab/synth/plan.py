@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kymo.streams.chunk import NS
+from kymo.streams.words import NS
 
 Vector = tuple[float, float, float]
 Matrix = tuple[Vector, Vector, Vector]

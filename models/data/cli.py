@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from kymo.processors.recipe.load import Recipe, load_recipe
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from kymo.processors.recipe.load import Recipe
 
 _DATA = click.option("--data", "paths", multiple=True, required=True, metavar="PATH…", help="Files, folders or URLs.")
 # An option takes one value; what follows it is taken here, so that `--data a.csv b.csv` and shell patterns work.
@@ -45,6 +45,7 @@ def export(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], fmt: str,
     Example: kymo dataset export basicmotions --data basicmotions:train --format tfrecord --out windows
     """
     from kymo.models.data.export import export_dataset
+    from kymo.processors.recipe.load import load_recipe
 
     loaded = load_recipe(recipe)
     with _progress() as (bar, task):
@@ -71,6 +72,7 @@ def show(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as_json: bo
     from kymo.models.data.examples import describe
     from kymo.models.data.splits import check_leaks, make_folds, make_split
     from kymo.models.training.request import DEFAULTS
+    from kymo.processors.recipe.load import load_recipe
 
     loaded = load_recipe(recipe)
     with _progress() as (bar, task):
@@ -110,6 +112,9 @@ def _counts(examples: Sequence[Any], numbers: Sequence[int], labels: Sequence[st
 
 
 def _print(about: dict[str, Any], labels: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     folds = [fold["validation"] for fold in about["folds"]]
     columns = [about[side] for side in ("training", "validation", "left_out")] + folds
     names = ("training", "validation", "left out", *(f"fold {i}" for i in range(len(folds))))
@@ -142,6 +147,9 @@ def _build(recipe: Recipe, paths: Sequence[str], bar: Progress, task: Any) -> An
 
 @contextmanager
 def _progress() -> Iterator[tuple[Progress, Any]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         yield bar, bar.add_task("reading", total=None)

@@ -8,14 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from kymo.models.bundle import load_bundle
 from kymo.models.registry import ALIASES, CHAMPION, SHIPPED, Entry, Registry, find_bundle, open_registry
 from kymo.models.registry.manifest import read_manifest, verify
-from kymo.models.registry.promote import promote, rollback, tell
 from kymo.streams.errors import BundleError
 from kymo.streams.settings import Settings
 
@@ -56,6 +51,10 @@ def list_command(recipe: str | None, as_json: bool) -> None:
     if not rows:
         click.echo(f"no bundle{f' of {recipe}' if recipe else ''} in {open_registry().url}; train one: kymo train")
         return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("bundle", "is", "made", "accuracy", "macro F1", "recordings", box=box.SIMPLE, pad_edge=False)
     for row in rows:
         scores, remarks = row["scores"], [*row["aliases"], *(["damaged"] if row["damaged"] else [])]
@@ -123,6 +122,8 @@ def show_command(bundle: str, as_json: bool) -> None:
 
     Example: kymo models show running@champion
     """
+    from kymo.models.bundle import load_bundle
+
     loaded = load_bundle(bundle)
     log = open_registry().log(loaded.recipe)
     if as_json:
@@ -146,6 +147,8 @@ def diff_command(first: str, second: str, as_json: bool) -> None:
 
     Example: kymo models diff running@champion running@shadow
     """
+    from kymo.models.bundle import load_bundle
+
     pair = [load_bundle(name) for name in (first, second)]
     a, b = (_flat(bundle.manifest) for bundle in pair)
     names = [name for name in sorted({*a, *b}) if a.get(name) != b.get(name) and not name.startswith(_SUMS)]
@@ -171,6 +174,9 @@ def promote_command(bundle: str, alias: str, why: str, as_json: bool) -> None:
 
     Example: kymo models promote running@3f2a --why "better outdoors"
     """
+    from kymo.models.bundle import load_bundle
+    from kymo.models.registry.promote import promote
+
     recipe = load_bundle(bundle).recipe
     _report(promote(bundle, alias, why=why), recipe, as_json)
 
@@ -185,10 +191,14 @@ def rollback_command(recipe: str, alias: str, why: str, as_json: bool) -> None:
 
     Example: kymo models rollback running --why "worse indoors"
     """
+    from kymo.models.registry.promote import rollback
+
     _report(rollback(recipe, alias, why=why), recipe, as_json)
 
 
 def _report(entry: Entry, recipe: str, as_json: bool) -> None:
+    from kymo.models.registry.promote import tell
+
     untold = tell(entry, recipe, Settings.from_env())
     if as_json:
         facts = {"recipe": recipe, **asdict(entry), "announced": not untold, "reason": untold}

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kymo.models.registry.manifest import MANIFEST, read_manifest, verify
-from kymo.streams.chunk import NS
 from kymo.streams.errors import BundleError
 from kymo.streams.files import is_inside, lock
 from kymo.streams.replay.pacing import Clock, SystemClock
+from kymo.streams.words import NS
 
 #: How long a claim holds, s: many times what reading and writing a log takes.
 CLAIM_S = 30

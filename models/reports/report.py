@@ -25,9 +25,10 @@ from kymo.models.reports.numbers import JudgedWindows
 from kymo.models.reports.performance import Gallery
 from kymo.models.training.record import HeldOut, RunRecord
 from kymo.processors.recipe.load import Recipe
-from kymo.streams.chunk import NS, Array, Window
+from kymo.streams.chunk import Array, Window
 from kymo.streams.errors import TrainingError
 from kymo.streams.recording import Recording
+from kymo.streams.words import NS
 
 PAGE = "report.html"
 RECORD = "run.json"

@@ -1,1 +1,4 @@
 """How models learn: fits, candidates, the record of a run, the gate before a promotion."""
+
+#: What the gate may compare.
+METRICS = ("accuracy", "macro_f1", "window_accuracy")

@@ -11,39 +11,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from kymo.models.bundle import load_bundle
-from kymo.models.evaluate import evaluate
-from kymo.models.reports.report import evaluate_with_report, write_report
-from kymo.models.scores import UNCLASSIFIED, score_line
-from kymo.models.training.gate import METRICS
-from kymo.models.training.lineage import TrainingOverlap
-from kymo.models.training.record import cross_validation
-from kymo.models.training.refresh import (
-    Outcome,
-    alone,
-    champion_of,
-    plan_of,
-    refresh_for_ever,
-    train_and_promote,
-    train_behind_gate,
-)
-from kymo.models.training.request import TrainRequest, train_parameters
-from kymo.models.training.train import Trained
-from kymo.processors.recipe.load import load_recipe
-from kymo.streams.archive.format import default_folder
+from kymo.models.training import METRICS
 from kymo.streams.errors import KymoError
-from kymo.streams.readers import read
-from kymo.streams.readers.files import EXPERIMENT_SUFFIX, Experiment, load_experiment, write_results
-from kymo.streams.readers.words import many, some
 from kymo.streams.settings import Settings
+from kymo.streams.words import many, some
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kymo.models.training.refresh import Outcome
+    from kymo.models.training.train import Trained
+    from kymo.streams.readers.files import Experiment
 
 _MOST_COLUMNS, _MOST_NAMES = 8, 8
 _EVERY_S = 10.0  # between two lines where there is no terminal
@@ -86,6 +68,9 @@ def train_command(
 
     Example: kymo train basicmotions --data basicmotions:train
     """
+    from kymo.models.training.refresh import train_and_promote
+    from kymo.models.training.request import TrainRequest, train_parameters
+    from kymo.processors.recipe.load import load_recipe
 
     if gated and options["out"]:
         raise click.UsageError("--promote-if-better promotes in the registry; leave --out away")
@@ -119,10 +104,13 @@ def _facts(trained: Trained) -> dict[str, Any]:
 
 
 def _print_trained(trained: Trained) -> None:
-
     for note in trained.notes:
         click.echo(f"note: {note}", err=True)
     if trained.scores:
+        from rich.console import Console
+
+        from kymo.models.training.record import cross_validation
+
         console, folds_text = Console(), cross_validation(trained.record.split)
         console.print(
             f"Over {folds_text}:" if folds_text else f"On what was held out ({_held_out(trained.record.split)}):"
@@ -144,6 +132,9 @@ def _held_out(split: dict[str, Any]) -> str:
 def progress() -> Iterator[Callable[[str, int], Callable[[dict[str, float]], None]]]:
     """A bar on stderr, or a line now and then where that is no terminal; what it gives is told each stage, and gives what is told its
     epochs."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -190,6 +181,16 @@ def evaluate_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...],
 
     Example: kymo evaluate basicmotions --data basicmotions:test
     """
+    from rich.console import Console
+
+    from kymo.models.bundle import load_bundle
+    from kymo.models.evaluate import evaluate
+    from kymo.models.reports.report import evaluate_with_report, write_report
+    from kymo.models.training.lineage import TrainingOverlap
+    from kymo.processors.recipe.load import load_recipe
+    from kymo.streams.readers import read
+    from kymo.streams.readers.files import write_results
+
     loaded = load_recipe(recipe)
     experiment = _experiment((*paths, *more)) if options["out"] else None
     bundle = load_bundle(options["bundle"] or loaded.name)
@@ -215,12 +216,19 @@ def evaluate_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...],
 
 def _experiment(paths: tuple[str, ...]) -> Experiment:
     """The experiment that is judged."""
+    from kymo.streams.readers.files import EXPERIMENT_SUFFIX, load_experiment
+
     if len(paths) != 1 or not paths[0].lower().endswith(EXPERIMENT_SUFFIX):
         raise click.UsageError("--out copies an experiment: name one experiment JSON, and nothing else, with --data")
     return load_experiment(paths[0])
 
 
 def _print_scores(console: Console, scores: dict[str, Any]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from kymo.models.scores import UNCLASSIFIED, score_line
+
     answers = list(next(iter(scores["confusion"].values())))
     fits = len(answers) <= _MOST_COLUMNS  # more do not fit beside each other
     columns = answers if fits else ["n", "taken for"]
@@ -291,6 +299,9 @@ def refresh(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], **option
 
     Example: kymo refresh running --archive archive --every 1h
     """
+    from kymo.models.training.refresh import alone, champion_of, plan_of, refresh_for_ever, train_behind_gate
+    from kymo.models.training.request import TrainRequest
+    from kymo.processors.recipe.load import load_recipe
 
     settings, loaded = Settings.from_env(), load_recipe(recipe)
     sources = _sources((*paths, *more), options["archive"], settings)
@@ -321,6 +332,8 @@ def refresh(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], **option
 
 def _sources(paths: tuple[str, ...], archive: Path | None, settings: Settings) -> tuple[str, ...]:
     if archive is None and not paths:
+        from kymo.streams.archive.format import default_folder
+
         archive = default_folder(settings)
         if not archive.is_dir():
             raise KymoError(f"{archive}: no archive is there; name --data or --archive, or run `kymo archive`")

@@ -27,7 +27,6 @@ from kymo.streams.recording import Recording
 MIN_SESSIONS = 6
 _RESAMPLES = 10_000
 _INTERVAL = 0.95
-METRICS = ("accuracy", "macro_f1", "window_accuracy")
 Numbers = NDArray[np.float64]
 _NUMBERS = 2**23  # of resamples' weights, or of their confusions, at once
 Score = Callable[[Numbers], Numbers]

@@ -12,19 +12,16 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 
 from kymo.processors.recipe.load import parse_recipe, seconds_of
 from kymo.processors.recipe.toml import format_recipe
-from kymo.streams.chunk import NS
 from kymo.streams.errors import KymoError, SourceError
-from kymo.streams.files import RULE, is_file_name
 from kymo.streams.labels.labels import Label, keys_of_labels_json
 from kymo.streams.readers import read
 from kymo.streams.readers.grid import RATE_TOLERANCE
-from kymo.streams.readers.words import many
 from kymo.streams.recording import InputOptions, ReadOptions, Recording, StreamData
+from kymo.streams.words import NS, many
 
 MIN_SAMPLES = 8
 
@@ -279,7 +276,7 @@ def recipe_text(name: str, survey: Survey) -> str:
     }
     text = format_recipe(tables, _comments(survey, length, nperseg, noverlap))
     head = (
-        f"# Made by `kymo init` from {_recordings(survey)}.\n"
+        f"# Made by `kymo init` from {count_text(survey)}.\n"
         "# Every value is a start that works; change what you know better.\n"
     )
     text = head + text
@@ -314,61 +311,9 @@ def _comments(survey: Survey, length: int, nperseg: int, noverlap: int) -> dict[
     }
 
 
-def _recordings(survey: Survey) -> str:
+def count_text(survey: Survey) -> str:
     return f"{survey.recordings} recording{'s' * (survey.recordings != 1)}"
 
 
 def _show(value: Fraction) -> str:
     return f"{float(value):.3g}"
-
-
-@click.command("init")
-@click.argument("name", metavar="NAME")
-@click.option(
-    "--from", "sources", multiple=True, required=True, metavar="PATH", help="File or folder; may be repeated."
-)
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="recipes", help="Folder; ./recipes.")
-@click.option("--stream", "streams", multiple=True, metavar="S", help="Stream or MCAP topic to take; may be repeated.")
-@click.option("--rate-hz", metavar="N", help="Samples per second, for files without times.")
-@click.option("--label", default="label", show_default=True, metavar="COLUMN", help="Column of the class.")
-@click.option("--force", is_flag=True, help="Overwrite a recipe that is there.")
-def init(name: str, sources: tuple[str, ...], out: Path, force: bool, **look: Any) -> None:
-    """Write a recipe from data: rate, channels, a window, a spectrogram.
-
-    Example: kymo init shaking --from recordings/
-    """
-    if not is_file_name(name):
-        raise click.BadParameter(f"{name!r}: expected {RULE}", param_hint="NAME")
-    file = out / f"{name}.toml"
-    if file.exists() and not force:
-        raise KymoError(f"{file} is there already; choose another name, or --force to overwrite it")
-    survey = survey_of(sources, look["streams"], _rate(look["rate_hz"]), look["label"])
-    text = recipe_text(name, survey)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise KymoError(f"{file}: cannot be written ({error.strerror or error})") from None
-    for remark in survey.remarks:
-        click.echo(remark, err=True)
-    recipe = parse_recipe(text, file)
-    rate = float(survey.rate_hz)
-    click.echo(
-        f"{file}: {_recordings(survey)}, {survey.stream} at {rate:g} Hz, {len(survey.channels)} channels "
-        f"({', '.join(survey.channels[:8])}{', …' if len(survey.channels) > 8 else ''}), "
-        f"windows of {recipe.window_length / rate:g} s every {recipe.window_hop / rate:g} s"
-    )
-    where = name if out == Path("recipes") else str(file)
-    click.echo(f"next: kymo train {where} --data {' '.join(sources)}")
-
-
-def _rate(text: str | None) -> Fraction | None:
-    if text is None:
-        return None
-    try:
-        rate = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        rate = Fraction(0)
-    if rate <= 0:
-        raise click.BadParameter(f"{text!r}: expected a number above 0", param_hint="--rate-hz")
-    return rate

@@ -45,8 +45,8 @@ from kymo.streams.archive.read import MESSAGE, RECORD, chunk_content, index_entr
 from kymo.streams.archive.segment import SegmentWriter
 from kymo.streams.errors import ArchiveError, MessageError, SourceError
 from kymo.streams.readers.mcap_scan import Scan
-from kymo.streams.readers.words import many
 from kymo.streams.topics import Place
+from kymo.streams.words import many
 
 DAMAGED_SUFFIX = ".damaged"
 _FOOTER = 9 + 20 + 8  # the footer record and the magic at the file's end

@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from kymo.streams.archive.format import default_folder
-from kymo.streams.readers.words import many, utc
 from kymo.streams.settings import Settings
+from kymo.streams.words import many, utc
 
 dir_option = click.option(
     "--dir",

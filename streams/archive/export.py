@@ -28,11 +28,12 @@ from mcap.writer import CompressionType, Writer
 from numpy.typing import NDArray
 
 from kymo.streams.archive.segment import disk_error
-from kymo.streams.chunk import NS, Array, Format
+from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import ArchiveError
 from kymo.streams.files import whole_file
 from kymo.streams.labels.labels import Label
 from kymo.streams.recording import Recording, StreamData
+from kymo.streams.words import NS
 
 _ROWS = 20_000
 _MOST_COLUMNS = 10_000

@@ -16,15 +16,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from mcap.reader import make_reader
-from mcap.records import Channel, ChunkIndex
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kymo.streams.errors import ArchiveError, MessageError
 from kymo.streams.messages import MAX_FILE_BYTES, read_json, read_object
 from kymo.streams.settings import Settings
 from kymo.streams.topics import MIB, TABLE, Place
+
+if TYPE_CHECKING:
+    from mcap.records import Channel, ChunkIndex
 
 METADATA_NAME = "kymo.archive"
 EXTRAS_TOPIC = "archive.record"
@@ -225,6 +225,8 @@ def is_archive(folder: Path) -> bool:
 
 def read_segment(path: Path) -> Segment:
     """What a segment holds, from its summary alone."""
+    from mcap.reader import make_reader
+
     try:
         with path.open("rb") as raw:
             reader = make_reader(raw)

@@ -17,12 +17,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from kymo.streams.chunk import NS
 from kymo.streams.errors import MessageError, SourceError
 from kymo.streams.labels.labels import Label, canonical, interval, read_labels_json
 from kymo.streams.messages import read_object
-from kymo.streams.readers.times import iso_ns
-from kymo.streams.recording import ReadOptions
+from kymo.streams.words import NS
 
 #: Unix time of a session's first sample, ns; raises SourceError for a session that is not known.
 StartOf = Callable[[str], int]
@@ -55,6 +53,8 @@ def parse_time(text: str, start_ns: Callable[[], int]) -> int:
         return int(whole[1] or whole[2])
     if _NUMBER.fullmatch(text):
         return start_ns() + round(Decimal(text) * NS)
+    from kymo.streams.readers.times import iso_ns
+
     try:
         return iso_ns(text)
     except ValueError:
@@ -97,6 +97,8 @@ def _recorded(path: str, options: ImportOptions) -> list[Label]:
 
     if options.column is None and options.key is None:
         raise SourceError("where do its labels stand? Name the column with --column, or the key of X.labels.json", path)
+    from kymo.streams.recording import ReadOptions
+
     read_options = ReadOptions(label_column=options.column, label_key=options.key, session_name=options.session)
     labels = [label for recording in read([path], read_options) for label in recording.labels]
     if not labels:

@@ -25,9 +25,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
-from kymo.streams.chunk import NS
 from kymo.streams.errors import MessageError, SourceError
 from kymo.streams.messages import MAX_FILE_BYTES, Name, fits, json_schema, python_type, read_json
+from kymo.streams.words import NS
 
 
 @dataclass(frozen=True, slots=True)

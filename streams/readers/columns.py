@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from kymo.streams.errors import SourceError
 from kymo.streams.readers.times import TIME_COLUMNS, TimeColumn, counter_columns, time_columns
-from kymo.streams.readers.words import brief, some
 from kymo.streams.recording import InputOptions, ReadOptions
+from kymo.streams.words import brief, some
 
 # Name of the stream that is made where neither a recipe nor the user names one.
 _DEFAULT_STREAM = "sensor"

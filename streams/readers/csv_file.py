@@ -29,8 +29,8 @@ from kymo.streams.readers.columns import ColumnRoles, column_roles
 from kymo.streams.readers.files import File
 from kymo.streams.readers.table import Block, Gatherer
 from kymo.streams.readers.times import TimeColumn
-from kymo.streams.readers.words import brief, is_number, many
 from kymo.streams.recording import ReadOptions, Recording
+from kymo.streams.words import brief, is_number, many
 
 _BLOCK_BYTES = 32 * 2**20
 _TOGETHER_BYTES = 64 * 2**20  # larger files are given away session by session

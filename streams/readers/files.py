@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 from kymo.streams.errors import SourceError
 from kymo.streams.files import write_whole
-from kymo.streams.readers.words import brief
+from kymo.streams.words import brief
 
 if TYPE_CHECKING:
     from kymo.streams.recording import ReadOptions, Recording

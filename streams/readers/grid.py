@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.streams.chunk import NS, Array
+from kymo.streams.chunk import Array
 from kymo.streams.errors import SourceError
-from kymo.streams.readers.words import many
+from kymo.streams.words import NS, many
 
 Int = NDArray[np.int64]
 Floats = NDArray[np.float64]

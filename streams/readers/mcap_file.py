@@ -18,7 +18,7 @@ import numpy as np
 from mcap.records import Channel, Message, Schema
 from numpy.typing import NDArray
 
-from kymo.streams.chunk import NS, Array, Chunk, Header, signal_format
+from kymo.streams.chunk import Array, Chunk, Header, signal_format
 from kymo.streams.codec import CHUNK_SCHEMA, ChunkCodec
 from kymo.streams.errors import ChunkError, MessageError, SourceError
 from kymo.streams.labels.labels import Label, current_labels
@@ -27,9 +27,9 @@ from kymo.streams.readers import grid
 from kymo.streams.readers.columns import no_such_name, requested_inputs
 from kymo.streams.readers.files import File
 from kymo.streams.readers.mcap_scan import Scan
-from kymo.streams.readers.words import brief, many
 from kymo.streams.recording import InputOptions, ReadOptions, Recording, StreamData
 from kymo.streams.sessions import OWN_METADATA, checked_session
+from kymo.streams.words import NS, brief, many
 
 _AXES = {1: ("value",), 3: ("x", "y", "z"), 4: ("w", "x", "y", "z")}
 _MAX_NS, _MAX_VALUES = 2**62, 2**16

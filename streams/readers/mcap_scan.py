@@ -26,7 +26,7 @@ from mcap.records import Attachment, Channel, Chunk, DataEnd, Footer, Header, Mc
 from mcap.stream_reader import StreamReader
 
 from kymo.streams.errors import SourceError
-from kymo.streams.readers.words import brief, many
+from kymo.streams.words import brief, many
 
 _LARGEST = 2**27  # bytes of a chunk; recorders make chunks of about 2**20
 _RATIO = 16  # or so many times what it takes packed, as a chunk of large images may

@@ -17,8 +17,8 @@ from kymo.streams.labels.labels import Label, canonical, identity, interval, ren
 from kymo.streams.readers import grid
 from kymo.streams.readers.columns import ColumnRoles
 from kymo.streams.readers.files import File
-from kymo.streams.readers.words import brief, many
 from kymo.streams.recording import InputOptions, ReadOptions, Recording, StreamData
+from kymo.streams.words import brief, many
 
 Int = NDArray[np.int64]
 _NO_LABEL = ("nan", "<na>", "nat")  # as table programs write it

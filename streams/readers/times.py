@@ -18,9 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.streams.chunk import NS
 from kymo.streams.errors import SourceError
-from kymo.streams.readers.words import brief, is_number
+from kymo.streams.words import NS, brief, is_number
 
 #: Names of time columns, best first.
 TIME_COLUMNS = ("t_ns", "t", "timestamp")

@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kymo.streams.errors import SourceError
-from kymo.streams.recording import ReadOptions, Recording
 from kymo.streams.replay.pacing import PAUSE, QUIT, SEEK, STEP, Controls, ReplayIO, ReplayProgress
-from kymo.streams.replay.schedule import ReplayPlan
 from kymo.streams.settings import Settings
+
+if TYPE_CHECKING:
+    from kymo.streams.recording import ReadOptions, Recording
+    from kymo.streams.replay.schedule import ReplayPlan
 
 _HELP = "space pauses · → seeks 10 s · . steps while paused · q quits"
 _KEYS = {b" ": PAUSE, b".": STEP, b"q": QUIT, b"Q": QUIT, b"\x1b[C": SEEK, b"\x1bOC": SEEK}
@@ -72,6 +74,9 @@ def make_command(load_options: Callable[[str], ReadOptions]) -> click.Command:
         Event times are kept. Keys while it runs: space pauses, the right arrow seeks 10 s, a dot sends one chunk while
         paused, q quits.
         """
+        from kymo.streams.recording import ReadOptions
+        from kymo.streams.replay.schedule import ReplayPlan
+
         recordings = choose(paths, load_options(recipe) if recipe else ReadOptions(), session, stream)
         sys.exit(_run(recordings, ReplayPlan(**plan), as_json))
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from kymo.streams.chunk import NS
-from kymo.streams.replay.schedule import Due
+from kymo.streams.words import NS
+
+if TYPE_CHECKING:
+    from kymo.streams.replay.schedule import Due
 
 SEEK_S = 10
 #: A key is noticed, and a picture renewed, within this.

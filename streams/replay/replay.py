@@ -12,14 +12,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from kymo.streams.chunk import NS
 from kymo.streams.codec import ChunkCodec
 from kymo.streams.errors import DeliveryError, KymoError, SourceError
 from kymo.streams.kafka.admin import ensure_topics, run_prefix
 from kymo.streams.kafka.publish import Publisher
 from kymo.streams.kafka.sessions import announced
 from kymo.streams.messages import Odd
-from kymo.streams.readers.words import grouped, many
 from kymo.streams.recording import Recording
 from kymo.streams.replay.pacing import Pacer, Player, ReplayIO, ReplayProgress
 from kymo.streams.replay.schedule import Due, ReplayPlan, cut, digest, schedule, shifted, starts
@@ -27,6 +25,7 @@ from kymo.streams.replay.spool import Spool
 from kymo.streams.sessions import session_record
 from kymo.streams.settings import Settings
 from kymo.streams.topics import MIB, TOPIC_OF_KIND, Names
+from kymo.streams.words import NS, grouped, many
 
 #: Waiting for others to share a batch costs latency at a pace, and is worth it without one.
 LINGER_MS = 5

@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kymo.streams.chunk import NS, Chunk, Header, index_at
+from kymo.streams.chunk import Chunk, Header, index_at
 from kymo.streams.recording import Recording, StreamData
 from kymo.streams.topics import MESSAGE_MAX
+from kymo.streams.words import NS
 
 DAY_NS = 24 * 3600 * NS
 #: Room for a chunk's header within a message.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+NS = 10**9
 _LONGEST = 60
 
 
@@ -70,7 +71,7 @@ def utc(ns: int, digits: int = 0) -> str:
     >>> utc(1_500_000_000), utc(1_500_000_000, 9)
     ('1970-01-01T00:00:01Z', '1970-01-01T00:00:01.500000000Z')
     """
-    seconds, nanoseconds = divmod(ns, 10**9)
+    seconds, nanoseconds = divmod(ns, NS)
     fraction = f".{nanoseconds:09d}"[: digits + 1] if digits else ""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}{fraction}Z"
 

@@ -1,0 +1,66 @@
+"""``kymo inspect`` and ``kymo plot``. In: paths. Out: what MCAP files hold, in words or JSON; a page, or a picture."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+_KINDS = (".html", ".png")
+_LABELS = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command("inspect")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH…")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each file, one a line.")
+def inspect(paths: tuple[str, ...], as_json: bool) -> None:
+    """Say what MCAP files hold: topics, schemas, encodings, counts, rates, gaps.
+
+    Any MCAP will do; times are those at which messages were logged. Folders are searched. What Kymo reads from a file, and how
+    it looks: kymo plot.
+
+    Example: kymo inspect recording.mcap
+    """
+    from kymo.lab.look.arrays import SUFFIXES
+    from kymo.lab.look.summary import lines_of, mcap_summary
+    from kymo.streams.readers.files import find
+
+    for number, file in enumerate(find(paths, SUFFIXES, SUFFIXES)):
+        name = file.system.unstrip_protocol(file.path) if file.system else file.path
+        summary = mcap_summary(name)
+        if as_json:
+            click.echo(json.dumps(asdict(summary), ensure_ascii=False))
+        else:
+            click.echo("\n" * (number > 0) + "\n".join(lines_of(summary)))
+
+
+@click.command("plot")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH…")
+@click.option("--recipe", help="Says which columns, units and labels to read.")
+@click.option(
+    "--labels", type=_LABELS, help="Labels JSON of the one recording, where it is not X.labels.json beside it."
+)
+@click.option("--key", help="Member of `metadata` in the labels JSON whose classes are to be shown; else all.")
+@click.option("--session", help="Only this one; else the first twenty.")
+@click.option("--stream", "streams", multiple=True, help="Only this stream (again for more).")
+@click.option("--start", "start_s", type=click.FloatRange(0), default=0.0, help="Seconds to leave out at the start.")
+@click.option("--duration", "duration_s", type=click.FloatRange(0, min_open=True), help="Seconds to show.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="X.html, or X.png of one session.")
+@click.option("--json", "as_json", is_flag=True, help="Print what is shown as JSON.")
+def plot(paths: tuple[str, ...], recipe: str | None, as_json: bool, out: Path | None, **choice: Any) -> None:
+    """Draw recordings: their streams over time, labels shaded.
+
+    Writes NAME.html into the current folder, or whatever --out says: a page that can be zoomed and read with the pointer. All
+    streams of a recording are drawn, of an MCAP file all topics.
+
+    Example: kymo plot recording.csv --start 60 --duration 10 --out part.png
+    """
+    from kymo.lab.look.plot import plot_files
+
+    if out is not None and out.suffix.lower() not in _KINDS:
+        raise click.BadParameter(f"{out}: expected a name that ends in {' or '.join(_KINDS)}", param_hint="--out")
+    target, sessions = plot_files(paths, recipe, out, choice)
+    click.echo(json.dumps({"out": str(target), "sessions": sessions}, ensure_ascii=False) if as_json else str(target))
