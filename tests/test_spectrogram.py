@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from fractions import Fraction
 from typing import Any
@@ -19,6 +21,28 @@ from kymo.streams.chunk import Chunk, Header, signal_format
 from kymo.streams.errors import FormatError
 
 RATE = Fraction(500)
+COMMON = (
+    "boxcar",
+    "hann",
+    "hamming",
+    "blackman",
+    *(("tukey", share) for share in (-1.0, 0.0, 0.01, 0.25, 0.3, 0.5, 0.999, 1.0)),
+)
+
+
+@pytest.mark.parametrize("window", COMMON)
+def test_common_windows_are_scipys_to_the_bit(window: Any) -> None:
+    for length in (*range(1, 260), 500, 1000, 1023, 1024, 10_007):
+        values = spectral.taper(window, length, "test")
+        assert (values.dtype, values.tobytes()) == (np.float64, scipy.signal.get_window(window, length).tobytes())
+
+
+def test_a_usual_start_does_not_wait_for_scipy_signal() -> None:
+    code = (
+        "import sys; from kymo.processors.recipe.load import load_recipe; load_recipe('basicmotions'); "
+        "load_recipe('running'); print('scipy.signal' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "False\n"
 
 
 def recording(dtype: str, length: int = 1500, channels: int = 3, offset: float = 3.0) -> Any:

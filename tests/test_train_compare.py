@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from tiny_models import RECIPE, recipe
 
+import kymo.models.training.cli
 from kymo.models.bundle import Bundle, load_bundle, raw_chain
 from kymo.models.evaluate import evaluate
 from kymo.models.predict import Classifier
@@ -50,10 +51,22 @@ def compared(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tiny.toml").write_text(BLIND)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KYMO_HOME", str(folder / "home"))
+        patch.setattr(kymo.models.training.cli, "_EVERY_S", 0.0)
         arguments = [str(folder / "tiny.toml"), "--data", str(data), "--out", str(folder / "bundle")]
         saved = ["--weights-out", str(folder / "w" / "weights.npz"), "--history-out", str(folder / "history.json")]
         done = CliRunner().invoke(train_command, [*arguments, *saved], catch_exceptions=False)
     assert done.exit_code == 0
+    # Without a terminal it is told in lines what is done, reading first.
+    lines = done.stderr.splitlines()
+    assert lines[:3] == [
+        "kymo: reading",
+        "kymo: reading: 1 recording, 25 windows",
+        "kymo: reading: 2 recordings, 50 windows",
+    ]
+    assert [line for line in lines if line in ("kymo: spectrogram_cnn", "kymo: minirocket, all windows")] == [
+        "kymo: spectrogram_cnn",
+        "kymo: minirocket, all windows",
+    ]
     assert "bundled minirocket: 1.000 on what was held out; spectrogram_cnn 0." in done.output
     return folder
 

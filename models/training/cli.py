@@ -131,7 +131,7 @@ def _held_out(split: dict[str, Any]) -> str:
 @contextmanager
 def progress() -> Iterator[Callable[[str, int], Callable[[dict[str, float]], None]]]:
     """A bar on stderr, or a line now and then where that is no terminal; what it gives is told each stage, and gives what is told its
-    epochs."""
+    epochs, or how far reading is."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -146,10 +146,16 @@ def progress() -> Iterator[Callable[[str, int], Callable[[dict[str, float]], Non
                 click.echo(f"kymo: {text}", err=True)
 
         def on_stage(name: str, epochs: int) -> Callable[[dict[str, float]], None]:
-            bar.reset(task, total=epochs, description=name)
+            bar.reset(task, total=epochs or None, description=name)
             say(name)
 
             def on_epoch(epoch: dict[str, float]) -> None:
+                if "windows" in epoch:
+                    text = f"{name}: {many(int(epoch['recordings']), 'recording')}, {many(int(epoch['windows']), 'window')}"
+                    bar.update(task, description=text)
+                    if time.monotonic() - last_s[0] > _EVERY_S:
+                        say(text)
+                    return
                 accuracy = f", validation {epoch['validation_accuracy']:.1%}" if "validation_accuracy" in epoch else ""
                 text = f"{name}: loss {epoch['loss']:.3f}{accuracy}" if "loss" in epoch else name
                 bar.update(task, completed=epoch["epoch"], description=text)

@@ -114,11 +114,14 @@ def train_behind_gate(
 ) -> tuple[Trained, Outcome]:
     """Train without the sessions that judge; promote what came of it if it beats the champion on them."""
     started = time.monotonic()
+    begin = on_stage or (lambda name, epochs: lambda _: None)
+    begin("choosing the sessions that judge", 0)
     plan = plan_of(recipe, request.paths)
     champion = _champion(recipe, settings.home)
     kind = champion.takes if champion else ""
     request = replace(request, out=None, promote=False, without=frozenset(plan.held_out), windows_of=kind)
     trained = train(recipe, request, on_stage=on_stage)
+    begin("judging", 0)
     champion = _champion(recipe, settings.home)  # another may have been promoted meanwhile
     verdict, promoted, reason = _decide(recipe, (champion, trained.bundle), request.paths, plan, metric)
     untold = ""

@@ -75,9 +75,15 @@ class TrainRequest:
     weights_out: Path | None = None  # files to save the weights (of the framework's own kind) and the epochs (JSON) to
     history_out: Path | None = None
 
-    def windows(self, recipe: Recipe, chain: Chain) -> Dataset:
+    def windows(self, recipe: Recipe, chain: Chain, on_stage: OnStage | None = None) -> Dataset:
         """What to train on, behind a chain; on disk, and found there again."""
-        dataset = build_dataset(self.paths, recipe, chain)
+        tell = on_stage("reading", 0) if on_stage else lambda _: None
+        dataset = build_dataset(
+            self.paths,
+            recipe,
+            chain,
+            on_progress=lambda recordings, windows: tell({"recordings": recordings, "windows": windows}),
+        )
         if recipe.stateful:
             dataset.examples = link_runs(dataset)
         if self.without:
@@ -103,7 +109,7 @@ class TrainingRun:
     def raw_windows(self) -> Dataset:
         """Raw windows of the same recordings, read when they are first asked for."""
         if self.raw is None:
-            self.raw = self.request.windows(self.recipe, raw_chain(self.recipe.chain))
+            self.raw = self.request.windows(self.recipe, raw_chain(self.recipe.chain), self.on_stage)
         return self.raw
 
     def data_for(self, name: str, data: SplitData | None = None) -> SplitData:

@@ -72,7 +72,7 @@ def train(
     """
     started = time.monotonic()
     settings = train_parameters(recipe, request)
-    dataset = request.windows(recipe, split_chain(recipe.chain)[0])
+    dataset = request.windows(recipe, split_chain(recipe.chain)[0], on_stage)
     run = TrainingRun(recipe, request, settings, dataset, on_stage or (lambda name, epochs: on_epoch))
     with checkpoints(fingerprint(run)) as run.folder:
         candidates, pool = fit_candidates(run)

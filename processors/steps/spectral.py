@@ -6,6 +6,7 @@ Frames are computed in tiles that stay in a core's cache, in work arrays that al
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ Real = NDArray[Any]
 _TILE_BYTES = 512 * 1024  # of frames: fewer calls for small blocks, a second-level cache's worth for large ones
 _PLANS_KEPT = 16  # a thread; shapes vary only where a step stands behind the window
 _local = threading.local()
+#: Windows that are sums of cosines of the turn from -π to π: the factor of each.
+_COSINES = {"boxcar": (1.0,), "hann": (0.5, 0.5), "hamming": (0.54, 1 - 0.54), "blackman": (0.42, 0.5, 0.08)}
 
 
 @cache
@@ -264,8 +267,30 @@ def framed(samples: Array, length: int, step: int) -> Real:
 
 def taper(window: Any, length: int, step: str) -> Real:
     """A window function's values ``(length,)`` in float64, periodic, as scipy's spectral functions take it."""
+    if (common := _common_taper(window, length)) is not None:
+        return common
     try:
         values: Real = scipy.signal.get_window(window, length)
     except (ValueError, TypeError) as error:
         raise FormatError(f"{step}: window {window!r}: {error}") from None
     return values
+
+
+def _common_taper(window: Any, length: int) -> Real | None:
+    """The windows that most recipes name, scipy's to the bit: loading scipy.signal takes longer than all else that a start needs."""
+    if isinstance(window, tuple) and len(window) == 2 and window[0] == "tukey" and isinstance(window[1], float):
+        name, share = "tukey" if 0 < window[1] < 1 else "hann" if window[1] > 0 else "boxcar", window[1]
+    elif isinstance(window, str) and window in _COSINES:
+        name, share = window, 0.0
+    else:
+        return None
+    if length < 2:
+        return np.ones(length)
+    if name != "tukey":
+        turn = np.linspace(-np.pi, np.pi, length + 1)[:-1]
+        return np.asarray(sum(factor * np.cos(k * turn) for k, factor in enumerate(_COSINES[name])))
+    at, values = np.arange(length + 1.0), np.ones(length + 1)
+    edge = math.floor(share * length / 2) + 1
+    values[:edge] = 0.5 * (1 + np.cos(np.pi * (2 * at[:edge] / share / length - 1)))
+    values[-edge:] = 0.5 * (1 + np.cos(np.pi * (1 - 2 / share + 2 * at[-edge:] / share / length)))
+    return values[:-1]
