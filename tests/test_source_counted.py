@@ -139,3 +139,28 @@ def test_what_waits_comes_together(seed: int) -> None:
         waiting = (numbers >= at) & (numbers < at + 20)
         seconds[waiting] = max(seconds[waiting][-1], (at + 20) / 100)
     check(fitted(np.maximum.accumulate(seconds), 100.0), numbers, 100.0)
+
+
+@pytest.mark.parametrize("still", [False, True])
+@pytest.mark.parametrize(("rate", "begin"), [(100, 0.37), (128, 0.0), (200, 0.9), (500, 0.37), (1000, 0.5)])
+def test_fast_samples_under_whole_seconds(rate: int, begin: float, still: bool) -> None:
+    """Also where a sensor lies still: rows that are equal are no rows written twice."""
+    numbers = np.arange(20 * rate)
+    data = np.repeat(numbers[:, None] // (7 * rate) % 2, 3, axis=1) if still else None
+    check(fitted(np.floor(numbers / rate + begin), None, data), numbers, rate)
+
+
+@pytest.mark.parametrize(
+    ("rate", "step"), [(1.0, 0.864), (64.0, 0.01), (75.0, 0.01), (50.0, 1 / 64), (100.0, 0.1), (1000.0, 0.016)]
+)
+def test_stamps_coarser_than_samples(rate: float, step: float) -> None:
+    """Days with five decimals, a clock of 10 ms or of a sixty-fourth of a second."""
+    numbers = np.arange(2000)
+    check(fitted(np.floor(numbers / rate / step + 1e-6) * step), numbers, rate)
+
+
+def test_a_second_that_is_lost_is_a_gap() -> None:
+    numbers = lose(np.arange(3000), (1000, 200))
+    grid = fitted(np.floor(numbers / 100), 100)
+    assert np.flatnonzero(np.diff(grid.indexes) > 1).tolist() == [999], grid.notes
+    assert abs(grid.indexes - numbers).max() <= 5

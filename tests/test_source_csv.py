@@ -132,7 +132,7 @@ def test_blocks_do_not_change_the_result(write: Write, monkeypatch: pytest.Monke
         (
             "timestamp,ax,ay\n2024-01-01,1,2\n2024-13-01,1,2\n",
             3,
-            "has '2024-13-01', expected a date and time in ISO 8601",
+            "has '2024-13-01', expected a date and time such as 2024-05-13 18:36:24.5",
         ),
         ("t_ns,ax,ay\n0,1,2\n99999999999999999999,1,2\n", 3, "expected a number of ns"),
         ("session,ax,ay\ns,1,2\n,1,2\n", 3, "column `session` is empty, it names the session"),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
 
@@ -308,3 +311,195 @@ def test_a_device_that_began_anew_is_no_out_of_order(tmp_path: Path) -> None:
     rows = [f"{(i + 150) % 300 / 50:.2f},{i % 5}" for i in range(300)]
     (stream,) = one(write(tmp_path / "b.csv", "t,ax", rows)).streams
     assert (stream.count, [first for first, _ in stream.pieces]) == (300, [0])
+
+
+EVENING = datetime(2024, 5, 13, 18, 36, 24, tzinfo=UTC)
+Clock = Callable[[int], str]
+
+
+def stamp(form: str, rate: float, first: datetime = EVENING) -> Clock:
+    """Times of samples as :meth:`datetime.strftime` writes them; `%f` has three digits."""
+
+    def text(i: int) -> str:
+        moment = first + timedelta(microseconds=round(i * 1e6 / rate))
+        return moment.strftime(form.replace("%f", f"{moment.microsecond // 1000:03d}"))
+
+    return text
+
+
+MIDNIGHT = datetime(2024, 1, 12, 23, 59, 58, tzinfo=UTC)
+NOON = datetime(2019, 11, 13, 11, 59, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("form", "rate", "first", "note"),
+    [
+        ("%d.%m.%Y %H:%M:%S.%f", 50, EVENING, "day/month/year|ISO"),
+        ("%d.%m.%y %H:%M:%S,%f", 50, datetime(2024, 3, 4, tzinfo=UTC), ""),
+        ("%d/%m/%Y %H:%M:%S.%f", 50, EVENING, "day/month/year without"),
+        ("%m/%d/%Y %H:%M:%S.%f", 50, EVENING, "month/day/year without"),
+        (
+            "%d/%m/%Y %H:%M:%S.%f",
+            50,
+            MIDNIGHT.replace(day=10),
+            "day/month/year without a time zone, taken as UTC$",
+        ),  # 10/01, then 11/01
+        ("%d/%m/%Y %H:%M:%S.%f", 50, datetime(2024, 4, 3, tzinfo=UTC), "nothing shows which number is the day"),
+        ("%m/%d/%Y %I:%M:%S %p", 1, NOON, "month/day/year without"),
+        ("%Y-%m-%d %I:%M:%S.%f %p", 50, MIDNIGHT, ""),
+        ("%Y/%m/%d %H:%M:%S.%f", 50, EVENING, ""),
+        ("%d-%b-%Y %H:%M:%S.%f", 50, EVENING, ""),
+        ("%b %d, %Y %I:%M:%S %p", 1, EVENING, ""),
+        ("%a %b %d %H:%M:%S %Y", 1, EVENING, ""),
+        ("%Y-%m-%d %H:%M:%S.%f UTC", 50, EVENING, "ISO 8601$"),
+        ("%Y-%m-%dT%H:%M:%S.%f+0000", 50, EVENING, "ISO 8601$"),
+        ("%Y%m%d%H%M%S", 1, EVENING, ""),
+        ("%Y%m%d%H%M%S%f", 50, EVENING, ""),
+        ("%Y%m%dT%H%M%S.%f", 50, EVENING, ""),
+        ("%Y-%m-%d_%H-%M-%S.%f", 50, EVENING, ""),
+        ("%Y-%m-%d", 1 / 86_400, EVENING.replace(hour=0, minute=0, second=0), ""),
+    ],
+)
+@pytest.mark.parametrize("name", ["timestamp", "t", "recorded"])
+def test_dates_as_loggers_write_them(
+    tmp_path: Path, name: str, form: str, rate: float, first: datetime, note: str
+) -> None:
+    if name == "recorded" and ":" not in form:
+        return  # a number, or a day, of no time's name
+    text = stamp(form, rate, first)
+    recording = one(write(tmp_path / "a.csv", f"{name};ax", [f"{text(i)};{i % 7}" for i in range(200)]))
+    (stream,) = recording.streams
+    assert stream.header.origin_ns == int(first.timestamp()) * 10**9
+    assert (float(stream.header.format.rate), [first for first, _ in stream.pieces]) == (pytest.approx(rate), [0])
+    assert any(re.search(note, said) for said in recording.notes), recording.notes
+
+
+def test_a_day_that_is_no_month_in_the_middle_is_refused(tmp_path: Path) -> None:
+    rows = [f"{5 if i < 50 else 13}/{13 if i < 50 else 5}/2024 10:00:{i / 50:06.3f},{i}" for i in range(100)]
+    with pytest.raises(SourceError, match=r"5/13/2024 10:00:00\.000"):
+        one(write(tmp_path / "a.csv", "timestamp,ax", rows))
+
+
+@pytest.mark.parametrize(
+    ("head", "row", "start_s", "rate"),
+    [
+        ("Time", stamp("%H:%M:%S.%f", 50), 66_984, 50),
+        ("Time", stamp("%H:%M:%S.%f", 50, MIDNIGHT), 86_398, 50),
+        ("time", stamp("%H:%M:%S:%f", 2), 66_984, 2),
+        ("Time (s)", stamp("%H:%M:%S.%f", 50), 66_984, 50),
+        ("Time", stamp("%I:%M:%S", 1, NOON + timedelta(seconds=3500)), 46_640, 1),  # 12:59:59, then 01:00:00
+        (
+            "elapsed time",
+            lambda i: f"{(86_390 + i) // 3600}:{(86_390 + i) // 60 % 60:02d}:{(86_390 + i) % 60:02d}",
+            86_390,
+            1,
+        ),
+        (
+            "Time",
+            lambda i: (
+                f"{58 + i // 600:02d}:{i / 10 % 60:04.1f}" if i < 1200 else f"{i // 600 - 2:02d}:{i / 10 % 60:04.1f}"
+            ),
+            3480,
+            10,
+        ),
+        ("time", lambda i: f"0 days {timedelta(milliseconds=20 * i)}", 0, 50),
+        ("Date,Time", lambda i: f"{stamp('%Y-%m-%d,%H:%M:%S.%f', 50, MIDNIGHT)(i)}", MIDNIGHT.timestamp(), 50),
+        ("date,timestamp", lambda i: f"{stamp('%d/%m/%Y,%I:%M:%S %p', 1, MIDNIGHT)(i)}", MIDNIGHT.timestamp(), 1),
+    ],
+)
+def test_times_of_day_with_and_without_a_date(
+    tmp_path: Path, head: str, row: Clock, start_s: float, rate: float
+) -> None:
+    rows = [f"{row(i)},{i % 7}" for i in range(1500)]
+    (stream,) = one(write(tmp_path / "a.csv", f"{head},ax", rows)).streams
+    assert (stream.header.format.channels, stream.header.origin_ns) == (("ax",), start_s * 10**9)
+    assert (stream.header.format.rate, [first for first, _ in stream.pieces]) == (rate, [0])
+
+
+def summer(hour: int, month: int, by: int) -> Clock:
+    """Local times of a Sunday when clocks are set, without their zone."""
+    first = datetime(2024, month, {3: 31, 10: 27}[month], hour, 59, 58, tzinfo=UTC)
+    return lambda i: stamp("%Y-%m-%d %H:%M:%S.%f", 50, first + timedelta(hours=by * (i >= 100)))(i)
+
+
+@pytest.mark.parametrize(
+    ("head", "row", "rate"),
+    [
+        ("millis", lambda i: f"{(2**32 - 1000 + 20 * i) % 2**32}", 50),
+        ("time_ms", lambda i: f"{(31_000 + 20 * i + 2**15) % 2**16 - 2**15}", 50),
+        ("timestamp", lambda i: f"{(60_000 + 20 * i) % 2**16}", 50),
+        ("time_us", lambda i: f"{(2**31 - 500_000 + 20_000 * i + 2**31) % 2**32 - 2**31}", 50),
+        ("t", lambda i: f"{(4294 + i / 50) % 4294.967296:.6f}", 50),
+        ("time_s", lambda i: f"{(55 + i / 50) % 60:.2f}", 50),
+        ("t", lambda i: f"{(86_395 + i / 50) % 86_400:.2f}", 50),
+        ("tow(msec)", lambda i: f"{(604_795_000 + 100 * i) % 604_800_000}", 10),
+        ("timestamp", summer(2, 10, -1), 50),
+        ("timestamp", summer(1, 3, 1), 50),
+        (
+            "timestamp",
+            lambda i: f"2016-12-31T23:59:{58 + i / 50:06.3f}Z" if i < 150 else f"2017-01-01T00:00:{i / 50 - 3:06.3f}Z",
+            50,
+        ),
+    ],
+)
+def test_a_clock_that_begins_anew_or_is_set_goes_on(tmp_path: Path, head: str, row: Clock, rate: int) -> None:
+    recording = one(write(tmp_path / "a.csv", f"{head},ax", [f"{row(i)},{i}" for i in range(500)]))
+    (stream,) = recording.streams
+    assert (stream.header.format.rate, [(first, len(piece)) for first, piece in stream.pieces]) == (rate, [(0, 500)])
+    assert stream.data[:, 0].tolist() == list(range(500))
+    assert any("read as going on" in note for note in recording.notes)
+
+
+@pytest.mark.parametrize(
+    ("row", "pieces"),
+    [
+        (summer(4, 10, 1), [0, 180_100]),  # no hour in which clocks are set
+        (lambda i: stamp("%Y-%m-%dT%H:%M:%S.%fZ", 50, EVENING + timedelta(hours=i >= 100))(i), [0, 180_100]),
+    ],
+)
+def test_an_hour_without_data_is_a_gap(tmp_path: Path, row: Clock, pieces: list[int]) -> None:
+    (stream,) = one(write(tmp_path / "a.csv", "timestamp,ax", [f"{row(i)},{i}" for i in range(500)])).streams
+    assert [first for first, _ in stream.pieces] == pieces
+
+
+def test_recordings_of_a_minute_each_are_no_clock_that_begins_anew(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"row 3002.*two recordings in one file"):
+        one(write(tmp_path / "a.csv", "t,ax", [f"{i % 3000 / 50:.2f},{i}" for i in range(6000)]))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "millis",
+        "ms",
+        "epoch_ms",
+        "uptime_ms",
+        "ts",
+        "Zeit (ms)",
+        "unix_time",
+        "loggingTime(ms)",
+        "sinceReboot Timestamp(ms)",
+    ],
+)
+def test_more_names_of_times(tmp_path: Path, name: str) -> None:
+    first = 1_700_000_000_000 if "unix" in name or "epoch" in name else 100_000
+    (stream,) = one(write(tmp_path / "a.csv", f"{name},ax", [f"{first + 20 * i},{i % 7}" for i in range(200)])).streams
+    assert (stream.header.format.channels, stream.header.format.rate) == (("ax",), 50)
+
+
+@pytest.mark.parametrize("name", ["min", "hr", "rate", "date of birth", "ms_since_last"])
+def test_what_only_resembles_a_name_of_times_stays_a_channel(tmp_path: Path, name: str) -> None:
+    (stream,) = one(
+        write(tmp_path / "a.csv", f"t,{name},ax", [f"{i / 50},{60 + i % 9},{i % 7}" for i in range(200)])
+    ).streams
+    assert stream.header.format.channels == (name, "ax")
+
+
+def test_seconds_of_a_column_t_are_doubted_where_they_are_as_ms(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "t,ax", [f"{20 * i},{i % 5}" for i in range(100)])
+    recording = one(path)
+    assert recording.streams[0].header.format.rate == Fraction(1, 20)
+    assert "`t` is read as seconds, its steps are 20; if they are ms, name it `time_ms`" in recording.notes
+    assert one_with(path, at_rate(50)).streams[0].header.format.rate == 50
+    rows = [f"{1_700_000_000_000 + 20 * i},{i % 5}" for i in range(100)]
+    assert one(write(tmp_path / "b.csv", "t,ax", rows)).streams[0].header.origin_ns == 1_700_000_000 * 10**9

@@ -37,7 +37,7 @@ from kymo.lab.prepare import UNITS
 from kymo.streams.errors import SourceError
 from kymo.streams.files import whole_file
 from kymo.streams.labels.labels import canonical
-from kymo.streams.readers.times import iso_ns
+from kymo.streams.readers.moments import iso_ns
 from kymo.streams.words import NS, brief, many
 
 SUFFIXES = (".json", ".jsonl", ".ndjson")

@@ -53,7 +53,7 @@ def parse_time(text: str, start_ns: Callable[[], int]) -> int:
         return int(whole[1] or whole[2])
     if _NUMBER.fullmatch(text):
         return start_ns() + round(Decimal(text) * NS)
-    from kymo.streams.readers.times import iso_ns
+    from kymo.streams.readers.moments import iso_ns
 
     try:
         return iso_ns(text)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kymo.streams.errors import SourceError
-from kymo.streams.readers.times import TIME_COLUMNS, TimeColumn, counter_columns, time_columns
+from kymo.streams.readers.times import TIME_COLUMNS, TimeColumn, counter_columns, date_column, time_columns
 from kymo.streams.recording import InputOptions, ReadOptions
 from kymo.streams.words import brief, some
 
@@ -53,17 +53,27 @@ class ColumnRoles:
     keep: Keep | None
     notes: list[str] = field(default_factory=list)  # what was decided
     counted: bool = False  # whether the column of times counts samples
+    date: str | None = None  # column of dates that the times of day are of
     rate: Fraction | None = None  # samples per second, where the recipe says one
 
     def time_column(self, path: Path | str) -> TimeColumn | None:
         """What reads the column of times, if there is one."""
         return TimeColumn(self.time, path, self.rate, counts=self.counted) if self.time else None
 
+    def time_texts(self, columns: Mapping[str, Sequence[str]]) -> Sequence[str]:
+        """Texts of the column of times, behind those of its dates, if there are any."""
+        times = columns[self.time or ""]
+        return (
+            times
+            if self.date is None
+            else [f"{day} {time}" for day, time in zip(columns[self.date], times, strict=True)]
+        )
+
     @property
     def texts(self) -> tuple[str, ...]:
         """Columns to read as text, the time column apart."""
         keep = self.keep.columns if self.keep else ()
-        names = (*self.session, self.subject, *self.labels, *keep, *self.metadata)
+        names = (*self.session, self.subject, *self.labels, *keep, *self.metadata, self.date)
         return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
@@ -85,6 +95,7 @@ class _Counting(NamedTuple):
 
     names: set[str]
     time: str | None = None
+    date: str | None = None
     numbers: bool = False  # whether `time` holds the numbers of samples instead
     notes: Sequence[str] = ()
 
@@ -103,8 +114,8 @@ def column_roles(
     texts = _text_columns(names, asked, options, path)
     rate = _common_rate(options, head_rate, path)
     unasked = [name for name in names if name not in asked | texts.names]
-    counting = _counting_columns(unasked, cells, rate, bool(texts.session))
-    no_channels = {*texts.names, *counting.names, counting.time, *TIME_COLUMNS}
+    counting = _counting_columns(unasked, numeric, cells, rate, bool(texts.session))
+    no_channels = {*texts.names, *counting.names, counting.time, counting.date, *TIME_COLUMNS}
     free = [name for name in names if name in numeric and name not in no_channels]
     inputs, notes = _inputs(options, names, free, path)
     channels = tuple(dict.fromkeys(name for item in inputs for name in item.channels))
@@ -119,7 +130,7 @@ def column_roles(
     clocks = sorted(name for name in counting.names if name not in (counting.time, *channels))
     notes += [f"columns left out, they count time or rows: {', '.join(clocks)}"] if clocks else []
     roles = (counting.time, texts.session, texts.subject, texts.labels, metadata, texts.keep)
-    return ColumnRoles(inputs, channels, *roles, notes, counted=counting.numbers, rate=rate)
+    return ColumnRoles(inputs, channels, *roles, notes, counted=counting.numbers, date=counting.date, rate=rate)
 
 
 def _text_columns(names: Sequence[str], asked: Collection[str], options: ReadOptions, path: Path | str) -> _Texts:
@@ -144,17 +155,21 @@ def _common_rate(options: ReadOptions, head_rate: Fraction | None, path: Path | 
 
 
 def _counting_columns(
-    names: Sequence[str], cells: Callable[[str], Sequence[str]], rate: Fraction | None, sessions: bool
+    names: Sequence[str],
+    numeric: Collection[str],
+    cells: Callable[[str], Sequence[str]],
+    rate: Fraction | None,
+    sessions: bool,
 ) -> _Counting:
     """Which column is the time, and whether it counts samples instead; what is doubtful is noted where there is neither."""
-    candidates, counters = time_columns(names, cells, rate), counter_columns(names, cells)
+    candidates, counters = time_columns(names, numeric, cells, rate), counter_columns(names, cells)
     certain = (*TIME_COLUMNS, *(candidate.name for candidate in candidates if not candidate.doubt))
     counting = {*(candidate.name for candidate in candidates), *counters}
     time = next((name for name in certain if name in names), None)
     if time is not None:
-        return _Counting(counting, time)
+        return _Counting(counting, time, date_column(time, [name for name in names if name != time], cells))
     if counters and rate is not None and not sessions:
-        return _Counting(counting, counters[0], True, [f"samples are numbered by `{counters[0]}`"])
+        return _Counting(counting, counters[0], None, True, [f"samples are numbered by `{counters[0]}`"])
     return _Counting(counting, notes=[f"{candidate.doubt}; left out" for candidate in candidates if candidate.doubt])
 
 

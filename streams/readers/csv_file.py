@@ -249,7 +249,7 @@ class _Reader:
         return float(text)
 
     def _times(self, texts: dict[str, list[str]], rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        return self._time_column.parse(texts[self._time_column.column], rows) if self._time_column else None
+        return self._time_column.parse(self._roles.time_texts(texts), rows) if self._time_column else None
 
 
 @dataclass(slots=True)

@@ -5,9 +5,9 @@ Sample i of a stream is taken at ``origin + i / rate``. Recorded times jitter, d
 whole numbers: jitter is rounded away, a jump in the numbers is a gap, a repeated number is a duplicate. Nothing is
 repaired without a note.
 
-Times of arrival say less than their order: they come late, in bursts, several samples under one stamp. What is so is known by
-counting: as many rows as the span has room for. A gap is then not one long step, which a late sample makes as well, but one after
-which all that comes is late for good.
+Times of arrival say less than their order: they come late, in bursts, several samples under one stamp; and stamps may be coarser than
+samples are, such as whole seconds. What is so is known by counting: as many rows as the span has room for. A gap is then not one long
+step, which a late sample makes as well, but one after which all that comes is late for good.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ _SHIFT = 0.75  # samples by which what comes must be late
 _LATEST_S, _TOGETHER = 2.0, 16  # samples do not arrive later than that, or that many at once; a longer pause is one
 _SAME = 0.01
 _CLOCK = 0.002  # a clock's own wandering, as a share of the rows
+_COARSE, _ODD_STEPS = 0.3, 0.1  # a stamp's step, in samples; so many steps are longer or shorter then
+_REST = 0.5  # so many neighbours are equal where a sensor lies still
 _MOST, _DENSE = 0.8, 1.5  # so many steps are the same; so much longer is the mean one at most
 
 
@@ -89,7 +91,7 @@ def fit(times_ns: Int, data: Array, rate: Fraction | None, row_numbers: RowNumbe
     try:
         grid, lost, gaps, missing = _by_time(times_ns, order, data, rate, row_numbers)
         # Gaps are gaps, and rows for which there is no room are too many. As many as are missing, or a gap every few rows: count.
-        often = gaps > max(5, len(order) // 25) and missing > len(order)
+        often = gaps > max(5, len(order) // 25) and (missing > len(order) or _coarse(times_ns[order]) is not None)
         faults = lost + gaps if 0 < lost <= 1.5 * missing + 2 or lost > len(order) // 10 or often else 0
     except SourceError as error:
         refusal = error
@@ -120,7 +122,12 @@ def _by_time(
     if rate is None:
         if not estimates:
             hint = "give `rate_hz` in the recipe's [[input]]"
-            raise row_numbers.error(f"one time alone has no rate; {hint}", int(order[0]))
+            same = (
+                "all times are the same, as where a table program shortens numbers"
+                if len(times) > 1
+                else "one time alone has no rate"
+            )
+            raise row_numbers.error(f"{same}; {hint}", int(order[0]))
         rate = _plain_rate(estimates[0], _rate_blur(times), notes)
     elif estimates and all(abs(estimate / float(rate) - 1) > RATE_TOLERANCE for estimate in estimates):
         raise SourceError(
@@ -142,7 +149,8 @@ def _by_count(
     times = times_ns[order]
     repeats = np.flatnonzero(np.diff(times) == 0) + 1
     same = repeats[_equal_rows(data[order[repeats - 1]], data[order[repeats]])]
-    if 2 * len(same) > len(repeats):  # else several samples share a stamp, whatever their values
+    # Else several samples share a stamp, whatever their values.
+    if 2 * len(same) > len(repeats) and not _at_rest(data, order[np.concatenate(([True], np.diff(times) != 0))]):
         notes.append(
             f"{many(len(same), 'repeated sample')}, first at {row_numbers.at(int(order[same[0]]))}: the first of each is kept"
         )
@@ -336,12 +344,18 @@ def _first_of_each(
     starts = np.flatnonzero(is_first)
     owners = starts[np.searchsorted(starts, repeated) - 1]
     different = int(np.count_nonzero(~_equal_rows(data[order[owners]], data[order[repeated]])))
+    still = 10 * len(repeated) > len(numbers) and _at_rest(data, order[starts])
     first = int(order[repeated[np.argmin(file_rows[repeated])]])
     with_different = f" ({different} with other values)" if different else ""
     notes.append(
         f"{many(len(repeated), 'repeated sample')}{with_different}, first at {row_numbers.at(first)}: the first of each is kept"
     )
-    return is_first, different
+    return is_first, len(repeated) if still else different
+
+
+def _at_rest(data: Array, rows: Int) -> bool:
+    """Whether most rows are as the one before, though their times differ."""
+    return bool(np.mean(_equal_rows(data[rows[1:]], data[rows[:-1]])) > _REST) if len(rows) > 1 else False
 
 
 def _note_gaps(numbers: Int, order: Int, rate: Fraction, row_numbers: RowNumbers, notes: list[str]) -> int:
@@ -383,8 +397,24 @@ def _count(times: Int, rate: float | None) -> _Counted | None:
     if len(times) < _LEAST:
         return None
     since = (times - times[0]).astype(np.float64) / NS
-    counted = _by_steps(since, rate) or _by_rows(since, rate)
+    counted = _coarse(times) or _by_steps(since, rate) or _by_rows(since, rate)
     return None if counted is None or (rate is not None and abs(counted.rate / rate - 1) > _SAME) else counted
+
+
+def _coarse(times: Int) -> _Counted | None:
+    """Rows that come evenly, as far as stamps can say that are coarser than they are."""
+    starts = np.flatnonzero(np.diff(times, prepend=times[0] - 1))[1:]  # of stamps; the first may be cut short
+    if len(times) < _LEAST or len(starts) < _FEW:
+        return None
+    rows, since = np.arange(len(times)), (times - times[0]).astype(np.float64) / NS
+    step = float(np.gcd.reduce(np.diff(times[starts]))) / NS
+    rate = _slope(since[starts], starts.astype(np.float64))
+    steps = np.diff(since)
+    odd = np.mean(np.abs(steps - np.median(steps)) > 0.5 * step)
+    late = float(np.ptp(since * rate - rows))
+    if step * rate < _COARSE or odd < min(_ODD_STEPS, 0.5 / (step * rate)) or late > 1.1 + step * rate * 1.02:
+        return None
+    return _Counted(rate, rows, step)
 
 
 def _by_steps(since: Floats, rate: float | None) -> _Counted | None:
@@ -402,7 +432,8 @@ def _by_steps(since: Floats, rate: float | None) -> _Counted | None:
 def _by_rows(since: Floats, rate: float | None) -> _Counted | None:
     """As many rows as the span has room for."""
     rows = np.arange(len(since))
-    block = max(_LEAST // 2, len(since) // 10)
+    each = len(since) // max(1, int(np.count_nonzero(np.diff(since))))  # rows a stamp
+    block = min(max(_LEAST // 2, len(since) // 10, 2 * each), len(since) // 2)
     middle = float(np.median(since[block:] - since[:-block]))
     if middle <= 0:
         return None
@@ -417,8 +448,8 @@ def _by_rows(since: Floats, rate: float | None) -> _Counted | None:
     longest = np.diff(since)[np.diff(missing) == 0].max(initial=0.0)
     if (
         longest > max(_LATEST_S, _TOGETHER / counted_rate)
-        or _drift(even) > max(1.0, late, _CLOCK * len(even))
-        or _wanders_off(even)
+        or _drift(even, max(_AROUND, 4 * each)) > max(1.0, late, _CLOCK * len(even))
+        or _wanders_off(even, max(_AROUND, 4 * each))
     ):
         return None
     return _Counted(counted_rate, rows + missing.astype(np.int64), late / counted_rate)
@@ -464,18 +495,18 @@ def _slope(since: Floats, numbers: Floats) -> float:
     return float(from_middle @ (numbers - numbers.mean()) / (from_middle @ from_middle))
 
 
-def _wanders_off(even: Floats) -> bool:
+def _wanders_off(even: Floats, around: int) -> bool:
     """Whether times that are late stay so, as those of heartbeats: they follow no clock."""
     steps = np.diff(even)
     low, high = np.quantile(steps, (0.1, 0.9))
     if low > -0.9 and high - low > 0.1 and np.corrcoef(steps[1:], steps[:-1])[0, 1] > _MADE_UP:
         return True  # no bursts, and what is late is not made up for at once
-    far = min(_AROUND, len(even) // 3)
+    far = min(around, len(even) // 3)
     near, away = (float(np.std(even[by:] - even[:-by])) for by in (1, far))
     return away > _WANDER * max(near, 0.1)
 
 
-def _drift(even: Floats) -> float:
+def _drift(even: Floats, around: int) -> float:
     """By how much blocks of rows differ in how late they are."""
-    blocks = np.array_split(even, max(2, min(50, len(even) // _AROUND)))
+    blocks = np.array_split(even, max(2, min(50, len(even) // around)))
     return float(np.ptp([np.median(block) for block in blocks]))

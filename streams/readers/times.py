@@ -1,15 +1,16 @@
-"""Time columns. In: texts or numbers of a column `t` (s), `t_ns` or `timestamp` (ISO 8601, or s, ms, µs, ns, or a table
-program's days). Out: int64, ns.
+"""Time columns. In: texts or numbers of a column `t` (s), `t_ns` or `timestamp` (dates and times of day, or s, ms, µs, ns, or a table
+program's days), or of another name that says it. Out: int64, ns.
 
 The unit of a `timestamp` is decided once for a file, and noted: by its size where that is a time of our days, else by its steps, where
-only one unit makes a rate of them that a sensor has.
+only one unit makes a rate of them that a sensor has. A clock that begins anew when it is full, at midnight or with summer time is read as
+going on, where the step back is as long as that, and this is noted, too.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from pathlib import Path
@@ -19,22 +20,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kymo.streams.errors import SourceError
+from kymo.streams.readers.moments import Moments, is_date, is_moment
 from kymo.streams.words import NS, brief, is_number
 
 #: Names of time columns, best first.
 TIME_COLUMNS = ("t_ns", "t", "timestamp")
 #: Other names of them, in any spelling of upper and lower case, without their unit; a column of these must also run as times do.
-_TIME_NAMES = ("t", "timestamp", "time", "datetime", "elapsed", "elapsed time")
-_TIME_WORDS = {"time", "timestamp", "datetime"}
+_TIME_NAMES = [
+    "t",
+    "timestamp",
+    "time",
+    "datetime",
+    "elapsed",
+    "elapsed time",
+    "ts",
+    "date",
+    "utc",
+    "epoch",
+    "unix",
+    "uptime",
+]
+_TIME_NAMES += [
+    "tow",
+    "datum",
+    "zeit",
+    "uhrzeit",
+    "zeitstempel",
+    "temps",
+    "heure",
+    "fecha",
+    "hora",
+    "tiempo",
+    "index level 0",
+]
+_TIME_WORDS = {"time", "timestamp", "timestamps", "datetime", "unixtime"}
+_DATE_WORDS = {"date", "datum", "day", "fecha"}
 # Words of names of columns that number the rows.
 _COUNTERS = {"frame", "frames", "index", "counter", "packet", "sample", "samples", "row", "seq", "sequence", "#"}
 _COUNTERS |= {"unnamed"}  # as pandas calls its index
 _FIRST_ROWS = 200
 _REGULAR_SHARE, _FORWARD_SHARE = 0.9, 0.98  # so many of the steps are near the middle one; so many do not go back
 _RELATIVE_NS = 10**17  # times before 1973 count from some beginning
+_COMPACT = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])([0-2]\d|3[01])([01]\d|2[0-3])[0-5]\d[0-5]\d(\d{3})?([.,]\d+)?")
 _US, _MS, _MINUTE, _HOUR, _DAY = 10**3, 10**6, 60 * NS, 3_600 * NS, 86_400 * NS
 _TENTH_MS = 10**5
-_ISO = 0  # texts, no number of any unit
+_TEXT = 0  # texts, no number of any unit
 #: How units stand in names, such as `Time (s)` and `time_ms`, in ns.
 _UNITS_BY_NAME = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), NS),
@@ -59,14 +89,15 @@ _OUR_DAYS_S, _SLOWEST_S = (946_684_800, 2_840_140_800), 300  # 2000 to 2060
 _LIKELY_STEPS = {NS: (0.0, 1.0), _MS: (2, 500), _US: (2_000, 200_000), 1: (2_000_000, 500_000_000)}
 _FINE_CLOCK = {"sample", "time", "fine"}  # of Xsens: µs of one device, ten thousandths of a second of another
 _CHIP_CLOCK_SIZE = 2**32  # where a chip's clock begins anew
+#: When clocks begin anew that are no chip's: every minute, hour, 12 hours, day, week; µs and ms of 32 bits, as seconds.
+_TURNS = (_MINUTE, _HOUR, 12 * _HOUR, _DAY, 7 * _DAY, _CHIP_CLOCK_SIZE * _US, _CHIP_CLOCK_SIZE * _MS)
+_WIDE_TURNS = (_DAY, 7 * _DAY)  # or with a pause in between
+_NO_COUNT_NS = 3  # steps: a clock that begins anew goes on at once
 _LARGEST_COUNT = 2**53  # counters are whole numbers below that
 _TABLE_DAYS, _DAYS_TO_1970, _DAY_STEP = (20_000, 80_000), 25_569, 2e-4
 _RATE_MATCH = 0.1  # steps that are so near to those of the recipe's rate say the unit
 _LARGEST, _TENTH_MS_STEP = 1e17, 1_000
 _LIMIT_NS = 2**62
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_COLON_FRACTION = re.compile(r"(\d\d:\d\d:\d\d):(?=(?:\d{3}){1,3}(?!\d))")
-_FOURTH_COLON = re.compile(r"\d\d:\d\d:\d\d:")
 
 
 class TimeCandidate(NamedTuple):
@@ -77,29 +108,51 @@ class TimeCandidate(NamedTuple):
 
 
 def time_columns(
-    names: Sequence[str], cells: Callable[[str], Sequence[str]], rate: Fraction | None = None
+    names: Sequence[str],
+    numeric: Collection[str],
+    cells: Callable[[str], Sequence[str]],
+    rate: Fraction | None = None,
 ) -> list[TimeCandidate]:
-    """Columns of times that are not named as :data:`TIME_COLUMNS` are, such as `Time`; the best one first."""
+    """Columns of times that are not named as :data:`TIME_COLUMNS` are, such as `Time`; the best one first. Dates with times of day
+    are times whatever their column is called."""
     ranked: list[tuple[bool, bool, int, TimeCandidate]] = []
     for name in names:
         base, unit = _spelled(name)
-        if base not in _TIME_NAMES and _TIME_WORDS.isdisjoint(_words(name)):
+        named = base in _TIME_NAMES or not _TIME_WORDS.isdisjoint(_words(name))
+        if name in numeric and not named:
             continue
-        times, doubt = _first_times(name, cells(name), rate)
+        texts = [text.strip() for text in cells(name)[:_FIRST_ROWS]]
+        if not named and not (texts and is_moment(texts[0])):
+            continue
+        times, doubt = _first_times(name, texts, rate)
         # A column named elapsed without a unit is as likely a measurement.
-        if not _run_as_time(times, base) or (doubt and unit is None and base.startswith("elapsed")):
+        if not _run_as_time(times, base, texts) or (doubt and unit is None and base.startswith("elapsed")):
             continue
         # The time of day is worth more than the time since some beginning.
-        rank = 2 * len(_TIME_NAMES)
+        rank = 2 * len(_TIME_NAMES) + (not named)
         if base in _TIME_NAMES:
             rank = _TIME_NAMES.index(base) + len(_TIME_NAMES) * (unit is None)
         ranked.append((bool(doubt), bool(times[0] < _RELATIVE_NS), rank, TimeCandidate(name, doubt)))
     return [candidate for *_, candidate in sorted(ranked, key=lambda row: row[:3])]
 
 
-def _first_times(name: str, cells: Sequence[str], rate: Fraction | None) -> tuple[NDArray[np.int64], str]:
+def date_column(time: str, names: Sequence[str], cells: Callable[[str], Sequence[str]]) -> str | None:
+    """The column of dates that belongs to a column of times of day, if there is one."""
+    texts = [text for text in cells(time)[:_FIRST_ROWS] if text.strip()]
+    if not texts or not all(is_moment(text) and is_moment(f"1970-01-01 {text.strip()}") for text in texts):
+        return None
+    return next(
+        (
+            name
+            for name in names
+            if not _DATE_WORDS.isdisjoint(_words(name)) and all(map(is_date, cells(name)[:_FIRST_ROWS]))
+        ),
+        None,
+    )
+
+
+def _first_times(name: str, texts: Sequence[str], rate: Fraction | None) -> tuple[NDArray[np.int64], str]:
     """First times of a column, and why its unit is in doubt, where it is: then as if it were ms; empty where they are no times."""
-    texts = [text.strip() for text in cells[:_FIRST_ROWS]]
     try:
         return TimeColumn(name, "", rate).parse(texts, np.arange(len(texts))), ""
     except _UnitError as error:
@@ -111,15 +164,25 @@ def _first_times(name: str, cells: Sequence[str], rate: Fraction | None) -> tupl
     return np.empty(0, np.int64), ""
 
 
-def _run_as_time(times: NDArray[np.int64], base: str) -> bool:
+def _run_as_time(times: NDArray[np.int64], base: str, texts: Sequence[str]) -> bool:
     steps = np.diff(times)
-    if not len(steps) or times[-1] <= times[0]:
+    # A second of a fast sensor has the same time in many rows.
+    one_second = (
+        len(times) > 1
+        and times[0] == times[-1]
+        and (is_moment(texts[0]) or times[0] > _RELATIVE_NS)
+        and not is_date(texts[0])
+    )
+    if not len(steps) or (times[-1] <= times[0] and not one_second):
         return False
     middle = float(np.median(steps))
-    if base == "t":  # a name that says it all only has to run on; a letter may as well be a temperature
+    if base == "t" and not is_moment(
+        texts[0]
+    ):  # a name that says it all only has to run on; a letter may as well be a temperature
         return bool(np.mean(np.abs(steps - middle) < 0.5 * middle) >= _REGULAR_SHARE)
-    # Of other names than those of times, it may be a trial's start, or its number.
-    return bool((base in _TIME_NAMES or middle > 0) and np.mean(steps >= 0) >= _FORWARD_SHARE)
+    # Of other names than those of times, it may be a trial's start, or its number; dates alone are days.
+    certain = base in _TIME_NAMES and not is_date(texts[0])
+    return bool((certain or middle > 0) and np.mean(steps >= 0) >= _FORWARD_SHARE)
 
 
 def counter_columns(names: Sequence[str], cells: Callable[[str], Sequence[str]]) -> list[str]:
@@ -134,7 +197,7 @@ def counter_columns(names: Sequence[str], cells: Callable[[str], Sequence[str]])
             continue
         steps = np.diff(numbers)
         whole = bool((numbers == np.rint(numbers)).all())
-        if len(steps) and whole and np.mean(steps >= 1) >= _FORWARD_SHARE and np.median(steps) == 1:
+        if len(steps) and whole and np.mean(steps >= 1) >= _FORWARD_SHARE and np.mean(steps == np.median(steps)) > 0.5:
             columns.append(name)
     return columns
 
@@ -147,6 +210,10 @@ def _words(name: str) -> set[str]:
 def _spelled(name: str) -> tuple[str, int | None]:
     """A column's name without its unit, and that in ns; None where it names none."""
     plain = name.strip().lower()
+    if (
+        len(plain) > 1 and _UNITS_BY_NAME.get(plain, _MINUTE) < _MINUTE
+    ):  # `millis`, `sec`; `min` is as likely the least, `hr` a pulse
+        return "time", _UNITS_BY_NAME[plain]
     for form in (_UNIT_IN_BRACKETS, _UNIT_LAST):
         if (match := form.fullmatch(plain)) and match[2] in _UNITS_BY_NAME:
             return match[1].replace("_", " "), _UNITS_BY_NAME[match[2]]
@@ -167,7 +234,8 @@ def _unit(middle: float, step: float, rate: Fraction | None, fine: bool) -> tupl
                 return unit, "by its steps"
     for unit in _DECIMAL_UNITS:
         second = NS / unit
-        if _OUR_DAYS_S[0] <= middle / second < _OUR_DAYS_S[1] and step <= _SLOWEST_S * second:
+        slow = unit == NS and (step % 3600 == 0 or step in (600, 900, 1200, 1800))
+        if _OUR_DAYS_S[0] <= middle / second < _OUR_DAYS_S[1] and (step <= _SLOWEST_S * second or slow):
             return unit, "since 1970, by the size of its first value"
     if _TABLE_DAYS[0] <= middle < _TABLE_DAYS[1] and 0 < step < _DAY_STEP:
         return _DAY, "by the size of its first value"
@@ -183,39 +251,52 @@ class TimeColumn:
     """Reads one time column of one file."""
 
     def __init__(self, column: str, path: Path | str, rate: Fraction | None = None, *, counts: bool = False) -> None:
-        self.column, self.notes = column, list[str]()
-        self.path, self._rate, self._counts = path, rate, counts
-        self._last: int | None = None  # of a counter, before it was unwrapped
-        self._turns = 0
+        self.column, self.path, self._rate, self._counts = column, path, rate, counts
+        self._notes, self._moments = list[str](), Moments(column)
+        self._clock, self._step = _Clock(), 1
         self._number: int | None = None
-        #: In ns; `_ISO` for ISO 8601, None before it is decided.
-        self._unit: int | None = NS if column.lower() == "t" else _spelled(column)[1]
+        #: In ns; `_TEXT` for texts, None before it is decided.
+        self._unit: int | None = None
+        self._named = NS if column.lower() == "t" else _spelled(column)[1]
+
+    @property
+    def notes(self) -> list[str]:
+        """What was decided, and what was read otherwise than it stands."""
+        return [*self._notes, *self._moments.notes, *(f"`{self.column}` {note}" for note in self._clock.notes)]
+
+    def say_unit(self, unit: str) -> None:
+        """Take a unit that stands in the cells, such as `ms`."""
+        self._named = _UNITS_BY_NAME.get(unit.lower(), self._named)
 
     def parse(self, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Times of texts, exact to the ns."""
+        if not len(texts):
+            return np.empty(0, np.int64)
         if self._counts and self._rate:
             return self._numbered(texts, rows)
-        if self._unit is None and len(texts):
+        if self._unit is None:
             self._decide(texts, int(rows[0]))
+        if self._unit == _TEXT:
+            try:
+                times = self._moments.parse(texts)
+            except ValueError as error:
+                raise self._error(texts[error.args[0]], int(rows[error.args[0]])) from None
+            return self._going_on(times)
         if self._unit == NS and (quick := _small_seconds(texts)) is not None:
-            return quick
+            return self._going_on(quick)
         times = np.empty(len(texts), np.int64)
-        try:
-            if self._unit == _ISO:
-                times[:] = [iso_ns(text) for text in texts]
-            else:
-                times[:] = [_scaled(text, self._unit or 1) for text in texts]
-        except (ValueError, ArithmeticError, OverflowError):
-            raise self._wrong(texts, rows) from None
-        return (
-            self._unwrapped(times, _CHIP_CLOCK_SIZE * self._unit) if self._unit in (1, _US, _TENTH_MS, _MS) else times
-        )
+        for i, text in enumerate(texts):
+            try:
+                times[i] = _scaled(text, self._unit or 1)
+            except (ValueError, ArithmeticError, OverflowError):
+                raise self._error(text, int(rows[i])) from None
+        return self._going_on(times)
 
     def numbers(self, values: NDArray[np.generic], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Times of a numeric column (Parquet): whole numbers exactly, float64 as exactly as it holds them."""
         if self._unit is None and len(values):
-            self._decide([str(value) for value in values[:_FIRST_ROWS]], int(rows[0]))
-        if self._unit == _DAY or self._counts:
+            self._decide([str(value) for value in values], int(rows[0]))
+        if self._unit in (_DAY, _TEXT) or self._counts:
             return self.parse([str(value) for value in values], rows)
         scale = self._unit or 1
         if values.dtype.kind in "iu":
@@ -230,17 +311,30 @@ class TimeColumn:
         if len(bad):
             raise self._error(str(values[bad[0]]), int(rows[bad[0]]))
         times: NDArray[np.int64] = whole * scale
-        return times
+        return self._going_on(times)
+
+    def _going_on(self, times: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Times of a clock that begins anew, or is set for summer time, as if it went on."""
+        if self._unit == _TEXT and self._moments.dated:
+            return self._clock.set_forth_and_back(times, hours=not self._moments.zoned, leap=self._moments.leap)
+        if self._unit == _TEXT:
+            return self._clock.going_on(times, self._moments.turns_ns, (_DAY,))
+        if self._unit == _DAY or abs(int(times[0])) > _RELATIVE_NS:
+            return times
+        unit = self._unit or 1
+        turns = (unit * 2**16, unit * 2**24, unit * _CHIP_CLOCK_SIZE, *_TURNS)
+        return self._clock.going_on(times, turns, (unit * _CHIP_CLOCK_SIZE, *_WIDE_TURNS))
 
     def _numbered(self, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Times of samples that are counted."""
         assert self._rate
         values = np.array([float(text) if is_number(text) else np.nan for text in texts], np.float64)
         numbers = np.where(np.abs(values) < _LARGEST_COUNT, values, -1).astype(np.int64)
-        for size in (2**8, 2**16, _CHIP_CLOCK_SIZE):
-            if self._turns or numbers.max(initial=0) < size:
-                numbers = self._unwrapped(numbers, size)
-                break
+        if self._number is None and len(numbers) > 1:
+            self._step = max(1, int(np.median(np.abs(np.diff(numbers)))))
+        size = next((size for size in (2**8, 2**16, _CHIP_CLOCK_SIZE) if numbers.max(initial=0) < size), 0)
+        if size or self._clock.turn:
+            numbers = self._clock.going_on(numbers, (size,), (size,)) // self._step
         before = numbers[0] - 1 if self._number is None else self._number
         steps = np.diff(numbers, prepend=before)
         odd = steps < 1
@@ -248,41 +342,34 @@ class TimeColumn:
         if odd.any():
             where = f"row {rows[np.argmax(odd)]}"
             note = f"`{self.column}` goes back or lacks a number, first at {where}: counted on by rows there"
-            self.notes += [note] if not any("counted on" in known for known in self.notes) else []
+            self._notes += [note] if not any("counted on" in known for known in self.notes) else []
         numbers = before + np.cumsum(np.where(odd, 1, steps))
         self._number = int(numbers[-1])
         return np.array([round(int(number) * NS / self._rate) for number in numbers.tolist()], np.int64)
 
-    def _unwrapped(self, values: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-        """Values of a counter that begins anew at `size`, as if it went on."""
-        if not len(values):
-            return values
-        before = values[0] if self._last is None else self._last
-        steps = np.diff(values, prepend=before)
-        turns = (steps < 0) & (steps + size < size // 8)
-        if turns.any():
-            note = f"`{self.column}` begins anew where a counter is full: it is read as going on"
-            self.notes += [note] if note not in self.notes else []
-        self._last = int(values[-1])
-        total = self._turns + np.cumsum(turns)
-        self._turns = int(total[-1])
-        return values + total * size
-
     def _decide(self, texts: Sequence[str], row: int) -> None:
-        try:
-            float(texts[0])
-        except ValueError:
-            self._unit = _ISO
-            text = texts[0].strip()
-            zoned = text[-1:] in ("Z", "z") or "+" in text[10:] or "-" in text[10:]
-            self.notes.append(
-                f"`{self.column}` is read as ISO 8601" + ("" if zoned else " without a time zone, taken as UTC")
-            )
+        first = next((text for text in texts if text.strip()), "")
+        compact = all(_COMPACT.fullmatch(text.strip()) for text in texts[:_FIRST_ROWS])
+        if not is_number(first) or compact:
+            self._unit = _TEXT
+            return
+        if self._named and self.column.lower() != "t":
+            self._unit = self._named
             return
         numbers = np.array([float(text) for text in texts[:_FIRST_ROWS] if is_number(text)], np.float64)
+        numbers = numbers[np.isfinite(numbers)]
         steps = np.diff(numbers)
         step = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
-        self._unit, how = _unit(float(np.median(numbers)), step, self._rate, fine=_words(self.column) >= _FINE_CLOCK)
+        middle = float(np.median(numbers)) if len(numbers) else 0.0
+        self._unit, how = _unit(middle, step, self._rate, fine=_words(self.column) >= _FINE_CLOCK)
+        if self._named and (self._unit in (None, NS) or ("size" not in how and not self._rate)):  # `t` is in seconds
+            self._unit = self._named
+            low, high = _LIKELY_STEPS[_MS]
+            if low <= step <= high and not self._rate and (numbers == np.rint(numbers)).all():
+                self._notes.append(
+                    f"`{self.column}` is read as seconds, its steps are {step:g}; if they are ms, name it `time_ms`"
+                )
+            return
         if self._unit is None:
             raise _UnitError(
                 f"column `{self.column}` holds times in an unknown unit (steps of {step:g}); name it `time_s`, `time_ms`, "
@@ -294,22 +381,15 @@ class TimeColumn:
         why = brief(texts[0])
         if "size" not in how:
             why = f"{step:g}; if that is wrong, let its name say the unit, such as `time_s`"
-        self.notes.append(f"`{self.column}` is read as {unit} {how} ({why})")
-
-    def _wrong(self, texts: Sequence[str], rows: NDArray[np.int64]) -> SourceError:
-        for text, row in zip(texts, rows.tolist(), strict=True):
-            try:
-                if self._unit == _ISO:
-                    iso_ns(text)
-                else:
-                    _scaled(text, self._unit or 1)
-            except (ValueError, ArithmeticError, OverflowError):
-                return self._error(text, row)
-        return self._error(texts[0], int(rows[0]))
+        self._notes.append(f"`{self.column}` is read as {unit} {how} ({why})")
 
     def _error(self, text: str, row: int) -> SourceError:
         names = _UNIT_NAMES | {NS: "seconds"}
-        kind = f"a number of {names[self._unit or 1]}" if self._unit != _ISO else "a date and time in ISO 8601"
+        kind = (
+            f"a number of {names[self._unit or 1]}"
+            if self._unit != _TEXT
+            else "a date and time such as 2024-05-13 18:36:24.5"
+        )
         return SourceError(f"column `{self.column}` has {brief(text)!r}, expected {kind}", self.path, row)
 
 
@@ -336,13 +416,67 @@ def _scaled(text: str, unit: int) -> int:
     return int(value)
 
 
-def iso_ns(text: str) -> int:
-    """Unix ns of an ISO 8601 text; :mod:`datetime` holds µs, so the digits of the fraction are read apart."""
-    # Some loggers put the fraction behind a colon, which datetime would pass over.
-    whole, dot, fraction = _COLON_FRACTION.sub(r"\1.", text.strip().replace(",", "."), count=1).partition(".")
-    digits = len(fraction) - len(fraction.lstrip("0123456789"))
-    if (dot and not digits) or _FOURTH_COLON.search(whole):
-        raise ValueError(text)
-    moment = datetime.fromisoformat(whole + fraction[digits:])
-    since_1970 = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
-    return (since_1970.days * 86_400 + since_1970.seconds) * NS + int((fraction[:digits] + "0" * 9)[:9])
+@dataclass(slots=True)
+class _Clock:
+    """A clock that may begin anew; what was so before in the file."""
+
+    notes: list[str] = field(default_factory=list)
+    turn: int = 0  # after how much it does
+    _first: int | None = None
+    _last: int = 0
+    _step: int = 0  # the middle one
+    _added: int = 0
+
+    def going_on(self, values: NDArray[np.int64], turns: Sequence[int], wide: Sequence[int]) -> NDArray[np.int64]:
+        """Values of a clock that begins anew after one of `turns`, as if it went on; after a `wide` one there may be a pause."""
+        steps = self._steps(values)
+        span = int(values.max()) - int(values.min())
+        shifts = np.zeros(len(values), np.int64)
+        for turn in (self.turn,) if self.turn else [turn for turn in turns if turn < _LIMIT_NS]:
+            longest = turn // 8 if turn in wide else min(_NO_COUNT_NS * max(self._step, 1), turn // 8)
+            begins = (steps < 0) & (steps + turn >= 0) & (steps + turn < max(longest, 1))
+            # What begins at 0, and so often, may as well be recordings one after the other.
+            fresh = turn in (_MINUTE, _HOUR) and (self._first or 0) % turn < _NO_COUNT_NS * self._step
+            if begins.any() and span <= turn and not fresh:
+                self.turn = turn
+                self._say("begins anew where a counter is full: it is read as going on")
+                shifts = turn * np.cumsum(begins)
+                break
+        shifts += self._added
+        self._added = int(shifts[-1])
+        return values + shifts
+
+    def set_forth_and_back(self, times: NDArray[np.int64], hours: bool, leap: bool) -> NDArray[np.int64]:
+        """Times of a calendar, across an hour that summer time takes or gives, and a leap second, as if there were none."""
+        steps = self._steps(times)
+        before = times - steps
+        shifts = np.zeros(len(times), np.int64)
+        near = _NO_COUNT_NS * self._step
+        for size in (_HOUR, NS):
+            if not (hours if size == _HOUR else leap):
+                continue
+            odd = ((steps + size >= 0) & (steps < 0) & (steps + size <= near)) | (
+                (steps > size) & (steps - size <= near) & (size == _HOUR)
+            )
+            if size == _HOUR:  # on a Sunday morning, when the hour is full
+                days, since = np.divmod(before, _DAY)
+                odd &= (days % 7 == 3) & (since < 4 * _HOUR) & ((before + near) // _HOUR > before // _HOUR)
+            if odd.sum() == 1:
+                shifts += np.where(np.cumsum(odd) > 0, -size * np.sign(steps[np.argmax(odd)]), 0)
+                kind = "summer time" if size == _HOUR else "a leap second"
+                self._say(f"jumps by {size // NS} s, as with {kind}: it is read as going on")
+        shifts += self._added
+        self._added = int(shifts[-1])
+        return times + shifts
+
+    def _steps(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        if self._first is None:
+            self._first = self._last = int(values[0])
+        steps: NDArray[np.int64] = np.diff(values, prepend=self._last)
+        self._last = int(values[-1])
+        if not self._step and (steps > 0).any():
+            self._step = int(np.median(steps[steps > 0]))
+        return steps
+
+    def _say(self, note: str) -> None:
+        self.notes += [note] if note not in self.notes else []
