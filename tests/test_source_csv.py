@@ -174,3 +174,108 @@ def test_empty_lines_between_rows_are_reported(write: Write) -> None:
         recording = one(write(f"ax,ay\n1,2\n{gap}3,4\n{gap}"), PLAIN)
         assert recording.streams[0].data.tolist() == [[1, 2], [3, 4]]
         assert recording.notes == ["2 empty lines passed over, first row 3"]
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "cell", "expected"),
+    [
+        (",", '"0,5"', 0.5),  # a decimal comma in quotes
+        (",", '"{:,}"', None),
+        (";", "{:,}", None),
+        (";", "{:,}.5", None),
+        (";", "{:_},5", None),  # points part thousands
+        (";", "{:\u00a0}", None),
+        (";", "{:'},5", None),
+        ("\t", "{: }", None),
+        (",", "{} g", None),
+        (",", "{}\u00b0C", None),
+        (",", "{}%", None),
+        (",", "\u2212{}", None),
+        (",", "  +{}  ", None),
+    ],
+)
+def test_numbers_as_table_programs_write_them(write: Write, delimiter: str, cell: str, expected: float | None) -> None:
+    """Values from below to above a thousand; thousands are parted only there."""
+    counts = [998 + i for i in range(150)]
+
+    def written(count: int) -> str:
+        for sign, mark in (("_", "."), ("\u00a0", "\u00a0"), ("'", "'"), (" ", " ")):
+            if f"{{:{sign}}}" in cell:
+                return cell.replace(f"{{:{sign}}}", f"{count:,}".replace(",", mark))
+        return cell.format(count)
+
+    recording = one(
+        write("\n".join([f"ax{delimiter}ay", *(f"{written(n)}{delimiter}{i}" for i, n in enumerate(counts))])), RATED
+    )
+    values = [expected or (n + 0.5 * cell.endswith("5")) * (-1 if "\u2212" in cell else 1) for n in counts]
+    assert recording.streams[0].header.format.channels == ("ax", "ay")
+    assert recording.streams[0].data[:, 0].tolist() == values
+
+
+RATED = ReadOptions(inputs=(InputOptions("sensor", (), Fraction(50)),))
+
+
+def test_a_thousand_far_below_is_no_one(write: Write) -> None:
+    """Nor is it where commas part decimals and no number had a point before."""
+    rows = [f"{n:,};{n / 8}" for n in range(700, 1100)]
+    path = write("\n".join(["p;q", *(row.replace(",", "_").replace(".", ",").replace("_", ".") for row in rows)]))
+    assert one(path, RATED).streams[0].data[:, 0].tolist() == list(range(700, 1100))
+    path = write("\n".join(["p,q", *(f'"{n:,}",{n}' for n in range(700, 1100))]))
+    assert "row 302: column `p` has '1,000', expected a number" in str(error_of(path, RATED))
+
+
+@pytest.mark.parametrize(
+    "odd", ["?", "-", "--", "#N/A", "#DIV/0!", "1.#QNAN", "-1.#IND", "-nan(ind)", "NaN", "n/a", "undefined", "inf"]
+)
+def test_what_stands_for_no_value_is_missing(write: Write, odd: str) -> None:
+    recording = one(write("\n".join(["ax,ay", *(f"{odd if i == 20 else i},{i}" for i in range(50))])), RATED)
+    assert np.flatnonzero(np.isnan(recording.streams[0].data[:, 0])).tolist() == [20]
+    assert "1 row with empty or NaN cells, kept as missing, first at row 22" in recording.notes
+
+
+def test_truths_are_numbers_where_they_are_asked_for(write: Write) -> None:
+    path = write("\n".join(["ax,button", *(f"{i},{i % 3 == 0}" for i in range(30))]))
+    assert one(path, RATED).streams[0].header.format.channels == ("ax",)
+    asked = ReadOptions(inputs=(InputOptions("sensor", ("button",), Fraction(50)),))
+    assert one(path, asked).streams[0].data[:, 0].tolist() == [float(i % 3 == 0) for i in range(30)]
+
+
+def test_units_in_the_cells_of_times_count(write: Write) -> None:
+    recording = one(write("\n".join(["t,ax", *(f"{20 * i} ms,{i} m/s2" for i in range(30))])))
+    assert recording.streams[0].header.format.rate == 50
+    assert "`ax` has its unit in its cells (m/s2)" in recording.notes
+
+
+ROWS = [f"{i / 50:.2f},{i},walk" for i in range(200)]
+
+
+@pytest.mark.parametrize(
+    ("between", "note"),
+    [
+        ("t,ax,label\n", "1 row of names passed over, first row 102"),
+        ("\ufefft,ax,label\n", "1 row of names passed over, first row 102"),
+        ("t,ax,label\ns,g,\n", "1 row of units passed over, first row 103"),
+        ("# paused\n", "1 comment passed over, first row 102"),
+        ("\0" * 512, "512 zero bytes passed over, as where a logger lost its power"),
+    ],
+)
+def test_what_stands_between_rows_is_passed_over_and_said(write: Write, between: str, note: str) -> None:
+    path = write("\n".join(["t,ax,label", *ROWS[:100], ""]) + between + "\n".join([*ROWS[100:], ""]))
+    recording = one(path)
+    assert [len(piece) for _, piece in recording.streams[0].pieces] == [200]
+    assert note in recording.notes
+
+
+@pytest.mark.parametrize("last", ["4.00,200,wal", '4.00,200,"wa', "4.00,2", "4.00,-,\0\0", "4.0", "4.00,2e,walk"])
+def test_a_cut_last_row_is_left_out_whatever_is_missing(write: Write, last: str) -> None:
+    recording = one(write("\n".join(["t,ax,label", *ROWS, last])))
+    assert recording.streams[0].count == 200
+    assert {label.label for label in recording.labels} == {"walk"}
+    assert "the file ends within row 202, which is left out" in recording.notes
+
+
+def test_a_time_that_is_cut_ends_the_file(write: Write) -> None:
+    rows = [f"{i},2024-05-13T18:36:{24 + i / 50:06.3f}Z" for i in range(100)]
+    recording = one(write("\n".join(["ax,timestamp", *rows, "100,2024-05-1"])))
+    assert recording.streams[0].count == 100
+    assert "the file ends within row 102, which is left out" in recording.notes

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kymo.streams.errors import SourceError
+from kymo.streams.readers.cells import Numbers, is_missing
 from kymo.streams.readers.columns import ColumnRoles, column_roles
 from kymo.streams.readers.files import File
 from kymo.streams.readers.table import Block, Gatherer
@@ -36,9 +37,6 @@ _BLOCK_BYTES = 32 * 2**20
 _TOGETHER_BYTES = 64 * 2**20  # larger files are given away session by session
 _SAMPLE_ROWS = 200
 _HEAD_BYTES = 2**18  # names stand within so much
-_DECIMAL_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
-_NUMBER = re.compile(r"[+-]?[\d.,]*\d[\d.,]*([eE][+-]?\d+)?")
-_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
 _OTHER_FORMATS = {
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
@@ -91,7 +89,9 @@ class _Reader:
         self._row, self._ahead = self._head.row, self._head.below  # the last row that was read, and the lines behind
         self._blank: list[int] = []
         self._cut = 0  # the last row, where it ends too early
-        self._comma = self._thousands = False
+        self._passed: dict[int, str] = {}  # rows that hold no sample, and what they hold
+        self._zeros = 0
+        self._numbers: Numbers
         self._roles: ColumnRoles
         self._time_column: TimeColumn | None = None
 
@@ -102,20 +102,55 @@ class _Reader:
         self._find_roles(lines)
         gatherer = Gatherer(self._file, self._roles, self._options, together)
         while lines:
-            block = self._fast(lines, rows) or self._slow(lines, rows)
+            block = self._block(lines, rows)
             # Empty lines at the end are nobody's fault; between rows they may stand for lost ones.
             inner = sorted(row for row in self._blank if len(block.rows) and row < block.rows[-1])
             if inner:
                 gatherer.notes.append(f"{many(len(inner), 'empty line')} passed over, first row {inner[0]}")
                 self._blank = [row for row in self._blank if row not in inner]
-            if self._cut:
-                gatherer.notes.append(f"the file ends within row {self._cut}, which is left out")
+            gatherer.notes += self._passed_over()
             if self._time_column:
                 gatherer.notes += [note for note in self._time_column.notes if note not in gatherer.notes]
             if len(block.rows):
                 yield from gatherer.add(block)
             lines, rows = self._lines()
         yield from gatherer.finish()
+
+    def _passed_over(self) -> list[str]:
+        """Notes on what was no sample."""
+        kinds: dict[str, list[int]] = {}
+        for row, kind in sorted(self._passed.items()):
+            kinds.setdefault(kind, []).append(row)
+        notes = [f"{many(len(rows), kind)} passed over, first row {rows[0]}" for kind, rows in kinds.items()]
+        if self._zeros:
+            notes.append(f"{many(self._zeros, 'zero byte')} passed over, as where a logger lost its power")
+        if self._cut:
+            notes.append(f"the file ends within row {self._cut}, which is left out")
+        self._passed, self._zeros = {}, 0
+        return notes
+
+    def _block(self, lines: list[str], rows: NDArray[np.int64]) -> Block:
+        """A block of rows; the last one of a file is left out where it ends too early, as where a logger was switched off."""
+        whole = lines[-1].endswith(("\n", "\r")) or len(lines) == 1
+        if not whole and lines[-1].count('"') % 2:
+            self._cut = int(rows[-1])
+            lines, rows, whole = lines[:-1], rows[:-1], True
+        blank = [*self._blank]
+        try:
+            block = self._fast(lines, rows) or self._slow(lines, rows)
+        except SourceError as error:
+            if whole or error.row != rows[-1]:
+                raise
+            self._cut, self._blank, self._passed = int(rows[-1]), blank, {}
+            return self._block([*lines[:-2], f"{lines[-2].rstrip()}\n"], rows[:-1])
+        last = block.texts.get(self._names[-1], []) if self._names[-1] in self._roles.labels else []
+        if not whole and len(last) > 1 and last[-2] != last[-1] and last[-2].startswith(last[-1]):
+            self._cut = int(rows[-1])
+            texts = {name: cells[:-1] for name, cells in block.texts.items()}
+            return Block(
+                block.rows[:-1], block.values[:-1], texts, None if block.times_ns is None else block.times_ns[:-1]
+            )
+        return block
 
     def _lines(self) -> tuple[list[str], NDArray[np.int64]]:
         """The next lines that hold something, with their row numbers; quoted line breaks stay within one block."""
@@ -124,6 +159,9 @@ class _Reader:
             lines.append(more)
         rows = np.arange(self._row + 1, self._row + 1 + len(lines))
         self._row += len(lines)
+        if zeros := sum(line.count("\0") for line in lines):
+            self._zeros += zeros
+            lines = [line.replace("\0", "") or "\n" for line in lines]
         blank = [i for i, line in enumerate(lines) if line.isspace()]
         # An empty line within quotes belongs to its cell; the slow path sees it.
         if blank and not any('"' in line for line in lines):
@@ -136,56 +174,36 @@ class _Reader:
 
     def _find_roles(self, lines: Sequence[str]) -> None:
         sample = [row for row in islice(csv.reader(lines, delimiter=self._delimiter), _SAMPLE_ROWS) if any(row)]
-        if self._delimiter != ",":
-            self._commas(sample)
-        numeric = set()
-        for i, name in enumerate(self._names):
-            cells = [row[i].strip() for row in sample if len(row) > i and row[i].strip().lower() not in _NO_VALUE]
-            numbers = sum(is_number(self._plain(cell)) for cell in cells)
-            # A channel with one wrong cell is a channel with an error, not a text column to pass over.
-            if cells and 2 * numbers >= len(cells):
-                numeric.add(name)
+        # A channel with one wrong cell is a channel with an error, not a text column to pass over.
+        self._numbers = Numbers(sample, self._delimiter)
+        filled = {i for i in range(len(self._names)) if any(len(row) > i and not is_missing(row[i]) for row in sample)}
+        numeric = {self._names[i] for i in filled & self._numbers.numeric}
         column = partial(self._column, sample)
         self._roles = column_roles(self._names, numeric, self._options, self._file.path, column, self._head.rate)
         self._roles.notes[:0] = self._head.notes
-        if self._thousands:
-            self._roles.notes.append("commas part thousands, points part decimals")
+        self._roles.notes.extend(self._numbers.notes)
         self._time_column = self._roles.time_column(self._file.path)
-
-    def _commas(self, sample: Sequence[Sequence[str]]) -> None:
-        """What commas part where something else parts the columns: decimals, or thousands."""
-        columns = [[row[i].strip() for row in sample if len(row) > i] for i in range(len(self._names))]
-        with_commas = [[cell for cell in column if "," in cell and _NUMBER.fullmatch(cell)] for column in columns]
-        commas = [cell for column in with_commas for cell in column]
-        # A comma that parts thousands is not in every number, or there are two, or a point as well.
-        plain_too = any(
-            cells and any(map(is_number, column)) for column, cells in zip(columns, with_commas, strict=True)
-        )
-        certain = any(cell.count(",") > 1 or "." in cell for cell in commas)
-        dots = any(_DECIMAL_POINT.fullmatch(cell) for column in columns for cell in column)
-        thousands = bool(commas) and all(_THOUSANDS.fullmatch(cell) for cell in commas)
-        self._thousands = thousands and (certain or (plain_too and dots))
-        self._comma = bool(commas) and not self._thousands
+        for i, unit in self._numbers.units.items():
+            self._roles.notes.append(f"`{self._names[i]}` has its unit in its cells ({unit})")
+            if self._time_column and self._names[i] == self._roles.time:
+                self._time_column.say_unit(unit)
 
     def _column(self, sample: Sequence[Sequence[str]], name: str) -> list[str]:
         at = self._names.index(name)
         whole = [row for row in sample if len(row) == len(self._names)]
         rows = whole if 2 * len(whole) >= len(sample) else [row for row in sample if len(row) > at]
-        return [self._plain(row[at]) for row in rows]
-
-    def _plain(self, cell: str) -> str:
-        if self._thousands and _THOUSANDS.fullmatch(cell.strip()):
-            return cell.replace(",", "")
-        return cell.replace(",", ".") if self._comma else cell
+        return [self._numbers.plain(row[at], at) for row in rows]
 
     def _fast(self, lines: list[str], rows: NDArray[np.int64]) -> Block | None:
         """A block by numpy; None if it holds anything unusual."""
         roles = self._roles
         texts = {*roles.texts, roles.time} - {None}
         numbers = [name in roles.channels and name not in texts for name in self._names]
-        if sum(numbers) < len(roles.channels) or (self._comma and not all(numbers)) or self._thousands:
+        if sum(numbers) < len(roles.channels) or not self._numbers.by_numpy:
             return None
-        if self._comma:
+        if self._numbers.comma:
+            if not all(numbers) or any("." in line for line in lines):
+                return None
             lines = [line.replace(",", ".") for line in lines]
         fields = np.dtype([(f"c{i}", "f8" if number else "O") for i, number in enumerate(numbers)])
         try:
@@ -213,6 +231,9 @@ class _Reader:
             if not any(cell.strip() for cell in cells):
                 self._blank.append(row)
                 continue
+            if kind := self._no_sample(cells, row):
+                self._passed[row] = kind
+                continue
             if len(cells) < len(self._names) and row == rows[-1] and not lines[-1].endswith(("\n", "\r")):
                 self._cut = row  # a logger that was switched off
                 continue
@@ -221,10 +242,20 @@ class _Reader:
             row_numbers.append(row)
             values.append([self._number(cells[i], i, row) for i in at])
             for name, i in positions.items():
-                texts[name].append(self._plain(cells[i]) if name == roles.time else cells[i])
+                texts[name].append(self._numbers.plain(cells[i], i) if name == roles.time else cells[i])
         numbers = np.array(row_numbers, np.int64)
         table = np.array(values, np.float64).reshape(len(numbers), len(at))
         return Block(numbers, table, {name: texts[name] for name in roles.texts}, self._times(texts, numbers))
+
+    def _no_sample(self, cells: Sequence[str], row: int) -> str:
+        """What a row holds that is no sample: the names again, as where files are appended, their units, a comment."""
+        first = cells[0].strip().lstrip("\ufeff")
+        if first.startswith(("#", "%", "//")) and not is_missing(first):
+            return "comment"
+        if first == self._names[0] and [" ".join(cell.split()) for cell in cells[1:]] == self._names[1:]:
+            return "row of names"
+        again = self._passed.get(row - 1) == "row of names" and len(cells) == len(self._names)
+        return "row of units" if again and not any(map(is_number, cells)) else ""
 
     def _whole(self, cells: list[str], row: int) -> list[str]:
         """A row without what is empty beyond the names, or with empty texts where it ends before the last of them."""
@@ -239,14 +270,12 @@ class _Reader:
         return cells + [""] * len(absent)
 
     def _number(self, cell: str, column: int, row: int) -> float:
-        text = self._plain(cell.strip())
-        if text.lower() in _NO_VALUE:
-            return float("nan")
-        if not is_number(text):
+        number = self._numbers.number(cell, column)
+        if number is None:
             raise SourceError(
                 f"column `{self._names[column]}` has {brief(cell)!r}, expected a number", self._file.path, row
             )
-        return float(text)
+        return number
 
     def _times(self, texts: dict[str, list[str]], rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         return self._time_column.parse(self._roles.time_texts(texts), rows) if self._time_column else None

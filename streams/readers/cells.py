@@ -1,0 +1,132 @@
+"""Cells of a text table as numbers. In: cells. Out: floats; and what had to be decided: what parts decimals and thousands, which units
+stand behind numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from kymo.streams.words import is_number
+
+_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?[\d.,]*\d[\d.,]*([eE][+-]?\d+)?")
+_THOUSANDS = {
+    ",": re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?"),
+    ".": re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+(,\d*)?"),
+}
+_OTHER_THOUSANDS = re.compile(r"(?<=\d)['\u2019 \u00a0\u2009\u202f](?=\d{3}(?!\d))")
+_WITH_UNIT = re.compile(r"[-+]?[\d.,]*\d(?:[eE][-+]?\d+)?\s*(\D.*)")
+_UNITS = "g mg m/s m/s2 m/s^2 m/s² °/s deg/s dps rad/s deg ° rad V mV uV µV A mA uA µA °C C °F F % Hz bpm Pa hPa kPa mbar N Nm kg mm cm m"
+_UNIT_NAMES = frozenset(
+    f"{_UNITS} km km/h lx lux uT µT T Ohm kOhm uS µS dB rpm W s sec ms us µs ns min h".replace("µ", "\u00b5").split()
+)
+_NO_VALUE = re.compile(
+    r"|na|n/a|null|none|nil|missing|undefined|[-*?.]+|[-+]?nan(\(.*\))?|[-+]?1\.#\w+|#(n/a|div/0!|value!|num!|null!|ref!|name\?)",
+    re.IGNORECASE,
+)
+_MANY = 10  # numbers with three digits behind a comma, beside some without one
+_TRUTH = {"true": 1.0, "false": 0.0}
+
+
+def is_missing(cell: str) -> bool:
+    """Whether a cell holds no value, as table programs, loggers and people say so.
+
+    Examples
+    --------
+    >>> is_missing(""), is_missing("-nan(ind)"), is_missing("#N/A"), is_missing("?"), is_missing("0")
+    (True, True, True, True, False)
+    """
+    return _NO_VALUE.fullmatch(cell.strip()) is not None
+
+
+class Numbers:
+    """How a file writes its numbers, by its first rows.
+
+    Examples
+    --------
+    >>> numbers = Numbers([["0,5", "998"], ["1,5", "1.002"]], ";")
+    >>> [numbers.number(cell, n) for n, cell in enumerate(["2,5", "1.003"])], numbers.notes
+    ([2.5, 1003.0], ['points part thousands, commas part decimals'])
+    """
+
+    def __init__(self, sample: Sequence[Sequence[str]], delimiter: str) -> None:
+        width = max((len(row) for row in sample), default=0)
+        columns = [
+            [cell for row in sample if len(row) > i for cell in [_spelled(row[i])] if not is_missing(cell)]
+            for i in range(width)
+        ]
+        self.units = {i: unit for i, column in enumerate(columns) if (unit := _unit_behind(column))}
+        columns = [[_without(cell, self.units.get(i, "")) for cell in column] for i, column in enumerate(columns)]
+        self._thousands = ""  # the sign that parts them
+        self.comma = False  # whether a comma parts decimals
+        self._decide(columns, delimiter)
+        self._pointed = {i for i, column in enumerate(columns) if not all(map(self._may_part, column))}
+        if self.comma and any(
+            "." in cell for i, column in enumerate(columns) if i not in self._pointed for cell in column
+        ):
+            self._thousands = "."
+        self.numeric = {
+            i
+            for i in range(width)
+            if 2 * sum(is_number(self.plain(cell, i)) for cell in columns[i]) >= max(len(columns[i]), 1)
+        }
+        signs = {",": "commas part thousands, points part decimals", ".": "points part thousands, commas part decimals"}
+        self.notes = [signs[self._thousands]] if self._thousands else []
+
+    @property
+    def by_numpy(self) -> bool:
+        """Whether numpy reads them, once commas are points."""
+        return not self._thousands and not self.units
+
+    def plain(self, cell: str, column: int) -> str:
+        """A cell as Python writes a number, if it is one."""
+        text = _without(_spelled(cell), self.units.get(column, ""))
+        sign = "." if self.comma and column not in self._pointed else self._thousands
+        if sign and _THOUSANDS[sign].fullmatch(text):
+            text = text.replace(sign, "")
+        return text.replace(",", ".") if self.comma else text
+
+    def number(self, cell: str, column: int) -> float | None:
+        """The number in a cell, NaN where it has no value, None where it holds something else."""
+        if is_missing(cell):
+            return float("nan")
+        text = self.plain(cell, column)
+        return float(text) if is_number(text) else _TRUTH.get(text.lower())
+
+    def _decide(self, columns: Sequence[Sequence[str]], delimiter: str) -> None:
+        """What commas part: decimals, or thousands."""
+        with_commas = [[cell for cell in column if "," in cell and _NUMBER.fullmatch(cell)] for column in columns]
+        commas = [cell for column in with_commas for cell in column]
+        # A comma that parts thousands is not in every number, or there are two, or a point as well.
+        plain = [
+            sum(map(is_number, column)) if cells else 0 for column, cells in zip(columns, with_commas, strict=True)
+        ]
+        certain = any(cell.count(",") > 1 or "." in cell for cell in commas) or (any(plain) and len(commas) >= _MANY)
+        points = any(_POINT.fullmatch(cell) for column in columns for cell in column)
+        thousands = bool(commas) and all(_THOUSANDS[","].fullmatch(cell) for cell in commas)
+        # Where commas part columns, a decimal comma is odd.
+        self._thousands = "," if thousands and (certain or (any(plain) and (points or delimiter == ","))) else ""
+        several = any(cell.count(".") > 1 and _THOUSANDS["."].fullmatch(cell) for column in columns for cell in column)
+        self.comma = not self._thousands and (bool(commas) or several)
+
+    def _may_part(self, cell: str) -> bool:
+        """Whether a point in a number may part thousands."""
+        return "." not in cell or (self.comma and _THOUSANDS["."].fullmatch(cell) is not None)
+
+
+def _spelled(cell: str) -> str:
+    """A cell with a plain minus, without blanks and apostrophes that part thousands."""
+    text = cell.strip()
+    return text if is_number(text) else _OTHER_THOUSANDS.sub("", text.replace("\u2212", "-"))
+
+
+def _unit_behind(column: Sequence[str]) -> str:
+    """The unit that stands behind all numbers of a column, if there is one."""
+    matches = [_WITH_UNIT.fullmatch(cell) for cell in column]
+    units = {match[1].strip() if match else "" for match in matches}
+    unit = units.pop() if len(units) == 1 else ""
+    return unit if unit in _UNIT_NAMES else ""
+
+
+def _without(cell: str, unit: str) -> str:
+    return cell.removesuffix(unit).rstrip() if unit else cell
