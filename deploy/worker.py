@@ -121,11 +121,12 @@ def _reach(settings: Settings, topic_groups: Iterable[Sequence[str]] = ()) -> Se
             if time.monotonic() > give_up:
                 raise
             if not away:
-                say(f"{error}; waiting for it, for up to {AWAY_S:g} s")
-            away = True
+                say(f"waiting for Kafka, for up to {AWAY_S:g} s ({error})")
+            away = SPARSE.away = True
             time.sleep(0.5)
             continue
         if away:
+            SPARSE.away = False
             say("Kafka is back")
         return reachable
 
@@ -278,7 +279,7 @@ def _assigned(app: Any) -> int:
 def fail(error: BaseException) -> None:
     """End this process, or begin it again: what was not committed is done again, and nothing that was published is published twice."""
     if isinstance(error, DeliveryError):
-        say(f"{error}; beginning again from the last commit")
+        say(f"{'' if SPARSE.away else f'{error}; '}beginning again from the last commit")
         _restart()
     if isinstance(error, KymoError):
         say(str(error))

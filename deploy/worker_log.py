@@ -13,7 +13,16 @@ from collections.abc import Callable
 _MEANINGLESS = ("Missing sensor state",)
 #: What Kafka's clients say, many times a second, while they look for a broker; but for what a broker has answered.
 _CLIENTS = ("aiokafka", "kafka")
-_LOOKING = ("onnect", "oordinator", "update metadata", "metadata refresh", "Heartbeat", "Failed fetch", "ootstrap")
+_LOOKING = (
+    "onnect",
+    "oordinator",
+    "update metadata",
+    "request metadata",
+    "etadata refresh",
+    "Heartbeat",
+    "Failed fetch",
+    "ootstrap",
+)
 _ANSWERED = ("not found", "for topic", "uthenti", "uthoriz")
 _USUAL = "rebalancing"
 _LONGEST = 200

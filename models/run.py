@@ -21,6 +21,7 @@ from kymo.streams.chunk import Window
 from kymo.streams.errors import KymoError
 from kymo.streams.events import Event
 from kymo.streams.recording import Recording, StreamData
+from kymo.streams.words import many
 
 BATCH = 64
 CHUNK_MS = 100
@@ -119,7 +120,7 @@ def _why_silent(recipe: Recipe, stream: StreamData, with_gaps: int = 0) -> str:
             f"({length / rate:g} s); shorten [window] length_s"
         )
     cut = f"{with_gaps} windows left out for too many missing samples" if with_gaps else "gaps cut every window"
-    return f"{cut} ({len(stream.pieces) - 1} gaps); see bridge_ms and max_missing of [[input]]"
+    return f"{cut} ({many(len(stream.pieces) - 1, 'gap')}); see bridge_ms and max_missing of [[input]]"
 
 
 def _choose(recipe: Recipe, recording: Recording, report: Report) -> StreamData | None:

@@ -123,7 +123,7 @@ _FORMS: dict[str | None, Callable[[Event], bytes]] = {
 }
 
 
-@click.command("events", epilog="Example: kymo events --follow --recipe basic_motions")
+@click.command("events", epilog="Example: kymo events --follow --recipe basicmotions")
 @click.option("--follow", is_flag=True, help="Go on with events as they are published, until Ctrl-C.")
 @click.option("--recipe", metavar="R", help="Only this recipe's events: its name or its .toml file.")
 @click.option("--since", type=_Moment(), metavar="T", help="Only windows that end after this event time.")
@@ -155,11 +155,15 @@ def events(run: str | None, recipe: str | None, follow: bool, form: str | None, 
         out, line_of = sys.stdout.buffer, _FORMS[form]
         if form == "csv":
             out.write(",".join(_COLUMNS).encode() + b"\n")
+        none = True
         for event in read_events(settings, follow=follow, only=only, on_bad=report):
+            none = False
             out.write(line_of(event))
             if follow:
                 out.flush()
         out.flush()
+        if none:
+            click.echo("kymo events: none; why, says kymo doctor --recipe R --session S", err=True)
     except BrokenPipeError:
         # The reader has gone (`kymo events | head`): an ordinary end. Python would complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

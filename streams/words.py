@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 NS = 10**9
 _LONGEST = 60
+_NUMBER, _COUNTED = re.compile(r"\b\d[\d,]*(\.\d+)?(e[+-]?\d+)?"), re.compile(r"# (\w+?)s?\b")
 
 
 def brief(text: object) -> str:
@@ -43,23 +45,31 @@ def some(names: Sequence[str], most: int) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def less_numbers(text: str) -> str:
+    """What a text has in common with those that say the same of other counts."""
+    return _COUNTED.sub(r"# \1", _NUMBER.sub("#", text))
+
+
 def grouped(lines: Iterable[tuple[str, str]], few: int = 1) -> list[str]:
-    """A line for each text that holds for more than a few names, else a line for each name and text.
+    """A line for each text that holds for more than a few names, numbers aside, else a line for each name and text.
 
     Examples
     --------
-    >>> grouped([("a", "1 gap"), ("b", "1 gap"), ("b", "late"), ("", "done")])
-    ['a and 1 more: 1 gap', 'b: late', 'done']
+    >>> grouped([("a", "late"), ("b", "late"), ("b", "1 gap, 0.5 s"), ("", "done"), ("c", "12 gaps, 3 s")])
+    ['a and 1 more: late', 'b: 1 gap, 0.5 s (1 more like it)', 'done']
     """
-    same: dict[str, list[str]] = {}
+    alike: dict[str, list[tuple[str, str]]] = {}
     for name, text in lines:
-        same.setdefault(text, []).append(name)
+        alike.setdefault(less_numbers(text), []).append((name, text))
     messages = []
-    for text, names in same.items():
-        if len(names) > few and all(names):
-            messages.append(f"{names[0]} and {len(names) - 1} more: {text}")
+    for group in alike.values():
+        (first, text), more = group[0], len(group) - 1
+        if len(group) <= few or not all(name for name, _ in group):
+            messages += [f"{name}: {text}" if name else text for name, text in group]
+        elif all(other == text for _, other in group):
+            messages.append(f"{first} and {more} more: {text}")
         else:
-            messages += [f"{name}: {text}" if name else text for name in names]
+            messages.append(f"{first}: {text} ({more} more like it)")
     return messages
 
 

@@ -213,6 +213,20 @@ def test_a_large_array_lies_in_a_nameless_file(tmp_path: Path, monkeypatch: pyte
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_notes_that_are_alike_are_one_line() -> None:
+    dataset = Dataset()
+    dataset.notes.update([f"s{i}: {i + 1} gap{'s' * (i > 0)}, first before row {i + 3}" for i in range(70)])
+    dataset.notes.update(
+        ["windows without a label left out"] * 9 + ["late by 0.2 s", "late by 3 s", "s1: cut at row 7"]
+    )
+    assert dataset.note_lines() == [
+        "s0: 1 gap, first before row 3 (69 more like it)",
+        "s1: cut at row 7",
+        "windows without a label left out (9 times)",
+        "late by 0.2 s (2 times)",
+    ]
+
+
 def test_labels_from_files_are_of_the_set_that_the_recipe_names(tmp_path: Path) -> None:
     rows = "\n".join(f"{i / 10},{i},{i},{'walk' if i < 20 else 'run'}" for i in range(40))
     (tmp_path / "a.csv").write_text(f"t,x,y,activity\n{rows}\n")

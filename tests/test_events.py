@@ -181,6 +181,9 @@ def test_command_prints_json_lines(settings: Settings) -> None:
 @pytest.mark.broker
 def test_command_prints_a_table_of_a_session(settings: Settings) -> None:
     env = {"KYMO_BROKERS": settings.brokers, "KYMO_PREFIX": settings.prefix}
+    nothing = CliRunner().invoke(events, ["--session", "nobody"], env=env)
+    assert (nothing.exit_code, nothing.stdout) == (0, "")
+    assert nothing.stderr.endswith("kymo events: none; why, says kymo doctor --recipe R --session S\n")
     lines = CliRunner().invoke(events, ["--session", "b"], env=env).stdout.splitlines()
     found = [Event.from_json(line) for line in lines]
     assert {one.session for one in found} == {"b"}

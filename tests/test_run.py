@@ -119,7 +119,7 @@ def test_gaps(recipe: Recipe) -> None:
     indexes = np.delete(np.arange(70), [35, 36, 37])
     torn = StreamData.from_indexes(whole.header, whole.data[indexes], indexes)
     assert list(run(recipe, [Recording("a", [torn])], Fake(recipe), report=report)) == []
-    assert "gaps cut every window (1 gaps)" in report.silent["a"]
+    assert "gaps cut every window (1 gap)" in report.silent["a"]
 
 
 def test_what_does_not_match_is_told(recipe: Recipe) -> None:

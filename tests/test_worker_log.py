@@ -29,6 +29,7 @@ def test_clients_that_look_for_a_broker_leave_the_telling_to_the_worker_for_a_wh
     clock = [0.0]
     sparse, looking = Sparse(10.0, lambda: clock[0]), "Unable connect to node with id %s: %s"
     assert not sparse.filter(record(looking, 1, "refused", name="aiokafka.client"))
+    assert not sparse.filter(record("Unable to request metadata from node with id %s: %r", 1, "closed"))
     assert not sparse.filter(record("Bootstrap failed", name="kafka.net.manager"))
     assert sparse.reason(1.0) == "Bootstrap failed"
     assert not sparse.filter(record("Heartbeat failed for group %s because it is rebalancing", "g"))

@@ -103,7 +103,7 @@ def show(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as_json: bo
     if as_json:
         click.echo(json.dumps(about, ensure_ascii=False))
     else:
-        _print(about, dataset.labels)
+        _print(about, dataset.labels, dataset.note_lines())
 
 
 def _counts(examples: Sequence[Any], numbers: Sequence[int], labels: Sequence[str]) -> dict[str, int]:
@@ -111,7 +111,7 @@ def _counts(examples: Sequence[Any], numbers: Sequence[int], labels: Sequence[st
     return {label: counts[label] for label in labels}
 
 
-def _print(about: dict[str, Any], labels: Sequence[str]) -> None:
+def _print(about: dict[str, Any], labels: Sequence[str], notes: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -131,8 +131,8 @@ def _print(about: dict[str, Any], labels: Sequence[str]) -> None:
         console.print(
             f"head {name}: " + (", ".join(f"{fact} {value:g}" for fact, value in facts.items()) or "no labels")
         )
-    for note, count in about["notes"].items():
-        console.print(f"note: {note}" + (f" ({count} times)" if count > 1 else ""))
+    for note in notes:
+        console.print(f"note: {note}")
 
 
 def _build(recipe: Recipe, paths: Sequence[str], bar: Progress, task: Any) -> Any:

@@ -7,7 +7,6 @@ is what runs. A derived stream is what a chain made, never what a recipe takes.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from kymo.models.data.examples import Dataset, Example, asked_sets, targets_of
+from kymo.models.data.examples import PLACE, Dataset, Example, asked_sets, targets_of
 from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.chunk import Window
@@ -109,7 +108,7 @@ def iter_examples(
 
 def _placed(note: str, session: str) -> str:
     """Put the session before a reader's note that names a place in its file."""
-    return f"{session}: {note}" if re.search(r"\b(rows?|messages?) [\d,]+", note) else note
+    return f"{session}: {note}" if PLACE.search(note) else note
 
 
 def _why_not_taken(recording: Recording, recipe: Recipe) -> str:

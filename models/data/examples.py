@@ -9,6 +9,7 @@ labels cover `min_share` of the window; else the target is not known, and the he
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,10 +24,12 @@ from kymo.processors.recipe.tables import HeadTable
 from kymo.streams.chunk import Array, Window
 from kymo.streams.errors import TrainingError
 from kymo.streams.labels.labels import Cover, Label
+from kymo.streams.words import grouped, less_numbers
 
 #: By head, what is known of a window: a class, or a number.
 Targets = Mapping[str, str | float]
 _TargetAt = Callable[[int, int], str | float | None]
+PLACE = re.compile(r"\b(rows?|messages?) [\d,]+")  # in a reader's note: it holds for one session
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -64,6 +67,19 @@ class Dataset:
     def labels(self) -> tuple[str, ...]:
         """Classes that occur, sorted; numbers by value."""
         return ordered(example.label for example in self.examples)
+
+    def note_lines(self) -> list[str]:
+        """The notes in words; those that are alike are one line."""
+        placed = [(*note.partition(": ")[::2],) for note in self.notes if PLACE.search(note)]
+        others: dict[str, tuple[str, int]] = {}
+        for note, count in self.notes.items():
+            if not PLACE.search(note):
+                first, sum_ = others.get(less_numbers(note), (note, 0))
+                others[less_numbers(note)] = first, sum_ + count
+        return [
+            *grouped(placed),
+            *(f"{note} ({count} times)" if count > 1 else note for note, count in others.values()),
+        ]
 
     def put(self, examples: Iterable[Example]) -> None:
         """Add windows with a label, and without one."""

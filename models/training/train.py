@@ -232,7 +232,7 @@ def _save(path: Path, data: bytes) -> None:
 
 
 def _notes(run: TrainingRun, winner: FittedModel, final: FittedModel) -> list[str]:
-    notes = [f"{text} ({count} times)" if count > 1 else text for text, count in run.dataset.notes.items()]
+    notes = run.dataset.note_lines()
     if len(notes) > _MOST_NOTES:
         more = len(notes) - _MOST_NOTES
         notes = [*notes[:_MOST_NOTES], f"and {more} more notes on the data; `kymo dataset show` gives all of them"]
