@@ -41,6 +41,7 @@ _UNITS: dict[str, tuple[str, float]] = {
     "uT": ("magnetic flux density", 1e-6),
     "µT": ("magnetic flux density", 1e-6),
     "nT": ("magnetic flux density", 1e-9),
+    "field": ("magnetic flux density", 50e-6),  # the undisturbed field of a motion plan
     "gauss": ("magnetic flux density", 1e-4),
     "S": ("conductance", 1.0),
     "uS": ("conductance", 1e-6),

@@ -136,6 +136,32 @@ def test_everything_is_read_from_a_url() -> None:
         ('{"dirname": 3}', "`dirname` is 3, expected a folder's name"),
         ('{"dirname": "set", "segments": 1}', "`segments` is no list of objects"),
         ('{"labelFiles": {}}', "`labelFiles` is {}, expected a list"),
+        ('{"dirname": "set", "description": 3}', "`description` is 3, expected a text"),
+        ('{"dirname": "set", "metadata": [1]}', "`metadata` is [1], expected an object"),
+        (
+            '{"dirname": "set", "metadata": {"classification_type": 1}}',
+            "`metadata.classification_type` is 1, expected a text",
+        ),
+        (
+            '{"dirname": "set", "metadata": {"sample_rate": 0}}',
+            "`metadata.sample_rate` is 0, expected a number from 1e-09 to 1e+09",
+        ),
+        (
+            '{"dirname": "set", "metadata": {"total_duration_s": NaN}}',
+            "`metadata.total_duration_s` is nan, expected a number from 0 to 1e+09",
+        ),
+        (
+            '{"dirname": "set", "metadata": {"distortion_levels": ["none", "medium"]}}',
+            "`metadata.distortion_levels` is ['none', 'medium'], expected a list of none, low, high",
+        ),
+        (
+            '{"dirname": "set", "segments": [{}, {"mag_distortion": {"level": "much"}}]}',
+            "`segments[1].mag_distortion.level` is 'much', expected none, low or high",
+        ),
+        (
+            '{"dirname": "set", "segments": [{"magnetic_distortion": -1}]}',
+            "`segments[0].magnetic_distortion` is -1, expected a number from 0",
+        ),
         ('{"labelFiles": [{"path": "x"}]}', "labelFiles[0] is {'path': 'x'}, expected"),
         ('{"labelFiles": [], "dirname": ""}', "names neither `labelFiles` nor `dirname`"),
         ('{"dirname": "absent"}', "`dirname` is absent, which is no folder: looked for HERE/absent, "),
@@ -161,6 +187,63 @@ def test_what_is_wrong_is_told(tmp_path: Path, text: str, said: str) -> None:
         list(read([path], OPTIONS))
     assert str(error.value).startswith(f"{path}: ")
     assert said.replace("HERE", str(tmp_path)) in str(error.value)
+
+
+#: As the published tool writes it, and its README shows it; the oldest ones name the data instead of the labels.
+PUBLISHED: dict[str, Any] = {
+    "dirname": "synthetic_datasets/training_sequence_0",
+    "labelFiles": [
+        {"filePath": "projects/nst/data/synthetic_datasets/training_sequence_0/training_sequence_0.labels.json"}
+    ],
+    "description": "Synthetic dataset: training_sequence_0",
+    "segments": [
+        {
+            "name": "high_motion_0",
+            "duration_s": 6.942836128288839,
+            "rotation_rpy_degrees": {
+                "roll": 1.5799431492871534,
+                "pitch": -6.920307915411698,
+                "yaw": -77.28209866177114,
+            },
+            "magnetic_distortion": 2.115377702012322,
+            "mag_distortion": {"level": "high"},
+        },
+        {
+            "name": "none_motion_1",
+            "duration_s": 18.26988031964769,
+            "rotation_rpy_degrees": {"roll": 18.08781247960689, "pitch": 6.5994098443636915, "yaw": 81.38743907152028},
+            "magnetic_distortion": 0.0,
+            "mag_distortion": {"level": "none"},
+        },
+    ],
+    "metadata": {
+        "generated_by": "synthetic_data.py",
+        "sample_rate": 100,
+        "total_duration_s": 600.6333273280001,
+        "classification_type": "mag_distortion",
+        "distortion_levels": ["none", "high", "low"],
+    },
+}
+
+
+@pytest.mark.parametrize("at", ["", "training_sequence_0", "synthetic_datasets/training_sequence_0"])
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_published_experiment_is_read_as_it_is(tmp_path: Path, at: str, listed: bool) -> None:
+    folder = tmp_path / at
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {"initialization": {"sample_rate": 100}, "segments": PUBLISHED["segments"]}
+    kymo.synth(written, folder / "training_sequence_0.mcap", folder / "training_sequence_0.labels.json")
+    shown = (
+        PUBLISHED
+        if listed
+        else {k: v for k, v in PUBLISHED.items() if k != "labelFiles"} | {"dataFilePath": "x/y.mcap"}
+    )
+    if not listed and not at:
+        return  # a folder is only found by its name
+    (tmp_path / "e.json").write_text(json.dumps(shown))
+    (recording,) = read([tmp_path / "e.json"], ReadOptions(label_key="mag_distortion"))
+    assert [(label.start_ns, label.label) for label in recording.labels] == [(0, "2"), (6_950_000_000, "0")]
+    assert load_experiment(tmp_path / "e.json").content == shown
 
 
 def test_an_experiment_that_is_not_there(tmp_path: Path) -> None:

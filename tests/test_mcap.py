@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import pairwise
@@ -169,27 +170,23 @@ def test_arrays_are_sorted_and_not_repaired(tmp_path: Path) -> None:
 
 
 def brute_force(
-    samples: list[Sample], size: int, partial: bool
+    samples: list[Sample], size: int, step: int, partial: bool
 ) -> list[tuple[int, dict[str, list[tuple[int, float]]]]]:
     """Windows by one look at each message after the other."""
     names = sorted({topic for topic, _, _ in samples})
     start = min(time for _, time, _ in samples)
     found: dict[int, dict[str, list[tuple[int, float]]]] = {}
     for topic, time, values in sorted(samples, key=lambda one: one[1]):
-        k = 0
-        while not start + k * size <= time < start + (k + 1) * size:
-            k += 1
-        found.setdefault(k, {name: [] for name in names})[topic].append((time, float(values[0] or 0)))
-    last = max(found)
-    whole = False
+        for k in range((time - start) // step + 1):
+            if time < start + k * step + size:
+                found.setdefault(k, {name: [] for name in names})[topic].append((time, float(values[0] or 0)))
+    reach = -math.inf
     for name in names:
         times = sorted(time for topic, time, _ in samples if topic == name)
         steps = sorted(b - a for a, b in pairwise(times) if b > a)
         middle = (steps[(len(steps) - 1) // 2] + steps[len(steps) // 2]) / 2 if steps else 0
-        whole = whole or start + (last + 1) * size - times[-1] <= 1.5 * middle
-    if not whole and not partial:
-        del found[last]
-    return sorted(found.items())
+        reach = max(reach, times[-1] + 1.5 * middle)
+    return sorted((k, window) for k, window in found.items() if partial or start + k * step + size <= reach)
 
 
 @settings(max_examples=60, deadline=None)
@@ -198,10 +195,11 @@ def brute_force(
         st.tuples(st.sampled_from(["acc_raw", "phone/Gyro", "mag"]), st.integers(-40, 160)), min_size=1, max_size=60
     ),
     st.integers(1, 70),
+    st.integers(1, 90) | st.none(),
     st.booleans(),
 )
 def test_windows_equal_one_look_at_each_message(
-    tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[str, int]], size: int, partial: bool
+    tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[str, int]], size: int, step: int | None, partial: bool
 ) -> None:
     samples: list[Sample] = [(topic, time, [float(i)]) for i, (topic, time) in enumerate(drawn)]
     path = write(tmp_path_factory.mktemp("w") / "a.mcap", [*samples, ("pose", -90, [0.0])], ["gyro_never"], log_ns=1000)
@@ -213,9 +211,10 @@ def test_windows_equal_one_look_at_each_message(
                 for name, one in window.topics.items()
             },
         )
-        for window in extract_imu_windows(path, size, partial=partial)
+        for window in extract_imu_windows(path, size, step, partial=partial)
     ]
-    assert [(k, dict(sorted(topics.items()))) for k, topics in found] == brute_force(samples, size, partial)
+    expected = brute_force(samples, size, step or size, partial)
+    assert [(k, dict(sorted(topics.items()))) for k, topics in found] == expected
 
 
 def test_edges_and_tails(tmp_path: Path) -> None:
@@ -234,9 +233,10 @@ def test_edges_and_tails(tmp_path: Path) -> None:
 def test_windows_of_the_recording() -> None:
     windows = list(extract_imu_windows(FOREIGN, 3 * 10**9))
     assert len(windows) == 20
-    assert {name for window in windows for name in window.topics} == {
-        f"{kind}_{what}" for kind in ("mag", "acc", "gyro") for what in ("truth", "raw")
-    }
+    assert {name for window in windows for name in window.topics} == {"mag_raw", "acc_raw", "gyro_raw"}
+    assert [(w.start_ns, w.end_ns) for w in extract_imu_windows(FOREIGN)][:2] == [(0, 10**9), (10**9, 2 * 10**9)]
+    overlapping = list(extract_imu_windows(FOREIGN, 2 * 10**9, 10**9, topics=["mag_truth"]))
+    assert (len(overlapping), overlapping[58].start_ns, list(overlapping[58].topics)) == (59, 58 * 10**9, ["mag_truth"])
     whole = topic_arrays(FOREIGN)["acc_raw"].values
     joined = np.concatenate([window.topics["acc_raw"].values for window in windows])
     np.testing.assert_array_equal(joined, whole[: len(joined)])
@@ -248,6 +248,8 @@ def test_a_window_has_a_size(tmp_path: Path, size: Any) -> None:
     path = write(tmp_path / "a.mcap", regular("acc", range(3)))
     with pytest.raises(ValueError, match="expected a whole number above 0"):
         extract_imu_windows(path, size)
+    with pytest.raises(ValueError, match=r"step_size_ns is .*, expected a whole number above 0"):
+        extract_imu_windows(path, 5, size)
 
 
 def test_a_file_without_an_imu_says_what_there_is(tmp_path: Path) -> None:

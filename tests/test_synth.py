@@ -163,7 +163,12 @@ def test_the_index_leads_to_messages_by_time_and_topic(tmp_path: Path) -> None:
         ]
         schema = reader.get_summary().schemas[1]  # type: ignore[union-attr]
         assert {record.name: dict(record.metadata) for record in reader.iter_metadata()} == {
-            "synthetic": {"generated_by": "kymo synth", "seed": "0"}
+            "synthetic": {"generated_by": "kymo synth", "seed": "0"},
+            "units": {
+                f"{sensor}_{kind}": unit
+                for sensor, unit in (("mag", "field"), ("acc", "g"), ("gyro", "rad/s"))
+                for kind in ("truth", "raw")
+            },
         }
     assert found == [30 * 10**9 + i * 10**7 for i in range(100)]
     assert isinstance(schema, Schema)
@@ -206,19 +211,50 @@ def test_a_plain_loop_makes_the_same_recording() -> None:
         compare(plan_of(25.0), changed)
 
 
-@pytest.mark.parametrize("rate", [30, 50, 62.5, 100, 500])
-@pytest.mark.parametrize("durations", [(1.0, 2.0, 0.5), (0.29, 1.57, 3.0), (10.0,)])
-def test_counts_and_turns_are_the_published_generators(rate: float, durations: tuple[float, ...]) -> None:
-    """A segment has as many samples as begin within it by whole ns; at common rates it turns by what the plan says."""
-    made = simulate(plan(*(turning(10.0, -20.0, 30.0 + n, d) for n, d in enumerate(durations)), rate=rate))
-    expected, now = [], Rotation.identity()
-    for n, duration in enumerate(durations):
-        step = Rotation.from_euler("xyz", np.array([10.0, -20.0, 30.0 + n]) / int(duration * rate), degrees=True)
-        time_ns = 0
-        while time_ns < int(10**9 * duration):
+def published(written: dict[str, Any]) -> tuple[list[int], dict[str, list[Any]]]:
+    """Times and values by the published generator's rule, a sample after the other."""
+    rate, now, time_ns = written["initialization"]["sample_rate"], Rotation.identity(), 0
+    times, values = (
+        [],
+        {topic: list[Any]() for topic in ("mag_truth", "mag_raw", "acc_truth", "gyro_truth", "pose_truth")},
+    )
+    for segment in written["segments"]:
+        angles = [segment["rotation_rpy_degrees"][axis] for axis in ("roll", "pitch", "yaw")]
+        step = Rotation.from_euler("xyz", np.array(angles) / int(segment["duration_s"] * rate), degrees=True)
+        distortion = segment.get("mag_distortion", {"level": "none"})
+        share = {"none": 0.0, "low": 0.2, "high": 1.0}[distortion["level"]]
+        vector = [share * distortion.get(f"world_{axis}", 0.0) for axis in "xyz"]
+        end_ns = time_ns + int(segment["duration_s"] * 1e9)
+        while time_ns < end_ns:
             now = now * step
-            expected.append(now)
-            time_ns += int(10**9 / rate)
-    assert made.times_ns.tolist() == [n * int(10**9 / rate) for n in range(len(expected))]
-    found = Rotation.from_quat(made.topics["pose_truth"][:, 6:], scalar_first=True)
-    assert (found * Rotation.concatenate(expected).inv()).magnitude().max() < 1e-9
+            times.append(time_ns)
+            field, w = now.inv().apply(np.add([0.0, 1.0, 0.0], vector)), np.sign(step.as_quat()[3])
+            values["mag_truth"].append(field)
+            values["mag_raw"].append(field / 0.00053)
+            values["acc_truth"].append(now.inv().apply([0.0, 0.0, 1.0]))
+            values["gyro_truth"].append(2.0 * rate * w * step.as_quat()[:3])
+            values["pose_truth"].append(now.as_quat(scalar_first=True))
+            time_ns += int(1e9 / rate)
+    return times, values
+
+
+COUNTS = {"calibration": {"bias": {"x": 0.0, "y": 0.0, "z": 0.0}, "matrix": (np.eye(3) * 0.00053).tolist()}}
+STRONG = {"mag_distortion": {"level": "high", "world_x": 0.2, "world_y": -0.1, "world_z": 0.3}}
+WEAK = {"magnetic_distortion": 0.7, "mag_distortion": {"level": "low", "world_y": 5.0}}
+
+
+@pytest.mark.parametrize("rate", [30, 50, 62.5, 100, 500, 33.3, 59.94, 128])
+@pytest.mark.parametrize("durations", [(1.0, 2.0, 0.5), (0.29, 1.57, 3.0), (10.0,), (1 / 3, 2.3141592653, 0.7, 1.0)])
+def test_counts_times_and_values_are_the_published_generators(rate: float, durations: tuple[float, ...]) -> None:
+    """At rates whose interval is no whole number of ns, and at durations that are no multiple of it, too; and at rest."""
+    turns = [(10.0, -20.0, 30.0), (0.0, 0.0, 0.0), (-90.0, 45.0, 5.0), (0.0, 0.0, 179.0)]
+    members: list[dict[str, Any]] = [{}, STRONG, WEAK, {}]
+    segments = [turning(*turns[n], d, **members[n]) for n, d in enumerate(durations)]
+    written = plan(*segments, rate=rate, mag=COUNTS)
+    made, (times, values) = simulate(written), published(written)
+    assert made.times_ns.tolist() == times
+    for topic, expected in values.items():
+        found = made.topics[topic][:, 6:] if topic == "pose_truth" else made.topics[topic]
+        if topic == "pose_truth":  # q and -q are one orientation
+            found = found * np.sign((found * expected).sum(axis=1, keepdims=True))
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)

@@ -134,6 +134,11 @@ IMPOSSIBLE = [
     ("segments[1].mag_distortion", {"level": "low", "world_x": "a"}, "segments[1].mag_distortion.world_x is 'a'"),
     ("segments[1].mag_distortion", {"level": "low", "world_x": 0}, "segments[1].mag_distortion.world_x and world_y"),
     (
+        "segments[1]",
+        turning(0, 0, 0, magnetic_distortion=0, mag_distortion={"level": "high"}),
+        "segments[1].magnetic_distortion is 0, but the level is high",
+    ),
+    (
         "segments[1].mag_distortion",
         {"level": "low", "source": {"radius_m": 0}},
         "segments[1].mag_distortion.source.radius_m is 0",
@@ -149,15 +154,11 @@ def test_an_impossible_plan_is_refused_by_the_name_of_its_field(path: str, value
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("strength", "level"), [(0, "low"), (0, "high"), (1.0, "none"), (1.0, "high"), (2.5, "low"), (2.5, "none")]
-)
-def test_a_level_and_a_strength_that_contradict_each_other_are_refused(strength: float, level: str) -> None:
-    segment = turning(0, 0, 0, magnetic_distortion=strength, mag_distortion={"level": level, "world_x": 1.0})
-    with pytest.raises(
-        PlanError, match=r"segments\[0\]\.mag_distortion\.level is .*segments\[0\]\.magnetic_distortion is"
-    ):
-        simulate(plan(segment))
+def test_a_number_beside_the_level_none_is_told() -> None:
+    odd = turning(0, 0, 0, magnetic_distortion=2.5, mag_distortion={"level": "none"})
+    assert parse_plan(plan(odd)).notes == (
+        "segments[0].magnetic_distortion is 2.5 and has no effect: the level is none",
+    )
 
 
 def test_a_file_that_is_no_plan_is_named(tmp_path: Path) -> None:

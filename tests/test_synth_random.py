@@ -64,6 +64,18 @@ def test_distortions_are_as_long_as_asked_and_point_anywhere() -> None:
         assert kstest(np.array(vectors)[:, axis] / 0.3, "uniform", args=(-1, 2)).pvalue > 0.001
 
 
+def test_strengths_are_drawn_as_in_the_published_training_plans() -> None:
+    segments = [s for n in range(60) for s in random_plan(RandomPlans(rounds=2, strengths=True), n)["segments"]]
+    assert all(set(segment["mag_distortion"]) == {"level"} for segment in segments)
+    for level, (least, most) in {"none": (0.0, 0.0), "low": (0.2, 1.0), "high": (1.5, 2.5)}.items():
+        drawn = [s["magnetic_distortion"] for s in segments if s["mag_distortion"]["level"] == level]
+        assert least <= min(drawn) <= least + 0.05
+        assert most - 0.05 <= max(drawn) <= most
+    for _, _, made in random_recordings(2, RandomPlans(rounds=1, strengths=True), seed=2):
+        planned = [(s["mag_distortion"]["level"], s["magnetic_distortion"]) for s in made.plan.planned]
+        assert [(s.level, s.distortion[0]) for s in made.plan.segments] == planned
+
+
 def test_a_magnetometers_sample_is_as_noisy_as_asked() -> None:
     (_, _, made), *_ = random_recordings(1, RandomPlans(rate_hz=50.0))
     error = made.topics["mag_raw"] - made.topics["mag_truth"]
@@ -130,12 +142,13 @@ def test_recordings_come_with_plan_labels_and_experiment(tmp_path: Path) -> None
     assert experiment == {
         "dirname": "random-5-0001",
         "labelFiles": [{"filePath": "random-5-0001/random-5-0001.labels.json"}],
+        "description": "Synthetic dataset: random-5-0001",
         "segments": plan["segments"],
         "metadata": {
             "generated_by": "kymo synth",
             "sample_rate": 100,
             "total_duration_s": pytest.approx(seconds),
-            "classification_type": "magnetic_distortion",
+            "classification_type": "mag_distortion",
             "distortion_levels": ["none", "low", "high"],
         },
     }

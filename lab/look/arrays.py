@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kymo.streams.chunk import NS
 from kymo.streams.errors import MessageError, SourceError
 from kymo.streams.messages import read_json
 from kymo.streams.readers.columns import no_such_name
@@ -120,11 +121,16 @@ def _array(name: str, topic: JsonTopic) -> TopicArray:
 
 
 def extract_imu_windows(
-    path: str | Path, window_size_ns: int, *, topics: Sequence[str] | None = None, partial: bool = False
+    path: str | Path,
+    window_size_ns: int = NS,
+    step_size_ns: int | None = None,
+    *,
+    topics: Sequence[str] | None = None,
+    partial: bool = False,
 ) -> Iterator[ImuWindow]:
-    """Windows of an MCAP file, one behind the other.
+    """Windows of an MCAP file, one behind the other, or overlapping.
 
-    Window k covers ``[start + k * size, start + (k + 1) * size)``, where `start` is the earliest sample of the topics: a sample
+    Window k covers ``[start + k * step, start + k * step + size)``, where `start` is the earliest sample of the topics: a sample
     on an edge belongs to the later window. The last window is whole if some topic's last sample lies at most 1.5 of its usual
     steps before the window's end.
 
@@ -133,11 +139,14 @@ def extract_imu_windows(
     path : str or Path
         File or fsspec URL.
     window_size_ns : int
-        Above 0.
+        Above 0; 1 s by default.
+    step_size_ns : int, optional
+        From a window's start to the next one's, above 0; by default the window's size.
     topics : sequence of str, optional
         Which; by default those whose name has a word that begins with ``acc``, ``gyr``, ``mag`` or ``imu`` and that have messages.
+        Beside topics ``…_raw``, those of ``…_truth`` are left out.
     partial : bool
-        Give the last window too if it is not whole.
+        Give windows at the end too that are not whole.
 
     Yields
     ------
@@ -147,33 +156,38 @@ def extract_imu_windows(
     Raises
     ------
     ValueError
-        If `window_size_ns` is no whole number above 0.
+        If `window_size_ns` or `step_size_ns` is no whole number above 0.
     SourceError
         As for :func:`topic_arrays`, or if there is no such topic.
     """
-    size = int(window_size_ns)
-    if size < 1 or size != window_size_ns:
-        raise ValueError(f"window_size_ns is {window_size_ns}, expected a whole number above 0")
+    step = window_size_ns if step_size_ns is None else step_size_ns
+    for name, size in (("window_size_ns", window_size_ns), ("step_size_ns", step)):
+        if size < 1 or size != int(size):
+            raise ValueError(f"{name} is {size}, expected a whole number above 0")
     arrays = topic_arrays(path, topics)
     if topics is None:
         imu = {name: array for name, array in arrays.items() if len(array) and _IMU.search(name)}
         if not imu:
             names = ", ".join(arrays) or "none"
             raise SourceError(f"no topic of an IMU (acc…, gyr…, mag…, imu…); there are: {names}; name some", path)
-        arrays = imu
-    return _windows(arrays, size, partial)
+        with_raw = any(name.endswith("_raw") for name in imu)
+        arrays = {name: array for name, array in imu.items() if not (with_raw and name.endswith("_truth"))}
+    return _windows(arrays, int(window_size_ns), int(step), partial)
 
 
-def _windows(arrays: Mapping[str, TopicArray], size: int, partial: bool) -> Iterator[ImuWindow]:
+def _windows(arrays: Mapping[str, TopicArray], size: int, step: int, partial: bool) -> Iterator[ImuWindow]:
     filled = [array for array in arrays.values() if len(array)]
     if not filled:
         return
     start = min(int(array.times_ns[0]) for array in filled)
-    numbers = np.unique(np.concatenate([(array.times_ns - start) // size for array in filled])).tolist()
+    since = np.unique(np.concatenate([array.times_ns - start for array in filled]))
+    latest = since // step  # of the windows that a sample may be in
+    earlier = np.concatenate([latest[since - (latest - k) * step < size] - k for k in range(-(-size // step))])
+    numbers = np.unique(earlier[earlier >= 0]).tolist()
     reach = max(int(array.times_ns[-1]) + int(GAP * array.step_ns) for array in filled)
     for k in numbers:
-        begin, end = start + k * size, start + (k + 1) * size
-        if end > reach and not partial:  # only the last can be that long
+        begin, end = start + k * step, start + k * step + size
+        if end > reach and not partial:  # those behind it end later
             return
         cut = {}
         for name, array in arrays.items():

@@ -33,6 +33,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     show_default=True,
     help="Samples a second.",
 )
+@click.option(
+    "--strengths",
+    is_flag=True,
+    help="Draw magnetic_distortion as the published plans do, not vectors of 30 % of the field.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 def synth(paths: tuple[str, ...], count: int | None, as_json: bool, **options: Any) -> None:
     """Make SYNTHETIC recordings of an IMU with a magnetometer: of a motion plan, or of N random ones.
@@ -86,7 +91,7 @@ def _draw(count: int, folder: Path, options: dict[str, Any], progress: Progress)
         if options[name]:
             raise click.UsageError(f"--{name} is of one recording; --random writes it beside each")
     classes = classes_of([name.strip() for name in options["classes"].split(",")])
-    like = RandomPlans(classes, options["rounds"], rate_hz=options["rate_hz"])
+    like = RandomPlans(classes, options["rounds"], rate_hz=options["rate_hz"], strengths=options["strengths"])
     experiments = synth_random(count, folder, like, options["seed"], progress)
     try:
         seconds = sum(json.loads(path.read_bytes())["metadata"]["total_duration_s"] for path in experiments)

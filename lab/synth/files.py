@@ -69,7 +69,7 @@ def synth(
     if experiment is not None:
         home = Path(experiment).absolute().parent
         listed = [] if labels is None else [_from(home, labels)]
-        write_json(Path(experiment), experiment_of(recording, _from(home, Path(out).parent), listed))
+        write_json(Path(experiment), experiment_of(recording, Path(out).stem, _from(home, Path(out).parent), listed))
     return recording
 
 
@@ -93,17 +93,18 @@ def labels_of(recording: Synthesis, collection: str) -> dict[str, Any]:
     return {"events": events}
 
 
-def experiment_of(recording: Synthesis, folder: str, label_files: Sequence[str]) -> dict[str, Any]:
+def experiment_of(recording: Synthesis, name: str, folder: str, label_files: Sequence[str]) -> dict[str, Any]:
     """The experiment JSON: where recording and labels stand, and what was planned."""
     return {
         "dirname": folder,
         "labelFiles": [{"filePath": path} for path in label_files],
+        "description": f"Synthetic dataset: {name}",
         "segments": [dict(segment) for segment in recording.plan.planned],
         "metadata": {
             "generated_by": GENERATED_BY,
             "sample_rate": _plain(recording.plan.rate_hz),
             "total_duration_s": len(recording.times_ns) * recording.plan.interval_ns / NS,
-            "classification_type": "magnetic_distortion",
+            "classification_type": KEY,
             "distortion_levels": sorted({s.level for s in recording.plan.segments}, key=LEVELS.index),
         },
     }

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from kymo.lab.synth.plan import (
     DIRECTION,
+    DRAWN,
     IDENTITY,
     LEVELS,
     MOST_SAMPLES,
@@ -38,7 +39,8 @@ from kymo.lab.synth.plan import (
 from kymo.streams.errors import PlanError
 from kymo.streams.words import NS
 
-_HALFWAY = (STRENGTHS["low"] + STRENGTHS["high"]) / 2
+#: A number without a level is high from here on: midway between the strongest low and the weakest high one that are drawn.
+_HIGH_FROM = (DRAWN["low"][1] + DRAWN["high"][0]) / 2
 #: Where a plan says nothing of the field: level and due north, as in the published recordings.
 _NORTH: Vector = (0.0, 1.0, 0.0)
 _MODELS = ("wmm",)
@@ -125,6 +127,7 @@ def _sensor(sensor: Members | None, name: str) -> Sensor:
     fields: dict[str, Any] = {}
     if calibration is not None:
         fields |= {"bias": calibration.vector("bias"), "matrix": calibration.matrix("matrix")}
+        fields["unit"] = calibration.text("unit", "")
         calibration.done()
     if noise is not None:
         fields["noise"] = Noise(*(noise.number(key, 0.0, least=0.0) for key in Noise.__slots__))
@@ -201,12 +204,12 @@ def _segment(members: Members, number: int, rate_hz: float) -> MotionSegment:
 
 
 def _level_of(strength: float) -> str:
-    """The level of a ``magnetic_distortion``: none at 0, high from midway between those of low and high."""
-    return "none" if strength == 0 else "low" if strength < _HALFWAY else "high"
+    """The level of a ``magnetic_distortion`` that stands alone."""
+    return "none" if strength == 0 else "low" if strength < _HIGH_FROM else "high"
 
 
 def _distortion(segment: Members) -> tuple[str, Vector, Source | None]:
-    """Level, vector at full strength and source of a segment's distortion."""
+    """Level, vector at full strength and source of a segment's distortion: the level decides, the number is its strength."""
     strength = segment.number("magnetic_distortion", least=0.0) if "magnetic_distortion" in segment else None
     segment.get("magnetic_distortion")
     distortion = segment.members("mag_distortion")
@@ -214,17 +217,21 @@ def _distortion(segment: Members) -> tuple[str, Vector, Source | None]:
     if distortion is None:
         return implied or "none", _vector_of(strength or 0.0), None
     level = distortion.text("level", implied, LEVELS)
-    if implied is not None and implied != level:
-        distortion.fail(
-            "level", f"is {level}, but {segment.full('magnetic_distortion')} is {strength:g}, which means {implied}"
-        )
     source = _source(distortion.members("source"))
     stated = any(f"world_{axis}" in distortion for axis in "xyz")
     world = tuple(distortion.number(f"world_{axis}", 0.0) for axis in "xyz")
     distortion.done()
+    if level == "none":
+        if strength:
+            segment.notes.append(
+                f"{segment.full('magnetic_distortion')} is {strength:g} and has no effect: the level is none"
+            )
+        return level, ZERO, source
     if not stated:
+        if strength == 0:
+            segment.fail("magnetic_distortion", f"is 0, but the level is {level}; give its strength, or leave it out")
         return level, _vector_of(STRENGTHS[level] if strength is None else strength), source
-    if level != "none" and not any(world):
+    if not any(world):
         distortion.fail(
             "world_x", f"and world_y and world_z are 0, but the level is {level}; a distortion needs a vector"
         )

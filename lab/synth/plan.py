@@ -23,12 +23,17 @@ IDENTITY: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 #: A distortion's level, what it is in labels, and its share of the vector ``world_*``.
 LEVELS = ("none", "low", "high")
 SHARES = {"none": 0.0, "low": 0.2, "high": 1.0}
-#: ``magnetic_distortion`` of each level, in units of the local field.
+#: ``magnetic_distortion`` of each level, in units of the local field, and between which the published training plans draw it.
 STRENGTHS = {"none": 0.0, "low": 1.0, "high": 2.5}
+DRAWN = {"none": (0.0, 0.0), "low": (0.2, 1.0), "high": (1.5, 2.5)}
 #: Where a distortion without ``world_*`` points: east, across the reference, so that it turns the heading.
 DIRECTION: Vector = (1.0, 0.0, 0.0)
 #: More would not fit into memory at once (224 bytes a sample).
 MOST_SAMPLES = 20_000_000
+
+
+#: Units of the ``*_truth`` topics; those of ``*_raw`` where a calibration scales little.
+UNITS = {"mag": "field", "acc": "g", "gyro": "rad/s"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,7 @@ class Sensor:
     # its calibration, ``truth = matrix (raw - bias)``; raw samples are the inverse, ``matrix⁻¹ truth + bias``
     bias: Vector = ZERO
     matrix: Matrix = IDENTITY
+    unit: str = ""  # of raw samples, where the plan says it
     noise: Noise = Noise()  # of the measured value, before the inverse calibration
     # what a degree above the reference temperature adds, and by which share it stretches
     bias_per_celsius: Vector = ZERO
@@ -126,6 +132,15 @@ class MotionPlan:
     def interval_ns(self) -> int:
         """From one sample to the next, ns."""
         return math.floor(NS / self.rate_hz)
+
+    def unit(self, topic: str) -> str:
+        """Unit of a sensor's topic; raw numbers that a calibration scales are counts, if the plan says nothing else."""
+        sensor, _, kind = topic.partition("_")
+        taken: Sensor = getattr(self, sensor)
+        if kind == "truth":
+            return UNITS[sensor]
+        scales = [math.hypot(*row) for row in taken.matrix]
+        return taken.unit or (UNITS[sensor] if all(0.5 < scale < 2 for scale in scales) else "counts")
 
     @property
     def counts(self) -> list[int]:

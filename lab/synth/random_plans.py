@@ -17,7 +17,7 @@ import numpy as np
 
 from kymo.lab.synth.files import experiment_of, labels_of, write_json
 from kymo.lab.synth.mcap_file import write_mcap
-from kymo.lab.synth.plan import LEVELS, STRENGTHS
+from kymo.lab.synth.plan import DRAWN, LEVELS, STRENGTHS
 from kymo.lab.synth.simulate import Synthesis, simulate
 from kymo.streams.errors import PlanError
 
@@ -45,6 +45,8 @@ class RandomPlans:
         Strength of the undisturbed field.
     distortion : float
         Length of the vector ``world_*`` as a share of the field; its direction is drawn evenly on the sphere. Of it, low has 20 %.
+    strengths : bool
+        Draw ``magnetic_distortion`` instead, as the published training plans do: 0.2 to 1.0 for low, 1.5 to 2.5 for high.
     mag_noise_microtesla : float
         Standard deviation of a magnetometer's sample, an axis.
     acc_noise : float
@@ -63,6 +65,7 @@ class RandomPlans:
     most_turn_degrees: float = 180.0
     field_microtesla: float = 50.0
     distortion: float = 0.3
+    strengths: bool = False
     mag_noise_microtesla: float = 0.4
     acc_noise: float = 1.5e-4
     gyro_noise: float = 1.7e-4
@@ -97,24 +100,31 @@ def random_plan(like: RandomPlans, number: int, seed: int = 0) -> dict[str, Any]
     segments = []
     for which, place in enumerate(order.permutation(len(kinds))):
         turn = motion.uniform(-like.most_turn_degrees, like.most_turn_degrees, 3)
-        vector = like.distortion * _on_sphere(distortion, 3)
-        segments.append(_segment(which, kinds[place], turn, vector))
+        segments.append(_segment(which, kinds[place], turn, _distorted(like, kinds[place][1], distortion)))
     return {"initialization": _initialization(like, start), "segments": segments}
 
 
-def _segment(number: int, kind: tuple[float, str], turn: Any, vector: Any) -> dict[str, Any]:
+def _distorted(like: RandomPlans, level: str, random: Random) -> dict[str, Any]:
+    """The members of a segment that say its distortion."""
+    if like.strengths:
+        return {"magnetic_distortion": float(random.uniform(*DRAWN[level])), "mag_distortion": {"level": level}}
+    vector = like.distortion * _on_sphere(random, 3)
+    world = {f"world_{axis}": float(value) for axis, value in zip("xyz", vector, strict=True)}
+    return {
+        "magnetic_distortion": STRENGTHS[level],
+        "mag_distortion": {"level": level} | (world if level != "none" else {}),
+    }
+
+
+def _segment(number: int, kind: tuple[float, str], turn: Any, distorted: dict[str, Any]) -> dict[str, Any]:
     duration_s, level = kind
-    distortion: dict[str, Any] = {"level": level}
-    if level != "none":
-        distortion |= {f"world_{axis}": float(value) for axis, value in zip("xyz", vector, strict=True)}
     return {
         "name": f"segment{number + 1}-{level}",
         "duration_s": duration_s,
         "rotation_rpy_degrees": {
             name: float(angle) for name, angle in zip(("roll", "pitch", "yaw"), np.round(turn, 3), strict=True)
         },
-        "magnetic_distortion": STRENGTHS[level],
-        "mag_distortion": distortion,
+        **distorted,
     }
 
 
@@ -199,7 +209,7 @@ def synth_random(
         write_json(folder / labels, labels_of(recording, labels))
         write_mcap(recording, home / f"{name}.mcap")
         experiments.append(folder / f"{name}.experiment.json")
-        write_json(experiments[-1], experiment_of(recording, name, [labels]))
+        write_json(experiments[-1], experiment_of(recording, name, name, [labels]))
         if progress is not None:
             progress(len(experiments), count)
     return experiments

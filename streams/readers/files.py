@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -212,6 +213,41 @@ def _check_suffix(path: str, suffix: str, suffixes: Sequence[str]) -> None:
         raise SourceError(f"cannot read {suffix or 'a file without suffix'}; known are {known}", path)
 
 
+def _anything(_: Any) -> bool:
+    return True
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_level(value: Any) -> bool:
+    return value in ("none", "low", "high")
+
+
+def _number(least: float, most: float) -> tuple[Callable[[Any], bool], str]:
+    def right(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+    return right, f"a number from {least:g} to {most:g}"
+
+
+#: Of an experiment's members: what their values are, and in words.
+_MEMBERS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "description": (_is_text, "a text"),
+    "metadata.classification_type": (_is_text, "a text, the key of the labels"),
+    "metadata.sample_rate": _number(1e-9, 1e9),
+    "metadata.total_duration_s": _number(0, 1e9),
+    "segments.duration_s": _number(0, 1e9),
+    "segments.magnetic_distortion": _number(0, 1e30),
+    "segments.mag_distortion.level": (_is_level, "none, low or high"),
+    "metadata.distortion_levels": (
+        lambda value: isinstance(value, list) and all(map(_is_level, value)),
+        "a list of none, low, high",
+    ),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Experiment:
     """What an experiment JSON says."""
@@ -257,7 +293,26 @@ def load_experiment(path: str | Path) -> Experiment:
         raise SourceError(f"`dirname` is {brief(repr(dirname))}, expected a folder's name", text)
     if not isinstance(segments, list) or not all(isinstance(segment, dict) for segment in segments):
         raise SourceError("`segments` is no list of objects", text)
+    _check_members(content, text)
     return Experiment(text, dirname, tuple(_label_files(content, text)), tuple(segments), content)
+
+
+def _check_members(content: Mapping[str, Any], path: str) -> None:
+    """Refuse members that say what they cannot; those that are not known are left as they are."""
+    metadata = content.get("metadata", {})
+    if not isinstance(metadata, dict):
+        raise SourceError(f"`metadata` is {brief(repr(metadata))}, expected an object", path)
+    members = [("description", content.get("description", ""))]
+    members += [(f"metadata.{name}", value) for name, value in metadata.items()]
+    for i, segment in enumerate(content.get("segments", [])):
+        distortion = segment.get("mag_distortion")
+        inner = {"level": distortion["level"]} if isinstance(distortion, dict) and "level" in distortion else {}
+        members += [(f"segments[{i}].{name}", value) for name, value in segment.items()]
+        members += [(f"segments[{i}].mag_distortion.{name}", value) for name, value in inner.items()]
+    for name, value in members:
+        right, expected = _MEMBERS.get(re.sub(r"\[\d+\]", "", name), (_anything, ""))
+        if not right(value):
+            raise SourceError(f"`{name}` is {brief(repr(value))}, expected {expected}", path)
 
 
 def _label_files(content: Mapping[str, Any], path: str) -> Iterator[str]:

@@ -50,6 +50,8 @@ def read_mcap(file: File, options: ReadOptions) -> Iterator[Recording]:
     yield from chunk_sessions(content, options, metadata, file.path, notes)
     if content.topics and not (content.chunks and options.inputs):
         session = options.session_name or file.session
+        for topic in content.topics.values():
+            topic.unit = metadata.get(f"units.{topic.name}", "")
         streams, stream_notes = _topic_streams(content.topics, session, options, file.path)
         labels = content.labels.get(session, [])
         yield Recording(session, streams, labels, None, dict(metadata), file.path, [*notes, *stream_notes])
@@ -197,6 +199,7 @@ class JsonTopic:
     """The messages of one topic."""
 
     def __init__(self, name: str, schema: bytes, path: str) -> None:
+        self.name, self.unit = name, ""  # of all values, where the file says it
         self.stream = " ".join(name.split()).strip("/").replace("/", ".") or "sensor"
         self._path, self._schema = path, schema
         self._times: list[int] = []
@@ -314,7 +317,10 @@ def _stream(
         sum(len(before.channels) for before in topics[: topics.index(topic)]) + topic.channels.index(channel)
         for topic, channel, _ in sources
     ]
-    fmt = signal_format(item.stream, tuple(name for _, _, name in sources), fitted.rate, "float64", item.units)
+    units = tuple(topic.unit for topic, _, _ in sources)
+    if not any(units):
+        units = item.units
+    fmt = signal_format(item.stream, tuple(name for _, _, name in sources), fitted.rate, "float64", units)
     data = np.ascontiguousarray(values[:, columns])
     notes = fitted.notes
     bad = np.flatnonzero(~np.isfinite(data).all(axis=1))
