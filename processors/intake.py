@@ -10,7 +10,6 @@ as from the whole chain.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,53 +22,9 @@ from numpy.typing import NDArray
 from kymo.processors.spec import Spec, Stage, chain_digest, only, pack, unpack
 from kymo.streams.chunk import Array, Chunk, Format, Header
 from kymo.streams.errors import FormatError
+from kymo.streams.units import factor
 
 _GAPS_KEPT = 64  # gaps remembered per session to tell a late chunk from a duplicate
-#: Quantity and factor to its SI unit. The standard gravity and the gauss are exact by definition.
-_UNITS: dict[str, tuple[str, float]] = {
-    "m/s^2": ("acceleration", 1.0),
-    "m/s2": ("acceleration", 1.0),
-    "m/s²": ("acceleration", 1.0),
-    "g": ("acceleration", 9.80665),
-    "mg": ("acceleration", 9.80665e-3),
-    "rad/s": ("angular rate", 1.0),
-    "deg/s": ("angular rate", math.pi / 180),
-    "dps": ("angular rate", math.pi / 180),
-    "°/s": ("angular rate", math.pi / 180),
-    "T": ("magnetic flux density", 1.0),
-    "mT": ("magnetic flux density", 1e-3),
-    "uT": ("magnetic flux density", 1e-6),
-    "µT": ("magnetic flux density", 1e-6),
-    "nT": ("magnetic flux density", 1e-9),
-    "field": ("magnetic flux density", 50e-6),  # the undisturbed field of a motion plan
-    "gauss": ("magnetic flux density", 1e-4),
-    "S": ("conductance", 1.0),
-    "uS": ("conductance", 1e-6),
-    "µS": ("conductance", 1e-6),
-    "m": ("length", 1.0),
-    "mm": ("length", 1e-3),
-    "cm": ("length", 1e-2),
-    "s": ("time", 1.0),
-    "ms": ("time", 1e-3),
-    "V": ("voltage", 1.0),
-    "mV": ("voltage", 1e-3),
-}
-
-
-def factor(unit: str, target: str) -> float:
-    """What to multiply a value in `unit` with to have it in `target`.
-
-    Examples
-    --------
-    >>> factor("g", "m/s^2"), factor("odd", "odd")
-    (9.80665, 1.0)
-    """
-    if unit == target or not unit or not target:
-        return 1.0
-    (quantity, size), (target_quantity, target_size) = _UNITS.get(unit, ("", 1.0)), _UNITS.get(target, ("", 1.0))
-    if not quantity or quantity != target_quantity:
-        raise FormatError(f"unit {unit!r} cannot be converted to {target!r}")
-    return size / target_size
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class InputOptions:
     # samples per second; 0 for an irregular stream, None to take it from the file's times
     rate_hz: Fraction | None = None
     units: tuple[str, ...] = ()  # one a channel, or empty where unknown
+    takes: tuple[str, ...] = ()  # units into which those that a file says are converted, one a channel; empty for none
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2
 from mcap.reader import make_reader
 from mcap.writer import Writer
 from mcap_files import FOREIGN, HEADER, Message, chunk, error_of, mcap, needs_foreign, one, sample
 
+import kymo
 from kymo.streams.chunk import Header, signal_format
 from kymo.streams.readers import read
 from kymo.streams.recording import InputOptions, ReadOptions
@@ -65,7 +68,7 @@ def test_own_chunks_become_sessions(tmp_path: Path) -> None:
         ("kymo.labels", "json", "Label", 0, json.dumps(label).encode()),
         ("kymo.labels", "json", "Label", 1, json.dumps(better).encode()),
         ("kymo.sessions", "json", "Session", 0, json.dumps(record).encode()),
-        ("kymo.events", "json", "Event", 0, b'{"id": "e"}'),
+        ("kymo.events", "json", "Event", 0, b'{"id": "e", "probability": 0.5}'),
         ("/imu", "cdr", "sensor_msgs/msg/Imu", 0, b"\x00"),
         ("/imu", "cdr", "sensor_msgs/msg/Imu", 1, b"\x00"),
         ("kymo.sensor", "protobuf", "kymo.Chunk", 9, b"junk"),
@@ -80,7 +83,7 @@ def test_own_chunks_become_sessions(tmp_path: Path) -> None:
     assert [entry.label for entry in first.labels] == ["walk"]
     assert (second.session, second.streams[0].count, second.notes) == ("s2", 4, first.notes[:4])
     assert first.notes == [
-        "1 message not read: JSON without `values` on kymo.events",
+        "1 message not read: JSON without numbers on kymo.events",
         "2 messages not read: cdr on /imu",
         "1 message not read: derived stream spectrogram, made again from the raw one",
         "1 message not read: undecodable Chunk on kymo.sensor",
@@ -105,7 +108,7 @@ def test_own_chunks_become_sessions(tmp_path: Path) -> None:
         (
             [("acc", "json", "e", 0, b"{"), ("/i", "cdr", "e2", 0, b"")],
             (
-                "holds no Chunk messages and no JSON messages with `values`; 1 message not read: broken JSON on acc; "
+                "holds no Chunk messages and no messages with numbers; 1 message not read: broken JSON on acc; "
                 "1 message not read: cdr on /i"
             ),
         ),
@@ -125,6 +128,141 @@ def test_times_and_names_of_topics(tmp_path: Path) -> None:
     assert np.isnan(stream.data[:, 3]).all()
     assert "q.left: 1 gap, 1 sample (0.1 s) missing, first before message 5" in recording.notes
     assert "q.left: 9 samples with missing values, first at index 0" in recording.notes
+
+
+Stamp = Callable[[int], object]  # of a sample's time, ns
+
+
+@pytest.mark.parametrize(
+    ("stamp", "log_ns", "note"),
+    [
+        (lambda at: {"timestamp": at // 1000}, lambda at: at, "read as µs, in which they run as the log does"),
+        (lambda at: {"timestamp": at / 1e9}, lambda at: at + 10**18, "read as s, in which they run as the log does"),
+        (lambda at: {"ts": at // 10**6}, lambda at: at, "read as ms, in which they run as the log does"),
+        (lambda at: {"timestamp": at // 10**6}, lambda at: at // 10**6, "`timestamp` is read as ms by its steps (20"),
+        (lambda at: {"timestamp": at // 1000}, lambda at: 0, "`timestamp` is read as µs by its steps (20000"),
+        (lambda at: {"timestamp": {"sec": at // 10**9, "nsec": at % 10**9}}, lambda at: 0, ""),
+        (lambda at: {"header": {"stamp": {"sec": at // 10**9, "nanosec": at % 10**9}}}, lambda at: 0, ""),
+        (lambda at: {"stamp": f"1970-01-01T00:00:0{at // 10**9}.{at % 10**9:09}Z"}, lambda at: 0, ""),
+        (lambda at: {}, lambda at: at // 10**6, "`timestamp` is read as ms by its steps (20"),
+        (lambda at: {}, lambda at: at, ""),
+        (lambda at: {"timestamp": at + 7}, lambda at: at * 100, ""),  # replayed slower than it was taken
+    ],
+)
+def test_the_unit_of_a_messages_own_time(tmp_path: Path, stamp: Stamp, log_ns: Callable[[int], int], note: str) -> None:
+    times = [k * 20_000_000 for k in range(100)]
+    recording = one(mcap(tmp_path / "x.mcap", [sample("acc", log_ns(at), [1.0], **stamp(at)) for at in times]))
+    (stream,) = recording.streams
+    assert (stream.header.format.rate, stream.count, len(stream.pieces)) == (50, 100, 1)
+    assert [text for text in recording.notes if note in text and note] == [
+        text for text in recording.notes if "read" in text
+    ]
+
+
+@pytest.mark.parametrize(
+    ("matrix", "unit", "records", "said", "why"),
+    [
+        (0.00053, None, True, "counts", "`imu` mag_raw.x: unit 'counts' cannot be converted to 'field'"),
+        (0.02, "µT", True, "field", None),  # µT as the file has them, in the recipe's unit
+        (1.0, None, True, "field", None),
+        # As the published tool writes it: beside the truth.
+        (0.00053, None, False, "counts", "`imu` mag_raw.x: unit 'counts' cannot be converted to 'field'"),
+        (1.0, None, False, "", None),
+    ],
+)
+def test_units_travel_with_the_file_and_are_compared(
+    tmp_path: Path, matrix: float, unit: str | None, records: bool, said: str, why: str | None
+) -> None:
+    calibration = {"matrix": (np.eye(3) * matrix).tolist()} | ({"unit": unit} if unit else {})
+    written = {
+        "initialization": {"sample_rate": 100, "mag": {"calibration": calibration}},
+        "segments": [{"duration_s": 4, "rotation_rpy_degrees": {"yaw": 90}}],
+    }
+    path, recipe = tmp_path / "x.mcap", kymo.load_recipe("magnetic")
+    kymo.synth(written, path)
+    if not records:
+        with path.open("rb") as file:
+            found = [(c.topic, "json", "e", m.log_time, m.data) for _, c, m in make_reader(file).iter_messages()]
+        mcap(path, found)
+    (stream,) = one(path, recipe.read_options()).streams
+    assert {
+        u for c, u in zip(stream.header.format.channels, stream.header.format.units, strict=False) if "mag" in c
+    } <= {said}
+    assert recipe.matches(stream.header.format) == why
+    if not why:
+        np.testing.assert_allclose(np.linalg.norm(stream.data[:, 6:], axis=1), 1.0)
+
+
+def test_the_time_of_publishing_counts_where_the_log_has_one_time(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    writer = Writer(out)
+    writer.start()
+    channel = writer.register_channel("acc", "json", writer.register_schema("e", "jsonschema", b""))
+    for k in range(50):
+        writer.add_message(channel, 5, b'{"values": [1]}', k * 20_000_000)
+    writer.finish()
+    path = tmp_path / "x.mcap"
+    path.write_bytes(out.getvalue())
+    assert one(path).streams[0].header.format.rate == 50
+
+
+def test_messages_of_numbers_by_name(tmp_path: Path) -> None:
+    def message(k: int) -> Message:
+        stamp = {"sec": 1_700_000_000 + k // 50, "nsec": k % 50 * 20_000_000}
+        value = {"timestamp": stamp, "frame_id": "phone", "linear_acceleration": {"x": k, "y": -k}, "gyro": [0.5, k]}
+        return "imu", "json", "custom.Imu", k * 20_000_000, json.dumps(value | ({"x": 1} if k == 3 else {})).encode()
+
+    log = ("log", "json", "foxglove.Log", 0, b'{"level": 2, "message": "hello", "line": 0}')
+    path = mcap(tmp_path / "x.mcap", [log, *map(message, range(100))])
+    recording = one(path)
+    (stream,) = recording.streams
+    channels = ("linear_acceleration.x", "linear_acceleration.y", "gyro[0]", "gyro[1]")
+    assert (stream.header.format.channels, stream.header.origin_ns) == (channels, 1_700_000_000 * 10**9)
+    np.testing.assert_array_equal(stream.data[7], [7, -7, 0.5, 7])
+    assert "imu: 1 message with further numbers, which are left out" in recording.notes
+    assert "1 message not read: JSON without numbers on log" in recording.notes
+    options = ReadOptions(inputs=(InputOptions("all", ("imu.gyro[1]", "imu.linear_acceleration.x"), Fraction(50)),))
+    np.testing.assert_array_equal(one(path, options).streams[0].data[7], [7, 7])
+
+
+def test_protobuf_messages_of_others(tmp_path: Path) -> None:
+    point = descriptor_pb2.FileDescriptorProto(name="imu.proto", package="rig", syntax="proto3")
+    point.dependency.append("google/protobuf/timestamp.proto")
+    vector, imu = point.message_type.add(name="Vector"), point.message_type.add(name="Imu")
+    for number, name in enumerate("xyz", 1):
+        vector.field.add(name=name, number=number, type=1, label=1)
+    imu.field.add(name="timestamp", number=1, type=11, label=1, type_name=".google.protobuf.Timestamp")
+    imu.field.add(name="acceleration", number=2, type=11, label=1, type_name=".rig.Vector")
+    imu.field.add(name="place", number=3, type=9, label=1)
+    stamps = descriptor_pb2.FileDescriptorProto.FromString(timestamp_pb2.DESCRIPTOR.serialized_pb)
+    files = descriptor_pb2.FileDescriptorSet(file=[stamps, point])
+    pool = descriptor_pool.DescriptorPool()
+    for file in files.file:
+        pool.Add(file)
+    kind = message_factory.GetMessageClass(pool.FindMessageTypeByName("rig.Imu"))
+    out = io.BytesIO()
+    writer = Writer(out)
+    writer.start()
+    channel = writer.register_channel(
+        "/imu", "protobuf", writer.register_schema("rig.Imu", "protobuf", files.SerializeToString())
+    )
+    foreign = writer.register_channel(
+        "/odd", "protobuf", writer.register_schema("rig.Odd", "protobuf", b"no descriptor")
+    )
+    writer.add_message(foreign, 0, b"\x08\x01", 0)
+    for k in range(100):
+        stamp = {"seconds": 1_700_000_000 + k // 50, "nanos": k % 50 * 20_000_000}
+        data = kind(timestamp=stamp, acceleration={"x": k / 4, "z": -9.5}, place="wrist").SerializeToString()
+        writer.add_message(channel, k, data, k)
+    writer.finish()
+    path = tmp_path / "x.mcap"
+    path.write_bytes(out.getvalue())
+    recording = one(path)
+    (stream,) = recording.streams
+    assert (stream.header.format.stream, stream.header.format.rate) == ("imu", 50)
+    assert stream.header.format.channels == ("acceleration.x", "acceleration.y", "acceleration.z")
+    np.testing.assert_array_equal(stream.data[10], [2.5, 0.0, -9.5])
+    assert recording.notes[0] == "1 message not read: protobuf on /odd"
 
 
 def test_topics_whose_times_differ_are_put_on_one_grid(tmp_path: Path) -> None:

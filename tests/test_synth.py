@@ -164,7 +164,8 @@ def test_the_index_leads_to_messages_by_time_and_topic(tmp_path: Path) -> None:
         schema = reader.get_summary().schemas[1]  # type: ignore[union-attr]
         assert {record.name: dict(record.metadata) for record in reader.iter_metadata()} == {
             "synthetic": {"generated_by": "kymo synth", "seed": "0"},
-            "units": {
+            "units": {"timestamp": "ns"}
+            | {
                 f"{sensor}_{kind}": unit
                 for sensor, unit in (("mag", "field"), ("acc", "g"), ("gyro", "rad/s"))
                 for kind in ("truth", "raw")

@@ -10,17 +10,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.streams.chunk import NS
 from kymo.streams.errors import MessageError, SourceError
 from kymo.streams.messages import read_json
 from kymo.streams.readers.columns import no_such_name
 from kymo.streams.readers.files import find
-from kymo.streams.readers.mcap_file import JsonTopic
 from kymo.streams.readers.mcap_scan import Scan
+from kymo.streams.readers.mcap_topics import TopicSamples, is_sample
+from kymo.streams.words import NS
 
 SUFFIXES = (".mcap",)
 #: A step of more than so many usual ones lacks a sample.
@@ -81,17 +82,17 @@ def topic_arrays(path: str | Path, topics: Sequence[str] | None = None) -> dict[
         If it is no MCAP, a topic is not there, or messages of a topic do not belong together.
     """
     (file,) = find([path], SUFFIXES, ())
-    by_topic: dict[str, JsonTopic] = {}
+    by_topic: dict[str, TopicSamples] = {}
     with file.open() as raw:
         scan = Scan(raw, str(path))
         for schema, channel, message in scan.messages():
             if channel.message_encoding != "json" or (topics is not None and channel.topic not in topics):
                 continue
             value = _parsed(message.data)
-            if isinstance(value, dict) and isinstance(value.get("values"), list):
+            if is_sample(schema, value):
                 if channel.topic not in by_topic:
-                    by_topic[channel.topic] = JsonTopic(channel.topic, schema.data if schema else b"", str(path))
-                by_topic[channel.topic].add(value, message.log_time)
+                    by_topic[channel.topic] = TopicSamples(channel.topic, schema, str(path))
+                by_topic[channel.topic].add(value, message)
     out = {name: _array(name, topic) for name, topic in by_topic.items()}
     for channel, _ in scan.channels.values():
         if channel.message_encoding == "json" if topics is None else channel.topic in topics:
@@ -105,14 +106,14 @@ def topic_arrays(path: str | Path, topics: Sequence[str] | None = None) -> dict[
     return out
 
 
-def _parsed(data: bytes) -> object:
+def _parsed(data: bytes) -> Any:
     try:
         return read_json(data, numbers=False)
     except MessageError:
         return None
 
 
-def _array(name: str, topic: JsonTopic) -> TopicArray:
+def _array(name: str, topic: TopicSamples) -> TopicArray:
     times, values = topic.times_ns, np.asarray(topic.values, np.float64)
     if len(times) > 1 and (np.diff(times) < 0).any():
         order = np.argsort(times, kind="stable")

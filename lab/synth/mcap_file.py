@@ -95,7 +95,8 @@ def _write(recording: Synthesis, out: IO[bytes], progress: Progress) -> None:
         if waiting is not None:
             file.chunk(waiting.result())
     file.metadata("synthetic", {"generated_by": GENERATED_BY, "seed": str(recording.seed)})
-    file.metadata("units", {topic: recording.plan.unit(topic) for topic in ORDER if topic != "pose_truth"})
+    units = {topic: recording.plan.unit(topic) for topic in ORDER if topic != "pose_truth"}
+    file.metadata("units", {"timestamp": "ns"} | units)
     file.finish()
     progress(total, total)
 

@@ -7,13 +7,15 @@ recipe fails when it is loaded. Times stand in seconds, rates in hertz; windows 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kymo.processors.chain import Chain
-from kymo.processors.intake import Intake, factor, fill_lengths
+from kymo.processors.intake import Intake, fill_lengths
 from kymo.processors.recipe.compile import RecipeSteps, compile_chain, read_step
 from kymo.processors.recipe.tables import (
     HeadTable,
@@ -32,11 +34,13 @@ from kymo.processors.recipe.tables import (
 )
 from kymo.processors.recipe.toml import Document, Table, toml_value
 from kymo.processors.registry import nearest
+from kymo.processors.steps.maps import Scale
 from kymo.processors.windows import Windows
 from kymo.streams.chunk import Format, signal_format
 from kymo.streams.errors import FormatError, RecipeError
 from kymo.streams.files import RULE, is_file_name
 from kymo.streams.recording import InputOptions, LabelOptions, ReadOptions
+from kymo.streams.units import factor, unit_times
 
 _TABLES = ("name", "source", "input", "steps", "window", "model", "labels", "heads", "train", "alerts")
 #: Where recipes without a path are looked for: the current folder first, then those that come with Kymo.
@@ -93,6 +97,7 @@ class Recipe:
     def read_options(self) -> ReadOptions:
         """How files become this recipe's sessions."""
         inputs = tuple(InputOptions(i.stream, i.channels, i.rate_hz, i.units) for i in self.inputs)
+        inputs = (replace(inputs[0], takes=self.taken_units), *inputs[1:])
         return ReadOptions(
             inputs=inputs,
             session=self.source.session,
@@ -137,12 +142,24 @@ class Recipe:
         if fmt.rate != source.rate_hz:
             rate = f"{float(fmt.rate):g} Hz" if fmt.rate else "irregular"
             return f"`{fmt.stream}` is {rate}, expected {float(source.rate_hz):g} Hz"
-        for channel, unit in zip(source.channels, source.units, strict=False):
+        for channel, unit in zip(source.channels, self.taken_units if fmt.units else (), strict=False):
+            given = fmt.units[fmt.channels.index(channel)]
             try:
-                factor(fmt.units[fmt.channels.index(channel)] if fmt.units else "", unit)
+                size = factor(given, unit)
             except FormatError as error:
                 return f"`{fmt.stream}` {channel}: {error}"
+            if size != 1 and not source.units:
+                return f"`{fmt.stream}` {channel} is in {given}, expected {unit}; [[input]] units would convert it"
         return None
+
+    @property
+    def taken_units(self) -> tuple[str, ...]:
+        """Units of the raw channels: those of ``[[input]]``, else of what a first step ``scale`` makes its units; empty where unknown."""
+        source, first = self.inputs[0], self.chain.specs[1] if len(self.chain.specs) > 1 else None
+        if source.units or not isinstance(first, Scale) or not first.units or np.any(first.offset):
+            return source.units
+        sizes = np.broadcast_to(first.factor, len(first.units)).tolist()
+        return tuple(unit_times(size, unit) for size, unit in zip(sizes, first.units, strict=True))
 
 
 def load_recipe(path_or_name: str | Path) -> Recipe:

@@ -1,14 +1,13 @@
-"""MCAP files. In: own Chunk messages (Protobuf), or JSON messages with `values`, one a sample. Out: Recordings, times
+"""MCAP files. In: own Chunk messages (Protobuf), or other programs' JSON and Protobuf messages, one a sample. Out: Recordings, times
 in Unix ns.
 
-Each JSON topic is a stream of its name, unless an input names channels such as ``acc_raw.x``: then the topics are put
+Each topic of another program is a stream of its name, unless an input names channels such as ``acc_raw.x``: then the topics are put
 side by side. Messages of other kinds are counted as not read.
 """
 
 from __future__ import annotations
 
-import json
-from array import array
+import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
@@ -20,19 +19,22 @@ from numpy.typing import NDArray
 
 from kymo.streams.chunk import Array, Chunk, Header, signal_format
 from kymo.streams.codec import CHUNK_SCHEMA, ChunkCodec
-from kymo.streams.errors import ChunkError, MessageError, SourceError
+from kymo.streams.errors import ChunkError, FormatError, MessageError, SourceError
 from kymo.streams.labels.labels import Label, current_labels
 from kymo.streams.messages import read_json
 from kymo.streams.readers import grid
 from kymo.streams.readers.columns import no_such_name, requested_inputs
 from kymo.streams.readers.files import File
 from kymo.streams.readers.mcap_scan import Scan
+from kymo.streams.readers.mcap_topics import ProtobufSchemas, TopicSamples, is_sample
 from kymo.streams.recording import InputOptions, ReadOptions, Recording, StreamData
 from kymo.streams.sessions import OWN_METADATA, checked_session
+from kymo.streams.topics import TABLE
+from kymo.streams.units import factor
 from kymo.streams.words import NS, brief, many
 
-_AXES = {1: ("value",), 3: ("x", "y", "z"), 4: ("w", "x", "y", "z")}
-_MAX_NS, _MAX_VALUES = 2**62, 2**16
+#: Topics of an archive whose JSON is no sample, whatever numbers it has.
+_RECORDS = {topic.name for topic in TABLE if not topic.carries.startswith("Chunk")}
 
 
 def read_mcap(file: File, options: ReadOptions) -> Iterator[Recording]:
@@ -46,23 +48,33 @@ def read_mcap(file: File, options: ReadOptions) -> Iterator[Recording]:
     # What a segment of an archive says of its offsets is nothing that a session should know.
     metadata = {name: text for name, text in scan.metadata.items() if not name.startswith("kymo.archive.")}
     if not content.chunks and not content.topics:
-        raise SourceError("; ".join(["holds no Chunk messages and no JSON messages with `values`", *notes]), file.path)
+        raise SourceError("; ".join(["holds no Chunk messages and no messages with numbers", *notes]), file.path)
     yield from chunk_sessions(content, options, metadata, file.path, notes)
     if content.topics and not (content.chunks and options.inputs):
         session = options.session_name or file.session
         for topic in content.topics.values():
-            topic.unit = metadata.get(f"units.{topic.name}", "")
-        streams, stream_notes = _topic_streams(content.topics, session, options, file.path)
+            topic.unit = metadata.get(f"units.{topic.name}", _unit_beside_truth(topic, content.topics))
+        sure = metadata.get("units.timestamp") == "ns"
+        streams, stream_notes = _topic_streams(content.topics, session, options, file.path, sure)
         labels = content.labels.get(session, [])
         yield Recording(session, streams, labels, None, dict(metadata), file.path, [*notes, *stream_notes])
+
+
+def _unit_beside_truth(raw: TopicSamples, topics: Mapping[str, TopicSamples]) -> str:
+    """``counts`` for raw numbers of another size than the measurement that stands beside them; empty where nothing is known."""
+    truth = topics.get(f"{raw.name.removesuffix('_raw')}_truth") if raw.name.endswith("_raw") else None
+    lengths = [float(np.linalg.norm(topic.first)) for topic in (raw, truth) if topic is not None]
+    alike = len(lengths) < 2 or min(lengths) == 0 or 0.5 < lengths[0] / lengths[1] < 2
+    return "" if alike else "counts"
 
 
 def _requested_streams(options: ReadOptions) -> set[str] | None:
     """Streams that the recipe's inputs name, themselves or by ``stream.channel``; None where there are no inputs."""
     if not options.inputs:
         return None
-    channels = {name.rpartition(".")[0] for item in options.inputs for name in item.channels}
-    return channels | {item.stream for item in options.inputs} | {str(options.stream_name)}
+    parts = [name.split(".") for item in options.inputs for name in item.channels]
+    topics = {".".join(words[:i]) for words in parts for i in range(1, len(words))}
+    return topics | {item.stream for item in options.inputs} | {str(options.stream_name)}
 
 
 class SortedMessages:
@@ -70,9 +82,10 @@ class SortedMessages:
 
     def __init__(self, path: str, *, as_arrived: bool = False, requested: set[str] | None = None) -> None:
         self._path, self._codec, self._requested = path, ChunkCodec(), requested
+        self._protobuf = ProtobufSchemas()
         self._ends: dict[Header, int] | None = {} if as_arrived else None
         self.chunks: dict[Header, list[Chunk]] = {}  # raw chunks by their header
-        self.topics: dict[str, JsonTopic] = {}  # JSON topics with `values`
+        self.topics: dict[str, TopicSamples] = {}  # those of other programs
         self.labels: dict[str, list[Label]] = {}  # by session
         self.records: dict[str, dict[str, Any]] = {}  # what is known of each session
         self._unread: Counter[str] = Counter()
@@ -81,8 +94,8 @@ class SortedMessages:
         """One message."""
         if schema is not None and schema.name == CHUNK_SCHEMA and channel.message_encoding == "protobuf":
             self.add_chunk(channel.topic, bytes(message.data))
-        elif channel.message_encoding == "json":
-            self._add_json_message(schema, channel, message)
+        elif channel.message_encoding in ("json", "protobuf"):
+            self._add_sample(schema, channel, message)
         else:
             self._unread[f"{channel.message_encoding or 'unnamed encoding'} on {channel.topic}"] += 1
 
@@ -106,23 +119,27 @@ class SortedMessages:
                 self._ends[chunk.header] = chunk.end_index
             self.chunks.setdefault(chunk.header, []).append(chunk)
 
-    def _add_json_message(self, schema: Schema | None, channel: Channel, message: Message) -> None:
+    def _add_sample(self, schema: Schema | None, channel: Channel, message: Message) -> None:
         topic = self.topics.get(channel.topic)
         if topic is not None and self._requested is not None and topic.stream not in self._requested:
             return  # most of the time that a file takes goes into its JSON
+        json, value = channel.message_encoding == "json", None
         try:
-            value = read_json(message.data, numbers=False)
+            if json:
+                value = read_json(message.data, numbers=False)
+            elif schema is not None:
+                value = self._protobuf.decode(schema, message.data)
         except MessageError:
             self._unread[f"broken JSON on {channel.topic}"] += 1
             return
-        if isinstance(value, dict) and isinstance(value.get("values"), list):
-            if topic is None:
-                topic = self.topics[channel.topic] = JsonTopic(
-                    channel.topic, schema.data if schema else b"", self._path
-                )
-            topic.add(value, message.log_time)
-        elif not self.add_record(channel.topic, value):
-            self._unread[f"JSON without `values` on {channel.topic}"] += 1
+        if json and self.add_record(channel.topic, value):
+            return
+        if channel.topic.rpartition(".")[2] in _RECORDS or not is_sample(schema, value):
+            self._unread[f"{'JSON without numbers' if json else 'protobuf'} on {channel.topic}"] += 1
+            return
+        if topic is None:
+            topic = self.topics[channel.topic] = TopicSamples(channel.topic, schema, self._path)
+        topic.add(value, message)
 
     def add_record(self, topic: str, value: Any) -> bool:
         """A label or a session's metadata; false if it is something else."""
@@ -195,67 +212,10 @@ def _joined(header: Header, chunks: list[Chunk], notes: list[str]) -> StreamData
     )
 
 
-class JsonTopic:
-    """The messages of one topic."""
-
-    def __init__(self, name: str, schema: bytes, path: str) -> None:
-        self.name, self.unit = name, ""  # of all values, where the file says it
-        self.stream = " ".join(name.split()).strip("/").replace("/", ".") or "sensor"
-        self._path, self._schema = path, schema
-        self._times: list[int] = []
-        self._values: list[array[float]] = []
-
-    def add(self, message: Mapping[str, Any], log_ns: int) -> None:
-        """One message; its own `timestamp` counts, else the time at which it was logged."""
-        values = message["values"]
-        number = len(self._values) + 1
-        if not 0 < len(values) <= _MAX_VALUES or (self._values and len(values) != len(self._values[0])):
-            expected = len(self._values[0]) if self._values else f"1 to {_MAX_VALUES}"
-            raise SourceError(f"{self.stream}, message {number}: {len(values)} values, expected {expected}", self._path)
-        numbers = [float("nan") if value is None else value for value in values]
-        for value in numbers:
-            if type(value) not in (int, float):
-                raise SourceError(
-                    f"{self.stream}, message {number}: {brief(repr(value))} among the values, expected a number",
-                    self._path,
-                )
-        time = message.get("timestamp", log_ns)
-        if type(time) is not int or not -_MAX_NS < time < _MAX_NS:
-            raise SourceError(
-                f"{self.stream}, message {number}: timestamp {brief(repr(time))}, expected whole ns", self._path
-            )
-        self._times.append(time)
-        try:
-            self._values.append(array("d", numbers))
-        except OverflowError:
-            raise SourceError(
-                f"{self.stream}, message {number}: a value is too large for a float64", self._path
-            ) from None
-
-    @property
-    def times_ns(self) -> NDArray[np.int64]:
-        """``(n,)``."""
-        return np.array(self._times, np.int64)
-
-    @property
-    def values(self) -> Array:
-        """``(n, channels)`` float64."""
-        return np.array(self._values, np.float64)
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """Names of the values: the schema's titles, else x, y, z for three, w, x, y, z for four, else v0, v1 …"""
-        count = len(self._values[0])
-        titles = _titles(self._schema)
-        if len(titles) == count and len(set(titles)) == count:
-            return titles
-        return _AXES.get(count, tuple(f"v{i}" for i in range(count)))
-
-
 def _topic_streams(
-    topics: Mapping[str, JsonTopic], session: str, options: ReadOptions, path: str
+    topics: Mapping[str, TopicSamples], session: str, options: ReadOptions, path: str, sure: bool
 ) -> tuple[list[StreamData], list[str]]:
-    """Streams of JSON topics, as the recipe asks for them; without a recipe one a topic."""
+    """Streams of topics, as the recipe asks for them; without a recipe one a topic. Whether times are `sure` to be ns, the file says."""
     by_stream = {topic.stream: topic for topic in topics.values()}
     inputs = requested_inputs(options, path)
     notes: list[str] = []
@@ -265,6 +225,8 @@ def _topic_streams(
         if sources is None:
             notes.append(f"no topic of stream `{item.stream}`: read without it")
             continue
+        for topic in dict.fromkeys(topic for topic, _, _ in sources):
+            notes += [f"{topic.stream}: {note}" for note in topic.settle(item.rate_hz, sure)]
         stream, stream_notes = _stream(item, sources, session, path)
         streams.append(stream)
         notes += [f"{item.stream}: {note}" for note in stream_notes]
@@ -275,15 +237,15 @@ def _topic_streams(
     return streams, notes
 
 
-def _all_channels(by_stream: Mapping[str, JsonTopic]) -> list[str]:
+def _all_channels(by_stream: Mapping[str, TopicSamples]) -> list[str]:
     return [f"{name}.{channel}" for name, topic in by_stream.items() for channel in topic.channels]
 
 
 def _sources(
-    item: InputOptions, by_stream: Mapping[str, JsonTopic], path: str
-) -> list[tuple[JsonTopic, str, str]] | None:
+    item: InputOptions, by_stream: Mapping[str, TopicSamples], path: str
+) -> list[tuple[TopicSamples, str, str]] | None:
     """Topic, channel in it and name in the stream, of each channel of an input; None if nothing of it is in the file."""
-    split = [(name, *name.rpartition(".")[::2]) for name in item.channels]
+    split = [(name, *_topic_and_channel(name, by_stream)) for name in item.channels]
     if any(stream in by_stream for _, stream, _ in split):
         for name, stream, channel in split:
             if stream not in by_stream or channel not in by_stream[stream].channels:
@@ -298,8 +260,17 @@ def _sources(
     return [(topic, name, name) for name in item.channels or topic.channels]
 
 
+def _topic_and_channel(name: str, by_stream: Mapping[str, TopicSamples]) -> tuple[str, str]:
+    """The topic that a channel's full name begins with, and what is left; either may have dots in it."""
+    at = len(name)
+    while (at := name.rfind(".", 0, at)) > 0:
+        if name[:at] in by_stream:
+            return name[:at], name[at + 1 :]
+    return "", name
+
+
 def _stream(
-    item: InputOptions, sources: list[tuple[JsonTopic, str, str]], session: str, path: str
+    item: InputOptions, sources: list[tuple[TopicSamples, str, str]], session: str, path: str
 ) -> tuple[StreamData, list[str]]:
     topics = list(dict.fromkeys(topic for topic, _, _ in sources))
     times = [topic.times_ns for topic in topics]
@@ -317,11 +288,10 @@ def _stream(
         sum(len(before.channels) for before in topics[: topics.index(topic)]) + topic.channels.index(channel)
         for topic, channel, _ in sources
     ]
-    units = tuple(topic.unit for topic, _, _ in sources)
-    if not any(units):
-        units = item.units
+    said = tuple(topic.unit for topic, _, _ in sources)
+    sizes, units = _converted(said, item.takes or said) if any(said) else (None, item.units)
     fmt = signal_format(item.stream, tuple(name for _, _, name in sources), fitted.rate, "float64", units)
-    data = np.ascontiguousarray(values[:, columns])
+    data = np.ascontiguousarray(values[:, columns] if sizes is None else values[:, columns] * sizes)
     notes = fitted.notes
     bad = np.flatnonzero(~np.isfinite(data).all(axis=1))
     if len(bad):
@@ -331,11 +301,20 @@ def _stream(
     return StreamData.from_indexes(header, data, fitted.indexes, stamps), notes
 
 
+def _converted(said: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[Array, tuple[str, ...]]:
+    """What channels are multiplied with to be in the wanted units, and their units then: what cannot be converted stays."""
+    sizes, units = np.ones(len(said)), list(said)
+    for i, (unit, target) in enumerate(zip(said, wanted, strict=True)):
+        with contextlib.suppress(FormatError):
+            sizes[i], units[i] = factor(unit, target), target or unit
+    return sizes, tuple(units)
+
+
 def _fit(rate: Fraction | None, times: NDArray[np.int64], values: Array, path: str, stream: str) -> grid.Grid:
     return grid.fit(times, values, rate, grid.RowNumbers(path, np.arange(1, len(times) + 1), "message", stream))
 
 
-def _side_by_side(item: InputOptions, topics: list[JsonTopic], path: str) -> tuple[grid.Grid, Array]:
+def _side_by_side(item: InputOptions, topics: list[TopicSamples], path: str) -> tuple[grid.Grid, Array]:
     """Topics whose times differ, on the first one's grid, and their values; a sample that one of them lacks is NaN there."""
     grids: list[grid.Grid] = []
     for topic in topics:
@@ -361,11 +340,3 @@ def _side_by_side(item: InputOptions, topics: list[JsonTopic], path: str) -> tup
     notes.append(f"times of {names} differ: put on one grid at {float(rate):g} Hz")
     origin_ns = grids[shifts.index(earliest)].origin_ns
     return grid.Grid(rate, origin_ns, np.arange(len(every)), every - every[0], notes), values
-
-
-def _titles(schema: bytes) -> tuple[str, ...]:
-    try:
-        values = json.loads(schema)["properties"]["values"]
-        return tuple(str(item["title"]) for item in values.get("prefixItems") or values["items"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return ()
