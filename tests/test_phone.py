@@ -163,6 +163,74 @@ def test_missing_numbers_and_rows_without_any(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "log.labels.json").exists()
 
 
+def sensor_log(
+    path: Path, unit_ns: int = 1000, member: str = "ts", start_ns: int = 1_526_934_747_000, **more: Any
+) -> Path:
+    """As the published converter takes it: µs since the device started, three sensors that do not wait for each other."""
+    random = np.random.default_rng(3)
+    rows = [
+        (start_ns + 90_000_000 + k * 10_000_000 + late + int(random.integers(0, 900_000)), kind, values)
+        for k in range(500)
+        for late, kind, values in (
+            (96_975, "MAG_AUTOCAL", [14.4, 10.7, -44.1]),
+            (0, "ACCEL_AUTOCAL", [-0.15, 0.08, -0.98]),
+            (2_000_000, "GYRO_AUTOCAL", [0.001, 0.00001, -0.001]),
+            *([(1_000, "MAG_RAW", [100.0, 200.0, 300.0])] if k % 2 else []),
+            *([(0, "TEMPERATURE", [31.5])] if k % 100 == 0 else []),
+        )
+    ]
+    records: list[dict[str, Any]] = [{member: start_ns // unit_ns, "type": "START", "values": []}]
+    records += [{member: start_ns // unit_ns, "type": "TIMESTAMP_FULL", "values": [1, 2, 3]}]
+    records += [{member: at // unit_ns, "type": kind, "values": values} for at, kind, values in sorted(rows)]
+    records += [{member: (rows[-1][0] + 50_000_000) // unit_ns, "type": "STOP", "values": []}]
+    path.write_text(
+        json.dumps({"firmware": "F (848)", "deviceModel": "phone", "userLabel": "", "data": records} | more)
+    )
+    return path
+
+
+@pytest.mark.parametrize("unit_ns", [1000, 10**6, 1])
+def test_a_published_sensor_log_becomes_what_the_recipe_takes(tmp_path: Path, unit_ns: int) -> None:
+    path = sensor_log(tmp_path / "Sensor_Log_sn3360.json", unit_ns)
+    made = done(path, tmp_path / "out", "--key", "mag_distortion", "--label", "2")
+    unit = {1000: "us", 10**6: "ms", 1: "ns"}[unit_ns]
+    assert f"times are read as {unit} by their steps" in made.stderr
+    assert "1 row of TIMESTAMP_FULL without a number left out" in made.stderr
+    counts = {"acc_raw": 500, "mag_raw": 500, "gyro_raw": 500, "mag_uncalibrated": 250, "temperature": 5}
+    mcap = tmp_path / "out" / "Sensor_Log_sn3360.mcap"
+    assert {name: len(array) for name, array in topic_arrays(mcap).items()} == counts
+    metadata = mcap_summary(mcap).metadata
+    assert (metadata["phone.deviceModel"], metadata["units.mag_raw"], metadata["units.acc_raw"]) == ("phone", "µT", "g")
+    experiment = json.loads((tmp_path / "out" / "phone.experiment.json").read_text())
+    assert experiment["description"] == "Recorded sensor logs: Sensor_Log_sn3360.json"
+    assert experiment["metadata"] == {"classification_type": "mag_distortion"}
+    recipe = kymo.load_recipe("magnetic")
+    (recording,) = read([tmp_path / "out" / "phone.experiment.json"], recipe.read_options())
+    assert [label.label for label in recording.labels] == ["high"]
+    assert abs(recording.labels[0].start_ns - 1_526_934_747_000) < 10**6
+    (stream,) = recording.streams
+    assert recipe.matches(stream.header.format) is None
+    assert stream.header.format.units[-1] == "field"
+    np.testing.assert_allclose(stream.data[10, 6:], np.array([14.4, 10.7, -44.1]) / 50)
+
+
+def test_a_label_is_of_the_whole_log_without_marks(tmp_path: Path) -> None:
+    a = START_NS
+    path = write(tmp_path / "log.jsonl", row(a), row(a + 10**7), row(a + 2 * 10**7))
+    done(path, tmp_path / "out", "--key", "mag_distortion", "--label", "0", "--unit", "acc_raw=m/s^2")
+    (recording,) = read([tmp_path / "out" / "log.mcap"], ReadOptions(label_key="mag_distortion"))
+    assert [(one.start_ns, one.end_ns, one.label) for one in recording.labels] == [(a, a + 2 * 10**7 + 1, "0")]
+    assert recording.streams[0].header.format.units == ("m/s^2",) * 3
+
+
+def test_a_label_does_not_replace_what_a_mark_says(tmp_path: Path) -> None:
+    marks = [{"type": "START", "label": "1"}, {"type": "STOP"}, {"type": "START"}, {"type": "STOP"}]
+    path = write(tmp_path / "log.jsonl", *(item for n, mark in enumerate(marks) for item in (row(START_NS + n), mark)))
+    done(path, tmp_path / "out", "--label", "2")
+    labels = json.loads((tmp_path / "out" / "log.labels.json").read_text())["events"]
+    assert [event["metadata"] for event in labels] == [{"label": "1"}, {"label": "2"}]
+
+
 def test_files_named_alike_keep_apart(tmp_path: Path) -> None:
     for name in ("a/log.json", "b/log.json", "other.jsonl"):
         write_log(tmp_path / "raw" / name, "list", stretches=((1, 2, "w"),))
@@ -177,7 +245,7 @@ def test_files_named_alike_keep_apart(tmp_path: Path) -> None:
     [
         ("", "holds no sensor row: expected objects such as"),
         ("[{}", "is no JSON ("),
-        ('{"a": 1}\n{"type"', ": record 1 has no `sensor`, `type` or `name`"),
+        ('{"a": 1}\n{"type": "acc"}', ": record 1 has no `sensor`, `type` or `name`"),
         ('{"type": "acc", "timestamp": 1, "values": [1]}\n{"type"', ", row 2: is no JSON ("),
         ("[3]", ": record 1 is 3, expected an object"),
         ('[{"type": "acc", "values": [1]}]', ": record 1 has no `time`, `timestamp` or `seconds_elapsed`"),
@@ -216,6 +284,7 @@ def test_what_is_wrong_is_told_in_a_line(tmp_path: Path, text: str, said: str | 
     ("arguments", "status", "said"),
     [
         (("--topic", "nothing=x"), 1, "no sensor `nothing`; there are: acc"),
+        (("--unit", "nothing=g"), 1, "no topic `nothing` that has a unit; there are: acc_raw"),
         (("--scale", "nothing=2"), 1, "no topic `nothing` to scale; there are: acc_raw"),
         (("--scale", "acc_raw=two"), 2, "expected TOPIC=FACTOR with a number"),
         (("--topic", "acc"), 2, "'acc': expected SENSOR=TOPIC"),

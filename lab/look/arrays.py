@@ -89,7 +89,7 @@ def topic_arrays(path: str | Path, topics: Sequence[str] | None = None) -> dict[
             if channel.message_encoding != "json" or (topics is not None and channel.topic not in topics):
                 continue
             value = _parsed(message.data)
-            if is_sample(schema, value):
+            if is_sample(value, schema):
                 if channel.topic not in by_topic:
                     by_topic[channel.topic] = TopicSamples(channel.topic, schema, str(path))
                 by_topic[channel.topic].add(value, message)

@@ -182,11 +182,13 @@ def _factors(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...])
 @click.argument("raw", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--key", default="label", show_default=True, help="Name of the question that the STARTs' labels answer.")
-@click.option("--time-unit", "unit", type=click.Choice(tuple(UNITS)), help="Of times; else told by their size.")
+@click.option("--label", metavar="CLASS", help="Of marked parts that name none, and of logs without marks.")
+@click.option("--time-unit", "unit", type=click.Choice(tuple(UNITS)), help="Of times; else told by size and steps.")
 @click.option("--topic", "topics", multiple=True, callback=_pairs, metavar="SENSOR=TOPIC", help="May be repeated.")
 @click.option(
     "--scale", multiple=True, callback=_factors, metavar="TOPIC=FACTOR", help="Multiply its values; may be repeated."
 )
+@click.option("--unit", "units", multiple=True, callback=_pairs, metavar="TOPIC=UNIT", help="Such as mag_raw=µT.")
 @_JSON
 def phone(raw: Path, out: Path, as_json: bool, **choice: object) -> None:
     """Convert sensor logs of phones, JSON, to MCAP with labels JSON beside it.

@@ -10,13 +10,13 @@ class is the START's ``label``, else its ``activity``, ``name``, ``class`` or ``
 
 Any other record is a row of one sensor, which ``sensor``, ``type`` or ``name`` names:
 
-- its time is ``time`` or ``timestamp``, or ``seconds_elapsed`` if the file's first row has neither, as number or text; all rows have one
-  unit, told by the size of the first row's time (s, ms, µs or ns since 1970; or ISO 8601), if none is said. A mark's is told alike;
+- its time is ``time``, ``timestamp`` or ``ts``, or ``seconds_elapsed`` if the file's first row has none, as number or text; all rows have
+  one unit (s, ms, µs or ns; or ISO 8601), told by their size and steps if none is said. A mark has it too, or another, by its own size;
 - its numbers are ``values``, a list or an object, or else all other members that are numbers, as such or as text; null is a missing
   one. Axes are put in the order x, y, z, w; other members stay as the sensor's first row has them.
 
-An object with a list ``payload``, ``records``, ``data`` or ``samples`` stands for what is in it. A record of a sensor ``Metadata``
-says things of the recording. Rows without a number, such as notes, are left out and counted.
+An object with a list ``payload``, ``records``, ``data`` or ``samples`` stands for what is in it; what else it says, as a record of a
+sensor ``Metadata`` does, is of the recording. Rows without a number, such as notes, are left out and counted.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mcap.writer import CompressionType, Writer
 
 from kymo.lab.prepare import UNITS
@@ -38,20 +39,26 @@ from kymo.streams.errors import SourceError
 from kymo.streams.files import whole_file
 from kymo.streams.labels.labels import canonical
 from kymo.streams.readers.moments import iso_ns
-from kymo.streams.words import NS, brief, many
+from kymo.streams.readers.times import TimeColumn
+from kymo.streams.words import NS, brief, is_number, many, some
 
 SUFFIXES = (".json", ".jsonl", ".ndjson")
 #: Topics of sensors, whose names are compared without case, blanks and underscores. With gravity before without.
 TOPICS = {
-    "acc_raw": ("totalacceleration", "accelerationincludinggravity", "accelerometer", "acc"),
-    "gyro_raw": ("gyroscope", "gyro"),
-    "mag_raw": ("magnetometer", "magneticfield", "mag"),
+    "acc_raw": ("totalacceleration", "accelerationincludinggravity", "accelautocal", "accelerometer", "acc"),
+    "gyro_raw": ("gyroautocal", "gyroscope", "gyro"),
+    "mag_raw": ("magautocal", "magnetometer", "magneticfield", "mag"),
 }
+#: Units of sensors that always have the same.
+_KNOWN_UNITS = {"accelautocal": "g", "gyroautocal": "rad/s", "magautocal": "µT"}
+#: Records of a sensor's name that are none.
+_NO_SENSORS = ("TIMESTAMP_FULL",)
 EXPERIMENT = "phone.experiment.json"
 #: Class of a stretch whose START names none.
 _MARKED = "marked"
 _LISTS = ("payload", "records", "data", "samples")
-_TIMES, _ELAPSED = ("time", "timestamp"), "seconds_elapsed"
+_TIMES, _ELAPSED = ("time", "timestamp", "ts"), "seconds_elapsed"
+_FIRST_ROWS, _FEWEST_STEPS = 2_000, 10  # of which the unit of times is told
 _CLASSES = ("label", "activity", "name", "class", "text")
 _AXES = ("x", "y", "z", "w")
 _NOT_VALUES = {*_TIMES, _ELAPSED, "sensor", "type", "name", "id", "accuracy"}
@@ -68,6 +75,9 @@ class PhoneOptions:
     # topic of a sensor, as the file names it, instead of the default
     topics: Mapping[str, str] = field(default_factory=dict)
     scale: Mapping[str, float] = field(default_factory=dict)  # by topic, what its values are multiplied with
+    units: Mapping[str, str] = field(default_factory=dict)  # by topic, of its values as they are written
+    # class of stretches whose START names none, and of a log without marks; None: they are only marked
+    label: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +106,9 @@ def convert_phone(
     on_file(len(files), len(files))
     label_files = [{"filePath": log.labels.name} for log in logs if log.labels]
     if label_files:
-        _write_json(out / EXPERIMENT, {"dirname": out.resolve().name, "labelFiles": label_files})
+        said = f"Recorded sensor logs: {some([log.source.name for log in logs if log.labels], 5)}"
+        experiment = {"dirname": out.resolve().name, "labelFiles": label_files, "description": said}
+        _write_json(out / EXPERIMENT, experiment | {"metadata": {"classification_type": options.key}})
     return logs
 
 
@@ -123,12 +135,13 @@ def _names(files: Sequence[Path], raw: Path) -> list[str]:
 def _convert(file: Path, target: Path, options: PhoneOptions) -> Converted:
     log = PhoneLog(file, options.unit, options.key)
     topics = _topics(log, options)
-    events = list(_stretches(log, options.key))
+    events = list(_stretches(log, options))
     _write_mcap(target, log, topics, options)
     labels = target.with_suffix(".labels.json") if events else None
     if labels:
         _write_json(labels, {"events": events})
     notes = [f"{many(count, 'row')} of {name} without a number left out" for name, count in log.left_out.items()]
+    notes += log.notes
     if log.marks and log.marks[-1].start:
         notes.append("the last START has no STOP: its stretch lasts to the end")
     rows = {topics[name]: len(sensor.times_ns) for name, sensor in log.sensors.items()}
@@ -146,40 +159,55 @@ def _topics(log: PhoneLog, options: PhoneOptions) -> dict[str, str]:
         best = next((name for known in names for name in log.sensors if plain[name] == known), None)
         if best is not None and topic not in options.topics.values():
             out[best] = topic
+    for name, topic in out.items():
+        if topic in TOPICS and plain[name] == topic.replace("_", "") and list(out.values()).count(topic) > 1:
+            out[name] = f"{topic.removesuffix('_raw')}_uncalibrated"  # what another sensor has calibrated
     out |= options.topics
     if twice := [topic for topic in out.values() if list(out.values()).count(topic) > 1]:
         sensors = ", ".join(name for name, topic in out.items() if topic == twice[0])
         raise SourceError(f"{sensors} would all be topic `{twice[0]}`; name one of them otherwise", log.path)
-    if absent := [topic for topic in options.scale if topic not in out.values()]:
-        raise SourceError(f"no topic `{absent[0]}` to scale; there are: {', '.join(out.values())}", log.path)
+    for what, given in (("to scale", list(options.scale)), ("that has a unit", list(options.units))):
+        if absent := [topic for topic in given if topic not in out.values()]:
+            raise SourceError(f"no topic `{absent[0]}` {what}; there are: {', '.join(out.values())}", log.path)
     return out
 
 
-def _stretches(log: PhoneLog, key: str) -> Iterator[dict[str, Any]]:
+def _units(topics: Mapping[str, str], options: PhoneOptions) -> dict[str, str]:
+    """Units by topic: those that are said, and those of known sensors, whose numbers are as they were."""
+    known = {topic: _KNOWN_UNITS.get(re.sub(r"[\s_]+", "", name).lower(), "") for name, topic in topics.items()}
+    known = {topic: unit for topic, unit in known.items() if unit and topic not in options.scale}
+    return known | dict(options.units)
+
+
+def _stretches(log: PhoneLog, options: PhoneOptions) -> Iterator[dict[str, Any]]:
     """Each labelled stretch as an event of a labels JSON."""
     end_ns = max(log.order) + 1
+    if options.label is not None and not log.marks:
+        yield _stretch(log, Mark(True, 1, min(log.order), 0, {}), None, end_ns, options)
     open_mark: Mark | None = None
     for mark in log.marks:
         if not mark.start and open_mark is None:
             raise log.wrong("is a STOP without a START before it", mark.record)
         if open_mark is not None:
-            yield _stretch(log, open_mark, mark, _moment(log, mark, end_ns), key)
+            yield _stretch(log, open_mark, mark, _moment(log, mark, end_ns), options)
         open_mark = mark if mark.start else None
     if open_mark is not None:
-        yield _stretch(log, open_mark, None, end_ns, key)
+        yield _stretch(log, open_mark, None, end_ns, options)
 
 
-def _stretch(log: PhoneLog, start: Mark, stop: Mark | None, end_ns: int, key: str) -> dict[str, Any]:
+def _stretch(log: PhoneLog, start: Mark, stop: Mark | None, end_ns: int, options: PhoneOptions) -> dict[str, Any]:
     start_ns = _moment(log, start, end_ns)
     if end_ns <= start_ns:
         number = stop.record if stop else start.record
         raise log.wrong(f"ends a stretch at {end_ns} ns, which began at {start_ns} ns", number)
-    classes = start.classes or (stop.classes if stop is not None and not stop.start else {})
+    classes = dict(start.classes or (stop.classes if stop is not None and not stop.start else {}))
+    if options.label is not None or not classes:
+        classes.setdefault(options.key, _MARKED if options.label is None else options.label)
     return {
         "id": f"record-{start.record}",
         "startTime": {"sec": start_ns // NS, "nsec": start_ns % NS},
         "endTime": {"sec": end_ns // NS, "nsec": end_ns % NS},
-        "metadata": {name: canonical(text) for name, text in classes.items()} or {key: _MARKED},
+        "metadata": {name: canonical(text) for name, text in classes.items()},
     }
 
 
@@ -198,6 +226,7 @@ def _write_mcap(target: Path, log: PhoneLog, topics: Mapping[str, str], options:
             writer = Writer(file, compression=CompressionType.ZSTD)
             writer.start(library="kymo prepare phone")
             writer.add_metadata("phone", {"file": log.path.name} | log.metadata)
+            writer.add_metadata("units", {"timestamp": "ns"} | _units(topics, options))
             messages = []
             for name, rows in log.sensors.items():
                 channel = writer.register_channel(topics[name], "json", _schema(writer, rows))
@@ -268,7 +297,11 @@ class PhoneLog:
         self.metadata: dict[str, str] = {}  # what it says of itself
         self.left_out: Counter[str] = Counter()  # rows without numbers, by sensor
         self.order: list[int] = []  # time of every row, as they came
-        for number, record in enumerate(_records(path), 1):
+        self.notes: list[str] = []  # what was found out of the times
+        records = list(_records(path))
+        if unit is None:
+            self._tell_unit(records)
+        for number, record in enumerate(records, 1):
             self._take(number, record)
         if not self.sensors:
             raise SourceError(
@@ -277,6 +310,33 @@ class PhoneLog:
                 path,
             )
         self._check_span()
+        self.marks = [
+            replace(mark, time_ns=self._mark_time(records[mark.record - 1], mark.record)) for mark in self.marks
+        ]
+
+    def _tell_unit(self, records: Sequence[Any]) -> None:
+        """Tell the unit of whole and decimal numbers, where the steps of the commonest sensor make sense in one alone."""
+        rows = [record for record in records[:_FIRST_ROWS] if isinstance(record, dict) and _name(record)]
+        common = Counter(map(_name, rows)).most_common(1)
+        times = [_member(record, _TIMES) for record in rows if common and _name(record) == common[0][0]]
+        if len(times) < _FEWEST_STEPS or not all(text is not None and is_number(text) for text in times):
+            return
+        numbers = np.array([float(text or 0) for text in times], np.float64)
+        column = TimeColumn("timestamp", self.path)
+        try:
+            ns = column.numbers(numbers, np.arange(1, len(numbers) + 1))
+        except SourceError:
+            return
+        exponents = {
+            round(math.log10(at / number))
+            for at, number in zip(ns.tolist(), numbers.tolist(), strict=True)
+            if number > 0
+        }
+        if len(exponents) == 1 and exponents <= set(UNITS.values()):
+            self._exponent = exponents.pop()
+            if any("steps" in note for note in column.notes):
+                unit = next(name for name, exponent in UNITS.items() if exponent == self._exponent)
+                self.notes.append(f"times are read as {unit} by their steps; --time-unit says another one")
 
     def wrong(self, what: str, number: int) -> SourceError:
         """What is wrong with a record, counted from 1."""
@@ -289,13 +349,13 @@ class PhoneLog:
         if kind in ("START", "STOP"):
             self._mark(number, record, kind == "START")
             return
-        name = next((str(record[m]).strip() for m in ("sensor", "type", "name") if record.get(m)), "")
+        name = _name(record)
         if not name:
             raise self.wrong(f"has no `sensor`, `type` or `name`: {brief(json.dumps(record))}", number)
         if name.lower() == "metadata":
             self.metadata |= {str(k): str(v) for k, v in record.items() if k not in ("sensor", "type")}
             return
-        channels, values = self._values(record, name, number)
+        channels, values = ((), []) if name in _NO_SENSORS else self._values(record, name, number)
         if not values:
             self.left_out[name] += 1
             return
@@ -314,7 +374,7 @@ class PhoneLog:
         extra = record.get("metadata")
         if isinstance(extra, dict):
             classes |= {str(k): str(v) for k, v in extra.items() if k and v is not None and str(v).strip()}
-        self.marks.append(Mark(start, number, self._time(record, number, mark=True), len(self.order), classes))
+        self.marks.append(Mark(start, number, None, len(self.order), classes))
 
     def _values(self, record: Mapping[str, Any], name: str, number: int) -> tuple[tuple[str, ...], list[float]]:
         """Channels and numbers of a row; none for a row that has no number."""
@@ -339,21 +399,29 @@ class PhoneLog:
             raise self.wrong(f"{name} has {len(values)} values, its first row had {known.width}", number)
         return channels, values
 
-    def _time(self, record: Mapping[str, Any], number: int, *, mark: bool = False) -> int | None:
-        if self._members is None and not mark:
-            self._members = _TIMES if any(record.get(m) not in (None, "") for m in _TIMES) else (_ELAPSED,)
-        member = next((m for m in self._members or (*_TIMES, _ELAPSED) if record.get(m) not in (None, "")), None)
-        if member is None:
+    def _time(self, record: Mapping[str, Any], number: int) -> int | None:
+        if self._members is None:
+            self._members = _TIMES if _member(record, _TIMES) is not None else (_ELAPSED,)
+        text = _member(record, self._members)
+        if text is None:
             return None
-        text = str(record[member]).strip()
-        if member == _ELAPSED:
+        if self._members == (_ELAPSED,):
             return self._scaled(text, UNITS["s"], number)
-        exponent = _exponent_of(text) if self._exponent is None else self._exponent
-        if not mark:
-            self._exponent = exponent
-        elif not self._unit_given:
-            exponent = _exponent_of(text)
-        return self._scaled(text, exponent, number)
+        self._exponent = _exponent_of(text) if self._exponent is None else self._exponent
+        return self._scaled(text, self._exponent, number)
+
+    def _mark_time(self, record: Mapping[str, Any], number: int) -> int | None:
+        """A mark's time, None where it has none: in the rows' unit if it then lies near them, else told by its size."""
+        text = _member(record, self._members or _TIMES)
+        if text is None:
+            return None
+        if self._members == (_ELAPSED,):
+            return self._scaled(text, UNITS["s"], number)
+        if self._exponent is not None and is_number(text) == (self._exponent >= 0):
+            time_ns, around_ns = self._scaled(text, self._exponent, number), max(self.order) - min(self.order) + NS
+            if self._unit_given or min(self.order) - around_ns <= time_ns <= max(self.order) + around_ns:
+                return time_ns
+        return self._scaled(text, _exponent_of(text), number)
 
     def _check_span(self) -> None:
         first, last = min(self.order), max(self.order)
@@ -384,7 +452,10 @@ def _records(path: Path) -> Iterator[Any]:
     except UnicodeDecodeError:
         raise SourceError("is not UTF-8 text", path) from None
     try:
-        yield from _unfolded(json.loads(text))
+        value = json.loads(text)
+        if isinstance(value, dict) and any(isinstance(value.get(name), list) for name in _LISTS):
+            yield {"sensor": "Metadata"} | {k: v for k, v in value.items() if isinstance(v, str | int | float)}
+        yield from _unfolded(value)
         return
     except RecursionError:
         raise SourceError("is no JSON (nested too deep)", path) from None
@@ -409,6 +480,16 @@ def _unfolded(value: Any) -> Iterator[Any]:
         next((value[m] for m in _LISTS if isinstance(value.get(m), list)), None) if isinstance(value, dict) else None
     )
     yield from [value] if inner is None else inner
+
+
+def _name(record: Mapping[str, Any]) -> str:
+    """The sensor that a record is of."""
+    return next((str(record[m]).strip() for m in ("sensor", "type", "name") if record.get(m)), "")
+
+
+def _member(record: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The first of some members that says something."""
+    return next((str(record[name]).strip() for name in names if record.get(name) not in (None, "")), None)
 
 
 def _number(value: Any) -> float | None:

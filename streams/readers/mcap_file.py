@@ -134,7 +134,7 @@ class SortedMessages:
             return
         if json and self.add_record(channel.topic, value):
             return
-        if channel.topic.rpartition(".")[2] in _RECORDS or not is_sample(schema, value):
+        if channel.topic.rpartition(".")[2] in _RECORDS or not is_sample(value, schema):
             self._unread[f"{'JSON without numbers' if json else 'protobuf'} on {channel.topic}"] += 1
             return
         if topic is None:
@@ -275,6 +275,7 @@ def _stream(
     topics = list(dict.fromkeys(topic for topic, _, _ in sources))
     times = [topic.times_ns for topic in topics]
     stamps: NDArray[np.int64] | None = None
+    values: Any
     if all(np.array_equal(times[0], further) for further in times[1:]):
         together = np.hstack([topic.values for topic in topics])  # (n, all channels)
         fitted = _fit(item.rate_hz, times[0], together, path, item.stream)
@@ -289,9 +290,9 @@ def _stream(
         for topic, channel, _ in sources
     ]
     said = tuple(topic.unit for topic, _, _ in sources)
-    sizes, units = _converted(said, item.takes or said) if any(said) else (None, item.units)
+    sizes, units = _converted(said, item.takes or said) if any(said) else (1.0, item.units)
     fmt = signal_format(item.stream, tuple(name for _, _, name in sources), fitted.rate, "float64", units)
-    data = np.ascontiguousarray(values[:, columns] if sizes is None else values[:, columns] * sizes)
+    data = np.ascontiguousarray(values[:, columns] * sizes)
     notes = fitted.notes
     bad = np.flatnonzero(~np.isfinite(data).all(axis=1))
     if len(bad):
@@ -301,7 +302,7 @@ def _stream(
     return StreamData.from_indexes(header, data, fitted.indexes, stamps), notes
 
 
-def _converted(said: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[Array, tuple[str, ...]]:
+def _converted(said: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
     """What channels are multiplied with to be in the wanted units, and their units then: what cannot be converted stays."""
     sizes, units = np.ones(len(said)), list(said)
     for i, (unit, target) in enumerate(zip(said, wanted, strict=True)):

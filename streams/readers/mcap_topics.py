@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from kymo.streams.chunk import Array
 from kymo.streams.errors import SourceError
-from kymo.streams.readers.times import TimeColumn, iso_ns
+from kymo.streams.readers.moments import iso_ns
+from kymo.streams.readers.times import TimeColumn
 from kymo.streams.words import NS, brief, many
 
 _AXES = {1: ("value",), 3: ("x", "y", "z"), 4: ("w", "x", "y", "z")}
@@ -38,7 +39,7 @@ _FASTEST_STEP_NS = (
 _OUR_DAYS_NS = (946_684_800 * NS, 2_840_140_800 * NS)
 
 
-def is_sample(schema: Schema | None, value: Any) -> TypeGuard[Mapping[str, Any]]:
+def is_sample(value: Any, schema: Schema | None) -> TypeGuard[Mapping[str, Any]]:
     """Whether a message holds numbers."""
     if not isinstance(value, dict) or (schema is not None and schema.name in _NO_SAMPLES):
         return False
