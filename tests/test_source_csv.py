@@ -279,3 +279,43 @@ def test_a_time_that_is_cut_ends_the_file(write: Write) -> None:
     recording = one(write("\n".join(["ax,timestamp", *rows, "100,2024-05-1"])))
     assert recording.streams[0].count == 100
     assert "the file ends within row 102, which is left out" in recording.notes
+
+
+@pytest.mark.parametrize("late_ms", [3, -3, 9])
+def test_marks_between_samples_are_no_samples(write: Write, late_ms: int) -> None:
+    """Nor do they take the place of one; a sample without a value stays missing."""
+    rows = {20 * i: "" if i == 30 else f"{i}" for i in range(200)} | {20 * i + late_ms: "" for i in (50, 90)}
+    recording = one(
+        write("\n".join(["time_ms,ax,event", *(f"{t},{rows[t]},{'' if rows[t] else 'blink'}" for t in sorted(rows))]))
+    )
+    assert [(first, len(piece)) for first, piece in recording.streams[0].pieces] == [(0, 30), (31, 169)]
+    assert any(note.startswith("3 rows without a value between samples") for note in recording.notes)
+    assert (
+        np.count_nonzero(
+            np.isnan(
+                one(write("\n".join(["time_ms,ax", *(f"{20 * i},{'' if i == 30 else i}" for i in range(200))])))
+                .streams[0]
+                .data
+            )
+        )
+        == 1
+    )
+
+
+@pytest.mark.parametrize(("stamp", "rate"), [("2024-05-13 18:36:{:06.3f}", 50), ("{:.2f}", 50)])
+def test_the_index_of_pandas_is_the_time(write: Write, stamp: str, rate: int) -> None:
+    recording = one(write("\n".join([",ax", *(f"{stamp.format(i / 50)},{i % 7}" for i in range(200))])))
+    assert (recording.streams[0].header.format.channels, recording.streams[0].header.format.rate) == (("ax",), rate)
+    counted = one(write("\n".join([",t,ax", *(f"{3 * i},{i / 50},{i % 7}" for i in range(200))])))
+    assert counted.streams[0].header.format.channels == ("ax",)
+
+
+@pytest.mark.parametrize(
+    ("word", "classes"), [("NA", {"walk"}), ("N/A", {"walk"}), ("#N/A", {"walk"}), ("null", {"walk", "null"})]
+)
+def test_words_that_say_there_is_no_label(write: Write, word: str, classes: set[str]) -> None:
+    recording = one(
+        write("\n".join(["t,ax,label", *(f"{i / 50},{i},{'walk' if i < 50 else word}" for i in range(100))]))
+    )
+    assert {label.label for label in recording.labels} == classes
+    assert any("`null` counts as a class of `label`" in note for note in recording.notes) == (word == "null")

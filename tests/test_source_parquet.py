@@ -123,3 +123,41 @@ def test_a_small_file_that_unpacks_to_far_more(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"x": np.zeros(1_000_000, np.int8)}), path)
     assert "bytes of Parquet unpack to 8000000, expected up to" in error_of(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "times", "origin_s"),
+    [
+        (
+            "__index_level_0__",
+            pa.array([1_700_000_000_000 + 20 * i for i in range(100)], pa.timestamp("ms")),
+            1_700_000_000,
+        ),
+        (
+            "when",
+            pa.array([1_700_000_000_000 + 20 * i for i in range(100)], pa.timestamp("ms", "Europe/Berlin")),
+            1_700_000_000,
+        ),
+        ("t", pa.array([1_700_000_000_000 + 20 * i for i in range(100)], pa.timestamp("ms")), 1_700_000_000),
+        (
+            "timestamp",
+            pa.array([f"2024-05-13 18:36:{i / 50:06.3f}" for i in range(100)]).dictionary_encode(),
+            1_715_625_360,
+        ),
+        ("timestamp", pa.array([20240513183600000 + 20 * i for i in range(100)]), 1_715_625_360),
+        ("time", pa.array([20 * i for i in range(100)], pa.duration("ms")), 0),
+        ("t", pa.array([10**9 + 20_000_000 * i for i in range(100)], pa.duration("ns")), 1),
+        ("time", pa.array([66_984_000_000 + 20_000 * i for i in range(100)], pa.time64("us")), 66_984),
+        ("time_ms", pa.array([(2**32 - 1000 + 20 * i) % 2**32 for i in range(100)], pa.uint32()), 4_294_966.296),
+    ],
+)
+def test_types_of_times(tmp_path: Path, name: str, times: Any, origin_s: float) -> None:
+    (stream,) = one(save(tmp_path / "a.parquet", {name: times, "ax": [float(i % 7) for i in range(100)]})).streams
+    assert (stream.header.format.channels, stream.header.format.rate) == (("ax",), 50)
+    assert (stream.header.origin_ns, [first for first, _ in stream.pieces]) == (round(origin_s * 10**9), [0])
+
+
+def test_truths_are_numbers_where_they_are_asked_for(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.parquet", {"t": [i / 50 for i in range(100)], "on": [i % 3 == 0 for i in range(100)]})
+    (stream,) = one(path, ReadOptions(inputs=(InputOptions("sensor", ("on",)),))).streams
+    assert stream.data[:, 0].tolist() == [float(i % 3 == 0) for i in range(100)]

@@ -36,6 +36,7 @@ from kymo.streams.words import brief, is_number, many
 _BLOCK_BYTES = 32 * 2**20
 _TOGETHER_BYTES = 64 * 2**20  # larger files are given away session by session
 _SAMPLE_ROWS = 200
+_INDEX = "index"
 _HEAD_BYTES = 2**18  # names stand within so much
 _OTHER_FORMATS = {
     b"\xff\xfe": "UTF-16",
@@ -86,6 +87,9 @@ class _Reader:
         self._text, self._file, self._options = text, file, options
         self._head = _find_head(text.readlines(_HEAD_BYTES), file.path)
         self._names, self._delimiter = self._head.names, self._head.delimiter
+        # pandas writes its index without a name.
+        self._index = "" if self._names[0] or not all(self._names[1:]) or _INDEX in self._names else _INDEX
+        self._names[0] = self._names[0] or self._index
         self._row, self._ahead = self._head.row, self._head.below  # the last row that was read, and the lines behind
         self._blank: list[int] = []
         self._cut = 0  # the last row, where it ends too early
@@ -177,7 +181,7 @@ class _Reader:
         # A channel with one wrong cell is a channel with an error, not a text column to pass over.
         self._numbers = Numbers(sample, self._delimiter)
         filled = {i for i in range(len(self._names)) if any(len(row) > i and not is_missing(row[i]) for row in sample)}
-        numeric = {self._names[i] for i in filled & self._numbers.numeric}
+        numeric = {self._names[i] for i in filled & self._numbers.numeric} - {self._index}
         column = partial(self._column, sample)
         self._roles = column_roles(self._names, numeric, self._options, self._file.path, column, self._head.rate)
         self._roles.notes[:0] = self._head.notes

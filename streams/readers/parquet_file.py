@@ -62,7 +62,7 @@ def _recordings(table: Any, file: File, options: ReadOptions) -> Iterator[Record
         raise SourceError("has columns but no rows", file.path)
     roles = column_roles(schema.names, numeric, options, file.path, lambda n: _first(table, n))
     for name in roles.channels:
-        if name not in numeric:
+        if name not in numeric and not pa.types.is_boolean(schema.field(name).type):
             raise SourceError(f"column `{name}` holds {schema.field(name).type}, expected numbers", file.path)
     time_column = roles.time_column(file.path)
     gatherer = Gatherer(file, roles, options, table.metadata.num_rows > _TOGETHER_ROWS)
@@ -112,7 +112,7 @@ def _has_nulls(table: Any, name: str) -> bool:
 def _numbers(column: Any, dtype: str) -> Array:
     import pyarrow as pa
 
-    if pa.types.is_decimal(column.type):
+    if pa.types.is_decimal(column.type) or pa.types.is_boolean(column.type):
         column = column.cast(pa.float64())
     numbers: Array = column.to_numpy(zero_copy_only=False).astype(dtype, copy=False)
     return numbers

@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.streams.chunk import Array, Header, signal_format
+from kymo.streams.chunk import NS, Array, Header, signal_format
 from kymo.streams.errors import SourceError
 from kymo.streams.labels.labels import Label, canonical, identity, interval, rename
 from kymo.streams.readers import grid
@@ -21,7 +21,9 @@ from kymo.streams.recording import InputOptions, ReadOptions, Recording, StreamD
 from kymo.streams.words import brief, many
 
 Int = NDArray[np.int64]
-_NO_LABEL = ("nan", "<na>", "nat")  # as table programs write it
+_NO_LABEL = ("nan", "<na>", "nat", "na", "n/a", "#n/a", "\\n")  # as table programs and databases write it
+_MAYBE_NO_LABEL = ("none", "null")  # a class in some data sets
+_ON_GRID, _MOST_ON_GRID = 0.25, 0.95  # samples from the grid, and so many of them
 
 
 @dataclass(slots=True)
@@ -197,6 +199,13 @@ class Gatherer:
                 for column, names in self._options.label_columns.items():
                     classes = _canonical_all(texts.get(column, []), names)
                     if classes:
+                        doubtful = sorted(
+                            {text for text in set(classes) if text.lower() in _MAYBE_NO_LABEL} - set(names.values())
+                        )
+                        notes += [
+                            f"`{text}` counts as a class of `{column}`; leave cells empty that have none"
+                            for text in doubtful
+                        ]
                         labels += _label_runs([classes[i] for i in picked.tolist()], stream, column, author)
         if not streams:
             raise SourceError(f"session {brief(table.session)} holds no value in any channel", table.path)
@@ -234,8 +243,10 @@ class _Table:
         values = self.values if whole else self.values[:, columns]  # (n, channels)
         picked = np.arange(len(values))
         bad = ~np.isfinite(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
-        if several:
-            picked = np.flatnonzero(~bad.all(axis=1))
+        empty = bad.all(axis=1)
+        marks = not several and self._are_marks(item, values, empty)
+        if several or marks:
+            picked = np.flatnonzero(~empty)
             if not len(picked):
                 return None
             values, bad = values[picked], bad[picked]
@@ -243,11 +254,16 @@ class _Table:
             values = np.where(bad, values.dtype.type(np.nan), values)
         row_numbers = grid.RowNumbers(self.path, self.rows[picked], stream=item.stream)
         fitted = self._grid(item, values, picked, row_numbers)
-        empty = np.flatnonzero(bad.any(axis=1))
         notes = fitted.notes
-        if len(empty):
-            rows = many(len(empty), "row")
-            where = row_numbers.at(int(empty[0]))
+        if marks:
+            first = self.rows[np.argmax(empty)]
+            notes.append(
+                f"{many(int(empty.sum()), 'row')} without a value between samples, as marks are, left out, first at row {first}"
+            )
+        missing = np.flatnonzero(bad.any(axis=1))
+        if len(missing):
+            rows = many(len(missing), "row")
+            where = row_numbers.at(int(missing[0]))
             notes.append(f"{rows} with empty or NaN cells, kept as missing, first at {where}")
         fmt = signal_format(item.stream, item.channels, fitted.rate, values.dtype.name, item.units)
         header = Header(self.session, fitted.origin_ns, fmt)
@@ -257,6 +273,24 @@ class _Table:
         if fitted.rate == 0 and self.times is not None:
             times = self.times[picked][fitted.rows]
         return StreamData.from_indexes(header, data, fitted.indexes, times), picked[fitted.rows], notes
+
+    def _are_marks(self, item: InputOptions, values: Array, empty: NDArray[np.bool_]) -> bool:
+        """Whether rows without a value lie between samples, as those of events do: no sample is missing where they stand."""
+        if self.times is None or not 0 < 2 * int(empty.sum()) < len(empty):
+            return False
+        full = np.flatnonzero(~empty)
+        try:
+            fitted = self._grid(
+                item, values[full], full, grid.RowNumbers(self.path, self.rows[full], stream=item.stream)
+            )
+        except SourceError:
+            return False
+        if not fitted.rate:
+            return False
+        at = (self.times - fitted.origin_ns).astype(np.float64) * float(fitted.rate) / NS
+        off = np.abs(at[full][fitted.rows] - fitted.indexes)
+        between = (np.abs(at - np.rint(at)) > _ON_GRID) | np.isin(np.rint(at), fitted.indexes)
+        return bool(np.mean(off < _ON_GRID) > _MOST_ON_GRID and between[empty].any())
 
     def _grid(self, item: InputOptions, values: Array, picked: Int, row_numbers: grid.RowNumbers) -> grid.Grid:
         rate = item.rate_hz

@@ -119,10 +119,11 @@ def time_columns(
     for name in names:
         base, unit = _spelled(name)
         named = base in _TIME_NAMES or not _TIME_WORDS.isdisjoint(_words(name))
-        if name in numeric and not named:
+        if name in numeric and not named and base != "index":
             continue
         texts = [text.strip() for text in cells(name)[:_FIRST_ROWS]]
-        if not named and not (texts and is_moment(texts[0])):
+        fractions = base == "index" and any("." in text for text in texts)  # else it counts rows
+        if not named and not fractions and not (texts and is_moment(texts[0])):
             continue
         times, doubt = _first_times(name, texts, rate)
         # A column named elapsed without a unit is as likely a measurement.
