@@ -195,3 +195,33 @@ def test_rates_that_a_recipe_takes_are_counted_in(tmp_path: Path) -> None:
     with pytest.warns(SourceWarning, match="80 Hz"):
         taken = [one.session for one in read([tmp_path], parse_recipe(recipe_text("r", found)).read_options())]
     assert taken == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("tick", lambda i: 20 * i, "rises evenly"),
+        ("sensor_clk", lambda i: 20 * i + i * 7919 % 5, "rises evenly"),
+        ("code", lambda i: max(i - 2, 0) // 100, "whole numbers that stay"),  # the label's, two samples late
+        ("activity", lambda i: i // 75, "whole numbers that stay"),
+        ("age", lambda i: 31, "the same number"),
+    ],
+)
+def test_clocks_and_codes_are_no_channels(tmp_path: Path, name: str, value: Any, said: str) -> None:
+    for n in range(2):
+        rows = [f"{i / 50:.2f},{value(i)},{math.sin(i):.3f},{i * i % 7},{'abc'[i // 100]}" for i in range(300)]
+        (tmp_path / f"{n}.csv").write_text("\n".join([f"t,{name},ax,state,label", *rows]))
+    found = survey_of([tmp_path])
+    assert found.channels == ("ax", "state")
+    assert [remark for remark in found.remarks if said in remark and remark.count(name) == 1], found.remarks
+
+
+def test_what_cannot_be_read_in_a_folder_or_is_too_short_does_not_end_it(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", 12, label="walk")
+    write(tmp_path / "b.csv", 0.1, label="walk")
+    for name in ("c.mcap", "d.parquet", "e.csv", "._a.csv"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7 nothing")
+    with pytest.warns(SourceWarning, match="left out"):
+        found = survey_of([tmp_path])
+    assert (found.recordings, found.shortest) == (2, 384)
+    assert "fewer than 8 samples without a gap, too few for a window: b" in found.remarks

@@ -5,6 +5,7 @@ that works. Lengths are in samples, rates in hertz.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,14 +17,38 @@ import numpy as np
 
 from kymo.processors.recipe.load import parse_recipe, seconds_of
 from kymo.processors.recipe.toml import format_recipe
+from kymo.streams.chunk import Array
 from kymo.streams.errors import KymoError, SourceError
 from kymo.streams.labels.labels import Label, keys_of_labels_json
 from kymo.streams.readers import read
 from kymo.streams.readers.grid import RATE_TOLERANCE
 from kymo.streams.recording import InputOptions, ReadOptions, Recording, StreamData
-from kymo.streams.words import NS, many
+from kymo.streams.words import NS, many, some
 
 MIN_SAMPLES = 8
+_CONSTANT, _CLOCK, _CODE = "constant", "clock", "code"
+#: Why a channel is no signal, for remarks.
+_NO_SIGNAL = {
+    _CONSTANT: "the same number throughout each recording or label, so not taken: {}",
+    _CLOCK: "rises evenly as a clock or counter does, so not taken: {}",
+    _CODE: "whole numbers that stay as long as labels do, so not taken: {} (where they are the classes, say --label COLUMN)",
+}
+_CODE_NAMES = {
+    "label",
+    "labels",
+    "class",
+    "target",
+    "activity",
+    "gesture",
+    "state",
+    "annotation",
+    "condition",
+    "phase",
+    "stage",
+    "event",
+}
+_CODE_NAMES |= {"marker", "trigger", "stimulus", "trial", "block", "code"}
+_EVEN_STEPS, _MOST_OF_LABEL, _LONGEST_RUNS = 0.9, 0.97, 50  # shares; samples a run, at least
 
 
 @dataclass
@@ -51,7 +76,7 @@ class _StreamSummary:
     channels: tuple[str, ...]
     units: tuple[str, ...]
     longest: int
-    varying: set[str]
+    no_signal: dict[str, str]  # why, by channel
     empty: int = 0
     session: str = ""
 
@@ -97,7 +122,7 @@ def _summarise(recordings: Iterable[Recording], summaries: dict[str, list[_Strea
                         fmt.channels,
                         fmt.units,
                         longest,
-                        _varying_channels(stream, recording.labels),
+                        _without_signal(stream, recording.labels),
                         empty,
                         recording.session,
                     )
@@ -116,21 +141,54 @@ def _longest_run(stream: StreamData) -> tuple[int, int]:
     return longest, missing
 
 
-def _varying_channels(stream: StreamData, labels: Sequence[Label]) -> set[str]:
-    """Channels that are not one and the same number all the time (an age, a trial's number), nor as long as a label holds (its number)."""
+def _without_signal(stream: StreamData, labels: Sequence[Label]) -> dict[str, str]:
+    """Channels that are one and the same number all the time (an age) or as long as a label holds (its number), that rise as a clock
+    does, or that are numbers of classes; each with the kind of it."""
     header = stream.header
     numbers = np.concatenate([np.arange(first, first + len(piece)) for first, piece in stream.pieces])
     ends = [(label.start_ns, label.end_ns) for label in labels] or [
         (header.time_ns(0), header.time_ns(int(numbers[-1]) + 1))
     ]
-    varies = np.zeros(len(header.format.channels), bool)
-    with np.errstate(invalid="ignore"):
-        for span in ends:
-            first, last = np.searchsorted(
-                numbers, [math.ceil((at - header.origin_ns) * header.format.rate / NS) for at in span]
-            )
-            varies |= (stream.data[first:last] != stream.data[first : first + 1]).any(axis=0)
-    return {c for c, moves in zip(header.format.channels, varies, strict=True) if moves}
+    spans = [
+        slice(*np.searchsorted(numbers, [math.ceil((at - header.origin_ns) * header.format.rate / NS) for at in span]))
+        for span in ends
+    ]
+    kinds = {}
+    for i, channel in enumerate(header.format.channels):
+        values = stream.data[:, i]
+        parts = [part for span in spans if len(part := values[span])]
+        with np.errstate(invalid="ignore"):
+            if not any((part != part[0]).any() for part in parts):
+                kinds[channel] = _CONSTANT
+            elif _is_clock(values):
+                kinds[channel] = _CLOCK
+            elif _is_code(channel, values, parts if labels else []):
+                kinds[channel] = _CODE
+    return kinds
+
+
+def _is_clock(values: Array) -> bool:
+    """Whether values rise by about the same from sample to sample."""
+    steps = np.diff(values[np.isfinite(values)].astype(np.float64))
+    if len(steps) < MIN_SAMPLES or np.median(steps) <= 0:
+        return False
+    return bool(np.mean(np.abs(steps / np.median(steps) - 1) < 0.5) > _EVEN_STEPS)
+
+
+def _is_code(channel: str, values: Array, labelled: Sequence[Array]) -> bool:
+    """Whether values are whole numbers that stay: those of the labels, up to a few samples, or by their name."""
+    finite = values[np.isfinite(values)].astype(np.float64)
+    if not len(finite) or (finite != np.rint(finite)).any():
+        return False
+    if labelled:
+        usual = [
+            max(zip(*np.unique(part, return_counts=True)[::-1], strict=True)) for part in labelled
+        ]  # how often, which
+        often = sum(count for count, _ in usual)
+        if often > _MOST_OF_LABEL * sum(map(len, labelled)) and len({number for _, number in usual}) > 1:
+            return True
+    words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", channel)}
+    return bool(words & _CODE_NAMES) and int(np.count_nonzero(np.diff(finite))) * _LONGEST_RUNS < len(finite)
 
 
 def _label_key(path: Path) -> str | None:
@@ -146,10 +204,15 @@ def _label_key(path: Path) -> str | None:
 
 def _side_by_side(paths: Sequence[str | Path], streams: Sequence[str], options: ReadOptions) -> ReadOptions:
     """Options that put several topics of an MCAP file into one stream, where that is possible."""
-    mcap = next((file for path in paths for file in _mcap_files(Path(path))), None)
-    if mcap is None:
+    mcap = first = None
+    for mcap in (file for path in paths for file in _mcap_files(Path(path))):
+        try:
+            first = next(read([mcap], ReadOptions()))
+            break
+        except SourceError:  # said where all are read
+            continue
+    if mcap is None or first is None:
         return options
-    first = next(read([mcap], ReadOptions()))
     regular = [stream.header.format for stream in first.streams if stream.header.format.rate]
     formats = [fmt for fmt in regular if fmt.stream in streams] or ([] if streams else regular)
     formats = [fmt for fmt in formats if fmt.rate == formats[0].rate]
@@ -199,17 +262,21 @@ def _agree(survey: Survey, name: str, streams: list[_StreamSummary]) -> None:
     partial = sorted({c for s in streams for c in s.channels} - set(everywhere))
     if partial:
         survey.remarks.append(f"not in every recording, so not taken: {', '.join(partial)}")
-    varying = [c for c in everywhere if any(c in s.varying for s in streams)]
-    constant = [c for c in everywhere if c not in varying]
-    if varying and constant:
-        survey.remarks.append(
-            f"the same number throughout each recording or label, so not taken: {', '.join(constant)}"
-        )
-    channels = tuple(varying or everywhere)
+    kinds = {c: streams[0].no_signal.get(c, "") for c in everywhere if all(c in s.no_signal for s in streams)}
+    signals = tuple(c for c in everywhere if c not in kinds)
+    for kind, remark in _NO_SIGNAL.items():
+        if signals and (of_kind := [c for c in kinds if kinds[c] == kind]):
+            survey.remarks.append(remark.format(", ".join(of_kind)))
+    channels = signals or tuple(everywhere)
     units = [tuple(s.units[s.channels.index(c)] for c in channels) if s.units else () for s in streams]
     agreed = units[0] if all(u == units[0] for u in units) and any(units[0]) else ()
     survey.stream, survey.rate_hz, survey.channels, survey.units = name, rate, channels, agreed
-    survey.shortest = min(s.longest for s in streams)
+    usable = [s for s in streams if s.longest >= MIN_SAMPLES] or streams
+    if too_short := [s.session for s in streams if s not in usable]:
+        survey.remarks.append(
+            f"fewer than {MIN_SAMPLES} samples without a gap, too few for a window: {some(too_short, 3)}"
+        )
+    survey.shortest = min(s.longest for s in usable)
     if with_gaps := [s for s in streams if s.empty]:
         worst = max(with_gaps, key=lambda s: s.empty)
         survey.remarks.append(

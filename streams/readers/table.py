@@ -11,14 +11,14 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.streams.chunk import NS, Array, Header, signal_format
+from kymo.streams.chunk import Array, Header, signal_format
 from kymo.streams.errors import SourceError
 from kymo.streams.labels.labels import Label, canonical, identity, interval, rename
 from kymo.streams.readers import grid
 from kymo.streams.readers.columns import ColumnRoles
 from kymo.streams.readers.files import File
 from kymo.streams.recording import InputOptions, ReadOptions, Recording, StreamData
-from kymo.streams.words import brief, many
+from kymo.streams.words import NS, brief, many
 
 Int = NDArray[np.int64]
 _NO_LABEL = ("nan", "<na>", "nat", "na", "n/a", "#n/a", "\\n")  # as table programs and databases write it
@@ -243,7 +243,7 @@ class _Table:
         values = self.values if whole else self.values[:, columns]  # (n, channels)
         picked = np.arange(len(values))
         bad = ~np.isfinite(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
-        empty = bad.all(axis=1)
+        empty: NDArray[np.bool_] = np.asarray(bad.all(axis=1))
         marks = not several and self._are_marks(item, values, empty)
         if several or marks:
             picked = np.flatnonzero(~empty)
