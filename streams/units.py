@@ -13,6 +13,7 @@ UNITS: dict[str, tuple[str, float]] = {
     "m/s²": ("acceleration", 1.0),
     "g": ("acceleration", 9.80665),
     "mg": ("acceleration", 9.80665e-3),
+    "1/64 g": ("acceleration", 9.80665 / 64),  # of Empatica's wristbands
     "rad/s": ("angular rate", 1.0),
     "deg/s": ("angular rate", math.pi / 180),
     "dps": ("angular rate", math.pi / 180),
@@ -24,6 +25,7 @@ UNITS: dict[str, tuple[str, float]] = {
     "nT": ("magnetic flux density", 1e-9),
     "field": ("magnetic flux density", 50e-6),  # the undisturbed field of a motion plan
     "gauss": ("magnetic flux density", 1e-4),
+    "mgauss": ("magnetic flux density", 1e-7),
     "S": ("conductance", 1.0),
     "uS": ("conductance", 1e-6),
     "µS": ("conductance", 1e-6),
@@ -34,6 +36,9 @@ UNITS: dict[str, tuple[str, float]] = {
     "ms": ("time", 1e-3),
     "V": ("voltage", 1.0),
     "mV": ("voltage", 1e-3),
+    "uV": ("voltage", 1e-6),
+    "rad": ("angle", 1.0),
+    "deg": ("angle", math.pi / 180),
 }
 
 

@@ -119,7 +119,7 @@ def test_blocks_do_not_change_the_result(write: Write, monkeypatch: pytest.Monke
         ("\n\n", None, "is empty"),
         ("ax,ay\n", None, "has a header but no rows"),
         ("ax,ay\n\n\n", None, "has a header but no rows"),
-        ("1,2\n3,4\n", 1, "holds '1,2' where column names are expected"),
+        ("1,2\n3,4\n", None, "no column `ax`; there are: c1, c2"),
         ("ax,ay\n1,2\n3,abc\n", 3, "column `ay` has 'abc', expected a number"),
         ("ax,ay\n1,2\n\n3,1_0\n", 4, "column `ay` has '1_0', expected a number"),
         ("ax,ay\n1,2\n3\n", 3, "1 columns where the header has 2"),
@@ -137,9 +137,9 @@ def test_blocks_do_not_change_the_result(write: Write, monkeypatch: pytest.Monke
         ("t_ns,ax,ay\n0,1,2\n99999999999999999999,1,2\n", 3, "expected a number of ns"),
         ("session,ax,ay\ns,1,2\n,1,2\n", 3, "column `session` is empty, it names the session"),
         ("subject,ax,ay\nA,1,2\nB,1,2\n", None, "session walk has the subjects A and B; add `subject` to the columns"),
-        (b"ax,ay\n1,\xff\n", None, "is no UTF-8 text (byte 0xff); save it as UTF-8"),
-        (b"\xff\xfea\x00x\x00", None, "is UTF-16, expected CSV text in UTF-8"),
-        (b"PK\x03\x04", None, "is a zip or Excel file, expected CSV text in UTF-8"),
+        (b"ax,ay\n1,\xff\n", 2, "column `ay` has '\u00ff', expected a number"),
+        (b"\xff\xfea\x00x\x00", None, "has a header but no rows"),
+        (b"PK\x03\x04", None, "is a packed file (zip, gzip …; Excel's workbooks are such, too): unpack it first"),
     ],
 )
 def test_malformed(write: Write, content: str | bytes, row: int | None, text: str) -> None:

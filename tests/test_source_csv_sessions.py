@@ -180,7 +180,7 @@ def test_folders_names_and_wrong_paths(write: Write, tmp_path: Path) -> None:
     found = [(r.session, r.streams[0].data[0, 0]) for r in read([tmp_path / "d"], PLAIN)]
     assert found == [("d-p1-walk", 3.0), ("d-p2-walk", 1.0), ("run", 5.0)]
     assert str(error_of(tmp_path / "nowhere")) == f"{tmp_path / 'nowhere'}: no such file or folder"
-    assert "cannot read .doc; known are .csv, .tsv" in str(error_of(write("x", "x.doc")))
+    assert "has a header but no rows" in str(error_of(write("x", "x.doc")))
     (tmp_path / "empty").mkdir()
     assert "the folder holds no file that can be read" in str(error_of(tmp_path / "empty"))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kymo.processors.recipe.load import parse_recipe
 from kymo.streams.errors import SourceError, SourceWarning
 from kymo.streams.readers import read
 from kymo.streams.recording import InputOptions, ReadOptions, Recording
@@ -99,9 +100,146 @@ def test_thousands_are_no_decimals(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.concatenate([data for _, data in stream.pieces])[:, 0], np.arange(100) / 8)
 
 
-def test_numbers_alone_are_asked_for_names(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="where column names are expected"):
-        one(tmp_path / "a.csv", *SAMPLES)
+@pytest.mark.parametrize("sign", [" ", "   ", "|", ", "])
+def test_what_else_parts_columns(tmp_path: Path, sign: str) -> None:
+    rows = [row.replace(",", sign) for row in ("t,ax,ay", *SAMPLES)]
+    check(one(tmp_path / "a.txt", *rows))
+    check(one(tmp_path / "b.txt", *(" " * (sign == "   ") + row for row in rows)))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_encodings(tmp_path: Path, encoding: str) -> None:
+    text = "\n".join(["t;ax (m/s²);ay (°/s)", *(row.replace(",", ";") for row in SAMPLES), ""])
+    (tmp_path / "a.csv").write_bytes(text.encode(encoding))
+    (recording,) = read([tmp_path / "a.csv"])
+    fmt = recording.streams[0].header.format
+    assert (fmt.channels, fmt.units) == (("ax (m/s²)", "ay (°/s)"), ("m/s^2", "deg/s"))
+
+
+def test_numbers_alone_get_names(tmp_path: Path) -> None:
+    """The column that goes up evenly is the time; without one the rate is asked for."""
+    recording = one(tmp_path / "a.csv", *SAMPLES)
+    (stream,) = recording.streams
+    assert (stream.header.format.channels, stream.header.format.rate, stream.count) == (("c2", "c3"), 50, 100)
+    assert "no column names: they are time, c2, c3" in recording.notes
+    with pytest.raises(SourceError, match="nothing gives the sampling rate"):
+        one(tmp_path / "b.csv", *(row.partition(",")[2] for row in SAMPLES))
+    options = ReadOptions(inputs=(InputOptions("ppg", (), Fraction(100)),))
+    (stream,) = one(tmp_path / "c.csv", *(str(500 + i % 7) for i in range(50)), options=options).streams
+    assert (stream.header.format.channels, stream.count) == (("c1",), 50)
+    (stream,) = one(tmp_path / "d.csv", "0,1", *("1.5,2.5" for _ in range(50)), options=options).streams
+    assert (stream.header.format.channels, stream.count) == (("0", "1"), 50)  # as pandas names columns
+
+
+@pytest.mark.parametrize(
+    ("head", "names"),
+    [
+        (["t,acc,acc", ",x,y"], ("acc.x", "acc.y")),
+        ([",Left,Right", "Time [s],a,a"], ("Left.a", "Right.a")),
+        (["Trajectories", "50", ",LASI,", "Time (s),X,Y", "s,mm,mm"], ("X", "Y")),
+        (["Trajectories", "50", ",S1:LASI,S1:RASI", "Time (s),X,X", "s,mm,mm"], ("S1:LASI.X", "S1:RASI.X")),
+        (["Format Version,1.23,Rotation,Quaternion,Units,Meters,Rate,50", "", ",A,B", "Time (s),X,X"], ("A.X", "B.X")),
+        (["Rate,Frames,Units", "50,100,mm", "Time,LASI,", ",X1,Y1", ""], ("LASI.X1", "LASI.Y1")),
+        (["Name,Sport,Date", "A,RUN,04-03-2021", "Time,HR (bpm),Speed"], ("HR (bpm)", "Speed")),
+    ],
+)
+def test_names_in_several_rows(tmp_path: Path, head: list[str], names: tuple[str, ...]) -> None:
+    (stream,) = one(tmp_path / "a.csv", *head, *SAMPLES).streams
+    assert (stream.header.format.channels, stream.count) == (names, 100)
+
+
+def test_names_of_parts_of_a_body(tmp_path: Path) -> None:
+    head = ["scorer,net,net,net,net", "bodyparts,nose,nose,tail,tail", "coords,x,y,x,y"]
+    options = ReadOptions(inputs=(InputOptions("pose", (), Fraction(30)),))
+    (stream,) = one(tmp_path / "a.csv", *head, *(f"{i},1,2,{i},4" for i in range(60)), options=options).streams
+    assert stream.header.format.channels == ("nose.x", "nose.y", "tail.x", "tail.y")
+
+
+def units_of(path: Path, *lines: str) -> dict[str, str]:
+    fmt = one(path, *lines).streams[0].header.format
+    return dict(zip(fmt.channels, fmt.units or ("",) * len(fmt.channels), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("head", "units"),
+    [
+        (["t,ax (m/s^2),gy [deg/s]"], {"ax (m/s^2)": "m/s^2", "gy [deg/s]": "deg/s"}),
+        (["t,accX(G),magX(µT)"], {"accX(G)": "g", "magX(µT)": "uT"}),
+        (["t,ax,ay", "s,m/(s^2),mV"], {"ax": "m/s^2", "ay": "mV"}),
+        (["'Elapsed time','MLII','V1'", "'seconds','mV','mV'"], {"MLII": "mV", "V1": "mV"}),
+        (["t,ax,ay", "s,local_flux,no_units"], {"ax": "local_flux", "ay": ""}),
+        (["# Units:= m/s^2", "t,ax,ay"], {"ax": "m/s^2", "ay": "m/s^2"}),
+        (["# t,ax,ay", "# s,g,deg/s"], {"ax": "g", "ay": "deg/s"}),
+        (["Sensor type,x axis", "Units,g", "Sensor type,light", "Units,lux"], {"x axis": "g", "light": "lux"}),
+        (["t,ax (left),ay"], {"ax (left)": "", "ay": ""}),
+    ],
+)
+def test_units_are_kept(tmp_path: Path, head: list[str], units: dict[str, str]) -> None:
+    assert units_of(tmp_path / "a.csv", *head, *SAMPLES) == units
+
+
+def test_units_of_the_file_are_converted_or_refused(tmp_path: Path) -> None:
+    """Whatever the recipe says, the file's word on its own numbers counts."""
+    text = '[[input]]\nstream = "imu"\nrate_hz = 50\nchannels = ["ax (g)"]\nunits = ["{}"]\n[window]\nlength_s = 1\nhop_s = 1\n'
+    for unit, refusal in (("m/s^2", None), ("", None), ("V", "cannot be converted")):
+        recipe = parse_recipe('name = "r"\n' + text.format(unit))
+        (stream,) = one(tmp_path / "a.csv", "t,ax (g),ay", *SAMPLES, options=recipe.read_options()).streams
+        assert stream.header.format.units == ("g",)
+        assert (
+            refusal in str(recipe.matches(stream.header.format))
+            if refusal
+            else recipe.matches(stream.header.format) is None
+        )
+
+
+@pytest.mark.parametrize(
+    ("line", "rate"),
+    [
+        ("Data File Created By X date format M/d/yyyy at 30 Hz  Filter Normal", Fraction(30)),
+        ("Interval=\t0.001 s", Fraction(1000)),
+        ("0.5 msec/sample", Fraction(2000)),
+        ("title:s1, sampling:128, chan:2", Fraction(128)),
+        ("Export Frame Rate,120.000000", Fraction(120)),
+        ("Epoch Period (hh:mm:ss) 00:01:00", Fraction(1, 60)),
+    ],
+)
+def test_rates_as_heads_say_them(tmp_path: Path, line: str, rate: Fraction) -> None:
+    rows = [row.partition(",")[2] for row in SAMPLES]
+    (stream,) = one(tmp_path / "a.csv", line, "Serial: A", "", "ax,ay", *rows).streams
+    assert (stream.header.format.rate, stream.count) == (rate, 100)
+
+
+def test_names_in_json_before_the_table(tmp_path: Path) -> None:
+    told = '# {"00:07": {"sampling rate": 100, "column": ["nSeq", "A1", "A2"], "sensor": ["ECG"]}}'
+    rows = [f"{i}\t{i % 5}\t{i % 3}\t" for i in range(100)]
+    (stream,) = one(tmp_path / "a.txt", "# OpenSignals Text File Format", told, "# EndOfHeader", *rows).streams
+    assert (stream.header.format.channels, stream.header.format.rate) == (("A1", "A2"), 100)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "channels", "units"),
+    [
+        ("ACC", 3, ("x", "y", "z"), "1/64 g"),
+        ("EDA", 1, ("eda",), "uS"),
+        ("BVP", 1, ("bvp",), ""),
+        ("other", 1, ("c1",), ""),
+    ],
+)
+def test_a_start_and_a_rate_in_the_place_of_names(
+    tmp_path: Path, name: str, width: int, channels: tuple[str, ...], units: str
+) -> None:
+    rows = [", ".join([number] * width) for number in ("1551453301.000000", "32.000000", *map(str, range(64)))]
+    (stream,) = one(tmp_path / f"{name}.csv", *rows).streams
+    fmt = stream.header.format
+    assert (fmt.channels, fmt.rate, stream.count, stream.start_ns) == (channels, 32, 64, 1_551_453_301 * 10**9)
+    assert fmt.units == ((units,) * width if units else ())
+
+
+def test_beats_and_marks_are_no_signal(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="the times of heart beats: an irregular stream"):
+        one(tmp_path / "IBI.csv", "1551453301.000000, IBI", "145.6,0.62", "146.5,0.89")
+    with pytest.raises(SourceError, match=r"no column holds numbers .* those that count time or rows apart"):
+        one(tmp_path / "tags.csv", "1551453311.68", "1551453318.17", "1551453319.49")
 
 
 def test_a_broken_file_in_a_folder_is_left_out_and_said(tmp_path: Path) -> None:

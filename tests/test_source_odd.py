@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 import pytest
 
-from kymo.streams.errors import SourceError
+from kymo.streams.errors import SourceError, SourceWarning
 from kymo.streams.readers import files, read
 from kymo.streams.readers.files import File, FileFormat
 from kymo.streams.recording import InputOptions, ReadOptions, Recording
@@ -247,3 +247,58 @@ def test_of_formats_with_one_suffix_the_first_bytes_choose(tmp_path: Path, monke
     (tmp_path / "a.csv").write_text("OWN,1\n")
     (tmp_path / "b.csv").write_text("t,x\n0,1\n0.1,2\n")
     assert [recording.session for recording in read([tmp_path])] == ["own", "b"]
+
+
+#: First bytes, a file's name, and what is said of it.
+FOREIGN = {
+    "EDF": (b"0       X X X X".ljust(168) + b"04.03.2115.20.30256     ", "a.dat", "is EDF: `mne.io.read_raw"),
+    "XDF": (b"XDF:\x01\x3a\x01\x00<?xml", "a.xdf", "is XDF (Lab Streaming Layer): `pyxdf.load_xdf(FILE)`"),
+    "a bag of ROS 2": (b"SQLite format 3\x00", "a.db3", "rosbags.highlevel.AnyReader"),
+    "EEGLAB in MATLAB's format": (b"MATLAB 5.0 MAT-file", "a.set", "is EEGLAB: `mne.io.read_raw('X.set')"),
+    "MATLAB": (b"MATLAB 5.0 MAT-file", "a.mat", "`scipy.io.loadmat(FILE)`"),
+    "a workbook": (b"PK\x03\x04", "a.xlsx", "pandas.read_excel(FILE)"),
+    "a workbook named as CSV": (b"PK\x03\x04", "a.csv", "unpack it first, save a workbook as CSV"),
+    "packed CSV": (b"\x1f\x8b", "a.csv.gz", "unpack it first"),
+    "ActiGraph": (b"PK\x03\x04", "a.gt3x", "export raw CSV with ActiLife"),
+    "GENEActiv": (b"Device Identity\r\nDevice Unique", "a.bin", "is GENEActiv's own format"),
+    "Axivity": (b"MD\xfc\x03" + bytes(99), "a.cwa", "export CSV with OmGui"),
+    "a watch": (b"\x0e\x10\x43\x08\x00\x00\x00\x00.FIT", "a.bin", "fitparse.FitFile(FILE)"),
+    "WFDB": (b"100 2 360 650000\n100.dat 212 200\n", "a.hea", "wfdb.rdsamp(NAME)"),
+    "signals of WFDB": (bytes(range(256)), "a.dat", "if X.hea stands beside it, it is WFDB"),
+    "nothing known": (bytes(range(256)), "a.bin", "is a binary file of no known format"),
+    "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid", "a.parquet", "fetch that with `git lfs pull`"),
+    "a web page": (b"<!DOCTYPE html>\n<html>", "a.csv", "is a web page"),
+    "a video": (b"\x00\x00\x00\x20ftypisom", "a", "is a video"),
+    "XML": (b"<?xml version='1.0'?>\n<TrainingCenterDatabase>", "a.xml", "is TCX"),
+    "a phone's log": (b'[{"sensor": "Accelerometer", "time": "1", "x": 1}]', "a.json", "kymo prepare phone"),
+    "poses": (b'{"people": [{"pose_keypoints_2d": [1, 2, 3]}]}', "a.json", "it holds poses"),
+    "Edge Impulse": (b'{"protected": {}, "payload": {"values": [[1]]}}', "a.json", "of Edge Impulse"),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_what_is_not_read_is_named_with_the_way_to_a_table(tmp_path: Path, case: str) -> None:
+    start, name, said = FOREIGN[case]
+    (tmp_path / name).write_bytes(start)
+    with pytest.raises(SourceError) as error:
+        list(read([tmp_path / name]))
+    assert said in str(error.value)
+
+
+def test_formats_that_a_folder_holds_besides_are_said(tmp_path: Path) -> None:
+    for name in ("a.edf", "b.edf", "c.png"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(SourceError, match=r"holds no file that can be read .*; a.edf is EDF: .* \(and 1 more .edf\)"):
+        list(read([tmp_path]))
+    (tmp_path / "a.csv").write_text("t,ax\n0,1\n0.1,2\n")
+    with pytest.warns(SourceWarning) as told:
+        assert [recording.session for recording in read([tmp_path])] == ["a"]
+    (one,) = told
+    assert "a.edf: is EDF" in str(one.message)
+
+
+@pytest.mark.parametrize("name", ["a.log", "a.dat", "a"])
+def test_text_is_read_whatever_its_suffix(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("t,ax\n" + "".join(f"{i / 10},{i}\n" for i in range(50)))
+    (recording,) = read([tmp_path / name])
+    assert recording.streams[0].count == 50

@@ -133,7 +133,7 @@ def _input(table: Table) -> InputTable:
     if len(set(channels)) < len(channels):
         twice = next(c for c in channels if channels.count(c) > 1)
         raise table.error(f"channels: {twice!r} stands there twice", "channels")
-    units = table.texts("units", ())
+    units = table.texts("units", (), empty=True)
     if units and len(units) != len(channels):
         raise table.error(f"units: {len(units)} for {len(channels)} channels, expected one each", "units")
     dtype = table.text("dtype", "float32")

@@ -161,15 +161,15 @@ class Table:
             raise self._wrong(key, "a text in quotation marks")
         return value
 
-    def texts(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
-        """Read a text, or an array of texts with at least one."""
+    def texts(self, key: str, default: tuple[str, ...] | None = None, empty: bool = False) -> tuple[str, ...]:
+        """Read a text, or an array of texts with at least one; of empty ones only where they may be."""
         if key not in self.values:
             if default is None:
                 raise self._required(key, "an array of texts")
             return default
         value = self.values[key]
         items = [value] if isinstance(value, str) else value
-        if not isinstance(items, list) or not items or not all(isinstance(v, str) and v for v in items):
+        if not isinstance(items, list) or not items or not all(isinstance(v, str) and (v or empty) for v in items):
             raise self._wrong(key, "an array of texts")
         return tuple(items)
 

@@ -16,7 +16,7 @@ from kymo.streams.archive.format import is_archive
 from kymo.streams.errors import SourceError, SourceWarning
 from kymo.streams.labels.labels import count_labels_json, keys_of_labels_json
 from kymo.streams.readers.basic_motions import NAMES, read_basic_motions
-from kymo.streams.readers.files import File, find, format_of
+from kymo.streams.readers.files import File, find, format_of, not_read
 from kymo.streams.recording import ReadOptions, Recording
 
 
@@ -51,7 +51,8 @@ def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> I
 
         yield from read_archive(Path(path), options)
     on_disk = [path for path in paths if path not in archives and not _is_data_set(path)]
-    errors, readable = list[SourceError](), bool(archives or names)
+    errors = [error for path in on_disk if "://" not in str(path) for error in not_read(Path(path))]
+    readable = bool(archives or names)
     for file in find(on_disk):
         try:
             for recording in _recordings(file, options):

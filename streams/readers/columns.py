@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from kymo.streams.errors import SourceError
 from kymo.streams.readers.times import TIME_COLUMNS, TimeColumn, counter_columns, date_column, time_columns
+from kymo.streams.readers.units import unit_of_name
 from kymo.streams.recording import InputOptions, ReadOptions
 from kymo.streams.words import brief, some
 
@@ -55,6 +56,7 @@ class ColumnRoles:
     counted: bool = False  # whether the column of times counts samples
     date: str | None = None  # column of dates that the times of day are of
     rate: Fraction | None = None  # samples per second, where the recipe says one
+    start_ns: int = 0  # time of the first sample, where no column says it
 
     def time_column(self, path: Path | str) -> TimeColumn | None:
         """What reads the column of times, if there is one."""
@@ -75,6 +77,14 @@ class ColumnRoles:
         keep = self.keep.columns if self.keep else ()
         names = (*self.session, self.subject, *self.labels, *keep, *self.metadata, self.date)
         return tuple(dict.fromkeys(name for name in names if name is not None))
+
+
+class Told(NamedTuple):
+    """What a file says besides its rows."""
+
+    rate: Fraction | None = None  # samples per second
+    units: Mapping[str, str] = {}  # by column
+    start_ns: int = 0  # time of the first sample
 
 
 class _Texts(NamedTuple):
@@ -106,23 +116,25 @@ def column_roles(
     options: ReadOptions,  # what the recipe says
     path: Path | str,  # the file, for messages
     cells: Callable[[str], Sequence[str]],  # a column's first cells
-    head_rate: Fraction | None = None,  # samples per second as the file says, where the recipe does not
+    told: Told | None = None,  # what the file says, where the recipe does not
 ) -> ColumnRoles:
     """Roles of the columns `names`."""
+    told = told or Told()
     names = [name for name in names if name]
     asked = {name for item in options.inputs for name in item.channels}
     texts = _text_columns(names, asked, options, path)
-    rate = _common_rate(options, head_rate, path)
+    rate = _common_rate(options, told.rate, path)
     unasked = [name for name in names if name not in asked | texts.names]
     counting = _counting_columns(unasked, numeric, cells, rate, bool(texts.session))
     no_channels = {*texts.names, *counting.names, counting.time, counting.date, *TIME_COLUMNS}
     free = [name for name in names if name in numeric and name not in no_channels]
     inputs, notes = _inputs(options, names, free, path)
+    inputs = tuple(_with_units(item, told.units) for item in inputs)
     channels = tuple(dict.fromkeys(name for item in inputs for name in item.channels))
     notes += counting.notes
-    if head_rate and (counting.numbers or counting.time is None) and not any(item.rate_hz for item in inputs):
-        inputs = tuple(replace(item, rate_hz=head_rate) for item in inputs)
-        notes.append(f"rate {float(head_rate):g} Hz, as the head of the file says")
+    if told.rate and (counting.numbers or counting.time is None) and not any(item.rate_hz for item in inputs):
+        inputs = tuple(replace(item, rate_hz=told.rate) for item in inputs)
+        notes.append(f"rate {float(told.rate):g} Hz, as the head of the file says")
     notes += _absent_labels(options, texts.labels)
     # A column of a further label set stays metadata too: what is constant in a session may say its side of a split.
     further = set(texts.labels) - {options.label_column}
@@ -130,7 +142,7 @@ def column_roles(
     clocks = sorted(name for name in counting.names if name not in (counting.time, *channels))
     notes += [f"columns left out, they count time or rows: {', '.join(clocks)}"] if clocks else []
     roles = (counting.time, texts.session, texts.subject, texts.labels, metadata, texts.keep)
-    return ColumnRoles(inputs, channels, *roles, notes, counted=counting.numbers, date=counting.date, rate=rate)
+    return ColumnRoles(inputs, channels, *roles, notes, counting.numbers, counting.date, rate, told.start_ns)
 
 
 def _text_columns(names: Sequence[str], asked: Collection[str], options: ReadOptions, path: Path | str) -> _Texts:
@@ -222,12 +234,22 @@ def _inputs(
         channels = item.channels or tuple(name for name in free if name not in named)
         if not channels:
             raise SourceError(
-                f"no column holds numbers for stream `{item.stream}`; there are: {', '.join(names) or 'none'}", path
+                f"no column holds numbers for stream `{item.stream}`, those that count time or rows apart; there are: "
+                f"{some([brief(name) for name in names], 40) or 'none'}",
+                path,
             )
         if item.units and len(item.units) != len(channels):
             raise SourceError(f"stream `{item.stream}` has {len(item.units)} units for {len(channels)} channels", path)
         inputs.append(replace(item, channels=channels))
     return tuple(inputs), notes
+
+
+def _with_units(item: InputOptions, units: Mapping[str, str]) -> InputOptions:
+    """An input whose channels have the units that the file says; what the recipe says holds where it says none."""
+    wanted = item.units or ("",) * len(item.channels)
+    found = [units.get(name) or unit_of_name(name) for name in item.channels]
+    told = tuple(unit or want for unit, want in zip(found, wanted, strict=True))
+    return replace(item, units=told if any(told) else ())
 
 
 class Keep:

@@ -1,35 +1,31 @@
 """CSV files. In: text, one column a channel, one row a sample. Out: Recordings; values are float64 as written, times in
 Unix ns.
 
-Loggers write more than a table: what parts the columns (`sep=;`), lines about the device, comments, a row of units. The names are the
-row before the rows of numbers.
-
-Comma, semicolon or tab; a decimal comma where the delimiter is none; with or without byte order mark. Rows are parsed
-in blocks by numpy; a block that it refuses is read again cell by cell, which finds the row.
+Comma, semicolon, tab, bar or blanks; a decimal comma where the delimiter is none; UTF-8, UTF-16 with its mark, or what Windows writes.
+Rows are parsed in blocks by numpy; a block that it refuses is read again cell by cell, which finds the row.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
-import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import partial
 from itertools import islice
-from pathlib import Path
+from pathlib import PurePath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kymo.streams.errors import SourceError
 from kymo.streams.readers.cells import Numbers, is_missing
-from kymo.streams.readers.columns import ColumnRoles, column_roles
+from kymo.streams.readers.columns import ColumnRoles, Told, column_roles
 from kymo.streams.readers.files import File
+from kymo.streams.readers.head import find_head
 from kymo.streams.readers.table import Block, Gatherer
 from kymo.streams.readers.times import TimeColumn
+from kymo.streams.readers.units import known_unit
 from kymo.streams.recording import ReadOptions, Recording
 from kymo.streams.words import brief, is_number, many
 
@@ -38,26 +34,6 @@ _TOGETHER_BYTES = 64 * 2**20  # larger files are given away session by session
 _SAMPLE_ROWS = 200
 _INDEX = "index"
 _HEAD_BYTES = 2**18  # names stand within so much
-_OTHER_FORMATS = {
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
-    b"PK": "a zip or Excel file",
-    b"\x1f\x8b": "a gzip file",
-}
-# Of the head:
-_NO_VALUE = frozenset(("", "nan", "na", "n/a", "null", "none"))
-_DELIMITERS = (",", ";", "\t")
-_SEPARATOR = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
-_RATE = re.compile(
-    r"\b(?:(?:sampl\w*|output|update|data|measurement)[ _]?(?:rate|frequency)\b[^\d\n]{0,12}?(\d+(?:\.\d+)?)(?:\s*(k?hz))?"
-    r"|(?:rate|frequency)\b[^\d\n]{0,12}?(\d+(?:\.\d+)?)\s*(k?hz))\b(?![.,]?\d)(?!\s*[a-z])",
-    re.IGNORECASE,
-)
-_MOMENT = re.compile(r"\d{4}[-/]\d\d[-/]\d\d[ T]\d\d:\d\d.*")
-_MEASURE = re.compile(r"\d+(\.\d+)?(\s*hz|\s+\w+)?", re.IGNORECASE)
-_NAMES_ARE = re.compile(r"^\W*(?:labels|columns|names)\s*:?=?\s*", re.IGNORECASE)
-_HEAD_ROWS = 400  # of them is judged where the table begins
-_TABLE_ROWS = 3  # so many rows of as many columns are a table
 
 
 def read_csv(file: File, options: ReadOptions) -> Iterator[Recording]:
@@ -65,19 +41,26 @@ def read_csv(file: File, options: ReadOptions) -> Iterator[Recording]:
     with file.open() as raw:
         size = raw.seek(0, io.SEEK_END)
         raw.seek(0)
-        start = raw.read(2)
+        encoding = _encoding(raw.read(_HEAD_BYTES))
         raw.seek(0)
-        if start in _OTHER_FORMATS:
-            raise SourceError(f"is {_OTHER_FORMATS[start]}, expected CSV text in UTF-8", file.path)
-        text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
+        text = io.TextIOWrapper(raw, encoding=encoding, newline="")
         try:
             yield from _Reader(text, file, options).recordings(size > _TOGETHER_BYTES)
-        except UnicodeDecodeError as error:
-            raise SourceError(
-                f"is no UTF-8 text (byte {error.object[error.start]:#04x}); save it as UTF-8", file.path
-            ) from None
+        except UnicodeError as error:
+            raise SourceError(f"is no whole text in {encoding} ({error}); save it as UTF-8", file.path) from None
         except csv.Error as error:
             raise SourceError(f"is no CSV ({error})", file.path) from None
+
+
+def _encoding(start: bytes) -> str:
+    """The encoding of a text: UTF-16 by its mark, UTF-8, or else that of Windows (degrees, micro, squares)."""
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(start)
+    except UnicodeDecodeError:
+        return "cp1252"
+    return "utf-8-sig"
 
 
 class _Reader:
@@ -85,7 +68,7 @@ class _Reader:
 
     def __init__(self, text: io.TextIOWrapper, file: File, options: ReadOptions) -> None:
         self._text, self._file, self._options = text, file, options
-        self._head = _find_head(text.readlines(_HEAD_BYTES), file.path)
+        self._head = find_head(text.readlines(_HEAD_BYTES), file.path, PurePath(file.path).stem)
         self._names, self._delimiter = self._head.names, self._head.delimiter
         # pandas writes its index without a name.
         self._index = "" if self._names[0] or not all(self._names[1:]) or _INDEX in self._names else _INDEX
@@ -166,6 +149,7 @@ class _Reader:
         if zeros := sum(line.count("\0") for line in lines):
             self._zeros += zeros
             lines = [line.replace("\0", "") or "\n" for line in lines]
+        lines = self._head.tidy(lines)
         blank = [i for i, line in enumerate(lines) if line.isspace()]
         # An empty line within quotes belongs to its cell; the slow path sees it.
         if blank and not any('"' in line for line in lines):
@@ -183,7 +167,9 @@ class _Reader:
         filled = {i for i in range(len(self._names)) if any(len(row) > i and not is_missing(row[i]) for row in sample)}
         numeric = {self._names[i] for i in filled & self._numbers.numeric} - {self._index}
         column = partial(self._column, sample)
-        self._roles = column_roles(self._names, numeric, self._options, self._file.path, column, self._head.rate)
+        cells_units = {self._names[i]: known_unit(unit) for i, unit in self._numbers.units.items()}
+        told = Told(self._head.rate, cells_units | self._head.units, self._head.start_ns)
+        self._roles = column_roles(self._names, numeric, self._options, self._file.path, column, told)
         self._roles.notes[:0] = self._head.notes
         self._roles.notes.extend(self._numbers.notes)
         self._time_column = self._roles.time_column(self._file.path)
@@ -283,170 +269,3 @@ class _Reader:
 
     def _times(self, texts: dict[str, list[str]], rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         return self._time_column.parse(self._roles.time_texts(texts), rows) if self._time_column else None
-
-
-@dataclass(slots=True)
-class _TableHead:
-    """What stands before the rows."""
-
-    row: int  # the last line of it, as a user counts
-    delimiter: str  # what parts the columns
-    names: list[str]  # of the columns; an empty one is no column
-    below: list[str]  # the lines behind
-    rate: Fraction | None = None  # samples per second, where it is said
-    notes: list[str] = field(default_factory=list)  # what was passed over
-
-
-def _find_head(lines: Sequence[str], path: Path | str) -> _TableHead:
-    """The head of a file."""
-    first = next((i for i, line in enumerate(lines) if line.strip()), None)
-    if first is None:
-        raise SourceError("is empty; expected a header row and rows of numbers", path)
-    end = first + 1
-    while "".join(lines[first:end]).count('"') % 2 and end < len(lines):  # a line break within a quoted name
-        end += 1
-    line = "".join(lines[first:end])
-    if (
-        (separator := _SEPARATOR.fullmatch(line)) is None
-        and not line.lstrip().startswith("#")
-        and _is_header(line, lines[end:])
-    ):
-        rows = [_cells(line, delimiter) for delimiter in _DELIMITERS]
-        names = max(rows, key=len)
-        delimiter = _DELIMITERS[rows.index(names)]
-        if not any(names) or all(is_number(name) for name in names if name):
-            raise SourceError(f"holds {brief(line)!r} where column names are expected", path, end)
-        return _without_units(_TableHead(end, delimiter, names, list(lines[end:])))
-    return _head_behind_preface(lines, end if separator else first, separator[1] if separator else "", path)
-
-
-def _head_behind_preface(lines: Sequence[str], begin: int, delimiter: str, path: Path | str) -> _TableHead:
-    """The head of a file that begins with something else."""
-    rows = [(i, line) for i, line in enumerate(lines[:_HEAD_ROWS]) if i >= begin and line.strip()]
-    table = [(i, line) for i, line in rows if not line.startswith("#")]
-    delimiter = delimiter or max(_DELIMITERS, key=lambda sign: _width([line for _, line in table], sign))
-    width = _width([line for _, line in table], delimiter)
-    cells = [_cells(line, delimiter) for _, line in table]
-    same = [len(row) == width for row in cells]
-    at = next(
-        (n for n in range(len(cells)) if all(same[n : n + 1 + _TABLE_ROWS]) and not _is_preface(*cells[n : n + 3])),
-        None,
-    )
-    if at is None or width < 1:
-        raise SourceError("holds no table: a header row and rows of numbers are expected", path)
-    if sum(2 * _count_values(row) > len(row) > 1 for row in cells[:at]) > bool(_is_data(cells, 1)) + 1 or (
-        at == 1 and _is_data(cells, 1) and not _is_data(cells, 0)
-    ):
-        at = 0  # what comes before are rows of numbers, too, or names, of which one is missing: the rows say so
-    row, names = table[at][0], cells[at]
-    preface = [line for i, line in rows if i < row]
-    behind, notes = row + 1, list[str]()
-    if _is_data(cells, at):
-        comment = _names_in_comment(preface, delimiter, width)
-        behind, names = row, comment or _made_up_names(names)
-        notes += [] if comment else [f"no column names: they are {', '.join(names)}"]
-    if preface:
-        notes.append(f"{many(len(preface), 'line')} before the table passed over, first row {rows[0][0] + 1}")
-    rates = {_rate(match) for line in preface if (match := _RATE.search(line))} - {0}
-    rate = rates.pop() if len(rates) == 1 else None
-    return _without_units(_TableHead(behind, delimiter, names, list(lines[behind:]), rate, notes))
-
-
-def _names_in_comment(preface: Sequence[str], delimiter: str, width: int) -> list[str]:
-    """The names of a table that stand in a comment: in the last of that width, or the one above, where the last are units."""
-    names: list[str] = []
-    for line in reversed([line for line in preface if line.startswith("#")]):
-        cells = _cells(_NAMES_ARE.sub("", line.lstrip("# ")), delimiter)
-        if len(cells) == width and not _count_values(cells):
-            names = cells
-        elif names:
-            break
-    return names
-
-
-def _rate(match: re.Match[str]) -> Fraction:
-    number, unit = (match[1], match[2]) if match[1] else (match[3], match[4])
-    return Fraction(number) * (1000 if (unit or "").lower() == "khz" else 1)
-
-
-def _without_units(head: _TableHead) -> _TableHead:
-    """Without the row of units behind the names, if there is one."""
-    for n in range(2):
-        first = [line for line in head.below[: 2 + n] if line.strip()]
-        if len(first) < 2 or any(line.count('"') % 2 for line in first):
-            break
-        row, below = (_cells(line, head.delimiter) for line in first[:2])
-        if len(row) != len(head.names) or not _are_units(row, below):
-            break
-        at = head.below.index(first[0])
-        head.row, head.below = head.row + at + 1, head.below[at + 1 :]
-        head.notes.append(f"row {head.row} holds units, not samples: passed over")
-    return head
-
-
-def _are_units(row: Sequence[str], below: Sequence[str]) -> bool:
-    """Whether a row has words where the next one has numbers."""
-    columns = [n for n, cell in enumerate(below[: len(row)]) if _is_value(cell)]
-    if not columns or any(map(_is_value, row)):
-        return False
-    return 2 * sum(row[n].lower() not in _NO_VALUE for n in columns) > len(columns)
-
-
-def _is_header(line: str, below: Sequence[str]) -> bool:
-    """Whether the first line has as many columns as most that follow, or nothing below is a better table."""
-    below = [line for line in below[:_HEAD_ROWS] if line.strip()]
-    delimiter = max(_DELIMITERS, key=lambda sign: len(_cells(line, sign)))
-    if any(line.count('"') % 2 for line in below):
-        return True  # cells of several lines: their rows cannot be counted here
-    width = len(_cells(line, delimiter))
-    usual = max(_width(below, sign) for sign in (_DELIMITERS if width == 1 else delimiter))
-    if _is_preface(*(_cells(row, delimiter) for row in (line, *below[:2]))):
-        return False
-    return len(below) < 2 * _TABLE_ROWS or usual <= width
-
-
-def _is_preface(row: Sequence[str], names: Sequence[str] = (), data: Sequence[str] = ()) -> bool:
-    """Whether a row says something of the device, and the names are in the next one: it holds a value, or fewer cells are filled."""
-    if _count_values(row) > len(row) / 2 or _count_values(names) or not _count_values(data):
-        return False
-    ends = [cell.endswith(":") for cell in row]
-    about_device = len(row) > 1 and not all(ends) and (any(ends) or any(map(_MEASURE.fullmatch, row)))
-    filled, names_filled, data_filled = (sum(map(bool, cells)) for cells in (row, names, data))
-    return about_device or (1 < names_filled == len(names) and filled < names_filled and data_filled > filled)
-
-
-def _width(lines: Sequence[str], delimiter: str) -> int:
-    """How many columns most of the lines have."""
-    counts = Counter(len(_cells(line, delimiter)) for line in lines[-100:])
-    return counts.most_common(1)[0][0] if counts else 0
-
-
-def _cells(line: str, delimiter: str) -> list[str]:
-    return [
-        " ".join(cell.split()) for cell in next(csv.reader(line.splitlines(keepends=True), delimiter=delimiter), [])
-    ]
-
-
-def _is_value(cell: str) -> bool:
-    return cell.lower() not in _NO_VALUE and (is_number(cell.replace(",", ".")) or bool(_MOMENT.fullmatch(cell)))
-
-
-def _count_values(row: Sequence[str]) -> int:
-    return sum(map(_is_value, row))
-
-
-def _is_data(cells: Sequence[Sequence[str]], at: int) -> bool:
-    """Whether a row holds as many numbers as the next one."""
-    if at >= len(cells):
-        return False
-    count = _count_values(cells[at])
-    return count > 0 and count >= _count_values(cells[min(at + 1, len(cells) - 1)])
-
-
-def _made_up_names(row: Sequence[str]) -> list[str]:
-    """Names for columns that have none."""
-    names = [f"c{n + 1}" for n in range(len(row))]
-    for n, cell in enumerate(row):
-        if _MOMENT.fullmatch(cell) and "timestamp" not in names:
-            names[n] = "timestamp"
-    return names

@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 from kymo.streams.errors import SourceError
 from kymo.streams.files import write_whole
+from kymo.streams.readers.foreign import LOOKED_AT, foreign_format, foreign_json
 from kymo.streams.words import brief
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class FileFormat(NamedTuple):
         return recordings
 
 
-#: What reads a file: the first row that has its suffix and takes its first bytes, which are looked at where several have the suffix.
+#: What reads a file: the first row that has its suffix and takes its first bytes.
 FORMATS = (
     FileFormat("kymo.streams.readers.csv_file:read_csv", (".csv", ".tsv", ".txt")),
     FileFormat("kymo.streams.readers.parquet_file:read_parquet", (".parquet", ".pq")),
@@ -52,12 +53,13 @@ FORMATS = (
 #: Suffixes of files that can be read.
 SUFFIXES = tuple(dict.fromkeys(suffix for row in FORMATS for suffix in row.suffixes))
 #: Those that are read where they are found in a folder (a .txt there is as likely a readme).
-FOLDER_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != ".txt")
+_TEXT = ".txt"
+FOLDER_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != _TEXT)
 EXPERIMENT_SUFFIX = ".json"
 #: Suffixes of an experiment's recordings: the first that is there counts.
 _RECORDED = tuple(dict.fromkeys(suffix for row in reversed(FORMATS) for suffix in row.suffixes))
-_START_BYTES = 4096
 _LABELS = ".labels.json"
+_HARDLY = (".html", ".htm", ".xml", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf", ".pkl", ".npy", ".npz")
 _MOST_PLACES = 8  # that an error names
 
 
@@ -115,13 +117,14 @@ class _Storage:
 
 
 def format_of(file: File) -> FileFormat:
-    """What reads a file that :func:`find` gave."""
+    """What reads a file that :func:`find` gave: by its suffix, where that says nothing as text."""
     rows = [row for row in FORMATS if file.suffix in row.suffixes]
-    if len(rows) > 1:
-        with file.open() as raw:
-            start = raw.read(_START_BYTES)
-        return next((row for row in rows if row.holds(start)), rows[-1])
-    return rows[0]
+    with file.open() as raw:
+        start = raw.read(LOOKED_AT)
+    if foreign := foreign_format(start, file.suffix, bool(rows)):
+        raise SourceError(foreign, file.path)
+    rows = rows or [row for row in FORMATS if _TEXT in row.suffixes]
+    return next((row for row in rows if row.holds(start)), rows[-1])
 
 
 def find(
@@ -165,12 +168,28 @@ def _local_files(path: Path, suffixes: Sequence[str], in_folders: Sequence[str])
             p for p in path.rglob("*") if p.suffix.lower() in in_folders and p.is_file() and not _hidden(p, path)
         )
         if not files:
-            raise SourceError(f"the folder holds no file that can be read ({', '.join(in_folders)})", path)
+            others = [f"; {Path(str(error.path)).name} {error.message}" for error in not_read(path)[:1]]
+            known = ", ".join(in_folders)
+            raise SourceError(f"the folder holds no file that can be read ({known}){''.join(others)}", path)
         return [File(str(file), in_folder=True) for file in files]
     if not path.exists():
         raise SourceError("no such file or folder", path)
     _check_suffix(str(path), path.suffix.lower(), suffixes)
     return [File(str(path))]
+
+
+def not_read(path: Path) -> list[SourceError]:
+    """Why files of a folder are not read whose formats are known, one a suffix; nothing of what is hardly a recording."""
+    first: dict[str, list[Path]] = {}
+    for file in sorted(path.rglob("*")) if path.is_dir() else ():
+        if file.suffix.lower() not in (*SUFFIXES, *_HARDLY, "") and file.is_file() and not _hidden(file, path):
+            first.setdefault(file.suffix.lower(), []).append(file)
+    errors = []
+    for suffix, files in first.items():
+        if known := foreign_format(b"", suffix, False):
+            more = f" (and {len(files) - 1} more {suffix})" if len(files) > 1 else ""
+            errors.append(SourceError(known + more, files[0]))
+    return errors
 
 
 def _hidden(path: Path, root: Path) -> bool:
@@ -208,9 +227,8 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 
 def _check_suffix(path: str, suffix: str, suffixes: Sequence[str]) -> None:
-    if suffix not in suffixes:
-        known = ", ".join([*suffixes, EXPERIMENT_SUFFIX])
-        raise SourceError(f"cannot read {suffix or 'a file without suffix'}; known are {known}", path)
+    if suffix not in suffixes and suffixes is not SUFFIXES:  # of any recording, what a file holds says what it is
+        raise SourceError(f"cannot read {suffix or 'a file without suffix'}; known are {', '.join(suffixes)}", path)
 
 
 def _anything(_: Any) -> bool:
@@ -285,9 +303,8 @@ def load_experiment(path: str | Path) -> Experiment:
         raise SourceError(f"is no JSON ({error})", text) from None
     expected = 'expected an experiment, {"dirname": …, "labelFiles": [{"filePath": …}]}'
     if not isinstance(content, dict) or not content.keys() & {"dirname", "labelFiles"}:
-        is_labels = isinstance(content, dict) and isinstance(content.get("events"), list)
-        hint = "; labels alone are found beside their recording, name that" if is_labels else ""
-        raise SourceError(f"is no experiment JSON: {expected}{hint}", text)
+        hint = foreign_json(content)
+        raise SourceError(f"is no experiment JSON{'; ' + hint if hint else ': ' + expected}", text)
     dirname, segments = content.get("dirname", ""), content.get("segments", [])
     if not isinstance(dirname, str):
         raise SourceError(f"`dirname` is {brief(repr(dirname))}, expected a folder's name", text)

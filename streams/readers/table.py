@@ -168,7 +168,9 @@ class Gatherer:
         self.notes = [note for note in self.notes if not note.startswith("keep leaves")]
         if session.kept_count < session.count:
             notes.append(f"keep leaves {session.kept_count} of {session.count} rows")
-        streams, labels = self._streams(_Table.of(session, self._file.path), session.labels, notes)
+        streams, labels = self._streams(
+            _Table.of(session, self._file.path, self._roles.start_ns), session.labels, notes
+        )
         metadata = {name: text for name, text in session.constant.items() if text and name != self._roles.subject}
         left_out = [name for name in self._roles.metadata if name not in self._roles.labels]
         varied = [name for name in left_out if session.constant.get(name) is None]
@@ -222,15 +224,17 @@ class _Table:
     values: Array
     times: Int | None
     numbers: Int
+    start_ns: int  # of row 0, where there are no times
 
     @classmethod
-    def of(cls, session: _Session, path: str) -> _Table:
+    def of(cls, session: _Session, path: str, start_ns: int) -> _Table:
         """The rows of a session, which gives them away: they are held once."""
         rows = np.concatenate([block.rows for block in session.blocks])
         values = np.concatenate([block.values for block in session.blocks])
         times = [block.times_ns for block in session.blocks if block.times_ns is not None]
         numbers = np.concatenate(session.numbers)
-        table = cls(path, session.name, rows, values, np.concatenate(times) if times else None, numbers - numbers[0])
+        times_ns = np.concatenate(times) if times else None
+        table = cls(path, session.name, rows, values, times_ns, numbers - numbers[0], start_ns)
         session.blocks.clear()
         return table
 
@@ -305,9 +309,8 @@ class _Table:
                 self.path,
             )
         numbers = self.numbers[picked]
-        return grid.Grid(
-            Fraction(rate), 0, np.arange(len(numbers), dtype=np.int64), numbers, _skipped(numbers, row_numbers)
-        )
+        notes, rows = _skipped(numbers, row_numbers), np.arange(len(numbers), dtype=np.int64)
+        return grid.Grid(Fraction(rate), self.start_ns, rows, numbers, notes)
 
 
 def _skipped(numbers: Int, row_numbers: grid.RowNumbers) -> list[str]:

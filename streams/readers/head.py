@@ -1,0 +1,432 @@
+"""Where a table begins in text. In: the first lines of a file. Out: what parts the columns, their names and units, the rate and the
+start that are said above them.
+
+Loggers write more than a table: what parts the columns (`sep=;`), lines about the device, comments, names in two rows, a row of units; or
+less: no names at all, or, as wristbands of Empatica do, when it starts and how fast it goes in the place of names.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import chain, takewhile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kymo.streams.errors import SourceError
+from kymo.streams.readers.cells import is_missing
+from kymo.streams.readers.moments import is_date, is_moment
+from kymo.streams.readers.units import known_unit, unit_in
+from kymo.streams.words import NS, is_number, many, some
+
+_SPACES = " "
+_DELIMITERS = (",", ";", "\t", "|", _SPACES)
+_SEPARATOR = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
+_NUMBER, _UNTIL = r"(\d+(?:\.\d+)?)", r"[^\d\n]{0,12}?"
+_RATE = re.compile(
+    rf"\b(?:(?:sampl\w*|output|update|data|measurement|frame)[ _]?(?:rate|frequency)\b{_UNTIL}|sampling\s*[:=]\s*){_NUMBER}"
+    rf"(?:\s*(k?hz)\b|\b(?![.,]?\d)(?!\s*[a-z]))|\b(?:(?:rate|frequency)\b{_UNTIL}|at ){_NUMBER}\s*(k?hz)\b",
+    re.IGNORECASE,
+)
+_STEP = re.compile(
+    rf"\b(?:sampl\w+ )?interval\b{_UNTIL}{_NUMBER}\s*(m?s|m?sec)\b|^\W*{_NUMBER}\s*(m?s|m?sec)/sample\b", re.IGNORECASE
+)
+_EPOCH = re.compile(r"\bepoch (?:period|length)\b[^\d\n]{0,16}(\d\d):(\d\d):(\d\d)\b", re.IGNORECASE)
+_SAID = re.compile(r"[\w ]+:.*\d|[\d.]+$")
+_MEASURE = re.compile(r"\d+(\.\d+)?(\s*hz|\s+\w+)?", re.IGNORECASE)
+_NAMES_ARE = re.compile(r"^\W*(?:labels|columns|names)\s*:?=?\s*", re.IGNORECASE)
+_NAMES_WITHIN = re.compile(r"\b(?:labels|columns|channels)\s*[:=]+\s*([^,;:=\t]+)", re.IGNORECASE)
+_KEY = re.compile(r"(?:channel ?titles?|channels?|labels?|columns?|names?)\s*[:=]", re.IGNORECASE)
+_UNITS_ARE = re.compile(r"^\W*units?\s*(?:[:=,;\t]+\s*(.*))?$", re.IGNORECASE)
+_SENSOR_IS = re.compile(r"^\W*(?:sensor type|channel name)\s*[:=,;\t]+\s*(.*)$", re.IGNORECASE)
+_HEAD_ROWS = 400  # of them is judged where the table begins
+_TABLE_ROWS = 3  # so many rows of as many columns are a table
+_NAME_ROWS = 5  # at most
+_SAMPLE_ROWS = 200
+_EVEN = 0.9  # so many steps are about the middle one
+#: Of Empatica's files, by their name: channels, and the unit. Of the wristband's acceleration 64 are 1 g.
+_EMPATICA = {
+    "acc": (("x", "y", "z"), "1/64 g"),
+    "eda": (("eda",), "uS"),
+    "temp": (("temp",), "°C"),
+    "hr": (("hr",), "bpm"),
+    "bvp": (("bvp",), ""),
+}
+_UNIX_S = (946_684_800, 2_840_140_800)  # 2000 to 2060
+_FASTEST_HZ = 20_000
+
+Cells = Sequence[Sequence[str]]
+
+
+@dataclass(slots=True)
+class TableHead:
+    """What stands before the rows."""
+
+    row: int  # the last line of it, as a user counts
+    delimiter: str  # what parts the columns; a blank where any number of them does
+    names: list[str]  # of the columns; an empty one is no column
+    below: list[str]  # the lines behind
+    rate: Fraction | None = None  # samples per second, where it is said
+    start_ns: int = 0  # time of the first sample, where it is said
+    ending: str = ""  # with which each line ends
+    units: dict[str, str] = field(default_factory=dict)  # by column
+    notes: list[str] = field(default_factory=list)  # what was passed over
+
+    def tidy(self, lines: list[str]) -> list[str]:
+        """Lines with one sign between two cells."""
+        if self.delimiter == _SPACES:
+            return [f"{' '.join(line.split())}\n" for line in lines]
+        return [line.rstrip().removesuffix(self.ending) + "\n" for line in lines] if self.ending else lines
+
+
+def find_head(lines: Sequence[str], path: Path | str, name: str) -> TableHead:
+    """The head of a file of this name, without its suffix."""
+    first = next((i for i, line in enumerate(lines) if line.strip()), None)
+    if first is None:
+        raise SourceError("is empty; expected a header row and rows of numbers", path)
+    if empatica := _empatica(lines, first, path, name):
+        return empatica
+    end = first + 1
+    while "".join(lines[first:end]).count('"') % 2 and end < len(lines):  # a line break within a quoted name
+        end += 1
+    line = "".join(lines[first:end])
+    separator = _SEPARATOR.fullmatch(line)
+    if separator is not None or line.lstrip().startswith("#") or not _is_header(line, lines[end:]):
+        return _head_behind_preface(lines, end if separator else first, separator[1] if separator else "", path)
+    delimiter = _delimiter([text for text in lines[end:_HEAD_ROWS] if text.strip()] or [line], line)
+    names = _cells(line, delimiter)
+    if not any(names):
+        raise SourceError(f"holds {line.strip()[:60]!r} where column names are expected", path, end)
+    below = [_cells(text, delimiter) for text in lines[end : end + _SAMPLE_ROWS] if text.strip()]
+    head = TableHead(end, delimiter, names, list(lines[end:]))
+    if below and _is_sample(names, below[:_TABLE_ROWS]):
+        head.row, head.below = first, list(lines[first:])
+        _make_up_names(head, [names, *below])
+    return _with_all_names(head, [])
+
+
+def _empatica(lines: Sequence[str], first: int, path: Path | str, name: str) -> TableHead | None:
+    """The head of a file whose first row is the time at which it starts and whose second one is the rate."""
+    rows = [_cells(line, ",") for line in lines[first : first + 6] if line.strip()]
+    if len(rows) < 2 or not rows[0] or not _is_unix(rows[0][0]):
+        return None
+    if [cell.upper() for cell in rows[0][1:]] == ["IBI"]:
+        raise SourceError(
+            "holds the times of heart beats: an irregular stream, which recipes do not take; name another file", path
+        )
+    starts, rates = ({*row} for row in rows[:2])
+    if len(starts) > 1 or len(rates) > 1 or len({*map(len, rows)}) > 1 or len(rows) < 3:
+        return None
+    rate = rates.pop()
+    if not is_number(rate) or not 0 < float(rate) <= _FASTEST_HZ or not all(map(is_number, chain(*rows))):
+        return None
+    key, width = name.lower(), len(rows[0])
+    names, unit = _EMPATICA.get(key, ((), ""))
+    if len(names) != width:
+        names, unit = (("x", "y", "z") if width == 3 else tuple(f"c{n + 1}" for n in range(width))), ""
+    row = first + 1 + next(n for n, line in enumerate(lines[first + 1 :], 1) if line.strip())
+    head = TableHead(row, ",", list(names), list(lines[row:]), Fraction(rate))
+    head.start_ns = round(Fraction(starts.pop()) * NS)
+    head.units = dict.fromkeys(names, unit) if unit else {}
+    head.notes.append(f"rows {first + 1} and {row} are the start and the rate, as wristbands of Empatica write them")
+    return head
+
+
+def _is_unix(cell: str) -> bool:
+    return is_number(cell) and any(_UNIX_S[0] <= float(cell) / unit < _UNIX_S[1] for unit in (1, 1e3, 1e6, 1e9))
+
+
+def _head_behind_preface(lines: Sequence[str], begin: int, delimiter: str, path: Path | str) -> TableHead:
+    """The head of a file that begins with something else."""
+    rows = [(i, line) for i, line in enumerate(lines[:_HEAD_ROWS]) if i >= begin and line.strip()]
+    table = [(i, line) for i, line in rows if not line.startswith("#")]
+    delimiter = delimiter or _delimiter([line for _, line in table])
+    cells = [_cells(line, delimiter) for _, line in table]
+    width = _width(cells)
+    same = [len(row) == width for row in cells]
+    at = next(
+        (n for n in range(len(cells)) if all(same[n : n + 1 + _TABLE_ROWS]) and not _is_preface(*cells[n : n + 3])),
+        None,
+    )
+    at = None if at is None else at + _later_names(cells[at:])
+    if at is None or width < 1 or not any(map(_count_values, cells)):
+        raise SourceError("holds no table: a header row and rows of numbers are expected", path)
+    if sum(2 * _count_values(row) > len(row) > 1 for row in cells[:at]) > bool(_is_data(cells, 1)) + 1 or (
+        at == 1 and _is_data(cells, 1) and not _is_data(cells, 0) and not any(map(_SAID.match, cells[0]))
+    ):
+        at = 0  # what comes before are rows of numbers, too, or names, of which one is missing: the rows say so
+    row = table[at][0]
+    preface = [line for i, line in rows if i < row]
+    head = TableHead(row + 1, delimiter, list(cells[at]), list(lines[row + 1 :]))
+    if _is_data(cells, at):
+        head.row, head.below = row, list(lines[row:])
+        names, units = _names_said(preface, delimiter, width)
+        _make_up_names(head, cells[at : at + _SAMPLE_ROWS], names)
+        head.units = {name: unit for name, cell in zip(head.names, units, strict=False) if (unit := unit_in(cell))}
+    if preface:
+        head.notes.append(f"{many(len(preface), 'line')} before the table passed over, first row {rows[0][0] + 1}")
+    head.rate = _rate(preface)
+    head = _with_all_names(head, [row for row in cells[:at] if len(row) == width])
+    for column, unit in _units_said(preface, head).items():
+        head.units.setdefault(column, unit)
+    return head
+
+
+def _names_said(preface: Sequence[str], delimiter: str, width: int) -> tuple[list[str], list[str]]:
+    """The names of columns that stand before them, in the last comment so wide, or the one above, where those are units; and these."""
+    said: list[list[str]] = []
+    for line in reversed([line for line in preface if line.startswith("#")]):
+        cells = _cells(_NAMES_ARE.sub("", line.lstrip("# ")), delimiter)
+        if len(cells) == width and not _count_values(cells):
+            said.append(cells)
+        elif said:
+            break
+    within = [match[1].split() for line in preface if (match := _NAMES_WITHIN.search(line))]
+    sensors = [match[1].strip() for line in preface if (match := _SENSOR_IS.match(line))]
+    lists = [*said[-1:], *_lists_in_json(preface), *within, ["", *sensors]]
+    units = said[0] if len(said) > 1 and _are_units(said[0], range(width)) else []
+    return next((found for found in lists if len(found) == width), []), units
+
+
+def _lists_in_json(preface: Sequence[str]) -> list[list[str]]:
+    """What JSON in a comment calls columns."""
+
+    def lists(content: Any) -> list[list[str]]:
+        if not isinstance(content, dict):
+            return []
+        own = [content[key] for key in ("column", "columns") if isinstance(content.get(key), list)]
+        return [[str(name) for name in found] for found in own] + [*chain(*map(lists, content.values()))]
+
+    found: list[list[str]] = []
+    for line in preface:
+        text = line.lstrip("# ").strip()
+        if text.startswith("{"):
+            try:
+                found += lists(json.loads(text))
+            except (ValueError, RecursionError):
+                continue
+    return found
+
+
+def _units_said(preface: Sequence[str], head: TableHead) -> dict[str, str]:
+    """Units that stand before a table: one for all channels, or one a column, those of time and counters apart or not."""
+    said = [(match[1] or "").strip() for line in preface if (match := _UNITS_ARE.match(line))]
+    names = [name for name in head.names if name]
+    if len(said) == 1:
+        several = [cell for cell in re.split(r"[,;\t]", said[0]) if cell.strip()]
+        if len(several) == 1 and known_unit(said[0]):
+            return dict.fromkeys(names, known_unit(said[0]))
+        said = several if len(several) > 1 else []
+    for columns in (names, names[1:]):
+        if said and len(said) == len(columns):
+            return {column: unit for column, cell in zip(columns, said, strict=True) if (unit := unit_in(cell))}
+    return {}
+
+
+def _rate(preface: Sequence[str]) -> Fraction | None:
+    """Samples per second, where lines before the table say one."""
+    rates = set[Fraction]()
+    for line in preface:
+        if match := _RATE.search(line):
+            unit = match[2] or match[4] or ""
+            rates.add(Fraction(match[1] or match[3]) * (1000 if unit.lower() == "khz" else 1))
+        elif (match := _STEP.search(line)) and float(match[1] or match[3]):
+            unit = (match[2] or match[4]).lower()
+            rates.add(1 / (Fraction(match[1] or match[3]) / (1000 if unit.startswith("m") else 1)))
+        elif (match := _EPOCH.search(line)) and (seconds := int(match[1]) * 3600 + int(match[2]) * 60 + int(match[3])):
+            rates.add(Fraction(1, seconds))
+    rates -= {Fraction(0)}
+    return rates.pop() if len(rates) == 1 else None
+
+
+def _with_all_names(head: TableHead, above: Cells) -> TableHead:
+    """A head whose names are those of all rows that hold some; the rows of units among them are passed over."""
+    lines = [(n, line) for n, line in enumerate(head.below[: 4 * _NAME_ROWS]) if line.strip()]
+    if any(line.count('"') % 2 for _, line in lines):
+        return head
+    rows = [_cells(line, head.delimiter) for _, line in lines]
+    data = next((row for row in rows[: _NAME_ROWS + 1] if _count_values(row)), None)
+    if data is None:
+        return head
+    texts = list(takewhile(lambda row: _are_words(row, data, len(head.names)), rows))
+    columns = [n for n, cell in enumerate(data[: len(head.names)]) if _is_value(cell)]
+    named, units = [head.names, *texts], [""] * len(head.names)
+    for row in texts:
+        if _are_units(row, columns) or _is_whole(head.names, columns):
+            named.remove(row)
+            units = [unit_in(cell) if not any(map(str.isdigit, unit_in(cell)[:1])) else "" for cell in row]
+            units += [""] * (len(head.names) - len(units))
+            at = head.row + lines[texts.index(row)][0] + 1
+            head.notes.append(f"row {at} holds units, not samples: passed over")
+    if texts:
+        last = lines[len(texts) - 1][0] + 1
+        head.row, head.below = head.row + last, head.below[last:]
+    joined = next((list(row) for row in reversed(named) if _is_whole(row, columns)), [])
+    head.names = joined or _joined([*above[-_NAME_ROWS:], *named] if len(named) == 1 else named, columns)
+    head.names = [name[1:-1] if len(name) > 1 and name[0] == name[-1] == "'" else name for name in head.names]
+    if _KEY.match(head.names[0]) or (len(named) > 1 and "." in head.names[0]):
+        samples = [_cells(line, head.delimiter) for line in head.below[:_SAMPLE_ROWS] if line.strip()]
+        head.names[0] = _kind(samples, 0) or "c1"
+    head.units |= {name: unit for name, unit in zip(head.names, units, strict=True) if name and unit}
+    return head
+
+
+def _is_whole(row: Sequence[str], columns: Sequence[int]) -> bool:
+    """Whether a row has a name of its own for each column of numbers."""
+    names = [row[n] for n in columns if n < len(row)]
+    return len(names) == len(columns) and all(names) and len({*names}) == len(names)
+
+
+def _are_units(row: Sequence[str], columns: Sequence[int]) -> bool:
+    cells = [row[n] for n in columns if n < len(row) and row[n]]
+    return bool(cells) and 2 * sum(bool(known_unit(cell)) for cell in cells) >= len(cells)
+
+
+def _are_words(row: Sequence[str], data: Sequence[str], width: int) -> bool:
+    """Whether a row has words where samples have numbers."""
+    columns = [n for n, cell in enumerate(data[: len(row)]) if _is_value(cell)]
+    if len(row) != width or not columns or any(map(_is_value, row)):
+        return False
+    return 2 * sum(not is_missing(row[n]) for n in columns) > len(columns)
+
+
+def _joined(rows: Cells, columns: Sequence[int]) -> list[str]:
+    """Names of several rows as one, such as ``hip.x``: of rows above only those that tell more columns apart."""
+    names = [*rows[-1]]
+    for row in reversed(rows[:-1]):
+        if _is_whole(names, columns):
+            break
+        parts, part = list[str](), ""
+        for n, name in enumerate(names):
+            cell = row[n] if n < len(row) else ""
+            part = cell or (part if name else "")
+            parts.append(f"{part}.{name}" if part and name else part or name)
+        found = [parts[n] for n in columns]
+        if len({*found} - {""}) > len({names[n] for n in columns} - {""}):
+            names = parts
+    return names
+
+
+def _is_header(line: str, below: Sequence[str]) -> bool:
+    """Whether the first line has as many columns as most that follow, or nothing below is a better table."""
+    below = [text for text in below[:_HEAD_ROWS] if text.strip()]
+    if any(text.count('"') % 2 for text in below):
+        return True  # cells of several lines: their rows cannot be counted here
+    delimiter = _delimiter(below or [line], line)
+    row, rows = _cells(line, delimiter), [_cells(text, delimiter) for text in below]
+    usual = _width(rows)
+    if _is_preface(row, *rows[:2]) or _later_names([row, *rows]):
+        return False
+    if len(row) > usual > 1 and len(below) >= 2 * _TABLE_ROWS and any(map(_SAID.match, row)):
+        return False
+    return len(below) < 2 * _TABLE_ROWS or usual <= len(row)
+
+
+def _later_names(rows: Cells) -> int:
+    """Where names begin that stand below a first row of them and its values, 0 where there are none: those say something of the device."""
+    values = [_count_values(row) for row in rows[: 2 * _NAME_ROWS]]
+    words = [sum(map(bool, row)) > 1 and not count for row, count in zip(rows, values, strict=False)]
+    # Either there are values between two rows of names, or the first row has some, but fewer than samples have.
+    least, begin = (
+        (0, next((n for n, count in enumerate(values) if count), 0)) if words[:1] == [True] else (values[0], 0)
+    )
+    later = [
+        n for n in range(begin + 1, len(words) - 1) if words[n] and not words[n - 1] and max(values[n + 1 :]) > least
+    ]
+    return later[0] if later and (begin or sum(map(bool, rows[0])) > least > 0) else 0
+
+
+def _is_preface(row: Sequence[str], names: Sequence[str] = (), data: Sequence[str] = ()) -> bool:
+    """Whether a row says something of the device, and the names are in the next one: it holds a value, or fewer cells are filled."""
+    if _count_values(row) > len(row) / 2 or _count_values(names) or not _count_values(data):
+        return False
+    ends = [cell.endswith(":") for cell in row]
+    about_device = len(row) > 1 and not all(ends) and (any(ends) or any(map(_MEASURE.fullmatch, row)))
+    filled, names_filled, data_filled = (sum(map(bool, cells)) for cells in (row, names, data))
+    return about_device or (1 < names_filled == len(names) and filled < names_filled and data_filled > filled)
+
+
+def _delimiter(lines: Sequence[str], names: str = "") -> str:
+    """What parts the columns of most lines: the sign that leaves most numbers, and little else; without numbers, most columns."""
+
+    def worth(sign: str) -> tuple[float, int]:
+        rows = [_cells(line, sign) for line in lines[-30:]]
+        values, width = float(np.median([_count_values(row) for row in rows] or [0])), _width(rows)
+        if sign == _SPACES and 2 * values < width:
+            return 0.0, 0
+        return values**2 / max(width, 1), width if values else len(_cells(names or lines[-1], sign))
+
+    return max(_DELIMITERS, key=worth)
+
+
+def _width(rows: Cells) -> int:
+    """How many columns most of the rows have."""
+    counts = Counter(len(row) for row in rows[-100:])
+    return counts.most_common(1)[0][0] if counts else 0
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    if delimiter == _SPACES:
+        line = " ".join(line.split())
+    rows = csv.reader(line.splitlines(keepends=True), delimiter=delimiter)
+    return [" ".join(cell.split()) for cell in next(rows, [])]
+
+
+def _is_value(cell: str) -> bool:
+    return not is_missing(cell) and (is_number(cell.replace(",", ".")) or is_moment(cell) or is_date(cell))
+
+
+def _count_values(row: Sequence[str]) -> int:
+    return sum(map(_is_value, row))
+
+
+def _is_data(cells: Cells, at: int) -> bool:
+    """Whether a row holds as many numbers as the next one."""
+    if at >= len(cells):
+        return False
+    count = _count_values(cells[at])
+    return count > 0 and count >= _count_values(cells[min(at + 1, len(cells) - 1)])
+
+
+def _is_sample(row: Sequence[str], below: Cells) -> bool:
+    """Whether a first row has numbers wherever the next ones have: it is a sample, and nothing has a name."""
+    columns = [n for n in range(len(row)) if all(n < len(cells) and _is_value(cells[n]) for cells in below)]
+    counted = [row[n] for n in columns] == [str(n) for n in columns] and len(columns) > 1  # names that pandas makes up
+    return bool(columns) and not counted and all(_is_value(row[n]) for n in columns)
+
+
+def _make_up_names(head: TableHead, rows: Cells, said: Sequence[str] = ()) -> None:
+    """Give names to columns that have none: those that are said, or by what they hold."""
+    names = list(said) or [""] * len(rows[0])
+    counting = True  # the first column that is not one and the same
+    for n in range(len(names)):
+        kind = _kind(rows, n, counting)
+        counting = counting and not kind and len({row[n] for row in rows if n < len(row)}) < 2
+        names[n] = names[n] or (kind if kind and kind not in names else f"c{n + 1}")
+    head.names = names
+    if not said:
+        head.notes.append(f"no column names: they are {some(names, 8)}")
+
+
+def _kind(rows: Cells, column: int, counting: bool = True) -> str:
+    """What a column without a name holds, so that it gets a name: times or, if it may count, what goes up evenly."""
+    cells = [row[column].replace(",", ".") for row in rows if column < len(row)]
+    if cells and all(map(is_moment, cells)):
+        return "timestamp"
+    if not cells or not all(map(is_number, cells)):
+        return ""
+    steps = np.diff([float(cell) for cell in cells])
+    if _is_unix(cells[0]) and (steps >= 0).all():
+        return "time"
+    if len(steps) < _TABLE_ROWS:
+        return ""
+    middle = float(np.median(steps))
+    even = middle > 0 and float(np.mean(np.abs(steps - middle) < 0.5 * middle)) >= _EVEN
+    return ("index" if (steps == 1).all() else "time") if counting and even else ""
