@@ -39,6 +39,7 @@ _STEP = re.compile(
     rf"\b(?:sampl\w+ )?interval\b{_UNTIL}{_NUMBER}\s*(m?s|m?sec)\b|^\W*{_NUMBER}\s*(m?s|m?sec)/sample\b", re.IGNORECASE
 )
 _EPOCH = re.compile(r"\bepoch (?:period|length)\b[^\d\n]{0,16}(\d\d):(\d\d):(\d\d)\b", re.IGNORECASE)
+_GROUPED = re.compile(r"[+-]?\d{1,3}([.,'’_ ]\d{3})+([.,]\d*)?")
 _SAID = re.compile(r"[\w ]+:.*\d|[\d.]+$")
 _MEASURE = re.compile(r"\d+(\.\d+)?(\s*hz|\s+\w+)?", re.IGNORECASE)
 _NAMES_ARE = re.compile(r"^\W*(?:labels|columns|names)\s*:?=?\s*", re.IGNORECASE)
@@ -363,7 +364,10 @@ def _delimiter(lines: Sequence[str], names: str = "") -> str:
             return 0.0, 0
         return values**2 / max(width, 1), width if values else len(_cells(names or lines[-1], sign))
 
-    return max(_DELIMITERS, key=worth)
+    signs = {sign: worth(sign) for sign in _DELIMITERS}
+    if max(signs[sign][0] for sign in ";\t|") >= 1:
+        del signs[_SPACES]  # which may part thousands
+    return max(signs, key=lambda sign: signs[sign])
 
 
 def _width(rows: Cells) -> int:
@@ -380,7 +384,9 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def _is_value(cell: str) -> bool:
-    return not is_missing(cell) and (is_number(cell.replace(",", ".")) or is_moment(cell) or is_date(cell))
+    if is_missing(cell):
+        return False
+    return is_number(cell.replace(",", ".")) or _GROUPED.fullmatch(cell) is not None or is_moment(cell) or is_date(cell)
 
 
 def _count_values(row: Sequence[str]) -> int:
