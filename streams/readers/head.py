@@ -168,7 +168,8 @@ def _head_behind_preface(lines: Sequence[str], begin: int, delimiter: str, path:
     head = TableHead(row + 1, delimiter, list(cells[at]), list(lines[row + 1 :]))
     if _is_data(cells, at):
         head.row, head.below = row, list(lines[row:])
-        names, units = _names_said(preface, delimiter, width)
+        filled = max((n + 1 for row in cells[at : at + _SAMPLE_ROWS] for n, cell in enumerate(row) if cell), default=0)
+        names, units = _names_said(preface, delimiter, filled)
         _make_up_names(head, cells[at : at + _SAMPLE_ROWS], names)
         head.units = {name: unit for name, cell in zip(head.names, units, strict=False) if (unit := unit_in(cell))}
     if preface:
@@ -410,15 +411,16 @@ def _is_sample(row: Sequence[str], below: Cells) -> bool:
 
 def _make_up_names(head: TableHead, rows: Cells, said: Sequence[str] = ()) -> None:
     """Give names to columns that have none: those that are said, or by what they hold."""
-    names = list(said) or [""] * len(rows[0])
+    names = [*said, *[""] * (len(rows[0]) - len(said))]
     counting = True  # the first column that is not one and the same
     for n in range(len(names)):
+        cells = {row[n] for row in rows if n < len(row)}
         kind = _kind(rows, n, counting)
-        counting = counting and not kind and len({row[n] for row in rows if n < len(row)}) < 2
-        names[n] = names[n] or (kind if kind and kind not in names else f"c{n + 1}")
+        counting = counting and not kind and len(cells) < 2
+        names[n] = names[n] or ("" if cells <= {""} else kind if kind and kind not in names else f"c{n + 1}")
     head.names = names
     if not said:
-        head.notes.append(f"no column names: they are {some(names, 8)}")
+        head.notes.append(f"no column names: they are {some([name for name in names if name], 8)}")
 
 
 def _kind(rows: Cells, column: int, counting: bool = True) -> str:
