@@ -33,6 +33,9 @@ def there(broker: str, prefix: str, monkeypatch: pytest.MonkeyPatch) -> Settings
     with Publisher(settings, Names(prefix)) as publisher:
         for session in ("s1", "walk-07"):
             publisher.send("sessions", session, json.dumps({"session": session, "start_ns": START}).encode())
+        for session, loops in (("short", 1), ("again", 2)):
+            row = {"session": session, "start_ns": START, "end_ns": START + 30 * NS, "replayed": {"loops": loops}}
+            publisher.send("sessions", session, json.dumps(row).encode())
         publisher.flush()
     return settings
 
@@ -99,12 +102,24 @@ def test_labels_of_recordings_are_imported(say: Callable[..., str], tmp_path: Pa
     assert [event["metadata"] for event in events] == [{"activity": "walk"}, {"activity": "run"}]
 
 
+def test_labels_beyond_their_session_are_told(say: Callable[..., str], tmp_path: Path) -> None:
+    note = "note: session short: a part of the label from 25 to 40 s lies behind its 30 s\n"
+    assert say("add", "short", "25", "40", "x").startswith(note)
+    assert say("add", "again", "35", "40", "x").startswith("added ")  # a replay in a loop goes on
+    (tmp_path / "l.csv").write_text("session,start,end,label\nshort,1,2,a\nshort,100,200,b\nshort,300,400,b\n")
+    left_out = "note: short: the label from 100 to 200 s lies behind its 30 s; left out (1 more like it)\n"
+    assert say("import", str(tmp_path / "l.csv")) == f"{left_out}1 label added\n"
+    (tmp_path / "l.csv").write_text("session,start,end,label\nshort,100,200,b\nshort,300,400,b\n")
+    assert "no label lies within its session" in say("import", str(tmp_path / "l.csv"), status=1)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("add", "walk-7", "0", "1", "x"), "no session 'walk-7' has been sent; did you mean 'walk-07'?"),
         (("add", "s1", "5", "1", "x"), "END comes second"),
-        (("add", "s1", "1ns", "2ns", "x"), "before session s1 starts"),
+        (("add", "s1", "1ns", "2ns", "x"), "session s1: the label from -1.7e+09 to -1.7e+09 s lies before it begins"),
+        (("add", "short", "30", "40", "x"), "session short: the label from 30 to 40 s lies behind its 30 s"),
         (("add", "s1", "five", "6", "x"), "'five' is no time"),
         (("add", "s1", "5", "6", "x", "--replaces", "no"), "there is no label 'no' to replace"),
         (("import", "nowhere.jsonl"), "nowhere.jsonl: cannot be read"),

@@ -22,6 +22,7 @@ from kymo.models.scores import UNCLASSIFIED, accuracies, macro_f1s
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.errors import TrainingError
 from kymo.streams.recording import Recording
+from kymo.streams.words import many
 
 #: Fewer sessions cannot tell: one lucky draw would decide.
 MIN_SESSIONS = 6
@@ -71,7 +72,7 @@ def judge(champion: Answers, candidate: Answers, metric: str = "accuracy", seed:
     passed = low > 0 and len(sessions) >= MIN_SESSIONS
     why = _reason(passed, low, len(sessions))
     text = (
-        f"{metric.replace('_', ' ')} on {len(sessions)} held-out sessions: {after:.3f} against the champion's {before:.3f}, "
+        f"{metric.replace('_', ' ')} on {many(len(sessions), 'held-out session')}: {after:.3f} against the champion's {before:.3f}, "
         f"difference {after - before:+.3f} (95 % interval {low:+.3f} to {high:+.3f}): {why}"
     )
     return Verdict(passed, metric, len(sessions), before, after, after - before, low, high, text)

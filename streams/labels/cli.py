@@ -23,6 +23,7 @@ from kymo.streams.labels.labels import Label, canonical, current_labels
 from kymo.streams.messages import Odd, read_object
 from kymo.streams.settings import Settings
 from kymo.streams.topics import Names
+from kymo.streams.words import NS, grouped, many
 
 _OnBad = Callable[[str], None]
 _RUN = click.option("--run", metavar="N", help="Labels of a `replay --run N`.")
@@ -59,17 +60,23 @@ def add(session: str, name: str, as_json: bool, **options: Any) -> None:
     Example: kymo label add walk-07 12.5 40 walking --set activity
     """
     settings = _settings(options["run"])
-    first_ns = _starts(settings).of(session)
+    times = _times(settings)
+    first_ns = times.start_of(session)
     start, end = (parse_time(options[side], lambda: first_ns) for side in ("start", "end"))
     if end <= start:
         raise SourceError(f"the label would end at {end} ns, not after it starts at {start} ns; END comes second")
-    if end <= first_ns:
-        raise SourceError(f"the label would end at {end} ns, before session {session} starts at {first_ns} ns")
     if options["replaces"] and not any(known.id == options["replaces"] for known in read_labels(settings)):
         raise SourceError(f"there is no label {options['replaces']!r} to replace; `kymo label export --all` lists them")
     now_ns = time.time_ns()
     identity, author = f"{session}/{options['kind']}/{start}/{now_ns}", options["author"] or _me()
     added = Label(identity, session, options["kind"], start, end, canonical(name), author, now_ns, options["replaces"])
+    wholly, outside = times.outside(added)
+    if wholly:
+        raise SourceError(
+            f"session {session}: {outside}; START and END count from its first sample, or are Unix nanoseconds"
+        )
+    if outside:
+        click.echo(f"note: session {session}: {outside}", err=True)
     append_labels(settings, [added], now_ns)
     click.echo(json.dumps(added.to_json(), ensure_ascii=False) if as_json else f"added {added.id}")
 
@@ -92,17 +99,22 @@ def import_(paths: tuple[str, ...], set_name: str | None, run: str | None, as_js
     Example: kymo label import recordings/ --column activity
     """
     settings = _settings(run)
-    starts = _starts(settings)
+    times = _times(settings)
     import_options = ImportOptions(options["session"], set_name, options["author"], options["column"], options["key"])
-    labels = [label for path in paths for label in labels_of_path(path, import_options, starts.of)]
-    for session in dict.fromkeys(label.session for label in labels):
-        starts.of(session)
+    labels = [label for path in paths for label in labels_of_path(path, import_options, times.start_of)]
+    verdicts = [(label, *times.outside(label)) for label in labels]
+    notes = [(label.session, text + "; left out" * wholly) for label, wholly, text in verdicts if text]
+    if labels and all(wholly for _, wholly, _ in verdicts):
+        raise SourceError(f"no label lies within its session: {grouped(notes)[0]}; is their clock another one?")
+    for note in grouped(notes):
+        click.echo(f"note: {note}", err=True)
+    labels = [label for label, wholly, _ in verdicts if not wholly]
     labels = [label if label.author else replace(label, author=_me()) for label in labels]
     added, present = append_labels(settings, labels, time.time_ns())
     if as_json:
         click.echo(json.dumps({"added": added, "there": present}))
     else:
-        click.echo(f"{added} labels added" + (f", {present} were there already" if present else ""))
+        click.echo(f"{many(added, 'label')} added" + (f", {present} were there already" if present else ""))
 
 
 @label.command("export")
@@ -144,12 +156,12 @@ def _settings(run: str | None) -> Settings:
     return replace(settings, prefix=run_prefix(settings.prefix, run))
 
 
-def _starts(settings: Settings) -> SessionStarts:
+def _times(settings: Settings) -> SessionTimes:
     odd = Odd()
-    starts = SessionStarts(settings, odd)
+    times = SessionTimes(settings, odd)
     if odd.count:
         click.echo(f"kymo label: {odd}", err=True)
-    return starts
+    return times
 
 
 def _me() -> str:
@@ -173,30 +185,42 @@ def read_labels(settings: Settings, on_bad: _OnBad = lambda text: None) -> list[
     return labels
 
 
-class SessionStarts:
-    """First samples of sessions: as ``kymo.sessions`` has them, else as their chunks do, which are read when one is missing."""
+class SessionTimes:
+    """When sessions begin and end: as ``kymo.sessions`` has it, else as their chunks do, which are read when one is missing."""
 
     def __init__(self, settings: Settings, on_odd: _OnBad = lambda text: None) -> None:
         from kymo.streams.kafka.sessions import announced
 
         self._settings, self._all = settings, False
-        self._ns = _first_times(announced(settings, on_odd))
+        self._rows = _with_start(announced(settings, on_odd))
 
-    def of(self, session: str) -> int:
+    def start_of(self, session: str) -> int:
         """First sample of a session, Unix ns."""
         from kymo.streams.kafka.sessions import seen
 
-        if session not in self._ns and not self._all:
-            self._all, self._ns = True, _first_times(seen(self._settings)) | self._ns
-        if session not in self._ns:
-            near = difflib.get_close_matches(session, self._ns, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; {len(self._ns)} sessions are known"
+        if session not in self._rows and not self._all:
+            self._all, self._rows = True, _with_start(seen(self._settings)) | self._rows
+        if session not in self._rows:
+            near = difflib.get_close_matches(session, self._rows, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; {len(self._rows)} sessions are known"
             raise SourceError(f"no session {session!r} has been sent{hint}")
-        return self._ns[session]
+        return int(self._rows[session]["start_ns"])
+
+    def outside(self, label: Label) -> tuple[bool, str]:
+        """Whether all of a label lies outside its session, and what of it does, in words; empty where nothing does, or nobody knows."""
+        start_ns, row = self.start_of(label.session), self._rows[label.session]
+        looped = row.get("replayed", {}).get("loops", 1) != 1
+        end_ns = max(label.end_ns, start_ns) if looped else row.get("end_ns", max(label.end_ns, start_ns))
+        if start_ns <= label.start_ns and label.end_ns <= end_ns:
+            return False, ""
+        wholly = label.end_ns <= start_ns or label.start_ns >= end_ns > start_ns
+        from_s, to_s = ((at - start_ns) / NS for at in (label.start_ns, label.end_ns))
+        lasts = f"behind its {(end_ns - start_ns) / NS:g} s" if label.end_ns > end_ns else "before it begins"
+        return wholly, f"{'' if wholly else 'a part of '}the label from {from_s:g} to {to_s:g} s lies {lasts}"
 
 
-def _first_times(rows: dict[str, dict[str, Any]]) -> dict[str, int]:
-    return {session: row["start_ns"] for session, row in rows.items() if "start_ns" in row}
+def _with_start(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {session: row for session, row in rows.items() if "start_ns" in row}
 
 
 def append_labels(settings: Settings, labels: Iterable[Label], created_ns: int) -> tuple[int, int]:
