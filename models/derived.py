@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from mcap.writer import CompressionType, Writer
+from numpy.typing import NDArray
 
 from kymo.models.predict import BatchClassifier
 from kymo.streams.archive.segment import chunk_schema
-from kymo.streams.chunk import Chunk, Header, Window
+from kymo.streams.chunk import Array, Chunk, Header, Window
 from kymo.streams.codec import CHUNK_SCHEMA, ChunkCodec
 from kymo.streams.errors import KymoError
 from kymo.streams.events import Event
 from kymo.streams.files import whole_file
+from kymo.streams.foxglove import SCHEMAS, TEXT, TIME, json_channel, png, stamp, text_of
 from kymo.streams.recording import Recording
 from kymo.streams.topics import Names
 
@@ -25,12 +29,25 @@ _RAW_CHUNK_S = 1
 _NAMES = Names()
 
 
+_CLASSIFICATION = {
+    "timestamp": TIME,
+    "session": TEXT,
+    "label": TEXT,
+    "head": TEXT,
+    "predicted_class_id": {"type": "integer"},
+    "probability": {"type": "number"},
+    "probabilities": {"type": "object"},
+}
+_LEAST_PIXELS = 256
+
+
 class DerivedFile:
     """A classifier that writes what its model sees: an MCAP file of Chunks, times in Unix ns, which appears whole or not at all.
 
     The raw streams stand in it as they are, so that the file is a recording like any other; each window behind all steps (a spectrogram,
     most often) is a Chunk of its own, of the stream and the chain that made it. Its origin is the window's start: neighbouring windows
-    overlap.
+    overlap. For viewers, a window of several bins is a picture on ``/spectrogram``, too, and each event a message on ``/classification``,
+    both at the window's end.
     """
 
     def __init__(self, path: Path, classifier: BatchClassifier) -> None:
@@ -81,12 +98,40 @@ class DerivedFile:
             fmt = replace(header.format, rows=None)
             chunk = Chunk(Header(header.session, window.start_ns, fmt, header.chain), 0, window.data)
             self._add(_NAMES.of("spectrogram"), chunk, window.start_ns)
-        return self._classifier.classify(windows, memories)
+            if window.data.ndim == 3:
+                picture = {"frame_id": header.session, "data": text_of(png(picture_of(window.data))), "format": "png"}
+                self._add_json("/spectrogram", "foxglove.CompressedImage", picture, window.end_ns)
+        events = self._classifier.classify(windows, memories)
+        for event in events:
+            said = max(event.probabilities, key=event.probabilities.__getitem__, default="")
+            number = self.bundle.labels.index(said) if said in self.bundle.labels else -1
+            members = {"session": event.session, "label": event.label, "head": event.head, "predicted_class_id": number}
+            members |= {"probability": event.probability, "probabilities": event.probabilities}
+            self._add_json("/classification", "classification", members, event.end_ns)
+        return events
 
     def _add(self, topic: str, chunk: Chunk, at_ns: int) -> None:
         if topic not in self._channels:
             self._channels[topic] = self._writer.register_channel(topic, "protobuf", self._schema)
+        self._write(topic, self._codec.encode(chunk), at_ns)
+
+    def _add_json(self, topic: str, schema: str, members: dict[str, Any], at_ns: int) -> None:
+        if topic not in self._channels:
+            self._channels[topic] = json_channel(self._writer, topic, schema, SCHEMAS.get(schema, _CLASSIFICATION))
+        self._write(topic, json.dumps({"timestamp": stamp(at_ns)} | members).encode(), at_ns)
+
+    def _write(self, topic: str, data: bytes, at_ns: int) -> None:
         self._number += 1
         with self._named():
             at = max(at_ns, 0)  # MCAP knows no time before 1970
-            self._writer.add_message(self._channels[topic], at, self._codec.encode(chunk), at, self._number)
+            self._writer.add_message(self._channels[topic], at, data, at, self._number)
+
+
+def picture_of(window: Array) -> NDArray[np.uint8]:
+    """A window ``(time, bins, channels)`` as grey pixels: time to the right, bins upwards, channels one below the other, black to white."""
+    tiles = window.astype(np.float64).transpose(2, 1, 0)[:, ::-1].reshape(-1, len(window))  # (channels x bins, time)
+    shown = np.nan_to_num(tiles, posinf=0.0, neginf=0.0)
+    low, high = shown.min(), shown.max()
+    grey: NDArray[np.uint8] = np.rint((shown - low) * (255.0 / (high - low) if high > low else 0.0)).astype(np.uint8)
+    times = -(-_LEAST_PIXELS // max(1, *grey.shape))
+    return grey.repeat(times, axis=0).repeat(times, axis=1)

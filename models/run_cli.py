@@ -30,7 +30,8 @@ _SHOWN = 20  # lines of one kind on stderr before the rest is only counted
     "derived",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="OUT.mcap",
-    help="Write the raw streams, and each window as the model sees it (a spectrogram, most often), to this MCAP file.",
+    help="Write the raw streams, each window as the model sees it (a spectrogram, most often), as a picture too, and its class to this "
+    "MCAP file.",
 )
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the summary as JSON (with --out on stdout, else on stderr)."

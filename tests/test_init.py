@@ -161,6 +161,17 @@ def test_from_a_foreign_mcap() -> None:
     assert recipe.matches(recording.streams[0].header.format) is None
 
 
+def test_of_a_synthetic_recording_the_raw_topics_are_taken_with_their_units(tmp_path: Path) -> None:
+    counts = {"calibration": {"matrix": [[0.00053, 0, 0], [0, 0.00053, 0], [0, 0, 0.00053]]}}
+    segments = [{"duration_s": 5, "rotation_rpy_degrees": {"roll": 30, "pitch": 20, "yaw": 40 * n}} for n in (1, 2, 3)]
+    kymo.synth({"initialization": {"sample_rate": 50, "mag": counts}, "segments": segments}, tmp_path / "x.mcap")
+    assert init("plain", "--from", str(tmp_path / "x.mcap")).exit_code == 0
+    source = made("plain").inputs[0]
+    assert {name.partition(".")[0] for name in source.channels} == {"mag_raw", "acc_raw", "gyro_raw"}
+    units = {name.partition("_")[0]: unit for name, unit in zip(source.channels, source.units, strict=True)}
+    assert units == {"mag": "counts", "acc": "g", "gyro": "rad/s"}
+
+
 def test_odd_rates_give_plain_numbers(tmp_path: Path) -> None:
     """A clock that runs at 19.905 Hz: no fraction of two long numbers stands in the recipe, and it is read as it stands."""
     rows = [f"{1.7e9 + i / 19.90497:.4f},{math.sin(i / 3):.3f},{i % 7},{'ab'[i // 200]}" for i in range(400)]

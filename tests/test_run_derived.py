@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from mcap.reader import make_reader
+from PIL import Image
 
 import kymo
 from kymo.models.bundle import load_bundle
@@ -54,6 +57,45 @@ def test_holds_what_the_model_saw(recording: Path, tmp_path: Path) -> None:
         assert (chunk.header.chain, chunk.session) == (window.header.chain, "walk")
         assert (chunk.stream, chunk.header.origin_ns) == ("spectrogram", window.start_ns)
         np.testing.assert_array_equal(chunk.data, window.data)
+
+
+def test_a_viewer_finds_pictures_and_classes(recording: Path, tmp_path: Path) -> None:
+    out = tmp_path / "seen.mcap"
+    events, labels = run(recording, "--write-derived", out), load_bundle("basicmotions").labels
+    with out.open("rb") as file:
+        found = [
+            (channel.topic, schema.name, message.log_time, json.loads(message.data))
+            for schema, channel, message in make_reader(file).iter_messages(["/spectrogram", "/classification"])
+            if schema is not None
+        ]
+    classes = [
+        (at, value) for topic, schema, at, value in found if (topic, schema) == ("/classification", "classification")
+    ]
+    assert [(at, value["label"], value["probability"]) for at, value in classes] == [
+        (event["end_ns"], event["label"], event["probability"]) for event in events
+    ]
+    for event, (at, value) in zip(events, classes, strict=True):
+        assert labels[value["predicted_class_id"]] == max(event["probabilities"], key=event["probabilities"].get)
+        assert (value["timestamp"], value["session"]) == ({"sec": at // 10**9, "nsec": at % 10**9}, "walk")
+    pictures = [
+        value for topic, schema, _, value in found if (topic, schema) == ("/spectrogram", "foxglove.CompressedImage")
+    ]
+    assert len(pictures) == len(events)
+    stage, (raw,) = (
+        load_bundle("basicmotions").chain.build(),
+        read([recording], load_recipe("basicmotions").read_options()),
+    )
+    (window, *_) = [window for chunk in raw.streams[0].chunks(7) for window in stage.push(chunk)]
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(pictures[0]["data"]))))
+    times, bins, channels = window.data.shape
+    factor = pixels.shape[1] // times
+    assert pixels.shape == (bins * channels * factor, times * factor)
+    assert max(pixels.shape) >= 256
+    low, high = window.data.min(), window.data.max()
+    for time, bin_, channel in ((0, 0, 0), (times - 1, bins - 1, channels - 1), (1, 0, 1)):
+        row = channel * bins + bins - 1 - bin_  # bins upwards
+        expected = 255 * (window.data[time, bin_, channel] - low) / (high - low)
+        assert abs(int(pixels[row * factor, time * factor]) - expected) <= 1
 
 
 def test_is_a_recording_itself(recording: Path, tmp_path: Path) -> None:

@@ -216,6 +216,10 @@ def _side_by_side(paths: Sequence[str | Path], streams: Sequence[str], options: 
     regular = [stream.header.format for stream in first.streams if stream.header.format.rate]
     formats = [fmt for fmt in regular if fmt.stream in streams] or ([] if streams else regular)
     formats = [fmt for fmt in formats if fmt.rate == formats[0].rate]
+    if (
+        any(fmt.stream.endswith("_raw") for fmt in formats) and not streams
+    ):  # what no sensor gives is nothing to learn from
+        formats = [fmt for fmt in formats if not fmt.stream.endswith("_truth")]
     if len(formats) < 2:
         return options
     channels = tuple(f"{fmt.stream}.{channel}" for fmt in formats for channel in fmt.channels)
@@ -269,7 +273,7 @@ def _agree(survey: Survey, name: str, streams: list[_StreamSummary]) -> None:
             survey.remarks.append(remark.format(", ".join(of_kind)))
     channels = signals or tuple(everywhere)
     units = [tuple(s.units[s.channels.index(c)] for c in channels) if s.units else () for s in streams]
-    agreed = units[0] if all(u == units[0] for u in units) and any(units[0]) else ()
+    agreed = units[0] if all(u == units[0] for u in units) and all(units[0]) else ()
     survey.stream, survey.rate_hz, survey.channels, survey.units = name, rate, channels, agreed
     usable = [s for s in streams if s.longest >= MIN_SAMPLES] or streams
     if too_short := [s.session for s in streams if s not in usable]:

@@ -10,7 +10,6 @@ Video is ``foxglove.CompressedImage`` or ``foxglove.RawImage``, labels are ``fox
 
 from __future__ import annotations
 
-import base64
 import csv
 import hashlib
 import json
@@ -31,6 +30,7 @@ from kymo.streams.archive.segment import disk_error
 from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import ArchiveError
 from kymo.streams.files import whole_file
+from kymo.streams.foxglove import SCHEMAS, TIME, json_channel, stamp, text_of
 from kymo.streams.labels.labels import Label
 from kymo.streams.recording import Recording, StreamData
 from kymo.streams.words import NS
@@ -38,37 +38,6 @@ from kymo.streams.words import NS
 _ROWS = 20_000
 _MOST_COLUMNS = 10_000
 Tell = Callable[[str], None]
-_TIME = {
-    "type": "object",
-    "title": "time",
-    "properties": {
-        "sec": {"type": "integer", "minimum": 0},
-        "nsec": {"type": "integer", "minimum": 0, "maximum": 999_999_999},
-    },
-}
-_TEXT, _WHOLE = {"type": "string"}, {"type": "integer", "minimum": 0}
-_BYTES = {"type": "string", "contentEncoding": "base64"}
-#: Members of Foxglove's own schemas; https://docs.foxglove.dev/docs/sdk/schemas describes them.
-_KNOWN: dict[str, dict[str, Any]] = {
-    "foxglove.CompressedImage": {"timestamp": _TIME, "frame_id": _TEXT, "data": _BYTES, "format": _TEXT},
-    "foxglove.RawImage": {
-        "timestamp": _TIME,
-        "frame_id": _TEXT,
-        "width": _WHOLE,
-        "height": _WHOLE,
-        "encoding": _TEXT,
-        "step": _WHOLE,
-        "data": _BYTES,
-    },
-    "foxglove.Log": {
-        "timestamp": _TIME,
-        "level": {"title": "LogLevel", "oneOf": [{"title": "INFO", "const": 2}]},
-        "message": _TEXT,
-        "name": _TEXT,
-        "file": _TEXT,
-        "line": _WHOLE,
-    },
-}
 _ENCODINGS = {1: "mono8", 3: "rgb8", 4: "rgba8"}
 _INFO = 2
 Timed = tuple[int, int, bytes]  # Unix ns, channel, message
@@ -225,19 +194,13 @@ def sample_times(stream: StreamData) -> NDArray[np.int64]:
 def _messages(writer: Writer, stream: StreamData) -> Iterator[Timed]:
     fmt = stream.header.format
     schema, properties, make = _kind(fmt)
-    text = json.dumps({"title": schema, "type": "object", "properties": properties}).encode()
-    channel = _channel(writer, f"/{fmt.stream}", schema, text)
+    channel = json_channel(writer, f"/{fmt.stream}", schema, properties)
     times = sample_times(stream).tolist()
     for first in range(0, len(times), 1000):
         part = times[first : first + 1000]
         samples = stream.data[first : first + 1000]
         for at, sample in zip(part, samples if fmt.dtype == "jpeg" else samples.tolist(), strict=True):
-            yield at, channel, json.dumps({"timestamp": _time(at)} | make(sample), separators=(",", ":")).encode()
-
-
-def _channel(writer: Writer, topic: str, schema: str, text: bytes) -> int:
-    number: int = writer.register_channel(topic, "json", writer.register_schema(schema, "jsonschema", text))
-    return number
+            yield at, channel, json.dumps({"timestamp": stamp(at)} | make(sample), separators=(",", ":")).encode()
 
 
 def _kind(fmt: Format) -> tuple[str, dict[str, Any], Callable[[Any], dict[str, Any]]]:
@@ -246,8 +209,8 @@ def _kind(fmt: Format) -> tuple[str, dict[str, Any], Callable[[Any], dict[str, A
         name = "foxglove.CompressedImage"
         return (
             name,
-            _KNOWN[name],
-            lambda frame: {"frame_id": fmt.stream, "data": _base64(bytes(frame)), "format": "jpeg"},
+            SCHEMAS[name],
+            lambda frame: {"frame_id": fmt.stream, "data": text_of(bytes(frame)), "format": "jpeg"},
         )
     if fmt.dtype == "uint8" and len(fmt.shape) == 3 and fmt.shape[2] in _ENCODINGS:
         height, width, depth = fmt.shape
@@ -259,7 +222,7 @@ def _kind(fmt: Format) -> tuple[str, dict[str, Any], Callable[[Any], dict[str, A
             "step": width * depth,
         }
         name = "foxglove.RawImage"
-        return name, _KNOWN[name], lambda frame: members | {"data": _base64(bytes(_flat(frame)))}
+        return name, SCHEMAS[name], lambda frame: members | {"data": text_of(bytes(_flat(frame)))}
     number: dict[str, Any] = {"type": "number"}
     for _ in fmt.shape[:-1]:
         number = {"type": "array", "items": number}
@@ -271,7 +234,7 @@ def _kind(fmt: Format) -> tuple[str, dict[str, Any], Callable[[Any], dict[str, A
     channels = list(enumerate(fmt.channels))
     return (
         f"kymo.{fmt.stream}",
-        {"timestamp": _TIME} | properties,
+        {"timestamp": TIME} | properties,
         lambda s: {c: _pick(s, i, depth) for i, c in channels},
     )
 
@@ -288,19 +251,9 @@ def _flat(frame: Any) -> list[int]:
     return [value for row in frame for pixel in row for value in pixel]
 
 
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _time(at_ns: int) -> dict[str, int]:
-    at = max(at_ns, 0)
-    return {"sec": at // NS, "nsec": at % NS}
-
-
 def _logs(writer: Writer, labels: list[Label]) -> Iterator[Timed]:
     name = "foxglove.Log"
-    text = json.dumps({"title": name, "type": "object", "properties": _KNOWN[name]}).encode()
-    channel = _channel(writer, "/labels", name, text)
+    channel = json_channel(writer, "/labels", name, SCHEMAS[name])
     for label in sorted(labels, key=lambda label: label.start_ns):
         members = {
             "level": _INFO,
@@ -309,4 +262,4 @@ def _logs(writer: Writer, labels: list[Label]) -> Iterator[Timed]:
             "file": label.author,
             "line": 0,
         }
-        yield label.start_ns, channel, json.dumps({"timestamp": _time(label.start_ns)} | members).encode()
+        yield label.start_ns, channel, json.dumps({"timestamp": stamp(label.start_ns)} | members).encode()
