@@ -24,10 +24,10 @@ from kymo.deploy.broker import MIN_FREE_BYTES, address, default_data_dir, requir
 from kymo.deploy.kafka_server import KAFKA_VERSION, checksum, java, java_version, read_lock
 from kymo.processors.intake import Intake
 from kymo.processors.recipe.load import Recipe, load_recipe
-from kymo.processors.registry import nearest
 from kymo.streams.chunk import Chunk, Format
 from kymo.streams.errors import BrokerError, EventError, KymoError, MessageError
 from kymo.streams.events import Event
+from kymo.streams.schema import nearest
 from kymo.streams.sessions import read_session
 from kymo.streams.settings import Settings
 from kymo.streams.topics import TABLE, Names

@@ -168,7 +168,7 @@ class Verbs(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the verb that is meant, or fail with the nearest."""
         if args and args[0] not in VERBS and not args[0].startswith("-"):
-            from kymo.processors.registry import nearest
+            from kymo.streams.schema import nearest
 
             ctx.fail(f"no verb {args[0]!r}{nearest(args[0], VERBS)}")
         if args and VERBS.get(args[0], Verb("", "")).broker and not set(ctx.help_option_names) & set(args):

@@ -144,15 +144,15 @@ def pool_for(recipe: Recipe, bundle: Bundle) -> Pool | None:
 
     The recipe decides; what an ``hmm`` learned stands in the bundle.
     """
-    table = recipe.model.pool if recipe.model else {}
+    table = recipe.model.pool if recipe.model else None
     if not table:
         return None
-    if table["kind"] == "mean":
-        return Pool("mean", table["windows"])
+    if table.kind == "mean":
+        return Pool("mean", table.windows)
     learned = bundle.manifest.get("pool", {})
     if learned.get("kind") != "hmm":
         raise BundleError(
             f"bundle {bundle.id} has learned no hmm, which recipe `{recipe.name}` pools by; train it again "
             f"(`kymo train {recipe.name}`)"
         )
-    return replace(Pool.from_json(learned), windows=table["windows"])
+    return replace(Pool.from_json(learned), windows=table.windows)

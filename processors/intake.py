@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from kymo.processors.spec import Spec, Stage, chain_digest, only, pack, unpack
 from kymo.streams.chunk import Array, Chunk, Format, Header
 from kymo.streams.errors import FormatError
+from kymo.streams.schema import Rules, Share, Whole
 from kymo.streams.units import factor
 
 _GAPS_KEPT = 64  # gaps remembered per session to tell a late chunk from a duplicate
@@ -49,24 +50,12 @@ class Intake(Spec):
 
     channels: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
-    dtype: str = "float32"
-    bridge: int = 0
-    fill: int = 0
-    max_missing: float = 0.0
+    dtype: Annotated[str, Rules(enum=("float32", "float64"))] = "float32"
+    bridge: Whole = 0
+    fill: Whole = 0
+    max_missing: Share = 0.0
     name: ClassVar[str] = "intake"
     after_window: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if self.dtype not in ("float32", "float64"):
-            raise FormatError(f"input: dtype {self.dtype!r}, expected float32 or float64")
-        if type(self.bridge) is not int or type(self.fill) is not int:
-            raise FormatError(
-                f"input: bridge {self.bridge!r} and fill {self.fill!r}, expected a whole number of samples"
-            )
-        if isinstance(self.max_missing, bool) or not isinstance(self.max_missing, int | float):
-            raise FormatError(f"input: max_missing {self.max_missing!r}, expected a number from 0 to 1")
-        if not 0 <= self.max_missing <= 1 or self.bridge < 0 or self.fill < 0:
-            raise FormatError("input: bridge_ms and max_missing must not be negative, max_missing not above 1")
 
     def build(self) -> Stage:
         return IntakeStage(self)
@@ -282,13 +271,9 @@ class Derived(Spec):
     """
 
     chain: str = ""
-    max_missing: float = 0.0
+    max_missing: Share = 0.0
     name: ClassVar[str] = "derived"
     after_window: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_missing <= 1:
-            raise FormatError(f"derived: max_missing {self.max_missing}, expected 0 to 1")
 
     def build(self) -> Stage:
         return DerivedStage(self)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from kymo.processors.steps.resample import Resample
 from kymo.processors.steps.spectrogram import Spectrogram
 from kymo.processors.windows import Windows
 from kymo.streams.errors import FormatError
+from kymo.streams.schema import nearest
 
 _ALL: tuple[type[Spec], ...] = (
     Intake,
@@ -59,13 +59,6 @@ def spec_from_json(described: Mapping[str, Any]) -> Spec:
     if not isinstance(described, Mapping) or not isinstance(described.get("step"), str):
         raise FormatError(f"{str(described)[:80]} describes no step, expected an object with a `step`")
     return make_step(described["step"], {k: v for k, v in described.items() if k != "step"})
-
-
-def nearest(word: str, words: Any) -> str:
-    """``"; did you mean 'x'?"`` for the most similar of `words`, else a list of them."""
-    names = sorted(words)
-    match = difflib.get_close_matches(word, names, n=1)
-    return f"; did you mean {match[0]!r}?" if match else f"; there are {', '.join(names)}"
 
 
 def _value(value: Any) -> Any:

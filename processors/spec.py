@@ -20,6 +20,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from kymo.streams.chunk import Array, Chunk, Format, Header
+from kymo.streams.errors import FormatError
+from kymo.streams.schema import SchemaError, check
 
 _LENGTH = struct.Struct("<I")  # of a part of a snapshot
 
@@ -63,6 +65,13 @@ class Spec(ABC):
     #: Whether the step may stand before the window (stream to stream), behind it (per window).
     before_window: ClassVar[bool] = True
     after_window: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        try:
+            check(self)
+        except SchemaError as wrong:
+            value = getattr(self, str(wrong.path[0]))
+            raise FormatError(f"{self.name}: {wrong.path[0]} {value!r}, expected {wrong.expected}") from None
 
     @abstractmethod
     def build(self) -> Stage:

@@ -17,6 +17,7 @@ import numpy as np
 from kymo.processors.spec import Spec, Stage, chain_digest, only, pack, unpack
 from kymo.streams.chunk import Array, Chunk, Format, Header, Window
 from kymo.streams.errors import FormatError
+from kymo.streams.schema import Count
 
 
 @dataclass(frozen=True)
@@ -31,16 +32,10 @@ class Windows(Spec):
         Raw input samples from one window's start to the next's, at least 1.
     """
 
-    length: int
-    hop: int
+    length: Count
+    hop: Count
     name: ClassVar[str] = "windows"
     after_window: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if type(self.length) is not int or type(self.hop) is not int or min(self.length, self.hop) < 1:
-            raise FormatError(
-                f"window: length {self.length!r} and hop {self.hop!r} samples, expected a whole number of at least 1 each"
-            )
 
     def build(self) -> Stage:
         return WindowStage(self)

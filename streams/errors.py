@@ -9,6 +9,7 @@
     ├── SourceError           a file that cannot be read as it stands (carries file and row)
     ├── PlanError             a motion plan that cannot be carried out (names the field)
     ├── ChunkError            bytes that are no Chunk, or a Chunk that contradicts itself; `reason` is from a closed set
+    ├── SchemaError           a value that is not what its type says (:mod:`kymo.streams.schema`)
     ├── MessageError          bytes that are no JSON object, or one that nobody can work with
     ├── EventError            bytes that are no Event
     ├── BrokerError           the embedded broker, or a broker that cannot be reached

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 from kymo.streams.errors import EventError, MessageError
-from kymo.streams.messages import Name, json_schema, python_type, read_object
+from kymo.streams.messages import read_object
+from kymo.streams.schema import Name, SchemaError, Share, json_schema, read
 from kymo.streams.settings import Settings
 from kymo.streams.topics import Names
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 _CLOCK_SLACK_NS = 60 * 10**9
 # Made once: it costs as much as an event.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-Share = Annotated[float, {"minimum": 0, "maximum": 1}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,39 +84,21 @@ class Event:
         >>> Event.from_json('{"id": "a/r/0"}')
         Traceback (most recent call last):
         ...
-        kymo.streams.errors.EventError: event a/r/0: `recipe` is absent
+        kymo.streams.errors.EventError: event a/r/0: `recipe` is absent, expected a text that is not empty
         """
+        message: dict[str, Any] = {}
         try:
             message = read_object(raw)
+            return read(cls, message, strict=False)
         except MessageError as error:
             raise EventError(str(error)) from None
-        return cls(
-            **{name: _checked(message, name) for name in _NAMES if name in message or name in EVENT_SCHEMA["required"]}
-        )
+        except SchemaError as wrong:
+            raise EventError(f"event {str(message.get('id', '?'))[:200]}: {wrong}") from None
 
 
 #: JSON Schema (draft 2020-12) of an Event.
 EVENT_SCHEMA = json_schema(Event, "Event")
 _NAMES = tuple(EVENT_SCHEMA["properties"])
-
-
-def _checked(message: dict[str, Any], name: str) -> Any:
-    who, rule = f"event {str(message.get('id', '?'))[:200]}", EVENT_SCHEMA["properties"][name]
-    if name not in message:
-        raise EventError(f"{who}: `{name}` is absent")
-    value: Any = message[name]
-    kind = (int, float) if rule["type"] == "number" else python_type(rule)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise EventError(f"{who}: `{name}` is {str(value)[:40]!r}, expected {rule['type']}")
-    if len(str(value)) < rule.get("minLength", 0):
-        raise EventError(f"{who}: `{name}` is empty")
-    if rule["type"] == "number" and not rule["minimum"] <= value <= rule["maximum"]:
-        raise EventError(f"{who}: `{name}` is {value}, expected 0 to 1")
-    if isinstance(value, dict):
-        for key, number in value.items():
-            if not isinstance(number, int | float) or isinstance(number, bool):
-                raise EventError(f"{who}: `{name}` holds {key!r}: {str(number)[:40]!r}, expected a number")
-    return value
 
 
 def event_id(recipe: str, session: str, start_index: int, head: str = "") -> str:

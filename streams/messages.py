@@ -1,29 +1,22 @@
-"""JSON that others wrote: topics, our own ones too, and files. In: bytes. Out: an object that nothing behind it can stumble over; the
-JSON Schema of a type of message.
+"""JSON that others wrote: topics, our own ones too, and files. In: bytes. Out: an object that nothing behind it can stumble over.
 
 A topic is input, whoever wrote it. What comes out here is a ``dict`` whose numbers are finite and fit into 64 bits, whose text can
-be written as UTF-8 again, and which nests no deeper than :data:`MAX_DEPTH`; what its members mean, its reader checks.
+be written as UTF-8 again, and which nests no deeper than :data:`MAX_DEPTH`; what its members
+must be, their types say (:mod:`kymo.streams.schema`).
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import MISSING, fields, is_dataclass
-from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, NoReturn
 
 from kymo.streams.errors import MessageError
+from kymo.streams.schema import fits
 
 MAX_BYTES = 2**24
 MAX_FILE_BYTES = 2**30
 MAX_DEPTH = 64
-#: What a member of a type is, by the `type` of its schema.
-_PYTHON_TYPES: dict[str, type] = {"string": str, "integer": int, "number": float, "object": dict, "array": list}
-_SCHEMA_TYPES = {kind: name for name, kind in _PYTHON_TYPES.items()}
-
-#: A text that is not empty.
-Name = Annotated[str, {"minLength": 1}]
 
 
 def read_object(raw: bytes | str | None, most: int = MAX_BYTES, nan: bool = False) -> dict[str, Any]:
@@ -66,54 +59,6 @@ def read_json(raw: bytes | str | None, most: int = MAX_BYTES, numbers: bool = Tr
     return value
 
 
-def json_schema(kind: type, title: str, optional: Collection[str] = ()) -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of a dataclass, or of a TypedDict, whose members may all be left out.
-
-    Its docstring is the description. What stands behind a member's type in ``Annotated`` is that member's, or a dict of what else its
-    schema says. A message needs the members that have no default, but for those that are `optional`.
-    """
-    required = [
-        field.name
-        for field in (fields(kind) if is_dataclass(kind) else ())
-        if field.default is MISSING and field.default_factory is MISSING and field.name not in optional
-    ]
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": title,
-        "description": kind.__doc__,
-        **_object_schema(kind, additionalProperties=True),
-        **({"required": required} if required else {}),
-    }
-
-
-def _object_schema(kind: Any, **rules: Any) -> dict[str, Any]:
-    members = get_type_hints(kind, include_extras=True)
-    return {"type": "object", **rules, "properties": {name: _member_schema(hint) for name, hint in members.items()}}
-
-
-def _member_schema(hint: Any) -> dict[str, Any]:
-    kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-    rules: dict[str, Any] = {}
-    for note in notes:
-        rules |= {"description": note} if isinstance(note, str) else note
-    if "enum" in rules:
-        return rules
-    if is_typeddict(kind):
-        return _object_schema(kind, **rules)
-    inner = get_args(kind)
-    if get_origin(kind) is list:
-        return {"type": "array", "items": _member_schema(inner[0]), **rules}
-    if get_origin(kind) is dict and inner[1] is not Any:
-        rules = {"additionalProperties": _member_schema(inner[1]), **rules}
-    return {"type": _SCHEMA_TYPES[get_origin(kind) or kind], **rules}
-
-
-def python_type(rule: Mapping[str, Any]) -> type:
-    """The type of a member by its schema, where it is not null."""
-    kind = rule["type"]
-    return _PYTHON_TYPES[kind if isinstance(kind, str) else kind[0]]
-
-
 class Odd:
     """Records that were left out, to be said in one line: call it with what is wrong with each."""
 
@@ -151,11 +96,6 @@ def _integer(text: str) -> int:
     if not fits(number):
         raise ValueError(f"{text[:40]} is beyond 64 bits")
     return number
-
-
-def fits(number: int) -> bool:
-    """Whether it fits into 64 bits."""
-    return -(2**63) <= number < 2**63
 
 
 def _refuse(text: str) -> NoReturn:

@@ -11,7 +11,8 @@ from typing import Annotated
 
 from kymo.streams.errors import BundleError, KymoError, MessageError
 from kymo.streams.files import RULE, is_file_name
-from kymo.streams.messages import Name, json_schema, read_object
+from kymo.streams.messages import read_object
+from kymo.streams.schema import Name, Rules, SchemaError, json_schema, read
 from kymo.streams.settings import Settings
 from kymo.streams.topics import Names
 
@@ -25,7 +26,7 @@ class Promotion:
     bundle: Annotated[str, "recipe@digest; empty for none (a champion: the one that ships with Kymo)"]
     promoted_ns: Annotated[int, "Unix ns; of two promotions the larger counts"]
     registry: Annotated[str, "where it was promoted, to be told; a worker loads from its own registry only"] = ""
-    action: Annotated[str, {"enum": ["promote", "rollback"]}] = "promote"
+    action: Annotated[str, Rules(enum=["promote", "rollback"])] = "promote"
     by: Annotated[str, "who"] = ""
     why: str = ""
 
@@ -49,22 +50,15 @@ class Promotion:
         """
         try:
             message = read_object(raw)
-        except MessageError as error:
+            promotion = read(cls, message, strict=False)
+        except (MessageError, SchemaError) as error:
             raise BundleError(f"promotion: {error}") from None
-        known = {name: message[name] for name in PROMOTION_SCHEMA["properties"] if name in message}
-        for name in PROMOTION_SCHEMA["required"]:
-            if name not in known:
-                raise BundleError(f"promotion: `{name}` is absent, expected a JSON object with it")
-        for name, value in known.items():
-            kind = int if name == "promoted_ns" else str
-            if type(value) is not kind:
-                raise BundleError(f"promotion: `{name}` is {str(value)[:40]!r}, expected {kind.__name__}")
-        recipe, at, digest = known["bundle"].partition("@")
-        if not all(map(is_file_name, (known["recipe"], known["alias"], *((digest,) if at else ())))):
-            raise BundleError(f"promotion: {str(known)[:80]} holds a name that is none, expected {RULE}")
-        if known["bundle"] and (recipe, at) != (known["recipe"], "@"):
-            raise BundleError(f"promotion: `bundle` is {known['bundle'][:80]!r}, expected {known['recipe']}@DIGEST")
-        return cls(**known)
+        recipe, at, digest = promotion.bundle.partition("@")
+        if not all(map(is_file_name, (promotion.recipe, promotion.alias, *((digest,) if at else ())))):
+            raise BundleError(f"promotion: {str(message)[:80]} holds a name that is none, expected {RULE}")
+        if promotion.bundle and (recipe, at) != (promotion.recipe, "@"):
+            raise BundleError(f"promotion: `bundle` is {promotion.bundle[:80]!r}, expected {promotion.recipe}@DIGEST")
+        return promotion
 
 
 #: JSON Schema (draft 2020-12) of a Promotion.

@@ -10,8 +10,9 @@ from typing import Annotated, Any, TypedDict
 from kymo.streams.chunk import DTYPES
 from kymo.streams.codec import CONTROL
 from kymo.streams.errors import MessageError
-from kymo.streams.messages import Name, fits, json_schema, python_type, read_object
+from kymo.streams.messages import read_object
 from kymo.streams.recording import Recording, StreamData
+from kymo.streams.schema import Name, fits, json_schema, kinds_of
 
 #: Metadata that has a member of its own in the record.
 OWN_METADATA = ("device", "placement", "axes")
@@ -85,7 +86,7 @@ def checked_session(record: Mapping[str, Any]) -> dict[str, Any]:
     """What :func:`read_session` gives, of the JSON object."""
     members = {name: value for name, value in record.items() if value is not None}
     for name in _CHECKED:
-        value, kind = members.get(name), python_type(SESSION_SCHEMA["properties"][name])
+        value, kind = members.get(name), kinds_of(SessionRecord)[name].base
         if name in members and (type(value) is not kind or (isinstance(value, int) and not fits(value))):
             raise MessageError(f"session: `{name}` is {str(value)[:40]!r}, expected {kind.__name__}")
     for name in ("session", "subject"):

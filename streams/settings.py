@@ -3,75 +3,55 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from kymo.streams.errors import SettingsError
+from kymo.streams.schema import Rules, SchemaError, kinds_of
 from kymo.streams.topics import FENCE_MS
 
 if TYPE_CHECKING:
     import ssl
 
-#: Of a replay's own topics, unless KYMO_PARTITIONS says otherwise: each run brings as many topics as the live ones.
-_RUN_PARTITIONS = 2
-_SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+Partitions = Annotated[int, Rules(minimum=1, maximum=10_000)]
+Protocol = Annotated[str, Rules(enum=("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"))]
+Prefix = Annotated[
+    str,
+    Rules(
+        pattern=r"^[A-Za-z0-9._-]{1,200}\Z", expected="letters, digits, '.', '_' and '-', as in a Kafka topic's name"
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Where things are and how big they may grow.
+    """Where things are and how big they may grow. A member's variable is ``KYMO_`` and its name, but where it says another."""
 
-    Attributes
-    ----------
-    brokers : str
-        ``KYMO_BROKERS``, ``host:port`` separated by commas; empty for the embedded broker.
-    prefix : str
-        ``KYMO_PREFIX``, first part of every topic's name.
-    home : Path
-        ``KYMO_HOME``, folder for the embedded broker's data, downloaded jars, the registry and run files.
-    registry : str
-        ``KYMO_REGISTRY``, folder or fsspec URL of the trained bundles; empty for ``registry`` in the home folder.
-    partitions, replication : int
-        ``KYMO_PARTITIONS``, ``KYMO_REPLICATION``, used when topics are created.
-    run_partitions : int
-        ``KYMO_PARTITIONS`` where it is set, for the topics of a run (`replay --run`).
-    security_protocol, sasl_mechanism, sasl_username, sasl_password, ssl_cafile, ssl_certfile, ssl_keyfile : str
-        ``KYMO_KAFKA_SECURITY_PROTOCOL`` and so on.
-    session_timeout_s : float
-        ``KYMO_SESSION_TIMEOUT_S``, after which a silent worker's partitions go to another; longer than
-        a stopped worker's records live (:data:`~kymo.streams.topics.FENCE_MS`).
-    metrics_port : int
-        ``KYMO_METRICS_PORT``, first port to try for ``/metrics``; 0 for any, -1 for none.
-    metrics_host : str
-        ``KYMO_METRICS_HOST``, the address to serve them at; loopback unless said otherwise.
-    cache_gb : float
-        ``KYMO_CACHE_GB``, how large the data sets under ``cache`` in the home folder may be together, 10**9 bytes.
-    write_derived : bool
-        ``KYMO_WRITE_DERIVED``: a worker with both roles also publishes the derived topics.
-    """
-
-    brokers: str = ""
-    prefix: str = "kymo"
-    home: Path = Path(".kymo")
-    registry: str = ""
-    partitions: int = 12
-    replication: int = 1
-    security_protocol: str = "PLAINTEXT"
-    sasl_mechanism: str = "SCRAM-SHA-256"
+    brokers: str = ""  # ``host:port`` separated by commas; empty for the embedded broker
+    prefix: Prefix = "kymo"  # first part of every topic's name
+    home: Path = Path(".kymo")  # for the embedded broker's data, downloaded jars, the registry and run files
+    registry: str = ""  # folder or fsspec URL of the trained bundles; empty for ``registry`` in the home folder
+    partitions: Partitions = 12  # when topics are created, as the next
+    replication: Annotated[int, Rules(minimum=1, maximum=100)] = 1
+    security_protocol: Protocol = "PLAINTEXT"  # ``KYMO_KAFKA_SECURITY_PROTOCOL``
+    sasl_mechanism: str = "SCRAM-SHA-256"  # ``KYMO_KAFKA_SECURITY_SASL_MECHANISM``, and so on
     sasl_username: str = ""
     sasl_password: str = ""
     ssl_cafile: str = ""
     ssl_certfile: str = ""
     ssl_keyfile: str = ""
-    session_timeout_s: float = 6.0
-    metrics_port: int = 9400
-    metrics_host: str = "127.0.0.1"
-    cache_gb: float = 20.0
-    write_derived: bool = False
-    run_partitions: int = _RUN_PARTITIONS
+    # after which a silent worker's partitions go to another; longer than a stopped worker's records live
+    session_timeout_s: Annotated[float, Rules(minimum=FENCE_MS // 1000 + 1, maximum=300)] = 6.0
+    metrics_port: Annotated[int, Rules(minimum=-1, maximum=65_535)] = 9400  # first port to try; 0 for any, -1 for none
+    metrics_host: str = "127.0.0.1"  # the address to serve ``/metrics`` at; loopback unless said otherwise
+    cache_gb: Annotated[float, Rules(minimum=0, maximum=1e6)] = (
+        20.0  # of data sets under ``cache`` in the home folder, 10**9 bytes
+    )
+    write_derived: bool = False  # whether a worker with both roles also publishes the derived topics
+    # of a run's topics (`replay --run`): ``KYMO_PARTITIONS`` where it is set, for each run brings as many topics as the live ones
+    run_partitions: Partitions = 2
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -82,40 +62,17 @@ class Settings:
         SettingsError
             If a variable cannot be used; the text names it.
         """
-        e = os.environ if env is None else env
-        security = {
-            name: e[f"KYMO_KAFKA_SECURITY_{name.upper()}"]
-            for name in (
-                "sasl_mechanism",
-                "sasl_username",
-                "sasl_password",
-                "ssl_cafile",
-                "ssl_certfile",
-                "ssl_keyfile",
-            )
-            if f"KYMO_KAFKA_SECURITY_{name.upper()}" in e
-        }
-        protocol = e.get("KYMO_KAFKA_SECURITY_PROTOCOL", "PLAINTEXT").upper()
-        if protocol not in _SECURITY_PROTOCOLS:
-            raise SettingsError(
-                f"KYMO_KAFKA_SECURITY_PROTOCOL={protocol}: expected one of {', '.join(_SECURITY_PROTOCOLS)}"
-            )
-        return cls(
-            brokers=",".join(b.strip() for b in e.get("KYMO_BROKERS", "").split(",") if b.strip()),
-            prefix=_prefix(e),
-            home=_home(e),
-            registry=e.get("KYMO_REGISTRY", ""),
-            partitions=_whole(e, "KYMO_PARTITIONS", 12, 1, 10_000),
-            run_partitions=_whole(e, "KYMO_PARTITIONS", _RUN_PARTITIONS, 1, 10_000),
-            replication=_whole(e, "KYMO_REPLICATION", 1, 1, 100),
-            security_protocol=protocol,
-            session_timeout_s=_number(e, "KYMO_SESSION_TIMEOUT_S", 6.0, FENCE_MS / 1000 + 1, 300.0),
-            metrics_port=_whole(e, "KYMO_METRICS_PORT", 9400, -1, 65_535),
-            metrics_host=e.get("KYMO_METRICS_HOST") or "127.0.0.1",
-            cache_gb=_number(e, "KYMO_CACHE_GB", 20.0, 0.0, 1e6),
-            write_derived=_yes(e, "KYMO_WRITE_DERIVED"),
-            **security,
-        )
+        env = os.environ if env is None else env
+        members: dict[str, Any] = {}
+        for name, kind in kinds_of(cls).items():
+            variable = _variable(name)
+            if text := env.get(variable, ""):
+                try:
+                    members[name] = kind.take_text(text.upper() if name == "security_protocol" else text)
+                except SchemaError as wrong:
+                    raise SettingsError(f"{variable}={text}: expected {wrong.expected}") from None
+        brokers = ",".join(b.strip() for b in members.get("brokers", "").split(",") if b.strip())
+        return cls(**members | {"brokers": brokers, "home": _home(env)})
 
     def under(self, prefix: str) -> Settings:
         """Settings for the topics of another prefix; those of a run stand below this one's, ``kymo.7`` below ``kymo``."""
@@ -173,7 +130,7 @@ class Settings:
                 if path:
                     Path(path).read_bytes()
             except OSError as error:
-                raise SettingsError(_ssl_variable(name, path, error.strerror or str(error))) from None
+                raise _ssl_error(name, path, error.strerror or str(error)) from None
         name = "ssl_cafile"
         try:
             context = ssl.create_default_context(cafile=self.ssl_cafile or None)
@@ -183,48 +140,20 @@ class Settings:
         except ssl.SSLError as error:
             why = f"holds nothing that can be used ({error.reason or error})"
             with_key = f" with key {self.ssl_keyfile}" if name == "ssl_certfile" and self.ssl_keyfile else ""
-            raise SettingsError(_ssl_variable(name, getattr(self, name) + with_key, why)) from None
+            raise _ssl_error(name, getattr(self, name) + with_key, why) from None
         return context
 
 
-def _ssl_variable(name: str, path: str, why: str) -> str:
-    return f"KYMO_KAFKA_SECURITY_{name.upper()}={path}: {why}; expected a PEM file"
+def _variable(name: str) -> str:
+    """Name of a member's variable."""
+    if name == "run_partitions":
+        return "KYMO_PARTITIONS"
+    secured = name.startswith(("security_", "sasl_", "ssl_"))
+    return f"{'KYMO_KAFKA_SECURITY_' if secured else 'KYMO_'}{name.removeprefix('security_').upper()}"
 
 
-def _number(env: Mapping[str, str], name: str, default: float, low: float, high: float) -> float:
-    text = env.get(name, "")
-    if not text:
-        return default
-    try:
-        value = float(text)
-    except ValueError:
-        raise SettingsError(f"{name}={text}: expected a number from {low:g} to {high:g}") from None
-    if not low <= value <= high:
-        raise SettingsError(f"{name}={text}: expected a number from {low:g} to {high:g}")
-    return value
-
-
-def _whole(env: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
-    value = _number(env, name, default, low, high)
-    if value != int(value):
-        raise SettingsError(f"{name}={env[name]}: expected a whole number from {low} to {high}")
-    return int(value)
-
-
-def _yes(env: Mapping[str, str], name: str) -> bool:
-    text = env.get(name, "").strip().lower()
-    if text not in ("", "0", "1", "false", "true", "no", "yes", "off", "on"):
-        raise SettingsError(f"{name}={text}: expected 1 or 0")
-    return text in ("1", "true", "yes", "on")
-
-
-def _prefix(env: Mapping[str, str]) -> str:
-    text = env.get("KYMO_PREFIX") or "kymo"
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,200}", text):
-        raise SettingsError(
-            f"KYMO_PREFIX={text}: expected letters, digits, '.', '_' and '-', as in a Kafka topic's name"
-        )
-    return text
+def _ssl_error(name: str, path: str, why: str) -> SettingsError:
+    return SettingsError(f"{_variable(name)}={path}: {why}; expected a PEM file")
 
 
 def _home(env: Mapping[str, str]) -> Path:

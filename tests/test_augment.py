@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kymo.models.data.augment import KINDS, augmenter
+from kymo.processors.augment import KINDS, Augment, Augmentation, augmenter
 from kymo.streams.chunk import Format, signal_format
 from kymo.streams.errors import TrainingError
+from kymo.streams.schema import SchemaError, kind_of
 
 CHANNELS = ("ax", "ay", "az", "heat")
 SIGNAL = signal_format("imu", CHANNELS, 50)
@@ -28,10 +29,14 @@ def varied(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     given = windows(fmt)
     before = given.copy()
-    out = augmenter([{"p": 1.0} | table], fmt)(given, np.random.default_rng(seed))
+    out = augment([{"p": 1.0} | table], fmt)(given, np.random.default_rng(seed))
     assert np.array_equal(given, before)
     assert (out.shape, out.dtype) == (given.shape, np.float32)
     return given, out
+
+
+def augment(tables: list[dict[str, Any]], fmt: Format) -> Augment:
+    return augmenter([kind_of(Augmentation).take(table) for table in tables], fmt)
 
 
 @pytest.mark.parametrize("fmt", [SIGNAL, SPECTRUM])
@@ -39,7 +44,7 @@ def varied(
 def test_the_same_seed_gives_the_same_windows(kind: str, fmt: Format) -> None:
     if (kind, fmt) in (("rotate", SPECTRUM), ("bin_mask", SIGNAL)):
         with pytest.raises(TrainingError, match=f"{kind}: defined on"):
-            augmenter([{"kind": kind}], fmt)
+            augment([{"kind": kind}], fmt)
         return
     table = {"kind": kind} | ({} if kind == "rotate" else {"share": 0.9})
     given, one = varied(table, fmt)
@@ -54,7 +59,7 @@ def test_the_same_seed_gives_the_same_windows(kind: str, fmt: Format) -> None:
 def test_jitter_is_a_share_of_the_deviation() -> None:
     given = windows()
     given[..., 1] *= 100
-    out = augmenter([{"kind": "jitter", "share": 0.2, "p": 1.0}], SIGNAL)(given, np.random.default_rng(0))
+    out = augment([{"kind": "jitter", "share": 0.2, "p": 1.0}], SIGNAL)(given, np.random.default_rng(0))
     noise = (out - given).std(axis=(0, 1)) / given.std(axis=1).mean(0)
     assert noise == pytest.approx([0.2] * 4, rel=0.03)
     assert ((out - given) / given.std(axis=(0, 1))).mean() == pytest.approx(0, abs=0.01)
@@ -92,18 +97,18 @@ def test_groups_turn_together_or_alone() -> None:
     base = np.random.default_rng(0).standard_normal((9, 20, 3)).astype(np.float32)
     both = np.concatenate([base, base], -1)
     table = {"kind": "rotate", "p": 1.0}
-    together = augmenter([table], fmt)(both, np.random.default_rng(0))
+    together = augment([table], fmt)(both, np.random.default_rng(0))
     assert np.array_equal(together[..., :3], together[..., 3:])
-    alone = augmenter([table | {"together": False}], fmt)(both, np.random.default_rng(0))
+    alone = augment([table | {"together": False}], fmt)(both, np.random.default_rng(0))
     assert not np.array_equal(alone[..., :3], alone[..., 3:])
-    named = augmenter([table | {"groups": [["gx", "gy", "gz"]]}], fmt)(both, np.random.default_rng(0))
+    named = augment([table | {"groups": [["gx", "gy", "gz"]]}], fmt)(both, np.random.default_rng(0))
     assert np.array_equal(named[..., :3], base)
     assert not np.array_equal(named[..., 3:], base)
 
 
 def test_a_warp_of_a_line_shows_the_pace() -> None:
     line = np.broadcast_to(np.arange(50, dtype=np.float32)[None, :, None], (N, 50, 4)).copy()
-    out = augmenter([{"kind": "time_warp", "share": 0.5, "p": 1.0}], SIGNAL)(line, np.random.default_rng(0))
+    out = augment([{"kind": "time_warp", "share": 0.5, "p": 1.0}], SIGNAL)(line, np.random.default_rng(0))
     assert np.array_equal(out[:, 0], line[:, 0])
     assert np.abs(out[:, -1] - 49).max() < 1e-4
     pace = np.diff(out[..., 0], axis=1)
@@ -137,22 +142,22 @@ def test_several_act_one_after_the_other() -> None:
     random = np.random.default_rng(5)
     one_by_one = windows()
     for table in tables:
-        one_by_one = augmenter([table], SIGNAL)(one_by_one, random)
-    assert np.array_equal(augmenter(tables, SIGNAL)(windows(), np.random.default_rng(5)), one_by_one)
+        one_by_one = augment([table], SIGNAL)(one_by_one, random)
+    assert np.array_equal(augment(tables, SIGNAL)(windows(), np.random.default_rng(5)), one_by_one)
 
 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"kind": "jiter"}, "kind = 'jiter'; did you mean 'jitter'"),
-        ({}, "kind = None"),
-        ({"kind": "jitter", "shares": 1}, "jitter has no parameter 'shares'; did you mean 'share'"),
-        ({"kind": "scale", "share": -1}, "scale: share = -1, expected a number from 0 to 10"),
-        ({"kind": "time_mask", "p": 2}, "time_mask: p = 2, expected a number from 0 to 1"),
+        ({"kind": "jiter"}, "`kind` is 'jiter', expected one of .*; did you mean 'jitter'"),
+        ({}, "`kind` is absent"),
+        ({"kind": "jitter", "shares": 1}, "has no `shares`; did you mean 'share'"),
+        ({"kind": "scale", "share": -1}, "`share` is -1, expected a number from 0 to 10"),
+        ({"kind": "time_mask", "p": 2}, "`p` is 2, expected a number from 0 to 1"),
         ({"kind": "rotate", "groups": [["ax", "ay"]]}, "expected arrays of three channel names"),
         ({"kind": "rotate", "groups": [["ax", "ay", "up"]]}, "no channel up among ax, ay, az, heat"),
     ],
 )
 def test_wrong_tables_are_refused(table: dict[str, Any], message: str) -> None:
-    with pytest.raises(TrainingError, match=message):
-        augmenter([table], SIGNAL)
+    with pytest.raises((SchemaError, TrainingError), match=message):
+        augment([table], SIGNAL)

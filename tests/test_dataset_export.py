@@ -24,7 +24,6 @@ from kymo.models.data.examples import Example
 from kymo.models.data.export import crc32c, tf_example, tfrecord
 from kymo.models.data.samples import fit_steps, split_chain, with_steps
 from kymo.models.data.splits import make_split
-from kymo.models.training.request import DEFAULTS
 from kymo.processors.recipe.load import parse_recipe
 from kymo.streams.readers import read
 
@@ -64,7 +63,7 @@ def expected(data: Path) -> dict[str, list[Example]]:
     loaded = parse_recipe(RECIPE)
     head, steps = split_chain(loaded.chain)
     examples = read_dataset(read([data], loaded.read_options()), loaded, head).examples
-    split = make_split(examples, loaded.train, DEFAULTS["validation"], DEFAULTS["seed"])
+    split = make_split(examples, loaded.train, loaded.train.validation, loaded.train.seed)
     fitted = fit_steps(steps, [examples[i].window for i in split.training])
     return {
         side: list(with_steps([examples[i] for i in numbers], fitted))

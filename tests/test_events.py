@@ -68,12 +68,12 @@ def test_schema_names_every_member_and_requires_only_known_ones() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"start_index": "5"}, "`start_index` is '5', expected integer"),
-        ({"start_index": True}, "`start_index` is 'True', expected integer"),
-        ({"probability": 1.5}, "`probability` is 1.5, expected 0 to 1"),
-        ({"probabilities": {"a": "x"}}, "`probabilities` holds 'a'"),
-        ({"id": ""}, "`id` is empty"),
-        ({"label": None}, "`label` is 'None', expected string"),
+        ({"start_index": "5"}, "`start_index` is '5', expected a whole number"),
+        ({"start_index": True}, "`start_index` is True, expected a whole number"),
+        ({"probability": 1.5}, "`probability` is 1.5, expected a number from 0 to 1"),
+        ({"probabilities": {"a": "x"}}, "`probabilities.a` is 'x', expected a number from 0 to 1"),
+        ({"id": ""}, "`id` is '', expected a text that is not empty"),
+        ({"label": None}, "`label` is None, expected a text"),
     ],
 )
 def test_wrong_members_are_named(change: dict[str, object], message: str) -> None:

@@ -58,7 +58,7 @@ def test_silence_is_the_floor() -> None:
 @pytest.mark.parametrize(
     ("parameters", "fmt", "message"),
     [
-        ({"std": 0.0}, acc(), "std above 0"),
+        ({"std": 0.0}, acc(), "a number above 0"),
         ({"n_mels": 0}, acc(), "n_mels 0, expected a whole number"),
         ({"rate_hz": 16001}, acc(500), "is 16001/500, expected whole numbers up to 2000"),
         ({"frames": 0}, acc(100, 1, 2), "too short for a frame"),

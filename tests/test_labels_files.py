@@ -127,7 +127,7 @@ def test_lines_that_are_no_labels(tmp_path: Path) -> None:
     for text, message in (
         ("[]", "row 1: holds no label: expected a JSON object"),
         ("\n{", "row 2: holds no label: 1 bytes are no JSON"),
-        ('{"session": "s"}', "row 1: a label needs the member `start_ns`"),
+        ('{"session": "s"}', "row 1: label: `start_ns` is absent"),
     ):
         path.write_text(text)
         with pytest.raises(SourceError, match=message):

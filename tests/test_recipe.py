@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kymo.processors.recipe.load import load_recipe, parse_recipe
+from kymo.processors.recipe.tables import AlertTable
 from kymo.processors.recipe.toml import format_recipe, key_lines
 from kymo.processors.registry import spec_from_json
 from kymo.streams.chunk import signal_format
@@ -70,9 +71,9 @@ def test_every_table_is_read() -> None:
     assert recipe.inputs[0].rate_hz == 500
     assert recipe.model is not None
     assert (recipe.model.architecture, recipe.model.parameters) == ("spectrogram_resnet", {"width": 1.5})
-    assert (recipe.train.split, recipe.train.parameters) == ("subject", {"epochs": 5})
+    assert (recipe.train.split, recipe.train.epochs) == ("subject", 5)
     assert recipe.source.session == ("subject_id", "trial_id")
-    assert recipe.alerts[0]["label"] == ["3.5"]
+    assert recipe.alerts == (AlertTable(("3.5",), None, 0.8, 2, ("webhook:${KYMO_WEBHOOK}",)),)
     options = recipe.read_options()
     assert (options.label_column, options.keep) == ("speed", "usabledata == 1")
     out = recipe.output_format()
@@ -106,7 +107,7 @@ def test_labels_by_key() -> None:
         ("noverlap = 800", "overlap = 800", 13, "did you mean 'noverlap'?"),
         ("noverlap = 800", "chunk_frames = 2", 13, "no parameter 'chunk_frames'"),
         ('step = "standardise"', 'step = "standardise"\nmean = [1.0]', 20, "no parameter 'mean'"),
-        ("noverlap = 800", 'noverlap = "800"', 13, "noverlap = '800', expected a whole number"),
+        ("noverlap = 800", 'noverlap = "800"', 13, "noverlap '800', expected a whole number"),
         ("noverlap = 800", "noverlap = 1000", 13, "noverlap 1000"),
         ("length_s = 20", "length_s = 20.0001", 16, "the nearest is 20 (10000 samples)"),
         ("length_s = 20", "length_s = 1", 15, "window: 500 samples are fewer than the 1000"),
@@ -116,6 +117,17 @@ def test_labels_by_key() -> None:
         ("min_probability = 0.5", "min_probabilty = 0.5", 22, "did you mean 'min_probability'?"),
         ('column = "speed"', 'column = "speed"\nkey = "k"', 26, "both column and key"),
         ('split = "subject"', 'split = "subjects"', 27, "did you mean 'subject'?"),
+        ("epochs = 5", "epochs = 0.5", 28, "epochs = 0.5: expected a whole number from 1"),
+        ("epochs = 5", "epoch = 5", 28, "[train] has no key 'epoch'; did you mean 'epochs'?"),
+        ("epochs = 5", "validation = 1", 28, "validation = 1: expected a number from 0 to below 1"),
+        ("epochs = 5", "seed = -1", 28, "expected a whole number from 0 to 2147483647"),
+        ("epochs = 5", 'schedule = "cosin"', 28, "did you mean 'cosine'?"),
+        ("epochs = 5", "compare = [1]", 28, "expected true or false or an array of texts"),
+        ("epochs = 5", "[[train.augment]]\nkind = 'jiter'", 29, "did you mean 'jitter'?"),
+        ("epochs = 5", "[[train.augment]]\nkind = 'jitter'\np = 2", 30, "p = 2: expected a number from 0 to 1"),
+        ("epochs = 5", "[[train.augment]]\nkind = 'jitter'\nshares = 1", 30, "did you mean 'share'?"),
+        ("epochs = 5", "[[train.augment]]\np = 0.2", 28, "[train.augment] lacks kind, one of jitter"),
+        ("epochs = 5", "refit = false\nfolds = 3", 28, "leave it out, or folds"),
         ("windows = 2", "windows = 2.5", 32, "expected a whole number"),
         ("windows = 2", "window = 2", 32, "did you mean 'windows'?"),
         ("[[alerts]]", "[[input]]\nstream = 'eda'\nrate_hz = 4\nchannels = ['eda']\n[[alerts]]", 29, "several"),

@@ -125,8 +125,8 @@ def test_label_json_round_trip() -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"start_ns": 1.5}, "label member `start_ns` is 1.5, expected a whole number of 64 bits"),
-        ({"label": 3}, "label member `label` is 3, expected text"),
+        ({"start_ns": 1.5}, "label: `start_ns` is 1.5, expected a whole number"),
+        ({"label": 3}, "label: `label` is 3, expected a text"),
         ({"end_ns": -1}, "label 'x' ends at -1 ns, before it starts at 0 ns"),
     ],
 )
@@ -135,7 +135,7 @@ def test_wrong_label_json(change: dict[str, object], text: str) -> None:
     with pytest.raises(SourceError) as error:
         Label.from_json(good | change)
     assert str(error.value) == text
-    with pytest.raises(SourceError, match="needs the member `label`"):
+    with pytest.raises(SourceError, match="`label` is absent, expected a text"):
         Label.from_json({"session": "s", "start_ns": 0, "end_ns": 1})
 
 

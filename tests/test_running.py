@@ -53,7 +53,7 @@ def test_recipes_as_they_are(name: str, rows: int, shape: tuple[int, ...], archi
     assert recipe.model.architecture == architecture
     assert chosen.items() <= dict(recipe.model.parameters).items()
     assert recipe.train.split == "subject"
-    assert recipe.train.parameters["epochs"] == 100
+    assert recipe.train.epochs == 100
     heads = [(head.name, head.kind, head.set) for head in recipe.heads]
     assert heads == [(n, k, n) for n, k in (("surface", "classes"), ("seconds_10k", "number"), ("score_10k", "number"))]
     one = changed(name, {}, f'architecture = "{architecture}"', 1).path

@@ -144,7 +144,7 @@ def test_windows_share_no_memory_with_their_input_or_each_other() -> None:
 @pytest.mark.parametrize(
     ("name", "parameters", "says"),
     [
-        ("windows", {"length": 0, "hop": 1}, "at least 1 each"),
+        ("windows", {"length": 0, "hop": 1}, "length 0, expected a whole number from 1"),
         ("windows", {"length": 10.5, "hop": 2}, "whole number"),
         ("windows", {"length": 10, "hop": "2"}, "whole number"),
         ("windows", {"length": 10, "hop": True}, "whole number"),
@@ -152,7 +152,7 @@ def test_windows_share_no_memory_with_their_input_or_each_other() -> None:
         ("windows", {"length": 10}, "hop"),
         ("window", {"length": 10}, "did you mean 'windows'"),
         ("intake", {"bridge": 1.5}, "whole number"),
-        ("intake", {"max_missing": 2}, "not above 1"),
+        ("intake", {"max_missing": 2}, "from 0 to 1"),
         ("intake", {"max_missing": "x"}, "max_missing"),
         ("chain", {"specs": []}, "no steps"),
     ],

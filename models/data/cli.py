@@ -71,15 +71,14 @@ def show(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as_json: bo
     """
     from kymo.models.data.examples import describe
     from kymo.models.data.splits import check_leaks, make_folds, make_split
-    from kymo.models.training.request import DEFAULTS
     from kymo.processors.recipe.load import load_recipe
 
     loaded = load_recipe(recipe)
     with _progress() as (bar, task):
         dataset = _build(loaded, (*paths, *more), bar, task)
-    examples, parameters = dataset.examples, DEFAULTS | dict(loaded.train.parameters)
-    split = make_split(examples, loaded.train, parameters["validation"], parameters["seed"])
-    folds = make_folds(examples, loaded.train, parameters["seed"]) if loaded.train.folds else []
+    examples, train = dataset.examples, loaded.train
+    split = make_split(examples, train, train.validation, train.seed)
+    folds = make_folds(examples, train, train.seed) if train.folds else []
     for sides in (split, *folds):
         check_leaks(examples, sides)
     numbers = {"training": split.training, "validation": split.validation, "left_out": list(split.left_out)}

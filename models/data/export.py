@@ -35,7 +35,6 @@ from numpy.typing import NDArray
 from kymo.models.data.examples import Dataset, Example, classes_of
 from kymo.models.data.samples import fit_steps, split_chain, with_steps
 from kymo.models.data.splits import Split, check_leaks, make_split
-from kymo.models.training.request import DEFAULTS
 from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.codec import varint
@@ -58,8 +57,7 @@ def export_dataset(
     """Write a recipe's windows into a new folder."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TrainingError(f"{out} is there and not empty; name a new folder")
-    parameters = DEFAULTS | dict(recipe.train.parameters)
-    split = make_split(dataset.examples, recipe.train, parameters["validation"], parameters["seed"])
+    split = make_split(dataset.examples, recipe.train, recipe.train.validation, recipe.train.seed)
     check_leaks(dataset.examples, split)
     head, steps = split_chain(recipe.chain)
     fitted = fit_steps(steps, [dataset.examples[i].window for i in split.training])

@@ -27,7 +27,6 @@ from kymo.models.data.splits import session_of
 from kymo.models.onnx_model import follows
 from kymo.models.zoo import ModelHead, Samples
 from kymo.processors.chain import Chain, PerWindow
-from kymo.processors.recipe.load import Recipe
 from kymo.processors.spec import Spec
 from kymo.streams.chunk import Array, Window
 from kymo.streams.errors import TrainingError
@@ -256,20 +255,3 @@ def run_outputs(model: Any, examples: Sequence[Example], chain: Chain) -> Array:
         for i, place in places.items():
             outputs[i] = run_logits[place]
     return outputs
-
-
-def check_training(recipe: Recipe, sequence: int) -> None:
-    """Refuse what a stateful model cannot be trained with."""
-    if sequence < 1:
-        raise TrainingError("[train] sequence starts at 1 window")
-    if recipe.model is None or not is_stateful(recipe.model.parameters):
-        return
-    if recipe.train.split in ("time", "window"):
-        raise TrainingError(
-            f"[train] split = {recipe.train.split!r} divides sessions, but a stateful model goes through whole ones; "
-            f"split by subject or session"
-        )
-    if recipe.train.augment:
-        raise TrainingError(
-            "[[train.augment]] varies windows one by one, but a stateful model learns from sequences of them; leave it out"
-        )

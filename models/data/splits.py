@@ -49,9 +49,8 @@ class Split:
 
 def make_split(examples: Sequence[Example], table: TrainTable, share: float, seed: int) -> Split:
     """Make the one split that a recipe's ``[train]`` asks for."""
-    if table.split == "column":
-        assert table.column is not None
-        return _by_column(examples, table.column, seed)
+    if isinstance(table.split, ColumnSplit):
+        return _by_column(examples, table.split, seed)
     if table.split == "time":
         sessions = _by_session(examples)
         blocks = {n: (len(numbers) - _tail(len(numbers), share), len(numbers)) for n, numbers in sessions.items()}
@@ -66,9 +65,7 @@ def make_split(examples: Sequence[Example], table: TrainTable, share: float, see
 
 def make_folds(examples: Sequence[Example], table: TrainTable, seed: int) -> list[Split]:
     """Make the splits of a cross-validation: every window is held out once (by time: in the block that it lies in)."""
-    kind, count = table.split, table.folds
-    if kind == "column" or (count < 0 and kind in ("time", "window")):
-        raise TrainingError(f'[train] split "{kind}" has no folds of this kind; name their number, or leave folds out')
+    kind, count = table.kind, table.folds
     if kind == "time":
         sessions = _by_session(examples)
         cuts = {n: [len(numbers) * i // count for i in range(count + 1)] for n, numbers in sessions.items()}
@@ -91,7 +88,7 @@ def make_folds(examples: Sequence[Example], table: TrainTable, seed: int) -> lis
 
 def split_kind(table: TrainTable, subjects: Iterable[str]) -> str:
     """Tell the split that the data allow: where all is of one subject, or of none that is named, sessions are kept apart."""
-    return "session" if table.split == "subject" and len({*subjects}) == 1 else table.split
+    return "session" if table.split == "subject" and len({*subjects}) == 1 else table.kind
 
 
 def leak_free(examples: Sequence[Example], split: Split, share: float) -> Split:

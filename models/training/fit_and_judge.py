@@ -294,8 +294,8 @@ def pool_of(recipe: Recipe, training: Sequence[Example], labels: Sequence[str]) 
     """What pools probabilities over time, as ``[model] pool`` asks for; None without."""
     assert recipe.model is not None
     pool = recipe.model.pool
-    if not pool or pool["kind"] == "mean":
-        return Pool("mean", pool["windows"]) if pool else None
+    if not pool or pool.kind == "mean":
+        return Pool("mean", pool.windows) if pool else None
     once = {(session_of(e), e.window.start_index, e.window.start_ns): e for e in training}  # some may be oversampled
     order = [once[place] for place in sorted(once)]
     number = {label: i for i, label in enumerate(labels)}

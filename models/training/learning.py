@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.models.zoo import SCHEDULES, Epoch, FitOptions, ModelHead, Samples
+from kymo.models.zoo import Epoch, FitOptions, ModelHead, Samples
+from kymo.processors.recipe.tables import SCHEDULES
 from kymo.streams.chunk import Array
 from kymo.streams.errors import TrainingError
 from kymo.streams.files import write_whole
@@ -33,7 +34,7 @@ class Learning:
     heads: tuple[ModelHead, ...] = ()  # what the other columns are
     learning_rate: float = 1e-3  # highest of the schedule, above 0
     batch_size: int = 32  # windows a step
-    schedule: str = "cosine"  # one of :data:`~kymo.models.zoo.SCHEDULES`
+    schedule: str = "cosine"  # one of :data:`~kymo.processors.recipe.tables.SCHEDULES`
     weight_decay: float = 0.0  # decoupled, of AdamW (Loshchilov and Hutter 2019)
     label_smoothing: float = 0.0  # share of a class's probability that is spread over all of them
     clip_norm: float | None = None  # longest gradient; None for any

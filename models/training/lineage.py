@@ -79,7 +79,7 @@ def lineage_of(recipe: Recipe, request: TrainRequest, dataset: Dataset, winner: 
     return {
         "command": _command(recipe, request, settings["seed"]),
         "chain": recipe.chain.digest(learned=False),
-        "train": {**settings, "split": recipe.train.split, "balance": recipe.train.balance, **folds},
+        "train": {**settings, "split": recipe.train.kind, "balance": recipe.train.balance, **folds},
         "inputs": [{"path": path, **facts} for path, facts in dataset.inputs.items()],
         **({"without": sorted(request.without)} if request.without else {}),
         "windows": {"training": len(data.split.training), "validation": len(data.split.validation)},

@@ -21,36 +21,22 @@ from typing import Any
 from kymo.models.bundle import raw_chain
 from kymo.models.data.cache import build_dataset
 from kymo.models.data.examples import Dataset
-from kymo.models.data.samples import check_training, link_runs
+from kymo.models.data.samples import link_runs
 from kymo.models.data.splits import session_of
 from kymo.models.training.fit_and_judge import FitPlan
 from kymo.models.training.record import Candidate
 from kymo.models.training.split_data import SplitData, prepare, prepare_raw
-from kymo.models.zoo import SCHEDULES, Epoch, architecture, read_parameters, takes
+from kymo.models.zoo import Epoch, architecture, takes
 from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import Recipe
+from kymo.processors.recipe.tables import TrainTable
 from kymo.streams.errors import TrainingError
 from kymo.streams.files import lock
+from kymo.streams.schema import SchemaError, kinds_of
 from kymo.streams.settings import Settings
 
-#: ``[train]`` of a recipe: epochs, patience, seed and schedule (see FitOptions), the share of windows held out for
-#: validation, whether the temperature is fitted to those or stays 1, whether the final model learns from them too, and
-#: whether MiniRocket (or what a list names) is fitted beside the recipe's architecture, and how many windows a stateful
-#: model learns from at once.
-DEFAULTS: dict[str, Any] = {
-    "epochs": 60,
-    "patience": 15,
-    "seed": 0,
-    "schedule": "",
-    "validation": 0.2,
-    "calibrate": False,
-    "refit": True,
-    "compare": True,
-    "sequence": 20,
-}
 #: What is fitted beside the recipe's architecture unless the recipe says otherwise.
 _BESIDE = "minirocket"
-_LARGEST_SEED = 2**31 - 1  # what every framework takes; as `--seed`
 _WEEK_S = 7 * 86_400
 #: ``on_stage(name, epochs)`` is told what begins, and gives what is told its epochs.
 OnStage = Callable[[str, int], Callable[[Epoch], None]]
@@ -137,28 +123,20 @@ class TrainingRun:
 
 
 def train_parameters(recipe: Recipe, request: TrainRequest) -> dict[str, Any]:
-    """``[train]`` with defaults filled in and the request's own numbers."""
+    """How to learn by ``[train]``, with the request's own numbers."""
     if recipe.model is None:
         raise TrainingError(f"recipe `{recipe.name}` has no [model]; add one with its architecture")
-    parameters = dict(recipe.train.parameters)
-    compare = parameters.pop("compare", True) if isinstance(parameters.get("compare"), list | tuple) else None
-    settings = read_parameters(parameters, DEFAULTS, "[train]")
-    if compare is not None:
-        if not all(isinstance(name, str) for name in compare):
-            raise TrainingError(f"[train] compare = {list(compare)!r}, expected true, false or names of architectures")
+    settings = recipe.train.learning
+    for name, value in (("epochs", request.epochs), ("seed", request.seed)):
+        if value is not None:
+            try:
+                settings[name] = kinds_of(TrainTable)[name].take(value)
+            except SchemaError as wrong:
+                raise TrainingError(f"{name} = {value}: expected {wrong.expected}") from None
+    if not isinstance(compare := settings["compare"], bool):
         for name in compare:
             architecture(name)  # an unknown one is said now, not after the first fit
         settings["compare"] = list(dict.fromkeys(compare))
-    settings |= {k: v for k, v in (("epochs", request.epochs), ("seed", request.seed)) if v is not None}
-    if settings["epochs"] < 1 or settings["patience"] < 1 or not 0 <= settings["validation"] < 1:
-        raise TrainingError("[train] epochs and patience start at 1, validation is a share from 0 to below 1")
-    if not 0 <= settings["seed"] <= _LARGEST_SEED:
-        raise TrainingError(f"[train] seed = {settings['seed']}, expected a whole number from 0 to {_LARGEST_SEED}")
-    if settings["schedule"] not in ("", *SCHEDULES):
-        raise TrainingError(f"[train] schedule = {settings['schedule']!r}, expected one of {', '.join(SCHEDULES)}")
-    check_training(recipe, settings["sequence"])
-    if recipe.train.folds and not settings["refit"]:
-        raise TrainingError("[train] refit = false bundles the model of one split; leave it out, or folds")
     if recipe.train.folds and request.search_minutes:
         raise TrainingError("--search compares on one split; leave it out, or [train] folds")
     return settings

@@ -58,7 +58,7 @@ def prepare(recipe: Recipe, examples: Sequence[Example], share: float, seed: int
         split = make_split(examples, recipe.train, share, seed)
         check_leaks(examples, split)
     else:
-        split = Split(list(range(len(examples))), [], recipe.train.split, seed)
+        split = Split(list(range(len(examples))), [], recipe.train.kind, seed)
     return prepare_split(recipe, examples, split)
 
 
@@ -131,7 +131,7 @@ def augment_of(recipe: Recipe, layout: str, fmt: Format) -> Augment | None:
     """What varies training windows, as ``[[train.augment]]`` asks for, for windows in a layout."""
     if not recipe.train.augment:
         return None
-    from kymo.models.data.augment import augmenter
+    from kymo.processors.augment import augmenter
 
     vary: Any = augmenter(recipe.train.augment, fmt)
     if layout == "channels_last":

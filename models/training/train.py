@@ -92,7 +92,7 @@ def fingerprint(run: TrainingRun) -> dict[str, Any]:
     recipe, request = run.recipe, run.request
     assert recipe.model is not None
     model = (recipe.model.architecture, dict(recipe.model.parameters))
-    tables = (recipe.labels, recipe.heads, recipe.train, recipe.chain.to_json(), dict(recipe.model.pool))
+    tables = (recipe.labels, recipe.heads, recipe.train, recipe.chain.to_json(), recipe.model.pool)
     options = (request.only, request.search_minutes, sorted(request.without))
     return {"recipe": recipe.name, "model": model, "tables": tables, "asked": options} | {
         "settings": run.settings,

@@ -15,9 +15,9 @@ from typing import Any, ClassVar, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.processors.registry import nearest
 from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import TrainingError
+from kymo.streams.schema import nearest
 
 #: Name to ``module:class``.
 ARCHITECTURES: dict[str, str] = {
@@ -66,7 +66,7 @@ class FitOptions:
     seed: int = 0  # of everything that is random
     patience: int = 15  # epochs without a better validation loss after which learning stops
     batch_size: int = 0  # windows a step; 0 for the architecture's own
-    schedule: str = ""  # learning rate over time, one of :data:`SCHEDULES`; empty for the architecture's own
+    schedule: str = ""  # learning rate over time, one of :data:`~kymo.processors.recipe.tables.SCHEDULES`; empty for the architecture's own
     class_weights: tuple[float, ...] = ()  # one a label; empty: as if all classes were equally frequent
     # ``augment(windows, random)`` varies a batch of training windows, given and returned in the architecture's
     # layout; it may change what it is given
@@ -87,10 +87,6 @@ class Between:
 
 #: What a search may try of a parameter: some values, or a range.
 Range = tuple[Any, ...] | Between
-
-#: ``none``: the same rate throughout; ``cosine``: up over the first tenth, then down to 0 along a half cosine;
-#: ``plateau``: half as large each time the validation loss was not better for a third of `patience` epochs.
-SCHEDULES = ("none", "cosine", "plateau")
 
 #: One epoch's numbers: ``epoch``, ``loss`` and, with validation, ``validation_loss`` and ``validation_accuracy``.
 Epoch = dict[str, float]

@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from kymo.processors.chain import Chain, PerWindow
 from kymo.processors.intake import Intake
-from kymo.processors.registry import STEPS, make_step, nearest
+from kymo.processors.registry import STEPS, make_step
 from kymo.processors.spec import Spec
 from kymo.processors.steps.frames import FramedSpec
 from kymo.processors.windows import Windows
 from kymo.streams.chunk import Format
 from kymo.streams.errors import FormatError, RecipeError
+from kymo.streams.schema import nearest
 
 #: Steps that the compiler sets itself, and parameters that it sets on framed steps.
 _COMPILER_STEPS = frozenset({"intake", "derived", "windows", "chain", "per_window"})
@@ -58,51 +58,16 @@ def read_step(parameters: Mapping[str, Any], fail: Callable[..., RecipeError], p
         side, table = ("behind", "[[steps]]") if per_window else ("before", "[[window.steps]]")
         raise fail(f"step {name!r} cannot stand {side} the window; move it to {table}", "step")
     values = {key: value for key, value in parameters.items() if key != "step"}
-    _check_parameters(STEPS[name], values, fail)
+    cls = STEPS[name]
+    known = {f.name for f in fields(cls)} - cls.learned - _COMPILER_PARAMETERS
+    for key in values:
+        if key not in known:
+            raise fail(f"step {cls.name!r} has no parameter {key!r}{nearest(key, known) if known else ''}", key)
     try:
         return PlacedStep(make_step(name, values), fail)
     except FormatError as error:
         words = str(error).replace(",", " ").replace(":", " ").split()
         raise fail(str(error), *[key for key in values if key in words][:1]) from None
-
-
-def _check_parameters(cls: type[Spec], values: Mapping[str, Any], fail: Callable[..., RecipeError]) -> None:
-    known = {f.name for f in fields(cls)} - cls.learned - _COMPILER_PARAMETERS
-    hints = get_type_hints(cls)
-    for key, value in values.items():
-        if key not in known:
-            raise fail(f"step {cls.name!r} has no parameter {key!r}{nearest(key, known) if known else ''}", key)
-        if not _fits(value, hints[key]):
-            raise fail(f"step {cls.name!r}: {key} = {value!r}, expected {_words(hints[key])}", key)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return any(_fits(value, arg) for arg in args)
-    if origin is Literal:
-        return value in args
-    if origin is tuple:
-        inner = args[0] if args else Any
-        if not isinstance(value, list):
-            return False
-        return all(_fits(v, inner) for v in value) if not args or args[-1] is Ellipsis else len(value) == len(args)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return hint is Any or not isinstance(hint, type) or isinstance(value, hint)
-
-
-def _words(hint: Any) -> str:
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return " or ".join(_words(arg) for arg in args if arg is not NoneType)
-    if origin is Literal:
-        return "one of " + ", ".join(map(repr, args))
-    if origin is tuple:
-        return "an array"
-    return {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}.get(hint, str(hint))
 
 
 @dataclass(frozen=True)

@@ -6,43 +6,37 @@ recipe fails when it is loaded. Times stand in seconds, rates in hertz; windows 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kymo.processors.chain import Chain
 from kymo.processors.intake import Intake, fill_lengths
-from kymo.processors.recipe.compile import RecipeSteps, compile_chain, read_step
+from kymo.processors.recipe.compile import PlacedStep, RecipeSteps, compile_chain, read_step
 from kymo.processors.recipe.tables import (
+    AlertTable,
     HeadTable,
     InputTable,
     LabelTable,
     ModelTable,
+    RecipeTables,
     SourceTable,
+    Steps,
     TrainTable,
-    read_alerts,
-    read_heads,
-    read_inputs,
-    read_labels,
-    read_model,
-    read_source,
-    read_train,
+    WindowTable,
 )
-from kymo.processors.recipe.toml import Document, Table, toml_value
-from kymo.processors.registry import nearest
+from kymo.processors.recipe.toml import Document, toml_value
 from kymo.processors.steps.maps import Scale
 from kymo.processors.windows import Windows
 from kymo.streams.chunk import Format, signal_format
 from kymo.streams.errors import FormatError, RecipeError
-from kymo.streams.files import RULE, is_file_name
 from kymo.streams.recording import InputOptions, LabelOptions, ReadOptions
+from kymo.streams.schema import SchemaError, nearest
 from kymo.streams.units import factor, unit_times
 
-_TABLES = ("name", "source", "input", "steps", "window", "model", "labels", "heads", "train", "alerts")
 #: Where recipes without a path are looked for: the current folder first, then those that come with Kymo.
 INSTALLED = Path(__file__).resolve().parent.parent.parent / "recipes"
 
@@ -69,8 +63,8 @@ class Recipe:
         The tables of these names.
     heads : tuple of HeadTable
         What the model says beside the recipe's own classes.
-    alerts : tuple of mapping
-        Each ``[[alerts]]`` as it stands.
+    alerts : tuple of AlertTable
+        Who is told of what.
     notes : tuple of str
         What its author should know, such as steps that had to move behind the window.
     """
@@ -85,7 +79,7 @@ class Recipe:
     labels: LabelTable = field(default_factory=LabelTable)
     train: TrainTable = field(default_factory=TrainTable)
     source: SourceTable = field(default_factory=SourceTable)
-    alerts: tuple[Mapping[str, Any], ...] = ()
+    alerts: tuple[AlertTable, ...] = ()
     notes: tuple[str, ...] = ()
     heads: tuple[HeadTable, ...] = ()
 
@@ -212,40 +206,38 @@ def parse_recipe(text: str, path: Path | None = None) -> Recipe:
         If it does not hold together; the text names file and line, and the nearest valid word.
     """
     document = Document(text, path)
-    root = Table(document, (), document.values, _TABLES)
-    name = root.text("name")
-    if not is_file_name(name):
-        raise root.error(f"name = {toml_value(name)}: it becomes part of ids and folders, expected {RULE}", "name")
-    inputs = read_inputs(root)
-    chain, (length, hop), notes = _chain(root, inputs[0])
-    labels = read_labels(root)
+    tables = document.read(RecipeTables, document.values)
+    chain, (length, hop), notes = _chain(document, tables)
     return Recipe(
-        name=name,
+        name=tables.name,
         path=path,
-        inputs=inputs,
+        inputs=tables.input,
         window_length=length,
         window_hop=hop,
         chain=chain,
-        model=_model(root, length == hop),
-        labels=labels,
-        train=read_train(root),
-        source=read_source(root),
-        alerts=read_alerts(root),
+        model=tables.model,
+        labels=tables.labels,
+        train=tables.train,
+        source=tables.source,
+        alerts=tables.alerts,
         notes=notes,
-        heads=read_heads(root, labels),
+        heads=_heads(document, tables),
     )
 
 
-def _model(root: Table, abutting: bool) -> ModelTable | None:
-    model = read_model(root)
-    if model is not None and model.stateful and not abutting:
-        raise root.error(
-            "[model] stateful = true: the model goes on from window to window, so each must begin where the last one "
-            "ended; make length_s equal to hop_s in [window]",
-            "model",
-            "stateful",
-        )
-    return model
+def _heads(document: Document, tables: RecipeTables) -> tuple[HeadTable, ...]:
+    """The recipe's heads, in its order, with what they leave out taken from ``[labels]``."""
+    heads: list[HeadTable] = []
+    for i, table in enumerate(tables.heads):
+        values = {"min_share": tables.labels.min_share, **table}
+        if not table.keys() & {"column", "key"} and "name" in table:
+            values["key" if tables.labels.key else "column"] = table["name"]
+        heads.append(document.read(HeadTable, values, ("heads", i)))
+        try:
+            heads[-1].check((tables.labels, *heads[:-1]))
+        except SchemaError as wrong:
+            raise document.wrong(wrong, ("heads", i)) from None
+    return tuple(heads)
 
 
 def _raw_format(table: InputTable) -> Format:
@@ -255,16 +247,21 @@ def _raw_format(table: InputTable) -> Format:
 _WHOLE = Fraction(1, 100)  # of a sample
 
 
-def _chain(root: Table, source: InputTable) -> tuple[Chain, tuple[int, int], tuple[str, ...]]:
-    window = root.table("window", ("length_s", "hop_s", "steps"))
-    if window is None:
-        raise root.error("a recipe lacks [window] with length_s and hop_s")
-    length, hop = _samples(window, "length_s", source.rate_hz), _samples(window, "hop_s", source.rate_hz)
+def _chain(document: Document, tables: RecipeTables) -> tuple[Chain, tuple[int, int], tuple[str, ...]]:
+    source, window = tables.input[0], tables.window
+    length, hop = (_samples(document, window, key, source.rate_hz) for key in ("length_s", "hop_s"))
+
+    def placed(steps: Steps, *where: str) -> list[PlacedStep]:
+        return [
+            read_step(step, partial(_fail, document, (*where, i)), per_window=len(where) > 1)
+            for i, step in enumerate(steps)
+        ]
+
     steps = RecipeSteps(
         windows=Windows(length, hop),
-        before=[read_step(t.parameters(), t.error, per_window=False) for t in root.tables("steps", (), free=True)],
-        behind=[read_step(t.parameters(), t.error, per_window=True) for t in window.tables("steps", (), free=True)],
-        fail=window.error,
+        before=placed(tables.steps, "steps"),
+        behind=placed(window.steps, "window", "steps"),
+        fail=partial(_fail, document, ("window",)),
     )
     bridge, fill = fill_lengths(source.rate_hz, source.bridge_ms, source.max_missing, length)
     intake = Intake(source.channels, source.units, source.dtype, bridge, fill, source.max_missing)
@@ -272,17 +269,21 @@ def _chain(root: Table, source: InputTable) -> tuple[Chain, tuple[int, int], tup
     return chain, (length, hop), notes
 
 
-def _samples(window: Table, key: str, rate: Fraction) -> int:
+def _fail(document: Document, where: tuple[str | int, ...], message: str, *key: str) -> RecipeError:
+    return document.error(message, (*where, *key))
+
+
+def _samples(document: Document, window: WindowTable, key: str, rate: Fraction) -> int:
     """Seconds as a number of samples, whole but for the digits that nobody writes."""
-    seconds = window.fraction(key)
+    seconds: Fraction = getattr(window, key)
     count = seconds * rate
     nearest_count = max(1, round(count))
     if abs(count - nearest_count) <= _WHOLE:
         return nearest_count
-    raise window.error(
+    raise document.error(
         f"{key} = {toml_value(seconds)} is {float(count):g} samples at {float(rate):g} Hz, expected a whole number; "
         f"the nearest is {toml_value(seconds_of(nearest_count, rate))} ({nearest_count} samples)",
-        key,
+        ("window", key),
     )
 
 

@@ -1,5 +1,5 @@
-"""TOML, read with the line of every key and written. In: text, or tables and comments. Out: tables, checked as they are read, whose
-errors name line and nearest word; text.
+"""TOML, read with the line of every key and written. In: text, or tables and comments. Out: tables as dataclasses, whose errors name
+the line; text.
 
 `tomllib` tells no positions, so a small scanner finds the line of each key and header of a text that `tomllib` has
 already accepted.
@@ -7,27 +7,28 @@ already accepted.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import tomllib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from datetime import date, time
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from kymo.processors.registry import nearest
 from kymo.streams.errors import RecipeError
+from kymo.streams.schema import ABSENT, SchemaError, nearest, plain, read
 
+T = TypeVar("T")
 KeyPath = tuple[str | int, ...]
+_TABLES = "an array of tables"
 _KEY = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*')"""
 _DOTTED = rf"{_KEY}(?:\s*\.\s*{_KEY})*"
 _HEADER = re.compile(rf"\s*(\[\[?)\s*({_DOTTED})\s*\]")
 _PAIR = re.compile(rf"\s*({_DOTTED})\s*=")
 # What may hold a bracket or a quotation mark that is none: strings of the four kinds, and comments.
 _TOKEN = re.compile(r'"""|\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}]')
-_EXACT = re.compile(r"\d{1,12}(\.\d{1,12}|/0*[1-9]\d{0,11})?|\d(\.\d{1,12})?[eE]-?\d")
 _AT_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -55,6 +56,29 @@ class Document:
     def error(self, message: str, where: KeyPath = ()) -> RecipeError:
         """Make an error that names the line of `where`."""
         return RecipeError(message, self.path, self.line(where))
+
+    def read(self, cls: type[T], values: Any, where: KeyPath = ()) -> T:
+        """Read the table at `where` as a dataclass."""
+        try:
+            return read(cls, values)
+        except SchemaError as wrong:
+            raise self.wrong(wrong, where) from None
+
+    def wrong(self, wrong: SchemaError, where: KeyPath = ()) -> RecipeError:
+        """Say in the words of TOML what is wrong in the table at `where`."""
+        *owner, key = where = (*where, *wrong.path)
+        names = [part for part in owner if isinstance(part, str)]
+        title, noun = (f"[{'.'.join(names)}]", "key") if names else ("a recipe", "table or key")
+        expected = wrong.expected + f": write [[{'.'.join([*names, str(key)])}]]" * (wrong.expected == _TABLES)
+        if wrong.why:
+            text = wrong.why
+        elif wrong.known:
+            text = f"{title} has no {noun} {key!r}{nearest(str(key), wrong.known)}"
+        elif wrong.value is ABSENT:
+            return self.error(f"{title} lacks {expected if expected[0] == '[' else f'{key}, {expected}'}", tuple(owner))
+        else:
+            text = f"{key} = {_show(wrong.value)}: expected {expected}"
+        return self.error(text, where)
 
 
 def key_lines(text: str) -> dict[KeyPath, int]:
@@ -120,121 +144,8 @@ def _scan(line: str, depth: int, quote: str) -> tuple[int, str]:
             depth -= 1
 
 
-class Table:
-    """Reads the values of one table with checks."""
-
-    def __init__(
-        self, document: Document, where: KeyPath, values: Any, known: Collection[str], free: bool = False
-    ) -> None:
-        self.document, self.where = document, where
-        self.title = f"[{'.'.join(p for p in where if isinstance(p, str))}]" if where else "a recipe"
-        if not isinstance(values, Mapping):
-            raise document.error(f"{self.title} is {_kind(values)}, expected a table", where)
-        self.values, self._known = values, known
-        for key in values:
-            if key not in known and (not free or difflib.get_close_matches(key, known, 1, 0.85)):
-                noun = "table or key" if not where else "key"
-                raise self.error(f"{self.title} has no {noun} {key!r}{nearest(key, known)}", key)
-
-    def error(self, message: str, *key: str) -> RecipeError:
-        """Make an error at a key of this table."""
-        return self.document.error(message, (*self.where, *key))
-
-    def parameters(self) -> dict[str, Any]:
-        """Give the keys that are not known ones, as plain values."""
-        return {key: plain(value) for key, value in self.values.items() if key not in self._known}
-
-    def _wrong(self, key: str, expected: str) -> RecipeError:
-        return self.error(f"{key} = {_show(self.values[key])}: expected {expected}", key)
-
-    def _required(self, key: str, expected: str) -> RecipeError:
-        return self.document.error(f"{self.title} lacks {key}, {expected}", self.where)
-
-    def text(self, key: str, default: str | None = None) -> str:
-        """Read a text that is not empty; without a default it must be there."""
-        if key not in self.values:
-            if default is None:
-                raise self._required(key, "a text")
-            return default
-        value = self.values[key]
-        if not isinstance(value, str) or not value.strip():
-            raise self._wrong(key, "a text in quotation marks")
-        return value
-
-    def texts(self, key: str, default: tuple[str, ...] | None = None, empty: bool = False) -> tuple[str, ...]:
-        """Read a text, or an array of texts with at least one; of empty ones only where they may be."""
-        if key not in self.values:
-            if default is None:
-                raise self._required(key, "an array of texts")
-            return default
-        value = self.values[key]
-        items = [value] if isinstance(value, str) else value
-        if not isinstance(items, list) or not items or not all(isinstance(v, str) and (v or empty) for v in items):
-            raise self._wrong(key, "an array of texts")
-        return tuple(items)
-
-    def number(self, key: str, default: float, low: float, high: float = float("inf")) -> float:
-        """Read a number from `low` to `high`."""
-        if key not in self.values:
-            return default
-        value = self.values[key]
-        number = float(value) if isinstance(value, int | Decimal) and not isinstance(value, bool) else float("nan")
-        if not low <= number <= high:
-            limits = f"from {low:g} to {high:g}" if high != float("inf") else f"of at least {low:g}"
-            raise self._wrong(key, f"a number {limits}")
-        return number
-
-    def fraction(self, key: str) -> Fraction:
-        """An exact number above 0: a whole or decimal one, or a text such as "30000/1001"; it must be there."""
-        if key not in self.values:
-            raise self._required(key, "a number above 0 (there is no default)")
-        value = self.values[key]
-        # Checked as text first: 1e999999999 would be a number of a billion digits.
-        if not isinstance(value, bool) and isinstance(value, int | Decimal | str) and _EXACT.fullmatch(str(value)):
-            number = Fraction(str(value))
-            if number > 0:
-                return number
-        raise self._wrong(key, 'a number above 0, or a fraction as text such as "30000/1001"')
-
-    def table(self, key: str, known: Collection[str], free: bool = False) -> Table | None:
-        """Open a table inside this one; None if it is not there."""
-        if key not in self.values:
-            return None
-        return Table(self.document, (*self.where, key), self.values[key], known, free)
-
-    def tables(self, key: str, known: Collection[str], free: bool = False) -> list[Table]:
-        """Open an array of tables inside this one."""
-        values = self.values.get(key, [])
-        if not isinstance(values, list):
-            dotted = ".".join([*(str(p) for p in self.where), key])
-            raise self.error(f"{dotted} is {_kind(values)}, expected an array of tables: write [[{dotted}]]", key)
-        return [Table(self.document, (*self.where, key, i), v, known, free) for i, v in enumerate(values)]
-
-
-def plain(value: Any) -> Any:
-    """Turn decimals in a TOML value into floats."""
-    if isinstance(value, Decimal):
-        return float(value)
-    if isinstance(value, list):
-        return [plain(v) for v in value]
-    if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
-    return value
-
-
-def _kind(value: Any) -> str:
-    kinds = (
-        (bool, "true or false"),
-        (str, "a text"),
-        (int | Decimal, "a number"),
-        (list, "an array"),
-        (dict, "a table"),
-    )
-    return next((name for kind, name in kinds if isinstance(value, kind)), "a date or time")
-
-
 def _show(value: Any) -> str:
-    text = toml_value(plain(value)) if _kind(value) != "a date or time" else str(value)
+    text = str(value) if isinstance(value, date | time) else toml_value(plain(value))
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from kymo.processors.spec import Spec, Stage, derived_header, pack, unpack
 from kymo.streams.chunk import Array, Chunk, Format, Header
 from kymo.streams.errors import FormatError
+from kymo.streams.schema import Count
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class FramedSpec(Spec):
         Where chunk borders stand: ``chunk_phase + k * chunk_frames``.
     """
 
-    chunk_frames: int = 1
+    chunk_frames: Count = 1
     chunk_phase: int = 0
 
     @property

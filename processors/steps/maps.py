@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kymo.processors.spec import MapSpec, only
 from kymo.streams.chunk import Array, Format, Window
 from kymo.streams.errors import FormatError
+from kymo.streams.schema import Amount, Rules
 
 Real = NDArray[Any]
 FLOATS = ("float32", "float64")
@@ -121,17 +122,13 @@ class Log(MapSpec):
         If floor or eps is negative or not finite, or both are 0.
     """
 
-    floor: float = 0.0
-    eps: float = 1e-10
+    floor: Amount = 0.0
+    eps: Amount = 1e-10
     db: bool = False
     name: ClassVar[str] = "log"
 
     def __post_init__(self) -> None:
-        for field, value in (("floor", self.floor), ("eps", self.eps)):
-            if not is_number(value) or value < 0:
-                raise FormatError(f"log: {field} {value!r}, expected a number, at least 0")
-        if not isinstance(self.db, bool):
-            raise FormatError(f"log: db {self.db!r}, expected true or false")
+        super().__post_init__()
         if self.floor + self.eps < float(np.finfo(np.float32).tiny):
             raise FormatError(
                 "log: floor and eps are both 0 (or too small for float32), expected one above: log(0) is not a number"
@@ -175,14 +172,13 @@ class Standardise(MapSpec):
 
     mean: tuple[Any, ...] = ()
     std: tuple[Any, ...] = ()
-    per: str = "channel"
+    per: Annotated[str, Rules(enum=("channel", "bin"))] = "channel"
     name: ClassVar[str] = "standardise"
     learned: ClassVar[frozenset[str]] = frozenset({"mean", "std"})
     before_window: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.per not in ("channel", "bin"):
-            raise FormatError(f'standardise: per {self.per!r}, expected "channel" or "bin"')
+        super().__post_init__()
         try:
             mean, std = np.array(self.mean, np.float64), np.array(self.std, np.float64)
         except (TypeError, ValueError):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
 import scipy
@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from kymo.processors.spec import MapSpec, Stage, only
 from kymo.processors.steps.frames import FramedSpec, framed_format
-from kymo.processors.steps.maps import is_number, whole_number
+from kymo.processors.steps.maps import whole_number
 from kymo.processors.steps.spectral import Frames, SpectralPlan, Tile, plan_for, taper
 from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import FormatError
+from kymo.streams.schema import Amount, Count, Positive, Rules, Whole
 
 Real = NDArray[Any]
 # Of Kaldi's filter bank.
@@ -69,35 +70,24 @@ class Mel(FramedSpec):
     M. Slaney, Auditory Toolbox, Technical Report 1998-010 (1998); S. Young et al., The HTK Book (2006), section 5.4.
     """
 
-    n_fft: int = 2048
-    hop_length: int = 512
+    n_fft: Annotated[int, Rules(minimum=2)] = 2048
+    hop_length: Count = 512
     win_length: int | None = None
     window: Any = "hann"
-    n_mels: int = 128
-    fmin: float = 0.0
+    n_mels: Count = 128
+    fmin: Amount = 0.0
     fmax: float | None = None
     htk: bool = False
-    norm: Any = "slaney"
-    power: float = 2.0
+    norm: Annotated[str, Rules(enum=("slaney",))] | Positive | None = "slaney"
+    power: Positive = 2.0
     name: ClassVar[str] = "mel"
 
     def __post_init__(self) -> None:
-        whole_number(self.name, "chunk_frames", self.chunk_frames, 1)
-        whole_number(self.name, "n_fft", self.n_fft, 2)
-        whole_number(self.name, "hop_length", self.hop_length, 1)
-        whole_number(self.name, "n_mels", self.n_mels, 1)
+        super().__post_init__()
         if self.win_length is not None:
             whole_number(self.name, "win_length", self.win_length, 1, self.n_fft)
-        if not is_number(self.fmin) or self.fmin < 0:
-            raise FormatError(f"{self.name}: fmin {self.fmin!r}, expected at least 0 Hz")
-        if self.fmax is not None and (not is_number(self.fmax) or self.fmax <= self.fmin):
+        if self.fmax is not None and self.fmax <= self.fmin:
             raise FormatError(f"{self.name}: fmax {self.fmax!r}, expected more Hz than fmin, {self.fmin}")
-        if not is_number(self.power) or self.power <= 0:
-            raise FormatError(f"{self.name}: power {self.power!r}, expected above 0")
-        if not isinstance(self.htk, bool):
-            raise FormatError(f"{self.name}: htk {self.htk!r}, expected true or false")
-        if not (self.norm in ("slaney", None) or (is_number(self.norm) and self.norm > 0)):
-            raise FormatError(f'{self.name}: norm {self.norm!r}, expected "slaney", a number above 0, or none')
         if isinstance(self.window, list):
             object.__setattr__(self, "window", tuple(self.window))
         taper(self.window, self.win_length or self.n_fft, self.name)
@@ -163,19 +153,10 @@ class LogMel(Mel):
         it there is no highest value. At least 0.
     """
 
-    ref: float = 1.0
-    amin: float = 1e-10
-    top_db: float | None = None
+    ref: Positive = 1.0
+    amin: Positive = 1e-10
+    top_db: Amount | None = None
     name: ClassVar[str] = "log_mel"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for field in ("ref", "amin"):
-            value = getattr(self, field)
-            if not is_number(value) or value <= 0:
-                raise FormatError(f"log_mel: {field} {value!r}, expected above 0")
-        if self.top_db is not None and (not is_number(self.top_db) or self.top_db < 0):
-            raise FormatError(f"log_mel: top_db {self.top_db!r}, expected at least 0 dB")
 
     def build(self) -> Stage:
         """A Stage for one session.
@@ -244,7 +225,7 @@ def filter_bank(spec: Mel, rate: Fraction) -> Any:
         fmin=spec.fmin,
         fmax=spec.fmax,
         htk=spec.htk,
-        norm=spec.norm,
+        norm=cast("Any", spec.norm),
     )
     return scipy.sparse.csr_array(bank)
 
@@ -279,20 +260,13 @@ class AudioFbank(MapSpec):
     Recognition Toolkit, ASRU (2011), feature ``fbank``.
     """
 
-    rate_hz: int = 16000
-    n_mels: int = 128
-    frames: int = 1024
+    rate_hz: Annotated[int, Rules(minimum=1000)] = 16000
+    n_mels: Count = 128
+    frames: Whole = 1024
     mean: float = -4.2677393
-    std: float = 4.5689974
+    std: Positive = 4.5689974
     name: ClassVar[str] = "audio_fbank"
     before_window: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        whole_number(self.name, "rate_hz", self.rate_hz, 1000)
-        whole_number(self.name, "n_mels", self.n_mels, 1)
-        whole_number(self.name, "frames", self.frames, 0)
-        if not is_number(self.mean) or not is_number(self.std) or self.std <= 0:
-            raise FormatError(f"audio_fbank: mean {self.mean!r} and std {self.std!r}, expected numbers, std above 0")
 
     def _ratio(self, fmt: Format) -> Fraction:
         if len(fmt.shape) != 1 or fmt.dtype == "jpeg" or not fmt.rate:

@@ -10,16 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
 from kymo.processors.spec import Spec, Stage, derived_header, only, pack, unpack
-from kymo.processors.steps.maps import whole_number
 from kymo.streams.chunk import Chunk, Format, Header
 from kymo.streams.errors import FormatError
+from kymo.streams.schema import Rules
 
 LARGEST = 1000  # of up and down: the filter has 20 times as many taps
 
@@ -59,8 +59,8 @@ class Resample(Spec):
 
     rate_hz: Any = None
     from_hz: Any = None
-    up: int | None = None
-    down: int | None = None
+    up: Annotated[int, Rules(minimum=1, maximum=LARGEST)] | None = None
+    down: Annotated[int, Rules(minimum=1, maximum=LARGEST)] | None = None
     name: ClassVar[str] = "resample"
     after_window: ClassVar[bool] = False
 
@@ -69,9 +69,7 @@ class Resample(Spec):
         by_ratio = self.rate_hz is None and self.from_hz is None and self.up is not None and self.down is not None
         if not by_rate and not by_ratio:
             raise FormatError("resample: expected either rate_hz, with or without from_hz, or up and down")
-        if by_ratio:
-            whole_number(self.name, "up", self.up, 1, LARGEST)
-            whole_number(self.name, "down", self.down, 1, LARGEST)
+        super().__post_init__()
         if by_rate and self.from_hz is None:
             _rate("rate_hz", self.rate_hz)
         elif max(self.ratio.numerator, self.ratio.denominator) > LARGEST:

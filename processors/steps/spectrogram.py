@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -17,8 +17,7 @@ from kymo.processors.steps.maps import whole_number
 from kymo.processors.steps.spectral import Amplitude, ExactPower, FastPower, Frames, SpectralPlan, plan_for, taper
 from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import FormatError
-
-MODES = ("psd", "magnitude", "angle", "phase")
+from kymo.streams.schema import Count, Rules
 
 
 @dataclass(frozen=True)
@@ -66,40 +65,30 @@ class Spectrogram(FramedSpec):
     """
 
     window: Any = ("tukey", 0.25)
-    nperseg: int = 256
+    nperseg: Count = 256
     noverlap: int | None = None
     nfft: int | None = None
-    detrend: Any = "constant"
-    scaling: str = "density"
-    mode: str = "psd"
+    detrend: Annotated[Any, Rules(enum=("constant", "linear", False))] = "constant"
+    scaling: Annotated[str, Rules(enum=("density", "spectrum"))] = "density"
+    mode: Annotated[str, Rules(enum=("psd", "magnitude", "angle", "phase"))] = "psd"
     keep_bins: int | None = None
     name: ClassVar[str] = "spectrogram"
 
     def __post_init__(self) -> None:
-        self._check_lengths()
-        if self.detrend not in ("constant", "linear", False):
-            raise FormatError(f'spectrogram: detrend {self.detrend!r}, expected "constant", "linear" or false')
-        if self.scaling not in ("density", "spectrum"):
-            raise FormatError(f'spectrogram: scaling {self.scaling!r}, expected "density" or "spectrum"')
         if self.mode == "complex":
             raise FormatError(
                 'spectrogram: mode "complex" has no place on a stream of real numbers; use "magnitude" and "angle"'
             )
-        if self.mode not in MODES:
-            raise FormatError(f"spectrogram: mode {self.mode!r}, expected one of {', '.join(MODES)}")
-        if isinstance(self.window, list):
-            object.__setattr__(self, "window", tuple(self.window))
-        taper(self.window, self.nperseg, self.name)
-
-    def _check_lengths(self) -> None:
-        whole_number(self.name, "chunk_frames", self.chunk_frames, 1)
-        whole_number(self.name, "nperseg", self.nperseg, 1)
+        super().__post_init__()
         if self.noverlap is not None:
             whole_number(self.name, "noverlap", self.noverlap, 0, self.nperseg - 1)
         if self.nfft is not None:
             whole_number(self.name, "nfft", self.nfft, self.nperseg)
         if self.keep_bins is not None:
             whole_number(self.name, "keep_bins", self.keep_bins, 1, (self.nfft or self.nperseg) // 2 + 1)
+        if isinstance(self.window, list):
+            object.__setattr__(self, "window", tuple(self.window))
+        taper(self.window, self.nperseg, self.name)
 
     @property
     def frame_length(self) -> int:

@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from kymo.streams.errors import MessageError, SourceError
-from kymo.streams.messages import MAX_FILE_BYTES, Name, fits, json_schema, python_type, read_json
+from kymo.streams.messages import MAX_FILE_BYTES, read_json
+from kymo.streams.schema import Name, SchemaError, fits, json_schema, read
 from kymo.streams.words import NS
 
 
@@ -51,25 +52,16 @@ class Label:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Label:
         """Label of a JSON object; unknown members are ignored."""
-        members: dict[str, Any] = {}
-        for name, rule in LABEL_SCHEMA["properties"].items():
-            kind = python_type(rule)
-            if name in value:
-                item = value[name]
-                if type(item) is not kind or (isinstance(item, int) and not fits(item)):
-                    expected = "text" if kind is str else "a whole number of 64 bits"
-                    raise SourceError(f"label member `{name}` is {repr(item)[:40]}, expected {expected}")
-                members[name] = item
-            elif name in LABEL_SCHEMA["required"]:
-                raise SourceError(
-                    f"a label needs the member `{name}`; there are {', '.join(map(str, value)) or 'none'}"
-                )
-        if members["end_ns"] < members["start_ns"]:
+        try:
+            label = read(cls, {"id": "", "set": "label"} | dict(value), strict=False)
+        except SchemaError as wrong:
+            raise SourceError(f"label: {wrong}") from None
+        if label.end_ns < label.start_ns:
             raise SourceError(
-                f"label {members['label']!r} ends at {members['end_ns']} ns, before it starts at {members['start_ns']} ns"
+                f"label {label.label!r} ends at {label.end_ns} ns, before it starts at {label.start_ns} ns"
             )
-        members["label"] = canonical(members["label"])
-        return interval(**{"set": "label"} | members)
+        identity = label.id or f"{label.session}/{label.set}/{label.start_ns}"
+        return replace(label, id=identity, label=canonical(label.label))
 
 
 #: JSON Schema (draft 2020-12) of a Label.

@@ -20,19 +20,20 @@ what is given is never changed. Only training windows are varied.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.processors.registry import nearest
 from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import TrainingError
+from kymo.streams.schema import Rules, Share
 
 Random = np.random.Generator
 Windows = NDArray[np.float32]
+Factor = Annotated[float, Rules(minimum=0, maximum=10)]
 Augment = Callable[[Array, Random], Array]
 
 
@@ -40,17 +41,8 @@ Augment = Callable[[Array, Random], Array]
 class Variation:
     """What all kinds of variation share."""
 
-    p: float = 0.5  # probability that a window is varied, 0 to 1
+    p: Share = 0.5  # probability that a window is varied
     kind: ClassVar[str]
-
-    def __post_init__(self) -> None:
-        self._check("p", self.p, 0, 1)
-
-    def _check(self, name: str, value: Any, low: float, high: float) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise TrainingError(
-                f"[[train.augment]] {self.kind}: {name} = {value!r}, expected a number from {low:g} to {high:g}"
-            )
 
     def fit(self, fmt: Format) -> Callable[[Windows, Random], Windows]:
         """Give what varies windows of `fmt`."""
@@ -65,12 +57,8 @@ class Variation:
 class Jitter(Variation):
     """Noise, normal, of `share` times the standard deviation that the channel has in the window."""
 
-    share: float = 0.05
+    share: Factor = 0.05
     kind: ClassVar[str] = "jitter"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("share", self.share, 0, 10)
 
     def vary(self, windows: Windows, random: Random) -> Windows:
         spread = windows.std(axis=tuple(range(1, windows.ndim - 1)), keepdims=True, dtype=np.float32)
@@ -82,12 +70,8 @@ class Jitter(Variation):
 class Gain(Variation):
     """A factor a channel, its logarithm uniform from -log(1 + share) to log(1 + share)."""
 
-    share: float = 0.1
+    share: Factor = 0.1
     kind: ClassVar[str] = "scale"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("share", self.share, 0, 10)
 
     def vary(self, windows: Windows, random: Random) -> Windows:
         bound = np.log1p(self.share)
@@ -100,14 +84,9 @@ class Gain(Variation):
 class TimeWarp(Variation):
     """Another pace, up to `share` faster or slower, linear between `knots` points; rows are interpolated."""
 
-    share: float = 0.2
-    knots: int = 4
+    share: Factor = 0.2
+    knots: Annotated[int, Rules(minimum=2, maximum=1000)] = 4
     kind: ClassVar[str] = "time_warp"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("share", self.share, 0, 10)
-        self._check("knots", self.knots, 2, 1000)
 
     def vary(self, windows: Windows, random: Random) -> Windows:
         count, rows = windows.shape[:2]
@@ -132,12 +111,8 @@ class TimeWarp(Variation):
 class ChannelDropout(Variation):
     """Each channel becomes 0 with probability `share`; one chosen at random always stays."""
 
-    share: float = 0.2
+    share: Share = 0.2
     kind: ClassVar[str] = "channel_dropout"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("share", self.share, 0, 1)
 
     def vary(self, windows: Windows, random: Random) -> Windows:
         visible = random.random((len(windows), windows.shape[-1])) >= self.share  # (n, channels)
@@ -149,13 +124,9 @@ class ChannelDropout(Variation):
 class TimeMask(Variation):
     """A stretch of rows becomes 0: of a length up to `share` of them (at least one), anywhere."""
 
-    share: float = 0.1
+    share: Share = 0.1
     kind: ClassVar[str] = "time_mask"
     axis: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("share", self.share, 0, 1)
 
     def vary(self, windows: Windows, random: Random) -> Windows:
         size = windows.shape[self.axis]
@@ -188,22 +159,11 @@ class BinMask(TimeMask):
 class Rotate(Variation):
     """A turn about a random axis by a random angle."""
 
-    degrees: float = 15.0  # largest angle, 0 to 180
+    degrees: Annotated[float, Rules(minimum=0, maximum=180)] = 15.0  # largest angle
     # channels of each group, x, y, z; by default those whose names differ in x, y and z alone, such as ax, ay, az
-    groups: Sequence[Sequence[str]] = ()
+    groups: Annotated[tuple[tuple[str, str, str], ...], Rules(expected="arrays of three channel names each")] = ()
     together: bool = True  # all groups of a window turn as one (they sit in one device); else each by itself
     kind: ClassVar[str] = "rotate"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("degrees", self.degrees, 0, 180)
-        if not isinstance(self.together, bool):
-            raise TrainingError(f"[[train.augment]] rotate: together = {self.together!r}, expected true or false")
-        if not isinstance(self.groups, list | tuple) or not all(
-            isinstance(group, list | tuple) and len(group) == 3 and all(isinstance(c, str) for c in group)
-            for group in self.groups
-        ):
-            raise TrainingError("[[train.augment]] rotate: groups: expected arrays of three channel names each")
 
     def fit(self, fmt: Format) -> Callable[[Windows, Random], Windows]:
         if len(fmt.shape) != 1:
@@ -275,12 +235,13 @@ KINDS: dict[str, type[Variation]] = {
 }
 
 
-def augmenter(tables: Sequence[Mapping[str, Any]], fmt: Format) -> Augment:
+#: Any of them, as ``[[train.augment]]`` says it.
+Augmentation = Annotated[Variation, Rules(kinds=KINDS)]
+
+
+def augmenter(variations: Sequence[Variation], fmt: Format) -> Augment:
     """Give what varies batches of training windows."""
-    steps = []
-    for table in tables:
-        step = variation(table)
-        steps.append((step.p, step.fit(fmt)))
+    steps = [(variation.p, variation.fit(fmt)) for variation in variations]
 
     def augment(windows: Array, random: Random) -> Array:
         varied: Windows = windows.astype(np.float32)
@@ -291,15 +252,3 @@ def augmenter(tables: Sequence[Mapping[str, Any]], fmt: Format) -> Augment:
         return varied
 
     return augment
-
-
-def variation(table: Mapping[str, Any]) -> Variation:
-    kind = table.get("kind")
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise TrainingError(f"[[train.augment]] kind = {kind!r}{nearest(str(kind), KINDS)}")
-    names = [field.name for field in fields(KINDS[kind])]
-    parameters = {key: value for key, value in table.items() if key != "kind"}
-    for key in parameters:
-        if key not in names:
-            raise TrainingError(f"[[train.augment]] {kind} has no parameter {key!r}{nearest(key, names)}")
-    return KINDS[kind](**parameters)
