@@ -170,6 +170,10 @@ def test_of_a_synthetic_recording_the_raw_topics_are_taken_with_their_units(tmp_
     assert {name.partition(".")[0] for name in source.channels} == {"mag_raw", "acc_raw", "gyro_raw"}
     units = {name.partition("_")[0]: unit for name, unit in zip(source.channels, source.units, strict=True)}
     assert units == {"mag": "counts", "acc": "g", "gyro": "rad/s"}
+    (tmp_path / "e.json").write_text('{"dirname": ".", "labelFiles": [{"filePath": "x.labels.json"}]}')
+    (tmp_path / "x.labels.json").write_text('{"events": []}')
+    assert init("listed", "--from", str(tmp_path / "e.json")).exit_code == 0
+    assert made("listed").inputs == made("plain").inputs
 
 
 def test_odd_rates_give_plain_numbers(tmp_path: Path) -> None:

@@ -159,14 +159,20 @@ def test_the_unit_of_a_messages_own_time(tmp_path: Path, stamp: Stamp, log_ns: C
     ]
 
 
+REFUSED = (
+    "`imu` mag_raw.x: unit 'counts' cannot be converted to 'field'; "
+    "if that is right, say [[input]] units and change the step `scale`"
+)
+
+
 @pytest.mark.parametrize(
     ("matrix", "unit", "records", "said", "why"),
     [
-        (0.00053, None, True, "counts", "`imu` mag_raw.x: unit 'counts' cannot be converted to 'field'"),
+        (0.00053, None, True, "counts", REFUSED),
         (0.02, "µT", True, "field", None),  # µT as the file has them, in the recipe's unit
         (1.0, None, True, "field", None),
         # As the published tool writes it: beside the truth.
-        (0.00053, None, False, "counts", "`imu` mag_raw.x: unit 'counts' cannot be converted to 'field'"),
+        (0.00053, None, False, "counts", REFUSED),
         (1.0, None, False, "", None),
     ],
 )
@@ -223,6 +229,29 @@ def test_messages_of_numbers_by_name(tmp_path: Path) -> None:
     assert "1 message not read: JSON without numbers on log" in recording.notes
     options = ReadOptions(inputs=(InputOptions("all", ("imu.gyro[1]", "imu.linear_acceleration.x"), Fraction(50)),))
     np.testing.assert_array_equal(one(path, options).streams[0].data[7], [7, 7])
+
+
+def test_topics_that_are_no_signal_stop_no_other(tmp_path: Path) -> None:
+    def message(topic: str, at: int, value: object) -> Message:
+        return topic, "json", "e", at, json.dumps(value).encode()
+
+    messages = [sample("acc", k * 10**7, [k]) for k in range(50)]
+    messages += [message("config", 0, {"version": 3}), message("cloud", 0, {"points": [0.5] * 70_000})]
+    messages += [
+        message("acc", 10**9, {"x": 1}),
+        message("scan", 0, {"ranges": [1, 2]}),
+        message("scan", 10**7, {"ranges": [1]}),
+    ]
+    messages += [message("scan", 2 * 10**7, {"ranges": [1, 2, 3]}), message("scan", 3 * 10**7, {"text": "none"})]
+    recording = one(mcap(tmp_path / "x.mcap", messages))
+    scan = {stream.header.format.stream: stream for stream in recording.streams}["scan"]
+    np.testing.assert_array_equal(scan.data, [[1, 2], [1, np.nan], [1, 2], [np.nan, np.nan]])
+    assert len(recording.streams) == 2
+    assert recording.notes[:2] == [
+        "1 message not read: JSON without numbers on acc",
+        "1 message not read: JSON without numbers on cloud",
+    ]
+    assert any(note.startswith("left out: config, message 1: one time alone has no rate") for note in recording.notes)
 
 
 def test_protobuf_messages_of_others(tmp_path: Path) -> None:

@@ -89,10 +89,11 @@ def topic_arrays(path: str | Path, topics: Sequence[str] | None = None) -> dict[
             if channel.message_encoding != "json" or (topics is not None and channel.topic not in topics):
                 continue
             value = _parsed(message.data)
-            if is_sample(value, schema):
-                if channel.topic not in by_topic:
-                    by_topic[channel.topic] = TopicSamples(channel.topic, schema, str(path))
-                by_topic[channel.topic].add(value, message)
+            samples = by_topic.get(channel.topic)
+            if is_sample(value, schema) if samples is None else samples.takes(value):
+                if samples is None:
+                    samples = by_topic[channel.topic] = TopicSamples(channel.topic, schema, str(path))
+                samples.add(value, message)
     out = {name: _array(name, topic) for name, topic in by_topic.items()}
     for channel, _ in scan.channels.values():
         if channel.message_encoding == "json" if topics is None else channel.topic in topics:

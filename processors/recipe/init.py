@@ -21,6 +21,7 @@ from kymo.streams.chunk import Array
 from kymo.streams.errors import KymoError, SourceError
 from kymo.streams.labels.labels import Label, keys_of_labels_json
 from kymo.streams.readers import read
+from kymo.streams.readers.files import find
 from kymo.streams.readers.grid import RATE_TOLERANCE
 from kymo.streams.recording import InputOptions, ReadOptions, Recording, StreamData
 from kymo.streams.words import NS, many, some
@@ -205,7 +206,7 @@ def _label_key(path: Path) -> str | None:
 def _side_by_side(paths: Sequence[str | Path], streams: Sequence[str], options: ReadOptions) -> ReadOptions:
     """Options that put several topics of an MCAP file into one stream, where that is possible."""
     mcap = first = None
-    for mcap in (file for path in paths for file in _mcap_files(Path(path))):
+    for mcap in (file for path in paths for file in _mcap_files(path)):
         try:
             first = next(read([mcap], ReadOptions()))
             break
@@ -230,10 +231,12 @@ def _side_by_side(paths: Sequence[str | Path], streams: Sequence[str], options: 
         return options
 
 
-def _mcap_files(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(path.rglob("*.mcap"))
-    return [path] if path.suffix.lower() == ".mcap" and path.is_file() else []
+def _mcap_files(path: str | Path) -> list[str]:
+    """MCAP files of this machine that a path, a folder or an experiment leads to."""
+    try:
+        return [file.path for file in find([path]) if file.suffix == ".mcap" and file.system is None]
+    except SourceError:  # said where all are read
+        return []
 
 
 def _choose(summaries: dict[str, list[_StreamSummary]], streams: Sequence[str], survey: Survey) -> str:

@@ -141,7 +141,8 @@ class Recipe:
             try:
                 size = factor(given, unit)
             except FormatError as error:
-                return f"`{fmt.stream}` {channel}: {error}"
+                advice = "" if source.units else "; if that is right, say [[input]] units and change the step `scale`"
+                return f"`{fmt.stream}` {channel}: {error}{advice}"
             if size != 1 and not source.units:
                 return f"`{fmt.stream}` {channel} is in {given}, expected {unit}; [[input]] units would convert it"
         return None

@@ -123,7 +123,8 @@ class SortedMessages:
         topic = self.topics.get(channel.topic)
         if topic is not None and self._requested is not None and topic.stream not in self._requested:
             return  # most of the time that a file takes goes into its JSON
-        json, value = channel.message_encoding == "json", None
+        json = channel.message_encoding == "json"
+        value: Any = None
         try:
             if json:
                 value = read_json(message.data, numbers=False)
@@ -134,7 +135,8 @@ class SortedMessages:
             return
         if json and self.add_record(channel.topic, value):
             return
-        if channel.topic.rpartition(".")[2] in _RECORDS or not is_sample(value, schema):
+        known = channel.topic.rpartition(".")[2] in _RECORDS
+        if known or not (is_sample(value, schema) if topic is None else topic.takes(value)):
             self._unread[f"{'JSON without numbers' if json else 'protobuf'} on {channel.topic}"] += 1
             return
         if topic is None:
@@ -220,16 +222,26 @@ def _topic_streams(
     inputs = requested_inputs(options, path)
     notes: list[str] = []
     streams: list[StreamData] = []
+    errors: list[SourceError] = []
     for item in inputs or tuple(InputOptions(name) for name in by_stream):
         sources = _sources(item, by_stream, path)
         if sources is None:
             notes.append(f"no topic of stream `{item.stream}`: read without it")
             continue
-        for topic in dict.fromkeys(topic for topic, _, _ in sources):
-            notes += [f"{topic.stream}: {note}" for note in topic.settle(item.rate_hz, sure)]
-        stream, stream_notes = _stream(item, sources, session, path)
+        try:
+            for topic in dict.fromkeys(topic for topic, _, _ in sources):
+                notes += [f"{topic.stream}: {note}" for note in topic.settle(item.rate_hz, sure)]
+            stream, stream_notes = _stream(item, sources, session, path)
+        except SourceError as error:
+            if inputs:
+                raise
+            errors.append(error)  # nobody asked for this topic
+            continue
         streams.append(stream)
         notes += [f"{item.stream}: {note}" for note in stream_notes]
+    if errors and not streams:
+        raise errors[0]
+    notes += [f"left out: {error.message}" for error in errors]
     if not streams:
         first = inputs[0]
         name = first.channels[0] if first.channels and "." in first.channels[0] else first.stream

@@ -13,6 +13,7 @@ import math
 from array import array
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from itertools import islice
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -43,7 +44,10 @@ def is_sample(value: Any, schema: Schema | None) -> TypeGuard[Mapping[str, Any]]
     """Whether a message holds numbers."""
     if not isinstance(value, dict) or (schema is not None and schema.name in _NO_SAMPLES):
         return False
-    return isinstance(value.get("values"), list) or next(_numbers(value), None) is not None
+    return (
+        isinstance(value.get("values"), list)
+        or 0 < sum(1 for _ in islice(_numbers(value), _MAX_VALUES + 1)) <= _MAX_VALUES
+    )
 
 
 def _numbers(value: Any, way: str = "") -> Iterator[tuple[str, float]]:
@@ -167,6 +171,10 @@ class TopicSamples:
             if whole:
                 return numbers, []
             raise self._wrong(1, f"timestamp {brief(repr(self._stamps[0]))}, expected whole ns") from None
+
+    def takes(self, value: Any) -> bool:
+        """Whether a message is of the kind that the first one was."""
+        return isinstance(value, dict) and isinstance(value.get("values"), list) is (self._names is None)
 
     @property
     def first(self) -> array[float]:
