@@ -12,6 +12,7 @@ from typing import cast
 import numpy as np
 import pytest
 
+from kymo.processors.recipe.init import survey_of
 from kymo.streams.errors import SourceError, SourceWarning
 from kymo.streams.readers import files, read
 from kymo.streams.readers.files import File, FileFormat
@@ -302,3 +303,81 @@ def test_text_is_read_whatever_its_suffix(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("t,ax\n" + "".join(f"{i / 10},{i}\n" for i in range(50)))
     (recording,) = read([tmp_path / name])
     assert recording.streams[0].count == 50
+
+
+@pytest.mark.parametrize(
+    ("head", "row"),
+    [
+        ("timestamp,sensor,x,y", lambda i: f"{1614867630000 + i // 2 * 10},{'acc' if i % 2 else 'gyr'},{i},{i}"),
+        ("count,streamType,tag,time,values", lambda i: f"8,2,{[7, 13, 66][i % 3]},{1551454798 + i // 3},{i}"),
+        ("keypoint,x,y", lambda i: f"{'ABC'[i % 3]},{i},{i}"),
+    ],
+)
+def test_rows_of_several_sensors_are_refused_by_name(tmp_path: Path, head: str, row: Row) -> None:
+    (tmp_path / "a.csv").write_text("\n".join([head, *map(row, range(60)), ""]))
+    with pytest.raises(SourceError, match=r"says which sensor each row is of .*: take one with keep = \"\w+ == "):
+        list(read([tmp_path / "a.csv"]))
+
+
+def test_one_of_several_sensors_is_taken_by_keep(tmp_path: Path) -> None:
+    rows = [f"{1614867630000 + i // 2 * 10},{'acc' if i % 2 else 'gyr'},{i}" for i in range(100)]
+    (tmp_path / "a.csv").write_text("\n".join(["timestamp,sensor,x", *rows, ""]))
+    (recording,) = read([tmp_path / "a.csv"], ReadOptions(keep="sensor == 'acc'"))
+    (stream,) = recording.streams
+    assert (stream.count, stream.header.format.rate) == (50, 100)
+    np.testing.assert_array_equal(stream.data[:, 0], np.arange(1, 100, 2))
+
+
+def sensor(rate: int, count: int, start: float = 1_600_000_000) -> str:
+    return "timestamp,x,y\n" + "".join(f"{start + i / rate:.4f},{i},{rate}\n" for i in range(count))
+
+
+@pytest.fixture
+def phone(tmp_path: Path) -> Path:
+    """A folder as apps of phones write it."""
+    folder = tmp_path / "2024-05-01_10-00-00.000"
+    (folder / "meta").mkdir(parents=True)
+    (folder / "Accelerometer.csv").write_text(sensor(100, 400))
+    (folder / "Linear Acceleration.csv").write_text(sensor(50, 200, 1_600_000_000.5))
+    (folder / "Metadata.csv").write_text("device,platform\nphone,ios\n")
+    (folder / "meta" / "time.csv").write_text('"event","experiment time"\n"START",0.0\n')
+    return folder
+
+
+def test_a_folder_of_sensors_is_one_recording(phone: Path) -> None:
+    with pytest.warns(SourceWarning) as told:
+        (recording,) = read([phone])
+    assert sorted(Path(str(one.message).split(": ")[0]).name for one in told) == ["Metadata.csv", "time.csv"]
+    assert recording.session == phone.name
+    found = {stream.header.format.stream: (stream.header.format.rate, stream.count) for stream in recording.streams}
+    assert found == {"accelerometer": (100, 400), "linear_acceleration": (50, 200)}
+    assert [stream.start_ns for stream in recording.streams] == [1_600_000_000 * 10**9, 1_600_000_000_500_000_000]
+
+
+@pytest.mark.filterwarnings("ignore::kymo.streams.errors.SourceWarning")
+def test_a_recipe_takes_the_sensor_that_it_names(phone: Path) -> None:
+    options = ReadOptions(inputs=(InputOptions("linear_acceleration", ("y", "x"), Fraction(50)),))
+    (recording,) = read([phone.parent], options)
+    (stream,) = recording.streams
+    assert (stream.header.format.channels, stream.count) == (("y", "x"), 200)
+    (recording,) = read([phone], ReadOptions(stream_name="accelerometer"))
+    assert [stream.count for stream in recording.streams] == [400]
+    for wrong in (ReadOptions(inputs=(InputOptions("imu", ("x",)),)), ReadOptions(stream_name="imu")):
+        with pytest.raises(
+            SourceError, match="is one recording of the streams accelerometer, linear_acceleration; there is no `imu`"
+        ):
+            list(read([phone], wrong))
+    assert survey_of([phone], ["linear_acceleration"]).rate_hz == 50
+
+
+@pytest.mark.filterwarnings("ignore::kymo.streams.errors.SourceWarning")
+def test_folders_of_sensors_are_sessions_and_a_broken_file_stops_none(phone: Path) -> None:
+    other = phone.parent / "other" / phone.name
+    other.mkdir(parents=True)
+    (other / "Accelerometer.csv").write_text(sensor(100, 300))
+    (other / "Gyroscope.csv").write_text("broken")
+    found = {recording.session: len(recording.streams) for recording in read([phone.parent])}
+    assert sorted(found.values()) == [1, 2]
+    assert len(found) == 2
+    (phone / "Linear Acceleration.csv").unlink()  # one sensor alone is a file as any other
+    assert "Accelerometer" in [recording.session for recording in read([phone])]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kymo.streams.archive.format import is_archive
@@ -17,7 +18,7 @@ from kymo.streams.errors import SourceError, SourceWarning
 from kymo.streams.labels.labels import count_labels_json, keys_of_labels_json
 from kymo.streams.readers.basic_motions import NAMES, read_basic_motions
 from kymo.streams.readers.files import File, find, format_of, not_read
-from kymo.streams.recording import ReadOptions, Recording
+from kymo.streams.recording import InputOptions, ReadOptions, Recording
 
 
 def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> Iterator[Recording]:  # noqa: B008
@@ -53,13 +54,16 @@ def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> I
     on_disk = [path for path in paths if path not in archives and not _is_data_set(path)]
     errors = [error for path in on_disk if "://" not in str(path) for error in not_read(Path(path))]
     readable = bool(archives or names)
+    groups: dict[str, list[File]] = {}
     for file in find(on_disk):
+        groups.setdefault(file.folder if file.stream else file.path, []).append(file)
+    for files in groups.values():
         try:
-            for recording in _recordings(file, options):
+            for recording in _of_sensors(files, options, errors) if files[0].stream else _recordings(files[0], options):
                 readable = True
                 yield recording
         except SourceError as error:
-            if not file.in_folder:
+            if not files[0].in_folder:
                 raise
             errors.append(error)
             if readable:
@@ -79,11 +83,53 @@ def _leave_out(errors: list[SourceError]) -> None:
         warnings.warn(f"{errors.pop(0)}; left out", SourceWarning, stacklevel=3)
 
 
+def _of_sensors(files: Sequence[File], options: ReadOptions, errors: list[SourceError]) -> Iterator[Recording]:
+    """Recordings of files that hold a sensor each: one with several streams; what cannot be read is added to the errors."""
+    parts: dict[str, list[Recording]] = {}
+    own = {file.stream: _inputs_of(file.stream, options) for file in files}
+    if not any(own.values()):
+        wanted = options.stream_name or ", ".join(item.stream for item in options.inputs)
+        raise SourceError(f"is one recording of the streams {', '.join(own)}; there is no `{wanted}`", files[0].folder)
+    refused = []
+    for file in files:
+        if inputs := own[file.stream]:
+            try:
+                for part in format_of(file).read(file, replace(options, inputs=inputs, stream_name=None)):
+                    parts.setdefault(part.session, []).append(part)
+            except SourceError as error:
+                refused.append(error)
+    if not parts:
+        raise refused[0]
+    errors += refused
+    for session, several in parts.items():
+        longest = max(several, key=lambda part: len(part.labels))
+        notes = [f"{part.streams[0].header.format.stream}: {note}" for part in several for note in part.notes]
+        metadata = {key: text for part in several for key, text in part.metadata.items()}
+        subject = next((part.subject for part in several if part.subject), None)
+        streams = [stream for part in several for stream in part.streams]
+        recording = Recording(session, streams, longest.labels, subject, metadata, files[0].folder, notes)
+        yield from _with_labels(recording, File(files[0].folder, session, files[0].system), options)
+
+
+def _inputs_of(stream: str, options: ReadOptions) -> tuple[InputOptions, ...]:
+    """What is read of a stream that a file is: as the recipe says, or all."""
+    if options.stream_name not in (None, stream):
+        return ()
+    if not options.inputs:
+        return (InputOptions(stream),)
+    wanted = [item for item in options.inputs if item.stream in (stream, stream.partition(".")[0])]
+    return tuple(replace(item, stream=stream) for item in wanted)
+
+
 def _recordings(file: File, options: ReadOptions) -> Iterator[Recording]:
     for recording in format_of(file).read(file, options):
-        for key, names in options.label_keys.items():
-            _add_labels(recording, file, key, names, key == options.label_key)
-        yield recording
+        yield from _with_labels(recording, file, options)
+
+
+def _with_labels(recording: Recording, file: File, options: ReadOptions) -> Iterator[Recording]:
+    for key, names in options.label_keys.items():
+        _add_labels(recording, file, key, names, key == options.label_key)
+    yield recording
 
 
 def _add_labels(recording: Recording, file: File, key: str, names: Mapping[str, str], required: bool) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import ast
 import operator
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +28,22 @@ from kymo.streams.readers.units import unit_of_name
 from kymo.streams.recording import InputOptions, ReadOptions
 from kymo.streams.words import brief, some
 
+# Words of names of columns that say which sensor a row is of, where so many rows follow one of another.
+_SENSOR_WORDS = {
+    "sensor",
+    "type",
+    "tag",
+    "stream",
+    "signal",
+    "channel",
+    "variable",
+    "measure",
+    "measurement",
+    "metric",
+    "parameter",
+}
+_SENSOR_WORDS |= {"topic", "keypoint", "landmark", "joint", "bodypart", "marker", "field", "device"}
+_ALTERNATE = 0.2
 # Name of the stream that is made where neither a recipe nor the user names one.
 _DEFAULT_STREAM = "sensor"
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
@@ -125,6 +143,7 @@ def column_roles(
     texts = _text_columns(names, asked, options, path)
     rate = _common_rate(options, told.rate, path)
     unasked = [name for name in names if name not in asked | texts.names]
+    _check_one_sensor(unasked, cells, path)
     counting = _counting_columns(unasked, numeric, cells, rate, bool(texts.session))
     no_channels = {*texts.names, *counting.names, counting.time, counting.date, *TIME_COLUMNS}
     free = [name for name in names if name in numeric and name not in no_channels]
@@ -143,6 +162,21 @@ def column_roles(
     notes += [f"columns left out, they count time or rows: {', '.join(clocks)}"] if clocks else []
     roles = (counting.time, texts.session, texts.subject, texts.labels, metadata, texts.keep)
     return ColumnRoles(inputs, channels, *roles, notes, counting.numbers, counting.date, rate, told.start_ns)
+
+
+def _check_one_sensor(names: Sequence[str], cells: Callable[[str], Sequence[str]], path: Path | str) -> None:
+    """Refuse rows of several sensors below each other, which are no samples of one."""
+    for name in names:
+        if _SENSOR_WORDS.isdisjoint(word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)):
+            continue
+        texts = [text.strip() for text in cells(name) if text.strip()]
+        different, changes = list(dict.fromkeys(texts)), sum(a != b for a, b in pairwise(texts))
+        if 1 < len(different) <= len(texts) / 2 and changes > _ALTERNATE * len(texts):
+            raise SourceError(
+                f"column `{brief(name)}` says which sensor each row is of ({some([brief(text) for text in different], 6)}): take one with "
+                f"keep = \"{name} == '{brief(different[0])}'\" in the recipe's [source], or make a table of each",
+                path,
+            )
 
 
 def _text_columns(names: Sequence[str], asked: Collection[str], options: ReadOptions, path: Path | str) -> _Texts:

@@ -15,7 +15,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -56,6 +56,13 @@ SUFFIXES = tuple(dict.fromkeys(suffix for row in FORMATS for suffix in row.suffi
 _TEXT = ".txt"
 FOLDER_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != _TEXT)
 EXPERIMENT_SUFFIX = ".json"
+#: How apps of phones and wristbands call the file of a sensor.
+_SENSOR = re.compile(
+    "acc(el)?|(total|linear)?accelerat(ion|ometer)|accelerometer(uncalibrated)?|linearaccelerometer|gravity|gyro?|gyroscope(uncalibrated)?"
+    "|mag|magnetometer(uncalibrated)?|magneticfield|orientation|attitude|(game)?rotation(vector)?|(device|wrist|watch)motion|baro(meter)?"
+    "|pressure|light(sensor)?|proximity|location|gps|compass|heading|heartrate|hr|pedometer|stepcounter|microphone|audiolevel|humidity"
+    "|(ambient)?temp(erature)?|battery|bvp|eda|gsr|ppg|ecg|emg|eeg|resp|ibi|imu|pupil|gaze"
+)
 #: Suffixes of an experiment's recordings: the first that is there counts.
 _RECORDED = tuple(dict.fromkeys(suffix for row in reversed(FORMATS) for suffix in row.suffixes))
 _LABELS = ".labels.json"
@@ -76,6 +83,12 @@ class File:
     # it
     labels: str | None = None
     in_folder: bool = False  # whether nobody named it: it was there in a folder
+    stream: str = ""  # what it holds of the recording that its folder is, where each file there holds one sensor
+
+    @property
+    def folder(self) -> str:
+        """Path of its folder."""
+        return str(PurePosixPath(self.path.replace("\\", "/")).parent)
 
     @property
     def suffix(self) -> str:
@@ -139,12 +152,31 @@ def find(
             files += _remote_files(str(path), suffixes, in_folders)
         else:
             files += _local_files(Path(path), suffixes, in_folders)
-    unique = {file.path: file for file in files}.values()
-    names = [PurePosixPath(Path(file.path).as_posix()) for file in unique]
-    stems = Counter(name.stem for name in names)
-    for file, name in zip(unique, names, strict=True):
-        folders = name.parts[-3:-1] if stems[name.stem] > 1 else ()
-        yield replace(file, session="-".join([*(part for part in folders if part not in ("/", "..", ".")), name.stem]))
+    unique = _with_streams({file.path: file for file in files}.values())
+    paths_of = [
+        Path(file.folder).resolve() if file.stream else PurePosixPath(Path(file.path).as_posix()) for file in unique
+    ]
+    names = [path.name if file.stream else path.stem for file, path in zip(unique, paths_of, strict=True)]
+    alike = Counter(name for name, _ in dict.fromkeys(zip(names, paths_of, strict=True)))
+    for file, name, path in zip(unique, names, paths_of, strict=True):
+        folders = path.parts[-3:-1] if alike[name] > 1 else ()
+        yield replace(file, session="-".join([*(part for part in folders if part not in ("/", "..", ".")), name]))
+
+
+def _with_streams(files: Iterable[File]) -> list[File]:
+    """Files with the streams that they hold, where a folder has one for each of several sensors."""
+    streams = [_stream_of(file) if file.in_folder else "" for file in files]
+    several = Counter(file.folder for file, stream in zip(files, streams, strict=True) if stream)
+    return [
+        replace(file, stream=stream if several[file.folder] > 1 else "")
+        for file, stream in zip(files, streams, strict=True)
+    ]
+
+
+def _stream_of(file: File) -> str:
+    """The stream that a file's name says, such as ``linear_acceleration``; empty where it is no sensor's."""
+    words = re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", PurePosixPath(file.path).stem).lower())
+    return "_".join(words) if _SENSOR.fullmatch("".join(words)) else ""
 
 
 def _is_url(path: str | Path) -> bool:
