@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kymo.models.bundle import UNKNOWN, Bundle
@@ -47,6 +47,8 @@ def evaluate(
     recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording], on_window: OnWindow = lambda _: None
 ) -> Scores:
     """Scores of a bundle."""
+    if borders := bundle.manifest.get("bins"):
+        recipe = replace(recipe, labels=replace(recipe.labels, bins=tuple(borders)))
     answers = _answers(recipe, bundle, recordings, on_window)
     windows = [(w.session, w.truth, w.probabilities) for w in answers.windows]
     scores = Scores(bundle=bundle.id, **score_windows(windows, bundle.labels, [truth for _, truth in answers.without]))

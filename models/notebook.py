@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kymo.models.bundle import Bundle, load_bundle
+from kymo.models.data.bins import settle_bins
 from kymo.models.data.samples import split_chain
 from kymo.models.data.splits import group_of
 from kymo.models.evaluate import evaluate as score
@@ -121,7 +122,9 @@ def windows(recipe: Recipe | str, data: Paths) -> LabelledWindows:
         If the data cannot be read, or no label covers a window.
     """
     loaded = _loaded(recipe)
-    examples = TrainRequest(_texts(data)).windows(loaded, split_chain(loaded.chain)[0]).examples
+    dataset = TrainRequest(_texts(data)).windows(loaded, split_chain(loaded.chain)[0])
+    settle_bins(loaded, dataset)
+    examples = dataset.examples
     return LabelledWindows(
         np.stack([example.window.data.astype(np.float32, copy=False) for example in examples]),
         np.array([example.label for example in examples]),

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
+
 from kymo.processors.intake import Derived, EntryStage, Intake
 from kymo.processors.spec import Spec, Stage, chain_digest, pack_list, unpack_list
 from kymo.processors.windows import Windows, WindowStage
@@ -68,7 +70,19 @@ class PerWindowStage(Stage):
                 chain=chain_digest(item.header.chain, self.spec),
             )
             self._in = item.header
+        if item.padded:
+            return [self._padded(item)]
         return [replace(item, header=self._out, pieces=self.spec.spec.apply(item.data, item.header.format))]
+
+    def _padded(self, item: Window) -> Window:
+        """Transform the rows that are there; zeros behind them."""
+        fmt, out = item.header.format, self._out.format
+        data = np.zeros((out.rows or 0, *out.shape), out.dtype)
+        if (len(item.real) - 1) * fmt.step + fmt.span >= out.span:
+            there = self.spec.spec.apply(item.real, fmt)
+            data[: len(there)] = there
+            return replace(item, header=self._out, pieces=data, padded=len(data) - len(there))
+        return replace(item, header=self._out, pieces=data, padded=len(data))
 
     @property
     def needs_from(self) -> dict[str, int]:

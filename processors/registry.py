@@ -10,11 +10,11 @@ from kymo.processors.chain import Chain, PerWindow
 from kymo.processors.intake import Derived, Intake
 from kymo.processors.spec import Spec
 from kymo.processors.steps.field import Deviation, Field
-from kymo.processors.steps.maps import Log, Scale, Select, Standardise
+from kymo.processors.steps.maps import Decibels, Log, Scale, Select, Standardise
 from kymo.processors.steps.mel import AudioFbank, LogMel, Mel
 from kymo.processors.steps.resample import Resample
 from kymo.processors.steps.spectrogram import Spectrogram
-from kymo.processors.windows import Windows
+from kymo.processors.windows import PaddedWindows, Windows
 from kymo.streams.errors import FormatError
 from kymo.streams.schema import nearest
 
@@ -22,12 +22,14 @@ _ALL: tuple[type[Spec], ...] = (
     Intake,
     Derived,
     Windows,
+    PaddedWindows,
     Chain,
     PerWindow,
     Spectrogram,
     Select,
     Scale,
     Log,
+    Decibels,
     Standardise,
     Mel,
     LogMel,

@@ -69,6 +69,37 @@ class Windows(Spec):
         return replace(fmt, rows=self.rows(fmt))
 
 
+@dataclass(frozen=True)
+class PaddedWindows(Windows):
+    """Cuts a stream into windows; what is left at a session's end makes a last one, filled up with zeros.
+
+    It is the window of the grid that would come next, where it holds a row beyond what the one before it would hold: of a session
+    shorter than a window, the first. Steps behind it see the rows that are there alone; behind all of them zeros fill up.
+
+    Parameters
+    ----------
+    length, hop : int
+        As of :class:`Windows`.
+    """
+
+    name: ClassVar[str] = "padded_windows"
+
+    def build(self) -> Stage:
+        return PaddedWindowStage(self)
+
+    def output(self, inputs: Mapping[str, Format]) -> Format:
+        """The input's format with ``rows`` set.
+
+        Raises
+        ------
+        FormatError
+            As of :class:`Windows`; or if rows are images.
+        """
+        if only(inputs).dtype == "jpeg":
+            raise FormatError("window: pad fills up numbers, not images; leave it out")
+        return super().output(inputs)
+
+
 class WindowStage(Stage):
     """Stage of :class:`Windows`: the rows from the next window's start on."""
 
@@ -154,3 +185,20 @@ class WindowStage(Stage):
             self._bind(meta["header"])
         self._end, self._number = meta["end"], meta["number"]
         self._parts = deque([(meta["first"], arrays["rows"])] if "rows" in arrays else [])
+
+
+class PaddedWindowStage(WindowStage):
+    """Stage of :class:`PaddedWindows`."""
+
+    def flush(self) -> list[Window]:
+        """Give the last window, where something is left for it."""
+        start = self._number * self._hop if self._in else 0
+        before = start - self._hop + self._rows if self._number else 0
+        if self._in is None or self._end <= max(start, before):
+            return []
+        window, fmt = self._window(start), self._out.format
+        there = window.data  # (rows that came, *shape)
+        data = np.zeros((self._rows, *there.shape[1:]), there.dtype)
+        data[: len(there)] = there
+        end = int((self._end - 1) * fmt.step) + fmt.span
+        return [replace(window, pieces=data, end_index=end, end_ns=self._time(end), padded=self._rows - len(there))]

@@ -152,6 +152,8 @@ class Window:
         ``(rows, *shape)``, or what makes that, one behind the other: they are joined where :attr:`data` is asked for.
     missing : float
         Share of the window's raw samples that were interpolated, 0 to 1.
+    padded : int
+        Rows at its end that are zeros, since the session ended before it was whole; start and end tell of what is there.
     """
 
     header: Header
@@ -161,6 +163,7 @@ class Window:
     end_ns: int
     pieces: Array | list[Array]
     missing: float = 0.0
+    padded: int = 0
 
     @property
     def data(self) -> Array:
@@ -193,6 +196,11 @@ class Window:
         for piece in pieces if isinstance(pieces, list) else (pieces,):
             out[at : at + len(piece)] = piece
             at += len(piece)
+
+    @property
+    def real(self) -> Array:
+        """:attr:`data` without padding."""
+        return self.data[: len(self.data) - self.padded]
 
     @property
     def session(self) -> str:

@@ -7,6 +7,7 @@
     ├── RecipeError           a recipe that does not hold together (carries file and line)
     ├── FormatError           a step or model that does not fit what comes before it
     ├── SourceError           a file that cannot be read as it stands (carries file and row)
+    │   └── EmptyKeepError    a file of which `keep` leaves no row
     ├── PlanError             a motion plan that cannot be carried out (names the field)
     ├── ChunkError            bytes that are no Chunk, or a Chunk that contradicts itself; `reason` is from a closed set
     ├── SchemaError           a value that is not what its type says (:mod:`kymo.streams.schema`)
@@ -53,6 +54,10 @@ class SourceError(KymoError):
         where = f"{path}, row {row}: " if path and row else f"{path}: " if path else ""
         super().__init__(where + message)
         self.path, self.row, self.message = path, row, message
+
+
+class EmptyKeepError(SourceError):
+    """A file of which a recipe's `keep` leaves no row: no failure where others are left."""
 
 
 class PlanError(KymoError):

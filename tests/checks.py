@@ -20,7 +20,9 @@ from kymo.processors.intake import Intake
 from kymo.processors.registry import STEPS, make_step, spec_from_json
 from kymo.processors.spec import Spec
 from kymo.processors.steps.frames import FramedSpec
-from kymo.processors.windows import Windows
+from kymo.processors.steps.maps import Scale
+from kymo.processors.steps.spectrogram import Spectrogram
+from kymo.processors.windows import PaddedWindows, Windows
 from kymo.streams.chunk import Chunk, Format, Window
 
 Key = tuple[Any, ...]
@@ -47,11 +49,19 @@ def examples() -> dict[str, list[Example]]:
             Example(Windows(3, 7), imu(1, "int16")),
             Example(Windows(1, 1), imu(1, "float64")),
         ],
+        "padded_windows": [
+            Example(PaddedWindows(10, 4), imu()),
+            Example(PaddedWindows(3, 7), imu(1, "int16")),
+            Example(PaddedWindows(5, 5), imu(1, "float64")),
+        ],
         "per_window": [],
         "chain": [
             Example(Chain((Intake(), Windows(8, 3))), imu()),
             Example(Chain((Intake(bridge=2, fill=9, max_missing=0.5), Windows(12, 5))), imu(2, "float64")),
             Example(Chain((Intake(bridge=30), Windows(5, 9))), imu(1)),
+            Example(Chain((Intake(bridge=2), PaddedWindows(9, 6), PerWindow(Scale(2.0, 1.0)))), imu(2)),
+            Example(Chain((Intake(), Spectrogram(nperseg=4, noverlap=2), PaddedWindows(12, 8))), imu(1)),
+            Example(Chain((Intake(), PaddedWindows(12, 5), PerWindow(Spectrogram(nperseg=4, noverlap=2)))), imu(1)),
         ],
     }
     for name, parameters, fmt in STEP_EXAMPLES:
@@ -81,6 +91,8 @@ STEP_EXAMPLES: list[tuple[str, dict[str, Any], Format]] = [
     ("scale", {"factor": (2.0, 3.0), "offset": -1.5, "units": ("V", "V")}, imu(2, "int16", units=G)),
     ("scale", {"factor": 0.1}, COLUMNS),
     ("log", {}, COLUMNS),
+    ("decibels", {}, COLUMNS),
+    ("decibels", {"top_db": 20.0, "amin": 1e-3, "per": "window", "scaled": False}, imu(2, "float64")),
     ("log", {"floor": 1e-3, "eps": 0.0, "db": True}, imu(2, "float64")),
     ("standardise", {"mean": (1.0, 2.0), "std": (0.5, 2.5)}, imu(2, "float64", units=G)),
     (

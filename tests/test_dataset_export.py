@@ -21,9 +21,9 @@ from tiny_models import RECIPE
 import kymo
 from kymo.models.data.dataset import read_dataset
 from kymo.models.data.examples import Example
-from kymo.models.data.export import crc32c, tf_example, tfrecord
 from kymo.models.data.samples import fit_steps, split_chain, with_steps
 from kymo.models.data.splits import make_split
+from kymo.models.data.tfrecord import crc32c, tf_example, tfrecord
 from kymo.processors.recipe.load import parse_recipe
 from kymo.streams.readers import read
 

@@ -26,6 +26,7 @@ CASES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "lstm": ((3,), {"layers": 2}),
     "gru": ((3,), {"cell": "gru", "patch": 4}),
     "spectrogram": ((5, 2), {}),
+    "widths": ((3,), {"units": [8, 5], "dense": 4}),
 }
 
 

@@ -16,6 +16,8 @@ import kymo
 from kymo.lab.prepare.clean import RATE_HZ
 from kymo.lab.prepare.gait import Faults, GaitPlan, write_gait
 from kymo.lab.prepare.running import Selection, prepare_running
+from kymo.lab.prepare.steady import find_steady
+from kymo.processors.recipe.load import load_recipe
 from kymo.streams.errors import SourceError
 from kymo.streams.readers import read
 from kymo.streams.recording import ReadOptions
@@ -289,3 +291,190 @@ def test_the_command_line(tmp_path: Path) -> None:
     absent = runner.invoke(kymo.cli, ["prepare", "running", f"{out}/nothing", out])
     assert absent.exit_code == 1
     assert "no such folder" in absent.stderr
+
+
+def stride(seconds: float, *runs: tuple[float, float]) -> Any:
+    """Accelerations of a foot ``(n, 3)`` that stands but for some runs, from and to so many seconds."""
+    times = np.arange(round(seconds * RATE_HZ)) / RATE_HZ
+    out = np.tile((0.0, 0.0, 9.81), (len(times), 1))
+    for start, end in runs:
+        out[:, 2] += np.where((times >= start) & (times < end), 30 * np.sin(2 * np.pi * 2.7 * times), 0)
+    return out + np.random.default_rng(0).normal(0, 0.05, out.shape)
+
+
+@pytest.mark.parametrize(
+    ("surface", "seconds", "runs", "stretches"),
+    [
+        ("treadmill", 120, [(5, 110)], [(37, 87)]),  # 15 to 109 s without the margins; of these 50 s in the middle
+        ("treadmill", 40, [(5, 35)], [(12.5, 34)]),  # no margin takes more than a quarter
+        ("treadmill", 60, [(1, 6), (10, 55)], [(20, 54)]),
+        ("treadmill", 10, [(0, 10)], [(2.5, 9)]),  # nothing but running
+        ("overground", 100, [(5, 40), (50, 90)], [(7, 39), (52, 89)]),
+        ("overground", 100, [(5, 40), (50, 90), (94, 98)], [(7, 39), (52, 89)]),
+        ("overground", 60, [(5, 40)], [(7, 39)]),
+    ],
+)
+def test_the_steady_part_is_found_from_the_signal(
+    surface: str, seconds: float, runs: list[tuple[float, float]], stretches: list[tuple[float, float]]
+) -> None:
+    steady = find_steady(stride(seconds, *runs), surface)
+    found = [(first / RATE_HZ, end / RATE_HZ) for first, end in steady.stretches]
+    np.testing.assert_allclose(found, stretches, atol=0.8)
+    assert steady.mask.sum() == sum(end - first for first, end in steady.stretches)
+    assert ("one stretch instead of two" in steady.note) == (surface == "overground" and len(stretches) == 1)
+    if seconds == 120:
+        assert steady.mask.sum() == 25_000
+
+
+def test_a_recording_without_running_is_told() -> None:
+    with pytest.raises(SourceError, match=r"no steady running of 3 s is found; .* `usabledata`"):
+        find_steady(stride(20, (5, 6)), "treadmill")
+
+
+@pytest.mark.parametrize(
+    ("file", "columns", "session", "channels"),
+    [
+        ("SENSOR001/SENSOR001_2.5.csv", "{}", "1-1-2.5-treadmill", 6),
+        ("SENSOR001/SENSOR001_2.5_3.csv", "{}", "1-3-2.5-treadmill", 6),
+        ("SENSOR012/SENSOR012_run_2.csv", "left_{},right_{}", "12-2-overground", 12),
+        ("SENSOR012/SENSOR012_run.csv", "{}_left,{}_right", "12-1-overground", 12),
+        ("SENSOR001/x.csv", "{};subject_id=7,trial_id=2,speed=2.50,tread or overground=1", "7-2-2.5-treadmill", 6),
+        ("SENSOR001/x.csv", "{};subject_id=7.0,trial_id=2.0,speed=3.0,surface=1.0", "7-2-3-treadmill", 6),
+        ("SENSOR001/x.csv", "{};subject_id=7,trial_id=2,tread or overground=0,speed=", "7-2-overground", 6),
+        ("SENSOR001/x.csv", "{};trial_id=2,tread or overground=0,speed=nan", "1-2-overground", 6),
+        ("SENSOR001/SENSOR001_2.5.csv", "{};tread or overground=0", "1-1-2.5-overground", 6),
+    ],
+)
+def test_what_columns_do_not_say_is_in_the_names(
+    file: str, columns: str, session: str, channels: int, tmp_path: Path
+) -> None:
+    names, _, constant = columns.partition(";")
+    heads = [name.format(c) for name in names.split(",") for c in ("ax", "ay", "az", "gx", "gy", "gz")]
+    pairs = [text.split("=") for text in constant.split(",") if text]
+    cells = [*(str(i) for i in range(len(heads))), *(value for _, value in pairs)]
+    path = tmp_path / "Raw" / file
+    path.parent.mkdir(parents=True)
+    numbers, constants = (
+        np.arange(len(heads)),
+        cells[len(heads) :],
+    )  # a sensor that stands still is taken for a dead one
+    rows = [",".join([*map(str, numbers + i % 7), *constants]) for i in range(60)]
+    path.write_text("\n".join([",".join([*heads, *(name for name, _ in pairs)]), *rows]) + "\n")
+    (made,) = prepare_running(tmp_path / "Raw", tmp_path / "out", Selection(feet="auto")).sessions
+    assert (made["session"], len(made["channels"])) == (session, channels)
+    written = next((tmp_path / "out" / "Prepared" / "csv").rglob("*.csv"))
+    assert written.read_text().splitlines()[1].startswith("0.000,0,1,2,3,4,5")
+
+
+def test_a_treadmill_without_a_speed_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "SENSOR001"
+    folder.mkdir()
+    (folder / "a.csv").write_text("ax,ay,az,gx,gy,gz,trial_id,surface\n" + "1,2,3,4,5,6,1,1\n" * 60)
+    with pytest.raises(SourceError, match="no column `speed`"):
+        prepare_running(tmp_path, tmp_path / "out", Selection())
+
+
+def test_results_of_an_overview(tmp_path: Path) -> None:
+    for subject in (1, 2):
+        folder = tmp_path / "Data" / "Raw" / f"SENSOR00{subject}"
+        folder.mkdir(parents=True)
+        (folder / f"SENSOR00{subject}_3.0.csv").write_text("ax,ay,az,gx,gy,gz\n" + "1,2,3,4,5,6\n1,2,3,4,5,7\n" * 30)
+    table = tmp_path / "Data" / "my_overview_file.csv"
+    table.write_text("subject_id,name,seconds_10k,score_10k\n1,x,45:30,\n2,y,2900,61.5\n3,z,,\n")
+    report = prepare_running(tmp_path / "Data" / "Raw", tmp_path / "a", Selection())
+    assert report.overview == str(table)
+    rows = [path.read_text().splitlines() for path in sorted((tmp_path / "a").rglob("*.csv"))]
+    assert rows[1][0].endswith(",session,subject,trial_id,speed,surface,seconds_10k,score_10k")
+    assert [text[1].split(",")[12:] for text in rows] == [["2730"], ["2900", "61.5"]]
+    table.write_text("subject_id,seconds_10k\n1,fast\n")
+    with pytest.raises(SourceError, match="row 2: column `seconds_10k` has 'fast', expected a number, or a time"):
+        prepare_running(tmp_path / "Data" / "Raw", tmp_path / "b", Selection(), overview=table)
+
+
+SMALL = """
+name = "running"
+[[input]]
+stream = "imu"
+rate_hz = 500
+channels = ["ax_left", "az_left", "gy_left", "ax_right", "az_right", "gy_right"]
+[window]
+length_s = 2
+hop_s = 1
+[model]
+architecture = "minirocket"
+features = 84
+[labels]
+column = "speed"
+[[heads]]
+name = "seconds_10k"
+kind = "number"
+[[heads]]
+name = "score_10k"
+kind = "number"
+[train]
+split = "subject"
+results = "Results"
+"""
+
+
+def test_data_as_described_from_raw_files_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One foot, six columns, no time, no score: TFRecords a subject, of which the model is the same, to the byte, as of the CSV files."""
+    monkeypatch.setenv("KYMO_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    for subject in (1, 2, 3, 4):
+        for speed in ("2.5", "3.5", "run"):
+            values = stride(14, (2, 12)) * (1 if speed == "run" else float(speed) / 3)
+            table = np.hstack([values, random.normal(0, 1, values.shape)])
+            path = tmp_path / "Raw" / f"SENSOR00{subject}" / f"SENSOR00{subject}_{speed}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            metadata = f",{subject},1,{'' if speed == 'run' else speed},{int(speed != 'run')},{2500 + 100 * subject}"
+            rows = [",".join(f"{cell:.3f}" for cell in row) + metadata for row in table]
+            names = "ax,ay,az,gx,gy,gz,subject_id,trial_id,speed,tread or overground,seconds_10k"
+            path.write_text("\n".join([names, *rows]) + "\n")
+    (tmp_path / "small.toml").write_text(SMALL)
+    runner, target = CliRunner(), tmp_path / "out" / "Prepared"
+    words = [
+        "prepare",
+        "running",
+        str(tmp_path / "Raw"),
+        str(tmp_path / "out"),
+        "--recipe",
+        str(tmp_path / "small.toml"),
+    ]
+    done = runner.invoke(kymo.cli, [*words, "--json"])
+    assert done.exit_code == 0, done.output
+    made = json.loads(done.stdout)
+    assert made["tfrecords"].keys() == {"treadmill", "overground"}
+    assert min(made["tfrecords"].values()) > 10
+    names = sorted(path.name for path in (target / "tfrecords" / "overground").iterdir())
+    assert names == ["1.tfrecord", "2.tfrecord", "3.tfrecord", "4.tfrecord", "dataset.json"]
+    assert len(list((target / "steady").iterdir())) == 12
+    own = load_recipe(made["recipe"])
+    assert own.inputs[0].channels == ("ax", "az", "gy")
+    assert [head.name for head in own.heads] == ["seconds_10k"]
+    bundles = []
+    for data in (target / "tfrecords", target / "csv"):
+        words = ["train", made["recipe"], "--data", str(data), "--out", str(tmp_path / data.name), "--no-report"]
+        done = runner.invoke(kymo.cli, words)
+        assert done.exit_code == 0, done.output
+        bundles.append((tmp_path / data.name / "model.onnx").read_bytes())
+    assert bundles[0] == bundles[1]
+    with np.load(tmp_path / "Results" / "model_weights" / "running.npz") as weights:
+        assert weights.files
+    history = json.loads((tmp_path / "Results" / "model_history" / "running.json").read_text())
+    assert history[0]["epoch"] == 1
+    only = tmp_path / "only.toml"
+    only.write_text(Path(made["recipe"]).read_text() + '\n[source]\nkeep = "subject_id == 9"\n')
+    done = runner.invoke(kymo.cli, ["train", str(only), "--data", str(target / "tfrecords")])
+    assert done.exit_code == 1
+    assert "no window in" in done.stderr
+
+
+def test_no_tfrecord_at_all_is_a_failure(tmp_path: Path) -> None:
+    folder = tmp_path / "SENSOR001"
+    folder.mkdir()
+    (folder / "SENSOR001_2.5.csv").write_text("ax,ay,az,gx,gy,gz\n" + "1,2,3,4,5,6\n1,2,3,4,5,7\n" * 30)
+    done = CliRunner().invoke(kymo.cli, ["prepare", "running", str(tmp_path), str(tmp_path / "out")])
+    assert done.exit_code == 1
+    assert "no TFRecords could be written, the rest is there; no window of 20 s fits" in done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from csv_files import PLAIN, Write, error_of, one, timed
 
-from kymo.streams.errors import SourceError
+from kymo.streams.errors import SourceError, SourceWarning
 from kymo.streams.readers import csv_file, read
 from kymo.streams.recording import InputOptions, ReadOptions
 
@@ -192,3 +192,17 @@ def test_urls(write: Write) -> None:
     assert (recording.session, recording.streams[0].data.tolist()) == ("walk", [[1, 2]])
     with pytest.raises(SourceError, match="no such file or folder"):
         list(read([f"file://{path}x.csv"], PLAIN))
+
+
+def test_files_of_which_keep_leaves_nothing_are_passed_over_and_counted(tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / f"{number}.csv").write_text(f"t,ax,trial\n0,1,{number}\n0.1,2,{number}\n")
+    options = ReadOptions(inputs=(InputOptions("imu", ("ax",)),), keep="trial == 2")
+    files = sorted(tmp_path.iterdir())
+    for paths in ([tmp_path], files):
+        with pytest.warns(
+            SourceWarning, match=r"keep = 'trial == 2' leaves no row of 3 files, such as .*0.csv; left out"
+        ):
+            assert [recording.session for recording in read(paths, options)] == ["2"]
+    with pytest.raises(SourceError, match="leaves no row"):
+        list(read(files, ReadOptions(inputs=options.inputs, keep="trial == 9")))

@@ -122,6 +122,9 @@ def test_standardise_says_what_is_missing() -> None:
         ("scale", {"offset": [1.0, math.inf]}, "finite"),
         ("log", {"floor": -1.0}, "floor -1.0"),
         ("log", {"eps": 0.0}, "both 0"),
+        ("decibels", {"top_db": 0.0}, "top_db 0.0, expected a number above 0"),
+        ("decibels", {"amin": -1.0}, "amin -1.0"),
+        ("decibels", {"per": "bin"}, "per 'bin'"),
         ("log", {"db": 1}, "db 1"),
         ("standardise", {"per": "row"}, "per 'row'"),
         ("standardise", {"mean": [1.0], "std": [0.0]}, "std above 0"),
@@ -134,3 +137,19 @@ def test_a_wrong_parameter_is_named(name: str, chosen: dict[str, Any], words: st
     with pytest.raises(FormatError) as caught:
         make_step(name, chosen)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("per", ["channel", "window"])
+def test_decibels_are_those_of_librosa_scaled(per: str) -> None:
+    librosa = pytest.importorskip("librosa")
+    powers = np.random.default_rng(0).lognormal(0, 6, (46, 20, 3)).astype(np.float32)
+    powers[:, :, 1] = 0  # a dead channel
+    fmt = Format("spectrogram", ("a", "b", "c"), (), Fraction(500), "float32", (20, 3), Fraction(200), 1000)
+    parts = [powers[..., i] for i in range(3)] if per == "channel" else [powers]
+    wanted = [librosa.power_to_db(part, ref=np.max) for part in parts]
+    expected = np.stack(wanted, -1) if per == "channel" else wanted[0]
+    made = make_step("decibels", {"per": per, "scaled": False}).apply(powers, fmt)
+    np.testing.assert_allclose(made, expected, atol=2e-5)
+    scaled = make_step("decibels", {"per": per}).apply(powers, fmt)
+    np.testing.assert_allclose(scaled, expected / 40 + 1, atol=1e-6)
+    assert (scaled.min(), scaled.max()) == (-1, 1)

@@ -161,6 +161,18 @@ def test_keras_too(tmp_path: Path) -> None:
     assert again == whole
 
 
+def test_a_gain_that_is_too_small_does_not_keep_training() -> None:
+    """As Keras' EarlyStopping counts it: from the last loss that was low enough."""
+    losses = (1.0, 0.9995, 0.9989, 0.9985, 0.9984, 0.9983)
+    for gain, epochs in ((0.0, 6), (0.001, 5), (0.01, 3)):
+        course, options = Course(), FitOptions(patience=2, min_gain=gain)
+        for epoch, loss in enumerate(losses, 1):
+            course.add({"epoch": epoch, "loss": loss, "validation_loss": loss}, options)
+            if course.stopped:
+                break
+        assert (len(course.history), course.best_loss) == (epochs, losses[epochs - 1])
+
+
 def test_schedules() -> None:
     course = Course()
     cosine = [rate(Learning(2, learning_rate=0.1), course, step, 100, 9) for step in range(100)]

@@ -68,6 +68,8 @@ def test_resnet_variants_export_what_they_compute(shape: tuple[int, ...], parame
         ((40, 3), {"bidirectional": True, "attention": True, "layers": 2, "cell": "gru"}),
         ((1, 3), {"masking": False}),
         ((900, 2), {"attention": True}),
+        ((40, 3), {"units": [12, 5], "dense": 7, "bidirectional": True}),
+        ((40, 3), {"units": [6, 9], "dense": 4, "attention": True}),
     ],
 )
 def test_recurrent_variants_export_what_they_compute(shape: tuple[int, ...], parameters: dict[str, Any]) -> None:
@@ -217,6 +219,10 @@ def test_without_network_it_begins_fresh_and_says_so(
         ("spectrogram_resnet", {"dropout": 1.0}, "dropout = 1.0, expected from 0 to below 1"),
         ("recurrent", {"cell": "rnn"}, "cell = 'rnn', expected one of lstm, gru"),
         ("recurrent", {"units": 0}, "units, layers and patch_width start at 1"),
+        ("recurrent", {"units": [8, 0]}, "units, layers and patch_width start at 1"),
+        ("recurrent", {"units": [8, 4.5]}, "units = .8, 4.5., expected a whole number, or one a layer"),
+        ("recurrent", {"units": [8, 4], "layers": 3}, "layers = 3, but units has 2"),
+        ("recurrent", {"dense": -1}, "patch and dense at 0"),
         ("recurrent", {"patch": 20}, "patch = 20, but a window has 19"),
         ("recurrent", {"learning_rate": 0.0}, "learning_rate = 0.0, expected above 0"),
         ("recurrent", {"attenton": True}, "has no parameter 'attenton' here; did you mean 'attention'"),

@@ -86,14 +86,14 @@ def clean(raw: RawFoot, path: str) -> CleanFoot:
     values[indexes] = raw.values[numbers]
     values[~np.isfinite(values)] = np.nan
     usable = np.zeros(length, bool)
-    usable[indexes] = raw.usable[numbers]
+    usable[indexes] = True if raw.usable is None else raw.usable[numbers]
     present = rows > 0
     for kind, mask in (("empty", present & np.isnan(values).any(axis=1)), ("flat", _flat(values))):
         values[mask] = np.nan
-        repairs += [Repair(kind, int(rows[a]), int(rows[b]), b - a + 1) for a, b in _runs(mask)]
+        repairs += [Repair(kind, int(rows[a]), int(rows[b]), b - a + 1) for a, b in runs_of(mask)]
     for channel in range(len(CHANNELS)):
         repairs += _spikes(values, usable, rows, channel)
-    repairs += [Repair("unusable", int(rows[a]), int(rows[b]), b - a + 1) for a, b in _runs(present & ~usable)]
+    repairs += [Repair("unusable", int(rows[a]), int(rows[b]), b - a + 1) for a, b in runs_of(present & ~usable)]
     repairs.sort(key=lambda repair: (repair.first_row, repair.kind, repair.channel))
     return CleanFoot(raw, values, usable, start_ns, repairs)
 
@@ -123,13 +123,13 @@ def _flat(values: Floats) -> Bools:
     """Samples in runs of at least 0.1 s without any change."""
     same = np.concatenate(([False], (np.diff(values, axis=0) == 0).all(axis=1), [False]))
     out = np.zeros(len(values), bool)
-    for first, last in _runs(same):
+    for first, last in runs_of(same):
         if last - first + 2 >= _FLAT:
             out[first - 1 : last + 1] = True
     return out
 
 
-def _runs(mask: Bools) -> list[tuple[int, int]]:
+def runs_of(mask: Bools) -> list[tuple[int, int]]:
     """First and last place of each run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(np.int8)))
     return list(zip(edges[0::2].tolist(), (edges[1::2] - 1).tolist(), strict=True))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from kymo.lab.prepare.phone import Converted
     from kymo.lab.prepare.running import RunningReport
+    from kymo.processors.recipe.load import Recipe
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _SURFACE = click.Choice(["treadmill", "overground"])
@@ -50,58 +51,59 @@ def _bar() -> Progress:
 @click.option("--feet", type=click.Choice(FEET), default="auto", show_default=True, help="Which feet a session holds.")
 @click.option("--format", "formats", multiple=True, type=click.Choice(FORMATS), help="May be repeated; else all three.")
 @click.option("--recipe", default="running", show_default=True, help="What the windows of tfrecords are.")
+@click.option("--whole", is_flag=True, help="Keep all rows where no column `usabledata` marks the steady part.")
+@click.option(
+    "--overview", type=click.Path(path_type=Path, dir_okay=False), help="CSV of 10 km results, by subject_id."
+)
 @click.option("--skip-bad", is_flag=True, help="List files that cannot be read in the report, and go on.")
 @click.option("--force", is_flag=True, help="Replace OUT/Prepared.")
 @_JSON
 def running(raw: Path, out: Path, recipe: str, force: bool, as_json: bool, **choice: Any) -> None:
     """Clean RAW/SENSOR001, … and write OUT/Prepared: csv, parquet, tfrecords.
 
-    Both feet come onto one clock; treadmill and overground runs into folders of their own. report.txt lists every repair
-    by file and row.
+    Both feet come onto one clock; treadmill and overground runs into folders of their own. What lies outside the steady part is
+    left out. report.txt lists every repair by file and row.
 
     Example: kymo prepare running Raw/ running/ --surface treadmill --speed 2.5
     """
-    from kymo.lab.prepare.running import Selection, prepare_running
+    from kymo.lab.prepare.running import Selection, prepare_running, write_own_recipe
+    from kymo.processors.recipe.load import load_recipe
 
-    named = choice.pop("formats")
-    formats = named or FORMATS
-    target = out / "Prepared"
+    formats = choice.pop("formats") or FORMATS
+    target, loaded, overview = out / "Prepared", load_recipe(recipe), choice.pop("overview")
     if force and (target / "report.json").is_file():
         shutil.rmtree(target)
     with _bar() as bar:
         task = bar.add_task("reading", total=None)
         sources = ("csv", *formats) if formats == ("tfrecords",) else formats
-        report = prepare_running(
-            raw, out, Selection(**choice), sources, lambda done, of: bar.update(task, completed=done, total=of)
-        )
+        on_file = lambda done, of: bar.update(task, completed=done, total=of)  # noqa: E731
+        report = prepare_running(raw, out, Selection(**choice), sources, on_file, overview)
+    own = write_own_recipe(target, loaded, report)
     windows: dict[str, int | str] = {}
     if "tfrecords" in formats:
-        windows = _export(target, recipe, "csv" if "csv" in sources else "parquet", bool(named))
+        windows = _export(target, own, "csv" if "csv" in sources else "parquet")
     if as_json:
-        click.echo(json.dumps({"path": str(target), **report.totals(), "tfrecords": windows}))
-        return
-    _print(report, target, windows)
+        click.echo(json.dumps({"path": str(target), **report.totals(), "tfrecords": windows, "recipe": str(own.path)}))
+    else:
+        _print(report, target, windows)
+        click.echo(f"next      kymo train {own.path} --data {target / next(s for s in sources if s != 'tfrecords')}")
+    if windows and all(isinstance(count, str) for count in windows.values()):
+        raise SourceError(f"no TFRecords could be written, the rest is there; {next(iter(windows.values()))}", target)
 
 
-def _export(target: Path, name: str, source: str, named: bool) -> dict[str, int | str]:
-    """Windows of each surface as TFRecords: how many, or why there are none."""
-    from kymo.models.data.dataset import read_dataset
+def _export(target: Path, recipe: Recipe, source: str) -> dict[str, int | str]:
+    """Windows of each surface as TFRecords, a file a subject: how many, or why there are none."""
+    from kymo.models.data.cache import build_dataset
     from kymo.models.data.export import export_dataset
     from kymo.models.data.samples import split_chain
-    from kymo.processors.recipe.load import load_recipe
-    from kymo.streams.readers import read
 
-    recipe = load_recipe(name)
     counts: dict[str, int | str] = {}
     for folder in sorted(path for path in (target / source).iterdir() if path.is_dir()):
         try:
-            recordings = read((folder,), recipe.read_options())
-            dataset = read_dataset(recordings, recipe, split_chain(recipe.chain)[0])
-            export_dataset(recipe, dataset, "tfrecord", target / "tfrecords" / folder.name)
-            counts[folder.name] = len(dataset.examples)
+            dataset = build_dataset((folder,), recipe, split_chain(recipe.chain)[0], unlabelled=True)
+            export_dataset(recipe, dataset, "tfrecord", target / "tfrecords" / folder.name, by_subject=True)
+            counts[folder.name] = len(dataset.examples) + len(dataset.unlabelled)
         except KymoError as error:
-            if named:
-                raise
             counts[folder.name] = str(error)
     return counts
 
@@ -115,6 +117,11 @@ def _print(report: RunningReport, target: Path, windows: dict[str, int | str]) -
         click.echo(
             f"tfrecords {surface}: {count} windows" if isinstance(count, int) else f"tfrecords {surface}: {count}"
         )
+    steady = sum("steady" in session for session in report.sessions)
+    if steady:
+        click.echo(f"steady    part of {steady} sessions, found from the signal: look at {target / 'steady'}")
+    if report.overview:
+        click.echo(f"results   {report.overview}")
     click.echo(f"repairs   {repairs}")
     click.echo(f"left out  {totals['left_out']}, not chosen {totals['not_chosen']}")
     unsure = [s["clock"]["offset_uncertainty_s"] for s in report.sessions if "clock" in s]

@@ -1,15 +1,23 @@
 """Raw running recordings. In: ``SENSOR001/…csv``: samples of one or two foot sensors at 500 Hz. Out: one RawFoot for
 each foot and trial in a file: values as they stand, times in ns, rows as an editor counts them.
 
-A file holds one sensor (columns ``ax … az, gx … gz``, and ``foot`` saying left or right) or both (``ax_left …
-gz_right``; ``_l``/``_r`` and ``1``/``2`` are understood, 1 is left), which then share rows and clock.
+A file holds one sensor (columns ``ax … az, gx … gz``, and ``foot`` saying left or right where there are two) or both
+(``ax_left … gz_right`` or ``left_ax … right_gz``; ``l``/``r`` and ``1``/``2`` are understood, 1 is left), which then share
+rows and clock. What no column says is taken from the names: folder ``SENSOR001`` is subject 1, ``SENSOR001_2.5_3.csv`` its
+third trial at 2.5 m/s on a treadmill, ``SENSOR001_run_2.csv`` its second over ground; without a last number, the first.
+Over ground the speed may be unknown.
+
+An overview table is a CSV beside the raw folders with ``subject_id`` and ``seconds_10k`` or ``score_10k`` (or both).
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import math
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,13 +31,18 @@ from kymo.streams.readers.times import TIME_COLUMNS, TimeColumn
 from kymo.streams.words import brief
 
 CHANNELS = ("ax", "ay", "az", "gx", "gy", "gz")
-_FOLDER = re.compile(r"SENSOR\w+", re.IGNORECASE)
-_SUFFIXES = (("_left", "_right"), ("_l", "_r"), ("1", "2"), ("_1", "_2"))
+_FOLDER = re.compile(r"SENSOR(\w+)", re.IGNORECASE)
+_NAME = re.compile(r"SENSOR([^\W_]+)_(run|\d+(?:\.\d+)?)(?:_(\d+))?", re.IGNORECASE)
+_SIDES = (("_left", "_right"), ("_l", "_r"), ("1", "2"), ("_1", "_2"))
 _SURFACE_COLUMNS = ("tread or overground", "tread_or_overground", "surface")
-_SURFACES = {"tread": "treadmill", "treadmill": "treadmill", "overground": "overground", "over": "overground"}
+_SURFACES = {
+    **dict.fromkeys(("tread", "treadmill", "1"), "treadmill"),
+    **dict.fromkeys(("overground", "over", "0"), "overground"),
+}
 _FEET = {"left": "left", "l": "left", "right": "right", "r": "right"}
 _TEXTS = ("subject_id", "trial_id", "speed")
-_RESULTS = ("seconds_10k", "score_10k")
+RESULTS = ("seconds_10k", "score_10k")
+_EMPTY = ("", "na", "n/a", "nan", "null", "none")
 _TRUE = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 EPOCH_NS = 10**17  # later than this, in 1973, a time is one of the calendar and not since the sensor's start
 
@@ -39,7 +52,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Trial:
-    """What names a recording: who, which trial, m/s as text, ``treadmill`` or ``overground``."""
+    """What names a recording: who, which trial, m/s as text (empty: not known), ``treadmill`` or ``overground``."""
 
     subject: str
     trial: str
@@ -49,7 +62,8 @@ class Trial:
     @property
     def session(self) -> str:
         """Name of its session, and of its files."""
-        return "-".join(re.sub(r"[^\w.]+", "_", part) for part in (self.subject, self.trial, self.speed, self.surface))
+        parts = (self.subject, self.trial, self.speed, self.surface)
+        return "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts if part)
 
 
 @dataclass(slots=True, eq=False)
@@ -61,7 +75,7 @@ class RawFoot:
     trial: Trial  # whose and which
     rows: Int  # ``(n,)``, counted from 1; the header is row 1
     values: Floats  # ``(n, 6)`` in the order of :data:`CHANNELS`; NaN where a cell is empty
-    usable: NDArray[np.bool_]  # ``(n,)``, what ``usabledata`` says
+    usable: NDArray[np.bool_] | None  # ``(n,)``, what ``usabledata`` says; None without this column
     times_ns: Int | None  # ``(n,)``; None without a time column
     # why this foot's times are the other foot's, too: ``rows`` (one file), ``calendar`` (absolute times), or empty
     shared: str
@@ -81,14 +95,58 @@ def raw_files(folder: Path) -> list[Path]:
     raise SourceError("holds no folder SENSOR001, SENSOR002, … with CSV files", folder)
 
 
+def read_overview(folder: Path, named: Path | None = None) -> tuple[Path | None, dict[str, dict[str, str]]]:
+    """The overview table that is named, or lies beside or above the raw folders; by subject, the 10 km results."""
+    near = (folder, folder / "Raw", folder.parent) if named is None else ()
+    for path in (named,) if named else (path for place in near for path in sorted(place.glob("*.csv"))):
+        with contextlib.suppress(*(() if named else (SourceError,))):
+            table = _Table(path)
+            columns = [column for column in RESULTS if column in table]
+            if columns and _TEXTS[0] in table and not any(_has(table, channel) for channel in CHANNELS):
+                return path, _results(table, columns)
+            if named:
+                raise SourceError("is no overview; expected columns subject_id and seconds_10k or score_10k", path)
+    return None, {}
+
+
+def _has(table: _Table, channel: str) -> bool:
+    return any(channel in name.lower() for name in table.names)
+
+
+def _results(table: _Table, columns: Sequence[str]) -> dict[str, dict[str, str]]:
+    """By subject, what is known of it."""
+    results: dict[str, dict[str, str]] = {}
+    for place, subject in enumerate(table.cells(table.column(_TEXTS[0]))):
+        known = {column: _result(table, column, place) for column in columns}
+        results.setdefault(canonical(subject), {}).update({column: text for column, text in known.items() if text})
+    return results
+
+
+def _result(table: _Table, column: str, place: int) -> str:
+    """A 10 km result; a time such as 45:30 in seconds, and empty where it is not known."""
+    text = table.cells(table.column(column))[place].strip()
+    if text.lower() in _EMPTY:
+        return ""
+    try:
+        numbers = [float(part) for part in text.split(":")]
+    except ValueError:
+        numbers = []
+    if not numbers or len(numbers) > 3 or not 0 < numbers[0] < math.inf:
+        raise table.wrong(column, text, "a number, or a time such as 45:30", place)
+    if len(numbers) == 1:
+        return text
+    return f"{sum(number * 60**i for i, number in enumerate(reversed(numbers))):g}"
+
+
 def read_raw(path: Path, name: str) -> list[RawFoot]:
     """Feet and trials of a file."""
     table = _Table(path)
     feet = _feet(table)
-    surface = next((column for column in _SURFACE_COLUMNS if column in table), _SURFACE_COLUMNS[0])
-    keys = zip(*(table.cells(table.column(column)) for column in (surface, *_TEXTS)), strict=True)
     notes: list[str] = []
-    usable = _usable(table, notes)
+    keys = _keys(table, notes)
+    usable = _usable(table)
+    if usable is None:
+        notes.append("no column `usabledata`: the steady part is found from the signal")
     times, calendar = _times(table)
     if times is None:
         notes.append("no time column: rows are taken as evenly spaced, lost rows cannot be seen")
@@ -98,14 +156,48 @@ def read_raw(path: Path, name: str) -> list[RawFoot]:
         members.setdefault(key, []).append(i)
     shared = "rows" if len(values) > 1 else "calendar" if calendar else ""
     out: list[RawFoot] = []
-    for (surface_text, *texts), part in ((key, np.array(numbers)) for key, numbers in members.items()):
+    for key, part in ((key, np.array(numbers)) for key, numbers in members.items()):
         rows, times_ns = table.rows[part], None if times is None else times[part]
-        trial = _trial((*texts, surface_text), int(rows[0]), path)
-        results = {column: table.cells(table.column(column))[part[0]].strip() for column in _RESULTS if column in table}
+        trial = _trial(key, int(rows[0]), path)
+        known = {column: _result(table, column, part[0]) for column in RESULTS if column in table}
+        results = {column: text for column, text in known.items() if text}
+        marks = None if usable is None else usable[part]
         for foot, data in values.items():
             side = foot or _foot(table, part)
-            out.append(RawFoot(name, side, trial, rows, data[part], usable[part], times_ns, shared, results, notes))
+            out.append(RawFoot(name, side, trial, rows, data[part], marks, times_ns, shared, results, notes))
     return out
+
+
+def _keys(table: _Table, notes: list[str]) -> Iterator[tuple[str, ...]]:
+    """Subject, trial, speed and surface of each row; from the file's name where there is no such column."""
+    surface = next((column for column in _SURFACE_COLUMNS if column in table), _SURFACE_COLUMNS[0])
+    by_name = named_trial(table.path)
+    columns: list[Iterable[str]] = []
+    for column, text in zip((*_TEXTS, surface), by_name, strict=True):
+        if column in table:
+            columns.append(table.cells(table.column(column)))
+        elif text is None:
+            raise no_such_name(column, table.names, table.path)
+        else:
+            columns.append([text] * len(table.rows))
+            notes.append(f"no column `{column}`: {text or 'not known'}, by the names of file and folder")
+    return zip(*columns, strict=True)
+
+
+def named_trial(path: Path) -> tuple[str | None, ...]:
+    """Subject, trial, speed and surface as the names of a file and its folders say them; None where they do not.
+
+    Examples
+    --------
+    >>> named_trial(Path("SENSOR001/SENSOR001_2.5_3.csv")), named_trial(Path("SENSOR012/SENSOR012_run.csv"))
+    (('1', '3', '2.5', 'treadmill'), ('12', '1', '', 'overground'))
+    """
+    if match := _NAME.fullmatch(path.stem.removesuffix("_x")):
+        runs = match[2].lower() == "run"
+        speed, surface = ("", "overground") if runs else (canonical(match[2]), "treadmill")
+        return canonical(match[1]), canonical(match[3] or "1"), speed, surface
+    folder = next((match for part in path.parent.parts[::-1] if (match := _FOLDER.fullmatch(part))), None)
+    return canonical(folder[1]) if folder else None, None, None, None
 
 
 class _Table:
@@ -169,13 +261,15 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]], Int]:
 
 def _feet(table: _Table) -> dict[str, list[str]]:
     """Columns of each foot; one with the name "" where the columns do not say which."""
-    for left, right in _SUFFIXES:
-        if CHANNELS[0] + left in table or CHANNELS[0] + right in table:
-            return {
-                foot: [table.column(channel + suffix) for channel in CHANNELS]
-                for foot, suffix in (("left", left), ("right", right))
-                if any(channel + suffix in table for channel in CHANNELS)
+    for sides in _SIDES:
+        for name_of in (lambda channel, side: channel + side, lambda channel, side: f"{side.strip('_')}_{channel}"):
+            feet = {
+                foot: [name_of(channel, side) for channel in CHANNELS]
+                for foot, side in zip(("left", "right"), sides, strict=True)
             }
+            there = {foot: names for foot, names in feet.items() if any(name in table for name in names)}
+            if there:
+                return {foot: [table.column(name) for name in names] for foot, names in there.items()}
     return {"": [table.column(channel) for channel in CHANNELS]}
 
 
@@ -195,15 +289,18 @@ def _trial(key: tuple[str, ...], row: int, path: Path) -> Trial:
     for column, text in (("subject_id", subject), ("trial_id", trial)):
         if not text:
             raise SourceError(f"column `{column}` is empty", path, row)
+    if surface.lower() not in _SURFACES:
+        raise SourceError(f"surface {brief(surface)!r}, expected tread or overground, 1 or 0", path, row)
+    on = _SURFACES[surface.lower()]
+    if speed.lower() in _EMPTY and on == "overground":
+        return Trial(subject, trial, "", on)
     try:
         right = 0 < float(speed) < 20
     except ValueError:
         right = False
     if not right:
         raise SourceError(f"column `speed` has {brief(speed)!r}, expected m/s, such as 2.5", path, row)
-    if surface.lower() not in _SURFACES:
-        raise SourceError(f"surface {brief(surface)!r}, expected tread or overground", path, row)
-    return Trial(subject, trial, speed, _SURFACES[surface.lower()])
+    return Trial(subject, trial, speed, on)
 
 
 def _numbers(table: _Table, column: str) -> Floats:
@@ -215,16 +312,15 @@ def _numbers(table: _Table, column: str) -> Floats:
     out = np.empty(len(texts))
     for i, text in enumerate(texts):
         try:
-            out[i] = np.nan if text.strip().lower() in ("", "na", "n/a", "null", "none") else float(text)
+            out[i] = np.nan if text.strip().lower() in _EMPTY else float(text)
         except ValueError:
             raise table.wrong(column, text, "a number", i) from None
     return out
 
 
-def _usable(table: _Table, notes: list[str]) -> NDArray[np.bool_]:
+def _usable(table: _Table) -> NDArray[np.bool_] | None:
     if "usabledata" not in table:
-        notes.append("no column `usabledata`: all rows are taken as usable")
-        return np.ones(len(table.rows), bool)
+        return None
     texts = table.cells(table.column("usabledata"))
     flags = {text: _TRUE.get(canonical(text).lower()) for text in set(texts)}
     for text, flag in flags.items():

@@ -6,8 +6,11 @@ A session is one trial of one subject at one speed on one surface. Nothing goes 
 counted under the reason why not; a file or a trial is written, or listed in ``left_out``.
 
 Columns: ``t`` (s; ``t_ns``, Unix ns, where the sensors know the date), the channels in the raw files' units, ``session``,
-``subject``, ``trial_id``, ``speed``, ``surface``, and ``seconds_10k``, ``score_10k`` where they are known. A missing sample
-is a missing row, which the readers take as a gap.
+``subject``, ``trial_id``, ``speed`` (empty where it is not known), ``surface``, and ``seconds_10k``, ``score_10k`` where they are
+known. A missing sample is a missing row, which the readers take as a gap.
+
+``RECIPE.toml`` beside them is the recipe as these files answer it: their channels, and the heads that they have labels for.
+``steady/SESSION.png`` shows what was taken for the steady part, where the signal had to tell.
 """
 
 from __future__ import annotations
@@ -15,9 +18,12 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import re
 import shutil
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +32,27 @@ from numpy.typing import NDArray
 
 from kymo.lab.prepare import clean as cleaning
 from kymo.lab.prepare import clocks
+from kymo.lab.prepare import steady as steady_part
 from kymo.lab.prepare.clean import RATE_HZ, CleanFoot, Repair, clean
 from kymo.lab.prepare.clocks import align, fit_clocks
-from kymo.lab.prepare.raw import CHANNELS, EPOCH_NS, RawFoot, Trial, raw_files, read_raw
+from kymo.lab.prepare.raw import (
+    CHANNELS,
+    EPOCH_NS,
+    RESULTS,
+    RawFoot,
+    Trial,
+    named_trial,
+    raw_files,
+    read_overview,
+    read_raw,
+)
+from kymo.lab.prepare.steady import Steady, find_steady
+from kymo.processors.recipe.load import Recipe, load_recipe
+from kymo.processors.recipe.toml import format_recipe
+from kymo.streams.chunk import Header, signal_format
 from kymo.streams.errors import SourceError
-from kymo.streams.labels.labels import canonical
+from kymo.streams.labels.labels import canonical, interval
+from kymo.streams.recording import Recording, StreamData
 from kymo.streams.words import many
 
 _STEP_NS = 10**9 // RATE_HZ
@@ -48,6 +70,7 @@ class Selection:
     # ``both``: 12 channels, trials without both feet are left out; ``left`` or ``right``: that foot's 6; ``auto``:
     # both if any trial has two sensors
     feet: str = "auto"
+    whole: bool = False  # whether all rows are kept where no column ``usabledata`` marks the steady part
     skip_bad: bool = False  # whether a file that cannot be read is left out and listed, instead of an error
 
     def takes(self, trial: Trial) -> bool:
@@ -66,6 +89,7 @@ class RunningReport:
     left_out: list[dict[str, str]] = field(default_factory=list)  # what was not, with the reason
     # sessions that the choice of subjects, trials, speeds and surfaces leaves out
     not_chosen: list[str] = field(default_factory=list)
+    overview: str = ""  # the table that 10 km results were taken from
 
     def totals(self) -> dict[str, Any]:
         """Counts over all files and sessions."""
@@ -91,6 +115,7 @@ class SessionSamples:
     indexes: NDArray[np.int64]  # ``(n,)``, number of each sample at 500 Hz
     start_ns: int  # time of number 0
     results: Mapping[str, str]  # ``seconds_10k``, ``score_10k``, as far as they are known
+    marked: bool  # whether a column ``usabledata`` said which rows these are
 
 
 def prepare_running(
@@ -99,17 +124,20 @@ def prepare_running(
     selection: Selection,
     formats: Sequence[str] = ("csv",),
     on_file: Callable[[int, int], None] | None = None,  # told how many files are done, and of how many
+    overview: Path | None = None,  # table of 10 km results; by default one that lies beside the raw folders
 ) -> RunningReport:
     """Read, clean, align and write."""
     files = raw_files(raw)
+    table, results = read_overview(raw, overview)
     target = out / "Prepared"
     if target.exists():
         raise SourceError("is there already; name another folder, or replace it with --force", target)
     order, two_feet = _order(files)
     if selection.feet != "auto":
         two_feet = selection.feet == "both"
-    trials = _Trials(selection, two_feet, target, formats)
+    trials = _Trials(selection, two_feet, target, formats, results)
     report = trials.report
+    report.overview = str(table or "")
     try:
         for number, path in enumerate(order, 1):
             for foot in trials.read(path):
@@ -124,6 +152,30 @@ def prepare_running(
         raise
     _write_report(target, {"raw": str(raw), "wanted": asdict(selection)}, report)
     return report
+
+
+def write_own_recipe(target: Path, recipe: Recipe, report: RunningReport) -> Recipe:
+    """Write a recipe as the prepared files answer it: with their channels, without the heads that none has a label for."""
+    if recipe.path is None:
+        raise SourceError("the recipe has no file to be copied")
+    tables = tomllib.loads(recipe.path.read_text(encoding="utf-8-sig"))
+    channels, wanted = report.sessions[0]["channels"], tables["input"][0]["channels"]
+    if not set(wanted) <= set(channels):
+        plain = {_without_foot(name) for name in wanted}
+        tables["input"][0]["channels"] = [name for name in channels if _without_foot(name) in plain]
+    known = {"surface"} | {name for session in report.sessions for name in session["known"]}
+    tables["heads"] = [head for head in tables.get("heads", []) if head.get("column", head["name"]) in known]
+    column = tables.get("labels", {}).get("column", "label")
+    if column not in known and column in ("speed", *RESULTS):  # as where all runs are over ground, at no known speed
+        tables["labels"] = {**tables["labels"], "column": "surface"}
+        tables["heads"] = [head for head in tables["heads"] if head["name"] != "surface"]
+    path = target / f"{recipe.name}.toml"
+    path.write_text(format_recipe({name: table for name, table in tables.items() if table}), encoding="utf-8")
+    return load_recipe(path)
+
+
+def _without_foot(channel: str) -> str:
+    return re.sub(r"_(left|right)$", "", channel)
 
 
 def _nothing(report: RunningReport) -> str:
@@ -148,16 +200,26 @@ def _order(files: Sequence[Path]) -> tuple[list[Path], bool]:
             names, cells = (next(rows, []) for _ in range(2))
         first = {name.strip().lower(): canonical(cell) for name, cell in zip(names, cells, strict=False)}
         words = ("subject_id", "trial_id", "speed", "tread or overground", "tread_or_overground", "surface")
-        keys[path] = tuple(first.get(word, "") for word in words)
-        two_feet = two_feet or ("ax" not in first and any(name.startswith("ax") for name in first))
+        by_name = [text or "" for text in named_trial(path)]
+        by_name[3:] = [by_name[3]] * 3
+        keys[path] = tuple(first.get(word, text) for word, text in zip(words, by_name, strict=True))
+        two_feet = two_feet or ("ax" not in first and any("ax" in name for name in first))
     return sorted(files, key=lambda path: (keys[path], path)), two_feet or len(set(keys.values())) < len(files)
 
 
 class _Trials:
     """Trials as their files come: cleaned, and written as soon as all of one is there."""
 
-    def __init__(self, selection: Selection, two_feet: bool, target: Path, formats: Sequence[str]) -> None:
+    def __init__(
+        self,
+        selection: Selection,
+        two_feet: bool,
+        target: Path,
+        formats: Sequence[str],
+        results: Mapping[str, Mapping[str, str]],  # of the overview, by subject
+    ) -> None:
         self._selection, self._two_feet, self._target, self._formats = selection, two_feet, target, formats
+        self._results = results
         self._pending: dict[Trial, dict[str, CleanFoot]] = {}
         self.report = RunningReport()
 
@@ -208,6 +270,9 @@ class _Trials:
             samples, facts = (
                 _merge(feet["left"], feet["right"]) if self._two_feet else _single(next(iter(feet.values())))
             )
+            samples = replace(samples, results={**self._results.get(trial.subject, {}), **samples.results})
+            if not samples.marked and not self._selection.whole:
+                samples, facts = _only_steady(self._target, trial, samples, facts)
         except SourceError as error:
             self._leave_out(trial.session, str(error))
             return
@@ -216,6 +281,11 @@ class _Trials:
                 "session": trial.session,
                 **asdict(trial),
                 "samples": len(samples.values),
+                "channels": list(samples.channels),
+                "known": [
+                    *(["speed"] if trial.speed else []),
+                    *(name for name, text in samples.results.items() if text),
+                ],
                 "seconds": len(samples.values) / RATE_HZ,
                 **facts,
                 "from": [foot.raw.path for foot in feet.values()],
@@ -238,7 +308,36 @@ def _single(foot: CleanFoot) -> tuple[SessionSamples, dict[str, Any]]:
     if not len(rows):
         raise SourceError("no usable row")
     facts = {"rows_left_out": {"not usable": int((whole & ~foot.usable).sum())}}
-    return SessionSamples(CHANNELS, foot.values[rows], rows, foot.start_ns, foot.raw.results), facts
+    marked = foot.raw.usable is not None
+    return SessionSamples(CHANNELS, foot.values[rows], rows, foot.start_ns, foot.raw.results, marked), facts
+
+
+def _only_steady(
+    target: Path, trial: Trial, samples: SessionSamples, facts: dict[str, Any]
+) -> tuple[SessionSamples, dict[str, Any]]:
+    """The steady part of a session, and a picture that shows which it is."""
+    steady = find_steady(samples.values[:, :3], trial.surface)
+    lost = {**facts["rows_left_out"], "outside the steady part": int((~steady.mask).sum())}
+    _draw_steady(target / "steady" / f"{trial.session}.png", trial, samples, steady)
+    part = replace(samples, values=samples.values[steady.mask], indexes=samples.indexes[steady.mask])
+    return part, {**facts, "rows_left_out": lost, "steady": steady.note}
+
+
+def _draw_steady(path: Path, trial: Trial, samples: SessionSamples, steady: Steady) -> None:
+    """Draw the first foot's accelerations, the steady part shaded; nothing where the library for figures is not installed."""
+    with contextlib.suppress(ModuleNotFoundError):
+        from kymo.lab.look.plot import plot_recording
+
+        names = samples.channels[:3]
+        header = Header(trial.session, samples.start_ns, signal_format("imu", names, Fraction(RATE_HZ)))
+        stream = StreamData.from_indexes(header, samples.values[:, :3].astype(np.float32), samples.indexes)
+        last = len(samples.indexes) - 1
+        labels = []
+        for stretch in steady.stretches:
+            start_ns, end_ns = (header.time_ns(int(samples.indexes[min(i, last)])) for i in stretch)
+            labels.append(interval(session=trial.session, set="part", start_ns=start_ns, end_ns=end_ns, label="steady"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(plot_recording(Recording(trial.session, [stream], labels))[0].png)
 
 
 def _merge(left: CleanFoot, right: CleanFoot) -> tuple[SessionSamples, dict[str, Any]]:
@@ -268,7 +367,9 @@ def _merge(left: CleanFoot, right: CleanFoot) -> tuple[SessionSamples, dict[str,
     }
     names = tuple(f"{channel}_{foot}" for foot in ("left", "right") for channel in CHANNELS)
     values = np.hstack([left.values, moved])[rows]
-    return SessionSamples(names, values, rows, left.start_ns, left.raw.results), facts
+    marked = left.raw.usable is not None or right.raw.usable is not None
+    results = {**right.raw.results, **left.raw.results}
+    return SessionSamples(names, values, rows, left.start_ns, results, marked), facts
 
 
 def _write_session(target: Path, trial: Trial, samples: SessionSamples, formats: Sequence[str]) -> list[str]:
@@ -277,7 +378,7 @@ def _write_session(target: Path, trial: Trial, samples: SessionSamples, formats:
         "session": trial.session,
         "subject": trial.subject,
         "trial_id": trial.trial,
-        "speed": trial.speed,
+        "speed": trial.speed,  # empty where it is not known
         "surface": trial.surface,
         **samples.results,
     }
@@ -318,7 +419,7 @@ def _parquet(path: Path, samples: SessionSamples, constant: Mapping[str, str]) -
 def _write_report(target: Path, request: Mapping[str, Any], report: RunningReport) -> None:
     """Write ``report.json`` and the same in words."""
     totals = report.totals()
-    rules = {"cleaning": cleaning.__doc__, "clocks": clocks.__doc__}
+    rules = {"cleaning": cleaning.__doc__, "clocks": clocks.__doc__, "steady": steady_part.__doc__}
     document = {"asked": request, "totals": totals, **asdict(report), "rules": rules}
     (target / "report.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (target / "report.txt").write_text("\n".join(_words(request["raw"], totals, report)) + "\n", encoding="utf-8")
@@ -333,11 +434,13 @@ def _words(raw: str, totals: Mapping[str, Any], report: RunningReport) -> list[s
         f"left out: {totals['left_out']}; not chosen: {totals['not_chosen']}",
         f"samples repaired or left out: {repairs}",
     ]
+    lines += [f"10 km results: {report.overview}"] if report.overview else []
     lines += ["", "Sessions"]
     for session in report.sessions:
         lines.append(f"{session['session']}: {session['seconds']:.1f} s from {' and '.join(session['from'])}")
         reasons = ", ".join(f"{n} {reason}" for reason, n in session["rows_left_out"].items() if n)
         lines += [f"  left out: {reasons}"] if reasons else []
+        lines += [f"  steady part: {session['steady']}"] if "steady" in session else []
         lines += [f"  clocks: {_clock(session['clock'])}"] if "clock" in session else []
     lines += ["", "Left out"] + [f"{item['what']}: {item['reason']}" for item in report.left_out]
     lines += ["", "Not chosen", *report.not_chosen]

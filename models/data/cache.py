@@ -26,6 +26,7 @@ from pathlib import Path
 
 from kymo.models.data.dataset import iter_examples
 from kymo.models.data.examples import Dataset, Example
+from kymo.models.data.from_tfrecord import read_windows, window_folders
 from kymo.models.data.store import DATASET, StoreWriter, open_store
 from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import Recipe
@@ -52,6 +53,7 @@ def build_dataset(
     chain: Chain,
     settings: Settings | None = None,  # home folder and limit of the cache; by default this process's
     on_progress: Progress = lambda recordings, windows: None,  # told how many recordings and windows there are so far
+    unlabelled: bool = False,  # whether windows without a label are kept beside the others
 ) -> Dataset:
     """Take the labelled windows of files from the cache, or make them and put them there.
 
@@ -59,13 +61,14 @@ def build_dataset(
     """
     settings = settings or Settings.from_env()
     folder = settings.home / "cache" / "datasets"
-    entry = folder / digest_of(paths, recipe, chain)
+    unlabelled |= recipe.stateful
+    entry = folder / digest_of(paths, recipe, chain, unlabelled)
     cached = _look_up(entry)
     if cached is not None:
         return cached
     _sweep(folder)
     with _partial(entry) as partial:
-        write_dataset(partial, read(paths, recipe.read_options()), recipe, chain, on_progress)
+        _build(partial, paths, recipe, chain, (on_progress, unlabelled))
         _name(partial, entry)
     _evict(folder, entry, settings.cache_gb * 1e9)
     return open_store(entry)
@@ -75,19 +78,39 @@ def write_dataset(
     folder: Path, recordings: Iterable[Recording], recipe: Recipe, chain: Chain, on_progress: Progress
 ) -> None:
     """Write the labelled windows of recordings into a folder; see :func:`~kymo.models.data.dataset.iter_examples`."""
-    about, writer = Dataset(), StoreWriter(folder)
-    # One thread compares, copies and writes what another computes, and works out _checksums; more were no quicker on two cores.
     with ThreadPoolExecutor(1) as thread:
-        try:
-            written = thread.submit(writer.add_all, [])
-            for batch in _batches(iter_examples(recordings, recipe, chain, about, thread, on_progress)):
-                written.result()
-                written = thread.submit(writer.add_all, batch)
+        about = Dataset()
+        _write(folder, iter_examples(recordings, recipe, chain, about, thread, on_progress), about, thread)
+
+
+def _build(
+    folder: Path, paths: Sequence[str | Path], recipe: Recipe, chain: Chain, options: tuple[Progress, bool]
+) -> None:
+    """Write the windows of recordings, or those that TFRecords hold."""
+    on_progress, unlabelled = options
+    about, folders = Dataset(all_windows=unlabelled), window_folders(paths)
+    with ThreadPoolExecutor(1) as thread:
+        if folders:
+            examples = read_windows(folders, recipe, chain, about)
+        else:
+            recordings = read(paths, recipe.read_options())
+            examples = iter_examples(recordings, recipe, chain, about, thread, on_progress)
+        _write(folder, examples, about, thread)
+
+
+def _write(folder: Path, examples: Iterable[Example], about: Dataset, thread: ThreadPoolExecutor) -> None:
+    """Write windows; a thread compares, copies and writes what another computes."""
+    writer = StoreWriter(folder)
+    try:
+        written = thread.submit(writer.add_all, [])
+        for batch in _batches(examples):
             written.result()
-            writer.finish(about)
-        finally:
-            thread.shutdown(cancel_futures=True)
-            writer.close()
+            written = thread.submit(writer.add_all, batch)
+        written.result()
+        writer.finish(about)
+    finally:
+        thread.shutdown(cancel_futures=True)
+        writer.close()
 
 
 def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
@@ -103,14 +126,15 @@ def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
     yield batch
 
 
-def digest_of(paths: Sequence[str | Path], recipe: Recipe, chain: Chain) -> str:
+def digest_of(paths: Sequence[str | Path], recipe: Recipe, chain: Chain, unlabelled: bool = False) -> str:
     """Give 32 hexadecimal digits, the same for what gives the same windows."""
     facts = {
         "chain": chain.to_json(),
         "options": repr(recipe.read_options()),
         "inputs": repr(recipe.inputs),
         "min_share": recipe.labels.min_share,
-        "unlabelled": recipe.stateful,
+        "unlabelled": unlabelled,
+        "bins": recipe.labels.bins if isinstance(recipe.labels.bins, tuple) else (),
         # A head's weight changes what is learned, not the data.
         "heads": repr([replace(head, weight=1.0) for head in recipe.heads]),
         "files": _checksums(paths),
@@ -121,6 +145,9 @@ def digest_of(paths: Sequence[str | Path], recipe: Recipe, chain: Chain) -> str:
 
 def _checksums(paths: Sequence[str | Path]) -> list[list[str]]:
     """List each file that a reader would read, with the SHA-256 of its bytes and of the labels beside it."""
+    if folders := window_folders(paths):
+        files = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
+        return [[str(path), _sha256(File(str(path)))] for path in files]
     examples = [str(path).lower() for path in paths if str(path).lower() in NAMES]
     sums = [[name, _version("aeon")] for name in examples]
     for file in find([path for path in paths if str(path).lower() not in NAMES]):

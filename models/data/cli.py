@@ -36,11 +36,13 @@ def dataset() -> None:
 @_DATA
 @click.option("--format", "fmt", type=click.Choice(_FORMATS), required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
+@click.option("--by", type=click.Choice(("side", "subject")), default="side", show_default=True, help="A file each.")
 @click.option("--json", "as_json", is_flag=True, help="Print dataset.json.")
-def export(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], fmt: str, out: Path, as_json: bool) -> None:
+def export(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], by: str, **options: Any) -> None:
     """Write RECIPE's windows as the trainer sees them, a record each, into a new folder.
 
-    A record holds the window (float32), its shape, label, class, session, subject and where it starts and ends.
+    A record holds the window (float32), its shape, label, class, session, subject and where it starts and ends. With --by
+    subject nothing is split yet, and `kymo train` takes a folder of TFRecords as --data.
 
     Example: kymo dataset export basicmotions --data basicmotions:train --format tfrecord --out windows
     """
@@ -49,14 +51,16 @@ def export(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], fmt: str,
 
     loaded = load_recipe(recipe)
     with _progress() as (bar, task):
-        dataset = _build(loaded, (*paths, *more), bar, task)
+        dataset = _build(loaded, (*paths, *more), bar, task, by == "subject")
         bar.update(task, description="writing", total=len(dataset.examples), completed=0)
-        about = export_dataset(loaded, dataset, fmt, out, lambda: bar.advance(task))
-    if as_json:
+        about = export_dataset(
+            loaded, dataset, options["fmt"], options["out"], lambda: bar.advance(task), by == "subject"
+        )
+    if options["as_json"]:
         click.echo(json.dumps(about, ensure_ascii=False))
         return
     sides = ", ".join(f"{sum(counts.values())} {side}" for side, counts in about["windows"].items())
-    click.echo(f"{sides} windows of {'x'.join(map(str, about['shape']))}: {out}")
+    click.echo(f"{sides} windows of {'x'.join(map(str, about['shape']))}: {options['out']}")
 
 
 @dataset.command("show")
@@ -69,6 +73,7 @@ def show(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as_json: bo
 
     Example: kymo dataset show basicmotions --data basicmotions:train
     """
+    from kymo.models.data.bins import settle_bins
     from kymo.models.data.examples import describe
     from kymo.models.data.splits import check_leaks, make_folds, make_split
     from kymo.processors.recipe.load import load_recipe
@@ -76,6 +81,7 @@ def show(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as_json: bo
     loaded = load_recipe(recipe)
     with _progress() as (bar, task):
         dataset = _build(loaded, (*paths, *more), bar, task)
+    loaded = settle_bins(loaded, dataset)
     examples, train = dataset.examples, loaded.train
     split = make_split(examples, train, train.validation, train.seed)
     folds = make_folds(examples, train, train.seed) if train.folds else []
@@ -134,14 +140,14 @@ def _print(about: dict[str, Any], labels: Sequence[str], notes: Sequence[str]) -
         console.print(f"note: {note}")
 
 
-def _build(recipe: Recipe, paths: Sequence[str], bar: Progress, task: Any) -> Any:
+def _build(recipe: Recipe, paths: Sequence[str], bar: Progress, task: Any, unlabelled: bool = False) -> Any:
     from kymo.models.data.cache import build_dataset
     from kymo.models.data.samples import split_chain
 
     def tell(recordings: int, windows: int) -> None:
         bar.update(task, description=f"{recordings} recordings, {windows} windows")
 
-    return build_dataset(paths, recipe, split_chain(recipe.chain)[0], on_progress=tell)
+    return build_dataset(paths, recipe, split_chain(recipe.chain)[0], on_progress=tell, unlabelled=unlabelled)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from kymo.models.data.bins import bin_of
 from kymo.models.data.examples import PLACE, Dataset, Example, asked_sets, targets_of
 from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import Recipe
@@ -51,7 +52,10 @@ def windows_of(stream: StreamData, chain: Chain) -> list[Window]:
 
 def labels_of(recording: Recording, recipe: Recipe) -> list[Label]:
     """Take the labels that answer the recipe's question: those of the set that ``[labels]`` names."""
-    return [label for label in recording.labels if label.set == recipe.labels.set]
+    labels, borders = [label for label in recording.labels if label.set == recipe.labels.set], recipe.labels.bins
+    if isinstance(borders, tuple):
+        return [replace(label, label=bin_of(label.label, borders, recording.session)) for label in labels]
+    return labels
 
 
 def read_dataset(recordings: Iterable[Recording], recipe: Recipe, chain: Chain) -> Dataset:
@@ -70,7 +74,7 @@ def iter_examples(
     thread: Executor,
     on_progress: Callable[[int, int], None] = lambda recordings, windows: None,
 ) -> Iterator[Example]:
-    """Make labelled windows one by one, where the model is stateful the others too; what else is to know goes into `dataset`.
+    """Make labelled windows one by one, the others too where `dataset` or a stateful model wants them; what else is to know goes into it.
 
     Checksums are worked out by `thread` while windows are made: they take no interpreter. `on_progress` is told the
     numbers of recordings and of windows so far. Raises as :func:`read_dataset`, behind the last window.
@@ -96,7 +100,7 @@ def iter_examples(
             label = cover.label_of(window.start_ns, window.end_ns, recipe.labels.min_share)
             if label is None:
                 dataset.notes["windows without a label left out"] += 1
-                if recipe.stateful:
+                if recipe.stateful or dataset.all_windows:
                     yield make(window, "")
                 continue
             counts["examples"] += 1
@@ -140,6 +144,8 @@ def _check(dataset: Dataset, counts: Mapping[str, int], recipe: Recipe) -> None:
             f"no window of {length_s:g} s fits into the recordings (the longest has {dataset.longest_s:g} s, gaps "
             f"included); shorten [window] length_s, or allow gaps with bridge_ms or max_missing in [[input]]"
         )
+    if dataset.all_windows:
+        return
     source = f"key `{recipe.labels.key}` of a labels JSON" if recipe.labels.key else f"column `{recipe.labels.column}`"
     if not counts.get("labels"):
         raise TrainingError(f"no labels in the data ({source}); correct [labels], or add the labels")

@@ -30,6 +30,9 @@ from kymo.streams.words import grouped, less_numbers
 Targets = Mapping[str, str | float]
 _TargetAt = Callable[[int, int], str | float | None]
 PLACE = re.compile(r"\b(rows?|messages?) [\d,]+")  # in a reader's note: it holds for one session
+_RANGE = re.compile(
+    r"(under )?(\S+)(?: to \S+| and more)?"
+)  # classes of numbers, as :mod:`kymo.models.data.bins` names them
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -62,6 +65,7 @@ class Dataset:
     # windows without a label (theirs is empty), where the recipe's model is stateful: its state goes through them,
     # too
     unlabelled: list[Example] = field(default_factory=list)
+    all_windows: bool = False  # whether windows without a label are wanted whatever the model is
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -107,23 +111,26 @@ def targets_of(labels: Sequence[Label], heads: Sequence[HeadTable]) -> Callable[
 
 def _target_at(head: HeadTable, labels: Sequence[Label]) -> _TargetAt:
     if head.kind == "number":
-        numbers = NumberCover([(label.start_ns, label.end_ns, _number(label, head)) for label in labels])
+        numbers = NumberCover(
+            [(label.start_ns, label.end_ns, number_of(label.label, head, label.session)) for label in labels]
+        )
         return lambda start_ns, end_ns: numbers.mean_of(start_ns, end_ns, head.min_share)
     cover = Cover(labels)
     return lambda start_ns, end_ns: cover.label_of(start_ns, end_ns, head.min_share)
 
 
-def _number(label: Label, head: HeadTable) -> float:
+def number_of(text: str, head: HeadTable, session: str) -> float:
+    """A label as the number that a head learns."""
     why = ""
     try:
-        value = float(label.label)
+        value = float(text)
     except ValueError:
         value, why = math.nan, "is no number"
     if abs(value) > _LARGEST:
         why = f"is no number that a model can say (float32 ends at {_LARGEST:.1e})"
     if why:
         raise TrainingError(
-            f"session {label.session}: the label {label.label!r} of `{head.set}` {why}, but head `{head.name}` is of "
+            f"session {session}: the label {text!r} of `{head.set}` {why}, but head `{head.name}` is of "
             f'kind "number"; correct the label, or the head\'s kind'
         )
     return value
@@ -165,11 +172,14 @@ def ordered(labels: Iterable[str]) -> tuple[str, ...]:
 
 
 def _order(label: str) -> tuple[bool, float, str]:
+    bounds = _RANGE.fullmatch(label)
     try:
-        number = float(label)
+        number = float(bounds[2] if bounds else label)
     except ValueError:
         number = math.nan
-    return (True, 0.0, label) if math.isnan(number) else (False, number, label)
+    if math.isnan(number):
+        return True, 0.0, label
+    return False, number, "" if bounds and bounds[1] else label
 
 
 def heads_of(recipe: Recipe, examples: Sequence[Example]) -> tuple[ModelHead, ...]:

@@ -10,8 +10,9 @@ A window is as the trainer sees it: behind the whole chain, with what was learne
 ``(time, …, channels)``. Windows that a split leaves out are on neither side. What is not known of a head is an empty text or
 NaN in TFRecord, null in Parquet, an empty cell in CSV.
 
-TFRecord needs no TensorFlow: a record is its length (uint64), a checksum of that, the bytes of a ``tf.train.Example``, a checksum of
-those, all little-endian; checksums are CRC-32C, rotated and offset as TensorFlow's documentation of the format has it.
+Or a file a subject, ``SUBJECT.*``: then nothing is split, nothing has learned, windows without a label are there too (class -1),
+and TFRecords hold what else is known of a recording as ``meta_NAME``. These TFRecords can be trained from: see
+:mod:`kymo.models.data.from_tfrecord`.
 """
 
 from __future__ import annotations
@@ -19,51 +20,78 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import shutil
-import struct
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, lru_cache
-from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kymo.models.data.bins import settle_bins
 from kymo.models.data.examples import Dataset, Example, classes_of
 from kymo.models.data.samples import fit_steps, split_chain, with_steps
 from kymo.models.data.splits import Split, check_leaks, make_split
+from kymo.models.data.tfrecord import Feature, tf_example, tfrecord
 from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import Recipe
-from kymo.streams.codec import varint
+from kymo.processors.spec import header_to_json
+from kymo.streams.chunk import Header
 from kymo.streams.errors import TrainingError
 
 _Rows = Iterator[dict[str, Any]]
 _SIDES = ("training", "validation")
 _BATCH_BYTES = 16 * 2**20
-#: What a TFRecord says of a window under one name.
-_Feature = str | int | list[int] | NDArray[np.float32]
-_LENGTH, _CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
-_POLYNOMIAL = 0x82F63B78  # Castagnoli's, bits reversed
-_LANES_LOG2 = 11
-_Words = NDArray[np.uint32]
+_ABOUT = "dataset.json"
 
 
 def export_dataset(
-    recipe: Recipe, dataset: Dataset, fmt: str, out: Path, on_window: Callable[[], None] = lambda: None
+    recipe: Recipe,
+    dataset: Dataset,
+    fmt: str,
+    out: Path,
+    on_window: Callable[[], None] = lambda: None,
+    by_subject: bool = False,  # a file a subject, before anything learns
 ) -> dict[str, Any]:
     """Write a recipe's windows into a new folder."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TrainingError(f"{out} is there and not empty; name a new folder")
+    recipe = settle_bins(recipe, dataset)
+    if by_subject:
+        return _export_by_subject(recipe, dataset, fmt, out, on_window)
     split = make_split(dataset.examples, recipe.train, recipe.train.validation, recipe.train.seed)
     check_leaks(dataset.examples, split)
     head, steps = split_chain(recipe.chain)
     fitted = fit_steps(steps, [dataset.examples[i].window for i in split.training])
-    about = _about(recipe, dataset, split, Chain((*head.specs, *fitted)))
+    about = _about(recipe, dataset, Chain((*head.specs, *fitted)))
+    counts = {side: Counter(dataset.examples[i].label for i in getattr(split, side)) for side in _SIDES}
+    about["windows"] = {side: dict(count) for side, count in counts.items()}
+    about["split"] = _split_facts(split)
     sides = {side: with_steps([dataset.examples[i] for i in getattr(split, side)], fitted) for side in _SIDES}
     _write(out, fmt, {side: _rows(examples, about, on_window) for side, examples in sides.items() if examples}, about)
+    return about
+
+
+def _export_by_subject(
+    recipe: Recipe, dataset: Dataset, fmt: str, out: Path, on_window: Callable[[], None]
+) -> dict[str, Any]:
+    head = split_chain(recipe.chain)[0]
+    subjects: dict[str, list[Example]] = {}
+    headers: dict[Header, int] = {}
+    for example in (*dataset.examples, *dataset.unlabelled):
+        subjects.setdefault(re.sub(r"[^\w.-]+", "_", example.subject) or "unknown", []).append(example)
+        headers.setdefault(example.window.header, len(headers))
+    about = _about(recipe, dataset, head)
+    about["windows"] = {
+        name: dict(Counter(example.label for example in examples)) for name, examples in subjects.items()
+    }
+    about["headers"] = [header_to_json(header) for header in headers]
+    about["by"] = "subject"
+    rows = {name: _rows(examples, about, on_window, headers) for name, examples in sorted(subjects.items())}
+    _write(out, fmt, rows, about)
     return about
 
 
@@ -74,7 +102,7 @@ def _write(out: Path, fmt: str, sides: Mapping[str, _Rows], about: dict[str, Any
         partial.mkdir(parents=True)
         for side, rows in sides.items():
             FORMATS[fmt](partial / f"{side}.{fmt}", rows, about)
-        (partial / "dataset.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+        (partial / _ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
         if out.exists():
             out.rmdir()
         partial.rename(out)
@@ -84,11 +112,12 @@ def _write(out: Path, fmt: str, sides: Mapping[str, _Rows], about: dict[str, Any
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _about(recipe: Recipe, dataset: Dataset, split: Split, chain: Chain) -> dict[str, Any]:
-    fmt = recipe.output_format()
-    counts = {side: Counter(dataset.examples[i].label for i in getattr(split, side)) for side in _SIDES}
+def _about(recipe: Recipe, dataset: Dataset, chain: Chain) -> dict[str, Any]:
+    source = recipe.input_format()
+    fmt = chain.output({source.stream: source})
     return {
         "recipe": recipe.name,
+        "label": recipe.labels.set,
         "shape": [fmt.rows, *fmt.shape],
         "dtype": "float32",
         "channels": list(fmt.channels),
@@ -99,33 +128,41 @@ def _about(recipe: Recipe, dataset: Dataset, split: Split, chain: Chain) -> dict
             {
                 "name": head.name,
                 "column": f"target_{head.name}",
+                "set": head.set,
                 "kind": head.kind,
                 "classes": list(classes_of(head, dataset.examples)),
             }
             for head in recipe.heads
         ],
-        "windows": {side: dict(count) for side, count in counts.items()},
-        "split": {
-            "kind": split.kind,
-            "seed": split.seed,
-            "training": list(split.training_groups),
-            "validation": list(split.validation_groups),
-            "left_out": len(split.left_out),
-        },
         "chain": chain.to_json(),
         "inputs": [{"path": path, **facts} for path, facts in dataset.inputs.items()],
     }
 
 
-def _rows(examples: Sequence[Example], about: Mapping[str, Any], on_window: Callable[[], None]) -> _Rows:
+def _split_facts(split: Split) -> dict[str, Any]:
+    return {
+        "kind": split.kind,
+        "seed": split.seed,
+        "training": list(split.training_groups),
+        "validation": list(split.validation_groups),
+        "left_out": len(split.left_out),
+    }
+
+
+def _rows(
+    examples: Sequence[Example],
+    about: Mapping[str, Any],
+    on_window: Callable[[], None],
+    headers: Mapping[Header, int] | None = None,  # numbers of what makes windows whole again
+) -> _Rows:
     number = {label: i for i, label in enumerate(about["classes"])}
     for example in examples:
         window = example.window
-        yield {
+        row = {
             "window": np.ascontiguousarray(window.data, np.float32),
             "shape": list(window.data.shape),
             "label": example.label,
-            "class": number[example.label],
+            "class": number.get(example.label, -1),
             "session": example.session or window.session,
             "subject": example.subject,
             "start_index": window.start_index,
@@ -134,6 +171,10 @@ def _rows(examples: Sequence[Example], about: Mapping[str, Any], on_window: Call
             "end_ns": window.end_ns,
             **{head["column"]: example.targets.get(head["name"]) for head in about["heads"]},
         }
+        if headers is not None:
+            row |= {"header": headers[window.header], "padded": window.padded, "path": example.recording}
+            row |= {f"meta_{name}": text for name, text in example.metadata.items()}
+        yield row
         on_window()
 
 
@@ -145,7 +186,7 @@ def _write_tfrecord(path: Path, rows: _Rows, about: dict[str, Any]) -> None:
             file.write(tfrecord(tf_example(row | {name: _target_feature(target) for name, target in targets.items()})))
 
 
-def _target_feature(target: str | float) -> _Feature:
+def _target_feature(target: str | float) -> Feature:
     return target if isinstance(target, str) else np.array([target], np.float32)
 
 
@@ -201,107 +242,3 @@ FORMATS: dict[str, Callable[[Path, _Rows, dict[str, Any]], None]] = {
     "parquet": _write_parquet,
     "csv": _write_csv,
 }
-
-
-def tfrecord(data: bytes) -> bytes:
-    """Frame one record of a TFRecord file."""
-    length = _LENGTH.pack(len(data))
-    return b"".join((length, _CHECKSUM.pack(_masked(length)), data, _CHECKSUM.pack(_masked(data))))
-
-
-def tf_example(features: Mapping[str, _Feature]) -> bytes:
-    """Encode a ``tf.train.Example``: texts become bytes features, whole numbers int64 ones, arrays float ones (flat, in C order)."""
-    entries = b""
-    for name, value in features.items():
-        entry = _field(1, name.encode()) + _field(2, _feature(value))
-        entries += _field(1, entry)
-    return _field(1, entries)
-
-
-def _feature(value: _Feature) -> bytes:
-    if isinstance(value, str):
-        return _field(1, _field(1, value.encode()))
-    if isinstance(value, int | list):
-        numbers = [value] if isinstance(value, int) else value
-        return _field(3, _field(1, b"".join(varint(number & (1 << 64) - 1) for number in numbers)))
-    return _field(2, _field(1, np.ascontiguousarray(value, "<f4").tobytes()))
-
-
-def _field(number: int, content: bytes) -> bytes:
-    """Encode a length-delimited field of Protobuf's wire format."""
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def _masked(data: bytes) -> int:
-    """Compute the checksum that stands in a TFRecord file."""
-    crc = _checksum()(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-@cache
-def _checksum() -> Callable[[bytes], int]:
-    """Take a compiled CRC-32C where one is installed."""
-    try:
-        compiled: Callable[[bytes], int] = import_module("aiokafka.record.util").calc_crc32c
-    except (ImportError, AttributeError):
-        return crc32c
-    return compiled
-
-
-def crc32c(data: bytes) -> int:
-    """Compute a CRC-32C (RFC 3720, appendix B.4).
-
-    The bytes are cut into lanes that numpy runs through side by side. A CRC is linear: that of two lanes is the first one's,
-    moved on by as many zero bytes as the second has, plus the second one's.
-
-    Examples
-    --------
-    >>> hex(crc32c(b"123456789"))
-    '0xe3069283'
-    """
-    if len(data) < 64:
-        state = 0xFFFFFFFF
-        for byte in data:
-            state = int(_table()[(state ^ byte) & 255]) ^ state >> 8
-        return state ^ 0xFFFFFFFF
-    lanes = 1 << min(_LANES_LOG2, len(data).bit_length() // 2)
-    length = -(-len(data) // lanes)
-    # Zeros in front change nothing as long as the register is 0; that it begins as ones is the same as flipping 32 bits.
-    padded = np.zeros(lanes * length, np.uint8)
-    padded[-len(data) :] = np.frombuffer(data, np.uint8)
-    padded[-len(data) :][:4] ^= 255
-    table, columns = _table(), np.ascontiguousarray(padded.reshape(lanes, length).T)
-    states = np.zeros(lanes, np.uint32)
-    for column in columns:
-        states = table[(states ^ column) & 255] ^ states >> 8
-    while len(states) > 1:
-        states = _apply(_zeros(length), states[::2]) ^ states[1::2]
-        length *= 2
-    return int(states[0]) ^ 0xFFFFFFFF
-
-
-@cache
-def _table() -> _Words:
-    states = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        states = np.where(states & 1, states >> 1 ^ np.uint32(_POLYNOMIAL), states >> 1)
-    return states.astype(np.uint32)
-
-
-@lru_cache(maxsize=64)
-def _zeros(count: int) -> _Words:
-    """Tell what becomes of each of the register's 32 bits after `count` zero bytes."""
-    if count == 1:
-        bits: Any = np.left_shift(np.uint32(1), np.arange(32, dtype=np.uint32))
-        stepped: _Words = _table()[bits & 255] ^ bits >> 8
-        return stepped
-    half = _zeros(count // 2)
-    twice = _apply(half, half)
-    return _apply(_zeros(1), twice) if count % 2 else twice
-
-
-def _apply(operator: _Words, states: _Words) -> _Words:
-    result = np.zeros_like(states)
-    for bit in range(32):
-        result ^= operator[bit] * (states >> np.uint32(bit) & np.uint32(1))
-    return result

@@ -59,7 +59,11 @@ def _fit(step: Spec, windows: Sequence[Window]) -> Spec:
     if not isinstance(step, PerWindow) or not _learns(step):
         return step
     learner: Any = step.spec
-    return replace(step, spec=learner.fit(windows))
+    return replace(step, spec=learner.fit(_Mapped(_without_padding, windows)))
+
+
+def _without_padding(window: Window) -> Window:
+    return replace(window, pieces=window.real, padded=0) if window.padded else window
 
 
 def apply_steps(steps: Sequence[Spec], windows: Sequence[Window]) -> Sequence[Window]:

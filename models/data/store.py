@@ -9,7 +9,7 @@ read-only views of a memory map.
     dataset.json   recordings, headers, labels, heads, checksums, notes; written last
 
 Windows that overlap share rows: rows that are, to the byte, the last ones of the window before are not written again.
-Writing holds the last window, a block of rows, and 60 bytes and 8 a head for each window before.
+Writing holds the last window, a block of rows, and 68 bytes and 8 a head for each window before.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ _RECORD = np.dtype(
         ("start_ns", "<i8"),
         ("end_ns", "<i8"),
         ("missing", "<f8"),
+        ("padded", "<i8"),
         ("label", "<i4"),
         ("recording", "<i4"),
         ("header", "<i4"),
@@ -80,7 +81,15 @@ class StoreWriter:
         if recording not in self._recordings:
             self._metadata.append(dict(example.metadata))
         record = (
-            *(first, window.start_index, window.end_index, window.start_ns, window.end_ns, window.missing),
+            *(
+                first,
+                window.start_index,
+                window.end_index,
+                window.start_ns,
+                window.end_ns,
+                window.missing,
+                window.padded,
+            ),
             self._labels.setdefault(example.label, len(self._labels)),
             self._recordings.setdefault(recording, len(self._recordings)),
             self._headers.setdefault(window.header, len(self._headers)),
@@ -209,9 +218,11 @@ def open_store(folder: Path) -> Dataset:
     recordings, labels, height = about["recordings"], about["labels"], about["rows_a_window"]
     targets = _targets(folder, about["heads"], len(records))
     examples = []
-    for i, (row, start, end, start_ns, end_ns, missing, label, recording, header) in enumerate(records.tolist()):
+    for i, (row, start, end, start_ns, end_ns, missing, padded, label, recording, header) in enumerate(
+        records.tolist()
+    ):
         data = rows[row : row + height].transpose(axes)
-        window = Window(headers[header], start, end, start_ns, end_ns, data, missing)
+        window = Window(headers[header], start, end, start_ns, end_ns, data, missing, padded)
         session, subject, path, metadata = recordings[recording]
         examples.append(Example(window, labels[label], session, subject, path, metadata, targets[i]))
     dataset = Dataset([], about["inputs"], Counter(about["notes"]), about["longest_s"])

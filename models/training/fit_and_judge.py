@@ -199,6 +199,7 @@ def fit(recipe: Recipe, data: SplitData, plan: FitPlan, on_epoch: Callable[[Epoc
         settings["epochs"],
         settings["seed"],
         settings["patience"],
+        settings["min_gain"],
         schedule=settings["schedule"],
         # Else all classes count alike; with none given, the architecture's own rule is to weigh them.
         class_weights=() if recipe.train.balance == "weights" else (1.0,) * len(data.labels),

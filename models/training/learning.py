@@ -53,6 +53,7 @@ class Course:
 
     history: list[Epoch] = field(default_factory=list)  # the epochs that were
     best_loss: float = math.inf  # lowest validation loss
+    reached: float = math.inf  # what a validation loss must lie `min_gain` below to count as better
     since: int = 0  # epochs without a better one
     stopped: bool = False  # whether nothing more is to be learned
 
@@ -61,7 +62,8 @@ class Course:
         self.history.append(numbers)
         better = numbers.get("validation_loss", math.inf) < self.best_loss
         if "validation_loss" in numbers:
-            self.since = 0 if better else self.since + 1
+            gained = numbers["validation_loss"] < self.reached - options.min_gain
+            self.since, self.reached = (0, numbers["validation_loss"]) if gained else (self.since + 1, self.reached)
             self.best_loss = min(self.best_loss, numbers["validation_loss"])
         self.stopped = self.since >= options.patience or len(self.history) >= options.epochs
         return better

@@ -64,6 +64,8 @@ def manifest_of(
         "scores": {key: winner.scores[key] for key in BRIEF if key in winner.scores},
         "lineage": dict(lineage),
     }
+    if isinstance(recipe.labels.bins, tuple):
+        manifest["bins"] = list(recipe.labels.bins)
     if heads := final.data.heads:
         temperatures = zip(heads, winner.temperatures[1:], strict=True)
         manifest["heads"] = [{"name": h.name, "labels": list(h.labels), "temperature": t} for h, t in temperatures]

@@ -19,6 +19,7 @@ from kymo.models.data.splits import Split, check_leaks, group_of, make_split, se
 from kymo.models.zoo import ModelHead, Samples
 from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import Recipe
+from kymo.processors.windows import PaddedWindows
 from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import TrainingError
 
@@ -133,7 +134,17 @@ def augment_of(recipe: Recipe, layout: str, fmt: Format) -> Augment | None:
         return None
     from kymo.processors.augment import augmenter
 
-    vary: Any = augmenter(recipe.train.augment, fmt)
+    augment: Any = augmenter(recipe.train.augment, fmt)
+
+    def keep_padding(windows: Array, random: np.random.Generator) -> Array:
+        """Vary what is there: zeros at the end are padding, which models know by them."""
+        empty = (windows[:, ::-1] == 0).all(axis=tuple(range(2, windows.ndim)))
+        padding = np.logical_and.accumulate(empty, axis=1)[:, ::-1]
+        varied: Array = augment(windows, random)
+        varied[padding] = 0
+        return varied
+
+    vary = keep_padding if any(isinstance(spec, PaddedWindows) for spec in recipe.chain.specs) else augment
     if layout == "channels_last":
-        return vary  # type: ignore[no-any-return]
+        return vary
     return lambda windows, random: np.moveaxis(vary(np.moveaxis(windows, 1, -1), random), -1, 1)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kymo.models.bundle import Bundle, load_bundle
+from kymo.models.data.bins import settle_bins
 from kymo.models.data.examples import notes_on
 from kymo.models.data.samples import is_stateful, split_chain
 from kymo.models.pooling import Pool
@@ -36,6 +37,8 @@ from kymo.processors.recipe.load import Recipe
 from kymo.streams.errors import TrainingError
 
 _MOST_NOTES = 10  # of the readers
+#: How files with the weights of a framework end.
+_WEIGHTS = {"keras": "weights.h5", "tensorflow": "weights.h5", "torch": "pt"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +76,7 @@ def train(
     started = time.monotonic()
     settings = train_parameters(recipe, request)
     dataset = request.windows(recipe, split_chain(recipe.chain)[0], on_stage)
+    recipe = settle_bins(recipe, dataset)
     run = TrainingRun(recipe, request, settings, dataset, on_stage or (lambda name, epochs: on_epoch))
     with checkpoints(fingerprint(run)) as run.folder:
         candidates, pool = fit_candidates(run)
@@ -215,12 +219,24 @@ def _write_run(
         attached=attached,
         promote=run.request.promote,
     )
-    if run.request.history_out:
-        _save(run.request.history_out, (json.dumps(winner.history, indent=1) + "\n").encode())
-    if run.request.weights_out:
+    weights_out, history_out = _places(run, final)
+    if history_out:
+        _save(history_out, (json.dumps(winner.history, indent=1) + "\n").encode())
+    if weights_out:
         weights = getattr(final.model, "weights", None)
-        _save(run.request.weights_out, weights() if callable(weights) else exported.model)
+        _save(weights_out, weights() if callable(weights) else exported.model)
     return load_bundle(path)
+
+
+def _places(run: TrainingRun, final: FittedModel) -> tuple[Path | None, Path | None]:
+    """Where weights and history go: as the request says, else into the folder that ``[train] results`` names."""
+    weights, history, folder = run.request.weights_out, run.request.history_out, run.settings["results"]
+    if folder:
+        own = "npz" if hasattr(final.model, "weights") else "onnx"
+        kind = next((_WEIGHTS[name] for name in final.model.packages if name in _WEIGHTS), own)
+        weights = weights or Path(folder) / "model_weights" / f"{run.recipe.name}.{kind}"
+        history = history or Path(folder) / "model_history" / f"{run.recipe.name}.json"
+    return weights, history
 
 
 def _save(path: Path, data: bytes) -> None:

@@ -65,6 +65,9 @@ class FitOptions:
     epochs: int = 60  # most passes over the data, at least 1
     seed: int = 0  # of everything that is random
     patience: int = 15  # epochs without a better validation loss after which learning stops
+    min_gain: float = (
+        0.0  # by which a validation loss must be lower to count as better; weights are those of the lowest
+    )
     batch_size: int = 0  # windows a step; 0 for the architecture's own
     schedule: str = ""  # learning rate over time, one of :data:`~kymo.processors.recipe.tables.SCHEDULES`; empty for the architecture's own
     class_weights: tuple[float, ...] = ()  # one a label; empty: as if all classes were equally frequent

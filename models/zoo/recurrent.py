@@ -29,16 +29,17 @@ ops = keras.ops
 CELLS = ("lstm", "gru")
 _STEPS = 200  # about as many as such a network can follow
 _HOP_STEPS = 10  # of a stateful one's window, which learns from about twenty of them at a time
-#: ``cell`` (lstm or gru), ``units`` of each of ``layers``, both directions (``bidirectional``), ``attention`` over the
-#: steps instead of the last one; ``patch`` samples or columns make one step (0: such that a window has about 200),
-#: turned into ``patch_width`` numbers; whether zeros at a window's end are ``masking``; whether it goes on from window
-#: to window (``stateful``; then all zeros are values); then how it learns.
+#: ``cell`` (lstm or gru), ``units`` of each of ``layers`` (or a list, one number a layer), both directions (``bidirectional``),
+#: ``attention`` over the steps instead of the last one, ``dense`` units behind them (0: none); ``patch`` samples or columns
+#: make one step (0: such that a window has about 200), turned into ``patch_width`` numbers; whether zeros at a window's end are
+#: ``masking``; whether it goes on from window to window (``stateful``; then all zeros are values); then how it learns.
 DEFAULTS: dict[str, Any] = {
     "cell": "lstm",
     "units": 64,
     "layers": 1,
     "bidirectional": False,
     "attention": False,
+    "dense": 0,
     "patch": 0,
     "patch_width": 32,
     "masking": True,
@@ -76,9 +77,10 @@ class Recurrent(KerasArchitecture):
         heads: Sequence[ModelHead] = (),  # what else it says
     ) -> None:
         super().__init__(labels, heads)
-        p = self.parameters = read_parameters(parameters, DEFAULTS)
+        self.parameters, self.widths = _read(parameters)
+        p = self.parameters
         self.shape = window_shape(fmt)
-        _check(p, self.shape[0])
+        _check(p, self.widths, self.shape[0])
         self.patch = p["patch"] or _patch(self.shape[0], p["stateful"])
         if p["stateful"]:
             self._check_hop(self.shape[0])
@@ -92,19 +94,21 @@ class Recurrent(KerasArchitecture):
             mask = Padding(self.patch, name="padding")(x) if p["masking"] else None
         if self.patch > 1:
             x = keras.layers.Conv1D(p["patch_width"], self.patch, self.patch, name="patches")(x)
-        for i in range(p["layers"]):
+        for i in range(len(self.widths)):
             if i:
                 x = keras.layers.Dropout(p["dropout"])(x)
             x = self._layer(i)(x, mask=mask)
-        x = Attention(p["units"], name="attention")(x, steps=mask) if p["attention"] else x
+        x = Attention(self.widths[-1], name="attention")(x, steps=mask) if p["attention"] else x
         self.features = x
+        if p["dense"]:
+            x = keras.layers.Dense(p["dense"], activation="relu", name="dense")(keras.layers.Dropout(p["dropout"])(x))
         self.model = keras.Model(source, self.columns(keras.layers.Dropout(p["dropout"])(x)))
 
     def _layer(self, i: int) -> Any:
         p = self.parameters
         kind = keras.layers.LSTM if p["cell"] == "lstm" else keras.layers.GRU
-        sequences = p["attention"] or i < p["layers"] - 1
-        layer = kind(p["units"], return_sequences=sequences, name=f"cells_{i}")
+        sequences = p["attention"] or i < len(self.widths) - 1
+        layer = kind(self.widths[i], return_sequences=sequences, name=f"cells_{i}")
         return keras.layers.Bidirectional(layer, name=f"both_{i}") if p["bidirectional"] else layer
 
     def export(self, path: Path, input_name: str, output_name: str) -> None:
@@ -136,6 +140,20 @@ class Recurrent(KerasArchitecture):
             )
 
 
+def _read(parameters: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """Fill in defaults; units of each layer."""
+    units = parameters.get("units")
+    if not isinstance(units, list | tuple):
+        p = read_parameters(parameters, DEFAULTS)
+        return p, (p["units"],) * p["layers"]
+    if not units or any(type(width) is not int for width in units):
+        raise TrainingError(f"[model] units = {list(units)}, expected a whole number, or one a layer")
+    if parameters.get("layers", len(units)) != len(units):
+        raise TrainingError(f"[model] layers = {parameters['layers']}, but units has {len(units)}; leave layers out")
+    p = read_parameters({**parameters, "units": max(units), "layers": len(units)}, DEFAULTS)
+    return p | {"units": list(units)}, tuple(units)
+
+
 def _patch(rows: int, stateful: bool) -> int:
     """Choose how many samples or columns make one step."""
     if not stateful:
@@ -144,11 +162,11 @@ def _patch(rows: int, stateful: bool) -> int:
     return next(size for size in range(most, 0, -1) if rows % size == 0)
 
 
-def _check(p: Mapping[str, Any], rows: int) -> None:
+def _check(p: Mapping[str, Any], widths: Sequence[int], rows: int) -> None:
     check_learning(p)
     one_of(p, "cell", CELLS)
-    if min(p["units"], p["layers"], p["patch_width"]) < 1 or p["patch"] < 0:
-        raise TrainingError("[model] units, layers and patch_width start at 1, patch at 0")
+    if min(*widths, p["layers"], p["patch_width"]) < 1 or min(p["patch"], p["dense"]) < 0:
+        raise TrainingError("[model] units, layers and patch_width start at 1, patch and dense at 0")
     if p["patch"] > rows:
         raise TrainingError(f"[model] patch = {p['patch']}, but a window has {rows} samples or columns")
 
@@ -238,7 +256,7 @@ def windows_to_onnx(network: Any, input_name: str, output_name: str) -> bytes:
     flat = _flat(graph, network, input_name)
     lengths = _lengths(graph, flat, network.patch) if p["masking"] else ""
     sequence = _steps(graph, network, flat)
-    for i in range(p["layers"]):
+    for i in range(len(network.widths)):
         steps, last, _ = _layer(graph, network, i, sequence, lengths)
         sequence = _joined(graph, steps)
     if p["attention"]:
@@ -255,10 +273,11 @@ def stateful_to_onnx(network: Any, input_name: str, output_name: str, hop: int) 
     """Write one hop as ONNX: windows ``(n, hop, …)`` and ``state`` ``(n, size)`` to the output and ``next_state``."""
     graph, p = Graph(), network.parameters
     sequence = _steps(graph, network, _flat(graph, network, input_name))
-    kinds, units = (2 if p["cell"] == "lstm" else 1), p["units"]
+    kinds, begin = (2 if p["cell"] == "lstm" else 1), 0
     after: list[str] = []
-    for i in range(p["layers"]):
-        before = [_part(graph, (i * kinds + k) * units, units) for k in range(kinds)]
+    for i, units in enumerate(network.widths):
+        before = [_part(graph, begin + k * units, units) for k in range(kinds)]
+        begin += kinds * units
         steps, last, cell = _layer(graph, network, i, sequence, "", before)
         sequence = _joined(graph, steps)
         after += [last, cell][:kinds]
@@ -266,7 +285,7 @@ def stateful_to_onnx(network: Any, input_name: str, output_name: str, hop: int) 
     parts = [graph.node("Squeeze", [value, axis]) for value in after]  # (1, n, units) to (n, units)
     graph.node("Concat", parts, NEXT_STATE, axis=1)
     _heads(graph, network, _column(graph, parts[-kinds]), output_name)
-    state = ("n", p["layers"] * kinds * units)
+    state = ("n", begin)
     columns = network.model.outputs[0].shape[-1]
     return graph.model(
         {input_name: ("n", hop, *network.shape[1:]), STATE: state}, {output_name: ("n", columns), NEXT_STATE: state}
@@ -326,7 +345,7 @@ def _layer(
         p["cell"].upper(),
         [sequence, *weights, *([lengths, *(before or [])] if lengths or before else [])],
         outputs,
-        hidden_size=p["units"],
+        hidden_size=network.widths[i],
         direction="bidirectional" if p["bidirectional"] else "forward",
         **options,
     )

@@ -23,7 +23,7 @@ from kymo.streams.errors import FormatError, RecipeError
 from kymo.streams.schema import nearest
 
 #: Steps that the compiler sets itself, and parameters that it sets on framed steps.
-_COMPILER_STEPS = frozenset({"intake", "derived", "windows", "chain", "per_window"})
+_COMPILER_STEPS = frozenset({"intake", "derived", "windows", "padded_windows", "chain", "per_window"})
 _COMPILER_PARAMETERS = frozenset({"chunk_frames", "chunk_phase"})
 
 

@@ -30,7 +30,7 @@ from kymo.processors.recipe.tables import (
 )
 from kymo.processors.recipe.toml import Document, toml_value
 from kymo.processors.steps.maps import Scale
-from kymo.processors.windows import Windows
+from kymo.processors.windows import PaddedWindows, Windows
 from kymo.streams.chunk import Format, signal_format
 from kymo.streams.errors import FormatError, RecipeError
 from kymo.streams.recording import InputOptions, LabelOptions, ReadOptions
@@ -259,7 +259,7 @@ def _chain(document: Document, tables: RecipeTables) -> tuple[Chain, tuple[int, 
         ]
 
     steps = RecipeSteps(
-        windows=Windows(length, hop),
+        windows=PaddedWindows(length, hop) if window.pad else Windows(length, hop),
         before=placed(tables.steps, "steps"),
         behind=placed(window.steps, "window", "steps"),
         fail=partial(_fail, document, ("window",)),

@@ -15,6 +15,8 @@ from kymo.streams.schema import Amount, Count, Rules, SchemaError, Share
 SPLITS = ("subject", "session", "time", "window")
 #: How windows are pooled over time.
 POOLS = ("mean", "hmm")
+#: What classes of a number have equal: their width, or how many people they hold.
+BINS_BY = ("range", "people")
 BALANCES = ("none", "weights", "oversample")
 #: What a head says: one of some classes, or a number (a regression).
 HEAD_KINDS = ("classes", "number")
@@ -30,6 +32,7 @@ Exact = Annotated[
 Names = Mapping[str, Text]
 Rest = Annotated[Mapping[str, Any], Rules(rest=True)]
 Steps = tuple[Mapping[str, Any], ...]
+_BINS = "a whole number from 2, or borders in rising order, such as [2500, 3000]"
 _FOLDS = 'a whole number from 2, 0 for one split, or "each"'
 
 
@@ -61,6 +64,7 @@ class WindowTable:
 
     length_s: Exact
     hop_s: Exact
+    pad: bool = False  # whether what is left at a session's end makes a last window, filled up with zeros
     steps: Steps = ()
 
 
@@ -98,8 +102,18 @@ class LabelTable:
     key: Text | None = None
     names: Names = field(default_factory=dict)
     min_share: Share = 0.5
+    # classes of a number: how many, or the borders between them; 0 where labels are classes themselves
+    bins: Annotated[int, Rules(minimum=0, expected=_BINS)] | tuple[float, ...] = 0
+    bins_by: Annotated[str, Rules(enum=BINS_BY)] = "range"  # what is equal for all of them
 
     def __post_init__(self) -> None:
+        borders = list(self.bins) if isinstance(self.bins, tuple) else [0.0]
+        if self.bins == 1 or not borders or sorted(set(borders)) != borders:
+            raise SchemaError(("bins",), _BINS, borders if isinstance(self.bins, tuple) else self.bins)
+        if self.bins and self.names:
+            raise SchemaError(
+                ("bins",), why="[labels] has both names and bins; bins make classes of numbers, and name them"
+            )
         if self.column and self.key:
             why = "[labels] has both column and key; labels come from a column, or from a labels JSON by key"
             raise SchemaError(("key",), why=why)
@@ -136,6 +150,7 @@ class TrainTable:
     augment: tuple[Augmentation, ...] = ()
     epochs: Count = 60  # most passes over the data
     patience: Count = 15  # epochs without a better validation loss after which learning stops
+    min_gain: Amount = 0  # by which a validation loss must be lower to count as better
     seed: Annotated[int, Rules(minimum=0, maximum=2**31 - 1)] = 0  # what every framework takes
     schedule: Annotated[str, Rules(enum=("", *SCHEDULES))] = ""  # empty for the architecture's own
     # share of the windows that are held out
@@ -144,6 +159,7 @@ class TrainTable:
     refit: bool = True  # whether the final model learns from them, too
     compare: bool | tuple[Text, ...] = True  # whether MiniRocket (or what is listed) is fitted beside the architecture
     sequence: Count = 20  # windows that a stateful model learns from at once
+    results: str = ""  # the folder in which weights and history are left
 
     def __post_init__(self) -> None:
         if self.folds == 1:
@@ -280,6 +296,9 @@ class RecipeTables:
                 f"split by subject or session"
             )
             raise SchemaError(("train", "split"), why=why)
+        if self.window.pad:
+            why = "[window] pad = true: a stateful model takes what came, window by window; leave it out"
+            raise SchemaError(("window", "pad"), why=why)
         if self.train.augment:
             why = (
                 "[[train.augment]] varies windows one by one, but a stateful model learns from sequences of them; "

@@ -153,6 +153,64 @@ class Log(MapSpec):
 
 
 @dataclass(frozen=True)
+class Decibels(MapSpec):
+    """Powers of a window in decibels below its largest one, scaled to -1 to 1.
+
+    ``y = 10 * log10(max(x, amin) / max(largest, amin))``, at least ``-top_db``, as ``librosa.power_to_db(x, ref=np.max)`` with
+    ``amin`` 1e-10 and ``top_db`` 80; with ``scaled`` ``1 + 2 * y / top_db``.
+
+    Parameters
+    ----------
+    top_db : float
+        What lies more than this below the largest is raised to that, above 0.
+    amin : float
+        Smallest power taken, above 0. In the input's unit.
+    per : str
+        What the largest is of: each ``"channel"`` of the window, or the whole ``"window"``.
+    scaled : bool
+        Whether -top_db becomes -1, and the largest 1.
+
+    Raises
+    ------
+    FormatError
+        If top_db or amin is not above 0, or per is another word.
+    """
+
+    top_db: float = 80.0
+    amin: float = 1e-10
+    per: str = "channel"
+    scaled: bool = True
+    name: ClassVar[str] = "decibels"
+    before_window: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for field, value in (("top_db", self.top_db), ("amin", self.amin)):
+            if not is_number(value) or value < float(np.finfo(np.float32).tiny):
+                raise FormatError(f"decibels: {field} {value!r}, expected a number above 0")
+        if self.per not in ("channel", "window"):
+            raise FormatError(f'decibels: per {self.per!r}, expected "channel" or "window"')
+
+    def output(self, inputs: Mapping[str, Format]) -> Format:
+        """The input's format, in dB or without unit."""
+        fmt = only(inputs)
+        units = () if self.scaled else ("dB",) * len(fmt.channels)
+        return replace(fmt, units=units, dtype=float_of(self.name, fmt))
+
+    def apply(self, data: Array, fmt: Format) -> Array:
+        """``(n, ..., channels)`` to the same shape."""
+        out: Real = np.maximum(data, self.amin, dtype=float_of(self.name, fmt))
+        np.log10(out, out=out)
+        out *= 10
+        if out.size:
+            out -= out.max(axis=tuple(range(out.ndim - 1)) if self.per == "channel" else None)
+        np.maximum(out, -self.top_db, out=out)
+        if self.scaled:
+            out *= 2 / self.top_db
+            out += 1
+        return out
+
+
+@dataclass(frozen=True)
 class Standardise(MapSpec):
     """``(x - mean) / std``, with numbers learned from the training windows.
 

@@ -14,11 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from kymo.streams.archive.format import is_archive
-from kymo.streams.errors import SourceError, SourceWarning
+from kymo.streams.errors import EmptyKeepError, SourceError, SourceWarning
 from kymo.streams.labels.labels import count_labels_json, keys_of_labels_json
 from kymo.streams.readers.basic_motions import NAMES, read_basic_motions
 from kymo.streams.readers.files import File, find, format_of, not_read
 from kymo.streams.recording import InputOptions, ReadOptions, Recording
+from kymo.streams.words import many
 
 
 def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> Iterator[Recording]:  # noqa: B008
@@ -40,8 +41,8 @@ def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> I
     Raises
     ------
     SourceError
-        If a path is not there or a file cannot be read as it stands. One that nobody named, since it was there in a folder, is left
-        out with a :class:`~kymo.streams.errors.SourceWarning`, as long as another can be read.
+        If a path is not there or a file cannot be read as it stands. One that nobody named, since it was there in a folder, or of
+        which `keep` leaves no row, is left out with a :class:`~kymo.streams.errors.SourceWarning`, as long as another can be read.
     """
     names = [str(path).lower() for path in paths if _is_data_set(path)]
     for name in names:
@@ -53,7 +54,7 @@ def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> I
         yield from read_archive(Path(path), options)
     on_disk = [path for path in paths if path not in archives and not _is_data_set(path)]
     errors = [error for path in on_disk if "://" not in str(path) for error in not_read(Path(path))]
-    readable = bool(archives or names)
+    emptied, readable = list[SourceError](), bool(archives or names)
     groups: dict[str, list[File]] = {}
     for file in find(on_disk):
         groups.setdefault(file.folder if file.stream else file.path, []).append(file)
@@ -62,15 +63,20 @@ def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> I
             for recording in _of_sensors(files, options, errors) if files[0].stream else _recordings(files[0], options):
                 readable = True
                 yield recording
+        except EmptyKeepError as error:
+            emptied.append(error)
         except SourceError as error:
             if not files[0].in_folder:
                 raise
             errors.append(error)
             if readable:
                 _leave_out(errors)
-    if errors and not readable:
-        raise errors[0]
+    if not readable and (errors or emptied):
+        raise (errors or emptied)[0]
     _leave_out(errors)
+    if emptied:
+        said = f"keep = {options.keep!r} leaves no row of {many(len(emptied), 'file')}"
+        warnings.warn(f"{said}, such as {emptied[0].path}; left out", SourceWarning, stacklevel=2)
 
 
 def _is_data_set(path: str | Path) -> bool:

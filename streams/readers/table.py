@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kymo.streams.chunk import Array, Header, signal_format
-from kymo.streams.errors import SourceError
+from kymo.streams.errors import EmptyKeepError, SourceError
 from kymo.streams.labels.labels import Label, canonical, identity, interval, rename
 from kymo.streams.readers import grid
 from kymo.streams.readers.columns import ColumnRoles
@@ -95,7 +95,7 @@ class Gatherer:
         for key in sorted(self._open, key=lambda key: self._open[key].kept_count > 0):
             yield from self._finish(key)
         if self._dropped and self._dropped == len(self._done):
-            raise SourceError(f"keep = {self._options.keep!r} leaves no row", self._file.path)
+            raise EmptyKeepError(f"keep = {self._options.keep!r} leaves no row", self._file.path)
 
     def _keys(self, block: Block) -> list[tuple[tuple[str, ...], Int]]:
         """Sessions in a block, in order of appearance, with the positions of their rows."""

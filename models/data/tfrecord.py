@@ -1,0 +1,193 @@
+"""TFRecord files. In: features of a window. Out: bytes, and back; no TensorFlow is needed.
+
+A record is its length (uint64), a checksum of that, the bytes of a ``tf.train.Example``, a checksum of those, all little-endian;
+checksums are CRC-32C, rotated and offset as TensorFlow's documentation of the format has it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kymo.streams.codec import varint
+from kymo.streams.errors import SourceError
+
+#: What a TFRecord says of a window under one name.
+Feature = str | int | list[int] | NDArray[np.float32]
+_LENGTH, _CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
+_POLYNOMIAL = 0x82F63B78  # Castagnoli's, bits reversed
+_LANES_LOG2 = 11
+_Words = NDArray[np.uint32]
+
+
+def tfrecord(data: bytes) -> bytes:
+    """Frame one record of a TFRecord file."""
+    length = _LENGTH.pack(len(data))
+    return b"".join((length, _CHECKSUM.pack(_masked(length)), data, _CHECKSUM.pack(_masked(data))))
+
+
+def tf_example(features: Mapping[str, Feature]) -> bytes:
+    """Encode a ``tf.train.Example``: texts become bytes features, whole numbers int64 ones, arrays float ones (flat, in C order)."""
+    entries = b""
+    for name, value in features.items():
+        entry = _field(1, name.encode()) + _field(2, _feature(value))
+        entries += _field(1, entry)
+    return _field(1, entries)
+
+
+def _feature(value: Feature) -> bytes:
+    if isinstance(value, str):
+        return _field(1, _field(1, value.encode()))
+    if isinstance(value, int | list):
+        numbers = [value] if isinstance(value, int) else value
+        return _field(3, _field(1, b"".join(varint(number & (1 << 64) - 1) for number in numbers)))
+    return _field(2, _field(1, np.ascontiguousarray(value, "<f4").tobytes()))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """Encode a length-delimited field of Protobuf's wire format."""
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def read_records(path: Path) -> Iterator[bytes]:
+    """Records of a TFRecord file, their checksums compared."""
+    with path.open("rb") as file:
+        number = 0
+        while head := file.read(12):
+            number += 1
+            length = _LENGTH.unpack(head[:8])[0] if len(head) == 12 else 0
+            if len(head) < 12 or _masked(head[:8]) != _CHECKSUM.unpack(head[8:])[0]:
+                raise SourceError(f"record {number} is damaged or cut off; export the windows again", path)
+            data, checksum = file.read(length), file.read(4)
+            if len(checksum) < 4 or _masked(data) != _CHECKSUM.unpack(checksum)[0]:
+                raise SourceError(f"record {number} is damaged or cut off; export the windows again", path)
+            yield data
+
+
+def tf_features(example: bytes) -> dict[str, Any]:
+    """Decode what :func:`tf_example` writes: texts, lists of whole numbers, float32 arrays.
+
+    Examples
+    --------
+    >>> tf_features(tf_example({"label": "run", "n": -1, "x": np.float32([0.5])}))
+    {'label': 'run', 'n': [-1], 'x': array([0.5], dtype=float32)}
+    """
+    ((_, features),) = _fields(example)
+    entries = (dict(_fields(entry)) for _, entry in _fields(features))
+    return {entry[1].decode(): _value(entry[2]) for entry in entries}
+
+
+def _value(feature: bytes) -> Any:
+    ((kind, content),) = _fields(feature)
+    ((_, values),) = _fields(content) or [(1, b"")]
+    if kind == 1:
+        return values.decode()
+    if kind == 2:
+        return np.frombuffer(values, "<f4")
+    numbers, at = [], 0
+    while at < len(values):
+        number, at = _varint(values, at)
+        numbers.append(number - (1 << 64) if number >> 63 else number)
+    return numbers
+
+
+def _fields(message: bytes) -> list[tuple[int, bytes]]:
+    """Number and content of each length-delimited field."""
+    fields, at = [], 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        length, at = _varint(message, at)
+        fields.append((key >> 3, message[at : at + length]))
+        at += length
+    return fields
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
+        if byte < 128:
+            return value, at
+
+
+def _masked(data: bytes) -> int:
+    """Compute the checksum that stands in a TFRecord file."""
+    crc = _checksum()(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+@cache
+def _checksum() -> Callable[[bytes], int]:
+    """Take a compiled CRC-32C where one is installed."""
+    try:
+        compiled: Callable[[bytes], int] = import_module("aiokafka.record.util").calc_crc32c
+    except (ImportError, AttributeError):
+        return crc32c
+    return compiled
+
+
+def crc32c(data: bytes) -> int:
+    """Compute a CRC-32C (RFC 3720, appendix B.4).
+
+    The bytes are cut into lanes that numpy runs through side by side. A CRC is linear: that of two lanes is the first one's,
+    moved on by as many zero bytes as the second has, plus the second one's.
+
+    Examples
+    --------
+    >>> hex(crc32c(b"123456789"))
+    '0xe3069283'
+    """
+    if len(data) < 64:
+        state = 0xFFFFFFFF
+        for byte in data:
+            state = int(_table()[(state ^ byte) & 255]) ^ state >> 8
+        return state ^ 0xFFFFFFFF
+    lanes = 1 << min(_LANES_LOG2, len(data).bit_length() // 2)
+    length = -(-len(data) // lanes)
+    # Zeros in front change nothing as long as the register is 0; that it begins as ones is the same as flipping 32 bits.
+    padded = np.zeros(lanes * length, np.uint8)
+    padded[-len(data) :] = np.frombuffer(data, np.uint8)
+    padded[-len(data) :][:4] ^= 255
+    table, columns = _table(), np.ascontiguousarray(padded.reshape(lanes, length).T)
+    states = np.zeros(lanes, np.uint32)
+    for column in columns:
+        states = table[(states ^ column) & 255] ^ states >> 8
+    while len(states) > 1:
+        states = _apply(_zeros(length), states[::2]) ^ states[1::2]
+        length *= 2
+    return int(states[0]) ^ 0xFFFFFFFF
+
+
+@cache
+def _table() -> _Words:
+    states = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        states = np.where(states & 1, states >> 1 ^ np.uint32(_POLYNOMIAL), states >> 1)
+    return states.astype(np.uint32)
+
+
+@lru_cache(maxsize=64)
+def _zeros(count: int) -> _Words:
+    """Tell what becomes of each of the register's 32 bits after `count` zero bytes."""
+    if count == 1:
+        bits: Any = np.left_shift(np.uint32(1), np.arange(32, dtype=np.uint32))
+        stepped: _Words = _table()[bits & 255] ^ bits >> 8
+        return stepped
+    half = _zeros(count // 2)
+    twice = _apply(half, half)
+    return _apply(_zeros(1), twice) if count % 2 else twice
+
+
+def _apply(operator: _Words, states: _Words) -> _Words:
+    result = np.zeros_like(states)
+    for bit in range(32):
+        result ^= operator[bit] * (states >> np.uint32(bit) & np.uint32(1))
+    return result
