@@ -46,7 +46,7 @@ class DerivedFile:
 
     The raw streams stand in it as they are, so that the file is a recording like any other; each window behind all steps (a spectrogram,
     most often) is a Chunk of its own, of the stream and the chain that made it. Its origin is the window's start: neighbouring windows
-    overlap. For viewers, a window of several bins is a picture on ``/spectrogram``, too, and each event a message on ``/classification``,
+    overlap. For viewers, a window of several bins is a picture on ``spectrogram``, too, and each event a message on ``classification``,
     both at the window's end.
     """
 
@@ -100,14 +100,14 @@ class DerivedFile:
             self._add(_NAMES.of("spectrogram"), chunk, window.start_ns)
             if window.data.ndim == 3:
                 picture = {"frame_id": header.session, "data": text_of(png(picture_of(window.data))), "format": "png"}
-                self._add_json("/spectrogram", "foxglove.CompressedImage", picture, window.end_ns)
+                self._add_json("spectrogram", "foxglove.CompressedImage", picture, window.end_ns)
         events = self._classifier.classify(windows, memories)
         for event in events:
             said = max(event.probabilities, key=event.probabilities.__getitem__, default="")
             number = self.bundle.labels.index(said) if said in self.bundle.labels else -1
             members = {"session": event.session, "label": event.label, "head": event.head, "predicted_class_id": number}
             members |= {"probability": event.probability, "probabilities": event.probabilities}
-            self._add_json("/classification", "classification", members, event.end_ns)
+            self._add_json("classification", "classification", members, event.end_ns)
         return events
 
     def _add(self, topic: str, chunk: Chunk, at_ns: int) -> None:

@@ -14,6 +14,8 @@ from phone_logs import FORMS, START_NS, write_log
 import kymo
 from kymo.lab.look.arrays import topic_arrays
 from kymo.lab.look.summary import mcap_summary
+from kymo.lab.prepare.phone import PhoneOptions, convert_phone
+from kymo.streams.errors import SourceWarning
 from kymo.streams.readers import read
 from kymo.streams.recording import ReadOptions
 
@@ -293,6 +295,21 @@ def test_what_is_wrong_is_told_in_a_line(tmp_path: Path, text: str, said: str | 
 def test_wrong_options(tmp_path: Path, arguments: tuple[str, ...], status: int, said: str) -> None:
     made = phone(write(tmp_path / "log.jsonl", row(1)), tmp_path / "out", *arguments)
     assert (made.exit_code, said in made.stderr) == (status, True), made.output
+
+
+def test_a_folder_is_converted_where_it_lies_without_what_is_no_log(tmp_path: Path) -> None:
+    write_log(tmp_path / "a.json", "list", stretches=((1, 2, "w"),))
+    (tmp_path / "package.json").write_text('{"name": "app"}')
+    (tmp_path / "cut.json").write_text('[{"sensor": "acc", "time": 1')
+    for _ in range(2):  # the second time labels and experiment lie there
+        with pytest.warns(SourceWarning) as warned:
+            (log,) = convert_phone(tmp_path, tmp_path, PhoneOptions())
+        assert [str(warning.message).partition(": ")[0] for warning in warned] == [
+            str(tmp_path / name) for name in ("cut.json", "package.json")
+        ]
+        assert log.rows["acc_raw"] == 200
+    (tmp_path / "a.json").unlink()
+    assert phone(tmp_path, tmp_path).exit_code == 1
 
 
 def test_a_folder_without_logs(tmp_path: Path) -> None:

@@ -65,11 +65,11 @@ def test_a_viewer_finds_pictures_and_classes(recording: Path, tmp_path: Path) ->
     with out.open("rb") as file:
         found = [
             (channel.topic, schema.name, message.log_time, json.loads(message.data))
-            for schema, channel, message in make_reader(file).iter_messages(["/spectrogram", "/classification"])
+            for schema, channel, message in make_reader(file).iter_messages(["spectrogram", "classification"])
             if schema is not None
         ]
     classes = [
-        (at, value) for topic, schema, at, value in found if (topic, schema) == ("/classification", "classification")
+        (at, value) for topic, schema, at, value in found if (topic, schema) == ("classification", "classification")
     ]
     assert [(at, value["label"], value["probability"]) for at, value in classes] == [
         (event["end_ns"], event["label"], event["probability"]) for event in events
@@ -78,7 +78,7 @@ def test_a_viewer_finds_pictures_and_classes(recording: Path, tmp_path: Path) ->
         assert labels[value["predicted_class_id"]] == max(event["probabilities"], key=event["probabilities"].get)
         assert (value["timestamp"], value["session"]) == ({"sec": at // 10**9, "nsec": at % 10**9}, "walk")
     pictures = [
-        value for topic, schema, _, value in found if (topic, schema) == ("/spectrogram", "foxglove.CompressedImage")
+        value for topic, schema, _, value in found if (topic, schema) == ("spectrogram", "foxglove.CompressedImage")
     ]
     assert len(pictures) == len(events)
     stage, (raw,) = (

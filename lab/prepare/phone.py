@@ -24,6 +24,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,7 +36,7 @@ import numpy as np
 from mcap.writer import CompressionType, Writer
 
 from kymo.lab.prepare import UNITS
-from kymo.streams.errors import SourceError
+from kymo.streams.errors import SourceError, SourceWarning
 from kymo.streams.files import whole_file
 from kymo.streams.labels.labels import canonical
 from kymo.streams.readers.moments import iso_ns
@@ -43,6 +44,7 @@ from kymo.streams.readers.times import TimeColumn
 from kymo.streams.words import NS, brief, is_number, many, some
 
 SUFFIXES = (".json", ".jsonl", ".ndjson")
+_NO_LOGS = (".labels.json", ".experiment.json", ".plan.json")  # what stands beside recordings
 #: Topics of sensors, whose names are compared without case, blanks and underscores. With gravity before without.
 TOPICS = {
     "acc_raw": ("totalacceleration", "accelerationincludinggravity", "accelautocal", "accelerometer", "acc"),
@@ -98,12 +100,21 @@ def convert_phone(
     """Convert a log, or all logs of a folder."""
     files = _files(raw)
     names = _names(files, raw)
-    logs = []
+    logs, errors = list[Converted](), list[SourceError]()
     out.mkdir(parents=True, exist_ok=True)
     for done, (file, name) in enumerate(zip(files, names, strict=True)):
         on_file(done, len(files))
-        logs.append(_convert(file, out / f"{name}.mcap", options))
+        try:
+            logs.append(_convert(file, out / f"{name}.mcap", options))
+        except SourceError as error:
+            if raw.is_file():
+                raise
+            errors.append(error)
     on_file(len(files), len(files))
+    if errors and not logs:
+        raise errors[0]
+    for left_out in errors:
+        warnings.warn(f"{left_out}; left out", SourceWarning, stacklevel=2)
     label_files = [{"filePath": log.labels.name} for log in logs if log.labels]
     if label_files:
         said = f"Recorded sensor logs: {some([log.source.name for log in logs if log.labels], 5)}"
@@ -117,7 +128,8 @@ def _files(raw: Path) -> list[Path]:
         raise SourceError("no such file or folder", raw)
     if raw.is_file():
         return [raw]
-    files = sorted(p for p in raw.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    found = (path for path in raw.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = sorted(path for path in found if not path.name.endswith(_NO_LOGS))
     if not files:
         raise SourceError(f"the folder holds no sensor log ({', '.join(SUFFIXES)})", raw)
     return files
