@@ -34,6 +34,7 @@ UNITS: dict[str, tuple[str, float]] = {
     "cm": ("length", 1e-2),
     "s": ("time", 1.0),
     "ms": ("time", 1e-3),
+    "us": ("time", 1e-6),
     "V": ("voltage", 1.0),
     "mV": ("voltage", 1e-3),
     "uV": ("voltage", 1e-6),

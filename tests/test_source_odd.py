@@ -381,3 +381,39 @@ def test_folders_of_sensors_are_sessions_and_a_broken_file_stops_none(phone: Pat
     assert len(found) == 2
     (phone / "Linear Acceleration.csv").unlink()  # one sensor alone is a file as any other
     assert "Accelerometer" in [recording.session for recording in read([phone])]
+
+
+@pytest.mark.parametrize(
+    ("head", "slow", "said"),
+    [
+        ("X[s],EMG [V],X[s],ACC [g]", 10, "has several columns of times that differ (`X[s]`, 2 times)"),
+        ("EMG Time (s),EMG (V),ACC Time (s),ACC (g)", 10, "(`EMG Time (s)`, `ACC Time (s)`)"),
+        ("X[s],EMG [V],X[s],ACC [g]", 1, None),
+        ("Device Time (ms),EMG (V),Unix Time (s),ACC (g)", 1, None),
+    ],
+)
+def test_columns_of_times_of_each_sensor(tmp_path: Path, head: str, slow: int, said: str | None) -> None:
+    """Where they differ, one of them is not the time of the others' channels."""
+    scale = 1000 if "(ms)" in head else 1
+    rows = [
+        f"{scale * i / 1000:.4f},{i}," + (f"{i * slow / 1000:.4f},{i}" if i < 400 / slow else ",") for i in range(400)
+    ]
+    (tmp_path / "a.csv").write_text("\n".join([head, *rows, ""]))
+    if said:
+        with pytest.raises(SourceError) as error:
+            list(read([tmp_path / "a.csv"]))
+        assert said in str(error.value)
+        assert "make a table of each sensor" in str(error.value)
+        return
+    (recording,) = read([tmp_path / "a.csv"])
+    (stream,) = recording.streams
+    assert (stream.header.format.rate, stream.count, len(stream.header.format.channels)) == (1000, 400, 2)
+
+
+def test_lines_that_end_with_a_semicolon_besides(tmp_path: Path) -> None:
+    rows = [f"33,Jogging,{49105962326000 + i * 50_000_000},{i},{-i};" for i in range(100)]
+    (tmp_path / "a.txt").write_text("\n".join([*rows, ""]))
+    (recording,) = read([tmp_path / "a.txt"])
+    (stream,) = recording.streams
+    assert (stream.header.format.rate, stream.count) == (20, 100)
+    np.testing.assert_array_equal(stream.data[:, -1], -np.arange(100.0))

@@ -23,10 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kymo.streams.errors import SourceError
+from kymo.streams.readers.head import EACH_A_TABLE
 from kymo.streams.readers.times import TIME_COLUMNS, TimeColumn, counter_columns, date_column, time_columns
 from kymo.streams.readers.units import unit_of_name
 from kymo.streams.recording import InputOptions, ReadOptions
-from kymo.streams.words import brief, some
+from kymo.streams.units import factor
+from kymo.streams.words import brief, is_number, some
 
 # Words of names of columns that say which sensor a row is of, where so many rows follow one of another.
 _SENSOR_WORDS = {
@@ -44,6 +46,7 @@ _SENSOR_WORDS = {
 }
 _SENSOR_WORDS |= {"topic", "keypoint", "landmark", "joint", "bodypart", "marker", "field", "device"}
 _ALTERNATE = 0.2
+_TIME_UNITS, _LEAST_TIMES, _SAME_STEP = ("s", "ms", "us"), 8, 1.5
 # Name of the stream that is made where neither a recipe nor the user names one.
 _DEFAULT_STREAM = "sensor"
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
@@ -145,6 +148,7 @@ def column_roles(
     unasked = [name for name in names if name not in asked | texts.names]
     _check_one_sensor(unasked, cells, path)
     counting = _counting_columns(unasked, numeric, cells, rate, bool(texts.session))
+    _check_one_time(unasked, cells, path)
     no_channels = {*texts.names, *counting.names, counting.time, counting.date, *TIME_COLUMNS}
     free = [name for name in names if name in numeric and name not in no_channels]
     inputs, notes = _inputs(options, names, free, path)
@@ -177,6 +181,20 @@ def _check_one_sensor(names: Sequence[str], cells: Callable[[str], Sequence[str]
                 f"keep = \"{name} == '{brief(different[0])}'\" in the recipe's [source], or make a table of each",
                 path,
             )
+
+
+def _check_one_time(names: Sequence[str], cells: Callable[[str], Sequence[str]], path: Path | str) -> None:
+    """Refuse columns of times whose units are said and whose steps differ: sensors of other rates beside each other."""
+    steps = {}
+    for name in names:
+        if (unit := unit_of_name(name)) in _TIME_UNITS:
+            times = np.array([float(text) for text in cells(name) if is_number(text)], np.float64)
+            rising = np.diff(times)
+            if len(times) >= _LEAST_TIMES and (rising >= 0).all() and np.median(rising) > 0:
+                steps[name] = float(np.median(rising)) * factor(unit, "s")
+    if steps and max(steps.values()) > _SAME_STEP * min(steps.values()):
+        shown = some([f"`{brief(name)}`" for name in steps], 4)
+        raise SourceError(f"has several columns of times that differ ({shown}): {EACH_A_TABLE}", path)
 
 
 def _text_columns(names: Sequence[str], asked: Collection[str], options: ReadOptions, path: Path | str) -> _Texts:

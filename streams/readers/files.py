@@ -153,13 +153,13 @@ def find(
         else:
             files += _local_files(Path(path), suffixes, in_folders)
     unique = _with_streams({file.path: file for file in files}.values())
-    paths_of = [
+    places = [
         Path(file.folder).resolve() if file.stream else PurePosixPath(Path(file.path).as_posix()) for file in unique
     ]
-    names = [path.name if file.stream else path.stem for file, path in zip(unique, paths_of, strict=True)]
-    alike = Counter(name for name, _ in dict.fromkeys(zip(names, paths_of, strict=True)))
-    for file, name, path in zip(unique, names, paths_of, strict=True):
-        folders = path.parts[-3:-1] if alike[name] > 1 else ()
+    names = [place.name if file.stream else place.stem for file, place in zip(unique, places, strict=True)]
+    alike = Counter(name for name, _ in dict.fromkeys(zip(names, places, strict=True)))
+    for file, name, place in zip(unique, names, places, strict=True):
+        folders = place.parts[-3:-1] if alike[name] > 1 else ()
         yield replace(file, session="-".join([*(part for part in folders if part not in ("/", "..", ".")), name]))
 
 

@@ -47,6 +47,8 @@ _NAMES_WITHIN = re.compile(r"\b(?:labels|columns|channels)\s*[:=]+\s*([^,;:=\t]+
 _KEY = re.compile(r"(?:channel ?titles?|channels?|labels?|columns?|names?)\s*[:=]", re.IGNORECASE)
 _UNITS_ARE = re.compile(r"^\W*units?\s*(?:[:=,;\t]+\s*(.*))?$", re.IGNORECASE)
 _SENSOR_IS = re.compile(r"^\W*(?:sensor type|channel name)\s*[:=,;\t]+\s*(.*)$", re.IGNORECASE)
+EACH_A_TABLE = "sensors of other rates beside each other; make a table of each sensor with its times"
+_NUMBER_AND_SIGN = re.compile(r",[+-]?[\d.]+([eE][+-]?\d+)?;\s*$")
 _HEAD_ROWS = 400  # of them is judged where the table begins
 _TABLE_ROWS = 3  # so many rows of as many columns are a table
 _NAME_ROWS = 5  # at most
@@ -76,15 +78,19 @@ class TableHead:
     below: list[str]  # the lines behind
     rate: Fraction | None = None  # samples per second, where it is said
     start_ns: int = 0  # time of the first sample, where it is said
-    ending: str = ""  # with which each line ends
+    ending: str = ""  # with which lines end besides
     units: dict[str, str] = field(default_factory=dict)  # by column
     notes: list[str] = field(default_factory=list)  # what was passed over
 
     def tidy(self, lines: list[str]) -> list[str]:
         """Lines with one sign between two cells."""
         if self.delimiter == _SPACES:
-            return [f"{' '.join(line.split())}\n" for line in lines]
-        return [line.rstrip().removesuffix(self.ending) + "\n" for line in lines] if self.ending else lines
+            return [" ".join(line.split()) + "\n" * line.endswith(("\n", "\r")) for line in lines]
+        if self.ending:
+            return [
+                line.rstrip("\r\n").removesuffix(self.ending) + "\n" * line.endswith(("\n", "\r")) for line in lines
+            ]
+        return lines
 
 
 def find_head(lines: Sequence[str], path: Path | str, name: str) -> TableHead:
@@ -110,7 +116,7 @@ def find_head(lines: Sequence[str], path: Path | str, name: str) -> TableHead:
     if below and _is_sample(names, below[:_TABLE_ROWS]):
         head.row, head.below = first, list(lines[first:])
         _make_up_names(head, [names, *below])
-    return _with_all_names(head, [])
+    return _with_all_names(head, [], path)
 
 
 def _empatica(lines: Sequence[str], first: int, path: Path | str, name: str) -> TableHead | None:
@@ -175,7 +181,7 @@ def _head_behind_preface(lines: Sequence[str], begin: int, delimiter: str, path:
     if preface:
         head.notes.append(f"{many(len(preface), 'line')} before the table passed over, first row {rows[0][0] + 1}")
     head.rate = _rate(preface)
-    head = _with_all_names(head, [row for row in cells[:at] if len(row) == width])
+    head = _with_all_names(head, [row for row in cells[:at] if len(row) == width], path)
     for column, unit in _units_said(preface, head).items():
         head.units.setdefault(column, unit)
     return head
@@ -248,11 +254,13 @@ def _rate(preface: Sequence[str]) -> Fraction | None:
     return rates.pop() if len(rates) == 1 else None
 
 
-def _with_all_names(head: TableHead, above: Cells) -> TableHead:
+def _with_all_names(head: TableHead, above: Cells, path: Path | str) -> TableHead:
     """A head whose names are those of all rows that hold some; the rows of units among them are passed over."""
     lines = [(n, line) for n, line in enumerate(head.below[: 4 * _NAME_ROWS]) if line.strip()]
     if any(line.count('"') % 2 for _, line in lines):
         return head
+    if head.delimiter == "," and 2 * sum(map(bool, (_NUMBER_AND_SIGN.search(line) for _, line in lines))) > len(lines):
+        head.ending = ";"
     rows = [_cells(line, head.delimiter) for _, line in lines]
     data = next((row for row in rows[: _NAME_ROWS + 1] if _count_values(row)), None)
     if data is None:
@@ -277,7 +285,27 @@ def _with_all_names(head: TableHead, above: Cells) -> TableHead:
         samples = [_cells(line, head.delimiter) for line in head.below[:_SAMPLE_ROWS] if line.strip()]
         head.names[0] = _kind(samples, 0) or "c1"
     head.units |= {name: unit for name, unit in zip(head.names, units, strict=True) if name and unit}
+    _take_same_times_once(head, path)
     return head
+
+
+def _take_same_times_once(head: TableHead, path: Path | str) -> None:
+    """Of columns of times with one name, one for each sensor, leave the first, if all are the same."""
+    again = {name for name, count in Counter(head.names).items() if name and count > 1}
+    if not again:
+        return
+    rows = [_cells(line, head.delimiter) for line in head.below[:_SAMPLE_ROWS] if line.strip()]
+    times = [n for n, name in enumerate(head.names) if name in again and _kind(rows, n) in ("time", "timestamp")]
+    if len(times) > 1:
+        first = [row[times[0]] for row in rows if len(row) > times[-1]]
+        if any([row[n] for row in rows if len(row) > times[-1]] != first for n in times):
+            name = head.names[times[0]]
+            raise SourceError(
+                f"has several columns of times that differ (`{name}`, {len(times)} times): {EACH_A_TABLE}", path
+            )
+        for n in times[1:]:
+            head.names[n] = ""
+        head.names[times[0]] = "time_s" if known_unit(head.names[times[0]][-3:]) == "s" else "time"
 
 
 def _is_whole(row: Sequence[str], columns: Sequence[int]) -> bool:
@@ -425,7 +453,7 @@ def _make_up_names(head: TableHead, rows: Cells, said: Sequence[str] = ()) -> No
 
 def _kind(rows: Cells, column: int, counting: bool = True) -> str:
     """What a column without a name holds, so that it gets a name: times or, if it may count, what goes up evenly."""
-    cells = [row[column].replace(",", ".") for row in rows if column < len(row)]
+    cells = [row[column].replace(",", ".") for row in rows if column < len(row) and row[column]]
     if cells and all(map(is_moment, cells)):
         return "timestamp"
     if not cells or not all(map(is_number, cells)):
