@@ -216,6 +216,24 @@ def test_a_published_sensor_log_becomes_what_the_recipe_takes(tmp_path: Path, un
     np.testing.assert_allclose(stream.data[10, 6:], np.array([14.4, 10.7, -44.1]) / 50)
 
 
+@pytest.mark.parametrize(
+    ("times", "steps_ns"),
+    [
+        ((1527031630, 1527031722, 1527034529), [92_000, 2_807_000]),  # as the published page shows them
+        ((5, 10_005), [10_000_000]),
+        ((1_700_000_000_000, 1_700_000_000_010), [10_000_000]),  # ms since 1970
+        ((1_700_000_000.25, 1_700_000_000.5), [250_000_000]),
+        (tuple(range(1_526_934_747, 1_526_954_747, 1000)), [1_000_000] * 19),  # 1,000 Hz
+    ],
+)
+def test_a_few_whole_ts_are_microseconds(tmp_path: Path, times: tuple[float, ...], steps_ns: list[int]) -> None:
+    rows = [{"ts": at, "type": "MAG_AUTOCAL", "values": [14.4, 10.7, -44.1]} for at in times]
+    path = tmp_path / "log.json"
+    path.write_text(json.dumps({"data": [{"ts": times[0], "type": "START", "values": []}, *rows]}))
+    done(path, tmp_path / "out", "--label", "0")
+    assert np.diff(topic_arrays(tmp_path / "out" / "log.mcap")["mag_raw"].times_ns).tolist() == steps_ns
+
+
 def test_a_label_is_of_the_whole_log_without_marks(tmp_path: Path) -> None:
     a = START_NS
     path = write(tmp_path / "log.jsonl", row(a), row(a + 10**7), row(a + 2 * 10**7))

@@ -327,28 +327,24 @@ class PhoneLog:
         ]
 
     def _tell_unit(self, records: Sequence[Any]) -> None:
-        """Tell the unit of whole and decimal numbers, where the steps of the commonest sensor make sense in one alone."""
+        """Tell the unit of numbers: of many by the steps of the commonest sensor, of a few whole `ts` that they are µs."""
         rows = [record for record in records[:_FIRST_ROWS] if isinstance(record, dict) and _name(record)]
-        common = Counter(map(_name, rows)).most_common(1)
-        times = [_member(record, _TIMES) for record in rows if common and _name(record) == common[0][0]]
-        if len(times) < _FEWEST_STEPS or not all(text is not None and is_number(text) for text in times):
+        commonest = Counter(map(_name, rows)).most_common(1)
+        rows = [record for record in rows if _name(record) == commonest[0][0]]
+        times = [_member(record, _TIMES) for record in rows]
+        if not times or not all(text is not None and is_number(text) for text in times):
             return
-        numbers = np.array([float(text or 0) for text in times], np.float64)
-        column = TimeColumn("timestamp", self.path)
-        try:
-            ns = column.numbers(numbers, np.arange(1, len(numbers) + 1))
-        except SourceError:
-            return
-        exponents = {
-            round(math.log10(at / number))
-            for at, number in zip(ns.tolist(), numbers.tolist(), strict=True)
-            if number > 0
-        }
-        if len(exponents) == 1 and exponents <= set(UNITS.values()):
-            self._exponent = exponents.pop()
-            if any("steps" in note for note in column.notes):
-                unit = next(name for name, exponent in UNITS.items() if exponent == self._exponent)
-                self.notes.append(f"times are read as {unit} by their steps; --time-unit says another one")
+        texts = [str(text) for text in times]
+        how = "by their steps"
+        exponent = _by_steps(texts, self.path) if len(texts) >= _FEWEST_STEPS else None
+        small = all(text.lstrip("-").isdigit() and _exponent_of(text) == UNITS["s"] for text in texts)
+        if exponent is None and small and all(_member(record, _TIMES[:-1]) is None for record in rows):
+            exponent, how = UNITS["us"], "as whole `ts` are"
+        if exponent is not None:
+            self._exponent = exponent
+            if exponent != _exponent_of(texts[0]):
+                unit = next(name for name, value in UNITS.items() if value == exponent)
+                self.notes.append(f"times are read as {unit} {how}; --time-unit says another one")
 
     def wrong(self, what: str, number: int) -> SourceError:
         """What is wrong with a record, counted from 1."""
@@ -521,6 +517,18 @@ def _number(value: Any) -> float | None:
 
 def _ordered(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(names, key=_AXES.index)) if set(names) <= set(_AXES) else names
+
+
+def _by_steps(texts: Sequence[str], path: Path) -> int | None:
+    """The exponent of the one unit in which times make sense; None in doubt."""
+    numbers = np.array([float(text) for text in texts], np.float64)
+    try:
+        times_ns = TimeColumn("timestamp", path).numbers(numbers, np.arange(1, len(numbers) + 1))
+    except SourceError:
+        return None
+    pairs = zip(times_ns.tolist(), numbers.tolist(), strict=True)
+    exponents = {round(math.log10(at / number)) for at, number in pairs if number > 0}
+    return exponents.pop() if len(exponents) == 1 and exponents <= set(UNITS.values()) else None
 
 
 def _exponent_of(text: str) -> int:
