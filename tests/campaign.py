@@ -103,8 +103,13 @@ class Campaign(Faults):
     def _progress(self, when: str) -> None:
         """Events of both recipes come, or all workers are started anew and it is told."""
         before, until = self.watch.count.copy(), time.monotonic() + PROGRESS_S
+        latest = before
         while any(self.watch.count[recipe] == before[recipe] for recipe in PARTS):
             self.wait(0.5)
+            if (
+                self.feed.held and self.watch.count != latest
+            ):  # the quick recipe has nothing to do until the slow one has caught up
+                latest, until = self.watch.count.copy(), time.monotonic() + PROGRESS_S
             if time.monotonic() > until:
                 still = [recipe for recipe in PARTS if self.watch.count[recipe] == before[recipe]]
                 states = " || ".join(self._state(worker) for worker in self.lab.living())
