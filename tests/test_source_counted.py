@@ -159,8 +159,14 @@ def test_stamps_coarser_than_samples(rate: float, step: float) -> None:
     check(fitted(np.floor(numbers / rate / step + 1e-6) * step), numbers, rate)
 
 
-def test_a_second_that_is_lost_is_a_gap() -> None:
-    numbers = lose(np.arange(3000), (1000, 200))
-    grid = fitted(np.floor(numbers / 100), 100)
-    assert np.flatnonzero(np.diff(grid.indexes) > 1).tolist() == [999], grid.notes
-    assert abs(grid.indexes - numbers).max() <= 5
+@pytest.mark.parametrize("lost", [200, 300, 3000])
+def test_a_pause_between_whole_seconds_is_as_long_as_they_say(lost: int) -> None:
+    numbers = lose(np.arange(6000), (1000, lost))
+    check(fitted(np.floor(numbers / 100)), numbers, 100.0)
+
+
+def test_a_second_that_comes_twice_and_another_that_is_skipped() -> None:
+    """Stamps that are rounded up and down."""
+    numbers = np.arange(600)
+    check(fitted(numbers + (numbers % 37 == 0)), numbers, 1.0)
+    check(fitted(np.where(numbers == 50, 49, numbers) / 50), numbers, 50.0)

@@ -217,11 +217,12 @@ RATED = ReadOptions(inputs=(InputOptions("sensor", (), Fraction(50)),))
 
 def test_a_thousand_far_below_is_no_one(write: Write) -> None:
     """Nor is it where commas part decimals and no number had a point before."""
-    rows = [f"{n:,};{n / 8}" for n in range(700, 1100)]
+    numbers = [*[700] * 3000, *range(900, 1100)]
+    rows = [f"{n:,};{n / 8}" for n in numbers]
     path = write("\n".join(["p;q", *(row.replace(",", "_").replace(".", ",").replace("_", ".") for row in rows)]))
-    assert one(path, RATED).streams[0].data[:, 0].tolist() == list(range(700, 1100))
-    path = write("\n".join(["p,q", *(f'"{n:,}",{n}' for n in range(700, 1100))]))
-    assert "row 302: column `p` has '1,000', expected a number" in str(error_of(path, RATED))
+    assert one(path, RATED).streams[0].data[:, 0].tolist() == numbers
+    path = write("\n".join(["p,q", *(f'"{n:,}",{n}' for n in numbers)]))
+    assert "row 3102: column `p` has '1,000', expected a number" in str(error_of(path, RATED))
 
 
 @pytest.mark.parametrize(
@@ -319,3 +320,14 @@ def test_words_that_say_there_is_no_label(write: Write, word: str, classes: set[
     )
     assert {label.label for label in recording.labels} == classes
     assert any("`null` counts as a class of `label`" in note for note in recording.notes) == (word == "null")
+
+
+def test_blanks_before_quotes_and_units(write: Write) -> None:
+    recording = one(write("\n".join(["t, ax, label", *(f'{i / 50} s, {i} mg, "walk"' for i in range(50))])))
+    assert ({label.label for label in recording.labels}, recording.streams[0].count) == ({"walk"}, 50)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig", "cp1252"])
+def test_encodings(write: Write, encoding: str) -> None:
+    text = "\r\n".join(["t,turn (\u00b0/s)", *(f"{i / 50},{i}" for i in range(50))])
+    assert one(write(text.encode(encoding))).streams[0].data[:, 0].tolist() == list(range(50))

@@ -503,3 +503,101 @@ def test_seconds_of_a_column_t_are_doubted_where_they_are_as_ms(tmp_path: Path) 
     assert one_with(path, at_rate(50)).streams[0].header.format.rate == 50
     rows = [f"{1_700_000_000_000 + 20 * i},{i % 5}" for i in range(100)]
     assert one(write(tmp_path / "b.csv", "t,ax", rows)).streams[0].header.origin_ns == 1_700_000_000 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("head", "row", "start_s"),
+    [
+        ("secs,nsecs", lambda i: f"{1_700_000_000 + i // 50},{i % 50 * 20_000_000}", 1_700_000_000),
+        (
+            "header.stamp.sec,header.stamp.nanosec",
+            lambda i: f"{1_700_000_000 + i // 50},{i % 50 * 20_000_000}",
+            1_700_000_000,
+        ),
+        ("timestamp,ms", lambda i: f"{1_700_000_000 + i // 50},{i % 50 * 20}", 1_700_000_000),
+        ("Date,Time,ms", lambda i: f"{stamp('%d.%m.%Y,%H:%M:%S', 50)(i)},{i % 50 * 20}", EVENING.timestamp()),
+        ("hour,minute,second", lambda i: f"18,{36 + (24 + i // 50) // 60},{(24 + i / 50) % 60:.2f}", 66_984),
+        (
+            "UTC_Nano,UTC_Year,UTC_Month,UTC_Day,UTC_Hour,UTC_Minute,UTC_Second",
+            lambda i: f"{i % 50 * 20_000_000},2024,5,13,18,{36 + (24 + i // 50) // 60},{(24 + i // 50) % 60}",
+            EVENING.timestamp(),
+        ),
+    ],
+)
+def test_a_time_in_several_columns(tmp_path: Path, head: str, row: Clock, start_s: float) -> None:
+    (stream,) = one(write(tmp_path / "a.csv", f"{head},ax", [f"{row(i)},{i % 7}" for i in range(3000)])).streams
+    assert (stream.header.format.channels, stream.header.origin_ns) == (("ax",), start_s * 10**9)
+    assert (stream.header.format.rate, [first for first, _ in stream.pieces]) == (50, [0])
+
+
+def test_the_parts_of_a_time_are_no_channels_beside_another(tmp_path: Path) -> None:
+    rows = [f"{i / 50:.2f},10,{i // 3000},{i / 50 % 60:.0f},{i % 7}" for i in range(300)]
+    (stream,) = one(write(tmp_path / "a.csv", "t,hour,minute,second,ax", rows)).streams
+    assert stream.header.format.channels == ("ax",)
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("time", lambda i: f"18:36:{24 + i // 50}.{i % 50 * 20}"),
+        ("Time (s)", lambda i: f"{i // 50}.{i % 50 * 20}"),
+        ("timestamp", lambda i: f"{1_700_000_000 + i // 50}.{i % 50 * 20_000}"),
+    ],
+)
+def test_fractions_that_lack_zeros_in_front(tmp_path: Path, name: str, row: Clock) -> None:
+    """12.5 for twelve seconds and five ms, as where the two numbers are written one behind the other."""
+    recording = one(write(tmp_path / "a.csv", f"{name},ax", [f"{row(i)},{i}" for i in range(500)]))
+    (stream,) = recording.streams
+    assert (stream.header.format.rate, stream.data[:, 0].tolist()) == (50, list(range(500)))
+    assert any("lack zeros in front" in note for note in recording.notes)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "note"),
+    [
+        ({77: 200_000.0}, "far from both neighbours"),
+        ({77: -1.7e9}, "far from both neighbours"),
+        ({77: 2.6e9, 300: 2.6e9}, "has 2 times far from both neighbours"),
+        (dict.fromkeys(range(200, 500), -0.513), "goes back by 0.493 s and stays so"),
+        (dict.fromkeys(range(200, 500), -0.5), "goes back by 0.48 s and stays so"),
+    ],
+)
+def test_times_that_are_wrong_lose_no_sample(tmp_path: Path, wrong: dict[int, float], note: str) -> None:
+    rows = [f"{1.7e9 + i / 50 + wrong.get(i, 0.0):.3f},{i}" for i in range(500)]
+    recording = one(write(tmp_path / "a.csv", "timestamp,ax", rows))
+    assert [(first, len(piece)) for first, piece in recording.streams[0].pieces] == [(0, 500)]
+    assert recording.streams[0].data[:, 0].tolist() == list(range(500))
+    assert any(note in said for said in recording.notes), recording.notes
+
+
+def test_a_clock_that_goes_back_far_is_refused_and_one_that_goes_on_is_a_gap(tmp_path: Path) -> None:
+    rows = [f"{100 + i / 50 - 10.003 * (i >= 900):.3f},{i}" for i in range(2000)]
+    with pytest.raises(SourceError, match=r"row 902.*goes back by 9.983 s"):
+        one(write(tmp_path / "a.csv", "t,ax", rows))
+    rows = [f"{100 + i / 50 + 2.5 * (i >= 200):.3f},{i}" for i in range(500)]
+    assert [first for first, _ in one(write(tmp_path / "b.csv", "t,ax", rows)).streams[0].pieces] == [0, 325]
+
+
+@pytest.mark.parametrize(
+    ("at", "count", "note"), [(0, 2, "2 rows from 3 years before"), (498, 2, "2 rows from 82 years after")]
+)
+def test_a_few_rows_of_another_time_at_an_end(tmp_path: Path, at: int, count: int, note: str) -> None:
+    other = datetime(2021, 1, 1, tzinfo=UTC).timestamp() if at == 0 else 4.3e9
+    rows = [f"{(other if at <= i < at + count else EVENING.timestamp()) + i / 50:.2f},{i}" for i in range(500)]
+    recording = one(write(tmp_path / "a.csv", "timestamp,ax", rows))
+    assert (recording.streams[0].count, [first for first, _ in recording.streams[0].pieces]) == (498, [0])
+    assert any(note in said for said in recording.notes), recording.notes
+
+
+def test_the_newest_may_come_first(tmp_path: Path) -> None:
+    recording = one(write(tmp_path / "a.csv", "Time,ax", [f"{i / 50:.2f},{i}" for i in range(300)][::-1]))
+    assert recording.streams[0].data[:, 0].tolist() == list(range(300))
+
+
+def test_days_of_matlab_are_dates(tmp_path: Path) -> None:
+    rows = [f"{739_385.5 + i / 86_400:.8f},{i}" for i in range(200)]
+    (stream,) = one(write(tmp_path / "a.csv", "timestamp,ax", rows)).streams
+    assert (stream.header.origin_ns, stream.header.format.rate) == (
+        int(datetime(2024, 5, 13, 12, tzinfo=UTC).timestamp()) * 10**9,
+        1,
+    )

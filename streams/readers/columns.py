@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from kymo.streams.errors import SourceError
 from kymo.streams.readers.head import EACH_A_TABLE
-from kymo.streams.readers.times import TIME_COLUMNS, TimeColumn, counter_columns, date_column, time_columns
+from kymo.streams.readers.times import TIME_COLUMNS, TimeColumn, composed, counter_columns, time_columns, time_parts
 from kymo.streams.readers.units import unit_of_name
 from kymo.streams.recording import InputOptions, ReadOptions
 from kymo.streams.units import factor
@@ -75,7 +75,7 @@ class ColumnRoles:
     keep: Keep | None
     notes: list[str] = field(default_factory=list)  # what was decided
     counted: bool = False  # whether the column of times counts samples
-    date: str | None = None  # column of dates that the times of day are of
+    parts: Mapping[str, str] = field(default_factory=dict)  # columns that make a time together, by what they are of it
     rate: Fraction | None = None  # samples per second, where the recipe says one
     start_ns: int = 0  # time of the first sample, where no column says it
 
@@ -84,19 +84,14 @@ class ColumnRoles:
         return TimeColumn(self.time, path, self.rate, counts=self.counted) if self.time else None
 
     def time_texts(self, columns: Mapping[str, Sequence[str]]) -> Sequence[str]:
-        """Texts of the column of times, behind those of its dates, if there are any."""
-        times = columns[self.time or ""]
-        return (
-            times
-            if self.date is None
-            else [f"{day} {time}" for day, time in zip(columns[self.date], times, strict=True)]
-        )
+        """Texts of times, of one column or of several."""
+        return composed(self.parts, columns) if self.parts else columns[self.time or ""]
 
     @property
     def texts(self) -> tuple[str, ...]:
         """Columns to read as text, the time column apart."""
         keep = self.keep.columns if self.keep else ()
-        names = (*self.session, self.subject, *self.labels, *keep, *self.metadata, self.date)
+        names = (*self.session, self.subject, *self.labels, *keep, *self.metadata, *self.parts.values())
         return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
@@ -126,7 +121,7 @@ class _Counting(NamedTuple):
 
     names: set[str]
     time: str | None = None
-    date: str | None = None
+    parts: Mapping[str, str] = {}
     numbers: bool = False  # whether `time` holds the numbers of samples instead
     notes: Sequence[str] = ()
 
@@ -149,7 +144,7 @@ def column_roles(
     _check_one_sensor(unasked, cells, path)
     counting = _counting_columns(unasked, numeric, cells, rate, bool(texts.session))
     _check_one_time(unasked, cells, path)
-    no_channels = {*texts.names, *counting.names, counting.time, counting.date, *TIME_COLUMNS}
+    no_channels = {*texts.names, *counting.names, counting.time, *TIME_COLUMNS}
     free = [name for name in names if name in numeric and name not in no_channels]
     inputs, notes = _inputs(options, names, free, path)
     inputs = tuple(_with_units(item, told.units) for item in inputs)
@@ -165,7 +160,7 @@ def column_roles(
     clocks = sorted(name for name in counting.names if name not in (counting.time, *channels))
     notes += [f"columns left out, they count time or rows: {', '.join(clocks)}"] if clocks else []
     roles = (counting.time, texts.session, texts.subject, texts.labels, metadata, texts.keep)
-    return ColumnRoles(inputs, channels, *roles, notes, counting.numbers, counting.date, rate, told.start_ns)
+    return ColumnRoles(inputs, channels, *roles, notes, counting.numbers, counting.parts, rate, told.start_ns)
 
 
 def _check_one_sensor(names: Sequence[str], cells: Callable[[str], Sequence[str]], path: Path | str) -> None:
@@ -230,10 +225,12 @@ def _counting_columns(
     certain = (*TIME_COLUMNS, *(candidate.name for candidate in candidates if not candidate.doubt))
     counting = {*(candidate.name for candidate in candidates), *counters}
     time = next((name for name in certain if name in names), None)
-    if time is not None:
-        return _Counting(counting, time, date_column(time, [name for name in names if name != time], cells))
+    parts = time_parts(time, names, cells)
+    counting |= {*time_parts(None, names, cells).values(), *parts.values()}
+    if time is not None or parts:
+        return _Counting(counting, time or parts["second"], parts)
     if counters and rate is not None and not sessions:
-        return _Counting(counting, counters[0], None, True, [f"samples are numbered by `{counters[0]}`"])
+        return _Counting(counting, counters[0], {}, True, [f"samples are numbered by `{counters[0]}`"])
     return _Counting(counting, notes=[f"{candidate.doubt}; left out" for candidate in candidates if candidate.doubt])
 
 

@@ -31,7 +31,7 @@ from kymo.streams.words import brief, is_number, many
 
 _BLOCK_BYTES = 32 * 2**20
 _TOGETHER_BYTES = 64 * 2**20  # larger files are given away session by session
-_SAMPLE_ROWS = 200
+_SAMPLE_ROWS = 2_000
 _INDEX = "index"
 _HEAD_BYTES = 2**18  # names stand within so much
 
@@ -53,9 +53,12 @@ def read_csv(file: File, options: ReadOptions) -> Iterator[Recording]:
 
 
 def _encoding(start: bytes) -> str:
-    """The encoding of a text: UTF-16 by its mark, UTF-8, or else that of Windows (degrees, micro, squares)."""
+    """The encoding of a text: UTF-16 by its mark or its zeros, UTF-8, or else that of Windows (degrees, micro, squares)."""
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
+    for encoding, zeros in (("utf-16-le", start[1:200:2]), ("utf-16-be", start[:200:2])):
+        if len(zeros) > 1 and not zeros.strip(b"\0"):
+            return encoding
     try:
         codecs.getincrementaldecoder("utf-8")().decode(start)
     except UnicodeDecodeError:
@@ -161,7 +164,11 @@ class _Reader:
         return lines, rows
 
     def _find_roles(self, lines: Sequence[str]) -> None:
-        sample = [row for row in islice(csv.reader(lines, delimiter=self._delimiter), _SAMPLE_ROWS) if any(row)]
+        sample = [
+            row
+            for row in islice(csv.reader(lines, delimiter=self._delimiter, skipinitialspace=True), _SAMPLE_ROWS)
+            if any(row)
+        ]
         # A channel with one wrong cell is a channel with an error, not a text column to pass over.
         self._numbers = Numbers(sample, self._delimiter)
         filled = {i for i in range(len(self._names)) if any(len(row) > i and not is_missing(row[i]) for row in sample)}
@@ -189,7 +196,7 @@ class _Reader:
         roles = self._roles
         texts = {*roles.texts, roles.time} - {None}
         numbers = [name in roles.channels and name not in texts for name in self._names]
-        if sum(numbers) < len(roles.channels) or not self._numbers.by_numpy:
+        if sum(numbers) < len(roles.channels) or not self._numbers.by_numpy or any(' "' in line for line in lines[:1]):
             return None
         if self._numbers.comma:
             if not all(numbers) or any("." in line for line in lines):
@@ -209,7 +216,7 @@ class _Reader:
     def _slow(self, lines: list[str], rows: NDArray[np.int64]) -> Block:
         """A block cell by cell: finds the wrong row, or reads what numpy does not (empty cells, quoted line breaks)."""
         roles = self._roles
-        reader = csv.reader(lines, delimiter=self._delimiter)
+        reader = csv.reader(lines, delimiter=self._delimiter, skipinitialspace=True)
         at = [self._names.index(name) for name in roles.channels]
         positions = {name: self._names.index(name) for name in (*roles.texts, *([roles.time] if roles.time else []))}
         row_numbers: list[int] = []

@@ -32,7 +32,8 @@ RATE_TOLERANCE = 0.01  # a recipe takes rates that far from its own
 _MOST_BLUR = 0.005
 _IRREGULAR = 0.22  # mean distance from the grid in samples; times without any grid have 0.25
 _MAX_INDEX = 2**53
-_YEARS_NS = 10 * 31_557_600 * NS
+_YEAR_NS, _YEARS = 31_557_600 * NS, 10
+_DAY_NS, _FAR = 86_400 * NS, 1_000  # a jump of a day, and of so many steps
 _FEW = 3  # rows
 _TRACKED = 24  # samples a block when a clock's phase is followed: at 1 % off it moves by a quarter of a sample
 # Of samples that are counted:
@@ -204,22 +205,31 @@ def _interleaved(times: Int, order: Int, backward: Int) -> bool:
 
 
 def _rows_since_clock_was_set(times: Int, order: Int, row_numbers: RowNumbers, notes: list[str]) -> Int:
-    """Rows from where the clock was set: the first few may be from before."""
-    jumps = np.flatnonzero(np.diff(times[order]) > _YEARS_NS)
-    if not len(jumps):
-        return order
-    first = int(jumps[-1]) + 1
-    years = (times[order[first]] - times[order[first - 1]]) / _YEARS_NS * 10
-    if first > max(_FEW, len(order) // 100):
-        raise row_numbers.error(
-            f"the time jumps by {years:.0f} years: the clock was set while recording; split the file there",
-            int(order[first]),
-        )
-    notes.append(
-        f"{many(first, 'row')} from {years:.0f} years before the others, first at {row_numbers.at(int(order[0]))}: the clock was not set "
-        "yet, left out"
-    )
-    return order[first:]
+    """Rows from where the clock was set: the first few may be from before, or the last ones be wrong."""
+    steps = np.diff(times[order])
+    jumps = np.flatnonzero(steps > max(_DAY_NS, _FAR * float(np.median(steps)))) if len(steps) else steps
+    few = max(_FEW, len(order) // 100)
+    for jump in jumps[::-1].tolist():
+        before, behind = jump + 1, len(order) - jump - 1
+        size = int(steps[jump])
+        how_far = f"{size / _YEAR_NS:.0f} years" if size > _YEAR_NS else f"{size / _DAY_NS:.0f} days"
+        if before <= few < behind:
+            notes.append(
+                f"{many(before, 'row')} from {how_far} before the others, first at {row_numbers.at(int(order[0]))}: the clock was not set "
+                "yet, left out"
+            )
+            return order[before:]
+        if behind <= few < before and size > _YEARS * _YEAR_NS:
+            notes.append(
+                f"{many(behind, 'row')} from {how_far} after the others, first at {row_numbers.at(int(order[before]))}: left out"
+            )
+            order = order[:before]
+        elif size > _YEARS * _YEAR_NS:
+            raise row_numbers.error(
+                f"the time jumps by {how_far}: the clock was set while recording; split the file there",
+                int(order[before]),
+            )
+    return order
 
 
 def _rate_estimates(times: Int) -> list[float]:
@@ -402,19 +412,38 @@ def _count(times: Int, rate: float | None) -> _Counted | None:
 
 
 def _coarse(times: Int) -> _Counted | None:
-    """Rows that come evenly, as far as stamps can say that are coarser than they are."""
-    starts = np.flatnonzero(np.diff(times, prepend=times[0] - 1))[1:]  # of stamps; the first may be cut short
-    if len(times) < _LEAST or len(starts) < _FEW:
+    """Rows that come evenly, as far as stamps can say that are coarser than they are; a step far longer than others is a pause."""
+    starts = np.flatnonzero(np.diff(times, prepend=times[0] - 1))  # the first row of each stamp
+    if len(times) < _LEAST or len(starts) < _FEW + 1:
         return None
-    rows, since = np.arange(len(times)), (times - times[0]).astype(np.float64) / NS
+    stamps = (times[starts] - times[0]).astype(np.float64) / NS
+    between = np.diff(stamps)
     step = float(np.gcd.reduce(np.diff(times[starts]))) / NS
-    rate = _slope(since[starts], starts.astype(np.float64))
-    steps = np.diff(since)
-    odd = np.mean(np.abs(steps - np.median(steps)) > 0.5 * step)
-    late = float(np.ptp(since * rate - rows))
-    if step * rate < _COARSE or odd < min(_ODD_STEPS, 0.5 / (step * rate)) or late > 1.1 + step * rate * 1.02:
+    pauses = np.flatnonzero(between > 2.5 * np.quantile(between, 0.9)) + 1
+    # The first stamp of a run, and what is below it, may be cut short.
+    runs = [run[1:] if len(run) > 2 else run for run in np.split(np.arange(len(starts)), pauses)]
+    rows, spans = (
+        sum(starts[run[-1]] - starts[run[0]] for run in runs),
+        sum(stamps[run[-1]] - stamps[run[0]] for run in runs),
+    )
+    if spans <= 0 or (len(runs) > 1 and step * rows / spans < 1):
         return None
-    return _Counted(rate, rows, step)
+    rate = rows / spans if len(runs) > 1 else _slope(stamps[runs[0]], starts[runs[0]].astype(np.float64))
+    first_rows = [0, *starts[pauses].tolist()]
+    shifts = [round(stamps[run[0]] * rate - int(starts[run[0]])) for run in runs]
+    missing = np.repeat(shifts, np.diff([*first_rows, len(times)])) - shifts[0]
+    since, numbers = (times - times[0]).astype(np.float64) / NS, np.arange(len(times)) + missing
+    steps = np.diff(since)
+    long, repeats = np.count_nonzero(steps > 1.5 * np.median(steps)), np.count_nonzero(steps == 0)
+    odd = np.mean(np.abs(steps - np.median(steps)) > 0.5 * step) >= min(_ODD_STEPS, 0.5 / (step * rate))
+    if (
+        step * rate < _COARSE
+        or not (odd or 0 < long <= repeats + 1)
+        or (np.diff(numbers) < 1).any()
+        or float(np.ptp(since * rate - numbers)) > 1.1 + step * rate * 1.02
+    ):
+        return None
+    return _Counted(rate, numbers, step)
 
 
 def _by_steps(since: Floats, rate: float | None) -> _Counted | None:

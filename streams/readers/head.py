@@ -394,8 +394,9 @@ def _delimiter(lines: Sequence[str], names: str = "") -> str:
         return values**2 / max(width, 1), width if values else len(_cells(names or lines[-1], sign))
 
     signs = {sign: worth(sign) for sign in _DELIMITERS}
-    if max(signs[sign][0] for sign in ";\t|") >= 1:
-        del signs[_SPACES]  # which may part thousands
+    apart = len(_cells(names, _SPACES)) == _width([_cells(line, _SPACES) for line in lines[-30:]])
+    if max(signs[sign][0] for sign in ";\t|") >= 1 or (not apart and any(sign in names for sign in ",;\t|")):
+        del signs[_SPACES]  # which may part thousands, or stand before units
     return max(signs, key=lambda sign: signs[sign])
 
 

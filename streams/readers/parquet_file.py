@@ -18,7 +18,7 @@ from kymo.streams.readers.table import Block, Gatherer
 from kymo.streams.readers.times import TimeColumn
 from kymo.streams.recording import ReadOptions, Recording
 
-_BLOCK_ROWS = 262_144
+_BLOCK_ROWS, _SAMPLE_ROWS = 262_144, 2_000
 _LARGEST, _RATIO = 2**28, 1000  # of a whole file, unpacked: bytes, and so many times its own size
 _TOGETHER_ROWS = 1_000_000  # larger files are given away session by session
 
@@ -74,7 +74,11 @@ def _recordings(table: Any, file: File, options: ReadOptions) -> Iterator[Record
         row += batch.num_rows
         values = np.column_stack([_numbers(batch.column(name), dtype) for name in roles.channels])
         texts = {name: _texts(batch.column(name)) for name in roles.texts}
-        times = _times(batch.column(roles.time), time_column, rows) if time_column and roles.time else None
+        times = None
+        if time_column and roles.parts:
+            times = time_column.parse(roles.time_texts(texts), rows)
+        elif time_column and roles.time:
+            times = _times(batch.column(roles.time), time_column, rows)
         if time_column:
             gatherer.notes += [note for note in time_column.notes if note not in gatherer.notes]
         if len(rows):
@@ -94,7 +98,7 @@ def _first(table: Any, name: str) -> list[str]:
     """First texts of a column; times as ISO 8601."""
     import pyarrow as pa
 
-    column = next(iter(table.iter_batches(200, columns=[name]))).column(0)
+    column = next(iter(table.iter_batches(_SAMPLE_ROWS, columns=[name]))).column(0)
     return _texts(column.cast(pa.string()) if pa.types.is_timestamp(column.type) else column)
 
 

@@ -9,8 +9,7 @@ going on, where the step back is as long as that, and this is noted, too.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kymo.streams.errors import SourceError
+from kymo.streams.readers.clocks import Clock
 from kymo.streams.readers.moments import Moments, is_date, is_moment
 from kymo.streams.words import NS, brief, is_number
 
@@ -53,14 +53,26 @@ _TIME_NAMES += [
     "tiempo",
     "index level 0",
 ]
-_TIME_WORDS = {"time", "timestamp", "timestamps", "datetime", "unixtime"}
+_TIME_WORDS = {"time", "timestamp", "timestamps", "datetime", "unixtime", "stamp"}
+#: Parts of times in columns of their own, by the last word of their names.
+_CLOCK_PARTS = {"hour": "hour", "hours": "hour", "minute": "minute", "minutes": "minute", "min": "minute"}
+_CLOCK_PARTS |= {
+    "second": "second",
+    "seconds": "second",
+    "sec": "second",
+    "year": "year",
+    "month": "month",
+    "day": "day",
+}
 _DATE_WORDS = {"date", "datum", "day", "fecha"}
 # Words of names of columns that number the rows.
 _COUNTERS = {"frame", "frames", "index", "counter", "packet", "sample", "samples", "row", "seq", "sequence", "#"}
 _COUNTERS |= {"unnamed"}  # as pandas calls its index
-_FIRST_ROWS = 200
+_FIRST_ROWS = 2_000
 _REGULAR_SHARE, _FORWARD_SHARE = 0.9, 0.98  # so many of the steps are near the middle one; so many do not go back
 _RELATIVE_NS = 10**17  # times before 1973 count from some beginning
+_ODD_SHARE = 0.01  # so many times that go back are more than a few late rows
+_FRACTION = re.compile(r"[.](\d+)(?!.*[.]\d)")
 _COMPACT = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])([0-2]\d|3[01])([01]\d|2[0-3])[0-5]\d[0-5]\d(\d{3})?([.,]\d+)?")
 _US, _MS, _MINUTE, _HOUR, _DAY = 10**3, 10**6, 60 * NS, 3_600 * NS, 86_400 * NS
 _TENTH_MS = 10**5
@@ -68,15 +80,17 @@ _TEXT = 0  # texts, no number of any unit
 #: How units stand in names, such as `Time (s)` and `time_ms`, in ns.
 _UNITS_BY_NAME = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), NS),
-    **dict.fromkeys(("ms", "msec", "millis", "millisecond", "milliseconds"), _MS),
-    **dict.fromkeys(("us", "\u00b5s", "\u03bcs", "usec", "micros", "microsecond", "microseconds"), _US),
-    **dict.fromkeys(("ns", "nsec", "nanos", "nanosecond", "nanoseconds"), 1),
+    **dict.fromkeys(("ms", "msec", "msecs", "milli", "millis", "millisec", "millisecond", "milliseconds"), _MS),
+    **dict.fromkeys(
+        ("us", "\u00b5s", "\u03bcs", "usec", "usecs", "micros", "microsec", "microsecond", "microseconds"), _US
+    ),
+    **dict.fromkeys(("ns", "nsec", "nsecs", "nano", "nanos", "nanosec", "nanosecs", "nanosecond", "nanoseconds"), 1),
     **dict.fromkeys(("min", "mins", "minute", "minutes"), _MINUTE),
     **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), _HOUR),
 }
 _UNIT_IN_BRACKETS = re.compile(r"(.+?)\s*[(\[]\s*(\w+)\s*[)\]]")
-_UNIT_FIRST = re.compile(r"([^\W_]+)[ _](.+)")
-_UNIT_LAST = re.compile(r"(.+?)[ _]([^\W_]+)")
+_UNIT_FIRST = re.compile(r"([^\W_]+)[ _.](.+)")
+_UNIT_LAST = re.compile(r"(.+?)[ _.]([^\W_]+)")
 _DECIMAL_UNITS = {NS: "s", _MS: "ms", _US: "µs", 1: "ns"}
 _UNIT_NAMES = _DECIMAL_UNITS | {
     _MINUTE: "minutes",
@@ -86,15 +100,15 @@ _UNIT_NAMES = _DECIMAL_UNITS | {
 }
 _OUR_DAYS_S, _SLOWEST_S = (946_684_800, 2_840_140_800), 300  # 2000 to 2060
 #: Between which steps nothing but that unit is likely; what counts whole units is no clock of seconds.
-_LIKELY_STEPS = {NS: (0.0, 1.0), _MS: (2, 500), _US: (2_000, 200_000), 1: (2_000_000, 500_000_000)}
+_LIKELY_STEPS = {NS: (4e-6, 1.0), _MS: (2, 500), _US: (2_000, 200_000), 1: (2_000_000, 500_000_000)}
 _FINE_CLOCK = {"sample", "time", "fine"}  # of Xsens: µs of one device, ten thousandths of a second of another
 _CHIP_CLOCK_SIZE = 2**32  # where a chip's clock begins anew
 #: When clocks begin anew that are no chip's: every minute, hour, 12 hours, day, week; µs and ms of 32 bits, as seconds.
 _TURNS = (_MINUTE, _HOUR, 12 * _HOUR, _DAY, 7 * _DAY, _CHIP_CLOCK_SIZE * _US, _CHIP_CLOCK_SIZE * _MS)
 _WIDE_TURNS = (_DAY, 7 * _DAY)  # or with a pause in between
-_NO_COUNT_NS = 3  # steps: a clock that begins anew goes on at once
 _LARGEST_COUNT = 2**53  # counters are whole numbers below that
 _TABLE_DAYS, _DAYS_TO_1970, _DAY_STEP = (20_000, 80_000), 25_569, 2e-4
+_MATLAB_DAYS, _MATLAB_TO_1970 = (730_000, 790_000), 719_529
 _RATE_MATCH = 0.1  # steps that are so near to those of the recipe's rate say the unit
 _LARGEST, _TENTH_MS_STEP = 1e17, 1_000
 _LIMIT_NS = 2**62
@@ -137,19 +151,71 @@ def time_columns(
     return [candidate for *_, candidate in sorted(ranked, key=lambda row: row[:3])]
 
 
-def date_column(time: str, names: Sequence[str], cells: Callable[[str], Sequence[str]]) -> str | None:
-    """The column of dates that belongs to a column of times of day, if there is one."""
-    texts = [text for text in cells(time)[:_FIRST_ROWS] if text.strip()]
-    if not texts or not all(is_moment(text) and is_moment(f"1970-01-01 {text.strip()}") for text in texts):
-        return None
-    return next(
-        (
-            name
-            for name in names
-            if not _DATE_WORDS.isdisjoint(_words(name)) and all(map(is_date, cells(name)[:_FIRST_ROWS]))
-        ),
-        None,
+def time_parts(time: str | None, names: Sequence[str], cells: Callable[[str], Sequence[str]]) -> dict[str, str]:
+    """Columns that make one time, by what they are of it: `date`, `time`, `year` to `second`, and `sub`, what is below a second. Empty
+    where the column of times stands alone."""
+    last = {(re.findall(r"[a-z\u00b5]+", name.lower()) or [""])[-1]: name for name in reversed(names)}
+    parts = {_CLOCK_PARTS[word]: name for word, name in last.items() if word in _CLOCK_PARTS}
+    below = [name for word, name in last.items() if 0 < _UNITS_BY_NAME.get(word, NS) < NS]
+    if not {"hour", "minute", "second"} <= parts.keys() or time not in (None, *parts.values(), *below):
+        parts = {}
+        if time is None:
+            return {}
+        parts["time"] = time
+        texts = [text for text in cells(time)[:_FIRST_ROWS] if text.strip()]
+        if texts and all(is_moment(text) and is_moment(f"1970-01-01 {text.strip()}") for text in texts):
+            dates = [name for name in names if name != time and not _DATE_WORDS.isdisjoint(_words(name))]
+            parts |= dict([("date", name) for name in dates if all(map(is_date, cells(name)[:_FIRST_ROWS]))][:1])
+    elif not {"year", "month", "day"} <= parts.keys():
+        parts = {part: parts[part] for part in ("hour", "minute", "second")}
+    below = [name for name in below if name not in parts.values()]
+    parts |= dict([("sub", name) for name in below if _is_below_seconds(name, parts, cells)][:1])
+    return parts if len(parts) > 1 else {}
+
+
+def _is_below_seconds(name: str, parts: Mapping[str, str], cells: Callable[[str], Sequence[str]]) -> bool:
+    """Whether a column holds what is below a second, and begins anew with each."""
+    columns = {column: cells(column) for column in parts.values()}
+    try:
+        numbers = np.array([int(text) for text in cells(name)])
+        seconds = TimeColumn(next(iter(parts.values())), "").parse(composed(parts, columns), np.arange(len(numbers)))
+    except (ValueError, SourceError):
+        return False
+    limit = NS // _UNITS_BY_NAME[(re.findall(r"[a-z\u00b5]+", name.lower()))[-1]]
+    anew, steps = np.diff(seconds) > 0, np.diff(numbers)
+    whole = not (seconds % NS).any() and (numbers >= 0).all() and (numbers < limit).all()
+    return bool(
+        whole
+        and anew.any()
+        and np.mean(steps[anew] <= 0) > _REGULAR_SHARE
+        and np.mean(steps[~anew] >= 0) > _REGULAR_SHARE
     )
+
+
+def composed(parts: Mapping[str, str], columns: Mapping[str, Sequence[str]]) -> list[str]:
+    """Texts of times whose parts stand in columns of their own; as they stand where one is no number."""
+    kinds = list(parts)
+    return [
+        _composed(dict(zip(kinds, texts, strict=True)), parts)
+        for texts in zip(*(columns[name] for name in parts.values()), strict=True)
+    ]
+
+
+def _composed(texts: dict[str, str], parts: Mapping[str, str]) -> str:
+    try:
+        if "hour" in texts:
+            second, _, fraction = texts["second"].strip().partition(".")
+            hour, minute, below = int(float(texts["hour"])), int(float(texts["minute"])), fraction.rstrip("0")
+            texts["time"] = f"{hour}:{minute:02d}:{int(second):02d}" + (f".{below}" if below else "")
+            if "year" in texts:
+                texts["date"] = "-".join(str(int(float(texts[part]))) for part in ("year", "month", "day"))
+        text = f"{texts['date'].strip()} {texts['time'].strip()}" if "date" in texts else texts["time"].strip()
+        if "sub" in texts:
+            digits = len(str(NS // _UNITS_BY_NAME[re.findall(r"[a-z\u00b5]+", parts["sub"].lower())[-1]])) - 1
+            text = f"{text.removesuffix('.0')}.{int(float(texts['sub'])):0{digits}d}"
+    except ValueError:
+        return " ".join(texts.values())
+    return text
 
 
 def _first_times(name: str, texts: Sequence[str], rate: Fraction | None) -> tuple[NDArray[np.int64], str]:
@@ -167,23 +233,17 @@ def _first_times(name: str, texts: Sequence[str], rate: Fraction | None) -> tupl
 
 def _run_as_time(times: NDArray[np.int64], base: str, texts: Sequence[str]) -> bool:
     steps = np.diff(times)
-    # A second of a fast sensor has the same time in many rows.
-    one_second = (
-        len(times) > 1
-        and times[0] == times[-1]
-        and (is_moment(texts[0]) or times[0] > _RELATIVE_NS)
-        and not is_date(texts[0])
-    )
-    if not len(steps) or (times[-1] <= times[0] and not one_second):
+    if not len(steps) or (np.ptp(times) < NS and (steps < 0).any()):  # what is below a second, of another column
         return False
-    middle = float(np.median(steps))
-    if base == "t" and not is_moment(
-        texts[0]
-    ):  # a name that says it all only has to run on; a letter may as well be a temperature
-        return bool(np.mean(np.abs(steps - middle) < 0.5 * middle) >= _REGULAR_SHARE)
+    middle, is_text, days = float(np.median(steps)), is_moment(texts[0]), is_date(texts[0])
+    if base == "t" and not is_text:  # a letter may as well be a temperature
+        return bool(middle > 0 and np.mean(np.abs(steps - middle) < 0.5 * middle) >= _REGULAR_SHARE)
     # Of other names than those of times, it may be a trial's start, or its number; dates alone are days.
-    certain = base in _TIME_NAMES and not is_date(texts[0])
-    return bool((certain or middle > 0) and np.mean(steps >= 0) >= _FORWARD_SHARE)
+    certain = (base in _TIME_NAMES or times[0] > _RELATIVE_NS) and not days
+    if times[0] == times[-1] and not (steps.any() or (certain and (is_text or times[0] > _RELATIVE_NS))):
+        return False  # else a second of a fast sensor
+    onward = max(np.mean(steps >= 0), np.mean(steps <= 0) if certain else 0.0)  # the newest may come first
+    return bool((certain or middle > 0) and onward >= _FORWARD_SHARE)
 
 
 def counter_columns(names: Sequence[str], cells: Callable[[str], Sequence[str]]) -> list[str]:
@@ -192,13 +252,12 @@ def counter_columns(names: Sequence[str], cells: Callable[[str], Sequence[str]])
     for name in names:
         if _COUNTERS.isdisjoint(_words(name)):
             continue
-        try:
-            numbers = np.array([float(text) for text in cells(name)[:_FIRST_ROWS]], np.float64)
-        except ValueError:
-            continue
-        steps = np.diff(numbers)
-        whole = bool((numbers == np.rint(numbers)).all())
-        if len(steps) and whole and np.mean(steps >= 1) >= _FORWARD_SHARE and np.mean(steps == np.median(steps)) > 0.5:
+        texts = cells(name)[:_FIRST_ROWS]
+        numbers = np.array([float(text) for text in texts if is_number(text)], np.float64)
+        numbers = numbers[np.isfinite(numbers)]
+        steps, whole = np.diff(numbers), bool((numbers == np.rint(numbers)).all())
+        few_odd = len(steps) and len(numbers) >= _FORWARD_SHARE * len(texts)
+        if few_odd and whole and np.mean(steps >= 1) >= _FORWARD_SHARE and np.mean(steps == np.median(steps)) > 0.5:
             columns.append(name)
     return columns
 
@@ -238,7 +297,7 @@ def _unit(middle: float, step: float, rate: Fraction | None, fine: bool) -> tupl
         slow = unit == NS and (step % 3600 == 0 or step in (600, 900, 1200, 1800))
         if _OUR_DAYS_S[0] <= middle / second < _OUR_DAYS_S[1] and (step <= _SLOWEST_S * second or slow):
             return unit, "since 1970, by the size of its first value"
-    if _TABLE_DAYS[0] <= middle < _TABLE_DAYS[1] and 0 < step < _DAY_STEP:
+    if any(low <= middle < high for low, high in (_TABLE_DAYS, _MATLAB_DAYS)) and 0 < step < _DAY_STEP:
         return _DAY, "by the size of its first value"
     if rate or abs(middle) >= _LARGEST:  # no unit makes that rate, or it counts since some other year
         return None, ""
@@ -254,8 +313,9 @@ class TimeColumn:
     def __init__(self, column: str, path: Path | str, rate: Fraction | None = None, *, counts: bool = False) -> None:
         self.column, self.path, self._rate, self._counts = column, path, rate, counts
         self._notes, self._moments = list[str](), Moments(column)
-        self._clock, self._step = _Clock(), 1
+        self._clock, self._step = Clock(), 1
         self._number: int | None = None
+        self._digits: int | None = None  # that a fraction lacks in front, as where ms are written as numbers
         #: In ns; `_TEXT` for texts, None before it is decided.
         self._unit: int | None = None
         self._named = NS if column.lower() == "t" else _spelled(column)[1]
@@ -277,26 +337,37 @@ class TimeColumn:
             return self._numbered(texts, rows)
         if self._unit is None:
             self._decide(texts, int(rows[0]))
+        times = self._read(texts if not self._digits else [_padded(text, self._digits) for text in texts], rows)
+        if self._digits is None:
+            self._digits = _lacking_digits(texts, times)
+            if self._digits:
+                self._notes.append(
+                    f"fractions of `{self.column}` lack zeros in front: .5 is read as .{5:0{self._digits}d}"
+                )
+                times = self._read([_padded(text, self._digits) for text in texts], rows)
+        return self._going_on(times)
+
+    def _read(self, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Times of texts as they stand."""
         if self._unit == _TEXT:
             try:
-                times = self._moments.parse(texts)
+                return self._moments.parse(texts)
             except ValueError as error:
                 raise self._error(texts[error.args[0]], int(rows[error.args[0]])) from None
-            return self._going_on(times)
         if self._unit == NS and (quick := _small_seconds(texts)) is not None:
-            return self._going_on(quick)
+            return quick
         times = np.empty(len(texts), np.int64)
         for i, text in enumerate(texts):
             try:
                 times[i] = _scaled(text, self._unit or 1)
             except (ValueError, ArithmeticError, OverflowError):
                 raise self._error(text, int(rows[i])) from None
-        return self._going_on(times)
+        return times
 
     def numbers(self, values: NDArray[np.generic], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Times of a numeric column (Parquet): whole numbers exactly, float64 as exactly as it holds them."""
         if self._unit is None and len(values):
-            self._decide([str(value) for value in values], int(rows[0]))
+            self._decide([str(value) for value in values[:_FIRST_ROWS]], int(rows[0]))
         if self._unit in (_DAY, _TEXT) or self._counts:
             return self.parse([str(value) for value in values], rows)
         scale = self._unit or 1
@@ -315,7 +386,8 @@ class TimeColumn:
         return self._going_on(times)
 
     def _going_on(self, times: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Times of a clock that begins anew, or is set for summer time, as if it went on."""
+        """Times of a clock that begins anew, is set, or is wrong once, as if it went on."""
+        times = self._clock.mended(times)
         if self._unit == _TEXT and self._moments.dated:
             return self._clock.set_forth_and_back(times, hours=not self._moments.zoned, leap=self._moments.leap)
         if self._unit == _TEXT:
@@ -360,7 +432,7 @@ class TimeColumn:
         numbers = np.array([float(text) for text in texts[:_FIRST_ROWS] if is_number(text)], np.float64)
         numbers = numbers[np.isfinite(numbers)]
         steps = np.diff(numbers)
-        step = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
+        step = float(np.median(np.abs(steps[steps != 0]))) if steps.any() else 0.0
         middle = float(np.median(numbers)) if len(numbers) else 0.0
         self._unit, how = _unit(middle, step, self._rate, fine=_words(self.column) >= _FINE_CLOCK)
         if self._named and (self._unit in (None, NS) or ("size" not in how and not self._rate)):  # `t` is in seconds
@@ -394,6 +466,21 @@ class TimeColumn:
         return SourceError(f"column `{self.column}` has {brief(text)!r}, expected {kind}", self.path, row)
 
 
+def _lacking_digits(texts: Sequence[str], times: NDArray[np.int64]) -> int:
+    """Digits of fractions that are written as numbers, 0 where fractions are as usual: as these, times go back again and again."""
+    if np.mean(np.diff(times) < 0) < _ODD_SHARE if len(times) > 1 else True:
+        return 0
+    fractions = [match[1] for text in texts if (match := _FRACTION.search(text))]
+    lengths = {len(digits) for digits in fractions}
+    if len(lengths) < 2 or any(len(digits) > 1 and digits[0] == "0" for digits in fractions):
+        return 0
+    return next((digits for digits in (3, 6, 9) if max(lengths) <= digits), 0)
+
+
+def _padded(text: str, digits: int) -> str:
+    return _FRACTION.sub(lambda match: f".{match[1]:0>{digits}}", text, count=1)
+
+
 def _small_seconds(texts: Sequence[str]) -> NDArray[np.int64] | None:
     """Seconds below 1e6, where a float64 is exact to a fraction of a ns; None for anything else."""
     try:
@@ -408,76 +495,12 @@ def _small_seconds(texts: Sequence[str]) -> NDArray[np.int64] | None:
 
 def _scaled(text: str, unit: int) -> int:
     try:
-        number = Decimal(text) - (_DAYS_TO_1970 if unit == _DAY else 0)
+        number = Decimal(text)
+        if unit == _DAY:
+            number -= _MATLAB_TO_1970 if number > _TABLE_DAYS[1] else _DAYS_TO_1970
         value = (number * unit).to_integral_value()
     except InvalidOperation:
         raise ValueError(text) from None
     if not abs(value) < _LIMIT_NS or "_" in text:
         raise ValueError(text)
     return int(value)
-
-
-@dataclass(slots=True)
-class _Clock:
-    """A clock that may begin anew; what was so before in the file."""
-
-    notes: list[str] = field(default_factory=list)
-    turn: int = 0  # after how much it does
-    _first: int | None = None
-    _last: int = 0
-    _step: int = 0  # the middle one
-    _added: int = 0
-
-    def going_on(self, values: NDArray[np.int64], turns: Sequence[int], wide: Sequence[int]) -> NDArray[np.int64]:
-        """Values of a clock that begins anew after one of `turns`, as if it went on; after a `wide` one there may be a pause."""
-        steps = self._steps(values)
-        span = int(values.max()) - int(values.min())
-        shifts = np.zeros(len(values), np.int64)
-        for turn in (self.turn,) if self.turn else [turn for turn in turns if turn < _LIMIT_NS]:
-            longest = turn // 8 if turn in wide else min(_NO_COUNT_NS * max(self._step, 1), turn // 8)
-            begins = (steps < 0) & (steps + turn >= 0) & (steps + turn < max(longest, 1))
-            # What begins at 0, and so often, may as well be recordings one after the other.
-            fresh = turn in (_MINUTE, _HOUR) and (self._first or 0) % turn < _NO_COUNT_NS * self._step
-            if begins.any() and span <= turn and not fresh:
-                self.turn = turn
-                self._say("begins anew where a counter is full: it is read as going on")
-                shifts = turn * np.cumsum(begins)
-                break
-        shifts += self._added
-        self._added = int(shifts[-1])
-        return values + shifts
-
-    def set_forth_and_back(self, times: NDArray[np.int64], hours: bool, leap: bool) -> NDArray[np.int64]:
-        """Times of a calendar, across an hour that summer time takes or gives, and a leap second, as if there were none."""
-        steps = self._steps(times)
-        before = times - steps
-        shifts = np.zeros(len(times), np.int64)
-        near = _NO_COUNT_NS * self._step
-        for size in (_HOUR, NS):
-            if not (hours if size == _HOUR else leap):
-                continue
-            odd = ((steps + size >= 0) & (steps < 0) & (steps + size <= near)) | (
-                (steps > size) & (steps - size <= near) & (size == _HOUR)
-            )
-            if size == _HOUR:  # on a Sunday morning, when the hour is full
-                days, since = np.divmod(before, _DAY)
-                odd &= (days % 7 == 3) & (since < 4 * _HOUR) & ((before + near) // _HOUR > before // _HOUR)
-            if odd.sum() == 1:
-                shifts += np.where(np.cumsum(odd) > 0, -size * np.sign(steps[np.argmax(odd)]), 0)
-                kind = "summer time" if size == _HOUR else "a leap second"
-                self._say(f"jumps by {size // NS} s, as with {kind}: it is read as going on")
-        shifts += self._added
-        self._added = int(shifts[-1])
-        return times + shifts
-
-    def _steps(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
-        if self._first is None:
-            self._first = self._last = int(values[0])
-        steps: NDArray[np.int64] = np.diff(values, prepend=self._last)
-        self._last = int(values[-1])
-        if not self._step and (steps > 0).any():
-            self._step = int(np.median(steps[steps > 0]))
-        return steps
-
-    def _say(self, note: str) -> None:
-        self.notes += [note] if note not in self.notes else []

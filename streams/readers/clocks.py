@@ -1,0 +1,115 @@
+"""Clocks of recordings as if they went on. In: times as they stand, ns, or numbers of a counter. Out: the same, across where a clock
+begins anew, is set, or is wrong once; and notes on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kymo.streams.words import NS, many
+
+_MINUTE, _HOUR, _DAY = 60 * NS, 3_600 * NS, 86_400 * NS
+_STEPS = 3  # by which a clock that begins anew, or is set, goes on at once
+_LIMIT_NS = 2**62
+_FAR_NS, _FAR = 10 * NS, 1_000  # a time is wrong that is so far, and so many steps, from both neighbours
+_SET_BACK_NS, _ROWS = 5 * NS, 20  # a clock is set back by so much at most; rows before and behind
+
+
+@dataclass(slots=True)
+class Clock:
+    """A clock that may begin anew; what was so before in the file."""
+
+    notes: list[str] = field(default_factory=list)  # what its column does, and how that is read
+    turn: int = 0  # after how much it does
+    _first: int | None = None
+    _last: int = 0
+    _step: int = 0  # the middle one
+    _added: int = 0
+
+    def going_on(self, values: NDArray[np.int64], turns: Sequence[int], wide: Sequence[int]) -> NDArray[np.int64]:
+        """Values of a clock that begins anew after one of `turns`, as if it went on; after a `wide` one there may be a pause."""
+        steps = self._steps(values)
+        span = int(values.max()) - int(values.min())
+        shifts = np.zeros(len(values), np.int64)
+        for turn in (self.turn,) if self.turn else [turn for turn in turns if turn < _LIMIT_NS]:
+            longest = turn // 8 if turn in wide else min(_STEPS * max(self._step, 1), turn // 8)
+            begins = (steps < 0) & (steps + turn >= 0) & (steps + turn < max(longest, 1))
+            # What begins at 0, and so often, may as well be recordings one after the other.
+            fresh = turn in (_MINUTE, _HOUR) and (self._first or 0) % turn < _STEPS * self._step
+            if begins.any() and span <= turn and not fresh:
+                self.turn = turn
+                self._say("begins anew where a counter is full: it is read as going on")
+                shifts = turn * np.cumsum(begins)
+                break
+        shifts += self._added
+        self._added = int(shifts[-1])
+        return values + shifts
+
+    def set_forth_and_back(self, times: NDArray[np.int64], hours: bool, leap: bool) -> NDArray[np.int64]:
+        """Times of a calendar, across an hour that summer time takes or gives, and a leap second, as if there were none."""
+        steps = self._steps(times)
+        before = times - steps
+        shifts = np.zeros(len(times), np.int64)
+        near = _STEPS * self._step
+        for size in (_HOUR, NS):
+            if not (hours if size == _HOUR else leap):
+                continue
+            odd = ((steps + size >= 0) & (steps < 0) & (steps + size <= near)) | (
+                (steps > size) & (steps - size <= near) & (size == _HOUR)
+            )
+            if size == _HOUR:  # on a Sunday morning, when the hour is full
+                days, since = np.divmod(before, _DAY)
+                odd &= (days % 7 == 3) & (since < 4 * _HOUR) & ((before + near) // _HOUR > before // _HOUR)
+            if odd.sum() == 1:
+                shifts += np.where(np.cumsum(odd) > 0, -size * np.sign(steps[np.argmax(odd)]), 0)
+                kind = "summer time" if size == _HOUR else "a leap second"
+                self._say(f"jumps by {size // NS} s, as with {kind}: it is read as going on")
+        shifts += self._added
+        self._added = int(shifts[-1])
+        return times + shifts
+
+    def mended(self, times: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Times without those that are far from both neighbours, and on from where a clock is set back by a few seconds."""
+        if len(times) < 2 * _ROWS:
+            return times
+        steps = np.diff(times)
+        step = int(np.median(steps[steps > 0])) if (steps > 0).any() else 0
+        far = max(_FAR_NS, _FAR * step)
+        over = times[2:] - times[:-2]  # around each time but the first and the last
+        wrong = (
+            np.flatnonzero(
+                (np.abs(steps[:-1]) > far) & (np.abs(steps[1:]) > far) & (over > 0) & (over <= 2 * _STEPS * step)
+            )
+            + 1
+        )
+        if len(wrong):
+            times = times.copy()
+            times[wrong] = (times[wrong - 1] + times[wrong + 1]) // 2
+            self._say(f"has {many(len(wrong), 'time')} far from both neighbours: read as between them")
+            steps = np.diff(times)
+        back = np.flatnonzero(steps < 0)
+        if len(back) != 1:
+            return times
+        row, size = int(back[0]) + 1, -int(steps[back[0]])
+        again = times[row] - times[0] < _STEPS * step  # as where a device begins anew
+        caught_up = steps.max() >= size // 2  # as where rows come late
+        if not _STEPS * step < size <= _SET_BACK_NS or again or caught_up or not _ROWS <= row <= len(times) - _ROWS:
+            return times
+        self._say(f"goes back by {size / NS:g} s and stays so, as where a clock is set: it is read as going on")
+        on: NDArray[np.int64] = times + np.where(np.arange(len(times)) >= row, size + step, 0)
+        return on
+
+    def _steps(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        if self._first is None:
+            self._first = self._last = int(values[0])
+        steps: NDArray[np.int64] = np.diff(values, prepend=self._last)
+        self._last = int(values[-1])
+        if not self._step and (steps > 0).any():
+            self._step = int(np.median(steps[steps > 0]))
+        return steps
+
+    def _say(self, note: str) -> None:
+        self.notes += [note] if note not in self.notes else []
