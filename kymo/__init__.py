@@ -29,6 +29,7 @@ from kymo.streams.errors import KymoError, SourceWarning
 
 if TYPE_CHECKING:
     from kymo.lab.look.arrays import extract_imu_windows, topic_arrays
+    from kymo.lab.look.notebook import plot
     from kymo.lab.look.summary import mcap_summary
     from kymo.lab.synth.files import synth
     from kymo.lab.synth.random_plans import RandomPlans, synth_random
@@ -105,6 +106,7 @@ _FACADE = {
     "Event": "kymo.streams.events",
     **dict.fromkeys(("extract_imu_windows", "topic_arrays"), "kymo.lab.look.arrays"),
     "mcap_summary": "kymo.lab.look.summary",
+    "plot": "kymo.lab.look.notebook",
     **dict.fromkeys(("ReadOptions", "Recording"), "kymo.streams.recording"),
     "Settings": "kymo.streams.settings",
     "read": "kymo.streams.readers",
@@ -133,6 +135,7 @@ __all__ = [
     "main",
     "mcap_summary",
     "parse_recipe",
+    "plot",
     "read",
     "run",
     "simulate",

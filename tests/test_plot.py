@@ -329,3 +329,27 @@ def test_a_zoomed_page_has_more_than_its_picture(tmp_path: Path) -> None:
     (data,) = live_of((tmp_path / "out.html").read_text())
     curve = data["rows"][0]["curves"][0]
     np.testing.assert_array_equal(data["arrays"][curve["values"]], np.arange(5000))
+
+
+def test_from_python(tmp_path: Path) -> None:
+    rows = [f"{i / 10},{i % 7},{i % 3},{'a' if i < 30 else 'b'}" for i in range(60)]
+    (tmp_path / "s.csv").write_text("\n".join(["t,x,y,label", *rows]) + "\n")
+    made = kymo.plot(tmp_path / "s.csv", start_s=1, duration_s=4)
+    assert made._repr_png_().startswith(b"\x89PNG")
+    assert sum(stream.count for stream in made.recording.streams) == 40
+    assert kymo.plot(next(kymo.read([tmp_path / "s.csv"]))).recording.session == "s"
+    page = made.save(tmp_path / "s.html").read_text()
+    assert "<html" in page
+    assert made.save(tmp_path / "s.png").read_bytes() == made.png
+    with pytest.raises(kymo.KymoError, match=r"X.png or X.html"):
+        made.save(tmp_path / "s.gif")
+    with pytest.raises(kymo.KymoError, match="no session `z`; there are s"):
+        kymo.plot([tmp_path / "s.csv"], session="z")
+
+
+def test_a_synthesis_is_drawn_with_its_levels() -> None:
+    levels = [{"duration_s": 2, "mag_distortion": {"level": level, "world_x": 0.3}} for level in ("none", "high")]
+    synthesis = kymo.simulate({"initialization": {"sample_rate": 50}, "segments": levels})
+    recording = kymo.plot(synthesis, streams=["mag_raw"]).recording
+    assert [label.label for label in recording.labels] == ["none", "high"]
+    np.testing.assert_array_equal(recording.streams[0].data, synthesis.topics["mag_raw"])

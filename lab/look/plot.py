@@ -31,18 +31,26 @@ def plot_files(
     paths: Sequence[str], recipe: str | None, out: Path | None, choice: dict[str, Any]
 ) -> tuple[Path, list[dict[str, Any]]]:
     """Draw recordings into a file; where it is, and what is known of those that are shown."""
-    options = load_recipe(recipe).read_options() if recipe else ReadOptions()
-    if choice["key"]:
-        options = replace(options, label_key=None if choice["labels"] else choice["key"])
-    elif not recipe and not choice["labels"]:
-        options = replace(options, more_labels=tuple(LabelOptions(key=key) for key in label_keys(paths)))
-    recordings = read(paths, options)
+    if choice["key"] or choice["labels"]:
+        options = load_recipe(recipe).read_options() if recipe else ReadOptions()
+        if choice["key"]:
+            options = replace(options, label_key=None if choice["labels"] else choice["key"])
+        recordings = read(paths, options)
+    else:
+        recordings = read_labelled(paths, recipe)
     if choice["labels"]:
         recordings = _labelled(recordings, choice["labels"], choice["key"])
     # One more than are shown, so that it can be said.
-    parts = list(islice(_parts(recordings, choice), _MOST_SESSIONS + 1))
+    parts = list(islice(choose(recordings, choice), _MOST_SESSIONS + 1))
     target = out or Path(f"{_stem(paths[0])}.html")
     return target, _write(target, parts, ", ".join(map(_name, paths)))
+
+
+def read_labelled(paths: Sequence[str], recipe: str | None) -> Iterator[Recording]:
+    """Recordings as a recipe reads them; without one, with the labels of all keys that are there."""
+    if recipe:
+        return read(paths, load_recipe(recipe).read_options())
+    return read(paths, ReadOptions(more_labels=tuple(LabelOptions(key=key) for key in label_keys(paths))))
 
 
 def _name(path: str) -> str:
@@ -66,7 +74,7 @@ def _labelled(recordings: Iterator[Recording], path: Path, key: str | None) -> I
         yield replace(recording, labels=[*recording.labels, *labels])
 
 
-def _parts(recordings: Iterator[Recording], choice: dict[str, Any]) -> Iterator[tuple[int, Recording]]:
+def choose(recordings: Iterator[Recording], choice: dict[str, Any]) -> Iterator[tuple[int, Recording]]:
     """What is asked for of each recording, with the start of the whole, Unix ns."""
     sessions = []
     for recording in recordings:
@@ -108,7 +116,7 @@ def _write(target: Path, parts: list[tuple[int, Recording]], title: str) -> list
             (recording.session, plot_recording(recording, f"r{i}", start_ns, classes, columns)[1])
             for i, (start_ns, recording) in enumerate(first)
         ]
-        data = _plot_page(title, sections, notes).encode()
+        data = plot_page(title, sections, notes).encode()
     try:
         target.write_bytes(data)
     except OSError as error:
@@ -148,7 +156,7 @@ def plot_recording(
     return drawing, "".join(pieces)
 
 
-def _plot_page(title: str, sections: Sequence[tuple[str, str]], notes: Iterable[str] = ()) -> str:
+def plot_page(title: str, sections: Sequence[tuple[str, str]], notes: Iterable[str] = ()) -> str:
     """The page of several recordings, each with its name and its section."""
     lead = "".join(h.paragraph(note, "note") for note in notes)
     foot = "Made by Kymo. Every column of a curve shows its smallest and its largest number."
