@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from os import PathLike, fspath
 from pathlib import Path
@@ -102,7 +103,7 @@ def plot(
     if isinstance(source, str | PathLike):
         recordings = read_labelled((fspath(source),), recipe)
     elif isinstance(source, Sequence):
-        recordings = read_labelled(tuple(map(fspath, source)), recipe)
+        recordings = read_labelled(tuple(fspath(path) for path in source), recipe)
     else:
         recordings = iter((source if isinstance(source, Recording) else recording_of(source),))
     for origin_ns, part in choose(recordings, choice):
@@ -119,7 +120,7 @@ def recording_of(synthesis: Synthesis) -> Recording:
         raw = topic.endswith("_raw")
         indexes = synthesis.raw_index if raw else np.arange(len(values))
         names = ("x", "y", "z") if values.shape[1] == 3 else tuple(str(i) for i in range(values.shape[1]))
-        fmt = signal_format(topic, names, synthesis.plan.rate_hz, "float64")
+        fmt = signal_format(topic, names, Fraction(synthesis.plan.rate_hz), "float64")
         streams.append(StreamData.from_indexes(Header("synthetic", int(synthesis.times_ns[0]), fmt), values, indexes))
     ends = np.cumsum([0, *synthesis.plan.counts]).tolist()
     times = [int(synthesis.times_ns[0]) + end * synthesis.plan.interval_ns for end in ends]
