@@ -47,6 +47,15 @@ def test_every_flipped_byte_is_found(tmp_path: Path) -> None:
     assert check_archive(tmp_path) == []
 
 
+def test_no_checksum_is_no_damage(tmp_path: Path) -> None:
+    (path,) = write_archive(tmp_path, [some_records(10, 30)])
+    data = bytearray(path.read_bytes())
+    (summary,) = struct.unpack_from("<Q", data, len(data) - 28)
+    data[summary - 4 : summary] = data[-12:-8] = bytes(4)  # other writers leave them out: 0, which means none in MCAP
+    path.write_bytes(data)
+    assert check_archive(tmp_path) == []
+
+
 def test_what_is_missing_is_named(tmp_path: Path, paths: list[Path]) -> None:
     paths[1].unlink()
     wrong = check_archive(tmp_path)

@@ -6,6 +6,7 @@ import base64
 import json
 import subprocess
 from collections import defaultdict
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from mcap.reader import make_reader
 
 from kymo.deploy.children import kymo_command
 from kymo.streams.archive.export import export_recordings, file_stem, label_columns, sample_times
+from kymo.streams.archive.read import ArchiveReader
 from kymo.streams.chunk import Format, Header, signal_format
+from kymo.streams.events import Event
 from kymo.streams.labels.labels import Label
 from kymo.streams.readers import read
 from kymo.streams.recording import Recording, StreamData
@@ -168,6 +171,22 @@ def test_foxglove(tmp_path: Path) -> None:
         "label",
         "foxglove.Log",
     )
+
+
+def test_foxglove_holds_events(tmp_path: Path) -> None:
+    event = Event("a/r/0", "r", "r@1", "a", "imu", 0, T0, T0 + 10**9, "walk", 0.75, {"walk": 0.75}, head="")
+    further = replace(event, id="a/r/0/grip", head="grip", label="firm")
+    raw = [event.to_json(), further.to_json(), b"damaged", replace(event, session="b").to_json()]
+    keys = ("a", "a", "a", "b")
+    records = [record("events", offset, key, text) for offset, (key, text) in enumerate(zip(keys, raw, strict=True))]
+    write_archive(tmp_path / "archive", [[chunk_record(0, chunk("a", 0)), *records]])
+    reader = ArchiveReader(tmp_path / "archive")
+    ((_, (path,)),) = export_recordings(reader.recordings(), "foxglove", tmp_path / "out", events_of=reader.events)
+    schemas, found = messages(path)
+    assert schemas["/events/r"]["name"] == "kymo.Event"
+    time = {"timestamp": {"sec": T0 // 10**9, "nsec": T0 % 10**9}}
+    assert found["/events/r"] == [(T0, time | event.to_dict())]
+    assert [message["label"] for _, message in found["/events/r/grip"]] == ["firm"]
 
 
 def kymo(*words: str) -> subprocess.CompletedProcess[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from mcap.reader import make_reader
+from mcap.records import Channel, DataEnd, Message, Metadata, Schema
+from mcap.stream_reader import StreamReader
 
 from kymo.streams.archive.format import ArchivedRecord, Contents, Span, read_segment
 from kymo.streams.archive.read import ArchiveReader
@@ -45,8 +48,9 @@ def test_any_reader_reads_a_segment(tmp_path: Path) -> None:
         summary = reader.get_summary()
     assert [bytes(message.data) for _, _, message in found] == [r.value for r in records]
     assert [message.sequence for _, _, message in found] == [r.offset for r in records]
-    assert [message.log_time for _, _, message in found] == [r.timestamp * 10**6 for r in records]
-    assert [channel.topic for _, channel, _ in found] == [r.topic for r in records]
+    assert [message.publish_time for _, _, message in found] == [r.timestamp * 10**6 for r in records]
+    assert [channel.topic for _, channel, _ in found] == [f"{r.topic}/{r.key.decode()}" for r in records]
+    assert [channel.metadata["topic"] for _, channel, _ in found] == [r.topic for r in records]
     assert summary is not None
     assert summary.statistics is not None
     assert summary.statistics.message_count == 50
@@ -58,23 +62,29 @@ def test_any_reader_reads_a_segment(tmp_path: Path) -> None:
         pool.Add(file)
     decoded = GetMessageClass(pool.FindMessageTypeByName(schema.name)).FromString(message.data)
     assert (decoded.session, decoded.stream, decoded.first_index) == (records[0].key.decode(), "imu", 0)  # type: ignore[attr-defined, union-attr]
-    assert message.publish_time == BEGIN_MS * 10**6  # the event time of its first sample
 
 
-def test_publish_time_is_event_time_where_it_is_known(tmp_path: Path) -> None:
-    label = {"session": "s1", "start_ns": 17, "end_ns": 20, "label": "a"}
-    path = write_segment(
-        tmp_path,
-        1,
-        [
-            chunk_record(0, chunk("s1", 250)),
-            record("labels", 0, "s1", json.dumps(label).encode()),
-            record("events", 0, "s1", b"damaged"),
-        ],
-    )
-    with path.open("rb") as raw:
-        times = [m.publish_time for _, _, m in make_reader(raw).iter_messages(log_time_order=False)]
-    assert times == [BEGIN_MS * 10**6 + 2_500_000_000, 17, BEGIN_MS * 10**6]
+def test_official_tools_find_nothing_to_warn_of(tmp_path: Path) -> None:
+    """What `mcap doctor` looks at, and why `mcap merge` would want a flag."""
+    records = [*some_records(1, 400), *ODD]  # partitions one behind the other: record times go back
+    assert any(a.timestamp > b.timestamp for a, b in pairwise(records))
+    metadata = []
+    for number in (1, 2):
+        latest, registered = 0, set[tuple[type, int]]()
+        with write_segment(tmp_path, number, records).open("rb") as raw:
+            for record_ in StreamReader(raw, validate_crcs=True).records:
+                if isinstance(record_, Message):
+                    assert record_.log_time >= latest
+                    latest = record_.log_time
+                    assert (Channel, record_.channel_id) in registered
+                elif isinstance(record_, Channel | Schema):
+                    assert (type(record_), record_.id) not in registered
+                    registered.add((type(record_), record_.id))
+                elif isinstance(record_, Metadata):
+                    metadata.append(record_.name)
+                elif isinstance(record_, DataEnd):  # the summary names all channels again
+                    break
+    assert metadata == ["kymo.archive.00000001", "kymo.archive.00000002"]
 
 
 def test_a_segment_says_what_it_holds(tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ from mcap.writer import MCAP0_MAGIC
 from kymo.streams.archive.format import (
     DAMAGED,
     EXTRAS_TOPIC,
-    METADATA_NAME,
     PARTIAL,
     REWOUND,
     SUFFIX,
@@ -39,6 +38,7 @@ from kymo.streams.archive.format import (
     segment_number,
     segment_path,
     segment_paths,
+    stated_members,
     with_extra,
 )
 from kymo.streams.archive.read import MESSAGE, RECORD, chunk_content, index_entries
@@ -111,7 +111,7 @@ def _checksums(raw: IO[bytes], size: int) -> Iterator[str]:
         return
     raw.seek(footer.summary_start)
     summary = raw.read(size - _FOOTER - footer.summary_start) + tail[: 9 + 16]
-    if zlib.crc32(summary) != footer.summary_crc:
+    if footer.summary_crc and zlib.crc32(summary) != footer.summary_crc:  # 0 means that there is none, in MCAP
         yield "the summary differs from its checksum"
     raw.seek(footer.summary_start - _DATA_END)
     end = next(StreamReader(io.BytesIO(raw.read(_DATA_END)), skip_magic=True).records)
@@ -122,7 +122,7 @@ def _checksums(raw: IO[bytes], size: int) -> Iterator[str]:
     raw.seek(0)
     while unread > 0 and (block := raw.read(min(unread, 2**20))):
         crc, unread = zlib.crc32(block, crc), unread - len(block)
-    if crc != end.data_section_crc:
+    if end.data_section_crc and crc != end.data_section_crc:
         yield "the data differ from their checksum"
 
 
@@ -278,7 +278,7 @@ def _first(records: Iterator[tuple[ArchivedRecord, str]], scan: Scan) -> tuple[A
     try:
         return next(records, None)
     except SourceError as error:
-        if f"{METADATA_NAME}.offsets" in scan.metadata:  # which offsets are gone is known at least
+        if "offsets" in stated_members(scan.metadata):  # which offsets are gone is known at least
             return None
         raise NothingWholeError(f"{error}; nothing of it can be kept, delete it") from None
 
@@ -296,18 +296,13 @@ def _start(target: Path, number: int, first: ArchivedRecord | None, scan: Scan) 
     before = segment_path(target.parent, number - 1)
     if before.exists():
         return read_segment(before).contents.following()
-    prefix = scan.metadata.get(f"{METADATA_NAME}.prefix", "")
+    prefix = stated_members(scan.metadata).get("prefix", "")
     return Contents(prefix or (first.topic.rpartition(".")[0] if first else ""))
 
 
 def _finish(contents: Contents, scan: Scan, path: Path) -> None:
     """Where the file's own list of offsets is whole, its gaps and ends hold."""
-    members = {
-        name.removeprefix(METADATA_NAME + "."): text
-        for name, text in scan.metadata.items()
-        if name.startswith(METADATA_NAME + ".")
-    }
-    if not members:
+    if not (members := stated_members(scan.metadata)):
         return
     stated = Contents.from_metadata(members, path)
     reasons = {absent[:4]: absent for absent in stated.absent}
@@ -336,7 +331,7 @@ def _records(scan: Scan) -> Iterator[tuple[ArchivedRecord, str]]:
         stored = channels[channel.id]
         if stored is None:
             continue
-        record = stored.record(message.sequence, message.log_time, bytes(message.data))
+        record = stored.record(message.sequence, message.log_time, message.publish_time, bytes(message.data))
         if extras and (saved := extras.pop(record[:3], None)):
             record = with_extra(record, saved)
         yield record, stored.topic_id

@@ -136,7 +136,7 @@ def export_command(folder: Path | None, fmt: str, out: Path, chosen: tuple[str, 
     """Write sessions for other programs.
 
     csv, parquet: a table a session and stream, with t_ns, the channels, and a column of labels where there are any. foxglove: an MCAP
-    file a session with one message a sample, which Foxglove and Lichtblick plot as it is.
+    file a session with one message a sample, and its events and labels, which Foxglove and Lichtblick show as it is.
     """
     from kymo.streams.archive.export import check_format, export_recordings
     from kymo.streams.archive.read import ArchiveReader
@@ -152,7 +152,7 @@ def export_command(folder: Path | None, fmt: str, out: Path, chosen: tuple[str, 
     with progress("exporting") as show:
         show(0, len(names))
         recordings = reader.recordings(sessions=names)
-        exports = export_recordings(recordings, fmt, out, lambda line: click.echo(line, err=True))
+        exports = export_recordings(recordings, fmt, out, lambda line: click.echo(line, err=True), reader.events)
         for number, (_, paths) in enumerate(exports, 1):
             written += map(str, paths)
             show(number, len(names))

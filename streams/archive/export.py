@@ -5,7 +5,8 @@ set where there are labels, ``session`` and, where known, ``subject``. CSV numbe
 
 MCAP as Foxglove and Lichtblick show it, one file a session: topics are ``/stream``. A signal's message is
 ``{"timestamp": {"sec", "nsec"}, channel: number, …}``, so that ``/imu.ax`` plots; samples with several axes hold lists (``/pose.x[3]``).
-Video is ``foxglove.CompressedImage`` or ``foxglove.RawImage``, labels are ``foxglove.Log`` on ``/labels``, at their starts.
+Video is ``foxglove.CompressedImage`` or ``foxglove.RawImage``, labels are ``foxglove.Log`` on ``/labels``, at their starts. Events stand on
+``/events/RECIPE`` (``/HEAD`` for a further head), at their windows' starts: ``/events/walk.label`` shows as states, ``.probability`` plots.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from kymo.streams.archive.segment import disk_error
 from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import ArchiveError
+from kymo.streams.events import EVENT_SCHEMA, Event
 from kymo.streams.files import whole_file
 from kymo.streams.foxglove import SCHEMAS, TIME, json_channel, stamp, text_of
 from kymo.streams.labels.labels import Label
@@ -44,7 +46,11 @@ Timed = tuple[int, int, bytes]  # Unix ns, channel, message
 
 
 def export_recordings(
-    recordings: Iterable[Recording], fmt: str, out: Path, tell: Tell = lambda _: None
+    recordings: Iterable[Recording],
+    fmt: str,
+    out: Path,
+    tell: Tell = lambda _: None,
+    events_of: Callable[[str], list[Event]] = lambda _: [],  # a session's
 ) -> Iterator[tuple[str, list[Path]]]:
     """Write recordings, one after the other."""
     try:
@@ -54,7 +60,7 @@ def export_recordings(
             if fmt == "foxglove":
                 path = out / f"{stem}.mcap"
                 with whole_file(path) as unfinished:
-                    _write_foxglove(unfinished, recording)
+                    _write_foxglove(unfinished, recording, events_of(recording.session))
                 yield recording.session, [path]
             else:
                 yield recording.session, list(_tables(recording, fmt, out / stem, tell))
@@ -160,16 +166,18 @@ def check_format(fmt: str) -> None:
             ) from None
 
 
-def _write_foxglove(path: Path, recording: Recording) -> None:
+def _write_foxglove(path: Path, recording: Recording, events: list[Event]) -> None:
     """Write one session; its messages stand in time order."""
     with path.open("wb") as file:
         writer = Writer(file, compression=CompressionType.ZSTD)
         writer.start(profile="", library="kymo archive export")
         metadata = {"session": recording.session, "subject": recording.subject or ""} | recording.metadata
-        writer.add_metadata("session", {name: str(text) for name, text in metadata.items()})
+        writer.add_metadata(f"session {recording.session}", {name: str(text) for name, text in metadata.items()})
         parts = [_messages(writer, stream) for stream in recording.streams]
         if recording.labels:
             parts.append(_logs(writer, recording.labels))
+        if events:
+            parts.append(_events(writer, events))
         for number, (log_ns, channel, data) in enumerate(merge(*parts, key=lambda item: item[0])):
             at = max(log_ns, 0)
             writer.add_message(channel, at, data, at, number & 0xFFFFFFFF)
@@ -263,3 +271,12 @@ def _logs(writer: Writer, labels: list[Label]) -> Iterator[Timed]:
             "line": 0,
         }
         yield label.start_ns, channel, json.dumps({"timestamp": stamp(label.start_ns)} | members).encode()
+
+
+def _events(writer: Writer, events: list[Event]) -> Iterator[Timed]:
+    properties = {"timestamp": TIME} | EVENT_SCHEMA["properties"]
+    topics = {event.id: f"/events/{event.recipe}{'/' * bool(event.head)}{event.head}" for event in events}
+    channels = {topic: json_channel(writer, topic, "kymo.Event", properties) for topic in sorted(set(topics.values()))}
+    for event in sorted(events, key=lambda event: (event.start_ns, event.id)):
+        members = {"timestamp": stamp(event.start_ns)} | event.to_dict()
+        yield event.start_ns, channels[topics[event.id]], json.dumps(members).encode()

@@ -1,11 +1,14 @@
 """What an archive is made of. In: segments' files. Out: which records they hold, by topic, partition and offset; times in Unix ns; records
 and what an MCAP message has no place for, as JSON, and back.
 
-A segment is an MCAP file ``kymo-00000017.mcap`` that any MCAP reader opens. There is one channel for each topic, partition and
-key; its metadata say ``partition``, ``topic_id``, ``key`` (or ``key_base64``; neither where there is none) and ``offset``, the first one. A
-message is a Kafka record: its bytes, ``log_time`` the record time, ``publish_time`` the event time, ``sequence`` the offset's
-lower 32 bits. What fits nowhere there (headers, a deleted key) stands in a JSON message on :data:`EXTRAS_TOPIC`. The metadata
-record :data:`METADATA_NAME` holds the range of offsets of every topic-partition, and those within it that are not there.
+A segment is an MCAP file ``kymo-00000017.mcap`` that any MCAP reader opens. There is one channel for each topic, partition and key, named
+``TOPIC/KEY``, so that viewers tell sessions apart; its metadata say ``topic``, ``partition``, ``topic_id``, ``key`` (or ``key_base64``;
+neither where there is none) and ``offset``, the first one. A message is a Kafka record: its bytes, ``publish_time`` the record time,
+``log_time`` the same or, where one that stands before it is later, that one's; ``sequence`` the offset's lower 32 bits. Version 1 named
+channels by the topic alone, had the record time in ``log_time``, and no number behind its metadata record's name. What fits nowhere there
+(headers, a deleted key) stands in a JSON message on :data:`EXTRAS_TOPIC`. The metadata record :data:`METADATA_NAME`, with the segment's
+number (tools refuse to merge files that have equal names there), holds the range of offsets of every topic-partition, and those within it
+that are not there.
 """
 
 from __future__ import annotations
@@ -28,9 +31,11 @@ if TYPE_CHECKING:
 
 METADATA_NAME = "kymo.archive"
 EXTRAS_TOPIC = "archive.record"
-VERSION = "1"
+VERSION = "2"
+_READABLE = ("1", VERSION)
 SUFFIX = ".mcap"
 PARTIAL = ".partial"
+_OWN = re.compile(rf"{re.escape(METADATA_NAME)}(\.\d+)?")
 _NAME = re.compile(r"kymo-(\d{8,})\.mcap")
 NS_PER_MS = 10**6
 #: Why offsets within a range are not there.
@@ -119,7 +124,7 @@ class Contents:
     @classmethod
     def from_metadata(cls, members: Mapping[str, str], path: Path | str) -> Contents:
         """Of a metadata record."""
-        if members.get("version") != VERSION:
+        if members.get("version") not in _READABLE:
             raise ArchiveError(f"{path}: archive version {members.get('version')!r}, expected {VERSION!r}; update kymo")
         try:
             spans = {
@@ -147,6 +152,8 @@ class SegmentChannel:
     """Of its first record."""
     count: int
     topic_id: str = ""
+    published: bool = True
+    """Whether ``publish_time`` is the record time; in version 1 it was ``log_time``."""
 
     @classmethod
     def of(cls, channel: Channel, count: int) -> SegmentChannel | None:
@@ -156,7 +163,8 @@ class SegmentChannel:
             key = base64.b64decode(members["key_base64"]) if "key_base64" in members else None
             key = members["key"].encode() if "key" in members else key
             offset, topic_id = int(members["offset"]), members.get("topic_id", "")
-            return cls(channel.id, channel.topic, int(members["partition"]), key, offset, count, topic_id)
+            topic, published = members.get("topic", channel.topic), "topic" in members
+            return cls(channel.id, topic, int(members["partition"]), key, offset, count, topic_id, published)
         except (KeyError, ValueError):
             return None
 
@@ -164,10 +172,10 @@ class SegmentChannel:
         """The offset of a message from its lower 32 bits."""
         return self.offset + ((sequence - self.offset) & 0xFFFFFFFF)
 
-    def record(self, sequence: int, log_ns: int, value: bytes) -> ArchivedRecord:
+    def record(self, sequence: int, log_ns: int, publish_ns: int, value: bytes) -> ArchivedRecord:
         """A message as the record it was, but for what stands in its extra."""
-        offset = self.full_offset(sequence)
-        return ArchivedRecord(self.topic, self.partition, offset, log_ns // NS_PER_MS, 0, self.key, value)
+        offset, at_ms = self.full_offset(sequence), (publish_ns if self.published else log_ns) // NS_PER_MS
+        return ArchivedRecord(self.topic, self.partition, offset, at_ms, 0, self.key, value)
 
     @property
     def session(self) -> str:
@@ -182,7 +190,7 @@ class Segment:
     path: Path
     number: int  # its place in the archive
     size: int
-    start_ns: int  # first and last record time, Unix ns; 0 where it holds no message
+    start_ns: int  # first and last log time, Unix ns; 0 where it holds no message
     end_ns: int
     count: int  # messages, extras not counted
     contents: Contents
@@ -212,6 +220,12 @@ def segment_number(path: Path) -> int | None:
     return int(match[1]) if match else None
 
 
+def stated_members(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What a file states of its contents, of metadata by ``record.member``."""
+    parts = ((*name.rpartition(".")[::2], text) for name, text in metadata.items())
+    return {member: text for record, member, text in parts if _OWN.fullmatch(record)}
+
+
 def segment_paths(folder: Path) -> list[Path]:
     """Complete segments of an archive, oldest first."""
     numbered = [(number, path) for path in folder.glob("kymo-*.mcap") if (number := segment_number(path)) is not None]
@@ -231,7 +245,7 @@ def read_segment(path: Path) -> Segment:
         with path.open("rb") as raw:
             reader = make_reader(raw)
             summary = reader.get_summary()
-            records = [record for record in reader.iter_metadata() if record.name == METADATA_NAME] if summary else []
+            records = [record for record in reader.iter_metadata() if _OWN.fullmatch(record.name)] if summary else []
     except OSError as error:
         raise ArchiveError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:  # a damaged length or text gives whatever error its parser has

@@ -5,6 +5,7 @@ Only what is asked for is read: a segment's index says where the records of each
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +27,8 @@ from kymo.streams.archive.format import (
     segment_paths,
     with_extra,
 )
-from kymo.streams.errors import ArchiveError, MessageError, SourceError
+from kymo.streams.errors import ArchiveError, EventError, MessageError, SourceError
+from kymo.streams.events import Event
 from kymo.streams.messages import read_object
 from kymo.streams.readers.mcap_file import SortedMessages, chunk_sessions
 from kymo.streams.readers.mcap_scan import unpack
@@ -81,6 +83,14 @@ class ArchiveReader:
             if content.chunks:
                 yield from chunk_sessions(content, options, {}, str(self.folder), content.notes())
 
+    def events(self, session: str) -> list[Event]:
+        """A session's events, as far as they are whole."""
+        events = []
+        for record in self.records(lambda s, c: c.session == session and s.name_of(c.topic) == "events"):
+            with contextlib.suppress(EventError):
+                events.append(Event.from_json(record.value or b""))
+        return events
+
     def about(self) -> SortedMessages:
         """Labels and metadata of all sessions; the newest of each counts."""
         content = SortedMessages(str(self.folder))
@@ -111,9 +121,9 @@ def segment_records(segment: Segment, channels: dict[int, SegmentChannel] | None
                 continue
             content = chunk_content(raw, index, segment.path)
             for at in _positions(raw, index, ids, segment.path):
-                channel_id, sequence, log_ns, _ = MESSAGE.unpack_from(content, at + RECORD.size)
+                channel_id, sequence, log_ns, publish_ns = MESSAGE.unpack_from(content, at + RECORD.size)
                 end = at + RECORD.size + RECORD.unpack_from(content, at)[1]
-                record = channels[channel_id].record(sequence, log_ns, content[at + _HEAD : end])
+                record = channels[channel_id].record(sequence, log_ns, publish_ns, content[at + _HEAD : end])
                 extra = extras.get(record[:3]) if extras else None
                 yield with_extra(record, extra) if extra else record
 

@@ -25,20 +25,19 @@ from kymo.streams.archive.format import (
     Absent,
     Contents,
     extra_of,
+    segment_number,
     segment_path,
 )
 from kymo.streams.chunk_pb2 import Chunk as Message
-from kymo.streams.codec import CHUNK_SCHEMA, ChunkCodec
-from kymo.streams.errors import ArchiveError, ChunkError, MessageError
+from kymo.streams.codec import CHUNK_SCHEMA
+from kymo.streams.errors import ArchiveError
 from kymo.streams.events import EVENT_SCHEMA
 from kymo.streams.files import take_name, to_disk
-from kymo.streams.messages import read_object
 from kymo.streams.topics import CHUNK_TOPICS, MIB
 
 CHUNK_BYTES = MIB
 #: MCAP numbers channels with 16 bits.
 MOST_CHANNELS = 60_000
-_NO_TIME = 2**63
 _TEXT, _NS = {"type": "string"}, {"type": "integer", "description": "Unix nanoseconds"}
 _LABEL = ("Label", {"id": _TEXT, "session": _TEXT, "set": _TEXT, "start_ns": _NS, "end_ns": _NS, "label": _TEXT})
 _ALERT = ("Alert", {"id": _TEXT, "rule": _TEXT, "state": _TEXT, "start_ns": _NS, "end_ns": _NS})
@@ -75,10 +74,17 @@ class _Channels:
 
     def open(self, record: Any, topic_id: str) -> int:
         encoding, schema = self._schema(record.topic.removeprefix(self.prefix + "."))
-        members = {"partition": str(record.partition), "offset": str(record.offset), "topic_id": topic_id}
+        members = {
+            "topic": record.topic,
+            "partition": str(record.partition),
+            "offset": str(record.offset),
+            "topic_id": topic_id,
+        }
+        name = record.topic
         if record.key is not None:
-            members |= _key_members(record.key)
-        channel = self.writer.register_channel(record.topic, encoding, schema, members)
+            members |= (key := _key_members(record.key))
+            name = f"{name}/{next(iter(key.values()))}"
+        channel = self.writer.register_channel(name, encoding, schema, members)
         self.ids[record.topic, record.partition, record.key] = channel
         return channel
 
@@ -119,9 +125,7 @@ class SegmentWriter:
         self.partial = self.path.with_name(self.path.name + PARTIAL)
         self.contents, self.count = contents, 0
         contents.created_ns = contents.created_ns or time.time_ns()
-        self._codec = ChunkCodec()
-        self._events = {f"{contents.prefix}.{name}" for name in ("events", "shadow", "labels", "alerts")}
-        self._chunks = {f"{contents.prefix}.{name}" for name in CHUNK_TOPICS}
+        self._latest_ns = 0
         try:
             self._file = self.partial.open("wb", MIB // 4)
             self._writer = Writer(self._file, CHUNK_BYTES, CompressionType.ZSTD, enable_data_crcs=True)
@@ -150,12 +154,13 @@ class SegmentWriter:
         try:
             if channel is None:
                 channel = self._channels.open(record, span.topic_id)
-            log_ns = max(record.timestamp, 0) * NS_PER_MS
+            published_ns = max(record.timestamp, 0) * NS_PER_MS
+            # Partitions are read one behind the other, and tools take a message that is older than one before it for a fault.
+            log_ns = self._latest_ns = max(self._latest_ns, published_ns)
             value = record.value or b""
             if record.headers or record.value is None or record.timestamp < 0 or record.timestamp_type:
                 self._add_extra(record, log_ns)
-            event_ns = self._event_ns(record.topic, value, log_ns)
-            self._writer.add_message(channel, log_ns, value, event_ns, offset & 0xFFFFFFFF)
+            self._writer.add_message(channel, log_ns, value, published_ns, offset & 0xFFFFFFFF)
         except OSError as error:
             raise self._failed(error) from None
         span.next = offset + 1
@@ -164,7 +169,7 @@ class SegmentWriter:
     def close(self) -> Path:
         """Write what the segment holds, put it on the disk, give it its name."""
         try:
-            self._writer.add_metadata(METADATA_NAME, self.contents.to_metadata())
+            self._writer.add_metadata(f"{METADATA_NAME}.{segment_number(self.path):08d}", self.contents.to_metadata())
             self._writer.finish()  # type: ignore[no-untyped-call]
             to_disk(self._file)
             self._file.close()
@@ -183,19 +188,6 @@ class SegmentWriter:
         extra = {"topic": record.topic, "partition": record.partition, "offset": record.offset} | extra_of(record)
         text = json.dumps(extra, separators=(",", ":")).encode()
         self._writer.add_message(self._channels.extras(), log_ns, text, log_ns, record.offset & 0xFFFFFFFF)
-
-    def _event_ns(self, topic: str, value: bytes, log_ns: int) -> int:
-        """Event time where it is known, Unix ns: of a chunk's first sample, an event's or a label's start."""
-        try:
-            if topic in self._chunks:
-                start = self._codec.decode(value).start_ns
-            elif topic in self._events:
-                start = read_object(value)["start_ns"]
-            else:
-                return log_ns
-        except (ChunkError, MessageError, KeyError):
-            return log_ns
-        return start if isinstance(start, int) and 0 <= start < _NO_TIME else log_ns
 
     def _failed(self, error: OSError) -> ArchiveError:
         self.discard()

@@ -133,9 +133,11 @@ class SortedMessages:
         except MessageError:
             self._unread[f"broken JSON on {channel.topic}"] += 1
             return
-        if json and self.add_record(channel.topic, value):
+        # In an archive, channels are named by the session, too.
+        carried = channel.metadata.get("topic", channel.topic)
+        if json and self.add_record(carried, value):
             return
-        known = channel.topic.rpartition(".")[2] in _RECORDS
+        known = carried.rpartition(".")[2] in _RECORDS
         if known or not (is_sample(value, schema) if topic is None else topic.takes(value)):
             self._unread[f"{'JSON without numbers' if json else 'protobuf'} on {channel.topic}"] += 1
             return
