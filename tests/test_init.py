@@ -240,3 +240,11 @@ def test_what_cannot_be_read_in_a_folder_or_is_too_short_does_not_end_it(tmp_pat
         found = survey_of([tmp_path])
     assert (found.recordings, found.shortest) == (2, 384)
     assert "fewer than 8 samples without a gap, too few for a window: b" in found.remarks
+
+
+def test_a_channel_that_is_mostly_empty_is_none(tmp_path: Path) -> None:
+    rows = [f"{i / 100:.2f},{i % 7},{'' if i % 9 else i}" for i in range(600)]
+    (tmp_path / "a.csv").write_text("\n".join(["t,ax (g),hr", *rows]))
+    found = survey_of([tmp_path])
+    assert (found.channels, found.units, found.shortest) == (("ax (g)",), ("g",), 600)
+    assert "empty in most samples, so not taken: hr" in found.remarks

@@ -417,3 +417,30 @@ def test_lines_that_end_with_a_semicolon_besides(tmp_path: Path) -> None:
     (stream,) = recording.streams
     assert (stream.header.format.rate, stream.count) == (20, 100)
     np.testing.assert_array_equal(stream.data[:, -1], -np.arange(100.0))
+
+
+def test_sensors_that_share_a_table_by_empty_cells(tmp_path: Path) -> None:
+    """Each is a stream; a recipe that names one's channels takes its rows."""
+    rows = [(i / 10, f"{i},{-i},") for i in range(200)] + [(i / 4 + 0.01, f",,{i}") for i in range(80)]
+    lines = [f"{1.6e9 + t:.3f},{cells}" for t, cells in sorted(rows)]
+    (tmp_path / "a.csv").write_text("\n".join(["__time,/imu/acc/x,/imu/acc/y,/baro/p", *lines, ""]))
+    (recording,) = read([tmp_path / "a.csv"])
+    found = {stream.header.format.stream: (stream.header.format.rate, stream.count) for stream in recording.streams}
+    assert found == {"imu_acc": (10, 200), "baro_p": (4, 80)}
+    survey = survey_of([tmp_path / "a.csv"], ["baro_p"])
+    assert (survey.rate_hz, survey.channels) == (4, ("/baro/p",))
+    for stream, channel, rate, count in (("imu", "/imu/acc/y", 10, 200), ("baro_p", "/baro/p", 4, 80)):
+        options = ReadOptions(inputs=(InputOptions(stream, (channel,), Fraction(rate)),))
+        (recording,) = read([tmp_path / "a.csv"], options)
+        assert [len(piece) for _, piece in recording.streams[0].pieces] == [count], recording.notes
+
+
+def test_a_row_of_counts_below_the_names(tmp_path: Path) -> None:
+    rows = [f"{i / 100},{i},{-i}," for i in range(50)]
+    (tmp_path / "a.txt").write_text(
+        "\n".join(["a.acq", "10 msec/sample", "2 channels", "sec,CH1,CH2,", ",50,50,", *rows, ""])
+    )
+    (recording,) = read([tmp_path / "a.txt"])
+    (stream,) = recording.streams
+    assert (stream.header.format.channels, stream.count) == (("CH1", "CH2"), 50)
+    assert "row 5 counts the samples: passed over" in recording.notes

@@ -27,10 +27,11 @@ from kymo.streams.recording import InputOptions, ReadOptions, Recording, StreamD
 from kymo.streams.words import NS, many, some
 
 MIN_SAMPLES = 8
-_CONSTANT, _CLOCK, _CODE = "constant", "clock", "code"
+_CONSTANT, _CLOCK, _CODE, _EMPTY = "constant", "clock", "code", "empty"
 #: Why a channel is no signal, for remarks.
 _NO_SIGNAL = {
     _CONSTANT: "the same number throughout each recording or label, so not taken: {}",
+    _EMPTY: "empty in most samples, so not taken: {}",
     _CLOCK: "rises evenly as a clock or counter does, so not taken: {}",
     _CODE: "whole numbers that stay as long as labels do, so not taken: {} (where they are the classes, say --label COLUMN)",
 }
@@ -116,27 +117,23 @@ def _summarise(recordings: Iterable[Recording], summaries: dict[str, list[_Strea
         for stream in recording.streams:
             fmt = stream.header.format
             if len(fmt.shape) == 1 and fmt.rate and stream.count:
-                longest, empty = _longest_run(stream)
+                no_signal = _without_signal(stream, recording.labels)
+                longest, empty = _longest_run(stream, [c not in no_signal for c in fmt.channels])
                 summaries.setdefault(fmt.stream, []).append(
-                    _StreamSummary(
-                        fmt.rate,
-                        fmt.channels,
-                        fmt.units,
-                        longest,
-                        _without_signal(stream, recording.labels),
-                        empty,
-                        recording.session,
-                    )
+                    _StreamSummary(fmt.rate, fmt.channels, fmt.units, longest, no_signal, empty, recording.session)
                 )
         key = None if survey.label_key else _label_key(Path(recording.path))
         survey.label_key = survey.label_key or key
 
 
-def _longest_run(stream: StreamData) -> tuple[int, int]:
-    """Samples of the longest run that no gap and no missing value interrupts; samples that lack a value."""
+def _longest_run(stream: StreamData, signals: Sequence[bool]) -> tuple[int, int]:
+    """Samples of the longest run that no gap and no missing value of a signal interrupts; samples that lack a value."""
     longest = missing = 0
+    taken = np.array(signals if any(signals) else [True] * len(signals))
     for _, piece in stream.pieces:
-        bad = np.flatnonzero(np.isnan(piece).any(axis=1)) if piece.dtype.kind == "f" else np.empty(0, np.int64)
+        bad = (
+            np.flatnonzero(np.isnan(piece[:, taken]).any(axis=1)) if piece.dtype.kind == "f" else np.empty(0, np.int64)
+        )
         missing += len(bad)
         longest = max(longest, int(np.diff([-1, *bad.tolist(), len(piece)]).max()) - 1)
     return longest, missing
@@ -159,7 +156,9 @@ def _without_signal(stream: StreamData, labels: Sequence[Label]) -> dict[str, st
         values = stream.data[:, i]
         parts = [part for span in spans if len(part := values[span])]
         with np.errstate(invalid="ignore"):
-            if not any((part != part[0]).any() for part in parts):
+            if values.dtype.kind == "f" and 2 * np.count_nonzero(np.isnan(values)) > len(values):
+                kinds[channel] = _EMPTY
+            elif not any((part != part[0]).any() for part in parts):
                 kinds[channel] = _CONSTANT
             elif _is_clock(values):
                 kinds[channel] = _CLOCK
@@ -276,7 +275,7 @@ def _agree(survey: Survey, name: str, streams: list[_StreamSummary]) -> None:
             survey.remarks.append(remark.format(", ".join(of_kind)))
     channels = signals or tuple(everywhere)
     units = [tuple(s.units[s.channels.index(c)] for c in channels) if s.units else () for s in streams]
-    agreed = units[0] if all(u == units[0] for u in units) and all(units[0]) else ()
+    agreed = units[0] if all(u == units[0] for u in units) and any(units[0]) else ()
     survey.stream, survey.rate_hz, survey.channels, survey.units = name, rate, channels, agreed
     usable = [s for s in streams if s.longest >= MIN_SAMPLES] or streams
     if too_short := [s.session for s in streams if s not in usable]:

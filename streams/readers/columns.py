@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fractions import Fraction
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kymo.streams.errors import SourceError
+from kymo.streams.readers.cells import is_missing
 from kymo.streams.readers.head import EACH_A_TABLE
 from kymo.streams.readers.times import TIME_COLUMNS, TimeColumn, composed, counter_columns, time_columns, time_parts
 from kymo.streams.readers.units import unit_of_name
@@ -45,7 +46,7 @@ _SENSOR_WORDS = {
     "parameter",
 }
 _SENSOR_WORDS |= {"topic", "keypoint", "landmark", "joint", "bodypart", "marker", "field", "device"}
-_ALTERNATE = 0.2
+_ALTERNATE, _OTHER_ROWS = 0.2, 0.05
 _TIME_UNITS, _LEAST_TIMES, _SAME_STEP = ("s", "ms", "us"), 8, 1.5
 # Name of the stream that is made where neither a recipe nor the user names one.
 _DEFAULT_STREAM = "sensor"
@@ -147,6 +148,7 @@ def column_roles(
     no_channels = {*texts.names, *counting.names, counting.time, *TIME_COLUMNS}
     free = [name for name in names if name in numeric and name not in no_channels]
     inputs, notes = _inputs(options, names, free, path)
+    inputs = inputs if options.inputs or options.stream_name else _by_rows(inputs[0], cells)
     inputs = tuple(_with_units(item, told.units) for item in inputs)
     channels = tuple(dict.fromkeys(name for item in inputs for name in item.channels))
     notes += counting.notes
@@ -291,6 +293,28 @@ def _inputs(
             raise SourceError(f"stream `{item.stream}` has {len(item.units)} units for {len(channels)} channels", path)
         inputs.append(replace(item, channels=channels))
     return tuple(inputs), notes
+
+
+def _same(letters: Sequence[str]) -> str:
+    return letters[0] if len({*letters}) == 1 else ""
+
+
+def _by_rows(item: InputOptions, cells: Callable[[str], Sequence[str]]) -> tuple[InputOptions, ...]:
+    """A stream a sensor, where each row holds values of one alone."""
+    groups: dict[tuple[bool, ...], list[str]] = {}
+    for name in item.channels:
+        groups.setdefault(tuple(not is_missing(text) for text in cells(name)), []).append(name)
+    filled = np.array(list(groups))
+    apart = len(groups) > 1 and filled.size and filled.sum(axis=1).min() > 1
+    if not apart or (filled.sum(axis=0) != 1).mean() > _OTHER_ROWS:
+        return (item,)
+    begins = ["".join(takewhile(bool, map(_same, zip(*group, strict=False)))) for group in groups.values()]
+    names = [re.sub(r"\W+", "_", begin).strip("_").lower() for begin in begins]
+    unlike = len({*names} - {""}) == len(names)
+    return tuple(
+        replace(item, stream=name if unlike else f"{item.stream}.{n + 1}", channels=tuple(group))
+        for n, (name, group) in enumerate(zip(names, groups.values(), strict=True))
+    )
 
 
 def _with_units(item: InputOptions, units: Mapping[str, str]) -> InputOptions:

@@ -284,6 +284,17 @@ def _with_all_names(head: TableHead, above: Cells, path: Path | str) -> TableHea
     if _KEY.match(head.names[0]) or (len(named) > 1 and "." in head.names[0]):
         samples = [_cells(line, head.delimiter) for line in head.below[:_SAMPLE_ROWS] if line.strip()]
         head.names[0] = _kind(samples, 0) or "c1"
+    counts = [cell for cell in data if cell]  # of samples, as AcqKnowledge writes them below the names
+    if (
+        len(rows) > len(texts) + 1
+        and not data[0]
+        and rows[len(texts) + 1][0]
+        and len({*counts}) == 1
+        and counts[0].isdigit()
+    ):
+        at = next(n for n, line in enumerate(head.below) if line.strip()) + 1
+        head.row, head.below = head.row + at, head.below[at:]
+        head.notes.append(f"row {head.row} counts the samples: passed over")
     head.units |= {name: unit for name, unit in zip(head.names, units, strict=True) if name and unit}
     _take_same_times_once(head, path)
     return head

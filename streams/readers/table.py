@@ -185,10 +185,17 @@ class Gatherer:
         labels: list[Label] = []
         several = len(self._roles.inputs) > 1
         author = self._file.path.replace("\\", "/").rpartition("/")[2]
-        longest = -1
+        longest, refused = -1, None
         for item in self._roles.inputs:
             columns = [self._roles.channels.index(name) for name in item.channels]
-            stream_and_rows = table.stream(item, columns, several)
+            try:
+                stream_and_rows = table.stream(item, columns, several)
+            except SourceError as error:
+                if not several or self._options.inputs:
+                    raise
+                refused = refused or error
+                notes.append(f"{item.stream}: {error.message}; read without it")
+                continue
             if stream_and_rows is None:
                 notes.append(f"no value of stream `{item.stream}`: read without it")
                 continue
@@ -210,7 +217,7 @@ class Gatherer:
                         ]
                         labels += _label_runs([classes[i] for i in picked.tolist()], stream, column, author)
         if not streams:
-            raise SourceError(f"session {brief(table.session)} holds no value in any channel", table.path)
+            raise refused or SourceError(f"session {brief(table.session)} holds no value in any channel", table.path)
         return streams, sorted(labels, key=lambda label: (label.start_ns, label.end_ns))
 
 
@@ -248,8 +255,9 @@ class _Table:
         picked = np.arange(len(values))
         bad = ~np.isfinite(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
         empty: NDArray[np.bool_] = np.asarray(bad.all(axis=1))
-        marks = not several and self._are_marks(item, values, empty)
-        if several or marks:
+        others = not several and self._are_others(item, values, empty)
+        marks = not (several or others) and self._are_marks(item, values, empty)
+        if several or marks or others:
             picked = np.flatnonzero(~empty)
             if not len(picked):
                 return None
@@ -259,11 +267,10 @@ class _Table:
         row_numbers = grid.RowNumbers(self.path, self.rows[picked], stream=item.stream)
         fitted = self._grid(item, values, picked, row_numbers)
         notes = fitted.notes
-        if marks:
+        if marks or others:
+            what = "between samples, as marks are" if marks else "of it, as where sensors share a table"
             first = self.rows[np.argmax(empty)]
-            notes.append(
-                f"{many(int(empty.sum()), 'row')} without a value between samples, as marks are, left out, first at row {first}"
-            )
+            notes.append(f"{many(int(empty.sum()), 'row')} without a value {what}, left out, first at row {first}")
         missing = np.flatnonzero(bad.any(axis=1))
         if len(missing):
             rows = many(len(missing), "row")
@@ -277,6 +284,18 @@ class _Table:
         if fitted.rate == 0 and self.times is not None:
             times = self.times[picked][fitted.rows]
         return StreamData.from_indexes(header, data, fitted.indexes, times), picked[fitted.rows], notes
+
+    def _are_others(self, item: InputOptions, values: Array, empty: NDArray[np.bool_]) -> bool:
+        """Whether rows without a value are other sensors': most of them, or times with them make no grid."""
+        if self.times is None or not empty.any() or empty.all():
+            return False
+        if 2 * int(empty.sum()) > len(empty):
+            return True
+        try:
+            self._grid(item, values, np.arange(len(values)), grid.RowNumbers(self.path, self.rows, stream=item.stream))
+        except SourceError:
+            return True
+        return False
 
     def _are_marks(self, item: InputOptions, values: Array, empty: NDArray[np.bool_]) -> bool:
         """Whether rows without a value lie between samples, as those of events do: no sample is missing where they stand."""
