@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from kymo.models.registry import find_bundle
 from kymo.models.registry.manifest import FORMAT, MANIFEST, MODEL, read_manifest, verify
@@ -26,6 +26,7 @@ from kymo.processors.intake import Intake
 from kymo.processors.registry import spec_from_json
 from kymo.processors.windows import Windows
 from kymo.streams.errors import BundleError, FormatError, RecipeError
+from kymo.streams.schema import Positive, Rules, SchemaError, Whole, read
 
 if TYPE_CHECKING:
     from kymo.processors.recipe.load import Recipe
@@ -40,7 +41,7 @@ class BundleHead:
 
     name: str  # the head of the recipe that it learned from
     labels: tuple[str, ...] = ()  # its classes, in the order of its columns; empty for a number, which is one column
-    temperature: float = 1.0  # as the bundle's own; of no meaning for a number
+    temperature: Positive = 1.0  # as the bundle's own; of no meaning for a number
 
     @property
     def kind(self) -> str:
@@ -55,52 +56,33 @@ class BundleHead:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bundle:
-    """A trained model, its files verified.
+    """A trained model, its files verified."""
 
-    Attributes
-    ----------
-    path : Path
-        Its folder.
-    id : str
-        ``recipe@digest``.
-    recipe : str
-        Name of the recipe that it was trained by.
-    chain : Chain
-        From raw chunks to windows, with the learned numbers; the chain to run.
-    labels : tuple of str
-        Classes, in the order of the model's outputs.
-    shape : tuple of int
-        Of one window as the model takes it.
-    layout : str
-        ``channels_first``: (channels, time, …), or ``channels_last``: as windows are, (time, …, channels).
-    dtype : str
-        Of the model's input.
-    input, output : str
-        Names in the ONNX graph; the output holds logits, (windows, labels), and behind them each head's columns.
-    temperature : float
-        What logits are divided by before the softmax, above 0; 1 leaves them as they are.
-    batch : str
-        ``any``, ``padded:N`` or ``single``: how windows must be put together so that no result depends on the others.
-    manifest : dict
-        All that the manifest says.
-    heads : tuple of BundleHead
-        In the order of their columns.
-    """
-
-    path: Path
-    id: str
-    recipe: str
-    chain: Chain
-    labels: tuple[str, ...]
-    shape: tuple[int, ...]
-    layout: str
-    dtype: str
+    path: Path  # its folder
+    id: str  # ``recipe@digest``
+    recipe: str  # name of the recipe that it was trained by
+    chain: Chain  # from raw chunks to windows, with the learned numbers; the chain to run
+    labels: Annotated[tuple[str, ...], Rules(minItems=2)]  # classes, in the order of the model's outputs
+    shape: tuple[Whole, ...]  # of one window as the model takes it
+    layout: Annotated[str, Rules(enum=LAYOUTS)]  # (channels, time, …), or as windows are, (time, …, channels)
+    dtype: str  # of the model's input
+    # names in the ONNX graph; the output holds logits, (windows, labels), and behind them each head's columns
     input: str
     output: str
-    temperature: float
-    batch: str
-    manifest: dict[str, Any]
-    heads: tuple[BundleHead, ...] = ()
+    temperature: Positive  # what logits are divided by before the softmax; 1 leaves them as they are
+    batch: (
+        str  # ``any``, ``padded:N`` or ``single``: how windows are put together so that no result depends on the others
+    )
+    manifest: dict[str, Any]  # all that it says
+    heads: tuple[BundleHead, ...] = ()  # in the order of their columns
+    takes: str = "chain"  # what the recipe's chain makes, or ``raw``, windows of raw samples
+    state: Whole = (
+        0  # numbers that a stateful model remembers of a session; 0 for one that judges each window by itself
+    )
+
+    def __post_init__(self) -> None:
+        if len(set(self.labels)) < len(self.labels):
+            raise SchemaError(("labels",), "labels none of which stands twice", list(self.labels))
 
     @property
     def columns(self) -> int:
@@ -111,16 +93,6 @@ class Bundle:
     def model_path(self) -> Path:
         """The ONNX file."""
         return self.path / MODEL
-
-    @property
-    def takes(self) -> str:
-        """``chain``, what the recipe's chain makes, or ``raw``, windows of raw samples."""
-        return str(self.manifest["model"].get("takes", "chain"))
-
-    @property
-    def state(self) -> int:
-        """Numbers that a stateful model remembers of a session; 0 for one that judges each window by itself."""
-        return int(self.manifest["model"].get("state", 0))
 
     def check(self, recipe: Recipe) -> None:
         """Refuse a recipe that this bundle was not trained for.
@@ -244,48 +216,17 @@ def load_bundle(source: str | Path, home: Path | None = None) -> Bundle:
         )
     verify(path, manifest)
     try:
-        chain = spec_from_json(manifest["chain"])
-        model = manifest["model"]
-        bundle = Bundle(
-            path=path,
-            id=manifest["id"],
-            recipe=manifest["recipe"],
-            chain=chain if isinstance(chain, Chain) else Chain((chain,)),
-            labels=tuple(manifest["labels"]),
-            shape=tuple(model["shape"]),
-            layout=model["layout"],
-            dtype=model["dtype"],
-            input=model["input"],
-            output=model["output"],
-            temperature=float(manifest["temperature"]),
-            batch=manifest["batch"],
-            manifest=manifest,
-            heads=tuple(
-                BundleHead(h["name"], tuple(h["labels"]), float(h["temperature"])) for h in manifest.get("heads", [])
-            ),
-        )
+        chain = spec_from_json(manifest.get("chain", {}))
+        facts = {
+            "path": path,
+            "manifest": manifest,
+            "chain": chain if isinstance(chain, Chain) else Chain((chain,)),
+            "heads": [read(BundleHead, head, strict=False) for head in manifest.get("heads", [])],
+        }
+        return read(Bundle, {**manifest, **manifest.get("model", {}), **facts}, strict=False)
     except FormatError as error:
         raise BundleError(
             f"{where}: its chain cannot be built: {error}; train it again with this version of Kymo"
         ) from None
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise BundleError(
-            f"{where}: not a whole manifest ({type(error).__name__}: {error}); train the bundle again"
-        ) from None
-    if not _makes_sense(bundle):
-        raise BundleError(f"{where}: layout, temperature, labels or shape make no sense; train the bundle again")
-    return bundle
-
-
-def _makes_sense(bundle: Bundle) -> bool:
-    texts = [bundle.input, bundle.output, bundle.dtype, *bundle.labels]
-    texts += [text for head in bundle.heads for text in (head.name, *head.labels)]
-    temperatures = [bundle.temperature, *(head.temperature for head in bundle.heads)]
-    sizes = [*bundle.shape, bundle.manifest["model"].get("state", 0)]
-    return (
-        bundle.layout in LAYOUTS
-        and all(isinstance(text, str) for text in texts)
-        and all(t > 0 for t in temperatures)
-        and all(type(size) is int and size >= 0 for size in sizes)
-        and len(set(bundle.labels)) >= 2
-    )
+    except (SchemaError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise BundleError(f"{where}: not a whole manifest ({error}); train the bundle again") from None

@@ -40,6 +40,7 @@ Count = Annotated[int, Rules(minimum=1)]
 Whole = Annotated[int, Rules(minimum=0)]
 Amount = Annotated[float, Rules(minimum=0)]
 Positive = Annotated[float, Rules(exclusiveMinimum=0)]
+Below1 = Annotated[float, Rules(minimum=0, exclusiveMaximum=1)]
 
 ABSENT: Any = object()
 _OWN_RULES = ("expected", "alone", "texts", "kinds", "rest")

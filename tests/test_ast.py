@@ -102,10 +102,10 @@ def test_what_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ("parameters", "message"),
     [
         ({"width": 15}, "width = 15 is no multiple of heads = 2"),
-        ({"depth": 0}, "depth, heads and batch_size start at 1"),
-        ({"stride_time": -1}, "the strides at 0"),
+        ({"depth": 0}, "depth = 0, expected a whole number from 1"),
+        ({"stride_time": -1}, "stride_time = -1, expected a whole number from 0"),
         ({"layout": "rows"}, "expected one of tiles, channels"),
-        ({"dropout": 1.0}, "from 0 to below 1"),
+        ({"dropout": 1.0}, "dropout = 1.0, expected a number from 0 to below 1"),
         ({"learnin_rate": 1.0}, "did you mean 'learning_rate'"),
     ],
 )

@@ -25,7 +25,7 @@ from kymo.models.zoo import Epoch, FitOptions, Samples, architecture
 from kymo.models.zoo.minirocket import MiniRocket
 from kymo.models.zoo.spectrogram_cnn import SpectrogramCnn
 from kymo.processors.recipe.load import Recipe
-from kymo.streams.errors import TrainingError
+from kymo.streams.errors import RecipeError, TrainingError
 from kymo.streams.readers import read
 
 pytest.importorskip("torch", reason="training needs torch")
@@ -242,7 +242,7 @@ def test_notes_of_the_model_are_the_runs(data: Path, tmp_path: Path, monkeypatch
     ],
 )
 def test_what_cannot_be(data: Path, tmp_path: Path, table: str, message: str) -> None:
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises((TrainingError, RecipeError), match=message):
         trained(recipe(text(table)), data, tmp_path / "b", only=True)
 
 

@@ -121,9 +121,9 @@ def test_rare_classes_count_as_much() -> None:
     [
         ({"widht": 8}, "has no parameter 'widht' here; did you mean 'width'"),
         ({"width": 2.5}, "width = 2.5, expected a whole number"),
-        ({"width": 0}, "width and batch_size start at 1"),
+        ({"width": 0}, "width = 0, expected a whole number from 1"),
         ({"dropout": True}, "dropout = True, expected a number"),
-        ({"dropout": 1.0}, "dropout from 0 to below 1"),
+        ({"dropout": 1.0}, "dropout = 1.0, expected a number from 0 to below 1"),
     ],
 )
 def test_refuses_wrong_parameters(parameters: dict[str, Any], message: str) -> None:

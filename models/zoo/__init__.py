@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import TrainingError
-from kymo.streams.schema import nearest
+from kymo.streams.schema import SchemaError, nearest, read
 
 #: Name to ``module:class``.
 ARCHITECTURES: dict[str, str] = {
@@ -163,16 +163,13 @@ def check_axes(name: str, fmt: Format) -> None:
         )
 
 
-def read_parameters(
-    parameters: Mapping[str, Any], defaults: Mapping[str, Any], table: str = "[model]"
-) -> dict[str, Any]:
-    """Fill in defaults; each parameter must be of its default's kind."""
-    for key, value in parameters.items():
-        if key not in defaults:
-            raise TrainingError(f"{table} has no parameter {key!r} here{nearest(key, defaults)}")
-        kind = type(defaults[key])
-        fits = isinstance(value, int | float) if kind is float else isinstance(value, kind)
-        if not fits or (isinstance(value, bool) and kind is not bool):
-            words = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a text")
-            raise TrainingError(f"{table} {key} = {value!r}, expected {words}")
-    return {**defaults, **parameters}
+def read_parameters(parameters: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
+    """Check the parameters of ``[model]`` by a dataclass, and fill in its defaults."""
+    try:
+        return asdict(read(kind, parameters))
+    except SchemaError as wrong:
+        if wrong.known:
+            name = str(wrong.path[0])
+            raise TrainingError(f"[model] has no parameter {name!r} here{nearest(name, wrong.known)}") from None
+        text = wrong.why or f"{wrong.path[0]} = {wrong.value!r}, expected {wrong.expected}"
+        raise TrainingError(f"[model] {text}") from None

@@ -8,8 +8,9 @@ above the other along the bins, so that a patch sees one channel and attention j
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,28 +21,38 @@ from kymo.models.zoo import Between, Epoch, FitOptions, ModelHead, Range, Sample
 from kymo.models.zoo.torch_common import ColumnUnits, TorchArchitecture
 from kymo.streams.chunk import Format
 from kymo.streams.errors import TrainingError
+from kymo.streams.schema import Amount, Below1, Count, Positive, Rules, SchemaError, Whole
 
 LAYOUTS = ("tiles", "channels")
-#: ``patch_time`` x ``patch_bins`` (0: all bins of a channel) and their strides (0: no overlap); ``layout`` of several channels;
-#: ``depth`` layers of ``width`` numbers a patch with ``heads`` of attention; then how it learns. ``pretrained``, a folder or a
-#: hub name, gives patches, width, depth and heads instead; its positions are interpolated to the window's size.
-DEFAULTS: dict[str, Any] = {
-    "patch_time": 8,
-    "patch_bins": 0,
-    "stride_time": 0,
-    "stride_bins": 0,
-    "layout": "tiles",
-    "width": 64,
-    "depth": 2,
-    "heads": 4,
-    "dropout": 0.0,
-    "pretrained": "",
-    "learning_rate": 1e-3,
-    "weight_decay": 1e-2,
-    "batch_size": 32,
-    "label_smoothing": 0.0,
-}
-_SIZES = ("patch_time", "patch_bins", "stride_time", "stride_bins", "width", "depth", "heads")
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What ``[model]`` takes.
+
+    ``patch_time`` x ``patch_bins`` (0: all bins of a channel) and their strides (0: no overlap); ``layout`` of several channels;
+    ``depth`` layers of ``width`` numbers a patch with ``heads`` of attention; then how it learns. ``pretrained``, a folder or a
+    hub name, gives patches, width, depth and heads instead; its positions are interpolated to the window's size.
+    """
+
+    patch_time: Count = 8
+    patch_bins: Whole = 0
+    stride_time: Whole = 0
+    stride_bins: Whole = 0
+    layout: Annotated[str, Rules(enum=LAYOUTS)] = "tiles"
+    width: Count = 64
+    depth: Count = 2
+    heads: Count = 4
+    dropout: Below1 = 0.0
+    pretrained: str = ""
+    learning_rate: Positive = 1e-3
+    weight_decay: Amount = 1e-2
+    batch_size: Count = 32
+    label_smoothing: Below1 = 0.0
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise SchemaError(("width",), why=f"width = {self.width} is no multiple of heads = {self.heads}")
 
 
 class Ast(TorchArchitecture):
@@ -64,7 +75,7 @@ class Ast(TorchArchitecture):
         heads: Sequence[ModelHead] = (),  # what else it says
     ) -> None:
         super().__init__("ast", fmt, labels, heads)
-        p = self.parameters = _checked(read_parameters(parameters, DEFAULTS))
+        p = self.parameters = read_parameters(parameters, Parameters)
         torch.manual_seed(seed)
         self.net = _Network(self.shape, self.columns, p)
         self.units = self.net.units
@@ -189,20 +200,3 @@ def _pretrained(name: str, plane: tuple[int, int, int]) -> Any:
         placed = torch.cat([tokens, grid.flatten(2).transpose(1, 2)], 1)
         embeddings.position_embeddings = nn.Parameter(placed.detach())
     return model
-
-
-def _checked(p: dict[str, Any]) -> dict[str, Any]:
-    if p["layout"] not in LAYOUTS:
-        raise TrainingError(f"[model] layout = {p['layout']!r}: expected one of {', '.join(LAYOUTS)}")
-    if (
-        any(p[key] < 0 for key in _SIZES)
-        or min(p["patch_time"], p["width"], p["depth"], p["heads"], p["batch_size"]) < 1
-    ):
-        raise TrainingError(
-            "[model] patch_time, width, depth, heads and batch_size start at 1, patch_bins and the strides at 0"
-        )
-    if p["width"] % p["heads"]:
-        raise TrainingError(f"[model] width = {p['width']} is no multiple of heads = {p['heads']}")
-    if not (p["learning_rate"] > 0 and 0 <= p["dropout"] < 1 and 0 <= p["label_smoothing"] < 1):
-        raise TrainingError("[model] learning_rate is above 0, dropout and label_smoothing from 0 to below 1")
-    return p

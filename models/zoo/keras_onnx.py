@@ -107,31 +107,6 @@ def window_shape(fmt: Format) -> tuple[int, ...]:
     return (fmt.rows or 1, *fmt.shape)
 
 
-def check_learning(parameters: Mapping[str, Any]) -> None:
-    """Refuse values that nothing can be learned with."""
-    p = parameters
-    wrong = [
-        f"{key} = {p[key]!r}, expected {expected}"
-        for key, fits, expected in (
-            ("batch_size", p["batch_size"] >= 1, "at least 1"),
-            ("learning_rate", p["learning_rate"] > 0, "above 0"),
-            ("weight_decay", p["weight_decay"] >= 0, "0 or more"),
-            ("dropout", 0 <= p["dropout"] < 1, "from 0 to below 1"),
-        )
-        if not fits
-    ]
-    if wrong:
-        raise TrainingError(f"[model] {wrong[0]}")
-
-
-def one_of(parameters: Mapping[str, Any], key: str, choices: Sequence[str]) -> str:
-    """Check a parameter that has a few values."""
-    value = str(parameters[key])
-    if value not in choices:
-        raise TrainingError(f"[model] {key} = {value!r}, expected one of {', '.join(choices)}")
-    return value
-
-
 def keras_to_onnx(model: Any, input_name: str, output_name: str) -> bytes:
     """Write a functional Keras model with one input and one output ``(n, columns)`` as ONNX."""
     graph = Graph()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,8 +23,17 @@ from kymo.models.zoo.onnx_graph import Graph
 from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import TrainingError
 
-#: ``channels``: those of the vector, ``*`` for anything; several patterns are separated by commas.
-DEFAULTS: dict[str, Any] = {"channels": "mag*"}
+
+@dataclass(frozen=True)
+class Parameters:
+    """What ``[model]`` takes.
+
+    ``channels``: those of the vector, ``*`` for anything; several patterns are separated by commas.
+    """
+
+    channels: str = "mag*"
+
+
 _STEEPNESS = tuple(2.0**i for i in range(-4, 9))  # of probabilities, tried in training
 
 Floats = NDArray[np.float64]
@@ -39,7 +49,7 @@ class MagnitudeRule:
     cpu_sized: ClassVar[Mapping[str, Any]] = {"channels": "*"}
 
     def __init__(self, fmt: Format, labels: Sequence[str], parameters: Mapping[str, Any], seed: int) -> None:
-        self.parameters = read_parameters(parameters, DEFAULTS)
+        self.parameters = read_parameters(parameters, Parameters)
         if len(fmt.shape) != 1:
             raise TrainingError("architecture 'magnitude_rule' takes raw windows, one number a channel")
         patterns = [pattern.strip() for pattern in self.parameters["channels"].split(",")]

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +34,25 @@ from kymo.models.zoo import Epoch, FitOptions, ModelHead, Range, Samples, read_p
 from kymo.models.zoo.onnx_graph import Graph
 from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import TrainingError
+from kymo.streams.schema import Rules
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
-#: ``features``: about how many, 84 to 50,000; ``windows``: most that are learned from, chosen at random where there are
-#: more (the work grows with its third power).
-DEFAULTS: dict[str, Any] = {"features": 10_000, "windows": 4096}
 _MOST_FEATURES = 50_000  # five times the paper's: more take memory, and tell no more
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What ``[model]`` takes.
+
+    ``features``: about how many, 84 to 50,000; ``windows``: most that are learned from, chosen at random where there are
+    more (the work grows with its third power).
+    """
+
+    features: Annotated[int, Rules(minimum=84, maximum=_MOST_FEATURES)] = 10_000
+    windows: Annotated[int, Rules(minimum=2)] = 4096
+
+
 LENGTH, KERNELS = 9, 84
 MOST_CHANNELS = 9
 #: Largest whole number: 9 channels x (6 x 1 + 3 x 2) x 2**17 stays below 2**24, up to which float32 is exact.
@@ -67,12 +79,12 @@ class MiniRocket:
     def __init__(
         self,
         fmt: Format,  # of raw windows: ``rows`` (at least 9) and shape ``(channels,)``
-        labels: Sequence[str],  # classes; see :data:`DEFAULTS`; of what is chosen at random
+        labels: Sequence[str],  # classes; see :class:`Parameters`; of what is chosen at random
         parameters: Mapping[str, Any],
         seed: int,
         heads: Sequence[ModelHead] = (),  # what else it says
     ) -> None:
-        self.parameters = read_parameters(parameters, DEFAULTS)
+        self.parameters = read_parameters(parameters, Parameters)
         self.labels, self.shape = len(labels), (fmt.shape[-1], fmt.rows or 0)
         self.heads, self.columns = tuple(heads), len(labels) + sum(head.width for head in heads)
         if len(fmt.shape) != 1 or self.shape[1] < LENGTH:
@@ -80,8 +92,6 @@ class MiniRocket:
                 f"architecture 'minirocket' takes raw windows of at least {LENGTH} samples, one number a channel; "
                 f"these are of {(fmt.rows, *fmt.shape)}"
             )
-        if not 84 <= self.parameters["features"] <= _MOST_FEATURES or self.parameters["windows"] < 2:
-            raise TrainingError(f"[model] features is a number from 84 to {_MOST_FEATURES}, windows starts at 2")
         self._banks: list[Bank] = []
         self._unit = np.ones((1, self.shape[0], 1), np.float32)
         self._middle = np.zeros(0, np.float32)  # (features,)

@@ -12,44 +12,59 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from kymo.models.onnx_model import NEXT_STATE, STATE
 from kymo.models.training.fit_keras import keras, prepare_keras
 from kymo.models.zoo import ModelHead, read_parameters
-from kymo.models.zoo.keras_onnx import KerasArchitecture, check_learning, one_of, window_shape, write_layers
+from kymo.models.zoo.keras_onnx import KerasArchitecture, window_shape, write_layers
 from kymo.models.zoo.onnx_graph import Graph
 from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import TrainingError
+from kymo.streams.schema import Amount, Below1, Count, Positive, Rules, SchemaError, Whole
 
 ops = keras.ops
 CELLS = ("lstm", "gru")
 _STEPS = 200  # about as many as such a network can follow
 _HOP_STEPS = 10  # of a stateful one's window, which learns from about twenty of them at a time
-#: ``cell`` (lstm or gru), ``units`` of each of ``layers`` (or a list, one number a layer), both directions (``bidirectional``),
-#: ``attention`` over the steps instead of the last one, ``dense`` units behind them (0: none); ``patch`` samples or columns
-#: make one step (0: such that a window has about 200), turned into ``patch_width`` numbers; whether zeros at a window's end are
-#: ``masking``; whether it goes on from window to window (``stateful``; then all zeros are values); then how it learns.
-DEFAULTS: dict[str, Any] = {
-    "cell": "lstm",
-    "units": 64,
-    "layers": 1,
-    "bidirectional": False,
-    "attention": False,
-    "dense": 0,
-    "patch": 0,
-    "patch_width": 32,
-    "masking": True,
-    "stateful": False,
-    "dropout": 0.5,
-    "learning_rate": 1e-3,
-    "weight_decay": 0.0,
-    "batch_size": 32,
-    "schedule": "cosine",
-}
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What ``[model]`` takes.
+
+    ``cell`` (lstm or gru), ``units`` of each of ``layers`` (or a list, one number a layer), both directions (``bidirectional``),
+    ``attention`` over the steps instead of the last one, ``dense`` units behind them (0: none); ``patch`` samples or columns
+    make one step (0: such that a window has about 200), turned into ``patch_width`` numbers; whether zeros at a window's end
+    are ``masking``; whether it goes on from window to window (``stateful``; then all zeros are values); then how it learns.
+    """
+
+    cell: Annotated[str, Rules(enum=CELLS)] = "lstm"
+    units: Annotated[Count | tuple[Count, ...], Rules(expected="a whole number from 1, or one a layer")] = 64
+    layers: Count = 1
+    bidirectional: bool = False
+    attention: bool = False
+    dense: Whole = 0
+    patch: Whole = 0
+    patch_width: Count = 32
+    masking: bool = True
+    stateful: bool = False
+    dropout: Below1 = 0.5
+    learning_rate: Positive = 1e-3
+    weight_decay: Amount = 0.0
+    batch_size: Count = 32
+    schedule: str = "cosine"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.units, tuple) and len(self.units) != self.layers:
+            why = f"layers = {self.layers}, but units has {len(self.units)}; leave layers out"
+            raise SchemaError(("layers",), why=why)
+
+
 _NEVER = -1e9  # a score whose exponential is 0
 _GATES = {"lstm": (0, 3, 1, 2), "gru": (0, 1, 2)}  # Keras has i f c o and z r h, ONNX has i o f c and z r h
 
@@ -80,7 +95,8 @@ class Recurrent(KerasArchitecture):
         self.parameters, self.widths = _read(parameters)
         p = self.parameters
         self.shape = window_shape(fmt)
-        _check(p, self.widths, self.shape[0])
+        if p["patch"] > self.shape[0]:
+            raise TrainingError(f"[model] patch = {p['patch']}, but a window has {self.shape[0]} samples or columns")
         self.patch = p["patch"] or _patch(self.shape[0], p["stateful"])
         if p["stateful"]:
             self._check_hop(self.shape[0])
@@ -143,15 +159,9 @@ class Recurrent(KerasArchitecture):
 def _read(parameters: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[int, ...]]:
     """Fill in defaults; units of each layer."""
     units = parameters.get("units")
-    if not isinstance(units, list | tuple):
-        p = read_parameters(parameters, DEFAULTS)
-        return p, (p["units"],) * p["layers"]
-    if not units or any(type(width) is not int for width in units):
-        raise TrainingError(f"[model] units = {list(units)}, expected a whole number, or one a layer")
-    if parameters.get("layers", len(units)) != len(units):
-        raise TrainingError(f"[model] layers = {parameters['layers']}, but units has {len(units)}; leave layers out")
-    p = read_parameters({**parameters, "units": max(units), "layers": len(units)}, DEFAULTS)
-    return p | {"units": list(units)}, tuple(units)
+    layers = {"layers": len(units)} if isinstance(units, list | tuple) else {}
+    p = read_parameters({**layers, **parameters}, Parameters)
+    return (p | {"units": list(p["units"])}, p["units"]) if layers else (p, (p["units"],) * p["layers"])
 
 
 def _patch(rows: int, stateful: bool) -> int:
@@ -160,15 +170,6 @@ def _patch(rows: int, stateful: bool) -> int:
         return max(1, rows // _STEPS)
     most = max(1, rows // _HOP_STEPS)
     return next(size for size in range(most, 0, -1) if rows % size == 0)
-
-
-def _check(p: Mapping[str, Any], widths: Sequence[int], rows: int) -> None:
-    check_learning(p)
-    one_of(p, "cell", CELLS)
-    if min(*widths, p["layers"], p["patch_width"]) < 1 or min(p["patch"], p["dense"]) < 0:
-        raise TrainingError("[model] units, layers and patch_width start at 1, patch and dense at 0")
-    if p["patch"] > rows:
-        raise TrainingError(f"[model] patch = {p['patch']}, but a window has {rows} samples or columns")
 
 
 class Padding(keras.layers.Layer):  # type: ignore[misc]

@@ -9,7 +9,7 @@ batch. A plain signal (time, channels) counts as a spectrogram of one bin.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,24 +22,30 @@ from kymo.models.training.learning import Learning
 from kymo.models.zoo import Between, Epoch, FitOptions, ModelHead, Range, Samples, read_parameters
 from kymo.models.zoo.torch_common import ColumnUnits, TorchArchitecture
 from kymo.streams.chunk import Array, Format
-from kymo.streams.errors import TrainingError
+from kymo.streams.schema import Amount, Below1, Count, Positive, Whole
 
 _MOST_SEEN = 1024  # windows from which the spread is taken
-#: ``width`` channels behind the first layer and twice as many behind the others; patches of ``patch_time`` x
-#: ``patch_bins`` (0: chosen by the window's shape); then how it learns: ``jitter`` (noise), ``scale`` (loudness of a
-#: channel) and ``shift`` (in time) are shares of the spread, value and window by which they are varied.
-DEFAULTS: dict[str, Any] = {
-    "width": 16,
-    "patch_time": 0,
-    "patch_bins": 0,
-    "dropout": 0.1,
-    "learning_rate": 3e-3,
-    "weight_decay": 1e-2,
-    "batch_size": 32,
-    "jitter": 0.1,
-    "scale": 0.1,
-    "shift": 0.1,
-}
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What ``[model]`` takes.
+
+    ``width`` channels behind the first layer and twice as many behind the others; patches of ``patch_time`` x
+    ``patch_bins`` (0: chosen by the window's shape); then how it learns: ``jitter`` (noise), ``scale`` (loudness of a
+    channel) and ``shift`` (in time) are shares of the spread, value and window by which they are varied.
+    """
+
+    width: Count = 16
+    patch_time: Whole = 0
+    patch_bins: Whole = 0
+    dropout: Below1 = 0.1
+    learning_rate: Positive = 3e-3
+    weight_decay: Amount = 1e-2
+    batch_size: Count = 32
+    jitter: float = 0.1
+    scale: float = 0.1
+    shift: float = 0.1
 
 
 class SpectrogramCnn(TorchArchitecture):
@@ -64,11 +70,7 @@ class SpectrogramCnn(TorchArchitecture):
         heads: Sequence[ModelHead] = (),  # what else it says
     ) -> None:
         super().__init__("spectrogram_cnn", fmt, labels, heads)
-        p = self.parameters = read_parameters(parameters, DEFAULTS)
-        if not (p["width"] >= 1 and p["batch_size"] >= 1 and p["learning_rate"] > 0 and 0 <= p["dropout"] < 1):
-            raise TrainingError(
-                "[model] width and batch_size start at 1, learning_rate is above 0, dropout from 0 to below 1"
-            )
+        p = self.parameters = read_parameters(parameters, Parameters)
         torch.manual_seed(seed)
         self.net = _network(self.shape, self.columns, p)
         if any(not head.labels for head in self.heads):

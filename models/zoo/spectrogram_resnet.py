@@ -16,37 +16,46 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from kymo.models.training.fit_keras import keras, prepare_keras
 from kymo.models.zoo import Epoch, FitOptions, ModelHead, Samples, check_axes, read_parameters
-from kymo.models.zoo.keras_onnx import KerasArchitecture, check_learning, one_of, window_shape
+from kymo.models.zoo.keras_onnx import KerasArchitecture, window_shape
 from kymo.streams.chunk import Format
 from kymo.streams.errors import TrainingError
+from kymo.streams.schema import Amount, Below1, Count, Positive, Rules, Share, Whole
 
 _log = logging.getLogger(__name__)
 FRONTS = ("conv2d", "deep", "conv3d", "none")
-#: ``backbone`` and its ``weights`` (imagenet, fresh or a file); ``width``, filters of the first stage of an own
-#: backbone (0: its own); ``front``, what maps the channels to three: two convolutions, a ``deep`` row of four, a
-#: ``conv3d`` that takes the channels as a third axis, or none; layers of the backbone that keep their weights:
-#: ``frozen_names`` (separated by commas, * for anything), the first ``frozen_layers``, or the first ``frozen_share`` of
-#: them; ``batch_norm`` and its ``momentum``, ``dropout`` before the last layer; then how it learns.
-DEFAULTS: dict[str, Any] = {
-    "backbone": "resnet50",
-    "weights": "imagenet",
-    "width": 0,
-    "front": "conv2d",
-    "frozen_names": "",
-    "frozen_layers": 0,
-    "frozen_share": 0.0,
-    "batch_norm": True,
-    "momentum": 0.9,
-    "dropout": 0.5,
-    "learning_rate": 1e-3,
-    "weight_decay": 0.0,
-    "batch_size": 32,
-    "schedule": "cosine",
-}
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What ``[model]`` takes.
+
+    ``backbone`` and its ``weights`` (imagenet, fresh or a file); ``width``, filters of the first stage of an own
+    backbone (0: its own); ``front``, what maps the channels to three: two convolutions, a ``deep`` row of four, a
+    ``conv3d`` that takes the channels as a third axis, or none; layers of the backbone that keep their weights:
+    ``frozen_names`` (separated by commas, * for anything), the first ``frozen_layers``, or the first ``frozen_share`` of
+    them; ``batch_norm`` and its ``momentum``, ``dropout`` before the last layer; then how it learns.
+    """
+
+    backbone: Annotated[str, Rules(enum=BACKBONES)] = "resnet50"
+    weights: str = "imagenet"
+    width: Whole = 0
+    front: Annotated[str, Rules(enum=FRONTS)] = "conv2d"
+    frozen_names: str = ""
+    frozen_layers: Whole = 0
+    frozen_share: Share = 0.0
+    batch_norm: bool = True
+    momentum: Below1 = 0.9
+    dropout: Below1 = 0.5
+    learning_rate: Positive = 1e-3
+    weight_decay: Amount = 0.0
+    batch_size: Count = 32
+    schedule: str = "cosine"
+
+
 #: Blocks a stage, and filters of the first stage, of the networks that are built here.
 BUILT_HERE = {"small": ((1, 1, 1), 16), "resnet18": ((2, 2, 2, 2), 64)}
 #: Names in keras.applications.
@@ -81,7 +90,7 @@ class SpectrogramResnet(KerasArchitecture):
     ) -> None:
         super().__init__(labels, heads)
         check_axes("spectrogram_resnet", fmt)
-        p = self.parameters = _checked(read_parameters(parameters, DEFAULTS), fmt.shape[-1])
+        p = self.parameters = _checked(read_parameters(parameters, Parameters), fmt.shape[-1])
         prepare_keras(seed)
         shape = window_shape(fmt)
         source = keras.Input(shape)
@@ -134,9 +143,6 @@ class SpectrogramResnet(KerasArchitecture):
 
 
 def _checked(p: dict[str, Any], channels: int) -> dict[str, Any]:
-    check_learning(p)
-    one_of(p, "backbone", BACKBONES)
-    one_of(p, "front", FRONTS)
     if p["front"] == "none" and p["backbone"] not in BUILT_HERE and channels != 3:
         raise TrainingError(f"[model] front = 'none': {p['backbone']} takes 3 channels, the recipe makes {channels}")
     if p["weights"] not in ("imagenet", "fresh") and not (p["backbone"] in FROM_KERAS and Path(p["weights"]).is_file()):
@@ -145,10 +151,6 @@ def _checked(p: dict[str, Any], channels: int) -> dict[str, Any]:
         )
     if p["width"] and p["backbone"] not in BUILT_HERE:
         raise TrainingError(f"[model] width is for {' and '.join(BUILT_HERE)} alone, {p['backbone']} has its own")
-    if p["width"] < 0 or p["frozen_layers"] < 0 or not 0 <= p["frozen_share"] <= 1 or not 0 <= p["momentum"] < 1:
-        raise TrainingError(
-            "[model] width and frozen_layers are 0 or more, frozen_share is from 0 to 1, momentum from 0 to below 1"
-        )
     if sum(bool(p[key]) for key in ("frozen_names", "frozen_layers", "frozen_share")) > 1:
         raise TrainingError("[model] takes one of frozen_names, frozen_layers and frozen_share, not several")
     return p

@@ -43,45 +43,21 @@ INSTALLED = Path(__file__).resolve().parent.parent.parent / "recipes"
 
 @dataclass(frozen=True)
 class Recipe:
-    """One use of the system.
+    """One use of the system."""
 
-    Attributes
-    ----------
-    name : str
-        Part of every event's id.
-    path : Path, optional
-        The file.
-    inputs : tuple of InputTable
-        What it takes; exactly one for now.
-    window_length, window_hop : int
-        Raw input samples.
-    chain : Chain
-        From raw chunks to windows; steps that learn are unfitted.
-    model : ModelTable, optional
-        None for a recipe that only processes.
-    labels, train, source
-        The tables of these names.
-    heads : tuple of HeadTable
-        What the model says beside the recipe's own classes.
-    alerts : tuple of AlertTable
-        Who is told of what.
-    notes : tuple of str
-        What its author should know, such as steps that had to move behind the window.
-    """
-
-    name: str
-    path: Path | None
-    inputs: tuple[InputTable, ...]
-    window_length: int
+    name: str  # part of every event's id
+    path: Path | None  # the file
+    inputs: tuple[InputTable, ...]  # what it takes; exactly one for now
+    window_length: int  # raw input samples, as the hop
     window_hop: int
-    chain: Chain
-    model: ModelTable | None
+    chain: Chain  # from raw chunks to windows; steps that learn are unfitted
+    model: ModelTable | None  # None for a recipe that only processes
     labels: LabelTable = field(default_factory=LabelTable)
     train: TrainTable = field(default_factory=TrainTable)
     source: SourceTable = field(default_factory=SourceTable)
-    alerts: tuple[AlertTable, ...] = ()
-    notes: tuple[str, ...] = ()
-    heads: tuple[HeadTable, ...] = ()
+    alerts: tuple[AlertTable, ...] = ()  # who is told of what
+    notes: tuple[str, ...] = ()  # what its author should know, such as steps that had to move behind the window
+    heads: tuple[HeadTable, ...] = ()  # what the model says beside the recipe's own classes
 
     @property
     def stateful(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from kymo.processors.augment import Augmentation
 from kymo.streams.files import RULE, is_file_name
-from kymo.streams.schema import Amount, Count, Rules, SchemaError, Share
+from kymo.streams.schema import Amount, Below1, Count, Rules, SchemaError, Share
 
 #: What a split keeps on one side: all of a subject, of a session, of a stretch of time; or nothing but the window.
 SPLITS = ("subject", "session", "time", "window")
@@ -154,10 +154,11 @@ class TrainTable:
     seed: Annotated[int, Rules(minimum=0, maximum=2**31 - 1)] = 0  # what every framework takes
     schedule: Annotated[str, Rules(enum=("", *SCHEDULES))] = ""  # empty for the architecture's own
     # share of the windows that are held out
-    validation: Annotated[float, Rules(minimum=0, exclusiveMaximum=1)] = 0.2
+    validation: Below1 = 0.2
     calibrate: bool = False  # whether the temperature is fitted to those or stays 1
     refit: bool = True  # whether the final model learns from them, too
-    compare: bool | tuple[Text, ...] = True  # whether MiniRocket (or what is listed) is fitted beside the architecture
+    # whether MiniRocket (or what is listed) is fitted beside the architecture
+    compare: bool | Annotated[tuple[Text, ...], Rules(expected="names of architectures")] = True
     sequence: Count = 20  # windows that a stateful model learns from at once
     results: str = ""  # the folder in which weights and history are left
 

@@ -17,6 +17,8 @@ from kymo.streams.schema import Amount, Rules
 
 Real = NDArray[Any]
 FLOATS = ("float32", "float64")
+#: A number that is above 0 in float32, too.
+_SEEN = Rules(minimum=float(np.finfo(np.float32).tiny), expected="a number above 0")
 
 
 @dataclass(frozen=True)
@@ -176,19 +178,12 @@ class Decibels(MapSpec):
         If top_db or amin is not above 0, or per is another word.
     """
 
-    top_db: float = 80.0
-    amin: float = 1e-10
-    per: str = "channel"
+    top_db: Annotated[float, _SEEN] = 80.0
+    amin: Annotated[float, _SEEN] = 1e-10
+    per: Annotated[str, Rules(enum=("channel", "window"))] = "channel"
     scaled: bool = True
     name: ClassVar[str] = "decibels"
     before_window: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        for field, value in (("top_db", self.top_db), ("amin", self.amin)):
-            if not is_number(value) or value < float(np.finfo(np.float32).tiny):
-                raise FormatError(f"decibels: {field} {value!r}, expected a number above 0")
-        if self.per not in ("channel", "window"):
-            raise FormatError(f'decibels: per {self.per!r}, expected "channel" or "window"')
 
     def output(self, inputs: Mapping[str, Format]) -> Format:
         """The input's format, in dB or without unit."""
