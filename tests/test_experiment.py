@@ -137,18 +137,18 @@ def test_everything_is_read_from_a_url() -> None:
         ('{"dirname": "set", "segments": 1}', "`segments` is no list of objects"),
         ('{"labelFiles": {}}', "`labelFiles` is {}, expected a list"),
         ('{"dirname": "set", "description": 3}', "`description` is 3, expected a text"),
-        ('{"dirname": "set", "metadata": [1]}', "`metadata` is [1], expected an object"),
+        ('{"dirname": "set", "metadata": [1]}', "`metadata` is [1], expected a table"),
         (
             '{"dirname": "set", "metadata": {"classification_type": 1}}',
             "`metadata.classification_type` is 1, expected a text",
         ),
         (
             '{"dirname": "set", "metadata": {"sample_rate": 0}}',
-            "`metadata.sample_rate` is 0, expected a number from 1e-09 to 1e+09",
+            "`metadata.sample_rate` is 0, expected a number above 0 to 1000000000",
         ),
         (
             '{"dirname": "set", "metadata": {"total_duration_s": NaN}}',
-            "`metadata.total_duration_s` is nan, expected a number from 0 to 1e+09",
+            "`metadata.total_duration_s` is nan, expected a number from 0 to 1000000000",
         ),
         (
             '{"dirname": "set", "metadata": {"distortion_levels": ["none", "medium"]}}',
@@ -156,7 +156,7 @@ def test_everything_is_read_from_a_url() -> None:
         ),
         (
             '{"dirname": "set", "segments": [{}, {"mag_distortion": {"level": "much"}}]}',
-            "`segments[1].mag_distortion.level` is 'much', expected none, low or high",
+            "`segments[1].mag_distortion.level` is 'much', expected one of none, low, high",
         ),
         (
             '{"dirname": "set", "segments": [{"magnetic_distortion": -1}]}',

@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
+from typing import IO, TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 from kymo.streams.errors import SourceError
 from kymo.streams.files import write_whole
 from kymo.streams.readers.foreign import LOOKED_AT, foreign_format, foreign_json
+from kymo.streams.schema import Rules, SchemaError, read
 from kymo.streams.words import brief
 
 if TYPE_CHECKING:
@@ -263,39 +264,39 @@ def _check_suffix(path: str, suffix: str, suffixes: Sequence[str]) -> None:
         raise SourceError(f"cannot read {suffix or 'a file without suffix'}; known are {', '.join(suffixes)}", path)
 
 
-def _anything(_: Any) -> bool:
-    return True
+Level = Annotated[str, Rules(enum=("none", "low", "high"))]
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+@dataclass(frozen=True)
+class _Texts:
+    """What an experiment says for people."""
+
+    description: str = ""
 
 
-def _is_level(value: Any) -> bool:
-    return value in ("none", "low", "high")
+@dataclass(frozen=True)
+class _About:
+    """What an experiment says of its recordings; ``classification_type`` is the labels' key."""
+
+    classification_type: str = ""
+    sample_rate: Annotated[float, Rules(exclusiveMinimum=0, maximum=10**9)] = 1
+    total_duration_s: Annotated[float, Rules(minimum=0, maximum=10**9)] = 0
+    distortion_levels: Annotated[tuple[Level, ...], Rules(expected="a list of none, low, high")] = ()
 
 
-def _number(least: float, most: float) -> tuple[Callable[[Any], bool], str]:
-    def right(value: Any) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+@dataclass(frozen=True)
+class _Segment:
+    """A segment of the plan, as far as a reader may be misled by it."""
 
-    return right, f"a number from {least:g} to {most:g}"
+    duration_s: Annotated[float, Rules(minimum=0, maximum=10**9)] = 0
+    magnetic_distortion: Annotated[float, Rules(minimum=0, maximum=10**30)] = 0
 
 
-#: Of an experiment's members: what their values are, and in words.
-_MEMBERS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "description": (_is_text, "a text"),
-    "metadata.classification_type": (_is_text, "a text, the key of the labels"),
-    "metadata.sample_rate": _number(1e-9, 1e9),
-    "metadata.total_duration_s": _number(0, 1e9),
-    "segments.duration_s": _number(0, 1e9),
-    "segments.magnetic_distortion": _number(0, 1e30),
-    "segments.mag_distortion.level": (_is_level, "none, low or high"),
-    "metadata.distortion_levels": (
-        lambda value: isinstance(value, list) and all(map(_is_level, value)),
-        "a list of none, low, high",
-    ),
-}
+@dataclass(frozen=True)
+class _Distortion:
+    """A segment's distortion."""
+
+    level: Level = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,20 +349,19 @@ def load_experiment(path: str | Path) -> Experiment:
 
 def _check_members(content: Mapping[str, Any], path: str) -> None:
     """Refuse members that say what they cannot; those that are not known are left as they are."""
-    metadata = content.get("metadata", {})
-    if not isinstance(metadata, dict):
-        raise SourceError(f"`metadata` is {brief(repr(metadata))}, expected an object", path)
-    members = [("description", content.get("description", ""))]
-    members += [(f"metadata.{name}", value) for name, value in metadata.items()]
+    parts: list[tuple[tuple[str | int, ...], type, Any]] = [((), _Texts, content)]
+    parts.append((("metadata",), _About, content.get("metadata", {})))
     for i, segment in enumerate(content.get("segments", [])):
+        parts.append((("segments", i), _Segment, segment))
         distortion = segment.get("mag_distortion")
-        inner = {"level": distortion["level"]} if isinstance(distortion, dict) and "level" in distortion else {}
-        members += [(f"segments[{i}].{name}", value) for name, value in segment.items()]
-        members += [(f"segments[{i}].mag_distortion.{name}", value) for name, value in inner.items()]
-    for name, value in members:
-        right, expected = _MEMBERS.get(re.sub(r"\[\d+\]", "", name), (_anything, ""))
-        if not right(value):
-            raise SourceError(f"`{name}` is {brief(repr(value))}, expected {expected}", path)
+        if isinstance(distortion, Mapping):
+            parts.append((("segments", i, "mag_distortion"), _Distortion, distortion))
+    for way, kind, members in parts:
+        try:
+            read(kind, members, strict=False)
+        except SchemaError as wrong:
+            wrong.path = (*way, *wrong.path)
+            raise SourceError(str(wrong), path) from None
 
 
 def _label_files(content: Mapping[str, Any], path: str) -> Iterator[str]:
