@@ -135,10 +135,13 @@ class SortedMessages:
             return
         # In an archive, channels are named by the session, too.
         carried = channel.metadata.get("topic", channel.topic)
-        if json and self.add_record(carried, value):
+        if topic is not None:
+            sample = topic.takes(value)
+        elif json and self.add_record(carried, value):
             return
-        known = carried.rpartition(".")[2] in _RECORDS
-        if known or not (is_sample(value, schema) if topic is None else topic.takes(value)):
+        else:
+            sample = carried.rpartition(".")[2] not in _RECORDS and is_sample(value, schema)
+        if not sample:
             self._unread[f"{'JSON without numbers' if json else 'protobuf'} on {channel.topic}"] += 1
             return
         if topic is None:

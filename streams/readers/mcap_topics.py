@@ -28,6 +28,7 @@ from kymo.streams.words import NS, brief, many
 
 _AXES = {1: ("value",), 3: ("x", "y", "z"), 4: ("w", "x", "y", "z")}
 _MAX_NS, _MAX_VALUES = 2**62, 2**16
+_NUMBERS = frozenset((int, float))
 _TIMES = ("timestamp", "stamp", "time", "ts")
 #: Members of a time that is an object.
 _SECONDS, _NANOSECONDS = ("sec", "secs", "seconds"), ("nsec", "nsecs", "nanosec", "nanos", "nanoseconds")
@@ -73,7 +74,7 @@ class TopicSamples:
         self._names: tuple[str, ...] | None = None  # of the numbers, where messages have no `values`
         self._stamps: list[Any] = []
         self._whole_ns = False  # whether stamps are ns by their form
-        self._log_ns, self._publish_ns = array("q"), array("q")
+        self._logged, self._published = array("Q"), array("Q")  # ns
         self._times_ns: NDArray[np.int64] | None = None
         self._values: list[array[float]] = []
         self._more = 0  # messages that have more numbers than the first
@@ -87,13 +88,13 @@ class TopicSamples:
         if not 0 < len(values) <= _MAX_VALUES or (self._values and len(values) != len(self._values[0])):
             expected = len(self._values[0]) if self._values else f"1 to {_MAX_VALUES}"
             raise self._wrong(number, f"{len(values)} values, expected {expected}")
-        numbers = [math.nan if item is None else item for item in values]
-        for item in numbers:
-            if type(item) not in (int, float):
-                raise self._wrong(number, f"{brief(repr(item))} among the values, expected a number")
+        numbers = [math.nan if item is None else item for item in values] if None in values else values
+        if not _NUMBERS.issuperset(map(type, numbers)):
+            item = next(item for item in numbers if type(item) not in _NUMBERS)
+            raise self._wrong(number, f"{brief(repr(item))} among the values, expected a number")
         self._stamps.append(self._stamp(value, number))
-        self._log_ns.append(min(message.log_time, _MAX_NS))
-        self._publish_ns.append(min(message.publish_time, _MAX_NS))
+        self._logged.append(message.log_time)
+        self._published.append(message.publish_time)
         try:
             self._values.append(array("d", numbers))
         except OverflowError:
@@ -110,6 +111,9 @@ class TopicSamples:
         return [numbers.get(name) for name in self._names]
 
     def _stamp(self, value: Mapping[str, Any], number: int) -> int | float | None:
+        plain = value.get("timestamp")
+        if type(plain) is int and -_MAX_NS < plain < _MAX_NS:
+            return plain
         header = value.get("header")
         for holder in (value, header if isinstance(header, dict) else {}):
             stamp = next((holder[name] for name in _TIMES if holder.get(name) is not None), None)
@@ -141,9 +145,9 @@ class TopicSamples:
 
     def _timed(self, rate: Fraction | None, sure: bool) -> tuple[NDArray[np.int64], list[str]]:
         """Times ``(n,)``, and what was found out of their unit; where it is not `sure` to be ns, their steps must make sense."""
-        logged = np.frombuffer(self._log_ns, np.int64)
+        logged = _times_of(self._logged)
         if len(logged) > 1 and (logged == logged[0]).all():  # some writers fill in the other one alone
-            logged = np.frombuffer(self._publish_ns, np.int64)
+            logged = _times_of(self._published)
         if any(stamp is None for stamp in self._stamps):
             stamps = [at if stamp is None else stamp for at, stamp in zip(logged.tolist(), self._stamps, strict=True)]
         else:
@@ -196,6 +200,10 @@ class TopicSamples:
         if len(titles) == count and len(set(titles)) == count:
             return titles
         return _AXES.get(count, tuple(f"v{i}" for i in range(count)))
+
+
+def _times_of(times: array[int]) -> NDArray[np.int64]:
+    return np.minimum(np.frombuffer(times, np.uint64), _MAX_NS).astype(np.int64)
 
 
 def _seconds_and_ns(stamp: Mapping[str, Any]) -> int:
