@@ -258,3 +258,27 @@ def test_a_broken_file_in_a_folder_is_left_out_and_said(tmp_path: Path) -> None:
         (tmp_path / f"{name}.csv").unlink()
     with pytest.raises(SourceError, match=r"a\.csv"):
         list(read([tmp_path]))
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "rate", "unit"),
+    [
+        ("meta.json", '{"sample_freqs": {"ECG": 500.0, "ACC": 25}, "units": {"ECG": "uV", "ACC": "mg"}}', 500, "uV"),
+        ("ecg.json", '{"SamplingFrequency": 128, "Manufacturer": "A"}', 128, ""),
+        ("info.json", '{"signals": 2, "ECG": {"sampling_rate": 250, "unit": "mV"}, "ACC": {"fs": 10}}', 250, "mV"),
+        ("meta.json", '{"heart_rate": 70}', None, ""),
+        ("meta.json", '{"sample_freqs": {"ACC": 25}}', None, ""),
+        ("meta.json", "{", None, ""),
+    ],
+)
+def test_the_rate_that_json_beside_says(tmp_path: Path, name: str, told: str, rate: int | None, unit: str) -> None:
+    (tmp_path / name).write_text(told)
+    rows = ["value", *map(str, range(50))]
+    if rate is None:
+        with pytest.raises(SourceError, match="nothing gives the sampling rate"):
+            one(tmp_path / "ecg.csv", *rows)
+        return
+    recording = one(tmp_path / "ecg.csv", *rows)
+    fmt = recording.streams[0].header.format
+    assert (fmt.rate, fmt.units) == (rate, (unit,) if unit else ())
+    assert f"rate {rate} Hz, as {name} says" in recording.notes

@@ -33,19 +33,22 @@ from kymo.streams.words import brief, is_number, some
 
 # Words of names of columns that say which sensor a row is of, where so many rows follow one of another.
 _SENSOR_WORDS = {
-    "sensor",
-    "type",
-    "tag",
-    "stream",
-    "signal",
-    "channel",
-    "variable",
-    "measure",
-    "measurement",
-    "metric",
-    "parameter",
+    *(
+        "sensor",
+        "type",
+        "tag",
+        "stream",
+        "signal",
+        "channel",
+        "variable",
+        "measure",
+        "measurement",
+        "metric",
+        "parameter",
+    ),
+    *("topic", "keypoint", "landmark", "joint", "bodypart", "marker", "field", "device", "node", "mac", "placement"),
+    *("eye", "hand", "side", "foot", "leg", "person"),
 }
-_SENSOR_WORDS |= {"topic", "keypoint", "landmark", "joint", "bodypart", "marker", "field", "device"}
 _ALTERNATE, _OTHER_ROWS = 0.2, 0.05
 _TIME_UNITS, _LEAST_TIMES, _SAME_STEP = ("s", "ms", "us"), 8, 1.5
 # Name of the stream that is made where neither a recipe nor the user names one.
@@ -102,6 +105,7 @@ class Told(NamedTuple):
     rate: Fraction | None = None  # samples per second
     units: Mapping[str, str] = {}  # by column
     start_ns: int = 0  # time of the first sample
+    by: str = "the head of the file"  # what says the rate
 
 
 class _Texts(NamedTuple):
@@ -154,7 +158,7 @@ def column_roles(
     notes += counting.notes
     if told.rate and (counting.numbers or counting.time is None) and not any(item.rate_hz for item in inputs):
         inputs = tuple(replace(item, rate_hz=told.rate) for item in inputs)
-        notes.append(f"rate {float(told.rate):g} Hz, as the head of the file says")
+        notes.append(f"rate {float(told.rate):g} Hz, as {told.by} says")
     notes += _absent_labels(options, texts.labels)
     # A column of a further label set stays metadata too: what is constant in a session may say its side of a split.
     further = set(texts.labels) - {options.label_column}

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kymo.streams.errors import SourceError
+from kymo.streams.readers.beside import told_beside
 from kymo.streams.readers.cells import Numbers, is_missing
 from kymo.streams.readers.columns import ColumnRoles, Told, column_roles
 from kymo.streams.readers.files import File
@@ -176,6 +177,9 @@ class _Reader:
         column = partial(self._column, sample)
         cells_units = {self._names[i]: known_unit(unit) for i, unit in self._numbers.units.items()}
         told = Told(self._head.rate, cells_units | self._head.units, self._head.start_ns)
+        if told.rate is None and (beside := told_beside(self._file)).rate:
+            units = {**(dict.fromkeys(self._names, beside.unit) if beside.unit else {}), **told.units}
+            told = told._replace(rate=beside.rate, units=units, by=beside.name)
         self._roles = column_roles(self._names, numeric, self._options, self._file.path, column, told)
         self._roles.notes[:0] = self._head.notes
         self._roles.notes.extend(self._numbers.notes)

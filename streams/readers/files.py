@@ -59,10 +59,10 @@ FOLDER_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != _TEXT)
 EXPERIMENT_SUFFIX = ".json"
 #: How apps of phones and wristbands call the file of a sensor.
 _SENSOR = re.compile(
-    "acc(el)?|(total|linear)?accelerat(ion|ometer)|accelerometer(uncalibrated)?|linearaccelerometer|gravity|gyro?|gyroscope(uncalibrated)?"
+    "(watch|wrist|headphones?)?(acc(el)?|(total|linear)?accelerat(ion|ometer)|accelerometer(uncalibrated)?|linearaccelerometer|gravity|gyro?|gyroscope(uncalibrated)?"
     "|mag|magnetometer(uncalibrated)?|magneticfield|orientation|attitude|(game)?rotation(vector)?|(device|wrist|watch)motion|baro(meter)?"
     "|pressure|light(sensor)?|proximity|location|gps|compass|heading|heartrate|hr|pedometer|stepcounter|microphone|audiolevel|humidity"
-    "|(ambient)?temp(erature)?|battery|bvp|eda|gsr|ppg|ecg|emg|eeg|resp|ibi|imu|pupil|gaze"
+    "|(ambient)?temp(erature)?|battery|bvp|eda|gsr|ppg|ecg|emg|eeg|resp|ibi|imu|pupil|gaze)"
 )
 #: Suffixes of an experiment's recordings: the first that is there counts.
 _RECORDED = tuple(dict.fromkeys(suffix for row in reversed(FORMATS) for suffix in row.suffixes))
@@ -103,10 +103,15 @@ class File:
         except OSError as error:
             raise SourceError(f"cannot be opened ({error.strerror or error})", self.path) from None
 
+    def exists(self) -> bool:
+        """Whether it is there."""
+        return _Storage(self.system).is_file(self.path)
+
     def labels_file(self) -> File | None:
         """Its labels JSON, if it is there."""
         path = self.labels or str(PurePosixPath(self.path.replace("\\", "/")).with_suffix(_LABELS))
-        return File(path, self.session, self.system) if _Storage(self.system).is_file(path) else None
+        labels = File(path, self.session, self.system)
+        return labels if labels.exists() else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ _HEAD_ROWS = 400  # of them is judged where the table begins
 _TABLE_ROWS = 3  # so many rows of as many columns are a table
 _NAME_ROWS = 5  # at most
 _SAMPLE_ROWS = 200
-_EVEN = 0.9  # so many steps are about the middle one
+_EVEN, _COUNTED = 0.9, 0.75  # so many steps are about the middle one, or are 1
 #: Of Empatica's files, by their name: channels, and the unit. Of the wristband's acceleration 64 are 1 g.
 _EMPATICA = {
     "acc": (("x", "y", "z"), "1/64 g"),
@@ -476,5 +476,6 @@ def _kind(rows: Cells, column: int, counting: bool = True) -> str:
     if len(steps) < _TABLE_ROWS:
         return ""
     middle = float(np.median(steps))
-    even = middle > 0 and float(np.mean(np.abs(steps - middle) < 0.5 * middle)) >= _EVEN
-    return ("index" if (steps == 1).all() else "time") if counting and even else ""
+    if counting and middle == 1 and (steps >= 0).all() and np.mean(steps == 1) >= _COUNTED:
+        return "index"
+    return "time" if counting and middle > 0 and np.mean(np.abs(steps - middle) < 0.5 * middle) >= _EVEN else ""

@@ -1,0 +1,68 @@
+"""What JSON beside a file says of it. In: a File. Out: the rate of its samples and their unit.
+
+Recordings are exported with a file of settings: ``{"sample_freqs": {"ECG": 500}, "units": {"ECG": "uV"}}`` in `meta.json` beside `ECG.csv`,
+or ``{"SamplingFrequency": 100}`` in `a.json` beside `a.csv`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from kymo.streams.readers.files import File
+from kymo.streams.readers.units import known_unit
+from kymo.streams.words import is_number
+
+_NAMES = ("meta.json", "metadata.json", "info.json")  # besides the file's own name
+_LARGEST = 2**20  # bytes
+_RATE = re.compile(r"sampl\w*[ _-]?(freq\w*|rate)\w*|fs|sfreq|srate|rate_hz", re.IGNORECASE)
+_UNIT = re.compile(r"units?", re.IGNORECASE)
+
+
+class Beside(NamedTuple):
+    """What is said."""
+
+    rate: Fraction | None = None  # samples per second
+    unit: str = ""  # of all channels
+    name: str = ""  # of the JSON file
+
+
+def told_beside(file: File) -> Beside:
+    """What the first JSON beside a file says of its rate, if one does."""
+    own = PurePosixPath(file.path.replace("\\", "/"))
+    for name in (f"{own.stem}.json", *_NAMES):
+        beside = File(str(own.with_name(name)), system=file.system)
+        if not beside.exists():
+            continue
+        with beside.open() as raw:
+            text = raw.read(_LARGEST)
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        rates = {value for value in _said(content, own.stem, _RATE) if is_number(value) and float(value) > 0}
+        units = {known_unit(value) for value in _said(content, own.stem, _UNIT)} - {""}
+        if len(rates) == 1:
+            return Beside(Fraction(rates.pop()), units.pop() if len(units) == 1 else "", name)
+    return Beside()
+
+
+def _said(content: Any, stem: str, key: re.Pattern[str]) -> Iterator[str]:
+    """What members of such a name say: for all, or in an object a signal, for the one of the file's name."""
+    if not isinstance(content, Mapping):
+        return
+    own = {name.lower(): value for name, value in content.items()}.get(stem.lower())
+    if isinstance(own, Mapping):
+        yield from _said(own, stem, key)
+        return
+    for name, value in content.items():
+        if key.fullmatch(name):
+            of_signal = (
+                {str(k).lower(): v for k, v in value.items()}.get(stem.lower()) if isinstance(value, Mapping) else value
+            )
+            if isinstance(of_signal, int | float | str):
+                yield str(of_signal)
