@@ -457,7 +457,9 @@ def _make_up_names(head: TableHead, rows: Cells, said: Sequence[str] = ()) -> No
         cells = {row[n] for row in rows if n < len(row)}
         kind = _kind(rows, n, counting)
         counting = counting and not kind and len(cells) < 2
-        names[n] = names[n] or ("" if cells <= {""} else kind if kind and kind not in names else f"c{n + 1}")
+        # What counts, but some numbers twice, tells nothing.
+        no_column = cells <= {""} or (kind == "index" and len(cells) < len(rows))
+        names[n] = names[n] or ("" if no_column else kind if kind and kind not in names else f"c{n + 1}")
     head.names = names
     if not said:
         head.notes.append(f"no column names: they are {some([name for name in names if name], 8)}")
