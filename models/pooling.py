@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
 from kymo.models.bundle import Bundle
+from kymo.processors.recipe.tables import POOLS
 from kymo.streams.chunk import Array
 from kymo.streams.errors import BundleError, FormatError
+from kymo.streams.schema import Count, Rules, SchemaError, read
 
 if TYPE_CHECKING:
     from kymo.processors.recipe.load import Recipe
@@ -28,24 +30,19 @@ Row = list[float]
 State = list[Row]
 HMM_WINDOWS = 30  # how far a filter looks back unless told otherwise: what lies before has long faded
 _RARE = 0.5  # added to every count of a transition, so that none is impossible
-KINDS = ("mean", "hmm")
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
     """How probabilities are pooled; what a bundle's manifest holds as ``pool``."""
 
-    kind: str  # ``mean`` or ``hmm``
-    windows: int = HMM_WINDOWS  # how many, from 1, this one counted
+    kind: Annotated[str, Rules(enum=POOLS)]
+    windows: Count = HMM_WINDOWS  # how many, from 1, this one counted
     # for ``hmm``: row of the class before, column of the class now; each row sums to 1
     transitions: tuple[tuple[float, ...], ...] = ()
     start: tuple[float, ...] = ()  # for ``hmm``: share of each class, which the network's probabilities are relative to
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise FormatError(f"pool kind {self.kind!r}: expected one of {', '.join(KINDS)}")
-        if self.windows < 1:
-            raise FormatError(f"pool windows = {self.windows}: expected a whole number from 1")
         if self.kind == "hmm" and (
             not 0 < len(self.start) == len(self.transitions)
             or any(len(row) != len(self.start) for row in (self.start, *self.transitions))
@@ -108,10 +105,8 @@ class Pool:
     def from_json(cls, described: Mapping[str, Any]) -> Pool:
         """What :meth:`to_json` gave."""
         try:
-            rows = tuple(tuple(float(p) for p in row) for row in described.get("transitions", ()))
-            start = tuple(float(p) for p in described.get("start", ()))
-            return cls(str(described["kind"]), int(described.get("windows", HMM_WINDOWS)), rows, start)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            return read(cls, described, strict=False)
+        except SchemaError as error:
             raise FormatError(f"pool {described!r}: not a pooling ({error}); train the bundle again") from None
 
 

@@ -134,7 +134,7 @@ class Kind:
             return self.take(_YES.get(text.strip().lower(), text))
         try:
             return self.take(Decimal(text) if self.base in (int, float) else self.base(text))
-        except InvalidOperation:
+        except (InvalidOperation, ValueError):
             raise self.wrong(text) from None
 
     def _of_kinds(self, value: Any) -> Any:

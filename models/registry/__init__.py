@@ -21,6 +21,7 @@ from kymo.models.registry.store import LocalStore, Store, replace_folder, store_
 from kymo.streams.errors import BundleError, MessageError
 from kymo.streams.files import RULE, is_file_name
 from kymo.streams.messages import read_object
+from kymo.streams.schema import SchemaError, read
 from kymo.streams.settings import Settings
 
 SHIPPED = Path(__file__).parent.parent / "shipped"
@@ -186,11 +187,9 @@ def _line(entry: Entry) -> bytes:
 def _entry(line: bytes) -> Entry | None:
     """Read a line; None for half a line, which a killed writer left, or one of another program."""
     try:
-        entry = Entry(**read_object(line))
-    except (MessageError, TypeError):
+        return read(Entry, read_object(line))
+    except (MessageError, SchemaError):
         return None
-    whole = all(type(value) is (int if name == "at_ns" else str) for name, value in asdict(entry).items())
-    return entry if whole else None
 
 
 def _user() -> str:
