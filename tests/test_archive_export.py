@@ -187,6 +187,9 @@ def test_foxglove_holds_events(tmp_path: Path) -> None:
     time = {"timestamp": {"sec": T0 // 10**9, "nsec": T0 % 10**9}}
     assert found["/events/r"] == [(T0, time | event.to_dict())]
     assert [message["label"] for _, message in found["/events/r/grip"]] == ["firm"]
+    (again,), (before,) = read([path]), reader.recordings()
+    assert [stream.header.format.stream for stream in again.streams] == ["imu"]
+    np.testing.assert_array_equal(again.streams[0].data, before.streams[0].data)
 
 
 def kymo(*words: str) -> subprocess.CompletedProcess[str]:

@@ -33,7 +33,7 @@ _TIMES = ("timestamp", "stamp", "time", "ts")
 #: Members of a time that is an object.
 _SECONDS, _NANOSECONDS = ("sec", "secs", "seconds"), ("nsec", "nsecs", "nanosec", "nanos", "nanoseconds")
 #: Schemas whose numbers are no samples.
-_NO_SAMPLES = ("foxglove.Log", "foxglove.CompressedImage", "foxglove.RawImage", "classification")
+_NO_SAMPLES = ("foxglove.Log", "foxglove.CompressedImage", "foxglove.RawImage", "classification", "kymo.Event")
 _RATIO_SHARE = 0.1  # a span that is so near to the log's times a unit is of that unit
 _FASTEST_STEP_NS = (
     200_000  # no sensor sends messages faster: times that run so are of another unit, if they are not of our days
