@@ -66,6 +66,8 @@ class ReadOptions:
         Further sets of labels, from other columns or keys.
     session_name, stream_name : str, optional
         Names to use instead of the file's.
+    file_names : str, optional
+        What the names of files, or of folders that they are in, say, such as ``{label}_{subject}``.
     """
 
     inputs: tuple[InputOptions, ...] = ()
@@ -78,6 +80,7 @@ class ReadOptions:
     more_labels: tuple[LabelOptions, ...] = ()
     session_name: str | None = None
     stream_name: str | None = None
+    file_names: str | None = None
 
     @property
     def label_columns(self) -> dict[str, Mapping[str, str]]:

@@ -148,7 +148,10 @@ def _check(dataset: Dataset, counts: Mapping[str, int], recipe: Recipe) -> None:
         return
     source = f"key `{recipe.labels.key}` of a labels JSON" if recipe.labels.key else f"column `{recipe.labels.column}`"
     if not counts.get("labels"):
-        raise TrainingError(f"no labels in the data ({source}); correct [labels], or add the labels")
+        raise TrainingError(
+            f"no labels in the data ({source}); correct [labels], or add the labels; where names of files or folders tell them, "
+            "say so in [source] file_names"
+        )
     if not counts.get("examples"):
         raise TrainingError(
             f"no window is covered by a label to {recipe.labels.min_share:.0%}; shorten [window] length_s or lower "

@@ -67,6 +67,7 @@ class Survey:
     labels: set[str] = field(default_factory=set)
     label_column: str | None = None  # where labels come from
     label_key: str | None = None
+    file_names: str | None = None  # what they say
     remarks: list[str] = field(default_factory=list)  # what the user should look at
 
 
@@ -84,14 +85,18 @@ class _StreamSummary:
 
 
 def survey_of(
-    paths: Sequence[str | Path], streams: Sequence[str] = (), rate_hz: Fraction | None = None, label: str = "label"
+    paths: Sequence[str | Path],
+    streams: Sequence[str] = (),
+    rate_hz: Fraction | None = None,
+    label: str = "label",
+    file_names: str | None = None,
 ) -> Survey:
     """Look through recordings."""
-    options = ReadOptions(label_column=label)
+    options = ReadOptions(label_column=label, file_names=file_names)
     if rate_hz is not None:
         options = replace(options, inputs=(InputOptions(streams[0] if streams else "sensor", (), rate_hz),))
     summaries: dict[str, list[_StreamSummary]] = {}  # by stream, one a recording
-    survey = Survey("", Fraction(0), (), (), 0, 0)
+    survey = Survey("", Fraction(0), (), (), 0, 0, file_names=file_names)
     try:
         _summarise(read(paths, _side_by_side(paths, streams, options)), summaries, survey)
     except SourceError as error:
@@ -336,6 +341,7 @@ def recipe_text(name: str, survey: Survey) -> str:
     by_key = survey.label_key is not None and not survey.labels
     tables = {
         "name": name,
+        **({"source": {"file_names": survey.file_names}} if survey.file_names else {}),
         "input": [source],
         "steps": [{"step": "spectrogram", "nperseg": nperseg, "noverlap": noverlap}, {"step": "log"}],
         "window": {
@@ -365,6 +371,7 @@ def _comments(survey: Survey, length: int, nperseg: int, noverlap: int) -> dict[
     subjects = len(survey.subjects)
     return {
         "name": "part of every event's id",
+        "source.file_names": "what the names of files, or of their folders, say",
         "input": "which stream of a session this recipe takes",
         "input.stream": "kind[.place]; a kind alone takes any place",
         "input.rate_hz": "samples per second; a stream of another rate is not taken",

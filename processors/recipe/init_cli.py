@@ -21,6 +21,11 @@ from kymo.streams.files import RULE, is_file_name
 @click.option("--stream", "streams", multiple=True, metavar="S", help="Stream or MCAP topic to take; may be repeated.")
 @click.option("--rate-hz", metavar="N", help="Samples per second, for files without times.")
 @click.option("--label", default="label", show_default=True, metavar="COLUMN", help="Column of the class.")
+@click.option(
+    "--file-names",
+    metavar="PATTERN",
+    help="What names of files or folders say, such as {label}_{subject}; * is anything.",
+)
 @click.option("--force", is_flag=True, help="Overwrite a recipe that is there.")
 def init(name: str, sources: tuple[str, ...], out: Path, force: bool, **look: Any) -> None:
     """Write a recipe from data: rate, channels, a window, a spectrogram.
@@ -35,7 +40,7 @@ def init(name: str, sources: tuple[str, ...], out: Path, force: bool, **look: An
     from kymo.processors.recipe.init import count_text, recipe_text, survey_of
     from kymo.processors.recipe.load import parse_recipe
 
-    survey = survey_of(sources, look["streams"], _rate(look["rate_hz"]), look["label"])
+    survey = survey_of(sources, look["streams"], _rate(look["rate_hz"]), look["label"], look["file_names"])
     text = recipe_text(name, survey)
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -73,6 +73,7 @@ class Recipe:
             session=self.source.session,
             subject=self.source.subject,
             keep=self.source.keep,
+            file_names=self.source.file_names,
             label_column=self.labels.column,
             label_key=self.labels.key,
             label_names=self.labels.names,

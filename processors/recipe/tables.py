@@ -186,11 +186,14 @@ class TrainTable:
 
 @dataclass(frozen=True)
 class SourceTable:
-    """``[source]``: columns that together name a session, the subject's column, and which rows to keep."""
+    """``[source]``: columns that together name a session, the subject's column, which rows to keep, and what names of files say."""
 
     session: Texts = ()
     subject: Text | None = None
     keep: Text | None = None
+    file_names: Annotated[str, Rules(pattern=r"\{\w+\}", expected='a pattern such as "{label}_{subject}"')] | None = (
+        None
+    )
 
 
 @dataclass(frozen=True)

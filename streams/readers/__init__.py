@@ -17,6 +17,7 @@ from kymo.streams.archive.format import is_archive
 from kymo.streams.errors import EmptyKeepError, SourceError, SourceWarning
 from kymo.streams.labels.labels import count_labels_json, keys_of_labels_json
 from kymo.streams.readers.basic_motions import NAMES, read_basic_motions
+from kymo.streams.readers.file_names import add_what_the_name_says
 from kymo.streams.readers.files import File, find, format_of, not_read
 from kymo.streams.recording import InputOptions, ReadOptions, Recording
 from kymo.streams.words import many
@@ -135,6 +136,9 @@ def _recordings(file: File, options: ReadOptions) -> Iterator[Recording]:
 def _with_labels(recording: Recording, file: File, options: ReadOptions) -> Iterator[Recording]:
     for key, names in options.label_keys.items():
         _add_labels(recording, file, key, names, key == options.label_key)
+    if options.file_names is not None:
+        label_set = options.label_column or options.label_key or "label"
+        add_what_the_name_says(recording, file.path, options.file_names, label_set)
     yield recording
 
 

@@ -1,0 +1,72 @@
+"""Classes and subjects from the names of files and folders: recordings of phones, which have no column for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import kymo
+from kymo.streams.errors import RecipeError, SourceError
+from kymo.streams.readers import read
+from kymo.streams.recording import ReadOptions, Recording
+
+
+def write(path: Path, head: str = "t,x", more: str = "") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([head, *(f"{i / 50},{i % 7}{more}" for i in range(200))]) + "\n")
+
+
+def told(paths: Path, pattern: str) -> list[tuple[str | None, list[str]]]:
+    recordings = read([paths], ReadOptions(file_names=pattern))
+    return [(recording.subject, [label.label for label in recording.labels]) for recording in recordings]
+
+
+def test_names_of_files_and_of_folders(tmp_path: Path) -> None:
+    write(tmp_path / "files" / "walking_ann.csv")
+    write(tmp_path / "phyphox" / "run_ben" / "Raw Data.csv", '"Time (s)","x (m/s^2)"')
+    for sensor in ("Accelerometer", "Gyroscope"):
+        write(tmp_path / "logger" / "jump-cem-2024-05-01_10-00-00" / f"{sensor}.csv", "seconds_elapsed,x")
+    write(tmp_path / "classes" / "stairs" / "1.csv")
+    assert told(tmp_path / "files", "{label}_{subject}") == [("ann", ["walking"])]
+    assert told(tmp_path / "phyphox", "{label}_{subject}") == [("ben", ["run"])]
+    assert told(tmp_path / "logger", "{label}-{subject}-*") == [("cem", ["jump"])]
+    assert told(tmp_path / "classes", "{label}/*") == [(None, ["stairs"])]
+
+
+def one(path: Path, pattern: str) -> Recording:
+    (recording,) = read([path], ReadOptions(file_names=pattern))
+    return recording
+
+
+def test_what_the_file_says_counts_more_and_what_is_unclear_is_said(tmp_path: Path) -> None:
+    write(tmp_path / "walking_ann_left.csv", "t,x,subject,label", ",dora,still")
+    whole = one(tmp_path / "walking_ann_left.csv", "{label}_{subject}_{side}")
+    assert (whole.subject, [label.label for label in whole.labels], whole.metadata["side"]) == (
+        "dora",
+        ["still"],
+        "left",
+    )
+    write(tmp_path / "walking_fast_ann.csv")
+    unclear = one(tmp_path / "walking_fast_ann.csv", "{label}_{subject}")
+    assert (unclear.subject, unclear.labels) == (None, [])
+    assert "its file is not named like {label}_{subject}" in unclear.notes
+    label = one(tmp_path / "walking_fast_ann.csv", "{label}_*_{subject}").labels[0]
+    assert (label.set, label.start_ns, label.end_ns, label.author) == ("label", 0, 4 * 10**9, "walking_fast_ann.csv")
+
+
+def test_init_and_recipe(tmp_path: Path) -> None:
+    for name in ("walking_ann", "still_ben"):
+        write(tmp_path / "data" / f"{name}.csv")
+    words = ["init", "m", "--from", str(tmp_path / "data"), "--out", str(tmp_path), "--file-names", "{label}_{subject}"]
+    done = CliRunner().invoke(kymo.cli, words)
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "m.toml").read_text()
+    assert "(found: still, walking)" in text
+    assert "2 subjects" in text
+    assert kymo.load_recipe(str(tmp_path / "m.toml")).read_options().file_names == "{label}_{subject}"
+    with pytest.raises(RecipeError, match=r'file_names.*expected a pattern such as "\{label\}_\{subject\}"'):
+        kymo.parse_recipe(text.replace('"{label}_{subject}"', '"label"'))
+    with pytest.raises(SourceError, match=r"is no pattern"):
+        one(tmp_path / "data" / "still_ben.csv", "{label}_{label}")
