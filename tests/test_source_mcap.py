@@ -199,6 +199,16 @@ def test_units_travel_with_the_file_and_are_compared(
         np.testing.assert_allclose(np.linalg.norm(stream.data[:, 6:], axis=1), 1.0)
 
 
+def test_what_no_field_is_as_long_as_is_doubted(tmp_path: Path) -> None:
+    """A sensor log in µT that the published tool converted: nothing in it says the unit."""
+    topics = {"mag_raw": [14.4, 10.7, -44.1], "acc_raw": [0.0, 0.0, 1.0], "gyro_raw": [0.0, 0.0, 0.0]}
+    path = mcap(tmp_path / "x.mcap", [sample(t, k * 10**7, v) for k in range(400) for t, v in topics.items()])
+    doubts = [note for note in one(path, kymo.load_recipe("magnetic").read_options()).notes if "taken for" in note]
+    assert len(doubts) == 1
+    assert doubts[0].startswith("imu: mag_raw is 47.6 long, and is taken for a field of length 1 (50 µT)")
+    assert not [note for note in one(path).notes if "taken for" in note]
+
+
 def test_the_time_of_publishing_counts_where_the_log_has_one_time(tmp_path: Path) -> None:
     out = io.BytesIO()
     writer = Writer(out)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -310,13 +310,26 @@ def _stream(
     sizes, units = _converted(said, item.takes or said) if any(said) else (1.0, item.units)
     fmt = signal_format(item.stream, tuple(name for _, _, name in sources), fitted.rate, "float64", units)
     data = np.ascontiguousarray(values[:, columns] * sizes)
-    notes = fitted.notes
+    notes = [*fitted.notes, *_unlike_a_field(sources, item.takes)]
     bad = np.flatnonzero(~np.isfinite(data).all(axis=1))
     if len(bad):
         first = int(fitted.indexes[bad[0]])
         notes.append(f"{many(len(bad), 'sample')} with missing values, first at index {first}")
     header = Header(session, fitted.origin_ns, fmt)
     return StreamData.from_indexes(header, data, fitted.indexes, stamps), notes
+
+
+def _unlike_a_field(sources: Sequence[tuple[TopicSamples, str, str]], takes: tuple[str, ...]) -> Iterator[str]:
+    """Doubt topics of no known unit that are taken for a field, whose length is 1, and are of quite another length."""
+    asked = dict.fromkeys(topic for (topic, _, _), unit in zip(sources, takes, strict=False) if unit == "field")
+    for topic in asked:
+        lengths: NDArray[np.float64] = np.linalg.norm(topic.values, axis=1)
+        length = float(np.median(lengths[np.isfinite(lengths)])) if np.isfinite(lengths).any() else 1.0
+        if not topic.unit and not 0.1 < length < 10:
+            yield (
+                f"{topic.stream} is {length:.3g} long, and is taken for a field of length 1 (50 µT): if it is in µT or counts, "
+                "say [[input]] units and change the step `scale`"
+            )
 
 
 def _converted(said: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
