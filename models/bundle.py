@@ -62,7 +62,8 @@ class Bundle:
     id: str  # ``recipe@digest``
     recipe: str  # name of the recipe that it was trained by
     chain: Chain  # from raw chunks to windows, with the learned numbers; the chain to run
-    labels: Annotated[tuple[str, ...], Rules(minItems=2)]  # classes, in the order of the model's outputs
+    # classes, in the order of the model's outputs; one alone where a recipe has none, and heads say all
+    labels: Annotated[tuple[str, ...], Rules(minItems=1)]
     shape: tuple[Whole, ...]  # of one window as the model takes it
     layout: Annotated[str, Rules(enum=LAYOUTS)]  # (channels, time, …), or as windows are, (time, …, channels)
     dtype: str  # of the model's input
@@ -83,6 +84,8 @@ class Bundle:
     def __post_init__(self) -> None:
         if len(set(self.labels)) < len(self.labels):
             raise SchemaError(("labels",), "labels none of which stands twice", list(self.labels))
+        if len(self.labels) < 2 and not self.heads:
+            raise SchemaError(("labels",), "at least two labels, or a head", list(self.labels))
 
     @property
     def columns(self) -> int:

@@ -13,9 +13,9 @@ from typing import Any
 
 from kymo.models.bundle import UNKNOWN, Bundle
 from kymo.models.data.dataset import iter_windows, labels_of
-from kymo.models.data.examples import targets_of
+from kymo.models.data.examples import EVERY, targets_of, truth_at
 from kymo.models.predict import Classifier, Memory, Predictor
-from kymo.models.scores import BRIEF, Pair, Scores, collect_heads, score_head, score_windows
+from kymo.models.scores import BRIEF, Pair, Scores, collect_heads, score_head, score_windows, without_classes
 from kymo.models.training.record import HeldHead
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.chunk import Window
@@ -59,7 +59,7 @@ def evaluate(
             head.name: score_head(head, sessions, answers.heads_without.get(head.name, ()))
             for head in heads_of(recipe, bundle, [w.heads for w in answers.windows])
         }
-    return scores
+    return scores if recipe.labels.classes else Scores(without_classes(scores))
 
 
 def heads_of(recipe: Recipe, bundle: Bundle, rows: Sequence[HeadRow]) -> list[HeldHead]:
@@ -113,12 +113,14 @@ def _answers(recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording], on
         memory: Memory = []
         cover, targets = Cover(labels_of(recording, recipe)), targets_of(recording.labels, recipe.heads)
         for window, (event, *heads) in zip(windows, predictor.predict(windows, [memory] * len(windows)), strict=True):
-            truth = cover.label_of(event.start_ns, event.end_ns, recipe.labels.min_share)
+            truths = targets(event.start_ns, event.end_ns)
+            truth = truth_at(recipe, cover, event.start_ns, event.end_ns, truths)
             if truth is not None:
-                truths = targets(event.start_ns, event.end_ns)
                 row = {head.head: (truths.get(head.head), _answer(head)) for head in heads}
                 subject = recording.subject or ""
-                answers.windows.append(_Window(recording.session, subject, truth, event.probabilities, row))
+                answers.windows.append(
+                    _Window(recording.session, subject, truth, event.probabilities or {EVERY: 1.0}, row)
+                )
                 answers.unknown += event.label == UNKNOWN
                 on_window(JudgedWindow(recording, window, event, truth, row))
         if not windows:

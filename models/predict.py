@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from threading import Lock
 from typing import Any, Protocol
 
@@ -154,12 +155,21 @@ class Classifier:
         return f"{self._kind or kind}{dot}{place}"
 
     def _events(self, window: Window, row: list[float]) -> Iterator[Event]:
-        header, at = window.header, 0
-        for head in self._heads:
-            columns = row[at : at + head.width]
-            at += head.width
-            label, probability, probabilities = self._classes(head, columns) if head.labels else ("", 0.0, {})
-            values = {} if head.labels else self._number(head, columns[0])
+        header, ends = window.header, list(accumulate(head.width for head in self._heads))
+        parts = [row[end - head.width : end] for head, end in zip(self._heads, ends, strict=True)]
+        numbers = {
+            head.name: number
+            for head, columns in zip(self._heads, parts, strict=True)
+            if not head.labels
+            for number in self._number(columns[0])
+        }
+        for head, columns in zip(self._heads, parts, strict=True):
+            label, probability, probabilities = "", 0.0, dict[str, float]()
+            values = {name: number for name, number in numbers.items() if name == head.name}
+            if len(head.labels) == 1 and not head.name:
+                values = numbers  # a regression alone: the window's own event says all numbers
+            elif head.labels:
+                label, probability, probabilities = self._classes(head, columns)
             yield Event(
                 event_id(self.recipe_name, header.session, window.start_index, head.name),
                 self.recipe_name,
@@ -186,11 +196,11 @@ class Classifier:
         label = head.labels[probabilities.index(probability)] if sure else UNKNOWN
         return label, probability, dict(zip(head.labels, probabilities, strict=True))
 
-    def _number(self, head: BundleHead, value: float) -> dict[str, float]:
-        """The number by its head's name; nothing where it is not finite, which JSON cannot say."""
+    def _number(self, value: float) -> list[float]:
+        """The number; nothing where it is not finite, which JSON cannot say."""
         finite = math.isfinite(value)
         self.counts["not_finite"] += not finite
-        return {head.name: value} if finite else {}
+        return [value] if finite else []
 
 
 def _load_model(bundle: Bundle) -> OnnxModel | StatefulModel:

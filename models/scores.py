@@ -215,16 +215,32 @@ def collect_heads(
     return heads
 
 
+_COUNTS = ("bundle", "n", "unclassified", "unknown_windows", "windows", "heads")
+
+
+def without_classes(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """What is left of scores where a recipe has no classes: counts, and its heads."""
+    return {name: scores[name] for name in _COUNTS if name in scores}
+
+
+def number_rank(heads: Mapping[str, Mapping[str, Any]]) -> float:
+    """What regressions are compared by: the mean of their R2, of recordings; a head of classes counts by its accuracy."""
+    values = [scores.get("r2", scores.get("accuracy")) for scores in heads.values()]
+    return float(np.mean([0.0 if value is None else value for value in values]))
+
+
 class Scores(dict[str, Any]):
     """Scores by name; in a notebook a table by class."""
 
     def __str__(self) -> str:
+        if "per_class" not in self:
+            return "; ".join(score_line(name, scores) for name, scores in self.get("heads", {}).items())
         return score_line(self.get("bundle", "held out"), self)
 
     def _repr_html_(self) -> str:
         columns = [h.Column(name) for name in ("class", "recall", "precision", "F1", "recordings")]
         rows = [
             (label, *(h.number(row[name]) for name in ("recall", "precision", "f1")), row["n"])
-            for label, row in self["per_class"].items()
+            for label, row in self.get("per_class", {}).items()
         ]
-        return h.table(str(self), columns, rows)
+        return h.table(str(self), columns, rows) if rows else h.paragraph(str(self))

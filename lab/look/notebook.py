@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
 from os import PathLike, fspath
@@ -36,9 +36,9 @@ class Plot:
         The picture.
     """
 
-    recording: Recording
-    png: bytes
-    section: str
+    recording: Recording = field(repr=False)
+    png: bytes = field(repr=False)
+    section: str = field(repr=False)  # of a page
 
     def _repr_png_(self) -> bytes:
         return self.png

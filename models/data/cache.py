@@ -134,6 +134,7 @@ def digest_of(paths: Sequence[str | Path], recipe: Recipe, chain: Chain, unlabel
         "inputs": repr(recipe.inputs),
         "min_share": recipe.labels.min_share,
         "unlabelled": unlabelled,
+        "classes": recipe.labels.classes,
         "bins": recipe.labels.bins if isinstance(recipe.labels.bins, tuple) else (),
         # A head's weight changes what is learned, not the data.
         "heads": repr([replace(head, weight=1.0) for head in recipe.heads]),

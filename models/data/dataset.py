@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from kymo.models.data.bins import bin_of
-from kymo.models.data.examples import PLACE, Dataset, Example, asked_sets, targets_of
+from kymo.models.data.examples import PLACE, Dataset, Example, Targets, asked_sets, targets_of, truth_at
 from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.chunk import Window
@@ -84,7 +84,7 @@ def iter_examples(
     for recording in recordings:
         counts["recordings"] += 1
         labels = labels_of(recording, recipe)
-        counts["labels"] += len(labels)
+        counts["labels"] += len(labels if recipe.labels.classes else recording.labels)
         if foreign := sum(label.set not in sets for label in recording.labels):
             dataset.notes["labels of another set left out"] += foreign
         dataset.notes.update(_placed(note, recording.session) for note in recording.notes)
@@ -94,17 +94,19 @@ def iter_examples(
             continue
         dataset.longest_s = max(dataset.longest_s, stream.duration_s)
         checksum = thread.submit(add_input, dataset.inputs, recording, stream)
-        make, cover = _example_maker(recording, recipe), Cover(labels)
+        make, cover = _example_maker(recording), Cover(labels)
+        targets_at = targets_of(recording.labels, recipe.heads)
         for window in stream_windows(stream, chain):
             counts["windows"] += 1
-            label = cover.label_of(window.start_ns, window.end_ns, recipe.labels.min_share)
+            targets = targets_at(window.start_ns, window.end_ns)
+            label = truth_at(recipe, cover, window.start_ns, window.end_ns, targets)
             if label is None:
                 dataset.notes["windows without a label left out"] += 1
                 if recipe.stateful or dataset.all_windows:
-                    yield make(window, "")
+                    yield make(window, "", targets)
                 continue
             counts["examples"] += 1
-            yield make(window, label)
+            yield make(window, label, targets)
         checksum.result()
         on_progress(counts["recordings"], counts["windows"])
     _check(dataset, counts, recipe)
@@ -120,13 +122,16 @@ def _why_not_taken(recording: Recording, recipe: Recipe) -> str:
     return f"recordings not taken: {reasons[0] if reasons else 'no raw stream'}"
 
 
-def _example_maker(recording: Recording, recipe: Recipe) -> Callable[[Window, str], Example]:
+def _example_maker(recording: Recording) -> Callable[[Window, str, Targets], Example]:
     """Give what makes Examples of one recording's windows."""
-    targets_at, metadata = targets_of(recording.labels, recipe.heads), dict(recording.metadata)
-    session, subject, path = recording.session, recording.subject or "", recording.path
+    metadata, session, subject, path = (
+        dict(recording.metadata),
+        recording.session,
+        recording.subject or "",
+        recording.path,
+    )
 
-    def make(window: Window, label: str) -> Example:
-        targets = targets_at(window.start_ns, window.end_ns)
+    def make(window: Window, label: str, targets: Targets) -> Example:
         return Example(window, label, session, subject, path, metadata, targets)
 
     return make

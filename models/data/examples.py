@@ -26,6 +26,8 @@ from kymo.streams.errors import TrainingError
 from kymo.streams.labels.labels import Cover, Label
 from kymo.streams.words import grouped, less_numbers
 
+#: The one class of all windows where a recipe has none: a regression alone.
+EVERY = "every window"
 #: By head, what is known of a window: a class, or a number.
 Targets = Mapping[str, str | float]
 _TargetAt = Callable[[int, int], str | float | None]
@@ -89,6 +91,13 @@ class Dataset:
         """Add windows with a label, and without one."""
         for example in examples:
             (self.examples if example.label else self.unlabelled).append(example)
+
+
+def truth_at(recipe: Recipe, cover: Cover, start_ns: int, end_ns: int, targets: Targets) -> str | None:
+    """The class of a window; where a recipe has none, :data:`EVERY` of those of which a head knows something."""
+    if recipe.labels.classes:
+        return cover.label_of(start_ns, end_ns, recipe.labels.min_share)
+    return EVERY if targets else None
 
 
 def asked_sets(recipe: Recipe) -> frozenset[str]:

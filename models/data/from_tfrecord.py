@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kymo.models.data.bins import bin_of
-from kymo.models.data.examples import Dataset, Example, number_of
+from kymo.models.data.examples import EVERY, Dataset, Example, number_of
 from kymo.models.data.tfrecord import read_records, tf_features
 from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import Recipe
@@ -98,7 +98,9 @@ def _example(
     targets = {head.name: _target(head, known) for head in recipe.heads if known.get(head.set)}
     names = (features["session"], features["subject"], features["path"])
     label, borders = _class(recipe.labels, known), recipe.labels.bins
-    if label and isinstance(borders, tuple):
+    if not recipe.labels.classes:
+        label = EVERY if targets else ""
+    elif label and isinstance(borders, tuple):
         label = bin_of(label, borders, features["session"])
     return Example(window, label, *names, {}, targets)
 

@@ -58,7 +58,7 @@ class Gallery:
 def summary(record: RunRecord, judged: JudgedWindows | None) -> str:
     """The numbers that matter most."""
     scores, cards = record.scores, []
-    if scores.get("n"):
+    if scores.get("n") and "accuracy" in scores:
         n, share = int(scores["n"]), float(scores["accuracy"] if scores["accuracy"] is not None else math.nan)
         if math.isfinite(share):
             right = round(share * n)

@@ -67,10 +67,10 @@ def report_files(
     record: RunRecord, drawn: Mapping[int, Picture] | None = None, title: str | None = None
 ) -> dict[str, bytes]:
     """A report."""
-    gallery, judged = Gallery(), JudgedWindows.of(record.held_out)
+    gallery, judged = Gallery(), None if record.numbers_alone else JudgedWindows.of(record.held_out)
     sections: Sequence[tuple[str, str]] = [
         ("Learning curves", performance.curves(record, gallery)),
-        ("Confusion", performance.confusion(record, judged, gallery)),
+        ("" if record.numbers_alone else "Confusion", performance.confusion(record, judged, gallery)),
         ("Classes", performance.per_class(record, judged)),
         (f"{judged.kind.capitalize()}s" if judged else "", performance.per_group(judged, gallery)),
         ("Reliability", performance.reliability(judged, gallery)),
@@ -117,7 +117,7 @@ def _lead(record: RunRecord, judged: JudgedWindows | None, gallery: Gallery) -> 
             0,
             f"These scores leak: split by {leak_free.get('kind')} instead of by window, {right} of windows are right.",
         )
-    if judged is None:
+    if judged is None and not record.numbers_alone:
         notes.insert(0, "No window was held out: there is nothing to say of new data.")
     if gallery.missing:
         notes.append("Figures are missing, since matplotlib is not installed: pip install 'kymo-streams[report]'.")
@@ -208,7 +208,7 @@ class _EvaluationLog:
     def on_window(self, judged: JudgedWindow) -> None:
         """A window with what was said of it; of all windows only the worst are kept."""
         recording, window, truth = judged.recording, judged.window, judged.truth
-        row = [judged.event.probabilities[label] for label in self.labels]
+        row = [judged.event.probabilities.get(label, 1.0) for label in self.labels]
         number, sure = len(self.truth), max(row)
         self.truth.append(truth)
         self.heads.append(judged.heads)

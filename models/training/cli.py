@@ -229,11 +229,11 @@ def _experiment(paths: tuple[str, ...]) -> Experiment:
     return load_experiment(paths[0])
 
 
-def _print_scores(console: Console, scores: dict[str, Any]) -> None:
+def _print_classes(console: Console, scores: dict[str, Any]) -> None:
     from rich import box
     from rich.table import Table
 
-    from kymo.models.scores import UNCLASSIFIED, score_line
+    from kymo.models.scores import UNCLASSIFIED
 
     answers = list(next(iter(scores["confusion"].values())))
     fits = len(answers) <= _MOST_COLUMNS  # more do not fit beside each other
@@ -269,6 +269,13 @@ def _print_scores(console: Console, scores: dict[str, Any]) -> None:
         console.print(f"not judged: {', '.join(missing)}; no recording of that is among these")
     for subject, brief in scores.get("per_subject", {}).items():
         console.print(f"  {subject or 'no subject'}: {many(brief['n'], 'recording')} {brief['accuracy']:.1%}")
+
+
+def _print_scores(console: Console, scores: dict[str, Any]) -> None:
+    from kymo.models.scores import score_line
+
+    if "confusion" in scores:
+        _print_classes(console, scores)
     for head, head_scores in scores.get("heads", {}).items():
         console.print(score_line(head, head_scores))
 

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from kymo.models.data.examples import Example, Targets, target_arrays
+from kymo.models.data.examples import EVERY, Example, Targets, target_arrays
 from kymo.models.data.samples import is_stateful, run_outputs
 from kymo.models.data.splits import session_of
 from kymo.models.pooling import Pool, State, learn_hmm, pool_windows
 from kymo.models.predict import fit_temperature, softmax
-from kymo.models.scores import BRIEF, Judged, score_head, score_windows
+from kymo.models.scores import BRIEF, Judged, number_rank, score_head, score_windows, without_classes
 from kymo.models.training.export import load_stateful
 from kymo.models.training.record import Candidate, HeldHead, HeldOut
 from kymo.models.training.split_data import SplitData, augment_of, samples_of, sequences_of_sides
@@ -119,6 +119,8 @@ class FittedModel:
     @property
     def rank(self) -> float:
         """What candidates are compared by: mean of accuracy and macro F1 of recordings and accuracy of windows."""
+        if "accuracy" not in self.scores:
+            return number_rank(self.scores["heads"])
         return float(np.mean([self.scores[key] for key in ("accuracy", "macro_f1", "window_accuracy")]))
 
     def window(self, number: int) -> Window:
@@ -140,6 +142,8 @@ class FittedModel:
             self.scores["per_subject"] = {name: {key: scores[name][key] for key in BRIEF} for name in scores}
         if self.heads:
             self.scores["heads"] = {head.name: score_head(head, facts.sessions) for head in self.heads}
+        if tuple(labels) == (EVERY,):
+            self.scores = without_classes(self.scores)
 
     def candidate(self) -> Candidate:
         """For the record."""

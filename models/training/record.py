@@ -96,6 +96,11 @@ class RunRecord:
     seconds: float = 0.0  # of the whole run. They differ between equal runs, as do those of the candidates
     peak_mb: float = 0.0
 
+    @property
+    def numbers_alone(self) -> bool:
+        """Whether the recipe has no classes, a regression alone."""
+        return len(self.held_out.labels) == 1 and bool(self.held_out.heads)
+
     def to_json(self) -> str:
         """The record as JSON text that ends in a newline."""
         return json.dumps(_plain(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -113,6 +113,8 @@ def train_behind_gate(
     metric: str = "accuracy",
 ) -> tuple[Trained, Outcome]:
     """Train without the sessions that judge; promote what came of it if it beats the champion on them."""
+    if not recipe.labels.classes:
+        raise TrainingError("the gate compares classes, and this recipe has none; promote by `kymo models promote`")
     started = time.monotonic()
     begin = on_stage or (lambda name, epochs: lambda _: None)
     begin("choosing the sessions that judge", 0)

@@ -50,7 +50,7 @@ class SplitData:
 def prepare(recipe: Recipe, examples: Sequence[Example], share: float, seed: int) -> SplitData:
     """Split the windows that came out of the chain's head, and run them through its steps that learn."""
     labels = Dataset(list(examples)).labels
-    if len(labels) < 2:
+    if len(labels) < 2 and recipe.labels.classes:
         raise TrainingError(
             f"all {len(examples)} windows have the label `{labels[0]}`; a classifier needs at least two classes: "
             f"add recordings of another one"

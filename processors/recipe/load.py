@@ -74,8 +74,8 @@ class Recipe:
             subject=self.source.subject,
             keep=self.source.keep,
             file_names=self.source.file_names,
-            label_column=self.labels.column,
-            label_key=self.labels.key,
+            label_column=self.labels.column if self.labels.classes else None,
+            label_key=self.labels.key if self.labels.classes else None,
             label_names=self.labels.names,
             more_labels=tuple(LabelOptions(head.column, head.key, head.names) for head in self.heads),
         )

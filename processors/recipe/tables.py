@@ -105,6 +105,7 @@ class LabelTable:
     # classes of a number: how many, or the borders between them; 0 where labels are classes themselves
     bins: Annotated[int, Rules(minimum=0, expected=_BINS)] | tuple[float, ...] = 0
     bins_by: Annotated[str, Rules(enum=BINS_BY)] = "range"  # what is equal for all of them
+    classes: bool = True  # false for a regression alone: the heads say all that there is to say
 
     def __post_init__(self) -> None:
         borders = list(self.bins) if isinstance(self.bins, tuple) else [0.0]
@@ -282,6 +283,9 @@ class RecipeTables:
         if len(self.input) > 1:
             why = "several [[input]]s: a recipe takes one stream; leave one, or write a recipe for each"
             raise SchemaError(("input", 1), why=why)
+        if not self.labels.classes and not any(head.get("kind") == "number" for head in self.heads):
+            why = '[labels] classes = false: then a head says what there is to say; add [[heads]] with kind = "number"'
+            raise SchemaError(("labels", "classes"), why=why)
         if self.heads and not self.model:
             raise SchemaError(("heads",), why="[[heads]] without [model]: a head is a part of the model")
         if self.model and self.model.stateful:
