@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from aiokafka.structs import TopicPartition
 from click.testing import CliRunner
+from memory_kafka import MemoryKafka, Worker, until
 
 import kymo
-from kymo.models.data.dataset import read_dataset
+from kymo.models.data.dataset import read_dataset, windows_of
 from kymo.models.data.samples import fit_steps, split_chain, with_steps
 from kymo.models.data.store import StoreWriter, open_store
+from kymo.models.serving.operator import Operator
+from kymo.models.serving.outputs import Events
 from kymo.processors.recipe.load import parse_recipe
+from kymo.streams.chunk import Header, Window
+from kymo.streams.codec import ChunkCodec
 from kymo.streams.errors import RecipeError
 from kymo.streams.readers import read
+from kymo.streams.recording import StreamData
+from kymo.streams.topics import Names
 
 RECIPE = """
 name = "tiny"
@@ -91,3 +103,46 @@ def test_a_stateful_model_takes_no_padding() -> None:
     )
     with pytest.raises(RecipeError, match=r"pad = true: a stateful model takes what came"):
         parse_recipe(text)
+
+
+def test_online_is_as_offline_whenever_a_worker_is_killed() -> None:
+    """Sessions of several lengths, read by workers one after the other: each window there once, and as it is offline."""
+    names, topic = Names("t"), TopicPartition("t.sensor", 0)
+    recipe = parse_recipe(RECIPE)
+    head = recipe.chain.cut_behind_window()[0]
+
+    def described(window: Window) -> dict[str, Any]:
+        digest = sha256(np.ascontiguousarray(window.data).tobytes()).hexdigest()
+        start, end = window.start_index, window.end_index
+        return {"recipe": "tiny", "session": window.session, "start_index": start, "end": end, "data": digest}
+
+    def classify(windows: Sequence[Window], _: object) -> list[list[bytes]]:
+        return [[json.dumps(described(window)).encode()] for window in windows]
+
+    kafka, codec, wanted = MemoryKafka(), ChunkCodec(), list[dict[str, Any]]()
+    for number, length in enumerate([*LENGTHS, 93]):
+        values = np.random.default_rng(number).standard_normal((length, 2)).astype(np.float32)
+        stream = StreamData(Header(f"s{number}", 0, recipe.input_format()), values)
+        wanted += [described(window) for window in windows_of(stream, head)]
+        for chunk in stream.chunks(1 + number):
+            kafka.append(topic.topic, 0, f"s{number}".encode(), codec.encode(chunk))
+
+    def published() -> list[dict[str, Any]]:
+        return [json.loads(value) for value in kafka.values(names.of("events"))]
+
+    async def work() -> None:
+        for count in (3, 6, len(wanted)):
+            events = Events("tiny")
+            operator = Operator(
+                "tiny", "tiny.x", (topic.topic,), head, events, names.of("events"), recipe.matches, classify
+            )
+            worker = Worker(kafka, operator, names)
+            worker.start(topic)
+            await until(lambda count=count: len(published()) >= count)
+            await worker.stop()
+            assert worker.failures == []
+
+    asyncio.run(work())
+    by_place = {(event["session"], event["start_index"]): event for event in published()}
+    assert len(by_place) == len(published()) == len(wanted)
+    assert sorted(map(str, published())) == sorted(map(str, wanted))
