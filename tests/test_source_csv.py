@@ -126,7 +126,7 @@ def test_blocks_do_not_change_the_result(write: Write, monkeypatch: pytest.Monke
         ("ax,ay\n1,2\n3,4,5\n", 3, "3 columns where the header has 2"),
         ("ax,az\n1,2\n", None, "no column `ay` (did you mean `az`?); there are: ax, az"),
         ("AX,AY\n1,2\n", None, "no column `ax` (did you mean `AX`?); there are: AX, AY"),
-        ("ax,ay,ax\n1,2,3\n", 1, "column `ax` is there 2 times; each needs a name of its own"),
+        ("ax,ay,ax\n1,2,3\n", None, "no column `ax` (did you mean `ax.2`?); there are: ax.1, ay, ax.2"),
         ("t,ax,ay\n0,1,2\nsoon,1,2\n", 3, "column `t` has 'soon', expected a number of seconds"),
         ("t,ax,ay\n0,1,2\n,1,2\n", 3, "column `t` has '', expected a number of seconds"),
         (

@@ -165,6 +165,8 @@ def units_of(path: Path, *lines: str) -> dict[str, str]:
     [
         (["t,ax (m/s^2),gy [deg/s]"], {"ax (m/s^2)": "m/s^2", "gy [deg/s]": "deg/s"}),
         (["t,accX(G),magX(µT)"], {"accX(G)": "g", "magX(µT)": "uT"}),
+        (["t,x (Î¼T),y (m/sÂ²)"], {"x (Î¼T)": "uT", "y (m/sÂ²)": "m/s^2"}),
+        (["t,x [g],x [g]"], {"x [g].1": "g", "x [g].2": "g"}),
         (["t,ax,ay", "s,m/(s^2),mV"], {"ax": "m/s^2", "ay": "mV"}),
         (["'Elapsed time','MLII','V1'", "'seconds','mV','mV'"], {"MLII": "mV", "V1": "mV"}),
         (["t,ax,ay", "s,local_flux,no_units"], {"ax": "local_flux", "ay": ""}),
@@ -201,6 +203,8 @@ def test_units_of_the_file_are_converted_or_refused(tmp_path: Path) -> None:
         ("title:s1, sampling:128, chan:2", Fraction(128)),
         ("Export Frame Rate,120.000000", Fraction(120)),
         ("Epoch Period (hh:mm:ss) 00:01:00", Fraction(1, 60)),
+        ("// fs: 50 Hz", Fraction(50)),
+        ("Rate=50", Fraction(50)),
     ],
 )
 def test_rates_as_heads_say_them(tmp_path: Path, line: str, rate: Fraction) -> None:
@@ -238,7 +242,7 @@ def test_a_start_and_a_rate_in_the_place_of_names(
 def test_beats_and_marks_are_no_signal(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="the times of heart beats: an irregular stream"):
         one(tmp_path / "IBI.csv", "1551453301.000000, IBI", "145.6,0.62", "146.5,0.89")
-    with pytest.raises(SourceError, match=r"no column holds numbers .* those that count time or rows apart"):
+    with pytest.raises(SourceError, match=r"no column holds numbers .* but times or counts, so there is no signal"):
         one(tmp_path / "tags.csv", "1551453311.68", "1551453318.17", "1551453319.49")
 
 
@@ -282,3 +286,10 @@ def test_the_rate_that_json_beside_says(tmp_path: Path, name: str, told: str, ra
     fmt = recording.streams[0].header.format
     assert (fmt.rate, fmt.units) == (rate, (unit,) if unit else ())
     assert f"rate {rate} Hz, as {name} says" in recording.notes
+
+
+def test_columns_of_one_name_are_numbered(tmp_path: Path) -> None:
+    rows = [f"{row}, {i}, 0" for i, row in enumerate(SAMPLES)]
+    recording = one(tmp_path / "a.txt", "%Sample Rate = 50 Hz", "t, ax, ay, Other, Other", *rows)
+    assert recording.streams[0].header.format.channels == ("ax", "ay", "Other.1", "Other.2")
+    assert any("`Other`: there several times, so numbered" in note for note in recording.notes)

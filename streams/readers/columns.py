@@ -289,7 +289,7 @@ def _inputs(
         channels = item.channels or tuple(name for name in free if name not in named)
         if not channels:
             raise SourceError(
-                f"no column holds numbers for stream `{item.stream}`, those that count time or rows apart; there are: "
+                f"no column holds numbers for stream `{item.stream}` but times or counts, so there is no signal; there are: "
                 f"{some([brief(name) for name in names], 40) or 'none'}",
                 path,
             )

@@ -83,7 +83,7 @@ _FORMATS = (
     _Foreign("an old Excel workbook", "save it as CSV", ".xls", rb"\xd0\xcf\x11\xe0"),
     _Foreign("a table of a statistics program", "save it as CSV there", ".sav .dta .sas7bdat .rds .rdata"),
     _Foreign("acquisition data of Edge Impulse", f"`cbor2.load`: {_ROWS}", ".cbor"),
-    _Foreign("JSON in lines", "`kymo prepare phone FILE OUT` makes MCAP of rows of a phone's sensors", ".jsonl .ndjson"),
+    _Foreign("JSON in lines", "`kymo prepare phone FILE OUT` makes MCAP of rows of a phone's sensors", ".jsonl .ndjson", rb'\s*\{\s*"'),
     _Foreign(
         "a video",
         "a table of the poses in it can be read, a column a coordinate",

@@ -23,7 +23,7 @@ import numpy as np
 from kymo.streams.errors import SourceError
 from kymo.streams.readers.cells import is_missing
 from kymo.streams.readers.moments import is_date, is_moment
-from kymo.streams.readers.units import known_unit, unit_in
+from kymo.streams.readers.units import known_unit, unit_in, unit_of_name
 from kymo.streams.words import NS, is_number, many, some
 
 _SPACES = " "
@@ -32,7 +32,8 @@ _SEPARATOR = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 _NUMBER, _UNTIL = r"(\d+(?:\.\d+)?)", r"[^\d\n]{0,12}?"
 _RATE = re.compile(
     rf"\b(?:(?:sampl\w*|output|update|data|measurement|frame)[ _]?(?:rate|frequency)\b{_UNTIL}|sampling\s*[:=]\s*){_NUMBER}"
-    rf"(?:\s*(k?hz)\b|\b(?![.,]?\d)(?!\s*[a-z]))|\b(?:(?:rate|frequency)\b{_UNTIL}|at ){_NUMBER}\s*(k?hz)\b",
+    rf"(?:\s*(k?hz)\b|\b(?![.,]?\d)(?!\s*[a-z]))|\b(?:(?:rate|frequency)\b{_UNTIL}|at ){_NUMBER}\s*(k?hz)\b"
+    rf"|^\W*(?:fs|sfreq|srate|rate|frequency)\s*[:=,;\t]+\s*{_NUMBER}\s*(k?hz)?\W*$",
     re.IGNORECASE,
 )
 _STEP = re.compile(
@@ -243,8 +244,8 @@ def _rate(preface: Sequence[str]) -> Fraction | None:
     rates = set[Fraction]()
     for line in preface:
         if match := _RATE.search(line):
-            unit = match[2] or match[4] or ""
-            rates.add(Fraction(match[1] or match[3]) * (1000 if unit.lower() == "khz" else 1))
+            unit = match[2] or match[4] or match[6] or ""
+            rates.add(Fraction(match[1] or match[3] or match[5]) * (1000 if unit.lower() == "khz" else 1))
         elif (match := _STEP.search(line)) and float(match[1] or match[3]):
             unit = (match[2] or match[4]).lower()
             rates.add(1 / (Fraction(match[1] or match[3]) / (1000 if unit.startswith("m") else 1)))
@@ -297,7 +298,24 @@ def _with_all_names(head: TableHead, above: Cells, path: Path | str) -> TableHea
         head.notes.append(f"row {head.row} counts the samples: passed over")
     head.units |= {name: unit for name, unit in zip(head.names, units, strict=True) if name and unit}
     _take_same_times_once(head, path)
+    _number_alike(head)
     return head
+
+
+def _number_alike(head: TableHead) -> None:
+    """Tell columns of one name apart by a number; none keeps the name, so that nobody takes one for the other."""
+    alike = {name for name, count in Counter(head.names).items() if name and count > 1}
+    names = [
+        f"{name}.{head.names[: n + 1].count(name)}" if name in alike else name for n, name in enumerate(head.names)
+    ]
+    if alike and len({*names}) == len(names) - max(names.count("") - 1, 0):
+        told = {new: head.units.get(old) or unit_of_name(old) for old, new in zip(head.names, names, strict=True)}
+        head.units |= {name: unit for name, unit in told.items() if unit}
+        shown = [f"`{name}`" for name in sorted(alike)]
+        head.notes.append(
+            f"{some(shown, 4)}: there several times, so numbered ({some([n for n in names if n not in head.names], 3)})"
+        )
+        head.names = names
 
 
 def _take_same_times_once(head: TableHead, path: Path | str) -> None:

@@ -57,13 +57,17 @@ _EXACT = {unit: unit for unit in ("µS", "T", "mT", "S", "mS", "A", "K", "s", "m
     "G": "",
 }
 _KNOWN = {other.lower(): unit for unit, others in _SPELLINGS.items() for other in (unit, *others.split(",")) if other}
+#: Signs that look the same, and what others make of UTF-8.
+_MISREAD = (("\u03bc", "µ"), ("\u2126", "Ω"), ("Î¼", "µ"), ("Âµ", "µ"), ("Â²", "²"), ("Â°", "°"))
 _NO_UNIT = ("", "-", "--", "no_units", "none", "n/a", "na", "unitless", "1", "dimensionless")
 _AROUND = str.maketrans("", "", "()[]{}'")
 
 
 def known_unit(text: str) -> str:
     """A unit in the spelling that is used; empty where it is none that is known."""
-    plain = " ".join(text.translate(_AROUND).replace("\u03bc", "µ").replace("\u2126", "Ω").split())
+    for wrong, right in _MISREAD:
+        text = text.replace(wrong, right)
+    plain = " ".join(text.translate(_AROUND).split())
     return _EXACT[plain] if plain in _EXACT else _KNOWN.get(plain.replace("µ", "u").lower(), "")
 
 
