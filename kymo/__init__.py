@@ -26,6 +26,7 @@ if (_CHECKOUT / "streams" / "chunk.proto").is_file():
     __path__.insert(0, str(_CHECKOUT))
 
 from kymo.streams.errors import KymoError, SourceWarning
+from kymo.streams.words import less_numbers, many
 
 if TYPE_CHECKING:
     from kymo.lab.look.arrays import extract_imu_windows, topic_arrays
@@ -185,7 +186,8 @@ class Verbs(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb."""
-        warnings.showwarning = _say_warning
+        left_out = LeftOut()
+        warnings.showwarning = left_out.say
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -201,6 +203,8 @@ class Verbs(click.Group):
             if library not in EXTRAS:
                 raise
             _fail(ctx, f"this needs {library}, which is not installed: pip install 'kymo-streams[{EXTRAS[library]}]'")
+        finally:
+            left_out.say_rest()
         return result
 
 
@@ -235,13 +239,31 @@ def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _say_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any
-) -> None:
-    """A warning as a line; with its place, as Python does it, where it is not ours."""
-    ours = issubclass(category, SourceWarning)
-    text = str(message) if ours else warnings.formatwarning(message, category, filename, lineno).strip()
-    click.echo(f"kymo: {text}", err=True)
+class LeftOut:
+    """Warnings as lines; of files that are left out for one reason the first, and how many more there are."""
+
+    def __init__(self) -> None:
+        self._alike: dict[str, list[str]] = {}
+
+    def say(
+        self, message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any
+    ) -> None:
+        """Print a warning; with its place, as Python does it, where it is not ours."""
+        text = str(message)
+        if not issubclass(category, SourceWarning):
+            text = warnings.formatwarning(message, category, filename, lineno).strip()
+        elif text.endswith("; left out"):
+            alike = self._alike.setdefault(less_numbers(text.partition(": ")[2]), [])
+            alike.append(text)
+            if len(alike) > 1:
+                return
+        click.echo(f"kymo: {text}", err=True)
+
+    def say_rest(self) -> None:
+        """Print how many more files were left out."""
+        for first, *others in self._alike.values():
+            if others:
+                click.echo(f"kymo: {many(len(others), 'more file')} like {first.partition(': ')[0]} left out", err=True)
 
 
 def _fail(ctx: click.Context, message: str) -> NoReturn:

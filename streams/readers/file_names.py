@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 
 from kymo.streams.errors import SourceError
 from kymo.streams.labels.labels import canonical, interval
+from kymo.streams.readers.zip_file import SUFFIX as ZIP_SUFFIX
 from kymo.streams.recording import Recording
 
 _FIELD = re.compile(r"\{(\w+)\}|\*")
@@ -41,7 +42,8 @@ def add_what_the_name_says(recording: Recording, path: str, pattern: str, label_
     """Take class, subject and metadata from the name of a recording's file, or of a folder that it is in, where it does not say so."""
     place = PurePosixPath(path.replace("\\", "/"))
     stem = place.with_name(place.stem) if place.name else place
-    matches = (pattern_of(pattern).search(str(name)) for name in (stem, place, *place.parents))
+    names = (str(name).removesuffix(ZIP_SUFFIX) for name in (stem, place, *place.parents))
+    matches = (pattern_of(pattern).search(name) for name in names)
     match = next((match for match in matches if match), None)
     if match is None:
         recording.notes.append(f"its file is not named like {pattern}")

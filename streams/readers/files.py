@@ -11,6 +11,7 @@ Without `labelFiles` all recordings in `dirname` are meant, with the labels besi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -24,6 +25,8 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 from kymo.streams.errors import SourceError
 from kymo.streams.files import write_whole
 from kymo.streams.readers.foreign import LOOKED_AT, foreign_format, foreign_json
+from kymo.streams.readers.zip_file import SUFFIX as ZIP_SUFFIX
+from kymo.streams.readers.zip_file import ZipFolder
 from kymo.streams.schema import Rules, SchemaError, read
 from kymo.streams.words import brief
 
@@ -162,11 +165,19 @@ def find(
     places = [
         Path(file.folder).resolve() if file.stream else PurePosixPath(Path(file.path).as_posix()) for file in unique
     ]
-    names = [place.name if file.stream else place.stem for file, place in zip(unique, places, strict=True)]
+    names = [_less_zip(place.name) if file.stream else place.stem for file, place in zip(unique, places, strict=True)]
     alike = Counter(name for name, _ in dict.fromkeys(zip(names, places, strict=True)))
     for file, name, place in zip(unique, names, places, strict=True):
         folders = place.parts[-3:-1] if alike[name] > 1 else ()
-        yield replace(file, session="-".join([*(part for part in folders if part not in ("/", "..", ".")), name]))
+        if isinstance(file.system, ZipFolder) and not file.stream:  # apps give what is inside the same name each time
+            folders = place.parts[len(file.system.path.parts) - 1 : -1]
+        yield replace(
+            file, session="-".join([*(_less_zip(part) for part in folders if part not in ("/", "..", ".")), name])
+        )
+
+
+def _less_zip(name: str) -> str:
+    return name[: -len(ZIP_SUFFIX)] if name.lower().endswith(ZIP_SUFFIX) else name
 
 
 def _with_streams(files: Iterable[File]) -> list[File]:
@@ -200,18 +211,31 @@ def _experiment_files(path: str | Path) -> list[File]:
     return find_experiment(load_experiment(path))
 
 
+def _zipped(path: Path, in_folders: Sequence[str]) -> list[File]:
+    """Files in a zip file that can be read."""
+    folder = ZipFolder(path)
+    names = [name for name in folder.find("") if PurePosixPath(name).suffix.lower() in in_folders]
+    return [File(name, system=folder, in_folder=True) for name in names]
+
+
 def _local_files(path: Path, suffixes: Sequence[str], in_folders: Sequence[str]) -> list[File]:
     if path.is_dir():
-        files = sorted(
-            p for p in path.rglob("*") if p.suffix.lower() in in_folders and p.is_file() and not _hidden(p, path)
-        )
+        files = list[File]()
+        for place in sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path)):
+            if place.suffix.lower() in in_folders:
+                files.append(File(str(place), in_folder=True))
+            elif place.suffix.lower() == ZIP_SUFFIX:
+                with contextlib.suppress(SourceError):  # it is told by :func:`not_read`
+                    files += _zipped(place, in_folders)
         if not files:
             others = [f"; {Path(str(error.path)).name} {error.message}" for error in not_read(path)[:1]]
             known = ", ".join(in_folders)
             raise SourceError(f"the folder holds no file that can be read ({known}){''.join(others)}", path)
-        return [File(str(file), in_folder=True) for file in files]
+        return files
     if not path.exists():
         raise SourceError("no such file or folder", path)
+    if path.suffix.lower() == ZIP_SUFFIX and (files := _zipped(path, in_folders)):
+        return files
     _check_suffix(str(path), path.suffix.lower(), suffixes)
     return [File(str(path))]
 
@@ -221,6 +245,8 @@ def not_read(path: Path) -> list[SourceError]:
     first: dict[str, list[Path]] = {}
     for file in sorted(path.rglob("*")) if path.is_dir() else ():
         if file.suffix.lower() not in (*SUFFIXES, *_HARDLY, "") and file.is_file() and not _hidden(file, path):
+            if file.suffix.lower() == ZIP_SUFFIX and _holds_recordings(file):
+                continue
             first.setdefault(file.suffix.lower(), []).append(file)
     errors = []
     for suffix, files in first.items():
@@ -228,6 +254,13 @@ def not_read(path: Path) -> list[SourceError]:
             more = f" (and {len(files) - 1} more {suffix})" if len(files) > 1 else ""
             errors.append(SourceError(known + more, files[0]))
     return errors
+
+
+def _holds_recordings(path: Path) -> bool:
+    try:
+        return bool(_zipped(path, FOLDER_SUFFIXES))
+    except SourceError:
+        return False
 
 
 def _hidden(path: Path, root: Path) -> bool:
