@@ -286,9 +286,7 @@ def test_a_time_that_is_cut_ends_the_file(write: Write) -> None:
 def test_marks_between_samples_are_no_samples(write: Write, late_ms: int) -> None:
     """Nor do they take the place of one; a sample without a value stays missing."""
     rows = {20 * i: "" if i == 30 else f"{i}" for i in range(200)} | {20 * i + late_ms: "" for i in (50, 90)}
-    recording = one(
-        write("\n".join(["time_ms,ax,event", *(f"{t},{rows[t]},{'' if rows[t] else 'blink'}" for t in sorted(rows))]))
-    )
+    recording = one(write("\n".join(["time_ms,ax,event", *(f"{t},{rows[t]}," for t in sorted(rows))])))
     assert [(first, len(piece)) for first, piece in recording.streams[0].pieces] == [(0, 30), (31, 169)]
     assert any(note.startswith("3 rows without a value between samples") for note in recording.notes)
     assert (
@@ -331,3 +329,13 @@ def test_blanks_before_quotes_and_units(write: Write) -> None:
 def test_encodings(write: Write, encoding: str) -> None:
     text = "\r\n".join(["t,turn (\u00b0/s)", *(f"{i / 50},{i}" for i in range(50))])
     assert one(write(text.encode(encoding))).streams[0].data[:, 0].tolist() == list(range(50))
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_marks_that_say_something_are_no_samples_of_late_ones_either(write: Write, timed: bool) -> None:
+    """Samples of a headband arrive several under one stamp, with blinks between them; without times rows are counted."""
+    first = "{:.2f},".format if timed else lambda _: ""
+    rows = [f"{first(i // 7 * 7 / 50)}{i}," + f"\n{first(i / 50)},/blink" * (i % 90 == 40) for i in range(400)]
+    recording = one(write("\n".join(["time_s," * timed + "ax,elements", *rows])), ReadOptions() if timed else RATED)
+    assert recording.streams[0].data[:, 0].tolist() == list(range(400))
+    assert "4 rows of marks without a value left out, first at row 43" in recording.notes

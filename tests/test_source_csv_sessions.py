@@ -206,3 +206,17 @@ def test_files_of_which_keep_leaves_nothing_are_passed_over_and_counted(tmp_path
             assert [recording.session for recording in read(paths, options)] == ["2"]
     with pytest.raises(SourceError, match="leaves no row"):
         list(read(files, ReadOptions(inputs=options.inputs, keep="trial == 9")))
+
+
+def test_each_session_has_a_clock_of_its_own(write: Write) -> None:
+    """One begins anew when it is full, one is set back, one begins where the one before ended early."""
+    clocks = {
+        "full": lambda i: (2**32 - 2000 + 20 * i) % 2**32,
+        "back": lambda i: 900_000 + 20 * i - 500 * (i >= 200),
+        "new": lambda i: 20 * i,
+    }
+    rows = [f"{name},{clock(i)},{i}" for name, clock in clocks.items() for i in range(300)]
+    for recording in read([write("\n".join(["session,millis,ax", *rows]))]):
+        assert [(first, len(piece)) for first, piece in recording.streams[0].pieces] == [(0, 300)]
+        assert recording.streams[0].data[:, 0].tolist() == list(range(300))
+        assert any("read as going on" in note for note in recording.notes) == (recording.session != "new")

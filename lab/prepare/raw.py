@@ -334,5 +334,6 @@ def _times(table: _Table) -> tuple[Int | None, bool]:
     column = next((table.column(name) for name in TIME_COLUMNS if name in table), None)
     if column is None:
         return None, False
-    times = TimeColumn(column.lower(), table.path).parse(table.cells(column), table.rows)
+    time_column = TimeColumn(column.lower(), table.path)
+    times, _ = time_column.going_on(time_column.parse(table.cells(column), table.rows), table.rows)
     return times, bool(times[0] > EPOCH_NS)

@@ -4,7 +4,6 @@ begins anew, is set, or is wrong once; and notes on it."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,58 +17,44 @@ _FAR_NS, _FAR = 10 * NS, 1_000  # a time is wrong that is so far, and so many st
 _SET_BACK_NS, _ROWS = 5 * NS, 20  # a clock is set back by so much at most; rows before and behind
 
 
-@dataclass(slots=True)
 class Clock:
-    """A clock that may begin anew; what was so before in the file."""
+    """Reads the times of one recording, or its counter, as if its clock went on; notes say where it did not."""
 
-    notes: list[str] = field(default_factory=list)  # what its column does, and how that is read
-    turn: int = 0  # after how much it does
-    _first: int | None = None
-    _last: int = 0
-    _step: int = 0  # the middle one
-    _added: int = 0
+    def __init__(self) -> None:
+        self.notes: list[str] = []
 
     def going_on(self, values: NDArray[np.int64], turns: Sequence[int], wide: Sequence[int]) -> NDArray[np.int64]:
         """Values of a clock that begins anew after one of `turns`, as if it went on; after a `wide` one there may be a pause."""
-        steps = self._steps(values)
+        steps, step = _steps(values)
         span = int(values.max()) - int(values.min())
-        shifts = np.zeros(len(values), np.int64)
-        for turn in (self.turn,) if self.turn else [turn for turn in turns if turn < _LIMIT_NS]:
-            longest = turn // 8 if turn in wide else min(_STEPS * max(self._step, 1), turn // 8)
+        for turn in (turn for turn in turns if span <= turn < _LIMIT_NS):
+            longest = turn // 8 if turn in wide else min(_STEPS * max(step, 1), turn // 8)
             begins = (steps < 0) & (steps + turn >= 0) & (steps + turn < max(longest, 1))
             # What begins at 0, and so often, may as well be recordings one after the other.
-            fresh = turn in (_MINUTE, _HOUR) and (self._first or 0) % turn < _STEPS * self._step
-            if begins.any() and span <= turn and not fresh:
-                self.turn = turn
+            fresh = turn in (_MINUTE, _HOUR) and int(values[0]) % turn < _STEPS * step
+            if begins.any() and not fresh:
                 self._say("begins anew where a counter is full: it is read as going on")
-                shifts = turn * np.cumsum(begins)
-                break
-        shifts += self._added
-        self._added = int(shifts[-1])
-        return values + shifts
+                on: NDArray[np.int64] = values + turn * np.cumsum(begins)
+                return on
+        return values
 
     def set_forth_and_back(self, times: NDArray[np.int64], hours: bool, leap: bool) -> NDArray[np.int64]:
         """Times of a calendar, across an hour that summer time takes or gives, and a leap second, as if there were none."""
-        steps = self._steps(times)
-        before = times - steps
-        shifts = np.zeros(len(times), np.int64)
-        near = _STEPS * self._step
-        for size in (_HOUR, NS):
-            if not (hours if size == _HOUR else leap):
-                continue
-            odd = ((steps + size >= 0) & (steps < 0) & (steps + size <= near)) | (
-                (steps > size) & (steps - size <= near) & (size == _HOUR)
-            )
+        steps, step = _steps(times)
+        near = _STEPS * step
+        for size, asked in ((_HOUR, hours), (NS, leap)):
+            back = (steps < 0) & (steps + size >= 0) & (steps + size <= near)
+            odd = back | ((steps > size) & (steps - size <= near)) if size == _HOUR else back
             if size == _HOUR:  # on a Sunday morning, when the hour is full
+                before = times - steps
                 days, since = np.divmod(before, _DAY)
                 odd &= (days % 7 == 3) & (since < 4 * _HOUR) & ((before + near) // _HOUR > before // _HOUR)
-            if odd.sum() == 1:
-                shifts += np.where(np.cumsum(odd) > 0, -size * np.sign(steps[np.argmax(odd)]), 0)
+            if asked and odd.sum() == 1:
+                row = int(np.argmax(odd))
+                times = times + np.where(np.arange(len(times)) >= row, -size * int(np.sign(steps[row])), 0)
                 kind = "summer time" if size == _HOUR else "a leap second"
                 self._say(f"jumps by {size // NS} s, as with {kind}: it is read as going on")
-        shifts += self._added
-        self._added = int(shifts[-1])
-        return times + shifts
+        return times
 
     def mended(self, times: NDArray[np.int64]) -> NDArray[np.int64]:
         """Times without those that are far from both neighbours, and on from where a clock is set back by a few seconds."""
@@ -102,14 +87,11 @@ class Clock:
         on: NDArray[np.int64] = times + np.where(np.arange(len(times)) >= row, size + step, 0)
         return on
 
-    def _steps(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
-        if self._first is None:
-            self._first = self._last = int(values[0])
-        steps: NDArray[np.int64] = np.diff(values, prepend=self._last)
-        self._last = int(values[-1])
-        if not self._step and (steps > 0).any():
-            self._step = int(np.median(steps[steps > 0]))
-        return steps
-
     def _say(self, note: str) -> None:
         self.notes += [note] if note not in self.notes else []
+
+
+def _steps(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+    """Steps to each value, the first one 0, and the middle one of those that go on."""
+    steps: NDArray[np.int64] = np.diff(values, prepend=values[0])
+    return steps, int(np.median(steps[steps > 0])) if (steps > 0).any() else 0

@@ -91,7 +91,7 @@ class _Reader:
         if not lines:
             raise SourceError("has a header but no rows", self._file.path)
         self._find_roles(lines)
-        gatherer = Gatherer(self._file, self._roles, self._options, together)
+        gatherer = Gatherer(self._file, self._roles, self._options, together, self._time_column)
         while lines:
             block = self._block(lines, rows)
             # Empty lines at the end are nobody's fault; between rows they may stand for lost ones.

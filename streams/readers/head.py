@@ -422,10 +422,12 @@ def _delimiter(lines: Sequence[str], names: str = "") -> str:
             return 0.0, 0
         return values**2 / max(width, 1), width if values else len(_cells(names or lines[-1], sign))
 
-    signs = {sign: worth(sign) for sign in _DELIMITERS}
+    present = [sign for sign in _DELIMITERS if any(sign in line for line in (names, *lines[-30:]))]
+    signs = {sign: worth(sign) for sign in present or _DELIMITERS}
     apart = len(_cells(names, _SPACES)) == _width([_cells(line, _SPACES) for line in lines[-30:]])
-    if max(signs[sign][0] for sign in ";\t|") >= 1 or (not apart and any(sign in names for sign in ",;\t|")):
-        del signs[_SPACES]  # which may part thousands, or stand before units
+    others = [signs[sign][0] for sign in signs if sign in ";\t|"]
+    if len(signs) > 1 and (max(others, default=0.0) >= 1 or (not apart and any(sign in names for sign in ",;\t|"))):
+        signs.pop(_SPACES, None)  # which may part thousands, or stand before units
     return max(signs, key=lambda sign: signs[sign])
 
 

@@ -65,7 +65,7 @@ def _recordings(table: Any, file: File, options: ReadOptions) -> Iterator[Record
         if name not in numeric and not pa.types.is_boolean(schema.field(name).type):
             raise SourceError(f"column `{name}` holds {schema.field(name).type}, expected numbers", file.path)
     time_column = roles.time_column(file.path)
-    gatherer = Gatherer(file, roles, options, table.metadata.num_rows > _TOGETHER_ROWS)
+    gatherer = Gatherer(file, roles, options, table.metadata.num_rows > _TOGETHER_ROWS, time_column)
     columns = list(dict.fromkeys((*roles.channels, *roles.texts, *([roles.time] if roles.time else []))))
     dtype = _dtype(table, roles.channels)
     row = 1

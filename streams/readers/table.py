@@ -17,12 +17,14 @@ from kymo.streams.labels.labels import Label, canonical, identity, interval, ren
 from kymo.streams.readers import grid
 from kymo.streams.readers.columns import ColumnRoles
 from kymo.streams.readers.files import File
+from kymo.streams.readers.times import TimeColumn
 from kymo.streams.recording import InputOptions, ReadOptions, Recording, StreamData
 from kymo.streams.words import NS, brief, many
 
 Int = NDArray[np.int64]
 _NO_LABEL = ("nan", "<na>", "nat", "na", "n/a", "#n/a", "\\n")  # as table programs and databases write it
 _MAYBE_NO_LABEL = ("none", "null")  # a class in some data sets
+_SELDOM = 0.1  # rows with values say so seldom what marks say
 _ON_GRID, _MOST_ON_GRID = 0.25, 0.95  # samples from the grid, and so many of them
 
 
@@ -53,8 +55,16 @@ class _Session:
 class Gatherer:
     """Sorts blocks into sessions and makes each a Recording."""
 
-    def __init__(self, file: File, roles: ColumnRoles, options: ReadOptions, together: bool) -> None:
+    def __init__(
+        self,
+        file: File,
+        roles: ColumnRoles,
+        options: ReadOptions,
+        together: bool,
+        time_column: TimeColumn | None = None,
+    ) -> None:
         self._file, self._roles, self._options, self._together = file, roles, options, together
+        self._time_column = time_column
         self._open: dict[tuple[str, ...], _Session] = {}
         self._done: set[tuple[str, ...]] = set()
         self._dropped = 0
@@ -62,6 +72,7 @@ class Gatherer:
 
     def add(self, block: Block) -> Iterator[Recording]:
         """Take a block; gives the recordings that are complete."""
+        block = self._without_marks(block)
         keys = self._keys(block)
         keep = self._roles.keep
         mask = keep(block.texts) if keep else None
@@ -87,6 +98,27 @@ class Gatherer:
             for key in [key for key in self._open if key not in (last, *with_rows[-1:])]:
                 self._done.add(key)
                 yield from self._finish(key)
+
+    def _without_marks(self, block: Block) -> Block:
+        """A block without rows that have no value and say something that rows with values do not: marks of events."""
+        empty: NDArray[np.bool_] = np.asarray(~np.isfinite(block.values).any(axis=1))
+        if not empty.any() or empty.all():
+            return block
+        marks: NDArray[np.bool_] = np.zeros(len(empty), np.bool_)
+        for name in self._roles.metadata:
+            said = np.array([bool(text.strip()) for text in block.texts[name]])
+            if np.mean(said[~empty]) < _SELDOM:
+                marks = marks | (empty & said)
+        if not marks.any():
+            return block
+        self.notes.append(
+            f"{many(int(marks.sum()), 'row')} of marks without a value left out, first at row {block.rows[marks][0]}"
+        )
+        kept = np.flatnonzero(~marks)
+        texts = {name: [column[i] for i in kept.tolist()] for name, column in block.texts.items()}
+        return Block(
+            block.rows[kept], block.values[kept], texts, None if block.times_ns is None else block.times_ns[kept]
+        )
 
     def finish(self) -> Iterator[Recording]:
         """The recordings that are left."""
@@ -168,9 +200,11 @@ class Gatherer:
         self.notes = [note for note in self.notes if not note.startswith("keep leaves")]
         if session.kept_count < session.count:
             notes.append(f"keep leaves {session.kept_count} of {session.count} rows")
-        streams, labels = self._streams(
-            _Table.of(session, self._file.path, self._roles.start_ns), session.labels, notes
-        )
+        table = _Table.of(session, self._file.path, self._roles.start_ns)
+        if self._time_column and table.times is not None:
+            table.times, clock_notes = self._time_column.going_on(table.times, table.rows)
+            notes += clock_notes
+        streams, labels = self._streams(table, session.labels, notes)
         metadata = {name: text for name, text in session.constant.items() if text and name != self._roles.subject}
         left_out = [name for name in self._roles.metadata if name not in self._roles.labels]
         varied = [name for name in left_out if session.constant.get(name) is None]

@@ -221,7 +221,8 @@ def _composed(texts: dict[str, str], parts: Mapping[str, str]) -> str:
 def _first_times(name: str, texts: Sequence[str], rate: Fraction | None) -> tuple[NDArray[np.int64], str]:
     """First times of a column, and why its unit is in doubt, where it is: then as if it were ms; empty where they are no times."""
     try:
-        return TimeColumn(name, "", rate).parse(texts, np.arange(len(texts))), ""
+        column, rows = TimeColumn(name, "", rate), np.arange(len(texts))
+        return column.going_on(column.parse(texts, rows), rows)[0], ""
     except _UnitError as error:
         if all(map(is_number, texts)):
             numbers = np.array([float(text) for text in texts])
@@ -313,8 +314,6 @@ class TimeColumn:
     def __init__(self, column: str, path: Path | str, rate: Fraction | None = None, *, counts: bool = False) -> None:
         self.column, self.path, self._rate, self._counts = column, path, rate, counts
         self._notes, self._moments = list[str](), Moments(column)
-        self._clock, self._step = Clock(), 1
-        self._number: int | None = None
         self._digits: int | None = None  # that a fraction lacks in front, as where ms are written as numbers
         #: In ns; `_TEXT` for texts, None before it is decided.
         self._unit: int | None = None
@@ -322,19 +321,20 @@ class TimeColumn:
 
     @property
     def notes(self) -> list[str]:
-        """What was decided, and what was read otherwise than it stands."""
-        return [*self._notes, *self._moments.notes, *(f"`{self.column}` {note}" for note in self._clock.notes)]
+        """What was decided of all its texts."""
+        return [*self._notes, *self._moments.notes]
 
     def say_unit(self, unit: str) -> None:
         """Take a unit that stands in the cells, such as `ms`."""
         self._named = _UNITS_BY_NAME.get(unit.lower(), self._named)
 
     def parse(self, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Times of texts, exact to the ns."""
+        """Times of texts as they stand, exact to the ns; of a counter its numbers, -1 where there is none."""
         if not len(texts):
             return np.empty(0, np.int64)
-        if self._counts and self._rate:
-            return self._numbered(texts, rows)
+        if self._counts:
+            values = np.array([float(text) if is_number(text) else np.nan for text in texts], np.float64)
+            return np.where(np.abs(values) < _LARGEST_COUNT, values, -1).astype(np.int64)
         if self._unit is None:
             self._decide(texts, int(rows[0]))
         times = self._read(texts if not self._digits else [_padded(text, self._digits) for text in texts], rows)
@@ -345,7 +345,7 @@ class TimeColumn:
                     f"fractions of `{self.column}` lack zeros in front: .5 is read as .{5:0{self._digits}d}"
                 )
                 times = self._read([_padded(text, self._digits) for text in texts], rows)
-        return self._going_on(times)
+        return times
 
     def _read(self, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Times of texts as they stand."""
@@ -383,41 +383,41 @@ class TimeColumn:
         if len(bad):
             raise self._error(str(values[bad[0]]), int(rows[bad[0]]))
         times: NDArray[np.int64] = whole * scale
-        return self._going_on(times)
+        return times
 
-    def _going_on(self, times: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Times of a clock that begins anew, is set, or is wrong once, as if it went on."""
-        times = self._clock.mended(times)
-        if self._unit == _TEXT and self._moments.dated:
-            return self._clock.set_forth_and_back(times, hours=not self._moments.zoned, leap=self._moments.leap)
-        if self._unit == _TEXT:
-            return self._clock.going_on(times, self._moments.turns_ns, (_DAY,))
-        if self._unit == _DAY or abs(int(times[0])) > _RELATIVE_NS:
-            return times
-        unit = self._unit or 1
-        turns = (unit * 2**16, unit * 2**24, unit * _CHIP_CLOCK_SIZE, *_TURNS)
-        return self._clock.going_on(times, turns, (unit * _CHIP_CLOCK_SIZE, *_WIDE_TURNS))
+    def going_on(self, times: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:
+        """Times of one recording, whose clock may begin anew, be set, or be wrong once, as if it went on; and notes on that."""
+        clock, unit = Clock(), self._unit or 1
+        if not len(times):
+            return times, []
+        if self._counts:
+            times = self._numbered(times, rows, clock)
+        elif self._unit == _TEXT and self._moments.dated:
+            times = clock.mended(times)
+            times = clock.set_forth_and_back(times, hours=not self._moments.zoned, leap=self._moments.leap)
+        elif self._unit == _TEXT:
+            times = clock.going_on(clock.mended(times), self._moments.turns_ns, (_DAY,))
+        elif self._unit == _DAY or abs(int(times[0])) > _RELATIVE_NS:
+            times = clock.mended(times)
+        else:
+            turns = (unit * 2**16, unit * 2**24, unit * _CHIP_CLOCK_SIZE, *_TURNS)
+            times = clock.going_on(clock.mended(times), turns, (unit * _CHIP_CLOCK_SIZE, *_WIDE_TURNS))
+        return times, [f"`{self.column}` {note}" for note in clock.notes]
 
-    def _numbered(self, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _numbered(self, numbers: NDArray[np.int64], rows: NDArray[np.int64], clock: Clock) -> NDArray[np.int64]:
         """Times of samples that are counted."""
         assert self._rate
-        values = np.array([float(text) if is_number(text) else np.nan for text in texts], np.float64)
-        numbers = np.where(np.abs(values) < _LARGEST_COUNT, values, -1).astype(np.int64)
-        if self._number is None and len(numbers) > 1:
-            self._step = max(1, int(np.median(np.abs(np.diff(numbers)))))
-        size = next((size for size in (2**8, 2**16, _CHIP_CLOCK_SIZE) if numbers.max(initial=0) < size), 0)
-        if size or self._clock.turn:
-            numbers = self._clock.going_on(numbers, (size,), (size,)) // self._step
-        before = numbers[0] - 1 if self._number is None else self._number
-        steps = np.diff(numbers, prepend=before)
+        size = next((size for size in (2**8, 2**16, _CHIP_CLOCK_SIZE) if numbers.max() < size), 0)
+        by = max(1, int(np.median(np.abs(np.diff(numbers))))) if len(numbers) > 1 else 1
+        numbers = clock.going_on(numbers, (size,), (size,)) // by
+        steps = np.diff(numbers, prepend=numbers[0] - 1)
         odd = steps < 1
         odd[1:] |= odd[:-1]  # what follows a number that is wrong is wrong by as much
         if odd.any():
-            where = f"row {rows[np.argmax(odd)]}"
-            note = f"`{self.column}` goes back or lacks a number, first at {where}: counted on by rows there"
-            self._notes += [note] if not any("counted on" in known for known in self.notes) else []
-        numbers = before + np.cumsum(np.where(odd, 1, steps))
-        self._number = int(numbers[-1])
+            clock.notes.append(
+                f"goes back or lacks a number, first at row {rows[np.argmax(odd)]}: counted on by rows there"
+            )
+        numbers = numbers[0] - 1 + np.cumsum(np.where(odd, 1, steps))
         return np.array([round(int(number) * NS / self._rate) for number in numbers.tolist()], np.int64)
 
     def _decide(self, texts: Sequence[str], row: int) -> None:
