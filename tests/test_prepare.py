@@ -387,8 +387,9 @@ def test_results_of_an_overview(tmp_path: Path) -> None:
     assert rows[1][0].endswith(",session,subject,trial_id,speed,surface,seconds_10k,score_10k")
     assert [text[1].split(",")[12:] for text in rows] == [["2730"], ["2900", "61.5"]]
     table.write_text("subject_id,seconds_10k\n1,fast\n")
-    with pytest.raises(SourceError, match="row 2: column `seconds_10k` has 'fast', expected a number, or a time"):
-        prepare_running(tmp_path / "Data" / "Raw", tmp_path / "b", Selection(), overview=table)
+    for overview in (table, None):
+        with pytest.raises(SourceError, match="row 2: column `seconds_10k` has 'fast', expected a number, or a time"):
+            prepare_running(tmp_path / "Data" / "Raw", tmp_path / "b", Selection(), overview=overview)
 
 
 SMALL = """

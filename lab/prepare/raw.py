@@ -99,18 +99,21 @@ def read_overview(folder: Path, named: Path | None = None) -> tuple[Path | None,
     """The overview table that is named, or lies beside or above the raw folders; by subject, the 10 km results."""
     near = (folder, folder / "Raw", folder.parent) if named is None else ()
     for path in (named,) if named else (path for place in near for path in sorted(place.glob("*.csv"))):
-        with contextlib.suppress(*(() if named else (SourceError,))):
+        if named or _is_overview(path):
             table = _Table(path)
             columns = [column for column in RESULTS if column in table]
-            if columns and _TEXTS[0] in table and not any(_has(table, channel) for channel in CHANNELS):
-                return path, _results(table, columns)
-            if named:
+            if not columns or _TEXTS[0] not in table:
                 raise SourceError("is no overview; expected columns subject_id and seconds_10k or score_10k", path)
+            return path, _results(table, columns)
     return None, {}
 
 
-def _has(table: _Table, channel: str) -> bool:
-    return any(channel in name.lower() for name in table.names)
+def _is_overview(path: Path) -> bool:
+    """Whether a file's first line has the columns of an overview, and none of samples."""
+    with contextlib.suppress(OSError), path.open(encoding="utf-8-sig", errors="replace") as text:
+        names = {cell.strip().lower() for cell in re.split("[,;\t]", text.readline(65_536))}
+        return _TEXTS[0] in names and bool(names & {*RESULTS}) and not any("ax" in name for name in names)
+    return False
 
 
 def _results(table: _Table, columns: Sequence[str]) -> dict[str, dict[str, str]]:
