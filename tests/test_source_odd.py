@@ -296,6 +296,9 @@ def test_formats_that_a_folder_holds_besides_are_said(tmp_path: Path) -> None:
         assert [recording.session for recording in read([tmp_path])] == ["a"]
     (one,) = told
     assert "a.edf: is EDF" in str(one.message)
+    (tmp_path / "a.csv").write_text("x\n1\n2\n")
+    with pytest.raises(SourceError, match=r"a.csv: nothing gives the sampling rate"):
+        list(read([tmp_path]))
 
 
 @pytest.mark.parametrize("name", ["a.log", "a.dat", "a"])

@@ -54,7 +54,8 @@ def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> I
 
         yield from read_archive(Path(path), options)
     on_disk = [path for path in paths if path not in archives and not _is_data_set(path)]
-    errors = [error for path in on_disk if "://" not in str(path) for error in not_read(Path(path))]
+    foreign = [error for path in on_disk if "://" not in str(path) for error in not_read(Path(path))]
+    errors = list[SourceError]()
     emptied, readable = list[SourceError](), bool(archives or names)
     groups: dict[str, list[File]] = {}
     for file in find(on_disk):
@@ -74,7 +75,7 @@ def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> I
                 _leave_out(errors)
     if not readable and (errors or emptied):
         raise (errors or emptied)[0]
-    _leave_out(errors)
+    _leave_out(errors + foreign)
     if emptied:
         said = f"keep = {options.keep!r} leaves no row of {many(len(emptied), 'file')}"
         warnings.warn(f"{said}, such as {emptied[0].path}; left out", SourceWarning, stacklevel=2)
