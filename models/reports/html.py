@@ -81,6 +81,7 @@ th { font-weight: 600; overflow-wrap: normal; } tbody th { font-weight: 400; ove
 td.n, th.n { text-align: right; white-space: nowrap; padding-left: .5rem; } tr.here > * { font-weight: 600; }
 code, pre, td.code { font: .84rem/1.45 ui-monospace, "DejaVu Sans Mono", monospace; }
 td.code { min-width: 11rem; }
+.figures td.n, .figures th.n { padding-left: 0; padding-right: .7rem; } .figures tbody th { min-width: 4.5rem; }
 pre { background: var(--band); padding: .8rem; border-radius: .5rem; overflow-x: auto; }
 details { margin: .8rem 0; } summary { cursor: pointer; color: var(--blue); }
 ul { padding-left: 1.2rem; margin: .3rem 0 .8rem; } footer { padding: 1.4rem 1.1rem 3rem; }

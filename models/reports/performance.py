@@ -209,7 +209,7 @@ def per_group(judged: JudgedWindows | None, gallery: Gallery) -> str:
     kind, groups = judged.kind, judged.groups
     shown = groups[:_MOST_GROUPS]
     which = (
-        f"{len(groups)} {kind}s"
+        h.counted(len(groups), kind)
         if len(groups) <= _MOST_GROUPS
         else f"the worst {_MOST_GROUPS} of {len(groups)} {kind}s"
     )
