@@ -248,3 +248,14 @@ def test_a_channel_that_is_mostly_empty_is_none(tmp_path: Path) -> None:
     found = survey_of([tmp_path])
     assert (found.channels, found.units, found.shortest) == (("ax (g)",), ("g",), 600)
     assert "empty in most samples, so not taken: hr" in found.remarks
+
+
+def test_what_was_doubted_in_reading_is_said() -> None:
+    """What the recipe holds, such as the rate, needs no word."""
+    for name in "ab":
+        rows = "\n".join(f"{20 * i},{math.sin(i)},{i % 7}" for i in range(100))
+        Path(f"data/{name}.csv").parent.mkdir(exist_ok=True)
+        Path(f"data/{name}.csv").write_text(f"t,x,y\n{rows}\n")
+    result = init("slow", "--from", "data")
+    said = "`t` is read as seconds, its steps are 20; if they are ms, name it `time_ms`"
+    assert result.stderr.splitlines() == [f"a and 1 more: {said}"]

@@ -27,6 +27,7 @@ from kymo.streams.recording import InputOptions, ReadOptions, Recording, StreamD
 from kymo.streams.words import NS, many, some
 
 MIN_SAMPLES = 8
+_USUAL = ("rate ", "the file's clock runs at ")  # how notes begin that recipes make good
 _CONSTANT, _CLOCK, _CODE, _EMPTY = "constant", "clock", "code", "empty"
 #: Why a channel is no signal, for remarks.
 _NO_SIGNAL = {
@@ -69,6 +70,7 @@ class Survey:
     label_key: str | None = None
     file_names: str | None = None  # what they say
     remarks: list[str] = field(default_factory=list)  # what the user should look at
+    notes: list[tuple[str, str]] = field(default_factory=list)  # of reading, with their sessions; not those on rates
 
 
 @dataclass
@@ -115,6 +117,7 @@ def survey_of(
 def _summarise(recordings: Iterable[Recording], summaries: dict[str, list[_StreamSummary]], survey: Survey) -> None:
     for recording in recordings:
         survey.recordings += 1
+        survey.notes += [(recording.session, note) for note in recording.notes if not note.startswith(_USUAL)]
         survey.subjects |= {recording.subject} if recording.subject else set()
         for label in recording.labels:
             survey.labels.add(label.label)

@@ -10,6 +10,7 @@ import click
 
 from kymo.streams.errors import KymoError
 from kymo.streams.files import RULE, is_file_name
+from kymo.streams.words import grouped
 
 
 @click.command("init")
@@ -47,7 +48,7 @@ def init(name: str, sources: tuple[str, ...], out: Path, force: bool, **look: An
         file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise KymoError(f"{file}: cannot be written ({error.strerror or error})") from None
-    for remark in survey.remarks:
+    for remark in (*grouped(survey.notes), *survey.remarks):
         click.echo(remark, err=True)
     recipe = parse_recipe(text, file)
     rate = float(survey.rate_hz)
