@@ -89,7 +89,7 @@ class Kind:
         if "expected" in rules:
             return str(rules["expected"])
         if "enum" in rules:
-            return f"one of {', '.join(map(str, rules['enum']))}"
+            return f"one of {', '.join(str(word) for word in rules['enum'] if word != '')}"
         if self.base is Union:
             return " or ".join(kind.words for kind in self.inner if kind.base is not NoneType)
         if self.base in (tuple, list):

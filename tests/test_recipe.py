@@ -121,7 +121,7 @@ def test_labels_by_key() -> None:
         ("epochs = 5", "epoch = 5", 28, "[train] has no key 'epoch'; did you mean 'epochs'?"),
         ("epochs = 5", "validation = 1", 28, "validation = 1: expected a number from 0 to below 1"),
         ("epochs = 5", "seed = -1", 28, "expected a whole number from 0 to 2147483647"),
-        ("epochs = 5", 'schedule = "cosin"', 28, "did you mean 'cosine'?"),
+        ("epochs = 5", 'schedule = "cosin"', 28, "expected one of none, cosine, plateau; did you mean 'cosine'?"),
         ("epochs = 5", "compare = [1]", 28, "compare = [1]: expected true or false or names of architectures"),
         ("epochs = 5", "[[train.augment]]\nkind = 'jiter'", 29, "did you mean 'jitter'?"),
         ("epochs = 5", "[[train.augment]]\nkind = 'jitter'\np = 2", 30, "p = 2: expected a number from 0 to 1"),
