@@ -301,6 +301,17 @@ def test_formats_that_a_folder_holds_besides_are_said(tmp_path: Path) -> None:
         list(read([tmp_path]))
 
 
+@pytest.mark.parametrize(
+    "text", ["# nothing\n", "sep=;\n", "sep=;\n# nothing\n", "\n\n", "# a\n\n# b", "[Header]\nName: x\n"]
+)
+def test_text_without_a_table_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(
+        SourceError, match=r"a.csv: (holds no table|is empty|has a header but no rows|no column holds numbers)"
+    ):
+        list(read([tmp_path / "a.csv"]))
+
+
 @pytest.mark.parametrize("name", ["a.log", "a.dat", "a"])
 def test_text_is_read_whatever_its_suffix(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("t,ax\n" + "".join(f"{i / 10},{i}\n" for i in range(50)))
@@ -447,3 +458,10 @@ def test_a_row_of_counts_below_the_names(tmp_path: Path) -> None:
     (stream,) = recording.streams
     assert (stream.header.format.channels, stream.count) == (("CH1", "CH2"), 50)
     assert "row 5 counts the samples: passed over" in recording.notes
+
+
+def test_rows_of_unlike_lengths_are_an_error_of_a_row(tmp_path: Path) -> None:
+    rows = ["0,1,2,3", *("0,1", "0,1,2", "0,1,2,3", "0") * 5]
+    (tmp_path / "a.csv").write_text("\n".join(["t,ax,ay,az", *rows, ""]))
+    with pytest.raises(SourceError, match="row 3: 2 columns where the header has 4"):
+        list(read([tmp_path / "a.csv"]))

@@ -308,6 +308,8 @@ def _by_rows(item: InputOptions, cells: Callable[[str], Sequence[str]]) -> tuple
     groups: dict[tuple[bool, ...], list[str]] = {}
     for name in item.channels:
         groups.setdefault(tuple(not is_missing(text) for text in cells(name)), []).append(name)
+    if len({*map(len, groups)}) > 1:
+        return (item,)  # rows of unlike lengths, which the reader refuses
     filled = np.array(list(groups))
     apart = len(groups) > 1 and filled.size and filled.sum(axis=1).min() > 1
     if not apart or (filled.sum(axis=0) != 1).mean() > _OTHER_ROWS:

@@ -420,7 +420,7 @@ def _delimiter(lines: Sequence[str], names: str = "") -> str:
         values, width = float(np.median([_count_values(row) for row in rows] or [0])), _width(rows)
         if sign == _SPACES and 2 * values < width:
             return 0.0, 0
-        return values**2 / max(width, 1), width if values else len(_cells(names or lines[-1], sign))
+        return values**2 / max(width, 1), width if values else len(_cells(names or "".join(lines[-1:]), sign))
 
     present = [sign for sign in _DELIMITERS if any(sign in line for line in (names, *lines[-30:]))]
     signs = {sign: worth(sign) for sign in present or _DELIMITERS}
