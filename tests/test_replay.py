@@ -106,6 +106,9 @@ def test_a_second_replay_adds_nothing_and_says_so(settings: Settings) -> None:
     again = replay([recording("s1"), recording("s2")], settings, replace(FAST, chunk_ms=250))
     assert (again.skipped, again.sessions) == (["s1"], 1)
     assert "1 session there already" in "\n".join(again.lines())
+    nothing, skipped = replay([recording("s1")], settings, FAST).lines()
+    assert nothing == "0 sessions, 0 samples, 0 chunks, 0 acknowledged"
+    assert skipped.startswith("1 session there already")
     found = chunks(settings)
     assert_is(found["s1", "imu"], recording("s1").streams[0])
     assert_is(found["s2", "imu"], recording("s2").streams[0])

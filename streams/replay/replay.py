@@ -70,12 +70,13 @@ class ReplaySummary:
         asked = "max" if self.requested_speed is None else f"{self.requested_speed:g}"
         start = "as recorded relative to one another" if self.alignment == "recorded" else "together"
         sent = (self.sessions, "session"), (self.samples, "sample"), (self.chunks, "chunk")
-        out = [
-            ", ".join(many(*pair) for pair in sent) + f", {self.acknowledged} acknowledged",
+        out = [", ".join(many(*pair) for pair in sent) + f", {self.acknowledged} acknowledged"]
+        pace = [
             f"{self.bytes / 1e6:.2f} MB to {self.topics}.*",
             f"speed {asked} asked, {self.reached_speed:.4g} reached: {self.event_s:.1f} s in {self.elapsed_s:.1f} s",
             f"lag {self.mean_lag_ms:.2f} ms mean, {self.max_lag_ms:.2f} ms at most",
         ]
+        out += pace if self.chunks else []
         if self.sessions > 1:
             out.append(f"sessions started {start}")
         if self.skipped:
