@@ -339,3 +339,10 @@ def test_marks_that_say_something_are_no_samples_of_late_ones_either(write: Writ
     recording = one(write("\n".join(["time_s," * timed + "ax,elements", *rows])), ReadOptions() if timed else RATED)
     assert recording.streams[0].data[:, 0].tolist() == list(range(400))
     assert "4 rows of marks without a value left out, first at row 43" in recording.notes
+
+
+def test_a_class_that_looks_like_a_comment_is_none(write: Write) -> None:
+    recording = one(
+        write("\n".join(["label,t,ax", *(f"#{1 + i // 50},{i / 50},{'' if i == 7 else i}" for i in range(100))]))
+    )
+    assert (recording.streams[0].count, {label.label for label in recording.labels}) == (100, {"#1", "#2"})

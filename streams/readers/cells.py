@@ -80,6 +80,10 @@ class Numbers:
 
     def plain(self, cell: str, column: int) -> str:
         """A cell as Python writes a number, if it is one."""
+        if self.comma and column not in self.units and "." not in cell:
+            quick = cell.strip().replace(",", ".")
+            if is_number(quick):
+                return quick
         text = _without(_spelled(cell), self.units.get(column, ""))
         sign = "." if self.comma and column not in self._pointed else self._thousands
         if sign and _THOUSANDS[sign].fullmatch(text):
@@ -88,6 +92,11 @@ class Numbers:
 
     def number(self, cell: str, column: int) -> float | None:
         """The number in a cell, NaN where it has no value, None where it holds something else."""
+        if column not in self.units and not self._thousands and "_" not in cell and not (self.comma and "." in cell):
+            try:
+                return float(cell.replace(",", ".") if self.comma else cell)
+            except ValueError:
+                pass
         if is_missing(cell):
             return float("nan")
         text = self.plain(cell, column)

@@ -250,8 +250,11 @@ class _Reader:
 
     def _no_sample(self, cells: Sequence[str], row: int) -> str:
         """What a row holds that is no sample: the names again, as where files are appended, their units, a comment."""
+        if cells[0][:1].isdigit() and row - 1 not in self._passed:
+            return ""
         first = cells[0].strip().lstrip("\ufeff")
-        if first.startswith(("#", "%", "//")) and not is_missing(first):
+        whole = len(cells) == len(self._names) and any(is_number(cell) for cell in cells)
+        if first.startswith(("#", "%", "//")) and not whole and not is_missing(first):
             return "comment"
         if first == self._names[0] and [" ".join(cell.split()) for cell in cells[1:]] == self._names[1:]:
             return "row of names"
