@@ -154,7 +154,7 @@ def time_columns(
 def time_parts(time: str | None, names: Sequence[str], cells: Callable[[str], Sequence[str]]) -> dict[str, str]:
     """Columns that make one time, by what they are of it: `date`, `time`, `year` to `second`, and `sub`, what is below a second. Empty
     where the column of times stands alone."""
-    last = {(re.findall(r"[a-z\u00b5]+", name.lower()) or [""])[-1]: name for name in reversed(names)}
+    last = {_last_word(name): name for name in reversed(names)}
     parts = {_CLOCK_PARTS[word]: name for word, name in last.items() if word in _CLOCK_PARTS}
     below = [name for word, name in last.items() if 0 < _UNITS_BY_NAME.get(word, NS) < NS]
     if not {"hour", "minute", "second"} <= parts.keys() or time not in (None, *parts.values(), *below):
@@ -181,7 +181,7 @@ def _is_below_seconds(name: str, parts: Mapping[str, str], cells: Callable[[str]
         seconds = TimeColumn(next(iter(parts.values())), "").parse(composed(parts, columns), np.arange(len(numbers)))
     except (ValueError, SourceError):
         return False
-    limit = NS // _UNITS_BY_NAME[(re.findall(r"[a-z\u00b5]+", name.lower()))[-1]]
+    limit = NS // _UNITS_BY_NAME[_last_word(name)]
     anew, steps = np.diff(seconds) > 0, np.diff(numbers)
     whole = not (seconds % NS).any() and (numbers >= 0).all() and (numbers < limit).all()
     return bool(
@@ -211,7 +211,7 @@ def _composed(texts: dict[str, str], parts: Mapping[str, str]) -> str:
                 texts["date"] = "-".join(str(int(float(texts[part]))) for part in ("year", "month", "day"))
         text = f"{texts['date'].strip()} {texts['time'].strip()}" if "date" in texts else texts["time"].strip()
         if "sub" in texts:
-            digits = len(str(NS // _UNITS_BY_NAME[re.findall(r"[a-z\u00b5]+", parts["sub"].lower())[-1]])) - 1
+            digits = len(str(NS // _UNITS_BY_NAME[_last_word(parts["sub"])])) - 1
             text = f"{text.removesuffix('.0')}.{int(float(texts['sub'])):0{digits}d}"
     except ValueError:
         return " ".join(texts.values())
@@ -268,12 +268,17 @@ def _words(name: str) -> set[str]:
     return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|#", name)}
 
 
+def _last_word(name: str) -> str:
+    """The last word of a name, which may be its unit."""
+    words: list[str] = re.findall(r"[a-z\u00b5]+", name.lower())
+    return words[-1] if words else ""
+
+
 def _spelled(name: str) -> tuple[str, int | None]:
     """A column's name without its unit, and that in ns; None where it names none."""
     plain = name.strip().lower()
-    if (
-        len(plain) > 1 and _UNITS_BY_NAME.get(plain, _MINUTE) < _MINUTE
-    ):  # `millis`, `sec`; `min` is as likely the least, `hr` a pulse
+    # `millis` and `sec` say it all; `min` is as likely the least, `hr` a pulse.
+    if len(plain) > 1 and _UNITS_BY_NAME.get(plain, _MINUTE) < _MINUTE:
         return "time", _UNITS_BY_NAME[plain]
     for form in (_UNIT_IN_BRACKETS, _UNIT_LAST):
         if (match := form.fullmatch(plain)) and match[2] in _UNITS_BY_NAME:
