@@ -13,9 +13,9 @@ import platform
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -32,6 +32,12 @@ from kymo.streams.errors import ChunkError
 if TYPE_CHECKING:
     from kymo.models.serving.partition import Partition
 
+TOTALS = {
+    "samples": "Samples that came in, of all channels at once",
+    "records": "Records taken from the input topics",
+    "windows": "Windows classified",
+    "events": "Events acknowledged by the broker, one a window and head",
+}
 #: Counts that chains and partitions keep, by the name they keep them under.
 COUNTS = {
     "gaps": "Jumps of the sample index, after bridging",
@@ -71,10 +77,10 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
-    def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative counts by bound, as Prometheus wants them."""
+    def buckets(self) -> tuple[list[tuple[str, float]], float]:
+        """Cumulative counts by bound, as Prometheus wants them, and the sum of all values."""
         bounds = (*map(str, self.bounds), "+Inf")
-        return list(zip(bounds, map(float, itertools.accumulate(self.counts)), strict=True))
+        return list(zip(bounds, map(float, itertools.accumulate(self.counts)), strict=True)), self.total
 
 
 class RecipeMetrics:
@@ -84,22 +90,20 @@ class RecipeMetrics:
     """
 
     def __init__(self) -> None:
-        self.samples = self.records = self.windows = self.events = 0
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter(dict.fromkeys((*ChunkError.REASONS, OTHER), 0))
         self.batch = Histogram(_BATCH)
         self.stages = {stage: Histogram(_SECONDS) for stage in STAGES}
         self.latency = Histogram(_LATENCY)
         self.committed_s = 0.0  # Unix time
-        self.assigned: Callable[[], int] | None = None
-        self.pending: Callable[[], int] | None = None
         self.swaps: Counter[tuple[str, str]] = Counter()  # (alias, result)
         self.shadow: Counter[str] = Counter()
+        self.gauges: dict[str, Callable[[], int]] = {}  # by name, where each scrape asks
 
     def took(self, partition: Partition, records: int, seconds: float) -> None:
         """Records were decoded and pushed through the chain; takes over what the partition has counted."""
-        self.records += records
-        self.samples += partition.samples
+        self.counts["records"] += records
+        self.counts["samples"] += partition.samples
         partition.samples = 0
         if partition.counts:
             self.counts.update(partition.counts)
@@ -108,13 +112,13 @@ class RecipeMetrics:
 
     def classified(self, windows: int, seconds: float) -> None:
         """A batch was classified."""
-        self.windows += windows
+        self.counts["windows"] += windows
         self.batch.observe(windows)
         self.stages["classify"].observe(seconds)
 
     def emitted(self, seconds: float) -> None:
         """An event was acknowledged, so long after its window's last chunk was sent."""
-        self.events += 1
+        self.counts["events"] += 1
         self.latency.observe(max(seconds, 0.0))
 
     def rejected(self, reason: str) -> None:
@@ -125,6 +129,11 @@ class RecipeMetrics:
         """Offsets were committed."""
         self.committed_s = time.time()
         self.stages["commit"].observe(seconds)
+
+    def asked(self, gauge: str) -> Iterator[tuple[int]]:
+        """What a gauge says; nothing where it cannot be asked: it may be only half there while the process starts."""
+        with contextlib.suppress(Exception):
+            yield (self.gauges[gauge](),)
 
 
 class WorkerMetrics(Collector):
@@ -140,7 +149,7 @@ class WorkerMetrics(Collector):
 
     def watch(self, recipe: str, assigned: Callable[[], int], pending: Callable[[], int]) -> None:
         """Say where each scrape finds how many partitions a recipe's agent holds, and how many windows wait."""
-        self.recipes[recipe].assigned, self.recipes[recipe].pending = assigned, pending
+        self.recipes[recipe].gauges = {"assigned": assigned, "pending": pending}
 
     def swapped(self, recipe: str, alias: str, bundle: str) -> None:
         """A bundle was taken over while the worker runs."""
@@ -153,88 +162,46 @@ class WorkerMetrics(Collector):
         self.recipes[recipe].swaps[alias, "refused"] += 1
 
     def collect(self) -> Iterable[Metric]:
-        yield from self._counters()
-        yield from self._exchanges()
-        yield from self._histograms()
-        yield from self._gauges()
+        counter, gauge, histogram = CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+        for name, about in (TOTALS | COUNTS).items():
+            yield self._family(counter, name, about, lambda m, name=name: [(m.counts[name],)])
+        text = "Records sent to the rejected topic"
+        yield self._family(counter, "rejected", text, lambda m: m.reasons.items(), "reason")
+        text = "Promoted bundles that were taken over or refused"
+        swaps = list(itertools.product(("champion", "shadow"), ("taken", "refused")))
+        yield self._family(counter, "swaps", text, lambda m: [(*key, m.swaps[key]) for key in swaps], "alias", "result")
+        text, results = "Windows that a shadow scored, dropped or failed at", ("scored", "dropped", "failed")
+        yield self._family(counter, "shadow_windows", text, lambda m: [(r, m.shadow[r]) for r in results], "result")
+        text = "Windows classified at once"
+        yield self._family(histogram, "batch_windows", text, lambda m: [m.batch.buckets()])
+        text = "Time a stage takes"
+        yield self._family(
+            histogram, "stage_seconds", text, lambda m: [(s, *h.buckets()) for s, h in m.stages.items()], "stage"
+        )
+        text = "From the sending of a window's last chunk to its event's acknowledgement"
+        yield self._family(histogram, "end_to_end_seconds", text, lambda m: [m.latency.buckets()])
+        text = "Partitions that this worker holds"
+        yield self._family(gauge, "assigned_partitions", text, lambda m: m.asked("assigned"))
+        text = "Windows that wait to be classified"
+        yield self._family(gauge, "pending_windows", text, lambda m: m.asked("pending"))
+        text = "Unix time of the last commit"
+        yield self._family(gauge, "last_commit_timestamp_seconds", text, lambda m: [(m.committed_s,)])
+        text = "Longest that the event loop has kept others waiting"
+        yield gauge("kymo_loop_pause_seconds", text, value=self.longest_pause_s())
         model = InfoMetricFamily("kymo_model", "The bundle that classifies for a recipe", labels=["recipe"])
         for recipe, bundle in self.bundles.items():
             model.add_metric([recipe], {"bundle": bundle})
         yield model
 
-    def _counters(self) -> Iterable[Metric]:
-        totals: dict[str, tuple[str, Callable[[RecipeMetrics], float]]] = {
-            "samples": ("Samples that came in, of all channels at once", lambda m: m.samples),
-            "records": ("Records taken from the input topics", lambda m: m.records),
-            "windows": ("Windows classified", lambda m: m.windows),
-            "events": ("Events acknowledged by the broker, one a window and head", lambda m: m.events),
-        }
-        for name, (about, value) in totals.items():
-            family = CounterMetricFamily(f"kymo_{name}", about, labels=["recipe"])
-            for recipe, metrics in self.recipes.items():
-                family.add_metric([recipe], value(metrics))
-            yield family
-        for name, about in COUNTS.items():
-            family = CounterMetricFamily(f"kymo_{name}", about, labels=["recipe"])
-            for recipe, metrics in self.recipes.items():
-                family.add_metric([recipe], metrics.counts[name])
-            yield family
-        rejected = CounterMetricFamily(
-            "kymo_rejected", "Records sent to the rejected topic", labels=["recipe", "reason"]
-        )
+    def _family(
+        self, kind: Any, name: str, about: str, rows: Callable[[RecipeMetrics], Iterable[tuple[Any, ...]]], *labels: str
+    ) -> Metric:
+        """A metric of all recipes: a row has the values of the labels behind the recipe, then numbers."""
+        family: Metric = kind(f"kymo_{name}", about, labels=["recipe", *labels])
         for recipe, metrics in self.recipes.items():
-            for reason, count in metrics.reasons.items():
-                rejected.add_metric([recipe, reason], count)
-        yield rejected
-
-    def _exchanges(self) -> Iterable[Metric]:
-        swaps = CounterMetricFamily(
-            "kymo_swaps", "Promoted bundles that were taken over or refused", labels=["recipe", "alias", "result"]
-        )
-        shadow = CounterMetricFamily(
-            "kymo_shadow_windows", "Windows that a shadow scored, dropped or failed at", labels=["recipe", "result"]
-        )
-        for recipe, metrics in self.recipes.items():
-            for key in itertools.product(("champion", "shadow"), ("taken", "refused")):
-                swaps.add_metric([recipe, *key], metrics.swaps[key])
-            for result in ("scored", "dropped", "failed"):
-                shadow.add_metric([recipe, result], metrics.shadow[result])
-        yield from (swaps, shadow)
-
-    def _histograms(self) -> Iterable[Metric]:
-        batch = HistogramMetricFamily("kymo_batch_windows", "Windows classified at once", labels=["recipe"])
-        stage = HistogramMetricFamily("kymo_stage_seconds", "Time a stage takes", labels=["recipe", "stage"])
-        end_to_end = HistogramMetricFamily(
-            "kymo_end_to_end_seconds",
-            "From the sending of a window's last chunk to its event's acknowledgement",
-            labels=["recipe"],
-        )
-        for recipe, metrics in self.recipes.items():
-            batch.add_metric([recipe], metrics.batch.buckets(), metrics.batch.total)
-            end_to_end.add_metric([recipe], metrics.latency.buckets(), metrics.latency.total)
-            for name, seconds in metrics.stages.items():
-                stage.add_metric([recipe, name], seconds.buckets(), seconds.total)
-        yield from (batch, stage, end_to_end)
-
-    def _gauges(self) -> Iterable[Metric]:
-        assigned = GaugeMetricFamily("kymo_assigned_partitions", "Partitions that this worker holds", labels=["recipe"])
-        pending = GaugeMetricFamily("kymo_pending_windows", "Windows that wait to be classified", labels=["recipe"])
-        commit = GaugeMetricFamily(
-            "kymo_last_commit_timestamp_seconds", "Unix time of the last commit", labels=["recipe"]
-        )
-        for recipe, metrics in self.recipes.items():
-            for family, count in ((assigned, metrics.assigned), (pending, metrics.pending)):
-                # What is asked may be only half there while the process starts; the other metrics are shown all the same.
-                with contextlib.suppress(Exception):
-                    if count is not None:
-                        family.add_metric([recipe], count())
-            commit.add_metric([recipe], metrics.committed_s)
-        pause = GaugeMetricFamily(
-            "kymo_loop_pause_seconds",
-            "Longest that the event loop has kept others waiting",
-            value=self.longest_pause_s(),
-        )
-        yield from (assigned, pending, commit, pause)
+            for row in rows(metrics):
+                family.add_metric([recipe, *row[: len(labels)]], *row[len(labels) :])
+        return family
 
 
 class _Build(Collector):
