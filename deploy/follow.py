@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mode import Service
 
+from kymo.deploy.metrics import WorkerMetrics
 from kymo.deploy.roles import Deployment, Part
 from kymo.deploy.worker_log import say
 from kymo.models.bundle import Bundle, load_bundle
@@ -31,16 +32,6 @@ from kymo.streams.words import NS, brief
 _AGAIN_S = 1.0
 #: By which another machine's clock may be ahead: a promotion from later on would shut out all others.
 _AHEAD_NS = 24 * 3600 * NS
-
-
-class SwapObserver(Protocol):
-    """Hears what became of a promotion, for metrics."""
-
-    def swapped(self, recipe: str, alias: str, bundle: str) -> None:
-        """A bundle was taken over (an empty name: none stands there any more)."""
-
-    def refused(self, recipe: str, alias: str) -> None:
-        """A bundle was refused."""
 
 
 def bundle_of(promotion: Promotion, home: Path) -> Bundle:
@@ -93,7 +84,7 @@ def _read(value: bytes | None) -> Promotion | str:
 
 
 def current_champions(
-    deployments: Sequence[Deployment], settings: Settings, observer: SwapObserver
+    deployments: Sequence[Deployment], settings: Settings, metrics: WorkerMetrics
 ) -> tuple[list[Deployment], dict[str, int]]:
     """The deployments with the champions of now, by the registry or the topic, whichever is newer; by recipe, when each was promoted."""
     promotions, registry = announced(settings), open_registry(settings.home)
@@ -109,7 +100,7 @@ def current_champions(
                 bundle.check(recipe)
                 newest = Deployment(recipe, bundle)
             except KymoError as error:
-                observer.refused(recipe.name, CHAMPION)
+                metrics.refused(recipe.name, CHAMPION)
                 say(
                     f"{recipe.name}: {promotion.bundle} is announced but refused: {error}; "
                     f"starting with {deployment.bundle.id}"
@@ -122,10 +113,10 @@ def current_champions(
 class Exchange:
     """Exchanges the bundles of the parts of a worker."""
 
-    def __init__(self, parts: Sequence[Part], since: dict[str, int], home: Path, observer: SwapObserver) -> None:
+    def __init__(self, parts: Sequence[Part], since: dict[str, int], home: Path, metrics: WorkerMetrics) -> None:
         self._parts = {part.deployment.recipe.name: part for part in parts if part.champion is not None}
         self._since = {(recipe, CHAMPION): at_ns for recipe, at_ns in since.items()}
-        self._home, self._observer = home, observer
+        self._home, self._metrics = home, metrics
 
     def start_shadows(self) -> None:
         """Take over the shadows that the registry knows of."""
@@ -149,7 +140,7 @@ class Exchange:
             else:
                 self._champion(part, promotion)
         except Exception as error:  # whatever is wrong with a bundle, the present one goes on
-            self._observer.refused(*key)
+            self._metrics.refused(*key)
             why = error if isinstance(error, KymoError) else f"{type(error).__name__}: {error}"
             say(f"{promotion.recipe}: {promotion.bundle or 'no bundle'} is refused as {promotion.alias}: {why}")
         release_memory()
@@ -161,9 +152,9 @@ class Exchange:
         if bundle.id == before:
             return
         part.champion.exchange(part.champion.prepare(bundle))
-        self._observer.swapped(promotion.recipe, CHAMPION, bundle.id)
+        self._metrics.swapped(promotion.recipe, CHAMPION, bundle.id)
         if shadow is not None and part.shadow.predictor is None:
-            self._observer.swapped(promotion.recipe, SHADOW, "")
+            self._metrics.swapped(promotion.recipe, SHADOW, "")
             say(f"{promotion.recipe}: shadow none, since {shadow.bundle.id} takes other windows than {bundle.id}")
         after_s = (time.time_ns() - promotion.promoted_ns) / 1e9
         say(f"{promotion.recipe}: {bundle.id} takes over from {before}, {after_s:.2f} s after its promotion")
@@ -172,7 +163,7 @@ class Exchange:
         assert part.champion is not None
         bundle = bundle_of(promotion, self._home) if promotion.bundle else None
         part.shadow.predictor = part.champion.prepare(bundle, aside=True) if bundle else None
-        self._observer.swapped(promotion.recipe, SHADOW, promotion.bundle)
+        self._metrics.swapped(promotion.recipe, SHADOW, promotion.bundle)
         say(f"{promotion.recipe}: shadow {promotion.bundle or 'none'}")
 
 

@@ -20,12 +20,12 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from kymo.models.registry.manifest import MANIFEST, read_manifest, verify
 from kymo.streams.errors import BundleError
 from kymo.streams.files import is_inside, lock
-from kymo.streams.replay.pacing import Clock, SystemClock
+from kymo.streams.replay.pacing import Clock
 from kymo.streams.words import NS
 
 #: How long a claim holds, s: many times what reading and writing a log takes.
@@ -35,41 +35,15 @@ _STEP_BACK_S = 0.05, 0.5
 _CLAIMS, _LINES = ".claims", ".log"
 
 
-class Store(Protocol):
-    """What a registry asks of its store; paths are relative, parts separated by a slash."""
-
-    url: str
-
-    def lock(self, folder: str) -> contextlib.AbstractContextManager[None]:
-        """Keep others from adding lines in `folder`."""
-
-    def adding(self, folder: str) -> contextlib.AbstractContextManager[None]:
-        """Keep others from adding bundles in `folder`, where two that add the same one would be in each other's way."""
-
-    def lines(self, path: str) -> list[bytes]:
-        """Read the whole lines of a file; none where there is no file."""
-
-    def append(self, path: str, lines: list[bytes], before: list[bytes]) -> None:
-        """Add lines at the end of a file that has the lines `before`; the caller holds the lock."""
-
-    def folders(self, path: str) -> list[str]:
-        """Names of the folders inside a folder, sorted."""
-
-    def add(self, path: str, contents: Mapping[str, bytes]) -> None:
-        """Write a bundle's folder whole, in place of one that is there."""
-
-    def folder(self, path: str) -> Path | None:
-        """A bundle as a local folder; None where there is none."""
-
-
 class LocalStore:
-    """A folder of this machine, or one that it has mounted."""
+    """A folder of this machine, or one that it has mounted; paths inside it are relative, parts separated by a slash."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.url = root, str(root)
 
     @contextlib.contextmanager
     def lock(self, folder: str) -> Iterator[None]:
+        """Keep others from adding lines, or bundles, in `folder`."""
         (self.root / folder).mkdir(parents=True, exist_ok=True)
         with lock(self.root / folder / ".lock"):
             yield
@@ -77,13 +51,14 @@ class LocalStore:
     adding = lock
 
     def lines(self, path: str) -> list[bytes]:
+        """Read the whole lines of a file; none where there is no file."""
         try:
             return _whole_lines((self.root / path).read_bytes())
         except FileNotFoundError:
             return []
 
     def append(self, path: str, lines: list[bytes], before: list[bytes]) -> None:
-        """See :meth:`Store.append`; under this lock nobody else can have written."""
+        """Add lines at the end of a file that has the lines `before`; the caller holds the lock, so nobody else has written."""
         with (self.root / path).open("a+b") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 1))
@@ -93,22 +68,27 @@ class LocalStore:
             os.fsync(file.fileno())
 
     def folders(self, path: str) -> list[str]:
+        """List the names of the folders inside a folder, sorted."""
         entries = (self.root / path).iterdir() if (self.root / path).is_dir() else []
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
     def add(self, path: str, contents: Mapping[str, bytes]) -> None:
-        """See :meth:`Store.add`; the caller holds the lock, so what other writers left unfinished nobody will finish."""
+        """Write a bundle's folder whole, in place of one that is there.
+
+        The caller holds the lock, so what other writers left unfinished nobody will finish.
+        """
         folder = self.root / path
         for remains in folder.parent.glob(f".{folder.name}.*-*"):
             shutil.rmtree(remains, ignore_errors=True)
         replace_folder(folder, contents)
 
     def folder(self, path: str) -> Path | None:
+        """Give a bundle as a local folder; None where there is none."""
         return self.root / path if (self.root / path / MANIFEST).is_file() else None
 
 
 class RemoteStore:
-    """An fsspec URL, such as ``s3://bucket/models``."""
+    """An fsspec URL, such as ``s3://bucket/models``; it does what :class:`LocalStore` does."""
 
     def __init__(self, url: str, cache: Path, clock: Clock | None = None) -> None:
         try:
@@ -117,7 +97,7 @@ class RemoteStore:
             self._fs, root = url_to_fs(url)
         except (ImportError, ValueError) as error:
             raise BundleError(f"KYMO_REGISTRY={url}: {error}; install what this kind of URL needs") from None
-        self._clock = clock or SystemClock()
+        self._clock = clock or Clock()
         self._root, self.url = root.rstrip("/"), url.rstrip("/")
         self._cache = cache / hashlib.sha256(self.url.encode()).hexdigest()[:16]
 
@@ -192,7 +172,7 @@ class RemoteStore:
         self._fs.pipe_file(name, data)
 
     def lines(self, path: str) -> list[bytes]:
-        """See :meth:`Store.lines`; what earlier versions of Kymo wrote into one object comes first."""
+        """Read the whole lines; what earlier versions of Kymo wrote into one object comes first."""
         folder, _, _ = path.rpartition("/")
         names = [name for name in self._names(folder) if name.endswith(f"/{path}")] + self._names(f"{folder}/{_LINES}")
         with self._errors(f"reading {path}"):
@@ -242,6 +222,9 @@ class RemoteStore:
         replace_folder(cached, contents)
         verify(cached, read_manifest(cached))
         return cached
+
+
+Store = LocalStore | RemoteStore
 
 
 def store_at(url: str, cache: Path) -> Store:

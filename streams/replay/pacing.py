@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from kymo.streams.words import NS
 
@@ -26,33 +26,12 @@ PAUSE, STEP, SEEK, QUIT = "pause", "step", "seek", "quit"
 Controls = Callable[[float], str | None]
 
 
-class Clock(Protocol):
-    """Where time comes from."""
+class Clock:
+    """This machine's clock: where time comes from, ns."""
 
-    def monotonic_ns(self) -> int:
-        """Never goes back, ns."""
-
-    def wall_ns(self) -> int:
-        """Unix time, ns."""
-
-    def wait(self, seconds: float) -> None:
-        """Return `seconds` later, or a little after."""
-
-
-class SystemClock:
-    """This machine's clock."""
-
-    def monotonic_ns(self) -> int:
-        """Never goes back, ns."""
-        return time.monotonic_ns()
-
-    def wall_ns(self) -> int:
-        """Unix time, ns."""
-        return time.time_ns()
-
-    def wait(self, seconds: float) -> None:
-        """Sleep."""
-        time.sleep(seconds)
+    monotonic_ns = staticmethod(time.monotonic_ns)
+    wall_ns = staticmethod(time.time_ns)
+    wait = staticmethod(time.sleep)
 
 
 class Pacer:
@@ -161,7 +140,7 @@ class ReplayProgress:
 class ReplayIO:
     """What a replay is connected to besides Kafka."""
 
-    clock: Clock = field(default_factory=SystemClock)
+    clock: Clock = field(default_factory=Clock)
     controls: Controls | None = None  # keys; see :class:`Player`
     progress: Callable[[ReplayProgress], None] | None = None  # shows a ReplayProgress, about twenty times a second
     flush_s: float = 120.0  # how long the last acknowledgements may take
