@@ -153,7 +153,7 @@ def _settings(run: str | None) -> Settings:
         return settings
     from kymo.streams.kafka.admin import run_prefix
 
-    return replace(settings, prefix=run_prefix(settings.prefix, run))
+    return settings.under(run_prefix(settings.prefix, run))
 
 
 def _times(settings: Settings) -> SessionTimes:

@@ -21,7 +21,7 @@ from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal, InvalidOperation
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -259,27 +259,17 @@ class Spans:
             start, end = min(start, self._starts[first]), max(end, self._ends[last - 1])
         self._starts[first:last], self._ends[first:last] = [start], [end]
 
+    def parts(self, start: int, end: int) -> list[tuple[int, int]]:
+        """What of an interval is in the set; nothing of an empty one."""
+        if start >= end:
+            return []
+        among = slice(bisect_right(self._ends, start), bisect_left(self._starts, end))
+        return [(max(start, a), min(end, b)) for a, b in zip(self._starts[among], self._ends[among], strict=True)]
+
     def gaps(self, start: int, end: int) -> list[tuple[int, int]]:
         """What of an interval is not in the set."""
-        gaps = []
-        for i in range(bisect_right(self._ends, start), len(self._starts)):
-            if self._starts[i] >= end:
-                break
-            if start < self._starts[i]:
-                gaps.append((start, self._starts[i]))
-            start = self._ends[i]
-        if start < end:
-            gaps.append((start, end))
-        return gaps
-
-    def within(self, start: int, end: int) -> tuple[int, int]:
-        """Length of what lies in an interval, ns, and where the first part of it begins; 0 and 0 if nothing does."""
-        first = bisect_right(self._ends, start)
-        total, i = 0, first
-        while i < len(self._starts) and self._starts[i] < end:
-            total += min(end, self._ends[i]) - max(start, self._starts[i])
-            i += 1
-        return total, max(start, self._starts[first]) if total else 0
+        edges = [start, *chain.from_iterable(self.parts(start, end)), end]
+        return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b]
 
 
 class Cover:
@@ -292,12 +282,11 @@ class Cover:
 
     def label_of(self, start_ns: int, end_ns: int, min_share: float = 0.5) -> str | None:
         """The class that covers the largest part of an interval, if that is at least `min_share` of it."""
-        parts = []
+        candidates = []
         for label, spans in self._classes.items():
-            covered, first = spans.within(start_ns, end_ns)
-            if covered:
-                parts.append((-covered, first, label))
-        if not parts:
+            if parts := spans.parts(start_ns, end_ns):
+                candidates.append((-sum(b - a for a, b in parts), parts[0][0], label))
+        if not candidates:
             return None
-        covered, _, name = min(parts)
+        covered, _, name = min(candidates)
         return name if -covered >= min_share * (end_ns - start_ns) else None
