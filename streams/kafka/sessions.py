@@ -23,7 +23,7 @@ from kymo.streams.kafka.publish import Publisher
 from kymo.streams.kafka.read import Record, read_records, read_topics, session_of
 from kymo.streams.sessions import plain_name, read_session
 from kymo.streams.settings import Settings
-from kymo.streams.topics import CHUNK_TOPICS, MIB, TABLE, Names, Place
+from kymo.streams.topics import CHUNK_TOPICS, MIB, TABLE, Names, Place, Topic
 
 Progress = Callable[[int, int], None]
 
@@ -164,13 +164,13 @@ def delete_session(settings: Settings, session: str, on_progress: Progress = lam
     names, out = Names(settings.prefix), Deletion()
     with admin_client(settings, f"deleting session {session}") as admin:
         there = set(admin.list_topics())
-        topics = [full for topic in TABLE if topic.name != "models" and (full := names.of(topic.name)) in there]
-        rows = admin.describe_topics(topics) if topics else []
+        topics = {full: topic for topic in TABLE if topic.name != "models" and (full := names.of(topic.name)) in there}
+        rows = admin.describe_topics(list(topics)) if topics else []
         out.topic_ids = {row["name"]: str(row.get("topic_id") or "") for row in rows}
-        policies = _policies(names, settings_of(admin, topics))
-        tallies: dict[Place, _Tally] = {}
+        values, tallies = settings_of(admin, list(topics)), dict[Place, _Tally]()
         for r in read_topics(settings, topics, on_progress, out.ends):
-            tallies.setdefault((r.topic, r.partition), _Tally(policies[r.topic])).take(r, session)
+            tally = tallies.setdefault((r.topic, r.partition), _Tally.under(topics[r.topic], values.get(r.topic, {})))
+            tally.take(r, session)
         out.ends = {place: end for place, end in out.ends.items() if end}
         deleted: dict[str, Deleted] = {}
         for place, tally in tallies.items():
@@ -180,35 +180,13 @@ def delete_session(settings: Settings, session: str, on_progress: Progress = lam
     return out
 
 
-@dataclass(frozen=True, slots=True)
-class _Policy:
-    """How a topic keeps its records: as it is set, not as the table has it."""
-
-    compact: bool
-    anew: bool
-    """Whether the others' records are sent again: few, and of use for ever."""
-    retention_ms: int
-
-
-def _policies(names: Names, settings: Mapping[str, Mapping[str, str]]) -> dict[str, _Policy]:
-    out = {}
-    for topic in TABLE:
-        full = names.of(topic.name)
-        values = topic.config() | dict(settings.get(full, {}))
-        # Where a topic is compacted and deleted, too, records before an offset can go.
-        out[full] = _Policy(
-            values["cleanup.policy"] == "compact",
-            topic.retention_ms < 0 and not topic.compact,
-            int(values["retention.ms"]),
-        )
-    return out
-
-
 @dataclass(slots=True)
 class _Tally:
     """What is known of a partition after one pass; only what must be sent again is held."""
 
-    policy: _Policy
+    compact: bool
+    anew: bool  # whether the others' records are sent again: few, and of use for ever
+    retention_ms: int
     records: int = 0  # of the session
     leading: int = 0  # those before the first of another session
     first_foreign: int | None = None
@@ -217,28 +195,36 @@ class _Tally:
     keys: set[bytes] = field(default_factory=set)
     foreign: list[Record] = field(default_factory=list)
 
+    @classmethod
+    def under(cls, topic: Topic, values: Mapping[str, str]) -> _Tally:
+        """Begin with how a topic keeps its records: as it is set, not as the table has it."""
+        values = topic.config() | dict(values)
+        # Where a topic is compacted and deleted, too, records before an offset can go.
+        compact, anew = values["cleanup.policy"] == "compact", topic.retention_ms < 0 and not topic.compact
+        return cls(compact, anew, int(values["retention.ms"]))
+
     def take(self, r: Record, session: str) -> None:
         self.behind = r.offset + 1
         if session_of(r) == session.encode() and (r.value is not None or r.key is None):
             self.records += 1
             self.leading += self.first_foreign is None
             self.newest_ms = max(self.newest_ms, r.time_ms)
-            if self.policy.compact and r.key is not None:
+            if self.compact and r.key is not None:
                 self.keys.add(r.key)
             return
         if self.first_foreign is None:
             self.first_foreign = r.offset
-        if self.policy.anew:
+        if self.anew:
             self.foreign.append(r)
 
 
 def _delete(settings: Settings, admin: Any, place: Place, tally: _Tally, row: Deleted) -> None:
     row.found += tally.records
-    if tally.policy.compact:
+    if tally.compact:
         _send(settings, [Record(*place, 0, 0, key, None) for key in sorted(tally.keys)])
         row.deleted += tally.records
         return
-    if tally.policy.anew:
+    if tally.anew:
         _send(settings, tally.foreign)
         until, deleted = tally.behind, tally.records
     else:
@@ -248,8 +234,8 @@ def _delete(settings: Settings, admin: Any, place: Place, tally: _Tally, row: De
     row.deleted += deleted
     if deleted < tally.records:
         row.left += tally.records - deleted
-        if tally.policy.retention_ms >= 0:
-            row.until_ms = max(row.until_ms, tally.newest_ms + tally.policy.retention_ms)
+        if tally.retention_ms >= 0:
+            row.until_ms = max(row.until_ms, tally.newest_ms + tally.retention_ms)
 
 
 def _send(settings: Settings, records: list[Record]) -> None:
