@@ -4,12 +4,14 @@ keys from stdin; exit status 0 only if all is acknowledged."""
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import select
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -28,20 +30,12 @@ _HELP = "space pauses · → seeks 10 s · . steps while paused · q quits"
 _KEYS = {b" ": PAUSE, b".": STEP, b"q": QUIT, b"Q": QUIT, b"\x1b[C": SEEK, b"\x1bOC": SEEK}
 
 
-class Speed(click.ParamType):
-    """``max``, or a number above 0."""
-
-    name = "speed"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
-        """Speed as a number; None for ``max``."""
-        try:
-            speed = float("inf") if str(value) == "max" else float(str(value))
-        except ValueError:
-            speed = 0.0
-        if not speed > 0:
-            self.fail(f"{value!r}: expected max, or a number above 0 such as 1 or 20", param, ctx)
-        return None if speed == float("inf") else speed
+def _speed(_context: click.Context, _option: click.Parameter, value: str) -> float | None:
+    """Speed as a number above 0; None for ``max``."""
+    with suppress(ValueError):
+        if (speed := float("inf" if value == "max" else value)) > 0:
+            return None if math.isinf(speed) else speed
+    raise click.BadParameter(f"{value!r}: expected max, or a number above 0 such as 1 or 20")
 
 
 def make_command(load_options: Callable[[str], ReadOptions]) -> click.Command:
@@ -54,7 +48,7 @@ def make_command(load_options: Callable[[str], ReadOptions]) -> click.Command:
         "--stream", metavar="S", help="Only this stream, or the name of a file's only one: imu, imu.left, eda."
     )
     @click.option("--session", metavar="ID", help="Only this session, or the name of a file's only one.")
-    @click.option("--speed", type=Speed(), default="1", show_default=True, metavar="1|N|max", help="Times the pace.")
+    @click.option("--speed", callback=_speed, default="1", show_default=True, metavar="1|N|max", help="Times the pace.")
     @click.option("--loop", type=click.IntRange(0), default=1, metavar="N", help="Times; 0 until Ctrl-C.")
     @click.option(
         "--start", "start_s", type=click.FloatRange(0), default=0.0, metavar="S", help="Leave out the first S seconds."
@@ -215,15 +209,8 @@ class _KeyReader:
 
 def _commands(raw: bytes) -> list[str]:
     """What a burst of keys asks for; unknown keys nothing."""
-    commands = []
-    at = 0
-    while at < len(raw):
-        length = 3 if raw[at : at + 1] == b"\x1b" else 1
-        command = _KEYS.get(raw[at : at + length])
-        if command:
-            commands.append(command)
-        at += length
-    return commands
+    keys: list[bytes] = re.findall(rb"\x1b.{0,2}|.", raw, re.DOTALL)
+    return [_KEYS[key] for key in keys if key in _KEYS]
 
 
 @click.group("runs", epilog="Example: kymo runs delete 7")

@@ -275,9 +275,5 @@ class _Replay:
         s.event_s, s.elapsed_s = self.event_ns / NS, self.pacer.elapsed_ns / NS
         s.reached_speed = s.event_s / s.elapsed_s if s.elapsed_s else 0.0
         s.mean_lag_ms, s.max_lag_ms = lag.mean_ns / 1e6, lag.max_ns / 1e6
-        self._tick_quietly()
-
-    def _tick_quietly(self) -> None:
-        """A last picture, with everything in it."""
         if not self.publisher.failure:
-            self._tick()
+            self._tick()  # a last picture, with everything in it
