@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import queue
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,21 +20,18 @@ from rich.text import Text
 
 from kymo.deploy.children import ENDING, Child, at_end_signals, stop
 from kymo.examples.stage import (
-    Comparison,
-    Latency,
-    Listener,
     SentChunks,
     adopt,
     compare,
+    complaints,
+    died,
     expected_ids,
     latency,
+    live_events,
     own_broker,
     verb,
 )
-from kymo.streams.errors import KymoError
 from kymo.streams.events import Event
-from kymo.streams.replay.pacing import QUIT, ReplayIO
-from kymo.streams.replay.schedule import ReplayPlan
 from kymo.streams.settings import Settings
 from kymo.streams.topics import Names
 from kymo.streams.words import NS
@@ -45,13 +40,10 @@ if TYPE_CHECKING:
     from kymo.models.bundle import Bundle
     from kymo.processors.recipe.load import Recipe
     from kymo.streams.recording import Recording
-    from kymo.streams.replay.replay import ReplaySummary
 
 RECIPE = "basicmotions"
 DATA = "basicmotions:test"
 READY_TIMEOUT_S = 60.0
-EVENTS_TIMEOUT_S = 20.0  # without a new event, once everything is sent
-FLUSH_S = 30.0  # how long the last acknowledgements may take
 POLL_S = 0.05
 CHUNK_MS = 500  # five samples, two messages a second and device
 
@@ -124,19 +116,29 @@ class Trip:
         from kymo.streams.kafka.admin import ensure_topics
 
         ensure_topics(self.settings, Names(self.settings.prefix))
-        worker = verb("worker", str(self.task.recipe.path), "--bundle", str(self.task.bundle.path))
+        recipe = str(self.task.recipe.path)
+        worker = verb("worker", recipe, "--bundle", str(self.task.bundle.path))
+        pace = ("--speed", f"{self.speed:g}", "--chunk-ms", str(CHUNK_MS))
+        replay = verb("replay", DATA, "--recipe", recipe, *pace, "--json")
         try:
-            self._time("worker_ready", lambda: self._start(worker))
-            self._time("replay_and_events", lambda: self._replay(worker))
+            with self._timed("worker_ready"):
+                self._start(worker)
+            with self._timed("replay_and_events"):
+                self.screen.step(f"replaying {len(self.task.recordings)} recordings at {self.speed:g} times their pace")
+                replay.start()
+                for event in live_events(self.settings, worker, replay, len(self.task.expected)):
+                    self._show(event, time.time_ns() / 1e6)
         finally:
             # Only when the worker has ended is it certain that no event comes twice.
-            killed = stop([worker])
+            killed = stop([worker, replay])
         if killed or worker.status:
-            raise _died(worker, "could not be ended in order")
+            raise died(worker, "could not be ended in order")
+        self.speed_reached = json.loads(replay.tail[-1])["reached_speed"]
 
-    def _time(self, name: str, work: Callable[[], None]) -> None:
+    @contextlib.contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
         began = time.perf_counter()
-        work()
+        yield
         self.seconds[name] = round(time.perf_counter() - began, 2)
 
     def _start(self, worker: Child) -> None:
@@ -147,76 +149,34 @@ class Trip:
         deadline = time.monotonic() + READY_TIMEOUT_S
         while not ((server := find_server(self.settings.home, "worker", worker.pid)) and is_ready(server)):
             if worker.wait(POLL_S) is not None:
-                raise _died(worker, "ended while it started")
+                raise died(worker, "ended while it started")
             if time.monotonic() > deadline:
-                raise _died(worker, f"was not ready after {READY_TIMEOUT_S:g} s")
-
-    def _replay(self, worker: Child) -> None:
-        self.screen.step(f"replaying {len(self.task.recordings)} recordings at {self.speed:g} times their pace")
-        arrivals: queue.SimpleQueue[tuple[Event, float]] = queue.SimpleQueue()
-        listener = Listener(self.settings, lambda event: arrivals.put((event, time.time_ns() / 1e6)))
-        with listener, self._replaying() as replay:
-            heard = time.monotonic()
-            while len(self.arrived_ms) < len(self.task.expected) or not replay.done():
-                try:
-                    self._show(*arrivals.get(timeout=POLL_S))
-                    heard = time.monotonic()
-                except queue.Empty:
-                    listener.check()
-                    if worker.status is not None:
-                        raise _died(worker, "ended before its time") from None
-                    if not replay.done():
-                        heard = time.monotonic()
-                    elif not replay.result().ok or time.monotonic() - heard > EVENTS_TIMEOUT_S:
-                        break
-            summary = replay.result()
-        if not summary.ok:
-            raise KymoError(f"the demo's replay failed: {summary.error}")
-        self.speed_reached = summary.reached_speed
-
-    @contextlib.contextmanager
-    def _replaying(self) -> Iterator[Future[ReplaySummary]]:
-        """The replay, in a thread of its own: what it needs is loaded here already."""
-        from kymo.streams.replay.replay import replay
-
-        cancelled = threading.Event()
-        io = ReplayIO(controls=lambda seconds: QUIT if cancelled.wait(seconds) else None, flush_s=FLUSH_S)
-        plan = ReplayPlan(speed=self.speed, chunk_ms=CHUNK_MS)
-        with ThreadPoolExecutor(1, "replay") as pool:
-            try:
-                yield pool.submit(replay, list(self.task.recordings.values()), self.settings, plan, io)
-            finally:
-                cancelled.set()
+                raise died(worker, f"was not ready after {READY_TIMEOUT_S:g} s")
 
     def _show(self, event: Event, arrived_ms: float) -> None:
         if event.id in self.arrived_ms:
             return  # the judgement, not the display, counts what comes twice
         self.arrived_ms[event.id] = arrived_ms
-        recording = self.task.recordings.get(event.session)
-        truth = truth_of(event, self.task.recordings, self.task.recipe.labels.min_share)
-        self.screen.event(event, truth, recording.start_ns if recording else 0)
+        recording, share = self.task.recordings[event.session], self.task.recipe.labels.min_share
+        self.screen.event(event, recording.label_of(event.start_ns, event.end_ns, share), recording.start_ns)
 
     def judge(self) -> dict[str, Any]:
         """Read the topics back, run the same offline, compare."""
-        from kymo.models.bundle import UNKNOWN
+        from kymo.models.evaluate import evaluate
         from kymo.models.predict import Classifier
         from kymo.models.run import run
 
         task, recipe = self.task, self.task.recipe
         sent, records, rejected = self._read_back()
-        classifier = Classifier.for_recipe(task.bundle, recipe)
-        offline = list(run(recipe, task.recordings.values(), classifier))
-        comparison = compare(task.expected, [event for event, _ in records], offline)
+        offline = list(run(recipe, task.recordings.values(), Classifier.for_recipe(task.bundle, recipe)))
+        wrong = compare(task.expected, [event for event, _ in records], offline)
+        problems = complaints(wrong, len(task.expected)) + self._losses(sent, rejected)
+        # Of the offline events: those that came are the same, or the demo complains.
+        scores = evaluate(recipe, task.bundle, task.recordings.values())
         first = {event.id: (event, time_ms) for event, time_ms in reversed(records)}
-        events = [event for event, _ in first.values()]
-        complaints = comparison.complaints() + self._losses(sent, rejected)
-        accuracies = scores(events, task.recordings, task.bundle.labels, recipe.labels.min_share)
-        length = recipe.window_length
-        latencies = {
-            "consumer": latency(events, length, sent, lambda event: self.arrived_ms.get(event.id)),
-            "record": latency(events, length, sent, lambda event: first[event.id][1]),
-        }
-        measures = {
+        events, length = [event for event, _ in first.values()], recipe.window_length
+        return {
+            "ok": not problems,
             "bundle": task.bundle.id,
             "in": {
                 "sessions": sent.sessions,
@@ -227,12 +187,23 @@ class Trip:
                 "speed_requested": self.speed,
                 "speed_reached": self.speed_reached,
             },
-            "scores": {name: accuracies[name] for name in ("accuracy", "n", "window_accuracy", "windows")}
-            | {"unknown": sum(event.label == UNKNOWN and not event.head for event in events)},
+            "scores": {
+                **{name: scores[name] for name in ("accuracy", "n", "window_accuracy", "windows")},
+                "unknown": scores["unknown_windows"],
+            },
             "offline": {"events": len(offline)},
             "seconds": self.seconds,
+            "out": {
+                "expected": len(task.expected),
+                "events": len(records),
+                **{name: len(wrong[name]) for name in ("missing", "repeated", "unexpected", "different")},
+            },
+            "latency_ms": {
+                "consumer": latency(events, length, sent, lambda event: self.arrived_ms.get(event.id)),
+                "record": latency(events, length, sent, lambda event: first[event.id][1]),
+            },
+            "complaints": problems,
         }
-        return summary(measures, comparison, latencies, complaints)
 
     def _losses(self, sent: SentChunks, rejected: int) -> list[str]:
         samples = sum(stream.count for recording in self.task.recordings.values() for stream in recording.streams)
@@ -250,47 +221,6 @@ class Trip:
         records = read_records(self.settings, names.of("events"))
         events = [(Event.from_json(record.value or b""), record.time_ms) for record in records]
         return sent, events, sum(1 for _ in read_records(self.settings, names.of("rejected")))
-
-
-def _died(child: Child, how: str) -> KymoError:
-    lines = " | ".join(list(child.tail)[-3:]) or "it said nothing"
-    status = f" ({child.ended()})" if child.status is not None else ""
-    return KymoError(f"the demo's {child.name} {how}{status}: {lines}; run `kymo doctor`")
-
-
-def truth_of(event: Event, recordings: Mapping[str, Recording], min_share: float) -> str | None:
-    """The class that a recording's labels give an event's window; None where they give none, and for a further head's."""
-    recording = None if event.head else recordings.get(event.session)
-    return recording.label_of(event.start_ns, event.end_ns, min_share) if recording else None
-
-
-def scores(
-    events: Iterable[Event], recordings: Mapping[str, Recording], labels: Sequence[str], min_share: float
-) -> dict[str, Any]:
-    """Accuracy of the events by recording and by window, as ``kymo evaluate`` counts it."""
-    from kymo.models.scores import score_windows
-
-    windows, sessions = [], set()
-    for event in events:
-        sessions.add(event.session)
-        truth = truth_of(event, recordings, min_share)
-        if truth is not None:
-            windows.append((event.session, truth, event.probabilities))
-    silent = [recording for name, recording in recordings.items() if name not in sessions]
-    without = [label for recording in silent for label in sorted({label.label for label in recording.labels})]
-    if not windows and not without:
-        return {"accuracy": 0.0, "n": 0, "window_accuracy": 0.0, "windows": 0}
-    return score_windows(windows, labels, without)
-
-
-def summary(
-    measures: dict[str, Any], comparison: Comparison, latencies: dict[str, Latency | None], complaints: list[str]
-) -> dict[str, Any]:
-    """The JSON object of a demo's result."""
-    out = {"expected": comparison.expected, "events": comparison.events}
-    out |= {name: len(getattr(comparison, name)) for name in ("missing", "repeated", "unexpected", "different")}
-    latency_ms = {name: value.to_dict() if value else None for name, value in latencies.items()}
-    return {"ok": not complaints, **measures, "out": out, "latency_ms": latency_ms, "complaints": complaints}
 
 
 class Screen:

@@ -20,10 +20,10 @@ from typing import Any
 import click
 
 from kymo.deploy.children import Child, stop
-from kymo.examples.stage import Listener, Say, adopt, how_it_ended, narrator, own_broker, run_example, run_verb, verb
+from kymo.examples.stage import Say, adopt, died, narrator, own_broker, run_example, run_verb, verb
 from kymo.processors.recipe.load import Recipe, load_recipe
 from kymo.streams.errors import KymoError
-from kymo.streams.events import Event
+from kymo.streams.events import Event, read_events
 from kymo.streams.readers import read
 from kymo.streams.settings import Settings
 
@@ -139,7 +139,7 @@ def _finish(*words: str) -> str:
 def _check(children: list[Child]) -> None:
     for child in children:
         if child.status is not None:
-            raise KymoError(f"kymo {child.name} {how_it_ended(child)}")
+            raise died(child)
 
 
 def _first_model(settings: Settings) -> str:
@@ -162,11 +162,12 @@ def _first_model(settings: Settings) -> str:
     return bundle.id
 
 
-class Live(Listener):
-    """Counts what is right while events come, by bundle."""
+class Live:
+    """Counts what is right while events come, by bundle, in a thread of its own."""
 
     def __init__(self, settings: Settings, recipe: Recipe, data: str) -> None:
-        super().__init__(settings, self.add)
+        self._settings, self._stop, self._error = settings, threading.Event(), ""
+        self._thread = threading.Thread(target=self._read, name="events", daemon=True)
         self._truths = {r.session: r.labels[0].label for r in read((data,), recipe.read_options()) if r.labels}
         self._ids: set[str] = set()
         self._right: Counter[str] = Counter()
@@ -176,8 +177,19 @@ class Live(Listener):
         self.repeated = 0
 
     def __enter__(self) -> Live:
-        super().__enter__()
+        self._thread.start()
         return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(5.0)
+
+    def _read(self) -> None:
+        try:
+            for event in read_events(self._settings, follow=True, stop=self._stop.is_set):
+                self.add(event)
+        except KymoError as error:
+            self._error = str(error)
 
     def add(self, event: Event) -> None:
         """Count an event; those of other sessions count only as seen."""
@@ -210,7 +222,8 @@ class Live(Listener):
         while until is None or time.monotonic() < until:
             self._stop.wait(_SCORE_S)
             check_children()
-            self.check()
+            if self._error:
+                raise KymoError(self._error)
             with self._lock:
                 now_right, now_windows = Counter(self._right), Counter(self._windows)
             for name in sorted(now_windows):

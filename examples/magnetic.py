@@ -18,15 +18,13 @@ from typing import Any
 import click
 
 from kymo.deploy.children import stop
-from kymo.examples.stage import Say, adopt, compare, how_it_ended, narrator, own_broker, run_example, run_verb, verb
-from kymo.streams.errors import KymoError
+from kymo.examples.stage import Say, adopt, compare, live_events, narrator, own_broker, run_example, run_verb, verb
 from kymo.streams.events import Event
 from kymo.streams.settings import Settings
 
 RECIPE, SESSION = "magnetic", "drone"
 PLANS, SEED = 60, 1
 CHECKED = 0.9  # share of the windows wholly of one class that must be right
-PATIENCE_S = 120.0
 
 
 @click.command()
@@ -107,27 +105,17 @@ def live(settings: Settings, path: Path, speed: float, count: int, say: Say) -> 
     from kymo.streams.events import read_events
 
     worker, stream = verb("worker", RECIPE), verb("replay", str(path), "--recipe", RECIPE, "--speed", f"{speed:g}")
-    events: list[Event] = []
-    last, since = "", time.monotonic()
-
-    def enough() -> bool:
-        if len(events) < count and worker.status is not None:
-            raise KymoError(f"the worker {how_it_ended(worker)}")
-        return len(events) >= count or time.monotonic() - since > PATIENCE_S
-
+    last, first_ns = "", 0
     with contextlib.ExitStack() as stack:
         stack.callback(stop, [worker, stream])
         worker.start()
         stream.start()
-        for event in read_events(settings, follow=True, stop=enough):
-            events.append(event)
-            since = time.monotonic()
+        for event in live_events(settings, worker, stream, count):
+            first_ns = first_ns or event.start_ns
             if event.label != last:
-                at_s = event.start_ns / 1e9 - events[0].start_ns / 1e9
+                at_s = (event.start_ns - first_ns) / 1e9
                 say(f"live: {event.label:8} from {at_s:5.0f} s of the flight on ({event.probability:.0%})")
             last = event.label
-            if enough():
-                break
     return list(read_events(settings))  # what came late or twice is there now, as the worker has ended
 
 
@@ -136,10 +124,10 @@ def verdict(
 ) -> dict[str, Any]:
     """What was measured; ``ok`` says whether all went well."""
     offline = {event.id: event for event, _, _ in expected}
-    comparison = compare(list(offline), events, list(offline.values()))
+    wrong = compare(list(offline), events, list(offline.values()))
     label = {event.id: event.label for event in events}
-    twice, missing = len(events) - len(label), len(comparison.missing)
-    differ = len(comparison.different) + sum(event.id not in offline for event in events)
+    twice, missing = len(events) - len(label), len(wrong["missing"])
+    differ = len(wrong["different"]) + len(wrong["unexpected"])
     inside = [label.get(event.id) == truth for event, truth, whole in expected if whole]
     border = [label.get(event.id) == truth for event, truth, whole in expected if not whole]
     share = sum(inside) / len(inside) if inside else 0.0

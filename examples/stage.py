@@ -12,12 +12,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +34,7 @@ from kymo.streams.words import some
 if TYPE_CHECKING:
     from kymo.processors.recipe.load import Recipe
 
+PATIENCE_S = 20.0  # without a new event, once everything is sent
 _SHOWN = 3  # examples of a complaint
 Say = Callable[[str], None]
 
@@ -118,38 +118,33 @@ def run_verb(*words: str, quiet: bool = True, timeout_s: float | None = None) ->
     return (done.stdout.splitlines() or [""])[-1]
 
 
-def how_it_ended(child: Child) -> str:
-    """That a child has ended, how, and its last lines."""
-    return f"has ended ({child.ended()}): {' | '.join(list(child.tail)[-3:])}"
+def died(child: Child, how: str = "has ended") -> KymoError:
+    """Say that a child has ended, how, and its last lines."""
+    status = f" ({child.ended()})" if child.status is not None else ""
+    return KymoError(f"the {child.name} {how}{status}: {' | '.join(list(child.tail)[-3:]) or 'it said nothing'}")
 
 
-class Listener:
-    """Hands over the events of the topic as they come, in a thread of its own."""
+def live_events(settings: Settings, worker: Child, replay: Child, count: int) -> Iterator[Event]:
+    """Events as they come while a worker follows a replay, until all that are expected have come, or none comes any more."""
+    ids: set[str] = set()
+    heard = time.monotonic()
 
-    def __init__(self, settings: Settings, on_event: Callable[[Event], None]) -> None:
-        self._settings, self._on_event, self._stop = settings, on_event, threading.Event()
-        self._thread = threading.Thread(target=self._read, name="events", daemon=True)
-        self._error: KymoError | None = None
+    def over() -> bool:
+        nonlocal heard
+        if len(ids) < count and worker.status is not None:
+            raise died(worker, "ended before its time")
+        if replay.status:
+            raise died(replay)
+        if replay.status is None:
+            heard = time.monotonic()
+        return replay.status == 0 and (len(ids) >= count or time.monotonic() - heard > PATIENCE_S)
 
-    def __enter__(self) -> Listener:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(5.0)
-
-    def _read(self) -> None:
-        try:
-            for event in read_events(self._settings, follow=True, stop=self._stop.is_set):
-                self._on_event(event)
-        except KymoError as error:
-            self._error = error
-
-    def check(self) -> None:
-        """Raise what made it stop listening."""
-        if self._error is not None:
-            raise self._error
+    for event in read_events(settings, follow=True, stop=over):
+        heard = time.monotonic()
+        ids.add(event.id)
+        yield event
+        if over():
+            return
 
 
 def expected_ids(recordings: Iterable[Recording], recipe: Recipe) -> list[str]:
@@ -170,53 +165,38 @@ def expected_ids(recordings: Iterable[Recording], recipe: Recipe) -> list[str]:
     return ids
 
 
-@dataclass(slots=True)
-class Comparison:
-    """What was expected against what came; lists hold event ids, in order."""
-
-    expected: int = 0  # windows of the recordings; records in the events topic
-    events: int = 0
-    # ids that did not come, came more than once, or belong to no window
-    missing: list[str] = field(default_factory=list)
-    repeated: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    different: list[str] = field(default_factory=list)  # ids, with what differs, of events that are not as offline
-    offline_missing: list[str] = field(default_factory=list)  # the same two complaints about the offline run
-    offline_unexpected: list[str] = field(default_factory=list)
-
-    def complaints(self) -> list[str]:
-        """A line for each thing that is not as it must be; none if all is well."""
-        texts = {
-            "missing": "did not come",
-            "repeated": "came more than once",
-            "unexpected": "belong to no window of the recordings",
-            "different": "are not as offline",
-            "offline_missing": "did not come offline",
-            "offline_unexpected": "came offline but belong to no window",
-        }
-        lines = [] if self.expected else ["no event was expected: the recordings hold no window"]
-        for name, text in texts.items():
-            ids = getattr(self, name)
-            if ids:
-                lines.append(f"{len(ids)} of {self.expected} events {text}: {some(ids, _SHOWN)}")
-        return lines
+#: What may be wrong with a run's events, in words.
+WRONG = {
+    "missing": "did not come",
+    "repeated": "came more than once",
+    "unexpected": "belong to no window of the recordings",
+    "different": "are not as offline",
+    "offline_missing": "did not come offline",
+    "offline_unexpected": "came offline but belong to no window",
+}
 
 
-def compare(expected: Sequence[str], online: Sequence[Event], offline: Sequence[Event]) -> Comparison:
-    """Compare the topic with the ids that were expected, and with the offline run."""
+def compare(expected: Sequence[str], online: Sequence[Event], offline: Sequence[Event]) -> dict[str, list[str]]:
+    """Compare the topic with the ids that were expected, and with the offline run: what is wrong, and with which ids."""
     ids, counts = set(expected), Counter(event.id for event in online)
     reference = {event.id: event for event in offline}
     twins = [(event, reference[event.id]) for event in online if event.id in reference]
-    return Comparison(
-        len(expected),
-        len(online),
-        missing=[name for name in expected if not counts[name]],
-        repeated=[name for name, count in counts.items() if count > 1],
-        unexpected=[name for name in counts if name not in ids],
-        different=[f"{event.id} ({text})" for event, twin in twins if (text := _difference(event, twin))],
-        offline_missing=[name for name in expected if name not in reference],
-        offline_unexpected=[name for name in reference if name not in ids],
-    )
+    return {
+        "missing": [name for name in expected if not counts[name]],
+        "repeated": [name for name, count in counts.items() if count > 1],
+        "unexpected": [name for name in counts if name not in ids],
+        "different": [f"{event.id} ({text})" for event, twin in twins if (text := _difference(event, twin))],
+        "offline_missing": [name for name in expected if name not in reference],
+        "offline_unexpected": [name for name in reference if name not in ids],
+    }
+
+
+def complaints(wrong: Mapping[str, Sequence[str]], expected: int) -> list[str]:
+    """Give a line for each thing that is not as it must be; none if all is well."""
+    lines = [] if expected else ["no event was expected: the recordings hold no window"]
+    return lines + [
+        f"{len(ids)} of {expected} events {WRONG[name]}: {some(ids, _SHOWN)}" for name, ids in wrong.items() if ids
+    ]
 
 
 def _difference(online: Event, offline: Event) -> str:
@@ -253,25 +233,10 @@ class SentChunks:
         return ends[at][1] if at < len(ends) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """How long after a window's last chunk was sent something happened, ms."""
-
-    p50: float
-    p95: float
-    p99: float
-    max: float
-    n: int
-
-    def to_dict(self) -> dict[str, float]:
-        """JSON object, to a tenth of a millisecond."""
-        return {name: round(value, 1) for name, value in asdict(self).items()}
-
-
 def latency(
     events: Iterable[Event], length: int, sent: SentChunks, when_ms: Callable[[Event], float | None]
-) -> Latency | None:
-    """Percentiles of the time from the sending of each window's last chunk."""
+) -> dict[str, float] | None:
+    """Percentiles of the time from the sending of each window's last chunk, ms to a tenth, and of how many events."""
     delays = []
     for event in events:
         since, when = sent.last_chunk_ms(event, length), when_ms(event)
@@ -279,5 +244,5 @@ def latency(
             delays.append(when - since)
     if not delays:
         return None
-    p50, p95, p99 = (float(value) for value in np.percentile(delays, [50, 95, 99]))
-    return Latency(p50, p95, p99, max(delays), len(delays))
+    names, percentiles = ("p50", "p95", "p99", "max"), np.percentile(delays, [50, 95, 99, 100])
+    return {name: round(float(p), 1) for name, p in zip(names, percentiles, strict=True)} | {"n": len(delays)}
