@@ -20,6 +20,7 @@ from kymo.streams.topics import BY_NAME, MIB
 from kymo.streams.words import many
 
 if TYPE_CHECKING:
+    from kymo.deploy.metrics_server import Server
     from kymo.streams.archive.writer import Archive
 
 
@@ -76,8 +77,7 @@ def _run(settings: Settings, folder: Path, plan: ArchivePlan, *, once: bool, as_
         )
 
 
-@contextlib.contextmanager
-def _metrics(archiver: Archive, settings: Settings) -> Iterator[None]:
+def _metrics(archiver: Archive, settings: Settings) -> contextlib.closing[Server]:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
     from prometheus_client.registry import Collector
 
@@ -99,8 +99,4 @@ def _metrics(archiver: Archive, settings: Settings) -> Iterator[None]:
 
     registry = process_registry()
     registry.register(Counts())
-    server = serve_metrics(registry, settings, "archive", lambda: archiver.ready)
-    try:
-        yield
-    finally:
-        server.close()
+    return contextlib.closing(serve_metrics(registry, settings, "archive", lambda: archiver.ready))

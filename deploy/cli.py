@@ -5,8 +5,8 @@ What a verb needs is loaded when it runs: its help waits for no library, and its
 
 from __future__ import annotations
 
+import contextlib
 import json
-import signal
 import sys
 import threading
 from dataclasses import asdict
@@ -17,6 +17,7 @@ import click
 
 from kymo.deploy import broker as embedded
 from kymo.deploy.broker import BrokerInfo
+from kymo.deploy.children import at_end_signals
 from kymo.streams.errors import BrokerError
 from kymo.streams.settings import Settings
 
@@ -57,16 +58,14 @@ def start_command(port: int | None, data_dir: Path | None, as_json: bool, foregr
     folder = _folder(data_dir)
     if port is None:
         port = 0 if embedded.status(folder).state == "running" else DEFAULT_PORT
+    interrupted = threading.Event()
     # Before the start, so that a signal that comes while the server is starting is not lost.
-    interrupted = _signals() if foreground else None
-    info = embedded.start(folder, port)
-    _print(
-        _running(info),
-        f"running at {info.bootstrap}, process {info.pid}, data in {info.data_dir}, log {info.log_file}",
-        as_json,
-    )
-    if interrupted:
-        _stay(folder, interrupted)
+    with at_end_signals(lambda *_: interrupted.set()) if foreground else contextlib.nullcontext():
+        info = embedded.start(folder, port)
+        text = f"running at {info.bootstrap}, process {info.pid}, data in {info.data_dir}, log {info.log_file}"
+        _print(_running(info), text, as_json)
+        if foreground:
+            _stay(folder, interrupted)
 
 
 @broker.command("stop")
@@ -113,13 +112,6 @@ def _running(info: BrokerInfo) -> dict[str, Any]:
 
 def _print(record: dict[str, Any], text: str, as_json: bool) -> None:
     click.echo(json.dumps(record) if as_json else text)
-
-
-def _signals() -> threading.Event:
-    interrupted = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: interrupted.set())
-    return interrupted
 
 
 def _stay(folder: Path, interrupted: threading.Event) -> None:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -216,14 +216,14 @@ class StreamFacts:
     runs: list[list[int]]  # index ranges without gaps, half open
     ended: bool = False  # whether its end mark is there
     first_offset: int = 0  # of its chunks
-    last_offset: int = 0
     empty: int = 0  # samples that lack a value, each of them a gap
     # where its chunks stand; one, if whoever sent them keyed each with the session's name
     partitions: set[int] = field(default_factory=set)
 
-    def add(self, chunk: Chunk, offset: int) -> None:
+    def add(self, chunk: Chunk, record: Record) -> None:
         """Take the next chunk; a sample without a value in a channel is none."""
-        self.ended, self.last_offset = self.ended or chunk.end, offset
+        self.ended |= chunk.end
+        self.partitions.add(record.partition)
         new = chunk.data[max(0, self.runs[-1][1] - chunk.first_index) :]
         bad = (
             np.isnan(new.reshape(len(new), math.prod(new.shape[1:]))).any(axis=1)
@@ -374,7 +374,9 @@ def gather(recipe: Recipe, session: str, settings: Settings) -> Facts:
             with contextlib.suppress(MessageError):  # an odd one says nothing; `kymo sessions list` tells of it
                 facts.record = read_session(record.value)
     for record, chunk in raw_chunks(settings, session):
-        _add(facts, chunk, record)
+        runs = [[chunk.first_index, chunk.first_index]]
+        stream = StreamFacts(chunk.header.format, record.topic, runs, first_offset=record.offset)
+        facts.streams.setdefault(chunk.stream, stream).add(chunk, record)
     for record in read_topics(settings, [names.of("events"), names.of("rejected")]):
         if session_of(record) != session.encode():
             continue
@@ -392,17 +394,6 @@ def gather(recipe: Recipe, session: str, settings: Settings) -> Facts:
     return facts
 
 
-def _add(facts: Facts, chunk: Chunk, record: Record) -> None:
-    stream = facts.streams.get(chunk.stream)
-    if stream is None:
-        runs = [[chunk.first_index, chunk.first_index]]
-        stream = facts.streams[chunk.stream] = StreamFacts(
-            chunk.header.format, record.topic, runs, False, record.offset, record.offset
-        )
-    stream.partitions.add(record.partition)
-    stream.add(chunk, record.offset)
-
-
 def _committed(recipe: Recipe, topic: str, settings: Settings) -> dict[int, int]:
     """Next offsets of the recipe's workers by partition; none if they never committed."""
     from kymo.streams.kafka.client import admin_client
@@ -418,5 +409,5 @@ def _committed(recipe: Recipe, topic: str, settings: Settings) -> dict[int, int]
 
 def as_json(checks: list[Check]) -> str:
     """Write one JSON object: ``ok`` and the checks."""
-    rows = [{"name": c.name, "state": c.state, "text": c.text} for c in checks]
+    rows = [asdict(check) for check in checks]
     return json.dumps({"ok": all(c.state != WRONG for c in checks), "checks": rows}, ensure_ascii=False)

@@ -7,6 +7,7 @@ import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +16,9 @@ from kymo.deploy.broker import BrokerInfo
 from kymo.deploy.children import Child, Supervisor, at_end_signals, kymo_command, kymo_environment, stop
 from kymo.streams.errors import BrokerError, KymoError, RecipeError
 from kymo.streams.settings import Settings
+
+if TYPE_CHECKING:
+    from kymo.deploy.metrics_server import Server
 
 PORT = 9092
 WATCH_S = 0.2
@@ -80,11 +84,9 @@ def _start_broker(settings: Settings, stack: contextlib.ExitStack) -> BrokerInfo
     _tell("starting the broker")
     stack.callback(_stop_broker, folder)
     try:
-        broker.require_free_port(PORT)
+        broker.require_free_port(port := PORT)
     except BrokerError:
         port = 0  # any that is free
-    else:
-        port = PORT
     info = broker.start(folder, port)
     _tell(f"broker at {info.bootstrap}, data in {info.data_dir}")
     return info
@@ -145,8 +147,7 @@ def _announce(children: list[Child], settings: Settings, announced: dict[str, in
                 _tell(f"{child.name} is ready, metrics at {server}/metrics")
 
 
-@contextlib.contextmanager
-def _metrics(supervisor: Supervisor, settings: Settings, announced: dict[str, int]) -> Iterator[None]:
+def _metrics(supervisor: Supervisor, settings: Settings, announced: dict[str, int]) -> contextlib.closing[Server]:
     """Serve metrics of this process itself: it is ready once all children are."""
     from prometheus_client import Gauge
 
@@ -159,11 +160,7 @@ def _metrics(supervisor: Supervisor, settings: Settings, announced: dict[str, in
     restarts = Gauge("kymo_worker_restarts", "Workers and archives started again after they died", registry=registry)
     restarts.set_function(lambda: supervisor.restarts)
     ready = lambda: all(announced.get(child.name) == child.pid for child in children)  # noqa: E731
-    server = serve_metrics(registry, settings, "up", ready)
-    try:
-        yield
-    finally:
-        server.close()
+    return contextlib.closing(serve_metrics(registry, settings, "up", ready))
 
 
 @contextlib.contextmanager

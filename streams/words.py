@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -21,6 +22,14 @@ def brief(text: object) -> str:
     """
     line = " ".join(str(text).split())
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+
+
+def user() -> str:
+    """Who runs this program, for logs."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user without a name
+        return "unknown"
 
 
 def many(count: int, word: str) -> str:

@@ -43,7 +43,7 @@ def recipe() -> Recipe:
 
 def stream(recipe: Recipe, *runs: list[int], ended: bool = True, **changed: Any) -> StreamFacts:
     """A stream of the recipe's format, at offsets 10 to 20."""
-    return StreamFacts(replace(recipe.input_format(), **changed), "kymo.sensor", list(runs), ended, 10, 20)
+    return StreamFacts(replace(recipe.input_format(), **changed), "kymo.sensor", list(runs), ended, 10)
 
 
 def event(label: str, probability: float, start: int = 0) -> Event:

@@ -8,7 +8,6 @@ the log says, so there is no second place that could differ. Bundles that ship w
 
 from __future__ import annotations
 
-import getpass
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from kymo.streams.files import RULE, is_file_name
 from kymo.streams.messages import read_object
 from kymo.streams.schema import SchemaError, read
 from kymo.streams.settings import Settings
+from kymo.streams.words import user
 
 SHIPPED = Path(__file__).parent.parent / "shipped"
 CHAMPION, SHADOW = "champion", "shadow"
@@ -154,7 +154,7 @@ class Registry:
         before = next((e.bundle for e in reversed(entries) if e.alias == entry.alias), "")
         # Time may go back, or two lines fall on one tick: what is newer must be told by the number.
         at_ns = max([time.time_ns(), *(e.at_ns + 1 for e in entries)])
-        entry = replace(entry, at_ns=at_ns, before=before, by=_user())
+        entry = replace(entry, at_ns=at_ns, before=before, by=user())
         added = [entry] if lines else [*entries, entry]  # the line from before there was a log comes along
         self.store.append(f"{recipe}/{_LOG}", [_line(e) for e in added], lines)
         return entry
@@ -190,13 +190,6 @@ def _entry(line: bytes) -> Entry | None:
         return read(Entry, read_object(line))
     except (MessageError, SchemaError):
         return None
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container whose user has no name
-        return "unknown"
 
 
 def open_registry(home: Path | None = None) -> Registry:

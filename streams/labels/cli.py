@@ -7,7 +7,6 @@ all of them: :mod:`kymo.streams.labels.labels`.
 from __future__ import annotations
 
 import difflib
-import getpass
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -23,7 +22,7 @@ from kymo.streams.labels.labels import Label, canonical, current_labels
 from kymo.streams.messages import Odd, read_object
 from kymo.streams.settings import Settings
 from kymo.streams.topics import Names
-from kymo.streams.words import NS, grouped, many
+from kymo.streams.words import NS, grouped, many, user
 
 _OnBad = Callable[[str], None]
 _RUN = click.option("--run", metavar="N", help="Labels of a `replay --run N`.")
@@ -68,7 +67,7 @@ def add(session: str, name: str, as_json: bool, **options: Any) -> None:
     if options["replaces"] and not any(known.id == options["replaces"] for known in read_labels(settings)):
         raise SourceError(f"there is no label {options['replaces']!r} to replace; `kymo label export --all` lists them")
     now_ns = time.time_ns()
-    identity, author = f"{session}/{options['kind']}/{start}/{now_ns}", options["author"] or _me()
+    identity, author = f"{session}/{options['kind']}/{start}/{now_ns}", options["author"] or user()
     added = Label(identity, session, options["kind"], start, end, canonical(name), author, now_ns, options["replaces"])
     wholly, outside = times.outside(added)
     if wholly:
@@ -109,7 +108,7 @@ def import_(paths: tuple[str, ...], set_name: str | None, run: str | None, as_js
     for note in grouped(notes):
         click.echo(f"note: {note}", err=True)
     labels = [label for label, wholly, _ in verdicts if not wholly]
-    labels = [label if label.author else replace(label, author=_me()) for label in labels]
+    labels = [label if label.author else replace(label, author=user()) for label in labels]
     added, present = append_labels(settings, labels, time.time_ns())
     if as_json:
         click.echo(json.dumps({"added": added, "there": present}))
@@ -162,13 +161,6 @@ def _times(settings: Settings) -> SessionTimes:
     if odd.count:
         click.echo(f"kymo label: {odd}", err=True)
     return times
-
-
-def _me() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container's user without a name
-        return "unknown"
 
 
 def read_labels(settings: Settings, on_bad: _OnBad = lambda text: None) -> list[Label]:
