@@ -5,7 +5,6 @@ The files stand in ``run/prometheus`` under KYMO_HOME, one a process, in the for
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -47,16 +46,12 @@ class Server:
         self._http = self._file = None
 
 
-def _always() -> bool:
-    return True
-
-
 def serve_metrics(
     registry: CollectorRegistry,
     settings: Settings,  # `metrics_host`, `metrics_port` (the first one to try; 0 for any, -1 for none) and `home`
     role: str,  # what this process is, such as ``worker``
     ready: Callable[[], bool],  # whether ``/readyz`` answers 200 (else 503); called from the server's thread
-    live: Callable[[], bool] = _always,  # the same for ``/livez``: no means that only a new process helps
+    live: Callable[[], bool] = lambda: True,  # the same for ``/livez``: no means that only a new process helps
 ) -> Server:
     """Serve a registry until the server is closed."""
     if settings.metrics_port < 0:
@@ -143,11 +138,13 @@ def _holds(ready: Callable[[], bool]) -> bool:
 
 
 def _announce(settings: Settings, role: str, port: int) -> Path:
+    import psutil
+
     folder = targets_folder(settings.home)
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*-*.json"):
         pid = old.stem.rpartition("-")[2]
-        if pid.isdecimal() and not _lives(int(pid)):
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
             old.unlink(missing_ok=True)
     host = settings.metrics_host if settings.metrics_host in _LOOPBACK else socket.gethostname()
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -156,15 +153,6 @@ def _announce(settings: Settings, role: str, port: int) -> Path:
     path = folder / f"{role}-{os.getpid()}.json"
     write_whole(path, json.dumps([target]))  # Prometheus may read at any moment
     return path
-
-
-def _lives(pid: int) -> bool:
-    with contextlib.suppress(PermissionError):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-    return True
 
 
 def find_server(home: Path, role: str, pid: int) -> str | None:

@@ -19,7 +19,7 @@ from kymo.streams.errors import BrokerError, KymoError
 from kymo.streams.settings import Settings
 
 TRIAL_TIMEOUT_S = 180
-PACKAGES = ("streams", "processors", "models", "deploy")
+PACKAGES = ("kymo.streams", "kymo.processors", "kymo.models", "kymo.deploy")
 # What a module wants that is not installed is of no use here.
 IMPORT_ALL = """
 import contextlib, importlib, pkgutil, sys

@@ -108,9 +108,7 @@ class RemoteStore:
     def _errors(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError:
-            raise
-        except BundleError:
+        except (FileNotFoundError, BundleError):
             raise
         except Exception as error:  # every kind of store brings its own classes
             reason = " ".join(str(error).split())[:200] or type(error).__name__
