@@ -14,7 +14,6 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -28,6 +27,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from kymo.streams.errors import ChunkError
+from kymo.streams.sessions import software_version
 
 if TYPE_CHECKING:
     from kymo.models.serving.partition import Partition
@@ -207,7 +207,7 @@ class WorkerMetrics(Collector):
 class _Build(Collector):
     def collect(self) -> Iterable[Metric]:
         build = InfoMetricFamily("kymo_build", "Versions of what runs")
-        build.add_metric([], {"version": _version(), "python": platform.python_version()})
+        build.add_metric([], {"version": software_version(), "python": platform.python_version()})
         yield build
 
 
@@ -217,10 +217,3 @@ def process_registry() -> CollectorRegistry:
     ProcessCollector(registry=registry)
     registry.register(_Build())
     return registry
-
-
-def _version() -> str:
-    try:
-        return metadata.version("kymo-streams")
-    except metadata.PackageNotFoundError:  # a checkout on the path
-        return "unknown"

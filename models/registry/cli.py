@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -13,6 +12,7 @@ from kymo.models.registry import ALIASES, CHAMPION, SHIPPED, Entry, Registry, fi
 from kymo.models.registry.manifest import read_manifest, verify
 from kymo.streams.errors import BundleError
 from kymo.streams.settings import Settings
+from kymo.streams.words import utc
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _ALIAS = click.option(
@@ -213,9 +213,8 @@ def _report(entry: Entry, recipe: str, as_json: bool) -> None:
 
 
 def _log_line(entry: Entry) -> str:
-    when = datetime.fromtimestamp(entry.at_ns // 10**9, UTC).isoformat().replace("+00:00", "Z")
     why = f": {entry.why}" if entry.why else ""
-    return f"  {when} {entry.action} {entry.alias} {entry.bundle or 'none'} by {entry.by or 'unknown'}{why}"
+    return f"  {utc(entry.at_ns)} {entry.action} {entry.alias} {entry.bundle or 'none'} by {entry.by or 'unknown'}{why}"
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

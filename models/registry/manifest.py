@@ -8,13 +8,13 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from kymo.streams.errors import BundleError, MessageError
 from kymo.streams.files import RULE, is_file_name, is_inside
 from kymo.streams.messages import MAX_FILE_BYTES, read_object
+from kymo.streams.words import NS, utc
 
 FORMAT = 1
 MODEL = "model.onnx"
@@ -60,7 +60,9 @@ def complete(manifest: Mapping[str, Any], files: Mapping[str, bytes], attached: 
     if attached:
         full["attached"] = _checksums(attached)
     digest = digest_of(full)
-    return {"id": f"{full['recipe']}@{digest}", "digest": digest, "created": _now(), **full}
+    # SOURCE_DATE_EPOCH is what reproducible builds set (https://reproducible-builds.org/specs/source-date-epoch/).
+    created = utc(int(os.environ.get("SOURCE_DATE_EPOCH") or time.time()) * NS)
+    return {"id": f"{full['recipe']}@{digest}", "digest": digest, "created": created, **full}
 
 
 def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
@@ -95,9 +97,3 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_as_json(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _now() -> str:
-    # SOURCE_DATE_EPOCH is what reproducible builds set (https://reproducible-builds.org/specs/source-date-epoch/).
-    seconds = int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
-    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
