@@ -84,7 +84,7 @@ def start(
         jars = kafka_server.class_path((jars_dir or Settings.from_env().home / "kafka").absolute())
         for attempt in range(PORT_ATTEMPTS):
             try:
-                return _launch(data_dir, port or free_port(), jars, timeout_s)
+                return launch(data_dir, port or free_port(), jars, timeout_s)
             except BrokerError as error:
                 if port or "port is taken" not in str(error) or attempt == PORT_ATTEMPTS - 1:
                     raise
@@ -99,7 +99,7 @@ def stop(data_dir: Path, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
     with lock(_lock_file(data_dir)):
         info = _running(data_dir)
         if info:
-            _end(info, timeout_s)
+            end(info, timeout_s)
         _state_file(data_dir).unlink(missing_ok=True)
         return info is not None
 
@@ -190,13 +190,14 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _launch(data_dir: Path, port: int, jars: list[Path], timeout_s: float) -> BrokerInfo:
+def launch(data_dir: Path, port: int, jars: list[Path], timeout_s: float, *flags: str) -> BrokerInfo:
+    """Run Kafka on a data folder, with more flags of the JVM, until it answers."""
     properties = kafka_server.write_properties(data_dir, port, free_port())
     kafka_server.format_storage(jars, properties, data_dir)
     path = log_file(data_dir)
     with path.open("ab") as log:
         process = subprocess.Popen(
-            kafka_server.command(jars, "kafka.Kafka", str(properties)),
+            kafka_server.command(jars, "kafka.Kafka", str(properties), flags=flags),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -219,7 +220,8 @@ def _launch(data_dir: Path, port: int, jars: list[Path], timeout_s: float) -> Br
     return info
 
 
-def _end(info: BrokerInfo, timeout_s: float) -> None:
+def end(info: BrokerInfo, timeout_s: float) -> None:
+    """End a server's process and wait until it is gone; one that does not obey within `timeout_s` is killed."""
     for order, limit_s in ((signal.SIGTERM, timeout_s), (signal.SIGKILL, KILL_TIMEOUT_S)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(info.pid, order)

@@ -181,22 +181,17 @@ def check_recipe(name: str, settings: Settings) -> tuple[Recipe | None, list[Che
     length, hop = recipe.window_length / rate, recipe.window_hop / rate
     checks = [Check("recipe", OK, f"{recipe.name}: windows of {length:g} s every {hop:g} s at {rate:g} Hz")]
     checks += [Check("recipe", NOTE, note) for note in recipe.notes]
-    problem = bundle_problem(recipe, settings)
-    checks.append(Check("bundle", WRONG, problem) if problem else Check("bundle", OK, "fits the recipe"))
-    return recipe, checks
+    return recipe, [*checks, _guard("bundle", lambda: check_bundle(recipe, settings))]
 
 
-def bundle_problem(recipe: Recipe, settings: Settings) -> str | None:
-    """Say why the recipe's bundle cannot be used; None if it can."""
+def check_bundle(recipe: Recipe, settings: Settings) -> Check:
+    """See whether the recipe's bundle can be used."""
     from kymo.models.bundle import load_bundle
 
     if recipe.model is None:
-        return f"recipe `{recipe.name}` has no [model], so it gives no events"
-    try:
-        load_bundle(recipe.name, settings.home).check(recipe)
-    except KymoError as error:
-        return str(error)
-    return None
+        return Check("bundle", WRONG, f"recipe `{recipe.name}` has no [model], so it gives no events")
+    load_bundle(recipe.name, settings.home).check(recipe)
+    return Check("bundle", OK, "fits the recipe")
 
 
 def check_session(recipe: Recipe, session: str, settings: Settings) -> list[Check]:

