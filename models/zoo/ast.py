@@ -7,7 +7,7 @@ above the other along the bins, so that a patch sees one channel and attention j
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -15,11 +15,8 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from kymo.models.training.fit_torch import fit_torch
-from kymo.models.training.learning import Learning
-from kymo.models.zoo import Between, Epoch, FitOptions, ModelHead, Range, Samples, read_parameters
+from kymo.models.zoo import Between, Range
 from kymo.models.zoo.torch_common import ColumnUnits, TorchArchitecture
-from kymo.streams.chunk import Format
 from kymo.streams.errors import TrainingError
 from kymo.streams.schema import Amount, Below1, Count, Positive, Rules, SchemaError, Whole
 
@@ -58,6 +55,7 @@ class Parameters:
 class Ast(TorchArchitecture):
     """The network as an :class:`~kymo.models.zoo.Architecture`."""
 
+    name, takes_parameters = "ast", Parameters
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers", "onnx", "onnxscript")
     search: ClassVar[Mapping[str, Range]] = {
         "width": (32, 64, 128),
@@ -66,42 +64,14 @@ class Ast(TorchArchitecture):
         "learning_rate": Between(3e-4, 3e-3),
     }
 
-    def __init__(
-        self,
-        fmt: Format,
-        labels: Sequence[str],
-        parameters: Mapping[str, Any],
-        seed: int,  # of the first weights
-        heads: Sequence[ModelHead] = (),  # what else it says
-    ) -> None:
-        super().__init__("ast", fmt, labels, heads)
-        p = self.parameters = read_parameters(parameters, Parameters)
-        torch.manual_seed(seed)
-        self.net = _Network(self.shape, self.columns, p)
-        self.units = self.net.units
-
-    def fit(
-        self, training: Samples, validation: Samples | None, options: FitOptions, on_epoch: Callable[[Epoch], None]
-    ) -> None:
-        """Learn by AdamW with a cosine schedule and class weights; with validation, keep the best epoch's weights."""
-        p = self.parameters
-        learning = Learning(
-            self.labels,
-            self.heads,
-            learning_rate=p["learning_rate"],
-            batch_size=p["batch_size"],
-            weight_decay=p["weight_decay"],
-            label_smoothing=p["label_smoothing"],
-            clip_norm=1.0,
-        )
-        self.set_units(training)
-        fit_torch(self.net, learning, training, validation, options, on_epoch)
+    def build(self) -> nn.Module:
+        return _Network(self.shape, self.units, self.parameters)
 
 
 class _Network(nn.Module):
     """Patches of a window, the transformer, a new head."""
 
-    def __init__(self, shape: tuple[int, ...], columns: int, p: Mapping[str, Any]) -> None:
+    def __init__(self, shape: tuple[int, ...], units: ColumnUnits, p: Mapping[str, Any]) -> None:
         super().__init__()
         self.tiles = p["layout"] == "tiles"
         self.channels, self.time, self.bins = (*shape, 1)[:3]
@@ -109,8 +79,8 @@ class _Network(nn.Module):
         plane = (1, self.bins * self.channels, self.time) if self.tiles else (self.channels, self.bins, self.time)
         self.model = _pretrained(p["pretrained"], plane) if p["pretrained"] else _fresh(p, plane, self.bins)
         width = self.model.config.hidden_size
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.Dropout(p["dropout"]), nn.Linear(width, columns))
-        self.units = ColumnUnits(columns)  # 1 and 0 but for numbers, which come in their own unit
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Dropout(p["dropout"]), nn.Linear(width, units.columns))
+        self.units = units
 
     def forward(self, windows: Tensor) -> Tensor:
         """Turn ``(n, channels, time, bins)`` into ``(n, columns)``."""

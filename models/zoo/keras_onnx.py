@@ -12,17 +12,19 @@ the batch.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from kymo.models.training.fit_keras import fit_keras, keras, predict_keras
-from kymo.models.training.learning import Learning, units_of
-from kymo.models.zoo import Epoch, FitOptions, ModelHead, Samples
+from kymo.models.training.fit_keras import fit_keras, keras, predict_keras, prepare_keras
+from kymo.models.training.learning import units_of
+from kymo.models.zoo import Epoch, FitOptions, Samples
+from kymo.models.zoo.network import Network
 from kymo.models.zoo.onnx_graph import Graph
-from kymo.streams.chunk import Array, Format
+from kymo.streams.chunk import Array
 from kymo.streams.errors import TrainingError
 
 
@@ -42,49 +44,37 @@ class Units(keras.layers.Layer):  # type: ignore[misc]
         return keras.ops.cast(x, "float32") * self.scale + self.offset
 
 
-class KerasArchitecture:
+class KerasArchitecture(Network):
     """A Keras model as an :class:`~kymo.models.zoo.Architecture`; a subclass builds it."""
 
     layout: ClassVar[str] = "channels_last"
     packages: ClassVar[tuple[str, ...]] = ("tensorflow", "keras", "onnx")
-    several_heads: ClassVar[bool] = True
-    parameters: dict[str, Any]
-    model: Any  # one input ``(n, *shape)``, one output ``(n, columns)``
 
-    def __init__(self, labels: Sequence[str], heads: Sequence[ModelHead]) -> None:
-        self.labels, self.heads = tuple(labels), tuple(heads)
+    def make(self, seed: int) -> None:
+        """Seed Keras and build."""
+        self.shape = (self.fmt.rows or 1, *self.fmt.shape)  # ``(time, …, channels)`` of the windows
         self.notes: list[str] = []  # what the user should know of the fit
+        prepare_keras(seed)
+        self.model = self.build()
 
-    def columns(self, features: Any) -> Any:
+    @abstractmethod
+    def build(self) -> Any:
+        """Make the model: one input ``(n, *shape)``, one output ``(n, columns)``."""
+
+    def output(self, features: Any) -> Any:
         """Put a dense layer a head, then units, behind features ``(n, width)``: the output ``(n, columns)``."""
-        parts = [keras.layers.Dense(len(self.labels), name="logits")(features)]
+        parts = [keras.layers.Dense(self.labels, name="logits")(features)]
         parts += [keras.layers.Dense(head.width, name=f"head_{i}")(features) for i, head in enumerate(self.heads)]
         joined = keras.layers.Concatenate(name="columns")(parts) if len(parts) > 1 else parts[0]
-        return Units(name="units")(joined) if any(not head.labels for head in self.heads) else joined
-
-    def learning(self) -> Learning:
-        """Say how the model learns, by its parameters."""
-        p = self.parameters
-        return Learning(
-            len(self.labels),
-            self.heads,
-            learning_rate=p["learning_rate"],
-            batch_size=p["batch_size"],
-            schedule=p["schedule"],
-            weight_decay=p["weight_decay"],
-            clip_norm=1.0,  # a fresh network's first steps can be far too long
-        )
+        return Units(name="units")(joined) if self.says_numbers() else joined
 
     def fit(
         self, training: Samples, validation: Samples | None, options: FitOptions, on_epoch: Callable[[Epoch], None]
     ) -> None:
         """Learn by AdamW; with validation, keep the best epoch's weights."""
-        self._set_units(training)
+        if self.says_numbers():
+            self.model.get_layer("units").set_weights(list(units_of(self.labels, self.heads, training)))
         fit_keras(self.model, self.learning(), training, validation, options, on_epoch)
-
-    def _set_units(self, training: Samples) -> None:
-        if any(not head.labels for head in self.heads):
-            self.model.get_layer("units").set_weights(list(units_of(len(self.labels), self.heads, training)))
 
     def predict(self, windows: Array) -> Array:
         """Compute outputs, ``(n, columns)`` float32, by TensorFlow."""
@@ -102,46 +92,22 @@ class KerasArchitecture:
         path.write_bytes(keras_to_onnx(self.model, input_name, output_name))
 
 
-def window_shape(fmt: Format) -> tuple[int, ...]:
-    """Give the windows' ``(time, …, channels)``."""
-    return (fmt.rows or 1, *fmt.shape)
-
-
 def keras_to_onnx(model: Any, input_name: str, output_name: str) -> bytes:
     """Write a functional Keras model with one input and one output ``(n, columns)`` as ONNX."""
     graph = Graph()
     (source,), (target,) = model.inputs, model.outputs
     names = {id(source): graph.node("Transpose", [input_name], perm=_first(len(source.shape)))}
-    graph.node("Flatten", [write_layers(graph, names, target)], output_name)
+    graph.node("Flatten", [write_layers(graph, names, model)], output_name)
     return graph.model({input_name: ("n", *source.shape[1:])}, {output_name: ("n", target.shape[-1])})
 
 
-def write_layers(graph: Graph, names: dict[int, str], target: Any) -> str:
-    """Write all layers between tensors that have `names` in the graph, by their ids, and one that is computed from them; its name."""
-    for tensor in _in_order(target, names):
-        layer, index, _ = tensor._keras_history
-        arguments = layer._inbound_nodes[index].input_tensors
-        names[id(tensor)] = _convert(graph, layer, [names[id(x)] for x in arguments], arguments)
-    return names[id(target)]
-
-
-def _in_order(target: Any, names: Mapping[int, str]) -> list[Any]:
-    """List all tensors between those that have names and a target, each behind what it needs; networks are too deep to recurse."""
-    order: list[Any] = []
-    done = set(names)
-    stack = [(target, False)]
-    while stack:
-        tensor, ready = stack.pop()
-        if id(tensor) in done:
-            continue
-        if ready:
-            done.add(id(tensor))
-            order.append(tensor)
-            continue
-        layer, index, _ = tensor._keras_history
-        stack.append((tensor, True))
-        stack += [(x, False) for x in reversed(layer._inbound_nodes[index].input_tensors)]
-    return order
+def write_layers(graph: Graph, names: dict[int, str], model: Any) -> str:
+    """Write all layers of a model that stand behind tensors with `names` in the graph, by their ids; the output's name."""
+    for layer in model.operations:  # each behind those that it needs
+        tensors = layer.input if isinstance(layer.input, list) else [layer.input]
+        if not isinstance(layer, keras.layers.InputLayer) and all(id(x) in names for x in tensors):
+            names[id(layer.output)] = _convert(graph, layer, [names[id(x)] for x in tensors], tensors)
+    return names[id(model.outputs[0])]
 
 
 def _first(rank: int) -> list[int]:
@@ -196,20 +162,13 @@ def _windowed(layer: Any, size: Sequence[int], tensor: Any) -> dict[str, Any]:
 
 
 def _conv(graph: Graph, layer: Any, inputs: list[str], tensors: Any) -> str:
-    kernel = layer.kernel.numpy()
+    kernel, options = layer.kernel.numpy(), _windowed(layer, layer.kernel_size, tensors[0])
+    groups = getattr(layer, "groups", 1)
+    if isinstance(layer, keras.layers.DepthwiseConv2D):  # (height, width, channels, multiplier)
+        groups, kernel = kernel.shape[2], kernel.reshape(*kernel.shape[:2], 1, -1)
     kernel = kernel.transpose(kernel.ndim - 1, kernel.ndim - 2, *range(kernel.ndim - 2))
-    weights = [graph.constant(kernel)] + ([graph.constant(layer.bias.numpy())] if layer.use_bias else [])
-    options = _windowed(layer, layer.kernel_size, tensors[0])
-    return _activated(graph, graph.node("Conv", [*inputs, *weights], group=layer.groups, **options), layer)
-
-
-def _depthwise(graph: Graph, layer: Any, inputs: list[str], tensors: Any) -> str:
-    kernel = layer.kernel.numpy()  # (height, width, channels, multiplier)
-    channels = kernel.shape[2]
-    flat = kernel.reshape(*kernel.shape[:2], 1, -1).transpose(3, 2, 0, 1)
-    weights = [graph.constant(flat)] + ([graph.constant(layer.bias.numpy())] if layer.use_bias else [])
-    options = _windowed(layer, layer.kernel_size, tensors[0])
-    return _activated(graph, graph.node("Conv", [*inputs, *weights], group=channels, **options), layer)
+    weights = [kernel, layer.bias.numpy()] if layer.use_bias else [kernel]
+    return _activated(graph, graph.node("Conv", [*inputs, *weights], group=groups, **options), layer)
 
 
 def _dense(graph: Graph, layer: Any, inputs: list[str], tensors: Any) -> str:
@@ -221,14 +180,13 @@ def _batch_norm(graph: Graph, layer: Any, inputs: list[str], tensors: Any) -> st
     mean, variance = layer.moving_mean.numpy(), layer.moving_variance.numpy()
     gamma = layer.gamma.numpy() if layer.scale else np.ones_like(mean)
     beta = layer.beta.numpy() if layer.center else np.zeros_like(mean)
-    constants = [graph.constant(x) for x in (gamma, beta, mean, variance)]
-    return graph.node("BatchNormalization", [*inputs, *constants], epsilon=float(layer.epsilon))
+    return graph.node("BatchNormalization", [*inputs, gamma, beta, mean, variance], epsilon=float(layer.epsilon))
 
 
 def _padding(graph: Graph, layer: Any, inputs: list[str], tensors: Any) -> str:
     sides = layer.padding  # ((before, after), …)
     pads = [0, 0, *(before for before, _ in sides), 0, 0, *(after for _, after in sides)]
-    return graph.node("Pad", [*inputs, graph.constant(pads, "int64")])
+    return graph.node("Pad", [*inputs, np.array(pads)])
 
 
 def _max_pool(graph: Graph, layer: Any, inputs: list[str], tensors: Any) -> str:
@@ -246,16 +204,15 @@ def _reshape(graph: Graph, layer: Any, inputs: list[str], tensors: Any) -> str:
     target = [-1, *layer.output.shape[1:]]
     if rank > 2:
         value = graph.node("Transpose", [value], perm=_last(rank))
-    value = graph.node("Reshape", [value, graph.constant(target, "int64")])
+    value = graph.node("Reshape", [value, np.array(target)])
     if len(target) > 2:
         return graph.node("Transpose", [value], perm=_first(len(target)))
-    return graph.node("Reshape", [value, graph.constant([*target, 1, 1], "int64")])
+    return graph.node("Reshape", [value, np.array([*target, 1, 1])])
 
 
 def _affine(graph: Graph, value: str, scale: Any, offset: Any, rank: int) -> str:
-    def shaped(x: Any) -> str:
-        flat = np.asarray(x, np.float32).reshape(-1)
-        return graph.constant(flat.reshape(1, -1, *(1,) * max(rank - 2, 2 if rank == 2 else 0)))
+    def shaped(x: Any) -> Array:
+        return np.asarray(x, np.float32).reshape(1, -1, *(1,) * max(rank - 2, 2 if rank == 2 else 0))
 
     return graph.node("Add", [graph.node("Mul", [value, shaped(scale)]), shaped(offset)])
 
@@ -269,11 +226,6 @@ def _normalization(graph: Graph, layer: Any, inputs: list[str], tensors: Any) ->
     return _affine(graph, inputs[0], 1 / spread, -mean / spread, len(tensors[0].shape))
 
 
-def _units(graph: Graph, layer: Any, inputs: list[str], _: Any) -> str:
-    scale, offset = (graph.constant(x.numpy().reshape(1, -1, 1, 1)) for x in (layer.scale, layer.offset))
-    return graph.node("Add", [graph.node("Mul", [*inputs, scale]), offset])
-
-
 _LAYERS: dict[str, Form] = {
     "Activation": lambda graph, layer, inputs, _: _activated(graph, inputs[0], layer),
     "Add": lambda graph, _, inputs, __: graph.node("Add", inputs),
@@ -283,7 +235,7 @@ _LAYERS: dict[str, Form] = {
     "Conv2D": _conv,
     "Conv3D": _conv,
     "Dense": _dense,
-    "DepthwiseConv2D": _depthwise,
+    "DepthwiseConv2D": _conv,
     "Dropout": lambda _, __, inputs, ___: inputs[0],
     "GlobalAveragePooling2D": _mean_of_all,
     "MaxPooling2D": _max_pool,
@@ -291,6 +243,6 @@ _LAYERS: dict[str, Form] = {
     "Normalization": _normalization,
     "Rescaling": _rescaling,
     "Reshape": _reshape,
-    "Units": _units,
+    "Units": _rescaling,
     "ZeroPadding2D": _padding,
 }

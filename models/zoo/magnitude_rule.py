@@ -116,23 +116,16 @@ class MagnitudeRule:
         """Write ONNX with a free batch size; it computes in float64, so that no window's result depends on the others."""
         from onnx import TensorProto
 
-        steps: list[tuple[str, list[Any], dict[str, Any]]] = [
-            ("Gather", [np.flatnonzero(self._in_vector)], {"axis": 1}),
-            ("Cast", [], {"to": TensorProto.DOUBLE}),
-            ("ReduceSumSquare", [np.array([1])], {"keepdims": 0}),
-            ("Sqrt", [], {}),
-            ("ReduceMean", [np.array([1])], {"keepdims": 1}),
-            ("Sub", [np.float64(self._usual)], {}),
-            ("Abs", [], {}),
-            ("Div", [np.float64(self._unit)], {}),
-            ("Mul", [self._slopes.astype(np.float64)], {}),
-            ("Add", [self._offsets.astype(np.float64)], {}),
-            ("Cast", [], {"to": TensorProto.FLOAT}),
-        ]
-        graph, value = Graph("t"), input_name
-        for i, (kind, constants, attributes) in enumerate(steps):
-            names = [graph.constant(constant, None, f"c{i}") for constant in constants]
-            value = graph.node(kind, [value, *names], output_name if i == len(steps) - 1 else "", **attributes)
+        graph = Graph("t")
+        chosen = graph.node("Gather", [input_name, np.flatnonzero(self._in_vector)], axis=1)
+        vectors = graph.node("Cast", [chosen], to=TensorProto.DOUBLE)
+        lengths = graph.node("Sqrt", [graph.node("ReduceSumSquare", [vectors, np.array([1])], keepdims=0)])
+        mean = graph.node("ReduceMean", [lengths, np.array([1])], keepdims=1)
+        deviation = graph.node("Abs", [graph.node("Sub", [mean, np.float64(self._usual)])])
+        deviation = graph.node("Div", [deviation, np.float64(self._unit)])
+        logits = graph.node("Mul", [deviation, self._slopes.astype(np.float64)])
+        logits = graph.node("Add", [logits, self._offsets.astype(np.float64)])
+        graph.node("Cast", [logits], output_name, to=TensorProto.FLOAT)
         path.write_bytes(graph.model({input_name: ("n", *self.shape)}, {output_name: ("n", self.labels)}))
 
 

@@ -20,17 +20,17 @@ class Graph:
         self.constants: list[Any] = []
         self._letter = letter
 
-    def constant(self, value: Any, dtype: str | None = "float32", name: str = "") -> str:
-        """Add a constant array and give its name; without a `dtype` it has its own."""
+    def constant(self, value: Any) -> str:
+        """Add a constant array and give its name."""
         from onnx import numpy_helper
 
-        name = name or f"c{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.array(value, dtype, order="C"), name))
+        name = f"c{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.array(value, order="C"), name))
         return name
 
     def node(self, kind: str, inputs: Sequence[Any], output: str = "", **attributes: Any) -> str:
         """Add a node with one output and give its name. An input is a name, or numbers that become a constant of their own dtype."""
-        names = [value if isinstance(value, str) else self.constant(value, None) for value in inputs]
+        names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
         return self.node_of(kind, names, [output or f"{self._letter}{len(self.nodes)}"], **attributes)[0]
 
     def node_of(self, kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> list[str]:
@@ -42,7 +42,7 @@ class Graph:
 
     def dense(self, value: str, kernel: Array, bias: Array | None, output: str = "") -> str:
         """Turn ``(n, inputs, …)`` into ``(n, outputs, …)`` by `kernel` ``(inputs, outputs)``; the axes behind stay."""
-        weights = [self.constant(kernel.T[:, :, None, None])] + ([] if bias is None else [self.constant(bias)])
+        weights = [kernel.T[:, :, None, None]] if bias is None else [kernel.T[:, :, None, None], bias]
         return self.node("Conv", [value, *weights], output)
 
     def model(self, inputs: Mapping[str, Sequence[Any]], outputs: Mapping[str, Sequence[Any]]) -> bytes:

@@ -11,7 +11,7 @@ of the gates differs from Keras'. Sequences are (steps, n, features) there.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -19,11 +19,11 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 
 from kymo.models.onnx_model import NEXT_STATE, STATE
-from kymo.models.training.fit_keras import keras, prepare_keras
-from kymo.models.zoo import ModelHead, read_parameters
-from kymo.models.zoo.keras_onnx import KerasArchitecture, window_shape, write_layers
+from kymo.models.training.fit_keras import keras
+from kymo.models.zoo import Range
+from kymo.models.zoo.keras_onnx import KerasArchitecture, write_layers
 from kymo.models.zoo.onnx_graph import Graph
-from kymo.streams.chunk import Array, Format
+from kymo.streams.chunk import Array
 from kymo.streams.errors import TrainingError
 from kymo.streams.schema import Amount, Below1, Count, Positive, Rules, SchemaError, Whole
 
@@ -72,10 +72,11 @@ _GATES = {"lstm": (0, 3, 1, 2), "gru": (0, 1, 2)}  # Keras has i f c o and z r h
 class Recurrent(KerasArchitecture):
     """The network as an :class:`~kymo.models.zoo.Architecture`."""
 
+    name, takes_parameters = "recurrent", Parameters
     #: Its ONNX graph takes windows of any length from ``patch`` on.
     free_time: ClassVar[bool] = True
     cpu_sized: ClassVar[Mapping[str, Any]] = {"units": 16, "dropout": 0.0}
-    search: ClassVar[Mapping[str, Sequence[Any]]] = {
+    search: ClassVar[Mapping[str, Range]] = {
         "cell": CELLS,
         "units": (32, 64, 128),
         "bidirectional": (False, True),
@@ -83,24 +84,21 @@ class Recurrent(KerasArchitecture):
         "learning_rate": (1e-3, 3e-3),
     }
 
-    def __init__(
-        self,
-        fmt: Format,  # of the windows: ``rows`` and any shape; all of a step's numbers are its features
-        labels: Sequence[str],
-        parameters: Mapping[str, Any],
-        seed: int,  # of the first weights
-        heads: Sequence[ModelHead] = (),  # what else it says
-    ) -> None:
-        super().__init__(labels, heads)
-        self.parameters, self.widths = _read(parameters)
-        p = self.parameters
-        self.shape = window_shape(fmt)
-        if p["patch"] > self.shape[0]:
-            raise TrainingError(f"[model] patch = {p['patch']}, but a window has {self.shape[0]} samples or columns")
-        self.patch = p["patch"] or _patch(self.shape[0], p["stateful"])
+    def read(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Fill in defaults; as many layers as units, where those of each are given."""
+        units = parameters.get("units")
+        layers = {"layers": len(units)} if isinstance(units, list | tuple) else {}
+        p = super().read({**layers, **parameters})
+        return p | {"units": list(p["units"])} if layers else p
+
+    def build(self) -> Any:
+        p, rows = self.parameters, self.shape[0]
+        self.widths = p["units"] if isinstance(p["units"], list) else [p["units"]] * p["layers"]
+        if p["patch"] > rows:
+            raise TrainingError(f"[model] patch = {p['patch']}, but a window has {rows} samples or columns")
+        self.patch = p["patch"] or _patch(rows, p["stateful"])
         if p["stateful"]:
-            self._check_hop(self.shape[0])
-        prepare_keras(seed)
+            self._check_hop(rows)
         source = keras.Input((None, *self.shape[1:]))
         features = math.prod(self.shape[1:])
         x = source if len(self.shape) == 2 else keras.layers.Reshape((-1, features))(source)
@@ -118,7 +116,7 @@ class Recurrent(KerasArchitecture):
         self.features = x
         if p["dense"]:
             x = keras.layers.Dense(p["dense"], activation="relu", name="dense")(keras.layers.Dropout(p["dropout"])(x))
-        self.model = keras.Model(source, self.columns(keras.layers.Dropout(p["dropout"])(x)))
+        return keras.Model(source, self.output(keras.layers.Dropout(p["dropout"])(x)))
 
     def _layer(self, i: int) -> Any:
         p = self.parameters
@@ -154,14 +152,6 @@ class Recurrent(KerasArchitecture):
             raise TrainingError(
                 f"a stateful model with patch = {self.patch} cannot predict every {hop} samples; take a multiple"
             )
-
-
-def _read(parameters: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[int, ...]]:
-    """Fill in defaults; units of each layer."""
-    units = parameters.get("units")
-    layers = {"layers": len(units)} if isinstance(units, list | tuple) else {}
-    p = read_parameters({**layers, **parameters}, Parameters)
-    return (p | {"units": list(p["units"])}, p["units"]) if layers else (p, (p["units"],) * p["layers"])
 
 
 def _patch(rows: int, stateful: bool) -> int:
@@ -267,7 +257,7 @@ def windows_to_onnx(network: Any, input_name: str, output_name: str) -> bytes:
         features = _column(graph, moved)
     _heads(graph, network, features, output_name)
     inputs = {input_name: ("n", "time", *network.shape[1:])}
-    return graph.model(inputs, {output_name: ("n", network.model.outputs[0].shape[-1])})
+    return graph.model(inputs, {output_name: ("n", network.columns)})
 
 
 def stateful_to_onnx(network: Any, input_name: str, output_name: str, hop: int) -> bytes:
@@ -282,22 +272,19 @@ def stateful_to_onnx(network: Any, input_name: str, output_name: str, hop: int) 
         steps, last, cell = _layer(graph, network, i, sequence, "", before)
         sequence = _joined(graph, steps)
         after += [last, cell][:kinds]
-    axis = graph.constant([0], "int64")
-    parts = [graph.node("Squeeze", [value, axis]) for value in after]  # (1, n, units) to (n, units)
+    parts = [graph.node("Squeeze", [value, np.array([0])]) for value in after]  # (1, n, units) to (n, units)
     graph.node("Concat", parts, NEXT_STATE, axis=1)
     _heads(graph, network, _column(graph, parts[-kinds]), output_name)
     state = ("n", begin)
-    columns = network.model.outputs[0].shape[-1]
-    return graph.model(
-        {input_name: ("n", hop, *network.shape[1:]), STATE: state}, {output_name: ("n", columns), NEXT_STATE: state}
-    )
+    inputs = {input_name: ("n", hop, *network.shape[1:]), STATE: state}
+    return graph.model(inputs, {output_name: ("n", network.columns), NEXT_STATE: state})
 
 
 def _flat(graph: Graph, network: Any, value: str) -> str:
     """Turn ``(n, time, …)`` into ``(n, time, features)``."""
     if len(network.shape) == 2:
         return value
-    return graph.node("Reshape", [value, graph.constant([0, 0, math.prod(network.shape[1:])], "int64")])
+    return graph.node("Reshape", [value, np.array([0, 0, math.prod(network.shape[1:])])])
 
 
 def _steps(graph: Graph, network: Any, flat: str) -> str:
@@ -306,25 +293,22 @@ def _steps(graph: Graph, network: Any, flat: str) -> str:
         return graph.node("Transpose", [flat], perm=[1, 0, 2])
     layer = network.model.get_layer("patches")
     kernel, bias = (w.numpy() for w in (layer.kernel, layer.bias))  # (patch, features, width), (width,)
-    inputs = [graph.node("Transpose", [flat], perm=[0, 2, 1])]
-    inputs += [graph.constant(kernel.transpose(2, 1, 0)), graph.constant(bias)]
+    inputs = [graph.node("Transpose", [flat], perm=[0, 2, 1]), kernel.transpose(2, 1, 0), bias]
     patches = graph.node("Conv", inputs, kernel_shape=[len(kernel)], strides=[len(kernel)])
     return graph.node("Transpose", [patches], perm=[2, 0, 1])
 
 
 def _lengths(graph: Graph, flat: str, patch: int) -> str:
     """Count the steps of each sequence, ``(n,)`` int32, as :class:`Padding` does."""
-    whole = "int64"
-    unit, size = graph.constant([1], whole), graph.constant([patch], whole)
-    largest = graph.node("ReduceMax", [graph.node("Abs", [flat]), graph.constant([2], whole)], keepdims=0)
-    filled = graph.node("Cast", [graph.node("Greater", [largest, graph.constant(0.0)])], to=7)  # int64
+    largest = graph.node("ReduceMax", [graph.node("Abs", [flat]), np.array([2])], keepdims=0)
+    filled = graph.node("Cast", [graph.node("Greater", [largest, np.float32(0)])], to=7)  # int64
     time = graph.node("Shape", [flat], start=1, end=2)
-    scalars = [graph.constant(1, whole), graph.node("Squeeze", [graph.node("Add", [time, unit])])]
-    numbers = graph.node("Range", [*scalars, graph.constant(1, whole)])
-    length = graph.node("ReduceMax", [graph.node("Mul", [filled, numbers]), unit], keepdims=0)
-    most = graph.node("Div", [time, size])
-    steps = graph.node("Div", [graph.node("Add", [length, graph.constant([patch - 1], whole)]), size])
-    within = graph.node("Min", [graph.node("Max", [steps, unit]), most])
+    end = graph.node("Squeeze", [graph.node("Add", [time, np.array([1])])])
+    numbers = graph.node("Range", [np.int64(1), end, np.int64(1)])
+    length = graph.node("ReduceMax", [graph.node("Mul", [filled, numbers]), np.array([1])], keepdims=0)
+    steps = graph.node("Div", [graph.node("Add", [length, np.array([patch - 1])]), np.array([patch])])
+    most = graph.node("Div", [time, np.array([patch])])
+    within = graph.node("Min", [graph.node("Max", [steps, np.array([1])]), most])
     return graph.node("Cast", [within], to=6)  # int32
 
 
@@ -369,40 +353,36 @@ def _gates(cell: Any, kind: str) -> tuple[Array, Array, Array]:
 def _joined(graph: Graph, steps: str) -> str:
     """Turn ``(steps, directions, n, units)`` into ``(steps, n, directions * units)``."""
     moved = graph.node("Transpose", [steps], perm=[0, 2, 1, 3])
-    return graph.node("Reshape", [moved, graph.constant([0, 0, -1], "int64")])
+    return graph.node("Reshape", [moved, np.array([0, 0, -1])])
 
 
 def _column(graph: Graph, value: str) -> str:
     """Turn ``(n, …)`` into ``(n, features, 1, 1)``, as the layers behind want it."""
-    return graph.node("Reshape", [graph.node("Flatten", [value]), graph.constant([0, -1, 1, 1], "int64")])
+    return graph.node("Reshape", [graph.node("Flatten", [value]), np.array([0, -1, 1, 1])])
 
 
 def _attended(graph: Graph, layer: Any, sequence: str, lengths: str) -> str:
     """Turn ``(steps, n, features)`` into ``(n, features, 1, 1)``."""
-    whole = "int64"
     moved = graph.node("Transpose", [sequence], perm=[1, 2, 0])
-    x = graph.node("Unsqueeze", [moved, graph.constant([3], whole)])  # (n, features, steps, 1)
+    x = graph.node("Unsqueeze", [moved, np.array([3])])  # (n, features, steps, 1)
     kernel, bias, score = (w.numpy() for w in (layer.kernel, layer.bias, layer.score))
     scores = graph.dense(graph.node("Tanh", [graph.dense(x, kernel, bias)]), score, None)  # (n, 1, steps, 1)
     if lengths:
         steps = graph.node("Squeeze", [graph.node("Shape", [x], start=2, end=3)])
-        numbers = graph.node("Range", [graph.constant(0, whole), steps, graph.constant(1, whole)])
-        shaped = graph.node("Reshape", [numbers, graph.constant([1, 1, -1, 1], whole)])
-        limit = graph.node("Cast", [lengths], to=7)  # int64
-        limit = graph.node("Reshape", [limit, graph.constant([-1, 1, 1, 1], whole)])
-        never = graph.constant(np.float32(_NEVER))
-        scores = graph.node("Where", [graph.node("Less", [shaped, limit]), scores, never])
+        numbers = graph.node("Range", [np.int64(0), steps, np.int64(1)])
+        shaped = graph.node("Reshape", [numbers, np.array([1, 1, -1, 1])])
+        limit = graph.node("Reshape", [graph.node("Cast", [lengths], to=7), np.array([-1, 1, 1, 1])])  # int64
+        scores = graph.node("Where", [graph.node("Less", [shaped, limit]), scores, np.float32(_NEVER)])
     share = graph.node("Softmax", [scores], axis=2)
-    return graph.node("ReduceSum", [graph.node("Mul", [x, share]), graph.constant([2], whole)], keepdims=1)
+    return graph.node("ReduceSum", [graph.node("Mul", [x, share]), np.array([2])], keepdims=1)
 
 
 def _part(graph: Graph, start: int, units: int) -> str:
     """Cut a piece out of the state, as ``(1, n, units)``."""
-    edges = [graph.constant([value], "int64") for value in (start, start + units, 1)]
-    piece = graph.node("Slice", [STATE, *edges])
-    return graph.node("Unsqueeze", [piece, graph.constant([0], "int64")])
+    piece = graph.node("Slice", [STATE, *(np.array([value]) for value in (start, start + units, 1))])
+    return graph.node("Unsqueeze", [piece, np.array([0])])
 
 
 def _heads(graph: Graph, network: Any, features: str, output_name: str) -> None:
     names = {id(network.features): features}
-    graph.node("Flatten", [write_layers(graph, names, network.model.outputs[0])], output_name)
+    graph.node("Flatten", [write_layers(graph, names, network.model)], output_name)

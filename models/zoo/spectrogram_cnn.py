@@ -8,20 +8,17 @@ batch. A plain signal (time, channels) counts as a spectrogram of one bin.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from kymo.models.training.fit_torch import fit_torch
-from kymo.models.training.learning import Learning
-from kymo.models.zoo import Between, Epoch, FitOptions, ModelHead, Range, Samples, read_parameters
-from kymo.models.zoo.torch_common import ColumnUnits, TorchArchitecture
-from kymo.streams.chunk import Array, Format
+from kymo.models.zoo import Between, Epoch, FitOptions, Range, Samples
+from kymo.models.zoo.torch_common import TorchArchitecture
+from kymo.streams.chunk import Array
 from kymo.streams.schema import Amount, Below1, Count, Positive, Whole
 
 _MOST_SEEN = 1024  # windows from which the spread is taken
@@ -51,6 +48,7 @@ class Parameters:
 class SpectrogramCnn(TorchArchitecture):
     """The network as an :class:`~kymo.models.zoo.Architecture`."""
 
+    name, takes_parameters, habits = "spectrogram_cnn", Parameters, {"label_smoothing": 0.02}
     packages: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript")
     search: ClassVar[Mapping[str, Range]] = {
         "width": (8, 16, 32),
@@ -61,42 +59,21 @@ class SpectrogramCnn(TorchArchitecture):
         "shift": (0.0, 0.1, 0.2),
     }
 
-    def __init__(
-        self,
-        fmt: Format,  # of the windows: ``rows`` and shape ``(bins, channels)`` or ``(channels,)``
-        labels: Sequence[str],
-        parameters: Mapping[str, Any],
-        seed: int,  # of the first weights
-        heads: Sequence[ModelHead] = (),  # what else it says
-    ) -> None:
-        super().__init__("spectrogram_cnn", fmt, labels, heads)
-        p = self.parameters = read_parameters(parameters, Parameters)
-        torch.manual_seed(seed)
-        self.net = _network(self.shape, self.columns, p)
-        if any(not head.labels for head in self.heads):
-            self.units = ColumnUnits(self.columns)
-            self.net.append(self.units)
+    def build(self) -> nn.Module:
+        net = _network(self.shape, self.columns, self.parameters)
+        return net.append(self.units) if self.says_numbers() else net
 
     def fit(
         self, training: Samples, validation: Samples | None, options: FitOptions, on_epoch: Callable[[Epoch], None]
     ) -> None:
-        """Learn by AdamW with a cosine schedule and class weights; with validation, keep the best epoch's weights."""
+        """Learn from windows that are varied."""
         p, first = self.parameters, options.augment
         spread = float(training.windows[:_MOST_SEEN].std()) or 1.0
 
         def augment(windows: Array, random: np.random.Generator) -> Array:
             return _varied(first(windows, random) if first else windows, p, spread, random)
 
-        learning = Learning(
-            self.labels,
-            self.heads,
-            learning_rate=p["learning_rate"],
-            batch_size=p["batch_size"],
-            weight_decay=p["weight_decay"],
-            label_smoothing=0.02,
-        )
-        self.set_units(training)
-        fit_torch(self.net, learning, training, validation, replace(options, augment=augment), on_epoch)
+        super().fit(training, validation, replace(options, augment=augment), on_epoch)
 
 
 def _network(shape: tuple[int, ...], columns: int, parameters: Mapping[str, Any]) -> nn.Sequential:

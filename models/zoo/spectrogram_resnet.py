@@ -18,10 +18,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from kymo.models.training.fit_keras import keras, prepare_keras
-from kymo.models.zoo import Epoch, FitOptions, ModelHead, Samples, check_axes, read_parameters
-from kymo.models.zoo.keras_onnx import KerasArchitecture, window_shape
-from kymo.streams.chunk import Format
+from kymo.models.training.fit_keras import keras
+from kymo.models.zoo import Epoch, FitOptions, Range, Samples, check_axes
+from kymo.models.zoo.keras_onnx import KerasArchitecture
 from kymo.streams.errors import TrainingError
 from kymo.streams.schema import Amount, Below1, Count, Positive, Rules, Share, Whole
 
@@ -73,28 +72,20 @@ _TIMEOUT_S = 20.0
 class SpectrogramResnet(KerasArchitecture):
     """The network as an :class:`~kymo.models.zoo.Architecture`."""
 
+    name, takes_parameters = "spectrogram_resnet", Parameters
     cpu_sized: ClassVar[Mapping[str, Any]] = {"backbone": "small", "width": 8, "dropout": 0.0}
-    search: ClassVar[Mapping[str, Sequence[Any]]] = {
+    search: ClassVar[Mapping[str, Range]] = {
         "learning_rate": (3e-4, 1e-3, 3e-3),
         "dropout": (0.2, 0.5),
         "front": ("conv2d", "conv3d", "deep"),
     }
 
-    def __init__(
-        self,
-        fmt: Format,
-        labels: Sequence[str],
-        parameters: Mapping[str, Any],
-        seed: int,  # of the first weights
-        heads: Sequence[ModelHead] = (),  # what else it says
-    ) -> None:
-        super().__init__(labels, heads)
-        check_axes("spectrogram_resnet", fmt)
-        p = self.parameters = _checked(read_parameters(parameters, Parameters), fmt.shape[-1])
-        prepare_keras(seed)
-        shape = window_shape(fmt)
-        source = keras.Input(shape)
-        x = source if len(shape) == 3 else keras.layers.Reshape((shape[0], 1, shape[1]))(source)
+    def build(self) -> Any:
+        check_axes(self.name, self.fmt)
+        p = self.parameters
+        _check(p, self.shape[-1])
+        source = keras.Input(self.shape)
+        x = source if len(self.shape) == 3 else keras.layers.Reshape((self.shape[0], 1, self.shape[1]))(source)
         normalise = Normalisation(p["batch_norm"], p["momentum"])
         x = _front(p["front"], normalise, x)
         if p["backbone"] in BUILT_HERE:
@@ -104,7 +95,7 @@ class SpectrogramResnet(KerasArchitecture):
         else:
             features, self._backbone = _keras_features(p["backbone"], x)
         self._freeze(self._backbone)
-        self.model = keras.Model(source, self.columns(keras.layers.Dropout(p["dropout"])(features)))
+        return keras.Model(source, self.output(keras.layers.Dropout(p["dropout"])(features)))
 
     def fit(
         self, training: Samples, validation: Samples | None, options: FitOptions, on_epoch: Callable[[Epoch], None]
@@ -142,7 +133,7 @@ class SpectrogramResnet(KerasArchitecture):
                 layer.trainable = False
 
 
-def _checked(p: dict[str, Any], channels: int) -> dict[str, Any]:
+def _check(p: Mapping[str, Any], channels: int) -> None:
     if p["front"] == "none" and p["backbone"] not in BUILT_HERE and channels != 3:
         raise TrainingError(f"[model] front = 'none': {p['backbone']} takes 3 channels, the recipe makes {channels}")
     if p["weights"] not in ("imagenet", "fresh") and not (p["backbone"] in FROM_KERAS and Path(p["weights"]).is_file()):
@@ -153,7 +144,6 @@ def _checked(p: dict[str, Any], channels: int) -> dict[str, Any]:
         raise TrainingError(f"[model] width is for {' and '.join(BUILT_HERE)} alone, {p['backbone']} has its own")
     if sum(bool(p[key]) for key in ("frozen_names", "frozen_layers", "frozen_share")) > 1:
         raise TrainingError("[model] takes one of frozen_names, frozen_layers and frozen_share, not several")
-    return p
 
 
 def _front(kind: str, normalise: Normalisation, x: Any) -> Any:
@@ -245,7 +235,8 @@ def _pretrain(name: str, weights: str, layers: Sequence[Any]) -> str:
     # The network by itself: a file's order of layers is not that of a larger model.
     if weights == "imagenet":
         try:
-            with _output_aside(), _timeout():
+            # Keras reports a download on the standard output, where results belong.
+            with contextlib.redirect_stdout(sys.stderr), _timeout():
                 learned = _keras_model(name)(include_top=False, weights="imagenet", pooling="avg")
         except Exception as error:  # Keras wraps what the network says in bare Exceptions
             return (
@@ -272,13 +263,6 @@ def _pretrain(name: str, weights: str, layers: Sequence[Any]) -> str:
 
 def _keras_model(name: str) -> Any:
     return getattr(keras.applications, FROM_KERAS[name])
-
-
-@contextlib.contextmanager
-def _output_aside() -> Iterator[None]:
-    """Keras reports a download on the standard output, where results belong; here it goes to the other one."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ each further head says, numbers in their own unit (see :class:`ColumnUnits`).
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,18 +17,23 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from kymo.models.training.fit_torch import predict_torch
+from kymo.models.training.fit_torch import fit_torch, predict_torch
 from kymo.models.training.learning import units_of
-from kymo.models.zoo import ModelHead, Samples, check_axes
+from kymo.models.zoo import Epoch, FitOptions, Samples, check_axes
+from kymo.models.zoo.network import Network
 from kymo.models.zoo.onnx_graph import OPSET, clean_onnx
-from kymo.streams.chunk import Array, Format
+from kymo.streams.chunk import Array
 
 
 class ColumnUnits(nn.Module):
-    """Columns times a scale plus an offset, set from the training windows and not learned; in float32 throughout."""
+    """Columns times a scale plus an offset, set from the training windows and not learned; in float32 throughout.
+
+    They are 1 and 0 but for numbers, which come in their own unit.
+    """
 
     def __init__(self, columns: int) -> None:
         super().__init__()
+        self.columns = columns
         self.register_buffer("scale", torch.ones(columns))
         self.register_buffer("offset", torch.zeros(columns))
 
@@ -41,25 +47,30 @@ class ColumnUnits(nn.Module):
         return scaled
 
 
-class TorchArchitecture:
-    """A torch module as an :class:`~kymo.models.zoo.Architecture`; a subclass builds it and says how it learns."""
+class TorchArchitecture(Network):
+    """A torch module as an :class:`~kymo.models.zoo.Architecture`; a subclass builds it."""
 
     layout: ClassVar[str] = "channels_first"
-    several_heads: ClassVar[bool] = True
-    net: nn.Module  # set by the subclass
-    units: ColumnUnits | None = None  # its last layer, where the subclass has one
 
-    def __init__(self, name: str, fmt: Format, labels: Sequence[str], heads: Sequence[ModelHead]) -> None:
-        check_axes(name, fmt)
+    def make(self, seed: int) -> None:
+        """Seed torch and build."""
+        check_axes(self.name, self.fmt)
         # ``(channels, time, bins)`` or ``(channels, time)``
-        self.shape = (fmt.shape[-1], fmt.rows or 1, *fmt.shape[:-1])
-        self.labels, self.heads = len(labels), tuple(heads)
-        self.columns = self.labels + sum(head.width for head in self.heads)  # of the output
+        self.shape = (self.fmt.shape[-1], self.fmt.rows or 1, *self.fmt.shape[:-1])
+        self.units = ColumnUnits(self.columns)
+        torch.manual_seed(seed)
+        self.net = self.build()
 
-    def set_units(self, training: Samples) -> None:
-        """Have numbers come in the unit of what is learned from."""
-        if self.units is not None:
-            self.units.set(*units_of(self.labels, self.heads, training))
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """Make the module, whose last layer brings numbers into their `units`."""
+
+    def fit(
+        self, training: Samples, validation: Samples | None, options: FitOptions, on_epoch: Callable[[Epoch], None]
+    ) -> None:
+        """Learn by AdamW, with class weights; with validation, keep the best epoch's weights."""
+        self.units.set(*units_of(self.labels, self.heads, training))
+        fit_torch(self.net, self.learning(), training, validation, options, on_epoch)
 
     def predict(self, windows: Array) -> Array:
         """Compute outputs, ``(n, columns)`` float32, by torch."""
