@@ -23,7 +23,7 @@ from kymo.streams.kafka.publish import Publisher
 from kymo.streams.kafka.read import read_records
 from kymo.streams.recording import Recording, StreamData
 from kymo.streams.replay.cli import runs
-from kymo.streams.replay.pacing import Clock, ReplayIO, ReplayProgress
+from kymo.streams.replay.pacing import ReplayIO, ReplayProgress, SystemClock
 from kymo.streams.replay.replay import ReplaySummary, replay
 from kymo.streams.replay.schedule import ReplayPlan
 from kymo.streams.settings import Settings
@@ -169,7 +169,7 @@ def test_quit_and_interrupt_keep_what_was_sent(settings: Settings) -> None:
     keys = iter([None] * 3 + ["quit"])
 
     def controls(seconds: float) -> str | None:
-        Clock().wait(seconds)
+        SystemClock().wait(seconds)
         return next(keys)
 
     summary = replay([recording("s1")], settings, ReplayPlan(speed=5), ReplayIO(controls=controls))

@@ -25,7 +25,7 @@ from typing import Any
 from kymo.models.registry.manifest import MANIFEST, read_manifest, verify
 from kymo.streams.errors import BundleError
 from kymo.streams.files import is_inside, lock
-from kymo.streams.replay.pacing import Clock
+from kymo.streams.replay.pacing import SystemClock
 from kymo.streams.words import NS
 
 #: How long a claim holds, s: many times what reading and writing a log takes.
@@ -90,14 +90,14 @@ class LocalStore:
 class RemoteStore:
     """An fsspec URL, such as ``s3://bucket/models``; it does what :class:`LocalStore` does."""
 
-    def __init__(self, url: str, cache: Path, clock: Clock | None = None) -> None:
+    def __init__(self, url: str, cache: Path, clock: SystemClock | None = None) -> None:
         try:
             from fsspec.core import url_to_fs  # type: ignore[import-untyped,unused-ignore]
 
             self._fs, root = url_to_fs(url)
         except (ImportError, ValueError) as error:
             raise BundleError(f"KYMO_REGISTRY={url}: {error}; install what this kind of URL needs") from None
-        self._clock = clock or Clock()
+        self._clock = clock or SystemClock()
         self._root, self.url = root.rstrip("/"), url.rstrip("/")
         self._cache = cache / hashlib.sha256(self.url.encode()).hexdigest()[:16]
 

@@ -26,7 +26,7 @@ PAUSE, STEP, SEEK, QUIT = "pause", "step", "seek", "quit"
 Controls = Callable[[float], str | None]
 
 
-class Clock:
+class SystemClock:
     """This machine's clock: where time comes from, ns."""
 
     monotonic_ns = staticmethod(time.monotonic_ns)
@@ -45,7 +45,7 @@ class Pacer:
     1200
     """
 
-    def __init__(self, clock: Clock, speed: float | None) -> None:
+    def __init__(self, clock: SystemClock, speed: float | None) -> None:
         if speed is not None and not speed > 0:
             raise ValueError(f"speed {speed}: expected above 0, or None")
         self.speed = speed
@@ -140,7 +140,7 @@ class ReplayProgress:
 class ReplayIO:
     """What a replay is connected to besides Kafka."""
 
-    clock: Clock = field(default_factory=Clock)
+    clock: SystemClock = field(default_factory=SystemClock)
     controls: Controls | None = None  # keys; see :class:`Player`
     progress: Callable[[ReplayProgress], None] | None = None  # shows a ReplayProgress, about twenty times a second
     flush_s: float = 120.0  # how long the last acknowledgements may take
@@ -152,7 +152,7 @@ class Player:
     def __init__(
         self,
         pacer: Pacer,  # the pace; the pacer keeps the same clock
-        clock: Clock,
+        clock: SystemClock,
         controls: Controls | None = None,  # waits, and says what keys ask for; by default the clock's `wait`
         tick: Callable[[], None] | None = None,  # called about every :data:`POLL_S`
     ) -> None:
