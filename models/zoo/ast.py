@@ -24,7 +24,7 @@ LAYOUTS = ("tiles", "channels")
 
 
 @dataclass(frozen=True)
-class Parameters:
+class AstParameters:
     """What ``[model]`` takes.
 
     ``patch_time`` x ``patch_bins`` (0: all bins of a channel) and their strides (0: no overlap); ``layout`` of several channels;
@@ -55,7 +55,7 @@ class Parameters:
 class Ast(TorchArchitecture):
     """The network as an :class:`~kymo.models.zoo.Architecture`."""
 
-    name, takes_parameters = "ast", Parameters
+    name, takes_parameters = "ast", AstParameters
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers", "onnx", "onnxscript")
     search: ClassVar[Mapping[str, Range]] = {
         "width": (32, 64, 128),

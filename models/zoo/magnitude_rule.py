@@ -25,7 +25,7 @@ from kymo.streams.errors import TrainingError
 
 
 @dataclass(frozen=True)
-class Parameters:
+class MagnitudeRuleParameters:
     """What ``[model]`` takes.
 
     ``channels``: those of the vector, ``*`` for anything; several patterns are separated by commas.
@@ -49,7 +49,7 @@ class MagnitudeRule:
     cpu_sized: ClassVar[Mapping[str, Any]] = {"channels": "*"}
 
     def __init__(self, fmt: Format, labels: Sequence[str], parameters: Mapping[str, Any], seed: int) -> None:
-        self.parameters = read_parameters(parameters, Parameters)
+        self.parameters = read_parameters(parameters, MagnitudeRuleParameters)
         if len(fmt.shape) != 1:
             raise TrainingError("architecture 'magnitude_rule' takes raw windows, one number a channel")
         patterns = [pattern.strip() for pattern in self.parameters["channels"].split(",")]

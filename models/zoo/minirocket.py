@@ -42,7 +42,7 @@ _MOST_FEATURES = 50_000  # five times the paper's: more take memory, and tell no
 
 
 @dataclass(frozen=True)
-class Parameters:
+class MiniRocketParameters:
     """What ``[model]`` takes.
 
     ``features``: about how many, 84 to 50,000; ``windows``: most that are learned from, chosen at random where there are
@@ -79,12 +79,12 @@ class MiniRocket:
     def __init__(
         self,
         fmt: Format,  # of raw windows: ``rows`` (at least 9) and shape ``(channels,)``
-        labels: Sequence[str],  # classes; see :class:`Parameters`; of what is chosen at random
+        labels: Sequence[str],  # classes; see :class:`MiniRocketParameters`; of what is chosen at random
         parameters: Mapping[str, Any],
         seed: int,
         heads: Sequence[ModelHead] = (),  # what else it says
     ) -> None:
-        self.parameters = read_parameters(parameters, Parameters)
+        self.parameters = read_parameters(parameters, MiniRocketParameters)
         self.labels, self.shape = len(labels), (fmt.shape[-1], fmt.rows or 0)
         self.heads, self.columns = tuple(heads), len(labels) + sum(head.width for head in heads)
         if len(fmt.shape) != 1 or self.shape[1] < LENGTH:

@@ -34,7 +34,7 @@ _HOP_STEPS = 10  # of a stateful one's window, which learns from about twenty of
 
 
 @dataclass(frozen=True)
-class Parameters:
+class RecurrentParameters:
     """What ``[model]`` takes.
 
     ``cell`` (lstm or gru), ``units`` of each of ``layers`` (or a list, one number a layer), both directions (``bidirectional``),
@@ -72,7 +72,7 @@ _GATES = {"lstm": (0, 3, 1, 2), "gru": (0, 1, 2)}  # Keras has i f c o and z r h
 class Recurrent(KerasArchitecture):
     """The network as an :class:`~kymo.models.zoo.Architecture`."""
 
-    name, takes_parameters = "recurrent", Parameters
+    name, takes_parameters = "recurrent", RecurrentParameters
     #: Its ONNX graph takes windows of any length from ``patch`` on.
     free_time: ClassVar[bool] = True
     cpu_sized: ClassVar[Mapping[str, Any]] = {"units": 16, "dropout": 0.0}

@@ -25,7 +25,7 @@ _MOST_SEEN = 1024  # windows from which the spread is taken
 
 
 @dataclass(frozen=True)
-class Parameters:
+class SpectrogramCnnParameters:
     """What ``[model]`` takes.
 
     ``width`` channels behind the first layer and twice as many behind the others; patches of ``patch_time`` x
@@ -48,7 +48,7 @@ class Parameters:
 class SpectrogramCnn(TorchArchitecture):
     """The network as an :class:`~kymo.models.zoo.Architecture`."""
 
-    name, takes_parameters, habits = "spectrogram_cnn", Parameters, {"label_smoothing": 0.02}
+    name, takes_parameters, habits = "spectrogram_cnn", SpectrogramCnnParameters, {"label_smoothing": 0.02}
     packages: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript")
     search: ClassVar[Mapping[str, Range]] = {
         "width": (8, 16, 32),

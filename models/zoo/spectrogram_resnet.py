@@ -29,7 +29,7 @@ FRONTS = ("conv2d", "deep", "conv3d", "none")
 
 
 @dataclass(frozen=True)
-class Parameters:
+class SpectrogramResNetParameters:
     """What ``[model]`` takes.
 
     ``backbone`` and its ``weights`` (imagenet, fresh or a file); ``width``, filters of the first stage of an own
@@ -72,7 +72,7 @@ _TIMEOUT_S = 20.0
 class SpectrogramResnet(KerasArchitecture):
     """The network as an :class:`~kymo.models.zoo.Architecture`."""
 
-    name, takes_parameters = "spectrogram_resnet", Parameters
+    name, takes_parameters = "spectrogram_resnet", SpectrogramResNetParameters
     cpu_sized: ClassVar[Mapping[str, Any]] = {"backbone": "small", "width": 8, "dropout": 0.0}
     search: ClassVar[Mapping[str, Range]] = {
         "learning_rate": (3e-4, 1e-3, 3e-3),
