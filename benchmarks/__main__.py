@@ -15,6 +15,7 @@ COMPARISONS = (
     "serving",
     "synth",
     "magnetic",
+    "scores",
     "throughput",
     "latency",
     "memory",
@@ -25,7 +26,7 @@ COMPARISONS = (
 )
 
 #: Those that need no broker.
-_BY_THEMSELVES = ("kernels", "dataset", "serving", "synth", "magnetic")
+_BY_THEMSELVES = ("kernels", "dataset", "serving", "synth", "magnetic", "scores")
 
 
 @click.command()
@@ -66,6 +67,8 @@ def main(
         _synth(found, rounds)
     if "magnetic" in wanted:
         _magnetic(found)
+    if "scores" in wanted:
+        _scores(found, 20 * rounds)
     if through_kafka := [name for name in wanted if name not in _BY_THEMSELVES]:
         _through_kafka(found, through_kafka, rounds, (size * 1e6, seconds), beside)
     if out is not None:
@@ -111,6 +114,15 @@ def _magnetic(found: dict[str, Any]) -> None:
 
     found["magnetic"] = magnetic.magnetic()
     magnetic.show(found["magnetic"], Console(width=120))
+
+
+def _scores(found: dict[str, Any], populations: int) -> None:
+    from rich.console import Console
+
+    from benchmarks import scores
+
+    found["scores"] = scores.scores(populations)
+    scores.show(found["scores"], Console(width=140))
 
 
 def _synth(found: dict[str, Any], rounds: int) -> None:

@@ -27,6 +27,7 @@ from kymo.processors.recipe.load import Recipe, load_recipe
 from kymo.streams.chunk import Chunk, Format
 from kymo.streams.errors import BrokerError, EventError, KymoError, MessageError
 from kymo.streams.events import Event
+from kymo.streams.recording import StreamData
 from kymo.streams.schema import nearest
 from kymo.streams.sessions import read_session
 from kymo.streams.settings import Settings
@@ -40,6 +41,7 @@ OK: Final = "ok"
 NOTE: Final = "note"
 WRONG: Final = "wrong"
 KAFKA_PORT = 9092
+_BEGINNING = 10_000  # samples
 UNKNOWN = "unknown"
 
 
@@ -214,11 +216,14 @@ class StreamFacts:
     empty: int = 0  # samples that lack a value, each of them a gap
     # where its chunks stand; one, if whoever sent them keyed each with the session's name
     partitions: set[int] = field(default_factory=set)
+    beginning: list[Chunk] = field(default_factory=list)  # its first chunks, to see how large its numbers are
 
     def add(self, chunk: Chunk, record: Record) -> None:
         """Take the next chunk; a sample without a value in a channel is none."""
         self.ended |= chunk.end
         self.partitions.add(record.partition)
+        if sum(len(first.data) for first in self.beginning) < _BEGINNING:
+            self.beginning.append(chunk)
         new = chunk.data[max(0, self.runs[-1][1] - chunk.first_index) :]
         bad = (
             np.isnan(new.reshape(len(new), math.prod(new.shape[1:]))).any(axis=1)
@@ -249,6 +254,7 @@ class Facts:
     streams: dict[str, StreamFacts] = field(default_factory=dict)
     rejected: Counter[str] = field(default_factory=Counter)  # reasons of its rejected messages
     events: list[Event] = field(default_factory=list)  # of the recipe's own classes
+    lengths: dict[str, list[float]] = field(default_factory=dict)  # what the recipe's champion learned from
     committed: int | None = None  # next offset of the recipe's workers in the partition; None if they never committed
 
 
@@ -270,9 +276,19 @@ def explain(recipe: Recipe, facts: Facts) -> list[Check]:
     stream = facts.streams[matching[0]]
     extra = f"; {', '.join(matching[1:])} would fit too, but a session feeds a recipe once" if matching[1:] else ""
     checks.append(Check("input", OK, f"recipe `{recipe.name}` takes {matching[0]}{extra}"))
+    if why := _doubt(recipe, facts, stream):
+        checks.append(Check("values", NOTE, why))
     windows = _window_check(recipe, stream)
     checks.append(windows)
     return checks if windows.state == WRONG else [*checks, _event_check(recipe, facts, stream)]
+
+
+def _doubt(recipe: Recipe, facts: Facts, stream: StreamFacts) -> str:
+    """Say where the session's numbers are far from all that the champion learned from: of another unit, most likely."""
+    from kymo.models.lengths import doubt
+
+    header, rows = stream.beginning[0].header, [chunk.data for chunk in stream.beginning if len(chunk.data)]
+    return doubt(facts.lengths, StreamData(header, np.concatenate(rows)), recipe) if rows else ""
 
 
 def _apart(name: str, stream: StreamFacts) -> Check:
@@ -356,11 +372,14 @@ def _event_check(recipe: Recipe, facts: Facts, stream: StreamFacts) -> Check:
 
 def gather(recipe: Recipe, session: str, settings: Settings) -> Facts:
     """Read what the topics hold of a session."""
+    from kymo.models.bundle import load_bundle
     from kymo.streams.kafka.read import read_topics, session_of
     from kymo.streams.kafka.sessions import raw_chunks
 
     settings = with_broker(settings)  # behind the imports: a library that is missing is said first
     names, facts = Names(settings.prefix), Facts(session)
+    with contextlib.suppress(KymoError):  # without a champion, or with a damaged one, another check says so
+        facts.lengths = load_bundle(recipe.name, settings.home).lengths
     for record in read_topics(settings, [names.of("sessions")]):
         key = (record.key or b"").decode(errors="replace")
         if key not in facts.known:

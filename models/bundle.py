@@ -97,6 +97,11 @@ class Bundle:
         """The ONNX file."""
         return self.path / MODEL
 
+    @property
+    def lengths(self) -> dict[str, list[float]]:
+        """How large samples were that it learned from, see :mod:`kymo.models.lengths`; empty where it does not say."""
+        return dict(self.manifest.get("lengths", {}))
+
     def check(self, recipe: Recipe) -> None:
         """Refuse a recipe that this bundle was not trained for.
 

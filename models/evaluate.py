@@ -9,13 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from kymo.models.bundle import UNKNOWN, Bundle
-from kymo.models.data.dataset import iter_windows, labels_of
+from kymo.models.data.dataset import iter_windows, labels_of, stream_of
 from kymo.models.data.examples import EVERY, targets_of, truth_at
+from kymo.models.lengths import doubt
 from kymo.models.predict import Classifier, Memory, Predictor
-from kymo.models.scores import BRIEF, Pair, Scores, collect_heads, score_head, score_windows, without_classes
+from kymo.models.scores import (
+    Pair,
+    Scores,
+    Tally,
+    about_people,
+    collect_heads,
+    score_head,
+    score_windows,
+    without_classes,
+)
 from kymo.models.training.record import HeldHead
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.chunk import Window
@@ -52,7 +61,9 @@ def evaluate(
     answers = _answers(recipe, bundle, recordings, on_window)
     windows = [(w.session, w.truth, w.probabilities) for w in answers.windows]
     scores = Scores(bundle=bundle.id, **score_windows(windows, bundle.labels, [truth for _, truth in answers.without]))
-    scores |= {"unknown_windows": answers.unknown, "per_subject": answers.per_subject(bundle.labels)}
+    tally = Tally.of(windows, [w.subject or w.session for w in answers.windows], bundle.labels, answers.without)
+    scores |= about_people(tally, (w.subject for w in answers.windows)) | {"unknown_windows": answers.unknown}
+    scores |= {"doubts": answers.doubts}
     if recipe.heads:
         sessions = [w.session for w in answers.windows]
         scores["heads"] = {
@@ -84,25 +95,21 @@ class _Answers:
     """What a bundle says of labelled recordings."""
 
     windows: list[_Window] = field(default_factory=list)  # in the order of the recordings, then of time
-    without: list[Pair] = field(default_factory=list)  # subject and truth of recordings that gave no window
+    without: list[Pair] = field(
+        default_factory=list
+    )  # subject (or session) and truth of recordings that gave no window
     heads_without: dict[str, list[str]] = field(default_factory=dict)  # by head, the truths of those recordings
+    doubts: dict[str, str] = field(default_factory=dict)  # by session, why it is unlike all that was learned from
     unknown: int = 0  # windows below the recipe's `min_probability`
 
     def miss(self, recipe: Recipe, recording: Recording) -> None:
         """A recording gave no window: it counts once for each of its classes, and once for each number."""
-        self.without += sorted({(recording.subject or "", label.label) for label in labels_of(recording, recipe)})
+        self.without += sorted(
+            {(recording.subject or recording.session, label.label) for label in labels_of(recording, recipe)}
+        )
         for head in recipe.heads:
             truths = sorted({label.label for label in recording.labels if label.set == head.set})
             self.heads_without.setdefault(head.name, []).extend(truths if head.kind == "classes" else truths[:1])
-
-    def per_subject(self, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """By subject, where there are any, what is said of its recordings and windows in one number each."""
-        out = {}
-        for name in sorted({w.subject for w in self.windows} | {subject for subject, _ in self.without}):
-            windows = [(w.session, w.truth, w.probabilities) for w in self.windows if w.subject == name]
-            scores = score_windows(windows, labels, [truth for subject, truth in self.without if subject == name])
-            out[name] = {key: scores[key] for key in BRIEF}
-        return {} if set(out) <= {""} else out
 
 
 def _answers(recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording], on_window: OnWindow) -> _Answers:
@@ -125,6 +132,9 @@ def _answers(recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording], on
                 on_window(JudgedWindow(recording, window, event, truth, row))
         if not windows:
             answers.miss(recipe, recording)
+        stream = stream_of(recording, recipe)
+        if stream is not None and (why := doubt(bundle.lengths, stream, recipe)):
+            answers.doubts[recording.session] = why
     if not answers.windows and not answers.without:
         raise TrainingError("no recording has a label that covers a window; check [labels] and the labels in the data")
     return answers

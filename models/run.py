@@ -14,6 +14,7 @@ from itertools import chain
 
 from kymo.models.bundle import UNKNOWN
 from kymo.models.data.dataset import stream_of, verdicts_on
+from kymo.models.lengths import doubt
 from kymo.models.predict import BatchClassifier, Memory, Predictor
 from kymo.processors.chain import ChainStage
 from kymo.processors.recipe.load import Recipe
@@ -45,6 +46,8 @@ class Report:
         By session that matched, why it gave no window.
     repairs : dict of list of str
         By session, the reader's notes.
+    doubts : dict of str
+        By session, why it is unlike all that the model learned from.
     """
 
     recordings: int = 0
@@ -55,6 +58,7 @@ class Report:
     unmatched: dict[str, str] = field(default_factory=dict)
     silent: dict[str, str] = field(default_factory=dict)
     repairs: dict[str, list[str]] = field(default_factory=dict)
+    doubts: dict[str, str] = field(default_factory=dict)
 
 
 def run(
@@ -94,6 +98,8 @@ def run(
         stream = _choose(recipe, recording, report)
         if stream is not None:
             report.matched += 1
+            if why := doubt(classifier.bundle.lengths, stream, recipe):
+                report.doubts[recording.session] = why
             yield from _session(recipe, stream, predictor, chunk_ms, report)
 
 

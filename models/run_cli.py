@@ -75,6 +75,7 @@ def run_command(
         "unmatched": report.unmatched,
         "silent": report.silent,
         "repairs": report.repairs,
+        "doubts": report.doubts,
         "seconds": round(time.perf_counter() - started, 3),
     }
     if as_json:
@@ -119,6 +120,7 @@ def _tell(recipe_notes: list[str], summary: dict[str, Any]) -> None:
         grouped(repairs),
         grouped((name, f"not taken: {why}") for name, why in summary["unmatched"].items()),
         grouped((name, f"no event: {why}") for name, why in summary["silent"].items()),
+        grouped(summary["doubts"].items()),
     ]
     for lines in groups:
         for line in lines[:_SHOWN]:

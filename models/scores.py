@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,141 @@ JudgedNumber = tuple[str, float, float]
 SHORT = ("accuracy", "macro_f1", "mae", "rmse", "r2", "n")
 
 
+#: Fewer people (or recordings) say nothing of how far others are from them.
+MIN_OWNERS = 4
+_LEVEL = 0.9
+Counts = NDArray[np.float64]
+
+
+@dataclass(slots=True, eq=False)
+class Tally:
+    """What was taken for what, by person (by session, where nobody is named): the unit by which scores vary.
+
+    Windows of a recording, and recordings of a person, resemble each other; other people do not. So intervals are over people: the
+    variance is the jackknife's, a person left out in turn (Efron and Tibshirani 1993, chapter 11), and the limits are Wilson's (1927,
+    JASA 22, 209) for as many answers as would vary so much if they were independent. Few people say little of how much they vary,
+    and nothing where all are right: the variance is drawn towards that of people whose answers correlate by :data:`_ALIKE`, which
+    counts as :data:`_PRIOR` people. Other people to learn from would have given another model, so it is raised by :data:`_LUCK`: a plain
+    bootstrap over eight to twelve people, which leaves that out, holds new people less often (benchmarks/README.md).
+    """
+
+    labels: tuple[str, ...] = ()
+    # by person: ``(2, truth, answer)``, of recordings and of windows; the last answer is none
+    counts: dict[str, Counts] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        windows: Iterable[Judged],
+        owners: Iterable[str],
+        labels: Sequence[str],
+        without: Iterable[tuple[str, str]] = (),  # owner and truth of recordings that gave no window
+    ) -> Tally:
+        """Windows with whose each is."""
+        rows, missed = list(zip(owners, windows, strict=True)), list(without)
+        unlearned = {truth for _, (_, truth, _) in rows} | {truth for _, truth in missed}
+        made = cls((*labels, *sorted(unlearned - set(labels))))
+        number = {label: i for i, label in enumerate(made.labels)}
+        totals: dict[tuple[str, str, str], dict[str, float]] = {}
+        for owner, (session, truth, probabilities) in rows:
+            total = totals.setdefault((owner, session, truth), dict.fromkeys(probabilities, 0.0))
+            for label, probability in probabilities.items():
+                total[label] += probability
+            made._owner(owner)[1, number[truth], number[_first(probabilities)]] += 1
+        for (owner, _, truth), total in totals.items():
+            made._owner(owner)[0, number[truth], number[_first(total)]] += 1
+        for owner, truth in missed:
+            made._owner(owner)[0, number[truth], -1] += 1
+        return made
+
+    def _owner(self, name: str) -> Counts:
+        width = len(self.labels)
+        return self.counts.setdefault(name, np.zeros((2, width, width + 1)))
+
+    def __add__(self, other: Tally) -> Tally:
+        counts = dict(self.counts)
+        for name, added in other.counts.items():
+            counts[name] = counts[name] + added if name in counts else added
+        return Tally(other.labels or self.labels, counts)
+
+    def total(self) -> Counts:
+        """Of all people, ``(2, truth, answer)``."""
+        total: Counts = np.sum(list(self.counts.values()), axis=0)
+        return total
+
+    def brief(self) -> dict[str, Any]:
+        """The scores of :data:`BRIEF`."""
+        total = self.total()
+        scores = {name: float(score_of(total[None])[0]) for name, score_of in _SCORES.items()}
+        return {**scores, "n": int(total[0].sum()), "windows": int(total[1].sum())}
+
+    def intervals(self) -> dict[str, Any]:
+        """By score the limits between which 90 % of such limits hold what new people would give; and how many people it is of."""
+        found: dict[str, Any] = {"level": _LEVEL, "of": len(self.counts)}
+        if len(self.counts) < MIN_OWNERS:
+            return found
+        each = np.stack(list(self.counts.values()))
+        total, left = each.sum(0), each.sum(0) - each
+        for name, score_of in _SCORES.items():
+            size = float(total[int(name == "window_accuracy")].sum()) / len(each)
+            found[name] = _interval(float(score_of(total[None])[0]), _jackknife(score_of(left)), len(each), size)
+        return found
+
+    def beats_guessing(self) -> bool:
+        """Whether recordings are told better than by always saying the commonest class, by more than chance where that can be said.
+
+        Rarer classes may be told at the cost of the commonest: so better is, too, what has a higher mean recall than one answer has.
+        """
+        each = np.stack([counts[0] for counts in self.counts.values()])
+        total, left = each.sum(0), each.sum(0) - each
+
+        def over_commonest(counts: Counts) -> Counts:
+            gains: Counts = accuracies(counts) - counts.sum(2).max(1) / np.maximum(counts.sum((1, 2)), 1)
+            return gains
+
+        def over_one_answer(counts: Counts) -> Counts:
+            truths = counts.sum(2)
+            right = np.diagonal(counts, axis1=1, axis2=2)
+            recalls = np.divide(right, truths, out=np.zeros_like(right), where=truths > 0)
+            gains: Counts = (recalls.sum(1) - 1) / np.maximum((truths > 0).sum(1), 1)
+            return gains
+
+        few = len(each) < MIN_OWNERS
+        return any(
+            float(gain(total[None])[0]) - (0 if few else _Z90 * math.sqrt(_LUCK * _jackknife(gain(left)))) > _ROUNDING
+            for gain in (over_commonest, over_one_answer)
+        )
+
+
+#: See :class:`Tally`; and the normal distribution's point of the level.
+_PRIOR, _ALIKE, _LUCK, _Z90, _ROUNDING = 6.0, 0.15, 1.35, 1.645, 1e-9
+
+
+def _first(probabilities: Mapping[str, float]) -> str:
+    return max(probabilities, key=lambda label: probabilities[label])
+
+
+def _jackknife(left: Counts) -> float:
+    """Variance of a score, from what it is without each person."""
+    return float((len(left) - 1) / len(left) * np.square(left - left.mean()).sum())
+
+
+def _interval(share: float, variance: float, people: int, size: float) -> list[float]:
+    """Limits of a share, given its variance over people who have `size` answers each."""
+    near = (share * people + 0.5) / (people + 1)  # never 0 or 1
+    expected = near * (1 - near) * (_ALIKE + (1 - _ALIKE) / size) / people
+    variance = _LUCK * (_PRIOR * expected + (people - 1) * variance) / (_PRIOR + people - 1)
+    weight = _Z90**2 * variance / (near * (1 - near))  # what z²/n is where answers are independent
+    middle = (share + weight / 2) / (1 + weight)
+    half = math.sqrt(weight * share * (1 - share) + weight**2 / 4) / (1 + weight)
+    return [max(0.0, middle - half), min(1.0, middle + half)]
+
+
+def rank(tally: Tally) -> float:
+    """What models are compared by: mean of accuracy and macro F1 of recordings and accuracy of windows."""
+    return float(np.mean([tally.brief()[name] for name in _SCORES]))
+
+
 def score_windows(windows: Iterable[Judged], labels: Sequence[str], without: Sequence[str] = ()) -> dict[str, Any]:
     """Scores of classified windows and of the recordings that they make up."""
     recordings: dict[Pair, dict[str, float]] = {}
@@ -48,6 +184,17 @@ def score_windows(windows: Iterable[Judged], labels: Sequence[str], without: Seq
     pairs = [(truth, max(total, key=lambda label: total[label])) for (_, truth), total in recordings.items()]
     scores = score([*pairs, *((truth, UNCLASSIFIED) for truth in without)], labels)
     return {**scores, "window_accuracy": _accuracy(window_pairs), "windows": len(window_pairs)}
+
+
+def about_people(tally: Tally, subjects: Iterable[str]) -> dict[str, Any]:
+    """What scores are worth for other people: ``interval``, ``beats_guessing``, and ``per_subject`` the scores of each.
+
+    Where nobody is named, sessions stand for people in the interval, and there is nothing by subject.
+    """
+    named = any(subjects)
+    of = {"kind": "subject" if named else "session", **tally.intervals()}
+    each = {name: Tally(tally.labels, {name: tally.counts[name]}).brief() for name in sorted(tally.counts)}
+    return {"interval": of, "beats_guessing": tally.beats_guessing(), "per_subject": each if named else {}}
 
 
 _MEANS = ("precision", "recall", "f1")
@@ -106,19 +253,27 @@ def confusion(truths: Any, answers: Any, labels: int) -> NDArray[np.int64]:
     return counts
 
 
-def accuracies(confusions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of right answers of each matrix of ``(matrices, truth, answer)``."""
-    shares: NDArray[np.float64] = np.trace(confusions, axis1=1, axis2=2) / confusions.sum((1, 2))
+def accuracies(confusions: Counts) -> Counts:
+    """Share of right answers of each matrix of ``(matrices, truth, answer)``; 0 of none."""
+    shares: Counts = np.trace(confusions, axis1=1, axis2=2) / np.maximum(confusions.sum((1, 2)), 1)
     return shares
 
 
-def macro_f1s(confusions: NDArray[np.float64]) -> NDArray[np.float64]:
+def macro_f1s(confusions: Counts) -> Counts:
     """Mean F1 of the classes that occur, as :func:`score` counts it, of each matrix of ``(matrices, truth, answer)``."""
     right = np.diagonal(confusions, axis1=1, axis2=2)
-    occurrences = confusions.sum(2) + confusions.sum(1)
+    occurrences = confusions.sum(2) + confusions.sum(1)[:, : right.shape[1]]
     f1 = np.divide(2 * right, occurrences, out=np.zeros_like(right), where=occurrences > 0)
-    means: NDArray[np.float64] = f1.sum(1) / np.maximum((occurrences > 0).sum(1), 1)
+    means: Counts = f1.sum(1) / np.maximum((occurrences > 0).sum(1), 1)
     return means
+
+
+#: What has an interval, of ``(n, 2, truth, answer)``.
+_SCORES: dict[str, Callable[[Counts], Counts]] = {
+    "accuracy": lambda counts: accuracies(counts[:, 0]),
+    "macro_f1": lambda counts: macro_f1s(counts[:, 0]),
+    "window_accuracy": lambda counts: accuracies(counts[:, 1]),
+}
 
 
 def score_head(head: HeldHead, sessions: Sequence[str], without: Iterable[str | float] = ()) -> dict[str, Any]:
@@ -195,6 +350,24 @@ def score_line(name: str, scores: Mapping[str, Any]) -> str:
     )
 
 
+def interval_line(limits: Mapping[str, Any]) -> str:
+    """The intervals of scores in a line for people.
+
+    Examples
+    --------
+    >>> interval_line({"kind": "session", "level": 0.9, "of": 2})
+    '2 sessions are too few for an interval; 4 would do'
+    """
+    who = f"{limits['of']} {limits['kind']}{'s' * (limits['of'] != 1)}"
+    if "accuracy" not in limits:
+        return f"{who} {'is' if limits['of'] == 1 else 'are'} too few for an interval; {MIN_OWNERS} would do"
+    accuracy, macro_f1, windows = (limits[name] for name in _SCORES)
+    return (
+        f"{limits['level']:.0%} interval, by {who}: accuracy {accuracy[0]:.1%} to {accuracy[1]:.1%}, "
+        f"macro F1 {macro_f1[0]:.3f} to {macro_f1[1]:.3f}, windows {windows[0]:.1%} to {windows[1]:.1%}"
+    )
+
+
 def collect_heads(
     names: Sequence[str], rows: Sequence[Mapping[str, tuple[Any, Any]]], labels: Mapping[str, Sequence[str]]
 ) -> list[HeldHead]:
@@ -215,7 +388,7 @@ def collect_heads(
     return heads
 
 
-_COUNTS = ("bundle", "n", "unclassified", "unknown_windows", "windows", "heads")
+_COUNTS = ("doubts", "bundle", "n", "unclassified", "unknown_windows", "windows", "heads")
 
 
 def without_classes(scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -254,3 +254,15 @@ def test_what_is_kept_from_training(folder: Path) -> None:
     (folder / "empty" / "a.csv").write_text("t,x,y\n" + "".join(f"{i / 10:.1f},0,0\n" for i in range(20)))
     with pytest.raises(TrainingError, match="no labelled session"):
         plan_of(recipe(), (str(folder / "empty"),))
+
+
+def test_what_is_no_better_than_guessing_is_promoted_by_nobody(folder: Path) -> None:
+    """Labels that say nothing of the data: without a gate, behind it, and without a champion to beat."""
+    for i, file in enumerate(sorted((folder / "data").iterdir())):
+        write_csv(file, ("rest", "work")[i % 2], 0.0)
+    for more in ([], ["--promote-if-better"]):
+        done = invoke("train", folder, *more)
+        assert done.exit_code == 0
+        assert "no better than guessing by more than chance" in done.output
+        assert "not promoted: on what was held out it is no better than guessing" in done.output
+        assert open_registry().current("tiny") is None

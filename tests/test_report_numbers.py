@@ -1,9 +1,9 @@
-"""Numbers of a report, against scikit-learn, scipy, enumeration and loops."""
+"""Numbers of a report, against scikit-learn, scipy and loops; intervals over people."""
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,17 +14,15 @@ from scipy.stats import binomtest
 
 from kymo.models.reports.numbers import (
     NO_ANSWER,
-    Shares,
     answers_of,
     by_group,
     calibration,
     class_rows,
-    group_interval,
     most_confused,
     wilson,
     worst,
 )
-from kymo.models.scores import confusion
+from kymo.models.scores import Tally, confusion
 
 CLASSES = 4
 
@@ -110,18 +108,54 @@ def test_intervals_equal_scipy(right: int, n: int) -> None:
 
 def test_an_interval_of_nothing_is_none() -> None:
     assert all(map(math.isnan, wilson(0, 0)))
-    assert all(map(math.isnan, group_interval([Shares(name, 1, 1, 2, (0, 1)) for name in "ab"])))
-    assert all(map(math.isnan, group_interval([Shares(name, 1, 2, 2, (0, 1)) for name in "abcd"])))
-    assert all(map(math.isfinite, group_interval([Shares(name, 1, 1, 2, (0, 1)) for name in "abcd"])))
 
 
-def test_the_interval_of_groups_equals_enumeration() -> None:
-    counts = [(9, 10), (2, 10), (14, 20), (30, 30), (1, 8)]
-    groups = [Shares(str(i), 1, right, n, (0, 1)) for i, (right, n) in enumerate(counts)]
-    drawn = [[counts[i] for i in chosen] for chosen in itertools.product(range(5), repeat=5)]  # all 3,125 resamples
-    shares = [sum(right for right, _ in rows) / sum(n for _, n in rows) for rows in drawn]
-    assert group_interval(groups) == pytest.approx(np.percentile(shares, [2.5, 97.5]), abs=0.03)
-    assert group_interval(groups) == group_interval(groups[::-1])
+def tally_of(right: Sequence[int], answers: int) -> Tally:
+    """People with so many right answers of so many, a recording each, classes by turns."""
+    windows, owners = [], []
+    for person, count in enumerate(right):
+        for i in range(answers):
+            truth, wrong = "ab"[i % 2], "ba"[i % 2]
+            said = truth if i < count else wrong
+            windows.append((f"{person}/{i}", truth, {"a": float(said == "a"), "b": float(said == "b")}))
+            owners.append(f"p{person}")
+    return Tally.of(windows, owners, ("a", "b"))
+
+
+def test_three_people_have_no_interval_and_all_right_is_not_certain() -> None:
+    assert tally_of([8, 8, 8], 8).intervals() == {"level": 0.9, "of": 3}
+    few, many = (tally_of([8] * people, 8).intervals()["accuracy"] for people in (4, 40))
+    assert 0.7 < few[0] < 0.9 < many[0] < many[1] == few[1] == 1
+
+
+def test_people_who_differ_widen_it_and_more_windows_of_each_do_not_narrow_it() -> None:
+    def width(right: Sequence[int], answers: int) -> float:
+        low, high = tally_of(right, answers).intervals()["window_accuracy"]
+        return float(high - low)
+
+    alike, apart = [15, 15, 16, 14, 15, 15, 16, 14], [20, 10, 20, 10, 20, 10, 20, 10]
+    assert width(apart, 20) > 1.3 * width(alike, 20)
+    assert width([10 * n for n in apart], 200) > 0.95 * width(apart, 20)
+    assert tally_of(apart, 20).intervals() == tally_of(apart[::-1], 20).intervals()
+
+
+def test_nine_of_ten_intervals_hold_even_where_nearly_all_is_right() -> None:
+    random = np.random.default_rng(0)
+    for mean in (0.6, 0.85, 0.97):
+        held = []
+        for _ in range(150):
+            shares = random.beta(mean * 6, (1 - mean) * 6, 10)
+            low, high = tally_of(random.binomial(12, shares).tolist(), 12).intervals()["accuracy"]
+            held.append(low <= mean <= high)
+        assert np.mean(held) > 0.87
+
+
+def test_guessing_is_not_beaten_by_luck_or_by_the_commonest() -> None:
+    assert tally_of([9, 8, 9, 7, 8], 10).beats_guessing()
+    assert not tally_of([6, 5, 6, 4, 6], 10).beats_guessing()
+    assert not tally_of([5, 5], 10).beats_guessing()
+    windows = [(f"{i}", "ab"[i % 10 == 0], {"a": 1.0, "b": 0.0}) for i in range(100)]
+    assert not Tally.of(windows, [f"p{i % 5}" for i in range(100)], ("a", "b")).beats_guessing()
 
 
 def test_groups_are_counted_worst_first() -> None:

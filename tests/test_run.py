@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 import kymo
+from kymo.models.lengths import lengths_of, sensors_of, widen
 from kymo.models.predict import BatchClassifier
 from kymo.models.run import Report, check_matched, run
 from kymo.processors.recipe.load import Recipe, parse_recipe
@@ -51,7 +52,7 @@ class Fake:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.batches: list[int] = []
-        self.bundle: Any = SimpleNamespace(chain=recipe.chain, check=lambda _: None, state=0, heads=())
+        self.bundle: Any = SimpleNamespace(chain=recipe.chain, check=lambda _: None, state=0, heads=(), lengths={})
 
     def classify(self, windows: Sequence[Window], memories: Any = None) -> list[Event]:
         """An event for each."""
@@ -232,3 +233,41 @@ def test_exit_status_when_nothing_matches(files: Path) -> None:
     Path("none.toml").write_text(RECIPE.partition("[model]")[0])
     result = CliRunner().invoke(kymo.cli, ["run", "none.toml", "a.csv"])
     assert (result.exit_code, "has no [model]" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("factor", "offset", "said"),
+    [
+        (1.0, 0.0, ""),
+        (1.6, 0.0, ""),
+        (1 / 9.80665, 0.0, "as between g and m/s²"),
+        (57.29578, 0.0, "as between degrees and radians"),
+        (400.0, 0.0, "doubtful"),
+        (1.0, 300.0, "doubtful"),
+        (0.0, 0.0, "doubtful"),
+    ],
+)
+def test_numbers_of_another_size_are_doubted(recipe: Recipe, factor: float, offset: float, said: str) -> None:
+    header = Header("s", 0, signal_format("imu", ("x", "y"), 20))
+    data = np.random.default_rng(0).normal(7, 0.5, (200, 2)).astype(np.float32)  # about 10 long
+    fake, report = Fake(recipe), Report()
+    fake.bundle.lengths = {}
+    widen(fake.bundle.lengths, lengths_of(StreamData(header, data), recipe))
+    turned = np.stack([-data[:, 1], data[:, 0]], 1) * np.float32(factor) + np.float32(offset)
+    list(run(recipe, [Recording("s", [StreamData(header, turned)])], fake, report=report))
+    assert said in report.doubts.get("s", "") if said else not report.doubts
+
+
+@pytest.mark.parametrize(
+    ("channels", "sensors"),
+    [
+        (["ax", "ay", "az", "gx", "gy", "gz"], ["ax, ay, az", "gx, gy, gz"]),
+        (["acc_x", "acc_y", "mag_x", "mag_y"], ["acc_x, acc_y", "mag_x, mag_y"]),
+        (["left_ax", "left_ay", "right_ax"], ["left_ax, left_ay", "right_ax"]),
+        (["gyroX", "gyroY", "gFx", "gFy", "x", "y"], ["gyroX, gyroY", "gFx, gFy", "x, y"]),
+        (["temperature", "max", "may", "galaxy"], ["temperature", "max, may", "galaxy"]),
+        (["eda", "x2", "y2"], ["eda", "x2, y2"]),
+    ],
+)
+def test_axes_of_a_sensor_count_together(channels: list[str], sensors: list[str]) -> None:
+    assert list(sensors_of(channels, [])) == sensors

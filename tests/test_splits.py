@@ -12,7 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kymo.models.data.examples import Example
-from kymo.models.data.splits import Split, check_leaks, leak_free, make_folds, make_split, overlap
+from kymo.models.data.splits import (
+    Split,
+    check_leaks,
+    inner_split,
+    judged_splits,
+    leak_free,
+    make_folds,
+    make_split,
+    notes_on_split,
+    overlap,
+)
 from kymo.processors.augment import Jitter
 from kymo.processors.recipe.load import parse_recipe
 from kymo.processors.recipe.tables import ColumnSplit, TrainTable
@@ -253,3 +263,49 @@ def test_recipes_name_splits(text: str, expected: TrainTable) -> None:
 def test_wrong_splits_are_refused(text: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         parse_recipe(RECIPE + text)
+
+
+@pytest.mark.parametrize(
+    ("groups", "windows", "share", "count"),
+    [
+        (1, 9, 0.2, 0),
+        (2, 9, 0.2, 2),
+        (12, 9, 0.2, 12),
+        (13, 9, 0.2, 10),
+        (12, 300, 0.2, 5),
+        (49, 2, 0.2, 10),
+        (50, 2, 0.2, 1),
+        (12, 9, 0.0, 0),
+    ],
+)
+def test_how_often_is_decided_by_the_data(groups: int, windows: int, share: float, count: int) -> None:
+    made = [example(f"s{s}", n, "ab"[n % 2], f"p{s}") for s in range(groups) for n in range(0, 18 * windows, 9)]
+    made = made if groups > 1 else [example("s0", n, "ab"[n % 2], "p0") for n in range(1)]
+    splits = judged_splits(made, TrainTable("subject"), share, 0)
+    assert len(splits) == count
+    assert len(splits) < 2 or sorted(i for split in splits for i in split.validation) == list(range(len(made)))
+    for split in splits:
+        assert not {*split.training_groups} & {*split.validation_groups}
+
+
+def test_who_stands_where_is_said() -> None:
+    made = [example(f"s{i}", 0, "ab"[i % 2], set=value) for i, value in enumerate("aabbcc")] + [example("s9", 0)]
+    table = TrainTable(ColumnSplit("set", ("a", "d"), ("b",)))
+    assert notes_on_split(made, table) == [
+        "[train] split by `set` names d, which no recording has",
+        "3 windows on neither side of the split by `set`: c, no value",
+    ]
+    named = [example(f"s{i}", 0, subject="p" * (i % 2)) for i in range(4)]
+    assert notes_on_split(named, TrainTable("subject")) == [
+        "2 sessions without a subject, each taken for a person of its own"
+    ]
+    assert notes_on_split(named[1::2], TrainTable("subject")) == notes_on_split(named, TrainTable("session")) == []
+
+
+def test_what_says_when_to_stop_is_a_part_of_what_is_learned_from() -> None:
+    made = sessions(9)
+    split = make_split(made, TrainTable("session"), 0.3, 0)
+    inner = inner_split(made, split, 0.3, 0)
+    assert sorted([*inner.training, *inner.validation]) == split.training
+    assert inner.validation
+    check_leaks(made, inner)

@@ -43,12 +43,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("folds", ["", "folds = 2\n"])
+@pytest.mark.parametrize("folds", ["folds = 0\n", "folds = 2\n"])
 def test_the_named_are_fitted_and_judged(data: Path, tmp_path: Path, folds: str) -> None:
     recipe = parse_recipe(f'{RECIPE}{folds}compare = ["magnitude_rule", "minirocket", "magnitude_rule"]\n')
     trained = train(recipe, TrainRequest((str(data),), out=tmp_path / "bundle", report=False))
     assert [candidate.name for candidate in trained.record.candidates] == ["minirocket", "magnitude_rule"]
-    assert [candidate.scores["windows"] for candidate in trained.record.candidates] == [50 if folds else 10] * 2
+    assert [candidate.scores["windows"] for candidate in trained.record.candidates] == [50 if "2" in folds else 10] * 2
     assert trained.record.candidates[1].scores["window_accuracy"] == 1
 
 

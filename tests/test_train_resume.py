@@ -91,9 +91,9 @@ def test_another_choice_does_not_go_on_from_the_weights_of_the_first(
     request, choose, rate_of = TrainRequest((str(data),), only=True), kymo.models.training.train._choose, {"now": 0.001}
 
     def chosen(*given: Any) -> Any:  # as a search with its budget of time: not the same in every run
-        found, why = choose(*given)
+        found, judged, why = choose(*given)
         found.plan = replace(found.plan, parameters={**found.plan.parameters, "learning_rate": rate_of["now"]})
-        return found, why
+        return found, judged, why
 
     def killed(name: str, epochs: int) -> Any:
         def on_epoch(_: Any) -> None:
@@ -110,7 +110,7 @@ def test_another_choice_does_not_go_on_from_the_weights_of_the_first(
         if kill:
             with pytest.raises(Killed):
                 train(recipe(TEXT), asked, on_stage=killed)
-            assert len(list((tmp_path / home / "cache" / "training").rglob("state"))) == 2
+            assert len(list((tmp_path / home / "cache" / "training").rglob("state"))) == 3
             rate_of["now"] = 0.02
         else:
             made.append((train(recipe(TEXT), asked).bundle.path / MODEL).read_bytes())

@@ -37,6 +37,7 @@ step = "standardise"
 architecture = "spectrogram_cnn"
 min_probability = 0.6
 [train]
+folds = 0
 epochs = 3
 """
 LABELS = ("low", "middle", "high")

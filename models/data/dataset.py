@@ -17,6 +17,7 @@ import numpy as np
 
 from kymo.models.data.bins import bin_of
 from kymo.models.data.examples import PLACE, Dataset, Example, Targets, asked_sets, targets_of, truth_at
+from kymo.models.lengths import lengths_of, widen
 from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.chunk import Window
@@ -92,6 +93,7 @@ def iter_examples(
         if stream is None:
             dataset.notes[_why_not_taken(recording, recipe)] += 1
             continue
+        widen(dataset.lengths, lengths_of(stream, recipe))
         dataset.longest_s = max(dataset.longest_s, stream.duration_s)
         checksum = thread.submit(add_input, dataset.inputs, recording, stream)
         make, cover = _example_maker(recording), Cover(labels)

@@ -64,6 +64,9 @@ class Dataset:
     # what a user should know, with how often: repairs of the readers, windows without a label, streams not taken
     notes: Counter[str] = field(default_factory=Counter)
     longest_s: float = 0.0  # of the recordings that the recipe takes, in seconds
+    lengths: dict[str, list[float]] = field(
+        default_factory=dict
+    )  # how large their samples are: :mod:`kymo.models.lengths`
     # windows without a label (theirs is empty), where the recipe's model is stateful: its state goes through them,
     # too
     unlabelled: list[Example] = field(default_factory=list)

@@ -19,6 +19,7 @@ seed. Groups and windows are taken so that every class has its share, as far as 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -29,8 +30,12 @@ from kymo.models.data.examples import Example
 from kymo.processors.recipe.tables import ColumnSplit, TrainTable
 from kymo.streams.errors import TrainingError
 from kymo.streams.labels.labels import canonical, identity
+from kymo.streams.words import many, some
 
 Counts = NDArray[np.float64]
+#: Groups of which a fifth is enough to be judged by; those up to which each is held out by itself; windows to learn from, over
+#: all folds, beyond which there are no more folds than five.
+_MANY, _EACH, _BUDGET = 50, 12, 30_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +68,44 @@ def make_split(examples: Sequence[Example], table: TrainTable, share: float, see
     return _held_out(examples, kind, seed, [i for i, group in enumerate(groups) if group in names])
 
 
+def judged_splits(examples: Sequence[Example], table: TrainTable, share: float, seed: int) -> list[Split]:
+    """Make the splits whose held-out sides are judged: one or, in turn, several; none where nothing can be held out.
+
+    Where ``[train] folds`` leaves it open and subjects or sessions are kept apart, the data decide: each of few is held
+    out in its turn, many are dealt into five or ten parts, and of :data:`_MANY` and more one part says enough. A window
+    of a class that only its own fold has is judged in none: nothing could have learned it.
+    """
+    kind = split_kind(table, (example.subject for example in examples))
+    folds = table.folds
+    if folds is None:
+        count = len({group_of(example, kind) for example in examples}) if kind in ("subject", "session") else 0
+        folds = _turns(count, len(examples)) if share else 0
+    if not folds:
+        split = make_split(examples, table, share, seed)
+        return [split] if split.validation else []
+    splits, few = [], min(2, len({*_labels(examples)}))  # a number alone has one class
+    for split in make_folds(examples, replace(table, split=kind, folds=folds), seed):
+        labels = {examples[i].label for i in split.training}
+        judged = [i for i in split.validation if examples[i].label in labels]
+        if table.folds is None and (len(labels) < few or not judged):
+            continue
+        without = {*split.validation}.difference(judged) if len(labels) >= few else set[int]()
+        kept = [i for i in split.validation if i not in without]
+        splits.append(replace(split, validation=kept, left_out=tuple(sorted({*split.left_out, *without}))))
+    return splits
+
+
+def _turns(groups: int, windows: int) -> int:
+    """Count the parts that groups are dealt into, each held out once: what bounds the time that training takes."""
+    if groups < 2 or groups >= _MANY:
+        return 0
+    turns = groups if groups <= _EACH else 10
+    return turns if turns * windows <= _BUDGET else min(groups, 5)
+
+
 def make_folds(examples: Sequence[Example], table: TrainTable, seed: int) -> list[Split]:
     """Make the splits of a cross-validation: every window is held out once (by time: in the block that it lies in)."""
-    kind, count = table.kind, table.folds
+    kind, count = split_kind(table, (example.subject for example in examples)), table.folds or 0
     if kind == "time":
         sessions = _by_session(examples)
         cuts = {n: [len(numbers) * i // count for i in range(count + 1)] for n, numbers in sessions.items()}
@@ -91,6 +131,25 @@ def split_kind(table: TrainTable, subjects: Iterable[str]) -> str:
     return "session" if table.split == "subject" and len({*subjects}) == 1 else table.kind
 
 
+def notes_on_split(examples: Sequence[Example], table: TrainTable) -> list[str]:
+    """Say what a user should know of who stands where: values that nobody has, values on neither side, people without a name."""
+    if isinstance(rule := table.split, ColumnSplit):
+        column, same = rule.column, _same(rule.column)
+        asked = {same(value) for value in (*rule.train, *rule.test)}
+        counts = Counter(_value(example, column) for example in examples)
+        absent, beside = sorted(asked - {*counts}), sorted(value or "no value" for value in {*counts} - asked)
+        notes = [f"[train] split by `{column}` names {some(absent, 8)}, which no recording has"] if absent else []
+        unsaid = sum(count for value, count in counts.items() if value not in asked)
+        what = some(beside, 8) or "no value at all"
+        return notes + (
+            [f"{many(unsaid, 'window')} on neither side of the split by `{column}`: {what}"] if unsaid else []
+        )
+    nameless = len({session_of(example) for example in examples if not example.subject})
+    if table.split == "subject" and nameless and any(example.subject for example in examples):
+        return [f"{many(nameless, 'session')} without a subject, each taken for a person of its own"]
+    return []
+
+
 def leak_free(examples: Sequence[Example], split: Split, share: float) -> Split:
     """Make the split to show beside one of windows at random: by session, or by time where there is only one session."""
     for kind in ("session", "time"):
@@ -98,6 +157,18 @@ def leak_free(examples: Sequence[Example], split: Split, share: float) -> Split:
         if plain.validation and plain.training:
             return plain
     raise TrainingError("no session can be spared and none is long enough to be cut: there is no split without a leak")
+
+
+def inner_split(examples: Sequence[Example], split: Split, share: float, seed: int) -> Split:
+    """Make a split of one's training side: as it is itself if that can be, else by session, else by time."""
+    inside, labels = [examples[i] for i in split.training], {examples[i].label for i in split.training}
+    for kind in dict.fromkeys(("subject" if split.kind == "column" else split.kind, "session", "time")):
+        inner = make_split(inside, TrainTable(kind), share, seed)
+        learned = {inside[i].label for i in inner.training}
+        if inner.validation and learned == labels:
+            training, validation = ([split.training[i] for i in side] for side in (inner.training, inner.validation))
+            return replace(inner, training=training, validation=validation, left_out=())
+    return replace(split, validation=[], validation_groups=())
 
 
 def _random_windows(examples: Sequence[Example], share: float, seed: int) -> list[int]:

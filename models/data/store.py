@@ -140,6 +140,7 @@ class StoreWriter:
             "inputs": dataset.inputs,
             "notes": dict(dataset.notes),
             "longest_s": dataset.longest_s,
+            "lengths": dataset.lengths,
         }
         (self.folder / DATASET).write_text(json.dumps(about))
         self._rows.finish()
@@ -225,7 +226,7 @@ def open_store(folder: Path) -> Dataset:
         window = Window(headers[header], start, end, start_ns, end_ns, data, missing, padded)
         session, subject, path, metadata = recordings[recording]
         examples.append(Example(window, labels[label], session, subject, path, metadata, targets[i]))
-    dataset = Dataset([], about["inputs"], Counter(about["notes"]), about["longest_s"])
+    dataset = Dataset([], about["inputs"], Counter(about["notes"]), about["longest_s"], about["lengths"])
     dataset.put(examples)
     return dataset
 

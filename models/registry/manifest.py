@@ -22,7 +22,7 @@ MANIFEST = "manifest.json"
 _NOT_DIGESTED = ("id", "digest", "created", "attached")
 _KINDS: dict[str, type] = {
     **dict.fromkeys(("id", "recipe", "digest", "created", "batch"), str),
-    **dict.fromkeys(("scores", "files", "attached", "model", "chain", "lineage"), dict),
+    **dict.fromkeys(("scores", "files", "attached", "model", "chain", "lineage", "lengths"), dict),
     **dict.fromkeys(("labels", "heads"), list),
 }
 

@@ -23,7 +23,6 @@ _Interval = tuple[float, float]
 NO_ANSWER = -1
 #: Two-sided 95 % point of the normal distribution.
 _Z = 1.959963984540054
-_RESAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,22 +107,6 @@ def by_group(names: Sequence[str], sessions: Sequence[str], right: NDArray[np.bo
         seen.setdefault(name, set()).add(session)
     shares = [Shares(name, len(seen[name]), k, n, wilson(k, n)) for name, (k, n) in counts.items()]
     return sorted(shares, key=lambda group: (group.share, group.name))
-
-
-def group_interval(groups: Sequence[Shares]) -> _Interval:
-    """95 % interval of the share of right windows: percentiles of 2,000 resamples of whole groups, with a fixed seed.
-
-    Whole groups, since windows of one person or recording resemble each other (B. Efron 1979, Ann. Statist. 7, 1). NaN
-    for fewer than three groups, and where all windows or none are right: resampling says nothing of those.
-    """
-    right, n = sum(group.right for group in groups), sum(group.n for group in groups)
-    if len(groups) < 3 or right in (0, n):
-        return math.nan, math.nan
-    counts = np.array(sorted((group.right, group.n) for group in groups), float)  # (groups, 2)
-    drawn = np.random.default_rng(0).multinomial(len(groups), np.full(len(groups), 1 / len(groups)), _RESAMPLES)
-    sums = drawn @ counts  # (resamples, 2)
-    low, high = np.percentile(sums[:, 0] / sums[:, 1], [2.5, 97.5])
-    return float(low), float(high)
 
 
 def calibration(truth: Integers, probabilities: Floats, bins: int = 10) -> Calibration:

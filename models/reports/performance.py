@@ -61,15 +61,16 @@ def summary(record: RunRecord, judged: JudgedWindows | None) -> str:
     if scores.get("n") and "accuracy" in scores:
         n, share = int(scores["n"]), float(scores["accuracy"] if scores["accuracy"] is not None else math.nan)
         if math.isfinite(share):
-            right = round(share * n)
-            remark = f"{right} of {n}; 95 % interval {h.percents(numbers.wilson(right, n))}"
+            common = scores.get("commonest")
+            always = f"; always saying {common['label']}: {h.percent(common['accuracy'])}" if common else ""
+            remark = f"{round(share * n)} of {n}{_interval(scores, 'accuracy')}{always}"
             cards.append(("Recordings right", h.percent(share), remark))
         remark = f"macro precision {h.number(scores.get('macro_precision'))}, macro recall {h.number(scores.get('macro_recall'))}"
-        cards.append(("Macro F1", h.number(scores.get("macro_f1")), f"of recordings, over the classes; {remark}"))
+        remark = f"of recordings, over the classes; {remark}{_interval(scores, 'macro_f1')}"
+        cards.append(("Macro F1", h.number(scores.get("macro_f1")), remark))
     if judged:
-        low_high = h.percents(numbers.group_interval(judged.groups))
         remark = f"{h.counted(len(judged.truth), 'window')} of {h.counted(len(judged.groups), judged.kind)}"
-        remark += f"; 95 % interval {low_high}" if low_high != h.NOTHING else ""
+        remark += _interval(scores, "window_accuracy")
         cards.append(("Windows right", h.percent(judged.accuracy), remark))
         error = numbers.calibration(judged.truth, judged.probabilities).error
         cards.append(("Calibration error", h.percent(error), "expected; how far probabilities are from shares"))
@@ -83,6 +84,14 @@ def summary(record: RunRecord, judged: JudgedWindows | None) -> str:
     if record.peak_mb > 0:
         cards.append(("Memory", f"{record.peak_mb:,.0f} MB", "largest resident size of the process"))
     return h.cards(cards)
+
+
+def _interval(scores: Mapping[str, Any], name: str) -> str:
+    """The interval of a score over people, to be added to a remark; empty where they are too few."""
+    limits = scores.get("interval") or {}
+    if name not in limits:
+        return ""
+    return f"; {limits['level']:.0%} interval {h.percents(tuple(limits[name]))} over {h.counted(limits['of'], limits['kind'])}"
 
 
 def curves(record: RunRecord, gallery: Gallery) -> str:

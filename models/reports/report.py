@@ -23,12 +23,13 @@ from kymo.models.reports import facts, numbers, performance
 from kymo.models.reports import html as h
 from kymo.models.reports.numbers import JudgedWindows
 from kymo.models.reports.performance import Gallery
+from kymo.models.scores import interval_line
 from kymo.models.training.record import HeldOut, RunRecord
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.chunk import Array, Window
 from kymo.streams.errors import TrainingError
 from kymo.streams.recording import Recording
-from kymo.streams.words import NS
+from kymo.streams.words import NS, grouped
 
 PAGE = "report.html"
 RECORD = "run.json"
@@ -110,7 +111,7 @@ def write_report(folder: Path, files: Mapping[str, bytes]) -> Path:
 def _lead(record: RunRecord, judged: JudgedWindows | None, gallery: Gallery) -> str:
     parts = [h.paragraph(record.choice)] if record.choice else []
     parts.append(performance.summary(record, judged))
-    notes = list(record.notes)
+    notes = [*_on_scores(record.scores), *record.notes]
     if leak_free := record.split.get("leak_free"):
         right = h.percent((leak_free.get("scores") or {}).get("window_accuracy"))
         notes.insert(
@@ -124,13 +125,27 @@ def _lead(record: RunRecord, judged: JudgedWindows | None, gallery: Gallery) -> 
     return "".join(parts) + "".join(h.paragraph(note, "note") for note in notes[:20]) + _more(notes[20:])
 
 
+def _on_scores(scores: Mapping[str, Any]) -> list[str]:
+    """What a reader of the scores must know."""
+    limits, notes = scores.get("interval") or {}, []
+    if missing := scores.get("not_judged"):
+        notes.append(f"Not judged: {', '.join(missing)}. No recording of that is among these, so no score counts it.")
+    if not scores.get("beats_guessing", True):
+        notes.append("No better than guessing by more than chance.")
+    if limits and "accuracy" not in limits:
+        notes.append(f"{interval_line(limits)}.")
+    if limits.get("kind") == "session":
+        notes.append("Nobody is named, so scores are of new recordings; new people may be told worse.")
+    return notes
+
+
 def _more(notes: Sequence[str]) -> str:
     return h.details(f"{len(notes)} more notes", h.listed(notes[:500])) if notes else ""
 
 
 def _foot(gallery: Gallery) -> str:
     beside = " Its figures stand beside this file as PNG." if gallery.files else ""
-    return f"Made by Kymo.{beside} Intervals are 95 % intervals."
+    return f"Made by Kymo.{beside} Intervals by group are of 95 %, as if its windows were independent."
 
 
 def _worst(record: RunRecord, judged: JudgedWindows | None, drawn: Mapping[int, Picture], gallery: Gallery) -> str:
@@ -274,7 +289,7 @@ def _lineage(bundle: Bundle, inputs: dict[str, dict[str, Any]]) -> dict[str, Any
 
 
 def _notes(scores: dict[str, Any]) -> list[str]:
-    notes = []
+    notes = grouped(scores.get("doubts", {}).items())
     if scores["unclassified"]:
         notes.append(f"{h.counted(scores['unclassified'], 'recording')} without a window, counted as wrong.")
     if scores["unknown_windows"]:

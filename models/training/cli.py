@@ -18,7 +18,7 @@ import click
 from kymo.models.training import METRICS
 from kymo.streams.errors import KymoError
 from kymo.streams.settings import Settings
-from kymo.streams.words import many, some
+from kymo.streams.words import grouped, many, some
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -111,21 +111,28 @@ def _print_trained(trained: Trained) -> None:
 
         from kymo.models.training.record import cross_validation
 
-        console, folds_text = Console(), cross_validation(trained.record.split)
-        console.print(
-            f"Over {folds_text}:" if folds_text else f"On what was held out ({_held_out(trained.record.split)}):"
+        console, split = Console(), trained.record.split
+        folds_text, who = cross_validation(split), _held_out(split)
+        click.echo(
+            f"Over {folds_text}: {who}"
+            if folds_text
+            else f"On what was held out (by {split.get('kind')}{': ' * bool(who)}{who}):"
         )
         _print_scores(console, trained.scores)
-        if not folds_text:
-            click.echo("The epoch was chosen on these, too, so expect less of others; [train] folds tells more.")
+        if trained.scores.get("interval", {}).get("kind") == "session":
+            click.echo(
+                "Nobody is named ([source] subject), so this is of new recordings; new people may be told worse."
+            )
+        elif split.get("kind") not in ("subject", "column"):
+            click.echo(
+                "The same people were learned from, so this is of new recordings of theirs; new people may be told worse."
+            )
     click.echo(trained.record.choice)
 
 
 def _held_out(split: dict[str, Any]) -> str:
     """Who was held out, by name while they are few."""
-    groups = split.get("validation", {}).get("groups") or []
-    names = some(groups, _MOST_NAMES)
-    return f"by {split.get('kind')}: {names}" if names else f"by {split.get('kind')}"
+    return some(split.get("validation", {}).get("groups") or [], _MOST_NAMES)
 
 
 @contextmanager
@@ -215,8 +222,9 @@ def evaluate_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...],
         click.echo(json.dumps({**scores, "trained_on": overlap.count, **files_written}, ensure_ascii=False))
     else:
         _print_scores(Console(), scores)
-        if overlap.count:
-            click.echo(f"note: {overlap.note()}", err=True)
+        notes = [overlap.note()] if overlap.count else []
+        for note in (*notes, *grouped(scores.get("doubts", {}).items())):
+            click.echo(f"note: {note}", err=True)
         click.echo("".join(f"{name}: {path}\n" for name, path in files_written.items()), nl=False)
 
 
@@ -233,7 +241,7 @@ def _print_classes(console: Console, scores: dict[str, Any]) -> None:
     from rich import box
     from rich.table import Table
 
-    from kymo.models.scores import UNCLASSIFIED
+    from kymo.models.scores import UNCLASSIFIED, interval_line
 
     answers = list(next(iter(scores["confusion"].values())))
     fits = len(answers) <= _MOST_COLUMNS  # more do not fit beside each other
@@ -256,17 +264,23 @@ def _print_classes(console: Console, scores: dict[str, Any]) -> None:
         mistaken = ", ".join(f"{answer} {row[answer]}" for answer in mistakes[:2])
         cells = counts if fits else [str(class_scores["n"]), mistaken or "·"]
         table.add_row(truth, *cells, *(f"{class_scores[key]:.3f}" for key in ("recall", "precision", "f1")))
+    for label in scores.get("not_judged", ()):
+        if label not in scores["per_class"]:
+            table.add_row(label, *["–"] * (len(columns) + 3))
     console.print(table)
     without = f", {scores['unclassified']} {UNCLASSIFIED}" if scores["unclassified"] else ""
     console.print(
         f"{many(scores['n'], 'recording')}: accuracy {scores['accuracy']:.1%}, macro F1 {scores['macro_f1']:.3f}{without}; "
         f"{many(scores['windows'], 'window')}: accuracy {scores['window_accuracy']:.1%}"
     )
+    if limits := scores.get("interval"):
+        click.echo(interval_line(limits))
     common = scores.get("commonest")
-    if common and len(scores["per_class"]) > 1 and scores["accuracy"] <= common["accuracy"]:
-        console.print(f"no better than to say {common['label']} every time, which is right in {common['accuracy']:.1%}")
+    if common and len(scores["per_class"]) > 1:
+        text = f"to say {common['label']} every time is right in {common['accuracy']:.1%}"
+        click.echo(text if scores["beats_guessing"] else f"no better than guessing by more than chance: {text}")
     if missing := scores.get("not_judged"):
-        console.print(f"not judged: {', '.join(missing)}; no recording of that is among these")
+        click.echo(f"not judged: {', '.join(missing)}; no recording of that is among these, so no score counts it")
     for subject, brief in scores.get("per_subject", {}).items():
         console.print(f"  {subject or 'no subject'}: {many(brief['n'], 'recording')} {brief['accuracy']:.1%}")
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from kymo.models.data.samples import is_stateful, run_outputs
 from kymo.models.data.splits import session_of
 from kymo.models.pooling import Pool, State, learn_hmm, pool_windows
 from kymo.models.predict import fit_temperature, softmax
-from kymo.models.scores import BRIEF, Judged, number_rank, score_head, score_windows, without_classes
+from kymo.models.scores import Judged, Tally, about_people, number_rank, score_head, score_windows, without_classes
 from kymo.models.training.export import load_stateful
 from kymo.models.training.record import Candidate, HeldHead, HeldOut
 from kymo.models.training.split_data import SplitData, augment_of, samples_of, sequences_of_sides
@@ -77,6 +76,31 @@ class WindowFacts:
         rows = [dict(zip(labels, row, strict=True)) for row in probabilities.tolist()]
         return list(zip(self.sessions, self.labels, rows, strict=True))
 
+    def owners(self) -> list[str]:
+        """Whose the windows are: the subject's, or the session's where nobody is named."""
+        return [subject or session for subject, session in zip(self.subjects, self.sessions, strict=True)]
+
+    def __add__(self, other: WindowFacts) -> WindowFacts:
+        return WindowFacts(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """Windows that are held out together, and what a model says that has learned without them."""
+
+    data: SplitData
+    held: list[Example]  # the windows, before the steps that have learned
+    facts: WindowFacts
+    truths: Samples  # without windows
+    outputs: Array  # ``(n, columns)``
+    temperatures: list[float]
+    answers: list[Array]  # question by question
+    tally: Tally
+    about: dict[str, Any]  # ``groups``, counts of windows, ``epochs`` and scores
+    history: list[Epoch]
+    seconds: float
+    peak_mb: float
+
 
 @dataclass(slots=True, eq=False)
 class FittedModel:
@@ -97,12 +121,10 @@ class FittedModel:
     heads: list[HeldHead] = field(default_factory=list)  # what is said of those windows in further heads, likewise
     seconds: float = 0.0  # wall time; the process's largest resident size so far
     peak_mb: float = 0.0
-    # of a cross-validation, see :mod:`kymo.models.training.candidates`: ``groups`` held out, counts of windows, ``epochs`` and
-    # scores of each. The model has then learned nothing, and the scores are of models that had not seen what they
-    # judged
-    folds: list[dict[str, Any]] = field(default_factory=list)
-    # gives a held-out window by its number, where the validation side is not as the model was given it
-    draw: Callable[[int], Window] | None = None
+    epochs: int = 0  # for how many epochs to learn from all windows
+    # what is judged; where that is several folds, the model itself has learned nothing
+    parts: list[Part] = field(default_factory=list)
+    stop_rank: float = 0.0  # as `rank`, of the windows that said when to stop
 
     @property
     def calibrates(self) -> bool:
@@ -110,11 +132,9 @@ class FittedModel:
         return bool(self.plan.settings["calibrate"]) and self.data.takes == "chain"
 
     @property
-    def best_epochs(self) -> int:
-        """For how many epochs to learn from all windows: as many as were best, over folds their median."""
-        if self.folds:
-            return int(statistics.median_high(fold["epochs"] for fold in self.folds))
-        return best_epoch(self.history)
+    def folds(self) -> list[dict[str, Any]]:
+        """What each of several folds held out, and how it was judged."""
+        return [part.about for part in self.parts] if len(self.parts) > 1 else []
 
     @property
     def rank(self) -> float:
@@ -125,24 +145,44 @@ class FittedModel:
 
     def window(self, number: int) -> Window:
         """A held-out window, as the model was given it."""
-        return self.draw(number) if self.draw else self.data.validation[number].window
+        for part in self.parts:
+            if number < len(part.held):
+                return part.data.validation[number].window
+            number -= len(part.held)
+        raise IndexError(number)
 
-    def score(self, facts: WindowFacts, answers: Sequence[Array], by_subject: bool = False) -> None:
+    def with_parts(self, parts: Sequence[Part]) -> FittedModel:
+        """The same, judged by these parts: every window once."""
+        made = replace(self, parts=list(parts))
+        held = [example for part in parts for example in part.held]
+        outputs = np.concatenate([part.outputs for part in parts])
+        names = [head.name for head in self.data.heads]
+        made.validation = Samples(
+            np.zeros(0, np.float32),
+            np.concatenate([part.truths.classes for part in parts]),
+            {name: np.concatenate([part.truths.targets[name] for part in parts]) for name in names},
+        )
+        if len(parts) > 1:
+            groups = tuple(sorted({group for part in parts for group in part.about["groups"]}))
+            split = replace(self.data.split, validation=list(range(len(held))), validation_groups=groups)
+            made.data = replace(self.data, validation=held, split=split)
+        made.temperatures = parts[0].temperatures
+        if len(parts) > 1 and self.calibrates:
+            made.temperatures = fit_temperatures(outputs, self.data.questions, made.validation)
+        facts = sum((part.facts for part in parts), WindowFacts())
+        made._score(facts, [np.concatenate(said) for said in zip(*(part.answers for part in parts), strict=True)])
+        return made
+
+    def _score(self, facts: WindowFacts, answers: Sequence[Array]) -> None:
         """Take what was said of the held-out windows, question by question, and score it."""
         self.held_out = facts
         self.probabilities, *head_answers = answers
         self.heads = _held_heads(self.data.heads, facts.targets, head_answers)
-        labels, judged = self.data.labels, facts.judged(self.probabilities, self.data.labels)
-        self.scores = score_windows(judged, labels)
-        if by_subject and set(facts.subjects) != {""}:
-            by_name: dict[str, list[Judged]] = {}
-            for subject, window in zip(facts.subjects, judged, strict=True):
-                by_name.setdefault(subject, []).append(window)
-            scores = {name: score_windows(by_name[name], labels) for name in sorted(by_name)}
-            self.scores["per_subject"] = {name: {key: scores[name][key] for key in BRIEF} for name in scores}
+        self.scores = score_windows(facts.judged(self.probabilities, self.data.labels), self.data.labels)
+        self.scores |= about_people(sum((part.tally for part in self.parts), Tally()), facts.subjects)
         if self.heads:
             self.scores["heads"] = {head.name: score_head(head, facts.sessions) for head in self.heads}
-        if tuple(labels) == (EVERY,):
+        if tuple(self.data.labels) == (EVERY,):
             self.scores = without_classes(self.scores)
 
     def candidate(self) -> Candidate:
@@ -183,7 +223,13 @@ def build(recipe: Recipe, data: SplitData, plan: FitPlan) -> Architecture:
     return model
 
 
-def fit(recipe: Recipe, data: SplitData, plan: FitPlan, on_epoch: Callable[[Epoch], None]) -> FittedModel:
+def fit(
+    recipe: Recipe,
+    data: SplitData,
+    plan: FitPlan,
+    on_epoch: Callable[[Epoch], None],
+    stops: bool = False,  # whether the other side says when to stop
+) -> FittedModel:
     """A model that has learned the training side."""
     started = time.monotonic()
     layout, settings = architecture(plan.architecture).layout, plan.settings
@@ -211,21 +257,10 @@ def fit(recipe: Recipe, data: SplitData, plan: FitPlan, on_epoch: Callable[[Epoc
         augment=augment_of(recipe, layout, data.format(recipe)) if is_recipes else None,
         checkpoints=plan.checkpoints,
     )
-    model.fit(training, validation, options, tell)
+    model.fit(training, validation if stops else None, options, tell)
     fitted.seconds = time.monotonic() - started
     fitted.peak_mb = peak_mb()
     return fitted
-
-
-def judge(fitted: FittedModel, pool: Pool | None) -> None:
-    """Temperatures, and scores of the validation windows, as events would carry them."""
-    if fitted.validation is None:
-        return
-    outputs = outputs_of(fitted, fitted.data.validation, fitted.validation.windows)
-    if fitted.calibrates:
-        fitted.temperatures = fit_temperatures(outputs, fitted.data.questions, fitted.validation)
-    facts = WindowFacts.of(fitted.data.validation)
-    fitted.score(facts, answers_of(outputs, fitted.data.questions, fitted.temperatures, pool, facts))
 
 
 def outputs_of(fitted: FittedModel, examples: Sequence[Example], windows: Array) -> Array:

@@ -22,7 +22,7 @@ from kymo.models.registry.promote import promote, tell
 from kymo.models.training.gate import MIN_SESSIONS, Verdict, compare
 from kymo.models.training.lineage import knows
 from kymo.models.training.request import OnStage, TrainRequest
-from kymo.models.training.train import Trained, train
+from kymo.models.training.train import Trained, train, unfit
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.errors import BundleError, KymoError, TrainingError
 from kymo.streams.files import lock
@@ -125,7 +125,8 @@ def train_behind_gate(
     trained = train(recipe, request, on_stage=on_stage)
     begin("judging", 0)
     champion = _champion(recipe, settings.home)  # another may have been promoted meanwhile
-    verdict, promoted, reason = _decide(recipe, (champion, trained.bundle), request.paths, plan, metric)
+    pair, why = (champion, trained.bundle), unfit(trained.scores)
+    verdict, promoted, reason = _decide(recipe, pair, why, request.paths, plan, metric)
     untold = ""
     if promoted:
         entry = promote(trained.bundle.id, why=reason, home=settings.home)
@@ -153,11 +154,14 @@ def train_and_promote(
         trained, outcome = train_behind_gate(recipe, request, settings, on_stage)
         return trained, {name: getattr(outcome, name) for name in ("promoted", "champion", "verdict", "reason", "told")}
     trained = train(recipe, request, on_stage=on_stage)
-    entry = open_registry().current(recipe.name)
-    promoted = request.out is None and request.promote and entry is not None
-    if promoted and entry is not None:
+    if request.out is not None or not request.promote:
+        return trained, {"promoted": False}
+    if why := unfit(trained.scores):
+        advice = f"`kymo models promote {trained.bundle.id}` does it all the same"
+        return trained, {"promoted": False, "reason": f"{why}; {advice}"}
+    if entry := open_registry().current(recipe.name):
         tell(entry, recipe.name, settings)  # without a broker there is nobody to be told
-    return trained, {"promoted": promoted}
+    return trained, {"promoted": entry is not None}
 
 
 def champion_of(recipe: Recipe, home: Path) -> str:
@@ -174,9 +178,11 @@ def _champion(recipe: Recipe, home: Path) -> Bundle | None:
 
 
 def _decide(
-    recipe: Recipe, pair: tuple[Bundle | None, Bundle], paths: tuple[str, ...], plan: GatePlan, metric: str
+    recipe: Recipe, pair: tuple[Bundle | None, Bundle], why: str, paths: tuple[str, ...], plan: GatePlan, metric: str
 ) -> tuple[Verdict | None, bool, str]:
     champion, candidate = pair
+    if why:
+        return None, False, why
     try:
         candidate.check(recipe)
     except BundleError as error:

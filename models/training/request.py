@@ -137,8 +137,6 @@ def train_parameters(recipe: Recipe, request: TrainRequest) -> dict[str, Any]:
         for name in compare:
             architecture(name)  # an unknown one is said now, not after the first fit
         settings["compare"] = list(dict.fromkeys(compare))
-    if recipe.train.folds and request.search_minutes:
-        raise TrainingError("--search compares on one split; leave it out, or [train] folds")
     return settings
 
 

@@ -47,14 +47,19 @@ class SplitData:
         return self.chain.output({fmt.stream: fmt})
 
 
-def prepare(recipe: Recipe, examples: Sequence[Example], share: float, seed: int) -> SplitData:
-    """Split the windows that came out of the chain's head, and run them through its steps that learn."""
+def check_classes(recipe: Recipe, examples: Sequence[Example]) -> None:
+    """Refuse to tell one class from nothing."""
     labels = Dataset(list(examples)).labels
     if len(labels) < 2 and recipe.labels.classes:
         raise TrainingError(
             f"all {len(examples)} windows have the label `{labels[0]}`; a classifier needs at least two classes: "
             f"add recordings of another one"
         )
+
+
+def prepare(recipe: Recipe, examples: Sequence[Example], share: float, seed: int) -> SplitData:
+    """Split the windows that came out of the chain's head, and run them through its steps that learn."""
+    check_classes(recipe, examples)
     if share:
         split = make_split(examples, recipe.train, share, seed)
         check_leaks(examples, split)

@@ -1,16 +1,16 @@
 """The trainer. In: a recipe and labelled recordings. Out: a bundle, its scores, and the record of the run.
 
 Windows come from the very chain that runs live; steps that learn, learn from the training windows alone. Beside the
-recipe's model MiniRocket is fitted on the raw windows of the same split, and the better on what was held out is
-bundled: so one sees when a network is not worth it. Scores are of recordings held out, once or, with ``[train] folds``,
-each in its turn; the bundle's model is then learned from all of them, for as many epochs as were best (`refit`).
+recipe's model MiniRocket is fitted on the raw windows of the same split, and the better is bundled: so one sees when a
+network is not worth it. Scores are of recordings held out, once or each in its turn, that had no say in any choice
+(:mod:`kymo.models.training.candidates`); the bundle's model is then learned from all of them (`refit`).
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,20 +19,20 @@ from kymo.models.bundle import Bundle, load_bundle
 from kymo.models.data.bins import settle_bins
 from kymo.models.data.examples import notes_on
 from kymo.models.data.samples import is_stateful, split_chain
+from kymo.models.data.splits import notes_on_split
 from kymo.models.pooling import Pool
 from kymo.models.registry import write_bundle
 from kymo.models.registry.manifest import MODEL
 from kymo.models.reports import html as h
 from kymo.models.reports.report import RECORD, bundle_report
 from kymo.models.scores import Scores
-from kymo.models.training.candidates import fit_candidates
+from kymo.models.training.candidates import choose, fit_candidates, judge_leak_free
 from kymo.models.training.export import Exported, export_model, export_stateful, with_metadata
-from kymo.models.training.fit_and_judge import FittedModel, fit, judge, peak_mb
+from kymo.models.training.fit_and_judge import FittedModel, fit, peak_mb
 from kymo.models.training.lineage import LEARNED, learned_from, lineage_of, manifest_of, revision, split_of, versions
 from kymo.models.training.record import RunRecord, cross_validation
 from kymo.models.training.request import OnStage, TrainingRun, TrainRequest, checkpoints, train_parameters
-from kymo.models.training.split_data import prepare
-from kymo.models.zoo import Epoch, architecture, takes
+from kymo.models.zoo import Epoch, architecture
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.errors import TrainingError
 
@@ -77,18 +77,26 @@ def train(
     settings = train_parameters(recipe, request)
     dataset = request.windows(recipe, split_chain(recipe.chain)[0], on_stage)
     recipe = settle_bins(recipe, dataset)
-    run = TrainingRun(recipe, request, settings, dataset, on_stage or (lambda name, epochs: on_epoch))
+    run = TrainingRun(
+        recipe,
+        request,
+        settings,
+        dataset,
+        on_stage or (lambda name, _: on_epoch if name != "reading" else lambda _: None),
+    )
     with checkpoints(fingerprint(run)) as run.folder:
         candidates, pool = fit_candidates(run)
-        winner, choice = _choose(candidates, request.windows_of)
+        winner, judged, choice = _choose(candidates, request.windows_of)
         final = _refit(run, winner)
         exported = _export(final)
-        record = _record_of(run, candidates, winner, choice, final, pool)
-        if leak_free := _leak_free_scores(run, winner, pool):
-            record.split["leak_free"] = leak_free
+        record = _record_of(run, candidates, (winner, judged), choice, final, pool)
+        if judged.data.split.kind == "window" and judged.scores:
+            plan = run.plan(winner.plan.architecture, winner.plan.parameters, "leak_free")
+            plain = judge_leak_free(run, plan, judged.data.split)
+            record.split["leak_free"] = {"kind": plain.data.split.kind, "scores": plain.scores}
         record.seconds, record.peak_mb = time.monotonic() - started, peak_mb()
-        bundle = _write_run(run, final, winner, exported, pool, record)
-    return Trained(bundle, Scores(winner.scores), record.notes, record)
+        bundle = _write_run(run, final, judged, exported, pool, record)
+    return Trained(bundle, Scores(judged.scores), record.notes, record)
 
 
 def fingerprint(run: TrainingRun) -> dict[str, Any]:
@@ -107,30 +115,30 @@ def fingerprint(run: TrainingRun) -> dict[str, Any]:
     }
 
 
-def _choose(candidates: list[FittedModel], windows_of: str) -> tuple[FittedModel, str]:
-    """The best by what was held out, the recipe's own where another is not better; and a sentence about it.
-
-    Where windows must be of one kind, those of the other come last.
-    """
+def _choose(candidates: list[FittedModel], windows_of: str) -> tuple[FittedModel, FittedModel, str]:
+    """The best, what the choice said of what was held out, and a sentence about it."""
     of_recipe = candidates[0]
     if not of_recipe.scores:
-        return of_recipe, f"{of_recipe.plan.name}: nothing was held out to compare by"
+        return of_recipe, of_recipe, f"{of_recipe.plan.name}: nothing was held out to compare by"
+    winner, judged = choose(candidates, windows_of)
+    folds = cross_validation(split_of(winner))
 
-    def rank(candidate: FittedModel) -> tuple[bool, float]:
-        return windows_of in ("", takes(type(candidate.model))), candidate.rank
+    def place(candidate: FittedModel) -> float:
+        return candidate.rank if folds or "accuracy" not in candidate.scores else candidate.stop_rank
 
-    winner = max(candidates, key=rank)  # the first of equals
-    losers = ", ".join(f"{loser.plan.name} {loser.rank:.3f}" for loser in candidates if loser is not winner)
-    beside = f"; {losers}" if losers else ""
-    where = f"over {cross_validation(split_of(winner))}" if winner.folds else "on what was held out"
-    return winner, f"bundled {winner.plan.name}: {winner.rank:.3f} {where}{beside}"
+    losers = ", ".join(f"{loser.plan.name} {place(loser):.3f}" for loser in candidates if loser is not winner)
+    if not losers:
+        return winner, judged, f"bundled {winner.plan.name}"
+    where = f"over {folds}" if folds else "of windows kept apart for the choice"
+    mean = "the mean of accuracy, macro F1 and windows right"
+    return winner, judged, f"bundled {winner.plan.name}: {place(winner):.3f}, {mean} {where}; {losers}"
 
 
 def _refit(run: TrainingRun, winner: FittedModel) -> FittedModel:
     """The model that won, learned from all windows."""
     if not winner.scores or not run.settings["refit"]:
         return winner
-    epochs = winner.best_epochs
+    epochs = winner.epochs
     plan = replace(winner.plan, settings={**run.settings, "epochs": epochs})
     # Where the run was killed, a search may have chosen another one by now: each has a folder of its own.
     plan = replace(plan, checkpoints=run.folder / f"refit-{plan.digest}" if run.folder else None)
@@ -145,40 +153,18 @@ def _export(final: FittedModel) -> Exported:
     return export_model(final.model, windows.shape[1:], windows)
 
 
-def _leak_free_scores(run: TrainingRun, winner: FittedModel, pool: Pool | None) -> dict[str, Any]:
-    """Scores on a split by session (by time, where no session can be spared) of what won on a split that leaks.
-
-    Windows of one session resemble each other and may share samples, so that scores of a random split say how well the
-    model does on these sessions, not on new ones.
-    """
-    if winner.data.split.kind != "window" or not winner.scores:
-        return {}
-    name, settings = winner.plan.architecture, run.settings
-    for kind in ("session", "time"):
-        recipe = replace(run.recipe, train=replace(run.recipe.train, split=kind))
-        split = prepare(recipe, run.dataset.examples, settings["validation"], settings["seed"])
-        if not split.validation:
-            continue
-        plan = run.plan(name, winner.plan.parameters, "leak_free")
-        on_epoch = run.on_stage(f"{name}, split by {kind}", settings["epochs"])
-        fitted = fit(recipe, run.data_for(name, split), plan, on_epoch)
-        judge(fitted, pool)
-        return {"kind": kind, "scores": fitted.scores}
-    return {}
-
-
 def _record_of(
     run: TrainingRun,
     fits: list[FittedModel],
-    winner: FittedModel,
+    pair: tuple[FittedModel, FittedModel],  # the best, and with the scores of the choice
     choice: str,
     final: FittedModel,
     pool: Pool | None,
 ) -> RunRecord:
     """All facts of a run but its time and memory."""
-    recipe = run.recipe
+    recipe, (best, winner) = run.recipe, pair
     candidates = [fitted.candidate() for fitted in fits]
-    candidates[fits.index(winner)].chosen = True
+    candidates[fits.index(best)].chosen = True
     lineage = lineage_of(recipe, run.request, run.dataset, winner)
     return RunRecord(
         recipe=recipe.name,
@@ -211,13 +197,14 @@ def _write_run(
     else:
         attached = {f"report/{RECORD}": record.to_json().encode("utf-8", "backslashreplace")}
     manifest, stream = manifest_of(run.recipe, final, winner, exported, pool, lineage), run.recipe.input_format()
+    manifest |= {"lengths": run.dataset.lengths} if run.dataset.lengths else {}
     windows = final.data.chain.output({stream.stream: stream})
     path = write_bundle(
         run.request.out,
         manifest,
         {MODEL: with_metadata(exported.model, manifest, windows), "report/report.json": facts_text.encode()},
         attached=attached,
-        promote=run.request.promote,
+        promote=run.request.promote and not unfit(winner.scores),
     )
     weights_out, history_out = _places(run, final)
     if history_out:
@@ -239,6 +226,17 @@ def _places(run: TrainingRun, final: FittedModel) -> tuple[Path | None, Path | N
     return weights, history
 
 
+def unfit(scores: Mapping[str, Any]) -> str:
+    """Why a model is promoted by nobody but a person; empty where nothing was held out, or it is better than guessing."""
+    if scores.get("beats_guessing", True):
+        return ""
+    common = scores["commonest"]
+    return (
+        f"on what was held out it is no better than guessing by more than chance: right in {scores['accuracy']:.1%} of recordings, "
+        f"always saying {common['label']} in {common['accuracy']:.1%}"
+    )
+
+
 def _save(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -257,6 +255,7 @@ def _notes(run: TrainingRun, winner: FittedModel, final: FittedModel) -> list[st
             "nothing was held out, so there are no scores: no recording can be spared, or [train] validation = 0"
         )
     of_models = [text for fitted in (winner, final) for text in getattr(fitted.model, "notes", [])]
+    notes += notes_on_split(run.dataset.examples, run.recipe.train)
     return [*notes, *notes_on(winner.data.heads), *dict.fromkeys(of_models)]
 
 

@@ -45,6 +45,7 @@ class MagnitudeRule:
     layout: ClassVar[str] = "channels_first"
     packages: ClassVar[tuple[str, ...]] = ("onnx",)
     takes: ClassVar[str] = "raw"
+    at_once: ClassVar[bool] = True
     one_number: ClassVar[bool] = True  # of a window is all it looks at: it cannot learn whatever it is given
     cpu_sized: ClassVar[Mapping[str, Any]] = {"channels": "*"}
 

@@ -73,6 +73,7 @@ class MiniRocket:
     layout: ClassVar[str] = "channels_first"
     packages: ClassVar[tuple[str, ...]] = ("onnx",)
     takes: ClassVar[str] = "raw"
+    at_once: ClassVar[bool] = True
     several_heads: ClassVar[bool] = True
     search: ClassVar[Mapping[str, Range]] = {"features": (2_500, 5_000, 10_000)}
 

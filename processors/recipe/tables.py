@@ -145,8 +145,9 @@ class TrainTable:
     """``[train]``: how to split, to balance and to vary what is learned from, and how to learn."""
 
     split: Annotated[str, Rules(enum=SPLITS)] | ColumnSplit = "session"  # see :mod:`kymo.models.data.splits`
-    # parts of a cross-validation, from 2; 0 for a single split, -1 (``each``) for as many as there are groups
-    folds: Annotated[int, Rules(minimum=0, texts={"each": -1}, expected=_FOLDS)] = 0
+    # parts of a cross-validation, from 2; 0 for a single split, -1 (``each``) for as many as there are groups; None: the
+    # data decide
+    folds: Annotated[int, Rules(minimum=0, texts={"each": -1}, expected=_FOLDS)] | None = None
     balance: Annotated[str, Rules(enum=BALANCES)] = "weights"  # what is done about classes of unequal size
     augment: tuple[Augmentation, ...] = ()
     epochs: Count = 60  # most passes over the data
@@ -169,7 +170,7 @@ class TrainTable:
         if self.folds and isinstance(self.split, ColumnSplit):
             why = "folds: a split by column has one training and one test side; leave folds out"
             raise SchemaError(("folds",), why=why)
-        if self.folds < 0 and self.kind in ("time", "window"):
+        if (self.folds or 0) < 0 and self.kind in ("time", "window"):
             raise SchemaError(("folds",), why=f"folds: a split by {self.kind} has no folds of each; write how many")
         if self.folds and not self.refit:
             raise SchemaError(("refit",), why="refit = false bundles the model of one split; leave it out, or folds")
