@@ -287,8 +287,9 @@ def _doubt(recipe: Recipe, facts: Facts, stream: StreamFacts) -> str:
     """Say where the session's numbers are far from all that the champion learned from: of another unit, most likely."""
     from kymo.models.lengths import doubt
 
-    header, rows = stream.beginning[0].header, [chunk.data for chunk in stream.beginning if len(chunk.data)]
-    return doubt(facts.lengths, StreamData(header, np.concatenate(rows)), recipe) if rows else ""
+    first = [chunk for chunk in stream.beginning if len(chunk.data)]
+    samples = [chunk.data for chunk in first]
+    return doubt(facts.lengths, StreamData(first[0].header, np.concatenate(samples)), recipe) if first else ""
 
 
 def _apart(name: str, stream: StreamFacts) -> Check:
