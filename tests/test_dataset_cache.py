@@ -18,6 +18,7 @@ from kymo.models.data.examples import Dataset
 from kymo.models.data.samples import split_chain
 from kymo.models.data.splits import group_of
 from kymo.processors.recipe.load import Recipe
+from kymo.streams.errors import SourceWarning
 from kymo.streams.readers import read
 from kymo.streams.settings import Settings
 
@@ -179,3 +180,13 @@ def test_the_entries_unused_for_longest_go(data: Path, tmp_path: Path) -> None:
     build(data, tmp_path, recipe(RECIPE.replace("factor = 0.5", "factor = 4")), cache_gb=0.0)
     assert len(entries(tmp_path)) == 1  # the one just built stays, whatever its size
     assert content(first) == right  # an open map outlives its entry
+
+
+def test_what_was_left_out_is_told_again_and_settings_beside_a_file_count(data: Path, tmp_path: Path) -> None:
+    (data / "broken.csv").write_text("t,x,y,label\n0,1,nothing,a\n0.1,1,,a\n0.2,x,,\n")
+    for made in (True, False):
+        with pytest.warns(SourceWarning, match=r"broken\.csv.*left out"):
+            assert build(data, tmp_path)[1] == made
+    (data / "s1.json").write_text('{"SamplingFrequency": 10}')
+    with pytest.warns(SourceWarning):
+        assert build(data, tmp_path)[1]

@@ -16,6 +16,7 @@ import os
 import shutil
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,10 +31,11 @@ from kymo.models.data.from_tfrecord import read_windows, window_folders
 from kymo.models.data.store import DATASET, StoreWriter, open_store
 from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import Recipe
-from kymo.streams.errors import SourceError
+from kymo.streams.errors import SourceError, SourceWarning
 from kymo.streams.files import hold, lock, sync_folder
 from kymo.streams.readers import read
 from kymo.streams.readers.basic_motions import NAMES
+from kymo.streams.readers.beside import files_beside
 from kymo.streams.readers.files import File, find
 from kymo.streams.recording import Recording
 from kymo.streams.settings import Settings
@@ -65,6 +67,8 @@ def build_dataset(
     entry = folder / digest_of(paths, recipe, chain, unlabelled)
     cached = _look_up(entry)
     if cached is not None:
+        for text in cached.left_out:
+            warnings.warn(text, SourceWarning, stacklevel=2)
         return cached
     _sweep(folder)
     with _partial(entry) as partial:
@@ -93,9 +97,15 @@ def _build(
         if folders:
             examples = read_windows(folders, recipe, chain, about)
         else:
-            recordings = read(paths, recipe.read_options())
+            recordings = read(paths, recipe.read_options(), lambda text: _tell_left_out(about, text))
             examples = iter_examples(recordings, recipe, chain, about, thread, on_progress)
         _write(folder, examples, about, thread)
+
+
+def _tell_left_out(about: Dataset, text: str) -> None:
+    """Say that a file is left out, now and whenever the data set is used again."""
+    about.left_out.append(text)
+    warnings.warn(text, SourceWarning, stacklevel=2)
 
 
 def _write(folder: Path, examples: Iterable[Example], about: Dataset, thread: ThreadPoolExecutor) -> None:
@@ -145,15 +155,15 @@ def digest_of(paths: Sequence[str | Path], recipe: Recipe, chain: Chain, unlabel
 
 
 def _checksums(paths: Sequence[str | Path]) -> list[list[str]]:
-    """List each file that a reader would read, with the SHA-256 of its bytes and of the labels beside it."""
+    """List each file that a reader would read, with the SHA-256 of its bytes and of the labels and settings beside it."""
     if folders := window_folders(paths):
         files = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
         return [[str(path), _sha256(File(str(path)))] for path in files]
     examples = [str(path).lower() for path in paths if str(path).lower() in NAMES]
     sums = [[name, _version("aeon")] for name in examples]
     for file in find([path for path in paths if str(path).lower() not in NAMES]):
-        labels = file.labels_file()
-        sums.append([file.path, file.session, _sha256(file), _sha256(labels) if labels else ""])
+        beside = [*([labels] if (labels := file.labels_file()) else []), *files_beside(file)]
+        sums.append([file.path, file.session, *map(_sha256, [file, *beside])])
     return sums
 
 

@@ -67,6 +67,7 @@ class Dataset:
     lengths: dict[str, list[float]] = field(
         default_factory=dict
     )  # how large their samples are: :mod:`kymo.models.lengths`
+    left_out: list[str] = field(default_factory=list)  # a line for each file
     # windows without a label (theirs is empty), where the recipe's model is stateful: its state goes through them,
     # too
     unlabelled: list[Example] = field(default_factory=list)

@@ -141,6 +141,7 @@ class StoreWriter:
             "notes": dict(dataset.notes),
             "longest_s": dataset.longest_s,
             "lengths": dataset.lengths,
+            "left_out": dataset.left_out,
         }
         (self.folder / DATASET).write_text(json.dumps(about))
         self._rows.finish()
@@ -226,7 +227,9 @@ def open_store(folder: Path) -> Dataset:
         window = Window(headers[header], start, end, start_ns, end_ns, data, missing, padded)
         session, subject, path, metadata = recordings[recording]
         examples.append(Example(window, labels[label], session, subject, path, metadata, targets[i]))
-    dataset = Dataset([], about["inputs"], Counter(about["notes"]), about["longest_s"], about["lengths"])
+    dataset = Dataset(
+        [], about["inputs"], Counter(about["notes"]), about["longest_s"], about["lengths"], about["left_out"]
+    )
     dataset.put(examples)
     return dataset
 

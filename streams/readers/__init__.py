@@ -9,7 +9,7 @@ repair is a SourceError with file and row.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,15 @@ from kymo.streams.recording import InputOptions, ReadOptions, Recording
 from kymo.streams.words import many
 
 
-def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> Iterator[Recording]:  # noqa: B008
+def _warn(text: str) -> None:
+    warnings.warn(text, SourceWarning, stacklevel=4)
+
+
+def read(
+    paths: Sequence[str | Path],
+    options: ReadOptions = ReadOptions(),  # noqa: B008
+    tell: Callable[[str], None] = _warn,
+) -> Iterator[Recording]:
     """Recordings of files, one after the other.
 
     Parameters
@@ -33,6 +41,8 @@ def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> I
         or ``basicmotions:train``, ``basicmotions:test``.
     options : ReadOptions
         How files become sessions.
+    tell : callable
+        Called with a line for each file that is left out; by default it is a :class:`~kymo.streams.errors.SourceWarning`.
 
     Yields
     ------
@@ -43,7 +53,7 @@ def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> I
     ------
     SourceError
         If a path is not there or a file cannot be read as it stands. One that nobody named, since it was there in a folder, or of
-        which `keep` leaves no row, is left out with a :class:`~kymo.streams.errors.SourceWarning`, as long as another can be read.
+        which `keep` leaves no row, is left out, as long as another can be read.
     """
     names = [str(path).lower() for path in paths if _is_data_set(path)]
     for name in names:
@@ -72,23 +82,23 @@ def read(paths: Sequence[str | Path], options: ReadOptions = ReadOptions()) -> I
                 raise
             errors.append(error)
             if readable:
-                _leave_out(errors)
+                _leave_out(errors, tell)
     if not readable and (errors or emptied):
         raise (errors or emptied)[0]
-    _leave_out(errors + foreign)
+    _leave_out(errors + foreign, tell)
     if emptied:
         said = f"keep = {options.keep!r} leaves no row of {many(len(emptied), 'file')}"
-        warnings.warn(f"{said}, such as {emptied[0].path}; left out", SourceWarning, stacklevel=2)
+        tell(f"{said}, such as {emptied[0].path}; left out")
 
 
 def _is_data_set(path: str | Path) -> bool:
     return str(path).lower() in NAMES
 
 
-def _leave_out(errors: list[SourceError]) -> None:
+def _leave_out(errors: list[SourceError], tell: Callable[[str], None]) -> None:
     """Say that files are left out, each once."""
     while errors:
-        warnings.warn(f"{errors.pop(0)}; left out", SourceWarning, stacklevel=3)
+        tell(f"{errors.pop(0)}; left out")
 
 
 def _of_sensors(files: Sequence[File], options: ReadOptions, errors: list[SourceError]) -> Iterator[Recording]:

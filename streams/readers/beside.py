@@ -31,23 +31,31 @@ class Beside(NamedTuple):
     name: str = ""  # of the JSON file
 
 
-def told_beside(file: File) -> Beside:
-    """What the first JSON beside a file says of its rate, if one does."""
+def files_beside(file: File) -> Iterator[File]:
+    """The files of settings that are beside a file, its own first."""
     own = PurePosixPath(file.path.replace("\\", "/"))
     for name in (f"{own.stem}.json", *_NAMES):
         beside = File(str(own.with_name(name)), system=file.system)
-        if not beside.exists():
-            continue
+        if beside.exists():
+            yield beside
+
+
+def told_beside(file: File) -> Beside:
+    """What the first JSON beside a file says of its rate, if one does."""
+    stem = PurePosixPath(file.path.replace("\\", "/")).stem
+    for beside in files_beside(file):
         with beside.open() as raw:
             text = raw.read(_LARGEST)
         try:
             content = json.loads(text)
         except (ValueError, RecursionError):
             continue
-        rates = {value for value in _said(content, own.stem, _RATE) if is_number(value) and float(value) > 0}
-        units = {known_unit(value) for value in _said(content, own.stem, _UNIT)} - {""}
+        rates = {value for value in _said(content, stem, _RATE) if is_number(value) and float(value) > 0}
+        units = {known_unit(value) for value in _said(content, stem, _UNIT)} - {""}
         if len(rates) == 1:
-            return Beside(Fraction(rates.pop()), units.pop() if len(units) == 1 else "", name)
+            return Beside(
+                Fraction(rates.pop()), units.pop() if len(units) == 1 else "", PurePosixPath(beside.path).name
+            )
     return Beside()
 
 
