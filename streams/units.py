@@ -16,6 +16,7 @@ UNITS: dict[str, tuple[str, float]] = {
     "1/64 g": ("acceleration", 9.80665 / 64),  # of Empatica's wristbands
     "rad/s": ("angular rate", 1.0),
     "deg/s": ("angular rate", math.pi / 180),
+    "mdeg/s": ("angular rate", math.pi / 180_000),
     "dps": ("angular rate", math.pi / 180),
     "°/s": ("angular rate", math.pi / 180),
     "T": ("magnetic flux density", 1.0),

@@ -212,6 +212,18 @@ def test_numbers_as_table_programs_write_them(write: Write, delimiter: str, cell
     assert recording.streams[0].data[:, 0].tolist() == values
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [f"{1 + i / 1000:.3f};0,5" for i in range(50)],
+        [f"{1 + i / 4:.3f};0".replace(".", ",").replace(",000", "") for i in range(32)],
+    ],
+)
+def test_three_decimals_are_no_thousands(write: Write, rows: list[str]) -> None:
+    data = one(write("\n".join(["a;b", *rows])), RATED).streams[0].data
+    assert (data[0, 0], data[:, 0].max() < 10, data[0, 1] < 1) == (1.0, True, True)
+
+
 RATED = ReadOptions(inputs=(InputOptions("sensor", (), Fraction(50)),))
 
 

@@ -173,6 +173,12 @@ def units_of(path: Path, *lines: str) -> dict[str, str]:
         (["# Units:= m/s^2", "t,ax,ay"], {"ax": "m/s^2", "ay": "m/s^2"}),
         (["# t,ax,ay", "# s,g,deg/s"], {"ax": "g", "ay": "deg/s"}),
         (["Sensor type,x axis", "Units,g", "Sensor type,light", "Units,lux"], {"x axis": "g", "light": "lux"}),
+        (["t,mag_x (mG),mag (Gs)"], {"mag_x (mG)": "mgauss", "mag (Gs)": "gauss"}),
+        (["t,Bx (mG),accX (mG)"], {"Bx (mG)": "mgauss", "accX (mG)": "mg"}),
+        (["t,mag_y (g),acc magnitude (g)"], {"mag_y (g)": "gauss", "acc magnitude (g)": "g"}),
+        (["t,q (w),p (W)"], {"q (w)": "", "p (W)": "W"}),
+        (["t,a (c),b (C)"], {"a (c)": "", "b (C)": "°C"}),
+        (["t,gx [mdps],gy (mdeg/s)"], {"gx [mdps]": "mdeg/s", "gy (mdeg/s)": "mdeg/s"}),
         (["t,ax (left),ay"], {"ax (left)": "", "ay": ""}),
     ],
 )
@@ -271,6 +277,7 @@ def test_a_broken_file_in_a_folder_is_left_out_and_said(tmp_path: Path) -> None:
         ("ecg.json", '{"SamplingFrequency": 128, "Manufacturer": "A"}', 128, ""),
         ("info.json", '{"signals": 2, "ECG": {"sampling_rate": 250, "unit": "mV"}, "ACC": {"fs": 10}}', 250, "mV"),
         ("meta.json", '{"heart_rate": 70}', None, ""),
+        *(("meta.json", f'{{"fs": {fs}}}', None, "") for fs in ("Infinity", "1e999", '"1e999999999"', "1e-300")),
         ("meta.json", '{"sample_freqs": {"ACC": 25}}', None, ""),
         ("meta.json", "{", None, ""),
     ],
@@ -286,6 +293,21 @@ def test_the_rate_that_json_beside_says(tmp_path: Path, name: str, told: str, ra
     fmt = recording.streams[0].header.format
     assert (fmt.rate, fmt.units) == (rate, (unit,) if unit else ())
     assert f"rate {rate} Hz, as {name} says" in recording.notes
+
+
+@pytest.mark.parametrize("name", ["timestamp", "Time"])
+@pytest.mark.parametrize(("told", "rate"), [('{"fs": 64}', 100), ('{"fs": 100}', 100)])
+def test_times_count_more_than_the_rate_of_another_file(tmp_path: Path, name: str, told: str, rate: int) -> None:
+    (tmp_path / "meta.json").write_text(told)
+    recording = one(tmp_path / "a.csv", f"{name},x,y", *(f"{10 * i},{i % 7},{i}" for i in range(100)))
+    assert (recording.streams[0].header.format.rate, recording.streams[0].header.format.channels) == (rate, ("x", "y"))
+
+
+def test_a_unit_that_nobody_knows_is_doubted(tmp_path: Path) -> None:
+    inputs = (InputOptions("imu", ("ax [foo]", "ay"), None, ("deg/s", "deg/s")),)
+    recording = one(tmp_path / "a.csv", "t,ax [foo],ay", *SAMPLES, options=ReadOptions(inputs=inputs))
+    assert "`ax [foo]`: `foo` is no known unit, the numbers are taken for deg/s, as the recipe says" in recording.notes
+    assert sum("no known unit" in note for note in recording.notes) == 1
 
 
 def test_columns_of_one_name_are_numbered(tmp_path: Path) -> None:

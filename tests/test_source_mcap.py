@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -157,6 +158,20 @@ def test_the_unit_of_a_messages_own_time(tmp_path: Path, stamp: Stamp, log_ns: C
     assert [text for text in recording.notes if note in text and note] == [
         text for text in recording.notes if "read" in text
     ]
+
+
+@pytest.mark.parametrize(
+    "odd", ["9999-12-31T23:59:59Z", {"sec": 10**30}, {"sec": math.inf}, {"sec": 1, "nsec": math.inf}]
+)
+def test_a_time_beyond_all_is_the_logs(tmp_path: Path, odd: object) -> None:
+    messages = [
+        sample("acc", at := k * 20_000_000, [1.0], stamp=odd if k == 7 else {"sec": at / 1e9}) for k in range(100)
+    ]
+    recording = one(mcap(tmp_path / "x.mcap", messages))
+    assert (recording.streams[0].header.format.rate, len(recording.streams[0].pieces)) == (50, 1)
+    assert "acc: 1 message with a time beyond all calendars: the log's is taken" in recording.notes
+    messages = [sample("acc", k, [1.0], stamp={"stars": 1}) for k in range(9)]
+    assert "acc, message 1: timestamp {'stars': 1}, expected whole ns" in error_of(mcap(tmp_path / "y.mcap", messages))
 
 
 REFUSED = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -11,10 +12,11 @@ from typing import cast
 
 import numpy as np
 import pytest
+from mcap_files import mcap, sample
 
 from kymo.processors.recipe.init import survey_of
 from kymo.streams.errors import SourceError, SourceWarning
-from kymo.streams.readers import files, read
+from kymo.streams.readers import files, label_keys, read
 from kymo.streams.readers.files import File, FileFormat
 from kymo.streams.recording import InputOptions, ReadOptions, Recording
 
@@ -312,6 +314,13 @@ def test_text_without_a_table_is_refused(tmp_path: Path, text: str) -> None:
         list(read([tmp_path / "a.csv"]))
 
 
+@pytest.mark.parametrize("head", ["22 49 35", "ms 1 2", "22 49.5 35", "FEA1 FEA2 ID3", "100 2 360\n1.5 212 3"])
+def test_what_begins_like_another_format_is_a_table_still(tmp_path: Path, head: str) -> None:
+    (tmp_path / "a.txt").write_text("\n".join([head, *(f"{i % 7} {20 + i} 35" for i in range(50)), ""]))
+    (recording,) = read([tmp_path / "a.txt"], ReadOptions(inputs=(InputOptions("sensor", (), Fraction(50)),)))
+    assert recording.streams[0].count >= 50
+
+
 @pytest.mark.parametrize("name", ["a.log", "a.dat", "a"])
 def test_text_is_read_whatever_its_suffix(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("t,ax\n" + "".join(f"{i / 10},{i}\n" for i in range(50)))
@@ -395,6 +404,54 @@ def test_folders_of_sensors_are_sessions_and_a_broken_file_stops_none(phone: Pat
     assert len(found) == 2
     (phone / "Linear Acceleration.csv").unlink()  # one sensor alone is a file as any other
     assert "Accelerometer" in [recording.session for recording in read([phone])]
+
+
+def test_a_file_with_streams_of_its_own_and_tables_twice_are_apart(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for name in ("imu", "gps"):
+        mcap(tmp_path / "a" / f"{name}.mcap", [sample("acc", i * 10**7, [i]) for i in range(50)])
+    assert [recording.session for recording in read([tmp_path / "a"])] == ["gps", "imu"]
+    for name in ("acc.csv", "gyro.csv", "acc.tsv"):
+        (tmp_path / name).write_text(sensor(50, 100).replace(",", "\t" if "tsv" in name else ","))
+    assert sorted(recording.session.rpartition("-")[2] for recording in read([tmp_path])) == [
+        "acc",
+        "acc",
+        "gps",
+        "gyro",
+        "imu",
+    ]
+
+
+def test_labels_of_a_folder_of_sensors(tmp_path: Path) -> None:
+    event = {
+        "startTime": {"sec": 1_600_000_001, "nsec": 0},
+        "endTime": {"sec": 1_600_000_002, "nsec": 0},
+        "metadata": {"k": "on"},
+    }
+    (tmp_path / "d").mkdir()
+    for name in ("acc", "gyro"):
+        (tmp_path / "d" / f"{name}.csv").write_text(sensor(50, 200))
+    for path in ("d/gyro.labels.json", "d/acc.labels.json", "d.labels.json"):
+        (tmp_path / path).write_text(json.dumps({"events": [event]}))
+        assert label_keys([tmp_path / "d"]) == ["k"]
+        (recording,) = read([tmp_path / "d"], ReadOptions(label_key="k"))
+        assert [label.label for label in recording.labels] == ["on"], path
+        if path == "d/acc.labels.json":
+            for name in ("acc", "gyro"):
+                (tmp_path / "d" / f"{name}.labels.json").unlink()
+
+
+def test_sensors_of_other_clocks_and_channels_of_one_file(tmp_path: Path) -> None:
+    (tmp_path / "acc.csv").write_text(sensor(50, 200))
+    (tmp_path / "gyro.csv").write_text(sensor(50, 100, 0))
+    with pytest.warns(
+        SourceWarning, match=r"gyro.csv: shares no time with acc.csv: is its clock another one\?; left out"
+    ):
+        (recording,) = read([tmp_path])
+    assert [stream.header.format.stream for stream in recording.streams] == ["acc"]
+    (tmp_path / "gyro.csv").write_text(sensor(50, 200).replace("x,y", "gx,gy"))
+    (recording,) = read([tmp_path], ReadOptions(inputs=(InputOptions("imu", ("gx",)),)))
+    assert [stream.header.format.stream for stream in recording.streams] == ["imu"]
 
 
 @pytest.mark.parametrize(

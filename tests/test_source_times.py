@@ -489,6 +489,10 @@ def test_more_names_of_times(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["min", "hr", "rate", "date of birth", "ms_since_last"])
 def test_what_only_resembles_a_name_of_times_stays_a_channel(tmp_path: Path, name: str) -> None:
+    rows = [f"{i / 50},{20 + i // 9 / 10},{i % 7}" for i in range(200)]
+    for time in ("t", "time", "temps (s)"):
+        recording = one(write(tmp_path / "b.csv", f"{time},temps,ax", rows))
+        assert recording.streams[0].header.format.channels == ("temps", "ax")  # a temperature
     (stream,) = one(
         write(tmp_path / "a.csv", f"t,{name},ax", [f"{i / 50},{60 + i % 9},{i % 7}" for i in range(200)])
     ).streams
@@ -574,6 +578,9 @@ def test_a_clock_that_goes_back_far_is_refused_and_one_that_goes_on_is_a_gap(tmp
     rows = [f"{100 + i / 50 - 10.003 * (i >= 900):.3f},{i}" for i in range(2000)]
     with pytest.raises(SourceError, match=r"row 902.*goes back by 9.983 s"):
         one(write(tmp_path / "a.csv", "t,ax", rows))
+    rows = [f"{5 + i / 100 - 0.8 * (i >= 100):.3f},{i}" for i in range(200)]  # two recordings of a second each
+    with pytest.raises(SourceError, match=r"row 102.*goes back by 0.79 s.*two recordings"):
+        one(write(tmp_path / "c.csv", "t,ax", rows))
     rows = [f"{100 + i / 50 + 2.5 * (i >= 200):.3f},{i}" for i in range(500)]
     assert [first for first, _ in one(write(tmp_path / "b.csv", "t,ax", rows)).streams[0].pieces] == [0, 325]
 

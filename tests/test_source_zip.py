@@ -66,5 +66,10 @@ def test_zip_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "cut.zip").write_bytes(write(tmp_path / "whole.zip", **{"a.csv": TABLE}).read_bytes()[:100])
     with pytest.raises(SourceError, match=r"cut\.zip: is no zip file that can be read"):
         list(read([tmp_path / "cut.zip"]))
+    content = bytearray(write(tmp_path / "damaged.zip", **{"a.csv": TABLE}).read_bytes())
+    for at in (40, 60, 200):
+        (tmp_path / "damaged.zip").write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
+        with pytest.raises(SourceError, match=r"a\.csv: cannot be unpacked \(.+\); unpack it first, or copy it again"):
+            list(read([tmp_path / "damaged.zip"]))
     with pytest.raises(SourceError, match=r"picture\.zip: is a packed file"):
         list(read([write(tmp_path / "picture.zip", **{"a.png": "x"})]))

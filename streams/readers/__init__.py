@@ -9,7 +9,7 @@ repair is a SourceError with file and row.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,9 +106,16 @@ def _of_sensors(files: Sequence[File], options: ReadOptions, errors: list[Source
     parts: dict[str, list[Recording]] = {}
     own = {file.stream: _inputs_of(file.stream, options) for file in files}
     if not any(own.values()):
+        of_one = [recordings for file in files if (recordings := _read_if_it_can(file, options))]
+        if len(of_one) == 1:  # the channels that the recipe names are in that file alone
+            yield from of_one[0]
+            return
         wanted = options.stream_name or ", ".join(item.stream for item in options.inputs)
-        raise SourceError(f"is one recording of the streams {', '.join(own)}; there is no `{wanted}`", files[0].folder)
-    refused = []
+        raise SourceError(
+            f"is one recording of the streams {', '.join(own)}; there is no `{wanted}`: name one of these, or the file",
+            files[0].folder,
+        )
+    refused = list[SourceError]()
     for file in files:
         if inputs := own[file.stream]:
             try:
@@ -119,14 +126,23 @@ def _of_sensors(files: Sequence[File], options: ReadOptions, errors: list[Source
     if not parts:
         raise refused[0]
     errors += refused
-    for session, several in parts.items():
+    for session, found in parts.items():
+        most = max(found, key=lambda part: part.streams[0].count)
+        several = list[Recording]()
+        for part in found:
+            if part.start_ns < most.end_ns and part.end_ns > most.start_ns:
+                several.append(part)
+            else:
+                wrong = f"shares no time with {Path(str(most.path)).name}: is its clock another one?"
+                errors.append(SourceError(wrong, part.path))
         longest = max(several, key=lambda part: len(part.labels))
         notes = [f"{part.streams[0].header.format.stream}: {note}" for part in several for note in part.notes]
         metadata = {key: text for part in several for key, text in part.metadata.items()}
         subject = next((part.subject for part in several if part.subject), None)
         streams = [stream for part in several for stream in part.streams]
         recording = Recording(session, streams, longest.labels, subject, metadata, files[0].folder, notes)
-        yield from _with_labels(recording, File(files[0].folder, session, files[0].system), options)
+        beside = {labels.path: file for file in files if (labels := file.labels_file())}
+        yield from _with_labels(recording, File(files[0].folder, session, files[0].system), options, beside.values())
 
 
 def _inputs_of(stream: str, options: ReadOptions) -> tuple[InputOptions, ...]:
@@ -144,9 +160,19 @@ def _recordings(file: File, options: ReadOptions) -> Iterator[Recording]:
         yield from _with_labels(recording, file, options)
 
 
-def _with_labels(recording: Recording, file: File, options: ReadOptions) -> Iterator[Recording]:
+def _read_if_it_can(file: File, options: ReadOptions) -> list[Recording]:
+    try:
+        return list(_recordings(file, options))
+    except SourceError:
+        return []
+
+
+def _with_labels(
+    recording: Recording, file: File, options: ReadOptions, labelled: Iterable[File] = ()
+) -> Iterator[Recording]:
     for key, names in options.label_keys.items():
-        _add_labels(recording, file, key, names, key == options.label_key)
+        for source in list(labelled) or [file]:
+            _add_labels(recording, source, key, names, key == options.label_key)
     if options.file_names is not None:
         label_set = options.label_column or options.label_key or "label"
         add_what_the_name_says(recording, file.path, options.file_names, label_set)
@@ -176,6 +202,9 @@ def _add_labels(recording: Recording, file: File, key: str, names: Mapping[str, 
         recording.notes.append(f"{path.name}: {without} events without `{key}` left out")
     if len(inside) < len(labels):
         recording.notes.append(f"{path.name}: {len(labels) - len(inside)} labels outside the recording left out")
+    # Parts of a recording may have the same labels beside them.
+    known = {(label.set, label.start_ns, label.end_ns, label.label) for label in recording.labels}
+    inside = [label for label in inside if (label.set, label.start_ns, label.end_ns, label.label) not in known]
     recording.labels = sorted([*recording.labels, *inside], key=lambda label: (label.start_ns, label.end_ns))
 
 

@@ -50,7 +50,7 @@ def told_beside(file: File) -> Beside:
             content = json.loads(text)
         except (ValueError, RecursionError):
             continue
-        rates = {value for value in _said(content, stem, _RATE) if is_number(value) and float(value) > 0}
+        rates = {value for value in _said(content, stem, _RATE) if is_number(value) and 1e-9 < float(value) < 1e9}
         units = {known_unit(value) for value in _said(content, stem, _UNIT)} - {""}
         if len(rates) == 1:
             return Beside(

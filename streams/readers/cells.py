@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import chain
 
 from kymo.streams.words import is_number
 
@@ -25,6 +26,7 @@ _NO_VALUE = re.compile(
     re.IGNORECASE,
 )
 _MANY = 10  # numbers with three digits behind a comma, beside some without one
+_LARGE = 100  # a whole number beside others with three digits behind a sign: that parts thousands
 _TRUTH = {"true": 1.0, "false": 0.0}
 
 
@@ -60,7 +62,7 @@ class Numbers:
         self._thousands = ""  # the sign that parts them
         self.comma = False  # whether a comma parts decimals
         self._decide(columns, delimiter)
-        self._pointed = {i for i, column in enumerate(columns) if not all(map(self._may_part, column))}
+        self._pointed = {i for i, column in enumerate(columns) if not self._thousands_in(column)}
         if self.comma and any(
             "." in cell for i, column in enumerate(columns) if i not in self._pointed for cell in column
         ):
@@ -72,6 +74,8 @@ class Numbers:
         }
         signs = {",": "commas part thousands, points part decimals", ".": "points part thousands, commas part decimals"}
         self.notes = [signs[self._thousands]] if self._thousands else []
+        if self.comma and any("." in cell for i in self._pointed & self.numeric for cell in columns[i]):
+            self.notes.append("points part decimals in some columns, commas in others")
 
     @property
     def by_numpy(self) -> bool:
@@ -110,7 +114,11 @@ class Numbers:
         plain = [
             sum(map(is_number, column)) if cells else 0 for column, cells in zip(columns, with_commas, strict=True)
         ]
-        certain = any(cell.count(",") > 1 or "." in cell for cell in commas) or (any(plain) and len(commas) >= _MANY)
+        large = any(
+            map(_is_large, chain(*(column for column, cells in zip(columns, with_commas, strict=True) if cells)))
+        )
+        many = any(plain) and len(commas) >= _MANY and (delimiter == "," or large)
+        certain = many or any(cell.count(",") > 1 or "." in cell for cell in commas)
         points = any(_POINT.fullmatch(cell) for column in columns for cell in column)
         thousands = bool(commas) and all(_THOUSANDS[","].fullmatch(cell) for cell in commas)
         # Where commas part columns, a decimal comma is odd.
@@ -118,9 +126,16 @@ class Numbers:
         several = any(cell.count(".") > 1 and _THOUSANDS["."].fullmatch(cell) for column in columns for cell in column)
         self.comma = not self._thousands and (bool(commas) or several)
 
-    def _may_part(self, cell: str) -> bool:
-        """Whether a point in a number may part thousands."""
-        return "." not in cell or (self.comma and _THOUSANDS["."].fullmatch(cell) is not None)
+    def _thousands_in(self, column: Sequence[str]) -> bool:
+        """Whether points in a column's numbers part thousands, as where commas, two points or numbers below a thousand are there, too."""
+        pointed = [cell for cell in column if "." in cell]
+        alike = self.comma and all(_THOUSANDS["."].fullmatch(cell) for cell in pointed)
+        return not pointed or (alike and any("," in cell or cell.count(".") > 1 or _is_large(cell) for cell in column))
+
+
+def _is_large(cell: str) -> bool:
+    """Whether a cell is a whole number of three digits or more."""
+    return cell.lstrip("+-").isdecimal() and abs(int(cell)) >= _LARGE
 
 
 def _spelled(cell: str) -> str:

@@ -15,6 +15,7 @@ _STEPS = 3  # by which a clock that begins anew, or is set, goes on at once
 _LIMIT_NS = 2**62
 _FAR_NS, _FAR = 10 * NS, 1_000  # a time is wrong that is so far, and so many steps, from both neighbours
 _SET_BACK_NS, _ROWS = 5 * NS, 20  # a clock is set back by so much at most; rows before and behind
+_PARTS = 4  # which take so many times as long, else they are two recordings
 
 
 class Clock:
@@ -81,7 +82,9 @@ class Clock:
         row, size = int(back[0]) + 1, -int(steps[back[0]])
         again = times[row] - times[0] < _STEPS * step  # as where a device begins anew
         caught_up = steps.max() >= size // 2  # as where rows come late
-        if not _STEPS * step < size <= _SET_BACK_NS or again or caught_up or not _ROWS <= row <= len(times) - _ROWS:
+        shorter = min(times[row - 1] - times[0], times[-1] - times[row])
+        small = _STEPS * step < size <= min(_SET_BACK_NS, shorter // _PARTS)
+        if not small or again or caught_up or not _ROWS <= row <= len(times) - _ROWS:
             return times
         self._say(f"goes back by {size / NS:g} s and stays so, as where a clock is set: it is read as going on")
         on: NDArray[np.int64] = times + np.where(np.arange(len(times)) >= row, size + step, 0)

@@ -26,7 +26,7 @@ from kymo.streams.errors import SourceError
 from kymo.streams.readers.cells import is_missing
 from kymo.streams.readers.head import EACH_A_TABLE
 from kymo.streams.readers.times import TIME_COLUMNS, TimeColumn, composed, counter_columns, time_columns, time_parts
-from kymo.streams.readers.units import unit_of_name
+from kymo.streams.readers.units import said_behind, unit_of_name
 from kymo.streams.recording import InputOptions, ReadOptions
 from kymo.streams.units import factor
 from kymo.streams.words import brief, is_number, some
@@ -85,7 +85,8 @@ class ColumnRoles:
 
     def time_column(self, path: Path | str) -> TimeColumn | None:
         """What reads the column of times, if there is one."""
-        return TimeColumn(self.time, path, self.rate, counts=self.counted) if self.time else None
+        asked = any(item.rate_hz for item in self.inputs)
+        return TimeColumn(self.time, path, self.rate, counts=self.counted, asked=asked) if self.time else None
 
     def time_texts(self, columns: Mapping[str, Sequence[str]]) -> Sequence[str]:
         """Texts of times, of one column or of several."""
@@ -147,7 +148,9 @@ def column_roles(
     rate = _common_rate(options, told.rate, path)
     unasked = [name for name in names if name not in asked | texts.names]
     _check_one_sensor(unasked, cells, path)
-    counting = _counting_columns(unasked, numeric, cells, rate, bool(texts.session))
+    counting = _counting_columns(
+        unasked, numeric, cells, rate, bool(texts.session), _common_rate(options, None, path) is not None
+    )
     _check_one_time(unasked, cells, path)
     no_channels = {*texts.names, *counting.names, counting.time, *TIME_COLUMNS}
     free = [name for name in names if name in numeric and name not in no_channels]
@@ -156,6 +159,12 @@ def column_roles(
     inputs = tuple(_with_units(item, told.units) for item in inputs)
     channels = tuple(dict.fromkeys(name for item in inputs for name in item.channels))
     notes += counting.notes
+    notes += [
+        f"`{name}`: `{said}` is no known unit, the numbers are taken for {unit}, as the recipe says"
+        for item in inputs
+        for name, unit in zip(item.channels, item.units, strict=False)
+        if unit and not told.units.get(name) and not unit_of_name(name) and (said := said_behind(name))
+    ]
     if told.rate and (counting.numbers or counting.time is None) and not any(item.rate_hz for item in inputs):
         inputs = tuple(replace(item, rate_hz=told.rate) for item in inputs)
         notes.append(f"rate {float(told.rate):g} Hz, as {told.by} says")
@@ -225,9 +234,10 @@ def _counting_columns(
     cells: Callable[[str], Sequence[str]],
     rate: Fraction | None,
     sessions: bool,
+    asked: bool,
 ) -> _Counting:
     """Which column is the time, and whether it counts samples instead; what is doubtful is noted where there is neither."""
-    candidates, counters = time_columns(names, numeric, cells, rate), counter_columns(names, cells)
+    candidates, counters = time_columns(names, numeric, cells, rate, asked), counter_columns(names, cells)
     certain = (*TIME_COLUMNS, *(candidate.name for candidate in candidates if not candidate.doubt))
     counting = {*(candidate.name for candidate in candidates), *counters}
     time = next((name for name in certain if name in names), None)

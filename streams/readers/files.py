@@ -59,6 +59,7 @@ SUFFIXES = tuple(dict.fromkeys(suffix for row in FORMATS for suffix in row.suffi
 #: Those that are read where they are found in a folder (a .txt there is as likely a readme).
 _TEXT = ".txt"
 FOLDER_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != _TEXT)
+_OF_STREAMS = ".mcap"
 EXPERIMENT_SUFFIX = ".json"
 #: How apps of phones and wristbands call the file of a sensor.
 _SENSOR = re.compile(
@@ -112,9 +113,9 @@ class File:
 
     def labels_file(self) -> File | None:
         """Its labels JSON, if it is there."""
-        path = self.labels or str(PurePosixPath(self.path.replace("\\", "/")).with_suffix(_LABELS))
-        labels = File(path, self.session, self.system)
-        return labels if labels.exists() else None
+        paths = [self.labels or str(PurePosixPath(self.path.replace("\\", "/")).with_suffix(_LABELS))]
+        paths += [f"{self.folder}{_LABELS}"] if self.stream else []
+        return next((labels for path in paths if (labels := File(path, self.session, self.system)).exists()), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,15 +184,19 @@ def _less_zip(name: str) -> str:
 def _with_streams(files: Iterable[File]) -> list[File]:
     """Files with the streams that they hold, where a folder has one for each of several sensors."""
     streams = [_stream_of(file) if file.in_folder else "" for file in files]
-    several = Counter(file.folder for file, stream in zip(files, streams, strict=True) if stream)
+    found = Counter((file.folder, stream) for file, stream in zip(files, streams, strict=True) if stream)
+    several = Counter(folder for folder, _ in found)
+    twice = {folder for (folder, _), count in found.items() if count > 1}
     return [
-        replace(file, stream=stream if several[file.folder] > 1 else "")
+        replace(file, stream=stream if several[file.folder] > 1 and file.folder not in twice else "")
         for file, stream in zip(files, streams, strict=True)
     ]
 
 
 def _stream_of(file: File) -> str:
-    """The stream that a file's name says, such as ``linear_acceleration``; empty where it is no sensor's."""
+    """The stream that a file's name says, such as ``linear_acceleration``; empty where it is no sensor's, or has streams itself."""
+    if file.suffix == _OF_STREAMS:
+        return ""
     words = re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", PurePosixPath(file.path).stem).lower())
     return "_".join(words) if _SENSOR.fullmatch("".join(words)) else ""
 

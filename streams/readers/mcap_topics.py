@@ -77,7 +77,7 @@ class TopicSamples:
         self._logged, self._published = array("Q"), array("Q")  # ns
         self._times_ns: NDArray[np.int64] | None = None
         self._values: list[array[float]] = []
-        self._more = 0  # messages that have more numbers than the first
+        self._more = self._far = 0  # messages that have more numbers than the first, or a time beyond all
 
     def add(self, value: Mapping[str, Any], message: Message) -> None:
         """One message."""
@@ -122,12 +122,16 @@ class TopicSamples:
         else:
             return None
         if isinstance(stamp, dict | str):
-            self._whole_ns = True
             try:
-                return iso_ns(stamp) if isinstance(stamp, str) else _seconds_and_ns(stamp)
-            except (KeyError, TypeError, ValueError):
-                pass
-        elif (type(stamp) is int and abs(stamp) < _MAX_NS) or (type(stamp) is float and math.isfinite(stamp)):
+                at = iso_ns(stamp) if isinstance(stamp, str) else _seconds_and_ns(stamp)
+            except OverflowError:
+                at = _MAX_NS
+            except (KeyError, TypeError, ValueError, StopIteration):
+                raise self._wrong(number, f"timestamp {brief(repr(stamp))}, expected whole ns") from None
+            self._far += (far := abs(at) >= _MAX_NS)
+            self._whole_ns |= not far
+            return None if far else at
+        if (type(stamp) is int and abs(stamp) < _MAX_NS) or (type(stamp) is float and math.isfinite(stamp)):
             return stamp
         raise self._wrong(number, f"timestamp {brief(repr(stamp))}, expected whole ns")
 
@@ -141,6 +145,8 @@ class TopicSamples:
         self._times_ns, notes = self._timed(rate, sure)
         if self._more:
             notes.append(f"{many(self._more, 'message')} with further numbers, which are left out")
+        if self._far:
+            notes.append(f"{many(self._far, 'message')} with a time beyond all calendars: the log's is taken")
         return notes
 
     def _timed(self, rate: Fraction | None, sure: bool) -> tuple[NDArray[np.int64], list[str]]:
@@ -207,8 +213,9 @@ def _times_of(times: array[int]) -> NDArray[np.int64]:
 
 
 def _seconds_and_ns(stamp: Mapping[str, Any]) -> int:
-    seconds = next(int(stamp[name]) for name in _SECONDS if name in stamp)
-    return seconds * NS + next((int(stamp[name]) for name in _NANOSECONDS if name in stamp), 0)
+    seconds = next(stamp[name] for name in _SECONDS if name in stamp)
+    whole = round(seconds * NS) if isinstance(seconds, float) else int(seconds) * NS
+    return whole + next((int(stamp[name]) for name in _NANOSECONDS if name in stamp), 0)
 
 
 def _titles(schema: bytes) -> tuple[str, ...]:

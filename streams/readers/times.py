@@ -53,6 +53,7 @@ _TIME_NAMES += [
     "tiempo",
     "index level 0",
 ]
+_TEMPERATURES = ("t", "temps")  # as they may be as well
 _TIME_WORDS = {"time", "timestamp", "timestamps", "datetime", "unixtime", "stamp"}
 #: Parts of times in columns of their own, by the last word of their names.
 _CLOCK_PARTS = {"hour": "hour", "hours": "hour", "minute": "minute", "minutes": "minute", "min": "minute"}
@@ -126,6 +127,7 @@ def time_columns(
     numeric: Collection[str],
     cells: Callable[[str], Sequence[str]],
     rate: Fraction | None = None,
+    asked: bool = True,
 ) -> list[TimeCandidate]:
     """Columns of times that are not named as :data:`TIME_COLUMNS` are, such as `Time`; the best one first. Dates with times of day
     are times whatever their column is called."""
@@ -139,7 +141,7 @@ def time_columns(
         fractions = base == "index" and any("." in text for text in texts)  # else it counts rows
         if not named and not fractions and not (texts and is_moment(texts[0])):
             continue
-        times, doubt = _first_times(name, texts, rate)
+        times, doubt = _first_times(name, texts, rate, asked)
         # A column named elapsed without a unit is as likely a measurement.
         if not _run_as_time(times, base, texts) or (doubt and unit is None and base.startswith("elapsed")):
             continue
@@ -148,7 +150,9 @@ def time_columns(
         if base in _TIME_NAMES:
             rank = _TIME_NAMES.index(base) + len(_TIME_NAMES) * (unit is None)
         ranked.append((bool(doubt), bool(times[0] < _RELATIVE_NS), rank, TimeCandidate(name, doubt)))
-    return [candidate for *_, candidate in sorted(ranked, key=lambda row: row[:3])]
+    best = [candidate for *_, candidate in sorted(ranked, key=lambda row: row[:3])]
+    others = len(best) > 1 or not {*TIME_COLUMNS}.isdisjoint(names)
+    return [candidate for candidate in best if not others or _spelled(candidate.name) != ("temps", None)]
 
 
 def time_parts(time: str | None, names: Sequence[str], cells: Callable[[str], Sequence[str]]) -> dict[str, str]:
@@ -218,10 +222,10 @@ def _composed(texts: dict[str, str], parts: Mapping[str, str]) -> str:
     return text
 
 
-def _first_times(name: str, texts: Sequence[str], rate: Fraction | None) -> tuple[NDArray[np.int64], str]:
+def _first_times(name: str, texts: Sequence[str], rate: Fraction | None, asked: bool) -> tuple[NDArray[np.int64], str]:
     """First times of a column, and why its unit is in doubt, where it is: then as if it were ms; empty where they are no times."""
     try:
-        column, rows = TimeColumn(name, "", rate), np.arange(len(texts))
+        column, rows = TimeColumn(name, "", rate, asked=asked), np.arange(len(texts))
         return column.going_on(column.parse(texts, rows), rows)[0], ""
     except _UnitError as error:
         if all(map(is_number, texts)):
@@ -237,7 +241,7 @@ def _run_as_time(times: NDArray[np.int64], base: str, texts: Sequence[str]) -> b
     if not len(steps) or (np.ptp(times) < NS and (steps < 0).any()):  # what is below a second, of another column
         return False
     middle, is_text, days = float(np.median(steps)), is_moment(texts[0]), is_date(texts[0])
-    if base == "t" and not is_text:  # a letter may as well be a temperature
+    if base in _TEMPERATURES and not is_text:
         return bool(middle > 0 and np.mean(np.abs(steps - middle) < 0.5 * middle) >= _REGULAR_SHARE)
     # Of other names than those of times, it may be a trial's start, or its number; dates alone are days.
     certain = (base in _TIME_NAMES or times[0] > _RELATIVE_NS) and not days
@@ -292,7 +296,7 @@ class _UnitError(SourceError):
     """Times whose unit nothing tells."""
 
 
-def _unit(middle: float, step: float, rate: Fraction | None, fine: bool) -> tuple[int | None, str]:
+def _unit(middle: float, step: float, rate: Fraction | None, fine: bool, asked: bool) -> tuple[int | None, str]:
     """The unit of numbers in ns, and how it was found; None in doubt."""
     if rate and step:
         for unit in (*_DECIMAL_UNITS, *([_TENTH_MS] if fine else [])):
@@ -305,7 +309,8 @@ def _unit(middle: float, step: float, rate: Fraction | None, fine: bool) -> tupl
             return unit, "since 1970, by the size of its first value"
     if any(low <= middle < high for low, high in (_TABLE_DAYS, _MATLAB_DAYS)) and 0 < step < _DAY_STEP:
         return _DAY, "by the size of its first value"
-    if rate or abs(middle) >= _LARGEST:  # no unit makes that rate, or it counts since some other year
+    # No unit makes that rate, which another sensor may have, or what is by its steps a count; or it counts since some other year.
+    if (rate and (asked or step == 1)) or abs(middle) >= _LARGEST:
         return None, ""
     if fine and 1 < step <= _TENTH_MS_STEP:
         return _TENTH_MS, "by its steps"
@@ -316,8 +321,11 @@ def _unit(middle: float, step: float, rate: Fraction | None, fine: bool) -> tupl
 class TimeColumn:
     """Reads one time column of one file."""
 
-    def __init__(self, column: str, path: Path | str, rate: Fraction | None = None, *, counts: bool = False) -> None:
+    def __init__(
+        self, column: str, path: Path | str, rate: Fraction | None = None, *, counts: bool = False, asked: bool = True
+    ) -> None:
         self.column, self.path, self._rate, self._counts = column, path, rate, counts
+        self._asked = asked  # whether the recipe says that rate
         self._notes, self._moments = list[str](), Moments(column)
         self._digits: int | None = None  # that a fraction lacks in front, as where ms are written as numbers
         #: In ns; `_TEXT` for texts, None before it is decided.
@@ -439,7 +447,9 @@ class TimeColumn:
         steps = np.diff(numbers)
         step = float(np.median(np.abs(steps[steps != 0]))) if steps.any() else 0.0
         middle = float(np.median(numbers)) if len(numbers) else 0.0
-        self._unit, how = _unit(middle, step, self._rate, fine=_words(self.column) >= _FINE_CLOCK)
+        self._unit, how = _unit(
+            middle, step, self._rate, _words(self.column) >= _FINE_CLOCK, self._asked or bool(self._named)
+        )
         if self._named and (self._unit in (None, NS) or ("size" not in how and not self._rate)):  # `t` is in seconds
             self._unit = self._named
             low, high = _LIKELY_STEPS[_MS]

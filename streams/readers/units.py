@@ -10,6 +10,7 @@ _SPELLINGS = {
     "g": "g-force,gs,gforce",
     "mg": "milli-g",
     "deg/s": "°/s,º/s,dps,deg/sec,degrees/s,degrees/sec,degrees/second,degrees per second,deg.s-1,deg*s^-1",
+    "mdeg/s": "mdps,millideg/s,m°/s",
     "rad/s": "rad/sec,radians/s,radians/second,radians per second,rad.s-1,rad*s^-1",
     "rad/s^2": "rad/s²,rad/s2",
     "deg": "°,º,degree,degrees",
@@ -25,7 +26,7 @@ _SPELLINGS = {
     "kOhm": "kohms,kω",
     "Ohm": "ohms,ω",
     "mA": "",
-    "°C": "ºc,degc,deg c,deg. c,c,celsius,degree celsius,degrees celsius",
+    "°C": "ºc,degc,deg c,deg. c,celsius,degree celsius,degrees celsius",
     "Pa": "",
     "hPa": "mbar",
     "kPa": "",
@@ -51,11 +52,14 @@ _SPELLINGS = {
     "counts": "count,lsb",
 }
 #: Those that the size of letters tells apart.
-_EXACT = {unit: unit for unit in ("µS", "T", "mT", "S", "mS", "A", "K", "s", "ms", "us")} | {
+_EXACT = {unit: unit for unit in ("T", "mT", "S", "mS", "A", "K", "s", "ms", "us", "W")} | {
     "µS": "uS",
     "uS": "uS",
-    "G": "",
+    "C": "°C",
+    **dict.fromkeys(("G", "mG", "Gs", "mGs", "w"), ""),
 }
+#: Of the Earth's gravity, or gauss.
+_GAUSS = {"g": "gauss", "gs": "gauss", "mg": "mgauss", "mgs": "mgauss"}
 _KNOWN = {other.lower(): unit for unit, others in _SPELLINGS.items() for other in (unit, *others.split(",")) if other}
 #: Signs that look the same, and what others make of UTF-8.
 _MISREAD = (("\u03bc", "µ"), ("\u2126", "Ω"), ("Î¼", "µ"), ("Âµ", "µ"), ("Â²", "²"), ("Â°", "°"))
@@ -83,6 +87,20 @@ def unit_in(cell: str) -> str:
     return "" if plain.lower() in _NO_UNIT else known_unit(cell) or plain
 
 
+def _behind(name: str) -> list[str]:
+    """What stands in brackets or behind a comma at the end of a name, with and without outer brackets."""
+    plain = name.rstrip()
+    if plain.endswith((")", "]", "}")):
+        return [plain[match.start() :] for match in re.finditer(r"[(\[{]", plain)]
+    return [plain.rpartition(",")[2]] if "," in plain else []
+
+
+def said_behind(name: str) -> str:
+    """What stands at the end of a name as a unit does; empty where that is nothing or a number."""
+    texts = [text.translate(_AROUND).strip() for text in _behind(name)]
+    return texts[0] if texts and not texts[0].isdigit() else ""
+
+
 def unit_of_name(name: str) -> str:
     """The unit that a column's name ends with, in brackets or behind a comma; empty where it is none that is known.
 
@@ -93,14 +111,14 @@ def unit_of_name(name: str) -> str:
     >>> unit_of_name("accelerometerAccelerationX(G)"), unit_of_name("LT RECT.FEM.,uV"), unit_of_name("x (raw)")
     ('g', 'uV', '')
     """
-    plain = name.rstrip()
-    if plain.endswith((")", "]", "}")):
-        texts = [plain[match.start() :] for match in re.finditer(r"[(\[{]", plain)]
-    else:
-        texts = [plain.rpartition(",")[2]] if "," in plain else []
-    for text in texts:
-        if text.translate(_AROUND).strip() == "G":  # of the Earth's gravity, or gauss
-            return "g" if re.search("acc|grav", name, re.IGNORECASE) else "gauss" if "mag" in name.lower() else ""
+    for text in _behind(name):
+        plain = text.translate(_AROUND).strip()
+        if gauss := _GAUSS.get(plain.lower()):
+            if re.search("acc|grav", name, re.IGNORECASE):
+                return gauss.removesuffix("auss")
+            if re.search("mag(?!nitude|e)", name, re.IGNORECASE) or ("G" in plain and plain != "G"):
+                return gauss
+            return "" if plain == "G" else gauss.removesuffix("auss")
         if unit := known_unit(text):
             return unit
     return ""

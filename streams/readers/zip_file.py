@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import zipfile
+import zlib
+from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from kymo.streams.errors import SourceError
 
 SUFFIX = ".zip"
+_IN_MEMORY = 2**26
 _LARGEST = 4 * 2**30  # bytes of an unpacked member: text that unpacks to more is hardly a recording
 
 
@@ -43,9 +48,22 @@ class ZipFolder:
         if member.file_size > _LARGEST:
             raise SourceError(f"unpacks to {member.file_size / 2**30:.0f} GiB, more than 4; unpack it first", path)
         try:
-            return zipfile.ZipFile(self.path).open(member)
-        except (RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:  # encrypted, or packed in another way
-            raise SourceError(f"cannot be unpacked ({error}); unpack it first", path) from None
+            unpacked = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115
+            with zipfile.ZipFile(self.path) as archive, archive.open(member) as packed:
+                shutil.copyfileobj(packed, unpacked)
+        # Encrypted, packed in another way, damaged, or of a file that is gone.
+        except (
+            RuntimeError,
+            NotImplementedError,
+            zipfile.BadZipFile,
+            zlib.error,
+            LZMAError,
+            EOFError,
+            OSError,
+        ) as error:
+            raise SourceError(f"cannot be unpacked ({error}); unpack it first, or copy it again", path) from None
+        unpacked.seek(0)
+        return unpacked
 
     def unstrip_protocol(self, path: str) -> str:
         """The path, as there is no protocol."""
