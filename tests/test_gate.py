@@ -13,7 +13,7 @@ from tiny_models import recipe, tiny_bundle
 
 from kymo.models.data.splits import hold_out_by_name
 from kymo.models.scores import score
-from kymo.models.training.gate import MIN_SESSIONS, compare, judge
+from kymo.models.training.gate import MIN_OWNERS, compare, judge
 from kymo.streams.chunk import Header, signal_format
 from kymo.streams.errors import TrainingError
 from kymo.streams.labels.labels import Label
@@ -81,10 +81,10 @@ def test_small_samples_by_enumeration() -> None:
 def test_ties_and_few_sessions_do_not_pass() -> None:
     same = judge(answers("0101010101"), answers("0101010101"))
     assert (same.promote, same.difference, same.low, same.high) == (False, 0, 0, 0)
-    few = judge(answers("0" * (MIN_SESSIONS - 1)), answers("1" * (MIN_SESSIONS - 1)))
+    few = judge(answers("0" * (MIN_OWNERS - 1)), answers("1" * (MIN_OWNERS - 1)))
     assert (few.promote, few.low) == (False, 1)
     assert "too few to tell" in few.text
-    assert judge(answers("0" * MIN_SESSIONS), answers("1" * MIN_SESSIONS)).promote
+    assert judge(answers("0" * MIN_OWNERS), answers("1" * MIN_OWNERS)).promote
     with pytest.raises(TrainingError, match="expected the same ones"):
         judge(answers("01"), answers("011"))
     with pytest.raises(TrainingError, match="0 sessions"):
@@ -98,6 +98,19 @@ def test_a_session_counts_once_however_many_windows_it_has() -> None:
     found = judge(before, after)
     assert found.difference > 0.5
     assert (found.promote, found.low) == (False, 0)
+
+
+@pytest.mark.parametrize(
+    ("people", "helped", "said"),
+    [(1, 1, "fewer than 6 people"), (5, 5, "fewer than 6 people"), (8, 1, "not better"), (8, 8, "better by")],
+)
+def test_people_are_resampled_where_they_are_named(people: int, helped: int, said: str) -> None:
+    """However many sessions each has: what helps one person says nothing of others."""
+    subjects = {f"s{i}": f"p{i % people}" for i in range(10 * people)}
+    before = answers("".join("01"[i % people >= helped or i < people] for i in range(10 * people)))
+    verdict = judge(before, answers("1" * 10 * people), subjects=subjects)
+    assert (verdict.promote, verdict.sessions) == (said == "better by", 10 * people)
+    assert said in verdict.text
 
 
 def test_equal_models_pass_as_rarely_as_they_should() -> None:

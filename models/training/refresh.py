@@ -19,7 +19,7 @@ from kymo.models.data.dataset import labels_of, stream_of
 from kymo.models.data.splits import group_name, hold_out_by_name, split_kind
 from kymo.models.registry import open_registry
 from kymo.models.registry.promote import promote, tell
-from kymo.models.training.gate import MIN_SESSIONS, Verdict, compare
+from kymo.models.training.gate import MIN_OWNERS, Verdict, compare, owners_of
 from kymo.models.training.lineage import knows
 from kymo.models.training.request import OnStage, TrainRequest
 from kymo.models.training.train import Trained, train, unfit
@@ -199,7 +199,7 @@ def _decide(
         return None, False, "no session can be spared to judge: at least two of one class are needed"
     judges, remark = _judges(champion, plan)
     recordings = (r for r in read(paths, recipe.read_options()) if r.session in judges)
-    verdict = compare(champion, candidate, recordings, recipe, metric)
+    verdict = compare(champion, candidate, recordings, recipe, metric, plan.held_out)
     verdict = replace(verdict, text=verdict.text + remark)
     return verdict, verdict.promote, verdict.text
 
@@ -217,7 +217,7 @@ def _judges(champion: Bundle, plan: GatePlan) -> tuple[frozenset[str], str]:
     old = len(knowledge) - len(new)
     if not old:
         return new, ""
-    if len(new) >= MIN_SESSIONS:
+    if len({owners_of(plan.held_out)[name] for name in new}) >= MIN_OWNERS:
         return new, f"; {old} more were left out, as the champion has learned from them"
     return frozenset(knowledge), f"; the champion has learned from {old} of them, which speaks for it"
 
