@@ -192,6 +192,27 @@ def test_a_folder_that_holds_something_is_left_alone(data: Path, monkeypatch: py
     assert sorted(p.name for p in out.parent.iterdir()) == ["csv"]
 
 
+def run(data: Path, *words: str) -> Any:
+    return CliRunner().invoke(kymo.cli, ["dataset", words[0], str(data.parent / "tiny.toml"), *words[1:]])
+
+
+def test_windows_beside_recordings_hide_nothing(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KYMO_HOME", str(data.parent / "home"))
+    windows, kept = data / "windows", data.parent / "kept"
+    words = ["--data", str(data), "--format", "tfrecord", "--by", "subject"]
+    for out in (kept / "deep" / "windows", windows):
+        assert run(data, "export", *words, "--out", str(out)).exit_code == 0
+    for paths, named in (
+        ([data], "s0.csv"),
+        ([windows, data / "s1.csv"], "s1.csv"),
+        ([kept, data.parent / "no"], "no"),
+    ):
+        done = run(data, "show", "--data", *map(str, paths))
+        assert (done.exit_code, f"{named}: stands beside" in done.output) == (1, True), done.output
+    for path in (windows, kept):
+        assert "90 windows of 10 sessions, 10 subjects" in run(data, "show", "--data", str(path)).output
+
+
 def test_show_counts(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KYMO_HOME", str(data.parent / "home"))
     words = ["dataset", "show", str(data.parent / "tiny.toml"), "--data", str(data)]
@@ -203,7 +224,7 @@ def test_show_counts(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_show_counts_folds(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KYMO_HOME", str(data.parent / "home"))
-    (data.parent / "folds.toml").write_text(RECIPE + 'split = "subject"\nfolds = 5\n')
+    (data.parent / "folds.toml").write_text(RECIPE.replace("folds = 0", 'split = "subject"\nfolds = 5'))
     words = ["dataset", "show", str(data.parent / "folds.toml"), "--data", str(data)]
     about = json.loads(CliRunner().invoke(kymo.cli, [*words, "--json"]).stdout)
     assert [fold["validation"] for fold in about["folds"]] == [{"a": 9, "b": 9}] * 5

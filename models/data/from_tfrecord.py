@@ -20,19 +20,41 @@ from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import Recipe
 from kymo.processors.recipe.tables import HeadTable, LabelTable
 from kymo.processors.spec import header_from_json
+from kymo.streams.archive.format import is_archive
 from kymo.streams.chunk import Header, Window
 from kymo.streams.errors import SourceError, TrainingError
 from kymo.streams.labels.labels import canonical, rename
 from kymo.streams.readers.columns import Keep
+from kymo.streams.readers.files import find
 
 _ABOUT = "dataset.json"
 
 
 def window_folders(paths: Iterable[str | Path]) -> list[Path]:
-    """Folders with TFRecords of windows, a file a subject, among paths and right below them."""
-    folders = [Path(path) for path in paths if "://" not in str(path) and Path(path).is_dir()]
-    near = [place for folder in folders for place in (folder, *sorted(folder.iterdir()))]
-    return [place for place in near if (place / _ABOUT).is_file() and any(place.glob("*.tfrecord"))]
+    """Folders with TFRecords of windows, a file a subject, among paths and below them; with recordings beside them they are refused."""
+    found = {str(path): [] if "://" in str(path) else _windows_below(Path(path)) for path in paths}
+    folders = list(dict.fromkeys(folder for places in found.values() for folder in places))
+    for path, places in found.items() if folders else ():
+        if other := _recording_in(path) if places else path:
+            raise SourceError(
+                f"stands beside {folders[0]}, which holds windows that were exported; learn from these or from recordings, and name "
+                "them alone",
+                other,
+            )
+    return folders
+
+
+def _windows_below(path: Path) -> list[Path]:
+    folders = [about.parent for about in sorted(path.rglob(_ABOUT))]
+    return [folder for folder in folders if any(folder.glob("*.tfrecord"))]
+
+
+def _recording_in(path: str) -> str:
+    """The first file of a folder that a reader would read; empty for none."""
+    try:
+        return path if is_archive(Path(path)) else next(find([path])).path
+    except SourceError:
+        return ""
 
 
 def read_windows(folders: Sequence[Path], recipe: Recipe, chain: Chain, dataset: Dataset) -> Iterator[Example]:
