@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from tiny_models import RECIPE, recipe
 
 import kymo.models.training.train
-from kymo.models.data.examples import Dataset
+from kymo.models.data.examples import Dataset, Example
 from kymo.models.registry.manifest import MODEL
 from kymo.models.training.learning import Course, Learning, rate
 from kymo.models.training.request import TrainingRun, checkpoints
@@ -188,6 +189,22 @@ def test_schedules() -> None:
         course.add({"epoch": 0, "loss": 1.0, "validation_loss": loss}, options)
         rates.append(rate(plateau, course, 0, 1, 9))
     assert rates == [0.1, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05, 0.025]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"subject": "q"}, {"metadata": {"week": "2"}}, {"label": "b"}, {"session": "t"}, {"targets": {"pace": 2.0}}],
+)
+def test_what_other_windows_gave_is_not_taken_up(other: dict[str, Any]) -> None:
+    """Corrected between a kill and a new start: other windows stand on the sides."""
+    example = Example(SimpleNamespace(start_ns=0), "a", "s", "p", "f.csv", {"week": "1"}, {"pace": 1.0})  # type: ignore[arg-type]
+    request, silent = TrainRequest(("data",)), lambda name, epochs: lambda epoch: None
+    runs = [
+        TrainingRun(recipe(TEXT), request, {"compare": False}, Dataset([changed, example]), silent)
+        for changed in (example, replace(example), replace(example, **other))
+    ]
+    same, again, new = map(fingerprint, runs)
+    assert same == again != new
 
 
 def test_checkpoints_of_another_version_of_a_library_are_not_taken_up(

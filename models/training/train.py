@@ -8,6 +8,7 @@ network is not worth it. Scores are of recordings held out, once or each in its 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -17,9 +18,9 @@ from typing import Any
 
 from kymo.models.bundle import Bundle, load_bundle
 from kymo.models.data.bins import settle_bins
-from kymo.models.data.examples import notes_on
+from kymo.models.data.examples import Dataset, notes_on
 from kymo.models.data.samples import is_stateful, split_chain
-from kymo.models.data.splits import notes_on_split
+from kymo.models.data.splits import notes_on_split, session_of
 from kymo.models.pooling import Pool
 from kymo.models.registry import write_bundle
 from kymo.models.registry.manifest import MODEL
@@ -109,10 +110,21 @@ def fingerprint(run: TrainingRun) -> dict[str, Any]:
     return {"recipe": recipe.name, "model": model, "tables": tables, "asked": options} | {
         "settings": run.settings,
         "inputs": run.dataset.inputs,
+        "windows": _digest(run.dataset),
         "revision": revision(),
         # Another version's optimiser may keep other things, and its steps give other numbers.
         "packages": versions([package for name in (model[0], *run.beside) for package in architecture(name).packages]),
     }
+
+
+def _digest(dataset: Dataset) -> str:
+    """Digest what decides on which side a window stands, and what is learned of it; its samples are told by the inputs."""
+    digest = hashlib.sha256()
+    for example in (*dataset.examples, *dataset.unlabelled):
+        known = (sorted(example.metadata.items()), sorted(example.targets.items()))
+        facts = (session_of(example), example.subject, example.window.start_ns, example.label, known)
+        digest.update(repr(facts).encode())
+    return digest.hexdigest()
 
 
 def _choose(candidates: list[FittedModel], windows_of: str) -> tuple[FittedModel, FittedModel, str]:
