@@ -14,7 +14,8 @@ from click.testing import CliRunner
 import kymo
 from kymo.models.data.bins import bin_of, settle_bins
 from kymo.models.data.examples import Dataset, Example, ordered
-from kymo.processors.recipe.load import parse_recipe
+from kymo.models.training.refresh import plan_of
+from kymo.processors.recipe.load import load_recipe, parse_recipe
 from kymo.streams.errors import RecipeError, TrainingError
 
 RECIPE = """
@@ -67,6 +68,18 @@ def test_borders(bins: str, borders: tuple[float, ...], sizes: list[int]) -> Non
     assert [list(classes.values()).count(name) for name in names] == sizes
 
 
+@pytest.mark.parametrize("bins_by", ["range", "people"])
+@pytest.mark.parametrize(("first", "last"), [(101300, 101400), (7000100, 7000109), (1.00001, 1.00009)])
+def test_numbers_near_each_other_have_borders_and_names(bins_by: str, first: float, last: float) -> None:
+    numbers = np.linspace(first, last, 8)
+    window: Any = SimpleNamespace(session="s")
+    dataset = Dataset([Example(window, repr(float(number)), f"s{i}") for i, number in enumerate(numbers)])
+    recipe = settle_bins(parse_recipe(RECIPE.format(bins=f'bins = 4\nbins_by = "{bins_by}"')), dataset)
+    assert isinstance(recipe.labels.bins, tuple)
+    assert len(dataset.labels) == 4
+    assert [dataset.labels.index(example.label) for example in dataset.examples] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
 def test_equal_numbers_are_in_one_class() -> None:
     borders, classes = settled([2000, 2500, 2500, 2500, 2500, 3000], 'bins = 2\nbins_by = "people"')
     assert len({classes[f"p{i}"] for i in range(1, 5)}) == 1
@@ -83,14 +96,43 @@ def test_what_is_no_bins(bins: str) -> None:
         parse_recipe(RECIPE.format(bins=bins))
 
 
-def test_from_training_to_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KYMO_HOME", str(tmp_path / "home"))
-    (tmp_path / "tiny.toml").write_text(RECIPE.format(bins='bins = 2\nbins_by = "people"'))
+def people(folder: Path, bins: str) -> tuple[list[str], str]:
+    """A file each of 8 people with a number of their own, and the recipe."""
+    (folder / "tiny.toml").write_text(RECIPE.format(bins=bins))
     for person in range(8):
         values = np.random.default_rng(person).standard_normal((60, 2)) * (1 + person // 4)
         rows = [f"{i / 10},{x:.3f},{y:.3f},p{person},{2000 + 100 * person}" for i, (x, y) in enumerate(values)]
-        (tmp_path / f"s{person}.csv").write_text("\n".join(["t,x,y,subject,seconds_10k", *rows]) + "\n")
-    files, recipe = [str(tmp_path / f"s{person}.csv") for person in range(8)], str(tmp_path / "tiny.toml")
+        (folder / f"s{person}.csv").write_text("\n".join(["t,x,y,subject,seconds_10k", *rows]) + "\n")
+    return [str(folder / f"s{person}.csv") for person in range(8)], str(folder / "tiny.toml")
+
+
+def test_people_with_a_number_of_their_own_can_be_spared_to_judge(tmp_path: Path) -> None:
+    files, recipe = people(tmp_path, "bins = 2")
+    assert 1 < len(plan_of(load_recipe(recipe), tuple(files)).held_out) < 5
+
+
+@pytest.mark.parametrize("bins", ["bins = 2", "bins = [2350]"])
+def test_what_is_exported_by_subject_is_learned_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bins: str
+) -> None:
+    monkeypatch.setenv("KYMO_HOME", str(tmp_path / "home"))
+    files, recipe = people(tmp_path, bins)
+
+    def run(verb: str, *words: str) -> Any:
+        return CliRunner().invoke(kymo.cli, ["dataset", verb, recipe, "--data", *words])
+
+    out = str(tmp_path / "windows")
+    assert run("export", *files, "--format", "tfrecord", "--by", "subject", "--out", out).exit_code == 0
+    plain, read = (json.loads(run("show", *paths, "--json").stdout) for paths in (files, [out]))
+    assert plain == read
+    assert plain["training"].keys() == {"under 2350", "2350 and more"}
+    (tmp_path / "tiny.toml").write_text(RECIPE.format(bins="bins = [2400]"))
+    assert ("take these, or export anew" in run("show", out).output) == (bins == "bins = [2350]")
+
+
+def test_from_training_to_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KYMO_HOME", str(tmp_path / "home"))
+    files, recipe = people(tmp_path, 'bins = 2\nbins_by = "people"')
     words = ["--data", *files, "--out", str(tmp_path / "bundle"), "--no-report", "--json"]
     done = CliRunner().invoke(kymo.cli, ["train", recipe, *words])
     assert done.exit_code == 0, done.output

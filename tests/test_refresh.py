@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from archive_lab import BEGIN_MS, chunk_record, record, write_archive
 from click.testing import CliRunner, Result
-from tiny_models import RECIPE, linear_onnx, manifest, recipe
+from tiny_models import RECIPE, linear_onnx, manifest, recipe, tiny_bundle
 
 import kymo
 from kymo.models.bundle import Bundle, load_bundle
 from kymo.models.registry import open_registry, write_bundle
 from kymo.models.registry.manifest import MODEL
 from kymo.models.training.lineage import name_digest
-from kymo.models.training.refresh import Outcome, alone, plan_of, refresh_for_ever, train_behind_gate
+from kymo.models.training.refresh import Outcome, _decide, alone, plan_of, refresh_for_ever, train_behind_gate
 from kymo.models.training.request import TrainRequest
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.chunk import Chunk, Header, signal_format
@@ -230,6 +230,15 @@ def test_what_the_champion_has_learned_from_judges_only_where_it_must(folder: Pa
         3: "; the champion has learned from 3 of them, which speaks for it",
     }
     assert outcome.reason.endswith(said[known])
+
+
+def test_models_whose_classes_have_other_borders_are_not_compared(folder: Path) -> None:
+    champion, candidate = (tiny_bundle(folder / str(border), bins=[border]) for border in (2500, 2600))
+    paths = (str(folder / "data"),)
+    plan = plan_of(recipe(), paths)
+    verdict, promoted, why = _decide(recipe(), (champion, candidate), "", paths, plan, "accuracy")
+    assert (verdict, promoted) == (None, False)
+    assert "other borders ([2600]) than the champion's ([2500])" in why
 
 
 def test_two_do_not_run_at_once(folder: Path) -> None:

@@ -41,7 +41,8 @@ def settle_bins(recipe: Recipe, dataset: Dataset) -> Recipe:
 
 def _by_range(numbers: Sequence[float], count: int) -> tuple[float, ...]:
     low, high = numbers[0], numbers[-1]
-    return tuple(_short(low + (high - low) * i / count) for i in range(1, count)) if high > low else ()
+    width = (high - low) / count
+    return tuple(_short(low + width * i, width / 100) for i in range(1, count)) if high > low else ()
 
 
 def _by_people(numbers: Sequence[float], count: int) -> tuple[float, ...]:
@@ -52,16 +53,14 @@ def _by_people(numbers: Sequence[float], count: int) -> tuple[float, ...]:
         free = [gap for gap in gaps if not borders or gap > borders[-1]]
         if free:
             borders.append(min(free, key=lambda gap: abs(gap - len(numbers) * i / count)))
-    return tuple(_between(numbers[i - 1], numbers[i]) for i in borders)
+    pairs = [(numbers[i - 1], numbers[i]) for i in borders]
+    return tuple(_short((low + high) / 2, (high - low) / 2) for low, high in pairs)
 
 
-def _between(low: float, high: float) -> float:
-    short = _short((low + high) / 2)
-    return short if low < short <= high else (low + high) / 2
-
-
-def _short(number: float) -> float:
-    return float(f"{number:.4g}")
+def _short(number: float, most: float) -> float:
+    """Round to few digits, less than `most` away."""
+    shorts = (float(f"{number:.{digits}g}") for digits in range(4, 17))
+    return next((short for short in shorts if abs(short - number) < most), number)
 
 
 def bin_of(text: str, borders: Sequence[float], session: str = "") -> str:
@@ -73,7 +72,10 @@ def bin_of(text: str, borders: Sequence[float], session: str = "") -> str:
     ('under 2500', '2500 to 3000', '3000 and more')
     """
     number = _number(text, session)
-    names = [f"under {borders[0]:g}", *(f"{a:g} to {b:g}" for a, b in pairwise(borders)), f"{borders[-1]:g} and more"]
+    texts = [f"{border:g}" for border in borders]
+    if len({*texts}) < len(borders):
+        texts = [f"{border:.15g}" for border in borders]
+    names = [f"under {texts[0]}", *(f"{a} to {b}" for a, b in pairwise(texts)), f"{texts[-1]} and more"]
     return names[int(np.searchsorted(borders, number, "right"))]
 
 

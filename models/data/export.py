@@ -59,9 +59,9 @@ def export_dataset(
     """Write a recipe's windows into a new folder."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TrainingError(f"{out} is there and not empty; name a new folder")
-    recipe = settle_bins(recipe, dataset)
-    if by_subject:
+    if by_subject:  # numbers whose borders are left to the data stay numbers
         return _export_by_subject(recipe, dataset, fmt, out, on_window)
+    recipe = settle_bins(recipe, dataset)
     split = make_split(dataset.examples, recipe.train, recipe.train.validation, recipe.train.seed)
     check_leaks(dataset.examples, split)
     head, steps = split_chain(recipe.chain)
@@ -90,6 +90,7 @@ def _export_by_subject(
     }
     about["headers"] = [header_to_json(header) for header in headers]
     about["by"] = "subject"
+    about["bins"] = list(borders) if isinstance(borders := recipe.labels.bins, tuple) else []
     rows = {name: _rows(examples, about, on_window, headers) for name, examples in sorted(subjects.items())}
     _write(out, fmt, rows, about)
     return about

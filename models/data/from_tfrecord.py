@@ -63,6 +63,11 @@ def read_windows(folders: Sequence[Path], recipe: Recipe, chain: Chain, dataset:
     labelled = 0
     for folder in folders:
         about = _about_of(folder, chain)
+        borders = recipe.labels.bins if isinstance(recipe.labels.bins, tuple) else ()
+        if (made := tuple(about.get("bins", ()))) and made != borders:
+            raise TrainingError(
+                f"{folder}: its classes are of [labels] bins = {list(made)}; take these, or export anew"
+            )
         headers = [header_from_json(header) for header in about["headers"]]
         sets = {about["label"]: "label"} | {head["set"]: head["column"] for head in about["heads"]}
         dataset.inputs |= {entry["path"]: {k: v for k, v in entry.items() if k != "path"} for entry in about["inputs"]}
@@ -73,7 +78,7 @@ def read_windows(folders: Sequence[Path], recipe: Recipe, chain: Chain, dataset:
             if keep is not None and not keep({name: [known.get(name, "")] for name in keep.columns})[0]:
                 dataset.notes["windows that keep leaves out"] += 1
                 continue
-            example = _example(features, headers, known, recipe)
+            example = _example(features, headers, known, recipe, () if made else borders)
             labelled += bool(example.label)
             if example.label or recipe.stateful:
                 yield replace(example, metadata=texts)
@@ -108,7 +113,11 @@ def _text(value: Any) -> str:
 
 
 def _example(
-    features: Mapping[str, Any], headers: Sequence[Header], known: Mapping[str, str], recipe: Recipe
+    features: Mapping[str, Any],
+    headers: Sequence[Header],
+    known: Mapping[str, str],
+    recipe: Recipe,
+    borders: Sequence[float],  # of classes that are numbers yet
 ) -> Example:
     start, end, start_ns, end_ns = (
         int(features[name][0]) for name in ("start_index", "end_index", "start_ns", "end_ns")
@@ -119,10 +128,10 @@ def _example(
     )
     targets = {head.name: _target(head, known) for head in recipe.heads if known.get(head.set)}
     names = (features["session"], features["subject"], features["path"])
-    label, borders = _class(recipe.labels, known), recipe.labels.bins
+    label = _class(recipe.labels, known)
     if not recipe.labels.classes:
         label = EVERY if targets else ""
-    elif label and isinstance(borders, tuple):
+    elif label and borders:
         label = bin_of(label, borders, features["session"])
     return Example(window, label, *names, {}, targets)
 

@@ -91,7 +91,9 @@ def plan_of(recipe: Recipe, paths: tuple[str, ...], share: float = 0.25) -> Gate
         classes.setdefault(group, set()).update(labels_there)
         members.setdefault(group, {})[session] = subject if kind == "subject" else ""
     # Where a group has several classes it cannot be counted to one: then groups are drawn whatever they hold.
-    pure = all(len(names) == 1 for names in classes.values())
+    # Nor while numbers are no classes yet, as [labels] bins leaves the borders to the data.
+    pure = isinstance(recipe.labels.bins, tuple) or not recipe.labels.bins
+    pure = pure and all(len(names) == 1 for names in classes.values())
     judges = hold_out_by_name({group: next(iter(names)) if pure else "" for group, names in classes.items()}, share)
     sessions = {session: subject for group in sorted(judges) for session, subject in members[group].items()}
     return GatePlan(sessions, sum(map(len, members.values())), digest.hexdigest())
@@ -195,6 +197,16 @@ def _decide(
         champion.check(recipe)
     except BundleError as error:
         return None, True, f"the champion does not fit the recipe any more ({error})"
+    borders, others = (bundle.manifest.get("bins") for bundle in (candidate, champion))
+    if borders != others:
+        return (
+            None,
+            False,
+            (
+                f"its classes have other borders ({borders}) than the champion's ({others}), so the two cannot be compared; give "
+                "the champion's in [labels] bins, or promote it by hand"
+            ),
+        )
     if not plan.held_out:
         return None, False, "no session can be spared to judge: at least two of one class are needed"
     judges, remark = _judges(champion, plan)
