@@ -332,6 +332,27 @@ def test_words_that_say_there_is_no_label(write: Write, word: str, classes: set[
     assert any("`null` counts as a class of `label`" in note for note in recording.notes) == (word == "null")
 
 
+@pytest.mark.parametrize("where", ["name", "cell"])
+def test_a_quote_that_none_closes_is_a_sign_of_inches(
+    write: Write, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not looked for to the end of the file."""
+    monkeypatch.setattr(csv_file, "_BLOCK_BYTES", 200)
+    monkeypatch.setattr(csv_file, "_QUOTED", 100)
+    name, cell = ('5" disk', "a") if where == "name" else ("disk", '5" disk')
+    rows = [f"{i / 50},{i},{cell if i == 30 else 'a'}" for i in range(400)]
+    recording = one(write("\n".join([f"t,ax,{name}", *rows, ""])))
+    assert (recording.streams[0].header.format.channels, recording.streams[0].count) == (("ax",), 400)
+
+
+def test_a_channel_that_begins_late_is_said(write: Write) -> None:
+    rows = [f"{i / 50},{i},{'' if i < 2100 else i}" for i in range(2500)]
+    assert any(
+        note.startswith("columns left out, empty in the first 2,000 rows") and note.endswith(": pulse")
+        for note in one(write("\n".join(["t,ax,pulse", *rows]))).notes
+    )
+
+
 def test_blanks_before_quotes_and_units(write: Write) -> None:
     recording = one(write("\n".join(["t, ax, label", *(f'{i / 50} s, {i} mg, "walk"' for i in range(50))])))
     assert ({label.label for label in recording.labels}, recording.streams[0].count) == ({"walk"}, 50)

@@ -127,8 +127,11 @@ def test_numbers_alone_get_names(tmp_path: Path) -> None:
     options = ReadOptions(inputs=(InputOptions("ppg", (), Fraction(100)),))
     (stream,) = one(tmp_path / "c.csv", *(str(500 + i % 7) for i in range(50)), options=options).streams
     assert (stream.header.format.channels, stream.count) == (("c1",), 50)
-    (stream,) = one(tmp_path / "d.csv", "0,1", *("1.5,2.5" for _ in range(50)), options=options).streams
-    assert (stream.header.format.channels, stream.count) == (("0", "1"), 50)  # as pandas names columns
+    for head in (["0,1"], ["1,2"], ["# two", "1,2"]):  # as pandas and others name columns
+        (stream,) = one(tmp_path / "d.csv", *head, *("1.5,2.5" for _ in range(50)), options=options).streams
+        assert (stream.header.format.channels, stream.count) == (tuple(head[-1].split(",")), 50)
+    (stream,) = one(tmp_path / "e.csv", *(f"{i},{i + 1}" for i in range(1, 51)), options=options).streams
+    assert stream.count == 50
 
 
 @pytest.mark.parametrize(
@@ -146,6 +149,26 @@ def test_numbers_alone_get_names(tmp_path: Path) -> None:
 def test_names_in_several_rows(tmp_path: Path, head: list[str], names: tuple[str, ...]) -> None:
     (stream,) = one(tmp_path / "a.csv", *head, *SAMPLES).streams
     assert (stream.header.format.channels, stream.count) == (names, 100)
+
+
+@pytest.mark.parametrize(
+    ("first", "count"),
+    [
+        (["0.0,0.5,walk,a", "NaN,NaN,walk,a"], 52),
+        (["0.0,0.5,walk,a", ",,walk,a"], 52),
+        (["NaN,NaN,walk,a"], 51),
+        (["1,2,walk,a", "ax,10 Hz,label,session"], 51),  # files one after the other
+    ],
+)
+def test_a_first_row_without_values_or_with_names_again_makes_no_sample_a_name(
+    tmp_path: Path, first: list[str], count: int
+) -> None:
+    options = ReadOptions(inputs=(InputOptions("imu", (), Fraction(50)),))
+    rows = [f"{i % 7}.5,{i % 3},walk,a" for i in range(50)]
+    recording = one(tmp_path / "a.csv", "ax,10 Hz,label,session", *first, *rows, options=options)
+    (stream,) = recording.streams
+    assert (stream.header.format.channels, stream.count, recording.session) == (("ax", "10 Hz"), count, "a")
+    assert {label.label for label in recording.labels} == {"walk"}
 
 
 def test_names_of_parts_of_a_body(tmp_path: Path) -> None:
@@ -211,12 +234,33 @@ def test_units_of_the_file_are_converted_or_refused(tmp_path: Path) -> None:
         ("Epoch Period (hh:mm:ss) 00:01:00", Fraction(1, 60)),
         ("// fs: 50 Hz", Fraction(50)),
         ("Rate=50", Fraction(50)),
+        ("Low pass filter at 40 Hz; notch at 50 Hz; sampling rate: 200 Hz", Fraction(200)),
+        ("Sampling rate 250 Hz - line frequency 50 Hz", Fraction(250)),
+        ("Wristband at 25 Hz", Fraction(25)),
     ],
 )
 def test_rates_as_heads_say_them(tmp_path: Path, line: str, rate: Fraction) -> None:
     rows = [row.partition(",")[2] for row in SAMPLES]
     (stream,) = one(tmp_path / "a.csv", line, "Serial: A", "", "ax,ay", *rows).streams
     assert (stream.header.format.rate, stream.count) == (rate, 100)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Line frequency: 50 Hz",
+        "# Notch filter at 50 Hz",
+        "Cut-off frequency 20 Hz",
+        "Screen refresh rate: 60 Hz",
+        "I2C clock at 100 kHz",
+        "Video frame rate: 30",
+        "Heart rate: 1 Hz",
+        "RR interval: 800 ms",
+    ],
+)
+def test_rates_of_something_else_are_no_sampling_rate(tmp_path: Path, line: str) -> None:
+    with pytest.raises(SourceError, match="nothing gives the sampling rate"):
+        one(tmp_path / "a.csv", line, "ax,ay", *(row.partition(",")[2] for row in SAMPLES))
 
 
 def test_names_in_json_before_the_table(tmp_path: Path) -> None:
@@ -235,10 +279,11 @@ def test_names_in_json_before_the_table(tmp_path: Path) -> None:
         ("other", 1, ("c1",), ""),
     ],
 )
+@pytest.mark.parametrize("start", ["1551453301.000000", "1551453301000", "1551453301000000", "1551453301000000000"])
 def test_a_start_and_a_rate_in_the_place_of_names(
-    tmp_path: Path, name: str, width: int, channels: tuple[str, ...], units: str
+    tmp_path: Path, name: str, width: int, channels: tuple[str, ...], units: str, start: str
 ) -> None:
-    rows = [", ".join([number] * width) for number in ("1551453301.000000", "32.000000", *map(str, range(64)))]
+    rows = [", ".join([number] * width) for number in (start, "32.000000", *map(str, range(64)))]
     (stream,) = one(tmp_path / f"{name}.csv", *rows).streams
     fmt = stream.header.format
     assert (fmt.channels, fmt.rate, stream.count, stream.start_ns) == (channels, 32, 64, 1_551_453_301 * 10**9)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -334,12 +334,28 @@ def test_text_is_read_whatever_its_suffix(tmp_path: Path, name: str) -> None:
         ("timestamp,sensor,x,y", lambda i: f"{1614867630000 + i // 2 * 10},{'acc' if i % 2 else 'gyr'},{i},{i}"),
         ("count,streamType,tag,time,values", lambda i: f"8,2,{[7, 13, 66][i % 3]},{1551454798 + i // 3},{i}"),
         ("keypoint,x,y", lambda i: f"{'ABC'[i % 3]},{i},{i}"),
+        ("time,side,x", lambda i: f"{i // 2 / 100},{(i + (i // 2) ** 2 // 3) % 2},{i}"),
+        ("time,sensor_id,x", lambda i: f"{i / 100},{(i * i + i) // 2 % 5},{i}"),
     ],
 )
 def test_rows_of_several_sensors_are_refused_by_name(tmp_path: Path, head: str, row: Row) -> None:
     (tmp_path / "a.csv").write_text("\n".join([head, *map(row, range(60)), ""]))
     with pytest.raises(SourceError, match=r"says which sensor each row is of .*: take one with keep = \"\w+ == "):
         list(read([tmp_path / "a.csv"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        *((name, range(41)) for name in ("hand_x", "sensor1", "channel1", "foot_fx", "signal", "type", "person")),
+        ("side", (0, 1)),
+    ],
+)
+def test_numbers_of_a_channel_are_no_numbers_of_sensors(tmp_path: Path, name: str, values: Sequence[int]) -> None:
+    numbers = np.random.default_rng(1).choice(values, 300)
+    (tmp_path / "a.csv").write_text(f"t,{name},y\n" + "".join(f"{i / 100},{n},{i}\n" for i, n in enumerate(numbers)))
+    (recording,) = read([tmp_path / "a.csv"])
+    assert recording.streams[0].header.format.channels == (name, "y")
 
 
 def test_one_of_several_sensors_is_taken_by_keep(tmp_path: Path) -> None:
@@ -515,6 +531,12 @@ def test_a_row_of_counts_below_the_names(tmp_path: Path) -> None:
     (stream,) = recording.streams
     assert (stream.header.format.channels, stream.count) == (("CH1", "CH2"), 50)
     assert "row 5 counts the samples: passed over" in recording.notes
+
+
+def test_a_first_sample_that_lacks_its_time_or_label_counts_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("label,x\n,5\n" + "".join(f"walk,{i}\n" for i in range(30)))
+    (recording,) = read([tmp_path / "a.csv"], ReadOptions(inputs=(InputOptions("sensor", (), Fraction(50)),)))
+    assert recording.streams[0].count == 31
 
 
 def test_rows_of_unlike_lengths_are_an_error_of_a_row(tmp_path: Path) -> None:

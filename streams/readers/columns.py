@@ -49,6 +49,7 @@ _SENSOR_WORDS = {
     *("topic", "keypoint", "landmark", "joint", "bodypart", "marker", "field", "device", "node", "mac", "placement"),
     *("eye", "hand", "side", "foot", "leg", "person"),
 }
+_ID_WORDS, _MOST_SENSORS = {"id", "no", "nr", "number", "index"}, 16
 _ALTERNATE, _OTHER_ROWS = 0.2, 0.05
 _TIME_UNITS, _LEAST_TIMES, _SAME_STEP = ("s", "ms", "us"), 8, 1.5
 # Name of the stream that is made where neither a recipe nor the user names one.
@@ -82,6 +83,7 @@ class ColumnRoles:
     parts: Mapping[str, str] = field(default_factory=dict)  # columns that make a time together, by what they are of it
     rate: Fraction | None = None  # samples per second, where the recipe says one
     start_ns: int = 0  # time of the first sample, where no column says it
+    late: Collection[str] = ()  # columns that the first rows say nothing of
 
     def time_column(self, path: Path | str) -> TimeColumn | None:
         """What reads the column of times, if there is one."""
@@ -147,13 +149,13 @@ def column_roles(
     texts = _text_columns(names, asked, options, path)
     rate = _common_rate(options, told.rate, path)
     unasked = [name for name in names if name not in asked | texts.names]
-    _check_one_sensor(unasked, cells, path)
     counting = _counting_columns(
         unasked, numeric, cells, rate, bool(texts.session), _common_rate(options, None, path) is not None
     )
     _check_one_time(unasked, cells, path)
     no_channels = {*texts.names, *counting.names, counting.time, *TIME_COLUMNS}
     free = [name for name in names if name in numeric and name not in no_channels]
+    _check_one_sensor(unasked, free, counting.time, cells, path)
     inputs, notes = _inputs(options, names, free, path)
     inputs = inputs if options.inputs or options.stream_name else _by_rows(inputs[0], cells)
     inputs = tuple(_with_units(item, told.units) for item in inputs)
@@ -178,19 +180,38 @@ def column_roles(
     return ColumnRoles(inputs, channels, *roles, notes, counting.numbers, counting.parts, rate, told.start_ns)
 
 
-def _check_one_sensor(names: Sequence[str], cells: Callable[[str], Sequence[str]], path: Path | str) -> None:
-    """Refuse rows of several sensors below each other, which are no samples of one."""
+def _check_one_sensor(
+    names: Sequence[str], free: Sequence[str], time: str | None, cells: Callable[[str], Sequence[str]], path: Path | str
+) -> None:
+    """Refuse rows of several sensors below each other, which are no samples of one; `free` columns may be channels instead."""
     for name in names:
-        if _SENSOR_WORDS.isdisjoint(word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)):
+        words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", name)]
+        if _SENSOR_WORDS.isdisjoint(words):
             continue
         texts = [text.strip() for text in cells(name) if text.strip()]
         different, changes = list(dict.fromkeys(texts)), sum(a != b for a, b in pairwise(texts))
-        if 1 < len(different) <= len(texts) / 2 and changes > _ALTERNATE * len(texts):
+        if not 1 < len(different) <= len(texts) / 2 or changes <= _ALTERNATE * len(texts):
+            continue
+        numbered = words[-1] in _ID_WORDS
+        if name not in free or (
+            (numbered or _SENSOR_WORDS.issuperset(words))
+            and len(free) > 1
+            and len(different) <= _MOST_SENSORS
+            and all(map(str.isdigit, different))
+            and (numbered or len(different) > 2 or _take_turns(texts, cells(time) if time else ()))
+        ):
             raise SourceError(
                 f"column `{brief(name)}` says which sensor each row is of ({some([brief(text) for text in different], 6)}): take one with "
                 f"keep = \"{name} == '{brief(different[0])}'\" in the recipe's [source], or make a table of each",
                 path,
             )
+
+
+def _take_turns(texts: Sequence[str], times: Sequence[str]) -> bool:
+    """Whether rows of several sensors follow each other evenly, or share times: numbers of a signal do neither."""
+    even = any(texts[step:] == texts[:-step] for step in range(2, min(_MOST_SENSORS, len(texts) // 2)))
+    shared = len(times) == len(texts) == len({*zip(times, texts, strict=True)}) > (1 + _ALTERNATE) * len({*times})
+    return even or shared
 
 
 def _check_one_time(names: Sequence[str], cells: Callable[[str], Sequence[str]], path: Path | str) -> None:

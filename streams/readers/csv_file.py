@@ -11,6 +11,7 @@ import codecs
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import PurePath
@@ -35,6 +36,7 @@ _TOGETHER_BYTES = 64 * 2**20  # larger files are given away session by session
 _SAMPLE_ROWS = 2_000
 _INDEX = "index"
 _HEAD_BYTES = 2**18  # names stand within so much
+_QUOTED = 2**20  # a cell with line breaks ends within so much, or its quote is a sign of inches
 
 
 def read_csv(file: File, options: ReadOptions) -> Iterator[Recording]:
@@ -95,10 +97,10 @@ class _Reader:
         while lines:
             block = self._block(lines, rows)
             # Empty lines at the end are nobody's fault; between rows they may stand for lost ones.
-            inner = sorted(row for row in self._blank if len(block.rows) and row < block.rows[-1])
+            inner = [row for row in self._blank if len(block.rows) and row < block.rows[-1]]
             if inner:
-                gatherer.notes.append(f"{many(len(inner), 'empty line')} passed over, first row {inner[0]}")
-                self._blank = [row for row in self._blank if row not in inner]
+                gatherer.notes.append(f"{many(len(inner), 'empty line')} passed over, first row {min(inner)}")
+                self._blank = [row for row in self._blank if row >= block.rows[-1]]
             gatherer.notes += self._passed_over()
             if self._time_column:
                 gatherer.notes += [note for note in self._time_column.notes if note not in gatherer.notes]
@@ -146,8 +148,10 @@ class _Reader:
     def _lines(self) -> tuple[list[str], NDArray[np.int64]]:
         """The next lines that hold something, with their row numbers; quoted line breaks stay within one block."""
         lines, self._ahead = self._ahead + self._text.readlines(_BLOCK_BYTES), []
-        while sum(line.count('"') for line in lines) % 2 and (more := self._text.readline()):
+        odd, ahead = sum(line.count('"') for line in lines) % 2, 0
+        while odd and ahead < _QUOTED and (more := self._text.readline()):
             lines.append(more)
+            odd, ahead = odd ^ more.count('"') % 2, ahead + len(more)
         rows = np.arange(self._row + 1, self._row + 1 + len(lines))
         self._row += len(lines)
         if zeros := sum(line.count("\0") for line in lines):
@@ -180,7 +184,8 @@ class _Reader:
         if told.rate is None and (beside := told_beside(self._file)).rate:
             units = {**(dict.fromkeys(self._names, beside.unit) if beside.unit else {}), **told.units}
             told = told._replace(rate=beside.rate, units=units, by=beside.name)
-        self._roles = column_roles(self._names, numeric, self._options, self._file.path, column, told)
+        roles = column_roles(self._names, numeric, self._options, self._file.path, column, told)
+        self._roles = replace(roles, late=[name for i, name in enumerate(self._names) if i not in filled])
         self._roles.notes[:0] = self._head.notes
         self._roles.notes.extend(self._numbers.notes)
         self._time_column = self._roles.time_column(self._file.path)

@@ -39,6 +39,14 @@ _RATE = re.compile(
 _STEP = re.compile(
     rf"\b(?:sampl\w+ )?interval\b{_UNTIL}{_NUMBER}\s*(m?s|m?sec)\b|^\W*{_NUMBER}\s*(m?s|m?sec)/sample\b", re.IGNORECASE
 )
+# What goes at a rate of its own: the mains, filters, screens, stimuli, radio …
+_OTHER_RATE = re.compile(
+    r"notch|\bline|\bmains|power[ _-]?line|cut[ _-]?off|(?:low|high)[ _-]?pass|\bband|filter|corner|nyquist|screen|display|refresh|video"
+    r"|flicker|\b(?:clock|cpu|mcu|i2c|spi|bus|baud|bit|pwm|rf|radio|carrier|tone|laser|led|resonan\w*|modulat\w*|excit\w*|stim\w*|target"
+    r"|rr|beat|beacon|connection|advertis\w*|save|sync|flush|range)\b"
+    r"|(?:heart|pulse|breath\w*|respir\w*)[ _-]?(?:rate|frequency)\W*\d",
+    re.IGNORECASE,
+)
 _EPOCH = re.compile(r"\bepoch (?:period|length)\b[^\d\n]{0,16}(\d\d):(\d\d):(\d\d)\b", re.IGNORECASE)
 _GROUPED = re.compile(r"[+-]?\d{1,3}([.,'’_ ]\d{3})+([.,]\d*)?")
 _SAID = re.compile(r"[\w ]+:.*\d|[\d.]+$")
@@ -53,7 +61,9 @@ _NUMBER_AND_SIGN = re.compile(r",[+-]?[\d.]+([eE][+-]?\d+)?;\s*$")
 _HEAD_ROWS = 400  # of them is judged where the table begins
 _TABLE_ROWS = 3  # so many rows of as many columns are a table
 _NAME_ROWS = 5  # at most
+_CLOSING_ROWS = 50  # a quoted name ends within so many
 _SAMPLE_ROWS = 200
+_WHOLE = 2**17  # a file of fewer characters is here as a whole
 _EVEN, _COUNTED = 0.9, 0.75  # so many steps are about the middle one, or are 1
 #: Of Empatica's files, by their name: channels, and the unit. Of the wristband's acceleration 64 are 1 g.
 _EMPATICA = {
@@ -102,8 +112,9 @@ def find_head(lines: Sequence[str], path: Path | str, name: str) -> TableHead:
     if empatica := _empatica(lines, first, path, name):
         return empatica
     end = first + 1
-    while "".join(lines[first:end]).count('"') % 2 and end < len(lines):  # a line break within a quoted name
-        end += 1
+    if lines[first].count('"') % 2:  # a line break within a quoted name, if another line closes it
+        closing = range(end, min(len(lines), end + _CLOSING_ROWS))
+        end = next((n + 1 for n in closing if lines[n].count('"') % 2), end)
     line = "".join(lines[first:end])
     separator = _SEPARATOR.fullmatch(line)
     if separator is not None or line.lstrip().startswith("#") or not _is_header(line, lines[end:]):
@@ -123,7 +134,7 @@ def find_head(lines: Sequence[str], path: Path | str, name: str) -> TableHead:
 def _empatica(lines: Sequence[str], first: int, path: Path | str, name: str) -> TableHead | None:
     """The head of a file whose first row is the time at which it starts and whose second one is the rate."""
     rows = [_cells(line, ",") for line in lines[first : first + 6] if line.strip()]
-    if len(rows) < 2 or not rows[0] or not _is_unix(rows[0][0]):
+    if len(rows) < 2 or not rows[0] or not (per_second := _unix_unit(rows[0][0])):
         return None
     if [cell.upper() for cell in rows[0][1:]] == ["IBI"]:
         raise SourceError(
@@ -141,14 +152,16 @@ def _empatica(lines: Sequence[str], first: int, path: Path | str, name: str) -> 
         names, unit = (("x", "y", "z") if width == 3 else tuple(f"c{n + 1}" for n in range(width))), ""
     row = first + 1 + next(n for n, line in enumerate(lines[first + 1 :], 1) if line.strip())
     head = TableHead(row, ",", list(names), list(lines[row:]), Fraction(rate))
-    head.start_ns = round(Fraction(starts.pop()) * NS)
+    head.start_ns = round(Fraction(starts.pop()) * NS / per_second)
     head.units = dict.fromkeys(names, unit) if unit else {}
     head.notes.append(f"rows {first + 1} and {row} are the start and the rate, as wristbands of Empatica write them")
     return head
 
 
-def _is_unix(cell: str) -> bool:
-    return is_number(cell) and any(_UNIX_S[0] <= float(cell) / unit < _UNIX_S[1] for unit in (1, 1e3, 1e6, 1e9))
+def _unix_unit(cell: str) -> int:
+    """How many make a second where a number is a Unix time, else 0."""
+    units = (1, 10**3, 10**6, 10**9) if is_number(cell) else ()
+    return next((unit for unit in units if _UNIX_S[0] <= float(cell) / unit < _UNIX_S[1]), 0)
 
 
 def _head_behind_preface(lines: Sequence[str], begin: int, delimiter: str, path: Path | str) -> TableHead:
@@ -173,7 +186,7 @@ def _head_behind_preface(lines: Sequence[str], begin: int, delimiter: str, path:
     row = table[at][0]
     preface = [line for i, line in rows if i < row]
     head = TableHead(row + 1, delimiter, list(cells[at]), list(lines[row + 1 :]))
-    if _is_data(cells, at):
+    if _is_data(cells, at) and not _are_numbered(cells[at], cells[at + 1 : at + 1 + _TABLE_ROWS]):
         head.row, head.below = row, list(lines[row:])
         filled = max((n + 1 for row in cells[at : at + _SAMPLE_ROWS] for n, cell in enumerate(row) if cell), default=0)
         names, units = _names_said(preface, delimiter, filled)
@@ -243,16 +256,26 @@ def _rate(preface: Sequence[str]) -> Fraction | None:
     """Samples per second, where lines before the table say one."""
     rates = set[Fraction]()
     for line in preface:
-        if match := _RATE.search(line):
+        if match := _own_rate(_RATE, line):
             unit = match[2] or match[4] or match[6] or ""
             rates.add(Fraction(match[1] or match[3] or match[5]) * (1000 if unit.lower() == "khz" else 1))
-        elif (match := _STEP.search(line)) and float(match[1] or match[3]):
+        elif (match := _own_rate(_STEP, line)) and float(match[1] or match[3]):
             unit = (match[2] or match[4]).lower()
             rates.add(1 / (Fraction(match[1] or match[3]) / (1000 if unit.startswith("m") else 1)))
         elif (match := _EPOCH.search(line)) and (seconds := int(match[1]) * 3600 + int(match[2]) * 60 + int(match[3])):
             rates.add(Fraction(1, seconds))
     rates -= {Fraction(0)}
     return rates.pop() if len(rates) == 1 else None
+
+
+def _own_rate(pattern: re.Pattern[str], line: str) -> re.Match[str] | None:
+    """The first match that is said of the samples, and not of what else goes at a rate."""
+    begin = 0
+    for match in pattern.finditer(line):
+        if "sampl" in match[0].lower() or not _OTHER_RATE.search(line, begin, match.end()):
+            return match
+        begin = match.end()
+    return None
 
 
 def _with_all_names(head: TableHead, above: Cells, path: Path | str) -> TableHead:
@@ -285,14 +308,7 @@ def _with_all_names(head: TableHead, above: Cells, path: Path | str) -> TableHea
     if _KEY.match(head.names[0]) or (len(named) > 1 and "." in head.names[0]):
         samples = [_cells(line, head.delimiter) for line in head.below[:_SAMPLE_ROWS] if line.strip()]
         head.names[0] = _kind(samples, 0) or "c1"
-    counts = [cell for cell in data if cell]  # of samples, as AcqKnowledge writes them below the names
-    if (
-        len(rows) > len(texts) + 1
-        and not data[0]
-        and rows[len(texts) + 1][0]
-        and len({*counts}) == 1
-        and counts[0].isdigit()
-    ):
+    if _are_counts(data, rows[len(texts) + 1 :], head.below):
         at = next(n for n, line in enumerate(head.below) if line.strip()) + 1
         head.row, head.below = head.row + at, head.below[at:]
         head.notes.append(f"row {head.row} counts the samples: passed over")
@@ -300,6 +316,16 @@ def _with_all_names(head: TableHead, above: Cells, path: Path | str) -> TableHea
     _take_same_times_once(head, path)
     _number_alike(head)
     return head
+
+
+def _are_counts(row: Sequence[str], samples: Cells, lines: Sequence[str]) -> bool:
+    """Whether a row says how many samples follow, as AcqKnowledge writes it below the names."""
+    counts = {cell for cell in row if cell}
+    count = counts.pop() if len(counts) == 1 else ""
+    if row[0] or not samples or not _is_value(samples[0][0]) or not count.isdecimal():
+        return False
+    follow = sum(map(bool, map(str.strip, lines))) - 1
+    return 0.9 * follow <= int(count) and (int(count) <= 1.1 * follow or sum(map(len, lines)) > _WHOLE)
 
 
 def _number_alike(head: TableHead) -> None:
@@ -391,20 +417,40 @@ def _is_header(line: str, below: Sequence[str]) -> bool:
 def _later_names(rows: Cells) -> int:
     """Where names begin that stand below a first row of them and its values, 0 where there are none: those say something of the device."""
     values = [_count_values(row) for row in rows[: 2 * _NAME_ROWS]]
-    words = [sum(map(bool, row)) > 1 and not count for row, count in zip(rows, values, strict=False)]
+    words = [not count and _are_names(rows[n], rows[n + 1 : len(values)]) for n, count in enumerate(values)]
     # Either there are values between two rows of names, or the first row has some, but fewer than samples have.
     least, begin = (
         (0, next((n for n, count in enumerate(values) if count), 0)) if words[:1] == [True] else (values[0], 0)
     )
     later = [
-        n for n in range(begin + 1, len(words) - 1) if words[n] and not words[n - 1] and max(values[n + 1 :]) > least
+        n
+        for n in range(begin + 1, len(words) - 1)
+        if words[n]
+        and not words[n - 1]
+        and max(values[n + 1 :]) > least
+        and rows[n] != rows[0]
+        # A class or a session goes on, a name does not.
+        and not any(cell and cell == above for cell, above in zip(rows[n], rows[n - 1], strict=False))
     ]
     return later[0] if later and (begin or sum(map(bool, rows[0])) > least > 0) else 0
 
 
+def _over_numbers(row: Sequence[str], below: Cells) -> list[str]:
+    """The cells of a row above numbers."""
+    columns = {n for cells in below for n, cell in enumerate(cells) if _is_value(cell)}
+    return [cell for n, cell in enumerate(row) if n in columns]
+
+
+def _are_names(row: Sequence[str], below: Cells) -> bool:
+    """Whether a row has several words, above numbers not always the same one."""
+    over = _over_numbers(row, below)
+    words = {cell for cell in over if not is_missing(cell)}
+    return sum(not is_missing(cell) for cell in row) > 1 and 0 < min(2, len(over)) <= len(words)
+
+
 def _is_preface(row: Sequence[str], names: Sequence[str] = (), data: Sequence[str] = ()) -> bool:
     """Whether a row says something of the device, and the names are in the next one: it holds a value, or fewer cells are filled."""
-    if _count_values(row) > len(row) / 2 or _count_values(names) or not _count_values(data):
+    if _count_values(row) > len(row) / 2 or _count_values(names) or all(map(is_missing, _over_numbers(names, [data]))):
         return False
     ends = [cell.endswith(":") for cell in row]
     about_device = len(row) > 1 and not all(ends) and (any(ends) or any(map(_MEASURE.fullmatch, row)))
@@ -465,8 +511,18 @@ def _is_data(cells: Cells, at: int) -> bool:
 def _is_sample(row: Sequence[str], below: Cells) -> bool:
     """Whether a first row has numbers wherever the next ones have: it is a sample, and nothing has a name."""
     columns = [n for n in range(len(row)) if all(n < len(cells) and _is_value(cells[n]) for cells in below)]
-    counted = [row[n] for n in columns] == [str(n) for n in columns] and len(columns) > 1  # names that pandas makes up
-    return bool(columns) and not counted and all(_is_value(row[n]) for n in columns)
+    return bool(columns) and not _are_numbered(row, below) and all(_is_value(row[n]) for n in columns)
+
+
+def _are_numbered(row: Sequence[str], below: Cells) -> bool:
+    """Whether columns have numbers as names, from 0, as pandas makes them up, or from 1; numbers of samples go on below."""
+    columns = [n for n in range(len(row)) if all(n < len(cells) and _is_value(cells[n]) for cells in below)]
+    if len(columns) < 2:
+        return False
+    first = columns[0] + (row[columns[0]] != str(columns[0]))
+    goes_on = [cells[columns[0]] for cells in below] == [str(first + n) for n in range(1, len(below) + 1)]
+    numbers = [str(n - columns[0] + first) for n in columns]
+    return [row[n] for n in columns] == numbers and not goes_on and len(below) >= (first - columns[0]) * _TABLE_ROWS
 
 
 def _make_up_names(head: TableHead, rows: Cells, said: Sequence[str] = ()) -> None:
@@ -493,7 +549,7 @@ def _kind(rows: Cells, column: int, counting: bool = True) -> str:
     if not cells or not all(map(is_number, cells)):
         return ""
     steps = np.diff([float(cell) for cell in cells])
-    if _is_unix(cells[0]) and (steps >= 0).all():
+    if _unix_unit(cells[0]) and (steps >= 0).all():
         return "time"
     if len(steps) < _TABLE_ROWS:
         return ""

@@ -24,6 +24,7 @@ from kymo.streams.words import NS, brief, many
 Int = NDArray[np.int64]
 _NO_LABEL = ("nan", "<na>", "nat", "na", "n/a", "#n/a", "\\n")  # as table programs and databases write it
 _MAYBE_NO_LABEL = ("none", "null")  # a class in some data sets
+_LATE = "empty in the first 2,000 rows, which say what a column is"
 _SELDOM = 0.1  # rows with values say so seldom what marks say
 _ON_GRID, _MOST_ON_GRID = 0.25, 0.95  # samples from the grid, and so many of them
 
@@ -208,8 +209,9 @@ class Gatherer:
         metadata = {name: text for name, text in session.constant.items() if text and name != self._roles.subject}
         left_out = [name for name in self._roles.metadata if name not in self._roles.labels]
         varied = [name for name in left_out if session.constant.get(name) is None]
-        if varied:
-            notes.append(f"columns left out, neither channels nor constant: {', '.join(varied)}")
+        late = [name for name in varied if name in self._roles.late]
+        kinds = {"neither channels nor constant": [name for name in varied if name not in late], _LATE: late}
+        notes += [f"columns left out, {kind}: {', '.join(columns)}" for kind, columns in kinds.items() if columns]
         yield Recording(session.name, streams, labels, session.subject, metadata, self._file.path, notes)
 
     def _streams(
