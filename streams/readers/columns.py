@@ -196,9 +196,8 @@ def _check_one_sensor(
         if name not in free or (
             (numbered or _SENSOR_WORDS.issuperset(words))
             and len(free) > 1
-            and len(different) <= _MOST_SENSORS
             and all(map(str.isdigit, different))
-            and (numbered or len(different) > 2 or _take_turns(texts, cells(time) if time else ()))
+            and (numbered or 2 < len(different) <= _MOST_SENSORS or _take_turns(texts, cells(time) if time else ()))
         ):
             raise SourceError(
                 f"column `{brief(name)}` says which sensor each row is of ({some([brief(text) for text in different], 6)}): take one with "
