@@ -1,15 +1,17 @@
-"""How large the samples of a recording are, beside those that a model learned from. In: a raw stream, a recipe. Out: by sensor a
-typical length; a sentence where it is far from all that was learned.
+"""How large the samples of a recording are, beside those that a model learned from. In: a raw stream, a recipe. Out: by sensor
+typical lengths; a sentence where one is far from all that was learned.
 
-The axes of a sensor (``x``, ``y``, ``z`` of one name and unit) count together, as a vector whose length does not depend on how it is worn.
-A recording's length is the median over its windows of the root of the mean square. Other units (g for m/s², counts for µT), or an
-offset that is or is not taken off, change it by more than people do; a network answers such numbers as surely as any.
+Three axes of a sensor (``x``, ``y``, ``z`` or 1, 2, 3 of one name and unit) count together, as a vector whose length does not depend
+on how it is worn. Where windows' means were about as long in all that was learned, as gravity and the earth's field are, whatever
+somebody does, another length is another unit, or an offset that is or is not taken off. What is near nothing at rest differs with
+what is done by as much as units do: so it is doubted only where it is far above all that was learned. No alarm is raised by
+people, places and rest; a network answers numbers of another unit as surely as any.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
+from math import inf
 
 import numpy as np
 
@@ -18,32 +20,37 @@ from kymo.streams.errors import FormatError
 from kymo.streams.recording import StreamData
 from kymo.streams.units import factor
 
-#: By sensor, lowest and highest of what was learned from.
+#: By sensor, of what was learned from: lowest and highest length of windows' means, highest root of the mean square.
 Lengths = dict[str, list[float]]
-#: How far outside a length may lie, as a factor: people and places differ, units differ by more.
-_MARGIN = 2.5
-# x, y or z by itself, behind the letter of a quantity, or as a capital behind small letters: acc_x, ax, gFx, gyroX.
-_AXIS = re.compile("(?<![a-zA-Z])[xyzXYZ](?![a-zA-Z])|(?<=[agmAGMF])[xyz](?![a-zA-Z])|(?<=[a-z])[XYZ](?![a-zA-Z])")
+#: How far outside a mean may lie where those learned lie within the second factor; how far above the highest root of the mean
+#: square other vectors, and single channels: people and places differ by less, units by more.
+_MARGIN, _STEADY, _VECTOR, _SINGLE = 2.5, 3.0, 15.0, 500.0
 _RATIOS = {9.80665: "g and m/s²", 57.29578: "degrees and radians", 1000.0: "thousandths", 1e6: "millionths"}
 
 
 def sensors_of(channels: Sequence[str], units: Sequence[str]) -> dict[str, list[int]]:
-    """Which channels are axes of one sensor.
+    """Which channels are the three axes of one sensor; others stand alone.
 
     Examples
     --------
     >>> sensors_of(["ax", "ay", "az", "temperature"], [])
     {'ax, ay, az': [0, 1, 2], 'temperature': [3]}
     """
-    found: dict[tuple[str, str], list[int]] = {}
-    for i, channel in enumerate(channels):
-        name = _AXIS.sub("*", channel)
-        found.setdefault((name, units[i] if units else ""), []).append(i)
-    return {", ".join(channels[i] for i in numbers): numbers for numbers in found.values()}
+    place = {(name, units[i] if units else ""): i for i, name in enumerate(channels)}
+    found: dict[int, list[int]] = {}
+    for name, unit in place:
+        for at, first in enumerate(name):
+            along = [place.get((name[:at] + chr(ord(first) + n) + name[at + 1 :], unit), -1) for n in range(4)]
+            # Of 1, 2, 3, 4 nobody knows which are axes.
+            if first in "xX1" and min(along[:3]) >= 0 and (first != "1" or along[3] < 0):
+                found.update(dict.fromkeys(along[:3], along[:3]))
+    sensors = [found.get(i, [i]) for i in range(len(channels))]
+    return {", ".join(channels[i] for i in numbers): numbers for numbers in sensors}
 
 
-def lengths_of(stream: StreamData, recipe: Recipe) -> dict[str, float]:
-    """A recording's length by sensor, in the recipe's units; nothing where samples are no plain numbers."""
+def lengths_of(stream: StreamData, recipe: Recipe, shares: Sequence[float] = (0.05, 0.95, 0.95)) -> Lengths:
+    """Quantiles over a recording's windows by sensor, in the recipe's units: the last of the root of the mean square, others of the
+    mean's length. Nothing where samples are no plain numbers."""
     fmt, source = stream.header.format, recipe.inputs[0]
     if fmt.shape != (len(fmt.channels),) or np.dtype(stream.data.dtype).kind not in "fiu":
         return {}
@@ -58,28 +65,34 @@ def lengths_of(stream: StreamData, recipe: Recipe) -> dict[str, float]:
     samples = samples[np.isfinite(samples).all(1)]
     windows = np.array_split(samples, max(1, len(samples) // recipe.window_length)) if len(samples) else []
     names = sensors_of(channels, units or [fmt.units[i] for i in at if fmt.units])
-    return {
-        name: float(np.median([np.sqrt(np.square(window[:, numbers]).sum(1).mean()) for window in windows]))
-        for name, numbers in names.items()
-        if windows
-    }
+    found: Lengths = {}
+    for name, numbers in names.items() if windows else ():
+        means = [np.linalg.norm(window[:, numbers].mean(0)) for window in windows]
+        roots = [np.sqrt(np.square(window[:, numbers]).sum(1).mean()) for window in windows]
+        found[name] = [*np.quantile(means, shares[:-1]).tolist(), float(np.quantile(roots, shares[-1]))]
+    return found
 
 
-def widen(lengths: Lengths, found: Mapping[str, float]) -> None:
+def widen(lengths: Lengths, found: Mapping[str, Sequence[float]]) -> None:
     """Take a recording that is learned from into account."""
-    for name, length in found.items():
-        low, high = lengths.get(name, (length, length))
-        lengths[name] = [min(low, length), max(high, length)]
+    for name, (low, high, most) in found.items():
+        before = lengths.get(name, (low, high, most))
+        lengths[name] = [min(before[0], low), max(before[1], high), max(before[2], most)]
 
 
 def doubt(learned: Mapping[str, Sequence[float]], stream: StreamData, recipe: Recipe) -> str:
     """Why a recording is unlike all that was learned from, in a sentence; empty where it is not, or nothing is known."""
-    for name, length in lengths_of(stream, recipe).items() if learned else ():
-        low, high = learned.get(name, (0.0, float("inf")))
-        if low / _MARGIN <= length <= high * _MARGIN:
+    for name, (mean, root) in lengths_of(stream, recipe, (0.5, 0.5)).items() if learned else ():
+        if len(bounds := learned.get(name, ())) != 3:
             continue
-        ratio = length / low if length < low else length / high
-        times = max(ratio, 1 / ratio) if ratio else float("inf")
+        (low, high, most), margin, vector = bounds, _MARGIN, ", " in name
+        length = mean
+        if not vector or high > _STEADY * low:
+            low, high, length, margin = 0.0, most, root, _VECTOR if vector else _SINGLE
+        if low / margin <= length <= high * margin:
+            continue
+        less, more = sorted((length, low if length < low else high))
+        times = more / less if less else inf
         hint = next((f", as between {what}" for size, what in _RATIOS.items() if size / 1.6 < times < size * 1.6), "")
         return (
             f"{name} of about {length:.3g}, but the model learned from {low:.3g} to {high:.3g}{hint}: its answers are doubtful; "
