@@ -273,13 +273,19 @@ class Predictor:
         width = 1 + len(self.bundle.heads)
         by_window = (events[i : i + width] for i in range(0, len(events), width))
         return [
-            [self._pooled(heads[number], memory) for number in self._order]
+            self._of_window([heads[number] for number in self._order], memory)
             for heads, memory in zip(by_window, memories, strict=True)
         ]
 
+    def _of_window(self, events: Sequence[Event], memory: Memory) -> list[Event]:
+        own, *heads = (self._pooled(event, memory) for event in events)
+        if own.values:  # a regression alone: it says what its heads say
+            own = replace(own, values=own.values | {name: n for head in heads for name, n in head.values.items()})
+        return [own, *heads]
+
     def _pooled(self, event: Event, memory: Memory) -> Event:
         # What an hmm has learned is how the recipe's own classes follow each other.
-        if self._pool is None or (event.head and self._pool.kind != "mean"):
+        if self._pool is None or (self._pool.kind != "mean" if event.head else not event.probabilities):
             return event
         states = self._recall(memory).setdefault("pool", {})
         state = states.get(event.head, [])

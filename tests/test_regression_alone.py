@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import kymo
-from kymo.processors.recipe.load import parse_recipe
+from kymo.models.predict import Memory, Predictor
+from kymo.processors.recipe.load import Recipe, parse_recipe
 from kymo.streams.errors import RecipeError
+from kymo.streams.events import Event
 
 RECIPE = """
 name = "tiny"
@@ -84,6 +89,37 @@ def test_from_training_to_report_and_events(model: str, tmp_path: Path, monkeypa
     assert {event["label"] for event in events} == {""}
     assert all(event["values"].keys() == {"seconds_10k"} for event in events)
     assert events[0]["values"] == events[1]["values"]
+
+
+def numbers(pool: str = "") -> Recipe:
+    """A recipe of two numbers, pooled where asked."""
+    text = RECIPE.format(model=f'architecture = "minirocket"\n{pool}')
+    return parse_recipe(text.replace("[train]", '[[heads]]\nname = "cadence"\nkind = "number"\n[train]'))
+
+
+@pytest.mark.parametrize("kind", ["mean", "hmm"])
+def test_pooled_numbers_do_not_mix(kind: str) -> None:
+    """The window's own event says what its heads say."""
+    recipe = numbers(f'pool = {{kind = "{kind}", windows = 2}}')
+
+    def classify(windows: Sequence[Any]) -> list[Event]:
+        said = [{"seconds_10k": 40.0 + 2 * n, "cadence": 3.0 + n} for n in windows]
+        return [
+            Event(f"{n}", "tiny", "b", "s", "imu", n, n, n + 1, "", 0.0, {}, v, head)
+            for n, values in zip(windows, said, strict=True)
+            for head, v in (("", values), *((name, {name: value}) for name, value in values.items()))
+        ]
+
+    heads = [SimpleNamespace(name=head.name) for head in recipe.heads]
+    learned = {"kind": "hmm", "transitions": [[1.0]], "start": [1.0]}
+    bundle = SimpleNamespace(heads=heads, chain=recipe.chain, state=0, id="b", manifest={"pool": learned})
+    fake: Any = SimpleNamespace(bundle=bundle, classify=classify)
+    predictor, memory = Predictor(fake, recipe), Memory()
+    windows: Any = [0, 1, 2]
+    *_, (own, *others) = predictor.predict(windows, [memory] * 3)
+    last = {"seconds_10k": 43.0, "cadence": 4.5} if kind == "mean" else {"seconds_10k": 44.0, "cadence": 5.0}
+    assert own.values == last
+    assert [head.values for head in others] == [{name: value} for name, value in last.items()]
 
 
 def test_without_a_number_there_is_nothing_to_learn() -> None:
