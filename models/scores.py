@@ -116,13 +116,16 @@ class Tally:
             found[name] = _interval(float(score_of(total[None])[0]), _jackknife(score_of(left)), len(each), size)
         return found
 
-    def beats_guessing(self) -> bool:
+    def beats_guessing(self) -> bool | None:
         """Whether recordings are told better than by always saying the commonest class, by more than chance where that can be said.
 
         Rarer classes may be told at the cost of the commonest: so better is, too, what has a higher mean recall than one answer has.
+        Where one class alone is judged, nothing can tell: None.
         """
         each = np.stack([counts[0] for counts in self.counts.values()])
         total, left = each.sum(0), each.sum(0) - each
+        if np.count_nonzero(total.sum(1)) < 2:
+            return None
 
         def over_commonest(counts: Counts) -> Counts:
             gains: Counts = accuracies(counts) - counts.sum(2).max(1) / np.maximum(counts.sum((1, 2)), 1)
@@ -397,9 +400,16 @@ def without_classes(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def number_rank(heads: Mapping[str, Mapping[str, Any]]) -> float:
-    """What regressions are compared by: the mean of their R2, of recordings; a head of classes counts by its accuracy."""
-    values = [scores.get("r2", scores.get("accuracy")) for scores in heads.values()]
-    return float(np.mean([0.0 if value is None else value for value in values]))
+    """What regressions are compared by: the mean of their R2, of recordings (where all truths are equal, less is better of the
+    error, from 0 to -1); a head of classes counts by its accuracy."""
+
+    def worth(scores: Mapping[str, Any]) -> float:
+        value = scores.get("r2", scores.get("accuracy"))
+        if value is None and (rmse := scores.get("rmse")) is not None:
+            value = -rmse / (1 + rmse)
+        return float(value or 0.0)
+
+    return float(np.mean([worth(scores) for scores in heads.values()]))
 
 
 class Scores(dict[str, Any]):

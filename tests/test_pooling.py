@@ -101,6 +101,9 @@ def test_windows_that_are_learned_again_and_again_follow_each_other_once() -> No
     examples = [Example(window(np.zeros((4, 2)), "s", 4 * i), "ab"[n], "s") for i, n in enumerate(classes)]
     oversampled = [e for e in examples for _ in range(2 if e.label == "b" else 1)]
     assert pool_of(recipe(text), oversampled, ("a", "b")) == learn_hmm(classes, ["s"] * 6, 2, balanced=True)
+    shorter = pool_of(recipe(text.replace('"hmm"', '"hmm", windows = 4')), examples, ("a", "b"))
+    assert shorter
+    assert shorter.windows == 4  # judged as it is served
 
 
 def test_sessions_do_not_mix_and_come_in_any_order() -> None:

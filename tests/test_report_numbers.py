@@ -22,7 +22,8 @@ from kymo.models.reports.numbers import (
     wilson,
     worst,
 )
-from kymo.models.scores import Tally, confusion
+from kymo.models.scores import Tally, about_people, confusion
+from kymo.models.training.train import unfit
 
 CLASSES = 4
 
@@ -156,6 +157,19 @@ def test_guessing_is_not_beaten_by_luck_or_by_the_commonest() -> None:
     assert not tally_of([5, 5], 10).beats_guessing()
     windows = [(f"{i}", "ab"[i % 10 == 0], {"a": 1.0, "b": 0.0}) for i in range(100)]
     assert not Tally.of(windows, [f"p{i % 5}" for i in range(100)], ("a", "b")).beats_guessing()
+
+
+def test_of_one_class_nothing_tells_whether_guessing_is_beaten() -> None:
+    windows = [(f"{i}", "a", {"a": 1.0, "b": 0.0}) for i in range(20)]
+    scores = about_people(Tally.of(windows, [f"p{i % 5}" for i in range(20)], ("a", "b")), ["p"])
+    assert scores["beats_guessing"] is None
+    assert not unfit({"accuracy": 1.0, **scores})
+
+
+@pytest.mark.parametrize(("explained", "refused"), [((0.4, -3.0), False), ((-3.0, 0.0), True), ((None, -3.0), False)])
+def test_numbers_no_better_than_their_mean_are_not_promoted(explained: Any, refused: bool) -> None:
+    heads = {f"n{i}": {"r2": value, "n": 8} for i, value in enumerate(explained)}
+    assert ("R2" in unfit({"n": 8, "heads": heads})) is refused
 
 
 def test_groups_are_counted_worst_first() -> None:

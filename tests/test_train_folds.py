@@ -6,25 +6,32 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from tiny_models import RECIPE, recipe
+from tiny_models import RECIPE, recipe, window
 
 from kymo.models.data.dataset import read_dataset
+from kymo.models.data.examples import EVERY, Example
 from kymo.models.data.samples import fit_steps, split_chain, to_samples, with_steps
-from kymo.models.data.splits import hold_out, make_folds
+from kymo.models.data.splits import Split, hold_out, judged_splits, make_folds
 from kymo.models.pooling import learn_hmm, pool_windows
 from kymo.models.predict import fit_temperature, softmax
+from kymo.models.scores import Tally, number_rank
+from kymo.models.training.candidates import _lacking, choose
 from kymo.models.training.cli import train_command
+from kymo.models.training.fit_and_judge import WindowFacts, rank_of
 from kymo.models.training.record import RunRecord
+from kymo.models.training.split_data import SplitData, samples_of
 from kymo.models.training.train import Trained, TrainRequest, train
-from kymo.models.zoo import Epoch, FitOptions, Samples, architecture
+from kymo.models.zoo import Epoch, FitOptions, ModelHead, Samples, architecture
 from kymo.models.zoo.minirocket import MiniRocket
 from kymo.models.zoo.spectrogram_cnn import SpectrogramCnn
 from kymo.processors.recipe.load import Recipe
+from kymo.processors.recipe.tables import TrainTable
 from kymo.streams.errors import RecipeError, TrainingError
 from kymo.streams.readers import read
 
@@ -283,6 +290,75 @@ def test_a_class_of_one_person_is_not_judged(data: Path, tmp_path: Path) -> None
     record = train(recipe(text("")), TrainRequest(tuple(map(str, paths)), out=tmp_path / "b", report=False)).record
     assert (record.scores["n"], record.scores["not_judged"]) == (11, ["c"])
     assert set(record.held_out.labels) == {"a", "b", "c"}  # the bundle tells it all the same
+
+
+@pytest.mark.parametrize("folds", [-1, 5])
+def test_a_fold_of_a_class_of_its_own_is_passed_over(folds: int) -> None:
+    examples = [Example(window(np.zeros((4, 2)), f"s{i}"), c, f"s{i}", f"p{i}") for i, c in enumerate("ababc")]
+    splits = judged_splits(examples, TrainTable("subject", folds=folds), 0.2, 0)
+    assert sorted(name for split in splits for name in split.validation_groups) == ["p0", "p1", "p2", "p3"]
+    assert all(split.validation for split in splits)
+
+
+def test_of_one_person_sessions_are_kept_apart_and_of_one_session_windows() -> None:
+    """By what each group gets from a model without it, MiniRocket's penalty and temperature are chosen."""
+    loaded = recipe(text("", 1.2))
+    for sessions, groups in (("ssss", [0, 1, 2, 3]), ("sstt", [0, 0, 1, 1])):
+        examples = [
+            Example(window(np.zeros((12, 2)), name, 12 * i), "ab"[i % 2], name, "p") for i, name in enumerate(sessions)
+        ]
+        data = SplitData(loaded.chain, ("a", "b"), examples, [], Split([0, 1, 2, 3], [], "subject"))
+        learned = samples_of(loaded, data, "channels_first")[0].groups
+        assert learned is not None
+        assert learned.tolist() == groups
+
+
+def test_what_says_when_to_stop_holds_what_several_folds_have() -> None:
+    classes = {str(i): {label} for i, label in enumerate("abcabcd")}
+    assert _lacking(classes, classes, {"0"}) == {"1", "2"}
+    assert _lacking({"5": {"c"}}, classes, {"0"}) == {"5"}
+    assert _lacking(classes, {str(i): {label} for i, label in enumerate("aabc")}, {"0"}) == set()
+
+
+def parts_of(right: Sequence[float], numbers: bool) -> list[Any]:
+    """Parts of ten recordings each, so many of them right, or numbers off by what is left to 1."""
+    parts = []
+    for n, share in enumerate(right):
+        sessions, targets = [f"{n}/{i}" for i in range(10)], [{"n": float(i)} for i in range(10)]
+        said = [{"a": float(i < 10 * share), "b": float(i >= 10 * share)} for i in range(10)]
+        tally = Tally.of([(s, "a", row) for s, row in zip(sessions, said, strict=True)], [f"p{n}"] * 10, ("a", "b"))
+        heads, labels = ([ModelHead("n")], (EVERY,)) if numbers else ([], ("a", "b"))
+        answers = [np.ones((10, 1)), np.arange(10) + 4.0 * (1 - share)][: 1 + numbers]
+        facts = WindowFacts(sessions, [f"p{n}"] * 10, [0] * 10, ["a"] * 10, targets)
+        parts.append(
+            SimpleNamespace(tally=tally, data=SimpleNamespace(labels=labels, heads=heads), facts=facts, answers=answers)
+        )
+    return parts
+
+
+@pytest.mark.parametrize("numbers", [False, True])
+def test_nobody_has_a_say_in_which_model_judges_them(numbers: bool) -> None:
+    made: list[Any] = []
+    for right, temperature in (([1.0, 0.0, 0.6], 2.0), ([0.5, 0.5, 0.5], 3.0)):
+        parts = parts_of(right, numbers)
+        one = SimpleNamespace(model=None, parts=parts, temperatures=[temperature], stop_rank=0.0)
+        one.with_parts = lambda parts: SimpleNamespace(temperatures=[9.0], parts=parts)
+        made.append(one)
+    winner, judged = choose(made, "")
+    assert winner is made[numbers]
+    chosen = [next(i for i, one in enumerate(made) if part in one.parts) for part in judged.parts]
+    assert sorted({*chosen}) == [0, 1]
+    assert judged.temperatures == winner.temperatures  # the bundle's own
+
+
+def test_numbers_alone_are_ranked_by_how_near_they_come() -> None:
+    near, far = (rank_of(parts_of([share], numbers=True)) for share in (0.9, 0.1))
+    assert near > 0.9
+    assert far < near
+    same = {"r2": None, "rmse": 1.0, "n": 1}  # of one person, whose truth is one
+    assert (
+        number_rank({"n": same | {"rmse": 4.0}}) < number_rank({"n": same}) < number_rank({"n": same | {"rmse": 0.0}})
+    )
 
 
 def test_a_fold_that_leaves_one_class(data: Path, tmp_path: Path) -> None:

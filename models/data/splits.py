@@ -87,7 +87,7 @@ def judged_splits(examples: Sequence[Example], table: TrainTable, share: float, 
     for split in make_folds(examples, replace(table, split=kind, folds=folds), seed):
         labels = {examples[i].label for i in split.training}
         judged = [i for i in split.validation if examples[i].label in labels]
-        if table.folds is None and (len(labels) < few or not judged):
+        if (table.folds is None and len(labels) < few) or (split.validation and not judged and len(labels) >= few):
             continue
         without = {*split.validation}.difference(judged) if len(labels) >= few else set[int]()
         kept = [i for i in split.validation if i not in without]

@@ -130,7 +130,9 @@ def _on_scores(scores: Mapping[str, Any]) -> list[str]:
     limits, notes = scores.get("interval") or {}, []
     if missing := scores.get("not_judged"):
         notes.append(f"Not judged: {', '.join(missing)}. No recording of that is among these, so no score counts it.")
-    if not scores.get("beats_guessing", True):
+    if (better := scores.get("beats_guessing", True)) is None:
+        notes.append("One class alone is judged: nothing tells whether this is better than guessing.")
+    elif not better:
         notes.append("No better than guessing by more than chance.")
     if limits and "accuracy" not in limits:
         notes.append(f"{interval_line(limits)}.")

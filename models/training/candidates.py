@@ -23,6 +23,7 @@ import json
 import math
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,7 +33,7 @@ import numpy as np
 from kymo.models.data.examples import Example, target_arrays
 from kymo.models.data.splits import Split, check_leaks, hold_out, inner_split, judged_splits, leak_free
 from kymo.models.pooling import Pool
-from kymo.models.scores import Tally, rank
+from kymo.models.scores import Tally
 from kymo.models.training.fit_and_judge import (
     FitPlan,
     FittedModel,
@@ -46,6 +47,7 @@ from kymo.models.training.fit_and_judge import (
     outputs_of,
     peak_mb,
     pool_of,
+    rank_of,
 )
 from kymo.models.training.learning import load_state, store_state
 from kymo.models.training.record import Candidate
@@ -129,11 +131,8 @@ def choose(candidates: Sequence[FittedModel], windows_of: str) -> tuple[FittedMo
         allowed, parts = windows_of in ("", takes(type(candidate.model))), candidate.parts
         if len(parts) == 1:
             return allowed, candidate.stop_rank
-        return allowed, rank(sum((part.tally for i, part in enumerate(parts) if i != fold), Tally()))
+        return allowed, rank_of([part for i, part in enumerate(parts) if i != fold])
 
-    if "accuracy" not in candidates[0].scores:  # numbers alone: as they tell what is held out
-        winner = max(candidates, key=lambda candidate: (place(candidate)[0], candidate.rank))
-        return winner, winner
     winner = max(candidates, key=place)  # the first of equals
     if len(winner.parts) < 2:
         return winner, winner
@@ -141,7 +140,9 @@ def choose(candidates: Sequence[FittedModel], windows_of: str) -> tuple[FittedMo
     if all(candidate is winner for candidate in chosen):
         return winner, winner
     parts = [candidate.parts[i] for i, candidate in enumerate(chosen)]
-    return winner, winner.with_parts(parts)
+    judged = winner.with_parts(parts)
+    judged.temperatures = winner.temperatures  # the bundle's, whoever said what is judged
+    return winner, judged
 
 
 class _Stopped(Exception):  # noqa: N818 - not an error: a trial that ends before its time
@@ -195,7 +196,7 @@ def _search(run: TrainingRun, stops: Sequence[_Sides], plan: FitPlan) -> FitPlan
             "--search compares by windows that are kept apart, and no group can be spared; add recordings"
         )
     end, medians = time.monotonic() + 60 * run.request.search_minutes, Medians()
-    best, best_rank = replace(plan, checkpoints=None), -1.0
+    best, best_rank = replace(plan, checkpoints=None), -math.inf
     for trial in itertools.count():  # the recipe's own first, to its end
         started = time.monotonic()
         if trial and started >= end:
@@ -292,10 +293,14 @@ def _stops(run: TrainingRun, splits: Sequence[Split]) -> list[_Sides]:
         return [_sides(run, "when to stop", inner, frozenset())] if inner.validation else []
     fold_of = {i: f"{number:06d}" for number, split in enumerate(splits) for i in split.validation}
     parts: list[set[str]] = []
+    classes: dict[str, set[str]] = {}
+    for i, name in fold_of.items():
+        classes.setdefault(name, set()).add(examples[i].label)
     for _ in range(2):
         left = [i for i in sorted(fold_of) if not any(fold_of[i] in part for part in parts)]
         names, labels = [fold_of[i] for i in left], [examples[i].label for i in left]
         part = hold_out(names, labels, share * len(fold_of) / max(1, len(left)), seed) or {*names[-1:]}
+        part |= _lacking({name: classes[name] for name in names}, classes, part)
         learned = {examples[i].label for i in fold_of if fold_of[i] not in part}
         if len(learned) > 1 or not run.recipe.labels.classes:
             parts.append(part)
@@ -307,6 +312,23 @@ def _stops(run: TrainingRun, splits: Sequence[Split]) -> list[_Sides]:
         split = replace(splits[0], training=sorted(training), validation=validation, left_out=(), fold=None)
         stops.append(_sides(run, f"when to stop, {number} of {len(parts)}", split, folds))
     return stops
+
+
+def _lacking(free: Mapping[str, set[str]], classes: Mapping[str, set[str]], part: set[str]) -> set[str]:
+    """Folds to add, so that a part holds every class that several folds have, as far as training keeps all of them."""
+    every, added = Counter(label for labels in classes.values() for label in labels), set[str]()
+
+    def learned(apart: set[str]) -> set[str]:
+        return set().union(*(labels for name, labels in classes.items() if name not in apart))
+
+    while True:
+        apart = part | added
+        held, rest = set().union(*(classes[name] for name in apart)), learned(apart)
+        missing = {label for label, count in every.items() if count > 1} - held
+        able = [name for name in sorted(free) if free[name] & missing and learned(apart | {name}) == rest]
+        if not able:
+            return added
+        added.add(max(able, key=lambda name: len(free[name] & missing)))
 
 
 def _sides(run: TrainingRun, name: str, split: Split, folds: frozenset[int]) -> _Sides:
@@ -369,7 +391,7 @@ def _rank_of(run: TrainingRun, sides: _Sides, data: SplitData, model: _Learned) 
     temperatures = [1.0] * len(data.questions)
     if run.settings["calibrate"] and data.takes == "chain":
         temperatures = fit_temperatures(model.outputs, data.questions, _truths(held, data))
-    return rank(_part(run, sides, data, (model, 0, temperatures)).tally), temperatures
+    return rank_of([_part(run, sides, data, (model, 0, temperatures))]), temperatures
 
 
 def _learn(

@@ -276,7 +276,9 @@ def _print_classes(console: Console, scores: dict[str, Any]) -> None:
     if limits := scores.get("interval"):
         click.echo(interval_line(limits))
     common = scores.get("commonest")
-    if common and len(scores["per_class"]) > 1:
+    if common and scores["beats_guessing"] is None:
+        click.echo(f"{common['label']} alone is judged: nothing tells whether this is better than guessing")
+    elif common and len(scores["per_class"]) > 1:
         text = f"to say {common['label']} every time is right in {common['accuracy']:.1%}"
         click.echo(text if scores["beats_guessing"] else f"no better than guessing by more than chance: {text}")
     if missing := scores.get("not_judged"):

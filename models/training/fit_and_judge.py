@@ -22,7 +22,16 @@ from kymo.models.data.samples import is_stateful, run_outputs
 from kymo.models.data.splits import session_of
 from kymo.models.pooling import Pool, State, learn_hmm, pool_windows
 from kymo.models.predict import fit_temperature, softmax
-from kymo.models.scores import Judged, Tally, about_people, number_rank, score_head, score_windows, without_classes
+from kymo.models.scores import (
+    Judged,
+    Tally,
+    about_people,
+    number_rank,
+    rank,
+    score_head,
+    score_windows,
+    without_classes,
+)
 from kymo.models.training.export import load_stateful
 from kymo.models.training.record import Candidate, HeldHead, HeldOut
 from kymo.models.training.split_data import SplitData, augment_of, samples_of, sequences_of_sides
@@ -202,6 +211,16 @@ class FittedModel:
         )
 
 
+def rank_of(parts: Sequence[Part]) -> float:
+    """What models are compared by, of what these parts hold; numbers alone by their R2."""
+    if tuple(parts[0].data.labels) != (EVERY,):
+        return rank(sum((part.tally for part in parts), Tally()))
+    facts = sum((part.facts for part in parts), WindowFacts())
+    _, *answers = (np.concatenate(said) for said in zip(*(part.answers for part in parts), strict=True))
+    heads = _held_heads(parts[0].data.heads, facts.targets, answers)
+    return number_rank({head.name: score_head(head, facts.sessions) for head in heads})
+
+
 def best_epoch(history: Sequence[Epoch]) -> int:
     """The epoch whose weights were kept: the last, where nothing said when to stop."""
     if "validation_loss" not in history[-1]:
@@ -340,7 +359,8 @@ def pool_of(recipe: Recipe, training: Sequence[Example], labels: Sequence[str]) 
     order = [once[place] for place in sorted(once)]
     number = {label: i for i, label in enumerate(labels)}
     classes = [number[example.label] for example in order]
-    return learn_hmm(classes, [session_of(e) for e in order], len(number), recipe.train.balance != "none")
+    learned = learn_hmm(classes, [session_of(e) for e in order], len(number), recipe.train.balance != "none")
+    return replace(learned, windows=pool.windows)  # judged as it is served
 
 
 def peak_mb() -> float:

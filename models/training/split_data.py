@@ -109,11 +109,14 @@ def _place(example: Example) -> tuple[str, int, int]:
 
 def samples_of(recipe: Recipe, data: SplitData, layout: str) -> tuple[Samples, Samples | None]:
     """Arrays of both sides, as a model of this layout takes them."""
-    kind = "subject" if recipe.train.split == "subject" else "session"
+    kinds = ("subject", "session", "window")[recipe.train.split != "subject" :]
 
     def side(examples: Sequence[Example]) -> Samples:
         samples = to_samples(examples, data.labels, layout, data.heads)
-        groups = [group_of(example, kind) for example in examples]
+        sorts = ([group_of(example, kind) for example in examples] for kind in kinds)
+        groups = next(
+            (names for names in sorts if len({*names}) > 1), [""] * len(examples)
+        )  # one leaves nobody to tell it
         number = {name: i for i, name in enumerate(dict.fromkeys(groups))}
         return replace(samples, groups=np.array([number[name] for name in groups], np.int64))
 

@@ -136,13 +136,13 @@ def _choose(candidates: list[FittedModel], windows_of: str) -> tuple[FittedModel
     folds = cross_validation(split_of(winner))
 
     def place(candidate: FittedModel) -> float:
-        return candidate.rank if folds or "accuracy" not in candidate.scores else candidate.stop_rank
+        return candidate.rank if folds else candidate.stop_rank
 
     losers = ", ".join(f"{loser.plan.name} {place(loser):.3f}" for loser in candidates if loser is not winner)
     if not losers:
         return winner, judged, f"bundled {winner.plan.name}"
     where = f"over {folds}" if folds else "of windows kept apart for the choice"
-    mean = "the mean of accuracy, macro F1 and windows right"
+    mean = "the mean of accuracy, macro F1 and windows right" if "accuracy" in winner.scores else "the mean R2"
     return winner, judged, f"bundled {winner.plan.name}: {place(winner):.3f}, {mean} {where}; {losers}"
 
 
@@ -240,7 +240,10 @@ def _places(run: TrainingRun, final: FittedModel) -> tuple[Path | None, Path | N
 
 def unfit(scores: Mapping[str, Any]) -> str:
     """Why a model is promoted by nobody but a person; empty where nothing was held out, or it is better than guessing."""
-    if scores.get("beats_guessing", True):
+    heads = [head for head in scores.get("heads", {}).values() if head.get("n")] if "accuracy" not in scores else []
+    if heads and all("r2" in head and head["r2"] is not None and head["r2"] <= 0 for head in heads):
+        return "on what was held out no number is told better than by always saying their mean (R2 is 0 or less)"
+    if scores.get("beats_guessing") is not False:
         return ""
     common = scores["commonest"]
     return (
