@@ -238,8 +238,14 @@ def exported(data: Path, fmt: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     done = CliRunner().invoke(kymo.cli, words)
     assert done.exit_code == 0, done.output
     assert json.loads((out / "dataset.json").read_text())["heads"] == [
-        {"name": "surface", "column": "target_surface", "kind": "classes", "classes": ["road", "track"]},
-        {"name": "pace", "column": "target_pace", "kind": "number", "classes": []},
+        {
+            "name": "surface",
+            "column": "target_surface",
+            "set": "surface",
+            "kind": "classes",
+            "classes": ["road", "track"],
+        },
+        {"name": "pace", "column": "target_pace", "set": "seconds_10k", "kind": "number", "classes": []},
     ]
     return out / f"training.{fmt}"
 
