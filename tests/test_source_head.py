@@ -158,6 +158,7 @@ def test_names_in_several_rows(tmp_path: Path, head: list[str], names: tuple[str
         (["0.0,0.5,walk,a", ",,walk,a"], 52),
         (["NaN,NaN,walk,a"], 51),
         (["1,2,walk,a", "ax,10 Hz,label,session"], 51),  # files one after the other
+        (["1,2,walk,a", "\ufeffax,10 Hz,label,session"], 51),
     ],
 )
 def test_a_first_row_without_values_or_with_names_again_makes_no_sample_a_name(
@@ -255,6 +256,7 @@ def test_rates_as_heads_say_them(tmp_path: Path, line: str, rate: Fraction) -> N
         "I2C clock at 100 kHz",
         "Video frame rate: 30",
         "Heart rate: 1 Hz",
+        "Anti-aliasing at 400 Hz",
         "RR interval: 800 ms",
     ],
 )

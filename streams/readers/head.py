@@ -41,7 +41,7 @@ _STEP = re.compile(
 )
 # What goes at a rate of its own: the mains, filters, screens, stimuli, radio …
 _OTHER_RATE = re.compile(
-    r"notch|\bline|\bmains|power[ _-]?line|cut[ _-]?off|(?:low|high)[ _-]?pass|\bband|filter|corner|nyquist|screen|display|refresh|video"
+    r"notch|alias|\bline|\bmains|power.?line|cut.?off|(?:low|high)[ _-]?pass|\bband|filter|corner|nyquist|screen|display|refresh|video"
     r"|flicker|\b(?:clock|cpu|mcu|i2c|spi|bus|baud|bit|pwm|rf|radio|carrier|tone|laser|led|resonan\w*|modulat\w*|excit\w*|stim\w*|target"
     r"|rr|beat|beacon|connection|advertis\w*|save|sync|flush|range)\b"
     r"|(?:heart|pulse|breath\w*|respir\w*)[ _-]?(?:rate|frequency)\W*\d",
@@ -486,7 +486,7 @@ def _width(rows: Cells) -> int:
 def _cells(line: str, delimiter: str) -> list[str]:
     if delimiter == _SPACES:
         line = " ".join(line.split())
-    rows = csv.reader(line.splitlines(keepends=True), delimiter=delimiter)
+    rows = csv.reader(line.lstrip("\ufeff").splitlines(keepends=True), delimiter=delimiter)
     return [" ".join(cell.split()) for cell in next(rows, [])]
 
 
