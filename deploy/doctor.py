@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -33,9 +33,6 @@ from kymo.streams.sessions import read_session
 from kymo.streams.settings import Settings
 from kymo.streams.topics import TABLE, Names
 from kymo.streams.words import many
-
-if TYPE_CHECKING:
-    from kymo.streams.kafka.read import Record
 
 OK: Final = "ok"
 NOTE: Final = "note"
@@ -218,10 +215,10 @@ class StreamFacts:
     partitions: set[int] = field(default_factory=set)
     beginning: list[Chunk] = field(default_factory=list)  # its first chunks, to see how large its numbers are
 
-    def add(self, chunk: Chunk, record: Record) -> None:
+    def add(self, chunk: Chunk, partition: int) -> None:
         """Take the next chunk; a sample without a value in a channel is none."""
         self.ended |= chunk.end
-        self.partitions.add(record.partition)
+        self.partitions.add(partition)
         if sum(len(first.data) for first in self.beginning) < _BEGINNING:
             self.beginning.append(chunk)
         new = chunk.data[max(0, self.runs[-1][1] - chunk.first_index) :]
@@ -391,7 +388,7 @@ def gather(recipe: Recipe, session: str, settings: Settings) -> Facts:
     for record, chunk in raw_chunks(settings, session):
         runs = [[chunk.first_index, chunk.first_index]]
         stream = StreamFacts(chunk.header.format, record.topic, runs, first_offset=record.offset)
-        facts.streams.setdefault(chunk.stream, stream).add(chunk, record)
+        facts.streams.setdefault(chunk.stream, stream).add(chunk, record.partition)
     for record in read_topics(settings, [names.of("events"), names.of("rejected")]):
         if session_of(record) != session.encode():
             continue

@@ -279,8 +279,8 @@ def test_doctor_counts_windows_that_empty_cells_leave() -> None:
     data[60, 2] = np.nan
     facts = StreamFacts(fmt, "t.sensor", [[0, 0]])
     for first in range(0, 130, 13):
-        facts.add(Chunk(Header("s", 0, fmt), first, data[first : first + 13]), first)
-    facts.add(Chunk(Header("s", 0, fmt), 52, data[52:65]), 200)  # sent again
+        facts.add(Chunk(Header("s", 0, fmt), first, data[first : first + 13]), 0)
+    facts.add(Chunk(Header("s", 0, fmt), 52, data[52:65]), 0)  # sent again
     assert (facts.runs, facts.empty) == ([[0, 60], [61, 130]], 1)
     assert window_count(recipe, facts.runs) == 2 + 2
     windows = next(check for check in explain(recipe, Facts("s", streams={"imu": facts})) if check.name == "windows")
