@@ -38,6 +38,7 @@ name = "seconds_10k"
 kind = "number"
 [train]
 split = "subject"
+folds = 2
 epochs = 2
 """
 
