@@ -37,7 +37,7 @@ from kymo.models.scores import Tally
 from kymo.models.training.fit_and_judge import (
     FitPlan,
     FittedModel,
-    Part,
+    JudgedPart,
     WindowFacts,
     answers_of,
     best_epoch,
@@ -436,7 +436,7 @@ def _truths(held: Sequence[Example], data: SplitData) -> Samples:
     return Samples(np.zeros(0, np.float32), classes, targets)
 
 
-def _part(run: TrainingRun, sides: _Sides, data: SplitData, said: tuple[_Learned, int, list[float]]) -> Part:
+def _part(run: TrainingRun, sides: _Sides, data: SplitData, said: tuple[_Learned, int, list[float]]) -> JudgedPart:
     """What was said of one side, with what is known of it."""
     (model, epochs, temperatures), held = said, _held(run, data)
     facts = WindowFacts.of(held)
@@ -445,7 +445,7 @@ def _part(run: TrainingRun, sides: _Sides, data: SplitData, said: tuple[_Learned
     counts = {"training": len(data.split.training), "validation": len(data.split.validation), "epochs": epochs}
     about = {"groups": list(sides.chain.split.validation_groups), **counts, **tally.brief()}
     truths, cost = _truths(held, data), (model.history, model.seconds, model.peak_mb)
-    return Part(data, held, facts, truths, model.outputs, temperatures, answers, tally, about, *cost)
+    return JudgedPart(data, held, facts, truths, model.outputs, temperatures, answers, tally, about, *cost)
 
 
 def _mean(histories: Sequence[Sequence[Epoch]]) -> list[Epoch]:

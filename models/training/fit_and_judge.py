@@ -94,7 +94,7 @@ class WindowFacts:
 
 
 @dataclass(slots=True, eq=False)
-class Part:
+class JudgedPart:
     """Windows that are held out together, and what a model says that has learned without them."""
 
     data: SplitData
@@ -132,7 +132,7 @@ class FittedModel:
     peak_mb: float = 0.0
     epochs: int = 0  # for how many epochs to learn from all windows
     # what is judged; where that is several folds, the model itself has learned nothing
-    parts: list[Part] = field(default_factory=list)
+    parts: list[JudgedPart] = field(default_factory=list)
     stop_rank: float = 0.0  # as `rank`, of the windows that said when to stop
 
     @property
@@ -160,7 +160,7 @@ class FittedModel:
             number -= len(part.held)
         raise IndexError(number)
 
-    def with_parts(self, parts: Sequence[Part]) -> FittedModel:
+    def with_parts(self, parts: Sequence[JudgedPart]) -> FittedModel:
         """The same, judged by these parts: every window once."""
         made = replace(self, parts=list(parts))
         held = [example for part in parts for example in part.held]
@@ -211,7 +211,7 @@ class FittedModel:
         )
 
 
-def rank_of(parts: Sequence[Part]) -> float:
+def rank_of(parts: Sequence[JudgedPart]) -> float:
     """What models are compared by, of what these parts hold; numbers alone by their R2."""
     if tuple(parts[0].data.labels) != (EVERY,):
         return rank(sum((part.tally for part in parts), Tally()))
