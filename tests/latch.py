@@ -33,6 +33,7 @@ units = 16
 dropout = 0.1
 learning_rate = 0.01
 [train]
+folds = 0
 epochs = 25
 sequence = 20
 split = "session"
