@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from kymo.processors.spec import Spec, Stage, derived_header, pack, unpack
+from kymo.processors.steps.spectral import load_libraries
 from kymo.streams.chunk import Array, Chunk, Format, Header
 from kymo.streams.errors import FormatError
 from kymo.streams.schema import Count
@@ -113,6 +114,7 @@ class FrameStage(Stage):
 
     def __init__(self, spec: FramedSpec) -> None:
         super().__init__()
+        load_libraries()
         self.spec = spec
         self._step, self._length, self._chunk = spec.frame_step, spec.frame_length, spec.chunk_frames
         self._in: Header | None = None

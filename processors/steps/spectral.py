@@ -47,6 +47,13 @@ def pick_transform() -> Callable[[Real, Real], Any]:
     return transform_publicly
 
 
+@cache
+def load_libraries() -> None:
+    """Load what the first block needs, which else would wait for it a quarter of a second."""
+    pick_transform()
+    scipy.linalg.get_blas_funcs("gemm", dtype=np.float32)
+
+
 def transform_publicly(frames: Real, out: Real) -> None:
     """``scipy.fft.rfft`` of `frames` along the last axis, into `out`."""
     np.copyto(out, scipy.fft.rfft(frames))
