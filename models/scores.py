@@ -163,7 +163,11 @@ def _interval(share: float, variance: float, people: int, size: float) -> list[f
     near = (share * people + 0.5) / (people + 1)  # never 0 or 1
     expected = near * (1 - near) * (_ALIKE + (1 - _ALIKE) / size) / people
     variance = _LUCK * (_PRIOR * expected + (people - 1) * variance) / (_PRIOR + people - 1)
-    weight = _Z90**2 * variance / (near * (1 - near))  # what z²/n is where answers are independent
+    return share_limits(share, _Z90**2 * variance / (near * (1 - near)))
+
+
+def share_limits(share: float, weight: float) -> list[float]:
+    """Limits of a share (E. B. Wilson 1927, JASA 22, 209); the weight of one half beside it is z²/n where `n` answers are independent."""
     middle = (share + weight / 2) / (1 + weight)
     half = math.sqrt(weight * share * (1 - share) + weight**2 / 4) / (1 + weight)
     return [max(0.0, middle - half), min(1.0, middle + half)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.models.scores import class_scores, confusion
+from kymo.models.scores import class_scores, confusion, share_limits
 from kymo.models.training.record import HeldOut
 
 Floats = NDArray[np.float64]
@@ -83,13 +83,11 @@ def class_rows(counts: Integers, labels: Sequence[str]) -> list[ClassRow]:
 
 
 def wilson(right: int, n: int) -> _Interval:
-    """95 % interval of a share, of `n` independent trials (E. B. Wilson 1927, JASA 22, 209); NaN for none."""
+    """95 % interval of a share, of `n` independent trials; NaN for none."""
     if not n:
         return math.nan, math.nan
-    share, square = right / n, _Z * _Z
-    middle = (share + square / (2 * n)) / (1 + square / n)
-    half = _Z / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    low, high = share_limits(right / n, _Z * _Z / n)
+    return low, high
 
 
 def by_group(names: Sequence[str], sessions: Sequence[str], right: NDArray[np.bool_]) -> list[Shares]:
