@@ -37,7 +37,7 @@ SHORT = ("accuracy", "macro_f1", "mae", "rmse", "r2", "n")
 
 
 #: Fewer people (or recordings) say nothing of how far others are from them.
-MIN_OWNERS = 4
+_INTERVAL_OWNERS = 4
 _LEVEL = 0.9
 Counts = NDArray[np.float64]
 
@@ -107,7 +107,7 @@ class Tally:
     def intervals(self) -> dict[str, Any]:
         """By score the limits between which 90 % of such limits hold what new people would give; and how many people it is of."""
         found: dict[str, Any] = {"level": _LEVEL, "of": len(self.counts)}
-        if len(self.counts) < MIN_OWNERS:
+        if len(self.counts) < _INTERVAL_OWNERS:
             return found
         each = np.stack(list(self.counts.values()))
         total, left = each.sum(0), each.sum(0) - each
@@ -138,7 +138,7 @@ class Tally:
             gains: Counts = (recalls.sum(1) - 1) / np.maximum((truths > 0).sum(1), 1)
             return gains
 
-        few = len(each) < MIN_OWNERS
+        few = len(each) < _INTERVAL_OWNERS
         return any(
             float(gain(total[None])[0]) - (0 if few else _Z90 * math.sqrt(_LUCK * _jackknife(gain(left)))) > _ROUNDING
             for gain in (over_commonest, over_one_answer)
@@ -367,7 +367,7 @@ def interval_line(limits: Mapping[str, Any]) -> str:
     """
     who = f"{limits['of']} {limits['kind']}{'s' * (limits['of'] != 1)}"
     if "accuracy" not in limits:
-        return f"{who} {'is' if limits['of'] == 1 else 'are'} too few for an interval; {MIN_OWNERS} would do"
+        return f"{who} {'is' if limits['of'] == 1 else 'are'} too few for an interval; {_INTERVAL_OWNERS} would do"
     accuracy, macro_f1, windows = (limits[name] for name in _SCORES)
     return (
         f"{limits['level']:.0%} interval, by {who}: accuracy {accuracy[0]:.1%} to {accuracy[1]:.1%}, "
