@@ -13,7 +13,6 @@ import pytest
 
 from kymo.streams.settings import Settings
 
-ROOT = Path(__file__).resolve().parent.parent
 # Read once: a test may point KYMO_HOME elsewhere, and the 45 MB of jars should not be fetched again for that.
 JARS_DIR = Settings.from_env().home / "kafka"
 

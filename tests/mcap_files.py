@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from documents import SHARED
 from mcap.writer import CompressionType, Writer
 
 from kymo.streams.chunk import Chunk, Header, signal_format
@@ -18,7 +19,7 @@ from kymo.streams.errors import SourceError
 from kymo.streams.readers import read
 from kymo.streams.recording import ReadOptions, Recording
 
-FOREIGN = Path(__file__).parents[2] / "shared/data/imu_mcap/basic_synthetic.mcap"
+FOREIGN = SHARED / "data/imu_mcap/basic_synthetic.mcap"
 needs_foreign = pytest.mark.skipif(not FOREIGN.is_file(), reason="shared/data/imu_mcap is absent")
 HEADER = Header("s1", 10**18, signal_format("imu.left", ("a", "b"), 100, "float32"))
 Message = tuple[str, str, str, int, bytes]  # topic, encoding, schema name, log time, data

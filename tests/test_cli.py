@@ -6,16 +6,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner, Result
+from documents import ROOT
 
 import kymo
 from kymo.streams.errors import KymoError
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def invoke(*arguments: str) -> Result:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import doctest
 import importlib
-from pathlib import Path
 
 import pytest
+from documents import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("streams", "processors", "models", "lab", "deploy", "examples")
 MODULES = sorted(
     "kymo." + ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from documents import ROOT
 
 from kymo import VERBS
 
-ROOT = Path(__file__).resolve().parent.parent
 # A package may import itself and what stands below it; lab and deploy do not know each other.
 BELOW: dict[str, set[str]] = {
     "streams": set(),

@@ -8,8 +8,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from documents import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 USE = """
 import kymo
 print(kymo.load_bundle("magnetic").id, kymo.load_recipe("running").name)

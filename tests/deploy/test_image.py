@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from documents import ROOT
 from fault_lab import await_that
 
 import kymo
@@ -24,7 +25,6 @@ from kymo.deploy.kafka_server import KAFKA_VERSION, MESSAGE_LIMIT_BYTES
 from kymo.deploy.metrics_server import find_server, is_ready
 from kymo.deploy.roles import load_deployments
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
 STAGES = ("core", "worker", "trainer")
 

@@ -19,14 +19,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from documents import ROOT
 from prometheus_client.parser import text_string_to_metric_families
 
 from kymo.deploy.metrics import COUNTS, STAGES, Histogram, WorkerMetrics, process_registry
 from kymo.deploy.metrics_server import Server, find_server, is_ready, serve_metrics, targets_folder
 from kymo.streams.errors import ChunkError, SettingsError
 from kymo.streams.settings import Settings
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def scrape(metrics: WorkerMetrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from documents import ROOT
 from fault_lab import await_that
 
 from kymo.deploy.children import Child, kymo_command, kymo_environment, stop
@@ -28,7 +29,7 @@ from kymo.streams.replay.schedule import ReplayPlan
 from kymo.streams.settings import Settings
 from kymo.streams.topics import Names
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "basicmotions.toml"
+RECIPE = ROOT / "recipes" / "basicmotions.toml"
 
 
 def events_of(settings: Settings) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+from documents import ROOT
 
 from kymo.examples import magnetic
 from kymo.models.bundle import load_bundle
@@ -17,7 +18,7 @@ from kymo.streams.events import Event
 from kymo.streams.settings import Settings
 
 #: What the shipped bundle says of the flight: labels, each with how many windows in a row; digest of the events' ids.
-GOLDEN = json.loads((Path(__file__).parent / "magnetic_drone.golden.json").read_text())
+GOLDEN = json.loads((ROOT / "tests/golden/magnetic_drone.json").read_text())
 #: The episodes of the plan: from and to, s of the flight; their class.
 EPISODES = ((70, 100, "low"), (165, 185, "high"), (260, 305, "low"), (390, 415, "high"), (520, 560, "high"))
 Judged = list[tuple[Event, str, bool]]

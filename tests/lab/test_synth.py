@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from documents import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcap.reader import make_reader
@@ -21,7 +22,7 @@ from kymo.lab.synth.files import synth
 from kymo.lab.synth.mcap_file import CHUNK_SAMPLES, mcap_bytes, write_mcap
 from kymo.lab.synth.simulate import ORDER, TOPICS, Synthesis, simulate
 
-PUBLISHED = Path(__file__).parents[2] / "shared/data/imu_mcap"
+PUBLISHED = SHARED / "data/imu_mcap"
 needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="shared/data/imu_mcap is absent")
 
 

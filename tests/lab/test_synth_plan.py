@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from documents import Block, blocks
+from documents import ROOT, Block, blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from motion_plans import plan, turning
@@ -224,7 +224,7 @@ def test_the_page_knows_every_member() -> None:
             return set(value).union(*map(members, value.values()))
         return set().union(*map(members, value)) if isinstance(value, list) else set()
 
-    text = Path(__file__).parents[1].joinpath(PAGE).read_text()
+    text = ROOT.joinpath(PAGE).read_text()
     tables = "\n".join(line for line in text.partition("## The whole format")[2].splitlines() if line.startswith("|"))
     everything = max((json.loads(block.text) for block in blocks(PAGE, "json")), key=lambda found: len(str(found)))
     named = set(re.findall(r"\w+", tables)) | {"initialization", "segments", "white", "bias_instability", "random_walk"}

@@ -12,10 +12,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from documents import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +28,6 @@ from kymo.streams.settings import Settings
 from kymo.streams.topics import Names
 
 NS = 10**9
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def event(session: str = "s1", start: int = 0, recipe: str = "walk") -> Event:

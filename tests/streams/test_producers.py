@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from documents import blocks
+from documents import ROOT, blocks
 from fault_lab import await_that
 
 from kymo.deploy.children import Child, kymo_command, kymo_environment
@@ -23,7 +23,6 @@ from kymo.streams.kafka.read import read_records
 from kymo.streams.settings import Settings
 from kymo.streams.topics import Names
 
-ROOT = Path(__file__).resolve().parent.parent
 PRODUCERS = ROOT / "tests" / "producers"
 SESSIONS, ROWS, T0_NS = ("eva", "max-2", "zoë 3"), 203, 1_700_000_000_123_456_789
 KAFKA_GO, PROTOBUF_GO = "github.com/segmentio/kafka-go@v0.4.51", "google.golang.org/protobuf@v1.36.12"

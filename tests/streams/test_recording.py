@@ -9,6 +9,7 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+from documents import SHARED
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +19,6 @@ from kymo.streams.labels.labels import Label, canonical, interval, read_labels_j
 from kymo.streams.recording import Recording, StreamData
 from kymo.streams.sessions import SESSION_SCHEMA, session_record
 
-SHARED = Path(__file__).parents[2] / "shared"
 HEADER = Header("s1", 1_000, signal_format("imu.left", ("a", "b"), 10, "float64", ("g", "g")))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from documents import ROOT
 from tiny_models import RECIPE, recipe
 
 from kymo.models.data.cache import build_dataset, digest_of
@@ -22,7 +23,6 @@ from kymo.streams.errors import SourceWarning
 from kymo.streams.readers import read
 from kymo.streams.settings import Settings
 
-ROOT = Path(__file__).resolve().parent.parent
 #: Builds, says so after each recording and waits to be told to go on.
 BUILDER = """
 import sys

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from documents import ROOT
 from tiny_models import linear_onnx, manifest
 
 from kymo.models.bundle import load_bundle
@@ -20,7 +21,6 @@ from kymo.models.registry import CHAMPION, SHADOW, Registry, find_bundle, open_r
 from kymo.models.registry.manifest import MANIFEST, MODEL
 from kymo.streams.errors import BundleError
 
-ROOT = Path(__file__).resolve().parent.parent
 ONNX = linear_onnx(np.eye(3, 2))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from documents import ROOT
 from report_pages import LABELS, Page, page, record
 from tiny_models import linear_onnx, manifest, window
 
@@ -237,7 +238,7 @@ def test_without_matplotlib_the_tables_are_there() -> None:
         "files = report_files(RunRecord('r', history=[{'epoch': 1, 'loss': 0.5}]))\n"
         "print(list(files), b'kymo-streams[report]' in files['report.html'])"
     )
-    root = Path(__file__).parent.parent
+    root = ROOT
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert done.stdout == "['report.html'] True\n", done.stderr
 

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from documents import ROOT
 
 pytest.importorskip("psutil")
-ROOT = Path(__file__).resolve().parent.parent
 MODEL_MB = 4
 CODE = """
 import json, sys, threading, time

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from documents import ROOT
 from wrist import ACTIVITIES, write_trials
 
 from kymo.models.training.cli import evaluate_command, train_command
@@ -29,7 +30,7 @@ def test_basic_motions_five_seeds(architecture: str, tmp_path: Path, monkeypatch
     pytest.importorskip("aeon")
     pytest.importorskip("torch")
     monkeypatch.setenv("KYMO_HOME", str(tmp_path))
-    recipe = (Path(__file__).parent.parent / "recipes" / "basicmotions.toml").read_text()
+    recipe = (ROOT / "recipes" / "basicmotions.toml").read_text()
     path = tmp_path / "motions.toml"
     path.write_text(recipe.replace('"spectrogram_cnn"', f'"{architecture}"'))
     found = []

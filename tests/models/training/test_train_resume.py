@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from documents import ROOT
 from tiny_models import RECIPE, recipe
 
 import kymo.models.training.train
@@ -23,7 +24,6 @@ from kymo.models.training.request import TrainingRun, checkpoints
 from kymo.models.training.train import TrainRequest, fingerprint, train
 from kymo.models.zoo import FitOptions, Samples
 
-ROOT = Path(__file__).resolve().parent.parent
 TEXT = RECIPE.replace("epochs = 3", "epochs = 9\nrefit = true")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from documents import SHARED
 
 import kymo
 from kymo.processors.recipe.init import frames, recipe_text, survey_of, window_samples
@@ -150,7 +151,7 @@ def test_failures() -> None:
 
 
 def test_from_a_foreign_mcap() -> None:
-    file = Path(__file__).parent.parent.parent / "shared/data/imu_mcap/basic_synthetic.mcap"
+    file = SHARED / "data/imu_mcap/basic_synthetic.mcap"
     if not file.exists():
         pytest.skip("../shared is not there")
     assert init("mag", "--from", str(file), "--stream", "acc_raw", "--stream", "mag_raw").exit_code == 0

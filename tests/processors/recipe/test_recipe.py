@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from documents import ROOT
 
 from kymo.processors.recipe.load import load_recipe, parse_recipe
 from kymo.processors.recipe.tables import AlertTable
@@ -17,7 +18,7 @@ from kymo.processors.registry import spec_from_json
 from kymo.streams.chunk import signal_format
 from kymo.streams.errors import RecipeError
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = ROOT / "recipes"
 TEXT = """\
 name = "running"
 [source]

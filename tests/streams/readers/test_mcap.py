@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from documents import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcap.reader import make_reader
@@ -24,7 +25,7 @@ from kymo.lab.look.arrays import extract_imu_windows, topic_arrays
 from kymo.lab.look.summary import mcap_summary
 from kymo.streams.errors import SourceError
 
-FOREIGN = Path(__file__).parents[2] / "shared/data/imu_mcap/basic_synthetic.mcap"
+FOREIGN = SHARED / "data/imu_mcap/basic_synthetic.mcap"
 needs_foreign = pytest.mark.skipif(not FOREIGN.is_file(), reason="shared/data/imu_mcap is absent")
 Sample = tuple[str, int, list[float | None]]
 

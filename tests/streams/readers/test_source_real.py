@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from documents import SHARED
 
 from kymo.processors.recipe.init import recipe_text, survey_of
 from kymo.processors.recipe.load import parse_recipe
@@ -16,7 +17,7 @@ from kymo.streams.errors import SourceError, SourceWarning
 from kymo.streams.readers import read
 from kymo.streams.recording import Recording
 
-FIELD = Path(__file__).parents[2] / "shared/data/field"
+FIELD = SHARED / "data/field"
 pytestmark = [
     pytest.mark.skipif(not FIELD.is_dir(), reason="shared/data/field is absent"),
     pytest.mark.filterwarnings("ignore::kymo.streams.errors.SourceWarning"),
