@@ -15,7 +15,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from kymo.models.serving.agent import Agent
 from kymo.models.serving.operator import Operator
 from kymo.models.serving.partition import Limits
-from kymo.models.serving.runtime import Runtime
+from kymo.models.serving.runtime import Outgoing, Runtime
 from kymo.processors.lease import Instant, Lease
 from kymo.streams.topics import Names
 
@@ -176,6 +176,18 @@ class Worker:
     async def committed_with(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
         """As `BatchApp` has it."""
         return {tp: self.kafka.commits[tp] for tp in partitions if tp in self.kafka.commits}
+
+
+class KeptOutbox:
+    """Keeps what is put."""
+
+    full = False
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, int, Outgoing]] = []
+
+    def put(self, topic: str, partition: int, records: list[Outgoing]) -> None:
+        self.found += [(topic, partition, record) for record in records]
 
 
 async def until(condition: Callable[[], bool], seconds: float = 60) -> None:

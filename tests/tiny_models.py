@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -12,12 +13,15 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from kymo.models.bundle import Bundle, load_bundle
+from kymo.models.pooling import Pool
 from kymo.models.registry import write_bundle
 from kymo.models.registry.manifest import MANIFEST, MODEL, complete, manifest_bytes
 from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import Recipe, parse_recipe
-from kymo.streams.chunk import Array, Format, Header, Window
+from kymo.streams.chunk import Array, Format, Header, Window, signal_format
 from kymo.streams.files import is_inside
+from kymo.streams.labels.labels import interval
+from kymo.streams.recording import Recording, StreamData
 
 RECIPE = """
 name = "tiny"
@@ -41,6 +45,7 @@ folds = 0
 epochs = 3
 """
 LABELS = ("low", "middle", "high")
+HMM = Pool("hmm", transitions=((0.9, 0.1, 0.0), (0.2, 0.7, 0.1), (0.1, 0.1, 0.8)), start=(0.5, 0.25, 0.25))
 
 
 @cache
@@ -124,3 +129,14 @@ def window(data: Array, session: str = "s", index: int = 0, missing: float = 0.0
     fmt = Format("imu.wrist", ("x", "y"), (), Fraction(10), "float32", (2,), rows=4)
     header = Header(session, 0, fmt)
     return Window(header, index, index + 4, index * 10**8, (index + 4) * 10**8, data.astype(np.float32), missing)
+
+
+def recording(session: str, levels: Sequence[float], labels: Sequence[tuple[float, float, str]]) -> Recording:
+    """A recording at 10 Hz whose channel x holds `levels`; the small model's logits are (-x/2, 0, x/2)."""
+    data = np.column_stack([levels, np.zeros(len(levels))]).astype(np.float32)
+    stream = StreamData(Header(session, 0, signal_format("imu.wrist", ("x", "y"), Fraction(10))), data)
+    named = [
+        interval(session=session, set="label", start_ns=int(a * 1e9), end_ns=int(b * 1e9), label=name)
+        for a, b, name in labels
+    ]
+    return Recording(session, [stream], named)

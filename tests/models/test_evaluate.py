@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import LABELS, RECIPE, recipe, tiny_bundle
+from tiny_models import LABELS, RECIPE, recipe, recording, tiny_bundle
 
 from kymo.models.bundle import load_bundle
 from kymo.models.data.dataset import read_dataset
@@ -75,17 +74,6 @@ def test_a_recording_counts_by_the_mean_of_its_windows() -> None:
     found = score_windows(windows, ("a", "b"))
     assert found["confusion"] == {"a": {"a": 1, "b": 0}, "b": {"a": 1, "b": 0}}
     assert (found["accuracy"], found["n"], found["window_accuracy"], found["windows"]) == (0.5, 2, 0.4, 5)
-
-
-def recording(session: str, levels: Sequence[float], labels: Sequence[tuple[float, float, str]]) -> Recording:
-    """A recording at 10 Hz whose channel x holds `levels`; the small model's logits are (-x/2, 0, x/2)."""
-    data = np.column_stack([levels, np.zeros(len(levels))]).astype(np.float32)
-    stream = StreamData(Header(session, 0, signal_format("imu.wrist", ("x", "y"), Fraction(10))), data)
-    named = [
-        interval(session=session, set="label", start_ns=int(a * 1e9), end_ns=int(b * 1e9), label=name)
-        for a, b, name in labels
-    ]
-    return Recording(session, [stream], named)
 
 
 def test_evaluates_recordings(tmp_path: Path) -> None:

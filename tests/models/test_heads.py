@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_evaluate import recording
-from test_pooling import HMM
-from test_shadow import Outbox, until
-from tiny_models import LABELS, RECIPE, recipe, tiny_bundle, window
+from memory_kafka import KeptOutbox, until
+from tiny_models import HMM, LABELS, RECIPE, recipe, recording, tiny_bundle, window
 
 from kymo.models.bundle import Bundle, BundleHead
 from kymo.models.predict import Classifier, Memory, Predictor
@@ -182,7 +180,7 @@ def test_a_shadow_publishes_the_events_of_all_heads(tmp_path: Path) -> None:
     model = Predictor.to_serve(headed(tmp_path / "b"), with_heads())
 
     async def work() -> list[str]:
-        shadow, outbox = Shadow("t.shadow"), Outbox()
+        shadow, outbox = Shadow("t.shadow"), KeptOutbox()
         shadow.predictor = model
         shadow.start(outbox)  # type: ignore[arg-type]
         shadow.offer([(4, window(rows(i, i), "s", i)) for i in range(3)])

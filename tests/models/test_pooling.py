@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_evaluate import recording
-from tiny_models import RECIPE, recipe, tiny_bundle, window
+from tiny_models import HMM, RECIPE, recipe, recording, tiny_bundle, window
 
 from kymo.models.bundle import load_bundle
 from kymo.models.data.examples import Example
@@ -22,7 +21,6 @@ from kymo.models.run import run
 from kymo.models.training.fit_and_judge import pool_of
 from kymo.streams.errors import BundleError, FormatError, RecipeError
 
-HMM = Pool("hmm", transitions=((0.9, 0.1, 0.0), (0.2, 0.7, 0.1), (0.1, 0.1, 0.8)), start=(0.5, 0.25, 0.25))
 ROWS = st.lists(
     st.lists(st.floats(0.01, 1), min_size=3, max_size=3).map(lambda row: [p / sum(row) for p in row]),
     min_size=1,

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from crash_lab import LIMITS, STEPS, Life, Log, act, chunk, recorded, settle
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
-from test_partition import LIMITS, STEPS, Life, Log, act, chunk, recorded, settle
 from tiny_stateful import LABELS, RECIPE, ROWS, leaky_onnx, manifest, recipe, reference, stateful_bundle
 
 from kymo.models.bundle import Bundle, load_bundle

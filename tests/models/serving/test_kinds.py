@@ -9,9 +9,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from crash_lab import BUNDLE, LIMITS, STEPS, Life, Log, act, chunk, recorded, settle
 from hypothesis import example, given, note, settings
 from hypothesis import strategies as st
-from test_partition import BUNDLE, LIMITS, STEPS, Life, Log, act, chunk, recorded, settle
 
 from kymo.models.bundle import raw_chain
 from kymo.models.serving.outputs import ENDLESS, Events, window_kinds

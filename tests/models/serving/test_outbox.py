@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from aiokafka.structs import TopicPartition
+from memory_kafka import until
 from tiny_models import recipe, window
 
 from kymo.models.serving.agent import Agent
@@ -52,12 +52,6 @@ class Producer:
             return SimpleNamespace(offset=self.acknowledged - len(builder.rows))
 
         return asyncio.ensure_future(told())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 def record(number: int) -> Any:

@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from memory_kafka import KeptOutbox, until
 from tiny_models import window
 
 from kymo.models.serving.operator import SILENT, Shadow
-from kymo.models.serving.runtime import Outgoing
 
 WINDOWS = [(i % 3, window(np.zeros((4, 2)), f"s{i % 3}", i)) for i in range(1000)]
-
-
-class Outbox:
-    """Keeps what is put."""
-
-    full = False
-
-    def __init__(self) -> None:
-        self.found: list[tuple[str, int, Outgoing]] = []
-
-    def put(self, topic: str, partition: int, records: list[Outgoing]) -> None:
-        self.found += [(topic, partition, record) for record in records]
 
 
 class Model:
@@ -43,15 +30,9 @@ class Model:
         return [[str(w.start_index).encode()] for w in windows]
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
 def test_what_it_is_too_slow_for_is_dropped() -> None:
     async def work() -> None:
-        shadow, outbox, model = Shadow("t.shadow"), Outbox(), Model()
+        shadow, outbox, model = Shadow("t.shadow"), KeptOutbox(), Model()
         shadow.start(outbox)  # type: ignore[arg-type]
         shadow.offer(WINDOWS)  # there is no model: nobody is asked
         assert not shadow.counts
@@ -79,7 +60,7 @@ def test_what_it_is_too_slow_for_is_dropped() -> None:
 
 def test_what_is_published_already_is_scored_in_silence() -> None:
     async def work() -> None:
-        shadow, outbox, model = Shadow("t.shadow"), Outbox(), Model()
+        shadow, outbox, model = Shadow("t.shadow"), KeptOutbox(), Model()
         shadow.predictor = model  # type: ignore[assignment]
         model.may.set()
         shadow.start(outbox)  # type: ignore[arg-type]

@@ -47,7 +47,7 @@ def killed_after(code: str, epochs: int, environment: dict[str, str]) -> None:
 
 
 TRAIN = """
-import sys; sys.path[:0] = ["tests"]
+import sys; sys.path[:0] = ["tests", "tests/models/training"]
 from pathlib import Path
 from kymo.models.training.train import TrainRequest, train
 from kymo.processors.recipe.load import parse_recipe
@@ -119,7 +119,7 @@ def test_another_choice_does_not_go_on_from_the_weights_of_the_first(
 
 
 KERAS = """
-import sys; sys.path[:0] = ["tests"]
+import sys; sys.path[:0] = ["tests", "tests/models/training"]
 from pathlib import Path
 from test_train_resume import fit_small
 fit_small(Path({folder!r}), lambda e: print("epoch", e["epoch"], flush=True))
