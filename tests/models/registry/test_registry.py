@@ -179,7 +179,7 @@ def check_log(home: Path) -> int:
 def test_kills_in_between(tmp_path: Path) -> None:
     digests = [version(tmp_path, t) for t in (1, 2, 3)]
     code = (
-        "import sys; from pathlib import Path; sys.path.insert(0, 'tests')\n"
+        "import sys; from pathlib import Path; sys.path[:0] = ['tests', 'tests/models/registry']\n"
         "from test_registry import _promote_often, version\n"
         f"home, digests = Path({str(tmp_path)!r}), {digests!r}\n"
         "print('ready', flush=True)\n"
