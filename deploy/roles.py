@@ -15,7 +15,7 @@ from kymo.deploy.worker_log import say
 from kymo.models.bundle import Bundle, check_model, load_bundle, raw_chain
 from kymo.models.serving.outputs import ENDLESS, DerivedChunks, Events, window_kinds
 from kymo.processors.recipe.load import Recipe, load_recipe
-from kymo.streams.chunk import Format
+from kymo.streams.chunk import Chunk, Format
 from kymo.streams.errors import BrokerError, DeliveryError, FormatError, RecipeError
 from kymo.streams.kafka.admin import topic_ids
 from kymo.streams.settings import Settings
@@ -86,6 +86,7 @@ def make_part(role: str, deployment: Deployment, names: Names) -> Part:
 
 def make_operator(part: Part, names: Names) -> Any:
     """Say what the agent of a part does."""
+    from kymo.models.lengths import FirstSamples
     from kymo.models.serving.operator import Operator
 
     recipe, bundle, champion = part.deployment.recipe, part.deployment.bundle, part.champion
@@ -110,8 +111,15 @@ def make_operator(part: Part, names: Names) -> Any:
         deployment = dataclasses.replace(part.deployment, bundle=bundle)
         return make_operator(dataclasses.replace(part, deployment=deployment), names)
 
+    def listen() -> Callable[[Chunk], str | None]:
+        first = FirstSamples()
+        return lambda chunk: first.doubt(champion.predictor.bundle.lengths, chunk, recipe)
+
     matches = derived_matches(fmt) if part.reads_derived else recipe.matches
-    return Operator(recipe.name, state, inputs, chain, events, topic, matches, None, part.shadow, champion, anew)
+    listening = None if part.reads_derived else listen
+    return Operator(
+        recipe.name, state, inputs, chain, events, topic, matches, None, part.shadow, champion, anew, listening
+    )
 
 
 def derived_matches(expected: Format) -> Callable[[Format], str | None]:

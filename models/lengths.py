@@ -16,6 +16,7 @@ from math import inf
 import numpy as np
 
 from kymo.processors.recipe.load import Recipe
+from kymo.streams.chunk import Chunk
 from kymo.streams.errors import FormatError
 from kymo.streams.recording import StreamData
 from kymo.streams.units import factor
@@ -25,6 +26,7 @@ Lengths = dict[str, list[float]]
 #: How far outside a mean may lie where those learned lie within the second factor; how far above the highest root of the mean
 #: square other vectors, and single channels: people and places differ by less, units by more.
 _MARGIN, _STEADY, _VECTOR, _SINGLE = 2.5, 3.0, 15.0, 500.0
+_MEDIANS, _FIRST_WINDOWS = (0.5, 0.5), 5
 _RATIOS = {9.80665: "g and m/s²", 57.29578: "degrees and radians", 1000.0: "thousandths", 1e6: "millionths"}
 
 
@@ -82,7 +84,37 @@ def widen(lengths: Lengths, found: Mapping[str, Sequence[float]]) -> None:
 
 def doubt(learned: Mapping[str, Sequence[float]], stream: StreamData, recipe: Recipe) -> str:
     """Why a recording is unlike all that was learned from, in a sentence; empty where it is not, or nothing is known."""
-    for name, (mean, root) in lengths_of(stream, recipe, (0.5, 0.5)).items() if learned else ():
+    return _doubt(learned, lengths_of(stream, recipe, _MEDIANS)) if learned else ""
+
+
+class FirstSamples:
+    """Listens to the first windows of a live session, until it can be told whether they are like what was learned."""
+
+    def __init__(self) -> None:
+        self._chunks: list[Chunk] = []
+        self._windows: list[Lengths] = []
+
+    def doubt(self, learned: Mapping[str, Sequence[float]], chunk: Chunk, recipe: Recipe) -> str | None:
+        """As :func:`doubt` of all that was heard, the session's next chunk included; None while that is too little."""
+        if not learned:
+            return ""
+        self._chunks.append(chunk)
+        if sum(part.count for part in self._chunks) < recipe.window_length and not chunk.end:
+            return None
+        stream = StreamData(chunk.header, np.concatenate([part.data for part in self._chunks]))
+        self._windows.append(lengths_of(stream, recipe, _MEDIANS))
+        self._chunks.clear()
+        if len(self._windows) < _FIRST_WINDOWS and not chunk.end:
+            return None
+        sensors = {name for window in self._windows for name in window}
+        return _doubt(
+            learned,
+            {name: np.median([w[name] for w in self._windows if name in w], axis=0).tolist() for name in sensors},
+        )
+
+
+def _doubt(learned: Mapping[str, Sequence[float]], lengths: Lengths) -> str:
+    for name, (mean, root) in lengths.items():
         if len(bounds := learned.get(name, ())) != 3:
             continue
         (low, high, most), margin, vector = bounds, _MARGIN, ", " in name

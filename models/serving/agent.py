@@ -182,6 +182,7 @@ class Agent:
             partition = self.partitions[n] = Partition(
                 n, operator.chain, operator.matches, time.monotonic, self._limits, operator.outputs
             )
+            partition.listen = operator.listen
             partition.load(handover)
             self._tell_damaged(partition)
             await asyncio.sleep(0)

@@ -29,6 +29,7 @@ from kymo.models.bundle import Bundle
 from kymo.models.predict import Predictor
 from kymo.models.serving.outputs import Outputs
 from kymo.models.serving.runtime import Outbox, Outgoing
+from kymo.models.serving.sessions import Listener
 from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.chunk import Format
@@ -64,6 +65,8 @@ class Operator:
     shadow: Shadow | None = None  # what scores the same windows aside
     champion: Champion | None = None
     anew: Callable[[Bundle], Operator] | None = None  # the operator for a bundle whose windows are of another kind
+    # what makes a listener for a new session: from its chunks, why they are doubtful (empty: they are not), or None: go on
+    listen: Callable[[], Listener] | None = None
 
 
 class Champion:

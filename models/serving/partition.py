@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from kymo.models.serving.outputs import Events, Marks, Output, Outputs, outputs_of, taken_chain
-from kymo.models.serving.sessions import SAMPLES, ChunkRun, Session
+from kymo.models.serving.sessions import SAMPLES, ChunkRun, Listener, Session
 from kymo.models.serving.snapshots import Snapshot
 from kymo.processors.chain import Chain
 from kymo.streams.chunk import Chunk, Format, Header
@@ -114,10 +114,11 @@ class Partition:
         self.limits = limits or Limits()
         self.counts: Counter[str] = Counter()
         self.sessions: dict[str, Session] = {}  # the one that was quiet for longest comes first
-        # by session, why its stored snapshot is of no use; emptied by the owner, who tells of it
+        # by session, why its stored snapshot is of no use, or its samples are doubtful; emptied by the owner, who tells of it
         self.damaged: dict[str, str] = {}
         self._asleep: dict[str, Snapshot] = {}  # of sessions that are not loaded
         self._stored: dict[str, Snapshot] = {}  # of those that are, and have taken nothing since
+        self.listen: Callable[[], Listener] | None = None  # what makes a listener for a new session
         self._codec = ChunkCodec()
         self._digest = chain.digest(learned=False)
         self._outputs, self._takes = outputs or outputs_of(chain, Events("")), taken_chain(chain)
@@ -279,6 +280,11 @@ class Partition:
                 self._refuse(run, self.damaged[session.name], reject)
                 session.stage, session.irregular = self.chain.build(), True
                 break
+            if session.listener is not None and (doubt := session.listener(chunk)) is not None:
+                session.listener = None
+                if doubt:
+                    self.counts["doubtful"] += 1
+                    self.damaged[session.name] = doubt
             counts = session.stage.take_counts()
             if counts:
                 self.counts.update(counts)
@@ -326,7 +332,9 @@ class Partition:
     def _wake(self, name: str, topic: str) -> Session:
         takes_from, snapshot = self._handover.next_offset.get(topic, 0), self._asleep.pop(name, None)
         session = self._session(name, takes_from)
-        if snapshot is not None:
+        if snapshot is None:
+            session.listener = self.listen() if self.listen is not None else None
+        else:
             try:
                 session.restore(snapshot, self._same_topic(snapshot))
                 if session.unchanged:

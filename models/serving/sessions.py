@@ -13,7 +13,7 @@ where the oldest open one begins: the session is read again from there, and what
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -42,6 +42,10 @@ class _GivenOutput:
     open: bool = True
 
 
+#: Told of a new session's chunks: why they are doubtful, empty where they are not, None while that is not known.
+Listener = Callable[[Chunk], str | None]
+
+
 class Session:
     """Chain, and ledger of offsets, of one session."""
 
@@ -55,6 +59,7 @@ class Session:
         self.stream = ""  # the stream that feeds it; "" until its first chunk
         self.topic = ""
         self.ended = False
+        self.listener: Listener | None = None  # hears its first samples
         self.irregular = False  # something came that a restart from an offset could take otherwise
         self.touched_s = 0.0
         self.sent_ms = 0  # when the newest chunk taken was sent, Unix ms

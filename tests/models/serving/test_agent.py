@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from kymo.models.serving import handover
 from kymo.models.serving.operator import Operator
 from kymo.models.serving.outputs import Events
 from kymo.models.serving.partition import Limits
+from kymo.models.serving.sessions import Listener
 from kymo.streams.chunk import Chunk, Header
 from kymo.streams.codec import ChunkCodec
 from kymo.streams.errors import DeliveryError
@@ -43,14 +45,14 @@ def operator(slow_s: float = 0.0) -> Operator:
     return Operator("tiny", "tiny.x", (INPUT.topic,), chain, Events("tiny"), NAMES.of("events"), made.matches, classify)
 
 
-def feed(kafka: MemoryKafka, end: bool = True) -> set[tuple[str, int]]:
+def feed(kafka: MemoryKafka, end: bool = True, begin: int = 0) -> set[tuple[str, int]]:
     """Sessions in turns; the windows that they hold."""
     codec, headers = ChunkCodec(), [Header(f"s{i}", 0, recipe().input_format()) for i in range(SESSIONS)]
-    for first in range(0, SAMPLES, 10):
+    for first in range(begin, begin + SAMPLES, 10):
         for header in headers:
-            made = Chunk(header, first, np.ones((10, 2), np.float32), None, end and first + 10 == SAMPLES)
+            made = Chunk(header, first, np.ones((10, 2), np.float32), None, end and first + 10 == begin + SAMPLES)
             kafka.append(INPUT.topic, 0, header.session.encode(), codec.encode(made))
-    return {(header.session, start) for header in headers for start in range(0, SAMPLES - 3, 2)}
+    return {(header.session, start) for header in headers for start in range(begin, begin + SAMPLES - 3, 2)}
 
 
 def published(kafka: MemoryKafka) -> Counter[tuple[str, int]]:
@@ -210,5 +212,32 @@ def test_a_topic_that_was_made_again_ends_the_life_that_knew_it() -> None:
         await until(lambda: ("s0", SAMPLES) in published(kafka))
         assert set(published(kafka).values()) == {1}
         await until(lambda: kafka.values(NAMES.of("rejected")) == [b"garbage", b"garbage again"])
+
+    run(work)
+
+
+def test_a_new_sessions_first_samples_are_doubted_once() -> None:
+    async def work() -> None:
+        kafka = MemoryKafka()
+
+        def listen() -> Listener:
+            samples = [0]
+
+            def hear(chunk: Chunk) -> str | None:
+                samples[0] += chunk.count
+                return None if samples[0] < 25 else f"doubtful {chunk.session}"
+
+            return hear
+
+        told = list[int]()
+        for begin in (0, SAMPLES):  # a session that goes on after a take-over is not new
+            expected = feed(kafka, end=False, begin=begin)
+            worker = Worker(kafka, replace(operator(), listen=listen), NAMES, Limits(quiet_s=0.0))
+            worker.start(INPUT)
+            await until(lambda expected=expected: published(kafka).keys() >= expected)
+            await until(lambda: len(kafka.values(NAMES.of("state"))) >= SESSIONS)
+            await worker.stop()
+            told.append(sum("doubtful s" in line for line in worker.lines))
+        assert told == [SESSIONS, 0]
 
     run(work)
