@@ -1,18 +1,72 @@
-"""The faults of the long campaign. In: a lab with workers. Out: hurt workers and brokers, and a line in the log for each thing done."""
+"""The faults and the input of the long campaign. In: a lab with workers, a pace. Out: hurt workers and brokers, and a line in the log
+for each thing done; sessions that are recorded badly, ended and begun again when it is asked for."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from campaign_feed import CampaignFeed
 from campaign_lab import PARTS, Bundle, CampaignLab, Place, Worker
-from fault_lab import await_that
+from fault_feed import FLUSH_S, Feed, Source
+from fault_lab import Lab, await_that
 from kafka.admin import KafkaAdminClient
 
 from kymo.streams.kafka.admin import ensure_topics
 from kymo.streams.kafka.client import client_arguments
+from kymo.streams.kafka.publish import Publisher
+
+
+class CampaignFeed(Feed):
+    """A feed whose pace can be changed, and whose sessions can all be ended at once."""
+
+    def __init__(self, lab: Lab, seed: int) -> None:
+        super().__init__(lab, seed, ending=0.01)
+        self.pace, self.held, self.burst = 5.0, False, 0  # chunks a second; nothing; so many more, at once
+        self.publisher: Publisher | None = None
+        self._renew, self.sent_at_s = False, dict[tuple[str, int], float]()
+
+    def run(self) -> None:
+        """Send."""
+        try:
+            while not self._end.is_set():
+                with Publisher(self.lab.settings, self.lab.names) as publisher:
+                    self._renew, self.publisher = False, publisher
+                    self._publish(publisher)
+        except BaseException as error:
+            self.failure = error
+
+    def _publish(self, publisher: Publisher) -> None:
+        while not self._end.wait(1 / self.pace) and not self._renew:
+            for _ in range(0 if self.held else 1 + self.burst):
+                self._step(publisher)
+            self.burst = 0
+        for place, source in enumerate(self.live):
+            if source.sent:
+                self._send(publisher, [source.end()])
+                self.live[place] = Source(self.lab.next_name(source.name), random.Random(self.pick.randrange(2**32)))
+                self.sources.append(self.live[place])
+        publisher.flush(FLUSH_S)
+
+    def _send(self, publisher: Publisher, chunks: list[Any]) -> None:
+        for chunk in chunks:
+            self.sent_at_s.setdefault((chunk.session, chunk.first_index), time.time())
+        super()._send(publisher, chunks)
+
+    def state(self) -> str:
+        """How it is going, in words."""
+        counts = (
+            f"{self.publisher.acknowledged} of {self.publisher.sent} acknowledged" if self.publisher else "nothing sent"
+        )
+        return f"the feed: {'held, ' if self.held else ''}{counts}, failure {self.failure}"
+
+    def end_sessions(self) -> None:
+        """End every session, begin new ones under a new connection; nothing is sent until `held` is taken back."""
+        self.held = self._renew = True
+        await_that(lambda: not self._renew or not self.is_alive(), "the end of all sessions")
+        assert self.failure is None, self.failure
+
 
 #: Kinds of faults, and how often each is in the deck that they are drawn from.
 DECK = {
@@ -36,14 +90,24 @@ DECK = {
     "poison-everywhere": 2,
     "burst": 2,
 }
+
+
 RARE = "topic-made-again"  # once in so many faults
+
+
 RARE_EVERY = 40
+
+
 PACE = {
     0: 8.0,
     50: 12.0,
     500: 2.0,
 }  # chunks a second, by the slower champion's ms: more than it can do, a chunk has 4 windows
+
+
 MOST = {"lab": 3, "split": 2}  # workers of a role
+
+
 BEHIND = {0: 1600, 50: 300, 500: 24}  # windows behind, at which the feed waits: what is done takes some seconds
 
 

@@ -21,8 +21,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from fault_feed import RECIPE
 from fault_lab import Lab, await_that
-from fault_recipe import RECIPE
 from fuzzed import odd_record
 from kafka import KafkaProducer
 from slow_models import slow_onnx

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from campaign_feed import CampaignFeed
+from campaign_faults import CampaignFeed
 from campaign_lab import PARTS, Bundle, CampaignLab, Place
 from fault_feed import Source
 from kafka import KafkaConsumer, TopicPartition

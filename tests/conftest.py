@@ -16,6 +16,20 @@ from kymo.streams.settings import Settings
 # Read once: a test may point KYMO_HOME elsewhere, and the 45 MB of jars should not be fetched again for that.
 JARS_DIR = Settings.from_env().home / "kafka"
 
+#: How long a test of a kind may take that says nothing of it itself.
+PATIENCE_S = {"chaos": 3600, "slow": 600, "broker": 300}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs on an embedded Kafka, and say how long each may take."""
+    for item in items:
+        if "jars_dir" in getattr(item, "fixturenames", ()):
+            item.add_marker("broker")
+        kinds = [seconds for kind, seconds in PATIENCE_S.items() if item.get_closest_marker(kind)]
+        if kinds and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(kinds[0]))
+
 
 @pytest.fixture(scope="session")
 def jars_dir() -> Path:

@@ -18,8 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from fault_feed import Feed
-from fault_recipe import lab_recipe
+from fault_feed import Feed, lab_recipe
 from fuzzed import Fuzzed, fuzzed
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient

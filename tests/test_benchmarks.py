@@ -12,11 +12,9 @@ import pytest
 from click.testing import CliRunner
 from scipy.signal import spectrogram
 
-pytest.importorskip("confluent_kafka", reason="the peers need the 'bench' extra")
-pytest.importorskip("quixstreams", reason="the peers need the 'bench' extra")
-
 from benchmarks import end_to_end, load, peer, report, truth
 from benchmarks.__main__ import main
+from benchmarks.archive import TITLES, archive
 from benchmarks.load import Workload
 from benchmarks.peer import Task
 from benchmarks.peer_bare import take
@@ -27,6 +25,12 @@ from kymo.models.onnx_model import OnnxModel
 from kymo.processors.recipe.load import parse_recipe
 from kymo.streams.chunk_pb2 import Chunk as Message
 from kymo.streams.codec import ChunkCodec
+
+pytest.importorskip("confluent_kafka", reason="the peers need the 'bench' extra")
+
+
+pytest.importorskip("quixstreams", reason="the peers need the 'bench' extra")
+
 
 WORK = Workload(3)
 
@@ -109,9 +113,7 @@ def test_wrong_events_are_found_out() -> None:
         truth.compare(WORK, [event | {"start_index": 960, "probabilities": right}])
 
 
-@pytest.mark.broker
 @pytest.mark.chaos  # `test_another_checkout_beside_this_one` goes the same way
-@pytest.mark.timeout(300)
 def test_throughput(made: Rig) -> None:
     small = tuple(end_to_end.Entry(e.title, e.peer, e.chunk) for e in end_to_end.ENTRIES)
     rows = end_to_end.throughput(made, WORK, 1, small)
@@ -120,9 +122,7 @@ def test_throughput(made: Rig) -> None:
     assert report.table("throughput", rows).count("\n") == 7
 
 
-@pytest.mark.broker
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_another_checkout_beside_this_one(made: Rig, tmp_path: Path) -> None:
     other, told = tmp_path / "other", tmp_path / "told"
     other.mkdir()
@@ -146,9 +146,7 @@ def test_beside_wants_a_checkout(tmp_path: Path) -> None:
     assert f"{tmp_path} is no checkout of Kymo: it has no folder `streams`" in result.output.replace("\n", " ")
 
 
-@pytest.mark.broker
 @pytest.mark.chaos  # `test_another_checkout_beside_this_one` goes the same way
-@pytest.mark.timeout(300)
 def test_workers_and_devices(made: Rig) -> None:
     assert [row["workers"] for row in end_to_end.workers(made, WORK, (2,), 1)] == [2]
     rows = end_to_end.devices(made, WORK, (3,), 1)
@@ -156,9 +154,7 @@ def test_workers_and_devices(made: Rig) -> None:
     assert report.table("devices", rows).count("\n") == 3
 
 
-@pytest.mark.broker
 @pytest.mark.chaos  # `test_another_checkout_beside_this_one` goes the same way
-@pytest.mark.timeout(300)
 def test_real_time(made: Rig) -> None:
     (row,) = real_time(made, WORK, 10.0, ("kymo",))
     assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"] <= row["max_ms"]
@@ -169,8 +165,24 @@ def test_real_time(made: Rig) -> None:
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(600)
 def test_takeover(made: Rig) -> None:
     rows = takeover(made, WORK, 5, 1)
     assert [row["sessions"] for row in rows] == [0, 5]
     assert report.table("takeover", rows).count("\n") == 3
+
+
+pytest.importorskip("confluent_kafka", reason="the peers need the 'bench' extra")
+
+
+TWO = Workload(2)
+
+
+@pytest.mark.slow
+def test_every_peer_takes_every_record(broker: str) -> None:
+    with rig(TWO, broker) as made:
+        rows = archive(made, TWO, 1, live_s=0.1)
+    assert [row["peer"] for row in rows[:3]] == list(TITLES.values())
+    assert all(row["mb_s"] > 0 and row["mb_cpu_s"] > 0 for row in rows)
+    sent = rows[0]["sent_mb"]
+    assert rows[2]["file_mb"] == pytest.approx(sent)  # the plain bytes, and nothing else
+    assert report.table("archive", rows).count("\n") == 5

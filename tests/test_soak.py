@@ -16,7 +16,6 @@ MAX_MIB = 250
 
 
 @pytest.mark.soak
-@pytest.mark.broker
 @pytest.mark.timeout(SOAK_S * 2 + 600)
 def test_memory_stays_and_no_event_is_lost(tmp_path: Path, broker: str, prefix: str) -> None:
     with Lab(tmp_path, broker, prefix) as lab:

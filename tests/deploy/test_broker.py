@@ -82,7 +82,6 @@ def consume(bootstrap: str, topic: str, count: int) -> list[bytes]:
     return values
 
 
-@pytest.mark.broker
 @pytest.mark.slow
 def test_data_and_offsets_survive_kill_and_stop_without_network(
     data_dir: Path, jars_dir: Path, no_network: None
@@ -111,7 +110,6 @@ def test_data_and_offsets_survive_kill_and_stop_without_network(
     assert consume(third.bootstrap, "t", 10) == values[40:]
 
 
-@pytest.mark.broker
 def test_second_start_reports_the_running_broker(broker: str, broker_data_dir: Path, jars_dir: Path) -> None:
     info = embedded.start(broker_data_dir, jars_dir=jars_dir)
     assert info.bootstrap == broker
@@ -121,7 +119,6 @@ def test_second_start_reports_the_running_broker(broker: str, broker_data_dir: P
         embedded.start(broker_data_dir, 1, jars_dir=jars_dir)
 
 
-@pytest.mark.broker
 def test_it_listens_on_loopback_only(broker: str, broker_data_dir: Path) -> None:
     info = embedded.status(broker_data_dir).info
     assert info is not None
@@ -210,7 +207,6 @@ def test_a_server_that_does_nothing_is_given_up(starting: Callable[[str], Starti
     assert len(server.told) == 12
 
 
-@pytest.mark.broker
 @pytest.mark.parametrize("order", [signal.SIGINT, signal.SIGTERM])
 def test_foreground_ends_with_the_signal(order: signal.Signals, data_dir: Path, jars_dir: Path) -> None:
     code = "from kymo.deploy.cli import broker; broker()"
@@ -226,7 +222,6 @@ def test_foreground_ends_with_the_signal(order: signal.Signals, data_dir: Path, 
     assert embedded.status(data_dir).state == "stopped"
 
 
-@pytest.mark.broker
 def test_a_server_that_dies_at_start_shows_its_log(data_dir: Path, jars_dir: Path) -> None:
     meta = data_dir / "kafka" / "meta.properties"
     meta.parent.mkdir(parents=True)
@@ -263,14 +258,12 @@ def linked_jars(jars_dir: Path, copy: Path) -> Path:
     return copy
 
 
-@pytest.mark.broker
 def test_damaged_startup_cache_is_ignored(data_dir: Path, tmp_path: Path, jars_dir: Path) -> None:
     copy = linked_jars(jars_dir, tmp_path / "jars")
     kafka_server.aot_cache([copy / "any.jar"]).write_bytes(b"garbage" * 10_000)
     assert kafka_server.probe(embedded.start(data_dir, jars_dir=copy).port)
 
 
-@pytest.mark.broker
 def test_changed_jar_is_an_error(data_dir: Path, tmp_path: Path, jars_dir: Path) -> None:
     copy = linked_jars(jars_dir, tmp_path / "jars")
     changed = copy / "kafka-clients-4.1.1.jar"
@@ -311,7 +304,6 @@ def test_another_process_under_the_old_pid_is_left_alone(data_dir: Path) -> None
     assert embedded.status(data_dir).state == "stopped"
 
 
-@pytest.mark.broker
 def test_address_prefers_the_setting_to_the_embedded_broker(broker: str, broker_data_dir: Path, tmp_path: Path) -> None:
     assert embedded.address(Settings(brokers="kafka:9092")) == "kafka:9092"
     (tmp_path / "broker").symlink_to(broker_data_dir)

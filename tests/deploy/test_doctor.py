@@ -168,7 +168,6 @@ def test_unreachable_broker(monkeypatch: pytest.MonkeyPatch) -> None:
         check_broker(Settings(brokers="127.0.0.1:1"))
 
 
-@pytest.mark.broker
 def test_on_a_broker(
     broker: str, new_prefix: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe
 ) -> None:

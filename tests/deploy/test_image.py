@@ -213,8 +213,6 @@ class Container:
 
 
 @pytest.mark.chaos
-@pytest.mark.broker
-@pytest.mark.timeout(900)
 def test_the_worker_of_compose_classifies(tmp_path: Path, broker: str, prefix: str) -> None:
     """As it ships, and with an own recipe and bundle; it writes to its home alone."""
     container = Container(tmp_path / "image")

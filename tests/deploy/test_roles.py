@@ -45,7 +45,6 @@ def chunks_of(settings: Settings) -> list[Chunk]:
     return [codec.decode(r.value or b"") for r in read_records(settings, Names(settings.prefix).of("spectrogram"))]
 
 
-@pytest.mark.broker
 def test_two_roles_give_the_events_of_one(broker: str, prefix: str, tmp_path: Path) -> None:
     recipe, home = load_recipe(RECIPE), tmp_path / "home"
     classifier = Classifier.for_recipe(load_bundle("basicmotions", home), recipe)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fault_feed import RECIPE
 from fault_lab import PATIENCE_S, Feed, Lab, kill, stop_worker
-from fault_recipe import RECIPE
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata

@@ -172,7 +172,6 @@ def processes_that_mention(folder: Path) -> dict[int, list[str]]:
     return found
 
 
-@pytest.mark.broker
 @pytest.mark.slow
 def test_the_demo_proves_itself_and_leaves_nothing(user: dict[str, str]) -> None:
     # A broker that is not there: the demo has its own.
@@ -228,7 +227,6 @@ def says(text: str, times: int = 1) -> Callable[[list[str]], bool]:
     return lambda lines: sum(text in line for line in lines) >= times
 
 
-@pytest.mark.broker
 @pytest.mark.slow
 def test_ctrl_c_leaves_nothing_of_the_demo(user: dict[str, str]) -> None:
     with Verb(user, "demo", "--speed", "2") as verb:
@@ -237,7 +235,6 @@ def test_ctrl_c_leaves_nothing_of_the_demo(user: dict[str, str]) -> None:
         assert verb.child.wait(PATIENCE_S) == 130, verb.lines
 
 
-@pytest.mark.broker
 @pytest.mark.slow
 def test_a_demo_whose_worker_dies_fails_and_says_so(user: dict[str, str], tmp_path: Path) -> None:
     with Verb(user, "demo", "--speed", "2") as verb:
@@ -249,7 +246,6 @@ def test_a_demo_whose_worker_dies_fails_and_says_so(user: dict[str, str], tmp_pa
         assert says("kymo: the worker ended before its time (killed by SIGKILL)")(verb.lines)
 
 
-@pytest.mark.broker
 @pytest.mark.slow
 def test_up_starts_a_worker_again_and_ends_everything(user: dict[str, str]) -> None:
     with Verb(user, "up", "basicmotions") as verb:

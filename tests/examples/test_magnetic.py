@@ -73,7 +73,6 @@ def test_the_shipped_bundle_is_of_the_recipe() -> None:
     assert sorted(bundle.labels) == ["high", "low", "none"]
 
 
-@pytest.mark.broker
 def test_a_replay_gives_the_same_events_live(
     drone: Path, judged: Judged, broker: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

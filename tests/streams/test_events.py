@@ -114,7 +114,6 @@ def skip_bad(*_: object) -> None:
     pass
 
 
-@pytest.mark.broker
 def test_reads_all_in_order_and_ends(settings: Settings) -> None:
     got = list(read_events(settings, on_bad=skip_bad))
     assert len({e.id for e in got}) == len(got) == 40
@@ -123,7 +122,6 @@ def test_reads_all_in_order_and_ends(settings: Settings) -> None:
         assert starts == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.broker
 def test_filters(settings: Settings) -> None:
     every = list(read_events(settings, on_bad=skip_bad))
     walk = EventFilter(recipe="walk", since=5 * NS)
@@ -141,13 +139,11 @@ def test_filters_by_head() -> None:
     assert takes == [[True, True], [True, False], [False, True]]
 
 
-@pytest.mark.broker
 def test_what_is_no_event_is_told_with_its_place(settings: Settings) -> None:
     with pytest.raises(EventError, match=rf"{settings.prefix}\.events, partition \d, offset \d+: 8 bytes are no JSON"):
         list(read_events(settings))
 
 
-@pytest.mark.broker
 def test_follow_goes_on_until_stopped(settings: Settings) -> None:
     seen: list[Event] = []
     following: Iterator[Event] = read_events(settings, follow=True, on_bad=skip_bad, stop=lambda: len(seen) > 40)
@@ -160,13 +156,11 @@ def test_follow_goes_on_until_stopped(settings: Settings) -> None:
     assert seen[-1].id == "z/late/99"
 
 
-@pytest.mark.broker
 def test_missing_topic_is_named(broker: str) -> None:
     with pytest.raises(TopicError, match=r"no topic nobody\.events"):
         list(read_events(Settings(brokers=broker, prefix="nobody")))
 
 
-@pytest.mark.broker
 def test_command_prints_json_lines(settings: Settings) -> None:
     env = {"KYMO_BROKERS": settings.brokers, "KYMO_PREFIX": settings.prefix}
     done = CliRunner().invoke(events, ["--recipe", "fall"], env=env)
@@ -177,7 +171,6 @@ def test_command_prints_json_lines(settings: Settings) -> None:
         assert CliRunner().invoke(events, ["--recipe", "fall", "--head", head], env=env).stdout == found
 
 
-@pytest.mark.broker
 def test_command_prints_a_table_of_a_session(settings: Settings) -> None:
     env = {"KYMO_BROKERS": settings.brokers, "KYMO_PREFIX": settings.prefix}
     nothing = CliRunner().invoke(events, ["--session", "nobody"], env=env)
@@ -198,7 +191,6 @@ def test_command_prints_a_table_of_a_session(settings: Settings) -> None:
     assert all(one.session in line and one.label in line for one, line in zip(found, shown, strict=True))
 
 
-@pytest.mark.broker
 def test_command_ends_quietly_when_its_reader_goes(settings: Settings) -> None:
     code = "from kymo.streams.events_cli import events; events()"
     env = os.environ | {"KYMO_BROKERS": settings.brokers, "KYMO_PREFIX": settings.prefix}

@@ -27,8 +27,6 @@ PRODUCERS = ROOT / "tests" / "producers"
 SESSIONS, ROWS, T0_NS = ("eva", "max-2", "zoë 3"), 203, 1_700_000_000_123_456_789
 KAFKA_GO, PROTOBUF_GO = "github.com/segmentio/kafka-go@v0.4.51", "google.golang.org/protobuf@v1.36.12"
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
-
 
 def run(*words: str | Path, cwd: Path, **env: str) -> str:
     done = subprocess.run(words, cwd=cwd, env=os.environ | env, capture_output=True, text=True, check=False)

@@ -20,8 +20,6 @@ from kymo.deploy.children import Child, kymo_command, kymo_environment, stop
 from kymo.streams.events import Event
 
 pytestmark = [
-    pytest.mark.broker,
-    pytest.mark.timeout(300),
     pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed: no certificates to try"),
 ]
 USER, PASSWORD = "kymo", "not a secret"

@@ -30,8 +30,6 @@ from kymo.streams.readers import read
 from kymo.streams.settings import Settings
 from kymo.streams.topics import Names
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(120)]
-
 
 class Place:
     """Topics of one partition each, so that sessions stand between one another."""

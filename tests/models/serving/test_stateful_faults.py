@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from fault_feed import RECIPE
 from fault_lab import Feed, Lab, kill, stop_worker
-from fault_recipe import RECIPE
 from tiny_stateful import leaky_onnx, manifest
 
 from kymo.models.registry import write_bundle

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fault_feed import RECIPE
 from fault_lab import Feed, kill, stop_worker
-from fault_recipe import RECIPE
 from swap_lab import SwapLab
 from tiny_models import manifest
 

@@ -1,4 +1,4 @@
-"""What is fitted beside the recipe's model, what is bundled, and that raw bundles run like any other."""
+"""What is fitted beside the recipe's model, what is bundled, that raw bundles run like any other, and what is shown beside a leak."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ from kymo.models.training.record import RunRecord
 from kymo.models.training.train import TrainRequest, train
 from kymo.models.zoo import Between
 from kymo.processors.intake import Intake
+from kymo.processors.recipe.load import parse_recipe
 from kymo.processors.windows import Windows
 from kymo.streams.errors import BundleError, TrainingError
 from kymo.streams.readers import read
 
 #: A recipe whose step takes away what tells the classes apart: only raw windows have it.
 BLIND = RECIPE.replace("length_s = 0.4", "length_s = 1.2").replace("epochs = 3", "epochs = 2\ncalibrate = false")
+
+
 BLIND = BLIND.replace('step = "scale"\nfactor = 0.5', 'step = "select"\nchannels = ["y"]')
 
 
@@ -209,3 +212,86 @@ def test_windows_of_one_kind_may_be_asked_for(data: Path, tmp_path: Path) -> Non
     request = TrainRequest((str(data),), out=tmp_path / "b", report=False, windows_of="chain")
     made = train(recipe(BLIND), request).bundle
     assert made.takes == "chain"
+
+
+pytest.importorskip("onnx")
+
+
+LENGTHS = """
+name = "beside"
+[[input]]
+stream = "imu"
+rate_hz = 10
+channels = ["acc", "mag.x", "mag.y"]
+[window]
+length_s = 2
+hop_s = 1
+[model]
+architecture = "minirocket"
+features = 84
+[train]
+epochs = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten recordings of 6 s: the vector's length says the class, its direction and the other channel nothing."""
+    folder, random = tmp_path_factory.mktemp("beside"), np.random.default_rng(6)
+    for i in range(10):
+        angle = random.uniform(0, 7, 60)
+        length = 50 + 0.1 * random.standard_normal(60) + 10 * (i % 2)
+        rows = np.stack([random.standard_normal(60), length * np.cos(angle), length * np.sin(angle)], 1)
+        lines = [",".join(f"{x:.4f}" for x in row) + f",{'far' if i % 2 else 'near'}" for row in rows]
+        (folder / f"r{i}.csv").write_text("\n".join(["acc,mag.x,mag.y,label", *lines]) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("folds", ["folds = 0\n", "folds = 2\n"])
+def test_the_named_are_fitted_and_judged(vectors: Path, tmp_path: Path, folds: str) -> None:
+    recipe = parse_recipe(f'{LENGTHS}{folds}compare = ["magnitude_rule", "minirocket", "magnitude_rule"]\n')
+    trained = train(recipe, TrainRequest((str(vectors),), out=tmp_path / "bundle", report=False))
+    assert [candidate.name for candidate in trained.record.candidates] == ["minirocket", "magnitude_rule"]
+    assert [candidate.scores["windows"] for candidate in trained.record.candidates] == [50 if "2" in folds else 10] * 2
+    assert trained.record.candidates[1].scores["window_accuracy"] == 1
+
+
+def test_none_and_one_that_is_not_known(vectors: Path, tmp_path: Path) -> None:
+    request = TrainRequest((str(vectors),), out=tmp_path / "bundle", report=False)
+    trained = train(parse_recipe(f"{LENGTHS}compare = []\n"), request)
+    assert [candidate.name for candidate in trained.record.candidates] == ["minirocket"]
+    with pytest.raises(TrainingError, match=r"architecture 'magnitude': expected one of ast, magnitude_rule"):
+        train(parse_recipe(f'{LENGTHS}compare = ["magnitude"]\n'), request)
+
+
+pytest.importorskip("torch", reason="training needs torch")
+
+
+@pytest.fixture(scope="module")
+def leaking(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sessions that differ from each other far more than the classes do."""
+    folder = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+    for i in range(8):
+        rows = [
+            f"{k / 10:.1f},{level:.3f},{9 * (i % 4) + level:.3f},{'ab'[i % 2]}"
+            for k, level in enumerate(random.normal(size=40))
+        ]
+        (folder / f"s{i}.csv").write_text("\n".join(["t,x,y,label", *rows]) + "\n")
+    return folder
+
+
+def trained(leaking: Path, out: Path, split: str) -> RunRecord:
+    text = RECIPE.replace("epochs = 3", f'epochs = 4\nrefit = false\ncompare = false\nsplit = "{split}"')
+    return train(recipe(text), TrainRequest((str(leaking),), out=out)).record
+
+
+def test_both_figures_of_a_random_split(leaking: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KYMO_HOME", str(tmp_path / "home"))
+    by_session = trained(leaking, tmp_path / "b", "session")
+    by_window = trained(leaking, tmp_path / "a", "window")
+    assert "leak_free" not in by_session.split
+    assert by_window.split["kind"] == "window"
+    assert by_window.split["leak_free"] == {"kind": "session", "scores": by_session.scores}
+    page = (tmp_path / "a" / "report" / "report.html").read_text()
+    assert "These scores leak: split by session instead of by window" in page

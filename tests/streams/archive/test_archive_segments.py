@@ -1,14 +1,28 @@
-"""Segments without a broker: what goes in comes out, for this program and for any MCAP reader; damage is found and told."""
+"""Segments without a broker: what goes in comes out, for this program and for any MCAP reader; damage is found, told and recovered
+from, and nothing else is claimed; what is erased is gone."""
 
 from __future__ import annotations
 
 import json
+import struct
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from archive_lab import BEGIN_MS, PREFIX, chunk, chunk_record, record, some_records, write_archive, write_segment
+from archive_lab import (
+    BEGIN_MS,
+    PREFIX,
+    chunk,
+    chunk_record,
+    following,
+    record,
+    some_records,
+    write_archive,
+    write_segment,
+)
+from click.testing import CliRunner
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
@@ -16,11 +30,15 @@ from mcap.reader import make_reader
 from mcap.records import Channel, DataEnd, Message, Metadata, Schema
 from mcap.stream_reader import StreamReader
 
-from kymo.streams.archive.format import ArchivedRecord, Contents, Span, read_segment
+from kymo.deploy.children import kymo_command
+from kymo.streams.archive.check import check_archive, recover
+from kymo.streams.archive.erase import ERASED_FILE, Erased, erase_session, name_digest
+from kymo.streams.archive.format import ArchivedRecord, Contents, Span, read_segment, segment_paths
 from kymo.streams.archive.read import ArchiveReader
 from kymo.streams.errors import ArchiveError
 from kymo.streams.labels.labels import Label
 from kymo.streams.readers import read
+from kymo.streams.sessions_cli import delete_command
 
 ODD = [
     record("sessions", 0, "s1", b'{"session": "s1"}'),
@@ -168,3 +186,244 @@ def test_damage_is_told(tmp_path: Path) -> None:
         ArchiveReader(tmp_path)
     with pytest.raises(ArchiveError, match="holds no segment"):
         ArchiveReader(tmp_path / "elsewhere")
+
+
+RECORDS = some_records(9, 600)
+
+
+PARTS = [RECORDS[:200], RECORDS[200:400], [*RECORDS[400:], record("labels", 0, "s1", None)]]
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[Path]:
+    return write_archive(tmp_path, PARTS)
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0x10
+    path.write_bytes(data)
+
+
+def test_a_whole_archive_is_whole(tmp_path: Path, paths: list[Path]) -> None:
+    assert check_archive(tmp_path) == []
+    with pytest.raises(ArchiveError, match="no segment"):
+        check_archive(tmp_path / "none")
+
+
+def test_every_flipped_byte_is_found(tmp_path: Path) -> None:
+    (path,) = write_archive(tmp_path, [some_records(10, 30)])
+    whole = path.read_bytes()
+    for at in [*range(60), *range(60, len(whole), max(1, len(whole) // 200)), len(whole) - 1]:
+        flip(path, at)
+        assert check_archive(tmp_path), f"byte {at} of {len(whole)}"
+        path.write_bytes(whole)
+    assert check_archive(tmp_path) == []
+
+
+def test_no_checksum_is_no_damage(tmp_path: Path) -> None:
+    (path,) = write_archive(tmp_path, [some_records(10, 30)])
+    data = bytearray(path.read_bytes())
+    (summary,) = struct.unpack_from("<Q", data, len(data) - 28)
+    data[summary - 4 : summary] = data[-12:-8] = bytes(4)  # other writers leave them out: 0, which means none in MCAP
+    path.write_bytes(data)
+    assert check_archive(tmp_path) == []
+
+
+def test_what_is_missing_is_named(tmp_path: Path, paths: list[Path]) -> None:
+    paths[1].unlink()
+    wrong = check_archive(tmp_path)
+    assert wrong[0] == f"{paths[2]}: segments 2 to 2 are missing"
+    assert len(wrong) == 3  # and both partitions' offsets
+
+
+def test_offsets_must_be_there_once(tmp_path: Path) -> None:
+    place = (f"{PREFIX}.sensor", 0)
+    contents = Contents(PREFIX, "", {place: Span("id", 0, 0)})
+    write_segment(tmp_path, 1, [chunk_record(0, chunk("a", 0)), chunk_record(4, chunk("a", 10))], contents)
+    assert check_archive(tmp_path) == []  # a hole that the segment itself records
+    behind = following(contents)
+    contents.absent.clear()
+    write_segment(tmp_path, 1, [], contents)
+    text = f"{tmp_path / 'kymo-00000001.mcap'}: {place[0]}, partition 0: the range ends at 5, its records at 0"
+    assert check_archive(tmp_path) == [text]
+    write_segment(
+        tmp_path,
+        1,
+        [chunk_record(i, chunk("a", 0)) for i in (0, 1, 1, 2, 3, 4)],
+        Contents(PREFIX, "", {place: Span("id", 0, 0)}),
+    )
+    assert ["offset 1 is there twice" in line for line in check_archive(tmp_path)] == [True]
+    behind.spans[place].first = behind.spans[place].next = 7
+    write_segment(tmp_path, 2, [chunk_record(7, chunk("a", 20))], behind)
+    assert "begins at offset 7, the segment before ends at 5" in check_archive(tmp_path)[-1]
+
+
+def test_a_cut_segment_is_kept_as_far_as_it_is_whole(tmp_path: Path) -> None:
+    number = 1500
+    records = some_records(11, number, 900)  # more than one chunk of the file
+    first, second = write_archive(tmp_path, [records[:700], records[700:]])
+    data = second.read_bytes()
+    second.write_bytes(data[: len(data) * 3 // 4])
+    (found,) = recover(tmp_path)
+    kept = list(ArchiveReader(tmp_path).records())
+    assert kept == records[: len(kept)]
+    assert 700 < len(kept) == 700 + found.records < number
+    assert "ends within a record" in found.text
+    assert check_archive(tmp_path) == []
+    assert (tmp_path / "kymo-00000002.mcap.damaged").exists()
+    spans = read_segment(second).contents.spans
+    assert {p: s.first for p, s in spans.items()} == {p: s.next for p, s in read_segment(first).contents.spans.items()}
+    assert {s.topic_id for s in spans.values()} == {"id"}
+    assert recover(tmp_path) == []
+
+
+def test_a_damaged_chunk_is_left_out_and_its_offsets_are_known_to_be_gone(tmp_path: Path) -> None:
+    records = some_records(12, 1500)
+    (path,) = write_archive(tmp_path, [records])
+    chunks = read_segment(path).chunks
+    assert len(chunks) > 1
+    flip(path, chunks[0].chunk_start_offset + chunks[0].chunk_length // 2)
+    (found,) = recover(tmp_path)
+    kept = list(ArchiveReader(tmp_path).records())
+    assert kept == records[len(records) - len(kept) :]
+    assert "1 damaged MCAP chunk passed over" in found.text
+    spans = read_segment(path).contents
+    assert sum(s.next - s.first for s in spans.spans.values()) == 1500 - sum(s.first for s in spans.spans.values())
+    assert check_archive(tmp_path) == []
+
+
+def test_an_unclosed_segment_is_recovered(tmp_path: Path, paths: list[Path]) -> None:
+    data = paths[2].read_bytes()
+    (summary_start,) = struct.unpack_from("<Q", data, len(data) - 8 - 20)
+    paths[2].rename(paths[2].with_suffix(".mcap.partial"))
+    paths[2].with_suffix(".mcap.partial").write_bytes(data[:summary_start])
+    assert len(list(ArchiveReader(tmp_path).records())) == 400
+    recover(tmp_path)
+    assert list(ArchiveReader(tmp_path).records()) == [r for part in PARTS for r in part]
+    assert check_archive(tmp_path) == []
+
+
+def test_nothing_whole_is_an_error(tmp_path: Path) -> None:
+    (path,) = write_archive(tmp_path, [some_records(13, 3)])
+    path.write_bytes(b"\x89MCAP0\r\n")
+    with pytest.raises(ArchiveError, match="nothing of it can be kept"):
+        recover(tmp_path)
+
+
+def kymo(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(kymo_command(*words), capture_output=True, text=True, check=False)
+
+
+def test_the_command_line(tmp_path: Path, paths: list[Path]) -> None:
+    rows = json.loads(kymo("archive", "list", "--dir", str(tmp_path), "--json").stdout)
+    assert [row["segment"] for row in rows] == [path.name for path in paths]
+    assert rows[2]["topics"] == {"labels": 1, "sensor": 200}
+    assert sorted(rows[0]["sessions"]) == [f"s{i}" for i in range(6)]
+    assert sum(end - start for row in rows for start, end in row["offsets"].values()) == 601
+    assert kymo("archive", "--dir", str(tmp_path), "check").returncode == 0
+    flip(paths[1], 3000)
+    done = kymo("archive", "check", "--dir", str(tmp_path), "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["ok"] is False
+    done = kymo("archive", "recover", "--dir", str(tmp_path))
+    assert done.returncode == 0
+    assert "kymo-00000002.mcap" in done.stdout
+    assert kymo("archive", "check", "--dir", str(tmp_path)).stdout == f"{tmp_path}: whole\n"
+    done = kymo("archive", "list", "--dir", str(tmp_path / "none"))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
+SENSOR = ("t.sensor", 0)
+
+
+def test_a_topic_made_anew_is_another_one(tmp_path: Path) -> None:
+    erased = Erased(tmp_path)
+    erased.add("s1", {SENSOR: 100}, {"t.sensor": "old"})
+    before = record("sensor", 99, "s1", b"")
+    behind = record("sensor", 100, "s1", b"")
+    for found in (erased, Erased(tmp_path)):
+        assert found.has(before, "old")
+        assert not found.has(behind, "old")
+        assert not found.has(before, "new")
+        assert found.has(before, "")  # of a segment that does not tell: rather erased than kept
+        assert not found.has(record("sensor", 99, "s2", b""), "old")
+    erased.add("s1", {SENSOR: 50}, {"t.sensor": "new"})
+    again = Erased(tmp_path)
+    assert again.has(record("sensor", 49, "s1", b""), "new")
+    assert not again.has(record("sensor", 50, "s1", b""), "new")
+    assert again.has(before, "old")
+    assert b"s1" not in (tmp_path / ERASED_FILE).read_bytes()
+
+
+def test_a_list_without_ids_counts_for_every_topic_of_the_name(tmp_path: Path) -> None:
+    rows = [{"session_sha256": name_digest("s1"), "until": [["t.sensor", 0, 100]]}]
+    (tmp_path / ERASED_FILE).write_text(json.dumps(rows))
+    erased = Erased(tmp_path)
+    assert erased.has(record("sensor", 99, "s1", b""), "any")
+    assert not erased.has(record("sensor", 100, "s1", b""), "any")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ERASED_FILE).write_text("[{}]")
+    with pytest.raises(ArchiveError, match="says which sessions are erased"):
+        Erased(tmp_path / "other")
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two sessions in two segments, the second of them recovered from a damaged file, and no broker."""
+    for name in ("KYMO_PREFIX", "KYMO_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    parts = [[chunk_record(2 * n + i, chunk(f"s{i}", 10 * n)) for i in range(2)] for n in range(2)]
+    paths = write_archive(tmp_path / "a", parts)
+    paths[1].with_name(paths[1].name + ".damaged").write_bytes(paths[1].read_bytes()[:-20])
+    monkeypatch.setattr(
+        "kymo.streams.kafka.sessions.delete_session", lambda *_: pytest.fail("nothing may be erased yet")
+    )
+    return tmp_path / "a"
+
+
+def delete(folder: Path, *more: str) -> tuple[int, str]:
+    done = CliRunner().invoke(delete_command, ["s0", "--yes", "--archive", str(folder), *more])
+    return done.exit_code, str(done.exception)
+
+
+def test_damaged_files_that_may_hold_the_session_are_named(archive: Path) -> None:
+    before = {path.name: path.read_bytes() for path in archive.iterdir()}
+    status, said = delete(archive)
+    assert status == 1
+    assert "kymo-00000002.mcap.damaged may hold records of s0" in said
+    assert "--damaged" in said
+    assert {path.name: path.read_bytes() for path in archive.iterdir() if path.name in before} == before
+
+
+def test_damaged_files_go_where_that_is_asked_for(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kymo.streams.kafka.sessions import Deletion
+
+    monkeypatch.setattr("kymo.streams.kafka.sessions.delete_session", lambda *_: Deletion())
+    assert delete(archive, "--damaged")[0] == 0
+    assert not list(archive.glob("*.damaged"))
+    assert ArchiveReader(archive).sessions() == ["s1"]
+    for path in archive.iterdir():
+        assert b"s0" not in path.read_bytes()
+
+
+def test_what_was_not_recovered_yet_is_not_thrown_away(archive: Path) -> None:
+    """The recovery was killed: all that there is of the others' records stands in the damaged file."""
+    segment_paths(archive)[1].unlink()
+    status, said = delete(archive, "--damaged")
+    assert (status, "kymo archive recover" in said) == (1, True)
+    assert list(archive.glob("*.damaged"))
+
+
+def test_chunks_without_a_key_are_no_session_but_somebodys(tmp_path: Path) -> None:
+    keyed = [chunk_record(i, chunk("a", 10 * i)) for i in range(2)]
+    others = [chunk("b", 0), chunk("b", 10), chunk("a", 20)]
+    nameless = [chunk_record(2 + i, made)._replace(key=None) for i, made in enumerate(others)]
+    odd = [record("sensor", 5, None, b"garbage"), record("sensor", 6, None, None)]
+    write_archive(tmp_path, [[*keyed, *nameless, *odd]])
+    reader = ArchiveReader(tmp_path)
+    assert reader.sessions() == ["a"]  # no worker takes a chunk without a key
+    assert [(r.session, r.streams[0].count) for r in reader.recordings()] == [("a", 20)]
+    assert erase_session(tmp_path, "b") == (2, 1)
+    assert erase_session(tmp_path, "a") == (3, 1)
+    assert [r.value for r in ArchiveReader(tmp_path).records()] == [b"garbage", None]

@@ -166,7 +166,6 @@ def void(_: object) -> None:
     """Nothing."""
 
 
-@pytest.mark.broker
 @pytest.mark.slow
 def test_a_broker_that_goes_and_comes_back(
     tmp_path: Path, prefix: str, own_broker: tuple[str, Callable[[], None], Callable[[], None]]

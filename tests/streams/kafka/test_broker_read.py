@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from aiokafka.structs import TopicPartition
-from archive_on_broker import Topics
+from archive_lab import Topics
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
 from kafka.errors import (
@@ -58,7 +58,6 @@ async def read_as_workers_do(settings: Settings, topic: str, count: int) -> list
     return values
 
 
-@pytest.mark.broker
 @pytest.mark.parametrize("codec", CODECS)
 def test_every_codec_is_read(settings: Settings, codec: str, tmp_path: Path) -> None:
     values = [f"{i} {'x' * 200}".encode() for i in range(100)]
@@ -96,7 +95,6 @@ def readers(settings: Settings, tmp_path: Path) -> Iterator[tuple[Topics, list[A
         )
 
 
-@pytest.mark.broker
 def test_damage_is_named_and_not_asked_for_again(
     readers: tuple[Topics, list[Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -111,7 +109,6 @@ def test_damage_is_named_and_not_asked_for_again(
     assert [r.value for r in ArchiveReader(tmp_path / "a").records()] == [b"%d" % i for i in range(5)]
 
 
-@pytest.mark.broker
 def test_a_codec_without_its_package_is_named(
     readers: tuple[Topics, list[Any]], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

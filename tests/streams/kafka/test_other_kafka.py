@@ -1,27 +1,41 @@
-"""Other people's Kafka: older versions give the same events, too old ones say so; a cluster that loses a broker is waited for."""
+"""Other people's Kafka: older versions give the same events, too old ones say so; clusters that lose brokers are waited for; rights
+that are missing are a sentence."""
 
 from __future__ import annotations
 
 import json
+import random
 import signal
 import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_lab import await_that
+from fault_lab import Feed, Lab, await_that, kill, stop_worker
+from kafka.admin import ACL, ACLOperation, ACLPermissionType, KafkaAdminClient, ResourcePattern, ResourceType
+from kafka.admin import ACLResourcePatternType as PatternType
+from kafka.errors import KafkaError
 from other_kafka import addresses, cluster, jars_of
 
 from kymo.deploy import kafka_server
+from kymo.deploy.broker import free_port
 from kymo.deploy.children import Child, kymo_command, kymo_environment, stop
+from kymo.deploy.kafka_server import class_path
 from kymo.streams.errors import TopicError
 from kymo.streams.events import Event
 from kymo.streams.kafka.admin import OLDEST_KAFKA, ensure_topics
+from kymo.streams.kafka.client import client_arguments
 from kymo.streams.kafka.read import read_records
 from kymo.streams.settings import Settings
 from kymo.streams.topics import Names
 
-pytestmark = [pytest.mark.chaos, pytest.mark.broker, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.chaos
+
+
 RECIPE, DATA = "basicmotions", "basicmotions:test"
+
+
 Said = set[tuple[str, str, float]]
 
 
@@ -85,3 +99,171 @@ def test_verbs_wait_while_a_leader_is_elected(
                 node.start()
                 node.await_ready()
     assert "Traceback" not in capsys.readouterr().err
+
+
+KILLS = 20
+
+
+def in_step(lab: Lab) -> bool:
+    """Whether every partition has all of its replicas."""
+    try:
+        with KafkaAdminClient(**client_arguments(lab.settings)) as admin:
+            partitions = [p for topic in admin.describe_topics() for p in topic["partitions"]]
+    except (KafkaError, OSError):
+        return False
+    return all(len(p["isr_nodes"]) == len(p["replica_nodes"]) for p in partitions)
+
+
+def test_brokers_killed_at_random(tmp_path: Path, jars_dir: Path, prefix: str) -> None:
+    pick, back, together = random.Random(6), [], 0
+    (tmp_path / "cluster").mkdir()
+    with (
+        cluster(class_path(jars_dir), tmp_path / "cluster", 3) as nodes,
+        Lab(tmp_path, addresses(nodes), prefix, replication=3) as lab,
+    ):
+        await_that(lambda: in_step(lab), "all replicas")
+        feed, workers = Feed(lab, 6, rate=12), [lab.start_worker(), lab.start_worker()]
+        feed.start()
+        lab.await_growth(everywhere=True)
+        for _ in range(KILLS):
+            threading.Event().wait(pick.uniform(0, 3))
+            node = pick.choice(nodes)
+            assert node.process is not None
+            node.process.kill()
+            if pick.random() < 0.4:
+                kill(workers.pop(pick.randrange(2)))
+                workers.append(lab.start_worker())
+                together += 1
+            node.kill()
+            back.append(lab.await_growth(everywhere=True))
+            threading.Event().wait(pick.uniform(0, 5))
+            node.start()
+            node.await_ready()
+            if pick.random() < 0.8:  # else the next one dies while this one still lacks records
+                await_that(lambda: in_step(lab), "all replicas")
+        count = lab.check(feed)
+        for worker in workers:
+            stop_worker(worker)
+        assert lab.verdict(lab.expected(feed)) == count
+    print(
+        f"\n{KILLS} brokers killed, {together} with a worker: {count} events, each once; back after {max(back):.1f} s at most"
+    )
+    assert count > 6_500
+
+
+USER, PASSWORD = "guest", "secret"
+
+
+LOGIN = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+
+
+SERVING = {"topic": ("DESCRIBE", "READ", "WRITE"), "group": ("DESCRIBE", "READ")}
+
+
+class Guarded:
+    """A Kafka with a listener for those who may do everything, and one for a guest."""
+
+    def __init__(self, open_to_all: str, guests: str) -> None:
+        self.open, self.guests = open_to_all, guests
+
+    def allow(self, prefix: str, **rights: tuple[str, ...]) -> None:
+        """Give the guest rights on the prefix's topics and groups."""
+        acls = [
+            ACL(
+                f"User:{USER}",
+                "*",
+                ACLOperation[operation],
+                ACLPermissionType.ALLOW,
+                ResourcePattern(ResourceType[kind.upper()], prefix, PatternType.PREFIXED),
+            )
+            for kind, operations in rights.items()
+            for operation in operations
+        ]
+        with KafkaAdminClient(bootstrap_servers=self.open) as admin:
+            admin.create_acls(acls)
+
+    def environment(self, folder: Path, prefix: str) -> dict[str, str]:
+        security = {"PROTOCOL": "SASL_PLAINTEXT", "SASL_MECHANISM": "PLAIN", "SASL_USERNAME": USER}
+        security["SASL_PASSWORD"] = PASSWORD
+        own = {"BROKERS": self.guests, "PREFIX": prefix, "HOME": str(folder), "METRICS_PORT": "-1", "PARTITIONS": "3"}
+        return {f"KYMO_{k}": v for k, v in own.items()} | {f"KYMO_KAFKA_SECURITY_{k}": v for k, v in security.items()}
+
+    def kymo(self, folder: Path, prefix: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        env = kymo_environment(self.environment(folder, prefix))
+        return subprocess.run(
+            kymo_command(*arguments), env=env, capture_output=True, text=True, check=False, timeout=120
+        )
+
+
+@pytest.fixture(scope="module")
+def guarded(jars_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    plain, guests = free_port(), free_port()
+    controller = free_port()
+    listeners = {
+        name: f"{name}://{kafka_server.HOST}:{port}"
+        for name, port in {"PLAINTEXT": plain, "CONTROLLER": controller, "SASL_PLAINTEXT": guests}.items()
+    }
+    more = {
+        "listeners": ",".join(listeners.values()),
+        "advertised.listeners": f"{listeners['PLAINTEXT']},{listeners['SASL_PLAINTEXT']}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT",
+        "controller.quorum.voters": f"1@{kafka_server.HOST}:{controller}",
+        "sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.sasl_plaintext.plain.sasl.jaas.config": f'{LOGIN} user_{USER}="{PASSWORD}";',
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:ANONYMOUS",
+    }
+    folder = tmp_path_factory.mktemp("guarded")
+    with cluster(kafka_server.class_path(jars_dir), folder, 1, more, port=plain):
+        yield Guarded(f"{kafka_server.HOST}:{plain}", f"{kafka_server.HOST}:{guests}")
+
+
+def test_the_rights_that_are_documented_are_enough(guarded: Guarded, tmp_path: Path, prefix: str) -> None:
+    ensure_topics(Settings(brokers=guarded.open, prefix=prefix, partitions=3), Names(prefix))
+    guarded.allow(prefix, **SERVING)
+    env = guarded.environment(tmp_path, prefix)
+    worker = Child("worker", kymo_command("worker", RECIPE), kymo_environment(env))
+    worker.start()
+    try:
+        sent = guarded.kymo(tmp_path, prefix, "replay", DATA, "--recipe", RECIPE, "--speed", "max")
+        assert sent.returncode == 0, sent.stderr
+        await_that(
+            lambda: (
+                worker.status is not None or len(guarded.kymo(tmp_path, prefix, "events").stdout.splitlines()) >= 240
+            ),
+            "events",
+            60,
+        )
+        worker.send(signal.SIGTERM)
+        assert worker.wait(30) == 0, worker.tail
+        assert any("this user may not read their settings" in line for line in worker.tail), worker.tail
+    finally:
+        stop([worker])
+    for arguments in (
+        ("archive", "--once", "--dir", str(tmp_path / "a")),
+        ("sessions", "list"),
+        ("sessions", "end", "basicmotions-test-00"),
+        ("label", "add", "basicmotions-test-00", "1", "2", "x", "--set", "s"),
+        ("doctor", "--recipe", RECIPE, "--session", "basicmotions-test-00"),
+    ):
+        done = guarded.kymo(tmp_path, prefix, *arguments)
+        assert done.returncode == 0, (arguments, done.stdout, done.stderr)
+    refused = guarded.kymo(tmp_path, prefix, "sessions", "delete", "basicmotions-test-00", "--yes")
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused.stderr
+    guarded.allow(prefix, topic=("DELETE", "DESCRIBE_CONFIGS"))
+    done = guarded.kymo(tmp_path, prefix, "sessions", "delete", "basicmotions-test-00", "--yes")
+    assert done.returncode in (0, 3), done.stderr
+
+
+def test_rights_that_are_missing_are_a_sentence(guarded: Guarded, tmp_path: Path, prefix: str) -> None:
+    def say(*arguments: str) -> tuple[int, str]:
+        done = guarded.kymo(tmp_path, prefix, *arguments)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode, done.stderr
+
+    replay = ("replay", DATA, "--recipe", RECIPE, "--speed", "max")
+    for arguments in (("worker", RECIPE), replay):
+        status, text = say(*arguments)
+        assert status == 1
+        assert "may not make it" in text
+    assert say("sessions", "list")[0] == 1

@@ -1,10 +1,17 @@
-"""MCAP files that were cut or damaged: as much as is whole is read, and what is not is said."""
+"""MCAP files that were cut or damaged, or unpack to far more than they are: as much as is whole is read, and what is not is said."""
 
 from __future__ import annotations
 
+import struct
+import tracemalloc
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
+import lz4.frame
 import numpy as np
+import pytest
+import zstandard
 from mcap.reader import make_reader
 from mcap_files import FOREIGN, chunk, error_of, mcap, needs_foreign, one, sample
 
@@ -84,3 +91,96 @@ def test_random_damage_never_gives_a_traceback(tmp_path: Path) -> None:
             list(read([path]))
         except SourceError as error:
             assert str(error).count("\n") == 0  # noqa: PT017
+
+
+MIB = 2**20
+
+
+MAGIC = b"\x89MCAP0\r\n"
+
+
+def zstd(pieces: list[bytes]) -> bytes:
+    packer = zstandard.ZstdCompressor().compressobj()  # without its size in the frame
+    return b"".join(map(packer.compress, pieces)) + packer.flush()
+
+
+def zstd_sized(pieces: list[bytes]) -> bytes:
+    packer = zstandard.ZstdCompressor().compressobj(size=sum(map(len, pieces)))
+    return b"".join(map(packer.compress, pieces)) + packer.flush()
+
+
+def lz4_frame(pieces: list[bytes]) -> bytes:
+    with lz4.frame.LZ4FrameCompressor() as packer:
+        return packer.begin() + b"".join(map(packer.compress, pieces)) + packer.flush()
+
+
+@cache
+def packed_zeros(pack: Callable[[list[bytes]], bytes], mib: int) -> bytes:
+    return pack([bytes(MIB)] * mib)
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<I", len(value)) + value.encode()
+
+
+def record(kind: int, body: bytes) -> bytes:
+    return struct.pack("<BQ", kind, len(body)) + body
+
+
+def packed(kind: str, content: bytes, says: int) -> bytes:
+    inside = struct.pack("<QQQI", 0, 0, says, 0) + text(kind) + struct.pack("<Q", len(content)) + content
+    return record(6, inside)
+
+
+def bomb(path: Path, *chunks: bytes) -> Path:
+    path.write_bytes(MAGIC + record(1, text("") + text("x")) + b"".join(chunks) + record(15, bytes(4)) + MAGIC)
+    return path
+
+
+@pytest.mark.parametrize("says", [160 * MIB, 100, 2**63])
+@pytest.mark.parametrize("pack", [zstd, zstd_sized, lz4_frame])
+def test_what_unpacks_to_far_more_than_it_is_takes_no_memory(
+    pack: Callable[[list[bytes]], bytes], says: int, tmp_path: Path
+) -> None:
+    kind, content = pack.__name__.partition("_")[0], packed_zeros(pack, 160)
+    path = bomb(tmp_path / "x.mcap", packed(kind, content, says))
+    tracemalloc.start()
+    error = error_of(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "unpack to" in error or "damaged MCAP chunk" in error
+    assert peak < 30 * MIB
+
+
+def test_a_chunk_that_claims_too_much_is_passed_over_as_a_damaged_one(tmp_path: Path) -> None:
+    content = mcap(tmp_path / "x.mcap", [sample("acc", i * 10**7, [i, 0, 0]) for i in range(300)], 3_000).read_bytes()
+    with (tmp_path / "x.mcap").open("rb") as file:
+        summary = make_reader(file).get_summary()
+    assert summary is not None
+    size_at = summary.chunk_indexes[1].chunk_start_offset + 9 + 16
+    (tmp_path / "x.mcap").write_bytes(content[:size_at] + struct.pack("<Q", 2**40) + content[size_at + 8 :])
+    recording = one(tmp_path / "x.mcap")
+    assert recording.notes[0].startswith("1 damaged MCAP chunk passed over, the first ends at byte ")
+    assert "unpack to 1099511627776" in recording.notes[0]
+    assert 100 < recording.streams[0].count < 300
+
+
+def test_many_chunks_that_are_each_within_bounds(tmp_path: Path) -> None:
+    private = struct.pack("<BQ", 0x80, 100 * MIB)  # a kind of record that readers leave alone
+    content = zstd([private, *[bytes(MIB)] * 100])
+    error = error_of(bomb(tmp_path / "x.mcap", *[packed("zstd", content, 100 * MIB + len(private))] * 4))
+    assert "bytes of MCAP unpack to" in error
+
+
+@pytest.mark.parametrize("kind", ["brotli", "ZSTD"])
+def test_a_compression_that_is_not_known(kind: str, tmp_path: Path) -> None:
+    assert f"compressed with '{kind}'" in error_of(bomb(tmp_path / "x.mcap", packed(kind, b"x", 1)))
+
+
+def test_a_long_recording_that_packs_well_is_read(tmp_path: Path) -> None:
+    path = mcap(tmp_path / "x.mcap", [sample("acc", i * 10**7, [float("nan"), 0, i % 2]) for i in range(50_000)])
+    assert one(path).streams[0].count >= 49_999
+
+
+def test_a_message_of_more_values_than_a_sample_has(tmp_path: Path) -> None:
+    assert "expected 1 to 65536" in error_of(mcap(tmp_path / "x.mcap", [sample("acc", 0, [0] * 100_000)]))

@@ -1,4 +1,4 @@
-"""Replay on a real broker: everything once and in order, nothing twice, and what is said when it cannot be."""
+"""Replay on a real broker: everything once and in order, nothing twice, and what is said when it cannot be; the verb."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import kymo
 from kymo.streams.chunk import Chunk, Header, signal_format
 from kymo.streams.codec import ChunkCodec
 from kymo.streams.errors import DeliveryError, SourceError
 from kymo.streams.kafka.admin import ensure_topics
 from kymo.streams.kafka.publish import Publisher
 from kymo.streams.kafka.read import read_records
-from kymo.streams.recording import Recording, StreamData
-from kymo.streams.replay.cli import runs
+from kymo.streams.recording import ReadOptions, Recording, StreamData
+from kymo.streams.replay.cli import choose, make_command, runs
 from kymo.streams.replay.pacing import ReplayIO, ReplayProgress, SystemClock
 from kymo.streams.replay.replay import ReplaySummary, replay
 from kymo.streams.replay.schedule import ReplayPlan
@@ -71,7 +72,6 @@ def assert_is(sent: list[Chunk], stream: StreamData) -> None:
     assert all(c.header == stream.header for c in sent)
 
 
-@pytest.mark.broker
 def test_everything_is_there_once_and_in_order(settings: Settings) -> None:
     recordings = [recording(f"s{i}", streams=(("imu", 50), ("imu.left", 20), ("eda", 4))) for i in range(5)]
     summary = replay(recordings, settings, FAST)
@@ -86,7 +86,6 @@ def test_everything_is_there_once_and_in_order(settings: Settings) -> None:
             assert_is(topic[r.session, stream.header.format.stream], stream)
 
 
-@pytest.mark.broker
 def test_metadata_come_first_and_say_when_it_is_complete(settings: Settings) -> None:
     r = recording("s1")
     r.subject, r.notes = "p7", ["2 rows were repeated"]
@@ -100,7 +99,6 @@ def test_metadata_come_first_and_say_when_it_is_complete(settings: Settings) -> 
     assert (last["replayed"]["complete"], last["replayed"]["samples"]) == (True, 250)
 
 
-@pytest.mark.broker
 def test_a_second_replay_adds_nothing_and_says_so(settings: Settings) -> None:
     replay([recording("s1")], settings, FAST)
     again = replay([recording("s1"), recording("s2")], settings, replace(FAST, chunk_ms=250))
@@ -116,7 +114,6 @@ def test_a_second_replay_adds_nothing_and_says_so(settings: Settings) -> None:
         replay([recording("s1", 4)], settings, FAST)
 
 
-@pytest.mark.broker
 def test_a_run_has_topics_of_its_own(settings: Settings) -> None:
     replay([recording("s1")], settings, FAST)
     summary = replay([recording("s1")], settings, replace(FAST, run="7"))
@@ -134,7 +131,6 @@ def test_a_run_has_topics_of_its_own(settings: Settings) -> None:
     assert CliRunner().invoke(runs, ["delete", "7"], env=env).exit_code == 1
 
 
-@pytest.mark.broker
 def test_now_shifts_event_times_to_the_present(settings: Settings) -> None:
     before = time.time_ns()
     replay([recording("s1"), recording("s2", 3)], settings, replace(FAST, now=True))
@@ -143,7 +139,6 @@ def test_now_shifts_event_times_to_the_present(settings: Settings) -> None:
         assert found[0].first_index == 0
 
 
-@pytest.mark.broker
 def test_loop_and_part(settings: Settings) -> None:
     r = recording("s1")
     replay([r], settings, replace(FAST, loop=3, start_s=1, duration_s=2))
@@ -153,7 +148,6 @@ def test_loop_and_part(settings: Settings) -> None:
     assert sent[-1].end
 
 
-@pytest.mark.broker
 def test_paced_replay_reaches_its_speed(settings: Settings) -> None:
     shown: list[ReplayProgress] = []
     summary = replay([recording("s1", 10)], settings, ReplayPlan(speed=10), ReplayIO(progress=shown.append))
@@ -164,7 +158,6 @@ def test_paced_replay_reaches_its_speed(settings: Settings) -> None:
     assert shown[-1].unacknowledged == 0
 
 
-@pytest.mark.broker
 def test_quit_and_interrupt_keep_what_was_sent(settings: Settings) -> None:
     keys = iter([None] * 3 + ["quit"])
 
@@ -185,7 +178,6 @@ def test_quit_and_interrupt_keep_what_was_sent(settings: Settings) -> None:
     assert again.notes == ["s1: an earlier replay did not end; sent again from its start"]
 
 
-@pytest.mark.broker
 def test_too_large_is_refused_by_name(settings: Settings) -> None:
     header = Header("big", 0, signal_format("imu", tuple(f"c{i}" for i in range(3000)), 1, "float64"))
     frames = np.empty(2, object)
@@ -205,7 +197,6 @@ def test_too_large_is_refused_by_name(settings: Settings) -> None:
             publisher.send("sensor", "k", b"x" * limit)
 
 
-@pytest.mark.broker
 def test_back_pressure_bounds_what_is_under_way(settings: Settings) -> None:
     ensure_topics(settings, Names(settings.prefix))
     with Publisher(settings, Names(settings.prefix), max_unacknowledged=100_000) as publisher:
@@ -240,7 +231,6 @@ def own_broker(tmp_path: Path, jars_dir: Path) -> Iterator[tuple[str, Callable[[
     embedded.stop(tmp_path)
 
 
-@pytest.mark.broker
 @pytest.mark.slow
 def test_broker_killed_on_the_way_everything_is_there_once(
     own_broker: tuple[str, Callable[[], None]], prefix: str
@@ -282,3 +272,38 @@ def test_what_is_said_of_many_sessions_is_said_once() -> None:
         "note: s3: 1 gap",
         "note: topic x: made",
     ]
+
+
+def csv(folder: Path, name: str, session: str = "") -> Path:
+    rows = "".join(f"{i / 10},{i},{-i}" + (f",{session}" if session else "") + "\n" for i in range(30))
+    path = folder / f"{name}.csv"
+    path.write_text("t,ax,ay" + (",session" if session else "") + "\n" + rows)
+    return path
+
+
+def test_names_choose_one_of_several_or_name_the_only_one(tmp_path: Path) -> None:
+    one = csv(tmp_path, "walk1")
+    assert [r.session for r in choose([str(one)], ReadOptions(), "mine", None)] == ["mine"]
+    (named,) = choose([str(one)], ReadOptions(), None, "imu.left")
+    assert [s.header.format.stream for s in named.streams] == ["imu.left"]
+    csv(tmp_path, "walk2")
+    assert [r.session for r in choose([str(tmp_path)], ReadOptions(), "walk2", None)] == ["walk2"]
+    with pytest.raises(SourceError, match=r"no session walk3: there are walk1, walk2; did you mean walk2\?"):
+        list(choose([str(tmp_path)], ReadOptions(), "walk3", None))
+
+
+def test_command_sums_up_and_its_status_tells(settings: Settings, tmp_path: Path) -> None:
+    command = make_command(lambda _: ReadOptions())
+    env = {"KYMO_BROKERS": settings.brokers, "KYMO_PREFIX": settings.prefix, "KYMO_PARTITIONS": "3"}
+    path = str(csv(tmp_path, "walk"))
+    done = CliRunner().invoke(command, [path, "--speed", "max", "--stream", "imu", "--json"], env=env)
+    assert done.exit_code == 0
+    found = json.loads(done.stdout)
+    assert (found["sessions"], found["samples"], found["ok"]) == (1, 30, True)
+    again = CliRunner().invoke(command, [path, "--speed", "max", "--stream", "imu"], env=env)
+    assert again.exit_code == 0
+    assert "there already" in again.stdout
+    gone = CliRunner().invoke(kymo.cli, ["replay", str(tmp_path / "no.csv"), "--speed", "max"], env=env)
+    assert gone.exit_code == 1
+    assert len(gone.stderr.strip().splitlines()) == 1
+    assert CliRunner().invoke(command, [path, "--speed", "0"], env=env).exit_code == 2
