@@ -67,6 +67,9 @@ class Spec(ABC):
     after_window: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), list):
+                object.__setattr__(self, field.name, tuple(value))
         try:
             check(self)
         except SchemaError as wrong:
@@ -122,6 +125,45 @@ def derived_header(header: Header, spec: Spec) -> Header:
     )
 
 
+class StreamStage(Stage):
+    """A Stage that makes one stream of another; what it remembers beside the input's header, `numbers` and `arrays` name."""
+
+    numbers: ClassVar[tuple[str, ...]] = ("next",)
+    arrays: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.spec = spec
+        self._header: Header | None = None  # of what comes in
+        self._out: Header
+        self._next = 0  # first index of the output that was not given yet
+
+    def _is_other(self, header: Header) -> bool:
+        """Whether this is the header of another stream than what came before."""
+        if header is not self._header and header == self._header:
+            self._header = header  # the same header as another object, as after a restart
+        return header is not self._header
+
+    def _bind(self, header: Header) -> None:
+        self._header, self._out = header, derived_header(header, self.spec)
+
+    @property
+    def needs_from(self) -> dict[str, int]:
+        """The oldest sample that the next output rests on."""
+        return {} if self._header is None else {self._header.format.stream: self.spec.input_index(self._next)}
+
+    def snapshot(self) -> bytes:
+        numbers = {name: getattr(self, f"_{name}") for name in ("header", *self.numbers)}
+        return pack(numbers, {name: getattr(self, f"_{name}") for name in self.arrays})
+
+    def restore(self, snapshot: bytes) -> None:
+        numbers, arrays = unpack(snapshot)
+        if header := numbers.pop("header"):
+            self._bind(header)
+        for name, value in (numbers | arrays).items():
+            setattr(self, f"_{name}", value)
+
+
 class MapSpec(Spec):
     """A pure function of each sample, lifted: subclasses give :meth:`Spec.apply` and :meth:`Spec.output` alone."""
 
@@ -129,40 +171,16 @@ class MapSpec(Spec):
         return MapStage(self)
 
 
-class MapStage(Stage):
+class MapStage(StreamStage):
     """Stage of a :class:`MapSpec`: no memory but the input's header."""
 
-    def __init__(self, spec: MapSpec) -> None:
-        super().__init__()
-        self.spec = spec
-        self._in: Header | None = None
-        self._out: Header | None = None
-        self._next = 0
-
     def push(self, item: Chunk) -> list[Chunk]:
-        """Take a Chunk; give it transformed."""
-        if item.header is not self._in:
-            if item.header != self._in:
-                self._out = derived_header(item.header, self.spec)
-            self._in = item.header
-        assert self._out is not None
+        if self._is_other(item.header):
+            self._bind(item.header)
         self._next = item.end_index
         return [
             Chunk(self._out, item.first_index, self.spec.apply(item.data, item.header.format), item.times_ns, item.end)
         ]
-
-    @property
-    def needs_from(self) -> dict[str, int]:
-        """Nothing of what was taken is needed again."""
-        return {} if self._in is None else {self._in.format.stream: self._next}
-
-    def snapshot(self) -> bytes:
-        return pack({"next": self._next, "header": self._in})
-
-    def restore(self, snapshot: bytes) -> None:
-        meta, _ = unpack(snapshot)
-        self._next, self._in = meta["next"], meta["header"]
-        self._out = None if self._in is None else derived_header(self._in, self.spec)
 
 
 def _plain(value: Any, learned: bool) -> Any:
@@ -170,8 +188,6 @@ def _plain(value: Any, learned: bool) -> Any:
         return value.to_json(learned)
     if isinstance(value, tuple | list):
         return [_plain(v, learned) for v in value]
-    if hasattr(value, "numerator") and not isinstance(value, int | float):
-        return f"{value.numerator}/{value.denominator}"
     return value
 
 

@@ -2,9 +2,9 @@
 :class:`SchemaError`; the type's JSON Schema.
 
 What a type alone does not tell stands behind it in ``Annotated``: a text that describes the member, and Rules with JSON Schema's own
-words (``minimum``, ``exclusiveMinimum``, ``maximum``, ``exclusiveMaximum``, ``enum``, ``minLength``, ``pattern``, ``minItems``). Others
-are of this file alone: ``expected``, the words of an error; ``alone``, a value may stand for a list of itself; ``texts``, what some texts
-stand for; ``kinds``, which dataclass the member ``kind`` names; ``rest``, takes the members that have no name.
+words (``minimum``, ``exclusiveMinimum``, ``maximum``, ``exclusiveMaximum``, ``enum``, ``minLength``, ``pattern``, ``minItems``,
+``uniqueItems``). Others are of this file alone: ``expected``, the words of an error; ``alone``, a value may stand for a list of itself;
+``texts``, what some texts stand for; ``kinds``, which dataclass the member ``kind`` names; ``rest``, takes the members that have no name.
 What members must be together, a dataclass checks when it is made: it raises :class:`SchemaError` itself.
 """
 
@@ -161,9 +161,12 @@ class Kind:
         if is_dataclass(self.inner[0].base) or self.inner[0].base is dict:
             return self.base(_inside(self.inner[0], item, i) for i, item in enumerate(items))
         try:
-            return self.base(map(self.inner[0].take, items))
+            result = self.base(map(self.inner[0].take, items))
         except SchemaError:  # of an array of scalars all is shown
             raise self.wrong(value) from None
+        if self.rules.get("uniqueItems") and len(set(result)) < len(result):
+            raise self.wrong(value)
+        return result
 
 
 def _inside(kind: Kind, value: Any, name: str | int) -> Any:

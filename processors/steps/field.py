@@ -6,17 +6,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kymo.processors.spec import MapSpec, only
-from kymo.processors.steps.maps import columns_of, float_of, numbers
+from kymo.processors.steps.maps import ChannelNames, check_learned, columns_of, float_of
 from kymo.streams.chunk import Array, Format, Window
 from kymo.streams.errors import FormatError
+from kymo.streams.schema import Rules
 
 Real = NDArray[Any]
+_Axes = Annotated[tuple[str, str, str], Rules(expected="the names of three channels")]
+_UNSET: Any = ()  # no three channels, so refused
 DERIVED = ("field", "vertical", "horizontal", "inclination")
 JOINT = "deviation"
 
@@ -29,36 +32,21 @@ class Field(MapSpec):
     left across; ``inclination``, the angle between it and the plane across gravity, rad. Gravity is the accelerometer's
     direction at the sample, so the sensor should not be shaken much. Where the acceleration is 0, ``vertical`` is 0.
 
-    Parameters
-    ----------
-    acc, mag : tuple of str
-        The three channels of the accelerometer and of the magnetometer, in the same axes.
-
-    Raises
-    ------
-    FormatError
-        If they are not three each, a name stands twice, the input lacks one, or the units of `mag` differ.
-
     References
     ----------
     The elements of the field: S. Chapman and J. Bartels, Geomagnetism (1940), chapter 1.
     """
 
-    acc: tuple[str, ...] = ()
-    mag: tuple[str, ...] = ()
+    acc: _Axes = _UNSET  # in the same axes as the magnetometer's
+    mag: _Axes = _UNSET
     name: ClassVar[str] = "field"
 
     def __post_init__(self) -> None:
-        for key in ("acc", "mag"):
-            names: Any = getattr(self, key)
-            if isinstance(names, str) or len(names) != 3:
-                raise FormatError(f"field: {key} {names!r}, expected the names of three channels")
-            object.__setattr__(self, key, tuple(names))
+        super().__post_init__()
         if len({*self.acc, *self.mag}) < 6:
             raise FormatError(f"field: {', '.join((*self.acc, *self.mag))}: one stands twice")
 
     def output(self, inputs: Mapping[str, Format]) -> Format:
-        """The input's channels and the four."""
         fmt = only(inputs)
         columns_of(self.name, (*self.acc, *self.mag), fmt)
         if present := sorted(set(fmt.channels) & set(DERIVED)):
@@ -75,7 +63,6 @@ class Field(MapSpec):
         )
 
     def apply(self, data: Array, fmt: Format) -> Array:
-        """``(n, ..., channels)`` to ``(n, ..., channels + 4)``."""
         values: Real = data.astype(float_of(self.name, fmt), copy=False)
         acc = [values[..., i] for i in columns_of(self.name, self.acc, fmt)]
         mag = [values[..., i] for i in columns_of(self.name, self.mag, fmt)]
@@ -100,46 +87,28 @@ class Deviation(MapSpec):
     the length of the earth's field among distortions, is met where a mean would be drawn aside. If `joint` asks for it, a channel
     ``deviation`` comes behind the others: how far some of them are off together, the root of the sum of their squares.
 
-    Parameters
-    ----------
-    channels : tuple of str
-        Which; the others stay as they are. At least one, none twice.
-    joint : tuple of str
-        Those of `channels`, of one unit, that ``deviation`` is made of; empty for none.
-    usual : tuple of float
-        One for each of them, in the input's units. Empty before :meth:`fit`.
-
-    Raises
-    ------
-    FormatError
-        If there is none, one stands twice, the input lacks one, units differ, the numbers do not match, or nothing was learned yet.
-
     References
     ----------
     The half-sample mode: D. R. Bickel and R. Frühwirth, Computational Statistics & Data Analysis 50 (2006) 3500-3530.
     """
 
-    channels: tuple[str, ...] = ()
-    joint: tuple[str, ...] = ()
-    usual: tuple[Any, ...] = ()
+    channels: ChannelNames = ()  # the others stay as they are
+    joint: tuple[
+        str, ...
+    ] = ()  # those of `channels`, of one unit, that ``deviation`` is made of; none for no such channel
+    usual: tuple[float, ...] = ()  # of each of `channels`, in the input's units; empty before :meth:`fit`
     name: ClassVar[str] = "deviation"
     learned: ClassVar[frozenset[str]] = frozenset({"usual"})
     before_window: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        names: Any = self.channels
-        if isinstance(names, str) or not names or len(set(names)) < len(names):
-            raise FormatError(f"deviation: channels {names!r}, expected a list of at least one name, none twice")
-        object.__setattr__(self, "channels", tuple(names))
-        object.__setattr__(self, "joint", tuple(self.joint))
-        if not set(self.joint) <= set(names) or len(set(self.joint)) < len(self.joint):
+        super().__post_init__()
+        if not set(self.joint) <= set(self.channels) or len(set(self.joint)) < len(self.joint):
             raise FormatError(f"deviation: joint {self.joint!r}, expected some of channels, none twice")
-        object.__setattr__(self, "usual", numbers(self.name, "usual", tuple(self.usual)))
         if self.usual and len(self.usual) != len(self.channels):
             raise FormatError(f"deviation: {len(self.usual)} numbers for {len(self.channels)} channels; train again")
 
     def output(self, inputs: Mapping[str, Format]) -> Format:
-        """The input's format, and ``deviation``; whole numbers become float32."""
         fmt = replace(only(inputs), dtype=float_of(self.name, only(inputs)))
         columns_of(self.name, self.channels, fmt)
         if not self.joint:
@@ -155,7 +124,6 @@ class Deviation(MapSpec):
         return replace(fmt, channels=(*fmt.channels, JOINT), units=(*fmt.units, *units), shape=shape)
 
     def apply(self, data: Array, fmt: Format) -> Array:
-        """``(n, ..., channels)`` to the same shape, or with a channel more."""
         if not self.usual:
             raise FormatError("deviation: has not learned what is usual yet; train first (`kymo train`)")
         out: Real = np.array(data, float_of(self.name, fmt))
@@ -168,23 +136,14 @@ class Deviation(MapSpec):
         return np.concatenate([out, together[..., np.newaxis]], -1)
 
     def fit(self, windows: Iterable[Window]) -> Deviation:
-        """A Spec that has learned what is usual, from one pass over `windows`.
-
-        Raises
-        ------
-        FormatError
-            If there is no window, or a value is not finite.
-        """
+        """A Spec that has learned what is usual, from one pass over `windows`."""
         rows_of_means = []
         for window in windows:
             at = columns_of(self.name, self.channels, window.header.format)
             rows: Real = np.asarray(window.data, np.float64).reshape(-1, window.data.shape[-1])
             rows_of_means.append(rows[:, at].mean(0))
-        if not rows_of_means:
-            raise FormatError("deviation: nothing to learn from, expected at least one window")
         means = np.array(rows_of_means)  # (windows, channels)
-        if not np.isfinite(means).all():
-            raise FormatError("deviation: a value in the windows is not finite, expected numbers only")
+        check_learned(self.name, len(means), means)
         return replace(self, usual=tuple(float(half_sample_mode(column)) for column in means.T))
 
 

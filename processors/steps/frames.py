@@ -8,33 +8,23 @@ both to its window's hop and end, so that a window is complete with its last sam
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
-from math import ceil
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from kymo.processors.spec import Spec, Stage, derived_header, pack, unpack
+from kymo.processors.spec import Spec, Stage, StreamStage
 from kymo.processors.steps.spectral import load_libraries
 from kymo.streams.chunk import Array, Chunk, Format, Header
-from kymo.streams.errors import FormatError
 from kymo.streams.schema import Count
 
 
 @dataclass(frozen=True)
 class FramedSpec(Spec):
-    """A step from frames to columns. Subclasses give the frame's length and step, the kernel and the output's format.
+    """A step from frames to columns. Subclasses give the frame's length and step, the kernel and the output's format."""
 
-    Parameters
-    ----------
-    chunk_frames : int
-        Columns a chunk.
-    chunk_phase : int
-        Where chunk borders stand: ``chunk_phase + k * chunk_frames``.
-    """
-
-    chunk_frames: Count = 1
-    chunk_phase: int = 0
+    chunk_frames: Count = 1  # columns a chunk
+    chunk_phase: int = 0  # where chunk borders stand: ``chunk_phase + k * chunk_frames``
 
     @property
     @abstractmethod
@@ -48,33 +38,26 @@ class FramedSpec(Spec):
 
     @abstractmethod
     def kernel(self, samples: Array, fmt: Format) -> Array:
-        """Columns of consecutive samples.
+        """Make columns ``(m, *output.shape)``, new, in any memory order, of consecutive samples.
 
-        Parameters
-        ----------
-        samples : ndarray
-            ``(channels, n)``, C order, n = (m - 1) * frame_step + frame_length. Not to be written to.
-        fmt : Format
-            Of the input.
-
-        Returns
-        -------
-        ndarray
-            ``(m, *output.shape)``, in any memory order, new.
+        These are ``(channels, n)`` of the input, C order, not to be written to; n = (m - 1) * frame_step + frame_length.
         """
 
     def build(self) -> Stage:
-        """A Stage for one session."""
         return FrameStage(self)
 
     def input_index(self, index: int) -> int:
         """First sample of column `index`."""
         return index * self.frame_step
 
+    @property
+    def block_samples(self) -> int:
+        """Samples that a chunk of columns rests on."""
+        return (self.chunk_frames - 1) * self.frame_step + self.frame_length
+
     def memory_bytes(self, fmt: Format) -> int:
         """The samples of the block of columns under way."""
-        width = (self.chunk_frames - 1) * self.frame_step + self.frame_length
-        return width * fmt.shape[-1] * np.dtype(fmt.dtype).itemsize
+        return self.block_samples * fmt.shape[-1] * np.dtype(fmt.dtype).itemsize
 
     def apply(self, data: Array, fmt: Format) -> Array:
         """All whole columns of ``(n, channels)``, the first one at its first sample."""
@@ -86,42 +69,19 @@ class FramedSpec(Spec):
         return self.kernel(np.ascontiguousarray(data[:used].T), fmt)
 
 
-def framed_format(spec: FramedSpec, fmt: Format, bins: int, unit: Any) -> Format:
-    """Format of columns ``(bins, channels)`` made from frames of a signal."""
-    if len(fmt.shape) != 1 or fmt.dtype not in ("float32", "float64"):
-        raise FormatError(
-            f"{spec.name}: samples of `{fmt.stream}` are {fmt.dtype}{fmt.shape}, "
-            f"expected one float32 or float64 a channel"
-        )
-    if not fmt.rate:
-        raise FormatError(f"{spec.name}: `{fmt.stream}` has no fixed rate; put `resample` before it")
-    _, dot, place = fmt.stream.partition(".")
-    span = ceil((spec.frame_length - 1) * fmt.step) + fmt.span
-    return replace(
-        fmt,
-        stream=f"spectrogram{dot}{place}",
-        units=tuple(unit(u) for u in fmt.units),
-        rate=fmt.rate / spec.frame_step,
-        shape=(bins, len(fmt.channels)),
-        step=fmt.step * spec.frame_step,
-        span=span,
-        rows=None,
-    )
-
-
-class FrameStage(Stage):
+class FrameStage(StreamStage):
     """Stage of a :class:`FramedSpec`: the samples of the block of columns under way."""
 
+    numbers: ClassVar[tuple[str, ...]] = ("next", "border", "end")
+    arrays: ClassVar[tuple[str, ...]] = ("block",)
+
     def __init__(self, spec: FramedSpec) -> None:
-        super().__init__()
+        super().__init__(spec)
         load_libraries()
-        self.spec = spec
+        self.spec: FramedSpec = spec
         self._step, self._length, self._chunk = spec.frame_step, spec.frame_length, spec.chunk_frames
-        self._in: Header | None = None
-        self._out: Header | None = None
-        self._width = (self._chunk - 1) * self._step + self._length
+        self._width = spec.block_samples
         self._block: Array = np.empty((0, 0))  # (channels, width): samples of the block that ends at border `_border`
-        self._next = 0  # first column not yet given
         self._border = 0
         self._end = 0  # index one past the last sample taken
 
@@ -130,10 +90,9 @@ class FrameStage(Stage):
         out: list[Chunk] = []
         if not item.count:
             return out
-        if item.header is not self._in and item.header == self._in:
-            self._in = item.header  # the same header as another object, as after a restart
-        if item.header is not self._in or item.first_index != self._end:
-            out = self._start(item)
+        if self._is_other(item.header) or item.first_index != self._end:
+            out = self.flush()
+            self._begin(item.header, item.first_index)
         start = 0
         while True:
             block_end = (self._border - 1) * self._step + self._length
@@ -153,19 +112,16 @@ class FrameStage(Stage):
             samples, at = samples[-at:], 0
         self._block[:, at : at + len(samples)] = samples.T
 
-    def _start(self, item: Chunk) -> list[Chunk]:
-        """Begin a run of samples at `item`, giving what the run before it left."""
-        last_columns = self.flush()
-        if item.header is not self._in:
-            self._in, self._out = item.header, derived_header(item.header, self.spec)
-        fmt = item.header.format
+    def _begin(self, header: Header, first: int) -> None:
+        """Begin a run of samples."""
+        if header is not self._header:
+            self._bind(header)
         # Zeros where samples are missing: the kernel then always sees a whole block, so each column comes out the same to the bit.
-        self._block = np.zeros((fmt.shape[-1], self._width), fmt.dtype)
-        self._next = -(-item.first_index // self.spec.frame_step)
-        chunk, phase = self.spec.chunk_frames, self.spec.chunk_phase
-        self._border = phase + ((self._next - phase) // chunk + 1) * chunk
-        self._end = item.first_index
-        return last_columns
+        self._block = np.zeros((header.format.shape[-1], self._width), header.format.dtype)
+        self._next = -(-first // self._step)
+        phase = self.spec.chunk_phase
+        self._border = phase + ((self._next - phase) // self._chunk + 1) * self._chunk
+        self._end = first
 
     def _advance(self) -> None:
         """Move on to the next block, keeping the samples that both need."""
@@ -176,38 +132,18 @@ class FrameStage(Stage):
         self._border += self._chunk
 
     def _columns(self, stop: int) -> Chunk:
-        assert self._in is not None
-        assert self._out is not None
+        assert self._header is not None
         first = self._border - self._chunk
-        columns = self.spec.kernel(self._block, self._in.format)[self._next - first : stop - first]
+        columns = self.spec.kernel(self._block, self._header.format)[self._next - first : stop - first]
         return Chunk(self._out, self._next, columns)
 
     def flush(self) -> list[Chunk]:
         """The whole columns of the block under way."""
-        if self._in is None:
+        stop = (self._end - self._length) // self._step + 1
+        if self._header is None or stop <= self._next:
             return []
-        stop = (self._end - self.spec.frame_length) // self.spec.frame_step + 1
-        if stop <= self._next:
-            return []
-        at = self._end - (self._border - self.spec.chunk_frames) * self.spec.frame_step
+        at = self._end - (self._border - self._chunk) * self._step
         self._block[:, max(at, 0) :] = 0
         out = [self._columns(stop)]
         self._next = stop
         return out
-
-    @property
-    def needs_from(self) -> dict[str, int]:
-        """First sample of the next column."""
-        return {} if self._in is None else {self._in.format.stream: self._next * self.spec.frame_step}
-
-    def snapshot(self) -> bytes:
-        """See :meth:`Stage.snapshot`."""
-        meta = {"header": self._in, "next": self._next, "border": self._border, "end": self._end}
-        return pack(meta, {"block": self._block})
-
-    def restore(self, snapshot: bytes) -> None:
-        """See :meth:`Stage.restore`."""
-        meta, arrays = unpack(snapshot)
-        self._in, self._next, self._border, self._end = meta["header"], meta["next"], meta["border"], meta["end"]
-        self._out = None if self._in is None else derived_header(self._in, self.spec)
-        self._block = arrays["block"]

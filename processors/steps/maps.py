@@ -1,8 +1,10 @@
-"""Small steps. In: samples, columns or windows of them. Out: the same, fewer, scaled, in logarithms, standardised."""
+"""Small steps. In: samples, columns or windows of them. Out: the same, fewer, scaled, in logarithms, standardised.
+
+`docs/steps.md` tells what each parameter means.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
@@ -17,75 +19,49 @@ from kymo.streams.schema import Amount, Rules
 
 Real = NDArray[Any]
 FLOATS = ("float32", "float64")
+_SMALLEST = float(np.finfo(np.float32).tiny)
 #: A number that is above 0 in float32, too.
-_SEEN = Rules(minimum=float(np.finfo(np.float32).tiny), expected="a number above 0")
+_Seen = Annotated[float, Rules(minimum=_SMALLEST, expected="a number above 0")]
+_FINITE = Rules(expected="a finite number or a list of them")
+_Numbers = Annotated[float, _FINITE] | Annotated[tuple[float, ...], _FINITE]
+ChannelNames = Annotated[
+    tuple[str, ...], Rules(minItems=1, uniqueItems=True, expected="a list of at least one name, none twice")
+]
 
 
 @dataclass(frozen=True)
 class Select(MapSpec):
-    """Takes channels by name.
+    """Takes channels by name, in the order of these names."""
 
-    Parameters
-    ----------
-    channels : tuple of str
-        Channels wanted, in this order; at least one, none twice.
-
-    Raises
-    ------
-    FormatError
-        If there is none, one stands twice, or the input lacks one.
-    """
-
-    channels: tuple[str, ...] = ()
+    channels: ChannelNames = ()
     name: ClassVar[str] = "select"
 
-    def __post_init__(self) -> None:
-        names: Any = self.channels
-        if isinstance(names, str) or not names or len(set(names)) != len(names):
-            raise FormatError(f"select: channels {names!r}, expected a list of at least one name, none twice")
-        object.__setattr__(self, "channels", tuple(names))
-
     def output(self, inputs: Mapping[str, Format]) -> Format:
-        """The wanted channels."""
         fmt = only(inputs)
         at = columns_of(self.name, self.channels, fmt)
         units = tuple(fmt.units[i] for i in at) if fmt.units else ()
         return replace(fmt, channels=self.channels, units=units, shape=(*fmt.shape[:-1], len(at)))
 
     def apply(self, data: Array, fmt: Format) -> Array:
-        """``(n, ..., channels)`` to ``(n, ..., wanted channels)``."""
         return data[..., columns_of(self.name, self.channels, fmt)]
 
 
 @dataclass(frozen=True)
 class Scale(MapSpec):
-    """``x * factor + offset``.
+    """``x * factor + offset``; whole numbers become float32."""
 
-    Parameters
-    ----------
-    factor, offset : float or tuple of float
-        One for all channels, or one a channel; finite.
-    units : tuple of str
-        Units of the result, one a channel; empty where unknown.
-
-    Raises
-    ------
-    FormatError
-        If a number is not finite, or their count is not that of the channels.
-    """
-
-    factor: Any = 1.0
-    offset: Any = 0.0
-    units: tuple[str, ...] = ()
+    factor: _Numbers = 1.0  # one for all channels, or one a channel, as the offset
+    offset: _Numbers = 0.0
+    units: tuple[str, ...] = ()  # of the result; none where they are unknown
     name: ClassVar[str] = "scale"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "factor", numbers(self.name, "factor", self.factor))
-        object.__setattr__(self, "offset", numbers(self.name, "offset", self.offset))
-        object.__setattr__(self, "units", tuple(self.units))
+        super().__post_init__()
+        for field in ("factor", "offset"):
+            value = getattr(self, field)
+            object.__setattr__(self, field, tuple(map(float, value)) if isinstance(value, tuple) else float(value))
 
     def output(self, inputs: Mapping[str, Format]) -> Format:
-        """The input's format with new units; whole numbers become float32."""
         fmt = only(inputs)
         for field, value in (("factor", self.factor), ("offset", self.offset), ("units", self.units)):
             if isinstance(value, tuple) and len(value) != len(fmt.channels) and (value or field != "units"):
@@ -95,7 +71,6 @@ class Scale(MapSpec):
         return replace(fmt, units=self.units, dtype=float_of(self.name, fmt))
 
     def apply(self, data: Array, fmt: Format) -> Array:
-        """``(n, ..., channels)`` to the same shape."""
         dtype = float_of(self.name, fmt)
         out: Real = np.empty_like(data, dtype)  # in the input's memory order
         np.multiply(data, np.asarray(self.factor, dtype), out=out, dtype=dtype)
@@ -105,44 +80,25 @@ class Scale(MapSpec):
 
 @dataclass(frozen=True)
 class Log(MapSpec):
-    """Logarithm, of values no smaller than a floor.
+    """``log(max(x, floor) + eps)``, natural; with `db` ten times the decimal one, as for powers."""
 
-    ``log(max(x, floor) + eps)``, natural; with ``db`` ten times the decimal one.
-
-    Parameters
-    ----------
-    floor : float
-        Smallest value taken, at least 0. In the input's unit.
-    eps : float
-        Added before the logarithm, at least 0; floor and eps must not both be 0. In the input's unit.
-    db : bool
-        ``10 * log10`` instead, as for powers.
-
-    Raises
-    ------
-    FormatError
-        If floor or eps is negative or not finite, or both are 0.
-    """
-
-    floor: Amount = 0.0
+    floor: Amount = 0.0  # in the input's unit, as eps; not both may be 0
     eps: Amount = 1e-10
     db: bool = False
     name: ClassVar[str] = "log"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.floor + self.eps < float(np.finfo(np.float32).tiny):
+        if self.floor + self.eps < _SMALLEST:
             raise FormatError(
                 "log: floor and eps are both 0 (or too small for float32), expected one above: log(0) is not a number"
             )
 
     def output(self, inputs: Mapping[str, Format]) -> Format:
-        """The input's format, in dB or without unit."""
         fmt = only(inputs)
         return replace(fmt, units=("dB",) * len(fmt.channels) if self.db else (), dtype=float_of(self.name, fmt))
 
     def apply(self, data: Array, fmt: Format) -> Array:
-        """``(n, ...)`` to the same shape."""
         out: Real = np.maximum(data, self.floor, dtype=float_of(self.name, fmt))
         if self.eps:
             out += self.eps
@@ -160,42 +116,22 @@ class Decibels(MapSpec):
 
     ``y = 10 * log10(max(x, amin) / max(largest, amin))``, at least ``-top_db``, as ``librosa.power_to_db(x, ref=np.max)`` with
     ``amin`` 1e-10 and ``top_db`` 80; with ``scaled`` ``1 + 2 * y / top_db``.
-
-    Parameters
-    ----------
-    top_db : float
-        What lies more than this below the largest is raised to that, above 0.
-    amin : float
-        Smallest power taken, above 0. In the input's unit.
-    per : str
-        What the largest is of: each ``"channel"`` of the window, or the whole ``"window"``.
-    scaled : bool
-        Whether -top_db becomes -1, and the largest 1.
-
-    Raises
-    ------
-    FormatError
-        If top_db or amin is not above 0, or per is another word.
     """
 
-    top_db: Annotated[float, _SEEN] = 80.0
-    amin: Annotated[float, _SEEN] = 1e-10
-    per: Annotated[str, Rules(enum=("channel", "window"))] = "channel"
+    top_db: _Seen = 80.0
+    amin: _Seen = 1e-10  # in the input's unit
+    per: Annotated[str, Rules(enum=("channel", "window"))] = "channel"  # what the largest is of
     scaled: bool = True
     name: ClassVar[str] = "decibels"
     before_window: ClassVar[bool] = False
 
     def output(self, inputs: Mapping[str, Format]) -> Format:
-        """The input's format, in dB or without unit."""
         fmt = only(inputs)
         units = () if self.scaled else ("dB",) * len(fmt.channels)
         return replace(fmt, units=units, dtype=float_of(self.name, fmt))
 
     def apply(self, data: Array, fmt: Format) -> Array:
-        """``(n, ..., channels)`` to the same shape."""
-        out: Real = np.maximum(data, self.amin, dtype=float_of(self.name, fmt))
-        np.log10(out, out=out)
-        out *= 10
+        out = decibels(data, self.amin, float_of(self.name, fmt))
         if out.size:
             out -= out.max(axis=tuple(range(out.ndim - 1)) if self.per == "channel" else None)
         np.maximum(out, -self.top_db, out=out)
@@ -207,25 +143,13 @@ class Decibels(MapSpec):
 
 @dataclass(frozen=True)
 class Standardise(MapSpec):
-    """``(x - mean) / std``, with numbers learned from the training windows.
+    """``(x - mean) / std``, with numbers learned from the training windows."""
 
-    Parameters
-    ----------
-    mean, std : tuple
-        One a channel, or for columns ``(bins, channels)`` one a bin and channel as nested tuples; std is above 0.
-        Empty before :meth:`fit`.
-    per : str
-        What :meth:`fit` learns a number for: ``"channel"``, or ``"bin"`` for every bin of every channel.
-
-    Raises
-    ------
-    FormatError
-        If mean and std do not match, std is not above 0, the input does not fit them, or nothing was learned yet.
-    """
-
-    mean: tuple[Any, ...] = ()
+    mean: tuple[
+        Any, ...
+    ] = ()  # one a channel, or for columns (bins, channels) as nested tuples; empty before :meth:`fit`
     std: tuple[Any, ...] = ()
-    per: Annotated[str, Rules(enum=("channel", "bin"))] = "channel"
+    per: Annotated[str, Rules(enum=("channel", "bin"))] = "channel"  # what :meth:`fit` learns a number for
     name: ClassVar[str] = "standardise"
     learned: ClassVar[frozenset[str]] = frozenset({"mean", "std"})
     before_window: ClassVar[bool] = False
@@ -242,10 +166,7 @@ class Standardise(MapSpec):
             raise FormatError("standardise: expected finite numbers in mean and std, and std above 0")
 
     def output(self, inputs: Mapping[str, Format]) -> Format:
-        """The input's format, without units.
-
-        Before :meth:`fit` this tells the format too, so that a chain can be checked before it is trained.
-        """
+        """The input's format, without units; before :meth:`fit`, too, so that a chain can be checked before it is trained."""
         fmt = only(inputs)
         shape = np.shape(self.mean)
         if self.mean and shape not in ((len(fmt.channels),), fmt.shape):
@@ -253,7 +174,6 @@ class Standardise(MapSpec):
         return replace(fmt, units=(), dtype=float_of(self.name, fmt))
 
     def apply(self, data: Array, fmt: Format) -> Array:
-        """``(n, ...)`` to the same shape."""
         if not self.mean:
             raise FormatError("standardise: has not learned mean and std yet; train first (`kymo train`)")
         dtype = float_of(self.name, fmt)
@@ -267,16 +187,6 @@ class Standardise(MapSpec):
 
         Sums are kept in float64, window by window, by the update of Chan, Golub and LeVeque (The American Statistician
         37 (1983) 242-247). What does not vary at all keeps its size (std 1).
-
-        Parameters
-        ----------
-        windows : iterable of Window
-            At least one; of one format.
-
-        Raises
-        ------
-        FormatError
-            If there is no window, or a value is not finite.
         """
         count, mean, squares = 0, np.zeros(()), np.zeros(())
         for window in windows:
@@ -287,39 +197,37 @@ class Standardise(MapSpec):
             squares = squares + ((rows - here) ** 2).sum(0) + delta**2 * (count * n / (count + n))
             mean = mean + delta * (n / (count + n))
             count += n
-        if not count:
-            raise FormatError("standardise: nothing to learn from, expected at least one window")
-        if not np.isfinite(squares).all():
-            raise FormatError("standardise: a value in the windows is not finite, expected numbers only")
+        check_learned(self.name, count, squares)
         std = np.sqrt(squares / count)
         # Less than what rounding alone makes of a constant counts as no variation.
         std = np.where(std > 1e-12 * np.abs(mean), std, 1.0)
         return replace(self, mean=nested(mean), std=nested(std))
 
 
-def nested(values: Array) -> Any:
+def check_learned(step: str, count: int, numbers: Real) -> None:
+    """Refuse what was learned from so many windows or rows, where there was none or a number is not finite."""
+    if not count:
+        raise FormatError(f"{step}: nothing to learn from, expected at least one window")
+    if not np.isfinite(numbers).all():
+        raise FormatError(f"{step}: a value in the windows is not finite, expected numbers only")
+
+
+def nested(values: Any) -> Any:
     """An array's numbers as nested tuples."""
-    listed = values.tolist()
-    return tuple(nested(np.asarray(v)) for v in listed) if values.ndim > 1 else tuple(listed)
+    return tuple(map(nested, values)) if np.ndim(values) else float(values)
 
 
-def is_number(value: Any) -> bool:
-    """Whether `value` is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def decibels(powers: Array, least: float, dtype: Any) -> Real:
+    """``10 * log10(max(powers, least))``, in the memory order of `powers`."""
+    out: Real = np.maximum(powers, least, dtype=dtype)
+    np.log10(out, out=out)
+    out *= 10
+    return out
 
 
-def numbers(step: str, field: str, value: Any) -> float | tuple[float, ...]:
-    """A number or a tuple of them, as floats."""
-    several = isinstance(value, list | tuple)
-    for v in value if several else (value,):
-        if not is_number(v):
-            raise FormatError(f"{step}: {field} {value!r}, expected a finite number or a list of them")
-    return tuple(float(v) for v in value) if several else float(value)
-
-
-def whole_number(step: str, field: str, value: Any, low: int, high: int | None = None) -> None:
-    """Check that a parameter is a whole number from `low` to `high`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+def check_whole(step: str, field: str, value: int | None, low: int, high: int | None = None) -> None:
+    """Refuse a parameter that is no whole number from `low` to `high`; None stands for another parameter's value."""
+    if value is not None and (value < low or (high is not None and value > high)):
         expected = f"{low} to {high}" if high is not None else f"at least {low}"
         raise FormatError(f"{step}: {field} {value!r}, expected a whole number, {expected}")
 

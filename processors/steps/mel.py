@@ -18,9 +18,9 @@ import scipy
 from numpy.typing import NDArray
 
 from kymo.processors.spec import MapSpec, Stage, only
-from kymo.processors.steps.frames import FramedSpec, framed_format
-from kymo.processors.steps.maps import whole_number
-from kymo.processors.steps.spectral import Frames, SpectralPlan, Tile, plan_for, taper
+from kymo.processors.steps.maps import check_whole, decibels
+from kymo.processors.steps.spectral import Finish, Frames, SpectralPlan, Tile, taper
+from kymo.processors.steps.spectrogram import SpectralSpec, in_brackets, spectrogram_of
 from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import FormatError
 from kymo.streams.schema import Amount, Count, Positive, Rules, Whole
@@ -34,36 +34,10 @@ LARGEST_RATIO = 2000  # whole number in the ratio of the rates: the filter has 2
 
 
 @dataclass(frozen=True)
-class Mel(FramedSpec):
+class Mel(SpectralSpec):
     """Power (or another power of the magnitude) of consecutive frames by mel band, as ``librosa.feature.melspectrogram``.
 
     Column ``j`` covers samples ``[j * hop_length, j * hop_length + n_fft)``; the sampling rate is the stream's own.
-
-    Parameters
-    ----------
-    n_fft : int
-        Samples a column covers and length of the transform, at least 2.
-    hop_length : int
-        Samples from one column to the next, at least 1.
-    win_length : int, optional
-        Length of the window, in the middle of n_fft, 1 to n_fft; n_fft if not given.
-    window : str or tuple
-        A window's name, or name and parameters, as :func:`scipy.signal.get_window` takes them.
-    n_mels : int
-        Bands, at least 1.
-    fmin, fmax : float
-        Edges of the lowest and highest band, Hz; fmax is half the rate if not given.
-    htk : bool
-        The HTK formula of the mel scale instead of Slaney's.
-    norm : str, float or None
-        ``"slaney"``: each band's area is 1; a number: that norm of each band is 1; None: its peak is 1.
-    power : float
-        Exponent of the magnitude, above 0: 1 for magnitude, 2 for power.
-
-    Raises
-    ------
-    FormatError
-        If a parameter is out of range, or librosa is not installed.
 
     References
     ----------
@@ -72,11 +46,10 @@ class Mel(FramedSpec):
 
     n_fft: Annotated[int, Rules(minimum=2)] = 2048
     hop_length: Count = 512
-    win_length: int | None = None
-    window: Any = "hann"
+    win_length: int | None = None  # n_fft
     n_mels: Count = 128
     fmin: Amount = 0.0
-    fmax: float | None = None
+    fmax: float | None = None  # half the rate
     htk: bool = False
     norm: Annotated[str, Rules(enum=("slaney",))] | Positive | None = "slaney"
     power: Positive = 2.0
@@ -84,73 +57,56 @@ class Mel(FramedSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.win_length is not None:
-            whole_number(self.name, "win_length", self.win_length, 1, self.n_fft)
+        check_whole(self.name, "win_length", self.win_length, 1, self.n_fft)
         if self.fmax is not None and self.fmax <= self.fmin:
             raise FormatError(f"{self.name}: fmax {self.fmax!r}, expected more Hz than fmin, {self.fmin}")
-        if isinstance(self.window, list):
-            object.__setattr__(self, "window", tuple(self.window))
-        taper(self.window, self.win_length or self.n_fft, self.name)
 
     @property
     def frame_length(self) -> int:
-        """Samples a column covers."""
         return self.n_fft
 
     @property
     def frame_step(self) -> int:
-        """Samples from one column to the next."""
         return self.hop_length
+
+    @property
+    def taper_length(self) -> int:
+        return self.win_length or self.n_fft
+
+    @property
+    def bins(self) -> int:
+        return self.n_mels
 
     def output(self, inputs: Mapping[str, Format]) -> Format:
         """Columns ``(n_mels, channels)``, as float32 or float64 as the input is."""
         fmt = only(inputs)
-        if self.fmax is not None and fmt.rate and self.fmax > fmt.rate / 2:
-            raise FormatError(
-                f"{self.name}: fmax {self.fmax}, expected at most half the rate of `{fmt.stream}`, {fmt.rate / 2} Hz"
-            )
-        if fmt.rate and self.fmin >= fmt.rate / 2:
-            raise FormatError(
-                f"{self.name}: fmin {self.fmin}, expected below half the rate of `{fmt.stream}`, {fmt.rate / 2} Hz"
-            )
-        out = framed_format(self, fmt, self.n_mels, self._unit)
+        for field, hz, words in (("fmax", self.fmax, "at most"), ("fmin", self.fmin, "below")):
+            if fmt.rate and hz is not None and (hz > fmt.rate / 2 or (hz == fmt.rate / 2 and field == "fmin")):
+                raise FormatError(
+                    f"{self.name}: {field} {hz}, expected {words} half the rate of `{fmt.stream}`, {fmt.rate / 2} Hz"
+                )
+        out = super().output(inputs)
         filter_bank(self, fmt.rate)  # librosa is missed now, not when data come
         return out
 
-    def _unit(self, unit: str) -> str:
-        if not unit or self.power == 1:
-            return unit
-        return f"({unit})^{self.power:g}" if any(c in unit for c in "/*^ ") else f"{unit}^{self.power:g}"
+    def unit(self, unit: str) -> str:
+        return unit if not unit or self.power == 1 else f"{in_brackets(unit)}^{self.power:g}"
 
-    def kernel(self, samples: Array, fmt: Format) -> Array:
-        """Columns of consecutive samples: see :meth:`FramedSpec.kernel`."""
-        plan = plan_for(self, samples, fmt.rate, lambda: self._plan(samples, fmt.rate))
-        return plan.run(samples).transpose(1, 2, 0)  # (m, mels, channels), in memory (channels, m, mels)
-
-    def _plan(self, samples: Array, rate: Fraction) -> SpectralPlan:
-        length = self.win_length or self.n_fft
+    def plan(self, samples: Array, rate: Fraction) -> SpectralPlan:
+        length = self.taper_length
         window, before = np.zeros(self.n_fft, samples.dtype), (self.n_fft - length) // 2
         window[before : before + length] = taper(self.window, length, self.name)
         frames = Frames(self.n_fft, self.hop_length, self.n_fft, False)
-        bank = filter_bank(self, rate).astype(samples.dtype)
-        return SpectralPlan(self, frames, window, samples.shape, self.n_mels, Bands(bank, self.power))
+        finish = in_bands(filter_bank(self, rate).astype(samples.dtype), self.power)
+        return SpectralPlan(self, frames, window, samples.shape, self.n_mels, finish)
 
 
 @dataclass(frozen=True)
 class LogMel(Mel):
     """Mel spectrogram in decibels, as ``librosa.power_to_db`` of :class:`Mel`.
 
-    ``10 * log10(max(amin, S)) - 10 * log10(max(amin, ref))``
-
-    Parameters
-    ----------
-    ref : float
-        What counts as 0 dB, above 0.
-    amin : float
-        Smallest power taken, above 0.
-    top_db : float, optional
-        What lies more than this below the highest value of the window is raised to that; behind the window only, since before
-        it there is no highest value. At least 0.
+    ``10 * log10(max(amin, S)) - 10 * log10(max(amin, ref))``; `top_db` behind the window only, since before it there is no highest
+    value.
     """
 
     ref: Positive = 1.0
@@ -159,54 +115,36 @@ class LogMel(Mel):
     name: ClassVar[str] = "log_mel"
 
     def build(self) -> Stage:
-        """A Stage for one session.
-
-        Raises
-        ------
-        FormatError
-            If top_db is set.
-        """
         if self.top_db is not None:
             raise FormatError("log_mel: top_db needs the highest value of a window; put the step behind the window")
         return super().build()
 
-    def _unit(self, unit: str) -> str:
+    def unit(self, unit: str) -> str:
         return "dB"
 
     def kernel(self, samples: Array, fmt: Format) -> Array:
-        """Columns of consecutive samples: see :meth:`FramedSpec.kernel`."""
-        out: Real = super().kernel(samples, fmt)
-        np.maximum(out, self.amin, out=out)
-        np.log10(out, out=out)
-        out *= 10
+        out = decibels(super().kernel(samples, fmt), self.amin, samples.dtype)
         out -= 10 * np.log10(max(self.amin, self.ref))
         return out
 
     def apply(self, data: Array, fmt: Format) -> Array:
-        """All whole columns of ``(n, channels)``, the first one at its first sample."""
         out: Real = super().apply(data, fmt)
         if self.top_db is not None and out.size:
             np.maximum(out, out.max() - self.top_db, out=out)
         return out
 
 
-class Bands:
+def in_bands(bank: Any, power: float) -> Finish:
     """A spectrum's magnitude to some power, summed by band."""
 
-    exact = True
-
-    def __init__(self, bank: Any, power: float) -> None:
-        self._bank, self._power = bank, power
-
-    def __call__(self, tile: Tile, out: Real) -> None:
-        """Fill `out` ``(channels, count, bands)`` from the tile's spectrum."""
+    def finish(tile: Tile, out: Real) -> None:
         spectrum = tile.spectrum
-        values = (
-            np.square(spectrum.real) + np.square(spectrum.imag) if self._power == 2 else np.abs(spectrum) ** self._power
-        )
+        values = np.square(spectrum.real) + np.square(spectrum.imag) if power == 2 else np.abs(spectrum) ** power
         # Sparse: each band adds its few bins in rising order, whatever the number of frames.
-        summed = self._bank @ values.reshape(-1, values.shape[-1]).T
+        summed = bank @ values.reshape(-1, values.shape[-1]).T
         np.copyto(out, summed.T.reshape(out.shape))
+
+    return finish
 
 
 @lru_cache(maxsize=16)
@@ -238,32 +176,16 @@ class AudioFbank(MapSpec):
     differenced with 0.97, weighted by a symmetric Hann window and transformed; their power in bands that are triangles on the mel
     scale, at least 2^-23, is taken by its natural logarithm, normalised by ``(x - mean) / (2 * std)``.
 
-    Parameters
-    ----------
-    rate_hz : int
-        Rate of the sound, at least 1000 Hz.
-    n_mels : int
-        Bands, from 20 Hz to half the rate, at least 1.
-    frames : int
-        Columns: zeros (before normalising) fill them up, what is more is cut off; 0 for as many as there are.
-    mean, std : float
-        Of the normalisation; std is above 0. The defaults are AudioSet's.
-
-    Raises
-    ------
-    FormatError
-        If a parameter is out of range, the input is no evenly sampled signal, or the rates have no ratio of small whole numbers.
-
     References
     ----------
     Y. Gong, Y.-A. Chung, J. Glass, AST: Audio Spectrogram Transformer, Interspeech (2021); D. Povey et al., The Kaldi Speech
     Recognition Toolkit, ASRU (2011), feature ``fbank``.
     """
 
-    rate_hz: Annotated[int, Rules(minimum=1000)] = 16000
-    n_mels: Count = 128
-    frames: Whole = 1024
-    mean: float = -4.2677393
+    rate_hz: Annotated[int, Rules(minimum=1000)] = 16000  # of the sound
+    n_mels: Count = 128  # bands, from 20 Hz to half the rate
+    frames: Whole = 1024  # zeros fill up to so many columns, what is more is cut off; 0 for as many as there are
+    mean: float = -4.2677393  # of the normalisation, as std: those of AudioSet
     std: Positive = 4.5689974
     name: ClassVar[str] = "audio_fbank"
     before_window: ClassVar[bool] = False
@@ -296,7 +218,7 @@ class AudioFbank(MapSpec):
         step = Fraction(length - 1, rows - 1) if rows > 1 and length > 1 else Fraction(length)
         return replace(
             fmt,
-            stream=f"spectrogram{fmt.stream[fmt.stream.index('.') :] if '.' in fmt.stream else ''}",
+            stream=spectrogram_of(fmt.stream),
             channels=("fbank",),
             units=(),
             shape=(self.n_mels, 1),
@@ -308,7 +230,6 @@ class AudioFbank(MapSpec):
         )
 
     def apply(self, data: Array, fmt: Format) -> Array:
-        """``(n, channels)`` to ``(frames, n_mels, 1)``."""
         ratio = self._ratio(fmt)
         joined = np.ascontiguousarray(data.T, np.float64).reshape(-1)  # channel by channel
         sound = scipy.signal.resample_poly(joined, ratio.numerator, ratio.denominator) if len(joined) else joined
@@ -320,18 +241,7 @@ class AudioFbank(MapSpec):
         return ((bands - self.mean) / (2 * self.std)).astype(np.float32)[..., np.newaxis]
 
     def bands(self, sound: Array) -> Real:
-        """Logarithms of the bands' powers, before normalising.
-
-        Parameters
-        ----------
-        sound : ndarray
-            ``(samples,)`` at `rate_hz`.
-
-        Returns
-        -------
-        ndarray
-            ``(frames, n_mels)``; no frame where there are fewer samples than 25 ms.
-        """
+        """Logarithms of the bands' powers ``(frames, n_mels)`` of a sound ``(samples,)`` at `rate_hz`, before normalising."""
         length, hop = self._sizes()
         if len(sound) < length:
             return np.zeros((0, self.n_mels))

@@ -16,7 +16,8 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from kymo.processors.spec import Spec, Stage, derived_header, only, pack, unpack
+from kymo.processors.spec import Spec, Stage, StreamStage, only
+from kymo.processors.steps.maps import FLOATS
 from kymo.streams.chunk import Chunk, Format, Header
 from kymo.streams.errors import FormatError
 from kymo.streams.schema import Rules
@@ -30,21 +31,7 @@ Real = NDArray[Any]
 class Resample(Spec):
     """Changes the rate by ``up / down``, given as these two or as the two rates.
 
-    Stands before the window only: behind it every window would have edges of its own.
-
-    Parameters
-    ----------
-    rate_hz : float or str, optional
-        Rate wanted, above 0; a fraction may be written as ``"100/3"``.
-    from_hz : float or str, optional
-        The input's rate; goes with `rate_hz`. A recipe fills it in.
-    up, down : int, optional
-        Instead of the rates: 1 to 1000.
-
-    Raises
-    ------
-    FormatError
-        If it is not one of the two ways to say it, the ratio is not one of small whole numbers, or the input has another rate.
+    Stands before the window only: behind it every window would have edges of its own. A recipe fills `from_hz` in.
 
     References
     ----------
@@ -57,7 +44,7 @@ class Resample(Spec):
     Fraction(1, 10)
     """
 
-    rate_hz: Any = None
+    rate_hz: Any = None  # a fraction may be written as ``"100/3"``
     from_hz: Any = None
     up: Annotated[int, Rules(minimum=1, maximum=LARGEST)] | None = None
     down: Annotated[int, Rules(minimum=1, maximum=LARGEST)] | None = None
@@ -115,13 +102,11 @@ class Resample(Spec):
         return max(0, self.first_input(index))
 
     def build(self) -> Stage:
-        """A Stage for one session."""
         return ResampleStage(self)
 
     def output(self, inputs: Mapping[str, Format]) -> Format:
-        """The input's format at the new rate."""
         fmt = only(inputs)
-        if len(fmt.shape) != 1 or fmt.dtype not in ("float32", "float64"):
+        if len(fmt.shape) != 1 or fmt.dtype not in FLOATS:
             raise FormatError(
                 f"resample: samples of `{fmt.stream}` are {fmt.dtype}{fmt.shape}, expected one float32 or float64 a channel"
             )
@@ -130,42 +115,43 @@ class Resample(Spec):
         return replace(fmt, rate=fmt.rate * self.ratio, step=fmt.step / self.ratio, rows=None)
 
 
-class ResampleStage(Stage):
+class ResampleStage(StreamStage):
     """Stage of :class:`Resample`: the samples that the filter of the next output still covers."""
 
+    numbers: ClassVar[tuple[str, ...]] = ("first", "end", "next")
+    arrays: ClassVar[tuple[str, ...]] = ("kept",)
+
     def __init__(self, spec: Resample) -> None:
-        super().__init__()
-        self.spec = spec
+        super().__init__(spec)
+        self.spec: Resample = spec
         self._up, self._down = spec.ratio.numerator, spec.ratio.denominator
         self._width = 2 * spec.reach // self._up + 1  # samples under the filter, at most
-        self._in: Header | None = None
-        self._out: Header | None = None
-        self._samples: Real = np.empty((0, 0))  # (n, channels), from sample `_first` on
+        self._kept: Real = np.empty((0, 0))  # (n, channels), from sample `_first` on
         self._first = 0
         self._end = 0  # index one past the last sample taken
-        self._next = 0  # first output not yet given
 
     def push(self, item: Chunk) -> list[Chunk]:
         """Take samples; give those whose filter lies inside what came."""
         if not item.count:
             return []
-        if item.header is not self._in and item.header == self._in:
-            self._in = item.header  # the same header as another object, as after a restart
-        if item.header is not self._in or item.first_index != self._end:
-            self._start(item)
-        self._samples = np.concatenate((self._samples, item.data))
+        if other := self._is_other(item.header):
+            self._bind(item.header)
+        if other or item.first_index != self._end:
+            self._begin(item)
+        self._kept = np.concatenate((self._kept, item.data))
         self._end = item.end_index
         return self._give(-((self.spec.reach - self._end * self._up) // self._down))
 
-    def _start(self, item: Chunk) -> None:
+    def _bind(self, header: Header) -> None:
+        super()._bind(header)
+        self._phases = [self._phase(k, header.format.dtype) for k in range(self._up)]
+
+    def _begin(self, item: Chunk) -> None:
         """Begin a run of samples: index 0 has zeros before it, any other start is a gap that no filter may reach into."""
-        if item.header is not self._in:
-            self._in, self._out = item.header, derived_header(item.header, self.spec)
-            self._phases = [self._phase(k, item.data.dtype) for k in range(self._up)]
         start = item.first_index
         self._first = min(start, self.spec.first_input(0)) if start == 0 else start
         self._next = 0 if start == 0 else max(0, ((start - 1) * self._up + self.spec.reach) // self._down + 1)
-        self._samples = np.zeros((start - self._first, *item.data.shape[1:]), item.data.dtype)
+        self._kept = np.zeros((start - self._first, *item.data.shape[1:]), item.data.dtype)
 
     def _phase(self, k: int, dtype: Any) -> Real:
         """Filter taps ``(width,)`` over the samples of outputs ``k, k + up, k + 2 * up, …``."""
@@ -180,11 +166,10 @@ class ResampleStage(Stage):
         count = stop - self._next
         if count <= 0:
             return []
-        assert self._out is not None
         first = self.spec.first_input(self._next)
         length = self.spec.first_input(stop - 1) + self._width - first
-        samples = np.zeros((self._samples.shape[1], length), self._samples.dtype)
-        received = self._samples[first - self._first :][:length]
+        samples = np.zeros((self._kept.shape[1], length), self._kept.dtype)
+        received = self._kept[first - self._first :][:length]
         samples[:, : len(received)] = received.T
         out = np.empty((count, len(samples)), samples.dtype)
         for i in range(min(self._up, count)):
@@ -202,37 +187,15 @@ class ResampleStage(Stage):
             out[i :: self._up] = np.vecdot(view, self._phases[k % self._up]).T
         chunk = Chunk(self._out, self._next, out)
         self._next = stop
-        self._forget()
-        return [chunk]
-
-    def _forget(self) -> None:
-        drop = self.spec.first_input(self._next) - self._first
+        drop = self.spec.first_input(stop) - self._first
         if drop > 0:
-            self._samples = self._samples[drop:].copy()
+            self._kept = self._kept[drop:].copy()
             self._first += drop
+        return [chunk]
 
     def flush(self) -> list[Chunk]:
         """The last outputs, with zeros behind the last sample."""
-        return [] if self._in is None else self._give(-(-self._end * self._up // self._down))
-
-    @property
-    def needs_from(self) -> dict[str, int]:
-        """Oldest sample under the next output's filter."""
-        return {} if self._in is None else {self._in.format.stream: self.spec.input_index(self._next)}
-
-    def snapshot(self) -> bytes:
-        """See :meth:`Stage.snapshot`."""
-        meta = {"header": self._in, "first": self._first, "end": self._end, "next": self._next}
-        return pack(meta, {"kept": self._samples})
-
-    def restore(self, snapshot: bytes) -> None:
-        """See :meth:`Stage.restore`."""
-        meta, arrays = unpack(snapshot)
-        self._in, self._first, self._end, self._next = meta["header"], meta["first"], meta["end"], meta["next"]
-        self._samples = arrays["kept"]
-        if self._in is not None:
-            self._out = derived_header(self._in, self.spec)
-            self._phases = [self._phase(k, self._samples.dtype) for k in range(self._up)]
+        return [] if self._header is None else self._give(-(-self._end * self._up // self._down))
 
 
 def _rate(field: str, value: Any) -> Fraction:

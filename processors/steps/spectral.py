@@ -10,6 +10,7 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache, cached_property
 from typing import Any, Protocol
 
@@ -67,6 +68,7 @@ class Frames:
     step: int
     nfft: int
     detrend: Any  # ``"constant"``, ``"linear"`` or False
+    exact: bool = True  # whether means are summed as scipy does
 
 
 class Tile:
@@ -94,13 +96,13 @@ class Tile:
         """As large as :attr:`spectrum`; only who asks for it has one."""
         return np.empty_like(self.spectrum)
 
-    def transform(self, frames: Real, exact: bool) -> None:
+    def transform(self, frames: Real) -> None:
         """Fill :attr:`spectrum` from frames ``(channels, count, length)``."""
         inner, detrend = self._inner, self._frames.detrend
         if not detrend:
             np.copyto(inner, frames)
         else:
-            if exact:
+            if self._frames.exact:
                 np.add.reduce(frames, -1, None, self._mean, True)
                 np.true_divide(self._mean, self._frames.length, self._mean)
             else:
@@ -128,13 +130,8 @@ def _subtraction(frames: Real, mean: Real) -> Callable[[], Any]:
     return lambda: np.subtract(frames, mean, frames)
 
 
-class Finish(Protocol):
-    """Makes columns of a tile's spectra."""
-
-    exact: bool  # whether means are summed as scipy does
-
-    def __call__(self, tile: Tile, out: Real) -> None:
-        """Fill `out` ``(channels, count, bins)``."""
+#: Fills ``(channels, count, bins)`` from a tile's spectrum.
+Finish = Callable[[Tile, Real], None]
 
 
 class SpectralPlan:
@@ -169,12 +166,12 @@ class SpectralPlan:
         out: Real = np.empty(self._shape, samples.dtype)
         frames, finish = framed(samples, self._frames.length, self._frames.step), self._finish
         if self._single_tile is not None:
-            self._single_tile.transform(frames, finish.exact)
+            self._single_tile.transform(frames)
             finish(self._single_tile, out)
             return out
         for at in self._tile_slices:
             tile = self._tile(at)
-            tile.transform(frames[at], finish.exact)
+            tile.transform(frames[at])
             finish(tile, out[at])
         return out
 
@@ -184,8 +181,13 @@ def _even_share(total: int, most: int) -> int:
     return -(-total // -(-total // max(most, 1)))
 
 
-def plan_for(owner: Any, samples: Array, rate: Any, make: Callable[[], SpectralPlan]) -> SpectralPlan:
-    """This thread's plan of `owner` for samples of this shape, dtype and rate; made by `make` at first."""
+class Planned(Protocol):
+    def plan(self, samples: Array, rate: Fraction) -> SpectralPlan:
+        """Make the plan for samples of this shape and dtype."""
+
+
+def plan_for(owner: Planned, samples: Array, rate: Fraction) -> SpectralPlan:
+    """This thread's plan of `owner` for samples of this shape, dtype and rate."""
     plans: dict[tuple[Any, ...], SpectralPlan] | None = getattr(_local, "plans", None)
     if plans is None:
         plans = _local.plans = {}
@@ -197,71 +199,52 @@ def plan_for(owner: Any, samples: Array, rate: Any, make: Callable[[], SpectralP
     if plan is None:  # a plan holds its owner, so no other object gets that id while it is kept
         while len(plans) >= _PLANS_KEPT:
             del plans[next(iter(plans))]
-        plan = plans[key] = make()
+        plan = plans[key] = owner.plan(samples, rate)
     return plan
 
 
-class Power:
-    """Squared magnitudes times a scale, by any of several ways of squaring."""
+def power(nfft: int, scale: Any, *, exact: bool) -> Finish:
+    """Squared magnitudes times a scale."""
+    scales = np.full(nfft // 2 + 1, 2 * scale)
+    scales[0] = scale
+    if nfft % 2 == 0:
+        scales[-1] = scale
+    tiled: dict[tuple[int, ...], Real] = {}
 
-    exact: bool
+    def scale_up(powers: Real, out: Real, dtype: Any) -> None:
+        if out.shape not in tiled:  # one long multiplication is faster than many short ones
+            tiled[out.shape] = np.broadcast_to(scales[: out.shape[-1]], out.shape).astype(dtype, order="C")
+        np.multiply(powers, tiled[out.shape], out)
 
-    def __init__(self, nfft: int, scale: Any) -> None:
-        self._scale = np.full(nfft // 2 + 1, 2 * scale)
-        self._scale[0] = scale
-        if nfft % 2 == 0:
-            self._scale[-1] = scale
-        self._tiled: dict[tuple[int, ...], Real] = {}
-
-    def scales(self, shape: tuple[int, ...], dtype: Any) -> Real:
-        """The scale of each number of an array ``(channels, count, bins)``; one long multiplication is faster than many short ones."""
-        if shape not in self._tiled:
-            self._tiled[shape] = np.broadcast_to(self._scale[: shape[-1]], shape).astype(dtype, order="C")
-        return self._tiled[shape]
-
-
-class FastPower(Power):
-    """The absolute value, squared: numpy has that in vectors, the sum of every other number with the next one it has not."""
-
-    exact = False
-
-    def __call__(self, tile: Tile, out: Real) -> None:
-        """Fill `out` ``(channels, count, bins)`` from the tile's spectrum."""
+    def fast(tile: Tile, out: Real) -> None:
+        # The absolute value, squared: numpy has that in vectors, the sum of every other number with the next one it has not.
         np.absolute(tile.spectrum[..., : out.shape[-1]], out)
         np.multiply(out, out, out)
-        np.multiply(out, self.scales(out.shape, out.dtype), out)
+        scale_up(out, out, out.dtype)
+
+    def precise(tile: Tile, out: Real) -> None:
+        # The same operations as scipy's, so the same to the bit: where numpy fuses multiplications and additions, a² + b² would
+        # round otherwise than the product of a number and its conjugate.
+        product = np.conjugate(tile.spectrum, tile.scratch)
+        np.multiply(product, tile.spectrum, product)
+        scale_up(product.real[..., : out.shape[-1]], out, scales.dtype)
+
+    return precise if exact else fast
 
 
-class ExactPower(Power):
-    """A spectrum times its conjugate, times the scale: the same operations as scipy's, so the same to the bit."""
-
-    exact = True
-
-    def __call__(self, tile: Tile, out: Real) -> None:
-        """Fill `out` ``(channels, count, bins)`` from the tile's spectrum."""
-        # A complex product: where numpy fuses its multiplications and additions, a² + b² would round otherwise.
-        power = np.conjugate(tile.spectrum, tile.scratch)
-        np.multiply(power, tile.spectrum, power)
-        np.multiply(power.real[..., : out.shape[-1]], self.scales(out.shape, self._scale.dtype), out)
-
-
-class Amplitude:
+def amplitude(mode: str, scale: float) -> Finish:
     """Absolute value or angle of a scaled spectrum."""
 
-    exact = True
-
-    def __init__(self, mode: str, scale: float) -> None:
-        self._mode, self._scale = mode, scale
-
-    def __call__(self, tile: Tile, out: Real) -> None:
-        """Fill `out` ``(channels, count, bins)`` from the tile's spectrum."""
-        np.multiply(tile.spectrum, self._scale, out=tile.spectrum)
+    def finish(tile: Tile, out: Real) -> None:
+        np.multiply(tile.spectrum, scale, out=tile.spectrum)
         bins = tile.spectrum[..., : out.shape[-1]]
-        if self._mode == "magnitude":
+        if mode == "magnitude":
             np.abs(bins, out=out)
         else:
             angle = np.angle(bins)
-            np.copyto(out, np.unwrap(angle, axis=-1) if self._mode == "phase" else angle)
+            np.copyto(out, np.unwrap(angle, axis=-1) if mode == "phase" else angle)
+
+    return finish
 
 
 def framed(samples: Array, length: int, step: int) -> Real:
