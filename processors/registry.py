@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from kymo.processors.chain import Chain, PerWindow
@@ -41,15 +41,15 @@ _ALL: tuple[type[Spec], ...] = (
 STEPS: dict[str, type[Spec]] = {spec.name: spec for spec in _ALL}
 
 
-def make_step(name: str, parameters: Mapping[str, Any]) -> Spec:
-    """A Spec from its name and parameters."""
+def make_step(name: str, parameters: Mapping[str, Any], hidden: Collection[str] = ()) -> Spec:
+    """A Spec from its name and parameters, none of them `hidden`."""
     if name not in STEPS:
         raise FormatError(f"no step {name!r}{nearest(name, STEPS)}")
     cls = STEPS[name]
-    fields = {f.name for f in dataclasses.fields(cls)}
+    known = {f.name for f in dataclasses.fields(cls)}.difference(hidden)
     for key in parameters:
-        if key not in fields:
-            raise FormatError(f"step {name!r} has no parameter {key!r}{nearest(key, fields)}")
+        if key not in known:
+            raise FormatError(f"step {name!r} has no parameter {key!r}{nearest(key, known) if known else ''}")
     try:
         return cls(**{key: _value(value) for key, value in parameters.items()})
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""From a recipe's steps to a chain. In: Specs with their lines, a window, a format. Out: a Chain, checked, and notes.
+"""From a recipe's tables to a chain. In: tables, and the document that knows their lines. Out: a Chain, checked, its windows, and notes.
 
 Framed steps before the window get the window's grid as their block borders, so that a window is complete with its last
 sample. Where the hop is no multiple of a step's column spacing, windows do not start on columns: that step and all
@@ -7,17 +7,21 @@ behind it then stand behind the window.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 from kymo.processors.chain import Chain, PerWindow
-from kymo.processors.intake import Intake
+from kymo.processors.intake import Intake, fill_lengths
+from kymo.processors.recipe.tables import RecipeTables, Steps, WindowTable
+from kymo.processors.recipe.toml import Document, toml_value
 from kymo.processors.registry import STEPS, make_step
 from kymo.processors.spec import Spec
 from kymo.processors.steps.frames import FramedSpec
-from kymo.processors.windows import Windows
+from kymo.processors.windows import PaddedWindows, Windows
 from kymo.streams.chunk import Format
 from kymo.streams.errors import FormatError, RecipeError
 from kymo.streams.schema import nearest
@@ -25,14 +29,15 @@ from kymo.streams.schema import nearest
 #: Steps that the compiler sets itself, and parameters that it sets on framed steps.
 _COMPILER_STEPS = frozenset({"intake", "derived", "windows", "padded_windows", "chain", "per_window"})
 _COMPILER_PARAMETERS = frozenset({"chunk_frames", "chunk_phase"})
+_WHOLE = Fraction(1, 100)  # of a sample
 
 
 @dataclass(frozen=True)
 class PlacedStep:
-    """A step as the recipe has it."""
+    """A step, and how to make an error that names the line that it comes from."""
 
-    spec: Spec  # the step, unfitted
-    fail: Callable[[str], RecipeError]  # makes an error that names the step's line
+    spec: Spec  # unfitted
+    fail: Callable[..., RecipeError]  # of a text and a key, if it is one key's
 
     def at(self, fmt: Format) -> PlacedStep:
         """Place the step behind what gives `fmt`."""
@@ -41,9 +46,47 @@ class PlacedStep:
         except FormatError as error:
             raise self.fail(str(error)) from None
 
+    def output(self, fmt: Format) -> Format:
+        """The format that comes out where `fmt` comes in."""
+        try:
+            return self.spec.output({fmt.stream: fmt})
+        except FormatError as error:
+            raise self.fail(str(error)) from None
 
-def read_step(parameters: Mapping[str, Any], fail: Callable[..., RecipeError], per_window: bool) -> PlacedStep:
-    """Read one ``[[steps]]`` or ``[[window.steps]]`` table."""
+
+def compile_chain(document: Document, tables: RecipeTables) -> tuple[Chain, Windows, tuple[str, ...]]:
+    """Make a recipe's chain, from raw chunks to windows; notes say what had to move behind the window."""
+    source, table = tables.input[0], tables.window
+    length, hop = (_samples(document, table, key, source.rate_hz) for key in ("length_s", "hop_s"))
+    bridge, fill = fill_lengths(source.rate_hz, source.bridge_ms, source.max_missing, length)
+    intake = Intake(source.channels, source.units, source.dtype, bridge, fill, source.max_missing)
+    windows = PaddedWindows(length, hop) if table.pad else Windows(length, hop)
+    steps = _read_steps(document, tables.steps, "steps")
+    formats = [intake.output({source.stream: source.format})]
+    before: list[Spec] = []
+    for step in (step.at(formats[-1]) for step in steps):
+        out = step.output(formats[-1])
+        if hop % out.step:
+            break
+        before.append(step.spec)
+        formats.append(out)
+    moved = steps[len(before) :]
+    fmt = PlacedStep(windows, partial(document.error, ("window",))).output(formats[-1])
+    behind = _behind([*moved, *_read_steps(document, table.steps, "window", "steps")], fmt, hop)
+    chain = Chain((intake, *align(before, formats, windows), windows, *behind))
+    return chain, windows, _moved_notes(moved, formats[-1], windows)
+
+
+def _read_steps(document: Document, steps: Steps, *table: str) -> list[PlacedStep]:
+    """Read ``[[steps]]`` or ``[[window.steps]]``."""
+    placed = []
+    for i, step in enumerate(steps):
+        fail = partial(document.error, (*table, i))
+        placed.append(PlacedStep(_read_step(step, fail, per_window=len(table) > 1), fail))
+    return placed
+
+
+def _read_step(parameters: Mapping[str, Any], fail: Callable[..., RecipeError], *, per_window: bool) -> Spec:
     name = parameters.get("step")
     offered = [
         n
@@ -58,65 +101,27 @@ def read_step(parameters: Mapping[str, Any], fail: Callable[..., RecipeError], p
         side, table = ("behind", "[[steps]]") if per_window else ("before", "[[window.steps]]")
         raise fail(f"step {name!r} cannot stand {side} the window; move it to {table}", "step")
     values = {key: value for key, value in parameters.items() if key != "step"}
-    cls = STEPS[name]
-    known = {f.name for f in fields(cls)} - cls.learned - _COMPILER_PARAMETERS
-    for key in values:
-        if key not in known:
-            raise fail(f"step {cls.name!r} has no parameter {key!r}{nearest(key, known) if known else ''}", key)
     try:
-        return PlacedStep(make_step(name, values), fail)
+        return make_step(name, values, STEPS[name].learned | _COMPILER_PARAMETERS)
     except FormatError as error:
-        words = str(error).replace(",", " ").replace(":", " ").split()
-        raise fail(str(error), *[key for key in values if key in words][:1]) from None
+        # The key that the text names first is the one that is wrong.
+        places = {key: re.search(rf"(?<!\w){re.escape(key)}(?!\w)", str(error)) for key in values}
+        named = sorted((place.start(), key) for key, place in places.items() if place)
+        raise fail(str(error), *[key for _, key in named[:1]]) from None
 
 
-@dataclass(frozen=True)
-class RecipeSteps:
-    """A recipe's window, and the steps that it has before and behind it."""
-
-    windows: Windows
-    before: Sequence[PlacedStep]
-    behind: Sequence[PlacedStep]
-    fail: Callable[[str], RecipeError]  # makes an error that names the window's line
-
-
-def compile_chain(intake: Intake, raw: Format, steps: RecipeSteps) -> tuple[Chain, tuple[str, ...]]:
-    """Order a recipe's steps to a chain; notes say what had to move behind the window."""
-    windows = steps.windows
-    formats = [intake.output({raw.stream: raw})]
-    before: list[PlacedStep] = []
-    for step in (step.at(formats[-1]) for step in steps.before):
-        out = _output(step.spec, formats[-1], step.fail)
-        if windows.hop % out.step:
-            break
-        before.append(step)
-        formats.append(out)
-    moved = list(steps.before[len(before) :])
-    specs = align([step.spec for step in before], formats, windows)
-    fmt = _output(windows, formats[-1], steps.fail)
-    behind = _behind([*moved, *steps.behind], fmt, windows)
-    return Chain((intake, *specs, windows, *behind)), _moved_notes(moved, formats[-1], windows)
-
-
-def _behind(steps: Sequence[PlacedStep], fmt: Format, windows: Windows) -> list[Spec]:
+def _behind(steps: Sequence[PlacedStep], fmt: Format, hop: int) -> list[Spec]:
     """Check the steps behind the window, each on what the one before it gives."""
     behind: list[Spec] = []
     for step in steps:
         if not step.spec.after_window:
             raise step.fail(
-                f"step {step.spec.name!r} makes no row at every hop of {windows.hop} samples and cannot stand behind "
+                f"step {step.spec.name!r} makes no row at every hop of {hop} samples and cannot stand behind "
                 f"the window; make the hop a multiple of its step"
             )
         behind.append(PerWindow(step.spec))
-        fmt = _output(behind[-1], fmt, step.fail)
+        fmt = replace(step, spec=behind[-1]).output(fmt)
     return behind
-
-
-def _output(spec: Spec, fmt: Format, fail: Callable[[str], RecipeError]) -> Format:
-    try:
-        return spec.output({fmt.stream: fmt})
-    except FormatError as error:
-        raise fail(str(error)) from None
 
 
 def align(specs: Sequence[Spec], formats: Sequence[Format], windows: Windows) -> list[Spec]:
@@ -137,7 +142,7 @@ def align(specs: Sequence[Spec], formats: Sequence[Format], windows: Windows) ->
 def _moved_notes(moved: Sequence[PlacedStep], fmt: Format, windows: Windows) -> tuple[str, ...]:
     if not moved:
         return ()
-    columns = _output(moved[0].spec, fmt, moved[0].fail)
+    columns = moved[0].output(fmt)
     rows, new_rows = windows.rows(columns), Fraction(windows.hop) / columns.step
     names = ", ".join(repr(step.spec.name) for step in moved)
     why = (
@@ -147,3 +152,31 @@ def _moved_notes(moved: Sequence[PlacedStep], fmt: Format, windows: Windows) -> 
         f"{rows} rows a window instead of {float(new_rows):.3g} new ones, {float(rows / new_rows):.1f} times the work"
     )
     return (f"{why}: {names} run for each window ({cost})",)
+
+
+def _samples(document: Document, window: WindowTable, key: str, rate: Fraction) -> int:
+    """Seconds as a number of samples, whole but for the digits that nobody writes."""
+    seconds: Fraction = getattr(window, key)
+    count = seconds * rate
+    nearest_count = max(1, round(count))
+    if abs(count - nearest_count) <= _WHOLE:
+        return nearest_count
+    raise document.error(
+        ("window",),
+        f"{key} = {toml_value(seconds)} is {float(count):g} samples at {float(rate):g} Hz, expected a whole number; "
+        f"the nearest is {toml_value(seconds_of(nearest_count, rate))} ({nearest_count} samples)",
+        key,
+    )
+
+
+def seconds_of(samples: int, rate: Fraction) -> Fraction:
+    """The shortest decimal number of seconds that is so many samples.
+
+    Examples
+    --------
+    >>> float(seconds_of(192, Fraction(9971, 100))), float(seconds_of(3, Fraction(30)))
+    (1.9256, 0.1)
+    """
+    exact = samples / rate
+    places = range(1, 12)
+    return next((short for n in places if abs((short := round(exact, n)) * rate - samples) <= _WHOLE), exact)

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from kymo.processors.recipe.load import parse_recipe, seconds_of
-from kymo.processors.recipe.toml import format_recipe
+from kymo.processors.recipe.compile import seconds_of
+from kymo.processors.recipe.load import parse_recipe
+from kymo.processors.recipe.toml import toml_value
 from kymo.streams.chunk import Array
 from kymo.streams.errors import KymoError, SourceError
 from kymo.streams.labels.labels import Label, keys_of_labels_json
@@ -36,22 +36,53 @@ _NO_SIGNAL = {
     _CLOCK: "rises evenly as a clock or counter does, so not taken: {}",
     _CODE: "whole numbers that stay as long as labels do, so not taken: {} (where they are the classes, say --label COLUMN)",
 }
-_CODE_NAMES = {
-    "label",
-    "labels",
-    "class",
-    "target",
-    "activity",
-    "gesture",
-    "state",
-    "annotation",
-    "condition",
-    "phase",
-    "stage",
-    "event",
-}
-_CODE_NAMES |= {"marker", "trigger", "stimulus", "trial", "block", "code"}
+_CODE_NAME = re.compile(
+    "labels?|class|target|activity|gesture|state|annotation|condition|phase|stage|event|marker|trigger|stimulus|trial|block|code"
+)
 _EVEN_STEPS, _MOST_OF_LABEL, _LONGEST_RUNS = 0.9, 0.97, 50  # shares; samples a run, at least
+_FILE_NAMES = """\
+[source]
+file_names = {}  # what the names of files, or of their folders, say
+
+"""
+_UNITS = """\
+units = {}  # other known units are converted
+"""
+_RECIPE = """\
+# Made by `kymo init` from {count}.
+# Every value is a start that works; change what you know better.
+name = {name}  # part of every event's id
+
+{file_names}[[input]]  # which stream of a session this recipe takes
+stream = {stream}  # kind[.place]; a kind alone takes any place
+rate_hz = {rate_hz}  # samples per second; a stream of another rate is not taken
+channels = {channels}  # by name; delete those that are no signal
+{units}
+[[steps]]  # before the window: each column is computed once, however much windows overlap
+step = "spectrogram"
+nperseg = {nperseg}  # samples a column covers ({column_s:.3g} s), {bins} frequency bins
+noverlap = {noverlap}  # a column every {step} samples, which divide the hop
+
+[[steps]]  # before the window: each column is computed once, however much windows overlap
+step = "log"
+
+[window]
+length_s = {length_s}  # {length} samples, {columns} columns; the shortest recording has {shortest_s:.3g} s
+hop_s = {hop_s}  # an event this often: half a window
+
+[[window.steps]]  # behind the window: learned at training, saved in the bundle
+step = "standardise"
+
+[model]
+architecture = "spectrogram_cnn"
+min_probability = 0.5  # below it the label is `unknown`
+
+[labels]  # the classes are those that training finds ({classes})
+{where} = {label}
+
+[train]
+split = "subject"  # {subjects}
+"""
 
 
 @dataclass
@@ -195,8 +226,10 @@ def _is_code(channel: str, values: Array, labelled: Sequence[Array]) -> bool:
         often = sum(count for count, _ in usual)
         if often > _MOST_OF_LABEL * sum(map(len, labelled)) and len({number for _, number in usual}) > 1:
             return True
-    words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", channel)}
-    return bool(words & _CODE_NAMES) and int(np.count_nonzero(np.diff(finite))) * _LONGEST_RUNS < len(finite)
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", channel)
+    return any(_CODE_NAME.fullmatch(word.lower()) for word in words) and int(
+        np.count_nonzero(np.diff(finite))
+    ) * _LONGEST_RUNS < len(finite)
 
 
 def _label_key(path: Path) -> str | None:
@@ -335,68 +368,36 @@ def recipe_text(name: str, survey: Survey) -> str:
     """Write a recipe of this name for the recordings of a survey."""
     if survey.shortest < MIN_SAMPLES:
         raise KymoError(f"the shortest recording holds {survey.shortest} samples, expected at least {MIN_SAMPLES}")
-    length = window_samples(survey.shortest, survey.rate_hz)
+    rate, length = survey.rate_hz, window_samples(survey.shortest, survey.rate_hz)
     hop = length // 2
     nperseg, noverlap = frames(length, hop)
-    source: dict[str, Any] = {"stream": survey.stream, "rate_hz": survey.rate_hz, "channels": list(survey.channels)}
-    if survey.units:
-        source["units"] = list(survey.units)
     by_key = survey.label_key is not None and not survey.labels
-    tables = {
-        "name": name,
-        **({"source": {"file_names": survey.file_names}} if survey.file_names else {}),
-        "input": [source],
-        "steps": [{"step": "spectrogram", "nperseg": nperseg, "noverlap": noverlap}, {"step": "log"}],
-        "window": {
-            "length_s": seconds_of(length, survey.rate_hz),
-            "hop_s": seconds_of(hop, survey.rate_hz),
-            "steps": [{"step": "standardise"}],
-        },
-        "model": {"architecture": "spectrogram_cnn", "min_probability": 0.5},
-        "labels": {"key": survey.label_key} if by_key else {"column": survey.label_column or "label"},
-        "train": {"split": "subject"},
-    }
-    text = format_recipe(tables, _comments(survey, length, nperseg, noverlap))
-    head = (
-        f"# Made by `kymo init` from {count_text(survey)}.\n"
-        "# Every value is a start that works; change what you know better.\n"
+    classes = f"found: {', '.join(sorted(survey.labels)[:8])}" if survey.labels else "none found yet"
+    text = _RECIPE.format(
+        count=many(survey.recordings, "recording"),
+        name=toml_value(name),
+        file_names=_FILE_NAMES.format(toml_value(survey.file_names)) if survey.file_names else "",
+        stream=toml_value(survey.stream),
+        rate_hz=toml_value(rate),
+        channels=toml_value(survey.channels),
+        units=_UNITS.format(toml_value(survey.units)) if survey.units else "",
+        nperseg=nperseg,
+        column_s=float(nperseg / rate),
+        bins=nperseg // 2 + 1,
+        noverlap=noverlap,
+        step=nperseg - noverlap,
+        length_s=toml_value(seconds_of(length, rate)),
+        length=length,
+        columns=(length - nperseg) // (nperseg - noverlap) + 1,
+        shortest_s=float(survey.shortest / rate),
+        hop_s=toml_value(seconds_of(hop, rate)),
+        # A comment ends with its line, and TOML forbids control characters in it.
+        classes=re.sub(r"[\x00-\x1f\x7f]", " ", classes),
+        where="key" if by_key else "column",
+        label=toml_value(survey.label_key if by_key else survey.label_column or "label"),
+        subjects=f"{len(survey.subjects)} subjects: none on both sides"
+        if len(survey.subjects) >= 2
+        else "nobody on both sides (a column `subject`), else no recording",
     )
-    text = head + text
     parse_recipe(text)
     return text
-
-
-def _comments(survey: Survey, length: int, nperseg: int, noverlap: int) -> dict[str, str]:
-    columns = (length - nperseg) // (nperseg - noverlap) + 1
-    shortest = float(survey.shortest / survey.rate_hz)
-    bins = nperseg // 2 + 1
-    classes = f"found: {', '.join(sorted(survey.labels)[:8])}" if survey.labels else "none found yet"
-    subjects = len(survey.subjects)
-    return {
-        "name": "part of every event's id",
-        "source.file_names": "what the names of files, or of their folders, say",
-        "input": "which stream of a session this recipe takes",
-        "input.stream": "kind[.place]; a kind alone takes any place",
-        "input.rate_hz": "samples per second; a stream of another rate is not taken",
-        "input.channels": "by name; delete those that are no signal",
-        "input.units": "other known units are converted",
-        "steps": "before the window: each column is computed once, however much windows overlap",
-        "steps.nperseg": f"samples a column covers ({_show(nperseg / survey.rate_hz)} s), {bins} frequency bins",
-        "steps.noverlap": f"a column every {nperseg - noverlap} samples, which divide the hop",
-        "window.length_s": f"{length} samples, {columns} columns; the shortest recording has {shortest:.3g} s",
-        "window.hop_s": "an event this often: half a window",
-        "window.steps": "behind the window: learned at training, saved in the bundle",
-        "model.min_probability": "below it the label is `unknown`",
-        "labels": f"the classes are those that training finds ({classes})",
-        "train.split": f"{subjects} subjects: none on both sides"
-        if subjects >= 2
-        else "nobody on both sides (a column `subject`), else no recording",
-    }
-
-
-def count_text(survey: Survey) -> str:
-    return f"{survey.recordings} recording{'s' * (survey.recordings != 1)}"
-
-
-def _show(value: Fraction) -> str:
-    return f"{float(value):.3g}"

@@ -10,7 +10,7 @@ import click
 
 from kymo.streams.errors import KymoError
 from kymo.streams.files import RULE, is_file_name
-from kymo.streams.words import grouped
+from kymo.streams.words import grouped, many
 
 
 @click.command("init")
@@ -38,7 +38,7 @@ def init(name: str, sources: tuple[str, ...], out: Path, force: bool, **look: An
     file = out / f"{name}.toml"
     if file.exists() and not force:
         raise KymoError(f"{file} is there already; choose another name, or --force to overwrite it")
-    from kymo.processors.recipe.init import count_text, recipe_text, survey_of
+    from kymo.processors.recipe.init import recipe_text, survey_of
     from kymo.processors.recipe.load import parse_recipe
 
     survey = survey_of(sources, look["streams"], _rate(look["rate_hz"]), look["label"], look["file_names"])
@@ -53,7 +53,7 @@ def init(name: str, sources: tuple[str, ...], out: Path, force: bool, **look: An
     recipe = parse_recipe(text, file)
     rate = float(survey.rate_hz)
     click.echo(
-        f"{file}: {count_text(survey)}, {survey.stream} at {rate:g} Hz, {len(survey.channels)} channels "
+        f"{file}: {many(survey.recordings, 'recording')}, {survey.stream} at {rate:g} Hz, {len(survey.channels)} channels "
         f"({', '.join(survey.channels[:8])}{', …' if len(survey.channels) > 8 else ''}), "
         f"windows of {recipe.window_length / rate:g} s every {recipe.window_hop / rate:g} s"
     )

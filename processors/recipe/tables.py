@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Annotated, Any
 
 from kymo.processors.augment import Augmentation
+from kymo.streams.chunk import Format, signal_format
+from kymo.streams.errors import FormatError
 from kymo.streams.files import RULE, is_file_name
 from kymo.streams.schema import Amount, Below1, Count, Rules, SchemaError, Share
+from kymo.streams.units import factor
 
 #: What a split keeps on one side: all of a subject, of a session, of a stretch of time; or nothing but the window.
 SPLITS = ("subject", "session", "time", "window")
@@ -32,6 +35,7 @@ Exact = Annotated[
 Names = Mapping[str, Text]
 Rest = Annotated[Mapping[str, Any], Rules(rest=True)]
 Steps = tuple[Mapping[str, Any], ...]
+_OF_LABELS: Any = None  # what ``[labels]`` says, filled in once a recipe's tables stand together
 _BINS = "a whole number from 2, or borders in rising order, such as [2500, 3000]"
 _FOLDS = 'a whole number from 2, 0 for one split, or "each"'
 
@@ -56,6 +60,34 @@ class InputTable:
         if self.units and len(self.units) != len(self.channels):
             why = f"units: {len(self.units)} for {len(self.channels)} channels, expected one each"
             raise SchemaError(("units",), why=why)
+
+    @property
+    def format(self) -> Format:
+        """Format of the raw input."""
+        return signal_format(self.stream, self.channels, self.rate_hz, self.dtype, self.units)
+
+    def mismatch(self, fmt: Format, units: tuple[str, ...]) -> str | None:
+        """Why a raw stream is not this input, whose channels come in `units`; the first reason, in words."""
+        if fmt.stream != self.stream and fmt.stream.partition(".")[0] != self.stream:
+            return f"stream `{fmt.stream}` is not `{self.stream}`"
+        if len(fmt.shape) != 1 or fmt.dtype in ("jpeg", "uint8"):
+            return f"`{fmt.stream}` carries {fmt.dtype}{list(fmt.shape)} a sample, expected one number a channel"
+        absent = [c for c in self.channels if c not in fmt.channels]
+        if absent:
+            return f"`{fmt.stream}` has no channel {', '.join(absent)}; it has {', '.join(fmt.channels)}"
+        if fmt.rate != self.rate_hz:
+            rate = f"{float(fmt.rate):g} Hz" if fmt.rate else "irregular"
+            return f"`{fmt.stream}` is {rate}, expected {float(self.rate_hz):g} Hz"
+        for channel, unit in zip(self.channels, units if fmt.units else (), strict=False):
+            given = fmt.units[fmt.channels.index(channel)]
+            try:
+                size = factor(given, unit)
+            except FormatError as error:
+                advice = "" if self.units else "; if that is right, say [[input]] units and change the step `scale`"
+                return f"`{fmt.stream}` {channel}: {error}{advice}"
+            if size != 1 and not self.units:
+                return f"`{fmt.stream}` {channel} is in {given}, expected {unit}; [[input]] units would convert it"
+        return None
 
 
 @dataclass(frozen=True)
@@ -207,7 +239,7 @@ class HeadTable:
     column: Text | None = None  # where its labels stand, as in ``[labels]``; exactly one of them
     key: Text | None = None
     names: Names = field(default_factory=dict)  # class name of each value; classes only
-    min_share: Share = 0.5  # the share of a window that a label must cover
+    min_share: Share = _OF_LABELS  # the share of a window that a label must cover
     # of its loss beside that of the recipe's classes
     weight: Annotated[float, Rules(exclusiveMinimum=0, expected="a number above 0, and a finite one")] = 1
 
@@ -226,27 +258,28 @@ class HeadTable:
         """The label set that it learns from."""
         return self.key or self.column or self.name
 
+    def beside(self, labels: LabelTable) -> HeadTable:
+        """This head with what it leaves out taken from ``[labels]``: where its labels stand by its name, and the share."""
+        where = {} if self.column or self.key else {"key" if labels.key else "column": self.name}
+        return replace(self, min_share=labels.min_share if self.min_share is None else self.min_share, **where)
+
     def check(self, earlier: Sequence[LabelTable | HeadTable]) -> None:
         """Refuse what has the name of one before it, or means something else by the same labels: a column is read once."""
         for table in earlier:
             if isinstance(table, HeadTable) and table.name == self.name:
                 raise SchemaError(("name",), "a name of its own, another head has it", self.name)
-            if table.set == self.set:
-                self._check_set(table)
-
-    def _check_set(self, earlier: LabelTable | HeadTable) -> None:
-        if (earlier.column, earlier.key) != (self.column, self.key):
-            why = (
-                f"head `{self.name}`: a column and a key of a labels JSON are both called `{self.set}`, and become one "
-                f"label set; rename the column or the key"
-            )
-            raise SchemaError(("key" if self.key else "column",), why=why)
-        if earlier.names != self.names:
-            why = (
-                f"head `{self.name}`: its names of the values of `{self.set}` differ from those that stand before; "
-                f"write the same ones, or copy the values to a column or key of its own"
-            )
-            raise SchemaError(("names",), why=why)
+            if table.set == self.set and (table.column, table.key) != (self.column, self.key):
+                why = (
+                    f"head `{self.name}`: a column and a key of a labels JSON are both called `{self.set}`, and become one "
+                    f"label set; rename the column or the key"
+                )
+                raise SchemaError(("key" if self.key else "column",), why=why)
+            if table.set == self.set and table.names != self.names:
+                why = (
+                    f"head `{self.name}`: its names of the values of `{self.set}` differ from those that stand before; "
+                    f"write the same ones, or copy the values to a column or key of its own"
+                )
+                raise SchemaError(("names",), why=why)
 
 
 @dataclass(frozen=True)
@@ -262,7 +295,7 @@ class AlertTable:
 
 @dataclass(frozen=True)
 class RecipeTables:
-    """All of a recipe."""
+    """All that a recipe's file says."""
 
     name: Text  # part of every event's id
     input: Annotated[
@@ -273,7 +306,7 @@ class RecipeTables:
     steps: Steps = ()
     model: ModelTable | None = None
     labels: LabelTable = field(default_factory=LabelTable)
-    heads: Steps = ()  # each a HeadTable, once what it takes from the labels is filled in
+    heads: tuple[HeadTable, ...] = ()  # what the model says beside the recipe's own classes
     train: TrainTable = field(default_factory=TrainTable)
     source: SourceTable = field(default_factory=SourceTable)
     alerts: tuple[AlertTable, ...] = ()
@@ -284,13 +317,21 @@ class RecipeTables:
         if len(self.input) > 1:
             why = "several [[input]]s: a recipe takes one stream; leave one, or write a recipe for each"
             raise SchemaError(("input", 1), why=why)
-        if not self.labels.classes and not any(head.get("kind") == "number" for head in self.heads):
+        if not self.labels.classes and not any(head.kind == "number" for head in self.heads):
             why = '[labels] classes = false: then a head says what there is to say; add [[heads]] with kind = "number"'
             raise SchemaError(("labels", "classes"), why=why)
         if self.heads and not self.model:
             raise SchemaError(("heads",), why="[[heads]] without [model]: a head is a part of the model")
         if self.model and self.model.stateful:
             self._check_stateful()
+        heads = tuple(head.beside(self.labels) for head in self.heads)
+        object.__setattr__(self, "heads", heads)
+        for i, head in enumerate(heads):
+            try:
+                head.check((self.labels, *heads[:i]))
+            except SchemaError as wrong:
+                wrong.path = ("heads", i, *wrong.path)
+                raise
 
     def _check_stateful(self) -> None:
         if self.window.length_s != self.window.hop_s:
