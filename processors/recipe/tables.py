@@ -260,8 +260,10 @@ class HeadTable:
 
     def beside(self, labels: LabelTable) -> HeadTable:
         """This head with what it leaves out taken from ``[labels]``: where its labels stand by its name, and the share."""
-        where = {} if self.column or self.key else {"key" if labels.key else "column": self.name}
-        return replace(self, min_share=labels.min_share if self.min_share is None else self.min_share, **where)
+        changes: dict[str, Any] = {} if self.min_share is not None else {"min_share": labels.min_share}
+        if not self.column and not self.key:
+            changes["key" if labels.key else "column"] = self.name
+        return replace(self, **changes)
 
     def check(self, earlier: Sequence[LabelTable | HeadTable]) -> None:
         """Refuse what has the name of one before it, or means something else by the same labels: a column is read once."""
