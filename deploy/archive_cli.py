@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from kymo.deploy.children import at_end_signals
+from kymo.deploy.children import stop_event
 from kymo.streams.archive.cli import dir_option, folder_of, verbs
 from kymo.streams.archive.format import TOPICS, ArchivePlan
 from kymo.streams.settings import Settings
@@ -20,6 +19,8 @@ from kymo.streams.topics import BY_NAME, MIB
 from kymo.streams.words import many
 
 if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
     from kymo.deploy.metrics_server import Server
     from kymo.streams.archive.writer import Archive
 
@@ -64,9 +65,7 @@ def _run(settings: Settings, folder: Path, plan: ArchivePlan, *, once: bool, as_
     from kymo.streams.archive.writer import Archive
 
     archiver = Archive(settings, folder, plan, lambda line: click.echo(line, err=True))
-    stopped = threading.Event()
-    # The open segment is closed then.
-    with at_end_signals(lambda *_: stopped.set()), _metrics(archiver, settings):
+    with stop_event() as stopped, _metrics(archiver, settings):  # the open segment is closed then
         click.echo(f"archiving {settings.prefix}.* to {folder}", err=True)
         counts = archiver.run(stopped.is_set, once=once)
     if as_json:
@@ -78,25 +77,21 @@ def _run(settings: Settings, folder: Path, plan: ArchivePlan, *, once: bool, as_
 
 
 def _metrics(archiver: Archive, settings: Settings) -> contextlib.closing[Server]:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-    from prometheus_client.registry import Collector
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
     from kymo.deploy.metrics import process_registry
     from kymo.deploy.metrics_server import serve_metrics
 
-    class Counts(Collector):
-        def collect(self) -> Iterator[Metric]:
-            c = archiver.counts
-            yield CounterMetricFamily("kymo_archive_records", "Records stored", c.records)
-            yield CounterMetricFamily("kymo_archive_bytes", "Bytes of their values", c.bytes)
-            yield CounterMetricFamily("kymo_archive_segments", "Segments closed", c.segments)
-            yield CounterMetricFamily("kymo_archive_lost_records", "Offsets that Kafka no longer had", c.lost)
-            yield CounterMetricFamily("kymo_archive_errors", "Failed looks at the topics", c.errors)
-            yield GaugeMetricFamily("kymo_archive_behind_records", "Records that wait in Kafka", c.behind)
-            yield GaugeMetricFamily("kymo_archive_partitions", "Partitions that are read", c.partitions)
-            closed = "End of the newest segment, Unix seconds"
-            yield GaugeMetricFamily("kymo_archive_last_segment_timestamp_seconds", closed, c.last_closed_s)
+    def collect() -> Iterator[Metric]:
+        c = archiver.counts
+        yield CounterMetricFamily("kymo_archive_records", "Records stored", c.records)
+        yield CounterMetricFamily("kymo_archive_bytes", "Bytes of their values", c.bytes)
+        yield CounterMetricFamily("kymo_archive_segments", "Segments closed", c.segments)
+        yield CounterMetricFamily("kymo_archive_lost_records", "Offsets that Kafka no longer had", c.lost)
+        yield CounterMetricFamily("kymo_archive_errors", "Failed looks at the topics", c.errors)
+        yield GaugeMetricFamily("kymo_archive_behind_records", "Records that wait in Kafka", c.behind)
+        yield GaugeMetricFamily("kymo_archive_partitions", "Partitions that are read", c.partitions)
+        closed = "End of the newest segment, Unix seconds"
+        yield GaugeMetricFamily("kymo_archive_last_segment_timestamp_seconds", closed, c.last_closed_s)
 
-    registry = process_registry()
-    registry.register(Counts())
-    return contextlib.closing(serve_metrics(registry, settings, "archive", lambda: archiver.ready))
+    return contextlib.closing(serve_metrics(process_registry(collect), settings, "archive", lambda: archiver.ready))

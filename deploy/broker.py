@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ from kymo.streams.errors import BrokerError
 from kymo.streams.files import lock, write_whole
 from kymo.streams.settings import Settings
 
+PORT = 9092  # where clients look for a Kafka
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 KILL_TIMEOUT_S = 20.0  # the kernel takes its time to end a process with much memory on a busy machine
@@ -126,6 +127,11 @@ def address(settings: Settings) -> str:
     raise BrokerError(
         f"no broker: KYMO_BROKERS is not set and the embedded one is not running ({embedded.state}); {hint}"
     )
+
+
+def located(settings: Settings) -> Settings:
+    """Settings that name the embedded broker where they named none."""
+    return replace(settings, brokers=address(settings))
 
 
 def default_data_dir(settings: Settings) -> Path:

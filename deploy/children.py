@@ -187,6 +187,20 @@ class Supervisor:
 
 
 @contextlib.contextmanager
+def stop_event(*, impatient: bool = False) -> Iterator[threading.Event]:
+    """An event that is set at each of :data:`ENDING`; who is impatient gives up whatever is under way at a second one."""
+    stopped = threading.Event()
+
+    def on_signal(*_: object) -> None:
+        if impatient and stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+
+    with at_end_signals(on_signal):
+        yield stopped
+
+
+@contextlib.contextmanager
 def at_end_signals(handler: Callable[..., Any]) -> Iterator[None]:
     """Have `handler` called at each of :data:`ENDING`; what was there before is put back afterwards."""
     before = [signal.signal(number, handler) for number in ENDING]

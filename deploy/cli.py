@@ -16,12 +16,11 @@ from typing import Any
 import click
 
 from kymo.deploy import broker as embedded
-from kymo.deploy.broker import BrokerInfo
-from kymo.deploy.children import at_end_signals
+from kymo.deploy.broker import PORT, BrokerInfo
+from kymo.deploy.children import stop_event
 from kymo.streams.errors import BrokerError
 from kymo.streams.settings import Settings
 
-DEFAULT_PORT = 9092
 WATCH_S = 0.5
 _MARKS = {"ok": "ok   ", "note": "note ", "wrong": "WRONG"}
 
@@ -45,7 +44,7 @@ def broker() -> None:
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    help=f"Client port on loopback; 0 takes a free one. Default: {DEFAULT_PORT}, or that of the running broker.",
+    help=f"Client port on loopback; 0 takes a free one. Default: {PORT}, or that of the running broker.",
 )
 @data_dir_option
 @json_option
@@ -57,15 +56,14 @@ def start_command(port: int | None, data_dir: Path | None, as_json: bool, foregr
     """
     folder = _folder(data_dir)
     if port is None:
-        port = 0 if embedded.status(folder).state == "running" else DEFAULT_PORT
-    interrupted = threading.Event()
+        port = 0 if embedded.status(folder).state == "running" else PORT
     # Before the start, so that a signal that comes while the server is starting is not lost.
-    with at_end_signals(lambda *_: interrupted.set()) if foreground else contextlib.nullcontext():
+    with stop_event() if foreground else contextlib.nullcontext() as stopped:
         info = embedded.start(folder, port)
         text = f"running at {info.bootstrap}, process {info.pid}, data in {info.data_dir}, log {info.log_file}"
         _print(_running(info), text, as_json)
-        if foreground:
-            _stay(folder, interrupted)
+        if stopped:
+            _stay(folder, stopped)
 
 
 @broker.command("stop")
@@ -114,8 +112,8 @@ def _print(record: dict[str, Any], text: str, as_json: bool) -> None:
     click.echo(json.dumps(record) if as_json else text)
 
 
-def _stay(folder: Path, interrupted: threading.Event) -> None:
-    while not interrupted.wait(WATCH_S):
+def _stay(folder: Path, stopped: threading.Event) -> None:
+    while not stopped.wait(WATCH_S):
         status = embedded.status(folder)
         if status.state == "died":
             raise BrokerError(status.reason)
@@ -160,31 +158,27 @@ def doctor(recipe_name: str | None, session: str | None, repair_topics: bool, js
     """
     if session is not None and recipe_name is None:
         raise click.UsageError("--session needs --recipe: whose events are missed?")
-    from kymo.deploy.doctor import WRONG, as_json, check_machine, check_recipe, check_session
+    from kymo.deploy.doctor import WRONG, check_machine, check_recipe, check_session
 
     settings = Settings.from_env()
     if repair_topics:
-        _repair(settings)
+        from kymo.streams.kafka import admin
+        from kymo.streams.topics import Names
+
+        for topic in admin.repair_topics(embedded.located(settings), Names(settings.prefix)) or ["no topic"]:
+            click.echo(f"{topic} was altered", err=True)
     checks = list(check_machine(settings))
     if recipe_name is not None:
         recipe, recipe_checks = check_recipe(recipe_name, settings)
         checks += recipe_checks
         if recipe is not None and session is not None:
             checks += check_session(recipe, session, settings)
+    well = all(check.state != WRONG for check in checks)
     if json_out:
-        click.echo(as_json(checks))
+        click.echo(json.dumps({"ok": well, "checks": [asdict(check) for check in checks]}, ensure_ascii=False))
     else:
         width = max(len(check.name) for check in checks)
         for check in checks:
             click.echo(f"{_MARKS[check.state]} {check.name:{width}}  {check.text}")
-    if any(check.state == WRONG for check in checks):
+    if not well:
         click.get_current_context().exit(1)
-
-
-def _repair(settings: Settings) -> None:
-    from kymo.deploy.doctor import with_broker
-    from kymo.streams.kafka.admin import repair_topics
-    from kymo.streams.topics import Names
-
-    for topic in repair_topics(with_broker(settings), Names(settings.prefix)) or ["no topic"]:
-        click.echo(f"{topic} was altered", err=True)

@@ -5,7 +5,6 @@ a note or wrong, with what to do.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import platform
@@ -14,22 +13,21 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 
-from kymo.deploy.broker import MIN_FREE_BYTES, address, default_data_dir, require_free_port, status
+from kymo.deploy.broker import MIN_FREE_BYTES, PORT, default_data_dir, located, require_free_port, status
 from kymo.deploy.kafka_server import KAFKA_VERSION, checksum, java, java_version, read_lock
 from kymo.processors.intake import Intake
 from kymo.processors.recipe.load import Recipe, load_recipe
 from kymo.streams.chunk import Chunk, Format
-from kymo.streams.errors import BrokerError, EventError, KymoError, MessageError
+from kymo.streams.errors import BrokerError, EventError, KymoError, TopicError
 from kymo.streams.events import Event
 from kymo.streams.recording import StreamData
 from kymo.streams.schema import nearest
-from kymo.streams.sessions import read_session
 from kymo.streams.settings import Settings
 from kymo.streams.topics import TABLE, Names
 from kymo.streams.words import many
@@ -37,7 +35,6 @@ from kymo.streams.words import many
 OK: Final = "ok"
 NOTE: Final = "note"
 WRONG: Final = "wrong"
-KAFKA_PORT = 9092
 _BEGINNING = 10_000  # samples
 UNKNOWN = "unknown"
 
@@ -62,7 +59,7 @@ def check_machine(settings: Settings) -> Iterator[Check]:
     broker = _guard("broker", lambda: check_broker(settings))
     yield broker
     if broker.state == OK:
-        yield _guard("topics", lambda: check_topics(with_broker(settings)))
+        yield _guard("topics", lambda: check_topics(located(settings)))
 
 
 def _guard(name: str, check: Callable[[], Check]) -> Check:
@@ -123,7 +120,7 @@ def check_jars(folder: Path) -> Check:
     return Check("jars", OK, f"Kafka {KAFKA_VERSION}, {len(jars)} jars, checksums right")
 
 
-def check_port(settings: Settings, port: int = KAFKA_PORT) -> Check:
+def check_port(settings: Settings, port: int = PORT) -> Check:
     """See whether the embedded broker's usual port is free, where it is not running."""
     embedded = status(default_data_dir(settings))
     if embedded.state == "running" and embedded.info:
@@ -146,15 +143,10 @@ def check_broker(settings: Settings) -> Check:
             return Check("broker", NOTE, "the embedded broker is not running; `kymo broker start` starts it")
     from kymo.streams.kafka.client import admin_client
 
-    settings = with_broker(settings)
+    settings = located(settings)
     with admin_client(settings, "asking for topics") as client:
         client.list_topics()
     return Check("broker", OK, f"{settings.brokers} answers")
-
-
-def with_broker(settings: Settings) -> Settings:
-    """Name the embedded broker where the settings name none."""
-    return replace(settings, brokers=address(settings))
 
 
 def check_topics(settings: Settings) -> Check:
@@ -372,19 +364,15 @@ def gather(recipe: Recipe, session: str, settings: Settings) -> Facts:
     """Read what the topics hold of a session."""
     from kymo.models.bundle import load_bundle
     from kymo.streams.kafka.read import read_topics, session_of
-    from kymo.streams.kafka.sessions import raw_chunks
+    from kymo.streams.kafka.sessions import announced, raw_chunks
 
-    settings = with_broker(settings)  # behind the imports: a library that is missing is said first
+    settings = located(settings)  # behind the imports: a library that is missing is said first
     names, facts = Names(settings.prefix), Facts(session)
     with contextlib.suppress(KymoError):  # without a champion, or with a damaged one, another check says so
         facts.lengths = load_bundle(recipe.name, settings.home).lengths
-    for record in read_topics(settings, [names.of("sessions")]):
-        key = (record.key or b"").decode(errors="replace")
-        if key not in facts.known:
-            facts.known.append(key)
-        if key == session and record.value is not None:
-            with contextlib.suppress(MessageError):  # an odd one says nothing; `kymo sessions list` tells of it
-                facts.record = read_session(record.value)
+    with contextlib.suppress(TopicError):  # not there yet
+        sessions = announced(settings)
+        facts.known, facts.record = list(sessions), sessions.get(session)
     for record, chunk in raw_chunks(settings, session):
         runs = [[chunk.first_index, chunk.first_index]]
         stream = StreamFacts(chunk.header.format, record.topic, runs, first_offset=record.offset)
@@ -417,9 +405,3 @@ def _committed(recipe: Recipe, topic: str, settings: Settings) -> dict[int, int]
             return {}
         committed = client.list_group_offsets(group).get(group, {})
     return {tp.partition: meta.offset for tp, meta in committed.items() if tp.topic == topic}
-
-
-def as_json(checks: list[Check]) -> str:
-    """Write one JSON object: ``ok`` and the checks."""
-    rows = [asdict(check) for check in checks]
-    return json.dumps({"ok": all(c.state != WRONG for c in checks), "checks": rows}, ensure_ascii=False)

@@ -14,7 +14,6 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -132,16 +131,13 @@ class RecipeMetrics:
         self.committed_s = time.time()
         self.stages["commit"].observe(seconds)
 
-    def counted(self, name: str) -> list[tuple[int]]:
-        return [(self.counts[name],)]
-
     def asked(self, gauge: str) -> Iterator[tuple[int]]:
         """What a gauge says; nothing where it cannot be asked: it may be only half there while the process starts."""
         with contextlib.suppress(Exception):
             yield (self.gauges[gauge](),)
 
 
-class WorkerMetrics(Collector):
+class WorkerMetrics:
     """Shows what happened for a worker's recipes."""
 
     def __init__(self, bundles: Mapping[str, str]) -> None:
@@ -149,8 +145,7 @@ class WorkerMetrics(Collector):
         self.recipes = {recipe: RecipeMetrics() for recipe in bundles}  # each an observer of its agent
         # where each scrape finds the longest pause of the event loop
         self.longest_pause_s: Callable[[], float] = lambda: 0.0
-        self.registry = process_registry()  # what to serve; holds the process's memory and CPU time and the build too
-        self.registry.register(self)
+        self.registry = process_registry(self.collect)  # what to serve
 
     def watch(self, recipe: str, assigned: Callable[[], int], pending: Callable[[], int]) -> None:
         """Say where each scrape finds how many partitions a recipe's agent holds, and how many windows wait."""
@@ -169,7 +164,7 @@ class WorkerMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         counter, gauge, histogram = CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
         for name, about in (TOTALS | COUNTS).items():
-            yield self._family(counter, name, about, partial(RecipeMetrics.counted, name=name))
+            yield self._family(counter, name, about, lambda m, name=name: [(m.counts[name],)])
         text = "Records sent to the rejected topic"
         yield self._family(counter, "rejected", text, lambda m: m.reasons.items(), "reason")
         text = "Promoted bundles that were taken over or refused"
@@ -209,16 +204,22 @@ class WorkerMetrics(Collector):
         return family
 
 
-class _Build(Collector):
-    def collect(self) -> Iterable[Metric]:
-        build = InfoMetricFamily("kymo_build", "Versions of what runs")
-        build.add_metric([], {"version": software_version(), "python": platform.python_version()})
-        yield build
+class _Asked(Collector):
+    """Collects what a function gives at each scrape."""
+
+    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        self.collect = collect  # type: ignore[method-assign]
 
 
-def process_registry() -> CollectorRegistry:
-    """A registry with the build and this process's memory and CPU time, for any long-running process."""
+def _build() -> Iterator[Metric]:
+    versions = {"version": software_version(), "python": platform.python_version()}
+    yield InfoMetricFamily("kymo_build", "Versions of what runs", versions)
+
+
+def process_registry(*collects: Callable[[], Iterable[Metric]]) -> CollectorRegistry:
+    """A registry with the build and this process's memory and CPU time, for any long-running process, and what functions give."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    registry.register(_Build())
+    for collect in (_build, *collects):
+        registry.register(_Asked(collect))
     return registry

@@ -13,12 +13,12 @@ import threading
 import urllib.request
 from collections.abc import Callable, Mapping
 from http.client import HTTPException
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import ThreadingWSGIServer, choose_encoder
 
 from kymo.streams.errors import SettingsError
 from kymo.streams.files import write_whole
@@ -26,13 +26,14 @@ from kymo.streams.settings import Settings
 
 PORTS = 200  # how many ports are tried, from the first on
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+Question = tuple[Callable[[], bool], str]
 
 
 class Server:
     """A running server, or none where the settings ask for none."""
 
     def __init__(
-        self, port: int = -1, http: ThreadingHTTPServer | None = None, target_file: Path | None = None
+        self, port: int = -1, http: ThreadingWSGIServer | None = None, target_file: Path | None = None
     ) -> None:
         self.port, self._http, self._file = port, http, target_file
 
@@ -56,7 +57,8 @@ def serve_metrics(
     """Serve a registry until the server is closed."""
     if settings.metrics_port < 0:
         return Server()
-    http = _bind(settings, _handler(registry, {"/readyz": (ready, "ready"), "/livez": (live, "live")}))
+    http = _bind(settings)
+    http.set_app(_application(registry, {"/readyz": (ready, "ready"), "/livez": (live, "live")}))
     threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05}, name="metrics", daemon=True).start()
     port = int(http.server_address[1])
     return Server(port, http, _announce(settings, role, port))
@@ -67,11 +69,11 @@ def targets_folder(home: Path) -> Path:
     return home / "run" / "prometheus"
 
 
-def _bind(settings: Settings, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+def _bind(settings: Settings) -> ThreadingWSGIServer:
     first = settings.metrics_port
     for port in range(first, min(first + PORTS, 65_536)) if first else (0,):
         try:
-            return _Http((settings.metrics_host, port), handler)
+            return _Http((settings.metrics_host, port))
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise SettingsError(
@@ -83,51 +85,38 @@ def _bind(settings: Settings, handler: type[BaseHTTPRequestHandler]) -> Threadin
     )
 
 
-class _Http(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+class _Http(ThreadingWSGIServer):
+    def __init__(self, address: tuple[str, int]) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        super().__init__(address, handler)
+        super().__init__(address, _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A scraper that goes away is nobody's error."""
 
 
-Question = tuple[Callable[[], bool], str]
+class _Handler(WSGIRequestHandler):
+    timeout = 10.0
+
+    def log_message(self, *_: Any) -> None:
+        """Scrapes are not news."""
 
 
-def _handler(registry: CollectorRegistry, questions: Mapping[str, Question]) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        timeout = 10.0
+def _application(registry: CollectorRegistry, questions: Mapping[str, Question]) -> Callable[..., list[bytes]]:
+    def answer(environ: Mapping[str, str], respond: Callable[..., Any]) -> list[bytes]:
+        path, content_type = environ["PATH_INFO"], "text/plain; charset=utf-8"
+        if path == "/metrics":
+            encode, content_type = choose_encoder(environ.get("HTTP_ACCEPT", ""))
+            status, body = "200 OK", encode(registry)
+        elif path in questions:
+            ask, word = questions[path]
+            yes = _holds(ask)
+            status, body = "200 OK" if yes else "503 Service Unavailable", f"{'' if yes else 'not '}{word}\n".encode()
+        else:
+            status, body = "404 Not Found", b"/metrics, /livez, /readyz\n"
+        respond(status, [("Content-Type", content_type), ("Content-Length", str(len(body)))])
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
-        def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            if path == "/metrics":
-                encode, content_type = choose_encoder(self.headers.get("Accept", ""))
-                self._answer(200, encode(registry), content_type)
-            elif path in questions:
-                ask, word = questions[path]
-                yes = _holds(ask)
-                self._answer(200 if yes else 503, f"{word}\n".encode() if yes else f"not {word}\n".encode())
-            else:
-                self._answer(404, b"/metrics, /livez, /readyz\n")
-
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
-        def _answer(self, status: int, body: bytes, content_type: str = "text/plain; charset=utf-8") -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", content_type)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            """Scrapes are not news."""
-
-    return Handler
+    return answer
 
 
 def _holds(ready: Callable[[], bool]) -> bool:

@@ -13,14 +13,15 @@ import click
 
 from kymo.deploy import broker
 from kymo.deploy.broker import BrokerInfo
-from kymo.deploy.children import Child, Supervisor, at_end_signals, kymo_command, kymo_environment, stop
+from kymo.deploy.children import Child, Supervisor, kymo_command, kymo_environment, stop, stop_event
 from kymo.streams.errors import BrokerError, KymoError, RecipeError
 from kymo.streams.settings import Settings
 
 if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
     from kymo.deploy.metrics_server import Server
 
-PORT = 9092
 WATCH_S = 0.2
 
 
@@ -43,7 +44,7 @@ def up(recipes: tuple[str, ...], workers: int, archive: bool) -> None:
     settings = Settings.from_env()
     names = usable_recipes(recipes, settings.home)
     info: BrokerInfo | None = None
-    with _stop_signals() as stopped, contextlib.ExitStack() as stack:
+    with stop_event(impatient=True) as stopped, contextlib.ExitStack() as stack:
         if not settings.brokers:
             info = _start_broker(settings, stack)
             settings = dataclasses.replace(settings, brokers=info.bootstrap)
@@ -84,7 +85,7 @@ def _start_broker(settings: Settings, stack: contextlib.ExitStack) -> BrokerInfo
     _tell("starting the broker")
     stack.callback(_stop_broker, folder)
     try:
-        broker.require_free_port(port := PORT)
+        broker.require_free_port(port := broker.PORT)
     except BrokerError:
         port = 0  # any that is free
     info = broker.start(folder, port)
@@ -149,32 +150,21 @@ def _announce(children: list[Child], settings: Settings, announced: dict[str, in
 
 def _metrics(supervisor: Supervisor, settings: Settings, announced: dict[str, int]) -> contextlib.closing[Server]:
     """Serve metrics of this process itself: it is ready once all children are."""
-    from prometheus_client import Gauge
+    from prometheus_client.core import GaugeMetricFamily
 
     from kymo.deploy.metrics import process_registry
     from kymo.deploy.metrics_server import serve_metrics
 
-    registry, children = process_registry(), supervisor.children
-    alive = Gauge("kymo_workers", "Worker processes that run", registry=registry)
-    alive.set_function(lambda: sum(child.status is None for child in children if child.name.startswith("worker")))
-    restarts = Gauge("kymo_worker_restarts", "Workers and archives started again after they died", registry=registry)
-    restarts.set_function(lambda: supervisor.restarts)
+    children = supervisor.children
+
+    def collect() -> Iterator[Metric]:
+        alive = sum(child.status is None for child in children if child.name.startswith("worker"))
+        yield GaugeMetricFamily("kymo_workers", "Worker processes that run", alive)
+        about = "Workers and archives started again after they died"
+        yield GaugeMetricFamily("kymo_worker_restarts", about, supervisor.restarts)
+
     ready = lambda: all(announced.get(child.name) == child.pid for child in children)  # noqa: E731
-    return contextlib.closing(serve_metrics(registry, settings, "up", ready))
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C, SIGTERM and a closed terminal set; at a second signal whatever is under way is given up."""
-    stopped = threading.Event()
-
-    def on_signal(*_: object) -> None:
-        if stopped.is_set():
-            raise KeyboardInterrupt
-        stopped.set()
-
-    with at_end_signals(on_signal):
-        yield stopped
+    return contextlib.closing(serve_metrics(process_registry(collect), settings, "up", ready))
 
 
 def _tell(text: str, *, err: bool = False) -> None:

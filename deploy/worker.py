@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import gc
 import os
 import re
@@ -26,7 +25,7 @@ from typing import Any
 
 from mode import Service, Worker
 
-from kymo.deploy.broker import address
+from kymo.deploy.broker import located
 from kymo.deploy.follow import Exchange, Follower, announced, bundle_of, current_champions
 from kymo.deploy.metrics import WorkerMetrics
 from kymo.deploy.metrics_server import Server, serve_metrics
@@ -96,12 +95,11 @@ def _load(recipes: Sequence[str], bundle: str | None, settings: Settings) -> lis
     except BundleError:
         if bundle is not None:
             raise
-        champions = {recipe: p for (recipe, alias), p in announced(_reach(settings)).items() if alias == CHAMPION}
-        if not champions:
-            raise
+        promotions = announced(_reach(settings))
 
         def find(name: str, home: Path) -> Bundle:
-            return bundle_of(champions[name], home) if name in champions else load_bundle(name, home)
+            promotion = promotions.get((name, CHAMPION))
+            return bundle_of(promotion, home) if promotion else load_bundle(name, home)
 
         return load_deployments(recipes, None, settings.home, find)
 
@@ -111,7 +109,7 @@ def _reach(settings: Settings, topic_groups: Iterable[Sequence[str]] = ()) -> Se
     give_up, away = time.monotonic() + (AWAY_S if _RESTARTS in os.environ else 0.0), False
     while True:
         try:
-            reachable = dataclasses.replace(settings, brokers=address(settings))
+            reachable = located(settings)
             topics = ensure_topics(reachable, Names(reachable.prefix))
             for sentence in topics.warnings:
                 say(sentence)

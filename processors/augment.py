@@ -76,7 +76,7 @@ class Gain(Variation):
     def vary(self, windows: Windows, random: Random) -> Windows:
         bound = np.log1p(self.share)
         factor = np.exp(random.uniform(-bound, bound, (len(windows), windows.shape[-1]))).astype(np.float32)
-        scaled: Windows = windows * _over_rows(factor, windows.ndim)
+        scaled: Windows = windows * _over_rows(factor, windows)
         return scaled
 
 
@@ -100,8 +100,8 @@ class TimeWarp(Variation):
         places = np.concatenate([np.zeros((count, 1)), np.cumsum(pace, 1)], 1)  # (n, rows), in rows
         places *= (rows - 1) / places[:, -1:]
         first = np.minimum(places.astype(np.int64), rows - 2)
-        part = _over_axes((places - first).astype(np.float32), windows.ndim)
-        index = _over_axes(first, windows.ndim)
+        over_axes = (..., *[np.newaxis] * (windows.ndim - 2))
+        part, index = (places - first).astype(np.float32)[over_axes], first[over_axes]
         before, after = (np.take_along_axis(windows, index + i, 1) for i in (0, 1))
         warped: Windows = before + (after - before) * part
         return warped
@@ -117,7 +117,7 @@ class ChannelDropout(Variation):
     def vary(self, windows: Windows, random: Random) -> Windows:
         visible = random.random((len(windows), windows.shape[-1])) >= self.share  # (n, channels)
         visible[np.arange(len(windows)), random.integers(windows.shape[-1], size=len(windows))] = True
-        return np.where(_over_rows(visible, windows.ndim), windows, np.float32(0))
+        return np.where(_over_rows(visible, windows), windows, np.float32(0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +134,8 @@ class TimeMask(Variation):
         start = random.integers(0, size - length, endpoint=True)
         places = np.arange(size)
         hidden = (places >= start[:, None]) & (places < (start + length)[:, None])
-        shape = [1] * windows.ndim
-        shape[0], shape[self.axis] = len(windows), size
-        return np.where(hidden.reshape(shape), np.float32(0), windows)
+        others = tuple(axis for axis in range(1, windows.ndim) if axis != self.axis)
+        return np.where(np.expand_dims(hidden, others), np.float32(0), windows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,14 +219,9 @@ def three_axes(channels: Sequence[str]) -> list[tuple[str, str, str]]:
     return triples
 
 
-def _over_rows(values: Any, ndim: int) -> Any:
-    """Shape ``(n, channels)`` as ``(n, 1, …, channels)``."""
-    return values.reshape(len(values), *([1] * (ndim - 2)), values.shape[-1])
-
-
-def _over_axes(values: Any, ndim: int) -> Any:
-    """Shape ``(n, rows)`` as ``(n, rows, 1, …)``."""
-    return values.reshape(*values.shape, *([1] * (ndim - 2)))
+def _over_rows(values: Any, windows: Windows) -> Any:
+    """Shape ``(n, channels)`` as ``(n, 1, …, channels)``, of as many axes as windows have."""
+    return np.expand_dims(values, tuple(range(1, windows.ndim - 1)))
 
 
 KINDS: dict[str, type[Variation]] = {

@@ -40,6 +40,12 @@ _BINS = "a whole number from 2, or borders in rising order, such as [2500, 3000]
 _FOLDS = 'a whole number from 2, 0 for one split, or "each"'
 
 
+def refuse(wrong: object, why: str, *where: str | int) -> None:
+    """Refuse what keys of a table say together, at one of them."""
+    if wrong:
+        raise SchemaError(where, why=why)
+
+
 @dataclass(frozen=True)
 class InputTable:
     """One ``[[input]]``: which stream the recipe takes."""
@@ -54,12 +60,10 @@ class InputTable:
     max_missing: Share = 0  # share of a window's samples that may be missing
 
     def __post_init__(self) -> None:
-        for channel in self.channels:
-            if self.channels.count(channel) > 1:
-                raise SchemaError(("channels",), why=f"channels: {channel!r} stands there twice")
-        if self.units and len(self.units) != len(self.channels):
-            why = f"units: {len(self.units)} for {len(self.channels)} channels, expected one each"
-            raise SchemaError(("units",), why=why)
+        twice = next((name for name in self.channels if self.channels.count(name) > 1), None)
+        refuse(twice is not None, f"channels: {twice!r} stands there twice", "channels")
+        counts = f"{len(self.units)} for {len(self.channels)} channels"
+        refuse(len(self.units) not in (0, len(self.channels)), f"units: {counts}, expected one each", "units")
 
     @property
     def format(self) -> Format:
@@ -143,13 +147,10 @@ class LabelTable:
         borders = list(self.bins) if isinstance(self.bins, tuple) else [0.0]
         if self.bins == 1 or not borders or sorted(set(borders)) != borders:
             raise SchemaError(("bins",), _BINS, borders if isinstance(self.bins, tuple) else self.bins)
-        if self.bins and self.names:
-            raise SchemaError(
-                ("bins",), why="[labels] has both names and bins; bins make classes of numbers, and name them"
-            )
-        if self.column and self.key:
-            why = "[labels] has both column and key; labels come from a column, or from a labels JSON by key"
-            raise SchemaError(("key",), why=why)
+        why = "[labels] has both names and bins; bins make classes of numbers, and name them"
+        refuse(self.bins and self.names, why, "bins")
+        why = "[labels] has both column and key; labels come from a column, or from a labels JSON by key"
+        refuse(self.column and self.key, why, "key")
         if not self.key:
             object.__setattr__(self, "column", self.column or "label")
 
@@ -168,8 +169,8 @@ class ColumnSplit:
     test: Texts
 
     def __post_init__(self) -> None:
-        if overlap := sorted(set(self.train) & set(self.test)):
-            raise SchemaError(("test",), why=f"split: {', '.join(overlap)} stands in train and in test")
+        overlap = sorted(set(self.train) & set(self.test))
+        refuse(overlap, f"split: {', '.join(overlap)} stands in train and in test", "test")
 
 
 @dataclass(frozen=True)
@@ -199,13 +200,12 @@ class TrainTable:
     def __post_init__(self) -> None:
         if self.folds == 1:
             raise SchemaError(("folds",), _FOLDS, 1)
-        if self.folds and isinstance(self.split, ColumnSplit):
-            why = "folds: a split by column has one training and one test side; leave folds out"
-            raise SchemaError(("folds",), why=why)
-        if (self.folds or 0) < 0 and self.kind in ("time", "window"):
-            raise SchemaError(("folds",), why=f"folds: a split by {self.kind} has no folds of each; write how many")
-        if self.folds and not self.refit:
-            raise SchemaError(("refit",), why="refit = false bundles the model of one split; leave it out, or folds")
+        why = "folds: a split by column has one training and one test side; leave folds out"
+        refuse(self.folds and self.kind == "column", why, "folds")
+        why = f"folds: a split by {self.kind} has no folds of each; write how many"
+        refuse(self.folds == -1 and self.kind in ("time", "window"), why, "folds")
+        why = "refit = false bundles the model of one split; leave it out, or folds"
+        refuse(self.folds and not self.refit, why, "refit")
 
     @property
     def learning(self) -> dict[str, Any]:
@@ -247,11 +247,9 @@ class HeadTable:
         if "/" in self.name or self.name != self.name.strip() or self.name == "unknown":
             rule = "a name for event ids: no slash, no blanks around it, not `unknown`"
             raise SchemaError(("name",), rule, self.name)
-        if self.column and self.key:
-            raise SchemaError(("key",), why="a head has both column and key; labels come from one of them")
-        if self.names and self.kind == "number":
-            why = "a head of kind number has names; values of a number are taken as they are"
-            raise SchemaError(("names",), why=why)
+        refuse(self.column and self.key, "a head has both column and key; labels come from one of them", "key")
+        why = "a head of kind number has names; values of a number are taken as they are"
+        refuse(self.names and self.kind == "number", why, "names")
 
     @property
     def set(self) -> str:
@@ -267,21 +265,20 @@ class HeadTable:
 
     def check(self, earlier: Sequence[LabelTable | HeadTable]) -> None:
         """Refuse what has the name of one before it, or means something else by the same labels: a column is read once."""
+        if self.name in [table.name for table in earlier if isinstance(table, HeadTable)]:
+            raise SchemaError(("name",), "a name of its own, another head has it", self.name)
         for table in earlier:
-            if isinstance(table, HeadTable) and table.name == self.name:
-                raise SchemaError(("name",), "a name of its own, another head has it", self.name)
-            if table.set == self.set and (table.column, table.key) != (self.column, self.key):
+            if table.set == self.set:
                 why = (
                     f"head `{self.name}`: a column and a key of a labels JSON are both called `{self.set}`, and become one "
                     f"label set; rename the column or the key"
                 )
-                raise SchemaError(("key" if self.key else "column",), why=why)
-            if table.set == self.set and table.names != self.names:
+                refuse((table.column, table.key) != (self.column, self.key), why, "key" if self.key else "column")
                 why = (
                     f"head `{self.name}`: its names of the values of `{self.set}` differ from those that stand before; "
                     f"write the same ones, or copy the values to a column or key of its own"
                 )
-                raise SchemaError(("names",), why=why)
+                refuse(table.names != self.names, why, "names")
 
 
 @dataclass(frozen=True)
@@ -316,14 +313,11 @@ class RecipeTables:
     def __post_init__(self) -> None:
         if not is_file_name(self.name):
             raise SchemaError(("name",), f"{RULE}, as it becomes part of ids and folders", self.name)
-        if len(self.input) > 1:
-            why = "several [[input]]s: a recipe takes one stream; leave one, or write a recipe for each"
-            raise SchemaError(("input", 1), why=why)
-        if not self.labels.classes and not any(head.kind == "number" for head in self.heads):
-            why = '[labels] classes = false: then a head says what there is to say; add [[heads]] with kind = "number"'
-            raise SchemaError(("labels", "classes"), why=why)
-        if self.heads and not self.model:
-            raise SchemaError(("heads",), why="[[heads]] without [model]: a head is a part of the model")
+        why = "several [[input]]s: a recipe takes one stream; leave one, or write a recipe for each"
+        refuse(len(self.input) > 1, why, "input", 1)
+        why = '[labels] classes = false: then a head says what there is to say; add [[heads]] with kind = "number"'
+        refuse(not self.labels.classes and all(head.kind != "number" for head in self.heads), why, "labels", "classes")
+        refuse(self.heads and not self.model, "[[heads]] without [model]: a head is a part of the model", "heads")
         if self.model and self.model.stateful:
             self._check_stateful()
         heads = tuple(head.beside(self.labels) for head in self.heads)
@@ -336,24 +330,17 @@ class RecipeTables:
                 raise
 
     def _check_stateful(self) -> None:
-        if self.window.length_s != self.window.hop_s:
-            why = (
-                "[model] stateful = true: the model goes on from window to window, so each must begin where the last one "
-                "ended; make length_s equal to hop_s in [window]"
-            )
-            raise SchemaError(("model", "stateful"), why=why)
-        if self.train.kind in ("time", "window"):
-            why = (
-                f"[train] split = {self.train.kind!r} divides sessions, but a stateful model goes through whole ones; "
-                f"split by subject or session"
-            )
-            raise SchemaError(("train", "split"), why=why)
-        if self.window.pad:
-            why = "[window] pad = true: a stateful model takes what came, window by window; leave it out"
-            raise SchemaError(("window", "pad"), why=why)
-        if self.train.augment:
-            why = (
-                "[[train.augment]] varies windows one by one, but a stateful model learns from sequences of them; "
-                "leave it out"
-            )
-            raise SchemaError(("train", "augment", 0), why=why)
+        why = (
+            "[model] stateful = true: the model goes on from window to window, so each must begin where the last one "
+            "ended; make length_s equal to hop_s in [window]"
+        )
+        refuse(self.window.length_s != self.window.hop_s, why, "model", "stateful")
+        why = (
+            f"[train] split = {self.train.kind!r} divides sessions, but a stateful model goes through whole ones; "
+            f"split by subject or session"
+        )
+        refuse(self.train.kind in ("time", "window"), why, "train", "split")
+        why = "[window] pad = true: a stateful model takes what came, window by window; leave it out"
+        refuse(self.window.pad, why, "window", "pad")
+        why = "[[train.augment]] varies windows one by one, but a stateful model learns from sequences of them; leave it out"
+        refuse(self.train.augment, why, "train", "augment", 0)
