@@ -14,6 +14,7 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -131,6 +132,9 @@ class RecipeMetrics:
         self.committed_s = time.time()
         self.stages["commit"].observe(seconds)
 
+    def counted(self, name: str) -> list[tuple[int]]:
+        return [(self.counts[name],)]
+
     def asked(self, gauge: str) -> Iterator[tuple[int]]:
         """What a gauge says; nothing where it cannot be asked: it may be only half there while the process starts."""
         with contextlib.suppress(Exception):
@@ -164,7 +168,7 @@ class WorkerMetrics:
     def collect(self) -> Iterable[Metric]:
         counter, gauge, histogram = CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
         for name, about in (TOTALS | COUNTS).items():
-            yield self._family(counter, name, about, lambda m, name=name: [(m.counts[name],)])
+            yield self._family(counter, name, about, partial(RecipeMetrics.counted, name=name))
         text = "Records sent to the rejected topic"
         yield self._family(counter, "rejected", text, lambda m: m.reasons.items(), "reason")
         text = "Promoted bundles that were taken over or refused"
@@ -208,7 +212,10 @@ class _Asked(Collector):
     """Collects what a function gives at each scrape."""
 
     def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
-        self.collect = collect  # type: ignore[method-assign]
+        self._collect = collect
+
+    def collect(self) -> Iterable[Metric]:
+        return self._collect()
 
 
 def _build() -> Iterator[Metric]:
