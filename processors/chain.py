@@ -271,6 +271,8 @@ class ChainStage(Stage):
         first = self.stages[0].needs_from
         if not first:
             return {}
+        if len(first) > 1:  # of several inputs: what was joined already is in a snapshot alone
+            return first
         ((stream, index),) = first.items()
         need = min([index, *self._needs_behind_intake()])
         return {stream: need if self._intake is None else self._intake.input_needed(need)}

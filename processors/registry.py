@@ -8,6 +8,7 @@ from typing import Any
 
 from kymo.processors.chain import Chain, PerWindow
 from kymo.processors.intake import Derived, Intake
+from kymo.processors.join import Branch, Join
 from kymo.processors.spec import Spec
 from kymo.processors.steps.field import Deviation, Field
 from kymo.processors.steps.maps import Decibels, Log, Scale, Select, Standardise
@@ -21,6 +22,8 @@ from kymo.streams.schema import nearest
 _ALL: tuple[type[Spec], ...] = (
     Intake,
     Derived,
+    Branch,
+    Join,
     Windows,
     PaddedWindows,
     Chain,

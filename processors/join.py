@@ -1,0 +1,419 @@
+"""Several streams as one. In: raw Chunks of each, in its own order, interleaved anyhow. Out: Chunks of all of them, tick by tick.
+
+A tick leaves once **every** input has it, or is declared void there: nothing depends on which input comes first, so that any interleaving
+gives the same bytes. Only to stop waiting for a silent input, and to take it again, needs a choice: a :class:`Decision`, which whoever
+knows the clock makes, and stores before the stage hears of it. An input that is not there at a tick is NaN; a tick at which an input
+that is required, or every one, is not there is left out, as a gap is. (A count of nothing is there, but is no reason for a tick.)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kymo.processors.chain import Chain
+from kymo.processors.intake import EntryStage, Intake
+from kymo.processors.samplers import SAMPLERS, Clock, Sampler, samples_a_tick
+from kymo.processors.spec import Spec, Stage, chain_digest, pack, pack_list, unpack, unpack_list
+from kymo.streams.chunk import Array, Chunk, Format, Header, signal_format
+from kymo.streams.errors import FormatError
+from kymo.streams.schema import Name, Rules
+
+Mask = NDArray[np.bool_]
+#: What the joined stream is called.
+JOINED = "joined"
+_TICKS = 4096  # that are put together at once
+
+
+@dataclass(frozen=True)
+class Branch(Spec):
+    """One input of a join: a stream, the steps at its own rate, and how it is put onto the ticks.
+
+    Parameters
+    ----------
+    stream : str
+        ``kind`` for one at any place, or ``kind.place``.
+    rate : str
+        Its raw samples per second, as a fraction.
+    chain : Chain
+        From its raw chunks to clean ones; begins with an Intake that names its channels.
+    sample : str
+        ``linear`` between the samples around a tick, ``hold`` the newest, ``nearest``; of those from a tick to the next ``mean``,
+        ``block`` (all of them) or ``count``.
+    required : bool
+        Whether a tick without it is left out.
+    """
+
+    stream: Name
+    rate: str
+    chain: Chain
+    sample: Annotated[str, Rules(enum=tuple(SAMPLERS))] = "linear"
+    required: bool = False
+    name: ClassVar[str] = "branch"
+    after_window: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _fraction("branch", self.rate)
+        first = self.chain.specs[0]
+        if not isinstance(first, Intake) or not first.channels:
+            raise FormatError(
+                f"branch `{self.stream}`: its chain does not begin with an intake that names its channels"
+            )
+
+    def build(self) -> Stage:
+        return self.chain.build()
+
+    @property
+    def raw(self) -> Format:
+        """Format of its raw stream, as far as it is known without it."""
+        intake = self.chain.specs[0]
+        assert isinstance(intake, Intake)
+        return signal_format(self.stream, intake.channels, _fraction("branch", self.rate), intake.dtype, intake.units)
+
+    def output(self, inputs: Mapping[str, Format]) -> Format:
+        """Format of its chunks, before they are sampled."""
+        return self.chain.output(inputs or {self.stream: self.raw})
+
+    def takes(self, stream: str) -> bool:
+        """Whether a stream of this name is its input."""
+        return self.stream in (stream, stream.partition(".")[0])
+
+    def sampled(self, fmt: Format, ticks: Fraction) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Channels and shape of what a tick holds of it."""
+        if fmt.dtype not in ("float32", "float64"):
+            raise FormatError(f"`{fmt.stream}`: samples are {fmt.dtype}, a join takes float32 or float64")
+        if self.sample == "count":
+            return ("count",), (1,)
+        if self.sample != "block":
+            return fmt.channels, fmt.shape
+        if len(fmt.shape) != 1:
+            raise FormatError(f'`{fmt.stream}`: sample = "block" takes one number a channel, not {fmt.shape}')
+        numbers = range(samples_a_tick(fmt.rate, ticks))
+        channels = tuple(f"{channel}.{number}" for number in numbers for channel in fmt.channels)
+        return channels, (len(channels),)
+
+
+@dataclass(frozen=True)
+class Join(Spec):
+    """Puts several inputs onto one grid of ticks.
+
+    Parameters
+    ----------
+    branches : tuple of Branch
+        Two or more, in the order of their channels.
+    rate : str
+        Ticks per second, as a fraction: ``"4"``, ``"30000/1001"``.
+    grid : str
+        The stream of the branch whose sample 0 is tick 0.
+    """
+
+    branches: tuple[Branch, ...]
+    rate: str
+    grid: Name
+    name: ClassVar[str] = "join"
+    after_window: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        streams = [branch.stream for branch in self.branches]
+        if len(set(streams)) != len(streams) or len(streams) < 2:
+            raise FormatError(f"join: inputs {', '.join(streams) or 'none'}, expected two or more, each another stream")
+        if self.grid not in streams:
+            raise FormatError(f"join: grid {self.grid!r}, expected one of {', '.join(streams)}")
+        _fraction("join", self.rate)
+        if all(branch.sample == "count" for branch in self.branches):
+            raise FormatError("join: every input is counted alone, expected one at least that is sampled at the ticks")
+
+    def build(self) -> JoinStage:
+        return JoinStage(self)
+
+    def takes(self, stream: str) -> Branch | None:
+        """The branch whose input a stream of this name is: an exact name comes before a kind."""
+        return next((b for b in self.branches if b.stream == stream), None) or next(
+            (b for b in self.branches if b.takes(stream)), None
+        )
+
+    @property
+    def ticks(self) -> Fraction:
+        """Ticks per second."""
+        return _fraction("join", self.rate)
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each branch."""
+        return [branch.sampled(branch.output({}), self.ticks)[1][-1] for branch in self.branches]
+
+    def output(self, inputs: Mapping[str, Format]) -> Format:
+        """Format of the joined stream; it is known from the branches alone."""
+        formats = [branch.output({}) for branch in self.branches]
+        sampled = [branch.sampled(fmt, self.ticks) for branch, fmt in zip(self.branches, formats, strict=True)]
+        if len({shape[:-1] for _, shape in sampled}) > 1:
+            shapes = ", ".join(f"{b.stream} {shape}" for b, (_, shape) in zip(self.branches, sampled, strict=True))
+            raise FormatError(f"join: samples of different shapes cannot be put side by side: {shapes}")
+        names = [channel for channels, _ in sampled for channel in channels]
+        channels, units = list[str](), list[str]()
+        for branch, fmt, (own, _) in zip(self.branches, formats, sampled, strict=True):
+            channels += [name if names.count(name) == 1 else f"{branch.stream}.{name}" for name in own]
+            known = fmt.units and branch.sample != "count"
+            units += fmt.units * (len(own) // len(fmt.units)) if known else ("",) * len(own)
+        dtype = "float64" if any(fmt.dtype == "float64" for fmt in formats) else "float32"
+        shape = (*sampled[0][1][:-1], len(channels))
+        return Format(JOINED, tuple(channels), tuple(units) if any(units) else (), self.ticks, dtype, shape)
+
+    def memory_bytes(self, fmt: Format) -> int:
+        """What its branches keep."""
+        return sum(branch.chain.memory_bytes(branch.raw) for branch in self.branches)
+
+
+def _fraction(step: str, rate: str) -> Fraction:
+    try:
+        number = Fraction(rate)
+    except (ValueError, ZeroDivisionError, TypeError):
+        number = Fraction(0)
+    if number <= 0:
+        raise FormatError(f'{step}: rate {rate!r}, expected a number above 0 as text, such as "4" or "30000/1001"')
+    return number
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """An input is not waited for from a tick on; with `stop`, it counts again from there."""
+
+    stream: str  # the branch's
+    start: int
+    stop: int | None = None
+    origin_ns: int | None = None  # of the grid, where its own input never came
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a join waits for."""
+
+    stream: str  # the branch's
+    tick: int | None  # the first that it lacks; None where it is not waited for
+    newest: int  # how far the furthest input is
+    back: int | None = None  # of one that is not waited for: where it may count again, since it has come back
+
+
+class _Arm:
+    """A branch in one session."""
+
+    def __init__(self, spec: Branch, ticks: Fraction) -> None:
+        self.spec, self.stage = spec, spec.chain.build()
+        self.sampler = Sampler(spec.sample, Clock(0, ticks))
+        self.stream = ""  # the one that feeds it
+        self.rows: list[Chunk] = []  # before the grid is known
+        self.values: deque[tuple[int, Array]] = deque()
+        self.void: list[tuple[int, int | None]] = []  # from, to
+        self.ended = False
+
+    @property
+    def lacks(self) -> int | None:
+        """The first tick that it has not and that is not void; None where it is not waited for."""
+        tick = self.sampler.ready
+        for start, stop in self.void:
+            if start <= tick:
+                if stop is None:
+                    return None
+                tick = max(tick, stop)
+        return None if self.ended else tick
+
+    def sample(self, chunks: list[Chunk]) -> None:
+        for chunk in chunks:
+            self.values += [run for run in self.sampler.push(chunk) if len(run[1])]
+
+    def end(self) -> None:
+        self.ended = True
+        self.values += [run for run in self.sampler.close() if len(run[1])]
+
+    def take(self, start: int, out: Array) -> None:
+        """Write the values of ticks from `start` on into `out`, which is NaN; forget them."""
+        stop = start + len(out)
+        if self.spec.sample == "count":  # nothing came where nothing is kept
+            out[: max(self.sampler.ready - start, 0)] = 0
+        while self.values and self.values[0][0] < stop:
+            first, data = self.values.popleft()
+            a, b = max(first, start), min(first + len(data), stop)
+            if a < b:
+                out[a - start : b - start] = data[a - first : b - first]
+            if first + len(data) > stop:
+                self.values.appendleft((stop, data[stop - first :]))
+                break
+        for first, end in self.void:
+            out[max(first - start, 0) : None if end is None else max(end - start, 0)] = np.nan
+
+    def snapshot(self) -> bytes:
+        rows = [(chunk.header, chunk.first_index) for chunk in self.rows]
+        meta = {
+            "stream": self.stream,
+            "void": self.void,
+            "ended": self.ended,
+            "runs": [first for first, _ in self.values],
+        }
+        arrays = {f"v{i}": data for i, (_, data) in enumerate(self.values)}
+        waiting = [
+            pack({"header": header, "first": first}, {"rows": c.data})
+            for (header, first), c in zip(rows, self.rows, strict=True)
+        ]
+        return pack_list([pack(meta, arrays), self.stage.snapshot(), self.sampler.snapshot(), *waiting])
+
+    def restore(self, snapshot: bytes) -> None:
+        packed, stage, sampler, *waiting = unpack_list(snapshot)
+        meta, arrays = unpack(packed)
+        self.stream, self.ended, self.void = meta["stream"], meta["ended"], [(a, b) for a, b in meta["void"]]
+        self.values = deque((first, arrays[f"v{i}"]) for i, first in enumerate(meta["runs"]))
+        self.rows = [Chunk(m["header"], m["first"], a["rows"]) for m, a in map(unpack, waiting)]
+        self.stage.restore(stage)
+        self.sampler.restore(sampler)
+
+
+def _runs(mask: Mask) -> list[tuple[int, int]]:
+    """Where it is true: from, to."""
+    edges = np.flatnonzero(np.diff(np.concatenate((np.zeros(1, bool), mask, np.zeros(1, bool))).astype(np.int8)))
+    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+
+
+class JoinStage(EntryStage):
+    """Stage of :class:`Join`."""
+
+    def __init__(self, spec: Join) -> None:
+        super().__init__()
+        self.spec = spec
+        self._arms = [_Arm(branch, spec.ticks) for branch in spec.branches]
+        self._widths = spec.widths
+        self._grid = next(arm for arm in self._arms if arm.spec.stream == spec.grid)
+        self._origin_ns: int | None = None
+        self._tick = 0  # the next to leave
+        self._header: Header | None = None
+        self._session = ""
+
+    def push(self, item: Chunk) -> list[Chunk]:
+        """Take a chunk of any input; give the ticks that became whole."""
+        branch = self.spec.takes(item.stream)
+        arm = next((arm for arm in self._arms if arm.spec is branch), None)
+        if arm is None or arm.stream not in ("", item.stream):
+            self.counts["unmatched"] += 1
+            return []
+        if arm.ended:
+            self.counts["late"] += 1
+            return []
+        if not arm.stream:
+            arm.stream, self._session = item.stream, item.session
+        rows = arm.stage.push(item)
+        if item.end:
+            rows += arm.stage.flush()
+        self.counts.update(arm.stage.take_counts())
+        if self._origin_ns is None:
+            arm.rows += rows
+            if arm is self._grid and rows:
+                self._begin(rows[0].header.origin_ns, rows[0].header.time_ns(rows[0].first_index))
+        else:
+            arm.sample(rows)
+        if item.end:
+            arm.end()
+        return self._advance()
+
+    def _begin(self, origin_ns: int, time_ns: int) -> None:
+        ticks = Clock(origin_ns, self.spec.ticks)
+        self._origin_ns, self._tick = origin_ns, ticks.first_at(time_ns)
+        self._header = Header(self._session, origin_ns, self.spec.output({}), chain_digest("", self.spec))
+        for arm in self._arms:
+            arm.sampler.ticks = ticks
+            arm.sampler.begin(self._tick)
+            arm.sample(arm.rows)
+            arm.rows.clear()
+            if arm.ended:
+                arm.end()
+
+    def decide(self, decision: Decision) -> list[Chunk]:
+        """Hear of a decision; give the ticks that became whole by it."""
+        arm = next(arm for arm in self._arms if arm.spec.stream == decision.stream)
+        if decision.stop is not None:
+            arm.void.pop()
+        arm.void.append((decision.start, decision.stop))
+        if self._origin_ns is None and decision.origin_ns is not None:
+            self._begin(decision.origin_ns, decision.origin_ns)
+        return self._advance()
+
+    def waits(self) -> list[Wait]:
+        """The inputs that are behind, and those that are back."""
+        newest = max(arm.sampler.ready for arm in self._arms)
+        waits = []
+        for arm in self._arms:
+            since = arm.void[-1][0] if arm.void and arm.void[-1][1] is None else None
+            back = next((first for first, _ in arm.values if since is not None and first >= since), None)
+            waits.append(Wait(arm.spec.stream, arm.lacks, newest, None if back is None else max(back, self._tick)))
+        return waits
+
+    def _advance(self) -> list[Chunk]:
+        if self._origin_ns is None:
+            return []
+        waited = [tick for arm in self._arms if (tick := arm.lacks) is not None]
+        stop = min(waited) if waited else max(arm.sampler.ready for arm in self._arms)
+        chunks = list[Chunk]()
+        while self._tick < stop:
+            first = min((arm.values[0][0] for arm in self._arms if arm.values), default=stop)
+            start = min(max(self._tick, first), stop)
+            self._tick = min(start + _TICKS, stop)
+            chunks += self._joined(start, self._tick)
+        return chunks
+
+    def _joined(self, start: int, stop: int) -> Iterator[Chunk]:
+        """The ticks from `start` to `stop` that are whole enough, as chunks without gaps."""
+        if start == stop:
+            return
+        header = self._header
+        assert header is not None
+        values = np.full((stop - start, *header.format.shape), np.nan, header.format.dtype)
+        there, at = np.ones(stop - start, bool), 0
+        some, all_there = np.zeros(stop - start, bool), np.ones(stop - start, bool)
+        for arm, width in zip(self._arms, self._widths, strict=True):
+            part = values[..., at : at + width]
+            arm.take(start, part)
+            present = ~np.isnan(part.reshape(len(part), -1)).all(1)
+            if arm.spec.sample != "count":
+                some |= present
+            all_there &= present
+            if arm.spec.required:
+                there &= present
+            at += width
+        for a, b in _runs(there & some):
+            self._note_absent(start + a, all_there[a:b])
+            yield Chunk(header, start + a, values[a:b])
+
+    def _note_absent(self, first: int, whole: Mask) -> None:
+        for start, stop in _runs(~whole):
+            begun = self.filled.pop()[0] if self.filled and self.filled[-1][1] == first + start else first + start
+            self.filled.append((begun, first + stop, True))
+
+    def flush(self) -> list[Chunk]:
+        """Nothing more comes of any input."""
+        for arm in self._arms:
+            if not arm.ended:
+                arm.end()
+        return self._advance()
+
+    @property
+    def needs_from(self) -> dict[str, int]:
+        """By stream, what its branch needs; what was sampled already is in the snapshot alone."""
+        return {arm.stream: min(arm.stage.needs_from.values(), default=0) for arm in self._arms if arm.stream}
+
+    def snapshot(self) -> bytes:
+        meta = {"origin": self._origin_ns, "tick": self._tick, "session": self._session, "filled": self.filled}
+        return pack_list([pack(meta), *(arm.snapshot() for arm in self._arms)])
+
+    def restore(self, snapshot: bytes) -> None:
+        packed, *arms = unpack_list(snapshot)
+        meta, _ = unpack(packed)
+        self._origin_ns, self._tick, self._session = meta["origin"], meta["tick"], meta["session"]
+        self.filled = [(a, b, bool(c)) for a, b, c in meta["filled"]]
+        if self._origin_ns is not None:
+            self._header = Header(self._session, self._origin_ns, self.spec.output({}), chain_digest("", self.spec))
+        for arm, part in zip(self._arms, arms, strict=True):
+            arm.restore(part)

@@ -1,0 +1,322 @@
+"""Several streams as one: against a definition in whole numbers, tick by tick, whatever the cuts, the interleaving and the crashes."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import check_json, outputs, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import Run, one_chunk_a_run, samples
+
+from kymo.processors.chain import Chain
+from kymo.processors.intake import Intake
+from kymo.processors.join import Branch, Decision, Join
+from kymo.processors.windows import Windows
+from kymo.streams.chunk import Chunk, Header, sample_time_ns, signal_format
+from kymo.streams.errors import FormatError
+
+ORIGIN = 1_700_000_000_123_456_789
+RATES = ("4", "10", "64", "30000/1001")
+Cells = dict[int, list[np.ndarray[Any, Any]]]
+
+
+def branch(
+    stream: str, rate: str, sample: str = "linear", required: bool = False, channels: int = 1, bridge: int = 0
+) -> Branch:
+    names = tuple(f"{stream}{i}" for i in range(channels))
+    return Branch(stream, rate, Chain((Intake(names, bridge=bridge),)), sample, required)
+
+
+def joined(pick: random.Random) -> tuple[Join, dict[str, list[Run]]]:
+    """A join of two to four streams, and a recording of each: gaps, clocks set anew, samples that are no numbers."""
+    ticks, branches = pick.choice(["4", "10", "30"]), list[Branch]()
+    for number in range(pick.randint(2, 4)):
+        rate, sample = pick.choice(RATES), pick.choice(["linear", "hold", "nearest", "mean", "count", "block"])
+        if sample == "block" and (Fraction(rate) / Fraction(ticks)).denominator != 1:
+            rate = ticks
+        branches.append(
+            branch(f"s{number}", rate, sample, pick.random() < 0.3, pick.randint(1, 2), pick.choice([0, 0, 3]))
+        )
+    if all(item.sample == "count" for item in branches):
+        branches[0] = replace(branches[0], sample="hold")
+    spec = Join(tuple(branches), ticks, pick.choice(branches).stream)
+    return spec, {item.stream: recorded(pick, item) for item in branches}
+
+
+def recorded(pick: random.Random, item: Branch) -> list[Run]:
+    """A stream of one input, of some seconds."""
+    header = Header("s", ORIGIN + pick.choice([0, 0, pick.randint(-(10**9), 10**9)]), item.raw)
+    at, runs, rate = pick.choice([0, 0, 3, 10**9]), list[Run](), float(Fraction(item.rate))
+    header = replace(header, origin_ns=header.origin_ns - sample_time_ns(0, Fraction(item.rate), at))
+    for _ in range(pick.randint(0 if pick.random() < 0.1 else 1, 4)):
+        data = samples(item.raw, pick.randint(1, 1 + int(3 * rate)), pick.randint(0, 999)).copy()
+        if pick.random() < 0.3:
+            data[pick.randrange(len(data)) :][: pick.randint(1, 5)] = np.nan
+        runs.append(Run(header, at, data))
+        at += len(data)
+        change = pick.choice(["gap", "hole", "clock", "both"])
+        at += pick.randint(1, 4) if change == "gap" else pick.randint(1, int(20 * rate)) if change != "clock" else 0
+        if change in ("clock", "both"):
+            header = replace(
+                header, origin_ns=header.origin_ns + pick.choice([1, -1, 7, 10**3]) * pick.randint(1, 10**6)
+            )
+    return runs
+
+
+def cut(pick: random.Random, runs: list[Run]) -> list[Chunk]:
+    """The runs as chunks of any size, some of them twice."""
+    chunks = list[Chunk]()
+    for item in runs:
+        start = 0
+        while start < len(item.data):
+            stop = min(start + pick.choice([1, 2, 5, 40, 1000]), len(item.data))
+            chunks.append(Chunk(item.header, item.first + start, item.data[start:stop]))
+            if pick.random() < 0.1:
+                chunks.append(pick.choice(chunks))
+            start = stop
+    return chunks
+
+
+def interleaved(pick: random.Random, queues: Sequence[list[Chunk]]) -> list[Chunk]:
+    """The chunks of several topics, each in its order."""
+    waiting, out = [deque(q) for q in queues], []
+    while live := [q for q in waiting if q]:
+        queue = pick.choice(live)
+        out += [queue.popleft() for _ in range(min(len(queue), pick.choice([1, 1, 3, 99])))]
+    return out
+
+
+def ended(chunks: list[Chunk], item: Branch) -> list[Chunk]:
+    """The same with the stream's end mark."""
+    last = chunks[-1] if chunks else Chunk(Header("s", ORIGIN, item.raw), 0, np.empty((0, *item.raw.shape), np.float32))
+    return [*chunks, replace(last, first_index=last.end_index, data=last.data[:0], end=True)]
+
+
+def defined(spec: Join, runs: dict[str, list[Run]], decisions: Sequence[Decision] = ()) -> dict[int, bytes]:
+    """By tick, what leaves, from the definition: exact times, one tick and one sample at a time."""
+    rate, clean = Fraction(spec.rate), {}
+    for item in spec.branches:
+        clean[item.stream] = run(item.chain, one_chunk_a_run(runs[item.stream]))
+    if not clean[spec.grid]:
+        return {}
+    grid = clean[spec.grid][0]
+    origin = grid.header.origin_ns
+    tick = math.ceil(Fraction(grid.header.time_ns(grid.first_index) - origin) * rate / 10**9)
+    values, lasts = {}, [tick]
+    for item in spec.branches:
+        values[item.stream], last = sampled(item, clean[item.stream], origin, rate, tick)
+        lasts.append(last)
+    out = {}
+    for k in range(tick, max(lasts)):
+        rows = [None if is_void(decisions, b.stream, k) else values[b.stream].get(k) for b in spec.branches]
+        there = [row is not None and not np.isnan(row).all() for row in rows]
+        counts = [b.sample == "count" for b in spec.branches]
+        if any(t and not c for t, c in zip(there, counts, strict=True)) and all(
+            t or not b.required for t, b in zip(there, spec.branches, strict=True)
+        ):
+            filled = [
+                row if row is not None else np.full(b.sampled(b.output({}), rate)[1], np.nan, np.float32)
+                for row, b in zip(rows, spec.branches, strict=True)
+            ]
+            out[k] = np.concatenate(filled).astype(np.float32).tobytes()
+    return out
+
+
+def is_void(decisions: Sequence[Decision], stream: str, tick: int) -> bool:
+    last = {d.start: d.stop for d in decisions if d.stream == stream}  # a later word on the same outage counts
+    return any(start <= tick and (stop is None or tick < stop) for start, stop in last.items())
+
+
+def segments(chunks: list[Chunk]) -> list[tuple[Header, dict[int, Any]]]:
+    """The samples of each clock, by number."""
+    out: list[tuple[Header, dict[int, Any]]] = []
+    for chunk in chunks:
+        if not out or out[-1][0] != chunk.header:
+            out.append((chunk.header, {}))
+        out[-1][1].update({chunk.first_index + i: row for i, row in enumerate(chunk.data)})
+    return out
+
+
+def sampled(item: Branch, chunks: list[Chunk], origin: int, rate: Fraction, first: int) -> tuple[dict[int, Any], int]:
+    """A branch's value at each tick that it decides, and the first tick that it does not."""
+    out: dict[int, Any] = {}
+    tick, parts = first, segments(chunks)
+    for number, (header, rows) in enumerate(parts):
+        following = parts[number + 1] if number + 1 < len(parts) else None
+        end_ns = following[0].time_ns(min(following[1])) if following else header.time_ns(max(rows) + 1)
+        while sample_time_ns(origin, rate, tick) < end_ns:
+            value = at_tick(
+                item, header, rows, sample_time_ns(origin, rate, tick), sample_time_ns(origin, rate, tick + 1)
+            )
+            if value is not None:
+                out[tick] = value
+            tick += 1
+    return out, tick
+
+
+def at_tick(item: Branch, header: Header, rows: dict[int, Any], now: int, then: int) -> Any:
+    """The value of one tick, by the samples of one clock."""
+    after = math.ceil(Fraction(now - header.origin_ns) * header.format.rate / 10**9)
+    later = math.ceil(Fraction(then - header.origin_ns) * header.format.rate / 10**9)
+    on = header.time_ns(after) == now
+    before = after if on else after - 1
+    if item.sample in ("mean", "count"):
+        under = [rows[i] for i in range(after, later) if i in rows]
+        if item.sample == "count":
+            return np.array([len(under)], np.float32)
+        return np.stack(under).mean(0, dtype=np.float64).astype(np.float32) if under else None
+    missing = np.full(item.raw.shape, np.nan, np.float32)
+    if item.sample == "block":
+        each = int(header.format.rate / Fraction(1, 1) * Fraction(then - now, 10**9) + Fraction(1, 2))
+        return np.concatenate([rows.get(after + i, missing) for i in range(each)])
+    if item.sample == "hold":
+        return rows.get(before)
+    early, late = header.time_ns(before), header.time_ns(after)
+    if item.sample == "nearest":
+        return rows.get(before if now - early <= late - now else after)
+    if before not in rows or after not in rows:
+        return None
+    share = np.float64(now - early) / max(late - early, 1)
+    return rows[before] if on else (rows[before] * (1 - share) + rows[after] * share).astype(np.float32)
+
+
+def came(items: list[Any]) -> dict[int, bytes]:
+    return {key[-1]: value[-1] for key, value in outputs(items).items()}
+
+
+def campaign(seed: int) -> None:
+    """Any cut and any interleaving, with a crash anywhere, give what is defined."""
+    pick = random.Random(seed)
+    spec, runs = joined(pick)
+    wanted = defined(spec, runs)
+    feed = interleaved(pick, [ended(cut(pick, runs[b.stream]), b) for b in spec.branches])
+    stage, items = spec.build(), list[Any]()
+    for chunk in feed:
+        if pick.random() < 0.1:
+            kept, stage = stage.snapshot(), spec.build()
+            stage.restore(kept)
+            assert stage.snapshot() == kept
+        items += stage.push(chunk)
+    assert came(items) == wanted
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**32))
+def test_any_cut_and_any_interleaving_give_what_is_defined(seed: int) -> None:
+    campaign(seed)
+
+
+def decided(seed: int) -> None:
+    """Inputs that fall silent, are not waited for, and come back: what leaves is what all data and the decisions define, in any order."""
+    pick = random.Random(seed)
+    spec, runs = joined(pick)
+    if not runs[spec.grid]:
+        return
+    queues = {b.stream: deque(ended(cut(pick, runs[b.stream]), b)) for b in spec.branches}
+    stage, items, decisions = spec.build(), list[Any](), list[Decision]()
+    while any(queues.values()):
+        name = pick.choice([n for n, q in queues.items() if q])
+        for _ in range(min(len(queues[name]), pick.choice([1, 1, 5, 99]))):
+            items += stage.push(queues[name].popleft())
+        wait = pick.choice(stage.waits())
+        if wait.back is not None and pick.random() < 0.5:
+            start = next(d.start for d in reversed(decisions) if d.stream == wait.stream)
+            decisions.append(Decision(wait.stream, start, wait.back))
+            items += stage.decide(decisions[-1])
+        elif wait.stream != spec.grid and wait.tick is not None and wait.tick < wait.newest and pick.random() < 0.3:
+            decisions.append(Decision(wait.stream, wait.tick))
+            items += stage.decide(decisions[-1])
+    wanted = defined(spec, runs, decisions)
+    assert came(items) == wanted
+    again = spec.build()
+    known = [item for decision in decisions for item in again.decide(decision)]
+    assert came(known + run_again(pick, again, [ended(cut(pick, runs[b.stream]), b) for b in spec.branches])) == wanted
+
+
+def run_again(pick: random.Random, stage: Any, queues: list[list[Chunk]]) -> list[Any]:
+    return [item for chunk in interleaved(pick, queues) for item in stage.push(chunk)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32))
+def test_inputs_that_are_not_waited_for(seed: int) -> None:
+    decided(seed)
+
+
+def feet(count: int = 500) -> tuple[Join, list[Chunk], list[Chunk], Any]:
+    """Two feet at 100 Hz whose clocks agree, and what both say."""
+    names, rng = ("ax", "ay"), np.random.default_rng(0)
+    sides = [Branch(f"imu.{side}", "100", Chain((Intake(names),))) for side in ("left", "right")]
+    data = [rng.standard_normal((count, 2)).astype(np.float32) for _ in sides]
+    headers = [Header("s", ORIGIN, signal_format(side.stream, names, 100)) for side in sides]
+    left, right = (one_chunk_a_run([Run(h, 0, d)]) for h, d in zip(headers, data, strict=True))
+    return Join(tuple(sides), "100", "imu.left"), left, right, np.hstack(data)
+
+
+def test_two_feet_of_one_clock_stand_side_by_side() -> None:
+    spec, left, right, both = feet()
+    (joined_chunk,) = run(spec, [*right, *left])
+    assert joined_chunk.data.tobytes() == both.tobytes()
+    assert joined_chunk.header.format == spec.output({})
+    assert spec.output({}).channels == ("imu.left.ax", "imu.left.ay", "imu.right.ax", "imu.right.ay")
+
+
+def test_windows_say_what_share_of_them_an_input_was_absent() -> None:
+    spec, left, right, both = feet()
+    half = [replace(right[0], data=right[0].data[:250])]
+    chain = Chain((spec, Windows(200, 100)))
+    windows = run(chain, [*left, *half])
+    assert [w.missing for w in windows] == [0.0, 0.25, 0.75, 1.0]
+    assert [w.start_ns for w in windows] == [ORIGIN + k * 10**9 for k in range(4)]
+    assert windows[0].data.tobytes() == both[:200].tobytes()
+    assert np.isnan(windows[3].data[:, 2:]).all()
+    needed = Chain(
+        (replace(spec, branches=(spec.branches[0], replace(spec.branches[1], required=True))), Windows(200, 100))
+    )
+    assert [w.start_index for w in run(needed, [*left, *half])] == [0]
+
+
+def test_a_join_goes_into_a_bundle_and_back() -> None:
+    spec = feet()[0]
+    check_json(spec)
+    check_json(Chain((spec, Windows(200, 100))))
+    assert run(spec, feet()[1], end=False) == []  # nothing leaves without the other foot, until the session ends
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"branches": (branch("a", "4"),)}, "expected two or more"),
+        ({"branches": (branch("a", "4"), branch("a", "8"))}, "each another stream"),
+        ({"grid": "c"}, "expected one of a, b"),
+        ({"rate": "0"}, "above 0"),
+        ({"rate": "four"}, "above 0"),
+        ({"branches": (branch("a", "4", "count"), branch("b", "8", "count"))}, "counted alone"),
+    ],
+)
+def test_joins_that_are_none(change: dict[str, Any], why: str) -> None:
+    with pytest.raises(FormatError, match=why):
+        replace(Join((branch("a", "4"), branch("b", "8")), "4", "a"), **change)
+
+
+def test_a_block_of_half_a_sample_is_refused() -> None:
+    with pytest.raises(FormatError, match=r"10 Hz on a grid of 4 Hz are 2.5; resample"):
+        Join((branch("a", "4"), branch("b", "10", "block")), "4", "a").output({})
+
+
+def test_blocks_are_locked_to_the_ticks() -> None:
+    spec = Join((branch("a", "4"), branch("b", "64", "block")), "4", "a")
+    slow = [Chunk(Header("s", ORIGIN, spec.branches[0].raw), 0, np.arange(8, dtype=np.float32)[:, None])]
+    fast = [Chunk(Header("s", ORIGIN, spec.branches[1].raw), 0, np.arange(128, dtype=np.float32)[:, None])]
+    (out,) = run(spec, [*fast, *slow])
+    assert out.data[:, 1:].ravel().tolist() == list(range(128))
+    assert spec.output({}).channels == ("a0", *(f"b0.{i}" for i in range(16)))
