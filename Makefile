@@ -20,6 +20,8 @@ bin := .venv/bin
 # Compiled once: where Python may not write what it compiles (containers, CI), every start would do it again.
 install = $(bin)/uv pip install --quiet --compile-bytecode --python $(bin)/python --constraint constraints.txt --build-constraints constraints.txt
 compile = $(bin)/python -m compileall -q kymo streams processors models lab deploy examples
+# A process for each core, each file whole in one of them, those with long tests first; what Python compiles of the tests is kept.
+parallel = PYTHONDONTWRITEBYTECODE= $(bin)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 everything := kafka,audio,parquet,synth,demo,report,torch,tensorflow,bench,dev
 
 .DEFAULT_GOAL := help
@@ -32,7 +34,7 @@ demo: .venv/.demo ## replay real recordings through Kafka and classify them
 	@$(bin)/kymo demo
 
 test: .venv/.setup ## run all tests but the long campaigns; ARGS="..." goes to pytest
-	@$(bin)/python -m pytest $(ARGS)
+	@$(parallel) $(ARGS)
 
 check: .venv/.setup ## lint, format and types, the same as CI
 	@$(bin)/ruff check .

@@ -5,6 +5,7 @@ One embedded Kafka serves a whole test session; a test that needs topics makes t
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,15 @@ from kymo.streams.settings import Settings
 
 # Read once: a test may point KYMO_HOME elsewhere, and the 45 MB of jars should not be fetched again for that.
 JARS_DIR = Settings.from_env().home / "kafka"
+# A broker lives for seconds here: the JVM's second compiler would take as much processor time as it, and never pay.
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share the files, those with long tests come first: none is left over at the end."""
+    if hasattr(config, "workerinput"):
+        long = {item.path for item in items if any(item.iter_markers("slow")) or any(item.iter_markers("broker"))}
+        items.sort(key=lambda item: item.path not in long)
 
 #: How long a test of a kind may take that says nothing of it itself.
 PATIENCE_S = {"chaos": 3600, "slow": 600, "broker": 300}
