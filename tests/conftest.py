@@ -19,26 +19,22 @@ JARS_DIR = Settings.from_env().home / "kafka"
 # A broker lives for seconds here: the JVM's second compiler would take as much processor time as it, and never pay.
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
 
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several processes share the files, those with long tests come first: none is left over at the end."""
-    if hasattr(config, "workerinput"):
-        long = {item.path for item in items if any(item.iter_markers("slow")) or any(item.iter_markers("broker"))}
-        items.sort(key=lambda item: item.path not in long)
-
 #: How long a test of a kind may take that says nothing of it itself.
 PATIENCE_S = {"chaos": 3600, "slow": 600, "broker": 300}
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs on an embedded Kafka, and say how long each may take."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what runs on an embedded Kafka, and say how long each may take; of several processes, each takes the long files first."""
     for item in items:
         if "jars_dir" in getattr(item, "fixturenames", ()):
             item.add_marker("broker")
         kinds = [seconds for kind, seconds in PATIENCE_S.items() if item.get_closest_marker(kind)]
         if kinds and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(kinds[0]))
+    if hasattr(config, "workerinput"):
+        long = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("broker")}
+        items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session")
