@@ -46,7 +46,7 @@ class LabelledWindows(NamedTuple):
 
     def _repr_html_(self) -> str:
         counts = {label: (self.y == label) for label in sorted(set(self.y.tolist()))}
-        columns = [h.Column(name) for name in ("class", "windows", "groups")]
+        columns = dict.fromkeys(("class", "windows", "groups"), "")
         rows = [(label, at.sum(), len(set(self.groups[at].tolist()))) for label, at in counts.items()]
         return h.table(f"{len(self.y)} windows of {self.X.shape[1:]}", columns, rows)
 

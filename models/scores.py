@@ -425,9 +425,9 @@ class Scores(dict[str, Any]):
         return score_line(self.get("bundle", "held out"), self)
 
     def _repr_html_(self) -> str:
-        columns = [h.Column(name) for name in ("class", "recall", "precision", "F1", "recordings")]
+        columns = dict.fromkeys(("class", "recall", "precision", "F1", "recordings"), "")
         rows = [
-            (label, *(h.number(row[name]) for name in ("recall", "precision", "f1")), row["n"])
+            (label, *(row[name] for name in ("recall", "precision", "f1", "n")))
             for label, row in self.get("per_class", {}).items()
         ]
         return h.table(str(self), columns, rows) if rows else h.paragraph(str(self))

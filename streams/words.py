@@ -51,7 +51,7 @@ def some(names: Sequence[str], most: int) -> str:
     >>> some(["a", "b", "c"], 2), some(["a", "b"], 2)
     ('a, b and 1 more', 'a, b')
     """
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def less_numbers(text: str) -> str:

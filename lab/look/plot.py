@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from kymo.lab.look.curves import COLUMNS, MOST_BANDS, MOST_CHANNELS, Band, Panel, bands_of, cut, panel_of
 from kymo.lab.look.live import SCRIPT, STYLE, columns_for, live_plot
 from kymo.models.reports import html as h
-from kymo.models.reports.html import Column
 from kymo.processors.recipe.load import load_recipe
 from kymo.streams.errors import SourceError
 from kymo.streams.labels.labels import keys_of_labels_json, read_labels_json
@@ -203,11 +202,7 @@ def _words(recording: Recording, panels: Sequence[Panel], bands: Mapping[str, Se
 
 
 def _streams_table(recording: Recording) -> str:
-    columns = [
-        Column("stream"),
-        *(Column(n, "n") for n in ("rate (Hz)", "samples", "duration", "gaps")),
-        Column("channels"),
-    ]
+    columns = {"stream": "", **h.numbers("rate (Hz)", "samples", "duration", "gaps"), "channels": ""}
     rows = []
     for stream in recording.streams[:_MOST_ROWS]:
         fmt = stream.header.format
@@ -234,7 +229,7 @@ def _numbers_table(panels: Sequence[Panel]) -> str:
                 f"{value:.4g}" if math.isfinite(value) else h.NOTHING for value in (curve.low, curve.mean, curve.high)
             ]
             rows.append((name, curve.unit or h.NOTHING, *numbers, f"{curve.not_finite:,}"))
-    columns = [Column("channel"), Column("unit"), *(Column(n, "n") for n in ("least", "mean", "most", "not finite"))]
+    columns = {"channel": "", "unit": "", **h.numbers("least", "mean", "most", "not finite")}
     return h.details("Numbers of the channels", h.table("Channels", columns, rows)) if rows else ""
 
 
@@ -244,6 +239,6 @@ def _labels_table(name: str, bands: Sequence[Band]) -> str:
         f", {len(first)} shown" if len(first) < len(bands) else ""
     )
     caption += f"; the figure has the first {MOST_BANDS}" if len(bands) > MOST_BANDS else ""
-    columns = [Column("label"), Column("from (s)", "n"), Column("to (s)", "n")]
+    columns = {"label": "", **h.numbers("from (s)", "to (s)")}
     rows = [(band.label, f"{band.start_s:.3f}", f"{band.end_s:.3f}") for band in first]
     return h.details(f"Labels `{name}` ({len(bands):,})", h.table(caption, columns, rows))

@@ -10,8 +10,7 @@ import hashlib
 import html
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 #: What stands where there is no number.
 NOTHING = "–"
@@ -92,14 +91,6 @@ ul { padding-left: 1.2rem; margin: .3rem 0 .8rem; } footer { padding: 1.4rem 1.1
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A table's column: its head, and whether it holds numbers (set to the right) or code."""
-
-    name: str
-    kind: str = ""
-
-
 def clean(text: object) -> str:
     """A text without characters that no page may hold."""
     return _NOT_TEXT.sub("\ufffd", str(text))
@@ -115,19 +106,19 @@ def percent(share: float | None) -> str:
     return NOTHING if share is None or not math.isfinite(share) else f"{share * 100:.1f}\u00a0%"
 
 
-def percents(interval: tuple[float, float]) -> str:
+def percents(interval: Sequence[float]) -> str:
     """``81.2–97.0 %``, or a dash."""
     low, high = interval
     return f"{low * 100:.1f}–{high * 100:.1f}\u00a0%" if math.isfinite(low + high) else NOTHING
 
 
-def number(value: object, digits: int = 3) -> str:
-    """A number with `digits` decimals; a whole one as it is; a dash for none."""
+def number(value: object) -> str:
+    """A number with three decimals; a whole one as it is, a text too; a dash for none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return NOTHING if value is None else str(value)
     if not math.isfinite(value):
         return NOTHING
-    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
 
 
 def counted(n: int, thing: str) -> str:
@@ -147,17 +138,26 @@ def duration(seconds: float) -> str:
     )
 
 
-def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[object]], bold: Iterable[int] = ()) -> str:
+def numbers(*names: str) -> dict[str, str]:
+    """Columns of numbers, for :func:`table`."""
+    return dict.fromkeys(names, "n")
+
+
+def table(
+    caption: str,
+    columns: Mapping[str, str],  # by what stands above each: ``n`` (numbers, set to the right), ``code``, or nothing
+    rows: Iterable[Sequence[object]],  # numbers are written by :func:`number`
+    bold: Collection[int] = (),
+) -> str:
     """A table whose first column heads its rows; it scrolls sideways where the page is narrow."""
-    kinds = [f' class="{column.kind}"' if column.kind else "" for column in columns]
-    stressed = set(bold)
-    heads = "".join(f'<th scope="col"{k}>{escape(c.name)}</th>' for c, k in zip(columns, kinds, strict=True))
+    kinds = [f' class="{kind}"' if kind else "" for kind in columns.values()]
+    heads = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(columns, kinds, strict=True))
     body = []
     for i, row in enumerate(rows):
-        cells = [f'<th scope="row"{kinds[0]}>{escape(row[0])}</th>']
-        cells += [f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row[1:], kinds[1:], strict=True)]
-        opening = '<tr class="here">' if i in stressed else "<tr>"
-        body.append(f"{opening}{''.join(cells)}</tr>")
+        first, *others = map(escape, map(number, row))
+        cells = [f"<td{kind}>{cell}</td>" for cell, kind in zip(others, kinds[1:], strict=True)]
+        opening = '<tr class="here">' if i in bold else "<tr>"
+        body.append(f'{opening}<th scope="row"{kinds[0]}>{first}</th>{"".join(cells)}</tr>')
     return (
         f'<div class="scroll" role="region" aria-label="{escape(caption)}" tabindex="0"><table>'
         f"<caption>{escape(caption)}</caption><thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
@@ -173,9 +173,10 @@ def figure(svg: str, alt: str, caption: str = "", wide: bool = False) -> str:
     )
 
 
-def figures(elements: Sequence[str]) -> str:
-    """Figures side by side where the page is wide enough."""
-    return f'<div class="figures">{"".join(elements)}</div>' if elements else ""
+def figures(elements: Iterable[str]) -> str:
+    """Figures side by side where the page is wide enough; what is empty is left out."""
+    inner = "".join(elements)
+    return f'<div class="figures">{inner}</div>' if inner else ""
 
 
 def paragraph(text: str, kind: str = "") -> str:

@@ -5,7 +5,9 @@ A window without an answer (its probabilities are not finite, or all 0) counts a
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +19,6 @@ from kymo.models.training.record import HeldOut
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-_Interval = tuple[float, float]
 
 #: The answer where a model gave no probabilities.
 NO_ANSWER = -1
@@ -27,29 +28,24 @@ _Z = 1.959963984540054
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """How often something was right: ``right`` of ``n`` windows in ``sessions`` sessions, with its 95 % interval."""
+    """How often something was right: ``right`` of ``n`` windows in ``sessions`` sessions."""
 
     name: str
     sessions: int
     right: int
     n: int
-    interval: _Interval
 
     @property
     def share(self) -> float:
-        """``right / n``."""
         return self.right / self.n
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 %: Wilson's, with as many independent trials as there are windows.
 
-@dataclass(frozen=True, slots=True)
-class ClassRow:
-    """One class: precision, recall and F1 are NaN where they are undefined; `n` is how often it is the truth."""
-
-    name: str
-    precision: float
-    recall: float
-    f1: float
-    n: int
+        Windows of one session resemble each other, so that the true interval is wider.
+        """
+        return wilson(self.right, self.n)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,18 +67,17 @@ def answers_of(probabilities: Floats) -> Integers:
     return np.where(finite.any(axis=1), finite.argmax(axis=1), NO_ANSWER).astype(np.int64)
 
 
-def class_rows(counts: Integers, labels: Sequence[str]) -> list[ClassRow]:
-    """Precision, recall and F1 of each class of a confusion matrix that occurs as truth or as answer."""
-    rows = []
+def class_rows(counts: Integers, labels: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Precision, recall and F1 (NaN where undefined) and ``n`` of each class of a confusion matrix that occurs as truth or as answer."""
+    rows = {}
     for i, name in enumerate(labels):
         right, truths, answers = int(counts[i, i]), int(counts[i].sum()), int(counts[:, i].sum())
         if truths + answers:
-            scores = class_scores(right, answers, truths, undefined=math.nan)
-            rows.append(ClassRow(name, scores["precision"], scores["recall"], scores["f1"], truths))
+            rows[name] = class_scores(right, answers, truths, undefined=math.nan)
     return rows
 
 
-def wilson(right: int, n: int) -> _Interval:
+def wilson(right: int, n: int) -> tuple[float, float]:
     """95 % interval of a share, of `n` independent trials; NaN for none."""
     if not n:
         return math.nan, math.nan
@@ -91,19 +86,10 @@ def wilson(right: int, n: int) -> _Interval:
 
 
 def by_group(names: Sequence[str], sessions: Sequence[str], right: NDArray[np.bool_]) -> list[Shares]:
-    """Right windows of each group, the worst first.
-
-    The interval is Wilson's with as many independent trials as there are windows; windows of one session resemble each
-    other, so that the true interval is wider.
-    """
-    counts: dict[str, list[int]] = {}
-    seen: dict[str, set[str]] = {}
-    for name, session, was_right in zip(names, sessions, right.tolist(), strict=True):
-        entry = counts.setdefault(name, [0, 0])
-        entry[0] += was_right
-        entry[1] += 1
-        seen.setdefault(name, set()).add(session)
-    shares = [Shares(name, len(seen[name]), k, n, wilson(k, n)) for name, (k, n) in counts.items()]
+    """Right windows of each group, the worst first."""
+    counts, rights = Counter(names), Counter(itertools.compress(names, right.tolist()))
+    held = Counter(name for name, _ in set(zip(names, sessions, strict=True)))
+    shares = [Shares(name, held[name], rights[name], n) for name, n in counts.items()]
     return sorted(shares, key=lambda group: (group.share, group.name))
 
 

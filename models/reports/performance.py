@@ -8,25 +8,19 @@ them; a number its errors, in its own unit, and what was said against what is tr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from kymo.models.reports import html as h
 from kymo.models.reports import numbers
-from kymo.models.reports.html import Column
 from kymo.models.reports.numbers import JudgedWindows
 from kymo.models.training.record import HeldHead, HeldOut, RunRecord
 
-if TYPE_CHECKING:
-    from kymo.models.reports.plots import Drawing
-
-
 _MOST_CLASSES, _MOST_ROWS, _MOST_GROUPS = 20, 40, 30
 _MOST_DRAWN, _MOST_RECORDINGS = 1_000, 10  # of a number
-_CLASS_COLUMNS = [Column("class"), *(Column(name, "n") for name in ("precision", "recall", "F1", "support"))]
 
 
 @dataclass(slots=True, eq=False)
@@ -41,17 +35,17 @@ class Gallery:
         """A gallery whose figures are of this one, named apart."""
         return Gallery(self.files, self.missing, prefix)
 
-    def show(self, file: str, make: Callable[[Any], Drawing], alt: str, caption: str = "") -> str:
-        """Draw a figure with the module that can; HTML, empty where nothing can be drawn."""
+    def show(self, plot: str, name: str, alt: str, caption: str, *values: Any) -> str:
+        """Draw `values` by a function of :mod:`~kymo.models.reports.plots`; HTML, empty where nothing can be drawn."""
         try:
-            from kymo.models.reports import plots as report_plots
+            from kymo.models.reports import plots
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != "matplotlib":
                 raise
             self.missing = True
             return ""
-        drawing = make(report_plots)
-        self.files[f"{self.prefix}{file}"] = drawing.png
+        drawing = getattr(plots, plot)(f"{self.prefix}{name}", *values)
+        self.files[f"{self.prefix}{name}.png"] = drawing.png
         return h.figure(drawing.svg, alt, caption)
 
 
@@ -105,12 +99,12 @@ def curves(record: RunRecord, gallery: Gallery) -> str:
     if validated:
         best = min(validated, key=lambda epoch: epoch["validation_loss"])
         alt += f"; the validation loss is lowest, {best['validation_loss']:.4g}, in epoch {best['epoch']:g}"
-    drawn = gallery.show("learning_curves.png", lambda plots: plots.learning_curves(history), alt + ".", f"{alt}.")
+    drawn = gallery.show("learning_curves", "learning_curves", f"{alt}.", f"{alt}.", history)
     names = list(dict.fromkeys(key for epoch in history for key in epoch))
     shown = history if len(history) <= 4 * _MOST_ROWS else history[-4 * _MOST_ROWS :]
     caption = "Every epoch" if len(shown) == len(history) else f"The last {len(shown)} of {len(history)} epochs"
     rows = [[_epoch_cell(epoch.get(name), name) for name in names] for epoch in shown]
-    columns = [Column(name.replace("_", " "), "n") for name in names]
+    columns = h.numbers(*(name.replace("_", " ") for name in names))
     return drawn + h.details("Numbers of every epoch", h.table(caption, columns, rows))
 
 
@@ -140,16 +134,9 @@ def confusion(record: RunRecord, judged: JudgedWindows | None, gallery: Gallery)
                 f"{unit.capitalize()}: the {len(classes)} classes with the most errors of {total} are shown."
             )
         alt = f"Confusion matrix of {counts.sum():,} {unit}: {_confusions(counts, labels)}"
-        arguments = (cells, tuple(rows), tuple(columns), f"{gallery.prefix}confusion_{unit}")
         caption = f"{unit.capitalize()}: counts, and shares of each row."
-        drawings.append(gallery.show(f"confusion_{unit}.png", _matrix(*arguments), alt, caption))
-    return h.figures([drawing for drawing in drawings if drawing]) + "".join(
-        h.paragraph(text, "soft") for text in remarks
-    )
-
-
-def _matrix(counts: Any, rows: Sequence[str], columns: Sequence[str], name: str) -> Callable[[Any], Drawing]:
-    return lambda plots: plots.confusion_matrix(name, counts, rows, columns)
+        drawings.append(gallery.show("confusion_matrix", f"confusion_{unit}", alt, caption, cells, rows, columns))
+    return h.figures(drawings) + "".join(h.paragraph(text, "soft") for text in remarks)
 
 
 def _matrices(record: RunRecord, judged: JudgedWindows | None) -> list[tuple[str, Sequence[str], numbers.Integers]]:
@@ -179,36 +166,22 @@ def _confusions(counts: numbers.Integers, labels: Sequence[str]) -> str:
 
 def per_class(record: RunRecord, judged: JudgedWindows | None) -> str:
     """Precision, recall and F1 of every class, of recordings and of windows."""
-    tables = []
-    if scores := record.scores.get("per_class"):
-        rows = [
-            numbers.ClassRow(
-                name,
-                _number_of(row.get("precision")),
-                _number_of(row.get("recall")),
-                _number_of(row.get("f1")),
-                int(row["n"]),
-            )
-            for name, row in scores.items()
-        ]
-        tables.append(_class_table("Recordings", rows))
-    if judged:
-        tables.append(_class_table("Windows", numbers.class_rows(judged.counts, judged.labels)))
-    return h.figures(tables)
+    units = {"Recordings": record.scores.get("per_class") or {}}
+    units["Windows"] = numbers.class_rows(judged.counts, judged.labels) if judged else {}
+    return h.figures(_class_table(unit, rows) for unit, rows in units.items() if rows)
 
 
-def _number_of(value: Any) -> float:
-    return math.nan if value is None else float(value)
+def _class_table(unit: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
+    def f1_of(name: str) -> float:
+        f1 = rows[name]["f1"]
+        return -1.0 if f1 is None or math.isnan(f1) else float(f1)
 
-
-def _class_table(unit: str, rows: Sequence[numbers.ClassRow]) -> str:
-    shown = list(rows)
-    caption = f"{unit}, {h.counted(len(rows), 'class')}"
+    names, caption = list(rows), f"{unit}, {h.counted(len(rows), 'class')}"
     if len(rows) > _MOST_ROWS:
-        shown = sorted(rows, key=lambda row: (not math.isnan(row.f1), row.f1))[:_MOST_ROWS]
+        names = sorted(rows, key=f1_of)[:_MOST_ROWS]
         caption = f"{unit}: the {_MOST_ROWS} classes of {len(rows)} with the lowest F1"
-    cells = [(r.name, *(h.number(x) for x in (r.precision, r.recall, r.f1)), f"{r.n:,}") for r in shown]
-    return h.table(caption, _CLASS_COLUMNS, cells)
+    cells = [(name, *(rows[name][key] for key in ("precision", "recall", "f1", "n"))) for name in names]
+    return h.table(caption, {"class": "", **h.numbers("precision", "recall", "F1", "support")}, cells)
 
 
 def per_group(judged: JudgedWindows | None, gallery: Gallery) -> str:
@@ -229,8 +202,8 @@ def per_group(judged: JudgedWindows | None, gallery: Gallery) -> str:
         f"{which[0].upper()}{which[1:]}, the worst first, with 95 % intervals (Wilson) as if windows were independent; "
         f"windows of one session are not quite, so the true intervals are wider."
     )
-    drawn = gallery.show("groups.png", lambda plots: plots.group_scores(shown, judged.accuracy), alt, caption)
-    blocks = h.figures([part for part in (drawn, _group_table(kind, groups)) if part])
+    drawn = gallery.show("group_scores", "groups", alt, caption, shown, judged.accuracy)
+    blocks = h.figures((drawn, _group_table(kind, groups)))
     if kind != "session":
         blocks += h.details("Every session", _group_table("session", judged.sessions))
     return blocks
@@ -241,18 +214,11 @@ def _group_table(kind: str, groups: Sequence[numbers.Shares]) -> str:
     caption = f"{h.counted(len(groups), kind)}, the worst first"
     if len(shown) < len(groups):
         caption = f"The worst {len(shown)} of {len(groups)} {kind}s"
-    columns = [
-        Column(kind),
-        Column("sessions", "n"),
-        Column("windows", "n"),
-        Column("right", "n"),
-        Column("95 % interval", "n"),
-    ]
-    rows: list[tuple[Any, ...]] = [
-        (g.name, g.sessions, f"{g.n:,}", h.percent(g.share), h.percents(g.interval)) for g in shown
-    ]
+    rows = [(g.name, g.sessions, g.n, h.percent(g.share), h.percents(g.interval)) for g in shown]
+    columns = {kind: "", **h.numbers("sessions", "windows", "right", "95 % interval")}
     if kind == "session":
-        columns, rows = [columns[0], *columns[2:]], [(row[0], *row[2:]) for row in rows]
+        del columns["sessions"]
+        return h.table(caption, columns, [(name, *values) for name, _, *values in rows])
     return h.table(caption, columns, rows)
 
 
@@ -268,14 +234,14 @@ def reliability(judged: JudgedWindows | None, gallery: Gallery) -> str:
         f"How often answers of each probability are right. Expected calibration error {h.percent(bins.error)}: 0 % "
         f"where each bar ends at its diamond."
     )
-    drawn = gallery.show("reliability.png", lambda plots: plots.reliability(bins), alt, caption)
+    drawn = gallery.show("reliability", "reliability", alt, caption, bins)
     edges = zip(bins.edges[:-1], bins.edges[1:], strict=True)
     rows = [
-        (f"{a * 100:.0f} to {b * 100:.0f}\u00a0%", f"{n:,}", h.percent(confidence), h.percent(right))
-        for (a, b), n, confidence, right in zip(edges, bins.count, bins.confidence, bins.accuracy, strict=True)
+        (f"{a * 100:.0f} to {b * 100:.0f}\u00a0%", n, h.percent(confidence), h.percent(right))
+        for (a, b), n, confidence, right in zip(edges, bins.count.tolist(), bins.confidence, bins.accuracy, strict=True)
     ]
-    columns = [Column("probability"), Column("windows", "n"), Column("mean probability", "n"), Column("right", "n")]
-    blocks = h.figures([part for part in (drawn, h.table("Bins of the answer's probability", columns, rows)) if part])
+    columns = {"probability": "", **h.numbers("windows", "mean probability", "right")}
+    blocks = h.figures((drawn, h.table("Bins of the answer's probability", columns, rows)))
     without = int((judged.answers == numbers.NO_ANSWER).sum())
     return blocks + (h.paragraph(f"{without} windows without probabilities are left out.", "note") if without else "")
 
@@ -342,10 +308,8 @@ def _head_number(held: HeldOut, head: HeldHead, scores: Mapping[str, Any], galle
     what = f"{head.name} said against {head.name} as it is, of {h.counted(n, 'recording')}"
     alt = f"{what}: mean error {_short(scores.get('mae'))}{explained}."
     caption = "Each point a window, each circle a recording by the mean of its windows; on the line what was said is what is true."
-    drawn = gallery.show(
-        "said.png", lambda plots: plots.said_against_true(f"{gallery.prefix}said", *_points(values)), alt, caption
-    )
-    blocks = h.figures([part for part in (drawn, _errors(values, scores), _worst(values)) if part])
+    drawn = gallery.show("said_against_true", "said", alt, caption, *_points(values))
+    blocks = h.figures((drawn, _errors(values, scores), _worst(values)))
     if len(values.truth) > _MOST_DRAWN:
         blocks += h.paragraph(f"Of {len(values.truth):,} windows {_MOST_DRAWN:,} are drawn, evenly chosen.", "soft")
     if missed := scores.get("unclassified"):
@@ -362,21 +326,18 @@ def _points(values: _Numbers) -> tuple[numbers.Floats, numbers.Floats]:
 
 
 def _errors(values: _Numbers, scores: Mapping[str, Any]) -> str:
-    names = ("mean error", "root mean square", "R2", "spread of the truths")
-    columns = [Column("of"), Column("n", "n"), *(Column(name, "n") for name in names)]
+    columns = {"of": "", **h.numbers("n", "mean error", "root mean square", "R2", "spread of the truths")}
     rows = []
     for unit, prefix, truth in (("recordings", "", values.means[:, 0]), ("windows", "window_", values.truth)):
-        figures = [scores.get(f"{prefix}{name}") for name in ("mae", "rmse", "r2")]
-        rows.append(
-            (unit, f"{len(truth):,}", *map(_short, figures[:2]), h.number(figures[2]), _short(float(truth.std())))
-        )
+        mae, rmse, r2 = (scores.get(f"{prefix}{name}") for name in ("mae", "rmse", "r2"))
+        rows.append((unit, len(truth), _short(mae), _short(rmse), r2, _short(float(truth.std()))))
     return h.table("Errors, in the number's own unit; always saying the mean would err by the spread", columns, rows)
 
 
 def _worst(values: _Numbers) -> str:
     errors = values.means[:, 1] - values.means[:, 0]
     order = np.argsort(-np.abs(errors), kind="stable")[:_MOST_RECORDINGS]
-    columns = [Column("recording"), *(Column(name, "n") for name in ("truth", "said", "error"))]
+    columns = {"recording": "", **h.numbers("truth", "said", "error")}
     rows = [(values.names[i], *map(_short, values.means[i].tolist()), f"{errors[i]:+.4g}") for i in order]
     caption = (
         "Every recording"

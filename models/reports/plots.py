@@ -102,7 +102,7 @@ def grid(ax: Axes, axis: Any = "both") -> None:
     ax.set_axisbelow(True)
 
 
-def learning_curves(history: Sequence[Mapping[str, float]]) -> Drawing:
+def learning_curves(name: str, history: Sequence[Mapping[str, float]]) -> Drawing:
     """Loss and, where it was measured, validation accuracy by epoch; the best epoch is marked."""
     panels = [(("loss", "training"), ("validation_loss", "validation"))]
     if any("validation_accuracy" in epoch for epoch in history):
@@ -126,7 +126,7 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Drawing:
         axes[-1].set_xlabel("epoch")
         axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
 
-    return draw("curves", 1.5 + 1.6 * len(panels), paint)
+    return draw(name, 1.5 + 1.6 * len(panels), paint)
 
 
 def _mark_best(axes: Sequence[Axes], history: Sequence[Mapping[str, float]]) -> None:
@@ -177,7 +177,7 @@ def _cells(ax: Axes, counts: Integers, size: float) -> None:
             ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=colour, fontsize=points)
 
 
-def group_scores(groups: Sequence[Shares], overall: float) -> Drawing:
+def group_scores(name: str, groups: Sequence[Shares], overall: float) -> Drawing:
     """Share of right windows of each group as a point with its interval, and the overall share as a line."""
 
     def paint(figure: Figure) -> None:
@@ -192,7 +192,7 @@ def group_scores(groups: Sequence[Shares], overall: float) -> Drawing:
         ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
         grid(ax, "x")
 
-    return draw("groups", 1.15 + 0.24 * len(groups), paint)
+    return draw(name, 1.15 + 0.24 * len(groups), paint)
 
 
 def said_against_true(name: str, windows: Any, recordings: Any) -> Drawing:
@@ -212,7 +212,7 @@ def said_against_true(name: str, windows: Any, recordings: Any) -> Drawing:
     return draw(name, 4.2, paint)
 
 
-def reliability(bins: Calibration) -> Drawing:
+def reliability(name: str, bins: Calibration) -> Drawing:
     """Accuracy against the answer's probability, a bin a bar, and below how many windows each bin holds."""
 
     def paint(figure: Figure) -> None:
@@ -230,7 +230,7 @@ def reliability(bins: Calibration) -> Drawing:
             axis.set_major_formatter(PercentFormatter(1.0, 0))
         grid(top)
 
-    return draw("reliability", 4.0, paint)
+    return draw(name, 4.0, paint)
 
 
 def window_picture(name: str, data: Array, channels: Sequence[str], seconds: tuple[float, float]) -> Drawing:

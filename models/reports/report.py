@@ -45,6 +45,10 @@ class Picture:
     start_s: float  # seconds since the session's index 0
     end_s: float
 
+    @property
+    def seconds(self) -> tuple[float, float]:
+        return self.start_s, self.end_s
+
     @classmethod
     def of(cls, window: Window) -> Picture:
         """A window as it is; its numbers are copied, so that nothing larger is held on to."""
@@ -170,21 +174,11 @@ def _worst(record: RunRecord, judged: JudgedWindows | None, drawn: Mapping[int, 
     lead = h.paragraph(text)
     items = [(i, _sentence(record, judged, i, drawn.get(i))) for i in worst]
     shown = [
-        gallery.show(f"worst_{place}.png", _paint(place, drawn[i]), text, text)
+        gallery.show("window_picture", f"worst_{place}", text, text, picture.data, picture.channels, picture.seconds)
         for place, (i, text) in enumerate(items, 1)
-        if i in drawn and _can_draw(drawn[i])
+        if (picture := drawn.get(i)) and picture.data.ndim >= 2 and picture.data.size and picture.data.dtype.kind in "fiub"
     ]
-    shown = [item for item in shown if item]
-    return lead + (h.figures(shown) if shown else h.listed(text for _, text in items))
-
-
-def _can_draw(picture: Picture) -> bool:
-    return picture.data.ndim >= 2 and picture.data.size > 0 and picture.data.dtype.kind in "fiub"
-
-
-def _paint(place: int, picture: Picture) -> Callable[[Any], Any]:
-    seconds = (picture.start_s, picture.end_s)
-    return lambda plots: plots.window_picture(f"worst{place}", picture.data, picture.channels, seconds)
+    return lead + (h.figures(shown) or h.listed(text for _, text in items))
 
 
 def _sentence(record: RunRecord, judged: JudgedWindows, i: int, picture: Picture | None) -> str:

@@ -86,13 +86,12 @@ def test_classes_equal_scikit_learn(drawn: tuple[Any, Any]) -> None:
     named = np.where(answers == NO_ANSWER, CLASSES, answers)
     assert counts.tolist() == metrics.confusion_matrix(truth, named, labels=range(CLASSES + 1))[:CLASSES].tolist()
     expected = metrics.precision_recall_fscore_support(truth, named, labels=range(CLASSES), zero_division=np.nan)
-    rows = {row.name: row for row in class_rows(counts, list("abcd"))}
+    rows = class_rows(counts, list("abcd"))
     for i, name in enumerate("abcd"):
         if i not in truth and i not in named:
             assert name not in rows
             continue
-        row = rows[name]
-        found = (row.precision, row.recall, row.f1, row.n)
+        found = [rows[name][key] for key in ("precision", "recall", "f1", "n")]
         assert found == pytest.approx([column[i] for column in expected], nan_ok=True)
 
 
