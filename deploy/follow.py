@@ -21,7 +21,6 @@ from kymo.deploy.worker_log import say
 from kymo.models.bundle import Bundle, load_bundle
 from kymo.models.registry import CHAMPION, SHADOW, SHIPPED, open_registry
 from kymo.models.registry.manifest import MANIFEST
-from kymo.models.registry.promote import promotion_of
 from kymo.models.serving.operator import release_memory
 from kymo.streams.errors import BrokerError, BundleError, KymoError, TopicError
 from kymo.streams.promotions import Promotion
@@ -124,7 +123,7 @@ class Exchange:
         for recipe in self._parts:
             entry = registry.current(recipe, SHADOW)
             if entry is not None and entry.bundle:
-                self.consider(promotion_of(entry, recipe, registry))
+                self.consider(registry.promotion(entry, recipe))
 
     def consider(self, promotion: Promotion) -> None:
         """Take over the bundle of a promotion that is news, or refuse it and keep the present one."""

@@ -144,7 +144,7 @@ def _check(children: list[Child]) -> None:
 
 def _first_model(settings: Settings) -> str:
     """Train on the first recording of each class that may be learned from, promote; the bundle's id."""
-    from kymo.models.registry.promote import promote
+    from kymo.models.bundle import promote
     from kymo.models.training.refresh import plan_of
     from kymo.models.training.request import TrainRequest
     from kymo.models.training.train import train

@@ -19,13 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from kymo.models.registry import find_bundle
+from kymo.models.registry import ALIASES, CHAMPION, SHIPPED, Entry, Registry, open_registry
 from kymo.models.registry.manifest import FORMAT, MANIFEST, MODEL, read_manifest, verify
 from kymo.processors.chain import Chain
 from kymo.processors.intake import Intake
 from kymo.processors.registry import spec_from_json
 from kymo.processors.windows import Windows
 from kymo.streams.errors import BundleError, FormatError, RecipeError
+from kymo.streams.files import is_file_name
 from kymo.streams.schema import Positive, Rules, SchemaError, Whole, read
 
 if TYPE_CHECKING:
@@ -200,21 +201,14 @@ def _inside(where: str, key: str) -> str:
 
 
 def load_bundle(source: str | Path, home: Path | None = None) -> Bundle:
-    """A bundle with all its files verified.
-
-    Parameters
-    ----------
-    source : str or Path
-        See :func:`find_bundle`.
-    home : Path, optional
-        Instead of ``KYMO_HOME``.
+    """A bundle with all its files verified: its folder as a Path, or a name as :func:`find_bundle` takes it.
 
     Raises
     ------
     BundleError
         If there is none, a file is missing or damaged, or it was made by a newer Kymo; the text names the file.
     """
-    path = find_bundle(str(source), home) if isinstance(source, str) else source
+    path = find_bundle(source, home) if isinstance(source, str) else source
     manifest = read_manifest(path)
     where = path / MANIFEST
     if manifest.get("format") != FORMAT:
@@ -238,3 +232,62 @@ def load_bundle(source: str | Path, home: Path | None = None) -> Bundle:
         ) from None
     except (SchemaError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise BundleError(f"{where}: not a whole manifest ({error}); train the bundle again") from None
+
+
+def find_bundle(name: str, home: Path | None = None) -> Path:
+    """Find a bundle's folder by a recipe's name, ``recipe@version``, ``recipe@alias``, or a path; `home` instead of ``KYMO_HOME``."""
+    recipe, _, version = name.partition("@")
+    if not is_file_name(recipe) or (version and not is_file_name(version)):
+        if (Path(name) / MANIFEST).is_file():
+            return Path(name)
+        raise BundleError(
+            f"{name}: no bundle, {MANIFEST} is not there; name a bundle's folder or a recipe that was trained"
+        )
+    registry, shipped = open_registry(home), SHIPPED / recipe
+    if folder := _in_registry(registry, recipe, version):
+        return folder
+    plain = name.removesuffix(f"@{CHAMPION}")
+    if (shipped / MANIFEST).is_file() and str(read_manifest(shipped).get("id", "")).startswith(plain):
+        return shipped
+    if (Path(name) / MANIFEST).is_file():
+        return Path(name)
+    if version and (versions := registry.versions(recipe)):
+        raise BundleError(f"no bundle `{name}` in {registry.url}; the versions of `{recipe}` are {', '.join(versions)}")
+    aside = f" (the folder {name} is none: {MANIFEST} is not in it)" if Path(name).is_dir() else ""
+    raise BundleError(
+        f"no bundle `{name}` in {registry.url} and none ships with Kymo{aside}; "
+        f"train one: kymo train {recipe} --data PATH"
+    )
+
+
+def _in_registry(registry: Registry, recipe: str, version: str) -> Path | None:
+    if not version or version in ALIASES:
+        entry = registry.current(recipe, version or CHAMPION)
+        digests = [entry.digest] if entry and entry.bundle else []
+    else:
+        digests = [digest for digest in registry.versions(recipe) if digest.startswith(version)]
+    if len(digests) > 1:
+        raise BundleError(f"bundle `{recipe}@{version}`: {', '.join(digests)} begin so; give more digits")
+    folder = registry.folder(recipe, digests[0]) if digests else None
+    if digests and folder is None:
+        raise BundleError(
+            f"bundle {recipe}@{digests[0]}: not whole in registry {registry.url}; promote another, or train again"
+        )
+    return folder
+
+
+def promote(name: str | Path, alias: str = CHAMPION, *, why: str = "", home: Path | None = None) -> Entry:
+    """Have an alias stand for a bundle; one from outside is taken into the registry first."""
+    bundle, registry = load_bundle(name, home), open_registry(home)
+    listed = {**bundle.manifest["files"], **bundle.manifest.get("attached", {})}
+    registry.add(bundle.manifest, {name: (bundle.path / name).read_bytes() for name in listed})
+    return registry.promote(bundle.recipe, bundle.manifest["digest"], alias, why=why)
+
+
+def rollback(recipe: str, alias: str = CHAMPION, *, why: str = "", home: Path | None = None) -> Entry:
+    """Have an alias stand for what it stood for before.
+
+    The first champion gives way only to a bundle that ships with Kymo, the first shadow to none.
+    """
+    may_empty = alias != CHAMPION or (SHIPPED / recipe).is_dir()
+    return open_registry(home).rollback(recipe, alias, why=why, may_empty=may_empty)

@@ -12,9 +12,7 @@ cut: the outputs are the same, to the byte, as those of one pass over the record
 from __future__ import annotations
 
 import base64
-import json
 import math
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +23,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from kymo.streams.chunk import Array, Window
-from kymo.streams.errors import BundleError, MessageError
-from kymo.streams.messages import read_object
+from kymo.streams.errors import BundleError
 
 # Some builds report usage to their maker unless told not to.
 ort.disable_telemetry_events()
@@ -39,7 +36,6 @@ _WINDOWS_TRIED = 32
 _ALIGNMENT = 64  # bytes: the widest vector, and a cache line
 STATE, NEXT_STATE = "state", "next_state"  # of a stateful graph
 _REMEMBERED = "state"  # by which a session's memory has the state
-_LENGTH = struct.Struct("<I")
 
 
 class OnnxModel:
@@ -128,25 +124,6 @@ class StreamState:
     hidden: NDArray[np.float32]  # ``(size,)`` float32: the network's own memory
     pending: NDArray[np.float32]  # ``(m, *shape)`` float32, m below a hop: samples that wait for the rest of their hop
     hops: int = 0  # hops that went through; the last output is of the samples before ``hops * hop``
-
-    def snapshot(self) -> bytes:
-        """All of it, as bytes that depend on nothing else."""
-        header = json.dumps({"hops": self.hops, "size": len(self.hidden), "pending": self.pending.shape}).encode()
-        return _LENGTH.pack(len(header)) + header + self.hidden.tobytes() + self.pending.tobytes()
-
-    @staticmethod
-    def restore(data: bytes) -> StreamState:
-        """The state of a snapshot."""
-        try:
-            (length,) = _LENGTH.unpack_from(data)
-            header = read_object(data[4 : 4 + length])
-            numbers = np.frombuffer(data, "<f4", offset=4 + length)
-            size = int(header["size"])
-            return StreamState(
-                numbers[:size].copy(), numbers[size:].reshape(header["pending"]).copy(), int(header["hops"])
-            )
-        except (MessageError, struct.error, ValueError, KeyError, TypeError) as error:
-            raise BundleError(f"no snapshot of a stateful model ({error}); begin the session again") from None
 
 
 class StatefulModel:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -35,18 +35,6 @@ Memory = list[Any]
 _TEMPERATURES = np.geomspace(0.25, 8, 101)
 _HEADERS = 1_000  # sessions whose formats are remembered
 _WARM_UP = 4  # windows
-
-
-class BatchClassifier(Protocol):
-    """What classifies: a :class:`Classifier`."""
-
-    @property
-    def bundle(self) -> Bundle:
-        """Its bundle, whose chain has the learned numbers."""
-
-    def classify(self, windows: Sequence[Window], memories: Sequence[dict[str, Any]] | None = None) -> list[Event]:
-        """The events of each window, in order: its own, then one a head of the bundle; a stateful bundle's with what is
-        remembered of each window's session."""
 
 
 class Classifier:
@@ -97,32 +85,16 @@ class Classifier:
 
     @classmethod
     def for_recipe(cls, bundle: Bundle, recipe: Recipe) -> Classifier:
-        """A classifier whose events are those of `recipe`.
-
-        Raises
-        ------
-        BundleError
-            If the bundle does not fit the recipe.
-        """
+        """A classifier whose events are those of `recipe`, which the bundle must fit."""
         bundle.check(recipe)
         kind = recipe.inputs[0].stream.partition(".")[0]
         return cls(bundle, recipe.name, recipe.model.min_probability if recipe.model else 0.0, kind)
 
     def classify(self, windows: Sequence[Window], memories: Sequence[dict[str, Any]] | None = None) -> list[Event]:
-        """The events of each window, in order: its own, then one for each of the bundle's heads, in its order.
+        """The events of each window as the bundle's chain makes it: its own, then one for each of the bundle's heads, in its order.
 
-        Parameters
-        ----------
-        windows : sequence of Window
-            Of any sessions; as the bundle's chain makes them.
-        memories : sequence of dict, optional
-            For a stateful bundle, what is remembered of each window's session, brought up to date; without them sessions
-            begin with this call.
-
-        Raises
-        ------
-        BundleError
-            If a window has another shape than the bundle's.
+        For a stateful bundle `memories` are what is remembered of each window's session, and are brought up to date; without them
+        sessions begin with this call.
         """
         if memories is None:
             by_session: dict[str, dict[str, Any]] = {}
@@ -219,7 +191,7 @@ def _load_model(bundle: Bundle) -> OnnxModel | StatefulModel:
 class Predictor:
     """What turns windows into a recipe's events, by one bundle."""
 
-    def __init__(self, classifier: BatchClassifier, recipe: Recipe) -> None:
+    def __init__(self, classifier: Classifier, recipe: Recipe) -> None:
         self.classifier, self.bundle = classifier, classifier.bundle
         self._pool = pool_for(recipe, self.bundle)
         self._min_probability = recipe.model.min_probability if recipe.model else 0.0

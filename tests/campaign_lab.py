@@ -31,10 +31,9 @@ from tiny_models import manifest
 from kymo.deploy import broker as embedded
 from kymo.deploy.children import Child, kymo_command
 from kymo.deploy.metrics_server import find_server
-from kymo.models.bundle import raw_chain
-from kymo.models.registry import write_bundle
+from kymo.models.bundle import promote, raw_chain
+from kymo.models.registry import tell, write_bundle
 from kymo.models.registry.manifest import MODEL
-from kymo.models.registry.promote import promote, tell
 from kymo.models.serving.partition import decode_record
 from kymo.processors.recipe.load import load_recipe
 from kymo.streams.codec import ChunkCodec

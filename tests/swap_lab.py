@@ -14,11 +14,10 @@ from fault_lab import Lab
 from tiny_models import linear_onnx, manifest
 
 from kymo.deploy.children import Child, kymo_command
-from kymo.models.bundle import load_bundle
+from kymo.models.bundle import load_bundle, promote
 from kymo.models.predict import Classifier
-from kymo.models.registry import write_bundle
+from kymo.models.registry import tell, write_bundle
 from kymo.models.registry.manifest import MODEL
-from kymo.models.registry.promote import promote, tell
 from kymo.models.run import run
 from kymo.processors.recipe.load import load_recipe
 

@@ -9,17 +9,19 @@ the log says, so there is no second place that could differ. Bundles that ship w
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kymo.models.registry.manifest import MANIFEST, complete, manifest_bytes, read_manifest, verify
+from kymo.models.registry.manifest import MANIFEST, complete, manifest_bytes, verified
 from kymo.models.registry.store import LocalStore, Store, replace_folder, store_at
 from kymo.streams.errors import BundleError, MessageError
 from kymo.streams.files import RULE, is_file_name
 from kymo.streams.messages import read_object
+from kymo.streams.promotions import Promotion, announce
 from kymo.streams.schema import SchemaError, read
 from kymo.streams.settings import Settings
 from kymo.streams.words import user
@@ -115,12 +117,9 @@ class Registry:
     def _is_whole(self, recipe: str, digest: str) -> bool:
         try:
             folder = self.folder(recipe, digest)
-            if folder is None:
-                return False
-            verify(folder, read_manifest(folder))
+            return folder is not None and bool(verified(folder))
         except BundleError:
             return False
-        return True
 
     def promote(self, recipe: str, digest: str, alias: str = CHAMPION, *, why: str = "") -> Entry:
         """Have an alias stand for a version; nothing is written where it does already."""
@@ -128,36 +127,39 @@ class Registry:
         if folder is None:
             versions = ", ".join(self.versions(recipe)) or "none"
             raise BundleError(f"registry {self.url} has no version {recipe}@{digest}; there are {versions}")
-        verify(folder, read_manifest(folder))
-        with self.store.lock(_path(recipe)):
-            lines = self.store.lines(_path(recipe, _LOG))
-            stack = _stack(self._entries(recipe, lines), alias)
-            if stack and stack[-1].bundle == f"{recipe}@{digest}":
-                return self.current(recipe, alias) or stack[-1]
-            return self._write(recipe, lines, Entry(0, "promote", alias, f"{recipe}@{digest}", why=why))
+        verified(folder)
+        return self._write(recipe, Entry(0, "promote", alias, f"{recipe}@{digest}", why=why))
 
     def rollback(self, recipe: str, alias: str = CHAMPION, *, why: str = "", may_empty: bool = False) -> Entry:
         """Have an alias stand for what it stood for before its last promotion."""
+        return self._write(recipe, Entry(0, "rollback", alias, "", why=why), may_empty)
+
+    def _write(self, recipe: str, entry: Entry, may_empty: bool = False) -> Entry:
+        """Add a line to the log; its time, its writer and what stood before are set here, and what a rollback goes back to."""
         with self.store.lock(_path(recipe)):
             lines = self.store.lines(_path(recipe, _LOG))
-            stack = _stack(self._entries(recipe, lines), alias)
-            if not stack:
-                raise BundleError(f"recipe `{recipe}` has no {alias} in registry {self.url}; promote one")
-            if len(stack) == 1 and not may_empty:
-                raise BundleError(f"{stack[0].bundle} is the first {alias} of `{recipe}`; there is none before it")
-            bundle = stack[-2].bundle if len(stack) > 1 else ""
-            return self._write(recipe, lines, Entry(0, "rollback", alias, bundle, why=why))
+            entries = self._entries(recipe, lines)
+            stack = _stack(entries, entry.alias)
+            if entry.action == "rollback":
+                if not stack:
+                    raise BundleError(f"recipe `{recipe}` has no {entry.alias} in registry {self.url}; promote one")
+                if len(stack) == 1 and not may_empty:
+                    raise BundleError(f"{stack[0]} is the first {entry.alias} of `{recipe}`; there is none before it")
+                entry = replace(entry, bundle=stack[-2] if len(stack) > 1 else "")
+            standing = next((e for e in reversed(entries) if e.alias == entry.alias), None)
+            if standing is not None and stack and stack[-1] == entry.bundle:
+                return standing
+            # Time may go back, or two lines fall on one tick: what is newer must be told by the number.
+            at_ns = max([time.time_ns(), *(e.at_ns + 1 for e in entries)])
+            entry = replace(entry, at_ns=at_ns, before=standing.bundle if standing else "", by=user())
+            added = [entry] if lines else [*entries, entry]  # the line from before there was a log comes along
+            self.store.append(_path(recipe, _LOG), [_line(e) for e in added], lines)
+            return entry
 
-    def _write(self, recipe: str, lines: list[bytes], entry: Entry) -> Entry:
-        """Add a line to those that are there; its time, its writer and what stood before are set here."""
-        entries = self._entries(recipe, lines)
-        before = next((e.bundle for e in reversed(entries) if e.alias == entry.alias), "")
-        # Time may go back, or two lines fall on one tick: what is newer must be told by the number.
-        at_ns = max([time.time_ns(), *(e.at_ns + 1 for e in entries)])
-        entry = replace(entry, at_ns=at_ns, before=before, by=user())
-        added = [entry] if lines else [*entries, entry]  # the line from before there was a log comes along
-        self.store.append(f"{recipe}/{_LOG}", [_line(e) for e in added], lines)
-        return entry
+    def promotion(self, entry: Entry, recipe: str) -> Promotion:
+        """Say what a line of a recipe's log tells running agents."""
+        url = self.url if "://" in self.url else os.path.abspath(self.url)
+        return Promotion(recipe, entry.alias, entry.bundle, entry.at_ns, url, entry.action, entry.by, entry.why)
 
 
 def _path(*names: str) -> str:
@@ -167,15 +169,13 @@ def _path(*names: str) -> str:
     return "/".join(names)
 
 
-def _stack(entries: Sequence[Entry], alias: str) -> list[Entry]:
-    """List the promotions of an alias that no rollback has undone."""
-    stack: list[Entry] = []
+def _stack(entries: Sequence[Entry], alias: str) -> list[str]:
+    """List the bundles that an alias was given and that no rollback has undone."""
+    stack: list[str] = []
     for entry in entries:
-        if entry.alias != alias:
-            continue
-        if entry.action == "promote":
-            stack.append(entry)
-        elif stack:
+        if entry.alias == alias and entry.action == "promote":
+            stack.append(entry.bundle)
+        elif entry.alias == alias and stack:
             stack.pop()
     return stack
 
@@ -199,60 +199,9 @@ def open_registry(home: Path | None = None) -> Registry:
     return Registry.at(settings.registry or str(home / "registry"), home)
 
 
-def find_bundle(name: str, home: Path | None = None) -> Path:
-    """Find a bundle's folder by a recipe's name, ``recipe@version``, ``recipe@alias``, or a path."""
-    recipe, _, version = name.partition("@")
-    plain = is_file_name(recipe) and (not version or is_file_name(version))
-    if plain and (folder := _in_registry(name, recipe, version, open_registry(home)) or _shipped(recipe, name)):
-        return folder
-    if (Path(name) / MANIFEST).is_file():
-        return Path(name)
-    if plain:
-        raise _absent(name, recipe, version, open_registry(home))
-    raise BundleError(
-        f"{name}: no bundle, {MANIFEST} is not there; name a bundle's folder or a recipe that was trained"
-    )
-
-
-def _absent(name: str, recipe: str, version: str, registry: Registry) -> BundleError:
-    versions = registry.versions(recipe)
-    if version and versions:
-        return BundleError(
-            f"no bundle `{name}` in {registry.url}; the versions of `{recipe}` are {', '.join(versions)}"
-        )
-    aside = f" (the folder {name} is none: {MANIFEST} is not in it)" if Path(name).is_dir() else ""
-    return BundleError(
-        f"no bundle `{name}` in {registry.url} and none ships with Kymo{aside}; "
-        f"train one: kymo train {recipe} --data PATH"
-    )
-
-
-def _in_registry(name: str, recipe: str, version: str, registry: Registry) -> Path | None:
-    if not version or version in ALIASES:
-        entry = registry.current(recipe, version or CHAMPION)
-        if entry is None or not entry.bundle:
-            return None
-        digest = entry.digest
-    else:
-        digests = [digest for digest in registry.versions(recipe) if digest.startswith(version)]
-        if len(digests) > 1:
-            raise BundleError(f"bundle `{name}`: {', '.join(digests)} begin so; give more digits")
-        if not digests:
-            return None
-        digest = digests[0]
-    folder = registry.folder(recipe, digest)
-    if folder is None:
-        raise BundleError(
-            f"bundle {recipe}@{digest}: not whole in registry {registry.url}; promote another, or train again"
-        )
-    return folder
-
-
-def _shipped(recipe: str, name: str) -> Path | None:
-    folder = SHIPPED / recipe
-    if not (folder / MANIFEST).is_file():
-        return None
-    return folder if str(read_manifest(folder).get("id", "")).startswith(name.removesuffix(f"@{CHAMPION}")) else None
+def tell(entry: Entry, recipe: str, settings: Settings) -> str:
+    """Announce a line of the log; empty, or why running agents could not be told."""
+    return announce(settings, open_registry(settings.home).promotion(entry, recipe))
 
 
 def write_bundle(

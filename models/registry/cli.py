@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from kymo.models.registry import ALIASES, CHAMPION, SHIPPED, Entry, Registry, find_bundle, open_registry
-from kymo.models.registry.manifest import read_manifest, verify
+from kymo.models.registry import ALIASES, CHAMPION, SHIPPED, Entry, Registry, open_registry, tell
+from kymo.models.registry.manifest import read_manifest, verified
 from kymo.streams.errors import BundleError
 from kymo.streams.settings import Settings
 from kymo.streams.words import utc
@@ -44,7 +44,9 @@ def list_command(recipe: str | None, as_json: bool) -> None:
 
     Example: kymo models list running --json
     """
-    rows = [row for name in ([recipe] if recipe else _recipes()) for row in _rows(name)]
+    shipped = [path.name for path in SHIPPED.iterdir() if path.is_dir()] if SHIPPED.is_dir() else []
+    recipes = [recipe] if recipe else sorted({*open_registry().recipes(), *shipped})
+    rows = [row for name in recipes for row in _rows(name)]
     if as_json:
         click.echo(json.dumps(rows, ensure_ascii=False))
         return
@@ -66,48 +68,37 @@ def list_command(recipe: str | None, as_json: bool) -> None:
             click.echo(f"note: {row['damaged']}", err=True)
 
 
-def _recipes() -> list[str]:
-    shipped = [path.name for path in SHIPPED.iterdir() if path.is_dir()] if SHIPPED.is_dir() else []
-    return sorted({*open_registry().recipes(), *shipped})
-
-
 def _rows(recipe: str) -> list[dict[str, Any]]:
+    """Describe the versions of a recipe, the oldest first; one that also ships with Kymo stands once."""
     registry = open_registry()
-    standing = {alias: registry.current(recipe, alias) for alias in ALIASES}
-    versions = {digest: _verified(registry, recipe, digest) for digest in registry.versions(recipe)}
-    manifests = [manifest for manifest in versions.values() if manifest is not None]
+    standing = {alias: entry.bundle for alias in ALIASES if (entry := registry.current(recipe, alias))}
+    manifests = [m for digest in registry.versions(recipe) if (m := _manifest(registry, recipe, digest))]
     if (SHIPPED / recipe).is_dir():
         manifests.append(read_manifest(SHIPPED / recipe) | {"shipped": True})
     rows: dict[str, dict[str, Any]] = {}
     for manifest in manifests:
-        champion = standing[CHAMPION]
-        aliases = [alias for alias, entry in standing.items() if entry and entry.bundle == manifest["id"]]
-        if manifest.get("shipped") and (champion is None or not champion.bundle):
-            aliases.append(CHAMPION)
-        rows.setdefault(
-            manifest["id"],
-            {
-                "bundle": manifest["id"],
-                "recipe": recipe,
-                "aliases": aliases,
-                "created": manifest.get("created", ""),
-                "scores": manifest.get("scores", {}),
-                "shipped": bool(manifest.get("shipped")),
-                "damaged": manifest.get("damaged", ""),
-            },
-        )
+        shipped = bool(manifest.get("shipped"))
+        if shipped and not standing.get(CHAMPION):
+            standing[CHAMPION] = manifest["id"]
+        row = {
+            "bundle": manifest["id"],
+            "recipe": recipe,
+            "aliases": [alias for alias, bundle in standing.items() if bundle == manifest["id"]],
+            "created": manifest.get("created", ""),
+            "scores": manifest.get("scores", {}),
+            "shipped": shipped,
+            "damaged": manifest.get("damaged", ""),
+        }
+        rows.setdefault(manifest["id"], row)
     return sorted(rows.values(), key=lambda row: row["created"])
 
 
-def _verified(registry: Registry, recipe: str, digest: str) -> dict[str, Any] | None:
+def _manifest(registry: Registry, recipe: str, digest: str) -> dict[str, Any] | None:
     """Read a version's manifest; of a damaged one what is wrong with it; None where none is whole yet."""
     try:
         folder = registry.folder(recipe, digest)
-        if folder is None:
-            return None
-        manifest = read_manifest(folder)
-        verify(folder, manifest)
-        if manifest["id"] != f"{recipe}@{digest}":
+        manifest = verified(folder) if folder else None
+        if manifest and manifest["id"] != f"{recipe}@{digest}":
             raise BundleError(f"{folder}: holds {manifest['id']}; copy the bundle again")
     except BundleError as error:
         return {"id": f"{recipe}@{digest}", "damaged": str(error)}
@@ -174,11 +165,10 @@ def promote_command(bundle: str, alias: str, why: str, as_json: bool) -> None:
 
     Example: kymo models promote running@3f2a --why "better outdoors"
     """
-    from kymo.models.bundle import load_bundle
-    from kymo.models.registry.promote import promote
+    from kymo.models.bundle import promote
 
-    recipe = load_bundle(bundle).recipe
-    _report(promote(bundle, alias, why=why), recipe, as_json)
+    entry = promote(bundle, alias, why=why)
+    _report(entry, entry.bundle.partition("@")[0], as_json)
 
 
 @models.command("rollback")
@@ -191,13 +181,13 @@ def rollback_command(recipe: str, alias: str, why: str, as_json: bool) -> None:
 
     Example: kymo models rollback running --why "worse indoors"
     """
-    from kymo.models.registry.promote import rollback
+    from kymo.models.bundle import rollback
 
     _report(rollback(recipe, alias, why=why), recipe, as_json)
 
 
 def _report(entry: Entry, recipe: str, as_json: bool) -> None:
-    from kymo.models.registry.promote import tell
+    from kymo.models.bundle import find_bundle
 
     untold = tell(entry, recipe, Settings.from_env())
     if as_json:

@@ -86,6 +86,13 @@ def verify(path: Path, manifest: Mapping[str, Any]) -> None:
             )
 
 
+def verified(path: Path) -> dict[str, Any]:
+    """Read the manifest of a bundle's folder, and compare every file with it."""
+    manifest = read_manifest(path)
+    verify(path, manifest)
+    return manifest
+
+
 def _checksums(files: Mapping[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kymo.models.registry.manifest import MANIFEST, read_manifest, verify
+from kymo.models.registry.manifest import MANIFEST, verified
 from kymo.streams.errors import BundleError
 from kymo.streams.files import is_inside, lock
 from kymo.streams.replay.pacing import SystemClock
@@ -208,7 +208,7 @@ class RemoteStore:
         """Give the bundle, from the cache or fetched to it; its checksums are verified."""
         cached = self._cache / path
         with contextlib.suppress(BundleError):
-            verify(cached, read_manifest(cached))
+            verified(cached)
             return cached
         with self._errors(f"fetching {path}"):
             self._fs.invalidate_cache()
@@ -218,7 +218,7 @@ class RemoteStore:
             names: list[Any] = [name[len(root) :].lstrip("/") for name in self._fs.find(root)]
             contents = {name: bytes(self._fs.cat_file(f"{root}/{name}")) for name in names}
         replace_folder(cached, contents)
-        verify(cached, read_manifest(cached))
+        verified(cached)
         return cached
 
 

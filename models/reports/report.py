@@ -176,7 +176,10 @@ def _worst(record: RunRecord, judged: JudgedWindows | None, drawn: Mapping[int, 
     shown = [
         gallery.show("window_picture", f"worst_{place}", text, text, picture.data, picture.channels, picture.seconds)
         for place, (i, text) in enumerate(items, 1)
-        if (picture := drawn.get(i)) and picture.data.ndim >= 2 and picture.data.size and picture.data.dtype.kind in "fiub"
+        if (picture := drawn.get(i))
+        and picture.data.ndim >= 2
+        and picture.data.size
+        and picture.data.dtype.kind in "fiub"
     ]
     return lead + (h.figures(shown) or h.listed(text for _, text in items))
 

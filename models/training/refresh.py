@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kymo.models.bundle import Bundle, load_bundle
+from kymo.models.bundle import Bundle, load_bundle, promote
 from kymo.models.data.dataset import labels_of, stream_of
 from kymo.models.data.splits import group_name, hold_out_by_name, split_kind
-from kymo.models.registry import open_registry
-from kymo.models.registry.promote import promote, tell
+from kymo.models.registry import open_registry, tell
 from kymo.models.training.gate import MIN_OWNERS, Verdict, compare, owners_of
 from kymo.models.training.lineage import knows
 from kymo.models.training.request import OnStage, TrainRequest

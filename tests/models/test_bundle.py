@@ -11,8 +11,8 @@ import pytest
 from tiny_models import LABELS, RECIPE, foreign_bundle, linear_onnx, manifest, recipe, tiny_bundle
 
 from kymo.models import registry
-from kymo.models.bundle import load_bundle
-from kymo.models.registry import find_bundle, write_bundle
+from kymo.models.bundle import find_bundle, load_bundle
+from kymo.models.registry import write_bundle
 from kymo.models.registry.manifest import MANIFEST, MODEL
 from kymo.streams.errors import BundleError
 

@@ -1,4 +1,4 @@
-"""Stateful models: however a stream is cut, and wherever it is stopped, the outputs are those of one offline pass."""
+"""Stateful models: however a stream is cut, the outputs are those of one offline pass."""
 
 from __future__ import annotations
 
@@ -66,24 +66,26 @@ def test_one_pass_is_the_network_over_all_that_came(name: str) -> None:
     assert logits.std(0).min() > 1e-3
 
 
+def numbers(state: StreamState) -> tuple[int, bytes, bytes]:
+    return state.hops, state.hidden.tobytes(), state.pending.tobytes()
+
+
 @pytest.mark.parametrize("name", CASES)
 @settings(deadline=None, max_examples=30)
 @given(data=st.data())
-def test_any_cut_and_any_stop_give_the_same_bytes(name: str, data: st.DataObject) -> None:
+def test_any_cut_gives_the_same_bytes(name: str, data: st.DataObject) -> None:
     _, model, recording, logits = case(name)
     edges = sorted(data.draw(st.lists(st.integers(0, len(recording)), max_size=12)))
     state, parts = model.start(), []
     for start, end in zip([0, *edges], [*edges, len(recording)], strict=True):
-        if data.draw(st.booleans()):
-            state = StreamState.restore(state.snapshot())
-        before = state.snapshot()
+        before = numbers(state)
         new, found = model.step(state, recording[start:end])
-        assert state.snapshot() == before
+        assert numbers(state) == before  # whoever goes on from it again sees the same
         state = new
         parts.append(found)
     assert np.concatenate(parts).tobytes() == logits.tobytes()
     whole, _ = model.step(model.start(), recording)
-    assert state.snapshot() == whole.snapshot()
+    assert numbers(state) == numbers(whole)
     assert (state.hops, len(state.pending)) == (12, 4)
 
 
@@ -128,7 +130,7 @@ def test_what_cannot_be_stateful_is_refused(parameters: dict[str, Any], hop: int
         exported(network((3,), **parameters), hop)
 
 
-def test_wrong_models_samples_and_snapshots_are_refused() -> None:
+def test_wrong_models_and_samples_are_refused() -> None:
     with pytest.raises(BundleError, match="takes windows and gives logits, expected a stateful model"):
         StatefulModel(linear_onnx(np.ones((2, 2))))
     _, model, recording, _ = case("gru")
@@ -136,7 +138,3 @@ def test_wrong_models_samples_and_snapshots_are_refused() -> None:
         model.step(model.start(), recording[:, :2])
     with pytest.raises(BundleError, match="a state of"):
         model.step(case("lstm")[1].start(), recording)
-    whole = model.step(model.start(), recording)[0].snapshot()
-    for damaged in (b"", b"\xff", whole[:3], whole[:-1], whole[:-4], b"\x02\x00\x00\x00{}" + whole):
-        with pytest.raises(BundleError, match="no snapshot of a stateful model"):
-            StreamState.restore(damaged)

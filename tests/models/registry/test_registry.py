@@ -21,8 +21,8 @@ import pytest
 from documents import ROOT
 from tiny_models import linear_onnx, manifest
 
-from kymo.models.bundle import load_bundle
-from kymo.models.registry import CHAMPION, SHADOW, Registry, find_bundle, open_registry, write_bundle
+from kymo.models.bundle import find_bundle, load_bundle
+from kymo.models.registry import CHAMPION, SHADOW, Registry, open_registry, write_bundle
 from kymo.models.registry.manifest import MANIFEST, MODEL
 from kymo.models.registry.store import CLAIM_S
 from kymo.streams.errors import BundleError

@@ -13,9 +13,8 @@ from fault_lab import Feed, kill, stop_worker
 from swap_lab import SwapLab, version
 from tiny_models import linear_onnx
 
-from kymo.models.registry import open_registry
+from kymo.models.registry import open_registry, tell
 from kymo.models.registry.manifest import MODEL
-from kymo.models.registry.promote import tell
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 

@@ -11,10 +11,9 @@ from fault_lab import Feed, kill, stop_worker
 from swap_lab import SwapLab
 from tiny_models import manifest
 
-from kymo.models.bundle import raw_chain
+from kymo.models.bundle import promote, raw_chain
 from kymo.models.registry import write_bundle
 from kymo.models.registry.manifest import MODEL
-from kymo.models.registry.promote import promote
 from kymo.processors.recipe.load import load_recipe
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]

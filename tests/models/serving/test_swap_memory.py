@@ -23,8 +23,7 @@ import psutil
 from tiny_models import dense_onnx, manifest
 from kymo.deploy.follow import Exchange
 from kymo.deploy.roles import Deployment, make_part
-from kymo.models.bundle import load_bundle
-from kymo.models.registry.promote import promote, promotion_of
+from kymo.models.bundle import load_bundle, promote
 from kymo.models.registry.manifest import MODEL
 from kymo.models.registry import open_registry, write_bundle
 from kymo.processors.recipe.load import parse_recipe
@@ -67,7 +66,7 @@ def serve():
 server, loader, found = threading.Thread(target=serve), ThreadPoolExecutor(1), {}
 server.start()
 for number in range(1, 101):
-    promotion = promotion_of(promote(ids[number % 2], home=home), "wide", registry)
+    promotion = registry.promotion(promote(ids[number % 2], home=home), "wide")
     loader.submit(exchange.consider, promotion).result()
     if number in (20, 100):
         found[number] = psutil.Process().memory_full_info().pss / 2**20
