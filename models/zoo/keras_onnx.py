@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from kymo.models.onnx_model import NEXT_STATE, STATE
 from kymo.models.training.fit_keras import fit_keras, keras, predict_keras, prepare_keras
 from kymo.models.training.learning import units_of
 from kymo.models.zoo import Epoch, FitOptions, Samples
@@ -42,6 +43,9 @@ class Units(keras.layers.Layer):  # type: ignore[misc]
     def call(self, x: Any) -> Any:
         """Bring ``(n, columns)`` into their units."""
         return keras.ops.cast(x, "float32") * self.scale + self.offset
+
+    def to_onnx(self, graph: KerasGraph, x: str) -> str:
+        return graph.affine(x, 2, self.scale, self.offset)
 
 
 class KerasArchitecture(Network):
@@ -92,22 +96,64 @@ class KerasArchitecture(Network):
         path.write_bytes(keras_to_onnx(self.model, input_name, output_name))
 
 
-def keras_to_onnx(model: Any, input_name: str, output_name: str) -> bytes:
-    """Write a functional Keras model with one input and one output ``(n, columns)`` as ONNX."""
-    graph = Graph()
+class KerasGraph(Graph):
+    """The ONNX graph of a Keras model; `endless` where it goes on from ``state`` to ``next_state``."""
+
+    def __init__(self, endless: bool = False) -> None:
+        super().__init__()
+        self.endless, self.size = endless, 0  # numbers of the state that layers have taken so far
+        self.after: list[str] = []  # what they leave behind, ``(1, n, units)`` each
+
+    def remembered(self, units: int) -> str:
+        """Cut the next piece out of the state, as ``(1, n, units)``."""
+        start, self.size = self.size, self.size + units
+        piece = self.node("Slice", [STATE, *(np.array([number]) for number in (start, self.size, 1))])
+        return self.node("Unsqueeze", [piece, np.array([0])])
+
+    def activated(self, value: str, layer: Any) -> str:
+        """Put a layer's activation behind a value."""
+        name = getattr(layer.activation, "__name__", str(layer.activation))
+        if name == "linear":
+            return value
+        if name in ("silu", "swish"):
+            return self.node("Mul", [value, self.node("Sigmoid", [value])])
+        kinds = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}
+        if name not in kinds:
+            raise TrainingError(
+                f"layer {layer.name!r} has the activation {name!r}, expected linear, silu or {', '.join(kinds)}"
+            )
+        return self.node(kinds[name], [value])
+
+    def affine(self, value: str, rank: int, scale: Any, offset: Any) -> str:
+        """Multiply and add, channel by channel, what Keras has with so many axes."""
+        shape = (1, -1, *(1,) * max(rank - 2, 2 if rank == 2 else 0))
+        factors, terms = (np.asarray(numbers, np.float32).reshape(shape) for numbers in (scale, offset))
+        return self.node("Add", [self.node("Mul", [value, factors]), terms])
+
+
+def keras_to_onnx(model: Any, input_name: str, output_name: str, hop: int = 0) -> bytes:
+    """Write a functional Keras model with one input and one output ``(n, columns)`` as ONNX, its batch free, and its time where it is so.
+
+    With a `hop` it takes so many samples and the ``state`` before them, ``(n, size)``, and gives the ``next_state`` too.
+    """
+    graph = KerasGraph(endless=hop > 0)
     (source,), (target,) = model.inputs, model.outputs
     names = {id(source): graph.node("Transpose", [input_name], perm=_first(len(source.shape)))}
-    graph.node("Flatten", [write_layers(graph, names, model)], output_name)
-    return graph.model({input_name: ("n", *source.shape[1:])}, {output_name: ("n", target.shape[-1])})
-
-
-def write_layers(graph: Graph, names: dict[int, str], model: Any) -> str:
-    """Write all layers of a model that stand behind tensors with `names` in the graph, by their ids; the output's name."""
     for layer in model.operations:  # each behind those that it needs
         tensors = layer.input if isinstance(layer.input, list) else [layer.input]
-        if not isinstance(layer, keras.layers.InputLayer) and all(id(x) in names for x in tensors):
-            names[id(layer.output)] = _convert(graph, layer, [names[id(x)] for x in tensors], tensors)
-    return names[id(model.outputs[0])]
+        if not isinstance(layer, keras.layers.InputLayer):
+            made = _convert(graph, layer, [names[id(tensor)] for tensor in tensors])
+            outputs = layer.output if isinstance(made, tuple) else [layer.output]
+            names |= zip(map(id, outputs), made if isinstance(made, tuple) else [made], strict=True)
+    graph.node("Flatten", [names[id(target)]], output_name)
+    shape = [hop or "time" if size is None else size for size in source.shape[1:]]
+    inputs, outputs = {input_name: ("n", *shape)}, {output_name: ("n", target.shape[-1])}
+    if hop:
+        graph.node(
+            "Concat", [graph.node("Squeeze", [piece, np.array([0])]) for piece in graph.after], NEXT_STATE, axis=1
+        )
+        inputs[STATE] = outputs[NEXT_STATE] = ("n", graph.size)
+    return graph.model(inputs, outputs)
 
 
 def _first(rank: int) -> list[int]:
@@ -120,12 +166,12 @@ def _last(rank: int) -> list[int]:
     return [0, *range(2, rank), 1]
 
 
-#: ``(graph, layer, names of its inputs, its Keras input tensors)`` to the name of its output.
-Form = Callable[[Graph, Any, list[str], Any], str]
-
-
-def _convert(graph: Graph, layer: Any, inputs: list[str], tensors: Any) -> str:
+def _convert(graph: KerasGraph, layer: Any, inputs: list[str]) -> str | tuple[str, ...]:
+    """Write a layer; what is no layer of Keras' own brings its ``to_onnx``."""
     name = type(layer).__name__
+    if hasattr(layer, "to_onnx"):
+        made: str | tuple[str, ...] = layer.to_onnx(graph, *inputs)
+        return made
     if name not in _LAYERS:
         raise TrainingError(
             f"layer {layer.name!r} is a {name}, which has no ONNX form here; known are {', '.join(sorted(_LAYERS))}: "
@@ -133,116 +179,134 @@ def _convert(graph: Graph, layer: Any, inputs: list[str], tensors: Any) -> str:
         )
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         raise TrainingError(f"layer {layer.name!r} is channels first, expected channels last; take that option off")
-    return _LAYERS[name](graph, layer, inputs, tensors)
+    return _LAYERS[name](graph, layer, inputs)
 
 
-def _activated(graph: Graph, value: str, layer: Any) -> str:
-    name = getattr(layer.activation, "__name__", str(layer.activation))
-    if name == "linear":
-        return value
-    if name in ("silu", "swish"):
-        return graph.node("Mul", [value, graph.node("Sigmoid", [value])])
-    kinds = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}
-    if name not in kinds:
-        raise TrainingError(
-            f"layer {layer.name!r} has the activation {name!r}, expected linear, silu or {', '.join(kinds)}"
-        )
-    return graph.node(kinds[name], [value])
-
-
-def _windowed(layer: Any, size: Sequence[int], tensor: Any) -> dict[str, Any]:
+def _windowed(layer: Any, size: Sequence[int]) -> dict[str, Any]:
     """Give the attributes of what slides over the axes between batch and channels, with Keras' own padding."""
     strides, dilations = list(layer.strides), list(getattr(layer, "dilation_rate", (1,) * len(size)))
     before, after = [0] * len(size), [0] * len(size)
     if layer.padding == "same":
-        for i, (length, k, step, wide) in enumerate(zip(tensor.shape[1:-1], size, strides, dilations, strict=True)):
+        for i, (length, k, step, wide) in enumerate(
+            zip(layer.input.shape[1:-1], size, strides, dilations, strict=True)
+        ):
             missing = max((-(-length // step) - 1) * step + (k - 1) * wide + 1 - length, 0)
             before[i], after[i] = missing // 2, missing - missing // 2
     return {"kernel_shape": list(size), "strides": strides, "dilations": dilations, "pads": before + after}
 
 
-def _conv(graph: Graph, layer: Any, inputs: list[str], tensors: Any) -> str:
-    kernel, options = layer.kernel.numpy(), _windowed(layer, layer.kernel_size, tensors[0])
+def _conv(graph: KerasGraph, layer: Any, inputs: list[str]) -> str:
+    kernel, options = layer.kernel.numpy(), _windowed(layer, layer.kernel_size)
     groups = getattr(layer, "groups", 1)
     if isinstance(layer, keras.layers.DepthwiseConv2D):  # (height, width, channels, multiplier)
         groups, kernel = kernel.shape[2], kernel.reshape(*kernel.shape[:2], 1, -1)
     kernel = kernel.transpose(kernel.ndim - 1, kernel.ndim - 2, *range(kernel.ndim - 2))
     weights = [kernel, layer.bias.numpy()] if layer.use_bias else [kernel]
-    return _activated(graph, graph.node("Conv", [*inputs, *weights], group=groups, **options), layer)
+    return graph.activated(graph.node("Conv", [*inputs, *weights], group=groups, **options), layer)
 
 
-def _dense(graph: Graph, layer: Any, inputs: list[str], tensors: Any) -> str:
+def _dense(graph: KerasGraph, layer: Any, inputs: list[str]) -> str:
     bias = layer.bias.numpy() if layer.use_bias else None
-    return _activated(graph, graph.dense(inputs[0], layer.kernel.numpy(), bias), layer)
+    return graph.activated(graph.dense(inputs[0], layer.kernel.numpy(), bias), layer)
 
 
-def _batch_norm(graph: Graph, layer: Any, inputs: list[str], tensors: Any) -> str:
+def _batch_norm(graph: KerasGraph, layer: Any, inputs: list[str]) -> str:
     mean, variance = layer.moving_mean.numpy(), layer.moving_variance.numpy()
     gamma = layer.gamma.numpy() if layer.scale else np.ones_like(mean)
     beta = layer.beta.numpy() if layer.center else np.zeros_like(mean)
     return graph.node("BatchNormalization", [*inputs, gamma, beta, mean, variance], epsilon=float(layer.epsilon))
 
 
-def _padding(graph: Graph, layer: Any, inputs: list[str], tensors: Any) -> str:
-    sides = layer.padding  # ((before, after), …)
-    pads = [0, 0, *(before for before, _ in sides), 0, 0, *(after for _, after in sides)]
-    return graph.node("Pad", [*inputs, np.array(pads)])
+def _padding(graph: KerasGraph, layer: Any, inputs: list[str]) -> str:
+    before, after = zip(*layer.padding, strict=True)
+    return graph.node("Pad", [*inputs, np.array([0, 0, *before, 0, 0, *after])])
 
 
-def _max_pool(graph: Graph, layer: Any, inputs: list[str], tensors: Any) -> str:
-    return graph.node("MaxPool", inputs, **_windowed(layer, layer.pool_size, tensors[0]))
-
-
-def _mean_of_all(graph: Graph, layer: Any, inputs: list[str], tensors: Any) -> str:
-    if layer.keepdims or len(tensors[0].shape) != 4:
+def _mean_of_all(graph: KerasGraph, layer: Any, inputs: list[str]) -> str:
+    if layer.keepdims or len(layer.input.shape) != 4:
         raise TrainingError(f"layer {layer.name!r}: only the mean over two axes that leaves (n, channels) is known")
     return graph.node("GlobalAveragePool", inputs)
 
 
-def _reshape(graph: Graph, layer: Any, inputs: list[str], tensors: Any) -> str:
-    value, rank = inputs[0], len(tensors[0].shape)
-    target = [-1, *layer.output.shape[1:]]
+def _reshape(graph: KerasGraph, layer: Any, inputs: list[str]) -> str:
+    value, rank = inputs[0], len(layer.input.shape)
+    target = [0, *(-1 if size is None else size for size in layer.output.shape[1:])]
     if rank > 2:
         value = graph.node("Transpose", [value], perm=_last(rank))
-    value = graph.node("Reshape", [value, np.array(target)])
     if len(target) > 2:
-        return graph.node("Transpose", [value], perm=_first(len(target)))
+        return graph.node("Transpose", [graph.node("Reshape", [value, np.array(target)])], perm=_first(len(target)))
     return graph.node("Reshape", [value, np.array([*target, 1, 1])])
 
 
-def _affine(graph: Graph, value: str, scale: Any, offset: Any, rank: int) -> str:
-    def shaped(x: Any) -> Array:
-        return np.asarray(x, np.float32).reshape(1, -1, *(1,) * max(rank - 2, 2 if rank == 2 else 0))
-
-    return graph.node("Add", [graph.node("Mul", [value, shaped(scale)]), shaped(offset)])
+def _rescaling(graph: KerasGraph, layer: Any, inputs: list[str]) -> str:
+    return graph.affine(inputs[0], len(layer.input.shape), layer.scale, layer.offset)
 
 
-def _rescaling(graph: Graph, layer: Any, inputs: list[str], tensors: Any) -> str:
-    return _affine(graph, inputs[0], layer.scale, layer.offset, len(tensors[0].shape))
-
-
-def _normalization(graph: Graph, layer: Any, inputs: list[str], tensors: Any) -> str:
+def _normalization(graph: KerasGraph, layer: Any, inputs: list[str]) -> str:
     mean, spread = np.asarray(layer.mean), np.maximum(np.sqrt(np.asarray(layer.variance)), 1e-7)
-    return _affine(graph, inputs[0], 1 / spread, -mean / spread, len(tensors[0].shape))
+    return graph.affine(inputs[0], len(layer.input.shape), 1 / spread, -mean / spread)
 
 
-_LAYERS: dict[str, Form] = {
-    "Activation": lambda graph, layer, inputs, _: _activated(graph, inputs[0], layer),
-    "Add": lambda graph, _, inputs, __: graph.node("Add", inputs),
+def _recurrent(graph: KerasGraph, layer: Any, inputs: list[str]) -> str:
+    """Turn ``(n, features, steps)``, and how many steps count, into all states or the last one.
+
+    ONNX has LSTM and GRU as one node each, over (steps, n, features), with the length of every sequence and the first state as inputs.
+    """
+    layers = [layer.forward_layer, layer.backward_layer] if isinstance(layer, keras.layers.Bidirectional) else [layer]
+    kind, cells, directions = type(layers[0]).__name__.upper(), [each.cell for each in layers], len(layers)
+    weights = [graph.constant(np.stack(arrays)) for arrays in zip(*(_gates(cell, kind) for cell in cells), strict=True)]
+    sequence = graph.node("Transpose", inputs[:1], perm=[2, 0, 1])
+    lengths = inputs[1] if len(inputs) > 1 else ""
+    outputs = [f"{layer.name}_{part}" for part in ("steps", "last", "cells")][: 3 if kind == "LSTM" else 2]
+    before = [graph.remembered(cells[0].units) for _ in outputs[1:]] if graph.endless else []
+    graph.node_of(
+        kind,
+        [sequence, *weights, *([lengths, *before] if lengths or before else [])],
+        outputs,
+        hidden_size=cells[0].units,
+        direction="bidirectional" if directions > 1 else "forward",
+        **({"linear_before_reset": 1} if kind == "GRU" else {}),
+    )
+    graph.after += outputs[1:]
+    if layer.return_sequences:  # (steps, directions, n, units) to (n, features, steps)
+        moved = graph.node("Transpose", outputs[:1], perm=[2, 1, 3, 0])
+        return graph.node("Reshape", [moved, np.array([0, directions * cells[0].units, -1])])
+    moved = graph.node("Transpose", [outputs[1]], perm=[1, 0, 2])  # (directions, n, units) to (n, features, 1, 1)
+    return graph.node("Reshape", [moved, np.array([0, directions * cells[0].units, 1, 1])])
+
+
+_GATES = {
+    "LSTM": np.array([0, 3, 1, 2]),
+    "GRU": np.arange(3),
+}  # Keras has i f c o and z r h, ONNX has i o f c and z r h
+
+
+def _gates(cell: Any, kind: str) -> tuple[Array, ...]:
+    """Give W ``(gates * units, features)``, R ``(gates * units, units)`` and B ``(2 * gates * units,)``, in ONNX's order."""
+    bias = np.atleast_2d(cell.bias.numpy())  # an LSTM has one of the input, a GRU one of the state too
+    bias = np.concatenate([bias, np.zeros_like(bias)])[:2]
+    columns = (_GATES[kind][:, None] * cell.units + np.arange(cell.units)).reshape(-1)
+    kernel, recurrent = (weights.numpy()[:, columns].T for weights in (cell.kernel, cell.recurrent_kernel))
+    return kernel, recurrent, bias[:, columns].reshape(-1)
+
+
+#: By Keras layer, ``(graph, layer, names of its inputs)`` to the name of its output.
+_LAYERS: dict[str, Callable[[KerasGraph, Any, list[str]], str]] = {
+    "Activation": lambda graph, layer, inputs: graph.activated(inputs[0], layer),
+    "Add": lambda graph, _, inputs: graph.node("Add", inputs),
     "BatchNormalization": _batch_norm,
-    "Concatenate": lambda graph, _, inputs, __: graph.node("Concat", inputs, axis=1),
-    "Conv1D": _conv,
-    "Conv2D": _conv,
-    "Conv3D": _conv,
+    "Bidirectional": _recurrent,
+    "Concatenate": lambda graph, _, inputs: graph.node("Concat", inputs, axis=1),
+    **dict.fromkeys(("Conv1D", "Conv2D", "Conv3D", "DepthwiseConv2D"), _conv),
     "Dense": _dense,
-    "DepthwiseConv2D": _conv,
-    "Dropout": lambda _, __, inputs, ___: inputs[0],
+    "Dropout": lambda _, __, inputs: inputs[0],
+    "GRU": _recurrent,
     "GlobalAveragePooling2D": _mean_of_all,
-    "MaxPooling2D": _max_pool,
-    "Multiply": lambda graph, _, inputs, __: graph.node("Mul", inputs),
+    "LSTM": _recurrent,
+    "MaxPooling2D": lambda graph, layer, inputs: graph.node("MaxPool", inputs, **_windowed(layer, layer.pool_size)),
+    "Multiply": lambda graph, _, inputs: graph.node("Mul", inputs),
     "Normalization": _normalization,
     "Rescaling": _rescaling,
     "Reshape": _reshape,
-    "Units": _rescaling,
     "ZeroPadding2D": _padding,
 }

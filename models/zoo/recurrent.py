@@ -4,8 +4,7 @@ A window may be shorter than the others: zeros at its end count as padding and a
 backwards only can also run without end: :meth:`Recurrent.export_stateful` gives a graph that takes and gives its state.
 With ``stateful`` that is what it is for: it learns from sequences of windows, see :mod:`kymo.models.data.samples`.
 
-ONNX has LSTM and GRU as one node each, with the length of every sequence and the first state as inputs; only the order
-of the gates differs from Keras'. Sequences are (steps, n, features) there.
+What is a layer here says itself how ONNX has it; see :mod:`kymo.models.zoo.keras_onnx`.
 """
 
 from __future__ import annotations
@@ -18,12 +17,9 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from kymo.models.onnx_model import NEXT_STATE, STATE
 from kymo.models.training.fit_keras import keras
 from kymo.models.zoo import Range
-from kymo.models.zoo.keras_onnx import KerasArchitecture, write_layers
-from kymo.models.zoo.onnx_graph import Graph
-from kymo.streams.chunk import Array
+from kymo.models.zoo.keras_onnx import KerasArchitecture, KerasGraph, keras_to_onnx
 from kymo.streams.errors import TrainingError
 from kymo.streams.schema import Amount, Below1, Count, Positive, Rules, SchemaError, Whole
 
@@ -66,7 +62,6 @@ class RecurrentParameters:
 
 
 _NEVER = -1e9  # a score whose exponential is 0
-_GATES = {"lstm": (0, 3, 1, 2), "gru": (0, 1, 2)}  # Keras has i f c o and z r h, ONNX has i o f c and z r h
 
 
 class Recurrent(KerasArchitecture):
@@ -113,7 +108,6 @@ class Recurrent(KerasArchitecture):
                 x = keras.layers.Dropout(p["dropout"])(x)
             x = self._layer(i)(x, mask=mask)
         x = Attention(self.widths[-1], name="attention")(x, steps=mask) if p["attention"] else x
-        self.features = x
         if p["dense"]:
             x = keras.layers.Dense(p["dense"], activation="relu", name="dense")(keras.layers.Dropout(p["dropout"])(x))
         return keras.Model(source, self.output(keras.layers.Dropout(p["dropout"])(x)))
@@ -130,7 +124,7 @@ class Recurrent(KerasArchitecture):
         if self.parameters["stateful"]:
             self.export_stateful(path, input_name, output_name, self.shape[0])
         else:
-            path.write_bytes(windows_to_onnx(self, input_name, output_name))
+            super().export(path, input_name, output_name)
 
     def export_stateful(self, path: Path, input_name: str, output_name: str, hop: int) -> None:
         """Write ONNX that goes on where it stopped; see :class:`~kymo.models.onnx_model.StatefulModel`.
@@ -139,7 +133,7 @@ class Recurrent(KerasArchitecture):
         ``next_state``. It never forgets on its own, though it was trained on windows that begin with nothing.
         """
         self._check_hop(hop)
-        path.write_bytes(stateful_to_onnx(self, input_name, output_name, hop))
+        path.write_bytes(keras_to_onnx(self.model, input_name, output_name, hop))
 
     def _check_hop(self, hop: int) -> None:
         p = self.parameters
@@ -180,10 +174,20 @@ class Padding(keras.layers.Layer):  # type: ignore[misc]
         steps = ops.maximum((length + self.patch - 1) // self.patch, 1)
         return ops.arange(time // self.patch, dtype="int32")[None] < steps
 
-    def compute_output_spec(self, x: Any) -> Any:
-        """Give its shape, without running it."""
-        time = x.shape[1]
-        return keras.KerasTensor((x.shape[0], None if time is None else time // self.patch), "bool")
+    def to_onnx(self, graph: KerasGraph, x: str) -> str:
+        """Count the steps of each sequence ``(n, features, time)``: ``(n,)`` int32. One that goes on without end has all."""
+        if graph.endless:
+            return ""
+        largest = graph.node("ReduceMax", [graph.node("Abs", [x]), np.array([1])], keepdims=0)
+        filled = graph.node("Cast", [graph.node("Greater", [largest, np.float32(0)])], to=7)  # int64
+        time = graph.node("Shape", [x], start=2, end=3)
+        end = graph.node("Squeeze", [graph.node("Add", [time, np.array([1])])])
+        numbers = graph.node("Range", [np.int64(1), end, np.int64(1)])
+        length = graph.node("ReduceMax", [graph.node("Mul", [filled, numbers]), np.array([1])], keepdims=0)
+        steps = graph.node("Div", [graph.node("Add", [length, np.array([self.patch - 1])]), np.array([self.patch])])
+        most = graph.node("Div", [time, np.array([self.patch])])
+        within = graph.node("Min", [graph.node("Max", [steps, np.array([1])]), most])
+        return graph.node("Cast", [within], to=6)  # int32
 
 
 class Filled(keras.layers.Layer):  # type: ignore[misc]
@@ -202,11 +206,9 @@ class Filled(keras.layers.Layer):  # type: ignore[misc]
         steps = ops.shape(x)[1] // self.patch
         return ops.where(present, x, ops.zeros_like(x)), present[:, : steps * self.patch : self.patch, 0]
 
-    def compute_output_spec(self, x: Any) -> tuple[Any, Any]:
-        """Give their shapes, without running it."""
-        time = x.shape[1]
-        steps = (x.shape[0], None if time is None else time // self.patch)
-        return keras.KerasTensor(x.shape, x.dtype), keras.KerasTensor(steps, "bool")
+    def to_onnx(self, graph: KerasGraph, x: str) -> tuple[str, str]:
+        """Take everything for there: in a stream nothing is filled up."""
+        return x, ""
 
 
 class Attention(keras.layers.Layer):  # type: ignore[misc]
@@ -217,8 +219,7 @@ class Attention(keras.layers.Layer):  # type: ignore[misc]
 
     def __init__(self, units: int, **options: Any) -> None:
         super().__init__(**options)
-        self.units = units
-        self.supports_masking = True  # what came with a mask leaves without one: there are no steps any more
+        self.units, self.supports_masking = units, True
 
     def build(self, shape: Any) -> None:
         """Make W ``(features, units)``, b ``(units,)`` and v ``(units, 1)``."""
@@ -234,155 +235,18 @@ class Attention(keras.layers.Layer):  # type: ignore[misc]
         return ops.sum(ops.softmax(score, axis=1) * x, axis=1)
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
-        """Mask nothing behind it."""
+        """Mask nothing behind it: there are no steps any more."""
 
-    def compute_output_spec(self, x: Any, steps: Any = None) -> Any:
-        """Give its shape, without running it."""
-        return keras.KerasTensor((x.shape[0], x.shape[-1]), x.dtype)
-
-
-def windows_to_onnx(network: Any, input_name: str, output_name: str) -> bytes:
-    """Write a :class:`Recurrent` for windows ``(n, time, …)`` as ONNX, n and time free."""
-    graph, p = Graph(), network.parameters
-    flat = _flat(graph, network, input_name)
-    lengths = _lengths(graph, flat, network.patch) if p["masking"] else ""
-    sequence = _steps(graph, network, flat)
-    for i in range(len(network.widths)):
-        steps, last, _ = _layer(graph, network, i, sequence, lengths)
-        sequence = _joined(graph, steps)
-    if p["attention"]:
-        features = _attended(graph, network.model.get_layer("attention"), sequence, lengths)
-    else:
-        moved = graph.node("Transpose", [last], perm=[1, 0, 2])  # (directions, n, units) to (n, directions, units)
-        features = _column(graph, moved)
-    _heads(graph, network, features, output_name)
-    inputs = {input_name: ("n", "time", *network.shape[1:])}
-    return graph.model(inputs, {output_name: ("n", network.columns)})
-
-
-def stateful_to_onnx(network: Any, input_name: str, output_name: str, hop: int) -> bytes:
-    """Write one hop as ONNX: windows ``(n, hop, …)`` and ``state`` ``(n, size)`` to the output and ``next_state``."""
-    graph, p = Graph(), network.parameters
-    sequence = _steps(graph, network, _flat(graph, network, input_name))
-    kinds, begin = (2 if p["cell"] == "lstm" else 1), 0
-    after: list[str] = []
-    for i, units in enumerate(network.widths):
-        before = [_part(graph, begin + k * units, units) for k in range(kinds)]
-        begin += kinds * units
-        steps, last, cell = _layer(graph, network, i, sequence, "", before)
-        sequence = _joined(graph, steps)
-        after += [last, cell][:kinds]
-    parts = [graph.node("Squeeze", [value, np.array([0])]) for value in after]  # (1, n, units) to (n, units)
-    graph.node("Concat", parts, NEXT_STATE, axis=1)
-    _heads(graph, network, _column(graph, parts[-kinds]), output_name)
-    state = ("n", begin)
-    inputs = {input_name: ("n", hop, *network.shape[1:]), STATE: state}
-    return graph.model(inputs, {output_name: ("n", network.columns), NEXT_STATE: state})
-
-
-def _flat(graph: Graph, network: Any, value: str) -> str:
-    """Turn ``(n, time, …)`` into ``(n, time, features)``."""
-    if len(network.shape) == 2:
-        return value
-    return graph.node("Reshape", [value, np.array([0, 0, math.prod(network.shape[1:])])])
-
-
-def _steps(graph: Graph, network: Any, flat: str) -> str:
-    """Turn ``(n, time, features)`` into ``(steps, n, features of a step)``."""
-    if network.patch == 1:
-        return graph.node("Transpose", [flat], perm=[1, 0, 2])
-    layer = network.model.get_layer("patches")
-    kernel, bias = (w.numpy() for w in (layer.kernel, layer.bias))  # (patch, features, width), (width,)
-    inputs = [graph.node("Transpose", [flat], perm=[0, 2, 1]), kernel.transpose(2, 1, 0), bias]
-    patches = graph.node("Conv", inputs, kernel_shape=[len(kernel)], strides=[len(kernel)])
-    return graph.node("Transpose", [patches], perm=[2, 0, 1])
-
-
-def _lengths(graph: Graph, flat: str, patch: int) -> str:
-    """Count the steps of each sequence, ``(n,)`` int32, as :class:`Padding` does."""
-    largest = graph.node("ReduceMax", [graph.node("Abs", [flat]), np.array([2])], keepdims=0)
-    filled = graph.node("Cast", [graph.node("Greater", [largest, np.float32(0)])], to=7)  # int64
-    time = graph.node("Shape", [flat], start=1, end=2)
-    end = graph.node("Squeeze", [graph.node("Add", [time, np.array([1])])])
-    numbers = graph.node("Range", [np.int64(1), end, np.int64(1)])
-    length = graph.node("ReduceMax", [graph.node("Mul", [filled, numbers]), np.array([1])], keepdims=0)
-    steps = graph.node("Div", [graph.node("Add", [length, np.array([patch - 1])]), np.array([patch])])
-    most = graph.node("Div", [time, np.array([patch])])
-    within = graph.node("Min", [graph.node("Max", [steps, np.array([1])]), most])
-    return graph.node("Cast", [within], to=6)  # int32
-
-
-def _layer(
-    graph: Graph, network: Any, i: int, sequence: str, lengths: str, before: list[str] | None = None
-) -> tuple[str, str, str]:
-    """Add a layer: all steps ``(steps, directions, n, units)``, the last state ``(directions, n, units)`` and an LSTM's cells."""
-    p, model = network.parameters, network.model
-    if p["bidirectional"]:
-        pair = model.get_layer(f"both_{i}")
-        cells = [pair.forward_layer.cell, pair.backward_layer.cell]
-    else:
-        cells = [model.get_layer(f"cells_{i}").cell]
-    packed = [_gates(cell, p["cell"]) for cell in cells]
-    weights = [graph.constant(np.stack(arrays)) for arrays in zip(*packed, strict=True)]
-    outputs = [f"steps_{i}", f"last_{i}"] + ([f"cells_{i}"] if p["cell"] == "lstm" else [])
-    options = {"linear_before_reset": 1} if p["cell"] == "gru" else {}
-    graph.node_of(
-        p["cell"].upper(),
-        [sequence, *weights, *([lengths, *(before or [])] if lengths or before else [])],
-        outputs,
-        hidden_size=network.widths[i],
-        direction="bidirectional" if p["bidirectional"] else "forward",
-        **options,
-    )
-    return outputs[0], outputs[1], outputs[-1]
-
-
-def _gates(cell: Any, kind: str) -> tuple[Array, Array, Array]:
-    """Give W ``(gates * units, features)``, R ``(gates * units, units)`` and B ``(2 * gates * units,)``, in ONNX's order."""
-    order, units = _GATES[kind], cell.units
-
-    def sorted_gates(x: Array) -> Array:  # (…, gates * units)
-        return np.concatenate([x[..., k * units : (k + 1) * units] for k in order], axis=-1)
-
-    bias = np.atleast_2d(cell.bias.numpy())  # an LSTM has one of the input, a GRU one of the state too
-    bias = np.concatenate([bias, np.zeros_like(bias)])[:2]
-    weights = (sorted_gates(w.numpy()).T for w in (cell.kernel, cell.recurrent_kernel))
-    return (*weights, sorted_gates(bias).reshape(-1))  # type: ignore[return-value]
-
-
-def _joined(graph: Graph, steps: str) -> str:
-    """Turn ``(steps, directions, n, units)`` into ``(steps, n, directions * units)``."""
-    moved = graph.node("Transpose", [steps], perm=[0, 2, 1, 3])
-    return graph.node("Reshape", [moved, np.array([0, 0, -1])])
-
-
-def _column(graph: Graph, value: str) -> str:
-    """Turn ``(n, …)`` into ``(n, features, 1, 1)``, as the layers behind want it."""
-    return graph.node("Reshape", [graph.node("Flatten", [value]), np.array([0, -1, 1, 1])])
-
-
-def _attended(graph: Graph, layer: Any, sequence: str, lengths: str) -> str:
-    """Turn ``(steps, n, features)`` into ``(n, features, 1, 1)``."""
-    moved = graph.node("Transpose", [sequence], perm=[1, 2, 0])
-    x = graph.node("Unsqueeze", [moved, np.array([3])])  # (n, features, steps, 1)
-    kernel, bias, score = (w.numpy() for w in (layer.kernel, layer.bias, layer.score))
-    scores = graph.dense(graph.node("Tanh", [graph.dense(x, kernel, bias)]), score, None)  # (n, 1, steps, 1)
-    if lengths:
-        steps = graph.node("Squeeze", [graph.node("Shape", [x], start=2, end=3)])
-        numbers = graph.node("Range", [np.int64(0), steps, np.int64(1)])
-        shaped = graph.node("Reshape", [numbers, np.array([1, 1, -1, 1])])
-        limit = graph.node("Reshape", [graph.node("Cast", [lengths], to=7), np.array([-1, 1, 1, 1])])  # int64
-        scores = graph.node("Where", [graph.node("Less", [shaped, limit]), scores, np.float32(_NEVER)])
-    share = graph.node("Softmax", [scores], axis=2)
-    return graph.node("ReduceSum", [graph.node("Mul", [x, share]), np.array([2])], keepdims=1)
-
-
-def _part(graph: Graph, start: int, units: int) -> str:
-    """Cut a piece out of the state, as ``(1, n, units)``."""
-    piece = graph.node("Slice", [STATE, *(np.array([value]) for value in (start, start + units, 1))])
-    return graph.node("Unsqueeze", [piece, np.array([0])])
-
-
-def _heads(graph: Graph, network: Any, features: str, output_name: str) -> None:
-    names = {id(network.features): features}
-    graph.node("Flatten", [write_layers(graph, names, network.model)], output_name)
+    def to_onnx(self, graph: KerasGraph, x: str, lengths: str = "") -> str:
+        """Turn ``(n, features, steps)`` into ``(n, features, 1, 1)``."""
+        x = graph.node("Unsqueeze", [x, np.array([3])])
+        hidden = graph.node("Tanh", [graph.dense(x, self.kernel.numpy(), self.bias.numpy())])
+        scores = graph.dense(hidden, self.score.numpy(), None)  # (n, 1, steps, 1)
+        if lengths:
+            steps = graph.node("Squeeze", [graph.node("Shape", [x], start=2, end=3)])
+            numbers = graph.node("Range", [np.int64(0), steps, np.int64(1)])
+            shaped = graph.node("Reshape", [numbers, np.array([1, 1, -1, 1])])
+            limit = graph.node("Reshape", [graph.node("Cast", [lengths], to=7), np.array([-1, 1, 1, 1])])  # int64
+            scores = graph.node("Where", [graph.node("Less", [shaped, limit]), scores, np.float32(_NEVER)])
+        share = graph.node("Softmax", [scores], axis=2)
+        return graph.node("ReduceSum", [graph.node("Mul", [x, share]), np.array([2])], keepdims=1)

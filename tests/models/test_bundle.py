@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from tiny_models import LABELS, RECIPE, foreign_bundle, linear_onnx, manifest, recipe, tiny_bundle
 
-from kymo.models import registry
 from kymo.models.bundle import find_bundle, load_bundle
 from kymo.models.registry import write_bundle
 from kymo.models.registry.manifest import MANIFEST, MODEL
@@ -110,7 +109,7 @@ def test_a_name_that_leads_elsewhere_is_no_recipe(tmp_path: Path, name: object) 
 
 
 def test_finds_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr("kymo.models.bundle.SHIPPED", tmp_path / "shipped")
     home = tmp_path / "home"
     with pytest.raises(BundleError, match=r"no bundle `tiny` in .*registry.*kymo train tiny"):
         find_bundle("tiny", home)
