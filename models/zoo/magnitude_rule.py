@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,8 +17,7 @@ from numpy.typing import NDArray
 
 from kymo.models.training.learning import class_weights
 from kymo.models.zoo import Epoch, FitOptions, Samples, read_parameters
-from kymo.models.zoo.minirocket import cross_entropy, only_epoch
-from kymo.models.zoo.onnx_graph import Graph
+from kymo.models.zoo.onnx_graph import Graph, GraphArchitecture, cross_entropy
 from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import TrainingError
 
@@ -39,13 +37,9 @@ _STEEPNESS = tuple(2.0**i for i in range(-4, 9))  # of probabilities, tried in t
 Floats = NDArray[np.float64]
 
 
-class MagnitudeRule:
+class MagnitudeRule(GraphArchitecture):
     """The rule as an :class:`~kymo.models.zoo.Architecture`."""
 
-    layout: ClassVar[str] = "channels_first"
-    packages: ClassVar[tuple[str, ...]] = ("onnx",)
-    takes: ClassVar[str] = "raw"
-    at_once: ClassVar[bool] = True
     one_number: ClassVar[bool] = True  # of a window is all it looks at: it cannot learn whatever it is given
     cpu_sized: ClassVar[Mapping[str, Any]] = {"channels": "*"}
 
@@ -56,7 +50,8 @@ class MagnitudeRule:
         patterns = [pattern.strip() for pattern in self.parameters["channels"].split(",")]
         in_vector = [any(fnmatchcase(name, pattern) for pattern in patterns) for name in fmt.channels]
         self._names = fmt.channels
-        self.labels, self.shape = len(labels), (fmt.shape[-1], fmt.rows or 1)
+        self.labels = self.columns = len(labels)
+        self.shape = fmt.shape[-1], fmt.rows or 1
         self._in_vector = np.array(in_vector, np.float32)  # (channels,)
         self._usual = np.float32(0)
         self._unit = np.float32(1)  # what a deviation of 1 is
@@ -89,7 +84,7 @@ class MagnitudeRule:
         logits = self.predict(training.windows).astype(np.float64)
         steepness = min(_STEEPNESS, key=lambda s: cross_entropy(logits * s, classes))
         self._set(order, rising, steepness)
-        on_epoch(only_epoch(cross_entropy(logits * steepness, classes), self.predict, validation))
+        on_epoch(self.only_epoch(cross_entropy(logits * steepness, classes), validation))
 
     def _set(self, order: NDArray[np.int64], thresholds: Floats, steepness: float) -> None:
         """Set straight lines of the deviation, each steeper than the one before, which cross at the thresholds."""
@@ -107,19 +102,12 @@ class MagnitudeRule:
             parts.append(np.sqrt(np.square(vector).sum(1)).mean(1))
         return np.concatenate(parts)
 
-    def predict(self, windows: Array) -> Array:
-        """Compute logits, ``(n, labels)`` float32."""
-        deviation = np.abs(self._lengths(windows) - np.float64(self._usual)) / np.float64(self._unit)
-        logits = deviation[:, None] * self._slopes.astype(np.float64) + self._offsets.astype(np.float64)
-        return logits.astype(np.float32)
-
-    def export(self, path: Path, input_name: str, output_name: str) -> None:
-        """Write ONNX with a free batch size; it computes in float64, so that no window's result depends on the others."""
+    def write(self, graph: Graph, input_name: str, output_name: str) -> None:
+        """Compute in float64, so that no window's result depends on the others."""
         from onnx import TensorProto
 
-        graph = Graph("t")
-        chosen = graph.node("Gather", [input_name, np.flatnonzero(self._in_vector)], axis=1)
-        vectors = graph.node("Cast", [chosen], to=TensorProto.DOUBLE)
+        vectors = graph.node("Gather", [input_name, np.flatnonzero(self._in_vector)], axis=1)
+        vectors = graph.node("Cast", [vectors], to=TensorProto.DOUBLE)
         lengths = graph.node("Sqrt", [graph.node("ReduceSumSquare", [vectors, np.array([1])], keepdims=0)])
         mean = graph.node("ReduceMean", [lengths, np.array([1])], keepdims=1)
         deviation = graph.node("Abs", [graph.node("Sub", [mean, np.float64(self._usual)])])
@@ -127,7 +115,6 @@ class MagnitudeRule:
         logits = graph.node("Mul", [deviation, self._slopes.astype(np.float64)])
         logits = graph.node("Add", [logits, self._offsets.astype(np.float64)])
         graph.node("Cast", [logits], output_name, to=TensorProto.FLOAT)
-        path.write_bytes(graph.model({input_name: ("n", *self.shape)}, {output_name: ("n", self.labels)}))
 
 
 def _spread(lengths: Floats) -> float:

@@ -4,24 +4,23 @@ then what further heads say: a ridge each, of the same features.
 Dempster, Schmidt, Webb 2021, MiniRocket: A Very Fast (Almost) Deterministic Transform for Time Series Classification.
 84 kernels of length 9 (six weights of -1, three of 2) are laid over a window at several dilations, each over some of
 its channels. A feature is the share of places at which the result lies above a bias. Here windows are first rounded to
-whole numbers, small enough that every sum is exact in float32: any order of adding gives the same counts, so numpy,
-aeon and ONNX Runtime agree to the bit, whatever the batch.
+whole numbers, small enough that every sum is exact in float32: any order of adding gives the same counts, so aeon and
+ONNX Runtime agree to the bit, whatever the batch.
 
 The ridge has one solution in the number of samples (dual form). The penalty, and the temperature that turns scores into
 probabilities, are chosen by the scores that each group gets from a model fitted without it: exact, in closed form, from
 the one decomposition (the leave-one-out identity, by blocks: Cook and Weisberg 1982, Residuals and Influence, 3.5).
 
-Nothing here is a framework: numpy fits, ONNX computes. Logits are equal to the bit in both and in any batch, since every
-sum is of whole numbers: counts times weights that are rounded to whole multiples of a power of two, added up in float64.
+Nothing here is a framework: numpy fits, ONNX computes. Logits are equal to the bit in any batch, since every sum is of
+whole numbers: counts times weights that are rounded to whole multiples of a power of two, added up in float64.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -31,7 +30,7 @@ from kymo.models.onnx_model import OnnxModel
 from kymo.models.predict import fit_temperature
 from kymo.models.training.learning import class_weights
 from kymo.models.zoo import Epoch, FitOptions, ModelHead, Range, Samples, read_parameters
-from kymo.models.zoo.onnx_graph import Graph
+from kymo.models.zoo.onnx_graph import Graph, GraphArchitecture, cross_entropy
 from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import TrainingError
 from kymo.streams.schema import Rules
@@ -60,20 +59,14 @@ LARGEST = 2**17 - 1
 _HEADROOM = 2.0  # times the largest training value, relative to the channel's spread, before a number is clipped
 _TRIPLES = np.array(list(combinations(range(LENGTH), 3)))  # where a kernel's weights are 2
 _GOLDEN = (np.sqrt(5) + 1) / 2
-_NUMPY_NUMBERS = 2**20  # of windows at once, counted by numpy
-_ONNX_NUMBERS = 2**19  # by ONNX Runtime
 _NODE = 2**18  # comparisons a node and window: they stay in the cache
 PENALTIES = np.logspace(-3, 4, 15)  # per sample: the kernel's mean diagonal is 1
 _SHARP = 2.0  # scores differ by about 2: temperatures from 1/8 on are tried, so that none is surer than 1 - 1e-7
 
 
-class MiniRocket:
+class MiniRocket(GraphArchitecture):
     """The transform and the classifier as an :class:`~kymo.models.zoo.Architecture`."""
 
-    layout: ClassVar[str] = "channels_first"
-    packages: ClassVar[tuple[str, ...]] = ("onnx",)
-    takes: ClassVar[str] = "raw"
-    at_once: ClassVar[bool] = True
     several_heads: ClassVar[bool] = True
     search: ClassVar[Mapping[str, Range]] = {"features": (2_500, 5_000, 10_000)}
 
@@ -93,7 +86,7 @@ class MiniRocket:
                 f"architecture 'minirocket' takes raw windows of at least {LENGTH} samples, one number a channel; "
                 f"these are of {(fmt.rows, *fmt.shape)}"
             )
-        self._banks: list[Bank] = []
+        self.banks: list[Bank] = []
         self._unit = np.ones((1, self.shape[0], 1), np.float32)
         self._middle = np.zeros(0, np.float32)  # (features,)
         self._weights = np.zeros((0, self.columns), np.float32)  # whole numbers
@@ -111,8 +104,8 @@ class MiniRocket:
         classes = training.classes[sample]
         groups = training.groups[sample] if training.groups is not None else np.arange(len(sample))
         self._unit = _units(windows)
-        self._banks = fit_banks(self._whole(windows), self.parameters["features"], random)
-        counts = self._count(windows)
+        self.banks = fit_banks(self._whole(windows), self.parameters["features"], random)
+        counts = self.count(windows)
         weights = class_weights(classes, self.labels, options).astype(np.float64)
         ridge = fit_ridge(counts, classes, groups, weights)
         targets = {name: target[sample] for name, target in training.targets.items()}
@@ -120,7 +113,7 @@ class MiniRocket:
         columns = np.concatenate([ridge.weights, head_weights], 1) / ridge.scale[:, None]
         self._set(ridge.mean, columns, np.concatenate([ridge.bias, head_bias]))
         loss = cross_entropy(ridge.left_out, classes)
-        on_epoch(only_epoch(loss, lambda held_out: self.predict(held_out)[:, : self.labels], validation))
+        on_epoch(self.only_epoch(loss, validation))
 
     def _set(self, mean: Doubles, weights: Doubles, bias: Doubles) -> None:
         """Weights on counts less their `mean`, as whole multiples of a power of two, one a column, such that every sum is
@@ -137,23 +130,12 @@ class MiniRocket:
         whole = np.clip(np.rint(windows * self._unit), -LARGEST, LARGEST)
         return np.where(np.isfinite(windows).all((1, 2), keepdims=True), whole, 0).astype(np.float32)
 
-    def predict(self, windows: Array) -> Array:
-        """Compute outputs, ``(n, columns)`` float32; not a number for a window that holds one that is not finite."""
-        parts = []
-        for i in range(0, len(windows), 256):
-            part = np.array(windows[i : i + 256], np.float32)
-            counts = counts_of(self._banks, self._whole(part)) - self._middle
-            logits = counts.astype(np.float64) @ self._weights.astype(np.float64) * self._step + self._bias
-            logits[~np.isfinite(part).all((1, 2))] = np.nan
-            parts.append(logits.astype(np.float32))
-        return np.concatenate(parts)
-
     def weights(self) -> bytes:
         """Save all numbers that were learned, as an ``.npz`` file: outputs are ``(counts - middle) @ weights * step + bias``."""
         file = io.BytesIO()
         banks = {
             f"bank{i}_{name}": getattr(bank, name)
-            for i, bank in enumerate(self._banks)
+            for i, bank in enumerate(self.banks)
             for name in ("dilation", "padded", "weights", "biases")
         }
         numbers = {"unit": self._unit, "middle": self._middle, "weights": self._weights, "bias": self._bias}
@@ -161,31 +143,24 @@ class MiniRocket:
         np.savez(file, **arrays)
         return file.getvalue()
 
-    def _count(self, windows: Floats) -> Floats:
-        """Count all features by ONNX Runtime: the very numbers of numpy, several times faster."""
+    def count(self, windows: Floats) -> Floats:
+        """Count all features, ``(n, features)``: one bank behind the other."""
         graph = Graph("t")
         self._counted(graph, "windows", "counts")
-        features = sum(bank.biases.size for bank in self._banks)
-        model = OnnxModel(
-            graph.model({"windows": ("n", *self.shape)}, {"counts": ("n", features)}), "windows", "counts"
-        )
-        counts: Floats = np.empty((len(windows), features), np.float32)
-        step = max(1, _ONNX_NUMBERS // (self.shape[0] * self.shape[1]))
-        for i in range(0, len(windows), step):
-            counts[i : i + step] = model.run(windows[i : i + step])
-        return counts
+        features = sum(bank.biases.size for bank in self.banks)
+        model = graph.model({"windows": ("n", *self.shape)}, {"counts": ("n", features)})
+        return OnnxModel(model, "windows", "counts").run(windows)
 
     def _counted(self, graph: Graph, input_name: str, output_name: str = "") -> str:
         rounded = graph.node("Round", [graph.node("Mul", [input_name, self._unit])])
         whole = graph.node("Clip", [rounded, np.float32(-LARGEST), np.float32(LARGEST)])
-        counts = [_count(graph, whole, bank, self.shape[1]) for bank in self._banks]
+        counts = [_count(graph, whole, bank, self.shape[1]) for bank in self.banks]
         return graph.node("Concat", counts, output_name, axis=1)
 
-    def export(self, path: Path, input_name: str, output_name: str) -> None:
-        """Write ONNX with a free batch size."""
+    def write(self, graph: Graph, input_name: str, output_name: str) -> None:
+        """Give not a number for a window that holds one that is not finite."""
         from onnx import TensorProto
 
-        graph = Graph("t")
         centred = graph.node("Sub", [self._counted(graph, input_name), self._middle])
         weights = graph.node("Cast", [self._weights], to=TensorProto.DOUBLE)
         product = graph.node("MatMul", [graph.node("Cast", [centred], to=TensorProto.DOUBLE), weights])
@@ -195,7 +170,6 @@ class MiniRocket:
         spoiled = graph.node("ReduceSum", [spoiled, np.array([1, 2])], keepdims=0)
         spoiled = graph.node("Unsqueeze", [spoiled, np.array([1])])
         graph.node("Add", [graph.node("Cast", [logits], to=TensorProto.FLOAT), spoiled], output_name)
-        path.write_bytes(graph.model({input_name: ("n", *self.shape)}, {output_name: ("n", self.columns)}))
 
 
 def _count(graph: Graph, whole: str, bank: Bank, time: int) -> str:
@@ -233,26 +207,16 @@ class Bank:
     weights: Floats  # ``(kernels, channels, 9)``; 0 for channels that a kernel does not look at
     biases: Floats  # ``(kernels, biases)``, halves of odd numbers
 
-    def places(self, time: int) -> int:
-        """Tell on how many places of a window of `time` samples a kernel is laid."""
-        return time if self.padded else time - (LENGTH - 1) * self.dilation
-
     def respond(self, windows: Floats) -> Floats:
         """Lay the kernels on windows: ``(n, channels, time)`` to ``(n, kernels, places)``."""
         n, channels, time = windows.shape
         reach = LENGTH // 2 * self.dilation if self.padded else 0
         padded = np.pad(windows, ((0, 0), (0, 0), (reach, reach)))
-        places = self.places(time)
+        places = time if self.padded else time - (LENGTH - 1) * self.dilation
         shifted = [padded[:, :, i * self.dilation : i * self.dilation + places] for i in range(LENGTH)]
         columns = np.stack(shifted, 2).reshape(n, channels * LENGTH, places)
         response: Floats = np.matmul(self.weights.reshape(len(self.weights), -1), columns)
         return response
-
-    def count(self, windows: Floats) -> Floats:
-        """Count the places at which each kernel's result lies above each of its biases, ``(n, kernels * biases)``."""
-        response = self.respond(windows)
-        above = [np.count_nonzero(response > self.biases[:, i, None], axis=2) for i in range(self.biases.shape[1])]
-        return np.stack(above, 2).reshape(len(windows), -1).astype(np.float32)
 
 
 def dilations(time: int, features: int) -> list[tuple[int, int]]:
@@ -301,17 +265,6 @@ def _kernel(k: int, channels: int, random: np.random.Generator) -> Floats:
     weights[subset] = -1
     weights[np.ix_(subset, _TRIPLES[k])] = 2
     return weights
-
-
-def counts_of(banks: list[Bank], windows: Floats) -> Floats:
-    """Count all features, ``(n, features)``: one bank behind the other."""
-    return np.concatenate([np.concatenate([bank.count(part) for bank in banks], 1) for part in _parts(windows)])
-
-
-def _parts(windows: Floats) -> Iterator[Floats]:
-    step = max(1, _NUMPY_NUMBERS // (windows.shape[1] * windows.shape[2] * LENGTH))
-    for i in range(0, len(windows), step):
-        yield windows[i : i + step]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -423,21 +376,3 @@ def _left_out(
         hat = (vectors[rows] * shrunk) @ vectors[rows].T
         scores[rows] = targets[rows] - np.linalg.solve(np.eye(len(rows)) - hat, residuals[rows])
     return scores
-
-
-def cross_entropy(logits: Doubles, classes: NDArray[np.int64], weights: Doubles | None = None) -> float:
-    """Average over samples, each with its class's weight if there are weights."""
-    top = logits.max(1, keepdims=True)
-    losses = np.log(np.exp(logits - top).sum(1)) + top[:, 0] - logits[np.arange(len(classes)), classes]
-    return float(np.average(losses, weights=None if weights is None else weights[classes]))
-
-
-def only_epoch(loss: float, predict: Callable[[Array], Array], validation: Samples | None) -> Epoch:
-    """Give the numbers of a fit that learns at once."""
-    epoch: Epoch = {"epoch": 1, "loss": loss}
-    if validation is None:
-        return epoch
-    logits = predict(validation.windows)
-    right = float((logits.argmax(1) == validation.classes).mean())
-    loss = cross_entropy(logits.astype(np.float64), validation.classes)
-    return epoch | {"validation_loss": loss, "validation_accuracy": right}

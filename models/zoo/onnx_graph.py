@@ -1,12 +1,19 @@
-"""ONNX graphs, written node by node. In: operations, names of values, numbers. Out: ONNX bytes, the same for the same graph."""
+"""ONNX graphs, written node by node, and architectures that are one. In: operations, names of values, numbers. Out: ONNX bytes, the same
+for the same graph.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from kymo.models.onnx_model import OnnxModel
+from kymo.models.zoo import Epoch, Samples
 from kymo.streams.chunk import Array
 
 OPSET, IR_VERSION = 18, 10
@@ -73,3 +80,50 @@ def clean_onnx(proto: Any) -> bytes:
         item.doc_string = ""
     data: bytes = proto.SerializeToString(deterministic=True)
     return data
+
+
+class GraphArchitecture:
+    """Learns at once from raw windows, and predicts by the very graph that it exports."""
+
+    layout: ClassVar[str] = "channels_first"
+    packages: ClassVar[tuple[str, ...]] = ("onnx",)
+    takes: ClassVar[str] = "raw"
+    at_once: ClassVar[bool] = True
+    shape: tuple[int, int]  # ``(channels, time)`` of the windows
+    labels: int
+    columns: int  # of the output
+
+    @abstractmethod
+    def write(self, graph: Graph, input_name: str, output_name: str) -> None:
+        """Add all nodes."""
+
+    def export(self, path: Path, input_name: str, output_name: str) -> None:
+        """Write ONNX with a free batch size."""
+        path.write_bytes(self._graph(input_name, output_name))
+
+    def _graph(self, input_name: str, output_name: str) -> bytes:
+        graph = Graph("t")
+        self.write(graph, input_name, output_name)
+        return graph.model({input_name: ("n", *self.shape)}, {output_name: ("n", self.columns)})
+
+    def predict(self, windows: Array) -> Array:
+        """Compute outputs, ``(n, columns)`` float32."""
+        return OnnxModel(self._graph("windows", "out"), "windows", "out").run(np.asarray(windows, np.float32))
+
+    def only_epoch(self, loss: float, validation: Samples | None) -> Epoch:
+        """Give the numbers of a fit that learns at once."""
+        epoch: Epoch = {"epoch": 1, "loss": loss}
+        if validation is None:
+            return epoch
+        logits = self.predict(validation.windows)[:, : self.labels].astype(np.float64)
+        right = float((logits.argmax(1) == validation.classes).mean())
+        return epoch | {"validation_loss": cross_entropy(logits, validation.classes), "validation_accuracy": right}
+
+
+def cross_entropy(
+    logits: NDArray[np.float64], classes: NDArray[np.int64], weights: NDArray[np.float64] | None = None
+) -> float:
+    """Average over samples, each with its class's weight if there are weights."""
+    top = logits.max(1, keepdims=True)
+    losses = np.log(np.exp(logits - top).sum(1)) + top[:, 0] - logits[np.arange(len(classes)), classes]
+    return float(np.average(losses, weights=None if weights is None else weights[classes]))

@@ -20,7 +20,6 @@ from kymo.models.zoo.minirocket import (
     PENALTIES,
     Bank,
     MiniRocket,
-    counts_of,
     dilations,
     fit_banks,
     fit_heads,
@@ -63,8 +62,10 @@ def test_features_are_aeons(channels: int) -> None:
     aeon = pytest.importorskip("aeon.transformations.collection.convolution_based._minirocket")
     windows = whole(12, channels, 50)
     banks = fit_banks(windows, 840, np.random.default_rng(1))
-    places = np.concatenate([np.full(bank.biases.size, bank.places(50), np.float32) for bank in banks])
-    ours = counts_of(banks, windows) / places
+    places = [np.full(b.biases.size, b.respond(windows[:1]).shape[2], np.float32) for b in banks]
+    model = rocket(50, channels)
+    model.banks = banks
+    ours = model.count(windows) / np.concatenate(places)
     parameters, indices = as_aeon_has_them(banks, channels), aeon.MiniRocket._indices
     if channels == 1:
         theirs = aeon._static_transform_uni(windows[:, 0], parameters, indices)
@@ -98,8 +99,14 @@ def test_a_count_is_how_often_a_sum_lies_above_a_bias() -> None:
             sum(int((weights[kernel, :, i] * padded[1, :, t + 2 * i]).sum()) for i in range(LENGTH)) for t in range(30)
         ]
         np.testing.assert_array_equal(bank.respond(windows)[1, kernel], sums)
-        count = bank.count(windows).reshape(3, len(weights), -1)[1, kernel]
+        count = counted(bank, windows).reshape(3, len(weights), -1)[1, kernel]
         assert count.tolist() == [sum(s > bias for s in sums) for bias in bank.biases[kernel]]
+
+
+def counted(bank: Bank, windows: Any) -> Any:
+    """Counts ``(n, kernels * biases)`` by numpy."""
+    above = bank.respond(windows)[:, :, None] > bank.biases[:, :, None]
+    return np.count_nonzero(above, axis=3).reshape(len(windows), -1)
 
 
 def test_the_ridge_is_scikit_learns() -> None:
@@ -172,8 +179,8 @@ def planted(n: int, seed: int, time: int = 40) -> Samples:
     return Samples(windows.astype(np.float32), classes, groups=np.arange(n) // 6)
 
 
-def rocket(time: int = 40, **parameters: Any) -> MiniRocket:
-    fmt = Format("imu", ("x", "y"), (), Fraction(20), "float32", (2,), rows=time)
+def rocket(time: int = 40, channels: int = 2, **parameters: Any) -> MiniRocket:
+    fmt = Format("imu", tuple("xyz"[:channels]), (), Fraction(20), "float32", (channels,), rows=time)
     return MiniRocket(fmt, ("a", "b", "c"), {"features": 840, **parameters}, 0)
 
 
@@ -184,7 +191,10 @@ def test_exports_what_it_computes_to_the_bit(time: int) -> None:
     exported = export_model(model, (2, time), samples.windows)
     assert (exported.batch, exported.parity) == ("any", 0.0)
     onnx, windows = OnnxModel(exported.model, "windows", "logits"), planted(70, 1, time).windows * 3
-    assert onnx.run(windows).tobytes() == model.predict(windows).tobytes()
+    counts = np.concatenate([counted(bank, model._whole(windows)) for bank in model.banks], 1)
+    by_numpy = (counts - model._middle).astype(np.float64) @ model._weights.astype(np.float64) * model._step
+    logits = (by_numpy + model._bias).astype(np.float32)
+    assert onnx.run(windows).tobytes() == model.predict(windows).tobytes() == logits.tobytes()
 
 
 def test_learns_and_knows_how_sure_it_may_be() -> None:
