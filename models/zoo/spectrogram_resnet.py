@@ -86,14 +86,15 @@ class SpectrogramResnet(KerasArchitecture):
         _check(p, self.shape[-1])
         source = keras.Input(self.shape)
         x = source if len(self.shape) == 3 else keras.layers.Reshape((self.shape[0], 1, self.shape[1]))(source)
-        normalise = Normalisation(p["batch_norm"], p["momentum"])
-        x = _front(p["front"], normalise, x)
+        x = _front(p, x)
+        x = _padded(x) if p["backbone"] in FROM_KERAS else x
+        before = keras.Model(source, x).layers
         if p["backbone"] in BUILT_HERE:
-            first = keras.Model(source, x)
-            features = _residual_features(p["backbone"], p["width"], normalise, x)
-            self._backbone = [layer for layer in keras.Model(source, features).layers if layer not in first.layers]
+            features = _residual_features(p, x)
         else:
-            features, self._backbone = _keras_features(p["backbone"], x)
+            model = _keras_model(p["backbone"])(include_top=False, weights=None, input_tensor=x, pooling="avg")
+            features = model.outputs[0]
+        self._backbone = [layer for layer in keras.Model(source, features).layers if layer not in before]
         self._freeze(self._backbone)
         return keras.Model(source, self.output(keras.layers.Dropout(p["dropout"])(features)))
 
@@ -146,52 +147,54 @@ def _check(p: Mapping[str, Any], channels: int) -> None:
         raise TrainingError("[model] takes one of frozen_names, frozen_layers and frozen_share, not several")
 
 
-def _front(kind: str, normalise: Normalisation, x: Any) -> Any:
+def _front(p: Mapping[str, Any], x: Any) -> Any:
     """Turn ``(n, time, bins, channels)`` into ``(n, time, bins, 3)``."""
-    if kind == "none":
+    if p["front"] == "none":
         return x
-
-    biased = {"use_bias": not normalise.on}
-    if kind == "conv3d":
+    if p["front"] == "conv3d":
         # Neighbouring channels are axes of one sensor: the first layer takes three at once, the second one all.
         _, time, bins, channels = x.shape
         x = keras.layers.Reshape((time, bins, channels, 1))(x)
-        size = (3, 3, min(3, channels))
-        x = normalise(keras.layers.Conv3D(4, size, padding="same", name="front_1_conv", **biased)(x), "front_1")
-        x = keras.layers.Activation("relu")(x)
-        x = normalise(keras.layers.Conv3D(3, (1, 1, channels), name="front_2_conv", **biased)(x), "front_2")
+        x = _relu(_convolved(p, x, "front_1", 4, (3, 3, min(3, channels))))
+        x = _convolved(p, x, "front_2", 3, (1, 1, channels), padding="valid")
         return keras.layers.Reshape((time, bins, 3))(x)
-    widths = (32, 16, 8) if kind == "deep" else (8,)
+    widths = (32, 16, 8) if p["front"] == "deep" else (8,)
     for i, filters in enumerate(widths, 1):
-        x = keras.layers.Conv2D(filters, 3, padding="same", name=f"front_{i}_conv", **biased)(x)
-        x = keras.layers.Activation("relu")(normalise(x, f"front_{i}"))
-    name = f"front_{len(widths) + 1}"
-    return normalise(keras.layers.Conv2D(3, 1, name=f"{name}_conv", **biased)(x), name)
+        x = _relu(_convolved(p, x, f"front_{i}", filters, (3, 3)))
+    return _convolved(p, x, f"front_{len(widths) + 1}", 3, (1, 1))
 
 
-@dataclass(frozen=True, slots=True)
-class Normalisation:
-    """Whether batches are normalised, and how slowly the running mean and variance follow (0 to below 1)."""
-
-    on: bool = True
-    momentum: float = 0.9
-
-    def __call__(self, x: Any, name: str) -> Any:
-        """Normalise `x` where it is on, by a layer called `name` and ``_bn``."""
-        return keras.layers.BatchNormalization(momentum=self.momentum, name=f"{name}_bn")(x) if self.on else x
+def _convolved(
+    p: Mapping[str, Any], x: Any, name: str, filters: int, size: tuple[int, ...], padding: str = "same", **options: Any
+) -> Any:
+    """Add a convolution and, where they are asked for, normalised batches: layers called `name` and ``_conv`` or ``_bn``."""
+    layer = keras.layers.Conv3D if len(size) == 3 else keras.layers.Conv2D
+    x = layer(filters, size, padding=padding, use_bias=not p["batch_norm"], name=f"{name}_conv", **options)(x)
+    return keras.layers.BatchNormalization(momentum=p["momentum"], name=f"{name}_bn")(x) if p["batch_norm"] else x
 
 
-def _residual_features(name: str, width: int, normalise: Normalisation, x: Any) -> Any:
-    """Build a residual network of basic blocks (He et al. 2016, Deep Residual Learning, section 3.3 and table 1); give its features."""
-    stages, default_width = BUILT_HERE[name]
-    width = width or default_width
-    x = _convolve(x, "stem", (width, 7, _strides(x, 16)), normalise)
-    x = keras.layers.Activation("relu")(x)
+def _relu(x: Any) -> Any:
+    return keras.layers.Activation("relu")(x)
+
+
+def _residual_features(p: Mapping[str, Any], x: Any) -> Any:
+    """Build a residual network of basic blocks (He et al. 2016, Deep Residual Learning, section 3.3 and table 1)."""
+    stages, width = BUILT_HERE[p["backbone"]]
+    width = p["width"] or width
+    x = _relu(_residual(p, x, "stem", width, 7, _strides(x, 16)))
     x = keras.layers.MaxPooling2D(3, _strides(x, 16), padding="same")(x)
     for i, blocks in enumerate(stages):
         for j in range(blocks):
-            strides = _strides(x, 4) if i and not j else (1, 1)
-            x = _block(x, f"stage{i + 1}_block{j + 1}", width * 2**i, strides, normalise)
+            name, filters, strides = (
+                f"stage{i + 1}_block{j + 1}",
+                width * 2**i,
+                _strides(x, 4) if i and not j else (1, 1),
+            )
+            inner = _relu(_residual(p, x, f"{name}_1", filters, 3, strides))
+            inner = _residual(p, inner, f"{name}_2", filters, 3)
+            if strides != (1, 1) or x.shape[-1] != filters:
+                x = _residual(p, x, f"{name}_0", filters, 1, strides)
+            x = _relu(keras.layers.Add()([inner, x]))
     return keras.layers.GlobalAveragePooling2D()(x)
 
 
@@ -201,31 +204,19 @@ def _strides(x: Any, least: int) -> tuple[int, int]:
     return (2 if time >= least else 1, 2 if bins >= least else 1)
 
 
-def _convolve(x: Any, name: str, kind: tuple[int, int, tuple[int, int]], normalise: Normalisation) -> Any:
-    """Add a convolution of (filters, size, strides), its layers called `name` and ``_conv`` or ``_bn``."""
-    filters, size, strides = kind
+def _residual(
+    p: Mapping[str, Any], x: Any, name: str, filters: int, size: int, strides: tuple[int, int] = (1, 1)
+) -> Any:
     # An axis of one place (a plain signal) needs no more of the kernel than its middle.
     kernel = tuple(min(size, 2 * length - 1) for length in x.shape[1:3])
-    options = {"use_bias": not normalise.on, "kernel_initializer": "he_normal", "name": f"{name}_conv"}
-    return normalise(keras.layers.Conv2D(filters, kernel, strides, padding="same", **options)(x), name)
+    return _convolved(p, x, name, filters, kernel, strides=strides, kernel_initializer="he_normal")
 
 
-def _block(x: Any, name: str, filters: int, strides: tuple[int, int], normalise: Normalisation) -> Any:
-    inner = keras.layers.Activation("relu")(_convolve(x, f"{name}_1", (filters, 3, strides), normalise))
-    inner = _convolve(inner, f"{name}_2", (filters, 3, (1, 1)), normalise)
-    if strides != (1, 1) or x.shape[-1] != filters:
-        x = _convolve(x, f"{name}_0", (filters, 1, strides), normalise)
-    return keras.layers.Activation("relu")(keras.layers.Add()([inner, x]))
-
-
-def _keras_features(name: str, x: Any) -> tuple[Any, list[Any]]:
-    """Build one of Keras' own networks, with fresh weights; give its features and its layers."""
+def _padded(x: Any) -> Any:
+    """Continue by zeros what is too short for Keras' own networks."""
     missing = [max(0, _LEAST - length) for length in x.shape[1:3]]
-    if any(missing):
-        x = keras.layers.ZeroPadding2D([(size // 2, size - size // 2) for size in missing])(x)
-    before = {layer.name for layer in keras.Model(keras.utils.get_source_inputs(x), x).layers}
-    model = _keras_model(name)(include_top=False, weights=None, input_tensor=x, pooling="avg")
-    return model.outputs[0], [layer for layer in model.layers if layer.name not in before]
+    sides = [(size // 2, size - size // 2) for size in missing]
+    return keras.layers.ZeroPadding2D(sides)(x) if any(missing) else x
 
 
 def _pretrain(name: str, weights: str, layers: Sequence[Any]) -> str:
