@@ -101,7 +101,7 @@ class Registry:
         """Keep a bundle as a version; one that is there whole stays as it is."""
         recipe, digest = manifest["recipe"], manifest["digest"]
         try:
-            with self.store.adding(_path(recipe)):
+            with self.store.lock(_path(recipe)):
                 if not self._is_whole(recipe, digest):
                     self.store.add(_path(recipe, digest), {**contents, MANIFEST: manifest_bytes(manifest)})
             folder = self.folder(recipe, digest)
@@ -135,26 +135,31 @@ class Registry:
         return self._write(recipe, Entry(0, "rollback", alias, "", why=why), may_empty)
 
     def _write(self, recipe: str, entry: Entry, may_empty: bool = False) -> Entry:
-        """Add a line to the log; its time, its writer and what stood before are set here, and what a rollback goes back to."""
-        with self.store.lock(_path(recipe)):
-            lines = self.store.lines(_path(recipe, _LOG))
-            entries = self._entries(recipe, lines)
-            stack = _stack(entries, entry.alias)
-            if entry.action == "rollback":
-                if not stack:
-                    raise BundleError(f"recipe `{recipe}` has no {entry.alias} in registry {self.url}; promote one")
-                if len(stack) == 1 and not may_empty:
-                    raise BundleError(f"{stack[0]} is the first {entry.alias} of `{recipe}`; there is none before it")
-                entry = replace(entry, bundle=stack[-2] if len(stack) > 1 else "")
-            standing = next((e for e in reversed(entries) if e.alias == entry.alias), None)
-            if standing is not None and stack and stack[-1] == entry.bundle:
-                return standing
-            # Time may go back, or two lines fall on one tick: what is newer must be told by the number.
-            at_ns = max([time.time_ns(), *(e.at_ns + 1 for e in entries)])
-            entry = replace(entry, at_ns=at_ns, before=standing.bundle if standing else "", by=user())
-            added = [entry] if lines else [*entries, entry]  # the line from before there was a log comes along
-            self.store.append(_path(recipe, _LOG), [_line(e) for e in added], lines)
-            return entry
+        """Add a line to the log, behind those of whoever is quicker; its time, its writer and what stood before are set here."""
+        while True:
+            with self.store.lock(_path(recipe)):
+                lines = self.store.lines(_path(recipe, _LOG))
+                entries = self._entries(recipe, lines)
+                line = self._line_behind(entries, recipe, entry, may_empty)
+                added = [line] if lines else [*entries, line]  # the line from before there was a log comes along
+                if line in entries or self.store.append(_path(recipe, _LOG), [_line(e) for e in added], lines):
+                    return line
+
+    def _line_behind(self, entries: Sequence[Entry], recipe: str, entry: Entry, may_empty: bool) -> Entry:
+        """Complete a line for the end of a log; the last one of its alias where that says the same already."""
+        stack = _stack(entries, entry.alias)
+        if entry.action == "rollback":
+            if not stack:
+                raise BundleError(f"recipe `{recipe}` has no {entry.alias} in registry {self.url}; promote one")
+            if len(stack) == 1 and not may_empty:
+                raise BundleError(f"{stack[0]} is the first {entry.alias} of `{recipe}`; there is none before it")
+            entry = replace(entry, bundle=stack[-2] if len(stack) > 1 else "")
+        standing = next((e for e in reversed(entries) if e.alias == entry.alias), None)
+        if standing is not None and stack and stack[-1] == entry.bundle:
+            return standing
+        # Time may go back, or two lines fall on one tick: what is newer must be told by the number.
+        at_ns = max([time.time_ns(), *(e.at_ns + 1 for e in entries)])
+        return replace(entry, at_ns=at_ns, before=standing.bundle if standing else "", by=user())
 
     def promotion(self, entry: Entry, recipe: str) -> Promotion:
         """Say what a line of a recipe's log tells running agents."""

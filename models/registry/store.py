@@ -3,11 +3,9 @@
 A local store is safe under concurrent use and kills: a bundle's folder appears whole by a rename, a line is appended under a lock that
 the kernel frees when its holder dies, and half a line at the end is ignored and closed by the next one.
 
-Object stores know neither locks nor appending; all that is asked of one is that an object which was written is seen by whoever lists
-afterwards, as S3, Google's and Azure's do. A bundle is there once its manifest is, which is written last. Each addition to a log is an
-object of its own, so none can overwrite another's. Who wants to add claims the recipe first, by an object too: it is alone if it sees
-no other claim after it has written its own, else it steps back and tries again. A claim holds for a while only, as its owner may have
-been killed; whoever was stopped for longer reads that others have written meanwhile, takes its line back and says so.
+Object stores know neither locks nor appending. A bundle is there once its manifest is, which is written last. Each addition to a log is
+an object of its own, called by how many lines stand before it, and written only if there is no such object yet, as S3, Google's and
+Azure's stores promise: who finds the number taken was overtaken, and nothing is lost. What is written is seen by whoever lists afterwards.
 """
 
 from __future__ import annotations
@@ -15,8 +13,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import random
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,14 +21,8 @@ from typing import Any
 from kymo.models.registry.manifest import MANIFEST, verified
 from kymo.streams.errors import BundleError
 from kymo.streams.files import is_inside, lock
-from kymo.streams.replay.pacing import SystemClock
-from kymo.streams.words import NS
 
-#: How long a claim holds, s: many times what reading and writing a log takes.
-CLAIM_S = 30
-_PATIENCE_S = 120
-_STEP_BACK_S = 0.05, 0.5
-_CLAIMS, _LINES = ".claims", ".log"
+_LINES = ".log"
 
 
 class LocalStore:
@@ -48,8 +38,6 @@ class LocalStore:
         with lock(self.root / folder / ".lock"):
             yield
 
-    adding = lock
-
     def lines(self, path: str) -> list[bytes]:
         """Read the whole lines of a file; none where there is no file."""
         try:
@@ -57,7 +45,7 @@ class LocalStore:
         except FileNotFoundError:
             return []
 
-    def append(self, path: str, lines: list[bytes], before: list[bytes]) -> None:
+    def append(self, path: str, lines: list[bytes], before: list[bytes]) -> bool:
         """Add lines at the end of a file that has the lines `before`; the caller holds the lock, so nobody else has written."""
         with (self.root / path).open("a+b") as file:
             size = file.seek(0, os.SEEK_END)
@@ -66,6 +54,7 @@ class LocalStore:
             file.write(b"\n" * torn + b"".join(line + b"\n" for line in lines))
             file.flush()
             os.fsync(file.fileno())
+        return True
 
     def folders(self, path: str) -> list[str]:
         """List the names of the folders inside a folder, sorted."""
@@ -90,14 +79,13 @@ class LocalStore:
 class RemoteStore:
     """An fsspec URL, such as ``s3://bucket/models``; it does what :class:`LocalStore` does."""
 
-    def __init__(self, url: str, cache: Path, clock: SystemClock | None = None) -> None:
+    def __init__(self, url: str, cache: Path) -> None:
         try:
             from fsspec.core import url_to_fs  # type: ignore[import-untyped,unused-ignore]
 
             self._fs, root = url_to_fs(url)
         except (ImportError, ValueError) as error:
             raise BundleError(f"KYMO_REGISTRY={url}: {error}; install what this kind of URL needs") from None
-        self._clock = clock or SystemClock()
         self._root, self.url = root.rstrip("/"), url.rstrip("/")
         self._cache = cache / hashlib.sha256(self.url.encode()).hexdigest()[:16]
 
@@ -114,47 +102,9 @@ class RemoteStore:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise BundleError(f"registry {self.url}, {doing}: {reason}; is it reachable, may it be used?") from None
 
-    @contextlib.contextmanager
-    def lock(self, folder: str) -> Iterator[None]:
-        claim = self._claim(folder)
-        try:
-            yield
-        finally:
-            self._forget([claim])
-
-    def adding(self, folder: str) -> contextlib.AbstractContextManager[None]:
-        """Nobody is in another's way: who adds the same bundle writes the same bytes, and its manifest last."""
+    def lock(self, folder: str) -> contextlib.AbstractContextManager[None]:
+        """Nobody is in another's way: of two lines one is refused, and who adds the same bundle writes the same bytes."""
         return contextlib.nullcontext()
-
-    def _claim(self, folder: str) -> str:
-        """Claim a folder once nobody else does; give the claim's name."""
-        begin_ns = self._clock.wall_ns()
-        while self._clock.wall_ns() - begin_ns < _PATIENCE_S * NS:
-            until_ns = self._clock.wall_ns() + CLAIM_S * NS
-            claim = self._at(f"{folder}/{_CLAIMS}/{until_ns}-{secrets.token_hex(8)}")
-            if not self._claims(folder):
-                with self._errors(f"writing {claim}"):
-                    self._write(claim, b"")
-                if self._claims(folder) == [claim]:
-                    return claim
-                self._forget([claim])  # of two at the same moment both step back
-            self._clock.wait(random.uniform(*_STEP_BACK_S))
-        raise BundleError(
-            f"registry {self.url}: others have been promoting `{folder}` for {_PATIENCE_S} s; try again in a minute"
-        )
-
-    def _claims(self, folder: str) -> list[str]:
-        """List the claims that hold; those of the dead are taken away."""
-        claims = self._names(f"{folder}/{_CLAIMS}")
-        expired = [name for name in claims if _until_ns(name) <= self._clock.wall_ns()]
-        self._forget(expired)
-        return [name for name in claims if name not in expired]
-
-    def _forget(self, names: list[str]) -> None:
-        """Take objects away; one that somebody else has taken away, or that has to wait until it is too old, does not matter."""
-        for name in names:
-            with contextlib.suppress(Exception):  # every kind of store brings its own classes
-                self._fs.rm_file(name)
 
     def _names(self, path: str) -> list[str]:
         """List the objects in a folder, sorted."""
@@ -165,29 +115,30 @@ class RemoteStore:
             except FileNotFoundError:
                 return []
 
-    def _write(self, name: str, data: bytes) -> None:
+    def _write(self, name: str, data: bytes, mode: str = "overwrite") -> None:
         self._fs.makedirs(name.rpartition("/")[0], exist_ok=True)
-        self._fs.pipe_file(name, data)
+        self._fs.pipe_file(name, data, mode=mode)
 
     def lines(self, path: str) -> list[bytes]:
         """Read the whole lines; what earlier versions of Kymo wrote into one object comes first."""
         folder, _, _ = path.rpartition("/")
         names = [name for name in self._names(folder) if name.endswith(f"/{path}")] + self._names(f"{folder}/{_LINES}")
         with self._errors(f"reading {path}"):
-            # One that is gone by now was taken back by its writer.
-            contents = self._fs.cat(names, on_error="omit") if names else {}
-        return [line for name in names if name in contents for line in _whole_lines(bytes(contents[name]))]
+            contents = self._fs.cat(names) if names else {}
+        return [line for name in names for line in _whole_lines(bytes(contents[name]))]
 
-    def append(self, path: str, lines: list[bytes], before: list[bytes]) -> None:
-        folder = path.rpartition("/")[0]
-        name = self._at(f"{folder}/{_LINES}/{len(before):08d}-{secrets.token_hex(8)}.jsonl")
+    def append(self, path: str, lines: list[bytes], before: list[bytes]) -> bool:
+        """Add lines behind the lines `before`; False where somebody else has done so meanwhile."""
+        folder = f"{path.rpartition('/')[0]}/{_LINES}"
+        name = self._at(f"{folder}/{len(before):08d}.jsonl")
         with self._errors(f"writing {path}"):
-            self._write(name, b"".join(line + b"\n" for line in lines))
-        if self.lines(path) != [*before, *lines]:
-            self._forget([name])
-            raise BundleError(
-                f"registry {self.url}: another promotion came at the same moment; look at it, and do it again"
-            )
+            try:
+                self._write(name, b"".join(line + b"\n" for line in lines), "create")
+            except Exception:  # every kind of store brings its own classes
+                if name not in self._names(folder):
+                    raise
+                return False
+        return True
 
     def folders(self, path: str) -> list[str]:
         with self._errors(f"listing {path or 'it'}"):
@@ -257,11 +208,3 @@ def replace_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
 def _whole_lines(data: bytes) -> list[bytes]:
     """Take the lines that end, and hold something."""
     return [line for line in data.split(b"\n")[:-1] if line]
-
-
-def _until_ns(claim: str) -> int:
-    """Read from a claim's name until when it holds, Unix ns."""
-    try:
-        return int(claim.rpartition("/")[2].partition("-")[0])
-    except ValueError:  # somebody else's object
-        return 0
