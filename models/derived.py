@@ -14,7 +14,7 @@ import numpy as np
 from mcap.writer import CompressionType, Writer
 from numpy.typing import NDArray
 
-from kymo.models.predict import Classifier
+from kymo.models.predict import BatchClassifier
 from kymo.streams.archive.segment import chunk_schema
 from kymo.streams.chunk import Array, Chunk, Header, Window
 from kymo.streams.codec import CHUNK_SCHEMA, ChunkCodec
@@ -50,7 +50,7 @@ class DerivedFile:
     both at the window's end.
     """
 
-    def __init__(self, path: Path, classifier: Classifier) -> None:
+    def __init__(self, path: Path, classifier: BatchClassifier) -> None:
         self._path, self._stack = path, contextlib.ExitStack()
         self._codec, self._channels, self._number = ChunkCodec(), dict[str, int](), 0
         self._classifier, self.bundle = classifier, classifier.bundle

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from threading import Lock
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -35,6 +35,17 @@ Memory = list[Any]
 _TEMPERATURES = np.geomspace(0.25, 8, 101)
 _HEADERS = 1_000  # sessions whose formats are remembered
 _WARM_UP = 4  # windows
+
+
+class BatchClassifier(Protocol):
+    """What a :class:`Predictor` works with: a :class:`Classifier`, or what notes what one says."""
+
+    @property
+    def bundle(self) -> Bundle:
+        """Its bundle, whose chain has the learned numbers."""
+
+    def classify(self, windows: Sequence[Window], memories: Sequence[dict[str, Any]] | None = None) -> list[Event]:
+        """See :meth:`Classifier.classify`."""
 
 
 class Classifier:
@@ -191,7 +202,7 @@ def _load_model(bundle: Bundle) -> OnnxModel | StatefulModel:
 class Predictor:
     """What turns windows into a recipe's events, by one bundle."""
 
-    def __init__(self, classifier: Classifier, recipe: Recipe) -> None:
+    def __init__(self, classifier: BatchClassifier, recipe: Recipe) -> None:
         self.classifier, self.bundle = classifier, classifier.bundle
         self._pool = pool_for(recipe, self.bundle)
         self._min_probability = recipe.model.min_probability if recipe.model else 0.0

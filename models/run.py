@@ -15,7 +15,7 @@ from itertools import chain
 from kymo.models.bundle import UNKNOWN
 from kymo.models.data.dataset import stream_of, verdicts_on
 from kymo.models.lengths import doubt
-from kymo.models.predict import Classifier, Memory, Predictor
+from kymo.models.predict import BatchClassifier, Memory, Predictor
 from kymo.processors.chain import ChainStage
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.chunk import Window
@@ -64,7 +64,7 @@ class Report:
 def run(
     recipe: Recipe,
     recordings: Iterable[Recording],
-    classifier: Classifier,
+    classifier: BatchClassifier,
     chunk_ms: int = CHUNK_MS,
     report: Report | None = None,
 ) -> Iterator[Event]:
@@ -74,7 +74,7 @@ def run(
     ----------
     recipe, recordings : Recipe, iterable of Recording
         What says which stream is taken, and one recording a session.
-    classifier : Classifier
+    classifier : BatchClassifier
         With the bundle whose chain is run.
     chunk_ms : int
         Length of the chunks, ms, at least 1; the events do not depend on it.

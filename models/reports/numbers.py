@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kymo.models.scores import class_scores, confusion, share_limits
-from kymo.models.training.record import HeldOut
+from kymo.streams.chunk import Array
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -143,26 +143,20 @@ class JudgedWindows:
     sessions: list[Shares]
 
     @classmethod
-    def of(cls, held: HeldOut) -> JudgedWindows | None:
+    def of(
+        cls, labels: Sequence[str], truth: Array, probabilities: Array, sessions: Sequence[str], subjects: Sequence[str]
+    ) -> JudgedWindows | None:
         """What was held out; None if nothing was."""
-        truth = np.asarray(held.y_true, np.int64)
         if not len(truth):
             return None
-        probabilities = np.asarray(held.probabilities, np.float64).reshape(len(truth), -1)
-        answers = answers_of(probabilities)
-        known = any(held.subjects)
-        names = [subject or f"session {session}" for subject, session in zip(held.subjects, held.sessions, strict=True)]
-        sessions = by_group(held.sessions, held.sessions, truth == answers)
-        return cls(
-            tuple(held.labels),
-            truth,
-            answers,
-            probabilities,
-            confusion(truth, answers, len(held.labels)),
-            "subject" if known else "session",
-            by_group(names, held.sessions, truth == answers) if known else sessions,
-            sessions,
-        )
+        truths: Integers = np.asarray(truth, np.int64)
+        shares: Floats = np.asarray(probabilities, np.float64).reshape(len(truths), -1)
+        answers = answers_of(shares)
+        names = [subject or f"session {session}" for subject, session in zip(subjects, sessions, strict=True)]
+        by_session = by_group(sessions, sessions, truths == answers)
+        by_subject = by_group(names, sessions, truths == answers) if any(subjects) else by_session
+        counts, kind = confusion(truths, answers, len(labels)), "subject" if any(subjects) else "session"
+        return cls(tuple(labels), truths, answers, shares, counts, kind, by_subject, by_session)
 
     @property
     def accuracy(self) -> float:

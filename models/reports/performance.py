@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,6 @@ class Gallery:
 
     files: dict[str, bytes] = field(default_factory=dict)  # PNG by file name
     missing: bool = False  # whether nothing can be drawn, because matplotlib is not installed
-    prefix: str = ""  # how the names of files and figures begin, where a page has several of a kind
-
-    def part(self, prefix: str) -> Gallery:
-        """A gallery whose figures are of this one, named apart."""
-        return Gallery(self.files, self.missing, prefix)
 
     def show(self, plot: str, name: str, alt: str, caption: str, *values: Any) -> str:
         """Draw `values` by a function of :mod:`~kymo.models.reports.plots`; HTML, empty where nothing can be drawn."""
@@ -44,14 +40,14 @@ class Gallery:
                 raise
             self.missing = True
             return ""
-        drawing = getattr(plots, plot)(f"{self.prefix}{name}", *values)
-        self.files[f"{self.prefix}{name}.png"] = drawing.png
+        drawing = getattr(plots, plot)(name, *values)
+        self.files[f"{name}.png"] = drawing.png
         return h.figure(drawing.svg, alt, caption)
 
 
-def summary(record: RunRecord, judged: JudgedWindows | None) -> str:
+def summary(scores: Mapping[str, Any], judged: JudgedWindows | None, seconds: float = 0, peak_mb: float = 0) -> str:
     """The numbers that matter most."""
-    scores, cards = record.scores, []
+    cards = []
     if scores.get("n") and "accuracy" in scores:
         n, share = int(scores["n"]), float(scores["accuracy"] if scores["accuracy"] is not None else math.nan)
         if math.isfinite(share):
@@ -73,10 +69,10 @@ def summary(record: RunRecord, judged: JudgedWindows | None) -> str:
         for name, value in scores.items()
         if isinstance(value, float) and not name.startswith("macro_") and name not in ("accuracy", "window_accuracy")
     ]
-    if record.seconds > 0:
-        cards.append(("Time", h.duration(record.seconds), "of the whole run"))
-    if record.peak_mb > 0:
-        cards.append(("Memory", f"{record.peak_mb:,.0f} MB", "largest resident size of the process"))
+    if seconds > 0:
+        cards.append(("Time", h.duration(seconds), "of the whole run"))
+    if peak_mb > 0:
+        cards.append(("Memory", f"{peak_mb:,.0f} MB", "largest resident size of the process"))
     return h.cards(cards)
 
 
@@ -116,10 +112,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def confusion(record: RunRecord, judged: JudgedWindows | None, gallery: Gallery) -> str:
+def confusion(scores: Mapping[str, Any], judged: JudgedWindows | None, gallery: Gallery, prefix: str = "") -> str:
     """Who is taken for whom: recordings, and windows."""
     drawings, remarks = [], []
-    for unit, labels, counts in _matrices(record, judged):
+    for unit, labels, counts in _matrices(scores, judged):
         classes = numbers.most_confused(counts, _MOST_CLASSES)
         cells = counts[classes][:, classes]
         columns = [labels[i] for i in classes]
@@ -135,14 +131,17 @@ def confusion(record: RunRecord, judged: JudgedWindows | None, gallery: Gallery)
             )
         alt = f"Confusion matrix of {counts.sum():,} {unit}: {_confusions(counts, labels)}"
         caption = f"{unit.capitalize()}: counts, and shares of each row."
-        drawings.append(gallery.show("confusion_matrix", f"confusion_{unit}", alt, caption, cells, rows, columns))
+        drawings.append(
+            gallery.show("confusion_matrix", f"{prefix}confusion_{unit}", alt, caption, cells, rows, columns)
+        )
     return h.figures(drawings) + "".join(h.paragraph(text, "soft") for text in remarks)
 
 
-def _matrices(record: RunRecord, judged: JudgedWindows | None) -> list[tuple[str, Sequence[str], numbers.Integers]]:
+def _matrices(
+    scores: Mapping[str, Any], judged: JudgedWindows | None
+) -> list[tuple[str, Sequence[str], numbers.Integers]]:
     matrices: list[tuple[str, Sequence[str], numbers.Integers]] = []
-    table = record.scores.get("confusion") or {}
-    if table:
+    if table := scores.get("confusion"):
         labels = list(table)
         counts = np.zeros((len(labels), len(labels) + 1), np.int64)
         for i, row in enumerate(table.values()):
@@ -164,9 +163,9 @@ def _confusions(counts: numbers.Integers, labels: Sequence[str]) -> str:
     return f"most often {', '.join(texts)}." if texts else "no class is taken for another."
 
 
-def per_class(record: RunRecord, judged: JudgedWindows | None) -> str:
+def per_class(scores: Mapping[str, Any], judged: JudgedWindows | None) -> str:
     """Precision, recall and F1 of every class, of recordings and of windows."""
-    units = {"Recordings": record.scores.get("per_class") or {}}
+    units = {"Recordings": scores.get("per_class") or {}}
     units["Windows"] = numbers.class_rows(judged.counts, judged.labels) if judged else {}
     return h.figures(_class_table(unit, rows) for unit, rows in units.items() if rows)
 
@@ -251,100 +250,64 @@ def head_sections(record: RunRecord, gallery: Gallery) -> list[tuple[str, str]]:
     scores: Mapping[str, Any] = record.scores.get("heads") or {}
     titled = []
     for i, head in enumerate(record.held_out.heads, 1):
-        part = gallery.part(f"head{i}_")
         body = _head_classes if head.labels else _head_number
-        titled.append((f"Head: {head.name}", body(record.held_out, head, scores.get(head.name) or {}, part)))
-        gallery.missing |= part.missing
+        text = body(record.held_out, head, scores.get(head.name) or {}, gallery, f"head{i}_")
+        titled.append(
+            (f"Head: {head.name}", text or h.paragraph("No held-out window has a label of this head.", "note"))
+        )
     return titled
 
 
-def _head_classes(held: HeldOut, head: HeldHead, scores: Mapping[str, Any], gallery: Gallery) -> str:
-    truth: Any = head.truth
-    rows = np.flatnonzero(truth >= 0)
-    if not len(rows):
-        return h.paragraph("No held-out window has a label of this head.", "note")
-    windows = HeldOut(
-        head.labels,
-        head.truth[rows],
-        head.said[rows],
-        [held.sessions[i] for i in rows],
-        [held.subjects[i] for i in rows],
-        held.start_index[rows],
-    )
-    part = RunRecord("", scores=dict(scores), held_out=windows)
-    judged = JudgedWindows.of(windows)
-    return summary(part, judged) + confusion(part, judged, gallery) + per_class(part, judged)
+def _head_classes(held: HeldOut, head: HeldHead, scores: Mapping[str, Any], gallery: Gallery, prefix: str) -> str:
+    known = np.asarray(head.truth) >= 0
+    sessions, subjects = (list(compress(names, known)) for names in (held.sessions, held.subjects))
+    judged = JudgedWindows.of(head.labels, head.truth[known], head.said[known], sessions, subjects)
+    if judged is None:
+        return ""
+    return summary(scores, judged) + confusion(scores, judged, gallery, prefix) + per_class(scores, judged)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Numbers:
-    """Truths and answers of a number: of windows, and of recordings, each the mean of its windows."""
-
-    truth: numbers.Floats  # ``(n,)``, of windows where both are known
-    said: numbers.Floats
-    names: list[str]
-    means: numbers.Floats  # ``(recordings, 2)``: truth, then what was said
-
-    @classmethod
-    def of(cls, held: HeldOut, head: HeldHead) -> _Numbers | None:
-        """What is known of a head; None for nothing."""
-        truth, said = head.truth.astype(np.float64), head.said.astype(np.float64)
-        known = np.flatnonzero(np.isfinite(truth) & np.isfinite(said))
-        if not len(known):
-            return None
-        by_session: dict[str, list[int]] = {}
-        for i in known.tolist():
-            by_session.setdefault(held.sessions[i], []).append(i)
-        means = [(truth[rows].mean(), said[rows].mean()) for rows in by_session.values()]
-        return cls(truth[known], said[known], list(by_session), np.array(means, np.float64))
-
-
-def _head_number(held: HeldOut, head: HeldHead, scores: Mapping[str, Any], gallery: Gallery) -> str:
-    values = _Numbers.of(held, head)
-    if values is None:
-        return h.paragraph("No held-out window has a label of this head.", "note")
-    n, r2 = len(values.names), scores.get("r2")
-    explained = f"; R2 {r2:.3f}" if r2 is not None else ""
-    what = f"{head.name} said against {head.name} as it is, of {h.counted(n, 'recording')}"
-    alt = f"{what}: mean error {_short(scores.get('mae'))}{explained}."
-    caption = "Each point a window, each circle a recording by the mean of its windows; on the line what was said is what is true."
-    drawn = gallery.show("said_against_true", "said", alt, caption, *_points(values))
-    blocks = h.figures((drawn, _errors(values, scores), _worst(values)))
-    if len(values.truth) > _MOST_DRAWN:
-        blocks += h.paragraph(f"Of {len(values.truth):,} windows {_MOST_DRAWN:,} are drawn, evenly chosen.", "soft")
-    if missed := scores.get("unclassified"):
-        blocks += h.paragraph(f"{h.counted(missed, 'recording')} without a number, in no error.", "note")
-    return blocks
-
-
-def _points(values: _Numbers) -> tuple[numbers.Floats, numbers.Floats]:
-    """Windows to draw, ``(n, 2)``, and recordings: truth, then what was said."""
-    windows = np.stack([values.truth, values.said], 1)
+def _head_number(held: HeldOut, head: HeldHead, scores: Mapping[str, Any], gallery: Gallery, prefix: str) -> str:
+    by_session: dict[str, list[tuple[float, float]]] = {}
+    for session, pair in zip(held.sessions, zip(head.truth.tolist(), head.said.tolist(), strict=True), strict=True):
+        if all(map(math.isfinite, pair)):
+            by_session.setdefault(session, []).append(pair)
+    if not by_session:
+        return ""
+    # Truth, then what was said: of windows, and of recordings, each the mean of its windows.
+    windows = np.array([pair for pairs in by_session.values() for pair in pairs])
+    recordings = np.array([np.mean(pairs, axis=0) for pairs in by_session.values()])
+    r2, drawn = scores.get("r2"), windows
     if len(windows) > _MOST_DRAWN:
-        windows = windows[np.linspace(0, len(windows) - 1, _MOST_DRAWN).round().astype(int)]
-    return windows, values.means
+        drawn = windows[np.linspace(0, len(windows) - 1, _MOST_DRAWN).round().astype(int)]
+    alt = f"{head.name} said against {head.name} as it is, of {h.counted(len(recordings), 'recording')}"
+    alt += f": mean error {_short(scores.get('mae'))}{f'; R2 {r2:.3f}' if r2 is not None else ''}."
+    caption = "Each point a window, each circle a recording by the mean of its windows; on the line what was said is what is true."
+    figure = gallery.show("said_against_true", f"{prefix}said", alt, caption, drawn, recordings)
+    text = h.figures((figure, _errors(windows, recordings, scores), _worst(list(by_session), recordings)))
+    if len(drawn) < len(windows):
+        text += h.paragraph(f"Of {len(windows):,} windows {_MOST_DRAWN:,} are drawn, evenly chosen.", "soft")
+    if missed := scores.get("unclassified"):
+        text += h.paragraph(f"{h.counted(missed, 'recording')} without a number, in no error.", "note")
+    return text
 
 
-def _errors(values: _Numbers, scores: Mapping[str, Any]) -> str:
+def _errors(windows: numbers.Floats, recordings: numbers.Floats, scores: Mapping[str, Any]) -> str:
     columns = {"of": "", **h.numbers("n", "mean error", "root mean square", "R2", "spread of the truths")}
     rows = []
-    for unit, prefix, truth in (("recordings", "", values.means[:, 0]), ("windows", "window_", values.truth)):
+    for unit, prefix, pairs in (("recordings", "", recordings), ("windows", "window_", windows)):
         mae, rmse, r2 = (scores.get(f"{prefix}{name}") for name in ("mae", "rmse", "r2"))
-        rows.append((unit, len(truth), _short(mae), _short(rmse), r2, _short(float(truth.std()))))
+        rows.append((unit, len(pairs), _short(mae), _short(rmse), r2, _short(float(pairs[:, 0].std()))))
     return h.table("Errors, in the number's own unit; always saying the mean would err by the spread", columns, rows)
 
 
-def _worst(values: _Numbers) -> str:
-    errors = values.means[:, 1] - values.means[:, 0]
+def _worst(names: Sequence[str], recordings: numbers.Floats) -> str:
+    errors = recordings[:, 1] - recordings[:, 0]
     order = np.argsort(-np.abs(errors), kind="stable")[:_MOST_RECORDINGS]
+    rows = [(names[i], *map(_short, recordings[i].tolist()), f"{errors[i]:+.4g}") for i in order]
+    caption = f"The {len(order)} recordings of {len(errors)} with the largest errors"
     columns = {"recording": "", **h.numbers("truth", "said", "error")}
-    rows = [(values.names[i], *map(_short, values.means[i].tolist()), f"{errors[i]:+.4g}") for i in order]
-    caption = (
-        "Every recording"
-        if len(order) == len(errors)
-        else f"The {len(order)} recordings of {len(errors)} with the largest errors"
-    )
-    return h.table(caption, columns, rows)
+    return h.table(caption if len(order) < len(errors) else "Every recording", columns, rows)
 
 
 def _short(value: float | None) -> str:

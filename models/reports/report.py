@@ -59,8 +59,13 @@ class Picture:
 
 def worst_windows(record: RunRecord, count: int = _WORST) -> list[int]:
     """Numbers of the held-out windows whose wrong answers are the surest: those to draw, in order."""
-    judged = JudgedWindows.of(record.held_out)
+    judged = _judged(record)
     return numbers.worst(judged.truth, judged.probabilities, count) if judged else []
+
+
+def _judged(record: RunRecord) -> JudgedWindows | None:
+    held = record.held_out
+    return JudgedWindows.of(held.labels, held.y_true, held.probabilities, held.sessions, held.subjects)
 
 
 def pictures(record: RunRecord, window_of: Callable[[int], Window]) -> dict[int, Picture]:
@@ -72,11 +77,11 @@ def report_files(
     record: RunRecord, drawn: Mapping[int, Picture] | None = None, title: str | None = None
 ) -> dict[str, bytes]:
     """A report."""
-    gallery, judged = Gallery(), None if record.numbers_alone else JudgedWindows.of(record.held_out)
+    gallery, judged = Gallery(), None if record.numbers_alone else _judged(record)
     sections: Sequence[tuple[str, str]] = [
         ("Learning curves", performance.curves(record, gallery)),
-        ("" if record.numbers_alone else "Confusion", performance.confusion(record, judged, gallery)),
-        ("Classes", performance.per_class(record, judged)),
+        ("" if record.numbers_alone else "Confusion", performance.confusion(record.scores, judged, gallery)),
+        ("Classes", performance.per_class(record.scores, judged)),
         (f"{judged.kind.capitalize()}s" if judged else "", performance.per_group(judged, gallery)),
         ("Reliability", performance.reliability(judged, gallery)),
         ("Worst windows", _worst(record, judged, drawn or {}, gallery)),
@@ -114,7 +119,7 @@ def write_report(folder: Path, files: Mapping[str, bytes]) -> Path:
 
 def _lead(record: RunRecord, judged: JudgedWindows | None, gallery: Gallery) -> str:
     parts = [h.paragraph(record.choice)] if record.choice else []
-    parts.append(performance.summary(record, judged))
+    parts.append(performance.summary(record.scores, judged, record.seconds, record.peak_mb))
     notes = [*_on_scores(record.scores), *record.notes]
     if leak_free := record.split.get("leak_free"):
         right = h.percent((leak_free.get("scores") or {}).get("window_accuracy"))
