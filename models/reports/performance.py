@@ -259,9 +259,10 @@ def head_sections(record: RunRecord, gallery: Gallery) -> list[tuple[str, str]]:
 
 
 def _head_classes(held: HeldOut, head: HeldHead, scores: Mapping[str, Any], gallery: Gallery, prefix: str) -> str:
-    known = np.asarray(head.truth) >= 0
+    truth: Any = head.truth
+    known = truth >= 0
     sessions, subjects = (list(compress(names, known)) for names in (held.sessions, held.subjects))
-    judged = JudgedWindows.of(head.labels, head.truth[known], head.said[known], sessions, subjects)
+    judged = JudgedWindows.of(head.labels, truth[known], head.said[known], sessions, subjects)
     if judged is None:
         return ""
     return summary(scores, judged) + confusion(scores, judged, gallery, prefix) + per_class(scores, judged)

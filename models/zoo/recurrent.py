@@ -97,10 +97,9 @@ class Recurrent(KerasArchitecture):
         source = keras.Input((None, *self.shape[1:]))
         features = math.prod(self.shape[1:])
         x = source if len(self.shape) == 2 else keras.layers.Reshape((-1, features))(source)
-        if p["stateful"]:
-            x, mask = Filled(self.patch, name="filled")(x)
-        else:
-            mask = Padding(self.patch, name="padding")(x) if p["masking"] else None
+        mask = None
+        if p["masking"] or p["stateful"]:
+            x, mask = Padding(self.patch, p["stateful"], name="padding")(x)
         if self.patch > 1:
             x = keras.layers.Conv1D(p["patch_width"], self.patch, self.patch, name="patches")(x)
         for i in range(len(self.widths)):
@@ -157,27 +156,27 @@ def _patch(rows: int, stateful: bool) -> int:
 
 
 class Padding(keras.layers.Layer):  # type: ignore[misc]
-    """Which steps of `patch` samples each hold something: ``(n, steps)`` bool, at least the first one.
+    """Which steps of `patch` samples are no padding at a sequence's end: ``(n, steps)`` bool, at least the first one.
 
-    What counts runs from the first sample to the last one that is not all zeros; zeros in between are values.
+    Padding is zeros, or NaN where zeros are values like any other (`by_nan`); what stands in between is a value.
     """
 
-    def __init__(self, patch: int, **options: Any) -> None:
+    def __init__(self, patch: int, by_nan: bool, **options: Any) -> None:
         super().__init__(**options)
-        self.patch = patch
+        self.patch, self.by_nan = patch, by_nan
 
-    def call(self, x: Any) -> Any:
-        """Turn ``(n, time, features)`` into ``(n, steps)``."""
-        time = ops.shape(x)[1]
-        filled = ops.cast(ops.any(ops.not_equal(x, 0), axis=-1), "int32")  # (n, time)
+    def call(self, x: Any) -> tuple[Any, Any]:
+        """Give ``(n, time, features)`` with zeros as padding, and ``(n, steps)``."""
+        absent, time = ops.isnan(x) if self.by_nan else ops.equal(x, 0), ops.shape(x)[1]
+        filled = ops.cast(ops.logical_not(ops.all(absent, axis=-1)), "int32")  # (n, time)
         length = ops.max(filled * ops.arange(1, time + 1, dtype="int32"), axis=1, keepdims=True)
         steps = ops.maximum((length + self.patch - 1) // self.patch, 1)
-        return ops.arange(time // self.patch, dtype="int32")[None] < steps
+        return ops.where(absent, ops.zeros_like(x), x), ops.arange(time // self.patch, dtype="int32")[None] < steps
 
-    def to_onnx(self, graph: KerasGraph, x: str) -> str:
+    def to_onnx(self, graph: KerasGraph, x: str) -> tuple[str, str]:
         """Count the steps of each sequence ``(n, features, time)``: ``(n,)`` int32. One that goes on without end has all."""
         if graph.endless:
-            return ""
+            return x, ""
         largest = graph.node("ReduceMax", [graph.node("Abs", [x]), np.array([1])], keepdims=0)
         filled = graph.node("Cast", [graph.node("Greater", [largest, np.float32(0)])], to=7)  # int64
         time = graph.node("Shape", [x], start=2, end=3)
@@ -187,28 +186,7 @@ class Padding(keras.layers.Layer):  # type: ignore[misc]
         steps = graph.node("Div", [graph.node("Add", [length, np.array([self.patch - 1])]), np.array([self.patch])])
         most = graph.node("Div", [time, np.array([self.patch])])
         within = graph.node("Min", [graph.node("Max", [steps, np.array([1])]), most])
-        return graph.node("Cast", [within], to=6)  # int32
-
-
-class Filled(keras.layers.Layer):  # type: ignore[misc]
-    """Sequences of several lengths, the shorter ones filled up with NaN at their end: zeros are values like any other.
-
-    A step of `patch` samples is there or not as a whole.
-    """
-
-    def __init__(self, patch: int, **options: Any) -> None:
-        super().__init__(**options)
-        self.patch = patch
-
-    def call(self, x: Any) -> tuple[Any, Any]:
-        """Give ``(n, time, features)`` with zeros for NaN, and which steps are there, ``(n, steps)``."""
-        present = ops.logical_not(ops.isnan(x))
-        steps = ops.shape(x)[1] // self.patch
-        return ops.where(present, x, ops.zeros_like(x)), present[:, : steps * self.patch : self.patch, 0]
-
-    def to_onnx(self, graph: KerasGraph, x: str) -> tuple[str, str]:
-        """Take everything for there: in a stream nothing is filled up."""
-        return x, ""
+        return x, graph.node("Cast", [within], to=6)  # int32
 
 
 class Attention(keras.layers.Layer):  # type: ignore[misc]
