@@ -25,12 +25,7 @@ LAYOUTS = ("tiles", "channels")
 
 @dataclass(frozen=True)
 class AstParameters:
-    """What ``[model]`` takes.
-
-    ``patch_time`` x ``patch_bins`` (0: all bins of a channel) and their strides (0: no overlap); ``layout`` of several channels;
-    ``depth`` layers of ``width`` numbers a patch with ``heads`` of attention; then how it learns. ``pretrained``, a folder or a
-    hub name, gives patches, width, depth and heads instead; its positions are interpolated to the window's size.
-    """
+    """What ``[model]`` takes; docs/architectures.md says what each means."""
 
     patch_time: Count = 8
     patch_bins: Whole = 0

@@ -24,10 +24,7 @@ from kymo.streams.errors import TrainingError
 
 @dataclass(frozen=True)
 class MagnitudeRuleParameters:
-    """What ``[model]`` takes.
-
-    ``channels``: those of the vector, ``*`` for anything; several patterns are separated by commas.
-    """
+    """What ``[model]`` takes; docs/architectures.md says what each means."""
 
     channels: str = "mag*"
 
@@ -74,7 +71,7 @@ class MagnitudeRule(GraphArchitecture):
         weights = class_weights(classes, self.labels, options).astype(np.float64)[classes]
         present = np.unique(classes)
         parts = [lengths[classes == c] for c in present]
-        self._usual = np.float32(np.median(min(parts, key=_spread)))
+        self._usual = np.float32(np.median(min(parts, key=lambda part: np.ptp(np.percentile(part, [25, 75])))))
         deviations = np.abs(lengths - self._usual)
         order = present[np.argsort([np.median(deviations[classes == c]) for c in present], kind="stable")]
         thresholds = [_threshold(deviations, classes, pair, weights) for pair in itertools.pairwise(order)]
@@ -115,12 +112,6 @@ class MagnitudeRule(GraphArchitecture):
         logits = graph.node("Mul", [deviation, self._slopes.astype(np.float64)])
         logits = graph.node("Add", [logits, self._offsets.astype(np.float64)])
         graph.node("Cast", [logits], output_name, to=TensorProto.FLOAT)
-
-
-def _spread(lengths: Floats) -> float:
-    """Measure how far the middle half reaches."""
-    low, high = np.percentile(lengths, [25, 75])
-    return float(high - low)
 
 
 def _threshold(

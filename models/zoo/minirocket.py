@@ -42,11 +42,7 @@ _MOST_FEATURES = 50_000  # five times the paper's: more take memory, and tell no
 
 @dataclass(frozen=True)
 class MiniRocketParameters:
-    """What ``[model]`` takes.
-
-    ``features``: about how many, 84 to 50,000; ``windows``: most that are learned from, chosen at random where there are
-    more (the work grows with its third power).
-    """
+    """What ``[model]`` takes; docs/architectures.md says what each means."""
 
     features: Annotated[int, Rules(minimum=84, maximum=_MOST_FEATURES)] = 10_000
     windows: Annotated[int, Rules(minimum=2)] = 4096

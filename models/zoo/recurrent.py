@@ -31,13 +31,7 @@ _HOP_STEPS = 10  # of a stateful one's window, which learns from about twenty of
 
 @dataclass(frozen=True)
 class RecurrentParameters:
-    """What ``[model]`` takes.
-
-    ``cell`` (lstm or gru), ``units`` of each of ``layers`` (or a list, one number a layer), both directions (``bidirectional``),
-    ``attention`` over the steps instead of the last one, ``dense`` units behind them (0: none); ``patch`` samples or columns
-    make one step (0: such that a window has about 200), turned into ``patch_width`` numbers; whether zeros at a window's end
-    are ``masking``; whether it goes on from window to window (``stateful``; then all zeros are values); then how it learns.
-    """
+    """What ``[model]`` takes; docs/architectures.md says what each means."""
 
     cell: Annotated[str, Rules(enum=CELLS)] = "lstm"
     units: Annotated[Count | tuple[Count, ...], Rules(expected="a whole number from 1, or one a layer")] = 64

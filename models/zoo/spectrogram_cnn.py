@@ -26,12 +26,7 @@ _MOST_SEEN = 1024  # windows from which the spread is taken
 
 @dataclass(frozen=True)
 class SpectrogramCnnParameters:
-    """What ``[model]`` takes.
-
-    ``width`` channels behind the first layer and twice as many behind the others; patches of ``patch_time`` x
-    ``patch_bins`` (0: chosen by the window's shape); then how it learns: ``jitter`` (noise), ``scale`` (loudness of a
-    channel) and ``shift`` (in time) are shares of the spread, value and window by which they are varied.
-    """
+    """What ``[model]`` takes; docs/architectures.md says what each means."""
 
     width: Count = 16
     patch_time: Whole = 0

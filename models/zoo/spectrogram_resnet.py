@@ -30,14 +30,7 @@ FRONTS = ("conv2d", "deep", "conv3d", "none")
 
 @dataclass(frozen=True)
 class SpectrogramResNetParameters:
-    """What ``[model]`` takes.
-
-    ``backbone`` and its ``weights`` (imagenet, fresh or a file); ``width``, filters of the first stage of an own
-    backbone (0: its own); ``front``, what maps the channels to three: two convolutions, a ``deep`` row of four, a
-    ``conv3d`` that takes the channels as a third axis, or none; layers of the backbone that keep their weights:
-    ``frozen_names`` (separated by commas, * for anything), the first ``frozen_layers``, or the first ``frozen_share`` of
-    them; ``batch_norm`` and its ``momentum``, ``dropout`` before the last layer; then how it learns.
-    """
+    """What ``[model]`` takes; docs/architectures.md says what each means."""
 
     backbone: Annotated[str, Rules(enum=BACKBONES)] = "resnet50"
     weights: str = "imagenet"
