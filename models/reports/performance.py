@@ -92,12 +92,12 @@ def curves(record: RunRecord, gallery: Gallery) -> str:
     validated = [epoch for epoch in history if _is_number(epoch.get("validation_loss"))]
     alt = f"Learning curves over {len(history)} epochs"
     alt += ", means of the folds that came so far" if record.split.get("folds") else ""
-    if validated:
-        best = min(validated, key=lambda epoch: epoch["validation_loss"])
+    best = min(validated, key=lambda epoch: epoch["validation_loss"], default=None)
+    if best:
         alt += f"; the validation loss is lowest, {best['validation_loss']:.4g}, in epoch {best['epoch']:g}"
-    drawn = gallery.show("learning_curves", "learning_curves", f"{alt}.", f"{alt}.", history)
+    drawn = gallery.show("learning_curves", "learning_curves", f"{alt}.", f"{alt}.", history, best and best["epoch"])
     names = list(dict.fromkeys(key for epoch in history for key in epoch))
-    shown = history if len(history) <= 4 * _MOST_ROWS else history[-4 * _MOST_ROWS :]
+    shown = history[-4 * _MOST_ROWS :]
     caption = "Every epoch" if len(shown) == len(history) else f"The last {len(shown)} of {len(history)} epochs"
     rows = [[_epoch_cell(epoch.get(name), name) for name in names] for epoch in shown]
     columns = h.numbers(*(name.replace("_", " ") for name in names))

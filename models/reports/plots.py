@@ -102,8 +102,8 @@ def grid(ax: Axes, axis: Any = "both") -> None:
     ax.set_axisbelow(True)
 
 
-def learning_curves(name: str, history: Sequence[Mapping[str, float]]) -> Drawing:
-    """Loss and, where it was measured, validation accuracy by epoch; the best epoch is marked."""
+def learning_curves(name: str, history: Sequence[Mapping[str, float]], best: float | None) -> Drawing:
+    """Loss and, where it was measured, validation accuracy by epoch; the best epoch, if one is, is marked."""
     panels = [(("loss", "training"), ("validation_loss", "validation"))]
     if any("validation_accuracy" in epoch for epoch in history):
         panels.append((("accuracy", "training"), ("validation_accuracy", "validation")))
@@ -112,30 +112,23 @@ def learning_curves(name: str, history: Sequence[Mapping[str, float]]) -> Drawin
         axes: list[Axes] = list(figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0])
         for ax, lines in zip(axes, panels, strict=True):
             for (key, label), (colour, dash) in zip(lines, ((BLUE, "-"), (ORANGE, "--")), strict=True):
-                points = [(epoch["epoch"], epoch[key]) for epoch in history if _finite(epoch.get(key))]
+                values = [(epoch["epoch"], epoch.get(key)) for epoch in history]
+                points = [(epoch, value) for epoch, value in values if value is not None and math.isfinite(value)]
                 if points:
                     marker = "o" if len(points) < 3 else None
                     ax.plot(*zip(*points, strict=True), dash, color=colour, label=label, linewidth=1.6, marker=marker)
             ax.set_ylabel("accuracy" if "accuracy" in lines[1][0] else "loss")
             grid(ax)
+            if best is not None:
+                ax.axvline(best, color=FAINT, linewidth=1.4, linestyle=":", label=f"best ({best:g})")
         if len(panels) > 1:
             axes[1].yaxis.set_major_formatter(PercentFormatter(1.0, 0))
-        _mark_best(axes, history)
         if axes[0].get_legend_handles_labels()[0]:
             axes[0].legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
         axes[-1].set_xlabel("epoch")
         axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
 
     return draw(name, 1.5 + 1.6 * len(panels), paint)
-
-
-def _mark_best(axes: Sequence[Axes], history: Sequence[Mapping[str, float]]) -> None:
-    judged = [epoch for epoch in history if _finite(epoch.get("validation_loss"))]
-    if not judged:
-        return
-    best = min(judged, key=lambda epoch: epoch["validation_loss"])["epoch"]
-    for ax in axes:
-        ax.axvline(best, color=FAINT, linewidth=1.4, linestyle=":", label=f"best ({best:g})")
 
 
 def confusion_matrix(name: str, counts: Integers, rows: Sequence[str], columns: Sequence[str]) -> Drawing:
@@ -268,7 +261,3 @@ def _frames(figure: Figure, values: Any, seconds: tuple[float, float]) -> None:
         ax.imshow(frame.mean(axis=-1), cmap="cividis", interpolation="nearest")
         ax.set_title(f"{seconds[0] + (seconds[1] - seconds[0]) * i / len(values):.4g} s", fontsize=7)
         ax.set_axis_off()
-
-
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
