@@ -1,8 +1,5 @@
 """What the Keras architectures share: output columns, the model behind the protocol, and its ONNX. In: layers. Out: an Architecture.
 
-A model has one output, ``(n, columns)``: logits of the classes, then what each further head says. A number comes in its
-own unit (3,000 s, 42.5 points): the last layer scales and shifts it by spread and mean of the training windows' own.
-
 The ONNX graph is written node by node from the layers' weights: no tracing, no converter with pins of its own, nothing that
 only training needs; the same weights give the same bytes. Arrays are (n, channels, …) inside, as ONNX Runtime's convolutions want
 them; what Keras holds as (n, features) is (n, features, 1, 1) here and a dense layer a 1x1 convolution, whose bytes do not depend on
@@ -12,7 +9,6 @@ the batch.
 from __future__ import annotations
 
 import tempfile
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,8 +17,6 @@ import numpy as np
 
 from kymo.models.onnx_model import NEXT_STATE, STATE
 from kymo.models.training.fit_keras import fit_keras, keras, predict_keras, prepare_keras
-from kymo.models.training.learning import units_of
-from kymo.models.zoo import Epoch, FitOptions, Samples
 from kymo.models.zoo.network import Network
 from kymo.models.zoo.onnx_graph import Graph
 from kymo.streams.chunk import Array
@@ -54,16 +48,13 @@ class KerasArchitecture(Network):
     layout: ClassVar[str] = "channels_last"
     packages: ClassVar[tuple[str, ...]] = ("tensorflow", "keras", "onnx")
 
-    def make(self, seed: int) -> None:
-        """Seed Keras and build."""
-        self.shape = (self.fmt.rows or 1, *self.fmt.shape)  # ``(time, …, channels)`` of the windows
-        self.notes: list[str] = []  # what the user should know of the fit
-        prepare_keras(seed)
-        self.model = self.build()
+    fit_model, predict_model = staticmethod(fit_keras), staticmethod(predict_keras)
 
-    @abstractmethod
-    def build(self) -> Any:
-        """Make the model: one input ``(n, *shape)``, one output ``(n, columns)``."""
+    def seed(self, seed: int) -> None:
+        prepare_keras(seed)
+
+    def set_units(self, scale: Array, offset: Array) -> None:
+        self.model.get_layer("units").set_weights([scale, offset])
 
     def output(self, features: Any) -> Any:
         """Put a dense layer a head, then units, behind features ``(n, width)``: the output ``(n, columns)``."""
@@ -71,18 +62,6 @@ class KerasArchitecture(Network):
         parts += [keras.layers.Dense(head.width, name=f"head_{i}")(features) for i, head in enumerate(self.heads)]
         joined = keras.layers.Concatenate(name="columns")(parts) if len(parts) > 1 else parts[0]
         return Units(name="units")(joined) if self.says_numbers() else joined
-
-    def fit(
-        self, training: Samples, validation: Samples | None, options: FitOptions, on_epoch: Callable[[Epoch], None]
-    ) -> None:
-        """Learn by AdamW; with validation, keep the best epoch's weights."""
-        if self.says_numbers():
-            self.model.get_layer("units").set_weights(list(units_of(self.labels, self.heads, training)))
-        fit_keras(self.model, self.learning(), training, validation, options, on_epoch)
-
-    def predict(self, windows: Array) -> Array:
-        """Compute outputs, ``(n, columns)`` float32, by TensorFlow."""
-        return predict_keras(self.model, windows)
 
     def weights(self) -> bytes:
         """Save all weights in Keras' own format: the contents of a file ``*.weights.h5``."""

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from kymo.models.training.learning import Learning
-from kymo.models.zoo import ModelHead, Range, read_parameters
-from kymo.streams.chunk import Format
+from kymo.models.bundle import input_shape
+from kymo.models.training.learning import Learning, units_of
+from kymo.models.zoo import Epoch, FitOptions, ModelHead, Range, Samples, check_axes, read_parameters
+from kymo.streams.chunk import Array, Format
 
 _LEARNING = ("learning_rate", "batch_size", "schedule", "weight_decay", "label_smoothing")
 
 
 class Network:
-    """A network as an :class:`~kymo.models.zoo.Architecture`; a framework's subclass fits it, the architecture's builds it."""
+    """A network as an :class:`~kymo.models.zoo.Architecture`; a framework's subclass fits it, the architecture's builds it.
+
+    Its model has one output, ``(n, columns)``: logits of the classes, then what each further head says. A number comes in its own unit
+    (3,000 s, 42.5 points): the model scales and shifts it by spread and mean of the training windows' own.
+    """
 
     name: ClassVar[str]
+    layout: ClassVar[str]
     takes_parameters: ClassVar[type[Any]]  # a dataclass: what ``[model]`` takes
+    any_axes: ClassVar[bool] = False  # whether it takes more than signals and spectrograms
     habits: ClassVar[Mapping[str, Any]] = {"clip_norm": 1.0}  # a fresh network's first steps can be far too long
     several_heads: ClassVar[bool] = True
     search: ClassVar[Mapping[str, Range]] = {}
+    fit_model: ClassVar[Callable[..., None]]  # of the framework: the model, how it learns, then as `fit`
+    predict_model: ClassVar[Callable[[Any, Array], Array]]
 
     def __init__(
         self,
@@ -30,18 +39,31 @@ class Network:
         seed: int,  # of the first weights
         heads: Sequence[ModelHead] = (),  # what else it says
     ) -> None:
-        self.fmt, self.labels, self.heads = fmt, len(labels), tuple(heads)
+        self.labels, self.heads = len(labels), tuple(heads)
         self.columns = self.labels + sum(head.width for head in self.heads)  # of the output
+        self.shape = input_shape((fmt.rows or 1, *fmt.shape), self.layout)  # of a window
+        self.notes: list[str] = []  # what the user should know of the fit
         self.parameters = self.read(parameters)
-        self.make(seed)
+        if not self.any_axes:
+            check_axes(self.name, fmt)
+        self.seed(seed)
+        self.model = self.build()
 
     def read(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Check parameters, and fill in defaults."""
         return read_parameters(parameters, self.takes_parameters)
 
     @abstractmethod
-    def make(self, seed: int) -> None:
-        """Make the network, in the framework's way."""
+    def seed(self, seed: int) -> None:
+        """Have the framework draw the same first weights for the same seed."""
+
+    @abstractmethod
+    def build(self) -> Any:
+        """Make the model."""
+
+    @abstractmethod
+    def set_units(self, scale: Array, offset: Array) -> None:
+        """Set what the columns are multiplied by, and what is added then."""
 
     def says_numbers(self) -> bool:
         """Whether some head is a number, which comes in a unit of its own."""
@@ -51,3 +73,15 @@ class Network:
         """Say how the network learns, by its parameters."""
         own = {name: self.parameters[name] for name in _LEARNING if name in self.parameters}
         return Learning(self.labels, self.heads, **self.habits, **own)
+
+    def fit(
+        self, training: Samples, validation: Samples | None, options: FitOptions, on_epoch: Callable[[Epoch], None]
+    ) -> None:
+        """Learn by AdamW, with class weights; with validation, keep the best epoch's weights."""
+        if self.says_numbers():
+            self.set_units(*units_of(self.labels, self.heads, training))
+        self.fit_model(self.model, self.learning(), training, validation, options, on_epoch)
+
+    def predict(self, windows: Array) -> Array:
+        """Compute outputs, ``(n, columns)`` float32, by the framework."""
+        return self.predict_model(self.model, windows)

@@ -61,7 +61,7 @@ _NEVER = -1e9  # a score whose exponential is 0
 class Recurrent(KerasArchitecture):
     """The network as an :class:`~kymo.models.zoo.Architecture`."""
 
-    name, takes_parameters = "recurrent", RecurrentParameters
+    name, takes_parameters, any_axes = "recurrent", RecurrentParameters, True
     #: Its ONNX graph takes windows of any length from ``patch`` on.
     free_time: ClassVar[bool] = True
     cpu_sized: ClassVar[Mapping[str, Any]] = {"units": 16, "dropout": 0.0}

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from kymo.models.training.fit_keras import keras
-from kymo.models.zoo import Epoch, FitOptions, Range, Samples, check_axes
+from kymo.models.zoo import Epoch, FitOptions, Range, Samples
 from kymo.models.zoo.keras_onnx import KerasArchitecture
 from kymo.streams.errors import TrainingError
 from kymo.streams.schema import Amount, Below1, Count, Positive, Rules, Share, Whole
@@ -74,7 +74,6 @@ class SpectrogramResnet(KerasArchitecture):
     }
 
     def build(self) -> Any:
-        check_axes(self.name, self.fmt)
         p = self.parameters
         _check(p, self.shape[-1])
         source = keras.Input(self.shape)

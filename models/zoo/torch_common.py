@@ -1,25 +1,18 @@
-"""What the torch architectures share: the window's shape, output columns, and the model behind the protocol. In: a module. Out: an
-Architecture.
+"""What the torch architectures share: output columns, and ONNX. In: a module. Out: an Architecture.
 
-A module takes windows ``(n, channels, time, bins)`` and has one output, ``(n, columns)``: logits of the classes, then what
-each further head says, numbers in their own unit (see :class:`ColumnUnits`).
+A module takes windows ``(n, channels, time, bins)``; its last layer brings numbers into their unit.
 """
 
 from __future__ import annotations
 
 import io
-from abc import abstractmethod
-from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from kymo.models.training.fit_torch import fit_torch, predict_torch
-from kymo.models.training.learning import units_of
-from kymo.models.zoo import Epoch, FitOptions, Samples, check_axes
 from kymo.models.zoo.network import Network
 from kymo.models.zoo.onnx_graph import OPSET, clean_onnx
 from kymo.streams.chunk import Array
@@ -37,10 +30,6 @@ class ColumnUnits(nn.Module):
         self.register_buffer("scale", torch.ones(columns))
         self.register_buffer("offset", torch.zeros(columns))
 
-    def set(self, scale: NDArray, offset: NDArray) -> None:  # type: ignore[type-arg]
-        """Set the numbers of each column, float32."""
-        self.load_state_dict({"scale": torch.from_numpy(scale), "offset": torch.from_numpy(offset)})
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Bring ``(n, columns)`` into their units."""
         scaled: torch.Tensor = x.float() * self.get_buffer("scale") + self.get_buffer("offset")
@@ -51,42 +40,26 @@ class TorchArchitecture(Network):
     """A torch module as an :class:`~kymo.models.zoo.Architecture`; a subclass builds it."""
 
     layout: ClassVar[str] = "channels_first"
+    fit_model, predict_model = staticmethod(fit_torch), staticmethod(predict_torch)
 
-    def make(self, seed: int) -> None:
-        """Seed torch and build."""
-        check_axes(self.name, self.fmt)
-        # ``(channels, time, bins)`` or ``(channels, time)``
-        self.shape = (self.fmt.shape[-1], self.fmt.rows or 1, *self.fmt.shape[:-1])
-        self.units = ColumnUnits(self.columns)
+    def seed(self, seed: int) -> None:
         torch.manual_seed(seed)
-        self.net = self.build()
+        self.units = ColumnUnits(self.columns)
 
-    @abstractmethod
-    def build(self) -> nn.Module:
-        """Make the module, whose last layer brings numbers into their `units`."""
-
-    def fit(
-        self, training: Samples, validation: Samples | None, options: FitOptions, on_epoch: Callable[[Epoch], None]
-    ) -> None:
-        """Learn by AdamW, with class weights; with validation, keep the best epoch's weights."""
-        self.units.set(*units_of(self.labels, self.heads, training))
-        fit_torch(self.net, self.learning(), training, validation, options, on_epoch)
-
-    def predict(self, windows: Array) -> Array:
-        """Compute outputs, ``(n, columns)`` float32, by torch."""
-        return predict_torch(self.net, windows)
+    def set_units(self, scale: Array, offset: Array) -> None:
+        self.units.load_state_dict({"scale": torch.from_numpy(scale), "offset": torch.from_numpy(offset)})
 
     def weights(self) -> bytes:
         """Save the network's state dict, as torch does."""
         file = io.BytesIO()
-        torch.save(self.net.state_dict(), file)
+        torch.save(self.model.state_dict(), file)
         return file.getvalue()
 
     def export(self, path: Path, input_name: str, output_name: str) -> None:
         """Write ONNX with a free batch size."""
-        self.net.eval()
+        self.model.eval()
         program = torch.onnx.export(
-            self.net,
+            self.model,
             (torch.zeros(2, *self.shape),),
             input_names=[input_name],
             output_names=[output_name],

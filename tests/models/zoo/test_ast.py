@@ -73,7 +73,7 @@ def test_a_pretrained_one_gives_its_own_features(tmp_path: Path) -> None:
     windows = batch(4, 1, 13, 8)
     with torch.inference_mode():
         pooled = model(torch.from_numpy(windows[:, 0])).pooler_output
-        wanted = made.net.units(made.net.head(pooled)).numpy()
+        wanted = made.model.units(made.model.head(pooled)).numpy()
     np.testing.assert_allclose(made.predict(windows), wanted, rtol=1e-5, atol=1e-6)
 
 
@@ -82,9 +82,9 @@ def test_a_pretrained_one_is_fitted_to_the_window(tmp_path: Path) -> None:
     for layout, channels in (("tiles", 2), ("channels", 3)):
         made = network(20, (8, channels), pretrained=str(tmp_path), layout=layout)
         windows = batch(8, channels, 20, 8)
-        before = made.net.model.layers[0].mlp.fc1.weight.detach().clone()
+        before = made.model.model.layers[0].mlp.fc1.weight.detach().clone()
         made.fit(Samples(windows, np.arange(8) % 3), None, FitOptions(epochs=1), lambda _: None)
-        assert not torch.equal(before, made.net.model.layers[0].mlp.fc1.weight)
+        assert not torch.equal(before, made.model.model.layers[0].mlp.fc1.weight)
         assert export_model(made, windows.shape[1:], windows).parity <= 1e-5
     with pytest.raises(TrainingError, match=r"patches of 4 x 4, the recipe makes only 3 bins and 20 columns"):
         network(20, (3, 1), pretrained=str(tmp_path))
