@@ -145,8 +145,7 @@ class MiniRocket(GraphArchitecture):
         self._counted(graph, "windows", "counts")
         features = sum(bank.biases.size for bank in self.banks)
         model = graph.model({"windows": ("n", *self.shape)}, {"counts": ("n", features)})
-        counts: Floats = OnnxModel(model, "windows", "counts").run(windows)
-        return counts
+        return OnnxModel(model, "windows", "counts").run(windows).astype(np.float32, copy=False)
 
     def _counted(self, graph: Graph, input_name: str, output_name: str = "") -> str:
         rounded = graph.node("Round", [graph.node("Mul", [input_name, self._unit])])

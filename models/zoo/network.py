@@ -28,8 +28,8 @@ class Network:
     habits: ClassVar[Mapping[str, Any]] = {"clip_norm": 1.0}  # a fresh network's first steps can be far too long
     several_heads: ClassVar[bool] = True
     search: ClassVar[Mapping[str, Range]] = {}
-    fit_model: ClassVar[Callable[..., None]]  # of the framework: the model, how it learns, then as `fit`
-    predict_model: ClassVar[Callable[[Any, Array], Array]]
+    fit_model: ClassVar[Any]  # functions of the framework, which take the model first: how it learns, then as `fit`;
+    predict_model: ClassVar[Any]  # and as `predict`
 
     def __init__(
         self,
@@ -84,4 +84,5 @@ class Network:
 
     def predict(self, windows: Array) -> Array:
         """Compute outputs, ``(n, columns)`` float32, by the framework."""
-        return self.predict_model(self.model, windows)
+        outputs: Array = self.predict_model(self.model, windows)
+        return outputs
