@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kymo.models.zoo import Between, Range
-from kymo.models.zoo.torch_common import ColumnUnits, TorchArchitecture
+from kymo.models.zoo.torch_common import TorchArchitecture
 from kymo.streams.errors import TrainingError
 from kymo.streams.schema import Amount, Below1, Count, Positive, Rules, SchemaError, Whole
 
@@ -60,13 +60,13 @@ class Ast(TorchArchitecture):
     }
 
     def build(self) -> nn.Module:
-        return _Network(self.shape, self.units, self.parameters)
+        return _Network(self.shape, self.columns, self.parameters)
 
 
 class _Network(nn.Module):
     """Patches of a window, the transformer, a new head."""
 
-    def __init__(self, shape: tuple[int, ...], units: ColumnUnits, p: Mapping[str, Any]) -> None:
+    def __init__(self, shape: tuple[int, ...], columns: int, p: Mapping[str, Any]) -> None:
         super().__init__()
         self.tiles = p["layout"] == "tiles"
         self.channels, self.time, self.bins = (*shape, 1)[:3]
@@ -74,8 +74,7 @@ class _Network(nn.Module):
         plane = (1, self.bins * self.channels, self.time) if self.tiles else (self.channels, self.bins, self.time)
         self.model = _pretrained(p["pretrained"], plane) if p["pretrained"] else _fresh(p, plane, self.bins)
         width = self.model.config.hidden_size
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.Dropout(p["dropout"]), nn.Linear(width, units.columns))
-        self.units = units
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Dropout(p["dropout"]), nn.Linear(width, columns))
 
     def forward(self, windows: Tensor) -> Tensor:
         """Turn ``(n, channels, time, bins)`` into ``(n, columns)``."""
@@ -86,7 +85,7 @@ class _Network(nn.Module):
         for layer in self.model.layers:
             x = layer(x)
         x = self.model.layernorm(x)
-        columns: Tensor = self.units(self.head((x[:, 0] + x[:, 1]) / 2))  # of the two class tokens
+        columns: Tensor = self.head((x[:, 0] + x[:, 1]) / 2)  # of the two class tokens
         return columns
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kymo.models.onnx_model import NEXT_STATE, STATE
 from kymo.models.training.fit_keras import fit_keras, keras, predict_keras, prepare_keras
@@ -21,25 +22,6 @@ from kymo.models.zoo.network import Network
 from kymo.models.zoo.onnx_graph import Graph
 from kymo.streams.chunk import Array
 from kymo.streams.errors import TrainingError
-
-
-class Units(keras.layers.Layer):  # type: ignore[misc]
-    """Columns times a scale plus an offset, both set from the training windows and not learned.
-
-    Always in float32: in float16, as the rest may be while it learns, the next number behind 3,000 s is 3,002 s.
-    """
-
-    def build(self, shape: Any) -> None:
-        options = {"shape": shape[-1:], "trainable": False, "autocast": False}
-        self.scale = self.add_weight(initializer="ones", name="scale", **options)
-        self.offset = self.add_weight(initializer="zeros", name="offset", **options)
-
-    def call(self, x: Any) -> Any:
-        """Bring ``(n, columns)`` into their units."""
-        return keras.ops.cast(x, "float32") * self.scale + self.offset
-
-    def to_onnx(self, graph: KerasGraph, x: str) -> str:
-        return graph.affine(x, 2, self.scale, self.offset)
 
 
 class KerasArchitecture(Network):
@@ -53,15 +35,19 @@ class KerasArchitecture(Network):
     def seed(self, seed: int) -> None:
         prepare_keras(seed)
 
-    def set_units(self, scale: Array, offset: Array) -> None:
-        self.model.get_layer("units").set_weights([scale, offset])
+    def rescale(self, scale: NDArray[np.float32], offset: NDArray[np.float32]) -> None:
+        at = self.labels
+        for i, head in enumerate(self.heads):
+            layer, columns = self.model.get_layer(f"head_{i}"), slice(at, at + head.width)
+            kernel, bias = layer.get_weights()
+            layer.set_weights([kernel * scale[columns], bias * scale[columns] + offset[columns]])
+            at += head.width
 
     def output(self, features: Any) -> Any:
-        """Put a dense layer a head, then units, behind features ``(n, width)``: the output ``(n, columns)``."""
+        """Put a dense layer a head behind features ``(n, width)``: the output ``(n, columns)``."""
         parts = [keras.layers.Dense(self.labels, name="logits")(features)]
         parts += [keras.layers.Dense(head.width, name=f"head_{i}")(features) for i, head in enumerate(self.heads)]
-        joined = keras.layers.Concatenate(name="columns")(parts) if len(parts) > 1 else parts[0]
-        return Units(name="units")(joined) if self.says_numbers() else joined
+        return keras.layers.Concatenate(name="columns")(parts) if self.heads else parts[0]
 
     def weights(self) -> bytes:
         """Save all weights in Keras' own format: the contents of a file ``*.weights.h5``."""

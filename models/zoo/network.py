@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
 from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kymo.models.bundle import input_shape
 from kymo.models.training.learning import Learning, units_of
@@ -18,7 +23,7 @@ class Network:
     """A network as an :class:`~kymo.models.zoo.Architecture`; a framework's subclass fits it, the architecture's builds it.
 
     Its model has one output, ``(n, columns)``: logits of the classes, then what each further head says. A number comes in its own unit
-    (3,000 s, 42.5 points): the model scales and shifts it by spread and mean of the training windows' own.
+    (3,000 s, 42.5 points): it is learned relative to spread and mean of the training windows' own, and the last layer takes those in.
     """
 
     name: ClassVar[str]
@@ -62,12 +67,8 @@ class Network:
         """Make the model."""
 
     @abstractmethod
-    def set_units(self, scale: Array, offset: Array) -> None:
-        """Set what the columns are multiplied by, and what is added then."""
-
-    def says_numbers(self) -> bool:
-        """Whether some head is a number, which comes in a unit of its own."""
-        return any(not head.labels for head in self.heads)
+    def rescale(self, scale: NDArray[np.float32], offset: NDArray[np.float32]) -> None:
+        """Have the last layer multiply what its columns are by the first, and then add the second, ``(columns,)`` each."""
 
     def learning(self) -> Learning:
         """Say how the network learns, by its parameters."""
@@ -78,9 +79,18 @@ class Network:
         self, training: Samples, validation: Samples | None, options: FitOptions, on_epoch: Callable[[Epoch], None]
     ) -> None:
         """Learn by AdamW, with class weights; with validation, keep the best epoch's weights."""
-        if self.says_numbers():
-            self.set_units(*units_of(self.labels, self.heads, training))
-        self.fit_model(self.model, self.learning(), training, validation, options, on_epoch)
+        scale, offset = units_of(self.labels, self.heads, training)
+        ends = accumulate((head.width for head in self.heads), initial=self.labels)
+        numbers = {head.name: column for head, column in zip(self.heads, ends, strict=False) if not head.labels}
+
+        def relative(samples: Samples) -> Samples:
+            targets = {name: (samples.targets[name] - offset[at]) / scale[at] for name, at in numbers.items()}
+            return replace(samples, targets={**samples.targets, **targets})
+
+        sides = [samples and relative(samples) for samples in (training, validation)]
+        self.fit_model(self.model, self.learning(), *sides, options, on_epoch)
+        if numbers:
+            self.rescale(scale, offset)
 
     def predict(self, windows: Array) -> Array:
         """Compute outputs, ``(n, columns)`` float32, by the framework."""

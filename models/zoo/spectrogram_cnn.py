@@ -55,8 +55,7 @@ class SpectrogramCnn(TorchArchitecture):
     }
 
     def build(self) -> nn.Module:
-        net = _network(self.shape, self.columns, self.parameters)
-        return net.append(self.units) if self.says_numbers() else net
+        return _network(self.shape, self.columns, self.parameters)
 
     def fit(
         self, training: Samples, validation: Samples | None, options: FitOptions, on_epoch: Callable[[Epoch], None]

@@ -1,7 +1,4 @@
-"""What the torch architectures share: output columns, and ONNX. In: a module. Out: an Architecture.
-
-A module takes windows ``(n, channels, time, bins)``; its last layer brings numbers into their unit.
-"""
+"""What the torch architectures share. In: a module, which takes windows ``(n, channels, time, bins)``. Out: an Architecture, its ONNX."""
 
 from __future__ import annotations
 
@@ -9,31 +6,14 @@ import io
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from kymo.models.training.fit_torch import fit_torch, predict_torch
 from kymo.models.zoo.network import Network
 from kymo.models.zoo.onnx_graph import OPSET, clean_onnx
-from kymo.streams.chunk import Array
-
-
-class ColumnUnits(nn.Module):
-    """Columns times a scale plus an offset, set from the training windows and not learned; in float32 throughout.
-
-    They are 1 and 0 but for numbers, which come in their own unit.
-    """
-
-    def __init__(self, columns: int) -> None:
-        super().__init__()
-        self.columns = columns
-        self.register_buffer("scale", torch.ones(columns))
-        self.register_buffer("offset", torch.zeros(columns))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Bring ``(n, columns)`` into their units."""
-        scaled: torch.Tensor = x.float() * self.get_buffer("scale") + self.get_buffer("offset")
-        return scaled
 
 
 class TorchArchitecture(Network):
@@ -44,10 +24,14 @@ class TorchArchitecture(Network):
 
     def seed(self, seed: int) -> None:
         torch.manual_seed(seed)
-        self.units = ColumnUnits(self.columns)
 
-    def set_units(self, scale: Array, offset: Array) -> None:
-        self.units.load_state_dict({"scale": torch.from_numpy(scale), "offset": torch.from_numpy(offset)})
+    def rescale(self, scale: NDArray[np.float32], offset: NDArray[np.float32]) -> None:
+        last = [module for module in self.model.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
+        assert last.bias is not None
+        factors, terms = torch.from_numpy(scale), torch.from_numpy(offset)
+        with torch.no_grad():
+            last.weight.mul_(factors.reshape(-1, *(1,) * (last.weight.ndim - 1)))
+            last.bias.mul_(factors).add_(terms)
 
     def weights(self) -> bytes:
         """Save the network's state dict, as torch does."""
