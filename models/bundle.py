@@ -112,44 +112,35 @@ class Bundle:
             If the recipe's chain differs in more than learned numbers, gives other shapes, gives a label of the bundle
             another name, or has other heads; the text says which step and parameter.
         """
-        advice = f"train it again (`kymo train {recipe.name}`), or use the recipe that the bundle was made by"
+        if why := self._misfit(recipe):
+            advice = f"train it again (`kymo train {recipe.name}`), or use the recipe that the bundle was made by"
+            raise BundleError(f"bundle {self.id} {why}; {advice}")
+
+    def _misfit(self, recipe: Recipe) -> str:
+        """Why a recipe is none that this bundle was trained for; empty where it is one."""
         chain = raw_chain(recipe.chain) if self.takes == "raw" else recipe.chain
-        difference = _difference(self.chain.to_json(learned=False), chain.to_json(learned=False))
-        if difference:
-            raise BundleError(f"bundle {self.id} does not fit recipe `{recipe.name}`: {difference}; {advice}")
+        if difference := _difference(self.chain.to_json(learned=False), chain.to_json(learned=False)):
+            return f"does not fit recipe `{recipe.name}`: {difference}"
         if self.state and not recipe.stateful:
-            raise BundleError(
-                f"bundle {self.id} goes on from window to window, recipe `{recipe.name}` does not say "
-                f"[model] stateful = true; {advice}"
-            )
+            return f"goes on from window to window, recipe `{recipe.name}` does not say [model] stateful = true"
         raw = recipe.input_format()
         fmt = chain.output({raw.stream: raw})
         shape = input_shape((fmt.rows or 0, *fmt.shape), self.layout)
         if shape != self.shape:
             takes, makes = " x ".join(map(str, self.shape)), " x ".join(map(str, shape))
-            raise BundleError(
-                f"bundle {self.id} takes windows of {takes}, recipe `{recipe.name}` makes {makes}; {advice}"
-            )
-        self._check_heads(recipe, advice)
-
-    def _check_heads(self, recipe: Recipe, advice: str) -> None:
-        ours = {head.name: head.kind for head in self.heads}
-        theirs = {head.name: head.kind for head in recipe.heads}
+            return f"takes windows of {takes}, recipe `{recipe.name}` makes {makes}"
+        ours, theirs = {head.name: head.kind for head in self.heads}, {head.name: head.kind for head in recipe.heads}
         if ours != theirs:
-            has, wants = (", ".join(f"{n} ({kind})" for n, kind in heads.items()) or "none" for heads in (ours, theirs))
-            raise BundleError(
-                f"bundle {self.id} has the heads {has}, recipe `{recipe.name}` asks for {wants}; {advice}"
-            )
+            has, asked = (", ".join(f"{n} ({kind})" for n, kind in heads.items()) or "none" for heads in (ours, theirs))
+            return f"has the heads {has}, recipe `{recipe.name}` asks for {asked}"
         names = {"": recipe.labels.names, **{head.name: head.names for head in recipe.heads}}
         for head in (BundleHead("", self.labels), *self.heads):
             renamed = names[head.name]
             # A value without a name of its own is a class as it stands; one that has a name no longer is.
             alien = [label for label in head.labels if label in renamed and label not in renamed.values()]
             if alien:
-                raise BundleError(
-                    f"bundle {self.id} tells label `{alien[0]}`, which recipe `{recipe.name}` calls "
-                    f"`{renamed[alien[0]]}`; {advice}"
-                )
+                return f"tells label `{alien[0]}`, which recipe `{recipe.name}` calls `{renamed[alien[0]]}`"
+        return ""
 
 
 def check_model(recipe: Recipe) -> None:

@@ -115,9 +115,9 @@ class RemoteStore:
             except FileNotFoundError:
                 return []
 
-    def _write(self, name: str, data: bytes, mode: str = "overwrite") -> None:
+    def _write(self, name: str, data: bytes, **options: Any) -> None:
         self._fs.makedirs(name.rpartition("/")[0], exist_ok=True)
-        self._fs.pipe_file(name, data, mode=mode)
+        self._fs.pipe_file(name, data, **options)
 
     def lines(self, path: str) -> list[bytes]:
         """Read the whole lines; what earlier versions of Kymo wrote into one object comes first."""
@@ -133,7 +133,7 @@ class RemoteStore:
         name = self._at(f"{folder}/{len(before):08d}.jsonl")
         with self._errors(f"writing {path}"):
             try:
-                self._write(name, b"".join(line + b"\n" for line in lines), "create")
+                self._write(name, b"".join(line + b"\n" for line in lines), mode="create")
             except Exception:  # every kind of store brings its own classes
                 if name not in self._names(folder):
                     raise

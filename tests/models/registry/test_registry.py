@@ -359,7 +359,7 @@ def test_a_store_that_refuses_to_write_is_told(tmp_path: Path, url: str) -> None
     registry = open_registry(tmp_path)
     store: Any = registry.store
 
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise OSError("no right to write")
 
     store._write = refuse
