@@ -21,7 +21,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +76,8 @@ class MiniRocket(GraphArchitecture):
     ) -> None:
         self.parameters = read_parameters(parameters, MiniRocketParameters)
         self.labels, self.shape = len(labels), (fmt.shape[-1], fmt.rows or 0)
-        self.heads, self.columns = tuple(heads), len(labels) + sum(head.width for head in heads)
+        self.heads = ModelHead("", tuple(labels)), *heads
+        self.columns = sum(head.width for head in self.heads)
         if len(fmt.shape) != 1 or self.shape[1] < LENGTH:
             raise TrainingError(
                 f"architecture 'minirocket' takes raw windows of at least {LENGTH} samples, one number a channel; "
@@ -102,14 +103,13 @@ class MiniRocket(GraphArchitecture):
         self._unit = _units(windows)
         self.banks = fit_banks(self._whole(windows), self.parameters["features"], random)
         counts = self.count(windows)
-        weights = class_weights(classes, self.labels, options).astype(np.float64)
-        ridge = fit_ridge(counts, classes, groups, weights)
-        targets = {name: target[sample] for name, target in training.targets.items()}
-        head_weights, head_bias = fit_heads(counts, groups, self.heads, targets)
-        columns = np.concatenate([ridge.weights, head_weights], 1) / ridge.scale[:, None]
-        self._set(ridge.mean, columns, np.concatenate([ridge.bias, head_bias]))
-        loss = cross_entropy(ridge.left_out, classes)
-        on_epoch(self.only_epoch(loss, validation))
+        mean, scale = standardise(counts)
+        targets = {"": classes, **{name: target[sample] for name, target in training.targets.items()}}
+        balance = class_weights(classes, self.labels, options).astype(np.float64)
+        ridges = fit_ridges(counts, groups, self.heads, targets, balance)
+        weights = np.concatenate([ridge.weights for ridge in ridges], 1) / scale[:, None]
+        self._set(mean, weights, np.concatenate([ridge.bias for ridge in ridges]))
+        on_epoch(self.only_epoch(cross_entropy(ridges[0].left_out, classes), validation))
 
     def _set(self, mean: Doubles, weights: Doubles, bias: Doubles) -> None:
         """Weights on counts less their `mean`, as whole multiples of a power of two, one a column, such that every sum is
@@ -263,50 +263,48 @@ def _kernel(k: int, channels: int, random: np.random.Generator) -> Floats:
     return weights
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Ridge:
-    """A fitted model: ``logits = (features - mean) / scale @ weights + bias``."""
+class Ridge(NamedTuple):
+    """A solution on standardised features: ``features @ weights + bias``; of classes, logits."""
 
-    mean: Doubles
-    scale: Doubles
-    weights: Doubles  # ``(features, labels)``, divided by the temperature
+    weights: Doubles  # ``(features, columns)``
     bias: Doubles
     penalty: float  # that was chosen
-    left_out: Doubles  # ``(n, labels)``: logits of each sample by a model fitted without its group
+    left_out: Doubles  # ``(n, columns)``: of each sample by a model fitted without its group
 
 
-def fit_ridge(
-    features: NDArray[np.float32], classes: NDArray[np.int64], groups: NDArray[np.int64], weights: Doubles
-) -> Ridge:
-    """Fit on standardised features, with targets of 1 for the own class and -1 for the others."""
+def standardise(features: Floats) -> tuple[Doubles, Doubles]:
+    """Bring each feature to mean 0 and spread 1 where it stands; give what they were."""
     mean, scale = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
     scale[scale == 0] = 1
     features -= mean.astype(np.float32)
     features /= scale.astype(np.float32)
-    return Ridge(mean, scale, *_Gram(features, groups, weights[classes]).classes(classes, weights))
+    return mean, scale
 
 
-def fit_heads(
-    features: NDArray[np.float32], groups: NDArray[np.int64], heads: Sequence[ModelHead], targets: Mapping[str, Array]
-) -> tuple[Doubles, Doubles]:
-    """Fit further heads: one solution a head, from the samples whose target is known."""
-    kernels: dict[bytes, _Gram] = {}
-    weights, bias = [np.zeros((features.shape[1], 0))], [np.zeros(0)]
+def fit_ridges(
+    features: Floats,  # standardised
+    groups: NDArray[np.int64],
+    heads: Sequence[ModelHead],  # the recipe's own classes have no name
+    targets: Mapping[str, Array],
+    balance: Doubles,  # weight of each of the recipe's own classes
+) -> list[Ridge]:
+    """Fit a ridge a head, from the samples whose target is known; classes with targets of 1 for the own one and -1 for the others."""
+    kernels: dict[tuple[bytes, bytes], _Gram] = {}
+    ridges = []
     for head in heads:
         target: Any = targets[head.name]
         known = target >= 0 if head.labels else np.isfinite(target)
         if not known.any():
-            weights.append(np.zeros((features.shape[1], head.width)))
-            bias.append(np.zeros(head.width))
+            ridges.append(Ridge(np.zeros((features.shape[1], head.width)), np.zeros(head.width), 0.0, np.zeros((0, 0))))
             continue
-        if known.tobytes() not in kernels:
-            rows = features if known.all() else features[known]
-            kernels[known.tobytes()] = _Gram(rows, groups[known], np.ones(int(known.sum())))
-        kernel = kernels[known.tobytes()]
-        solution = kernel.classes(target[known], np.ones(head.width)) if head.labels else kernel.number(target[known])
-        weights.append(solution[0])
-        bias.append(solution[1])
-    return np.concatenate(weights, 1), np.concatenate(bias)
+        weights = np.ones(head.width) if head.name else balance
+        of_samples = weights[target[known]] if head.labels else np.ones(int(known.sum()))
+        key = known.tobytes(), of_samples.tobytes()
+        if key not in kernels:
+            kernels[key] = _Gram(features if known.all() else features[known], groups[known], of_samples)
+        gram = kernels[key]
+        ridges.append(gram.classes(target[known], weights) if head.labels else gram.number(target[known]))
+    return ridges
 
 
 class _Gram:
@@ -320,8 +318,8 @@ class _Gram:
         values, self.vectors = np.linalg.eigh(kernel * self.root * self.root.T)
         self.values: Doubles = np.maximum(values, 0)
 
-    def classes(self, classes: NDArray[np.int64], weights: Doubles) -> tuple[Doubles, Doubles, float, Doubles]:
-        """Solve for classes, each with its weight: weights, bias, penalty and left-out logits."""
+    def classes(self, classes: NDArray[np.int64], weights: Doubles) -> Ridge:
+        """Solve for classes, each with its weight."""
         targets = np.where(np.arange(len(weights)) == classes[:, None], 1.0, -1.0)
 
         def judge(scores: Doubles) -> tuple[float, float]:
@@ -330,8 +328,8 @@ class _Gram:
 
         return self._solve(targets, judge)
 
-    def number(self, values: Array) -> tuple[Doubles, Doubles, float, Doubles]:
-        """Solve for a number, in its own unit: weights, bias, penalty and left-out values."""
+    def number(self, values: Array) -> Ridge:
+        """Solve for a number, in its own unit."""
         column = values.astype(np.float64)[:, None]
         middle, spread = float(column.mean()), float(column.std()) or 1.0
         targets = (column - middle) / spread
@@ -340,11 +338,9 @@ class _Gram:
             return float(np.square(scores - targets).mean()), 1.0
 
         weights, bias, penalty, left_out = self._solve(targets, judge)
-        return weights * spread, bias * spread + middle, penalty, left_out * spread + middle
+        return Ridge(weights * spread, bias * spread + middle, penalty, left_out * spread + middle)
 
-    def _solve(
-        self, targets: Doubles, judge: Callable[[Doubles], tuple[float, float]]
-    ) -> tuple[Doubles, Doubles, float, Doubles]:
+    def _solve(self, targets: Doubles, judge: Callable[[Doubles], tuple[float, float]]) -> Ridge:
         """Choose the solution whose left-out scores have the lowest loss; `judge` gives it, and what to divide scores by."""
         turned = self.vectors.T @ (targets * self.root)
         best: tuple[float, float, float, Doubles] | None = None
@@ -358,7 +354,7 @@ class _Gram:
         _, penalty, temperature, scores = best
         dual = (self.vectors @ (turned / (self.values + penalty)[:, None])) * self.root / temperature
         weights = self.features.T.astype(np.float64) @ dual / self.size
-        return weights, dual.sum(0), penalty, scores / temperature
+        return Ridge(weights, dual.sum(0), penalty, scores / temperature)
 
 
 def _left_out(

@@ -22,8 +22,8 @@ from kymo.models.zoo.minirocket import (
     MiniRocket,
     dilations,
     fit_banks,
-    fit_heads,
-    fit_ridge,
+    fit_ridges,
+    standardise,
 )
 from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import TrainingError
@@ -114,8 +114,11 @@ def test_the_ridge_is_scikit_learns() -> None:
     random = np.random.default_rng(0)
     classes = random.integers(0, 3, 60)
     features = random.standard_normal((60, 8)).astype(np.float32) * 3 + classes[:, None]
-    found = fit_ridge(features.copy(), classes, np.arange(60) // 4, np.ones(3))
-    scaled = (features - found.mean) / found.scale
+    scaled = features.copy()
+    mean, scale = standardise(scaled)
+    np.testing.assert_allclose(scaled, (features - mean) / scale, atol=1e-5)
+    (found,) = fit_ridges(scaled, np.arange(60) // 4, (ModelHead("", ("a", "b", "c")),), {"": classes}, np.ones(3))
+    scaled = (features - mean) / scale
     size = float(np.square(scaled).sum(1).mean())
     # Our bias is a feature of the length of the others, with the same penalty.
     rows = np.column_stack([scaled / np.sqrt(size), np.ones(60)])
@@ -142,7 +145,8 @@ def test_heads_are_scikit_learns_ridge() -> None:
     seconds[::7], side[1::5], groups = np.nan, -1, np.arange(50) // 5
     heads = (ModelHead("seconds"), ModelHead("side", ("left", "right")), ModelHead("nothing"), ModelHead("same"))
     targets = {"seconds": seconds, "side": side, "nothing": np.full(50, np.nan), "same": np.full(50, 7.5)}
-    weights, bias = fit_heads(features, groups, heads, targets)
+    ridges = fit_ridges(features, groups, heads, targets, np.ones(0))
+    weights, bias = (np.concatenate(parts, -1) for parts in list(zip(*ridges, strict=True))[:2])
     assert (weights.shape, bias.shape) == ((6, 5), (5,))
     known = np.isfinite(seconds)
     some, wanted = features[known].astype(np.float64), seconds[known].astype(np.float64)
