@@ -129,13 +129,12 @@ class RemoteStore:
 
     def append(self, path: str, lines: list[bytes], before: list[bytes]) -> bool:
         """Add lines behind the lines `before`; False where somebody else has done so meanwhile."""
-        folder = f"{path.rpartition('/')[0]}/{_LINES}"
-        name = self._at(f"{folder}/{len(before):08d}.jsonl")
-        with self._errors(f"writing {path}"):
+        name = self._at(f"{path.rpartition('/')[0]}/{_LINES}/{len(before):08d}.jsonl")
+        with self._errors(f"writing {name}"):
             try:
                 self._write(name, b"".join(line + b"\n" for line in lines), mode="create")
             except Exception:  # every kind of store brings its own classes
-                if name not in self._names(folder):
+                if self.lines(path) == before:
                     raise
                 return False
         return True

@@ -363,9 +363,12 @@ def test_a_store_that_refuses_to_write_is_told(tmp_path: Path, url: str) -> None
         raise OSError("no right to write")
 
     store._write = refuse
-    with pytest.raises(BundleError, match=r"writing tiny/log\.jsonl: no right to write"):
+    with pytest.raises(BundleError, match=r"writing .*/tiny/\.log/00000000\.jsonl: no right to write"):
         registry.promote("tiny", digest)
     assert open_registry(tmp_path).log("tiny") == []
+    fsspec.filesystem("memory").pipe_file(f"{url.removeprefix('memory:/')}/tiny/.log/00000000.jsonl", b"no line")
+    with pytest.raises(BundleError, match=r"writing .*/tiny/\.log/00000000\.jsonl: FileExistsError"):
+        open_registry(tmp_path).promote("tiny", digest)  # what somebody else left there is not waited for
 
 
 def test_the_log_of_earlier_versions_goes_on(tmp_path: Path, url: str) -> None:
