@@ -29,7 +29,7 @@ from rich.table import Table
 
 from kymo.lab.synth.files import synth
 from kymo.lab.synth.mcap_file import SCHEMA, SCHEMA_NAME
-from kymo.lab.synth.parse import parse_plan
+from kymo.lab.synth.plan import parse_plan
 from kymo.lab.synth.simulate import ORDER, TOPICS, simulate
 
 RATE_HZ, SEGMENT_S = 100, 10

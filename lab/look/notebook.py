@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import pairwise
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,12 +119,10 @@ def recording_of(synthesis: Synthesis) -> Recording:
         raw = topic.endswith("_raw")
         indexes = synthesis.raw_index if raw else np.arange(len(values))
         names = ("x", "y", "z") if values.shape[1] == 3 else tuple(str(i) for i in range(values.shape[1]))
-        fmt = signal_format(topic, names, Fraction(synthesis.plan.rate_hz), "float64")
+        fmt = signal_format(topic, names, Fraction(synthesis.plan.sample_rate), "float64")
         streams.append(StreamData.from_indexes(Header("synthetic", int(synthesis.times_ns[0]), fmt), values, indexes))
-    ends = np.cumsum([0, *synthesis.plan.counts]).tolist()
-    times = [int(synthesis.times_ns[0]) + end * synthesis.plan.interval_ns for end in ends]
     labels = [
         interval(session="synthetic", set="mag_distortion", start_ns=start, end_ns=end, label=segment.level)
-        for segment, (start, end) in zip(synthesis.plan.segments, pairwise(times), strict=True)
+        for segment, (start, end) in zip(synthesis.plan.segments, synthesis.plan.spans, strict=True)
     ]
     return Recording("synthetic", streams, labels)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from kymo.streams.errors import PlanError
+from kymo.lab.output import Progress, progress_bar
 from kymo.streams.words import many
 
-Progress = Callable[[int, int], None]
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -49,7 +46,7 @@ def synth(paths: tuple[str, ...], count: int | None, as_json: bool, **options: A
     """
     if len(paths) != (1 if count else 2):
         raise click.UsageError("--random N takes one OUT_FOLDER" if count else "expected PLAN.json and OUT.mcap")
-    with _progress() as progress:
+    with progress_bar("writing") as progress:
         facts = _draw(count, Path(paths[0]), options, progress) if count else _make(paths, options, progress)
     for note in facts.get("notes", ()):
         click.echo(f"kymo: {paths[0]}: {note}", err=True)
@@ -77,7 +74,7 @@ def _make(paths: tuple[str, ...], options: dict[str, Any], progress: Progress) -
         **{name: str(path) for name, path in beside.items() if path},
         "seed": recording.seed,
         "samples": len(recording.times_ns),
-        "rate_hz": recording.plan.rate_hz,
+        "rate_hz": recording.plan.sample_rate,
         "duration_s": len(recording.times_ns) * recording.plan.interval_ns / 1e9,
         "segments": len(recording.plan.segments),
         "notes": list(recording.plan.notes),
@@ -93,10 +90,7 @@ def _draw(count: int, folder: Path, options: dict[str, Any], progress: Progress)
     classes = classes_of([name.strip() for name in options["classes"].split(",")])
     like = RandomPlans(classes, options["rounds"], rate_hz=options["rate_hz"], strengths=options["strengths"])
     experiments = synth_random(count, folder, like, options["seed"], progress)
-    try:
-        seconds = sum(json.loads(path.read_bytes())["metadata"]["total_duration_s"] for path in experiments)
-    except OSError as error:
-        raise PlanError(f"cannot be read again ({error.strerror or error})", folder) from None
+    seconds = sum(json.loads(path.read_bytes())["metadata"]["total_duration_s"] for path in experiments)
     return {
         "out": str(folder),
         "seed": options["seed"],
@@ -104,16 +98,3 @@ def _draw(count: int, folder: Path, options: dict[str, Any], progress: Progress)
         "duration_s": seconds,
         "experiments": [str(path) for path in experiments],
     }
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("writing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
-    # Where nobody watches, a bar would leave an empty line.
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("writing", total=None)
-        yield lambda done, of: bar.update(task, completed=done, total=of)

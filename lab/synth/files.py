@@ -6,16 +6,14 @@ where the next segment's first sample stands.
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from kymo.lab.synth.mcap_file import GENERATED_BY, Progress, write_mcap
+from kymo.lab.output import Progress, write_json
+from kymo.lab.synth.mcap_file import GENERATED_BY, write_mcap
 from kymo.lab.synth.plan import LEVELS, MotionPlan
 from kymo.lab.synth.simulate import Synthesis, simulate
 from kymo.streams.errors import PlanError
@@ -65,36 +63,34 @@ def synth(
     recording = simulate(plan, seed)
     write_mcap(recording, out, progress)
     if labels is not None:
-        write_json(Path(labels), labels_of(recording, Path(labels).name))
+        write_json(Path(labels), labels_of(recording, Path(labels).name), PlanError)
     if experiment is not None:
         home = Path(experiment).absolute().parent
         listed = [] if labels is None else [_from(home, labels)]
-        write_json(Path(experiment), experiment_of(recording, Path(out).stem, _from(home, Path(out).parent), listed))
+        document = experiment_of(recording, Path(out).stem, _from(home, Path(out).parent), listed)
+        write_json(Path(experiment), document, PlanError)
     return recording
 
 
 def labels_of(recording: Synthesis, collection: str) -> dict[str, Any]:
     """The labels JSON: one event a segment."""
-    counts = np.array(recording.plan.counts)
-    ends = np.cumsum(counts)
-    interval = recording.plan.interval_ns
-    events = []
-    for number, (segment, first, end) in enumerate(zip(recording.plan.segments, ends - counts, ends, strict=True)):
-        start_ns, end_ns = (recording.plan.start_time_ns + int(index) * interval for index in (first, end))
-        events.append(
-            {
-                "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{collection}#{recording.seed}.{number}")),
-                "endTime": {"sec": end_ns // NS, "nsec": end_ns % NS},
-                "startTime": {"sec": start_ns // NS, "nsec": start_ns % NS},
-                "metadata": {KEY: str(LEVELS.index(segment.level))},
-                "collection": collection,
-            }
-        )
+    plan = recording.plan
+    events = [
+        {
+            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{collection}#{recording.seed}.{number}")),
+            "endTime": {"sec": end_ns // NS, "nsec": end_ns % NS},
+            "startTime": {"sec": start_ns // NS, "nsec": start_ns % NS},
+            "metadata": {KEY: str(LEVELS.index(segment.level))},
+            "collection": collection,
+        }
+        for number, (segment, (start_ns, end_ns)) in enumerate(zip(plan.segments, plan.spans, strict=True))
+    ]
     return {"events": events}
 
 
 def experiment_of(recording: Synthesis, name: str, folder: str, label_files: Sequence[str]) -> dict[str, Any]:
     """The experiment JSON: where recording and labels stand, and what was planned."""
+    rate = recording.plan.sample_rate
     return {
         "dirname": folder,
         "labelFiles": [{"filePath": path} for path in label_files],
@@ -102,24 +98,12 @@ def experiment_of(recording: Synthesis, name: str, folder: str, label_files: Seq
         "segments": [dict(segment) for segment in recording.plan.planned],
         "metadata": {
             "generated_by": GENERATED_BY,
-            "sample_rate": _plain(recording.plan.rate_hz),
+            "sample_rate": int(rate) if rate.is_integer() else rate,
             "total_duration_s": len(recording.times_ns) * recording.plan.interval_ns / NS,
             "classification_type": KEY,
             "distortion_levels": sorted({s.level for s in recording.plan.segments}, key=LEVELS.index),
         },
     }
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file."""
-    try:
-        path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise PlanError(f"cannot be written ({error.strerror or error})", path) from None
-
-
-def _plain(number: float) -> float | int:
-    return int(number) if number == int(number) else number
 
 
 def _from(home: Path, path: str | Path) -> str:

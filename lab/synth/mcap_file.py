@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, repeat
@@ -38,6 +38,7 @@ from mcap.records import (
 from mcap.writer import MCAP0_MAGIC
 from numpy.typing import NDArray
 
+from kymo.lab.output import Progress, writing
 from kymo.lab.synth.simulate import ORDER, TOPICS, Synthesis
 from kymo.streams.errors import PlanError
 from kymo.streams.files import whole_file
@@ -56,17 +57,13 @@ _LEVEL = 1
 _HEADER = [("op", "u1"), ("length", "<u8"), ("channel", "<u2"), ("sequence", "<u4"), ("log", "<u8"), ("publish", "<u8")]
 _BETWEEN, _BEHIND = b', "values": [', b"]}"
 _INDEX = np.dtype([("log", "<u8"), ("offset", "<u8")])
-Progress = Callable[[int, int], None]
 
 
 def write_mcap(recording: Synthesis, path: str | Path, progress: Progress | None = None) -> None:
     """Write a synthetic recording; the file appears whole or not at all."""
     target = Path(path)
-    try:
-        with whole_file(target) as unfinished, unfinished.open("wb") as out:
-            _write(recording, out, progress or (lambda done, of: None))
-    except OSError as error:
-        raise PlanError(f"cannot be written ({error.strerror or error})", target) from None
+    with writing(target, PlanError), whole_file(target) as unfinished, unfinished.open("wb") as out:
+        _write(recording, out, progress or (lambda done, of: None))
 
 
 def mcap_bytes(recording: Synthesis) -> bytes:

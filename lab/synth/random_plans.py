@@ -7,19 +7,20 @@ anything about its class.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kymo.lab.synth.files import experiment_of, labels_of, write_json
+from kymo.lab.output import Progress, write_json, writing
+from kymo.lab.synth.files import experiment_of, labels_of
 from kymo.lab.synth.mcap_file import write_mcap
 from kymo.lab.synth.plan import DRAWN, LEVELS, STRENGTHS
 from kymo.lab.synth.simulate import Synthesis, simulate
 from kymo.streams.errors import PlanError
+from kymo.streams.schema import Amount, Count, Positive, SchemaError, check
 
 _MOST_PLANS = 100_000
 Random = np.random.Generator
@@ -58,18 +59,18 @@ class RandomPlans:
     """
 
     classes: tuple[str, ...] = LEVELS
-    rounds: int = 4
-    shortest_s: float = 6.0
-    longest_s: float = 12.0
-    rate_hz: float = 100.0
-    most_turn_degrees: float = 180.0
-    field_microtesla: float = 50.0
-    distortion: float = 0.3
+    rounds: Count = 4
+    shortest_s: Positive = 6.0
+    longest_s: Positive = 12.0
+    rate_hz: Positive = 100.0
+    most_turn_degrees: Amount = 180.0
+    field_microtesla: Positive = 50.0
+    distortion: Amount = 0.3
     strengths: bool = False
-    mag_noise_microtesla: float = 0.4
-    acc_noise: float = 1.5e-4
-    gyro_noise: float = 1.7e-4
-    dip_degrees: float = 0.0
+    mag_noise_microtesla: Amount = 0.4
+    acc_noise: Amount = 1.5e-4
+    gyro_noise: Amount = 1.7e-4
+    dip_degrees: Amount = 0.0
 
     def __post_init__(self) -> None:
         wrong = [name for name in self.classes if name not in LEVELS]
@@ -77,13 +78,10 @@ class RandomPlans:
             raise PlanError(
                 f"classes are {', '.join(self.classes) or 'none at all'}; expected some of {', '.join(LEVELS)}"
             )
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name != "classes" and not (math.isfinite(value) and value >= 0):
-                raise PlanError(f"{field.name} is {value}, expected a number from 0")
-        for name in ("rounds", "shortest_s", "rate_hz", "field_microtesla"):
-            if getattr(self, name) <= 0:
-                raise PlanError(f"{name} is {getattr(self, name)}, expected more than 0")
+        try:
+            check(self)
+        except SchemaError as error:
+            raise PlanError(str(error).replace("`", "")) from None
         if self.longest_s < self.shortest_s:
             raise PlanError(
                 f"longest_s is {self.longest_s:g}, expected at least shortest_s, which is {self.shortest_s:g}"
@@ -171,7 +169,7 @@ def synth_random(
     out: str | Path,
     like: RandomPlans | None = None,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Path]:
     """Draw plans and write their recordings.
 
@@ -201,27 +199,21 @@ def synth_random(
     """
     folder = Path(out)
     experiments = []
-    _make_empty(folder)
-    for name, plan, recording in random_recordings(count, like or RandomPlans(), seed):
-        home, labels = folder / name, f"{name}/{name}.labels.json"
-        home.mkdir()
-        write_json(home / f"{name}.plan.json", plan)
-        write_json(folder / labels, labels_of(recording, labels))
-        write_mcap(recording, home / f"{name}.mcap")
-        experiments.append(folder / f"{name}.experiment.json")
-        write_json(experiments[-1], experiment_of(recording, name, name, [labels]))
-        if progress is not None:
-            progress(len(experiments), count)
-    return experiments
-
-
-def _make_empty(folder: Path) -> None:
-    try:
+    with writing(folder, PlanError):
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise PlanError("holds something already; name an empty folder", folder)
-    except OSError as error:
-        raise PlanError(f"cannot be written ({error.strerror or error})", folder) from None
+    for name, plan, recording in random_recordings(count, like or RandomPlans(), seed):
+        home, labels = folder / name, f"{name}/{name}.labels.json"
+        home.mkdir()
+        write_json(home / f"{name}.plan.json", plan, PlanError)
+        write_json(folder / labels, labels_of(recording, labels), PlanError)
+        write_mcap(recording, home / f"{name}.mcap")
+        experiments.append(folder / f"{name}.experiment.json")
+        write_json(experiments[-1], experiment_of(recording, name, name, [labels]), PlanError)
+        if progress is not None:
+            progress(len(experiments), count)
+    return experiments
 
 
 def classes_of(texts: Sequence[str]) -> tuple[str, ...]:

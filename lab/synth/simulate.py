@@ -15,15 +15,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.lab.synth.parse import load_plan, parse_plan
-from kymo.lab.synth.plan import IDENTITY, ZERO, MotionPlan, MotionSegment, Noise, Quaternion, Sensor, steps_of
+from kymo.lab.synth.plan import (
+    IDENTITY,
+    Magnetometer,
+    MotionPlan,
+    MotionSegment,
+    Noise,
+    Place,
+    Quaternion,
+    Sensor,
+    Warmth,
+    Xyz,
+    load_plan,
+    parse_plan,
+    steps_of,
+)
 
 Floats = NDArray[np.float64]
 #: Topics by their channel in a file, and in the order in which a sample's messages follow each other.
@@ -155,10 +168,11 @@ def _combine(out: Floats, vector: Any, axes: Any) -> None:
 def _field(plan: MotionPlan, motion: Motion, number: int, part: slice) -> Any:
     """The magnetic field in the world frame: three numbers, or three arrays where it fades with the distance."""
     segment = plan.segments[number]
+    source = segment.mag_distortion and segment.mag_distortion.source
     share: Any = 1.0
-    if segment.source is not None:
-        away = motion.position_m[:, part] - np.array(segment.source.position)[:, np.newaxis]
-        radius = segment.source.radius_m
+    if source:
+        away = motion.position_m[:, part] - _column(source.position)
+        radius = source.radius_m
         nearness = radius / np.maximum(np.sqrt((away * away).sum(axis=0)), radius)
         share = nearness * nearness * nearness
     return [field + share * added for field, added in zip(plan.field, segment.distortion, strict=True)]
@@ -166,35 +180,41 @@ def _field(plan: MotionPlan, motion: Motion, number: int, part: slice) -> Any:
 
 def _excess_celsius(plan: MotionPlan, times_ns: NDArray[np.int64]) -> Floats | None:
     """Degrees above the reference temperature, shape (n,)."""
-    if plan.warming is None:
+    warming = plan.temperature
+    if warming is None:
         return None
-    start, end = plan.warming.start, plan.warming.end
+    start, end = warming.start_celsius, warming.end_celsius
+    end = start if end is None else end
     seconds = (times_ns - plan.start_time_ns) * 1e-9
-    return np.asarray(end + (start - end) * np.exp(-seconds / plan.warming.time_constant_s) - plan.warming.reference)
+    return np.asarray(end + (start - end) * np.exp(-seconds / warming.time_constant_s) - warming.reference_celsius)
 
 
 def _measured(plan: MotionPlan, name: str, truth: Floats, excess_celsius: Floats | None, seed: int) -> Floats:
     """What a sensor with its errors makes of the truth, before its inverse calibration, shape (3, n)."""
     sensor: Sensor = getattr(plan, name)
-    out = truth if sensor.soft_iron == IDENTITY else _times(sensor.soft_iron, truth, np.empty_like(truth))
-    if excess_celsius is not None and (sensor.scale_per_celsius or any(sensor.bias_per_celsius)):
-        out = (
-            out * (1.0 + sensor.scale_per_celsius * excess_celsius)
-            + np.array(sensor.bias_per_celsius)[:, np.newaxis] * excess_celsius
-        )
-    added = _noise(sensor.noise, plan.rate_hz, truth.shape[1], seed, name)
+    iron = sensor.soft_iron if isinstance(sensor, Magnetometer) else IDENTITY
+    out = truth if iron == IDENTITY else _times(iron, truth, np.empty_like(truth))
+    if excess_celsius is not None and sensor.temperature != Warmth():
+        scale, bias = sensor.temperature.scale_per_celsius, sensor.temperature.bias_per_celsius
+        out = out * (1.0 + scale * excess_celsius) + _column(bias) * excess_celsius
+    added = _noise(sensor.noise, plan.sample_rate, truth.shape[1], seed, name)
     return out if added is None else out + added
 
 
 def _raw(sensor: Sensor, measured: Floats, out: Floats) -> Floats:
     """Inverse calibration: the counts that a calibration ``matrix (raw - bias)`` turns into what was measured; in `out`, if they
     differ from it."""
-    if sensor.matrix == IDENTITY and sensor.bias == ZERO:
+    calibration = sensor.calibration
+    if calibration.matrix == IDENTITY and calibration.bias == Xyz():
         return measured
-    _times(np.linalg.inv(np.array(sensor.matrix)), measured, out)
-    if sensor.bias != ZERO:
-        out += np.array(sensor.bias)[:, np.newaxis]
+    _times(np.linalg.inv(np.array(calibration.matrix)), measured, out)
+    if calibration.bias != Xyz():
+        out += _column(calibration.bias)
     return out
+
+
+def _column(vector: Xyz) -> Floats:
+    return np.array(astuple(vector))[:, np.newaxis]
 
 
 def _times(matrix: Any, x: Floats, out: Floats) -> Floats:
@@ -233,28 +253,29 @@ def _move(plan: MotionPlan, pose: Floats) -> Motion:
     """Carry out a plan's motion."""
     counts = plan.counts
     rates = np.empty((3, len(counts)))
-    pose[:3] = [[plan.start.lat], [plan.start.lng], [plan.start.height]]
-    acceleration = np.zeros((3, pose.shape[1])) if any(s.to is not None for s in plan.segments) else None
-    turned, place, first = plan.start.rotation, plan.start.position, 0
+    pose[:3] = np.array(astuple(plan.pose.origin or Place()))[:, np.newaxis]
+    acceleration = np.zeros((3, pose.shape[1])) if any(segment.path for segment in plan.segments) else None
+    turned, place, first = plan.pose.quaternion, plan.pose.position, 0
     for number, (segment, count) in enumerate(zip(plan.segments, counts, strict=True)):
         part = slice(first, first + count)
-        step = _step_of(segment, plan.rate_hz)
+        step = _step_of(segment, plan.sample_rate)
         _turn(turned, step, pose[6:, part])
         w, x, y, z = pose[6:, part.stop - 1].tolist()
         turned, first = (w, x, y, z), part.stop
-        rates[:, number] = [2.0 * plan.rate_hz * component for component in step[1:]]
-        if segment.to is None or acceleration is None:
-            pose[3:6, part] = np.array(place)[:, np.newaxis]
+        rates[:, number] = [2.0 * plan.sample_rate * component for component in step[1:]]
+        if segment.path is None or acceleration is None:
+            pose[3:6, part] = _column(place)
         else:
-            pose[3:6, part], acceleration[:, part] = _glide(place, segment.to, count, plan.interval_ns * 1e-9)
-            place = segment.to
+            end = segment.path.to
+            pose[3:6, part], acceleration[:, part] = _glide(place, end, count, plan.interval_ns * 1e-9)
+            place = end
     return Motion(pose, rates, acceleration)
 
 
 def _step_of(segment: MotionSegment, rate_hz: float) -> Quaternion:
     """The rotation from one sample to the next: first roll about x, then pitch about y, then yaw about z, of fixed axes."""
     steps = steps_of(segment.duration_s, rate_hz)
-    halves = [math.radians(angle / steps) / 2.0 for angle in segment.rotation]
+    halves = [math.radians(angle / steps) / 2.0 for angle in astuple(segment.rotation_rpy_degrees)]
     (cr, cp, cy), (sr, sp, sy) = [math.cos(h) for h in halves], [math.sin(h) for h in halves]
     return (
         cr * cp * cy + sr * sp * sy,
@@ -294,17 +315,17 @@ def _cosines_and_sines(angle: float, count: int) -> tuple[Floats, Floats]:
     return (cl * cs - sl * ss).ravel()[:count], (sl * cs + cl * ss).ravel()[:count]
 
 
-def _glide(start: Any, end: Any, count: int, interval_s: float) -> tuple[Floats, Floats]:
+def _glide(start: Xyz, end: Xyz, count: int, interval_s: float) -> tuple[Floats, Floats]:
     """From rest to rest with the least jerk: position (3, count) in m and acceleration (3, count) in g.
 
     The position is ``start + (end - start)(10 s³ - 15 s⁴ + 6 s⁵)`` for s = 1/count, …, 1 (Flash and Hogan, 1985).
     """
     s = np.arange(1, count + 1) / count
     square = s * s
-    way = np.subtract(end, start)[:, np.newaxis]
+    way = _column(end) - _column(start)
     share = square * s * (10.0 - 15.0 * s + 6.0 * square)
     second = (60.0 * s - 180.0 * square + 120.0 * square * s) / (count * interval_s) ** 2
-    return np.asarray(start)[:, np.newaxis] + way * share, way * second / _G0_M_S2
+    return _column(start) + way * share, way * second / _G0_M_S2
 
 
 def _stream_of(seed: int, use: str, term: int = 0) -> np.random.Generator:

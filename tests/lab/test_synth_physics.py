@@ -10,7 +10,7 @@ import pytest
 from motion_plans import plan, turning
 from scipy.spatial.transform import Rotation
 
-from kymo.lab.synth.parse import dip_and_declination
+from kymo.lab.synth.plan import Place, dip_and_declination
 from kymo.lab.synth.simulate import Synthesis, simulate
 
 G0 = 9.80665
@@ -202,7 +202,7 @@ IGRF = [
 def test_the_earths_field_is_that_of_another_model(
     lat: float, lng: float, height: float, day: str, dip: float, declination: float
 ) -> None:
-    found = dip_and_declination(lat, lng, height, date.fromisoformat(day))
+    found = dip_and_declination(Place(lat, lng, height), date.fromisoformat(day))
     assert found == pytest.approx((dip, declination), abs=0.1)
 
 

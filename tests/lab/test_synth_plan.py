@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from motion_plans import plan, turning
 
-from kymo.lab.synth.parse import load_plan, parse_plan
-from kymo.lab.synth.plan import Sensor, Start, Timing
+from kymo.lab.synth.plan import Magnetometer, Place, Pose, Sensor, Timing, Turn, load_plan, parse_plan
 from kymo.lab.synth.simulate import simulate
 from kymo.streams.errors import PlanError
 
@@ -26,13 +26,20 @@ def test_what_a_short_plan_leaves_out_has_its_default() -> None:
     short = parse_plan(
         {"initialization": {"sample_rate": 50, "pose": {"origin": ORIGIN}}, "segments": [{"duration_s": 2}]}
     )
-    assert (short.start_time_ns, short.rate_hz, short.interval_ns, short.counts) == (0, 50.0, 20_000_000, [100])
-    assert short.start == Start(38.0, -122.0, 5.0, (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0))
-    assert (short.mag, short.acc, short.gyro) == (Sensor(), Sensor(), Sensor())
-    assert Sensor().matrix == tuple(map(tuple, np.eye(3).tolist()))
-    assert (short.field, short.warming, short.timing) == ((0.0, 1.0, 0.0), None, Timing(0.0, 0.0))
+    assert (short.start_time_ns, short.sample_rate, short.interval_ns, short.counts) == (0, 50.0, 20_000_000, [100])
+    assert short.pose == Pose(Place(38.0, -122.0, 5.0))
+    assert (astuple(short.pose.position), short.pose.quaternion) == ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0))
+    assert (short.mag, short.acc, short.gyro) == (Magnetometer(), Sensor(), Sensor())
+    assert Sensor().calibration.matrix == Magnetometer().soft_iron == tuple(map(tuple, np.eye(3).tolist()))
+    assert (short.field, short.temperature, short.timing) == ((0.0, 1.0, 0.0), None, Timing(0.0, 0.0))
     (segment,) = short.segments
-    assert (segment.name, segment.rotation, segment.level, segment.to) == ("segment1", (0.0, 0.0, 0.0), "none", None)
+    assert (segment.name, segment.rotation_rpy_degrees, segment.level, segment.path) == (
+        "segment1",
+        Turn(),
+        "none",
+        None,
+    )
+    assert astuple(Turn()) == segment.distortion == (0.0, 0.0, 0.0)
     assert short.notes == ()
 
 

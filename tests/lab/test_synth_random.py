@@ -17,8 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from kymo.lab.synth.files import NAMES
-from kymo.lab.synth.parse import load_plan
-from kymo.lab.synth.plan import LEVELS
+from kymo.lab.synth.plan import LEVELS, load_plan
 from kymo.lab.synth.random_plans import RandomPlans, random_plan, random_recordings, synth_random
 from kymo.lab.synth.simulate import Synthesis
 from kymo.streams.errors import PlanError
