@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kymo.lab.output import progress_bar
 from kymo.lab.prepare import FEET, FORMATS, UNITS
 from kymo.streams.errors import KymoError, SourceError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from kymo.lab.prepare.phone import Converted
     from kymo.lab.prepare.running import RunningReport
     from kymo.processors.recipe.load import Recipe
 
@@ -30,15 +28,6 @@ def prepare() -> None:
 
     Example: kymo prepare running Raw/ running/
     """
-
-
-def _bar() -> Progress:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 @prepare.command("running")
@@ -73,11 +62,9 @@ def running(raw: Path, out: Path, recipe: str, force: bool, as_json: bool, **cho
     target, loaded, overview = out / "Prepared", load_recipe(recipe), choice.pop("overview")
     if force and (target / "report.json").is_file():
         shutil.rmtree(target)
-    with _bar() as bar:
-        task = bar.add_task("reading", total=None)
+    with progress_bar("reading") as progress:
         sources = ("csv", *formats) if formats == ("tfrecords",) else formats
-        on_file = lambda done, of: bar.update(task, completed=done, total=of)  # noqa: E731
-        report = prepare_running(raw, out, Selection(**choice), sources, on_file, overview)
+        report = prepare_running(raw, out, Selection(**choice), sources, progress, overview)
     own = write_own_recipe(target, loaded, report)
     windows: dict[str, int | str] = {}
     if "tfrecords" in formats:
@@ -155,15 +142,14 @@ def gait(out: Path, clean: bool, no_taps: bool, as_json: bool, **plan: Any) -> N
 
     Example: kymo prepare gait synthetic/ --subjects 6 --seed 0
     """
-    from kymo.lab.prepare.gait import NO_FAULTS, Faults, GaitPlan, trials_of, write_gait
+    from kymo.lab.prepare.gait import NO_FAULTS, Faults, GaitPlan, write_gait
 
     if (out / "Raw").exists():
         raise SourceError("is there already; name another folder", out / "Raw")
     faults = NO_FAULTS if clean else Faults(taps=not no_taps)
     gait_plan = GaitPlan(faults=faults, **{name: value for name, value in plan.items() if value != ()})
-    with _bar() as bar:
-        task = bar.add_task("making", total=2 * len(trials_of(gait_plan)))
-        truths = write_gait(out, gait_plan, lambda: bar.advance(task))
+    with progress_bar("making") as progress:
+        truths = write_gait(out, gait_plan, progress)
     if as_json:
         click.echo(json.dumps({"path": str(out / "Raw"), "files": len(truths), "plan": asdict(gait_plan)}))
         return
@@ -208,12 +194,11 @@ def phone(raw: Path, out: Path, as_json: bool, **choice: object) -> None:
     """
     from kymo.lab.prepare.phone import EXPERIMENT, PhoneOptions, convert_phone
 
-    with _bar() as bar:
-        task = bar.add_task("converting", total=None)
-        options = PhoneOptions(**choice)  # type: ignore[arg-type]
-        logs = convert_phone(raw, out, options, lambda done, of: bar.update(task, completed=done, total=of))
+    with progress_bar("converting") as progress:
+        logs = convert_phone(raw, out, PhoneOptions(**choice), progress)  # type: ignore[arg-type]
     if as_json:
-        click.echo(json.dumps({"path": str(out), "recordings": [_facts(log) for log in logs]}, ensure_ascii=False))
+        recordings = [asdict(log) for log in logs]
+        click.echo(json.dumps({"path": str(out), "recordings": recordings}, ensure_ascii=False, default=str))
         return
     for log in logs:
         rows = ", ".join(f"{topic} {count:,}" for topic, count in log.rows.items())
@@ -222,14 +207,3 @@ def phone(raw: Path, out: Path, as_json: bool, **choice: object) -> None:
             click.echo(f"{log.source}: {note}", err=True)
     target = out / EXPERIMENT if any(log.labels for log in logs) else out
     click.echo(f"next: kymo plot {target}")
-
-
-def _facts(log: Converted) -> dict[str, object]:
-    return {
-        "source": str(log.source),
-        "mcap": str(log.mcap),
-        "labels": str(log.labels) if log.labels else None,
-        "rows": dict(log.rows),
-        "stretches": log.stretches,
-        "notes": list(log.notes),
-    }

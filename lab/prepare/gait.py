@@ -28,15 +28,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kymo.lab.output import Progress
 from kymo.lab.prepare.clean import RATE_HZ
 from kymo.lab.prepare.raw import CHANNELS
 from kymo.streams.errors import SourceError
@@ -269,10 +270,12 @@ class GaitPlan:
                 raise SourceError(f"gait: {name} = {value!r} is out of range; see `kymo prepare gait --help`")
 
 
-def write_gait(out: Path, plan: GaitPlan, on_file: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
-    """Make the recordings of a plan."""
-    truths = []
-    for number, speed, surface, trial in trials_of(plan):
+def write_gait(out: Path, plan: GaitPlan, progress: Progress = lambda done, of: None) -> list[dict[str, Any]]:
+    """Make the recordings of a plan: a file for each foot of each runner, surface, speed and trial."""
+    truths: list[dict[str, Any]] = []
+    trials = product(range(1, plan.subjects + 1), plan.surfaces, plan.speeds, range(1, plan.trials + 1))
+    count = 2 * plan.subjects * len(plan.surfaces) * len(plan.speeds) * plan.trials
+    for number, surface, speed, trial in trials:
         runner = make_runner(number, plan.seed)
         for side, foot in enumerate(FEET):
             name = f"{runner.name}_T{trial}_{speed:g}_{'tread' if surface == 'treadmill' else surface}.csv"
@@ -282,22 +285,11 @@ def write_gait(out: Path, plan: GaitPlan, on_file: Callable[[], None] = lambda: 
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
             truths.append({"file": f"{path.parent.name}/{path.name}", "foot": foot, **truth})
-            on_file()
+            progress(len(truths), count)
     note = "synthetic: made by kymo prepare gait, not measured on anyone"
     document = {"note": note, "plan": asdict(plan), "files": truths}
     (out / "truth.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return truths
-
-
-def trials_of(plan: GaitPlan) -> list[tuple[int, float, str, int]]:
-    """Runner's number, speed, surface and trial of each recording of a plan."""
-    return [
-        (number, speed, surface, trial)
-        for number in range(1, plan.subjects + 1)
-        for surface in plan.surfaces
-        for speed in plan.speeds
-        for trial in range(1, plan.trials + 1)
-    ]
 
 
 def _file(

@@ -26,18 +26,20 @@ import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from mcap.writer import CompressionType, Writer
 
+from kymo.lab.output import Progress, write_json, writing
 from kymo.lab.prepare import UNITS
 from kymo.streams.errors import SourceError, SourceWarning
 from kymo.streams.files import whole_file
+from kymo.streams.foxglove import json_channel
 from kymo.streams.labels.labels import canonical
 from kymo.streams.readers.moments import iso_ns
 from kymo.streams.readers.times import TimeColumn
@@ -59,13 +61,14 @@ EXPERIMENT = "phone.experiment.json"
 #: Class of a stretch whose START names none.
 _MARKED = "marked"
 _LISTS = ("payload", "records", "data", "samples")
-_TIMES, _ELAPSED = ("time", "timestamp", "ts"), "seconds_elapsed"
+_NAMES, _TIMES, _ELAPSED = ("sensor", "type", "name"), ("time", "timestamp", "ts"), ("seconds_elapsed",)
 _FIRST_ROWS, _FEWEST_STEPS = 2_000, 10  # of which the unit of times is told
 _CLASSES = ("label", "activity", "name", "class", "text")
 _AXES = ("x", "y", "z", "w")
-_NOT_VALUES = {*_TIMES, _ELAPSED, "sensor", "type", "name", "id", "accuracy"}
+_NOT_VALUES = {*_NAMES, *_TIMES, *_ELAPSED, "id", "accuracy"}
 _LIMIT_NS = 2**62
-_LONGEST_NS = 366 * 86_400 * 10**9
+_LONGEST_DAYS, _DAY_NS = 366, 86_400 * NS
+_EXAMPLE = '{"sensor": "accelerometer", "time": "1700000000000000000", "x": 0.1, "y": 0.2, "z": 9.8}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +98,19 @@ class Converted:
 
 
 def convert_phone(
-    raw: Path, out: Path, options: PhoneOptions, on_file: Callable[[int, int], None] = lambda done, of: None
+    raw: Path, out: Path, options: PhoneOptions, on_file: Progress = lambda done, of: None
 ) -> list[Converted]:
     """Convert a log, or all logs of a folder."""
     files = _files(raw)
-    names = _names(files, raw)
+    stems = Counter(file.stem for file in files)
     logs, errors = list[Converted](), list[SourceError]()
     out.mkdir(parents=True, exist_ok=True)
-    for done, (file, name) in enumerate(zip(files, names, strict=True)):
+    for done, file in enumerate(files):
         on_file(done, len(files))
+        # Of several that are named alike, their folders tell which is which.
+        parts = (file.stem,) if stems[file.stem] == 1 else file.relative_to(raw).with_suffix("").parts
         try:
-            logs.append(_convert(file, out / f"{name}.mcap", options))
+            logs.append(_convert(file, out / f"{'-'.join(parts)}.mcap", options))
         except SourceError as error:
             if raw.is_file():
                 raise
@@ -113,13 +118,13 @@ def convert_phone(
     on_file(len(files), len(files))
     if errors and not logs:
         raise errors[0]
-    for left_out in errors:
-        warnings.warn(f"{left_out}; left out", SourceWarning, stacklevel=2)
+    for unread in errors:
+        warnings.warn(f"{unread}; left out", SourceWarning, stacklevel=2)
     label_files = [{"filePath": log.labels.name} for log in logs if log.labels]
     if label_files:
-        said = f"Recorded sensor logs: {some([log.source.name for log in logs if log.labels], 5)}"
-        experiment = {"dirname": out.resolve().name, "labelFiles": label_files, "description": said}
-        _write_json(out / EXPERIMENT, experiment | {"metadata": {"classification_type": options.key}})
+        description = f"Recorded sensor logs: {some([log.source.name for log in logs if log.labels], 5)}"
+        experiment = {"dirname": out.resolve().name, "labelFiles": label_files, "description": description}
+        write_json(out / EXPERIMENT, experiment | {"metadata": {"classification_type": options.key}})
     return logs
 
 
@@ -128,30 +133,21 @@ def _files(raw: Path) -> list[Path]:
         raise SourceError("no such file or folder", raw)
     if raw.is_file():
         return [raw]
-    found = (path for path in raw.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    files = sorted(path for path in found if not path.name.endswith(_NO_LOGS))
+    logs = (path for path in raw.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = sorted(path for path in logs if not path.name.endswith(_NO_LOGS))
     if not files:
         raise SourceError(f"the folder holds no sensor log ({', '.join(SUFFIXES)})", raw)
     return files
 
 
-def _names(files: Sequence[Path], raw: Path) -> list[str]:
-    """Names of recordings: the files', with their folders where several are named alike."""
-    stems = [file.stem for file in files]
-    return [
-        stem if stems.count(stem) == 1 else "-".join(file.relative_to(raw).with_suffix("").parts)
-        for file, stem in zip(files, stems, strict=True)
-    ]
-
-
 def _convert(file: Path, target: Path, options: PhoneOptions) -> Converted:
-    log = PhoneLog(file, options.unit, options.key)
+    log = PhoneLog(file, options)
     topics = _topics(log, options)
-    events = list(_stretches(log, options))
+    events = list(_events(log, options))
     _write_mcap(target, log, topics, options)
     labels = target.with_suffix(".labels.json") if events else None
     if labels:
-        _write_json(labels, {"events": events})
+        write_json(labels, {"events": events})
     notes = [f"{many(count, 'row')} of {name} without a number left out" for name, count in log.left_out.items()]
     notes += log.notes
     if log.marks and log.marks[-1].start:
@@ -162,118 +158,88 @@ def _convert(file: Path, target: Path, options: PhoneOptions) -> Converted:
 
 def _topics(log: PhoneLog, options: PhoneOptions) -> dict[str, str]:
     """Topic of each sensor."""
-    plain = {name: re.sub(r"[\s_]+", "", name).lower() for name in log.sensors}
-    for name in options.topics:
-        if name not in log.sensors:
-            raise SourceError(f"no sensor `{name}`; there are: {', '.join(log.sensors)}", log.path)
-    out = {name: re.sub(r"\s+", "_", name.strip()).lower() for name in log.sensors}
+    topics = {name: re.sub(r"\s+", "_", name.strip()).lower() for name in log.sensors}
     for topic, names in TOPICS.items():
-        best = next((name for known in names for name in log.sensors if plain[name] == known), None)
+        best = next((name for known in names for name in log.sensors if _plain(name) == known), None)
         if best is not None and topic not in options.topics.values():
-            out[best] = topic
-    for name, topic in out.items():
-        if topic in TOPICS and plain[name] == topic.replace("_", "") and list(out.values()).count(topic) > 1:
-            out[name] = f"{topic.removesuffix('_raw')}_uncalibrated"  # what another sensor has calibrated
-    out |= options.topics
-    if twice := [topic for topic in out.values() if list(out.values()).count(topic) > 1]:
-        sensors = ", ".join(name for name, topic in out.items() if topic == twice[0])
+            topics[best] = topic
+    for name, topic in topics.items():
+        if topic in TOPICS and _plain(name) == topic.replace("_", "") and [*topics.values()].count(topic) > 1:
+            topics[name] = f"{topic.removesuffix('_raw')}_uncalibrated"  # what another sensor has calibrated
+    _check("sensor `{}`", options.topics, topics, log.path)
+    topics |= options.topics
+    if twice := [topic for topic, count in Counter(topics.values()).items() if count > 1]:
+        sensors = ", ".join(name for name, topic in topics.items() if topic == twice[0])
         raise SourceError(f"{sensors} would all be topic `{twice[0]}`; name one of them otherwise", log.path)
-    for what, given in (("to scale", list(options.scale)), ("that has a unit", list(options.units))):
-        if absent := [topic for topic in given if topic not in out.values()]:
-            raise SourceError(f"no topic `{absent[0]}` {what}; there are: {', '.join(out.values())}", log.path)
-    return out
+    _check("topic `{}` to scale", options.scale, topics.values(), log.path)
+    _check("topic `{}` that has a unit", options.units, topics.values(), log.path)
+    return topics
 
 
-def _units(topics: Mapping[str, str], options: PhoneOptions) -> dict[str, str]:
-    """Units by topic: those that are said, and those of known sensors, whose numbers are as they were."""
-    known = {topic: _KNOWN_UNITS.get(re.sub(r"[\s_]+", "", name).lower(), "") for name, topic in topics.items()}
-    known = {topic: unit for topic, unit in known.items() if unit and topic not in options.scale}
-    return known | dict(options.units)
+def _check(what: str, names: Iterable[str], known: Collection[str], path: Path) -> None:
+    if absent := [name for name in names if name not in known]:
+        raise SourceError(f"no {what.format(absent[0])}; there are: {', '.join(known)}", path)
 
 
-def _stretches(log: PhoneLog, options: PhoneOptions) -> Iterator[dict[str, Any]]:
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_]+", "", name).lower()
+
+
+def _events(log: PhoneLog, options: PhoneOptions) -> Iterator[dict[str, Any]]:
     """Each labelled stretch as an event of a labels JSON."""
-    end_ns = max(log.order) + 1
-    if options.label is not None and not log.marks:
-        yield _stretch(log, Mark(True, 1, min(log.order), 0, {}), None, end_ns, options)
-    open_mark: Mark | None = None
-    for mark in log.marks:
-        if not mark.start and open_mark is None:
+    whole = [Mark(True, 1, min(log.order), {})] if options.label is not None and not log.marks else []
+    begun: Mark | None = None
+    for mark in (*whole, *log.marks, Mark(False, 0, max(log.order) + 1, {})):
+        if begun is not None:
+            yield _event(log, begun, mark, options)
+        elif not mark.start and mark.record:
             raise log.wrong("is a STOP without a START before it", mark.record)
-        if open_mark is not None:
-            yield _stretch(log, open_mark, mark, _moment(log, mark, end_ns), options)
-        open_mark = mark if mark.start else None
-    if open_mark is not None:
-        yield _stretch(log, open_mark, None, end_ns, options)
+        begun = mark if mark.start else None
 
 
-def _stretch(log: PhoneLog, start: Mark, stop: Mark | None, end_ns: int, options: PhoneOptions) -> dict[str, Any]:
-    start_ns = _moment(log, start, end_ns)
-    if end_ns <= start_ns:
-        number = stop.record if stop else start.record
-        raise log.wrong(f"ends a stretch at {end_ns} ns, which began at {start_ns} ns", number)
-    classes = dict(start.classes or (stop.classes if stop is not None and not stop.start else {}))
+def _event(log: PhoneLog, start: Mark, stop: Mark, options: PhoneOptions) -> dict[str, Any]:
+    if stop.time_ns <= start.time_ns:
+        ends = f"ends a stretch at {stop.time_ns} ns, which began at {start.time_ns} ns"
+        raise log.wrong(ends, stop.record or start.record)
+    classes = dict(start.classes or ({} if stop.start else stop.classes))
     if options.label is not None or not classes:
         classes.setdefault(options.key, _MARKED if options.label is None else options.label)
     return {
         "id": f"record-{start.record}",
-        "startTime": {"sec": start_ns // NS, "nsec": start_ns % NS},
-        "endTime": {"sec": end_ns // NS, "nsec": end_ns % NS},
+        "startTime": {"sec": start.time_ns // NS, "nsec": start.time_ns % NS},
+        "endTime": {"sec": stop.time_ns // NS, "nsec": stop.time_ns % NS},
         "metadata": {name: canonical(text) for name, text in classes.items()},
     }
 
 
-def _moment(log: PhoneLog, mark: Mark, end_ns: int) -> int:
-    """A mark's time: its own, else that of the next row (START) or right behind the row before (STOP)."""
-    if mark.time_ns is not None:
-        return mark.time_ns
-    if mark.start:
-        return log.order[mark.row_before] if mark.row_before < len(log.order) else end_ns
-    return log.order[mark.row_before - 1] + 1 if mark.row_before else log.order[0]
-
-
 def _write_mcap(target: Path, log: PhoneLog, topics: Mapping[str, str], options: PhoneOptions) -> None:
-    try:
-        with whole_file(target) as unfinished, unfinished.open("wb") as file:
-            writer = Writer(file, compression=CompressionType.ZSTD)
-            writer.start(library="kymo prepare phone")
-            writer.add_metadata("phone", {"file": log.path.name} | log.metadata)
-            writer.add_metadata("units", {"timestamp": "ns"} | _units(topics, options))
-            messages = []
-            for name, rows in log.sensors.items():
-                channel = writer.register_channel(topics[name], "json", _schema(writer, rows))
-                messages += list(_messages(channel, topics[name], rows, options.scale.get(topics[name], 1.0)))
-            for time_ns, channel, data in sorted(messages, key=lambda message: message[0]):
-                writer.add_message(channel, max(0, time_ns), data, max(0, time_ns))
-            writer.finish()  # type: ignore[no-untyped-call]
-    except OSError as error:
-        raise SourceError(f"cannot be written ({error.strerror or error})", target) from None
+    # What is scaled is in no unit that is known.
+    known = {topic: _KNOWN_UNITS.get(_plain(name), "") for name, topic in topics.items() if topic not in options.scale}
+    units = {topic: unit for topic, unit in known.items() if unit} | dict(options.units)
+    with writing(target), whole_file(target) as unfinished, unfinished.open("wb") as file:
+        writer = Writer(file, compression=CompressionType.ZSTD)
+        writer.start(library="kymo prepare phone")
+        writer.add_metadata("phone", {"file": log.path.name} | log.metadata)
+        writer.add_metadata("units", {"timestamp": "ns"} | units)
+        messages = []
+        for name, rows in log.sensors.items():
+            topic, factor = topics[name], options.scale.get(topics[name], 1.0)
+            channel = json_channel(writer, topic, "sensor_event", _properties(rows.channels))
+            for time_ns, values in zip(rows.times_ns, rows.values, strict=True):
+                numbers = [None if math.isnan(value) else value * factor for value in values]
+                data = json.dumps({"id": topic, "timestamp": time_ns, "values": numbers})
+                messages.append((time_ns, channel, data.encode()))
+        for time_ns, channel, content in sorted(messages, key=lambda message: message[0]):
+            writer.add_message(channel, max(0, time_ns), content, max(0, time_ns))
+        writer.finish()  # type: ignore[no-untyped-call]
 
 
-def _schema(writer: Writer, rows: Rows) -> int:
+def _properties(channels: Sequence[str]) -> dict[str, Any]:
+    """Members of a message, as JSON Schema has them."""
     items: dict[str, Any] = {"type": "array", "items": {"type": ["number", "null"]}}
-    if rows.channels:
-        items["prefixItems"] = [{"title": name, "type": ["number", "null"]} for name in rows.channels]
-    schema = {
-        "title": "sensor_event",
-        "type": "object",
-        "properties": {"id": {"type": "string"}, "timestamp": {"type": "integer"}, "values": items},
-    }
-    return int(writer.register_schema("sensor_event", "jsonschema", json.dumps(schema).encode()))
-
-
-def _messages(channel: int, topic: str, rows: Rows, factor: float) -> Iterator[tuple[int, int, bytes]]:
-    for time_ns, values in zip(rows.times_ns, rows.values, strict=True):
-        numbers = [None if math.isnan(value) else value * factor for value in values]
-        data = json.dumps({"id": topic, "timestamp": time_ns, "values": numbers})
-        yield time_ns, channel, data.encode()
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    try:
-        path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise SourceError(f"cannot be written ({error.strerror or error})", path) from None
+    if channels:
+        items["prefixItems"] = [{"title": name, "type": ["number", "null"]} for name in channels]
+    return {"id": {"type": "string"}, "timestamp": {"type": "integer"}, "values": items}
 
 
 @dataclass(slots=True)
@@ -281,174 +247,167 @@ class Rows:
     """One sensor's rows, in the order of the file."""
 
     channels: tuple[str, ...]  # names; empty where `values` was a list
-    width: int
     times_ns: list[int] = field(default_factory=list)
     values: list[list[float]] = field(default_factory=list)  # NaN for a missing one
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """START or STOP: number of the record, time (None where it has none, with that of the row before it), classes by key."""
+class Mark(NamedTuple):
+    """START or STOP: number of the record, time, classes by key."""
 
     start: bool
     record: int
-    time_ns: int | None
-    row_before: int
+    time_ns: int
     classes: Mapping[str, str]
+
+
+class Record(NamedTuple):
+    """A record: its number, counted from 1, and the sensor that it is of."""
+
+    number: int
+    name: str
+    members: Mapping[str, Any]
 
 
 class PhoneLog:
     """What a file holds."""
 
-    def __init__(self, path: Path, unit: str | None = None, key: str = "label") -> None:
-        self.path, self._key = path, key
-        self._unit_given, self._exponent = unit is not None, None if unit is None else UNITS[unit]
-        self._members: tuple[str, ...] | None = None  # where rows have their time
+    def __init__(self, path: Path, options: PhoneOptions) -> None:
+        self.path = path
         self.sensors: dict[str, Rows] = {}  # by name, in the order of their first rows
-        self.marks: list[Mark] = []  # in the order of the file
         self.metadata: dict[str, str] = {}  # what it says of itself
         self.left_out: Counter[str] = Counter()  # rows without numbers, by sensor
-        self.order: list[int] = []  # time of every row, as they came
         self.notes: list[str] = []  # what was found out of the times
-        records = list(_records(path))
-        if unit is None:
-            self._tell_unit(records)
-        for number, record in enumerate(records, 1):
-            self._take(number, record)
-        if not self.sensors:
-            raise SourceError(
-                "holds no sensor row: expected objects such as "
-                '{"sensor": "accelerometer", "time": "1700000000000000000", "x": 0.1, "y": 0.2, "z": 9.8}',
-                path,
-            )
-        self._check_span()
-        self.marks = [
-            replace(mark, time_ns=self._mark_time(records[mark.record - 1], mark.record)) for mark in self.marks
-        ]
-
-    def _tell_unit(self, records: Sequence[Any]) -> None:
-        """Tell the unit of numbers: of many by the steps of the commonest sensor, of a few whole `ts` that they are µs."""
-        rows = [record for record in records[:_FIRST_ROWS] if isinstance(record, dict) and _name(record)]
-        commonest = Counter(map(_name, rows)).most_common(1)
-        rows = [record for record in rows if _name(record) == commonest[0][0]]
-        times = [_member(record, _TIMES) for record in rows]
-        if not times or not all(text is not None and is_number(text) for text in times):
-            return
-        texts = [str(text) for text in times]
-        how = "by their steps"
-        exponent = _by_steps(texts, self.path) if len(texts) >= _FEWEST_STEPS else None
-        small = all(text.lstrip("-").isdigit() and _exponent_of(text) == UNITS["s"] for text in texts)
-        if exponent is None and small and all(_member(record, _TIMES[:-1]) is None for record in rows):
-            exponent, how = UNITS["us"], "as whole `ts` are"
-        if exponent is not None:
-            self._exponent = exponent
-            if exponent != _exponent_of(texts[0]):
-                unit = next(name for name, value in UNITS.items() if value == exponent)
-                self.notes.append(f"times are read as {unit} {how}; --time-unit says another one")
+        rows, marks = list[Record](), list[tuple[Record, int]]()
+        for number, members in enumerate(_records(path), 1):
+            record = self._record(number, members)
+            if str(record.members.get("type", "")).strip().upper() in ("START", "STOP"):
+                marks.append((record, len(rows)))
+            elif self._take(record):
+                rows.append(record)
+        if not rows:
+            raise SourceError(f"holds no sensor row: expected objects such as {_EXAMPLE}", path)
+        elapsed = _member(rows[0].members, _TIMES) is None
+        self._members, self._unit = _ELAPSED if elapsed else _TIMES, "s" if elapsed else options.unit
+        self._exponent = UNITS[self._unit] if self._unit else self._tell_unit(rows)
+        self.order = [self._time(record) for record in rows]  # time of every row, as they came
+        for record, time_ns in zip(rows, self.order, strict=True):
+            self.sensors[record.name].times_ns.append(time_ns)
+        days = (max(self.order) - min(self.order)) // _DAY_NS
+        if days >= _LONGEST_DAYS:
+            raise SourceError(f"its times span {days} days; say their unit (s, ms, us, ns), or mend them", path)
+        self.marks = [self._mark(record, before, options.key) for record, before in marks]
 
     def wrong(self, what: str, number: int) -> SourceError:
         """What is wrong with a record, counted from 1."""
         return SourceError(f"record {number} {what}", self.path)
 
-    def _take(self, number: int, record: Any) -> None:
-        if not isinstance(record, dict):
-            raise self.wrong(f"is {brief(json.dumps(record))}, expected an object", number)
-        kind = str(record.get("type", "")).strip().upper()
-        if kind in ("START", "STOP"):
-            self._mark(number, record, kind == "START")
-            return
-        name = _name(record)
+    def _record(self, number: int, members: Any) -> Record:
+        if not isinstance(members, dict):
+            raise self.wrong(f"is {brief(json.dumps(members))}, expected an object", number)
+        name = _member(members, _NAMES)
         if not name:
-            raise self.wrong(f"has no `sensor`, `type` or `name`: {brief(json.dumps(record))}", number)
-        if name.lower() == "metadata":
-            self.metadata |= {str(k): str(v) for k, v in record.items() if k not in ("sensor", "type")}
-            return
-        channels, values = ((), []) if name in _NO_SENSORS else self._values(record, name, number)
-        if not values:
-            self.left_out[name] += 1
-            return
-        time = self._time(record, number)
-        if time is None:
-            raise self.wrong(f"has no `time`, `timestamp` or `seconds_elapsed`: {brief(json.dumps(record))}", number)
-        rows = self.sensors.setdefault(name, Rows(channels, len(values)))
-        rows.times_ns.append(time)
-        rows.values.append(values)
-        self.order.append(time)
+            raise self.wrong(f"has no `sensor`, `type` or `name`: {brief(json.dumps(members))}", number)
+        return Record(number, name, members)
 
-    def _mark(self, number: int, record: Mapping[str, Any], start: bool) -> None:
-        classes: dict[str, str] = {}
-        if text := next((record[m] for m in _CLASSES if record.get(m) not in (None, "", {}, [])), None):
-            classes[self._key] = str(text)
-        extra = record.get("metadata")
-        if isinstance(extra, dict):
-            classes |= {str(k): str(v) for k, v in extra.items() if k and v is not None and str(v).strip()}
-        self.marks.append(Mark(start, number, None, len(self.order), classes))
+    def _take(self, record: Record) -> bool:
+        """Take a row's numbers; False for what is none."""
+        if record.name.lower() == "metadata":
+            self.metadata |= {str(k): str(v) for k, v in record.members.items() if k not in ("sensor", "type")}
+            return False
+        channels, values = ((), []) if record.name in _NO_SENSORS else self._values(record)
+        if values:
+            self.sensors.setdefault(record.name, Rows(channels)).values.append(values)
+        else:
+            self.left_out[record.name] += 1
+        return bool(values)
 
-    def _values(self, record: Mapping[str, Any], name: str, number: int) -> tuple[tuple[str, ...], list[float]]:
+    def _values(self, record: Record) -> tuple[tuple[str, ...], list[float]]:
         """Channels and numbers of a row; none for a row that has no number."""
-        known = self.sensors.get(name)
-        content = record.get("values")
+        number, name, members = record
+        known, content = self.sensors.get(name), members.get("values")
+        channels: tuple[str, ...] = ()
         if isinstance(content, list):
-            channels: tuple[str, ...] = ()
             numbers = [_number(value) for value in content]
         else:
-            members = (
-                content if isinstance(content, dict) else {k: v for k, v in record.items() if k not in _NOT_VALUES}
-            )
-            numeric = tuple(k for k, v in members.items() if _number(v) is not None)
-            channels = known.channels if known is not None and numeric else _ordered(numeric)
-            if absent := [c for c in channels if c not in members]:
+            parts = content if isinstance(content, dict) else {k: v for k, v in members.items() if k not in _NOT_VALUES}
+            numeric = [k for k, v in parts.items() if _number(v) is not None]
+            in_order = sorted(numeric, key=_AXES.index) if set(numeric) <= set(_AXES) else numeric
+            channels = known.channels if known is not None and numeric else tuple(in_order)
+            if absent := [c for c in channels if c not in parts]:
                 raise self.wrong(f"{name} has no `{absent[0]}`, as its first row had", number)
-            numbers = [_number(members[c]) for c in channels]
+            numbers = [_number(parts[c]) for c in channels]
         values = [value for value in numbers if value is not None]
         if len(values) < len(numbers):
-            raise self.wrong(f"{name} has a value that is no number: {brief(json.dumps(record))}", number)
-        if known is not None and values and len(values) != known.width:
-            raise self.wrong(f"{name} has {len(values)} values, its first row had {known.width}", number)
+            raise self.wrong(f"{name} has a value that is no number: {brief(json.dumps(members))}", number)
+        width = len(known.values[0]) if known and values else len(values)
+        if len(values) != width:
+            raise self.wrong(f"{name} has {len(values)} values, its first row had {width}", number)
         return channels, values
 
-    def _time(self, record: Mapping[str, Any], number: int) -> int | None:
-        if self._members is None:
-            self._members = _TIMES if _member(record, _TIMES) is not None else (_ELAPSED,)
-        text = _member(record, self._members)
-        if text is None:
-            return None
-        if self._members == (_ELAPSED,):
-            return self._scaled(text, UNITS["s"], number)
-        self._exponent = _exponent_of(text) if self._exponent is None else self._exponent
-        return self._scaled(text, self._exponent, number)
+    def _tell_unit(self, rows: Sequence[Record]) -> int:
+        """The exponent of times: of many by the steps of the commonest sensor, of a few whole `ts` that of µs, else by size."""
+        rows = rows[:_FIRST_ROWS]
+        commonest = Counter(record.name for record in rows).most_common(1)[0][0]
+        rows = [record for record in rows if record.name == commonest]
+        texts = [text for record in rows if (text := _member(record.members, _TIMES)) is not None]
+        sized = _exponent_of(texts[0])
+        if len(texts) < len(rows) or not all(map(is_number, texts)):
+            return sized
+        exponent, how = _by_steps(texts, self.path) if len(texts) >= _FEWEST_STEPS else None, "by their steps"
+        small = all(text.lstrip("-").isdigit() and _exponent_of(text) == UNITS["s"] for text in texts)
+        if exponent is None and small and all(_member(record.members, _TIMES[:-1]) is None for record in rows):
+            exponent, how = UNITS["us"], "as whole `ts` are"
+        if exponent not in (None, sized):
+            unit = next(name for name, value in UNITS.items() if value == exponent)
+            self.notes.append(f"times are read as {unit} {how}; --time-unit says another one")
+        return sized if exponent is None else exponent
 
-    def _mark_time(self, record: Mapping[str, Any], number: int) -> int | None:
-        """A mark's time, None where it has none: in the rows' unit if it then lies near them, else told by its size."""
-        text = _member(record, self._members or _TIMES)
+    def _time(self, record: Record) -> int:
+        text = _member(record.members, self._members)
+        if text is None:
+            shown = brief(json.dumps(record.members))
+            raise self.wrong(f"has no `time`, `timestamp` or `seconds_elapsed`: {shown}", record.number)
+        return self._scaled(text, self._exponent, record.number)
+
+    def _mark(self, record: Record, before: int, key: str) -> Mark:
+        """A mark; without a time it stands at the next row (START), or right behind the one before (STOP)."""
+        start = str(record.members["type"]).strip().upper() == "START"
+        time_ns = self._mark_time(record)
+        if time_ns is None and start:
+            time_ns = [*self.order, max(self.order) + 1][before]
+        elif time_ns is None:
+            time_ns = self.order[before - 1] + 1 if before else self.order[0]
+        text = next((record.members[m] for m in _CLASSES if record.members.get(m) not in (None, "", {}, [])), None)
+        classes = {key: str(text)} if text else {}
+        extra = record.members.get("metadata")
+        for name, value in extra.items() if isinstance(extra, dict) else ():
+            if name and value is not None and str(value).strip():
+                classes[str(name)] = str(value)
+        return Mark(start, record.number, time_ns, classes)
+
+    def _mark_time(self, record: Record) -> int | None:
+        """A mark's own time, if it has one: in the rows' unit if it then lies near them, else told by its size."""
+        text = _member(record.members, self._members)
         if text is None:
             return None
-        if self._members == (_ELAPSED,):
-            return self._scaled(text, UNITS["s"], number)
-        if self._exponent is not None and is_number(text) == (self._exponent >= 0):
-            time_ns, around_ns = self._scaled(text, self._exponent, number), max(self.order) - min(self.order) + NS
-            if self._unit_given or min(self.order) - around_ns <= time_ns <= max(self.order) + around_ns:
+        if self._members == _ELAPSED or is_number(text) == (self._exponent >= 0):
+            time_ns, around_ns = (
+                self._scaled(text, self._exponent, record.number),
+                max(self.order) - min(self.order) + NS,
+            )
+            if self._unit or min(self.order) - around_ns <= time_ns <= max(self.order) + around_ns:
                 return time_ns
-        return self._scaled(text, _exponent_of(text), number)
-
-    def _check_span(self) -> None:
-        first, last = min(self.order), max(self.order)
-        if last - first > _LONGEST_NS:
-            days = (last - first) // (86_400 * 10**9)
-            raise SourceError(f"its times span {days} days; say their unit (s, ms, us, ns), or mend them", self.path)
+        return self._scaled(text, _exponent_of(text), record.number)
 
     def _scaled(self, text: str, exponent: int, number: int) -> int:
         try:
-            if exponent < 0:
-                return iso_ns(text)
-            value = int(Decimal(text).scaleb(exponent).to_integral_value())
+            time_ns = iso_ns(text) if exponent < 0 else int(Decimal(text).scaleb(exponent).to_integral_value())
         except (InvalidOperation, ValueError, OverflowError):
-            raise self.wrong(
-                f"has the time {brief(repr(text))}, expected a number or ISO 8601 as before", number
-            ) from None
-        if not abs(value) < _LIMIT_NS:
+            time = brief(repr(text))
+            raise self.wrong(f"has the time {time}, expected a number or ISO 8601 as before", number) from None
+        if exponent >= 0 and abs(time_ns) >= _LIMIT_NS:
             raise self.wrong(f"has the time {brief(repr(text))}, which is too large; say the unit", number)
-        return value
+        return time_ns
 
 
 def _records(path: Path) -> Iterator[Any]:
@@ -461,7 +420,7 @@ def _records(path: Path) -> Iterator[Any]:
         raise SourceError("is not UTF-8 text", path) from None
     try:
         value = json.loads(text)
-        if isinstance(value, dict) and any(isinstance(value.get(name), list) for name in _LISTS):
+        if _inner(value) is not None:
             yield {"sensor": "Metadata"} | {k: v for k, v in value.items() if isinstance(v, str | int | float)}
         yield from _unfolded(value)
         return
@@ -471,28 +430,23 @@ def _records(path: Path) -> Iterator[Any]:
         if text.lstrip().startswith("["):
             raise SourceError(f"is no JSON ({error})", path) from None
     for row, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise SourceError(f"is no JSON ({error})", path, row) from None
-        yield from _unfolded(value)
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise SourceError(f"is no JSON ({error})", path, row) from None
+            yield from _unfolded(value)
 
 
-def _unfolded(value: Any) -> Iterator[Any]:
-    if isinstance(value, list):
-        yield from value
-        return
-    inner = (
-        next((value[m] for m in _LISTS if isinstance(value.get(m), list)), None) if isinstance(value, dict) else None
-    )
-    yield from [value] if inner is None else inner
+def _inner(value: Any) -> list[Any] | None:
+    """The list in an object that stands for what is in it."""
+    lists = (value.get(name) for name in _LISTS) if isinstance(value, dict) else ()
+    return next((item for item in lists if isinstance(item, list)), None)
 
 
-def _name(record: Mapping[str, Any]) -> str:
-    """The sensor that a record is of."""
-    return next((str(record[m]).strip() for m in ("sensor", "type", "name") if record.get(m)), "")
+def _unfolded(value: Any) -> list[Any]:
+    inner = value if isinstance(value, list) else _inner(value)
+    return [value] if inner is None else inner
 
 
 def _member(record: Mapping[str, Any], names: Sequence[str]) -> str | None:
@@ -502,21 +456,12 @@ def _member(record: Mapping[str, Any], names: Sequence[str]) -> str | None:
 
 def _number(value: Any) -> float | None:
     """A number, NaN for a missing one, None for what is none."""
-    if value is None:
+    if value is None or value == "":
         return math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool) or not (is_number(value) if isinstance(value, str) else isinstance(value, int | float)):
         return None
-    try:
-        number = math.nan if value == "" else float(value)
-    except (ValueError, OverflowError):
-        return None
-    if isinstance(value, str) and "_" in value:
-        return None
+    number = float(str(value) if isinstance(value, int) else value)  # a long one is no float
     return number if math.isfinite(number) else math.nan
-
-
-def _ordered(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(sorted(names, key=_AXES.index)) if set(names) <= set(_AXES) else names
 
 
 def _by_steps(texts: Sequence[str], path: Path) -> int | None:

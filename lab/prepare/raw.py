@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import io
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from kymo.streams.errors import SourceError
 from kymo.streams.labels.labels import canonical
 from kymo.streams.readers.columns import no_such_name
 from kymo.streams.readers.times import TIME_COLUMNS, TimeColumn
-from kymo.streams.words import brief
+from kymo.streams.words import brief, is_number
 
 CHANNELS = ("ax", "ay", "az", "gx", "gy", "gz")
 _FOLDER = re.compile(r"SENSOR(\w+)", re.IGNORECASE)
@@ -97,15 +96,17 @@ def raw_files(folder: Path) -> list[Path]:
 
 def read_overview(folder: Path, named: Path | None = None) -> tuple[Path | None, dict[str, dict[str, str]]]:
     """The overview table that is named, or lies beside or above the raw folders; by subject, the 10 km results."""
-    near = (folder, folder / "Raw", folder.parent) if named is None else ()
-    for path in (named,) if named else (path for place in near for path in sorted(place.glob("*.csv"))):
-        if named or _is_overview(path):
-            table = _Table(path)
-            columns = [column for column in RESULTS if column in table]
-            if not columns or _TEXTS[0] not in table:
-                raise SourceError("is no overview; expected columns subject_id and seconds_10k or score_10k", path)
-            return path, _results(table, columns)
-    return None, {}
+    near = (path for place in (folder, folder / "Raw", folder.parent) for path in sorted(place.glob("*.csv")))
+    path = named or next(filter(_is_overview, near), None)
+    if path is None:
+        return None, {}
+    table = _Table(path)
+    if not any(column in table for column in RESULTS) or _TEXTS[0] not in table:
+        raise SourceError("is no overview; expected columns subject_id and seconds_10k or score_10k", path)
+    results: dict[str, dict[str, str]] = {}
+    for place, subject in enumerate(table[_TEXTS[0]]):
+        results.setdefault(canonical(subject), {}).update(_results(table, place))
+    return path, results
 
 
 def _is_overview(path: Path) -> bool:
@@ -116,29 +117,22 @@ def _is_overview(path: Path) -> bool:
     return False
 
 
-def _results(table: _Table, columns: Sequence[str]) -> dict[str, dict[str, str]]:
-    """By subject, what is known of it."""
-    results: dict[str, dict[str, str]] = {}
-    for place, subject in enumerate(table.cells(table.column(_TEXTS[0]))):
-        known = {column: _result(table, column, place) for column in columns}
-        results.setdefault(canonical(subject), {}).update({column: text for column, text in known.items() if text})
+def _results(table: _Table, place: int) -> dict[str, str]:
+    """10 km results of a row, as far as they are known; a time such as 45:30 in seconds."""
+    results: dict[str, str] = {}
+    for column in RESULTS:
+        text = table[column][place].strip() if column in table else ""
+        if text.lower() in _EMPTY:
+            continue
+        try:
+            numbers = [float(part) for part in text.split(":")]
+        except ValueError:
+            numbers = []
+        if not 0 < len(numbers) < 4 or not 0 < numbers[0] < math.inf:
+            raise table.wrong(column, text, "a number, or a time such as 45:30", place)
+        seconds = sum(number * 60**i for i, number in enumerate(reversed(numbers)))
+        results[column] = text if len(numbers) == 1 else f"{seconds:g}"
     return results
-
-
-def _result(table: _Table, column: str, place: int) -> str:
-    """A 10 km result; a time such as 45:30 in seconds, and empty where it is not known."""
-    text = table.cells(table.column(column))[place].strip()
-    if text.lower() in _EMPTY:
-        return ""
-    try:
-        numbers = [float(part) for part in text.split(":")]
-    except ValueError:
-        numbers = []
-    if not numbers or len(numbers) > 3 or not 0 < numbers[0] < math.inf:
-        raise table.wrong(column, text, "a number, or a time such as 45:30", place)
-    if len(numbers) == 1:
-        return text
-    return f"{sum(number * 60**i for i, number in enumerate(reversed(numbers))):g}"
 
 
 def read_raw(path: Path, name: str) -> list[RawFoot]:
@@ -150,20 +144,19 @@ def read_raw(path: Path, name: str) -> list[RawFoot]:
     usable = _usable(table)
     if usable is None:
         notes.append("no column `usabledata`: the steady part is found from the signal")
-    times, calendar = _times(table)
+    times = _times(table)
     if times is None:
         notes.append("no time column: rows are taken as evenly spaced, lost rows cannot be seen")
     values = {foot: np.column_stack([_numbers(table, column) for column in columns]) for foot, columns in feet.items()}
     members: dict[tuple[str, ...], list[int]] = {}
     for i, key in enumerate(keys):
         members.setdefault(key, []).append(i)
+    calendar = times is not None and times[0] > EPOCH_NS
     shared = "rows" if len(values) > 1 else "calendar" if calendar else ""
     out: list[RawFoot] = []
     for key, part in ((key, np.array(numbers)) for key, numbers in members.items()):
         rows, times_ns = table.rows[part], None if times is None else times[part]
-        trial = _trial(key, int(rows[0]), path)
-        known = {column: _result(table, column, part[0]) for column in RESULTS if column in table}
-        results = {column: text for column, text in known.items() if text}
+        trial, results = _trial(key, int(rows[0]), path), _results(table, part[0])
         marks = None if usable is None else usable[part]
         for foot, data in values.items():
             side = foot or _foot(table, part)
@@ -171,16 +164,26 @@ def read_raw(path: Path, name: str) -> list[RawFoot]:
     return out
 
 
+def first_row(path: Path) -> tuple[tuple[str, ...], bool]:
+    """What names a file's first trial, to bring the two feet of one together, and whether it says which foot is which.
+
+    It looks at the first row alone; what a file really holds is found when it is read.
+    """
+    try:
+        table = _Table(path, 1)
+        (key,) = _keys(table, [])
+        return tuple(map(canonical, key)), "" not in _feet(table)
+    except SourceError:
+        return (*(text or "" for text in named_trial(path)), str(path)), False
+
+
 def _keys(table: _Table, notes: list[str]) -> Iterator[tuple[str, ...]]:
     """Subject, trial, speed and surface of each row; from the file's name where there is no such column."""
     surface = next((column for column in _SURFACE_COLUMNS if column in table), _SURFACE_COLUMNS[0])
-    by_name = named_trial(table.path)
-    columns: list[Iterable[str]] = []
-    for column, text in zip((*_TEXTS, surface), by_name, strict=True):
-        if column in table:
-            columns.append(table.cells(table.column(column)))
-        elif text is None:
-            raise no_such_name(column, table.names, table.path)
+    columns: list[Sequence[str]] = []
+    for column, text in zip((*_TEXTS, surface), named_trial(table.path), strict=True):
+        if column in table or text is None:
+            columns.append(table[column])
         else:
             columns.append([text] * len(table.rows))
             notes.append(f"no column `{column}`: {text or 'not known'}, by the names of file and folder")
@@ -206,57 +209,53 @@ def named_trial(path: Path) -> tuple[str | None, ...]:
 class _Table:
     """A file's cells by column; columns are found whatever their case."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most: int | None = None) -> None:
         self.path = path
-        self.names, cells, self.rows = _cells(path)  # rows are numbered as an editor does
-        self._cells = {name: [row[i] for row in cells] for i, name in enumerate(self.names)}
-        self._lower = {name.lower(): name for name in self.names}
+        self.names, cells, self.rows = _cells(path, most)  # rows are numbered as an editor does
+        self._columns = {name.lower(): [row[i] for row in cells] for i, name in enumerate(self.names)}
 
     def __contains__(self, name: str) -> bool:
-        return name in self._lower
+        return name in self._columns
 
-    def column(self, name: str) -> str:
-        """A column as the file writes it."""
-        if name not in self._lower:
+    def __getitem__(self, name: str) -> list[str]:
+        if name not in self._columns:
             raise no_such_name(name, self.names, self.path)
-        return self._lower[name]
+        return self._columns[name]
 
-    def cells(self, column: str) -> list[str]:
-        """The cells of a column."""
-        return self._cells[column]
-
-    def wrong(self, column: str, text: str, expected: str, place: int) -> SourceError:
+    def wrong(self, name: str, text: str, expected: str, place: int) -> SourceError:
         """What is wrong with a cell."""
-        return SourceError(
-            f"column `{column}` has {brief(text)!r}, expected {expected}", self.path, int(self.rows[place])
-        )
+        column = next(column for column in self.names if column.lower() == name)
+        what = f"column `{column}` has {brief(text)!r}, expected {expected}"
+        return SourceError(what, self.path, int(self.rows[place]))
 
 
-def _cells(path: Path) -> tuple[list[str], list[list[str]], Int]:
-    """Column names, rows of cells, and the number of each row."""
+def _cells(path: Path, most: int | None) -> tuple[list[str], list[list[str]], Int]:
+    """Column names, rows of cells (at most so many), and the number of each row."""
+    cells: list[list[str]] = []
+    numbers: list[int] = []
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig", newline="") as text:
+            delimiter = max(",;\t", key=text.readline().count)
+            text.seek(0)
+            reader = csv.reader(text, delimiter=delimiter)
+            names = [" ".join(cell.split()) for cell in next(reader, ())]
+            for row in reader:
+                if any(cell.strip() for cell in row):
+                    if len(row) != len(names):
+                        wrong = f"{len(row)} columns where the header has {len(names)}"
+                        raise SourceError(wrong, path, reader.line_num)
+                    cells.append(row)
+                    numbers.append(reader.line_num)
+                    if len(cells) == most:
+                        break
     except UnicodeDecodeError:
         raise SourceError("is no UTF-8 text; save it as CSV in UTF-8", path) from None
     except OSError as error:
         raise SourceError(f"cannot be read ({error.strerror or error})", path) from None
-    if not text.strip():
-        raise SourceError("is empty; expected a header row and rows of numbers", path)
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    cells: list[list[str]] = []
-    numbers: list[int] = []
-    try:
-        names = [" ".join(cell.split()) for cell in next(reader)]
-        for row in reader:
-            if any(cell.strip() for cell in row):
-                if len(row) != len(names):
-                    here = reader.line_num
-                    raise SourceError(f"{len(row)} columns where the header has {len(names)}", path, here)
-                cells.append(row)
-                numbers.append(reader.line_num)
     except csv.Error as error:
         raise SourceError(f"is no CSV ({error})", path, reader.line_num) from None
+    if not any(names) and not cells:
+        raise SourceError("is empty; expected a header row and rows of numbers", path)
     if not cells:
         raise SourceError("has a header but no rows", path)
     return names, cells, np.array(numbers, np.int64)
@@ -265,24 +264,22 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]], Int]:
 def _feet(table: _Table) -> dict[str, list[str]]:
     """Columns of each foot; one with the name "" where the columns do not say which."""
     for sides in _SIDES:
-        for name_of in (lambda channel, side: channel + side, lambda channel, side: f"{side.strip('_')}_{channel}"):
+        for form in ("{channel}{side}", "{plain}_{channel}"):
             feet = {
-                foot: [name_of(channel, side) for channel in CHANNELS]
+                foot: [form.format(channel=channel, side=side, plain=side.strip("_")) for channel in CHANNELS]
                 for foot, side in zip(("left", "right"), sides, strict=True)
             }
-            there = {foot: names for foot, names in feet.items() if any(name in table for name in names)}
-            if there:
-                return {foot: [table.column(name) for name in names] for foot, names in there.items()}
-    return {"": [table.column(channel) for channel in CHANNELS]}
+            if there := {foot: names for foot, names in feet.items() if any(name in table for name in names)}:
+                return there
+    return {"": list(CHANNELS)}
 
 
 def _foot(table: _Table, part: Int) -> str:
     if "foot" not in table:
         return next((foot for foot in ("left", "right") if foot in table.path.stem.lower()), "")
-    cells = table.cells(table.column("foot"))
-    texts = {cells[i].strip().lower() for i in part}
+    texts = {table["foot"][i].strip().lower() for i in part}
     text = brief(" and ".join(sorted(texts)))
-    if len(texts) > 1 or text not in _FEET:
+    if text not in _FEET:
         raise table.wrong("foot", text, "left or right", part[0])
     return _FEET[text]
 
@@ -297,34 +294,28 @@ def _trial(key: tuple[str, ...], row: int, path: Path) -> Trial:
     on = _SURFACES[surface.lower()]
     if speed.lower() in _EMPTY and on == "overground":
         return Trial(subject, trial, "", on)
-    try:
-        right = 0 < float(speed) < 20
-    except ValueError:
-        right = False
-    if not right:
+    if not is_number(speed) or not 0 < float(speed) < 20:
         raise SourceError(f"column `speed` has {brief(speed)!r}, expected m/s, such as 2.5", path, row)
     return Trial(subject, trial, speed, on)
 
 
 def _numbers(table: _Table, column: str) -> Floats:
-    texts = table.cells(column)
-    try:
+    texts = table[column]
+    with contextlib.suppress(ValueError):
         return np.array(texts, np.float64)
-    except ValueError:
-        pass
-    out = np.empty(len(texts))
+    numbers = np.empty(len(texts))
     for i, text in enumerate(texts):
         try:
-            out[i] = np.nan if text.strip().lower() in _EMPTY else float(text)
+            numbers[i] = np.nan if text.strip().lower() in _EMPTY else float(text)
         except ValueError:
             raise table.wrong(column, text, "a number", i) from None
-    return out
+    return numbers
 
 
 def _usable(table: _Table) -> NDArray[np.bool_] | None:
     if "usabledata" not in table:
         return None
-    texts = table.cells(table.column("usabledata"))
+    texts = table["usabledata"]
     flags = {text: _TRUE.get(canonical(text).lower()) for text in set(texts)}
     for text, flag in flags.items():
         if flag is None:
@@ -332,11 +323,10 @@ def _usable(table: _Table) -> NDArray[np.bool_] | None:
     return np.array([flags[text] for text in texts], bool)
 
 
-def _times(table: _Table) -> tuple[Int | None, bool]:
-    """Times in ns, and whether they are of the calendar, which both feet share."""
-    column = next((table.column(name) for name in TIME_COLUMNS if name in table), None)
+def _times(table: _Table) -> Int | None:
+    """Times in ns; those of the calendar are the same for both feet."""
+    column = next((name for name in TIME_COLUMNS if name in table), None)
     if column is None:
-        return None, False
-    time_column = TimeColumn(column.lower(), table.path)
-    times, _ = time_column.going_on(time_column.parse(table.cells(column), table.rows), table.rows)
-    return times, bool(times[0] > EPOCH_NS)
+        return None
+    time_column = TimeColumn(column, table.path)
+    return time_column.going_on(time_column.parse(table[column], table.rows), table.rows)[0]

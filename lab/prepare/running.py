@@ -16,7 +16,6 @@ known. A missing sample is a missing row, which the readers take as a gap.
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import re
 import shutil
@@ -41,7 +40,7 @@ from kymo.lab.prepare.raw import (
     RESULTS,
     RawFoot,
     Trial,
-    named_trial,
+    first_row,
     raw_files,
     read_overview,
     read_raw,
@@ -132,7 +131,10 @@ def prepare_running(
     target = out / "Prepared"
     if target.exists():
         raise SourceError("is there already; name another folder, or replace it with --force", target)
-    order, two_feet = _order(files)
+    first = {path: first_row(path) for path in files}
+    order = sorted(files, key=lambda path: (first[path][0], path))
+    # A trial in two files, or columns of a left and a right foot.
+    two_feet = len({key for key, _ in first.values()}) < len(files) or any(named for _, named in first.values())
     if selection.feet != "auto":
         two_feet = selection.feet == "both"
     trials = _Trials(selection, two_feet, target, formats, results)
@@ -183,28 +185,6 @@ def _nothing(report: RunningReport) -> str:
         first = report.left_out[0]
         return f"nothing is left to write; {len(report.left_out)} left out, first {first['what']}: {first['reason']}"
     return f"no trial is as chosen; there are {', '.join(sorted(set(report.not_chosen))[:12])}"
-
-
-def _order(files: Sequence[Path]) -> tuple[list[Path], bool]:
-    """Files so that the two feet of a trial come together, and whether there are two feet at all.
-
-    It looks at the first row alone; what a file really holds is found when it is read.
-    """
-    keys: dict[Path, tuple[str, ...]] = {}
-    two_feet = False
-    for path in files:
-        names, cells = list[str](), list[str]()
-        with contextlib.suppress(OSError, csv.Error), path.open(encoding="utf-8-sig", errors="replace") as text:
-            head = text.readline()
-            rows = csv.reader((head, text.readline()), delimiter=max(",;\t", key=head.count))
-            names, cells = (next(rows, []) for _ in range(2))
-        first = {name.strip().lower(): canonical(cell) for name, cell in zip(names, cells, strict=False)}
-        words = ("subject_id", "trial_id", "speed", "tread or overground", "tread_or_overground", "surface")
-        by_name = [text or "" for text in named_trial(path)]
-        by_name[3:] = [by_name[3]] * 3
-        keys[path] = tuple(first.get(word, text) for word, text in zip(words, by_name, strict=True))
-        two_feet = two_feet or ("ax" not in first and any("ax" in name for name in first))
-    return sorted(files, key=lambda path: (keys[path], path)), two_feet or len(set(keys.values())) < len(files)
 
 
 class _Trials:
