@@ -30,7 +30,7 @@ from kymo.streams.words import less_numbers, many
 
 if TYPE_CHECKING:
     from kymo.lab.look.arrays import extract_imu_windows, topic_arrays
-    from kymo.lab.look.notebook import plot
+    from kymo.lab.look.plot import plot
     from kymo.lab.look.summary import mcap_summary
     from kymo.lab.synth.files import synth
     from kymo.lab.synth.random_plans import RandomPlans, synth_random
@@ -107,7 +107,7 @@ _FACADE = {
     "Event": "kymo.streams.events",
     **dict.fromkeys(("extract_imu_windows", "topic_arrays"), "kymo.lab.look.arrays"),
     "mcap_summary": "kymo.lab.look.summary",
-    "plot": "kymo.lab.look.notebook",
+    "plot": "kymo.lab.look.plot",
     **dict.fromkeys(("ReadOptions", "Recording"), "kymo.streams.recording"),
     "Settings": "kymo.streams.settings",
     "read": "kymo.streams.readers",

@@ -50,7 +50,15 @@ def inspect(paths: tuple[str, ...], as_json: bool) -> None:
 @click.option("--duration", "duration_s", type=click.FloatRange(0, min_open=True), help="Seconds to show.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="X.html, or X.png of one session.")
 @click.option("--json", "as_json", is_flag=True, help="Print what is shown as JSON.")
-def plot(paths: tuple[str, ...], recipe: str | None, as_json: bool, out: Path | None, **choice: Any) -> None:
+def plot(
+    paths: tuple[str, ...],
+    recipe: str | None,
+    as_json: bool,
+    out: Path | None,
+    labels: Path | None,
+    key: str | None,
+    **part: Any,
+) -> None:
     """Draw recordings: their streams over time, labels shaded.
 
     Writes NAME.html into the current folder, or whatever --out says: a page that can be zoomed and read with the pointer. All
@@ -58,9 +66,9 @@ def plot(paths: tuple[str, ...], recipe: str | None, as_json: bool, out: Path | 
 
     Example: kymo plot recording.csv --start 60 --duration 10 --out part.png
     """
-    from kymo.lab.look.plot import plot_files
+    from kymo.lab.look.plot import Part, plot_files
 
     if out is not None and out.suffix.lower() not in _KINDS:
         raise click.BadParameter(f"{out}: expected a name that ends in {' or '.join(_KINDS)}", param_hint="--out")
-    target, sessions = plot_files(paths, recipe, out, choice)
+    target, sessions = plot_files(paths, recipe, out, labels, key, Part(**part))
     click.echo(json.dumps({"out": str(target), "sessions": sessions}, ensure_ascii=False) if as_json else str(target))

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.streams.chunk import Array, index_at
+from kymo.streams.chunk import Array
 from kymo.streams.labels.labels import Label
-from kymo.streams.recording import Recording, StreamData
+from kymo.streams.recording import StreamData
 from kymo.streams.words import NS
 
 Floats = NDArray[np.float64]
@@ -216,30 +216,3 @@ def bands_of(labels: Sequence[Label], start_ns: int) -> dict[str, list[Band]]:
         else:
             bands.append(band)
     return sets
-
-
-def cut(recording: Recording, start_s: float, duration_s: float | None) -> Recording:
-    """A part of a recording, in seconds since its start; streams without samples in it are left out."""
-    begin = recording.start_ns + round(start_s * NS)
-    # The last sample of an irregular stream stands at the recording's end.
-    end = recording.end_ns + 1 if duration_s is None else begin + round(duration_s * NS)
-    streams = []
-    for stream in recording.streams:
-        if stream.times_ns is not None:
-            keep = (stream.times_ns >= begin) & (stream.times_ns < end)
-            if keep.any():
-                streams.append(StreamData(stream.header, stream.data[keep], stream.times_ns[keep], stream.first_index))
-            continue
-        pieces = [part for first, samples in stream.pieces if (part := _inside(stream, first, samples, begin, end))]
-        if pieces:
-            data = np.concatenate([samples for _, samples in pieces])
-            streams.append(StreamData(stream.header, data, None, pieces[0][0], pieces))
-    labels = [label for label in recording.labels if label.end_ns > begin and label.start_ns < end]
-    return replace(recording, streams=streams, labels=labels)
-
-
-def _inside(stream: StreamData, first: int, samples: Array, begin: int, end: int) -> tuple[int, Array] | None:
-    header = stream.header
-    a, b = (index_at(header.origin_ns, header.format.rate, time_ns) for time_ns in (begin, end))
-    part = samples[max(0, a - first) : max(0, b - first)]
-    return (max(first, a), part) if len(part) else None

@@ -1,67 +1,213 @@
-"""``kymo plot``. In: recordings. Out: a page (HTML) that stands alone, a figure and tables of each session, or a picture (PNG) of one."""
+"""``kymo plot``, and plots for notebooks. In: recordings, files, or a synthesis. Out: a page (HTML) that stands alone, a figure and tables
+of each session, or a picture (PNG) of one, which Jupyter shows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from fractions import Fraction
 from itertools import islice
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kymo.lab.look.curves import COLUMNS, MOST_BANDS, MOST_CHANNELS, Band, Panel, bands_of, cut, panel_of
+import numpy as np
+
+from kymo.lab.look.curves import COLUMNS, MOST_BANDS, MOST_CHANNELS, Band, Panel, bands_of, panel_of
 from kymo.lab.look.live import SCRIPT, STYLE, columns_for, live_plot
+from kymo.lab.output import writing
 from kymo.models.reports import html as h
 from kymo.processors.recipe.load import load_recipe
+from kymo.streams.chunk import Header, signal_format
 from kymo.streams.errors import SourceError
-from kymo.streams.labels.labels import keys_of_labels_json, read_labels_json
+from kymo.streams.labels.labels import interval, keys_of_labels_json, read_labels_json
 from kymo.streams.readers import label_keys, read
-from kymo.streams.recording import LabelOptions, ReadOptions, Recording
+from kymo.streams.recording import LabelOptions, ReadOptions, Recording, StreamData
+from kymo.streams.replay.schedule import cut
 from kymo.streams.words import NS
 
 if TYPE_CHECKING:
+    from kymo.lab.synth.simulate import Synthesis
     from kymo.models.reports.plots import Drawing
 
+Paths = str | PathLike[str] | Sequence[str | PathLike[str]]
 _MOST_SESSIONS, _MOST_STREAMS, _MOST_ROWS = 20, 32, 100
 
 
+@dataclass(frozen=True)
+class Part:
+    """What is shown of recordings."""
+
+    session: str | None = None  # that one; by default all
+    streams: Sequence[str] = ()  # those; by default all
+    start_s: float = 0.0
+    duration_s: float | None = None  # by default to the end
+
+    def of(self, recordings: Iterable[Recording]) -> Iterator[tuple[int, Recording]]:
+        """That part of each recording, if it holds a sample, with the start of the whole, Unix ns."""
+        sessions = []
+        for recording in recordings:
+            sessions.append(recording.session)
+            if self.session in (None, recording.session):
+                part = self._of_one(recording)
+                if part is not None and any(stream.count for stream in part.streams):
+                    yield recording.start_ns, part
+        if self.session is not None and self.session not in sessions:
+            raise SourceError(f"no session `{self.session}`; there are {', '.join(sessions[:20]) or 'none'}")
+
+    def _of_one(self, recording: Recording) -> Recording | None:
+        streams = {stream.header.format.stream: stream for stream in recording.streams}
+        if missing := [name for name in self.streams if name not in streams]:
+            raise SourceError(f"session {recording.session} has no stream `{missing[0]}`, only {', '.join(streams)}")
+        wanted = [s for s in recording.streams if s.header.format.stream in (self.streams or streams)]
+        whole = replace(recording, streams=wanted)
+        part = cut(whole, self.start_s, self.duration_s)
+        if part is whole or part is None:
+            return part
+        begin = whole.start_ns + round(self.start_s * NS)
+        end = whole.end_ns + 1 if self.duration_s is None else begin + round(self.duration_s * NS)
+        labels = [label for label in part.labels if label.end_ns > begin and label.start_ns < end]
+        return replace(part, streams=[stream for stream in part.streams if stream.count], labels=labels)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One session as a picture.
+
+    Attributes
+    ----------
+    recording : Recording
+        What is drawn.
+    png : bytes
+        The picture.
+    """
+
+    recording: Recording = field(repr=False)
+    png: bytes = field(repr=False)
+    section: str = field(repr=False)  # of a page
+
+    def _repr_png_(self) -> bytes:
+        return self.png
+
+    def save(self, path: str | PathLike[str]) -> Path:
+        """Write the picture (``X.png``), or a page that zooms (``X.html``).
+
+        Parameters
+        ----------
+        path : path
+            A file.
+
+        Raises
+        ------
+        SourceError
+            If the name ends otherwise, or the file cannot be written.
+        """
+        target, title = Path(path), self.recording.session
+        if target.suffix.lower() not in (".png", ".html"):
+            raise SourceError("a plot is written as X.png or X.html", target)
+        page = target.suffix.lower() == ".html"
+        with writing(target):
+            target.write_bytes(plot_page(title, [(title, self.section)]).encode() if page else self.png)
+        return target
+
+
+def plot(
+    source: Recording | Synthesis | Paths,
+    *,
+    recipe: str | None = None,
+    session: str | None = None,
+    streams: Sequence[str] = (),
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+) -> Plot:
+    """Draw a session: its streams over time, labels shaded.
+
+    Parameters
+    ----------
+    source : Recording, Synthesis or path
+        What :func:`kymo.read` or :func:`kymo.simulate` gives, or files.
+    recipe : str, optional
+        For files: says which columns, units and labels to read.
+    session : str, optional
+        For files with several: which one; else the first.
+    streams : sequence of str
+        Only these.
+    start_s, duration_s : float
+        Which part.
+
+    Raises
+    ------
+    SourceError
+        If there is nothing to draw.
+    """
+    recordings: Iterable[Recording]
+    if isinstance(source, str | PathLike | Sequence):
+        paths = [source] if isinstance(source, str | PathLike) else source
+        recordings = _labelled([fspath(path) for path in paths], recipe)
+    else:
+        recordings = [source if isinstance(source, Recording) else recording_of(source)]
+    part = next(Part(session, streams, start_s, duration_s).of(recordings), None)
+    if part is None:
+        raise SourceError("nothing to draw, no stream has a sample there; look at session, streams and start_s")
+    drawing, section = plot_recording(part[1], origin_ns=part[0])
+    return Plot(part[1], drawing.png, section)
+
+
+def recording_of(synthesis: Synthesis) -> Recording:
+    """Make a recording of a synthesis: a stream a topic, labels the levels of its segments' distortion."""
+    streams, plan = [], synthesis.plan
+    for topic, values in synthesis.topics.items():
+        indexes = synthesis.raw_index if topic.endswith("_raw") else np.arange(len(values))
+        names = ("x", "y", "z") if values.shape[1] == 3 else tuple(str(i) for i in range(values.shape[1]))
+        fmt = signal_format(topic, names, Fraction(plan.sample_rate), "float64")
+        streams.append(StreamData.from_indexes(Header("synthetic", int(synthesis.times_ns[0]), fmt), values, indexes))
+    labels = [
+        interval(session="synthetic", set="mag_distortion", start_ns=start, end_ns=end, label=segment.level)
+        for segment, (start, end) in zip(plan.segments, plan.spans, strict=True)
+    ]
+    return Recording("synthetic", streams, labels)
+
+
 def plot_files(
-    paths: Sequence[str], recipe: str | None, out: Path | None, choice: dict[str, Any]
+    paths: Sequence[str], recipe: str | None, out: Path | None, labels: Path | None, key: str | None, part: Part
 ) -> tuple[Path, list[dict[str, Any]]]:
     """Draw recordings into a file; where it is, and what is known of those that are shown."""
-    if choice["key"] or choice["labels"]:
-        options = load_recipe(recipe).read_options() if recipe else ReadOptions()
-        if choice["key"]:
-            options = replace(options, label_key=None if choice["labels"] else choice["key"])
-        recordings = read(paths, options)
-    else:
-        recordings = read_labelled(paths, recipe)
-    if choice["labels"]:
-        recordings = _labelled(recordings, choice["labels"], choice["key"])
+    recordings = _labelled(paths, recipe, labels, key)
+    title, target = ", ".join(map(_name, paths)), out or Path(f"{_stem(paths[0])}.html")
     # One more than are shown, so that it can be said.
-    parts = list(islice(choose(recordings, choice), _MOST_SESSIONS + 1))
-    target = out or Path(f"{_stem(paths[0])}.html")
-    return target, _write(target, parts, ", ".join(map(_name, paths)))
+    parts = list(islice(part.of(recordings), _MOST_SESSIONS + 1))
+    if not parts:
+        raise SourceError(f"{title}: nothing to draw, no stream has a sample there; look at --start and --stream")
+    if target.suffix.lower() == ".png":
+        if len(parts) > 1:
+            names = ", ".join(recording.session for _, recording in parts[:5])
+            raise SourceError(f"{title}: a PNG shows one session; name one with --session ({names} …), or write HTML")
+        data = plot_recording(parts[0][1], origin_ns=parts[0][0])[0].png
+    else:
+        data = _page(parts[:_MOST_SESSIONS], title, len(parts) > _MOST_SESSIONS).encode()
+    with writing(target):
+        target.write_bytes(data)
+    return target, [facts(recording) for _, recording in parts[:_MOST_SESSIONS]]
 
 
-def read_labelled(paths: Sequence[str], recipe: str | None) -> Iterator[Recording]:
-    """Recordings as a recipe reads them; without one, with the labels of all keys that are there."""
-    if recipe:
-        return read(paths, load_recipe(recipe).read_options())
-    return read(paths, ReadOptions(more_labels=tuple(LabelOptions(key=key) for key in label_keys(paths))))
+def _labelled(
+    paths: Sequence[str], recipe: str | None, file: Path | None = None, key: str | None = None
+) -> Iterator[Recording]:
+    """Recordings as a recipe reads them, with their labels: those of a file, of a key, or of all keys that are there."""
+    options = load_recipe(recipe).read_options() if recipe else ReadOptions()
+    if key and not file:
+        options = replace(options, label_key=key)
+    elif not recipe and not file:
+        options = replace(options, more_labels=tuple(LabelOptions(key=name) for name in label_keys(paths)))
+    elif key:
+        options = replace(options, label_key=None)
+    recordings = read(paths, options)
+    return recordings if file is None else _labelled_by(recordings, file, key)
 
 
-def _name(path: str) -> str:
-    return path.rstrip("/").rpartition("/")[2] or path
-
-
-def _stem(path: str) -> str:
-    name = _name(path).replace(":", "-").strip("/")
-    return name.rpartition(".")[0] or name.strip(".") or "plot"
-
-
-def _labelled(recordings: Iterator[Recording], path: Path, key: str | None) -> Iterator[Recording]:
+def _labelled_by(recordings: Iterator[Recording], path: Path, key: str | None) -> Iterator[Recording]:
     """The one recording with the labels of a file."""
     for number, recording in enumerate(recordings):
         if number:
@@ -73,54 +219,26 @@ def _labelled(recordings: Iterator[Recording], path: Path, key: str | None) -> I
         yield replace(recording, labels=[*recording.labels, *labels])
 
 
-def choose(recordings: Iterator[Recording], choice: dict[str, Any]) -> Iterator[tuple[int, Recording]]:
-    """What is asked for of each recording, with the start of the whole, Unix ns."""
-    sessions = []
-    for recording in recordings:
-        sessions.append(recording.session)
-        if choice["session"] not in (None, recording.session):
-            continue
-        streams = {stream.header.format.stream: stream for stream in recording.streams}
-        if missing := [name for name in choice["streams"] if name not in streams]:
-            raise SourceError(f"session {recording.session} has no stream `{missing[0]}`, only {', '.join(streams)}")
-        part = replace(
-            recording,
-            streams=[s for s in recording.streams if s.header.format.stream in (choice["streams"] or streams)],
-        )
-        if choice["start_s"] or choice["duration_s"]:
-            part = cut(part, choice["start_s"], choice["duration_s"])
-        yield recording.start_ns, part
-    if choice["session"] is not None and choice["session"] not in sessions:
-        raise SourceError(f"no session `{choice['session']}`; there are {', '.join(sessions[:20]) or 'none'}")
+def _name(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2] or path
 
 
-def _write(target: Path, parts: list[tuple[int, Recording]], title: str) -> list[dict[str, Any]]:
-    filled = [
-        (start_ns, recording) for start_ns, recording in parts if any(stream.count for stream in recording.streams)
+def _stem(path: str) -> str:
+    name = _name(path).replace(":", "-").strip("/")
+    return name.rpartition(".")[0] or name.strip(".") or "plot"
+
+
+def _page(parts: Sequence[tuple[int, Recording]], title: str, more: bool) -> str:
+    """A page of several sessions: a class has one tint throughout, and curves share what a page may weigh."""
+    classes = sorted({label.label for _, recording in parts for label in recording.labels})
+    streams = [stream for _, recording in parts for stream in recording.streams]
+    columns = columns_for(sum(len(stream.header.format.channels[:MOST_CHANNELS]) for stream in streams))
+    sections = [
+        (recording.session, plot_recording(recording, f"r{i}", start_ns, classes, columns)[1])
+        for i, (start_ns, recording) in enumerate(parts)
     ]
-    if not filled:
-        raise SourceError(f"{title}: nothing to draw, no stream has a sample there; look at --start and --stream")
-    first, notes = filled[:_MOST_SESSIONS], []
-    if len(filled) > _MOST_SESSIONS:
-        notes = [f"Only the first {_MOST_SESSIONS} sessions are shown; name another with --session."]
-    if target.suffix.lower() == ".png":
-        if len(filled) > 1:
-            names = ", ".join(recording.session for _, recording in filled[:5])
-            raise SourceError(f"{title}: a PNG shows one session; name one with --session ({names} …), or write HTML")
-        data = plot_recording(filled[0][1], origin_ns=filled[0][0])[0].png
-    else:
-        classes = sorted({label.label for _, recording in first for label in recording.labels})
-        columns = _columns_of([recording for _, recording in first])
-        sections = [
-            (recording.session, plot_recording(recording, f"r{i}", start_ns, classes, columns)[1])
-            for i, (start_ns, recording) in enumerate(first)
-        ]
-        data = plot_page(title, sections, notes).encode()
-    try:
-        target.write_bytes(data)
-    except OSError as error:
-        raise SourceError(f"{target}: cannot be written ({error.strerror}); choose another place with --out") from None
-    return [facts(recording) for _, recording in first]
+    notes = [f"Only the first {_MOST_SESSIONS} sessions are shown; name another with --session."] if more else []
+    return plot_page(title, sections, notes)
 
 
 def plot_recording(
@@ -160,13 +278,6 @@ def plot_page(title: str, sections: Sequence[tuple[str, str]], notes: Iterable[s
     lead = "".join(h.paragraph(note, "note") for note in notes)
     foot = "Made by Kymo. Every column of a curve shows its smallest and its largest number."
     return h.page(title, lead, sections, foot, (SCRIPT, STYLE))
-
-
-def _columns_of(recordings: Sequence[Recording]) -> int:
-    """How many columns each curve of a page of these recordings may have."""
-    return columns_for(
-        sum(len(s.header.format.channels[:MOST_CHANNELS]) for recording in recordings for s in recording.streams)
-    )
 
 
 def facts(recording: Recording) -> dict[str, Any]:

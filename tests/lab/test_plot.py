@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kymo
-from kymo.lab.look.curves import Band, Curve, bands_of, cut, panel_of, rows_of, split_constant, thin
+from kymo.lab.look.curves import Band, Curve, bands_of, panel_of, rows_of, split_constant, thin
 from kymo.streams.chunk import Format, Header, signal_format
 from kymo.streams.labels.labels import Label, interval
 from kymo.streams.recording import Recording, StreamData
 
 pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
-from kymo.lab.look.plot import plot_recording
+from kymo.lab.look.plot import Part, plot_recording
 
 NAN = float("nan")
 
@@ -89,6 +89,11 @@ def test_labels_of_one_class_that_touch_are_one_band() -> None:
         "activity": [Band(-1, 1, "a"), Band(1, 2, "b"), Band(3, 4, "a")],
         "place": [Band(-1, 8, "c")],
     }
+
+
+def cut(whole: Recording, start_s: float, duration_s: float | None) -> Recording:
+    ((_, part),) = Part(start_s=start_s, duration_s=duration_s).of([whole])
+    return part
 
 
 def test_the_rest_of_an_irregular_stream_has_its_last_sample() -> None:
