@@ -8,21 +8,17 @@ windows of 2 s. Everything is in a temporary folder that is gone afterwards.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import click
 
-from kymo.deploy.children import Child, stop
-from kymo.examples.stage import Say, adopt, died, narrator, own_broker, run_example, run_verb, verb
+from kymo.deploy.children import Child
+from kymo.examples.stage import Say, died, ended_after, perform, run_example, run_verb, verb
 from kymo.processors.recipe.load import Recipe, load_recipe
-from kymo.streams.errors import KymoError
 from kymo.streams.events import Event, read_events
 from kymo.streams.readers import read
 from kymo.streams.settings import Settings
@@ -52,8 +48,7 @@ split = "session"
 """
 OLD, LIVE = "basicmotions:train", "basicmotions:test"
 PATIENCE_S = 180.0
-_FIRST_EVENT_S = 60.0
-_SIGN_S, _SCORE_S = 5.0, 2.0
+_FIRST_EVENT_S, _SCORE_S = 60.0, 2.0
 
 
 @click.command()
@@ -69,87 +64,46 @@ def loop(speed: float, watch_s: float, as_json: bool) -> None:
 
     Example: python -m kymo.examples.loop --speed 5
     """
-    say = narrator(as_json)
-    with own_broker("loop", lambda _: say("starting Kafka")) as settings:
-        adopt(settings)
-        (settings.home / "loop.toml").write_text(RECIPE)
-        result = _run_loop(settings, speed, watch_s, say)
-    if as_json:
-        click.echo(json.dumps(result))
-    sys.exit(0 if result["ok"] else 1)
+    perform("loop", lambda settings, say: run_loop(settings, speed, watch_s, say), as_json)
 
 
-def _run_loop(settings: Settings, speed: float, watch_s: float, say: Say) -> dict[str, Any]:
+def run_loop(settings: Settings, speed: float, watch_s: float, say: Say) -> dict[str, Any]:
     """The whole of it; leaves no process behind."""
-    from kymo.streams.kafka.admin import ensure_topics
-    from kymo.streams.topics import Names
-
-    recipe = load_recipe(str(settings.home / "loop.toml"))
-    ensure_topics(settings, Names(settings.prefix))
-    with _patience("training the first model", say):
-        first = _first_model(settings)
-    say(f"first model: {first}, trained on one recording of each class")
-    worker = verb("worker", str(recipe.path))
-    stream = verb("replay", LIVE, "--recipe", str(recipe.path), "--loop", "0", "--speed", f"{speed:g}")
-    children = [worker, stream]
-    with contextlib.ExitStack() as stack:
-        stack.callback(stop, children)
-        live = stack.enter_context(Live(settings, recipe, LIVE))
-        for child in children:
-            child.start()
-        live.watch(watch_s, say, lambda: _check(children))
-        say(f"meanwhile the recordings of {OLD} arrive, with labels, and are archived")
-        with _patience("archiving", say):
-            _finish("replay", OLD, "--recipe", str(recipe.path), "--speed", "max")
-            _finish("label", "import", OLD, "--column", "label")
-            _finish("archive", "--dir", str(settings.home / "segments"), "--once")
-        say("refresh: train on what is archived and labelled, without the sessions that judge")
-        with _patience("refreshing", say):
-            options = ("--archive", str(settings.home / "segments"), "--only", "--metric", "window_accuracy", "--json")
-            outcome = json.loads(_finish("refresh", str(recipe.path), *options))
+    path, segments = settings.home / "loop.toml", str(settings.home / "segments")
+    path.write_text(RECIPE)
+    recipe, finish = load_recipe(str(path)), partial(run_verb, timeout_s=PATIENCE_S)
+    say("training the first model …")
+    say(f"first model: {first_model(settings, recipe)}, trained on one recording of each class")
+    truths = {r.session: r.labels[0].label for r in read((LIVE,), recipe.read_options()) if r.labels}
+    worker = verb("worker", str(path))
+    replay = verb("replay", LIVE, "--recipe", str(path), "--loop", "0", "--speed", f"{speed:g}")
+    with ended_after(worker, replay):
+        worker.start()
+        replay.start()
+        watch(settings, truths, [worker, replay], watch_s, say)
+        say(f"meanwhile the recordings of {OLD} arrive, with labels, and are archived …")
+        finish("replay", OLD, "--recipe", str(path), "--speed", "max")
+        finish("label", "import", OLD, "--column", "label")
+        finish("archive", "--dir", segments, "--once")
+        say("refresh: train on what is archived and labelled, without the sessions that judge …")
+        options = ("--archive", segments, "--only", "--metric", "window_accuracy", "--json")
+        outcome = json.loads(finish("refresh", str(path), *options))
         say(f"gate: {outcome['reason']}")
         if outcome["promoted"]:
-            live.watch(watch_s, say, lambda: _check(children), outcome["bundle"])
-    return _result(settings, live, outcome, say)
+            watch(settings, truths, [worker, replay], watch_s, say, outcome["bundle"])
+    tally = Tally(truths)
+    for event in read_events(settings):
+        tally.add(event)
+    return _result(settings, tally, outcome, say)
 
 
-@contextlib.contextmanager
-def _patience(work: str, say: Say) -> Iterator[None]:
-    """Say what is being done, and every few seconds that it still is."""
-    over, begun = threading.Event(), time.monotonic()
-
-    def tell() -> None:
-        while not over.wait(_SIGN_S):
-            say(f"  … {work}, for {time.monotonic() - begun:.0f} s")
-
-    say(f"{work} …")
-    sign = threading.Thread(target=tell, daemon=True)
-    sign.start()
-    try:
-        yield
-    finally:
-        over.set()
-        sign.join()
-
-
-def _finish(*words: str) -> str:
-    return run_verb(*words, timeout_s=PATIENCE_S)
-
-
-def _check(children: list[Child]) -> None:
-    for child in children:
-        if child.status is not None:
-            raise died(child)
-
-
-def _first_model(settings: Settings) -> str:
+def first_model(settings: Settings, recipe: Recipe) -> str:
     """Train on the first recording of each class that may be learned from, promote; the bundle's id."""
     from kymo.models.bundle import promote
     from kymo.models.training.refresh import plan_of
     from kymo.models.training.request import TrainRequest
     from kymo.models.training.train import train
 
-    recipe = load_recipe(str(settings.home / "loop.toml"))
     judging, sessions = plan_of(recipe, (OLD,)).held_out, set()
     first: dict[str, str] = {}
     for recording in read((OLD,), recipe.read_options()):
@@ -162,98 +116,86 @@ def _first_model(settings: Settings) -> str:
     return bundle.id
 
 
-class Live:
-    """Counts what is right while events come, by bundle, in a thread of its own."""
+class Tally:
+    """Counts what is right, by bundle."""
 
-    def __init__(self, settings: Settings, recipe: Recipe, data: str) -> None:
-        self._settings, self._stop, self._error = settings, threading.Event(), ""
-        self._thread = threading.Thread(target=self._read, name="events", daemon=True)
-        self._truths = {r.session: r.labels[0].label for r in read((data,), recipe.read_options()) if r.labels}
-        self._ids: set[str] = set()
-        self._right: Counter[str] = Counter()
-        self._windows: Counter[str] = Counter()
-        self._first_ns: dict[str, int] = {}
-        self._lock = threading.Lock()
-        self.repeated = 0
-
-    def __enter__(self) -> Live:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(5.0)
-
-    def _read(self) -> None:
-        try:
-            for event in read_events(self._settings, follow=True, stop=self._stop.is_set):
-                self.add(event)
-        except KymoError as error:
-            self._error = str(error)
+    def __init__(self, truths: Mapping[str, str]) -> None:
+        self._truths = truths  # by session; events of others count only as seen
+        self._events: list[Event] = []
 
     def add(self, event: Event) -> None:
-        """Count an event; those of other sessions count only as seen."""
-        with self._lock:
-            self.repeated += event.id in self._ids
-            self._ids.add(event.id)
-            first = self._first_ns.get(event.bundle, event.emitted_ns)
-            self._first_ns[event.bundle] = min(first, event.emitted_ns)
-            truth = None if event.head else self._truths.get(event.session)
-            if truth is not None:
-                self._windows[event.bundle] += 1
-                self._right[event.bundle] += event.label == truth
+        """Count an event."""
+        self._events.append(event)
+
+    @property
+    def repeated(self) -> int:
+        """How many events came that were there already."""
+        return len(self._events) - len({event.id for event in self._events})
+
+    def bundles(self) -> list[str]:
+        """Which bundles said something of sessions whose truth is known."""
+        return sorted({event.bundle for event in self._events if self._counts(event)})
 
     def score(self, bundle: str) -> dict[str, Any]:
         """What a bundle did so far."""
-        with self._lock:
-            windows, right = self._windows[bundle], self._right[bundle]
-        return {"bundle": bundle, "windows": windows, "accuracy": right / windows if windows else 0.0}
+        of_it = [event for event in self._events if event.bundle == bundle and self._counts(event)]
+        right = sum(event.label == self._truths[event.session] for event in of_it)
+        return {"bundle": bundle, "windows": len(of_it), "accuracy": right / len(of_it) if of_it else 0.0}
 
     def first_s(self, bundle: str, since_ns: int) -> float | None:
         """Seconds from a moment to a bundle's first event; None if it made none."""
-        return (self._first_ns[bundle] - since_ns) / 1e9 if bundle in self._first_ns else None
+        times = [event.emitted_ns for event in self._events if event.bundle == bundle]
+        return (min(times) - since_ns) / 1e9 if times else None
 
-    def watch(
-        self, seconds: float, say: Callable[[str], None], check_children: Callable[[], None], bundle: str = ""
-    ) -> None:
-        """Tell the accuracy of the last seconds, again and again, for some time from a bundle's (or any) first event on."""
-        began, until = time.monotonic(), None
-        right, windows = Counter(self._right), Counter(self._windows)
-        while until is None or time.monotonic() < until:
-            self._stop.wait(_SCORE_S)
-            check_children()
-            if self._error:
-                raise KymoError(self._error)
-            with self._lock:
-                now_right, now_windows = Counter(self._right), Counter(self._windows)
-            for name in sorted(now_windows):
-                count = now_windows[name] - windows[name]
-                if count:
-                    say(f"live: {(now_right[name] - right[name]) / count:6.1%} of {count:4} windows, {name}")
-            right, windows = now_right, now_windows
-            if until is None and (now_windows[bundle] if bundle else now_windows.total()):
-                until = time.monotonic() + seconds
-            if until is None and time.monotonic() - began > _FIRST_EVENT_S:
-                return
+    def _counts(self, event: Event) -> bool:
+        return not event.head and event.session in self._truths
 
 
-def _result(settings: Settings, live: Live, outcome: dict[str, Any], say: Say) -> dict[str, Any]:
+def watch(
+    settings: Settings, truths: Mapping[str, str], children: list[Child], seconds: float, say: Say, bundle: str = ""
+) -> None:
+    """Tell the accuracy of the last seconds, again and again, for some time from a bundle's (or any) first event on."""
+    began_ns, due_s, until_s = time.time_ns(), time.monotonic() + _SCORE_S, time.monotonic() + _FIRST_EVENT_S
+    tally, seen = Tally(truths), False
+
+    def over() -> bool:
+        nonlocal tally, seen, due_s, until_s
+        for child in children:
+            if child.status is not None:
+                raise died(child)
+        if time.monotonic() > due_s:
+            for name in tally.bundles():
+                score = tally.score(name)
+                say(f"live: {score['accuracy']:6.1%} of {score['windows']:4} windows, {name}")
+            if not seen and (bundle in tally.bundles() if bundle else tally.bundles()):
+                seen, until_s = True, time.monotonic() + seconds
+            tally, due_s = Tally(truths), time.monotonic() + _SCORE_S
+        return time.monotonic() > until_s
+
+    for event in read_events(settings, follow=True, stop=over):
+        if event.emitted_ns >= began_ns:
+            tally.add(event)
+        if over():
+            return
+
+
+def _result(settings: Settings, tally: Tally, outcome: dict[str, Any], say: Say) -> dict[str, Any]:
     from kymo.models.registry import open_registry
 
     entry = open_registry(settings.home).current("loop")
-    before, after = live.score(outcome["champion"]), live.score(outcome["bundle"])
-    took_s = live.first_s(outcome["bundle"], entry.at_ns) if entry and outcome["promoted"] else None
-    ok = outcome["promoted"] and after["accuracy"] > before["accuracy"] and not live.repeated and took_s is not None
-    say(f"before: {before['accuracy']:.1%} of {before['windows']} live windows right, {before['bundle']}")
-    say(f"after:  {after['accuracy']:.1%} of {after['windows']} live windows right, {after['bundle']}")
+    before, after = tally.score(outcome["champion"]), tally.score(outcome["bundle"])
+    took_s = tally.first_s(outcome["bundle"], entry.at_ns) if entry and outcome["promoted"] else None
+    ok = outcome["promoted"] and after["accuracy"] > before["accuracy"] and not tally.repeated and took_s is not None
+    for name, score in (("before:", before), ("after: ", after)):
+        say(f"{name} {score['accuracy']:.1%} of {score['windows']} live windows right, {score['bundle']}")
     if took_s is not None:
-        say(f"from the promotion to the first event of the new model: {took_s:.2f} s; events twice: {live.repeated}")
+        say(f"from the promotion to the first event of the new model: {took_s:.2f} s; events twice: {tally.repeated}")
     return {
         "ok": bool(ok),
         "before": before,
         "after": after,
         "promotion_to_first_event_s": took_s,
-        "repeated": live.repeated,
+        "repeated": tally.repeated,
         "refresh": outcome,
     }
 

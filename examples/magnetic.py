@@ -7,19 +7,15 @@ data are synthetic. Everything is in a temporary folder that is gone afterwards,
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from kymo.deploy.children import stop
-from kymo.examples.stage import Say, adopt, compare, live_events, narrator, own_broker, run_example, run_verb, verb
-from kymo.streams.events import Event
+from kymo.examples.stage import Say, compare, ended_after, live_events, perform, run_example, run_verb, verb
+from kymo.streams.events import Event, read_events
 from kymo.streams.settings import Settings
 
 RECIPE, SESSION = "magnetic", "drone"
@@ -39,23 +35,12 @@ def magnetic(plans: int, speed: float, home: Path | None, as_json: bool) -> None
 
     Example: python -m kymo.examples.magnetic --speed 50
     """
-    started = time.monotonic()
-    say = narrator(as_json)
-    with own_broker("magnetic", lambda _: say("starting Kafka"), home=home) as settings:
-        adopt(settings)
-        result = _run_all(settings, plans, speed, say)
-    result["seconds"] = round(time.monotonic() - started, 1)
-    say("done" if result["ok"] else "something is wrong, see above")
-    if as_json:
-        click.echo(json.dumps(result))
-    sys.exit(0 if result["ok"] else 1)
+    perform("magnetic", lambda settings, say: run_all(settings, plans, speed, say), as_json, home)
 
 
-def _run_all(settings: Settings, plans: int, speed: float, say: Say) -> dict[str, Any]:
+def run_all(settings: Settings, plans: int, speed: float, say: Say) -> dict[str, Any]:
     """The whole of it; leaves no process behind."""
     from kymo.lab.synth.random_plans import RandomPlans, synth_random
-    from kymo.streams.kafka.admin import ensure_topics
-    from kymo.streams.topics import Names
 
     data, drone = settings.home / "plans", settings.home / f"{SESSION}.mcap"
     say(f"carrying out {plans} random motion plans: a third each of undisturbed, weakly and strongly distorted")
@@ -64,7 +49,6 @@ def _run_all(settings: Settings, plans: int, speed: float, say: Say) -> dict[str
     say("training")
     trained = json.loads(run_verb("train", RECIPE, "--data", str(data), "--json", quiet=False))
     say(f"trained and promoted: {trained['bundle']}")
-    ensure_topics(settings, Names(settings.prefix))
     expected = offline(drone)
     say(f"a worker serves it; a drone flies for 10 min and meets five distortions, at {speed:g} times its pace")
     events = live(settings, drone, speed, len(expected), say)
@@ -102,15 +86,12 @@ def offline(path: Path, bundle: str | None = None) -> list[tuple[Event, str, boo
 
 def live(settings: Settings, path: Path, speed: float, count: int, say: Say) -> list[Event]:
     """Events as they come while a worker follows a replay, until there are as many as expected, or none comes any more."""
-    from kymo.streams.events import read_events
-
-    worker, stream = verb("worker", RECIPE), verb("replay", str(path), "--recipe", RECIPE, "--speed", f"{speed:g}")
+    worker, replay = verb("worker", RECIPE), verb("replay", str(path), "--recipe", RECIPE, "--speed", f"{speed:g}")
     last, first_ns = "", 0
-    with contextlib.ExitStack() as stack:
-        stack.callback(stop, [worker, stream])
+    with ended_after(worker, replay):
         worker.start()
-        stream.start()
-        for event in live_events(settings, worker, stream, count):
+        replay.start()
+        for event in live_events(settings, worker, replay, count):
             first_ns = first_ns or event.start_ns
             if event.label != last:
                 at_s = (event.start_ns - first_ns) / 1e9

@@ -7,6 +7,7 @@ numbers come from what was read back, none is assumed.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -18,17 +19,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
-from kymo.deploy.children import Child, kymo_command, kymo_environment
+from kymo.deploy.children import Child, kymo_command, kymo_environment, stop
 from kymo.streams.chunk import Chunk
 from kymo.streams.errors import KymoError
 from kymo.streams.events import Event, event_id, read_events
 from kymo.streams.recording import Recording
 from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 from kymo.streams.words import some
 
 if TYPE_CHECKING:
@@ -39,14 +41,22 @@ _SHOWN = 3  # examples of a complaint
 Say = Callable[[str], None]
 
 
-def narrator(as_json: bool) -> Say:
-    """Says what is being done, with the seconds since now; on stderr where stdout is for JSON."""
+def perform(
+    name: str, play: Callable[[Settings, Say], dict[str, Any]], as_json: bool, home: Path | None = None
+) -> None:
+    """Play an example on a broker of its own: what is being done is said with its second, on stderr where stdout is for JSON."""
     started = time.monotonic()
 
     def say(text: str) -> None:
         click.echo(f"{time.monotonic() - started:6.1f} s  {text}", err=as_json)
 
-    return say
+    with own_broker(name, lambda _: say("starting Kafka"), home=home) as settings:
+        result = play(settings, say)
+    result["seconds"] = round(time.monotonic() - started, 1)
+    say("done" if result["ok"] else "something is wrong, see above")
+    if as_json:
+        click.echo(json.dumps(result))
+    sys.exit(0 if result["ok"] else 1)
 
 
 def run_example(command: click.Command) -> None:
@@ -64,35 +74,30 @@ def run_example(command: click.Command) -> None:
 def own_broker(
     name: str, on_start: Callable[[Path], None], *, home: Path | None = None, keep: bool = False
 ) -> Iterator[Settings]:
-    """A broker in a temporary home, or in that one, which then stays; nothing of the user's own deployment is used but Kafka's jars.
+    """A broker with its topics in a temporary home, or in that one, which then stays; nothing of the user's own deployment is used but
+    Kafka's jars. Its settings are those of this process and of its children.
 
     Both are gone afterwards; with `keep` only where something went wrong.
     """
     from kymo.deploy import broker
+    from kymo.streams.kafka.admin import ensure_topics
 
-    user, place = Settings.from_env(), home or Path(tempfile.mkdtemp(prefix=f"kymo-{name}-"))
+    jars, place = Settings.from_env().home / "kafka", home or Path(tempfile.mkdtemp(prefix=f"kymo-{name}-"))
     done = False
     try:
         on_start(place)
-        info = broker.start(place / "broker", jars_dir=user.home / "kafka")
-        yield Settings(brokers=info.bootstrap, home=place, metrics_port=0)
+        settings = Settings(brokers=broker.start(place / "broker", jars_dir=jars).bootstrap, home=place, metrics_port=0)
+        for variable in [variable for variable in os.environ if variable.startswith("KYMO_")]:
+            del os.environ[variable]
+        os.environ |= {"KYMO_HOME": str(place), "KYMO_BROKERS": settings.brokers, "KYMO_METRICS_PORT": "0"}
+        ensure_topics(settings, Names(settings.prefix))
+        yield settings
         done = True
     finally:
         if not (done and keep):
             broker.stop(place / "broker", timeout_s=10.0)
             if home is None:
                 shutil.rmtree(place, ignore_errors=True)
-
-
-def adopt(settings: Settings) -> None:
-    """Make the settings of a broker of one's own those of this process and of its children."""
-    for name in [name for name in os.environ if name.startswith("KYMO_")]:
-        del os.environ[name]
-    os.environ |= {
-        "KYMO_HOME": str(settings.home),
-        "KYMO_BROKERS": settings.brokers,
-        "KYMO_METRICS_PORT": str(settings.metrics_port),
-    }
 
 
 def verb(*words: str) -> Child:
@@ -102,19 +107,13 @@ def verb(*words: str) -> Child:
 
 def run_verb(*words: str, quiet: bool = True, timeout_s: float | None = None) -> str:
     """Run a verb to its end; the last line that it printed."""
+    command, env, pipe = kymo_command(*words), kymo_environment({}), subprocess.PIPE
     done = subprocess.run(
-        kymo_command(*words),
-        env=kymo_environment({}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE if quiet else None,
-        text=True,
-        timeout=timeout_s,
-        check=False,
+        command, env=env, stdout=pipe, stderr=pipe if quiet else None, text=True, timeout=timeout_s, check=False
     )
-    if done.returncode and not quiet:
-        raise KymoError(f"kymo {words[0]} failed, see above")
     if done.returncode:
-        raise KymoError(f"kymo {' '.join(words[:2])} failed: {(done.stderr.splitlines() or ['it said nothing'])[-1]}")
+        last = (done.stderr or ("it said nothing" if quiet else "see above")).splitlines()[-1]
+        raise KymoError(f"kymo {' '.join(words[:2])} failed: {last}")
     return (done.stdout.splitlines() or [""])[-1]
 
 
@@ -122,6 +121,18 @@ def died(child: Child, how: str = "has ended") -> KymoError:
     """Say that a child has ended, how, and its last lines."""
     status = f" ({child.ended()})" if child.status is not None else ""
     return KymoError(f"the {child.name} {how}{status}: {' | '.join(list(child.tail)[-3:]) or 'it said nothing'}")
+
+
+@contextlib.contextmanager
+def ended_after(worker: Child, replay: Child) -> Iterator[None]:
+    """End both where the block ends; only when the worker has ended in order is it certain that no event comes twice."""
+    killed: list[str] = []
+    try:
+        yield
+    finally:
+        killed = stop([worker, replay])
+    if killed or worker.status:
+        raise died(worker, "could not be ended in order")
 
 
 def live_events(settings: Settings, worker: Child, replay: Child, count: int) -> Iterator[Event]:
@@ -237,11 +248,8 @@ def latency(
     events: Iterable[Event], length: int, sent: SentChunks, when_ms: Callable[[Event], float | None]
 ) -> dict[str, float] | None:
     """Percentiles of the time from the sending of each window's last chunk, ms to a tenth, and of how many events."""
-    delays = []
-    for event in events:
-        since, when = sent.last_chunk_ms(event, length), when_ms(event)
-        if since is not None and when is not None:
-            delays.append(when - since)
+    pairs = ((sent.last_chunk_ms(event, length), when_ms(event)) for event in events)
+    delays = [when - since for since, when in pairs if since is not None and when is not None]
     if not delays:
         return None
     names, percentiles = ("p50", "p95", "p99", "max"), np.percentile(delays, [50, 95, 99, 100])

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kymo.examples.loop import LIVE, RECIPE, Live
+from kymo.examples.loop import LIVE, RECIPE, Tally
 from kymo.processors.recipe.load import parse_recipe
 from kymo.streams.events import Event
 from kymo.streams.readers import read
-from kymo.streams.settings import Settings
 
 
 def test_events_are_counted_by_bundle() -> None:
-    recipe = parse_recipe(RECIPE)
-    live, (first, second) = Live(Settings(), recipe, LIVE), list(read((LIVE,), recipe.read_options()))[::39]
+    recordings = list(read((LIVE,), parse_recipe(RECIPE).read_options()))
+    live, (first, second) = Tally({r.session: r.labels[0].label for r in recordings}), recordings[::39]
     event = Event(
         "a", "loop", "loop@1", first.session, "imu", 0, 0, 1, first.labels[0].label, 0.9, emitted_ns=5 * 10**9
     )
