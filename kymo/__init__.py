@@ -28,23 +28,34 @@ if (_CHECKOUT / "streams" / "chunk.proto").is_file():
 from kymo.streams.errors import KymoError, SourceWarning
 from kymo.streams.words import less_numbers, many
 
-if TYPE_CHECKING:
-    from kymo.lab.look.arrays import extract_imu_windows, topic_arrays
-    from kymo.lab.look.plot import plot
-    from kymo.lab.look.summary import mcap_summary
-    from kymo.lab.synth.files import synth
-    from kymo.lab.synth.random_plans import RandomPlans, synth_random
-    from kymo.lab.synth.simulate import simulate
-    from kymo.models.bundle import Bundle, load_bundle
-    from kymo.models.notebook import evaluate, train, windows
-    from kymo.models.predict import Classifier
-    from kymo.models.run import Report, run
-    from kymo.processors.recipe.load import Recipe, load_recipe, parse_recipe
-    from kymo.streams.chunk import Chunk, Format, Window
-    from kymo.streams.events import Event
-    from kymo.streams.readers import read
-    from kymo.streams.recording import ReadOptions, Recording
-    from kymo.streams.settings import Settings
+if TYPE_CHECKING:  # what :data:`_FACADE` names, for type checkers and editors
+    from kymo.lab.look.arrays import extract_imu_windows as extract_imu_windows
+    from kymo.lab.look.arrays import topic_arrays as topic_arrays
+    from kymo.lab.look.plot import plot as plot
+    from kymo.lab.look.summary import mcap_summary as mcap_summary
+    from kymo.lab.synth.files import synth as synth
+    from kymo.lab.synth.random_plans import RandomPlans as RandomPlans
+    from kymo.lab.synth.random_plans import synth_random as synth_random
+    from kymo.lab.synth.simulate import simulate as simulate
+    from kymo.models.bundle import Bundle as Bundle
+    from kymo.models.bundle import load_bundle as load_bundle
+    from kymo.models.notebook import evaluate as evaluate
+    from kymo.models.notebook import train as train
+    from kymo.models.notebook import windows as windows
+    from kymo.models.predict import Classifier as Classifier
+    from kymo.models.run import Report as Report
+    from kymo.models.run import run as run
+    from kymo.processors.recipe.load import Recipe as Recipe
+    from kymo.processors.recipe.load import load_recipe as load_recipe
+    from kymo.processors.recipe.load import parse_recipe as parse_recipe
+    from kymo.streams.chunk import Chunk as Chunk
+    from kymo.streams.chunk import Format as Format
+    from kymo.streams.chunk import Window as Window
+    from kymo.streams.events import Event as Event
+    from kymo.streams.readers import read as read
+    from kymo.streams.recording import ReadOptions as ReadOptions
+    from kymo.streams.recording import Recording as Recording
+    from kymo.streams.settings import Settings as Settings
 
 
 @dataclass(frozen=True)
@@ -115,37 +126,9 @@ _FACADE = {
     "synth": "kymo.lab.synth.files",
     **dict.fromkeys(("RandomPlans", "synth_random"), "kymo.lab.synth.random_plans"),
 }
-__all__ = [
-    "Bundle",
-    "Chunk",
-    "Classifier",
-    "Event",
-    "Format",
-    "KymoError",
-    "RandomPlans",
-    "ReadOptions",
-    "Recipe",
-    "Recording",
-    "Report",
-    "Settings",
-    "Window",
-    "evaluate",
-    "extract_imu_windows",
-    "load_bundle",
-    "load_recipe",
-    "main",
-    "mcap_summary",
-    "parse_recipe",
-    "plot",
-    "read",
-    "run",
-    "simulate",
-    "synth",
-    "synth_random",
-    "topic_arrays",
-    "train",
-    "windows",
-]
+_PUBLIC = ["KymoError", "main", *_FACADE]
+if not TYPE_CHECKING:
+    __all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
@@ -155,7 +138,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted(_PUBLIC)
 
 
 class Verbs(click.Group):
