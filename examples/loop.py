@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import click
@@ -47,7 +46,6 @@ architecture = "spectrogram_cnn"
 split = "session"
 """
 OLD, LIVE = "basicmotions:train", "basicmotions:test"
-PATIENCE_S = 180.0
 _FIRST_EVENT_S, _SCORE_S = 60.0, 2.0
 
 
@@ -71,7 +69,7 @@ def run_loop(settings: Settings, speed: float, watch_s: float, say: Say) -> dict
     """The whole of it; leaves no process behind."""
     path, segments = settings.home / "loop.toml", str(settings.home / "segments")
     path.write_text(RECIPE)
-    recipe, finish = load_recipe(str(path)), partial(run_verb, timeout_s=PATIENCE_S)
+    recipe = load_recipe(str(path))
     say("training the first model …")
     say(f"first model: {first_model(settings, recipe)}, trained on one recording of each class")
     truths = {r.session: r.labels[0].label for r in read((LIVE,), recipe.read_options()) if r.labels}
@@ -82,12 +80,12 @@ def run_loop(settings: Settings, speed: float, watch_s: float, say: Say) -> dict
         replay.start()
         watch(settings, truths, [worker, replay], watch_s, say)
         say(f"meanwhile the recordings of {OLD} arrive, with labels, and are archived …")
-        finish("replay", OLD, "--recipe", str(path), "--speed", "max")
-        finish("label", "import", OLD, "--column", "label")
-        finish("archive", "--dir", segments, "--once")
+        run_verb("replay", OLD, "--recipe", str(path), "--speed", "max")
+        run_verb("label", "import", OLD, "--column", "label")
+        run_verb("archive", "--dir", segments, "--once")
         say("refresh: train on what is archived and labelled, without the sessions that judge …")
         options = ("--archive", segments, "--only", "--metric", "window_accuracy", "--json")
-        outcome = json.loads(finish("refresh", str(path), *options))
+        outcome = json.loads(run_verb("refresh", str(path), *options))
         say(f"gate: {outcome['reason']}")
         if outcome["promoted"]:
             watch(settings, truths, [worker, replay], watch_s, say, outcome["bundle"])

@@ -105,12 +105,10 @@ def verb(*words: str) -> Child:
     return Child(words[0], kymo_command(*words), kymo_environment({}))
 
 
-def run_verb(*words: str, quiet: bool = True, timeout_s: float | None = None) -> str:
-    """Run a verb to its end; the last line that it printed."""
+def run_verb(*words: str, quiet: bool = True) -> str:
+    """Run a verb to its end, however long it takes; the last line that it printed."""
     command, env, pipe = kymo_command(*words), kymo_environment({}), subprocess.PIPE
-    done = subprocess.run(
-        command, env=env, stdout=pipe, stderr=pipe if quiet else None, text=True, timeout=timeout_s, check=False
-    )
+    done = subprocess.run(command, env=env, stdout=pipe, stderr=pipe if quiet else None, text=True, check=False)
     if done.returncode:
         last = (done.stderr or ("it said nothing" if quiet else "see above")).splitlines()[-1]
         raise KymoError(f"kymo {' '.join(words[:2])} failed: {last}")
