@@ -20,7 +20,7 @@ import json
 import re
 import shutil
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kymo.lab.output import Progress
 from kymo.lab.prepare import clean as cleaning
 from kymo.lab.prepare import clocks
 from kymo.lab.prepare import steady as steady_part
@@ -115,6 +116,7 @@ class SessionSamples:
     start_ns: int  # time of number 0
     results: Mapping[str, str]  # ``seconds_10k``, ``score_10k``, as far as they are known
     marked: bool  # whether a column ``usabledata`` said which rows these are
+    facts: Mapping[str, Any]  # what else is to be said: rows left out by reason, clocks, the steady part
 
 
 def prepare_running(
@@ -122,7 +124,7 @@ def prepare_running(
     out: Path,  # ``out/Prepared`` must not be there
     selection: Selection,
     formats: Sequence[str] = ("csv",),
-    on_file: Callable[[int, int], None] | None = None,  # told how many files are done, and of how many
+    on_file: Progress = lambda done, of: None,
     overview: Path | None = None,  # table of 10 km results; by default one that lies beside the raw folders
 ) -> RunningReport:
     """Read, clean, align and write."""
@@ -137,15 +139,13 @@ def prepare_running(
     two_feet = len({key for key, _ in first.values()}) < len(files) or any(named for _, named in first.values())
     if selection.feet != "auto":
         two_feet = selection.feet == "both"
-    trials = _Trials(selection, two_feet, target, formats, results)
+    trials = _Trials(selection, two_feet, target, formats)
     report = trials.report
     report.overview = str(table or "")
     try:
         for number, path in enumerate(order, 1):
-            for foot in trials.read(path):
-                trials.add(foot, path)
-            if on_file:
-                on_file(number, len(order))
+            trials.read(path, results)
+            on_file(number, len(order))
         trials.finish()
         if not report.sessions:
             raise SourceError(_nothing(report), raw)
@@ -190,21 +190,16 @@ def _nothing(report: RunningReport) -> str:
 class _Trials:
     """Trials as their files come: cleaned, and written as soon as all of one is there."""
 
-    def __init__(
-        self,
-        selection: Selection,
-        two_feet: bool,
-        target: Path,
-        formats: Sequence[str],
-        results: Mapping[str, Mapping[str, str]],  # of the overview, by subject
-    ) -> None:
+    def __init__(self, selection: Selection, two_feet: bool, target: Path, formats: Sequence[str]) -> None:
         self._selection, self._two_feet, self._target, self._formats = selection, two_feet, target, formats
-        self._results = results
         self._pending: dict[Trial, dict[str, CleanFoot]] = {}
         self.report = RunningReport()
 
-    def read(self, path: Path) -> Iterator[RawFoot]:
-        """The feet of a file that are selected."""
+    def _leave_out(self, name: str, reason: str) -> None:
+        self.report.left_out.append({"what": name, "reason": reason})
+
+    def read(self, path: Path, results: Mapping[str, Mapping[str, str]]) -> None:
+        """Take the feet of a file that are selected; the overview says results by subject."""
         name = f"{path.parent.name}/{path.name}"
         try:
             feet = read_raw(path, name)
@@ -214,15 +209,13 @@ class _Trials:
             self._leave_out(name, str(error))
             return
         for foot in feet:
+            foot.results = {**results.get(foot.trial.subject, {}), **foot.results}
             if self._selection.takes(foot.trial):
-                yield foot
+                self._add(foot, path)
             else:
                 self.report.not_chosen.append(foot.trial.session)
 
-    def _leave_out(self, name: str, reason: str) -> None:
-        self.report.left_out.append({"what": name, "reason": reason})
-
-    def add(self, raw: RawFoot, path: Path) -> None:
+    def _add(self, raw: RawFoot, path: Path) -> None:
         """Clean a foot and put it beside the other one of its trial."""
         trial, side = raw.trial, self._selection.feet
         if self._two_feet and not raw.foot:
@@ -230,9 +223,8 @@ class _Trials:
         if side in ("left", "right") and raw.foot not in ("", side):
             self._leave_out(f"{raw.path} ({raw.foot})", f"--feet {side}")
             return
-        sessions = {session["session"] for session in self.report.sessions}
         feet = self._pending.get(trial, {})
-        if trial.session in sessions or raw.foot in feet:
+        if raw.foot in feet or any(trial.session == session["session"] for session in self.report.sessions):
             which = f"the {raw.foot} foot of " if raw.foot else ""
             self._leave_out(raw.path, f"{which}{trial.session} is there already")
             return
@@ -243,31 +235,25 @@ class _Trials:
         self._pending[trial] = feet = feet | {raw.foot: foot}
         if len(feet) == (2 if self._two_feet else 1):
             del self._pending[trial]
-            self._write(trial, feet)
+            try:
+                self._write(trial, feet)
+            except SourceError as error:
+                self._leave_out(trial.session, str(error))
 
     def _write(self, trial: Trial, feet: Mapping[str, CleanFoot]) -> None:
-        try:
-            samples, facts = (
-                _merge(feet["left"], feet["right"]) if self._two_feet else _single(next(iter(feet.values())))
-            )
-            samples = replace(samples, results={**self._results.get(trial.subject, {}), **samples.results})
-            if not samples.marked and not self._selection.whole:
-                samples, facts = _only_steady(self._target, trial, samples, facts)
-        except SourceError as error:
-            self._leave_out(trial.session, str(error))
-            return
+        samples = _merge(feet["left"], feet["right"]) if self._two_feet else _single(*feet.values())
+        if not samples.marked and not self._selection.whole:
+            samples = _only_steady(self._target, trial, samples)
+        known = [*(["speed"] if trial.speed else []), *samples.results]
         self.report.sessions.append(
             {
                 "session": trial.session,
                 **asdict(trial),
                 "samples": len(samples.values),
                 "channels": list(samples.channels),
-                "known": [
-                    *(["speed"] if trial.speed else []),
-                    *(name for name, text in samples.results.items() if text),
-                ],
+                "known": known,
                 "seconds": len(samples.values) / RATE_HZ,
-                **facts,
+                **samples.facts,
                 "from": [foot.raw.path for foot in feet.values()],
                 "files": _write_session(self._target, trial, samples, self._formats),
             }
@@ -281,26 +267,23 @@ class _Trials:
             self._leave_out(trial.session, reason)
 
 
-def _single(foot: CleanFoot) -> tuple[SessionSamples, dict[str, Any]]:
-    """A foot's usable samples, and what is to be said of them."""
-    whole = np.isfinite(foot.values).all(axis=1)
+def _single(foot: CleanFoot) -> SessionSamples:
+    """A foot's usable samples."""
+    whole, marked = np.isfinite(foot.values).all(axis=1), foot.raw.usable is not None
     rows = np.flatnonzero(whole & foot.usable)
     if not len(rows):
         raise SourceError("no usable row")
     facts = {"rows_left_out": {"not usable": int((whole & ~foot.usable).sum())}}
-    marked = foot.raw.usable is not None
-    return SessionSamples(CHANNELS, foot.values[rows], rows, foot.start_ns, foot.raw.results, marked), facts
+    return SessionSamples(CHANNELS, foot.values[rows], rows, foot.start_ns, foot.raw.results, marked, facts)
 
 
-def _only_steady(
-    target: Path, trial: Trial, samples: SessionSamples, facts: dict[str, Any]
-) -> tuple[SessionSamples, dict[str, Any]]:
+def _only_steady(target: Path, trial: Trial, samples: SessionSamples) -> SessionSamples:
     """The steady part of a session, and a picture that shows which it is."""
     steady = find_steady(samples.values[:, :3], trial.surface)
-    lost = {**facts["rows_left_out"], "outside the steady part": int((~steady.mask).sum())}
+    lost = {**samples.facts["rows_left_out"], "outside the steady part": int((~steady.mask).sum())}
     _draw_steady(target / "steady" / f"{trial.session}.png", trial, samples, steady)
-    part = replace(samples, values=samples.values[steady.mask], indexes=samples.indexes[steady.mask])
-    return part, {**facts, "rows_left_out": lost, "steady": steady.note}
+    facts = {**samples.facts, "rows_left_out": lost, "steady": steady.note}
+    return replace(samples, values=samples.values[steady.mask], indexes=samples.indexes[steady.mask], facts=facts)
 
 
 def _draw_steady(path: Path, trial: Trial, samples: SessionSamples, steady: Steady) -> None:
@@ -320,7 +303,7 @@ def _draw_steady(path: Path, trial: Trial, samples: SessionSamples, steady: Stea
         path.write_bytes(plot_recording(Recording(trial.session, [stream], labels))[0].png)
 
 
-def _merge(left: CleanFoot, right: CleanFoot) -> tuple[SessionSamples, dict[str, Any]]:
+def _merge(left: CleanFoot, right: CleanFoot) -> SessionSamples:
     """Both feet on the left one's clock."""
     fit = fit_clocks(left, right)
     if fit is None:
@@ -349,7 +332,7 @@ def _merge(left: CleanFoot, right: CleanFoot) -> tuple[SessionSamples, dict[str,
     values = np.hstack([left.values, moved])[rows]
     marked = left.raw.usable is not None or right.raw.usable is not None
     results = {**right.raw.results, **left.raw.results}
-    return SessionSamples(names, values, rows, left.start_ns, results, marked), facts
+    return SessionSamples(names, values, rows, left.start_ns, results, marked, facts)
 
 
 def _write_session(target: Path, trial: Trial, samples: SessionSamples, formats: Sequence[str]) -> list[str]:
