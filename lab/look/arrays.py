@@ -88,23 +88,22 @@ def topic_arrays(path: str | Path, topics: Sequence[str] | None = None) -> dict[
         for schema, channel, message in scan.messages():
             if channel.message_encoding != "json" or (topics is not None and channel.topic not in topics):
                 continue
-            value = _parsed(message.data)
-            samples = by_topic.get(channel.topic)
-            if is_sample(value, schema) if samples is None else samples.takes(value):
-                if samples is None:
-                    samples = by_topic[channel.topic] = TopicSamples(channel.topic, schema, str(path))
-                samples.add(value, message)
-    out = {name: _array(name, topic) for name, topic in by_topic.items()}
-    for channel, _ in scan.channels.values():
-        if channel.message_encoding == "json" if topics is None else channel.topic in topics:
-            empty = TopicArray(channel.topic, (), np.empty(0, np.int64), np.empty((0, 0)))
-            out.setdefault(channel.topic, empty)
-    for name in topics or ():
-        if name not in out:
-            raise no_such_name(
-                name, sorted({channel.topic for channel, _ in scan.channels.values()}), str(path), "topic"
-            )
-    return out
+            value, known = _parsed(message.data), by_topic.get(channel.topic)
+            if known.takes(value) if known else is_sample(value, schema):
+                known = by_topic[channel.topic] = known or TopicSamples(channel.topic, schema, str(path))
+                known.add(value, message)
+    arrays = {}
+    for name, samples in by_topic.items():
+        order = np.argsort(samples.times_ns, kind="stable")
+        values = np.asarray(samples.values, np.float64)[order]
+        arrays[name] = TopicArray(name, samples.channels, samples.times_ns[order], values)
+    declared = {channel.topic: channel for channel, _ in scan.channels.values()}
+    for name, channel in declared.items():
+        if channel.message_encoding == "json" if topics is None else name in topics:
+            arrays.setdefault(name, TopicArray(name, (), np.empty(0, np.int64), np.empty((0, 0))))
+    if absent := [name for name in topics or () if name not in arrays]:
+        raise no_such_name(absent[0], sorted(declared), str(path), "topic")
+    return arrays
 
 
 def _parsed(data: bytes) -> Any:
@@ -112,14 +111,6 @@ def _parsed(data: bytes) -> Any:
         return read_json(data, numbers=False)
     except MessageError:
         return None
-
-
-def _array(name: str, topic: TopicSamples) -> TopicArray:
-    times, values = topic.times_ns, np.asarray(topic.values, np.float64)
-    if len(times) > 1 and (np.diff(times) < 0).any():
-        order = np.argsort(times, kind="stable")
-        times, values = times[order], values[order]
-    return TopicArray(name, topic.channels, times, values)
 
 
 def extract_imu_windows(

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from mcap.records import Channel, Schema
 from numpy.typing import NDArray
 
 from kymo.lab.look.arrays import GAP, SUFFIXES
@@ -98,22 +98,26 @@ def mcap_summary(path: str | Path) -> McapSummary:
     """
     (file,) = find([path], SUFFIXES, ())
     tallies: dict[_Key, _Tally] = {}
+    by_channel: dict[int, _Tally] = {}
+
+    def tally_of(channel: Channel, schema: Schema | None) -> _Tally:
+        key = channel.topic, schema.name if schema else "", schema.encoding if schema else "", channel.message_encoding
+        by_channel[channel.id] = tally = tallies.setdefault(key, _Tally())
+        tally.channels.add(channel.id)
+        return tally
+
     with file.open() as raw:
         size = raw.seek(0, io.SEEK_END)
         scan = Scan(raw, str(path), empty=True)
-        by_channel: dict[int, _Tally] = {}
         for schema, channel, message in scan.messages():
-            tally = by_channel.get(channel.id)
-            if tally is None:
-                tally = by_channel[channel.id] = tallies.setdefault(_key(channel, schema), _Tally())
-                tally.channels.add(channel.id)
+            tally = by_channel.get(channel.id) or tally_of(channel, schema)
             tally.times.append(message.log_time)
             tally.bytes += len(message.data)
     for channel, schema in scan.channels.values():
-        tallies.setdefault(_key(channel, schema), _Tally()).channels.add(channel.id)
+        tally_of(channel, schema)
     topics = tuple(_summed(key, tally) for key, tally in tallies.items())
-    starts = [topic.start_ns for topic in topics if topic.start_ns is not None]
-    ends = [topic.end_ns for topic in topics if topic.end_ns is not None]
+    start_ns = min((topic.start_ns for topic in topics if topic.start_ns is not None), default=None)
+    end_ns = max((topic.end_ns for topic in topics if topic.end_ns is not None), default=None)
     return McapSummary(
         path=str(path),
         bytes=size,
@@ -121,9 +125,9 @@ def mcap_summary(path: str | Path) -> McapSummary:
         profile=scan.header.profile if scan.header else "",
         library=scan.header.library if scan.header else "",
         compression=dict(scan.compressions),
-        start_ns=min(starts, default=None),
-        end_ns=max(ends, default=None),
-        duration_s=(max(ends) - min(starts)) / NS if starts else 0.0,
+        start_ns=start_ns,
+        end_ns=end_ns,
+        duration_s=0.0 if start_ns is None or end_ns is None else (end_ns - start_ns) / NS,
         topics=topics,
         metadata=scan.metadata,
         attachments=tuple(scan.attachments),
@@ -132,21 +136,16 @@ def mcap_summary(path: str | Path) -> McapSummary:
     )
 
 
-def _key(channel: Any, schema: Any) -> _Key:
-    return channel.topic, schema.name if schema else "", schema.encoding if schema else "", channel.message_encoding
-
-
 def _summed(key: _Key, tally: _Tally) -> TopicSummary:
-    times = np.frombuffer(tally.times, np.uint64).astype(np.int64)
-    counts = (*key, len(tally.channels), len(times), tally.bytes)
-    if not len(times):
+    logged = np.frombuffer(tally.times, np.uint64).astype(np.int64)
+    counts = (*key, len(tally.channels), len(logged), tally.bytes)
+    if not len(logged):
         return TopicSummary(*counts)
-    backwards = int(np.count_nonzero(np.diff(times) < 0))
-    times = np.sort(times)
+    times = np.sort(logged)
     steps = np.diff(times)
-    rate, gaps, missing = _regular(steps)
     longest = float(steps.max()) / NS if len(steps) else None
-    return TopicSummary(*counts, int(times[0]), int(times[-1]), rate, gaps, missing, longest, backwards)
+    backwards = int(np.count_nonzero(np.diff(logged) < 0))
+    return TopicSummary(*counts, int(times[0]), int(times[-1]), *_regular(steps), longest, backwards)
 
 
 def _regular(steps: NDArray[np.int64]) -> tuple[float | None, int | None, int | None]:
@@ -219,11 +218,5 @@ def _row(topic: TopicSummary) -> tuple[str, ...]:
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if i in _RIGHT else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
+    form = "  ".join(f"{{:{'>' if i in _RIGHT else '<'}{width}}}" for i, width in enumerate(widths))
+    return [form.format(*row).rstrip() for row in rows]

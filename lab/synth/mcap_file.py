@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import zlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
 from typing import IO, Any
@@ -57,6 +57,8 @@ _LEVEL = 1
 _HEADER = [("op", "u1"), ("length", "<u8"), ("channel", "<u2"), ("sequence", "<u4"), ("log", "<u8"), ("publish", "<u8")]
 _BETWEEN, _BEHIND = b', "values": [', b"]}"
 _INDEX = np.dtype([("log", "<u8"), ("offset", "<u8")])
+Indexes = dict[int, NDArray[np.void]]
+"""By channel, ``log`` and ``offset`` of its messages in a chunk."""
 
 
 def write_mcap(recording: Synthesis, path: str | Path, progress: Progress | None = None) -> None:
@@ -81,16 +83,14 @@ def _write(recording: Synthesis, out: IO[bytes], progress: Progress) -> None:
     with ThreadPoolExecutor(1) as pool:
         waiting = None
         for start in starts:
-            records, times = _messages(
-                recording, start, min(start + CHUNK_SAMPLES, total), file.definitions(start == 0)
-            )
-            packing = pool.submit(_packed, records, times)
+            end, before = min(start + CHUNK_SAMPLES, total), b"" if start else file.definitions()
+            packing = pool.submit(_packed, *_messages(recording, start, end, before))
             if waiting is not None:
-                file.chunk(waiting.result())
+                file.chunk(*waiting.result())
                 progress(start, total)
             waiting = packing
         if waiting is not None:
-            file.chunk(waiting.result())
+            file.chunk(*waiting.result())
     file.metadata("synthetic", {"generated_by": GENERATED_BY, "seed": str(recording.seed)})
     units = {topic: recording.plan.unit(topic) for topic in ORDER if topic != "pose_truth"}
     file.metadata("units", {"timestamp": "ns"} | units)
@@ -98,12 +98,20 @@ def _write(recording: Synthesis, out: IO[bytes], progress: Progress) -> None:
     progress(total, total)
 
 
-def _packed(records: bytes, times: dict[int, NDArray[np.void]]) -> Body:
-    packed = zstandard.ZstdCompressor(level=_LEVEL).compress(records)
-    return Body(packed, len(records), zlib.crc32(records), times)
+def _packed(records: bytes, indexes: Indexes) -> tuple[Chunk, Indexes]:
+    times = np.concatenate([index["log"] for index in indexes.values()])
+    chunk = Chunk(
+        compression="zstd",
+        data=zstandard.ZstdCompressor(level=_LEVEL).compress(records),
+        message_start_time=int(times.min()),
+        message_end_time=int(times.max()),
+        uncompressed_crc=zlib.crc32(records),
+        uncompressed_size=len(records),
+    )
+    return chunk, indexes
 
 
-def _messages(recording: Synthesis, start: int, end: int, before: bytes) -> tuple[bytes, dict[int, NDArray[np.void]]]:
+def _messages(recording: Synthesis, start: int, end: int, before: bytes) -> tuple[bytes, Indexes]:
     """Message records of samples `start` to `end`, behind the records `before`, and where each of them stands."""
     count = end - start
     raw = slice(*np.searchsorted(recording.raw_index, [start, end]).tolist())
@@ -168,16 +176,6 @@ def _spread(parts: Iterable[bytes], places: Any, count: int) -> list[bytes]:
     return out
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
-    """One chunk."""
-
-    packed: bytes  # its records, compressed with zstd
-    size: int  # length and CRC-32 of the records
-    checksum: int
-    times: dict[int, NDArray[np.void]]  # by channel: ``log`` and ``offset`` of its messages
-
-
 class McapFile:
     """An MCAP file as it is written: one schema, and a channel for each topic."""
 
@@ -204,44 +202,30 @@ class McapFile:
         self._write(data)
         return len(data)
 
-    def definitions(self, first: bool) -> bytes:
+    def definitions(self) -> bytes:
         """Schema and channels, which stand in the first chunk."""
-        return _bytes_of(self._schema, *self._channels) if first else b""
+        return _bytes_of(self._schema, *self._channels)
 
-    def chunk(self, body: Body) -> None:
-        """Append a chunk and its index."""
-        times = np.concatenate([index["log"] for index in body.times.values()])
-        first, last = int(times.min()), int(times.max())
+    def chunk(self, chunk: Chunk, indexes: Indexes) -> None:
+        """Append a chunk and its indexes."""
         start = self._place
-        length = self.put(
-            Chunk(
-                compression="zstd",
-                data=body.packed,
-                message_start_time=first,
-                message_end_time=last,
-                uncompressed_crc=body.checksum,
-                uncompressed_size=body.size,
-            )
-        )
-        offsets: dict[int, int] = {}
-        behind = self._place
-        for channel, index in body.times.items():
+        length, offsets = self.put(chunk), dict[int, int]()
+        for channel, index in indexes.items():
             offsets[channel] = self._place
             data = index.tobytes()
-            sizes = np.array([len(data) + 6], "<u8").tobytes(), np.array([channel], "<u2").tobytes()
-            self._write(bytes([Opcode.MESSAGE_INDEX]) + b"".join(sizes) + np.array([len(data)], "<u4").tobytes() + data)
+            self._write(struct.pack("<BQHI", Opcode.MESSAGE_INDEX, len(data) + 6, channel, len(data)) + data)
             self._counts[channel] = self._counts.get(channel, 0) + len(index)
         self._chunks.append(
             ChunkIndex(
                 chunk_start_offset=start,
                 chunk_length=length,
-                compression="zstd",
-                compressed_size=len(body.packed),
-                uncompressed_size=body.size,
-                message_start_time=first,
-                message_end_time=last,
+                compression=chunk.compression,
+                compressed_size=len(chunk.data),
+                uncompressed_size=chunk.uncompressed_size,
+                message_start_time=chunk.message_start_time,
+                message_end_time=chunk.message_end_time,
                 message_index_offsets=offsets,
-                message_index_length=self._place - behind,
+                message_index_length=self._place - start - length,
             )
         )
 
@@ -291,5 +275,4 @@ def _bytes_of(*records: McapRecord) -> bytes:
     builder = RecordBuilder()
     for record in records:
         record.write(builder)
-    data: bytes = builder.end()  # type: ignore[no-untyped-call]
-    return data
+    return bytes(builder.end())  # type: ignore[no-untyped-call]
