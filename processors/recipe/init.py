@@ -4,10 +4,11 @@ that works. Lengths are in samples, rates in hertz.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from kymo.processors.recipe.compile import seconds_of
 from kymo.processors.recipe.load import parse_recipe
 from kymo.processors.recipe.toml import toml_value
-from kymo.streams.chunk import Array
+from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import KymoError, SourceError
 from kymo.streams.labels.labels import Label, keys_of_labels_json
 from kymo.streams.readers import read
@@ -89,17 +90,17 @@ split = "subject"  # {subjects}
 class Survey:
     """What `kymo init` needs to know."""
 
-    stream: str
-    rate_hz: Fraction  # of most recordings
-    channels: tuple[str, ...]  # those that every recording has; units are empty where unknown
-    units: tuple[str, ...]
-    shortest: int  # samples of the shortest recording's longest run without a gap
-    recordings: int
+    file_names: str | None = None  # what they say
+    stream: str = ""
+    rate_hz: Fraction = Fraction(0)  # of most recordings
+    channels: tuple[str, ...] = ()  # those that every recording has; units are empty where unknown
+    units: tuple[str, ...] = ()
+    shortest: int = 0  # samples of the shortest recording's longest run without a gap
+    recordings: int = 0
     subjects: set[str] = field(default_factory=set)  # found in columns
     labels: set[str] = field(default_factory=set)
     label_column: str | None = None  # where labels come from
     label_key: str | None = None
-    file_names: str | None = None  # what they say
     remarks: list[str] = field(default_factory=list)  # what the user should look at
     notes: list[tuple[str, str]] = field(default_factory=list)  # of reading, with their sessions; not those on rates
 
@@ -108,13 +109,11 @@ class Survey:
 class _StreamSummary:
     """Sums up one stream of one recording."""
 
-    rate: Fraction
-    channels: tuple[str, ...]
-    units: tuple[str, ...]
-    longest: int
+    session: str
+    format: Format
     no_signal: dict[str, str]  # why, by channel
-    empty: int = 0
-    session: str = ""
+    longest: int  # samples of the longest run that no gap and no missing value of a signal interrupts
+    empty: int  # samples that lack a value
 
 
 def survey_of(
@@ -129,9 +128,14 @@ def survey_of(
     if rate_hz is not None:
         options = replace(options, inputs=(InputOptions(streams[0] if streams else "sensor", (), rate_hz),))
     summaries: dict[str, list[_StreamSummary]] = {}  # by stream, one a recording
-    survey = Survey("", Fraction(0), (), (), 0, 0, file_names=file_names)
+    survey = Survey(file_names)
     try:
-        _summarise(read(paths, _side_by_side(paths, streams, options)), summaries, survey)
+        for recording in read(paths, _side_by_side(paths, streams, options)):
+            _note(survey, recording)
+            for stream in recording.streams:
+                fmt = stream.header.format
+                if len(fmt.shape) == 1 and fmt.rate and stream.count:
+                    summaries.setdefault(fmt.stream, []).append(_summary(stream, recording))
     except SourceError as error:
         if "sampling rate" in error.message:
             raise SourceError(
@@ -140,49 +144,43 @@ def survey_of(
                 error.path,
             ) from None
         raise
-    name = _choose(summaries, streams, survey)
-    _agree(survey, name, summaries[name])
+    survey.stream = _choose(summaries, streams, survey)
+    _agree(survey, summaries[survey.stream])
     return survey
 
 
-def _summarise(recordings: Iterable[Recording], summaries: dict[str, list[_StreamSummary]], survey: Survey) -> None:
-    for recording in recordings:
-        survey.recordings += 1
-        survey.notes += [(recording.session, note) for note in recording.notes if not note.startswith(_USUAL)]
-        survey.subjects |= {recording.subject} if recording.subject else set()
-        for label in recording.labels:
-            survey.labels.add(label.label)
-            survey.label_column = label.set
-        for stream in recording.streams:
-            fmt = stream.header.format
-            if len(fmt.shape) == 1 and fmt.rate and stream.count:
-                no_signal = _without_signal(stream, recording.labels)
-                longest, empty = _longest_run(stream, [c not in no_signal for c in fmt.channels])
-                summaries.setdefault(fmt.stream, []).append(
-                    _StreamSummary(fmt.rate, fmt.channels, fmt.units, longest, no_signal, empty, recording.session)
-                )
-        key = None if survey.label_key else _label_key(Path(recording.path))
-        survey.label_key = survey.label_key or key
+def _note(survey: Survey, recording: Recording) -> None:
+    """Take down what a recording tells beside its streams."""
+    survey.recordings += 1
+    survey.notes += [(recording.session, note) for note in recording.notes if not note.startswith(_USUAL)]
+    survey.subjects |= {recording.subject} if recording.subject else set()
+    for label in recording.labels:
+        survey.labels.add(label.label)
+        survey.label_column = label.set
+    labels_json = Path(recording.path).with_suffix(".labels.json")
+    if survey.label_key is None and labels_json.is_file():
+        with contextlib.suppress(SourceError):
+            survey.label_key = next(iter(keys_of_labels_json(labels_json)), None)
 
 
-def _longest_run(stream: StreamData, signals: Sequence[bool]) -> tuple[int, int]:
-    """Samples of the longest run that no gap and no missing value of a signal interrupts; samples that lack a value."""
-    longest = missing = 0
-    taken = np.array(signals if any(signals) else [True] * len(signals))
-    for _, piece in stream.pieces:
-        bad = (
-            np.flatnonzero(np.isnan(piece[:, taken]).any(axis=1)) if piece.dtype.kind == "f" else np.empty(0, np.int64)
-        )
-        missing += len(bad)
-        longest = max(longest, int(np.diff([-1, *bad.tolist(), len(piece)]).max()) - 1)
-    return longest, missing
+def _summary(stream: StreamData, recording: Recording) -> _StreamSummary:
+    fmt = stream.header.format
+    numbers = np.concatenate([np.arange(first, first + len(piece)) for first, piece in stream.pieces])
+    no_signal = _without_signal(stream, numbers, recording.labels)
+    data = stream.data
+    if 0 < len(no_signal) < len(fmt.channels):
+        data = data[:, [channel not in no_signal for channel in fmt.channels]]
+    whole = ~np.isnan(data).any(axis=1) if data.dtype.kind == "f" else np.ones(len(data), bool)
+    steps = np.diff(numbers[whole])
+    borders = [0, *(np.flatnonzero(steps != 1) + 1).tolist(), int(whole.sum())]
+    longest = int(np.diff(borders).max())
+    return _StreamSummary(recording.session, fmt, no_signal, longest, int((~whole).sum()))
 
 
-def _without_signal(stream: StreamData, labels: Sequence[Label]) -> dict[str, str]:
+def _without_signal(stream: StreamData, numbers: Array, labels: Sequence[Label]) -> dict[str, str]:
     """Channels that are one and the same number all the time (an age) or as long as a label holds (its number), that rise as a clock
     does, or that are numbers of classes; each with the kind of it."""
     header = stream.header
-    numbers = np.concatenate([np.arange(first, first + len(piece)) for first, piece in stream.pieces])
     ends = [(label.start_ns, label.end_ns) for label in labels] or [
         (header.time_ns(0), header.time_ns(int(numbers[-1]) + 1))
     ]
@@ -220,63 +218,45 @@ def _is_code(channel: str, values: Array, labelled: Sequence[Array]) -> bool:
     if not len(finite) or (finite != np.rint(finite)).any():
         return False
     if labelled:
-        usual = [
-            max(zip(*np.unique(part, return_counts=True)[::-1], strict=True)) for part in labelled
-        ]  # how often, which
+        # how often, which
+        usual = [max(zip(*np.unique(part, return_counts=True)[::-1], strict=True)) for part in labelled]
         often = sum(count for count, _ in usual)
         if often > _MOST_OF_LABEL * sum(map(len, labelled)) and len({number for _, number in usual}) > 1:
             return True
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", channel)
-    return any(_CODE_NAME.fullmatch(word.lower()) for word in words) and int(
-        np.count_nonzero(np.diff(finite))
-    ) * _LONGEST_RUNS < len(finite)
-
-
-def _label_key(path: Path) -> str | None:
-    """Find the first key of the labels JSON beside a file."""
-    file = path.with_suffix(".labels.json")
-    if not file.is_file():
-        return None
-    try:
-        return next(iter(keys_of_labels_json(file)), None)
-    except SourceError:
-        return None
+    changes = int(np.count_nonzero(np.diff(finite)))
+    return any(_CODE_NAME.fullmatch(word.lower()) for word in words) and changes * _LONGEST_RUNS < len(finite)
 
 
 def _side_by_side(paths: Sequence[str | Path], streams: Sequence[str], options: ReadOptions) -> ReadOptions:
     """Options that put several topics of an MCAP file into one stream, where that is possible."""
-    mcap = first = None
-    for mcap in (file for path in paths for file in _mcap_files(path)):
-        try:
-            first = next(read([mcap], ReadOptions()))
-            break
-        except SourceError:  # said where all are read
-            continue
-    if mcap is None or first is None:
+    path, first = next(_mcap_files(paths), ("", None))
+    if first is None:
         return options
     regular = [stream.header.format for stream in first.streams if stream.header.format.rate]
     formats = [fmt for fmt in regular if fmt.stream in streams] or ([] if streams else regular)
     formats = [fmt for fmt in formats if fmt.rate == formats[0].rate]
-    if (
-        any(fmt.stream.endswith("_raw") for fmt in formats) and not streams
-    ):  # what no sensor gives is nothing to learn from
+    # What no sensor gives is nothing to learn from.
+    if any(fmt.stream.endswith("_raw") for fmt in formats) and not streams:
         formats = [fmt for fmt in formats if not fmt.stream.endswith("_truth")]
     if len(formats) < 2:
         return options
     channels = tuple(f"{fmt.stream}.{channel}" for fmt in formats for channel in fmt.channels)
     joined = replace(options, inputs=(InputOptions("imu", channels, formats[0].rate),))
     try:
-        return joined if next(read([mcap], joined)).streams else options
+        return joined if next(read([path], joined)).streams else options
     except (SourceError, StopIteration):
         return options
 
 
-def _mcap_files(path: str | Path) -> list[str]:
-    """MCAP files of this machine that a path, a folder or an experiment leads to."""
-    try:
-        return [file.path for file in find([path]) if file.suffix == ".mcap" and file.system is None]
-    except SourceError:  # said where all are read
-        return []
+def _mcap_files(paths: Sequence[str | Path]) -> Iterator[tuple[str, Recording]]:
+    """MCAP files of this machine that paths, folders or experiments lead to, each with its first recording."""
+    for path in paths:
+        with contextlib.suppress(SourceError):  # said where all are read
+            files = [file.path for file in find([path]) if file.suffix == ".mcap" and file.system is None]
+            for file in files:
+                with contextlib.suppress(SourceError):
+                    yield file, next(read([file], ReadOptions()))
 
 
 def _choose(summaries: dict[str, list[_StreamSummary]], streams: Sequence[str], survey: Survey) -> str:
@@ -294,19 +274,22 @@ def _choose(summaries: dict[str, list[_StreamSummary]], streams: Sequence[str], 
     return name
 
 
-def _agree(survey: Survey, name: str, streams: list[_StreamSummary]) -> None:
+def _agree(survey: Survey, streams: list[_StreamSummary]) -> None:
     """Settle on the rate, channels and length that the recordings share."""
-    rates = Counter(s.rate for s in streams)
+    rates = Counter(s.format.rate for s in streams)
     rate = rates.most_common(1)[0][0]
     close_rates = {r for r in rates if abs(r / rate - 1) <= RATE_TOLERANCE}
     if len(rates) > len(close_rates):
         others = ", ".join(f"{float(r):g} Hz ({n})" for r, n in rates.most_common() if r not in close_rates)
         survey.remarks.append(f"recordings of other rates are not taken: {others}")
-    streams = [s for s in streams if s.rate in close_rates]
-    everywhere = [c for c in streams[0].channels if all(c in s.channels for s in streams)]
+    streams = [s for s in streams if s.format.rate in close_rates]
+    formats = [s.format for s in streams]
+    everywhere = [c for c in formats[0].channels if all(c in fmt.channels for fmt in formats)]
     if not everywhere:
-        raise KymoError(f"stream {name}: no channel is in all {len(streams)} recordings, expected at least one")
-    partial = sorted({c for s in streams for c in s.channels} - set(everywhere))
+        raise KymoError(
+            f"stream {survey.stream}: no channel is in all {len(streams)} recordings, expected at least one"
+        )
+    partial = sorted({c for fmt in formats for c in fmt.channels} - set(everywhere))
     if partial:
         survey.remarks.append(f"not in every recording, so not taken: {', '.join(partial)}")
     kinds = {c: streams[0].no_signal.get(c, "") for c in everywhere if all(c in s.no_signal for s in streams)}
@@ -315,9 +298,9 @@ def _agree(survey: Survey, name: str, streams: list[_StreamSummary]) -> None:
         if signals and (of_kind := [c for c in kinds if kinds[c] == kind]):
             survey.remarks.append(remark.format(", ".join(of_kind)))
     channels = signals or tuple(everywhere)
-    units = [tuple(s.units[s.channels.index(c)] for c in channels) if s.units else () for s in streams]
+    units = [tuple(fmt.units[fmt.channels.index(c)] for c in channels) if fmt.units else () for fmt in formats]
     agreed = units[0] if all(u == units[0] for u in units) and any(units[0]) else ()
-    survey.stream, survey.rate_hz, survey.channels, survey.units = name, rate, channels, agreed
+    survey.rate_hz, survey.channels, survey.units = rate, channels, agreed
     usable = [s for s in streams if s.longest >= MIN_SAMPLES] or streams
     if too_short := [s.session for s in streams if s not in usable]:
         survey.remarks.append(
