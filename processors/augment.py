@@ -42,7 +42,6 @@ class Variation:
     """What all kinds of variation share."""
 
     p: Share = 0.5  # probability that a window is varied
-    kind: ClassVar[str]
 
     def fit(self, fmt: Format) -> Callable[[Windows, Random], Windows]:
         """Give what varies windows of `fmt`."""
@@ -58,7 +57,6 @@ class Jitter(Variation):
     """Noise, normal, of `share` times the standard deviation that the channel has in the window."""
 
     share: Factor = 0.05
-    kind: ClassVar[str] = "jitter"
 
     def vary(self, windows: Windows, random: Random) -> Windows:
         spread = windows.std(axis=tuple(range(1, windows.ndim - 1)), keepdims=True, dtype=np.float32)
@@ -71,7 +69,6 @@ class Gain(Variation):
     """A factor a channel, its logarithm uniform from -log(1 + share) to log(1 + share)."""
 
     share: Factor = 0.1
-    kind: ClassVar[str] = "scale"
 
     def vary(self, windows: Windows, random: Random) -> Windows:
         bound = np.log1p(self.share)
@@ -86,7 +83,6 @@ class TimeWarp(Variation):
 
     share: Factor = 0.2
     knots: Annotated[int, Rules(minimum=2, maximum=1000)] = 4
-    kind: ClassVar[str] = "time_warp"
 
     def vary(self, windows: Windows, random: Random) -> Windows:
         count, rows = windows.shape[:2]
@@ -112,7 +108,6 @@ class ChannelDropout(Variation):
     """Each channel becomes 0 with probability `share`; one chosen at random always stays."""
 
     share: Share = 0.2
-    kind: ClassVar[str] = "channel_dropout"
 
     def vary(self, windows: Windows, random: Random) -> Windows:
         visible = random.random((len(windows), windows.shape[-1])) >= self.share  # (n, channels)
@@ -125,7 +120,6 @@ class TimeMask(Variation):
     """A stretch of rows becomes 0: of a length up to `share` of them (at least one), anywhere."""
 
     share: Share = 0.1
-    kind: ClassVar[str] = "time_mask"
     axis: ClassVar[int] = 1
 
     def vary(self, windows: Windows, random: Random) -> Windows:
@@ -142,7 +136,6 @@ class TimeMask(Variation):
 class BinMask(TimeMask):
     """A stretch of bins becomes 0: of a length up to `share` of them (at least one), anywhere."""
 
-    kind: ClassVar[str] = "bin_mask"
     axis: ClassVar[int] = 2
 
     def fit(self, fmt: Format) -> Callable[[Windows, Random], Windows]:
@@ -162,7 +155,6 @@ class Rotate(Variation):
     # channels of each group, x, y, z; by default those whose names differ in x, y and z alone, such as ax, ay, az
     groups: Annotated[tuple[tuple[str, str, str], ...], Rules(expected="arrays of three channel names each")] = ()
     together: bool = True  # all groups of a window turn as one (they sit in one device); else each by itself
-    kind: ClassVar[str] = "rotate"
 
     def fit(self, fmt: Format) -> Callable[[Windows, Random], Windows]:
         if len(fmt.shape) != 1:
@@ -225,10 +217,14 @@ def _over_rows(values: Any, windows: Windows) -> Any:
 
 
 KINDS: dict[str, type[Variation]] = {
-    cls.kind: cls for cls in (Jitter, Gain, Rotate, TimeWarp, ChannelDropout, TimeMask, BinMask)
+    "jitter": Jitter,
+    "scale": Gain,
+    "rotate": Rotate,
+    "time_warp": TimeWarp,
+    "channel_dropout": ChannelDropout,
+    "time_mask": TimeMask,
+    "bin_mask": BinMask,
 }
-
-
 #: Any of them, as ``[[train.augment]]`` says it.
 Augmentation = Annotated[Variation, Rules(kinds=KINDS)]
 

@@ -39,17 +39,11 @@ class PlacedStep:
     spec: Spec  # unfitted
     fail: Callable[..., RecipeError]  # of a text and a key, if it is one key's
 
-    def at(self, fmt: Format) -> PlacedStep:
-        """Place the step behind what gives `fmt`."""
+    def behind(self, fmt: Format) -> tuple[Spec, Format]:
+        """The step as it stands behind what gives `fmt`, and what comes out then."""
         try:
-            return replace(self, spec=self.spec.at(fmt))
-        except FormatError as error:
-            raise self.fail(str(error)) from None
-
-    def output(self, fmt: Format) -> Format:
-        """The format that comes out where `fmt` comes in."""
-        try:
-            return self.spec.output({fmt.stream: fmt})
+            spec = self.spec.at(fmt)
+            return spec, spec.output({fmt.stream: fmt})
         except FormatError as error:
             raise self.fail(str(error)) from None
 
@@ -64,14 +58,14 @@ def compile_chain(document: Document, tables: RecipeTables) -> tuple[Chain, Wind
     steps = _read_steps(document, tables.steps, "steps")
     formats = [intake.output({source.stream: source.format})]
     before: list[Spec] = []
-    for step in (step.at(formats[-1]) for step in steps):
-        out = step.output(formats[-1])
+    for step in steps:
+        spec, out = step.behind(formats[-1])
         if hop % out.step:
             break
-        before.append(step.spec)
+        before.append(spec)
         formats.append(out)
     moved = steps[len(before) :]
-    fmt = PlacedStep(windows, partial(document.error, ("window",))).output(formats[-1])
+    _, fmt = PlacedStep(windows, partial(document.error, ("window",))).behind(formats[-1])
     behind = _behind([*moved, *_read_steps(document, table.steps, "window", "steps")], fmt, hop)
     chain = Chain((intake, *align(before, formats, windows), windows, *behind))
     return chain, windows, _moved_notes(moved, formats[-1], windows)
@@ -82,7 +76,7 @@ def _read_steps(document: Document, steps: Steps, *table: str) -> list[PlacedSte
     placed = []
     for i, step in enumerate(steps):
         fail = partial(document.error, (*table, i))
-        placed.append(PlacedStep(_read_step(step, fail, per_window=len(table) > 1), fail))
+        placed.append(PlacedStep(_read_step(step, fail, per_window="window" in table), fail))
     return placed
 
 
@@ -119,8 +113,8 @@ def _behind(steps: Sequence[PlacedStep], fmt: Format, hop: int) -> list[Spec]:
                 f"step {step.spec.name!r} makes no row at every hop of {hop} samples and cannot stand behind "
                 f"the window; make the hop a multiple of its step"
             )
-        behind.append(PerWindow(step.spec))
-        fmt = replace(step, spec=behind[-1]).output(fmt)
+        spec, fmt = replace(step, spec=PerWindow(step.spec)).behind(fmt)
+        behind.append(spec)
     return behind
 
 
@@ -142,7 +136,7 @@ def align(specs: Sequence[Spec], formats: Sequence[Format], windows: Windows) ->
 def _moved_notes(moved: Sequence[PlacedStep], fmt: Format, windows: Windows) -> tuple[str, ...]:
     if not moved:
         return ()
-    columns = moved[0].output(fmt)
+    _, columns = moved[0].behind(fmt)
     rows, new_rows = windows.rows(columns), Fraction(windows.hop) / columns.step
     names = ", ".join(repr(step.spec.name) for step in moved)
     why = (

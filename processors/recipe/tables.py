@@ -14,15 +14,8 @@ from kymo.streams.files import RULE, is_file_name
 from kymo.streams.schema import Amount, Below1, Count, Rules, SchemaError, Share
 from kymo.streams.units import factor
 
-#: What a split keeps on one side: all of a subject, of a session, of a stretch of time; or nothing but the window.
-SPLITS = ("subject", "session", "time", "window")
 #: How windows are pooled over time.
 POOLS = ("mean", "hmm")
-#: What classes of a number have equal: their width, or how many people they hold.
-BINS_BY = ("range", "people")
-BALANCES = ("none", "weights", "oversample")
-#: What a head says: one of some classes, or a number (a regression).
-HEAD_KINDS = ("classes", "number")
 #: ``none``: the same rate throughout; ``cosine``: up over the first tenth, then down to 0 along a half cosine;
 #: ``plateau``: half as large each time the validation loss was not better for a third of `patience` epochs.
 SCHEDULES = ("none", "cosine", "plateau")
@@ -140,7 +133,9 @@ class LabelTable:
     min_share: Share = 0.5
     # classes of a number: how many, or the borders between them; 0 where labels are classes themselves
     bins: Annotated[int, Rules(minimum=0, expected=_BINS)] | tuple[float, ...] = 0
-    bins_by: Annotated[str, Rules(enum=BINS_BY)] = "range"  # what is equal for all of them
+    bins_by: Annotated[str, Rules(enum=("range", "people"))] = (
+        "range"  # what is equal: their width, or how many people they hold
+    )
     classes: bool = True  # false for a regression alone: the heads say all that there is to say
 
     def __post_init__(self) -> None:
@@ -177,11 +172,14 @@ class ColumnSplit:
 class TrainTable:
     """``[train]``: how to split, to balance and to vary what is learned from, and how to learn."""
 
-    split: Annotated[str, Rules(enum=SPLITS)] | ColumnSplit = "session"  # see :mod:`kymo.models.data.splits`
+    # what is kept on one side: all of a subject, of a session, of a stretch of time; or nothing but the window
+    split: Annotated[str, Rules(enum=("subject", "session", "time", "window"))] | ColumnSplit = "session"
     # parts of a cross-validation, from 2; 0 for a single split, -1 (``each``) for as many as there are groups; None: the
     # data decide
     folds: Annotated[int, Rules(minimum=0, texts={"each": -1}, expected=_FOLDS)] | None = None
-    balance: Annotated[str, Rules(enum=BALANCES)] = "weights"  # what is done about classes of unequal size
+    balance: Annotated[str, Rules(enum=("none", "weights", "oversample"))] = (
+        "weights"  # what is done about classes of unequal size
+    )
     augment: tuple[Augmentation, ...] = ()
     epochs: Count = 60  # most passes over the data
     patience: Count = 15  # epochs without a better validation loss after which learning stops
@@ -235,7 +233,9 @@ class HeadTable:
     """One ``[[heads]]``: a question that the model answers beside the recipe's own."""
 
     name: Text  # what an event's `head` says, and how its id ends
-    kind: Annotated[str, Rules(enum=HEAD_KINDS)] = "classes"
+    kind: Annotated[str, Rules(enum=("classes", "number"))] = (
+        "classes"  # one of some classes, or a number (a regression)
+    )
     column: Text | None = None  # where its labels stand, as in ``[labels]``; exactly one of them
     key: Text | None = None
     names: Names = field(default_factory=dict)  # class name of each value; classes only

@@ -49,18 +49,8 @@ class Field(MapSpec):
     def output(self, inputs: Mapping[str, Format]) -> Format:
         fmt = only(inputs)
         columns_of(self.name, (*self.acc, *self.mag), fmt)
-        if present := sorted(set(fmt.channels) & set(DERIVED)):
-            raise FormatError(f"field: `{fmt.stream}` has a channel {present[0]} already")
-        units = {fmt.units[fmt.channels.index(name)] for name in self.mag} if fmt.units else {""}
-        if len(units) > 1:
-            raise FormatError(f"field: {', '.join(self.mag)} are in {', '.join(sorted(units))}, expected one unit")
-        return replace(
-            fmt,
-            channels=(*fmt.channels, *DERIVED),
-            units=(*fmt.units, *units, *units, *units, "rad") if fmt.units else (),
-            shape=(*fmt.shape[:-1], len(fmt.channels) + len(DERIVED)),
-            dtype=float_of(self.name, fmt),
-        )
+        unit = _one_unit(self.name, self.mag, fmt)
+        return _with_more(self.name, fmt, DERIVED, (unit, unit, unit, "rad"))
 
     def apply(self, data: Array, fmt: Format) -> Array:
         values: Real = data.astype(float_of(self.name, fmt), copy=False)
@@ -109,19 +99,11 @@ class Deviation(MapSpec):
             raise FormatError(f"deviation: {len(self.usual)} numbers for {len(self.channels)} channels; train again")
 
     def output(self, inputs: Mapping[str, Format]) -> Format:
-        fmt = replace(only(inputs), dtype=float_of(self.name, only(inputs)))
+        fmt = only(inputs)
         columns_of(self.name, self.channels, fmt)
         if not self.joint:
-            return fmt
-        units = {fmt.units[i] for i in columns_of(self.name, self.joint, fmt)} if fmt.units else set()
-        if len(units) > 1:
-            raise FormatError(
-                f"deviation: {', '.join(self.joint)} are in {', '.join(sorted(units))}, expected one unit"
-            )
-        if JOINT in fmt.channels:
-            raise FormatError(f"deviation: `{fmt.stream}` has a channel {JOINT} already")
-        shape = (*fmt.shape[:-1], len(fmt.channels) + 1)
-        return replace(fmt, channels=(*fmt.channels, JOINT), units=(*fmt.units, *units), shape=shape)
+            return replace(fmt, dtype=float_of(self.name, fmt))
+        return _with_more(self.name, fmt, (JOINT,), (_one_unit(self.name, self.joint, fmt),))
 
     def apply(self, data: Array, fmt: Format) -> Array:
         if not self.usual:
@@ -145,6 +127,27 @@ class Deviation(MapSpec):
         means = np.array(rows_of_means)  # (windows, channels)
         check_learned(self.name, len(means), means)
         return replace(self, usual=tuple(float(half_sample_mode(column)) for column in means.T))
+
+
+def _one_unit(step: str, channels: tuple[str, ...], fmt: Format) -> str:
+    """The unit that channels share; empty where it is unknown."""
+    units = {fmt.units[i] for i in columns_of(step, channels, fmt)} if fmt.units else {""}
+    if len(units) > 1:
+        raise FormatError(f"{step}: {', '.join(channels)} are in {', '.join(sorted(units))}, expected one unit")
+    return units.pop()
+
+
+def _with_more(step: str, fmt: Format, channels: tuple[str, ...], units: tuple[str, ...]) -> Format:
+    """A format with channels behind its own; whole numbers become float32."""
+    if present := sorted(set(fmt.channels) & set(channels)):
+        raise FormatError(f"{step}: `{fmt.stream}` has a channel {present[0]} already")
+    return replace(
+        fmt,
+        channels=(*fmt.channels, *channels),
+        units=(*fmt.units, *units) if fmt.units else (),
+        shape=(*fmt.shape[:-1], len(fmt.channels) + len(channels)),
+        dtype=float_of(step, fmt),
+    )
 
 
 def half_sample_mode(values: Real) -> float:
