@@ -363,8 +363,9 @@ def _event_check(recipe: Recipe, facts: Facts, stream: StreamFacts) -> Check:
 def gather(recipe: Recipe, session: str, settings: Settings) -> Facts:
     """Read what the topics hold of a session."""
     from kymo.models.bundle import load_bundle
-    from kymo.streams.kafka.read import read_topics, session_of
+    from kymo.streams.kafka.read import read_records
     from kymo.streams.kafka.sessions import announced, raw_chunks
+    from kymo.streams.messages import session_of
 
     settings = located(settings)  # behind the imports: a library that is missing is said first
     names, facts = Names(settings.prefix), Facts(session)
@@ -377,7 +378,7 @@ def gather(recipe: Recipe, session: str, settings: Settings) -> Facts:
         runs = [[chunk.first_index, chunk.first_index]]
         stream = StreamFacts(chunk.header.format, record.topic, runs, first_offset=record.offset)
         facts.streams.setdefault(chunk.stream, stream).add(chunk, record.partition)
-    for record in read_topics(settings, [names.of("events"), names.of("rejected")]):
+    for record in read_records(settings, [names.of("events"), names.of("rejected")]):
         if session_of(record) != session.encode():
             continue
         if record.topic == names.of("rejected"):

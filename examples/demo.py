@@ -195,7 +195,7 @@ def _read_back(settings: Settings, recipe: Recipe) -> tuple[SentChunks, list[tup
 
     names, codec, sent = Names(settings.prefix), ChunkCodec(), SentChunks()
     for record in read_records(settings, names.for_stream(recipe.inputs[0].stream)):
-        sent.add(codec.decode(record.value or b""), record.time_ms)
+        sent.add(codec.decode(record.value or b""), record.timestamp)
     records = read_records(settings, names.of("events"))
-    events = [(Event.from_json(record.value or b""), record.time_ms) for record in records]
+    events = [(Event.from_json(record.value or b""), record.timestamp) for record in records]
     return sent, events, sum(1 for _ in read_records(settings, names.of("rejected")))

@@ -6,16 +6,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from kymo.streams.errors import EventError, MessageError
 from kymo.streams.messages import read_object
 from kymo.streams.schema import Name, SchemaError, Share, json_schema, read
 from kymo.streams.settings import Settings
-from kymo.streams.topics import Names
-
-if TYPE_CHECKING:
-    from kymo.streams.kafka.read import Record
 
 #: The clock of the machine that wrote the record may be behind that of the one that made the event, or rounded to ms.
 _CLOCK_SLACK_NS = 60 * 10**9
@@ -139,22 +135,14 @@ def read_events(
     follow: bool = False,  # go on with what is published later; else end where the topic ended when the reading began
     only: EventFilter | None = None,
     stop: Callable[[], bool] | None = None,  # asked at least five times a second; a true answer ends the reading
-    on_bad: Callable[[Record, EventError], None] | None = None,
+    on_odd: Callable[[str], None] | None = None,  # told, in words, of a record that is no event; else that is raised
 ) -> Iterator[Event]:
     """Events of ``kymo.events``, read without a group."""
-    from kymo.streams.kafka.read import read_records
+    from kymo.streams.kafka.read import read_messages
 
     only = only or EventFilter()
-    topic = Names(settings.prefix).of("events")
     from_ms = None if only.since_emitted is None else max(0, (only.since_emitted - _CLOCK_SLACK_NS) // 10**6)
-    for record in read_records(settings, topic, follow=follow, from_ms=from_ms, stop=stop):
-        try:
-            event = Event.from_json(record.value)
-        except EventError as error:
-            located = EventError(f"{topic}, partition {record.partition}, offset {record.offset}: {error}")
-            if on_bad is None:
-                raise located from None
-            on_bad(record, located)
-            continue
+    how = {"follow": follow, "from_ms": from_ms, "stop": stop}
+    for _, event in read_messages(settings, "events", lambda record: Event.from_json(record.value), on_odd, **how):
         if only.takes(event):
             yield event

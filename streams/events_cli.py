@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from kymo.streams.errors import EventError, RecipeError
+from kymo.streams.errors import RecipeError
 from kymo.streams.events import Event
 from kymo.streams.settings import Settings
 from kymo.streams.words import utc
@@ -142,10 +142,6 @@ def events(run: str | None, recipe: str | None, follow: bool, form: str | None, 
     """
     from kymo.streams.events import EventFilter, read_events
     from kymo.streams.kafka.admin import run_prefix
-    from kymo.streams.kafka.read import Record
-
-    def report(_record: Record, error: EventError) -> None:
-        click.echo(f"kymo events: {error}", err=True)
 
     try:
         settings = Settings.from_env()
@@ -156,7 +152,9 @@ def events(run: str | None, recipe: str | None, follow: bool, form: str | None, 
         if form == "csv":
             out.write(",".join(_COLUMNS).encode() + b"\n")
         none = True
-        for event in read_events(settings, follow=follow, only=only, on_bad=report):
+        for event in read_events(
+            settings, follow=follow, only=only, on_odd=lambda text: click.echo(f"kymo events: {text}", err=True)
+        ):
             none = False
             out.write(line_of(event))
             if follow:

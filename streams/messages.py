@@ -1,4 +1,5 @@
-"""JSON that others wrote: topics, our own ones too, and files. In: bytes. Out: an object that nothing behind it can stumble over.
+"""What others wrote: records of topics, our own ones too, and JSON in files. In: bytes. Out: an object that nothing behind it can
+stumble over.
 
 A topic is input, whoever wrote it. What comes out here is a ``dict`` whose numbers are finite and fit into 64 bits, whose text can
 be written as UTF-8 again, and which nests no deeper than :data:`MAX_DEPTH`; what its members
@@ -9,14 +10,57 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn
 
+from google.protobuf.message import DecodeError
+
+from kymo.streams import chunk_pb2
 from kymo.streams.errors import MessageError
 from kymo.streams.schema import fits
+from kymo.streams.topics import CHUNK_TOPICS
 
 MAX_BYTES = 2**24
 MAX_FILE_BYTES = 2**30
 MAX_DEPTH = 64
+
+
+class Record(NamedTuple):
+    """A Kafka record; attributes are named as kafka-python's."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    """Wall time of sending, Unix ms; -1 for none."""
+    timestamp_type: int
+    """0 if the producer set it, 1 if the broker did."""
+    key: bytes | None
+    value: bytes | None
+    """None for a deleted key."""
+    headers: Sequence[tuple[str, bytes | None]] = ()
+
+
+def session_of(record: Any) -> bytes:
+    """Whose a record is: by its key, or where another program left that out by what its JSON or its chunk says; empty if nobody's.
+
+    Examples
+    --------
+    >>> session_of(Record("kymo.labels", 0, 0, 0, 0, None, b'{"session": "s1"}'))
+    b's1'
+    """
+    if record.key is not None:
+        return bytes(record.key.rpartition(b"\n")[2])
+    if record.topic.rpartition(".")[2] in (*CHUNK_TOPICS, "rejected"):
+        try:
+            return chunk_pb2.Chunk.FromString(record.value or b"").session.encode()
+        except DecodeError:
+            return b""
+    try:
+        session = read_object(record.value).get("session")
+    except MessageError:
+        return b""
+    return session.encode() if isinstance(session, str) else b""
 
 
 def read_object(raw: bytes | str | None, most: int = MAX_BYTES, nan: bool = False) -> dict[str, Any]:

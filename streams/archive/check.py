@@ -7,19 +7,15 @@ recorded; and of all together: no number and no offset left out between two of t
 
 from __future__ import annotations
 
-import contextlib
-import io
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from mcap.opcode import Opcode
-from mcap.records import DataEnd, Footer
+from mcap.records import Chunk, Footer, MessageIndex
 from mcap.stream_reader import StreamReader
-from mcap.writer import MCAP0_MAGIC
 
 from kymo.streams.archive.format import (
     DAMAGED,
@@ -28,29 +24,25 @@ from kymo.streams.archive.format import (
     REWOUND,
     SUFFIX,
     Absent,
-    ArchivedRecord,
     Contents,
     Segment,
     SegmentChannel,
     Span,
-    read_extra,
     read_segment,
     segment_number,
     segment_path,
     segment_paths,
     stated_members,
-    with_extra,
 )
-from kymo.streams.archive.read import MESSAGE, RECORD, chunk_content, index_entries
+from kymo.streams.archive.read import Stored, messages_in, restored
 from kymo.streams.archive.segment import SegmentWriter
-from kymo.streams.errors import ArchiveError, MessageError, SourceError
-from kymo.streams.readers.mcap_scan import Scan
+from kymo.streams.errors import ArchiveError, SourceError
+from kymo.streams.readers.mcap_scan import Scan, unpack
 from kymo.streams.topics import Place
 from kymo.streams.words import many
 
 DAMAGED_SUFFIX = ".damaged"
-_FOOTER = 9 + 20 + 8  # the footer record and the magic at the file's end
-_DATA_END = 9 + 4
+_UNSUMMED = 4 + 8  # bytes behind the summary that are not in its checksum: that one, and the magic at the file's end
 
 
 def check_archive(folder: Path, on_segment: Callable[[int, int], None] = lambda _done, _of: None) -> list[str]:
@@ -77,63 +69,34 @@ def check_archive(folder: Path, on_segment: Callable[[int, int], None] = lambda 
 
 
 def _content(segment: Segment) -> Iterator[str]:
-    """What is wrong within a segment."""
+    """What is wrong within a segment; a wrong checksum, or what cannot be read, is raised."""
     offsets: dict[Place, list[int]] = defaultdict(list)
     channels, counts = {c.id: c for c in segment.channels}, Counter[int]()
+    index, entries, number = dict[int, Any](), defaultdict[int, list[tuple[int, int]]](list), 0  # of one MCAP chunk
     with segment.path.open("rb") as raw:
-        yield from _checksums(raw, segment.size)
-        for index in segment.chunks:
-            content = chunk_content(raw, index, segment.path)
-            entries: dict[int, list[tuple[int, int]]] = defaultdict(list)
-            for at, channel, sequence, log_ns in _messages(content):
-                entries[channel].append((log_ns, at))
-                counts[channel] += 1
-                if (stored := channels.get(channel)) is not None:
-                    offsets[stored.topic, stored.partition].append(stored.full_offset(sequence))
-            numbers = index.message_index_offsets
-            if {number: index_entries(raw, index, number, segment.path) for number in numbers} != entries:
-                yield f"the index of the chunk at byte {index.chunk_start_offset} does not fit its messages"
+        for record in StreamReader(raw, emit_chunks=True, validate_crcs=True, record_size_limit=segment.size).records:
+            if isinstance(record, MessageIndex):
+                index[record.channel_id] = record.records
+                continue
+            if index != entries:
+                yield f"the index of chunk {number} does not fit its messages"
+            index, entries = {}, defaultdict(list)
+            if isinstance(record, Chunk):
+                number += 1
+                for at, _, (channel, sequence, log_ns, _) in messages_in(unpack(record)):
+                    entries[channel].append((log_ns, at))
+                    counts[channel] += 1
+                    if (stored := channels.get(channel)) is not None:
+                        offsets[stored.topic, stored.partition].append(stored.full_offset(sequence))
+            elif isinstance(record, Footer):
+                footer = record
+        raw.seek(footer.summary_start)
+        if footer.summary_crc and zlib.crc32(raw.read()[:-_UNSUMMED]) != footer.summary_crc:  # in MCAP, 0 is none
+            yield "the summary differs from its checksum"
     for expected in segment.channels:
         if counts[expected.id] != expected.count:
             yield f"channel {expected.id} holds {counts[expected.id]} messages, its statistics say {expected.count}"
     yield from _offsets(segment.contents, offsets)
-
-
-def _checksums(raw: IO[bytes], size: int) -> Iterator[str]:
-    """Data section and summary against their checksums."""
-    raw.seek(size - _FOOTER)
-    tail = raw.read(_FOOTER)
-    if tail[-len(MCAP0_MAGIC) :] != MCAP0_MAGIC:
-        yield "its last bytes are not those of an MCAP file"
-    footer = next(StreamReader(io.BytesIO(tail), skip_magic=True).records)
-    if not isinstance(footer, Footer):
-        yield "it does not end with a footer"
-        return
-    raw.seek(footer.summary_start)
-    summary = raw.read(size - _FOOTER - footer.summary_start) + tail[: 9 + 16]
-    if footer.summary_crc and zlib.crc32(summary) != footer.summary_crc:  # 0 means that there is none, in MCAP
-        yield "the summary differs from its checksum"
-    raw.seek(footer.summary_start - _DATA_END)
-    end = next(StreamReader(io.BytesIO(raw.read(_DATA_END)), skip_magic=True).records)
-    if not isinstance(end, DataEnd):
-        yield "the data section has no end"
-        return
-    crc, unread = 0, footer.summary_start - _DATA_END
-    raw.seek(0)
-    while unread > 0 and (block := raw.read(min(unread, 2**20))):
-        crc, unread = zlib.crc32(block, crc), unread - len(block)
-    if end.data_section_crc and crc != end.data_section_crc:
-        yield "the data differ from their checksum"
-
-
-def _messages(content: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Position, channel, sequence and log time of the messages in a chunk's content."""
-    at = 0
-    while at < len(content):
-        opcode, length = RECORD.unpack_from(content, at)
-        if opcode == Opcode.MESSAGE:
-            yield at, *MESSAGE.unpack_from(content, at + RECORD.size)[:3]
-        at += RECORD.size + length
 
 
 def _offsets(contents: Contents, offsets: dict[Place, list[int]]) -> Iterator[str]:
@@ -199,37 +162,32 @@ class Recovered:
 
 
 def recover(folder: Path) -> list[Recovered]:
-    """Recover every segment that is damaged, and one that was not closed.
+    """Recover every segment that is damaged, or was not closed, or whose recovery was killed.
 
     The damaged file stays beside its successor as ``….damaged``.
     """
-    out = []
     for path in segment_paths(folder):
-        try:
-            read_segment(path)
-            if not _chunks_damaged(path):
-                continue
-        except ArchiveError:
-            pass
-        damaged = path.with_name(path.name + DAMAGED_SUFFIX)
-        path.replace(damaged)
-        out.append(_recover_file(damaged, path))
-    partials = sorted(folder.glob(f"kymo-*{SUFFIX}{PARTIAL}"))
-    for partial in partials:
+        if _is_damaged(path):
+            path.replace(damaged_path(path))
+    for partial in folder.glob(f"kymo-*{SUFFIX}{PARTIAL}"):
         if partial.with_suffix("").exists():  # of a rewrite that was killed: the segment is whole
             partial.unlink()
         else:
-            out.append(_recover_file(_set_aside(partial), partial.with_suffix("")))
-    damaged_files = sorted(folder.glob(f"kymo-*{SUFFIX}{DAMAGED_SUFFIX}"))  # of a recovery that was killed
-    out += [_recover_file(path, path.with_suffix("")) for path in damaged_files if not path.with_suffix("").exists()]
-    return out
+            _set_aside(partial)
+    damaged_files = sorted(folder.glob(f"kymo-*{SUFFIX}{DAMAGED_SUFFIX}"))
+    return [_recover_file(path) for path in damaged_files if not path.with_suffix("").exists()]
+
+
+def damaged_path(path: Path) -> Path:
+    """Where a damaged segment is set aside."""
+    return path.with_name(path.name + DAMAGED_SUFFIX)
 
 
 def unclosed(folder: Path, number: int) -> list[Path]:
     """Segments that were not closed, by the names under which they were written."""
     partials = set(folder.glob(f"kymo-*{SUFFIX}{PARTIAL}"))
     target = segment_path(folder, number)
-    if target.with_name(target.name + DAMAGED_SUFFIX).exists():
+    if damaged_path(target).exists():
         partials.add(target.with_name(target.name + PARTIAL))
     return sorted(partials)
 
@@ -238,7 +196,7 @@ def recover_partial(partial: Path) -> str:
     """Make a segment of what is whole of one that was not closed, and take that one away; what became of it, in words."""
     damaged = _set_aside(partial)
     try:
-        outcome = _recover_file(damaged, partial.with_suffix("")).text
+        outcome = _recover_file(damaged).text
     except NothingWholeError as error:
         outcome = str(error)
     damaged.unlink()
@@ -247,7 +205,7 @@ def recover_partial(partial: Path) -> str:
 
 def _set_aside(partial: Path) -> Path:
     """Give an unclosed segment another name; if that is taken, a recovery was killed and the other one is the whole file."""
-    damaged = partial.with_name(partial.with_suffix("").name + DAMAGED_SUFFIX)
+    damaged = damaged_path(partial.with_suffix(""))
     if damaged.exists():
         partial.unlink(missing_ok=True)
     else:
@@ -255,56 +213,61 @@ def _set_aside(partial: Path) -> Path:
     return damaged
 
 
-def _recover_file(path: Path, target: Path) -> Recovered:
-    """Write what is whole of a file as a segment."""
+def _is_damaged(path: Path) -> bool:
+    try:
+        read_segment(path)
+    except ArchiveError:
+        return True
+    with path.open("rb") as raw:
+        scan = Scan(raw, str(path), empty=True, limited=False)
+        for _ in scan.messages():
+            pass
+    return bool(scan.notes)
+
+
+def _recover_file(path: Path) -> Recovered:
+    """Write what is whole of a damaged file as a segment; spans begin where those of the segment before it end."""
+    target = path.with_suffix("")
     number = segment_number(target)
     assert number is not None
+    before, topic_ids = segment_path(target.parent, number - 1), dict[Place, str]()
+    contents = read_segment(before).contents.following() if before.exists() else Contents("")
     with path.open("rb") as raw:
         scan = Scan(raw, str(path), limited=False)
-        records = _records(scan)
-        first = _first(records, scan)
-        contents = _start(target, number, first[0] if first else None, scan)
         writer = SegmentWriter(target.parent, number, contents)
-        if first is not None:
-            _add(writer, *first)
-        for record, topic_id in records:
-            _add(writer, record, topic_id)
-    _finish(contents, scan, path)
+        try:
+            for record in restored(_messages(scan, topic_ids), lambda _: None):
+                span, topic_id = contents.spans.get(record[:2]), topic_ids[record[:2]]
+                if span is None or (topic_id and span.topic_id != topic_id):
+                    contents.spans[record[:2]] = Span(topic_id, record.offset, record.offset)
+                writer.add(record)
+        except SourceError as error:  # no message is whole
+            if "offsets" not in stated_members(scan.metadata):  # which offsets are gone is known else
+                writer.discard()
+                raise NothingWholeError(f"{error}; nothing of it can be kept, delete it") from None
+    stated, first = stated_members(scan.metadata), next(iter(contents.spans), ("", 0))
+    contents.prefix = contents.prefix or stated.get("prefix") or first[0].rpartition(".")[0]
+    if stated:
+        _fill_in(contents, Contents.from_metadata(stated, path))
     writer.close()
     return Recovered(target, writer.count, scan.notes)
 
 
-def _first(records: Iterator[tuple[ArchivedRecord, str]], scan: Scan) -> tuple[ArchivedRecord, str] | None:
-    try:
-        return next(records, None)
-    except SourceError as error:
-        if "offsets" in stated_members(scan.metadata):  # which offsets are gone is known at least
-            return None
-        raise NothingWholeError(f"{error}; nothing of it can be kept, delete it") from None
+def _messages(scan: Scan, topic_ids: dict[Place, str]) -> Iterator[Stored]:
+    """Messages of a damaged file, in its order; `topic_ids` gets Kafka's ids of their topics."""
+    channels: dict[int, SegmentChannel | None] = {}
+    for _, channel, message in scan.messages():
+        if channel.id not in channels:
+            stored = channels[channel.id] = SegmentChannel.of(channel, 0)
+            if stored is not None:
+                topic_ids[stored.topic, stored.partition] = stored.topic_id
+        if channel.topic == EXTRAS_TOPIC or channels[channel.id] is not None:
+            head = (message.sequence, message.log_time, message.publish_time)
+            yield channels[channel.id], *head, bytes(message.data)
 
 
-def _add(writer: SegmentWriter, record: ArchivedRecord, topic_id: str) -> None:
-    place = (record.topic, record.partition)
-    span = writer.contents.spans.get(place)
-    if span is None or (topic_id and span.topic_id != topic_id):
-        writer.contents.spans[place] = Span(topic_id, record.offset, record.offset)
-    writer.add(record)
-
-
-def _start(target: Path, number: int, first: ArchivedRecord | None, scan: Scan) -> Contents:
-    """Spans at the segment's start: those that the segment before it ends with."""
-    before = segment_path(target.parent, number - 1)
-    if before.exists():
-        return read_segment(before).contents.following()
-    prefix = stated_members(scan.metadata).get("prefix", "")
-    return Contents(prefix or (first.topic.rpartition(".")[0] if first else ""))
-
-
-def _finish(contents: Contents, scan: Scan, path: Path) -> None:
+def _fill_in(contents: Contents, stated: Contents) -> None:
     """Where the file's own list of offsets is whole, its gaps and ends hold."""
-    if not (members := stated_members(scan.metadata)):
-        return
-    stated = Contents.from_metadata(members, path)
     reasons = {absent[:4]: absent for absent in stated.absent}
     contents.absent = [reasons.get(absent[:4], absent) for absent in contents.absent]
     contents.cluster = contents.cluster or stated.cluster
@@ -314,34 +277,3 @@ def _finish(contents: Contents, scan: Scan, path: Path) -> None:
         if recovered.next < span.next:
             contents.absent.append(Absent(*place, recovered.next, span.next, DAMAGED))
             recovered.next = span.next
-
-
-def _records(scan: Scan) -> Iterator[tuple[ArchivedRecord, str]]:
-    """Records as they were, in the file's order, with their topic's id."""
-    channels: dict[int, SegmentChannel | None] = {}
-    extras: dict[tuple[str, int, int], dict[str, Any]] = {}
-    for _, channel, message in scan.messages():
-        if channel.topic == EXTRAS_TOPIC:
-            with contextlib.suppress(MessageError):
-                place, extra = read_extra(message.data)
-                extras[place] = extra
-            continue
-        if channel.id not in channels:
-            channels[channel.id] = SegmentChannel.of(channel, 0)
-        stored = channels[channel.id]
-        if stored is None:
-            continue
-        record = stored.record(message.sequence, message.log_time, message.publish_time, bytes(message.data))
-        if extras and (saved := extras.pop(record[:3], None)):
-            record = with_extra(record, saved)
-        yield record, stored.topic_id
-
-
-def _chunks_damaged(path: Path) -> bool:
-    with path.open("rb") as raw:
-        scan = Scan(raw, str(path), limited=False)
-        # No message at all: of a segment that records a gap, or the notes say why.
-        with contextlib.suppress(SourceError):
-            for _ in scan.messages():
-                pass
-    return bool(scan.notes)

@@ -69,8 +69,8 @@ def _summary(segment: Any) -> dict[str, Any]:
     topics: Counter[str] = Counter()
     sessions: dict[str, None] = {}
     for channel in segment.channels:
-        topics[segment.name_of(channel.topic)] += channel.count
-        if segment.name_of(channel.topic) in CHUNK_TOPICS and channel.key is not None:
+        topics[channel.name] += channel.count
+        if channel.name in CHUNK_TOPICS and channel.key is not None:
             sessions.setdefault(channel.session)
     spans = segment.contents.spans
     return {

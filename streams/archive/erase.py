@@ -19,7 +19,6 @@ from kymo.streams.archive.format import (
     ERASED,
     SUFFIX,
     Absent,
-    ArchivedRecord,
     Contents,
     Segment,
     Span,
@@ -30,8 +29,7 @@ from kymo.streams.archive.read import segment_records
 from kymo.streams.archive.segment import SegmentWriter
 from kymo.streams.errors import ArchiveError, MessageError
 from kymo.streams.files import lock, write_whole
-from kymo.streams.kafka.read import session_of
-from kymo.streams.messages import MAX_FILE_BYTES, read_json
+from kymo.streams.messages import MAX_FILE_BYTES, Record, read_json, session_of
 from kymo.streams.topics import Place
 
 ERASED_FILE = "erased.json"
@@ -146,7 +144,7 @@ def damaged_files(folder: Path) -> list[Path]:
     return paths
 
 
-def _rewrite_without(segment: Segment, unwanted: Callable[[ArchivedRecord], bool]) -> int:
+def _rewrite_without(segment: Segment, unwanted: Callable[[Record], bool]) -> int:
     """Rewrite a segment without some records; nothing is touched if it holds none."""
     gone = [record[:3] for record in segment_records(segment) if unwanted(record)]
     if not gone:

@@ -16,13 +16,14 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kymo.streams.errors import ArchiveError, MessageError
-from kymo.streams.messages import MAX_FILE_BYTES, read_json, read_object
+from kymo.streams.messages import MAX_FILE_BYTES, Record, read_json, read_object
+from kymo.streams.schema import SchemaError, read
 from kymo.streams.settings import Settings
 from kymo.streams.topics import MIB, TABLE, Place
 
@@ -172,10 +173,15 @@ class SegmentChannel:
         """The offset of a message from its lower 32 bits."""
         return self.offset + ((sequence - self.offset) & 0xFFFFFFFF)
 
-    def record(self, sequence: int, log_ns: int, publish_ns: int, value: bytes) -> ArchivedRecord:
+    def record(self, sequence: int, log_ns: int, publish_ns: int, value: bytes) -> Record:
         """A message as the record it was, but for what stands in its extra."""
         offset, at_ms = self.full_offset(sequence), (publish_ns if self.published else log_ns) // NS_PER_MS
-        return ArchivedRecord(self.topic, self.partition, offset, at_ms, 0, self.key, value)
+        return Record(self.topic, self.partition, offset, at_ms, 0, self.key, value)
+
+    @property
+    def name(self) -> str:
+        """The topic's, without the prefix."""
+        return self.topic.rpartition(".")[2]
 
     @property
     def session(self) -> str:
@@ -197,10 +203,6 @@ class Segment:
     channels: list[SegmentChannel]  # whose messages it holds
     chunks: list[ChunkIndex]  # where they stand
     extras: int = 0  # channel of the extras; 0 for none
-
-    def name_of(self, topic: str) -> str:
-        """A topic's name without the prefix."""
-        return topic.removeprefix(self.contents.prefix + ".")
 
 
 def segment_path(folder: Path, number: int) -> Path:
@@ -276,25 +278,22 @@ def _damaged(path: Path, damage: str) -> ArchiveError:
     return ArchiveError(f"{path}: the segment is damaged ({damage}); `kymo archive recover` keeps what is whole")
 
 
-class ArchivedRecord(NamedTuple):
-    """A Kafka record as it was; attributes are named as kafka-python's."""
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """What of a record an MCAP message has no place for, as JSON."""
 
     topic: str
     partition: int
     offset: int
-    timestamp: int
-    """Record time, Unix ms; -1 for none."""
-    timestamp_type: int
-    """0 if the producer set it, 1 if the broker did."""
-    key: bytes | None
-    value: bytes | None
-    """None for a deleted key."""
-    headers: Sequence[tuple[str, bytes | None]] = ()
+    headers: list[list[str | None]] = field(default_factory=list)  # name and value in base64
+    deleted: bool = False
+    timestamp: int | None = None
+    timestamp_type: int = 0
 
 
 def extra_of(record: Any) -> dict[str, Any]:
-    """What of a record an MCAP message has no place for; empty for most."""
-    out: dict[str, Any] = {}
+    """Members of a record's :class:`Extra`."""
+    out: dict[str, Any] = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
     if record.headers:
         out["headers"] = [
             [name, None if value is None else base64.b64encode(value).decode()] for name, value in record.headers
@@ -309,27 +308,13 @@ def extra_of(record: Any) -> dict[str, Any]:
 
 
 def read_extra(raw: bytes) -> tuple[tuple[str, int, int], dict[str, Any]]:
-    """Of which record, by topic, partition and offset, an extra is, and what it says."""
-    extra = read_object(raw)
-    place = [extra.get("topic"), extra.get("partition"), extra.get("offset")]
-    headers, timestamps = extra.get("headers", []), [extra.get("timestamp", 0), extra.get("timestamp_type", 0)]
+    """Of which record, by topic, partition and offset, an extra is, and which members of that it says."""
     try:
-        whole = all(
-            isinstance(name, str) and (text is None or base64.b64decode(text) is not None) for name, text in headers
-        )
-    except (TypeError, ValueError):
-        whole = False
-    if [type(part) for part in (*place, *timestamps)] != [str, int, int, int, int] or not whole:
-        raise MessageError(f"no extra of a record: {str(extra)[:80]}")
-    return (extra["topic"], extra["partition"], extra["offset"]), extra
-
-
-def with_extra(record: ArchivedRecord, extra: Mapping[str, Any]) -> ArchivedRecord:
-    """A record with what :func:`extra_of` said of it."""
-    headers = tuple((name, None if text is None else base64.b64decode(text)) for name, text in extra.get("headers", ()))
-    return record._replace(
-        headers=headers,
-        value=None if extra.get("deleted") else record.value,
-        timestamp=extra.get("timestamp", record.timestamp),
-        timestamp_type=extra.get("timestamp_type", 0),
-    )
+        extra = read(Extra, read_object(raw), strict=False)
+        headers = tuple((str(name), None if text is None else base64.b64decode(text)) for name, text in extra.headers)
+    except (SchemaError, ValueError) as error:
+        raise MessageError(f"no extra of a record: {error}") from None
+    members: dict[str, Any] = {"headers": headers, "timestamp_type": extra.timestamp_type}
+    members |= {"value": None} if extra.deleted else {}
+    members |= {} if extra.timestamp is None else {"timestamp": extra.timestamp}
+    return (extra.topic, extra.partition, extra.offset), members

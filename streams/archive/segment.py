@@ -9,7 +9,6 @@ import base64
 import contextlib
 import json
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,53 +62,6 @@ def chunk_schema() -> bytes:
     return out.SerializeToString(deterministic=True)
 
 
-@dataclass(slots=True)
-class _Channels:
-    """Channels and schemas of one file, made when they are first needed."""
-
-    writer: Writer
-    prefix: str
-    ids: dict[tuple[str, int, bytes | None], int] = field(default_factory=dict)
-    schemas: dict[str, tuple[str, int]] = field(default_factory=dict)
-
-    def open(self, record: Any, topic_id: str) -> int:
-        encoding, schema = self._schema(record.topic.removeprefix(self.prefix + "."))
-        members = {
-            "topic": record.topic,
-            "partition": str(record.partition),
-            "offset": str(record.offset),
-            "topic_id": topic_id,
-        }
-        name = record.topic
-        if record.key is not None:
-            members |= (key := _key_members(record.key))
-            name = f"{name}/{next(iter(key.values()))}"
-        channel = self.writer.register_channel(name, encoding, schema, members)
-        self.ids[record.topic, record.partition, record.key] = channel
-        return channel
-
-    def extras(self) -> int:
-        place = (EXTRAS_TOPIC, 0, None)
-        if place not in self.ids:
-            schema = self.writer.register_schema("KafkaRecord", "jsonschema", b'{"type":"object"}')
-            self.ids[place] = self.writer.register_channel(EXTRAS_TOPIC, "json", schema)
-        return self.ids[place]
-
-    def _schema(self, name: str) -> tuple[str, int]:
-        """Message encoding and schema of a topic."""
-        kind = "chunk" if name in CHUNK_TOPICS else name
-        if kind not in self.schemas:
-            if kind == "chunk":
-                self.schemas[kind] = "protobuf", self.writer.register_schema(CHUNK_SCHEMA, "protobuf", chunk_schema())
-            elif kind in _JSON_SCHEMAS:
-                schema = _JSON_SCHEMAS[kind]
-                text = json.dumps(schema).encode()
-                self.schemas[kind] = "json", self.writer.register_schema(f"kymo.{schema['title']}", "jsonschema", text)
-            else:  # snapshots, and bytes that were no message
-                self.schemas[kind] = "application/octet-stream", 0
-        return self.schemas[kind]
-
-
 def _key_members(key: bytes) -> dict[str, str]:
     try:
         return {"key": key.decode()}
@@ -132,7 +84,8 @@ class SegmentWriter:
             self._writer.start(profile="", library="kymo archive")
         except OSError as error:
             raise disk_error(self.path, error) from None
-        self._channels = _Channels(self._writer, contents.prefix)
+        self._channels: dict[tuple[str, int, bytes | None], int] = {}
+        self._schemas: dict[str, tuple[str, int]] = {}
 
     @property
     def size(self) -> int:
@@ -142,7 +95,7 @@ class SegmentWriter:
     @property
     def full(self) -> bool:
         """Whether no further channel fits, whatever the size."""
-        return len(self._channels.ids) >= MOST_CHANNELS
+        return len(self._channels) >= MOST_CHANNELS
 
     def add(self, record: Any) -> None:
         """Store one record as it is, and count its offset."""
@@ -150,10 +103,10 @@ class SegmentWriter:
         offset = record.offset
         if offset > span.next:
             self.contents.absent.append(Absent(record.topic, record.partition, span.next, offset, HOLE))
-        channel = self._channels.ids.get((record.topic, record.partition, record.key))
+        channel = self._channels.get((record.topic, record.partition, record.key))
         try:
             if channel is None:
-                channel = self._channels.open(record, span.topic_id)
+                channel = self._open_channel(record, span.topic_id)
             published_ns = max(record.timestamp, 0) * NS_PER_MS
             # Partitions are read one behind the other, and tools take a message that is older than one before it for a fault.
             log_ns = self._latest_ns = max(self._latest_ns, published_ns)
@@ -184,10 +137,36 @@ class SegmentWriter:
             self._file.close()
         self.partial.unlink(missing_ok=True)
 
+    def _open_channel(self, record: Any, topic_id: str) -> int:
+        encoding, schema = self._schema(record.topic.rpartition(".")[2])
+        place = {"topic": record.topic, "partition": str(record.partition), "offset": str(record.offset)}
+        key = {} if record.key is None else _key_members(record.key)
+        name = "/".join((record.topic, *key.values()))
+        channel = self._writer.register_channel(name, encoding, schema, place | {"topic_id": topic_id} | key)
+        self._channels[record.topic, record.partition, record.key] = channel
+        return channel
+
+    def _schema(self, name: str) -> tuple[str, int]:
+        """Message encoding and schema of a topic."""
+        kind = "chunk" if name in CHUNK_TOPICS else name
+        if kind not in self._schemas:
+            encoding, schema, text = "application/octet-stream", "", b""  # snapshots, and bytes that were no message
+            if kind == "chunk":
+                encoding, schema, text = "protobuf", CHUNK_SCHEMA, chunk_schema()
+            elif kind in _JSON_SCHEMAS:
+                encoding, schema = "json", f"kymo.{_JSON_SCHEMAS[kind]['title']}"
+                text = json.dumps(_JSON_SCHEMAS[kind]).encode()
+            form = encoding.replace("json", "jsonschema")
+            self._schemas[kind] = encoding, self._writer.register_schema(schema, form, text) if schema else 0
+        return self._schemas[kind]
+
     def _add_extra(self, record: Any, log_ns: int) -> None:
-        extra = {"topic": record.topic, "partition": record.partition, "offset": record.offset} | extra_of(record)
-        text = json.dumps(extra, separators=(",", ":")).encode()
-        self._writer.add_message(self._channels.extras(), log_ns, text, log_ns, record.offset & 0xFFFFFFFF)
+        place = (EXTRAS_TOPIC, 0, None)
+        if place not in self._channels:
+            schema = self._writer.register_schema("KafkaRecord", "jsonschema", b'{"type":"object"}')
+            self._channels[place] = self._writer.register_channel(EXTRAS_TOPIC, "json", schema)
+        text = json.dumps(extra_of(record), separators=(",", ":")).encode()
+        self._writer.add_message(self._channels[place], log_ns, text, log_ns, record.offset & 0xFFFFFFFF)
 
     def _failed(self, error: OSError) -> ArchiveError:
         self.discard()

@@ -311,7 +311,7 @@ def _messages(admin: Any, topics: list[str]) -> int:
         (row["name"], part["partition_index"]) for row in admin.describe_topics(topics) for part in row["partitions"]
     ]
     try:
-        return sum(ends.end - ends.begin for ends in _ends(admin, places).values())
+        return sum(ends.end - ends.begin for ends in ends_of(admin, places).values())
     except UnknownTopicOrPartitionError:  # deleted since they were listed
         return 0
 
@@ -330,7 +330,8 @@ class Ends(NamedTuple):
     end: int
 
 
-def _ends(admin: Any, places: Sequence[Place]) -> dict[Place, Ends]:
+def ends_of(admin: Any, places: Sequence[Place]) -> dict[Place, Ends]:
+    """First offset and end of partitions."""
     partitions = [TopicPartition(*place) for place in places]
     if not partitions:
         return {}
@@ -369,7 +370,7 @@ class TopicFinder:
 
     def ends(self, places: Sequence[Place]) -> dict[Place, Ends]:
         """First offset and end of each partition."""
-        return _ends(self._admin, places)
+        return ends_of(self._admin, places)
 
     def close(self) -> None:
         """Give the connection back."""

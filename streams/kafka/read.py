@@ -3,117 +3,92 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from typing import Any, TypeVar
 
-from google.protobuf.message import DecodeError
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import CorruptRecordError, KafkaError, UnsupportedCodecError
 
-from kymo.streams import chunk_pb2
-from kymo.streams.errors import BrokerError, MessageError, TopicError
+from kymo.streams.errors import BrokerError, KymoError, TopicError
 from kymo.streams.kafka.client import client_arguments, describe, kafka_errors, patiently
-from kymo.streams.messages import read_object
+from kymo.streams.messages import Record
 from kymo.streams.settings import Settings
-from kymo.streams.topics import CHUNK_TOPICS, MIB, Place
+from kymo.streams.topics import MIB, Names
 
+Message = TypeVar("Message")
+Progress = Callable[[int, int], None]  # told how many of how many records are read
 POLL_MS = 200
 #: A reading that has an end before it gives up if nothing comes so long, and no error says why.
 STALL_S = 60.0
 
 
-class Record(NamedTuple):
-    """One record of a topic."""
-
-    topic: str
-    partition: int
-    offset: int
-    time_ms: int
-    """Wall time of sending, Unix ms."""
-    key: bytes | None
-    value: bytes | None
-    """None for a deleted key."""
-    headers: Sequence[tuple[str, bytes | None]] = ()
-
-
-def session_of(record: Any) -> bytes:
-    """Whose a record is: by its key, or where another program left that out by what its JSON or its chunk says; empty if nobody's.
-
-    Examples
-    --------
-    >>> session_of(Record("kymo.labels", 0, 0, 0, None, b'{"session": "s1"}'))
-    b's1'
-    """
-    if record.key is not None:
-        return bytes(record.key.rpartition(b"\n")[2])
-    if record.topic.rpartition(".")[2] in (*CHUNK_TOPICS, "rejected"):
-        try:
-            return chunk_pb2.Chunk.FromString(record.value or b"").session.encode()
-        except DecodeError:
-            return b""
-    try:
-        session = read_object(record.value).get("session")
-    except MessageError:
-        return b""
-    return session.encode() if isinstance(session, str) else b""
-
-
 def read_records(
     settings: Settings,
-    topic: str,
+    topics: str | Iterable[str],  # one, which must be there, or several, of which those that are not there are left out
     *,
     follow: bool = False,
     from_ms: int | None = None,  # begin at the first record that was sent at or after this, Unix ms
     stop: Callable[[], bool] | None = None,  # asked at least five times a second; a true answer ends the reading
+    on_progress: Progress = lambda _done, _of: None,
 ) -> Iterator[Record]:
-    """Records of all partitions of a topic; in order within a partition."""
-    doing = f"reading {topic}"
-    with _consumer(settings, doing) as consumer:
+    """Records of all partitions of topics, in order within a partition; to the ends as they stand now, or for ever."""
+    names = [topics] if isinstance(topics, str) else list(topics)
+    doing = f"reading {names[0]}" if len(names) == 1 else "reading"
+    with kafka_errors(settings, doing):
+        consumer = whole_topic_consumer(settings)
+    with closing(consumer):
         with kafka_errors(settings, doing):
-            ends = patiently(settings, doing, lambda: _begin(consumer, topic, from_ms))
+            begins, ends = patiently(settings, doing, lambda: _begin(consumer, names, from_ms))
+        if isinstance(topics, str) and not ends:
+            raise TopicError(f"there is no topic {topics}; is KYMO_PREFIX right, has anything been replayed?")
+        total, done = sum(end - begins[p] for p, end in ends.items()), 0
         reach = Reach(settings, ends, consumer.position)
         while not (stop and stop()) and (follow or reach.unfinished()):
             with kafka_errors(settings, doing):
                 batches = patiently(settings, doing, lambda: poll(consumer, POLL_MS))
             for place, records in batches.items():
-                for r in records:
-                    if follow or r.offset < ends[place]:
-                        yield _record(r)
-
-
-def read_topics(
-    settings: Settings,
-    topics: Iterable[str],
-    on_progress: Callable[[int, int], None] = lambda _done, _of: None,
-    ends_out: dict[Place, int] | None = None,  # gets the ends by partition
-) -> Iterator[Record]:
-    """Records of all partitions of several topics, to the ends as they stand now; topics that are not there are left out."""
-    names = list(topics)
-    doing = f"reading {names[0]}" if len(names) == 1 else "reading"
-    with _consumer(settings, doing) as consumer:
-
-        def begin() -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
-            places = [TopicPartition(t, n) for t in names for n in sorted(consumer.partitions_for_topic(t) or ())]
-            consumer.assign(places)
-            if not places:
-                return {}, {}
-            consumer.seek_to_beginning(*places)
-            return consumer.beginning_offsets(places), consumer.end_offsets(places)
-
-        with kafka_errors(settings, doing):
-            begins, ends = patiently(settings, doing, begin)
-        if ends_out is not None:
-            ends_out.update({(p.topic, p.partition): end for p, end in ends.items()})
-        total, done = sum(end - begins[p] for p, end in ends.items()), 0
-        reach = Reach(settings, ends, consumer.position)
-        while reach.unfinished():
-            with kafka_errors(settings, doing):
-                batches = patiently(settings, doing, lambda: poll(consumer, POLL_MS))
-            for place, records in batches.items():
                 done += len(records)
-                yield from (_record(r) for r in records if r.offset < ends[place])
+                yield from (_record(r) for r in records if follow or r.offset < ends[place])
             on_progress(done, total)
+
+
+def _begin(
+    consumer: Any, names: Iterable[str], from_ms: int | None
+) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+    """Stand at the beginning, or at a time; the first offsets and the ends by partition."""
+    places = [TopicPartition(name, n) for name in names for n in sorted(consumer.partitions_for_topic(name) or ())]
+    consumer.assign(places)
+    if not places:
+        return {}, {}
+    begins, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)
+    if from_ms is None:
+        consumer.seek_to_beginning(*places)
+        return begins, ends
+    offsets = consumer.offsets_for_times(dict.fromkeys(places, from_ms))
+    for place in places:
+        consumer.seek(place, offsets[place].offset if offsets.get(place) else ends[place])
+    return begins, ends
+
+
+def read_messages(
+    settings: Settings,
+    name: str,  # of a topic of the table
+    decode: Callable[[Record], Message],
+    on_odd: Callable[[str], None] | None = None,
+    **how: Any,  # as for :func:`read_records`
+) -> Iterator[tuple[Record, Message]]:
+    """Records of a topic with what they say; of one that says nothing `on_odd` is told, in words, or its error is raised."""
+    for record in read_records(settings, Names(settings.prefix).of(name), **how):
+        try:
+            message = decode(record)
+        except KymoError as error:
+            text = f"{record.topic}, partition {record.partition}, offset {record.offset}: {error}"
+            if on_odd is None:
+                raise type(error)(text) from None
+            on_odd(text)
+        else:
+            yield record, message
 
 
 class Reach:
@@ -172,17 +147,7 @@ def _where(consumer: Any) -> str:
 
 
 def _record(r: Any) -> Record:
-    return Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, r.headers)
-
-
-@contextmanager
-def _consumer(settings: Settings, doing: str) -> Iterator[Any]:
-    with kafka_errors(settings, doing):
-        consumer = whole_topic_consumer(settings)
-    try:
-        yield consumer
-    finally:
-        consumer.close()
+    return Record(r.topic, r.partition, r.offset, r.timestamp, r.timestamp_type, r.key, r.value, r.headers)
 
 
 def whole_topic_consumer(settings: Settings, **changes: Any) -> Any:
@@ -198,20 +163,3 @@ def whole_topic_consumer(settings: Settings, **changes: Any) -> Any:
         "metrics_enabled": False,
     }
     return KafkaConsumer(**client_arguments(settings), **arguments | changes)
-
-
-def _begin(consumer: Any, topic: str, from_ms: int | None) -> dict[TopicPartition, int]:
-    """Stand at the beginning; the ends by partition."""
-    partitions = consumer.partitions_for_topic(topic)
-    if not partitions:
-        raise TopicError(f"there is no topic {topic}; is KYMO_PREFIX right, has anything been replayed?")
-    places = [TopicPartition(topic, partition) for partition in sorted(partitions)]
-    consumer.assign(places)
-    ends: dict[TopicPartition, int] = consumer.end_offsets(places)
-    if from_ms is None:
-        consumer.seek_to_beginning(*places)
-        return ends
-    offsets = consumer.offsets_for_times(dict.fromkeys(places, from_ms))
-    for place in places:
-        consumer.seek(place, offsets[place].offset if offsets.get(place) else ends[place])
-    return ends

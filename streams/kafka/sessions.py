@@ -16,29 +16,27 @@ from kafka import KafkaProducer, TopicPartition
 
 from kymo.streams.chunk import Chunk, Header
 from kymo.streams.codec import ChunkCodec
-from kymo.streams.errors import ChunkError, MessageError, SourceError
-from kymo.streams.kafka.admin import settings_of
+from kymo.streams.errors import ChunkError, SourceError
+from kymo.streams.kafka.admin import ends_of, settings_of
 from kymo.streams.kafka.client import admin_client, client_arguments
 from kymo.streams.kafka.publish import Publisher
-from kymo.streams.kafka.read import Record, read_records, read_topics, session_of
+from kymo.streams.kafka.read import Progress, read_messages, read_records
+from kymo.streams.messages import Record, session_of
 from kymo.streams.sessions import plain_name, read_session
 from kymo.streams.settings import Settings
 from kymo.streams.topics import CHUNK_TOPICS, MIB, TABLE, Names, Place, Topic
-
-Progress = Callable[[int, int], None]
 
 
 def announced(settings: Settings, on_odd: Callable[[str], None] = lambda text: None) -> dict[str, dict[str, Any]]:
     """Records of ``kymo.sessions`` by session, in the order in which they were last sent; `on_odd` is told, in words, of one
     that is none, which is passed over."""
-    topic, sessions = Names(settings.prefix).of("sessions"), dict[str, dict[str, Any]]()
-    for record in read_records(settings, topic):
-        try:
-            name = plain_name((record.key or b"").decode(errors="replace"))
-            value = None if record.value is None else read_session(record.value)
-        except MessageError as error:
-            on_odd(f"{topic}, partition {record.partition}, offset {record.offset}: {error}")
-            continue
+
+    def decode(record: Record) -> tuple[str, dict[str, Any] | None]:
+        name = plain_name((record.key or b"").decode(errors="replace"))
+        return name, None if record.value is None else read_session(record.value)
+
+    sessions: dict[str, dict[str, Any]] = {}
+    for _, (name, value) in read_messages(settings, "sessions", decode, on_odd):
         sessions.pop(name, None)
         if value is not None:
             sessions[name] = value
@@ -68,7 +66,7 @@ def raw_chunks(
 ) -> Iterator[tuple[Record, Chunk]]:
     """Raw chunks with their records, of one session or of all, whichever partition they stand in; what is none is left out."""
     names, codec = Names(settings.prefix), ChunkCodec()
-    for r in read_topics(settings, [names.of(name) for name in CHUNK_TOPICS], on_progress):
+    for r in read_records(settings, [names.of(name) for name in CHUNK_TOPICS], on_progress=on_progress):
         if session is not None and r.key not in (None, session.encode()):
             continue
         try:
@@ -167,11 +165,12 @@ def delete_session(settings: Settings, session: str, on_progress: Progress = lam
         topics = {full: topic for topic in TABLE if topic.name != "models" and (full := names.of(topic.name)) in there}
         rows = admin.describe_topics(list(topics)) if topics else []
         out.topic_ids = {row["name"]: str(row.get("topic_id") or "") for row in rows}
+        places = [(row["name"], part["partition_index"]) for row in rows for part in row["partitions"]]
         values, tallies = settings_of(admin, list(topics)), dict[Place, _Tally]()
-        for r in read_topics(settings, topics, on_progress, out.ends):
+        for r in read_records(settings, topics, on_progress=on_progress):
             tally = tallies.setdefault((r.topic, r.partition), _Tally.under(topics[r.topic], values.get(r.topic, {})))
             tally.take(r, session)
-        out.ends = {place: end for place, end in out.ends.items() if end}
+        out.ends = {place: ends.end for place, ends in ends_of(admin, places).items() if ends.end}
         deleted: dict[str, Deleted] = {}
         for place, tally in tallies.items():
             if tally.records:
@@ -208,7 +207,7 @@ class _Tally:
         if session_of(r) == session.encode() and (r.value is not None or r.key is None):
             self.records += 1
             self.leading += self.first_foreign is None
-            self.newest_ms = max(self.newest_ms, r.time_ms)
+            self.newest_ms = max(self.newest_ms, r.timestamp)
             if self.compact and r.key is not None:
                 self.keys.add(r.key)
             return
@@ -221,7 +220,7 @@ class _Tally:
 def _delete(settings: Settings, admin: Any, place: Place, tally: _Tally, row: Deleted) -> None:
     row.found += tally.records
     if tally.compact:
-        _send(settings, [Record(*place, 0, 0, key, None) for key in sorted(tally.keys)])
+        _send(settings, [Record(*place, 0, 0, 0, key, None) for key in sorted(tally.keys)])
         row.deleted += tally.records
         return
     if tally.anew:

@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from kymo.streams.errors import MessageError, SourceError
+from kymo.streams.errors import SourceError
 from kymo.streams.labels.files import ImportOptions, as_json_lines, as_labels_json, as_table, labels_of_path, parse_time
 from kymo.streams.labels.labels import Label, canonical, current_labels
 from kymo.streams.messages import Odd, read_object
@@ -165,16 +165,10 @@ def _times(settings: Settings) -> SessionTimes:
 
 def read_labels(settings: Settings, on_bad: _OnBad = lambda text: None) -> list[Label]:
     """Every label that was ever made, a session's in the order in which they were made."""
-    from kymo.streams.kafka.read import read_records
+    from kymo.streams.kafka.read import read_messages
 
-    topic = Names(settings.prefix).of("labels")
-    labels = []
-    for record in read_records(settings, topic):
-        try:
-            labels.append(Label.from_json(read_object(record.value)))
-        except (MessageError, SourceError) as error:
-            on_bad(f"{topic}, partition {record.partition}, offset {record.offset}: {error}")
-    return labels
+    messages = read_messages(settings, "labels", lambda record: Label.from_json(read_object(record.value)), on_bad)
+    return [label for _, label in messages]
 
 
 class SessionTimes:

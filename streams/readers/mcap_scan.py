@@ -84,9 +84,9 @@ class Scan:
             if self._limited and self._unpacked > limit:
                 raise SourceError(f"{self._size} bytes of MCAP unpack to {self._unpacked}, expected up to {limit}")
             yield from _records_in(content)
-        except SourceError as error:
-            raise SourceError(error.message, self._path) from None
         except Exception as error:  # the checksum or the decompressor tells, each in its own way
+            if isinstance(error, SourceError) and self._limited:
+                raise SourceError(error.message, self._path) from None
             self._damaged.append((end, f": {brief(error)}" if isinstance(error, ValueError) else ""))
 
     def _preload(self) -> None:
