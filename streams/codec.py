@@ -13,7 +13,9 @@ import math
 import re
 import struct
 from collections import OrderedDict
+from collections.abc import Iterator
 from fractions import Fraction
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -68,19 +70,15 @@ class ChunkCodec:
         if known is None:
             message = _header_message(header, chunk.end)
             limit = last_index(_checked_header(message))
-            known = (header, message.SerializeToString(deterministic=True), limit)
-            _remember(self._encoded, (id(header), chunk.end), known, self._cache_size)
+            entry = (header, message.SerializeToString(deterministic=True), limit)
+            known = _remember(self._encoded, (id(header), chunk.end), entry, self._cache_size)
         data, sizes = _data_bytes(chunk)
         if not 0 <= chunk.first_index <= known[2] - count or len(data) >= 2**31:
-            where = f"{header.session}/{header.format.stream}"
-            raise ChunkError("invalid", f"{where}: first_index {chunk.first_index}, {len(data)} bytes of data")
+            raise _invalid(header, f"first_index {chunk.first_index}, {len(data)} bytes of data")
         extra, times = b"", chunk.times_ns
         if times is not None or sizes or chunk.filled or not header.format.rate:
             if (times is None and not header.format.rate) or (times is not None and len(times) != count):
-                times_count = "no" if times is None else len(times)
-                raise ChunkError(
-                    "invalid", f"{header.session}/{header.format.stream}: {times_count} times for {count} samples"
-                )
+                raise _invalid(header, f"{'no' if times is None else len(times)} times for {count} samples")
             packed = b"" if times is None else _checked_times(header, times.astype("<i8")).tobytes()
             filled = [int(number) for gap in chunk.filled for number in gap]
             extra = Message(times_ns=packed, frame_bytes=sizes, filled=filled).SerializeToString(deterministic=True)
@@ -114,18 +112,14 @@ class ChunkCodec:
             raise ChunkError("undecodable", f"{len(raw)} bytes hold no Chunk: `data` or `first_index` is absent")
         header, content = _checked_header(message), message.data
         if len(raw) - len(content) <= _MAX_HEADER:
-            header = self._intern(header)
-        data, limit = _samples(message, content, header.format), last_index(header)
+            header = self._headers.get(header) or _remember(self._headers, header, header, self._cache_size)
+        data, limit = _samples(message, content, header), last_index(header)
         if not 0 <= message.first_index <= limit - len(data):
-            where = f"{header.session}/{header.format.stream}"
-            raise ChunkError(
-                "invalid", f"{where}: first_index {message.first_index}, expected 0 to {limit - len(data)}"
-            )
+            raise _invalid(header, f"first_index {message.first_index}, expected 0 to {limit - len(data)}")
         times = None
         if message.times_ns or header.format.rate == 0:
             if len(message.times_ns) != 8 * len(data):
-                where = f"{header.session}/{header.format.stream}"
-                raise ChunkError("invalid", f"{where}: {len(message.times_ns)} bytes of times for {len(data)} samples")
+                raise _invalid(header, f"{len(message.times_ns)} bytes of times for {len(data)} samples")
             times = _checked_times(header, np.frombuffer(message.times_ns, "<i8"))
         elif header.format.dtype != "jpeg" and not message.filled and len(raw) - len(content) <= _MAX_HEADER:
             self._learn(raw, message, header, limit)
@@ -139,18 +133,16 @@ class ChunkCodec:
             sample = dtype.itemsize * math.prod(header.format.shape)
             _remember(self._parsed, constant, (header, dtype, sample, limit, message.end), self._cache_size)
 
-    def _intern(self, header: Header) -> Header:
-        known = self._headers.get(header)
-        if known is None:
-            _remember(self._headers, header, header, self._cache_size)
-            return header
-        return known
 
-
-def _remember(cache: OrderedDict[K, V], key: K, value: V, size: int) -> None:
+def _remember(cache: OrderedDict[K, V], key: K, value: V, size: int) -> V:
     cache[key] = value
     if len(cache) > size:
         cache.popitem(last=False)
+    return value
+
+
+def _invalid(header: Header, text: str) -> ChunkError:
+    return ChunkError("invalid", f"{header.session}/{header.format.stream}: {text}")
 
 
 def _little(dtype: str) -> np.dtype[np.generic]:
@@ -196,32 +188,28 @@ def _header_message(header: Header, end: bool) -> Message:
 
 def _data_bytes(chunk: Chunk) -> tuple[bytes, list[int]]:
     """A chunk's samples as bytes, and the size of each frame where they are images."""
-    header, fmt = chunk.header, chunk.header.format
+    fmt = chunk.header.format
     if fmt.dtype == "jpeg":
         frames = [bytes(frame) for frame in chunk.data]
         if not all(frames):
-            raise ChunkError("invalid", f"{header.session}/{fmt.stream}: an image of no bytes")
+            raise _invalid(chunk.header, "an image of no bytes")
         return b"".join(frames), [len(frame) for frame in frames]
     if chunk.data.shape[1:] != fmt.shape or chunk.data.dtype != fmt.dtype:
         samples, expected = f"{chunk.data.dtype}{chunk.data.shape[1:]}", f"{fmt.dtype}{fmt.shape}"
-        raise ChunkError(
-            "invalid", f"{header.session}/{fmt.stream}: samples are {samples}, their header says {expected}"
-        )
+        raise _invalid(chunk.header, f"samples are {samples}, their header says {expected}")
     return np.ascontiguousarray(chunk.data).astype(_little(fmt.dtype), copy=False).tobytes(), []
 
 
-def _samples(m: Message, content: bytes, fmt: Format) -> Array:
+def _samples(m: Message, content: bytes, header: Header) -> Array:
     """Samples as a view of `content`, which is the message's `data` (reading that field copies it)."""
-    where = f"{m.session}/{m.stream}"
+    fmt = header.format
     if m.HasField("data_bytes") and m.data_bytes != len(content):
-        raise ChunkError("invalid", f"{where}: {len(content)} bytes of data where {m.data_bytes} were announced")
+        raise _invalid(header, f"{len(content)} bytes of data where {m.data_bytes} were announced")
     if fmt.dtype == "jpeg":
         sizes = list(m.frame_bytes)
         if len(sizes) > _MAX_FRAMES or sum(sizes) != len(content) or 0 in sizes:
-            sizes_and_bytes = f"{len(sizes)} frame sizes for {len(content)} bytes"
-            raise ChunkError(
-                "invalid", f"{where}: {sizes_and_bytes}, expected up to {_MAX_FRAMES} above 0 that add up to them"
-            )
+            wrong = f"{len(sizes)} frame sizes for {len(content)} bytes"
+            raise _invalid(header, f"{wrong}, expected up to {_MAX_FRAMES} above 0 that add up to them")
         frames, at = np.empty(len(sizes), object), 0
         for i, size in enumerate(sizes):
             frames[i] = content[at : at + size]
@@ -230,69 +218,57 @@ def _samples(m: Message, content: bytes, fmt: Format) -> Array:
     dtype = _little(fmt.dtype)
     count, odd_bytes = divmod(len(content), dtype.itemsize * math.prod(fmt.shape))
     if odd_bytes:
-        raise ChunkError(
-            "invalid", f"{where}: {len(content)} bytes are no whole number of {fmt.dtype}{fmt.shape} samples"
-        )
+        raise _invalid(header, f"{len(content)} bytes are no whole number of {fmt.dtype}{fmt.shape} samples")
     return np.frombuffer(content, dtype).reshape(count, *fmt.shape)
 
 
 def _checked_header(m: Message) -> Header:
     """Header of a message in which every field is plausible."""
-    where, channels, units = _checked_names(m)
-    if m.rate_den == 0 or m.rate_num > _MAX_RATE * m.rate_den or (m.step_num and not m.step_den):
-        raise ChunkError("invalid", f"{where}: rate {m.rate_num}/{m.rate_den} Hz, step {m.step_num}/{m.step_den}")
-    if not -_MAX_TIME < m.origin_ns < _MAX_TIME:
-        raise ChunkError("invalid", f"{where}: origin {m.origin_ns} ns, expected it within {_MAX_TIME}")
-    step, span = Fraction(m.step_num, m.step_den) if m.step_num else Fraction(1), m.span or 1
-    if not m.chain and (step != 1 or span != 1 or m.filled):
-        raise ChunkError(
-            "invalid",
-            f"{where}: step {step}, span {span} and {len(m.filled) // 3} ranges of a raw chunk, expected 1, 1 and none; "
-            f"a derived one names its `chain`",
-        )
-    fmt = Format(m.stream, channels, units, Fraction(m.rate_num, m.rate_den), m.dtype, _shape(m, where), step, span)
+    for wrong in chain(_odd_names(m), _odd_numbers(m)):
+        raise ChunkError("invalid", wrong)
+    step = Fraction(m.step_num, m.step_den) if m.step_num else Fraction(1)
+    rate, channels, units = Fraction(m.rate_num, m.rate_den), tuple(m.channels), tuple(m.units)
+    fmt = Format(m.stream, channels, units, rate, m.dtype, tuple(m.shape), step, m.span or 1)
     return Header(m.session, m.origin_ns, fmt, m.chain)
 
 
-def _checked_names(m: Message) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """What to call the message in an error, and its channels and units."""
-    channels, units = tuple(m.channels), tuple(m.units)
+def _odd_names(m: Message) -> Iterator[str]:
+    channels, units, where = tuple(m.channels), tuple(m.units), f"{m.session}/{m.stream}"
     if not (0 < len(m.session) <= _MAX_NAME and 0 < len(m.stream) <= _MAX_NAME):
-        raise ChunkError(
-            "invalid", f"session {m.session[:40]!r}, stream {m.stream[:40]!r}: 1 to {_MAX_NAME} characters each"
-        )
-    odd = next((name for name in (m.session, m.stream, m.chain, *channels, *units) if CONTROL.search(name)), None)
-    if odd is not None:
-        raise ChunkError("invalid", f"the name {odd[:40]!r} holds a control character, expected letters, digits, signs")
-    where = f"{m.session}/{m.stream}"
+        yield f"session {m.session[:40]!r}, stream {m.stream[:40]!r}: 1 to {_MAX_NAME} characters each"
+    for name in (m.session, m.stream, m.chain, *channels, *units):
+        if CONTROL.search(name):
+            yield f"the name {name[:40]!r} holds a control character, expected letters, digits, signs"
     if not 0 < len(channels) <= _MAX_CHANNELS or len(set(channels)) != len(channels):
-        raise ChunkError(
-            "invalid", f"{where}: {len(channels)} channels, expected 1 to {_MAX_CHANNELS} with different names"
-        )
+        yield f"{where}: {len(channels)} channels, expected 1 to {_MAX_CHANNELS} with different names"
     if units and len(units) != len(channels):
-        raise ChunkError("invalid", f"{where}: {len(units)} units for {len(channels)} channels")
+        yield f"{where}: {len(units)} units for {len(channels)} channels"
     if max(len(m.chain), *map(len, channels), *map(len, units)) > _MAX_NAME:
-        raise ChunkError(
-            "invalid", f"{where}: names of channels, units and chain hold up to {_MAX_NAME} characters each"
+        yield f"{where}: names of channels, units and chain hold up to {_MAX_NAME} characters each"
+
+
+def _odd_numbers(m: Message) -> Iterator[str]:
+    where, shape = f"{m.session}/{m.stream}", tuple(m.shape)
+    if m.rate_den == 0 or m.rate_num > _MAX_RATE * m.rate_den or (m.step_num and not m.step_den):
+        yield f"{where}: rate {m.rate_num}/{m.rate_den} Hz, step {m.step_num}/{m.step_den}"
+    if not -_MAX_TIME < m.origin_ns < _MAX_TIME:
+        yield f"{where}: origin {m.origin_ns} ns, expected it within {_MAX_TIME}"
+    step, span = Fraction(m.step_num, m.step_den) if m.step_num else Fraction(1), m.span or 1
+    if not m.chain and (step != 1 or span != 1 or m.filled):
+        yield (
+            f"{where}: step {step}, span {span} and {len(m.filled) // 3} ranges of a raw chunk, expected 1, 1 and none; "
+            f"a derived one names its `chain`"
         )
-    return where, channels, units
-
-
-def _shape(m: Message, where: str) -> tuple[int, ...]:
-    shape = tuple(m.shape)
     if m.dtype not in DTYPES:
-        raise ChunkError("invalid", f"{where}: dtype {m.dtype[:40]!r}, expected one of {', '.join(DTYPES)}")
+        yield f"{where}: dtype {m.dtype[:40]!r}, expected one of {', '.join(DTYPES)}"
     if m.dtype == "jpeg":
         if shape:
-            raise ChunkError("invalid", f"{where}: shape {shape[:8]} of an image, expected none: the image says it")
+            yield f"{where}: shape {shape[:8]} of an image, expected none: the image says it"
     elif not shape or shape[-1] != len(m.channels) or 0 in shape or len(shape) > 4:
-        raise ChunkError(
-            "invalid",
-            f"{where}: shape {shape[:8]} of a sample, expected its last axis to be the {len(m.channels)} channels",
-        )
+        last = f"the {len(m.channels)} channels"
+        yield f"{where}: shape {shape[:8]} of a sample, expected its last axis to be {last}"
     if math.prod(shape) > _MAX_SAMPLE:
-        raise ChunkError("invalid", f"{where}: shape {shape} of a sample, expected up to {_MAX_SAMPLE} numbers")
-    return shape
+        yield f"{where}: shape {shape} of a sample, expected up to {_MAX_SAMPLE} numbers"
 
 
 def last_index(header: Header) -> int:
@@ -309,8 +285,7 @@ def last_index(header: Header) -> int:
 def _checked_times(header: Header, times: NDArray[np.int64]) -> NDArray[np.int64]:
     """Times of an irregular stream's samples, ``(n,)``, Unix ns, if they do not go back."""
     if len(times) and ((times[1:] < times[:-1]).any() or times[0] <= -_MAX_TIME or times[-1] >= _MAX_TIME):
-        where = f"{header.session}/{header.format.stream}"
-        raise ChunkError("invalid", f"{where}: its {len(times)} times go back, or are beyond {_MAX_TIME} ns")
+        raise _invalid(header, f"its {len(times)} times go back, or are beyond {_MAX_TIME} ns")
     return times
 
 

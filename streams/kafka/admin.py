@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -40,21 +40,29 @@ UNREAD = "what is not read by then is lost"
 DOUBLE = "a worker that was stopped and wakes up may write an event twice"
 
 
+#: A sentence of what topics do not keep of the table, and whether Kymo rests on it; else it may be meant so.
+Finding = tuple[str, bool]
+
+
 @dataclass(frozen=True, slots=True)
 class Topics:
     """What :func:`ensure_topics` did and found."""
 
     created: tuple[str, ...]
     partitions: dict[str, int]  # partition count of every topic of the table, by full name
-    # what topics that somebody else made do not keep of the table and Kymo rests on, a sentence each
-    broken: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()  # … and what may be meant so
+    findings: tuple[Finding, ...] = ()  # of topics that somebody else made
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """What Kymo rests on, and is not kept."""
+        return tuple(text for text, needed in self.findings if needed)
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Everything that is worth telling at a start, a sentence each."""
+        texts = sorted(self.findings, key=lambda finding: not finding[1])
         advice = (f"topics that are there are never altered unless asked to: {REPAIR}",)
-        return (*self.broken, *self.notes, *(advice if self.broken or self.notes else ()))
+        return (*(text for text, _ in texts), *(advice if texts else ()))
 
     def require_equal(self, topics: Iterable[str]) -> None:
         """Refuse topics that one worker reads and writes: a session's partition has one number in all of them."""
@@ -70,13 +78,15 @@ def ensure_topics(settings: Settings, names: Names) -> Topics:
     """Make the table's topics that are missing; those that are there are never altered. All have leaders afterwards."""
     with admin_client(settings, f"making the topics {names.prefix}.*") as admin:
         counts = _partition_counts(admin, names)
-        used = _partitions_used(names, counts, settings.partitions)
+        by_count = _by_count(names, counts)
+        # As many as those that are there have, where they agree best.
+        used = max(by_count, key=lambda n: (len(by_count[n]), n == settings.partitions, n), default=settings.partitions)
         missing = [topic for topic in TABLE if names.of(topic.name) not in counts]
         created = _create(admin, replace(settings, partitions=used), names, missing) if missing else []
         admin.wait_for_topics([names.of(topic.name) for topic in TABLE], timeout_ms=int(READY_TIMEOUT_S * 1000))
         counts = _partition_counts(admin, names) if missing else counts
         older = {full: count for full, count in counts.items() if full not in created}
-        return Topics(tuple(created), counts, *_against_table(admin, settings, names, older))
+        return Topics(tuple(created), counts, _against_table(admin, settings, names, older))
 
 
 def _create(admin: Any, settings: Settings, names: Names, missing: list[Topic]) -> list[str]:
@@ -112,7 +122,7 @@ def look_at_topics(settings: Settings, names: Names) -> Topics:
     """The same without making any: only those that are there stand in `partitions`."""
     with admin_client(settings, f"looking at the topics {names.prefix}.*") as admin:
         counts = _partition_counts(admin, names)
-        return Topics((), counts, *_against_table(admin, settings, names, counts))
+        return Topics((), counts, _against_table(admin, settings, names, counts))
 
 
 def repair_topics(settings: Settings, names: Names) -> list[str]:
@@ -133,28 +143,25 @@ def repair_topics(settings: Settings, names: Names) -> list[str]:
         return [change.name for change in changes]
 
 
-def broken_promises(names: Names, settings: Mapping[str, Mapping[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What the topics' settings do not keep: sentences of what Kymo rests on, and of what may be meant so.
+def broken_promises(names: Names, settings: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
+    """What the topics' settings do not keep.
 
     Examples
     --------
     >>> from kymo.streams.topics import BY_NAME
-    >>> broken_promises(Names("k"), {"k.events": BY_NAME["events"].config() | {"retention.ms": "1000"}})
-    ((), ('k.events: retention.ms is 1000, not 2592000000: what is not read by then is lost',))
+    >>> list(broken_promises(Names("k"), {"k.events": BY_NAME["events"].config() | {"retention.ms": "1000"}}))
+    [('k.events: retention.ms is 1000, not 2592000000: what is not read by then is lost', False)]
     """
     topics: dict[tuple[str, str], list[str]] = defaultdict(list)
     for topic in TABLE:
         values, table = settings.get(full := names.of(topic.name)) or {}, topic.config()
         for key, then in _shortfalls(topic, values) if values else ():
             topics[f"{key} is {values.get(key, 'not known to this broker')}, not {table[key]}", then].append(full)
-    broken = tuple(f"{', '.join(fulls)}: {text}: {then}" for (text, then), fulls in topics.items() if then != UNREAD)
-    notes = [f"{', '.join(fulls)}: {text}: {then}" for (text, then), fulls in topics.items() if then == UNREAD]
+    for (text, then), fulls in topics.items():
+        yield f"{', '.join(fulls)}: {text}: {then}", then != UNREAD
     if unread := sorted(name for name, values in settings.items() if not values):
-        notes.append(
-            f"{', '.join(unread)}: this user may not read their settings (right DescribeConfigs), so it is not known "
-            "whether they keep records long enough and fence stopped workers"
-        )
-    return broken, tuple(notes)
+        doubt = "so it is not known whether they keep records long enough and fence stopped workers"
+        yield f"{', '.join(unread)}: this user may not read their settings (right DescribeConfigs), {doubt}", False
 
 
 def _shortfalls(topic: Topic, values: Mapping[str, str]) -> Iterable[tuple[str, str]]:
@@ -181,49 +188,53 @@ def _less(limit: str, least: str) -> bool:
     return int(limit) != -1 and (int(least) == -1 or int(limit) < int(least))
 
 
-def _counts_apart(names: Names, counts: Mapping[str, int], configured: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What partition counts are not as they should be, as :func:`broken_promises`."""
-    fixed = {
-        full: t.partitions for t in TABLE if t.partitions and counts.get(full := names.of(t.name), 1) != t.partitions
-    }
-    broken = [
-        f"{full} has {counts[full]} partitions, not {n}: what its readers see may stand in another order"
-        for full, n in fixed.items()
-    ]
+def _counts_apart(names: Names, counts: Mapping[str, int], configured: int) -> Iterator[Finding]:
+    """What partition counts are not as they should be."""
+    for topic in TABLE:
+        count = counts.get(full := names.of(topic.name), topic.partitions)
+        if topic.partitions and count != topic.partitions:
+            what = f"{full} has {count} partitions, not {topic.partitions}"
+            yield f"{what}: what its readers see may stand in another order", True
+    by_count = _by_count(names, counts)
+    if len(by_count) > 1:
+        text = "; ".join(f"{count}: {', '.join(by_count[count])}" for count in sorted(by_count))
+        yield f"partition counts differ, and a worker can serve only topics of equal ones: {text}", True
+    elif by_count and configured not in by_count:
+        ((count, topics),) = by_count.items()
+        more = f" and {len(topics) - 1} more topics" if len(topics) > 1 else ""
+        yield f"{topics[0]}{more}: {count} partitions, not the {configured} of KYMO_PARTITIONS; {count} are used", False
+
+
+def _by_count(names: Names, counts: Mapping[str, int]) -> dict[int, list[str]]:
+    """Topics keyed by session that are there, by their partition count."""
     by_count: dict[int, list[str]] = defaultdict(list)
     for topic in TABLE:
         if topic.partitions is None and (full := names.of(topic.name)) in counts:
             by_count[counts[full]].append(full)
-    if len(by_count) > 1:
-        text = "; ".join(f"{count}: {', '.join(by_count[count])}" for count in sorted(by_count))
-        broken.append(f"partition counts differ, and a worker can serve only topics of equal ones: {text}")
-    elif by_count and configured not in by_count:
-        ((count, topics),) = by_count.items()
-        more = f" and {len(topics) - 1} more topics" if len(topics) > 1 else ""
-        text = f"{topics[0]}{more}: {count} partitions, not the {configured} of KYMO_PARTITIONS; {count} are used"
-        return tuple(broken), (text,)
-    return tuple(broken), ()
+    return by_count
 
 
 def _partition_counts(admin: Any, names: Names) -> dict[str, int]:
     """Of the table's topics that are there, by full name."""
-    topics = sorted({names.of(topic.name) for topic in TABLE}.intersection(admin.list_topics()))
-    return {row["name"]: len(row["partitions"]) for row in admin.describe_topics(topics)} if topics else {}
+    rows = described(admin, [names.of(topic.name) for topic in TABLE])
+    return {row["name"]: len(row["partitions"]) for row in rows}
 
 
-def _partitions_used(names: Names, known: Mapping[str, int], configured: int) -> int:
-    """Of topics keyed by session that are made now: as many as those that are there have, where they agree best."""
-    counts = Counter(known[full] for t in TABLE if t.partitions is None and (full := names.of(t.name)) in known)
-    return max(counts, key=lambda count: (counts[count], count == configured, count), default=configured)
+def _against_table(admin: Any, settings: Settings, names: Names, counts: Mapping[str, int]) -> tuple[Finding, ...]:
+    """What of the topics that are there is not as the table says."""
+    promises = broken_promises(names, settings_of(admin, list(counts)))
+    return (*promises, *_counts_apart(names, counts, settings.partitions))
 
 
-def _against_table(
-    admin: Any, settings: Settings, names: Names, counts: Mapping[str, int]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What of the topics that are there is not as the table says: `broken` and `notes` of :class:`Topics`."""
-    broken, notes = broken_promises(names, settings_of(admin, list(counts)))
-    apart, remarks = _counts_apart(names, counts, settings.partitions)
-    return broken + apart, notes + remarks
+def described(admin: Any, topics: Iterable[str]) -> list[dict[str, Any]]:
+    """What Kafka says of those topics that are there."""
+    there = sorted(set(topics).intersection(admin.list_topics()))
+    return list(admin.describe_topics(there)) if there else []
+
+
+def places_of(rows: Iterable[Mapping[str, Any]]) -> list[Place]:
+    """Partitions of described topics."""
+    return [(row["name"], part["partition_index"]) for row in rows for part in row["partitions"]]
 
 
 def settings_of(admin: Any, topics: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -307,11 +318,8 @@ def _await_gone(admin: Any, topics: list[str]) -> None:
 
 
 def _messages(admin: Any, topics: list[str]) -> int:
-    places = [
-        (row["name"], part["partition_index"]) for row in admin.describe_topics(topics) for part in row["partitions"]
-    ]
     try:
-        return sum(ends.end - ends.begin for ends in ends_of(admin, places).values())
+        return sum(ends.end - ends.begin for ends in ends_of(admin, places_of(described(admin, topics))).values())
     except UnknownTopicOrPartitionError:  # deleted since they were listed
         return 0
 
@@ -359,11 +367,9 @@ class TopicFinder:
 
     def partitions(self) -> dict[Place, str]:
         """The topic's id, of every partition that is there and has a leader."""
-        topics = sorted(self._topics.intersection(self._admin.list_topics()))
-        rows = self._admin.describe_topics(topics) if topics else []
         return {
             (row["name"], part["partition_index"]): str(row.get("topic_id") or "")
-            for row in rows
+            for row in described(self._admin, self._topics)
             for part in row["partitions"]
             if part.get("leader_id", 0) >= 0
         }

@@ -17,7 +17,7 @@ from kafka import KafkaProducer, TopicPartition
 from kymo.streams.chunk import Chunk, Header
 from kymo.streams.codec import ChunkCodec
 from kymo.streams.errors import ChunkError, SourceError
-from kymo.streams.kafka.admin import ends_of, settings_of
+from kymo.streams.kafka.admin import described, ends_of, places_of, settings_of
 from kymo.streams.kafka.client import admin_client, client_arguments
 from kymo.streams.kafka.publish import Publisher
 from kymo.streams.kafka.read import Progress, read_messages, read_records
@@ -161,16 +161,15 @@ def delete_session(settings: Settings, session: str, on_progress: Progress = lam
     """
     names, out = Names(settings.prefix), Deletion()
     with admin_client(settings, f"deleting session {session}") as admin:
-        there = set(admin.list_topics())
-        topics = {full: topic for topic in TABLE if topic.name != "models" and (full := names.of(topic.name)) in there}
-        rows = admin.describe_topics(list(topics)) if topics else []
+        table = {names.of(topic.name): topic for topic in TABLE if topic.name != "models"}
+        rows = described(admin, table)
         out.topic_ids = {row["name"]: str(row.get("topic_id") or "") for row in rows}
-        places = [(row["name"], part["partition_index"]) for row in rows for part in row["partitions"]]
+        topics = {full: topic for full, topic in table.items() if full in out.topic_ids}
         values, tallies = settings_of(admin, list(topics)), dict[Place, _Tally]()
         for r in read_records(settings, topics, on_progress=on_progress):
             tally = tallies.setdefault((r.topic, r.partition), _Tally.under(topics[r.topic], values.get(r.topic, {})))
             tally.take(r, session)
-        out.ends = {place: ends.end for place, ends in ends_of(admin, places).items() if ends.end}
+        out.ends = {place: ends.end for place, ends in ends_of(admin, places_of(rows)).items() if ends.end}
         deleted: dict[str, Deleted] = {}
         for place, tally in tallies.items():
             if tally.records:
