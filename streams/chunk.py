@@ -22,40 +22,18 @@ DTYPES = ("float32", "float64", "int16", "uint8", "jpeg")
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """What one sample of a stream is, known before any sample is.
+    """What one sample of a stream is, known before any sample is."""
 
-    Attributes
-    ----------
-    stream : str
-        ``kind[.place]``, such as ``imu.left``.
-    channels : tuple of str
-        Names of the last axis.
-    units : tuple of str
-        One a channel, or empty where unknown.
-    rate : Fraction
-        Samples per second; 0 for an irregular stream.
-    dtype : str
-        One of :data:`DTYPES`.
-    shape : tuple of int
-        Shape of one sample; the last axis is the channels: ``(channels,)`` for a signal, ``(bins, channels)`` for a
-        spectrogram column.
-    step : Fraction
-        Raw input samples from one sample of this stream to the next (1 for raw streams).
-    span : int
-        Raw input samples that one sample of this stream covers (1 for raw streams).
-    rows : int, optional
-        Behind a window: how many samples it holds.
-    """
-
-    stream: str
-    channels: tuple[str, ...]
-    units: tuple[str, ...]
-    rate: Fraction
-    dtype: str
+    stream: str  # ``kind[.place]``, such as ``imu.left``
+    channels: tuple[str, ...]  # names of the last axis
+    units: tuple[str, ...]  # one a channel, or empty where unknown
+    rate: Fraction  # samples per second; 0 for an irregular stream
+    dtype: str  # one of :data:`DTYPES`
+    # of one sample; the last axis is the channels: ``(channels,)`` for a signal, ``(bins, channels)`` for a spectrogram column
     shape: tuple[int, ...]
-    step: Fraction = Fraction(1)
-    span: int = 1
-    rows: int | None = None
+    step: Fraction = Fraction(1)  # raw input samples from one sample of this stream to the next (1 for raw streams)
+    span: int = 1  # raw input samples that one sample of this stream covers (1 for raw streams)
+    rows: int | None = None  # behind a window: how many samples it holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,29 +53,14 @@ class Header:
 
 @dataclass(slots=True, eq=False)
 class Chunk:
-    """Consecutive samples of one stream of one session. Not to be changed once made.
+    """Consecutive samples of one stream of one session. Not to be changed once made."""
 
-    Attributes
-    ----------
-    header : Header
-        Shared by all chunks of the stream.
-    first_index : int
-        Number of the first sample, counted from 0 at the session's start.
-    data : ndarray
-        ``(n, *format.shape)``; for jpeg an object array ``(n,)`` of bytes.
-    times_ns : ndarray of int64, optional
-        ``(n,)``, irregular streams only.
-    end : bool
-        Whether the session's stream ends behind this chunk (which may be empty).
-    filled : tuple of (start, end, bridged)
-        Of a derived chunk: ranges of raw samples beneath it that were interpolated.
-    """
-
-    header: Header
-    first_index: int
-    data: Array
-    times_ns: NDArray[np.int64] | None = None
-    end: bool = False
+    header: Header  # shared by all chunks of the stream
+    first_index: int  # number of the first sample, counted from 0 at the session's start
+    data: Array  # ``(n, *format.shape)``; for jpeg an object array ``(n,)`` of bytes
+    times_ns: NDArray[np.int64] | None = None  # ``(n,)``, irregular streams only
+    end: bool = False  # whether the session's stream ends behind this chunk (which may be empty)
+    # of a derived chunk: ranges of raw samples beneath it that were interpolated (start, end, bridged)
     filled: tuple[tuple[int, int, bool], ...] = ()
 
     @property
@@ -138,31 +101,17 @@ class Chunk:
 
 @dataclass(slots=True, eq=False)
 class Window:
-    """A fixed number of consecutive samples, columns or frames.
+    """A fixed number of consecutive samples, columns or frames."""
 
-    Attributes
-    ----------
-    header : Header
-        Of the samples in `data` (its format has `rows` set).
-    start_index, end_index : int
-        Half open, in samples of the raw input.
-    start_ns, end_ns : int
-        Unix times of those two, ns.
-    pieces : ndarray or list of ndarray
-        ``(rows, *shape)``, or what makes that, one behind the other: they are joined where :attr:`data` is asked for.
-    missing : float
-        Share of the window's raw samples that were interpolated, 0 to 1.
-    padded : int
-        Rows at its end that are zeros, since the session ended before it was whole; start and end tell of what is there.
-    """
-
-    header: Header
-    start_index: int
+    header: Header  # of the samples in `data` (its format has `rows` set)
+    start_index: int  # half open, in samples of the raw input
     end_index: int
-    start_ns: int
+    start_ns: int  # Unix times of those two, ns
     end_ns: int
+    # ``(rows, *shape)``, or what makes that, one behind the other: they are joined where :attr:`data` is asked for
     pieces: Array | list[Array]
-    missing: float = 0.0
+    missing: float = 0.0  # share of the window's raw samples that were interpolated, 0 to 1
+    # rows at its end that are zeros, since the session ended before it was whole; start and end tell of what is there
     padded: int = 0
 
     @property

@@ -1,24 +1,7 @@
 """The one error tree. In: nothing. Out: exceptions whose text names the thing, what was expected, what came and what to do.
 
-::
-
-    KymoError                 a failure that a user can act on; the command line prints its one line and exits 1
-    ├── SettingsError         a KYMO_* variable that cannot be used
-    ├── RecipeError           a recipe that does not hold together (carries file and line)
-    ├── FormatError           a step or model that does not fit what comes before it
-    ├── SourceError           a file that cannot be read as it stands (carries file and row)
-    │   └── EmptyKeepError    a file of which `keep` leaves no row
-    ├── PlanError             a motion plan that cannot be carried out (names the field)
-    ├── ChunkError            bytes that are no Chunk, or a Chunk that contradicts itself; `reason` is from a closed set
-    ├── SchemaError           a value that is not what its type says (:mod:`kymo.streams.schema`)
-    ├── MessageError          bytes that are no JSON object, or one that nobody can work with
-    ├── EventError            bytes that are no Event
-    ├── BrokerError           the embedded broker, or a broker that cannot be reached
-    ├── TopicError            a topic that is missing or configured otherwise
-    ├── DeliveryError         an output that was not acknowledged
-    ├── ArchiveError          a segment of the archive that is damaged, missing or cannot be written
-    ├── BundleError           a bundle that is damaged or does not fit its recipe
-    └── TrainingError         data from which nothing can be learned
+Each is a failure that a user can act on: the command line prints its one line and exits 1. One more stands where types are read
+(:class:`~kymo.streams.schema.SchemaError`).
 """
 
 from __future__ import annotations
@@ -60,12 +43,8 @@ class EmptyKeepError(SourceError):
     """A file of which a recipe's `keep` leaves no row: no failure where others are left."""
 
 
-class PlanError(KymoError):
+class PlanError(SourceError):
     """A motion plan that cannot be carried out."""
-
-    def __init__(self, message: str, path: Path | str | None = None) -> None:
-        super().__init__(f"{path}: {message}" if path else message)
-        self.path, self.message = path, message
 
 
 class ChunkError(KymoError):

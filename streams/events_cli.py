@@ -10,7 +10,6 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import click
 
 from kymo.streams.errors import RecipeError
 from kymo.streams.events import Event
-from kymo.streams.settings import Settings
+from kymo.streams.verbs import settings_of_run
 from kymo.streams.words import utc
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)")
@@ -141,12 +140,9 @@ def events(run: str | None, recipe: str | None, follow: bool, form: str | None, 
     T is a date, an ISO 8601 time (UTC unless it says otherwise), Unix seconds, or a length of time ago such as 10m.
     """
     from kymo.streams.events import EventFilter, read_events
-    from kymo.streams.kafka.admin import run_prefix
 
     try:
-        settings = Settings.from_env()
-        if run is not None:
-            settings = replace(settings, prefix=run_prefix(settings.prefix, run))
+        settings = settings_of_run(run)
         only = EventFilter(recipe_name(recipe) if recipe else None, **filters)
         out, line_of = sys.stdout.buffer, _FORMS[form]
         if form == "csv":

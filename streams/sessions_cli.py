@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from kymo.streams.archive.cli import progress
 from kymo.streams.archive.format import default_folder
 from kymo.streams.errors import ArchiveError, SourceError
 from kymo.streams.messages import Odd
 from kymo.streams.settings import Settings
+from kymo.streams.verbs import json_option, progress, show
 from kymo.streams.words import many, utc
-
-if TYPE_CHECKING:
-    from kymo.streams.kafka.sessions import Deletion
 
 # Exit status of an erasure that leaves what Kafka cannot delete.
 _NOT_WHOLLY_ERASED = 3
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group("sessions", epilog="Example: kymo sessions list --json")
@@ -37,27 +32,21 @@ def sessions() -> None:
     help="List those of an archive instead of those in the topics.",
 )
 @click.option("--announced", is_flag=True, help="Only those on kymo.sessions: quick where much raw data is kept.")
-@_json_option
+@json_option
 def list_command(folder: Path | None, announced: bool, as_json: bool) -> None:
     """Show sessions: subject, time span, streams, whether a replay of it is complete.
 
     Sessions that have no record on kymo.sessions are found by their chunks, all of which are read for that.
     """
     rows = _archived(folder) if folder else _in_topics(Settings.from_env(), announced)
-    if as_json:
-        click.echo(json.dumps(rows, ensure_ascii=False))
-        return
-    for row in rows:
-        cells = [
-            row["session"],
-            row["subject"] or "-",
-            f"{_clock(row['start_ns'])} to {_clock(row['end_ns'])}" if row["start_ns"] is not None else "-",
-            ", ".join(row["streams"]) or "-",
-            "complete" if row["complete"] else "open",
-        ]
-        click.echo("\t".join(cells))
-    if not rows:
-        click.echo("no sessions")
+    show(as_json, rows, map(_line, rows) if rows else "no sessions")
+
+
+def _line(row: dict[str, Any]) -> str:
+    start, end = (utc(row[at]) if isinstance(row[at], int) else "-" for at in ("start_ns", "end_ns"))
+    span = f"{start} to {end}" if row["start_ns"] is not None else "-"
+    complete = "complete" if row["complete"] else "open"
+    return "\t".join((row["session"], row["subject"] or "-", span, ", ".join(row["streams"]) or "-", complete))
 
 
 def _in_topics(settings: Settings, only_announced: bool) -> list[dict[str, Any]]:
@@ -66,8 +55,8 @@ def _in_topics(settings: Settings, only_announced: bool) -> list[dict[str, Any]]
     odd = Odd()
     records = announced(settings, odd)
     if not only_announced:
-        with progress("looking at all chunks") as show:
-            records |= {name: record for name, record in seen(settings, show).items() if name not in records}
+        with progress("looking at all chunks") as tell:
+            records = records | seen(settings, tell) | records
     if odd.count:
         click.echo(f"kymo sessions: {odd}", err=True)
     return [session_row(name, record) for name, record in records.items()]
@@ -93,23 +82,17 @@ def session_row(name: str, record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _clock(ns: Any) -> str:
-    return utc(ns) if isinstance(ns, int) else "-"
-
-
 @sessions.command("end", epilog="Example: kymo sessions end watch-7@1770000000")
 @click.argument("session")
-@_json_option
+@json_option
 def end_command(session: str, as_json: bool) -> None:
     """Send the end mark of every stream of SESSION, so that its last windows are classified."""
     from kymo.streams.kafka.sessions import end_session
 
-    with progress("looking for its streams") as show:
-        ended = end_session(Settings.from_env(), session, show)
-    if as_json:
-        click.echo(json.dumps({"session": session, "ended": ended}, ensure_ascii=False))
-    else:
-        click.echo(f"{session}: ended {', '.join(ended)}" if ended else f"{session}: had ended already")
+    with progress("looking for its streams") as tell:
+        ended = end_session(Settings.from_env(), session, tell)
+    text = f"ended {', '.join(ended)}" if ended else "had ended already"
+    show(as_json, {"session": session, "ended": ended}, f"{session}: {text}")
 
 
 @sessions.command("delete", epilog="Example: kymo sessions delete P07-walk --yes")
@@ -122,7 +105,7 @@ def end_command(session: str, as_json: bool) -> None:
 )
 @click.option("--damaged", is_flag=True, help="Delete damaged files that `kymo archive recover` has set aside, too.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@_json_option
+@json_option
 def delete_command(session: str, folder: Path | None, damaged: bool, yes: bool, as_json: bool) -> None:
     """Erase SESSION from the topics, as far as Kafka can, and from the archive.
 
@@ -143,8 +126,8 @@ def delete_command(session: str, folder: Path | None, damaged: bool, yes: bool, 
     set_aside = _set_aside(archive, session, damaged)
     if not yes:
         click.confirm(f"Erase session {session} from {settings.prefix}.* and from {archive}?", abort=True, err=True)
-    with progress("looking for its records") as show:
-        deletion = delete_session(settings, session, show)
+    with progress("looking for its records") as tell:
+        deletion = delete_session(settings, session, tell)
     records = segments = 0
     if archive.is_dir():
         # First the list: an archive that runs meanwhile must know it.
@@ -155,12 +138,16 @@ def delete_command(session: str, folder: Path | None, damaged: bool, yes: bool, 
     if not deletion.topics and not records:
         raise SourceError(f"no record of a session {session}, neither in {settings.prefix}.* nor in {archive}")
     archived = {"dir": str(archive), "records": records, "segments": segments, "deleted": list(map(str, set_aside))}
-    _show(session, deletion, archived, as_json)
+    rows = [asdict(topic) for topic in deletion.topics]
+    lines = [topic.line() for topic in deletion.topics]
+    lines.append(f"{archive}: {many(records, 'record')} taken out of {many(segments, 'segment')}")
+    lines += [f"{path}: deleted" for path in set_aside]
+    show(as_json, {"session": session, "topics": rows, "archive": archived}, lines)
     if remaining := sum(topic.left for topic in deletion.topics):
         ends_ms = [topic.until_ms for topic in deletion.topics if topic.left]
         when = "for ever"
         if all(ends_ms):
-            when = f"until {_clock(max(ends_ms) * 10**6)} at the earliest, when retention takes them"
+            when = f"until {utc(max(ends_ms) * 10**6)} at the earliest, when retention takes them"
         click.echo(
             f"kymo: {session} is NOT wholly erased: {many(remaining, 'record')} of it stay in Kafka {when}; to be rid of them "
             "sooner, shorten retention.ms of these topics or delete them",
@@ -180,17 +167,3 @@ def _set_aside(folder: Path, session: str, damaged: bool) -> list[Path]:
             "the segments: add --damaged to delete what was set aside, too"
         )
     return files
-
-
-def _show(session: str, deletion: Deletion, archived: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        rows = [asdict(topic) for topic in deletion.topics]
-        click.echo(json.dumps({"session": session, "topics": rows, "archive": archived}, ensure_ascii=False))
-        return
-    for topic in deletion.topics:
-        until = f" ({_clock(topic.until_ms * 10**6)} at the earliest)" if topic.until_ms else ""
-        click.echo(topic.line() + until)
-    records, segments = many(archived["records"], "record"), many(archived["segments"], "segment")
-    click.echo(f"{archived['dir']}: {records} taken out of {segments}")
-    for path in archived["deleted"]:
-        click.echo(f"{path}: deleted")

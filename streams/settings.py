@@ -81,14 +81,10 @@ class Settings:
 
     def kafka_python(self) -> dict[str, Any]:
         """Connection arguments for kafka-python's clients."""
-        arguments: dict[str, Any] = {
-            "bootstrap_servers": self.brokers.split(","),
-            "security_protocol": self.security_protocol,
-        }
+        arguments = {"bootstrap_servers": self.brokers.split(","), "security_protocol": self.security_protocol}
         sasl = ("sasl_mechanism", "sasl_plain_username", "sasl_plain_password")
-        return arguments | self._secured(
-            sasl, ("ssl_cafile", "ssl_certfile", "ssl_keyfile"), self.ssl_cafile, self.ssl_keyfile
-        )
+        files = {name: getattr(self, name) for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile")}
+        return arguments | self._secured(sasl, files)
 
     def librdkafka(self) -> dict[str, Any]:
         """Connection arguments for librdkafka's clients."""
@@ -96,23 +92,19 @@ class Settings:
 
         arguments = {"bootstrap.servers": self.brokers, "security.protocol": self.security_protocol}
         usual = ssl.get_default_verify_paths()  # where Python looks; librdkafka would look elsewhere
-        authorities = self.ssl_cafile or usual.cafile or usual.capath or ""
-        files = ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location")
-        sasl = ("sasl.mechanism", "sasl.username", "sasl.password")
-        return arguments | self._secured(sasl, files, authorities, self.ssl_keyfile or self.ssl_certfile)
+        files = {
+            "ssl.ca.location": self.ssl_cafile or usual.cafile or usual.capath or "",
+            "ssl.certificate.location": self.ssl_certfile,
+            "ssl.key.location": self.ssl_keyfile or self.ssl_certfile,
+        }
+        return arguments | self._secured(("sasl.mechanism", "sasl.username", "sasl.password"), files)
 
-    def _secured(
-        self, sasl: tuple[str, str, str], files: tuple[str, str, str], authorities: str, key: str
-    ) -> dict[str, Any]:
+    def _secured(self, sasl: tuple[str, str, str], files: Mapping[str, str]) -> dict[str, Any]:
         """What the protocol needs of SASL and TLS, by a client's own names for it."""
-        arguments: dict[str, Any] = {}
-        if self.security_protocol.startswith("SASL"):
-            arguments |= zip(sasl, (self.sasl_mechanism, self.sasl_username, self.sasl_password), strict=True)
-        if self.security_protocol.endswith("SSL"):
-            arguments |= {
-                name: path for name, path in zip(files, (authorities, self.ssl_certfile, key), strict=True) if path
-            }
-        return arguments
+        users = dict(zip(sasl, (self.sasl_mechanism, self.sasl_username, self.sasl_password), strict=True))
+        return (users if self.security_protocol.startswith("SASL") else {}) | (
+            {name: path for name, path in files.items() if path} if self.security_protocol.endswith("SSL") else {}
+        )
 
     def ssl_context(self) -> ssl.SSLContext:
         """TLS as the settings say, for all clients; the files are read here.

@@ -22,7 +22,7 @@ from kymo.models.reports import html as h
 from kymo.processors.recipe.load import load_recipe
 from kymo.streams.chunk import Header, signal_format
 from kymo.streams.errors import SourceError
-from kymo.streams.labels.labels import interval, keys_of_labels_json, read_labels_json
+from kymo.streams.labels.labels import LabelsJson, interval
 from kymo.streams.readers import label_keys, read
 from kymo.streams.recording import LabelOptions, ReadOptions, Recording, StreamData
 from kymo.streams.replay.schedule import cut
@@ -212,8 +212,9 @@ def _labelled_by(recordings: Iterator[Recording], path: Path, key: str | None) -
     for number, recording in enumerate(recordings):
         if number:
             raise SourceError("labels one recording, and several are named; name one", path)
-        keys = [key] if key else keys_of_labels_json(path)
-        labels = [label for name in keys for label in read_labels_json(path, name, session=recording.session)]
+        content = LabelsJson(path)
+        keys = [key] if key else content.keys
+        labels = [label for name in keys for label in content.labels(name, session=recording.session)]
         if not any(label.end_ns > recording.start_ns and label.start_ns < recording.end_ns for label in labels):
             raise SourceError(f"no label lies within session {recording.session}; is its clock another one?", path)
         yield replace(recording, labels=[*recording.labels, *labels])

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from kymo.lab.look.arrays import GAP, SUFFIXES
 from kymo.models.reports.html import duration
 from kymo.streams.errors import SourceError
-from kymo.streams.labels.labels import keys_of_labels_json
+from kymo.streams.labels.labels import LabelsJson
 from kymo.streams.readers.files import File, find
 from kymo.streams.readers.mcap_scan import Scan
 from kymo.streams.words import NS
@@ -171,7 +171,7 @@ def _labels_beside(file: File) -> dict[str, tuple[str, ...]]:
         return {}
     try:
         with beside.open() as raw:
-            return {beside.path: tuple(keys_of_labels_json(beside.path, raw.read()))}
+            return {beside.path: tuple(LabelsJson(beside.path, raw.read()).keys)}
     except SourceError:
         return {beside.path: ()}
 

@@ -20,7 +20,7 @@ from kymo.processors.recipe.load import parse_recipe
 from kymo.processors.recipe.toml import toml_value
 from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import KymoError, SourceError
-from kymo.streams.labels.labels import Label, keys_of_labels_json
+from kymo.streams.labels.labels import Label, LabelsJson
 from kymo.streams.readers import read
 from kymo.streams.readers.files import find
 from kymo.streams.readers.grid import RATE_TOLERANCE
@@ -160,7 +160,7 @@ def _note(survey: Survey, recording: Recording) -> None:
     labels_json = Path(recording.path).with_suffix(".labels.json")
     if survey.label_key is None and labels_json.is_file():
         with contextlib.suppress(SourceError):
-            survey.label_key = next(iter(keys_of_labels_json(labels_json)), None)
+            survey.label_key = next(iter(LabelsJson(labels_json).keys), None)
 
 
 def _summary(stream: StreamData, recording: Recording) -> _StreamSummary:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import click
 
 from kymo.streams.archive.format import default_folder
 from kymo.streams.settings import Settings
+from kymo.streams.verbs import json_option, progress, show
 from kymo.streams.words import many, utc
 
 dir_option = click.option(
@@ -21,7 +19,6 @@ dir_option = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the segments; default: archive/PREFIX under KYMO_HOME.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def folder_of(folder: Path | None, settings: Settings | None = None) -> Path:
@@ -29,18 +26,6 @@ def folder_of(folder: Path | None, settings: Settings | None = None) -> Path:
     context = click.get_current_context(silent=True)
     above = context.obj if context is not None else None
     return folder or (above if isinstance(above, Path) else None) or default_folder(settings or Settings.from_env())
-
-
-@contextlib.contextmanager
-def progress(task: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, where that is a terminal; to be told how many of how many are done."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        number = bar.add_task(task, total=None)
-        yield lambda done, of: bar.update(number, completed=done, total=of)
 
 
 @click.command("list", epilog="Example: kymo archive list --json")
@@ -51,16 +36,14 @@ def list_command(folder: Path | None, as_json: bool) -> None:
     from kymo.streams.archive.read import ArchiveReader
 
     rows = [_summary(segment) for segment in ArchiveReader(folder_of(folder)).segments]
-    if as_json:
-        click.echo(json.dumps(rows, ensure_ascii=False))
-        return
-    for row in rows:
-        topics = ", ".join(f"{name} {count}" for name, count in row["topics"].items()) or "no records"
-        click.echo(
-            f"{row['segment']}  {row['start']} to {row['end']}  {row['bytes'] / 1e6:.1f} MB  "
-            f"{many(len(row['sessions']), 'session')}  {topics}"
-            + (f"  {many(row['absent'], 'offset')} absent" if row["absent"] else "")
-        )
+    show(as_json, rows, map(_line, rows))
+
+
+def _line(row: dict[str, Any]) -> str:
+    topics = ", ".join(f"{name} {count}" for name, count in row["topics"].items()) or "no records"
+    absent = f"  {many(row['absent'], 'offset')} absent" if row["absent"] else ""
+    size = f"{row['bytes'] / 1e6:.1f} MB  {many(len(row['sessions']), 'session')}"
+    return f"{row['segment']}  {row['start']} to {row['end']}  {size}  {topics}{absent}"
 
 
 def _summary(segment: Any) -> dict[str, Any]:
@@ -96,12 +79,9 @@ def check_command(folder: Path | None, as_json: bool) -> None:
     from kymo.streams.archive.check import check_archive
 
     folder = folder_of(folder)
-    with progress("checking") as show:
-        wrong = check_archive(folder, show)
-    if as_json:
-        click.echo(json.dumps({"dir": str(folder), "ok": not wrong, "wrong": wrong}, ensure_ascii=False))
-    else:
-        click.echo("\n".join(wrong) or f"{folder}: whole")
+    with progress("checking") as tell:
+        wrong = check_archive(folder, tell)
+    show(as_json, {"dir": str(folder), "ok": not wrong, "wrong": wrong}, wrong or f"{folder}: whole")
     if wrong:
         click.get_current_context().exit(1)
 
@@ -117,11 +97,8 @@ def recover_command(folder: Path | None, as_json: bool) -> None:
     from kymo.streams.archive.check import recover
 
     segments = recover(folder_of(folder))
-    if as_json:
-        rows = [{"segment": row.path.name, "records": row.records, "notes": row.notes} for row in segments]
-        click.echo(json.dumps(rows, ensure_ascii=False))
-    else:
-        click.echo("\n".join(row.text for row in segments) or "nothing to recover")
+    rows = [{"segment": row.path.name, "records": row.records, "notes": row.notes} for row in segments]
+    show(as_json, rows, [row.text for row in segments] or "nothing to recover")
 
 
 @click.command("export", epilog="Example: kymo archive export --format parquet --out tables --session P07-walk")
@@ -149,16 +126,14 @@ def export_command(folder: Path | None, fmt: str, out: Path, chosen: tuple[str, 
         raise ArchiveError(f"{reader.folder}: no session {unknown[0]}; there are {', '.join(names[:10]) or 'none'}")
     names = [name for name in names if not chosen or name in chosen]
     written: list[str] = []
-    with progress("exporting") as show:
-        show(0, len(names))
+    with progress("exporting") as tell:
+        tell(0, len(names))
         recordings = reader.recordings(sessions=names)
         exports = export_recordings(recordings, fmt, out, lambda line: click.echo(line, err=True), reader.events)
         for number, (_, paths) in enumerate(exports, 1):
             written += map(str, paths)
-            show(number, len(names))
-    click.echo(
-        json.dumps({"files": written}, ensure_ascii=False) if as_json else f"{many(len(written), 'file')} in {out}"
-    )
+            tell(number, len(names))
+    show(as_json, {"files": written}, f"{many(len(written), 'file')} in {out}")
 
 
 verbs: list[click.Command] = [list_command, check_command, recover_command, export_command]

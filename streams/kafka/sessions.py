@@ -25,6 +25,7 @@ from kymo.streams.messages import Record, session_of
 from kymo.streams.sessions import plain_name, read_session
 from kymo.streams.settings import Settings
 from kymo.streams.topics import CHUNK_TOPICS, MIB, TABLE, Names, Place, Topic
+from kymo.streams.words import utc
 
 
 def announced(settings: Settings, on_odd: Callable[[str], None] = lambda text: None) -> dict[str, dict[str, Any]]:
@@ -133,13 +134,12 @@ class Deleted:
 
     def line(self) -> str:
         """For a person."""
-        return f"{self.topic}: {self.deleted} of {self.found} records deleted" + (
-            f", {self.left} stay between those of other sessions until retention takes them"
-            if self.until_ms
-            else f", {self.left} stay between those of other sessions FOR EVER (retention.ms is -1)"
-            if self.left
-            else ""
-        )
+        stay = f", {self.left} stay between those of other sessions" if self.left else ""
+        if self.until_ms:
+            stay += f" until retention takes them ({utc(self.until_ms * 10**6)} at the earliest)"
+        elif self.left:
+            stay += " FOR EVER (retention.ms is -1)"
+        return f"{self.topic}: {self.deleted} of {self.found} records deleted{stay}"
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ from kymo.streams.labels.labels import Label, canonical, current_labels
 from kymo.streams.messages import Odd, read_object
 from kymo.streams.settings import Settings
 from kymo.streams.topics import Names
+from kymo.streams.verbs import settings_of_run, show
 from kymo.streams.words import NS, grouped, many, user
 
 _OnBad = Callable[[str], None]
@@ -58,7 +59,7 @@ def add(session: str, name: str, as_json: bool, **options: Any) -> None:
 
     Example: kymo label add walk-07 12.5 40 walking --set activity
     """
-    settings = _settings(options["run"])
+    settings = settings_of_run(options["run"])
     times = _times(settings)
     first_ns = times.start_of(session)
     start, end = (parse_time(options[side], lambda: first_ns) for side in ("start", "end"))
@@ -77,7 +78,7 @@ def add(session: str, name: str, as_json: bool, **options: Any) -> None:
     if outside:
         click.echo(f"note: session {session}: {outside}", err=True)
     append_labels(settings, [added], now_ns)
-    click.echo(json.dumps(added.to_json(), ensure_ascii=False) if as_json else f"added {added.id}")
+    show(as_json, added.to_json(), f"added {added.id}")
 
 
 @label.command("import")
@@ -97,7 +98,7 @@ def import_(paths: tuple[str, ...], set_name: str | None, run: str | None, as_js
 
     Example: kymo label import recordings/ --column activity
     """
-    settings = _settings(run)
+    settings = settings_of_run(run)
     times = _times(settings)
     import_options = ImportOptions(options["session"], set_name, options["author"], options["column"], options["key"])
     labels = [label for path in paths for label in labels_of_path(path, import_options, times.start_of)]
@@ -110,10 +111,8 @@ def import_(paths: tuple[str, ...], set_name: str | None, run: str | None, as_js
     labels = [label for label, wholly, _ in verdicts if not wholly]
     labels = [label if label.author else replace(label, author=user()) for label in labels]
     added, present = append_labels(settings, labels, time.time_ns())
-    if as_json:
-        click.echo(json.dumps({"added": added, "there": present}))
-    else:
-        click.echo(f"{many(added, 'label')} added" + (f", {present} were there already" if present else ""))
+    there = f", {present} were there already" if present else ""
+    show(as_json, {"added": added, "there": present}, f"{many(added, 'label')} added{there}")
 
 
 @label.command("export")
@@ -129,7 +128,7 @@ def export(sessions: tuple[str, ...], set_name: str | None, everything: bool, fm
     Example: kymo label export --set activity --format csv --out labels.csv
     """
     odd = Odd()
-    labels = read_labels(_settings(options["run"]), odd)
+    labels = read_labels(settings_of_run(options["run"]), odd)
     if odd.count:
         click.echo(f"kymo label: {odd}", err=True)
     labels = [
@@ -144,15 +143,6 @@ def export(sessions: tuple[str, ...], set_name: str | None, everything: bool, fm
         options["out"].write_text(text, encoding="utf-8")
     except OSError as error:
         raise SourceError(f"cannot be written ({error.strerror or error})", options["out"]) from None
-
-
-def _settings(run: str | None) -> Settings:
-    settings = Settings.from_env()
-    if run is None:
-        return settings
-    from kymo.streams.kafka.admin import run_prefix
-
-    return settings.under(run_prefix(settings.prefix, run))
 
 
 def _times(settings: Settings) -> SessionTimes:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kymo.streams.errors import MessageError, SourceError
-from kymo.streams.labels.labels import Label, canonical, interval, read_labels_json
+from kymo.streams.labels.labels import Label, LabelsJson, canonical, interval
 from kymo.streams.messages import read_object
 from kymo.streams.words import NS
 
@@ -72,7 +72,7 @@ def labels_of_path(path: str, options: ImportOptions, start_of: StartOf) -> list
     elif suffix == ".json":
         if options.key is None:
             raise SourceError("which member of `metadata` is the label? Name it with --key", path)
-        labels = read_labels_json(path, options.key, session=options.session)
+        labels = LabelsJson(path).labels(options.key, session=options.session)
     elif suffix in (".csv", ".tsv") and options.column is None and options.key is None:
         labels = list(_table(path, "\t" if suffix == ".tsv" else ",", options, start_of))
     else:
@@ -83,13 +83,13 @@ def labels_of_path(path: str, options: ImportOptions, start_of: StartOf) -> list
 
 def _with(label: Label, changes: dict[str, Any]) -> Label:
     """A label with other members; an id that is made of them follows."""
-    unnamed = interval(session=label.session, set=label.set, start_ns=label.start_ns, end_ns=label.end_ns, label="")
     changed = replace(label, **changes)
-    return (
-        replace(changed, id=f"{changed.session}/{changed.set}/{changed.start_ns}")
-        if label.id == unnamed.id
-        else changed
-    )
+    made = label.id == _made_id(label)
+    return replace(changed, id=_made_id(changed)) if made else changed
+
+
+def _made_id(label: Label) -> str:
+    return f"{label.session}/{label.set}/{label.start_ns}"
 
 
 def _recorded(path: str, options: ImportOptions) -> list[Label]:
@@ -153,20 +153,17 @@ def _row(values: dict[str, Any], options: ImportOptions, start_of: StartOf) -> L
         raise SourceError("names no session: add a column `session`, or say --session")
     if None in values or values.get("label") is None:
         raise SourceError("has another number of cells than the header")
-    members: dict[str, Any] = {
-        "session": session,
-        "set": values.get("set") or options.set or "label",
-        "label": canonical(values["label"]),
-        **{name: values[name] for name in ("id", "author", "replaces") if values.get(name)},
-        "created_ns": int(values.get("created_ns") or 0),
-    }
-    for side in ("start", "end"):
+
+    def time_ns(side: str) -> int:
         exact = values.get(f"{side}_ns")
-        time_ns = int(exact) if exact else parse_time(values.get(side) or "", lambda: start_of(session))
-        members[f"{side}_ns"] = time_ns
-    if members["end_ns"] <= members["start_ns"]:
-        raise SourceError(f"label {members['label']!r} does not end after it starts")
-    return interval(**members)
+        return int(exact) if exact else parse_time(values.get(side) or "", lambda: start_of(session))
+
+    start, end, label = time_ns("start"), time_ns("end"), canonical(values["label"])
+    if end <= start:
+        raise SourceError(f"label {label!r} does not end after it starts")
+    members = {name: values[name] for name in ("id", "author", "replaces") if values.get(name)}
+    members |= {"session": session, "set": values.get("set") or "label", "label": label}
+    return interval(start_ns=start, end_ns=end, created_ns=int(values.get("created_ns") or 0), **members)
 
 
 def as_json_lines(labels: Iterable[Label]) -> str:

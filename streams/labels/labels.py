@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal, InvalidOperation
 from itertools import chain, groupby
@@ -108,63 +108,63 @@ def interval(**members: Any) -> Label:
     return Label(**{"id": f"{members['session']}/{members['set']}/{members['start_ns']}"} | members)
 
 
-def read_labels_json(
-    path: str | Path, key: str, names: Mapping[str, str] | None = None, session: str | None = None
-) -> list[Label]:
-    """Labels of a labels JSON: ``{"events": [{"startTime": {"sec", "nsec"}, "endTime": …, "metadata": {key:
-    label}}]}``.
-    """
-    return count_labels_json(path, key, names, session)[0]
+class LabelsJson:
+    """A labels JSON: ``{"events": [{"startTime": {"sec", "nsec"}, "endTime": …, "metadata": {key: label}}]}``."""
 
+    def __init__(
+        self, path: str | Path, content: bytes | None = None
+    ) -> None:  # where it is not on this machine's disk
+        self.path = Path(path)
+        try:
+            raw = self.path.read_bytes() if content is None else content
+            whole = read_json(raw.removeprefix(BOM_UTF8), MAX_FILE_BYTES)
+        except OSError as error:
+            raise self._wrong(f"cannot be read ({error.strerror or error})") from None
+        except MessageError as error:
+            raise self._wrong(f"is no JSON ({error})") from None
+        events = whole.get("events") if isinstance(whole, dict) else None
+        if not isinstance(events, list):
+            raise self._wrong("is no labels JSON: expected an object with a list `events`")
+        for number, event in enumerate(events, 1):
+            if not isinstance(event, dict) or not isinstance(event.get("metadata"), dict):
+                raise self._wrong(f"event {number} has no object `metadata`")
+        self.events: list[dict[str, Any]] = events
 
-def count_labels_json(
-    path: str | Path,
-    key: str,
-    names: Mapping[str, str] | None = None,
-    session: str | None = None,
-    required: bool = True,
-    content: bytes | None = None,
-) -> tuple[list[Label], int]:
-    """:func:`read_labels_json`, with the number of events that have no such key; none need have it unless `required`. Where the
-    file is not on this machine's disk, `content` is what it holds."""
-    path = Path(path)
-    session = session or path.name.removesuffix(".json").removesuffix(".labels")
-    events = _events(path, content)
-    labels: list[Label] = []
-    keys: set[str] = set()
-    for number, event in enumerate(events, 1):
-        metadata = event.get("metadata") if isinstance(event, dict) else None
-        if not isinstance(metadata, dict):
-            raise SourceError(f"event {number} has no object `metadata`", path)
-        keys |= {str(name) for name in metadata if name}
-        text = canonical(metadata.get(key, ""))
-        if text:
-            start, end = (_time_ns(event, member, path, number) for member in ("startTime", "endTime"))
-            if end < start:
-                raise SourceError(f"event {number} ends at {end} ns, before it starts at {start} ns", path)
-            identity = {"id": f"{session}/{key}/{event['id']}"} if isinstance(event.get("id"), str) else {}
-            label = rename(text, names)
-            labels.append(
-                interval(
-                    session=session, set=key, start_ns=start, end_ns=end, label=label, author=path.name, **identity
-                )
-            )
-    if events and not labels and required:
-        raise SourceError(
-            f"no event has the label key `{key}`; keys that are there: {', '.join(sorted(keys)) or 'none'}", path
-        )
-    return sorted(labels, key=lambda label: (label.start_ns, label.end_ns)), len(events) - len(labels)
+    @property
+    def keys(self) -> list[str]:
+        """Those of `metadata` that have a value in some event, in their order."""
+        named = (key for event in self.events for key, value in event["metadata"].items() if key and canonical(value))
+        return list(dict.fromkeys(named))
 
+    def labels(
+        self, key: str, names: Mapping[str, str] | None = None, session: str | None = None, required: bool = True
+    ) -> list[Label]:
+        """Labels of the events that have a key; if it is `required`, one of them must."""
+        session = session or self.path.name.removesuffix(".json").removesuffix(".labels")
+        labels = []
+        for number, event in enumerate(self.events, 1):
+            if text := canonical(event["metadata"].get(key, "")):
+                members = {"session": session, "set": key, "label": rename(text, names), "author": self.path.name}
+                times = {at: self._time_ns(event, at, number) for at in ("startTime", "endTime")}
+                start, end = times.values()
+                if end < start:
+                    raise self._wrong(f"event {number} ends at {end} ns, before it starts at {start} ns")
+                members |= {"id": f"{session}/{key}/{event['id']}"} if isinstance(event.get("id"), str) else {}
+                labels.append(interval(start_ns=start, end_ns=end, **members))
+        if self.events and not labels and required:
+            there = ", ".join(sorted({name for event in self.events for name in event["metadata"] if name}))
+            raise self._wrong(f"no event has the label key `{key}`; keys that are there: {there or 'none'}")
+        return sorted(labels, key=lambda label: (label.start_ns, label.end_ns))
 
-def keys_of_labels_json(path: str | Path, content: bytes | None = None) -> list[str]:
-    """Keys of `metadata` that have a value in some event of a labels JSON, in their order; see :func:`count_labels_json`."""
-    keys: dict[str, None] = {}
-    for event in _events(Path(path), content):
-        metadata = event.get("metadata") if isinstance(event, dict) else None
-        for key, value in metadata.items() if isinstance(metadata, dict) else ():
-            if key and canonical(value):
-                keys[str(key)] = None
-    return list(keys)
+    def _time_ns(self, event: Mapping[str, Any], member: str, number: int) -> int:
+        time = event.get(member)
+        sec, nsec = (time.get("sec"), time.get("nsec", 0)) if isinstance(time, dict) else (None, None)
+        if type(sec) is not int or type(nsec) is not int or not 0 <= nsec < NS or not fits(sec * NS):
+            raise self._wrong(f"event {number}: `{member}` is {time!r}, expected {{sec, nsec}} as whole numbers")
+        return sec * NS + nsec
+
+    def _wrong(self, text: str) -> SourceError:
+        return SourceError(text, self.path)
 
 
 def rename(text: str, names: Mapping[str, str] | None) -> str:
@@ -180,51 +180,20 @@ def rename(text: str, names: Mapping[str, str] | None) -> str:
     return {canonical(value): name for value, name in names.items()}.get(text, text)
 
 
-def _events(path: Path, raw: bytes | None = None) -> Sequence[Any]:
-    try:
-        content = read_json((path.read_bytes() if raw is None else raw).removeprefix(BOM_UTF8), MAX_FILE_BYTES)
-    except OSError as error:
-        raise SourceError(f"cannot be read ({error.strerror or error})", path) from None
-    except MessageError as error:
-        raise SourceError(f"is no JSON ({error})", path) from None
-    events = content.get("events") if isinstance(content, dict) else None
-    if not isinstance(events, list):
-        raise SourceError("is no labels JSON: expected an object with a list `events`", path)
-    return events
-
-
-def _time_ns(event: Mapping[str, Any], member: str, path: Path, number: int) -> int:
-    time = event.get(member)
-    sec, nsec = (time.get("sec"), time.get("nsec", 0)) if isinstance(time, dict) else (None, None)
-    if type(sec) is not int or type(nsec) is not int or not 0 <= nsec < NS or not fits(sec * NS):
-        raise SourceError(f"event {number}: `{member}` is {time!r}, expected {{sec, nsec}} as whole numbers", path)
-    return sec * NS + nsec
-
-
 def current_labels(labels: Iterable[Label]) -> list[Label]:
     """The labels that hold."""
     by_age = sorted(labels, key=lambda label: label.created_ns)  # stable: the log's order within a moment
-    last_places = {label.id: i for i, label in enumerate(by_age)}
+    places = {label.id: i for i, label in enumerate(by_age)}  # of those that count, by id
     replaced = {
-        i
-        for k, label in enumerate(by_age)
-        if label.replaces and (i := _before(by_age, label.replaces, k, last_places)) is not None
+        label.replaces
+        for i, label in enumerate(by_age)
+        if label.replaces != label.id and places.get(label.replaces, i) < i
     }
-    counting = [label for i, label in enumerate(by_age) if last_places[label.id] == i and i not in replaced]
-    current: list[Label] = []
-    for _, group in groupby(sorted(counting, key=_session_and_set), key=_session_and_set):
-        current += _uncovered(list(group))
+    sets: dict[tuple[str, str], list[Label]] = {}
+    for label in (by_age[i] for name, i in places.items() if name not in replaced):
+        sets.setdefault((label.session, label.set), []).append(label)
+    current = [label for group in sets.values() for label in _uncovered(group)]
     return sorted(current, key=lambda label: (label.start_ns, label.end_ns, label.session, label.set))
-
-
-def _session_and_set(label: Label) -> tuple[str, str]:
-    return label.session, label.set
-
-
-def _before(order: Sequence[Label], name: str, k: int, last: dict[str, int]) -> int | None:
-    """Place of the label that counts under an id, if it was made before the k-th."""
-    i = last.get(name)
-    return i if i is not None and i < k and order[i].id != order[k].id else None
 
 
 def _uncovered(labels: list[Label]) -> list[Label]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kymo.streams.archive.format import is_archive
 from kymo.streams.errors import EmptyKeepError, SourceError, SourceWarning
-from kymo.streams.labels.labels import count_labels_json, keys_of_labels_json
+from kymo.streams.labels.labels import LabelsJson
 from kymo.streams.readers.basic_motions import NAMES, read_basic_motions
 from kymo.streams.readers.file_names import add_what_the_name_says
 from kymo.streams.readers.files import File, find, format_of, not_read
@@ -189,8 +189,8 @@ def _add_labels(recording: Recording, file: File, key: str, names: Mapping[str, 
         return
     path = Path(beside.path)
     with beside.open() as raw:
-        text = raw.read()
-    labels, without = count_labels_json(path, key, names, recording.session, required, text)
+        content = LabelsJson(path, raw.read())
+    labels = content.labels(key, names, recording.session, required)
     inside = [label for label in labels if label.end_ns > recording.start_ns and label.start_ns < recording.end_ns]
     if labels and not inside:
         wrong = f"none of its {len(labels)} labels lies within session {recording.session}; is its clock another one?"
@@ -198,7 +198,7 @@ def _add_labels(recording: Recording, file: File, key: str, names: Mapping[str, 
             raise SourceError(wrong, path)
         recording.notes.append(f"{path.name}: {wrong}")
         return
-    if without:
+    if without := len(content.events) - len(labels):
         recording.notes.append(f"{path.name}: {without} events without `{key}` left out")
     if len(inside) < len(labels):
         recording.notes.append(f"{path.name}: {len(labels) - len(inside)} labels outside the recording left out")
@@ -215,5 +215,5 @@ def label_keys(paths: Sequence[str | Path]) -> list[str]:
         beside = file.labels_file()
         if beside is not None:
             with beside.open() as raw:
-                keys |= dict.fromkeys(keys_of_labels_json(beside.path, raw.read()))
+                keys |= dict.fromkeys(LabelsJson(beside.path, raw.read()).keys)
     return list(keys)

@@ -3,7 +3,6 @@ keys from stdin; exit status 0 only if all is acknowledged."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -21,6 +20,7 @@ import click
 from kymo.streams.errors import SourceError
 from kymo.streams.replay.pacing import PAUSE, QUIT, SEEK, STEP, Controls, ReplayIO, ReplayProgress
 from kymo.streams.settings import Settings
+from kymo.streams.verbs import show
 
 if TYPE_CHECKING:
     from kymo.streams.recording import ReadOptions, Recording
@@ -83,10 +83,7 @@ def _run(recordings: Iterable[Recording], plan: ReplayPlan, as_json: bool) -> in
 
     with _connected() as io:
         summary = replay(recordings, Settings.from_env(), plan, io)
-    if as_json:
-        click.echo(json.dumps(summary.to_dict(), ensure_ascii=False))
-    else:
-        click.echo("\n".join(summary.lines()))
+    show(as_json, summary.to_dict(), summary.lines())
     if summary.outcome == "interrupted":
         return 130
     if not summary.ok:
@@ -224,14 +221,9 @@ def list_command(as_json: bool) -> None:
     """Show all runs under the prefix."""
     from kymo.streams.kafka.admin import list_runs
 
-    topics = list_runs(Settings.from_env())
-    if as_json:
-        click.echo(json.dumps([asdict(run) for run in topics]))
-        return
-    for run in topics:
-        click.echo(f"{run.name}\t{run.prefix}\t{run.topics} topics\t{run.messages} messages")
-    if not topics:
-        click.echo("no runs")
+    listed = list_runs(Settings.from_env())
+    lines = [f"{run.name}\t{run.prefix}\t{run.topics} topics\t{run.messages} messages" for run in listed]
+    show(as_json, [asdict(run) for run in listed], lines or "no runs")
 
 
 @runs.command("delete", epilog="Example: kymo runs delete 7")
