@@ -14,7 +14,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -189,14 +188,15 @@ def sample_times(stream: StreamData) -> NDArray[np.int64]:
     if stream.times_ns is not None:
         return stream.times_ns
     rate, origin = stream.header.format.rate, stream.header.origin_ns
-    parts = []
+    parts = [np.empty(0, np.int64)]
     for first, piece in stream.pieces:
         end = first + len(piece)
-        if max(abs(first), end) * NS * rate.denominator < 2**62:
-            parts.append(origin + np.arange(first, end, dtype=np.int64) * (NS * rate.denominator) // rate.numerator)
-        else:  # the product does not fit into 64 bits
-            parts.append(np.array([stream.header.time_ns(i) for i in range(first, end)], np.int64))
-    return np.concatenate(parts) if parts else np.empty(0, np.int64)
+        fits = max(abs(first), end) * NS * rate.denominator < 2**62
+        numbers = np.arange(
+            first, end, dtype=np.int64 if fits else object
+        )  # else the product does not fit into 64 bits
+        parts.append((origin + numbers * (NS * rate.denominator) // rate.numerator).astype(np.int64))
+    return np.concatenate(parts)
 
 
 def _messages(writer: Writer, stream: StreamData) -> Iterator[Timed]:
@@ -205,58 +205,36 @@ def _messages(writer: Writer, stream: StreamData) -> Iterator[Timed]:
     channel = json_channel(writer, f"/{fmt.stream}", schema, properties)
     times = sample_times(stream).tolist()
     for first in range(0, len(times), 1000):
-        part = times[first : first + 1000]
-        samples = stream.data[first : first + 1000]
-        for at, sample in zip(part, samples if fmt.dtype == "jpeg" else samples.tolist(), strict=True):
-            yield at, channel, json.dumps({"timestamp": stamp(at)} | make(sample), separators=(",", ":")).encode()
+        members = make(stream.data[first : first + 1000])
+        for at, sample in zip(times[first : first + 1000], members, strict=True):
+            yield at, channel, json.dumps({"timestamp": stamp(at)} | sample, separators=(",", ":")).encode()
 
 
-def _kind(fmt: Format) -> tuple[str, dict[str, Any], Callable[[Any], dict[str, Any]]]:
-    """Schema's name, its properties, and a sample's message without its time."""
+def _kind(fmt: Format) -> tuple[str, dict[str, Any], Callable[[Array], Iterable[dict[str, Any]]]]:
+    """Schema's name, its properties, and what makes messages of samples, but for their times."""
+    members: dict[str, Any] = {"frame_id": fmt.stream}
     if fmt.dtype == "jpeg":
-        name = "foxglove.CompressedImage"
-        return (
-            name,
-            SCHEMAS[name],
-            lambda frame: {"frame_id": fmt.stream, "data": text_of(bytes(frame)), "format": "jpeg"},
-        )
-    if fmt.dtype == "uint8" and len(fmt.shape) == 3 and fmt.shape[2] in _ENCODINGS:
+        name, members = "foxglove.CompressedImage", members | {"format": "jpeg"}
+    elif fmt.dtype == "uint8" and len(fmt.shape) == 3 and fmt.shape[2] in _ENCODINGS:
         height, width, depth = fmt.shape
-        members = {
-            "frame_id": fmt.stream,
-            "width": width,
-            "height": height,
-            "encoding": _ENCODINGS[depth],
-            "step": width * depth,
-        }
-        name = "foxglove.RawImage"
-        return name, SCHEMAS[name], lambda frame: members | {"data": text_of(bytes(_flat(frame)))}
-    number: dict[str, Any] = {"type": "number"}
-    for _ in fmt.shape[:-1]:
-        number = {"type": "array", "items": number}
-    units = dict(zip(fmt.channels, fmt.units, strict=False))
-    properties = {
-        channel: number | ({"description": units[channel]} if units.get(channel) else {}) for channel in fmt.channels
-    }
-    depth = len(fmt.shape) - 1
-    channels = list(enumerate(fmt.channels))
-    return (
-        f"kymo.{fmt.stream}",
-        {"timestamp": TIME} | properties,
-        lambda s: {c: _pick(s, i, depth) for i, c in channels},
-    )
+        name, size = "foxglove.RawImage", {"width": width, "height": height, "step": width * depth}
+        members |= size | {"encoding": _ENCODINGS[depth]}
+    else:
+        number: dict[str, Any] = {"type": "number"}
+        for _ in fmt.shape[:-1]:
+            number = {"type": "array", "items": number}
+        units = dict(zip(fmt.channels, fmt.units, strict=False))
+        described = {c: number | ({"description": units[c]} if units.get(c) else {}) for c in fmt.channels}
+        return f"kymo.{fmt.stream}", {"timestamp": TIME} | described, lambda samples: _numbers(samples, fmt)
+    return name, SCHEMAS[name], lambda frames: (members | {"data": text_of(bytes(frame))} for frame in frames)
 
 
-def _pick(sample: Any, channel: int, depth: int) -> Any:
-    """A channel of a sample; null where it is no number, which JSON has no word for."""
-    if depth:
-        return [_pick(part, channel, depth - 1) for part in sample]
-    value = sample[channel]
-    return value if math.isfinite(value) else None
-
-
-def _flat(frame: Any) -> list[int]:
-    return [value for row in frame for pixel in row for value in pixel]
+def _numbers(samples: Array, fmt: Format) -> Iterator[dict[str, Any]]:
+    """Samples by channel; null where one is no number, which JSON has no word for."""
+    values = np.moveaxis(samples, -1, 1).astype(object)
+    values[~np.isfinite(np.moveaxis(samples, -1, 1))] = None
+    for sample in values.tolist():
+        yield dict(zip(fmt.channels, sample, strict=True))
 
 
 def _logs(writer: Writer, labels: list[Label]) -> Iterator[Timed]:

@@ -9,6 +9,7 @@ import mmap
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -47,7 +48,7 @@ class Spool:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (it lives as long as its maps)
             begin = self._pad(mmap.ALLOCATIONGRANULARITY)
-            places = [[self._place(stream) for stream in recording.streams] for recording in recordings]
+            places = [[self._put(stream, begin) for stream in recording.streams] for recording in recordings]
             self._file.flush()
             size = self._file.tell() - begin
         except OSError as error:
@@ -58,22 +59,20 @@ class Spool:
             ) from None
         block = memoryview(mmap.mmap(self._file.fileno(), size, access=mmap.ACCESS_READ, offset=begin)) if size else b""
         return [
-            replace(r, streams=[_mapped(s, at - begin, block) for s, at in zip(r.streams, starts, strict=True)])
-            for r, starts in zip(recordings, places, strict=True)
+            replace(r, streams=[_mapped(s, *of_stream, block) for s, of_stream in zip(r.streams, of, strict=True)])
+            for r, of in zip(recordings, places, strict=True)
         ]
 
-    def _place(self, stream: StreamData) -> int:
-        """Write a stream's samples, then its times; where they begin in the file."""
+    def _put(self, stream: StreamData, origin: int) -> list[list[int]]:
+        """Write a stream's samples, and its times; where the parts of each begin and end, behind `origin` in the file."""
         assert self._file is not None
-        begin = self._pad(_ALIGNED)
-        if stream.header.format.dtype == "jpeg":
-            self._file.writelines(bytes(frame) for frame in stream.data)
-        else:
-            self._file.write(np.ascontiguousarray(stream.data).data)
-        if stream.times_ns is not None:
-            self._pad(_ALIGNED)
-            self._file.write(np.ascontiguousarray(stream.times_ns).data)
-        return begin
+        places = []
+        for array in (stream.data, np.empty(0) if stream.times_ns is None else stream.times_ns):
+            parts = [bytes(frame) for frame in array] if array.dtype == object else [np.ascontiguousarray(array).data]
+            begin = self._pad(_ALIGNED) - origin
+            self._file.writelines(parts)
+            places.append(list(accumulate((memoryview(part).nbytes for part in parts), initial=begin)))
+        return places
 
     def _pad(self, step: int) -> int:
         assert self._file is not None
@@ -83,29 +82,22 @@ class Spool:
 
 
 def _size(stream: StreamData) -> int:
-    return _data_size(stream) + (stream.times_ns.nbytes if stream.times_ns is not None else 0)
+    frames = stream.header.format.dtype == "jpeg"
+    times = 0 if stream.times_ns is None else stream.times_ns.nbytes
+    return times + (sum(map(len, stream.data)) if frames else stream.data.nbytes)
 
 
-def _data_size(stream: StreamData) -> int:
-    return sum(map(len, stream.data)) if stream.header.format.dtype == "jpeg" else stream.data.nbytes
-
-
-def _mapped(stream: StreamData, at: int, block: Any) -> StreamData:
-    """The stream with its samples (and times) from `block`, where they begin at `at`."""
-    size = _data_size(stream)
+def _mapped(stream: StreamData, samples: list[int], stamps: list[int], block: Any) -> StreamData:
+    """The stream with its samples (and times) from `block`, where their parts begin and end there."""
     data: Array
     if stream.header.format.dtype == "jpeg":
-        data, begin = np.empty(stream.count, object), at
-        for i, frame in enumerate(stream.data):
-            data[i] = block[begin : begin + len(frame)]
-            begin += len(frame)
+        data = np.empty(stream.count, object)
+        for i, (begin, end) in enumerate(pairwise(samples)):
+            data[i] = block[begin:end]
     else:
-        data = np.frombuffer(block, stream.data.dtype, stream.data.size, at).reshape(stream.data.shape)
+        data = np.frombuffer(block, stream.data.dtype, stream.data.size, samples[0]).reshape(stream.data.shape)
     times = stream.times_ns
-    if times is not None:
-        times = np.frombuffer(block, times.dtype, len(times), at + size + -(at + size) % _ALIGNED)
-    pieces, row = [], 0
-    for first, samples in stream.pieces:
-        pieces.append((first, data[row : row + len(samples)]))
-        row += len(samples)
+    times = None if times is None else np.frombuffer(block, times.dtype, len(times), stamps[0])
+    rows = accumulate((len(piece) for _, piece in stream.pieces), initial=0)
+    pieces = [(first, data[row : row + len(piece)]) for (first, piece), row in zip(stream.pieces, rows, strict=False)]
     return StreamData(stream.header, data, times, stream.first_index, pieces)
