@@ -65,7 +65,6 @@ class Chunk:
 
     @property
     def session(self) -> str:
-        """The session's name."""
         return self.header.session
 
     @property
@@ -75,12 +74,10 @@ class Chunk:
 
     @property
     def count(self) -> int:
-        """Number of samples."""
         return len(self.data)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the samples take."""
         return self.data.nbytes
 
     @property
@@ -129,13 +126,11 @@ class Window:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of :attr:`data`."""
         pieces = self.pieces
         return (sum(map(len, pieces)), *pieces[0].shape[1:]) if isinstance(pieces, list) else pieces.shape
 
     @property
     def nbytes(self) -> int:
-        """Of :attr:`data`."""
         pieces = self.pieces
         return sum(piece.nbytes for piece in pieces) if isinstance(pieces, list) else pieces.nbytes
 
@@ -148,12 +143,10 @@ class Window:
 
     @property
     def real(self) -> Array:
-        """:attr:`data` without padding."""
         return self.data[: len(self.data) - self.padded]
 
     @property
     def session(self) -> str:
-        """The session's name."""
         return self.header.session
 
 

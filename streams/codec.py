@@ -64,7 +64,6 @@ class ChunkCodec:
         self._cache_size = cache_size
 
     def encode(self, chunk: Chunk) -> bytes:
-        """Bytes of a chunk."""
         header, count = chunk.header, len(chunk.data)
         known = self._encoded.get((id(header), chunk.end))
         if known is None:
@@ -223,7 +222,6 @@ def _samples(m: Message, content: bytes, header: Header) -> Array:
 
 
 def _checked_header(m: Message) -> Header:
-    """Header of a message in which every field is plausible."""
     for wrong in chain(_odd_names(m), _odd_numbers(m)):
         raise ChunkError("invalid", wrong)
     step = Fraction(m.step_num, m.step_den) if m.step_num else Fraction(1)

@@ -119,7 +119,6 @@ class EventFilter:
     session: str | None = None  # only this session's
 
     def takes(self, event: Event) -> bool:
-        """Whether to give the event."""
         return (
             (self.recipe is None or event.recipe == self.recipe)
             and (self.since is None or event.end_ns > self.since)

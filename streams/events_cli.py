@@ -31,7 +31,6 @@ class _Moment(click.ParamType):
     name = "time"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Unix ns of `value`."""
         try:
             return parse_moment(str(value), time.time_ns())
         except ValueError:

@@ -52,7 +52,6 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 
 
 def json_channel(writer: Writer, topic: str, schema: str, properties: Mapping[str, Any]) -> int:
-    """Register a channel of JSON messages."""
     text = json.dumps({"title": schema, "type": "object", "properties": properties}).encode()
     number: int = writer.register_channel(topic, "json", writer.register_schema(schema, "jsonschema", text))
     return number

@@ -32,11 +32,9 @@ class Promotion:
 
     @property
     def key(self) -> str:
-        """Of the record."""
         return f"{self.recipe}/{self.alias}"
 
     def to_json(self) -> bytes:
-        """The message."""
         return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod

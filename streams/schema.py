@@ -84,7 +84,6 @@ class Kind:
 
     @property
     def words(self) -> str:
-        """What is expected."""
         rules, words = self.rules, _WORDS.get(self.base, "a table")
         if "expected" in rules:
             return str(rules["expected"])
@@ -99,7 +98,6 @@ class Kind:
         return words + "".join(f" {text} {rules[name]}" for name, text in _LIMITS.items() if name in rules)
 
     def wrong(self, value: Any) -> SchemaError:
-        """Say that a value is none of this kind."""
         texts = [text for text in self.rules.get("enum", ()) if isinstance(text, str)]
         near = difflib.get_close_matches(value, texts, 1) if isinstance(value, str) else ()
         return SchemaError((), self.words + "".join(f"; did you mean {text!r}?" for text in near), value)
@@ -178,7 +176,6 @@ def _inside(kind: Kind, value: Any, name: str | int) -> Any:
 
 
 def _scalar(base: Any, value: Any) -> Any:
-    """A scalar as its type has it, or ABSENT."""
     if base is Fraction:  # checked as text first: 1e999999999 would be a number of a billion digits
         exact = isinstance(value, int | float | Decimal | str) and not isinstance(value, bool)
         return Fraction(str(value)) if exact and _EXACT.fullmatch(str(value)) else ABSENT
@@ -208,7 +205,6 @@ def _within(value: Any, rules: Mapping[str, Any]) -> bool:
 
 
 def fits(number: int) -> bool:
-    """Whether it fits into 64 bits."""
     return -(2**63) <= number < 2**63
 
 
@@ -224,7 +220,6 @@ def plain(value: Any) -> Any:
 
 
 def kind_of(hint: Any) -> Kind:
-    """A type hint taken apart."""
     base, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     rules: dict[str, Any] = {}
     for note in notes:

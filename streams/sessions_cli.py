@@ -157,7 +157,6 @@ def delete_command(session: str, folder: Path | None, damaged: bool, yes: bool, 
 
 
 def _set_aside(folder: Path, session: str, damaged: bool) -> list[Path]:
-    """Damaged files to delete."""
     from kymo.streams.archive.erase import damaged_files
 
     files = damaged_files(folder)

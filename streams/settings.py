@@ -137,7 +137,6 @@ class Settings:
 
 
 def _variable(name: str) -> str:
-    """Name of a member's variable."""
     if name == "run_partitions":
         return "KYMO_PARTITIONS"
     secured = name.startswith(("security_", "sasl_", "ssl_"))

@@ -25,7 +25,6 @@ def brief(text: object) -> str:
 
 
 def user() -> str:
-    """Who runs this program, for logs."""
     try:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):  # a container's user without a name

@@ -122,7 +122,6 @@ def _offsets(contents: Contents, offsets: dict[Place, list[int]]) -> Iterator[st
 
 
 def _order(before: Segment | None, segment: Segment) -> Iterator[str]:
-    """What is wrong between a segment and the one before it."""
     if before is None:
         return
     if segment.number != before.number + 1:
@@ -155,7 +154,6 @@ class Recovered:
 
     @property
     def text(self) -> str:
-        """One line."""
         return f"{self.path}: {many(self.records, 'record')} recovered; " + (
             "; ".join(self.notes) or "nothing was lost"
         )

@@ -112,7 +112,6 @@ def _tables(recording: Recording, fmt: str, folder: Path, tell: Tell) -> Iterato
 
 
 def _columns(recording: Recording, stream: StreamData) -> dict[str, Any]:
-    """Arrays ``(n,)`` and lists by name."""
     form, times = stream.header.format, sample_times(stream)
     flat: Array = stream.data.reshape(stream.count, -1)
     out: dict[str, Any] = {"t_ns": times}

@@ -111,7 +111,6 @@ class Contents:
         return Contents(self.prefix, self.cluster, {p: Span(s.topic_id, s.next, s.next) for p, s in self.spans.items()})
 
     def to_metadata(self) -> dict[str, str]:
-        """Members of the metadata record."""
         spans = [[topic, part, s.topic_id, s.first, s.next] for (topic, part), s in sorted(self.spans.items())]
         return {
             "version": VERSION,
@@ -124,7 +123,6 @@ class Contents:
 
     @classmethod
     def from_metadata(cls, members: Mapping[str, str], path: Path | str) -> Contents:
-        """Of a metadata record."""
         if members.get("version") not in _READABLE:
             raise ArchiveError(f"{path}: archive version {members.get('version')!r}, expected {VERSION!r}; update kymo")
         try:
@@ -217,7 +215,6 @@ def segment_path(folder: Path, number: int) -> Path:
 
 
 def segment_number(path: Path) -> int | None:
-    """Number of a segment's file; None for any other file."""
     match = _NAME.fullmatch(path.name)
     return int(match[1]) if match else None
 
@@ -235,7 +232,6 @@ def segment_paths(folder: Path) -> list[Path]:
 
 
 def is_archive(folder: Path) -> bool:
-    """Whether a folder holds segments."""
     return folder.is_dir() and bool(segment_paths(folder))
 
 

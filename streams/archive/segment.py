@@ -89,7 +89,6 @@ class SegmentWriter:
 
     @property
     def size(self) -> int:
-        """Bytes on their way to the file."""
         return self._file.tell()
 
     @property
@@ -132,7 +131,6 @@ class SegmentWriter:
         return self.path
 
     def discard(self) -> None:
-        """Give up the file."""
         with contextlib.suppress(OSError):  # what is still buffered may not fit either
             self._file.close()
         self.partial.unlink(missing_ok=True)
@@ -147,7 +145,6 @@ class SegmentWriter:
         return channel
 
     def _schema(self, name: str) -> tuple[str, int]:
-        """Message encoding and schema of a topic."""
         kind = "chunk" if name in CHUNK_TOPICS else name
         if kind not in self._schemas:
             encoding, schema, text = "application/octet-stream", "", b""  # snapshots, and bytes that were no message
@@ -174,7 +171,6 @@ class SegmentWriter:
 
 
 def disk_error(path: Path, error: OSError) -> ArchiveError:
-    """What the disk said, and what to do."""
     return ArchiveError(
         f"{path}: cannot be written ({error.strerror or error}); the segments before it are whole. Make room or choose "
         "another folder (--dir), then start again: what is missing is read from Kafka, as long as it keeps it"

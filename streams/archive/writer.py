@@ -279,7 +279,6 @@ class Outages:
 
     @property
     def ongoing(self) -> bool:
-        """Whether something still fails."""
         return bool(self._messages)
 
     @contextlib.contextmanager

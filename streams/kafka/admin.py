@@ -165,7 +165,6 @@ def broken_promises(names: Names, settings: Mapping[str, Mapping[str, str]]) -> 
 
 
 def _shortfalls(topic: Topic, values: Mapping[str, str]) -> Iterable[tuple[str, str]]:
-    """Settings that fall short of the table's, and what follows."""
     table, policy = topic.config(), set(values["cleanup.policy"].split(","))
     if topic.compact and policy != {"compact"}:
         yield "cleanup.policy", "what workers, models and sessions are known by is deleted"
@@ -206,7 +205,6 @@ def _counts_apart(names: Names, counts: Mapping[str, int], configured: int) -> I
 
 
 def _by_count(names: Names, counts: Mapping[str, int]) -> dict[int, list[str]]:
-    """Topics keyed by session that are there, by their partition count."""
     by_count: dict[int, list[str]] = defaultdict(list)
     for topic in TABLE:
         if topic.partitions is None and (full := names.of(topic.name)) in counts:
@@ -233,7 +231,6 @@ def described(admin: Any, topics: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def places_of(rows: Iterable[Mapping[str, Any]]) -> list[Place]:
-    """Partitions of described topics."""
     return [(row["name"], part["partition_index"]) for row in rows for part in row["partitions"]]
 
 
@@ -358,7 +355,6 @@ class TopicFinder:
 
     @property
     def cluster(self) -> str:
-        """Kafka's id of the cluster."""
         try:
             cluster = self._admin.describe_cluster().get("cluster_id")
         except KeyError:  # the client expects a member that Kafka has since 3.7; the metadata have the id, too
@@ -375,9 +371,7 @@ class TopicFinder:
         }
 
     def ends(self, places: Sequence[Place]) -> dict[Place, Ends]:
-        """First offset and end of each partition."""
         return ends_of(self._admin, places)
 
     def close(self) -> None:
-        """Give the connection back."""
         self._admin.close()

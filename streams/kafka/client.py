@@ -29,7 +29,6 @@ Answer = TypeVar("Answer")
 
 
 def client_arguments(settings: Settings) -> dict[str, Any]:
-    """Arguments of a kafka-python client."""
     if not settings.brokers:
         raise SettingsError("no broker is named: set KYMO_BROKERS=host:port, or start one with `kymo broker start`")
     _use_compiled_checksum()

@@ -101,7 +101,6 @@ class Reach:
         self._since = time.monotonic()
 
     def unfinished(self) -> bool:
-        """Whether something is still to be read."""
         doing = "asking how far it has been read"
         with kafka_errors(self._settings, doing):
             at = patiently(self._settings, doing, lambda: {place: self._position(place) or 0 for place in self._open})

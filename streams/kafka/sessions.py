@@ -133,7 +133,6 @@ class Deleted:
     until_ms: int = 0
 
     def line(self) -> str:
-        """For a person."""
         stay = f", {self.left} stay between those of other sessions" if self.left else ""
         if self.until_ms:
             stay += f" until retention takes them ({utc(self.until_ms * 10**6)} at the earliest)"

@@ -171,7 +171,6 @@ class SessionTimes:
         self._rows = _with_start(announced(settings, on_odd))
 
     def start_of(self, session: str) -> int:
-        """First sample of a session, Unix ns."""
         from kymo.streams.kafka.sessions import seen
 
         if session not in self._rows and not self._all:

@@ -172,7 +172,6 @@ def as_json_lines(labels: Iterable[Label]) -> str:
 
 
 def as_table(labels: Iterable[Label]) -> str:
-    """CSV with a header, a row a label."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()

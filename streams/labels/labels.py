@@ -46,7 +46,6 @@ class Label:
     replaces: Annotated[str, "id of the label that it corrects, or empty"] = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object of ``kymo.labels``."""
         return asdict(self)
 
     @classmethod

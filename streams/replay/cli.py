@@ -39,8 +39,6 @@ def _speed(_context: click.Context, _option: click.Parameter, value: str) -> flo
 
 
 def make_command(load_options: Callable[[str], ReadOptions]) -> click.Command:
-    """The command ``replay``."""
-
     @click.command("replay", epilog="Example: kymo replay recordings/ --speed 20 --recipe running")
     @click.argument("paths", nargs=-1, required=True, metavar="PATH…")
     @click.option("--recipe", metavar="R", help="Read the files as this recipe says.")
@@ -78,7 +76,6 @@ def make_command(load_options: Callable[[str], ReadOptions]) -> click.Command:
 
 
 def _run(recordings: Iterable[Recording], plan: ReplayPlan, as_json: bool) -> int:
-    """Replay; the exit status."""
     from kymo.streams.replay.replay import replay
 
     with _connected() as io:
@@ -205,7 +202,6 @@ class _KeyReader:
 
 
 def _commands(raw: bytes) -> list[str]:
-    """What a burst of keys asks for; unknown keys nothing."""
     keys: list[bytes] = re.findall(rb"\x1b.{0,2}|.", raw, re.DOTALL)
     return [_KEYS[key] for key in keys if key in _KEYS]
 

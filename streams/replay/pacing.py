@@ -57,7 +57,6 @@ class Pacer:
 
     @property
     def paused(self) -> bool:
-        """Whether time stands still."""
         return self._paused_at_ns is not None
 
     def _now_ns(self) -> int:
@@ -111,14 +110,12 @@ class LagMeter:
     max_ns: int = 0
 
     def add(self, lag_ns: int) -> None:
-        """One chunk was sent this long after its deadline."""
         self.count += 1
         self.total_ns += lag_ns
         self.max_ns = max(self.max_ns, lag_ns)
 
     @property
     def mean_ns(self) -> float:
-        """Mean, 0 before the first."""
         return self.total_ns / self.count if self.count else 0.0
 
 

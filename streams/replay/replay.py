@@ -62,11 +62,9 @@ class ReplaySummary:
         return self.outcome in ("done", "quit") and not self.error
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON object of the attributes, and `ok`."""
         return {**asdict(self), "ok": self.ok}
 
     def lines(self) -> list[str]:
-        """The summary for a person."""
         asked = "max" if self.requested_speed is None else f"{self.requested_speed:g}"
         start = "as recorded relative to one another" if self.alignment == "recorded" else "together"
         sent = (self.sessions, "session"), (self.samples, "sample"), (self.chunks, "chunk")
@@ -137,7 +135,6 @@ def _parts(recordings: Iterable[Recording], plan: ReplayPlan, summary: ReplaySum
 def _missing_parts(
     parts: list[Recording], digests: dict[str, str], settings: Settings, names: Names, summary: ReplaySummary
 ) -> list[Recording]:
-    """The recordings that the topics do not hold yet."""
     odd = Odd()
     records = announced(replace(settings, prefix=names.prefix), odd)
     replays = {name: record.get("replayed") for name, record in records.items()}

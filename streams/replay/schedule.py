@@ -135,7 +135,6 @@ def _stream_schedule(stream: StreamData, place: tuple[int, int], to_due_ns: int,
 
 
 def _last_ns(chunk: Chunk, default_ns: int) -> int:
-    """Time of the chunk's last sample, ns."""
     if not chunk.count:
         return default_ns
     return int(chunk.times_ns[-1]) if chunk.times_ns is not None else chunk.header.time_ns(chunk.end_index - 1)
