@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 _HOUR_MS = 3_600_000
 MIB = 2**20
@@ -85,7 +85,6 @@ class Names:
     """
 
     prefix: str = "kymo"
-    _cache: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def of(self, name: str) -> str:
         """Full name of a topic of the table."""

@@ -117,9 +117,9 @@ def segment_records(segment: Segment, channels: Collection[SegmentChannel] | Non
                 if numbers.isdisjoint(index.message_index_offsets):
                     continue
                 content = chunk_content(raw, index, segment.path)
-                for at, end, (channel, *head) in messages_in(content):
+                for at, end, (channel, sequence, log_ns, publish_ns) in messages_in(content):
                     if channel in numbers:
-                        yield wanted.get(channel), *head, content[at + _HEAD : end]
+                        yield wanted.get(channel), sequence, log_ns, publish_ns, content[at + _HEAD : end]
 
     try:
         yield from restored(messages())

@@ -16,6 +16,7 @@ from kafka import KafkaProducer
 
 from kymo.streams.errors import DeliveryError
 from kymo.streams.kafka.client import client_arguments, describe, kafka_errors, partition_of
+from kymo.streams.messages import Record
 from kymo.streams.settings import Settings
 from kymo.streams.topics import BY_NAME, MIB, Names
 
@@ -78,16 +79,23 @@ class Publisher:
                 f"session {key}: a message of {len(value)} bytes is over the limit of {self.names.of(topic)}, {limit} "
                 "bytes with its headers; cut it smaller (--chunk-ms)"
             )
+        partition = usual if partition is None else partition
+        self._send(Record(self.names.of(topic), partition, 0, 0, 0, key_bytes, value), size, on_done)
+
+    def send_again(self, record: Record) -> None:
+        """Send a record as it is, to its partition."""
+        self._send(record, len(record.value or b"") + len(record.key or b"") + RECORD_OVERHEAD)
+
+    def _send(self, record: Record, size: int, on_done: Callable[[bool], None] | None = None) -> None:
         with self._changed:
             self._await_room(size)
             self._waiting_bytes += size
+        key, value, headers = record.key, record.value, list(record.headers)
         with kafka_errors(self._settings, "sending"):
-            future = self._producer.send(
-                self.names.of(topic), value, key_bytes, partition=usual if partition is None else partition
-            )
+            future = self._producer.send(record.topic, value, key, headers=headers, partition=record.partition)
         self.sent += 1
-        self.bytes += len(value)
-        where = f"{self.names.of(topic)}, session {key}"
+        self.bytes += len(value or b"")
+        where = f"{record.topic}, session {(key or b'').decode(errors='replace')}"
         future.add_callback(lambda _metadata: self._settled(size, "", on_done))
         future.add_errback(lambda error: self._settled(size, f"{where}: not acknowledged: {describe(error)}", on_done))
 

@@ -12,19 +12,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kafka import KafkaProducer, TopicPartition
+from kafka import TopicPartition
 
 from kymo.streams.chunk import Chunk, Header
 from kymo.streams.codec import ChunkCodec
 from kymo.streams.errors import ChunkError, SourceError
 from kymo.streams.kafka.admin import described, ends_of, places_of, settings_of
-from kymo.streams.kafka.client import admin_client, client_arguments
+from kymo.streams.kafka.client import admin_client
 from kymo.streams.kafka.publish import Publisher
 from kymo.streams.kafka.read import Progress, read_messages, read_records
 from kymo.streams.messages import Record, session_of
 from kymo.streams.sessions import plain_name, read_session
 from kymo.streams.settings import Settings
-from kymo.streams.topics import CHUNK_TOPICS, MIB, TABLE, Names, Place, Topic
+from kymo.streams.topics import CHUNK_TOPICS, TABLE, Names, Place, Topic
 from kymo.streams.words import utc
 
 
@@ -237,20 +237,8 @@ def _delete(settings: Settings, admin: Any, place: Place, tally: _Tally, row: De
 
 def _send(settings: Settings, records: list[Record]) -> None:
     """Send records to their partitions; all are acknowledged on return."""
-    if not records:
-        return
-    producer = KafkaProducer(
-        **client_arguments(settings),
-        acks="all",
-        enable_idempotence=True,
-        max_request_size=16 * MIB,
-        metrics_enabled=False,
-    )
-    try:
-        futures = [
-            producer.send(r.topic, r.value, r.key, headers=list(r.headers), partition=r.partition) for r in records
-        ]
-        for future in futures:
-            future.get(60)
-    finally:
-        producer.close()
+    if records:
+        with Publisher(settings, Names(settings.prefix)) as publisher:
+            for record in records:
+                publisher.send_again(record)
+            publisher.flush()

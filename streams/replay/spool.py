@@ -48,7 +48,10 @@ class Spool:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (it lives as long as its maps)
             begin = self._pad(mmap.ALLOCATIONGRANULARITY)
-            places = [[self._put(stream, begin) for stream in recording.streams] for recording in recordings]
+            arrays = [
+                [(s.data, np.empty(0) if s.times_ns is None else s.times_ns) for s in r.streams] for r in recordings
+            ]
+            places = [[(self._put(data, begin), self._put(times, begin)) for data, times in of] for of in arrays]
             self._file.flush()
             size = self._file.tell() - begin
         except OSError as error:
@@ -63,16 +66,13 @@ class Spool:
             for r, of in zip(recordings, places, strict=True)
         ]
 
-    def _put(self, stream: StreamData, origin: int) -> list[list[int]]:
-        """Write a stream's samples, and its times; where the parts of each begin and end, behind `origin` in the file."""
+    def _put(self, array: Any, origin: int) -> list[int]:
+        """Write samples, or times; where their parts begin and end, behind `origin` in the file."""
         assert self._file is not None
-        places = []
-        for array in (stream.data, np.empty(0) if stream.times_ns is None else stream.times_ns):
-            parts = [bytes(frame) for frame in array] if array.dtype == object else [np.ascontiguousarray(array).data]
-            begin = self._pad(_ALIGNED) - origin
-            self._file.writelines(parts)
-            places.append(list(accumulate((memoryview(part).nbytes for part in parts), initial=begin)))
-        return places
+        parts = list(map(bytes, array)) if array.dtype == object else [np.ascontiguousarray(array).data]
+        begin = self._pad(_ALIGNED) - origin
+        self._file.writelines(parts)
+        return list(accumulate((memoryview(part).nbytes for part in parts), initial=begin))
 
     def _pad(self, step: int) -> int:
         assert self._file is not None
