@@ -10,7 +10,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
-from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import click
 from kymo.streams.errors import RecipeError
 from kymo.streams.events import Event
 from kymo.streams.verbs import settings_of_run
-from kymo.streams.words import utc
+from kymo.streams.words import NS, utc
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -49,17 +49,12 @@ def parse_moment(text: str, now_ns: int) -> int:
     >>> parse_moment("10m", 700 * 10**9), parse_moment("1970-01-01T00:00:01.5", 0), parse_moment("1.25", 0)
     (100000000000, 1500000000, 1250000000)
     """
-    ago = _AGO.fullmatch(text.strip())
-    if ago:
-        return now_ns - round(float(ago[1]) * _SECONDS[ago[2]] * 10**9)
-    if re.fullmatch(r"-?\d+(\.\d+)?", text.strip()):
-        whole, _, part = text.strip().partition(".")
-        sign = -1 if whole.startswith("-") else 1
-        return int(whole) * 10**9 + sign * int(part.ljust(9, "0")[:9] or 0)
-    moment = datetime.fromisoformat(text.strip())
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    whole_s = moment.replace(microsecond=0)
-    return int(whole_s.timestamp()) * 10**9 + moment.microsecond * 1000
+    from kymo.streams.readers.moments import iso_ns
+
+    text = text.strip()
+    if ago := _AGO.fullmatch(text):
+        return now_ns - round(Decimal(ago[1]) * _SECONDS[ago[2]] * NS)
+    return int(Decimal(text) * NS) if re.fullmatch(r"-?\d+(\.\d+)?", text) else iso_ns(text)
 
 
 def recipe_name(recipe: str) -> str:
