@@ -177,33 +177,28 @@ def _keyboard() -> Iterator[Controls | None]:
         return
     try:
         tty.setcbreak(fd)
-        yield _KeyReader(fd)
+        yield _key_reader(fd)
     finally:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
-class _KeyReader:
-    """Controls from a file descriptor in unbuffered mode."""
+def _key_reader(fd: int) -> Controls:
+    """Controls from a file descriptor in unbuffered mode; unknown keys ask for nothing."""
+    pending: list[str] = []
+    hung_up = False
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._pending: list[str] = []
-        self._closed = False
-
-    def __call__(self, seconds: float) -> str | None:
-        """Wait up to `seconds` for a key; what it asks for, or None."""
-        if self._closed:
+    def wait(seconds: float) -> str | None:
+        nonlocal hung_up
+        if hung_up:
             time.sleep(seconds)
-        elif not self._pending and select.select([self._fd], [], [], seconds)[0]:
-            raw = os.read(self._fd, 64)
-            self._closed = not raw  # a terminal that hung up is always readable
-            self._pending = _commands(raw)
-        return self._pending.pop(0) if self._pending else None
+        elif not pending and select.select([fd], [], [], seconds)[0]:
+            raw = os.read(fd, 64)
+            hung_up = not raw  # such a terminal is always readable
+            keys: list[bytes] = re.findall(rb"\x1b.{0,2}|.", raw, re.DOTALL)
+            pending.extend(_KEYS[key] for key in keys if key in _KEYS)
+        return pending.pop(0) if pending else None
 
-
-def _commands(raw: bytes) -> list[str]:
-    keys: list[bytes] = re.findall(rb"\x1b.{0,2}|.", raw, re.DOTALL)
-    return [_KEYS[key] for key in keys if key in _KEYS]
+    return wait
 
 
 @click.group("runs", epilog="Example: kymo runs delete 7")

@@ -19,7 +19,7 @@ from kymo.streams.kafka.publish import Publisher
 from kymo.streams.kafka.sessions import announced
 from kymo.streams.messages import Odd
 from kymo.streams.recording import Recording
-from kymo.streams.replay.pacing import Pacer, Player, ReplayIO, ReplayProgress
+from kymo.streams.replay.pacing import Player, ReplayIO, ReplayProgress
 from kymo.streams.replay.schedule import Due, ReplayPlan, cut, digest, schedule, shifted, starts
 from kymo.streams.replay.spool import Spool
 from kymo.streams.sessions import session_record
@@ -188,8 +188,7 @@ class _Replay:
 
     def run(self) -> None:
         """Send, flush, sum up; never raises for a failed delivery or Ctrl-C."""
-        self.pacer = Pacer(self.io.clock, self.plan.speed)
-        self.player = Player(self.pacer, self.io.clock, self.io.controls, self._tick)
+        self.player = Player(self.io.clock, self.plan.speed, self.io.controls, self._tick)
         try:
             try:
                 if not self.player.play(schedule(self.parts, self.offsets, self.plan), self._send):
@@ -250,7 +249,7 @@ class _Replay:
             raise DeliveryError(self.publisher.failure)
         if self.io.progress is None:
             return
-        event_s, elapsed_s = self.event_ns / NS, self.pacer.elapsed_ns / NS
+        event_s, elapsed_s = self.event_ns / NS, self.player.elapsed_ns / NS
         self.io.progress(
             ReplayProgress(
                 event_s,
@@ -260,7 +259,7 @@ class _Replay:
                 self.done,
                 len(self.parts),
                 self.publisher.sent - self.publisher.acknowledged,
-                self.pacer.paused,
+                self.player.paused,
             )
         )
 
@@ -269,7 +268,7 @@ class _Replay:
         s.sessions = sum(self.started)
         missing = self.publisher.sent - self.publisher.acknowledged
         s.acknowledged = max(0, s.chunks - missing)
-        s.event_s, s.elapsed_s = self.event_ns / NS, self.pacer.elapsed_ns / NS
+        s.event_s, s.elapsed_s = self.event_ns / NS, self.player.elapsed_ns / NS
         s.reached_speed = s.event_s / s.elapsed_s if s.elapsed_s else 0.0
         s.mean_lag_ms, s.max_lag_ms = lag.mean_ns / 1e6, lag.max_ns / 1e6
         if not self.publisher.failure:
