@@ -11,9 +11,10 @@ What members must be together, a dataclass checks when it is made: it raises :cl
 from __future__ import annotations
 
 import difflib
+import operator
 import re
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
@@ -47,6 +48,15 @@ _OWN_RULES = ("expected", "alone", "texts", "kinds", "rest")
 _SCHEMA_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", list: "array"}
 _WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 _LIMITS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "to below"}
+_KEPT: dict[str, Callable[[Any, Any], bool]] = {  # whether a value keeps a rule
+    "minimum": operator.ge,
+    "exclusiveMinimum": operator.gt,
+    "maximum": operator.le,
+    "exclusiveMaximum": operator.lt,
+    "enum": lambda value, words: value in words,
+    "minLength": lambda value, least: len(value) >= least,
+    "pattern": lambda value, pattern: re.search(pattern, value) is not None,
+}
 _YES = {**dict.fromkeys(("1", "true", "yes", "on"), True), **dict.fromkeys(("0", "false", "no", "off"), False)}
 _KINDS: dict[Any, Mapping[str, Kind]] = {}
 _EXACT = re.compile(r"\d{1,12}(\.\d{1,12}|/0*[1-9]\d{0,11})?|\d(\.\d{1,12})?[eE]-?\d")
@@ -122,7 +132,7 @@ class Kind:
         if isinstance(value, str) and value in self.rules.get("texts", ()):
             return self.rules["texts"][value]
         result = plain(value) if base is Any else _scalar(base, value)
-        if result is ABSENT or not _within(result, self.rules):
+        if result is ABSENT or not all(_KEPT[name](result, rule) for name, rule in self.rules.items() if name in _KEPT):
             raise self.wrong(value)
         return result
 
@@ -188,20 +198,6 @@ def _scalar(base: Any, value: Any) -> Any:
         return float(number) if abs(number) <= sys.float_info.max else ABSENT
     whole = int(number) if isinstance(value, Decimal) and float(value).is_integer() else number  # TOML's 5.0
     return whole if isinstance(whole, int) and fits(whole) else ABSENT
-
-
-def _within(value: Any, rules: Mapping[str, Any]) -> bool:
-    if not rules:
-        return True
-    return (
-        ("minimum" not in rules or value >= rules["minimum"])
-        and ("exclusiveMinimum" not in rules or value > rules["exclusiveMinimum"])
-        and ("maximum" not in rules or value <= rules["maximum"])
-        and ("exclusiveMaximum" not in rules or value < rules["exclusiveMaximum"])
-        and ("enum" not in rules or value in rules["enum"])
-        and ("minLength" not in rules or len(value) >= rules["minLength"])
-        and ("pattern" not in rules or re.search(rules["pattern"], value) is not None)
-    )
 
 
 def fits(number: int) -> bool:
