@@ -46,18 +46,7 @@ class Event:
         return {name: getattr(self, name) for name in _NAMES}
 
     def to_json(self, emitted_ns: int | None = None) -> bytes:
-        """One line of JSON in UTF-8; equal events give equal bytes.
-
-        Parameters
-        ----------
-        emitted_ns : int, optional
-            Wall time of publication to write instead of the event's own, Unix ns.
-
-        Raises
-        ------
-        EventError
-            If a number is not finite.
-        """
+        """One line of JSON in UTF-8, its `emitted_ns` this one where one is given; equal events give equal bytes."""
         members = self.to_dict()
         if emitted_ns is not None:
             members["emitted_ns"] = emitted_ns
@@ -69,11 +58,6 @@ class Event:
     @classmethod
     def from_json(cls, raw: bytes | str | None) -> Event:
         """The event of a message; members that are not known are left out.
-
-        Raises
-        ------
-        EventError
-            If it is no JSON object, or a member is absent or of the wrong type.
 
         Examples
         --------

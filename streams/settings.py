@@ -55,13 +55,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
-        """Settings of this process.
-
-        Raises
-        ------
-        SettingsError
-            If a variable cannot be used; the text names it.
-        """
+        """Settings of this process; a variable that cannot be used is named."""
         env = os.environ if env is None else env
         members: dict[str, Any] = {}
         for name, kind in kinds_of(cls).items():
@@ -107,13 +101,7 @@ class Settings:
         )
 
     def ssl_context(self) -> ssl.SSLContext:
-        """TLS as the settings say, for all clients; the files are read here.
-
-        Raises
-        ------
-        SettingsError
-            If a file is not there, or is not what its variable promises.
-        """
+        """TLS as the settings say, for all clients; the files are read here, and refused if they are not what their variables promise."""
         import ssl
 
         for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
