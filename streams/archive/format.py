@@ -126,14 +126,9 @@ class Contents:
         if members.get("version") not in _READABLE:
             raise ArchiveError(f"{path}: archive version {members.get('version')!r}, expected {VERSION!r}; update kymo")
         try:
-            spans = {
-                (str(topic), int(part)): Span(str(topic_id), int(first), int(behind))
-                for topic, part, topic_id, first, behind in read_json(members["offsets"], MAX_FILE_BYTES)
-            }
-            absent = [
-                Absent(str(t), int(p), int(a), int(b), str(why))
-                for t, p, a, b, why in read_json(members["absent"], MAX_FILE_BYTES)
-            ]
+            rows, absences = (read_json(members[name], MAX_FILE_BYTES) for name in ("offsets", "absent"))
+            spans = {(str(topic), int(part)): Span(str(i), int(a), int(b)) for topic, part, i, a, b in rows}
+            absent = [Absent(str(t), int(p), int(a), int(b), str(why)) for t, p, a, b, why in absences]
             return cls(members["prefix"], members["cluster"], spans, absent, int(members["created_ns"]))
         except (MessageError, KeyError, ValueError, TypeError) as error:
             raise ArchiveError(f"{path}: its offsets cannot be read ({error!r}); `kymo archive recover`") from None
@@ -147,12 +142,10 @@ class SegmentChannel:
     topic: str
     partition: int
     key: bytes | None
-    offset: int
-    """Of its first record."""
+    offset: int  # of its first record
     count: int
     topic_id: str = ""
-    published: bool = True
-    """Whether ``publish_time`` is the record time; in version 1 it was ``log_time``."""
+    published: bool = True  # whether ``publish_time`` is the record time; in version 1 it was ``log_time``
 
     @classmethod
     def of(cls, channel: Channel, count: int) -> SegmentChannel | None:

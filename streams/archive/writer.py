@@ -202,22 +202,19 @@ class Archive:
     def _look(self, finder: TopicFinder, consumer: Any, *, first: bool = False) -> None:
         """Find topics and partitions, and read those that are new from where they should be read."""
         partitions = finder.partitions()
+        ends = finder.ends(list(partitions))
         new = {place: topic_id for place, topic_id in partitions.items() if self._assigned.get(place) != topic_id}
-        if new:
-            ends = finder.ends(list(new))
-            if first:
-                self._settle_unclosed(new, ends)
-            for place, topic_id in new.items():
-                self._begin(place, topic_id, ends[place])
+        if first and new:
+            self._settle_unclosed(new, ends)
+        for place, topic_id in new.items():
+            self._begin(place, topic_id, ends[place])
         if new or partitions.keys() != self._assigned.keys():
             consumer.assign([TopicPartition(*place) for place in partitions])
             for place in partitions:
                 consumer.seek(TopicPartition(*place), self._contents.spans[place].next)
         self._assigned, self.ready = partitions, bool(partitions)
         self.counts.partitions = len(partitions)
-        if partitions:
-            ends = finder.ends(list(partitions))
-            self.counts.behind = sum(max(0, ends[p].end - self._contents.spans[p].next) for p in ends)
+        self.counts.behind = sum(max(0, ends[p].end - self._contents.spans[p].next) for p in ends)
         self._erased.load()
         self._looked = time.monotonic()
 

@@ -230,6 +230,11 @@ def described(admin: Any, topics: Iterable[str]) -> list[dict[str, Any]]:
     return list(admin.describe_topics(there)) if there else []
 
 
+def ids_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Kafka's ids of described topics; empty where it has none."""
+    return {row["name"]: str(row.get("topic_id") or "") for row in rows}
+
+
 def places_of(rows: Iterable[Mapping[str, Any]]) -> list[Place]:
     return [(row["name"], part["partition_index"]) for row in rows for part in row["partitions"]]
 
@@ -324,8 +329,7 @@ def _messages(admin: Any, topics: list[str]) -> int:
 def topic_ids(settings: Settings, topics: Collection[str]) -> dict[str, str]:
     """Kafka's ids of topics, by name: a topic that was deleted and made again has another; without those that are not there."""
     with admin_client(settings, "asking for topics") as admin:
-        rows = admin.describe_topics(sorted(topics))
-        return {row["name"]: str(row["topic_id"]) for row in rows if row.get("topic_id") and not row.get("error_code")}
+        return ids_of(described(admin, topics))
 
 
 class Ends(NamedTuple):

@@ -17,7 +17,7 @@ from kafka import TopicPartition
 from kymo.streams.chunk import Chunk, Header
 from kymo.streams.codec import ChunkCodec
 from kymo.streams.errors import ChunkError, SourceError
-from kymo.streams.kafka.admin import described, ends_of, places_of, settings_of
+from kymo.streams.kafka.admin import described, ends_of, ids_of, places_of, settings_of
 from kymo.streams.kafka.client import admin_client
 from kymo.streams.kafka.publish import Publisher
 from kymo.streams.kafka.read import Progress, read_messages, read_records
@@ -162,7 +162,7 @@ def delete_session(settings: Settings, session: str, on_progress: Progress = lam
     with admin_client(settings, f"deleting session {session}") as admin:
         table = {names.of(topic.name): topic for topic in TABLE if topic.name != "models"}
         rows = described(admin, table)
-        out.topic_ids = {row["name"]: str(row.get("topic_id") or "") for row in rows}
+        out.topic_ids = ids_of(rows)
         topics = {full: topic for full, topic in table.items() if full in out.topic_ids}
         values, tallies = settings_of(admin, list(topics)), dict[Place, _Tally]()
         for r in read_records(settings, topics, on_progress=on_progress):

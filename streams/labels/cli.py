@@ -84,13 +84,13 @@ def add(session: str, name: str, as_json: bool, **options: Any) -> None:
 @label.command("import")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH…")
 @click.option("--session", help="Whose labels they are, where the file does not say.")
-@click.option("--set", "set_name", help="Which question they answer, instead of the column's or key's name.")
+@click.option("--set", help="Which question they answer, instead of the column's or key's name.")
 @click.option("--column", help="Column of the labels, where PATH holds recordings.")
 @click.option("--key", help="Member of `metadata` in a labels JSON.")
 @_AUTHOR
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 @_RUN
-def import_(paths: tuple[str, ...], set_name: str | None, run: str | None, as_json: bool, **options: Any) -> None:
+def import_(paths: tuple[str, ...], run: str | None, as_json: bool, **options: Any) -> None:
     """Add the labels of files; those that are there already are left out.
 
     PATH is a table (.csv with start, end, label, session), labels as `kymo label export` writes them (.jsonl), a labels
@@ -100,8 +100,7 @@ def import_(paths: tuple[str, ...], set_name: str | None, run: str | None, as_js
     """
     settings = settings_of_run(run)
     times = _times(settings)
-    import_options = ImportOptions(options["session"], set_name, options["author"], options["column"], options["key"])
-    labels = [label for path in paths for label in labels_of_path(path, import_options, times.start_of)]
+    labels = [label for path in paths for label in labels_of_path(path, ImportOptions(**options), times.start_of)]
     verdicts = [(label, *times.outside(label)) for label in labels]
     notes = [(label.session, text + "; left out" * wholly) for label, wholly, text in verdicts if text]
     if labels and all(wholly for _, wholly, _ in verdicts):
