@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from mcap.data_stream import ReadDataStream
 from mcap.opcode import Opcode
-from mcap.records import Chunk, ChunkIndex
+from mcap.records import Chunk, ChunkIndex, MessageIndex
 
 from kymo.streams.archive.format import (
     Segment,
@@ -116,8 +116,8 @@ def segment_records(segment: Segment, channels: Collection[SegmentChannel] | Non
             for index in segment.chunks:
                 if numbers.isdisjoint(index.message_index_offsets):
                     continue
-                content = chunk_content(raw, index, segment.path)
-                for at, end, (channel, sequence, log_ns, publish_ns) in messages_in(content):
+                content, places = _chunk(raw, index, segment.path, numbers if channels is not None else ())
+                for at, end, (channel, sequence, log_ns, publish_ns) in messages_in(content, places):
                     if channel in numbers:
                         yield wanted.get(channel), sequence, log_ns, publish_ns, content[at + _HEAD : end]
 
@@ -145,25 +145,32 @@ def restored(messages: Iterable[Stored], on_odd: Callable[[MessageError], None] 
         yield record._replace(**extras.pop(record[:3], {})) if extras else record
 
 
-def chunk_content(raw: IO[bytes], index: ChunkIndex, path: Path) -> bytes:
-    """Uncompressed records of an MCAP chunk, its checksum verified."""
+def _chunk(raw: IO[bytes], index: ChunkIndex, path: Path, numbers: Collection[int]) -> tuple[bytes, list[int] | None]:
+    """Uncompressed records of an MCAP chunk, its checksum verified, and where in it the messages of some channels are."""
     try:
         raw.seek(index.chunk_start_offset + RECORD.size)
-        chunk = Chunk.read(ReadDataStream(raw, calculate_crc=False))
-        return unpack(chunk)
+        content, places = unpack(Chunk.read(ReadDataStream(raw))), list[int]()
+        for number in index.message_index_offsets.keys() & numbers:
+            raw.seek(index.message_index_offsets[number] + RECORD.size)
+            places += [at for _, at in MessageIndex.read(ReadDataStream(raw)).records]
     except Exception as error:  # a damaged length gives whatever error its parser has
         raise ArchiveError(
             f"{path}: the chunk at byte {index.chunk_start_offset} is damaged ({error}); `kymo archive recover` keeps "
             "what is whole"
         ) from None
+    return content, sorted(places) if numbers else None
 
 
-def messages_in(content: bytes) -> Iterator[tuple[int, int, tuple[int, int, int, int]]]:
-    """Messages in a chunk's content: where each begins and ends, and its channel, sequence, log and publish time."""
-    at = 0
+def messages_in(
+    content: bytes, places: Iterable[int] | None = None
+) -> Iterator[tuple[int, int, tuple[int, int, int, int]]]:
+    """Messages in a chunk's content, or those in some places of it: where each begins and ends, and its channel, sequence, log
+    and publish time."""
+    rest = None if places is None else iter(places)
+    at = 0 if rest is None else next(rest, len(content))
     while at < len(content):
         opcode, length = RECORD.unpack_from(content, at)
         end = at + RECORD.size + length
         if opcode == Opcode.MESSAGE:
             yield at, end, MESSAGE.unpack_from(content, at + RECORD.size)
-        at = end
+        at = end if rest is None else next(rest, len(content))
