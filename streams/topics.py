@@ -91,5 +91,10 @@ class Names:
         return f"{self.prefix}.{BY_NAME[name].name}"
 
     def for_stream(self, stream: str) -> str:
-        """Full name of the topic that carries a stream, by its kind."""
-        return self.of(TOPIC_OF_KIND.get(stream.partition(".")[0], "sensor"))
+        """Full name of the topic that carries a stream."""
+        return self.of(topic_of(stream))
+
+
+def topic_of(stream: str) -> str:
+    """Name in the table of the topic that carries a stream, by its kind."""
+    return TOPIC_OF_KIND.get(stream.partition(".")[0], "sensor")

@@ -24,7 +24,7 @@ from kymo.streams.kafka.read import Progress, read_messages, read_records
 from kymo.streams.messages import Record, session_of
 from kymo.streams.sessions import plain_name, read_session
 from kymo.streams.settings import Settings
-from kymo.streams.topics import CHUNK_TOPICS, TABLE, Names, Place, Topic
+from kymo.streams.topics import CHUNK_TOPICS, TABLE, Names, Place, Topic, topic_of
 from kymo.streams.words import utc
 
 
@@ -105,8 +105,7 @@ def end_session(settings: Settings, session: str, on_progress: Progress = lambda
     with Publisher(settings, names) as publisher:
         for stream, header in unended.items():
             at, partition = ends[header]
-            topic = names.for_stream(stream).removeprefix(names.prefix + ".")
-            publisher.send(topic, session, codec.encode(_end_mark(header, at)), partition=partition)
+            publisher.send(topic_of(stream), session, codec.encode(_end_mark(header, at)), partition=partition)
         publisher.flush()
     return sorted(unended)
 

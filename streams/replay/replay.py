@@ -30,7 +30,7 @@ from kymo.streams.replay.pacing import Player, ReplayIO, ReplayProgress
 from kymo.streams.replay.schedule import Due, ReplayPlan, cut, digest, schedule, shifted, starts
 from kymo.streams.sessions import session_record
 from kymo.streams.settings import Settings
-from kymo.streams.topics import MIB, TOPIC_OF_KIND, Names
+from kymo.streams.topics import MIB, Names, topic_of
 from kymo.streams.words import NS, grouped, many
 
 #: Waiting for others to share a batch costs latency at a pace, and is worth it without one.
@@ -104,7 +104,7 @@ def replay(
     parts = spooled_parts(recordings, plan, summary, settings)
     summary.notes += ensure_topics(settings, names).warnings
     digests = {part.session: digest(part, plan) for part in parts}
-    parts = _missing_parts(parts, digests, settings, names, summary)
+    parts = _missing_parts(parts, digests, settings, summary)
     if parts:
         with Publisher(settings, names, linger_ms=0 if plan.speed else LINGER_MS) as publisher:
             _Replay(parts, plan, digests, publisher, io or ReplayIO(), summary).run()
@@ -140,11 +140,10 @@ def _parts(recordings: Iterable[Recording], plan: ReplayPlan, summary: ReplaySum
 
 
 def _missing_parts(
-    parts: list[Recording], digests: dict[str, str], settings: Settings, names: Names, summary: ReplaySummary
+    parts: list[Recording], digests: dict[str, str], settings: Settings, summary: ReplaySummary
 ) -> list[Recording]:
     odd = Odd()
-    records = announced(replace(settings, prefix=names.prefix), odd)
-    replays = {name: record.get("replayed") for name, record in records.items()}
+    replays = {name: record.get("replayed") for name, record in announced(settings, odd).items()}
     if odd.count:
         summary.notes.append(str(odd))
     missing = []
@@ -158,7 +157,7 @@ def _missing_parts(
             summary.skipped.append(part.session)
         else:
             raise SourceError(
-                f"session {part.session} is in {names.prefix}.* already, with other samples or another part of them; "
+                f"session {part.session} is in {settings.prefix}.* already, with other samples or another part of them; "
                 "use --run N for topics of its own, or another name (--session)",
                 part.path or None,
             )
@@ -301,8 +300,7 @@ class _Replay:
             self._publish_session(i, complete=False)
         value = self.codec.encode(chunk)
         on_end = (lambda acknowledged, i=i: self._stream_ended(i, acknowledged)) if chunk.end else None
-        topic = TOPIC_OF_KIND.get(chunk.stream.partition(".")[0], "sensor")
-        self.publisher.send(topic, chunk.session, value, on_end)
+        self.publisher.send(topic_of(chunk.stream), chunk.session, value, on_end)
         self.samples[i] += chunk.count
         self.summary.chunks += 1
         self.summary.samples += chunk.count
