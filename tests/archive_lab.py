@@ -15,7 +15,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
 from kymo.deploy.children import Child, kymo_command, kymo_environment
-from kymo.streams.archive.format import TOPICS, ArchivedRecord, ArchivePlan, Contents, Span
+from kymo.streams.archive.format import TOPICS, ArchivePlan, Contents, Span
 from kymo.streams.archive.read import ArchiveReader
 from kymo.streams.archive.segment import SegmentWriter
 from kymo.streams.archive.writer import Archive
@@ -23,6 +23,7 @@ from kymo.streams.chunk import Chunk, Header, signal_format
 from kymo.streams.codec import ChunkCodec
 from kymo.streams.kafka.admin import ensure_topics
 from kymo.streams.kafka.client import client_arguments
+from kymo.streams.messages import Record
 from kymo.streams.settings import Settings
 from kymo.streams.topics import Names
 
@@ -43,20 +44,18 @@ def chunk(session: str, first: int, count: int = 10, stream: str = "imu", end: b
     return Chunk(header(session, stream), first, np.stack([index, index / 2], 1), None, end)
 
 
-def record(topic: str, offset: int, key: str | None, value: bytes | None, partition: int = 0) -> ArchivedRecord:
+def record(topic: str, offset: int, key: str | None, value: bytes | None, partition: int = 0) -> Record:
     """A record as Kafka gives it, one a ms."""
     full = f"{PREFIX}.{topic}"
-    return ArchivedRecord(full, partition, offset, BEGIN_MS + offset, 0, None if key is None else key.encode(), value)
+    return Record(full, partition, offset, BEGIN_MS + offset, 0, None if key is None else key.encode(), value)
 
 
-def chunk_record(offset: int, made: Chunk, topic: str = "sensor", partition: int = 0) -> ArchivedRecord:
+def chunk_record(offset: int, made: Chunk, topic: str = "sensor", partition: int = 0) -> Record:
     """A chunk's record."""
     return record(topic, offset, made.session, ChunkCodec().encode(made), partition)
 
 
-def write_segment(
-    folder: Path, number: int, records: Iterable[ArchivedRecord], contents: Contents | None = None
-) -> Path:
+def write_segment(folder: Path, number: int, records: Iterable[Record], contents: Contents | None = None) -> Path:
     """A closed segment; spans begin at the first offsets."""
     folder.mkdir(parents=True, exist_ok=True)
     made = contents or Contents(PREFIX)
@@ -73,7 +72,7 @@ def following(contents: Contents) -> Contents:
     return Contents(contents.prefix, contents.cluster, spans)
 
 
-def write_archive(folder: Path, parts: Sequence[Sequence[ArchivedRecord]]) -> list[Path]:
+def write_archive(folder: Path, parts: Sequence[Sequence[Record]]) -> list[Path]:
     """Segments one behind the other."""
     contents, out = Contents(PREFIX), []
     for number, records in enumerate(parts, 1):
@@ -82,7 +81,7 @@ def write_archive(folder: Path, parts: Sequence[Sequence[ArchivedRecord]]) -> li
     return out
 
 
-def some_records(seed: int, number: int, most: int = 300) -> list[ArchivedRecord]:
+def some_records(seed: int, number: int, most: int = 300) -> list[Record]:
     """Records of several sessions in two partitions, and a few of a kind of their own."""
     pick = random.Random(seed)
     at: dict[str, int] = {}

@@ -52,7 +52,7 @@ def _events(lab: CampaignLab) -> dict[str, list[tuple[float, Event]]]:
         try:
             event = json.loads(record.value or b"")
             if event["recipe"] in PARTS:
-                found[event["id"]].append((record.time_ms / 1000, event))
+                found[event["id"]].append((record.timestamp / 1000, event))
         except (ValueError, TypeError, KeyError, RecursionError):
             continue
     return found

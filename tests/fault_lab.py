@@ -33,7 +33,8 @@ from kymo.streams.codec import ChunkCodec
 from kymo.streams.errors import KymoError
 from kymo.streams.kafka.admin import ensure_topics
 from kymo.streams.kafka.client import client_arguments, partition_of
-from kymo.streams.kafka.read import Record, read_records
+from kymo.streams.kafka.read import read_records
+from kymo.streams.messages import Record
 from kymo.streams.settings import Settings
 from kymo.streams.topics import MESSAGE_MAX, Names
 

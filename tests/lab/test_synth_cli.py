@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from motion_plans import plan, turning
 
 import kymo
-from kymo.streams.labels.labels import read_labels_json
+from kymo.streams.labels.labels import LabelsJson
 
 
 def invoke(*arguments: str | Path) -> Result:
@@ -43,7 +43,7 @@ def test_a_plan_becomes_a_recording_with_labels_and_experiment(tmp_path: Path, a
     }
     found = [
         (label.start_ns - 10**18, label.end_ns - 10**18, label.label)
-        for label in read_labels_json(labels, "mag_distortion")
+        for label in LabelsJson(labels).labels("mag_distortion")
     ]
     assert found == [(0, 1_000_000_000, "0"), (1_000_000_000, 2_000_000_000, "1")]
     written = json.loads(experiment.read_text())

@@ -115,7 +115,7 @@ def skip_bad(*_: object) -> None:
 
 
 def test_reads_all_in_order_and_ends(settings: Settings) -> None:
-    got = list(read_events(settings, on_bad=skip_bad))
+    got = list(read_events(settings, on_odd=skip_bad))
     assert len({e.id for e in got}) == len(got) == 40
     for session in "abcd":
         starts = [e.start_index for e in got if (e.session, e.recipe) == (session, "walk")]
@@ -123,13 +123,13 @@ def test_reads_all_in_order_and_ends(settings: Settings) -> None:
 
 
 def test_filters(settings: Settings) -> None:
-    every = list(read_events(settings, on_bad=skip_bad))
+    every = list(read_events(settings, on_odd=skip_bad))
     walk = EventFilter(recipe="walk", since=5 * NS)
-    assert {e.start_index for e in read_events(settings, only=walk, on_bad=skip_bad)} == {4}
+    assert {e.start_index for e in read_events(settings, only=walk, on_odd=skip_bad)} == {4}
     middle = sorted(e.emitted_ns for e in every)[20]
     later = EventFilter(since_emitted=middle)
     expected = {e.id for e in every if e.emitted_ns >= middle}
-    assert {e.id for e in read_events(settings, only=later, on_bad=skip_bad)} == expected
+    assert {e.id for e in read_events(settings, only=later, on_odd=skip_bad)} == expected
     assert list(read_events(settings, only=EventFilter(since_emitted=time.time_ns() + 3600 * NS))) == []
 
 
@@ -146,7 +146,7 @@ def test_what_is_no_event_is_told_with_its_place(settings: Settings) -> None:
 
 def test_follow_goes_on_until_stopped(settings: Settings) -> None:
     seen: list[Event] = []
-    following: Iterator[Event] = read_events(settings, follow=True, on_bad=skip_bad, stop=lambda: len(seen) > 40)
+    following: Iterator[Event] = read_events(settings, follow=True, on_odd=skip_bad, stop=lambda: len(seen) > 40)
     for e in following:
         seen.append(e)
         if len(seen) == 40:

@@ -24,7 +24,6 @@ from kymo.models.bundle import load_bundle
 from kymo.models.serving.partition import decode_record
 from kymo.processors.recipe.load import load_recipe
 from kymo.streams.archive.check import check_archive
-from kymo.streams.archive.format import ArchivedRecord
 from kymo.streams.archive.read import ArchiveReader
 from kymo.streams.archive.writer import Archive
 from kymo.streams.chunk import Chunk, Header, Window, signal_format
@@ -32,10 +31,9 @@ from kymo.streams.codec import ChunkCodec
 from kymo.streams.errors import ChunkError, EventError, FormatError, KymoError
 from kymo.streams.events import Event
 from kymo.streams.kafka.client import client_arguments
-from kymo.streams.kafka.read import session_of
 from kymo.streams.labels.files import as_json_lines, as_table
 from kymo.streams.labels.labels import Label, current_labels
-from kymo.streams.messages import read_object
+from kymo.streams.messages import Record, read_object, session_of
 from kymo.streams.promotions import Promotion
 from kymo.streams.sessions import read_session
 from kymo.streams.sessions_cli import session_row
@@ -119,7 +117,7 @@ def test_three_hundred_odd_records_on_all_topics(tmp_path: Path) -> None:
     pick, sensor, texts, taken = random.Random(SEED), Taker(tmp_path), list[str](), 0
     for index in range(NUMBER):
         topic, (key, value) = odd_record(pick, index)
-        assert session_of(ArchivedRecord(topic, 0, index, 0, 0, key, value)) is not None
+        assert session_of(Record(topic, 0, index, 0, 0, key, value)) is not None
         try:
             if topic == "sensor":
                 sensor(key, value)

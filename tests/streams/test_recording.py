@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from kymo.streams.chunk import Header, signal_format
 from kymo.streams.errors import SourceError
-from kymo.streams.labels.labels import Label, canonical, interval, read_labels_json
+from kymo.streams.labels.labels import Label, LabelsJson, canonical, interval
 from kymo.streams.recording import Recording, StreamData
 from kymo.streams.sessions import SESSION_SCHEMA, session_record
 
@@ -143,14 +143,14 @@ def test_example_labels_json() -> None:
     path = SHARED / "data/imu_mcap/example_labels.json"
     if not path.is_file():
         pytest.skip("shared/data/imu_mcap is absent")
-    labels = read_labels_json(path, "distortion", {"0": "none"}, "s1")
+    labels = LabelsJson(path).labels("distortion", {"0": "none"}, "s1")
     assert [(label.start_ns, label.end_ns, label.label) for label in labels] == [
         (4_883_785_939, 8_883_785_939, "1"),
         (19_314_421_341, 21_314_421_341, "none"),
     ]
     assert labels[0].id == "s1/distortion/4d92d450-9cf2-4ab4-9c88-b7f04bfbdc1b"
     with pytest.raises(SourceError, match="no event has the label key `speed`; keys that are there: distortion"):
-        read_labels_json(path, "speed")
+        LabelsJson(path).labels("speed")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_malformed_labels_json(tmp_path: Path, content: str, text: str) -> None:
     path = tmp_path / "x.labels.json"
     path.write_text(content)
     with pytest.raises(SourceError) as error:
-        read_labels_json(path, "k")
+        LabelsJson(path).labels("k")
     assert str(error.value).startswith(f"{path}: ")
     assert text in str(error.value)
 

@@ -24,8 +24,9 @@ from kymo.streams.archive.writer import Archive
 from kymo.streams.codec import ChunkCodec
 from kymo.streams.kafka.admin import ensure_topics
 from kymo.streams.kafka.client import client_arguments, partition_of
-from kymo.streams.kafka.read import Record, read_records
+from kymo.streams.kafka.read import read_records
 from kymo.streams.labels.cli import SessionTimes
+from kymo.streams.messages import Record
 from kymo.streams.readers import read
 from kymo.streams.settings import Settings
 from kymo.streams.topics import Names

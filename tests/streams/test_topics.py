@@ -134,14 +134,15 @@ def test_missing_topics_are_made_as_the_table_says(settings: Settings) -> None:
 def test_sentences_of_broken_promises() -> None:
     names = Names("k")
     own = {names.of(topic.name): topic.config() for topic in TABLE}
-    assert broken_promises(names, own) == ((), ())
+    assert list(broken_promises(names, own)) == []
     own["k.state"] |= {"cleanup.policy": "delete", "retention.ms": "604800000"}
     own["k.physio"] |= {"cleanup.policy": "compact,delete", "retention.bytes": "1000"}
     own["k.events"] |= {"message.timestamp.before.max.ms": str(2**63 - 1), "max.message.bytes": "1048588"}
     own["k.shadow"] |= {"message.timestamp.type": "LogAppendTime"}
     del own["k.spectrogram"]["message.timestamp.before.max.ms"]
     own["k.labels"] = {}
-    broken, notes = broken_promises(names, own)
+    findings = list(broken_promises(names, own))
+    broken, notes = (tuple(text for text, needed in findings if needed is asked) for asked in (True, False))
     assert broken == (
         "k.physio: cleanup.policy is compact,delete, not delete: all but a session's newest record is deleted",
         (
@@ -177,7 +178,10 @@ def test_what_is_there_is_altered_only_when_told_to(settings: Settings) -> None:
         f"{events}: max.message.bytes",
         f"{events}: message.timestamp.before.max.ms",
     ]
-    assert found.notes == (f"{events}: retention.ms is 3600000, not 2592000000: what is not read by then is lost",)
+    assert (
+        f"{events}: retention.ms is 3600000, not 2592000000: what is not read by then is lost",
+        False,
+    ) in found.findings
     assert "kymo doctor --repair-topics" in found.warnings[-1]
     await_values(settings, events, wrong)
     assert repair_topics(settings, names) == [events]
@@ -191,7 +195,8 @@ def test_other_partition_counts_are_used_and_told(settings: Settings) -> None:
         admin.create_topics({names.of("sensor"): {"num_partitions": 2, "configs": BY_NAME["sensor"].config()}})
         admin.wait_for_topics([names.of("sensor")])
         found = ensure_topics(settings, names)
-        assert found.notes == (f"{names.of('sensor')}: 2 partitions, not the 3 of KYMO_PARTITIONS; 2 are used",)
+        text = f"{names.of('sensor')}: 2 partitions, not the 3 of KYMO_PARTITIONS; 2 are used"
+        assert found.findings == ((text, False),)
         assert {n for name, n in found.partitions.items() if name != names.of("models")} == {2}
         found.require_equal(found.partitions.keys() - {names.of("models")})
         admin.delete_topics([names.of("physio")])

@@ -33,10 +33,11 @@ from mcap.stream_reader import StreamReader
 from kymo.deploy.children import kymo_command
 from kymo.streams.archive.check import check_archive, recover
 from kymo.streams.archive.erase import ERASED_FILE, Erased, erase_session, name_digest
-from kymo.streams.archive.format import ArchivedRecord, Contents, Span, read_segment, segment_paths
+from kymo.streams.archive.format import Contents, Span, read_segment, segment_paths
 from kymo.streams.archive.read import ArchiveReader
 from kymo.streams.errors import ArchiveError
 from kymo.streams.labels.labels import Label
+from kymo.streams.messages import Record
 from kymo.streams.readers import read
 from kymo.streams.sessions_cli import delete_command
 
@@ -45,9 +46,9 @@ ODD = [
     record("sessions", 1, "s1", None),
     record("events", 0, None, b"no JSON"),
     record("events", 1, "", b'{"start_ns": 5}'),
-    ArchivedRecord(f"{PREFIX}.rejected", 3, 2**33 + 7, BEGIN_MS, 1, b"\xff\x00", b"", (("reason", b"x"), ("r", None))),
-    ArchivedRecord(f"{PREFIX}.sensor", 3, 2**32 - 1, -1, 0, b"s1", b"\x01no chunk"),
-    ArchivedRecord(f"{PREFIX}.sensor", 3, 2**32, 5, 0, b"s1", b"\x01no chunk either", (("a", b""), ("a", b"\xff"))),
+    Record(f"{PREFIX}.rejected", 3, 2**33 + 7, BEGIN_MS, 1, b"\xff\x00", b"", (("reason", b"x"), ("r", None))),
+    Record(f"{PREFIX}.sensor", 3, 2**32 - 1, -1, 0, b"s1", b"\x01no chunk"),
+    Record(f"{PREFIX}.sensor", 3, 2**32, 5, 0, b"s1", b"\x01no chunk either", (("a", b""), ("a", b"\xff"))),
 ]
 
 
@@ -145,7 +146,7 @@ def test_recordings_go_across_segments(tmp_path: Path) -> None:
 
 
 def test_labels_of_all_segments_count_and_later_ones_correct(tmp_path: Path) -> None:
-    def label(offset: int, **members: object) -> ArchivedRecord:
+    def label(offset: int, **members: object) -> Record:
         value = {"session": "a", "set": "label", "start_ns": 0, "end_ns": 10, "label": "walk"} | members
         return record("labels", offset, "a", json.dumps(value).encode())
 
@@ -291,6 +292,17 @@ def test_a_damaged_chunk_is_left_out_and_its_offsets_are_known_to_be_gone(tmp_pa
     spans = read_segment(path).contents
     assert sum(s.next - s.first for s in spans.spans.values()) == 1500 - sum(s.first for s in spans.spans.values())
     assert check_archive(tmp_path) == []
+
+
+def test_a_chunk_of_no_known_compression_is_a_damaged_one(tmp_path: Path) -> None:
+    records = some_records(12, 1500)
+    (path,) = write_archive(tmp_path, [records])
+    flip(path, path.read_bytes().index(b"zstd"))
+    (found,) = recover(tmp_path)
+    kept = list(ArchiveReader(tmp_path).records())
+    assert kept
+    assert kept == records[len(records) - len(kept) :]
+    assert "1 damaged MCAP chunk passed over" in found.text
 
 
 def test_an_unclosed_segment_is_recovered(tmp_path: Path, paths: list[Path]) -> None:

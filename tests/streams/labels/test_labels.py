@@ -19,7 +19,7 @@ from kymo.streams.kafka.admin import ensure_topics
 from kymo.streams.kafka.publish import Publisher
 from kymo.streams.labels.cli import append_labels, read_labels
 from kymo.streams.labels.files import ImportOptions, as_json_lines, as_labels_json, as_table, labels_of_path, parse_time
-from kymo.streams.labels.labels import LABEL_SCHEMA, Label, read_labels_json
+from kymo.streams.labels.labels import LABEL_SCHEMA, Label, LabelsJson
 from kymo.streams.settings import Settings
 from kymo.streams.topics import Names
 
@@ -126,7 +126,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert read(tmp_path / "l.csv") == read(tmp_path / "l.jsonl")
     named = [x for x in labels if x.label]
     (tmp_path / "s1.labels.json").write_text(as_labels_json(named[:1]))
-    (back,) = read_labels_json(tmp_path / "s1.labels.json", "label")
+    (back,) = LabelsJson(tmp_path / "s1.labels.json").labels("label")
     assert (back.session, back.start_ns, back.end_ns, back.label) == ("s1", START, START + NS, "a")
     with pytest.raises(SourceError, match="holds one session, these labels are of 2"):
         as_labels_json([label(0, 1, "a"), label(0, 1, "a", "s2")])

@@ -19,10 +19,9 @@ from kymo.streams.chunk import Chunk, Header, signal_format
 from kymo.streams.errors import SourceError
 from kymo.streams.recording import ReadOptions, Recording, StreamData
 from kymo.streams.replay.cli import choose
-from kymo.streams.replay.pacing import PAUSE, QUIT, SEEK, STEP, Pacer, Player
-from kymo.streams.replay.replay import ReplaySummary, spooled_parts
+from kymo.streams.replay.pacing import PAUSE, QUIT, SEEK, STEP, Player
+from kymo.streams.replay.replay import ReplaySummary, Spool, spooled_parts
 from kymo.streams.replay.schedule import Due, ReplayPlan, cut, digest, schedule, shifted, starts
-from kymo.streams.replay.spool import Spool
 from kymo.streams.settings import Settings
 from kymo.streams.topics import MIB
 from kymo.streams.words import NS
@@ -76,14 +75,13 @@ def idle(n: int, step_ns: int) -> Iterator[Due]:
 def test_ten_minutes_do_not_drift() -> None:
     clock = SleepyClock(over_s=0.004)
     late: list[int] = []
-    pacer = Pacer(clock, 1)
     start = clock.now_ns
 
     def send(due: Due) -> None:
         late.append(clock.now_ns - start - due.due_ns)
         clock.now_ns += 200_000  # sending takes time as well
 
-    assert Player(pacer, clock).play(idle(6000, 100_000_000), send)
+    assert Player(clock, 1).play(idle(6000, 100_000_000), send)
     first, last = np.mean(late[:600]), np.mean(late[-600:])
     assert abs(last - first) < 1_000_000
     assert min(late) >= 0
@@ -94,14 +92,14 @@ def test_ten_minutes_do_not_drift() -> None:
 def test_deadlines_scale_with_speed(speed: float, seed: int) -> None:
     clock = SleepyClock(over_s=0.001, seed=seed)
     start, sent = clock.now_ns, []
-    Player(Pacer(clock, speed), clock).play(idle(50, 7_000_000), lambda due: sent.append((clock.now_ns, due.due_ns)))
+    Player(clock, speed).play(idle(50, 7_000_000), lambda due: sent.append((clock.now_ns, due.due_ns)))
     for now, due in sent:
         assert 0 <= now - start - round(due / speed) < 2_000_000
 
 
 def test_without_pace_nothing_waits() -> None:
     clock = SleepyClock()
-    player = Player(Pacer(clock, None), clock)
+    player = Player(clock, None)
     assert player.play(idle(100, NS), lambda _: None)
     assert (clock.now_ns, player.lag.count, player.lag.max_ns) == (1_000, 100, 0)
 
@@ -115,7 +113,7 @@ def test_slow_sending_is_lag_and_is_caught_up() -> None:
         if len(sent) == 3:
             clock.now_ns += 350_000_000
 
-    player = Player(Pacer(clock, 1), clock)
+    player = Player(clock, 1)
     assert player.play(idle(20, 100_000_000), send)
     assert len(sent) == 20
     assert player.lag.max_ns == 250_000_000  # chunk 3, due 100 ms after the one that took 350 ms
@@ -138,7 +136,7 @@ class Script:
 def played(keys: list[tuple[float, str]], n: int = 40) -> tuple[list[tuple[float, float]], Player, bool]:
     clock = SleepyClock()
     sent: list[tuple[float, float]] = []
-    player = Player(Pacer(clock, 1), clock, Script(clock, keys))
+    player = Player(clock, 1, Script(clock, keys))
     done = player.play(idle(n, NS), lambda due: sent.append((round(clock.now_ns / NS, 1), due.due_ns / NS)))
     return sent, player, done
 
@@ -171,7 +169,7 @@ def test_quit_ends() -> None:
 @pytest.mark.parametrize("speed", [0, -1, float("nan")])
 def test_speed_must_be_above_zero(speed: float) -> None:
     with pytest.raises(ValueError, match="above 0"):
-        Pacer(SleepyClock(), speed)
+        Player(SleepyClock(), speed)
 
 
 def test_order_is_by_due_time_then_session_then_stream() -> None:
