@@ -25,20 +25,13 @@ _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
-class _Moment(click.ParamType):
-    """A time as a user writes it; becomes Unix ns."""
-
-    name = "time"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            return parse_moment(str(value), time.time_ns())
-        except ValueError:
-            self.fail(
-                f"{value!r} is no time: expected 2026-03-01T12:00:00, 2026-03-01, Unix seconds, or 10m (s, h, d) ago",
-                param,
-                ctx,
-            )
+def _moment(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
+    """A time as a user writes it, as Unix ns."""
+    try:
+        return None if value is None else parse_moment(value, time.time_ns())
+    except ValueError:
+        expected = "2026-03-01T12:00:00, 2026-03-01, Unix seconds, or 10m (s, h, d) ago"
+        raise click.BadParameter(f"{value!r} is no time: expected {expected}") from None
 
 
 def parse_moment(text: str, now_ns: int) -> int:
@@ -119,8 +112,8 @@ _FORMS: dict[str | None, Callable[[Event], bytes]] = {
 @click.command("events", epilog="Example: kymo events --follow --recipe basicmotions")
 @click.option("--follow", is_flag=True, help="Go on with events as they are published, until Ctrl-C.")
 @click.option("--recipe", metavar="R", help="Only this recipe's events: its name or its .toml file.")
-@click.option("--since", type=_Moment(), metavar="T", help="Only windows that end after this event time.")
-@click.option("--since-emitted", type=_Moment(), metavar="T", help="Only events published since this wall time.")
+@click.option("--since", callback=_moment, metavar="T", help="Only windows that end after this event time.")
+@click.option("--since-emitted", callback=_moment, metavar="T", help="Only events published since this wall time.")
 @click.option("--head", metavar="H", help='Only this head of a model with several; "" for the recipe\'s own classes.')
 @click.option("--session", metavar="S", help="Only this session's events.")
 @click.option("--run", metavar="N", help="Events of a `replay --run N`.")

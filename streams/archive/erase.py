@@ -75,19 +75,12 @@ class Erased:
         """Whether a record is of an erased session, and was there when it was erased."""
         if not self._until:
             return False
-        session = session_of(record)
-        digest = self._digests.get(session)
-        if digest is None:
-            digest = self._digests[session] = name_digest(session)
-        offsets, place = self._until.get(digest), (record.topic, record.partition)
-        if offsets is None:
-            return False
-        untils = (
-            until
-            for (erased_place, erased_id), until in offsets.items()
-            if erased_place == place and (erased_id in ("", topic_id) or not topic_id)
-        )
-        return bool(record.offset < max(untils, default=0))
+        session, place = session_of(record), (record.topic, record.partition)
+        if session not in self._digests:
+            self._digests[session] = name_digest(session)
+        offsets = self._until.get(self._digests[session], {})
+        ids = {"", topic_id} if topic_id else {of for _, of in offsets}  # of a segment that does not tell: any
+        return bool(record.offset < max((offsets.get((place, of), 0) for of in ids), default=0))
 
     def add(self, session: str, until: Mapping[Place, int], topic_ids: Mapping[str, str] | None = None) -> None:
         """Put a session on the list; what is there of it already stays."""
