@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from kymo.streams.errors import RecipeError, SourceError
+
 RULE = "letters, digits, `.`, `_` and `-`, no `.` first, 100 bytes at most"
 _NAME = re.compile(r"[\w-][\w.-]*")
 #: Windows keeps others from reading what is locked, so there the lock is on a byte far behind all that is written.
@@ -47,6 +49,16 @@ def is_inside(path: object) -> bool:
         and not set("\\\0") & set(path)
         and all(part not in ("", ".", "..") for part in path.split("/"))
     )
+
+
+def read_text(path: str | Path, error: type[SourceError | RecipeError] = SourceError) -> str:
+    """Text of a file that somebody names, in UTF-8."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise error("is no UTF-8 text; save it as such", path) from None
+    except OSError as wrong:
+        raise error(f"cannot be read ({wrong.strerror or wrong})", path) from None
 
 
 @contextlib.contextmanager

@@ -38,7 +38,7 @@ from mcap.writer import CompressionType, Writer
 from kymo.lab.output import Progress, write_json, writing
 from kymo.lab.prepare import UNITS
 from kymo.streams.errors import SourceError, SourceWarning
-from kymo.streams.files import whole_file
+from kymo.streams.files import read_text, whole_file
 from kymo.streams.foxglove import json_channel
 from kymo.streams.labels.labels import canonical
 from kymo.streams.readers.moments import iso_ns
@@ -412,12 +412,7 @@ class PhoneLog:
 
 def _records(path: Path) -> Iterator[Any]:
     """Records of a file: of its one JSON value, or of each line."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise SourceError(f"cannot be read ({error.strerror or error})", path) from None
-    except UnicodeDecodeError:
-        raise SourceError("is not UTF-8 text", path) from None
+    text = read_text(path)
     try:
         value = json.loads(text)
         if _inner(value) is not None:

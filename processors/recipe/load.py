@@ -18,6 +18,7 @@ from kymo.processors.recipe.toml import Document
 from kymo.processors.steps.maps import Scale
 from kymo.streams.chunk import Format
 from kymo.streams.errors import RecipeError
+from kymo.streams.files import read_text
 from kymo.streams.recording import InputOptions, LabelOptions, ReadOptions
 from kymo.streams.schema import nearest
 from kymo.streams.units import unit_times
@@ -110,13 +111,7 @@ def load_recipe(path_or_name: str | Path) -> Recipe:
             hint = nearest(text, names) if names else "; write one with `kymo init`"
             raise RecipeError(f"no recipe {text!r} in {folders[0]} or among those that come with Kymo{hint}")
         path = files[0]
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise RecipeError("is not UTF-8 text; save it as such", path) from None
-    except OSError as error:
-        raise RecipeError(f"cannot be read ({error.strerror or error})", path) from None
-    return parse_recipe(content, path)
+    return parse_recipe(read_text(path, RecipeError), path)
 
 
 def parse_recipe(text: str, path: Path | None = None) -> Recipe:

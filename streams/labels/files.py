@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kymo.streams.errors import MessageError, SourceError
+from kymo.streams.files import read_text
 from kymo.streams.labels.labels import Label, LabelsJson, canonical, interval
 from kymo.streams.messages import read_object
 from kymo.streams.words import NS
@@ -108,17 +109,8 @@ def _recorded(path: str, options: ImportOptions) -> list[Label]:
     return labels
 
 
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise SourceError("is not UTF-8 text; save it as such", path) from None
-    except OSError as error:
-        raise SourceError(f"cannot be read ({error.strerror or error})", path) from None
-
-
 def _lines(path: str) -> Iterator[Label]:
-    for row, line in enumerate(_text(path).splitlines(), 1):
+    for row, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -130,7 +122,7 @@ def _lines(path: str) -> Iterator[Label]:
 
 
 def _table(path: str, separator: str, options: ImportOptions, start_of: StartOf) -> Iterator[Label]:
-    rows = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=separator)
+    rows = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=separator)
     columns = rows.fieldnames or ()
     absent = [name for name in ("start", "end", "label") if name not in columns and f"{name}_ns" not in columns]
     if absent:
