@@ -103,7 +103,7 @@ def _offsets(contents: Contents, offsets: dict[Place, list[int]]) -> Iterator[st
     """Every offset of a range must be there once, in order, or be recorded as absent."""
     for place, span in contents.spans.items():
         where = f"{place[0]}, partition {place[1]}"
-        absent = [a for a in contents.absent if a.place == place and a.reason != REWOUND]
+        absent = [a for a in contents.absent if a[:2] == place and a.reason != REWOUND]
         runs = [(a.start, a.end) for a in absent] + [(offset, offset + 1) for offset in offsets.pop(place, [])]
         expected = span.first
         in_order = runs[len(absent) :]
@@ -131,13 +131,10 @@ def _order(before: Segment | None, segment: Segment) -> Iterator[str]:
         span = segment.contents.spans.get(place)
         if span is None:
             yield f"{where}: has no range of offsets, the segment before has"
-        elif span.topic_id == earlier.topic_id and not _follows(segment.contents, place, earlier, span):
-            yield f"{where}: begins at offset {span.first}, the segment before ends at {earlier.next}"
-
-
-def _follows(contents: Contents, place: Place, earlier: Span, span: Span) -> bool:
-    rewound = any(a.place == place and a.reason == REWOUND for a in contents.absent)
-    return span.first == earlier.next or (rewound and span.first < earlier.next)
+        elif span.topic_id == earlier.topic_id and span.first != earlier.next:
+            rewound = any(a[:2] == place and a.reason == REWOUND for a in segment.contents.absent)
+            if span.first > earlier.next or not rewound:
+                yield f"{where}: begins at offset {span.first}, the segment before ends at {earlier.next}"
 
 
 class NothingWholeError(ArchiveError):

@@ -70,10 +70,6 @@ class Absent(NamedTuple):
     end: int
     reason: str
 
-    @property
-    def place(self) -> Place:
-        return self[:2]
-
 
 @dataclass(slots=True)
 class Span:
