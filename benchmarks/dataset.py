@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,8 +37,8 @@ import scipy.signal
 from rich.console import Console
 from rich.table import Table
 
-from kymo.models.data.cache import build_dataset, write_dataset
-from kymo.models.data.dataset import read_dataset
+from kymo.models.data.cache import build_dataset, write_examples
+from kymo.models.data.dataset import iter_examples, read_dataset
 from kymo.models.data.examples import Dataset
 from kymo.models.data.samples import split_chain
 from kymo.processors.recipe.load import Recipe, parse_recipe
@@ -100,7 +101,11 @@ def by_kymo(recipe: Recipe, data: Path, home: Path) -> Dataset:
 def onto_disk(recipe: Recipe, recordings: list[Recording], home: Path) -> None:
     """A data set on the disk, from recordings that are in memory."""
     home.mkdir(exist_ok=True)
-    write_dataset(home, recordings, recipe, split_chain(recipe.chain)[0], lambda recordings, windows: None)
+    about = Dataset()
+    with ThreadPoolExecutor(1) as thread:
+        write_examples(
+            home, iter_examples(recordings, recipe, split_chain(recipe.chain)[0], about, thread), about, thread
+        )
 
 
 def by_loop(shape: Shape, recordings: list[Recording], dtype: type[Any] = np.float32) -> list[Any]:

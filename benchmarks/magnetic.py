@@ -27,7 +27,7 @@ from rich.table import Table
 from kymo.lab.synth.random_plans import RandomPlans, random_recordings, synth_random
 from kymo.models.bundle import load_bundle
 from kymo.models.evaluate import JudgedWindow, evaluate
-from kymo.models.scores import score
+from kymo.models.scores import confusion, score
 from kymo.models.training.train import TrainRequest, train
 from kymo.processors.recipe.load import INSTALLED, parse_recipe
 from kymo.streams.readers import read
@@ -65,9 +65,7 @@ def magnetic(learn: int = LEARN, unseen: int = UNSEEN, epochs: int | None = None
             train(recipe, request)
             seconds = time.perf_counter() - began
             inside, border = judged(recipe, folder / name, folder / "unseen")
-            found["models"][name] = {"seconds": seconds, "inside": score(inside, CLASSES)} | {
-                "border": score(border, CLASSES)
-            }
+            found["models"][name] = {"seconds": seconds, "inside": _scores(inside)} | {"border": _scores(border)}
     found["bound"] = bound(learn, unseen)
     return found
 
@@ -93,7 +91,12 @@ def bound(learn: int, unseen: int) -> dict[str, Any]:
     thresholds = [_threshold(off, classes, low) for low in (0, 1)]
     off, classes = _levelled(unseen, UNSEEN_SEED)
     answers = np.digitize(off, thresholds)
-    return score([(CLASSES[t], CLASSES[a]) for t, a in zip(classes, answers, strict=True)], CLASSES)
+    return score(confusion(classes, answers, len(CLASSES)), CLASSES)
+
+
+def _scores(pairs: Pairs) -> dict[str, Any]:
+    truths, answers = ([CLASSES.index(name) for name in side] for side in zip(*pairs, strict=True))
+    return score(confusion(truths, answers, len(CLASSES)), CLASSES)
 
 
 def _levelled(count: int, seed: int) -> tuple[Floats, NDArray[np.int64]]:

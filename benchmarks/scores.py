@@ -26,8 +26,7 @@ from rich.table import Table
 
 from kymo.models.bundle import load_bundle
 from kymo.models.evaluate import evaluate
-from kymo.models.scores import Tally
-from kymo.models.training.record import HeldOut
+from kymo.models.scores import HeldOut, Tally
 from kymo.models.training.train import TrainRequest, train
 from kymo.processors.recipe.load import Recipe, parse_recipe
 from kymo.streams.chunk import NS, Header, signal_format
@@ -145,9 +144,7 @@ def _population(recipe: Recipe, folder: Path, unseen: int, random: np.random.Gen
 
 def bootstrap(held: HeldOut, random: np.random.Generator) -> dict[str, list[float]]:
     """The 5th and the 95th percentile of each score over people drawn with replacement."""
-    said = [dict(zip(held.labels, row, strict=True)) for row in held.probabilities.tolist()]
-    truths = [held.labels[number] for number in held.y_true.tolist()]
-    tally = Tally.of(zip(held.sessions, truths, said, strict=True), held.subjects, held.labels)
+    tally = held.tally()
     each = np.stack(list(tally.counts.values()))
     drawn = random.multinomial(len(each), np.full(len(each), 1 / len(each)), _RESAMPLES)
     resampled = [Tally(tally.labels, {"": counts}).brief() for counts in np.tensordot(drawn.astype(float), each, 1)]

@@ -98,8 +98,8 @@ def run_loop(settings: Settings, speed: float, watch_s: float, say: Say) -> dict
 def first_model(settings: Settings, recipe: Recipe) -> str:
     """Train on the first recording of each class that may be learned from, promote; the bundle's id."""
     from kymo.models.bundle import promote
-    from kymo.models.training.refresh import plan_of
-    from kymo.models.training.request import TrainRequest
+    from kymo.models.training.gate import plan_of
+    from kymo.models.training.run import TrainRequest
     from kymo.models.training.train import train
 
     judging, sessions = plan_of(recipe, (OLD,)).held_out, set()

@@ -7,25 +7,18 @@ See :mod:`kymo.models.scores`. A labelled recording without any window counts as
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
 
 from kymo.models.bundle import UNKNOWN, Bundle
-from kymo.models.data.dataset import iter_windows, labels_of, stream_of
-from kymo.models.data.examples import EVERY, targets_of, truth_at
+from kymo.models.data.dataset import add_input, labels_of, stream_of, windows_of
+from kymo.models.data.examples import asked_sets, targets_of, truth_at
 from kymo.models.lengths import doubt
 from kymo.models.predict import Classifier, Memory, Predictor
-from kymo.models.scores import (
-    Pair,
-    Scores,
-    Tally,
-    about_people,
-    collect_heads,
-    score_head,
-    score_windows,
-    without_classes,
-)
-from kymo.models.training.record import HeldHead
+from kymo.models.scores import HeldHead, HeldOut, Scores
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.chunk import Window
 from kymo.streams.errors import TrainingError
@@ -52,92 +45,90 @@ class JudgedWindow:
 OnWindow = Callable[[JudgedWindow], None]
 
 
+@dataclass(slots=True)
+class Judgement:
+    """What a bundle says of labelled recordings."""
+
+    bundle: Bundle
+    held_out: HeldOut = field(default_factory=HeldOut)  # the windows, in the order of the recordings, then of time
+    # subject (or session) and truth of recordings that gave no window; by head, the truths of those recordings
+    missed: list[tuple[str, str]] = field(default_factory=list)
+    missed_heads: dict[str, list[str]] = field(default_factory=dict)
+    unknown: int = 0  # windows below the recipe's `min_probability`
+    # by path: ``recordings`` and ``sha256`` of what the recipe takes, as in a bundle's lineage; and the sessions
+    inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sessions: dict[str, list[str]] = field(default_factory=dict)
+    doubts: dict[str, str] = field(default_factory=dict)  # by session, why it is unlike all that was learned from
+
+    def scores(self) -> Scores:
+        """All of its scores."""
+        scores = {"bundle": self.bundle.id, **self.held_out.scores(self.missed, self.missed_heads)}
+        return Scores(scores, unknown_windows=self.unknown, doubts=self.doubts)
+
+    def windows(self, recipe: Recipe, recording: Recording) -> list[Window]:
+        """The windows of a recording, which is noted; none where the recipe takes none of its streams."""
+        if (stream := stream_of(recording, recipe)) is None:
+            return []
+        add_input(self.inputs, recording, stream)
+        self.sessions.setdefault(recording.path, []).append(recording.session)
+        if why := doubt(self.bundle.lengths, stream, recipe):
+            self.doubts[recording.session] = why
+        return windows_of(stream, self.bundle.chain)
+
+    def miss(self, recipe: Recipe, recording: Recording) -> None:
+        """A recording gave no window: it counts once for each of its classes, and once for each number."""
+        owner = recording.subject or recording.session
+        self.missed += sorted({(owner, label.label) for label in labels_of(recording, recipe)})
+        for head in recipe.heads:
+            truths = sorted({label.label for label in recording.labels if label.set == head.set})
+            self.missed_heads.setdefault(head.name, []).extend(truths if head.kind == "classes" else truths[:1])
+
+
 def evaluate(
     recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording], on_window: OnWindow = lambda _: None
 ) -> Scores:
     """Scores of a bundle."""
+    return judge_recordings(recipe, bundle, recordings, on_window).scores()
+
+
+def judge_recordings(
+    recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording], on_window: OnWindow = lambda _: None
+) -> Judgement:
+    """Classify labelled recordings as `kymo run` does, pooling included."""
     if borders := bundle.manifest.get("bins"):
         recipe = replace(recipe, labels=replace(recipe.labels, bins=tuple(borders)))
-    answers = _answers(recipe, bundle, recordings, on_window)
-    windows = [(w.session, w.truth, w.probabilities) for w in answers.windows]
-    scores = Scores(bundle=bundle.id, **score_windows(windows, bundle.labels, [truth for _, truth in answers.without]))
-    tally = Tally.of(windows, [w.subject or w.session for w in answers.windows], bundle.labels, answers.without)
-    scores |= about_people(tally, (w.subject for w in answers.windows)) | {"unknown_windows": answers.unknown}
-    scores |= {"doubts": answers.doubts}
-    if recipe.heads:
-        sessions = [w.session for w in answers.windows]
-        scores["heads"] = {
-            head.name: score_head(head, sessions, answers.heads_without.get(head.name, ()))
-            for head in heads_of(recipe, bundle, [w.heads for w in answers.windows])
-        }
-    return scores if recipe.labels.classes else Scores(without_classes(scores))
-
-
-def heads_of(recipe: Recipe, bundle: Bundle, rows: Sequence[HeadRow]) -> list[HeldHead]:
-    """Answers and truths of judged windows, head by head, in the recipe's order."""
-    labels = {head.name: head.labels for head in bundle.heads}
-    return collect_heads([head.name for head in recipe.heads], rows, labels)
-
-
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """A labelled window and what a bundle says of it; `subject` may be empty."""
-
-    session: str
-    subject: str
-    truth: str
-    probabilities: Mapping[str, float]
-    heads: HeadRow
-
-
-@dataclass(slots=True)
-class _Answers:
-    """What a bundle says of labelled recordings."""
-
-    windows: list[_Window] = field(default_factory=list)  # in the order of the recordings, then of time
-    without: list[Pair] = field(
-        default_factory=list
-    )  # subject (or session) and truth of recordings that gave no window
-    heads_without: dict[str, list[str]] = field(default_factory=dict)  # by head, the truths of those recordings
-    doubts: dict[str, str] = field(default_factory=dict)  # by session, why it is unlike all that was learned from
-    unknown: int = 0  # windows below the recipe's `min_probability`
-
-    def miss(self, recipe: Recipe, recording: Recording) -> None:
-        """A recording gave no window: it counts once for each of its classes, and once for each number."""
-        self.without += sorted(
-            {(recording.subject or recording.session, label.label) for label in labels_of(recording, recipe)}
-        )
-        for head in recipe.heads:
-            truths = sorted({label.label for label in recording.labels if label.set == head.set})
-            self.heads_without.setdefault(head.name, []).extend(truths if head.kind == "classes" else truths[:1])
-
-
-def _answers(recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording], on_window: OnWindow) -> _Answers:
-    """Classify labelled recordings as `kymo run` does, pooling included."""
     predictor = Predictor(Classifier.for_recipe(bundle, recipe), recipe)
-    answers = _Answers()
-    for recording, windows in iter_windows(recordings, recipe, bundle.chain):
+    judgement, sets = Judgement(bundle), asked_sets(recipe)
+    rows: list[tuple[str, list[float], HeadRow, str, str, int]] = []
+    for read in recordings:
+        windows = judgement.windows(recipe, read)
+        recording = replace(read, labels=[label for label in read.labels if label.set in sets])
         memory: Memory = []
-        cover, targets = Cover(labels_of(recording, recipe)), targets_of(recording.labels, recipe.heads)
-        for window, (event, *heads) in zip(windows, predictor.predict(windows, [memory] * len(windows)), strict=True):
-            truths = targets(event.start_ns, event.end_ns)
-            truth = truth_at(recipe, cover, event.start_ns, event.end_ns, truths)
+        cover, targets_at = Cover(labels_of(recording, recipe)), targets_of(recording.labels, recipe.heads)
+        for window, (event, *more) in zip(windows, predictor.predict(windows, [memory] * len(windows)), strict=True):
+            targets = targets_at(event.start_ns, event.end_ns)
+            truth = truth_at(recipe, cover, event.start_ns, event.end_ns, targets)
             if truth is not None:
-                row = {head.head: (truths.get(head.head), _answer(head)) for head in heads}
-                subject = recording.subject or ""
-                answers.windows.append(
-                    _Window(recording.session, subject, truth, event.probabilities or {EVERY: 1.0}, row)
-                )
-                answers.unknown += event.label == UNKNOWN
-                on_window(JudgedWindow(recording, window, event, truth, row))
+                heads = {head.head: (targets.get(head.head), _answer(head)) for head in more}
+                row = [event.probabilities.get(label, 1.0) for label in bundle.labels]
+                rows.append((truth, row, heads, recording.session, recording.subject or "", window.start_index))
+                judgement.unknown += event.label == UNKNOWN
+                on_window(JudgedWindow(recording, window, event, truth, heads))
         if not windows:
-            answers.miss(recipe, recording)
-        stream = stream_of(recording, recipe)
-        if stream is not None and (why := doubt(bundle.lengths, stream, recipe)):
-            answers.doubts[recording.session] = why
-    if not answers.windows and not answers.without:
+            judgement.miss(recipe, recording)
+    if not rows and not judgement.missed:
         raise TrainingError("no recording has a label that covers a window; check [labels] and the labels in the data")
-    return answers
+    truths, probabilities, of_heads, sessions, subjects, starts = (
+        map(list, zip(*rows, strict=True)) if rows else [[]] * 6
+    )
+    held_heads = [HeldHead.of(head.name, _labels_of(bundle, head.name), of_heads) for head in recipe.heads]
+    names = {"sessions": sessions, "subjects": subjects, "start_index": np.array(starts, np.int64)}
+    judgement.held_out = HeldOut.of(bundle.labels, truths, probabilities, **names, heads=held_heads)
+    return judgement
+
+
+def _labels_of(bundle: Bundle, name: str) -> tuple[str, ...]:
+    return next(head.labels for head in bundle.heads if head.name == name)
 
 
 def _answer(event: Event) -> Mapping[str, float] | float:

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kymo.models.bundle import Bundle, load_bundle
-from kymo.models.data.bins import settle_bins
+from kymo.models.data.examples import settle_bins
 from kymo.models.data.samples import split_chain
 from kymo.models.data.splits import group_of
 from kymo.models.evaluate import evaluate as score
 from kymo.models.reports import html as h
 from kymo.models.scores import Scores
-from kymo.models.training.request import TrainRequest
+from kymo.models.training.run import TrainRequest
 from kymo.models.training.train import Trained
 from kymo.models.training.train import train as run_training
 from kymo.processors.recipe.load import Recipe, load_recipe

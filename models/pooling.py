@@ -10,7 +10,8 @@ A window that gives no probabilities (all 0) counts among the n but says nothing
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -127,11 +128,22 @@ def pool_windows(
     pool: Pool, probabilities: Sequence[Sequence[float]] | Array, sessions: Sequence[str], starts: Sequence[int]
 ) -> list[Row]:
     """Pooled probabilities of windows of many sessions, given in any order, each session's taken by its start."""
-    out: list[Row] = [[] for _ in sessions]
-    states: dict[str, State] = {}
-    for i in sorted(range(len(sessions)), key=lambda i: (sessions[i], starts[i])):
-        states[sessions[i]], out[i] = pool.step(states.get(sessions[i], []), list(map(float, probabilities[i])))
-    return out
+    return _pooled(pool.step, [list(map(float, row)) for row in probabilities], sessions, starts)
+
+
+def pool_numbers(pool: Pool, numbers: Sequence[float], sessions: Sequence[str], starts: Sequence[int]) -> list[float]:
+    """Pooled numbers of windows, likewise; NaN: none."""
+    rows = [{} if math.isnan(number) else {"": number} for number in numbers]
+    return [mean.get("", math.nan) for mean in _pooled(pool.step_number, rows, sessions, starts)]
+
+
+def _pooled(
+    step: Callable[[State, Any], tuple[State, Any]], rows: Sequence[Any], sessions: Sequence[str], starts: Sequence[int]
+) -> list[Any]:
+    pooled, states = [None] * len(rows), dict[str, State]()
+    for i in sorted(range(len(rows)), key=lambda i: (sessions[i], starts[i])):
+        states[sessions[i]], pooled[i] = step(states.get(sessions[i], []), rows[i])
+    return pooled
 
 
 def pool_for(recipe: Recipe, bundle: Bundle) -> Pool | None:

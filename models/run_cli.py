@@ -66,18 +66,8 @@ def run_command(
         for event in _progress(events, report):
             file.write(event.to_json().decode() + "\n")
     report.counts.update(classifier.counts)
-    summary = {
-        "recordings": report.recordings,
-        "matched": report.matched,
-        "events": report.events,
-        "unknown": report.unknown,
-        "counts": {name: n for name, n in sorted(report.counts.items()) if n},
-        "unmatched": report.unmatched,
-        "silent": report.silent,
-        "repairs": report.repairs,
-        "doubts": report.doubts,
-        "seconds": round(time.perf_counter() - started, 3),
-    }
+    counts = {name: n for name, n in sorted(report.counts.items()) if n}
+    summary = vars(report) | {"counts": counts, "seconds": round(time.perf_counter() - started, 3)}
     if as_json:
         click.echo(json.dumps(summary, ensure_ascii=False), err=out is None or str(out) == "-")
     else:

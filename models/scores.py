@@ -1,4 +1,4 @@
-"""Scores of classes and of numbers. In: truths and answers of windows. Out: numbers and counts, None where undefined.
+"""Scores of classes and of numbers. In: held-out windows, with truths and answers. Out: numbers and counts, None where undefined.
 
 A recording counts by the mean of its windows' probabilities. One with several classes counts once for each of them that
 covers a window.
@@ -11,35 +11,162 @@ recording counts once, by the mean of its windows: ``mae``, ``rmse``, ``r2`` and
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kymo.models.reports import html as h
-from kymo.models.training.record import HeldHead
+from kymo.streams.chunk import Array
 
 #: What stands for the answer where a recording gave no window.
 UNCLASSIFIED = "unclassified"
 #: Scores that stand for all of them where there is little room: of a subject, a fold, in a manifest.
 BRIEF = ("accuracy", "macro_f1", "n", "window_accuracy", "windows")
-#: A truth and an answer.
-Pair = tuple[str, str]
-#: Session, truth and probabilities of a window.
-Judged = tuple[str, str, Mapping[str, float]]
-#: Session, truth and answer, both numbers.
-JudgedNumber = tuple[str, float, float]
 #: What the short form of a head's scores keeps, in a manifest and for people.
 SHORT = ("accuracy", "macro_f1", "mae", "rmse", "r2", "n")
-
-
 #: Fewer people (or recordings) say nothing of how far others are from them.
 _INTERVAL_OWNERS = 4
 _LEVEL = 0.9
+_MEANS = ("precision", "recall", "f1")
+_COUNTS = ("n", "unclassified", "windows", "heads")
 Counts = NDArray[np.float64]
+#: Whose a recording without a window is, and its class.
+Missed = Iterable[tuple[str, str]]
+
+
+@dataclass(slots=True, eq=False)
+class HeldHead:
+    """What a model said of held-out windows in a further head."""
+
+    name: str
+    labels: list[str]  # its classes; empty for a number
+    truth: Array  # ``(n,)``: int64 numbers of the labels (-1: not known), or float64 (NaN: not known)
+    said: Array  # ``(n, labels)`` probabilities, or ``(n,)`` numbers in the head's own unit (NaN: none)
+
+    @classmethod
+    def of(cls, name: str, labels: Sequence[str], rows: Sequence[Mapping[str, tuple[Any, Any]]]) -> HeldHead:
+        """Windows with, by head, truth and answer of each; a class that was not learned has the probability 0."""
+        truths, answers = ([row[name][i] for row in rows] for i in (0, 1))
+        if labels:
+            probabilities = [[answer.get(label, 0.0) for label in labels] for answer in answers]
+            return cls(name, *_with_unlearned(labels, truths, probabilities))
+        numbers = [math.nan if truth is None else truth for truth in truths]
+        return cls(name, [], np.array(numbers, np.float64), np.array(answers, np.float64))
+
+    def scores(self, sessions: Sequence[str], missed: Iterable[str] = ()) -> dict[str, Any]:
+        """Its scores, given the windows' sessions and the truths of recordings that gave no window."""
+        truth: Any = self.truth
+        without = list(missed)
+        known = np.flatnonzero(truth >= 0 if self.labels else ~np.isnan(truth))
+        of_known = [sessions[i] for i in known]
+        if not self.labels:
+            rows = zip(of_known, truth[known].tolist(), self.said[known].tolist(), strict=True)
+            return score_numbers(rows, len(without))
+        if not of_known and not without:
+            return {"n": 0, "windows": 0}
+        held = HeldOut(self.labels, truth[known], self.said[known], of_known, [""] * len(known))
+        return held.tally((UNCLASSIFIED, label) for label in without).scores()
+
+
+@dataclass(slots=True, eq=False)
+class HeldOut:
+    """Windows that a model has not learned from, in order, with what it said of them."""
+
+    labels: list[str] = field(default_factory=list)  # columns of `probabilities`
+    y_true: Array = field(default_factory=lambda: np.zeros(0, np.int64))  # ``(n,)``, numbers of the labels
+    # ``(n, labels)``, as an event would carry them
+    probabilities: Array = field(default_factory=lambda: np.zeros((0, 0)))
+    sessions: list[str] = field(default_factory=list)  # ``n`` each; a subject is empty where it is not known
+    subjects: list[str] = field(default_factory=list)
+    # ``(n,)``, raw samples from the session's index 0
+    start_index: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    heads: list[HeldHead] = field(default_factory=list)  # what was said in further heads
+
+    @classmethod
+    def of(cls, labels: Sequence[str], truths: Sequence[str], probabilities: Any, **known: Any) -> HeldOut:
+        """Windows whose truths are texts; a class that was not learned has the probability 0."""
+        return cls(*_with_unlearned(labels, truths, probabilities), **known)
+
+    @classmethod
+    def joined(cls, parts: Sequence[HeldOut]) -> HeldOut:
+        """The windows of several, which have the same labels and heads, one behind the other."""
+
+        def joined(pieces: Iterable[Any]) -> Any:
+            first, *rest = pieces
+            return np.concatenate([first, *rest]) if isinstance(first, np.ndarray) else list(chain(first, *rest))
+
+        heads = [
+            HeldHead(
+                head.name, head.labels, *(joined(getattr(part, name) for part in same) for name in ("truth", "said"))
+            )
+            for head, *same in zip(parts[0].heads, *(part.heads for part in parts), strict=True)
+        ]
+        names = ("y_true", "probabilities", "sessions", "subjects", "start_index")
+        columns = {name: joined(getattr(part, name) for part in parts) for name in names}
+        return cls(parts[0].labels, **columns, heads=heads)
+
+    @property
+    def numbers_alone(self) -> bool:
+        """Whether there are no classes, a regression alone."""
+        return len(self.labels) == 1 and bool(self.heads)
+
+    @property
+    def owners(self) -> list[str]:
+        """Whose the windows are: the subject's, or the session's where nobody is named."""
+        return [subject or session for subject, session in zip(self.subjects, self.sessions, strict=True)]
+
+    def recordings(self) -> dict[tuple[str, str, int], int]:
+        """By whose it is, session and truth of a recording the number of its most probable class."""
+        keys = list(zip(self.owners, self.sessions, self.y_true.tolist(), strict=True))
+        sums: dict[tuple[str, str, int], Array] = {}
+        for key, row in zip(keys, self.probabilities, strict=True):
+            sums[key] = sums[key] + row if key in sums else row
+        return {key: int(row.argmax()) for key, row in sums.items()}  # the largest sum is the largest mean
+
+    def tally(self, missed: Missed = ()) -> Tally:
+        """Count what was taken for what, recordings that gave no window among them."""
+        without = list(missed)
+        labels = [*self.labels, *sorted({label for _, label in without} - {*self.labels})]
+        tally = Tally(tuple(labels))
+        of_windows = self.probabilities.argmax(1).tolist() if len(self.y_true) else []
+        for owner, truth, answer in zip(self.owners, self.y_true.tolist(), of_windows, strict=True):
+            tally.of(owner)[1, truth, answer] += 1
+        for (owner, _, truth), answer in self.recordings().items():
+            tally.of(owner)[0, truth, answer] += 1
+        for owner, label in without:
+            tally.of(owner)[0, labels.index(label), -1] += 1
+        return tally
+
+    def scores(self, missed: Missed = (), missed_heads: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
+        """All scores: of windows and recordings, of the people among them, of the heads."""
+        tally = self.tally(missed)
+        scores = {**tally.scores(), **tally.about_people(named=any(self.subjects))}
+        if self.heads:
+            heads = ((head, (missed_heads or {}).get(head.name, ())) for head in self.heads)
+            scores["heads"] = {head.name: head.scores(self.sessions, without) for head, without in heads}
+        return {name: scores[name] for name in _COUNTS} if self.numbers_alone else scores
+
+    def rank(self) -> float:
+        """What models are compared by: mean of accuracy and macro F1 of recordings and accuracy of windows; numbers by their R2."""
+        if self.numbers_alone:
+            return number_rank({head.name: head.scores(self.sessions) for head in self.heads})
+        brief = self.tally().brief()
+        return float(np.mean([brief[name] for name in _SCORES]))
+
+
+def _with_unlearned(
+    labels: Sequence[str], truths: Sequence[str | None], probabilities: Any
+) -> tuple[list[str], Array, Array]:
+    """Labels with those of the truths that are not among them, numbers of the truths (-1: not known), probabilities."""
+    classes = [*labels, *sorted({truth for truth in truths if truth is not None} - {*labels})]
+    number = {label: i for i, label in enumerate(classes)}
+    numbers = np.array([-1 if truth is None else number[truth] for truth in truths], np.int64)
+    columns = np.asarray(probabilities, np.float64).reshape(len(truths), len(labels))
+    return classes, numbers, np.pad(columns, ((0, 0), (0, len(classes) - len(labels))))
 
 
 @dataclass(slots=True, eq=False)
@@ -58,51 +185,40 @@ class Tally:
     # by person: ``(2, truth, answer)``, of recordings and of windows; the last answer is none
     counts: dict[str, Counts] = field(default_factory=dict)
 
-    @classmethod
-    def of(
-        cls,
-        windows: Iterable[Judged],
-        owners: Iterable[str],
-        labels: Sequence[str],
-        without: Iterable[tuple[str, str]] = (),  # owner and truth of recordings that gave no window
-    ) -> Tally:
-        """Windows with whose each is."""
-        rows, missed = list(zip(owners, windows, strict=True)), list(without)
-        unlearned = {truth for _, (_, truth, _) in rows} | {truth for _, truth in missed}
-        made = cls((*labels, *sorted(unlearned - set(labels))))
-        number = {label: i for i, label in enumerate(made.labels)}
-        totals: dict[tuple[str, str, str], dict[str, float]] = {}
-        for owner, (session, truth, probabilities) in rows:
-            total = totals.setdefault((owner, session, truth), dict.fromkeys(probabilities, 0.0))
-            for label, probability in probabilities.items():
-                total[label] += probability
-            made._owner(owner)[1, number[truth], number[_first(probabilities)]] += 1
-        for (owner, _, truth), total in totals.items():
-            made._owner(owner)[0, number[truth], number[_first(total)]] += 1
-        for owner, truth in missed:
-            made._owner(owner)[0, number[truth], -1] += 1
-        return made
-
-    def _owner(self, name: str) -> Counts:
+    def of(self, owner: str) -> Counts:
+        """The counts of a person."""
         width = len(self.labels)
-        return self.counts.setdefault(name, np.zeros((2, width, width + 1)))
-
-    def __add__(self, other: Tally) -> Tally:
-        counts = dict(self.counts)
-        for name, added in other.counts.items():
-            counts[name] = counts[name] + added if name in counts else added
-        return Tally(other.labels or self.labels, counts)
+        return self.counts.setdefault(owner, np.zeros((2, width, width + 1)))
 
     def total(self) -> Counts:
         """Of all people, ``(2, truth, answer)``."""
         total: Counts = np.sum(list(self.counts.values()), axis=0)
         return total
 
+    def scores(self) -> dict[str, Any]:
+        """Scores of the recordings, and of the windows that make them up."""
+        recordings, windows = self.total()
+        accuracy = {"window_accuracy": float(accuracies(windows[None])[0]), "windows": int(windows.sum())}
+        return {**score(recordings, self.labels), **accuracy}
+
     def brief(self) -> dict[str, Any]:
         """The scores of :data:`BRIEF`."""
         total = self.total()
         scores = {name: float(score_of(total[None])[0]) for name, score_of in _SCORES.items()}
         return {**scores, "n": int(total[0].sum()), "windows": int(total[1].sum())}
+
+    def about_people(self, named: bool) -> dict[str, Any]:
+        """What scores are worth for other people: ``interval``, ``beats_guessing``, and ``per_subject`` the scores of each.
+
+        Where nobody is named, sessions stand for people in the interval, and there is nothing by subject.
+        """
+        each = {name: Tally(self.labels, {name: self.counts[name]}).brief() for name in sorted(self.counts)}
+        interval = {"kind": "subject" if named else "session", **self.intervals()}
+        return {
+            "interval": interval,
+            "beats_guessing": self.beats_guessing(),
+            "per_subject": each if named else {},
+        }
 
     def intervals(self) -> dict[str, Any]:
         """By score the limits between which 90 % of such limits hold what new people would give; and how many people it is of."""
@@ -149,10 +265,6 @@ class Tally:
 _PRIOR, _ALIKE, _LUCK, _Z90, _ROUNDING = 6.0, 0.15, 1.35, 1.645, 1e-9
 
 
-def _first(probabilities: Mapping[str, float]) -> str:
-    return max(probabilities, key=lambda label: probabilities[label])
-
-
 def _jackknife(left: Counts) -> float:
     """Variance of a score, from what it is without each person."""
     return float((len(left) - 1) / len(left) * np.square(left - left.mean()).sum())
@@ -173,74 +285,29 @@ def share_limits(share: float, weight: float) -> list[float]:
     return [max(0.0, middle - half), min(1.0, middle + half)]
 
 
-def rank(tally: Tally) -> float:
-    """What models are compared by: mean of accuracy and macro F1 of recordings and accuracy of windows."""
-    return float(np.mean([tally.brief()[name] for name in _SCORES]))
-
-
-def score_windows(windows: Iterable[Judged], labels: Sequence[str], without: Sequence[str] = ()) -> dict[str, Any]:
-    """Scores of classified windows and of the recordings that they make up."""
-    recordings: dict[Pair, dict[str, float]] = {}
-    window_pairs: list[Pair] = []
-    for session, truth, probabilities in windows:
-        total = recordings.setdefault((session, truth), dict.fromkeys(probabilities, 0.0))
-        for label, probability in probabilities.items():
-            total[label] += probability
-        window_pairs.append((truth, max(probabilities, key=lambda label: probabilities[label])))
-    # The largest sum is the largest mean.
-    pairs = [(truth, max(total, key=lambda label: total[label])) for (_, truth), total in recordings.items()]
-    scores = score([*pairs, *((truth, UNCLASSIFIED) for truth in without)], labels)
-    return {**scores, "window_accuracy": _accuracy(window_pairs), "windows": len(window_pairs)}
-
-
-def about_people(tally: Tally, subjects: Iterable[str]) -> dict[str, Any]:
-    """What scores are worth for other people: ``interval``, ``beats_guessing``, and ``per_subject`` the scores of each.
-
-    Where nobody is named, sessions stand for people in the interval, and there is nothing by subject.
-    """
-    named = any(subjects)
-    of = {"kind": "subject" if named else "session", **tally.intervals()}
-    each = {name: Tally(tally.labels, {name: tally.counts[name]}).brief() for name in sorted(tally.counts)}
-    return {"interval": of, "beats_guessing": tally.beats_guessing(), "per_subject": each if named else {}}
-
-
-_MEANS = ("precision", "recall", "f1")
-
-
-def _accuracy(pairs: Sequence[Pair]) -> float:
-    return sum(truth == answer for truth, answer in pairs) / len(pairs) if pairs else 0.0
-
-
-def score(pairs: Sequence[Pair], labels: Sequence[str] = ()) -> dict[str, Any]:
-    """Accuracy, precision, recall, F1, confusion of answers.
+def score(counts: Counts, labels: Sequence[str]) -> dict[str, Any]:
+    """Accuracy, precision, recall, F1, confusion of counts ``(truth, answer)``, of which the last answer is none.
 
     Precision, recall and F1 of a class are 0 where they are undefined. `macro_precision`, `macro_recall` and `macro_f1` are
     their plain means over the classes that occur as truth or as answer (D. D. Lewis 1991, Evaluating Text Categorization).
     """
-    counts = Counter(pairs)
-    present = {name for pair in pairs for name in pair} - {UNCLASSIFIED}
-    classes = [label for label in labels if label in present] + sorted(present - set(labels))
-    answers = [*classes, UNCLASSIFIED] if any(answer == UNCLASSIFIED for _, answer in pairs) else classes
-    per_class = {name: _class_scores(counts, name) for name in classes}
-    truths = Counter(truth for truth, _ in pairs)
-    commonest = max(classes, key=lambda name: truths[name])
+    right, truths, answers = (c.astype(int).tolist() for c in (counts.diagonal(), counts.sum(1), counts.sum(0)))
+    *_, unclassified = answers
+    classes = [i for i in range(len(labels)) if truths[i] + answers[i]]
+    columns = [*classes, len(labels)] if unclassified else classes
+    names, n = [*labels, UNCLASSIFIED], sum(truths)
+    per_class = {names[i]: class_scores(right[i], answers[i], truths[i]) for i in classes}
+    commonest = max(classes, key=lambda i: truths[i])
     return {
-        "accuracy": _accuracy(pairs),
+        "accuracy": sum(right) / n,
         **{f"macro_{key}": sum(c[key] for c in per_class.values()) / len(per_class) for key in _MEANS},
         "per_class": per_class,
-        "confusion": {truth: {answer: counts[truth, answer] for answer in answers} for truth in classes},
-        "not_judged": [label for label in labels if label not in truths],
-        "commonest": {"label": commonest, "accuracy": truths[commonest] / len(pairs)},
-        "n": len(pairs),
-        "unclassified": sum(answer == UNCLASSIFIED for _, answer in pairs),
+        "confusion": {names[i]: {names[j]: int(counts[i, j]) for j in columns} for i in classes},
+        "not_judged": [label for label, count in zip(labels, truths, strict=True) if not count],
+        "commonest": {"label": names[commonest], "accuracy": truths[commonest] / n},
+        "n": n,
+        "unclassified": unclassified,
     }
-
-
-def _class_scores(counts: Mapping[Pair, int], name: str) -> dict[str, float]:
-    right = counts.get((name, name), 0)
-    answers = sum(count for (_, answer), count in counts.items() if answer == name)
-    truths = sum(count for (truth, _), count in counts.items() if truth == name)
-    return class_scores(right, answers, truths)
 
 
 def class_scores(right: int, answers: int, truths: int, undefined: float = 0.0) -> dict[str, float]:
@@ -283,19 +350,7 @@ _SCORES: dict[str, Callable[[Counts], Counts]] = {
 }
 
 
-def score_head(head: HeldHead, sessions: Sequence[str], without: Iterable[str | float] = ()) -> dict[str, Any]:
-    """Scores of one head."""
-    missed = list(without)
-    rows = zip(sessions, head.truth.tolist(), head.said.tolist(), strict=True)
-    if not head.labels:
-        return score_numbers(((s, truth, answer) for s, truth, answer in rows if not math.isnan(truth)), len(missed))
-    judged = [(s, head.labels[t], dict(zip(head.labels, row, strict=True))) for s, t, row in rows if t >= 0]
-    if not judged and not missed:
-        return {"n": 0, "windows": 0}
-    return score_windows(judged, head.labels, [str(truth) for truth in missed])
-
-
-def score_numbers(numbers: Iterable[JudgedNumber], without: int = 0) -> dict[str, Any]:
+def score_numbers(numbers: Iterable[tuple[str, float, float]], without: int = 0) -> dict[str, Any]:
     """Errors of numbers, of recordings and of windows."""
     by_session: dict[str, list[tuple[float, float]]] = {}
     for session, truth, answer in numbers:
@@ -373,34 +428,6 @@ def interval_line(limits: Mapping[str, Any]) -> str:
         f"{limits['level']:.0%} interval, by {who}: accuracy {accuracy[0]:.1%} to {accuracy[1]:.1%}, "
         f"macro F1 {macro_f1[0]:.3f} to {macro_f1[1]:.3f}, windows {windows[0]:.1%} to {windows[1]:.1%}"
     )
-
-
-def collect_heads(
-    names: Sequence[str], rows: Sequence[Mapping[str, tuple[Any, Any]]], labels: Mapping[str, Sequence[str]]
-) -> list[HeldHead]:
-    """Heads of windows that were judged one by one."""
-    heads = []
-    for name in names:
-        truths, answers = [row[name][0] for row in rows], [row[name][1] for row in rows]
-        if not labels[name]:
-            numbers = [math.nan if truth is None else truth for truth in truths]
-            heads.append(HeldHead(name, [], np.array(numbers, np.float64), np.array(answers, np.float64)))
-            continue
-        unlearned = {truth for truth in truths if truth is not None and truth not in labels[name]}
-        classes = [*labels[name], *sorted(unlearned)]
-        places = {label: i for i, label in enumerate(classes)}
-        probabilities = np.array([[answer.get(label, 0.0) for label in classes] for answer in answers], np.float64)
-        truth_places = np.array([-1 if truth is None else places[truth] for truth in truths], np.int64)
-        heads.append(HeldHead(name, classes, truth_places, probabilities.reshape(len(rows), len(classes))))
-    return heads
-
-
-_COUNTS = ("doubts", "bundle", "n", "unclassified", "unknown_windows", "windows", "heads")
-
-
-def without_classes(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """What is left of scores where a recipe has no classes: counts, and its heads."""
-    return {name: scores[name] for name in _COUNTS if name in scores}
 
 
 def number_rank(heads: Mapping[str, Mapping[str, Any]]) -> float:

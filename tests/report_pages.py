@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from kymo.models.reports.report import Picture, report_files
-from kymo.models.scores import score_windows
-from kymo.models.training.record import Candidate, HeldOut, RunRecord
+from kymo.models.scores import HeldOut
+from kymo.models.training.record import Candidate, RunRecord
 
 LABELS = ["sit", "walk", "run"]
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -88,8 +88,7 @@ def record(sessions: int = 6, windows: int = 10, labels: list[str] = LABELS, **c
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     names = [f"walk {i // windows}" for i in range(n)]
     held = HeldOut(labels, truth, probabilities, names, [f"P{i // windows // 2}" for i in range(n)], np.arange(n) * 2)
-    rows = [dict(zip(labels, row, strict=True)) for row in probabilities.tolist()]
-    scores = score_windows(zip(names, [labels[i] for i in truth], rows, strict=True), labels)
+    scores = held.tally().scores()
     history = [
         {"epoch": i, "loss": 1 / i, "validation_loss": 1 / i + i / 16, "validation_accuracy": 0.5} for i in range(1, 9)
     ]

@@ -19,11 +19,12 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from kymo.models.data.dataset import iter_examples
 from kymo.models.data.examples import Dataset, Example
@@ -32,7 +33,7 @@ from kymo.models.data.store import DATASET, StoreWriter, open_store
 from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.errors import SourceError, SourceWarning
-from kymo.streams.files import hold, lock, sync_folder
+from kymo.streams.files import lock, sync_folder
 from kymo.streams.readers import read
 from kymo.streams.readers.basic_motions import NAMES
 from kymo.streams.readers.beside import files_beside
@@ -46,7 +47,31 @@ _ROOT = Path(__file__).resolve().parent.parent.parent
 _CODE = ("streams", "processors", "models")
 #: Windows that are handed to the thread that writes, together; while it works the next ones are made.
 _BATCH_BYTES = 2**20
-_STARTING_S = 3600.0  # a build whose folder has no lock yet is taken for dead after this
+#: Recordings are kept for another chain while they are together not larger.
+_KEPT_BYTES = 2**28
+
+
+class Reading:
+    """Recordings of files that windows of several chains are made of: read once, where they are small."""
+
+    def __init__(self, on_progress: Progress = lambda recordings, windows: None) -> None:
+        self.on_progress = on_progress  # told how many recordings and windows there are so far
+        self._key, self._recordings, self._left_out = "", list[Recording](), list[str]()
+
+    def through(self, key: str, recordings: Iterable[Recording], about: Dataset) -> Iterator[Recording]:
+        """Let recordings through, or give those that were kept under this key."""
+        if key == self._key:
+            about.left_out += self._left_out
+            yield from self._recordings
+            return
+        kept, size = list[Recording](), 0
+        for recording in recordings:
+            size += sum(stream.data.nbytes for stream in recording.streams)
+            if size <= _KEPT_BYTES:
+                kept.append(recording)
+            yield recording
+        if size <= _KEPT_BYTES:
+            self._key, self._recordings, self._left_out = key, kept, about.left_out
 
 
 def build_dataset(
@@ -54,61 +79,44 @@ def build_dataset(
     recipe: Recipe,
     chain: Chain,
     settings: Settings | None = None,  # home folder and limit of the cache; by default this process's
-    on_progress: Progress = lambda recordings, windows: None,  # told how many recordings and windows there are so far
+    reading: Reading | None = None,  # shared with other chains of the same files
     unlabelled: bool = False,  # whether windows without a label are kept beside the others
 ) -> Dataset:
     """Take the labelled windows of files from the cache, or make them and put them there.
 
     In memory are one recording, as its reader gives it, a few windows, and of each window about 1 kB.
     """
-    settings = settings or Settings.from_env()
+    settings, reading = settings or Settings.from_env(), reading or Reading()
     folder = settings.home / "cache" / "datasets"
     unlabelled |= recipe.stateful
-    entry = folder / digest_of(paths, recipe, chain, unlabelled)
-    cached = _look_up(entry)
-    if cached is not None:
+    files = checksums(paths)
+    entry = folder / digest_of(files, recipe, chain, unlabelled)
+    if (cached := _look_up(entry)) is not None:
         for text in cached.left_out:
             warnings.warn(text, SourceWarning, stacklevel=2)
         return cached
-    _sweep(folder)
-    with _partial(entry) as partial:
-        _build(partial, paths, recipe, chain, (on_progress, unlabelled))
-        _name(partial, entry)
-    _evict(folder, entry, settings.cache_gb * 1e9)
+    about, exported = Dataset(all_windows=unlabelled), window_folders(paths)
+
+    def tell_left_out(text: str) -> None:
+        """Say that a file is left out, now and whenever the data set is used again."""
+        about.left_out.append(text)
+        warnings.warn(text, SourceWarning, stacklevel=2)
+
+    with _partial(entry) as partial, ThreadPoolExecutor(1) as thread:
+        if exported:
+            examples = read_windows(exported, recipe, chain, about)
+        else:
+            options = recipe.read_options()
+            recordings = reading.through(repr((files, options)), read(paths, options, tell_left_out), about)
+            examples = iter_examples(recordings, recipe, chain, about, thread, reading.on_progress)
+        write_examples(partial, examples, about, thread)
+        with lock(_lock_of(folder)):
+            _take_place(partial, entry)
+            _evict(folder, entry, settings.cache_gb * 1e9)
     return open_store(entry)
 
 
-def write_dataset(
-    folder: Path, recordings: Iterable[Recording], recipe: Recipe, chain: Chain, on_progress: Progress
-) -> None:
-    """Write the labelled windows of recordings into a folder; see :func:`~kymo.models.data.dataset.iter_examples`."""
-    with ThreadPoolExecutor(1) as thread:
-        about = Dataset()
-        _write(folder, iter_examples(recordings, recipe, chain, about, thread, on_progress), about, thread)
-
-
-def _build(
-    folder: Path, paths: Sequence[str | Path], recipe: Recipe, chain: Chain, options: tuple[Progress, bool]
-) -> None:
-    """Write the windows of recordings, or those that TFRecords hold."""
-    on_progress, unlabelled = options
-    about, folders = Dataset(all_windows=unlabelled), window_folders(paths)
-    with ThreadPoolExecutor(1) as thread:
-        if folders:
-            examples = read_windows(folders, recipe, chain, about)
-        else:
-            recordings = read(paths, recipe.read_options(), lambda text: _tell_left_out(about, text))
-            examples = iter_examples(recordings, recipe, chain, about, thread, on_progress)
-        _write(folder, examples, about, thread)
-
-
-def _tell_left_out(about: Dataset, text: str) -> None:
-    """Say that a file is left out, now and whenever the data set is used again."""
-    about.left_out.append(text)
-    warnings.warn(text, SourceWarning, stacklevel=2)
-
-
-def _write(folder: Path, examples: Iterable[Example], about: Dataset, thread: ThreadPoolExecutor) -> None:
+def write_examples(folder: Path, examples: Iterable[Example], about: Dataset, thread: ThreadPoolExecutor) -> None:
     """Write windows; a thread compares, copies and writes what another computes."""
     writer = StoreWriter(folder)
     try:
@@ -136,7 +144,7 @@ def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
     yield batch
 
 
-def digest_of(paths: Sequence[str | Path], recipe: Recipe, chain: Chain, unlabelled: bool = False) -> str:
+def digest_of(files: Any, recipe: Recipe, chain: Chain, unlabelled: bool = False) -> str:
     """Give 32 hexadecimal digits, the same for what gives the same windows."""
     facts = {
         "chain": chain.to_json(),
@@ -148,13 +156,13 @@ def digest_of(paths: Sequence[str | Path], recipe: Recipe, chain: Chain, unlabel
         "bins": recipe.labels.bins if isinstance(recipe.labels.bins, tuple) else (),
         # A head's weight changes what is learned, not the data.
         "heads": repr([replace(head, weight=1.0) for head in recipe.heads]),
-        "files": _checksums(paths),
+        "files": files,
         "code": _code_digest(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def _checksums(paths: Sequence[str | Path]) -> list[list[str]]:
+def checksums(paths: Sequence[str | Path]) -> list[list[str]]:
     """List each file that a reader would read, with the SHA-256 of its bytes and of the labels and settings beside it."""
     if folders := window_folders(paths):
         files = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
@@ -197,7 +205,7 @@ def _look_up(entry: Path) -> Dataset | None:
     try:
         dataset = open_store(entry)
         _touch(entry)
-    except (OSError, ValueError, KeyError):  # not there, or being removed at this moment
+    except (OSError, ValueError, KeyError):  # not there, damaged, or being removed at this moment
         return None
     return dataset
 
@@ -208,77 +216,52 @@ def _touch(entry: Path) -> None:
     os.utime(entry / DATASET, ns=(time_ns, time_ns))
 
 
+def _lock_of(folder: Path) -> Path:
+    """The file by whose lock one process at a time adds to a cache and takes from it."""
+    return folder.with_suffix(".lock")
+
+
 @contextmanager
 def _partial(entry: Path) -> Iterator[Path]:
-    """Make a folder to build in, locked for as long as this process lives; it goes afterwards unless it was renamed."""
+    """Make a folder to build in, locked for as long as this process lives; what killed builds left goes, and so does this, unless it
+    was renamed."""
     partial = entry.with_name(f"{entry.name}.{uuid.uuid4().hex[:8]}.partial")
-    partial.mkdir()
-    try:
-        with lock(partial / "lock"):
-            yield partial
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with ExitStack() as stack:
+        with lock(_lock_of(_made(entry.parent))):
+            for left in entry.parent.glob("*.partial"):
+                with lock(left / "lock", wait=False) as file:
+                    if file is not None:
+                        shutil.rmtree(left, ignore_errors=True)
+            stack.callback(shutil.rmtree, _made(partial), ignore_errors=True)
+            stack.enter_context(lock(partial / "lock"))
+        yield partial
 
 
-def _name(partial: Path, entry: Path) -> None:
-    """Give a finished build its name; where another process was quicker, its entry stays."""
-    _touch(partial)
-    sync_folder(partial)
-    try:
-        partial.rename(entry)
-    except OSError:
-        try:
-            open_store(entry)
-        except (OSError, ValueError, KeyError):  # damaged: out of the way with it
-            _remove(entry)
-            partial.rename(entry)
-    (entry / "lock").unlink(missing_ok=True)
-    sync_folder(entry.parent)
-
-
-def _sweep(folder: Path) -> None:
-    """Make the folder, and remove what killed builds left in it."""
+def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    for partial in folder.glob("*.partial"):
-        try:
-            with (partial / "lock").open("rb") as file:
-                if hold(file, wait=False):
-                    shutil.rmtree(partial, ignore_errors=True)
-        except OSError:
-            if _age_s(partial) > _STARTING_S:
-                shutil.rmtree(partial, ignore_errors=True)
+    return folder
 
 
-def _age_s(path: Path) -> float:
-    try:
-        return time.time() - path.stat().st_mtime
-    except OSError:
-        return 0.0
+def _take_place(partial: Path, entry: Path) -> None:
+    """Give a finished build its name; where another process was quicker, its entry stays."""
+    if _look_up(entry) is None:
+        shutil.rmtree(entry, ignore_errors=True)
+        _touch(partial)
+        sync_folder(partial)
+        partial.rename(entry)
+        (entry / "lock").unlink(missing_ok=True)
+        sync_folder(entry.parent)
 
 
 def _evict(folder: Path, keep: Path, limit: float) -> None:
     """Remove the entries unused for longest until the rest fits; a map that is open elsewhere goes on working."""
     entries = []
     for entry in folder.iterdir():
-        try:
+        with suppress(OSError):  # a build under way
             size = sum(file.stat().st_size for file in entry.iterdir())
             entries.append(((entry / DATASET).stat().st_mtime_ns, size, entry))
-        except OSError:  # a build under way, or removed at this moment
-            continue
     total = sum(size for _, size, _ in entries)
     for _, size, entry in sorted(entries):
-        if total <= limit:
-            return
-        if entry != keep:
-            _remove(entry)
+        if total > limit and entry != keep:
+            shutil.rmtree(entry, ignore_errors=True)
             total -= size
-
-
-def _remove(entry: Path) -> None:
-    """Remove an entry, first out of sight, so that nobody opens half of it."""
-    gone = entry.with_name(f"{entry.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        entry.rename(gone)
-    except OSError:  # another process was quicker
-        return
-    shutil.rmtree(gone, ignore_errors=True)

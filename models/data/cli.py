@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from kymo.streams.words import many
 
+if TYPE_CHECKING:
     from kymo.processors.recipe.load import Recipe
 
-_DATA = click.option("--data", "paths", multiple=True, required=True, metavar="PATH…", help="Files, folders or URLs.")
+DATA = click.option("--data", "paths", multiple=True, required=True, metavar="PATH…", help="Files, folders or URLs.")
 # An option takes one value; what follows it is taken here, so that `--data a.csv b.csv` and shell patterns work.
-_MORE = click.argument("more", nargs=-1, metavar="")
+MORE = click.argument("more", nargs=-1, metavar="")
+_EVERY_S = 10.0  # between two lines where there is no terminal
 _FORMATS = ("tfrecord", "parquet", "csv")
 
 
@@ -32,8 +35,8 @@ def dataset() -> None:
 
 @dataset.command("export")
 @click.argument("recipe")
-@_MORE
-@_DATA
+@MORE
+@DATA
 @click.option("--format", "fmt", type=click.Choice(_FORMATS), required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
 @click.option("--by", type=click.Choice(("side", "subject")), default="side", show_default=True, help="A file each.")
@@ -50,11 +53,16 @@ def export(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], by: str, 
     from kymo.processors.recipe.load import load_recipe
 
     loaded = load_recipe(recipe)
-    with _progress() as (bar, task):
-        dataset = _build(loaded, (*paths, *more), bar, task, by == "subject")
-        bar.update(task, description="writing", total=len(dataset.examples), completed=0)
+    with progress() as on_stage:
+        dataset = _build(loaded, (*paths, *more), on_stage, by == "subject")
+        on_window, written = on_stage("writing", len(dataset.examples)), count(1)
         about = export_dataset(
-            loaded, dataset, options["fmt"], options["out"], lambda: bar.advance(task), by == "subject"
+            loaded,
+            dataset,
+            options["fmt"],
+            options["out"],
+            lambda: on_window({"epoch": next(written)}),
+            by == "subject",
         )
     if options["as_json"]:
         click.echo(json.dumps(about, ensure_ascii=False))
@@ -65,22 +73,21 @@ def export(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], by: str, 
 
 @dataset.command("show")
 @click.argument("recipe")
-@_MORE
-@_DATA
+@MORE
+@DATA
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], as_json: bool) -> None:
     """Count RECIPE's windows, and those that its split and each of its folds hold out, by class; what is known for its heads.
 
     Example: kymo dataset show basicmotions --data basicmotions:train
     """
-    from kymo.models.data.bins import settle_bins
-    from kymo.models.data.examples import describe
+    from kymo.models.data.examples import describe, settle_bins
     from kymo.models.data.splits import check_leaks, make_folds, make_split
     from kymo.processors.recipe.load import load_recipe
 
     loaded = load_recipe(recipe)
-    with _progress() as (bar, task):
-        dataset = _build(loaded, (*paths, *more), bar, task)
+    with progress() as on_stage:
+        dataset = _build(loaded, (*paths, *more), on_stage)
     loaded = settle_bins(loaded, dataset)
     examples, train = dataset.examples, loaded.train
     split = make_split(examples, train, train.validation, train.seed)
@@ -140,21 +147,49 @@ def _print(about: dict[str, Any], labels: Sequence[str], notes: Sequence[str]) -
         console.print(f"note: {note}")
 
 
-def _build(recipe: Recipe, paths: Sequence[str], bar: Progress, task: Any, unlabelled: bool = False) -> Any:
-    from kymo.models.data.cache import build_dataset
+def _build(recipe: Recipe, paths: Sequence[str], on_stage: Callable[..., Any], unlabelled: bool = False) -> Any:
+    from kymo.models.data.cache import Reading, build_dataset
     from kymo.models.data.samples import split_chain
 
-    def tell(recordings: int, windows: int) -> None:
-        bar.update(task, description=f"{recordings} recordings, {windows} windows")
-
-    return build_dataset(paths, recipe, split_chain(recipe.chain)[0], on_progress=tell, unlabelled=unlabelled)
+    tell = on_stage("reading", 0)
+    reading = Reading(lambda recordings, windows: tell({"recordings": recordings, "windows": windows}))
+    return build_dataset(paths, recipe, split_chain(recipe.chain)[0], reading=reading, unlabelled=unlabelled)
 
 
 @contextmanager
-def _progress() -> Iterator[tuple[Progress, Any]]:
+def progress() -> Iterator[Callable[[str, int], Callable[[dict[str, float]], None]]]:
+    """A bar on stderr, or a line now and then where that is no terminal; what it gives is told each stage, and gives what is told its
+    epochs, or how far reading is."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield bar, bar.add_task("reading", total=None)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task, last_s = bar.add_task("reading", total=None), [time.monotonic()]
+
+        def say(text: str) -> None:
+            last_s[0] = time.monotonic()
+            if not console.is_terminal:
+                click.echo(f"kymo: {text}", err=True)
+
+        def on_stage(name: str, epochs: int) -> Callable[[dict[str, float]], None]:
+            bar.reset(task, total=epochs or None, description=name)
+            say(name)
+
+            def on_epoch(epoch: dict[str, float]) -> None:
+                if "windows" in epoch:
+                    text = f"{name}: {many(int(epoch['recordings']), 'recording')}, {many(int(epoch['windows']), 'window')}"
+                    bar.update(task, description=text)
+                    if time.monotonic() - last_s[0] > _EVERY_S:
+                        say(text)
+                    return
+                accuracy = f", validation {epoch['validation_accuracy']:.1%}" if "validation_accuracy" in epoch else ""
+                text = f"{name}: loss {epoch['loss']:.3f}{accuracy}" if "loss" in epoch else name
+                bar.update(task, completed=epoch["epoch"], description=text)
+                if time.monotonic() - last_s[0] > _EVERY_S:
+                    say(f"{text}, {epoch['epoch']:g} of {epochs}")
+
+            return on_epoch
+
+        yield on_stage

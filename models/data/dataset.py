@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from kymo.models.data.bins import bin_of
-from kymo.models.data.examples import PLACE, Dataset, Example, Targets, asked_sets, targets_of, truth_at
+from kymo.models.data.examples import PLACE, Dataset, Example, asked_sets, bin_of, targets_of, truth_at
 from kymo.models.lengths import lengths_of, widen
 from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import Recipe
@@ -96,7 +95,8 @@ def iter_examples(
         widen(dataset.lengths, lengths_of(stream, recipe))
         dataset.longest_s = max(dataset.longest_s, stream.duration_s)
         checksum = thread.submit(add_input, dataset.inputs, recording, stream)
-        make, cover = _example_maker(recording), Cover(labels)
+        known = (recording.session, recording.subject or "", recording.path, dict(recording.metadata))
+        cover = Cover(labels)
         targets_at = targets_of(recording.labels, recipe.heads)
         for window in stream_windows(stream, chain):
             counts["windows"] += 1
@@ -105,10 +105,10 @@ def iter_examples(
             if label is None:
                 dataset.notes["windows without a label left out"] += 1
                 if recipe.stateful or dataset.all_windows:
-                    yield make(window, "", targets)
+                    yield Example(window, "", *known, targets)
                 continue
             counts["examples"] += 1
-            yield make(window, label, targets)
+            yield Example(window, label, *known, targets)
         checksum.result()
         on_progress(counts["recordings"], counts["windows"])
     _check(dataset, counts, recipe)
@@ -122,21 +122,6 @@ def _placed(note: str, session: str) -> str:
 def _why_not_taken(recording: Recording, recipe: Recipe) -> str:
     reasons = [why for _, why in verdicts_on(recording, recipe)]
     return f"recordings not taken: {reasons[0] if reasons else 'no raw stream'}"
-
-
-def _example_maker(recording: Recording) -> Callable[[Window, str, Targets], Example]:
-    """Give what makes Examples of one recording's windows."""
-    metadata, session, subject, path = (
-        dict(recording.metadata),
-        recording.session,
-        recording.subject or "",
-        recording.path,
-    )
-
-    def make(window: Window, label: str, targets: Targets) -> Example:
-        return Example(window, label, session, subject, path, metadata, targets)
-
-    return make
 
 
 def _check(dataset: Dataset, counts: Mapping[str, int], recipe: Recipe) -> None:
@@ -176,14 +161,3 @@ def add_input(inputs: dict[str, dict[str, Any]], recording: Recording, stream: S
     entry = inputs.setdefault(recording.path, {"recordings": 0, "sha256": ""})
     entry["recordings"] += 1
     entry["sha256"] = hashlib.sha256((entry["sha256"] + digest.hexdigest()).encode()).hexdigest()
-
-
-def iter_windows(
-    recordings: Iterable[Recording], recipe: Recipe, chain: Chain
-) -> Iterator[tuple[Recording, list[Window]]]:
-    """Give each recording, with the labels that recipe and heads ask for, and its windows; none where no stream fits."""
-    sets = asked_sets(recipe)
-    for recording in recordings:
-        stream = stream_of(recording, recipe)
-        labels = [label for label in recording.labels if label.set in sets]
-        yield replace(recording, labels=labels), windows_of(stream, chain) if stream is not None else []

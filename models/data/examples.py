@@ -4,6 +4,10 @@ head a class, or a number in its own unit.
 A head learns from the label set that its column or key names. A class is that of the label which covers the window most;
 a number is the mean of the labels in the window, each with the weight of the time that it covers. Either holds only where
 labels cover `min_share` of the window; else the target is not known, and the head does not learn from this window.
+
+``[labels] bins`` makes classes of labels that are numbers, each a range of them. Borders are numbers that the recipe gives, or are
+worked out from the data: as many ranges of one width from the lowest number to the highest, or with ``bins_by = "people"`` ranges with
+as many people each, equal numbers in one. A bundle keeps its borders: what it is judged by later goes into the same classes.
 """
 
 from __future__ import annotations
@@ -12,7 +16,8 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -32,9 +37,7 @@ EVERY = "every window"
 Targets = Mapping[str, str | float]
 _TargetAt = Callable[[int, int], str | float | None]
 PLACE = re.compile(r"\b(rows?|messages?) [\d,]+")  # in a reader's note: it holds for one session
-_RANGE = re.compile(
-    r"(under )?(\S+)(?: to \S+| and more)?"
-)  # classes of numbers, as :mod:`kymo.models.data.bins` names them
+_RANGE = re.compile(r"(under )?(\S+)(?: to \S+| and more)?")  # classes of numbers, as :func:`bin_of` names them
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -52,6 +55,14 @@ class Example:
     targets: Targets = field(default_factory=dict)
     # for a stateful model: the windows of its session that follow each other without a gap, this one among them
     run: tuple[Window, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "session", self.session or self.window.session)
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """Where it stands: session, first raw sample and time."""
+        return self.session, self.window.start_index, self.window.start_ns
 
 
 @dataclass(slots=True, eq=False)
@@ -239,13 +250,90 @@ def notes_on(heads: Iterable[ModelHead]) -> list[str]:
     ]
 
 
-def target_arrays(targets: Sequence[Targets], heads: Sequence[ModelHead]) -> dict[str, Array]:
-    """Give each head ``(n,)`` int64 numbers of its labels (-1: not known) or float32 (NaN: not known)."""
+def target_arrays(
+    targets: Sequence[Targets], heads: Sequence[ModelHead], kind: type[np.floating[Any]] = np.float32
+) -> dict[str, Array]:
+    """Give each head ``(n,)`` int64 numbers of its labels (-1: not known) or its numbers (NaN: not known)."""
     arrays: dict[str, Array] = {}
     for head in heads:
         if head.labels:
             number: dict[str | float, int] = {label: i for i, label in enumerate(head.labels)}
             arrays[head.name] = np.array([number.get(t.get(head.name, ""), -1) for t in targets], np.int64)
         else:
-            arrays[head.name] = np.array([t.get(head.name, math.nan) for t in targets], np.float32)
+            arrays[head.name] = np.array([t.get(head.name, math.nan) for t in targets], kind)
     return arrays
+
+
+def settle_bins(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """Work out the borders that a recipe leaves to the data, and put the windows into their classes; the recipe with borders."""
+    count = recipe.labels.bins
+    if not isinstance(count, int) or not count:
+        return recipe
+    people: dict[str, float] = {}
+    for example in dataset.examples:
+        people.setdefault(example.subject or example.session, _number(example.label, example.window.session))
+    numbers = sorted(people.values())
+    borders = _by_people(numbers, count) if recipe.labels.bins_by == "people" else _by_range(numbers, count)
+    if len(borders) < count - 1:
+        raise TrainingError(
+            f"[labels] bins = {count}: {len(people)} people have only {len(set(numbers))} numbers; take fewer bins"
+        )
+    settled = replace(recipe, labels=replace(recipe.labels, bins=borders))
+    dataset.examples = [_with_class(example, borders) for example in dataset.examples]
+    return settled
+
+
+def _by_range(numbers: Sequence[float], count: int) -> tuple[float, ...]:
+    low, high = numbers[0], numbers[-1]
+    width = (high - low) / count
+    return tuple(_short(low + width * i, width / 100) for i in range(1, count)) if high > low else ()
+
+
+def _by_people(numbers: Sequence[float], count: int) -> tuple[float, ...]:
+    """Borders between neighbours, each as near as it can be to where as many stand on either side as should."""
+    gaps = [i for i in range(1, len(numbers)) if numbers[i] > numbers[i - 1]]
+    borders: list[int] = []
+    for i in range(1, count):
+        free = [gap for gap in gaps if not borders or gap > borders[-1]]
+        if free:
+            borders.append(min(free, key=lambda gap: abs(gap - len(numbers) * i / count)))
+    pairs = [(numbers[i - 1], numbers[i]) for i in borders]
+    return tuple(_short((low + high) / 2, (high - low) / 2) for low, high in pairs)
+
+
+def _short(number: float, most: float) -> float:
+    """Round to few digits, less than `most` away."""
+    shorts = (float(f"{number:.{digits}g}") for digits in range(4, 17))
+    return next((short for short in shorts if abs(short - number) < most), number)
+
+
+def bin_of(text: str, borders: Sequence[float], session: str = "") -> str:
+    """The class of a number.
+
+    Examples
+    --------
+    >>> bin_of("2400", (2500, 3000)), bin_of("2500.0", (2500, 3000)), bin_of("9e3", (2500, 3000))
+    ('under 2500', '2500 to 3000', '3000 and more')
+    """
+    number = _number(text, session)
+    texts = [f"{border:g}" for border in borders]
+    if len({*texts}) < len(borders):
+        texts = [f"{border:.15g}" for border in borders]
+    names = [f"under {texts[0]}", *(f"{a} to {b}" for a, b in pairwise(texts)), f"{texts[-1]} and more"]
+    return names[int(np.searchsorted(borders, number, "right"))]
+
+
+def _number(text: str, session: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise TrainingError(
+            f"session {session}: the label {text!r} is no number, but [labels] bins makes classes of numbers"
+        )
+    return number
+
+
+def _with_class(example: Example, borders: Sequence[float]) -> Example:
+    return replace(example, label=bin_of(example.label, borders, example.window.session))

@@ -24,21 +24,20 @@ import re
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.models.data.bins import settle_bins
-from kymo.models.data.examples import Dataset, Example, classes_of
+from kymo.models.data.examples import Dataset, Example, classes_of, settle_bins
 from kymo.models.data.samples import fit_steps, split_chain, with_steps
-from kymo.models.data.splits import Split, check_leaks, make_split
+from kymo.models.data.splits import check_leaks, make_split
 from kymo.models.data.tfrecord import Feature, tf_example, tfrecord
 from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import Recipe
-from kymo.processors.spec import header_to_json
+from kymo.processors.spec import Spec, header_to_json
 from kymo.streams.chunk import Header
 from kymo.streams.errors import TrainingError
 
@@ -60,40 +59,39 @@ def export_dataset(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TrainingError(f"{out} is there and not empty; name a new folder")
     if by_subject:  # numbers whose borders are left to the data stay numbers
-        return _export_by_subject(recipe, dataset, fmt, out, on_window)
-    recipe = settle_bins(recipe, dataset)
-    split = make_split(dataset.examples, recipe.train, recipe.train.validation, recipe.train.seed)
-    check_leaks(dataset.examples, split)
-    head, steps = split_chain(recipe.chain)
-    fitted = fit_steps(steps, [dataset.examples[i].window for i in split.training])
-    about = _about(recipe, dataset, Chain((*head.specs, *fitted)))
-    counts = {side: Counter(dataset.examples[i].label for i in getattr(split, side)) for side in _SIDES}
-    about["windows"] = {side: dict(count) for side, count in counts.items()}
-    about["split"] = _split_facts(split)
-    sides = {side: with_steps([dataset.examples[i] for i in getattr(split, side)], fitted) for side in _SIDES}
-    _write(out, fmt, {side: _rows(examples, about, on_window) for side, examples in sides.items() if examples}, about)
-    return about
-
-
-def _export_by_subject(
-    recipe: Recipe, dataset: Dataset, fmt: str, out: Path, on_window: Callable[[], None]
-) -> dict[str, Any]:
-    head = split_chain(recipe.chain)[0]
-    subjects: dict[str, list[Example]] = {}
-    headers: dict[Header, int] = {}
-    for example in (*dataset.examples, *dataset.unlabelled):
-        subjects.setdefault(re.sub(r"[^\w.-]+", "_", example.subject) or "unknown", []).append(example)
-        headers.setdefault(example.window.header, len(headers))
-    about = _about(recipe, dataset, head)
-    about["windows"] = {
-        name: dict(Counter(example.label for example in examples)) for name, examples in subjects.items()
-    }
-    about["headers"] = [header_to_json(header) for header in headers]
-    about["by"] = "subject"
-    about["bins"] = list(borders) if isinstance(borders := recipe.labels.bins, tuple) else []
-    rows = {name: _rows(examples, about, on_window, headers) for name, examples in sorted(subjects.items())}
+        steps: tuple[Spec, ...] = ()
+        chain, borders = split_chain(recipe.chain)[0], recipe.labels.bins
+        subjects: dict[str, list[Example]] = {}
+        for example in (*dataset.examples, *dataset.unlabelled):
+            subjects.setdefault(re.sub(r"[^\w.-]+", "_", example.subject) or "unknown", []).append(example)
+        sides = dict(sorted(subjects.items()))
+        known = {"by": "subject", "bins": list(borders) if isinstance(borders, tuple) else []}
+    else:
+        recipe = settle_bins(recipe, dataset)
+        chain, steps, sides, known = _split(recipe, dataset)
+    windows = {name: dict(Counter(example.label for example in side)) for name, side in sides.items()}
+    about = {**_about(recipe, dataset, chain), "windows": windows, **known}
+    everything = (*dataset.examples, *dataset.unlabelled) if by_subject else ()
+    headers = dict.fromkeys(example.window.header for example in everything)
+    numbers = {header: i for i, header in enumerate(headers)}
+    about |= {"headers": [header_to_json(header) for header in headers]} if by_subject else {}
+    rows = {name: _rows(with_steps(side, steps), about, on_window, numbers) for name, side in sides.items() if side}
     _write(out, fmt, rows, about)
     return about
+
+
+def _split(
+    recipe: Recipe, dataset: Dataset
+) -> tuple[Chain, tuple[Spec, ...], dict[str, list[Example]], dict[str, Any]]:
+    """The chain with what was learned from the training side, its steps that learned, both sides, and facts of the split."""
+    split = make_split(dataset.examples, recipe.train, recipe.train.validation, recipe.train.seed)
+    check_leaks(dataset.examples, split)
+    head, learning = split_chain(recipe.chain)
+    steps = fit_steps(learning, [dataset.examples[i].window for i in split.training])
+    sides = {name: [dataset.examples[i] for i in getattr(split, name)] for name in _SIDES}
+    groups = {name: list(getattr(split, f"{name}_groups")) for name in _SIDES}
+    facts = {"kind": split.kind, "seed": split.seed, **groups, "left_out": len(split.left_out)}
+    return Chain((*head.specs, *steps)), steps, sides, {"split": facts}
 
 
 def _write(out: Path, fmt: str, sides: Mapping[str, _Rows], about: dict[str, Any]) -> None:
@@ -140,21 +138,11 @@ def _about(recipe: Recipe, dataset: Dataset, chain: Chain) -> dict[str, Any]:
     }
 
 
-def _split_facts(split: Split) -> dict[str, Any]:
-    return {
-        "kind": split.kind,
-        "seed": split.seed,
-        "training": list(split.training_groups),
-        "validation": list(split.validation_groups),
-        "left_out": len(split.left_out),
-    }
-
-
 def _rows(
-    examples: Sequence[Example],
+    examples: Iterable[Example],
     about: Mapping[str, Any],
     on_window: Callable[[], None],
-    headers: Mapping[Header, int] | None = None,  # numbers of what makes windows whole again
+    headers: Mapping[Header, int],  # numbers of what makes windows whole again, where they are to be
 ) -> _Rows:
     number = {label: i for i, label in enumerate(about["classes"])}
     for example in examples:
@@ -172,7 +160,7 @@ def _rows(
             "end_ns": window.end_ns,
             **{head["column"]: example.targets.get(head["name"]) for head in about["heads"]},
         }
-        if headers is not None:
+        if headers:
             row |= {"header": headers[window.header], "padded": window.padded, "path": example.recording}
             row |= {f"meta_{name}": text for name, text in example.metadata.items()}
         yield row

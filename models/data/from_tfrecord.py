@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from kymo.models.data.bins import bin_of
-from kymo.models.data.examples import EVERY, Dataset, Example, number_of
+from kymo.models.data.examples import EVERY, Dataset, Example, bin_of, number_of
 from kymo.models.data.tfrecord import read_records, tf_features
 from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import Recipe

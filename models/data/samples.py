@@ -1,5 +1,8 @@
-"""What a model learns from and is judged by. In: labelled windows, of a chain up to its steps that learn. Out: fitted steps; arrays
-``(n, *shape)`` float32, or sequences of windows ``(n, time, …)`` for a stateful model.
+"""What a model learns from and is judged by. In: labelled windows, of a chain up to its steps that learn; a split. Out: both sides, with
+steps that have learned from the training side alone; arrays ``(n, *shape)`` float32, or sequences of windows ``(n, time, …)`` for a
+stateful model.
+
+A model that takes raw windows gets the raw windows that stand at the same places as the recipe's, on the same sides.
 
 Nothing here holds all windows at once: steps are applied where a window is asked for, and an array over
 :data:`IN_MEMORY` bytes lies in a file that has no name and goes when nobody uses it.
@@ -14,27 +17,29 @@ which the network masks: zeros are values.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any, TypeVar, overload
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.models.bundle import input_shape
-from kymo.models.data.examples import Dataset, Example, target_arrays
-from kymo.models.data.splits import session_of
+from kymo.models.bundle import raw_chain
+from kymo.models.data.examples import Dataset, Example, heads_of, target_arrays
+from kymo.models.data.splits import Split, check_leaks, group_of
 from kymo.models.onnx_model import follows
 from kymo.models.zoo import ModelHead, Samples
 from kymo.processors.chain import Chain, PerWindow
+from kymo.processors.recipe.load import Recipe
 from kymo.processors.spec import Spec
-from kymo.streams.chunk import Array, Window
+from kymo.processors.windows import PaddedWindows
+from kymo.streams.chunk import Array, Format, Window
 from kymo.streams.errors import TrainingError
 from kymo.streams.settings import Settings
 
 #: Larger arrays of windows lie in a file.
 IN_MEMORY = 256 * 2**20
-_T = TypeVar("_T")
+Augment = Callable[[Array, np.random.Generator], Array]
 
 
 def split_chain(chain: Chain) -> tuple[Chain, tuple[Spec, ...]]:
@@ -55,88 +60,61 @@ def fit_steps(steps: Sequence[Spec], windows: Sequence[Window]) -> tuple[Spec, .
     return tuple(fitted)
 
 
-def _fit(step: Spec, windows: Sequence[Window]) -> Spec:
+def _fit(step: Spec, windows: Iterable[Window]) -> Spec:
     if not isinstance(step, PerWindow) or not _learns(step):
         return step
     learner: Any = step.spec
-    return replace(step, spec=learner.fit(_Mapped(_without_padding, windows)))
+    return replace(step, spec=learner.fit(map(_without_padding, windows)))
 
 
 def _without_padding(window: Window) -> Window:
     return replace(window, pieces=window.real, padded=0) if window.padded else window
 
 
-def apply_steps(steps: Sequence[Spec], windows: Sequence[Window]) -> Sequence[Window]:
-    """Send windows through per-window steps; each is made when it is asked for, and not kept."""
-    return _Mapped(_through(steps), windows) if steps else windows
-
-
-def with_steps(examples: Sequence[Example], steps: Sequence[Spec]) -> Sequence[Example]:
-    """Send the windows of examples through per-window steps; each is made when it is asked for, and not kept."""
-    through = _through(steps)
-    return _Mapped(lambda example: replace(example, window=through(example.window)), examples)
-
-
-def _through(steps: Sequence[Spec]) -> Callable[[Window], Window]:
+def apply_steps(steps: Sequence[Spec], windows: Iterable[Window]) -> Iterator[Window]:
+    """Send windows through per-window steps, one by one."""
     stages = [step.build() for step in steps]
-
-    def through(window: Window) -> Window:
+    for window in windows:
         for stage in stages:
-            (window,) = stage.push(window)
-        return window
-
-    return through
+            (window,) = stage.push(window)  # noqa: PLW2901
+        yield window
 
 
-class _Mapped(Sequence[_T]):
-    """A sequence whose items are made of those of another one when they are asked for."""
-
-    def __init__(self, make: Callable[[Any], _T], items: Sequence[Any]) -> None:
-        self._make, self._items = make, items
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    @overload
-    def __getitem__(self, index: int) -> _T: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[_T]: ...
-    def __getitem__(self, index: int | slice) -> _T | list[_T]:
-        if isinstance(index, slice):
-            return [self._make(item) for item in self._items[index]]
-        return self._make(self._items[index])
-
-    def __iter__(self) -> Iterator[_T]:
-        return map(self._make, self._items)
+def with_steps(examples: Sequence[Example], steps: Sequence[Spec]) -> Iterator[Example]:
+    """Send the windows of examples through per-window steps, one by one."""
+    windows = apply_steps(steps, (example.window for example in examples))
+    return (replace(example, window=window) for example, window in zip(examples, windows, strict=True))
 
 
 def to_samples(
-    examples: Sequence[Example], labels: Sequence[str], layout: str, heads: Sequence[ModelHead] = ()
+    examples: Sequence[Example],
+    labels: Sequence[str],
+    layout: str,
+    heads: Sequence[ModelHead] = (),
+    steps: Sequence[Spec] = (),  # behind which a model takes windows
 ) -> Samples:
     """Make arrays of examples as a model takes them, with what it should say in its further heads."""
     number = {label: i for i, label in enumerate(labels)}
-    windows: Array | None = None
-    classes, targets = np.empty(len(examples), np.int64), []
-    for i, example in enumerate(examples):
-        data = example.window.data
-        if windows is None:
-            windows = _new_array((len(examples), *input_shape(data.shape, layout)))
-        windows[i] = np.moveaxis(data, -1, 0) if layout == "channels_first" else data
-        classes[i] = number[example.label]
-        targets.append(example.targets)
-        _check_finite(example.window, windows[i])
-    if windows is None:
+    windows = _array_of(apply_steps(steps, [example.window for example in examples]), len(examples), layout)
+    classes = np.array([number[example.label] for example in examples], np.int64)
+    return Samples(windows, classes, target_arrays([example.targets for example in examples], heads))
+
+
+def _array_of(windows: Iterable[Window], count: int, layout: str = "channels_last") -> Array:
+    """Put so many windows into one float32 array."""
+    rows: Array | None = None
+    for i, window in enumerate(windows):
+        data = np.moveaxis(window.data, -1, 0) if layout == "channels_first" else window.data
+        rows = _new_array((count, *data.shape)) if rows is None else rows
+        rows[i] = data
+        if not np.isfinite(rows[i]).all():
+            raise TrainingError(
+                f"session {window.session}, window from sample {window.start_index}: a number is not finite behind the "
+                f"chain; look at its steps (a logarithm of 0 needs `eps`)"
+            )
+    if rows is None:
         raise TrainingError("there is no window to learn from")
-    return Samples(windows, classes, target_arrays(targets, heads))
-
-
-def _check_finite(window: Window, data: Array) -> None:
-    """Refuse a window with a number that is none."""
-    if not np.isfinite(data).all():
-        raise TrainingError(
-            f"session {window.session}, window from sample {window.start_index}: a number is not finite behind the "
-            f"chain; look at its steps (a logarithm of 0 needs `eps`)"
-        )
+    return rows
 
 
 def _new_array(shape: tuple[int, ...]) -> Array:
@@ -158,7 +136,7 @@ def link_runs(dataset: Dataset) -> list[Example]:
     """Give each example of a data set the run that it stands in."""
     sessions: dict[tuple[str, str], list[Window]] = {}
     for example in (*dataset.examples, *dataset.unlabelled):
-        sessions.setdefault((example.recording, session_of(example)), []).append(example.window)
+        sessions.setdefault((example.recording, example.session), []).append(example.window)
     runs: dict[tuple[str, str, int, int], tuple[Window, ...]] = {}
     for key, windows in sessions.items():
         for run in _runs(sorted(windows, key=lambda window: window.start_ns)):
@@ -166,7 +144,7 @@ def link_runs(dataset: Dataset) -> list[Example]:
 
     def run_of(example: Example) -> tuple[Window, ...]:
         window = example.window
-        return runs[example.recording, session_of(example), window.start_index, window.start_ns]
+        return runs[example.recording, example.session, window.start_index, window.start_ns]
 
     return [replace(example, run=run_of(example)) for example in dataset.examples]
 
@@ -221,26 +199,12 @@ def sequences_of(
             total += len(example.run)
         places.append((runs[id(example.run)][0], _place(example)))
         classes.append(numbers[example.label])
-    rows = _rows_of([run for _, run in runs.values()], chain, total)
+    windows_of_runs = [window for _, run in runs.values() for window in run]
+    rows = _array_of(apply_steps(split_chain(chain)[1], windows_of_runs), total)
     begin, place = np.array(places, np.int64).T
     windows: Any = _Sequences(rows, begin + place, np.minimum(place + 1, longest))
     targets = target_arrays([example.targets for example in examples], heads)
     return Samples(windows, np.array(classes, np.int64), targets)
-
-
-def _rows_of(runs: Sequence[tuple[Window, ...]], chain: Chain, total: int) -> Array:
-    """Send the windows of runs through the chain's steps: ``(total, rows, …)`` float32."""
-    rows: Array | None = None
-    i = 0
-    for run in runs:
-        for window in apply_steps(split_chain(chain)[1], run):
-            rows = _new_array((total, *window.data.shape)) if rows is None else rows
-            rows[i] = window.data
-            _check_finite(window, rows[i])
-            i += 1
-    if rows is None:
-        raise TrainingError("there is no window to learn from")
-    return rows
 
 
 def run_outputs(model: Any, examples: Sequence[Example], chain: Chain) -> Array:
@@ -259,3 +223,99 @@ def run_outputs(model: Any, examples: Sequence[Example], chain: Chain) -> Array:
         for i, place in places.items():
             outputs[i] = run_logits[place]
     return outputs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SplitData:
+    """Windows on both sides of a split, and the chain with what was learned from the training side."""
+
+    recipe: Recipe
+    chain: Chain  # the one that makes these windows, its learned numbers set
+    labels: tuple[str, ...]
+    heads: tuple[ModelHead, ...]  # what else is to be learned
+    examples: Sequence[Example]  # before the steps that learn
+    split: Split  # numbers of the examples on each side
+    steps: tuple[Spec, ...] = ()  # behind the examples, fitted
+    takes: str = "chain"  # ``chain`` or ``raw``
+
+    @property
+    def questions(self) -> tuple[ModelHead, ...]:
+        """The recipe's own question, and its further heads."""
+        return (ModelHead("", self.labels), *self.heads)
+
+    @property
+    def format(self) -> Format:
+        """Of the windows."""
+        fmt = self.recipe.input_format()
+        return self.chain.output({fmt.stream: fmt})
+
+    @property
+    def validation(self) -> list[Example]:
+        """What is judged by."""
+        return [self.examples[i] for i in self.split.validation]
+
+    @property
+    def training(self) -> list[Example]:
+        """What is learned from; where the recipe says so, rarer classes again and again until all are as frequent."""
+        numbers = self.split.training
+        if self.recipe.train.balance == "oversample":
+            by_label: dict[str, list[int]] = {}
+            for i in numbers:
+                by_label.setdefault(self.examples[i].label, []).append(i)
+            most = max(map(len, by_label.values()))
+            numbers = sorted(some[i % len(some)] for some in by_label.values() for i in range(most))
+        return [self.examples[i] for i in numbers]
+
+    def samples(self, layout: str, parameters: Mapping[str, Any], sequence: int) -> tuple[Samples, Samples | None]:
+        """Arrays of both sides, as a model of this layout takes them; for a stateful one sequences of windows."""
+        kinds = ("subject", "session", "window")[self.recipe.train.split != "subject" :]
+
+        def side(examples: Sequence[Example]) -> Samples:
+            if is_stateful(parameters):
+                return sequences_of(examples, self.chain, self.labels, self.heads, sequence)
+            samples = to_samples(examples, self.labels, layout, self.heads, self.steps)
+            sorts = ([group_of(example, kind) for example in examples] for kind in kinds)
+            # One group leaves nobody to tell it.
+            groups = next((names for names in sorts if len({*names}) > 1), [""] * len(examples))
+            return replace(samples, groups=np.unique(groups, return_inverse=True)[1])
+
+        return side(self.training), side(self.validation) if self.split.validation else None
+
+    def augment(self, layout: str) -> Augment | None:
+        """What varies training windows, as ``[[train.augment]]`` asks for, for windows in a layout."""
+        if not self.recipe.train.augment:
+            return None
+        from kymo.processors.augment import augmenter
+
+        augment: Any = augmenter(self.recipe.train.augment, self.format)
+
+        def keep_padding(windows: Array, random: np.random.Generator) -> Array:
+            """Vary what is there: zeros at the end are padding, which models know by them."""
+            empty = (windows[:, ::-1] == 0).all(axis=tuple(range(2, windows.ndim)))
+            padding = np.logical_and.accumulate(empty, axis=1)[:, ::-1]
+            varied: Array = augment(windows, random)
+            varied[padding] = 0
+            return varied
+
+        vary = keep_padding if any(isinstance(spec, PaddedWindows) for spec in self.chain.specs) else augment
+        if layout == "channels_last":
+            return vary
+        return lambda windows, random: np.moveaxis(vary(np.moveaxis(windows, 1, -1), random), -1, 1)
+
+
+def split_data(
+    recipe: Recipe, examples: Sequence[Example], split: Split, raw: Sequence[Example] | None = None
+) -> SplitData:
+    """Windows of a split behind the steps that learn; or the raw windows that stand where they do."""
+    check_leaks(examples, split)
+    labels, heads = Dataset(list(examples)).labels, heads_of(recipe, examples)
+    if raw is None:
+        head, steps = split_chain(recipe.chain)
+        fitted = fit_steps(steps, [examples[i].window for i in split.training])
+        return SplitData(recipe, Chain((*head.specs, *fitted)), labels, heads, examples, split, fitted)
+    sides = [{examples[i].place for i in side} for side in (split.training, split.validation)]
+    training, validation = ([i for i, example in enumerate(raw) if example.place in side] for side in sides)
+    if not training:
+        raise TrainingError("no raw window stands where one of the recipe's does; shorten [window] length_s")
+    split = replace(split, training=training, validation=validation)
+    return SplitData(recipe, raw_chain(recipe.chain), labels, heads, raw, split, takes="raw")

@@ -144,7 +144,7 @@ def notes_on_split(examples: Sequence[Example], table: TrainTable) -> list[str]:
         return notes + (
             [f"{many(unsaid, 'window')} on neither side of the split by `{column}`: {what}"] if unsaid else []
         )
-    nameless = len({session_of(example) for example in examples if not example.subject})
+    nameless = len({example.session for example in examples if not example.subject})
     if table.split == "subject" and nameless and any(example.subject for example in examples):
         return [f"{many(nameless, 'session')} without a subject, each taken for a person of its own"]
     return []
@@ -171,6 +171,56 @@ def inner_split(examples: Sequence[Example], split: Split, share: float, seed: i
     return replace(split, validation=[], validation_groups=())
 
 
+def kept_apart(
+    examples: Sequence[Example], splits: Sequence[Split], share: float, seed: int, several: bool
+) -> list[tuple[Split, frozenset[int]]]:
+    """Make the splits whose other side says when to stop, and say of which folds it holds somebody.
+
+    Of one hold-out that is a part of what is learned from, of folds two parts, neither of which holds all of them; with `several`
+    more than one class must be left to learn.
+    """
+    if len(splits) < 2:
+        inner = [inner_split(examples, split, share, seed) for split in splits]
+        return [(split, frozenset()) for split in inner if split.validation]
+    fold_of = {i: f"{number:06d}" for number, split in enumerate(splits) for i in split.validation}
+    classes: dict[str, set[str]] = {}
+    for i, name in fold_of.items():
+        classes.setdefault(name, set()).add(examples[i].label)
+    parts: list[set[str]] = []
+    for _ in range(2):
+        left = [i for i in sorted(fold_of) if not any(fold_of[i] in part for part in parts)]
+        names, labels = [fold_of[i] for i in left], [examples[i].label for i in left]
+        part = hold_out(names, labels, share * len(fold_of) / max(1, len(left)), seed) or {*names[-1:]}
+        part |= _lacking({name: classes[name] for name in names}, classes, part)
+        learned = {examples[i].label for i in fold_of if fold_of[i] not in part}
+        if len(learned) > 1 or not several:
+            parts.append(part)
+    apart = []
+    for folds in (frozenset(map(int, part)) for part in parts):
+        training = set.intersection(*({*splits[i].training} for i in folds))
+        validation = sorted(i for i in fold_of if int(fold_of[i]) in folds)
+        split = replace(splits[0], training=sorted(training), validation=validation, left_out=(), fold=None)
+        apart.append((split, folds))
+    return apart
+
+
+def _lacking(free: Mapping[str, set[str]], classes: Mapping[str, set[str]], part: set[str]) -> set[str]:
+    """Folds to add, so that a part holds every class that several folds have, as far as training keeps all of them."""
+    every, added = Counter(label for labels in classes.values() for label in labels), set[str]()
+
+    def learned(apart: set[str]) -> set[str]:
+        return set().union(*(labels for name, labels in classes.items() if name not in apart))
+
+    while True:
+        apart = part | added
+        held, rest = set().union(*(classes[name] for name in apart)), learned(apart)
+        missing = {label for label, count in every.items() if count > 1} - held
+        able = [name for name in sorted(free) if free[name] & missing and learned(apart | {name}) == rest]
+        if not able:
+            return added
+        added.add(max(able, key=lambda name: len(free[name] & missing)))
+
+
 def _random_windows(examples: Sequence[Example], share: float, seed: int) -> list[int]:
     random = np.random.default_rng(seed)
     classes: dict[str, list[int]] = {}
@@ -191,7 +241,7 @@ def _by_session(examples: Sequence[Example]) -> dict[str, list[int]]:
     """List the numbers of each session's windows, in the order of time."""
     sessions: dict[str, list[int]] = {}
     for i, example in enumerate(examples):
-        sessions.setdefault(session_of(example), []).append(i)
+        sessions.setdefault(example.session, []).append(i)
     for numbers in sessions.values():
         numbers.sort(key=lambda i: examples[i].window.start_ns)
     return sessions
@@ -237,7 +287,7 @@ def _by_column(examples: Sequence[Example], rule: ColumnSplit, seed: int) -> Spl
 
 
 def _value(example: Example, column: str) -> str | None:
-    names = {"session": session_of(example), "subject": example.subject}
+    names = {"session": example.session, "subject": example.subject}
     value = example.metadata.get(column, names.get(column))
     return None if value is None else _same(column)(value)
 
@@ -269,17 +319,13 @@ def _sides(examples: Sequence[Example], kind: str, seed: int, training: list[int
 def group_of(example: Example, kind: str) -> str:
     """Name what must stand on one side of a split of this kind: the window, its subject if that is known, or its session."""
     if kind == "window":
-        return f"{session_of(example)}/{example.window.start_index}"
-    return group_name(kind, example.subject, session_of(example))
+        return f"{example.session}/{example.window.start_index}"
+    return group_name(kind, example.subject, example.session)
 
 
 def group_name(kind: str, subject: str, session: str) -> str:
     """Name what a recording belongs to: its subject if that is asked for and known, or its session."""
     return (kind == "subject" and subject) or session
-
-
-def session_of(example: Example) -> str:
-    return example.session or example.window.session
 
 
 def hold_out(groups: Sequence[str], labels: Sequence[str], share: float, seed: int) -> set[str]:
@@ -386,13 +432,13 @@ def overlap(examples: Sequence[Example], split: Split) -> tuple[int, int] | None
     """Find the numbers of a training and a validation window that share samples; None if there are none."""
     sides = [(i, False) for i in split.training] + [(i, True) for i in split.validation]
     # Times, not numbers: a session whose clock was set anew counts its samples from there.
-    sides.sort(key=lambda item: (session_of(examples[item[0]]), examples[item[0]].window.start_ns))
+    sides.sort(key=lambda item: (examples[item[0]].session, examples[item[0]].window.start_ns))
     latest: dict[bool, int | None] = {}
     session = None
     for i, held_out in sides:
         example = examples[i]
-        if session_of(example) != session:
-            session, latest = session_of(example), {False: None, True: None}
+        if example.session != session:
+            session, latest = example.session, {False: None, True: None}
         opposite, same = latest[not held_out], latest[held_out]
         if opposite is not None and examples[opposite].window.end_ns > example.window.start_ns:
             return (opposite, i) if held_out else (i, opposite)

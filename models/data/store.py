@@ -9,7 +9,7 @@ read-only views of a memory map.
     dataset.json   recordings, headers, labels, heads, checksums, notes; written last
 
 Windows that overlap share rows: rows that are, to the byte, the last ones of the window before are not written again.
-Writing holds the last window, a block of rows, and 68 bytes and 8 a head for each window before.
+Writing holds the last window, and 68 bytes and 8 a head for each window before.
 """
 
 from __future__ import annotations
@@ -29,23 +29,15 @@ from kymo.models.data.examples import Dataset, Example, Targets
 from kymo.processors.spec import header_from_json, header_to_json
 from kymo.streams.chunk import Array, Header, Window
 from kymo.streams.errors import TrainingError
+from kymo.streams.files import to_disk
 
-#: What is collected before it is written.
+#: What is written before the system is asked to bring it to the disk.
 BLOCK_BYTES = 2 * 2**20
 ROWS, WINDOWS, TARGETS, DATASET = "rows.bin", "windows.npy", "targets.npy", "dataset.json"
+_INTEGERS = ("row", "start_index", "end_index", "start_ns", "end_ns")
 _RECORD = np.dtype(
-    [
-        ("row", "<i8"),
-        ("start_index", "<i8"),
-        ("end_index", "<i8"),
-        ("start_ns", "<i8"),
-        ("end_ns", "<i8"),
-        ("missing", "<f8"),
-        ("padded", "<i8"),
-        ("label", "<i4"),
-        ("recording", "<i4"),
-        ("header", "<i4"),
-    ]
+    [*((name, "<i8") for name in _INTEGERS), ("missing", "<f8"), ("padded", "<i8")]
+    + [(name, "<i4") for name in ("label", "recording", "header")]
 )
 
 
@@ -54,7 +46,7 @@ class StoreWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.count = folder, 0
-        self._rows: _RowWriter | None = None  # from the first window on, which says of what shape
+        self._rows: _RowWriter | None = None  # from the first window on
         self._records = bytearray()
         self._labels: dict[str, int] = {}
         self._recordings: dict[tuple[str, str, str], int] = {}
@@ -72,24 +64,16 @@ class StoreWriter:
         window = example.window
         if self._rows is None:
             self._axes = _memory_order(window.data)
-            shape = [window.data.shape[axis] for axis in self._axes]
-            self._rows = _RowWriter(self.folder / ROWS, shape[1:], window.data.dtype)
+            self._rows = _RowWriter(self.folder / ROWS)
         shared = self._shared(window)
         first = self._rows.count - shared
         self._rows.add(window.data[shared:].transpose(self._axes))
         recording = example.session, example.subject, example.recording
         if recording not in self._recordings:
             self._metadata.append(dict(example.metadata))
+        place = (window.start_index, window.end_index, window.start_ns, window.end_ns)
         record = (
-            *(
-                first,
-                window.start_index,
-                window.end_index,
-                window.start_ns,
-                window.end_ns,
-                window.missing,
-                window.padded,
-            ),
+            *(first, *place, window.missing, window.padded),
             self._labels.setdefault(example.label, len(self._labels)),
             self._recordings.setdefault(recording, len(self._recordings)),
             self._headers.setdefault(window.header, len(self._headers)),
@@ -144,7 +128,7 @@ class StoreWriter:
             "left_out": dataset.left_out,
         }
         (self.folder / DATASET).write_text(json.dumps(about))
-        self._rows.finish()
+        to_disk(self._rows.file)
         for name in (WINDOWS, *([TARGETS] if heads else []), DATASET):
             with (self.folder / name).open("rb") as file:
                 os.fsync(file.fileno())
@@ -152,7 +136,7 @@ class StoreWriter:
     def close(self) -> None:
         """Give the file back, whether or not all was written."""
         if self._rows is not None:
-            self._rows.close()
+            self._rows.file.close()
 
 
 class _Column:
@@ -170,43 +154,21 @@ class _Column:
 class _RowWriter:
     """Writes rows into a file."""
 
-    def __init__(self, path: Path, shape: Sequence[int], dtype: Any) -> None:
+    def __init__(self, path: Path) -> None:
         self.count = 0
-        self._file = path.open("wb", buffering=0)
-        self._row_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        height = max(1, BLOCK_BYTES // max(1, self._row_bytes))
-        self._block, self._filled, self._written = np.empty((height, *shape), dtype), 0, 0
+        self.file = path.open("wb")
+        self._waiting = 0
 
     def add(self, rows: Array) -> None:
-        """Take rows ``(n, *shape)``; they are copied."""
+        """Write rows; of each block the system is asked to begin to bring it to the disk."""
         self.count += len(rows)
-        while len(rows):
-            part = rows[: len(self._block) - self._filled]
-            self._block[self._filled : self._filled + len(part)] = part
-            self._filled += len(part)
-            rows = rows[len(part) :]
-            if self._filled == len(self._block):
-                self._write()
-
-    def _write(self) -> None:
-        """Write what is in the block, and have the system begin to bring it to the disk."""
-        filled: Any = self._block.reshape(-1).view(np.uint8)[: self._filled * self._row_bytes]
-        data = memoryview(filled)
-        size, self._filled = len(data), 0
-        while data:
-            data = data[self._file.write(data) :]
-        if hasattr(os, "posix_fadvise"):  # "not needed" starts the writing and waits for nothing; :meth:`finish` does
-            os.posix_fadvise(self._file.fileno(), self._written, size, os.POSIX_FADV_DONTNEED)
-        self._written += size
-
-    def finish(self) -> None:
-        """Write what is left, and wait until everything is on the disk."""
-        self._write()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Give the file back, whether or not all was written."""
-        self._file.close()
+        self.file.write(np.ascontiguousarray(rows).data)
+        self._waiting += rows.nbytes
+        if self._waiting >= BLOCK_BYTES and hasattr(os, "posix_fadvise"):
+            self.file.flush()
+            # "Not needed" starts the writing and waits for nothing; :meth:`StoreWriter.finish` does.
+            os.posix_fadvise(self.file.fileno(), self.file.tell() - self._waiting, 0, os.POSIX_FADV_DONTNEED)
+            self._waiting = 0
 
 
 def open_store(folder: Path) -> Dataset:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache, lru_cache
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from kymo.streams.errors import SourceError
 Feature = str | int | list[int] | NDArray[np.float32]
 _LENGTH, _CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
 _POLYNOMIAL = 0x82F63B78  # Castagnoli's, bits reversed
-_LANES_LOG2 = 11
 _Words = NDArray[np.uint32]
 
 
@@ -145,25 +144,27 @@ def crc32c(data: bytes) -> int:
     >>> hex(crc32c(b"123456789"))
     '0xe3069283'
     """
+    register, table = 0xFFFFFFFF, _moved_on(1)[0]
     if len(data) < 64:
-        state = 0xFFFFFFFF
         for byte in data:
-            state = int(_table()[(state ^ byte) & 255]) ^ state >> 8
-        return state ^ 0xFFFFFFFF
-    lanes = 1 << min(_LANES_LOG2, len(data).bit_length() // 2)
-    length = -(-len(data) // lanes)
+            register = table[(register ^ byte) & 255] ^ register >> 8
+        return register ^ 0xFFFFFFFF
+    length = 1 << len(data).bit_length() // 2
     # Zeros in front change nothing as long as the register is 0; that it begins as ones is the same as flipping 32 bits.
-    padded = np.zeros(lanes * length, np.uint8)
+    padded = np.zeros(-(-len(data) // length) * length, np.uint8)
     padded[-len(data) :] = np.frombuffer(data, np.uint8)
     padded[-len(data) :][:4] ^= 255
-    table, columns = _table(), np.ascontiguousarray(padded.reshape(lanes, length).T)
-    states = np.zeros(lanes, np.uint32)
-    for column in columns:
-        states = table[(states ^ column) & 255] ^ states >> 8
-    while len(states) > 1:
-        states = _apply(_zeros(length), states[::2]) ^ states[1::2]
-        length *= 2
-    return int(states[0]) ^ 0xFFFFFFFF
+    lanes: _Words = np.zeros(len(padded) // length, np.uint32)
+    for column in np.ascontiguousarray(padded.reshape(-1, length).T):
+        lanes = _byte_further(lanes ^ column)
+    first, second, third, fourth = _moved_on(length)
+    register = 0
+    for lane in lanes.tolist():
+        moved = (
+            first[register & 255] ^ second[register >> 8 & 255] ^ third[register >> 16 & 255] ^ fourth[register >> 24]
+        )
+        register = moved ^ lane
+    return register ^ 0xFFFFFFFF
 
 
 @cache
@@ -174,20 +175,16 @@ def _table() -> _Words:
     return states.astype(np.uint32)
 
 
-@lru_cache(maxsize=64)
-def _zeros(count: int) -> _Words:
-    """Tell what becomes of each of the register's 32 bits after `count` zero bytes."""
-    if count == 1:
-        bits: Any = np.left_shift(np.uint32(1), np.arange(32, dtype=np.uint32))
-        stepped: _Words = _table()[bits & 255] ^ bits >> 8
-        return stepped
-    half = _zeros(count // 2)
-    twice = _apply(half, half)
-    return _apply(_zeros(1), twice) if count % 2 else twice
+def _byte_further(states: _Words) -> _Words:
+    further: _Words = _table()[states & 255] ^ states >> 8
+    return further
 
 
-def _apply(operator: _Words, states: _Words) -> _Words:
-    result = np.zeros_like(states)
-    for bit in range(32):
-        result ^= operator[bit] * (states >> np.uint32(bit) & np.uint32(1))
-    return result
+@cache
+def _moved_on(count: int) -> list[list[int]]:
+    """Tell what becomes of each value of each of the register's four bytes after `count` zero bytes."""
+    states: Any = np.arange(256, dtype=np.uint32) << np.arange(0, 32, 8, dtype=np.uint32)[:, None]
+    for _ in range(count):
+        states = _byte_further(states)
+    moved: list[list[int]] = states.tolist()
+    return moved

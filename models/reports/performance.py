@@ -18,7 +18,8 @@ import numpy as np
 from kymo.models.reports import html as h
 from kymo.models.reports import numbers
 from kymo.models.reports.numbers import JudgedWindows
-from kymo.models.training.record import HeldHead, HeldOut, RunRecord
+from kymo.models.scores import HeldHead, HeldOut
+from kymo.models.training.record import RunRecord
 
 _MOST_CLASSES, _MOST_ROWS, _MOST_GROUPS = 20, 40, 30
 _MOST_DRAWN, _MOST_RECORDINGS = 1_000, 10  # of a number

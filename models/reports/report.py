@@ -8,23 +8,21 @@ A bundle therefore leaves its report out of its digest.
 from __future__ import annotations
 
 import heapq
+import itertools
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kymo.models.bundle import Bundle
-from kymo.models.data.dataset import add_input, stream_of
-from kymo.models.evaluate import HeadRow, JudgedWindow, evaluate, heads_of
+from kymo.models.evaluate import JudgedWindow, Judgement, judge_recordings
 from kymo.models.reports import facts, numbers, performance
 from kymo.models.reports import html as h
 from kymo.models.reports.numbers import JudgedWindows
 from kymo.models.reports.performance import Gallery
 from kymo.models.scores import interval_line
-from kymo.models.training.record import HeldOut, RunRecord
+from kymo.models.training.record import RunRecord
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.chunk import Array, Window
 from kymo.streams.errors import TrainingError
@@ -201,70 +199,26 @@ def _sentence(record: RunRecord, judged: JudgedWindows, i: int, picture: Picture
     )
 
 
-@dataclass(slots=True, eq=False)
-class _EvaluationLog:
-    """What an evaluation comes across: every window's answer, the worst windows themselves, checksums of the inputs."""
-
-    recipe: Recipe
-    labels: list[str]
-    truth: list[str] = field(default_factory=list)
-    probabilities: list[list[float]] = field(default_factory=list)
-    sessions: list[str] = field(default_factory=list)
-    subjects: list[str] = field(default_factory=list)
-    starts: list[int] = field(default_factory=list)
-    heads: list[HeadRow] = field(default_factory=list)
-    worst: list[tuple[float, int, Picture]] = field(default_factory=list)  # a heap: the least bad first
-    inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def read(self, recordings: Iterable[Recording]) -> Iterator[Recording]:
-        """The recordings as they are, noted."""
-        for recording in recordings:
-            stream = stream_of(recording, self.recipe)
-            if stream is not None:
-                add_input(self.inputs, recording, stream)
-            yield recording
-
-    def on_window(self, judged: JudgedWindow) -> None:
-        """A window with what was said of it; of all windows only the worst are kept."""
-        recording, window, truth = judged.recording, judged.window, judged.truth
-        row = [judged.event.probabilities.get(label, 1.0) for label in self.labels]
-        number, sure = len(self.truth), max(row)
-        self.truth.append(truth)
-        self.heads.append(judged.heads)
-        self.probabilities.append(row)
-        self.sessions.append(recording.session)
-        self.subjects.append(recording.subject or "")
-        self.starts.append(window.start_index)
-        if sure > 0 and self.labels[row.index(sure)] != truth:
-            self._keep(sure, number, window)
-
-    def _keep(self, sure: float, number: int, window: Window) -> None:
-        if len(self.worst) < _WORST:
-            heapq.heappush(self.worst, (sure, -number, Picture.of(window)))
-        elif (sure, -number) > self.worst[0][:2]:
-            heapq.heapreplace(self.worst, (sure, -number, Picture.of(window)))
-
-    def held_out(self, bundle: Bundle) -> HeldOut:
-        """All windows; classes that the model does not know have the probability 0."""
-        labels = [*self.labels, *sorted(set(self.truth) - set(self.labels))]
-        known = np.array(self.probabilities, np.float64).reshape(len(self.truth), len(self.labels))
-        return HeldOut(
-            labels=labels,
-            y_true=np.array([labels.index(label) for label in self.truth], np.int64),
-            probabilities=np.pad(known, ((0, 0), (0, len(labels) - len(self.labels)))),
-            sessions=self.sessions,
-            subjects=self.subjects,
-            start_index=np.array(self.starts, np.int64),
-            heads=heads_of(self.recipe, bundle, self.heads),
-        )
-
-
 def evaluate_with_report(
     recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording]
-) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Scores of a bundle, and a report of them."""
-    log = _EvaluationLog(recipe, list(bundle.labels))
-    scores = evaluate(recipe, bundle, log.read(recordings), log.on_window)
+) -> tuple[Judgement, dict[str, bytes]]:
+    """What a bundle says of recordings, and a report of its scores."""
+    worst: list[tuple[float, int, Picture]] = []  # a heap: the least bad first
+    number = itertools.count()
+
+    def keep_worst(judged: JudgedWindow) -> None:
+        """Of all windows only the worst are kept."""
+        probabilities, place = judged.event.probabilities, next(number)
+        answer = max(probabilities, key=lambda label: probabilities[label], default="")
+        if answer and probabilities[answer] > 0 and answer != judged.truth:
+            rank = (probabilities[answer], -place)
+            if len(worst) < _WORST:
+                heapq.heappush(worst, (*rank, Picture.of(judged.window)))
+            elif rank > worst[0][:2]:
+                heapq.heapreplace(worst, (*rank, Picture.of(judged.window)))
+
+    judgement = judge_recordings(recipe, bundle, recordings, keep_worst)
+    scores = judgement.scores()
     architecture = bundle.manifest.get("architecture", {})
     record = RunRecord(
         recipe=recipe.name,
@@ -272,13 +226,13 @@ def evaluate_with_report(
         architecture=str(architecture.get("name", "")),
         parameters=dict(architecture.get("parameters", {})),
         scores={key: value for key, value in scores.items() if key != "bundle"},
-        held_out=log.held_out(bundle),
-        lineage=_lineage(bundle, log.inputs),
+        held_out=judgement.held_out,
+        lineage=_lineage(bundle, judgement.inputs),
         pooling=dict(bundle.manifest.get("pool", {})),
         notes=_notes(scores),
     )
-    drawn = {-number: picture for _, number, picture in log.worst}
-    return scores, report_files(record, drawn, f"{bundle.id}: evaluation")
+    drawn = {-place: picture for _, place, picture in worst}
+    return judgement, report_files(record, drawn, f"{bundle.id}: evaluation")
 
 
 def _lineage(bundle: Bundle, inputs: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -6,15 +6,14 @@ from __future__ import annotations
 import json
 import re
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from kymo.models.data.cli import DATA, MORE, progress
 from kymo.models.training import METRICS
 from kymo.streams.errors import KymoError
 from kymo.streams.settings import Settings
@@ -22,24 +21,21 @@ from kymo.streams.words import grouped, many, some
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
-    from kymo.models.training.refresh import Outcome
+    from kymo.models.training.gate import Outcome
     from kymo.models.training.train import Trained
     from kymo.streams.readers.files import Experiment
 
 _MOST_COLUMNS, _MOST_NAMES = 8, 8
-_EVERY_S = 10.0  # between two lines where there is no terminal
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_DATA = click.option("--data", "paths", multiple=True, required=True, metavar="PATH…", help="Files, folders or URLs.")
-# An option takes one value; what follows it is taken here, so that `--data a.csv b.csv` and shell patterns work.
-_MORE = click.argument("more", nargs=-1, metavar="")
 
 
 @click.command("train")
 @click.argument("recipe")
-@_MORE
-@_DATA
+@MORE
+@DATA
 @click.option("--epochs", type=click.IntRange(1), help="Most passes over the data.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of everything that is random.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder; else the registry.")
@@ -68,8 +64,8 @@ def train_command(
 
     Example: kymo train basicmotions --data basicmotions:train
     """
-    from kymo.models.training.refresh import train_and_promote
-    from kymo.models.training.request import TrainRequest, train_parameters
+    from kymo.models.training.gate import train_and_promote
+    from kymo.models.training.run import TrainRequest, train_parameters
     from kymo.processors.recipe.load import load_recipe
 
     if gated and options["out"]:
@@ -135,49 +131,10 @@ def _held_out(split: dict[str, Any]) -> str:
     return some(split.get("validation", {}).get("groups") or [], _MOST_NAMES)
 
 
-@contextmanager
-def progress() -> Iterator[Callable[[str, int], Callable[[dict[str, float]], None]]]:
-    """A bar on stderr, or a line now and then where that is no terminal; what it gives is told each stage, and gives what is told its
-    epochs, or how far reading is."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task, last_s = bar.add_task("reading", total=None), [time.monotonic()]
-
-        def say(text: str) -> None:
-            last_s[0] = time.monotonic()
-            if not console.is_terminal:
-                click.echo(f"kymo: {text}", err=True)
-
-        def on_stage(name: str, epochs: int) -> Callable[[dict[str, float]], None]:
-            bar.reset(task, total=epochs or None, description=name)
-            say(name)
-
-            def on_epoch(epoch: dict[str, float]) -> None:
-                if "windows" in epoch:
-                    text = f"{name}: {many(int(epoch['recordings']), 'recording')}, {many(int(epoch['windows']), 'window')}"
-                    bar.update(task, description=text)
-                    if time.monotonic() - last_s[0] > _EVERY_S:
-                        say(text)
-                    return
-                accuracy = f", validation {epoch['validation_accuracy']:.1%}" if "validation_accuracy" in epoch else ""
-                text = f"{name}: loss {epoch['loss']:.3f}{accuracy}" if "loss" in epoch else name
-                bar.update(task, completed=epoch["epoch"], description=text)
-                if time.monotonic() - last_s[0] > _EVERY_S:
-                    say(f"{text}, {epoch['epoch']:g} of {epochs}")
-
-            return on_epoch
-
-        yield on_stage
-
-
 @click.command("evaluate")
 @click.argument("recipe")
-@_MORE
-@_DATA
+@MORE
+@DATA
 @click.option("--bundle", help="Folder, recipe or recipe@digest; else the recipe's current one.")
 @click.option(
     "--report", "folder", type=click.Path(path_type=Path, file_okay=False), help="Write a report (HTML, PNG) into it."
@@ -197,35 +154,40 @@ def evaluate_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...],
     from rich.console import Console
 
     from kymo.models.bundle import load_bundle
-    from kymo.models.evaluate import evaluate
+    from kymo.models.evaluate import judge_recordings
     from kymo.models.reports.report import evaluate_with_report, write_report
-    from kymo.models.training.lineage import TrainingOverlap
+    from kymo.models.training.record import trained_on
     from kymo.processors.recipe.load import load_recipe
     from kymo.streams.readers import read
     from kymo.streams.readers.files import write_results
 
     loaded = load_recipe(recipe)
     experiment = _experiment((*paths, *more)) if options["out"] else None
-    bundle = load_bundle(options["bundle"] or loaded.name)
-    overlap = TrainingOverlap(bundle, loaded)
-    recordings = overlap.through(read((*paths, *more), loaded.read_options()))
-    files_written: dict[str, str] = {}
+    bundle, written = load_bundle(options["bundle"] or loaded.name), dict[str, str]()
+    recordings = read((*paths, *more), loaded.read_options())
     if options["folder"]:
-        scores, files = evaluate_with_report(loaded, bundle, recordings)
-        files_written = {"report": str(write_report(options["folder"], files))}
+        judgement, files = evaluate_with_report(loaded, bundle, recordings)
+        written["report"] = str(write_report(options["folder"], files))
     else:
-        scores = evaluate(loaded, bundle, recordings)
+        judgement = judge_recordings(loaded, bundle, recordings)
+    scores, learned = judgement.scores(), trained_on(judgement)
     if experiment is not None:
-        write_results(experiment, options["out"], {"recipe": loaded.name, **scores, "trained_on": overlap.count})
-        files_written["results"] = str(options["out"])
+        write_results(experiment, options["out"], {"recipe": loaded.name, **scores, "trained_on": learned})
+        written["results"] = str(options["out"])
     if options["as_json"]:
-        click.echo(json.dumps({**scores, "trained_on": overlap.count, **files_written}, ensure_ascii=False))
-    else:
-        _print_scores(Console(), scores)
-        notes = [overlap.note()] if overlap.count else []
-        for note in (*notes, *grouped(scores.get("doubts", {}).items())):
-            click.echo(f"note: {note}", err=True)
-        click.echo("".join(f"{name}: {path}\n" for name, path in files_written.items()), nl=False)
+        click.echo(json.dumps({**scores, "trained_on": learned, **written}, ensure_ascii=False))
+        return
+    _print_scores(Console(), scores)
+    if learned:
+        count = sum(facts["recordings"] for facts in judgement.inputs.values())
+        click.echo(
+            f"note: {bundle.id} was trained on {learned} of these {count} recordings: "
+            "the scores do not say how it does on new ones",
+            err=True,
+        )
+    for note in grouped(judgement.doubts.items()):
+        click.echo(f"note: {note}", err=True)
+    click.echo("".join(f"{name}: {path}\n" for name, path in written.items()), nl=False)
 
 
 def _experiment(paths: tuple[str, ...]) -> Experiment:
@@ -237,26 +199,16 @@ def _experiment(paths: tuple[str, ...]) -> Experiment:
     return load_experiment(paths[0])
 
 
-def _print_classes(console: Console, scores: dict[str, Any]) -> None:
+def _class_table(scores: dict[str, Any]) -> Table:
+    """What each class was taken for."""
     from rich import box
     from rich.table import Table
-
-    from kymo.models.scores import UNCLASSIFIED, interval_line
 
     answers = list(next(iter(scores["confusion"].values())))
     fits = len(answers) <= _MOST_COLUMNS  # more do not fit beside each other
     columns = answers if fits else ["n", "taken for"]
-    table = Table(
-        "truth",
-        *columns,
-        "recall",
-        "precision",
-        "F1",
-        title=scores.get("bundle"),
-        box=box.SIMPLE,
-        collapse_padding=True,
-        pad_edge=False,
-    )
+    options: dict[str, Any] = {"box": box.SIMPLE, "collapse_padding": True, "pad_edge": False}
+    table = Table("truth", *columns, "recall", "precision", "F1", title=scores.get("bundle"), **options)
     for truth, row in scores["confusion"].items():
         class_scores = scores["per_class"][truth]
         counts = [str(row[answer]) if row[answer] else "·" for answer in answers]
@@ -267,7 +219,13 @@ def _print_classes(console: Console, scores: dict[str, Any]) -> None:
     for label in scores.get("not_judged", ()):
         if label not in scores["per_class"]:
             table.add_row(label, *["–"] * (len(columns) + 3))
-    console.print(table)
+    return table
+
+
+def _print_classes(console: Console, scores: dict[str, Any]) -> None:
+    from kymo.models.scores import UNCLASSIFIED, interval_line
+
+    console.print(_class_table(scores))
     without = f", {scores['unclassified']} {UNCLASSIFIED}" if scores["unclassified"] else ""
     console.print(
         f"{many(scores['n'], 'recording')}: accuracy {scores['accuracy']:.1%}, macro F1 {scores['macro_f1']:.3f}{without}; "
@@ -311,7 +269,7 @@ class _Period(click.ParamType):
 
 @click.command()
 @click.argument("recipe")
-@click.argument("more", nargs=-1, metavar="")
+@MORE
 @click.option("--data", "paths", multiple=True, metavar="PATH…", help="Files, folders or URLs with labels.")
 @click.option("--archive", type=click.Path(path_type=Path, file_okay=False), help="Folder of archived topics.")
 @click.option("--every", type=_Period(), metavar="TIME", help="Again and again, such as 1h; else once.")
@@ -328,8 +286,8 @@ def refresh(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], **option
 
     Example: kymo refresh running --archive archive --every 1h
     """
-    from kymo.models.training.refresh import alone, champion_of, plan_of, refresh_for_ever, train_behind_gate
-    from kymo.models.training.request import TrainRequest
+    from kymo.models.training.gate import alone, champion_of, plan_of, refresh_for_ever, train_behind_gate
+    from kymo.models.training.run import TrainRequest
     from kymo.processors.recipe.load import load_recipe
 
     settings, loaded = Settings.from_env(), load_recipe(recipe)
@@ -341,7 +299,7 @@ def refresh(recipe: str, more: tuple[str, ...], paths: tuple[str, ...], **option
             return train_behind_gate(loaded, request, settings, on_stage, metric=options["metric"])[1]
 
     def say(outcome: Outcome) -> None:
-        click.echo(json.dumps(outcome.to_dict(), ensure_ascii=False) if options["as_json"] else outcome.line())
+        click.echo(json.dumps(asdict(outcome), ensure_ascii=False) if options["as_json"] else outcome.line())
 
     with alone(loaded.name, settings.home):
         if options["every"] is None:

@@ -1,55 +1,34 @@
-"""The facts of a training run. In: what the trainer did. Out: one JSON text, from which the report is drawn.
+"""The facts of a training run. In: what the trainer did. Out: one JSON text, from which the report is drawn; and from what a model
+came: versions, and which recordings a bundle has learned from.
 
-Written once, at the end of a run. Arrays stand as nested lists; a number that is not finite as null. Seconds are wall
-time, memory is the process's largest resident size in MB (10**6 bytes).
+The record is written once, at the end of a run. Arrays stand as nested lists; a number that is not finite as null. Seconds are wall
+time, memory is the process's largest resident size in MB (10**6 bytes). A manifest holds digests of sessions and subjects and not
+their names, so that a bundle tells nobody who was recorded, only whether somebody was.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kymo.streams.chunk import Array
+from kymo.models.bundle import Bundle
+from kymo.models.data.examples import Dataset
+from kymo.models.evaluate import Judgement
+from kymo.models.scores import HeldHead, HeldOut
 from kymo.streams.errors import MessageError, TrainingError
 from kymo.streams.messages import MAX_FILE_BYTES, read_object
 
-
-@dataclass(slots=True, eq=False)
-class HeldHead:
-    """What the model said of the validation windows in a further head."""
-
-    name: str
-    labels: list[str]  # its classes; empty for a number
-    truth: Array  # ``(n,)``: int64 numbers of the labels (-1: not known), or float64 (NaN: not known)
-    said: Array  # ``(n, labels)`` probabilities, or ``(n,)`` numbers in the head's own unit (NaN: none)
-
-    @classmethod
-    def from_plain(cls, facts: Mapping[str, Any]) -> HeldHead:
-        """Of a record's JSON, where null stands for NaN."""
-        kind = np.int64 if facts["labels"] else np.float64
-        truth, said = np.array(facts["truth"], kind), np.array(facts["said"], np.float64)
-        shape = (len(truth), len(facts["labels"])) if facts["labels"] else (len(truth),)
-        return cls(facts["name"], list(facts["labels"]), truth, said.reshape(shape))
-
-
-@dataclass(slots=True, eq=False)
-class HeldOut:
-    """The validation windows, in order, with what the model said of them."""
-
-    labels: list[str] = field(default_factory=list)  # columns of `probabilities`
-    y_true: Array = field(default_factory=lambda: np.zeros(0, np.int64))  # ``(n,)``, numbers of the labels
-    # ``(n, labels)``, as an event would carry them
-    probabilities: Array = field(default_factory=lambda: np.zeros((0, 0)))
-    sessions: list[str] = field(default_factory=list)  # ``n`` each; a subject is empty where it is not known
-    subjects: list[str] = field(default_factory=list)
-    # ``(n,)``, raw samples from the session's index 0
-    start_index: Array = field(default_factory=lambda: np.zeros(0, np.int64))
-    heads: list[HeldHead] = field(default_factory=list)  # what was said in further heads
+#: Where a manifest's lineage has the digests.
+LEARNED = "learned"
+_PACKAGES = ("kymo", "numpy", "scipy", "onnxruntime")
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +37,7 @@ class Candidate:
 
     name: str  # architecture, and in a search the number of the trial
     parameters: dict[str, Any] = field(default_factory=dict)  # all of its parameters
-    # of the validation windows and recordings: :func:`kymo.models.evaluate.score_windows`
+    # of the validation windows and recordings: :mod:`kymo.models.scores`
     scores: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)  # an entry an epoch
     seconds: float = 0.0  # wall time of the fit; the process's largest resident size so far
@@ -83,8 +62,7 @@ class RunRecord:
     # the ``groups`` that each holds out, windows to learn from (``training``) and to stop by (``validation``),
     # ``epochs`` and scores
     split: dict[str, Any] = field(default_factory=dict)
-    # of the validation side; empty where nothing was held out. See :func:`kymo.models.evaluate.score_windows`; ``heads``:
-    # by further head its own
+    # of the validation side; empty where nothing was held out. See :mod:`kymo.models.scores`
     scores: dict[str, Any] = field(default_factory=dict)
     held_out: HeldOut = field(default_factory=HeldOut)  # the validation windows one by one
     candidates: list[Candidate] = field(default_factory=list)  # all that were compared, the chosen one among them
@@ -99,7 +77,7 @@ class RunRecord:
     @property
     def numbers_alone(self) -> bool:
         """Whether the recipe has no classes, a regression alone."""
-        return len(self.held_out.labels) == 1 and bool(self.held_out.heads)
+        return self.held_out.numbers_alone
 
     def to_json(self) -> str:
         """The record as JSON text that ends in a newline."""
@@ -113,14 +91,20 @@ class RunRecord:
             held, candidates = facts.pop("held_out"), facts.pop("candidates")
             kinds = {"y_true": np.int64, "probabilities": np.float64, "start_index": np.int64}
             held |= {name: np.array(held[name], kind) for name, kind in kinds.items()}
-            held["heads"] = [HeldHead.from_plain(head) for head in held.get("heads", [])]
-            if not len(held["y_true"]):
-                held["probabilities"] = held["probabilities"].reshape(0, len(held["labels"]))
+            held["probabilities"] = held["probabilities"].reshape(len(held["y_true"]), len(held["labels"]))
+            held["heads"] = [_head(head) for head in held.get("heads", [])]
             return cls(
                 **facts, held_out=HeldOut(**held), candidates=[Candidate(**candidate) for candidate in candidates]
             )
         except (MessageError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise TrainingError(f"no record of a training run ({error}); train again") from None
+
+
+def _head(facts: Mapping[str, Any]) -> HeldHead:
+    """A head of a record's JSON, where null stands for NaN."""
+    truth = np.array(facts["truth"], np.int64 if facts["labels"] else np.float64)
+    shape = (len(truth), len(facts["labels"])) if facts["labels"] else (len(truth),)
+    return HeldHead(facts["name"], facts["labels"], truth, np.array(facts["said"], np.float64).reshape(shape))
 
 
 def cross_validation(split: Mapping[str, Any]) -> str:
@@ -148,3 +132,64 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def revision() -> str:
+    """The git commit of Kymo's own folder, empty where it is no checkout."""
+    git = Path(__file__).resolve().parent.parent.parent / ".git"
+    try:
+        head = (git / "HEAD").read_text().strip()
+        return (git / head[5:]).read_text().strip() if head.startswith("ref: ") else head
+    except OSError:
+        return ""
+
+
+def versions(packages: Sequence[str]) -> dict[str, str | None]:
+    """Versions of what every model rests on, and of `packages`; None for one that is not installed."""
+    return {name: _version(name) for name in (*_PACKAGES, *packages)}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def name_digest(name: str) -> str:
+    """16 hexadecimal digits of a session's or subject's name."""
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def learned_from(dataset: Dataset) -> dict[str, list[str]]:
+    """For the lineage: digests of all sessions and subjects of a data set, held out for validation or not.
+
+    Those held out have had a say, too: in when to stop, in which model to take, and where the model was refitted in its weights.
+    """
+    examples = dataset.examples
+    return {
+        "sessions": sorted({name_digest(example.session) for example in examples}),
+        "subjects": sorted({name_digest(example.subject) for example in examples if example.subject}),
+    }
+
+
+def knows(bundle: Bundle, session: str, subject: str = "") -> bool | None:
+    """Whether a bundle has learned from a session, or from another one of the subject if one is given; None if it does not say."""
+    digests: dict[str, Any] | None = bundle.manifest.get("lineage", {}).get(LEARNED)
+    if digests is None:
+        return None
+    return name_digest(session) in digests["sessions"] or bool(subject and name_digest(subject) in digests["subjects"])
+
+
+def trained_on(judgement: Judgement) -> int:
+    """How many of the recordings a bundle has learned from: of files that are as they were, or of an archive that has grown since."""
+    bundle = judgement.bundle
+    inputs = bundle.manifest.get("lineage", {}).get("inputs", [])
+    checksums = {facts.get("path"): facts.get("sha256") for facts in inputs}
+    same, count = set(checksums.values()), 0
+    for path, facts in judgement.inputs.items():
+        if facts["sha256"] in same:
+            count += facts["recordings"]
+        elif path in checksums:
+            count += sum(bool(knows(bundle, session)) for session in judgement.sessions[path])
+    return count

@@ -10,29 +10,38 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from kymo.models.bundle import Bundle, load_bundle
-from kymo.models.data.bins import settle_bins
-from kymo.models.data.examples import Dataset, notes_on
+from kymo.models.data.cache import Reading
+from kymo.models.data.examples import Dataset, notes_on, settle_bins
 from kymo.models.data.samples import is_stateful, split_chain
-from kymo.models.data.splits import notes_on_split, session_of
-from kymo.models.pooling import Pool
+from kymo.models.data.splits import group_of, leak_free, notes_on_split
 from kymo.models.registry import write_bundle
 from kymo.models.registry.manifest import MODEL
 from kymo.models.reports import html as h
 from kymo.models.reports.report import RECORD, bundle_report
-from kymo.models.scores import Scores
-from kymo.models.training.candidates import choose, fit_candidates, judge_leak_free
-from kymo.models.training.export import Exported, export_model, export_stateful, with_metadata
-from kymo.models.training.fit_and_judge import FittedModel, fit, peak_mb
-from kymo.models.training.lineage import LEARNED, learned_from, lineage_of, manifest_of, revision, split_of, versions
-from kymo.models.training.record import RunRecord, cross_validation
-from kymo.models.training.request import OnStage, TrainingRun, TrainRequest, checkpoints, train_parameters
+from kymo.models.scores import BRIEF, Scores, short_scores
+from kymo.models.training.candidates import (
+    Contender,
+    FittedModel,
+    choose,
+    contend,
+    fit,
+    fit_candidates,
+    parts_of,
+    peak_mb,
+    pool_of,
+)
+from kymo.models.training.export import INPUT, OUTPUT, Exported, export_model, export_stateful, with_metadata
+from kymo.models.training.record import LEARNED, RunRecord, cross_validation, learned_from, revision, versions
+from kymo.models.training.run import OnStage, TrainingRun, TrainRequest, checkpoints, digest_of, train_parameters
 from kymo.models.zoo import Epoch, architecture
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.errors import TrainingError
@@ -47,7 +56,7 @@ class Trained:
     """What came of a training run."""
 
     bundle: Bundle  # written and read back
-    # of the validation windows; empty where there are none. See :func:`kymo.models.evaluate.score_windows`
+    # of the validation windows; empty where there are none. See :mod:`kymo.models.scores`
     scores: Scores
     notes: list[str] = field(default_factory=list)  # what the user should know
     # all facts of the run; also ``report/run.json`` in the bundle
@@ -76,28 +85,25 @@ def train(
     """
     started = time.monotonic()
     settings = train_parameters(recipe, request)
-    dataset = request.windows(recipe, split_chain(recipe.chain)[0], on_stage)
+    reading = Reading()
+    dataset = request.windows(recipe, split_chain(recipe.chain)[0], on_stage, reading)
     recipe = settle_bins(recipe, dataset)
-    run = TrainingRun(
-        recipe,
-        request,
-        settings,
-        dataset,
-        on_stage or (lambda name, _: on_epoch if name != "reading" else lambda _: None),
-    )
+    on_stage = on_stage or (lambda name, _: on_epoch if name != "reading" else lambda _: None)
+    run = TrainingRun(recipe, request, settings, dataset, on_stage, reading)
     with checkpoints(fingerprint(run)) as run.folder:
-        candidates, pool = fit_candidates(run)
-        winner, judged, choice = _choose(candidates, request.windows_of)
+        contenders = fit_candidates(run)
+        winner, choice = _choose(contenders, request.windows_of)
         final = _refit(run, winner)
         exported = _export(final)
-        record = _record_of(run, candidates, (winner, judged), choice, final, pool)
-        if judged.data.split.kind == "window" and judged.scores:
+        record = _record_of(run, contenders, winner, choice, final)
+        if winner.parts and winner.data.split.kind == "window":
+            plain = leak_free(dataset.examples, winner.parts[0].part.split, settings["validation"])
             plan = run.plan(winner.plan.architecture, winner.plan.parameters, "leak_free")
-            plain = judge_leak_free(run, plan, judged.data.split)
-            record.split["leak_free"] = {"kind": plain.data.split.kind, "scores": plain.scores}
+            scores = contend(run, plan, *parts_of(run, [plain])).scores
+            record.split["leak_free"] = {"kind": plain.kind, "scores": scores}
         record.seconds, record.peak_mb = time.monotonic() - started, peak_mb()
-        bundle = _write_run(run, final, judged, exported, pool, record)
-    return Trained(bundle, Scores(judged.scores), record.notes, record)
+        bundle = _write_run(run, winner, final, exported, record)
+    return Trained(bundle, Scores(record.scores), record.notes, record)
 
 
 def fingerprint(run: TrainingRun) -> dict[str, Any]:
@@ -122,40 +128,36 @@ def _digest(dataset: Dataset) -> str:
     digest = hashlib.sha256()
     for example in (*dataset.examples, *dataset.unlabelled):
         known = (sorted(example.metadata.items()), sorted(example.targets.items()))
-        facts = (session_of(example), example.subject, example.window.start_ns, example.label, known)
+        facts = (example.session, example.subject, example.window.start_ns, example.label, known)
         digest.update(repr(facts).encode())
     return digest.hexdigest()
 
 
-def _choose(candidates: list[FittedModel], windows_of: str) -> tuple[FittedModel, FittedModel, str]:
-    """The best, what the choice said of what was held out, and a sentence about it."""
-    of_recipe = candidates[0]
-    if not of_recipe.scores:
-        return of_recipe, of_recipe, f"{of_recipe.plan.name}: nothing was held out to compare by"
-    winner, judged = choose(candidates, windows_of)
-    folds = cross_validation(split_of(winner))
-
-    def place(candidate: FittedModel) -> float:
-        return candidate.rank if folds else candidate.stop_rank
-
-    losers = ", ".join(f"{loser.plan.name} {place(loser):.3f}" for loser in candidates if loser is not winner)
-    if not losers:
-        return winner, judged, f"bundled {winner.plan.name}"
+def _choose(contenders: list[Contender], windows_of: str) -> tuple[Contender, str]:
+    """The best, and a sentence about it."""
+    winner = choose(contenders, windows_of)
+    name, others = winner.plan.name, [other for other in contenders if other.plan is not winner.plan]
+    if not winner.parts:
+        return winner, f"{name}: nothing was held out to compare by"
+    if not others:
+        return winner, f"bundled {name}"
+    folds = cross_validation({"kind": winner.data.split.kind, "folds": winner.folds})
     where = f"over {folds}" if folds else "of windows kept apart for the choice"
     mean = "the mean of accuracy, macro F1 and windows right" if "accuracy" in winner.scores else "the mean R2"
-    return winner, judged, f"bundled {winner.plan.name}: {place(winner):.3f}, {mean} {where}; {losers}"
+    losers = ", ".join(f"{other.plan.name} {other.rank():.3f}" for other in others)
+    return winner, f"bundled {name}: {winner.rank():.3f}, {mean} {where}; {losers}"
 
 
-def _refit(run: TrainingRun, winner: FittedModel) -> FittedModel:
+def _refit(run: TrainingRun, winner: Contender) -> FittedModel:
     """The model that won, learned from all windows."""
-    if not winner.scores or not run.settings["refit"]:
-        return winner
-    epochs = winner.epochs
-    plan = replace(winner.plan, settings={**run.settings, "epochs": epochs})
+    if winner.parts and (fitted := winner.parts[0].learned.fitted):
+        return fitted
+    plan, epochs = winner.plan, winner.epochs
     # Where the run was killed, a search may have chosen another one by now: each has a folder of its own.
-    plan = replace(plan, checkpoints=run.folder / f"refit-{plan.digest}" if run.folder else None)
+    digest = digest_of([plan.architecture, dict(plan.parameters), {**run.settings, "epochs": epochs}])
+    plan = replace(plan, folder=run.folder / f"refit-{digest}" if run.folder else None)
     on_epoch = run.on_stage(f"{plan.name}, all windows", epochs)
-    return fit(run.recipe, run.data_for(plan.architecture), plan, on_epoch)
+    return fit(run, run.data(plan.architecture), plan, epochs, on_epoch)
 
 
 def _export(final: FittedModel) -> Exported:
@@ -166,28 +168,29 @@ def _export(final: FittedModel) -> Exported:
 
 
 def _record_of(
-    run: TrainingRun,
-    fits: list[FittedModel],
-    pair: tuple[FittedModel, FittedModel],  # the best, and with the scores of the choice
-    choice: str,
-    final: FittedModel,
-    pool: Pool | None,
+    run: TrainingRun, contenders: list[Contender], winner: Contender, choice: str, final: FittedModel
 ) -> RunRecord:
     """All facts of a run but its time and memory."""
-    recipe, (best, winner) = run.recipe, pair
-    candidates = [fitted.candidate() for fitted in fits]
-    candidates[fits.index(best)].chosen = True
-    lineage = lineage_of(recipe, run.request, run.dataset, winner)
+    recipe = run.recipe
+    candidates = [contender.candidate() for contender in contenders]
+    chosen = next(candidate for candidate in candidates if candidate.name == winner.plan.name)
+    chosen.chosen, chosen.parameters = True, final.model.parameters
+    if not winner.parts:
+        chosen.history, chosen.seconds, chosen.peak_mb = final.history, final.seconds, final.peak_mb
+    pool = pool_of(recipe, run.dataset.examples, run.dataset.labels)
+    if len(winner.parts) == 1:  # as it judged
+        pool = winner.parts[0].part.pool
+    lineage = _lineage_of(run, winner)
     return RunRecord(
         recipe=recipe.name,
         recipe_text=recipe.path.read_text(encoding="utf-8-sig") if recipe.path else "",
         architecture=winner.plan.architecture,
-        parameters=winner.model.parameters,
+        parameters=final.model.parameters,
         training=lineage["train"],
-        history=winner.history,
-        split=split_of(winner),
+        history=chosen.history,
+        split=_split_of(winner),
         scores=winner.scores,
-        held_out=winner.to_held_out(),
+        held_out=winner.held_out,
         candidates=[*candidates, *run.stopped],
         choice=choice,
         lineage={**lineage, "seed": run.settings["seed"], "revision": revision()},
@@ -196,35 +199,105 @@ def _record_of(
     )
 
 
+def _split_of(winner: Contender) -> dict[str, Any]:
+    """What stands on each side, for the record."""
+    split, facts = winner.data.split, dict[str, Any]()
+    for name, numbers in (("training", split.training), ("validation", split.validation)):
+        labels = dict(Counter(winner.data.examples[i].label for i in numbers))
+        facts[name] = {"windows": len(numbers), "groups": list(getattr(split, f"{name}_groups")), "labels": labels}
+    folds = {"folds": winner.folds} if winner.folds else {}
+    return {"kind": split.kind, "seed": split.seed, **folds, **facts}
+
+
 def _write_run(
-    run: TrainingRun, final: FittedModel, winner: FittedModel, exported: Exported, pool: Pool | None, record: RunRecord
+    run: TrainingRun, winner: Contender, final: FittedModel, exported: Exported, record: RunRecord
 ) -> Bundle:
-    """Write the bundle of `final`, with the scores of `winner`, its report and what else is to be saved; read it back."""
-    lineage = {key: value for key, value in record.lineage.items() if key not in ("seed", "revision")}
-    lineage[LEARNED] = learned_from(run.dataset)
-    facts = {"history": winner.history, "validation": winner.scores, "parity": exported.parity}
+    """Write the bundle of `final`, with the scores of the choice, its report and what else is to be saved; read it back."""
+    facts = {"history": record.history, "validation": record.scores, "parity": exported.parity}
     facts_text = json.dumps({**facts, "notes": dict(run.dataset.notes)}, indent=1) + "\n"
     if run.request.report:
         attached = bundle_report(record, winner.window)
     else:
         attached = {f"report/{RECORD}": record.to_json().encode("utf-8", "backslashreplace")}
-    manifest, stream = manifest_of(run.recipe, final, winner, exported, pool, lineage), run.recipe.input_format()
-    manifest |= {"lengths": run.dataset.lengths} if run.dataset.lengths else {}
-    windows = final.data.chain.output({stream.stream: stream})
+    manifest = _manifest_of(run, winner.temperatures, final, exported, record)
     path = write_bundle(
         run.request.out,
         manifest,
-        {MODEL: with_metadata(exported.model, manifest, windows), "report/report.json": facts_text.encode()},
+        {MODEL: with_metadata(exported.model, manifest, final.data.format), "report/report.json": facts_text.encode()},
         attached=attached,
-        promote=run.request.promote and not unfit(winner.scores),
+        promote=run.request.promote and not unfit(record.scores),
     )
     weights_out, history_out = _places(run, final)
     if history_out:
-        _save(history_out, (json.dumps(winner.history, indent=1) + "\n").encode())
+        _save(history_out, (json.dumps(record.history, indent=1) + "\n").encode())
     if weights_out:
         weights = getattr(final.model, "weights", None)
         _save(weights_out, weights() if callable(weights) else exported.model)
     return load_bundle(path)
+
+
+def _manifest_of(
+    run: TrainingRun, temperatures: Sequence[float], final: FittedModel, exported: Exported, record: RunRecord
+) -> dict[str, Any]:
+    """A bundle's manifest: of the model `final`, with the scores of those that learned from a part of the windows."""
+    scores, borders = record.scores, run.recipe.labels.bins
+    lineage = {key: value for key, value in record.lineage.items() if key not in ("seed", "revision")}
+    model: dict[str, Any] = {
+        "input": INPUT,
+        "output": OUTPUT,
+        "shape": list(exported.shape),
+        "dtype": "float32",
+        "layout": final.model.layout,
+        **({"state": exported.state} if exported.state else {}),
+        **({"takes": final.data.takes} if final.data.takes != "chain" else {}),
+    }
+    manifest: dict[str, Any] = {
+        "recipe": run.recipe.name,
+        "architecture": {"name": final.plan.architecture, "parameters": final.model.parameters},
+        "model": model,
+        "labels": list(final.data.labels),
+        "temperature": temperatures[0],
+        "batch": exported.batch,
+        "chain": final.data.chain.to_json(),
+        "scores": {key: scores[key] for key in BRIEF if key in scores},
+        "lineage": {**lineage, LEARNED: learned_from(run.dataset)},
+        **({"bins": list(borders)} if isinstance(borders, tuple) else {}),
+    }
+    if heads := final.data.heads:
+        manifest["heads"] = [
+            {"name": head.name, "labels": list(head.labels), "temperature": temperature}
+            for head, temperature in zip(heads, temperatures[1:], strict=True)
+        ]
+        manifest["scores"] |= {"heads": short_scores(scores["heads"])} if scores else {}
+    beside = {"pool": record.pooling, "lengths": run.dataset.lengths}
+    return manifest | {name: facts for name, facts in beside.items() if facts}
+
+
+def _lineage_of(run: TrainingRun, winner: Contender) -> dict[str, Any]:
+    """What a bundle's model was made of; the same for equal runs."""
+    recipe, request, settings, data = run.recipe, run.request, run.settings, winner.data
+    packages = architecture(winner.plan.architecture).packages
+    folds = {"folds": len(winner.folds)} if winner.folds else {}
+    return {
+        "command": _command(recipe, request, settings["seed"]),
+        "chain": recipe.chain.digest(learned=False),
+        "train": {**settings, "split": recipe.train.kind, "balance": recipe.train.balance, **folds},
+        "inputs": [{"path": path, **facts} for path, facts in run.dataset.inputs.items()],
+        **({"without": sorted(request.without)} if request.without else {}),
+        "windows": {"training": len(data.split.training), "validation": len(data.split.validation)},
+        "validation_groups": sorted({group_of(example, data.split.kind) for example in data.validation}),
+        "packages": versions(packages),
+        "python": platform.python_version(),
+    }
+
+
+def _command(recipe: Recipe, request: TrainRequest, seed: int) -> str:
+    name = str(recipe.path.with_suffix("").name) if recipe.path else recipe.name
+    data = "".join(f" --data {path}" for path in request.paths)
+    epochs = f" --epochs {request.epochs}" if request.epochs is not None else ""
+    only = " --only" if request.only else ""
+    search = f" --search {request.search_minutes:g}" if request.search_minutes else ""
+    return f"kymo train {name}{data}{epochs} --seed {seed}{only}{search}"
 
 
 def _places(run: TrainingRun, final: FittedModel) -> tuple[Path | None, Path | None]:
@@ -260,18 +333,17 @@ def _save(path: Path, data: bytes) -> None:
         raise TrainingError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
 
 
-def _notes(run: TrainingRun, winner: FittedModel, final: FittedModel) -> list[str]:
+def _notes(run: TrainingRun, winner: Contender, final: FittedModel) -> list[str]:
     notes = run.dataset.note_lines()
     if len(notes) > _MOST_NOTES:
         more = len(notes) - _MOST_NOTES
         notes = [*notes[:_MOST_NOTES], f"and {more} more notes on the data; `kymo dataset show` gives all of them"]
-    if not winner.scores:
+    if not winner.parts:
         notes.append(
             "nothing was held out, so there are no scores: no recording can be spared, or [train] validation = 0"
         )
-    of_models = [text for fitted in (winner, final) for text in getattr(fitted.model, "notes", [])]
     notes += notes_on_split(run.dataset.examples, run.recipe.train)
-    return [*notes, *notes_on(winner.data.heads), *dict.fromkeys(of_models)]
+    return [*notes, *notes_on(final.data.heads), *dict.fromkeys(getattr(final.model, "notes", []))]
 
 
 __all__ = ["TrainRequest", "Trained", "fingerprint", "train"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from kymo.models.evaluate import evaluate
 from kymo.models.predict import Classifier
 from kymo.models.registry import SHIPPED
 from kymo.models.run import run
-from kymo.models.scores import score, score_windows
+from kymo.models.scores import UNCLASSIFIED, HeldOut, confusion, score
 from kymo.models.training.cli import evaluate_command
 from kymo.streams.chunk import Header, signal_format
 from kymo.streams.errors import BundleError, TrainingError
@@ -32,12 +34,19 @@ from kymo.streams.recording import Recording, StreamData
 CLASSES = ("a", "b", "c", "d")
 
 
+def scores_of(pairs: Sequence[tuple[str, str]], labels: Sequence[str] = CLASSES) -> dict[str, Any]:
+    """Scores of truths and answers."""
+    number = {label: i for i, label in enumerate(labels)} | {UNCLASSIFIED: -1}
+    truths, answers = ([number[name] for name in side] for side in zip(*pairs, strict=True))
+    return score(confusion(truths, answers, len(labels)), labels)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(CLASSES), st.sampled_from(CLASSES)), min_size=1, max_size=60))
 def test_scores_equal_scikit_learn(pairs: list[tuple[str, str]]) -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     truth, answer = zip(*pairs, strict=True)
-    found = score(pairs, CLASSES)
+    found = scores_of(pairs)
     names = [name for name in CLASSES if name in truth or name in answer]
     assert found["accuracy"] == pytest.approx(metrics.accuracy_score(truth, answer))
     assert found["macro_f1"] == pytest.approx(metrics.f1_score(truth, answer, average="macro", zero_division=0))
@@ -53,7 +62,7 @@ def test_scores_equal_scikit_learn(pairs: list[tuple[str, str]]) -> None:
 
 
 def test_what_was_not_classified_is_an_error() -> None:
-    found = score([("a", "a"), ("a", "unclassified"), ("b", "b"), ("b", "b")])
+    found = scores_of([("a", "a"), ("a", "unclassified"), ("b", "b"), ("b", "b")])
     assert (found["accuracy"], found["n"], found["unclassified"]) == (0.75, 4, 1)
     assert found["per_class"]["a"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "n": 2}
     assert found["macro_f1"] == pytest.approx((2 / 3 + 1) / 2)
@@ -65,13 +74,14 @@ def test_what_was_not_classified_is_an_error() -> None:
 
 def test_a_recording_counts_by_the_mean_of_its_windows() -> None:
     windows = [
-        ("one", "a", {"a": 0.9, "b": 0.1}),
-        ("one", "a", {"a": 0.4, "b": 0.6}),
-        ("one", "a", {"a": 0.4, "b": 0.6}),
-        ("two", "b", {"a": 0.8, "b": 0.2}),
-        ("two", "b", {"a": 0.4, "b": 0.6}),
+        ("one", "a", (0.9, 0.1)),
+        ("one", "a", (0.4, 0.6)),
+        ("one", "a", (0.4, 0.6)),
+        ("two", "b", (0.8, 0.2)),
+        ("two", "b", (0.4, 0.6)),
     ]
-    found = score_windows(windows, ("a", "b"))
+    sessions, truths, said = map(list, zip(*windows, strict=True))
+    found = HeldOut.of(("a", "b"), truths, said, sessions=sessions, subjects=[""] * 5).scores()
     assert found["confusion"] == {"a": {"a": 1, "b": 0}, "b": {"a": 1, "b": 0}}
     assert (found["accuracy"], found["n"], found["window_accuracy"], found["windows"]) == (0.5, 2, 0.4, 5)
 

@@ -18,7 +18,7 @@ from kymo.models.evaluate import evaluate
 from kymo.models.pooling import Pool, State, learn_hmm, pool_for, pool_windows
 from kymo.models.predict import Classifier
 from kymo.models.run import run
-from kymo.models.training.fit_and_judge import pool_of
+from kymo.models.training.candidates import pool_of
 from kymo.streams.errors import BundleError, FormatError, RecipeError
 
 ROWS = st.lists(

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kymo.models.scores import collect_heads, score_head, score_line, score_numbers
-from kymo.models.training.record import HeldHead, HeldOut, RunRecord
+from kymo.models.scores import HeldHead, HeldOut, score_line, score_numbers
+from kymo.models.training.record import RunRecord
 
 numbers = st.floats(-1e4, 1e4, allow_nan=False)
 
@@ -47,11 +47,11 @@ def test_r2_by_hand() -> None:
 def test_only_known_truths_count() -> None:
     truth = np.array([0, -1, 1, 1])
     said = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3]])
-    scores = score_head(HeldHead("surface", ["road", "track"], truth, said), ["a", "a", "b", "c"], ["road"])
+    scores = HeldHead("surface", ["road", "track"], truth, said).scores(["a", "a", "b", "c"], ["road"])
     assert (scores["windows"], scores["window_accuracy"]) == (3, pytest.approx(2 / 3))
     assert (scores["n"], scores["accuracy"], scores["unclassified"]) == (4, 0.5, 1)
     pace = HeldHead("pace", [], np.array([1.0, np.nan, 3.0, 4.0]), np.array([2.0, 9.0, np.nan, 4.0]))
-    scores = score_head(pace, ["a", "a", "b", "c"])
+    scores = pace.scores(["a", "a", "b", "c"])
     assert (scores["n"], scores["windows"], scores["mae"], scores["unclassified"]) == (2, 2, 0.5, 1)
 
 
@@ -59,7 +59,7 @@ def test_a_head_without_labels_has_no_figures() -> None:
     unknown = HeldHead("surface", ["road", "track"], np.array([-1]), np.array([[0.5, 0.5]]))
     number = HeldHead("pace", [], np.array([np.nan]), np.array([1.0]))
     for head in (unknown, number):
-        scores = score_head(head, ["a"])
+        scores = head.scores(["a"])
         assert scores == {"n": 0, "windows": 0}
         assert score_line(head.name, scores) == f"{head.name}: no labels"
 
@@ -70,14 +70,12 @@ def test_windows_judged_one_by_one_become_columns() -> None:
         {"surface": ("sand", {"road": 0.1, "track": 0.9}), "pace": (3.0, math.nan)},
         {"surface": (None, {"road": 0.5, "track": 0.5}), "pace": (4.0, 5.0)},
     ]
-    surface, pace = collect_heads(["surface", "pace"], rows, {"surface": ("road", "track"), "pace": ()})
+    surface, pace = (HeldHead.of(name, labels, rows) for name, labels in (("surface", ("road", "track")), ("pace", ())))
     assert (surface.labels, surface.truth.tolist()) == (["road", "track", "sand"], [0, 2, -1])
     assert surface.said.tolist() == [[0.6, 0.4, 0.0], [0.1, 0.9, 0.0], [0.5, 0.5, 0.0]]
     np.testing.assert_array_equal(pace.truth, [np.nan, 3.0, 4.0])
     np.testing.assert_array_equal(pace.said, [2.0, np.nan, 5.0])
-    assert (
-        score_head(surface, ["a", "b", "c"])["window_accuracy"] == 0.5
-    )  # a class that the model does not know is an error
+    assert surface.scores(["a", "b", "c"])["window_accuracy"] == 0.5  # a class that the model does not know is an error
     held = HeldOut(["x"], np.zeros(3, np.int64), np.ones((3, 1)), ["a"] * 3, [""] * 3, np.arange(3), [surface, pace])
     back = RunRecord.from_json(RunRecord("r", held_out=held).to_json()).held_out
     for one, other in zip(held.heads, back.heads, strict=True):

@@ -17,15 +17,14 @@ from click.testing import CliRunner
 from memory_kafka import MemoryKafka, Worker, until
 
 import kymo
-from kymo.models.data.bins import bin_of, settle_bins
 from kymo.models.data.dataset import read_dataset, windows_of
-from kymo.models.data.examples import Dataset, Example, ordered
+from kymo.models.data.examples import Dataset, Example, bin_of, ordered, settle_bins
 from kymo.models.data.samples import fit_steps, split_chain, with_steps
 from kymo.models.data.store import StoreWriter, open_store
 from kymo.models.predict import Memory, Predictor
 from kymo.models.serving.operator import Operator
 from kymo.models.serving.outputs import Events
-from kymo.models.training.refresh import plan_of
+from kymo.models.training.gate import plan_of
 from kymo.processors.recipe.load import Recipe, load_recipe, parse_recipe
 from kymo.streams.chunk import Header, Window
 from kymo.streams.codec import ChunkCodec

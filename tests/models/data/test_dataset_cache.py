@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,9 @@ import pytest
 from documents import ROOT
 from tiny_models import RECIPE, recipe
 
-from kymo.models.data.cache import build_dataset, digest_of
+import kymo.models.data.cache
+from kymo.models.bundle import raw_chain
+from kymo.models.data.cache import Reading, build_dataset, checksums, digest_of
 from kymo.models.data.dataset import read_dataset
 from kymo.models.data.examples import Dataset
 from kymo.models.data.samples import split_chain
@@ -21,6 +25,7 @@ from kymo.models.data.splits import group_of
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.errors import SourceWarning
 from kymo.streams.readers import read
+from kymo.streams.recording import Recording
 from kymo.streams.settings import Settings
 
 #: Builds, says so after each recording and waits to be told to go on.
@@ -30,7 +35,7 @@ from pathlib import Path
 sys.path[:0] = [{root!r}, {tests!r}]
 from tiny_models import recipe
 from kymo.models.data.samples import split_chain
-from kymo.models.data.cache import build_dataset
+from kymo.models.data.cache import Reading, build_dataset
 from kymo.streams.settings import Settings
 
 def wait(recordings, windows):
@@ -38,7 +43,7 @@ def wait(recordings, windows):
     sys.stdin.readline()
 
 loaded = recipe()
-build_dataset([Path({data!r})], loaded, split_chain(loaded.chain)[0], Settings(home=Path({home!r})), wait)
+build_dataset([Path({data!r})], loaded, split_chain(loaded.chain)[0], Settings(home=Path({home!r})), Reading(wait))
 """
 
 
@@ -61,7 +66,9 @@ def build(
     loaded = loaded or recipe()
     chain = split_chain(loaded.chain)[0]
     paths = data if isinstance(data, list) else [data]
-    found = build_dataset(paths, loaded, chain, Settings(home=home, cache_gb=cache_gb), lambda n, _: told.append(n))
+    found = build_dataset(
+        paths, loaded, chain, Settings(home=home, cache_gb=cache_gb), Reading(lambda n, _: told.append(n))
+    )
     return found, bool(told)
 
 
@@ -105,7 +112,7 @@ def test_a_second_build_is_a_look_up(data: Path, tmp_path: Path) -> None:
 def test_what_changes_a_window_changes_the_digest(data: Path, old: str, new: str) -> None:
     changed = recipe(RECIPE.replace(old, new))
     assert changed != recipe()
-    digests = {digest_of([data], r, split_chain(r.chain)[0]) for r in (recipe(), changed)}
+    digests = {digest_of(checksums([data]), r, split_chain(r.chain)[0]) for r in (recipe(), changed)}
     assert len(digests) == 2
 
 
@@ -190,3 +197,26 @@ def test_what_was_left_out_is_told_again_and_settings_beside_a_file_count(data: 
     (data / "s1.json").write_text('{"SamplingFrequency": 10}')
     with pytest.warns(SourceWarning):
         assert build(data, tmp_path)[1]
+
+
+def test_files_are_read_once_for_two_chains(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (data / "broken.csv").write_text("t,x,y,label\n0,1,nothing,a\n0.1,1,,a\n0.2,x,,\n")
+    chains, reading, settings = (
+        (split_chain(recipe().chain)[0], raw_chain(recipe().chain)),
+        Reading(),
+        Settings(home=tmp_path),
+    )
+    with pytest.warns(SourceWarning):
+        build_dataset([data], recipe(), chains[0], settings, reading)
+
+    def read_again(*_: object) -> Iterator[Recording]:
+        raise AssertionError
+        yield
+
+    monkeypatch.setattr(kymo.models.data.cache, "read", read_again)
+    raw = build_dataset([data], recipe(), chains[1], settings, reading)
+    assert len(raw.left_out) == 1
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.warns(SourceWarning):
+        assert content(raw) == content(build_dataset([data], recipe(), chains[1], settings))

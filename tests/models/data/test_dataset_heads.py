@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from hypothesis import strategies as st
 from tiny_models import RECIPE, recipe
 
 import kymo
-from kymo.models.data.cache import digest_of, write_dataset
-from kymo.models.data.dataset import read_dataset
+from kymo.models.data.cache import checksums, digest_of, write_examples
+from kymo.models.data.dataset import iter_examples, read_dataset
 from kymo.models.data.examples import Dataset, NumberCover, heads_of, notes_on
 from kymo.models.data.samples import split_chain, to_samples
 from kymo.models.data.store import open_store
@@ -163,7 +164,10 @@ def test_targets_come_back_from_the_disk(tmp_path: Path) -> None:
     odd = (label(0, 2, "a"), label(1.0, 2, "0.1", "seconds_10k"), label(1.2, 2, "track", "surface"))
     loaded = recipe(WITH_HEADS)
     found = dataset(loaded, *odd)
-    write_dataset(tmp_path, [recording(*odd)], loaded, split_chain(loaded.chain)[0], lambda recordings, windows: None)
+    about, chain = Dataset(), split_chain(loaded.chain)[0]
+    with ThreadPoolExecutor(1) as thread:
+        examples = iter_examples([recording(*odd)], loaded, chain, about, thread)
+        write_examples(tmp_path, examples, about, thread)
     back = open_store(tmp_path)
     assert [e.targets for e in back.examples] == [e.targets for e in found.examples]
     assert back.examples[0].targets == {}
@@ -209,7 +213,7 @@ def data(tmp_path: Path) -> Path:
 def test_what_changes_a_target_changes_the_digest(data: Path, old: str, new: str, other: bool) -> None:
     assert WITH_HEADS.count(old) == 1
     changed = recipe(WITH_HEADS.replace(old, new))
-    digests = {digest_of([data], r, split_chain(r.chain)[0]) for r in (recipe(WITH_HEADS), changed)}
+    digests = {digest_of(checksums([data]), r, split_chain(r.chain)[0]) for r in (recipe(WITH_HEADS), changed)}
     assert len(digests) == 1 + other
 
 

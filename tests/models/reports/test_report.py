@@ -19,7 +19,8 @@ from kymo.models.bundle import load_bundle
 from kymo.models.registry import write_bundle
 from kymo.models.registry.manifest import MODEL
 from kymo.models.reports.report import Picture, bundle_report, pictures, report_files, worst_windows, write_report
-from kymo.models.training.record import HeldOut, RunRecord
+from kymo.models.scores import HeldOut
+from kymo.models.training.record import RunRecord
 from kymo.streams.errors import BundleError, TrainingError
 
 EVIL = "<script>alert('x')</script> & \"$a_b$\" \x00\ud800 ://"

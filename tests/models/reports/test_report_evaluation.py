@@ -16,9 +16,9 @@ from tiny_models import RECIPE, recipe, tiny_bundle
 
 from kymo.models.evaluate import evaluate
 from kymo.models.reports.report import evaluate_with_report, report_files
-from kymo.models.scores import score_head
+from kymo.models.scores import HeldHead
 from kymo.models.training.cli import evaluate_command
-from kymo.models.training.record import HeldHead, RunRecord
+from kymo.models.training.record import RunRecord
 from kymo.streams.chunk import Header, signal_format
 from kymo.streams.errors import TrainingError
 from kymo.streams.labels.labels import interval
@@ -45,7 +45,8 @@ def recordings() -> list[Recording]:
 
 def test_the_page_says_what_the_scores_say(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path / "b")
-    scores, files = evaluate_with_report(recipe(), bundle, recordings())
+    judgement, files = evaluate_with_report(recipe(), bundle, recordings())
+    scores = judgement.scores()
     assert scores == evaluate(recipe(), bundle, recordings())
     page = files["report.html"].decode().replace("\u00a0", " ")
     # 4 + 4 + 4 + 1 windows of 4 samples, every 2; those of `right` alone are right.
@@ -106,7 +107,7 @@ def with_heads(**unknown: Any) -> RunRecord:
         HeldHead("pace", [], pace, np.nan_to_num(pace, nan=3000.0) + errors),
     ]
     made.held_out.heads = heads
-    made.scores = {**made.scores, "heads": {head.name: score_head(head, made.held_out.sessions) for head in heads}}
+    made.scores = {**made.scores, "heads": {head.name: head.scores(made.held_out.sessions) for head in heads}}
     return made
 
 
@@ -147,5 +148,5 @@ def test_a_head_without_labels_says_so() -> None:
         HeldHead("surface", ["road", "track"], np.full(n, -1), np.full((n, 2), 0.5)),
         HeldHead("pace", [], np.full(n, np.nan), np.zeros(n)),
     ]
-    made.scores["heads"] = {head.name: score_head(head, made.held_out.sessions) for head in made.held_out.heads}
+    made.scores["heads"] = {head.name: head.scores(made.held_out.sessions) for head in made.held_out.heads}
     assert page(made).text.count("No held-out window has a label of this head.") == 2

@@ -22,7 +22,7 @@ from kymo.models.reports.numbers import (
     wilson,
     worst,
 )
-from kymo.models.scores import Tally, about_people, confusion
+from kymo.models.scores import HeldOut, Tally, confusion
 from kymo.models.training.train import unfit
 
 CLASSES = 4
@@ -112,14 +112,18 @@ def test_an_interval_of_nothing_is_none() -> None:
 
 def tally_of(right: Sequence[int], answers: int) -> Tally:
     """People with so many right answers of so many, a recording each, classes by turns."""
-    windows, owners = [], []
+    windows = []
     for person, count in enumerate(right):
         for i in range(answers):
-            truth, wrong = "ab"[i % 2], "ba"[i % 2]
-            said = truth if i < count else wrong
-            windows.append((f"{person}/{i}", truth, {"a": float(said == "a"), "b": float(said == "b")}))
-            owners.append(f"p{person}")
-    return Tally.of(windows, owners, ("a", "b"))
+            said = "ab"[i % 2] if i < count else "ba"[i % 2]
+            windows.append((f"{person}/{i}", f"p{person}", "ab"[i % 2], [said == "a", said == "b"]))
+    return tally(windows)
+
+
+def tally(windows: Sequence[tuple[str, str, str, Sequence[float]]]) -> Tally:
+    """Of windows: session, subject, truth and probabilities of each."""
+    sessions, subjects, truths, said = map(list, zip(*windows, strict=True))
+    return HeldOut.of(("a", "b"), truths, said, sessions=sessions, subjects=subjects).tally()
 
 
 def test_three_people_have_no_interval_and_all_right_is_not_certain() -> None:
@@ -154,13 +158,12 @@ def test_guessing_is_not_beaten_by_luck_or_by_the_commonest() -> None:
     assert tally_of([9, 8, 9, 7, 8], 10).beats_guessing()
     assert not tally_of([6, 5, 6, 4, 6], 10).beats_guessing()
     assert not tally_of([5, 5], 10).beats_guessing()
-    windows = [(f"{i}", "ab"[i % 10 == 0], {"a": 1.0, "b": 0.0}) for i in range(100)]
-    assert not Tally.of(windows, [f"p{i % 5}" for i in range(100)], ("a", "b")).beats_guessing()
+    windows = [(f"{i}", f"p{i % 5}", "ab"[i % 10 == 0], (1.0, 0.0)) for i in range(100)]
+    assert not tally(windows).beats_guessing()
 
 
 def test_of_one_class_nothing_tells_whether_guessing_is_beaten() -> None:
-    windows = [(f"{i}", "a", {"a": 1.0, "b": 0.0}) for i in range(20)]
-    scores = about_people(Tally.of(windows, [f"p{i % 5}" for i in range(20)], ("a", "b")), ["p"])
+    scores = tally([(f"{i}", f"p{i % 5}", "a", (1.0, 0.0)) for i in range(20)]).about_people(named=True)
     assert scores["beats_guessing"] is None
     assert not unfit({"accuracy": 1.0, **scores})
 

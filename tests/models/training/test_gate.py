@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,15 +18,25 @@ from tiny_models import RECIPE, recipe, tiny_bundle
 from kymo.models.data.dataset import add_input, read_dataset, stream_of
 from kymo.models.data.samples import split_chain
 from kymo.models.data.splits import hold_out_by_name
-from kymo.models.scores import score
+from kymo.models.evaluate import judge_recordings
+from kymo.models.scores import HeldOut
 from kymo.models.training.cli import evaluate_command
 from kymo.models.training.gate import MIN_OWNERS, compare, judge
-from kymo.models.training.lineage import TrainingOverlap, knows, learned_from, name_digest
+from kymo.models.training.record import knows, learned_from, name_digest, trained_on
 from kymo.streams.chunk import Chunk, Header, signal_format
 from kymo.streams.errors import TrainingError
 from kymo.streams.labels.labels import Label
 from kymo.streams.readers import read
 from kymo.streams.recording import Recording, StreamData
+
+
+def scores_of(pairs: list[tuple[str, str]], labels: tuple[str, ...] = ("a", "b")) -> dict[str, Any]:
+    """Scores of recordings of one window each: truth and answer."""
+    names, said = (
+        [str(i) for i in range(len(pairs))],
+        [[float(label == answer) for label in labels] for _, answer in pairs],
+    )
+    return HeldOut.of(labels, [t for t, _ in pairs], said, sessions=names, subjects=names).scores()
 
 
 def answers(right: str) -> dict[str, list[tuple[str, str]]]:
@@ -135,7 +146,7 @@ def test_macro_f1_is_that_of_the_scores() -> None:
     before, after = answers("0011010111"), answers("1111010111")
     found = judge(before, after, "macro_f1")
     for side, value in ((before, found.champion), (after, found.candidate)):
-        assert value == pytest.approx(score([pair for pairs in side.values() for pair in pairs])["macro_f1"])
+        assert value == pytest.approx(scores_of([pair for pairs in side.values() for pair in pairs])["macro_f1"])
     assert "macro f1" in found.text.lower()
 
 
@@ -178,7 +189,7 @@ def test_the_same_groups_are_held_out_every_time() -> None:
 
 
 def test_scores_say_what_they_do_not_say() -> None:
-    found = score([("walk", "walk"), ("walk", "walk"), ("run", "walk")], ("run", "sit", "walk"))
+    found = scores_of([("walk", "walk"), ("walk", "walk"), ("run", "walk")], ("run", "sit", "walk"))
     assert found["not_judged"] == ["sit"]
     assert found["commonest"] == {"label": "walk", "accuracy": 2 / 3}
     assert found["accuracy"] == found["commonest"]["accuracy"]
@@ -248,6 +259,7 @@ def test_an_archive_that_has_grown_is_told_by_its_sessions(tmp_path: Path, learn
     write_archive(tmp_path / "archive", parts)
     lineage = {"inputs": [{"path": str(tmp_path / "archive"), "recordings": 1, "sha256": "of before"}], **learned}
     bundle = tiny_bundle(tmp_path / "bundle", lineage=lineage)
-    watch = TrainingOverlap(bundle, recipe())
-    assert [r.session for r in watch.through(read([tmp_path / "archive"], recipe().read_options()))] == ["s0", "s1"]
-    assert (watch.count, watch.recordings) == (len(learned), 2)
+    judgement = judge_recordings(recipe(), bundle, read([tmp_path / "archive"], recipe().read_options()))
+    assert judgement.sessions == {str(tmp_path / "archive"): ["s0", "s1"]}
+    assert trained_on(judgement) == len(learned)
+    assert [facts["recordings"] for facts in judgement.inputs.values()] == [2]

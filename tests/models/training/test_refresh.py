@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,9 @@ import kymo
 from kymo.models.bundle import Bundle, load_bundle
 from kymo.models.registry import open_registry, write_bundle
 from kymo.models.registry.manifest import MODEL
-from kymo.models.training.lineage import name_digest
-from kymo.models.training.refresh import Outcome, _decide, alone, plan_of, refresh_for_ever, train_behind_gate
-from kymo.models.training.request import TrainRequest
+from kymo.models.training.gate import Outcome, _decide, alone, plan_of, refresh_for_ever, train_behind_gate
+from kymo.models.training.record import name_digest
+from kymo.models.training.run import TrainRequest
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.chunk import Chunk, Header, signal_format
 from kymo.streams.errors import BundleError, KymoError, TrainingError
@@ -182,7 +183,8 @@ def test_rounds_go_on_after_a_failure_and_wait_for_new_data() -> None:
             raise came
         return came
 
-    said = list(refresh_for_ever(recipe(), one_round, lambda: next(signatures), lambda: next(waits), lambda: "tiny@0"))
+    champion: Any = lambda: SimpleNamespace(id="tiny@0")  # noqa: E731
+    said = list(refresh_for_ever(recipe(), one_round, lambda: next(signatures), lambda: next(waits), champion))
     assert said[2].line() == "tiny: tiny@0 stays: no new recordings or labels"
     assert [(o.promoted, o.reason) for o in said] == [
         (False, "failed: OSError: disk full"),

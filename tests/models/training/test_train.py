@@ -17,12 +17,11 @@ import kymo
 from kymo.models.bundle import load_bundle
 from kymo.models.data.dataset import read_dataset, stream_of, windows_of
 from kymo.models.data.examples import Example
-from kymo.models.data.samples import fit_steps, split_chain
+from kymo.models.data.samples import fit_steps, split_chain, split_data, with_steps
 from kymo.models.data.splits import group_of, make_split
 from kymo.models.predict import fit_temperature
 from kymo.models.registry.manifest import MANIFEST, MODEL
 from kymo.models.training.cli import evaluate_command, train_command
-from kymo.models.training.split_data import prepare
 from kymo.models.training.train import TrainRequest, train
 from kymo.processors.recipe.load import Recipe
 from kymo.processors.recipe.tables import TrainTable
@@ -226,27 +225,29 @@ def windows_by_label(loaded: Recipe, data: Path) -> list[Example]:
 def test_steps_learn_from_the_training_side_alone(data: Path) -> None:
     loaded = recipe()
     examples = windows_by_label(loaded, data)
-    prepared = prepare(loaded, examples, 0.2, 0)
+    prepared = split_data(loaded, examples, make_split(examples, loaded.train, 0.2, 0))
     held = {group_of(example, "session") for example in prepared.validation}
     rows = np.concatenate([e.window.data for e in examples if group_of(e, "session") not in held]).astype(np.float64)
     learned = prepared.chain.to_json()["specs"][-1]["spec"]
     np.testing.assert_allclose(learned["mean"], rows.mean(0), rtol=1e-9)
     np.testing.assert_allclose(learned["std"], rows.std(0), rtol=1e-9)
-    seen = np.concatenate([e.window.data for e in prepared.training])
+    seen = np.concatenate([e.window.data for e in with_steps(prepared.training, prepared.steps)])
     np.testing.assert_allclose(seen.mean(0), 0, atol=1e-6)
     assert prepared.chain.digest(learned=False) == loaded.chain.digest(learned=False)
 
 
 def test_the_learned_chain_gives_the_trained_windows(data: Path) -> None:
     loaded = recipe()
-    prepared = prepare(loaded, windows_by_label(loaded, data), 0.0, 0)
+    examples = windows_by_label(loaded, data)
+    prepared = split_data(loaded, examples, make_split(examples, loaded.train, 0.0, 0))
     live = []
     for recording in read([data], loaded.read_options()):
         stream = stream_of(recording, loaded)
         assert stream is not None
         live += windows_of(stream, prepared.chain)
-    assert [w.data.tobytes() for w in live] == [e.window.data.tobytes() for e in prepared.training]
-    assert [w.header for w in live] == [e.window.header for e in prepared.training]
+    learned = list(with_steps(prepared.training, prepared.steps))
+    assert [w.data.tobytes() for w in live] == [e.window.data.tobytes() for e in learned]
+    assert [w.header for w in live] == [e.window.header for e in learned]
 
 
 def test_steps_behind_one_that_learns_see_its_output() -> None:

@@ -11,14 +11,14 @@ import pytest
 from click.testing import CliRunner
 from tiny_models import RECIPE, recipe
 
-import kymo.models.training.cli
+import kymo.models.data.cli
 from kymo.models.bundle import Bundle, load_bundle, raw_chain
 from kymo.models.evaluate import evaluate
 from kymo.models.predict import Classifier
 from kymo.models.run import run
-from kymo.models.training.candidates import Medians, draw
 from kymo.models.training.cli import evaluate_command, train_command
 from kymo.models.training.record import RunRecord
+from kymo.models.training.search import Medians, draw
 from kymo.models.training.train import TrainRequest, train
 from kymo.models.zoo import Between
 from kymo.processors.intake import Intake
@@ -54,7 +54,7 @@ def compared(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tiny.toml").write_text(BLIND)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KYMO_HOME", str(folder / "home"))
-        patch.setattr(kymo.models.training.cli, "_EVERY_S", 0.0)
+        patch.setattr(kymo.models.data.cli, "_EVERY_S", 0.0)
         arguments = [str(folder / "tiny.toml"), "--data", str(data), "--out", str(folder / "bundle")]
         saved = ["--weights-out", str(folder / "w" / "weights.npz"), "--history-out", str(folder / "history.json")]
         done = CliRunner().invoke(train_command, [*arguments, *saved], catch_exceptions=False)

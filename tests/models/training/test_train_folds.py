@@ -16,18 +16,17 @@ from tiny_models import RECIPE, recipe, window
 
 from kymo.models.data.dataset import read_dataset
 from kymo.models.data.examples import EVERY, Example
-from kymo.models.data.samples import fit_steps, split_chain, to_samples, with_steps
-from kymo.models.data.splits import Split, hold_out, judged_splits, make_folds
+from kymo.models.data.samples import SplitData, fit_steps, split_chain, to_samples, with_steps
+from kymo.models.data.splits import Split, _lacking, hold_out, judged_splits, make_folds
 from kymo.models.pooling import learn_hmm, pool_windows
 from kymo.models.predict import fit_temperature, softmax
-from kymo.models.scores import Tally, number_rank
-from kymo.models.training.candidates import _lacking, choose
+from kymo.models.scores import HeldHead, HeldOut, number_rank
+from kymo.models.training.candidates import Contender, JudgedPart, choose
 from kymo.models.training.cli import train_command
-from kymo.models.training.fit_and_judge import WindowFacts, rank_of
 from kymo.models.training.record import RunRecord
-from kymo.models.training.split_data import SplitData, samples_of
+from kymo.models.training.run import FitPlan
 from kymo.models.training.train import Trained, TrainRequest, train
-from kymo.models.zoo import Epoch, FitOptions, ModelHead, Samples, architecture
+from kymo.models.zoo import Epoch, FitOptions, Samples, architecture
 from kymo.models.zoo.minirocket import MiniRocket
 from kymo.models.zoo.spectrogram_cnn import SpectrogramCnn
 from kymo.processors.recipe.load import Recipe
@@ -307,8 +306,8 @@ def test_of_one_person_sessions_are_kept_apart_and_of_one_session_windows() -> N
         examples = [
             Example(window(np.zeros((12, 2)), name, 12 * i), "ab"[i % 2], name, "p") for i, name in enumerate(sessions)
         ]
-        data = SplitData(loaded.chain, ("a", "b"), examples, [], Split([0, 1, 2, 3], [], "subject"))
-        learned = samples_of(loaded, data, "channels_first")[0].groups
+        data = SplitData(loaded, loaded.chain, ("a", "b"), (), examples, Split([0, 1, 2, 3], [], "subject"))
+        learned = data.samples("channels_first", {}, 0)[0].groups
         assert learned is not None
         assert learned.tolist() == groups
 
@@ -324,35 +323,40 @@ def parts_of(right: Sequence[float], numbers: bool) -> list[Any]:
     """Parts of ten recordings each, so many of them right, or numbers off by what is left to 1."""
     parts = []
     for n, share in enumerate(right):
-        sessions, targets = [f"{n}/{i}" for i in range(10)], [{"n": float(i)} for i in range(10)]
-        said = [{"a": float(i < 10 * share), "b": float(i >= 10 * share)} for i in range(10)]
-        tally = Tally.of([(s, "a", row) for s, row in zip(sessions, said, strict=True)], [f"p{n}"] * 10, ("a", "b"))
-        heads, labels = ([ModelHead("n")], (EVERY,)) if numbers else ([], ("a", "b"))
-        answers = [np.ones((10, 1)), np.arange(10) + 4.0 * (1 - share)][: 1 + numbers]
-        facts = WindowFacts(sessions, [f"p{n}"] * 10, [0] * 10, ["a"] * 10, targets)
-        parts.append(
-            SimpleNamespace(tally=tally, data=SimpleNamespace(labels=labels, heads=heads), facts=facts, answers=answers)
+        said = np.array([[float(i < 10 * share), float(i >= 10 * share)] for i in range(10)])
+        head = HeldHead("n", [], np.arange(10.0), np.arange(10) + 4.0 * (1 - share))
+        held = HeldOut(
+            [EVERY] if numbers else ["a", "b"],
+            np.zeros(10, np.int64),
+            np.ones((10, 1)) if numbers else said,
+            [f"{n}/{i}" for i in range(10)],
+            [f"p{n}"] * 10,
+            np.zeros(10, np.int64),
+            [head] if numbers else [],
         )
+        parts.append(JudgedPart(*[None] * 4, [2.0 + n], held))  # type: ignore[arg-type]
     return parts
 
 
 @pytest.mark.parametrize("numbers", [False, True])
 def test_nobody_has_a_say_in_which_model_judges_them(numbers: bool) -> None:
-    made: list[Any] = []
-    for right, temperature in (([1.0, 0.0, 0.6], 2.0), ([0.5, 0.5, 0.5], 3.0)):
-        parts = parts_of(right, numbers)
-        one = SimpleNamespace(model=None, parts=parts, temperatures=[temperature], stop_rank=0.0)
-        one.with_parts = lambda parts: SimpleNamespace(temperatures=[9.0], parts=parts)
-        made.append(one)
-    winner, judged = choose(made, "")
-    assert winner is made[numbers]
-    chosen = [next(i for i, one in enumerate(made) if part in one.parts) for part in judged.parts]
+    data: Any = SimpleNamespace(takes="chain", labels=("a", "b"))
+    run: Any = SimpleNamespace(settings={"calibrate": False})
+    made = [
+        Contender(run, FitPlan(name, name, {}), data, parts_of(right, numbers))
+        for name, right in (("one", [1.0, 0.0, 0.6]), ("other", [0.5, 0.5, 0.5]))
+    ]
+    winner = choose(made, "")
+    assert winner.plan is made[numbers].plan
+    chosen = [next(i for i, one in enumerate(made) if part in one.parts) for part in winner.judged]
     assert sorted({*chosen}) == [0, 1]
-    assert judged.temperatures == winner.temperatures  # the bundle's own
+    assert winner.temperatures == made[numbers].temperatures  # the bundle's own
+    wanted = [part.held_out.probabilities for part in winner.judged]
+    np.testing.assert_array_equal(winner.held_out.probabilities, np.concatenate(wanted))
 
 
 def test_numbers_alone_are_ranked_by_how_near_they_come() -> None:
-    near, far = (rank_of(parts_of([share], numbers=True)) for share in (0.9, 0.1))
+    near, far = (parts_of([share], numbers=True)[0].held_out.rank() for share in (0.9, 0.1))
     assert near > 0.9
     assert far < near
     same = {"r2": None, "rmse": 1.0, "n": 1}  # of one person, whose truth is one

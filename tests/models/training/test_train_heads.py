@@ -14,14 +14,14 @@ from click.testing import CliRunner
 from tiny_models import RECIPE, recipe
 
 from kymo.models.data.dataset import read_dataset
-from kymo.models.data.samples import split_chain
+from kymo.models.data.samples import split_chain, split_data
+from kymo.models.data.splits import make_split
 from kymo.models.evaluate import JudgedWindow, evaluate
 from kymo.models.predict import Classifier
 from kymo.models.run import run
 from kymo.models.training.cli import evaluate_command, train_command
+from kymo.models.training.gate import plan_of
 from kymo.models.training.record import RunRecord
-from kymo.models.training.refresh import plan_of
-from kymo.models.training.split_data import prepare, samples_of
 from kymo.models.training.train import Trained, TrainRequest, train
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.errors import TrainingError
@@ -211,8 +211,8 @@ def test_oversampled_windows_keep_their_targets(tmp_path: Path) -> None:
         write(tmp_path, n, f"s{n}")
     loaded = recipe(WITH_HEADS.replace("[train]", '[train]\nbalance = "oversample"'))
     examples = read_dataset(read([tmp_path], loaded.read_options()), loaded, split_chain(loaded.chain)[0]).examples
-    prepared = prepare(loaded, examples, 0.0, 0)
-    samples, _ = samples_of(loaded, prepared, "channels_first")
+    prepared = split_data(loaded, examples, make_split(examples, loaded.train, 0.0, 0))
+    samples, _ = prepared.samples("channels_first", {}, 0)
     assert len(samples.classes) > len(examples)
     known = {(e.session, e.window.start_index): e.targets for e in examples}
     for i, example in enumerate(prepared.training):

@@ -20,7 +20,7 @@ import kymo.models.training.train
 from kymo.models.data.examples import Dataset, Example
 from kymo.models.registry.manifest import MODEL
 from kymo.models.training.learning import Course, Learning, rate
-from kymo.models.training.request import TrainingRun, checkpoints
+from kymo.models.training.run import TrainingRun, checkpoints
 from kymo.models.training.train import TrainRequest, fingerprint, train
 from kymo.models.zoo import FitOptions, Samples
 
@@ -92,9 +92,9 @@ def test_another_choice_does_not_go_on_from_the_weights_of_the_first(
     request, choose, rate_of = TrainRequest((str(data),), only=True), kymo.models.training.train._choose, {"now": 0.001}
 
     def chosen(*given: Any) -> Any:  # as a search with its budget of time: not the same in every run
-        found, judged, why = choose(*given)
+        found, why = choose(*given)
         found.plan = replace(found.plan, parameters={**found.plan.parameters, "learning_rate": rate_of["now"]})
-        return found, judged, why
+        return found, why
 
     def killed(name: str, epochs: int) -> Any:
         def on_epoch(_: Any) -> None:

@@ -19,13 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from kymo.models.bundle import raw_chain
-from kymo.models.data.cache import build_dataset
+from kymo.models.data.cache import Reading, build_dataset
 from kymo.models.data.examples import Dataset
-from kymo.models.data.samples import link_runs
-from kymo.models.data.splits import session_of
-from kymo.models.training.fit_and_judge import FitPlan
+from kymo.models.data.samples import SplitData, link_runs, split_data
+from kymo.models.data.splits import Split
 from kymo.models.training.record import Candidate
-from kymo.models.training.split_data import SplitData, prepare, prepare_raw
 from kymo.models.zoo import Epoch, architecture, takes
 from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import Recipe
@@ -61,22 +59,35 @@ class TrainRequest:
     weights_out: Path | None = None  # files to save the weights (of the framework's own kind) and the epochs (JSON) to
     history_out: Path | None = None
 
-    def windows(self, recipe: Recipe, chain: Chain, on_stage: OnStage | None = None) -> Dataset:
+    def windows(
+        self, recipe: Recipe, chain: Chain, on_stage: OnStage | None = None, reading: Reading | None = None
+    ) -> Dataset:
         """What to train on, behind a chain; on disk, and found there again."""
-        tell = on_stage("reading", 0) if on_stage else lambda _: None
-        dataset = build_dataset(
-            self.paths,
-            recipe,
-            chain,
-            on_progress=lambda recordings, windows: tell({"recordings": recordings, "windows": windows}),
-        )
+        tell, reading = on_stage("reading", 0) if on_stage else lambda _: None, reading or Reading()
+        reading.on_progress = lambda recordings, windows: tell({"recordings": recordings, "windows": windows})
+        dataset = build_dataset(self.paths, recipe, chain, reading=reading)
         if recipe.stateful:
             dataset.examples = link_runs(dataset)
         if self.without:
-            dataset.examples = [example for example in dataset.examples if session_of(example) not in self.without]
+            dataset.examples = [example for example in dataset.examples if example.session not in self.without]
             if not dataset.examples:
                 raise TrainingError(f"all {len(self.without)} sessions are left out; there is nothing to learn from")
         return dataset
+
+
+@dataclass(frozen=True, slots=True)
+class FitPlan:
+    """What is to be fitted."""
+
+    name: str  # for people and for the record
+    architecture: str  # in the zoo
+    parameters: Mapping[str, Any]  # as a recipe's ``[model]`` has them
+    folder: Path | None = None  # of its fits; None where nothing is to be kept
+
+    @property
+    def at_once(self) -> bool:
+        """Whether it learns without epochs."""
+        return bool(getattr(architecture(self.architecture), "at_once", False))
 
 
 @dataclass(slots=True, eq=False)
@@ -85,25 +96,24 @@ class TrainingRun:
 
     recipe: Recipe
     request: TrainRequest
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # ``[train]``, filled in
     dataset: Dataset
     on_stage: OnStage
+    reading: Reading = field(default_factory=Reading)
     folder: Path | None = None
     raw: Dataset | None = None
     stopped: list[Candidate] = field(default_factory=list)  # trials cut short, and what could not be fitted
 
-    def raw_windows(self) -> Dataset:
-        """Raw windows of the same recordings, read when they are first asked for."""
-        if self.raw is None:
-            self.raw = self.request.windows(self.recipe, raw_chain(self.recipe.chain), self.on_stage)
-        return self.raw
-
-    def data_for(self, name: str, data: SplitData | None = None) -> SplitData:
+    def data(self, name: str, split: Split | None = None) -> SplitData:
         """A split's windows as an architecture takes them; without a split all windows, to learn from."""
-        data = data or prepare(self.recipe, self.dataset.examples, 0.0, self.settings["seed"])
-        if takes(architecture(name)) == "chain":
-            return data
-        return prepare_raw(self.recipe, self.raw_windows().examples, self.dataset.examples, data)
+        examples, raw = self.dataset.examples, None
+        split = split or Split([*range(len(examples))], [], self.recipe.train.kind, self.settings["seed"])
+        if takes(architecture(name)) == "raw":
+            if self.raw is None:  # read when it is first asked for
+                self.raw = self.request.windows(self.recipe, raw_chain(self.recipe.chain), self.on_stage, self.reading)
+                self.reading = Reading()
+            raw = self.raw.examples
+        return split_data(self.recipe, examples, split, raw)
 
     @property
     def beside(self) -> tuple[str, ...]:
@@ -119,7 +129,7 @@ class TrainingRun:
         return [own, *(self.plan(name, {}, f"beside-{name}") for name in self.beside)]
 
     def plan(self, name: str, parameters: Mapping[str, Any], stage: str) -> FitPlan:
-        return FitPlan(name, name, parameters, self.settings, self.folder / stage if self.folder else None)
+        return FitPlan(name, name, parameters, self.folder / stage if self.folder else None)
 
 
 def train_parameters(recipe: Recipe, request: TrainRequest) -> dict[str, Any]:
@@ -144,8 +154,7 @@ def train_parameters(recipe: Recipe, request: TrainRequest) -> dict[str, Any]:
 def checkpoints(fingerprint: Mapping[str, Any], home: Path | None = None) -> Iterator[Path | None]:
     """The folder of a run; None while an equal run is under way in another process."""
     base = (home or Settings.from_env().home) / "cache" / "training"
-    digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    folder = base / digest
+    folder = base / digest_of(fingerprint)
     folder.mkdir(parents=True, exist_ok=True)
     _tidy(base, folder)
     with lock(folder / ".lock", wait=False) as file:
@@ -155,6 +164,11 @@ def checkpoints(fingerprint: Mapping[str, Any], home: Path | None = None) -> Ite
         (folder / ".lock").touch()  # so that no other run takes it for one of last week
         yield folder
         shutil.rmtree(folder, ignore_errors=True)  # an error or a kill leaves it for the next run
+
+
+def digest_of(facts: Any) -> str:
+    """16 hexadecimal digits, the same for equal facts."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _tidy(base: Path, current: Path) -> None:
