@@ -44,7 +44,7 @@ from kymo.streams.errors import TrainingError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part:
+class Sides:
     """Windows to learn from, and windows to judge by."""
 
     name: str  # for people, and for the run's folder
@@ -101,7 +101,7 @@ class _Learned:
 class JudgedPart:
     """What a model says of one side of a part, having learned from the other."""
 
-    part: Part
+    part: Sides
     data: SplitData
     learned: _Learned
     epochs: int  # for how long it learned; where this side said when to stop, which epoch was the best
@@ -235,7 +235,7 @@ def choose(contenders: Sequence[Contender], windows_of: str) -> Contender:
     return replace(winner, judged=[contender.parts[i] for i, contender in enumerate(chosen)])
 
 
-def contend(run: TrainingRun, plan: FitPlan, folds: Sequence[Part], stops: Sequence[Part]) -> Contender:
+def contend(run: TrainingRun, plan: FitPlan, folds: Sequence[Sides], stops: Sequence[Sides]) -> Contender:
     """All that is held out, judged by models of one plan."""
     asked = stops if not plan.at_once or len(folds) == 1 else ()
     said = [judge(run, plan, part) for part in asked]
@@ -255,12 +255,12 @@ def contend(run: TrainingRun, plan: FitPlan, folds: Sequence[Part], stops: Seque
 _SIDES = ("training", "validation")
 
 
-def parts_of(run: TrainingRun, splits: Sequence[Split]) -> tuple[list[Part], list[Part]]:
+def parts_of(run: TrainingRun, splits: Sequence[Split]) -> tuple[list[Sides], list[Sides]]:
     """What is judged, fold by fold; and what says when to stop."""
     examples = run.dataset.examples
 
-    def part(name: str, split: Split, folds: frozenset[int]) -> Part:
-        return Part(name, split, pool_of(run.recipe, [examples[i] for i in split.training], run.dataset.labels), folds)
+    def part(name: str, split: Split, folds: frozenset[int]) -> Sides:
+        return Sides(name, split, pool_of(run.recipe, [examples[i] for i in split.training], run.dataset.labels), folds)
 
     folds = []
     for i, split in enumerate(splits):
@@ -286,7 +286,7 @@ def parts_of(run: TrainingRun, splits: Sequence[Split]) -> tuple[list[Part], lis
 def judge(
     run: TrainingRun,
     plan: FitPlan,
-    part: Part,
+    part: Sides,
     heard: Sequence[JudgedPart] | None = None,  # says for how long to learn; None: the other side says when to stop
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> JudgedPart:

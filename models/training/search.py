@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from kymo.models.training.candidates import Part, judge, peak_mb
+from kymo.models.training.candidates import Sides, judge, peak_mb
 from kymo.models.training.record import Candidate
 from kymo.models.training.run import FitPlan, TrainingRun
 from kymo.models.zoo import Between, Epoch, Range, architecture
@@ -65,7 +65,7 @@ def draw(ranges: Mapping[str, Range], seed: int, trial: int) -> dict[str, Any]:
     return parameters
 
 
-def search(run: TrainingRun, stops: Sequence[Part], plan: FitPlan) -> FitPlan:
+def search(run: TrainingRun, stops: Sequence[Sides], plan: FitPlan) -> FitPlan:
     """Fit with other parameters until the run's minutes for it are over; the trial under way then is stopped.
 
     Parameters of the plan, which is the recipe's own, stand in every trial where a range does not overrule them. What
