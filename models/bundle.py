@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -119,7 +120,7 @@ class Bundle:
     def _misfit(self, recipe: Recipe) -> str:
         """Why a recipe is none that this bundle was trained for; empty where it is one."""
         chain = raw_chain(recipe.chain) if self.takes == "raw" else recipe.chain
-        if difference := _difference(self.chain.to_json(learned=False), chain.to_json(learned=False)):
+        if difference := _difference(self.chain, chain):
             return f"does not fit recipe `{recipe.name}`: {difference}"
         if self.state and not recipe.stateful:
             return f"goes on from window to window, recipe `{recipe.name}` does not say [model] stateful = true"
@@ -165,30 +166,24 @@ def input_shape(window: tuple[int, ...], layout: str) -> tuple[int, ...]:
     return (window[-1], *window[:-1]) if layout == "channels_first" else window
 
 
-def _difference(ours: Any, theirs: Any, where: str = "") -> str:
-    """First place where two chains' JSON differ, in words; empty where they do not."""
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        if ours.get("step") != theirs.get("step"):
-            return f"{where or 'chain'} is `{ours.get('step')}` in the bundle and `{theirs.get('step')}` in the recipe"
-        inner = where if ours.get("step") in ("chain", "per_window") else f"{where} `{ours.get('step')}`"
-        texts = (_difference(ours.get(key), theirs.get(key), _inside(inner, key)) for key in sorted({*ours, *theirs}))
-        return next((text for text in texts if text), "")
-    if isinstance(ours, list) and isinstance(theirs, list) and any(isinstance(item, dict) for item in [*ours, *theirs]):
-        for i, (a, b) in enumerate(zip(ours, theirs, strict=False), 1):
-            if text := _difference(a, b, f"step {i}"):
-                return text
-        if len(ours) != len(theirs):
-            extra, owner = (ours, "bundle") if len(ours) > len(theirs) else (theirs, "recipe")
-            step = extra[min(len(ours), len(theirs))]
-            return f"only the {owner} has step {min(len(ours), len(theirs)) + 1} `{step.get('spec', step)['step']}`"
-        return ""
-    return (
-        "" if ours == theirs else f"{where} is {json.dumps(ours)} in the bundle and {json.dumps(theirs)} in the recipe"
-    )
+def _difference(ours: Chain, theirs: Chain) -> str:
+    """First place where two chains differ, learned numbers apart, in words; empty where they do not."""
+    pairs = zip_longest(*([_flat(spec.to_json(learned=False)) for spec in chain.specs] for chain in (ours, theirs)))
+    for i, (a, b) in enumerate(pairs, 1):
+        if a is None or b is None:
+            return f"only the {'bundle' if a else 'recipe'} has step {i} `{(a or b)['step']}`"
+        if a["step"] != b["step"]:
+            return f"step {i} is `{a['step']}` in the bundle and `{b['step']}` in the recipe"
+        for key in sorted({*a, *b}):
+            if a.get(key) != b.get(key):
+                values = [json.dumps(facts.get(key)) for facts in (a, b)]
+                return f"step {i} `{a['step']}`, {key} is {values[0]} in the bundle and {values[1]} in the recipe"
+    return ""
 
 
-def _inside(where: str, key: str) -> str:
-    return where if key in ("specs", "spec") else f"{where}, {key}"
+def _flat(spec: dict[str, Any]) -> dict[str, Any]:
+    """A step's JSON; of one that is taken window by window, what it takes."""
+    return {**_flat(spec["spec"]), "per_window": True} if "spec" in spec else spec
 
 
 def load_bundle(source: str | Path, home: Path | None = None) -> Bundle:

@@ -86,7 +86,9 @@ class Classifier:
                 f"{bundle.model_path}: gives {outputs} for one window, expected a number for each of "
                 f"{len(bundle.labels)} labels{heads}; train the bundle again"
             )
-        self._heads = (BundleHead("", bundle.labels, bundle.temperature), *bundle.heads)
+        heads = (BundleHead("", bundle.labels, bundle.temperature), *bundle.heads)
+        ends = accumulate(head.width for head in heads)
+        self._columns = [(head, slice(end - head.width, end)) for head, end in zip(heads, ends, strict=True)]
         self._stacked = aligned_empty((MAX_BATCH, *bundle.shape), bundle.dtype)
         axes = range(2, self._stacked.ndim)
         # The same memory, as windows are: (time, …, channels).
@@ -138,21 +140,14 @@ class Classifier:
         return f"{self._kind or kind}{dot}{place}"
 
     def _events(self, window: Window, row: list[float]) -> Iterator[Event]:
-        header, ends = window.header, list(accumulate(head.width for head in self._heads))
-        parts = [row[end - head.width : end] for head, end in zip(self._heads, ends, strict=True)]
-        numbers = {
-            head.name: number
-            for head, columns in zip(self._heads, parts, strict=True)
-            if not head.labels
-            for number in self._number(columns[0])
-        }
-        for head, columns in zip(self._heads, parts, strict=True):
-            label, probability, probabilities = "", 0.0, dict[str, float]()
-            values = {name: number for name, number in numbers.items() if name == head.name}
-            if len(head.labels) == 1 and not head.name:
-                values = numbers  # a regression alone: the window's own event says all numbers
-            elif head.labels:
-                label, probability, probabilities = self._classes(head, columns)
+        header, outputs = window.header, [(head, row[columns]) for head, columns in self._columns]
+        # JSON cannot say a number that is not finite.
+        numbers = {head.name: output[0] for head, output in outputs if not head.labels and self._is_finite(output[0])}
+        for head, output in outputs:
+            # A regression alone: the window's own event says all numbers.
+            alone = len(head.labels) == 1 and not head.name
+            values = {name: number for name, number in numbers.items() if alone or name == head.name}
+            answer = self._classes(head, output) if head.labels and not alone else ("", 0.0, dict[str, float]())
             yield Event(
                 event_id(self.recipe_name, header.session, window.start_index, head.name),
                 self.recipe_name,
@@ -162,9 +157,7 @@ class Classifier:
                 window.start_index,
                 window.start_ns,
                 window.end_ns,
-                label,
-                probability,
-                probabilities,
+                *answer,
                 values,
                 head.name,
                 window.missing,
@@ -179,11 +172,9 @@ class Classifier:
         label = head.labels[probabilities.index(probability)] if sure else UNKNOWN
         return label, probability, dict(zip(head.labels, probabilities, strict=True))
 
-    def _number(self, value: float) -> list[float]:
-        """The number; nothing where it is not finite, which JSON cannot say."""
-        finite = math.isfinite(value)
-        self.counts["not_finite"] += not finite
-        return [value] if finite else []
+    def _is_finite(self, number: float) -> bool:
+        self.counts["not_finite"] += not math.isfinite(number)
+        return math.isfinite(number)
 
 
 def _load_model(bundle: Bundle) -> OnnxModel | StatefulModel:
