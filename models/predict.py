@@ -86,9 +86,9 @@ class Classifier:
                 f"{bundle.model_path}: gives {outputs} for one window, expected a number for each of "
                 f"{len(bundle.labels)} labels{heads}; train the bundle again"
             )
-        heads = (BundleHead("", bundle.labels, bundle.temperature), *bundle.heads)
-        ends = accumulate(head.width for head in heads)
-        self._columns = [(head, slice(end - head.width, end)) for head, end in zip(heads, ends, strict=True)]
+        all_heads = (BundleHead("", bundle.labels, bundle.temperature), *bundle.heads)
+        ends = accumulate(head.width for head in all_heads)
+        self._columns = [(head, slice(end - head.width, end)) for head, end in zip(all_heads, ends, strict=True)]
         self._stacked = aligned_empty((MAX_BATCH, *bundle.shape), bundle.dtype)
         axes = range(2, self._stacked.ndim)
         # The same memory, as windows are: (time, …, channels).

@@ -106,14 +106,15 @@ class RemoteStore:
         """Nobody is in another's way: of two lines one is refused, and who adds the same bundle writes the same bytes."""
         return contextlib.nullcontext()
 
-    def _names(self, path: str) -> list[str]:
-        """List the objects in a folder, sorted."""
-        with self._errors(f"listing {path}"):
+    def _list(self, path: str, kind: str) -> list[str]:
+        """List what is in a folder, sorted: each ``file``, or each ``directory``."""
+        with self._errors(f"listing {path or 'it'}"):
             self._fs.invalidate_cache()
             try:
-                return sorted(e["name"] for e in self._fs.ls(self._at(path), detail=True) if e["type"] == "file")
+                entries = self._fs.ls(self._at(path), detail=True)
             except FileNotFoundError:
                 return []
+        return sorted(entry["name"].rstrip("/") for entry in entries if entry["type"] == kind)
 
     def _write(self, name: str, data: bytes, **options: Any) -> None:
         self._fs.makedirs(name.rpartition("/")[0], exist_ok=True)
@@ -122,7 +123,8 @@ class RemoteStore:
     def lines(self, path: str) -> list[bytes]:
         """Read the whole lines; what earlier versions of Kymo wrote into one object comes first."""
         folder, _, _ = path.rpartition("/")
-        names = [name for name in self._names(folder) if name.endswith(f"/{path}")] + self._names(f"{folder}/{_LINES}")
+        names = [name for name in self._list(folder, "file") if name.endswith(f"/{path}")]
+        names += self._list(f"{folder}/{_LINES}", "file")
         with self._errors(f"reading {path}"):
             contents = self._fs.cat(names) if names else {}
         return [line for name in names for line in _whole_lines(bytes(contents[name]))]
@@ -140,14 +142,8 @@ class RemoteStore:
         return True
 
     def folders(self, path: str) -> list[str]:
-        with self._errors(f"listing {path or 'it'}"):
-            self._fs.invalidate_cache()
-            try:
-                entries = self._fs.ls(self._at(path), detail=True)
-            except FileNotFoundError:
-                return []
-        names = (e["name"].rstrip("/").rpartition("/")[2] for e in entries if e["type"] == "directory")
-        return sorted(name for name in names if not name.startswith("."))
+        names = [name.rpartition("/")[2] for name in self._list(path, "directory")]
+        return [name for name in names if not name.startswith(".")]
 
     def add(self, path: str, contents: Mapping[str, bytes]) -> None:
         with self._errors(f"writing {path}"):
