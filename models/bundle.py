@@ -107,11 +107,8 @@ class Bundle:
     def check(self, recipe: Recipe) -> None:
         """Refuse a recipe that this bundle was not trained for.
 
-        Raises
-        ------
-        BundleError
-            If the recipe's chain differs in more than learned numbers, gives other shapes, gives a label of the bundle
-            another name, or has other heads; the text says which step and parameter.
+        Such is one whose chain differs in more than learned numbers or gives other shapes, gives a label of the bundle another name, or has
+        other heads; the BundleError says which step and parameter.
         """
         if why := self._misfit(recipe):
             advice = f"train it again (`kymo train {recipe.name}`), or use the recipe that the bundle was made by"
@@ -189,10 +186,7 @@ def _flat(spec: dict[str, Any]) -> dict[str, Any]:
 def load_bundle(source: str | Path, home: Path | None = None) -> Bundle:
     """A bundle with all its files verified: its folder as a Path, or a name as :func:`find_bundle` takes it.
 
-    Raises
-    ------
-    BundleError
-        If there is none, a file is missing or damaged, or it was made by a newer Kymo; the text names the file.
+    A BundleError names the file that is not there, is damaged, or was made by a newer Kymo.
     """
     path = find_bundle(source, home) if isinstance(source, str) else source
     manifest = read_manifest(path)

@@ -49,34 +49,18 @@ class BatchClassifier(Protocol):
 
 
 class Classifier:
-    """A bundle's model, ready to classify.
+    """A bundle's model, ready to classify; a BundleError where it does not load or is not the one that the manifest describes."""
 
-    Parameters
-    ----------
-    bundle : Bundle
-        The trained model.
-    recipe_name : str
-        For the events' ids.
-    min_probability : float
-        Below it the label is ``unknown``, 0 to 1.
-    kind : str, optional
-        Kind of the raw stream that events name, with the place of each window's own; by default a window's own stream.
-
-    Attributes
-    ----------
-    counts : Counter
-        ``not_finite``: windows whose numbers the model could not judge.
-
-    Raises
-    ------
-    BundleError
-        If the model does not load or is not the one that the manifest describes.
-    """
-
-    def __init__(self, bundle: Bundle, recipe_name: str, min_probability: float = 0.0, kind: str = "") -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        recipe_name: str,  # for the events' ids
+        min_probability: float = 0.0,  # below it the label is ``unknown``, 0 to 1
+        kind: str = "",  # of the raw stream that events name, with the place of each window's own; by default a window's own stream
+    ) -> None:
         self.bundle, self.recipe_name, self.min_probability, self._kind = bundle, recipe_name, min_probability, kind
         self.model = _load_model(bundle)
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()  # ``not_finite``: windows whose numbers the model could not judge
         # Another processor may take other kernels than the one that the bundle was made on.
         self.model.settle(bundle.shape, bundle.dtype)
         outputs = self.model.run(np.zeros((1, *bundle.shape), bundle.dtype)).shape

@@ -106,20 +106,11 @@ class Architecture(Protocol):
 
     Its output has a column for each label, then those of each further head in order: one matrix, so that one ONNX
     output carries all. With ``several_heads`` the constructor is ``(fmt, labels, parameters, seed, heads)``.
-
-    Attributes
-    ----------
-    layout : str
-        ``channels_first`` or ``channels_last``: how it takes windows.
-    packages : tuple of str
-        What it is built with, for a bundle's lineage.
-    parameters : dict
-        All of its parameters, defaults filled in.
     """
 
-    layout: ClassVar[str]
-    packages: ClassVar[tuple[str, ...]]
-    parameters: dict[str, Any]
+    layout: ClassVar[str]  # ``channels_first`` or ``channels_last``: how it takes windows
+    packages: ClassVar[tuple[str, ...]]  # what it is built with, for a bundle's lineage
+    parameters: dict[str, Any]  # all of its parameters, defaults filled in
 
     def __init__(self, fmt: Format, labels: Sequence[str], parameters: Mapping[str, Any], seed: int) -> None:
         """A fresh model for windows of `fmt`."""
