@@ -125,7 +125,7 @@ def read_events(
 
     only = only or EventFilter()
     from_ms = None if only.since_emitted is None else max(0, (only.since_emitted - _CLOCK_SLACK_NS) // 10**6)
-    how = {"follow": follow, "from_ms": from_ms, "stop": stop}
-    for _, event in read_messages(settings, "events", lambda record: Event.from_json(record.value), on_odd, **how):
+    options = {"follow": follow, "from_ms": from_ms, "stop": stop}
+    for _, event in read_messages(settings, "events", lambda record: Event.from_json(record.value), on_odd, **options):
         if only.takes(event):
             yield event

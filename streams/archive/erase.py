@@ -79,8 +79,10 @@ class Erased:
         if session not in self._digests:
             self._digests[session] = name_digest(session)
         offsets = self._until.get(self._digests[session], {})
-        ids = {"", topic_id} if topic_id else {of for _, of in offsets}  # of a segment that does not tell: any
-        return bool(record.offset < max((offsets.get((place, of), 0) for of in ids), default=0))
+        ids = (
+            {"", topic_id} if topic_id else {known_id for _, known_id in offsets}
+        )  # of a segment that does not tell: any
+        return bool(record.offset < max((offsets.get((place, known_id), 0) for known_id in ids), default=0))
 
     def add(self, session: str, until: Mapping[Place, int], topic_ids: Mapping[str, str] | None = None) -> None:
         """Put a session on the list; what is there of it already stays."""

@@ -166,11 +166,11 @@ def messages_in(
 ) -> Iterator[tuple[int, int, tuple[int, int, int, int]]]:
     """Messages in a chunk's content, or those in some places of it: where each begins and ends, and its channel, sequence, log
     and publish time."""
-    rest = None if places is None else iter(places)
-    at = 0 if rest is None else next(rest, len(content))
+    chosen = None if places is None else iter(places)
+    at = 0 if chosen is None else next(chosen, len(content))
     while at < len(content):
         opcode, length = RECORD.unpack_from(content, at)
         end = at + RECORD.size + length
         if opcode == Opcode.MESSAGE:
             yield at, end, MESSAGE.unpack_from(content, at + RECORD.size)
-        at = end if rest is None else next(rest, len(content))
+        at = end if chosen is None else next(chosen, len(content))

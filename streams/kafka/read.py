@@ -76,10 +76,10 @@ def read_messages(
     name: str,  # of a topic of the table
     decode: Callable[[Record], Message],
     on_odd: Callable[[str], None] | None = None,
-    **how: Any,  # as for :func:`read_records`
+    **options: Any,  # as for :func:`read_records`
 ) -> Iterator[tuple[Record, Message]]:
     """Records of a topic with what they say; of one that says nothing `on_odd` is told, in words, or its error is raised."""
-    for record in read_records(settings, Names(settings.prefix).of(name), **how):
+    for record in read_records(settings, Names(settings.prefix).of(name), **options):
         try:
             message = decode(record)
         except KymoError as error:

@@ -195,7 +195,7 @@ class Spool:
             arrays = [
                 [(s.data, np.empty(0) if s.times_ns is None else s.times_ns) for s in r.streams] for r in recordings
             ]
-            places = [[(self._put(data, begin), self._put(times, begin)) for data, times in of] for of in arrays]
+            places = [[(self._put(data, begin), self._put(times, begin)) for data, times in row] for row in arrays]
             self._file.flush()
             size = self._file.tell() - begin
         except OSError as error:
@@ -206,8 +206,8 @@ class Spool:
             ) from None
         block = memoryview(mmap.mmap(self._file.fileno(), size, access=mmap.ACCESS_READ, offset=begin)) if size else b""
         return [
-            replace(r, streams=[_mapped(s, *of_stream, block) for s, of_stream in zip(r.streams, of, strict=True)])
-            for r, of in zip(recordings, places, strict=True)
+            replace(r, streams=[_mapped(s, *ends, block) for s, ends in zip(r.streams, row, strict=True)])
+            for r, row in zip(recordings, places, strict=True)
         ]
 
     def _put(self, array: Any, origin: int) -> list[int]:
