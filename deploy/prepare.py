@@ -19,14 +19,17 @@ from kymo.streams.errors import BrokerError, KymoError
 from kymo.streams.settings import Settings
 
 TRIAL_TIMEOUT_S = 180
-PACKAGES = ("kymo.streams", "kymo.processors", "kymo.models", "kymo.deploy")
+#: The mel steps need librosa, which compiles some of its own to machine code, for some 20 s, when it is first imported.
+PACKAGES = ("kymo.streams", "kymo.processors", "kymo.models", "kymo.deploy", "librosa.util")
 # What a module wants that is not installed is of no use here.
 IMPORT_ALL = """
 import contextlib, importlib, pkgutil, sys
-for package in sys.argv[1:]:
-    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, package + "."):
-        with contextlib.suppress(Exception):
-            importlib.import_module(module.name)
+for name in sys.argv[1:]:
+    with contextlib.suppress(Exception):
+        package = importlib.import_module(name)
+        for module in pkgutil.walk_packages(package.__path__, name + "."):
+            with contextlib.suppress(Exception):
+                importlib.import_module(module.name)
 """
 
 
