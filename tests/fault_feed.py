@@ -64,10 +64,10 @@ _HEADS = [
 ]
 
 
-def lab_recipe(folder: Path, heads: bool = False) -> tuple[Path, Path]:
+def lab_recipe(folder: Path, heads: bool = False, hop_s: float = 0.08) -> tuple[Path, Path]:
     """The lab's recipe file and a bundle for it, made in `folder`; with heads, a window has three events."""
     path = folder / "lab.toml"
-    path.write_text(RECIPE + HEADS * heads)
+    path.write_text(RECIPE.replace("hop_s = 0.08", f"hop_s = {hop_s}") + HEADS * heads)
     weights = np.array([[-4.0, 1.0], [0.0, -2.0], [4.0, 1.0], [2.0, 1.0], [1.0, 2.0], [30.0, 7.0]])[
         : None if heads else 3
     ]

@@ -52,7 +52,7 @@ _LONG = pytest.mark.chaos
 @pytest.mark.parametrize(
     ("kills", "heads"),
     [
-        pytest.param(4, False, id="short"),
+        pytest.param(3, False, id="short"),
         pytest.param(50, False, marks=_LONG, id="full"),
         pytest.param(12, True, marks=_LONG, id="heads"),
     ],

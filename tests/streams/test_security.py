@@ -10,6 +10,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,9 @@ from kymo.deploy import kafka_server
 from kymo.deploy.broker import await_ready, free_port
 from kymo.deploy.children import Child, kymo_command, kymo_environment, stop
 from kymo.streams.events import Event
+from kymo.streams.kafka.read import read_records
+from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed: no certificates to try"),
@@ -136,13 +140,14 @@ def test_events_come_over_an_encrypted_connection(secured: Secured, way: str, tm
     try:
         sent = kymo(env, "replay", "basicmotions:test", "--recipe", "basicmotions", "--speed", "max")
         assert sent.returncode == 0, sent.stderr
-        while len(found := events(env)) < len(wanted):
-            assert worker.status is None, worker.tail
+        ended = lambda: worker.status is not None  # noqa: E731
+        came = read_records(Settings.from_env(env), Names(prefix).of("events"), follow=True, stop=ended)
+        assert len(list(islice(came, len(wanted)))) == len(wanted), worker.tail
         worker.send(signal.SIGTERM)
         assert worker.wait(30) == 0, worker.tail
     finally:
         stop([worker])
-    assert found == wanted
+    assert events(env) == wanted
 
 
 def events(env: dict[str, str]) -> set[tuple[str, str, float]]:

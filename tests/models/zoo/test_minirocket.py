@@ -56,10 +56,17 @@ def as_aeon_has_them(banks: list[Bank], channels: int) -> tuple[Array, ...]:
     return (*numbers, np.concatenate(biases).astype(np.float32))
 
 
-@pytest.mark.slow  # compiles aeon's functions where that was not done before
-@pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.chaos), 3])
-def test_features_are_aeons(channels: int) -> None:
-    aeon = pytest.importorskip("aeon.transformations.collection.convolution_based._minirocket")
+@pytest.fixture(scope="module")
+def aeon() -> Any:
+    """Aeon's MiniRocket, not compiled: that would take a hundred times as long as these few windows."""
+    numba = pytest.importorskip("numba")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(numba.config, "DISABLE_JIT", True)
+        return pytest.importorskip("aeon.transformations.collection.convolution_based._minirocket")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_features_are_aeons(channels: int, aeon: Any) -> None:
     windows = whole(12, channels, 50)
     banks = fit_banks(windows, 840, np.random.default_rng(1))
     places = [np.full(b.biases.size, b.respond(windows[:1]).shape[2], np.float32) for b in banks]
@@ -83,8 +90,7 @@ def test_features_are_aeons(channels: int) -> None:
 
 
 @pytest.mark.parametrize(("time", "features"), [(9, 84), (50, 10_000), (160, 10_000), (1000, 2_000), (17, 500)])
-def test_dilations_are_aeons(time: int, features: int) -> None:
-    aeon = pytest.importorskip("aeon.transformations.collection.convolution_based._minirocket")
+def test_dilations_are_aeons(time: int, features: int, aeon: Any) -> None:
     values, counts = aeon._fit_dilations(time, features, 32)
     assert dilations(time, features) == list(zip(values.tolist(), counts.tolist(), strict=True))
 

@@ -63,13 +63,10 @@ def test_resnet_variants_export_what_they_compute(shape: tuple[int, ...], parame
 @pytest.mark.parametrize(
     ("shape", "parameters"),
     [
-        ((19, 8, 2), {"cell": "gru", "layers": 2}),
-        ((40, 3), {"bidirectional": True, "patch": 4}),
-        ((40, 3), {"bidirectional": True, "attention": True, "layers": 2, "cell": "gru"}),
+        ((19, 8, 2), {"bidirectional": True, "attention": True, "layers": 2, "cell": "gru"}),
+        ((40, 3), {"units": [12, 5], "dense": 7, "bidirectional": True, "patch": 4}),
+        ((900, 2), {"units": [6, 9], "dense": 4, "attention": True}),
         ((1, 3), {"masking": False}),
-        ((900, 2), {"attention": True}),
-        ((40, 3), {"units": [12, 5], "dense": 7, "bidirectional": True}),
-        ((40, 3), {"units": [6, 9], "dense": 4, "attention": True}),
     ],
 )
 def test_recurrent_variants_export_what_they_compute(shape: tuple[int, ...], parameters: dict[str, Any]) -> None:
