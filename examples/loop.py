@@ -89,7 +89,7 @@ def run_loop(settings: Settings, speed: float, watch_s: float, say: Say) -> dict
         say(f"gate: {outcome['reason']}")
         if outcome["promoted"]:
             watch(settings, truths, [worker, replay], watch_s, say, outcome["bundle"])
-    tally = Tally(truths)
+    tally = LiveScore(truths)
     for event in read_events(settings):
         tally.add(event)
     return _result(settings, tally, outcome, say)
@@ -114,7 +114,7 @@ def first_model(settings: Settings, recipe: Recipe) -> str:
     return bundle.id
 
 
-class Tally:
+class LiveScore:
     """Counts what is right, by bundle."""
 
     def __init__(self, truths: Mapping[str, str]) -> None:
@@ -154,7 +154,7 @@ def watch(
 ) -> None:
     """Tell the accuracy of the last seconds, again and again, for some time from a bundle's (or any) first event on."""
     began_ns, due_s, until_s = time.time_ns(), time.monotonic() + _SCORE_S, time.monotonic() + _FIRST_EVENT_S
-    tally, seen = Tally(truths), False
+    tally, seen = LiveScore(truths), False
 
     def over() -> bool:
         nonlocal tally, seen, due_s, until_s
@@ -167,7 +167,7 @@ def watch(
                 say(f"live: {score['accuracy']:6.1%} of {score['windows']:4} windows, {name}")
             if not seen and (bundle in tally.bundles() if bundle else tally.bundles()):
                 seen, until_s = True, time.monotonic() + seconds
-            tally, due_s = Tally(truths), time.monotonic() + _SCORE_S
+            tally, due_s = LiveScore(truths), time.monotonic() + _SCORE_S
         return time.monotonic() > until_s
 
     for event in read_events(settings, follow=True, stop=over):
@@ -177,7 +177,7 @@ def watch(
             return
 
 
-def _result(settings: Settings, tally: Tally, outcome: dict[str, Any], say: Say) -> dict[str, Any]:
+def _result(settings: Settings, tally: LiveScore, outcome: dict[str, Any], say: Say) -> dict[str, Any]:
     from kymo.models.registry import open_registry
 
     entry = open_registry(settings.home).current("loop")

@@ -66,9 +66,9 @@ def plot(
 
     Example: kymo plot recording.csv --start 60 --duration 10 --out part.png
     """
-    from kymo.lab.look.plot import Part, plot_files
+    from kymo.lab.look.plot import Excerpt, plot_files
 
     if out is not None and out.suffix.lower() not in _KINDS:
         raise click.BadParameter(f"{out}: expected a name that ends in {' or '.join(_KINDS)}", param_hint="--out")
-    target, sessions = plot_files(paths, recipe, out, labels, key, Part(**part))
+    target, sessions = plot_files(paths, recipe, out, labels, key, Excerpt(**part))
     click.echo(json.dumps({"out": str(target), "sessions": sessions}, ensure_ascii=False) if as_json else str(target))

@@ -37,7 +37,7 @@ _MOST_SESSIONS, _MOST_STREAMS, _MOST_ROWS = 20, 32, 100
 
 
 @dataclass(frozen=True)
-class Part:
+class Excerpt:
     """What is shown of recordings."""
 
     session: str | None = None  # that one; by default all
@@ -148,7 +148,7 @@ def plot(
         recordings = _labelled([fspath(path) for path in paths], recipe)
     else:
         recordings = [source if isinstance(source, Recording) else recording_of(source)]
-    part = next(Part(session, streams, start_s, duration_s).of(recordings), None)
+    part = next(Excerpt(session, streams, start_s, duration_s).of(recordings), None)
     if part is None:
         raise SourceError("nothing to draw, no stream has a sample there; look at session, streams and start_s")
     drawing, section = plot_recording(part[1], origin_ns=part[0])
@@ -171,7 +171,7 @@ def recording_of(synthesis: Synthesis) -> Recording:
 
 
 def plot_files(
-    paths: Sequence[str], recipe: str | None, out: Path | None, labels: Path | None, key: str | None, part: Part
+    paths: Sequence[str], recipe: str | None, out: Path | None, labels: Path | None, key: str | None, part: Excerpt
 ) -> tuple[Path, list[dict[str, Any]]]:
     """Draw recordings into a file; where it is, and what is known of those that are shown."""
     recordings = _labelled(paths, recipe, labels, key)

@@ -260,7 +260,7 @@ class Mark(NamedTuple):
     classes: Mapping[str, str]
 
 
-class Record(NamedTuple):
+class LogRecord(NamedTuple):
     """A record: its number, counted from 1, and the sensor that it is of."""
 
     number: int
@@ -277,7 +277,7 @@ class PhoneLog:
         self.metadata: dict[str, str] = {}  # what it says of itself
         self.left_out: Counter[str] = Counter()  # rows without numbers, by sensor
         self.notes: list[str] = []  # what was found out of the times
-        rows, marks = list[Record](), list[tuple[Record, int]]()
+        rows, marks = list[LogRecord](), list[tuple[LogRecord, int]]()
         for number, members in enumerate(_records(path), 1):
             record = self._record(number, members)
             if str(record.members.get("type", "")).strip().upper() in ("START", "STOP"):
@@ -301,15 +301,15 @@ class PhoneLog:
         """What is wrong with a record, counted from 1."""
         return SourceError(f"record {number} {what}", self.path)
 
-    def _record(self, number: int, members: Any) -> Record:
+    def _record(self, number: int, members: Any) -> LogRecord:
         if not isinstance(members, dict):
             raise self.wrong(f"is {brief(json.dumps(members))}, expected an object", number)
         name = _member(members, _NAMES)
         if not name:
             raise self.wrong(f"has no `sensor`, `type` or `name`: {brief(json.dumps(members))}", number)
-        return Record(number, name, members)
+        return LogRecord(number, name, members)
 
-    def _take(self, record: Record) -> bool:
+    def _take(self, record: LogRecord) -> bool:
         """Take a row's numbers; False for what is none."""
         if record.name.lower() == "metadata":
             self.metadata |= {str(k): str(v) for k, v in record.members.items() if k not in ("sensor", "type")}
@@ -321,7 +321,7 @@ class PhoneLog:
             self.left_out[record.name] += 1
         return bool(values)
 
-    def _values(self, record: Record) -> tuple[tuple[str, ...], list[float]]:
+    def _values(self, record: LogRecord) -> tuple[tuple[str, ...], list[float]]:
         """Channels and numbers of a row; none for a row that has no number."""
         number, name, members = record
         known, content = self.sensors.get(name), members.get("values")
@@ -344,7 +344,7 @@ class PhoneLog:
             raise self.wrong(f"{name} has {len(values)} values, its first row had {width}", number)
         return channels, values
 
-    def _tell_unit(self, rows: Sequence[Record]) -> int:
+    def _tell_unit(self, rows: Sequence[LogRecord]) -> int:
         """The exponent of times: of many by the steps of the commonest sensor, of a few whole `ts` that of µs, else by size."""
         rows = rows[:_FIRST_ROWS]
         commonest = Counter(record.name for record in rows).most_common(1)[0][0]
@@ -362,14 +362,14 @@ class PhoneLog:
             self.notes.append(f"times are read as {unit} {how}; --time-unit says another one")
         return sized if exponent is None else exponent
 
-    def _time(self, record: Record) -> int:
+    def _time(self, record: LogRecord) -> int:
         text = _member(record.members, self._members)
         if text is None:
             shown = brief(json.dumps(record.members))
             raise self.wrong(f"has no `time`, `timestamp` or `seconds_elapsed`: {shown}", record.number)
         return self._scaled(text, self._exponent, record.number)
 
-    def _mark(self, record: Record, before: int, key: str) -> Mark:
+    def _mark(self, record: LogRecord, before: int, key: str) -> Mark:
         """A mark; without a time it stands at the next row (START), or right behind the one before (STOP)."""
         start = str(record.members["type"]).strip().upper() == "START"
         time_ns = self._mark_time(record)
@@ -385,7 +385,7 @@ class PhoneLog:
                 classes[str(name)] = str(value)
         return Mark(start, record.number, time_ns, classes)
 
-    def _mark_time(self, record: Record) -> int | None:
+    def _mark_time(self, record: LogRecord) -> int | None:
         """A mark's own time, if it has one: in the rows' unit if it then lies near them, else told by its size."""
         text = _member(record.members, self._members)
         if text is None:

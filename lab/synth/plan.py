@@ -126,7 +126,7 @@ def _check_rank(name: str, matrix: tuple[Vector, Vector, Vector]) -> None:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class SensorCalibration:
     """``truth = matrix (raw - bias)``; raw samples are the inverse, ``matrix⁻¹ truth + bias``."""
 
     bias: Xyz = Xyz()
@@ -158,7 +158,7 @@ class Warmth:
 class Sensor:
     """One sensor; noise is of the measured value, before the inverse calibration."""
 
-    calibration: Calibration = Calibration()
+    calibration: SensorCalibration = SensorCalibration()
     noise: Noise = Noise()
     temperature: Warmth = Warmth()
 

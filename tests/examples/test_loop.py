@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kymo.examples.loop import LIVE, RECIPE, Tally
+from kymo.examples.loop import LIVE, RECIPE, LiveScore
 from kymo.processors.recipe.load import parse_recipe
 from kymo.streams.events import Event
 from kymo.streams.readers import read
@@ -12,7 +12,7 @@ from kymo.streams.readers import read
 
 def test_events_are_counted_by_bundle() -> None:
     recordings = list(read((LIVE,), parse_recipe(RECIPE).read_options()))
-    live, (first, second) = Tally({r.session: r.labels[0].label for r in recordings}), recordings[::39]
+    live, (first, second) = LiveScore({r.session: r.labels[0].label for r in recordings}), recordings[::39]
     event = Event(
         "a", "loop", "loop@1", first.session, "imu", 0, 0, 1, first.labels[0].label, 0.9, emitted_ns=5 * 10**9
     )

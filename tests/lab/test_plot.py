@@ -23,7 +23,7 @@ from kymo.streams.labels.labels import Label, interval
 from kymo.streams.recording import Recording, StreamData
 
 pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
-from kymo.lab.look.plot import Part, plot_recording
+from kymo.lab.look.plot import Excerpt, plot_recording
 
 NAN = float("nan")
 
@@ -92,7 +92,7 @@ def test_labels_of_one_class_that_touch_are_one_band() -> None:
 
 
 def cut(whole: Recording, start_s: float, duration_s: float | None) -> Recording:
-    ((_, part),) = Part(start_s=start_s, duration_s=duration_s).of([whole])
+    ((_, part),) = Excerpt(start_s=start_s, duration_s=duration_s).of([whole])
     return part
 
 

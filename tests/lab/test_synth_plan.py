@@ -52,6 +52,11 @@ def test_members_that_are_not_known_are_told() -> None:
     )
 
 
+def test_a_date_without_a_model_is_told() -> None:
+    dated = plan(magnetic_field={"date": "2026-03-01", "model": None})
+    assert parse_plan(dated).notes == ("initialization.magnetic_field.date has no effect without a model",)
+
+
 def with_member(path: str, value: Any) -> dict[str, Any]:
     """A plan with one member set, such as `segments[0].duration_s`."""
     made = json.loads(json.dumps(plan(turning(1, 2, 3), turning(4, 5, 6))))
