@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
+from verbs import variables
 
 from kymo.deploy.children import Child, kymo_command, kymo_environment
 from kymo.streams.archive.format import TOPICS, ArchivePlan, Contents, Span
@@ -51,12 +52,10 @@ def record(topic: str, offset: int, key: str | None, value: bytes | None, partit
 
 
 def chunk_record(offset: int, made: Chunk, topic: str = "sensor", partition: int = 0) -> Record:
-    """A chunk's record."""
     return record(topic, offset, made.session, ChunkCodec().encode(made), partition)
 
 
 def write_segment(folder: Path, number: int, records: Iterable[Record], contents: Contents | None = None) -> Path:
-    """A closed segment; spans begin at the first offsets."""
     folder.mkdir(parents=True, exist_ok=True)
     made = contents or Contents(PREFIX)
     writer = SegmentWriter(folder, number, made)
@@ -67,13 +66,11 @@ def write_segment(folder: Path, number: int, records: Iterable[Record], contents
 
 
 def following(contents: Contents) -> Contents:
-    """Contents of the segment behind."""
     spans = {place: Span(s.topic_id, s.next, s.next) for place, s in contents.spans.items()}
     return Contents(contents.prefix, contents.cluster, spans)
 
 
 def write_archive(folder: Path, parts: Sequence[Sequence[Record]]) -> list[Path]:
-    """Segments one behind the other."""
     contents, out = Contents(PREFIX), []
     for number, records in enumerate(parts, 1):
         out.append(write_segment(folder, number, records, contents))
@@ -98,17 +95,8 @@ def some_records(seed: int, number: int, most: int = 300) -> list[Record]:
 
 
 def archive_process(settings: Settings, folder: Path, *options: str, **env: str) -> Child:
-    """A real `kymo archive`."""
-    variables = kymo_environment(
-        {
-            "KYMO_BROKERS": settings.brokers,
-            "KYMO_PREFIX": settings.prefix,
-            "KYMO_HOME": str(settings.home),
-            "KYMO_METRICS_PORT": "-1",
-        },
-        keep=False,
-    )
-    child = Child("archive", kymo_command("archive", "--dir", str(folder), *options), variables | env)
+    environment = kymo_environment(variables(settings, **env), keep=False)
+    child = Child("archive", kymo_command("archive", "--dir", str(folder), *options), environment)
     child.start()
     return child
 
@@ -134,13 +122,11 @@ class Topics:
         self.producer.send(self.names.of(topic), value, key, **more)
 
     def send_chunks(self, first: int, number: int, session: str = "s1") -> None:
-        """Chunks of ten samples each."""
         for i in range(first, first + number):
             self.send("sensor", ChunkCodec().encode(chunk(session, 10 * i)), session.encode())
         self.producer.flush()
 
     def held(self, topics: tuple[str, ...] = TOPICS) -> list[Raw]:
-        """Every record, by topic, partition and offset."""
         consumer = KafkaConsumer(**client_arguments(self.settings), auto_offset_reset="earliest", metrics_enabled=False)
         try:
             parts = [
@@ -157,7 +143,6 @@ class Topics:
         return sorted(found, key=lambda r: r[:3])
 
     def archive(self, folder: Path, plan: ArchivePlan | None = None) -> tuple[Any, list[str]]:
-        """What is there now; the counts and what was told."""
         told: list[str] = []
         return Archive(self.settings, folder, plan, told.append).run(lambda: False, once=True), told
 
@@ -168,7 +153,6 @@ class Topics:
 
 
 def noise(seed: int, size: int) -> bytes:
-    """Bytes that do not get smaller."""
     return random.Random(seed).randbytes(size)
 
 

@@ -28,7 +28,6 @@ class CampaignFeed(Feed):
         self._renew, self.sent_at_s = False, dict[tuple[str, int], float]()
 
     def run(self) -> None:
-        """Send."""
         try:
             while not self._end.is_set():
                 with Publisher(self.lab.settings, self.lab.names) as publisher:
@@ -55,7 +54,6 @@ class CampaignFeed(Feed):
         super()._send(publisher, chunks)
 
     def state(self) -> str:
-        """How it is going, in words."""
         counts = (
             f"{self.publisher.acknowledged} of {self.publisher.sent} acknowledged" if self.publisher else "nothing sent"
         )
@@ -112,20 +110,11 @@ BEHIND = {0: 1600, 50: 300, 500: 24}  # windows behind, at which the feed waits:
 
 
 def named(bundle: Bundle) -> str:
-    """In the log."""
     return f"{bundle.recipe} {'raw' if bundle.raw else 'spectra'} {bundle.slow_ms} ms ({bundle.id[-6:]})"
 
 
 class Faults:
-    """What can be done to a lab.
-
-    Parameters
-    ----------
-    lab : CampaignLab
-        Where.
-    seed : int
-        Of everything random.
-    """
+    """What can be done to a lab."""
 
     def __init__(self, lab: CampaignLab, seed: int) -> None:
         self.lab, self.log, self.pick = lab, lab.log, random.Random(seed)
@@ -135,11 +124,9 @@ class Faults:
         self.quiet = False  # nothing is to be sent
 
     def wait(self, seconds: float) -> None:
-        """Let time go by."""
         raise NotImplementedError
 
     def account(self) -> None:
-        """Hold what is there against what must be there."""
         raise NotImplementedError
 
     # what faults are made of

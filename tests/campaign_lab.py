@@ -15,7 +15,9 @@ import struct
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,8 +27,8 @@ from fault_feed import RECIPE
 from fault_lab import Lab, await_that
 from fuzzed import odd_record
 from kafka import KafkaProducer
-from slow_models import slow_onnx
-from tiny_models import manifest
+from onnx import TensorProto, helper
+from tiny_models import manifest, onnx_bytes
 
 from kymo.deploy import broker as embedded
 from kymo.deploy.children import Child, kymo_command
@@ -36,6 +38,7 @@ from kymo.models.registry import tell, write_bundle
 from kymo.models.registry.manifest import MODEL
 from kymo.models.serving.partition import decode_record
 from kymo.processors.recipe.load import load_recipe
+from kymo.streams.chunk import Array
 from kymo.streams.codec import ChunkCodec
 from kymo.streams.errors import ChunkError
 from kymo.streams.kafka.client import client_arguments
@@ -43,20 +46,36 @@ from kymo.streams.topics import BY_NAME
 
 #: Eight samples a column, every eight: the window of spectra is whole when the one of samples is.
 _STEPS = 'step = "scale"\nfactor = 30\n[[steps]]\nstep = "spectrogram"\nnperseg = 8\nnoverlap = 0'
+
+
 _LEFT_OUT = ('[[window.steps]]\nstep = "standardise"\n', 'pool = { kind = "mean", windows = 3 }\n')
+
+
 _WEIGHTS = {True: [[-4.0, 0.0, 4.0], [1.0, -2.0, 1.0]], False: [[-0.04, 0.0, 0.04], [0.04, 0.01, -0.04]]}
+
+
 _SHAPES = {True: (16, 2), False: (2, 5, 2)}
+
+
 _LOUD = {True: (4.0, 25.0), False: (1e3, 1e9)}  # mean squares of the feed's windows, by kind
+
+
 SLOW_MS = {"lab": (0, 50, 500), "split": (0, 50)}
+
+
 PARTS = {"lab": ("processor,model",), "split": ("processor", "model")}
+
+
 STOP_S = 20.0  # a worker that is told to end has so long
+
+
 Place = tuple[str, int, int]  # topic, partition, offset
+
+
 SLEPT_CLOCK = Path(__file__).with_name("slept_clock")
 
 
 class Log:
-    """What happened, with times. Kinds: fault, note, wrong, and the name of a worker for what it said."""
-
     def __init__(self, path: Path, show: bool) -> None:
         self._file, self._show, self.started_s = path.open("w"), show, time.time()
         self.entries: list[tuple[float, str, str]] = []
@@ -71,7 +90,6 @@ class Log:
             print(line, flush=True)
 
     def of(self, *kinds: str) -> list[str]:
-        """Entries of some kinds, with their times."""
         return [f"{at - self.started_s:.1f} s: {text}" for at, kind, text in self.entries if kind in kinds]
 
     def before(self, at_s: float, seconds: float = 30.0, kinds: tuple[str, ...] = ("fault",)) -> str:
@@ -82,8 +100,6 @@ class Log:
 
 @dataclass
 class Bundle:
-    """A version that may be promoted."""
-
     recipe: str
     id: str
     twin: Path
@@ -93,8 +109,6 @@ class Bundle:
 
 @dataclass
 class Worker:
-    """A worker's process."""
-
     child: Child
     recipe: str
     roles: str
@@ -113,12 +127,10 @@ class Worker:
         return self.child.status is None and self.told_s is None and not self.killed
 
     def stop(self) -> None:
-        """SIGSTOP."""
         self.stopped_s = time.time()
         self.child.send(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """SIGCONT; where its clock sleeps with it, that has stood still."""
         if self.stopped_s is None:
             return
         if self.clock is not None:
@@ -148,8 +160,6 @@ def _is_refused(codec: ChunkCodec, key: bytes | None, value: bytes | None) -> bo
 
 
 class CampaignLab(Lab):
-    """Recipes, bundles, workers and the broker."""
-
     def __init__(self, folder: Path, jars: Path, prefix: str, log: Log) -> None:
         self._data, self._jars, self.log = folder / "broker", jars, log
         self.broker = embedded.start(self._data, jars_dir=jars)
@@ -194,7 +204,6 @@ class CampaignLab(Lab):
         embedded.stop(self._data)
 
     def promote(self, bundle: Bundle) -> None:
-        """Promote, and tell."""
         entry = promote(bundle.id, home=self.settings.home)
         self.champion[bundle.recipe] = bundle
         self.promoted[bundle.id] = bundle
@@ -214,7 +223,6 @@ class CampaignLab(Lab):
         return {(about.topic, about.partition, about.offset): refused for refused, about in found}
 
     def start(self, recipe: str, roles: str, *, other_user: bool = False, sleeps: bool = False) -> Worker:
-        """Start a worker."""
         number, home = len(self.all), self.folder / "other-user" if other_user else self.settings.home
         changes = {
             "KYMO_HOME": str(home),
@@ -242,11 +250,9 @@ class CampaignLab(Lab):
         return worker
 
     def living(self, recipe: str = "", roles: str = "") -> list[Worker]:
-        """Workers that run and are not told to end."""
         return [w for w in self.all if w.lives and recipe in ("", w.recipe) and roles in ("", w.roles)]
 
     def look_after(self) -> None:
-        """Note how workers ended."""
         for worker in self.all:
             if worker.seen:
                 continue
@@ -278,11 +284,9 @@ class CampaignLab(Lab):
                 self.log("ended", f"{name} after {took_s:.1f} s")
 
     def last_lines(self, worker: Worker) -> str:
-        """The end of what it said."""
         return " | ".join(list(worker.child.tail)[-4:])[-600:]
 
     def kill_broker(self, away_s: float) -> None:
-        """Kill -9, and start it again."""
         began_s = time.time()
         self.away.append((began_s, float("inf")))
         os.kill(self.broker.pid, signal.SIGKILL)
@@ -292,10 +296,81 @@ class CampaignLab(Lab):
         self.away[-1] = (began_s, time.time() + 10)  # clients need some seconds to find it again
 
     def stop_broker(self, seconds: float) -> None:
-        """SIGSTOP, and SIGCONT."""
         began_s = time.time()
         self.away.append((began_s, float("inf")))
         os.kill(self.broker.pid, signal.SIGSTOP)
         time.sleep(seconds)
         os.kill(self.broker.pid, signal.SIGCONT)
         self.away[-1] = (began_s, time.time() + 10)
+
+
+_WIDE = np.linalg.qr(np.random.default_rng(0).standard_normal((160, 160)))[0].astype(np.float32)
+
+
+def slow_onnx(weights: Array, shape: Sequence[int], band: tuple[float, float], ms: float = 0.0) -> bytes:
+    """Logits = means of each channel over time and bins, times ``weights`` (channels, labels); `shape` is channels last."""
+    return _onnx(weights, tuple(shape), band, round(ms / _turn_ms()) if ms else 0)
+
+
+def _onnx(weights: Array, shape: tuple[int, ...], band: tuple[float, float], turns: int) -> bytes:
+    node = helper.make_node
+    nodes = [
+        node("ReduceMean", ["windows", "inner"], ["means"], keepdims=0),
+        node("MatMul", ["means", "weights"], ["quick"]),
+        node("Mul", ["windows", "windows"], ["squares"]),
+        node("ReduceMean", ["squares", "all"], ["level"], keepdims=0),
+        node("Greater", ["level", "low"], ["above"]),
+        node("Less", ["level", "high"], ["below"]),
+        node("And", ["above", "below"], ["within"]),
+        node("Cast", ["within"], ["ones"], to=TensorProto.INT64),
+        node("ReduceSum", ["ones"], ["count"], keepdims=0),
+        node("Mul", ["count", "turns"], ["trips"]),
+        node("Loop", ["trips", "true", "wide"], ["last"], body=_turn()),
+        node("ReduceMax", ["last"], ["top"], keepdims=0),
+        node("Mul", ["top", "zero"], ["nothing"]),
+        node("Add", ["quick", "nothing"], ["logits"]),
+    ]
+    constants = {
+        "inner": np.arange(1, len(shape)),
+        "all": np.arange(1, len(shape) + 1),
+        "weights": weights.astype(np.float32),
+        "low": np.float32(band[0]),
+        "high": np.float32(band[1]),
+        "turns": np.int64(turns),
+        "true": np.array(True),
+        "wide": _WIDE,
+        "zero": np.float32(0),
+    }
+    return onnx_bytes(nodes, constants, {"windows": ["n", *shape]}, {"logits": ["n", weights.shape[1]]})
+
+
+def _turn() -> Any:
+    """One turn: a product of matrices."""
+    info = helper.make_tensor_value_info
+    return helper.make_graph(
+        [helper.make_node("MatMul", ["before", "wide"], ["after"]), helper.make_node("Identity", ["going"], ["goes"])],
+        "turn",
+        [
+            info("i", TensorProto.INT64, []),
+            info("going", TensorProto.BOOL, []),
+            info("before", TensorProto.FLOAT, _WIDE.shape),
+        ],
+        [info("goes", TensorProto.BOOL, []), info("after", TensorProto.FLOAT, _WIDE.shape)],
+    )
+
+
+@cache
+def _turn_ms(turns: int = 400) -> float:
+    """Milliseconds that one turn takes here, at best."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    graph = _onnx(np.ones((2, 2)), (16, 2), (0, 99), turns)
+    session, windows = onnxruntime.InferenceSession(graph, options), np.ones((1, 16, 2), np.float32)
+    best = float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        session.run(None, {"windows": windows})
+        best = min(best, time.perf_counter() - started)
+    return best / turns * 1000

@@ -147,7 +147,6 @@ def _put(out: dict[Key, tuple[Any, ...]], key: Key, value: tuple[Any, ...]) -> N
 
 
 def run(spec: Spec, chunks: Sequence[Any], end: bool = True) -> list[Any]:
-    """Everything that a new Stage gives for `chunks`."""
     stage = spec.build()
     out = [item for chunk in chunks for item in stage.push(chunk)]
     return out + stage.flush() if end else out

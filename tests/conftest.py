@@ -37,6 +37,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: item.path not in long)
 
 
+@pytest.fixture(autouse=True)
+def _own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test finds neither settings of this machine nor what another test has promoted or kept."""
+    for name in [name for name in os.environ if name.startswith("KYMO_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("KYMO_HOME", str(tmp_path_factory.getbasetemp() / "homes" / uuid.uuid4().hex))
+
+
 @pytest.fixture(scope="session")
 def jars_dir() -> Path:
     """Where the jars of the embedded Kafka are kept between test sessions; all of them are there."""
@@ -48,7 +56,6 @@ def jars_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def broker_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data folder of the session's broker."""
     return tmp_path_factory.mktemp("broker")
 
 

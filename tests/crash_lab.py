@@ -55,8 +55,6 @@ def chunk(session: str, first: int, count: int, end: bool = False, stream: str =
 
 @dataclass
 class Log:
-    """What outlives a worker."""
-
     inputs: dict[str, list[Chunk]]
     memory: int = 0
     heads: tuple[str, ...] = ("",)
@@ -142,7 +140,6 @@ class Life:
                 self.judged.append((pending, event))
 
     def hear(self, count: int) -> None:
-        """Acknowledgements come."""
         for _ in range(min(count, len(self.sent))):
             pending, end = self.sent.popleft()
             self.partition.acknowledge(pending)
@@ -175,7 +172,6 @@ class Life:
         return True
 
     def finish(self) -> None:
-        """All there is, and a commit."""
         for topic in self.log.inputs:
             while self.read(topic, 50):
                 pass
@@ -341,7 +337,6 @@ def lives(log: Log, name: str = "abutting", limits: Limits | None = None) -> Ite
 
 
 def settle(life: Life, topic: str, count: int) -> None:
-    """Take some records, publish, commit."""
     life.read(topic, count)
     life.publish(99)
     life.hear(99)

@@ -25,12 +25,10 @@ class Block:
 
 
 def text_of(name: str) -> str:
-    """Text of a document, by its path from the root."""
     return (ROOT / name).read_text(encoding="utf-8")
 
 
 def blocks(name: str, language: str | None = None, heading: str | None = None) -> list[Block]:
-    """Fenced blocks of a document, in order."""
     found: list[Block] = []
     title, inside, lines = "", None, list[str]()
     for line in text_of(name).splitlines():

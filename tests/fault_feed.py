@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from recipes_made import STANDARDISE, recipe_text
 from tiny_models import fitted, linear_onnx, manifest
 
 from kymo.models.registry import write_bundle
@@ -26,27 +27,16 @@ from kymo.streams.recording import Recording, StreamData
 from kymo.streams.settings import Settings
 from kymo.streams.topics import Names
 
-RECIPE = """
-name = "lab"
-[[input]]
-stream = "imu"
-rate_hz = 100
-channels = ["x", "y"]
-bridge_ms = 30
-max_missing = 0.2
-[[steps]]
-step = "scale"
-factor = 0.5
-[window]
-length_s = 0.16
-hop_s = 0.08
-[[window.steps]]
-step = "standardise"
-[model]
-architecture = "spectrogram_cnn"
-min_probability = 0.6
-pool = { kind = "mean", windows = 3 }
-"""
+RECIPE = recipe_text(
+    "lab",
+    "x y",
+    100,
+    (0.16, 0.08),
+    of_input={"bridge_ms": 30, "max_missing": 0.2},
+    steps=[{"step": "scale", "factor": 0.5}],
+    behind=STANDARDISE,
+    model={"architecture": "spectrogram_cnn", "min_probability": 0.6, "pool": {"kind": "mean", "windows": 3}},
+)
 
 
 HEADS = """
@@ -108,7 +98,6 @@ class Source:
         return made
 
     def next(self) -> list[Chunk]:
-        """What comes next."""
         move = self.pick.random()
         if move < 0.02:
             self.at += self.pick.choice([1, 3, 4, 50])
@@ -120,12 +109,10 @@ class Source:
         return [self._good()]
 
     def end(self) -> Chunk:
-        """The last chunk."""
         self.ended = True
         return self._good(end=True)
 
     def recording(self) -> Recording:
-        """What was measured, without what came late."""
         pieces: list[tuple[int, Array]] = []
         for first, data in self.taken:
             if pieces and pieces[-1][0] + len(pieces[-1][1]) == first:
@@ -137,8 +124,6 @@ class Source:
 
 
 class Place(Protocol):
-    """What a feed asks of its lab."""
-
     settings: Settings
     names: Names
     over: threading.Event
@@ -151,17 +136,7 @@ class Place(Protocol):
 
 
 class Feed(threading.Thread):
-    """Sends chunks of many sessions until told to end; some sessions end on the way, some of those are sent again whole.
-
-    Parameters
-    ----------
-    lab : Place
-        Where to.
-    seed : int
-        Of everything random.
-    rate : float
-        Chunks a second.
-    """
+    """Sends chunks of many sessions until told to end; some sessions end on the way, some of those are sent again whole."""
 
     def __init__(self, lab: Place, seed: int, rate: float = 80.0, ending: float = 0.003) -> None:
         super().__init__(name="feed", daemon=True)
@@ -172,7 +147,6 @@ class Feed(threading.Thread):
         self._end, self._codec = lab.over, ChunkCodec()
 
     def run(self) -> None:
-        """Send."""
         try:
             with Publisher(self.lab.settings, self.lab.names) as publisher:
                 while not self._end.wait(self._period_s):

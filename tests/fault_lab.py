@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -18,16 +19,20 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from fault_feed import Feed, lab_recipe
 from fuzzed import Fuzzed, fuzzed
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
+from served import offline
+from tiny_models import linear_onnx, manifest
+from verbs import await_that, variables
 
 from kymo.deploy.children import Child, kymo_command, kymo_environment
-from kymo.models.bundle import Bundle, load_bundle
-from kymo.models.predict import Classifier
-from kymo.models.run import run
+from kymo.models.bundle import load_bundle, promote
+from kymo.models.registry import tell, write_bundle
+from kymo.models.registry.manifest import MODEL
 from kymo.processors.recipe.load import load_recipe
 from kymo.streams.codec import ChunkCodec
 from kymo.streams.errors import KymoError
@@ -39,30 +44,13 @@ from kymo.streams.settings import Settings
 from kymo.streams.topics import MESSAGE_MAX, Names
 
 PATIENCE_S = 120.0
+
+
 TAKEOVER_S = 15.0
 
 
-def await_that(condition: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> float:
-    """Seconds until `condition` was true; asks ten times a second."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < patience_s, f"{what}: not within {patience_s:g} s"
-        threading.Event().wait(0.1)
-    return time.monotonic() - started
-
-
 class Lab:
-    """Topics, recipe, bundle and workers of one experiment.
-
-    Parameters
-    ----------
-    folder : Path
-        For files.
-    brokers, prefix : str
-        Where Kafka is; the experiment's own prefix.
-    partitions, replication : int
-        Of each topic.
-    """
+    """Topics, recipe, bundle and workers of one experiment."""
 
     def __init__(self, folder: Path, brokers: str, prefix: str, partitions: int = 6, replication: int = 1) -> None:
         self.recipe, self.bundle = lab_recipe(folder)
@@ -85,7 +73,6 @@ class Lab:
             self._asking.close()
 
     def session_names(self) -> list[str]:
-        """At least one for each partition."""
         names: dict[int, list[str]] = {}
         for i in range(1000):
             name = f"device{i}"
@@ -95,14 +82,12 @@ class Lab:
         return sorted(name for some in names.values() for name in some)
 
     def next_name(self, name: str) -> str:
-        """A new session's name, in the same partition."""
         base, _, number = name.partition("@")
         place = partition_of(name.encode(), self.settings.partitions)
         names = (f"{base}@{i}" for i in count(int(number or 0) + 1))
         return next(n for n in names if partition_of(n.encode(), self.settings.partitions) == place)
 
     def members(self) -> int:
-        """Workers among which the partitions are shared."""
         group = f"{self.settings.prefix}.lab.model"
         try:
             admin = KafkaAdminClient(**client_arguments(self.settings))
@@ -115,21 +100,9 @@ class Lab:
         return len(found["members"]) if found["group_state"] == "Stable" else 0
 
     def environment(self) -> dict[str, str]:
-        """Variables of a worker."""
-        return kymo_environment(
-            {
-                "KYMO_BROKERS": self.settings.brokers,
-                "KYMO_PREFIX": self.settings.prefix,
-                "KYMO_HOME": str(self.settings.home),
-                "KYMO_PARTITIONS": str(self.settings.partitions),
-                "KYMO_REPLICATION": str(self.settings.replication),
-                "KYMO_METRICS_PORT": "-1",
-            },
-            keep=False,
-        )
+        return kymo_environment(variables(self.settings), keep=False)
 
     def start_worker(self, **changes: str) -> Child:
-        """A real worker process."""
         command = kymo_command("worker", str(self.recipe), "--bundle", str(self.bundle))
         worker = Child(f"worker {len(self.workers)}", command, self.environment() | changes)
         worker.start()
@@ -137,7 +110,6 @@ class Lab:
         return worker
 
     def ends(self, topic: str = "events") -> dict[int, int]:
-        """End of each partition of a topic; waits for a broker that is away."""
         found: dict[int, int] = {}
 
         def asked() -> bool:
@@ -180,11 +152,9 @@ class Lab:
             raise AssertionError(f"{error}\n{self.said()}") from None
 
     def said(self) -> str:
-        """The last lines of each worker."""
         return "\n".join(f"{worker.name}: {line}" for worker in self.workers for line in worker.tail)
 
     def records(self, topic: str) -> list[Record]:
-        """All of a topic."""
         return list(read_records(self.settings, self.names.of(topic)))
 
     def send_fuzzed(self, seed: int, number: int) -> dict[tuple[str, int, int], Fuzzed]:
@@ -226,13 +196,11 @@ class Lab:
             consumer.close()
         return found
 
-    def expected(self, feed: Feed) -> dict[str, dict[str, Any]]:
-        """By id, the events of an undisturbed run."""
-        recipe, bundle = load_recipe(self.recipe), load_bundle(str(self.bundle), self.settings.home)
-        assert isinstance(bundle, Bundle)
-        classifier = Classifier.for_recipe(bundle, recipe)
+    def expected(self, feed: Feed, bundle: str = "") -> dict[str, dict[str, Any]]:
+        """By id, the events of an undisturbed run with the bundle, by default the lab's."""
         recordings = [source.recording() for source in feed.sources if source.taken]
-        return {e.id: json.loads(e.to_json()) | {"emitted_ns": 0} for e in run(recipe, recordings, classifier)}
+        found = load_bundle(bundle or str(self.bundle), self.settings.home)
+        return offline(load_recipe(self.recipe), recordings, found)
 
     def check(self, feed: Feed) -> int:
         """End the input, wait for its last event; every one is there, none twice, none different. Gives their number."""
@@ -258,7 +226,6 @@ class Lab:
 
 
 def stop_worker(worker: Child, patience_s: float = 60.0) -> float:
-    """SIGTERM; seconds until it has ended, which it must with status 0."""
     started = time.monotonic()
     worker.send(signal.SIGTERM)
     status = worker.wait(patience_s)
@@ -269,14 +236,12 @@ def stop_worker(worker: Child, patience_s: float = 60.0) -> float:
 
 
 def kill(worker: Child) -> None:
-    """Kill -9; a worker that had just ended in order is as good."""
     worker.send(signal.SIGKILL)
     status = worker.wait(PATIENCE_S)
     assert status in (-signal.SIGKILL, 0), f"it had ended before: {worker.ended()}\n" + "\n".join(worker.tail)
 
 
 def signal_process(worker: Child, number: int) -> None:
-    """Send a signal to a worker that may be stopped."""
     os.kill(worker.pid, number)
 
 
@@ -291,3 +256,66 @@ __all__ = [
     "signal_process",
     "stop_worker",
 ]
+
+
+_WEIGHTS = np.array([[-4.0, 1.0], [0.0, -2.0], [4.0, 1.0]])
+
+
+_MODEL = {"input": "windows", "output": "logits", "shape": [2, 16], "dtype": "float32", "layout": "channels_first"}
+
+
+def version(recipe: Path, home: Path, number: int, onnx: bytes | None = None) -> str:
+    """Id of a new version for the lab's recipe: other weights, and other learned numbers."""
+    chain = load_recipe(recipe).chain.to_json()
+    chain["specs"][-1]["spec"] |= {"mean": [0.01 * number, 0.0], "std": [1.0 + number / 10, 1.0]}
+    described = manifest(recipe="lab", chain=chain, model=_MODEL)
+    onnx = linear_onnx(_WEIGHTS * (1 + number / 7), rows=16) if onnx is None else onnx
+    return f"lab@{write_bundle(None, described, {MODEL: onnx}, home, promote=False).name}"
+
+
+class SwapLab(Lab):
+    def __init__(self, folder: Path, brokers: str, prefix: str, versions: int = 2) -> None:
+        super().__init__(folder, brokers, prefix)
+        # Pooling begins anew behind an exchange, so its first events would not be those of either bundle alone.
+        self.recipe.write_text(re.sub(r"(?m)^pool = .*\n", "", self.recipe.read_text()))
+        self.versions = [version(self.recipe, self.settings.home, number) for number in range(versions)]
+        self.promoted = [self.versions[0]]
+        promote(self.versions[0], home=self.settings.home)
+
+    def start_worker(self, **changes: str) -> Child:
+        command = kymo_command("worker", str(self.recipe))
+        worker = Child(f"worker {len(self.workers)}", command, self.environment() | changes)
+        worker.start()
+        self.workers.append(worker)
+        return worker
+
+    def promote(self, bundle: str, alias: str = "champion") -> int:
+        entry = promote(bundle, alias, home=self.settings.home)
+        if alias == "champion":
+            self.promoted.append(bundle)
+        assert tell(entry, "lab", self.settings) == ""
+        return entry.at_ns
+
+    def events(self, topic: str = "events") -> list[dict[str, Any]]:
+        return [json.loads(record.value or b"") for record in self.records(topic)]
+
+    def until_served_by(self, bundle: str) -> None:
+        """Wait for an event of `bundle` that was not there before."""
+        before = Counter(event["bundle"] for event in self.events())
+        self.await_that(
+            lambda: Counter(event["bundle"] for event in self.events())[bundle] > before[bundle], f"events of {bundle}"
+        )
+
+    def check_swaps(self, feed: Feed) -> list[dict[str, Any]]:
+        """End the input; every window has one event, that of a bundle which was current when it was made. Gives the events."""
+        feed.end()
+        offline = {bundle: self.expected(feed, bundle) for bundle in sorted(set(self.promoted))}
+        ids = sorted(offline[self.versions[0]])
+        self.await_that(lambda: sum(self.ends().values()) >= len(ids), f"{len(ids)} events")
+        found = self.events()
+        assert sorted(event["id"] for event in found) == ids
+        for event in found:
+            expected = offline[event["bundle"]][event["id"]]
+            different = {name: (value, expected[name]) for name, value in event.items() if value != expected[name]}
+            assert set(different) <= {"emitted_ns"}, f"{event['id']}: came, expected: {different}"
+        return found

@@ -15,15 +15,11 @@ from mcap.writer import CompressionType, Writer
 
 from kymo.streams.chunk import Chunk, Header, signal_format
 from kymo.streams.codec import ChunkCodec
-from kymo.streams.errors import SourceError
-from kymo.streams.readers import read
-from kymo.streams.recording import ReadOptions, Recording
 
 FOREIGN = SHARED / "data/imu_mcap/basic_synthetic.mcap"
 needs_foreign = pytest.mark.skipif(not FOREIGN.is_file(), reason="shared/data/imu_mcap is absent")
 HEADER = Header("s1", 10**18, signal_format("imu.left", ("a", "b"), 100, "float32"))
 Message = tuple[str, str, str, int, bytes]  # topic, encoding, schema name, log time, data
-DEFAULT = ReadOptions()
 
 
 def mcap(
@@ -54,16 +50,3 @@ def sample(topic: str, time: int, values: Any, **more: Any) -> Message:
 def chunk(first: int, count: int, header: Header = HEADER, end: bool = False) -> Message:
     data = np.arange(first * 2, (first + count) * 2, dtype=np.float32).reshape(-1, 2)
     return "kymo.sensor", "protobuf", "kymo.Chunk", first, ChunkCodec().encode(Chunk(header, first, data, None, end))
-
-
-def error_of(path: Path, options: ReadOptions = DEFAULT) -> str:
-    with pytest.raises(SourceError) as error:
-        list(read([path], options))
-    text = str(error.value)
-    assert text.startswith(f"{path}: ")
-    return text.removeprefix(f"{path}: ")
-
-
-def one(path: Path, options: ReadOptions = DEFAULT) -> Recording:
-    (recording,) = read([path], options)
-    return recording

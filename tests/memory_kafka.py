@@ -30,7 +30,6 @@ class MemoryKafka:
     appended: Callable[[str], None] = lambda _: None
 
     def append(self, topic: str, partition: int, key: bytes | None, value: bytes | None, **more: Any) -> int:
-        """Offset of a new record."""
         log = self.logs[TopicPartition(topic, partition)]
         about = {"topic": topic, "partition": partition, "offset": len(log), "headers": (), "timestamp": 2**41}
         log.append(SimpleNamespace(key=key, value=value, **about | more))
@@ -38,15 +37,12 @@ class MemoryKafka:
         return len(log) - 1
 
     def values(self, topic: str) -> list[bytes]:
-        """Of all records of a topic."""
         return [r.value for tp, log in sorted(self.logs.items()) for r in log if tp.topic == topic]
 
     async def limits(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
-        """As `ReadBack` has it."""
         return {tp: (0, len(self.logs[tp])) for tp in partitions}
 
     async def read(self, ranges: Mapping[TopicPartition, tuple[int, int]], visit: Callable[[Any], None]) -> None:
-        """As `ReadBack` has it."""
         for tp, (start, end) in ranges.items():
             for record in self.logs[tp][start:end]:
                 visit(record)
@@ -65,11 +61,9 @@ class Producer:
         self.may.set()
 
     async def partitions_for(self, _: str) -> set[int]:
-        """Known."""
         return {0}
 
     def create_batch(self) -> Any:
-        """Room for 50 records."""
         rows: list[dict[str, Any]] = []
 
         def append(**row: Any) -> object | None:
@@ -78,8 +72,6 @@ class Producer:
         return SimpleNamespace(append=append, rows=rows)
 
     async def send_batch(self, builder: Any, topic: str, partition: int) -> Any:
-        """Gives what is to be awaited for the acknowledgement."""
-
         async def told() -> Any:
             await self.may.wait()
             offsets = [self._kafka.append(topic, partition, **row) for row in builder.rows]
@@ -116,23 +108,19 @@ class Worker:
         return {topic: self.kafka.ids.get(topic, "") for topic in topics}
 
     def start(self, *partitions: TopicPartition, commit_every_s: float = 0.01) -> None:
-        """Begin with some partitions."""
         self.agent.start(commit_every_s)
         self.assign(*partitions)
 
     def assign(self, *partitions: TopicPartition) -> None:
-        """Give it partitions."""
         self._assigned = list(partitions)
         self.agent.on_assigned()
 
     async def revoke(self) -> None:
-        """Take them away."""
         self._assigned = []
         await self._stop_feeding()
         await self.agent.on_revoked()
 
     async def stop(self) -> None:
-        """As SIGTERM does."""
         await self._stop_feeding()
         await self.agent.on_stop()
 
@@ -144,11 +132,9 @@ class Worker:
             self._feeding = None
 
     def hold(self) -> None:
-        """Let no record come."""
         self._held = True
 
     async def begin(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Let records come."""
         await self._stop_feeding()
         self._held = False
         self._feeding = asyncio.create_task(self._feed(dict(offsets)))
@@ -162,25 +148,19 @@ class Worker:
             await asyncio.sleep(0.001)
 
     def aiokafka_producer(self) -> Any:
-        """As `BatchApp` has it."""
         return self.producer
 
     def assigned(self) -> list[TopicPartition]:
-        """As `BatchApp` has it."""
         return self._assigned
 
     async def commit_with(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
-        """As `BatchApp` has it."""
         self.kafka.commits |= offsets
 
     async def committed_with(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
-        """As `BatchApp` has it."""
         return {tp: self.kafka.commits[tp] for tp in partitions if tp in self.kafka.commits}
 
 
 class KeptOutbox:
-    """Keeps what is put."""
-
     full = False
 
     def __init__(self) -> None:
@@ -191,7 +171,6 @@ class KeptOutbox:
 
 
 async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait for something to become true."""
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.001)

@@ -36,7 +36,6 @@ class Run:
 
 
 def read_only(array: Array) -> Array:
-    """The array, not to be written to."""
     array.setflags(write=False)
     return array
 
@@ -111,7 +110,6 @@ def chunks_from(chunks: list[Chunk], index: int | None, trim: bool) -> list[Chun
 
 
 def imu(channels: int = 2, dtype: str = "float32", rate: int = 100, units: tuple[str, ...] = ()) -> Format:
-    """A plain signal."""
     return signal_format("imu", tuple(f"c{i}" for i in range(channels)), rate, dtype, units)
 
 
@@ -120,7 +118,6 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl
 
 @st.composite
 def any_headers(draw: Any, dtypes: tuple[str, ...] = DTYPES) -> Header:
-    """Any header that makes sense."""
     dtype = draw(st.sampled_from(dtypes))
     channels = tuple(draw(st.lists(NAMES, min_size=1, max_size=4, unique=True)))
     units = (
@@ -139,7 +136,6 @@ def any_headers(draw: Any, dtypes: tuple[str, ...] = DTYPES) -> Header:
 
 @st.composite
 def any_chunks(draw: Any, header: Header | None = None, longest: int = 5) -> Chunk:
-    """Any chunk of a header."""
     header = header or draw(any_headers())
     limit = last_index(header)
     count, seed = draw(st.integers(0, min(longest, limit))), draw(st.integers(0, 99))

@@ -1,8 +1,4 @@
-"""What the delivery guarantee promises, on real processes: workers killed, stopped and overtaken, a broker killed, input that is none.
-
-Short here, at full size under the mark `chaos`. Every test compares the topic with an undisturbed run: each event there, none twice,
-none different.
-"""
+"""What the delivery guarantee promises, on real processes: workers, of stateful models, too, killed and overtaken, a broker killed."""
 
 from __future__ import annotations
 
@@ -14,14 +10,20 @@ import threading
 from pathlib import Path
 
 import pytest
-from fault_feed import lab_recipe
+from fault_feed import RECIPE, lab_recipe
 from fault_lab import TAKEOVER_S, Feed, Lab, await_that, kill, signal_process, stop_worker
+from tiny_stateful import leaky_onnx, manifest
 
 from kymo.deploy import broker as embedded
 from kymo.deploy.children import kymo_command
+from kymo.models.registry import write_bundle
+from kymo.models.registry.manifest import MODEL
+from kymo.processors.recipe.load import load_recipe
 from kymo.streams.errors import ChunkError
 
 pytestmark = pytest.mark.slow
+
+
 SIZES = [
     pytest.param(False, id="short"),
     pytest.param(True, marks=pytest.mark.chaos, id="full"),
@@ -30,12 +32,10 @@ SIZES = [
 
 @pytest.fixture
 def lab(tmp_path: Path, broker: str, prefix: str) -> Lab:
-    """Topics of its own on the session's broker."""
     return Lab(tmp_path, broker, prefix)
 
 
 def started(lab: Lab, seed: int) -> Feed:
-    """An input that runs."""
     feed = Feed(lab, seed)
     feed.start()
     return feed
@@ -194,3 +194,49 @@ def test_messages_that_are_none(lab: Lab, full: bool) -> None:
         assert (came_key or b"", came_value or b"") == (key or b"", value or b""), place
         assert reason in ChunkError.REASONS
     print(f"\n{number} messages rejected with a reason, {events} events, each once")
+
+
+STATEFUL = RECIPE.replace("hop_s = 0.08", "hop_s = 0.16").replace(
+    'architecture = "spectrogram_cnn"\n', 'architecture = "recurrent"\nstateful = true\n'
+)
+
+
+@pytest.fixture
+def stateful_lab(tmp_path: Path, broker: str, prefix: str) -> Lab:
+    """A lab whose model is stateful, and pooled behind that."""
+    made = Lab(tmp_path, broker, prefix)
+    made.recipe.write_text(STATEFUL)
+    described = manifest(load_recipe(made.recipe), channels=2, rows=16)
+    made.bundle = write_bundle(tmp_path / "stateful", described, {MODEL: leaky_onnx(0, 2, 16)})
+    return made
+
+
+@pytest.mark.parametrize(
+    "kills",
+    [
+        pytest.param(1, marks=pytest.mark.timeout(300), id="short"),
+        pytest.param(20, marks=[pytest.mark.chaos, pytest.mark.timeout(3600)], id="full"),
+    ],
+)
+def test_stateful_worker_killed_again_and_again(stateful_lab: Lab, kills: int) -> None:
+    pick, back = random.Random(3), []
+    with stateful_lab:
+        feed, worker = Feed(stateful_lab, 3), stateful_lab.start_worker()
+        feed.start()
+        stateful_lab.await_growth()
+        for number in range(kills):
+            if number % 4 == 1:  # while it ends in order
+                worker.send(signal.SIGTERM)
+            threading.Event().wait(pick.uniform(0, 0.3 if number % 4 == 1 else 2))  # a random moment of its work
+            kill(worker)
+            worker = stateful_lab.start_worker()
+            back.append(stateful_lab.await_growth())
+        count = stateful_lab.check(feed)
+        stateful_lab.await_that(
+            lambda: any(stateful_lab.ends("state").values()), "a snapshot"
+        )  # sessions that ended have one
+        stop_worker(worker)
+        assert stateful_lab.verdict(stateful_lab.expected(feed)) == count
+    stored = len(stateful_lab.records("state"))
+    assert stored > 0
+    print(f"\n{kills} kills: {count} events, each once, {stored} snapshots; back after {max(back):.1f} s at most")

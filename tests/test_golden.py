@@ -46,19 +46,16 @@ def samples(recipe: kymo.Recipe, windows: int) -> Chunk:
 
 
 def steps(recipe: kymo.Recipe) -> Chain:
-    """Those of a recipe that have nothing to learn."""
     return Chain(
         tuple(spec for spec in recipe.chain.specs if not (spec.spec if isinstance(spec, PerWindow) else spec).learned)
     )
 
 
 def pieces(whole: Chunk, size: int) -> list[Chunk]:
-    """A chunk in chunks of `size` samples."""
     return [Chunk(whole.header, i, whole.data[i : i + size]) for i in range(0, whole.count, size)]
 
 
 def made(stage: ChainStage, chunks: Iterable[Chunk]) -> list[Window]:
-    """The windows of chunks."""
     return [window for piece in chunks for window in stage.push(piece)]
 
 
@@ -110,7 +107,6 @@ def archived() -> list[Any]:
 
 
 def told_records(segment: Path) -> list[list[Any]]:
-    """A segment's records."""
     return [
         [r.topic, r.partition, r.offset, r.timestamp, _hex(r.key), hashlib.sha256(r.value or b"").hexdigest()]
         for r in segment_records(read_segment(segment))
@@ -194,7 +190,6 @@ def test_a_session_goes_on_from_a_snapshot_of_then(name: str) -> None:
 
 
 def main() -> None:
-    """Write what is absent."""
     import tempfile
 
     GOLDEN.mkdir(exist_ok=True)

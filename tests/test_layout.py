@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from documents import ROOT
+from verbs import python
 
 from kymo import VERBS
 
@@ -172,8 +173,7 @@ def test_the_core_imports_without_optional_libraries() -> None:
     assert "kymo" in core
     code = BLOCK.format(names=sorted(OPTIONAL))
     code += "".join(f"importlib.import_module({qualified(name)!r})\n" for name in sorted(core))
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    python(code)
 
 
 def test_the_core_imports_without_modules_that_only_unix_has() -> None:
@@ -187,8 +187,7 @@ def test_the_core_imports_without_modules_that_only_unix_has() -> None:
     assert [name for name in unix if name.partition(".")[0] != "deploy"] == []
     code = f"import importlib, sys\nsys.modules.update(dict.fromkeys({sorted(UNIX)!r}))\n"
     code += "".join(f"importlib.import_module({qualified(name)!r})\n" for name in sorted(core))
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    python(code)
 
 
 def tracked_texts() -> Iterator[tuple[str, str]]:
@@ -205,7 +204,6 @@ def tracked_texts() -> Iterator[tuple[str, str]]:
 
 
 def test_tracked_files_name_no_machine() -> None:
-    """No folder of somebody's machine, no package index, no address but loopback."""
     patterns = (
         r"(?<![\w.~$}])/(root|work|Users|mnt/[a-z])/",
         r"(?<![\w.~$}])/home/(?!kymo\b)\w+",

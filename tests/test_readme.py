@@ -52,7 +52,6 @@ class Place:
     env: dict[str, str]
 
     def run(self, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-        """A command of the README; it must succeed."""
         done = subprocess.run(
             words, cwd=self.folder, env=self.env | more, capture_output=True, text=True, check=False, timeout=280
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from recipes_made import STANDARDISE, recipe_text
+from tables import table
 
 from kymo.models.bundle import Bundle, load_bundle
 from kymo.models.pooling import Pool
@@ -23,27 +25,16 @@ from kymo.streams.files import is_inside
 from kymo.streams.labels.labels import interval
 from kymo.streams.recording import Recording, StreamData
 
-RECIPE = """
-name = "tiny"
-[[input]]
-stream = "imu"
-rate_hz = 10
-channels = ["x", "y"]
-[[steps]]
-step = "scale"
-factor = 0.5
-[window]
-length_s = 0.4
-hop_s = 0.2
-[[window.steps]]
-step = "standardise"
-[model]
-architecture = "spectrogram_cnn"
-min_probability = 0.6
-[train]
-folds = 0
-epochs = 3
-"""
+RECIPE = recipe_text(
+    "tiny",
+    "x y",
+    10,
+    (0.4, 0.2),
+    steps=[{"step": "scale", "factor": 0.5}],
+    behind=STANDARDISE,
+    model={"architecture": "spectrogram_cnn", "min_probability": 0.6},
+    train={"folds": 0, "epochs": 3},
+)
 LABELS = ("low", "middle", "high")
 HMM = Pool("hmm", transitions=((0.9, 0.1, 0.0), (0.2, 0.7, 0.1), (0.1, 0.1, 0.8)), start=(0.5, 0.25, 0.25))
 
@@ -54,14 +45,19 @@ def recipe(text: str = RECIPE) -> Recipe:
     return parse_recipe(text)
 
 
-def linear_onnx(weights: Array, channels: int = 2, rows: int = 4) -> bytes:
-    """Logits = weights @ (mean of each channel over time), for windows (n, channels, rows)."""
-    shape = ["n", channels, rows]
+def mean_onnx(weights: Array, axes: list[int], shape: list[int]) -> bytes:
+    """Logits = means over some axes of the windows, times weights (channels, labels)."""
     nodes = [
         helper.make_node("ReduceMean", ["windows", "axes"], ["mean"], keepdims=0),
         helper.make_node("MatMul", ["mean", "weights"], ["logits"]),
     ]
-    return _model(nodes, {"axes": np.array([2]), "weights": weights.T.astype(np.float32)}, shape, len(weights))
+    constants = {"axes": np.array(axes), "weights": weights.astype(np.float32)}
+    return onnx_bytes(nodes, constants, {"windows": ["n", *shape]}, {"logits": ["n", weights.shape[1]]})
+
+
+def linear_onnx(weights: Array, channels: int = 2, rows: int = 4) -> bytes:
+    """Logits = weights @ (mean of each channel over time), for windows (n, channels, rows)."""
+    return mean_onnx(weights.T, [2], [channels, rows])
 
 
 def dense_onnx(inputs: int, labels: int, seed: int) -> bytes:
@@ -71,17 +67,19 @@ def dense_onnx(inputs: int, labels: int, seed: int) -> bytes:
         helper.make_node("Flatten", ["windows"], ["flat"]),
         helper.make_node("Gemm", ["flat", "weights"], ["logits"]),
     ]
-    return _model(nodes, {"weights": weights}, ["n", 1, inputs], labels)
+    return onnx_bytes(nodes, {"weights": weights}, {"windows": ["n", 1, inputs]}, {"logits": ["n", labels]})
 
 
-def _model(nodes: list[Any], constants: dict[str, Array], shape: list[Any], labels: int) -> bytes:
-    graph = helper.make_graph(
-        nodes,
-        "model",
-        [helper.make_tensor_value_info("windows", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", labels])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
+def onnx_bytes(
+    nodes: list[Any], constants: Mapping[str, Any], inputs: Mapping[str, list[Any]], outputs: Mapping[str, list[Any]]
+) -> bytes:
+    """A model of these nodes, with shapes by name, all of float32."""
+    ends = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in side.items()]
+        for side in (inputs, outputs)
+    ]
+    held = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "model", *ends, held)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
     data: bytes = model.SerializeToString(deterministic=True)
@@ -140,3 +138,10 @@ def recording(session: str, levels: Sequence[float], labels: Sequence[tuple[floa
         for a, b, name in labels
     ]
     return Recording(session, [stream], named)
+
+
+def write_csv(path: Path, label: str, level: float, count: int = 20) -> None:
+    """A recording at 10 Hz: noise around a level."""
+    random = np.random.default_rng(sum(path.name.encode()))
+    numbers = np.column_stack([level + random.standard_normal(count), random.standard_normal(count)])
+    table(path, "t,x,y,label", (f"{i / 10:.1f},{x:.4f},{y:.4f},{label}" for i, (x, y) in enumerate(numbers)))

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
+from recipes_made import STANDARDISE, recipe_text
+from tiny_models import onnx_bytes
 
 from kymo.models.bundle import Bundle, load_bundle
 from kymo.models.registry import write_bundle
@@ -21,25 +22,15 @@ from kymo.streams.chunk import Array
 
 ROWS, SIZE, LEAK = 4, 3, 0.9
 LABELS = ("low", "middle", "high")
-RECIPE = """
-name = "tiny"
-[[input]]
-stream = "imu"
-rate_hz = 10
-channels = ["x"]
-[[steps]]
-step = "scale"
-factor = 0.5
-[window]
-length_s = 0.4
-hop_s = 0.4
-[[window.steps]]
-step = "standardise"
-[model]
-architecture = "recurrent"
-stateful = true
-min_probability = 0.4
-"""
+RECIPE = recipe_text(
+    "tiny",
+    "x",
+    10,
+    (0.4, 0.4),
+    steps=[{"step": "scale", "factor": 0.5}],
+    behind=STANDARDISE,
+    model={"architecture": "recurrent", "stateful": True, "min_probability": 0.4},
+)
 
 
 @cache
@@ -65,23 +56,11 @@ def leaky_onnx(number: int = 0, channels: int = 1, rows: int = ROWS, columns: in
         helper.make_node("Add", ["old", "new"], ["next_state"]),
         helper.make_node("MatMul", ["next_state", "v"], ["logits"]),
     ]
-    sizes: dict[str, list[Any]] = {
-        "windows": ["n", rows, channels],
-        "state": ["n", SIZE],
-        "logits": ["n", columns],
-        "next_state": ["n", SIZE],
-    }
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in sizes.items()]
-    held = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
-    graph = helper.make_graph(nodes, "model", values[:2], values[2:], held)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.checker.check_model(model)
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data
+    inputs = {"windows": ["n", rows, channels], "state": ["n", SIZE]}
+    return onnx_bytes(nodes, constants, inputs, {"logits": ["n", columns], "next_state": ["n", SIZE]})
 
 
 def manifest(made_for: Recipe, channels: int = 1, rows: int = ROWS, **changes: Any) -> dict[str, Any]:
-    """A manifest of the small model."""
     chain = made_for.chain.to_json()
     chain["specs"][-1]["spec"] |= {"mean": [0.0] * channels, "std": [1.0] * channels}
     model = {"input": "windows", "output": "logits", "shape": [rows, channels], "state": SIZE}
@@ -96,7 +75,6 @@ def manifest(made_for: Recipe, channels: int = 1, rows: int = ROWS, **changes: A
 
 
 def stateful_bundle(folder: Path, number: int = 0, **changes: Any) -> Bundle:
-    """A bundle of the small recipe."""
     return load_bundle(write_bundle(folder, manifest(recipe(), **changes), {MODEL: leaky_onnx(number)}))
 
 

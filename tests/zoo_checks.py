@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recipes_made import recipe_text
 
 from kymo.models.bundle import input_shape, load_bundle
 from kymo.models.onnx_model import OnnxModel
@@ -29,21 +30,11 @@ LABELS = ("low", "middle", "high")
 HEADS = (ModelHead("side", ("left", "right")), ModelHead("seconds", weight=0.5))
 BATCHES = (1, 2, 7, 16)
 TOLERANCE = 1e-4
-_HEAD = """
-name = "zoo"
-[[input]]
-stream = "imu"
-rate_hz = 20
-channels = ["x", "y", "z"]
-{steps}
-[window]
-length_s = 4
-hop_s = 2
-"""
+_SPECTROGRAM = {"step": "spectrogram", "nperseg": 8, "noverlap": 4, "keep_bins": 5}
 #: Recipes that an architecture may be put behind: windows of (80, 3), and of (19, 8, 3).
 RECIPES = {
-    "raw": _HEAD.format(steps=""),
-    "spectrogram": _HEAD.format(steps='[[steps]]\nstep = "spectrogram"\nnperseg = 8\nnoverlap = 4\nkeep_bins = 5'),
+    kind: recipe_text("zoo", "x y z", 20, (4, 2), steps=steps)
+    for kind, steps in (("raw", []), ("spectrogram", [_SPECTROGRAM]))
 }
 
 
@@ -65,7 +56,6 @@ def fresh(name: str, fmt: Format, heads: tuple[ModelHead, ...] = (), **parameter
 
 
 def has_heads(name: str) -> bool:
-    """Whether an architecture can say more than the recipe's classes."""
     return bool(getattr(architecture(name), "several_heads", False))
 
 
@@ -172,7 +162,6 @@ def check_agrees(name: str, kind: str) -> None:
 
 
 def lengths(name: str, fmt: Format) -> tuple[int, ...]:
-    """Lengths of windows to try."""
     rows = fmt.rows or 1
     return (rows, rows - 5, 2 * rows + 3) if getattr(architecture(name), "free_time", False) else (rows,)
 

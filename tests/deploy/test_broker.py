@@ -15,11 +15,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from click.testing import CliRunner, Result
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
+from verbs import invoke
 
-import kymo
 from kymo.deploy import broker as embedded
 from kymo.deploy import kafka_server
 from kymo.deploy.broker import BrokerInfo, write_state
@@ -47,7 +46,6 @@ def data_dir(tmp_path: Path) -> Iterator[Path]:
 
 
 def servers_on(folder: Path) -> list[int]:
-    """Processes that run Kafka's server or formatter on the folder."""
     return [
         p.pid
         for p in psutil.process_iter(["cmdline"])
@@ -350,15 +348,12 @@ def test_long_log_is_rotated(tmp_path: Path) -> None:
 
 
 def test_command_line_statuses(tmp_path: Path) -> None:
-    def run(*words: str) -> Result:
-        return CliRunner().invoke(kymo.cli, ["broker", *words, "--data-dir", str(tmp_path / "none")])
-
-    stopped = run("status", "--json")
-    assert (stopped.exit_code, json.loads(stopped.output)["state"]) == (1, "stopped")
-    assert run("stop").exit_code == 0
-    assert run("start", "--port", "70000").exit_code == 2
+    there = ("--data-dir", tmp_path / "none")
+    stopped = invoke("broker", "status", "--json", *there, status=1)
+    assert json.loads(stopped.output)["state"] == "stopped"
+    invoke("broker", "stop", *there)
+    invoke("broker", "start", "--port", "70000", *there, status=2)
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        refused = run("start", "--port", str(taken.getsockname()[1]))
-    assert refused.exit_code == 1
+        refused = invoke("broker", "start", "--port", taken.getsockname()[1], *there, status=1)
     assert refused.stderr.startswith("kymo: port ")
     assert refused.stderr.count("\n") == 1

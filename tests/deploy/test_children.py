@@ -1,7 +1,8 @@
-"""Child processes: their lines, their ends, a new start where one died, bytecode for first starts; a log that says each thing once."""
+"""Child processes, and what follows promotions."""
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import sys
@@ -10,11 +11,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tiny_models import linear_onnx, manifest
 
 from kymo.deploy.children import Backoff, Child, Supervisor, kymo_environment, stop
+from kymo.deploy.follow import bundle_of
 from kymo.deploy.prepare import write_bytecode
 from kymo.deploy.worker_log import Sparse
+from kymo.models.bundle import load_bundle
+from kymo.models.registry import write_bundle
+from kymo.models.registry.manifest import MODEL
+from kymo.streams.errors import BundleError
+from kymo.streams.promotions import Promotion
 
 PATIENCE_S = 30.0
 
@@ -24,8 +33,6 @@ def python(code: str, said: Callable[[str], None] | None = None) -> Child:
 
 
 class Lines:
-    """Lines of a child, to wait for."""
-
     def __init__(self) -> None:
         self.all: list[str] = []
         self._came = threading.Condition()
@@ -190,3 +197,52 @@ def test_what_a_broker_has_answered_is_said() -> None:
 
 def test_what_means_nothing_is_left_out() -> None:
     assert not Sparse().filter(record("[^-BatchApp]: Missing sensor state for rebalance #%s", 1))
+
+
+ONNX = linear_onnx(np.eye(3, 2))
+
+
+def kept(home: Path, temperature: float) -> str:
+    return load_bundle(write_bundle(None, manifest(temperature=temperature), {MODEL: ONNX}, home, promote=False)).id
+
+
+def test_a_bundle_comes_from_the_own_registry_whatever_the_record_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, alien = kept(tmp_path / "own", 1), kept(tmp_path / "alien", 2)
+    for place in (
+        "",
+        "http://127.0.0.1:9/registry",
+        str(tmp_path / "alien" / "registry"),
+        f"file://{tmp_path}/alien/registry",
+    ):
+        record = Promotion("tiny", "champion", own, time.time_ns(), place)
+        assert bundle_of(record, tmp_path / "own").path.is_relative_to(tmp_path / "own")
+        with pytest.raises(BundleError, match=r"is not in this worker's registry.*KYMO_REGISTRY"):
+            bundle_of(Promotion("tiny", "champion", alien, time.time_ns(), place), tmp_path / "own")
+    monkeypatch.setenv("KYMO_REGISTRY", str(tmp_path / "alien" / "registry"))  # the operator's word counts
+    assert bundle_of(Promotion("tiny", "champion", alien, time.time_ns()), tmp_path / "own").id == alien
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"bundle": "tiny@../../../etc"},
+        {"bundle": "tiny@/etc"},
+        {"bundle": "../x@0123"},
+        {"bundle": "other@0123"},
+        {"bundle": "tiny"},
+        {"bundle": "tiny@"},
+        {"recipe": "../tiny", "bundle": ""},
+        {"recipe": "..", "bundle": "..@0123"},
+        {"alias": "a\nb"},
+        {"promoted_ns": 1e3},
+        {"registry": []},
+        {"why": {"deep": 1}},
+    ],
+)
+def test_a_record_whose_names_lead_elsewhere_is_no_promotion(members: dict[str, object]) -> None:
+    record = {"recipe": "tiny", "alias": "champion", "bundle": "tiny@0123", "promoted_ns": 1}
+    assert Promotion.from_json(json.dumps(record)).bundle == "tiny@0123"
+    with pytest.raises(BundleError, match="promotion: "):
+        Promotion.from_json(json.dumps(record | members))

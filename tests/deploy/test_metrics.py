@@ -41,7 +41,6 @@ def partition(samples: int = 0, **counts: int) -> Any:
 
 
 def busy() -> WorkerMetrics:
-    """Metrics of two recipes, one of which has seen all there is."""
     metrics = WorkerMetrics({"walk": "walk@1", "fall": "fall@2"})
     observer = metrics.recipes["walk"]
     observer.took(partition(300, gaps=2, duplicates=1), 3, 0.002)

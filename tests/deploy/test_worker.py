@@ -1,38 +1,44 @@
-"""`kymo worker` as a process of its own: what it publishes, what it rejects, and how it ends."""
+"""`kymo worker` as a process of its own, of one role or of several: what it publishes, what it rejects, and how it ends."""
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from documents import ROOT
 from fault_feed import RECIPE, lab_recipe
 from fault_lab import PATIENCE_S, Feed, Lab, kill, stop_worker
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
+from served import check_online, offline
 
 from kymo.deploy import broker as embedded
 from kymo.deploy.broker import free_port
 from kymo.deploy.children import Child, kymo_command, kymo_environment
+from kymo.deploy.worker import roles_of
 from kymo.models.bundle import load_bundle
-from kymo.models.predict import Classifier
-from kymo.models.run import run
 from kymo.processors.recipe.load import load_recipe
 from kymo.streams.chunk import Chunk, Header, signal_format
+from kymo.streams.codec import ChunkCodec
+from kymo.streams.errors import KymoError
 from kymo.streams.kafka.client import client_arguments
 from kymo.streams.kafka.publish import Publisher
+from kymo.streams.kafka.read import read_records
+from kymo.streams.readers import read
 from kymo.streams.recording import Recording, StreamData
+from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 DRAIN_S = 20.0
 
 
 @pytest.fixture
 def lab(tmp_path: Path, broker: str, prefix: str) -> Lab:
-    """Topics of its own on the session's broker."""
     return Lab(tmp_path, broker, prefix)
 
 
@@ -90,10 +96,7 @@ def test_large_messages_go_through(lab: Lab, tmp_path: Path) -> None:
         worker = lab.start_worker()
         recipe, bundle = load_recipe(lab.recipe), load_bundle(str(lab.bundle), lab.settings.home)
         recordings = [Recording("large", [StreamData(header, data)])]
-        expected = {
-            e.id: e.to_dict() | {"emitted_ns": 0}
-            for e in run(recipe, recordings, Classifier.for_recipe(bundle, recipe))
-        }
+        expected = offline(recipe, recordings, bundle)
         lab.await_that(lambda: sum(lab.ends().values()) >= len(expected), f"{len(expected)} events")
         lab.await_that(lambda: sum(lab.ends("rejected").values()) >= 1, "what was rejected")
         stop_worker(worker)
@@ -183,3 +186,35 @@ def test_help_has_an_example() -> None:
     child.start()
     assert child.wait(PATIENCE_S) == 0
     assert any("Example: kymo worker" in line for line in said)
+
+
+SHIPPED = ROOT / "recipes" / "basicmotions.toml"
+
+
+def chunks_of(settings: Settings) -> list[Chunk]:
+    codec = ChunkCodec()
+    return [codec.decode(r.value or b"") for r in read_records(settings, Names(settings.prefix).of("spectrogram"))]
+
+
+def test_two_roles_give_the_events_of_one(broker: str, prefix: str, tmp_path: Path) -> None:
+    recipe, home = load_recipe(SHIPPED), tmp_path / "home"
+    recordings = list(read(["basicmotions:test"], recipe.read_options()))[::4]
+    settings = Settings(brokers=broker, prefix=prefix, home=home, partitions=3)
+    expected = offline(recipe, recordings, load_bundle("basicmotions", home))
+    check_online(SHIPPED, recordings, settings, ["processor", "model"], expected)
+    chunks = chunks_of(settings)
+    places = [(c.session, c.first_index, c.end) for c in chunks]
+    assert len(set(places)) == len(places)
+    assert sorted(c.session for c in chunks if c.end) == sorted(r.session for r in recordings)
+
+
+def test_roles() -> None:
+    settings = Settings()
+    assert roles_of("processor,model", settings) == ["processor-model"]
+    assert roles_of("model, processor", dataclasses.replace(settings, write_derived=True)) == [
+        "processor-model",
+        "processor",
+    ]
+    assert roles_of("model", settings) == ["model"]
+    with pytest.raises(KymoError, match="expected processor, model"):
+        roles_of("trainer", settings)

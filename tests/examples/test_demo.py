@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from verbs import execute
 
 from kymo.deploy.children import Child, kymo_command, kymo_environment, stop
 from kymo.examples.stage import SentChunks, compare, complaints, expected_ids, latency
@@ -264,10 +265,6 @@ def test_up_starts_a_worker_again_and_ends_everything(user: dict[str, str]) -> N
 
 
 def test_up_refuses_what_cannot_be_run_before_it_starts_anything(tmp_path: Path) -> None:
-    env = kymo_environment({"KYMO_HOME": str(tmp_path / "home")}, keep=False)
-    done = subprocess.run(
-        kymo_command("up", "nothing-of-the-kind"), env=env, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 1
+    done = execute("up", "nothing-of-the-kind", env={"KYMO_HOME": str(tmp_path / "home")}, status=1)
     assert re.fullmatch(r"kymo: .*nothing-of-the-kind.*\n", done.stderr)
     assert not (tmp_path / "home").exists()

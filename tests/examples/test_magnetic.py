@@ -1,26 +1,33 @@
-"""Magnetic distortion: the shipped bundle on a drone's flight of ten minutes that meets five distortions, offline and live."""
+"""The examples: a loop in Python, and magnetic distortion."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from documents import ROOT
 
 from kymo.examples import magnetic
+from kymo.examples.loop import LIVE, RECIPE, LiveScore
 from kymo.models.bundle import load_bundle
 from kymo.models.registry import SHIPPED
-from kymo.processors.recipe.load import load_recipe
+from kymo.processors.recipe.load import load_recipe, parse_recipe
 from kymo.streams.events import Event
+from kymo.streams.readers import read
 from kymo.streams.settings import Settings
 
 #: What the shipped bundle says of the flight: labels, each with how many windows in a row; digest of the events' ids.
 GOLDEN = json.loads((ROOT / "tests/golden/magnetic_drone.json").read_text())
+
+
 #: The episodes of the plan: from and to, s of the flight; their class.
 EPISODES = ((70, 100, "low"), (165, 185, "high"), (260, 305, "low"), (390, 415, "high"), (520, 560, "high"))
+
+
 Judged = list[tuple[Event, str, bool]]
 
 
@@ -34,7 +41,6 @@ def drone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def judged(drone: Path) -> Judged:
-    """What the shipped bundle says of it offline."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KYMO_HOME", str(drone.parent / "home"))
         return magnetic.offline(drone)
@@ -99,3 +105,20 @@ def test_the_verdict_sees_what_is_wrong(judged: Judged) -> None:
     assert not magnetic.verdict(events, judged, "magnetic@another", say)["ok"]
     wrong = [(event, "none" if whole else truth, whole) for event, truth, whole in judged]
     assert magnetic.verdict(events, wrong, bundle, say)["accuracy"] < magnetic.CHECKED
+
+
+def test_events_are_counted_by_bundle() -> None:
+    recordings = list(read((LIVE,), parse_recipe(RECIPE).read_options()))
+    live, (first, second) = LiveScore({r.session: r.labels[0].label for r in recordings}), recordings[::39]
+    event = Event(
+        "a", "loop", "loop@1", first.session, "imu", 0, 0, 1, first.labels[0].label, 0.9, emitted_ns=5 * 10**9
+    )
+    live.add(event)
+    live.add(replace(event, id="b", label=second.labels[0].label))
+    live.add(replace(event, id="c", session="somebody else's"))
+    live.add(replace(event, id="d", bundle="loop@2", emitted_ns=9 * 10**9))
+    live.add(replace(event, id="d", bundle="loop@2", emitted_ns=8 * 10**9))
+    assert live.score("loop@1") == {"bundle": "loop@1", "windows": 2, "accuracy": 0.5}
+    assert live.score("loop@2") == {"bundle": "loop@2", "windows": 2, "accuracy": 1.0}
+    assert live.score("loop@3") == {"bundle": "loop@3", "windows": 0, "accuracy": 0.0}
+    assert (live.repeated, live.first_s("loop@2", 6 * 10**9), live.first_s("loop@3", 0)) == (1, 2.0, None)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from recipes_made import MINIROCKET, recipe_text
+from verbs import invoke
 
-import kymo
 from kymo.lab.prepare.clean import RATE_HZ
 from kymo.lab.prepare.gait import Faults, GaitPlan, write_gait
 from kymo.lab.prepare.running import Selection, prepare_running
@@ -28,7 +28,6 @@ PLAN = GaitPlan(subjects=2, speeds=(2.5, 3.5), run_s=10, seed=11, faults=FAULTS)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Recordings with known faults, prepared; with ``Raw``, ``truth.json`` and ``Prepared``."""
     folder = tmp_path_factory.mktemp("running")
     write_gait(folder, PLAN)
     prepare_running(folder / "Raw", folder, Selection(), ("csv", "parquet"))
@@ -273,23 +272,18 @@ def test_two_feet_in_one_file_share_its_rows(tmp_path: Path) -> None:
 
 
 def test_the_command_line(tmp_path: Path) -> None:
-    runner = CliRunner()
-    out = str(tmp_path / "run")
+    out = tmp_path / "run"
     arguments = ["prepare", "gait", out, "--subjects", "1", "--speed", "3", "--surface", "treadmill", "--run-s", "5"]
-    done = runner.invoke(kymo.cli, arguments)
-    assert done.exit_code == 0, done.output
+    done = invoke(*arguments)
     assert "2 files of synthetic gait" in done.output
     arguments = ["prepare", "running", f"{out}/Raw", out, "--format", "csv"]
-    done = runner.invoke(kymo.cli, [*arguments, "--json"])
-    assert done.exit_code == 0, done.output
+    done = invoke(*arguments, "--json")
     said = json.loads(done.stdout)
     assert (said["sessions"], said["files"], said["left_out"]) == (1, 2, 0)
-    again = runner.invoke(kymo.cli, arguments)
-    assert again.exit_code == 1
+    again = invoke(*arguments, status=1)
     assert "is there already; name another folder, or replace it with --force" in again.stderr
-    assert runner.invoke(kymo.cli, [*arguments, "--force"]).exit_code == 0
-    absent = runner.invoke(kymo.cli, ["prepare", "running", f"{out}/nothing", out])
-    assert absent.exit_code == 1
+    invoke(*arguments, "--force")
+    absent = invoke("prepare", "running", f"{out}/nothing", out, status=1)
     assert "no such folder" in absent.stderr
 
 
@@ -392,35 +386,20 @@ def test_results_of_an_overview(tmp_path: Path) -> None:
             prepare_running(tmp_path / "Data" / "Raw", tmp_path / "b", Selection(), overview=overview)
 
 
-SMALL = """
-name = "running"
-[[input]]
-stream = "imu"
-rate_hz = 500
-channels = ["ax_left", "az_left", "gy_left", "ax_right", "az_right", "gy_right"]
-[window]
-length_s = 2
-hop_s = 1
-[model]
-architecture = "minirocket"
-features = 84
-[labels]
-column = "speed"
-[[heads]]
-name = "seconds_10k"
-kind = "number"
-[[heads]]
-name = "score_10k"
-kind = "number"
-[train]
-split = "subject"
-results = "Results"
-"""
+SMALL = recipe_text(
+    "running",
+    "ax_left az_left gy_left ax_right az_right gy_right",
+    500,
+    (2, 1),
+    model=MINIROCKET,
+    labels={"column": "speed"},
+    heads=[{"name": "seconds_10k", "kind": "number"}, {"name": "score_10k", "kind": "number"}],
+    train={"split": "subject", "results": "Results"},
+)
 
 
 def test_data_as_described_from_raw_files_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One foot, six columns, no time, no score: TFRecords a subject, of which the model is the same, to the byte, as of the CSV files."""
-    monkeypatch.setenv("KYMO_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
     for subject in (1, 2, 3, 4):
@@ -434,18 +413,9 @@ def test_data_as_described_from_raw_files_to_a_model(tmp_path: Path, monkeypatch
             names = "ax,ay,az,gx,gy,gz,subject_id,trial_id,speed,tread or overground,seconds_10k"
             path.write_text("\n".join([names, *rows]) + "\n")
     (tmp_path / "small.toml").write_text(SMALL)
-    runner, target = CliRunner(), tmp_path / "out" / "Prepared"
-    words = [
-        "prepare",
-        "running",
-        str(tmp_path / "Raw"),
-        str(tmp_path / "out"),
-        "--recipe",
-        str(tmp_path / "small.toml"),
-    ]
-    done = runner.invoke(kymo.cli, [*words, "--json"])
-    assert done.exit_code == 0, done.output
-    made = json.loads(done.stdout)
+    target = tmp_path / "out" / "Prepared"
+    words = ["prepare", "running", tmp_path / "Raw", tmp_path / "out", "--recipe", tmp_path / "small.toml"]
+    made = json.loads(invoke(*words, "--json").stdout)
     assert made["tfrecords"].keys() == {"treadmill", "overground"}
     assert min(made["tfrecords"].values()) > 10
     names = sorted(path.name for path in (target / "tfrecords" / "overground").iterdir())
@@ -456,9 +426,7 @@ def test_data_as_described_from_raw_files_to_a_model(tmp_path: Path, monkeypatch
     assert [head.name for head in own.heads] == ["seconds_10k"]
     bundles = []
     for data in (target / "tfrecords", target / "csv"):
-        words = ["train", made["recipe"], "--data", str(data), "--out", str(tmp_path / data.name), "--no-report"]
-        done = runner.invoke(kymo.cli, words)
-        assert done.exit_code == 0, done.output
+        invoke("train", made["recipe"], "--data", data, "--out", tmp_path / data.name, "--no-report")
         bundles.append((tmp_path / data.name / "model.onnx").read_bytes())
     assert bundles[0] == bundles[1]
     with np.load(tmp_path / "Results" / "model_weights" / "running.npz") as weights:
@@ -467,8 +435,7 @@ def test_data_as_described_from_raw_files_to_a_model(tmp_path: Path, monkeypatch
     assert history[0]["epoch"] == 1
     only = tmp_path / "only.toml"
     only.write_text(Path(made["recipe"]).read_text() + '\n[source]\nkeep = "subject_id == 9"\n')
-    done = runner.invoke(kymo.cli, ["train", str(only), "--data", str(target / "tfrecords")])
-    assert done.exit_code == 1
+    done = invoke("train", only, "--data", target / "tfrecords", status=1)
     assert "no window in" in done.stderr
 
 
@@ -476,6 +443,5 @@ def test_no_tfrecord_at_all_is_a_failure(tmp_path: Path) -> None:
     folder = tmp_path / "SENSOR001"
     folder.mkdir()
     (folder / "SENSOR001_2.5.csv").write_text("ax,ay,az,gx,gy,gz\n" + "1,2,3,4,5,6\n1,2,3,4,5,7\n" * 30)
-    done = CliRunner().invoke(kymo.cli, ["prepare", "running", str(tmp_path), str(tmp_path / "out")])
-    assert done.exit_code == 1
+    done = invoke("prepare", "running", tmp_path, tmp_path / "out", status=1)
     assert "no TFRecords could be written, the rest is there; no window of 20 s fits" in done.stderr

@@ -1,10 +1,11 @@
-"""Motion plans: defaults, and impossible ones, whose error names the field."""
+"""Plans of synthetic recordings, by Python and by the verb."""
 
 from __future__ import annotations
 
 import json
 import re
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from documents import ROOT, Block, blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from motion_plans import plan, turning
+from verbs import invoke
 
+import kymo
 from kymo.lab.synth.plan import Magnetometer, Place, Pose, Sensor, Timing, Turn, load_plan, parse_plan
 from kymo.lab.synth.simulate import simulate
 from kymo.streams.errors import PlanError
+from kymo.streams.labels.labels import LabelsJson
 
 ORIGIN = {"lat": 38.0, "lng": -122.0, "height": 5.0}
 
@@ -69,6 +73,8 @@ def with_member(path: str, value: Any) -> dict[str, Any]:
 
 
 SINGULAR = [[1, 2, 3], [2, 4, 6], [0, 0, 1]]
+
+
 IMPOSSIBLE = [
     ("initialization", None, "initialization is missing"),
     ("initialization", [], "initialization is [], expected a JSON object"),
@@ -196,6 +202,8 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
+
+
 PATHS = sorted({row[0] for row in IMPOSSIBLE})
 
 
@@ -241,3 +249,89 @@ def test_the_page_knows_every_member() -> None:
     everything = max((json.loads(block.text) for block in blocks(PAGE, "json")), key=lambda found: len(str(found)))
     named = set(re.findall(r"\w+", tables)) | {"initialization", "segments", "white", "bias_instability", "random_walk"}
     assert members(everything) - named - {"to"} == set()
+
+
+synth = partial(invoke, "synth")
+
+
+@pytest.fixture
+def a_plan(tmp_path: Path) -> Path:
+    path = tmp_path / "plan.json"
+    segments = [turning(90, 0, 0), turning(0, 90, 0, mag_distortion={"level": "low", "world_x": 0.3})]
+    path.write_text(json.dumps(plan(*segments, mag={"noise": {"white": 0.01}}, start_time_ns=10**18)))
+    return path
+
+
+def test_a_plan_becomes_a_recording_with_labels_and_experiment(tmp_path: Path, a_plan: Path) -> None:
+    out, labels, experiment = (tmp_path / name for name in ("data/x.mcap", "data/x.labels.json", "x.experiment.json"))
+    out.parent.mkdir()
+    done = synth(a_plan, out, "--labels", labels, "--experiment", experiment, "--seed", "4", "--json")
+    assert json.loads(done.stdout) == {
+        "out": str(out),
+        "labels": str(labels),
+        "experiment": str(experiment),
+        "seed": 4,
+        "samples": 200,
+        "rate_hz": 100.0,
+        "duration_s": 2.0,
+        "segments": 2,
+        "notes": [],
+    }
+    found = [
+        (label.start_ns - 10**18, label.end_ns - 10**18, label.label)
+        for label in LabelsJson(labels).labels("mag_distortion")
+    ]
+    assert found == [(0, 1_000_000_000, "0"), (1_000_000_000, 2_000_000_000, "1")]
+    written = json.loads(experiment.read_text())
+    assert (written["dirname"], written["labelFiles"]) == ("data", [{"filePath": "data/x.labels.json"}])
+    assert written["segments"] == json.loads(a_plan.read_text())["segments"]
+    bytes_of_seed_4 = out.read_bytes()
+    kymo.synth(a_plan, out, seed=4)
+    assert out.read_bytes() == bytes_of_seed_4, "Python and command line make the same file"
+    synth(a_plan, out, "--seed", "5")
+    assert out.read_bytes() != bytes_of_seed_4
+
+
+def test_random_plans(tmp_path: Path) -> None:
+    done = synth("--random", "2", "--classes", "high, none", "--rounds", "1", "--rate", "20", tmp_path / "out")
+    assert done.stdout.startswith(f"{tmp_path / 'out'}: 2 synthetic recordings, ")
+    assert len(list((tmp_path / "out").rglob("*.mcap"))) == 2
+    again = synth("--random", "2", "--json", tmp_path / "out", status=1)
+    assert again.stderr == f"kymo: {tmp_path / 'out'}: holds something already; name an empty folder\n"
+    wrong = synth("--random", "2", "--classes", "none,much", tmp_path / "other", status=1)
+    assert wrong.stderr == "kymo: classes are none, much; expected some of none, low, high\n"
+
+
+def test_an_impossible_plan_is_one_line_and_1(tmp_path: Path, a_plan: Path) -> None:
+    bad = json.loads(a_plan.read_text())
+    bad["segments"][1]["duration_s"] = -5
+    a_plan.write_text(json.dumps(bad))
+    done = synth(a_plan, tmp_path / "x.mcap", status=1)
+    expected = f"kymo: {a_plan}: segments[1].duration_s is -5, expected a number above 0\n"
+    assert (done.stdout, done.stderr) == ("", expected)
+    assert not (tmp_path / "x.mcap").exists()
+
+
+def test_an_unknown_member_is_told_and_the_rest_is_done(tmp_path: Path, a_plan: Path) -> None:
+    odd = json.loads(a_plan.read_text()) | {"comment": "mine"}
+    a_plan.write_text(json.dumps(odd))
+    done = synth(a_plan, tmp_path / "x.mcap")
+    assert done.stdout == f"{tmp_path / 'x.mcap'}: 200 samples, 2 s, synthetic\n"
+    assert done.stderr == f"kymo: {a_plan}: comment is not known and has no effect\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("plan.json",),
+        ("plan.json", "x.csv"),
+        ("plan.json", "x.mcap", "more"),
+        ("--random", "2", "a", "b"),
+        ("--random", "0", "a"),
+    ],
+)
+def test_wrong_usage_is_2(arguments: tuple[str, ...]) -> None:
+    synth(*arguments, status=2)
+    synth("--random", "1", "--labels", "l.json", "out", status=2)
+    synth("plan.json", "x.mcap", "--experiment", "e.json", status=2)

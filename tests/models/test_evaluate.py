@@ -1,9 +1,10 @@
-"""Scores, against scikit-learn and by hand."""
+"""Scores: a bundle over recordings, of classes and of further heads."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import LABELS, RECIPE, recipe, recording, tiny_bundle
+from verbs import invoke
 
 from kymo.models.bundle import load_bundle
 from kymo.models.data.dataset import read_dataset
@@ -23,8 +24,16 @@ from kymo.models.evaluate import evaluate
 from kymo.models.predict import Classifier
 from kymo.models.registry import SHIPPED
 from kymo.models.run import run
-from kymo.models.scores import UNCLASSIFIED, HeldOut, confusion, score
-from kymo.models.training.cli import evaluate_command
+from kymo.models.scores import (
+    UNCLASSIFIED,
+    HeldHead,
+    HeldOut,
+    confusion,
+    score,
+    score_line,
+    score_numbers,
+)
+from kymo.models.training.record import RunRecord
 from kymo.streams.chunk import Header, signal_format
 from kymo.streams.errors import BundleError, TrainingError
 from kymo.streams.events import Event
@@ -136,19 +145,88 @@ def test_without_labels_there_is_nothing_to_score(tmp_path: Path) -> None:
         evaluate(recipe(RECIPE.replace("0.5", "0.25", 1)), bundle, [])
 
 
-def test_the_shipped_bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_shipped_bundle(tmp_path: Path) -> None:
     if importlib.util.find_spec("aeon") is None:
         pytest.skip("the recordings come with the package aeon, which is not installed")
-    monkeypatch.setenv("KYMO_HOME", str(tmp_path))
     bundle = load_bundle("basicmotions")
     assert bundle.path == SHIPPED / "basicmotions"
     assert sum(file.stat().st_size for file in bundle.path.rglob("*") if file.is_file()) < 1_000_000
     assert bundle.manifest["lineage"]["command"] == "kymo train basicmotions --data basicmotions:train --seed 0"
     assert bundle.batch == Classifier(bundle, "basicmotions").model.rule == "any"
-    done = CliRunner().invoke(
-        evaluate_command, ["basicmotions", "--data", "basicmotions:test", "--json"], catch_exceptions=False
-    )
+    done = invoke("evaluate", "basicmotions", "--data", "basicmotions:test", "--json")
     scores = json.loads(done.stdout)
     assert (scores["accuracy"], scores["macro_f1"], scores["n"], scores["unclassified"]) == (1.0, 1.0, 40, 0)
     assert scores["window_accuracy"] > 0.98
     assert set(scores) >= {"per_class", "confusion", "bundle"}
+
+
+numbers = st.floats(-1e4, 1e4, allow_nan=False)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), numbers, numbers | st.just(math.nan)), min_size=1, max_size=30))
+def test_errors_of_numbers(found: list[tuple[str, float, float]]) -> None:
+    scores = score_numbers(found)
+    kept = [row for row in found if not math.isnan(row[2])]
+    sessions = sorted({s for s, *_ in kept})
+    assert scores["unclassified"] == len({s for s, *_ in found}) - len(sessions)
+    assert (scores["n"], scores["windows"]) == (len(sessions), len(kept))
+    means = [np.mean([row[1:] for row in kept if row[0] == s], axis=0) for s in sessions]
+    for prefix, pairs in (("", means), ("window_", [row[1:] for row in kept])):
+        if not pairs:
+            assert [scores[prefix + name] for name in ("mae", "rmse", "r2")] == [None, None, None]
+            continue
+        truth, said = np.array(pairs, float).T
+        assert scores[f"{prefix}mae"] == pytest.approx(np.mean(np.abs(said - truth)))
+        assert scores[f"{prefix}rmse"] == pytest.approx(np.sqrt(np.mean((said - truth) ** 2)))
+        if np.ptp(truth) > 1e-3:
+            wanted = 1 - np.sum((said - truth) ** 2) / (np.var(truth) * len(truth))
+            assert scores[f"{prefix}r2"] == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+
+
+def test_r2_by_hand() -> None:
+    scores = score_numbers([("a", 1.0, 1.0), ("b", 2.0, 2.0), ("c", 3.0, 5.0)])
+    assert (scores["mae"], scores["rmse"], scores["r2"]) == pytest.approx((2 / 3, math.sqrt(4 / 3), 1 - 4 / 2))
+    same = score_numbers([("a", 3000.1, 3000.0), ("a", 3000.1, 3100.0), ("b", 3000.1, 2900.0)], without=2)
+    assert same["r2"] is None  # all truths are equal
+    assert same["mae"] == pytest.approx((49.9 + 100.1) / 2)
+    assert same["unclassified"] == 2
+
+
+def test_only_known_truths_count() -> None:
+    truth = np.array([0, -1, 1, 1])
+    said = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3]])
+    scores = HeldHead("surface", ["road", "track"], truth, said).scores(["a", "a", "b", "c"], ["road"])
+    assert (scores["windows"], scores["window_accuracy"]) == (3, pytest.approx(2 / 3))
+    assert (scores["n"], scores["accuracy"], scores["unclassified"]) == (4, 0.5, 1)
+    pace = HeldHead("pace", [], np.array([1.0, np.nan, 3.0, 4.0]), np.array([2.0, 9.0, np.nan, 4.0]))
+    scores = pace.scores(["a", "a", "b", "c"])
+    assert (scores["n"], scores["windows"], scores["mae"], scores["unclassified"]) == (2, 2, 0.5, 1)
+
+
+def test_a_head_without_labels_has_no_figures() -> None:
+    unknown = HeldHead("surface", ["road", "track"], np.array([-1]), np.array([[0.5, 0.5]]))
+    number = HeldHead("pace", [], np.array([np.nan]), np.array([1.0]))
+    for head in (unknown, number):
+        scores = head.scores(["a"])
+        assert scores == {"n": 0, "windows": 0}
+        assert score_line(head.name, scores) == f"{head.name}: no labels"
+
+
+def test_windows_judged_one_by_one_become_columns() -> None:
+    rows = [
+        {"surface": ("road", {"road": 0.6, "track": 0.4}), "pace": (None, 2.0)},
+        {"surface": ("sand", {"road": 0.1, "track": 0.9}), "pace": (3.0, math.nan)},
+        {"surface": (None, {"road": 0.5, "track": 0.5}), "pace": (4.0, 5.0)},
+    ]
+    surface, pace = (HeldHead.of(name, labels, rows) for name, labels in (("surface", ("road", "track")), ("pace", ())))
+    assert (surface.labels, surface.truth.tolist()) == (["road", "track", "sand"], [0, 2, -1])
+    assert surface.said.tolist() == [[0.6, 0.4, 0.0], [0.1, 0.9, 0.0], [0.5, 0.5, 0.0]]
+    np.testing.assert_array_equal(pace.truth, [np.nan, 3.0, 4.0])
+    np.testing.assert_array_equal(pace.said, [2.0, np.nan, 5.0])
+    assert surface.scores(["a", "b", "c"])["window_accuracy"] == 0.5  # a class that the model does not know is an error
+    held = HeldOut(["x"], np.zeros(3, np.int64), np.ones((3, 1)), ["a"] * 3, [""] * 3, np.arange(3), [surface, pace])
+    back = RunRecord.from_json(RunRecord("r", held_out=held).to_json()).held_out
+    for one, other in zip(held.heads, back.heads, strict=True):
+        assert (one.name, one.labels, one.truth.dtype) == (other.name, other.labels, other.truth.dtype)
+        np.testing.assert_array_equal(one.truth, other.truth)
+        np.testing.assert_array_equal(one.said, other.said)

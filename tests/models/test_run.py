@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from mcap.reader import make_reader
 from PIL import Image
+from recipes_made import recipe_text
+from verbs import invoke
 
 import kymo
 from kymo.models.bundle import load_bundle
@@ -34,35 +35,24 @@ from kymo.streams.events import Event, event_id
 from kymo.streams.readers import read
 from kymo.streams.recording import Recording, StreamData
 
-RECIPE = """\
-name = "r"
-[[input]]
-stream = "imu"
-rate_hz = 20
-channels = ["x", "y"]
-bridge_ms = 100
-[[steps]]
-step = "spectrogram"
-nperseg = 8
-noverlap = 6
-[window]
-length_s = 2
-hop_s = 0.5
-[model]
-architecture = "spectrogram_cnn"
-"""
+RECIPE = recipe_text(
+    "r",
+    "x y",
+    20,
+    (2, 0.5),
+    of_input={"bridge_ms": 100},
+    steps=[{"step": "spectrogram", "nperseg": 8, "noverlap": 6}],
+    model={"architecture": "spectrogram_cnn"},
+)
 
 
 class Fake:
-    """Calls a window by its largest value; notes how many came at once."""
-
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.batches: list[int] = []
         self.bundle: Any = SimpleNamespace(chain=recipe.chain, check=lambda _: None, state=0, heads=(), lengths={})
 
     def classify(self, windows: Sequence[Window], memories: Any = None) -> list[Event]:
-        """An event for each."""
         self.batches.append(len(windows))
         return [self._event(w) for w in windows]
 
@@ -75,12 +65,10 @@ class Fake:
 
 @pytest.fixture
 def recipe() -> Recipe:
-    """Windows of 40 samples every 10."""
     return parse_recipe(RECIPE)
 
 
 def recording(session: str, count: int, stream: str = "imu.left", **changed: Any) -> Recording:
-    """One stream of noise."""
     fmt = replace(signal_format(stream, ("x", "y"), 20, "float64"), **changed)
     data = np.random.default_rng(count).standard_normal((count, len(fmt.channels)))
     return Recording(session, [StreamData(Header(session, 10**18, fmt), data)])
@@ -178,7 +166,6 @@ def test_a_fake_is_a_classifier(recipe: Recipe) -> None:
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> Path:
-    """A folder with a recipe and two CSVs; the bundle is a fake."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("kymo.models.bundle.load_bundle", lambda name: name)
     fake = Fake(recipe)
@@ -192,8 +179,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> Pa
 
 
 def test_json_lines_on_stdout(files: Path) -> None:
-    result = CliRunner().invoke(kymo.cli, ["run", "r.toml", "a.csv", "b.csv", "c.csv"])
-    assert result.exit_code == 0, result.output
+    result = invoke("run", "r.toml", "a.csv", "b.csv", "c.csv")
     assert [json.loads(line)["id"] for line in result.stdout.splitlines()] == [f"a/r/{i}" for i in range(0, 61, 10)]
     assert "b and 1 more: no event: it holds 10 samples" in result.stderr
     assert "3 of 3 recordings taken, 7 events (1 unknown)" in result.stderr
@@ -201,14 +187,12 @@ def test_json_lines_on_stdout(files: Path) -> None:
 
 def test_a_file_appears_whole_or_not_at_all(files: Path) -> None:
     out = files / "events.jsonl"
-    result = CliRunner().invoke(kymo.cli, ["run", "r.toml", "a.csv", "--out", str(out), "--json"])
-    assert result.exit_code == 0, result.output
+    result = invoke("run", "r.toml", "a.csv", "--out", out, "--json")
     assert len(out.read_text().splitlines()) == 7
     assert json.loads(result.stdout)["events"] == 7
     out.unlink()
     (files / "d.csv").write_text("t,x,y\n0,1,oops\n")
-    result = CliRunner().invoke(kymo.cli, ["run", "r.toml", "a.csv", "d.csv", "--out", str(out)])
-    assert result.exit_code == 1
+    result = invoke("run", "r.toml", "a.csv", "d.csv", "--out", out, status=1)
     assert "d.csv" in result.stderr
     assert sorted(p.name for p in files.iterdir() if "events" in p.name) == []
 
@@ -234,12 +218,11 @@ kymo.cli(["run", "r.toml", "a.csv", "--bundle", "nowhere"])
 
 def test_exit_status_when_nothing_matches(files: Path) -> None:
     Path("r.toml").write_text(RECIPE.replace('name = "r"', 'name = "r"  # other').replace('"x", "y"', '"x", "w"'))
-    result = CliRunner().invoke(kymo.cli, ["run", "r.toml", "a.csv"])
-    assert result.exit_code == 1
+    result = invoke("run", "r.toml", "a.csv", status=1)
     assert "w" in result.stderr
     Path("none.toml").write_text(RECIPE.partition("[model]")[0])
-    result = CliRunner().invoke(kymo.cli, ["run", "none.toml", "a.csv"])
-    assert (result.exit_code, "has no [model]" in result.stderr) == (1, True)
+    result = invoke("run", "none.toml", "a.csv", status=1)
+    assert "has no [model]" in result.stderr
 
 
 #: How much a person's vectors vary in what is done, where the rest of them is gravity, or nothing.
@@ -312,7 +295,6 @@ COLUMNS = ("ax", "ay", "az", "gx", "gy", "gz")
 
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12 s of a random walk at 10 Hz: 8 windows of the shipped recipe."""
     path = tmp_path_factory.mktemp("derived") / "walk.csv"
     rows = np.random.default_rng(4).standard_normal((120, 6)).cumsum(0)
     np.savetxt(path, rows, "%.5f", ",", header=",".join(COLUMNS), comments="")
@@ -320,8 +302,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_shipped(*words: Any) -> list[dict[str, Any]]:
-    done = CliRunner().invoke(kymo.cli, ["run", "basicmotions", *map(str, words)])
-    assert done.exit_code == 0, done.output
+    done = invoke("run", "basicmotions", *words)
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return [{key: value for key, value in event.items() if key != "emitted_ns"} for event in found]
 
@@ -397,12 +378,11 @@ def test_is_a_recording_itself(walk: Path, tmp_path: Path) -> None:
 
 def test_a_failure_leaves_no_file(walk: Path, tmp_path: Path) -> None:
     nowhere = tmp_path / "no" / "seen.mcap"
-    done = CliRunner().invoke(kymo.cli, ["run", "basicmotions", str(walk), "--write-derived", str(nowhere)])
-    assert (done.exit_code, done.stdout) == (1, "")
+    done = invoke("run", "basicmotions", walk, "--write-derived", nowhere, status=1)
+    assert done.stdout == ""
     assert done.stderr.startswith(f"kymo: {nowhere}: cannot be written")
     short = tmp_path / "empty.csv"
     short.write_text(",".join(COLUMNS) + "\n")
     out = tmp_path / "seen.mcap"
-    done = CliRunner().invoke(kymo.cli, ["run", "basicmotions", str(walk), str(short), "--write-derived", str(out)])
-    assert done.exit_code == 1
+    done = invoke("run", "basicmotions", walk, short, "--write-derived", out, status=1)
     assert list(tmp_path.iterdir()) == [short]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -290,16 +290,10 @@ def test_further_heads_rest_on_the_same_state(tmp_path: Path) -> None:
         np.testing.assert_allclose(speed.values["speed"], row[5], atol=1e-5)
 
 
-def wrong_recipes() -> Iterator[tuple[str, str]]:
-    yield RECIPE.replace("hop_s = 0.4", "hop_s = 0.2"), "length_s equal to hop_s"
-    yield RECIPE.replace("hop_s = 0.4", "hop_s = 0.8"), "length_s equal to hop_s"
-
-
-@pytest.mark.parametrize(("text", "message"), list(wrong_recipes()))
-def test_a_window_must_be_a_hop(text: str, message: str) -> None:
-    with pytest.raises(RecipeError, match=message) as caught:
-        parse_recipe(text)
-    assert "line 17" in str(caught.value)
+@pytest.mark.parametrize("hop_s", [0.2, 0.8])
+def test_a_window_must_be_a_hop(hop_s: float) -> None:
+    with pytest.raises(RecipeError, match=r"line 16: .*length_s equal to hop_s"):
+        parse_recipe(RECIPE.replace("hop_s = 0.4", f"hop_s = {hop_s}"))
 
 
 def test_bundles_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from aiokafka.structs import TopicPartition
-from click.testing import CliRunner
 from memory_kafka import MemoryKafka, Worker, until
+from recipes_made import MINIROCKET, STANDARDISE, recipe_text
+from verbs import invoke
 
-import kymo
 from kymo.models.data.dataset import read_dataset, windows_of
 from kymo.models.data.examples import Dataset, Example, bin_of, ordered, settle_bins
 from kymo.models.data.samples import fit_steps, split_chain, with_steps
@@ -34,22 +34,7 @@ from kymo.streams.readers import read
 from kymo.streams.recording import StreamData
 from kymo.streams.topics import Names
 
-PADDED = """
-name = "tiny"
-[[input]]
-stream = "imu"
-rate_hz = 10
-channels = ["x", "y"]
-[window]
-length_s = 2
-hop_s = 1
-pad = true
-[[window.steps]]
-step = "standardise"
-[model]
-architecture = "minirocket"
-features = 84
-"""
+PADDED = recipe_text("tiny", "x y", 10, (2, 1), of_window={"pad": True}, behind=STANDARDISE, model=MINIROCKET)
 
 
 #: Samples of each session, and of each of its windows what is there.
@@ -91,13 +76,11 @@ def test_windows_say_what_is_there_and_end_in_zeros(lengths: Path, tmp_path: Pat
         assert np.abs(window.real).max() > 0
 
 
-def test_sessions_of_any_length_have_events(lengths: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KYMO_HOME", str(tmp_path / "home"))
+def test_sessions_of_any_length_have_events(lengths: Path, tmp_path: Path) -> None:
     recipe, bundle = tmp_path / "tiny.toml", str(tmp_path / "bundle")
     recipe.write_text(PADDED)
-    done = CliRunner().invoke(kymo.cli, ["train", str(recipe), "--data", str(lengths), "--out", bundle, "--no-report"])
-    assert done.exit_code == 0, done.output
-    done = CliRunner().invoke(kymo.cli, ["run", str(recipe), str(lengths), "--bundle", bundle])
+    done = invoke("train", recipe, "--data", lengths, "--out", bundle, "--no-report")
+    done = invoke("run", recipe, lengths, "--bundle", bundle)
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [round((event["end_ns"] - event["start_ns"]) / 1e8) for event in events] == [
         count for counts in LENGTHS.values() for count in counts
@@ -155,24 +138,9 @@ def test_online_is_as_offline_whenever_a_worker_is_killed() -> None:
     assert sorted(map(str, published())) == sorted(map(str, wanted))
 
 
-BINNED = """
-name = "tiny"
-[[input]]
-stream = "imu"
-rate_hz = 10
-channels = ["x", "y"]
-[window]
-length_s = 2
-hop_s = 1
-[model]
-architecture = "minirocket"
-features = 84
-[labels]
-column = "seconds_10k"
-{bins}
-[train]
-split = "subject"
-"""
+BINNED = recipe_text(
+    "tiny", "x y", 10, (2, 1), model=MINIROCKET, labels='column = "seconds_10k"\n{bins}', train={"split": "subject"}
+)
 
 
 def settled(numbers: list[float], bins: str) -> tuple[Any, dict[str, str]]:
@@ -249,37 +217,32 @@ def test_people_with_a_number_of_their_own_can_be_spared_to_judge(tmp_path: Path
 
 
 @pytest.mark.parametrize("bins", ["bins = 2", "bins = [2350]"])
-def test_what_is_exported_by_subject_is_learned_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bins: str
-) -> None:
-    monkeypatch.setenv("KYMO_HOME", str(tmp_path / "home"))
+def test_what_is_exported_by_subject_is_learned_from(tmp_path: Path, bins: str) -> None:
     files, recipe = people(tmp_path, bins)
-
-    def run(verb: str, *words: str) -> Any:
-        return CliRunner().invoke(kymo.cli, ["dataset", verb, recipe, "--data", *words])
-
     out = str(tmp_path / "windows")
-    assert run("export", *files, "--format", "tfrecord", "--by", "subject", "--out", out).exit_code == 0
-    plain, read = (json.loads(run("show", *paths, "--json").stdout) for paths in (files, [out]))
+    invoke("dataset", "export", recipe, "--data", *files, "--format", "tfrecord", "--by", "subject", "--out", out)
+    plain, read = (
+        json.loads(invoke("dataset", "show", recipe, "--data", *paths, "--json").stdout) for paths in (files, [out])
+    )
     assert plain == read
     assert plain["training"].keys() == {"under 2350", "2350 and more"}
     (tmp_path / "tiny.toml").write_text(BINNED.format(bins="bins = [2400]"))
-    assert ("take these, or export anew" in run("show", out).output) == (bins == "bins = [2350]")
+    stale = bins == "bins = [2350]"
+    shown = invoke("dataset", "show", recipe, "--data", out, status=int(stale)).output
+    assert ("take these, or export anew" in shown) == stale
 
 
-def test_from_training_to_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KYMO_HOME", str(tmp_path / "home"))
+def test_from_training_to_events(tmp_path: Path) -> None:
     files, recipe = people(tmp_path, 'bins = 2\nbins_by = "people"')
     words = ["--data", *files, "--out", str(tmp_path / "bundle"), "--no-report", "--json"]
-    done = CliRunner().invoke(kymo.cli, ["train", recipe, *words])
-    assert done.exit_code == 0, done.output
+    invoke("train", recipe, *words)
     manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
     assert (manifest["bins"], manifest["labels"]) == ([2350], ["under 2350", "2350 and more"])
     # One slow person alone would give other borders, were they not the bundle's.
     words = ["evaluate", recipe, "--data", files[7], "--bundle", str(tmp_path / "bundle"), "--json"]
-    scores = json.loads(CliRunner().invoke(kymo.cli, words).stdout)
+    scores = json.loads(invoke(*words).stdout)
     assert scores["confusion"]["2350 and more"] == {"2350 and more": 1}
-    done = CliRunner().invoke(kymo.cli, ["run", recipe, files[0], "--bundle", str(tmp_path / "bundle")])
+    done = invoke("run", recipe, files[0], "--bundle", tmp_path / "bundle")
     assert {json.loads(line)["label"] for line in done.stdout.splitlines()} <= {
         "under 2350",
         "2350 and more",
@@ -287,29 +250,17 @@ def test_from_training_to_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     }
 
 
-NUMBERS = """
-name = "tiny"
-[[input]]
-stream = "imu"
-rate_hz = 10
-channels = ["x", "y"]
-[window]
-length_s = 2
-hop_s = 1
-[[window.steps]]
-step = "standardise"
-[model]
-{model}
-[labels]
-classes = false
-[[heads]]
-name = "seconds_10k"
-kind = "number"
-[train]
-split = "subject"
-folds = 2
-epochs = 2
-"""
+NUMBERS = recipe_text(
+    "tiny",
+    "x y",
+    10,
+    (2, 1),
+    behind=STANDARDISE,
+    model="{model}",
+    labels={"classes": False},
+    heads=[{"name": "seconds_10k", "kind": "number"}],
+    train={"split": "subject", "folds": 2, "epochs": 2},
+)
 
 
 @pytest.mark.parametrize(
@@ -320,41 +271,31 @@ epochs = 2
         'architecture = "recurrent"\nunits = 4',
     ],
 )
-def test_from_training_to_report_and_events(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_training_to_report_and_events(model: str, tmp_path: Path) -> None:
     if "cnn" in model:
         pytest.importorskip("torch")
     if "recurrent" in model:
         pytest.importorskip("tensorflow")
-    monkeypatch.setenv("KYMO_HOME", str(tmp_path / "home"))
     (tmp_path / "tiny.toml").write_text(NUMBERS.format(model=model))
     for person in range(8):
         values = np.random.default_rng(person).standard_normal((60, 2)) * (1 + person)
         rows = [f"{i / 10},{x:.3f},{y:.3f},p{person},{2000 + 100 * person}" for i, (x, y) in enumerate(values)]
         (tmp_path / f"s{person}.csv").write_text("\n".join(["t,x,y,subject,seconds_10k", *rows]) + "\n")
-    files, recipe, bundle = (
-        [str(tmp_path / f"s{i}.csv") for i in range(8)],
-        str(tmp_path / "tiny.toml"),
-        str(tmp_path / "b"),
-    )
-    run = CliRunner().invoke
-    done = run(kymo.cli, ["train", recipe, "--data", *files, "--out", bundle])
-    assert done.exit_code == 0, done.output
+    files, recipe, bundle = [tmp_path / f"s{i}.csv" for i in range(8)], tmp_path / "tiny.toml", tmp_path / "b"
+    done = invoke("train", recipe, "--data", *files, "--out", bundle)
     assert "seconds_10k:" in done.stdout
     assert "accuracy" not in done.stdout
     page = (tmp_path / "b" / "report" / "report.html").read_text()
     assert "seconds_10k" in page
     assert "Recordings right" not in page
     assert "Confusion" not in page
-    scores = json.loads(run(kymo.cli, ["evaluate", recipe, "--data", *files, "--bundle", bundle, "--json"]).stdout)
+    scores = json.loads(invoke("evaluate", recipe, "--data", *files, "--bundle", bundle, "--json").stdout)
     assert (scores["n"], scores["windows"], scores["heads"]["seconds_10k"]["n"]) == (8, 40, 8)
     assert "accuracy" not in scores
-    done = run(kymo.cli, ["evaluate", recipe, "--data", *files, "--bundle", bundle, "--report", str(tmp_path / "r")])
-    assert done.exit_code == 0, done.output
+    done = invoke("evaluate", recipe, "--data", *files, "--bundle", bundle, "--report", tmp_path / "r")
     assert "seconds_10k: 8 recordings: mean error" in done.stdout
     assert "accuracy" not in done.stdout
-    events = [
-        json.loads(line) for line in run(kymo.cli, ["run", recipe, files[3], "--bundle", bundle]).stdout.splitlines()
-    ]
+    events = [json.loads(line) for line in invoke("run", recipe, files[3], "--bundle", bundle).stdout.splitlines()]
     assert len(events) == 2 * 5
     assert {event["label"] for event in events} == {""}
     assert all(event["values"].keys() == {"seconds_10k"} for event in events)

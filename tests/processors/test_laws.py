@@ -71,8 +71,6 @@ class Frames(FramedSpec):
 
 @dataclass(frozen=True)
 class Double(MapSpec):
-    """The smallest map."""
-
     name: ClassVar[str] = "double_of_the_test"
 
     def apply(self, data: Array, fmt: Format) -> Array:

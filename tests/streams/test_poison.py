@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from fault_feed import lab_recipe
-from fault_lab import PATIENCE_S, Feed, stop_worker
+from fault_lab import PATIENCE_S, Feed, SwapLab, stop_worker
 from fuzzed import odd_record
 from kafka import KafkaProducer
-from swap_lab import SwapLab
+from verbs import execute, variables
 
-from kymo.deploy.children import kymo_command
 from kymo.models.bundle import load_bundle
 from kymo.models.serving.partition import decode_record
 from kymo.processors.recipe.load import load_recipe
@@ -150,8 +148,6 @@ Place = tuple[str, int, int]
 
 
 class PoisonLab(SwapLab):
-    """A lab whose topics others write to."""
-
     def send_odd(self, seed: int, first: int, last: int) -> dict[Place, bool]:
         """Odd records by place, and whether it is one that a worker must reject."""
         pick, codec, sent = random.Random(seed), ChunkCodec(), list[tuple[str, bool, object]]()
@@ -173,7 +169,6 @@ class PoisonLab(SwapLab):
         return {(topic, about.partition, about.offset): refused for topic, refused, about in told}
 
     def real_events(self, sessions: set[str]) -> list[Event]:
-        """Events of sessions, whatever stands between them."""
         found = []
         for record in self.records("events"):
             try:
@@ -196,7 +191,7 @@ def test_twenty_thousand_odd_records_on_all_topics(tmp_path: Path, broker: str, 
         stop_worker(worker)
         worker = lab.start_worker()  # starts in the midst of it
         feed.end()
-        expected = lab.offline(feed, lab.versions[0])
+        expected = lab.expected(feed, lab.versions[0])
         sessions = {str(event["session"]) for event in expected.values()}
         lab.await_that(lambda: len(lab.real_events(sessions)) >= len(expected), f"{len(expected)} events")
         must = {place for place, refused in sent.items() if refused}
@@ -207,9 +202,7 @@ def test_twenty_thousand_odd_records_on_all_topics(tmp_path: Path, broker: str, 
         assert must <= rejected.keys() <= sent.keys()
         assert set(rejected.values()) == {1}
         for words in VERBS:
-            done = subprocess.run(
-                kymo_command(*words), env=lab.environment(), capture_output=True, text=True, check=False
-            )
+            done = execute(*words, env=variables(lab.settings), status=None)
             assert done.returncode in (0, 1), words
             assert "Traceback" not in done.stderr + done.stdout, (words, done.stderr[-2000:])
     Archive(lab.settings, tmp_path / "archive").run(lambda: False, once=True)

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from documents import ROOT, blocks
 from fault_lab import await_that
+from verbs import execute, running, variables
 
-from kymo.deploy.children import Child, kymo_command, kymo_environment
 from kymo.streams.kafka.admin import ensure_topics
 from kymo.streams.kafka.client import partition_of
 from kymo.streams.kafka.read import read_records
@@ -41,7 +41,6 @@ def need(*programs: str) -> None:
 
 
 def fetch(*words: str, cwd: Path) -> None:
-    """Packages of another language, from its own registry."""
     done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"{' '.join(words[:2])} could not fetch packages: {done.stderr[-300:]}")
@@ -101,26 +100,19 @@ def test_events_are_those_of_an_offline_run(
     producer: Callable[[Path, Path], list[str | Path]], tmp_path: Path, broker: str, prefix: str, jars_dir: Path
 ) -> None:
     command, files = producer(tmp_path, jars_dir), recordings(tmp_path)
-    env = {"KYMO_HOME": str(tmp_path / "home"), "KYMO_BROKERS": broker, "KYMO_PREFIX": prefix, "KYMO_PARTITIONS": "6"}
-    settings, names = Settings(brokers=broker, prefix=prefix, partitions=6), Names(prefix)
+    settings = Settings(brokers=broker, prefix=prefix, partitions=6, home=tmp_path / "home")
+    env, names = variables(settings), Names(prefix)
     ensure_topics(settings, names)
     for file in files:
         run(*command, broker, names.of("sensor"), file, cwd=tmp_path)
     sent = list(read_records(settings, names.of("sensor")))
     assert {r.key: r.partition for r in sent} == {s.encode(): partition_of(s.encode(), 6) for s in SESSIONS}
     assert len(sent) == len(SESSIONS) * (ROWS // 5 + 1)
-    offline = run(*kymo_command("run", "basicmotions", *map(str, files)), cwd=ROOT, **kymo_environment(env))
+    offline = execute("run", "basicmotions", *files, env=env).stdout
     expected = {event["id"]: event for event in map(json.loads, offline.splitlines())}
-    worker = Child(
-        "worker", kymo_command("worker", "basicmotions"), kymo_environment(env | {"KYMO_METRICS_PORT": "-1"})
-    )
-    worker.start()
-    try:
-        have = lambda: [json.loads(r.value or b"") for r in read_records(settings, names.of("events"))]  # noqa: E731
+    have = lambda: [json.loads(r.value or b"") for r in read_records(settings, names.of("events"))]  # noqa: E731
+    with running(env, "worker", "basicmotions"):
         await_that(lambda: len(have()) >= len(expected), "events", 60)
-    finally:
-        worker.send(9)
-        worker.wait(10)
     events = have()
     assert len(events) == len(expected) == len({event["id"] for event in events}) > 40
     for event in events:

@@ -14,10 +14,10 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from verbs import execute, running
 
 from kymo.deploy import kafka_server
 from kymo.deploy.broker import await_ready, free_port
-from kymo.deploy.children import Child, kymo_command, kymo_environment, stop
 from kymo.streams.events import Event
 from kymo.streams.kafka.read import read_records
 from kymo.streams.settings import Settings
@@ -42,6 +42,8 @@ listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.p
 listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 """
 
+REPLAY = ("replay", "basicmotions:test", "--recipe", "basicmotions", "--speed", "max")
+
 
 @dataclass(frozen=True, slots=True)
 class Secured:
@@ -52,18 +54,15 @@ class Secured:
     folder: Path
 
     def by(self, protocol: str, **more: str) -> dict[str, str]:
-        """Settings of a client."""
         settings = {"protocol": protocol, "ssl_cafile": str(self.folder / "ca.crt")} | more
         return {f"KYMO_KAFKA_SECURITY_{name.upper()}": value for name, value in settings.items()} | {
             "KYMO_BROKERS": self.ssl if protocol == "SSL" else self.sasl
         }
 
     def with_certificate(self) -> dict[str, str]:
-        """Settings of a client that shows a certificate."""
         return self.by("SSL", ssl_certfile=str(self.folder / "client.crt"), ssl_keyfile=str(self.folder / "client.key"))
 
     def with_password(self, mechanism: str, password: str = PASSWORD) -> dict[str, str]:
-        """Settings of a client that says a password."""
         return self.by("SASL_SSL", sasl_mechanism=mechanism, sasl_username=USER, sasl_password=password)
 
 
@@ -72,7 +71,6 @@ def openssl(folder: Path, *arguments: str) -> None:
 
 
 def certificates(folder: Path) -> None:
-    """An authority, and a server's and a client's certificate of it."""
     new = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2")
     openssl(folder, *new, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=authority")
     for name in ("server", "client"):
@@ -122,44 +120,31 @@ def secured(tmp_path_factory: pytest.TempPathFactory, jars_dir: Path) -> Iterato
         process.wait(30)
 
 
-def kymo(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        kymo_command(*arguments), env=kymo_environment(env), capture_output=True, text=True, check=False, timeout=120
-    )
-
-
 @pytest.mark.parametrize("way", ["certificate", "SCRAM-SHA-256", "PLAIN"])
 def test_events_come_over_an_encrypted_connection(secured: Secured, way: str, tmp_path: Path, prefix: str) -> None:
     env = secured.with_certificate() if way == "certificate" else secured.with_password(way)
     env |= {"KYMO_HOME": str(tmp_path), "KYMO_PREFIX": prefix, "KYMO_METRICS_PORT": "-1"}
-    offline = kymo(env, "run", "basicmotions", "basicmotions:test")
+    offline = execute("run", "basicmotions", "basicmotions:test", env=env)
     wanted = {(e.id, e.label, e.probability) for e in map(Event.from_json, offline.stdout.splitlines())}
     assert wanted
-    worker = Child("worker", kymo_command("worker", "basicmotions"), kymo_environment(env))
-    worker.start()
-    try:
-        sent = kymo(env, "replay", "basicmotions:test", "--recipe", "basicmotions", "--speed", "max")
-        assert sent.returncode == 0, sent.stderr
+    with running(env, "worker", "basicmotions") as worker:
+        execute(*REPLAY, env=env)
         ended = lambda: worker.status is not None  # noqa: E731
         came = read_records(Settings.from_env(env), Names(prefix).of("events"), follow=True, stop=ended)
         assert len(list(islice(came, len(wanted)))) == len(wanted), worker.tail
         worker.send(signal.SIGTERM)
         assert worker.wait(30) == 0, worker.tail
-    finally:
-        stop([worker])
     assert events(env) == wanted
 
 
 def events(env: dict[str, str]) -> set[tuple[str, str, float]]:
-    done = kymo(env, "events")
-    assert done.returncode == 0, done.stderr
+    done = execute("events", env=env)
     return {(e.id, e.label, e.probability) for e in map(Event.from_json, done.stdout.splitlines())}
 
 
 def test_a_wrong_password_is_one_line(secured: Secured, tmp_path: Path, prefix: str) -> None:
     env = secured.with_password("SCRAM-SHA-256", "wrong") | {"KYMO_HOME": str(tmp_path), "KYMO_PREFIX": prefix}
-    done = kymo(env, "replay", "basicmotions:test", "--recipe", "basicmotions", "--speed", "max")
-    assert done.returncode == 1
+    done = execute(*REPLAY, env=env, status=1)
     assert len(done.stderr.strip().splitlines()) == 1
     assert "password" in done.stderr
 
@@ -168,6 +153,5 @@ def test_an_authority_that_is_not_known_is_one_line(secured: Secured, tmp_path: 
     openssl(tmp_path, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "k", "-out", "ca", "-subj", "/CN=x")
     env = secured.with_password("PLAIN") | {"KYMO_HOME": str(tmp_path), "KYMO_PREFIX": prefix}
     env["KYMO_KAFKA_SECURITY_SSL_CAFILE"] = str(tmp_path / "ca")
-    done = kymo(env, "replay", "basicmotions:test", "--recipe", "basicmotions", "--speed", "max")
-    assert done.returncode == 1
+    done = execute(*REPLAY, env=env, status=1)
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr

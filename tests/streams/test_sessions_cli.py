@@ -13,8 +13,8 @@ from archive_lab import archive_process, chunk
 from fault_lab import await_that
 from kafka import KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+from verbs import execute, variables
 
-from kymo.deploy.children import kymo_command, kymo_environment
 from kymo.deploy.doctor import explain, gather
 from kymo.processors.recipe.load import load_recipe
 from kymo.streams.archive.check import check_archive
@@ -61,19 +61,8 @@ class Place:
     def archive(self, folder: Path) -> None:
         Archive(self.settings, folder).run(lambda: False, once=True)
 
-    def kymo(self, *words: str) -> subprocess.CompletedProcess[str]:
-        env = {
-            "KYMO_BROKERS": self.settings.brokers,
-            "KYMO_PREFIX": self.settings.prefix,
-            "KYMO_HOME": str(self.settings.home),
-        }
-        return subprocess.run(
-            kymo_command("sessions", *words),
-            env=kymo_environment(env, keep=False),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def kymo(self, *words: object) -> subprocess.CompletedProcess[str]:
+        return execute("sessions", *words, env=variables(self.settings), status=None)
 
 
 @pytest.fixture

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import RECIPE
+from verbs import invoke
 
-import kymo
 from kymo.models.data.dataset import read_dataset
 from kymo.models.data.examples import Example
 from kymo.models.data.samples import fit_steps, split_chain, with_steps
@@ -50,12 +49,10 @@ def expected(data: Path) -> dict[str, list[Example]]:
     }
 
 
-def export(data: Path, fmt: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("KYMO_HOME", str(data.parent / "home"))
+def export(data: Path, fmt: str) -> Path:
     out = data.parent / "out" / fmt
-    words = ["dataset", "export", str(data.parent / "tiny.toml"), "--data", *map(str, sorted(data.iterdir()))]
-    done = CliRunner().invoke(kymo.cli, [*words, "--format", fmt, "--out", str(out), "--json"])
-    assert done.exit_code == 0, done.output
+    words = ["dataset", "export", data.parent / "tiny.toml", "--data", *sorted(data.iterdir())]
+    done = invoke(*words, "--format", fmt, "--out", out, "--json")
     about = json.loads(done.stdout)
     assert about == json.loads((out / "dataset.json").read_text())
     sides = expected(data)
@@ -85,8 +82,8 @@ def plain(one: Example) -> dict[str, Any]:
     }
 
 
-def test_csv(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = export(data, "csv", monkeypatch)
+def test_csv(data: Path) -> None:
+    out = export(data, "csv")
     for side, examples in expected(data).items():
         with (out / f"{side}.csv").open(newline="") as file:
             found = list(csv.DictReader(file))
@@ -97,9 +94,9 @@ def test_csv(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert (values.tobytes().hex(), row) == (plain(one)["window"], wanted)
 
 
-def test_parquet(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet(data: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    out = export(data, "parquet", monkeypatch)
+    out = export(data, "parquet")
     for side, examples in expected(data).items():
         table = parquet.read_table(out / f"{side}.parquet")
         rows = table.to_pylist()
@@ -112,7 +109,7 @@ def test_parquet(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tensorflow_reads_what_was_written_without_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "tensorflow", None)
-        out = export(data, "tfrecord", without)
+        out = export(data, "tfrecord")
     tf = pytest.importorskip("kymo.models.training.fit_keras").tf
     found = []
     for raw in tf.data.TFRecordDataset(str(out / "validation.tfrecord")).as_numpy_iterator():
@@ -165,50 +162,45 @@ def test_a_record_byte_by_byte() -> None:
     assert tf_example({"n": -1}).endswith(b"\x0a\x0a" + b"\xff" * 9 + b"\x01")
 
 
-def test_a_folder_that_holds_something_is_left_alone(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = export(data, "csv", monkeypatch)
+def test_a_folder_that_holds_something_is_left_alone(data: Path) -> None:
+    out = export(data, "csv")
     words = ["dataset", "export", str(data.parent / "tiny.toml"), "--data", str(data), "--format", "csv"]
-    done = CliRunner().invoke(kymo.cli, [*words, "--out", str(out)])
-    assert done.exit_code == 1
+    done = invoke(*words, "--out", out, status=1)
     assert "is there and not empty; name a new folder" in done.output
     assert sorted(p.name for p in out.parent.iterdir()) == ["csv"]
 
 
-def run(data: Path, *words: str) -> Any:
-    return CliRunner().invoke(kymo.cli, ["dataset", words[0], str(data.parent / "tiny.toml"), *words[1:]])
-
-
-def test_windows_beside_recordings_hide_nothing(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KYMO_HOME", str(data.parent / "home"))
+def test_windows_beside_recordings_hide_nothing(data: Path) -> None:
     windows, kept = data / "windows", data.parent / "kept"
     words = ["--data", str(data), "--format", "tfrecord", "--by", "subject"]
     for out in (kept / "deep" / "windows", windows):
-        assert run(data, "export", *words, "--out", str(out)).exit_code == 0
+        invoke("dataset", "export", data.parent / "tiny.toml", *words, "--out", out)
     for paths, named in (
         ([data], "s0.csv"),
         ([windows, data / "s1.csv"], "s1.csv"),
         ([kept, data.parent / "no"], "no"),
     ):
-        done = run(data, "show", "--data", *map(str, paths))
-        assert (done.exit_code, f"{named}: stands beside" in done.output) == (1, True), done.output
+        done = invoke("dataset", "show", data.parent / "tiny.toml", "--data", *paths, status=1)
+        assert f"{named}: stands beside" in done.output
     for path in (windows, kept):
-        assert "90 windows of 10 sessions, 10 subjects" in run(data, "show", "--data", str(path)).output
+        assert (
+            "90 windows of 10 sessions, 10 subjects"
+            in invoke("dataset", "show", data.parent / "tiny.toml", "--data", path).output
+        )
 
 
-def test_show_counts(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KYMO_HOME", str(data.parent / "home"))
+def test_show_counts(data: Path) -> None:
     words = ["dataset", "show", str(data.parent / "tiny.toml"), "--data", str(data)]
-    about = json.loads(CliRunner().invoke(kymo.cli, [*words, "--json"]).stdout)
+    about = json.loads(invoke(*words, "--json").stdout)
     assert (about["windows"], about["sessions"], about["subjects"], about["split"]) == (90, 10, 10, "session")
     assert (about["training"], about["validation"]) == ({"a": 36, "b": 36}, {"a": 9, "b": 9})
-    assert "90 windows of 10 sessions, 10 subjects; split by session" in CliRunner().invoke(kymo.cli, words).output
+    assert "90 windows of 10 sessions, 10 subjects; split by session" in invoke(*words).output
 
 
-def test_show_counts_folds(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KYMO_HOME", str(data.parent / "home"))
+def test_show_counts_folds(data: Path) -> None:
     (data.parent / "folds.toml").write_text(RECIPE.replace("folds = 0", 'split = "subject"\nfolds = 5'))
     words = ["dataset", "show", str(data.parent / "folds.toml"), "--data", str(data)]
-    about = json.loads(CliRunner().invoke(kymo.cli, [*words, "--json"]).stdout)
+    about = json.loads(invoke(*words, "--json").stdout)
     assert [fold["validation"] for fold in about["folds"]] == [{"a": 9, "b": 9}] * 5
     assert sorted(name for fold in about["folds"] for name in fold["groups"]) == [f"p{i}" for i in range(10)]
-    assert "fold 4" in CliRunner().invoke(kymo.cli, words).output
+    assert "fold 4" in invoke(*words).output

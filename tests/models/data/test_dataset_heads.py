@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import RECIPE, recipe
+from verbs import invoke
 
-import kymo
 from kymo.models.data.cache import checksums, digest_of, write_examples
 from kymo.models.data.dataset import iter_examples, read_dataset
 from kymo.models.data.examples import Dataset, NumberCover, heads_of, notes_on
@@ -188,7 +187,6 @@ def test_targets_as_arrays() -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Ten sessions; every third lacks its pace, every fifth its surface."""
     folder = tmp_path / "data"
     folder.mkdir()
     for n in range(10):
@@ -222,22 +220,9 @@ def wanted(session: str) -> tuple[str | None, float | None]:
     return None if n % 5 == 4 else ("track", "road")[n % 2], None if n % 3 == 2 else 2400 + 100.25 * n
 
 
-def exported(data: Path, fmt: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("KYMO_HOME", str(data.parent / "home"))
+def exported(data: Path, fmt: str) -> Path:
     out = data.parent / "out"
-    words = [
-        "dataset",
-        "export",
-        str(data.parent / "tiny.toml"),
-        "--data",
-        str(data),
-        "--format",
-        fmt,
-        "--out",
-        str(out),
-    ]
-    done = CliRunner().invoke(kymo.cli, words)
-    assert done.exit_code == 0, done.output
+    invoke("dataset", "export", data.parent / "tiny.toml", "--data", data, "--format", fmt, "--out", out)
     assert json.loads((out / "dataset.json").read_text())["heads"] == [
         {
             "name": "surface",
@@ -251,19 +236,18 @@ def exported(data: Path, fmt: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     return out / f"training.{fmt}"
 
 
-def test_show_counts_what_heads_know(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KYMO_HOME", str(data.parent / "home"))
+def test_show_counts_what_heads_know(data: Path) -> None:
     words = ["dataset", "show", str(data.parent / "tiny.toml"), "--data", str(data)]
-    heads = json.loads(CliRunner().invoke(kymo.cli, [*words, "--json"]).stdout)["heads"]
+    heads = json.loads(invoke(*words, "--json").stdout)["heads"]
     paces = [pace for n in range(10) if (pace := wanted(f"s{n}")[1]) is not None for _ in range(9)]
     assert heads["surface"] == {"road": 9 * 4, "track": 9 * 4}
     assert heads["pace"] == pytest.approx({"windows": 63, "mean": np.mean(paces), "lowest": 2400, "highest": 3302.25})
-    told = CliRunner().invoke(kymo.cli, words).output
+    told = invoke(*words).output
     assert "head surface: road 36, track 36" in told
 
 
-def test_csv_has_a_column_a_head(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with exported(data, "csv", monkeypatch).open(newline="") as file:
+def test_csv_has_a_column_a_head(data: Path) -> None:
+    with exported(data, "csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len({row["session"] for row in rows}) == 8
     for row in rows:
@@ -271,17 +255,17 @@ def test_csv_has_a_column_a_head(data: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert (row["target_surface"], row["target_pace"]) == (surface or "", "" if pace is None else str(pace))
 
 
-def test_parquet_has_a_column_a_head(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_has_a_column_a_head(data: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    rows = parquet.read_table(exported(data, "parquet", monkeypatch)).to_pylist()
+    rows = parquet.read_table(exported(data, "parquet")).to_pylist()
     assert len(rows) == 72
     assert all((row["target_surface"], row["target_pace"]) == wanted(row["session"]) for row in rows)
 
 
-def test_tfrecord_has_a_feature_a_head(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tfrecord_has_a_feature_a_head(data: Path) -> None:
     tf = pytest.importorskip("kymo.models.training.fit_keras").tf
     rows = []
-    for raw in tf.data.TFRecordDataset(str(exported(data, "tfrecord", monkeypatch))).as_numpy_iterator():
+    for raw in tf.data.TFRecordDataset(str(exported(data, "tfrecord"))).as_numpy_iterator():
         feature = tf.train.Example.FromString(raw).features.feature
         session, surface = (feature[name].bytes_list.value[0].decode() for name in ("session", "target_surface"))
         rows.append((session, surface, list(feature["target_pace"].float_list.value)))

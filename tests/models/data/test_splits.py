@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recipes_made import recipe_text
 
 from kymo.models.data.examples import Example
 from kymo.models.data.splits import (
@@ -214,17 +215,7 @@ def test_folds_that_cannot_be() -> None:
         make_folds(sessions(9, subjects=3), TrainTable("subject", folds=5), 0)
 
 
-RECIPE = """
-name = "x"
-[[input]]
-stream = "s"
-rate_hz = 10
-channels = ["a"]
-[window]
-length_s = 1
-hop_s = 1
-[train]
-"""
+RECIPE = recipe_text("x", "a", 10, (1, 1)) + "[train]\n"
 
 
 @pytest.mark.parametrize(
@@ -250,7 +241,7 @@ def test_recipes_name_splits(text: str, expected: TrainTable) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('split = "subjects"', r'line 11: split = "subjects": .*; did you mean'),
+        ('split = "subjects"', r'line 10: split = "subjects": .*; did you mean'),
         ('split = {column = "set", train = ["a"]}', r"lacks test"),
         ('split = {column = "set", train = ["a"], test = ["a"]}', r"a stands in train and in test"),
         ('split = {column = "set", train = ["a"], test = ["b"]}\nfolds = 3', r"leave folds out"),

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from tiny_models import foreign_bundle, linear_onnx, manifest
+from verbs import invoke
 
-import kymo
 from kymo.models.bundle import load_bundle
 from kymo.models.registry import write_bundle
 from kymo.models.registry.manifest import MANIFEST, MODEL
@@ -20,22 +19,13 @@ from kymo.streams.promotions import PROMOTION_SCHEMA, Promotion
 ONNX = linear_onnx(np.eye(3, 2))
 
 
-def invoke(*arguments: str) -> Result:
-    """Run the command line."""
-    return CliRunner().invoke(kymo.cli, list(arguments), prog_name="kymo")
-
-
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home."""
-    for name in ("KYMO_BROKERS", "KYMO_REGISTRY"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KYMO_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
 
 def made(temperature: float, **changes: object) -> str:
-    """Id of a new version."""
     path = write_bundle(None, manifest(temperature=temperature, **changes), {MODEL: ONNX}, promote=False)
     return load_bundle(path).id
 
@@ -86,7 +76,7 @@ def test_diff() -> None:
 
 def test_a_folder_is_taken_in(tmp_path: Path) -> None:
     path = write_bundle(tmp_path / "sent", manifest(), {MODEL: ONNX}, attached={"report/report.html": b"<p>"})
-    assert invoke("models", "promote", str(path)).exit_code == 0
+    invoke("models", "promote", path)
     found = load_bundle("tiny")
     assert (found.id, found.path != path) == (load_bundle(path).id, True)
     assert (found.path / "report" / "report.html").read_bytes() == b"<p>"
@@ -96,8 +86,8 @@ def test_a_folder_is_taken_in(tmp_path: Path) -> None:
     "words", [("promote", "none"), ("promote", "tiny@ff"), ("rollback", "tiny"), ("show", "x/y"), ("diff", "a", "b")]
 )
 def test_failures_are_one_line(words: tuple[str, ...]) -> None:
-    done = invoke("models", *words)
-    assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    done = invoke("models", *words, status=1)
+    assert (done.stdout, len(done.stderr.splitlines())) == ("", 1)
 
 
 def test_promotions_as_json() -> None:
@@ -112,9 +102,12 @@ def test_promotions_as_json() -> None:
 def test_a_bundle_whose_recipe_leads_elsewhere_is_not_taken(tmp_path: Path, home: Path) -> None:
     for number, name in enumerate(("../../escaped", str(tmp_path / "escaped"), "..")):
         done = invoke(
-            "models", "promote", str(foreign_bundle(tmp_path / str(number), manifest(recipe=name), {MODEL: ONNX}))
+            "models",
+            "promote",
+            str(foreign_bundle(tmp_path / str(number), manifest(recipe=name), {MODEL: ONNX})),
+            status=1,
         )
-        assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+        assert (done.stdout, len(done.stderr.splitlines())) == ("", 1)
         assert name in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
 
@@ -127,7 +120,6 @@ def test_a_damaged_version_is_told(home: Path) -> None:
     assert [bool(listed[name]["damaged"]) for name in (whole, damaged, odd)] == [False, True, True]
     assert f"{MODEL}: damaged, its checksum" in listed[damaged]["damaged"]
     done = invoke("models", "list")
-    assert done.exit_code == 0
     assert len([line for line in done.stdout.splitlines() if "damaged" in line]) == len(done.stderr.splitlines()) == 2
 
 
@@ -138,7 +130,7 @@ def test_odd_lines_of_a_log_are_passed_over(home: Path) -> None:
         log.write(
             b'{"at_ns": 1e999}\n[]\n' + b"[" * 100_000 + b'\n{"at_ns": "x", "action": [], "alias": {}, "bundle": 7}\n'
         )
-    assert invoke("models", "list").exit_code == 0
+    invoke("models", "list")
     assert load_bundle("tiny").id == a
 
 
@@ -150,4 +142,4 @@ def test_folders_of_other_names(home: Path, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     for name in ("my bundle", ".bundle"):
         write_bundle(Path(name), manifest(), {MODEL: ONNX})
-        assert invoke("models", "show", name).exit_code == 0
+        invoke("models", "show", name)

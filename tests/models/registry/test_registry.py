@@ -30,7 +30,6 @@ ONNX = linear_onnx(np.eye(3, 2))
 
 
 def version(home: Path, temperature: float, promote: bool = False) -> str:
-    """Digest of a new version."""
     return write_bundle(None, manifest(temperature=temperature), {MODEL: ONNX}, home, promote=promote).name
 
 
@@ -271,7 +270,6 @@ class Turns:
         return found
 
     def take(self) -> None:
-        """Wait for this thread's turn."""
         name = threading.current_thread().name
         with self._changed:
             if name not in self._running:
@@ -308,7 +306,6 @@ def writer(turns: Turns, home: Path) -> Registry:
 
 
 def names(url: str) -> list[str]:
-    """All objects of a registry but bundles."""
     found = fsspec.filesystem("memory").find(url.removeprefix("memory:/"))
     return [name for name in found if "/tiny/." in name or name.endswith(".jsonl")]
 

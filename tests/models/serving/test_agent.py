@@ -46,7 +46,6 @@ def operator(slow_s: float = 0.0) -> Operator:
 
 
 def feed(kafka: MemoryKafka, end: bool = True, begin: int = 0) -> set[tuple[str, int]]:
-    """Sessions in turns; the windows that they hold."""
     codec, headers = ChunkCodec(), [Header(f"s{i}", 0, recipe().input_format()) for i in range(SESSIONS)]
     for first in range(begin, begin + SAMPLES, 10):
         for header in headers:

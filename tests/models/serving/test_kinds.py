@@ -41,8 +41,6 @@ def judged(window: Window) -> bytes:
 
 @dataclass
 class Pair:
-    """The two kinds of a recipe, and the one whose bundle is the champion."""
-
     chains: tuple[Chain, Chain]
     now: int = 0
     outputs: Events = field(init=False)
@@ -107,7 +105,6 @@ def verdict(log: Log, pair: Pair) -> None:
 
 
 def finish(log: Log, pair: Pair, clock: list[float], limits: Limits) -> None:
-    """One more life takes all there is; a last one finds nothing to add."""
     log.visible = {topic: len(items) for topic, items in log.inputs.items()}
     KindLife(log, pair, clock, limits).finish()
     verdict(log, pair)
@@ -117,7 +114,6 @@ def finish(log: Log, pair: Pair, clock: list[float], limits: Limits) -> None:
 
 
 def campaign(seed: int) -> None:
-    """A random log, worked on in random steps, exchanges among them; a worker may start with the other kind, too."""
     pick = random.Random(seed)
     chain, log, limits, clock = CHAINS[pick.choice(sorted(CHAINS))], recorded(pick), pick.choice(LIMITS), [0.0]
     pair = Pair((chain, raw_chain(chain)), pick.randrange(2))

@@ -1,19 +1,20 @@
-"""What waits for the broker's word is bounded: a broker that acknowledges slowly holds up the reading, and fills no memory."""
+"""Events that wait for the broker, and those of a shadow."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from aiokafka.structs import TopicPartition
-from memory_kafka import until
+from memory_kafka import KeptOutbox, until
 from tiny_models import recipe, window
 
 from kymo.models.serving.agent import Agent
-from kymo.models.serving.operator import Operator, Shadow
+from kymo.models.serving.operator import SILENT, Operator, Shadow
 from kymo.models.serving.outputs import Events
 from kymo.models.serving.partition import Handover, Partition
 from kymo.models.serving.runtime import MOST_BYTES, MOST_RECORDS, Outbox, Outgoing, Runtime
@@ -32,7 +33,6 @@ class Producer:
         self.may, self.acknowledged = asyncio.Event(), 0
 
     def create_batch(self) -> Any:
-        """Room for 100 records."""
         rows: list[bytes] = []
 
         def append(*, value: bytes, **_: Any) -> object | None:
@@ -44,8 +44,6 @@ class Producer:
         return SimpleNamespace(append=append, rows=rows)
 
     async def send_batch(self, builder: Any, topic: str, partition: int) -> Any:
-        """Gives what is to be awaited for the acknowledgement."""
-
         async def told() -> Any:
             await self.may.wait()
             self.acknowledged += len(builder.rows)
@@ -55,7 +53,6 @@ class Producer:
 
 
 def record(number: int) -> Any:
-    """A chunk of a session, as a consumer gives it."""
     made = Chunk(Header("s", 0, recipe().input_format()), number * ROWS, np.zeros((ROWS, 2), np.float32))
     now_ms = int(time.time() * 1000)
     return SimpleNamespace(
@@ -156,7 +153,6 @@ class Refusing(Producer):
         self.may.set()
 
     async def send_batch(self, builder: Any, topic: str, partition: int) -> Any:
-        """Refuses while the broker is away."""
         if self.away:
             raise OSError("away")
         return await super().send_batch(builder, topic, partition)
@@ -177,3 +173,63 @@ def test_a_shadow_goes_on_once_the_broker_is_back() -> None:
         assert producer.acknowledged == 1
 
     asyncio.run(play())
+
+
+WINDOWS = [(i % 3, window(np.zeros((4, 2)), f"s{i % 3}", i)) for i in range(1000)]
+
+
+class Model:
+    """Gives each window's index, once it may."""
+
+    bundle = type("Bundle", (), {"id": "tiny@1"})
+
+    def __init__(self) -> None:
+        self.may, self.broken = threading.Event(), False
+
+    def serve(self, windows: list[Any], *_: Any) -> list[list[bytes]]:
+        assert self.may.wait(30)
+        if self.broken:
+            raise ValueError("broken on purpose")
+        return [[str(w.start_index).encode()] for w in windows]
+
+
+def test_what_it_is_too_slow_for_is_dropped() -> None:
+    async def work() -> None:
+        shadow, outbox, model = Shadow("t.shadow"), KeptOutbox(), Model()
+        shadow.start(outbox)  # type: ignore[arg-type]
+        shadow.offer(WINDOWS)  # there is no model: nobody is asked
+        assert not shadow.counts
+        shadow.predictor = model  # type: ignore[assignment]
+        shadow.offer(WINDOWS)
+        shadow.offer(WINDOWS[:5])
+        dropped = shadow.counts["dropped"]
+        assert 700 <= dropped <= 1000
+        model.may.set()
+        await until(lambda: shadow.counts["scored"] + dropped == 1005)
+        await until(lambda: len(outbox.found) == shadow.counts["scored"])
+        places = [(partition, int(record.value or b"")) for _, partition, record in outbox.found]
+        assert places == [(number, w.start_index) for number, w in WINDOWS[: len(places)]]
+        assert {record.key for _, _, record in outbox.found} == {b"s0", b"s1", b"s2"}
+        model.broken = True
+        shadow.offer(WINDOWS[:3])
+        await until(lambda: shadow.counts["failed"] == 3)
+        model.broken = False
+        shadow.offer(WINDOWS[:3])  # it goes on
+        await until(lambda: shadow.counts["scored"] + dropped == 1008)
+        shadow.close()
+
+    asyncio.run(work())
+
+
+def test_what_is_published_already_is_scored_in_silence() -> None:
+    async def work() -> None:
+        shadow, outbox, model = Shadow("t.shadow"), KeptOutbox(), Model()
+        shadow.predictor = model  # type: ignore[assignment]
+        model.may.set()
+        shadow.start(outbox)  # type: ignore[arg-type]
+        shadow.offer([(SILENT, WINDOWS[0][1]), WINDOWS[1], WINDOWS[2]])
+        await until(lambda: shadow.counts["scored"] == 3 and len(outbox.found) >= 2)
+        shadow.close()
+        assert [(partition, record.value) for _, partition, record in outbox.found] == [(1, b"1"), (2, b"2")]
+
+    asyncio.run(work())

@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 from archive_lab import BEGIN_MS, chunk_record, record, write_archive
-from click.testing import CliRunner
 from scipy import stats
 from tiny_models import RECIPE, recipe, tiny_bundle
+from verbs import invoke
 
 from kymo.models.data.dataset import add_input, read_dataset, stream_of
 from kymo.models.data.samples import split_chain
 from kymo.models.data.splits import hold_out_by_name
 from kymo.models.evaluate import judge_recordings
 from kymo.models.scores import HeldOut
-from kymo.models.training.cli import evaluate_command
 from kymo.models.training.gate import MIN_OWNERS, compare, judge
 from kymo.models.training.record import knows, learned_from, name_digest, trained_on
 from kymo.streams.chunk import Chunk, Header, signal_format
@@ -151,7 +150,6 @@ def test_macro_f1_is_that_of_the_scores() -> None:
 
 
 def recording(session: str, label: str) -> Recording:
-    """2 s at 10 Hz whose channels are constant, one for each class."""
     level = {"low": (-4, 0), "middle": (0, 4), "high": (4, 0)}[label]
     data = np.tile(np.array(level, np.float32), (20, 1))
     header = Header(session, 0, signal_format("imu", ("x", "y"), 10))
@@ -196,7 +194,6 @@ def test_scores_say_what_they_do_not_say() -> None:
 
 
 def write_csv(path: Path, level: float, subject: str = "") -> None:
-    """2 s at 10 Hz."""
     head, cell = ("", "") if not subject else (",subject", f",{subject}")
     path.parent.mkdir(exist_ok=True)
     rows = [f"{i / 10:.1f},{level + i / 100:.2f},0.5,low{cell}" for i in range(20)]
@@ -218,9 +215,9 @@ def test_names_are_not_told_but_recognised(tmp_path: Path) -> None:
 
 def evaluated(folder: Path, *data: Path) -> tuple[dict[str, object], str]:
     (folder / "tiny.toml").write_text(RECIPE)
-    words = [str(folder / "tiny.toml"), "--bundle", str(folder / "bundle"), "--data", *map(str, data)]
-    done, shown = (CliRunner().invoke(evaluate_command, [*words, *more]) for more in (["--json"], []))
-    assert (done.exit_code, shown.exit_code, done.stderr) == (0, 0, ""), done.output
+    words = [folder / "tiny.toml", "--bundle", folder / "bundle", "--data", *data]
+    done, shown = (invoke("evaluate", *words, *more) for more in (["--json"], []))
+    assert done.stderr == ""
     return json.loads(done.stdout), shown.stderr
 
 

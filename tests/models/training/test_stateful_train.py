@@ -1,34 +1,88 @@
-"""Stateful models are trained on what they will see where they serve, and judged as they will go through it."""
+"""Stateful networks: trained on sequences, exported to ONNX."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from fractions import Fraction
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import latch
 import numpy as np
+import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recipes_made import STANDARDISE, recipe_text
+from tiny_models import linear_onnx
 
 from kymo.models.data.cache import build_dataset
 from kymo.models.data.dataset import read_dataset
 from kymo.models.data.samples import link_runs, run_outputs, sequences_of, split_chain
 from kymo.models.evaluate import evaluate
-from kymo.models.onnx_model import StatefulModel
+from kymo.models.onnx_model import StatefulModel, StreamState
 from kymo.models.predict import Classifier
 from kymo.models.run import run
 from kymo.models.training.train import Trained, TrainRequest, train
+from kymo.models.zoo import architecture
 from kymo.processors.recipe.load import Recipe, load_recipe, parse_recipe
-from kymo.streams.chunk import Array, Header, signal_format
-from kymo.streams.errors import RecipeError
+from kymo.streams.chunk import Array, Format, Header, signal_format
+from kymo.streams.errors import BundleError, RecipeError, TrainingError
 from kymo.streams.labels.labels import Label
 from kymo.streams.readers import read
 from kymo.streams.recording import Recording, StreamData
 from kymo.streams.settings import Settings
 
-RECIPE = latch.RECIPE.replace('\n[[window.steps]]\nstep = "standardise"', "")
+RATE = 20
+
+
+LATCH = recipe_text(
+    "latch",
+    "x y",
+    RATE,
+    (1, 1),
+    stream="sensor",
+    behind=STANDARDISE,
+    model={
+        "architecture": "recurrent",
+        "stateful": True,
+        "cell": "gru",
+        "units": 16,
+        "dropout": 0.1,
+        "learning_rate": 0.01,
+    },
+    train={"folds": 0, "epochs": 25, "sequence": 20, "split": "session"},
+)
+
+
+def latch(seed: int, seconds: int = 80) -> tuple[Array, Sequence[str]]:
+    """Samples ``(n, 2)`` and a label for each; the first ones, before any pulse, have none."""
+    random = np.random.default_rng(seed)
+    data, labels = random.normal(0, 0.2, (seconds * RATE, 2)), [""] * (seconds * RATE)
+    at, up = int(random.integers(5, 2 * RATE)), bool(random.integers(2))
+    while at < len(data) - 8:
+        data[at : at + 6, 0] += 3 if up else -3
+        until = at + int(random.integers(4 * RATE, 12 * RATE))
+        labels[at:until] = ["open" if up else "closed"] * (until - at)
+        at, up = until, bool(random.integers(2))
+    return data.astype(np.float32), labels[: len(data)]
+
+
+def write_latch(path: Path, seed: int, seconds: int = 80) -> Path:
+    """One recording as CSV: ``t``, ``x``, ``y``, ``label``."""
+    data, labels = latch(seed, seconds)
+    rows = [
+        f"{i / RATE:.2f},{x:.4f},{y:.4f},{label}" for i, ((x, y), label) in enumerate(zip(data, labels, strict=False))
+    ]
+    path.write_text("t,x,y,label\n" + "\n".join(rows) + "\n")
+    return path
+
+
+RECIPE = LATCH.replace('\n[[window.steps]]\nstep = "standardise"', "")
+
+
 SPECTRA = RECIPE.replace("[window]", '[[steps]]\nstep = "spectrogram"\nnperseg = 8\nnoverlap = 4\n[window]')
 
 
@@ -43,7 +97,6 @@ def recording(session: str, pieces: Sequence[tuple[int, int]], labelled: Sequenc
 
 
 def examples_of(text: str, *recordings: Recording) -> tuple[Recipe, list[Any]]:
-    """Linked examples of a recipe."""
     made = parse_recipe(text)
     return made, link_runs(read_dataset(recordings, made, split_chain(made.chain)[0]))
 
@@ -81,7 +134,7 @@ def test_columns_across_a_border_are_in_no_window() -> None:
 
 
 def test_what_was_built_before_is_linked_as_well(tmp_path: Path) -> None:
-    file = latch.write(tmp_path / "a.csv", 1)
+    file = write_latch(tmp_path / "a.csv", 1)
     made = parse_recipe(RECIPE)
     settings = Settings(home=tmp_path / "home")
     fresh = read_dataset(read([file], made.read_options()), made, made.chain)
@@ -112,16 +165,15 @@ def test_what_a_stateful_model_cannot_be_trained_with(old: str, new: str, messag
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("latch")
     for seed in range(10):
-        latch.write(folder / f"r{seed:02}.csv", seed)
+        write_latch(folder / f"r{seed:02}.csv", seed)
     return folder
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Trained:
-    """A bundle of the latch."""
     pytest.importorskip("tensorflow")
     folder = tmp_path_factory.mktemp("trained")
-    (folder / "latch.toml").write_text(latch.RECIPE)
+    (folder / "latch.toml").write_text(LATCH)
     request = TrainRequest((str(data),), epochs=6, out=folder / "bundle", report=False)
     return train(load_recipe(folder / "latch.toml"), request)
 
@@ -143,8 +195,8 @@ def test_a_model_learns_what_needs_memory(trained: Trained) -> None:
 
 @tensorflow
 def test_new_recordings_give_the_same_events_however_they_are_cut(trained: Trained, tmp_path: Path) -> None:
-    made = parse_recipe(latch.RECIPE)
-    new = latch.write(tmp_path / "new.csv", 99)
+    made = parse_recipe(LATCH)
+    new = write_latch(tmp_path / "new.csv", 99)
     classifier = Classifier.for_recipe(trained.bundle, made)
 
     def events(chunk_ms: int) -> list[str]:
@@ -160,7 +212,7 @@ def test_new_recordings_give_the_same_events_however_they_are_cut(trained: Train
 @tensorflow
 def test_scores_are_of_whole_sessions(trained: Trained, data: Path) -> None:
     """What judges held-out windows gives what a run over the recordings gives."""
-    made = parse_recipe(latch.RECIPE)
+    made = parse_recipe(LATCH)
     found = read_dataset(read([data / "r03.csv"], made.read_options()), made, split_chain(made.chain)[0])
     examples = link_runs(found)
     model = StatefulModel(trained.bundle.model_path, trained.bundle.input, trained.bundle.output)
@@ -171,3 +223,129 @@ def test_scores_are_of_whole_sessions(trained: Trained, data: Path) -> None:
         said: Array = np.exp(row - np.max(row))
         probabilities = list(events[example.window.start_index].probabilities.values())
         np.testing.assert_allclose(said / said.sum(), probabilities, atol=1e-6)
+
+
+HOP = 8
+
+
+CASES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
+    "lstm": ((3,), {"layers": 2}),
+    "gru": ((3,), {"cell": "gru", "patch": 4}),
+    "spectrogram": ((5, 2), {}),
+    "widths": ((3,), {"units": [8, 5], "dense": 4}),
+}
+
+
+def network(shape: tuple[int, ...], **parameters: Any) -> Any:
+    fmt = Format("imu", ("c",) * shape[-1], (), Fraction(20), "float32", shape, rows=40)
+    return architecture("recurrent")(fmt, ("a", "b"), {"units": 8, **parameters}, 3)
+
+
+@cache
+def case(name: str) -> tuple[Any, StatefulModel, Array, Array]:
+    """A network, its stateful model, a recording, and the outputs of one pass over it."""
+    shape, parameters = CASES[name]
+    made = network(shape, **parameters)
+    model = StatefulModel(exported(made))
+    recording = np.random.default_rng(0).standard_normal((100, *shape)).astype(np.float32)
+    state, logits = model.step(model.start(), recording)
+    assert (state.hops, logits.shape) == (12, (12, 2))
+    return made, model, recording, logits
+
+
+def exported(made: Any, hop: int = HOP) -> bytes:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "stateful.onnx"
+        made.export_stateful(path, "windows", "logits", hop)
+        return path.read_bytes()
+
+
+@pytest.mark.skipif(find_spec("tensorflow") is None, reason="tensorflow is not installed")
+@pytest.mark.parametrize("name", CASES)
+def test_one_pass_is_the_network_over_all_that_came(name: str) -> None:
+    made, _, recording, logits = case(name)
+    for i, row in enumerate(logits):
+        so_far = recording[np.newaxis, : HOP * (i + 1)]
+        np.testing.assert_allclose(row, made.predict(so_far)[0], rtol=1e-5, atol=1e-5)
+    assert logits.std(0).min() > 1e-3
+
+
+def numbers(state: StreamState) -> tuple[int, bytes, bytes]:
+    return state.hops, state.hidden.tobytes(), state.pending.tobytes()
+
+
+@pytest.mark.skipif(find_spec("tensorflow") is None, reason="tensorflow is not installed")
+@pytest.mark.parametrize("name", CASES)
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_any_cut_gives_the_same_bytes(name: str, data: st.DataObject) -> None:
+    _, model, recording, logits = case(name)
+    edges = sorted(data.draw(st.lists(st.integers(0, len(recording)), max_size=12)))
+    state, parts = model.start(), []
+    for start, end in zip([0, *edges], [*edges, len(recording)], strict=True):
+        before = numbers(state)
+        new, found = model.step(state, recording[start:end])
+        assert numbers(state) == before  # whoever goes on from it again sees the same
+        state = new
+        parts.append(found)
+    assert np.concatenate(parts).tobytes() == logits.tobytes()
+    whole, _ = model.step(model.start(), recording)
+    assert numbers(state) == numbers(whole)
+    assert (state.hops, len(state.pending)) == (12, 4)
+
+
+@pytest.mark.skipif(find_spec("tensorflow") is None, reason="tensorflow is not installed")
+def test_sessions_do_not_mix() -> None:
+    _, model, recording, logits = case("lstm")
+    other = recording[::-1].copy()
+    alone = model.step(model.start(), other)[1]
+    states, found = [model.start(), model.start()], [[], []]  # type: ignore[var-annotated]
+    for i in range(0, 100, 7):
+        for k, stream in enumerate((recording, other)):
+            states[k], some = model.step(states[k], stream[i : i + 7])
+            found[k].append(some)
+    assert [np.concatenate(parts).tobytes() for parts in found] == [logits.tobytes(), alone.tobytes()]
+    assert alone.tobytes() != logits.tobytes()
+
+
+@pytest.mark.skipif(find_spec("tensorflow") is None, reason="tensorflow is not installed")
+def test_the_graph_declares_hop_and_state() -> None:
+    proto = onnx.load_from_string(exported(network((3,), layers=2)))
+    sizes = {
+        value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in [*proto.graph.input, *proto.graph.output]
+    }
+    assert sizes == {
+        "windows": ["n", 8, 3],
+        "state": ["n", 32],
+        "logits": ["n", 2],
+        "next_state": ["n", 32],
+    }
+
+
+@pytest.mark.skipif(find_spec("tensorflow") is None, reason="tensorflow is not installed")
+@pytest.mark.parametrize(
+    ("parameters", "hop", "message"),
+    [
+        ({"bidirectional": True}, 8, "looks backwards only"),
+        ({"attention": True}, 8, "looks backwards only"),
+        ({"patch": 4}, 10, "patch = 4 cannot predict every 10 samples"),
+        ({}, 0, "cannot predict every 0 samples"),
+    ],
+)
+def test_what_cannot_be_stateful_is_refused(parameters: dict[str, Any], hop: int, message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        exported(network((3,), **parameters), hop)
+
+
+@pytest.mark.skipif(find_spec("tensorflow") is None, reason="tensorflow is not installed")
+def test_wrong_models_and_samples_are_refused() -> None:
+    with pytest.raises(BundleError, match="takes windows and gives logits, expected a stateful model"):
+        StatefulModel(linear_onnx(np.ones((2, 2))))
+    _, model, recording, _ = case("gru")
+    with pytest.raises(BundleError, match=r"samples of \(2,\) and a state of \(8,\), expected \(3,\) and \(8,\)"):
+        model.step(model.start(), recording[:, :2])
+    with pytest.raises(BundleError, match="a state of"):
+        model.step(case("lstm")[1].start(), recording)

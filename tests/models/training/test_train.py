@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import RECIPE, recipe, window
+from tiny_models import RECIPE, recipe, window, write_csv
+from verbs import invoke
 
 import kymo
 from kymo.models.bundle import load_bundle
@@ -21,7 +21,6 @@ from kymo.models.data.samples import fit_steps, split_chain, split_data, with_st
 from kymo.models.data.splits import group_of, make_split
 from kymo.models.predict import fit_temperature
 from kymo.models.registry.manifest import MANIFEST, MODEL
-from kymo.models.training.cli import evaluate_command, train_command
 from kymo.models.training.train import TrainRequest, train
 from kymo.processors.recipe.load import Recipe
 from kymo.processors.recipe.tables import TrainTable
@@ -29,16 +28,6 @@ from kymo.streams.errors import KymoError, RecipeError, TrainingError
 from kymo.streams.readers import read
 
 SESSIONS = 5  # a class
-
-
-def write_csv(path: Path, label: str, level: float, seconds: float = 2.0) -> None:
-    """A recording of the small recipe at 10 Hz: noise around a level."""
-    random = np.random.default_rng(sum(path.name.encode()))
-    rows = [
-        f"{i / 10:.1f},{level + random.standard_normal():.4f},{random.standard_normal():.4f},{label}"
-        for i in range(round(seconds * 10))
-    ]
-    path.write_text("\n".join(["t,x,y,label", *rows]) + "\n")
 
 
 @pytest.fixture(scope="module")
@@ -52,19 +41,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle by the command line."""
     pytest.importorskip("torch")
     folder = tmp_path_factory.mktemp("trained")
     (folder / "tiny.toml").write_text(RECIPE.replace("epochs = 3", "epochs = 12\ncalibrate = true"))
-    arguments = [
-        str(folder / "tiny.toml"),
-        "--data",
-        *map(str, sorted(data.iterdir())),
-        "--out",
-        str(folder / "bundle"),
-    ]
-    done = CliRunner().invoke(train_command, arguments, catch_exceptions=False)
-    assert done.exit_code == 0
+    done = invoke("train", folder / "tiny.toml", "--data", *sorted(data.iterdir()), "--out", folder / "bundle")
     assert "2 recordings: accuracy 100.0%" in done.output
     return folder / "bundle"
 
@@ -73,11 +53,11 @@ def test_a_trained_bundle_classifies(trained: Path, data: Path) -> None:
     bundle = load_bundle(trained)
     assert (bundle.labels, bundle.shape, bundle.batch) == (("rest", "work"), (2, 4), "any")
     arguments = [str(trained.parent / "tiny.toml"), "--data", str(data), "--bundle", str(trained)]
-    done = CliRunner().invoke(evaluate_command, [*arguments, "--json"], catch_exceptions=False)
+    done = invoke("evaluate", *arguments, "--json")
     scores = json.loads(done.output)
     assert (scores["accuracy"], scores["macro_f1"], scores["n"]) == (1.0, 1.0, 2 * SESSIONS)
     assert scores["window_accuracy"] > 0.95
-    assert "10 recordings: accuracy 100.0%" in CliRunner().invoke(evaluate_command, arguments).output
+    assert "10 recordings: accuracy 100.0%" in invoke("evaluate", *arguments).output
 
 
 def test_the_manifest_tells_where_it_came_from(trained: Path) -> None:
@@ -121,14 +101,13 @@ def test_into_the_registry(data: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def refused(text: str, *paths: Path) -> str:
-    """The message with which training is refused."""
     with pytest.raises(TrainingError) as caught:
         train(recipe(text), TrainRequest(tuple(map(str, paths))))
     return str(caught.value)
 
 
 def test_refuses_what_cannot_be_learned(data: Path, tmp_path: Path) -> None:
-    write_csv(tmp_path / "short.csv", "rest", 0, 0.3)
+    write_csv(tmp_path / "short.csv", "rest", 0, 3)
     short = refused(RECIPE, tmp_path / "short.csv")
     assert "no window of 0.4 s fits into the recordings (the longest has 0.3 s" in short
     assert "bridge_ms" in short
@@ -300,15 +279,8 @@ def test_from_python_it_is_what_the_verbs_do(data: Path, trained: Path, tmp_path
     assert set(run.scores["per_class"]) == {"rest", "work"}
     assert run._repr_html_().count("<tr>") == 3
     scores = kymo.evaluate(tiny, [data], run.bundle)
-    arguments = [
-        str(next(trained.parent.rglob("tiny.toml"))),
-        "--data",
-        str(data),
-        "--bundle",
-        str(run.bundle.path),
-        "--json",
-    ]
-    printed = json.loads(CliRunner().invoke(evaluate_command, arguments).stdout)
+    path = next(trained.parent.rglob("tiny.toml"))
+    printed = json.loads(invoke("evaluate", path, "--data", data, "--bundle", run.bundle.path, "--json").stdout)
     assert scores == {name: value for name, value in printed.items() if name != "trained_on"}
     assert str(scores).startswith(f"{run.bundle.id}: {2 * SESSIONS} recordings: accuracy")
     assert scores._repr_html_().count("<tr>") == 3

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from recipes_made import MINIROCKET, recipe_text
 from tiny_models import RECIPE, recipe
+from verbs import invoke
 
 import kymo.models.data.cli
 from kymo.models.bundle import Bundle, load_bundle, raw_chain
 from kymo.models.evaluate import evaluate
 from kymo.models.predict import Classifier
 from kymo.models.run import run
-from kymo.models.training.cli import evaluate_command, train_command
 from kymo.models.training.record import RunRecord
 from kymo.models.training.search import Medians, draw
 from kymo.models.training.train import TrainRequest, train
@@ -36,7 +36,6 @@ BLIND = BLIND.replace('step = "scale"\nfactor = 0.5', 'step = "select"\nchannels
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten recordings in two classes that differ by how x moves; y is noise."""
     folder = tmp_path_factory.mktemp("data")
     random = np.random.default_rng(0)
     for i in range(10):
@@ -48,7 +47,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def compared(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of the blind recipe by the command line."""
     pytest.importorskip("torch")
     folder = tmp_path_factory.mktemp("compared")
     (folder / "tiny.toml").write_text(BLIND)
@@ -57,8 +55,7 @@ def compared(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(kymo.models.data.cli, "_EVERY_S", 0.0)
         arguments = [str(folder / "tiny.toml"), "--data", str(data), "--out", str(folder / "bundle")]
         saved = ["--weights-out", str(folder / "w" / "weights.npz"), "--history-out", str(folder / "history.json")]
-        done = CliRunner().invoke(train_command, [*arguments, *saved], catch_exceptions=False)
-    assert done.exit_code == 0
+        done = invoke("train", *arguments, *saved)
     # Without a terminal it is told in lines what is done, reading first.
     lines = done.stderr.splitlines()
     assert lines[:3] == [
@@ -93,9 +90,8 @@ def test_the_better_is_bundled_and_the_record_says_so(compared: Path) -> None:
         assert weights["weights"].shape[1] == 2
 
 
-def test_only_keeps_to_the_recipe(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_keeps_to_the_recipe(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    monkeypatch.setenv("KYMO_HOME", str(tmp_path))
     for text, only in ((BLIND, True), (BLIND.replace("epochs = 2", "epochs = 2\ncompare = false"), False)):
         done = train(recipe(text), TrainRequest((str(data),), out=tmp_path / "b", only=only))
         assert done.bundle.takes == "chain"
@@ -128,8 +124,7 @@ def test_a_raw_bundle_fits_any_steps_but_no_other_window(compared: Path) -> None
         bundle.check(recipe(RECIPE))
 
 
-def test_a_recipe_may_name_minirocket_itself(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KYMO_HOME", str(tmp_path))
+def test_a_recipe_may_name_minirocket_itself(data: Path, tmp_path: Path) -> None:
     text = BLIND.replace('architecture = "spectrogram_cnn"', 'architecture = "minirocket"\nfeatures = 420')
     done = train(recipe(text), TrainRequest((str(data),), out=tmp_path / "b"))
     assert done.bundle.manifest["architecture"] == {
@@ -140,18 +135,16 @@ def test_a_recipe_may_name_minirocket_itself(data: Path, tmp_path: Path, monkeyp
     assert done.scores["accuracy"] == 1.0
 
 
-def test_windows_too_short_for_it_leave_it_out(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_too_short_for_it_leave_it_out(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    monkeypatch.setenv("KYMO_HOME", str(tmp_path))
     done = train(recipe(RECIPE), TrainRequest((str(data),), out=tmp_path / "b"))
     (own, beside) = done.record.candidates
     assert (own.chosen, beside.chosen) == (True, False)
     assert "at least 9 samples" in beside.note
 
 
-def test_a_search_says_what_it_tried(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_says_what_it_tried(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    monkeypatch.setenv("KYMO_HOME", str(tmp_path))
     done = train(recipe(BLIND), TrainRequest((str(data),), out=tmp_path / "b", only=True, search_minutes=0.05))
     record = done.record
     chosen, *others = record.candidates
@@ -182,16 +175,14 @@ def test_a_trial_worse_than_the_median_is_hopeless() -> None:
     assert not medians.hopeless(4, 9.0)  # too early
 
 
-def test_search_needs_something_to_search(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_needs_something_to_search(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    monkeypatch.setenv("KYMO_HOME", str(tmp_path))
     text = BLIND.replace("epochs = 2", "epochs = 2\nvalidation = 0")
     with pytest.raises(TrainingError, match="none are held out"):
         train(recipe(text), TrainRequest((str(data),), search_minutes=0.01))
 
 
-def test_pooling_is_learned_and_kept(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KYMO_HOME", str(tmp_path))
+def test_pooling_is_learned_and_kept(data: Path, tmp_path: Path) -> None:
     text = BLIND.replace('architecture = "spectrogram_cnn"', 'architecture = "minirocket"\nfeatures = 84')
     text = text.replace("min_probability = 0.6", 'pool = {kind = "hmm"}')
     done = train(recipe(text), TrainRequest((str(data),), out=tmp_path / "b"))
@@ -202,7 +193,7 @@ def test_pooling_is_learned_and_kept(data: Path, tmp_path: Path, monkeypatch: py
     path = tmp_path / "tiny.toml"
     path.write_text(text)
     arguments = [str(path), "--data", str(data), "--bundle", str(bundle.path), "--json"]
-    said = json.loads(CliRunner().invoke(evaluate_command, arguments, catch_exceptions=False).output)
+    said = json.loads(invoke("evaluate", *arguments).output)
     assert said["accuracy"] == 1.0
 
 
@@ -217,21 +208,7 @@ def test_windows_of_one_kind_may_be_asked_for(data: Path, tmp_path: Path) -> Non
 pytest.importorskip("onnx")
 
 
-LENGTHS = """
-name = "beside"
-[[input]]
-stream = "imu"
-rate_hz = 10
-channels = ["acc", "mag.x", "mag.y"]
-[window]
-length_s = 2
-hop_s = 1
-[model]
-architecture = "minirocket"
-features = 84
-[train]
-epochs = 2
-"""
+LENGTHS = recipe_text("beside", "acc mag.x mag.y", 10, (2, 1), model=MINIROCKET, train={"epochs": 2})
 
 
 @pytest.fixture(scope="module")
@@ -286,8 +263,7 @@ def trained(leaking: Path, out: Path, split: str) -> RunRecord:
     return train(recipe(text), TrainRequest((str(leaking),), out=out)).record
 
 
-def test_both_figures_of_a_random_split(leaking: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KYMO_HOME", str(tmp_path / "home"))
+def test_both_figures_of_a_random_split(leaking: Path, tmp_path: Path) -> None:
     by_session = trained(leaking, tmp_path / "b", "session")
     by_window = trained(leaking, tmp_path / "a", "window")
     assert "leak_free" not in by_session.split

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from tiny_models import RECIPE, recipe, window
+from verbs import invoke
 
 from kymo.models.data.dataset import read_dataset
 from kymo.models.data.examples import EVERY, Example
@@ -22,7 +22,6 @@ from kymo.models.pooling import learn_hmm, pool_windows
 from kymo.models.predict import fit_temperature, softmax
 from kymo.models.scores import HeldHead, HeldOut, number_rank
 from kymo.models.training.candidates import Contender, JudgedPart, choose
-from kymo.models.training.cli import train_command
 from kymo.models.training.record import RunRecord
 from kymo.models.training.run import FitPlan
 from kymo.models.training.train import Trained, TrainRequest, train
@@ -60,11 +59,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ]
             (folder / f"{who}{i}.csv").write_text("\n".join(["t,x,y,label,who", *rows]) + "\n")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KYMO_HOME", str(tmp_path / "home"))
 
 
 def trained(loaded: Recipe, data: Path, out: Path, **request: Any) -> Trained:
@@ -174,8 +168,7 @@ def test_no_held_out_group_is_learned_from(data: Path, tmp_path: Path, monkeypat
 def test_the_choice_and_the_pages_rest_on_it(data: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(text('folds = "each"', 1.2))
     arguments = [str(tmp_path / "tiny.toml"), "--data", str(data), "--out", str(tmp_path / "b")]
-    done = CliRunner().invoke(train_command, arguments, catch_exceptions=False)
-    assert done.exit_code == 0
+    done = invoke("train", *arguments)
     assert "Over a cross-validation of 3 folds by subject:" in done.output
     record = RunRecord.from_json((tmp_path / "b" / "report" / "run.json").read_bytes())
     names = ("accuracy", "macro_f1", "window_accuracy")
@@ -188,7 +181,7 @@ def test_the_choice_and_the_pages_rest_on_it(data: Path, tmp_path: Path) -> None
     page = (tmp_path / "b" / "report" / "report.html").read_text()
     assert "Scores are over a cross-validation of 3 folds by subject" in page
     assert all(who in page for who in SUBJECTS)
-    done = CliRunner().invoke(train_command, [*arguments, "--json", "--only"], catch_exceptions=False)
+    done = invoke("train", *arguments, "--json", "--only")
     said = json.loads(done.stdout)
     assert said["split"] == {"kind": "subject", "folds": 3}
     assert set(said["scores"]["per_subject"]) == set(SUBJECTS)

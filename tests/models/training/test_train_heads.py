@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from tiny_models import RECIPE, recipe
+from verbs import invoke
 
 from kymo.models.data.dataset import read_dataset
 from kymo.models.data.samples import split_chain, split_data
@@ -19,7 +19,6 @@ from kymo.models.data.splits import make_split
 from kymo.models.evaluate import JudgedWindow, evaluate
 from kymo.models.predict import Classifier
 from kymo.models.run import run
-from kymo.models.training.cli import evaluate_command, train_command
 from kymo.models.training.gate import plan_of
 from kymo.models.training.record import RunRecord
 from kymo.models.training.train import Trained, TrainRequest, train
@@ -81,7 +80,6 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 def events_of(loaded: Recipe, made: Trained, folder: Path) -> dict[str, list[Event]]:
-    """Events of `kymo run` by head."""
     found: dict[str, list[Event]] = defaultdict(list)
     for event in run(loaded, read([folder], loaded.read_options()), Classifier.for_recipe(made.bundle, loaded)):
         found[event.head].append(event)
@@ -137,15 +135,14 @@ def test_the_command_line_tells_of_heads(data: Path, unseen: Path, tmp_path: Pat
     pytest.importorskip("torch")
     (tmp_path / "tiny.toml").write_text(WITH_HEADS)
     words = [str(tmp_path / "tiny.toml"), "--data", str(data), "--out", str(tmp_path / "b")]
-    done = CliRunner().invoke(train_command, words, catch_exceptions=False)
-    assert done.exit_code == 0
+    done = invoke("train", *words)
     assert "surface: 4 recordings: accuracy 100.0%" in done.output
     assert "pace: " in done.output
     asked = [str(tmp_path / "tiny.toml"), "--data", str(unseen), "--bundle", str(tmp_path / "b")]
-    found = json.loads(CliRunner().invoke(evaluate_command, [*asked, "--json"], catch_exceptions=False).stdout)
+    found = json.loads(invoke("evaluate", *asked, "--json").stdout)
     assert set(found["heads"]["pace"]) >= {"mae", "rmse", "r2", "n"}
     assert set(found["heads"]["surface"]) >= {"accuracy", "macro_f1", "confusion", "per_class", "n"}
-    told = CliRunner().invoke(evaluate_command, asked).output
+    told = invoke("evaluate", *asked).output
     assert "surface: 7 recordings: accuracy" in told
     assert "R2" in told
 

@@ -19,7 +19,6 @@ from kymo.streams.errors import TrainingError  # noqa: E402
 
 
 def network(rows: int, shape: tuple[int, ...], seed: int = 0, **parameters: Any) -> SpectrogramCnn:
-    """A fresh network for windows of (rows, *shape)."""
     fmt = Format("spectrogram", ("c",) * shape[-1], (), Fraction(50), "float32", shape, rows=rows)
     return SpectrogramCnn(fmt, ("a", "b", "c"), parameters, seed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,27 +19,12 @@ every = pytest.mark.parametrize("name", ARCHITECTURES)
 
 
 @every
-def test_builds_for_the_declared_input(name: str) -> None:
+@pytest.mark.parametrize(
+    "check", [zoo_checks.check_builds, zoo_checks.check_overfits, zoo_checks.check_exports, zoo_checks.check_agrees]
+)
+def test_behind_every_kind_of_recipe(name: str, check: Callable[[str, str], None]) -> None:
     for kind in zoo_checks.kinds(name):
-        zoo_checks.check_builds(name, kind)
-
-
-@every
-def test_overfits_eight_windows(name: str) -> None:
-    for kind in zoo_checks.kinds(name):
-        zoo_checks.check_overfits(name, kind)
-
-
-@every
-def test_exports_clean_onnx(name: str) -> None:
-    for kind in zoo_checks.kinds(name):
-        zoo_checks.check_exports(name, kind)
-
-
-@every
-def test_onnx_runtime_agrees(name: str) -> None:
-    for kind in zoo_checks.kinds(name):
-        zoo_checks.check_agrees(name, kind)
+        check(name, kind)
 
 
 @every

@@ -24,14 +24,12 @@ HEADS = (ModelHead("surface", ("track", "road")), ModelHead("seconds_10k", weigh
 
 
 def made(name: str, rows: int, shape: tuple[int, ...], heads: tuple[ModelHead, ...] = (), **parameters: Any) -> Any:
-    """A fresh network for windows of (rows, *shape), small unless told otherwise."""
     fmt = Format("spectrogram", ("c",) * shape[-1], (), Fraction(50), "float32", shape, rows=rows)
     make: Any = architecture(name)
     return make(fmt, LABELS, {**make.cpu_sized, **parameters}, 0, heads)
 
 
 def noise(n: int, *shape: int) -> Array:
-    """Windows ``(n, *shape)``."""
     return np.random.default_rng(n).standard_normal((n, *shape)).astype(np.float32)
 
 

@@ -307,13 +307,11 @@ SPECTROGRAM = '[[steps]]\nstep = "spectrogram"\nnperseg = 16\nnoverlap = {noverl
 
 
 def signal(recipe: Recipe, count: int) -> Chunk:
-    """Noise on the recipe's input."""
     data = np.random.default_rng(3).standard_normal((count, len(recipe.inputs[0].channels))).astype(np.float32)
     return Chunk(Header("s", 0, recipe.input_format()), 0, data)
 
 
 def windows_of(chain: Chain, chunk: Chunk) -> list[Window]:
-    """Windows of a chunk that is a whole session."""
     stage = chain.build()
     return [*stage.push(chunk), *stage.flush()]
 

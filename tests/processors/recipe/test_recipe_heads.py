@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from recipes_made import recipe_text
 
 from kymo.processors.recipe.load import Recipe, parse_recipe
 from kymo.processors.recipe.tables import HeadTable
@@ -16,21 +17,9 @@ from kymo.streams.errors import RecipeError
 from kymo.streams.readers import read
 from kymo.streams.recording import InputOptions, LabelOptions, ReadOptions
 
-TEXT = """\
-name = "small"
-[[input]]
-stream = "imu"
-rate_hz = 32
-channels = ["x", "y"]
-[window]
-length_s = 2
-hop_s = 1
-[model]
-architecture = "minirocket"
-[labels]
-column = "speed"
-min_share = 0.8
-"""
+TEXT = recipe_text(
+    "small", "x y", 32, (2, 1), model={"architecture": "minirocket"}, labels={"column": "speed", "min_share": 0.8}
+)
 HEADS = """\
 [[heads]]
 name = "surface"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.signal
+from recipes_made import recipe_text
 
 from kymo.processors.recipe.load import parse_recipe
 from kymo.processors.steps.mel import AudioFbank
@@ -71,20 +72,8 @@ def test_what_it_refuses(parameters: dict[str, Any], fmt: Format, message: str) 
 
 
 def test_a_recipe_takes_it_behind_the_window() -> None:
-    recipe = parse_recipe(
-        """
-        name = "heard"
-        [[input]]
-        stream = "imu"
-        rate_hz = 100
-        channels = ["acc_raw.x", "acc_raw.y", "acc_raw.z"]
-        [window]
-        length_s = 3
-        hop_s = 1
-        [[window.steps]]
-        step = "audio_fbank"
-        """
-    )
+    text = recipe_text("heard", "acc_raw.x acc_raw.y acc_raw.z", 100, (3, 1), behind=[{"step": "audio_fbank"}])
+    recipe = parse_recipe(text)
     out = recipe.output_format()
     assert (out.rows, out.shape, out.channels, out.dtype) == (1024, (128, 1), ("fbank",), "float32")
     chunk = Chunk(Header("s", 0, recipe.input_format()), 0, motion(5, 100).astype(np.float32))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from fractions import Fraction
 from typing import Any
@@ -13,6 +11,7 @@ import pytest
 import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from verbs import python
 
 from kymo.processors.registry import make_step, spec_from_json
 from kymo.processors.steps import spectral
@@ -42,7 +41,7 @@ def test_a_usual_start_does_not_wait_for_scipy_signal() -> None:
         "import sys; from kymo.processors.recipe.load import load_recipe; load_recipe('basicmotions'); "
         "load_recipe('running'); print('scipy.signal' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "False\n"
+    assert python(code) == "False\n"
 
 
 def recording(dtype: str, length: int = 1500, channels: int = 3, offset: float = 3.0) -> Any:

@@ -7,7 +7,6 @@ import itertools
 import json
 import resource
 import signal
-import subprocess
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,8 +17,9 @@ import pytest
 from archive_lab import Topics, archive_process, chunk, noise, raw, stored
 from fault_lab import Feed, Lab, await_that, kill, stop_worker
 from kafka.admin import KafkaAdminClient, NewTopic
+from verbs import execute, variables
 
-from kymo.deploy.children import Child, kymo_command, kymo_environment
+from kymo.deploy.children import Child
 from kymo.deploy.metrics_server import find_server, is_ready
 from kymo.streams.archive.check import check_archive
 from kymo.streams.archive.erase import Erased
@@ -150,20 +150,9 @@ def test_a_full_disk_is_told_and_leaves_no_segment(topics: Topics, tmp_path: Pat
     for i in range(3000):
         topics.send("sensor", noise(i, 1500), b"s1")
     topics.producer.flush()
-    variables = {
-        "KYMO_BROKERS": topics.settings.brokers,
-        "KYMO_PREFIX": topics.settings.prefix,
-        "KYMO_METRICS_PORT": "-1",
-    }
-    done = subprocess.run(
-        kymo_command("archive", "--dir", str(tmp_path / "a"), "--once"),
-        env=kymo_environment(variables, keep=False),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))  # noqa: E731
+    words = ("archive", "--dir", tmp_path / "a", "--once")
+    done = execute(*words, env=variables(topics.settings), status=1, preexec_fn=limit)
     error = done.stderr.strip().splitlines()[-1]
     assert error.startswith("kymo: ")
     assert "kymo-00000001.mcap: cannot be written (File too large)" in error

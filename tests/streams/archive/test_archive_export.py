@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
 from collections import defaultdict
 from dataclasses import replace
 from fractions import Fraction
@@ -15,8 +14,8 @@ import numpy as np
 import pytest
 from archive_lab import BEGIN_MS, chunk, chunk_record, record, write_archive
 from mcap.reader import make_reader
+from verbs import invoke
 
-from kymo.deploy.children import kymo_command
 from kymo.streams.archive.export import export_recordings, file_stem, label_columns, sample_times
 from kymo.streams.archive.read import ArchiveReader
 from kymo.streams.chunk import Format, Header, signal_format
@@ -192,10 +191,6 @@ def test_foxglove_holds_events(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.streams[0].data, before.streams[0].data)
 
 
-def kymo(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(kymo_command("archive", "export", *words), capture_output=True, text=True, check=False)
-
-
 def test_the_command_line(tmp_path: Path) -> None:
     text = json.dumps({"session": "a", "start_ns": T0, "end_ns": T0 + 10**9, "label": "walk"}).encode()
     write_archive(
@@ -206,16 +201,18 @@ def test_the_command_line(tmp_path: Path) -> None:
         ],
     )
     where = ("--dir", str(tmp_path / "archive"), "--out", str(tmp_path / "out"))
-    done = kymo("--format", "csv", "--json", *where)
-    assert done.returncode == 0, done.stderr
+    done = invoke("archive", "export", "--format", "csv", "--json", *where)
     assert [Path(p).relative_to(tmp_path / "out").as_posix() for p in json.loads(done.stdout)["files"]] == [
         "a/imu.csv",
         "b/imu.csv",
     ]
     (a,) = read([tmp_path / "out" / "a" / "imu.csv"])
     assert (a.streams[0].count, [one.label for one in a.labels]) == (20, ["walk"])
-    assert kymo("--format", "foxglove", "--session", "b", *where).stdout == f"1 file in {tmp_path / 'out'}\n"
+    assert (
+        invoke("archive", "export", "--format", "foxglove", "--session", "b", *where).stdout
+        == f"1 file in {tmp_path / 'out'}\n"
+    )
     assert [p.name for p in (tmp_path / "out").glob("*.mcap")] == ["b.mcap"]
-    done = kymo("--format", "csv", "--session", "c", *where)
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    done = invoke("archive", "export", "--format", "csv", "--session", "c", *where, status=1)
+    assert done.stderr.count("\n") == 1
     assert "no session c; there are a, b" in done.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import struct
-import subprocess
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,15 +21,14 @@ from archive_lab import (
     write_archive,
     write_segment,
 )
-from click.testing import CliRunner
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from mcap.reader import make_reader
 from mcap.records import Channel, DataEnd, Message, Metadata, Schema
 from mcap.stream_reader import StreamReader
+from verbs import invoke
 
-from kymo.deploy.children import kymo_command
 from kymo.streams.archive.check import check_archive, recover
 from kymo.streams.archive.erase import ERASED_FILE, Erased, erase_session, name_digest
 from kymo.streams.archive.format import Contents, Span, read_segment, segment_paths
@@ -39,7 +37,6 @@ from kymo.streams.errors import ArchiveError
 from kymo.streams.labels.labels import Label
 from kymo.streams.messages import Record
 from kymo.streams.readers import read
-from kymo.streams.sessions_cli import delete_command
 
 ODD = [
     record("sessions", 0, "s1", b'{"session": "s1"}'),
@@ -323,27 +320,21 @@ def test_nothing_whole_is_an_error(tmp_path: Path) -> None:
         recover(tmp_path)
 
 
-def kymo(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(kymo_command(*words), capture_output=True, text=True, check=False)
-
-
 def test_the_command_line(tmp_path: Path, paths: list[Path]) -> None:
-    rows = json.loads(kymo("archive", "list", "--dir", str(tmp_path), "--json").stdout)
+    rows = json.loads(invoke("archive", "list", "--dir", tmp_path, "--json").stdout)
     assert [row["segment"] for row in rows] == [path.name for path in paths]
     assert rows[2]["topics"] == {"labels": 1, "sensor": 200}
     assert sorted(rows[0]["sessions"]) == [f"s{i}" for i in range(6)]
     assert sum(end - start for row in rows for start, end in row["offsets"].values()) == 601
-    assert kymo("archive", "--dir", str(tmp_path), "check").returncode == 0
+    invoke("archive", "--dir", tmp_path, "check")
     flip(paths[1], 3000)
-    done = kymo("archive", "check", "--dir", str(tmp_path), "--json")
-    assert done.returncode == 1
+    done = invoke("archive", "check", "--dir", tmp_path, "--json", status=1)
     assert json.loads(done.stdout)["ok"] is False
-    done = kymo("archive", "recover", "--dir", str(tmp_path))
-    assert done.returncode == 0
+    done = invoke("archive", "recover", "--dir", tmp_path)
     assert "kymo-00000002.mcap" in done.stdout
-    assert kymo("archive", "check", "--dir", str(tmp_path)).stdout == f"{tmp_path}: whole\n"
-    done = kymo("archive", "list", "--dir", str(tmp_path / "none"))
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert invoke("archive", "check", "--dir", tmp_path).stdout == f"{tmp_path}: whole\n"
+    done = invoke("archive", "list", "--dir", tmp_path / "none", status=1)
+    assert done.stderr.count("\n") == 1
 
 
 SENSOR = ("t.sensor", 0)
@@ -383,8 +374,6 @@ def test_a_list_without_ids_counts_for_every_topic_of_the_name(tmp_path: Path) -
 @pytest.fixture
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two sessions in two segments, the second of them recovered from a damaged file, and no broker."""
-    for name in ("KYMO_PREFIX", "KYMO_HOME"):
-        monkeypatch.delenv(name, raising=False)
     parts = [[chunk_record(2 * n + i, chunk(f"s{i}", 10 * n)) for i in range(2)] for n in range(2)]
     paths = write_archive(tmp_path / "a", parts)
     paths[1].with_name(paths[1].name + ".damaged").write_bytes(paths[1].read_bytes()[:-20])
@@ -395,8 +384,8 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def delete(folder: Path, *more: str) -> tuple[int, str]:
-    done = CliRunner().invoke(delete_command, ["s0", "--yes", "--archive", str(folder), *more])
-    return done.exit_code, str(done.exception)
+    done = invoke("sessions", "delete", "s0", "--yes", "--archive", folder, *more, status=None)
+    return done.exit_code, done.stderr
 
 
 def test_damaged_files_that_may_hold_the_session_are_named(archive: Path) -> None:

@@ -30,8 +30,6 @@ PLACE = ("t.events", 0)
 
 
 class Finder:
-    """One topic of one partition, which grows up to ten records."""
-
     cluster = "c"
 
     def __init__(self, *_: Any) -> None:

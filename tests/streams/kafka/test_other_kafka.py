@@ -3,12 +3,14 @@ that are missing are a sentence."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,13 +18,12 @@ from fault_lab import Feed, Lab, await_that, kill, stop_worker
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, KafkaAdminClient, ResourcePattern, ResourceType
 from kafka.admin import ACLResourcePatternType as PatternType
 from kafka.errors import KafkaError
-from other_kafka import addresses, cluster, jars_of
+from verbs import execute, running
 
 from kymo.deploy import kafka_server
-from kymo.deploy.broker import free_port
-from kymo.deploy.children import Child, kymo_command, kymo_environment, stop
+from kymo.deploy.broker import await_ready, free_port
 from kymo.deploy.kafka_server import class_path
-from kymo.streams.errors import TopicError
+from kymo.streams.errors import BrokerError, TopicError
 from kymo.streams.events import Event
 from kymo.streams.kafka.admin import OLDEST_KAFKA, ensure_topics
 from kymo.streams.kafka.client import client_arguments
@@ -39,12 +40,8 @@ RECIPE, DATA = "basicmotions", "basicmotions:test"
 Said = set[tuple[str, str, float]]
 
 
-def kymo(env: dict[str, str], *arguments: str) -> str:
-    done = subprocess.run(
-        kymo_command(*arguments), env=kymo_environment(env), capture_output=True, text=True, check=False, timeout=200
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def kymo(env: dict[str, str], *arguments: object) -> str:
+    return execute(*arguments, env=env).stdout
 
 
 def said(lines: str) -> Said:
@@ -60,15 +57,11 @@ def test_every_version_gives_the_same_events(version: str, jars_dir: Path, tmp_p
     with cluster(jars_of(version, jars_dir), tmp_path, 1) as nodes:
         env = environment(tmp_path, addresses(nodes), KYMO_PARTITIONS="3")
         expected = said(kymo(env, "run", RECIPE, DATA))
-        worker = Child("worker", kymo_command("worker", RECIPE), kymo_environment(env))
-        worker.start()
-        try:
+        with running(env, "worker", RECIPE) as worker:
             kymo(env, "replay", DATA, "--recipe", RECIPE, "--speed", "max")
             await_that(lambda: worker.status is not None or said(kymo(env, "events")) >= expected, "events", 60)
             worker.send(signal.SIGTERM)
             assert worker.wait(30) == 0, worker.tail
-        finally:
-            stop([worker])
         assert said(kymo(env, "events")) == expected
         kymo(env, "archive", "--once", "--dir", str(tmp_path / "archive"))
         assert said(kymo(env, "run", RECIPE, str(tmp_path / "archive"))) == expected
@@ -167,7 +160,6 @@ class Guarded:
         self.open, self.guests = open_to_all, guests
 
     def allow(self, prefix: str, **rights: tuple[str, ...]) -> None:
-        """Give the guest rights on the prefix's topics and groups."""
         acls = [
             ACL(
                 f"User:{USER}",
@@ -189,10 +181,7 @@ class Guarded:
         return {f"KYMO_{k}": v for k, v in own.items()} | {f"KYMO_KAFKA_SECURITY_{k}": v for k, v in security.items()}
 
     def kymo(self, folder: Path, prefix: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        env = kymo_environment(self.environment(folder, prefix))
-        return subprocess.run(
-            kymo_command(*arguments), env=env, capture_output=True, text=True, check=False, timeout=120
-        )
+        return execute(*arguments, env=self.environment(folder, prefix), status=None)
 
 
 @pytest.fixture(scope="module")
@@ -222,9 +211,7 @@ def test_the_rights_that_are_documented_are_enough(guarded: Guarded, tmp_path: P
     ensure_topics(Settings(brokers=guarded.open, prefix=prefix, partitions=3), Names(prefix))
     guarded.allow(prefix, **SERVING)
     env = guarded.environment(tmp_path, prefix)
-    worker = Child("worker", kymo_command("worker", RECIPE), kymo_environment(env))
-    worker.start()
-    try:
+    with running(env, "worker", RECIPE) as worker:
         sent = guarded.kymo(tmp_path, prefix, "replay", DATA, "--recipe", RECIPE, "--speed", "max")
         assert sent.returncode == 0, sent.stderr
         await_that(
@@ -237,8 +224,6 @@ def test_the_rights_that_are_documented_are_enough(guarded: Guarded, tmp_path: P
         worker.send(signal.SIGTERM)
         assert worker.wait(30) == 0, worker.tail
         assert any("this user may not read their settings" in line for line in worker.tail), worker.tail
-    finally:
-        stop([worker])
     for arguments in (
         ("archive", "--once", "--dir", str(tmp_path / "a")),
         ("sessions", "list"),
@@ -267,3 +252,96 @@ def test_rights_that_are_missing_are_a_sentence(guarded: Guarded, tmp_path: Path
         assert status == 1
         assert "may not make it" in text
     assert say("sessions", "list")[0] == 1
+
+
+CLUSTER = "AAAAAAAAAAAAAAAAAAAAAA"
+
+
+def jars_of(version: str, jars_dir: Path) -> list[Path]:
+    """The class path of a version, fetched into a folder beside the embedded one's; without network the test is skipped."""
+    if version == kafka_server.KAFKA_VERSION:
+        return kafka_server.class_path(jars_dir)
+    names = [name.replace(kafka_server.KAFKA_VERSION, version) for name in kafka_server.ENDPOINTS]
+    try:
+        context = kafka_server._maven(jars_dir.parent / "other-kafka")
+        inputs, others = context.resolver.resolve([context.create_dependency(name) for name in names])
+        artifacts = [d.artifact for d in [*inputs, *(d for d in others if d.scope in ("compile", "runtime"))]]
+        with ThreadPoolExecutor(8) as pool:
+            return list(pool.map(lambda artifact: Path(artifact.resolve()), artifacts))
+    except (OSError, RuntimeError, ValueError) as error:
+        pytest.skip(f"Kafka {version} cannot be fetched: {error!r:.200}")
+
+
+class Node:
+    def __init__(self, jars: list[Path], folder: Path, port: int, properties: Path) -> None:
+        self.jars, self.folder, self.port, self.properties = jars, folder, port, properties
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with kafka_server.log_file(self.folder).open("ab") as log:
+            line = kafka_server.command(self.jars, "kafka.Kafka", str(self.properties))
+            self.process = subprocess.Popen(line, cwd=self.folder, stdout=log, stderr=log)
+
+    def await_ready(self) -> None:
+        assert self.process is not None
+        await_ready(self.process, self.port, self.folder, 90.0)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(30)
+            self.process = None
+
+
+def make_node(
+    jars: list[Path], folder: Path, number: int, ports: list[int], controllers: list[int], more: dict[str, str]
+) -> Node:
+    """A formatted node of a cluster whose ports are known."""
+    folder.mkdir()
+    port, copies = ports[number - 1], min(3, len(ports))
+    properties = kafka_server.write_properties(folder, port, controllers[number - 1])
+    voters = ",".join(f"{i}@{kafka_server.HOST}:{at}" for i, at in enumerate(controllers, 1))
+    own = {
+        "node.id": str(number),
+        "controller.quorum.voters": voters,
+        "default.replication.factor": str(copies),
+        "min.insync.replicas": str(max(1, copies - 1)),
+        "offsets.topic.replication.factor": str(copies),
+        "transaction.state.log.replication.factor": str(copies),
+    }
+    written = [line for line in properties.read_text().splitlines() if "=" in line and not line.startswith("#")]
+    settings = dict(line.split("=", 1) for line in written)
+    wanted = settings | own | more
+    properties.write_text("".join(f"{key}={value}\n" for key, value in wanted.items()))
+    kafka_server.rotate_log(folder)  # makes the log's folder
+    arguments = ("format", f"--cluster-id={CLUSTER}", "--config", str(properties))
+    line = kafka_server.command(jars, "kafka.tools.StorageTool", *arguments)
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Node(jars, folder, port, properties)
+
+
+@contextlib.contextmanager
+def cluster(
+    jars: list[Path], folder: Path, nodes: int, more: dict[str, str] | None = None, port: int = 0
+) -> Iterator[list[Node]]:
+    """Servers that answer, with some settings of their own; ended at the end of the block."""
+    ports, controllers = ([free_port() for _ in range(nodes)] for _ in range(2))
+    ports[0] = port or ports[0]
+    made = [make_node(jars, folder / str(n), n, ports, controllers, more or {}) for n in range(1, nodes + 1)]
+    try:
+        for node in made:
+            node.start()
+        for node in made:
+            node.await_ready()
+        yield made
+    except BrokerError as error:
+        pytest.fail(str(error))
+    finally:
+        for node in made:
+            node.kill()
+
+
+def addresses(nodes: list[Node]) -> str:
+    """As KYMO_BROKERS takes them."""
+    return ",".join(f"{kafka_server.HOST}:{node.port}" for node in nodes)

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from verbs import invoke
 
-import kymo
 from kymo.streams.errors import SourceError
 from kymo.streams.kafka.admin import ensure_topics
 from kymo.streams.kafka.publish import Publisher
@@ -219,8 +218,7 @@ def say(there: Settings) -> Callable[..., str]:
     """Runs ``kymo label …``; gives what it printed."""
 
     def run(*words: str, status: int = 0) -> str:
-        done = CliRunner().invoke(kymo.cli, ["label", *words])
-        assert done.exit_code == status, done.output
+        done = invoke("label", *words, status=status)
         assert "Traceback" not in done.output
         return done.output
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from csv_files import PLAIN, Write, error_of, one
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tables import PLAIN, Write, error_of, one, refused
 
 from kymo.streams.readers import csv_file, read
 from kymo.streams.recording import InputOptions, ReadOptions
@@ -144,7 +144,7 @@ def test_blocks_do_not_change_the_result(write: Write, monkeypatch: pytest.Monke
 )
 def test_malformed(write: Write, content: str | bytes, row: int | None, text: str) -> None:
     path = write(content)
-    error = error_of(path, PLAIN)
+    error = refused(path, PLAIN)
     assert error.row == row
     assert str(error).startswith(f"{path}, row {row}: " if row else f"{path}: ")
     assert text in str(error)
@@ -157,7 +157,7 @@ def test_a_file_that_ends_within_a_row_is_read_without_it(write: Write, cut: str
     recording = one(write("\n".join(["t,ax,ay,label", *rows, cut])))
     assert recording.streams[0].data[:, 0].tolist() == [i + 3 for i in range(6)]
     assert "the file ends within row 8, which is left out" in recording.notes
-    assert error_of(write("\n".join(["t,ax,ay,label", *rows, cut]) + "\n")).row == 8
+    assert refused(write("\n".join(["t,ax,ay,label", *rows, cut]) + "\n")).row == 8
     assert error_of(write(f"t,ax,ay,label\n{cut}"))  # which leaves nothing
 
 
@@ -234,7 +234,7 @@ def test_a_thousand_far_below_is_no_one(write: Write) -> None:
     path = write("\n".join(["p;q", *(row.replace(",", "_").replace(".", ",").replace("_", ".") for row in rows)]))
     assert one(path, RATED).streams[0].data[:, 0].tolist() == numbers
     path = write("\n".join(["p,q", *(f'"{n:,}",{n}' for n in numbers)]))
-    assert "row 3102: column `p` has '1,000', expected a number" in str(error_of(path, RATED))
+    assert "row 3102: column `p` has '1,000', expected a number" in error_of(path, RATED)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from verbs import invoke
 
 import kymo
 from kymo.streams.errors import RecipeError, SourceError
@@ -61,8 +61,7 @@ def test_init_and_recipe(tmp_path: Path) -> None:
     for name in ("walking_ann", "still_ben"):
         write(tmp_path / "data" / f"{name}.csv")
     words = ["init", "m", "--from", str(tmp_path / "data"), "--out", str(tmp_path), "--file-names", "{label}_{subject}"]
-    done = CliRunner().invoke(kymo.cli, words)
-    assert done.exit_code == 0, done.output
+    invoke(*words)
     text = (tmp_path / "m.toml").read_text()
     assert "(found: still, walking)" in text
     assert "2 subjects" in text
@@ -113,10 +112,7 @@ def test_recordings_in_zip_files(data: Path) -> None:
 
 
 def test_files_left_out_for_one_reason_are_one_line(data: Path, tmp_path: Path) -> None:
-    done = CliRunner().invoke(
-        kymo.cli, ["init", "m", "--from", str(data), "--stream", "sensor", "--out", str(tmp_path)]
-    )
-    assert done.exit_code == 0, done.output
+    done = invoke("init", "m", "--from", data, "--stream", "sensor", "--out", tmp_path)
     lines = done.stderr.splitlines()
     assert sum("device.csv" in line for line in lines) == 2
     assert lines[-1] == f"kymo: 1 more file like {data}/run_ben.zip/meta/device.csv left out"

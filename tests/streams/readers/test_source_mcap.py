@@ -14,7 +14,8 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2
 from mcap.reader import make_reader
 from mcap.writer import Writer
-from mcap_files import FOREIGN, HEADER, Message, chunk, error_of, mcap, needs_foreign, one, sample
+from mcap_files import FOREIGN, HEADER, Message, chunk, mcap, needs_foreign, sample
+from tables import error_of, one
 
 import kymo
 from kymo.streams.chunk import Header, signal_format

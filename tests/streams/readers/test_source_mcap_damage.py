@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import zstandard
 from mcap.reader import make_reader
-from mcap_files import FOREIGN, chunk, error_of, mcap, needs_foreign, one, sample
+from mcap_files import FOREIGN, chunk, mcap, needs_foreign, sample
+from tables import error_of, one
 
 from kymo.streams.errors import SourceError
 from kymo.streams.readers import read

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import pytest
 from mcap_files import mcap, sample
+from tables import at_rate, check_read, error_of, one, table
 
 from kymo.processors.recipe.init import survey_of
 from kymo.streams.errors import SourceError, SourceWarning
@@ -20,179 +21,74 @@ from kymo.streams.readers import files, label_keys, read
 from kymo.streams.readers.files import File, FileFormat
 from kymo.streams.recording import InputOptions, ReadOptions, Recording
 
-Row = Callable[[int], str]
-#: Head, row i, how many, the recipe's rate, and what is read: rate, channels, pieces (first number, samples), first and last value.
-READ: dict[
-    str, tuple[str, Row, int, int | None, float, tuple[str, ...], list[tuple[int, int]], tuple[float, float]]
-] = {
-    "seconds since midnight": (
-        "timestamp,emg",
-        lambda i: f"{45231.5 + i / 500:.6f},{i}",
-        1000,
-        None,
-        500,
-        ("emg",),
-        [(0, 1000)],
-        (0, 999),
+
+class Case(NamedTuple):
+    """Head, row i, how many rows; what is read, with a rate where the recipe gives one: pieces as first number and samples."""
+
+    head: str
+    row: Callable[[int], str]
+    count: int
+    rate: float
+    given: int | None = None
+    channels: tuple[str, ...] = ("ax",)
+    pieces: list[tuple[int, int]] | None = None
+    ends: tuple[float, float] | None = None
+
+
+READ = {
+    "seconds since midnight": Case(
+        "timestamp,emg", lambda i: f"{45231.5 + i / 500:.6f},{i}", 1000, 500, channels=("emg",)
     ),
-    "a counter of 16 bits": (
-        "PacketCounter,ax",
-        lambda i: f"{(64036 + i) % 65536},{i}",
-        3000,
-        100,
-        100,
-        ("ax",),
-        [(0, 3000)],
-        (0, 2999),
+    "a counter of 16 bits": Case("PacketCounter,ax", lambda i: f"{(64036 + i) % 65536},{i}", 3000, 100, given=100),
+    "a counter of 8 bits": Case("packet,ax", lambda i: f"{i % 256},{i}", 1000, 100, given=100),
+    "microseconds of 32 bits": Case(
+        "SampleTimeFine,ax", lambda i: f"{(2**32 - 15_000_000 + i * 10_000) % 2**32},{i}", 3000, 100
     ),
-    "a counter of 8 bits": ("packet,ax", lambda i: f"{i % 256},{i}", 1000, 100, 100, ("ax",), [(0, 1000)], (0, 999)),
-    "microseconds of 32 bits": (
-        "SampleTimeFine,ax",
-        lambda i: f"{(2**32 - 15_000_000 + i * 10_000) % 2**32},{i}",
-        3000,
-        None,
-        100,
-        ("ax",),
-        [(0, 3000)],
-        (0, 2999),
-    ),
-    "an index that begins anew": ("index,ax", lambda i: f"{i % 300},{i}", 900, 100, 100, ("ax",), [(0, 900)], (0, 899)),
-    "an index with an empty cell": (
-        "frame,ax",
-        lambda i: f"{'' if i == 250 else i},{i}",
-        500,
-        100,
-        100,
-        ("ax",),
-        [(0, 500)],
-        (0, 499),
-    ),
-    "whole seconds at 64 Hz": (
-        "timestamp,ax",
-        lambda i: f"{1_700_000_000 + i // 64},{i}",
-        3840,
-        None,
-        64,
-        ("ax",),
-        [(0, 3840)],
-        (0, 3839),
-    ),
-    "minutes": ("Time (min),hr", lambda i: f"{i / 120:.6f},{i}", 400, None, 2, ("hr",), [(0, 400)], (0, 399)),
-    "ten thousandths": (
-        "SampleTimeFine,ax",
-        lambda i: f"{5000 + i * 100},{i}",
-        400,
-        None,
-        100,
-        ("ax",),
-        [(0, 400)],
-        (0, 399),
-    ),
-    "microseconds since the start": (
-        "timestamp,ax",
-        lambda i: f"{700_000_000 + 2000 * i},{i}",
-        400,
-        None,
-        500,
-        ("ax",),
-        [(0, 400)],
-        (0, 399),
-    ),
-    "the rate above, a counter with a jump": (
+    "an index that begins anew": Case("index,ax", lambda i: f"{i % 300},{i}", 900, 100, given=100),
+    "an index with an empty cell": Case("frame,ax", lambda i: f"{'' if i == 250 else i},{i}", 500, 100, given=100),
+    "whole seconds at 64 Hz": Case("timestamp,ax", lambda i: f"{1_700_000_000 + i // 64},{i}", 3840, 64),
+    "minutes": Case("Time (min),hr", lambda i: f"{i / 120:.6f},{i}", 400, 2, channels=("hr",)),
+    "ten thousandths": Case("SampleTimeFine,ax", lambda i: f"{5000 + i * 100},{i}", 400, 100),
+    "microseconds since the start": Case("timestamp,ax", lambda i: f"{700_000_000 + 2000 * i},{i}", 400, 500),
+    "the rate above, a counter with a jump": Case(
         "// Update Rate: 100.0Hz\nPacketCounter,ax",
         lambda i: f"{i + 1000 * (i > 250)},{i}",
         300,
-        None,
         100,
-        ("ax",),
-        [(0, 251), (1251, 49)],
-        (0, 299),
+        pieces=[(0, 251), (1251, 49)],
     ),
-    "generated, and a rate": (
-        "# Generated 2024-05-01\n# Sampling rate: 2 kHz\nax",
-        lambda i: f"{i}",
-        100,
-        None,
-        2000,
-        ("ax",),
-        [(0, 100)],
-        (0, 99),
+    "generated, and a rate": Case("# Generated 2024-05-01\n# Sampling rate: 2 kHz\nax", lambda i: f"{i}", 100, 2000),
+    "names in a comment": Case("# ax,note", lambda i: f"{i},walk", 30, 50, given=50),
+    "names and units in comments": Case("# t,ax\n# s,g", lambda i: f"{i / 50},{i}", 100, 50),
+    "names that begin with digits": Case("time,1st\ns,mm", lambda i: f"{i / 50},{i}", 100, 50, channels=("1st",)),
+    "a title in a padded row": Case(
+        "Subject five,,\ntime_s,ax,ay", lambda i: f"{i / 100},{i},0", 100, 100, channels=("ax", "ay")
     ),
-    "names in a comment": ("# ax,note", lambda i: f"{i},walk", 30, 50, 50, ("ax",), [(0, 30)], (0, 29)),
-    "names and units in comments": (
-        "# t,ax\n# s,g",
-        lambda i: f"{i / 50},{i}",
-        100,
-        None,
-        50,
-        ("ax",),
-        [(0, 100)],
-        (0, 99),
+    "a clock beside the time of day": Case(
+        "timestamp,device time,ax", lambda i: f"2024-01-01T00:00:00.{i:03d}Z,{5_000_000_000 + i * 1000},{i}", 500, 1000
     ),
-    "names that begin with digits": (
-        "time,1st\ns,mm",
-        lambda i: f"{i / 50},{i}",
-        100,
-        None,
-        50,
-        ("1st",),
-        [(0, 100)],
-        (0, 99),
-    ),
-    "a title in a padded row": (
-        "Subject five,,\ntime_s,ax,ay",
-        lambda i: f"{i / 100},{i},0",
-        100,
-        None,
-        100,
-        ("ax", "ay"),
-        [(0, 100)],
-        (0, 99),
-    ),
-    "a clock beside the time of day": (
-        "timestamp,device time,ax",
-        lambda i: f"2024-01-01T00:00:00.{i:03d}Z,{5_000_000_000 + i * 1000},{i}",
-        500,
-        None,
-        1000,
-        ("ax",),
-        [(0, 500)],
-        (0, 499),
-    ),
-    "a batch that comes late": (
+    "a batch that comes late": Case(
         "t,ax",
         lambda i: f"{(i if i < 1000 else i + 500 if i < 2000 else i - 1000 if i < 2500 else i) / 100:.2f},{i}",
         4000,
-        None,
         100,
-        ("ax",),
-        [(0, 4000)],
-        (0, 3999),
     ),
-    "three decimals": (
+    "three decimals": Case(
         "timestamp;az;trial",
         lambda i: f"2024-01-01T00:00:{i / 50:06.3f}Z;9,{i % 900 + 100};1.1",
         300,
-        None,
         50,
-        ("az", "trial"),
-        [(0, 300)],
-        (9.1, 9.399),
+        channels=("az", "trial"),
+        ends=(9.1, 9.399),
     ),
 }
 
 
 @pytest.mark.parametrize("case", READ)
 def test_read(tmp_path: Path, case: str) -> None:
-    head, row, count, given, rate, channels, pieces, ends = READ[case]
-    path = tmp_path / "a.csv"
-    path.write_text("\n".join([head, *map(row, range(count))]) + "\n")
-    inputs = (InputOptions("sensor", (), Fraction(given)),) if given else ()
-    (recording,) = read([path], ReadOptions(inputs=inputs))
-    (stream,) = recording.streams
-    assert float(stream.header.format.rate) == pytest.approx(rate, rel=1e-3), recording.notes
-    assert stream.header.format.channels == channels, recording.notes
-    assert [(first, len(piece)) for first, piece in stream.pieces] == pieces, recording.notes
+    about = READ[case]._asdict()
+    ends = about.pop("ends") or (0, about["count"] - 1)
+    stream = check_read(tmp_path / "a.csv", **about, rel=1e-3)
     data = np.concatenate([piece for _, piece in stream.pieces])
     assert (data[0, 0], data[-1, 0]) == ends
 
@@ -200,9 +96,8 @@ def test_read(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize("first", ["NA,NA", ",", "nan,nan"])
 def test_a_first_sample_without_values_is_no_row_of_units(tmp_path: Path, first: str) -> None:
     (tmp_path / "a.csv").write_text("\n".join(["ax,ay", first, *(f"{i},{i}" for i in range(50)), ""]))
-    options = ReadOptions(inputs=(InputOptions("sensor", (), Fraction(50)),))
-    (recording,) = read([tmp_path / "a.csv"], options)
-    assert recording.streams[0].count == 51 - (first == ",")
+    options = at_rate(50)
+    assert one(tmp_path / "a.csv", options).streams[0].count == 51 - (first == ",")
 
 
 @pytest.mark.parametrize(
@@ -220,7 +115,7 @@ def test_a_first_sample_without_values_is_no_row_of_units(tmp_path: Path, first:
     ],
 )
 def test_refused(tmp_path: Path, head: str, rows: list[str], rate: int | None, message: str) -> None:
-    (tmp_path / "a.csv").write_text("\n".join([head, *rows, ""]))
+    table(tmp_path / "a.csv", head, rows)
     inputs = (InputOptions("sensor", (), Fraction(rate)),) if rate else ()
     with pytest.raises(SourceError, match=message):
         list(read([tmp_path / "a.csv"], ReadOptions(inputs=inputs)))
@@ -229,7 +124,7 @@ def test_refused(tmp_path: Path, head: str, rows: list[str], rate: int | None, m
 @pytest.mark.parametrize("odd", ["nan", "inf", "1e300", "", "x"])
 def test_a_counter_without_a_number_is_counted_on(tmp_path: Path, odd: str) -> None:
     (tmp_path / "a.csv").write_text("\n".join(["frame,ax", *(f"{odd if i == 250 else i},{i}" for i in range(300)), ""]))
-    (recording,) = read([tmp_path / "a.csv"], ReadOptions(inputs=(InputOptions("sensor", ("ax",), Fraction(50)),)))
+    recording = one(tmp_path / "a.csv", ReadOptions(inputs=(InputOptions("sensor", ("ax",), Fraction(50)),)))
     assert [(first, len(piece)) for first, piece in recording.streams[0].pieces] == [(0, 300)]
     assert any("first at row 252" in note for note in recording.notes)
 
@@ -283,9 +178,8 @@ FOREIGN = {
 def test_what_is_not_read_is_named_with_the_way_to_a_table(tmp_path: Path, case: str) -> None:
     start, name, said = FOREIGN[case]
     (tmp_path / name).write_bytes(start)
-    with pytest.raises(SourceError) as error:
-        list(read([tmp_path / name]))
-    assert said in str(error.value)
+    error = error_of(tmp_path / name)
+    assert said in error
 
 
 def test_formats_that_a_folder_holds_besides_are_said(tmp_path: Path) -> None:
@@ -316,16 +210,14 @@ def test_text_without_a_table_is_refused(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("head", ["22 49 35", "ms 1 2", "22 49.5 35", "FEA1 FEA2 ID3", "100 2 360\n1.5 212 3"])
 def test_what_begins_like_another_format_is_a_table_still(tmp_path: Path, head: str) -> None:
-    (tmp_path / "a.txt").write_text("\n".join([head, *(f"{i % 7} {20 + i} 35" for i in range(50)), ""]))
-    (recording,) = read([tmp_path / "a.txt"], ReadOptions(inputs=(InputOptions("sensor", (), Fraction(50)),)))
-    assert recording.streams[0].count >= 50
+    table(tmp_path / "a.txt", head, (f"{i % 7} {20 + i} 35" for i in range(50)))
+    assert one(tmp_path / "a.txt", at_rate(50)).streams[0].count >= 50
 
 
 @pytest.mark.parametrize("name", ["a.log", "a.dat", "a"])
 def test_text_is_read_whatever_its_suffix(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("t,ax\n" + "".join(f"{i / 10},{i}\n" for i in range(50)))
-    (recording,) = read([tmp_path / name])
-    assert recording.streams[0].count == 50
+    assert one(tmp_path / name).streams[0].count == 50
 
 
 @pytest.mark.parametrize(
@@ -338,8 +230,8 @@ def test_text_is_read_whatever_its_suffix(tmp_path: Path, name: str) -> None:
         ("time,sensor_id,x", lambda i: f"{i / 100},{(i * i + i) // 2 % 5},{i}"),
     ],
 )
-def test_rows_of_several_sensors_are_refused_by_name(tmp_path: Path, head: str, row: Row) -> None:
-    (tmp_path / "a.csv").write_text("\n".join([head, *map(row, range(60)), ""]))
+def test_rows_of_several_sensors_are_refused_by_name(tmp_path: Path, head: str, row: Callable[[int], str]) -> None:
+    table(tmp_path / "a.csv", head, [*map(row, range(60))])
     with pytest.raises(SourceError, match=r"says which sensor each row is of .*: take one with keep = \"\w+ == "):
         list(read([tmp_path / "a.csv"]))
 
@@ -354,15 +246,13 @@ def test_rows_of_several_sensors_are_refused_by_name(tmp_path: Path, head: str, 
 def test_numbers_of_a_channel_are_no_numbers_of_sensors(tmp_path: Path, name: str, values: Sequence[int]) -> None:
     numbers = np.random.default_rng(1).choice(values, 300)
     (tmp_path / "a.csv").write_text(f"t,{name},y\n" + "".join(f"{i / 100},{n},{i}\n" for i, n in enumerate(numbers)))
-    (recording,) = read([tmp_path / "a.csv"])
-    assert recording.streams[0].header.format.channels == (name, "y")
+    assert one(tmp_path / "a.csv").streams[0].header.format.channels == (name, "y")
 
 
 def test_one_of_several_sensors_is_taken_by_keep(tmp_path: Path) -> None:
     rows = [f"{1614867630000 + i // 2 * 10},{'acc' if i % 2 else 'gyr'},{i}" for i in range(100)]
     (tmp_path / "a.csv").write_text("\n".join(["timestamp,sensor,x", *rows, ""]))
-    (recording,) = read([tmp_path / "a.csv"], ReadOptions(keep="sensor == 'acc'"))
-    (stream,) = recording.streams
+    (stream,) = one(tmp_path / "a.csv", ReadOptions(keep="sensor == 'acc'")).streams
     assert (stream.count, stream.header.format.rate) == (50, 100)
     np.testing.assert_array_equal(stream.data[:, 0], np.arange(1, 100, 2))
 
@@ -385,7 +275,7 @@ def phone(tmp_path: Path) -> Path:
 
 def test_a_folder_of_sensors_is_one_recording(phone: Path) -> None:
     with pytest.warns(SourceWarning) as told:
-        (recording,) = read([phone])
+        recording = one(phone)
     assert sorted(Path(str(one.message).split(": ")[0]).name for one in told) == ["Metadata.csv", "time.csv"]
     assert recording.session == phone.name
     found = {stream.header.format.stream: (stream.header.format.rate, stream.count) for stream in recording.streams}
@@ -396,10 +286,10 @@ def test_a_folder_of_sensors_is_one_recording(phone: Path) -> None:
 @pytest.mark.filterwarnings("ignore::kymo.streams.errors.SourceWarning")
 def test_a_recipe_takes_the_sensor_that_it_names(phone: Path) -> None:
     options = ReadOptions(inputs=(InputOptions("linear_acceleration", ("y", "x"), Fraction(50)),))
-    (recording,) = read([phone.parent], options)
+    recording = one(phone.parent, options)
     (stream,) = recording.streams
     assert (stream.header.format.channels, stream.count) == (("y", "x"), 200)
-    (recording,) = read([phone], ReadOptions(stream_name="accelerometer"))
+    recording = one(phone, ReadOptions(stream_name="accelerometer"))
     assert [stream.count for stream in recording.streams] == [400]
     for wrong in (ReadOptions(inputs=(InputOptions("imu", ("x",)),)), ReadOptions(stream_name="imu")):
         with pytest.raises(
@@ -450,7 +340,7 @@ def test_labels_of_a_folder_of_sensors(tmp_path: Path) -> None:
     for path in ("d/gyro.labels.json", "d/acc.labels.json", "d.labels.json"):
         (tmp_path / path).write_text(json.dumps({"events": [event]}))
         assert label_keys([tmp_path / "d"]) == ["k"]
-        (recording,) = read([tmp_path / "d"], ReadOptions(label_key="k"))
+        recording = one(tmp_path / "d", ReadOptions(label_key="k"))
         assert [label.label for label in recording.labels] == ["on"], path
         if path == "d/acc.labels.json":
             for name in ("acc", "gyro"):
@@ -463,10 +353,10 @@ def test_sensors_of_other_clocks_and_channels_of_one_file(tmp_path: Path) -> Non
     with pytest.warns(
         SourceWarning, match=r"gyro.csv: shares no time with acc.csv: is its clock another one\?; left out"
     ):
-        (recording,) = read([tmp_path])
+        recording = one(tmp_path)
     assert [stream.header.format.stream for stream in recording.streams] == ["acc"]
     (tmp_path / "gyro.csv").write_text(sensor(50, 200).replace("x,y", "gx,gy"))
-    (recording,) = read([tmp_path], ReadOptions(inputs=(InputOptions("imu", ("gx",)),)))
+    recording = one(tmp_path, ReadOptions(inputs=(InputOptions("imu", ("gx",)),)))
     assert [stream.header.format.stream for stream in recording.streams] == ["imu"]
 
 
@@ -485,23 +375,20 @@ def test_columns_of_times_of_each_sensor(tmp_path: Path, head: str, slow: int, s
     rows = [
         f"{scale * i / 1000:.4f},{i}," + (f"{i * slow / 1000:.4f},{i}" if i < 400 / slow else ",") for i in range(400)
     ]
-    (tmp_path / "a.csv").write_text("\n".join([head, *rows, ""]))
+    table(tmp_path / "a.csv", head, rows)
     if said:
-        with pytest.raises(SourceError) as error:
-            list(read([tmp_path / "a.csv"]))
-        assert said in str(error.value)
-        assert "make a table of each sensor" in str(error.value)
+        error = error_of(tmp_path / "a.csv")
+        assert said in error
+        assert "make a table of each sensor" in error
         return
-    (recording,) = read([tmp_path / "a.csv"])
-    (stream,) = recording.streams
+    (stream,) = one(tmp_path / "a.csv").streams
     assert (stream.header.format.rate, stream.count, len(stream.header.format.channels)) == (1000, 400, 2)
 
 
 def test_lines_that_end_with_a_semicolon_besides(tmp_path: Path) -> None:
     rows = [f"33,Jogging,{49105962326000 + i * 50_000_000},{i},{-i};" for i in range(100)]
     (tmp_path / "a.txt").write_text("\n".join([*rows, ""]))
-    (recording,) = read([tmp_path / "a.txt"])
-    (stream,) = recording.streams
+    (stream,) = one(tmp_path / "a.txt").streams
     assert (stream.header.format.rate, stream.count) == (20, 100)
     np.testing.assert_array_equal(stream.data[:, -1], -np.arange(100.0))
 
@@ -511,14 +398,14 @@ def test_sensors_that_share_a_table_by_empty_cells(tmp_path: Path) -> None:
     rows = [(i / 10, f"{i},{-i},") for i in range(200)] + [(i / 4 + 0.01, f",,{i}") for i in range(80)]
     lines = [f"{1.6e9 + t:.3f},{cells}" for t, cells in sorted(rows)]
     (tmp_path / "a.csv").write_text("\n".join(["__time,/imu/acc/x,/imu/acc/y,/baro/p", *lines, ""]))
-    (recording,) = read([tmp_path / "a.csv"])
+    recording = one(tmp_path / "a.csv")
     found = {stream.header.format.stream: (stream.header.format.rate, stream.count) for stream in recording.streams}
     assert found == {"imu_acc": (10, 200), "baro_p": (4, 80)}
     survey = survey_of([tmp_path / "a.csv"], ["baro_p"])
     assert (survey.rate_hz, survey.channels) == (4, ("/baro/p",))
     for stream, channel, rate, count in (("imu", "/imu/acc/y", 10, 200), ("baro_p", "/baro/p", 4, 80)):
         options = ReadOptions(inputs=(InputOptions(stream, (channel,), Fraction(rate)),))
-        (recording,) = read([tmp_path / "a.csv"], options)
+        recording = one(tmp_path / "a.csv", options)
         assert [len(piece) for _, piece in recording.streams[0].pieces] == [count], recording.notes
 
 
@@ -527,7 +414,7 @@ def test_a_row_of_counts_below_the_names(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(
         "\n".join(["a.acq", "10 msec/sample", "2 channels", "sec,CH1,CH2,", ",50,50,", *rows, ""])
     )
-    (recording,) = read([tmp_path / "a.txt"])
+    recording = one(tmp_path / "a.txt")
     (stream,) = recording.streams
     assert (stream.header.format.channels, stream.count) == (("CH1", "CH2"), 50)
     assert "row 5 counts the samples: passed over" in recording.notes
@@ -535,8 +422,7 @@ def test_a_row_of_counts_below_the_names(tmp_path: Path) -> None:
 
 def test_a_first_sample_that_lacks_its_time_or_label_counts_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("label,x\n,5\n" + "".join(f"walk,{i}\n" for i in range(30)))
-    (recording,) = read([tmp_path / "a.csv"], ReadOptions(inputs=(InputOptions("sensor", (), Fraction(50)),)))
-    assert recording.streams[0].count == 31
+    assert one(tmp_path / "a.csv", at_rate(50)).streams[0].count == 31
 
 
 def test_rows_of_unlike_lengths_are_an_error_of_a_row(tmp_path: Path) -> None:

@@ -9,31 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tables import error_of, one
 
-from kymo.streams.errors import SourceError
 from kymo.streams.readers import read
-from kymo.streams.recording import InputOptions, ReadOptions, Recording
+from kymo.streams.recording import InputOptions, ReadOptions
 
 pa: Any = pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
 pq: Any = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")
-
-DEFAULT = ReadOptions()
 
 
 def save(path: Path, columns: dict[str, Any]) -> Path:
     pq.write_table(pa.table(columns), path, row_group_size=7)
     return path
-
-
-def one(path: Path, options: ReadOptions = DEFAULT) -> Recording:
-    (recording,) = read([path], options)
-    return recording
-
-
-def error_of(path: Path, options: ReadOptions = DEFAULT) -> str:
-    with pytest.raises(SourceError) as error:
-        list(read([path], options))
-    return str(error.value).removeprefix(str(path))
 
 
 @pytest.mark.parametrize(
@@ -101,21 +88,19 @@ def test_malformed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "a.parquet", {"t": [0.0, None, 0.2], "x": ["1", "2", "3"]})
     assert (
         error_of(path, ReadOptions(inputs=(InputOptions("imu", ("x",)),)))
-        == ": column `x` holds string, expected numbers"
+        == "column `x` holds string, expected numbers"
     )
     assert "no column `y`; there are: t, x" in error_of(path, ReadOptions(inputs=(InputOptions("imu", ("y",)),)))
     assert "no column holds numbers" in error_of(path)
     save(path, {"t": [0.0, None, 0.2], "x": [1, 2, 3]})
     assert error_of(path) == ", row 2: column `t` is empty"
     save(path, {"x": np.empty(0)})
-    assert error_of(path) == ": has columns but no rows"
+    assert error_of(path) == "has columns but no rows"
     for content in (b"", b"x,y\n1,2\n", b"PAR1" + bytes(50) + b"PAR1"):
         path.write_bytes(content)
-        assert error_of(path).startswith(": is no whole Parquet file (")
+        assert error_of(path).startswith("is no whole Parquet file (")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert (
-        error_of(path) == ": Parquet is read with pyarrow, which is not installed: pip install 'kymo-streams[parquet]'"
-    )
+    assert error_of(path) == "Parquet is read with pyarrow, which is not installed: pip install 'kymo-streams[parquet]'"
 
 
 def test_a_small_file_that_unpacks_to_far_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

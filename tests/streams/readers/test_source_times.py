@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -11,25 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from tables import at_rate, check_read, one, table
+from verbs import invoke
 
-import kymo
 from kymo.deploy.doctor import Facts, StreamFacts, explain, window_count
 from kymo.processors.recipe.load import load_recipe
 from kymo.streams.chunk import Chunk, Header
 from kymo.streams.errors import SourceError
 from kymo.streams.readers import read
-from kymo.streams.recording import ReadOptions, Recording
-
-
-def one(path: Path) -> Recording:
-    (found,) = read([path], ReadOptions())
-    return found
-
-
-def write(path: Path, head: str, rows: list[str]) -> Path:
-    path.write_text("\n".join([head, *rows]) + "\n")
-    return path
+from kymo.streams.recording import ReadOptions
 
 
 @pytest.mark.parametrize(
@@ -44,10 +33,7 @@ def write(path: Path, head: str, rows: list[str]) -> Path:
     ],
 )
 def test_a_column_of_times_by_another_name(tmp_path: Path, name: str, text: str) -> None:
-    rows = [f"{text.format(i / 50)},{math.sin(i):.3f}" for i in range(200)]
-    (stream,) = one(write(tmp_path / "a.csv", f"{name},ax", rows)).streams
-    assert (stream.header.format.channels, stream.header.format.rate) == (("ax",), 50)
-    assert stream.count == 200
+    check_read(tmp_path / "a.csv", f"{name},ax", lambda i: f"{text.format(i / 50)},{math.sin(i):.3f}", 200, 50)
 
 
 @pytest.mark.parametrize(
@@ -64,28 +50,24 @@ def test_a_column_of_times_by_another_name(tmp_path: Path, name: str, text: str)
 )
 def test_a_name_that_says_its_unit(tmp_path: Path, name: str, unit: int) -> None:
     """Also where the times are not even, and where a number of seconds would be as likely."""
-    times = [i / 50 + (i > 90) * 3 for i in range(200)]
-    rows = [f"{t * unit:.10g},{math.sin(i):.3f}" for i, t in enumerate(times)]
-    (stream,) = one(write(tmp_path / "a.csv", f"{name},ax", rows)).streams
-    assert (stream.header.format.channels, stream.header.format.rate) == (("ax",), 50)
-    assert [first for first, _ in stream.pieces] == [0, 241]
+    row = lambda i: f"{(i / 50 + (i > 90) * 3) * unit:.10g},{math.sin(i):.3f}"  # noqa: E731
+    check_read(tmp_path / "a.csv", f"{name},ax", row, 200, 50, pieces=[(0, 91), (241, 109)])
 
 
 def test_of_several_columns_of_times_the_time_of_day_counts(tmp_path: Path) -> None:
-    rows = [f"2024-05-01T18:36:{i / 50:06.3f}Z,{i / 50:.2f},{i}" for i in range(200)]
-    (stream,) = one(write(tmp_path / "a.csv", "Timestamp,Elapsed (s),ax", rows)).streams
-    assert (stream.header.origin_ns, stream.header.format.rate) == (1_714_588_560 * 10**9, 50)
+    row = lambda i: f"2024-05-01T18:36:{i / 50:06.3f}Z,{i / 50:.2f},{i}"  # noqa: E731
+    check_read(tmp_path / "a.csv", "Timestamp,Elapsed (s),ax", row, 200, 50, start_s=1_714_588_560)
     from kymo.streams.recording import InputOptions
 
     asked = ReadOptions(inputs=(InputOptions("sensor", ("ax", "elapsed_s"), Fraction(50)),))
     rows = [f"{i / 50 + (i > 90):.2f},{i},{i}" for i in range(200)]
-    (found,) = read([write(tmp_path / "b.csv", "Time,elapsed_s,ax", rows)], asked)
+    (found,) = read([table(tmp_path / "b.csv", "Time,elapsed_s,ax", rows)], asked)
     assert [first for first, _ in found.streams[0].pieces] == [0, 141]
 
 
 def test_a_colon_before_something_else_is_no_time(tmp_path: Path) -> None:
     stamps = [f"2024-05-01 18:36:{24 + i // 2:02d}:{5 * (i % 2)}" for i in range(40)]
-    path = write(tmp_path / "a.csv", "timestamp,ax", [f"{t},{i}" for i, t in enumerate(stamps)])
+    path = table(tmp_path / "a.csv", "timestamp,ax", [f"{t},{i}" for i, t in enumerate(stamps)])
     with pytest.raises(SourceError, match="2024-05-01 18:36:24:0"):
         one(path)
 
@@ -93,13 +75,13 @@ def test_a_colon_before_something_else_is_no_time(tmp_path: Path) -> None:
 def test_a_cut_last_row_hides_no_times(tmp_path: Path) -> None:
     rows = [f"2024-05-01T18:36:{i / 50:06.3f}Z,{i},{i}" for i in range(100)]
     (tmp_path / "a.csv").write_text("\n".join(["Time,ax,ay", *rows, "2024-05-01T18:3"]))
-    recording = one(tmp_path / "a.csv")
-    assert (recording.streams[0].count, recording.streams[0].header.format.rate) == (100, 50)
+    (stream,) = one(tmp_path / "a.csv").streams
+    assert (stream.count, stream.header.format.rate) == (100, 50)
 
 
 def test_a_unit_of_something_else_makes_no_times(tmp_path: Path) -> None:
     rows = [f"{i / 50:.2f},{i},{i}" for i in range(100)]
-    (stream,) = one(write(tmp_path / "a.csv", "t,T (C),latency (ms)", rows)).streams
+    (stream,) = one(table(tmp_path / "a.csv", "t,T (C),latency (ms)", rows)).streams
     assert stream.header.format.channels == ("T (C)", "latency (ms)")
 
 
@@ -108,44 +90,37 @@ def test_a_unit_of_something_else_makes_no_times(tmp_path: Path) -> None:
 def test_milliseconds_behind_a_colon_count(tmp_path: Path, form: str, zone: str) -> None:
     """A log of 2 Hz, as some loggers write it; a comma needs quotes."""
     stamps = [form.format(f"2024-05-01 18:36:{24 + i // 2:02d}", 395 + 500 * (i % 2)) + zone for i in range(40)]
-    (stream,) = one(write(tmp_path / "a.csv", "timestamp,ax", [f'"{t}",{i}' for i, t in enumerate(stamps)])).streams
+    (stream,) = one(table(tmp_path / "a.csv", "timestamp,ax", [f'"{t}",{i}' for i, t in enumerate(stamps)])).streams
     assert (stream.count, stream.header.format.rate) == (40, 2)
     assert stream.header.origin_ns % 10**9 == 395_000_000
 
 
 def test_nanoseconds_by_another_name(tmp_path: Path) -> None:
-    (stream,) = one(write(tmp_path / "a.csv", "Time_ns,ax", [f"{i * 20_000_000},{i % 7}" for i in range(200)])).streams
-    assert (stream.header.format.channels, stream.header.format.rate) == (("ax",), 50)
+    check_read(tmp_path / "a.csv", "Time_ns,ax", lambda i: f"{i * 20_000_000},{i % 7}", 200, 50)
 
 
 def test_what_is_no_time_stays_a_channel(tmp_path: Path) -> None:
     """A temperature may be called T; a column that is named as times are is taken as such whatever else is there."""
     rows = [f"{i / 50:.2f},{36 + math.sin(i / 9):.3f},{i}" for i in range(100)]
-    (stream,) = one(write(tmp_path / "a.csv", "t,T,Time", rows)).streams
+    (stream,) = one(table(tmp_path / "a.csv", "t,T,Time", rows)).streams
     assert stream.header.format.channels == ("T",)  # `Time` counts rows here
     rows = [f"{36 + math.sin(i / 9):.3f},{i % 5}" for i in range(100)]
     from kymo.streams.recording import InputOptions
 
     options = ReadOptions(inputs=(InputOptions("sensor", (), Fraction(50)),))
-    (found,) = read([write(tmp_path / "b.csv", "T,ax", rows)], options)
+    (found,) = read([table(tmp_path / "b.csv", "T,ax", rows)], options)
     assert found.streams[0].header.format.channels == ("T", "ax")
     rows = [f"{i / 50:.2f},{i % 5}" for i in range(100)]
     asked = ReadOptions(inputs=(InputOptions("sensor", ("Time", "ax"), Fraction(50)),))
-    (found,) = read([write(tmp_path / "c.csv", "Time,ax", rows)], asked)
+    (found,) = read([table(tmp_path / "c.csv", "Time,ax", rows)], asked)
     assert found.streams[0].header.format.channels == ("Time", "ax")
 
 
 def test_times_of_an_unknown_unit_are_no_channel_and_said(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", "Time,ax", [f"{1000 * i},{i % 5}" for i in range(100)])
+    path = table(tmp_path / "a.csv", "Time,ax", [f"{1000 * i},{i % 5}" for i in range(100)])
     (found,) = read([path], at_rate(50))
     assert found.streams[0].header.format.channels == ("ax",)
     assert any("`Time` holds times in an unknown unit (steps of 1000)" in note for note in found.notes)
-
-
-def at_rate(rate: int) -> ReadOptions:
-    from kymo.streams.recording import InputOptions
-
-    return ReadOptions(inputs=(InputOptions("sensor", (), Fraction(rate)),))
 
 
 @pytest.mark.parametrize("name", ["timestamp", "Time", "SampleTimeFine", "device_timestamp", "__time"])
@@ -168,36 +143,25 @@ def test_the_unit_is_the_one_whose_steps_make_sense(
 ) -> None:
     if name == "SampleTimeFine" and step in (10, 20) and first < 10**9:
         step = 10_000 // rate  # of ten thousandths of a second
-    rows = [
-        f"{first + i * step:.12f},{i % 7}" if isinstance(step, float) else f"{first + i * step},{i % 7}"
-        for i in range(300)
-    ]
-    for options in (ReadOptions(), at_rate(rate)):
-        (found,) = read([write(tmp_path / "a.csv", f"{name},ax", rows)], options)
-        stream = found.streams[0]
-        assert stream.header.format.channels == ("ax",)
-        assert float(stream.header.format.rate) == pytest.approx(rate, 1e-3), found.notes
-        assert [first for first, _ in stream.pieces] == [0]
+    form = "{:.12f},{}" if isinstance(step, float) else "{},{}"
+    for given in (None, rate):
+        row = lambda i: form.format(first + i * step, i % 7)  # noqa: E731
+        check_read(tmp_path / "a.csv", f"{name},ax", row, 300, rate, given=given, rel=1e-3)
 
 
 def test_a_table_programs_days_are_dates(tmp_path: Path) -> None:
     rows = [f"{45_292 + i / 86_400:.11f},{i}" for i in range(100)]  # from 2024-01-01
-    (stream,) = one(write(tmp_path / "a.csv", "timestamp,ax", rows)).streams
+    (stream,) = one(table(tmp_path / "a.csv", "timestamp,ax", rows)).streams
     assert abs(stream.header.origin_ns - 1_704_067_200 * 10**9) < 10**6
     assert stream.header.format.rate == 1
 
 
 def test_a_unit_in_doubt_is_asked_for(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", "timestamp,ax", [f"{1000 * i},{i % 5}" for i in range(100)])
+    path = table(tmp_path / "a.csv", "timestamp,ax", [f"{1000 * i},{i % 5}" for i in range(100)])
     with pytest.raises(SourceError, match=r"steps of 1000.*name it `time_s`, `time_ms`"):
         one(path)
-    (stream,) = one_with(path, at_rate(1)).streams
+    (stream,) = one(path, at_rate(1)).streams
     assert stream.header.format.rate == 1  # as milliseconds
-
-
-def one_with(path: Path, options: ReadOptions) -> Recording:
-    (found,) = read([path], options)
-    return found
 
 
 @pytest.mark.parametrize(
@@ -205,7 +169,7 @@ def one_with(path: Path, options: ReadOptions) -> Recording:
 )
 def test_what_counts_time_or_rows_is_no_channel(tmp_path: Path, name: str) -> None:
     rows = [f"{1_700_000_000 + i / 50:.2f},{i / 50 if 'lapsed' in name else i},{i % 5}" for i in range(200)]
-    recording = one(write(tmp_path / "a.csv", f"timestamp,{name},ax", rows))
+    recording = one(table(tmp_path / "a.csv", f"timestamp,{name},ax", rows))
     assert recording.streams[0].header.format.channels == ("ax",)
     assert any(name in note and "left out" in note for note in recording.notes)
 
@@ -214,7 +178,7 @@ def test_what_counts_time_or_rows_is_no_channel(tmp_path: Path, name: str) -> No
 def test_a_counter_with_holes_numbers_the_samples(tmp_path: Path, name: str) -> None:
     numbers = [i for i in range(300) if not 100 <= i < 130]
     rows = [f"{i + 17},{i % 5},{'a' if i < 200 else 'b'}" for i in numbers]
-    recording = one_with(write(tmp_path / "a.csv", f"{name},ax,label", rows), at_rate(64))
+    recording = one(table(tmp_path / "a.csv", f"{name},ax,label", rows), at_rate(64))
     assert [first for first, _ in recording.streams[0].pieces] == [0, 130]
     assert [(label.start_ns * 64 // 10**9, label.label) for label in recording.labels][-1] == (217, "b")
 
@@ -253,7 +217,7 @@ def test_a_rate_within_what_rounded_times_can_say(
         times = [t + 0.00005 for t in times]
         times[-1] += 0.00008
     rows = [f"{text.format(t)},{i % 7}" for i, t in enumerate(times)]
-    assert one(write(tmp_path / "a.csv", "t,ax", rows)).streams[0].header.format.rate == expected
+    assert one(table(tmp_path / "a.csv", "t,ax", rows)).streams[0].header.format.rate == expected
 
 
 def test_init_says_what_is_missing_and_makes_windows_that_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,9 +226,8 @@ def test_init_says_what_is_missing_and_makes_windows_that_fit(tmp_path: Path, mo
     for n in range(3):
         empty = {0: (), 1: (100,), 2: (30, 31, 170)}[n]
         rows = [f"{i / 32},{'' if i in empty else i % 7},1.{i % 3}" for i in range(320)]
-        write(Path("data") / f"r{n}.csv", "t,x,y", rows)
-    done = CliRunner().invoke(kymo.cli, ["init", "holes", "--from", "data"])
-    assert done.exit_code == 0, done.output
+        table(Path("data") / f"r{n}.csv", "t,x,y", rows)
+    done = invoke("init", "holes", "--from", "data")
     assert (
         "4 samples with empty or NaN cells, in 2 of 3 recordings (most in r2: 3): no window spans one; "
         "see bridge_ms and max_missing"
@@ -290,7 +253,7 @@ def test_doctor_counts_windows_that_empty_cells_leave() -> None:
 @pytest.mark.parametrize("odd", [1, 2])
 def test_rows_from_before_the_clock_was_set(tmp_path: Path, odd: int) -> None:
     rows = [f"{i / 50:.2f},7" for i in range(odd)] + [f"{1_700_000_000 + i / 50:.2f},{i % 5}" for i in range(odd, 200)]
-    recording = one(write(tmp_path / "a.csv", "timestamp,ax", rows))
+    recording = one(table(tmp_path / "a.csv", "timestamp,ax", rows))
     (stream,) = recording.streams
     assert (stream.count, stream.header.format.rate) == (200 - odd, 50)
     assert [first for first, _ in stream.pieces] == [0]
@@ -300,16 +263,16 @@ def test_rows_from_before_the_clock_was_set(tmp_path: Path, odd: int) -> None:
 def test_a_clock_that_was_set_half_way(tmp_path: Path) -> None:
     rows = [f"{i / 50 + (i > 100) * 1_700_000_000:.2f},{i % 5}" for i in range(200)]
     with pytest.raises(SourceError, match=r"row 103.*jumps by 54 years"):
-        one(write(tmp_path / "a.csv", "t,ax", rows))
+        one(table(tmp_path / "a.csv", "t,ax", rows))
 
 
 def test_a_device_that_began_anew_is_no_out_of_order(tmp_path: Path) -> None:
     """Its times fall between those of before; parts that merely stand in another order are sorted."""
     rows = [f"{(i % 150) / 50 + (i >= 150) * 0.007:.3f},{i % 5}" for i in range(300)]
     with pytest.raises(SourceError, match=r"row 152: time goes back by .* two recordings in one file"):
-        one(write(tmp_path / "a.csv", "t,ax", rows))
+        one(table(tmp_path / "a.csv", "t,ax", rows))
     rows = [f"{(i + 150) % 300 / 50:.2f},{i % 5}" for i in range(300)]
-    (stream,) = one(write(tmp_path / "b.csv", "t,ax", rows)).streams
+    (stream,) = one(table(tmp_path / "b.csv", "t,ax", rows)).streams
     assert (stream.count, [first for first, _ in stream.pieces]) == (300, [0])
 
 
@@ -366,18 +329,15 @@ def test_dates_as_loggers_write_them(
 ) -> None:
     if name == "recorded" and ":" not in form:
         return  # a number, or a day, of no time's name
-    text = stamp(form, rate, first)
-    recording = one(write(tmp_path / "a.csv", f"{name};ax", [f"{text(i)};{i % 7}" for i in range(200)]))
-    (stream,) = recording.streams
-    assert stream.header.origin_ns == int(first.timestamp()) * 10**9
-    assert (float(stream.header.format.rate), [first for first, _ in stream.pieces]) == (pytest.approx(rate), [0])
-    assert any(re.search(note, said) for said in recording.notes), recording.notes
+    text, start_s = stamp(form, rate, first), int(first.timestamp())
+    row = lambda i: f"{text(i)};{i % 7}"  # noqa: E731
+    check_read(tmp_path / "a.csv", f"{name};ax", row, 200, rate, start_s=start_s, note=note or ".", rel=1e-6)
 
 
 def test_a_day_that_is_no_month_in_the_middle_is_refused(tmp_path: Path) -> None:
     rows = [f"{5 if i < 50 else 13}/{13 if i < 50 else 5}/2024 10:00:{i / 50:06.3f},{i}" for i in range(100)]
     with pytest.raises(SourceError, match=r"5/13/2024 10:00:00\.000"):
-        one(write(tmp_path / "a.csv", "timestamp,ax", rows))
+        one(table(tmp_path / "a.csv", "timestamp,ax", rows))
 
 
 @pytest.mark.parametrize(
@@ -410,10 +370,7 @@ def test_a_day_that_is_no_month_in_the_middle_is_refused(tmp_path: Path) -> None
 def test_times_of_day_with_and_without_a_date(
     tmp_path: Path, head: str, row: Clock, start_s: float, rate: float
 ) -> None:
-    rows = [f"{row(i)},{i % 7}" for i in range(1500)]
-    (stream,) = one(write(tmp_path / "a.csv", f"{head},ax", rows)).streams
-    assert (stream.header.format.channels, stream.header.origin_ns) == (("ax",), start_s * 10**9)
-    assert (stream.header.format.rate, [first for first, _ in stream.pieces]) == (rate, [0])
+    check_read(tmp_path / "a.csv", f"{head},ax", lambda i: f"{row(i)},{i % 7}", 1500, rate, start_s=start_s)
 
 
 def summer(hour: int, month: int, by: int) -> Clock:
@@ -443,11 +400,9 @@ def summer(hour: int, month: int, by: int) -> Clock:
     ],
 )
 def test_a_clock_that_begins_anew_or_is_set_goes_on(tmp_path: Path, head: str, row: Clock, rate: int) -> None:
-    recording = one(write(tmp_path / "a.csv", f"{head},ax", [f"{row(i)},{i}" for i in range(500)]))
-    (stream,) = recording.streams
-    assert (stream.header.format.rate, [(first, len(piece)) for first, piece in stream.pieces]) == (rate, [(0, 500)])
+    cells = lambda i: f"{row(i)},{i}"  # noqa: E731
+    stream = check_read(tmp_path / "a.csv", f"{head},ax", cells, 500, rate, note="read as going on")
     assert stream.data[:, 0].tolist() == list(range(500))
-    assert any("read as going on" in note for note in recording.notes)
 
 
 @pytest.mark.parametrize(
@@ -458,13 +413,13 @@ def test_a_clock_that_begins_anew_or_is_set_goes_on(tmp_path: Path, head: str, r
     ],
 )
 def test_an_hour_without_data_is_a_gap(tmp_path: Path, row: Clock, pieces: list[int]) -> None:
-    (stream,) = one(write(tmp_path / "a.csv", "timestamp,ax", [f"{row(i)},{i}" for i in range(500)])).streams
+    (stream,) = one(table(tmp_path / "a.csv", "timestamp,ax", [f"{row(i)},{i}" for i in range(500)])).streams
     assert [first for first, _ in stream.pieces] == pieces
 
 
 def test_recordings_of_a_minute_each_are_no_clock_that_begins_anew(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"row 3002.*two recordings in one file"):
-        one(write(tmp_path / "a.csv", "t,ax", [f"{i % 3000 / 50:.2f},{i}" for i in range(6000)]))
+        one(table(tmp_path / "a.csv", "t,ax", [f"{i % 3000 / 50:.2f},{i}" for i in range(6000)]))
 
 
 @pytest.mark.parametrize(
@@ -483,30 +438,29 @@ def test_recordings_of_a_minute_each_are_no_clock_that_begins_anew(tmp_path: Pat
 )
 def test_more_names_of_times(tmp_path: Path, name: str) -> None:
     first = 1_700_000_000_000 if "unix" in name or "epoch" in name else 100_000
-    (stream,) = one(write(tmp_path / "a.csv", f"{name},ax", [f"{first + 20 * i},{i % 7}" for i in range(200)])).streams
-    assert (stream.header.format.channels, stream.header.format.rate) == (("ax",), 50)
+    check_read(tmp_path / "a.csv", f"{name},ax", lambda i: f"{first + 20 * i},{i % 7}", 200, 50)
 
 
 @pytest.mark.parametrize("name", ["min", "hr", "rate", "date of birth", "ms_since_last"])
 def test_what_only_resembles_a_name_of_times_stays_a_channel(tmp_path: Path, name: str) -> None:
     rows = [f"{i / 50},{20 + i // 9 / 10},{i % 7}" for i in range(200)]
     for time in ("t", "time", "temps (s)"):
-        recording = one(write(tmp_path / "b.csv", f"{time},temps,ax", rows))
+        recording = one(table(tmp_path / "b.csv", f"{time},temps,ax", rows))
         assert recording.streams[0].header.format.channels == ("temps", "ax")  # a temperature
     (stream,) = one(
-        write(tmp_path / "a.csv", f"t,{name},ax", [f"{i / 50},{60 + i % 9},{i % 7}" for i in range(200)])
+        table(tmp_path / "a.csv", f"t,{name},ax", [f"{i / 50},{60 + i % 9},{i % 7}" for i in range(200)])
     ).streams
     assert stream.header.format.channels == (name, "ax")
 
 
 def test_seconds_of_a_column_t_are_doubted_where_they_are_as_ms(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", "t,ax", [f"{20 * i},{i % 5}" for i in range(100)])
+    path = table(tmp_path / "a.csv", "t,ax", [f"{20 * i},{i % 5}" for i in range(100)])
     recording = one(path)
     assert recording.streams[0].header.format.rate == Fraction(1, 20)
     assert "`t` is read as seconds, its steps are 20; if they are ms, name it `time_ms`" in recording.notes
-    assert one_with(path, at_rate(50)).streams[0].header.format.rate == 50
+    assert one(path, at_rate(50)).streams[0].header.format.rate == 50
     rows = [f"{1_700_000_000_000 + 20 * i},{i % 5}" for i in range(100)]
-    assert one(write(tmp_path / "b.csv", "t,ax", rows)).streams[0].header.origin_ns == 1_700_000_000 * 10**9
+    assert one(table(tmp_path / "b.csv", "t,ax", rows)).streams[0].header.origin_ns == 1_700_000_000 * 10**9
 
 
 @pytest.mark.parametrize(
@@ -529,15 +483,12 @@ def test_seconds_of_a_column_t_are_doubted_where_they_are_as_ms(tmp_path: Path) 
     ],
 )
 def test_a_time_in_several_columns(tmp_path: Path, head: str, row: Clock, start_s: float) -> None:
-    (stream,) = one(write(tmp_path / "a.csv", f"{head},ax", [f"{row(i)},{i % 7}" for i in range(3000)])).streams
-    assert (stream.header.format.channels, stream.header.origin_ns) == (("ax",), start_s * 10**9)
-    assert (stream.header.format.rate, [first for first, _ in stream.pieces]) == (50, [0])
+    check_read(tmp_path / "a.csv", f"{head},ax", lambda i: f"{row(i)},{i % 7}", 3000, 50, start_s=start_s)
 
 
 def test_the_parts_of_a_time_are_no_channels_beside_another(tmp_path: Path) -> None:
-    rows = [f"{i / 50:.2f},10,{i // 3000},{i / 50 % 60:.0f},{i % 7}" for i in range(300)]
-    (stream,) = one(write(tmp_path / "a.csv", "t,hour,minute,second,ax", rows)).streams
-    assert stream.header.format.channels == ("ax",)
+    row = lambda i: f"{i / 50:.2f},10,{i // 3000},{i / 50 % 60:.0f},{i % 7}"  # noqa: E731
+    check_read(tmp_path / "a.csv", "t,hour,minute,second,ax", row, 300, 50)
 
 
 @pytest.mark.parametrize(
@@ -550,10 +501,9 @@ def test_the_parts_of_a_time_are_no_channels_beside_another(tmp_path: Path) -> N
 )
 def test_fractions_that_lack_zeros_in_front(tmp_path: Path, name: str, row: Clock) -> None:
     """12.5 for twelve seconds and five ms, as where the two numbers are written one behind the other."""
-    recording = one(write(tmp_path / "a.csv", f"{name},ax", [f"{row(i)},{i}" for i in range(500)]))
-    (stream,) = recording.streams
-    assert (stream.header.format.rate, stream.data[:, 0].tolist()) == (50, list(range(500)))
-    assert any("lack zeros in front" in note for note in recording.notes)
+    cells = lambda i: f"{row(i)},{i}"  # noqa: E731
+    stream = check_read(tmp_path / "a.csv", f"{name},ax", cells, 500, 50, note="lack zeros in front")
+    assert stream.data[:, 0].tolist() == list(range(500))
 
 
 @pytest.mark.parametrize(
@@ -567,22 +517,20 @@ def test_fractions_that_lack_zeros_in_front(tmp_path: Path, name: str, row: Cloc
     ],
 )
 def test_times_that_are_wrong_lose_no_sample(tmp_path: Path, wrong: dict[int, float], note: str) -> None:
-    rows = [f"{1.7e9 + i / 50 + wrong.get(i, 0.0):.3f},{i}" for i in range(500)]
-    recording = one(write(tmp_path / "a.csv", "timestamp,ax", rows))
-    assert [(first, len(piece)) for first, piece in recording.streams[0].pieces] == [(0, 500)]
-    assert recording.streams[0].data[:, 0].tolist() == list(range(500))
-    assert any(note in said for said in recording.notes), recording.notes
+    row = lambda i: f"{1.7e9 + i / 50 + wrong.get(i, 0.0):.3f},{i}"  # noqa: E731
+    stream = check_read(tmp_path / "a.csv", "timestamp,ax", row, 500, 50, note=note)
+    assert stream.data[:, 0].tolist() == list(range(500))
 
 
 def test_a_clock_that_goes_back_far_is_refused_and_one_that_goes_on_is_a_gap(tmp_path: Path) -> None:
     rows = [f"{100 + i / 50 - 10.003 * (i >= 900):.3f},{i}" for i in range(2000)]
     with pytest.raises(SourceError, match=r"row 902.*goes back by 9.983 s"):
-        one(write(tmp_path / "a.csv", "t,ax", rows))
+        one(table(tmp_path / "a.csv", "t,ax", rows))
     rows = [f"{5 + i / 100 - 0.8 * (i >= 100):.3f},{i}" for i in range(200)]  # two recordings of a second each
     with pytest.raises(SourceError, match=r"row 102.*goes back by 0.79 s.*two recordings"):
-        one(write(tmp_path / "c.csv", "t,ax", rows))
+        one(table(tmp_path / "c.csv", "t,ax", rows))
     rows = [f"{100 + i / 50 + 2.5 * (i >= 200):.3f},{i}" for i in range(500)]
-    assert [first for first, _ in one(write(tmp_path / "b.csv", "t,ax", rows)).streams[0].pieces] == [0, 325]
+    assert [first for first, _ in one(table(tmp_path / "b.csv", "t,ax", rows)).streams[0].pieces] == [0, 325]
 
 
 @pytest.mark.parametrize(
@@ -591,20 +539,17 @@ def test_a_clock_that_goes_back_far_is_refused_and_one_that_goes_on_is_a_gap(tmp
 def test_a_few_rows_of_another_time_at_an_end(tmp_path: Path, at: int, count: int, note: str) -> None:
     other = datetime(2021, 1, 1, tzinfo=UTC).timestamp() if at == 0 else 4.3e9
     rows = [f"{(other if at <= i < at + count else EVENING.timestamp()) + i / 50:.2f},{i}" for i in range(500)]
-    recording = one(write(tmp_path / "a.csv", "timestamp,ax", rows))
+    recording = one(table(tmp_path / "a.csv", "timestamp,ax", rows))
     assert (recording.streams[0].count, [first for first, _ in recording.streams[0].pieces]) == (498, [0])
     assert any(note in said for said in recording.notes), recording.notes
 
 
 def test_the_newest_may_come_first(tmp_path: Path) -> None:
-    recording = one(write(tmp_path / "a.csv", "Time,ax", [f"{i / 50:.2f},{i}" for i in range(300)][::-1]))
+    recording = one(table(tmp_path / "a.csv", "Time,ax", [f"{i / 50:.2f},{i}" for i in range(300)][::-1]))
     assert recording.streams[0].data[:, 0].tolist() == list(range(300))
 
 
 def test_days_of_matlab_are_dates(tmp_path: Path) -> None:
-    rows = [f"{739_385.5 + i / 86_400:.8f},{i}" for i in range(200)]
-    (stream,) = one(write(tmp_path / "a.csv", "timestamp,ax", rows)).streams
-    assert (stream.header.origin_ns, stream.header.format.rate) == (
-        int(datetime(2024, 5, 13, 12, tzinfo=UTC).timestamp()) * 10**9,
-        1,
-    )
+    noon = int(datetime(2024, 5, 13, 12, tzinfo=UTC).timestamp())
+    row = lambda i: f"{739_385.5 + i / 86_400:.8f},{i}"  # noqa: E731
+    check_read(tmp_path / "a.csv", "timestamp,ax", row, 200, 1, start_s=noon)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from recipes_made import MINIROCKET, recipe_text
+from verbs import invoke
 
 import kymo
 from kymo.streams.errors import SourceError
@@ -22,7 +23,6 @@ OPTIONS = ReadOptions(label_key="level")
 
 
 def recording(path: Path, classes: str = "0", seconds_each: int = 4) -> Path:
-    """A CSV of 10 Hz whose values grow with its class, and its labels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     random, rows, events = np.random.default_rng(len(path.name)), ["t,x"], []
     for k, name in enumerate(classes):
@@ -272,35 +272,20 @@ def test_results_go_into_a_copy_that_leads_to_the_same_files(tmp_path: Path) -> 
         write_results(loaded, tmp_path / "absent" / "x.json", {})
 
 
-RECIPE = """
-name = "levels"
-[[input]]
-stream = "sensor"
-rate_hz = 10
-channels = ["x"]
-[window]
-length_s = 2
-hop_s = 2
-[model]
-architecture = "minirocket"
-features = 84
-[labels]
-key = "level"
-names = {"0" = "low", "1" = "high"}
-[train]
-split = "session"
-"""
+RECIPE = recipe_text(
+    "levels",
+    "x",
+    10,
+    (2, 2),
+    stream="sensor",
+    model=MINIROCKET,
+    labels={"key": "level", "names": {"0": "low", "1": "high"}},
+    train={"split": "session"},
+)
 
 
-def verb(*arguments: object) -> Any:
-    done = CliRunner().invoke(kymo.cli, [*map(str, arguments)], prog_name="kymo")
-    assert done.exit_code == 0, done.output
-    return done
-
-
-def test_train_evaluate_and_run_take_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_evaluate_and_run_take_it(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    monkeypatch.setenv("KYMO_HOME", str(tmp_path / "home"))
     names = [f"r{i}" for i in range(6)]
     for name in names:
         recording(tmp_path / "set" / f"{name}.csv", "01" * 3)
@@ -308,14 +293,14 @@ def test_train_evaluate_and_run_take_it(tmp_path: Path, monkeypatch: pytest.Monk
     recipe, path = tmp_path / "levels.toml", tmp_path / "train.json"
     experiment(path, *(f"any/{name}.labels.json" for name in names), dirname="set")
     bundle = tmp_path / "bundle"
-    verb("train", recipe, "--data", path, "--out", bundle, "--no-report")
+    invoke("train", recipe, "--data", path, "--out", bundle, "--no-report")
     out = tmp_path / "judged.json"
-    done = verb("evaluate", recipe, "--data", path, "--bundle", bundle, "--json", "--out", out)
+    done = invoke("evaluate", recipe, "--data", path, "--bundle", bundle, "--json", "--out", out)
     scores, made = json.loads(done.stdout), json.loads(out.read_text())
     assert (scores["windows"], scores["window_accuracy"] > 0.9) == (72, True)
     assert made["results"] == {"recipe": "levels", **{k: v for k, v in scores.items() if k != "results"}}
     assert made["labelFiles"] == json.loads(path.read_text())["labelFiles"]
-    events = [json.loads(line) for line in verb("run", recipe, out, "--bundle", bundle).stdout.splitlines()]
+    events = [json.loads(line) for line in invoke("run", recipe, out, "--bundle", bundle).stdout.splitlines()]
     assert (len(events), {event["session"] for event in events}) == (72, set(names))
 
 

@@ -333,7 +333,6 @@ def recordings() -> Iterator[Recording]:
 
 
 def sent(found: list[Recording]) -> list[tuple[int, int, int, bytes, int, bool]]:
-    """What a replay sends."""
     out = []
     for due in schedule(found, starts(found)[0], PLAN):
         c = due.chunk

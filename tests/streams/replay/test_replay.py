@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from verbs import invoke
 
-import kymo
 from kymo.streams.chunk import Chunk, Header, signal_format
 from kymo.streams.codec import ChunkCodec
 from kymo.streams.errors import DeliveryError, SourceError
@@ -23,7 +22,7 @@ from kymo.streams.kafka.admin import ensure_topics
 from kymo.streams.kafka.publish import Publisher
 from kymo.streams.kafka.read import read_records
 from kymo.streams.recording import ReadOptions, Recording, StreamData
-from kymo.streams.replay.cli import choose, make_command, runs
+from kymo.streams.replay.cli import choose
 from kymo.streams.replay.pacing import ReplayIO, ReplayProgress, SystemClock
 from kymo.streams.replay.replay import ReplaySummary, replay
 from kymo.streams.replay.schedule import ReplayPlan
@@ -125,10 +124,10 @@ def test_a_run_has_topics_of_its_own(settings: Settings) -> None:
     found = ensure_topics(here, Names(here.prefix))
     assert (found.created, sum(found.partitions.values())) == ((), 27)
     env = {"KYMO_BROKERS": settings.brokers, "KYMO_PREFIX": settings.prefix, "KYMO_PARTITIONS": "3"}
-    listed = CliRunner().invoke(runs, ["list", "--json"], env=env)
+    listed = invoke("runs", "list", "--json", env=env)
     assert [(run["name"], run["messages"]) for run in json.loads(listed.stdout)] == [("7", 52)]
-    assert CliRunner().invoke(runs, ["delete", "7"], env=env).exit_code == 0
-    assert CliRunner().invoke(runs, ["delete", "7"], env=env).exit_code == 1
+    invoke("runs", "delete", "7", env=env)
+    invoke("runs", "delete", "7", env=env, status=1)
 
 
 def test_now_shifts_event_times_to_the_present(settings: Settings) -> None:
@@ -293,17 +292,13 @@ def test_names_choose_one_of_several_or_name_the_only_one(tmp_path: Path) -> Non
 
 
 def test_command_sums_up_and_its_status_tells(settings: Settings, tmp_path: Path) -> None:
-    command = make_command(lambda _: ReadOptions())
     env = {"KYMO_BROKERS": settings.brokers, "KYMO_PREFIX": settings.prefix, "KYMO_PARTITIONS": "3"}
-    path = str(csv(tmp_path, "walk"))
-    done = CliRunner().invoke(command, [path, "--speed", "max", "--stream", "imu", "--json"], env=env)
-    assert done.exit_code == 0
+    path = csv(tmp_path, "walk")
+    done = invoke("replay", path, "--speed", "max", "--stream", "imu", "--json", env=env)
     found = json.loads(done.stdout)
     assert (found["sessions"], found["samples"], found["ok"]) == (1, 30, True)
-    again = CliRunner().invoke(command, [path, "--speed", "max", "--stream", "imu"], env=env)
-    assert again.exit_code == 0
+    again = invoke("replay", path, "--speed", "max", "--stream", "imu", env=env)
     assert "there already" in again.stdout
-    gone = CliRunner().invoke(kymo.cli, ["replay", str(tmp_path / "no.csv"), "--speed", "max"], env=env)
-    assert gone.exit_code == 1
+    gone = invoke("replay", tmp_path / "no.csv", "--speed", "max", env=env, status=1)
     assert len(gone.stderr.strip().splitlines()) == 1
-    assert CliRunner().invoke(command, [path, "--speed", "0"], env=env).exit_code == 2
+    invoke("replay", path, "--speed", "0", env=env, status=2)
