@@ -29,7 +29,7 @@ def inspect(paths: tuple[str, ...], as_json: bool) -> None:
     from kymo.streams.readers.files import find
 
     for number, file in enumerate(find(paths, SUFFIXES, SUFFIXES)):
-        name = file.system.unstrip_protocol(file.path) if file.system else file.path
+        name = file.system.unstrip_protocol(file.path)
         summary = mcap_summary(name)
         if as_json:
             click.echo(json.dumps(asdict(summary), ensure_ascii=False))

@@ -23,8 +23,8 @@ from kymo.streams.archive.format import is_archive
 from kymo.streams.chunk import Header, Window
 from kymo.streams.errors import SourceError, TrainingError
 from kymo.streams.labels.labels import canonical, rename
-from kymo.streams.readers.columns import Keep
 from kymo.streams.readers.files import find
+from kymo.streams.readers.keep import Keep
 
 _ABOUT = "dataset.json"
 

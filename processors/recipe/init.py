@@ -22,7 +22,7 @@ from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import KymoError, SourceError
 from kymo.streams.labels.labels import Label, LabelsJson
 from kymo.streams.readers import read
-from kymo.streams.readers.files import find
+from kymo.streams.readers.files import DISK, find
 from kymo.streams.readers.grid import RATE_TOLERANCE
 from kymo.streams.recording import InputOptions, ReadOptions, Recording, StreamData
 from kymo.streams.words import NS, many, some
@@ -253,7 +253,7 @@ def _mcap_files(paths: Sequence[str | Path]) -> Iterator[tuple[str, Recording]]:
     """MCAP files of this machine that paths, folders or experiments lead to, each with its first recording."""
     for path in paths:
         with contextlib.suppress(SourceError):  # said where all are read
-            files = [file.path for file in find([path]) if file.suffix == ".mcap" and file.system is None]
+            files = [file.path for file in find([path]) if file.suffix == ".mcap" and file.system is DISK]
             for file in files:
                 with contextlib.suppress(SourceError):
                     yield file, next(read([file], ReadOptions()))

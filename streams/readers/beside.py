@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
-from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
+from kymo.streams.readers.columns import Facts
 from kymo.streams.readers.files import File
-from kymo.streams.readers.units import known_unit
+from kymo.streams.units import known_unit
 from kymo.streams.words import is_number
 
 _NAMES = ("meta.json", "metadata.json", "info.json")  # besides the file's own name
@@ -23,26 +23,16 @@ _RATE = re.compile(r"sampl\w*[ _-]?(freq\w*|rate)\w*|fs|sfreq|srate|rate_hz", re
 _UNIT = re.compile(r"units?", re.IGNORECASE)
 
 
-class Beside(NamedTuple):
-    """What is said."""
-
-    rate: Fraction | None = None  # samples per second
-    unit: str = ""  # of all channels
-    name: str = ""  # of the JSON file
-
-
 def files_beside(file: File) -> Iterator[File]:
     """The files of settings that are beside a file, its own first."""
-    own = PurePosixPath(file.path.replace("\\", "/"))
-    for name in (f"{own.stem}.json", *_NAMES):
-        beside = File(str(own.with_name(name)), system=file.system)
-        if beside.exists():
+    for name in (f"{file.place.stem}.json", *_NAMES):
+        if (beside := file.beside(name)).exists():
             yield beside
 
 
-def told_beside(file: File) -> Beside:
-    """What the first JSON beside a file says of its rate, if one does."""
-    stem = PurePosixPath(file.path.replace("\\", "/")).stem
+def facts_beside(file: File, names: Sequence[str]) -> Facts:
+    """What the first JSON beside a file says of its rate, if one does, and of the unit of all its columns."""
+    stem = file.place.stem
     for beside in files_beside(file):
         with beside.open() as raw:
             text = raw.read(_LARGEST)
@@ -53,10 +43,9 @@ def told_beside(file: File) -> Beside:
         rates = {value for value in _said(content, stem, _RATE) if is_number(value) and 1e-9 < float(value) < 1e9}
         units = {known_unit(value) for value in _said(content, stem, _UNIT)} - {""}
         if len(rates) == 1:
-            return Beside(
-                Fraction(rates.pop()), units.pop() if len(units) == 1 else "", PurePosixPath(beside.path).name
-            )
-    return Beside()
+            columns = dict.fromkeys(names, units.pop()) if len(units) == 1 else {}
+            return Facts(Fraction(rates.pop()), columns, source=beside.place.name)
+    return Facts()
 
 
 def _said(content: Any, stem: str, key: re.Pattern[str]) -> Iterator[str]:

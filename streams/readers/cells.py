@@ -1,5 +1,5 @@
-"""Cells of a text table as numbers. In: cells. Out: floats; and what had to be decided: what parts decimals and thousands, which units
-stand behind numbers."""
+"""Cells of a text table as numbers: the one place where a text becomes a number, or nothing. In: cells. Out: floats; and what had to be
+decided: what parts decimals and thousands, which units stand behind numbers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import re
 from collections.abc import Sequence
 from itertools import chain
 
+import numpy as np
+from numpy.typing import NDArray
+
+from kymo.streams.readers.moments import is_date, is_moment
 from kymo.streams.words import is_number
 
 _POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
@@ -16,6 +20,7 @@ _THOUSANDS = {
     ".": re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+(,\d*)?"),
 }
 _OTHER_THOUSANDS = re.compile(r"(?<=\d)['\u2019 \u00a0\u2009\u202f](?=\d{3}(?!\d))")
+_GROUPED = re.compile(r"[+-]?\d{1,3}([.,'’_ ]\d{3})+([.,]\d*)?")
 _WITH_UNIT = re.compile(r"[-+]?[\d.,]*\d(?:[eE][-+]?\d+)?\s*(\D.*)")
 _UNITS = "g mg m/s m/s2 m/s^2 m/s² °/s deg/s dps rad/s deg ° rad V mV uV µV A mA uA µA °C C °F F % Hz bpm Pa hPa kPa mbar N Nm kg mm cm m"
 _UNIT_NAMES = frozenset(
@@ -41,14 +46,38 @@ def is_missing(cell: str) -> bool:
     return _NO_VALUE.fullmatch(cell.strip()) is not None
 
 
+def is_value(cell: str) -> bool:
+    """Whether a cell holds a number in any spelling, a date or a time.
+
+    Examples
+    --------
+    >>> is_value("1.234,5"), is_value("12:30:01"), is_value("x"), is_value("NaN")
+    (True, True, False, False)
+    """
+    if is_missing(cell):
+        return False
+    return is_number(cell.replace(",", ".")) or _GROUPED.fullmatch(cell) is not None or is_moment(cell) or is_date(cell)
+
+
+def number_in(cell: str) -> float | None:
+    """The number, as Python writes it, or the truth that a cell holds; None where it holds something else.
+
+    Examples
+    --------
+    >>> number_in(" 1.5"), number_in("True"), number_in("1_000"), number_in("")
+    (1.5, 1.0, None, None)
+    """
+    return float(cell) if is_number(cell) else _TRUTH.get(cell.strip().lower())
+
+
 class Numbers:
     """How a file writes its numbers, by its first rows.
 
     Examples
     --------
     >>> numbers = Numbers([["0,5", "998"], ["1,5", "1.002"]], ";")
-    >>> [numbers.number(cell, n) for n, cell in enumerate(["2,5", "1.003"])], numbers.notes
-    ([2.5, 1003.0], ['points part thousands, commas part decimals'])
+    >>> numbers.column(["2,5", ""], 0).tolist(), numbers.column(["1.003"], 1).tolist(), numbers.notes
+    ([2.5, nan], [1003.0], ['points part thousands, commas part decimals'])
     """
 
     def __init__(self, sample: Sequence[Sequence[str]], delimiter: str) -> None:
@@ -77,11 +106,6 @@ class Numbers:
         if self.comma and any("." in cell for i in self._pointed & self.numeric for cell in columns[i]):
             self.notes.append("points part decimals in some columns, commas in others")
 
-    @property
-    def by_numpy(self) -> bool:
-        """Whether numpy reads them, once commas are points."""
-        return not self._thousands and not self.units
-
     def plain(self, cell: str, column: int) -> str:
         """A cell as Python writes a number, if it is one."""
         if self.comma and column not in self.units and "." not in cell:
@@ -94,17 +118,40 @@ class Numbers:
             text = text.replace(sign, "")
         return text.replace(",", ".") if self.comma else text
 
-    def number(self, cell: str, column: int) -> float | None:
-        """The number in a cell, NaN where it has no value, None where it holds something else."""
-        if column not in self.units and not self._thousands and "_" not in cell and not (self.comma and "." in cell):
+    @property
+    def unusual(self) -> bool:
+        """Whether it writes any otherwise than Python does."""
+        return bool(self.comma or self._thousands or self.units)
+
+    def _as_python(self, joined: str, column: int) -> bool:
+        """Whether nothing in cells that zero bytes join is written otherwise than Python writes numbers."""
+        return not (self.comma or self._thousands or column in self.units or "\u2212" in joined or "_" in joined)
+
+    def texts(self, cells: Sequence[str], column: int) -> Sequence[str]:
+        """The cells of a column, numbers as Python writes them."""
+        joined = "\0".join(cells)
+        if self._as_python(joined, column) and not _OTHER_THOUSANDS.search(joined):
+            return cells
+        return [self.plain(cell, column) for cell in cells]
+
+    def column(self, cells: Sequence[str] | NDArray[np.float64], column: int) -> NDArray[np.float64]:
+        """Numbers of a column, NaN where a cell has no value; a ValueError holds the number of the first cell with something else."""
+        if isinstance(cells, np.ndarray):
+            return cells
+        joined = "\0".join(cells)
+        quick = joined.replace(",", ".").split("\0") if self.comma and cells and "." not in joined else cells
+        if self._as_python(joined, column) or (quick is not cells and column not in self.units and "_" not in joined):
             try:
-                return float(cell.replace(",", ".") if self.comma else cell)
+                return np.array([float(cell or "nan") for cell in quick])
             except ValueError:
                 pass
-        if is_missing(cell):
-            return float("nan")
-        text = self.plain(cell, column)
-        return float(text) if is_number(text) else _TRUTH.get(text.lower())
+        numbers = np.empty(len(cells))
+        for i, cell in enumerate(cells):
+            number = float("nan") if is_missing(cell) else number_in(self.plain(cell, column))
+            if number is None:
+                raise ValueError(i)
+            numbers[i] = number
+        return numbers
 
     def _decide(self, columns: Sequence[Sequence[str]], delimiter: str) -> None:
         """What commas part: decimals, or thousands."""

@@ -2,7 +2,6 @@
 Unix ns.
 
 Comma, semicolon, tab, bar or blanks; a decimal comma where the delimiter is none; UTF-8, UTF-16 with its mark, or what Windows writes.
-Rows are parsed in blocks by numpy; a block that it refuses is read again cell by cell, which finds the row.
 """
 
 from __future__ import annotations
@@ -11,27 +10,24 @@ import codecs
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import partial
 from itertools import islice
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kymo.streams.errors import SourceError
-from kymo.streams.readers.beside import told_beside
+from kymo.streams.readers.beside import facts_beside
 from kymo.streams.readers.cells import Numbers, is_missing
-from kymo.streams.readers.columns import ColumnRoles, Told, column_roles
+from kymo.streams.readers.columns import Block, ColumnRoles, Facts, Table
 from kymo.streams.readers.files import File
 from kymo.streams.readers.head import find_head
-from kymo.streams.readers.table import Block, Gatherer
-from kymo.streams.readers.times import TimeColumn
-from kymo.streams.readers.units import known_unit
+from kymo.streams.readers.table import read_table
 from kymo.streams.recording import ReadOptions, Recording
+from kymo.streams.units import known_unit
 from kymo.streams.words import brief, is_number, many
 
-_BLOCK_BYTES = 32 * 2**20
+_BLOCK_BYTES = 8 * 2**20
 _TOGETHER_BYTES = 64 * 2**20  # larger files are given away session by session
 _SAMPLE_ROWS = 2_000
 _INDEX = "index"
@@ -48,7 +44,7 @@ def read_csv(file: File, options: ReadOptions) -> Iterator[Recording]:
         raw.seek(0)
         text = io.TextIOWrapper(raw, encoding=encoding, newline="")
         try:
-            yield from _Reader(text, file, options).recordings(size > _TOGETHER_BYTES)
+            yield from read_table(_CsvTable(text, file, size > _TOGETHER_BYTES), options)
         except UnicodeError as error:
             raise SourceError(f"is no whole text in {encoding} ({error}); save it as UTF-8", file.path) from None
         except csv.Error as error:
@@ -69,45 +65,61 @@ def _encoding(start: bytes) -> str:
     return "utf-8-sig"
 
 
-class _Reader:
-    """One file: finds out what its columns are, then parses block after block."""
+class _CsvTable(Table):
+    """One file: finds out how it writes its cells, then reads block after block."""
 
-    def __init__(self, text: io.TextIOWrapper, file: File, options: ReadOptions) -> None:
-        self._text, self._file, self._options = text, file, options
-        self._head = find_head(text.readlines(_HEAD_BYTES), file.path, PurePath(file.path).stem)
-        self._names, self._delimiter = self._head.names, self._head.delimiter
+    def __init__(self, text: io.TextIOWrapper, file: File, long: bool) -> None:
+        head = find_head(text.readlines(_HEAD_BYTES), file.path, PurePath(file.path).stem)
+        names = head.names
         # pandas writes its index without a name.
-        self._index = "" if self._names[0] or not all(self._names[1:]) or _INDEX in self._names else _INDEX
-        self._names[0] = self._names[0] or self._index
-        self._row, self._ahead = self._head.row, self._head.below  # the last row that was read, and the lines behind
+        index = "" if names[0] or not all(names[1:]) or _INDEX in names else _INDEX
+        names[0] = names[0] or index
+        super().__init__(file, names, long=long)
+        self._text, self._head, self._row, self._ahead = text, head, head.row, head.below
         self._blank: list[int] = []
         self._cut = 0  # the last row, where it ends too early
         self._passed: dict[int, str] = {}  # rows that hold no sample, and what they hold
         self._zeros = 0
-        self._numbers: Numbers
-        self._roles: ColumnRoles
-        self._time_column: TimeColumn | None = None
-
-    def recordings(self, together: bool) -> Iterator[Recording]:
-        lines, rows = self._lines()
+        # Where these begin a row, it may be no sample.
+        self._odd = {"", " ", "#", "%", "/", "\t", "\ufeff", names[0][:1]}
+        lines, _ = self._lines_ahead = self._lines()
         if not lines:
-            raise SourceError("has a header but no rows", self._file.path)
-        self._find_roles(lines)
-        gatherer = Gatherer(self._file, self._roles, self._options, together, self._time_column)
+            raise SourceError("has a header but no rows", file.path)
+        sample = [row for row in islice(self._parsed(lines), _SAMPLE_ROWS) if any(row)]
+        # A channel with one wrong cell is a channel with an error, not a text column to pass over.
+        self._numbers = numbers = Numbers(sample, head.delimiter)
+        filled = {i for i in range(len(names)) if any(len(row) > i and not is_missing(row[i]) for row in sample)}
+        self.numeric = {names[i] for i in filled & numbers.numeric} - {index}
+        self.late = [name for i, name in enumerate(names) if i not in filled]
+        whole = [row for row in sample if len(row) == len(names)]
+        self._sample = whole if 2 * len(whole) >= len(sample) else sample
+        self.cell_units = {names[i]: unit for i, unit in numbers.units.items()}
+        units = {name: known_unit(unit) for name, unit in self.cell_units.items()} | head.units
+        self.facts = Facts(head.rate, units, head.start_ns)
+        if head.rate is None and (beside := facts_beside(file, names)).rate:
+            self.facts = beside._replace(units={**beside.units, **units}, start_ns=head.start_ns)
+        self.notes = [*head.notes]
+        self.later_notes = [*numbers.notes]
+        self.later_notes += [f"`{name}` has its unit in its cells ({unit})" for name, unit in self.cell_units.items()]
+
+    def first(self, name: str) -> Sequence[str]:
+        """Cells of a column's first rows, numbers as Python writes them."""
+        at = self.names.index(name)
+        return self._numbers.texts([row[at] for row in self._sample if len(row) > at], at)
+
+    def blocks(self, roles: ColumnRoles) -> Iterator[Block]:
+        """All rows."""
+        lines, rows = self._lines_ahead
         while lines:
-            block = self._block(lines, rows)
+            block = self._block(lines, rows, roles)
             # Empty lines at the end are nobody's fault; between rows they may stand for lost ones.
             inner = [row for row in self._blank if len(block.rows) and row < block.rows[-1]]
             if inner:
-                gatherer.notes.append(f"{many(len(inner), 'empty line')} passed over, first row {min(inner)}")
+                block.notes.append(f"{many(len(inner), 'empty line')} passed over, first row {min(inner)}")
                 self._blank = [row for row in self._blank if row >= block.rows[-1]]
-            gatherer.notes += self._passed_over()
-            if self._time_column:
-                gatherer.notes += [note for note in self._time_column.notes if note not in gatherer.notes]
-            if len(block.rows):
-                yield from gatherer.add(block)
+            block.notes += self._passed_over()
+            yield block
             lines, rows = self._lines()
-        yield from gatherer.finish()
 
     def _passed_over(self) -> list[str]:
         """Notes on what was no sample."""
@@ -122,169 +134,139 @@ class _Reader:
         self._passed, self._zeros = {}, 0
         return notes
 
-    def _block(self, lines: list[str], rows: NDArray[np.int64]) -> Block:
-        """A block of rows; the last one of a file is left out where it ends too early, as where a logger was switched off."""
-        whole = lines[-1].endswith(("\n", "\r")) or len(lines) == 1
-        if not whole and lines[-1].count('"') % 2:
-            self._cut = int(rows[-1])
-            lines, rows, whole = lines[:-1], rows[:-1], True
-        blank = [*self._blank]
-        try:
-            block = self._fast(lines, rows) or self._slow(lines, rows)
-        except SourceError as error:
-            if whole or error.row != rows[-1]:
-                raise
-            self._cut, self._blank, self._passed = int(rows[-1]), blank, {}
-            return self._block([*lines[:-2], f"{lines[-2].rstrip()}\n"], rows[:-1])
-        last = block.texts.get(self._names[-1], []) if self._names[-1] in self._roles.labels else []
-        if not whole and len(last) > 1 and last[-2] != last[-1] and last[-2].startswith(last[-1]):
-            self._cut = int(rows[-1])
-            texts = {name: cells[:-1] for name, cells in block.texts.items()}
-            return Block(
-                block.rows[:-1], block.values[:-1], texts, None if block.times_ns is None else block.times_ns[:-1]
-            )
-        return block
-
-    def _lines(self) -> tuple[list[str], NDArray[np.int64]]:
-        """The next lines that hold something, with their row numbers; quoted line breaks stay within one block."""
+    def _lines(self) -> tuple[list[str], int]:
+        """The next lines, and the number of the first one; quoted line breaks stay within one block."""
         lines, self._ahead = self._ahead + self._text.readlines(_BLOCK_BYTES), []
         odd, ahead = sum(line.count('"') for line in lines) % 2, 0
         while odd and ahead < _QUOTED and (more := self._text.readline()):
             lines.append(more)
             odd, ahead = odd ^ more.count('"') % 2, ahead + len(more)
-        rows = np.arange(self._row + 1, self._row + 1 + len(lines))
+        first = self._row + 1
         self._row += len(lines)
         if zeros := sum(line.count("\0") for line in lines):
             self._zeros += zeros
             lines = [line.replace("\0", "") or "\n" for line in lines]
-        lines = self._head.tidy(lines)
-        blank = [i for i, line in enumerate(lines) if line.isspace()]
-        # An empty line within quotes belongs to its cell; the slow path sees it.
-        if blank and not any('"' in line for line in lines):
-            self._blank += rows[blank].tolist()
-            filled = np.setdiff1d(np.arange(len(lines)), blank)
-            lines, rows = [lines[i] for i in filled.tolist()], rows[filled]
-        if not lines and blank:
+        if lines and all(map(str.isspace, lines)):
+            self._blank += range(first, self._row + 1)
             return self._lines()
-        return lines, rows
+        return self._head.tidy(lines), first
 
-    def _find_roles(self, lines: Sequence[str]) -> None:
-        sample = [
-            row
-            for row in islice(csv.reader(lines, delimiter=self._delimiter, skipinitialspace=True), _SAMPLE_ROWS)
-            if any(row)
-        ]
-        # A channel with one wrong cell is a channel with an error, not a text column to pass over.
-        self._numbers = Numbers(sample, self._delimiter)
-        filled = {i for i in range(len(self._names)) if any(len(row) > i and not is_missing(row[i]) for row in sample)}
-        numeric = {self._names[i] for i in filled & self._numbers.numeric} - {self._index}
-        column = partial(self._column, sample)
-        cells_units = {self._names[i]: known_unit(unit) for i, unit in self._numbers.units.items()}
-        told = Told(self._head.rate, cells_units | self._head.units, self._head.start_ns)
-        if told.rate is None and (beside := told_beside(self._file)).rate:
-            units = {**(dict.fromkeys(self._names, beside.unit) if beside.unit else {}), **told.units}
-            told = told._replace(rate=beside.rate, units=units, by=beside.name)
-        roles = column_roles(self._names, numeric, self._options, self._file.path, column, told)
-        self._roles = replace(roles, late=[name for i, name in enumerate(self._names) if i not in filled])
-        self._roles.notes[:0] = self._head.notes
-        self._roles.notes.extend(self._numbers.notes)
-        self._time_column = self._roles.time_column(self._file.path)
-        for i, unit in self._numbers.units.items():
-            self._roles.notes.append(f"`{self._names[i]}` has its unit in its cells ({unit})")
-            if self._time_column and self._names[i] == self._roles.time:
-                self._time_column.say_unit(unit)
+    def _parsed(self, lines: Sequence[str]) -> Any:
+        return csv.reader(lines, delimiter=self._head.delimiter, skipinitialspace=True)
 
-    def _column(self, sample: Sequence[Sequence[str]], name: str) -> list[str]:
-        at = self._names.index(name)
-        whole = [row for row in sample if len(row) == len(self._names)]
-        rows = whole if 2 * len(whole) >= len(sample) else [row for row in sample if len(row) > at]
-        return [self._numbers.plain(row[at], at) for row in rows]
-
-    def _fast(self, lines: list[str], rows: NDArray[np.int64]) -> Block | None:
-        """A block by numpy; None if it holds anything unusual."""
-        roles = self._roles
-        texts = {*roles.texts, roles.time} - {None}
-        numbers = [name in roles.channels and name not in texts for name in self._names]
-        if sum(numbers) < len(roles.channels) or not self._numbers.by_numpy or any(' "' in line for line in lines[:1]):
-            return None
-        if self._numbers.comma:
-            if not all(numbers) or any("." in line for line in lines):
-                return None
-            lines = [line.replace(",", ".") for line in lines]
-        fields = np.dtype([(f"c{i}", "f8" if number else "O") for i, number in enumerate(numbers)])
+    def _block(self, lines: list[str], first: int, roles: ColumnRoles) -> Block:
+        """A block of rows; the last one of a file is left out where it ends too early, as where a logger was switched off."""
+        last = first + len(lines) - 1
+        whole = lines[-1].endswith(("\n", "\r")) or len(lines) == 1
+        if not whole and lines[-1].count('"') % 2:
+            self._cut = last
+            lines, whole = lines[:-1], True
+        blank = [*self._blank]
         try:
-            table = np.loadtxt(lines, fields, None, self._delimiter, ndmin=1, quotechar='"')
+            block = self._whole_block(lines, first, roles)
+        except SourceError as error:
+            if whole or error.row != last:
+                raise
+            self._cut, self._blank, self._passed = last, blank, {}
+            return self._block([*lines[:-2], f"{lines[-2].rstrip()}\n"], first, roles)
+        label = block.texts.get(self.names[-1], []) if self.names[-1] in roles.labels else []
+        cut = len(label) > 1 and label[-2] != label[-1] and label[-2].startswith(label[-1])
+        if not whole and cut and lines[-1].strip():
+            self._cut = last
+            return block.picked(np.arange(len(block.rows) - 1))
+        return block
+
+    def _whole_block(self, lines: list[str], first: int, roles: ColumnRoles) -> Block:
+        at = {name: i for i, name in enumerate(self.names)}
+        columns, rows = self._columns_by_numpy(lines, roles), list(range(first, first + len(lines)))
+        wrong = None
+        if columns is None:
+            cells, rows, wrong = self._rows(lines, first, roles)
+            columns = dict(zip(self.names, zip(*cells, strict=True) if cells else [()] * len(self.names), strict=True))
+        values, faults = [], list[tuple[int, str, str]]()
+        for name in roles.channels:
+            try:
+                values.append(self._numbers.column(columns[name], at[name]))
+            except ValueError as error:
+                faults.append((error.args[0], name, columns[name][error.args[0]]))
+        if faults:
+            number, name, cell = min(faults, key=lambda fault: fault[0])
+            raise SourceError(f"column `{name}` has {brief(cell)!r}, expected a number", self.path, rows[number])
+        if wrong:
+            raise wrong
+        texts = {name: columns[name] for name in roles.texts}
+        times = [roles.time] if roles.time and not roles.parts else []
+        texts |= {name: self._numbers.texts(columns[name], at[name]) for name in times}
+        numbers = np.array(rows, np.int64)
+        return Block(numbers, np.column_stack(values), texts, roles.times(texts, numbers))
+
+    def _columns_by_numpy(self, lines: list[str], roles: ColumnRoles) -> dict[str, Any] | None:
+        """Columns as numpy reads them, which is fast: channels are numbers; None where rows hold anything unusual."""
+        if self._numbers.unusual or any(' "' in line for line in lines[:1]):
+            return None
+        texts = {*roles.texts, roles.time}
+        kinds = ["f8" if name in roles.channels and name not in texts else "O" for name in self.names]
+        fields = np.dtype([(f"c{i}", kind) for i, kind in enumerate(kinds)])
+        try:
+            table = np.loadtxt(lines, fields, None, self._head.delimiter, ndmin=1, quotechar='"')
         except (ValueError, IndexError):
             return None
-        if len(table) != len(lines):
-            return None
-        values = np.column_stack([table[f"c{self._names.index(name)}"] for name in roles.channels])
-        columns = {name: table[f"c{self._names.index(name)}"].tolist() for name in texts if name}
-        return Block(rows, values, {name: columns[name] for name in roles.texts}, self._times(columns, rows))
+        columns = [
+            table[field] if kind == "f8" else table[field].tolist()
+            for field, kind in zip(fields.names or (), kinds, strict=True)
+        ]
+        return dict(zip(self.names, columns, strict=True)) if len(table) == len(lines) else None
 
-    def _slow(self, lines: list[str], rows: NDArray[np.int64]) -> Block:
-        """A block cell by cell: finds the wrong row, or reads what numpy does not (empty cells, quoted line breaks)."""
-        roles = self._roles
-        reader = csv.reader(lines, delimiter=self._delimiter, skipinitialspace=True)
-        at = [self._names.index(name) for name in roles.channels]
-        positions = {name: self._names.index(name) for name in (*roles.texts, *([roles.time] if roles.time else []))}
-        row_numbers: list[int] = []
-        values: list[list[float]] = []
-        texts: dict[str, list[str]] = {name: [] for name in positions}
-        before = 0
-        for cells in reader:
-            row, before = int(rows[before]), reader.line_num
-            if not any(cell.strip() for cell in cells):
-                self._blank.append(row)
-                continue
-            if kind := self._no_sample(cells, row):
-                self._passed[row] = kind
-                continue
-            if len(cells) < len(self._names) and row == rows[-1] and not lines[-1].endswith(("\n", "\r")):
-                self._cut = row  # a logger that was switched off
-                continue
-            if len(cells) != len(self._names):
-                cells = self._whole(cells, row)  # noqa: PLW2901
-            row_numbers.append(row)
-            values.append([self._number(cells[i], i, row) for i in at])
-            for name, i in positions.items():
-                texts[name].append(self._numbers.plain(cells[i], i) if name == roles.time else cells[i])
-        numbers = np.array(row_numbers, np.int64)
-        table = np.array(values, np.float64).reshape(len(numbers), len(at))
-        return Block(numbers, table, {name: texts[name] for name in roles.texts}, self._times(texts, numbers))
+    def _rows(
+        self, lines: list[str], first: int, roles: ColumnRoles
+    ) -> tuple[list[list[str]], list[int], SourceError | None]:
+        """Rows of as many cells as there are names, and their numbers; up to the first that is too short or too long, and the error."""
+        width, parsed, last = len(self.names), self._parsed(lines), first + len(lines) - 1
+        rows, numbers = list[list[str]](), list[int]()
+        before, after_odd = 0, False
+        for cells in parsed:
+            row, before = first + before, parsed.line_num
+            if len(cells) != width or after_odd or cells[0][:1] in self._odd:
+                after_odd = True
+                if not any(cell.strip() for cell in cells):
+                    self._blank.append(row)
+                    continue
+                if kind := self._no_sample(cells, row):
+                    self._passed[row] = kind
+                    continue
+                if len(cells) < width and row == last and not lines[-1].endswith(("\n", "\r")):
+                    self._cut = row  # a logger that was switched off
+                    continue
+                after_odd = False
+                try:
+                    cells = self._with_width(cells, row, roles)  # noqa: PLW2901
+                except SourceError as error:
+                    return rows, numbers, error
+            rows.append(cells)
+            numbers.append(row)
+        return rows, numbers, None
 
     def _no_sample(self, cells: Sequence[str], row: int) -> str:
         """What a row holds that is no sample: the names again, as where files are appended, their units, a comment."""
         if cells[0][:1].isdigit() and row - 1 not in self._passed:
             return ""
         first = cells[0].strip().lstrip("\ufeff")
-        whole = len(cells) == len(self._names) and any(is_number(cell) for cell in cells)
+        whole = len(cells) == len(self.names) and any(is_number(cell) for cell in cells)
         if first.startswith(("#", "%", "//")) and not whole and not is_missing(first):
             return "comment"
-        if first == self._names[0] and [" ".join(cell.split()) for cell in cells[1:]] == self._names[1:]:
+        if first == self.names[0] and [" ".join(cell.split()) for cell in cells[1:]] == self.names[1:]:
             return "row of names"
-        again = self._passed.get(row - 1) == "row of names" and len(cells) == len(self._names)
+        again = self._passed.get(row - 1) == "row of names" and len(cells) == len(self.names)
         return "row of units" if again and not any(map(is_number, cells)) else ""
 
-    def _whole(self, cells: list[str], row: int) -> list[str]:
+    def _with_width(self, cells: list[str], row: int, roles: ColumnRoles) -> list[str]:
         """A row without what is empty beyond the names, or with empty texts where it ends before the last of them."""
-        count, roles = len(self._names), self._roles
+        count = len(self.names)
+        if len(cells) == count:
+            return cells
         if len(cells) > count and not any(cell.strip() for cell in cells[count:]):
             return cells[:count]
-        keep = roles.keep.columns if roles.keep else ()
-        needed = {*roles.channels, *roles.session, *roles.labels, *keep, roles.time, roles.subject}
-        absent = self._names[len(cells) :]
-        if not absent or not needed.isdisjoint(absent):
-            raise SourceError(f"{len(cells)} columns where the header has {count}", self._file.path, row)
+        absent = self.names[len(cells) :]
+        if not absent or not roles.needed.isdisjoint(absent):
+            raise SourceError(f"{len(cells)} columns where the header has {count}", self.path, row)
         return cells + [""] * len(absent)
-
-    def _number(self, cell: str, column: int, row: int) -> float:
-        number = self._numbers.number(cell, column)
-        if number is None:
-            raise SourceError(
-                f"column `{self._names[column]}` has {brief(cell)!r}, expected a number", self._file.path, row
-            )
-        return number
-
-    def _times(self, texts: dict[str, list[str]], rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        return self._time_column.parse(self._roles.time_texts(texts), rows) if self._time_column else None

@@ -75,6 +75,27 @@ _HARDLY = (".html", ".htm", ".xml", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".p
 _MOST_PLACES = 8  # that an error names
 
 
+class Disk:
+    """This machine's disk, as far as :class:`File` needs a file system of fsspec's."""
+
+    isfile, isdir = staticmethod(os.path.isfile), staticmethod(os.path.isdir)
+
+    def find(self, folder: str) -> list[str]:
+        """Paths of all files in a folder and those below."""
+        return sorted(str(path) for path in Path(folder).rglob("*") if path.is_file())
+
+    def open(self, path: str, mode: str = "rb") -> IO[Any]:
+        """An open file."""
+        return open(path, mode)
+
+    def unstrip_protocol(self, path: str) -> str:
+        """The path, as there is no protocol."""
+        return path
+
+
+DISK = Disk()
+
+
 @dataclass(frozen=True, slots=True)
 class File:
     """One file."""
@@ -83,7 +104,7 @@ class File:
     # its session's name where nothing in it says otherwise: the stem, with its folders in front if several files
     # share the stem
     session: str = ""
-    system: Any = None  # fsspec file system of a URL; None for a local file
+    system: Any = DISK  # the file system: of a URL one of fsspec's
     # its labels JSON, in the same system, where an experiment names it; else ``X.labels.json`` is looked for beside
     # it
     labels: str | None = None
@@ -91,52 +112,40 @@ class File:
     stream: str = ""  # what it holds of the recording that its folder is, where each file there holds one sensor
 
     @property
+    def place(self) -> PurePosixPath:
+        """Its path with slashes."""
+        return PurePosixPath(self.path.replace("\\", "/"))
+
+    @property
     def folder(self) -> str:
         """Path of its folder."""
-        return str(PurePosixPath(self.path.replace("\\", "/")).parent)
+        return str(self.place.parent)
 
     @property
     def suffix(self) -> str:
         """Lower-case suffix with its dot."""
-        return PurePosixPath(self.path.replace("\\", "/")).suffix.lower()
+        return self.place.suffix.lower()
+
+    def beside(self, name: str) -> File:
+        """The file of that name in its folder."""
+        return replace(self, path=str(self.place.with_name(name)), labels=None, stream="")
 
     def open(self) -> IO[bytes]:
         """The file's bytes."""
         try:
-            return cast(IO[bytes], self.system.open(self.path, "rb")) if self.system else open(self.path, "rb")
+            return cast(IO[bytes], self.system.open(self.path, "rb"))
         except OSError as error:
             raise SourceError(f"cannot be opened ({error.strerror or error})", self.path) from None
 
     def exists(self) -> bool:
         """Whether it is there."""
-        return _Storage(self.system).is_file(self.path)
+        return bool(self.system.isfile(self.path))
 
     def labels_file(self) -> File | None:
         """Its labels JSON, if it is there."""
-        paths = [self.labels or str(PurePosixPath(self.path.replace("\\", "/")).with_suffix(_LABELS))]
+        paths = [self.labels or str(self.place.with_suffix(_LABELS))]
         paths += [f"{self.folder}{_LABELS}"] if self.stream else []
         return next((labels for path in paths if (labels := File(path, self.session, self.system)).exists()), None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Storage:
-    """A file system: one of fsspec's, or this machine's disk."""
-
-    system: Any = None
-
-    def is_file(self, path: str) -> bool:
-        return bool(self.system.isfile(path)) if self.system else Path(path).is_file()
-
-    def is_folder(self, path: str) -> bool:
-        return bool(self.system.isdir(path)) if self.system else Path(path).is_dir()
-
-    def files(self, folder: str) -> list[str]:
-        if self.system:
-            return sorted(map(str, self.system.find(folder)))
-        return sorted(path.as_posix() for path in Path(folder).rglob("*") if path.is_file())
-
-    def read(self, path: str) -> bytes:
-        return bytes(self.system.cat_file(path)) if self.system else Path(path).read_bytes()
 
 
 def format_of(file: File) -> FileFormat:
@@ -156,12 +165,11 @@ def find(
     """Files of paths, folders (sorted, with their subfolders), experiments and URLs."""
     files: list[File] = []
     for path in paths:
-        if _is_experiment(path):
-            files += _experiment_files(path)
-        elif _is_url(path):
-            files += _remote_files(str(path), suffixes, in_folders)
+        system, place = _located(str(path))
+        if PurePosixPath(str(path)).suffix.lower() == EXPERIMENT_SUFFIX and not system.isdir(place):
+            files += find_experiment(load_experiment(path))
         else:
-            files += _local_files(Path(path), suffixes, in_folders)
+            files += _files_of(system, place, path, suffixes, in_folders)
     unique = _with_streams({file.path: file for file in files}.values())
     places = [
         Path(file.folder).resolve() if file.stream else PurePosixPath(Path(file.path).as_posix()) for file in unique
@@ -172,9 +180,8 @@ def find(
         folders = place.parts[-3:-1] if alike[name] > 1 else ()
         if isinstance(file.system, ZipFolder) and not file.stream:  # apps give what is inside the same name each time
             folders = place.parts[len(file.system.path.parts) - 1 : -1]
-        yield replace(
-            file, session="-".join([*(_less_zip(part) for part in folders if part not in ("/", "..", ".")), name])
-        )
+        parts = [_less_zip(part) for part in folders if part not in ("/", "..", ".")]
+        yield replace(file, session="-".join([*parts, name]))
 
 
 def _less_zip(name: str) -> str:
@@ -183,13 +190,13 @@ def _less_zip(name: str) -> str:
 
 def _with_streams(files: Iterable[File]) -> list[File]:
     """Files with the streams that they hold, where a folder has one for each of several sensors."""
-    streams = [_stream_of(file) if file.in_folder else "" for file in files]
-    found = Counter((file.folder, stream) for file, stream in zip(files, streams, strict=True) if stream)
-    several = Counter(folder for folder, _ in found)
-    twice = {folder for (folder, _), count in found.items() if count > 1}
+    streams = {file: _stream_of(file) if file.in_folder else "" for file in files}
+    counts = Counter((file.folder, stream) for file, stream in streams.items() if stream)
+    several = Counter(folder for folder, _ in counts)
+    twice = {folder for (folder, _), count in counts.items() if count > 1}
     return [
         replace(file, stream=stream if several[file.folder] > 1 and file.folder not in twice else "")
-        for file, stream in zip(files, streams, strict=True)
+        for file, stream in streams.items()
     ]
 
 
@@ -201,110 +208,88 @@ def _stream_of(file: File) -> str:
     return "_".join(words) if _SENSOR.fullmatch("".join(words)) else ""
 
 
-def _is_url(path: str | Path) -> bool:
+def _located(path: str) -> tuple[Any, str]:
+    """Where a path or URL leads: the file system, and the path in it."""
+    if not is_url(path):
+        return DISK, str(Path(path))
+    try:
+        from fsspec.core import url_to_fs  # type: ignore[import-untyped,unused-ignore]
+    except ImportError:
+        raise SourceError("URLs are read with fsspec, which is not installed: pip install fsspec", path) from None
+    try:
+        system, place = url_to_fs(path)
+    except (OSError, ValueError, ImportError) as error:
+        raise SourceError(f"cannot be reached ({error})", path) from None
+    return system, str(place)
+
+
+def is_url(path: str | Path) -> bool:
+    """Whether it is no path on this machine's disk."""
     return "://" in str(path)
 
 
-def _is_experiment(path: str | Path) -> bool:
-    is_json = PurePosixPath(str(path)).suffix.lower() == EXPERIMENT_SUFFIX
-    return is_json and (_is_url(path) or not Path(path).is_dir())
-
-
-def _experiment_files(path: str | Path) -> list[File]:
-    if not _is_url(path) and not Path(path).exists():
+def _files_of(
+    system: Any, place: str, path: str | Path, suffixes: Sequence[str], in_folders: Sequence[str]
+) -> list[File]:
+    """Files of one path."""
+    try:
+        is_folder = system.isdir(place)
+        names = sorted(system.find(place)) if is_folder else [place] if system.isfile(place) else []
+    except (OSError, ValueError, ImportError) as error:
+        raise SourceError(f"cannot be reached ({error})", path) from None
+    if not names and not is_folder:
         raise SourceError("no such file or folder", path)
-    return find_experiment(load_experiment(path))
+    if not is_folder:
+        suffix = PurePosixPath(place).suffix.lower()
+        if suffix == ZIP_SUFFIX and system is DISK and (files := _zipped(place, in_folders)):
+            return files
+        # Of any recording, what a file holds says what it is.
+        if suffix not in suffixes and (suffixes is not SUFFIXES or system is not DISK):
+            raise SourceError(f"cannot read {suffix or 'a file without suffix'}; known are {', '.join(suffixes)}", path)
+        return [File(place, system=system)]
+    files = list[File]()
+    for name in (name for name in names if not _hidden(name, place)):
+        suffix = PurePosixPath(name).suffix.lower()
+        if suffix in in_folders:
+            files.append(File(name, system=system, in_folder=True))
+        elif suffix == ZIP_SUFFIX and system is DISK:
+            with contextlib.suppress(SourceError):  # it is told by :func:`not_read`
+                files += _zipped(name, in_folders)
+    if not files:
+        foreign = [f"; {Path(str(error.path)).name} {error.message}" for error in not_read(Path(place))[:1]]
+        known = ", ".join(in_folders)
+        raise SourceError(f"the folder holds no file that can be read ({known}){''.join(foreign)}", path)
+    return files
 
 
-def _zipped(path: Path, in_folders: Sequence[str]) -> list[File]:
+def _zipped(path: str, in_folders: Sequence[str]) -> list[File]:
     """Files in a zip file that can be read."""
-    folder = ZipFolder(path)
+    folder = ZipFolder(Path(path))
     names = [name for name in folder.find("") if PurePosixPath(name).suffix.lower() in in_folders]
     return [File(name, system=folder, in_folder=True) for name in names]
 
 
-def _local_files(path: Path, suffixes: Sequence[str], in_folders: Sequence[str]) -> list[File]:
-    if path.is_dir():
-        files = list[File]()
-        for place in sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path)):
-            if place.suffix.lower() in in_folders:
-                files.append(File(str(place), in_folder=True))
-            elif place.suffix.lower() == ZIP_SUFFIX:
-                with contextlib.suppress(SourceError):  # it is told by :func:`not_read`
-                    files += _zipped(place, in_folders)
-        if not files:
-            others = [f"; {Path(str(error.path)).name} {error.message}" for error in not_read(path)[:1]]
-            known = ", ".join(in_folders)
-            raise SourceError(f"the folder holds no file that can be read ({known}){''.join(others)}", path)
-        return files
-    if not path.exists():
-        raise SourceError("no such file or folder", path)
-    if path.suffix.lower() == ZIP_SUFFIX and (files := _zipped(path, in_folders)):
-        return files
-    _check_suffix(str(path), path.suffix.lower(), suffixes)
-    return [File(str(path))]
-
-
 def not_read(path: Path) -> list[SourceError]:
     """Why files of a folder are not read whose formats are known, one a suffix; nothing of what is hardly a recording."""
-    first: dict[str, list[Path]] = {}
-    for file in sorted(path.rglob("*")) if path.is_dir() else ():
-        if file.suffix.lower() not in (*SUFFIXES, *_HARDLY, "") and file.is_file() and not _hidden(file, path):
-            if file.suffix.lower() == ZIP_SUFFIX and _holds_recordings(file):
+    first: dict[str, list[str]] = {}
+    for name in DISK.find(str(path)) if path.is_dir() else ():
+        suffix = PurePosixPath(name).suffix.lower()
+        if suffix in (*SUFFIXES, *_HARDLY, "") or _hidden(name, str(path)):
+            continue
+        with contextlib.suppress(SourceError):
+            if suffix == ZIP_SUFFIX and _zipped(name, FOLDER_SUFFIXES):
                 continue
-            first.setdefault(file.suffix.lower(), []).append(file)
+        first.setdefault(suffix, []).append(name)
     errors = []
-    for suffix, files in first.items():
+    for suffix, names in first.items():
         if known := foreign_format(b"", suffix, False):
-            more = f" (and {len(files) - 1} more {suffix})" if len(files) > 1 else ""
-            errors.append(SourceError(known + more, files[0]))
+            more = f" (and {len(names) - 1} more {suffix})" if len(names) > 1 else ""
+            errors.append(SourceError(known + more, names[0]))
     return errors
 
 
-def _holds_recordings(path: Path) -> bool:
-    try:
-        return bool(_zipped(path, FOLDER_SUFFIXES))
-    except SourceError:
-        return False
-
-
-def _hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
-
-
-def _remote_files(url: str, suffixes: Sequence[str], in_folders: Sequence[str]) -> list[File]:
-    system, path = _file_system(url)
-    try:
-        names = sorted(system.find(path)) if system.isdir(path) else [path] if system.exists(path) else []
-    except (OSError, ValueError, ImportError) as error:
-        raise SourceError(f"cannot be reached ({error})", url) from None
-    if names == [path]:
-        _check_suffix(url, PurePosixPath(path).suffix.lower(), suffixes)
-        in_folders = suffixes
-    files = [name for name in names if PurePosixPath(name).suffix.lower() in in_folders]
-    if not files:
-        raise SourceError(
-            f"holds no file that can be read ({', '.join(in_folders)})" if names else "no such file or folder", url
-        )
-    return [File(name, system=system, in_folder=names != [path]) for name in files]
-
-
-def _file_system(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path in it."""
-    try:
-        from fsspec.core import url_to_fs  # type: ignore[import-untyped,unused-ignore]
-    except ImportError:
-        raise SourceError("URLs are read with fsspec, which is not installed: pip install fsspec", url) from None
-    try:
-        system, path = url_to_fs(url)
-    except (OSError, ValueError, ImportError) as error:
-        raise SourceError(f"cannot be reached ({error})", url) from None
-    return system, str(path)
-
-
-def _check_suffix(path: str, suffix: str, suffixes: Sequence[str]) -> None:
-    if suffix not in suffixes and suffixes is not SUFFIXES:  # of any recording, what a file holds says what it is
-        raise SourceError(f"cannot read {suffix or 'a file without suffix'}; known are {', '.join(suffixes)}", path)
+def _hidden(name: str, folder: str) -> bool:
+    return any(part.startswith(".") for part in PurePosixPath(Path(name.removeprefix(folder)).as_posix()).parts)
 
 
 Level = Annotated[str, Rules(enum=("none", "low", "high"))]
@@ -359,20 +344,15 @@ class Experiment:
         return metadata if isinstance(metadata, Mapping) else {}
 
 
-def _located(path: str) -> tuple[_Storage, str]:
-    """Where a path or URL leads: the file system, and the path in it."""
-    if not _is_url(path):
-        return _Storage(), Path(path).as_posix()
-    system, inner = _file_system(path)
-    return _Storage(system), inner
-
-
 def load_experiment(path: str | Path) -> Experiment:
     """An experiment JSON, checked."""
     text = str(path)
-    storage, inner = _located(text)
+    system, place = _located(text)
+    if not system.isfile(place):
+        raise SourceError("no such file or folder", text)
     try:
-        content = json.loads(storage.read(inner))
+        with system.open(place, "rb") as raw:
+            content = json.load(raw)
     except OSError as error:
         raise SourceError(f"cannot be read ({error.strerror or error})", text) from None
     except (ValueError, RecursionError) as error:
@@ -420,21 +400,21 @@ def _label_files(content: Mapping[str, Any], path: str) -> Iterator[str]:
 
 def find_experiment(experiment: Experiment) -> list[File]:
     """Its recordings, in its order."""
-    storage, inner = _located(experiment.path)
-    folders = _folders(PurePosixPath(inner).parent, experiment.dirname)
+    system, place = _located(experiment.path)
+    folders = _folders(PurePosixPath(Path(place).as_posix()).parent, experiment.dirname)
     if not experiment.label_files:
-        return _whole_folder(experiment, storage, folders)
+        return _whole_folder(experiment, system, folders)
     names: dict[tuple[int, str], str] = {}
     files = []
     for name in experiment.label_files:
-        where, labels = _labels_of(name, storage, folders, experiment.path)
-        first = names.setdefault((id(where.system), labels), name)
+        where, labels = _labels_of(name, system, folders, experiment.path)
+        first = names.setdefault((id(where), labels), name)
         if first is not name:
             raise SourceError(
                 f"`{first}` and `{name}` both lead to {labels}; give them different paths", experiment.path
             )
         path = _recording_of(labels, where, folders, experiment.path)
-        files.append(File(path, system=where.system, labels=labels))
+        files.append(File(path, system=where, labels=labels))
     return files
 
 
@@ -446,17 +426,17 @@ def _folders(here: PurePosixPath, dirname: str) -> list[PurePosixPath]:
     return list(dict.fromkeys([*folders, here / base, here.parent / base] if base else folders))
 
 
-def _labels_of(name: str, storage: _Storage, folders: Sequence[PurePosixPath], path: str) -> tuple[_Storage, str]:
-    if _is_url(name):
+def _labels_of(name: str, system: Any, folders: Sequence[PurePosixPath], path: str) -> tuple[Any, str]:
+    if is_url(name):
         where, inner = _located(name)
-        if where.is_file(inner):
+        if where.isfile(inner):
             return where, inner
     parts = PurePosixPath(name.partition("://")[2] or name.replace("\\", "/")).parts
     tails = [PurePosixPath(*parts[i:]) for i in range(len(parts))]
     places = list(dict.fromkeys(str(folder / tail) for tail in tails for folder in folders))
     for place in places:
-        if storage.is_file(place):
-            return storage, place
+        if system.isfile(place):
+            return system, place
     raise SourceError(f"labelFiles names `{name}`, which is nowhere: {_looked_for(places)}", path)
 
 
@@ -468,39 +448,39 @@ def _looked_for(places: Sequence[str]) -> str:
     return f"looked for {', '.join(dict.fromkeys(shown))}{more}"
 
 
-def _recording_of(labels: str, storage: _Storage, folders: Sequence[PurePosixPath], path: str) -> str:
+def _recording_of(labels: str, system: Any, folders: Sequence[PurePosixPath], path: str) -> str:
     """The recording of a labels JSON."""
     file = PurePosixPath(labels)
     stem = file.name.removesuffix(_LABELS) if file.name.endswith(_LABELS) else file.stem
     places = list(dict.fromkeys([file.parent, *folders]))
     for folder in places:
         for suffix in _RECORDED:
-            if storage.is_file(candidate := str(folder / f"{stem}{suffix}")):
+            if system.isfile(candidate := str(folder / f"{stem}{suffix}")):
                 return candidate
     names = f"{stem}{_RECORDED[0]} (or {', '.join(_RECORDED[1:])})"
     raise SourceError(f"no recording {names} belongs to {labels}: looked in {', '.join(map(str, places))}", path)
 
 
-def _whole_folder(experiment: Experiment, storage: _Storage, folders: Sequence[PurePosixPath]) -> list[File]:
+def _whole_folder(experiment: Experiment, system: Any, folders: Sequence[PurePosixPath]) -> list[File]:
     if not experiment.dirname:
         raise SourceError("names neither `labelFiles` nor `dirname`: it has no recording", experiment.path)
     base = PurePosixPath(experiment.dirname.replace("\\", "/")).name
     places = [folder for folder in folders if folder.name == base]
-    folder = next((place for place in places if storage.is_folder(str(place))), None)
+    folder = next((place for place in places if system.isdir(str(place))), None)
     if folder is None:
         looked_for = _looked_for([str(place) for place in places])
         raise SourceError(f"`dirname` is {experiment.dirname}, which is no folder: {looked_for}", experiment.path)
     suffixes = [suffix for suffix in _RECORDED if suffix in FOLDER_SUFFIXES]
-    names = [name for name in storage.files(str(folder)) if PurePosixPath(name).suffix.lower() in suffixes]
+    names = [name for name in sorted(system.find(str(folder))) if PurePosixPath(name).suffix.lower() in suffixes]
     if not names:
         raise SourceError(f"{folder} holds no recording ({', '.join(suffixes)})", experiment.path)
-    return [File(name, system=storage.system) for name in names]
+    return [File(name, system=system) for name in names]
 
 
 def write_results(experiment: Experiment, out: Path, results: Mapping[str, Any]) -> None:
     """Write a copy of an experiment with a member ``results``."""
     content = dict(experiment.content)
-    local = not _is_url(experiment.path)
+    local = not is_url(experiment.path)
     if experiment.label_files and not (local and Path(experiment.path).resolve().parent == out.resolve().parent):
         paths = [_labels_seen_from(out, file) for file in find_experiment(experiment)]
         items = zip(content["labelFiles"], paths, strict=True)
@@ -515,6 +495,6 @@ def write_results(experiment: Experiment, out: Path, results: Mapping[str, Any])
 def _labels_seen_from(out: Path, file: File) -> str:
     """How an experiment at `out` names the labels of a recording."""
     assert file.labels is not None
-    if file.system is not None:
+    if file.system is not DISK:
         return str(file.system.unstrip_protocol(file.labels))
     return Path(os.path.relpath(file.labels, out.resolve().parent)).as_posix()

@@ -21,8 +21,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.streams.chunk import Array
+from kymo.streams.chunk import Array, Header, signal_format
 from kymo.streams.errors import SourceError
+from kymo.streams.recording import InputOptions, StreamData
 from kymo.streams.words import NS, many
 
 Int = NDArray[np.int64]
@@ -61,6 +62,14 @@ class Grid:
     indexes: Int  # number of each kept row, strictly increasing from 0
     notes: list[str] = field(default_factory=list)  # what was repaired or guessed
 
+    def stream(self, session: str, item: InputOptions, values: Array, times_ns: Int | None) -> StreamData:
+        """The stream of these samples, by the values and times of all rows."""
+        whole = len(self.rows) == len(values) and bool((np.diff(self.rows) == 1).all())
+        data = np.ascontiguousarray(values if whole else values[self.rows])
+        fmt = signal_format(item.stream, item.channels, self.rate, values.dtype.name, item.units)
+        times = times_ns[self.rows] if times_ns is not None and self.rate == 0 else None
+        return StreamData.from_indexes(Header(session, self.origin_ns, fmt), data, self.indexes, times)
+
 
 @dataclass(frozen=True, slots=True)
 class RowNumbers:
@@ -84,152 +93,245 @@ class RowNumbers:
 
 def fit(times_ns: Int, data: Array, rate: Fraction | None, row_numbers: RowNumbers) -> Grid:
     """Numbers of a stream's samples from their times; with a rate of 0 one after the other."""
+    samples = _Samples(times_ns, data, rate, row_numbers)
+    samples.sort_by_time()
+    samples.leave_out_unset_clock()
+    order = samples.order
     if rate == 0:
-        return _irregular(times_ns, data, row_numbers)
-    notes: list[str] = []
-    order = _rows_by_time(times_ns, data, row_numbers, notes)
+        origin_ns = int(times_ns[order[0]]) if len(order) else 0
+        return Grid(Fraction(0), origin_ns, order, np.arange(len(order), dtype=np.int64), samples.notes)
     refusal, grid, faults = None, None, len(order)
+    by_time, by_count = samples.again(), samples.again()
     try:
-        grid, lost, gaps, missing = _by_time(times_ns, order, data, rate, row_numbers)
+        grid, lost, gaps, missing = by_time.numbered_by_time()
         # Gaps are gaps, and rows for which there is no room are too many. As many as are missing, or a gap every few rows: count.
-        often = gaps > max(5, len(order) // 25) and (missing > len(order) or _coarse(times_ns[order]) is not None)
+        often = gaps > max(5, len(order) // 25) and (missing > len(order) or _coarse(samples.times) is not None)
         faults = lost + gaps if 0 < lost <= 1.5 * missing + 2 or lost > len(order) // 10 or often else 0
     except SourceError as error:
         refusal = error
     if faults > 0:
-        counted, counted_gaps = _by_count(times_ns, order, data, rate, row_numbers)
+        counted, counted_gaps = by_count.numbered_by_count()
         grid = counted if counted is not None and counted_gaps < faults else grid
     if grid is None:
         assert refusal is not None
         raise refusal
-    grid.notes[:0] = notes
+    grid.notes[:0] = samples.notes
     return grid
 
 
-def _irregular(times_ns: Int, data: Array, row_numbers: RowNumbers) -> Grid:
-    notes: list[str] = []
-    order = _rows_by_time(times_ns, data, row_numbers, notes)
-    numbers = np.arange(len(order), dtype=np.int64)
-    return Grid(Fraction(0), int(times_ns[order[0]]) if len(order) else 0, order, numbers, notes)
+class _Samples:
+    """A stream's samples in some order, and what is to be said of them."""
 
+    def __init__(self, times_ns: Int, data: Array, rate: Fraction | None, row_numbers: RowNumbers) -> None:
+        self._all_times, self._data, self._rate, self._rows = times_ns, data, rate, row_numbers
+        self.order: Int = np.arange(len(times_ns))  # rows in the order of their times
+        self.notes: list[str] = []
 
-def _by_time(
-    times_ns: Int, order: Int, data: Array, rate: Fraction | None, row_numbers: RowNumbers
-) -> tuple[Grid, int, int, int]:
-    """Numbers by times alone; how many samples that loses, and in how many gaps how many are missing."""
-    notes: list[str] = []
-    times = times_ns[order]
-    estimates = _rate_estimates(times)
-    if rate is None:
-        if not estimates:
-            hint = "give `rate_hz` in the recipe's [[input]]"
-            same = (
-                "all times are the same, as where a table program shortens numbers"
-                if len(times) > 1
-                else "one time alone has no rate"
-            )
-            raise row_numbers.error(f"{same}; {hint}", int(order[0]))
-        rate = _plain_rate(estimates[0], _rate_blur(times), notes)
-    elif estimates and all(abs(estimate / float(rate) - 1) > RATE_TOLERANCE for estimate in estimates):
-        raise SourceError(
-            f"the times say {_hz(estimates[0])}, the recipe says {_hz(float(rate))}; correct `rate_hz`, or the time column",
-            row_numbers.path,
-        )
-    numbers = _sample_numbers(times, rate, row_numbers, notes)
-    is_first, lost = _first_of_each(numbers, order, data, row_numbers, notes)
-    gaps = _note_gaps(numbers[is_first], order[is_first], rate, row_numbers, notes)
-    missing = int(numbers[-1]) + 1 - int(is_first.sum())
-    return Grid(rate, int(times[0]), order[is_first], numbers[is_first], notes), lost, gaps, missing
+    def again(self) -> _Samples:
+        """The same samples, of which nothing is said yet."""
+        samples = _Samples(self._all_times, self._data, self._rate, self._rows)
+        samples.order = self.order
+        return samples
 
+    @property
+    def times(self) -> Int:
+        """Times in order."""
+        return self._all_times[self.order]
 
-def _by_count(
-    times_ns: Int, order: Int, data: Array, rate: Fraction | None, row_numbers: RowNumbers
-) -> tuple[Grid | None, int]:
-    """Numbers by counting, and how many gaps that makes; None where rows and span do not agree."""
-    notes: list[str] = []
-    times = times_ns[order]
-    repeats = np.flatnonzero(np.diff(times) == 0) + 1
-    same = repeats[_equal_rows(data[order[repeats - 1]], data[order[repeats]])]
-    # Else several samples share a stamp, whatever their values.
-    if 2 * len(same) > len(repeats) and not _at_rest(data, order[np.concatenate(([True], np.diff(times) != 0))]):
-        notes.append(
-            f"{many(len(same), 'repeated sample')}, first at {row_numbers.at(int(order[same[0]]))}: the first of each is kept"
-        )
-        order = np.delete(order, same)
-        times = times_ns[order]
-    counted = _count(times, None if rate is None else float(rate))
-    if counted is None:
-        return None, 0
-    if rate is None:
-        rate = _plain_rate(
-            counted.rate, max(_rate_blur(times), counted.late_s * NS / max(int(times[-1] - times[0]), 1)), notes
-        )
-    notes.append(
-        f"times lie up to {1000 * counted.late_s:.3g} ms from even ones, as where samples arrive late or together: "
-        "samples are numbered by their count"
-    )
-    gaps = _note_gaps(counted.numbers, order, rate, row_numbers, notes)
-    return Grid(rate, int(times[0]), order, counted.numbers, notes), gaps
+    def _where(self, i: int) -> str:
+        return self._rows.at(int(self.order[i]))
 
+    def _error(self, message: str, i: int) -> SourceError:
+        return self._rows.error(message, int(self.order[i]))
 
-def _rows_by_time(times: Int, data: Array, row_numbers: RowNumbers, notes: list[str]) -> Int:
-    """Rows in the order of their times; two recordings in one are refused."""
-    backward = np.flatnonzero(np.diff(times) < 0) + 1
-    order = np.argsort(times, kind="stable") if len(backward) else np.arange(len(times))
-    if len(backward):
-        repeats = np.flatnonzero((np.diff(times[order]) == 0) & (np.diff(order) != 1))  # not of one stamp
-        twice = not _equal_rows(data[order[repeats]], data[order[repeats + 1]]).all()
-        if twice or _interleaved(times, order, backward):
+    def _equal(self, a: Int, b: Int) -> NDArray[np.bool_]:
+        """Which samples are the same as others, missing values too."""
+        left, right = self._data[self.order[a]], self._data[self.order[b]]
+        equal = left == right
+        if left.dtype.kind == "f":
+            equal |= np.isnan(left) & np.isnan(right)
+        equal_rows: NDArray[np.bool_] = equal.all(axis=tuple(range(1, equal.ndim)))
+        return equal_rows
+
+    def _at_rest(self, picked: Int) -> bool:
+        """Whether most of these samples are as the one before, though their times differ."""
+        return bool(np.mean(self._equal(picked[1:], picked[:-1])) > _REST) if len(picked) > 1 else False
+
+    def sort_by_time(self) -> None:
+        """Put samples in the order of their times; two recordings in one are refused."""
+        times = self._all_times
+        backward = np.flatnonzero(np.diff(times) < 0) + 1
+        if not len(backward):
+            return
+        self.order = np.argsort(times, kind="stable").astype(np.int64)
+        repeats = np.flatnonzero((np.diff(self.times) == 0) & (np.diff(self.order) != 1))  # not of one stamp
+        twice = not self._equal(repeats, repeats + 1).all()
+        if twice or self._interleaved(backward):
             seconds = (times[backward[0] - 1] - times[backward[0]]) / NS
             also = (
                 "the same times come again with other values" if twice else "what follows lies between what came before"
             )
-            raise row_numbers.error(
+            raise self._rows.error(
                 f"time goes back by {seconds:g} s, and {also}: two recordings in one file; name them in a `session` column or "
                 "split the file",
                 int(backward[0]),
             )
-        notes.append(
-            f"{many(len(backward), 'time')} earlier than the one before, first at {row_numbers.at(int(backward[0]))}: sorted by time"
+        where = self._rows.at(int(backward[0]))
+        self.notes.append(
+            f"{many(len(backward), 'time')} earlier than the one before, first at {where}: sorted by time"
         )
-    return _rows_since_clock_was_set(times, order.astype(np.int64), row_numbers, notes)
 
+    def _interleaved(self, backward: Int) -> bool:
+        """Whether parts that begin with a step far back lie between each other: a device that began anew, not samples that overtook
+        some."""
+        back = -np.diff(self._all_times)[backward - 1]
+        restarts = backward[back > max(NS, _TRACKED * int(np.median(np.abs(np.diff(self._all_times)))))]
+        part = np.searchsorted(restarts, self.order, side="right")
+        return bool(np.count_nonzero(np.diff(part)) > 3 * len(restarts))  # one part may have come late
 
-def _interleaved(times: Int, order: Int, backward: Int) -> bool:
-    """Whether parts that begin with a step far back lie between each other: a device that began anew, not samples that overtook some."""
-    restarts = backward[
-        times[backward - 1] - times[backward] > max(NS, _TRACKED * int(np.median(np.abs(np.diff(times)))))
-    ]
-    part = np.searchsorted(restarts, order, side="right")
-    return bool(np.count_nonzero(np.diff(part)) > 3 * len(restarts))  # one part may have come late
+    def leave_out_unset_clock(self) -> None:
+        """Leave out what is not of the others' years: the first few may be from before the clock was set, or the last ones be wrong."""
+        steps = np.diff(self.times)
+        jumps = np.flatnonzero(steps > max(_DAY_NS, _FAR * float(np.median(steps)))) if len(steps) else steps
+        few = max(_FEW, len(self.order) // 100)
+        for jump in jumps[::-1].tolist():
+            before, behind, size = jump + 1, len(self.order) - jump - 1, int(steps[jump])
+            how_far = f"{size / _YEAR_NS:.0f} years" if size > _YEAR_NS else f"{size / _DAY_NS:.0f} days"
+            if before <= few < behind:
+                rows = f"{many(before, 'row')} from {how_far} before the others, first at {self._where(0)}"
+                self.notes.append(f"{rows}: the clock was not set yet, left out")
+                self.order = self.order[before:]
+                return
+            if size > _YEARS * _YEAR_NS and not behind <= few < before:
+                raise self._error(
+                    f"the time jumps by {how_far}: the clock was set while recording; split the file there", before
+                )
+            if size > _YEARS * _YEAR_NS:
+                rows = f"{many(behind, 'row')} from {how_far} after the others, first at {self._where(before)}"
+                self.notes.append(f"{rows}: left out")
+                self.order = self.order[:before]
 
-
-def _rows_since_clock_was_set(times: Int, order: Int, row_numbers: RowNumbers, notes: list[str]) -> Int:
-    """Rows from where the clock was set: the first few may be from before, or the last ones be wrong."""
-    steps = np.diff(times[order])
-    jumps = np.flatnonzero(steps > max(_DAY_NS, _FAR * float(np.median(steps)))) if len(steps) else steps
-    few = max(_FEW, len(order) // 100)
-    for jump in jumps[::-1].tolist():
-        before, behind = jump + 1, len(order) - jump - 1
-        size = int(steps[jump])
-        how_far = f"{size / _YEAR_NS:.0f} years" if size > _YEAR_NS else f"{size / _DAY_NS:.0f} days"
-        if before <= few < behind:
-            notes.append(
-                f"{many(before, 'row')} from {how_far} before the others, first at {row_numbers.at(int(order[0]))}: the clock was not set "
-                "yet, left out"
+    def numbered_by_time(self) -> tuple[Grid, int, int, int]:
+        """Numbers by times alone; how many samples that loses, and in how many gaps how many are missing."""
+        times, rate = self.times, self._rate
+        estimates = _rate_estimates(times)
+        if rate is None and not estimates:
+            same = "all times are the same, as where a table program shortens numbers"
+            same = same if len(times) > 1 else "one time alone has no rate"
+            raise self._error(f"{same}; give `rate_hz` in the recipe's [[input]]", 0)
+        if rate is None:
+            rate = self._plain_rate(estimates[0], _rate_blur(times))
+        elif estimates and all(abs(estimate / float(rate) - 1) > RATE_TOLERANCE for estimate in estimates):
+            raise SourceError(
+                f"the times say {_hz(estimates[0])}, the recipe says {_hz(float(rate))}; correct `rate_hz`, or the time column",
+                self._rows.path,
             )
-            return order[before:]
-        if behind <= few < before and size > _YEARS * _YEAR_NS:
-            notes.append(
-                f"{many(behind, 'row')} from {how_far} after the others, first at {row_numbers.at(int(order[before]))}: left out"
+        numbers = self._sample_numbers(times, rate)
+        is_first, lost = self._first_of_each(numbers)
+        missing = int(numbers[-1]) + 1 - int(is_first.sum())
+        self.order, numbers = self.order[is_first], numbers[is_first]
+        gaps = self._note_gaps(numbers, rate)
+        return Grid(rate, int(times[0]), self.order, numbers, self.notes), lost, gaps, missing
+
+    def numbered_by_count(self) -> tuple[Grid | None, int]:
+        """Numbers by counting, and how many gaps that makes; None where rows and span do not agree."""
+        times = self.times
+        repeats = np.flatnonzero(np.diff(times) == 0) + 1
+        same = repeats[self._equal(repeats - 1, repeats)]
+        # Else several samples share a stamp, whatever their values.
+        if 2 * len(same) > len(repeats) and not self._at_rest(np.flatnonzero(np.diff(times, prepend=times[0] - 1))):
+            where = self._where(int(same[0]))
+            self.notes.append(f"{many(len(same), 'repeated sample')}, first at {where}: the first of each is kept")
+            self.order = np.delete(self.order, same)
+            times = self.times
+        counted = _count(times, None if self._rate is None else float(self._rate))
+        if counted is None:
+            return None, 0
+        blur = max(_rate_blur(times), counted.late_s * NS / max(int(times[-1] - times[0]), 1))
+        rate = self._plain_rate(counted.rate, blur) if self._rate is None else self._rate
+        self.notes.append(
+            f"times lie up to {1000 * counted.late_s:.3g} ms from even ones, as where samples arrive late or together: "
+            "samples are numbered by their count"
+        )
+        gaps = self._note_gaps(counted.numbers, rate)
+        return Grid(rate, int(times[0]), self.order, counted.numbers, self.notes), gaps
+
+    def _plain_rate(self, estimate: float, blur: float) -> Fraction:
+        """The plain number within 1e-4 of a rate: whole, a whole number of seconds, television's n/1.001, then two decimals. Where the
+        times are rounded so coarsely that a rate that sensors are built for is as likely, it is that one: a power of two, or a multiple
+        of 100, 50, ..., 5."""
+        usual = [2 ** max(0, round(math.log2(estimate)))]
+        usual += [step * round(estimate / step) for step in (100, 50, 25, 20, 10, 5)]
+        plain = [Fraction(1, round(1 / estimate))] if estimate < 1 else []
+        plain += [Fraction(round(estimate)), Fraction(round(estimate * 1.001) * 1000, 1001)]
+        plain += [Fraction(round(estimate * 100), 100)]
+        rates = [(Fraction(rate), min(blur, RATE_TOLERANCE)) for rate in usual]
+        for rate, within in rates + [(rate, _PLAIN_WITHIN) for rate in plain]:
+            if rate and abs(estimate / float(rate) - 1) <= within:
+                self.notes.append(f"rate {_hz(float(rate))} taken from the times (they say {_hz(estimate)})")
+                return rate
+        rate = Fraction(f"{estimate:.6g}")
+        self.notes.append(f"rate {_hz(float(rate))} taken from the times; no plain number is within 0.01 %")
+        return rate
+
+    def _sample_numbers(self, times: Int, rate: Fraction) -> Int:
+        since = (times - times[0]).astype(np.float64) / NS  # (n,) seconds
+        positions = since * float(rate)
+        if positions[-1] >= _MAX_INDEX:
+            raise SourceError(
+                f"the times span {since[-1]:.6g} s: more than 2^53 samples at {_hz(float(rate))}", self._rows.path
             )
-            order = order[:before]
-        elif size > _YEARS * _YEAR_NS:
-            raise row_numbers.error(
-                f"the time jumps by {how_far}: the clock was set while recording; split the file there",
-                int(order[before]),
+        # The first time jitters as any other: the grid's phase is the mean of all, on a circle.
+        exact = positions - _phases(positions, len(positions))
+        if len(positions) >= 2 * _TRACKED and _jumps(exact):
+            # A clock that is 0.1 % off would skip a sample every 1,000: follow its phase, if that gives fewer jumps.
+            tracked = positions - _phases(positions, _TRACKED)
+            if _jumps(tracked) < _jumps(exact):
+                exact = tracked
+                count = float(np.rint(exact[-1]) - np.rint(exact[0]))
+                self.notes.append(
+                    f"the file's clock runs at {_hz(count / since[-1])}, numbered as {_hz(float(rate))}: "
+                    f"the last sample's time is off by {count / float(rate) - since[-1]:+.3f} s"
+                )
+        numbers = np.rint(exact).astype(np.int64)
+        if len(times) >= _LEAST and float(np.abs(exact - numbers).mean()) > _IRREGULAR:
+            raise SourceError(
+                f"the times lie on no grid of {_hz(float(rate))} (they vary by more than a sample): an irregular stream, "
+                "which recipes do not take; resample it",
+                self._rows.path,
             )
-    return order
+        from_zero: Int = numbers - numbers[0]
+        return from_zero
+
+    def _first_of_each(self, numbers: Int) -> tuple[NDArray[np.bool_], int]:
+        """Which samples are kept, and how many others had values of their own."""
+        is_first = np.diff(numbers, prepend=-1) != 0
+        repeated, starts = np.flatnonzero(~is_first), np.flatnonzero(is_first)
+        if not len(repeated):
+            return is_first, 0
+        if len(repeated) > len(numbers) // 2:
+            raise self._error(
+                f"{len(repeated)} of {len(numbers)} times fall on a sample that is already there: "
+                "the times are too coarse; leave the time column out and give `rate_hz`, or write finer times",
+                int(repeated[0]),
+            )
+        owners = starts[np.searchsorted(starts, repeated) - 1]
+        different = int(np.count_nonzero(~self._equal(owners, repeated)))
+        still = 10 * len(repeated) > len(numbers) and self._at_rest(starts)
+        where = self._where(int(repeated[np.argmin(self._rows.numbers[self.order[repeated]])]))
+        with_different = f" ({different} with other values)" if different else ""
+        repeats = f"{many(len(repeated), 'repeated sample')}{with_different}"
+        self.notes.append(f"{repeats}, first at {where}: the first of each is kept")
+        return is_first, len(repeated) if still else different
+
+    def _note_gaps(self, numbers: Int, rate: Fraction) -> int:
+        jumps = np.diff(numbers) - 1
+        gaps = np.flatnonzero(jumps > 0)
+        if len(gaps):
+            missing = int(jumps.sum())
+            lack = f"{many(len(gaps), 'gap')}, {many(missing, 'sample')} ({missing / float(rate):.6g} s) missing"
+            self.notes.append(f"{lack}, first before {self._where(int(gaps[0]) + 1)}")
+        return len(gaps)
 
 
 def _rate_estimates(times: Int) -> list[float]:
@@ -260,65 +362,8 @@ def _rate_blur(times: Int) -> float:
     return min(step / max(int(since[-1]), 1), _MOST_BLUR)
 
 
-def _common_rate(estimate: float, blur: float) -> Fraction | None:
-    """The plainest rate within `blur` that sensors are built for: a power of two, or a multiple of 100, 50, ..., 5."""
-    plain = [
-        2 ** max(0, round(math.log2(estimate))),
-        *(step * round(estimate / step) for step in (100, 50, 25, 20, 10, 5)),
-    ]
-    return next((Fraction(rate) for rate in plain if rate and abs(estimate / rate - 1) <= blur), None)
-
-
-def _plain_rate(estimate: float, blur: float, notes: list[str]) -> Fraction:
-    """The plain number within 1e-4 of a rate: whole, a whole number of seconds, television's n/1.001, then two
-    decimals. Where the times are rounded so coarsely that a common rate is as likely, it is that one."""
-    if common := _common_rate(estimate, min(blur, RATE_TOLERANCE)):
-        notes.append(f"rate {_hz(float(common))} taken from the times (they say {_hz(estimate)})")
-        return common
-    plain = [
-        Fraction(round(estimate)),
-        Fraction(round(estimate * 1.001) * 1000, 1001),
-        Fraction(round(estimate * 100), 100),
-    ]
-    if estimate < 1:
-        plain = [Fraction(1, round(1 / estimate)), *plain]
-    for rate in plain:
-        if rate and abs(estimate / float(rate) - 1) <= _PLAIN_WITHIN:
-            notes.append(f"rate {_hz(float(rate))} taken from the times (they say {_hz(estimate)})")
-            return rate
-    rate = Fraction(f"{estimate:.6g}")
-    notes.append(f"rate {_hz(float(rate))} taken from the times; no plain number is within 0.01 %")
-    return rate
-
-
-def _sample_numbers(times: Int, rate: Fraction, row_numbers: RowNumbers, notes: list[str]) -> Int:
-    since = (times - times[0]).astype(np.float64) / NS  # (n,) seconds
-    positions = since * float(rate)
-    if positions[-1] >= _MAX_INDEX:
-        raise SourceError(
-            f"the times span {since[-1]:.6g} s: more than 2^53 samples at {_hz(float(rate))}", row_numbers.path
-        )
-    # The first time jitters as any other: the grid's phase is the mean of all, on a circle.
-    exact = positions - _phases(positions, len(positions))
-    if len(positions) >= 2 * _TRACKED and _jumps(exact):
-        # A clock that is 0.1 % off would skip a sample every 1,000: follow its phase, if that gives fewer jumps.
-        tracked = positions - _phases(positions, _TRACKED)
-        if _jumps(tracked) < _jumps(exact):
-            exact = tracked
-            count = float(np.rint(exact[-1]) - np.rint(exact[0]))
-            notes.append(
-                f"the file's clock runs at {_hz(count / since[-1])}, numbered as {_hz(float(rate))}: "
-                f"the last sample's time is off by {count / float(rate) - since[-1]:+.3f} s"
-            )
-    numbers = np.rint(exact).astype(np.int64)
-    if len(times) >= 20 and float(np.abs(exact - numbers).mean()) > _IRREGULAR:
-        raise SourceError(
-            f"the times lie on no grid of {_hz(float(rate))} (they vary by more than a sample): an irregular stream, "
-            "which recipes do not take; resample it",
-            row_numbers.path,
-        )
-    from_zero: Int = numbers - numbers[0]
-    return from_zero
+def _hz(rate: float) -> str:
+    return f"{rate:.8g} Hz"
 
 
 def _phases(positions: NDArray[np.float64], block: int) -> NDArray[np.float64]:
@@ -334,64 +379,6 @@ def _phases(positions: NDArray[np.float64], block: int) -> NDArray[np.float64]:
 
 def _jumps(exact: NDArray[np.float64]) -> int:
     return int(np.count_nonzero(np.diff(np.rint(exact)) != 1))
-
-
-def _first_of_each(
-    numbers: Int, order: Int, data: Array, row_numbers: RowNumbers, notes: list[str]
-) -> tuple[NDArray[np.bool_], int]:
-    """Which rows are kept, and how many others had values of their own."""
-    is_first = np.concatenate(([True], np.diff(numbers) != 0))
-    repeated = np.flatnonzero(~is_first)
-    if not len(repeated):
-        return is_first, 0
-    file_rows = row_numbers.numbers[order]
-    if len(repeated) > len(numbers) // 2:
-        raise row_numbers.error(
-            f"{len(repeated)} of {len(numbers)} times fall on a sample that is already there: "
-            "the times are too coarse; leave the time column out and give `rate_hz`, or write finer times",
-            int(order[repeated[0]]),
-        )
-    starts = np.flatnonzero(is_first)
-    owners = starts[np.searchsorted(starts, repeated) - 1]
-    different = int(np.count_nonzero(~_equal_rows(data[order[owners]], data[order[repeated]])))
-    still = 10 * len(repeated) > len(numbers) and _at_rest(data, order[starts])
-    first = int(order[repeated[np.argmin(file_rows[repeated])]])
-    with_different = f" ({different} with other values)" if different else ""
-    notes.append(
-        f"{many(len(repeated), 'repeated sample')}{with_different}, first at {row_numbers.at(first)}: the first of each is kept"
-    )
-    return is_first, len(repeated) if still else different
-
-
-def _at_rest(data: Array, rows: Int) -> bool:
-    """Whether most rows are as the one before, though their times differ."""
-    return bool(np.mean(_equal_rows(data[rows[1:]], data[rows[:-1]])) > _REST) if len(rows) > 1 else False
-
-
-def _note_gaps(numbers: Int, order: Int, rate: Fraction, row_numbers: RowNumbers, notes: list[str]) -> int:
-    jumps = np.diff(numbers) - 1
-    gaps = np.flatnonzero(jumps > 0)
-    if len(gaps):
-        missing = int(jumps.sum())
-        seconds = missing / float(rate)
-        where = row_numbers.at(int(order[gaps[0] + 1]))
-        notes.append(
-            f"{many(len(gaps), 'gap')}, {many(missing, 'sample')} ({seconds:.6g} s) missing, first before {where}"
-        )
-    return len(gaps)
-
-
-def _equal_rows(a: Array, b: Array) -> NDArray[np.bool_]:
-    """Which rows are the same, missing values too."""
-    equal = a == b
-    if a.dtype.kind == "f":
-        equal |= np.isnan(a) & np.isnan(b)
-    equal_rows: NDArray[np.bool_] = equal.all(axis=tuple(range(1, equal.ndim)))
-    return equal_rows
-
-
-def _hz(rate: float) -> str:
-    return f"{rate:.8g} Hz"
 
 
 class _Counted(NamedTuple):

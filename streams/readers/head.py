@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from kymo.streams.errors import SourceError
-from kymo.streams.readers.cells import is_missing
-from kymo.streams.readers.moments import is_date, is_moment
-from kymo.streams.readers.units import known_unit, unit_in, unit_of_name
+from kymo.streams.readers.cells import is_missing, is_value
+from kymo.streams.readers.moments import is_moment
+from kymo.streams.units import known_unit, unit_in, unit_of_name
 from kymo.streams.words import NS, is_number, many, some
 
 _SPACES = " "
@@ -48,7 +48,6 @@ _OTHER_RATE = re.compile(
     re.IGNORECASE,
 )
 _EPOCH = re.compile(r"\bepoch (?:period|length)\b[^\d\n]{0,16}(\d\d):(\d\d):(\d\d)\b", re.IGNORECASE)
-_GROUPED = re.compile(r"[+-]?\d{1,3}([.,'’_ ]\d{3})+([.,]\d*)?")
 _SAID = re.compile(r"[\w ]+:.*\d|[\d.]+$")
 _MEASURE = re.compile(r"\d+(\.\d+)?(\s*hz|\s+\w+)?", re.IGNORECASE)
 _NAMES_ARE = re.compile(r"^\W*(?:labels|columns|names)\s*:?=?\s*", re.IGNORECASE)
@@ -290,7 +289,7 @@ def _with_all_names(head: TableHead, above: Cells, path: Path | str) -> TableHea
     if data is None:
         return head
     texts = list(takewhile(lambda row: _are_words(row, data, len(head.names)), rows))
-    columns = [n for n, cell in enumerate(data[: len(head.names)]) if _is_value(cell)]
+    columns = [n for n, cell in enumerate(data[: len(head.names)]) if is_value(cell)]
     named, units = [head.names, *texts], [""] * len(head.names)
     for row in texts:
         if _are_units(row, columns) or _is_whole(head.names, columns):
@@ -322,7 +321,7 @@ def _are_counts(row: Sequence[str], samples: Cells, lines: Sequence[str]) -> boo
     """Whether a row says how many samples follow, as AcqKnowledge writes it below the names."""
     counts = {cell for cell in row if cell}
     count = counts.pop() if len(counts) == 1 else ""
-    if row[0] or not samples or not _is_value(samples[0][0]) or not count.isdecimal():
+    if row[0] or not samples or not is_value(samples[0][0]) or not count.isdecimal():
         return False
     follow = sum(map(bool, map(str.strip, lines))) - 1
     return 0.9 * follow <= int(count) and (int(count) <= 1.1 * follow or sum(map(len, lines)) > _WHOLE)
@@ -376,8 +375,8 @@ def _are_units(row: Sequence[str], columns: Sequence[int]) -> bool:
 
 def _are_words(row: Sequence[str], data: Sequence[str], width: int) -> bool:
     """Whether a row has words where samples have numbers."""
-    columns = [n for n, cell in enumerate(data[: len(row)]) if _is_value(cell)]
-    if len(row) != width or not columns or any(map(_is_value, row)):
+    columns = [n for n, cell in enumerate(data[: len(row)]) if is_value(cell)]
+    if len(row) != width or not columns or any(map(is_value, row)):
         return False
     return 2 * sum(not is_missing(row[n]) for n in columns) > len(columns)
 
@@ -437,7 +436,7 @@ def _later_names(rows: Cells) -> int:
 
 def _over_numbers(row: Sequence[str], below: Cells) -> list[str]:
     """The cells of a row above numbers."""
-    columns = {n for cells in below for n, cell in enumerate(cells) if _is_value(cell)}
+    columns = {n for cells in below for n, cell in enumerate(cells) if is_value(cell)}
     return [cell for n, cell in enumerate(row) if n in columns]
 
 
@@ -490,14 +489,8 @@ def _cells(line: str, delimiter: str) -> list[str]:
     return [" ".join(cell.split()) for cell in next(rows, [])]
 
 
-def _is_value(cell: str) -> bool:
-    if is_missing(cell):
-        return False
-    return is_number(cell.replace(",", ".")) or _GROUPED.fullmatch(cell) is not None or is_moment(cell) or is_date(cell)
-
-
 def _count_values(row: Sequence[str]) -> int:
-    return sum(map(_is_value, row))
+    return sum(map(is_value, row))
 
 
 def _is_data(cells: Cells, at: int) -> bool:
@@ -510,13 +503,13 @@ def _is_data(cells: Cells, at: int) -> bool:
 
 def _is_sample(row: Sequence[str], below: Cells) -> bool:
     """Whether a first row has numbers wherever the next ones have: it is a sample, and nothing has a name."""
-    columns = [n for n in range(len(row)) if all(n < len(cells) and _is_value(cells[n]) for cells in below)]
-    return bool(columns) and not _are_numbered(row, below) and all(_is_value(row[n]) for n in columns)
+    columns = [n for n in range(len(row)) if all(n < len(cells) and is_value(cells[n]) for cells in below)]
+    return bool(columns) and not _are_numbered(row, below) and all(is_value(row[n]) for n in columns)
 
 
 def _are_numbered(row: Sequence[str], below: Cells) -> bool:
     """Whether columns have numbers as names, from 0, as pandas makes them up, or from 1; numbers of samples go on below."""
-    columns = [n for n in range(len(row)) if all(n < len(cells) and _is_value(cells[n]) for cells in below)]
+    columns = [n for n in range(len(row)) if all(n < len(cells) and is_value(cells[n]) for cells in below)]
     if len(columns) < 2:
         return False
     first = columns[0] + (row[columns[0]] != str(columns[0]))

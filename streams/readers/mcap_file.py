@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from fractions import Fraction
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from mcap.records import Channel, Message, Schema
 from numpy.typing import NDArray
 
-from kymo.streams.chunk import Array, Chunk, Header, signal_format
+from kymo.streams.chunk import Array, Chunk, Header
 from kymo.streams.codec import CHUNK_SCHEMA, ChunkCodec
 from kymo.streams.errors import ChunkError, FormatError, MessageError, SourceError
 from kymo.streams.labels.labels import Label, current_labels
@@ -178,12 +178,10 @@ def chunk_sessions(
         raise no_such_name(str(options.stream_name), names, path, "stream")
     for name, headers in sessions.items():
         session_notes = list(notes)
-        session = name if options.session_name is None else options.session_name
+        session = options.session_name if options.session_name is not None else name
         if options.session_name is not None and len(sessions) > 1:
             session = f"{options.session_name}-{name}"
-        streams = [
-            _joined(_with_session(header, session), content.chunks.pop(header), session_notes) for header in headers
-        ]
+        streams = [_joined(header, session, content.chunks.pop(header), session_notes) for header in headers]
         record = content.records.get(name, {})
         known = dict(metadata) | {str(key): str(value) for key, value in record.get("metadata", {}).items()}
         known |= {key: str(record[key]) for key in OWN_METADATA if record.get(key)}
@@ -191,32 +189,27 @@ def chunk_sessions(
         yield Recording(session, streams, labels, record.get("subject"), known, path, session_notes)
 
 
-def _with_session(header: Header, session: str) -> Header:
-    return header if header.session == session else Header(session, header.origin_ns, header.format, header.chain)
-
-
-def _joined(header: Header, chunks: list[Chunk], notes: list[str]) -> StreamData:
+def _joined(header: Header, session: str, chunks: list[Chunk], notes: list[str]) -> StreamData:
     """One stream of its chunks: in order, each sample once."""
-    parts: list[tuple[Array, NDArray[np.int64], NDArray[np.int64] | None]] = []  # samples, numbers, times
+    samples, numbers, times = list[Array](), list[NDArray[np.int64]](), list[NDArray[np.int64]]()
     end_index, gaps, missing, repeated = -1, 0, 0, 0
     for chunk in sorted(chunks, key=lambda chunk: (chunk.first_index, chunk.end_index)):
         skip = min(max(end_index - chunk.first_index, 0), chunk.count) if end_index >= 0 else 0
         repeated += skip
         if 0 <= end_index < chunk.first_index:
             gaps, missing = gaps + 1, missing + chunk.first_index - end_index
-        times = None if chunk.times_ns is None else chunk.times_ns[skip:]
-        parts.append((chunk.data[skip:], np.arange(chunk.first_index + skip, chunk.end_index), times))
+        samples.append(chunk.data[skip:])
+        numbers.append(np.arange(chunk.first_index + skip, chunk.end_index))
+        times += [] if chunk.times_ns is None else [chunk.times_ns[skip:]]
         end_index = max(end_index, chunk.end_index)
     stream = header.format.stream
     if gaps:
         notes.append(f"{stream}: {many(gaps, 'gap')}, {many(missing, 'sample')} missing")
     if repeated:
         notes.append(f"{stream}: {many(repeated, 'repeated sample')}, the first of each is kept")
-    clocked = all(times is not None for _, _, times in parts)
-    times_ns = np.concatenate([times for _, _, times in parts if times is not None]) if clocked else None
-    return StreamData.from_indexes(
-        header, np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]), times_ns
-    )
+    times_ns = np.concatenate(times) if len(times) == len(samples) else None
+    header = replace(header, session=session)
+    return StreamData.from_indexes(header, np.concatenate(samples), np.concatenate(numbers), times_ns)
 
 
 def _topic_streams(
@@ -290,33 +283,54 @@ def _stream(
     item: InputOptions, sources: list[tuple[TopicSamples, str, str]], session: str, path: str
 ) -> tuple[StreamData, list[str]]:
     topics = list(dict.fromkeys(topic for topic, _, _ in sources))
-    times = [topic.times_ns for topic in topics]
-    stamps: NDArray[np.int64] | None = None
-    values: Any
-    if all(np.array_equal(times[0], further) for further in times[1:]):
-        together = np.hstack([topic.values for topic in topics])  # (n, all channels)
-        fitted = _fit(item.rate_hz, times[0], together, path, item.stream)
-        values = together[fitted.rows]
-        stamps = times[0][fitted.rows] if fitted.rate == 0 else None
+    samples = [(topic.stream, topic.times_ns, topic.values) for topic in topics]
+    if all(np.array_equal(samples[0][1], times) for _, times, _ in samples[1:]):
+        samples = [(item.stream, samples[0][1], np.hstack([values for _, _, values in samples]))]
     elif item.rate_hz == 0:
         raise SourceError(f"{item.stream}: the topics of an irregular stream need equal times", path)
-    else:
-        fitted, values = _side_by_side(item, topics, path)
-    columns = [
-        sum(len(before.channels) for before in topics[: topics.index(topic)]) + topic.channels.index(channel)
-        for topic, channel, _ in sources
-    ]
-    said = tuple(topic.unit for topic, _, _ in sources)
-    sizes, units = _converted(said, item.takes or said) if any(said) else (1.0, item.units)
-    fmt = signal_format(item.stream, tuple(name for _, _, name in sources), fitted.rate, "float64", units)
+    fitted, values = _side_by_side(item, samples, path)
+    widths = np.cumsum([0, *(len(topic.channels) for topic in topics)]).tolist()
+    columns = [widths[topics.index(topic)] + topic.channels.index(channel) for topic, channel, _ in sources]
+    file_units = tuple(topic.unit for topic, _, _ in sources)
+    sizes, units = _converted(file_units, item.takes or file_units) if any(file_units) else (1.0, item.units)
     data = np.ascontiguousarray(values[:, columns] * sizes)
     notes = [*fitted.notes, *_unlike_a_field(sources, item.takes)]
     bad = np.flatnonzero(~np.isfinite(data).all(axis=1))
     if len(bad):
         first = int(fitted.indexes[bad[0]])
         notes.append(f"{many(len(bad), 'sample')} with missing values, first at index {first}")
-    header = Header(session, fitted.origin_ns, fmt)
-    return StreamData.from_indexes(header, data, fitted.indexes, stamps), notes
+    item = replace(item, channels=tuple(name for _, _, name in sources), units=units)
+    times = None if fitted.rate else samples[0][1][fitted.rows]
+    every = replace(fitted, rows=np.arange(len(data)))
+    return every.stream(session, item, data, times), notes
+
+
+def _side_by_side(
+    item: InputOptions, samples: Sequence[tuple[str, NDArray[np.int64], Array]], path: str
+) -> tuple[grid.Grid, Array]:
+    """Names, times and values of topics on the first one's grid, and their values; a sample that one of them lacks is NaN there."""
+    grids: list[grid.Grid] = []
+    for name, times, values in samples:
+        row_numbers = grid.RowNumbers(path, np.arange(1, len(times) + 1), "message", name)
+        grids.append(grid.fit(times, values, grids[0].rate if grids else item.rate_hz, row_numbers))
+    if len(grids) == 1:
+        return grids[0], samples[0][2][grids[0].rows]
+    rate = grids[0].rate
+    shifts = [round((fitted.origin_ns - grids[0].origin_ns) * rate / NS) for fitted in grids]
+    numbers = [fitted.indexes + shift - min(shifts) for fitted, shift in zip(grids, shifts, strict=True)]
+    every = np.unique(np.concatenate(numbers))
+    shared = int(np.sum(sum(np.isin(every, of_topic) for of_topic in numbers) == len(numbers)))
+    names = ", ".join(name for name, _, _ in samples)
+    if 2 * shared < len(every):
+        share = f"only {shared} of {len(every)} samples are in all of {names}"
+        raise SourceError(f"{item.stream}: {share}; take them as streams of their own", path)
+    blocks = [np.full((len(every), values.shape[1]), np.nan) for _, _, values in samples]
+    for block, of_topic, fitted, (_, _, values) in zip(blocks, numbers, grids, samples, strict=True):
+        block[np.searchsorted(every, of_topic)] = values[fitted.rows]
+    notes = [note for fitted in grids for note in fitted.notes]
+    notes.append(f"times of {names} differ: put on one grid at {float(rate):g} Hz")
+    origin_ns = grids[shifts.index(min(shifts))].origin_ns
+    return grid.Grid(rate, origin_ns, np.arange(len(every)), every - every[0], notes), np.hstack(blocks)
 
 
 def _unlike_a_field(sources: Sequence[tuple[TopicSamples, str, str]], takes: tuple[str, ...]) -> Iterator[str]:
@@ -339,35 +353,3 @@ def _converted(said: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[Any, tup
         with contextlib.suppress(FormatError):
             sizes[i], units[i] = factor(unit, target), target or unit
     return sizes, tuple(units)
-
-
-def _fit(rate: Fraction | None, times: NDArray[np.int64], values: Array, path: str, stream: str) -> grid.Grid:
-    return grid.fit(times, values, rate, grid.RowNumbers(path, np.arange(1, len(times) + 1), "message", stream))
-
-
-def _side_by_side(item: InputOptions, topics: list[TopicSamples], path: str) -> tuple[grid.Grid, Array]:
-    """Topics whose times differ, on the first one's grid, and their values; a sample that one of them lacks is NaN there."""
-    grids: list[grid.Grid] = []
-    for topic in topics:
-        rate = item.rate_hz if not grids else grids[0].rate
-        grids.append(_fit(rate, topic.times_ns, topic.values, path, topic.stream))
-    rate = grids[0].rate
-    shifts = [round((fitted.origin_ns - grids[0].origin_ns) * rate / NS) for fitted in grids]
-    earliest = min(shifts)
-    numbers = [fitted.indexes + shift - earliest for fitted, shift in zip(grids, shifts, strict=True)]
-    every = np.unique(np.concatenate(numbers))
-    shared = int(np.sum(sum(np.isin(every, of_topic) for of_topic in numbers) == len(numbers)))
-    names = ", ".join(topic.stream for topic in topics)
-    if 2 * shared < len(every):
-        share = f"only {shared} of {len(every)} samples are in all of {names}"
-        raise SourceError(f"{item.stream}: {share}; take them as streams of their own", path)
-    values = np.full((len(every), sum(len(topic.channels) for topic in topics)), np.nan)
-    column = 0
-    for topic, of_topic, fitted in zip(topics, numbers, grids, strict=True):
-        width = len(topic.channels)
-        values[np.searchsorted(every, of_topic), column : column + width] = topic.values[fitted.rows]
-        column += width
-    notes = [note for fitted in grids for note in fitted.notes]
-    notes.append(f"times of {names} differ: put on one grid at {float(rate):g} Hz")
-    origin_ns = grids[shifts.index(earliest)].origin_ns
-    return grid.Grid(rate, origin_ns, np.arange(len(every)), every - every[0], notes), values

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from kymo.streams.chunk import Array
 from kymo.streams.errors import SourceError
-from kymo.streams.readers.columns import column_roles
+from kymo.streams.readers.columns import Block, ColumnRoles, Table
 from kymo.streams.readers.files import File
-from kymo.streams.readers.table import Block, Gatherer
+from kymo.streams.readers.table import read_table
 from kymo.streams.readers.times import TimeColumn
 from kymo.streams.recording import ReadOptions, Recording
 
@@ -34,9 +34,9 @@ def read_parquet(file: File, options: ReadOptions) -> Iterator[Recording]:
         ) from None
     with file.open() as raw:
         try:
-            table = pyarrow.parquet.ParquetFile(raw)
-            _check_size(table.metadata, raw.seek(0, io.SEEK_END), file.path)
-            yield from _recordings(table, file, options)
+            content = pyarrow.parquet.ParquetFile(raw)
+            _check_size(content.metadata, raw.seek(0, io.SEEK_END), file.path)
+            yield from read_table(_ParquetTable(content, file), options)
         except (pyarrow.ArrowException, OSError) as error:
             raise SourceError(f"is no whole Parquet file ({str(error).splitlines()[0][:200]})", file.path) from None
 
@@ -49,68 +49,58 @@ def _check_size(metadata: Any, size: int, path: str) -> None:
         raise SourceError(f"{size} bytes of Parquet unpack to {max(cells, unpacked)}, expected up to {most}", path)
 
 
-def _recordings(table: Any, file: File, options: ReadOptions) -> Iterator[Recording]:
-    import pyarrow as pa
+class _ParquetTable(Table):
+    """A file whose columns have types."""
 
-    schema = table.schema_arrow
-    numeric = {
-        f.name
-        for f in schema
-        if pa.types.is_integer(f.type) or pa.types.is_floating(f.type) or pa.types.is_decimal(f.type)
-    }
-    if not table.metadata.num_rows:
-        raise SourceError("has columns but no rows", file.path)
-    roles = column_roles(schema.names, numeric, options, file.path, lambda n: _first(table, n))
-    for name in roles.channels:
-        if name not in numeric and not pa.types.is_boolean(schema.field(name).type):
-            raise SourceError(f"column `{name}` holds {schema.field(name).type}, expected numbers", file.path)
-    time_column = roles.time_column(file.path)
-    gatherer = Gatherer(file, roles, options, table.metadata.num_rows > _TOGETHER_ROWS, time_column)
-    columns = list(dict.fromkeys((*roles.channels, *roles.texts, *([roles.time] if roles.time else []))))
-    dtype = _dtype(table, roles.channels)
-    row = 1
-    for batch in table.iter_batches(_BLOCK_ROWS, columns=columns):
-        rows = np.arange(row, row + batch.num_rows, dtype=np.int64)
-        row += batch.num_rows
-        values = np.column_stack([_numbers(batch.column(name), dtype) for name in roles.channels])
-        texts = {name: _texts(batch.column(name)) for name in roles.texts}
-        times = None
-        if time_column and roles.parts:
-            times = time_column.parse(roles.time_texts(texts), rows)
-        elif time_column and roles.time:
-            times = _times(batch.column(roles.time), time_column, rows)
-        if time_column:
-            gatherer.notes += [note for note in time_column.notes if note not in gatherer.notes]
-        if len(rows):
-            yield from gatherer.add(Block(rows, values, texts, times))
-    yield from gatherer.finish()
+    def __init__(self, content: Any, file: File) -> None:
+        import pyarrow.types as kinds
 
+        self._content, self._types = content, {column.name: column.type for column in content.schema_arrow}
+        is_numeric = (kinds.is_integer, kinds.is_floating, kinds.is_decimal)
+        numeric = {name for name, kind in self._types.items() if any(of_kind(kind) for of_kind in is_numeric)}
+        rows = content.metadata.num_rows
+        if not rows:
+            raise SourceError("has columns but no rows", file.path)
+        super().__init__(file, content.schema_arrow.names, numeric, long=rows > _TOGETHER_ROWS)
 
-def _dtype(table: Any, channels: Sequence[str]) -> str:
-    """What values become: float32 and int16 where all channels are, and no cell is empty where there is no NaN."""
-    types = {str(table.schema_arrow.field(name).type) for name in channels}
-    if types == {"float"}:
-        return "float32"
-    return "int16" if types == {"int16"} and not any(_has_nulls(table, name) for name in channels) else "float64"
+    def first(self, name: str) -> Sequence[str]:
+        """First texts of a column; times as ISO 8601."""
+        import pyarrow as pa
 
+        column = next(iter(self._content.iter_batches(_SAMPLE_ROWS, columns=[name]))).column(0)
+        return _texts(column.cast(pa.string()) if pa.types.is_timestamp(column.type) else column)
 
-def _first(table: Any, name: str) -> list[str]:
-    """First texts of a column; times as ISO 8601."""
-    import pyarrow as pa
+    def blocks(self, roles: ColumnRoles) -> Iterator[Block]:
+        """All rows."""
+        for name in roles.channels:
+            if name not in self.numeric and str(self._types[name]) != "bool":
+                raise SourceError(f"column `{name}` holds {self._types[name]}, expected numbers", self.path)
+        columns = list(dict.fromkeys((*roles.channels, *roles.texts, *([roles.time] if roles.time else []))))
+        dtype, row = self._dtype(roles.channels), 1
+        for batch in self._content.iter_batches(_BLOCK_ROWS, columns=columns):
+            rows = np.arange(row, row + batch.num_rows, dtype=np.int64)
+            row += batch.num_rows
+            values = np.column_stack([_numbers(batch.column(name), dtype) for name in roles.channels])
+            texts = {name: _texts(batch.column(name)) for name in roles.texts}
+            if roles.clock and not roles.parts:
+                times = _times(batch.column(roles.clock.column), roles.clock, rows)
+            else:
+                times = roles.times(texts, rows)
+            yield Block(rows, values, texts, times)
 
-    column = next(iter(table.iter_batches(_SAMPLE_ROWS, columns=[name]))).column(0)
-    return _texts(column.cast(pa.string()) if pa.types.is_timestamp(column.type) else column)
+    def _dtype(self, channels: Sequence[str]) -> str:
+        """What values become: float32 and int16 where all channels are, and no cell is empty where there is no NaN."""
+        types = {str(self._types[name]) for name in channels}
+        if types == {"float"}:
+            return "float32"
+        return "int16" if types == {"int16"} and not any(map(self._has_nulls, channels)) else "float64"
 
-
-def _has_nulls(table: Any, name: str) -> bool:
-    """Whether a column has an empty cell; a file without statistics is taken to have some."""
-    for group in range(table.metadata.num_row_groups):
-        columns = table.metadata.row_group(group)
-        for i in range(columns.num_columns):
-            statistics = columns.column(i).statistics
-            if columns.column(i).path_in_schema == name and (statistics is None or statistics.null_count != 0):
-                return True
-    return False
+    def _has_nulls(self, name: str) -> bool:
+        """Whether a column has an empty cell; a file without statistics is taken to have some."""
+        groups = [self._content.metadata.row_group(i) for i in range(self._content.metadata.num_row_groups)]
+        columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+        statistics = [column.statistics for column in columns if column.path_in_schema == name]
+        return any(counts is None or counts.null_count != 0 for counts in statistics)
 
 
 def _numbers(column: Any, dtype: str) -> Array:
@@ -141,16 +131,16 @@ def _text(value: Any) -> str:
     return "" if text == "nan" else text
 
 
-def _times(column: Any, time_column: TimeColumn, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def _times(column: Any, clock: TimeColumn, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     import pyarrow as pa
 
     if column.null_count:
         first = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
-        raise SourceError(f"column `{time_column.column}` is empty", time_column.path, int(rows[first]))
+        raise SourceError(f"column `{clock.column}` is empty", clock.path, int(rows[first]))
     if pa.types.is_timestamp(column.type):
         nanoseconds = column.cast(pa.timestamp("ns", column.type.tz)).cast(pa.int64())
         times: NDArray[np.int64] = nanoseconds.to_numpy(zero_copy_only=False)
         return times
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-        return time_column.numbers(column.to_numpy(zero_copy_only=False), rows)
-    return time_column.parse(_texts(column), rows)
+        return clock.numbers(column.to_numpy(zero_copy_only=False), rows)
+    return clock.parse(_texts(column), rows)

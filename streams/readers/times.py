@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,50 +25,32 @@ from kymo.streams.words import NS, brief, is_number
 
 #: Names of time columns, best first.
 TIME_COLUMNS = ("t_ns", "t", "timestamp")
-#: Other names of them, in any spelling of upper and lower case, without their unit; a column of these must also run as times do.
+#: Other names of them, in any case of letters, without their unit, best first; a column of these must also run as times do.
 _TIME_NAMES = [
-    "t",
-    "timestamp",
-    "time",
-    "datetime",
-    "elapsed",
-    "elapsed time",
-    "ts",
-    "date",
-    "utc",
-    "epoch",
-    "unix",
-    "uptime",
-]
-_TIME_NAMES += [
-    "tow",
-    "datum",
-    "zeit",
-    "uhrzeit",
-    "zeitstempel",
-    "temps",
-    "heure",
-    "fecha",
-    "hora",
-    "tiempo",
-    "index level 0",
+    *("t", "timestamp", "time", "datetime", "elapsed", "elapsed time", "ts", "date", "utc", "epoch", "unix", "uptime"),
+    *("tow", "datum", "zeit", "uhrzeit", "zeitstempel", "temps", "heure", "fecha", "hora", "tiempo", "index level 0"),
 ]
 _TEMPERATURES = ("t", "temps")  # as they may be as well
 _TIME_WORDS = {"time", "timestamp", "timestamps", "datetime", "unixtime", "stamp"}
 #: Parts of times in columns of their own, by the last word of their names.
-_CLOCK_PARTS = {"hour": "hour", "hours": "hour", "minute": "minute", "minutes": "minute", "min": "minute"}
-_CLOCK_PARTS |= {
-    "second": "second",
-    "seconds": "second",
-    "sec": "second",
-    "year": "year",
-    "month": "month",
-    "day": "day",
-}
+_CLOCK_PARTS = {part: part for part in ("year", "month", "day", "hour", "minute", "second")}
+_CLOCK_PARTS |= {"hours": "hour", "minutes": "minute", "min": "minute", "seconds": "second", "sec": "second"}
 _DATE_WORDS = {"date", "datum", "day", "fecha"}
-# Words of names of columns that number the rows.
-_COUNTERS = {"frame", "frames", "index", "counter", "packet", "sample", "samples", "row", "seq", "sequence", "#"}
-_COUNTERS |= {"unnamed"}  # as pandas calls its index
+# Words of names of columns that number the rows; pandas calls its index unnamed.
+_COUNTERS = {
+    "frame",
+    "frames",
+    "index",
+    "counter",
+    "packet",
+    "sample",
+    "samples",
+    "row",
+    "seq",
+    "sequence",
+    "#",
+    "unnamed",
+}
 _FIRST_ROWS = 2_000
 _REGULAR_SHARE, _FORWARD_SHARE = 0.9, 0.98  # so many of the steps are near the middle one; so many do not go back
 _RELATIVE_NS = 10**17  # times before 1973 count from some beginning
@@ -198,14 +180,12 @@ def _is_below_seconds(name: str, parts: Mapping[str, str], cells: Callable[[str]
 
 def composed(parts: Mapping[str, str], columns: Mapping[str, Sequence[str]]) -> list[str]:
     """Texts of times whose parts stand in columns of their own; as they stand where one is no number."""
-    kinds = list(parts)
-    return [
-        _composed(dict(zip(kinds, texts, strict=True)), parts)
-        for texts in zip(*(columns[name] for name in parts.values()), strict=True)
-    ]
+    digits = len(str(NS // _UNITS_BY_NAME[_last_word(parts["sub"])])) - 1 if "sub" in parts else 0
+    cells = zip(*(columns[name] for name in parts.values()), strict=True)
+    return [_composed(dict(zip(parts, texts, strict=True)), digits) for texts in cells]
 
 
-def _composed(texts: dict[str, str], parts: Mapping[str, str]) -> str:
+def _composed(texts: dict[str, str], digits: int) -> str:
     try:
         if "hour" in texts:
             second, _, fraction = texts["second"].strip().partition(".")
@@ -215,7 +195,6 @@ def _composed(texts: dict[str, str], parts: Mapping[str, str]) -> str:
                 texts["date"] = "-".join(str(int(float(texts[part]))) for part in ("year", "month", "day"))
         text = f"{texts['date'].strip()} {texts['time'].strip()}" if "date" in texts else texts["time"].strip()
         if "sub" in texts:
-            digits = len(str(NS // _UNITS_BY_NAME[_last_word(parts["sub"])])) - 1
             text = f"{text.removesuffix('.0')}.{int(float(texts['sub'])):0{digits}d}"
     except ValueError:
         return " ".join(texts.values())
@@ -350,32 +329,26 @@ class TimeColumn:
             return np.where(np.abs(values) < _LARGEST_COUNT, values, -1).astype(np.int64)
         if self._unit is None:
             self._decide(texts, int(rows[0]))
-        times = self._read(texts if not self._digits else [_padded(text, self._digits) for text in texts], rows)
+        times = self._read(texts, rows)
         if self._digits is None:
             self._digits = _lacking_digits(texts, times)
             if self._digits:
                 self._notes.append(
                     f"fractions of `{self.column}` lack zeros in front: .5 is read as .{5:0{self._digits}d}"
                 )
-                times = self._read([_padded(text, self._digits) for text in texts], rows)
+                times = self._read(texts, rows)
         return times
 
     def _read(self, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Times of texts as they stand."""
-        if self._unit == _TEXT:
-            try:
-                return self._moments.parse(texts)
-            except ValueError as error:
-                raise self._error(texts[error.args[0]], int(rows[error.args[0]])) from None
+        if self._digits:
+            texts = [_FRACTION.sub(lambda match: f".{match[1]:0>{self._digits}}", text, count=1) for text in texts]
         if self._unit == NS and (quick := _small_seconds(texts)) is not None:
             return quick
-        times = np.empty(len(texts), np.int64)
-        for i, text in enumerate(texts):
-            try:
-                times[i] = _scaled(text, self._unit or 1)
-            except (ValueError, ArithmeticError, OverflowError):
-                raise self._error(text, int(rows[i])) from None
-        return times
+        try:
+            return self._moments.parse(texts) if self._unit == _TEXT else _scaled(texts, self._unit or 1)
+        except ValueError as error:
+            raise self._error(texts[error.args[0]], int(rows[error.args[0]])) from None
 
     def numbers(self, values: NDArray[np.generic], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Times of a numeric column (Parquet): whole numbers exactly, float64 as exactly as it holds them."""
@@ -383,19 +356,13 @@ class TimeColumn:
             self._decide([str(value) for value in values[:_FIRST_ROWS]], int(rows[0]))
         if self._unit in (_DAY, _TEXT) or self._counts:
             return self.parse([str(value) for value in values], rows)
-        scale = self._unit or 1
-        if values.dtype.kind in "iu":
-            whole = values.astype(np.int64)
-            limit = _LIMIT_NS // scale
-            bad = np.flatnonzero((whole > limit) | (whole < -limit))
-        else:
-            exact = np.rint(values.astype(np.float64) * scale)
-            bad = np.flatnonzero(~(np.abs(exact) < _LIMIT_NS))
-            whole = np.where(np.abs(exact) < _LIMIT_NS, exact, 0).astype(np.int64)
-            scale = 1
+        scale, counts = self._unit or 1, cast(NDArray[np.int64], values)
+        if values.dtype.kind not in "iu":
+            scale, counts = 1, np.rint(values.astype(np.float64) * scale)
+        bad = np.flatnonzero(~((counts <= _LIMIT_NS // scale) & (counts >= -_LIMIT_NS // scale)))
         if len(bad):
             raise self._error(str(values[bad[0]]), int(rows[bad[0]]))
-        times: NDArray[np.int64] = whole * scale
+        times: NDArray[np.int64] = counts.astype(np.int64) * scale
         return times
 
     def going_on(self, times: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:
@@ -492,10 +459,6 @@ def _lacking_digits(texts: Sequence[str], times: NDArray[np.int64]) -> int:
     return next((digits for digits in (3, 6, 9) if max(lengths) <= digits), 0)
 
 
-def _padded(text: str, digits: int) -> str:
-    return _FRACTION.sub(lambda match: f".{match[1]:0>{digits}}", text, count=1)
-
-
 def _small_seconds(texts: Sequence[str]) -> NDArray[np.int64] | None:
     """Seconds below 1e6, where a float64 is exact to a fraction of a ns; None for anything else."""
     try:
@@ -508,14 +471,18 @@ def _small_seconds(texts: Sequence[str]) -> NDArray[np.int64] | None:
     return times
 
 
-def _scaled(text: str, unit: int) -> int:
-    try:
-        number = Decimal(text)
-        if unit == _DAY:
-            number -= _MATLAB_TO_1970 if number > _TABLE_DAYS[1] else _DAYS_TO_1970
-        value = (number * unit).to_integral_value()
-    except InvalidOperation:
-        raise ValueError(text) from None
-    if not abs(value) < _LIMIT_NS or "_" in text:
-        raise ValueError(text)
-    return int(value)
+def _scaled(texts: Sequence[str], unit: int) -> NDArray[np.int64]:
+    """Numbers of a unit in ns, exactly; a ValueError holds the number of a text that is none."""
+    times = np.empty(len(texts), np.int64)
+    for i, text in enumerate(texts):
+        try:
+            number = Decimal(text)
+            if unit == _DAY:
+                number -= _MATLAB_TO_1970 if number > _TABLE_DAYS[1] else _DAYS_TO_1970
+            value = (number * unit).to_integral_value()
+            if not abs(value) < _LIMIT_NS or "_" in text:
+                raise ValueError(text)
+            times[i] = int(value)
+        except (ValueError, ArithmeticError):
+            raise ValueError(i) from None
+    return times
