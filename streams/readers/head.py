@@ -8,53 +8,30 @@ less: no names at all, or, as wristbands of Empatica do, when it starts and how 
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from itertools import chain, takewhile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kymo.streams.errors import SourceError
 from kymo.streams.readers.cells import is_missing, is_value
 from kymo.streams.readers.moments import is_moment
+from kymo.streams.readers.preface import names_in, rate_in, units_in
 from kymo.streams.units import known_unit, unit_in, unit_of_name
 from kymo.streams.words import NS, is_number, many, some
 
 _SPACES = " "
 _DELIMITERS = (",", ";", "\t", "|", _SPACES)
 _SEPARATOR = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
-_NUMBER, _UNTIL = r"(\d+(?:\.\d+)?)", r"[^\d\n]{0,12}?"
-_RATE = re.compile(
-    rf"\b(?:(?:sampl\w*|output|update|data|measurement|frame)[ _]?(?:rate|frequency)\b{_UNTIL}|sampling\s*[:=]\s*){_NUMBER}"
-    rf"(?:\s*(k?hz)\b|\b(?![.,]?\d)(?!\s*[a-z]))|\b(?:(?:rate|frequency)\b{_UNTIL}|at ){_NUMBER}\s*(k?hz)\b"
-    rf"|^\W*(?:fs|sfreq|srate|rate|frequency)\s*[:=,;\t]+\s*{_NUMBER}\s*(k?hz)?\W*$",
-    re.IGNORECASE,
-)
-_STEP = re.compile(
-    rf"\b(?:sampl\w+ )?interval\b{_UNTIL}{_NUMBER}\s*(m?s|m?sec)\b|^\W*{_NUMBER}\s*(m?s|m?sec)/sample\b", re.IGNORECASE
-)
-# What goes at a rate of its own: the mains, filters, screens, stimuli, radio …
-_OTHER_RATE = re.compile(
-    r"notch|alias|\bline|\bmains|power.?line|cut.?off|(?:low|high)[ _-]?pass|\bband|filter|corner|nyquist|screen|display|refresh|video"
-    r"|flicker|\b(?:clock|cpu|mcu|i2c|spi|bus|baud|bit|pwm|rf|radio|carrier|tone|laser|led|resonan\w*|modulat\w*|excit\w*|stim\w*|target"
-    r"|rr|beat|beacon|connection|advertis\w*|save|sync|flush|range)\b"
-    r"|(?:heart|pulse|breath\w*|respir\w*)[ _-]?(?:rate|frequency)\W*\d",
-    re.IGNORECASE,
-)
-_EPOCH = re.compile(r"\bepoch (?:period|length)\b[^\d\n]{0,16}(\d\d):(\d\d):(\d\d)\b", re.IGNORECASE)
 _SAID = re.compile(r"[\w ]+:.*\d|[\d.]+$")
 _MEASURE = re.compile(r"\d+(\.\d+)?(\s*hz|\s+\w+)?", re.IGNORECASE)
-_NAMES_ARE = re.compile(r"^\W*(?:labels|columns|names)\s*:?=?\s*", re.IGNORECASE)
-_NAMES_WITHIN = re.compile(r"\b(?:labels|columns|channels)\s*[:=]+\s*([^,;:=\t]+)", re.IGNORECASE)
 _KEY = re.compile(r"(?:channel ?titles?|channels?|labels?|columns?|names?)\s*[:=]", re.IGNORECASE)
-_UNITS_ARE = re.compile(r"^\W*units?\s*(?:[:=,;\t]+\s*(.*))?$", re.IGNORECASE)
-_SENSOR_IS = re.compile(r"^\W*(?:sensor type|channel name)\s*[:=,;\t]+\s*(.*)$", re.IGNORECASE)
 EACH_A_TABLE = "sensors of other rates beside each other; make a table of each sensor with its times"
 _NUMBER_AND_SIGN = re.compile(r",[+-]?[\d.]+([eE][+-]?\d+)?;\s*$")
 _HEAD_ROWS = 400  # of them is judged where the table begins
@@ -92,6 +69,14 @@ class TableHead:
     units: dict[str, str] = field(default_factory=dict)  # by column
     notes: list[str] = field(default_factory=list)  # what was passed over
 
+    def pass_over(self, count: int) -> None:
+        """Let the table begin so many lines later."""
+        self.row, self.below = self.row + count, self.below[count:]
+
+    def samples(self) -> list[list[str]]:
+        """The first rows of cells."""
+        return [_cells(line, self.delimiter) for line in self.below[:_SAMPLE_ROWS] if line.strip()]
+
     def tidy(self, lines: list[str]) -> list[str]:
         """Lines with one sign between two cells."""
         if self.delimiter == _SPACES:
@@ -110,24 +95,56 @@ def find_head(lines: Sequence[str], path: Path | str, name: str) -> TableHead:
         raise SourceError("is empty; expected a header row and rows of numbers", path)
     if empatica := _empatica(lines, first, path, name):
         return empatica
-    end = first + 1
-    if lines[first].count('"') % 2:  # a line break within a quoted name, if another line closes it
-        closing = range(end, min(len(lines), end + _CLOSING_ROWS))
-        end = next((n + 1 for n in closing if lines[n].count('"') % 2), end)
+    end = _end_of_row(lines, first)
     line = "".join(lines[first:end])
     separator = _SEPARATOR.fullmatch(line)
     if separator is not None or line.lstrip().startswith("#") or not _is_header(line, lines[end:]):
         return _head_behind_preface(lines, end if separator else first, separator[1] if separator else "", path)
     delimiter = _delimiter([text for text in lines[end:_HEAD_ROWS] if text.strip()] or [line], line)
-    names = _cells(line, delimiter)
-    if not any(names):
+    if not any(_cells(line, delimiter)):
         raise SourceError(f"holds {line.strip()[:60]!r} where column names are expected", path, end)
-    below = [_cells(text, delimiter) for text in lines[end : end + _SAMPLE_ROWS] if text.strip()]
+    return _head_at(lines, first, delimiter, [], path)
+
+
+def _end_of_row(lines: Sequence[str], row: int) -> int:
+    """Where a row ends: there may be a line break within a quoted name, if another line closes it."""
+    closing = range(row + 1, min(len(lines), row + 1 + _CLOSING_ROWS)) if lines[row].count('"') % 2 else ()
+    return next((n + 1 for n in closing if lines[n].count('"') % 2), row + 1)
+
+
+def _head_at(
+    lines: Sequence[str], begin: int, delimiter: str, above: Cells, path: Path | str, preface: Sequence[str] = ()
+) -> TableHead:
+    """The head of a table that begins in a line, with names or the first sample."""
+    end = _end_of_row(lines, begin)
+    names = _cells("".join(lines[begin:end]), delimiter)
     head = TableHead(end, delimiter, names, list(lines[end:]))
-    if below and _is_sample(names, below[:_TABLE_ROWS]):
-        head.row, head.below = first, list(lines[first:])
-        _make_up_names(head, [names, *below])
-    return _with_all_names(head, [], path)
+    rows = [names, *_rows(lines[end : end + _SAMPLE_ROWS], delimiter)]
+    if len(rows) > 1 and _is_sample(names, rows[1 : 1 + _TABLE_ROWS]):
+        head.row, head.below = begin, list(lines[begin:])
+        width = max((n + 1 for row in rows for n, cell in enumerate(row) if cell), default=0)
+        made, units = names_in(
+            preface,
+            width,
+            partial(_cells, delimiter=delimiter),
+            lambda row: not _count_values(row),
+            lambda row: _are_units(row, range(width)),
+        )
+        _make_up_names(head, rows, made)
+        head.units = {name: unit for name, cell in zip(head.names, units, strict=False) if (unit := unit_in(cell))}
+    if preface:
+        first = lines.index(preface[0]) + 1
+        head.notes.append(f"{many(len(preface), 'line')} before the table passed over, first row {first}")
+    head.rate = rate_in(preface)
+    _take_all_names(head, above, path)
+    for column, unit in units_in(preface, [name for name in head.names if name]).items():
+        head.units.setdefault(column, unit)
+    return head
+
+
+def _rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
+    """Cells of lines that are neither empty nor comments."""
+    return [_cells(line, delimiter) for line in lines if line.strip() and not line.startswith("#")]
 
 
 def _empatica(lines: Sequence[str], first: int, path: Path | str, name: str) -> TableHead | None:
@@ -171,10 +188,8 @@ def _head_behind_preface(lines: Sequence[str], begin: int, delimiter: str, path:
     cells = [_cells(line, delimiter) for _, line in table]
     width = _width(cells)
     same = [len(row) == width for row in cells]
-    at = next(
-        (n for n in range(len(cells)) if all(same[n : n + 1 + _TABLE_ROWS]) and not _is_preface(*cells[n : n + 3])),
-        None,
-    )
+    starts = (n for n in range(len(cells)) if all(same[n : n + 1 + _TABLE_ROWS]))
+    at = next((n for n in starts if not _is_preface(*cells[n : n + 3])), None)
     at = None if at is None else at + _later_names(cells[at:])
     if at is None or width < 1 or not any(map(_count_values, cells)):
         raise SourceError("holds no table: a header row and rows of numbers are expected", path)
@@ -184,137 +199,44 @@ def _head_behind_preface(lines: Sequence[str], begin: int, delimiter: str, path:
         at = 0  # what comes before are rows of numbers, too, or names, of which one is missing: the rows say so
     row = table[at][0]
     preface = [line for i, line in rows if i < row]
-    head = TableHead(row + 1, delimiter, list(cells[at]), list(lines[row + 1 :]))
-    if _is_data(cells, at) and not _are_numbered(cells[at], cells[at + 1 : at + 1 + _TABLE_ROWS]):
-        head.row, head.below = row, list(lines[row:])
-        filled = max((n + 1 for row in cells[at : at + _SAMPLE_ROWS] for n, cell in enumerate(row) if cell), default=0)
-        names, units = _names_said(preface, delimiter, filled)
-        _make_up_names(head, cells[at : at + _SAMPLE_ROWS], names)
-        head.units = {name: unit for name, cell in zip(head.names, units, strict=False) if (unit := unit_in(cell))}
-    if preface:
-        head.notes.append(f"{many(len(preface), 'line')} before the table passed over, first row {rows[0][0] + 1}")
-    head.rate = _rate(preface)
-    head = _with_all_names(head, [row for row in cells[:at] if len(row) == width], path)
-    for column, unit in _units_said(preface, head).items():
-        head.units.setdefault(column, unit)
-    return head
+    above = [row_above for row_above in cells[:at] if len(row_above) == width]
+    return _head_at(lines, row, delimiter, above, path, preface)
 
 
-def _names_said(preface: Sequence[str], delimiter: str, width: int) -> tuple[list[str], list[str]]:
-    """The names of columns that stand before them, in the last comment so wide, or the one above, where those are units; and these."""
-    said: list[list[str]] = []
-    for line in reversed([line for line in preface if line.startswith("#")]):
-        cells = _cells(_NAMES_ARE.sub("", line.lstrip("# ")), delimiter)
-        if len(cells) == width and not _count_values(cells):
-            said.append(cells)
-        elif said:
-            break
-    within = [match[1].split() for line in preface if (match := _NAMES_WITHIN.search(line))]
-    sensors = [match[1].strip() for line in preface if (match := _SENSOR_IS.match(line))]
-    lists = [*said[-1:], *_lists_in_json(preface), *within, ["", *sensors]]
-    units = said[0] if len(said) > 1 and _are_units(said[0], range(width)) else []
-    return next((found for found in lists if len(found) == width), []), units
-
-
-def _lists_in_json(preface: Sequence[str]) -> list[list[str]]:
-    """What JSON in a comment calls columns."""
-
-    def lists(content: Any) -> list[list[str]]:
-        if not isinstance(content, dict):
-            return []
-        own = [content[key] for key in ("column", "columns") if isinstance(content.get(key), list)]
-        return [[str(name) for name in found] for found in own] + [*chain(*map(lists, content.values()))]
-
-    found: list[list[str]] = []
-    for line in preface:
-        text = line.lstrip("# ").strip()
-        if text.startswith("{"):
-            try:
-                found += lists(json.loads(text))
-            except (ValueError, RecursionError):
-                continue
-    return found
-
-
-def _units_said(preface: Sequence[str], head: TableHead) -> dict[str, str]:
-    """Units that stand before a table: one for all channels, or one a column, those of time and counters apart or not."""
-    said = [(match[1] or "").strip() for line in preface if (match := _UNITS_ARE.match(line))]
-    names = [name for name in head.names if name]
-    if len(said) == 1:
-        several = [cell for cell in re.split(r"[,;\t]", said[0]) if cell.strip()]
-        if len(several) == 1 and known_unit(said[0]):
-            return dict.fromkeys(names, known_unit(said[0]))
-        said = several if len(several) > 1 else []
-    for columns in (names, names[1:]):
-        if said and len(said) == len(columns):
-            return {column: unit for column, cell in zip(columns, said, strict=True) if (unit := unit_in(cell))}
-    return {}
-
-
-def _rate(preface: Sequence[str]) -> Fraction | None:
-    """Samples per second, where lines before the table say one."""
-    rates = set[Fraction]()
-    for line in preface:
-        if match := _own_rate(_RATE, line):
-            unit = match[2] or match[4] or match[6] or ""
-            rates.add(Fraction(match[1] or match[3] or match[5]) * (1000 if unit.lower() == "khz" else 1))
-        elif (match := _own_rate(_STEP, line)) and float(match[1] or match[3]):
-            unit = (match[2] or match[4]).lower()
-            rates.add(1 / (Fraction(match[1] or match[3]) / (1000 if unit.startswith("m") else 1)))
-        elif (match := _EPOCH.search(line)) and (seconds := int(match[1]) * 3600 + int(match[2]) * 60 + int(match[3])):
-            rates.add(Fraction(1, seconds))
-    rates -= {Fraction(0)}
-    return rates.pop() if len(rates) == 1 else None
-
-
-def _own_rate(pattern: re.Pattern[str], line: str) -> re.Match[str] | None:
-    """The first match that is said of the samples, and not of what else goes at a rate."""
-    begin = 0
-    for match in pattern.finditer(line):
-        if "sampl" in match[0].lower() or not _OTHER_RATE.search(line, begin, match.end()):
-            return match
-        begin = match.end()
-    return None
-
-
-def _with_all_names(head: TableHead, above: Cells, path: Path | str) -> TableHead:
-    """A head whose names are those of all rows that hold some; the rows of units among them are passed over."""
+def _take_all_names(head: TableHead, above: Cells, path: Path | str) -> None:
+    """Take the names of all rows that hold some; pass over the rows of units among them."""
     lines = [(n, line) for n, line in enumerate(head.below[: 4 * _NAME_ROWS]) if line.strip()]
     if any(line.count('"') % 2 for _, line in lines):
-        return head
+        return
     if head.delimiter == "," and 2 * sum(map(bool, (_NUMBER_AND_SIGN.search(line) for _, line in lines))) > len(lines):
         head.ending = ";"
     rows = [_cells(line, head.delimiter) for _, line in lines]
     data = next((row for row in rows[: _NAME_ROWS + 1] if _count_values(row)), None)
     if data is None:
-        return head
-    texts = list(takewhile(lambda row: _are_words(row, data, len(head.names)), rows))
-    columns = [n for n, cell in enumerate(data[: len(head.names)]) if is_value(cell)]
-    named, units = [head.names, *texts], [""] * len(head.names)
+        return
+    width = len(head.names)
+    texts = list(takewhile(lambda row: _are_words(row, data, width), rows))
+    columns = [n for n, cell in enumerate(data[:width]) if is_value(cell)]
+    named, units = [head.names, *texts], [""] * width
     for row in texts:
         if _are_units(row, columns) or _is_whole(head.names, columns):
             named.remove(row)
-            units = [unit_in(cell) if not any(map(str.isdigit, unit_in(cell)[:1])) else "" for cell in row]
-            units += [""] * (len(head.names) - len(units))
+            units = ["" if unit[:1].isdigit() else unit for unit in map(unit_in, row)]
             at = head.row + lines[texts.index(row)][0] + 1
             head.notes.append(f"row {at} holds units, not samples: passed over")
     if texts:
-        last = lines[len(texts) - 1][0] + 1
-        head.row, head.below = head.row + last, head.below[last:]
+        head.pass_over(lines[len(texts) - 1][0] + 1)
     joined = next((list(row) for row in reversed(named) if _is_whole(row, columns)), [])
     head.names = joined or _joined([*above[-_NAME_ROWS:], *named] if len(named) == 1 else named, columns)
     head.names = [name[1:-1] if len(name) > 1 and name[0] == name[-1] == "'" else name for name in head.names]
     if _KEY.match(head.names[0]) or (len(named) > 1 and "." in head.names[0]):
-        samples = [_cells(line, head.delimiter) for line in head.below[:_SAMPLE_ROWS] if line.strip()]
-        head.names[0] = _kind(samples, 0) or "c1"
+        head.names[0] = _kind(head.samples(), 0) or "c1"
     if _are_counts(data, rows[len(texts) + 1 :], head.below):
-        at = next(n for n, line in enumerate(head.below) if line.strip()) + 1
-        head.row, head.below = head.row + at, head.below[at:]
+        head.pass_over(next(n for n, line in enumerate(head.below) if line.strip()) + 1)
         head.notes.append(f"row {head.row} counts the samples: passed over")
     head.units |= {name: unit for name, unit in zip(head.names, units, strict=True) if name and unit}
     _take_same_times_once(head, path)
     _number_alike(head)
-    return head
 
 
 def _are_counts(row: Sequence[str], samples: Cells, lines: Sequence[str]) -> bool:
@@ -348,7 +270,7 @@ def _take_same_times_once(head: TableHead, path: Path | str) -> None:
     again = {name for name, count in Counter(head.names).items() if name and count > 1}
     if not again:
         return
-    rows = [_cells(line, head.delimiter) for line in head.below[:_SAMPLE_ROWS] if line.strip()]
+    rows = head.samples()
     times = [n for n, name in enumerate(head.names) if name in again and _kind(rows, n) in ("time", "timestamp")]
     if len(times) > 1:
         first = [row[times[0]] for row in rows if len(row) > times[-1]]
