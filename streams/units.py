@@ -109,7 +109,7 @@ def _behind(name: str) -> list[str]:
     return [plain.rpartition(",")[2]] if "," in plain else []
 
 
-def said_behind(name: str) -> str:
+def text_behind(name: str) -> str:
     """What stands at the end of a name as a unit does; empty where that is nothing or a number."""
     texts = [text.translate(_AROUND).strip() for text in _behind(name)]
     return texts[0] if texts and not texts[0].isdigit() else ""

@@ -8,6 +8,7 @@ repair is a SourceError with file and row.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from kymo.streams.errors import EmptyKeepError, SourceError, SourceWarning
 from kymo.streams.labels.labels import LabelsJson
 from kymo.streams.readers.basic_motions import NAMES, read_basic_motions
 from kymo.streams.readers.file_names import add_what_the_name_says
-from kymo.streams.readers.files import File, find, format_of, not_read
+from kymo.streams.readers.files import File, find, format_of, is_url, not_read
 from kymo.streams.recording import InputOptions, ReadOptions, Recording
 from kymo.streams.words import many
 
@@ -58,15 +59,14 @@ def read(
     names = [str(path).lower() for path in paths if _is_data_set(path)]
     for name in names:
         yield from read_basic_motions(name, options)
-    archives = [path for path in paths if "://" not in str(path) and is_archive(Path(path))]
+    archives = [path for path in paths if not is_url(path) and is_archive(Path(path))]
     for path in archives:
         from kymo.streams.archive.read import read_archive
 
         yield from read_archive(Path(path), options)
     on_disk = [path for path in paths if path not in archives and not _is_data_set(path)]
-    foreign = [error for path in on_disk if "://" not in str(path) for error in not_read(Path(path))]
-    errors = list[SourceError]()
-    emptied, readable = list[SourceError](), bool(archives or names)
+    foreign = [error for path in on_disk if not is_url(path) for error in not_read(Path(path))]
+    errors, emptied, readable = list[SourceError](), list[SourceError](), bool(archives or names)
     groups: dict[str, list[File]] = {}
     for file in find(on_disk):
         groups.setdefault(file.folder if file.stream else file.path, []).append(file)
@@ -87,8 +87,8 @@ def read(
         raise (errors or emptied)[0]
     _leave_out(errors + foreign, tell)
     if emptied:
-        said = f"keep = {options.keep!r} leaves no row of {many(len(emptied), 'file')}"
-        tell(f"{said}, such as {emptied[0].path}; left out")
+        files_without = many(len(emptied), "file")
+        tell(f"keep = {options.keep!r} leaves no row of {files_without}, such as {emptied[0].path}; left out")
 
 
 def _is_data_set(path: str | Path) -> bool:
@@ -103,80 +103,67 @@ def _leave_out(errors: list[SourceError], tell: Callable[[str], None]) -> None:
 
 def _of_sensors(files: Sequence[File], options: ReadOptions, errors: list[SourceError]) -> Iterator[Recording]:
     """Recordings of files that hold a sensor each: one with several streams; what cannot be read is added to the errors."""
-    parts: dict[str, list[Recording]] = {}
-    own = {file.stream: _inputs_of(file.stream, options) for file in files}
-    if not any(own.values()):
-        of_one = [recordings for file in files if (recordings := _read_if_it_can(file, options))]
-        if len(of_one) == 1:  # the channels that the recipe names are in that file alone
-            yield from of_one[0]
+    folder, inputs = files[0].folder, {file: _inputs_of(file.stream, options) for file in files}
+    parts, refused = dict[str, list[Recording]](), list[SourceError]()
+    if not any(inputs.values()):  # the channels that the recipe names may be in one file alone
+        for file in files:
+            with contextlib.suppress(SourceError):
+                parts[file.path] = list(_recordings(file, options))
+        if len(parts) == 1:
+            yield from next(iter(parts.values()))
             return
-        wanted = options.stream_name or ", ".join(item.stream for item in options.inputs)
-        raise SourceError(
-            f"is one recording of the streams {', '.join(own)}; there is no `{wanted}`: name one of these, or the file",
-            files[0].folder,
-        )
-    refused = list[SourceError]()
-    for file in files:
-        if inputs := own[file.stream]:
-            try:
-                for part in format_of(file).read(file, replace(options, inputs=inputs, stream_name=None)):
-                    parts.setdefault(part.session, []).append(part)
-            except SourceError as error:
-                refused.append(error)
+        stream = options.stream_name or ", ".join(item.stream for item in options.inputs)
+        streams = ", ".join(file.stream for file in files)
+        wrong = f"is one recording of the streams {streams}; there is no `{stream}`: name one of these, or the file"
+        raise SourceError(wrong, folder)
+    for file in (file for file in files if inputs[file]):
+        try:
+            for part in format_of(file).read(file, replace(options, inputs=inputs[file], stream_name=None)):
+                parts.setdefault(part.session, []).append(part)
+        except SourceError as error:
+            refused.append(error)
     if not parts:
         raise refused[0]
     errors += refused
-    for session, found in parts.items():
-        most = max(found, key=lambda part: part.streams[0].count)
-        several = list[Recording]()
-        for part in found:
-            if part.start_ns < most.end_ns and part.end_ns > most.start_ns:
-                several.append(part)
-            else:
-                wrong = f"shares no time with {Path(str(most.path)).name}: is its clock another one?"
-                errors.append(SourceError(wrong, part.path))
-        longest = max(several, key=lambda part: len(part.labels))
+    beside = {labels.path: file for file in files if (labels := file.labels_file())}
+    for session, sensors in parts.items():
+        most = max(sensors, key=lambda part: part.streams[0].count)
+        several = [part for part in sensors if part.start_ns < most.end_ns and part.end_ns > most.start_ns]
+        for part in (part for part in sensors if part not in several):
+            wrong = f"shares no time with {Path(most.path).name}: is its clock another one?"
+            errors.append(SourceError(wrong, part.path))
+        labels = max((part.labels for part in several), key=len)
         notes = [f"{part.streams[0].header.format.stream}: {note}" for part in several for note in part.notes]
         metadata = {key: text for part in several for key, text in part.metadata.items()}
         subject = next((part.subject for part in several if part.subject), None)
-        streams = [stream for part in several for stream in part.streams]
-        recording = Recording(session, streams, longest.labels, subject, metadata, files[0].folder, notes)
-        beside = {labels.path: file for file in files if (labels := file.labels_file())}
-        yield from _with_labels(recording, File(files[0].folder, session, files[0].system), options, beside.values())
+        recording = Recording(
+            session, [stream for part in several for stream in part.streams], labels, subject, metadata, folder, notes
+        )
+        yield _with_labels(recording, replace(files[0], path=folder, stream=""), options, beside.values())
 
 
 def _inputs_of(stream: str, options: ReadOptions) -> tuple[InputOptions, ...]:
     """What is read of a stream that a file is: as the recipe says, or all."""
     if options.stream_name not in (None, stream):
         return ()
-    if not options.inputs:
-        return (InputOptions(stream),)
-    wanted = [item for item in options.inputs if item.stream in (stream, stream.partition(".")[0])]
-    return tuple(replace(item, stream=stream) for item in wanted)
+    asked = [item for item in options.inputs if item.stream in (stream, stream.partition(".")[0])]
+    return tuple(replace(item, stream=stream) for item in asked) if options.inputs else (InputOptions(stream),)
 
 
 def _recordings(file: File, options: ReadOptions) -> Iterator[Recording]:
     for recording in format_of(file).read(file, options):
-        yield from _with_labels(recording, file, options)
+        yield _with_labels(recording, file, options)
 
 
-def _read_if_it_can(file: File, options: ReadOptions) -> list[Recording]:
-    try:
-        return list(_recordings(file, options))
-    except SourceError:
-        return []
-
-
-def _with_labels(
-    recording: Recording, file: File, options: ReadOptions, labelled: Iterable[File] = ()
-) -> Iterator[Recording]:
+def _with_labels(recording: Recording, file: File, options: ReadOptions, labelled: Iterable[File] = ()) -> Recording:
+    """A recording with what stands beside it, and in its name."""
     for key, names in options.label_keys.items():
         for source in list(labelled) or [file]:
             _add_labels(recording, source, key, names, key == options.label_key)
     if options.file_names is not None:
         label_set = options.label_column or options.label_key or "label"
         add_what_the_name_says(recording, file.path, options.file_names, label_set)
-    yield recording
+    return recording
 
 
 def _add_labels(recording: Recording, file: File, key: str, names: Mapping[str, str], required: bool) -> None:

@@ -40,21 +40,21 @@ def facts_beside(file: File, names: Sequence[str]) -> Facts:
             content = json.loads(text)
         except (ValueError, RecursionError):
             continue
-        rates = {value for value in _said(content, stem, _RATE) if is_number(value) and 1e-9 < float(value) < 1e9}
-        units = {known_unit(value) for value in _said(content, stem, _UNIT)} - {""}
+        rates = {value for value in _values(content, stem, _RATE) if is_number(value) and 1e-9 < float(value) < 1e9}
+        units = {known_unit(value) for value in _values(content, stem, _UNIT)} - {""}
         if len(rates) == 1:
             columns = dict.fromkeys(names, units.pop()) if len(units) == 1 else {}
             return Facts(Fraction(rates.pop()), columns, source=beside.place.name)
     return Facts()
 
 
-def _said(content: Any, stem: str, key: re.Pattern[str]) -> Iterator[str]:
+def _values(content: Any, stem: str, key: re.Pattern[str]) -> Iterator[str]:
     """What members of such a name say: for all, or in an object a signal, for the one of the file's name."""
     if not isinstance(content, Mapping):
         return
-    own = {name.lower(): value for name, value in content.items()}.get(stem.lower())
-    if isinstance(own, Mapping):
-        yield from _said(own, stem, key)
+    of_file = {name.lower(): value for name, value in content.items()}.get(stem.lower())
+    if isinstance(of_file, Mapping):
+        yield from _values(of_file, stem, key)
         return
     for name, value in content.items():
         if key.fullmatch(name):

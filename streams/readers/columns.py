@@ -25,7 +25,7 @@ from kymo.streams.readers.head import EACH_A_TABLE
 from kymo.streams.readers.keep import Keep
 from kymo.streams.readers.times import TIME_COLUMNS, TimeColumn, composed, counter_columns, time_columns, time_parts
 from kymo.streams.recording import InputOptions, ReadOptions
-from kymo.streams.units import factor, said_behind, unit_of_name
+from kymo.streams.units import factor, text_behind, unit_of_name
 from kymo.streams.words import brief, is_number, some
 
 Int = NDArray[np.int64]
@@ -102,7 +102,7 @@ class ColumnRoles:
     def __init__(self, table: Table, options: ReadOptions) -> None:
         self._table, self._options, self._path = table, options, table.path
         self._names = [name for name in table.names if name]  # an empty one is no column
-        self.notes = [*table.notes]  # what was decided
+        self.notes, self._unit_notes = [*table.notes], list[str]()  # what was decided
         self.keep = Keep(options.keep) if options.keep else None
         asked = {name for item in options.inputs for name in item.channels}
         self._name_rows(asked)
@@ -119,12 +119,14 @@ class ColumnRoles:
         self.inputs = self._streams(free)  # streams to make, each with its channels
         # All of them, in the order of a block's values.
         self.channels = tuple(dict.fromkeys(name for item in self.inputs for name in item.channels))
-        self.notes += notes
-        self._note_strange_units()
+        self.notes += [*notes, *self._unit_notes]
         if table.facts.rate and (self._counted or self.time is None) and not any(item.rate_hz for item in self.inputs):
             self.inputs = tuple(replace(item, rate_hz=table.facts.rate) for item in self.inputs)
             self.notes.append(f"rate {float(table.facts.rate):g} Hz, as {table.facts.source} says")
-        self._note_absent_labels()
+        # Not missed is the column `label`, where no recipe may ask for it, and the recipe's own where a labels JSON has its labels.
+        optional = {"label", options.label_column if options.label_key else None, *self.labels}
+        absent = [name for name in options.label_columns if name not in optional]
+        self.notes += [f"no label column `{name}`: read without labels" for name in absent]
         # A column of a further label set stays metadata too: what is constant in a session may say its side of a split.
         further = set(self.labels) - {options.label_column}
         metadata = [name for name in self._names if name not in no_channels or name in further]
@@ -240,13 +242,6 @@ class ColumnRoles:
             shown = some([f"`{brief(name)}`" for name in steps], 4)
             raise SourceError(f"has several columns of times that differ ({shown}): {EACH_A_TABLE}", self._path)
 
-    def _note_absent_labels(self) -> None:
-        # Not missed is the column `label`, where no recipe may ask for it, and the recipe's own where a labels JSON has its labels.
-        options = self._options
-        optional = {"label", options.label_column if options.label_key else None, *self.labels}
-        absent = [name for name in options.label_columns if name not in optional]
-        self.notes += [f"no label column `{name}`: read without labels" for name in absent]
-
     def _streams(self, free: Sequence[str]) -> tuple[InputOptions, ...]:
         """Streams that the columns make, each with its channels; `free` columns are those of an input that names none."""
         names, path, options = self._names, self._path, self._options
@@ -300,18 +295,15 @@ class ColumnRoles:
 
     def _with_units(self, item: InputOptions) -> InputOptions:
         """An input whose channels have the units that the file says; what the recipe says holds where it says none."""
-        recipe_units = item.units or ("",) * len(item.channels)
-        file_units = [self._table.facts.units.get(name) or unit_of_name(name) for name in item.channels]
-        units = tuple(unit or recipe_unit for unit, recipe_unit in zip(file_units, recipe_units, strict=True))
-        return replace(item, units=units if any(units) else ())
-
-    def _note_strange_units(self) -> None:
-        for item in self.inputs:
-            for name, unit in zip(item.channels, item.units, strict=False):
-                if unit and not self._table.facts.units.get(name) and not unit_of_name(name) and said_behind(name):
-                    self.notes.append(
-                        f"`{name}`: `{said_behind(name)}` is no known unit, the numbers are taken for {unit}, as the recipe says"
-                    )
+        units = []
+        for name, recipe_unit in zip(item.channels, item.units or ("",) * len(item.channels), strict=True):
+            unit, behind = self._table.facts.units.get(name) or unit_of_name(name), text_behind(name)
+            if recipe_unit and behind and not unit:
+                self._unit_notes.append(
+                    f"`{name}`: `{behind}` is no known unit, the numbers are taken for {recipe_unit}, as the recipe says"
+                )
+            units.append(unit or recipe_unit)
+        return replace(item, units=tuple(units) if any(units) else ())
 
 
 def no_such_name(name: str, names: Sequence[str], path: Path | str, kind: str = "column") -> SourceError:

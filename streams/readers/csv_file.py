@@ -109,30 +109,25 @@ class _CsvTable(Table):
 
     def blocks(self, roles: ColumnRoles) -> Iterator[Block]:
         """All rows."""
-        lines, rows = self._lines_ahead
+        lines, first = self._lines_ahead
         while lines:
-            block = self._block(lines, rows, roles)
+            block = self._block(lines, first, roles)
             # Empty lines at the end are nobody's fault; between rows they may stand for lost ones.
             inner = [row for row in self._blank if len(block.rows) and row < block.rows[-1]]
             if inner:
                 block.notes.append(f"{many(len(inner), 'empty line')} passed over, first row {min(inner)}")
                 self._blank = [row for row in self._blank if row >= block.rows[-1]]
-            block.notes += self._passed_over()
+            kinds: dict[str, list[int]] = {}
+            for row, kind in sorted(self._passed.items()):
+                kinds.setdefault(kind, []).append(row)
+            block.notes += [f"{many(len(rows), kind)} passed over, first row {rows[0]}" for kind, rows in kinds.items()]
+            if self._zeros:
+                block.notes.append(f"{many(self._zeros, 'zero byte')} passed over, as where a logger lost its power")
+            if self._cut:
+                block.notes.append(f"the file ends within row {self._cut}, which is left out")
+            self._passed, self._zeros = {}, 0
             yield block
-            lines, rows = self._lines()
-
-    def _passed_over(self) -> list[str]:
-        """Notes on what was no sample."""
-        kinds: dict[str, list[int]] = {}
-        for row, kind in sorted(self._passed.items()):
-            kinds.setdefault(kind, []).append(row)
-        notes = [f"{many(len(rows), kind)} passed over, first row {rows[0]}" for kind, rows in kinds.items()]
-        if self._zeros:
-            notes.append(f"{many(self._zeros, 'zero byte')} passed over, as where a logger lost its power")
-        if self._cut:
-            notes.append(f"the file ends within row {self._cut}, which is left out")
-        self._passed, self._zeros = {}, 0
-        return notes
+            lines, first = self._lines()
 
     def _lines(self) -> tuple[list[str], int]:
         """The next lines, and the number of the first one; quoted line breaks stay within one block."""

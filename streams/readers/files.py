@@ -482,19 +482,14 @@ def write_results(experiment: Experiment, out: Path, results: Mapping[str, Any])
     content = dict(experiment.content)
     local = not is_url(experiment.path)
     if experiment.label_files and not (local and Path(experiment.path).resolve().parent == out.resolve().parent):
-        paths = [_labels_seen_from(out, file) for file in find_experiment(experiment)]
-        items = zip(content["labelFiles"], paths, strict=True)
-        content["labelFiles"] = [{**item, "filePath": path} for item, path in items]
+        content["labelFiles"] = []
+        for item, file in zip(experiment.content["labelFiles"], find_experiment(experiment), strict=True):
+            path = str(file.system.unstrip_protocol(file.labels))
+            if file.system is DISK:
+                path = Path(os.path.relpath(path, out.resolve().parent)).as_posix()
+            content["labelFiles"].append({**item, "filePath": path})
     text = json.dumps({**content, "results": dict(results)}, indent=2, ensure_ascii=False) + "\n"
     try:
         write_whole(out, text)
     except OSError as error:
         raise SourceError(f"cannot be written ({error.strerror or error})", out) from None
-
-
-def _labels_seen_from(out: Path, file: File) -> str:
-    """How an experiment at `out` names the labels of a recording."""
-    assert file.labels is not None
-    if file.system is not DISK:
-        return str(file.system.unstrip_protocol(file.labels))
-    return Path(os.path.relpath(file.labels, out.resolve().parent)).as_posix()

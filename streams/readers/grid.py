@@ -4,30 +4,27 @@ sample, and notes.
 Sample i of a stream is taken at ``origin + i / rate``. Recorded times jitter, drift, repeat and jump; here they become
 whole numbers: jitter is rounded away, a jump in the numbers is a gap, a repeated number is a duplicate. Nothing is
 repaired without a note.
-
-Times of arrival say less than their order: they come late, in bursts, several samples under one stamp; and stamps may be coarser than
-samples are, such as whole seconds. What is so is known by counting: as many rows as the span has room for. A gap is then not one long
-step, which a late sample makes as well, but one after which all that comes is late for good.
+Where times say less than their order, samples are counted.
 """
 
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kymo.streams.chunk import Array, Header, signal_format
 from kymo.streams.errors import SourceError
+from kymo.streams.readers.counted import coarse, count
 from kymo.streams.recording import InputOptions, StreamData
 from kymo.streams.words import NS, many
 
 Int = NDArray[np.int64]
-Floats = NDArray[np.float64]
 _PLAIN_WITHIN = 1e-4  # a rate this close to a plain number is that number
 RATE_TOLERANCE = 0.01  # a recipe takes rates that far from its own
 _MOST_BLUR = 0.005
@@ -37,19 +34,8 @@ _YEAR_NS, _YEARS = 31_557_600 * NS, 10
 _DAY_NS, _FAR = 86_400 * NS, 1_000  # a jump of a day, and of so many steps
 _FEW = 3  # rows
 _TRACKED = 24  # samples a block when a clock's phase is followed: at 1 % off it moves by a quarter of a sample
-# Of samples that are counted:
 _LEAST = 20  # rows: with fewer nothing is known
-_AROUND, _EARLY = 48, 0.15  # rows before and behind a long step that are compared, by that quantile of theirs
-_NEAR_END = 8  # rows
-_WANDER, _MADE_UP = 4.5, -0.25
-_BLOCK = 500_000  # numbers at once
-_SHIFT = 0.75  # samples by which what comes must be late
-_LATEST_S, _TOGETHER = 2.0, 16  # samples do not arrive later than that, or that many at once; a longer pause is one
-_SAME = 0.01
-_CLOCK = 0.002  # a clock's own wandering, as a share of the rows
-_COARSE, _ODD_STEPS = 0.3, 0.1  # a stamp's step, in samples; so many steps are longer or shorter then
 _REST = 0.5  # so many neighbours are equal where a sensor lies still
-_MOST, _DENSE = 0.8, 1.5  # so many steps are the same; so much longer is the mean one at most
 
 
 @dataclass(slots=True)
@@ -101,16 +87,15 @@ def fit(times_ns: Int, data: Array, rate: Fraction | None, row_numbers: RowNumbe
         origin_ns = int(times_ns[order[0]]) if len(order) else 0
         return Grid(Fraction(0), origin_ns, order, np.arange(len(order), dtype=np.int64), samples.notes)
     refusal, grid, faults = None, None, len(order)
-    by_time, by_count = samples.again(), samples.again()
     try:
-        grid, lost, gaps, missing = by_time.numbered_by_time()
+        grid, lost, gaps, missing = copy(samples).numbered_by_time()
         # Gaps are gaps, and rows for which there is no room are too many. As many as are missing, or a gap every few rows: count.
-        often = gaps > max(5, len(order) // 25) and (missing > len(order) or _coarse(samples.times) is not None)
+        often = gaps > max(5, len(order) // 25) and (missing > len(order) or coarse(samples.times) is not None)
         faults = lost + gaps if 0 < lost <= 1.5 * missing + 2 or lost > len(order) // 10 or often else 0
     except SourceError as error:
         refusal = error
     if faults > 0:
-        counted, counted_gaps = by_count.numbered_by_count()
+        counted, counted_gaps = copy(samples).numbered_by_count()
         grid = counted if counted is not None and counted_gaps < faults else grid
     if grid is None:
         assert refusal is not None
@@ -127,12 +112,6 @@ class _Samples:
         self.order: Int = np.arange(len(times_ns))  # rows in the order of their times
         self.notes: list[str] = []
 
-    def again(self) -> _Samples:
-        """The same samples, of which nothing is said yet."""
-        samples = _Samples(self._all_times, self._data, self._rate, self._rows)
-        samples.order = self.order
-        return samples
-
     @property
     def times(self) -> Int:
         """Times in order."""
@@ -146,10 +125,10 @@ class _Samples:
 
     def _equal(self, a: Int, b: Int) -> NDArray[np.bool_]:
         """Which samples are the same as others, missing values too."""
-        left, right = self._data[self.order[a]], self._data[self.order[b]]
-        equal = left == right
-        if left.dtype.kind == "f":
-            equal |= np.isnan(left) & np.isnan(right)
+        first, second = self._data[self.order[a]], self._data[self.order[b]]
+        equal = first == second
+        if first.dtype.kind == "f":
+            equal |= np.isnan(first) & np.isnan(second)
         equal_rows: NDArray[np.bool_] = equal.all(axis=tuple(range(1, equal.ndim)))
         return equal_rows
 
@@ -166,7 +145,11 @@ class _Samples:
         self.order = np.argsort(times, kind="stable").astype(np.int64)
         repeats = np.flatnonzero((np.diff(self.times) == 0) & (np.diff(self.order) != 1))  # not of one stamp
         twice = not self._equal(repeats, repeats + 1).all()
-        if twice or self._interleaved(backward):
+        # Parts that begin with a step far back and lie between each other are of a device that began anew; one may have come late.
+        back = -np.diff(times)[backward - 1]
+        restarts = backward[back > max(NS, _TRACKED * int(np.median(np.abs(np.diff(times)))))]
+        part = np.searchsorted(restarts, self.order, side="right")
+        if twice or np.count_nonzero(np.diff(part)) > 3 * len(restarts):
             seconds = (times[backward[0] - 1] - times[backward[0]]) / NS
             also = (
                 "the same times come again with other values" if twice else "what follows lies between what came before"
@@ -180,14 +163,6 @@ class _Samples:
         self.notes.append(
             f"{many(len(backward), 'time')} earlier than the one before, first at {where}: sorted by time"
         )
-
-    def _interleaved(self, backward: Int) -> bool:
-        """Whether parts that begin with a step far back lie between each other: a device that began anew, not samples that overtook
-        some."""
-        back = -np.diff(self._all_times)[backward - 1]
-        restarts = backward[back > max(NS, _TRACKED * int(np.median(np.abs(np.diff(self._all_times)))))]
-        part = np.searchsorted(restarts, self.order, side="right")
-        return bool(np.count_nonzero(np.diff(part)) > 3 * len(restarts))  # one part may have come late
 
     def leave_out_unset_clock(self) -> None:
         """Leave out what is not of the others' years: the first few may be from before the clock was set, or the last ones be wrong."""
@@ -213,6 +188,7 @@ class _Samples:
 
     def numbered_by_time(self) -> tuple[Grid, int, int, int]:
         """Numbers by times alone; how many samples that loses, and in how many gaps how many are missing."""
+        self.notes = []
         times, rate = self.times, self._rate
         estimates = _rate_estimates(times)
         if rate is None and not estimates:
@@ -235,6 +211,7 @@ class _Samples:
 
     def numbered_by_count(self) -> tuple[Grid | None, int]:
         """Numbers by counting, and how many gaps that makes; None where rows and span do not agree."""
+        self.notes = []
         times = self.times
         repeats = np.flatnonzero(np.diff(times) == 0) + 1
         same = repeats[self._equal(repeats - 1, repeats)]
@@ -244,7 +221,7 @@ class _Samples:
             self.notes.append(f"{many(len(same), 'repeated sample')}, first at {where}: the first of each is kept")
             self.order = np.delete(self.order, same)
             times = self.times
-        counted = _count(times, None if self._rate is None else float(self._rate))
+        counted = count(times, None if self._rate is None else float(self._rate))
         if counted is None:
             return None, 0
         blur = max(_rate_blur(times), counted.late_s * NS / max(int(times[-1] - times[0]), 1))
@@ -379,150 +356,3 @@ def _phases(positions: NDArray[np.float64], block: int) -> NDArray[np.float64]:
 
 def _jumps(exact: NDArray[np.float64]) -> int:
     return int(np.count_nonzero(np.diff(np.rint(exact)) != 1))
-
-
-class _Counted(NamedTuple):
-    """What was counted."""
-
-    rate: float  # samples per second, by the count
-    numbers: Int  # number of each row, strictly increasing from 0
-    late_s: float  # how far times lie from even ones
-
-
-def _count(times: Int, rate: float | None) -> _Counted | None:
-    """Number rows in the order of their times by counting them; None where rows and span do not agree."""
-    if len(times) < _LEAST:
-        return None
-    since = (times - times[0]).astype(np.float64) / NS
-    counted = _coarse(times) or _by_steps(since, rate) or _by_rows(since, rate)
-    return None if counted is None or (rate is not None and abs(counted.rate / rate - 1) > _SAME) else counted
-
-
-def _coarse(times: Int) -> _Counted | None:
-    """Rows that come evenly, as far as stamps can say that are coarser than they are; a step far longer than others is a pause."""
-    starts = np.flatnonzero(np.diff(times, prepend=times[0] - 1))  # the first row of each stamp
-    if len(times) < _LEAST or len(starts) < _FEW + 1:
-        return None
-    stamps = (times[starts] - times[0]).astype(np.float64) / NS
-    between = np.diff(stamps)
-    step = float(np.gcd.reduce(np.diff(times[starts]))) / NS
-    pauses = np.flatnonzero(between > 2.5 * np.quantile(between, 0.9)) + 1
-    # The first stamp of a run, and what is below it, may be cut short.
-    runs = [run[1:] if len(run) > 2 else run for run in np.split(np.arange(len(starts)), pauses)]
-    rows, spans = (
-        sum(starts[run[-1]] - starts[run[0]] for run in runs),
-        sum(stamps[run[-1]] - stamps[run[0]] for run in runs),
-    )
-    if spans <= 0 or (len(runs) > 1 and step * rows / spans < 1):
-        return None
-    rate = rows / spans if len(runs) > 1 else _slope(stamps[runs[0]], starts[runs[0]].astype(np.float64))
-    first_rows = [0, *starts[pauses].tolist()]
-    shifts = [round(stamps[run[0]] * rate - int(starts[run[0]])) for run in runs]
-    missing = np.repeat(shifts, np.diff([*first_rows, len(times)])) - shifts[0]
-    since, numbers = (times - times[0]).astype(np.float64) / NS, np.arange(len(times)) + missing
-    steps = np.diff(since)
-    long, repeats = np.count_nonzero(steps > 1.5 * np.median(steps)), np.count_nonzero(steps == 0)
-    odd = np.mean(np.abs(steps - np.median(steps)) > 0.5 * step) >= min(_ODD_STEPS, 0.5 / (step * rate))
-    if (
-        step * rate < _COARSE
-        or not (odd or 0 < long <= repeats + 1)
-        or (np.diff(numbers) < 1).any()
-        or float(np.ptp(since * rate - numbers)) > 1.1 + step * rate * 1.02
-    ):
-        return None
-    return _Counted(rate, numbers, step)
-
-
-def _by_steps(since: Floats, rate: float | None) -> _Counted | None:
-    """Where most steps are the same, each is so many samples, though their sum wanders a little from the clock's."""
-    steps = np.diff(since)
-    step = float(np.median(steps))
-    if step <= 0 or np.mean(np.abs(steps / step - 1) < 0.1) < _MOST or steps.mean() > _DENSE * step:
-        return None
-    numbers = np.concatenate(([0], np.cumsum(np.maximum(np.rint(steps / step), 1).astype(np.int64))))
-    counted_rate = _slope(since, numbers) if rate is None else rate
-    late = float(np.ptp(since * counted_rate - numbers))
-    return None if late > max(1.0, _CLOCK * len(since)) else _Counted(counted_rate, numbers, late / counted_rate)
-
-
-def _by_rows(since: Floats, rate: float | None) -> _Counted | None:
-    """As many rows as the span has room for."""
-    rows = np.arange(len(since))
-    each = len(since) // max(1, int(np.count_nonzero(np.diff(since))))  # rows a stamp
-    block = min(max(_LEAST // 2, len(since) // 10, 2 * each), len(since) // 2)
-    middle = float(np.median(since[block:] - since[:-block]))
-    if middle <= 0:
-        return None
-    counted_rate = block / middle
-    if rate is not None and abs(counted_rate / rate - 1) < 0.1:  # a block may end within a burst
-        counted_rate = rate
-    for _ in range(3):
-        missing = _missing_before(since, counted_rate)
-        counted_rate = _slope(since, rows + missing)
-    even = since * counted_rate - rows - missing  # samples by which each row is late
-    late = float(np.ptp(np.quantile(even, (0.02, 0.98))))
-    longest = np.diff(since)[np.diff(missing) == 0].max(initial=0.0)
-    if (
-        longest > max(_LATEST_S, _TOGETHER / counted_rate)
-        or _drift(even, max(_AROUND, 4 * each)) > max(1.0, late, _CLOCK * len(even))
-        or _wanders_off(even, max(_AROUND, 4 * each))
-    ):
-        return None
-    return _Counted(counted_rate, rows + missing.astype(np.int64), late / counted_rate)
-
-
-def _missing_before(since: Floats, rate: float) -> Floats:
-    """Samples missing before each row."""
-    # More than one burst, however many rows have one stamp.
-    around = max(_AROUND, 4 * len(since) // max(1, int(np.count_nonzero(np.diff(since)))))
-    late_by = since * rate - np.arange(len(since))
-    late_rows = np.flatnonzero(np.diff(late_by) > _SHIFT - 0.25) + 1  # the first row after each long step
-    if not len(late_rows):
-        return np.zeros(len(since))
-    steps = np.diff(late_by)[late_rows - 1]
-    shift = _earliest(late_by, late_rows, around) - _earliest(late_by, late_rows - around, around)
-    # Where long steps are usual, as between bursts, only a longer one can be a gap; and it is one by itself, not by what is near.
-    usual = float(np.quantile(steps, 0.9)) if len(late_rows) > max(_LEAST // 2, len(late_by) // around) else 0.0
-    few = np.minimum(late_rows, len(late_by) - late_rows) < _NEAR_END  # near an end little is known
-    real = (shift > _SHIFT) & (steps > 0.5 * shift) & (steps > np.where(few, 3, 1.5) * usual)
-    missing = np.zeros(len(since))
-    missing[late_rows[real]] = np.maximum(np.rint(np.minimum(shift, steps)[real]), 1)
-    total: Floats = np.cumsum(missing)
-    return total
-
-
-def _earliest(late_by: Floats, starts: Int, around: int) -> Floats:
-    """By how much the early ones are late of the rows around, from each of `starts` on: some may be later, and come together."""
-    earliest = np.empty(len(starts))
-    padded = np.concatenate((np.full(around, np.inf), late_by, np.full(around, np.inf)))
-    near_rows = np.minimum(starts + around, len(late_by)) - np.maximum(starts, 0)
-    size = max(1, _BLOCK // around)
-    for at in range(0, len(starts), size):
-        block = slice(at, at + size)
-        rows = np.sort(padded[starts[block, None] + around + np.arange(around)], axis=1)
-        ranks = (_EARLY * (near_rows[block] - 1)).astype(np.int64)
-        earliest[block] = np.take_along_axis(rows, ranks[:, None], axis=1)[:, 0]
-    return earliest
-
-
-def _slope(since: Floats, numbers: Floats) -> float:
-    """Numbers a second, by least squares."""
-    from_middle = since - since.mean()
-    return float(from_middle @ (numbers - numbers.mean()) / (from_middle @ from_middle))
-
-
-def _wanders_off(even: Floats, around: int) -> bool:
-    """Whether times that are late stay so, as those of heartbeats: they follow no clock."""
-    steps = np.diff(even)
-    low, high = np.quantile(steps, (0.1, 0.9))
-    if low > -0.9 and high - low > 0.1 and np.corrcoef(steps[1:], steps[:-1])[0, 1] > _MADE_UP:
-        return True  # no bursts, and what is late is not made up for at once
-    far = min(around, len(even) // 3)
-    near, away = (float(np.std(even[by:] - even[:-by])) for by in (1, far))
-    return away > _WANDER * max(near, 0.1)
-
-
-def _drift(even: Floats, around: int) -> float:
-    """By how much blocks of rows differ in how late they are."""
-    blocks = np.array_split(even, max(2, min(50, len(even) // around)))
-    return float(np.ptp([np.median(block) for block in blocks]))

@@ -29,7 +29,7 @@ from kymo.streams.words import NS, is_number, many, some
 _SPACES = " "
 _DELIMITERS = (",", ";", "\t", "|", _SPACES)
 _SEPARATOR = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
-_SAID = re.compile(r"[\w ]+:.*\d|[\d.]+$")
+_STATEMENT = re.compile(r"[\w ]+:.*\d|[\d.]+$")
 _MEASURE = re.compile(r"\d+(\.\d+)?(\s*hz|\s+\w+)?", re.IGNORECASE)
 _KEY = re.compile(r"(?:channel ?titles?|channels?|labels?|columns?|names?)\s*[:=]", re.IGNORECASE)
 EACH_A_TABLE = "sensors of other rates beside each other; make a table of each sensor with its times"
@@ -123,14 +123,14 @@ def _head_at(
     if len(rows) > 1 and _is_sample(names, rows[1 : 1 + _TABLE_ROWS]):
         head.row, head.below = begin, list(lines[begin:])
         width = max((n + 1 for row in rows for n, cell in enumerate(row) if cell), default=0)
-        made, units = names_in(
+        preface_names, units = names_in(
             preface,
             width,
             partial(_cells, delimiter=delimiter),
             lambda row: not _count_values(row),
             lambda row: _are_units(row, range(width)),
         )
-        _make_up_names(head, rows, made)
+        _make_up_names(head, rows, preface_names)
         head.units = {name: unit for name, cell in zip(head.names, units, strict=False) if (unit := unit_in(cell))}
     if preface:
         first = lines.index(preface[0]) + 1
@@ -194,7 +194,7 @@ def _head_behind_preface(lines: Sequence[str], begin: int, delimiter: str, path:
     if at is None or width < 1 or not any(map(_count_values, cells)):
         raise SourceError("holds no table: a header row and rows of numbers are expected", path)
     if sum(2 * _count_values(row) > len(row) > 1 for row in cells[:at]) > bool(_is_data(cells, 1)) + 1 or (
-        at == 1 and _is_data(cells, 1) and not _is_data(cells, 0) and not any(map(_SAID.match, cells[0]))
+        at == 1 and _is_data(cells, 1) and not _is_data(cells, 0) and not any(map(_STATEMENT.match, cells[0]))
     ):
         at = 0  # what comes before are rows of numbers, too, or names, of which one is missing: the rows say so
     row = table[at][0]
@@ -256,8 +256,8 @@ def _number_alike(head: TableHead) -> None:
         f"{name}.{head.names[: n + 1].count(name)}" if name in alike else name for n, name in enumerate(head.names)
     ]
     if alike and len({*names}) == len(names) - max(names.count("") - 1, 0):
-        told = {new: head.units.get(old) or unit_of_name(old) for old, new in zip(head.names, names, strict=True)}
-        head.units |= {name: unit for name, unit in told.items() if unit}
+        units = {new: head.units.get(old) or unit_of_name(old) for old, new in zip(head.names, names, strict=True)}
+        head.units |= {name: unit for name, unit in units.items() if unit}
         shown = [f"`{name}`" for name in sorted(alike)]
         head.notes.append(
             f"{some(shown, 4)}: there several times, so numbered ({some([n for n in names if n not in head.names], 3)})"
@@ -314,8 +314,7 @@ def _joined(rows: Cells, columns: Sequence[int]) -> list[str]:
             cell = row[n] if n < len(row) else ""
             part = cell or (part if name else "")
             parts.append(f"{part}.{name}" if part and name else part or name)
-        found = [parts[n] for n in columns]
-        if len({*found} - {""}) > len({names[n] for n in columns} - {""}):
+        if len({parts[n] for n in columns} - {""}) > len({names[n] for n in columns} - {""}):
             names = parts
     return names
 
@@ -330,7 +329,7 @@ def _is_header(line: str, below: Sequence[str]) -> bool:
     usual = _width(rows)
     if _is_preface(row, *rows[:2]) or _later_names([row, *rows]):
         return False
-    if len(row) > usual > 1 and len(below) >= 2 * _TABLE_ROWS and any(map(_SAID.match, row)):
+    if len(row) > usual > 1 and len(below) >= 2 * _TABLE_ROWS and any(map(_STATEMENT.match, row)):
         return False
     return len(below) < 2 * _TABLE_ROWS or usual <= len(row)
 
@@ -440,9 +439,9 @@ def _are_numbered(row: Sequence[str], below: Cells) -> bool:
     return [row[n] for n in columns] == numbers and not goes_on and len(below) >= (first - columns[0]) * _TABLE_ROWS
 
 
-def _make_up_names(head: TableHead, rows: Cells, said: Sequence[str] = ()) -> None:
-    """Give names to columns that have none: those that are said, or by what they hold."""
-    names = [*said, *[""] * (len(rows[0]) - len(said))]
+def _make_up_names(head: TableHead, rows: Cells, known: Sequence[str] = ()) -> None:
+    """Give names to columns that have none: those that are known, or by what they hold."""
+    names = [*known, *[""] * (len(rows[0]) - len(known))]
     counting = True  # the first column that is not one and the same
     for n in range(len(names)):
         cells = {row[n] for row in rows if n < len(row)}
@@ -452,7 +451,7 @@ def _make_up_names(head: TableHead, rows: Cells, said: Sequence[str] = ()) -> No
         no_column = cells <= {""} or (kind == "index" and len(cells) < len(rows))
         names[n] = names[n] or ("" if no_column else kind if kind and kind not in names else f"c{n + 1}")
     head.names = names
-    if not said:
+    if not known:
         head.notes.append(f"no column names: they are {some([name for name in names if name], 8)}")
 
 

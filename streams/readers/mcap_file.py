@@ -39,7 +39,12 @@ _RECORDS = {topic.name for topic in TABLE if not topic.carries.startswith("Chunk
 
 def read_mcap(file: File, options: ReadOptions) -> Iterator[Recording]:
     """Recordings of an MCAP file: one for each session of own chunks, one for all JSON topics."""
-    content = SortedMessages(file.path, requested=_requested_streams(options))
+    requested = None  # streams that the recipe's inputs name, themselves or by ``stream.channel``
+    if options.inputs:
+        parts = [name.split(".") for item in options.inputs for name in item.channels]
+        requested = {".".join(words[:i]) for words in parts for i in range(1, len(words))}
+        requested |= {item.stream for item in options.inputs} | {str(options.stream_name)}
+    content = SortedMessages(file.path, requested=requested)
     with file.open() as raw:
         scan = Scan(raw, file.path)
         for schema, channel, message in scan.messages():
@@ -52,29 +57,16 @@ def read_mcap(file: File, options: ReadOptions) -> Iterator[Recording]:
     yield from chunk_sessions(content, options, metadata, file.path, notes)
     if content.topics and not (content.chunks and options.inputs):
         session = options.session_name or file.session
-        for topic in content.topics.values():
-            topic.unit = metadata.get(f"units.{topic.name}", _unit_beside_truth(topic, content.topics))
+        for name, topic in content.topics.items():
+            # Raw numbers of another size than the measurement that stands beside them are counts.
+            truth = content.topics.get(f"{name.removesuffix('_raw')}_truth") if name.endswith("_raw") else None
+            sizes = [float(np.linalg.norm(samples.first)) for samples in (topic, truth) if samples]
+            counts = len(sizes) > 1 and min(sizes) > 0 and not 0.5 < sizes[0] / sizes[1] < 2
+            topic.unit = metadata.get(f"units.{name}", "counts" if counts else "")
         sure = metadata.get("units.timestamp") == "ns"
         streams, stream_notes = _topic_streams(content.topics, session, options, file.path, sure)
         labels = content.labels.get(session, [])
         yield Recording(session, streams, labels, None, dict(metadata), file.path, [*notes, *stream_notes])
-
-
-def _unit_beside_truth(raw: TopicSamples, topics: Mapping[str, TopicSamples]) -> str:
-    """``counts`` for raw numbers of another size than the measurement that stands beside them; empty where nothing is known."""
-    truth = topics.get(f"{raw.name.removesuffix('_raw')}_truth") if raw.name.endswith("_raw") else None
-    lengths = [float(np.linalg.norm(topic.first)) for topic in (raw, truth) if topic is not None]
-    alike = len(lengths) < 2 or min(lengths) == 0 or 0.5 < lengths[0] / lengths[1] < 2
-    return "" if alike else "counts"
-
-
-def _requested_streams(options: ReadOptions) -> set[str] | None:
-    """Streams that the recipe's inputs name, themselves or by ``stream.channel``; None where there are no inputs."""
-    if not options.inputs:
-        return None
-    parts = [name.split(".") for item in options.inputs for name in item.channels]
-    topics = {".".join(words[:i]) for words in parts for i in range(1, len(words))}
-    return topics | {item.stream for item in options.inputs} | {str(options.stream_name)}
 
 
 class SortedMessages:
@@ -217,15 +209,25 @@ def _topic_streams(
 ) -> tuple[list[StreamData], list[str]]:
     """Streams of topics, as the recipe asks for them; without a recipe one a topic. Whether times are `sure` to be ns, the file says."""
     by_stream = {topic.stream: topic for topic in topics.values()}
+    full_names = {
+        f"{name}.{channel}": (topic, channel) for name, topic in by_stream.items() for channel in topic.channels
+    }
     inputs = requested_inputs(options, path)
-    notes: list[str] = []
-    streams: list[StreamData] = []
-    errors: list[SourceError] = []
+    streams, notes, errors = list[StreamData](), list[str](), list[SourceError]()
     for item in inputs or tuple(InputOptions(name) for name in by_stream):
-        sources = _sources(item, by_stream, path)
-        if sources is None:
+        # Of each channel its topic, its name there, and its name in the stream.
+        if any(_topic_of(name, by_stream) for name in item.channels):
+            sources = [(*full_names[name], name) for name in item.channels if name in full_names]
+            known, kind = list(full_names), "channel"
+        elif topic := by_stream.get(item.stream):
+            known, kind = list(topic.channels), f"channel of {item.stream}"
+            sources = [(topic, name, name) for name in item.channels or known if name in known]
+        else:
             notes.append(f"no topic of stream `{item.stream}`: read without it")
             continue
+        for name in item.channels:
+            if name not in known:
+                raise no_such_name(name, known, path, kind)
         try:
             for topic in dict.fromkeys(topic for topic, _, _ in sources):
                 notes += [f"{topic.stream}: {note}" for note in topic.settle(item.rate_hz, sure)]
@@ -239,44 +241,20 @@ def _topic_streams(
         notes += [f"{item.stream}: {note}" for note in stream_notes]
     if errors and not streams:
         raise errors[0]
-    notes += [f"left out: {error.message}" for error in errors]
     if not streams:
         first = inputs[0]
         name = first.channels[0] if first.channels and "." in first.channels[0] else first.stream
-        raise no_such_name(name, [*_all_channels(by_stream), *by_stream], path, "topic or channel")
-    return streams, notes
+        raise no_such_name(name, [*full_names, *by_stream], path, "topic or channel")
+    return streams, notes + [f"left out: {error.message}" for error in errors]
 
 
-def _all_channels(by_stream: Mapping[str, TopicSamples]) -> list[str]:
-    return [f"{name}.{channel}" for name, topic in by_stream.items() for channel in topic.channels]
-
-
-def _sources(
-    item: InputOptions, by_stream: Mapping[str, TopicSamples], path: str
-) -> list[tuple[TopicSamples, str, str]] | None:
-    """Topic, channel in it and name in the stream, of each channel of an input; None if nothing of it is in the file."""
-    split = [(name, *_topic_and_channel(name, by_stream)) for name in item.channels]
-    if any(stream in by_stream for _, stream, _ in split):
-        for name, stream, channel in split:
-            if stream not in by_stream or channel not in by_stream[stream].channels:
-                raise no_such_name(name, _all_channels(by_stream), path, "channel")
-        return [(by_stream[stream], channel, name) for name, stream, channel in split]
-    topic = by_stream.get(item.stream)
-    if topic is None:
-        return None
-    for name in item.channels:
-        if name not in topic.channels:
-            raise no_such_name(name, topic.channels, path, f"channel of {item.stream}")
-    return [(topic, name, name) for name in item.channels or topic.channels]
-
-
-def _topic_and_channel(name: str, by_stream: Mapping[str, TopicSamples]) -> tuple[str, str]:
-    """The topic that a channel's full name begins with, and what is left; either may have dots in it."""
+def _topic_of(name: str, by_stream: Mapping[str, TopicSamples]) -> str:
+    """The topic that a channel's full name begins with, either of which may have dots; empty where none has that name."""
     at = len(name)
     while (at := name.rfind(".", 0, at)) > 0:
         if name[:at] in by_stream:
-            return name[:at], name[at + 1 :]
-    return "", name
+            return name[:at]
+    return ""
 
 
 def _stream(
@@ -294,7 +272,18 @@ def _stream(
     file_units = tuple(topic.unit for topic, _, _ in sources)
     sizes, units = _converted(file_units, item.takes or file_units) if any(file_units) else (1.0, item.units)
     data = np.ascontiguousarray(values[:, columns] * sizes)
-    notes = [*fitted.notes, *_unlike_a_field(sources, item.takes)]
+    notes = [*fitted.notes]
+    for topic in dict.fromkeys(
+        topic for (topic, _, _), unit in zip(sources, item.takes, strict=False) if unit == "field"
+    ):
+        # What has no known unit and is taken for a field, whose length is 1, may be of quite another length.
+        lengths: NDArray[np.float64] = np.linalg.norm(topic.values, axis=1)
+        length = float(np.median(lengths[np.isfinite(lengths)])) if np.isfinite(lengths).any() else 1.0
+        if not topic.unit and not 0.1 < length < 10:
+            notes.append(
+                f"{topic.stream} is {length:.3g} long, and is taken for a field of length 1 (50 µT): if it is in µT or counts, "
+                "say [[input]] units and change the step `scale`"
+            )
     bad = np.flatnonzero(~np.isfinite(data).all(axis=1))
     if len(bad):
         first = int(fitted.indexes[bad[0]])
@@ -333,23 +322,10 @@ def _side_by_side(
     return grid.Grid(rate, origin_ns, np.arange(len(every)), every - every[0], notes), np.hstack(blocks)
 
 
-def _unlike_a_field(sources: Sequence[tuple[TopicSamples, str, str]], takes: tuple[str, ...]) -> Iterator[str]:
-    """Doubt topics of no known unit that are taken for a field, whose length is 1, and are of quite another length."""
-    asked = dict.fromkeys(topic for (topic, _, _), unit in zip(sources, takes, strict=False) if unit == "field")
-    for topic in asked:
-        lengths: NDArray[np.float64] = np.linalg.norm(topic.values, axis=1)
-        length = float(np.median(lengths[np.isfinite(lengths)])) if np.isfinite(lengths).any() else 1.0
-        if not topic.unit and not 0.1 < length < 10:
-            yield (
-                f"{topic.stream} is {length:.3g} long, and is taken for a field of length 1 (50 µT): if it is in µT or counts, "
-                "say [[input]] units and change the step `scale`"
-            )
-
-
-def _converted(said: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
-    """What channels are multiplied with to be in the wanted units, and their units then: what cannot be converted stays."""
-    sizes, units = np.ones(len(said)), list(said)
-    for i, (unit, target) in enumerate(zip(said, wanted, strict=True)):
+def _converted(units: tuple[str, ...], targets: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+    """What channels are multiplied with to be in the target units, and their units then: what cannot be converted stays."""
+    sizes, after = np.ones(len(units)), list(units)
+    for i, (unit, target) in enumerate(zip(units, targets, strict=True)):
         with contextlib.suppress(FormatError):
-            sizes[i], units[i] = factor(unit, target), target or unit
-    return sizes, tuple(units)
+            sizes[i], after[i] = factor(unit, target), target or unit
+    return sizes, tuple(after)

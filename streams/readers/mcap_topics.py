@@ -100,8 +100,8 @@ class TopicSamples:
         except OverflowError:
             raise self._wrong(number, "a value is too large for a float64") from None
 
-    def _wrong(self, number: int, what: str) -> SourceError:
-        return SourceError(f"{self.stream}, message {number}: {what}", self._path)
+    def _wrong(self, number: int, message: str) -> SourceError:
+        return SourceError(f"{self.stream}, message {number}: {message}", self._path)
 
     def _named(self, value: Mapping[str, Any]) -> list[Any]:
         """Numbers in the order of the first message; one that is not there is none."""
@@ -151,9 +151,9 @@ class TopicSamples:
 
     def _timed(self, rate: Fraction | None, sure: bool) -> tuple[NDArray[np.int64], list[str]]:
         """Times ``(n,)``, and what was found out of their unit; where it is not `sure` to be ns, their steps must make sense."""
-        logged = _times_of(self._logged)
-        if len(logged) > 1 and (logged == logged[0]).all():  # some writers fill in the other one alone
-            logged = _times_of(self._published)
+        alike = len(self._logged) > 1 and len({*self._logged}) == 1  # some writers fill in the other one alone
+        logs = np.frombuffer(self._published if alike else self._logged, np.uint64)
+        logged = np.minimum(logs, _MAX_NS).astype(np.int64)
         if any(stamp is None for stamp in self._stamps):
             stamps = [at if stamp is None else stamp for at, stamp in zip(logged.tolist(), self._stamps, strict=True)]
         else:
@@ -206,10 +206,6 @@ class TopicSamples:
         if len(titles) == count and len(set(titles)) == count:
             return titles
         return _AXES.get(count, tuple(f"v{i}" for i in range(count)))
-
-
-def _times_of(times: array[int]) -> NDArray[np.int64]:
-    return np.minimum(np.frombuffer(times, np.uint64), _MAX_NS).astype(np.int64)
 
 
 def _seconds_and_ns(stamp: Mapping[str, Any]) -> int:

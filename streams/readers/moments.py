@@ -19,27 +19,30 @@ _MINUTE, _HOUR, _DAY = 60 * NS, 3_600 * NS, 86_400 * NS
 _TO_1970 = date(1970, 1, 1).toordinal()
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH = f"(?:{'|'.join(_MONTHS)})[a-z]*"
-_MOMENT = re.compile(
-    rf"""(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?\s+)?
-    (?:(?P<days>[-+]?\d+)\ days?,?\s+\+?|(?:
-      (?P<year>\d{{4}})(?P<sign>[-/._])(?P<month>\d\d?)(?P=sign)(?P<day>\d\d?)
-    | (?P<packed>(?:19|20)\d{{6}})(?=[T_ ]?\d\d:?\d\d|$)
-    | (?P<one>\d\d?)(?P<between>[-/.])(?P<two>\d\d?)(?P=between)(?P<last>\d{{4}}|\d\d)
-    | (?P<before>\d\d?)[-\s.]+(?P<named>{_MONTH})[-\s.,]+(?P<year_of_named>\d{{4}}|\d\d)
-    | (?P<first_named>{_MONTH})\.?\s+(?P<behind>\d\d?)(?:,?\s+(?P<year_behind>\d{{4}}))?
-    )(?:[T_\s,]+|(?<=\d{{8}})(?=\d)|$))?
-    (?:(?:(?P<hour>\d{{1,3}})(?P<colon>[:-])(?P<minute>[0-5]\d)(?:(?P=colon)(?P<second>[0-5]\d|60))?
-        |(?P<hours>[012]\d)(?P<minutes>[0-5]\d)(?P<seconds>[0-5]\d)(?P<thousandths>\d{{3}})?)
+_WEEKDAY = re.compile(r"(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?\s+", re.IGNORECASE)
+#: How dates begin a text, if they do; what follows is a clock, or nothing.
+_DATES = [
+    re.compile(rf"{pattern}(?:[T_\s,]+|(?<=\d{{8}})(?=\d)|$)", re.IGNORECASE | re.ASCII)
+    for pattern in (
+        r"(?P<year>\d{4})([-/._])(?P<month>\d\d?)\2(?P<day>\d\d?)",
+        r"(?P<year>(?:19|20)\d\d)(?P<month>\d\d)(?P<day>\d\d)(?=[T_ ]?\d\d:?\d\d|$)",
+        r"(?P<day>\d\d?)(?P<between>[-/.])(?P<month>\d\d?)(?P=between)(?P<year>\d{4}|\d\d)",
+        rf"(?P<day>\d\d?)[-\s.]+(?P<month>{_MONTH})[-\s.,]+(?P<year>\d{{4}}|\d\d)",
+        rf"(?P<month>{_MONTH})\.?\s+(?P<day>\d\d?)(?:,?\s+(?P<year>\d{{4}}))?",
+    )
+]
+_DATES = [re.compile(r"(?P<days>[-+]?\d+) days?,?\s+\+?", re.IGNORECASE | re.ASCII), *_DATES, re.compile("")]
+_CLOCK = re.compile(
+    r"""(?:(?:(?P<hour>\d{1,3})(?P<colon>[:-])(?P<minute>[0-5]\d)(?:(?P=colon)(?P<second>[0-5]\d|60))?
+        |(?P<hours>[012]\d)(?P<minutes>[0-5]\d)(?P<seconds>[0-5]\d)(?P<thousandths>\d{3})?)
       (?:[.,](?P<fraction>\d+))?
       (?:\s*(?P<half>[ap])\.?\s?m\.?)?
       (?:\s*(?P<zone>Z|utc|gmt))?
-      (?:\s*(?P<offset>[-+]\d\d(?::?\d\d(?::?\d\d)?)?)(?:\s*(?:\([^)]*\)|\[[^\]]*\]|[A-Z]{{3,4}}))?)?
-      (?:\s+(?P<year_at_end>\d{{4}}))?
+      (?:\s*(?P<offset>[-+]\d\d(?::?\d\d(?::?\d\d)?)?)(?:\s*(?:\([^)]*\)|\[[^\]]*\]|[A-Z]{3,4}))?)?
+      (?:\s+(?P<year_at_end>\d{4}))?
     )?""",
     re.IGNORECASE | re.VERBOSE | re.ASCII,
 )
-
-
 _FRACTION = re.compile(r"(?<=:\d\d:\d\d)(?:[.,](\d+)|:((?:\d{3}){1,3})(?!\d))")
 
 
@@ -47,8 +50,8 @@ class _Parts(NamedTuple):
     """One text, taken apart."""
 
     year: int | None  # None where there is no date
-    one: int  # month, or the first number of a date whose order is open
-    two: int
+    first: int  # month, or the first number of a date whose order is open
+    last: int
     open: bool  # whether day and month may stand the other way round
     clock_ns: int  # since midnight, or a length of time
     zoned: bool
@@ -147,23 +150,17 @@ class Moments:
 
 def _plain_iso(texts: Sequence[str]) -> NDArray[np.int64] | None:
     """Times of texts that are all ISO 8601 in UTC or without a zone, as numpy reads them; None where one is not."""
+    zones = {text.strip().endswith("Z") for text in texts}
     plain = [text.strip().removesuffix("Z") for text in texts]
-    if not all(
-        len(text) > 15 and text[4] == "-" and text[7] == "-" and not {"-", "+"} & set(text[10:]) for text in plain
-    ):
-        return None
-    if (
-        len({text.strip().endswith("Z") for text in texts}) > 1
-        or not "1700" < min(plain)[:4] <= max(plain)[:4] < "2200"
-    ):
+    long = all(len(text) > 15 and text[4] == text[7] == "-" and not {"-", "+"} & {*text[10:]} for text in plain)
+    if not long or len(zones) > 1 or not "1700" < min(plain)[:4] <= max(plain)[:4] < "2200":
         return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            moments = np.array(plain, "datetime64[ns]")
+            times: NDArray[np.int64] = np.array(plain, "datetime64[ns]").astype(np.int64)
     except (ValueError, Warning):
         return None
-    times: NDArray[np.int64] = moments.astype(np.int64)
     return times
 
 
@@ -182,79 +179,59 @@ def _nanoseconds(digits: str) -> int:
 
 @lru_cache(4096)
 def _parts_of(text: str) -> _Parts | None:
-    match = _MOMENT.fullmatch(text)
-    if match is None or not text:
+    text = text[weekday.end() :] if (weekday := _WEEKDAY.match(text)) else text
+    for pattern in _DATES:
+        if (date_match := pattern.match(text)) and (clock_match := _CLOCK.fullmatch(text, date_match.end())) and text:
+            return _joined(date_match.groupdict(), clock_match.groupdict())
+    return None
+
+
+def _joined(on_day: dict[str, str | None], clock: dict[str, str | None]) -> _Parts | None:
+    """Date and clock of a text as one; None where they are no moment."""
+    year, first, last, month = None, 0, 0, on_day.get("month") or ""
+    is_open = on_day.get("between", ".") != "."  # points stand between day and month, in this order
+    if text := on_day.get("year") or (clock["year_at_end"] if month.isalpha() else None):
+        year = int(text) if len(text) == 4 else int(text) + (2000 if int(text) < 70 else 1900)
+        first = _MONTHS.index(month[:3].lower()) + 1 if month.isalpha() else int(month)
+        last = int(on_day["day"] or 0)
+        first, last = (last, first) if is_open else (first, last)
+    clock_ns, kind = _clock_in(clock, dated=year is not None)
+    if clock_ns is None or (year is None and not kind):
         return None
-    found = match.groupdict()
-    year, one, two, is_open = _date_in(found)
-    if found["days"]:
-        year = None
-    clock_ns, clock = _clock_in(found, dated=year is not None)
-    if clock_ns is None or (year is None and not clock):
-        return None
-    clock_ns += int(found["days"] or 0) * _DAY
-    offset = found["offset"]
-    if offset:
+    clock_ns += int(on_day.get("days") or 0) * _DAY
+    if offset := clock["offset"]:
         hours, minutes, seconds = (int(offset.replace(":", "")[at : at + 2] or 0) for at in (1, 3, 5))
         clock_ns -= (1 if offset[0] == "+" else -1) * (hours * _HOUR + minutes * _MINUTE + seconds * NS)
-    return _Parts(year, one, two, is_open, clock_ns, bool(found["zone"] or offset), clock, bool(found["half"]))
+    return _Parts(year, first, last, is_open, clock_ns, bool(clock["zone"] or offset), kind, bool(clock["half"]))
 
 
-def _date_in(found: dict[str, str | None]) -> tuple[int | None, int, int, bool]:
-    """Year, month and day; of a date whose order is open the two numbers as they stand."""
-    if year := found["year"]:
-        return int(year), int(found["month"] or 0), int(found["day"] or 0), False
-    if packed := found["packed"]:
-        return int(packed[:4]), int(packed[4:6]), int(packed[6:]), False
-    if last := found["last"]:
-        # Points stand between day and month, in this order.
-        is_open, numbers = found["between"] != ".", (int(found["one"] or 0), int(found["two"] or 0))
-        return _whole_year(last), *(numbers if is_open else numbers[::-1]), is_open
-    month = found["named"] or found["first_named"]
-    behind = found["year_of_named"] or found["year_behind"] or found["year_at_end"]
-    if month and behind:
-        return (
-            _whole_year(behind),
-            _MONTHS.index(month[:3].lower()) + 1,
-            int(found["before"] or found["behind"] or 0),
-            False,
-        )
-    return None, 0, 0, False
-
-
-def _whole_year(text: str) -> int:
-    return int(text) if len(text) == 4 else int(text) + (2000 if int(text) < 70 else 1900)
-
-
-def _clock_in(found: dict[str, str | None], dated: bool) -> tuple[int | None, str]:
+def _clock_in(clock: dict[str, str | None], dated: bool) -> tuple[int | None, str]:
     """Ns since midnight, and what the clock has; None where it is no clock."""
-    fraction = (found["thousandths"] or "") + (found["fraction"] or "")
-    nanoseconds = _nanoseconds(fraction)
-    if found["hours"]:
-        clock = [int(found[name] or 0) for name in ("hours", "minutes", "seconds")]
-        return (
-            None if not dated or clock[0] > 23 else (clock[0] * 3600 + clock[1] * 60 + clock[2]) * NS + nanoseconds
-        ), "h"
-    if found["hour"] is None:
+    fraction = (clock["thousandths"] or "") + (clock["fraction"] or "")
+    below = _nanoseconds(fraction)
+    if clock["hours"]:
+        hour, minute, second = (int(clock[name] or 0) for name in ("hours", "minutes", "seconds"))
+        return ((hour * 60 + minute) * 60 + second) * NS + below if dated and hour < 24 else None, "h"
+    if clock["hour"] is None:
         return (0 if not fraction and dated else None), ""
-    hour, minute, second = int(found["hour"]), int(found["minute"] or 0), found["second"]
-    if found["half"]:
+    hour, minute, seconds = int(clock["hour"]), int(clock["minute"] or 0), clock["second"]
+    if clock["half"]:
         if not 1 <= hour <= 12:
             return None, ""
-        hour = hour % 12 + 12 * (found["half"].lower() == "p")
-    if (dated and hour > 23) or (found["colon"] == "-" and not dated):
+        hour = hour % 12 + 12 * (clock["half"].lower() == "p")
+    if (dated and hour > 23) or (clock["colon"] == "-" and not dated):
         return None, ""
-    if second is None and not dated:
+    if seconds is None and not dated:
         # Two numbers with a fraction are minutes and seconds; without one they may be hours as well.
-        return ((hour * 60 + minute) * NS + nanoseconds if fraction and hour < 60 else None), "m"
-    if second is None and fraction:
+        return ((hour * 60 + minute) * NS + below if fraction and hour < 60 else None), "m"
+    if seconds is None and fraction:
         return None, ""
-    return (hour * 3600 + minute * 60 + int(second or 0)) * NS + nanoseconds, "h"
+    return ((hour * 60 + minute) * 60 + int(seconds or 0)) * NS + below, "h"
 
 
 def _day_first(parts: Sequence[_Parts]) -> tuple[bool, str]:
     """Whether the first number is the day, and what to say where nothing shows it."""
-    first_days, second_days = any(part.one > 12 for part in parts), any(part.two > 12 for part in parts)
+    first_days, second_days = any(part.first > 12 for part in parts), any(part.last > 12 for part in parts)
     if first_days or second_days:
         return first_days, ""
     spans = [
@@ -268,7 +245,7 @@ def _day_first(parts: Sequence[_Parts]) -> tuple[bool, str]:
 
 
 def _days_of(parts: _Parts, day_first: bool) -> int:
-    month, day = (parts.two, parts.one) if parts.open and day_first else (parts.one, parts.two)
+    month, day = (parts.last, parts.first) if parts.open and day_first else (parts.first, parts.last)
     return _days(parts.year or 1970, month, day)
 
 

@@ -35,18 +35,15 @@ def read_parquet(file: File, options: ReadOptions) -> Iterator[Recording]:
     with file.open() as raw:
         try:
             content = pyarrow.parquet.ParquetFile(raw)
-            _check_size(content.metadata, raw.seek(0, io.SEEK_END), file.path)
+            size, metadata = raw.seek(0, io.SEEK_END), content.metadata
+            # A run of one value takes no room in a file, however long it is: far more than recordings have is refused.
+            unpacked = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+            unpacked, most = max(unpacked, 8 * metadata.num_rows * metadata.num_columns), _LARGEST + _RATIO * size
+            if unpacked > most:
+                raise SourceError(f"{size} bytes of Parquet unpack to {unpacked}, expected up to {most}", file.path)
             yield from read_table(_ParquetTable(content, file), options)
         except (pyarrow.ArrowException, OSError) as error:
             raise SourceError(f"is no whole Parquet file ({str(error).splitlines()[0][:200]})", file.path) from None
-
-
-def _check_size(metadata: Any, size: int, path: str) -> None:
-    """Refuse a file that unpacks to far more than recordings do: a run of one value takes no room in it, however long."""
-    unpacked = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
-    cells, most = 8 * metadata.num_rows * metadata.num_columns, _LARGEST + _RATIO * size
-    if max(cells, unpacked) > most:
-        raise SourceError(f"{size} bytes of Parquet unpack to {max(cells, unpacked)}, expected up to {most}", path)
 
 
 class _ParquetTable(Table):
@@ -89,18 +86,15 @@ class _ParquetTable(Table):
             yield Block(rows, values, texts, times)
 
     def _dtype(self, channels: Sequence[str]) -> str:
-        """What values become: float32 and int16 where all channels are, and no cell is empty where there is no NaN."""
-        types = {str(self._types[name]) for name in channels}
-        if types == {"float"}:
-            return "float32"
-        return "int16" if types == {"int16"} and not any(map(self._has_nulls, channels)) else "float64"
-
-    def _has_nulls(self, name: str) -> bool:
-        """Whether a column has an empty cell; a file without statistics is taken to have some."""
-        groups = [self._content.metadata.row_group(i) for i in range(self._content.metadata.num_row_groups)]
+        """What values become: float32 and int16 where all channels are, and no cell is empty where there is no NaN; a file without
+        statistics is taken to have empty ones."""
+        types, metadata = {str(self._types[name]) for name in channels}, self._content.metadata
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         columns = [group.column(i) for group in groups for i in range(group.num_columns)]
-        statistics = [column.statistics for column in columns if column.path_in_schema == name]
-        return any(counts is None or counts.null_count != 0 for counts in statistics)
+        counts = [column.statistics for column in columns if column.path_in_schema in channels]
+        if types == {"int16"} and all(count is not None and count.null_count == 0 for count in counts):
+            return "int16"
+        return "float32" if types == {"float"} else "float64"
 
 
 def _numbers(column: Any, dtype: str) -> Array:
