@@ -165,11 +165,11 @@ def find(
     """Files of paths, folders (sorted, with their subfolders), experiments and URLs."""
     files: list[File] = []
     for path in paths:
-        system, place = _located(str(path))
-        if PurePosixPath(str(path)).suffix.lower() == EXPERIMENT_SUFFIX and not system.isdir(place):
+        system, inner = _located(str(path))
+        if PurePosixPath(str(path)).suffix.lower() == EXPERIMENT_SUFFIX and not system.isdir(inner):
             files += find_experiment(load_experiment(path))
         else:
-            files += _files_of(system, place, path, suffixes, in_folders)
+            files += _files_of(system, inner, path, suffixes, in_folders)
     unique = _with_streams({file.path: file for file in files}.values())
     places = [
         Path(file.folder).resolve() if file.stream else PurePosixPath(Path(file.path).as_posix()) for file in unique
@@ -367,7 +367,14 @@ def load_experiment(path: str | Path) -> Experiment:
     if not isinstance(segments, list) or not all(isinstance(segment, dict) for segment in segments):
         raise SourceError("`segments` is no list of objects", text)
     _check_members(content, text)
-    return Experiment(text, dirname, tuple(_label_files(content, text)), tuple(segments), content)
+    items = content.get("labelFiles", [])
+    if not isinstance(items, list):
+        raise SourceError(f"`labelFiles` is {brief(repr(items))}, expected a list", text)
+    label_files = [item.get("filePath") if isinstance(item, dict) else None for item in items]
+    for i, name in enumerate(label_files):
+        if not isinstance(name, str) or not name.strip():
+            raise SourceError(f'labelFiles[{i}] is {brief(repr(items[i]))}, expected {{"filePath": "…"}}', text)
+    return Experiment(text, dirname, tuple(map(str.strip, label_files)), tuple(segments), content)
 
 
 def _check_members(content: Mapping[str, Any], path: str) -> None:
@@ -387,21 +394,13 @@ def _check_members(content: Mapping[str, Any], path: str) -> None:
             raise SourceError(str(wrong), path) from None
 
 
-def _label_files(content: Mapping[str, Any], path: str) -> Iterator[str]:
-    items = content.get("labelFiles", [])
-    if not isinstance(items, list):
-        raise SourceError(f"`labelFiles` is {brief(repr(items))}, expected a list", path)
-    for i, item in enumerate(items):
-        name = item.get("filePath") if isinstance(item, dict) else None
-        if not isinstance(name, str) or not name.strip():
-            raise SourceError(f'labelFiles[{i}] is {brief(repr(item))}, expected {{"filePath": "…"}}', path)
-        yield name.strip()
-
-
 def find_experiment(experiment: Experiment) -> list[File]:
     """Its recordings, in its order."""
     system, place = _located(experiment.path)
-    folders = _folders(PurePosixPath(Path(place).as_posix()).parent, experiment.dirname)
+    # Where files are looked for, in this order.
+    here, inside = PurePosixPath(Path(place).as_posix()).parent, PurePosixPath(experiment.dirname.replace("\\", "/"))
+    folders = [here, here / inside, here.parent, here.parent / inside]
+    folders = list(dict.fromkeys([*folders, here / inside.name, here.parent / inside.name]))
     if not experiment.label_files:
         return _whole_folder(experiment, system, folders)
     names: dict[tuple[int, str], str] = {}
@@ -416,14 +415,6 @@ def find_experiment(experiment: Experiment) -> list[File]:
         path = _recording_of(labels, where, folders, experiment.path)
         files.append(File(path, system=where, labels=labels))
     return files
-
-
-def _folders(here: PurePosixPath, dirname: str) -> list[PurePosixPath]:
-    """Where files are looked for, in this order."""
-    inside = dirname.replace("\\", "/")
-    folders = [here, here / inside, here.parent, here.parent / inside]
-    base = PurePosixPath(inside).name
-    return list(dict.fromkeys([*folders, here / base, here.parent / base] if base else folders))
 
 
 def _labels_of(name: str, system: Any, folders: Sequence[PurePosixPath], path: str) -> tuple[Any, str]:

@@ -10,7 +10,7 @@ import ast
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,8 +82,8 @@ class Keep:
             if not isinstance(right, ast.Tuple | ast.List | ast.Set) or None in map(_constant, right.elts):
                 raise self._refusal(right)
             equal = [self._comparison(ast.Eq(), left, item, node) for item in right.elts]
-            is_in = isinstance(sign, ast.In)
-            return lambda columns: reduce(np.logical_or, [part(columns) for part in equal], np.False_) == is_in
+            is_in, join = isinstance(sign, ast.In), cast(Any, np.logical_or)
+            return lambda columns: reduce(join, [part(columns) for part in equal], np.False_) == is_in
         if type(sign) not in _COMPARE:
             raise self._refusal(node)
         for side in (left, right):

@@ -60,7 +60,11 @@ class Scan:
     def messages(self) -> Iterator[Item]:
         """All whole messages."""
         count = 0
-        self._preload()
+        # Channels as the summary has them: those in a damaged chunk are known all the same.
+        with contextlib.suppress(Exception):  # a file that was cut has none, a damaged one gives any error
+            self._raw.seek(0)
+            if summary := make_reader(self._raw).get_summary():
+                self._schemas, self._channels = dict(summary.schemas), dict(summary.channels)
         for record in self._records():
             for item in self._inside(record) if isinstance(record, Chunk) else (record,):
                 if isinstance(item, Message):
@@ -72,7 +76,13 @@ class Scan:
                     yield self._schemas.get(channel.schema_id), channel, item
                 else:
                     self._note(item)
-        self._sum_up(count)
+        if self._damaged:
+            lost = many(len(self._damaged), "damaged MCAP chunk")
+            self.notes.append(f"{lost} passed over, the first ends at byte {self._damaged[0][0]}{self._damaged[0][1]}")
+        if self._orphans:
+            self.notes.append(f"{many(self._orphans, 'message')} of channels that the file does not declare: not read")
+        if not count and not self._empty:
+            raise SourceError("; ".join(["holds no whole message", *self.notes]), self._path)
 
     def _inside(self, chunk: Chunk) -> Iterator[McapRecord]:
         """Records of a chunk, as far as it is whole."""
@@ -89,14 +99,6 @@ class Scan:
                 raise SourceError(error.message, self._path) from None
             self._damaged.append((end, f": {brief(error)}" if isinstance(error, ValueError) else ""))
 
-    def _preload(self) -> None:
-        """Channels as the summary has them: those in a damaged chunk are known all the same."""
-        with contextlib.suppress(Exception):  # a file that was cut has none, a damaged one gives any error
-            self._raw.seek(0)
-            summary = make_reader(self._raw).get_summary()
-            if summary is not None:
-                self._schemas, self._channels = dict(summary.schemas), dict(summary.channels)
-
     def _records(self) -> Iterator[McapRecord]:
         self._size = size = self._raw.seek(0, io.SEEK_END)
         self._raw.seek(0)
@@ -107,10 +109,8 @@ class Scan:
         while True:
             try:
                 record = next(records, None)
-            except InvalidMagic:
-                raise SourceError("is no MCAP file (its first bytes say so)", self._path) from None
             except Exception as error:  # a damaged length or text gives whatever error its parser has
-                if whole_bytes == 0 and size < 8:
+                if isinstance(error, InvalidMagic) or (whole_bytes == 0 and size < 8):
                     raise SourceError("is no MCAP file (its first bytes say so)", self._path) from None
                 cut = isinstance(error, (EndOfFile, RecordLengthLimitExceeded)) or self._raw.tell() >= size
                 state = "ends within a record" if cut else "is damaged"
@@ -132,15 +132,6 @@ class Scan:
             self.attachments.append(record.name)
         elif isinstance(record, Header):
             self.header = record
-
-    def _sum_up(self, count: int) -> None:
-        if self._damaged:
-            lost = many(len(self._damaged), "damaged MCAP chunk")
-            self.notes.append(f"{lost} passed over, the first ends at byte {self._damaged[0][0]}{self._damaged[0][1]}")
-        if self._orphans:
-            self.notes.append(f"{many(self._orphans, 'message')} of channels that the file does not declare: not read")
-        if not count and not self._empty:
-            raise SourceError("; ".join(["holds no whole message", *self.notes]), self._path)
 
 
 def unpack(chunk: Chunk) -> bytes:

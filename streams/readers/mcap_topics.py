@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from itertools import islice
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 from mcap.records import Message, Schema
@@ -111,16 +111,14 @@ class TopicSamples:
         return [numbers.get(name) for name in self._names]
 
     def _stamp(self, value: Mapping[str, Any], number: int) -> int | float | None:
-        plain = value.get("timestamp")
-        if type(plain) is int and -_MAX_NS < plain < _MAX_NS:
-            return plain
-        header = value.get("header")
-        for holder in (value, header if isinstance(header, dict) else {}):
-            stamp = next((holder[name] for name in _TIMES if holder.get(name) is not None), None)
-            if stamp is not None:
-                break
-        else:
-            return None
+        stamp, header = value.get("timestamp"), value.get("header")
+        if stamp is None:
+            holders = (value, header) if isinstance(header, dict) else (value,)
+            times = (holder[name] for holder in holders for name in _TIMES if holder.get(name) is not None)
+            stamp = next(times, None)
+        plain = (type(stamp) is int and abs(stamp) < _MAX_NS) or (type(stamp) is float and math.isfinite(stamp))
+        if stamp is None or plain:
+            return cast(int | float | None, stamp)
         if isinstance(stamp, dict | str):
             try:
                 at = iso_ns(stamp) if isinstance(stamp, str) else _seconds_and_ns(stamp)
@@ -131,8 +129,6 @@ class TopicSamples:
             self._far += (far := abs(at) >= _MAX_NS)
             self._whole_ns |= not far
             return None if far else at
-        if (type(stamp) is int and abs(stamp) < _MAX_NS) or (type(stamp) is float and math.isfinite(stamp)):
-            return stamp
         raise self._wrong(number, f"timestamp {brief(repr(stamp))}, expected whole ns")
 
     @property
