@@ -132,12 +132,12 @@ def _of_sensors(files: Sequence[File], options: ReadOptions, errors: list[Source
         for part in (part for part in sensors if part not in several):
             wrong = f"shares no time with {Path(most.path).name}: is its clock another one?"
             errors.append(SourceError(wrong, part.path))
-        labels = max((part.labels for part in several), key=len)
+        longest = max((part.labels for part in several), key=len)
         notes = [f"{part.streams[0].header.format.stream}: {note}" for part in several for note in part.notes]
         metadata = {key: text for part in several for key, text in part.metadata.items()}
         subject = next((part.subject for part in several if part.subject), None)
         recording = Recording(
-            session, [stream for part in several for stream in part.streams], labels, subject, metadata, folder, notes
+            session, [stream for part in several for stream in part.streams], longest, subject, metadata, folder, notes
         )
         yield _with_labels(recording, replace(files[0], path=folder, stream=""), options, beside.values())
 

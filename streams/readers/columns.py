@@ -57,7 +57,7 @@ class Block:
 
     rows: Int  # ``(n,)``, as a user counts them
     values: Array  # ``(n, channels)`` in the order of `channels`; NaN where missing
-    texts: dict[str, Sequence[str]]  # each text column's n texts
+    texts: Mapping[str, Sequence[str]]  # each text column's n texts
     times_ns: Int | None = None
     notes: list[str] = field(default_factory=list)  # what was passed over
 
@@ -107,8 +107,8 @@ class ColumnRoles:
         asked = {name for item in options.inputs for name in item.channels}
         self._name_rows(asked)
         unasked = [name for name in self._names if name not in asked | self._row_names]
-        self.time: str | None = None
-        self.parts: Mapping[str, str] = {}  # columns that make a time together, by what they are of it
+        self.time: str | None
+        self.parts: Mapping[str, str]  # columns that make a time together, by what they are of it
         self._counted = False  # whether the column of times counts samples
         self.rate = self._common_rate(table.facts.rate)  # samples per second, where something says it
         clocks, notes = self._find_times(unasked)

@@ -173,9 +173,10 @@ class _CsvTable(Table):
 
     def _whole_block(self, lines: list[str], first: int, roles: ColumnRoles) -> Block:
         at = {name: i for i, name in enumerate(self.names)}
-        columns, rows = self._columns_by_numpy(lines, roles), list(range(first, first + len(lines)))
         wrong = None
-        if columns is None:
+        if quick := self._columns_by_numpy(lines, first, roles):
+            columns, rows = quick
+        else:
             cells, rows, wrong = self._rows(lines, first, roles)
             columns = dict(zip(self.names, zip(*cells, strict=True) if cells else [()] * len(self.names), strict=True))
         values, faults = [], list[tuple[int, str, str]]()
@@ -195,8 +196,10 @@ class _CsvTable(Table):
         numbers = np.array(rows, np.int64)
         return Block(numbers, np.column_stack(values), texts, roles.times(texts, numbers))
 
-    def _columns_by_numpy(self, lines: list[str], roles: ColumnRoles) -> dict[str, Any] | None:
-        """Columns as numpy reads them, which is fast: channels are numbers; None where rows hold anything unusual."""
+    def _columns_by_numpy(
+        self, lines: list[str], first: int, roles: ColumnRoles
+    ) -> tuple[dict[str, Any], list[int]] | None:
+        """Columns as numpy reads them, which is fast, and the numbers of rows; None where these hold anything unusual."""
         if self._numbers.unusual or any(' "' in line for line in lines[:1]):
             return None
         texts = {*roles.texts, roles.time}
@@ -206,11 +209,17 @@ class _CsvTable(Table):
             table = np.loadtxt(lines, fields, None, self._head.delimiter, ndmin=1, quotechar='"')
         except (ValueError, IndexError):
             return None
+        rows = list(range(first, first + len(lines)))
+        if len(table) < len(lines):  # it passes over empty lines
+            rows = [first + i for i, line in enumerate(lines) if not line.isspace()]
+        if len(table) != len(rows):
+            return None
+        self._blank += {*range(first, first + len(lines))}.difference(rows) if len(rows) < len(lines) else ()
         columns = [
             table[field] if kind == "f8" else table[field].tolist()
             for field, kind in zip(fields.names or (), kinds, strict=True)
         ]
-        return dict(zip(self.names, columns, strict=True)) if len(table) == len(lines) else None
+        return dict(zip(self.names, columns, strict=True)), rows
 
     def _rows(
         self, lines: list[str], first: int, roles: ColumnRoles

@@ -166,7 +166,8 @@ def find(
     files: list[File] = []
     for path in paths:
         system, inner = _located(str(path))
-        if PurePosixPath(str(path)).suffix.lower() == EXPERIMENT_SUFFIX and not system.isdir(inner):
+        is_json = PurePosixPath(str(path)).suffix.lower() == EXPERIMENT_SUFFIX
+        if is_json and (system is not DISK or not system.isdir(inner)):
             files += find_experiment(load_experiment(path))
         else:
             files += _files_of(system, inner, path, suffixes, in_folders)
@@ -348,9 +349,9 @@ def load_experiment(path: str | Path) -> Experiment:
     """An experiment JSON, checked."""
     text = str(path)
     system, place = _located(text)
-    if not system.isfile(place):
-        raise SourceError("no such file or folder", text)
     try:
+        if not system.isfile(place):
+            raise SourceError("no such file or folder", text)
         with system.open(place, "rb") as raw:
             content = json.load(raw)
     except OSError as error:
@@ -370,11 +371,11 @@ def load_experiment(path: str | Path) -> Experiment:
     items = content.get("labelFiles", [])
     if not isinstance(items, list):
         raise SourceError(f"`labelFiles` is {brief(repr(items))}, expected a list", text)
-    label_files = [item.get("filePath") if isinstance(item, dict) else None for item in items]
+    label_files: list[Any] = [item.get("filePath") if isinstance(item, dict) else None for item in items]
     for i, name in enumerate(label_files):
         if not isinstance(name, str) or not name.strip():
             raise SourceError(f'labelFiles[{i}] is {brief(repr(items[i]))}, expected {{"filePath": "…"}}', text)
-    return Experiment(text, dirname, tuple(map(str.strip, label_files)), tuple(segments), content)
+    return Experiment(text, dirname, tuple(name.strip() for name in label_files), tuple(segments), content)
 
 
 def _check_members(content: Mapping[str, Any], path: str) -> None:

@@ -266,6 +266,7 @@ def _stream(
         samples = [(item.stream, samples[0][1], np.hstack([values for _, _, values in samples]))]
     elif item.rate_hz == 0:
         raise SourceError(f"{item.stream}: the topics of an irregular stream need equal times", path)
+    values: Any
     fitted, values = _side_by_side(item, samples, path)
     widths = np.cumsum([0, *(len(topic.channels) for topic in topics)]).tolist()
     columns = [widths[topics.index(topic)] + topic.channels.index(channel) for topic, channel, _ in sources]

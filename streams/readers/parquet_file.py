@@ -79,10 +79,9 @@ class _ParquetTable(Table):
             row += batch.num_rows
             values = np.column_stack([_numbers(batch.column(name), dtype) for name in roles.channels])
             texts = {name: _texts(batch.column(name)) for name in roles.texts}
+            times = roles.times(texts, rows) if roles.parts else None
             if roles.clock and not roles.parts:
                 times = _times(batch.column(roles.clock.column), roles.clock, rows)
-            else:
-                times = roles.times(texts, rows)
             yield Block(rows, values, texts, times)
 
     def _dtype(self, channels: Sequence[str]) -> str:
