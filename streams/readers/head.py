@@ -423,20 +423,16 @@ def _is_data(cells: Cells, at: int) -> bool:
 
 
 def _is_sample(row: Sequence[str], below: Cells) -> bool:
-    """Whether a first row has numbers wherever the next ones have: it is a sample, and nothing has a name."""
+    """Whether a first row has numbers wherever the next ones have: it is a sample, and nothing has a name. Numbers may be names, too,
+    from 0, as pandas makes them up, or from 1; those of samples go on below."""
     columns = [n for n in range(len(row)) if all(n < len(cells) and is_value(cells[n]) for cells in below)]
-    return bool(columns) and not _are_numbered(row, below) and all(is_value(row[n]) for n in columns)
-
-
-def _are_numbered(row: Sequence[str], below: Cells) -> bool:
-    """Whether columns have numbers as names, from 0, as pandas makes them up, or from 1; numbers of samples go on below."""
-    columns = [n for n in range(len(row)) if all(n < len(cells) and is_value(cells[n]) for cells in below)]
-    if len(columns) < 2:
+    if not columns or not all(is_value(row[n]) for n in columns):
         return False
     first = columns[0] + (row[columns[0]] != str(columns[0]))
     goes_on = [cells[columns[0]] for cells in below] == [str(first + n) for n in range(1, len(below) + 1)]
-    numbers = [str(n - columns[0] + first) for n in columns]
-    return [row[n] for n in columns] == numbers and not goes_on and len(below) >= (first - columns[0]) * _TABLE_ROWS
+    numbered = [row[n] for n in columns] == [str(n - columns[0] + first) for n in columns]
+    are_names = len(columns) > 1 and numbered and not goes_on and len(below) >= (first - columns[0]) * _TABLE_ROWS
+    return not are_names
 
 
 def _make_up_names(head: TableHead, rows: Cells, known: Sequence[str] = ()) -> None:
