@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 from kymo.streams.errors import SourceError
@@ -82,7 +82,7 @@ class Disk:
 
     def find(self, folder: str) -> list[str]:
         """Paths of all files in a folder and those below."""
-        return sorted(str(path) for path in Path(folder).rglob("*") if path.is_file())
+        return [str(path) for path in sorted(Path(folder).rglob("*")) if path.is_file()]
 
     def open(self, path: str, mode: str = "rb") -> IO[Any]:
         """An open file."""
@@ -235,7 +235,7 @@ def _files_of(
     """Files of one path."""
     try:
         is_folder = system.isdir(place)
-        names = sorted(system.find(place)) if is_folder else [place] if system.isfile(place) else []
+        names = system.find(place) if is_folder else [place] if system.isfile(place) else []
     except (OSError, ValueError, ImportError) as error:
         raise SourceError(f"cannot be reached ({error})", path) from None
     if not names and not is_folder:
@@ -290,7 +290,7 @@ def not_read(path: Path) -> list[SourceError]:
 
 
 def _hidden(name: str, folder: str) -> bool:
-    return any(part.startswith(".") for part in PurePosixPath(Path(name.removeprefix(folder)).as_posix()).parts)
+    return any(part.startswith(".") for part in PurePath(name).parts[len(PurePath(folder).parts) :])
 
 
 Level = Annotated[str, Rules(enum=("none", "low", "high"))]
