@@ -78,19 +78,20 @@ class Keep:
     def _comparison(
         self, sign: ast.cmpop, left: ast.expr, right: ast.expr, node: ast.expr
     ) -> Callable[[Columns], Mask]:
-        if isinstance(sign, ast.In | ast.NotIn):
+        in_list = isinstance(sign, ast.In | ast.NotIn)
+        if not in_list and type(sign) not in _COMPARE:
+            raise self._refusal(node)
+        for side in (left,) if in_list else (left, right):
+            if isinstance(side, ast.Name):
+                self._names[side.id] = None
+            elif _constant(side) is None:
+                raise self._refusal(side)
+        if in_list:
             if not isinstance(right, ast.Tuple | ast.List | ast.Set) or None in map(_constant, right.elts):
                 raise self._refusal(right)
             equal = [self._comparison(ast.Eq(), left, item, node) for item in right.elts]
             is_in, join = isinstance(sign, ast.In), cast(Any, np.logical_or)
             return lambda columns: reduce(join, [part(columns) for part in equal], np.False_) == is_in
-        if type(sign) not in _COMPARE:
-            raise self._refusal(node)
-        for side in (left, right):
-            if isinstance(side, ast.Name):
-                self._names[side.id] = None
-            elif _constant(side) is None:
-                raise self._refusal(side)
         compare, text = _COMPARE[type(sign)], any(isinstance(_constant(side), str) for side in (left, right))
 
         def mask(columns: Columns) -> Mask:

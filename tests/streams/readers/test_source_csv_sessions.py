@@ -70,6 +70,7 @@ def test_rows_left_out_by_keep_are_a_gap(write: Write) -> None:
         ("a > 1 and b != 'y'", [False, False, True, False]),
         ("b in ('x', 'y') or a < 0", [True, True, False, False]),
         ("a not in (1, -3)", [False, False, True, True]),
+        ("a not in ()", [True, True, True, True]),
         ("0 < a <= 2", [True, True, True, False]),
         ("b == 'x'", [True, False, False, False]),
         ("a == -3", [False] * 4),
